@@ -1,0 +1,1 @@
+"""Experiment configurations: one page an experiment."""

@@ -1,0 +1,165 @@
+"""What the experiments share: every default value there is.
+
+A config file starts from `base()`, says what its experiment changes, and
+nothing else. The library reads each field by name and has no defaults of its
+own, so what a run did is what its `config.json` says.
+"""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+  """Returns the defaults, section by section."""
+  c = ConfigDict()
+  c.name = 'base'
+  c.seed = 0
+
+  # Data. Pixel values are 0..255 until `mean` and `std` normalise them.
+  c.data = ConfigDict()
+  c.data.name = 'shapes'
+  c.data.data_dir = ''  # prepared data; '' is ~/tensorflow_datasets
+  c.data.root = ''  # the raw data set, for builders that read one
+  c.data.train_split = 'train'
+  c.data.eval_split = 'val'
+  c.data.mean = (123.675, 116.28, 103.53)
+  c.data.std = (58.395, 57.12, 57.375)
+  # Augmentation: `ops` in order; an op's parameters stand under its name.
+  c.data.augment = ConfigDict()
+  c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
+  c.data.augment.random_scale = ConfigDict(
+    {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
+  )
+  c.data.augment.random_crop = ConfigDict(
+    {
+      'size': (257, 257),
+      'max_class_share': 1.0,  # 1: any crop will do
+    }
+  )
+  c.data.augment.random_flip = ConfigDict({'probability': 0.5})
+  c.data.threads = 2  # threads that read and augment
+  c.data.prefetch = 4  # batches ready ahead of the step
+  c.data.cache = False  # True: decode once, keep the whole split in memory
+
+  # Model.
+  c.model = ConfigDict()
+  c.model.encoder = ConfigDict({'name': 'mobilenet_v2'})
+  c.model.head = ConfigDict({'name': 'deeplabv3plus'})
+  c.model.auxiliary = ConfigDict({'name': 'none'})
+  c.model.output_stride = 16
+  c.model.multi_grid = (1, 1, 1)
+  c.model.resize_steps = 1  # 1: one resize to the input size
+  c.model.dtype = 'float32'  # or 'bfloat16'
+  c.model.depthwise = 'shifted'  # on a CPU; accelerators always use 'conv'
+  c.model.pointwise = 'matmul'  # on a CPU; accelerators always use 'conv'
+
+  # Loss.
+  c.loss = ConfigDict()
+  c.loss.normalizer = 'valid'  # mean over 'valid' pixels or over 'all'
+  c.loss.class_weights = ()
+  c.loss.auxiliary_weight = 0.4
+
+  # Optimiser and schedule.
+  c.batch_size = 8  # global: the sum over devices
+  c.accumulate_steps = 1
+  c.total_steps = 0  # 0: as many as `epochs` takes
+  c.epochs = 30.0
+  c.optimizer = ConfigDict()
+  c.optimizer.name = 'adamw'
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.weight_decay = 1e-2
+  c.optimizer.decay_mask = '.*/kernel$'  # regex of decayed parameter paths
+  c.optimizer.encoder_multiplier = 1.0
+  c.optimizer.clip_norm = 0.0  # 0: no clipping
+  c.optimizer.sgd = ConfigDict({'momentum': 0.9})
+  c.optimizer.adamw = ConfigDict({'b1': 0.9, 'b2': 0.999})
+  c.schedule = ConfigDict()
+  c.schedule.name = 'poly'
+  c.schedule.warmup_steps = 100
+  c.schedule.poly = ConfigDict({'power': 0.9, 'end': 0.0})
+  c.schedule.cosine = ConfigDict({'end': 0.0})
+  c.schedule.step = ConfigDict({'milestones': (0.6, 0.8), 'gamma': 0.1})
+  c.ema_decay = 0.0  # 0: no average of the weights
+
+  # Evaluation.
+  c.eval = ConfigDict()
+  c.eval.every_epochs = 10.0
+  c.eval.batch_size = 4
+  c.eval.mode = 'whole'  # or 'slide'
+  c.eval.window = (257, 257)  # of 'slide' (H, W)
+  c.eval.stride = (171, 171)  # between windows; a third of each overlaps
+  c.eval.scales = (1.0,)
+  c.eval.flip = False
+  c.eval.boundary_share = 0.02  # of the diagonal, for boundary IoU
+  c.eval.pad_multiple = 32  # whole images are padded to multiples of this
+  # The size of an exported file (H, W); a static-size evaluation resizes.
+  c.eval.static_size = (257, 257)
+
+  # Records.
+  c.log_every_steps = 20
+  c.checkpoint = ConfigDict()
+  c.checkpoint.every_steps = 500
+  c.checkpoint.keep_latest = 2
+  c.checkpoint.keep_best = 1
+  return c
+
+
+def check_variant(variant: str, known: tuple[str, ...]) -> None:
+  """Refuses a variant that the config does not have.
+
+  Raises:
+    ValueError: it is unknown.
+  """
+  if variant and variant not in known:
+    raise ValueError(
+      f'variant {variant!r} is unknown; this config has {sorted(known)}'
+    )
+
+
+def voc(c: ConfigDict) -> None:
+  """Sets the recipe that the VOC experiments share."""
+  c.data.name = 'voc'
+  c.data.train_split = 'trainaug'
+  c.data.eval_split = 'val'
+  c.data.mean = (127.5, 127.5, 127.5)
+  c.data.std = (127.5, 127.5, 127.5)
+  c.data.augment.random_scale.step = 0.25
+  c.data.augment.random_crop.size = (513, 513)
+  c.batch_size = 16
+  c.total_steps = 30_000
+  c.optimizer.name = 'sgd'
+  c.optimizer.learning_rate = 0.007
+  c.optimizer.weight_decay = 4e-5
+  c.schedule.warmup_steps = 0
+  c.eval.every_epochs = 5.0
+  c.eval.static_size = (513, 513)
+  c.checkpoint.every_steps = 1000
+
+
+def smoke(c: ConfigDict, *, encoder: str) -> None:
+  """Shrinks a config to a run of seconds: a tiny encoder, `shapes`, 6 steps.
+
+  A folder whose root is then given on the command line is not replaced: what
+  `--config.data.name` and `--config.data.root` say comes after this.
+
+  Args:
+    c: the config.
+    encoder: name of the family's tiny encoder.
+  """
+  c.name += '_smoke'
+  c.data.name = 'shapes'
+  c.data.train_split = 'train'
+  c.data.eval_split = 'val'
+  c.data.augment.random_crop.size = (65, 65)
+  c.model.encoder = ConfigDict({'name': encoder})
+  c.model.head.channels = 16
+  c.model.head.decoder_channels = 16
+  c.batch_size = 4
+  c.total_steps = 6
+  c.eval.every_epochs = 1.0
+  c.eval.batch_size = 16
+  c.eval.static_size = (64, 64)
+  c.log_every_steps = 2
+  c.checkpoint.every_steps = 2
+  # Real convolutions compile in half the time, and six steps do not care.
+  c.model.depthwise = 'conv'
+  c.model.pointwise = 'conv'

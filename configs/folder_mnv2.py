@@ -1,0 +1,70 @@
+"""DeepLabV3+ MobileNetV2 on a folder of your own images and masks.
+
+What: DeepLabV3+ with MobileNetV2 (alpha 1.0), output stride 16, trained from
+  scratch at 256x256 crops. Padding is SAME and every size a multiple of 32, so
+  that the exported graph has no PAD and whole resize ratios: crops and export
+  size must both be even, or both of the form 32k + 1.
+Reference: arXiv:1802.02611 and arXiv:1801.04381.
+Data: ROOT/{train,val}/{images,labels}/STEM.*, or ROOT/{train,val}.txt with
+  `image label` lines.
+Command: python -m deeplab.main --config=configs/folder_mnv2.py
+  --config.data.root=ROOT --config.data.num_classes=11
+  --config.data.ignore_label=11
+Cost: 367 images of 480x360, 30 epochs: under an hour on two CPU cores.
+Expected: CamVid (11 classes, variant camvid): val mIoU above 0.45.
+Variants: camvid (its class names, ignore label and size), smoke (seconds, on
+  `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is '', 'camvid' or 'smoke'."""
+  common.check_variant(variant, ('camvid', 'smoke'))
+  c = common.base()
+  c.name = 'folder_mnv2'
+
+  # Data.
+  c.data.name = 'folder'
+  c.data.num_classes = 2
+  c.data.ignore_label = 255  # -1: no pixel is ignored
+  c.data.class_names = ()
+  c.data.color_map = ()
+  c.data.cache = True
+  c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
+  c.data.augment.random_crop.size = (256, 256)
+
+  # Model.
+  c.model.encoder = ConfigDict(
+    {
+      'name': 'mobilenet_v2',
+      'alpha': 1.0,
+      'padding': 'same',
+      'bn_decay': 0.9,
+    }
+  )
+  c.model.head = ConfigDict({'name': 'deeplabv3plus', 'bn_decay': 0.9})
+
+  # Optimiser and schedule.
+  c.batch_size = 8
+  c.epochs = 30.0
+
+  # Evaluation: whole images, padded to multiples of 32.
+  c.eval.every_epochs = 10.0
+  c.eval.static_size = (256, 256)
+
+  if variant == 'camvid':
+    c.name = 'folder_mnv2_camvid'
+    c.data.num_classes = 11
+    c.data.ignore_label = 11
+    c.data.class_names = (
+      *('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign'),
+      *('fence', 'car', 'pedestrian', 'bicyclist'),
+    )
+    c.eval.static_size = (352, 480)
+  if variant == 'smoke':
+    common.smoke(c, encoder='mobilenet_v2_tiny')
+  return c.lock()

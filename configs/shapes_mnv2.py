@@ -1,0 +1,60 @@
+"""DeepLabV3+ on drawn shapes: the two-minute experiment.
+
+What: a small MobileNetV2 DeepLabV3+ learns to segment textured, overlapping
+  shapes that are drawn on first use. No network, no download.
+Reference: none; the encoder and head are those of the papers
+  (arXiv:1801.04381, arXiv:1802.02611), smaller.
+Command: python -m deeplab.main --config=configs/shapes_mnv2.py
+Cost: about four minutes on two CPU cores.
+Expected: mIoU above 0.85, and int8 within one point of float.
+Variants: smoke (a few steps, for tests).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is '' or 'smoke'."""
+  common.check_variant(variant, ('smoke',))
+  c = common.base()
+  c.name = 'shapes_mnv2'
+
+  # Data: drawn at 128x128.
+  c.data.name = 'shapes'
+  c.data.augment.random_scale.low = 0.75
+  c.data.augment.random_scale.high = 1.5
+  c.data.augment.random_crop.size = (128, 128)
+
+  # Model.
+  c.model.encoder = ConfigDict(
+    {
+      'name': 'mobilenet_v2',
+      'alpha': 0.35,
+      'padding': 'same',
+      'bn_decay': 0.9,
+    }
+  )
+  c.model.head = ConfigDict(
+    {
+      'name': 'deeplabv3plus',
+      'channels': 64,
+      'decoder_channels': 64,
+      'bn_decay': 0.9,
+    }
+  )
+
+  # Optimiser and schedule.
+  c.batch_size = 16
+  c.epochs = 20.0
+  c.optimizer.learning_rate = 3e-3
+
+  # Evaluation.
+  c.eval.every_epochs = 10.0
+  c.eval.batch_size = 16
+  c.eval.static_size = (128, 128)
+
+  if variant == 'smoke':
+    common.smoke(c, encoder='mobilenet_v2_tiny')
+  return c.lock()

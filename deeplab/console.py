@@ -1,0 +1,70 @@
+"""What every command does first, and how it says that it failed."""
+
+from collections.abc import Callable
+import os
+import sys
+from typing import Any
+
+from absl import app
+from absl import logging
+import jax
+
+# Libraries that log every step they take; their warnings still show.
+_CHATTY = ('orbax', 'tensorflow_datasets')
+
+
+def _quiet(record) -> bool:
+  loud = record.levelno >= 30
+  return loud or not any(name in record.pathname for name in _CHATTY)
+
+
+def set_up() -> None:
+  """Hides accelerators from TensorFlow, keeps compilations, calms the log.
+
+  Compiled steps are kept in ~/.cache/deeplab (or where
+  JAX_COMPILATION_CACHE_DIR says), so that a restarted run does not compile
+  anew.
+  """
+  tf = sys.modules.get('tensorflow')  # several commands never import it
+  if tf is not None:
+    for kind in ('GPU', 'TPU'):
+      tf.config.set_visible_devices([], kind)
+    tf.get_logger().setLevel('ERROR')
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    jax.config.update(
+      'jax_compilation_cache_dir',
+      os.path.join(os.path.expanduser('~'), '.cache', 'deeplab', 'xla'),
+    )
+  logging.get_absl_handler().addFilter(_quiet)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses the command line; for `app.run(main, flags_parser=...)`.
+
+  Raises:
+    SystemExit: a misspelt config field or value, in one sentence.
+  """
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, OSError) as error:
+    # ml_collections wraps the error that says what may be meant.
+    reason: Any = error
+    while isinstance(reason, BaseException) and reason.args:
+      reason = reason.args[0]
+    reason = ': '.join(str(reason).split('\n'))
+    raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
+
+
+def run(command: Callable[[], None]) -> None:
+  """Runs a command; an error that the user can mend is one line.
+
+  Raises:
+    SystemExit: with that line; `--verbosity=1` shows the traceback too.
+  """
+  try:
+    command()
+  except (ValueError, OSError, FloatingPointError) as error:
+    logging.debug('traceback', exc_info=True)
+    raise SystemExit(
+      f'Error: {error}\n(--verbosity=1 shows where it was raised)'
+    ) from None

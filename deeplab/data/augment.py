@@ -1,0 +1,301 @@
+"""Augmentations that move an image and its label together.
+
+An example is a dict with 'image' [H, W, 3] uint8 RGB and 'label' [H, W] uint8
+train ids. Every op takes the whole example, a random generator and its own
+parameters, and returns a new example; it keeps no state and changes no input.
+Other keys pass through.
+
+Resizing is half-pixel consistent: pixel areas keep their borders, for the
+image (bilinear) and for the label (nearest) alike. Pixels that an op uncovers
+are painted with `fill`, the data set's mean colour, which normalises to about
+zero, and labelled IGNORE.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+import inspect
+from typing import Any
+
+import cv2
+import numpy as np
+
+from deeplab.data import info
+
+Example = dict[str, Any]
+Fill = Sequence[float]
+
+# The pipeline runs one example a thread; OpenCV's own threads only contend.
+cv2.setNumThreads(0)
+
+
+def resize(example: Example, size: Sequence[int]) -> Example:
+  """Resizes to `size` (H, W): image bilinear, label nearest."""
+  height, width = size
+  if example['label'].shape == (height, width):
+    return example
+  # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
+  image = cv2.resize(
+    example['image'], (width, height), interpolation=cv2.INTER_LINEAR
+  )
+  label = cv2.resize(
+    example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+  )
+  return example | {'image': image, 'label': label}
+
+
+def random_scale(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  low: float,
+  high: float,
+  step: float,
+) -> Example:
+  """Resizes by a factor drawn from [low, high].
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    low: smallest factor.
+    high: largest factor.
+    step: draws from low, low + step, ..., high; 0 draws uniformly.
+  """
+  if step:
+    factor = low + step * int(rng.integers(round((high - low) / step) + 1))
+  else:
+    factor = rng.uniform(low, high)
+  height, width = example['label'].shape
+  size = max(1, round(height * factor)), max(1, round(width * factor))
+  return resize(example, size)
+
+
+def pad(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  size: Sequence[int],
+  fill: Fill,
+) -> Example:
+  """Pads at the bottom and the right to at least `size` (H, W)."""
+  del rng
+  height, width = example['label'].shape
+  bottom, right = max(0, size[0] - height), max(0, size[1] - width)
+  if not (bottom or right):
+    return example
+  border = functools.partial(
+    cv2.copyMakeBorder,
+    top=0,
+    bottom=bottom,
+    left=0,
+    right=right,
+    borderType=cv2.BORDER_CONSTANT,
+  )
+  return example | {
+    'image': border(example['image'], value=_color(fill)),
+    'label': border(example['label'], value=info.IGNORE),
+  }
+
+
+def random_crop(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  size: Sequence[int],
+  max_class_share: float,
+  fill: Fill,
+) -> Example:
+  """Cuts out a window of `size` (H, W) at a random place.
+
+  An image smaller than the window is padded at the bottom and the right
+  first, so a crop larger than every image of the set is no error: each
+  example is then the whole image with a border of `fill` and IGNORE.
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    size: (H, W) of the window.
+    max_class_share: up to 10 windows are drawn until none of the classes has
+      a larger share than this of the labelled pixels; the last one drawn is
+      kept in any case. 1 accepts the first.
+    fill: colour of padding.
+  """
+  example = pad(example, rng, size=size, fill=fill)
+  image, label = example['image'], example['label']
+  height, width = size
+  for _ in range(10):
+    top = int(rng.integers(label.shape[0] - height + 1))
+    left = int(rng.integers(label.shape[1] - width + 1))
+    window = slice(top, top + height), slice(left, left + width)
+    if max_class_share >= 1:
+      break
+    counts = np.bincount(label[window].ravel(), minlength=256)[: info.IGNORE]
+    if 0 < counts.max() <= max_class_share * counts.sum():
+      break
+  return example | {'image': image[window], 'label': label[window]}
+
+
+def random_flip(
+  example: Example, rng: np.random.Generator, *, probability: float
+) -> Example:
+  """Mirrors left and right with the given probability."""
+  if rng.random() >= probability:
+    return example
+  return example | {
+    'image': cv2.flip(example['image'], 1),
+    'label': cv2.flip(example['label'], 1),
+  }
+
+
+def random_rotate(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  degrees: float,
+  probability: float,
+  fill: Fill,
+) -> Example:
+  """Rotates about the centre by an angle from [-degrees, degrees].
+
+  The size stays; corners that come from outside are `fill` and IGNORE.
+  """
+  if rng.random() >= probability:
+    return example
+  height, width = example['label'].shape
+  matrix = cv2.getRotationMatrix2D(
+    ((width - 1) / 2, (height - 1) / 2), rng.uniform(-degrees, degrees), 1.0
+  )
+  warp = functools.partial(
+    cv2.warpAffine, M=matrix, dsize=(width, height), borderMode=0
+  )
+  return example | {
+    'image': warp(
+      example['image'], flags=cv2.INTER_LINEAR, borderValue=_color(fill)
+    ),
+    'label': warp(
+      example['label'], flags=cv2.INTER_NEAREST, borderValue=info.IGNORE
+    ),
+  }
+
+
+def photometric(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  brightness: float,
+  contrast: tuple[float, float],
+  saturation: tuple[float, float],
+  hue: float,
+) -> Example:
+  """Distorts colours: each of four changes with probability 1/2.
+
+  Brightness first; contrast either before or after the two changes in HSV
+  space, with equal chance (SSD's scheme, Liu et al. 2016, as MMSegmentation
+  has it with 32, (.5, 1.5), (.5, 1.5) and 18).
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    brightness: adds up to this many grey levels, or takes them away.
+    contrast: (low, high) of the factor on all channels.
+    saturation: (low, high) of the factor on the saturation.
+    hue: turns the hue by up to this many half degrees either way.
+  """
+  image = example['image']
+  if rng.random() < 0.5:
+    image = _linear(image, 1.0, rng.uniform(-brightness, brightness))
+  contrast_first = rng.random() < 0.5
+  factor = rng.uniform(*contrast) if rng.random() < 0.5 else 1.0
+  if contrast_first:
+    image = _linear(image, factor, 0.0)
+  saturate, turn = rng.random() < 0.5, rng.random() < 0.5
+  if saturate or turn:
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    if saturate:
+      hsv[..., 1] = _linear(hsv[..., 1], rng.uniform(*saturation), 0.0)
+    if turn:
+      delta = round(rng.uniform(-hue, hue))
+      hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta) % 180
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+  if not contrast_first:
+    image = _linear(image, factor, 0.0)
+  return example | {'image': image}
+
+
+def normalize(image: Any, mean: Any, std: Any) -> Any:
+  """Returns (image - mean) / std in float32, channel by channel.
+
+  Args:
+    image: [..., 3], values 0..255; a NumPy or JAX array.
+    mean: 3 values, in the units of `image`.
+    std: 3 values.
+  """
+  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  return (image.astype(np.float32) - mean) * (np.float32(1) / std)
+
+
+# Every op, by the name that configs use.
+OPS: dict[str, Callable[..., Example]] = {
+  'pad': pad,
+  'photometric': photometric,
+  'random_crop': random_crop,
+  'random_flip': random_flip,
+  'random_rotate': random_rotate,
+  'random_scale': random_scale,
+}
+
+
+def compose(
+  augment: Any, fill: Fill
+) -> Callable[[Example, np.random.Generator], Example]:
+  """Builds one function from `config.data.augment`.
+
+  Args:
+    augment: a ConfigDict with `ops`, names in the order of their use, and
+      under each name the op's parameters, all of them.
+    fill: colour of uncovered pixels, for the ops that uncover some.
+
+  Returns:
+    A function (example, rng) -> example.
+
+  Raises:
+    ValueError: an unknown op, or parameters missing or unknown.
+  """
+  steps = []
+  for name in sorted(set(augment) - {'ops'}) + list(augment.ops):
+    if name not in OPS:
+      raise ValueError(
+        f'config.data.augment names {name!r}, which is not one of '
+        f'{", ".join(OPS)}'
+      )
+  for name in augment.ops:
+    parameters = dict(augment[name]) if name in augment else {}
+    known = set(inspect.signature(OPS[name]).parameters) - {'example', 'rng'}
+    if 'fill' in known:
+      parameters['fill'] = tuple(fill)
+    if set(parameters) != known:
+      raise ValueError(
+        f'config.data.augment.{name} has the parameters '
+        f'{sorted(set(parameters) - {"fill"})}; {name} takes '
+        f'{sorted(known - {"fill"})}'
+      )
+    steps.append(functools.partial(OPS[name], **parameters))
+
+  def apply(example: Example, rng: np.random.Generator) -> Example:
+    for step in steps:
+      example = step(example, rng)
+    return example
+
+  return apply
+
+
+def _color(fill: Fill) -> tuple[int, int, int]:
+  """Rounds a colour to grey levels."""
+  red, green, blue = (round(float(value)) for value in fill)
+  return red, green, blue
+
+
+def _linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
+  """Returns factor * image + offset as uint8, rounded and clipped."""
+  levels = np.arange(256) * factor + offset
+  return cv2.LUT(image, np.rint(levels.clip(0, 255)).astype(np.uint8))

@@ -1,0 +1,1 @@
+"""tfds builders, one file a data set."""

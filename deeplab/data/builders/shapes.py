@@ -1,0 +1,169 @@
+"""Procedural shapes: a data set that is made on first use, without a network.
+
+Discs, squares, triangles, rings and crosses, 128x128 pixels, turned, scaled
+and occluding each other, over a background. Everything, the background
+included, takes its colour and its texture from one distribution, so neither
+says anything about the class: only the outline does. Pixels at the edge of
+two regions are void, as in VOC.
+"""
+
+from typing import Any
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deeplab.data import info as info_lib
+from deeplab.data import records
+
+SIZE = 128  # pixels, both sides
+SEED = 20  # of the whole data set
+_GRID = np.mgrid[:SIZE, :SIZE].astype(np.float32)  # rows, columns
+_SPLITS = info_lib.INFOS['shapes'].splits
+# A shape that hides more than this of another, or is cut down to too few
+# pixels by the border of the picture, is left out.
+_VISIBLE = 0.6  # share of each shape that stays in sight
+_LEAST_AREA = 300  # pixels
+# Least distance in RGB between the mean colours of neighbouring regions.
+_CONTRAST = 80.0
+
+DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+  """Procedural shapes of five classes over a background."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS: ClassVar = [
+    tfds.core.BuilderConfig(name=split) for split in _SPLITS
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=__doc__,
+      features=records.features(),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    split = self.builder_config.name
+    stream, count = list(_SPLITS).index(split), _SPLITS[split]
+    return {records.SPLIT: self._generate_examples(stream, count)}
+
+  def _generate_examples(self, stream, count):
+    what = f'shapes {self.builder_config.name}'
+    for i in records.progress(range(count), what):
+      image, label = draw(np.random.default_rng((SEED, stream, i)))
+      yield (
+        i,
+        {
+          'image': records.encode_png(image),
+          'label': records.encode_png(label),
+          'name': f'{i:05d}',
+        },
+      )
+
+
+def builder(data: Any, split: str) -> Shapes:
+  """Returns the builder of one split; reads `data_dir`."""
+  if split not in _SPLITS:
+    raise ValueError(
+      f'shapes has no split {split!r}; its splits are {", ".join(_SPLITS)}'
+    )
+  return Shapes(
+    data_dir=data.data_dir or None, file_format='array_record', config=split
+  )
+
+
+def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """Draws one picture.
+
+  Returns:
+    image [SIZE, SIZE, 3] uint8, label [SIZE, SIZE] uint8 with IGNORE along
+    the edges.
+  """
+  regions = np.zeros((SIZE, SIZE), np.uint8)
+  classes, areas = [0], [0.0]
+  for _ in range(int(rng.integers(3, 7))):
+    kind = int(rng.integers(DISC, CROSS + 1))
+    mask = _outline(kind, rng)
+    trial = np.where(mask, np.uint8(len(classes)), regions)
+    trial_areas = np.array([*areas, max(mask.sum(), _LEAST_AREA / _VISIBLE)])
+    in_sight = np.bincount(trial.ravel(), minlength=len(trial_areas))
+    if (in_sight < _VISIBLE * trial_areas).any():
+      continue
+    regions = trial
+    classes.append(kind)
+    areas.append(mask.sum())
+  image: Any = np.zeros((SIZE, SIZE, 3), np.float32)
+  colors: list[np.ndarray] = []
+  for region in range(len(classes)):
+    colors.append(_color(rng, colors))
+    mask = regions == region
+    image[mask] = colors[-1] + _texture(rng)[mask]
+  image = cv2.GaussianBlur(image, (3, 3), 0.6)
+  noise = rng.standard_normal(image.shape, np.float32)
+  image += np.float32(rng.uniform(2, 12)) * noise
+  label = np.asarray(classes, np.uint8)[regions]
+  edge = cv2.morphologyEx(regions, cv2.MORPH_GRADIENT, np.ones((3, 3)))
+  label[edge > 0] = info_lib.IGNORE
+  return np.rint(image.clip(0, 255)).astype(np.uint8), label
+
+
+def _outline(kind: int, rng: np.random.Generator) -> np.ndarray:
+  """Returns the [SIZE, SIZE] bool mask of one shape at a random place."""
+  radius = rng.uniform(16, 34)
+  center = rng.uniform(12, SIZE - 12, 2).astype(np.float32)
+  angle = rng.uniform(0, 2 * np.pi)
+  y, x = (_GRID + 0.5 - center[:, None, None]) / radius
+  x, y = (
+    x * np.cos(angle) - y * np.sin(angle),
+    x * np.sin(angle) + y * np.cos(angle),
+  )
+  if kind == DISC:
+    return x**2 + y**2 < 0.8
+  if kind == SQUARE:
+    return np.maximum(abs(x), abs(y)) < 0.8
+  if kind == TRIANGLE:
+    return np.maximum(abs(x) * np.sqrt(3) - y, 2 * y) < 1.1
+  if kind == RING:
+    distance = np.sqrt(x**2 + y**2)
+    return (distance < 1) & (distance > 0.5)
+  long, short = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
+  return (long < 1) & (short < 0.33)
+
+
+def _color(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
+  """Draws a mean colour that differs from those of the other regions."""
+  color = rng.uniform(30, 225, 3)
+  for _ in range(20):
+    if all(np.linalg.norm(color - other) > _CONTRAST for other in others):
+      break
+    color = rng.uniform(30, 225, 3)
+  return color
+
+
+def _texture(rng: np.random.Generator) -> np.ndarray:
+  """Draws stripes, checks, blobs or nothing: [SIZE, SIZE, 3] about 0."""
+  y, x = _GRID
+  angle = rng.uniform(0, np.pi)
+  u = x * np.cos(angle) + y * np.sin(angle)
+  v = y * np.cos(angle) - x * np.sin(angle)
+  period = rng.uniform(5, 16)
+  kind = rng.integers(4)
+  if kind == 0:
+    pattern = np.sin(2 * np.pi * u / period)
+  elif kind == 1:
+    pattern = np.sign(np.sin(2 * np.pi * u / period))
+    pattern = pattern * np.sign(np.sin(2 * np.pi * v / period))
+  elif kind == 2:
+    pattern = cv2.GaussianBlur(
+      rng.standard_normal((SIZE, SIZE), np.float32), (0, 0), 3
+    )
+    pattern = pattern / pattern.std()
+  else:
+    pattern = np.zeros((SIZE, SIZE), np.float32)
+  return pattern[..., None] * rng.uniform(-25, 25, 3).astype(np.float32)

@@ -1,0 +1,226 @@
+"""PASCAL VOC 2012 segmentation, with the extra masks of SBD, in their layout.
+
+`config.data.root` is VOC2012 (JPEGImages, SegmentationClass,
+ImageSets/Segmentation/*.txt), or VOCdevkit, or the folder that holds it; every
+list file there is a split. Without a root the official archives are
+downloaded.
+
+`trainaug` (10,582 images) is VOC's train plus SBD's images outside VOC's val:
+trainaug.txt, or train.txt and aug.txt, or the lists of SBD itself, whichever
+exists. An image takes its official mask, which has a void border, where there
+is one; then SegmentationClassAug/*.png; then SBD's own cls/*.mat.
+
+Everingham et al., IJCV 2015; Hariharan et al., Semantic contours from inverse
+detectors, ICCV 2011.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+import urllib.request
+
+import numpy as np
+import scipy.io
+import tensorflow_datasets as tfds
+
+from deeplab.data import info as info_lib
+from deeplab.data import records
+
+VOC_URL = (
+  'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar'
+)
+SBD_URL = (
+  'http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/'
+  'semantic_contours/benchmark.tgz'
+)
+_REMEDY = (
+  f'fetch {VOC_URL} (for trainaug also {SBD_URL}), unpack into one FOLDER, and '
+  'give --config.data.root=FOLDER'
+)
+
+Pair = tuple[pathlib.Path, pathlib.Path]
+
+
+@dataclasses.dataclass(eq=False)
+class VocConfig(tfds.core.BuilderConfig):
+  """One split.
+
+  Attributes:
+    split: name of the list file.
+    pairs: (image, mask) files; empty if they are to be downloaded.
+  """
+
+  split: str = ''
+  pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
+
+
+class VocSegmentation(tfds.core.GeneratorBasedBuilder):
+  """VOC 2012 semantic segmentation: 20 classes and a background."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=__doc__,
+      features=records.features(),
+      homepage=info_lib.INFOS['voc'].url,
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    split = self.builder_config.split
+    pairs = self.builder_config.pairs or _download(dl_manager, split)
+    return {records.SPLIT: self._generate_examples(pairs)}
+
+  def _generate_examples(self, pairs):
+    facts = info_lib.INFOS['voc']
+    pairs = records.progress(pairs, f'VOC {self.builder_config.split}')
+    for i, (image, mask) in enumerate(pairs):
+      yield (
+        i,
+        records.example(image, mask, image.stem, facts, read=_read_mask),
+      )
+
+
+def builder(data: Any, split: str) -> VocSegmentation:
+  """Returns the builder of one split; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: no VOC at the root, no such list, or a file that a list names
+      is missing.
+  """
+  if data.root:
+    voc = locate(data.root)
+    pairs = find_pairs(voc, split, _locate_sbd(voc))
+    name = records.fingerprint(
+      split,
+      (path for pair in pairs for path in pair),
+      info_lib.INFOS['voc'],
+    )
+  else:
+    pairs, name = (), f'{split}_download'
+  return VocSegmentation(
+    data_dir=data.data_dir or None,
+    file_format='array_record',
+    config=VocConfig(name=name, split=split, pairs=pairs),
+  )
+
+
+def locate(root: str) -> pathlib.Path:
+  """Returns the VOC2012 folder at or below `root`.
+
+  Raises:
+    ValueError: there is none.
+  """
+  base = pathlib.Path(root).expanduser().resolve()
+  for voc in (base, base / 'VOC2012', base / 'VOCdevkit' / 'VOC2012'):
+    if (voc / 'ImageSets' / 'Segmentation').is_dir():
+      return voc
+  raise ValueError(
+    f'config.data.root={root} holds no VOC2012/ImageSets/Segmentation: '
+    f'{_REMEDY}'
+  )
+
+
+def find_pairs(
+  voc: pathlib.Path, split: str, sbd: pathlib.Path | None
+) -> tuple[Pair, ...]:
+  """Returns the (image, mask) files of a split in the order of its list.
+
+  Args:
+    voc: the VOC2012 folder.
+    split: name of the list, without its suffix.
+    sbd: the folder of SBD with train.txt, val.txt and cls; None without one.
+
+  Raises:
+    ValueError: as `builder`.
+  """
+  pairs = []
+  for stem in _stems(voc, split, sbd):
+    image = voc / 'JPEGImages' / f'{stem}.jpg'
+    masks = [
+      voc / 'SegmentationClass' / f'{stem}.png',
+      voc / 'SegmentationClassAug' / f'{stem}.png',
+      *([sbd / 'cls' / f'{stem}.mat'] if sbd else []),
+    ]
+    mask = next((path for path in masks if path.is_file()), None)
+    if mask is None or not image.is_file():
+      missing = masks[0] if image.is_file() else image
+      raise ValueError(
+        f'{missing}: no such file, but split {split!r} names it: {_REMEDY}'
+      )
+    pairs.append((image, mask))
+  if not pairs:
+    raise ValueError(f'{voc}: split {split!r} is empty: {_REMEDY}')
+  return tuple(pairs)
+
+
+def _stems(
+  voc: pathlib.Path, split: str, sbd: pathlib.Path | None
+) -> list[str]:
+  """Returns the image names of a split."""
+  lists = voc / 'ImageSets' / 'Segmentation'
+  if (lists / f'{split}.txt').is_file():
+    return _words(lists / f'{split}.txt')
+  if split == 'trainaug' and (lists / 'train.txt').is_file():
+    train = _words(lists / 'train.txt')
+    if (lists / 'aug.txt').is_file():
+      return train + _words(lists / 'aug.txt')
+    if sbd:
+      both = {*train, *_words(sbd / 'train.txt'), *_words(sbd / 'val.txt')}
+      return sorted(both - set(_words(lists / 'val.txt')))
+  found = ', '.join(sorted(path.stem for path in lists.glob('*.txt')))
+  raise ValueError(
+    f'{lists}: no list for split {split!r} (there are: {found}): {_REMEDY}'
+  )
+
+
+def _words(path: pathlib.Path) -> list[str]:
+  return path.read_text('utf-8').split()
+
+
+def _locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
+  """Returns the folder of SBD's masks near VOC2012, or None."""
+  for base in (voc, voc.parent, voc.parent.parent):
+    for name in ('benchmark_RELEASE', 'VOCaug'):
+      if (base / name / 'dataset' / 'cls').is_dir():
+        return base / name / 'dataset'
+  return None
+
+
+def _read_mask(path: pathlib.Path) -> np.ndarray:
+  """Reads a PNG, or one of SBD's MATLAB files."""
+  if path.suffix != '.mat':
+    return records.read_mask(path)
+  try:
+    return scipy.io.loadmat(path)['GTcls']['Segmentation'][0, 0]
+  except Exception as error:  # scipy raises many kinds for damaged files
+    raise ValueError(
+      f'{path}: damaged, or no mask of SBD ({error}); unpack {SBD_URL} again'
+    ) from error
+
+
+def _probe(url: str) -> None:
+  """Raises OSError at once where the downloader would retry for minutes."""
+  request = urllib.request.Request(url, method='HEAD')
+  urllib.request.urlopen(request, timeout=20).close()
+
+
+def _download(dl_manager: Any, split: str) -> tuple[Pair, ...]:
+  """Fetches the official archives and returns the files of a split."""
+  urls = {'voc': VOC_URL} | ({'sbd': SBD_URL} if split == 'trainaug' else {})
+  try:
+    for url in urls.values():
+      _probe(url)
+    folders = dl_manager.download_and_extract(urls)
+  except Exception as error:  # whatever the network layers raise
+    raise ValueError(
+      f'VOC 2012 could not be downloaded ({error}): {_REMEDY}'
+    ) from error
+  sbd = folders.get('sbd')
+  return find_pairs(
+    locate(str(folders['voc'])),
+    split,
+    pathlib.Path(sbd) / 'benchmark_RELEASE' / 'dataset' if sbd else None,
+  )

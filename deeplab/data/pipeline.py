@@ -1,0 +1,262 @@
+"""From prepared data to batches: stateless, sharded, and exact.
+
+The training batch at step N is a function of (seed, N) alone: it holds the
+global positions N * B .. N * B + B - 1 of an endless sequence of epochs, each
+epoch a permutation drawn for (seed, epoch), each example augmented by a
+generator keyed by (seed, position). Hosts take contiguous shares of each
+batch, so the union over hosts does not depend on how many there are, and
+starting at any step costs nothing.
+
+Prepared data is ArrayRecord, read by random access; TensorFlow is imported
+only while data is being prepared, if then.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Iterator
+from concurrent import futures
+import functools
+import itertools
+from typing import Any
+
+from absl import logging
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deeplab.data import augment
+from deeplab.data import info as info_lib
+from deeplab.data import records
+from deeplab.data.builders import folder
+from deeplab.data.builders import shapes
+from deeplab.data.builders import voc
+
+Config = Any
+Batch = dict[str, np.ndarray]
+
+# What makes the tfds builder of a split, by `config.data.name`.
+BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
+  'folder': folder.builder,
+  'shapes': shapes.builder,
+  'voc': voc.builder,
+}
+
+# Streams of random numbers under one seed.
+_ORDER, _AUGMENT, _CALIBRATE = range(3)
+
+
+def prepare(config: Config) -> None:
+  """Prepares the training and the evaluation split where they are not yet.
+
+  Raises:
+    ValueError: the raw data is missing or bad; the message names the file and
+      the remedy, and nothing half made is left behind.
+  """
+  for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
+    _prepared(config.data, split)
+
+
+def num_examples(config: Config, split: str) -> int:
+  """Returns the number of examples of a split, preparing it if needed."""
+  return _prepared(config.data, split).info.splits[records.SPLIT].num_examples
+
+
+def train_batches(
+  config: Config,
+  info: info_lib.DatasetInfo,
+  *,
+  host_index: int,
+  host_count: int,
+  start_step: int,
+) -> Generator[Batch]:
+  """Returns an endless iterator over this host's training batches.
+
+  Close it (`.close()`) to end its threads early. An error in a thread reaches
+  the caller at the step that it belongs to.
+
+  Args:
+    config: reads `seed`, `batch_size` and `data`.
+    info: facts about the data set.
+    host_index: which host this is.
+    host_count: number of hosts.
+    start_step: step of the first batch.
+
+  Returns:
+    An iterator over {'image' [b, h, w, 3] float32 normalised, 'label'
+    [b, h, w] uint8 train ids or IGNORE, 'index' [b] uint32 global position},
+    with b = batch_size / host_count.
+
+  Raises:
+    ValueError: a batch size that the hosts cannot share, or bad data.
+  """
+  if config.batch_size % host_count:
+    raise ValueError(
+      f'config.batch_size={config.batch_size} is not a multiple of the '
+      f'{host_count} hosts'
+    )
+  local = config.batch_size // host_count
+  read = _Reader(config.data, config.data.train_split, info)
+  transform = augment.compose(config.data.augment, config.data.mean)
+  # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
+  # faster than the arithmetic, and the same to the last bit.
+  levels = np.arange(256).repeat(3).reshape(256, 1, 3)
+  levels = augment.normalize(levels, config.data.mean, config.data.std)
+  order = functools.lru_cache(maxsize=4)(
+    lambda epoch: _rng(config.seed, _ORDER, epoch).permutation(read.count)
+  )
+
+  def make(position: int) -> augment.Example:
+    epoch, offset = divmod(position, read.count)
+    example = read(int(order(epoch)[offset]))
+    return transform(example, _rng(config.seed, _AUGMENT, position))
+
+  def batch(step: int) -> Batch:
+    first = step * config.batch_size + host_index * local
+    examples = [make(position) for position in range(first, first + local)]
+    sizes = {example['label'].shape for example in examples}
+    if len(sizes) > 1:
+      raise ValueError(
+        f'examples of sizes {sorted(sizes)} do not make a batch: end '
+        'config.data.augment.ops with one that fixes the size (random_crop)'
+      )
+    return {
+      'image': np.stack([cv2.LUT(e['image'], levels) for e in examples]),
+      'label': np.stack([e['label'] for e in examples]),
+      'index': np.arange(first, first + local).astype(np.uint32),
+    }
+
+  return _ahead(batch, itertools.count(start_step), config.data)
+
+
+def eval_examples(
+  config: Config,
+  info: info_lib.DatasetInfo,
+  *,
+  host_index: int,
+  host_count: int,
+) -> Iterator[dict[str, Any]]:
+  """Returns an iterator over this host's share of the evaluation split.
+
+  Over all hosts every example comes once; shares differ by at most one.
+
+  Args:
+    config: reads `data`.
+    info: facts about the data set.
+    host_index: which host this is.
+    host_count: number of hosts.
+
+  Returns:
+    An iterator over {'image' [H, W, 3] uint8, 'label' [H, W] uint8 train ids
+    or IGNORE, 'name' str}, at native size.
+  """
+  read = _Reader(config.data, config.data.eval_split, info)
+  indices = range(host_index, read.count, host_count)
+  return _ahead(read, iter(indices), config.data)
+
+
+def calibration_images(
+  config: Config, info: info_lib.DatasetInfo, count: int
+) -> Iterator[np.ndarray]:
+  """Yields `count` training images [H, W, 3] uint8, or all there are.
+
+  They come at native size, each once, drawn for `config.seed`.
+  """
+  read = _Reader(config.data, config.data.train_split, info)
+  order = _rng(config.seed, _CALIBRATE, 0).permutation(read.count)
+  for index in order[:count].tolist():
+    yield read(index)['image']
+
+
+class _Reader:
+  """Random access to the decoded examples of one prepared split.
+
+  With `config.data.cache` examples are decoded once and stay in memory, as
+  read-only arrays.
+  """
+
+  def __init__(self, data: Any, split: str, info: info_lib.DatasetInfo):
+    if info.name != data.name:
+      raise ValueError(
+        f'facts of {info.name!r} for config.data.name={data.name!r}'
+      )
+    self._source = _prepared(data, split).as_data_source(records.SPLIT)
+    self._cache: dict[int, augment.Example] | None = {} if data.cache else None
+    self.count = len(self._source)
+
+  def __call__(self, index: int) -> augment.Example:
+    if self._cache is not None and index in self._cache:
+      return dict(self._cache[index])
+    record = self._source[index]
+    example = {
+      'image': record['image'],
+      'label': record['label'][..., 0],
+      'name': record['name'].decode(),
+    }
+    if self._cache is not None:
+      example['image'].setflags(write=False)
+      example['label'].setflags(write=False)
+      self._cache[index] = dict(example)
+    return example
+
+
+def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
+  """Returns the builder of a split whose data stands on disk."""
+  if data.name not in BUILDERS:
+    info = info_lib.info_for(data)
+    raise ValueError(
+      f'config.data.name={data.name!r} has no builder here (there are '
+      f'{", ".join(BUILDERS)}); bring it into the layout of "folder". '
+      f'{info.instructions}'
+    )
+  builder = BUILDERS[data.name](data, split)
+  if builder.data_path.exists():
+    return builder
+  logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
+  tfds.display_progress_bar(False)  # it knows no total; the builders' does
+  try:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+  except OSError:
+    # Another process finished the same work first, and the last step of ours,
+    # renaming a folder onto its own, was refused.
+    if not builder.data_path.exists():
+      raise
+  logging.info('Prepared %s.', builder.data_path)
+  return BUILDERS[data.name](data, split)
+
+
+def _ahead(
+  make: Callable[[Any], Any], keys: Iterator[Any], data: Any
+) -> Generator[Any]:
+  """Returns make(key) for each key in turn, computed ahead by threads."""
+  if data.threads < 1 or data.prefetch < 1:
+    raise ValueError(
+      f'config.data.threads={data.threads} and config.data.prefetch='
+      f'{data.prefetch} must be at least 1'
+    )
+
+  def run() -> Generator[Any]:
+    with futures.ThreadPoolExecutor(data.threads, 'data') as pool:
+      pending = collections.deque(
+        pool.submit(make, key) for key in itertools.islice(keys, data.prefetch)
+      )
+      try:
+        while pending:
+          result = pending.popleft().result()
+          pending.extend(
+            pool.submit(make, key) for key in itertools.islice(keys, 1)
+          )
+          yield result
+      finally:
+        for future in pending:
+          future.cancel()
+
+  return run()
+
+
+def _rng(seed: int, stream: int, index: int) -> np.random.Generator:
+  """Returns the generator of one (seed, stream, index); order is free."""
+  bits = np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream])
+  return np.random.Generator(bits)

@@ -1,0 +1,95 @@
+"""What there is to choose from, and what a config would train."""
+
+import glob
+import os
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from deeplab import parallel
+from deeplab import steps
+from deeplab import train
+from deeplab.data import augment
+from deeplab.data import info as data_info
+from deeplab.models import profile
+from deeplab.models import registry
+
+
+def _first_line(path: str) -> str:
+  with open(path, encoding='utf-8') as f:
+    return f.readline().strip().strip('"')
+
+
+def listing() -> str:
+  """Returns the configs, encoders, heads and data sets there are."""
+  lines = ['Configs (--config=FILE or --config=FILE:VARIANT):']
+  for path in sorted(glob.glob(os.path.join('configs', '*.py'))):
+    if os.path.basename(path) not in ('__init__.py', 'common.py'):
+      lines.append(f'  {path:<28} {_first_line(path)}')
+  for title, names in (
+    ('Encoders (--config.model.encoder.name)', registry.ENCODERS),
+    ('Heads (--config.model.head.name)', registry.HEADS),
+    ('Augmentations (--config.data.augment.ops)', augment.OPS),
+  ):
+    lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
+  lines += ['', 'Data sets (facts; --config.data.name):']
+  for name, info in sorted(data_info.INFOS.items()):
+    lines.append(f'  {name:<24} {info.num_classes} classes')
+  return '\n'.join(lines)
+
+
+def dry_run(config: ConfigDict) -> str:
+  """Builds and traces the training step, and says what it would take.
+
+  Nothing is trained and no data is read.
+
+  Args:
+    config: the experiment.
+
+  Returns:
+    Per-layer shapes, MACs and parameters at the training crop and at the
+    export size, and the memory of one compiled step on this host's back end.
+  """
+  info = data_info.info_for(config.data)
+  crop = tuple(config.data.augment.random_crop.size)
+  sizes = {'training crop': crop, 'export': tuple(config.eval.static_size)}
+  out: list[str] = []
+  for name, size in sizes.items():
+    traced = profile.profile(config.model, info.num_classes, size)
+    if not out:
+      out.append(profile.table(traced))
+    out.append(
+      f'{name} {size[0]}x{size[1]}: {traced.macs / 1e9:.3f} GMACs an image, '
+      f'{traced.params / 1e6:.3f} M parameters'
+    )
+  _, _, _, step = _step(config, info.num_classes)
+  state, batch = abstract(config, info.num_classes, crop)
+  memory = jax.jit(step).lower(state, batch).compile().memory_analysis()
+  if memory is not None:
+    mib = 2.0**20
+    out.append(
+      f'one step of {config.batch_size} images on one {parallel.platform()} '
+      f'device: {memory.argument_size_in_bytes / mib:.0f} MiB of state and '
+      f'batch, {memory.temp_size_in_bytes / mib:.0f} MiB of work memory'
+    )
+  return '\n'.join(out)
+
+
+def _step(config: ConfigDict, num_classes: int):
+  return train.build_step(config, num_classes, 1000, None)
+
+
+def abstract(config: ConfigDict, num_classes: int, size: tuple[int, int]):
+  """Returns shapes of (state, batch) of one device's training step."""
+  model, optimizer, _, _ = _step(config, num_classes)
+  state = jax.eval_shape(
+    lambda: steps.init_state(model, optimizer, seed=0, ema=config.ema_decay > 0)
+  )
+  b = config.batch_size
+  batch = {
+    'image': jax.ShapeDtypeStruct((b, *size, 3), jnp.float32),
+    'label': jax.ShapeDtypeStruct((b, *size), jnp.uint8),
+    'index': jax.ShapeDtypeStruct((b,), jnp.uint32),
+  }
+  return state, batch

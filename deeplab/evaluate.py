@@ -1,0 +1,273 @@
+"""Evaluation of anything that segments images, over a whole split.
+
+Every pixel of every image counts once, at the label's own resolution. Images
+are padded to run in batches, and what was padding is cut off again before
+anything is counted. What is counted are integers: hosts that each evaluated a
+share of the split add them up and divide once.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from deeplab import inference
+from deeplab import litert
+from deeplab import metrics
+from deeplab import parallel
+from deeplab import predictors
+from deeplab import visualize
+from deeplab import workdir as workdirs
+from deeplab.data import info as data_info
+from deeplab.data import pipeline
+from deeplab.models import registry
+
+Counts = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One evaluated image: uint8 [H, W, 3], and uint8 ids [H, W] twice."""
+
+  name: str
+  image: np.ndarray
+  label: np.ndarray
+  prediction: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What an evaluation found.
+
+  Attributes:
+    metrics: see `metrics.scores`; NaN where a class is absent.
+    confusion: int64 [K, K], rows = label, columns = prediction.
+    boundary: int64 [2, K], intersections and unions of boundary bands.
+    examples: number of images.
+    samples: the first few of this host's images, to look at.
+  """
+
+  metrics: dict[str, float]
+  confusion: np.ndarray
+  boundary: np.ndarray
+  examples: int
+  samples: tuple[Sample, ...] = ()
+
+
+def _batches(
+  examples: Iterable[dict], predictor: predictors.Predictor, config: Any
+) -> Iterator[list[dict]]:
+  """Groups examples that run together: one padded size, up to a batch."""
+  waiting: dict[Any, list[dict]] = {}
+  for example in examples:
+    key = predictor.input_size or inference.padded_size(
+      example['image'].shape, config.pad_multiple
+    )
+    group = waiting.setdefault(key, [])
+    group.append(example)
+    if len(group) == config.batch_size:
+      yield waiting.pop(key)
+  yield from waiting.values()
+
+
+def evaluate(
+  predictor: predictors.Predictor,
+  examples: Iterable[dict],
+  info: data_info.DatasetInfo,
+  config: Any,
+  *,
+  total: int | None = None,
+  keep_samples: int = 0,
+  progress: bool = True,
+  sum_counts: Callable[[Counts], Counts] = lambda counts: counts,
+) -> Result:
+  """Scores a predictor on a split.
+
+  Args:
+    predictor: see `predictors`.
+    examples: {'image': uint8 [H, W, 3], 'label': uint8 [H, W], 'name': str},
+      this host's share of the split. Labels are train ids, 255 is ignored.
+    info: the data set: how many classes and their names.
+    config: `config.eval`: batch_size, mode ('whole', 'slide'), window, stride,
+      scales, flip, pad_multiple, boundary_share.
+    total: how many examples come, for the progress bar.
+    keep_samples: how many of the first images to keep in the result.
+    progress: show it.
+    sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
+      end. The default is for one host.
+
+  Raises:
+    ValueError: there are no examples, a label is of another size than its
+      image or holds a value that is no class, or the config asks what the
+      predictor cannot do.
+  """
+  inference.check(predictor, config)
+  confusion = metrics.Confusion(info.num_classes)
+  boundary = metrics.Boundary(info.num_classes, config.boundary_share)
+  kept: dict[int, Sample] = {}
+  count = 0
+  if progress:
+    examples = inference.track(examples, total, 'evaluate')
+  numbered = (dict(x, number=i) for i, x in enumerate(examples))
+  for batch in _batches(numbered, predictor, config):
+    predictions = inference.segment(
+      predictor, [x['image'] for x in batch], config
+    )
+    for example, prediction in zip(batch, predictions, strict=True):
+      label = example['label']
+      try:
+        confusion.add(label, prediction)
+      except ValueError as error:
+        raise ValueError(f'{example["name"]}: {error}') from None
+      boundary.add(label, prediction)
+      count += 1
+      if example['number'] < keep_samples:
+        kept[example['number']] = Sample(
+          example['name'], example['image'], label, prediction
+        )
+  counts = sum_counts(
+    {
+      'confusion': confusion.matrix,
+      'boundary': boundary.counts,
+      'examples': np.array(count, np.int64),
+    }
+  )
+  if not counts['examples']:
+    raise ValueError(
+      f'the evaluation split of {info.name} is empty: nothing to score'
+    )
+  return Result(
+    metrics.scores(counts['confusion'], info.class_names, counts['boundary']),
+    counts['confusion'],
+    counts['boundary'],
+    int(counts['examples']),
+    tuple(kept[i] for i in sorted(kept)),
+  )
+
+
+def summary(result: Result) -> str:
+  """Returns the main metrics in one line."""
+  names = ('miou', 'pixel_accuracy', 'mean_accuracy', 'boundary_iou')
+  numbers = ', '.join(f'{name} {result.metrics[name]:.4f}' for name in names)
+  return f'{numbers} ({result.examples} images)'
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes strict JSON, NaN as null, whole or not at all."""
+  text = json.dumps(metrics.jsonable(value), indent=2, allow_nan=False)
+  workdirs.write_text(os.fspath(path), text + '\n')
+
+
+def write(
+  result: Result, directory: str | os.PathLike, info: data_info.DatasetInfo
+) -> None:
+  """Writes metrics.json, confusion.json and confusion.png to a directory.
+
+  A class that is absent from labels and predictions has null for its scores.
+  """
+  directory = pathlib.Path(directory)
+  tables = {
+    'metrics.json': {'examples': result.examples, **result.metrics},
+    'confusion.json': {
+      'rows': 'label',
+      'columns': 'prediction',
+      'class_names': list(info.class_names),
+      'confusion': result.confusion,
+      'boundary_intersection': result.boundary[0],
+      'boundary_union': result.boundary[1],
+    },
+  }
+  for name, table in tables.items():
+    write_json(directory / name, table)
+  visualize.save(
+    visualize.confusion(result.confusion, info.class_names),
+    directory / 'confusion.png',
+  )
+
+
+def flax_predictor(loaded: workdirs.Loaded) -> predictors.FlaxPredictor:
+  """Returns the predictor of a run's checkpoint."""
+  config = loaded.config
+  return predictors.FlaxPredictor(
+    registry.build(config.model, loaded.info.num_classes, **parallel.kernels()),
+    loaded.variables,
+    config.data.mean,
+    config.data.std,
+  )
+
+
+def evaluate_workdir(
+  workdir: str,
+  *,
+  tflite: str | None = None,
+  which: str = 'best',
+  eval_config: Any = None,
+) -> dict[str, Result]:
+  """Evaluates a run's checkpoint, or a file exported from it beside it.
+
+  A file is of one size and returns one form (logits, probabilities, ids). To
+  compare like with like the checkpoint is then scored at that size and in that
+  form too. Results go to folders of W/eval: `checkpoint`, or
+  `checkpoint_HxW` and one named after the file.
+
+  Args:
+    workdir: the run's work directory W.
+    tflite: an exported file with its model card beside it, or None.
+    which: 'best' or 'latest' checkpoint.
+    eval_config: instead of the run's own `config.eval`.
+
+  Returns:
+    Results by the name of their folder.
+
+  Raises:
+    FileNotFoundError: no run, or no checkpoint, is there.
+    ValueError: the file is not of this data set's classes, or see `evaluate`.
+  """
+  loaded = workdirs.load(workdir, which)
+  config, info = loaded.config, loaded.info
+  eval_config = config.eval if eval_config is None else eval_config
+  float_model = flax_predictor(loaded)
+  if tflite is None:
+    contenders: dict[str, predictors.Predictor] = {'checkpoint': float_model}
+  else:
+    file = litert.TFLitePredictor(tflite)
+    if list(file.card['classes']) != list(info.class_names):
+      raise ValueError(
+        f'{tflite} has the classes {list(file.card["classes"])}, the data of '
+        f'{workdir} {list(info.class_names)}: it was not exported from it'
+      )
+    size = file.input_size
+    contenders = {
+      f'checkpoint_{size[0]}x{size[1]}': predictors.static_protocol(
+        float_model, size, file.output
+      ),
+      pathlib.Path(tflite).stem: predictors.static_protocol(file, size),
+    }
+  pipeline.prepare(config)
+  results = {}
+  for name, predictor in contenders.items():
+    results[name] = evaluate(
+      predictor,
+      pipeline.eval_examples(
+        config,
+        info,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+      ),
+      info,
+      eval_config,
+      total=pipeline.num_examples(config, config.data.eval_split),
+      sum_counts=parallel.sum_over_hosts,
+    )
+    if jax.process_index() == 0:
+      write(results[name], os.path.join(workdir, 'eval', name), info)
+    logging.info('%s: %s', name, summary(results[name]))
+  return results

@@ -1,0 +1,259 @@
+"""Inference over images of any size: whole or by windows, in several views.
+
+What a model computes on (padded batches, windows, scaled and mirrored views)
+is arranged here and undone again, so that each image gets one map of its own
+size whichever predictor ran.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import sys
+import time
+from typing import Any
+
+from absl import logging
+import numpy as np
+import tqdm
+
+from deeplab import predictors
+
+
+def track(
+  items: Iterable, total: int | None, what: str, every: float = 30.0
+) -> Iterator:
+  """Yields the items, with a bar on a terminal and log lines elsewhere.
+
+  Args:
+    items: what to go through.
+    total: how many there are, if known.
+    what: what is being done, a word or two.
+    every: seconds between log lines.
+  """
+  if sys.stderr.isatty():
+    yield from tqdm.tqdm(
+      items, total=total, desc=what, unit='image', dynamic_ncols=True
+    )
+    return
+  start = last = time.monotonic()
+  count = 0
+  of = '' if total is None else f' of {total}'
+  for count, item in enumerate(items, 1):
+    yield item
+    now = time.monotonic()
+    if now - last >= every:
+      last = now
+      logging.info(
+        '%s: %d%s images, %.1f a second', what, count, of, count / (now - start)
+      )
+  seconds = max(time.monotonic() - start, 1e-6)
+  logging.info('%s: %d images in %.1f s', what, count, seconds)
+
+
+def padded_size(size: Sequence[int], multiple: int) -> tuple[int, int]:
+  """Returns (H, W) rounded up to multiples of `multiple`."""
+  return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
+def pad(
+  image: np.ndarray, size: Sequence[int], fill: Sequence[float]
+) -> np.ndarray:
+  """Pads [H, W, 3] at the bottom and the right with a colour, to (H, W)."""
+  height, width = image.shape[:2]
+  if (height, width) == tuple(size):
+    return image
+  colour = np.asarray(fill)
+  if np.issubdtype(image.dtype, np.integer):
+    colour = np.rint(colour)
+  result = np.empty((*size, image.shape[2]), image.dtype)
+  result[:] = colour.astype(image.dtype)
+  result[:height, :width] = image
+  return result
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+  """Returns where windows begin on an axis; the last one ends at its end."""
+  if length <= window:
+    return [0]
+  starts = list(range(0, length - window, stride))
+  return [*starts, length - window]
+
+
+def _whole(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+) -> list[np.ndarray]:
+  """Asks about whole images [H, W, 3]; returns [H, W, K] or [H, W] each.
+
+  Images that have one size once padded (or resized, for a predictor of one
+  size) run together.
+  """
+  if isinstance(predictor, predictors.Resized):
+    run, restore = predictor.predictor, predictor.restore
+    ready = [predictor.shrink(image) for image in images]
+  else:
+    run = predictor
+    restore = lambda output, size: output[: size[0], : size[1]]
+    ready = [
+      pad(x, padded_size(x.shape, config.pad_multiple), predictor.mean)
+      for x in images
+    ]
+  groups: dict[tuple, list[int]] = {}
+  for i, image in enumerate(ready):
+    groups.setdefault((image.shape, image.dtype), []).append(i)
+  results: list = [None] * len(images)
+  for members in groups.values():
+    for start in range(0, len(members), config.batch_size):
+      batch = members[start : start + config.batch_size]
+      outputs = run(np.stack([ready[i] for i in batch]))
+      for i, output in zip(batch, outputs, strict=True):
+        results[i] = restore(output, images[i].shape[:2])
+  return results
+
+
+def _slide(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+) -> list[np.ndarray]:
+  """Asks about overlapping windows; returns mean outputs [H, W, K] each.
+
+  Windows of all images run together in batches; sums are kept on the host, one
+  image at a time costing its own size times K.
+  """
+  window, stride = config.window, config.stride
+  ready = [
+    pad(x, np.maximum(x.shape[:2], window), predictor.mean) for x in images
+  ]
+  places = [
+    (i, y, x)
+    for i, image in enumerate(ready)
+    for y in window_starts(image.shape[0], window[0], stride[0])
+    for x in window_starts(image.shape[1], window[1], stride[1])
+  ]
+  sums: list = [None] * len(images)
+  counts = [np.zeros((*x.shape[:2], 1), np.float32) for x in ready]
+  for start in range(0, len(places), config.batch_size):
+    batch = places[start : start + config.batch_size]
+    outputs = predictor(
+      np.stack(
+        [ready[i][y : y + window[0], x : x + window[1]] for i, y, x in batch]
+      )
+    )
+    for (i, y, x), output in zip(batch, outputs, strict=True):
+      if sums[i] is None:
+        shape = (*ready[i].shape[:2], output.shape[-1])
+        sums[i] = np.zeros(shape, np.float32)
+      sums[i][y : y + window[0], x : x + window[1]] += output
+      counts[i][y : y + window[0], x : x + window[1]] += 1
+  return [
+    (total / count)[: image.shape[0], : image.shape[1]]
+    for total, count, image in zip(sums, counts, images, strict=True)
+  ]
+
+
+def check(predictor: predictors.Predictor, config: Any) -> None:
+  """Refuses what the predictor or the config cannot do.
+
+  Raises:
+    ValueError: says which field of `config.eval` and what to set instead.
+  """
+  if config.mode not in ('whole', 'slide'):
+    raise ValueError(f"eval.mode={config.mode!r} is not 'whole' or 'slide'")
+  for name in ('batch_size', 'pad_multiple'):
+    if config[name] < 1:
+      raise ValueError(f'eval.{name}={config[name]} is not positive')
+  if not config.scales or min(config.scales) <= 0:
+    raise ValueError(f'eval.scales={tuple(config.scales)} must be positive')
+  slide = config.mode == 'slide'
+  if slide:
+    for window, stride in zip(config.window, config.stride, strict=True):
+      if not 0 < stride <= window:
+        raise ValueError(
+          f'eval.stride={tuple(config.stride)} leaves gaps between windows of '
+          f'eval.window={tuple(config.window)}: use 1 up to the window size'
+        )
+  if predictor.input_size is None:
+    return
+  if slide and (
+    isinstance(predictor, predictors.Resized)
+    or tuple(config.window) != tuple(predictor.input_size)
+  ):
+    raise ValueError(
+      f'a model of static size {tuple(predictor.input_size)} has no sliding '
+      f'windows of {tuple(config.window)}: use eval.mode=whole, or that size '
+      'as eval.window and the model itself, not resized'
+    )
+  if not slide and tuple(config.scales) != (1.0,):
+    raise ValueError(
+      f'eval.scales={tuple(config.scales)}: a model of static size '
+      f'{tuple(predictor.input_size)} sees every image at that size; use '
+      'eval.scales=(1.0,)'
+    )
+
+
+def segment(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+) -> list[np.ndarray]:
+  """Returns the class of each pixel of each image.
+
+  One view of whole images is the arg-max, taken on the device where the
+  predictor can. Several views (scales, flip) are averaged as probabilities,
+  each resized bilinearly to the image's size; sliding windows are averaged as
+  the predictor's own output before that.
+
+  Args:
+    predictor: see `predictors`. One of static size is asked through
+      `predictors.Resized`.
+    images: uint8 [H, W, 3] each, of any sizes.
+    config: `config.eval`.
+
+  Returns:
+    uint8 [H, W] each.
+
+  Raises:
+    ValueError: the config asks what the predictor cannot do.
+  """
+  check(predictor, config)
+  whole = config.mode == 'whole'
+  size = predictor.input_size if whole else None
+  if size is not None and not isinstance(predictor, predictors.Resized):
+    predictor = predictors.Resized(predictor, size)
+  views = [
+    (scale, flip)
+    for scale in config.scales
+    for flip in ((False, True) if config.flip else (False,))
+  ]
+  one_view = views == [(1.0, False)]
+  output = predictor.output
+  if not whole:
+    output = 'logits' if output == 'ids' else output
+  elif size is None:
+    output = 'ids' if one_view else 'softmax'
+  elif not one_view:
+    output = 'softmax' if output == 'ids' else output
+  predictor = predictor.with_output(output)
+  run = _whole if whole else _slide
+  if one_view:
+    outputs = run(predictor, images, config)
+    return (
+      outputs if output == 'ids' else [predictors.to_ids(x) for x in outputs]
+    )
+
+  sums: list = [0.0] * len(images)
+  for scale, flip in views:
+    scaled = [
+      x
+      if scale == 1.0
+      else predictors.resize_bilinear(
+        x, [max(1, round(n * scale)) for n in x.shape[:2]]
+      )
+      for x in images
+    ]
+    if flip:
+      scaled = [x[:, ::-1] for x in scaled]
+    for i, result in enumerate(run(predictor, scaled, config)):
+      if output == 'logits':
+        result = predictors.softmax(result)
+      if flip:
+        result = result[:, ::-1]
+      size = images[i].shape[:2]
+      sums[i] = sums[i] + predictors.resize_bilinear(result, size)
+  return [predictors.to_ids(x) for x in sums]

@@ -1,0 +1,233 @@
+"""Exported .tflite files as predictors, run by LiteRT on the CPU.
+
+A file says which tensors it takes and gives; what they mean (normalisation,
+classes, colours) is in its model card, NAME.json beside NAME.tflite.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from ai_edge_litert import interpreter
+import numpy as np
+
+from deeplab import predictors
+from deeplab.data import augment
+
+# LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
+# 'builtin' through the optimised kernels alone, 'reference' through the plain
+# loops they are checked against (slow). Quantised results of the three differ
+# by up to two steps, so a report names the one it used.
+RESOLVERS = {
+  'default': interpreter.OpResolverType.AUTO,
+  'builtin': interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+  'reference': interpreter.OpResolverType.BUILTIN_REF,
+}
+
+CARD_KEYS = (
+  'input_size',
+  'mean',
+  'std',
+  'normalization_in_graph',
+  'output',
+  'classes',
+  'palette',
+)
+
+
+def card_path(path: str | os.PathLike) -> pathlib.Path:
+  """Returns where the model card of NAME.tflite stands: NAME.json beside it."""
+  return pathlib.Path(path).with_suffix('.json')
+
+
+def read_card(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads the model card of a .tflite file.
+
+  Args:
+    path: the .tflite file.
+
+  Returns:
+    The card: `input_size` [H, W]; `mean` and `std`, RGB in 0..255;
+    `normalization_in_graph`, whether the file wants plain 0..255 images;
+    `output`, 'logits', 'softmax' or 'argmax'; `classes`, K names; `palette`,
+    K RGB triples; and what else the exporter wrote.
+
+  Raises:
+    ValueError: there is no card, it is no JSON, or a key is missing.
+  """
+  card_file = card_path(path)
+  if not card_file.is_file():
+    raise ValueError(
+      f'{path} has no model card: put {card_file.name}, which the export '
+      'writes, beside it'
+    )
+  try:
+    card = json.loads(card_file.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f'the model card {card_file} is no JSON: {error}'
+    ) from None
+  missing = [key for key in CARD_KEYS if key not in card]
+  if missing:
+    raise ValueError(
+      f'the model card {card_file} lacks {", ".join(missing)}: export the '
+      'model again'
+    )
+  if card['output'] not in ('logits', 'softmax', 'argmax'):
+    raise ValueError(
+      f'the model card {card_file} says output={card["output"]!r}, which is '
+      'not one of logits, softmax, argmax'
+    )
+  return card
+
+
+def _quantize(x: np.ndarray, detail: dict) -> np.ndarray:
+  """Returns float values in the dtype that a tensor of the file has."""
+  dtype = detail['dtype']
+  if not np.issubdtype(dtype, np.integer):
+    return x.astype(dtype)
+  scale, zero_point = detail['quantization']
+  if scale:
+    x = x / scale + zero_point
+  limits = np.iinfo(dtype)
+  return np.clip(np.rint(x), limits.min, limits.max).astype(dtype)
+
+
+def _dequantize(q: np.ndarray, detail: dict) -> np.ndarray:
+  """Returns the float32 values of a tensor of the file."""
+  scale, zero_point = detail['quantization']
+  if np.issubdtype(q.dtype, np.integer) and scale:
+    return (q.astype(np.float32) - zero_point) * np.float32(scale)
+  return q.astype(np.float32)
+
+
+def _cores() -> int:
+  """Returns how many CPU cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # Linux alone
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+class TFLitePredictor:
+  """A .tflite file with its model card, run by LiteRT on the CPU.
+
+  The file computes at one size: `predictors.Resized` gives it
+  images of any other.
+  Input and output may be float32, int8 or uint8; quantised values are
+  converted with the scales in the file.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    resolver: str = 'default',
+    num_threads: int | None = None,
+  ):
+    """Loads a file.
+
+    Args:
+      path: NAME.tflite; NAME.json beside it is its card (`read_card`).
+      resolver: which kernels run it, see `RESOLVERS`.
+      num_threads: CPU threads; None is one for each core this process may use.
+
+    Raises:
+      ValueError: no such file, no TensorFlow Lite file, or a card that is
+        missing or does not fit it.
+    """
+    self.path = pathlib.Path(path)
+    if resolver not in RESOLVERS:
+      raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
+    if not self.path.is_file():
+      raise ValueError(f'there is no file {self.path}')
+    content = self.path.read_bytes()
+    if content[4:8] != b'TFL3':
+      raise ValueError(f'{self.path} is not a TensorFlow Lite file')
+    self.card = read_card(self.path)
+    try:
+      self._interpreter = interpreter.Interpreter(
+        model_content=content,
+        num_threads=num_threads or _cores(),
+        experimental_op_resolver_type=RESOLVERS[resolver],
+      )
+      self._interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(f'LiteRT cannot load {self.path}: {error}') from error
+    inputs = self._interpreter.get_input_details()
+    outputs = self._interpreter.get_output_details()
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4:
+      raise ValueError(
+        f'{self.path} has {len(inputs)} inputs and {len(outputs)} outputs; a '
+        'segmentation model maps one image [B, H, W, 3] to one output'
+      )
+    self._input, self._output = inputs[0], outputs[0]
+    shape = [int(n) for n in self._input['shape']]
+    self.batch_size = shape[0]
+    self.input_size = (shape[1], shape[2])
+    if tuple(self.card['input_size']) != self.input_size:
+      raise ValueError(
+        f'{self.path} takes {self.input_size}, its model card says '
+        f'{tuple(self.card["input_size"])}: the card is of another file'
+      )
+    self.resolver = resolver
+    self.mean = tuple(float(x) for x in self.card['mean'])
+    self._native = {'argmax': 'ids'}.get(
+      self.card['output'], self.card['output']
+    )
+    self.output = self._native
+
+  def with_output(self, output: str) -> 'TFLitePredictor':
+    """Returns this predictor with another output, computed on the host."""
+    if output == self.output:
+      return self
+    order = ('logits', 'softmax', 'ids')
+    if order.index(predictors.check_output(output)) < order.index(self._native):
+      raise ValueError(
+        f'{self.path} gives {self._native}, which no {output} can be made of: '
+        'export it with another output, or ask for one view of whole images '
+        "(eval.mode='whole', eval.scales=(1.0,), eval.flip=False)"
+      )
+    other = TFLitePredictor.__new__(TFLitePredictor)
+    other.__dict__.update(self.__dict__)
+    other.output = output
+    return other
+
+  def _invoke(self, images: np.ndarray) -> np.ndarray:
+    """Runs one static batch."""
+    self._interpreter.set_tensor(
+      self._input['index'], _quantize(images, self._input)
+    )
+    self._interpreter.invoke()
+    result = self._interpreter.get_tensor(self._output['index'])
+    if self._native == 'ids':
+      result = result[..., 0] if result.ndim == 4 else result
+      return result.astype(np.uint8)
+    return _dequantize(result, self._output)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, 3] of the file's size, in 0..255, to `output`."""
+    if images.shape[1:] != (*self.input_size, 3):
+      raise ValueError(
+        f'{self.path} takes images of {self.input_size}, not '
+        f'{images.shape[1:3]}: wrap it in predictors.Resized'
+      )
+    count = len(images)
+    images = np.asarray(images, np.float32)
+    if not self.card['normalization_in_graph']:
+      mean = np.asarray(self.card['mean'], np.float32)
+      std = np.asarray(self.card['std'], np.float32)
+      images = augment.normalize(images, mean, std)
+    surplus = -count % self.batch_size
+    images = np.concatenate([images, images[-1:].repeat(surplus, axis=0)])
+    result = np.concatenate(
+      [
+        self._invoke(images[start : start + self.batch_size])
+        for start in range(0, len(images), self.batch_size)
+      ]
+    )[:count]
+    if self.output == self._native:
+      return result
+    if self.output == 'softmax':
+      return predictors.softmax(result)
+    return predictors.to_ids(result)

@@ -1,0 +1,132 @@
+"""What a run writes down while it runs: TensorBoard, JSON lines, progress."""
+
+import json
+import math
+import os
+import sys
+import time
+from typing import Any
+
+from absl import logging
+from clu import metric_writers
+import numpy as np
+import tqdm
+
+
+class Records:
+  """Writes metrics to TensorBoard and to `metrics.jsonl`."""
+
+  def __init__(self, workdir: str, step: int):
+    """Opens the records of a run that goes on after `step`.
+
+    Lines of later steps, left by a run that was killed, are dropped: they
+    will be written again.
+    """
+    os.makedirs(workdir, exist_ok=True)
+    path = os.path.join(workdir, 'metrics.jsonl')
+    kept = [line for line in read(path, strict=False) if line['step'] <= step]
+    with open(path + '.tmp', 'w', encoding='utf-8') as f:
+      f.writelines(json.dumps(line) + '\n' for line in kept)
+    os.replace(path + '.tmp', path)
+    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115
+    self._summaries = metric_writers.SummaryWriter(workdir)
+
+  def scalars(self, step: int, split: str, metrics: dict[str, Any]) -> None:
+    """Writes numbers under 'split/name' and as one JSON line."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    self._summaries.write_scalars(
+      step,
+      {f'{split}/{k}': v for k, v in numbers.items() if math.isfinite(v)},
+    )
+    # JSON has no NaN: an absent class is null.
+    line = {'step': step, 'split': split}
+    line |= {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+    self._file.write(json.dumps(line) + '\n')
+    self._file.flush()
+
+  def images(self, step: int, name: str, images: np.ndarray) -> None:
+    """Writes uint8 pictures [N, H, W, 3] to TensorBoard."""
+    self._summaries.write_images(step, {name: images})
+
+  def flush(self) -> None:
+    """Makes TensorBoard's file current."""
+    self._summaries.flush()
+
+  def close(self) -> None:
+    """Closes both files."""
+    self._summaries.close()
+    self._file.close()
+
+
+def read(path: str, strict: bool = True) -> list[dict[str, Any]]:
+  """Reads `metrics.jsonl`; a half line at the end (a kill) may be left out.
+
+  Raises:
+    ValueError: a line is not JSON, and `strict`.
+  """
+  lines = []
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as f:
+      for number, line in enumerate(f, 1):
+        try:
+          lines.append(json.loads(line))
+        except json.JSONDecodeError as e:
+          if strict:
+            raise ValueError(f'{path}:{number} is not JSON: {line!r}') from e
+          break
+  return lines
+
+
+class Progress:
+  """A bar with speed and ETA on a terminal, plain log lines elsewhere."""
+
+  def __init__(self, start: int, total: int, batch_size: int):
+    self._total, self._batch = total, batch_size
+    self._last_step, self._last_time = start, time.monotonic()
+    self._bar = None
+    if sys.stderr.isatty():
+      self._bar = tqdm.tqdm(
+        total=total, initial=start, unit='step', dynamic_ncols=True
+      )
+
+  def update(self, step: int) -> None:
+    """Moves the bar."""
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+
+  def pause(self) -> None:
+    """Leaves what happens until `resume` out of the speed."""
+    self._pause = time.monotonic()
+
+  def resume(self) -> None:
+    """Ends a pause."""
+    self._last_time += time.monotonic() - self._pause
+
+  def report(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+    """Shows metrics; returns 'steps_per_second', 'images_per_second'."""
+    now = time.monotonic()
+    rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
+    self._last_step, self._last_time = step, now
+    speed = {'steps_per_second': rate, 'images_per_second': rate * self._batch}
+    if self._bar is not None:
+      self._bar.set_postfix_str(
+        f'loss {metrics["loss"]:.3f}, {speed["images_per_second"]:.1f} images/s'
+      )
+    else:
+      left = time.gmtime((self._total - step) / max(rate, 1e-9))
+      logging.info(
+        'step %d/%d  loss %.4f  lr %.2e  %.2f steps/s  %.1f images/s  ETA %s',
+        step,
+        self._total,
+        metrics['loss'],
+        metrics['learning_rate'],
+        rate,
+        speed['images_per_second'],
+        time.strftime('%H:%M:%S', left),
+      )
+    return speed
+
+  def close(self) -> None:
+    """Leaves the terminal in order."""
+    if self._bar is not None:
+      self._bar.close()

@@ -1,0 +1,99 @@
+"""Trains or evaluates a segmentation model.
+
+Train, evaluate on the way, and leave everything in a work directory:
+
+    python -m deeplab.main --config=configs/shapes_mnv2.py
+    python -m deeplab.main --config=configs/folder_mnv2.py \\
+        --config.data.root=MY_IMAGES --config.data.num_classes=3
+
+A config's variant stands after a colon (`configs/voc_mnv2.py:smoke` shrinks
+everything to minutes); any field is overridden by its name. The same command
+with `--workdir` of an earlier run goes on where that stopped.
+
+Evaluate a run, or a file exported from it, by the same protocol:
+
+    python -m deeplab.main --mode=evaluate --workdir=W
+    python -m deeplab.main --mode=evaluate --workdir=W --tflite=F.tflite
+
+Look before training: `--dry_run` prints shapes, MACs, parameters and memory;
+`--list` shows the configs, encoders, heads and data sets there are.
+"""
+
+import os
+import time
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+from ml_collections import config_flags
+
+from deeplab import console
+from deeplab import describe
+from deeplab import evaluate
+from deeplab import train
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where the run is written; default runs/<config>/<time>.'
+)
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'What to do.')
+_TFLITE = flags.DEFINE_string(
+  'tflite', None, 'With --mode=evaluate: a .tflite file to score beside.'
+)
+_CHECKPOINT = flags.DEFINE_enum(
+  'checkpoint', 'best', ['best', 'latest'], 'With --mode=evaluate: which.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print what would be trained, and stop.'
+)
+_LIST = flags.DEFINE_bool(
+  'list', False, 'Print configs, encoders, heads and data sets, and stop.'
+)
+
+
+def _run() -> None:
+  config = _CONFIG.value
+  if _LIST.value:
+    print(describe.listing())
+    return
+  if _MODE.value == 'evaluate':
+    if not _WORKDIR.value:
+      raise ValueError('--mode=evaluate needs --workdir, the run to evaluate')
+    evaluate.evaluate_workdir(
+      _WORKDIR.value,
+      tflite=_TFLITE.value,
+      which=_CHECKPOINT.value,
+      eval_config=None if config is None else config.eval,
+    )
+    return
+  if config is None:
+    raise ValueError(
+      '--config is missing; --list shows what there is, for example '
+      '--config=configs/shapes_mnv2.py'
+    )
+  if _DRY_RUN.value:
+    print(describe.dry_run(config))
+    return
+  workdir = _WORKDIR.value or os.path.join(
+    'runs', config.name, time.strftime('%Y%m%d-%H%M%S')
+  )
+  logging.info('Work directory: %s', workdir)
+  logging.info('Devices: %s', jax.devices())
+  logging.info('Config:\n%s', config)
+  train.train(config, workdir)
+
+
+def main(argv: list[str]) -> None:
+  """Dispatches; an error that the user can mend is one line."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  console.set_up()
+  console.run(_run)
+
+
+if __name__ == '__main__':
+  jax.config.config_with_absl()
+  app.run(main, flags_parser=console.parse_flags)

@@ -1,0 +1,268 @@
+"""Segmentation metrics from integer counts, divided once at the end.
+
+Counts are int64, so they add up exactly over images, batches and hosts.
+A class that stands neither in the labels nor in the predictions has no score:
+NaN, and no part in any mean. Rows of a confusion matrix are labels, columns
+predictions.
+
+Boundary IoU follows Cheng et al., "Boundary IoU: Improving Object-Centric
+Image Segmentation Evaluation", CVPR 2021 (arXiv:2103.16562), with the counts
+of a class summed over the data set.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+
+from deeplab.data import info
+
+
+def _id_map(ids: np.ndarray, what: str) -> np.ndarray:
+  """Returns class ids as uint8, or says which value is no class id."""
+  ids = np.asarray(ids)
+  if ids.dtype == np.uint8:
+    return ids
+  if not np.issubdtype(ids.dtype, np.integer):
+    raise ValueError(f'{what} are {ids.dtype}; class ids are integers')
+  if ids.size and (ids.min() < 0 or ids.max() > 255):
+    bad = ids.min() if ids.min() < 0 else ids.max()
+    raise ValueError(f'{what} hold the value {bad}; class ids are 0..255')
+  return ids.astype(np.uint8)
+
+
+def _pairs(
+  labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Returns the [256, 256] int64 counts of (label, prediction) pairs.
+
+  Raises:
+    ValueError: shapes differ, or a label is neither a class nor 255.
+  """
+  labels = _id_map(labels, 'labels')
+  predictions = _id_map(predictions, 'predictions')
+  if labels.shape != predictions.shape:
+    raise ValueError(
+      f'labels {labels.shape} and predictions {predictions.shape} are not of '
+      'one shape'
+    )
+  pairs = labels.ravel().astype(np.uint16) << 8 | predictions.ravel()
+  counts = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+  bad = np.flatnonzero(counts[num_classes : info.IGNORE].any(axis=1))
+  if bad.size:
+    raise ValueError(
+      f'a label holds the value {num_classes + bad[0]}, but ids are '
+      f'0..{num_classes - 1} and {info.IGNORE} (ignored)'
+    )
+  return counts.astype(np.int64)
+
+
+def _check_num_classes(num_classes: int) -> None:
+  if not 1 <= num_classes <= info.IGNORE:
+    raise ValueError(
+      f'num_classes={num_classes} is not in 1..{info.IGNORE}, what 8-bit '
+      'labels can hold'
+    )
+
+
+class Confusion:
+  """A confusion matrix over any number of images.
+
+  Attributes:
+    matrix: int64 [K, K], rows = label, columns = prediction.
+  """
+
+  def __init__(self, num_classes: int):
+    _check_num_classes(num_classes)
+    self.matrix = np.zeros((num_classes, num_classes), np.int64)
+
+  def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+    """Counts pixels; those labelled 255 do not count, whatever is predicted.
+
+    Args:
+      labels: integer ids of any shape, 0..K-1 or 255.
+      predictions: integer ids of the same shape, 0..K-1 where the label is not
+        255.
+
+    Raises:
+      ValueError: shapes differ, or a value is no class id.
+    """
+    k = len(self.matrix)
+    counts = _pairs(labels, predictions, k)
+    bad = np.flatnonzero(counts[:k, k:].any(axis=0))
+    if bad.size:
+      raise ValueError(
+        f'a prediction holds the value {k + bad[0]}, but ids are 0..{k - 1}'
+      )
+    self.matrix += counts[:k, :k]
+
+  def merge(self, other: 'Confusion') -> None:
+    """Adds the counts of another part of the data set."""
+    if other.matrix.shape != self.matrix.shape:
+      raise ValueError(
+        f'confusion matrices of {len(self.matrix)} and {len(other.matrix)} '
+        'classes do not add up'
+      )
+    self.matrix += other.matrix
+
+
+def boundary_distance(size: Sequence[int], share: float) -> int:
+  """Returns the width in pixels of the boundary band of an image.
+
+  Args:
+    size: (H, W) of the image.
+    share: width as a share of the image's diagonal; 0.02 in the paper.
+  """
+  return max(1, round(share * math.hypot(size[0], size[1])))
+
+
+def boundary_band(ids: np.ndarray, distance: int) -> np.ndarray:
+  """Returns where a pixel is within `distance` of a pixel of another id.
+
+  A pixel of class k is in the band exactly where eroding the mask of k with a
+  (2 * distance + 1) square removes it; outside the image is no class, so the
+  image's border is a boundary. One minimum and one maximum filter over the ids
+  find the bands of all classes at once: a window holds a second id where its
+  minimum or its maximum is not the centre.
+
+  Args:
+    ids: uint8 [H, W], with 255 for no class.
+    distance: pixels, at least 1.
+
+  Returns:
+    bool [H, W], False where `ids` is 255.
+  """
+  kernel = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+  ids = cv2.copyMakeBorder(
+    ids, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=info.IGNORE
+  )
+  low, high = cv2.erode(ids, kernel), cv2.dilate(ids, kernel)
+  band = ((low != ids) | (high != ids)) & (ids != info.IGNORE)
+  return band[1:-1, 1:-1]
+
+
+class Boundary:
+  """Counts of boundary IoU over any number of images.
+
+  Attributes:
+    counts: int64 [2, K], intersections and unions of the boundary bands.
+    share: band width as a share of the image's diagonal.
+  """
+
+  def __init__(self, num_classes: int, share: float):
+    _check_num_classes(num_classes)
+    if share <= 0:
+      raise ValueError(f'boundary_share={share} is not positive')
+    self.counts = np.zeros((2, num_classes), np.int64)
+    self.share = share
+
+  def add(self, label: np.ndarray, prediction: np.ndarray) -> None:
+    """Adds one image.
+
+    Ignored pixels are cut out of the prediction as they are out of the label,
+    before the bands are drawn: a perfect prediction scores 1 beside them too.
+
+    Args:
+      label: integer ids [H, W], 0..K-1 or 255.
+      prediction: integer ids [H, W].
+    """
+    k = self.counts.shape[1]
+    label = _id_map(label, 'labels')
+    prediction = _id_map(prediction, 'predictions')
+    if label.ndim != 2 or label.shape != prediction.shape:
+      raise ValueError(
+        f'label {label.shape} and prediction {prediction.shape} are not two '
+        'images of one size'
+      )
+    prediction = np.where(label == info.IGNORE, info.IGNORE, prediction)
+    prediction = prediction.astype(np.uint8)
+    distance = boundary_distance(label.shape, self.share)
+    ours = np.where(boundary_band(prediction, distance), prediction, 255)
+    truth = np.where(boundary_band(label, distance), label, 255)
+    counts = _pairs(truth, ours, k)
+    common = np.diagonal(counts)[:k]
+    self.counts[0] += common
+    self.counts[1] += counts.sum(1)[:k] + counts.sum(0)[:k] - common
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+  """Divides, with NaN where there is nothing to divide by."""
+  return np.where(
+    denominator > 0, numerator / np.maximum(denominator, 1), np.nan
+  )
+
+
+def _mean(values: np.ndarray) -> float:
+  """Returns the mean over what is not NaN; NaN if nothing is left."""
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else math.nan
+
+
+def scores(
+  confusion: np.ndarray,
+  class_names: Sequence[str],
+  boundary: np.ndarray | None = None,
+) -> dict[str, float]:
+  """Returns every metric by name.
+
+  With n_ij pixels of class i predicted as j, t_i = sum_j n_ij labelled i and
+  p_i = sum_j n_ji predicted i:
+
+    pixel_accuracy      sum_i n_ii / sum_i t_i
+    accuracy/<class>    n_ii / t_i             mean_accuracy, their mean
+    iou/<class>         n_ii / (t_i + p_i - n_ii)       miou
+    dice/<class>        2 n_ii / (t_i + p_i)            mean_dice
+    fw_iou              sum_i t_i iou_i / sum_i t_i
+    boundary_iou/<class>  likewise on the bands         boundary_iou
+
+  Args:
+    confusion: int64 [K, K], rows = label.
+    class_names: K names.
+    boundary: int64 [2, K], intersections and unions of boundary bands; None
+      leaves boundary IoU out.
+
+  Returns:
+    Fractions in 0..1, NaN for what is not defined: the means leave it out.
+  """
+  confusion = np.asarray(confusion, np.int64)
+  if confusion.shape != (len(class_names), len(class_names)):
+    raise ValueError(
+      f'{len(class_names)} class names do not fit a confusion matrix of shape '
+      f'{confusion.shape}'
+    )
+  hits = np.diagonal(confusion)
+  labelled, predicted = confusion.sum(1), confusion.sum(0)
+  iou = _ratio(hits, labelled + predicted - hits)
+  accuracy = _ratio(hits, labelled)
+  dice = _ratio(2 * hits, labelled + predicted)
+  total = labelled.sum()
+  result = {
+    'miou': _mean(iou),
+    'pixel_accuracy': float(_ratio(hits.sum(), total)),
+    'mean_accuracy': _mean(accuracy),
+    'fw_iou': float(_ratio((labelled * np.nan_to_num(iou)).sum(), total)),
+    'mean_dice': _mean(dice),
+  }
+  tables = {'iou': iou, 'accuracy': accuracy, 'dice': dice}
+  if boundary is not None:
+    tables['boundary_iou'] = _ratio(boundary[0], boundary[1])
+    result['boundary_iou'] = _mean(tables['boundary_iou'])
+  for metric, values in tables.items():
+    for name, value in zip(class_names, values, strict=True):
+      result[f'{metric}/{name}'] = float(value)
+  return result
+
+
+def jsonable(value: Any) -> Any:
+  """Returns what strict JSON can hold: NaN and infinities become None."""
+  if isinstance(value, dict):
+    return {str(key): jsonable(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [jsonable(item) for item in value]
+  if isinstance(value, np.ndarray | np.generic):
+    return jsonable(value.tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

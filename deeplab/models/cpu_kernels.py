@@ -1,0 +1,276 @@
+"""Convolutions written for XLA's CPU back end, and its sums over pixels.
+
+`depthwise` and `pointwise` compute what `lax.conv_general_dilated` computes,
+in forms that the CPU back end runs several times faster in training.
+Accelerators, exporters and quantisers never see this file.
+
+What that back end does well is one loop over an elementwise expression, with
+the channels innermost: it vectorises it, runs it on all cores, and nine slices
+of a padded map cost little more than a copy. What it does badly is a sum over
+all pixels with arithmetic inside: it walks one channel at a time through
+memory, seven to forty times slower. So gradients are written by hand here, and
+every sum over pixels goes through `channel_sum`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import functools
+import operator
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+Array = jax.Array
+Pads = tuple[tuple[int, int], tuple[int, int]]
+# Rows (start, stop) and columns (start, stop) of a map.
+Region = tuple[tuple[int, int], tuple[int, int]]
+
+# Terms of one elementwise sum in `channel_sum`. 4, 8 and 16 are about equally
+# fast, and fewer compile faster; with 32 XLA fuses the second stage into the
+# first, which is 5 to 15 times slower.
+_TERMS = 4
+# XLA hands sums of at least so many elements to a library, and fuses smaller
+# ones into whatever produces their operand, which is what must not happen.
+_LIBRARY_SUM = 32_768
+
+
+def _divisor(n: int, limit: int) -> int:
+  """Returns the largest divisor of n up to limit."""
+  return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
+
+
+def _add(terms: Iterable[Array]) -> Array:
+  return functools.reduce(operator.add, terms)
+
+
+def channel_sum(function: Callable[..., Array], *arrays: Array) -> Array:
+  """Sums `function(*arrays)` over all pixels, keeping channels.
+
+  The maps are cut into a few blocks whose values are added up elementwise, so
+  that `function` is computed in a vectorised loop; what is left is small.
+
+  Args:
+    function: elementwise, of as many arguments as there are arrays.
+    *arrays: [B, H, W, C] each.
+
+  Returns:
+    [C].
+  """
+  batch, height = arrays[0].shape[:2]
+  images = _divisor(batch, _TERMS)
+  bands = _divisor(height, _TERMS // images)
+  batch, height = batch // images, height // bands
+  total = _add(
+    function(
+      *(
+        x[i * batch : (i + 1) * batch, j * height : (j + 1) * height]
+        for x in arrays
+      )
+    )
+    for i in range(images)
+    for j in range(bands)
+  )
+  total = total.reshape(-1, total.shape[-1])
+  while total.shape[0] > 1 and total.size < _LIBRARY_SUM:
+    parts = _divisor(total.shape[0], _TERMS)
+    if parts == 1:
+      break
+    total = _add(jnp.split(total, parts))
+  return total.sum(0)
+
+
+def _pad(x: Array, pads: Pads) -> Array:
+  """Zero padding of rows and columns, or cropping where negative."""
+  zero = jnp.zeros((), x.dtype)
+  return lax.pad(x, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
+
+
+def _window(x: Array, region: Region, stride: int = 1) -> Array:
+  (top, bottom), (left, right) = region
+  return x[:, top:bottom:stride, left:right:stride]
+
+
+def _multiply(x: Array, y: Array) -> Array:
+  return x.astype(jnp.float32) * y.astype(jnp.float32)
+
+
+def _out_size(size, k: int, stride: int, rate: int, pads: Pads):
+  return [
+    (n + sum(p) - (k - 1) * rate - 1) // stride + 1
+    for n, p in zip(size, pads, strict=True)
+  ]
+
+
+# Dense: the map is padded once, and every tap reads a window of full size.
+
+
+def _windows(padded: Array, k: int, stride: int, rate: int, size):
+  """Yields (i, j, window [B, *size, C]) for the taps of a kernel."""
+  spans = [(n - 1) * stride + 1 for n in size]
+  for i in range(k):
+    for j in range(k):
+      rows, columns = (
+        (tap * rate, tap * rate + span)
+        for tap, span in zip((i, j), spans, strict=True)
+      )
+      yield i, j, _window(padded, (rows, columns), stride)
+
+
+def _dense(padded: Array, kernel: Array, stride: int, rate: int, size) -> Array:
+  windows = _windows(padded, kernel.shape[0], stride, rate, size)
+  return _add(_multiply(x, kernel[i : i + 1, j : j + 1]) for i, j, x in windows)
+
+
+def _phase(phase: int, k: int, stride: int, rate: int, low: int):
+  """Returns [(tap, offset)]: what input row `stride * p + phase` feeds.
+
+  Through `tap` it feeds output row `p + offset`.
+  """
+  reach = [(tap, phase + low - tap * rate) for tap in range(k)]
+  return [(tap, n // stride) for tap, n in reach if n % stride == 0]
+
+
+def _dense_dx(g: Array, kernel: Array, stride, rate, pads, size) -> Array:
+  """Gradient by the input, one phase of the stride at a time.
+
+  Inserting zeros between the rows of g instead would give stride ** 2 times
+  the work.
+  """
+  k = kernel.shape[0]
+  phases = [
+    [_phase(p, k, stride, rate, low) for p in range(stride)] for low, _ in pads
+  ]
+  count = [-(-n // stride) for n in size]
+  lows, padding = [], []
+  for axis in range(2):
+    offsets = [offset for taps in phases[axis] for _, offset in taps]
+    lows.append(-min(offsets))
+    end = count[axis] + max(offsets) - g.shape[1 + axis]
+    padding.append((lows[axis], end))
+  g = _pad(g, (padding[0], padding[1]))
+  rows = []
+  for vertical in phases[0]:
+    columns = []
+    for horizontal in phases[1]:
+      total = jnp.zeros((g.shape[0], *count, g.shape[3]), jnp.float32)
+      for i, y in vertical:
+        for j, x in horizontal:
+          top, left = y + lows[0], x + lows[1]
+          region = (top, top + count[0]), (left, left + count[1])
+          total = total + _multiply(
+            _window(g, region), kernel[i : i + 1, j : j + 1]
+          )
+      columns.append(total)
+    rows.append(jnp.stack(columns, 3))
+  dx = jnp.stack(rows, 2)
+  dx = dx.reshape(g.shape[0], count[0] * stride, count[1] * stride, -1)
+  return dx[:, : size[0], : size[1]]
+
+
+# Sparse: at a large rate most taps read padding alone (at rate 12 on a 16 x 16
+# map the padded map would be six times the map), so the few products that
+# matter are added to the regions that they reach.
+
+
+def _is_sparse(size, stride: int, rate: int) -> bool:
+  return stride == 1 and 4 * rate > min(size)
+
+
+def _pairs(size, k: int, rate: int, pads: Pads):
+  """Returns [(i, j, source, target)]: taps and the regions they connect."""
+  out = _out_size(size, k, 1, rate, pads)
+  pairs = []
+  for i in range(k):
+    for j in range(k):
+      source, target = [], []
+      for axis, tap in enumerate((i, j)):
+        shift = tap * rate - pads[axis][0]
+        start = max(0, -shift)
+        stop = min(out[axis], size[axis] - shift)
+        target.append((start, stop))
+        source.append((start + shift, stop + shift))
+      if all(start < stop for start, stop in target):
+        pairs.append((i, j, tuple(source), tuple(target)))
+  return pairs
+
+
+def _sparse(x: Array, kernel: Array, pairs, size) -> Array:
+  total = jnp.zeros((x.shape[0], *size, x.shape[3]), jnp.float32)
+  whole = tuple((0, n) for n in size)
+  for i, j, source, target in sorted(pairs, key=lambda p: p[3] != whole):
+    term = _multiply(_window(x, source), kernel[i : i + 1, j : j + 1])
+    term = term + _window(total, target)
+    start = (0, target[0][0], target[1][0], 0)
+    total = lax.dynamic_update_slice(total, term, start)
+  return total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def depthwise(
+  x: Array, kernel: Array, stride: int, rate: int, pads: Pads
+) -> Array:
+  """Depthwise convolution as a sum of shifted multiplies.
+
+  Products are added in float32.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [k, k, 1, C].
+    stride: stride.
+    rate: atrous rate.
+    pads: ((top, bottom), (left, right)).
+
+  Returns:
+    [B, H', W', C].
+  """
+  return _depthwise_forward(x, kernel, stride, rate, pads)[0]
+
+
+def _depthwise_forward(x, kernel, stride, rate, pads):
+  size, k = x.shape[1:3], kernel.shape[0]
+  out = _out_size(size, k, stride, rate, pads)
+  if _is_sparse(size, stride, rate):
+    y = _sparse(x, kernel, _pairs(size, k, rate, pads), out)
+    return y.astype(x.dtype), (x, kernel, size)
+  padded = _pad(x, pads)
+  y = _dense(padded, kernel, stride, rate, out)
+  return y.astype(x.dtype), (padded, kernel, size)
+
+
+def _depthwise_backward(stride, rate, pads, residuals, g):
+  x, kernel, size = residuals
+  k = kernel.shape[0]
+  if _is_sparse(size, stride, rate):
+    pairs = _pairs(size, k, rate, pads)
+    swapped = [(i, j, target, source) for i, j, source, target in pairs]
+    dx = _sparse(g, kernel, swapped, size)
+    sums = {
+      (i, j): channel_sum(_multiply, _window(x, source), _window(g, target))
+      for i, j, source, target in pairs
+    }
+  else:
+    dx = _dense_dx(g, kernel, stride, rate, pads, size)
+    sums = {
+      (i, j): channel_sum(_multiply, window, g)
+      for i, j, window in _windows(x, k, stride, rate, g.shape[1:3])
+    }
+  zero = jnp.zeros(x.shape[3:], jnp.float32)
+  rows = [
+    jnp.stack([sums.get((i, j), zero) for j in range(k)]) for i in range(k)
+  ]
+  dkernel = jnp.stack(rows)[:, :, None]
+  return dx.astype(g.dtype), dkernel.astype(kernel.dtype)
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def pointwise(x: Array, kernel: Array) -> Array:
+  """1x1 convolution of [B, H, W, Cin] by [1, 1, Cin, Cout] as a product.
+
+  The pixels are one axis of a matrix: differentiated as it stands, a product
+  that contracts three axes makes XLA transpose the whole map.
+  """
+  y = x.reshape(-1, x.shape[3]) @ kernel[0, 0]
+  return y.reshape(*x.shape[:3], -1)

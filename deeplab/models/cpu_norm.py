@@ -1,0 +1,154 @@
+"""BatchNorm and the activation behind it, written for XLA's CPU back end.
+
+In training only, and with the gradient written by hand: differentiated by JAX,
+BatchNorm sums products over all pixels in one expression, which that back end
+does slowly (see `cpu_kernels`).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from deeplab.models import cpu_kernels
+
+Array = jax.Array
+
+ACTIVATIONS = ('relu', 'relu6', 'none')
+
+
+def _activate(activation: str, y: Array) -> Array:
+  if activation == 'relu':
+    return jnp.maximum(y, 0)
+  if activation == 'relu6':
+    return jnp.clip(y, 0, 6)
+  return y
+
+
+def _gate(activation: str, y: Array, g: Array) -> Array:
+  """Returns the gradient by y, the activation's input; 0 at its corners."""
+  if activation == 'relu':
+    return jnp.where(y > 0, g, 0)
+  if activation == 'relu6':
+    return jnp.where((y > 0) & (y < 6), g, 0)
+  return g
+
+
+def _row(x: Array) -> Array:
+  return x[None, None, None]
+
+
+def _average(sums: list[Array], x: Array, axis_name: str | None):
+  """Returns sums over pixels as means over the pixels of all devices."""
+  means = [s / (x.size // x.shape[3]) for s in sums]
+  return means if axis_name is None else lax.pmean(means, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def batch_norm(
+  x: Array,
+  scale: Array,
+  bias: Array,
+  epsilon: float,
+  activation: str,
+  axis_name: str | None,
+) -> tuple[Array, Array, Array]:
+  """Training-mode BatchNorm and the activation behind it.
+
+  Only the map is differentiated: gradients by the statistics, which are for
+  running averages, are dropped.
+
+  Args:
+    x: [B, H, W, C], computed on in float32.
+    scale: [C] float32.
+    bias: [C] float32.
+    epsilon: added to the variance.
+    activation: one of `ACTIVATIONS`.
+    axis_name: pmap axis over which statistics are averaged, or None.
+
+  Returns:
+    The activated map [B, H, W, C] in x's dtype, and the batch's mean [C] and
+    biased variance [C] in float32.
+  """
+  return _forward(x, scale, bias, epsilon, activation, axis_name)[0]
+
+
+def _forward(x, scale, bias, epsilon, activation, axis_name):
+  f32 = lambda x: x.astype(jnp.float32)
+  sums = [
+    cpu_kernels.channel_sum(f32, x),
+    cpu_kernels.channel_sum(lambda x: f32(x) * f32(x), x),
+  ]
+  mean, square = _average(sums, x, axis_name)
+  variance = jnp.maximum(square - mean * mean, 0)
+  inverse = lax.rsqrt(variance + epsilon)
+  y = (f32(x) - _row(mean)) * _row(inverse * scale) + _row(bias)
+  y = _activate(activation, y).astype(x.dtype)
+  return (y, mean, variance), (x, scale, bias, mean, inverse)
+
+
+def _backward(epsilon, activation, axis_name, residuals, gradients):
+  del epsilon
+  x, scale, bias, mean, inverse = residuals
+  slope = inverse * scale
+
+  def centred(x):
+    return x.astype(jnp.float32) - _row(mean)
+
+  def gated(x, g):
+    y = centred(x) * _row(slope) + _row(bias)
+    return _gate(activation, y, g.astype(jnp.float32))
+
+  g = gradients[0]
+  dbias = cpu_kernels.channel_sum(gated, x, g)
+  dscale = cpu_kernels.channel_sum(lambda x, g: gated(x, g) * centred(x), x, g)
+  dscale = dscale * inverse
+  # The statistics depend on x too; over a pmap axis, on every device's x.
+  by_mean, by_spread = _average([dbias, dscale], x, axis_name)
+  dx = gated(x, g) - _row(by_mean) - centred(x) * _row(inverse * by_spread)
+  return (dx * _row(slope)).astype(x.dtype), dscale, dbias
+
+
+batch_norm.defvjp(_forward, _backward)
+
+
+class BatchNorm(nn.Module):
+  """`nn.BatchNorm` in training mode, and an activation.
+
+  Variables are those of `nn.BatchNorm`, so either can go on from the other's.
+
+  Attributes:
+    decay: share of the old running statistic kept at each step.
+    epsilon: added to the variance.
+    activation: one of `ACTIVATIONS`.
+    axis_name: pmap axis over which statistics are averaged, or None.
+  """
+
+  decay: float
+  epsilon: float
+  activation: str
+  axis_name: str | None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Normalises [B, H, W, C] and moves the running statistics."""
+    shape, one, zero = x.shape[-1:], nn.initializers.ones, nn.initializers.zeros
+    scale = self.param('scale', one, shape, jnp.float32)
+    bias = self.param('bias', zero, shape, jnp.float32)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape, jnp.float32)
+    var = self.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32)
+    initializing = self.is_initializing()
+    y, batch_mean, batch_var = batch_norm(
+      x,
+      scale,
+      bias,
+      self.epsilon,
+      self.activation,
+      None if initializing else self.axis_name,
+    )
+    if not initializing:
+      mean.value = self.decay * mean.value + (1 - self.decay) * batch_mean
+      var.value = self.decay * var.value + (1 - self.decay) * batch_var
+    return y

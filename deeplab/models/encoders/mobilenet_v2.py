@@ -1,0 +1,280 @@
+"""MobileNetV2, with every variant that published segmentation models use.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018.
+Layouts follow Keras (`keras.applications.MobileNetV2`, to which the features
+are equal) and TF-slim (`research/slim/nets/mobilenet`, as
+`research/deeplab` uses it); what differs between the two is a field.
+
+Modules: `stem`, `block_0` .. `block_16`, each with `expand` (not in block_0),
+`depthwise` and `project`, and `top` if asked for. Block numbers are Keras'.
+"""
+
+from typing import Literal
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from deeplab.models import layers
+from deeplab.models import output_stride as output_strides
+from deeplab.models.encoders import contract
+
+Array = jax.Array
+
+STEM_CHANNELS = 32
+TOP_CHANNELS = 1280
+
+
+class Stage(NamedTuple):
+  """One row of the paper's table 2 (its repeats are a field), or one block."""
+
+  expansion: int
+  channels: int
+  stride: int
+
+
+STAGES = (
+  Stage(1, 16, 1),
+  Stage(6, 24, 2),
+  Stage(6, 32, 2),
+  Stage(6, 64, 2),
+  Stage(6, 96, 1),
+  Stage(6, 160, 2),
+  Stage(6, 320, 1),
+)
+
+# Nominal channels of the stage whose first expansion ends a cut encoder.
+CUTS = {'none': None, 'block_6_expand': 64, 'block_13_expand': 160}
+
+
+def make_divisible(value: float, divisor: int) -> int:
+  """Returns the multiple of `divisor` nearest to `value`, at least 90% of it.
+
+  Args:
+    value: wanted number of channels.
+    divisor: what the result divides by; also the least result.
+  """
+  rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+  return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def scale_channels(channels: int, alpha: float, rounding: str) -> int:
+  """Returns the scaled number of channels.
+
+  Args:
+    channels: number at alpha 1.
+    alpha: width multiplier.
+    rounding: 'keras' gives multiples of 8; 'slim' the nearest whole number, as
+      in the published TF DeepLab models of alpha 0.5 (12 channels at stride 4
+      where Keras has 16). Both are the same at alpha 1.
+  """
+  if rounding == 'slim':
+    return make_divisible(channels * alpha, 1)
+  return make_divisible(int(channels * alpha), 8)
+
+
+class InvertedResidual(nn.Module):
+  """1x1 expansion, 3x3 depthwise, linear 1x1 projection; perhaps a shortcut.
+
+  Attributes:
+    features: output channels.
+    expanded: channels of the depthwise layer; as many as the input has: there
+      is no `expand`.
+    layer: stride and rate of the depthwise layer.
+    shortcut: adds the input.
+    norm: BatchNorm constants.
+    activation: 'relu6' or 'relu'.
+    padding: see `layers.explicit_padding`.
+    options: what the model's layers share.
+    expand_only: stops behind the expansion.
+  """
+
+  features: int
+  expanded: int
+  layer: output_strides.Layer
+  shortcut: bool
+  norm: layers.Norm
+  activation: str
+  padding: layers.Padding
+  options: layers.Options
+  expand_only: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+    """Maps [B, H, W, C] to the block's output and its widest map."""
+    inputs = x
+    if self.expanded != x.shape[-1]:
+      x = layers.ConvBN(
+        self.expanded,
+        self.norm,
+        activation=self.activation,
+        options=self.options,
+        name='expand',
+      )(x, train)
+    if self.expand_only:
+      return x, x
+    wide = layers.ConvBN(
+      self.expanded,
+      self.norm,
+      kernel=3,
+      stride=self.layer.stride,
+      rate=self.layer.rate,
+      groups=self.expanded,
+      padding=self.padding,
+      activation=self.activation,
+      options=self.options,
+      name='depthwise',
+    )(x, train)
+    x = layers.ConvBN(
+      self.features,
+      self.norm,
+      activation='none',
+      options=self.options,
+      name='project',
+    )(wide, train)
+    return (inputs + x if self.shortcut else x), wide
+
+
+class MobileNetV2(nn.Module):
+  """MobileNetV2 as a feature extractor; see `contract` for what it returns.
+
+  Channels at alpha 1: 16, 24, 32, 96, 320 at nominal strides 2 .. 32.
+
+  Attributes:
+    output_stride: 4, 8, 16 or 32.
+    multi_grid: rate factors of the last blocks, (14, 15, 16) for three.
+    options: what the model's layers share.
+    alpha: width multiplier.
+    rounding: 'keras' or 'slim', see `scale_channels`.
+    activation: 'relu6', or 'relu' as in TI's models.
+    padding: 'symmetric' samples the same grid at any input size; 'same' is
+      TF-slim's and 'keras' is Keras', which pretrained weights expect.
+    bn_decay: see `layers.Norm`. Published: 0.997 (TF), 0.999 (Keras), 0.9
+      (PyTorch).
+    bn_epsilon: see `layers.Norm`.
+    tap: 'output' taps the last block of each stage; 'expanded' taps its
+      activated depthwise map, six times as wide, for every stage but the last:
+      TF DeepLab's decoder reads `layer_4/depthwise_output`, 144 channels at
+      stride 4.
+    cut: 'none'; 'block_13_expand' ends with the first expansion of the
+      160-channel stage (nominal stride 16, 576 channels), 'block_6_expand'
+      with that of the 64-channel stage (stride 8, 192 channels), each in place
+      of its stage's own map. STMicroelectronics' models are cut so.
+    top_conv: ends with the 1x1 layer of 1280 channels (more above alpha 1)
+      that classifiers have.
+    repeats: blocks in each of the seven stages.
+  """
+
+  output_stride: int = 16
+  multi_grid: tuple[int, ...] = (1, 1, 1)
+  options: layers.Options = layers.Options()
+  alpha: float = 1.0
+  rounding: Literal['keras', 'slim'] = 'keras'
+  activation: Literal['relu6', 'relu'] = 'relu6'
+  padding: layers.Padding = 'symmetric'
+  bn_decay: float = 0.997
+  bn_epsilon: float = 1e-3
+  tap: Literal['output', 'expanded'] = 'output'
+  cut: Literal['none', 'block_6_expand', 'block_13_expand'] = 'none'
+  top_conv: bool = False
+  repeats: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
+
+  def _check(self) -> None:
+    """Raises ValueError where fields are unknown or exclude each other."""
+    contract.check('rounding', self.rounding, ('keras', 'slim'))
+    contract.check('activation', self.activation, ('relu6', 'relu'))
+    contract.check('tap', self.tap, ('output', 'expanded'))
+    contract.check('cut', self.cut, tuple(CUTS))
+    if self.alpha <= 0:
+      raise ValueError(f'alpha={self.alpha} must be positive')
+    if len(self.repeats) != len(STAGES) or min(self.repeats) < 1:
+      raise ValueError(
+        f'repeats={tuple(self.repeats)} must name at least one block for each '
+        f'of the {len(STAGES)} stages'
+      )
+    uneven = any(factor != 1 for factor in self.multi_grid)
+    if self.cut != 'none' and (self.top_conv or uneven):
+      raise ValueError(
+        f'cut={self.cut!r} drops the last blocks: it goes with neither '
+        f'top_conv nor multi_grid={tuple(self.multi_grid)}'
+      )
+
+  def _blocks(self) -> list[Stage]:
+    """Returns each block; the first of a stage alone has its stride."""
+    return [
+      stage if i == 0 else stage._replace(stride=1)
+      for stage, count in zip(STAGES, self.repeats, strict=True)
+      for i in range(count)
+    ]
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> contract.Features:
+    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    self._check()
+    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    blocks = self._blocks()
+    plan = output_strides.atrous(
+      [2, *(block.stride for block in blocks)],
+      self.output_stride,
+      self.multi_grid,
+    )
+    x = layers.ConvBN(
+      scale_channels(STEM_CHANNELS, self.alpha, self.rounding),
+      norm,
+      kernel=3,
+      stride=plan[0].stride,
+      padding=self.padding,
+      activation=self.activation,
+      options=self.options,
+      name='stem',
+    )(images, train)
+
+    features: list[Array] = []
+    for i, block in enumerate(blocks):
+      cin = x.shape[-1]
+      channels = scale_channels(block.channels, self.alpha, self.rounding)
+      expanded = cin
+      if block.expansion > 1:
+        expanded = make_divisible(cin * block.expansion, 8)
+      cut = block.channels == CUTS[self.cut]
+      x, wide = InvertedResidual(
+        channels,
+        expanded,
+        plan[i + 1],
+        # By the nominal stride: no shortcut appears where a stride is removed.
+        shortcut=block.stride == 1 and cin == channels,
+        norm=norm,
+        activation=self.activation,
+        padding=self.padding,
+        options=self.options,
+        expand_only=cut,
+        name=f'block_{i}',
+      )(x, train)
+      if cut:
+        return (*features[:-1], x)
+      final = i + 1 == len(blocks)
+      if final or blocks[i + 1].stride > 1:
+        features.append(wide if self.tap == 'expanded' and not final else x)
+
+    if self.top_conv:
+      x = layers.ConvBN(
+        scale_channels(TOP_CHANNELS, max(self.alpha, 1.0), self.rounding),
+        norm,
+        activation=self.activation,
+        options=self.options,
+        name='top',
+      )(x, train)
+      features[-1] = x
+    return tuple(features)
+
+
+class MobileNetV2Tiny(MobileNetV2):
+  """Nine narrow blocks, for tests: every kind of block that the full one has.
+
+  Channels 8, 8, 8, 24, 80 at nominal strides 2 .. 32; block_2 and block_7 have
+  shortcuts.
+  """
+
+  alpha: float = 0.25
+  bn_decay: float = 0.9
+  repeats: tuple[int, ...] = (1, 2, 1, 1, 1, 2, 1)

@@ -1,0 +1,220 @@
+"""Aligned Xception, the large encoder of the DeepLabV3+ paper.
+
+Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic
+Image Segmentation", 2018, figure 4; TensorFlow's
+`research/deeplab/core/xception.py`. Strided separable convolutions stand in
+for max pooling, and all padding is fixed and symmetric (`conv2d_same`), so the
+grid lies the same way at any input size.
+
+Modules: `stem_1`, `stem_2`, `entry_1` .. , `middle_1` .. , `exit_1`, `exit_2`;
+a block has `separable_1` .. `separable_3`, each with `depthwise` and
+`pointwise`, and `shortcut` where it changes shape.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from deeplab.models import layers
+from deeplab.models import output_stride as output_strides
+from deeplab.models.encoders import contract
+
+Array = jax.Array
+Shortcut = Literal['conv', 'sum', 'none']
+
+
+class Unit(NamedTuple):
+  """One row of the network's table; fields as in `Block`."""
+
+  name: str
+  features: tuple[int, ...]
+  stride: int  # nominal, of the third separable convolution
+  shortcut: Shortcut
+  pre_activation: bool = True
+
+
+class Block(nn.Module):
+  """Three separable convolutions and a shortcut; Xception's unit.
+
+  Attributes:
+    features: output channels of each separable convolution.
+    plan: stride and rate of each; the shortcut has the product of the strides.
+    shortcut: 'conv' adds a 1x1 projection of the input, 'sum' the input,
+      'none' nothing.
+    pre_activation: ReLU before each separable convolution and none in it; or
+      none before, and one behind each of its two layers.
+    norm: BatchNorm constants.
+    options: what the model's layers share.
+  """
+
+  features: Sequence[int]
+  plan: Sequence[output_strides.Layer]
+  shortcut: Shortcut
+  pre_activation: bool
+  norm: layers.Norm
+  options: layers.Options
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+    """Maps [B, H, W, C] to the output and the second convolution's map.
+
+    Only the third convolution has a stride: the second's map is the last one
+    before it.
+    """
+    inputs, maps = x, []
+    activation = 'none' if self.pre_activation else 'relu'
+    for i, (features, layer) in enumerate(
+      zip(self.features, self.plan, strict=True), start=1
+    ):
+      if self.pre_activation:
+        x = jax.nn.relu(x)
+      x = layers.SeparableConvBN(
+        features,
+        self.norm,
+        stride=layer.stride,
+        rate=layer.rate,
+        padding='symmetric',
+        depthwise_activation=activation,
+        activation=activation,
+        options=self.options,
+        name=f'separable_{i}',
+      )(x, train)
+      maps.append(x)
+    if self.shortcut == 'sum':
+      x = x + inputs
+    elif self.shortcut == 'conv':
+      x = x + layers.ConvBN(
+        self.features[-1],
+        self.norm,
+        stride=self.plan[-1].stride,
+        padding='symmetric',
+        activation='none',
+        options=self.options,
+        name='shortcut',
+      )(inputs, train)
+    return x, maps[1]
+
+
+class Xception(nn.Module):
+  """Aligned Xception as a feature extractor; see `contract`.
+
+  The entry before the last stage's, at nominal stride s, is what enters the
+  strided convolution that leaves s: the second separable convolution of that
+  block, linear behind its BatchNorm. At stride 4 this is the map that TF
+  DeepLab's decoder reads (`separable_conv2_pointwise`, 256 channels). The last
+  entry is the output of `exit_2`.
+
+  Attributes:
+    output_stride: 4, 8, 16 or 32.
+    multi_grid: rate factors of the three separable convolutions of `exit_2`.
+    options: what the model's layers share.
+    bn_decay: see `layers.Norm`.
+    bn_epsilon: see `layers.Norm`.
+    stem: channels of the two 3x3 layers; the first has stride 2.
+    entry: (channels, stride) of each block of the entry flow, whose strides
+      multiply to 8.
+    middle: number of blocks in the middle flow.
+    exit: channels of the separable convolutions of `exit_1` (stride 2) and
+      `exit_2`.
+  """
+
+  output_stride: int = 16
+  multi_grid: tuple[int, ...] = (1, 1, 1)
+  options: layers.Options = layers.Options()
+  bn_decay: float = 0.9997
+  bn_epsilon: float = 1e-3
+  stem: tuple[int, int] = (32, 64)
+  entry: tuple[tuple[int, int], ...] = ((128, 2), (256, 2), (728, 2))
+  middle: int = 16
+  exit: tuple[tuple[int, ...], ...] = ((728, 1024, 1024), (1536, 1536, 2048))
+
+  def _check(self) -> None:
+    """Raises ValueError where a field has not the shape that it must have."""
+    strides = [stride for _, stride in self.entry if stride != 1]
+    if strides != [2, 2, 2]:
+      raise ValueError(
+        f'entry={self.entry} must hold three blocks of stride 2 and no other '
+        'stride but 1'
+      )
+    if [len(channels) for channels in self.exit] != [3, 3]:
+      raise ValueError(f'exit={self.exit} must be two triples of channels')
+    if len(self.multi_grid) != 3:
+      raise ValueError(
+        f'multi_grid={tuple(self.multi_grid)} must hold three factors, one for '
+        'each separable convolution of exit_2'
+      )
+
+  def _units(self) -> list[Unit]:
+    """Returns the blocks of the entry, middle and exit flow."""
+    width = self.entry[-1][0]
+    entry = [
+      Unit(f'entry_{i}', (channels,) * 3, stride, 'conv')
+      for i, (channels, stride) in enumerate(self.entry, start=1)
+    ]
+    middle = [
+      Unit(f'middle_{i}', (width,) * 3, 1, 'sum')
+      for i in range(1, self.middle + 1)
+    ]
+    return [
+      *entry,
+      *middle,
+      Unit('exit_1', tuple(self.exit[0]), 2, 'conv'),
+      Unit('exit_2', tuple(self.exit[1]), 1, 'none', pre_activation=False),
+    ]
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> contract.Features:
+    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    self._check()
+    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    units = self._units()
+    nominal = [2, 1]
+    for unit in units:
+      nominal += [1, 1, unit.stride]
+    plan = output_strides.atrous(nominal, self.output_stride, self.multi_grid)
+
+    x = images
+    for i, channels in enumerate(self.stem):
+      x = layers.ConvBN(
+        channels,
+        norm,
+        kernel=3,
+        stride=plan[i].stride,
+        padding='symmetric',
+        options=self.options,
+        name=f'stem_{i + 1}',
+      )(x, train)
+
+    features: list[Array] = []
+    for i, unit in enumerate(units):
+      x, before = Block(
+        unit.features,
+        plan[3 * i + 2 : 3 * i + 5],
+        unit.shortcut,
+        unit.pre_activation,
+        norm,
+        self.options,
+        name=unit.name,
+      )(x, train)
+      if unit.stride > 1:
+        features.append(before)
+    return (*features, x)
+
+
+class Xception65(Xception):
+  """Xception-65: sixteen middle blocks, and 128 .. 2048 channels."""
+
+  middle: int = 16
+
+
+class XceptionTiny(Xception):
+  """One middle block and few channels, for tests."""
+
+  bn_decay: float = 0.9
+  stem: tuple[int, int] = (4, 8)
+  entry: tuple[tuple[int, int], ...] = ((8, 2), (12, 2), (16, 2))
+  middle: int = 1
+  exit: tuple[tuple[int, ...], ...] = ((16, 16, 24), (24, 24, 32))

@@ -1,0 +1,1 @@
+"""Segmentation heads, one file a family. Heads never ask which encoder."""

@@ -1,0 +1,397 @@
+"""The few layers every encoder and head is built from.
+
+Everything that all models must agree on stands here once: compute and
+parameter dtypes, BatchNorm, padding, the resize, per-example dropout, and the
+two ways of computing depthwise and 1x1 convolutions.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deeplab.models import cpu_kernels
+from deeplab.models import cpu_norm
+
+Array = jax.Array
+Padding = Literal['same', 'symmetric', 'keras']
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  'relu': jax.nn.relu,
+  'relu6': jax.nn.relu6,
+  'none': lambda x: x,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What every layer of one model shares.
+
+  Attributes:
+    dtype: compute dtype, 'float32' or 'bfloat16'. Parameters, BatchNorm
+      statistics and logits are float32 always.
+    axis_name: pmap axis over which BatchNorm averages its batch statistics;
+      None outside pmap.
+    depthwise: 'conv' is the grouped convolution that accelerators, exporters,
+      quantisers and MAC counters need; 'shifted' computes the same sum as
+      shifted multiplies, several times faster on a CPU.
+    pointwise: 'conv', or 'matmul' for 1x1 convolutions as matrix products and
+      BatchNorm with a hand-written gradient, faster on a CPU in training.
+  """
+
+  dtype: str = 'float32'
+  axis_name: str | None = None
+  depthwise: Literal['conv', 'shifted'] = 'conv'
+  pointwise: Literal['conv', 'matmul'] = 'conv'
+
+  def __post_init__(self):
+    for name, allowed in (
+      ('dtype', ('float32', 'bfloat16')),
+      ('depthwise', ('conv', 'shifted')),
+      ('pointwise', ('conv', 'matmul')),
+    ):
+      value = getattr(self, name)
+      if value not in allowed:
+        raise ValueError(f'{name}={value!r} is not one of {allowed}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+  """BatchNorm constants; one set a family of layers.
+
+  Attributes:
+    decay: share of the old running statistic kept at each step (PyTorch's
+      momentum is 1 - decay). Values of .99 and more never settle in a run of a
+      few hundred steps.
+    epsilon: added to the variance.
+  """
+
+  decay: float
+  epsilon: float
+
+
+def explicit_padding(
+  padding: Padding, size: Sequence[int], kernel: int, stride: int, rate: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """Returns ((top, bottom), (left, right)) for one convolution.
+
+  Args:
+    padding: 'same' is TensorFlow's SAME (the surplus goes to the end);
+      'symmetric' is PyTorch's (k - 1) // 2 * rate on both sides, and
+      TF-slim's fixed padding; 'keras' is Keras applications' `correct_pad` at
+      stride 2 (one less at the start on even sizes) and SAME elsewhere.
+    size: (H, W) of the input.
+    kernel: kernel size.
+    stride: stride.
+    rate: atrous rate.
+  """
+  extent = (kernel - 1) * rate
+  pads = []
+  for n in size:
+    if padding == 'symmetric':
+      pads.append((extent // 2, extent - extent // 2))
+    elif padding == 'keras' and stride > 1:
+      half = extent // 2
+      pads.append((half - (1 - n % 2), half))
+    elif padding in ('same', 'keras'):
+      total = max((-(-n // stride) - 1) * stride + extent + 1 - n, 0)
+      pads.append((total // 2, total - total // 2))
+    else:
+      raise ValueError(
+        f'padding={padding!r} is not one of same, symmetric, keras'
+      )
+  return pads[0], pads[1]
+
+
+class Conv(nn.Module):
+  """A 2-D convolution: dense, grouped or depthwise, strided or atrous.
+
+  Maps [B, H, W, Cin] to [B, ceil(H / stride), ceil(W / stride), features] for
+  'same' and 'symmetric' padding. Kernel `kernel` has shape
+  [k, k, Cin / groups, features], float32.
+
+  Attributes:
+    features: output channels.
+    kernel: kernel size k.
+    stride: stride.
+    rate: atrous rate.
+    groups: feature groups; `groups == Cin == features` is depthwise.
+    use_bias: adds `bias` [features].
+    padding: see `explicit_padding`.
+    options: what the model's layers share.
+    kernel_init: initialiser of the kernel.
+    bias_init: initialiser of the bias.
+  """
+
+  features: int
+  kernel: int = 1
+  stride: int = 1
+  rate: int = 1
+  groups: int = 1
+  use_bias: bool = False
+  padding: Padding = 'same'
+  options: Options = Options()
+  kernel_init: Any = nn.initializers.he_normal()
+  bias_init: Any = nn.initializers.zeros_init()
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, Cin] to [B, H', W', features], in the compute dtype."""
+    cin = x.shape[-1]
+    if cin % self.groups or self.features % self.groups:
+      raise ValueError(
+        f'groups={self.groups} divides neither or only one of the '
+        f'{cin} input and {self.features} output channels'
+      )
+    dtype = jnp.dtype(self.options.dtype)
+    shape = (self.kernel, self.kernel, cin // self.groups, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    pads = explicit_padding(
+      self.padding, x.shape[1:3], self.kernel, self.stride, self.rate
+    )
+    depthwise = self.groups == cin == self.features and cin > 1
+    pointwise = self.kernel == 1 and self.groups == 1 and self.stride == 1
+    if depthwise and self.options.depthwise == 'shifted':
+      x = cpu_kernels.depthwise(x, kernel, self.stride, self.rate, pads)
+    elif pointwise and self.options.pointwise == 'matmul':
+      x = cpu_kernels.pointwise(x, kernel)
+    else:
+      x = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(self.stride, self.stride),
+        padding=pads,
+        rhs_dilation=(self.rate, self.rate),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=self.groups,
+      )
+    if self.use_bias:
+      bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
+      x = x + bias.astype(dtype)[None, None, None]
+    return x
+
+
+class BatchNorm(nn.Module):
+  """BatchNorm and an activation.
+
+  Statistics are computed and kept in float32, and averaged over the pmap axis:
+  in training mode the model's `axis_name` must be that of the enclosing pmap
+  (or None outside one).
+  """
+
+  norm: Norm
+  activation: str = 'none'
+  options: Options = Options()
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Maps [B, H, W, C] to the same shape."""
+    if train and self.options.pointwise == 'matmul':
+      return cpu_norm.BatchNorm(
+        self.norm.decay,
+        self.norm.epsilon,
+        self.activation,
+        self.options.axis_name,
+        name='bn',
+      )(x)
+    bn = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=self.norm.decay,
+      epsilon=self.norm.epsilon,
+      dtype=jnp.dtype(self.options.dtype),
+      param_dtype=jnp.float32,
+      axis_name=self.options.axis_name if train else None,
+      use_fast_variance=True,
+      name='bn',
+    )
+    # Flax mixes the compute dtype with float32 statistics.
+    with jax.numpy_dtype_promotion('standard'):
+      x = bn(x)
+    return ACTIVATIONS[self.activation](x)
+
+
+class ConvBN(nn.Module):
+  """Convolution, BatchNorm, activation. Fields as in `Conv`."""
+
+  features: int
+  norm: Norm
+  kernel: int = 1
+  stride: int = 1
+  rate: int = 1
+  groups: int = 1
+  use_bias: bool = False
+  padding: Padding = 'same'
+  activation: str = 'relu'
+  options: Options = Options()
+  kernel_init: Any = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Maps [B, H, W, Cin] to [B, H', W', features]."""
+    x = Conv(
+      self.features,
+      kernel=self.kernel,
+      stride=self.stride,
+      rate=self.rate,
+      groups=self.groups,
+      use_bias=self.use_bias,
+      padding=self.padding,
+      options=self.options,
+      kernel_init=self.kernel_init,
+      name='conv',
+    )(x)
+    return BatchNorm(self.norm, self.activation, self.options, name='norm')(
+      x, train
+    )
+
+
+class SeparableConvBN(nn.Module):
+  """Depthwise k x k ConvBN, then 1x1 ConvBN, an activation after each.
+
+  Fields as in `Conv`, and
+
+  Attributes:
+    depthwise_norm: False leaves out the BatchNorm and the activation between
+      the two, as segmentation_models.pytorch does.
+  """
+
+  features: int
+  norm: Norm
+  kernel: int = 3
+  stride: int = 1
+  rate: int = 1
+  padding: Padding = 'same'
+  depthwise_activation: str = 'relu'
+  activation: str = 'relu'
+  depthwise_norm: bool = True
+  options: Options = Options()
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Maps [B, H, W, Cin] to [B, H', W', features]."""
+    shape: dict[str, Any] = {
+      'kernel': self.kernel,
+      'stride': self.stride,
+      'rate': self.rate,
+      'groups': x.shape[-1],
+      'padding': self.padding,
+      'options': self.options,
+      'name': 'depthwise',
+    }
+    if self.depthwise_norm:
+      x = ConvBN(
+        x.shape[-1], self.norm, activation=self.depthwise_activation, **shape
+      )(x, train)
+    else:
+      x = Conv(x.shape[-1], **shape)(x)
+    return ConvBN(
+      self.features,
+      self.norm,
+      activation=self.activation,
+      options=self.options,
+      name='pointwise',
+    )(x, train)
+
+
+def dropout(x: Array, rate: float, keys: Array | None) -> Array:
+  """Drops units with one key an example, so the mask ignores the sharding.
+
+  Args:
+    x: [B, ...].
+    rate: share of units dropped.
+    keys: typed PRNG keys [B], one an example; None leaves x as it is.
+  """
+  if keys is None or rate == 0.0:
+    return x
+  keep = jax.vmap(
+    lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
+  )(keys)
+  return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def fold_keys(keys: Array | None, site: int) -> Array | None:
+  """Returns the per-example `keys` [B] of one dropout site of a model."""
+  if keys is None:
+    return None
+  return jax.vmap(lambda key: jax.random.fold_in(key, site))(keys)
+
+
+def _interpolation(n_in: int, n_out: int, align_corners: bool) -> Array:
+  """Returns the [n_out, n_in] float32 matrix of linear interpolation.
+
+  Output i reads position p / q of the input, both whole numbers, so each
+  weight is rounded once. Built from iota on purpose: an array constant would
+  be hoisted to an operand of the composite below, and the converter rewrites
+  composites of one operand only.
+  """
+  rows = jnp.arange(n_out, dtype=jnp.int32)[:, None]
+  columns = jnp.arange(n_in, dtype=jnp.int32)[None, :]
+  if align_corners:
+    q = max(n_out - 1, 1)
+    p = rows * (n_in - 1)
+  else:
+    q = 2 * n_out
+    p = (2 * rows + 1) * n_in - n_out
+  p = jnp.clip(p, 0, (n_in - 1) * q)
+  weights = jnp.maximum(q - jnp.abs(p - columns * q), 0)
+  return weights.astype(jnp.float32) / q
+
+
+def _resize_body(x: Array, size, align_corners: bool) -> Array:
+  """Resizes by two matrix products, one an axis."""
+  rows = _interpolation(x.shape[1], size[0], align_corners)
+  columns = _interpolation(x.shape[2], size[1], align_corners)
+  interpolate = functools.partial(jnp.einsum, precision='highest')
+  x = interpolate('Hh,bhwc->bHwc', rows.astype(x.dtype), x)
+  return interpolate('Ww,bhwc->bhWc', columns.astype(x.dtype), x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _resize(x: Array, size: tuple[int, int], align_corners: bool) -> Array:
+  # TensorFlow's converter turns a composite of this name into one
+  # RESIZE_BILINEAR; everything else inlines the body.
+  return jax.lax.composite(
+    lambda x, **_: _resize_body(x, size, align_corners),
+    name='odml.upsample_bilinear2d',
+  )(
+    x,
+    size=np.array(size, np.int64),
+    align_corners=align_corners,
+    is_nchw_op=False,
+  )
+
+
+@_resize.defjvp
+def _resize_jvp(size, align_corners, primals, tangents):
+  # Linear, and composites have no differentiation rule of their own.
+  (x,), (dx,) = primals, tangents
+  return (
+    _resize(x, size, align_corners),
+    _resize_body(dx, size, align_corners),
+  )
+
+
+def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
+  """Bilinear resize of [B, h, w, C] to [B, H, W, C]; the only one in here.
+
+  Two neighbours an axis are read whether the map grows or shrinks (no
+  antialiasing), as in TensorFlow, PyTorch and TFLite.
+
+  Args:
+    x: [B, h, w, C].
+    size: (H, W).
+    align_corners: corner pixels keep their centres (True), or pixel areas
+      keep their borders (False, half-pixel centres).
+  """
+  height, width = (int(n) for n in size)
+  if x.shape[1:3] == (height, width):
+    return x
+  return _resize(x, (height, width), align_corners)

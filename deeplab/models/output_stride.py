@@ -1,0 +1,74 @@
+"""Output stride: how a network keeps its resolution by atrous convolution.
+
+Once the product of the strides has reached the wanted output stride, every
+further stride becomes 1 and multiplies the rate of the layers behind it. The
+layer that lost its stride keeps the rate it had: its own input is as fine as
+ever, only its output is denser than before. So the same weights compute the
+same function at every output stride, on a finer grid.
+
+Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation",
+2017, section 3; `stack_blocks_dense` in TensorFlow's research/deeplab.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+OUTPUT_STRIDES = (4, 8, 16, 32)
+
+
+class Layer(NamedTuple):
+  """The stride of one layer, and its rate: how far its taps lie apart."""
+
+  stride: int
+  rate: int
+
+
+def atrous(
+  strides: Sequence[int],
+  output_stride: int,
+  multi_grid: Sequence[int] = (),
+) -> tuple[Layer, ...]:
+  """Turns the strides of a network into strides and rates.
+
+  Args:
+    strides: nominal stride of each layer (or unit) in order, the stem's
+      included: their product up to a layer is that layer's nominal stride.
+    output_stride: 4, 8, 16 or 32.
+    multi_grid: factors multiplied onto the rates of the last `len(multi_grid)`
+      layers, whatever the output stride.
+
+  Returns:
+    One (stride, rate) a layer.
+
+  Raises:
+    ValueError: `output_stride` is not one of the four or not a product of the
+      first strides; `multi_grid` is longer than `strides` or has a factor
+      below 1.
+  """
+  if output_stride not in OUTPUT_STRIDES:
+    raise ValueError(
+      f'output_stride={output_stride!r} is not one of {OUTPUT_STRIDES}'
+    )
+  if len(multi_grid) > len(strides) or any(factor < 1 for factor in multi_grid):
+    raise ValueError(
+      f'multi_grid={tuple(multi_grid)} must hold factors of 1 and more, at '
+      f'most one for each of the {len(strides)} layers'
+    )
+  plan, reached, rate = [], 1, 1
+  for stride in strides:
+    if reached < output_stride:
+      plan.append(Layer(stride, rate))
+      reached *= stride
+    else:
+      plan.append(Layer(1, rate))
+      rate *= stride
+  if reached != output_stride:
+    raise ValueError(
+      f'output_stride={output_stride} cannot be reached with strides '
+      f'{tuple(strides)}, whose product is {math.prod(strides)}'
+    )
+  first = len(plan) - len(multi_grid)
+  for i, factor in enumerate(multi_grid, start=first):
+    plan[i] = plan[i]._replace(rate=plan[i].rate * factor)
+  return tuple(plan)

@@ -1,0 +1,179 @@
+"""Multiply-accumulates and parameters of a network, layer by layer.
+
+The network is traced by shapes alone: nothing is allocated or computed, and a
+whole model takes about a second. Convolutions are counted where
+`layers.Conv` is called, so the count does not depend on how a back end computes
+them. What a published table calls "GMACs" (or, by some, "GFLOPS") is this:
+convolutions only, one image, without BatchNorm, activations and resizes.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab.models import layers
+from deeplab.models import registry
+from deeplab.models import segmenter
+
+if TYPE_CHECKING:
+  # Only named here: a machine without it can still build modules.
+  import ml_collections
+
+
+class Layer(NamedTuple):
+  """One call of a layer that has parameters.
+
+  Attributes:
+    path: parameter path of the module, 'encoder/stem/conv'.
+    op: 'conv', 'depthwise', 'grouped', or the class of another layer.
+    kernel: kernel size; 0 where the layer has none.
+    stride: stride.
+    rate: atrous rate.
+    in_shape: [H, W, C] of the input.
+    out_shape: [H, W, C] of the output.
+    macs: multiply-accumulates for one image.
+    params: trainable parameters; 0 if an earlier row counted them.
+  """
+
+  path: str
+  op: str
+  kernel: int
+  stride: int
+  rate: int
+  in_shape: tuple[int, ...]
+  out_shape: tuple[int, ...]
+  macs: int
+  params: int
+
+
+class Profile(NamedTuple):
+  """Totals, and the rows they sum up.
+
+  Attributes:
+    macs: multiply-accumulates of all convolutions for one image.
+    params: trainable parameters, running statistics not among them.
+    rows: one a layer, in order of execution.
+  """
+
+  macs: int
+  params: int
+  rows: tuple[Layer, ...]
+
+
+def _operator(conv: layers.Conv, channels: int) -> str:
+  """Returns the kind of a convolution that reads `channels` channels."""
+  if conv.groups == 1:
+    return 'conv'
+  return 'depthwise' if conv.groups == channels else 'grouped'
+
+
+def profile(
+  model: 'ml_collections.ConfigDict | segmenter.Segmenter',
+  num_classes: int,
+  size: Sequence[int],
+  auxiliary: bool = False,
+) -> Profile:
+  """Returns MACs and parameters of a network at one input size.
+
+  Args:
+    model: `config.model`, or a network built from it.
+    num_classes: number of classes, used with a config.
+    size: (H, W) of the input image.
+    auxiliary: counts the auxiliary head, which only training runs.
+  """
+  if not isinstance(model, segmenter.Segmenter):
+    model = registry.build(
+      model, num_classes, depthwise='conv', pointwise='conv'
+    )
+  rows = []
+  counted = set()
+
+  def record(call, args, kwargs, context):
+    out = call(*args, **kwargs)
+    module = context.module
+    path = '/'.join(module.path)
+    if context.method_name != '__call__' or (
+      path.startswith('auxiliary/') and not auxiliary
+    ):
+      return out
+    own = module.variables.get('params', {})
+    params = {k: v for k, v in own.items() if not isinstance(v, dict)}
+    if not params:
+      return out
+    in_shape, out_shape = args[0].shape[1:], out.shape[1:]
+    row: dict[str, Any] = {
+      'op': type(module).__name__,
+      'kernel': 0,
+      'stride': 1,
+      'rate': 1,
+    }
+    macs = 0
+    if isinstance(module, layers.Conv):
+      row = {
+        'op': _operator(module, in_shape[-1]),
+        'kernel': module.kernel,
+        'stride': module.stride,
+        'rate': module.rate,
+      }
+      macs = out_shape[0] * out_shape[1] * params['kernel'].size
+    total = sum(value.size for value in params.values())
+    rows.append(
+      Layer(
+        path=path,
+        in_shape=in_shape,
+        out_shape=out_shape,
+        macs=macs,
+        params=0 if path in counted else total,
+        **row,
+      )
+    )
+    counted.add(path)
+    return out
+
+  def trace(images):
+    with nn.intercept_methods(record):
+      return model.init(jax.random.key(0), images)
+
+  jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+  return Profile(
+    macs=sum(row.macs for row in rows),
+    params=sum(row.params for row in rows),
+    rows=tuple(rows),
+  )
+
+
+def table(result: Profile) -> str:
+  """Returns the profile as text: a header, a line a layer, the totals."""
+  lines = [('layer', 'op', 'k', 's', 'rate', 'in', 'out', 'MACs', 'params')]
+  for row in result.rows:
+    lines.append(
+      (
+        row.path,
+        row.op,
+        str(row.kernel),
+        str(row.stride),
+        str(row.rate),
+        'x'.join(map(str, row.in_shape)),
+        'x'.join(map(str, row.out_shape)),
+        f'{row.macs:,}',
+        f'{row.params:,}',
+      )
+    )
+  lines.append(
+    ('total', '', '', '', '', '', '', f'{result.macs:,}', f'{result.params:,}')
+  )
+  widths = [
+    max(len(cell) for cell in column) for column in zip(*lines, strict=True)
+  ]
+  return '\n'.join(
+    '  '.join(
+      cell.ljust(width) if i < 2 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    for line in lines
+  )

@@ -1,0 +1,129 @@
+"""Names of encoders and heads, and a model from its config.
+
+A new model is a class, an entry here, and a row in the tests' table of
+parameter counts.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Literal
+
+import flax.linen as nn
+
+from deeplab.models import layers
+from deeplab.models import segmenter
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import xception
+from deeplab.models.heads import deeplabv3
+from deeplab.models.heads import deeplabv3plus
+from deeplab.models.heads import fcn
+
+if TYPE_CHECKING:
+  # Only named here: a machine without it can still build modules.
+  import ml_collections
+
+ENCODERS: dict[str, type[nn.Module]] = {
+  'mobilenet_v2': mobilenet_v2.MobileNetV2,
+  'mobilenet_v2_tiny': mobilenet_v2.MobileNetV2Tiny,
+  'xception_65': xception.Xception65,
+  'xception_tiny': xception.XceptionTiny,
+}
+
+HEADS: dict[str, type[nn.Module]] = {
+  'deeplabv3': deeplabv3.DeepLabV3,
+  'deeplabv3plus': deeplabv3plus.DeepLabV3Plus,
+  'fcn': fcn.FCN,
+}
+
+# Fields that `build` fills in, and Linen's own.
+_RESERVED = frozenset(
+  {'output_stride', 'multi_grid', 'options', 'num_classes', 'parent', 'name'}
+)
+
+
+def fields(cls: type[nn.Module]) -> dict[str, Any]:
+  """Returns the fields that a config may set on an encoder or head.
+
+  Args:
+    cls: a class of `ENCODERS` or `HEADS`.
+
+  Returns:
+    The default of each field by its name.
+  """
+  return {
+    name: field.default
+    for name, field in cls.__dataclass_fields__.items()
+    if name not in _RESERVED
+  }
+
+
+def _make(
+  kind: str,
+  known: Mapping[str, type[nn.Module] | None],
+  config: 'ml_collections.ConfigDict',
+  **shared: Any,
+) -> Any:
+  """Returns the module that `config` (`name` and fields) describes."""
+  if 'name' not in config or config.name not in known:
+    name = repr(config.name) if 'name' in config else 'missing'
+    raise ValueError(
+      f'config.model.{kind}.name is {name}; known are {sorted(known)}'
+    )
+  cls = known[config.name]
+  allowed = {} if cls is None else fields(cls)
+  chosen = {key: config[key] for key in config if key != 'name'}
+  unknown = sorted(set(chosen) - set(allowed))
+  if unknown:
+    raise ValueError(
+      f'config.model.{kind} ({config.name}) has no field {unknown}; it has '
+      f'{sorted(allowed)}'
+    )
+  return None if cls is None else cls(**chosen, **shared)
+
+
+def build(
+  config: 'ml_collections.ConfigDict',
+  num_classes: int,
+  *,
+  axis_name: str | None = None,
+  depthwise: Literal['conv', 'shifted'] | None = None,
+  pointwise: Literal['conv', 'matmul'] | None = None,
+) -> segmenter.Segmenter:
+  """Returns the network that `config.model` describes.
+
+  Args:
+    config: `config.model`. `encoder`, `head` and `auxiliary` hold a `name` of
+      this registry and the fields of its class; 'none' is no auxiliary head.
+    num_classes: number of classes.
+    axis_name: pmap axis over which BatchNorm averages; None outside pmap.
+    depthwise: replaces `config.depthwise` (exporters and accelerators pass
+      'conv').
+    pointwise: replaces `config.pointwise`.
+
+  Raises:
+    ValueError: for an unknown name or field, and what the classes raise.
+  """
+  options = layers.Options(
+    dtype=config.dtype,
+    axis_name=axis_name,
+    depthwise=config.depthwise if depthwise is None else depthwise,
+    pointwise=config.pointwise if pointwise is None else pointwise,
+  )
+  for_head = {'num_classes': num_classes, 'options': options}
+  return segmenter.Segmenter(
+    encoder=_make(
+      'encoder',
+      ENCODERS,
+      config.encoder,
+      output_stride=config.output_stride,
+      multi_grid=tuple(config.multi_grid),
+      options=options,
+    ),
+    head=_make('head', HEADS, config.head, **for_head),
+    auxiliary=_make(
+      'auxiliary', {'none': None, **HEADS}, config.auxiliary, **for_head
+    ),
+    num_classes=num_classes,
+    resize_steps=config.resize_steps,
+  )

@@ -1,0 +1,159 @@
+"""Devices: the only file that says pmap.
+
+A step is written for one device's share of the batch and knows only the name
+of an axis (`AXIS`). Here it is spread over the local devices, batches are cut
+and results gathered, and host-local state becomes global arrays for a
+checkpoint that several processes write together.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import utils as ocp_utils
+
+PyTree = Any
+AXIS = 'batch'
+
+
+def platform() -> str:
+  """Returns 'cpu', 'gpu' or 'tpu'."""
+  return jax.default_backend()
+
+
+def device_count() -> int:
+  """Returns the number of devices of all processes."""
+  return jax.device_count()
+
+
+def split(batch: PyTree) -> PyTree:
+  """Cuts this host's batch [b, ...] into [devices, b / devices, ...].
+
+  Raises:
+    ValueError: the batch does not divide.
+  """
+  n = jax.local_device_count()
+
+  def cut(x):
+    if x.shape[0] % n:
+      raise ValueError(
+        f'a batch of {x.shape[0]} images does not divide over {n} devices; '
+        f'set batch_size to a multiple of {n * jax.process_count()}'
+      )
+    return x.reshape(n, x.shape[0] // n, *x.shape[1:])
+
+  return jax.tree.map(cut, batch)
+
+
+def map_train(step: Callable) -> Callable:
+  """Spreads `step(state, batch) -> (state, metrics)` over the devices.
+
+  The state goes in and comes out as one copy a device; its buffers are reused
+  for the result. The step must reduce over `AXIS` whatever would differ
+  between devices (`copies_differ` tells). The batch is that of `split`;
+  metrics come back one a device, all equal.
+  """
+  return jax.pmap(
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=(None, 0),
+    donate_argnums=(0,),
+  )
+
+
+def replicate(state: PyTree) -> PyTree:
+  """Returns the state as `map_train` returns it: one copy a local device.
+
+  A step that is given the state of one device is compiled for that, and at
+  the second step once more for its own result.
+  """
+  copy = jax.pmap(
+    lambda state, devices: (jax.tree.map(jnp.copy, state), devices),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=(None, 0),
+  )
+  return copy(state, np.arange(jax.local_device_count()))[0]
+
+
+def map_predict(predict: Callable) -> Callable:
+  """Spreads `predict(variables, images) -> array` over the local devices.
+
+  Returns:
+    A function of (variables, images [b, ...] NumPy) to a NumPy array [b, ...];
+    b need not divide over the devices, the rest is padding that is dropped.
+  """
+  mapped = jax.pmap(predict, in_axes=(None, 0))
+
+  def run(variables: PyTree, images: np.ndarray) -> np.ndarray:
+    n, count = jax.local_device_count(), images.shape[0]
+    pad = -count % n
+    if pad:
+      images = np.concatenate([images, np.repeat(images[-1:], pad, axis=0)])
+    out = np.asarray(jax.device_get(mapped(variables, split(images))))
+    return out.reshape(count + pad, *out.shape[2:])[:count]
+
+  return run
+
+
+def copies_differ(state: PyTree) -> list[str]:
+  """Returns the paths of leaves whose device copies are not bitwise equal."""
+  bad = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    if not isinstance(leaf, jax.Array):
+      continue
+    copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+    if any(c.tobytes() != copies[0].tobytes() for c in copies[1:]):
+      bad.append(jax.tree_util.keystr(path))
+  return bad
+
+
+def to_global(state: PyTree) -> PyTree:
+  """Makes mapped state ready for a checkpoint of all processes together.
+
+  One process writes its arrays as they are; with several, each array must be
+  one global array that every process holds a copy of.
+  """
+  if jax.process_count() == 1:
+    return state
+  return jax.tree.map(
+    ocp_utils.fully_replicated_host_local_array_to_global_array, state
+  )
+
+
+def to_local(state: PyTree) -> PyTree:
+  """Undoes `to_global`: arrays of this process's first device."""
+  if jax.process_count() == 1:
+    return state
+  return jax.tree.map(lambda x: x.addressable_data(0), state)
+
+
+def sum_over_hosts(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Adds int64 arrays of all processes, exactly; every process calls it."""
+  if jax.process_count() == 1:
+    return counts
+  # JAX holds no int64 by default: the bits travel as pairs of uint32.
+  words = {k: np.atleast_1d(v).view(np.uint32) for k, v in counts.items()}
+  gathered = multihost_utils.process_allgather(words)
+  return {
+    k: np.ascontiguousarray(gathered[k])
+    .view(np.int64)
+    .sum(axis=0)
+    .reshape(v.shape)
+    for k, v in counts.items()
+  }
+
+
+def kernels() -> dict[str, Any]:
+  """Returns `registry.build`'s overrides for the platform at hand.
+
+  The CPU forms of depthwise and 1x1 convolutions are the config's to choose;
+  everything else runs real convolutions.
+  """
+  if platform() == 'cpu':
+    return {}
+  return {'depthwise': 'conv', 'pointwise': 'conv'}

@@ -1,0 +1,302 @@
+"""Segments images with a trained model.
+
+    python -m deeplab.predict --workdir=W --images=FILE_OR_FOLDER --output=DIR
+
+W is the work directory of a run; its best checkpoint is used, or the latest if
+none was scored. With --tflite=F an exported file does the work instead, and
+--workdir may be left out: the model card beside F knows the classes.
+
+DIR then holds, for each image and at the image's own size:
+
+    masks/NAME.png      class ids as pixel values, in the palette of the classes
+    overlays/NAME.jpg   the classes' colours over the image (--opacity)
+    contact_sheet.png   all of them on one page, with a legend
+
+A folder is searched with all its subfolders, and DIR mirrors them. A file that
+is no readable image is named, the others are done all the same, and the exit
+status is 1.
+
+In Python:
+
+    from deeplab import predict
+    mask = predict.from_workdir('W').predict('photo.jpg')  # uint8 [H, W]
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+
+from absl import app
+from absl import flags
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+
+from deeplab import console
+from deeplab import evaluate
+from deeplab import inference
+from deeplab import litert
+from deeplab import predictors
+from deeplab import visualize
+from deeplab import workdir as workdirs
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
+# What goes on the contact sheet: at most so many, evenly chosen.
+_SHEET_IMAGES = 48
+_CELL = (360, 480)  # image and overlay side by side, at most
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+  """Reads an image file as uint8 RGB [H, W, 3], turned as its EXIF says.
+
+  Raises:
+    ValueError: the file is no image, is cut off, or has 16-bit pixels.
+  """
+  try:
+    with Image.open(path) as image:
+      image.load()
+      if image.mode.startswith(('I', 'F')):
+        raise ValueError(f'its pixels are {image.mode}, not of 8 bits')
+      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+  except FileNotFoundError:
+    raise ValueError(f'there is no image {path}') from None
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    raise ValueError(f'{path} is no readable image: {e}') from e
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenter:
+  """A trained model that takes images and returns masks.
+
+  Attributes:
+    class_names: a name a class id.
+    palette: an RGB colour a class id.
+    segment: maps uint8 images [H, W, 3] to ids, uint8 [H, W].
+  """
+
+  class_names: tuple[str, ...]
+  palette: tuple[tuple[int, ...], ...]
+  segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+  def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """Segments one image.
+
+    Args:
+      image: uint8 RGB [H, W, 3], or the path of an image file.
+
+    Returns:
+      uint8 [H, W], the class id of each pixel.
+
+    Raises:
+      ValueError: the file is no readable image, or the array is none.
+    """
+    if not isinstance(image, np.ndarray):
+      image = read_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+      raise ValueError(
+        f'an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}'
+      )
+    return self.segment([image])[0]
+
+
+def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
+  """Loads the model of a run; it predicts as the run's config evaluates.
+
+  Args:
+    workdir: the run's work directory.
+    which: 'best' or 'latest' checkpoint; without a best one, the latest.
+
+  Raises:
+    FileNotFoundError: there is no run, or it has no checkpoint.
+  """
+  workdir = os.fspath(workdir)
+  try:
+    loaded = workdirs.load(workdir, which)
+  except FileNotFoundError:
+    if which == 'latest':
+      raise
+    loaded = workdirs.load(workdir, 'latest')
+  predictor = evaluate.flax_predictor(loaded)
+  return Segmenter(
+    tuple(loaded.info.class_names),
+    tuple(loaded.info.palette),
+    lambda images: inference.segment(predictor, images, loaded.config.eval),
+  )
+
+
+def from_tflite(path: str | os.PathLike) -> Segmenter:
+  """Loads an exported file; classes and colours are in its model card.
+
+  Raises:
+    ValueError: see `litert.TFLitePredictor`.
+  """
+  file = litert.TFLitePredictor(path)
+  predictor = predictors.static_protocol(file, file.input_size)
+
+  def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    outputs = [predictor(image[None])[0] for image in images]
+    if predictor.output == 'ids':
+      return outputs
+    return [predictors.to_ids(x) for x in outputs]
+
+  return Segmenter(
+    tuple(file.card['classes']),
+    tuple(tuple(color) for color in file.card['palette']),
+    segment,
+  )
+
+
+def find_images(
+  images: pathlib.Path, output: pathlib.Path
+) -> dict[pathlib.Path, str]:
+  """Returns the name of the results by image file, in order.
+
+  Args:
+    images: a file, or a folder with subfolders.
+    output: where results go; left out if it is within the folder.
+
+  Raises:
+    ValueError: there is no such file or no image in the folder.
+  """
+  if images.is_file():
+    return {images: images.stem}
+  if not images.is_dir():
+    raise ValueError(f'--images={images}: there is no such file or folder')
+  out = output.resolve()
+  files = sorted(
+    path
+    for path in images.rglob('*')
+    if path.suffix.lower() in SUFFIXES
+    and path.is_file()
+    and not path.name.startswith('.')
+    and out not in path.resolve().parents
+  )
+  if not files:
+    raise ValueError(
+      f'--images={images}: no image in this folder ({", ".join(SUFFIXES)})'
+    )
+  stems = [str(path.relative_to(images).with_suffix('')) for path in files]
+  return {
+    # a.jpg and a.png beside each other keep their endings.
+    path: stem if stems.count(stem) == 1 else stem + '_' + path.suffix[1:]
+    for path, stem in zip(files, stems, strict=True)
+  }
+
+
+def run(
+  segmenter: Segmenter,
+  images: str | os.PathLike,
+  output: str | os.PathLike,
+  opacity: float,
+) -> list[str]:
+  """Segments a file or a folder and writes what the module says.
+
+  Args:
+    segmenter: the model.
+    images: a file or a folder.
+    output: folder to write to.
+    opacity: of the overlays, 0 to 1.
+
+  Returns:
+    A sentence for each image that could not be read.
+
+  Raises:
+    ValueError: there is nothing to segment, or opacity is not in 0..1.
+  """
+  if not 0 <= opacity <= 1:
+    raise ValueError(f'opacity={opacity} is not in 0..1')
+  output = pathlib.Path(output)
+  names = find_images(pathlib.Path(images), output)
+  every = -(-len(names) // _SHEET_IMAGES)
+  failures, pictures = [], []
+  present: set[int] = set()
+  tracked = inference.track(names.items(), len(names), 'predict')
+  for i, (path, name) in enumerate(tracked):
+    try:
+      image = read_image(path)
+    except ValueError as error:
+      failures.append(str(error))
+      continue
+    ids = segmenter.predict(image)
+    drawn = visualize.overlay(image, ids, segmenter.palette, opacity)
+    visualize.save(ids, output / 'masks' / f'{name}.png', segmenter.palette)
+    visualize.save(drawn, output / 'overlays' / f'{name}.jpg')
+    if i % every == 0:
+      present.update(np.unique(ids).tolist())
+      pair = np.concatenate([image, drawn], axis=1)
+      pictures.append((name, visualize.thumbnail(pair, _CELL)))
+  if pictures:
+    visualize.save(
+      _sheet(segmenter, pictures, present), output / 'contact_sheet.png'
+    )
+  return failures
+
+
+def _sheet(
+  segmenter: Segmenter,
+  pictures: Sequence[tuple[str, np.ndarray]],
+  present: set[int],
+) -> np.ndarray:
+  """Returns the contact sheet, its legend of the classes that are on it."""
+  columns = min(4, max(1, round(len(pictures) ** 0.5)))
+  ids = sorted(present)
+  footer = visualize.legend(
+    [segmenter.class_names[i] for i in ids],
+    [segmenter.palette[i] for i in ids],
+    width=columns * (_CELL[1] + 8) + 8,
+  )
+  height = max(picture.shape[0] for _, picture in pictures)
+  return visualize.contact_sheet(pictures, columns, (height, _CELL[1]), footer)
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string(
+    'workdir', None, 'Work directory of a run.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'images', None, 'Image file, or folder of images.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'output', None, 'Folder for masks and overlays.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'tflite',
+    None,
+    'Exported file that predicts instead of the checkpoint.',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'opacity', 0.5, 'Of the overlays, 0 to 1.', flag_values=values
+  )
+
+
+def _run(values: flags.FlagValues) -> None:
+  if not values.images or not values.output:
+    raise ValueError('--images and --output are needed; see --help')
+  if values.tflite:
+    segmenter = from_tflite(values.tflite)
+  elif values.workdir:
+    segmenter = from_workdir(values.workdir)
+  else:
+    raise ValueError('--workdir or --tflite is needed; see --help')
+  failures = run(segmenter, values.images, values.output, values.opacity)
+  print(f'Results are in {values.output}')
+  if failures:
+    raise ValueError('; '.join(failures))
+
+
+def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
+  """Runs the command; the exit status is 1 if an image failed."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  console.set_up()
+  console.run(lambda: _run(values))
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main, flags_parser=console.parse_flags)

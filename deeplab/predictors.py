@@ -1,0 +1,252 @@
+"""Predictors: one way to ask any model, whatever it runs on.
+
+A predictor is called with images `[B, H, W, 3]`, uint8 or float32 RGB in
+0..255, and returns what its `output` says:
+
+    'logits'   float32 [B, H, W, K]
+    'softmax'  float32 [B, H, W, K], probabilities
+    'ids'      uint8 [B, H, W], the class of the highest logit
+
+`evaluate` and `predict` know nothing else about a model, so a checkpoint and
+an exported file are scored by the same code.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import Protocol
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deeplab import parallel
+from deeplab.data import augment
+
+OUTPUTS = ('logits', 'softmax', 'ids')
+
+
+class Predictor(Protocol):
+  """What evaluation and prediction ask of a model."""
+
+  @property
+  def input_size(self) -> tuple[int, int] | None:
+    """The only (H, W) the model computes at, or None for any."""
+
+  @property
+  def output(self) -> str:
+    """'logits', 'softmax' or 'ids'."""
+
+  @property
+  def batch_size(self) -> int | None:
+    """The only batch the model computes, or None for any.
+
+    Any number of images may be passed all the same.
+    """
+
+  @property
+  def mean(self) -> tuple[float, ...]:
+    """RGB in 0..255, what to fill up an image with."""
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, 3] to `output`."""
+
+  def with_output(self, output: str) -> 'Predictor':
+    """Returns the same model with another output; ValueError if it cannot."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """Returns float32 probabilities over the last axis."""
+  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def to_ids(scores: np.ndarray) -> np.ndarray:
+  """Returns uint8 [..., H, W] of logits or probabilities [..., H, W, K]."""
+  return scores.argmax(axis=-1).astype(np.uint8)
+
+
+def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Resizes [H, W, C] to float32 [h, w, C], half-pixel centres, no filter."""
+  image = np.asarray(image, np.float32)
+  if image.shape[:2] == tuple(size):
+    return image
+  height, width = (int(n) for n in size)
+  result = np.empty((height, width, image.shape[2]), np.float32)
+  for start in range(0, image.shape[2], 4):  # cv2 is made for few channels
+    part = np.ascontiguousarray(image[..., start : start + 4])
+    part = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
+    result[..., start : start + 4] = part.reshape(height, width, -1)
+  return result
+
+
+def resize_nearest(ids: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Resizes integer ids [H, W] to [h, w] by the nearest pixel centre."""
+  if ids.shape == tuple(size):
+    return ids
+  return cv2.resize(
+    ids,
+    (int(size[1]), int(size[0])),
+    interpolation=cv2.INTER_NEAREST_EXACT,
+  )
+
+
+def check_output(output: str) -> str:
+  """Returns what it is given; ValueError if that is no output."""
+  if output not in OUTPUTS:
+    raise ValueError(f'output={output!r} is not one of {OUTPUTS}')
+  return output
+
+
+def _computation(
+  model: Any,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  output: str,
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """Returns the function (variables, images) -> output of one model."""
+
+  def compute(variables, images):
+    images = augment.normalize(images, mean, std)
+    logits = model.apply(variables, images).logits.astype(jnp.float32)
+    if output == 'ids':
+      return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    if output == 'softmax':
+      return jax.nn.softmax(logits, axis=-1)
+    return logits
+
+  return compute
+
+
+class FlaxPredictor:
+  """A Flax model and its variables.
+
+  Normalisation, model and soft-max or arg-max are one compiled function; the
+  batch is spread over the local devices. A batch smaller than one already seen
+  at its size is filled up to it, so that the last batch of a data set is not
+  compiled anew.
+  """
+
+  input_size = None
+  batch_size = None
+
+  def __init__(
+    self,
+    model: Any,
+    variables: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    output: str = 'logits',
+  ):
+    """Wraps a model.
+
+    Args:
+      model: `model.apply(variables, images)` returns an object whose `logits`
+        are float32 [B, H, W, K].
+      variables: {'params', 'batch_stats'}.
+      mean: RGB in 0..255 that the images are normalised with.
+      std: likewise.
+      output: see the module.
+    """
+    self.model = model
+    self.variables = jax.device_put(variables)  # once, not with every batch
+    self.mean = tuple(float(x) for x in mean)
+    self.std = tuple(float(x) for x in std)
+    self.output = check_output(output)
+    self._compiled: dict[str, Any] = {}
+    self._batches: dict[tuple, int] = {}
+
+  def _like(self, variables: Any, output: str) -> 'FlaxPredictor':
+    other = FlaxPredictor(self.model, variables, self.mean, self.std, output)
+    other._compiled = self._compiled
+    other._batches = self._batches
+    return other
+
+  def with_output(self, output: str) -> 'FlaxPredictor':
+    """Returns this predictor with another output."""
+    if output == self.output:
+      return self
+    return self._like(self.variables, output)
+
+  def with_variables(self, variables: Any) -> 'FlaxPredictor':
+    """Returns this predictor with other weights; nothing is recompiled."""
+    return self._like(variables, self.output)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, 3], uint8 or float32 in 0..255, to `output`."""
+    if self.output not in self._compiled:
+      self._compiled[self.output] = parallel.map_predict(
+        _computation(self.model, self.mean, self.std, self.output)
+      )
+    count = len(images)
+    key = (self.output, images.dtype, images.shape[1:])
+    full = max(count, self._batches.get(key, 0))
+    self._batches[key] = full
+    if count < full:
+      rest = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
+      images = np.concatenate([images, rest])
+    outputs = self._compiled[self.output](self.variables, images)
+    return np.asarray(outputs)[:count]
+
+
+class Resized:
+  """A predictor at one size, asked about images of any size.
+
+  Images are resized to the model's size, bilinearly with half-pixel centres;
+  logits and probabilities are resized back bilinearly, ids by the nearest
+  pixel. Aspect ratio is not kept: that is what a model in a fixed-size graph
+  is given on a device.
+
+  Attributes:
+    predictor: what computes.
+    input_size: (H, W) it computes at.
+  """
+
+  def __init__(self, predictor: Predictor, size: Sequence[int]):
+    if predictor.input_size not in (None, tuple(size)):
+      raise ValueError(
+        f'the model computes at {predictor.input_size}, not at {tuple(size)}'
+      )
+    self.predictor = predictor
+    self.input_size = (int(size[0]), int(size[1]))
+    self.output = predictor.output
+    self.batch_size = predictor.batch_size
+    self.mean = predictor.mean
+
+  def with_output(self, output: str) -> 'Resized':
+    """Returns this predictor with another output before resizing back."""
+    return Resized(self.predictor.with_output(output), self.input_size)
+
+  def shrink(self, image: np.ndarray) -> np.ndarray:
+    """Returns an image [H, W, 3] as float32 at the model's size."""
+    return resize_bilinear(image, self.input_size)
+
+  def restore(self, output: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Returns one output, [h, w, K] or [h, w], at `size` (H, W)."""
+    resize = resize_nearest if self.output == 'ids' else resize_bilinear
+    return resize(output, size)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, 3] to `output` at H x W."""
+    outputs = self.predictor(np.stack([self.shrink(x) for x in images]))
+    return np.stack([self.restore(x, images.shape[1:3]) for x in outputs])
+
+
+def static_protocol(
+  predictor: Predictor, size: Sequence[int], output: str | None = None
+) -> Resized:
+  """Returns a predictor as a fixed-size file would compute it.
+
+  A float model and the files made of it are compared only when both are asked
+  through this function, with one size and one output.
+
+  Args:
+    predictor: any predictor.
+    size: (H, W) of the file.
+    output: what the file returns ('logits', 'softmax' or 'ids'), before the
+      resize back; None keeps the predictor's.
+  """
+  if output is not None:
+    predictor = predictor.with_output(output)
+  return Resized(predictor, size)

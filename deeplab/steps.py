@@ -1,0 +1,209 @@
+"""The training step: pure, and aware of devices by an axis name alone."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from deeplab import losses
+
+Array = jax.Array
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a run needs to go on, one copy a device.
+
+  Attributes:
+    step: steps done, int32.
+    params: parameters, float32.
+    batch_stats: BatchNorm's running statistics, float32.
+    opt_state: the optimiser's.
+    ema: moving averages of {'params', 'batch_stats'}, or {} where the run
+      keeps none.
+    nonfinite_step: the first step whose loss, gradients or update were not
+      finite, int32; -1 while there is none. Kept on the device, so that
+      nobody waits for every step to hear of it.
+  """
+
+  step: Array
+  params: PyTree
+  batch_stats: PyTree
+  opt_state: PyTree
+  ema: PyTree
+  nonfinite_step: Array
+
+  @property
+  def variables(self) -> PyTree:
+    """The trained variables, as `model.apply` takes them."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+  @property
+  def eval_variables(self) -> PyTree:
+    """The moving average where there is one, else `variables`."""
+    return self.ema or self.variables
+
+
+def init_state(
+  model: Any,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  ema: bool,
+) -> TrainState:
+  """Initialises parameters and optimiser; no memory of the images' size."""
+  variables = jax.jit(model.init)(
+    jax.random.key(seed), jnp.zeros((1, 65, 65, 3), jnp.float32)
+  )
+  variables = {
+    'params': variables['params'],
+    'batch_stats': variables.get('batch_stats', {}),
+  }
+  return TrainState(
+    step=jnp.int32(0),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=jax.jit(optimizer.init)(variables['params']),
+    ema=jax.tree.map(jnp.copy, variables) if ema else {},
+    nonfinite_step=jnp.int32(-1),
+  )
+
+
+def dropout_keys(seed: int, index: Array) -> Array:
+  """Returns one key an example, [B], from its global index in the run.
+
+  The same example gets the same mask on whatever device it falls.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), 0x0D0)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def _sum_over(axis_name: str | None, tree: PyTree) -> PyTree:
+  return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _norm(tree: PyTree) -> Array:
+  """Returns the Euclidean norm of all of a tree, as one sum."""
+  vector = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
+  return jnp.sqrt(jnp.vdot(vector, vector))
+
+
+def train_step(
+  state: TrainState,
+  batch: dict[str, Array],
+  *,
+  model: Any,
+  optimizer: optax.GradientTransformation,
+  loss: losses.Loss,
+  seed: int,
+  accumulate_steps: int,
+  ema_decay: float,
+  axis_name: str | None,
+) -> tuple[TrainState, dict[str, Array]]:
+  """One update from one device's share of the global batch.
+
+  The loss of a pixel is divided by the normaliser of the whole global batch,
+  and gradients are summed over devices and accumulation steps: how the batch
+  is cut changes nothing but rounding (and, under accumulation, the batch that
+  BatchNorm sees).
+
+  Args:
+    state: the state before.
+    batch: 'image' [b, H, W, 3] float32 normalised, 'label' [b, H, W] integer
+      train ids, 'index' [b] uint32 global example indices.
+    model: a `Segmenter` built with the same `axis_name`.
+    optimizer: its transformation.
+    loss: the loss.
+    seed: of dropout.
+    accumulate_steps: the share is worked off in so many equal parts.
+    ema_decay: of the moving average, where the state has one.
+    axis_name: pmap axis, or None on one device without pmap.
+
+  Returns:
+    The state after, and 'loss', 'main_loss', 'grad_norm', 'update_norm',
+    'param_norm' of the global batch.
+
+  Raises:
+    ValueError: the batch does not divide into `accumulate_steps`.
+  """
+  local = batch['image'].shape[0]
+  if local % accumulate_steps:
+    raise ValueError(
+      f'accumulate_steps={accumulate_steps} does not divide the {local} '
+      'images of each device'
+    )
+  count = _sum_over(axis_name, loss.count(batch['label']))
+  count = jnp.maximum(count, 1.0)
+
+  def loss_fn(params, batch_stats, part):
+    output, updates = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      part['image'],
+      train=True,
+      dropout_keys=dropout_keys(seed, part['index']),
+      mutable=['batch_stats'],
+    )
+    total, main = loss.sum(output.logits, output.auxiliary, part['label'])
+    return total / count, (main / count, updates.get('batch_stats', {}))
+
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  if accumulate_steps == 1:
+    (total, (main, batch_stats)), grads = grad_fn(
+      state.params, state.batch_stats, batch
+    )
+  else:
+    parts = jax.tree.map(
+      lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch
+    )
+
+    def accumulate(carry, part):
+      total, main, batch_stats, grads = carry
+      (t, (m, batch_stats)), g = grad_fn(state.params, batch_stats, part)
+      grads = jax.tree.map(jnp.add, grads, g)
+      return (total + t, main + m, batch_stats, grads), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    start = (jnp.float32(0), jnp.float32(0), state.batch_stats, zeros)
+    (total, main, batch_stats, grads), _ = jax.lax.scan(
+      accumulate, start, parts
+    )
+
+  total, main, grads = _sum_over(axis_name, (total, main, grads))
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+
+  metrics = {
+    'loss': total,
+    'main_loss': main,
+    'grad_norm': _norm(grads),
+    'update_norm': _norm(updates),
+    'param_norm': _norm(params),
+  }
+  finite = jnp.isfinite(total + metrics['grad_norm'] + metrics['update_norm'])
+  nonfinite_step = jnp.where(
+    finite | (state.nonfinite_step >= 0), state.nonfinite_step, state.step + 1
+  )
+  ema = state.ema
+  if ema:
+    # Young averages follow faster, as TensorFlow's do: no bias to the start.
+    t = state.step.astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+    ema = jax.tree.map(
+      lambda average, new: decay * average + (1 - decay) * new,
+      ema,
+      {'params': params, 'batch_stats': batch_stats},
+    )
+  return (
+    TrainState(
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      ema=ema,
+      nonfinite_step=nonfinite_step,
+    ),
+    metrics,
+  )

@@ -1,0 +1,294 @@
+"""Training, told from top to bottom."""
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+from typing import Any
+
+from absl import logging
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+from deeplab import checkpoints
+from deeplab import evaluate
+from deeplab import logbook
+from deeplab import losses
+from deeplab import optimizers
+from deeplab import parallel
+from deeplab import predictors
+from deeplab import steps
+from deeplab import visualize
+from deeplab import workdir as workdirs
+from deeplab.data import info as data_info
+from deeplab.data import pipeline
+from deeplab.models import registry
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+  """Returns the length of the run; an epoch's last partial batch is not run.
+
+  Raises:
+    ValueError: fewer examples than a batch, or a run of no steps.
+  """
+  if examples < config.batch_size:
+    raise ValueError(
+      f'batch_size={config.batch_size} is more than the {examples} examples '
+      f'of split {config.data.train_split!r}; lower batch_size'
+    )
+  total = config.total_steps or round(
+    config.epochs * (examples // config.batch_size)
+  )
+  if total < 1:
+    raise ValueError(
+      f'epochs={config.epochs} of {examples} examples make no step; '
+      'raise epochs, or set total_steps'
+    )
+  return total
+
+
+def build_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
+  """Builds the loss from the config's `loss` section.
+
+  Raises:
+    ValueError: the number of class weights is not the number of classes.
+  """
+  weights = tuple(config.loss.class_weights)
+  if weights and len(weights) != num_classes:
+    raise ValueError(
+      f'loss.class_weights has {len(weights)} weights for {num_classes} '
+      'classes; give one a class, or () for none'
+    )
+  return losses.Loss(
+    ignore=data_info.IGNORE,
+    normalizer=config.loss.normalizer,
+    class_weights=weights,
+    auxiliary_weight=config.loss.auxiliary_weight,
+  )
+
+
+def build_step(
+  config: ConfigDict, num_classes: int, total: int, axis_name: str | None
+) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
+  """Builds (model, optimizer, learning rate, step) of a run of `total` steps.
+
+  The step is the pure one of `steps.py`, for one device's share of the batch.
+
+  Raises:
+    ValueError: BatchNorm would see a single image.
+  """
+  if config.batch_size // config.accumulate_steps < 2:
+    raise ValueError(
+      f'batch_size={config.batch_size} over accumulate_steps='
+      f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
+      'pooled features have no variance; raise batch_size'
+    )
+  model = registry.build(
+    config.model, num_classes, axis_name=axis_name, **parallel.kernels()
+  )
+  rate = optimizers.schedule(
+    config.schedule, config.optimizer.learning_rate, total
+  )
+  optimizer = optimizers.build(config.optimizer, rate)
+  step = functools.partial(
+    steps.train_step,
+    model=model,
+    optimizer=optimizer,
+    loss=build_loss(config, num_classes),
+    seed=config.seed,
+    accumulate_steps=config.accumulate_steps,
+    ema_decay=config.ema_decay,
+    axis_name=axis_name,
+  )
+  return model, optimizer, rate, step
+
+
+class _Stop:
+  """Hears SIGTERM, so that the loop can save and leave."""
+
+  def __enter__(self) -> '_Stop':
+    self.asked = False
+    # Only the main thread may set handlers (tests may train in others).
+    self._main = threading.current_thread() is threading.main_thread()
+    if self._main:
+      self._old = signal.signal(signal.SIGTERM, self._hear)
+    return self
+
+  def _hear(self, *_: Any) -> None:
+    self.asked = True
+
+  def __exit__(self, *_: Any) -> None:
+    if self._main:
+      signal.signal(signal.SIGTERM, self._old)
+
+
+def _check_finite(state: steps.TrainState, workdir: str) -> None:
+  bad = int(state.nonfinite_step)
+  if bad >= 0:
+    raise FloatingPointError(
+      f'loss, gradients or update of step {bad} are not finite; the last good '
+      f'checkpoint below {workdir} was kept. Lower optimizer.learning_rate, '
+      'set optimizer.clip_norm, or look for broken images'
+    )
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+  """Trains, or goes on training, and returns the last evaluation's metrics.
+
+  Args:
+    config: the experiment.
+    workdir: where all that the run leaves is written.
+
+  Returns:
+    The metrics by name, `miou` among them; empty if stopped by SIGTERM before
+    the end.
+
+  Raises:
+    ValueError: the config or the data is wrong; the message says what to do.
+    FloatingPointError: loss, gradients or update were not finite.
+    OSError: a checkpoint cannot be written.
+  """
+  workdirs.claim(workdir, config)
+  host, hosts = jax.process_index(), jax.process_count()
+
+  # Data.
+  pipeline.prepare(config)
+  info = data_info.info_for(config.data)
+  examples = pipeline.num_examples(config, config.data.train_split)
+  total = total_steps(config, examples)
+  per_epoch = examples // config.batch_size
+  evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
+
+  # Model, optimiser, state.
+  model, optimizer, rate, step_fn = build_step(
+    config, info.num_classes, total, parallel.AXIS
+  )
+  state = steps.init_state(
+    model, optimizer, seed=config.seed, ema=config.ema_decay > 0
+  )
+  logging.info(
+    '%s: %d classes, %d training images, %d steps of %d images, '
+    '%.3f M parameters, %d %s device(s)',
+    config.name,
+    info.num_classes,
+    examples,
+    total,
+    config.batch_size,
+    sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
+    parallel.device_count(),
+    parallel.platform(),
+  )
+
+  # Where were we?
+  saved = checkpoints.Checkpoints(
+    workdirs.checkpoint_dir(workdir),
+    keep_latest=config.checkpoint.keep_latest,
+    keep_best=config.checkpoint.keep_best,
+  )
+  restored = saved.restore(state)
+  if restored is not None:
+    state = restored
+    logging.info('Going on from step %d of %s', int(state.step), workdir)
+  start = int(state.step)
+  state = parallel.replicate(state)
+  train_step = parallel.map_train(step_fn)
+  predictor = predictors.FlaxPredictor(
+    registry.build(config.model, info.num_classes, **parallel.kernels()),
+    state.eval_variables,
+    config.data.mean,
+    config.data.std,
+    output='ids',
+  )
+  record = logbook.Records(workdir, start) if host == 0 else None
+  batches = pipeline.train_batches(
+    config, info, host_index=host, host_count=hosts, start_step=start
+  )
+
+  # Step after step.
+  progress = logbook.Progress(start, total, config.batch_size)
+  result = None
+  with _Stop() as stop, contextlib.ExitStack() as cleanup:
+    # Whatever happens, the last save is waited for.
+    for close in (saved.close, batches.close, progress.close):
+      cleanup.callback(close)
+    if record:
+      cleanup.callback(record.close)
+    for step in range(start + 1, total + 1):
+      state, metrics = train_step(state, parallel.split(next(batches)))
+      progress.update(step)
+      last = step == total or stop.asked
+      if step % config.log_every_steps == 0 or last:
+        _check_finite(state, workdir)
+        now = {k: float(v[0]) for k, v in metrics.items()}
+        now['learning_rate'] = float(rate(step - 1))
+        now |= progress.report(step, now)
+        if record:
+          record.scalars(step, 'train', now)
+      evaluated = step % evaluate_every == 0 or step == total
+      if evaluated:
+        progress.pause()
+        _check_finite(state, workdir)
+        predictor = predictor.with_variables(state.eval_variables)
+        result = evaluate.evaluate(
+          predictor,
+          pipeline.eval_examples(
+            config, info, host_index=host, host_count=hosts
+          ),
+          info,
+          config.eval,
+          keep_samples=4,
+          sum_counts=parallel.sum_over_hosts,
+        )
+        logging.info('step %d: %s', step, evaluate.summary(result))
+        if record:
+          record.scalars(step, config.data.eval_split, result.metrics)
+          record.images(step, 'samples', _pictures(result, info))
+          record.flush()
+        progress.resume()
+      if evaluated or step % config.checkpoint.every_steps == 0 or last:
+        _check_finite(state, workdir)
+        miou = result.metrics['miou'] if evaluated and result else None
+        saved.save(state, step, miou)
+      if stop.asked:
+        logging.info(
+          'SIGTERM: saved step %d; the same command with --workdir=%s goes on',
+          step,
+          workdir,
+        )
+        break
+
+  # The end.
+  if int(state.step) < total:
+    return {}
+  if result is None:
+    logging.info('%s had already reached its last step, %d', workdir, total)
+    return {'miou': workdirs.load(workdir).miou}
+  if host == 0:
+    evaluate.write(result, os.path.join(workdir, 'eval', 'last'), info)
+    visualize.save(
+      visualize.curves(os.path.join(workdir, 'metrics.jsonl')),
+      os.path.join(workdir, 'curves.png'),
+    )
+    logging.info(
+      'Done: mIoU %.4f. Next, with --workdir=%s: python -m deeplab.predict '
+      '--images=... --output=..., or python -m export.main --output=...',
+      result.metrics['miou'],
+      workdir,
+    )
+  return result.metrics
+
+
+def _pictures(
+  result: evaluate.Result, info: data_info.DatasetInfo
+) -> np.ndarray:
+  """Returns image | label | prediction of the kept samples, one size."""
+  rows = [
+    visualize.side_by_side(s.image, s.label, s.prediction, info.palette)
+    for s in result.samples
+  ]
+  height = min(row.shape[0] for row in rows)
+  width = min(row.shape[1] for row in rows)
+  return np.stack([row[:height, :width] for row in rows])

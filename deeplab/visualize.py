@@ -1,0 +1,319 @@
+"""Pictures: masks in the palette, overlays, sheets, matrices and curves.
+
+Every function returns pixels, uint8 [H, W, 3], for a file (`save`) or for
+TensorBoard alike. Matplotlib is loaded when a plot is asked for, without a
+display.
+"""
+
+from collections.abc import Sequence
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+from deeplab.data import info
+
+Palette = Sequence[Sequence[int]]
+
+# What ignored pixels are drawn in: VOC's colour of the void border.
+IGNORE_COLOR = (224, 224, 192)
+
+_INK = (32, 32, 32)
+_PAPER = (255, 255, 255)
+
+
+def color_table(palette: Palette) -> np.ndarray:
+  """Returns uint8 [256, 3]: a colour for each id, black for ids without one."""
+  table = np.zeros((256, 3), np.uint8)
+  table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+  table[info.IGNORE] = IGNORE_COLOR
+  return table
+
+
+def colorize(ids: np.ndarray, palette: Palette) -> np.ndarray:
+  """Returns [H, W, 3] in class colours of uint8 ids [H, W]."""
+  return color_table(palette)[np.asarray(ids, np.uint8)]
+
+
+def overlay(
+  image: np.ndarray, ids: np.ndarray, palette: Palette, opacity: float
+) -> np.ndarray:
+  """Draws class colours over a photograph.
+
+  Args:
+    image: uint8 [H, W, 3].
+    ids: uint8 [H, W]; ignored pixels (255) show the photograph.
+    palette: a colour a class.
+    opacity: 0 (photograph) to 1 (colours).
+  """
+  if not 0 <= opacity <= 1:
+    raise ValueError(f'opacity={opacity} is not in 0..1')
+  ids = np.asarray(ids, np.uint8)
+  mixed = cv2.addWeighted(
+    image, 1 - opacity, colorize(ids, palette), opacity, 0.0
+  )
+  return np.where((ids == info.IGNORE)[..., None], image, mixed)
+
+
+def side_by_side(
+  image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: Palette
+) -> np.ndarray:
+  """Returns photograph, label and prediction in one row, [H, 3 W + 8, 3]."""
+  gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
+  return np.concatenate(
+    [
+      np.asarray(image, np.uint8),
+      gap,
+      colorize(label, palette),
+      gap,
+      colorize(prediction, palette),
+    ],
+    axis=1,
+  )
+
+
+def thumbnail(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Shrinks or grows an image to the largest of its shape in (H, W)."""
+  height, width = image.shape[:2]
+  scale = min(size[0] / height, size[1] / width)
+  new = max(1, round(width * scale)), max(1, round(height * scale))
+  method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+  return cv2.resize(image, new, interpolation=method)
+
+
+def _text_width(text: str, font: Any) -> int:
+  return math.ceil(font.getlength(text))
+
+
+def _shorten(text: str, width: int, font: Any) -> str:
+  """Cuts a text to a width in pixels; its end is what tells files apart."""
+  if _text_width(text, font) <= width:
+    return text
+  while text and _text_width('…' + text, font) > width:
+    text = text[1:]
+  return '…' + text
+
+
+def legend(
+  class_names: Sequence[str], palette: Palette, width: int, font_size: int = 14
+) -> np.ndarray:
+  """Returns colour swatches with class names, in rows of `width` pixels."""
+  font = ImageFont.load_default(font_size)
+  swatch, gap, row = font_size + 2, 6, font_size + 10
+  places = []
+  x, y = gap, gap
+  for name in class_names:
+    name = _shorten(name, width - swatch - 3 * gap, font)
+    length = swatch + gap + _text_width(name, font)
+    if x > gap and x + length + gap > width:
+      x, y = gap, y + row
+    places.append((x, y, name))
+    x += length + 3 * gap
+  canvas = Image.new('RGB', (width, y + row), _PAPER)
+  draw = ImageDraw.Draw(canvas)
+  for (x, y, name), color in zip(places, palette, strict=True):
+    draw.rectangle(
+      (x, y, x + swatch, y + font_size),
+      fill=tuple(int(c) for c in color),
+      outline=(128, 128, 128),
+    )
+    draw.text(
+      (x + swatch + gap, y + font_size // 2),
+      name,
+      fill=_INK,
+      font=font,
+      anchor='lm',
+    )
+  return np.asarray(canvas)
+
+
+def contact_sheet(
+  pictures: Sequence[tuple[str, np.ndarray]],
+  columns: int,
+  cell: Sequence[int],
+  footer: np.ndarray | None = None,
+) -> np.ndarray:
+  """Returns captioned thumbnails in rows, and a legend below them.
+
+  Args:
+    pictures: (caption, uint8 [H, W, 3]) each, of any sizes.
+    columns: pictures in a row, at most.
+    cell: (H, W) that each picture is fitted into, at the bottom.
+    footer: uint8 [h, w, 3] below the pictures, such as a `legend`.
+  """
+  if not pictures:
+    raise ValueError('a contact sheet needs at least one picture')
+  columns = min(columns, len(pictures))
+  gap, caption = 8, 22
+  font = ImageFont.load_default(14)
+  step = cell[0] + caption + gap, cell[1] + gap
+  rows = -(-len(pictures) // columns)
+  width = columns * step[1] + gap
+  height = rows * step[0] + gap
+  below = 0 if footer is None else footer.shape[0]
+  if footer is not None:
+    width = max(width, footer.shape[1])
+  canvas = Image.new('RGB', (width, height + below), _PAPER)
+  draw = ImageDraw.Draw(canvas)
+  for i, (name, picture) in enumerate(pictures):
+    y, x = gap + i // columns * step[0], gap + i % columns * step[1]
+    small = thumbnail(picture, cell)
+    corner = (x + (cell[1] - small.shape[1]) // 2, y + cell[0] - small.shape[0])
+    canvas.paste(Image.fromarray(small), corner)
+    draw.text(
+      (x + cell[1] // 2, y + cell[0] + caption // 2),
+      _shorten(name, cell[1], font),
+      fill=_INK,
+      font=font,
+      anchor='mm',
+    )
+  if footer is not None:
+    canvas.paste(Image.fromarray(footer), (0, height))
+  return np.asarray(canvas)
+
+
+def _pixels(figure: Any) -> np.ndarray:
+  """Renders a Matplotlib figure that was made without pyplot."""
+  from matplotlib.backends import backend_agg
+
+  canvas = backend_agg.FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+  """Plots a confusion matrix, each row as shares of its label's pixels.
+
+  Up to 25 classes the cells hold percentages, but for those below 0.5. Rows
+  of classes that no label has are grey.
+
+  Args:
+    matrix: int64 [K, K], rows = label, columns = prediction.
+    class_names: K names.
+  """
+  from matplotlib import colormaps
+  from matplotlib import figure as figures
+
+  matrix = np.asarray(matrix, np.float64)
+  count = len(class_names)
+  totals = matrix.sum(axis=1, keepdims=True)
+  shares = np.where(totals > 0, matrix / np.maximum(totals, 1), np.nan)
+  written = count <= 25
+  side = max(2.2, count * (0.48 if written else 0.15))
+  font = 9 if written else 7
+  longest = max(len(name) for name in class_names)
+  margin = 0.75 + longest * font / 72 * 0.6  # inches beside the matrix
+  top, bar = 0.45, 1.0
+  width, height = margin + side + bar, margin + side + top
+  figure = figures.Figure(figsize=(width, height), dpi=100)
+  axes = figure.add_axes(
+    (margin / width, margin / height, side / width, side / height)
+  )
+  colors = colormaps['Blues'].with_extremes(bad='0.85')
+  drawn = axes.imshow(shares, cmap=colors, vmin=0, vmax=1)
+  axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
+  axes.set_yticks(range(count), class_names, fontsize=font)
+  axes.set_xlabel('prediction')
+  axes.set_ylabel('label')
+  axes.set_title('share of labelled pixels', fontsize=11)
+  if written:
+    for i, j in np.argwhere(shares >= 0.005):
+      axes.text(
+        j,
+        i,
+        f'{100 * shares[i, j]:.0f}',
+        ha='center',
+        va='center',
+        fontsize=8,
+        color='white' if shares[i, j] > 0.55 else 'black',
+      )
+  scale = figure.add_axes(
+    (
+      (margin + side + 0.2) / width,
+      margin / height,
+      0.18 / width,
+      side / height,
+    )
+  )
+  figure.colorbar(drawn, cax=scale).ax.tick_params(labelsize=8)
+  return _pixels(figure)
+
+
+def curves(path: str | os.PathLike) -> np.ndarray:
+  """Plots loss and mIoU over the steps of a run.
+
+  Args:
+    path: `metrics.jsonl`: a JSON object a line, with `step`, `split` and
+      `loss` or `miou` among others. Half a line, from a run that was killed
+      or goes on, ends it.
+
+  Raises:
+    ValueError: no line has a loss or an mIoU.
+  """
+  from matplotlib import figure as figures
+
+  series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+  for line in pathlib.Path(path).read_text().splitlines():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      break
+    for metric in ('loss', 'miou'):
+      if record.get(metric) is not None:
+        points = series.setdefault((metric, record['split']), [])
+        points.append((record['step'], record[metric]))
+  if not series:
+    raise ValueError(f'{path} has no loss and no miou to plot')
+  figure = figures.Figure(figsize=(10, 3.8), dpi=100, layout='constrained')
+  panels = figure.subplots(1, 2)
+  for axes, metric, title in zip(
+    panels, ('loss', 'miou'), ('loss', 'mIoU'), strict=True
+  ):
+    for (name, split), points in sorted(series.items()):
+      if name == metric:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, label=split, marker='o' if len(x) < 40 else None, ms=3)
+        axes.legend(frameon=False)
+    axes.set_title(title)
+    axes.set_xlabel('step')
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+  panels[1].set_ylim(0, 1)
+  return _pixels(figure)
+
+
+def save(
+  picture: np.ndarray,
+  path: str | os.PathLike,
+  palette: Palette | None = None,
+) -> None:
+  """Writes an image file, whole or not at all.
+
+  Args:
+    picture: uint8 [H, W, 3], or ids [H, W] with `palette`.
+    path: its ending says the format; ids want .png.
+    palette: makes it an index image: its pixels are the ids themselves, the
+      colours are beside them.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  picture = np.ascontiguousarray(picture, np.uint8)
+  image = Image.fromarray(picture)
+  if palette is not None:
+    image.putpalette(color_table(palette).ravel().tolist())
+  options: dict[str, Any] = {}
+  if path.suffix.lower() in ('.jpg', '.jpeg'):
+    options = {'quality': 92}
+  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+  try:
+    image.save(temporary, **options)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)

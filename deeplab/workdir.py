@@ -1,0 +1,150 @@
+"""A work directory: what one run leaves, and how to read it.
+
+config.json     the full config
+metrics.jsonl   one object a line: step, split, metrics by name
+checkpoints/    one folder a step
+eval/           the last evaluation: metrics, confusion matrix, pictures
+events.*        TensorBoard
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from deeplab import checkpoints
+from deeplab.data import info as data_info
+
+PyTree = Any
+
+# Fields that change how a run is carried out, not what it computes: a run may
+# be resumed with others.
+_FREE = (
+  'log_every_steps',
+  'checkpoint.',
+  'data.data_dir',
+  'data.root',
+  'data.threads',
+  'data.prefetch',
+  'data.cache',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A trained model as it lies in a work directory.
+
+  Attributes:
+    config: the run's config, locked.
+    info: facts of its data set.
+    variables: {'params', 'batch_stats'} of NumPy arrays.
+    step: the checkpoint's step.
+    miou: its mIoU while training, NaN if it was not evaluated.
+  """
+
+  config: ConfigDict
+  info: data_info.DatasetInfo
+  variables: PyTree
+  step: int
+  miou: float
+
+
+def config_path(workdir: str) -> str:
+  """Returns the path of the run's config."""
+  return os.path.join(workdir, 'config.json')
+
+
+def checkpoint_dir(workdir: str) -> str:
+  """Returns the folder of the run's checkpoints."""
+  return os.path.join(workdir, 'checkpoints')
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes a file whole or not at all."""
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  temporary = f'{path}.{os.getpid()}.tmp'
+  with open(temporary, 'w', encoding='utf-8') as f:
+    f.write(text)
+  os.replace(temporary, path)
+
+
+def _tuples(value: Any) -> Any:
+  """JSON has lists; configs have tuples."""
+  if isinstance(value, list):
+    return tuple(_tuples(v) for v in value)
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return value
+
+
+def read_config(workdir: str) -> ConfigDict:
+  """Reads the config that the run in `workdir` was started with.
+
+  Raises:
+    FileNotFoundError: no run was started there.
+  """
+  path = config_path(workdir)
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'{path} does not exist: {workdir!r} is not the work directory of a run; '
+      'name one with --workdir (a run prints its own when it starts)'
+    )
+  with open(path, encoding='utf-8') as f:
+    return ConfigDict(_tuples(json.load(f))).lock()
+
+
+def _leaves(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+  leaves = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      leaves.update(_leaves(value, f'{prefix}{key}.'))
+    else:
+      leaves[prefix + key] = _tuples(json.loads(json.dumps(value)))
+  return leaves
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+  """Writes the config to a new work directory, or checks it against the old.
+
+  Raises:
+    ValueError: another config's run is there.
+  """
+  if os.path.exists(config_path(workdir)):
+    old, new = _leaves(read_config(workdir)), _leaves(config)
+    changed = [
+      f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'
+      for k in sorted(old | new)
+      if old.get(k) != new.get(k) and not k.startswith(_FREE)
+    ]
+    if changed:
+      raise ValueError(
+        f'{workdir} holds a run of another config ({"; ".join(changed)}); '
+        'choose another --workdir, or remove that one'
+      )
+  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  write_text(config_path(workdir), text + '\n')
+
+
+def load(workdir: str, which: str = 'best') -> Loaded:
+  """Reads the model of a run.
+
+  Args:
+    workdir: the run's work directory.
+    which: 'best' or 'latest' checkpoint.
+
+  Raises:
+    FileNotFoundError: no run, or no checkpoint, is there.
+  """
+  config = read_config(workdir)
+  variables, step, miou = checkpoints.load_variables(
+    checkpoint_dir(workdir), which
+  )
+  return Loaded(
+    config=config,
+    info=data_info.info_for(config.data),
+    variables=variables,
+    step=step,
+    miou=miou,
+  )

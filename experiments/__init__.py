@@ -1,0 +1,1 @@
+"""Experiments around the library: benchmarks, sweeps, tables."""

@@ -1,0 +1,1 @@
+"""Side-by-side measurements. Run by hand, never as a timed test."""

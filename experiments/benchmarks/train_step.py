@@ -1,0 +1,240 @@
+r"""One training step, ours beside PyTorch's.
+
+DeepLabV3+ MobileNetV2 (alpha 1.0, output stride 16, 21 classes), SGD with
+momentum, the same network on both sides, steps taken in turn, so that whatever
+else the machine does falls on both:
+
+    python -m experiments.benchmarks.train_step
+    python -m experiments.benchmarks.train_step --torch_python=OTHER/bin/python
+    python -m experiments.benchmarks.train_step --threads=0 --batch=32 \
+        --size=513 --dtype=bfloat16
+
+Needs jax, flax and optax, and torch for the other side; README.md has numbers.
+"""
+
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import optax
+
+from deeplab import losses
+from deeplab import parallel
+from deeplab import steps
+from deeplab.models import layers
+from deeplab.models import profile
+from deeplab.models import segmenter
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.heads import deeplabv3plus
+
+_BATCH = flags.DEFINE_integer('batch', 4, 'Images a step.')
+_SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images.')
+_CLASSES = flags.DEFINE_integer('classes', 21, 'Classes.')
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Compute dtype of both sides.'
+)
+_DEPTHWISE = flags.DEFINE_enum(
+  'depthwise',
+  'auto',
+  ['auto', 'shifted', 'conv'],
+  'Form of our depthwise convolutions; auto: shifted on a CPU.',
+)
+_POINTWISE = flags.DEFINE_enum(
+  'pointwise',
+  'auto',
+  ['auto', 'matmul', 'conv'],
+  'Form of our 1x1 convolutions and BatchNorm; auto: matmul on a CPU.',
+)
+_STEPS = flags.DEFINE_integer('steps', 5, 'Steps timed on each side, in turn.')
+_WARM_UP = flags.DEFINE_integer('warm_up', 2, 'Steps before those.')
+_THREADS = flags.DEFINE_integer(
+  'threads', 2, 'CPU cores used; 0: all there are.'
+)
+_TORCH = flags.DEFINE_enum(
+  'torch',
+  'auto',
+  ['auto', 'off', 'cpu', 'cuda'],
+  "PyTorch's side: its device, or off.",
+)
+_TORCH_PYTHON = flags.DEFINE_string(
+  'torch_python', sys.executable, 'A Python that has torch.'
+)
+
+
+def network() -> segmenter.Segmenter:
+  """Builds the network that segmentation_models_pytorch builds."""
+  cpu = parallel.platform() == 'cpu'
+  pick = lambda value, fast: value.replace('auto', fast if cpu else 'conv')
+  options = layers.Options(
+    dtype=_DTYPE.value,
+    axis_name=parallel.AXIS,
+    depthwise=pick(_DEPTHWISE.value, 'shifted'),
+    pointwise=pick(_POINTWISE.value, 'matmul'),
+  )
+  return segmenter.Segmenter(
+    encoder=mobilenet_v2.MobileNetV2(
+      output_stride=16, top_conv=True, options=options
+    ),
+    head=deeplabv3plus.DeepLabV3Plus(
+      num_classes=_CLASSES.value,
+      rates=(12, 24, 36),
+      depthwise_norm=False,
+      refine='separable',
+      aspp_dropout=0.5,
+      decoder_convs=1,
+      align_corners=True,
+      options=options,
+    ),
+    auxiliary=None,
+    num_classes=_CLASSES.value,
+  )
+
+
+class Ours:
+  """Our side: the step of `deeplab.steps` on the local devices."""
+
+  def __init__(self):
+    model = network()
+    options = model.encoder.options
+    shape = (_BATCH.value, _SIZE.value, _SIZE.value)
+    counts = profile.profile(model, _CLASSES.value, shape[1:])
+    self.name = (
+      f'JAX {jax.__version__} on {jax.local_device_count()} '
+      f'{parallel.platform()}, depthwise {options.depthwise}, '
+      f'pointwise {options.pointwise}'
+    )
+    self.macs, self.params = counts.macs, counts.params
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    self._step = parallel.map_train(
+      functools.partial(
+        steps.train_step,
+        model=model,
+        optimizer=optimizer,
+        loss=losses.Loss(255, 'valid', (), 0.4),
+        seed=0,
+        accumulate_steps=1,
+        ema_decay=0.0,
+        axis_name=parallel.AXIS,
+      )
+    )
+    self._state = parallel.replicate(
+      steps.init_state(model, optimizer, seed=0, ema=False)
+    )
+    keys = jax.random.split(jax.random.key(0))
+    self._batch = parallel.split(
+      {
+        'image': jax.random.uniform(keys[0], (*shape, 3)),
+        'label': jax.random.randint(keys[1], shape, 0, _CLASSES.value),
+        'index': jnp.arange(_BATCH.value, dtype=jnp.uint32),
+      }
+    )
+
+  def step(self) -> float:
+    """Runs one step and returns its seconds."""
+    start = time.perf_counter()
+    self._state, metrics = self._step(self._state, self._batch)
+    jax.block_until_ready((self._state, metrics))
+    return time.perf_counter() - start
+
+
+class Torch:
+  """PyTorch's side, in a process of its own.
+
+  Raises:
+    RuntimeError: it did not start.
+  """
+
+  def __init__(self):
+    arguments = {
+      'device': _TORCH.value,
+      'threads': _THREADS.value,
+      'batch': _BATCH.value,
+      'size': _SIZE.value,
+      'classes': _CLASSES.value,
+      'dtype': _DTYPE.value,
+    }
+    worker = os.path.join(os.path.dirname(__file__), 'torch_worker.py')
+    self._process = subprocess.Popen(
+      [
+        _TORCH_PYTHON.value,
+        worker,
+        *(f'--{name}={value}' for name, value in arguments.items()),
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    message = self._read()
+    self.name = message['name']
+    self.macs, self.params = message['macs'], message['params']
+
+  def _read(self) -> dict:
+    # Its input ends with this process, and so does it.
+    line = next(iter(self._process.stdout or ()), '')
+    if not line:
+      raise RuntimeError(
+        f'PyTorch did not run in {_TORCH_PYTHON.value}; its own words are '
+        'above. --torch_python=PYTHON names another, --torch=off does without'
+      )
+    return json.loads(line)
+
+  def step(self) -> float:
+    """Runs one step and returns its seconds."""
+    print('step', file=self._process.stdin, flush=True)
+    return self._read()['seconds']
+
+
+def main(argv: list[str]) -> None:
+  """Prints both sides and their ratio."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  # Both sides share one accelerator, so neither may take all of its memory.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  if _THREADS.value and hasattr(os, 'sched_setaffinity'):
+    cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
+    os.sched_setaffinity(0, cores)
+  sides: list[Ours | Torch] = [Ours()]
+  if _TORCH.value != 'off':
+    try:
+      sides.append(Torch())
+    except (OSError, RuntimeError) as error:
+      if _TORCH.value != 'auto':
+        raise
+      print(f'Without PyTorch: {error}')
+  seconds: list[list[float]] = [[] for _ in sides]
+  for i in range(_WARM_UP.value + _STEPS.value):
+    for side, times in zip(sides, seconds, strict=True):
+      # The threads of the other side spin for a while after its step.
+      time.sleep(0.3)
+      elapsed = side.step()
+      if i >= _WARM_UP.value:
+        times.append(elapsed)
+  print(
+    f'{_BATCH.value}x{_SIZE.value}x{_SIZE.value}, {_DTYPE.value}, median and '
+    f'range of {_STEPS.value} steps taken in turn'
+  )
+  for side, times in zip(sides, seconds, strict=True):
+    print(
+      f'{1e3 * statistics.median(times):8.1f} ms '
+      f'({1e3 * min(times):.1f} .. {1e3 * max(times):.1f}), '
+      f'{side.macs / 1e6:.1f} M MACs, {side.params:,} parameters: {side.name}'
+    )
+  if len(sides) == 2:
+    ratio = statistics.median(seconds[0]) / statistics.median(seconds[1])
+    print(
+      f'ours / PyTorch: {ratio:.2f}; MACs '
+      f'{sides[0].macs / sides[1].macs:.3f}, parameters '
+      f'{sides[0].params / sides[1].params:.3f}'
+    )
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,96 @@
+"""Writes the README's table of results from what runs have left.
+
+    python -m experiments.results --workdirs=runs/quickstart,runs/camvid
+
+reads config.json and eval/*/metrics.json of each run, keeps one small JSON a
+run in experiments/results/, and puts the table of all of them between the
+markers in README.md.
+"""
+
+import glob
+import json
+import os
+
+from absl import app
+from absl import flags
+
+from deeplab import workdir as workdirs
+
+_WORKDIRS = flags.DEFINE_list(
+  'workdirs', [], 'Finished runs to add; none: only draw the table anew.'
+)
+_RESULTS = os.path.join('experiments', 'results')
+_BEGIN, _END = '<!-- results:begin -->', '<!-- results:end -->'
+
+
+def collect(workdir: str) -> dict:
+  """Returns what is worth keeping of one run.
+
+  Raises:
+    ValueError: the run was not evaluated.
+  """
+  config = workdirs.read_config(workdir)
+  scores = {}
+  for path in sorted(glob.glob(os.path.join(workdir, 'eval', '*'))):
+    with open(os.path.join(path, 'metrics.json'), encoding='utf-8') as f:
+      metrics = json.load(f)
+    scores[os.path.basename(path)] = {
+      name: metrics[name]
+      for name in ('miou', 'pixel_accuracy', 'boundary_iou', 'examples')
+    }
+  if not scores:
+    raise ValueError(
+      f'{workdir} has no evaluation; run python -m deeplab.main '
+      f'--mode=evaluate --workdir={workdir} first'
+    )
+  return {'name': config.name, 'data': config.data.name, 'scores': scores}
+
+
+def table(results: list[dict]) -> str:
+  """Returns the results as Markdown."""
+  lines = [
+    '| run | evaluated | images | mIoU | pixel accuracy | boundary IoU |',
+    '|---|---|---|---|---|---|',
+  ]
+  for result in sorted(results, key=lambda r: r['name']):
+    for what, score in result['scores'].items():
+      lines.append(
+        f'| {result["name"]} | {what} | {score["examples"]} '
+        f'| {score["miou"]:.4f} | {score["pixel_accuracy"]:.4f} '
+        f'| {score["boundary_iou"]:.4f} |'
+      )
+  return '\n'.join(lines)
+
+
+def replace(text: str, new: str) -> str:
+  """Returns `text` with `new` between the markers.
+
+  Raises:
+    ValueError: there are no markers.
+  """
+  if _BEGIN not in text or _END not in text:
+    raise ValueError(f'README.md lacks the markers {_BEGIN} and {_END}')
+  before, rest = text.split(_BEGIN, 1)
+  return f'{before}{_BEGIN}\n{new}\n{_END}{rest.split(_END, 1)[1]}'
+
+
+def main(argv: list[str]) -> None:
+  """Collects the runs and draws the table."""
+  del argv
+  for workdir in _WORKDIRS.value:
+    result = collect(workdir)
+    text = json.dumps(result, indent=1, sort_keys=True)
+    workdirs.write_text(
+      os.path.join(_RESULTS, f'{result["name"]}.json'), text + '\n'
+    )
+  results = []
+  for path in sorted(glob.glob(os.path.join(_RESULTS, '*.json'))):
+    with open(path, encoding='utf-8') as f:
+      results.append(json.load(f))
+  with open('README.md', encoding='utf-8') as f:
+    readme = f.read()
+  workdirs.write_text('README.md', replace(readme, table(results)))
+
+
+if __name__ == '__main__':
+  app.run(main)

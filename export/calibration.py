@@ -1,0 +1,68 @@
+"""The images whose activation ranges an int8 file is quantised by."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+from deeplab import predictors
+from deeplab.data import augment
+
+
+def synthetic(count: int, size: Sequence[int], seed: int) -> list[np.ndarray]:
+  """Draws images that need no data set: coarse blots under fine noise.
+
+  They exercise every operator; ranges and quality on photographs they do not
+  tell.
+
+  Args:
+    count: number of images.
+    size: (H, W).
+    seed: of the generator; the same images for the same three arguments.
+
+  Returns:
+    uint8 [H, W, 3] each.
+  """
+  rng = np.random.default_rng(seed)
+  images = []
+  for _ in range(count):
+    coarse = rng.uniform(0, 255, (8, 8, 3)).astype(np.float32)
+    image = predictors.resize_bilinear(coarse, size)
+    image += rng.normal(0, 16, image.shape).astype(np.float32)
+    images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+  return images
+
+
+def samples(
+  images: Iterable[np.ndarray],
+  size: Sequence[int],
+  normalization_in_graph: bool,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> Iterator[np.ndarray]:
+  """Yields the inputs [1, H, W, 3] float32 that calibration runs.
+
+  Images are resized as `predictors.Resized` does it. One black and one white
+  pixel in the first one make the input's range that of all pixel values, so
+  that its scale does not hang on the brightest photograph: with normalisation
+  in the graph, scale 1 and zero point 0 (-128 for int8), pixels as they are.
+
+  Args:
+    images: uint8 [h, w, 3], RGB, any size.
+    size: (H, W) of the file.
+    normalization_in_graph: the file takes 0..255.
+    mean: RGB in 0..255.
+    std: likewise.
+  """
+  for i, image in enumerate(images):
+    # A copy: an image of the right size comes back as it is.
+    x = np.array(predictors.resize_bilinear(image, size), np.float32)
+    if i == 0:
+      x[0, 0] = 0
+      x[-1, -1] = 255
+    if not normalization_in_graph:
+      x = augment.normalize(
+        x, np.asarray(mean, np.float32), np.asarray(std, np.float32)
+      )
+    yield x[None]

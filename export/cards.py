@@ -1,0 +1,81 @@
+"""What stands beside a file, so that nobody has to guess how to feed it."""
+
+import os
+from typing import Any
+
+from deeplab import evaluate
+from deeplab.data import info as info_lib
+from export import graph as graph_lib
+from export import request as request_lib
+from export import source as source_lib
+
+LABELS = 'labels.txt'
+
+
+def write_labels(directory: str, info: info_lib.DatasetInfo) -> None:
+  """Writes the class names, one a line, line i (from 0) for id i."""
+  path = os.path.join(directory, LABELS)
+  with open(path, 'w', encoding='utf-8') as f:
+    f.writelines(f'{name}\n' for name in info.class_names)
+
+
+def end(graph: graph_lib.Graph, index: int) -> dict[str, Any]:
+  """Describes an input or output tensor of a file.
+
+  Returns:
+    `dtype`, `shape`, and `quantization`: {'scale', 'zero_point'} with
+    real = (quantised - zero_point) * scale, None for unquantised values.
+  """
+  tensor = graph.tensors[index]
+  return {
+    'dtype': tensor.dtype,
+    'shape': list(tensor.shape),
+    'quantization': graph_lib.quantization(tensor),
+  }
+
+
+def card(
+  file: str,
+  kind: str,
+  request: request_lib.Request,
+  source: source_lib.Source,
+  facts: dict[str, Any],
+) -> dict[str, Any]:
+  """Returns the model card of one file, with no mIoU in it yet.
+
+  Args:
+    file: its name in the export's folder.
+    kind: its format.
+    request: the export.
+    source: the model.
+    facts: holds `input` and `output`, as `end` returns them.
+  """
+  info, data = source.info, source.config.data
+  wants = 'RGB in 0..255'
+  if not request.normalization_in_graph:
+    wants = '(RGB in 0..255 - mean) / std'
+  if facts['input']['quantization'] is not None:
+    wants += ', quantised: round(value / scale) + zero_point'
+  return {
+    'file': file,
+    'format': kind,
+    'source': source.facts(),
+    'dataset': info.name,
+    'classes': list(info.class_names),
+    'palette': [list(color) for color in info.palette],
+    'labels': LABELS,
+    'input_size': list(request.input_size),
+    'value_range': [0, 255],
+    'mean': [float(x) for x in data.mean],
+    'std': [float(x) for x in data.std],
+    'normalization_in_graph': request.normalization_in_graph,
+    'input': {**facts['input'], 'values': wants},
+    'output': request.output,
+    'output_tensor': facts['output'],
+    'miou': None,
+  }
+
+
+def write(directory: str, name: str, value: dict[str, Any]) -> None:
+  """Writes NAME.json into a folder."""
+  evaluate.write_json(os.path.join(directory, f'{name}.json'), value)

@@ -1,0 +1,320 @@
+"""Reads a .tflite file: operators, dtypes, constants, MACs; and judges it.
+
+A converter that could not lower something does not always say so: it may
+leave a Flex, custom or STABLEHLO_COMPOSITE operator that one runtime accepts
+and the device does not, or float arithmetic in a file that is called int8.
+`check` is what stands between such a file and the user.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import dataclasses
+import math
+
+from ai_edge_litert import schema_py_generated as schema
+import numpy as np
+
+_OPERATORS = {
+  v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
+}
+_DTYPES = {
+  v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)
+}
+_BITS = {
+  'float64': 64,
+  'float32': 32,
+  'float16': 16,
+  'bfloat16': 16,
+  'int64': 64,
+  'uint64': 64,
+  'int32': 32,
+  'uint32': 32,
+  'int16': 16,
+  'uint16': 16,
+  'int8': 8,
+  'uint8': 8,
+  'bool': 8,
+  'int4': 4,
+  'uint4': 4,
+  'int2': 2,
+}
+_FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
+# What plain LiteRT and TFLite Micro builds do not run.
+_FOREIGN = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
+# Elements from which on a constant is a weight rather than a parameter.
+_LARGE = 64
+
+
+class BadGraph(ValueError):
+  """A file holds an operator that must not be in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """One tensor.
+
+  Attributes:
+    name: as in the file.
+    dtype: lower-case name, such as 'int8'.
+    shape: static shape.
+    constant_bytes: bytes stored in the file, 0 for activations.
+    buffer: index of the stored data; tensors may share it.
+    scales: quantisation scales, () where unquantised; several are per-channel.
+    zero_points: as many.
+  """
+
+  name: str
+  dtype: str
+  shape: tuple[int, ...]
+  constant_bytes: int
+  buffer: int
+  scales: tuple[float, ...]
+  zero_points: tuple[int, ...]
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes in memory, unpadded."""
+    if self.dtype not in _BITS:
+      raise BadGraph(f'tensor {self.name!r} has no fixed size: {self.dtype}')
+    return -(-math.prod(self.shape) * _BITS[self.dtype] // 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+  """One operator; tensors by index, absent optional inputs left out."""
+
+  name: str
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+  """The main subgraph of a file, in execution order.
+
+  Attributes:
+    tensors: all tensors.
+    operators: all operators.
+    inputs: tensor indices the caller sets.
+    outputs: tensor indices the caller reads.
+    subgraphs: number of subgraphs in the file; 1 where nothing is nested.
+  """
+
+  tensors: tuple[Tensor, ...]
+  operators: tuple[Operator, ...]
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+  subgraphs: int
+
+  def is_constant(self, index: int) -> bool:
+    """Whether the tensor's data is stored in the file."""
+    return self.tensors[index].constant_bytes > 0
+
+
+def _operator_name(code) -> str:
+  # The 8-bit field is what files held before there were 128 operators.
+  number = max(code.builtinCode, code.deprecatedBuiltinCode)
+  name = _OPERATORS.get(number, f'UNKNOWN_{number}')
+  if name == 'CUSTOM':
+    custom = code.customCode or b''
+    return f'CUSTOM:{custom.decode(errors="replace")}'
+  return name
+
+
+def _tensor(table, buffers) -> Tensor:
+  buffer = buffers[table.buffer]
+  # Data of files beyond 2 GB lies behind the table, found by offset and size.
+  stored = 0 if buffer.data is None else len(buffer.data)
+  quantization = table.quantization
+  scales = getattr(quantization, 'scale', None)
+  zeros = getattr(quantization, 'zeroPoint', None)
+  return Tensor(
+    name=(table.name or b'').decode(errors='replace'),
+    dtype=_DTYPES[table.type],
+    shape=tuple(
+      int(n) for n in (table.shape if table.shape is not None else [])
+    ),
+    constant_bytes=int(stored or getattr(buffer, 'size', 0) or 0),
+    buffer=table.buffer,
+    scales=tuple(float(s) for s in (scales if scales is not None else [])),
+    zero_points=tuple(int(z) for z in (zeros if zeros is not None else [])),
+  )
+
+
+def read(data: bytes) -> Graph:
+  """Parses the bytes of a .tflite file.
+
+  Raises:
+    ValueError: they are none.
+  """
+  if data[4:8] != b'TFL3':
+    raise ValueError(
+      f'not a .tflite file: bytes 4 to 8 are {data[4:8]!r}, not TFL3'
+    )
+  model = schema.ModelT.InitFromPackedBuf(data, 0)
+  main = model.subgraphs[0]
+  codes = [_operator_name(code) for code in model.operatorCodes]
+  indices = lambda xs: tuple(int(i) for i in xs if i >= 0)
+  return Graph(
+    tensors=tuple(_tensor(t, model.buffers) for t in main.tensors),
+    operators=tuple(
+      Operator(codes[op.opcodeIndex], indices(op.inputs), indices(op.outputs))
+      for op in main.operators
+    ),
+    inputs=indices(main.inputs),
+    outputs=indices(main.outputs),
+    subgraphs=len(model.subgraphs),
+  )
+
+
+def operators(graph: Graph) -> dict[str, int]:
+  """Counts operators by name, most frequent first."""
+  counts: dict[str, int] = {}
+  for op in graph.operators:
+    counts[op.name] = counts.get(op.name, 0) + 1
+  return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+
+
+def operator_dtypes(graph: Graph) -> dict[str, dict[str, int]]:
+  """Counts, operator by operator, the dtype of the first output."""
+  result: dict[str, dict[str, int]] = {name: {} for name in operators(graph)}
+  for op in graph.operators:
+    counts, dtype = result[op.name], graph.tensors[op.outputs[0]].dtype
+    counts[dtype] = counts.get(dtype, 0) + 1
+  return result
+
+
+def weight_bytes(graph: Graph) -> int:
+  """Bytes of all constants that operators read, biases and shapes included.
+
+  Data which several tensors share counts once; tables around it do not.
+  """
+  read_ = {i for op in graph.operators for i in op.inputs}
+  constants = {
+    graph.tensors[i].buffer: graph.tensors[i].constant_bytes for i in read_
+  }
+  return sum(constants.values())
+
+
+def macs(graph: Graph) -> int:
+  """Multiply-accumulates of convolutions and matrix products, padding counted.
+
+  Element-wise operators, resizes and pooling count as none.
+  """
+  total = 0
+  for op in graph.operators:
+    shapes = [graph.tensors[i].shape for i in op.inputs]
+    out = math.prod(graph.tensors[op.outputs[0]].shape)
+    if op.name == 'CONV_2D':
+      total += out * math.prod(shapes[1][1:])
+    elif op.name == 'DEPTHWISE_CONV_2D':
+      total += out * math.prod(shapes[1][1:3])
+    elif op.name == 'FULLY_CONNECTED':
+      total += out * shapes[1][-1]
+    elif op.name == 'BATCH_MATMUL':
+      total += out * shapes[0][-1]
+    elif op.name == 'TRANSPOSE_CONV':
+      total += math.prod(shapes[2]) * math.prod(shapes[1][:3])
+  return total
+
+
+def _at_the_ends(
+  graph: Graph, op: Operator, input_type: str, output_type: str
+) -> bool:
+  """Whether a float operator only carries the caller's float in or out."""
+  if op.name == 'QUANTIZE':
+    return input_type == 'float32' and set(op.inputs) <= set(graph.inputs)
+  if op.name == 'DEQUANTIZE':
+    return output_type == 'float32' and set(op.outputs) <= set(graph.outputs)
+  return False
+
+
+def _number_format(graph: Graph, op: Operator, kind: str) -> Iterator[str]:
+  """Yields what is wrong with the stored weights of one operator."""
+  where = f'{op.name} (makes tensor {graph.tensors[op.outputs[0]].name!r})'
+  weights = [graph.tensors[i] for i in op.inputs if graph.is_constant(i)]
+  if kind == 'float16':
+    for tensor in weights:
+      if tensor.dtype == 'float32' and math.prod(tensor.shape) >= _LARGE:
+        yield f'{where} reads {tensor.name!r}, which is stored as float32'
+  if kind == 'int8' and op.name in ('CONV_2D', 'DEPTHWISE_CONV_2D'):
+    kernel = graph.tensors[op.inputs[1]]
+    channels = graph.tensors[op.outputs[0]].shape[-1]
+    if len(kernel.scales) != channels:
+      yield (
+        f'{where} has {len(kernel.scales)} weight scales for {channels} '
+        'channels'
+      )
+
+
+def _complaints(
+  graph: Graph, kind: str, input_type: str, output_type: str
+) -> Iterator[str]:
+  if graph.subgraphs != 1:
+    yield f'it has {graph.subgraphs} subgraphs, where one is all that is needed'
+  for op in graph.operators:
+    tensors = [graph.tensors[i] for i in (*op.inputs, *op.outputs)]
+    where = f'{op.name} (makes tensor {tensors[-1].name!r})'
+    if op.name.startswith(_FOREIGN):
+      yield f'{where} is no builtin operator'
+      continue
+    yield from _number_format(graph, op, kind)
+    if kind == 'int8' and not _at_the_ends(graph, op, input_type, output_type):
+      floats = [t for t in tensors if t.dtype in _FLOATS]
+      if floats:
+        yield (
+          f'{where} is a float operator: {floats[0].name!r} is '
+          f'{floats[0].dtype}'
+        )
+  ends: Sequence[tuple[str, tuple[int, ...], str]] = (
+    ('input', graph.inputs, input_type),
+    ('output', graph.outputs, output_type),
+  )
+  for end, indices, wanted in ends:
+    for tensor in (graph.tensors[i] for i in indices):
+      if tensor.dtype != wanted:
+        yield f'{end} tensor {tensor.name!r} is {tensor.dtype}, not {wanted}'
+
+
+def check(
+  graph: Graph,
+  name: str,
+  kind: str,
+  input_type: str = 'float32',
+  output_type: str = 'float32',
+) -> None:
+  """Refuses a file that a device could not run, or not as it is called.
+
+  No Flex, custom or StableHLO operator may be in any file. In an int8 file
+  float is allowed only in a QUANTIZE of the graph's input and a DEQUANTIZE
+  into its output, if those were asked for in float, and convolutions have one
+  weight scale a channel. A float16 file stores no large constant as float32.
+
+  Args:
+    graph: the file's graph.
+    name: the file, for the message.
+    kind: 'float32', 'float16' or 'int8'.
+    input_type: dtype the input was asked in.
+    output_type: dtype the output was asked in.
+
+  Raises:
+    BadGraph: operators and tensors at fault, by name.
+  """
+  complaints = list(_complaints(graph, kind, input_type, output_type))
+  if complaints:
+    rest = f', and {len(complaints) - 3} more' if len(complaints) > 3 else ''
+    raise BadGraph(f'{name} is refused: {"; ".join(complaints[:3])}{rest}')
+
+
+def quantization(tensor: Tensor) -> dict[str, float | int] | None:
+  """Returns {'scale', 'zero_point'} of a per-tensor quantised tensor.
+
+  real = (quantised - zero_point) * scale. None for any other tensor.
+  """
+  if len(tensor.scales) != 1:
+    return None
+  # Scales are float32; their shortest decimal form is what belongs in JSON.
+  return {
+    'scale': float(str(np.float32(tensor.scales[0]))),
+    'zero_point': tensor.zero_points[0],
+  }

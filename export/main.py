@@ -1,0 +1,197 @@
+"""Exports a trained model as SavedModel and TFLite files, and checks them.
+
+    python -m export.main --workdir=runs/shapes_mnv2/1 --output=exports/shapes
+
+writes, under --output, saved_model/, float32.tflite, float16.tflite and
+int8.tflite, a model card (.json) beside each, labels.txt, and report.md and
+report.json: sizes, operators, memory, distance from JAX and mIoU of each file.
+The whole validation split is evaluated with JAX and with every file;
+--eval_limit=50 shortens that, --noeval leaves it out.
+
+    python -m export.main --config=configs/voc_mnv2.py --output=exports/voc
+
+needs no training and no data: an untrained model of that shape, to see
+operators, sizes and speed. Fields may be overridden: --config.model.X=Y.
+
+Some of what devices ask for:
+
+    uint8 image in, float32 confidences out (ST):
+        --formats=int8 --input_type=uint8 --output_kind=softmax
+    int8 in, int8 out (an NPU with nothing left on the CPU):
+        --formats=int8 --input_type=int8 --output_type=int8
+    a mask, one byte a pixel:
+        --output_kind=argmax --output_type=uint8
+
+A file with an operator that LiteRT's builtin kernels do not have, or an int8
+file with float arithmetic in it, is refused: the command fails, names operator
+and tensor, and writes nothing.
+"""
+
+import time
+
+from absl import app
+from absl import flags
+import jax
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+
+from deeplab import console
+from deeplab.data import info as data_info
+from export import build
+from export import report as report_lib
+from export import request as request_lib
+from export import source as source_lib
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Work directory of the run to export.'
+)
+_CHECKPOINT = flags.DEFINE_enum(
+  'checkpoint', 'best', ['best', 'latest'], 'With --workdir: which one.'
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'Instead of --workdir: export an untrained model of this config, without '
+  'any data set.',
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Folder to write. An earlier export there is replaced.'
+)
+_FORMATS = flags.DEFINE_list(
+  'formats',
+  list(request_lib.FORMATS),
+  f'Which files to write, of {", ".join(request_lib.FORMATS)}.',
+)
+_INPUT_SIZE = flags.DEFINE_list(
+  'input_size', None, 'H,W of the files; default config.eval.static_size.'
+)
+_NORMALIZATION = flags.DEFINE_enum(
+  'normalization',
+  'graph',
+  ['graph', 'caller'],
+  'graph: the files take RGB in 0..255 and normalise it; caller: they take '
+  '(RGB - mean) / std. The int8 file then takes that quantised.',
+)
+_INPUT_TYPE = flags.DEFINE_string(
+  'input_type',
+  None,
+  'Input of the int8 file: uint8 (default), int8 or float32. The other formats '
+  'take float32.',
+)
+_OUTPUT_KIND = flags.DEFINE_enum(
+  'output_kind',
+  'logits',
+  list(request_lib.OUTPUTS),
+  'What the files return a pixel: K logits, K probabilities, or a class id.',
+)
+_OUTPUT_TYPE = flags.DEFINE_string(
+  'output_type',
+  None,
+  'Output of the int8 file: float32 (default), int8 or uint8; with '
+  '--output_kind=argmax of every file: int32 (default) or uint8.',
+)
+_CALIBRATION_IMAGES = flags.DEFINE_integer(
+  'calibration_images',
+  100,
+  'Images of the training split that the int8 ranges are taken from; drawn '
+  'ones with --config.',
+  lower_bound=1,
+)
+_EVAL = flags.DEFINE_bool(
+  'eval',
+  None,
+  'Evaluate JAX and every file on the validation split; default with '
+  '--workdir, impossible with --config.',
+)
+_EVAL_LIMIT = flags.DEFINE_integer(
+  'eval_limit', 0, 'Only the first so many images; 0: all.', lower_bound=0
+)
+
+
+def _check_flags() -> None:
+  """Refuses flags that contradict each other.
+
+  Raises:
+    ValueError: which ones, and what to pass instead.
+  """
+  workdir, config = bool(_WORKDIR.value), _CONFIG.value is not None
+  if workdir == config:
+    raise ValueError(
+      'pass either --workdir (a run) or --config (an untrained model)'
+    )
+  if not _OUTPUT.value:
+    raise ValueError('--output is missing: the folder to write')
+  if config and _EVAL.value:
+    raise ValueError(
+      '--eval needs --workdir: an untrained model (--config) has no mIoU'
+    )
+  if config and flags.FLAGS['checkpoint'].present:
+    raise ValueError('--checkpoint needs --workdir: --config has none')
+  evaluates = workdir and _EVAL.value is not False
+  if _EVAL_LIMIT.value and not evaluates:
+    raise ValueError('--eval_limit has no meaning without an evaluation')
+  if flags.FLAGS['calibration_images'].present and (
+    'int8' not in _FORMATS.value
+  ):
+    raise ValueError('--calibration_images needs int8 among --formats')
+
+
+def _size(config: ConfigDict) -> tuple[int, ...]:
+  if _INPUT_SIZE.value is None:
+    return tuple(config.eval.static_size)
+  try:
+    return tuple(int(n) for n in _INPUT_SIZE.value)
+  except ValueError:
+    raise ValueError(
+      f'--input_size={",".join(_INPUT_SIZE.value)} is not a height and a width'
+    ) from None
+
+
+def _request(
+  config: ConfigDict, info: data_info.DatasetInfo
+) -> request_lib.Request:
+  return request_lib.make(
+    _FORMATS.value,
+    _size(config),
+    info.num_classes,
+    _NORMALIZATION.value,
+    _INPUT_TYPE.value,
+    _OUTPUT_KIND.value,
+    _OUTPUT_TYPE.value,
+  )
+
+
+def _run() -> None:
+  start = time.monotonic()
+  _check_flags()
+  if _WORKDIR.value:
+    source = source_lib.from_workdir(_WORKDIR.value, _CHECKPOINT.value)
+    request = _request(source.config, source.info)
+  else:
+    # What makes no sense is refused before the model is initialised.
+    config = _CONFIG.value
+    request = _request(config, data_info.info_for(config.data))
+    source = source_lib.untrained(config)
+  report = build.run(
+    source,
+    request,
+    str(_OUTPUT.value),
+    _CALIBRATION_IMAGES.value,
+    source.trained and _EVAL.value is not False,
+    _EVAL_LIMIT.value,
+  )
+  print(report_lib.summary(report))
+  print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')
+
+
+def main(argv: list[str]) -> None:
+  """Exports; an error that the user can mend is one line."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  console.set_up()
+  console.run(_run)
+
+
+if __name__ == '__main__':
+  jax.config.config_with_absl()
+  app.run(main, flags_parser=console.parse_flags)

@@ -1,0 +1,170 @@
+"""report.md from report.json: the same facts for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Report = dict[str, Any]
+
+_MEANING = """\
+* Weight bytes: every constant that operators read, biases included; file bytes
+  add names, scales and tables.
+* Activation bytes: a greedy plan, largest first, 16-byte aligned, which is what
+  TFLite and TFLite Micro do; the lower bound is the most that is alive at once.
+  Scratch memory of kernels comes on top. Weights that a float16 file unpacks on
+  loading are memory besides, given as unpacked bytes.
+* MACs: convolutions and matrix products read from the file, padding counted.
+* Parity: against JAX on the same images at the file's size, before any resize
+  back. The largest difference is in units of the output.
+* mIoU: every row by one evaluator and one protocol: images resized to the
+  file's size, the file's output resized back to the label's."""
+
+
+def _number(value: float | int | None, form: str = ',') -> str:
+  return '' if value is None else format(value, form)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  """Returns the lines of a Markdown table, aligned as plain text too."""
+  cells = [list(header), *[list(row) for row in rows]]
+  widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
+
+  def line(row: Sequence[str]) -> str:
+    padded = [
+      c.ljust(w) if i == 0 else c.rjust(w)
+      for i, (c, w) in enumerate(zip(row, widths, strict=True))
+    ]
+    return f'| {" | ".join(padded)} |'
+
+  rule = [
+    '-' * w if i == 0 else '-' * (w - 1) + ':' for i, w in enumerate(widths)
+  ]
+  return [line(cells[0]), line(rule), *[line(row) for row in cells[1:]]]
+
+
+def summary(report: Report) -> str:
+  """Returns the quality table: mIoU and parity of JAX and each format."""
+  rows = [['JAX, float32', _number(report['jax']['miou'], '.4f'), '', '', '']]
+  for name, f in report['formats'].items():
+    rows.append(
+      [
+        name,
+        _number(f['miou'], '.4f'),
+        _number(f['miou_difference_points'], '+.2f'),
+        _number(f['parity']['max_abs_difference'], '.3g'),
+        _number(100 * f['parity']['argmax_agreement'], '.2f'),
+      ]
+    )
+  return '\n'.join(
+    _table(
+      (
+        'format',
+        'mIoU',
+        'against JAX (points)',
+        'largest difference',
+        'arg-max agreement (%)',
+      ),
+      rows,
+    )
+  )
+
+
+def _sizes(report: Report) -> list[str]:
+  keys = (
+    'file_bytes',
+    'weight_bytes',
+    'peak_activation_bytes',
+    'activation_lower_bound_bytes',
+    'unpacked_weight_bytes',
+    'macs',
+    'params',
+  )
+  header = (
+    'format',
+    'file bytes',
+    'weight bytes',
+    'activation bytes',
+    'lower bound',
+    'unpacked bytes',
+    'MACs',
+    'parameters',
+  )
+  return _table(
+    header,
+    [
+      [name, *[_number(f[key]) for key in keys]]
+      for name, f in report['formats'].items()
+    ],
+  )
+
+
+def _operators(report: Report) -> list[str]:
+  rows = [
+    [operator, name, _number(count), dtype]
+    for name, f in report['formats'].items()
+    for operator, counts in f['operator_dtypes'].items()
+    for dtype, count in counts.items()
+  ]
+  return _table(('operator', 'format', 'count', 'output dtype'), rows)
+
+
+def _ends(report: Report) -> list[str]:
+  rows = []
+  for name, f in report['formats'].items():
+    for end in ('input', 'output'):
+      q = f[end]['quantization']
+      rows.append(
+        [
+          name,
+          end,
+          f[end]['dtype'],
+          'x'.join(map(str, f[end]['shape'])),
+          '' if q is None else f'{q["scale"]:g}',
+          '' if q is None else str(q['zero_point']),
+        ]
+      )
+  return _table(
+    ('format', 'end', 'dtype', 'shape', 'scale', 'zero point'), rows
+  )
+
+
+def markdown(report: Report) -> str:
+  """Returns report.md."""
+  request, model = report['request'], report['model']
+  size = 'x'.join(map(str, request['input_size']))
+  normalization = (
+    'in the graph' if request['normalization_in_graph'] else "the caller's"
+  )
+  lines = [
+    f'# Export of {report["source"]["config"]}',
+    '',
+    *[f'{note}\n' for note in report['notes']],
+    f'Input {size}, batch 1, normalisation {normalization}; output '
+    f'{request["output"]}. {model["params"]:,} parameters, '
+    f'{model["macs"]:,} MACs in the model.',
+    '',
+    '## Quality',
+    '',
+    summary(report),
+    '',
+    '## Size',
+    '',
+    *_sizes(report),
+    '',
+    '## Inputs and outputs',
+    '',
+    *_ends(report),
+    '',
+    '## Operators',
+    '',
+    *_operators(report),
+    '',
+    '## What the numbers mean',
+    '',
+    _MEANING,
+    '',
+    '## Made with',
+    '',
+    ', '.join(f'{k} {v}' for k, v in report['versions'].items()),
+    '',
+  ]
+  return '\n'.join(lines)

@@ -1,0 +1,200 @@
+"""Flax -> one function of an image -> TensorFlow SavedModel."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import contextlib
+import math
+import os
+import sys
+import tempfile
+from typing import Any
+
+import jax
+from jax.experimental import jax2tf
+import jax.numpy as jnp
+import numpy as np
+import tensorflow as tf
+
+from deeplab.data import augment
+from export import request as request_lib
+
+Array = jax.Array
+PyTree = Any
+Function = Callable[[Array], Array]
+
+
+@contextlib.contextmanager
+def quiet():
+  """Holds back what C++ code writes to stderr.
+
+  Yields:
+    A function that returns what has been held back so far.
+  """
+  sys.stderr.flush()
+  with tempfile.TemporaryFile() as held:
+    saved = os.dup(2)
+    os.dup2(held.fileno(), 2)
+
+    def text() -> str:
+      held.seek(0)
+      return held.read().decode(errors='replace')
+
+    try:
+      yield text
+    finally:
+      os.dup2(saved, 2)
+      os.close(saved)
+
+
+def function(
+  model: Any,
+  variables: PyTree,
+  request: request_lib.Request,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> Function:
+  """Returns what the files compute: [1, H, W, 3] float32 to the output.
+
+  The weights are constants in it. The output is float32 [1, H, W, K], or class
+  ids [1, H, W] in `request.output_type`.
+
+  Args:
+    model: built with depthwise and pointwise 'conv', computing in float32.
+    variables: {'params', 'batch_stats'}.
+    request: the export.
+    mean: RGB in 0..255.
+    std: likewise.
+  """
+  variables = jax.tree.map(np.asarray, variables)
+
+  def compute(image: Array) -> Array:
+    if request.normalization_in_graph:
+      image = augment.normalize(image, mean, std)
+    logits = model.apply(variables, image).logits
+    if request.output == 'softmax':
+      return jax.nn.softmax(logits, axis=-1)
+    if request.output == 'argmax':
+      ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+      return ids.astype(jnp.dtype(request.output_type))
+    return logits
+
+  return compute
+
+
+def write(compute: Function, size: Sequence[int], path: str) -> None:
+  """Writes a SavedModel with the one signature 'serving_default'.
+
+  It maps `image` [1, H, W, 3] float32 to `output`, and runs on CPUs.
+
+  Args:
+    compute: see `function`.
+    size: (H, W).
+    path: the folder to write.
+  """
+  converted = jax2tf.convert(
+    compute, with_gradient=False, native_serialization_platforms=('cpu',)
+  )
+  serve = tf.function(
+    lambda image: {'output': converted(image)},
+    autograph=False,
+    input_signature=[tf.TensorSpec((1, *size, 3), tf.float32, name='image')],
+  )
+  with quiet():
+    # Not an attribute of the module: it would be stored a second time.
+    tf.saved_model.save(
+      tf.Module(),
+      path,
+      signatures={'serving_default': serve.get_concrete_function()},
+    )
+
+
+def _operations(block):
+  for operation in block.operations:
+    yield operation.operation
+    for region in operation.operation.regions:
+      for inner in region.blocks:
+        yield from _operations(inner)
+
+
+def describe(compute: Function, size: Sequence[int]) -> dict[str, Any]:
+  """Counts the StableHLO operations of the function in the SavedModel.
+
+  Composites are counted as one operation of their own name; what they expand
+  to is not.
+
+  Returns:
+    `operators` (name -> count), `operator_dtypes` (name -> dtype -> count) and
+    `weight_bytes`, the bytes of all constants.
+  """
+  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  module: Any = jax.jit(compute).lower(image).compiler_ir('stablehlo')
+  functions = {
+    str(f.operation.attributes['sym_name']).strip('"'): f
+    for f in module.body.operations
+  }
+  expansions = {
+    str(op.attributes['decomposition']).lstrip('@').strip('"')
+    for op in _operations(module.body)
+    if op.name == 'stablehlo.composite'
+  }
+  dtypes: dict[str, dict[str, int]] = {}
+  weight_bytes = 0
+  for name, f in functions.items():
+    if name in expansions:
+      continue
+    for op in _operations(f.operation.regions[0].blocks[0]):
+      if not op.name.startswith('stablehlo.') or not len(op.results):
+        continue
+      kind, result = op.name, op.results[0].type
+      if kind == 'stablehlo.composite':
+        kind = str(op.attributes['name']).strip('"')
+      dtype = str(result.element_type)
+      if kind == 'stablehlo.constant':
+        bits = int(''.join(filter(str.isdigit, dtype)) or 8)
+        weight_bytes += math.prod(result.shape) * bits // 8
+        continue
+      counts = dtypes.setdefault(kind, {})
+      counts[dtype] = counts.get(dtype, 0) + 1
+  totals = {name: sum(counts.values()) for name, counts in dtypes.items()}
+  order = sorted(totals, key=lambda name: (-totals[name], name))
+  return {
+    'operators': {name: totals[name] for name in order},
+    'operator_dtypes': {name: dtypes[name] for name in order},
+    'weight_bytes': weight_bytes,
+  }
+
+
+class SavedModelPredictor:
+  """A SavedModel as a `predictors.Predictor`, one image at a time."""
+
+  batch_size = 1
+
+  def __init__(
+    self,
+    path: str,
+    request: request_lib.Request,
+    mean: Sequence[float],
+    std: Sequence[float],
+  ):
+    self._serve = tf.saved_model.load(path).signatures['serving_default']
+    self._request = request
+    self._std = np.asarray(std, np.float32)
+    self.mean = tuple(float(x) for x in mean)
+    self.input_size = request.input_size
+    self.output = {'argmax': 'ids'}.get(request.output, request.output)
+
+  def with_output(self, output: str) -> 'SavedModelPredictor':
+    """Returns itself; a file has the output it was exported with."""
+    if output != self.output:
+      raise ValueError(f'the SavedModel gives {self.output}, not {output}')
+    return self
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, 3] in 0..255 to `output`."""
+    images = np.asarray(images, np.float32)
+    if not self._request.normalization_in_graph:
+      mean = np.asarray(self.mean, np.float32)
+      images = augment.normalize(images, mean, self._std)
+    outputs = [self._serve(image=tf.constant(x[None])) for x in images]
+    result = np.concatenate([o['output'].numpy() for o in outputs])
+    return result.astype(np.uint8 if self.output == 'ids' else np.float32)

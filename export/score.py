@@ -1,0 +1,52 @@
+"""mIoU of a model and of the files made of it, by one protocol."""
+
+import dataclasses
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from deeplab import evaluate
+from deeplab import predictors
+from deeplab.data import pipeline
+from export import request as request_lib
+from export import source as source_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """Evaluates models by one protocol, or not at all.
+
+  Attributes:
+    source: model and data.
+    request: the export.
+    enabled: whether to evaluate.
+    limit: examples of the validation split, 0 for all.
+  """
+
+  source: source_lib.Source
+  request: request_lib.Request
+  enabled: bool
+  limit: int
+
+  def total(self) -> int:
+    """Returns how many examples an evaluation reads."""
+    config = self.source.config
+    count = pipeline.num_examples(config, config.data.eval_split)
+    return min(count, self.limit) if self.limit else count
+
+  def miou(self, predictor: predictors.Predictor, name: str) -> float | None:
+    """Returns the mIoU of a predictor with the output of the files."""
+    if not self.enabled:
+      return None
+    config = ConfigDict(self.source.config.eval)
+    with config.unlocked():  # what a file of static size can do
+      config.mode, config.scales, config.flip = 'whole', (1.0,), False
+    logging.info('Evaluating %s on %d images', name, self.total())
+    result = evaluate.evaluate(
+      predictors.static_protocol(predictor, self.request.input_size),
+      source_lib.eval_examples(self.source, self.limit),
+      self.source.info,
+      config,
+      total=self.total(),
+    )
+    return float(result.metrics['miou'])

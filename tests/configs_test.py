@@ -1,0 +1,54 @@
+import glob
+import importlib
+import os
+import re
+
+import pytest
+
+from configs import common
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MODULES = sorted(
+  os.path.basename(path)[:-3]
+  for path in glob.glob(os.path.join(ROOT, 'configs', '*.py'))
+  if os.path.basename(path) not in ('__init__.py', 'common.py')
+)
+VARIANTS = {
+  'folder_mnv2': ('', 'camvid', 'smoke'),
+  'shapes_mnv2': ('', 'smoke'),
+  'voc_mnv2': ('', 'smoke'),
+  'voc_xception': ('', 'smoke'),
+}
+CASES = [(m, v) for m in VARIANTS for v in VARIANTS[m]]
+
+
+def get(module, variant):
+  return importlib.import_module(f'configs.{module}').get_config(variant)
+
+
+def test_every_config_is_in_the_table():
+  assert sorted(VARIANTS) == MODULES
+
+
+@pytest.mark.parametrize(('module', 'variant'), CASES)
+def test_configs_are_locked_pages(module, variant):
+  config = get(module, variant)
+  assert config.is_locked
+  with pytest.raises((AttributeError, KeyError)):
+    config.learning_rat = 1.0
+  page = importlib.import_module(f'configs.{module}').__doc__
+  for heading in ('What:', 'Command:', 'Cost:', 'Expected:', 'Variants:'):
+    assert heading in page
+  for word in filter(None, VARIANTS[module]):
+    assert re.search(rf'Variants:[^:]*\b{word}\b', page, re.S)
+
+
+def test_unknown_variant_is_refused():
+  with pytest.raises(ValueError, match=r"variant 'smok' is unknown"):
+    get('shapes_mnv2', 'smok')
+
+
+def test_base_is_fresh_every_time():
+  a, b = common.base(), common.base()
+  a.optimizer.sgd.momentum = 0.0
+  assert b.optimizer.sgd.momentum == 0.9

@@ -1,0 +1,205 @@
+"""Augmentations: image and label stay aligned; parameters are checked."""
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from deeplab.data import augment
+
+FILL = (10.0, 20.0, 30.0)
+SIZE = (48, 60)
+
+# Every op that moves pixels, with parameters that make it act.
+MOVES = {
+  'pad': {'size': (64, 64), 'fill': FILL},
+  'random_crop': {'size': (32, 40), 'max_class_share': 1.0, 'fill': FILL},
+  'random_flip': {'probability': 1.0},
+  'random_rotate': {'degrees': 30.0, 'probability': 1.0, 'fill': FILL},
+  'random_scale': {'low': 0.5, 'high': 2.0, 'step': 0.0},
+}
+PHOTOMETRIC = {
+  'brightness': 32.0,
+  'contrast': (0.5, 1.5),
+  'saturation': (0.5, 1.5),
+  'hue': 18.0,
+}
+
+
+def coordinates(axis, size=SIZE):
+  """An example whose label is a coordinate, and whose image is 4 times it."""
+  label = np.broadcast_to(np.indices(size)[axis], size).astype(np.uint8)
+  return {
+    'image': np.repeat(4 * label[..., None], 3, axis=2),
+    'label': label.copy(),
+    'name': 'x',
+  }
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('name', MOVES)
+def test_image_and_label_move_together(name, seed, axis):
+  before = coordinates(axis)
+  copies = before['image'].copy(), before['label'].copy()
+  after = augment.OPS[name](before, np.random.default_rng(seed), **MOVES[name])
+  np.testing.assert_array_equal(before['image'], copies[0])
+  np.testing.assert_array_equal(before['label'], copies[1])
+  assert after['name'] == 'x'
+  image, label = after['image'], after['label']
+  assert image.dtype == label.dtype == np.uint8
+  assert image.shape == (*label.shape, 3)
+  # Bilinear filtering mixes in the border's colour within a pixel of it.
+  inside = label != 255
+  if name == 'random_rotate':
+    padded = np.pad(inside, 1, constant_values=False)
+    inside = np.logical_and.reduce(
+      [
+        padded[i : i + label.shape[0], j : j + label.shape[1]]
+        for i in range(3)
+        for j in range(3)
+      ]
+    )
+  assert inside.mean() > 0.4
+  error = image[inside][:, 0] / 4 - label[inside]
+  assert abs(error).max() <= 0.9  # nearest neighbour: half a pixel, turned
+  assert abs(error.mean()) < 0.15  # no shift between the two
+
+
+def test_scale_is_half_pixel():
+  label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
+  example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
+  double = augment.resize(example, (8, 8))
+  assert double['label'][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert double['image'][0, :, 0].tolist() == [0, 10, 30, 50, 70, 90, 110, 120]
+  half = augment.resize(example, (2, 2))
+  assert half['image'][0, :, 0].tolist() == [20, 100]
+  # A pixel of the smaller map covers two; the second one is read.
+  assert half['label'][0].tolist() == [1, 3]
+
+
+def test_scale_steps():
+  rng = np.random.default_rng(0)
+  heights = {
+    augment.random_scale(coordinates(0), rng, low=0.5, high=1.0, step=0.25)[
+      'label'
+    ].shape
+    for _ in range(40)
+  }
+  assert heights == {(24, 30), (36, 45), (48, 60)}
+
+
+def test_crop_larger_than_the_image_is_the_padded_image():
+  example = coordinates(1)
+  got = augment.random_crop(
+    example,
+    np.random.default_rng(0),
+    size=(64, 80),
+    max_class_share=0.5,
+    fill=FILL,
+  )
+  assert got['label'].shape == (64, 80)
+  np.testing.assert_array_equal(got['label'][:48, :60], example['label'])
+  np.testing.assert_array_equal(got['image'][:48, :60], example['image'])
+  assert (got['label'][48:] == 255).all()
+  assert (got['label'][:, 60:] == 255).all()
+  assert (got['image'][48:] == FILL).all()
+
+
+def test_crop_caps_the_share_of_a_class():
+  label = np.zeros((40, 40), np.uint8)
+  label[:, 20:] = 1
+  label[:8] = 255
+  example = {'image': np.zeros((40, 40, 3), np.uint8), 'label': label}
+
+  def shares(cap):
+    rng = np.random.default_rng(1)
+    result = []
+    for _ in range(50):
+      crop = augment.random_crop(
+        example, rng, size=(16, 16), max_class_share=cap, fill=FILL
+      )['label']
+      counts = np.bincount(crop[crop != 255], minlength=2)
+      result.append(counts.max() / counts.sum())
+    return np.array(result)
+
+  assert (shares(1.0) > 0.75).mean() > 0.4
+  # Ten tries, each over the cap with probability 0.7: 3 % stay over it.
+  assert (shares(0.75) > 0.75).mean() < 0.1
+
+
+def test_flip():
+  example = coordinates(1, (2, 4))
+  rng = np.random.default_rng(0)
+  flipped = augment.random_flip(example, rng, probability=1.0)
+  assert flipped['label'][0].tolist() == [3, 2, 1, 0]
+  assert augment.random_flip(example, rng, probability=0.0) is example
+
+
+def test_photometric_changes_colours_only():
+  rng = np.random.default_rng(0)
+  example = {
+    'image': rng.integers(0, 256, (16, 16, 3)).astype(np.uint8),
+    'label': rng.integers(0, 5, (16, 16)).astype(np.uint8),
+  }
+  changed = 0
+  for seed in range(20):
+    got, again = (
+      augment.photometric(example, np.random.default_rng(seed), **PHOTOMETRIC)
+      for _ in range(2)
+    )
+    np.testing.assert_array_equal(got['image'], again['image'])
+    assert got['label'] is example['label']
+    changed += int((got['image'] != example['image']).any())
+  assert 15 <= changed < 20  # with probability 1/16 nothing happens
+
+
+def test_photometric_keeps_grey_grey():
+  grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+  example = {'image': grey, 'label': grey[..., 0]}
+  for seed in range(10):
+    image = augment.photometric(
+      example, np.random.default_rng(seed), **PHOTOMETRIC
+    )['image'].astype(int)
+    assert np.ptp(image, axis=2).max() == 0
+    assert (np.diff(image[0, :, 0]) >= 0).all()
+
+
+def test_normalize():
+  image = np.array([[[10, 20, 30]]], np.uint8)
+  got = augment.normalize(image, (10.0, 10.0, 10.0), (2.0, 4.0, 5.0))
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, [[[0.0, 2.5, 4.0]]], rtol=1e-6)
+
+
+def test_compose_runs_in_order():
+  config = ConfigDict(
+    {
+      'ops': ('random_flip', 'pad'),
+      'random_flip': {'probability': 1.0},
+      'pad': {'size': (2, 6)},
+    }
+  )
+  apply = augment.compose(config, FILL)
+  got = apply(coordinates(1, (2, 4)), np.random.default_rng(0))
+  assert got['label'][0].tolist() == [3, 2, 1, 0, 255, 255]
+  assert got['image'][0, 4].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ({'ops': ('random_flop',)}, "'random_flop', which is not one of pad, "),
+    (
+      {'ops': (), 'random_flop': {'probability': 1.0}},
+      "'random_flop', which is not one of",
+    ),
+    ({'ops': ('random_flip',)}, r"takes \['probability'\]"),
+    (
+      {'ops': ('random_flip',), 'random_flip': {'probabilty': 1.0}},
+      r"\['probabilty'\]; random_flip takes \['probability'\]",
+    ),
+  ],
+)
+def test_compose_names_what_it_knows(config, message):
+  with pytest.raises(ValueError, match=message):
+    augment.compose(ConfigDict(config), FILL)

@@ -1,0 +1,231 @@
+"""Batches: a function of (seed, step), shared among hosts without remainder."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deeplab.data import augment
+from deeplab.data import info
+from deeplab.data import pipeline
+from deeplab.data.builders import folder
+
+
+def batches(config, count, start=0, host_index=0, host_count=1):
+  iterator = pipeline.train_batches(
+    config,
+    info.info_for(config.data),
+    host_index=host_index,
+    host_count=host_count,
+    start_step=start,
+  )
+  result = list(itertools.islice(iterator, count))
+  iterator.close()
+  return result
+
+
+def assert_equal(got, expected):
+  assert len(got) == len(expected)
+  for a, b in zip(got, expected, strict=True):
+    assert set(a) == set(b) == {'image', 'label', 'index'}
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
+
+
+@pytest.mark.usefixtures('root')
+def test_a_batch_depends_on_seed_and_step_alone(config):
+  first = batches(config, 6)
+  assert first[0]['image'].shape == (4, 17, 33, 3)
+  assert first[0]['image'].dtype == np.float32
+  assert first[0]['label'].shape == (4, 17, 33)
+  assert first[0]['label'].dtype == np.uint8
+  assert first[2]['index'].tolist() == [8, 9, 10, 11]
+  assert first[2]['index'].dtype == np.uint32
+  assert set(np.unique(first[0]['label'])) <= {0, 1, 2, 255}
+  config.data.threads, config.data.prefetch = 5, 3
+  assert_equal(batches(config, 6), first)
+  assert_equal(batches(config, 2, start=4), first[4:])
+  config.data.cache = True
+  assert_equal(batches(config, 6), first)
+  config.seed = 1
+  assert (batches(config, 1)[0]['image'] != first[0]['image']).any()
+
+
+@pytest.mark.usefixtures('root')
+def test_hosts_share_each_batch(config):
+  whole = batches(config, 3)
+  parts = [batches(config, 3, host_index=h, host_count=2) for h in range(2)]
+  joined = [
+    {key: np.concatenate([a[key], b[key]]) for key in a}
+    for a, b in zip(*parts, strict=True)
+  ]
+  assert_equal(joined, whole)
+  with pytest.raises(ValueError, match='batch_size=4 is not a multiple of the'):
+    batches(config, 1, host_count=3)
+
+
+@pytest.mark.usefixtures('root')
+def test_each_epoch_holds_every_example_once(config):
+  config.batch_size = 5
+  config.data.augment.ops = ()
+  originals = [
+    pipeline._Reader(config.data, 'train', info.info_for(config.data))(i)
+    for i in range(5)
+  ]
+  orders = []
+  for batch in batches(config, 6):
+    order = [
+      next(
+        i
+        for i, original in enumerate(originals)
+        if (original['label'] == label).all()
+      )
+      for label in batch['label']
+    ]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    orders.append(order)
+    expected = augment.normalize(
+      np.stack([originals[i]['image'] for i in order]),
+      config.data.mean,
+      config.data.std,
+    )
+    np.testing.assert_array_equal(batch['image'], expected)
+  assert len(set(map(tuple, orders))) > 1
+
+
+@pytest.mark.usefixtures('root')
+def test_repeats_of_an_example_are_augmented_anew(config):
+  config.batch_size = 5
+  config.data.augment.ops = ('random_crop',)
+  first, second = (
+    {label.tobytes() for label in batch['label']}
+    for batch in batches(config, 2)
+  )
+  assert len(first | second) > 5
+
+
+@pytest.mark.usefixtures('root')
+def test_a_crop_larger_than_any_image_pads(config):
+  config.data.augment.ops = ('random_crop',)
+  config.data.augment.random_crop.size = (64, 80)
+  batch = batches(config, 1)[0]
+  assert batch['label'].shape == (4, 64, 80)
+  assert (batch['label'][:, 24:] == 255).all()
+  assert (batch['label'][:, :, 40:] == 255).all()
+  assert abs(batch['image'][:, 24:]).max() < 0.01
+  assert (batch['label'][:, :24, :40] != 255).any()
+
+
+@pytest.mark.usefixtures('root')
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+def test_evaluation_sees_every_example_once(config, hosts):
+  facts = info.info_for(config.data)
+  config.data.eval_split = 'train'
+  names = [
+    [
+      example['name']
+      for example in pipeline.eval_examples(
+        config, facts, host_index=h, host_count=hosts
+      )
+    ]
+    for h in range(hosts)
+  ]
+  assert sorted(itertools.chain(*names)) == [f'img{i}' for i in range(5)]
+  assert max(map(len, names)) - min(map(len, names)) <= 1
+
+
+@pytest.mark.usefixtures('root')
+def test_calibration_images(config):
+  facts = info.info_for(config.data)
+  first, again, few = (
+    list(pipeline.calibration_images(config, facts, count))
+    for count in (99, 99, 2)
+  )
+  assert len(first) == 5
+  assert first[0].shape == (24, 40, 3)
+  assert first[0].dtype == np.uint8
+  assert len({image.tobytes() for image in first}) == 5
+  for a, b in zip(first, again, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert len(few) == 2
+  np.testing.assert_array_equal(few[1], first[1])
+
+
+@pytest.mark.usefixtures('root')
+def test_errors_in_threads_reach_the_caller(config, monkeypatch):
+  def fail(example, rng, *, probability):
+    raise RuntimeError('broken op')
+
+  monkeypatch.setitem(augment.OPS, 'random_flip', fail)
+  with pytest.raises(RuntimeError, match='broken op'):
+    batches(config, 1)
+
+
+@pytest.mark.usefixtures('root')
+def test_settings_are_checked(config):
+  config.data.augment.ops = ('random_scale',)
+  with pytest.raises(ValueError, match='do not make a batch: end'):
+    batches(config, 1)
+  config.data.threads = 0
+  with pytest.raises(ValueError, match='threads=0'):
+    batches(config, 1)
+  with pytest.raises(ValueError, match="facts of 'voc' for config"):
+    next(pipeline.calibration_images(config, info.INFOS['voc'], 1))
+  config.data.name = 'cityscapes'
+  with pytest.raises(ValueError, match="'cityscapes' has no builder here"):
+    pipeline.prepare(config)
+
+
+@pytest.mark.usefixtures('root')
+def test_two_processes_may_prepare_at_once(config, monkeypatch):
+  generate = folder.Folder._generate_examples
+  nested = []
+
+  def overtaken(self, pairs, facts):
+    if not nested:
+      nested.append(True)
+      pipeline.num_examples(config, 'train')  # the other one finishes first
+    return generate(self, pairs, facts)
+
+  monkeypatch.setattr(folder.Folder, '_generate_examples', overtaken)
+  assert pipeline.num_examples(config, 'train') == 5
+  assert nested
+  left = [
+    name
+    for _, folders, _ in os.walk(config.data.data_dir)
+    for name in folders
+    if name.startswith('incomplete')
+  ]
+  assert left == []
+
+
+@pytest.mark.usefixtures('root')
+def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
+  pipeline.prepare(config)
+  program = f"""
+import sys
+from configs import common
+from deeplab.data import info, pipeline
+config = common.base()
+config.unlock()
+config.data.update({config.data.to_dict()!r})
+facts = info.info_for(config.data)
+batches = pipeline.train_batches(
+  config, facts, host_index=0, host_count=1, start_step=80000)
+print(next(batches)['index'][0])
+batches.close()
+bad = {{'jax', 'flax', 'tensorflow'}} & set(sys.modules)
+sys.exit(str(bad) if bad else 0)
+"""
+  root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+  result = subprocess.run(
+    [sys.executable, '-c', program],
+    check=True,
+    cwd=root,
+    capture_output=True,
+    text=True,
+  )
+  assert result.stdout.splitlines()[-1] == '640000'

@@ -1,0 +1,238 @@
+"""The evaluator: every pixel once, exact counts, strict files."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from deeplab import evaluate
+from deeplab import predictors
+from deeplab.data import info as data_info
+from tests import inference_test
+
+INFO = data_info.DatasetInfo(
+  name='toy',
+  class_names=('red', 'green', 'blue', 'never'),
+  palette=((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)),
+  ignore_label=255,
+)
+
+
+def examples(sizes=inference_test.SIZES):
+  """Images whose label is the brightest channel, with errors and void."""
+  rng = np.random.default_rng(7)
+  for i, image in enumerate(inference_test.random_images(sizes)):
+    label = image.argmax(-1).astype(np.uint8)
+    wrong = rng.random(label.shape) < 0.2
+    label[wrong] = rng.integers(0, 3, np.count_nonzero(wrong))
+    label[rng.random(label.shape) < 0.1] = 255
+    yield {'image': image, 'label': label, 'name': f'image {i}'}
+
+
+def by_hand(items):
+  """The confusion matrix, pixel by pixel."""
+  matrix = np.zeros((4, 4), np.int64)
+  for item in items:
+    guess = item['image'].argmax(-1)
+    for label, prediction in zip(item['label'].flat, guess.flat, strict=True):
+      if label != 255:
+        matrix[label, prediction] += 1
+  return matrix
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'batch_size': 1}, {'mode': 'slide'}, {'pad_multiple': 32}],
+)
+def test_every_pixel_counts_once(changes):
+  fake = inference_test.Fake(inference_test.channels)
+  result = evaluate.evaluate(
+    fake, examples(), INFO, inference_test.eval_config(**changes)
+  )
+  np.testing.assert_array_equal(result.confusion, by_hand(examples()))
+  assert result.examples == 5
+  assert math.isnan(result.metrics['iou/never'])
+  assert 0.5 < result.metrics['miou'] < 1
+  assert 0 < result.metrics['boundary_iou'] < 1
+
+
+def test_hosts_add_up_exactly():
+  config = inference_test.eval_config()
+  fake = inference_test.Fake(inference_test.channels)
+  items = list(examples())
+  whole = evaluate.evaluate(fake, items, INFO, config)
+  shares = []
+
+  def collect(counts):
+    shares.append(counts)
+    return {k: sum(share[k] for share in shares) for k in counts}
+
+  for host in range(2):
+    both = evaluate.evaluate(
+      fake, items[host::2], INFO, config, sum_counts=collect
+    )
+  assert all(x.dtype == np.int64 for share in shares for x in share.values())
+  np.testing.assert_array_equal(both.confusion, whole.confusion)
+  np.testing.assert_array_equal(both.boundary, whole.boundary)
+  assert both.metrics == pytest.approx(whole.metrics, rel=0, nan_ok=True)
+  assert both.examples == 5
+
+
+def test_samples_are_the_first_images_in_order():
+  result = evaluate.evaluate(
+    inference_test.Fake(inference_test.channels),
+    examples(),
+    INFO,
+    inference_test.eval_config(),
+    keep_samples=2,
+  )
+  assert [sample.name for sample in result.samples] == ['image 0', 'image 1']
+  sample = result.samples[0]
+  assert sample.image.shape == (20, 31, 3)
+  np.testing.assert_array_equal(sample.prediction, sample.image.argmax(-1))
+
+
+def test_static_size_is_scored_at_the_labels_resolution():
+  config = inference_test.eval_config()
+  image = np.zeros((30, 42, 3), np.uint8)
+  image[:, :21, 0] = image[:, 21:, 2] = 99
+  label = image.argmax(-1).astype(np.uint8)
+  item = {'image': image, 'label': label, 'name': 'halves'}
+  for output in predictors.OUTPUTS:
+    fake = inference_test.Fake(inference_test.channels, output)
+    predictor = predictors.static_protocol(fake, (8, 8), output)
+    result = evaluate.evaluate(predictor, [item], INFO, config)
+    assert result.confusion.sum() == 30 * 42
+    assert result.metrics['miou'] == 1.0
+    assert fake.seen[-1] == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+  ('item', 'message'),
+  [
+    (
+      {'label': np.full((4, 4), 200, np.uint8)},
+      'bad one: a label holds the value 200',
+    ),
+    (
+      {'label': np.zeros((4, 5), np.uint8)},
+      r'bad one: labels \(4, 5\) and predictions \(4, 4\)',
+    ),
+  ],
+)
+def test_bad_label_names_the_example(item, message):
+  item = {'image': np.zeros((4, 4, 3), np.uint8), 'name': 'bad one', **item}
+  fake = inference_test.Fake(inference_test.channels)
+  with pytest.raises(ValueError, match=message):
+    evaluate.evaluate(fake, [item], INFO, inference_test.eval_config())
+
+
+def test_empty_split_is_an_error():
+  fake = inference_test.Fake(inference_test.channels)
+  with pytest.raises(ValueError, match='split of toy is empty'):
+    evaluate.evaluate(fake, [], INFO, inference_test.eval_config())
+
+
+def test_written_files_are_strict_json(tmp_path):
+  result = evaluate.evaluate(
+    inference_test.Fake(inference_test.channels),
+    examples(),
+    INFO,
+    inference_test.eval_config(),
+  )
+  evaluate.write(result, tmp_path / 'eval', INFO)
+
+  def refuse(constant):
+    raise AssertionError(constant)
+
+  read = {
+    name: json.loads(
+      (tmp_path / 'eval' / f'{name}.json').read_text(), parse_constant=refuse
+    )
+    for name in ('metrics', 'confusion')
+  }
+  assert read['metrics']['miou'] == result.metrics['miou']
+  assert read['metrics']['iou/never'] is None
+  assert read['metrics']['examples'] == 5
+  assert read['confusion']['confusion'] == result.confusion.tolist()
+  assert read['confusion']['class_names'] == list(INFO.class_names)
+  assert sorted(p.name for p in (tmp_path / 'eval').iterdir()) == [
+    'confusion.json',
+    'confusion.png',
+    'metrics.json',
+  ]
+
+
+def test_summary_is_one_line():
+  result = evaluate.Result(
+    {
+      'miou': 0.5,
+      'pixel_accuracy': 0.75,
+      'mean_accuracy': 0.25,
+      'boundary_iou': math.nan,
+    },
+    np.eye(2),
+    np.ones((2, 2)),
+    7,
+  )
+  assert evaluate.summary(result) == (
+    'miou 0.5000, pixel_accuracy 0.7500, mean_accuracy 0.2500, '
+    'boundary_iou nan (7 images)'
+  )
+
+
+class Run:
+  """A work directory's content without training."""
+
+  def __init__(self, monkeypatch, classes=INFO.class_names):
+    fake = inference_test.Fake(inference_test.channels)
+    self.tflite = inference_test.Fake(
+      inference_test.channels, input_size=(16, 16)
+    )
+    self.tflite.card = {'classes': list(classes)}
+    config = inference_test.ConfigDict(
+      {
+        'eval': inference_test.eval_config(),
+        'data': {'eval_split': 'val'},
+      }
+    )
+    loaded = evaluate.workdirs.Loaded(config, INFO, {}, 3, 0.5)
+    patch = monkeypatch.setattr
+    patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
+    patch(evaluate, 'flax_predictor', lambda loaded: fake)
+    patch(evaluate.litert, 'TFLitePredictor', lambda path: self.tflite)
+    patch(evaluate.pipeline, 'prepare', lambda config: None)
+    patch(evaluate.pipeline, 'num_examples', lambda config, split: 5)
+    patch(
+      evaluate.pipeline,
+      'eval_examples',
+      lambda config, info, host_index, host_count: examples(),
+    )
+
+
+def test_a_run_is_evaluated_into_its_folder(monkeypatch, tmp_path):
+  Run(monkeypatch)
+  results = evaluate.evaluate_workdir(str(tmp_path))
+  np.testing.assert_array_equal(
+    results['checkpoint'].confusion, by_hand(examples())
+  )
+  assert (tmp_path / 'eval' / 'checkpoint' / 'metrics.json').is_file()
+
+
+def test_a_file_is_compared_at_its_size_in_its_form(monkeypatch, tmp_path):
+  run = Run(monkeypatch)
+  for run.tflite.output in ('logits', 'ids'):
+    results = evaluate.evaluate_workdir(str(tmp_path), tflite='x/int8.tflite')
+    assert list(results) == ['checkpoint_16x16', 'int8']
+    # The same function in both: only one protocol gives equal counts.
+    np.testing.assert_array_equal(
+      results['checkpoint_16x16'].confusion, results['int8'].confusion
+    )
+    assert (tmp_path / 'eval' / 'int8' / 'confusion.png').is_file()
+
+
+def test_a_file_of_other_classes_is_refused(monkeypatch, tmp_path):
+  Run(monkeypatch, classes=('cat', 'dog'))
+  with pytest.raises(ValueError, match='was not exported from it'):
+    evaluate.evaluate_workdir(str(tmp_path), tflite='int8.tflite')

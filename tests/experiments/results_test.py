@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from configs import shapes_mnv2
+from deeplab import workdir as workdirs
+from experiments import results
+
+
+def _run(tmp_path):
+  workdir = tmp_path / 'run'
+  workdirs.claim(str(workdir), shapes_mnv2.get_config('smoke'))
+  return workdir
+
+
+def test_collect_and_draw(tmp_path):
+  workdir = _run(tmp_path)
+  folder = workdir / 'eval' / 'int8'
+  folder.mkdir(parents=True)
+  scores = {'miou': 0.5, 'pixel_accuracy': 0.75, 'boundary_iou': 0.25}
+  scores |= {'examples': 3, 'iou/disc': None}
+  (folder / 'metrics.json').write_text(json.dumps(scores))
+  result = results.collect(str(workdir))
+  assert results.table([result]).splitlines()[-1] == (
+    '| shapes_mnv2_smoke | int8 | 3 | 0.5000 | 0.7500 | 0.2500 |'
+  )
+
+
+def test_a_run_without_evaluation_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r'has no evaluation; run python -m'):
+    results.collect(str(_run(tmp_path)))
+
+
+def test_only_the_text_between_the_markers_changes():
+  text = 'a\n<!-- results:begin -->\nold\n<!-- results:end -->\nz\n'
+  assert results.replace(text, 'new') == (
+    'a\n<!-- results:begin -->\nnew\n<!-- results:end -->\nz\n'
+  )
+  with pytest.raises(ValueError, match='lacks the markers'):
+    results.replace('no markers', 'new')

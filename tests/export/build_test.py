@@ -1,0 +1,232 @@
+"""A whole export: files, cards, labels, report, and nothing when it fails."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from deeplab import litert
+from deeplab.data import info as info_lib
+from deeplab.data import pipeline
+from export import build
+from export import calibration
+from export import graph as graph_lib
+from export import request as request_lib
+from export import source as source_lib
+from export import tflite
+from tests.export import weights
+
+SIZE = (33, 33)
+
+
+def config():
+  c = common.base()
+  c.name = 'tiny'
+  c.model.encoder = {'name': 'mobilenet_v2_tiny'}
+  c.model.head = {'name': 'deeplabv3plus', 'channels': 8}
+  c.model.depthwise = c.model.pointwise = 'conv'  # compile faster
+  c.eval.static_size = SIZE
+  c.eval.scales = (0.5, 1.0)  # what a file of static size cannot do
+  c.eval.flip = True
+  return c.lock()
+
+
+@pytest.fixture(scope='module')
+def source():
+  c = config()
+  info = info_lib.info_for(c.data)
+  bare = source_lib.Source(c, info, None, 7, '/somewhere/runs/tiny')
+  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
+  return source_lib.Source(
+    c, info, weights.draw(model, SIZE), bare.step, bare.workdir
+  )
+
+
+def request(*formats):
+  return request_lib.make(formats, SIZE, 6)
+
+
+@pytest.fixture(scope='module')
+def exported(source, tmp_path_factory):
+  """An export whose labels are JAX's own predictions."""
+  model = source_lib.model(source, depthwise='conv', pointwise='conv')
+  data = source.config.data
+  mean, std = np.float32(data.mean), np.float32(data.std)
+  logits = jax.jit(lambda x: model.apply(source.variables, x).logits)
+  images = calibration.synthetic(10, SIZE, 5)
+  examples = [
+    {
+      'image': x,
+      'label': np.uint8(logits((x[None] - mean) / std)[0].argmax(-1)),
+      'name': str(i),
+    }
+    for i, x in enumerate(images)
+  ]
+  folder = str(tmp_path_factory.mktemp('parent') / 'exports' / 'tiny')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pipeline, 'eval_examples', lambda *_, **__: iter(examples))
+    patch.setattr(pipeline, 'num_examples', lambda *_: len(examples))
+    patch.setattr(
+      pipeline,
+      'calibration_images',
+      lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
+    )
+    report = build.run(source, request('float32', 'int8'), folder, 12, True, 9)
+  return folder, report
+
+
+def test_what_is_written(exported):
+  folder, report = exported
+  assert sorted(os.listdir(folder)) == [
+    'float32.json',
+    'float32.tflite',
+    'int8.json',
+    'int8.tflite',
+    'labels.txt',
+    'report.json',
+    'report.md',
+  ]
+  assert os.listdir(os.path.dirname(folder)) == ['tiny']
+  with open(os.path.join(folder, 'report.json'), encoding='utf-8') as f:
+    assert json.load(f) == report
+  with open(os.path.join(folder, 'labels.txt'), encoding='utf-8') as f:
+    assert f.read().split('\n') == [
+      'background',
+      *('disc', 'square', 'triangle', 'ring', 'cross', ''),
+    ]
+
+
+def test_report_of_the_formats(exported):
+  folder, report = exported
+  formats = report['formats']
+  for kind, entry in formats.items():
+    path = os.path.join(folder, entry['file'])
+    assert entry['file_bytes'] == os.path.getsize(path)
+    assert entry['macs'] == report['model']['macs']
+    assert entry['params'] == report['model']['params']
+    assert set(entry['operator_dtypes']) == set(entry['operators'])
+    bound = entry['activation_lower_bound_bytes']
+    assert bound <= entry['peak_activation_bytes'] < 1.2 * bound, kind
+  assert 'PAD' not in formats['int8']['operators']  # 33 is k * 32 + 1
+  ratio = formats['int8']['weight_bytes'] / formats['float32']['weight_bytes']
+  assert 0.25 < ratio < 0.3  # weights a quarter, biases as they were
+  # All weights in float, a bias for each convolution, and a few shapes.
+  assert formats['float32']['weight_bytes'] > 3.8 * report['model']['params']
+
+
+def test_quality_is_scored_by_one_protocol(exported):
+  _, report = exported
+  assert report['jax']['miou'] > 0.999  # its own labels
+  float32, int8 = (report['formats'][k] for k in ('float32', 'int8'))
+  assert float32['miou'] > 0.99
+  assert float32['parity']['images'] == 8
+  assert float32['parity']['max_abs_difference'] < 1e-4
+  assert int8['parity']['argmax_agreement'] > 0.9
+  assert int8['miou_difference_points'] == pytest.approx(
+    100 * (int8['miou'] - report['jax']['miou'])
+  )
+  assert 'the first 9' in ' '.join(report['notes'])
+
+
+def test_cards(exported):
+  folder, report = exported
+  card = litert.read_card(os.path.join(folder, 'int8.tflite'))
+  assert card['input_size'] == [33, 33]
+  assert card['normalization_in_graph'] is True
+  assert card['mean'] == [123.675, 116.28, 103.53]
+  assert card['classes'][1] == 'disc'
+  assert card['palette'][0] == [0, 0, 0]
+  assert card['input']['dtype'] == 'uint8'
+  assert card['input']['quantization'] == {'scale': 1.0, 'zero_point': 0}
+  assert card['output_tensor']['shape'] == [1, 33, 33, 6]
+  assert card['miou'] == report['formats']['int8']['miou']
+  assert card['source'] == {
+    'config': 'tiny',
+    'trained': True,
+    'step': 7,
+    'run': 'tiny',
+  }
+
+
+def test_markdown_says_the_same(exported):
+  folder, report = exported
+  with open(os.path.join(folder, 'report.md'), encoding='utf-8') as f:
+    text = f.read()
+  assert text.startswith('# Export of tiny\n')
+  for entry in report['formats'].values():
+    assert f'{entry["file_bytes"]:,}' in text
+    assert f'{entry["miou"]:.4f}' in text
+  assert '| RESIZE_BILINEAR ' in text
+
+
+def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
+  def refuse(*_):
+    raise graph_lib.BadGraph('CUSTOM:FlexErf (makes tensor "x") is foreign')
+
+  monkeypatch.setattr(tflite, 'convert', refuse)
+  monkeypatch.setattr(source_lib, 'parity_images', lambda *_: [])
+  with pytest.raises(graph_lib.BadGraph, match='FlexErf'):
+    build.run(source, request('float32'), str(tmp_path / 'out'), 1, False, 0)
+  assert os.listdir(tmp_path) == []
+
+
+def run_main(*args):
+  return subprocess.run(
+    [sys.executable, '-m', 'export.main', *args],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.mark.full
+def test_command_without_data(tmp_path):
+  """An untrained model in all formats, and twice the same int8 file."""
+  results = []
+  for name in ('one', 'two'):
+    done = run_main(
+      '--config=configs/shapes_mnv2.py:smoke',
+      f'--output={tmp_path / name}',
+      '--calibration_images=3',
+      '--config.seed=4',
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'int8' in done.stdout
+    results.append((tmp_path / name / 'int8.tflite').read_bytes())
+  assert results[0] == results[1]
+  report = json.loads((tmp_path / 'one' / 'report.json').read_text())
+  assert list(report['formats']) == list(request_lib.FORMATS)
+  for entry in report['formats'].values():
+    assert entry['miou'] is None
+  assert 'untrained' in report['notes'][0]
+  assert '3 synthetic images (seed 4)' in report['notes'][1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    ((), 'pass either --workdir'),
+    (('--workdir=nowhere', '--output=O'), 'nowhere'),
+    (('--config=configs/shapes_mnv2.py', '--output=O', '--eval'), '--eval'),
+    (
+      (
+        '--config=configs/shapes_mnv2.py',
+        '--output=O',
+        '--formats=float32',
+        '--input_type=uint8',
+      ),
+      'needs int8 among --formats',
+    ),
+  ],
+)
+def test_command_refusals(args, message):
+  done = run_main(*args)
+  assert done.returncode != 0
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr

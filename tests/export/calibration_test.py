@@ -1,0 +1,30 @@
+"""Calibration images."""
+
+import numpy as np
+
+from export import calibration
+
+
+def test_synthetic_images_are_a_function_of_the_seed():
+  first, again = (calibration.synthetic(2, (9, 7), 3) for _ in 'ab')
+  other = calibration.synthetic(2, (9, 7), 4)
+  assert [x.shape for x in first] == [(9, 7, 3)] * 2
+  assert first[0].dtype == np.uint8
+  np.testing.assert_array_equal(first, again)
+  assert np.mean(first[0] != other[0]) > 0.9
+  assert np.mean(first[0] != first[1]) > 0.9
+
+
+def test_samples_span_all_pixel_values_and_leave_images_alone():
+  images = [np.full((4, 5, 3), 100, np.uint8), np.full((8, 10, 3), 50.0)]
+  raw = list(calibration.samples(images, (4, 5), True, (50, 0, 0), (2, 1, 1)))
+  assert [x.shape for x in raw] == [(1, 4, 5, 3)] * 2
+  assert raw[0].dtype == np.float32
+  assert (raw[0].min(), raw[0].max(), np.median(raw[0])) == (0, 255, 100)
+  assert (raw[1] == 50).all()
+  assert (images[0] == 100).all()
+  normal = list(
+    calibration.samples(images, (4, 5), False, (50, 0, 0), (2, 1, 1))
+  )
+  np.testing.assert_array_equal(normal[1][0, 0, 0], [0, 50, 50])
+  np.testing.assert_array_equal(normal[0][0, 0, 0], [-25, 0, 0])

@@ -1,0 +1,64 @@
+"""Writes .tflite files by hand, the bad ones that converters can leave."""
+
+from ai_edge_litert import schema_py_generated as schema
+import flatbuffers
+import numpy as np
+
+BUILTIN = schema.BuiltinOperator
+TYPE = schema.TensorType
+TYPES = {
+  'float32': TYPE.FLOAT32,
+  'float16': TYPE.FLOAT16,
+  'int8': TYPE.INT8,
+  'uint8': TYPE.UINT8,
+  'int32': TYPE.INT32,
+}
+
+
+def tensor(name, dtype, shape, *, data=None, scales=()):
+  """A tensor; `data` (a NumPy array) makes it a constant."""
+  return name, dtype, shape, data, scales
+
+
+def build(tensors, operators, inputs, outputs):
+  """Returns the bytes of a file.
+
+  Args:
+    tensors: of `tensor`.
+    operators: (name or 'CUSTOM:xyz', input indices, output indices).
+    inputs: tensor indices.
+    outputs: tensor indices.
+  """
+  model = schema.ModelT()
+  model.version = 3
+  model.operatorCodes, model.buffers = [], [schema.BufferT()]
+  graph = schema.SubGraphT()
+  graph.tensors, graph.operators = [], []
+  graph.inputs, graph.outputs = list(inputs), list(outputs)
+  for name, dtype, shape, data, scales in tensors:
+    t = schema.TensorT()
+    t.name, t.type, t.shape = name, TYPES[dtype], list(shape)
+    t.quantization = schema.QuantizationParametersT()
+    t.quantization.scale = list(scales)
+    t.quantization.zeroPoint = [0] * len(scales)
+    if data is not None:
+      buffer = schema.BufferT()
+      buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+      t.buffer = len(model.buffers)
+      model.buffers.append(buffer)
+    graph.tensors.append(t)
+  for name, op_inputs, op_outputs in operators:
+    code = schema.OperatorCodeT()
+    kind, _, custom = name.partition(':')
+    code.builtinCode = getattr(BUILTIN, kind)
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    code.customCode = custom or None
+    op = schema.OperatorT()
+    op.opcodeIndex = len(model.operatorCodes)
+    op.inputs, op.outputs = list(op_inputs), list(op_outputs)
+    model.operatorCodes.append(code)
+    graph.operators.append(op)
+  model.subgraphs = [graph]
+  builder = flatbuffers.Builder(1024)
+  builder.Finish(model.Pack(builder), b'TFL3')
+  return bytes(builder.Output())

@@ -1,0 +1,88 @@
+"""The activation planner, on graphs small enough to plan by hand."""
+
+from export import graph as graph_lib
+from export import memory
+
+
+def tensor(name, size, constant=False):
+  return graph_lib.Tensor(
+    name, 'int8', (size,), size if constant else 0, 0, (), ()
+  )
+
+
+def make(tensors, operators, inputs, outputs):
+  return graph_lib.Graph(
+    tuple(tensors),
+    tuple(graph_lib.Operator(*op) for op in operators),
+    inputs,
+    outputs,
+    1,
+  )
+
+
+def test_lives_of_a_skip_connection():
+  """0 -A-> 1 -B-> 2 -C-> 3 = out, and C reads 1 too; 4 is a weight."""
+  graph = make(
+    [
+      tensor('in', 10),
+      tensor('a', 20),
+      tensor('b', 40),
+      tensor('out', 30),
+      tensor('w', 99, constant=True),
+    ],
+    [('A', (0, 4), (1,)), ('B', (1,), (2,)), ('C', (1, 2), (3,))],
+    (0,),
+    (3,),
+  )
+  lives = memory.lives(graph)
+  assert lives == [
+    memory.Life(10, 0, 0),
+    memory.Life(20, 0, 1 + 1),
+    memory.Life(40, 1, 2),
+    memory.Life(30, 2, 3),
+  ]
+  assert memory.lower_bound(lives) == 20 + 40 + 30
+  # b at 0 (40 -> 48), out at 48 (30 -> 80), a at 80; in fits before b lives.
+  assert memory.arena(lives) == 80 + 20
+
+
+def test_alignment_is_16_bytes():
+  lives = [memory.Life(17, 0, 0), memory.Life(1, 0, 0)]
+  assert memory.lower_bound(lives) == 18
+  assert memory.arena(lives) == 33
+
+
+def test_arena_can_exceed_the_lower_bound():
+  lives = [
+    memory.Life(16, 0, 2),  # at 64, beside the first large one
+    memory.Life(64, 1, 1),  # at 0
+    memory.Life(16, 2, 3),  # at 80, beside the second and the other small one
+    memory.Life(64, 3, 4),  # at 0
+  ]
+  assert memory.lower_bound(lives) == 64 + 16
+  assert memory.arena(lives) == 80 + 16
+
+
+def test_disjoint_lives_share_memory():
+  lives = [memory.Life(100, step, step + 1) for step in (0, 2, 4)]
+  assert memory.arena(lives) == 100
+
+
+def test_unpacked_weights_are_no_activations():
+  graph = make(
+    [
+      tensor('w16', 8, constant=True),
+      tensor('w', 16),
+      tensor('x', 4),
+      tensor('y', 4),
+    ],
+    [('DEQUANTIZE', (0,), (1,)), ('CONV_2D', (2, 1), (3,))],
+    (2,),
+    (3,),
+  )
+  assert memory.unpacked_bytes(graph) == 16
+  assert memory.lower_bound(memory.lives(graph)) == 8
+
+
+def test_empty():
+  assert memory.lower_bound([]) == memory.arena([]) == 0

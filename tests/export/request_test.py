@@ -1,0 +1,74 @@
+"""Requests: what is filled in, and what is refused in one sentence."""
+
+import pytest
+
+from export import request
+
+ALL = ('saved_model', 'float32', 'float16', 'int8')
+
+
+def make(**kwargs):
+  return request.make(
+    **{'formats': ALL, 'input_size': (33, 65), 'num_classes': 5, **kwargs}
+  )
+
+
+def test_what_is_filled_in():
+  assert make() == request.Request(
+    ALL, (33, 65), True, 'uint8', 'logits', 'float32'
+  )
+  assert make(output='argmax').output_type == 'int32'
+
+
+@pytest.mark.parametrize(
+  ('kind', 'types'),
+  [('float32', ('float32', 'float32')), ('int8', ('int8', 'uint8'))],
+)
+def test_types_of_scores(kind, types):
+  asked = make(input_type='int8', output='softmax', output_type='uint8')
+  assert asked.types(kind) == types
+
+
+def test_ids_have_one_type_in_all_formats():
+  asked = make(output='argmax', output_type='uint8')
+  assert asked.types('float32') == ('float32', 'uint8')
+  assert asked.types('int8') == ('uint8', 'uint8')
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    ({'formats': ()}, 'formats is empty'),
+    ({'formats': ('onnx',)}, 'formats=onnx is not one of saved_model'),
+    ({'formats': ('int8', 'int8')}, 'names a format twice'),
+    ({'input_size': (65,)}, 'input_size=65 is not a height and a width'),
+    ({'input_size': (0, 65)}, 'input_size=0,65 is not a height and a width'),
+    ({'input_type': 'int16'}, 'input_type=int16 is not one of'),
+    (
+      {'formats': ('float32',), 'input_type': 'uint8'},
+      'input_type=uint8 needs int8 among --formats',
+    ),
+    (
+      {'formats': ('float16',), 'output_type': 'int8'},
+      'output_type=int8 needs int8 among --formats',
+    ),
+    (
+      {'output': 'argmax', 'output_type': 'int8'},
+      'output_type=int8 is no type for the class ids',
+    ),
+    (
+      {'output': 'argmax', 'output_type': 'float32'},
+      'output_type=float32 is no type for the class ids',
+    ),
+    (
+      {'output': 'argmax', 'output_type': 'uint8', 'num_classes': 257},
+      'cannot hold the ids of 257 classes',
+    ),
+    ({'output_type': 'int32'}, 'output_type=int32 is for --output_kind=argmax'),
+    ({'output': 'mask'}, 'output_kind=mask is not one of'),
+    ({'normalization': 'no'}, 'normalization=no is not one of'),
+  ],
+)
+def test_refusals(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    make(**kwargs)

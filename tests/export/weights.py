@@ -1,0 +1,20 @@
+"""Weights under which no channel is dead or saturated, without training."""
+
+import jax
+import numpy as np
+
+
+def draw(model, size, seed=0):
+  """Returns variables of a model for images of `size`; nothing is compiled."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), 'f4')
+  )
+
+  def value(path, x):
+    if path[-1].key in ('scale', 'var'):
+      return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+    fan_in = np.prod(x.shape[:-1]) if len(x.shape) > 1 else 25
+    return rng.normal(0, (2 / fan_in) ** 0.5, x.shape).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(value, shapes)

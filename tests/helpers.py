@@ -1,0 +1,46 @@
+"""A very small network with everything the steps care about."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab.models import layers
+from deeplab.models import segmenter
+
+
+class TinyNet(nn.Module):
+  """Convolution, cross-device BatchNorm, dropout, logits at full size."""
+
+  num_classes: int = 3
+  axis_name: str | None = None
+  dropout: float = 0.5
+
+  @nn.compact
+  def __call__(self, images, train=False, dropout_keys=None):
+    options = layers.Options(axis_name=self.axis_name)
+    x = layers.ConvBN(
+      8,
+      layers.Norm(0.9, 1e-3),
+      kernel=3,
+      stride=2,
+      options=options,
+      name='encoder',
+    )(images, train)
+    if train:
+      x = layers.dropout(x, self.dropout, dropout_keys)
+    x = layers.Conv(
+      self.num_classes, use_bias=True, options=options, name='head'
+    )(x)
+    return segmenter.Output(layers.resize(x, images.shape[1:3]))
+
+
+def batch(size=8, height=9, width=9, classes=3, seed=0):
+  """Returns a training batch whose images share of void pixels differs."""
+  keys = jax.random.split(jax.random.key(seed), 3)
+  labels = jax.random.randint(keys[1], (size, height, width), 0, classes)
+  rows = jnp.arange(height)[None, :, None] < jnp.arange(size)[:, None, None]
+  return {
+    'image': jax.random.normal(keys[0], (size, height, width, 3)),
+    'label': jnp.where(rows, 255, labels).astype(jnp.uint8),
+    'index': jnp.arange(100, 100 + size, dtype=jnp.uint32),
+  }

@@ -1,0 +1,266 @@
+"""Padding, windows and views: nothing moves, nothing is counted twice."""
+
+import io
+import logging
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from deeplab import inference
+from deeplab import predictors
+
+
+def eval_config(**changes):
+  """An `eval` section with everything in it."""
+  config = ConfigDict(
+    {
+      'batch_size': 3,
+      'mode': 'whole',
+      'window': (16, 16),
+      'stride': (10, 10),
+      'scales': (1.0,),
+      'flip': False,
+      'boundary_share': 0.02,
+      'pad_multiple': 8,
+    }
+  )
+  config.update(changes)
+  return config
+
+
+class Fake:
+  """Applies a function to batches and remembers the shapes it saw."""
+
+  batch_size = None
+  mean = (10.4, 20.0, 30.0)
+
+  def __init__(self, logits, output='logits', input_size=None, seen=None):
+    self.logits = logits
+    self.output = output
+    self.input_size = input_size
+    self.seen = [] if seen is None else seen
+
+  def with_output(self, output):
+    return Fake(self.logits, output, self.input_size, self.seen)
+
+  def __call__(self, images):
+    self.seen.append(images.shape)
+    logits = self.logits(np.asarray(images, np.float32))
+    if self.output == 'logits':
+      return logits
+    if self.output == 'softmax':
+      return predictors.softmax(logits)
+    return predictors.to_ids(logits)
+
+
+def channels(images):
+  """Logits are the colours: the class of a pixel is its brightest channel."""
+  return images
+
+
+def random_images(sizes, seed=0):
+  rng = np.random.default_rng(seed)
+  return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+
+
+SIZES = ((20, 31), (8, 8), (17, 26), (23, 25), (5, 40))
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    {'pad_multiple': 1},
+    {'mode': 'slide'},
+    {'mode': 'slide', 'window': (7, 9), 'stride': (7, 5)},
+    {'flip': True},
+    {'mode': 'slide', 'flip': True},
+  ],
+)
+def test_a_pixelwise_predictor_is_the_same_in_every_protocol(changes):
+  images = random_images(SIZES)
+  results = inference.segment(Fake(channels), images, eval_config(**changes))
+  for image, ids in zip(images, results, strict=True):
+    assert ids.dtype == np.uint8
+    np.testing.assert_array_equal(ids, image.argmax(-1))
+
+
+def test_batches_hold_one_padded_size():
+  fake = Fake(channels)
+  inference.segment(fake, random_images(SIZES), eval_config())
+  # 20x31, 17x26 and 23x25 all become 24x32.
+  assert sorted(fake.seen) == [
+    (1, 8, 8, 3),
+    (1, 8, 40, 3),
+    (3, 24, 32, 3),
+  ]
+
+
+def test_windows_of_all_images_share_batches_and_cover_everything():
+  fake = Fake(channels)
+  images = random_images([(16, 36), (30, 10)])
+  config = eval_config(mode='slide', batch_size=4)
+  inference.segment(fake, images, config)
+  # 3 windows, and 3 of the second image, which is padded to 30x16.
+  assert fake.seen == [(4, 16, 16, 3), (2, 16, 16, 3)]
+
+
+@pytest.mark.parametrize(
+  ('length', 'window', 'stride', 'starts'),
+  [
+    (10, 10, 5, [0]),
+    (6, 10, 5, [0]),
+    (11, 10, 5, [0, 1]),
+    (20, 10, 5, [0, 5, 10]),
+    (21, 10, 5, [0, 5, 10, 11]),
+    (21, 7, 7, [0, 7, 14]),
+  ],
+)
+def test_window_starts(length, window, stride, starts):
+  assert inference.window_starts(length, window, stride) == starts
+
+
+def test_overlapping_windows_are_averaged():
+  # Class 1's logit is the column within the window, class 0's is 4.2. On a
+  # row of 12, windows of 8 at 0 and 4: columns 4..7 average (c + c - 4) / 2.
+  def ramp(images):
+    columns = np.broadcast_to(np.arange(8.0), images.shape[:3])
+    return np.stack([np.full(images.shape[:3], 4.2), columns], -1)
+
+  config = eval_config(mode='slide', window=(8, 8), stride=(8, 4))
+  ids = inference.segment(Fake(ramp), random_images([(8, 12)]), config)[0]
+  np.testing.assert_array_equal(ids[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
+
+
+def test_padding_is_the_mean_colour_and_is_cut_off():
+  seen = []
+
+  def record(images):
+    seen.append(images)
+    return images
+
+  image = np.full((3, 5, 3), 200, np.uint8)
+  ids = inference.segment(Fake(record), [image], eval_config())[0]
+  assert ids.shape == (3, 5)
+  assert seen[0].shape == (1, 8, 8, 3)
+  assert seen[0][0, 2, 4].tolist() == [200, 200, 200]
+  assert seen[0][0, 3, 0].tolist() == [10, 20, 30]
+  assert seen[0][0, 0, 5].tolist() == [10, 20, 30]
+
+
+def test_flip_averages_probabilities_of_mirrored_images():
+  # The left half is class 1 and the right half class 2, whatever the image
+  # shows; class 1 is the surer one.
+  def left(images):
+    b, h, w, _ = images.shape
+    logits = np.zeros((b, h, w, 3), np.float32)
+    logits[:, :, : w // 2, 1] = 3.0
+    logits[:, :, w // 2 :, 2] = 2.0
+    return logits
+
+  image = random_images([(8, 16)])[0]
+  plain = inference.segment(Fake(left), [image], eval_config())[0]
+  flipped = inference.segment(Fake(left), [image], eval_config(flip=True))[0]
+  assert np.unique(plain[:, :8]).tolist() == [1]
+  assert np.unique(plain[:, 8:]).tolist() == [2]
+  # Mean probabilities, by hand: class 1 (e^3/(e^3+2) + 1/(e^2+2)) / 2 = .508,
+  # class 2 (1/(e^3+2) + e^2/(e^2+2)) / 2 = .416, on both sides.
+  assert np.unique(flipped).tolist() == [1]
+
+
+def test_scales_average_probabilities_not_logits():
+  # At two sizes class 1 leads by 2 (softmax .88), at one class 0 leads by 10:
+  # the mean probability of class 1 is .59, the mean logits say class 0.
+  def by_size(images):
+    logits = np.zeros((*images.shape[:3], 2), np.float32)
+    if images.shape[2] == 16:
+      logits[..., 0] = 10.0
+    else:
+      logits[..., 1] = 2.0
+    return logits
+
+  config = eval_config(scales=(1.0, 0.5, 1.5))
+  image = random_images([(16, 16)])[0]
+  fake = Fake(by_size)
+  assert np.unique(inference.segment(fake, [image], config)[0]) == [1]
+  assert fake.seen == [(1, 16, 16, 3), (1, 8, 8, 3), (1, 24, 24, 3)]
+
+
+def test_scaled_views_come_back_in_place():
+  image = np.zeros((24, 40, 3), np.uint8)
+  image[:, :20, 1] = 60
+  image[:, 20:, 2] = 60
+  config = eval_config(scales=(0.5, 1.0, 1.5), flip=True)
+  ids = inference.segment(Fake(channels), [image], config)[0]
+  np.testing.assert_array_equal(ids[:, :20], 1)
+  np.testing.assert_array_equal(ids[:, 20:], 2)
+
+
+def test_one_scale_that_is_not_one():
+  fake = Fake(channels)
+  image = random_images([(16, 24)])[0]
+  ids = inference.segment(fake, [image], eval_config(scales=(2.0,)))[0]
+  assert ids.shape == (16, 24)
+  assert fake.seen == [(1, 32, 48, 3)]
+
+
+def test_static_size_is_resized_and_batched_over_image_sizes():
+  fake = Fake(channels, input_size=(16, 16))
+  results = inference.segment(fake, random_images(SIZES), eval_config())
+  assert [x.shape for x in results] == list(SIZES)
+  assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
+
+
+def test_static_size_slides_windows_of_that_size():
+  fake = Fake(channels, input_size=(16, 16))
+  images = random_images(SIZES)
+  results = inference.segment(fake, images, eval_config(mode='slide'))
+  for image, ids in zip(images, results, strict=True):
+    np.testing.assert_array_equal(ids, image.argmax(-1))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'mode': 'tiles'}, "mode='tiles'"),
+    ({'batch_size': 0}, 'batch_size=0'),
+    ({'scales': ()}, 'scales'),
+    ({'scales': (1.0, -1.0)}, 'scales'),
+    ({'mode': 'slide', 'stride': (10, 17)}, 'leaves gaps'),
+    ({'mode': 'slide', 'stride': (0, 4)}, 'leaves gaps'),
+  ],
+)
+def test_bad_config_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    inference.segment(Fake(channels), [], eval_config(**changes))
+
+
+@pytest.mark.parametrize(
+  'changes', [{'scales': (1.0, 0.5)}, {'mode': 'slide', 'window': (8, 8)}]
+)
+def test_static_size_refuses_what_it_cannot_do(changes):
+  fake = Fake(channels, input_size=(16, 16))
+  config = eval_config(stride=(4, 4), **changes)
+  with pytest.raises(ValueError, match='static size'):
+    inference.check(fake, config)
+  with pytest.raises(ValueError, match='static size'):
+    inference.check(predictors.Resized(fake, (16, 16)), config)
+
+
+def test_progress_is_a_bar_on_a_terminal_alone(monkeypatch, caplog):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  terminal = Terminal()
+  monkeypatch.setattr('sys.stderr', terminal)
+  assert list(inference.track(range(3), 3, 'read')) == [0, 1, 2]
+  assert 'read: 100%' in terminal.getvalue()
+
+  pipe = io.StringIO()
+  monkeypatch.setattr('sys.stderr', pipe)
+  with caplog.at_level(logging.INFO, logger='absl'):
+    assert list(inference.track(range(3), 3, 'read', every=0)) == [0, 1, 2]
+  assert 'read: 2 of 3 images' in caplog.text
+  assert '100%' not in pipe.getvalue()

@@ -1,0 +1,167 @@
+"""Files of every kind against the function they were made of."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deeplab import litert
+from deeplab import predictors
+from tests import predictors_test
+
+
+def _convert(normalized, output, input_type, output_type):
+  """Converts the 1x1 convolution; integer types quantise it wholly."""
+  tf = pytest.importorskip('tensorflow')
+  weights = predictors_test.WEIGHTS.reshape(1, 1, 3, 4)
+
+  @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32)])
+  def net(x):
+    if normalized:
+      x = (x - tf.constant(predictors_test.MEAN)) / tf.constant(
+        predictors_test.STD
+      )
+    x = tf.nn.conv2d(x, weights, 1, 'SAME')
+    if output == 'softmax':
+      x = tf.nn.softmax(x)
+    if output == 'argmax':
+      x = tf.argmax(x, -1, output_type=tf.int32)
+    return x
+
+  module = tf.Module()
+  module.net = net
+  converter = tf.lite.TFLiteConverter.from_concrete_functions(
+    [net.get_concrete_function()], module
+  )
+  if input_type != 'float32':
+
+    def calibrate():
+      for seed in range(4):
+        x = predictors_test.images(1, (8, 8), seed).astype(np.float32)
+        yield [
+          x
+          if normalized
+          else (x - np.float32(predictors_test.MEAN))
+          / np.float32(predictors_test.STD)
+        ]
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = calibrate
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.dtypes.as_dtype(input_type)
+    converter.inference_output_type = tf.dtypes.as_dtype(output_type)
+  return converter.convert()
+
+
+def _write(folder, content, **changes):
+  card = {
+    'input_size': [8, 8],
+    'mean': predictors_test.MEAN,
+    'std': predictors_test.STD,
+    'normalization_in_graph': True,
+    'output': 'logits',
+    'classes': ['a', 'b', 'c', 'd'],
+    'palette': [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]],
+  }
+  card.update(changes)
+  path = folder / 'model.tflite'
+  path.write_bytes(content)
+  path.with_suffix('.json').write_text(json.dumps(card))
+  return path
+
+
+@pytest.fixture(scope='module')
+def float_file():
+  return _convert(True, 'logits', 'float32', 'float32')
+
+
+@pytest.mark.parametrize('resolver', litert.RESOLVERS)
+def test_tflite_float(tmp_path, float_file, resolver):
+  path = _write(tmp_path, float_file)
+  predictor = litert.TFLitePredictor(path, resolver=resolver, num_threads=1)
+  assert predictor.input_size == (8, 8)
+  assert predictor.batch_size == 1
+  x = predictors_test.images(3, (8, 8))
+  np.testing.assert_allclose(
+    predictor(x), predictors_test.expected(x), atol=1e-4
+  )
+  np.testing.assert_array_equal(
+    predictor.with_output('ids')(x), predictors_test.expected(x).argmax(-1)
+  )
+  np.testing.assert_allclose(
+    predictor.with_output('softmax')(x),
+    predictors.softmax(predictors_test.expected(x)),
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize(
+  ('normalized', 'output', 'input_type', 'output_type', 'tolerance'),
+  [
+    (False, 'logits', 'float32', 'float32', 1e-4),
+    (True, 'logits', 'uint8', 'float32', 0.15),
+    (False, 'logits', 'int8', 'int8', 0.15),
+    (True, 'softmax', 'uint8', 'uint8', 0.05),
+  ],
+)
+def test_tflite_kinds(
+  tmp_path, normalized, output, input_type, output_type, tolerance
+):
+  content = _convert(normalized, output, input_type, output_type)
+  path = _write(
+    tmp_path, content, normalization_in_graph=normalized, output=output
+  )
+  predictor = litert.TFLitePredictor(path)
+  x = predictors_test.images(2, (8, 8))
+  want = predictors_test.expected(x)
+  if output == 'softmax':
+    want = predictors.softmax(want)
+  got = predictor(x)
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, want, atol=tolerance)
+
+
+def test_tflite_argmax_gives_ids_and_nothing_else(tmp_path):
+  content = _convert(True, 'argmax', 'float32', 'float32')
+  predictor = litert.TFLitePredictor(_write(tmp_path, content, output='argmax'))
+  assert predictor.output == 'ids'
+  x = predictors_test.images(2, (8, 8))
+  np.testing.assert_array_equal(
+    predictor(x), predictors_test.expected(x).argmax(-1)
+  )
+  with pytest.raises(ValueError, match='no softmax can be made'):
+    predictor.with_output('softmax')
+
+
+def test_tflite_refuses_what_does_not_fit(tmp_path, float_file):
+  path = _write(tmp_path, float_file)
+  with pytest.raises(ValueError, match=r'wrap it in predictors\.Resized'):
+    litert.TFLitePredictor(path)(predictors_test.images(1, (9, 9)))
+  with pytest.raises(ValueError, match="resolver='fast'"):
+    litert.TFLitePredictor(path, resolver='fast')
+  _write(tmp_path, float_file, input_size=[16, 16])
+  with pytest.raises(ValueError, match='card is of another file'):
+    litert.TFLitePredictor(path)
+  _write(tmp_path, float_file, output='labels')
+  with pytest.raises(ValueError, match="output='labels'"):
+    litert.TFLitePredictor(path)
+  path.with_suffix('.json').write_text('{"mean": [1, 2, 3]}')
+  with pytest.raises(ValueError, match='lacks input_size, std'):
+    litert.TFLitePredictor(path)
+  path.with_suffix('.json').write_text('no JSON')
+  with pytest.raises(ValueError, match='is no JSON'):
+    litert.TFLitePredictor(path)
+  path.with_suffix('.json').unlink()
+  with pytest.raises(ValueError, match=r'put model\.json'):
+    litert.TFLitePredictor(path)
+
+
+def test_wrong_files_are_named(tmp_path, float_file):
+  with pytest.raises(ValueError, match=r'no file .*none'):
+    litert.TFLitePredictor(tmp_path / 'none.tflite')
+  path = _write(tmp_path, b'\x89PNG rather')
+  with pytest.raises(ValueError, match=r'model\.tflite is not a TensorFlow'):
+    litert.TFLitePredictor(path)
+  path = _write(tmp_path, float_file[:400])
+  with pytest.raises(ValueError, match=r'cannot load .*model\.tflite'):
+    litert.TFLitePredictor(path)

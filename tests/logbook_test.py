@@ -1,0 +1,53 @@
+import json
+import math
+
+import pytest
+
+from deeplab import logbook
+
+
+def _lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_are_strict_json_with_null_for_nan(tmp_path):
+  book = logbook.Records(str(tmp_path), 0)
+  book.scalars(3, 'val', {'miou': 0.5, 'iou/absent': math.nan})
+  book.close()
+  assert _lines(tmp_path / 'metrics.jsonl') == [
+    {'step': 3, 'split': 'val', 'miou': 0.5, 'iou/absent': None}
+  ]
+  assert list(tmp_path.glob('events.*'))
+
+
+def test_a_resumed_run_drops_later_and_half_lines(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(
+    '{"step": 1, "split": "train", "loss": 2.0}\n'
+    '{"step": 2, "split": "train", "loss": 1.0}\n'
+    '{"step": 3, "spl'
+  )
+  book = logbook.Records(str(tmp_path), 1)
+  book.scalars(2, 'train', {'loss': 1.5})
+  book.close()
+  assert [line['loss'] for line in _lines(path)] == [2.0, 1.5]
+
+
+def test_a_broken_line_is_named(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\nnot json\n')
+  with pytest.raises(ValueError, match=r'metrics.jsonl:2 is not JSON'):
+    logbook.read(str(path))
+
+
+def test_progress_gives_speed_without_pauses(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(logbook.time, 'monotonic', lambda: now[0])
+  progress = logbook.Progress(0, 50, batch_size=8)
+  now[0] = 103.0
+  progress.pause()
+  now[0] = 203.0
+  progress.resume()
+  now[0] = 205.0  # five seconds of work for ten steps
+  speed = progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
+  assert speed == {'steps_per_second': 2.0, 'images_per_second': 16.0}

@@ -1,0 +1,110 @@
+import os
+import subprocess
+import sys
+
+from absl import app
+from absl import flags
+from absl.testing import flagsaver
+import pytest
+
+from deeplab import console
+from deeplab import describe
+from deeplab import evaluate
+from deeplab import main
+from tests import runs
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'deeplab.main', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_help_teaches():
+  shown = _run('--help').stdout
+  for word in ('--config=configs/shapes_mnv2.py', '--mode', '--dry_run'):
+    assert word in shown
+
+
+def test_a_misspelt_key_is_one_sentence():
+  done = _run(
+    '--config=configs/shapes_mnv2.py:smoke', '--config.optimizer.learnin_rate=1'
+  )
+  assert done.returncode == 1
+  error = done.stderr.strip().splitlines()
+  assert error[-1] == (
+    "Error: a --config flag is wrong: 'learnin_rate': "
+    'Did you mean "learning_rate" instead of "learnin_rate"?'
+  )
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.fixture
+def parsed():
+  """Flags as after parsing an empty command line."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['main'])
+  with flagsaver.flagsaver():
+    yield
+
+
+def test_flags_that_lack_something(parsed):
+  with pytest.raises(SystemExit, match=r'--config is missing; --list shows'):
+    main.main(['main'])
+  with (
+    flagsaver.flagsaver(mode='evaluate'),
+    pytest.raises(SystemExit, match=r'needs --workdir, the run to evaluate'),
+  ):
+    main.main(['main'])
+  with (
+    flagsaver.flagsaver(mode='evaluate', workdir='/no/such/run'),
+    pytest.raises(SystemExit, match=r'is not the work directory of a run'),
+  ):
+    main.main(['main'])
+  with pytest.raises(app.UsageError, match=r'unexpected arguments'):
+    main.main(['main', 'train'])
+
+
+def test_listing_names_what_there_is(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  text = describe.listing()
+  for name in (
+    'configs/voc_xception.py',
+    'mobilenet_v2',
+    'deeplabv3plus',
+    'random_scale',
+    'cityscapes',
+  ):
+    assert name in text
+  assert 'common.py' not in text
+
+
+def test_dry_run_says_what_it_would_take(data_dir):
+  text = describe.dry_run(runs.config(data_dir))
+  assert 'training crop 65x65' in text
+  assert 'export 64x64' in text
+  assert 'M parameters' in text
+  assert 'one step of 4 images on one cpu device' in text
+  assert 'encoder/stem' in text
+
+
+def test_a_run_evaluates_to_its_own_score(smoke_run):
+  results = evaluate.evaluate_workdir(smoke_run.workdir)
+  assert results['checkpoint'].examples == 100
+  assert results['checkpoint'].metrics['miou'] == smoke_run.metrics['miou']
+  files = os.listdir(os.path.join(smoke_run.workdir, 'eval', 'checkpoint'))
+  assert {'metrics.json', 'confusion.json', 'confusion.png'} <= set(files)
+
+
+def test_errors_become_one_line():
+  def fail():
+    raise ValueError('learning_rate=-1 is negative; raise it')
+
+  with pytest.raises(SystemExit, match=r'^Error: learning_rate=-1 is neg'):
+    console.run(fail)

@@ -1,0 +1,184 @@
+"""Counts and scores against hand-computed values and a naive boundary IoU."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from deeplab import metrics
+
+NAMES = ('sky', 'road', 'car')
+
+
+def _three_classes():
+  labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 255, 255], np.uint8)
+  predictions = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 200], np.uint8)
+  confusion = metrics.Confusion(3)
+  confusion.add(labels, predictions)
+  return confusion
+
+
+def test_confusion_by_hand():
+  np.testing.assert_array_equal(
+    _three_classes().matrix, [[3, 1, 0], [0, 2, 1], [1, 0, 1]]
+  )
+  assert _three_classes().matrix.dtype == np.int64
+
+
+def test_scores_by_hand():
+  scores = metrics.scores(_three_classes().matrix, NAMES)
+  assert scores['pixel_accuracy'] == pytest.approx(6 / 9)
+  assert scores['iou/sky'] == pytest.approx(3 / 5)
+  assert scores['iou/road'] == pytest.approx(2 / 4)
+  assert scores['iou/car'] == pytest.approx(1 / 3)
+  assert scores['miou'] == pytest.approx((3 / 5 + 2 / 4 + 1 / 3) / 3)
+  assert scores['accuracy/sky'] == pytest.approx(3 / 4)
+  assert scores['mean_accuracy'] == pytest.approx((3 / 4 + 2 / 3 + 1 / 2) / 3)
+  assert scores['fw_iou'] == pytest.approx(
+    (4 * 3 / 5 + 3 * 2 / 4 + 2 * 1 / 3) / 9
+  )
+  assert scores['dice/sky'] == pytest.approx(6 / 8)
+  assert scores['mean_dice'] == pytest.approx((6 / 8 + 4 / 6 + 2 / 4) / 3)
+  assert 'boundary_iou' not in scores
+
+
+def test_absent_class_is_nan_and_in_no_mean():
+  scores = metrics.scores(np.diag([5, 0, 3]), NAMES)
+  assert math.isnan(scores['iou/road'])
+  assert math.isnan(scores['accuracy/road'])
+  assert math.isnan(scores['dice/road'])
+  assert scores['miou'] == scores['mean_dice'] == scores['fw_iou'] == 1.0
+
+
+def test_predicted_but_unlabelled_class_scores_zero_iou():
+  scores = metrics.scores(np.array([[4, 4], [0, 0]]), ('a', 'b'))
+  assert scores['iou/b'] == 0.0
+  assert math.isnan(scores['accuracy/b'])
+  assert scores['miou'] == 0.25
+  assert scores['mean_accuracy'] == 0.5
+
+
+def test_nothing_counted_is_nan_not_zero():
+  scores = metrics.scores(np.zeros((2, 2), np.int64), ('a', 'b'))
+  assert all(math.isnan(value) for value in scores.values())
+
+
+def test_parts_add_up_to_the_whole():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 4, (6, 5, 7), np.uint8)
+  labels[labels == 3] = 255
+  predictions = rng.integers(0, 3, (6, 5, 7))
+  whole, left, right = (metrics.Confusion(3) for _ in range(3))
+  whole.add(labels, predictions)
+  for label, prediction in zip(labels[:2], predictions[:2], strict=True):
+    left.add(label, prediction)
+  right.add(labels[2:], predictions[2:])
+  left.merge(right)
+  np.testing.assert_array_equal(left.matrix, whole.matrix)
+  assert whole.matrix.sum() == np.count_nonzero(labels != 255)
+
+
+def test_counts_pass_float32_and_int32():
+  confusion = metrics.Confusion(2)
+  confusion.matrix[0, 0] = 2**40
+  confusion.add(np.zeros(1, np.uint8), np.zeros(1, np.uint8))
+  assert confusion.matrix[0, 0] == 2**40 + 1
+
+
+@pytest.mark.parametrize(
+  ('labels', 'predictions', 'message'),
+  [
+    ([200], [0], 'label holds the value 200'),
+    ([3], [0], 'label holds the value 3'),
+    ([0], [3], 'prediction holds the value 3'),
+    ([-1], [0], 'labels hold the value -1'),
+    ([0], [300], 'predictions hold the value 300'),
+    ([0.0], [0], 'class ids are integers'),
+    ([0, 1], [0], 'not of one shape'),
+  ],
+)
+def test_what_is_no_class_id_is_refused(labels, predictions, message):
+  with pytest.raises(ValueError, match=message):
+    metrics.Confusion(3).add(np.array(labels), np.array(predictions))
+
+
+def test_class_counts_that_do_not_fit_are_refused():
+  with pytest.raises(ValueError, match='2 class names'):
+    metrics.scores(np.zeros((3, 3), np.int64), ('a', 'b'))
+  with pytest.raises(ValueError, match='do not add up'):
+    metrics.Confusion(2).merge(metrics.Confusion(3))
+  with pytest.raises(ValueError, match='num_classes=256'):
+    metrics.Confusion(256)
+
+
+@pytest.mark.parametrize(
+  ('size', 'share', 'pixels'),
+  [((360, 480), 0.02, 12), ((3, 4), 0.02, 1), ((30, 40), 0.1, 5)],
+)
+def test_boundary_distance(size, share, pixels):
+  assert metrics.boundary_distance(size, share) == pixels
+
+
+def _naive_band(mask, distance):
+  """The paper's: what `distance` erosions on a zero-padded mask remove."""
+  eroded = ndimage.binary_erosion(
+    mask, np.ones((3, 3)), iterations=distance, border_value=0
+  )
+  return mask & ~eroded
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_boundary_iou_against_binary_masks_one_by_one(seed):
+  rng = np.random.default_rng(seed)
+  share, classes = 0.06, 4
+  boundary = metrics.Boundary(classes, share)
+  expected = np.zeros((2, classes), np.int64)
+  for size in ((23, 31), (40, 30)):
+    blocks = rng.integers(0, classes, (2, 6, 6), np.uint8)
+    label, prediction = (
+      np.kron(block, np.ones((7, 7), np.uint8))[: size[0], : size[1]].copy()
+      for block in blocks
+    )
+    prediction[label == 0] = 0
+    label[rng.random(size) < 0.02] = 255
+    boundary.add(label, prediction)
+    distance = max(1, round(share * math.hypot(*size)))
+    for k in range(classes):
+      truth = _naive_band(label == k, distance)
+      ours = _naive_band((prediction == k) & (label != 255), distance)
+      expected[0, k] += (truth & ours).sum()
+      expected[1, k] += (truth | ours).sum()
+  np.testing.assert_array_equal(boundary.counts, expected)
+  assert expected[0].sum() > 0
+
+
+def test_boundary_iou_of_a_shifted_square():
+  # Bands of 1 px: two rings of 36 pixels, shifted by one row; the columns
+  # overlap in 2 * 9 pixels, the bottom row lies on the square's inside.
+  label = np.zeros((20, 20), np.uint8)
+  label[5:15, 5:15] = 1
+  prediction = np.roll(label, 1, axis=0)
+  boundary = metrics.Boundary(2, 0.01)
+  boundary.add(label, prediction)
+  assert boundary.counts[:, 1].tolist() == [18, 54]
+  scores = metrics.scores(
+    np.diag([1, 1]), ('background', 'square'), boundary.counts
+  )
+  assert scores['boundary_iou/square'] == pytest.approx(18 / 54)
+
+
+def test_perfect_prediction_beside_ignored_pixels_scores_one():
+  label = np.zeros((16, 16), np.uint8)
+  label[:, 8:] = 1
+  label[4:12, 6:10] = 255
+  boundary = metrics.Boundary(2, 0.1)
+  boundary.add(label, np.where(label == 255, 1, label))
+  np.testing.assert_array_equal(boundary.counts[0], boundary.counts[1])
+
+
+def test_jsonable_is_strict_json():
+  value = {'a': np.float32('nan'), 'b': [1, np.int64(2)], 'c': np.eye(2)}
+  text = json.dumps(metrics.jsonable(value), allow_nan=False)
+  assert json.loads(text) == {'a': None, 'b': [1, 2], 'c': [[1, 0], [0, 1]]}

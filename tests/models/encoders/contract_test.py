@@ -1,0 +1,33 @@
+import pytest
+
+from deeplab.models.encoders import contract
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import xception
+from tests.models.encoders import cases
+
+
+def test_strides():
+  assert contract.strides(5, 8) == (2, 4, 8, 8, 8)
+  assert contract.strides(4, 32) == (2, 4, 8, 16)
+
+
+@pytest.mark.parametrize('output_stride', [4, 8, 16, 32])
+@pytest.mark.parametrize(
+  ('encoder', 'channels'),
+  [
+    (mobilenet_v2.MobileNetV2Tiny, (8, 8, 8, 24, 80)),
+    (xception.XceptionTiny, (8, 12, 16, 16, 32)),
+  ],
+)
+def test_one_entry_a_stage(encoder, channels, output_stride):
+  shapes = cases.shapes(encoder(output_stride=output_stride), 61, 40)
+  expected = []
+  for stride, c in zip((2, 4, 8, 16, 32), channels, strict=True):
+    stride = min(stride, output_stride)
+    expected.append((-(-61 // stride), -(-40 // stride), c))
+  assert shapes == expected
+
+
+def test_unknown_value_is_named():
+  with pytest.raises(ValueError, match=r"tap='both' is not one of \('a', 'b'"):
+    contract.check('tap', 'both', ('a', 'b'))

@@ -1,0 +1,192 @@
+import flax
+import numpy as np
+import pytest
+
+from deeplab.models import layers
+from deeplab.models.encoders import mobilenet_v2
+from tests.models.encoders import cases
+
+Tiny = mobilenet_v2.MobileNetV2Tiny
+
+
+@pytest.mark.parametrize(
+  ('alpha', 'params', 'statistics'),
+  [
+    # Sums are Keras' totals: 410,208, 706,224, 1,382,064, 2,257,984 and
+    # 4,363,712 without the classifier.
+    (0.35, 396_128, 14_080),
+    (0.5, 687_680, 18_544),
+    (0.75, 1_355_424, 26_640),
+    (1.0, 2_223_872, 34_112),
+    (1.4, 4_315_776, 47_936),
+  ],
+)
+def test_parameter_counts_are_those_of_keras(alpha, params, statistics):
+  encoder = mobilenet_v2.MobileNetV2(alpha=alpha, top_conv=True)
+  assert cases.count(encoder) == (params, statistics)
+
+
+def test_parameter_counts_without_top():
+  # 320 * 1280 + 2 * 1280 fewer.
+  assert cases.count(mobilenet_v2.MobileNetV2())[0] == 1_811_712
+  # TF's dm05 model of 0.697 M has 219,925 in its head.
+  slim = mobilenet_v2.MobileNetV2(alpha=0.5, rounding='slim')
+  assert cases.count(slim)[0] == 477_088
+
+
+def test_slim_leaves_channels_unrounded():
+  slim = mobilenet_v2.MobileNetV2(output_stride=32, alpha=0.5, rounding='slim')
+  assert cases.shapes(slim, 33, 33) == [
+    (17, 17, 8),
+    (9, 9, 12),
+    (5, 5, 16),
+    (3, 3, 48),
+    (2, 2, 160),
+  ]
+  for alpha in (0.35, 0.5, 0.75, 1.3):
+    assert mobilenet_v2.scale_channels(24, alpha, 'slim') == round(24 * alpha)
+  assert [
+    mobilenet_v2.scale_channels(c, 0.35, 'keras')
+    for c in (32, 16, 24, 32, 64, 96, 160, 320)
+  ] == [16, 8, 8, 16, 24, 32, 56, 112]
+
+
+def test_cut_and_taps():
+  st = mobilenet_v2.MobileNetV2(alpha=0.5, cut='block_13_expand')
+  assert cases.shapes(st, 32, 32) == [
+    (16, 16, 8),
+    (8, 8, 16),
+    (4, 4, 16),
+    (2, 2, 288),
+  ]
+  early = mobilenet_v2.MobileNetV2(cut='block_6_expand')
+  assert cases.shapes(early, 33, 33)[-1] == (5, 5, 192)
+  wide = mobilenet_v2.MobileNetV2(output_stride=32, tap='expanded')
+  assert [c for _, _, c in cases.shapes(wide, 33, 33)] == [
+    32,
+    144,
+    192,
+    576,
+    320,
+  ]
+
+
+def test_expanded_tap_is_what_the_projection_reads():
+  encoder, x = Tiny(tap='expanded'), cases.images(33, 33)
+  weights = cases.variables(encoder)
+  (wide,) = cases.features(encoder, weights, x, slice(3, 4))
+  (narrow,) = cases.features(Tiny(), weights, x, slice(3, 4))
+  block = weights['params']['block_5']['project']
+  means = weights['batch_stats']['block_5']['project']['norm']['bn']
+  bn = block['norm']['bn']
+  projected = wide @ block['conv']['kernel'][0, 0]
+  projected = (projected - means['mean']) / np.sqrt(means['var'] + 1e-3)
+  np.testing.assert_allclose(
+    projected * bn['scale'] + bn['bias'], narrow, rtol=0, atol=1e-4
+  )
+  assert wide.min() >= 0.0 and wide.max() <= 6.0
+
+
+def test_module_names():
+  flat = flax.traverse_util.flatten_dict(
+    cases.variables(Tiny())['params'], sep='/'
+  )
+  assert flat['stem/conv/kernel'].shape == (3, 3, 3, 8)
+  assert flat['block_1/expand/conv/kernel'].shape == (1, 1, 8, 48)
+  assert flat['block_1/depthwise/conv/kernel'].shape == (3, 3, 1, 48)
+  assert flat['block_1/project/norm/bn/scale'].shape == (8,)
+  assert 'block_0/expand/conv/kernel' not in flat
+
+
+# At 33 x 65 each strided layer meets an odd map, whatever the padding.
+@pytest.mark.parametrize(
+  ('padding', 'size', 'output_strides'),
+  [
+    ('same', (33, 65), (8, 16)),
+    pytest.param('keras', (65, 33), (8, 16), marks=pytest.mark.full),
+    ('symmetric', (64, 50), (4, 8, 16)),
+    pytest.param('symmetric', (43, 44), (4, 8, 16), marks=pytest.mark.full),
+  ],
+)
+def test_atrous_consistency(padding, size, output_strides):
+  encoder = lambda output_stride: Tiny(output_stride, padding=padding)
+  weights, x = cases.variables(encoder(32)), cases.images(*size)
+  coarse = cases.features(encoder(32), weights, x)
+  for output_stride in output_strides:
+    fine = cases.features(encoder(output_stride), weights, x)
+    cases.assert_subsampled(fine, coarse, output_stride)
+
+
+def test_same_padding_on_even_sizes():
+  encoder = lambda output_stride: Tiny(output_stride, padding='same')
+  weights = cases.variables(encoder(32))
+  # 40 / 8 = 5 is 1 modulo 4: the strides to be removed meet odd maps.
+  x = cases.images(40, 40)
+  coarse = cases.features(encoder(32), weights, x)
+  cases.assert_subsampled(cases.features(encoder(8), weights, x), coarse, 8)
+  # 64 is a multiple of 32: the grid moves, by the strides that are removed.
+  x = cases.images(64, 64)
+  coarse = cases.features(encoder(32), weights, x)
+  fine = cases.features(encoder(8), weights, x)
+  cases.assert_subsampled(fine, coarse, 8, offset=1)
+  error = np.abs(fine[-1][:, ::4, ::4] - coarse[-1]).max()
+  assert error > 0.5 * coarse[-1].std()
+
+
+def test_rates():
+  full = mobilenet_v2.MobileNetV2
+  # Blocks 0 .. 6 are the same at output stride 8 and more.
+  first = [(1, 1), (2, 1), (1, 1), (2, 1), (1, 1), (1, 1)]
+  plan = cases.depthwise_plan(full(output_stride=16))
+  assert plan == [
+    *first,
+    *((2, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)),
+    *((1, 1), (1, 2), (1, 2), (1, 2)),
+  ]
+  plan = cases.depthwise_plan(full(output_stride=8, multi_grid=(1, 2, 4)))
+  assert plan == [
+    *first,
+    *((1, 1), (1, 2), (1, 2), (1, 2), (1, 2), (1, 2), (1, 2)),
+    *((1, 2), (1, 4), (1, 8), (1, 16)),
+  ]
+
+
+def test_activations_differ_above_six():
+  x = 50 * cases.images(33, 33)
+  weights = cases.variables(Tiny())
+  bounded, free = (
+    cases.features(
+      Tiny(tap='expanded', activation=activation), weights, x, slice(1)
+    )[0]
+    for activation in ('relu6', 'relu')
+  )
+  assert bounded.max() == 6.0
+  assert free.max() > 6.0
+
+
+def test_trains():
+  cases.assert_trains(Tiny())
+
+
+def test_bfloat16():
+  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'rounding': 'floor'}, r"rounding='floor' is not one of \('keras'"),
+    ({'activation': 'gelu'}, "activation='gelu'"),
+    ({'tap': 'low'}, "tap='low'"),
+    ({'cut': 'block_7'}, "cut='block_7'"),
+    ({'padding': 'valid'}, "padding='valid'"),
+    ({'alpha': 0.0}, 'alpha=0.0 must be positive'),
+    ({'repeats': (1, 2)}, 'repeats='),
+    ({'output_stride': 12}, 'output_stride=12'),
+    ({'cut': 'block_13_expand', 'top_conv': True}, 'top_conv'),
+    ({'cut': 'block_13_expand', 'multi_grid': (1, 2, 4)}, 'multi_grid'),
+  ],
+)
+def test_refuses_bad_fields(fields, message):
+  with pytest.raises(ValueError, match=message):
+    cases.shapes(Tiny(**fields), 33, 33)

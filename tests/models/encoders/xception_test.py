@@ -1,0 +1,117 @@
+import flax
+import pytest
+
+from deeplab.models import layers
+from deeplab.models.encoders import xception
+from tests.models.encoders import cases
+
+Tiny = xception.XceptionTiny
+
+
+def test_xception_65_counts():
+  """Counts by hand: the paper's figure 4, layer by layer."""
+  separable = lambda a, b: 9 * a + 2 * a + a * b + 2 * b
+  total = 9 * 3 * 32 + 64 + 9 * 32 * 64 + 128
+  for a, b in ((64, 128), (128, 256), (256, 728)):
+    total += separable(a, b) + 2 * separable(b, b) + a * b + 2 * b
+  total += 16 * 3 * separable(728, 728)
+  total += separable(728, 728) + separable(728, 1024) + separable(1024, 1024)
+  total += 728 * 1024 + 2 * 1024
+  total += separable(1024, 1536) + separable(1536, 1536)
+  total += separable(1536, 2048)
+  # With 3,188,101 in the head: the 41.0554 M of TF's VOC model.
+  assert total == 37_867_312
+  assert cases.count(xception.Xception65()) == (37_867_312, 185_200)
+
+
+def test_xception_65_maps():
+  assert cases.shapes(xception.Xception65(), 65, 64) == [
+    (33, 32, 128),
+    (17, 16, 256),
+    (9, 8, 728),
+    (5, 4, 1024),
+    (5, 4, 2048),
+  ]
+
+
+def test_entry_flow_is_a_field():
+  """Five entry blocks, as in Xception-71."""
+  entry = ((8, 2), (12, 1), (20, 2), (16, 1), (28, 2))
+  assert cases.shapes(Tiny(32, entry=entry), 33, 33) == [
+    (17, 17, 8),
+    (9, 9, 20),
+    (5, 5, 28),
+    (3, 3, 16),
+    (2, 2, 32),
+  ]
+
+
+def test_module_names():
+  flat = flax.traverse_util.flatten_dict(
+    cases.variables(Tiny())['params'], sep='/'
+  )
+  depthwise = 'entry_1/separable_3/depthwise/conv/kernel'
+  assert flat[depthwise].shape == (3, 3, 1, 8)
+  assert flat['middle_1/separable_1/pointwise/norm/bn/scale'].shape == (16,)
+  assert flat['exit_1/shortcut/conv/kernel'].shape == (1, 1, 16, 24)
+  assert 'middle_1/shortcut/conv/kernel' not in flat
+  assert 'exit_2/shortcut/conv/kernel' not in flat
+
+
+@pytest.mark.parametrize(
+  ('size', 'output_strides'),
+  [
+    ((33, 65), (8,)),
+    ((64, 50), (4, 16)),
+    pytest.param((43, 44), (4, 8, 16), marks=pytest.mark.full),
+  ],
+)
+def test_atrous_consistency(size, output_strides):
+  weights, x = cases.variables(Tiny()), cases.images(*size)
+  coarse = cases.features(Tiny(32), weights, x)
+  # Taps are linear, the last map is activated.
+  assert all(f.min() < 0 for f in coarse[:-1])
+  assert coarse[-1].min() == 0.0
+  for output_stride in output_strides:
+    fine = cases.features(Tiny(output_stride), weights, x)
+    cases.assert_subsampled(fine, coarse, output_stride)
+
+
+def test_rates():
+  """Rates of the separable convolutions: entry, middle, exit flow."""
+  entry = [(1, 1), (1, 1), (2, 1)]
+  plan = cases.depthwise_plan(
+    xception.Xception65(output_stride=16, multi_grid=(1, 2, 4))
+  )
+  assert plan == [
+    *(3 * entry + 16 * 3 * [(1, 1)]),
+    *((1, 1), (1, 1), (1, 1), (1, 2), (1, 4), (1, 8)),
+  ]
+  plan = cases.depthwise_plan(xception.Xception65(output_stride=8))
+  assert plan == [
+    *(2 * entry + 3 * [(1, 1)] + 16 * 3 * [(1, 2)]),
+    *((1, 2), (1, 2), (1, 2), (1, 4), (1, 4), (1, 4)),
+  ]
+
+
+@pytest.mark.full
+def test_trains():
+  cases.assert_trains(Tiny())
+
+
+def test_bfloat16():
+  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'output_stride': 2}, 'output_stride=2'),
+    ({'multi_grid': (1, 2)}, 'multi_grid='),
+    ({'entry': ((8, 2), (8, 2))}, 'entry='),
+    ({'exit': ((8, 8, 8),)}, 'exit='),
+  ],
+)
+def test_refuses_bad_fields(fields, message):
+  with pytest.raises(ValueError, match=message):
+    cases.shapes(Tiny(**fields), 33, 33)

@@ -1,0 +1,280 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab.models import layers
+
+NORM = layers.Norm(decay=0.9, epsilon=1e-3)
+
+
+def random(*shape, seed=0):
+  generator = np.random.default_rng(seed)
+  return generator.standard_normal(shape).astype(np.float32)
+
+
+def convolve(x, kernel, stride, rate, pads, groups):
+  """The definition, one output value at a time, in float64."""
+  x = np.pad(x.astype(np.float64), ((0, 0), *pads, (0, 0)))
+  k, _, group_in, features = kernel.shape
+  extent = (k - 1) * rate + 1
+  rows = range(0, x.shape[1] - extent + 1, stride)
+  columns = range(0, x.shape[2] - extent + 1, stride)
+  out = np.zeros((x.shape[0], len(rows), len(columns), features))
+  for i, top in enumerate(rows):
+    for j, left in enumerate(columns):
+      window = x[:, top : top + extent : rate, left : left + extent : rate]
+      for f in range(features):
+        first = f // (features // groups) * group_in
+        inputs = window[..., first : first + group_in]
+        out[:, i, j, f] = (inputs * kernel[..., f]).sum(axis=(1, 2, 3))
+  return out
+
+
+def interpolate(x, size, align_corners):
+  """Bilinear interpolation by its definition, in float64."""
+
+  def positions(n_in, n_out):
+    for i in range(n_out):
+      if align_corners:
+        at = i * (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
+      else:
+        at = (i + 0.5) * n_in / n_out - 0.5
+      at = min(max(at, 0.0), n_in - 1.0)
+      low = int(at)
+      yield i, low, min(low + 1, n_in - 1), at - low
+
+  x = x.astype(np.float64)
+  out = np.zeros((x.shape[0], *size, x.shape[3]))
+  for i, top, bottom, v in positions(x.shape[1], size[0]):
+    for j, left, right, h in positions(x.shape[2], size[1]):
+      above = (1 - h) * x[:, top, left] + h * x[:, top, right]
+      below = (1 - h) * x[:, bottom, left] + h * x[:, bottom, right]
+      out[:, i, j] = (1 - v) * above + v * below
+  return out
+
+
+@pytest.mark.parametrize(
+  ('padding', 'size', 'kernel', 'stride', 'rate', 'expected'),
+  [
+    ('same', (8, 9), 3, 1, 1, ((1, 1), (1, 1))),
+    ('same', (8, 9), 3, 2, 1, ((0, 1), (1, 1))),
+    ('same', (8, 9), 3, 1, 4, ((4, 4), (4, 4))),
+    ('same', (8, 9), 5, 2, 1, ((1, 2), (2, 2))),
+    ('same', (8, 9), 1, 2, 1, ((0, 0), (0, 0))),
+    ('symmetric', (8, 9), 3, 2, 1, ((1, 1), (1, 1))),
+    ('symmetric', (8, 9), 3, 1, 4, ((4, 4), (4, 4))),
+    ('symmetric', (8, 9), 1, 2, 1, ((0, 0), (0, 0))),
+    ('keras', (8, 9), 3, 1, 2, ((2, 2), (2, 2))),
+    ('keras', (8, 9), 3, 2, 1, ((0, 1), (1, 1))),
+    ('keras', (8, 9), 5, 2, 1, ((1, 2), (2, 2))),
+  ],
+)
+def test_explicit_padding(padding, size, kernel, stride, rate, expected):
+  assert (
+    layers.explicit_padding(padding, size, kernel, stride, rate) == expected
+  )
+
+
+def test_unknown_padding():
+  with pytest.raises(ValueError, match="padding='valid'"):
+    layers.explicit_padding('valid', (8, 8), 3, 1, 1)
+
+
+@pytest.mark.parametrize('options', ['conv', 'fast'])
+@pytest.mark.parametrize(
+  ('features', 'fields', 'pads'),
+  [
+    (5, {'kernel': 3}, ((1, 1), (1, 1))),
+    (5, {'kernel': 3, 'stride': 2, 'padding': 'same'}, ((0, 1), (1, 1))),
+    (5, {'kernel': 3, 'stride': 2, 'padding': 'symmetric'}, ((1, 1), (1, 1))),
+    (8, {'kernel': 3, 'rate': 2, 'groups': 2}, ((2, 2), (2, 2))),
+    (4, {'kernel': 3, 'rate': 3, 'groups': 4}, ((3, 3), (3, 3))),
+    (4, {'kernel': 3, 'stride': 2, 'groups': 4}, ((0, 1), (1, 1))),
+    (6, {}, ((0, 0), (0, 0))),
+    (6, {'stride': 2}, ((0, 0), (0, 0))),
+  ],
+)
+def test_conv_is_its_definition(features, fields, pads, options):
+  if options == 'conv':
+    options = layers.Options()
+  else:
+    options = layers.Options(depthwise='shifted', pointwise='matmul')
+  conv = layers.Conv(features, use_bias=True, options=options, **fields)
+  x = random(2, 6, 7, 4)
+  k, groups = fields.get('kernel', 1), fields.get('groups', 1)
+  kernel = random(k, k, 4 // groups, features, seed=1)
+  bias = random(features, seed=2)
+  y = conv.apply({'params': {'kernel': kernel, 'bias': bias}}, x)
+  expected = convolve(
+    x, kernel, fields.get('stride', 1), fields.get('rate', 1), pads, groups
+  )
+  np.testing.assert_allclose(y, expected + bias, rtol=0, atol=2e-5)
+
+
+def test_conv_literal():
+  x = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
+  kernel = np.ones((3, 3, 1, 1), np.float32)
+  apply = lambda **fields: np.asarray(
+    layers.Conv(1, kernel=3, **fields).apply({'params': {'kernel': kernel}}, x)
+  )[0, ..., 0].tolist()
+  assert apply() == [[12, 21, 16], [27, 45, 33], [24, 39, 28]]
+  assert apply(stride=2) == [[12, 16], [24, 28]]
+  # Taps two apart on a 3 x 3 map: only those of the same parity are inside.
+  assert apply(rate=2) == [[20, 10, 20], [10, 5, 10], [20, 10, 20]]
+
+
+def test_conv_refuses_uneven_groups():
+  with pytest.raises(ValueError, match='groups=3'):
+    layers.Conv(6, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
+
+
+def test_options_are_checked():
+  with pytest.raises(ValueError, match="dtype='float16'"):
+    layers.Options(dtype='float16')
+  with pytest.raises(ValueError, match="depthwise='fast'"):
+    layers.Options(depthwise='fast')
+
+
+def conv_bn(kernel, train, x, dtype='float32', activation='relu'):
+  layer = layers.ConvBN(
+    1, NORM, activation=activation, options=layers.Options(dtype=dtype)
+  )
+  one = np.ones(1, np.float32)
+  variables = {
+    'params': {
+      'conv': {'kernel': np.float32(kernel).reshape(1, 1, 1, 1)},
+      'norm': {'bn': {'scale': 3 * one, 'bias': -2 * one}},
+    },
+    'batch_stats': {'norm': {'bn': {'mean': 4 * one, 'var': 3.999 * one}}},
+  }
+  return layer.apply(variables, x, train, mutable=['batch_stats'])
+
+
+def test_conv_bn_running_statistics():
+  x = np.array([0, 4, 8], np.float32).reshape(1, 1, 3, 1)
+  # 2 x = 0, 8, 16; minus 4, over sqrt(3.999 + .001) = 2, times 3, minus 2.
+  y, state = conv_bn(2, False, x, activation='none')
+  np.testing.assert_allclose(y.ravel(), [-8, 4, 16], rtol=1e-6)
+  assert state['batch_stats']['norm']['bn']['mean'].item() == 4.0
+  y, _ = conv_bn(2, False, x)
+  np.testing.assert_allclose(y.ravel(), [0, 4, 16], rtol=1e-6)
+  y, _ = conv_bn(2, False, x, activation='relu6')
+  np.testing.assert_allclose(y.ravel(), [0, 4, 6], rtol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_conv_bn_batch_statistics(dtype):
+  x = np.array([0, 4, 8, 4], np.float32).reshape(2, 1, 2, 1)
+  # 2 x = 0, 8, 16, 8: mean 8, variance 32.
+  y, state = conv_bn(2, True, x, dtype, activation='none')
+  high = -2 + 3 * 8 / np.sqrt(32.001)
+  expected = [-4 - high, -2, high, -2]
+  tolerance = 1e-5 if dtype == 'float32' else 1e-2
+  np.testing.assert_allclose(
+    np.asarray(y, np.float32).ravel(), expected, rtol=tolerance
+  )
+  assert y.dtype == jnp.dtype(dtype)
+  statistics = state['batch_stats']['norm']['bn']
+  assert statistics['mean'].dtype == statistics['var'].dtype == np.float32
+  # 0.9 of the old and 0.1 of the new.
+  np.testing.assert_allclose(statistics['mean'], [4.4], rtol=1e-6)
+  np.testing.assert_allclose(statistics['var'], [6.7991], rtol=1e-6)
+
+
+@pytest.mark.parametrize('depthwise_norm', [True, False])
+def test_separable_conv_bn_is_its_two_layers(random_variables, depthwise_norm):
+  x = random(1, 5, 5, 2)
+  layer = layers.SeparableConvBN(
+    3,
+    NORM,
+    rate=2,
+    padding='symmetric',
+    depthwise_activation='none',
+    depthwise_norm=depthwise_norm,
+  )
+  variables = random_variables(layer, x, False)
+
+  def norm(x, name):
+    bn = variables['params'][name]['norm']['bn']
+    running = variables['batch_stats'][name]['norm']['bn']
+    x = (x - running['mean']) / np.sqrt(running['var'] + 1e-3)
+    return x * bn['scale'] + bn['bias']
+
+  params, pads = variables['params'], ((2, 2), (2, 2))
+  if depthwise_norm:
+    kernel = params['depthwise']['conv']['kernel']
+    wide = norm(convolve(x, kernel, 1, 2, pads, 2), 'depthwise')
+  else:
+    wide = convolve(x, params['depthwise']['kernel'], 1, 2, pads, 2)
+  wide = wide @ params['pointwise']['conv']['kernel'][0, 0]
+  expected = np.maximum(norm(wide, 'pointwise'), 0)
+  y = layer.apply(variables, x, False)
+  np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+
+
+def test_dropout_mask_ignores_the_sharding():
+  x = np.ones((4, 5, 6), np.float32)
+  keys = jax.random.split(jax.random.key(3), 4)
+  drop = jax.jit(lambda x, keys: layers.dropout(x, 0.5, keys))
+  whole = np.asarray(drop(x, keys))
+  halves = [drop(x[:2], keys[:2]), drop(x[2:], keys[2:])]
+  np.testing.assert_array_equal(whole, np.concatenate(halves))
+  np.testing.assert_array_equal(drop(x, keys[::-1]), whole[::-1])
+  assert not np.array_equal(whole[0], whole[1])
+
+
+def test_dropout_keeps_the_mean():
+  x = np.full((2, 100, 100), 3.0, np.float32)
+  keys = jax.random.split(jax.random.key(0), 2)
+  drop = jax.jit(lambda x, keys: layers.dropout(x, 0.25, keys))
+  y = np.asarray(drop(x, keys))
+  assert set(np.unique(y).tolist()) == {0.0, 4.0}
+  # 20,000 draws: three standard deviations are 0.0092.
+  assert abs((y == 0).mean() - 0.25) < 0.0092
+  half = jax.ShapeDtypeStruct(x.shape, jnp.bfloat16)
+  assert jax.eval_shape(drop, half, keys).dtype == jnp.bfloat16
+
+
+def test_dropout_off():
+  x = jnp.ones((2, 3))
+  assert layers.dropout(x, 0.5, None) is x
+  keys = jax.random.split(jax.random.key(0), 2)
+  assert layers.dropout(x, 0.0, keys) is x
+
+
+def test_resize_literal():
+  x = np.array([0, 4], np.float32).reshape(1, 1, 2, 1)
+  half = np.asarray(layers.resize(x, (1, 4))).ravel().tolist()
+  assert half == [0, 1, 3, 4]
+  corners = np.asarray(layers.resize(x, (1, 5), align_corners=True))
+  assert corners.ravel().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('size', [(9, 14), (3, 2), (1, 1)])
+def test_resize_is_its_definition(size, align_corners):
+  x = random(2, 5, 7, 3)
+  y = layers.resize(jnp.asarray(x), size, align_corners)
+  assert y.shape == (2, *size, 3)
+  np.testing.assert_allclose(
+    y, interpolate(x, size, align_corners), rtol=0, atol=1e-6
+  )
+
+
+def test_resize_to_the_same_size_is_the_input():
+  x = jnp.ones((1, 3, 4, 1))
+  assert layers.resize(x, (3, 4)) is x
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+def test_resize_gradient_is_the_transpose(align_corners):
+  x, cotangent = random(1, 3, 4, 2), random(1, 7, 6, 2, seed=1)
+  loss = lambda x: jnp.vdot(layers.resize(x, (7, 6), align_corners), cotangent)
+  gradient = jax.jit(jax.grad(loss))(x)
+  basis = np.eye(x.size, dtype=np.float32).reshape(x.size, 3, 4, 2)
+  expected = [
+    (interpolate(unit[None], (7, 6), align_corners) * cotangent).sum()
+    for unit in basis
+  ]
+  np.testing.assert_allclose(gradient.ravel(), expected, rtol=0, atol=1e-5)

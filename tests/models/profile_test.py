@@ -1,0 +1,173 @@
+"""MACs and parameters: by hand, against other systems, against the trace."""
+
+import flax.linen as nn
+import jax
+import jax.extend
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import pytest
+
+from configs import common
+from deeplab.models import layers
+from deeplab.models import profile
+from deeplab.models import registry
+from deeplab.models import segmenter
+from deeplab.models.heads import fcn
+
+NORM = layers.Norm(0.9, 1e-5)
+
+
+class Encoder(nn.Module):
+  """A strided dense convolution and an atrous depthwise one."""
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = layers.ConvBN(4, NORM, kernel=3, stride=2, name='stem')(images, train)
+    y = layers.ConvBN(4, NORM, kernel=3, rate=2, groups=4, name='last')
+    return x, y(x, train)
+
+
+def small(**fields):
+  head = fcn.FCN(num_classes=5, stage=1, channels=6, convs=0)
+  return segmenter.Segmenter(
+    **(
+      {
+        'encoder': Encoder(),
+        'head': head,
+        'auxiliary': None,
+        'num_classes': 5,
+      }
+      | fields
+    )
+  )
+
+
+def model(encoder, head, output_stride):
+  config = common.base().model
+  config.encoder = ConfigDict(encoder)
+  config.head = ConfigDict(head)
+  config.output_stride = output_stride
+  return config
+
+
+def test_rows_by_hand():
+  result = profile.profile(small(), 5, (9, 7))
+  row = profile.Layer
+  assert result.rows == (
+    row('encoder/stem/conv', 'conv', 3, 2, 1, (9, 7, 3), (5, 4, 4),
+        20 * 108, 108),
+    row('encoder/stem/norm/bn', 'BatchNorm', 0, 1, 1, (5, 4, 4), (5, 4, 4),
+        0, 8),
+    row('encoder/last/conv', 'depthwise', 3, 1, 2, (5, 4, 4), (5, 4, 4),
+        20 * 36, 36),
+    row('encoder/last/norm/bn', 'BatchNorm', 0, 1, 1, (5, 4, 4), (5, 4, 4),
+        0, 8),
+    row('head/classifier', 'conv', 1, 1, 1, (5, 4, 4), (5, 4, 5),
+        20 * 20, 25),
+  )  # fmt: skip
+  assert result.macs == 20 * (108 + 36 + 20)
+  assert result.params == 108 + 8 + 36 + 8 + 25
+
+
+def test_auxiliary_head_counts_only_when_asked_for():
+  auxiliary = fcn.FCN(num_classes=5, stage=0, channels=6)
+  network = small(auxiliary=auxiliary)
+  assert profile.profile(network, 5, (9, 7)) == profile.profile(
+    small(), 5, (9, 7)
+  )
+  result = profile.profile(network, 5, (9, 7), auxiliary=True)
+  assert result.macs == 20 * (108 + 36 + 20) + 20 * (9 * 4 * 6 + 6 * 5)
+  assert result.params == 185 + (9 * 4 * 6 + 12) + (6 * 5 + 5)
+
+
+def test_table():
+  text = profile.table(profile.profile(small(), 5, (9, 7)))
+  lines = text.splitlines()
+  assert len(lines) == 1 + 5 + 1
+  assert lines[0].split() == [
+    'layer', 'op', 'k', 's', 'rate', 'in', 'out', 'MACs', 'params',
+  ]  # fmt: skip
+  assert lines[3].split() == [
+    'encoder/last/conv', 'depthwise', '3', '1', '2', '5x4x4', '5x4x4', '720',
+    '36',
+  ]  # fmt: skip
+  assert lines[-1].split() == ['total', '3,280', '185']
+  assert max(map(len, lines)) < 100
+
+
+# What segmentation_models_pytorch 0.6 computes, counted by hooks on its
+# convolutions, and the TF DeepLab model zoo's networks: MACs and parameters.
+PUBLISHED = {
+  'smp': (
+    {'name': 'mobilenet_v2', 'top_conv': True},
+    {
+      'name': 'deeplabv3plus',
+      'rates': (12, 24, 36),
+      'refine': 'separable',
+      'depthwise_norm': False,
+      'decoder_convs': 1,
+      'aspp_dropout': 0.5,
+      'align_corners': True,
+    },
+    16, 21, (256, 256), 1_502_609_408, 4_383_653,
+  ),
+  'tf_voc_mnv2_dm05': (
+    {'name': 'mobilenet_v2', 'alpha': 0.5, 'rounding': 'slim'},
+    {'name': 'deeplabv3', 'rates': ()},
+    8, 21, (512, 512), 2_735_284_224, 697_013,
+  ),
+  'tf_voc_mnv2': (
+    {'name': 'mobilenet_v2'},
+    {'name': 'deeplabv3', 'rates': ()},
+    8, 21, (512, 512), 8_564_916_224, 2_113_557,
+  ),
+  'tf_voc_xception65': (
+    {'name': 'xception_65'},
+    {'name': 'deeplabv3plus', 'rates': (12, 24, 36)},
+    8, 21, (512, 512), 171_594_088_448, 41_055_413,
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_networks(name):
+  encoder, head, stride, classes, size, macs, params = PUBLISHED[name]
+  result = profile.profile(model(encoder, head, stride), classes, size)
+  assert (result.macs, result.params) == (macs, params)
+
+
+def convolutions(jaxpr):
+  """Yields every convolution of a jaxpr and of those inside it."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'conv_general_dilated':
+      yield equation
+    for value in equation.params.values():
+      if isinstance(value, jax.extend.core.ClosedJaxpr):
+        yield from convolutions(value.jaxpr)
+
+
+@pytest.mark.parametrize('encoder', ['mobilenet_v2_tiny', 'xception_tiny'])
+def test_counts_what_the_trace_holds(encoder):
+  config = model({'name': encoder}, {'name': 'deeplabv3plus'}, 16)
+  network = registry.build(config, 4, depthwise='conv', pointwise='conv')
+  images = jnp.zeros((1, 65, 49, 3))
+  variables = jax.eval_shape(
+    lambda x: network.init(jax.random.key(0), x), images
+  )
+  jaxpr = jax.make_jaxpr(lambda v, x: network.apply(v, x))(variables, images)
+  macs = 0
+  for convolution in convolutions(jaxpr.jaxpr):
+    kernel, out = convolution.invars[1].aval, convolution.outvars[0].aval
+    macs += kernel.size * out.shape[1] * out.shape[2]
+  result = profile.profile(network, 4, (65, 49))
+  assert result.macs == macs
+  leaves = jax.tree.leaves(variables['params'])
+  assert result.params == sum(leaf.size for leaf in leaves)
+
+
+def test_forms_of_convolution_do_not_matter():
+  config = model({'name': 'mobilenet_v2_tiny'}, {'name': 'deeplabv3plus'}, 16)
+  shifted = registry.build(config, 4, depthwise='shifted', pointwise='matmul')
+  assert profile.profile(shifted, 4, (65, 49)) == profile.profile(
+    config, 4, (65, 49)
+  )

@@ -1,0 +1,150 @@
+"""Every registered model builds, and its parameter count is pinned."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import pytest
+
+from configs import common
+from deeplab.models import registry
+from deeplab.models.heads import deeplabv3plus
+
+# Parameters with default fields; heads on three classes and MobileNetV2's
+# channels (16, 24, 32, 96, 320). Nobody registers a model without a row here.
+ENCODER_PARAMETERS = {
+  'mobilenet_v2': 1_811_712,
+  'mobilenet_v2_tiny': 77_216,
+  'xception_65': 37_867_312,
+  'xception_tiny': 9_672,
+}
+HEAD_PARAMETERS = {
+  'deeplabv3': 2_707_203,
+  'deeplabv3plus': 903_475,
+  'fcn': 222_467,
+}
+
+
+def config(**fields):
+  c = common.base().model
+  for name, value in fields.items():
+    c[name] = ConfigDict(value) if isinstance(value, dict) else value
+  return c
+
+
+def parameters(shapes):
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
+
+
+def test_tables_are_complete():
+  assert set(ENCODER_PARAMETERS) == set(registry.ENCODERS)
+  assert set(HEAD_PARAMETERS) == set(registry.HEADS)
+
+
+@pytest.mark.parametrize('name', registry.ENCODERS)
+def test_encoder(name):
+  network = registry.build(config(encoder={'name': name}), 3)
+  features, shapes = jax.eval_shape(
+    lambda x: network.encoder.init_with_output(jax.random.key(0), x, False),
+    jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32),
+  )
+  assert parameters(shapes) == ENCODER_PARAMETERS[name]
+  assert [x.shape[1] for x in features] == [33, 17, 9, 5, 5]
+
+
+@pytest.mark.parametrize('name', registry.HEADS)
+def test_head(name):
+  network = registry.build(config(head={'name': name}), 3)
+  features = tuple(
+    jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    for size, channels in ((33, 16), (17, 24), (9, 32), (5, 96), (5, 320))
+  )
+  logits, shapes = jax.eval_shape(
+    lambda f: network.head.init_with_output(jax.random.key(0), f, False),
+    features,
+  )
+  assert parameters(shapes) == HEAD_PARAMETERS[name]
+  assert logits.shape[-1] == 3
+
+
+def test_fields_reach_the_modules():
+  network = registry.build(
+    config(
+      encoder={'name': 'mobilenet_v2', 'alpha': 0.5},
+      head={'name': 'deeplabv3plus', 'rates': (3, 5), 'align_corners': True},
+      auxiliary={'name': 'fcn', 'channels': 7},
+      output_stride=8,
+      multi_grid=[1, 2, 4],
+      resize_steps=2,
+      dtype='bfloat16',
+      depthwise='shifted',
+      pointwise='matmul',
+    ),
+    5,
+    axis_name='batch',
+  )
+  assert network.num_classes == 5
+  assert network.resize_steps == 2
+  assert network.encoder.alpha == 0.5
+  assert network.encoder.output_stride == 8
+  assert network.encoder.multi_grid == (1, 2, 4)
+  assert isinstance(network.head, deeplabv3plus.DeepLabV3Plus)
+  assert network.head.rates == (3, 5)
+  assert network.head.align_corners
+  assert network.head.num_classes == network.auxiliary.num_classes == 5
+  assert network.auxiliary.channels == 7
+  for module in (network.encoder, network.head, network.auxiliary):
+    assert module.options.dtype == 'bfloat16'
+    assert module.options.axis_name == 'batch'
+    assert module.options.depthwise == 'shifted'
+    assert module.options.pointwise == 'matmul'
+
+
+def test_forms_of_convolution_can_be_forced():
+  c = config(depthwise='shifted', pointwise='matmul')
+  options = registry.build(
+    c, 2, depthwise='conv', pointwise='conv'
+  ).encoder.options
+  assert (options.depthwise, options.pointwise) == ('conv', 'conv')
+  assert options.axis_name is None
+
+
+def test_no_auxiliary_head_by_default():
+  assert registry.build(config(), 2).auxiliary is None
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'encoder': {'name': 'vgg'}}, r"encoder\.name is 'vgg'.*xception_tiny"),
+    ({'encoder': {}}, r'encoder\.name is missing'),
+    ({'head': {'name': 'unet'}}, r"head\.name is 'unet'.*deeplabv3plus"),
+    ({'auxiliary': {'name': 'non'}}, r"auxiliary\.name is 'non'.*'none'"),
+    (
+      {'head': {'name': 'fcn', 'chanels': 3}},
+      r"head \(fcn\) has no field \['chanels'\].*'channels'",
+    ),
+    (
+      {'encoder': {'name': 'mobilenet_v2', 'options': 3}},
+      r"no field \['options'\]",
+    ),
+    ({'head': {'name': 'fcn', 'num_classes': 3}}, r"\['num_classes'\]"),
+    ({'auxiliary': {'name': 'none', 'stage': 2}}, r"\['stage'\]"),
+    ({'depthwise': 'fast'}, "depthwise='fast'"),
+  ],
+)
+def test_unknown_names_and_fields(fields, message):
+  with pytest.raises(ValueError, match=message):
+    registry.build(config(**fields), 2)
+
+
+def test_fields_lists_defaults_that_a_config_may_set():
+  fields = registry.fields(registry.HEADS['fcn'])
+  assert fields == {
+    'stage': 3,
+    'channels': 256,
+    'convs': 1,
+    'dropout': 0.1,
+    'bn_decay': 0.9,
+    'bn_epsilon': 1e-5,
+    'align_corners': False,
+  }

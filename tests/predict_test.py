@@ -1,0 +1,227 @@
+"""The prediction command: exact masks, every file named, nothing half done."""
+
+import subprocess
+import sys
+
+from absl import flags
+import numpy as np
+from PIL import Image
+import pytest
+
+from deeplab import predict
+from deeplab import workdir as workdirs
+from tests import evaluate_test
+from tests import inference_test
+
+PALETTE = evaluate_test.INFO.palette
+
+
+@pytest.fixture
+def segmenter():
+  return predict.Segmenter(
+    evaluate_test.INFO.class_names,
+    PALETTE,
+    lambda images: [x.argmax(-1).astype(np.uint8) for x in images],
+  )
+
+
+def blocks(size, seed=0):
+  """An image of 8x8 blocks in pure colours, safe from JPEG."""
+  rng = np.random.default_rng(seed)
+  ids = rng.integers(0, 3, (size[0] // 8, size[1] // 8))
+  ids = np.kron(ids, np.ones((8, 8), int))
+  return (np.eye(3)[ids] * 250).astype(np.uint8)
+
+
+def test_folder(tmp_path, segmenter):
+  images, output = tmp_path / 'images', tmp_path / 'out'
+  (images / 'deep').mkdir(parents=True)
+  contents = {
+    'a.png': blocks((16, 24), 0),
+    'b.PNG': blocks((40, 32), 1),
+    'deep/c.png': blocks((24, 24), 2),
+  }
+  for name, content in contents.items():
+    Image.fromarray(content).save(images / name)
+  (images / 'notes.txt').write_text('no image')
+  assert predict.run(segmenter, images, output, 0.5) == []
+  for name, content in contents.items():
+    stem = name.rsplit('.')[0]
+    with Image.open(output / 'masks' / f'{stem}.png') as mask:
+      assert mask.mode == 'P'
+      np.testing.assert_array_equal(np.asarray(mask), content.argmax(-1))
+      assert mask.getpalette()[:12] == [x for rgb in PALETTE for x in rgb]
+    with Image.open(output / 'overlays' / f'{stem}.jpg') as overlay:
+      assert overlay.size == content.shape[1::-1]
+  with Image.open(output / 'contact_sheet.png') as sheet:
+    assert sheet.width > 480
+  written = {p.name for p in output.rglob('*') if p.is_file()}
+  assert written == {
+    *('a.png', 'b.png', 'c.png', 'a.jpg', 'b.jpg', 'c.jpg'),
+    'contact_sheet.png',
+  }
+
+
+def test_output_within_the_images_is_no_input(tmp_path, segmenter):
+  Image.fromarray(blocks((16, 16))).save(tmp_path / 'a.png')
+  for _ in range(2):
+    assert predict.run(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
+  assert len(list((tmp_path / 'out' / 'masks').iterdir())) == 1
+
+
+def test_names_that_differ_by_their_ending_stay_apart(tmp_path, segmenter):
+  for name in ('a.png', 'a.bmp', 'b.png'):
+    Image.fromarray(blocks((16, 16))).save(tmp_path / name)
+  names = predict.find_images(tmp_path, tmp_path / 'out')
+  assert sorted(names.values()) == ['a_bmp', 'a_png', 'b']
+
+
+def test_a_broken_image_is_named_and_the_rest_is_done(tmp_path, segmenter):
+  images, output = tmp_path / 'images', tmp_path / 'out'
+  images.mkdir()
+  Image.fromarray(blocks((64, 64))).save(images / 'good.jpg')
+  Image.fromarray(blocks((64, 64))).save(images / 'whole.png')
+  content = (images / 'good.jpg').read_bytes()
+  (images / 'cut.jpg').write_bytes(content[: len(content) // 2])
+  (images / 'text.png').write_text('hello')
+  content = (images / 'whole.png').read_bytes()
+  (images / 'cut.png').write_bytes(content[: len(content) // 2])
+  failures = predict.run(segmenter, images, output, 0.5)
+  assert len(failures) == 3
+  for failure, name in zip(
+    failures, ('cut.jpg', 'cut.png', 'text.png'), strict=True
+  ):
+    assert f'{name} is no readable image' in failure
+  assert sorted(p.name for p in (output / 'masks').iterdir()) == [
+    'good.png',
+    'whole.png',
+  ]
+
+
+def test_exif_orientation_turns_the_image(tmp_path):
+  image = blocks((16, 32))
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+  Image.fromarray(image).save(tmp_path / 'a.png', exif=exif)
+  np.testing.assert_array_equal(
+    predict.read_image(tmp_path / 'a.png'), np.rot90(image, -1)
+  )
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path):
+  for mode in ('L', 'RGBA', 'P', '1'):
+    path = tmp_path / f'{mode}.png'
+    Image.new(mode, (5, 4)).save(path)
+    assert predict.read_image(path).shape == (4, 5, 3)
+  Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / 'deep.png')
+  with pytest.raises(ValueError, match='not of 8 bits'):
+    predict.read_image(tmp_path / 'deep.png')
+
+
+@pytest.mark.parametrize(
+  'image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)]
+)
+def test_arrays_that_are_no_images_are_refused(segmenter, image):
+  with pytest.raises(ValueError, match='an image is uint8'):
+    segmenter.predict(image)
+
+
+def test_nothing_to_segment(tmp_path, segmenter):
+  with pytest.raises(ValueError, match='no such file or folder'):
+    predict.run(segmenter, tmp_path / 'none', tmp_path / 'out', 0.5)
+  with pytest.raises(ValueError, match='no image in this folder'):
+    predict.run(segmenter, tmp_path, tmp_path / 'out', 0.5)
+  with pytest.raises(ValueError, match='opacity=2'):
+    predict.run(segmenter, tmp_path, tmp_path / 'out', 2.0)
+  with pytest.raises(ValueError, match='there is no image'):
+    segmenter.predict(tmp_path / 'none.png')
+
+
+def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
+  asked = []
+  config = inference_test.ConfigDict({'eval': inference_test.eval_config()})
+
+  def load(workdir, which):
+    asked.append(which)
+    if which == 'best':
+      raise FileNotFoundError('no best checkpoint')
+    return workdirs.Loaded(config, evaluate_test.INFO, {}, 3, float('nan'))
+
+  monkeypatch.setattr(workdirs, 'load', load)
+  monkeypatch.setattr(
+    predict.evaluate,
+    'flax_predictor',
+    lambda loaded: inference_test.Fake(inference_test.channels),
+  )
+  image = blocks((21 * 8, 40))[:163]
+  Image.fromarray(image).save(tmp_path / 'a.png')
+  mask = predict.from_workdir('w').predict(tmp_path / 'a.png')
+  assert asked == ['best', 'latest']
+  assert mask.dtype == np.uint8
+  np.testing.assert_array_equal(mask, image.argmax(-1))
+
+
+def _flags(**values):
+  result = flags.FlagValues()
+  predict.define_flags(result)
+  result.mark_as_parsed()
+  for name, value in values.items():
+    setattr(result, name, str(value))
+  result.opacity = 0.5
+  return result
+
+
+def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
+  class File(inference_test.Fake):
+    card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
+
+  monkeypatch.setattr(
+    predict.litert,
+    'TFLitePredictor',
+    lambda path: File(inference_test.channels, input_size=(16, 16)),
+  )
+  image = np.zeros((32, 48, 3), np.uint8)
+  image[:, :24, 1] = image[:, 24:, 2] = 200
+  Image.fromarray(image).save(tmp_path / 'a.png')
+  values = _flags(
+    tflite='f.tflite', images=tmp_path / 'a.png', output=tmp_path / 'out'
+  )
+  predict.main(['predict'], values)
+  assert str(tmp_path / 'out') in capsys.readouterr().out
+  with Image.open(tmp_path / 'out' / 'masks' / 'a.png') as mask:
+    np.testing.assert_array_equal(np.asarray(mask), image.argmax(-1))
+
+
+def _error(values):
+  with pytest.raises(SystemExit) as stopped:
+    predict.main(['predict'], values)
+  assert str(stopped.value).startswith('Error: ')
+  return str(stopped.value)  # a message as its code is exit status 1
+
+
+def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch):
+  assert '--images and --output are needed' in _error(_flags())
+  values = _flags(images=tmp_path, output=tmp_path / 'out')
+  assert '--workdir or --tflite' in _error(values)
+  values = _flags(images=tmp_path, output=tmp_path / 'out', workdir=tmp_path)
+  assert str(tmp_path) in _error(values)
+
+  (tmp_path / 'bad.png').write_text('hello')
+  monkeypatch.setattr(predict, 'from_workdir', lambda workdir: None)
+  assert 'bad.png is no readable image' in _error(values)
+
+
+def test_help_teaches():
+  shown = subprocess.run(
+    [sys.executable, '-m', 'deeplab.predict', '--help'],
+    capture_output=True,
+    text=True,
+    check=False,
+  ).stdout
+  for words in (
+    '--workdir=W',
+    'contact_sheet.png',
+    'from_workdir',
+    '--opacity',
+  ):
+    assert words in shown

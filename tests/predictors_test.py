@@ -1,0 +1,161 @@
+"""Predictors: a Flax model, resizing, static size."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from deeplab import parallel
+from deeplab import predictors
+
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+WEIGHTS = np.array(
+  [[0.9, -0.5, 0.1, 0.0], [-0.4, 1.1, 0.2, 0.3], [0.2, 0.1, -0.8, 0.6]],
+  np.float32,
+)
+
+
+class Output(NamedTuple):
+  logits: object
+
+
+class Pointwise:
+  """A 1x1 convolution in place of a network."""
+
+  traces = 0
+
+  def apply(self, variables, images):
+    Pointwise.traces += 1
+    return Output(images @ variables['w'])
+
+
+def images(count=3, size=(6, 5), seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (count, *size, 3), np.uint8)
+
+
+def expected(x):
+  return (x.astype(np.float64) - MEAN) / STD @ WEIGHTS.astype(np.float64)
+
+
+def flax_predictor(output='logits'):
+  return predictors.FlaxPredictor(
+    Pointwise(), {'w': WEIGHTS}, MEAN, STD, output
+  )
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_flax_outputs(dtype):
+  x = images().astype(dtype)
+  predictor = flax_predictor()
+  assert predictor.input_size is None
+  assert predictor.mean == MEAN
+  logits = predictor(x)
+  assert logits.dtype == np.float32
+  np.testing.assert_allclose(logits, expected(x), atol=1e-4)
+  soft = predictor.with_output('softmax')(x)
+  powers = np.exp(expected(x))
+  np.testing.assert_allclose(
+    soft, powers / powers.sum(-1, keepdims=True), atol=1e-5
+  )
+  ids = predictor.with_output('ids')(x)
+  assert ids.dtype == np.uint8
+  np.testing.assert_array_equal(ids, expected(x).argmax(-1))
+  assert predictor.with_output('logits') is predictor
+
+
+def test_last_batch_and_new_weights_do_not_compile_again():
+  predictor = flax_predictor('ids')
+  predictor(images(4))
+  before = Pointwise.traces
+  x = images(1, seed=1)
+  ids = predictor(x)
+  np.testing.assert_array_equal(ids, expected(x).argmax(-1))
+  other = predictor.with_variables({'w': -WEIGHTS})
+  np.testing.assert_array_equal(other(x), expected(x).argmin(-1))
+  np.testing.assert_array_equal(predictor(x), ids)
+  assert Pointwise.traces == before
+
+
+def test_a_batch_is_spread_over_the_devices(monkeypatch):
+  calls = []
+  mapped = parallel.map_predict
+
+  def spy(fn):
+    calls.append(fn)
+    return mapped(fn)
+
+  monkeypatch.setattr(parallel, 'map_predict', spy)
+  predictor = flax_predictor()
+  for count in (5, 2, 3):
+    assert predictor(images(count)).shape == (count, 6, 5, 4)
+  assert len(calls) == 1
+
+
+def test_unknown_output_is_refused():
+  with pytest.raises(ValueError, match="output='labels'"):
+    flax_predictor('labels')
+
+
+def test_resize_bilinear_by_hand():
+  row = np.array([[[0.0], [10.0]]], np.float32)
+  np.testing.assert_allclose(
+    predictors.resize_bilinear(row, (1, 4))[0, :, 0], [0, 2.5, 7.5, 10]
+  )
+  # Going down reads two neighbours: no filter.
+  row = np.array([[[0.0], [1.0], [5.0], [9.0]]], np.float32)
+  np.testing.assert_allclose(
+    predictors.resize_bilinear(row, (1, 2))[0, :, 0], [0.5, 7.0]
+  )
+
+
+def test_resize_bilinear_of_many_classes():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(5, 7, 150)).astype(np.float32)
+  resized = predictors.resize_bilinear(logits, (11, 13))
+  assert resized.shape == (11, 13, 150)
+  for k in (0, 149):
+    np.testing.assert_allclose(
+      resized[..., k : k + 1],
+      predictors.resize_bilinear(logits[..., k : k + 1], (11, 13)),
+      atol=1e-6,
+    )
+
+
+def test_resize_nearest_by_hand():
+  ids = np.array([[1, 2, 3]], np.uint8)
+  np.testing.assert_array_equal(
+    predictors.resize_nearest(ids, (2, 6)), [[1, 1, 2, 2, 3, 3]] * 2
+  )
+  np.testing.assert_array_equal(
+    predictors.resize_nearest(np.arange(9, dtype=np.uint8)[None], (1, 3)),
+    [[1, 4, 7]],
+  )
+
+
+@pytest.mark.parametrize('output', predictors.OUTPUTS)
+def test_static_protocol(output):
+  x = np.repeat(np.repeat(images(2, (4, 4)), 3, axis=1), 3, axis=2)
+  predictor = predictors.static_protocol(flax_predictor(), (8, 8), output)
+  assert predictor.input_size == (8, 8)
+  assert predictor.output == output
+  inner = flax_predictor(output)
+  small = np.stack([predictors.resize_bilinear(i, (8, 8)) for i in x])
+  resize = (
+    predictors.resize_nearest if output == 'ids' else predictors.resize_bilinear
+  )
+  np.testing.assert_array_equal(
+    predictor(x), np.stack([resize(o, (12, 12)) for o in inner(small)])
+  )
+
+
+def test_static_protocol_at_the_models_size_changes_nothing():
+  x = images(2, (8, 8))
+  predictor = predictors.static_protocol(flax_predictor(), (8, 8))
+  np.testing.assert_array_equal(predictor(x), flax_predictor()(x))
+
+
+def test_resized_wants_the_files_own_size():
+  inner = predictors.static_protocol(flax_predictor(), (8, 8))
+  with pytest.raises(ValueError, match=r'at \(8, 8\), not at \(4, 4\)'):
+    predictors.Resized(inner, (4, 4))

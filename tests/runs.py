@@ -1,0 +1,83 @@
+"""Small training runs, and a config that knows which fields were read."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import shapes_mnv2
+from deeplab import train
+
+
+class Spy(ConfigDict):
+  """A config that records the paths of the leaves that are read."""
+
+  def __init__(self, config, seen, prefix=''):
+    super().__init__()
+    for key, value in config.items():
+      path = f'{prefix}{key}'
+      nested = isinstance(value, ConfigDict)
+      self[key] = Spy(value, seen, f'{path}.') if nested else value
+    object.__setattr__(self, '_seen', (seen, prefix))
+
+  def __getitem__(self, key):
+    value = super().__getitem__(key)
+    recorder = self.__dict__.get('_seen')
+    if recorder is not None and not isinstance(value, ConfigDict):
+      recorder[0].add(f'{recorder[1]}{key}')
+    return value
+
+
+def leaves(config, prefix=''):
+  """Returns the paths of all leaves."""
+  paths = set()
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      paths |= leaves(value, f'{prefix}{key}.')
+    else:
+      paths.add(f'{prefix}{key}')
+  return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a small run was and left.
+
+  Attributes:
+    workdir: its work directory.
+    config: its config.
+    read: paths of the config's leaves that training read.
+    metrics: what `train` returned.
+  """
+
+  workdir: str
+  config: ConfigDict
+  read: frozenset[str]
+  metrics: dict[str, float]
+
+
+def config(data_dir, **fields):
+  """Returns the smoke config with `section__field=value` overrides."""
+  c = shapes_mnv2.get_config('smoke').unlock()
+  c.data.data_dir = data_dir
+  for path, value in fields.items():
+    *sections, name = path.split('__')
+    section = c
+    for part in sections:
+      section = section[part]
+    section[name] = value
+  return c.lock()
+
+
+def smoke(workdir, data_dir, **fields):
+  """Trains the smoke config and says what it read."""
+  c = config(data_dir, **fields)
+  seen = set()
+  spied = Spy(c, seen)
+  # The record of the config reads everything; it is not a use.
+  claim = train.workdirs.claim
+  train.workdirs.claim = lambda where, _: claim(where, c)
+  try:
+    metrics = train.train(spied, workdir)
+  finally:
+    train.workdirs.claim = claim
+  return Run(workdir, c, frozenset(seen), metrics)

@@ -1,0 +1,131 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deeplab import losses
+from deeplab import parallel
+from deeplab import steps
+from tests import helpers
+
+LOSS = losses.Loss(
+  ignore=255, normalizer='valid', class_weights=(), auxiliary_weight=0.4
+)
+
+
+def _setup(axis_name=None, optimizer=None, *, ema=False, **kwargs):
+  model = helpers.TinyNet(axis_name=axis_name)
+  optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+  fields = {'seed': 7, 'accumulate_steps': 1, 'ema_decay': 0.99, **kwargs}
+  step = functools.partial(
+    steps.train_step,
+    model=model,
+    optimizer=optimizer,
+    loss=LOSS,
+    axis_name=axis_name,
+    **fields,
+  )
+  state = steps.init_state(helpers.TinyNet(), optimizer, seed=1, ema=ema)
+  return state, step
+
+
+def _run(state, step, count, *, mapped):
+  step = parallel.map_train(step) if mapped else jax.jit(step)
+  cut = parallel.split if mapped else lambda x: x
+  metrics = None
+  for i in range(count):
+    state, metrics = step(state, cut(helpers.batch(seed=i)))
+  return state, metrics
+
+
+def _assert_close(a, b, atol):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=0), a, b
+  )
+
+
+def test_two_devices_equal_one_for_sgd():
+  one, _ = _run(*_setup(), 5, mapped=False)
+  two, _ = _run(*_setup(parallel.AXIS), 5, mapped=True)
+  _assert_close(one.params, two.params, 1e-5)
+  _assert_close(one.batch_stats, two.batch_stats, 1e-5)
+  assert parallel.copies_differ(two) == []
+
+
+def test_two_devices_equal_one_in_loss_for_adamw():
+  adamw = optax.adamw(1e-2)
+  _, one = _run(*_setup(optimizer=adamw), 5, mapped=False)
+  _, two = _run(*_setup(parallel.AXIS, adamw), 5, mapped=True)
+  np.testing.assert_allclose(one['loss'], two['loss'][0], atol=1e-4)
+  np.testing.assert_array_equal(two['loss'][0], two['loss'][1])
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+  # BatchNorm sees parts, so compare with the mean over parts by hand: a net
+  # without BatchNorm in training mode is linear in the parts.
+  state, whole = _setup()
+  _, parts = _setup(accumulate_steps=4)
+  frozen = functools.partial(helpers.TinyNet.__call__, train=False)
+
+  class Frozen(helpers.TinyNet):
+    def __call__(self, images, train=False, dropout_keys=None):
+      del train, dropout_keys
+      return frozen(self, images)
+
+  batch = helpers.batch()
+  a, _ = jax.jit(functools.partial(whole, model=Frozen()))(state, batch)
+  b, _ = jax.jit(functools.partial(parts, model=Frozen()))(state, batch)
+  _assert_close(a.params, b.params, 1e-6)
+
+
+def test_dropout_follows_the_example_not_its_place():
+  keys = steps.dropout_keys(3, jnp.array([5, 9], jnp.uint32))
+  swapped = steps.dropout_keys(3, jnp.array([9, 5], jnp.uint32))
+  data = jax.random.key_data
+  np.testing.assert_array_equal(data(keys)[0], data(swapped)[1])
+  assert np.any(data(keys)[0] != data(keys)[1])
+  other = steps.dropout_keys(4, jnp.array([5], jnp.uint32))
+  assert np.any(data(keys)[0] != data(other)[0])
+
+
+def test_first_nonfinite_step_is_kept():
+  state, step = _setup()
+  step = jax.jit(step)
+  good, bad = helpers.batch(), helpers.batch()
+  bad['image'] = bad['image'].at[0, 0, 0, 0].set(jnp.nan)
+  state, _ = step(state, good)
+  assert int(state.nonfinite_step) == -1
+  state, _ = step(state, bad)
+  state, _ = step(state, good)
+  assert int(state.nonfinite_step) == 2
+  assert int(state.step) == 3
+
+
+def test_a_batch_of_ignored_pixels_changes_no_parameter():
+  state, step = _setup(optimizer=optax.sgd(0.1))
+  batch = helpers.batch()
+  batch['label'] = jnp.full_like(batch['label'], 255)
+  after, metrics = jax.jit(step)(state, batch)
+  assert float(metrics['loss']) == 0.0
+  _assert_close(state.params, after.params, 0.0)
+
+
+def test_moving_average_by_hand():
+  state, step = _setup(ema=True)
+  start = np.asarray(state.params['head']['bias'])
+  after, _ = jax.jit(step)(state, helpers.batch())
+  # The first decay is min(0.99, 1 / 10).
+  expected = 0.1 * start + 0.9 * np.asarray(after.params['head']['bias'])
+  np.testing.assert_allclose(
+    after.ema['params']['head']['bias'], expected, rtol=1e-6
+  )
+  assert after.eval_variables is after.ema
+
+
+def test_indivisible_accumulation_is_refused():
+  state, step = _setup(accumulate_steps=3)
+  with pytest.raises(ValueError, match=r'accumulate_steps=3 .* 8 images'):
+    step(state, helpers.batch())

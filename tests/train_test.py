@@ -1,0 +1,344 @@
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab import checkpoints
+from deeplab import describe
+from deeplab import logbook
+from deeplab import metrics
+from deeplab import parallel
+from deeplab import predictors
+from deeplab import steps
+from deeplab import train
+from deeplab import workdir as workdirs
+from deeplab.data import info as data_info
+from deeplab.data import pipeline
+from deeplab.models import registry
+from tests import configs_test
+from tests import runs
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _variables(workdir):
+  loaded, step, _ = checkpoints.load_variables(
+    workdirs.checkpoint_dir(workdir), 'latest'
+  )
+  return loaded, step
+
+
+def _assert_bitwise_equal(a, b):
+  leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+  assert len(leaves_a) == len(leaves_b)
+  for x, y in zip(leaves_a, leaves_b, strict=True):
+    assert x.tobytes() == y.tobytes()
+
+
+def _patch_batches(monkeypatch, change):
+  """Makes `change(step, batch)` see each batch on its way to the step."""
+  original = pipeline.train_batches
+
+  def patched(config, info, *, start_step, **kwargs):
+    batches = original(config, info, start_step=start_step, **kwargs)
+    for step, batch in enumerate(batches, start_step + 1):
+      yield change(step, batch)
+
+  monkeypatch.setattr(pipeline, 'train_batches', patched)
+
+
+def test_a_run_leaves_what_it_says(smoke_run):
+  names = set(os.listdir(smoke_run.workdir))
+  assert {'config.json', 'metrics.jsonl', 'checkpoints', 'eval'} <= names
+  assert any(name.startswith('events.') for name in names)
+  assert os.path.getsize(os.path.join(smoke_run.workdir, 'curves.png')) > 5000
+  # Six steps, a checkpoint every two, the latest two kept.
+  saved = os.listdir(workdirs.checkpoint_dir(smoke_run.workdir))
+  assert {name for name in saved if name.isdigit()} == {'4', '6'}
+
+  lines = logbook.read(os.path.join(smoke_run.workdir, 'metrics.jsonl'))
+  training = [line for line in lines if line['split'] == 'train']
+  assert [line['step'] for line in training] == [2, 4, 6]
+  fields = ('loss', 'learning_rate', 'grad_norm', 'update_norm', 'param_norm')
+  assert all(line[f] > 0 for line in training for f in fields)
+  (scored,) = (line for line in lines if line['split'] == 'val')
+  assert scored['step'] == 6
+  assert scored['miou'] == smoke_run.metrics['miou']
+  # 100 drawn images of 128x128, less their void borders.
+  path = os.path.join(smoke_run.workdir, 'eval', 'last', 'confusion.json')
+  with open(path, encoding='utf-8') as f:
+    confusion = np.array(json.load(f)['confusion'])
+  assert 0.5 * 100 * 128**2 < confusion.sum() < 100 * 128**2
+
+
+def test_a_finished_run_is_not_repeated(smoke_run):
+  before, _ = _variables(smoke_run.workdir)
+  again = train.train(smoke_run.config, smoke_run.workdir)
+  np.testing.assert_allclose(again['miou'], smoke_run.metrics['miou'])
+  _assert_bitwise_equal(before, _variables(smoke_run.workdir)[0])
+
+
+def test_an_interrupted_run_ends_bitwise_equal(
+  smoke_run, tmp_path, monkeypatch
+):
+  def stop(step, batch):
+    if step == 6:
+      raise KeyboardInterrupt
+    return batch
+
+  workdir = str(tmp_path / 'run')
+  with monkeypatch.context() as patch:
+    _patch_batches(patch, stop)
+    with pytest.raises(KeyboardInterrupt):
+      train.train(smoke_run.config, workdir)
+  train.train(smoke_run.config, workdir)
+  expected, step = _variables(smoke_run.workdir)
+  assert step == 6
+  _assert_bitwise_equal(expected, _variables(workdir)[0])
+  lines = logbook.read(os.path.join(workdir, 'metrics.jsonl'))
+  assert [x['step'] for x in lines if x['split'] == 'train'] == [2, 4, 6]
+
+
+def test_sigterm_saves_and_the_run_goes_on(smoke_run, tmp_path, monkeypatch):
+  def ask(step, batch):
+    if step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return batch
+
+  workdir = str(tmp_path / 'run')
+  with monkeypatch.context() as patch:
+    _patch_batches(patch, ask)
+    assert train.train(smoke_run.config, workdir) == {}
+  assert _variables(workdir)[1] == 3
+  train.train(smoke_run.config, workdir)
+  _assert_bitwise_equal(
+    _variables(smoke_run.workdir)[0], _variables(workdir)[0]
+  )
+
+
+def test_nan_names_its_step_and_keeps_the_last_good(
+  smoke_run, tmp_path, monkeypatch
+):
+  def spoil(step, batch):
+    if step == 3:
+      batch['image'][0, 0, 0, 0] = np.nan
+    return batch
+
+  workdir = str(tmp_path / 'run')
+  _patch_batches(monkeypatch, spoil)
+  with pytest.raises(FloatingPointError, match=r'step 3 are not finite'):
+    train.train(smoke_run.config, workdir)
+  assert _variables(workdir)[1] == 2
+
+
+def test_a_work_directory_belongs_to_one_config(smoke_run, data_dir):
+  other = runs.config(data_dir, optimizer__learning_rate=0.5, seed=3)
+  with pytest.raises(ValueError, match=r'learning_rate: 0.003 there, 0.5 now'):
+    train.train(other, smoke_run.workdir)
+  free = runs.config(data_dir, log_every_steps=1, data__threads=1)
+  workdirs.claim(smoke_run.workdir, free)  # how, not what: no complaint
+  workdirs.claim(smoke_run.workdir, smoke_run.config)
+
+
+def test_wrong_sizes_are_refused(data_dir):
+  config = runs.config(data_dir, batch_size=4000)
+  with pytest.raises(ValueError, match=r'batch_size=4000 is more than the 600'):
+    train.total_steps(config, 600)
+  config = runs.config(data_dir, loss__class_weights=(1.0, 2.0))
+  with pytest.raises(ValueError, match=r'2 weights for 6 classes'):
+    train.build_loss(config, 6)
+  config = runs.config(data_dir, accumulate_steps=4)
+  with pytest.raises(ValueError, match=r'leaves BatchNorm a single image'):
+    train.build_step(config, 6, 10, None)
+
+
+def test_partial_batches_end_an_epoch(data_dir):
+  config = runs.config(data_dir, total_steps=0, epochs=2.5, batch_size=7)
+  assert train.total_steps(config, 100) == 35
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+def test_the_step_lowers_for_accelerators(platform, monkeypatch, data_dir):
+  monkeypatch.setattr(parallel, 'platform', lambda: 'gpu')
+  config = runs.config(data_dir)
+  assert config.model.depthwise == 'conv'
+  config = runs.config(
+    data_dir, model__depthwise='shifted', model__pointwise='matmul'
+  )
+  _, _, _, step = train.build_step(config, 6, 10, None)
+  state, batch = describe.abstract(config, 6, (65, 65))
+  text = (
+    jax.jit(step)
+    .trace(state, batch)
+    .lower(lowering_platforms=(platform,))
+    .as_text()
+  )
+  groups = {int(n) for n in re.findall(r'feature_group_count = (\d+)', text)}
+  assert max(groups) >= 8  # real depthwise convolutions
+
+
+def test_one_batch_overfits(data_dir):
+  config = runs.config(
+    data_dir,
+    schedule__warmup_steps=0,
+    optimizer__learning_rate=0.01,
+    # Objects large beside the decoder's stride of 4.
+    data__augment__ops=('random_scale', 'random_crop'),
+    data__augment__random_scale__low=1.6,
+    data__augment__random_scale__high=1.6,
+    model__head__aspp_dropout=0.0,
+    model__head__channels=32,
+    model__head__decoder_channels=32,
+  )
+  pipeline.prepare(config)
+  info = data_info.info_for(config.data)
+  batches = pipeline.train_batches(
+    config, info, host_index=0, host_count=1, start_step=0
+  )
+  batch = next(batches)
+  batches.close()
+  model, optimizer, _, step = train.build_step(
+    config, info.num_classes, 60, None
+  )
+  state = steps.init_state(model, optimizer, seed=0, ema=False)
+  step = jax.jit(step, donate_argnums=0)
+  device_batch = jax.tree.map(jnp.asarray, batch)
+  for _ in range(60):
+    state, _ = step(state, device_batch)
+  logits = jax.jit(model.apply)(state.variables, device_batch['image']).logits
+  confusion = metrics.Confusion(info.num_classes)
+  confusion.add(batch['label'], predictors.to_ids(np.asarray(logits)))
+  scores = metrics.scores(confusion.matrix, info.class_names)
+  assert scores['miou'] > 0.95
+
+
+# Read elsewhere than in the training of a network on `shapes`.
+_EXPORT = {'eval.static_size'}
+_NAMES = {'name'}
+
+
+def _unchosen(config):
+  """Returns paths of alternatives that the config does not choose."""
+  paths = set()
+  for section, chosen in (
+    ('optimizer', {config.optimizer.name}),
+    ('schedule', {config.schedule.name}),
+    ('data.augment', set(config.data.augment.ops)),
+  ):
+    node = config
+    for part in section.split('.'):
+      node = node[part]
+    for path in runs.leaves(node, f'{section}.'):
+      alternative = path[len(section) + 1 :].split('.')
+      if len(alternative) > 1 and alternative[0] not in chosen:
+        paths.add(path)
+  return paths
+
+
+@pytest.mark.parametrize(('module', 'variant'), configs_test.CASES)
+def test_every_field_is_read(module, variant, smoke_run):
+  config = configs_test.get(module, variant)
+  seen = set()
+  spied = runs.Spy(config, seen)
+  data_info.info_for(spied.data)
+  # A smoke variant keeps the fields of the data set that it leaves aside.
+  data_info.info_for(runs.Spy(configs_test.get(module, '').data, seen, 'data.'))
+  registry.build(spied.model, 3)  # refuses fields that no class has
+  conditional = {
+    # Needed only where another field asks for them.
+    *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
+  }
+  read = seen | smoke_run.read | _EXPORT | _NAMES | conditional
+  chosen = {
+    f'optimizer.{config.optimizer.name}',
+    f'schedule.{config.schedule.name}',
+    *(f'data.augment.{op}' for op in config.data.augment.ops),
+  }
+  unread = {
+    path
+    for path in runs.leaves(config) - read - _unchosen(config)
+    if not any(path.startswith(f'{c}.') for c in chosen)
+  }
+  assert not unread
+
+
+def _command(workdir, data_dir, *more):
+  return [
+    *(sys.executable, '-m', 'deeplab.main'),
+    '--config=configs/shapes_mnv2.py:smoke',
+    f'--workdir={workdir}',
+    f'--config.data.data_dir={data_dir}',
+    *more,
+  ]
+
+
+@pytest.mark.full
+def test_ten_random_kills_change_nothing(tmp_path, data_dir):
+  more = ('--config.total_steps=400', '--config.checkpoint.every_steps=7')
+  whole, killed = str(tmp_path / 'whole'), str(tmp_path / 'killed')
+  runs_whole = subprocess.run(
+    _command(whole, data_dir, *more), cwd=ROOT, check=True
+  )
+  assert runs_whole.returncode == 0
+  rng = random.Random(0)
+  kills = 0
+  while True:
+    process = subprocess.Popen(_command(killed, data_dir, *more), cwd=ROOT)
+    if kills == 10:
+      assert process.wait() == 0
+      break
+    # Some kills hit start-up, some a save, some an evaluation.
+    started = time.monotonic()
+    limit = rng.uniform(8, 40)
+    while time.monotonic() - started < limit and process.poll() is None:
+      time.sleep(0.1)
+    if process.poll() is None:
+      process.send_signal(signal.SIGKILL)
+      kills += 1
+    else:
+      assert process.returncode == 0
+      break
+    process.wait()
+  print(f'{kills} kills')
+  assert kills == 10
+  expected, step = _variables(whole)
+  assert step == 400
+  _assert_bitwise_equal(expected, _variables(killed)[0])
+
+
+def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
+  """A file-size limit stands for the full disk: writes fail part-way."""
+  state = steps.init_state(
+    registry.build(smoke_run.config.model, 6),
+    train.build_step(smoke_run.config, 6, 10, None)[1],
+    seed=0,
+    ema=False,
+  )
+  saved = checkpoints.Checkpoints(
+    str(tmp_path / 'checkpoints'), keep_latest=2, keep_best=1
+  )
+  saved.save(state, 1, 0.5)
+  saved.wait()
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+  try:
+    with pytest.raises(OSError, match=r'newest whole one is step 1; free'):
+      saved.save(state.replace(step=jnp.int32(2)), 2, 0.6)
+      saved.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+  variables, step = _variables(str(tmp_path))
+  assert step == 1
+  _assert_bitwise_equal(variables, jax.tree.map(np.asarray, state.variables))

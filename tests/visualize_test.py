@@ -1,0 +1,126 @@
+"""Pictures: exact colours and ids; plots of few and of many classes."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from deeplab import visualize
+
+PALETTE = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+
+
+def test_colorize_and_overlay():
+  ids = np.array([[0, 1, 2, 255]], np.uint8)
+  np.testing.assert_array_equal(
+    visualize.colorize(ids, PALETTE)[0],
+    [(0, 0, 0), (128, 0, 0), (0, 128, 0), visualize.IGNORE_COLOR],
+  )
+  image = np.full((1, 4, 3), 100, np.uint8)
+  np.testing.assert_array_equal(
+    visualize.overlay(image, ids, PALETTE, 0.25)[0],
+    [(75, 75, 75), (107, 75, 75), (75, 107, 75), (100, 100, 100)],
+  )
+  with pytest.raises(ValueError, match=r'opacity=1\.5'):
+    visualize.overlay(image, ids, PALETTE, 1.5)
+
+
+def test_side_by_side():
+  image = np.full((2, 3, 3), 7, np.uint8)
+  row = visualize.side_by_side(
+    image, np.ones((2, 3), int), np.full((2, 3), 2), PALETTE
+  )
+  assert row.shape == (2, 17, 3)
+  assert row[0, 0].tolist() == [7, 7, 7]
+  assert row[0, 8].tolist() == [128, 0, 0]
+  assert row[1, 16].tolist() == [0, 128, 0]
+
+
+def test_saved_mask_keeps_ids_and_palette(tmp_path):
+  ids = np.array([[0, 1, 2], [255, 2, 1]], np.uint8)
+  path = tmp_path / 'deep' / 'mask.png'
+  visualize.save(ids, path, PALETTE)
+  with Image.open(path) as image:
+    assert image.mode == 'P'
+    np.testing.assert_array_equal(np.asarray(image), ids)
+    assert image.convert('RGB').getpixel((1, 0)) == (128, 0, 0)
+    assert image.convert('RGB').getpixel((0, 1)) == visualize.IGNORE_COLOR
+  assert [p.name for p in path.parent.iterdir()] == ['mask.png']
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / 'mask.png'
+  visualize.save(np.zeros((2, 2), np.uint8), path, PALETTE)
+  old = path.read_bytes()
+
+  def full_disk(self, where, **_):
+    where.write_bytes(b'half')
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(Image.Image, 'save', full_disk)
+  with pytest.raises(OSError, match='No space'):
+    visualize.save(np.ones((2, 2), np.uint8), path, PALETTE)
+  assert path.read_bytes() == old
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+  ('size', 'small'),
+  [((10, 40), (5, 20)), ((40, 10), (20, 5)), ((2, 4), (10, 20))],
+)
+def test_thumbnail_keeps_the_shape(size, small):
+  picture = visualize.thumbnail(np.zeros((*size, 3), np.uint8), (20, 20))
+  assert picture.shape == (*small, 3)
+
+
+def test_sheet_holds_every_picture_and_the_legend():
+  red = np.zeros((8, 8, 3), np.uint8)
+  red[..., 0] = 255
+  footer = visualize.legend(('background', 'a', 'b'), PALETTE, 200)
+  assert (footer == (128, 0, 0)).all(axis=-1).any()
+  sheet = visualize.contact_sheet([('x' * 99, red)] * 5, 2, (40, 60), footer)
+  assert sheet.shape[0] == 3 * (40 + 30) + 8 + footer.shape[0]
+  assert (sheet == (255, 0, 0)).all(axis=-1).sum() == 5 * 40 * 40
+  with pytest.raises(ValueError, match='at least one'):
+    visualize.contact_sheet([], 2, (40, 60))
+
+
+def test_legend_wraps():
+  names = [f'class {i}' for i in range(30)]
+  narrow = visualize.legend(names, [(0, 0, 0)] * 30, 150)
+  wide = visualize.legend(names, [(0, 0, 0)] * 30, 1500)
+  assert narrow.shape[1] == 150
+  assert narrow.shape[0] > 5 * wide.shape[0]
+
+
+@pytest.mark.parametrize('classes', [2, 150])
+def test_confusion_plot(classes):
+  matrix = np.eye(classes, dtype=np.int64)
+  matrix[1] = 0
+  names = [f'class {i}' for i in range(classes)]
+  plot = visualize.confusion(matrix, names)
+  assert plot.dtype == np.uint8
+  assert 200 < plot.shape[0] < 3000
+  # The diagonal is drawn in the darkest blue.
+  assert (plot == (8, 48, 107)).all(axis=-1).sum() > 100
+
+
+def test_curves(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  lines = [
+    {'step': 1, 'split': 'train', 'loss': 2.0},
+    {'step': 2, 'split': 'train', 'loss': 1.0},
+    {'step': 2, 'split': 'val', 'miou': 0.5, 'iou/a': None},
+    {'step': 3, 'split': 'val', 'miou': None},
+  ]
+  path.write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 4, "sp'
+  )
+  plot = visualize.curves(path)
+  assert plot.shape == (380, 1000, 3)
+  path.write_text('')
+  with pytest.raises(ValueError, match='no loss'):
+    visualize.curves(path)
