@@ -149,6 +149,7 @@ def smoke(c: ConfigDict, *, encoder: str) -> None:
   c.data.name = 'shapes'
   c.data.train_split = 'train'
   c.data.eval_split = 'val'
+  c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   c.data.augment.random_crop.size = (65, 65)
   c.model.encoder = ConfigDict({'name': encoder})
   c.model.head.channels = 16

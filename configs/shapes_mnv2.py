@@ -1,11 +1,11 @@
-"""DeepLabV3+ on drawn shapes: the two-minute experiment.
+"""DeepLabV3+ on drawn shapes: the three-minute experiment.
 
 What: a small MobileNetV2 DeepLabV3+ learns to segment textured, overlapping
   shapes that are drawn on first use. No network, no download.
 Reference: none; the encoder and head are those of the papers
   (arXiv:1801.04381, arXiv:1802.02611), smaller.
 Command: python -m deeplab.main --config=configs/shapes_mnv2.py
-Cost: about four minutes on two CPU cores.
+Cost: about three minutes on two CPU cores.
 Expected: mIoU above 0.85, and int8 within one point of float.
 Variants: smoke (a few steps, for tests).
 """
@@ -21,17 +21,16 @@ def get_config(variant: str = '') -> ConfigDict:
   c = common.base()
   c.name = 'shapes_mnv2'
 
-  # Data: drawn at 128x128.
-  c.data.name = 'shapes'
-  c.data.augment.random_scale.low = 0.75
-  c.data.augment.random_scale.high = 1.5
-  c.data.augment.random_crop.size = (128, 128)
+  # Data: drawn at 128x128, at any place, angle and size.
+  c.data.augment.ops = ('random_flip',)
 
   # Model.
   c.model.encoder = ConfigDict(
     {
       'name': 'mobilenet_v2',
-      'alpha': 0.35,
+      'alpha': 0.5,
+      # One block a stage: from scratch, depth is what takes long to train.
+      'repeats': (1, 1, 1, 1, 1, 1, 1),
       'padding': 'same',
       'bn_decay': 0.9,
     }
@@ -41,14 +40,14 @@ def get_config(variant: str = '') -> ConfigDict:
       'name': 'deeplabv3plus',
       'channels': 64,
       'decoder_channels': 64,
+      'aspp_dropout': 0.0,
       'bn_decay': 0.9,
     }
   )
 
   # Optimiser and schedule.
-  c.batch_size = 16
   c.epochs = 20.0
-  c.optimizer.learning_rate = 3e-3
+  c.optimizer.learning_rate = 1e-2
 
   # Evaluation.
   c.eval.every_epochs = 10.0

@@ -4,7 +4,7 @@
 
 runs the commands that you would run for your own data, prints each, and ends
 with the mIoU of the trained network and of its int8 file. No network needed;
-about six minutes on two CPU cores. Everything is left in runs/quickstart;
+about four minutes on two CPU cores. Everything is left in runs/quickstart;
 started again, it goes on where it was stopped.
 """
 

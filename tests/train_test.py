@@ -208,12 +208,12 @@ def test_one_batch_overfits(data_dir):
   batch = next(batches)
   batches.close()
   model, optimizer, _, step = train.build_step(
-    config, info.num_classes, 60, None
+    config, info.num_classes, 150, None
   )
   state = steps.init_state(model, optimizer, seed=0, ema=False)
   step = jax.jit(step, donate_argnums=0)
   device_batch = jax.tree.map(jnp.asarray, batch)
-  for _ in range(60):
+  for _ in range(150):
     state, _ = step(state, device_batch)
   logits = jax.jit(model.apply)(state.variables, device_batch['image']).logits
   confusion = metrics.Confusion(info.num_classes)

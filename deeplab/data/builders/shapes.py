@@ -1,10 +1,10 @@
 """Procedural shapes: a data set that is made on first use, without a network.
 
-Discs, squares, triangles, rings and crosses, 128x128 pixels, turned, scaled
-and occluding each other, over a background. Everything, the background
-included, takes its colour and its texture from one distribution, so neither
-says anything about the class: only the outline does. Pixels at the edge of
-two regions are void, as in VOC.
+Striped discs, checked squares, plain triangles, mottled rings and dotted
+crosses, 128x128 pixels, turned, scaled and occluding each other, over a shaded
+background. All take their colours from one distribution, so a colour says
+nothing about the class: outline and texture do. Pixels at the edge of two
+regions are void, as in VOC.
 """
 
 from typing import Any
@@ -27,6 +27,8 @@ _VISIBLE = 0.6  # share of each shape that stays in sight
 _LEAST_AREA = 300  # pixels
 # Least distance in RGB between the mean colours of neighbouring regions.
 _CONTRAST = 80.0
+# Least and greatest amplitude of a texture, in grey levels.
+_TEXTURE = 25.0, 45.0
 
 DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
 
@@ -103,10 +105,10 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   for region in range(len(classes)):
     colors.append(_color(rng, colors))
     mask = regions == region
-    image[mask] = colors[-1] + _texture(rng)[mask]
+    image[mask] = colors[-1] + _texture(classes[region], rng)[mask]
   image = cv2.GaussianBlur(image, (3, 3), 0.6)
   noise = rng.standard_normal(image.shape, np.float32)
-  image += np.float32(rng.uniform(2, 12)) * noise
+  image += np.float32(rng.uniform(2, 10)) * noise
   label = np.asarray(classes, np.uint8)[regions]
   edge = cv2.morphologyEx(regions, cv2.MORPH_GRADIENT, np.ones((3, 3)))
   label[edge > 0] = info_lib.IGNORE
@@ -146,24 +148,32 @@ def _color(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
   return color
 
 
-def _texture(rng: np.random.Generator) -> np.ndarray:
-  """Draws stripes, checks, blobs or nothing: [SIZE, SIZE, 3] about 0."""
+def _texture(kind: int, rng: np.random.Generator) -> np.ndarray:
+  """Draws what a class is covered with: [SIZE, SIZE, 3] about 0."""
   y, x = _GRID
   angle = rng.uniform(0, np.pi)
   u = x * np.cos(angle) + y * np.sin(angle)
   v = y * np.cos(angle) - x * np.sin(angle)
-  period = rng.uniform(5, 16)
-  kind = rng.integers(4)
-  if kind == 0:
-    pattern = np.sin(2 * np.pi * u / period)
-  elif kind == 1:
-    pattern = np.sign(np.sin(2 * np.pi * u / period))
-    pattern = pattern * np.sign(np.sin(2 * np.pi * v / period))
-  elif kind == 2:
-    pattern = cv2.GaussianBlur(
-      rng.standard_normal((SIZE, SIZE), np.float32), (0, 0), 3
-    )
-    pattern = pattern / pattern.std()
-  else:
+  period = rng.uniform(6, 12)
+  waves = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
+  if kind == DISC:
+    pattern = waves[0]
+  elif kind == SQUARE:
+    pattern = np.sign(waves[0]) * np.sign(waves[1])
+  elif kind == RING:
+    pattern = _mottled(2.0, rng)
+  elif kind == CROSS:
+    pattern = np.where(waves[0] + waves[1] > 1.0, 1.5, -0.5)
+  elif kind == TRIANGLE:
     pattern = np.zeros((SIZE, SIZE), np.float32)
-  return pattern[..., None] * rng.uniform(-25, 25, 3).astype(np.float32)
+  else:
+    pattern = _mottled(16.0, rng)
+  # One direction in RGB: the lightness changes, and the hue a little.
+  direction = rng.uniform(0.3, 1.0, 3) * rng.uniform(*_TEXTURE)
+  return pattern[..., None] * direction.astype(np.float32)
+
+
+def _mottled(size: float, rng: np.random.Generator) -> np.ndarray:
+  noise = rng.standard_normal((SIZE, SIZE), np.float32)
+  pattern = cv2.GaussianBlur(noise, (0, 0), size)
+  return pattern / pattern.std()
