@@ -19,6 +19,7 @@ def base() -> ConfigDict:
   c.data.name = 'shapes'
   c.data.data_dir = ''  # prepared data; '' is ~/tensorflow_datasets
   c.data.root = ''  # the raw data set, for builders that read one
+  c.data.fallback = ''  # takes the place of a data set that is absent
   c.data.train_split = 'train'
   c.data.eval_split = 'val'
   c.data.mean = (123.675, 116.28, 103.53)
@@ -36,6 +37,18 @@ def base() -> ConfigDict:
     }
   )
   c.data.augment.random_flip = ConfigDict({'probability': 0.5})
+  c.data.augment.random_rotate = ConfigDict(
+    {'degrees': 10.0, 'probability': 0.5}
+  )
+  c.data.augment.photometric = ConfigDict(
+    {
+      'brightness': 32.0,
+      'contrast': (0.5, 1.5),
+      'saturation': (0.5, 1.5),
+      'hue': 18.0,
+    }
+  )
+  c.data.augment.pad = ConfigDict({'size': (257, 257)})
   c.data.threads = 2  # threads that read and augment
   c.data.prefetch = 4  # batches ready ahead of the step
   c.data.cache = False  # True: decode once, keep the whole split in memory
@@ -90,7 +103,10 @@ def base() -> ConfigDict:
   c.eval.scales = (1.0,)
   c.eval.flip = False
   c.eval.boundary_share = 0.02  # of the diagonal, for boundary IoU
-  c.eval.pad_multiple = 32  # whole images are padded to multiples of this
+  # Whole images are padded to a multiple of this, plus the offset: 1 keeps the
+  # grids of 'symmetric' padding and aligned corners aligned.
+  c.eval.pad_multiple = 32
+  c.eval.pad_offset = 0
   # The size of an exported file (H, W); a static-size evaluation resizes.
   c.eval.static_size = (257, 257)
 
@@ -131,24 +147,24 @@ def voc(c: ConfigDict) -> None:
   c.optimizer.weight_decay = 4e-5
   c.schedule.warmup_steps = 0
   c.eval.every_epochs = 5.0
+  c.eval.pad_offset = 1
+  c.eval.window = (513, 513)
+  c.eval.stride = (342, 342)
   c.eval.static_size = (513, 513)
   c.checkpoint.every_steps = 1000
 
 
 def smoke(c: ConfigDict, *, encoder: str) -> None:
-  """Shrinks a config to a run of seconds: a tiny encoder, `shapes`, 6 steps.
+  """Shrinks a config to a run of seconds: a tiny encoder, small crops, 6 steps.
 
-  A folder whose root is then given on the command line is not replaced: what
-  `--config.data.name` and `--config.data.root` say comes after this.
+  It runs on `shapes` unless its own data is there.
 
   Args:
     c: the config.
     encoder: name of the family's tiny encoder.
   """
   c.name += '_smoke'
-  c.data.name = 'shapes'
-  c.data.train_split = 'train'
-  c.data.eval_split = 'val'
+  c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   c.data.augment.random_crop.size = (65, 65)
   c.model.encoder = ConfigDict({'name': encoder})
@@ -156,6 +172,7 @@ def smoke(c: ConfigDict, *, encoder: str) -> None:
   c.model.head.decoder_channels = 16
   c.batch_size = 4
   c.total_steps = 6
+  c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
   c.eval.batch_size = 16
   c.eval.static_size = (64, 64)

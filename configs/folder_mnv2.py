@@ -54,6 +54,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Evaluation: whole images, padded to multiples of 32.
   c.eval.every_epochs = 10.0
+  c.eval.window = (256, 256)
   c.eval.static_size = (256, 256)
 
   if variant == 'camvid':

@@ -132,7 +132,9 @@ class Checkpoints:
     step = self.latest_step()
     if step is None:
       return None
-    parts = _parts(parallel.to_global(like))
+    if jax.process_count() > 1:
+      like = parallel.to_global(parallel.replicate(like))
+    parts = _parts(like)
     try:
       restored = self._manager.restore(
         step,

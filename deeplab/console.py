@@ -1,6 +1,7 @@
 """What every command does first, and how it says that it failed."""
 
 from collections.abc import Callable
+import logging as py_logging
 import os
 import sys
 from typing import Any
@@ -9,13 +10,19 @@ from absl import app
 from absl import logging
 import jax
 
-# Libraries that log every step they take; their warnings still show.
-_CHATTY = ('orbax', 'tensorflow_datasets')
+# Libraries that log every step they take, and the least level that shows.
+_CHATTY = {
+  'orbax': py_logging.ERROR,
+  'tensorflow_datasets': py_logging.ERROR,
+  'xla_bridge': py_logging.WARNING,
+}
 
 
-def _quiet(record) -> bool:
-  loud = record.levelno >= 30
-  return loud or not any(name in record.pathname for name in _CHATTY)
+def _quiet(record: py_logging.LogRecord) -> bool:
+  return all(
+    record.levelno >= level or name not in record.pathname
+    for name, level in _CHATTY.items()
+  )
 
 
 def set_up() -> None:

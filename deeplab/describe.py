@@ -12,6 +12,7 @@ from deeplab import steps
 from deeplab import train
 from deeplab.data import augment
 from deeplab.data import info as data_info
+from deeplab.data import pipeline
 from deeplab.models import profile
 from deeplab.models import registry
 
@@ -33,9 +34,19 @@ def listing() -> str:
     ('Augmentations (--config.data.augment.ops)', augment.OPS),
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
-  lines += ['', 'Data sets (facts; --config.data.name):']
+  lines += ['', 'Data sets (--config.data.name):']
+  for name in sorted(pipeline.BUILDERS):
+    what = 'your own images and masks'
+    if name in data_info.INFOS:
+      what = f'{data_info.INFOS[name].num_classes} classes'
+    lines.append(f'  {name:<24} {what}')
+  lines += [
+    '',
+    'Classes known, data to be brought into the layout of `folder`:',
+  ]
   for name, info in sorted(data_info.INFOS.items()):
-    lines.append(f'  {name:<24} {info.num_classes} classes')
+    if name not in pipeline.BUILDERS:
+      lines.append(f'  {name:<24} {info.num_classes} classes')
   return '\n'.join(lines)
 
 
@@ -52,11 +63,18 @@ def dry_run(config: ConfigDict) -> str:
     export size, and the memory of one compiled step on this host's back end.
   """
   info = data_info.info_for(config.data)
-  crop = tuple(config.data.augment.random_crop.size)
-  sizes = {'training crop': crop, 'export': tuple(config.eval.static_size)}
+  export = tuple(config.eval.static_size)
+  augment_config = config.data.augment
+  cropped = 'random_crop' in augment_config.ops
+  # Images that are not cropped are taken to be of the size that is exported.
+  crop = tuple(augment_config.random_crop.size) if cropped else export
+  sizes = {'training crop' if cropped else 'training': crop, 'export': export}
   out: list[str] = []
   for name, size in sizes.items():
-    traced = profile.profile(config.model, info.num_classes, size)
+    # An auxiliary head is trained and not exported.
+    traced = profile.profile(
+      config.model, info.num_classes, size, auxiliary=name != 'export'
+    )
     if not out:
       out.append(profile.table(traced))
     out.append(

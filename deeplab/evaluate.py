@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab import inference
@@ -69,7 +70,7 @@ def _batches(
   waiting: dict[Any, list[dict]] = {}
   for example in examples:
     key = predictor.input_size or inference.padded_size(
-      example['image'].shape, config.pad_multiple
+      example['image'].shape, config
     )
     group = waiting.setdefault(key, [])
     group.append(example)
@@ -86,7 +87,6 @@ def evaluate(
   *,
   total: int | None = None,
   keep_samples: int = 0,
-  progress: bool = True,
   sum_counts: Callable[[Counts], Counts] = lambda counts: counts,
 ) -> Result:
   """Scores a predictor on a split.
@@ -97,10 +97,9 @@ def evaluate(
       this host's share of the split. Labels are train ids, 255 is ignored.
     info: the data set: how many classes and their names.
     config: `config.eval`: batch_size, mode ('whole', 'slide'), window, stride,
-      scales, flip, pad_multiple, boundary_share.
+      scales, flip, pad_multiple, pad_offset, boundary_share.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
-    progress: show it.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
       end. The default is for one host.
 
@@ -114,8 +113,7 @@ def evaluate(
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
   kept: dict[int, Sample] = {}
   count = 0
-  if progress:
-    examples = inference.track(examples, total, 'evaluate')
+  examples = inference.track(examples, total, 'evaluate')
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
   for batch in _batches(numbered, predictor, config):
     predictions = inference.segment(
@@ -204,25 +202,54 @@ def flax_predictor(loaded: workdirs.Loaded) -> predictors.FlaxPredictor:
   )
 
 
+def file_protocol(config: Any) -> Any:
+  """Returns `config.eval` with one view of whole images.
+
+  It is how an exported file, which has one size, and the model that it is
+  compared with are scored.
+  """
+  changed = ConfigDict(config)
+  with changed.unlocked():
+    changed.mode, changed.scales, changed.flip = 'whole', (1.0,), False
+  return changed
+
+
+def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
+  """Returns a run's config with `eval` and `data` of another.
+
+  The normalisation stays, since the weights expect it.
+  """
+  if other is None:
+    return config
+  changed = ConfigDict(config)
+  with changed.unlocked():
+    changed.eval = other.eval
+    changed.data = ConfigDict(pipeline.resolve(other).data)
+    with changed.data.unlocked():
+      changed.data.mean, changed.data.std = config.data.mean, config.data.std
+  return changed
+
+
 def evaluate_workdir(
   workdir: str,
   *,
   tflite: str | None = None,
   which: str = 'best',
-  eval_config: Any = None,
+  config: ConfigDict | None = None,
 ) -> dict[str, Result]:
   """Evaluates a run's checkpoint, or a file exported from it beside it.
 
   A file is of one size and returns one form (logits, probabilities, ids). To
   compare like with like the checkpoint is then scored at that size and in that
-  form too. Results go to folders of W/eval: `checkpoint`, or
-  `checkpoint_HxW` and one named after the file.
+  form too, and both in one view (unless `config` says otherwise). Results go to
+  folders of W/eval: `checkpoint`, or `checkpoint_HxW` and one named after the
+  file.
 
   Args:
     workdir: the run's work directory W.
     tflite: an exported file with its model card beside it, or None.
     which: 'best' or 'latest' checkpoint.
-    eval_config: instead of the run's own `config.eval`.
+    config: its `eval` and `data` are used instead of the run's own.
 
   Returns:
     Results by the name of their folder.
@@ -232,13 +259,24 @@ def evaluate_workdir(
     ValueError: the file is not of this data set's classes, or see `evaluate`.
   """
   loaded = workdirs.load(workdir, which)
-  config, info = loaded.config, loaded.info
-  eval_config = config.eval if eval_config is None else eval_config
+  info = loaded.info
+  own = config is None
+  config = _with_data_of(loaded.config, config)
+  if not own:
+    info = data_info.info_for(config.data)
+    if info.num_classes != loaded.info.num_classes:
+      raise ValueError(
+        f'{workdir} tells {loaded.info.num_classes} classes apart and the '
+        f'data of --config has {info.num_classes}; leave --config out for the '
+        "run's own data"
+      )
+  protocol = config.eval
   float_model = flax_predictor(loaded)
   if tflite is None:
     contenders: dict[str, predictors.Predictor] = {'checkpoint': float_model}
   else:
     file = litert.TFLitePredictor(tflite)
+    protocol = file_protocol(config.eval) if own else config.eval
     if list(file.card['classes']) != list(info.class_names):
       raise ValueError(
         f'{tflite} has the classes {list(file.card["classes"])}, the data of '
@@ -251,7 +289,7 @@ def evaluate_workdir(
       ),
       pathlib.Path(tflite).stem: predictors.static_protocol(file, size),
     }
-  pipeline.prepare(config)
+  pipeline.prepare(config, [config.data.eval_split])
   results = {}
   for name, predictor in contenders.items():
     results[name] = evaluate(
@@ -263,7 +301,7 @@ def evaluate_workdir(
         host_count=jax.process_count(),
       ),
       info,
-      eval_config,
+      protocol,
       total=pipeline.num_examples(config, config.data.eval_split),
       sum_counts=parallel.sum_over_hosts,
     )

@@ -50,9 +50,11 @@ def track(
   logging.info('%s: %d images in %.1f s', what, count, seconds)
 
 
-def padded_size(size: Sequence[int], multiple: int) -> tuple[int, int]:
-  """Returns (H, W) rounded up to multiples of `multiple`."""
-  return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:
+  """Returns (H, W) rounded up to multiples of `pad_multiple` + `pad_offset`."""
+  multiple, offset = config.pad_multiple, config.pad_offset
+  height, width = (-(-(n - offset) // multiple) for n in size[:2])
+  return height * multiple + offset, width * multiple + offset
 
 
 def pad(
@@ -94,8 +96,7 @@ def _whole(
     run = predictor
     restore = lambda output, size: output[: size[0], : size[1]]
     ready = [
-      pad(x, padded_size(x.shape, config.pad_multiple), predictor.mean)
-      for x in images
+      pad(x, padded_size(x.shape, config), predictor.mean) for x in images
     ]
   groups: dict[tuple, list[int]] = {}
   for i, image in enumerate(ready):

@@ -113,16 +113,20 @@ class Progress:
         f'loss {metrics["loss"]:.3f}, {speed["images_per_second"]:.1f} images/s'
       )
     else:
-      left = time.gmtime((self._total - step) / max(rate, 1e-9))
+      minutes, seconds = divmod(
+        round((self._total - step) / max(rate, 1e-9)), 60
+      )
       logging.info(
-        'step %d/%d  loss %.4f  lr %.2e  %.2f steps/s  %.1f images/s  ETA %s',
+        'step %d/%d  loss %.4f  lr %.2e  %.2f steps/s  %.1f images/s  '
+        'ETA %d:%02d:%02d',
         step,
         self._total,
         metrics['loss'],
         metrics['learning_rate'],
         rate,
         speed['images_per_second'],
-        time.strftime('%H:%M:%S', left),
+        *divmod(minutes, 60),
+        seconds,
       )
     return speed
 

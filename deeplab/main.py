@@ -10,7 +10,8 @@ A config's variant stands after a colon (`configs/voc_mnv2.py:smoke` shrinks
 everything to minutes); any field is overridden by its name. The same command
 with `--workdir` of an earlier run goes on where that stopped.
 
-Evaluate a run, or a file exported from it, by the same protocol:
+Evaluate a run, or a file exported from it, by the same protocol (with --config
+on that config's `data` and `eval` instead of the run's own):
 
     python -m deeplab.main --mode=evaluate --workdir=W
     python -m deeplab.main --mode=evaluate --workdir=W --tflite=F.tflite
@@ -32,6 +33,7 @@ from deeplab import console
 from deeplab import describe
 from deeplab import evaluate
 from deeplab import train
+from deeplab.data import pipeline
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
@@ -66,7 +68,7 @@ def _run() -> None:
       _WORKDIR.value,
       tflite=_TFLITE.value,
       which=_CHECKPOINT.value,
-      eval_config=None if config is None else config.eval,
+      config=config,
     )
     return
   if config is None:
@@ -75,7 +77,7 @@ def _run() -> None:
       '--config=configs/shapes_mnv2.py'
     )
   if _DRY_RUN.value:
-    print(describe.dry_run(config))
+    print(describe.dry_run(pipeline.resolve(config)))
     return
   workdir = _WORKDIR.value or os.path.join(
     'runs', config.name, time.strftime('%Y%m%d-%H%M%S')

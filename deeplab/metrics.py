@@ -98,15 +98,6 @@ class Confusion:
       )
     self.matrix += counts[:k, :k]
 
-  def merge(self, other: 'Confusion') -> None:
-    """Adds the counts of another part of the data set."""
-    if other.matrix.shape != self.matrix.shape:
-      raise ValueError(
-        f'confusion matrices of {len(self.matrix)} and {len(other.matrix)} '
-        'classes do not add up'
-      )
-    self.matrix += other.matrix
-
 
 def boundary_distance(size: Sequence[int], share: float) -> int:
   """Returns the width in pixels of the boundary band of an image.

@@ -87,7 +87,8 @@ def map_predict(predict: Callable) -> Callable:
     A function of (variables, images [b, ...] NumPy) to a NumPy array [b, ...];
     b need not divide over the devices, the rest is padding that is dropped.
   """
-  mapped = jax.pmap(predict, in_axes=(None, 0))
+  # Hosts evaluate shares of their own: each maps over its own devices.
+  mapped = jax.pmap(predict, in_axes=(None, 0), devices=jax.local_devices())
 
   def run(variables: PyTree, images: np.ndarray) -> np.ndarray:
     n, count = jax.local_device_count(), images.shape[0]
@@ -110,6 +111,13 @@ def copies_differ(state: PyTree) -> list[str]:
     if any(c.tobytes() != copies[0].tobytes() for c in copies[1:]):
       bad.append(jax.tree_util.keystr(path))
   return bad
+
+
+def any_host(flag: bool) -> bool:
+  """Returns whether it is set on any process; every process calls it."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def to_global(state: PyTree) -> PyTree:

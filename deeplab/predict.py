@@ -41,8 +41,7 @@ from deeplab import litert
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+from deeplab.data import info as data_info
 
 # What goes on the contact sheet: at most so many, evenly chosen.
 _SHEET_IMAGES = 48
@@ -107,18 +106,12 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
 
   Args:
     workdir: the run's work directory.
-    which: 'best' or 'latest' checkpoint; without a best one, the latest.
+    which: 'best' (the latest, where none was scored) or 'latest'.
 
   Raises:
     FileNotFoundError: there is no run, or it has no checkpoint.
   """
-  workdir = os.fspath(workdir)
-  try:
-    loaded = workdirs.load(workdir, which)
-  except FileNotFoundError:
-    if which == 'latest':
-      raise
-    loaded = workdirs.load(workdir, 'latest')
+  loaded = workdirs.load(os.fspath(workdir), which)
   predictor = evaluate.flax_predictor(loaded)
   return Segmenter(
     tuple(loaded.info.class_names),
@@ -169,14 +162,14 @@ def find_images(
   files = sorted(
     path
     for path in images.rglob('*')
-    if path.suffix.lower() in SUFFIXES
+    if path.suffix.lower() in data_info.IMAGE_SUFFIXES
     and path.is_file()
     and not path.name.startswith('.')
     and out not in path.resolve().parents
   )
   if not files:
     raise ValueError(
-      f'--images={images}: no image in this folder ({", ".join(SUFFIXES)})'
+      f'--images={images}: no image in this folder ({", ".join(data_info.IMAGE_SUFFIXES)})'
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {

@@ -136,7 +136,7 @@ def train_step(
       'images of each device'
     )
   count = _sum_over(axis_name, loss.count(batch['label']))
-  count = jnp.maximum(count, 1.0)
+  count = jnp.where(count > 0, count, 1.0)
 
   def loss_fn(params, batch_stats, part):
     output, updates = model.apply(

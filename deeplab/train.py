@@ -151,11 +151,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     FloatingPointError: loss, gradients or update were not finite.
     OSError: a checkpoint cannot be written.
   """
-  workdirs.claim(workdir, config)
   host, hosts = jax.process_index(), jax.process_count()
 
   # Data.
-  pipeline.prepare(config)
+  config = pipeline.resolve(config)
+  pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
   info = data_info.info_for(config.data)
   examples = pipeline.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
@@ -182,7 +182,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     parallel.platform(),
   )
 
-  # Where were we?
+  # Where were we? Only a run that could start takes its work directory.
+  workdirs.claim(workdir, config)
   saved = checkpoints.Checkpoints(
     workdirs.checkpoint_dir(workdir),
     keep_latest=config.checkpoint.keep_latest,
@@ -207,6 +208,16 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, info, host_index=host, host_count=hosts, start_step=start
   )
 
+  def score(state: steps.TrainState) -> evaluate.Result:
+    return evaluate.evaluate(
+      predictor.with_variables(state.eval_variables),
+      pipeline.eval_examples(config, info, host_index=host, host_count=hosts),
+      info,
+      config.eval,
+      keep_samples=4,
+      sum_counts=parallel.sum_over_hosts,
+    )
+
   # Step after step.
   progress = logbook.Progress(start, total, config.batch_size)
   result = None
@@ -219,7 +230,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     for step in range(start + 1, total + 1):
       state, metrics = train_step(state, parallel.split(next(batches)))
       progress.update(step)
-      last = step == total or stop.asked
+      last = step == total
       if step % config.log_every_steps == 0 or last:
         _check_finite(state, workdir)
         now = {k: float(v[0]) for k, v in metrics.items()}
@@ -227,32 +238,29 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         now |= progress.report(step, now)
         if record:
           record.scalars(step, 'train', now)
-      evaluated = step % evaluate_every == 0 or step == total
+      evaluated = step % evaluate_every == 0 or last
       if evaluated:
         progress.pause()
         _check_finite(state, workdir)
-        predictor = predictor.with_variables(state.eval_variables)
-        result = evaluate.evaluate(
-          predictor,
-          pipeline.eval_examples(
-            config, info, host_index=host, host_count=hosts
-          ),
-          info,
-          config.eval,
-          keep_samples=4,
-          sum_counts=parallel.sum_over_hosts,
-        )
+        result = score(state)
         logging.info('step %d: %s', step, evaluate.summary(result))
         if record:
           record.scalars(step, config.data.eval_split, result.metrics)
           record.images(step, 'samples', _pictures(result, info))
           record.flush()
         progress.resume()
-      if evaluated or step % config.checkpoint.every_steps == 0 or last:
+      # Asked once a step: what is said to be saved is saved. Hosts agree on
+      # it when they report.
+      stopped = stop.asked
+      if hosts > 1:
+        due = step % config.log_every_steps == 0
+        stopped = due and parallel.any_host(stop.asked)
+      due = step % config.checkpoint.every_steps == 0
+      if evaluated or due or stopped:
         _check_finite(state, workdir)
         miou = result.metrics['miou'] if evaluated and result else None
         saved.save(state, step, miou)
-      if stop.asked:
+      if stopped:
         logging.info(
           'SIGTERM: saved step %d; the same command with --workdir=%s goes on',
           step,
@@ -265,7 +273,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     return {}
   if result is None:
     logging.info('%s had already reached its last step, %d', workdir, total)
-    return {'miou': workdirs.load(workdir).miou}
+    result = score(state)
   if host == 0:
     evaluate.write(result, os.path.join(workdir, 'eval', 'last'), info)
     visualize.save(
@@ -284,11 +292,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 def _pictures(
   result: evaluate.Result, info: data_info.DatasetInfo
 ) -> np.ndarray:
-  """Returns image | label | prediction of the kept samples, one size."""
-  rows = [
-    visualize.side_by_side(s.image, s.label, s.prediction, info.palette)
-    for s in result.samples
-  ]
-  height = min(row.shape[0] for row in rows)
-  width = min(row.shape[1] for row in rows)
-  return np.stack([row[:height, :width] for row in rows])
+  """Returns image | label | prediction of the kept samples, cut to one size."""
+  height, width = np.min([s.label.shape for s in result.samples], axis=0)
+  window = slice(height), slice(width)
+  return np.stack(
+    [
+      visualize.side_by_side(
+        s.image[window], s.label[window], s.prediction[window], info.palette
+      )
+      for s in result.samples
+    ]
+  )

@@ -45,19 +45,24 @@ def colorize(ids: np.ndarray, palette: Palette) -> np.ndarray:
 def overlay(
   image: np.ndarray, ids: np.ndarray, palette: Palette, opacity: float
 ) -> np.ndarray:
-  """Draws class colours over a photograph.
+  """Draws class colours over the grey tones of a photograph.
+
+  Over its colours, a red car on blue road could be any class.
 
   Args:
     image: uint8 [H, W, 3].
     ids: uint8 [H, W]; ignored pixels (255) show the photograph.
     palette: a colour a class.
-    opacity: 0 (photograph) to 1 (colours).
+    opacity: 0 (grey tones) to 1 (colours).
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
   ids = np.asarray(ids, np.uint8)
+  grey = cv2.cvtColor(
+    cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
+  )
   mixed = cv2.addWeighted(
-    image, 1 - opacity, colorize(ids, palette), opacity, 0.0
+    grey, 1 - opacity, colorize(ids, palette), opacity, 0.0
   )
   return np.where((ids == info.IGNORE)[..., None], image, mixed)
 

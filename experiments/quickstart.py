@@ -26,9 +26,7 @@ from deeplab.data import pipeline
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Where everything is written.'
 )
-_CONFIG = flags.DEFINE_string(
-  'config', 'configs/shapes_mnv2.py', 'The experiment.'
-)
+_CONFIG = 'configs/shapes_mnv2.py'
 
 
 def _command(module: str, *arguments: str) -> None:
@@ -66,7 +64,7 @@ def main(argv: list[str]) -> None:
   masks = os.path.join(workdir, 'predictions')
   tflite = os.path.join(exported, 'int8.tflite')
 
-  _command('deeplab.main', f'--config={_CONFIG.value}', f'--workdir={workdir}')
+  _command('deeplab.main', f'--config={_CONFIG}', f'--workdir={workdir}')
   _write_images(images, 12)
   _command(
     'deeplab.predict',
@@ -79,7 +77,6 @@ def main(argv: list[str]) -> None:
     f'--workdir={workdir}',
     f'--output={exported}',
     '--formats=int8',
-    '--noeval',
   )
   _command(
     'deeplab.main',

@@ -37,7 +37,7 @@ from export import score
 from export import source as source_lib
 from export import tflite
 
-_PACKAGES = ('jax', 'flax', 'tensorflow-cpu', 'ai-edge-litert')
+_PACKAGES = ('jax', 'flax', 'tensorflow', 'tensorflow-cpu', 'ai-edge-litert')
 _PARITY_IMAGES = 8
 
 
@@ -192,7 +192,7 @@ def _fill(
     data.mean,
     data.std,
   )
-  # JAX as it was trained and evaluated, with the platform's own kernels.
+  # JAX as it is evaluated, with the platform's own kernels.
   reference = predictors.FlaxPredictor(
     source_lib.model(source, **parallel.kernels()),
     source.variables,
@@ -210,7 +210,10 @@ def _fill(
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
     'notes': _notes(
-      source, calibration_images, scorer, 'int8' in request.formats
+      source,
+      source_lib.calibration_count(source, calibration_images),
+      scorer,
+      'int8' in request.formats,
     ),
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {'miou': scorer.miou(reference, 'JAX')},

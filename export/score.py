@@ -3,7 +3,6 @@
 import dataclasses
 
 from absl import logging
-from ml_collections import ConfigDict
 
 from deeplab import evaluate
 from deeplab import predictors
@@ -38,15 +37,12 @@ class Scorer:
     """Returns the mIoU of a predictor with the output of the files."""
     if not self.enabled:
       return None
-    config = ConfigDict(self.source.config.eval)
-    with config.unlocked():  # what a file of static size can do
-      config.mode, config.scales, config.flip = 'whole', (1.0,), False
     logging.info('Evaluating %s on %d images', name, self.total())
     result = evaluate.evaluate(
       predictors.static_protocol(predictor, self.request.input_size),
       source_lib.eval_examples(self.source, self.limit),
       self.source.info,
-      config,
+      evaluate.file_protocol(self.source.config.eval),
       total=self.total(),
     )
     return float(result.metrics['miou'])

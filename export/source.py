@@ -107,6 +107,14 @@ def calibration_images(
   return list(pipeline.calibration_images(source.config, source.info, count))
 
 
+def calibration_count(source: Source, count: int) -> int:
+  """Returns how many images there are of `count` asked for."""
+  if not source.trained:
+    return count
+  config = source.config
+  return min(count, pipeline.num_examples(config, config.data.train_split))
+
+
 def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:
   """Yields the validation split, or its first `limit` examples."""
   examples = pipeline.eval_examples(

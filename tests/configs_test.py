@@ -3,9 +3,13 @@ import importlib
 import os
 import re
 
+import jax
 import pytest
 
 from configs import common
+from deeplab import describe
+from deeplab import train
+from deeplab.data import info as data_info
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES = sorted(
@@ -41,6 +45,21 @@ def test_configs_are_locked_pages(module, variant):
     assert heading in page
   for word in filter(None, VARIANTS[module]):
     assert re.search(rf'Variants:[^:]*\b{word}\b', page, re.S)
+
+
+@pytest.mark.parametrize(('module', 'variant'), CASES)
+def test_configs_make_a_step(module, variant):
+  """Traced at the sizes that the config trains at."""
+  config = get(module, variant)
+  classes = data_info.info_for(config.data).num_classes
+  _, _, _, step = train.build_step(config, classes, 10, None)
+  size = tuple(config.data.augment.random_crop.size)
+  state, batch = describe.abstract(config, classes, size)
+  after, metrics = jax.eval_shape(step, state, batch)
+  assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
+    lambda x: x.shape, state
+  )
+  assert metrics['loss'].shape == ()
 
 
 def test_unknown_variant_is_refused():

@@ -23,6 +23,7 @@ def eval_config(**changes):
       'flip': False,
       'boundary_share': 0.02,
       'pad_multiple': 8,
+      'pad_offset': 0,
     }
   )
   config.update(changes)
@@ -72,6 +73,7 @@ SIZES = ((20, 31), (8, 8), (17, 26), (23, 25), (5, 40))
   [
     {},
     {'pad_multiple': 1},
+    {'pad_offset': 1},
     {'mode': 'slide'},
     {'mode': 'slide', 'window': (7, 9), 'stride': (7, 5)},
     {'flip': True},
@@ -84,6 +86,20 @@ def test_a_pixelwise_predictor_is_the_same_in_every_protocol(changes):
   for image, ids in zip(images, results, strict=True):
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, image.argmax(-1))
+
+
+@pytest.mark.parametrize(
+  ('size', 'offset', 'padded'),
+  [
+    ((500, 375), 0, (512, 384)),
+    ((512, 32), 0, (512, 32)),
+    ((500, 375), 1, (513, 385)),
+    ((513, 1), 1, (513, 1)),
+  ],
+)
+def test_padded_sizes(size, offset, padded):
+  config = eval_config(pad_multiple=32, pad_offset=offset)
+  assert inference.padded_size(size, config) == padded
 
 
 def test_batches_hold_one_padded_size():

@@ -51,3 +51,13 @@ def test_progress_gives_speed_without_pauses(monkeypatch):
   now[0] = 205.0  # five seconds of work for ten steps
   speed = progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
   assert speed == {'steps_per_second': 2.0, 'images_per_second': 16.0}
+
+
+def test_the_time_left_may_be_days(monkeypatch, caplog):
+  now = [0.0]
+  monkeypatch.setattr(logbook.time, 'monotonic', lambda: now[0])
+  progress = logbook.Progress(0, 30_010, batch_size=8)
+  now[0] = 40.0
+  with caplog.at_level('INFO', logger='absl'):
+    progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
+  assert 'ETA 33:20:00' in caplog.text

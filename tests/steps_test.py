@@ -19,12 +19,17 @@ LOSS = losses.Loss(
 def _setup(axis_name=None, optimizer=None, *, ema=False, **kwargs):
   model = helpers.TinyNet(axis_name=axis_name)
   optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
-  fields = {'seed': 7, 'accumulate_steps': 1, 'ema_decay': 0.99, **kwargs}
+  fields = {
+    'loss': LOSS,
+    'seed': 7,
+    'accumulate_steps': 1,
+    'ema_decay': 0.99,
+    **kwargs,
+  }
   step = functools.partial(
     steps.train_step,
     model=model,
     optimizer=optimizer,
-    loss=LOSS,
     axis_name=axis_name,
     **fields,
   )
@@ -111,6 +116,21 @@ def test_a_batch_of_ignored_pixels_changes_no_parameter():
   after, metrics = jax.jit(step)(state, batch)
   assert float(metrics['loss']) == 0.0
   _assert_close(state.params, after.params, 0.0)
+
+
+def test_small_class_weights_are_weights_all_the_same():
+  """Under 'weight' only their ratios count, be their sum below one."""
+  results = []
+  for scale in (1.0, 1e-6):
+    loss = losses.Loss(
+      ignore=255,
+      normalizer='weight',
+      class_weights=(scale, 2 * scale, 3 * scale),
+      auxiliary_weight=0.4,
+    )
+    state, step = _setup(loss=loss)
+    results.append(float(jax.jit(step)(state, helpers.batch())[1]['loss']))
+  np.testing.assert_allclose(*results, rtol=1e-5)
 
 
 def test_moving_average_by_hand():

@@ -3,6 +3,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from deeplab import checkpoints
 from deeplab import describe
+from deeplab import evaluate
 from deeplab import logbook
 from deeplab import metrics
 from deeplab import parallel
@@ -126,6 +128,61 @@ def test_sigterm_saves_and_the_run_goes_on(smoke_run, tmp_path, monkeypatch):
   )
 
 
+def test_sigterm_while_the_step_runs_is_not_missed(
+  smoke_run, tmp_path, monkeypatch
+):
+  """It comes after the step was begun, and no save is due."""
+  check = train._check_finite
+
+  def hear(state, workdir):
+    if int(state.step) == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+    check(state, workdir)
+
+  workdir = str(tmp_path / 'run')
+  config = runs.config(
+    smoke_run.config.data.data_dir, checkpoint__every_steps=100
+  )
+  with monkeypatch.context() as patch:
+    patch.setattr(train, '_check_finite', hear)
+    assert train.train(config, workdir) == {}
+  assert _variables(workdir)[1] == 2
+
+
+def test_what_the_end_of_a_killed_run_lacks_is_made(smoke_run, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(smoke_run.workdir, workdir)
+  shutil.rmtree(workdir / 'eval')
+  (workdir / 'curves.png').unlink()
+  train.train(smoke_run.config, str(workdir))
+  assert (workdir / 'eval' / 'last' / 'metrics.json').exists()
+  assert (workdir / 'curves.png').exists()
+
+
+def test_a_config_that_cannot_start_takes_no_work_directory(data_dir, tmp_path):
+  with pytest.raises(ValueError, match='batch_size=4000'):
+    train.train(runs.config(data_dir, batch_size=4000), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_pictures_show_all_three_parts_of_every_sample():
+  info = data_info.INFOS['shapes']
+  samples = tuple(
+    evaluate.Sample(
+      'x',
+      np.zeros((*size, 3), np.uint8),
+      np.zeros(size, np.uint8),
+      np.ones(size, np.uint8),
+    )
+    for size in ((20, 30), (16, 40))
+  )
+  result = evaluate.Result({}, np.zeros((6, 6)), np.zeros((2, 6)), 2, samples)
+  pictures = train._pictures(result, info)
+  assert pictures.shape == (2, 16, 3 * 30 + 8, 3)
+  # Their last columns are the prediction's.
+  assert (pictures[:, :, -30:] == np.array(info.palette[1])).all()
+
+
 def test_nan_names_its_step_and_keeps_the_last_good(
   smoke_run, tmp_path, monkeypatch
 ):
@@ -143,7 +200,9 @@ def test_nan_names_its_step_and_keeps_the_last_good(
 
 def test_a_work_directory_belongs_to_one_config(smoke_run, data_dir):
   other = runs.config(data_dir, optimizer__learning_rate=0.5, seed=3)
-  with pytest.raises(ValueError, match=r'learning_rate: 0.003 there, 0.5 now'):
+  with pytest.raises(
+    ValueError, match=r'learning_rate: 0\.003 there, 0\.5 now'
+  ):
     train.train(other, smoke_run.workdir)
   free = runs.config(data_dir, log_every_steps=1, data__threads=1)
   workdirs.claim(smoke_run.workdir, free)  # how, not what: no complaint
@@ -200,7 +259,7 @@ def test_one_batch_overfits(data_dir):
     model__head__channels=32,
     model__head__decoder_channels=32,
   )
-  pipeline.prepare(config)
+  pipeline.prepare(config, [config.data.train_split])
   info = data_info.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0

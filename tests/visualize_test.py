@@ -17,10 +17,11 @@ def test_colorize_and_overlay():
     visualize.colorize(ids, PALETTE)[0],
     [(0, 0, 0), (128, 0, 0), (0, 128, 0), visualize.IGNORE_COLOR],
   )
-  image = np.full((1, 4, 3), 100, np.uint8)
+  # Rec. 601 luma of (200, 100, 0) is 118.5.
+  image = np.tile(np.array([200, 100, 0], np.uint8), (1, 4, 1))
   np.testing.assert_array_equal(
     visualize.overlay(image, ids, PALETTE, 0.25)[0],
-    [(75, 75, 75), (107, 75, 75), (75, 107, 75), (100, 100, 100)],
+    [(89, 89, 89), (121, 89, 89), (89, 121, 89), (200, 100, 0)],
   )
   with pytest.raises(ValueError, match=r'opacity=1\.5'):
     visualize.overlay(image, ids, PALETTE, 1.5)

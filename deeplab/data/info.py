@@ -21,6 +21,8 @@ import numpy as np
 
 # The id of pixels that are neither trained on nor scored, after reading.
 IGNORE = 255
+# Images that people have; masks are never JPEG.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 Color = tuple[int, int, int]
 
@@ -168,16 +170,24 @@ def _colors(rows: Iterable[Iterable[int]]) -> tuple[Color, ...]:
   return tuple(colors)
 
 
+def folder_classes(data: Any) -> dict[str, tuple]:
+  """Returns `class_names` and `color_map` of a folder, as info_for finds them.
+
+  Either may come from ROOT/classes.txt, and may be empty.
+  """
+  names, colors = tuple(data.class_names), _colors(data.color_map)
+  table = pathlib.Path(data.root).expanduser() / 'classes.txt'
+  if data.root and table.is_file() and not (names and colors):
+    file_names, file_colors = read_classes(table)
+    names, colors = names or file_names, colors or file_colors
+  return {'class_names': names, 'color_map': colors}
+
+
 def _folder(data: Any) -> DatasetInfo:
   """Describes the user's own folder by the config, or by ROOT/classes.txt."""
   count = data.num_classes
-  names, colors = tuple(data.class_names), _colors(data.color_map)
-  table = pathlib.Path(data.root) / 'classes.txt'
-  origin = 'config.data'
-  if table.is_file() and not (names and colors):
-    file_names, file_colors = read_classes(table)
-    names, colors = names or file_names, colors or file_colors
-    origin = str(table)
+  names, colors = folder_classes(data).values()
+  origin = 'config.data, or classes.txt at its root,'
   for what, rows in (('names', names), ('colours', colors)):
     if rows and len(rows) not in (count, count + 1):
       raise ValueError(

@@ -14,8 +14,10 @@ only while data is being prepared, if then.
 import collections
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Iterable
 from collections.abc import Iterator
 from concurrent import futures
+import copy
 import functools
 import itertools
 from typing import Any
@@ -46,14 +48,55 @@ BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
 
 
-def prepare(config: Config) -> None:
-  """Prepares the training and the evaluation split where they are not yet.
+def resolve(config: Config) -> Config:
+  """Returns the config with what depends on the data at hand written into it.
+
+  Where the data set is absent (no root is given and nothing was prepared) and
+  `config.data.fallback` names another one, that takes its place; a folder's
+  classes.txt becomes its class names and colours. Whoever reads the result
+  later needs neither.
+
+  Raises:
+    ValueError: a folder described inconsistently.
+  """
+  data = config.data
+  changes = {}
+  if data.fallback and not _at_hand(data):
+    changes = {
+      'name': data.fallback,
+      'train_split': 'train',
+      'eval_split': 'val',
+      'fallback': '',
+    }
+  elif data.name == 'folder':
+    changes = info_lib.folder_classes(data)
+  changes = {k: v for k, v in changes.items() if data[k] != v}
+  if not changes:
+    return config
+  resolved = copy.deepcopy(config)
+  with resolved.unlocked():
+    resolved.data.update(changes)
+  return resolved
+
+
+def _at_hand(data: Any) -> bool:
+  if data.root or data.name == 'folder':
+    return bool(data.root)
+  splits = data.train_split, data.eval_split
+  builder = BUILDERS.get(data.name)
+  return builder is not None and all(
+    builder(data, split).data_path.exists() for split in splits
+  )
+
+
+def prepare(config: Config, splits: Iterable[str]) -> None:
+  """Prepares splits where they are not yet.
 
   Raises:
     ValueError: the raw data is missing or bad; the message names the file and
       the remedy, and nothing half made is left behind.
   """
-  for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
+  for split in dict.fromkeys(splits):
     _prepared(config.data, split)
 
 
@@ -96,7 +139,9 @@ def train_batches(
       f'{host_count} hosts'
     )
   local = config.batch_size // host_count
-  read = _Reader(config.data, config.data.train_split, info)
+  read = _Reader(
+    config.data, config.data.train_split, info, cache=config.data.cache
+  )
   transform = augment.compose(config.data.augment, config.data.mean)
   # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
   # faster than the arithmetic, and the same to the last bit.
@@ -171,17 +216,23 @@ def calibration_images(
 class _Reader:
   """Random access to the decoded examples of one prepared split.
 
-  With `config.data.cache` examples are decoded once and stay in memory, as
-  read-only arrays.
+  With `cache` examples are decoded once and stay in memory, as read-only
+  arrays.
   """
 
-  def __init__(self, data: Any, split: str, info: info_lib.DatasetInfo):
+  def __init__(
+    self,
+    data: Any,
+    split: str,
+    info: info_lib.DatasetInfo,
+    cache: bool = False,
+  ):
     if info.name != data.name:
       raise ValueError(
         f'facts of {info.name!r} for config.data.name={data.name!r}'
       )
     self._source = _prepared(data, split).as_data_source(records.SPLIT)
-    self._cache: dict[int, augment.Example] | None = {} if data.cache else None
+    self._cache: dict[int, augment.Example] | None = {} if cache else None
     self.count = len(self._source)
 
   def __call__(self, index: int) -> augment.Example:

@@ -177,9 +177,11 @@ def example(
   image, size = read_image(image_path)
   mask = read(mask_path)
   if mask.shape[:2] != size:
+    turned = mask.shape[1::-1] == size
     raise ValueError(
       f'{mask_path}: mask of {mask.shape[1]}x{mask.shape[0]} pixels for an '
       f'image of {size[1]}x{size[0]} ({image_path}); they must agree'
+      + ('; save the image upright, without an EXIF tag' if turned else '')
     )
   try:
     if mask.ndim == 3:

@@ -176,7 +176,33 @@ def test_settings_are_checked(config):
     next(pipeline.calibration_images(config, info.INFOS['voc'], 1))
   config.data.name = 'cityscapes'
   with pytest.raises(ValueError, match="'cityscapes' has no builder here"):
-    pipeline.prepare(config)
+    pipeline.prepare(config, ['val'])
+
+
+def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
+  config.data.name, config.data.root = 'voc', ''
+  config.data.train_split = 'trainaug'
+  assert pipeline.resolve(config) is config
+  config.data.fallback = 'shapes'
+  resolved = pipeline.resolve(config.lock())
+  assert resolved.data.name == 'shapes'
+  assert (resolved.data.train_split, resolved.data.eval_split) == (
+    'train',
+    'val',
+  )
+  assert config.data.name == 'voc'
+  with config.unlocked():
+    config.data.root = str(tmp_path)
+  assert pipeline.resolve(config) is config  # an error later, not other data
+
+
+def test_a_folders_class_table_becomes_part_of_the_config(root, config):
+  (root / 'classes.txt').write_text('sky 1 2 3\nroad 4 5 6\nold town 7 8 9\n')
+  resolved = pipeline.resolve(config)
+  (root / 'classes.txt').unlink()
+  facts = info.info_for(resolved.data)
+  assert facts.class_names == ('sky', 'road', 'old town')
+  assert facts.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
 
 
 @pytest.mark.usefixtures('root')
@@ -204,7 +230,7 @@ def test_two_processes_may_prepare_at_once(config, monkeypatch):
 
 @pytest.mark.usefixtures('root')
 def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
-  pipeline.prepare(config)
+  pipeline.prepare(config, ['train', 'val'])
   program = f"""
 import sys
 from configs import common

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -178,6 +179,7 @@ def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
 def run_main(*args):
   return subprocess.run(
     [sys.executable, '-m', 'export.main', *args],
+    cwd=pathlib.Path(__file__).resolve().parents[2],
     capture_output=True,
     text=True,
     check=False,

@@ -21,7 +21,6 @@ import tensorflow_datasets as tfds
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
 
 Pair = tuple[pathlib.Path, pathlib.Path]
@@ -158,7 +157,7 @@ def _by_stem(
 
 def _matched(folder: pathlib.Path) -> list[Pair]:
   """Pairs the files of `images` and `labels` by stem."""
-  images = _by_stem(folder / 'images', IMAGE_SUFFIXES)
+  images = _by_stem(folder / 'images', info_lib.IMAGE_SUFFIXES)
   masks = _by_stem(folder / 'labels', MASK_SUFFIXES)
   for stem in sorted(images.keys() ^ masks.keys()):
     if stem in images:

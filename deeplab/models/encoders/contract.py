@@ -41,11 +41,6 @@ Array = jax.Array
 Features = tuple[Array, ...]
 
 
-def strides(count: int, output_stride: int) -> tuple[int, ...]:
-  """Returns the actual stride of each of `count` stage outputs."""
-  return tuple(min(2 ** (i + 1), output_stride) for i in range(count))
-
-
 def check(field: str, value: object, allowed: Sequence[object]) -> None:
   """Raises ValueError unless `value` of `field` is one of `allowed`."""
   if value not in allowed:

@@ -98,6 +98,20 @@ def other_size(root):
   Image.new('L', (40, 25)).save(root / 'val/labels/img1.png')
 
 
+def turned_image(root):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+  path = root / 'val/images/img1.png'
+  with Image.open(path) as image:
+    image.save(path.with_suffix('.jpg'), exif=exif)
+  path.unlink()
+
+
+def upright_mask(root):
+  turned_image(root)
+  Image.new('L', (24, 40)).save(root / 'val/labels/img1.png')
+
+
 def no_mask(root):
   (root / 'val/labels/img1.png').unlink()
 
@@ -141,6 +155,7 @@ def missing_file(root):
       r'classes of folder nor its ignore label \(11\)',
     ),
     (other_size, r'labels/img1\.png: mask of 40x25 pixels .* of 40x24'),
+    (upright_mask, r'mask of 24x40 .* of 40x24 .*; save the image upright'),
     (no_mask, r'images/img1\.png: image without a mask; add .*labels/img1'),
     (no_image, r'labels/img1\.png: mask without an image; add'),
     (empty_split, r"val: split 'val' is empty; put pairs"),
@@ -156,6 +171,12 @@ def test_bad_input_is_one_clear_error(root, config, damage, message):
   with pytest.raises(ValueError, match=message):
     examples(config)
   assert files_left(config) == []
+
+
+def test_an_orientation_tag_turns_nothing(root, config):
+  """The mask was drawn on the pixels as they are stored."""
+  turned_image(root)
+  assert examples(config)[1]['image'].shape == (24, 40, 3)
 
 
 def test_a_repaired_folder_is_prepared(root, config):

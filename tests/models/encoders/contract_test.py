@@ -6,11 +6,6 @@ from deeplab.models.encoders import xception
 from tests.models.encoders import cases
 
 
-def test_strides():
-  assert contract.strides(5, 8) == (2, 4, 8, 8, 8)
-  assert contract.strides(4, 32) == (2, 4, 8, 16)
-
-
 @pytest.mark.parametrize('output_stride', [4, 8, 16, 32])
 @pytest.mark.parametrize(
   ('encoder', 'channels'),

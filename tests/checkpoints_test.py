@@ -1,0 +1,81 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deeplab import checkpoints
+from deeplab import steps
+from tests import helpers
+
+
+def _state(value, *, ema=False):
+  state = steps.init_state(helpers.TinyNet(), optax.sgd(0.1), seed=0, ema=ema)
+  fill = lambda tree, number: jax.tree.map(
+    lambda x: jnp.full_like(x, number), tree
+  )
+  return state.replace(
+    step=jnp.int32(value),
+    params=fill(state.params, value),
+    ema=fill(state.ema, value + 0.5),
+  )
+
+
+def _first(variables):
+  return float(np.ravel(jax.tree.leaves(variables['params'])[0])[0])
+
+
+def _save(directory, scores, **keep):
+  saved = checkpoints.Checkpoints(str(directory), **keep)
+  for step, miou in scores.items():
+    saved.save(_state(step), step, miou)
+    saved.wait()
+  saved.close()
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  scores = {1: 0.2, 2: 0.9, 3: None, 4: 0.4, 5: 0.5, 6: None}
+  _save(tmp_path / 'c', scores, keep_latest=2, keep_best=1)
+  steps_left = {int(n) for n in os.listdir(tmp_path / 'c') if n.isdigit()}
+  assert steps_left == {2, 5, 6}
+  best, step, miou = checkpoints.load_variables(str(tmp_path / 'c'), 'best')
+  assert (step, miou, _first(best)) == (2, 0.9, 2.0)
+  latest, step, miou = checkpoints.load_variables(str(tmp_path / 'c'), 'latest')
+  assert (step, _first(latest)) == (6, 6.0)
+  assert np.isnan(miou)
+
+
+def test_without_a_score_the_newest_is_the_best(tmp_path):
+  _save(tmp_path / 'c', {1: None, 2: None}, keep_latest=2, keep_best=1)
+  assert checkpoints.load_variables(str(tmp_path / 'c'), 'best')[1] == 2
+
+
+def test_the_average_is_saved_restored_and_read(tmp_path):
+  saved = checkpoints.Checkpoints(
+    str(tmp_path / 'c'), keep_latest=1, keep_best=1
+  )
+  state = _state(3, ema=True)
+  saved.save(state, 3)
+  saved.wait()
+  restored = saved.restore(_state(0, ema=True))
+  saved.close()
+  assert int(restored.step) == 3
+  jax.tree.map(np.testing.assert_array_equal, restored.ema, state.ema)
+  jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+  # Whoever evaluates or exports reads the average.
+  variables, _, _ = checkpoints.load_variables(str(tmp_path / 'c'), 'latest')
+  assert _first(variables) == 3.5
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+  _save(tmp_path / 'c', {1: None}, keep_latest=1, keep_best=1)
+  saved = checkpoints.Checkpoints(
+    str(tmp_path / 'c'), keep_latest=1, keep_best=1
+  )
+  other = _state(0)
+  other = other.replace(params={'other': jnp.zeros(3)})
+  with pytest.raises(ValueError, match='does not fit the configured model'):
+    saved.restore(other)
+  saved.close()

@@ -1,0 +1,21 @@
+import logging
+
+import pytest
+
+from deeplab import console
+
+
+@pytest.mark.parametrize(
+  ('path', 'level', 'shown'),
+  [
+    ('x/orbax/checkpoint/manager.py', logging.WARNING, False),
+    ('x/orbax/checkpoint/manager.py', logging.ERROR, True),
+    # JAX says so where it finds a GPU that it cannot use.
+    ('x/jax/_src/xla_bridge.py', logging.WARNING, True),
+    ('x/jax/_src/xla_bridge.py', logging.INFO, False),
+    ('x/deeplab/train.py', logging.INFO, True),
+  ],
+)
+def test_chatty_libraries_are_calmed(path, level, shown):
+  record = logging.LogRecord('absl', level, path, 1, 'text', None, None)
+  assert console._quiet(record) == shown
