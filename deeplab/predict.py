@@ -169,7 +169,8 @@ def find_images(
   )
   if not files:
     raise ValueError(
-      f'--images={images}: no image in this folder ({", ".join(data_info.IMAGE_SUFFIXES)})'
+      f'--images={images}: no image in this folder '
+      f'({", ".join(data_info.IMAGE_SUFFIXES)})'
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {
