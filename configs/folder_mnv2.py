@@ -42,11 +42,23 @@ def get_config(variant: str = '') -> ConfigDict:
     {
       'name': 'mobilenet_v2',
       'alpha': 1.0,
+      'top_conv': True,
       'padding': 'same',
+      'bn_decay': 0.9,
+      'bn_epsilon': 1e-5,
+    }
+  )
+  c.model.head = ConfigDict(
+    {
+      'name': 'deeplabv3plus',
+      'rates': (12, 24, 36),
+      'refine': 'separable',
+      'depthwise_norm': False,
+      'decoder_convs': 1,
+      'aspp_dropout': 0.5,
       'bn_decay': 0.9,
     }
   )
-  c.model.head = ConfigDict({'name': 'deeplabv3plus', 'bn_decay': 0.9})
 
   # Optimiser and schedule.
   c.batch_size = 8

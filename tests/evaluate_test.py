@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from configs import common
 from deeplab import evaluate
 from deeplab import predictors
 from deeplab.data import info as data_info
@@ -236,3 +237,22 @@ def test_a_file_of_other_classes_is_refused(monkeypatch, tmp_path):
   Run(monkeypatch, classes=('cat', 'dog'))
   with pytest.raises(ValueError, match='was not exported from it'):
     evaluate.evaluate_workdir(str(tmp_path), tflite='int8.tflite')
+
+
+def test_another_configs_data_keeps_the_normalisation():
+  run, other = common.base(), common.base()
+  other.data.mean, other.data.eval_split = (1.0, 2.0, 3.0), 'test'
+  other.eval.flip = True
+  both = evaluate._with_data_of(run.lock(), other.lock())
+  assert both.data.mean == (123.675, 116.28, 103.53)
+  assert (both.data.eval_split, both.eval.flip) == ('test', True)
+  assert (run.data.eval_split, run.eval.flip) == ('val', False)
+  assert other.data.mean == (1.0, 2.0, 3.0)
+
+
+def test_a_file_is_scored_in_one_view():
+  config = common.base().eval
+  config.flip, config.mode, config.scales = True, 'slide', (0.5, 1.0)
+  one = evaluate.file_protocol(config)
+  assert (one.flip, one.mode, one.scales) == (False, 'whole', (1.0,))
+  assert config.mode == 'slide'
