@@ -61,7 +61,7 @@ def resolve(config: Config) -> Config:
   """
   data = config.data
   changes = {}
-  if data.fallback and not _at_hand(data):
+  if data.fallback not in ('', data.name) and not _at_hand(data):
     changes = {
       'name': data.fallback,
       'train_split': 'train',

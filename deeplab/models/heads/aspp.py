@@ -161,13 +161,15 @@ class ASPP(nn.Module):
 def classifier(num_classes: int, options: layers.Options) -> layers.Conv:
   """Returns the 1x1 convolution to logits, computed in float32.
 
-  It has a bias, and its kernel starts from N(0, 0.01), as in TF DeepLab and
-  mmsegmentation.
+  It has a bias. Its kernel starts as wide as segmentation_models.pytorch's
+  (Glorot), not from the N(0, 0.01) of TF DeepLab and mmsegmentation: the first
+  steps of an adaptive optimiser outweigh so narrow a start, all features turn
+  one way, and rare classes are left where every ReLU is off.
   """
   return layers.Conv(
     num_classes,
     use_bias=True,
     options=dataclasses.replace(options, dtype='float32'),
-    kernel_init=nn.initializers.normal(0.01),
+    kernel_init=nn.initializers.glorot_uniform(),
     name='classifier',
   )
