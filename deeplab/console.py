@@ -1,6 +1,7 @@
 """What every command does first, and how it says that it failed."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import logging as py_logging
 import os
 import sys
@@ -62,12 +63,20 @@ def parse_flags(argv: list[str]) -> list[str]:
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
 
 
-def run(command: Callable[[], None]) -> None:
-  """Runs a command; an error that the user can mend is one line.
+def run(argv: Sequence[str], command: Callable[[], None]) -> None:
+  """Sets up and runs a command; an error that the user can mend is one line.
+
+  Args:
+    argv: what is left of the command line behind the flags.
+    command: the work.
 
   Raises:
+    UsageError: something is left of the command line.
     SystemExit: with that line; `--verbosity=1` shows the traceback too.
   """
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  set_up()
   try:
     command()
   except (ValueError, OSError, FloatingPointError) as error:

@@ -285,10 +285,7 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Runs the command; the exit status is 1 if an image failed."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-  console.set_up()
-  console.run(lambda: _run(values))
+  console.run(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':

@@ -186,10 +186,7 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Exports; an error that the user can mend is one line."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  console.set_up()
-  console.run(_run)
+  console.run(argv, _run)
 
 
 if __name__ == '__main__':

@@ -107,4 +107,4 @@ def test_errors_become_one_line():
     raise ValueError('learning_rate=-1 is negative; raise it')
 
   with pytest.raises(SystemExit, match=r'^Error: learning_rate=-1 is neg'):
-    console.run(fail)
+    console.run(['main'], fail)

@@ -45,6 +45,18 @@ def features() -> tfds.features.FeaturesDict:
   )
 
 
+def builder_info(
+  builder: tfds.core.DatasetBuilder, description: str
+) -> tfds.core.DatasetInfo:
+  """Returns what tfds asks of every builder in here."""
+  return tfds.core.DatasetInfo(
+    builder=builder,
+    description=description,
+    features=features(),
+    disable_shuffling=True,
+  )
+
+
 def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
   """Iterates over items; on a terminal, shows a bar with rate and ETA."""
   return tqdm.tqdm(

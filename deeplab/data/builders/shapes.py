@@ -42,12 +42,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=__doc__,
-      features=records.features(),
-      disable_shuffling=True,
-    )
+    return records.builder_info(self, __doc__)
 
   def _split_generators(self, dl_manager):
     del dl_manager

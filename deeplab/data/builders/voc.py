@@ -60,13 +60,7 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=__doc__,
-      features=records.features(),
-      homepage=info_lib.INFOS['voc'].url,
-      disable_shuffling=True,
-    )
+    return records.builder_info(self, __doc__)
 
   def _split_generators(self, dl_manager):
     split = self.builder_config.split
