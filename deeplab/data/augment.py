@@ -30,13 +30,20 @@ cv2.setNumThreads(0)
 
 
 def resize(example: Example, size: Sequence[int]) -> Example:
-  """Resizes to `size` (H, W): image bilinear, label nearest."""
+  """Resizes to `size` (H, W): image bilinear, label nearest.
+
+  What shrinks is averaged over the area of each new pixel: two neighbours
+  alone would alias, and a shrunken image would be noisier than a real one.
+  """
   height, width = size
   if example['label'].shape == (height, width):
     return example
   # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
+  shrinks = height * width < example['label'].size
   image = cv2.resize(
-    example['image'], (width, height), interpolation=cv2.INTER_LINEAR
+    example['image'],
+    (width, height),
+    interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
   )
   label = cv2.resize(
     example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT

@@ -110,12 +110,6 @@ def explicit_padding(
   return pads[0], pads[1]
 
 
-# He et al. 2015 by the outgoing connections, as torchvision starts MobileNetV2.
-# A depthwise kernel then starts small and adaptive optimisers move it fast: 200
-# steps of AdamW reach the loss that incoming connections reach after 250.
-KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-
-
 class Conv(nn.Module):
   """A 2-D convolution: dense, grouped or depthwise, strided or atrous.
 
@@ -144,7 +138,7 @@ class Conv(nn.Module):
   use_bias: bool = False
   padding: Padding = 'same'
   options: Options = Options()
-  kernel_init: Any = KERNEL_INIT
+  kernel_init: Any = nn.initializers.he_normal()
   bias_init: Any = nn.initializers.zeros_init()
 
   @nn.compact
@@ -237,7 +231,7 @@ class ConvBN(nn.Module):
   padding: Padding = 'same'
   activation: str = 'relu'
   options: Options = Options()
-  kernel_init: Any = KERNEL_INIT
+  kernel_init: Any = nn.initializers.he_normal()
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:

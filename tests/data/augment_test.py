@@ -77,6 +77,15 @@ def test_scale_is_half_pixel():
   assert half['label'][0].tolist() == [1, 3]
 
 
+def test_shrinking_averages_what_it_covers():
+  row = np.array([0, 0, 0, 240, 0, 0, 240, 240], np.uint8)
+  label = np.zeros((8, 8), np.uint8)
+  image = np.tile(row[None, :, None], (8, 1, 3))
+  quarter = augment.resize({'image': image, 'label': label}, (2, 2))
+  # Each pixel is the mean of 16; two neighbours would give 0 and 120.
+  assert quarter['image'][0, :, 0].tolist() == [60, 120]
+
+
 def test_scale_steps():
   rng = np.random.default_rng(0)
   heights = {

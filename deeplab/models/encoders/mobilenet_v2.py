@@ -21,6 +21,10 @@ from deeplab.models.encoders import contract
 
 Array = jax.Array
 
+# He et al. 2015 by the outgoing connections, as torchvision has it: depthwise
+# kernels start small, and adaptive optimisers move them fast.
+_KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
 STEM_CHANNELS = 32
 TOP_CHANNELS = 1280
 
@@ -109,6 +113,7 @@ class InvertedResidual(nn.Module):
         self.norm,
         activation=self.activation,
         options=self.options,
+        kernel_init=_KERNEL_INIT,
         name='expand',
       )(x, train)
     if self.expand_only:
@@ -123,6 +128,7 @@ class InvertedResidual(nn.Module):
       padding=self.padding,
       activation=self.activation,
       options=self.options,
+      kernel_init=_KERNEL_INIT,
       name='depthwise',
     )(x, train)
     x = layers.ConvBN(
@@ -130,6 +136,7 @@ class InvertedResidual(nn.Module):
       self.norm,
       activation='none',
       options=self.options,
+      kernel_init=_KERNEL_INIT,
       name='project',
     )(wide, train)
     return (inputs + x if self.shortcut else x), wide
@@ -226,6 +233,7 @@ class MobileNetV2(nn.Module):
       padding=self.padding,
       activation=self.activation,
       options=self.options,
+      kernel_init=_KERNEL_INIT,
       name='stem',
     )(images, train)
 
@@ -262,6 +270,7 @@ class MobileNetV2(nn.Module):
         norm,
         activation=self.activation,
         options=self.options,
+        kernel_init=_KERNEL_INIT,
         name='top',
       )(x, train)
       features[-1] = x
