@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import shapes_mnv2
 from deeplab import checkpoints
 from deeplab import describe
 from deeplab import evaluate
@@ -247,18 +248,12 @@ def test_the_step_lowers_for_accelerators(platform, monkeypatch, data_dir):
 
 
 def test_one_batch_overfits(data_dir):
-  config = runs.config(
-    data_dir,
-    schedule__warmup_steps=0,
-    optimizer__learning_rate=0.01,
-    # Objects large beside the decoder's stride of 4.
-    data__augment__ops=('random_scale', 'random_crop'),
-    data__augment__random_scale__low=1.6,
-    data__augment__random_scale__high=1.6,
-    model__head__aspp_dropout=0.0,
-    model__head__channels=32,
-    model__head__decoder_channels=32,
-  )
+  """The network of the quick start, on four whole pictures."""
+  config = shapes_mnv2.get_config().unlock()
+  config.data.data_dir = data_dir
+  config.batch_size = 4
+  config.schedule.warmup_steps = 0
+  config.model.depthwise = config.model.pointwise = 'conv'
   pipeline.prepare(config, [config.data.train_split])
   info = data_info.info_for(config.data)
   batches = pipeline.train_batches(
