@@ -11,7 +11,7 @@ from deeplab import parallel
 from deeplab import steps
 from deeplab import train
 from deeplab.data import augment
-from deeplab.data import info as data_info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.models import profile
 from deeplab.models import registry
@@ -37,14 +37,14 @@ def listing() -> str:
   lines += ['', 'Data sets (--config.data.name):']
   for name in sorted(pipeline.BUILDERS):
     what = 'your own images and masks'
-    if name in data_info.INFOS:
-      what = f'{data_info.INFOS[name].num_classes} classes'
+    if name in catalog.INFOS:
+      what = f'{catalog.INFOS[name].num_classes} classes'
     lines.append(f'  {name:<24} {what}')
   lines += [
     '',
     'Classes known, data to be brought into the layout of `folder`:',
   ]
-  for name, info in sorted(data_info.INFOS.items()):
+  for name, info in sorted(catalog.INFOS.items()):
     if name not in pipeline.BUILDERS:
       lines.append(f'  {name:<24} {info.num_classes} classes')
   return '\n'.join(lines)
@@ -62,7 +62,7 @@ def dry_run(config: ConfigDict) -> str:
     Per-layer shapes, MACs and parameters at the training crop and at the
     export size, and the memory of one compiled step on this host's back end.
   """
-  info = data_info.info_for(config.data)
+  info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
   augment_config = config.data.augment
   cropped = 'random_crop' in augment_config.ops

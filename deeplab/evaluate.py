@@ -27,6 +27,7 @@ from deeplab import parallel
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.models import registry
@@ -263,7 +264,7 @@ def evaluate_workdir(
   own = config is None
   config = _with_data_of(loaded.config, config)
   if not own:
-    info = data_info.info_for(config.data)
+    info = catalog.info_for(config.data)
     if info.num_classes != loaded.info.num_classes:
       raise ValueError(
         f'{workdir} tells {loaded.info.num_classes} classes apart and the '

@@ -23,6 +23,7 @@ from deeplab import predictors
 from deeplab import steps
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.models import registry
@@ -156,7 +157,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   # Data.
   config = pipeline.resolve(config)
   pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
-  info = data_info.info_for(config.data)
+  info = catalog.info_for(config.data)
   examples = pipeline.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size
@@ -231,7 +232,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       state, metrics = train_step(state, parallel.split(next(batches)))
       progress.update(step)
       last = step == total
-      if step % config.log_every_steps == 0 or last:
+      reports = step % config.log_every_steps == 0 or last
+      if reports:
         _check_finite(state, workdir)
         now = {k: float(v[0]) for k, v in metrics.items()}
         now['learning_rate'] = float(rate(step - 1))
@@ -253,8 +255,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       # it when they report.
       stopped = stop.asked
       if hosts > 1:
-        due = step % config.log_every_steps == 0
-        stopped = due and parallel.any_host(stop.asked)
+        stopped = reports and parallel.any_host(stop.asked)
       due = step % config.checkpoint.every_steps == 0
       if evaluated or due or stopped:
         _check_finite(state, workdir)

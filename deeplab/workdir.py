@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from deeplab import checkpoints
+from deeplab.data import catalog
 from deeplab.data import info as data_info
 
 PyTree = Any
@@ -143,7 +144,7 @@ def load(workdir: str, which: str = 'best') -> Loaded:
   )
   return Loaded(
     config=config,
-    info=data_info.info_for(config.data),
+    info=catalog.info_for(config.data),
     variables=variables,
     step=step,
     miou=miou,

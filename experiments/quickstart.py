@@ -20,7 +20,7 @@ from absl import flags
 from PIL import Image
 
 from configs import shapes_mnv2
-from deeplab.data import info as data_info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 
 _WORKDIR = flags.DEFINE_string(
@@ -42,7 +42,7 @@ def _write_images(directory: str, count: int) -> None:
   os.makedirs(directory, exist_ok=True)
   config = shapes_mnv2.get_config()
   examples = pipeline.eval_examples(
-    config, data_info.info_for(config.data), host_index=0, host_count=1
+    config, catalog.info_for(config.data), host_index=0, host_count=1
   )
   for _, example in zip(range(count), examples, strict=False):
     image = Image.fromarray(example['image'])

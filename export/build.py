@@ -90,7 +90,7 @@ def _saved_model_facts(
 
 
 def _notes(
-  source: source_lib.Source, count: int, scorer: score.Scorer, int8: bool
+  source: source_lib.Source, calibrated_on: int, scorer: score.Scorer
 ) -> list[str]:
   """Returns what a reader of the report must know, a sentence or two each."""
   notes = []
@@ -110,11 +110,11 @@ def _notes(
     )
   else:
     notes.append('The files were not evaluated (`--noeval`).')
-  if int8:
+  if calibrated_on:
     images = (
-      f'{count} images of the split `{source.config.data.train_split}`'
+      f'{calibrated_on} images of the split `{source.config.data.train_split}`'
       if source.trained
-      else f'{count} synthetic images (seed {source.config.seed})'
+      else f'{calibrated_on} synthetic images (seed {source.config.seed})'
     )
     notes.append(
       f'int8 ranges are the extremes over {images}; weights are quantised per '
@@ -205,16 +205,14 @@ def _fill(
     for image in source_lib.parity_images(source, size, _PARITY_IMAGES)
   ]
   expected = parity.outputs(reference, images)
+  calibrate = []
+  if 'int8' in request.formats:
+    calibrate = source_lib.calibration_images(source, size, calibration_images)
   report: report_lib.Report = {
     'source': source.facts(),
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
-    'notes': _notes(
-      source,
-      source_lib.calibration_count(source, calibration_images),
-      scorer,
-      'int8' in request.formats,
-    ),
+    'notes': _notes(source, len(calibrate), scorer),
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {'miou': scorer.miou(reference, 'JAX')},
     'formats': {},
@@ -230,7 +228,7 @@ def _fill(
       file, facts = kind, _saved_model_facts(compute, request, traced.macs)
     else:
       file = f'{kind}.tflite'
-      samples = _samples(source, request, kind, calibration_images)
+      samples = _samples(calibrate, request, data) if kind == 'int8' else ()
       content = tflite.convert(saved, kind, request, samples)
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
@@ -265,21 +263,15 @@ def _fill(
 
 
 def _samples(
-  source: source_lib.Source,
-  request: request_lib.Request,
-  kind: str,
-  count: int,
+  images: list[np.ndarray], request: request_lib.Request, data: Any
 ) -> Iterator[np.ndarray]:
-  """Yields what calibration runs; nothing but for int8."""
-  if kind != 'int8':
-    return
-  images = source_lib.calibration_images(source, request.input_size, count)
+  """Yields what the calibration of int8 runs."""
   yield from calibration.samples(
     inference.track(images, len(images), 'calibrate'),
     request.input_size,
     request.normalization_in_graph,
-    source.config.data.mean,
-    source.config.data.std,
+    data.mean,
+    data.std,
   )
 
 

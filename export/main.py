@@ -36,6 +36,7 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from deeplab import console
+from deeplab.data import catalog
 from deeplab.data import info as data_info
 from export import build
 from export import report as report_lib
@@ -170,7 +171,7 @@ def _run() -> None:
   else:
     # What makes no sense is refused before the model is initialised.
     config = _CONFIG.value
-    request = _request(config, data_info.info_for(config.data))
+    request = _request(config, catalog.info_for(config.data))
     source = source_lib.untrained(config)
   report = build.run(
     source,

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab import workdir as workdir_lib
+from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.models import registry
@@ -80,7 +81,7 @@ def from_workdir(workdir: str, which: str) -> Source:
 
 def untrained(config: ConfigDict) -> Source:
   """Initialises a model from `config.seed`; no data set is read."""
-  info = info_lib.info_for(config.data)
+  info = catalog.info_for(config.data)
   model = registry.build(
     float32(config), info.num_classes, depthwise='conv', pointwise='conv'
   )
@@ -105,14 +106,6 @@ def calibration_images(
   if not source.trained:
     return calibration.synthetic(count, size, source.config.seed)
   return list(pipeline.calibration_images(source.config, source.info, count))
-
-
-def calibration_count(source: Source, count: int) -> int:
-  """Returns how many images there are of `count` asked for."""
-  if not source.trained:
-    return count
-  config = source.config
-  return min(count, pipeline.num_examples(config, config.data.train_split))
 
 
 def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from configs import common
 from deeplab import describe
 from deeplab import train
-from deeplab.data import info as data_info
+from deeplab.data import catalog
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES = sorted(
@@ -51,7 +51,7 @@ def test_configs_are_locked_pages(module, variant):
 def test_configs_make_a_step(module, variant):
   """Traced at the sizes that the config trains at."""
   config = get(module, variant)
-  classes = data_info.info_for(config.data).num_classes
+  classes = catalog.info_for(config.data).num_classes
   _, _, _, step = train.build_step(config, classes, 10, None)
   size = tuple(config.data.augment.random_crop.size)
   state, batch = describe.abstract(config, classes, size)

@@ -25,7 +25,7 @@ from deeplab import predictors
 from deeplab import steps
 from deeplab import train
 from deeplab import workdir as workdirs
-from deeplab.data import info as data_info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.models import registry
 from tests import configs_test
@@ -167,7 +167,7 @@ def test_a_config_that_cannot_start_takes_no_work_directory(data_dir, tmp_path):
 
 
 def test_pictures_show_all_three_parts_of_every_sample():
-  info = data_info.INFOS['shapes']
+  info = catalog.INFOS['shapes']
   samples = tuple(
     evaluate.Sample(
       'x',
@@ -255,7 +255,7 @@ def test_one_batch_overfits(data_dir):
   config.schedule.warmup_steps = 0
   config.model.depthwise = config.model.pointwise = 'conv'
   pipeline.prepare(config, [config.data.train_split])
-  info = data_info.info_for(config.data)
+  info = catalog.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0
   )
@@ -304,9 +304,9 @@ def test_every_field_is_read(module, variant, smoke_run):
   config = configs_test.get(module, variant)
   seen = set()
   spied = runs.Spy(config, seen)
-  data_info.info_for(spied.data)
+  catalog.info_for(spied.data)
   # A smoke variant keeps the fields of the data set that it leaves aside.
-  data_info.info_for(runs.Spy(configs_test.get(module, '').data, seen, 'data.'))
+  catalog.info_for(runs.Spy(configs_test.get(module, '').data, seen, 'data.'))
   registry.build(spied.model, 3)  # refuses fields that no class has
   conditional = {
     # Needed only where another field asks for them.

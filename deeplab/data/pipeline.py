@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import augment
+from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data.builders import folder
@@ -69,7 +70,7 @@ def resolve(config: Config) -> Config:
       'fallback': '',
     }
   elif data.name == 'folder':
-    changes = info_lib.folder_classes(data)
+    changes = catalog.folder_classes(data)
   changes = {k: v for k, v in changes.items() if data[k] != v}
   if not changes:
     return config
@@ -254,7 +255,7 @@ class _Reader:
 def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   """Returns the builder of a split whose data stands on disk."""
   if data.name not in BUILDERS:
-    info = info_lib.info_for(data)
+    info = catalog.info_for(data)
     raise ValueError(
       f'config.data.name={data.name!r} has no builder here (there are '
       f'{", ".join(BUILDERS)}); bring it into the layout of "folder". '

@@ -46,12 +46,13 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def builder_info(
-  builder: tfds.core.DatasetBuilder, description: str
+  builder: tfds.core.DatasetBuilder, description: str, homepage: str = ''
 ) -> tfds.core.DatasetInfo:
   """Returns what tfds asks of every builder in here."""
   return tfds.core.DatasetInfo(
     builder=builder,
     description=description,
+    homepage=homepage or None,
     features=features(),
     disable_shuffling=True,
   )

@@ -1,194 +1,72 @@
-"""Facts about data sets: literal tables, id mappings, and the user's own."""
+"""What a label file's ids become, and the tables that classes are read from."""
 
-from ml_collections import ConfigDict
+import dataclasses
+
 import numpy as np
-from PIL import Image
 import pytest
 
 from deeplab.data import info
 
-# Number of classes, first and last class.
-TABLE = {
-  'shapes': (6, 'background', 'cross'),
-  'voc': (21, 'background', 'tvmonitor'),
-  'cityscapes': (19, 'road', 'bicycle'),
-  'ade20k': (150, 'wall', 'flag'),
-  'ade20k32_other': (32, 'other', 'armchair'),
-  'ade20k32_ignore': (31, 'wall', 'armchair'),
-  'pascal_context60': (60, 'background', 'wood'),
-  'pascal_context59': (59, 'aeroplane', 'wood'),
-  'loveda': (7, 'background', 'agricultural'),
-  'potsdam': (6, 'impervious surface', 'clutter'),
-  'vaihingen': (6, 'impervious surface', 'clutter'),
-  'isaid': (16, 'background', 'harbor'),
-  'coco_voc_person': (2, 'background', 'person'),
-  'cocoseg21': (21, 'background', 'tvmonitor'),
-  'oxford_iiit_pet': (2, 'background', 'pet'),
-}
-
-
-def folder_config(**fields):
-  return ConfigDict(
-    {
-      'name': 'folder',
-      'root': '',
-      'num_classes': 3,
-      'ignore_label': 255,
-      'class_names': (),
-      'color_map': (),
-    }
-    | fields
-  )
-
-
-def test_every_data_set_is_pinned():
-  assert set(info.INFOS) == set(TABLE)
-
-
-@pytest.mark.parametrize('name', TABLE)
-def test_class_tables(name):
-  facts = info.INFOS[name]
-  count, first, last = TABLE[name]
-  assert facts.name == name
-  assert facts.num_classes == len(facts.palette) == count
-  assert (facts.class_names[0], facts.class_names[-1]) == (first, last)
-  assert len(set(facts.class_names)) == count
-  assert facts.instructions
-
-
-@pytest.mark.parametrize(
-  ('name', 'raw', 'expected'),
-  [
-    ('voc', [0, 20, 255], [0, 20, 255]),
-    ('cityscapes', [0, 6, 7, 8, 26, 33, 34], [255, 255, 0, 1, 13, 18, 255]),
-    ('ade20k', [0, 1, 150], [255, 0, 149]),
-    ('ade20k32_other', [0, 1, 31, 32, 150], [0, 1, 31, 0, 0]),
-    ('ade20k32_ignore', [0, 1, 31, 32, 150], [255, 0, 30, 255, 255]),
-    ('pascal_context60', [0, 2, 9, 458], [0, 1, 2, 59]),
-    ('pascal_context59', [0, 2, 9, 458], [255, 0, 1, 58]),
-    ('loveda', [0, 1, 7], [255, 0, 6]),
-    ('potsdam', [0, 1, 6], [255, 0, 5]),
-    ('isaid', [0, 15, 255], [0, 15, 255]),
-    ('coco_voc_person', [0, 14, 15, 255], [0, 0, 1, 0]),
-    ('oxford_iiit_pet', [1, 2, 3], [1, 0, 255]),
-  ],
+PLAIN = info.DatasetInfo(
+  name='plain',
+  class_names=('sky', 'road'),
+  palette=((1, 2, 3), (4, 5, 6)),
+  ignore_label=11,
 )
-def test_train_ids(name, raw, expected):
-  got = info.train_ids(np.array([raw], np.int32), info.INFOS[name])
+
+
+def test_ids_are_kept_and_the_ignored_one_becomes_ignore():
+  got = info.train_ids(np.array([[0, 1, 11]], np.int32), PLAIN)
   assert got.dtype == np.uint8
-  assert got.tolist() == [expected]
+  assert got.tolist() == [[0, 1, 255]]
 
 
-@pytest.mark.parametrize(
-  ('name', 'raw'),
-  [('voc', 21), ('voc', -3), ('ade20k', 151), ('pascal_context60', 1)],
-)
-def test_unknown_ids_are_named(name, raw):
+def test_ids_are_mapped():
+  facts = dataclasses.replace(
+    PLAIN, ignore_label=None, id_mapping={700: 0, 7: 1}
+  )
+  assert info.train_ids(np.array([[700, 7]]), facts).tolist() == [[0, 1]]
+  facts = dataclasses.replace(facts, unmapped=info.IGNORE)
+  raw = np.array([[700, -1, 0, 70000]])
+  assert info.train_ids(raw, facts).tolist() == [[0, 255, 255, 255]]
+
+
+@pytest.mark.parametrize('raw', [2, 255, -3, 65535, 70000])
+def test_unknown_ids_are_named(raw):
   mask = np.array([[0, raw], [raw, 0]], np.int32)
   with pytest.raises(ValueError, match=r'label value .* \(2 pixels\)') as error:
-    info.train_ids(mask, info.INFOS[name])
-  if raw >= 0:
+    info.train_ids(mask, PLAIN)
+  if 0 <= raw <= 65535:
     assert f'label value {raw} ' in str(error.value)
 
 
-def test_cityscapes_sample(shared):
-  stem = 'frankfurt_000000_000294_gtFine'
-  folder = shared / 'samples/cityscapes/gtFine/val/frankfurt'
-  raw = np.asarray(Image.open(folder / f'{stem}_labelIds.png'))
-  official = np.asarray(Image.open(folder / f'{stem}_labelTrainIds.png'))
-  got = info.train_ids(raw, info.INFOS['cityscapes'])
-  # The two files of this sample were drawn apart: 77 pixels at outlines have
-  # one raw id and another train id than the rest of that id's pixels.
-  assert np.count_nonzero(got != official) == 77
-  for value in np.unique(raw):
-    expected = np.bincount(official[raw == value]).argmax()
-    assert (got[raw == value] == expected).all()
-
-
-@pytest.mark.parametrize('name', ['ade20k', 'loveda', 'potsdam', 'vaihingen'])
-def test_samples_fit_their_facts(shared, name):
-  paths = [
-    path
-    for path in sorted((shared / 'samples' / name).rglob('*.png'))
-    if 'ann' in str(path)
-  ]
-  assert paths
-  for path in paths:
-    raw = np.asarray(Image.open(path))
-    got = info.train_ids(raw, info.INFOS[name])
-    np.testing.assert_array_equal(got == 255, raw == 0)
-    np.testing.assert_array_equal(got[raw > 0], raw[raw > 0] - 1)
-
-
-def test_voc_colors_are_the_scheme():
-  assert info.voc_palette(21) == info.INFOS['voc'].palette
+def test_voc_palette():
+  assert info.voc_palette(3) == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
   assert info.voc_palette(256)[255] == (224, 224, 192)
 
 
-def test_isprs_colors_are_rgb():
-  colors = dict(
-    zip(
-      info.INFOS['potsdam'].class_names,
-      info.INFOS['potsdam'].palette,
-      strict=True,
-    )
+def test_class_tables_with_and_without_colors(tmp_path):
+  path = tmp_path / 'classes.txt'
+  path.write_text('sky 1 2 3\ntraffic light 4 5 6\n\n', 'utf-8')
+  assert info.read_classes(path) == (
+    ('sky', 'traffic light'),
+    ((1, 2, 3), (4, 5, 6)),
   )
-  assert colors['building'] == (0, 0, 255)
-  assert colors['car'] == (255, 255, 0)
-  assert colors['clutter'] == (255, 0, 0)
-
-
-def test_coco_categories():
-  assert info.COCO_TO_VOC[1] == 15  # person
-  assert info.COCO_TO_VOC[72] == 20  # television
-  assert len(info.COCO_TO_VOC) == 21
-
-
-def test_folder_defaults():
-  facts = info.info_for(folder_config())
-  assert facts.class_names == ('class 0', 'class 1', 'class 2')
-  assert facts.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
-  assert facts.ignore_label == 255
-  assert info.info_for(folder_config(ignore_label=-1)).ignore_label is None
-
-
-def test_folder_from_config():
-  facts = info.info_for(
-    folder_config(
-      num_classes=2,
-      class_names=('sky', 'road'),
-      color_map=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
-    )
-  )
-  assert facts.class_names == ('sky', 'road')
-  assert facts.palette == ((1, 2, 3), (4, 5, 6))
-  assert facts.ignore_color == (7, 8, 9)
-
-
-def test_folder_from_classes_file(tmp_path):
-  (tmp_path / 'classes.txt').write_text(
-    'sky 1 2 3\ntraffic light 4 5 6\n\nvoid 7 8 9\n', 'utf-8'
-  )
-  facts = info.info_for(folder_config(root=str(tmp_path), num_classes=2))
-  assert facts.class_names == ('sky', 'traffic light')
-  assert facts.palette == ((1, 2, 3), (4, 5, 6))
-  assert facts.ignore_color == (7, 8, 9)
-  (tmp_path / 'classes.txt').write_text('sky\nroad 4 5 6\n', 'utf-8')
+  path.write_text('sky\nroad 66\n', 'utf-8')
+  assert info.read_classes(path) == (('sky', 'road 66'), ())
+  path.write_text('sky\nroad 4 5 6\n', 'utf-8')
   with pytest.raises(ValueError, match='1 of 2 lines end in a colour'):
-    info.info_for(folder_config(root=str(tmp_path), num_classes=2))
+    info.read_classes(path)
 
 
 @pytest.mark.parametrize(
-  ('fields', 'message'),
+  ('names', 'palette', 'message'),
   [
-    ({'ignore_label': 2}, 'ignore_label=2 with 3 classes'),
-    ({'ignore_label': -2}, 'ignore_label=-2'),
-    ({'class_names': ('a',)}, '1 class names and config.data.num_classes is 3'),
-    ({'color_map': ((0, 0, 300),)}, 'not three numbers in 0..255'),
-    ({'num_classes': 300}, '300 classes'),
-    ({'name': 'vok'}, "'vok' is not one of ade20k"),
+    ((), (), '0 classes'),
+    (('x',) * 256, ((0, 0, 0),) * 256, '256 classes'),
+    (('x', 'y'), ((0, 0, 0),), '1 colours for 2 classes'),
   ],
 )
-def test_bad_descriptions(fields, message):
+def test_bad_facts(names, palette, message):
   with pytest.raises(ValueError, match=message):
-    info.info_for(folder_config(**fields))
+    info.DatasetInfo('bad', names, palette, ignore_label=None)

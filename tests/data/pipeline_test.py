@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deeplab.data import augment
-from deeplab.data import info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
@@ -17,7 +17,7 @@ from deeplab.data.builders import folder
 def batches(config, count, start=0, host_index=0, host_count=1):
   iterator = pipeline.train_batches(
     config,
-    info.info_for(config.data),
+    catalog.info_for(config.data),
     host_index=host_index,
     host_count=host_count,
     start_step=start,
@@ -72,7 +72,7 @@ def test_each_epoch_holds_every_example_once(config):
   config.batch_size = 5
   config.data.augment.ops = ()
   originals = [
-    pipeline._Reader(config.data, 'train', info.info_for(config.data))(i)
+    pipeline._Reader(config.data, 'train', catalog.info_for(config.data))(i)
     for i in range(5)
   ]
   orders = []
@@ -122,7 +122,7 @@ def test_a_crop_larger_than_any_image_pads(config):
 @pytest.mark.usefixtures('root')
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_evaluation_sees_every_example_once(config, hosts):
-  facts = info.info_for(config.data)
+  facts = catalog.info_for(config.data)
   config.data.eval_split = 'train'
   names = [
     [
@@ -139,7 +139,7 @@ def test_evaluation_sees_every_example_once(config, hosts):
 
 @pytest.mark.usefixtures('root')
 def test_calibration_images(config):
-  facts = info.info_for(config.data)
+  facts = catalog.info_for(config.data)
   first, again, few = (
     list(pipeline.calibration_images(config, facts, count))
     for count in (99, 99, 2)
@@ -173,7 +173,7 @@ def test_settings_are_checked(config):
   with pytest.raises(ValueError, match='threads=0'):
     batches(config, 1)
   with pytest.raises(ValueError, match="facts of 'voc' for config"):
-    next(pipeline.calibration_images(config, info.INFOS['voc'], 1))
+    next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
   config.data.name = 'cityscapes'
   with pytest.raises(ValueError, match="'cityscapes' has no builder here"):
     pipeline.prepare(config, ['val'])
@@ -200,7 +200,7 @@ def test_a_folders_class_table_becomes_part_of_the_config(root, config):
   (root / 'classes.txt').write_text('sky 1 2 3\nroad 4 5 6\nold town 7 8 9\n')
   resolved = pipeline.resolve(config)
   (root / 'classes.txt').unlink()
-  facts = info.info_for(resolved.data)
+  facts = catalog.info_for(resolved.data)
   assert facts.class_names == ('sky', 'road', 'old town')
   assert facts.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
 
@@ -238,7 +238,7 @@ from deeplab.data import info, pipeline
 config = common.base()
 config.unlock()
 config.data.update({config.data.to_dict()!r})
-facts = info.info_for(config.data)
+facts = catalog.info_for(config.data)
 batches = pipeline.train_batches(
   config, facts, host_index=0, host_count=1, start_step=80000)
 print(next(batches)['index'][0])

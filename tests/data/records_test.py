@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
+from deeplab.data import catalog
 from deeplab.data import info
 from deeplab.data import records
 
@@ -32,7 +33,7 @@ def test_palette_ids_survive(tmp_path):
   assert grey.tolist() != IDS.tolist()  # the file does hold a trap
   Image.new('RGB', (3, 2)).save(tmp_path / 'image.jpg')
   record = records.example(
-    tmp_path / 'image.jpg', tmp_path / 'mask.png', 'x', info.INFOS['voc']
+    tmp_path / 'image.jpg', tmp_path / 'mask.png', 'x', catalog.INFOS['voc']
   )
   assert decode(record['label'], 1)[..., 0].tolist() == IDS.tolist()
   with Image.open(io.BytesIO(record['label'])) as stored:
@@ -65,7 +66,7 @@ def test_colored_masks(tmp_path):
     path = tmp_path / f'{mode}.png'
     Image.fromarray(colors).convert(mode).save(path)
     mask = records.read_mask(path)
-    got = records.color_ids(mask, info.INFOS['voc'])
+    got = records.color_ids(mask, catalog.INFOS['voc'])
     assert got.dtype == np.uint8
     assert got.tolist() == IDS.tolist()
 
@@ -74,7 +75,7 @@ def test_unknown_colour_is_named():
   mask = np.zeros((2, 3, 3), np.uint8)
   mask[1, 2] = (1, 2, 3)
   with pytest.raises(ValueError, match=r'\(1, 2, 3\) at row 1, column 2'):
-    records.color_ids(mask, info.INFOS['voc'])
+    records.color_ids(mask, catalog.INFOS['voc'])
 
 
 def test_rgb_files_keep_their_bytes(tmp_path):
@@ -125,11 +126,13 @@ def test_truncated_files_are_named(tmp_path):
 def test_fingerprint_changes_with_files_and_facts(tmp_path):
   path = tmp_path / 'a'
   path.write_text('one')
-  facts = info.INFOS['voc']
+  facts = catalog.INFOS['voc']
   first = records.fingerprint('my-split', [path], facts)
   assert first.startswith('my_split_')
   assert first == records.fingerprint('my-split', [path], facts)
   assert first != records.fingerprint('my-split', [path, path], facts)
-  assert first != records.fingerprint('my-split', [path], info.INFOS['isaid'])
+  assert first != records.fingerprint(
+    'my-split', [path], catalog.INFOS['isaid']
+  )
   path.write_text('four')
   assert first != records.fingerprint('my-split', [path], facts)

@@ -12,7 +12,7 @@ import pytest
 
 from configs import common
 from deeplab import litert
-from deeplab.data import info as info_lib
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from export import build
 from export import calibration
@@ -40,7 +40,7 @@ def config():
 @pytest.fixture(scope='module')
 def source():
   c = config()
-  info = info_lib.info_for(c.data)
+  info = catalog.info_for(c.data)
   bare = source_lib.Source(c, info, None, 7, '/somewhere/runs/tiny')
   model = source_lib.model(bare, depthwise='conv', pointwise='conv')
   return source_lib.Source(

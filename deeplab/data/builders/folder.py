@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
@@ -64,13 +65,13 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 def builder(data: Any, split: str) -> Folder:
   """Returns the builder of one split of `config.data.root`.
 
-  Reads `root`, `data_dir` and what `info.info_for` reads.
+  Reads `root`, `data_dir` and what `catalog.info_for` reads.
 
   Raises:
     ValueError: no such folder or split, an empty split, or an image or a mask
       that has no partner.
   """
-  facts = info_lib.info_for(data)
+  facts = catalog.info_for(data)
   pairs = find_pairs(data.root, split)
   name = records.fingerprint(
     split, (path for pair in pairs for path in pair), facts

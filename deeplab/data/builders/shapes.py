@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
 SIZE = 128  # pixels, both sides
 SEED = 20  # of the whole data set
 _GRID = np.mgrid[:SIZE, :SIZE].astype(np.float32)  # rows, columns
-_SPLITS = info_lib.INFOS['shapes'].splits
+_SPLITS = catalog.INFOS['shapes'].splits
 # A shape that hides more than this of another, or is cut down to too few
 # pixels by the border of the picture, is left out.
 _VISIBLE = 0.6  # share of each shape that stays in sight

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.io
 import tensorflow_datasets as tfds
 
-from deeplab.data import info as info_lib
+from deeplab.data import catalog
 from deeplab.data import records
 
 VOC_URL = (
@@ -60,7 +60,7 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(self, __doc__)
+    return records.builder_info(self, __doc__, catalog.INFOS['voc'].url)
 
   def _split_generators(self, dl_manager):
     split = self.builder_config.split
@@ -68,7 +68,7 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
     return {records.SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
-    facts = info_lib.INFOS['voc']
+    facts = catalog.INFOS['voc']
     pairs = records.progress(pairs, f'VOC {self.builder_config.split}')
     for i, (image, mask) in enumerate(pairs):
       yield (
@@ -90,7 +90,7 @@ def builder(data: Any, split: str) -> VocSegmentation:
     name = records.fingerprint(
       split,
       (path for pair in pairs for path in pair),
-      info_lib.INFOS['voc'],
+      catalog.INFOS['voc'],
     )
   else:
     pairs, name = (), f'{split}_download'

@@ -6,13 +6,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
 
 def examples(config):
-  facts = info.info_for(config.data)
+  facts = catalog.info_for(config.data)
   return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
 
 

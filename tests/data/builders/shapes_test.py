@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deeplab.data import info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import shapes
 
@@ -59,7 +59,7 @@ def test_colour_says_nothing():
 def test_builder(config, monkeypatch):
   monkeypatch.setattr(shapes, '_SPLITS', {'train': 3, 'val': 2})
   config.data.name = 'shapes'
-  facts = info.info_for(config.data)
+  facts = catalog.info_for(config.data)
   got = list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
   images, labels = pictures(1, 2)
   assert len(got) == 2
@@ -70,4 +70,4 @@ def test_builder(config, monkeypatch):
 
 
 def test_counts():
-  assert info.INFOS['shapes'].splits == {'train': 600, 'val': 100}
+  assert catalog.INFOS['shapes'].splits == {'train': 600, 'val': 100}

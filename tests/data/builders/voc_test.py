@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 import scipy.io
 
-from deeplab.data import info
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import voc
 
@@ -20,7 +20,7 @@ SAMPLES = {
 
 
 def examples(config):
-  facts = info.info_for(config.data)
+  facts = catalog.info_for(config.data)
   return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
 
 

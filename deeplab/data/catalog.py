@@ -1,0 +1,296 @@
+"""The data sets we know: classes, colours, ids, counts, terms.
+
+Class tables are text files in `classes/`, one class a line in the order of the
+train ids: a name, then its colour as three numbers. Names and colours are
+those in common use for each set (MMSegmentation's tables, where it has one).
+"""
+
+from collections.abc import Iterable
+import pathlib
+from typing import Any
+
+from deeplab.data import info as info_lib
+
+_CLASSES = pathlib.Path(__file__).parent / 'classes'
+
+
+def _colors(rows: Iterable[Iterable[int]]) -> tuple[info_lib.Color, ...]:
+  """Turns rows of three numbers into colours, checked."""
+  colors = []
+  for row in rows:
+    color = tuple(int(value) for value in row)
+    if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+      raise ValueError(f'colour {color} is not three numbers in 0..255')
+    colors.append((color[0], color[1], color[2]))
+  return tuple(colors)
+
+
+def folder_classes(data: Any) -> dict[str, tuple]:
+  """Returns `class_names` and `color_map` of a folder, as info_for finds them.
+
+  Either may come from ROOT/classes.txt, and may be empty.
+  """
+  names, colors = tuple(data.class_names), _colors(data.color_map)
+  table = pathlib.Path(data.root).expanduser() / 'classes.txt'
+  if data.root and table.is_file() and not (names and colors):
+    file_names, file_colors = info_lib.read_classes(table)
+    names, colors = names or file_names, colors or file_colors
+  return {'class_names': names, 'color_map': colors}
+
+
+def _folder(data: Any) -> info_lib.DatasetInfo:
+  """Describes the user's own folder by the config, or by ROOT/classes.txt."""
+  count = data.num_classes
+  names, colors = folder_classes(data).values()
+  origin = 'config.data, or classes.txt at its root,'
+  for what, rows in (('names', names), ('colours', colors)):
+    if rows and len(rows) not in (count, count + 1):
+      raise ValueError(
+        f'{origin} has {len(rows)} class {what} and config.data.num_classes '
+        f'is {count}: give one a class, and after them at most one for the '
+        'ignored pixels'
+      )
+  label = data.ignore_label
+  if 0 <= label < count or not -1 <= label <= 65535:
+    raise ValueError(
+      f'config.data.ignore_label={label} with {count} classes: give an id '
+      f'that is no class (at least {count}), or -1 for none'
+    )
+  return info_lib.DatasetInfo(
+    name='folder',
+    class_names=names[:count] or tuple(f'class {i}' for i in range(count)),
+    palette=colors[:count] or info_lib.voc_palette(count),
+    ignore_label=None if label == -1 else label,
+    ignore_color=colors[count] if len(colors) > count else None,
+  )
+
+
+def info_for(data: Any) -> info_lib.DatasetInfo:
+  """Returns the facts about the data set of `config.data`.
+
+  Args:
+    data: the `data` section of a config. For 'folder' these fields are read:
+      `root`, `num_classes`, `ignore_label` (-1: none), `class_names` and
+      `color_map` (a colour a class, and one more for ignored pixels if there
+      are any; both may be empty, and are then taken from ROOT/classes.txt if
+      that exists).
+
+  Raises:
+    ValueError: an unknown name, or a folder described inconsistently.
+  """
+  if data.name == 'folder':
+    return _folder(data)
+  if data.name not in INFOS:
+    raise ValueError(
+      f'config.data.name={data.name!r} is not one of '
+      f'{", ".join(sorted([*INFOS, "folder"]))}'
+    )
+  return INFOS[data.name]
+
+
+def _known(
+  name: str, table: str, first: int = 0, **facts: Any
+) -> info_lib.DatasetInfo:
+  """Describes a published set by `classes/TABLE.txt`, from line `first`."""
+  names, colors = info_lib.read_classes(_CLASSES / f'{table}.txt')
+  facts.setdefault('ignore_label', None)
+  return info_lib.DatasetInfo(
+    name=name, class_names=names[first:], palette=colors[first:], **facts
+  )
+
+
+def _zero_ignored(num_classes: int) -> dict[int, int]:
+  """Maps raw 0 to IGNORE and raw n to n - 1, which some toolkits call
+  `reduce_zero_label`; a raw 255 is ignored too.
+  """
+  mapping = {i + 1: i for i in range(num_classes)}
+  return {0: info_lib.IGNORE, 255: info_lib.IGNORE} | mapping
+
+
+# Raw `labelIds` of the 19 classes that Cityscapes scores, in their order.
+_CITYSCAPES = (
+  *(7, 8, 11, 12, 13, 17, 19, 20, 21, 22),
+  *(23, 24, 25, 26, 27, 28, 31, 32, 33),
+)
+
+# Raw ids of Pascal Context's 60 classes, 0 (background) among them; the train
+# ids follow the sorted order.
+_PASCAL_CONTEXT = tuple(
+  sorted(
+    (
+      *(0, 2, 259, 260, 415, 324, 9, 258, 144, 18, 19, 22, 23, 397, 25),
+      *(284, 158, 159, 416, 33, 162, 420, 454, 295, 296, 427, 44, 45, 46),
+      *(308, 59, 440, 445, 31, 232, 65, 354, 424, 68, 326, 72, 458, 34, 207),
+      *(80, 355, 85, 347, 220, 349, 360, 98, 187, 104, 105, 366, 189, 368),
+      *(113, 115),
+    )
+  )
+)
+
+# COCO's category ids of VOC's classes, in the order of VOC's ids from 1 on.
+COCO_TO_VOC = {
+  category: i
+  for i, category in enumerate(
+    (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
+  )
+}
+
+_ADE20K: dict[str, Any] = {
+  'url': 'https://ade20k.csail.mit.edu/',
+  'licence': "research and education; images keep their owners' terms",
+  'instructions': 'Fetch ADEChallengeData2016.zip of the scene parsing '
+  'benchmark: images/ and annotations/, each {training,validation}.',
+  'splits': {'train': 20210, 'val': 2000},
+}
+_COCO: dict[str, Any] = {
+  'url': 'https://cocodataset.org/',
+  'licence': 'annotations CC BY 4.0; images keep their Flickr terms',
+  'instructions': 'Fetch train2017.zip, val2017.zip and '
+  'annotations_trainval2017.zip.',
+}
+_CONTEXT: dict[str, Any] = {
+  'url': 'https://cs.stanford.edu/~roozbeh/pascal-context/',
+  'licence': 'as VOC 2010: images keep their Flickr terms',
+  'instructions': 'Fetch VOC 2010 and trainval_merged.json; rasterise the '
+  'masks with the Detail API into SegmentationClassContext.',
+}
+_ISPRS: dict[str, Any] = {
+  'licence': 'ISPRS terms of use: research, on registration',
+  'id_mapping': _zero_ignored(6),
+}
+_VOC: dict[str, Any] = {
+  'url': 'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
+  'licence': 'images keep their Flickr terms',
+}
+
+INFOS: dict[str, info_lib.DatasetInfo] = {
+  info.name: info
+  for info in (
+    _known(
+      'shapes',
+      'shapes',
+      ignore_label=info_lib.IGNORE,
+      splits={'train': 600, 'val': 100},
+      instructions='Made on first use; nothing to fetch.',
+    ),
+    _known(
+      'voc',
+      'voc',
+      ignore_label=255,
+      ignore_color=(224, 224, 192),
+      splits={'train': 1464, 'val': 1449, 'trainval': 2913, 'trainaug': 10582},
+      instructions='Fetch VOCtrainval_11-May-2012.tar, and for trainaug the '
+      'SBD archive benchmark.tgz; unpack both into one folder.',
+      **_VOC,
+    ),
+    _known(
+      'cityscapes',
+      'cityscapes',
+      splits={'train': 2975, 'val': 500, 'test': 1525},
+      id_mapping={raw: i for i, raw in enumerate(_CITYSCAPES)},
+      unmapped=info_lib.IGNORE,
+      url='https://www.cityscapes-dataset.com/',
+      licence='non-commercial, on registration',
+      instructions='Fetch leftImg8bit_trainvaltest.zip and '
+      'gtFine_trainvaltest.zip; the mapping here is from labelIds.',
+    ),
+    _known('ade20k', 'ade20k', id_mapping=_zero_ignored(150), **_ADE20K),
+    # Two readings of "ADE20K-32" that give different numbers: class 0
+    # ("other", and every rarer class) scored as a class of its own, ...
+    _known(
+      'ade20k32_other',
+      'ade20k32',
+      id_mapping={i: i for i in range(32)},
+      unmapped=0,
+      **_ADE20K,
+    ),
+    # ... or ignored, with 31 classes (MLPerf mobile).
+    _known(
+      'ade20k32_ignore',
+      'ade20k32',
+      first=1,
+      id_mapping={i + 1: i for i in range(31)},
+      unmapped=info_lib.IGNORE,
+      **_ADE20K,
+    ),
+    _known(
+      'pascal_context60',
+      'pascal_context',
+      id_mapping={raw: i for i, raw in enumerate(_PASCAL_CONTEXT)},
+      **_CONTEXT,
+    ),
+    _known(
+      'pascal_context59',
+      'pascal_context',
+      first=1,
+      id_mapping={
+        raw: i - 1 if i else info_lib.IGNORE
+        for i, raw in enumerate(_PASCAL_CONTEXT)
+      },
+      **_CONTEXT,
+    ),
+    _known(
+      'loveda',
+      'loveda',
+      id_mapping=_zero_ignored(7),
+      splits={'train': 2522, 'val': 1669, 'test': 1796},
+      url='https://github.com/Junjue-Wang/LoveDA',
+      licence='CC BY-NC-SA 4.0',
+      instructions='Fetch Train.zip and Val.zip; merge Urban and Rural.',
+    ),
+    # Index labels as converters write them. The colours are RGB; a converter
+    # that reads the files as BGR must swap its table too, or buildings become
+    # clutter and low vegetation becomes cars.
+    _known(
+      'potsdam',
+      'isprs',
+      splits={'train': 3456, 'val': 2016},
+      url='https://www.isprs.org/education/benchmarks/UrbanSemLab/'
+      '2d-sem-label-potsdam.aspx',
+      instructions='Fetch 2_Ortho_RGB.zip and 5_Labels_all_noBoundary.zip; '
+      'cut the tiles into patches of 512 pixels.',
+      **_ISPRS,
+    ),
+    _known(
+      'vaihingen',
+      'isprs',
+      splits={'train': 344, 'val': 398},
+      url='https://www.isprs.org/education/benchmarks/UrbanSemLab/'
+      '2d-sem-label-vaihingen.aspx',
+      instructions='Fetch ISPRS_semantic_labeling_Vaihingen.zip and the '
+      'eroded ground truth; cut the areas into patches of 512 pixels.',
+      **_ISPRS,
+    ),
+    _known(
+      'isaid',
+      'isaid',
+      ignore_label=255,
+      splits={'train': 33978, 'val': 11644},
+      url='https://captain-whu.github.io/iSAID/',
+      licence='non-commercial research',
+      instructions='Fetch DOTA-v1.0 images and the iSAID masks; cut both into '
+      'patches of 896 pixels with an overlap of 384.',
+    ),
+    # VOC and COCO masks with every class but the person as background; the
+    # void border counts as background too.
+    _known(
+      'coco_voc_person',
+      'person',
+      id_mapping={15: 1},
+      unmapped=0,
+      splits={'val': 1449},
+      **_COCO,
+    ),
+    _known('cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO),
+    # Trimaps: 1 is the animal, 2 the rest, 3 the border between them.
+    _known(
+      'oxford_iiit_pet',
+      'oxford_iiit_pet',
+      id_mapping={1: 1, 2: 0, 3: info_lib.IGNORE},
+      splits={'train': 3680, 'test': 3669},
+      url='https://www.robots.ox.ac.uk/~vgg/data/pets/',
+      licence='CC BY-SA 4.0',
+      instructions='Fetch images.tar.gz and annotations.tar.gz.',
+    ),
+  )
+}
