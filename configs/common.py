@@ -1,11 +1,14 @@
 """What the experiments share: every default value there is.
 
-A config file starts from `base()`, says what its experiment changes, and
-nothing else. The library reads each field by name and has no defaults of its
-own, so what a run did is what its `config.json` says.
+A config file starts from `base()`, says what its experiment changes, and ends
+with `finish()`, which writes down every field of the encoder and the heads that
+were chosen. So what a run did is what its `config.json` says, and any field can
+be overridden on the command line.
 """
 
 from ml_collections import ConfigDict
+
+from deeplab.models import registry
 
 
 def base() -> ConfigDict:
@@ -51,7 +54,8 @@ def base() -> ConfigDict:
   c.data.augment.pad = ConfigDict({'size': (257, 257)})
   c.data.threads = 2  # threads that read and augment
   c.data.prefetch = 4  # batches ready ahead of the step
-  c.data.cache = False  # True: decode once, keep the whole split in memory
+  # True: decode once and keep the whole split in memory, 4 bytes a pixel.
+  c.data.cache = False
 
   # Model.
   c.model = ConfigDict()
@@ -119,6 +123,16 @@ def base() -> ConfigDict:
   return c
 
 
+def finish(c: ConfigDict) -> ConfigDict:
+  """Returns the config, whole and locked.
+
+  Raises:
+    ValueError: an encoder or a head has a field that its class has not.
+  """
+  registry.complete(c.model)
+  return c.lock()
+
+
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
   """Refuses a variant that the config does not have.
 
@@ -145,6 +159,8 @@ def voc(c: ConfigDict) -> None:
   c.optimizer.name = 'sgd'
   c.optimizer.learning_rate = 0.007
   c.optimizer.weight_decay = 4e-5
+  # TF-slim leaves depthwise kernels alone.
+  c.optimizer.decay_mask = r'(?!.*/depthwise/).*/kernel$'
   c.schedule.warmup_steps = 0
   c.eval.every_epochs = 5.0
   c.eval.pad_offset = 1

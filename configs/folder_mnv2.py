@@ -33,7 +33,6 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.ignore_label = 255  # -1: no pixel is ignored
   c.data.class_names = ()
   c.data.color_map = ()
-  c.data.cache = True
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   c.data.augment.random_crop.size = (256, 256)
 
@@ -71,6 +70,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
   if variant == 'camvid':
     c.name = 'folder_mnv2_camvid'
+    c.data.cache = True  # 190 MiB
     c.data.num_classes = 11
     c.data.ignore_label = 11
     c.data.class_names = (
@@ -80,4 +80,4 @@ def get_config(variant: str = '') -> ConfigDict:
     c.eval.static_size = (352, 480)
   if variant == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny')
-  return c.lock()
+  return common.finish(c)

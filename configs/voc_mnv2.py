@@ -45,4 +45,4 @@ def get_config(variant: str = '') -> ConfigDict:
 
   if variant == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny')
-  return c.lock()
+  return common.finish(c)

@@ -38,4 +38,4 @@ def get_config(variant: str = '') -> ConfigDict:
 
   if variant == 'smoke':
     common.smoke(c, encoder='xception_tiny')
-  return c.lock()
+  return common.finish(c)

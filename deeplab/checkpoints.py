@@ -170,6 +170,12 @@ class Checkpoints:
     self._manager.close()
 
 
+def any_saved(directory: str) -> bool:
+  """Returns whether a checkpoint stands whole in `directory`."""
+  root = epath.Path(directory)
+  return root.exists() and any(path.name.isdigit() for path in root.iterdir())
+
+
 def load_variables(directory: str, which: str) -> tuple[PyTree, int, float]:
   """Reads the weights to evaluate or export.
 

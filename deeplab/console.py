@@ -8,8 +8,13 @@ import sys
 from typing import Any
 
 from absl import app
+from absl import flags
 from absl import logging
 import jax
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+
+from deeplab.models import registry
 
 # Libraries that log every step they take, and the least level that shows.
 _CHATTY = {
@@ -61,6 +66,30 @@ def parse_flags(argv: list[str]) -> list[str]:
       reason = reason.args[0]
     reason = ': '.join(str(reason).split('\n'))
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
+
+
+def chosen_config(flag: flags.FlagHolder) -> ConfigDict | None:
+  """Returns the value of a --config flag, None where it was not given.
+
+  An encoder or a head that the command line names in place of the page's starts
+  from its own defaults, but for the fields that are given beside its name.
+
+  Raises:
+    ValueError: an unknown encoder or head, or a field that it has not.
+  """
+  if flag.value is None:
+    return None
+  config = ConfigDict(flag.value)
+  given = config_flags.get_override_values(flag)
+  with config.unlocked():
+    for slot in registry.SLOTS:
+      prefix = f'model.{slot}.'
+      if prefix + 'name' in given:
+        own = {p.removeprefix(prefix) for p in given if p.startswith(prefix)}
+        part = config.model[slot]
+        config.model[slot] = ConfigDict({name: part[name] for name in own})
+    registry.complete(config.model)
+  return config
 
 
 def run(argv: Sequence[str], command: Callable[[], None]) -> None:

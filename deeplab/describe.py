@@ -62,6 +62,7 @@ def dry_run(config: ConfigDict) -> str:
     Per-layer shapes, MACs and parameters at the training crop and at the
     export size, and the memory of one compiled step on this host's back end.
   """
+  train.check(config)
   info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
   augment_config = config.data.augment

@@ -231,6 +231,19 @@ def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
   return changed
 
 
+def _check_same_weights(
+  file: litert.TFLitePredictor, loaded: workdirs.Loaded, workdir: str
+) -> None:
+  """Refuses to compare a file with a checkpoint of another step."""
+  step = (file.card.get('source') or {}).get('step')
+  if step is not None and step != loaded.step:
+    raise ValueError(
+      f'{file.path} holds the weights of step {step}, and the checkpoint of '
+      f'{workdir} is of step {loaded.step}: choose it with '
+      '--checkpoint=best or --checkpoint=latest, or export again'
+    )
+
+
 def evaluate_workdir(
   workdir: str,
   *,
@@ -257,7 +270,8 @@ def evaluate_workdir(
 
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
-    ValueError: the file is not of this data set's classes, or see `evaluate`.
+    ValueError: the file is not of this data set's classes or of another step,
+      or see `evaluate`.
   """
   loaded = workdirs.load(workdir, which)
   info = loaded.info
@@ -283,6 +297,7 @@ def evaluate_workdir(
         f'{tflite} has the classes {list(file.card["classes"])}, the data of '
         f'{workdir} {list(info.class_names)}: it was not exported from it'
       )
+    _check_same_weights(file, loaded, workdir)
     size = file.input_size
     contenders = {
       f'checkpoint_{size[0]}x{size[1]}': predictors.static_protocol(

@@ -24,6 +24,7 @@ RESOLVERS = {
   'builtin': interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
   'reference': interpreter.OpResolverType.BUILTIN_REF,
 }
+DEFAULT_RESOLVER = 'default'
 
 CARD_KEYS = (
   'input_size',
@@ -122,7 +123,7 @@ class TFLitePredictor:
     self,
     path: str | os.PathLike,
     *,
-    resolver: str = 'default',
+    resolver: str = DEFAULT_RESOLVER,
     num_threads: int | None = None,
   ):
     """Loads a file.

@@ -1,5 +1,7 @@
 """What a run writes down while it runs: TensorBoard, JSON lines, progress."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import math
 import os
@@ -13,8 +15,23 @@ import numpy as np
 import tqdm
 
 
+@contextlib.contextmanager
+def _writing(workdir: str) -> Iterator[None]:
+  """Turns what a full disk raises, TensorFlow's errors too, into OSError."""
+  try:
+    yield
+  except Exception as error:
+    raise OSError(
+      f'could not write the records in {workdir} ({error}); what was saved '
+      'before is whole: free some space and run the same command to go on'
+    ) from error
+
+
 class Records:
-  """Writes metrics to TensorBoard and to `metrics.jsonl`."""
+  """Writes metrics to TensorBoard and to `metrics.jsonl`.
+
+  Every method raises OSError, which says what to do, where it cannot write.
+  """
 
   def __init__(self, workdir: str, step: int):
     """Opens the records of a run that goes on after `step`.
@@ -22,6 +39,7 @@ class Records:
     Lines of later steps, left by a run that was killed, are dropped: they
     will be written again.
     """
+    self._workdir = workdir
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, 'metrics.jsonl')
     kept = [line for line in read(path, strict=False) if line['step'] <= step]
@@ -34,28 +52,32 @@ class Records:
   def scalars(self, step: int, split: str, metrics: dict[str, Any]) -> None:
     """Writes numbers under 'split/name' and as one JSON line."""
     numbers = {name: float(value) for name, value in metrics.items()}
-    self._summaries.write_scalars(
-      step,
-      {f'{split}/{k}': v for k, v in numbers.items() if math.isfinite(v)},
-    )
+    finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
     # JSON has no NaN: an absent class is null.
     line = {'step': step, 'split': split}
     line |= {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-    self._file.write(json.dumps(line) + '\n')
-    self._file.flush()
+    with _writing(self._workdir):
+      self._summaries.write_scalars(
+        step, {f'{split}/{k}': v for k, v in finite.items()}
+      )
+      self._file.write(json.dumps(line) + '\n')
+      self._file.flush()
 
   def images(self, step: int, name: str, images: np.ndarray) -> None:
     """Writes uint8 pictures [N, H, W, 3] to TensorBoard."""
-    self._summaries.write_images(step, {name: images})
+    with _writing(self._workdir):
+      self._summaries.write_images(step, {name: images})
 
   def flush(self) -> None:
     """Makes TensorBoard's file current."""
-    self._summaries.flush()
+    with _writing(self._workdir):
+      self._summaries.flush()
 
   def close(self) -> None:
     """Closes both files."""
-    self._summaries.close()
-    self._file.close()
+    with _writing(self._workdir):
+      self._summaries.close()
+      self._file.close()
 
 
 def read(path: str, strict: bool = True) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ _LIST = flags.DEFINE_bool(
 
 
 def _run() -> None:
-  config = _CONFIG.value
+  config = console.chosen_config(_CONFIG)
   if _LIST.value:
     print(describe.listing())
     return

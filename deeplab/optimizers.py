@@ -153,13 +153,20 @@ def build(
     rate: learning rate as a function of the step.
 
   Raises:
-    ValueError: unknown optimiser.
+    ValueError: unknown optimiser, or a bad pattern; when parameters are seen,
+      a pattern that none of them matches.
   """
   if config.name not in OPTIMIZERS:
     raise ValueError(
       f'optimizer.name={config.name!r} is not one of {sorted(OPTIMIZERS)}'
     )
-  decayed = re.compile(config.decay_mask)
+  try:
+    decayed = re.compile(config.decay_mask)
+  except re.error as error:
+    raise ValueError(
+      f'optimizer.decay_mask={config.decay_mask!r} is no regular expression: '
+      f'{error}'
+    ) from error
 
   def label(path: str) -> str:
     part = 'encoder' if path.startswith('encoder/') else 'rest'
@@ -168,12 +175,22 @@ def build(
   def mask(word: str) -> Callable[[PyTree], PyTree]:
     return lambda groups: {name: word in name for name in groups}
 
+  def decay_mask(groups: PyTree) -> PyTree:
+    chosen = mask('decayed')(groups)
+    if config.weight_decay and not any(chosen.values()):
+      raise ValueError(
+        f'optimizer.decay_mask={config.decay_mask!r} matches no parameter, so '
+        f'optimizer.weight_decay={config.weight_decay} would do nothing; a '
+        "mask matches whole paths, such as 'encoder/stem/conv/kernel'"
+      )
+    return chosen
+
   parts = []
   if config.clip_norm:
     parts.append(optax.clip_by_global_norm(config.clip_norm))
   parts.append(
     OPTIMIZERS[config.name](
-      rate, config.weight_decay, mask('decayed'), **config[config.name]
+      rate, config.weight_decay, decay_mask, **config[config.name]
     )
   )
   if config.encoder_multiplier != 1.0:

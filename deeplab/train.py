@@ -1,5 +1,7 @@
 """Training, told from top to bottom."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import functools
 import os
@@ -27,6 +29,29 @@ from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.models import registry
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses counts that make no run.
+
+  Raises:
+    ValueError: which one.
+  """
+  for name in (
+    'batch_size',
+    'accumulate_steps',
+    'log_every_steps',
+    'checkpoint.every_steps',
+    'checkpoint.keep_latest',
+    'eval.batch_size',
+    'eval.every_epochs',
+    'optimizer.learning_rate',
+  ):
+    value = config
+    for part in name.split('.'):
+      value = value[part]
+    if not value > 0:
+      raise ValueError(f'config.{name}={value} must be greater than 0')
 
 
 def total_steps(config: ConfigDict, examples: int) -> int:
@@ -107,6 +132,10 @@ def build_step(
   return model, optimizer, rate, step
 
 
+class _Told(Exception):
+  """SIGTERM came while the split was being scored."""
+
+
 class _Stop:
   """Hears SIGTERM, so that the loop can save and leave."""
 
@@ -121,6 +150,13 @@ class _Stop:
   def _hear(self, *_: Any) -> None:
     self.asked = True
 
+  def watch(self, examples: Iterator[dict]) -> Iterator[dict]:
+    """Passes examples on until a SIGTERM; then raises `_Told`."""
+    for example in examples:
+      if self.asked:
+        raise _Told
+      yield example
+
   def __exit__(self, *_: Any) -> None:
     if self._main:
       signal.signal(signal.SIGTERM, self._old)
@@ -131,8 +167,9 @@ def _check_finite(state: steps.TrainState, workdir: str) -> None:
   if bad >= 0:
     raise FloatingPointError(
       f'loss, gradients or update of step {bad} are not finite; the last good '
-      f'checkpoint below {workdir} was kept. Lower optimizer.learning_rate, '
-      'set optimizer.clip_norm, or look for broken images'
+      f'checkpoint below {workdir} was kept. Start anew, in another --workdir, '
+      'with a lower optimizer.learning_rate or with optimizer.clip_norm set; '
+      'or look for broken images'
     )
 
 
@@ -153,6 +190,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     OSError: a checkpoint cannot be written.
   """
   host, hosts = jax.process_index(), jax.process_count()
+  check(config)
 
   # Data.
   config = pipeline.resolve(config)
@@ -209,10 +247,17 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, info, host_index=host, host_count=hosts, start_step=start
   )
 
-  def score(state: steps.TrainState) -> evaluate.Result:
+  def score(
+    state: steps.TrainState,
+    watch: Callable[[Iterator[dict]], Iterator[dict]] = lambda examples: (
+      examples
+    ),
+  ) -> evaluate.Result:
     return evaluate.evaluate(
       predictor.with_variables(state.eval_variables),
-      pipeline.eval_examples(config, info, host_index=host, host_count=hosts),
+      watch(
+        pipeline.eval_examples(config, info, host_index=host, host_count=hosts)
+      ),
       info,
       config.eval,
       keep_samples=4,
@@ -244,12 +289,19 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       if evaluated:
         progress.pause()
         _check_finite(state, workdir)
-        result = score(state)
-        logging.info('step %d: %s', step, evaluate.summary(result))
-        if record:
-          record.scalars(step, config.data.eval_split, result.metrics)
-          record.images(step, 'samples', _pictures(result, info))
-          record.flush()
+        try:
+          # Several hosts count together, and finish what they began; the last
+          # evaluation belongs to the run's result.
+          leave = hosts == 1 and not last
+          result = score(state, stop.watch) if leave else score(state)
+        except _Told:
+          evaluated = False
+        else:
+          logging.info('step %d: %s', step, evaluate.summary(result))
+          if record:
+            record.scalars(step, config.data.eval_split, result.metrics)
+            record.images(step, 'samples', _pictures(result, info))
+            record.flush()
         progress.resume()
       # Asked once a step: what is said to be saved is saved. Hosts agree on
       # it when they report.

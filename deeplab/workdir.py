@@ -109,10 +109,14 @@ def _leaves(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
 def claim(workdir: str, config: ConfigDict) -> None:
   """Writes the config to a new work directory, or checks it against the old.
 
+  A run that has saved nothing yet binds nobody: its config is replaced.
+
   Raises:
     ValueError: another config's run is there.
   """
-  if os.path.exists(config_path(workdir)):
+  if os.path.exists(config_path(workdir)) and checkpoints.any_saved(
+    checkpoint_dir(workdir)
+  ):
     old, new = _leaves(read_config(workdir)), _leaves(config)
     changed = [
       f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'

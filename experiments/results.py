@@ -46,6 +46,10 @@ def collect(workdir: str) -> dict:
   return {'name': config.name, 'data': config.data.name, 'scores': scores}
 
 
+def _number(value: float | None) -> str:
+  return '' if value is None else f'{value:.4f}'
+
+
 def table(results: list[dict]) -> str:
   """Returns the results as Markdown."""
   lines = [
@@ -56,8 +60,8 @@ def table(results: list[dict]) -> str:
     for what, score in result['scores'].items():
       lines.append(
         f'| {result["name"]} | {what} | {score["examples"]} '
-        f'| {score["miou"]:.4f} | {score["pixel_accuracy"]:.4f} '
-        f'| {score["boundary_iou"]:.4f} |'
+        f'| {_number(score["miou"])} | {_number(score["pixel_accuracy"])} '
+        f'| {_number(score["boundary_iou"])} |'
       )
   return '\n'.join(lines)
 

@@ -90,7 +90,10 @@ def _saved_model_facts(
 
 
 def _notes(
-  source: source_lib.Source, calibrated_on: int, scorer: score.Scorer
+  source: source_lib.Source,
+  calibrated_on: int,
+  scorer: score.Scorer,
+  real: bool,
 ) -> list[str]:
   """Returns what a reader of the report must know, a sentence or two each."""
   notes = []
@@ -109,7 +112,10 @@ def _notes(
       f'`{source.config.data.eval_split}`.'
     )
   else:
-    notes.append('The files were not evaluated (`--noeval`).')
+    where = 'validation images' if real else 'drawn images'
+    notes.append(
+      f'The files were not evaluated (`--noeval`); parity was taken on {where}.'
+    )
   if calibrated_on:
     images = (
       f'{calibrated_on} images of the split `{source.config.data.train_split}`'
@@ -200,9 +206,11 @@ def _fill(
     data.std,
     {'argmax': 'ids'}.get(request.output, request.output),
   )
+  # Without evaluation and calibration a run's data set may be elsewhere.
+  real = source.trained and (scorer.enabled or 'int8' in request.formats)
   images = [
     predictors.resize_bilinear(image, size)
-    for image in source_lib.parity_images(source, size, _PARITY_IMAGES)
+    for image in source_lib.parity_images(source, size, _PARITY_IMAGES, real)
   ]
   expected = parity.outputs(reference, images)
   calibrate = []
@@ -212,11 +220,12 @@ def _fill(
     'source': source.facts(),
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
-    'notes': _notes(source, len(calibrate), scorer),
+    'notes': _notes(source, len(calibrate), scorer, real),
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {'miou': scorer.miou(reference, 'JAX')},
     'formats': {},
     'versions': _versions(),
+    'resolver': litert.DEFAULT_RESOLVER,
   }
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')

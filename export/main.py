@@ -6,7 +6,8 @@ writes, under --output, saved_model/, float32.tflite, float16.tflite and
 int8.tflite, a model card (.json) beside each, labels.txt, and report.md and
 report.json: sizes, operators, memory, distance from JAX and mIoU of each file.
 The whole validation split is evaluated with JAX and with every file;
---eval_limit=50 shortens that, --noeval leaves it out.
+--eval_limit=50 shortens that, --noeval leaves it out; without it and without
+int8 no data set is read.
 
     python -m export.main --config=configs/voc_mnv2.py --output=exports/voc
 
@@ -54,6 +55,11 @@ _CONFIG = config_flags.DEFINE_config_file(
   None,
   'Instead of --workdir: export an untrained model of this config, without '
   'any data set.',
+)
+_DATA_ROOT = flags.DEFINE_string(
+  'data_root',
+  None,
+  "With --workdir: where the run's data set lies now, if it was moved.",
 )
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Folder to write. An earlier export there is replaced.'
@@ -128,6 +134,8 @@ def _check_flags() -> None:
     )
   if config and flags.FLAGS['checkpoint'].present:
     raise ValueError('--checkpoint needs --workdir: --config has none')
+  if config and _DATA_ROOT.value:
+    raise ValueError('--data_root needs --workdir: --config reads no data')
   evaluates = workdir and _EVAL.value is not False
   if _EVAL_LIMIT.value and not evaluates:
     raise ValueError('--eval_limit has no meaning without an evaluation')
@@ -166,11 +174,14 @@ def _run() -> None:
   start = time.monotonic()
   _check_flags()
   if _WORKDIR.value:
-    source = source_lib.from_workdir(_WORKDIR.value, _CHECKPOINT.value)
+    source = source_lib.from_workdir(
+      _WORKDIR.value, _CHECKPOINT.value, _DATA_ROOT.value
+    )
     request = _request(source.config, source.info)
   else:
     # What makes no sense is refused before the model is initialised.
-    config = _CONFIG.value
+    config = console.chosen_config(_CONFIG)
+    assert config is not None  # checked above
     request = _request(config, catalog.info_for(config.data))
     source = source_lib.untrained(config)
   report = build.run(

@@ -164,7 +164,8 @@ def markdown(report: Report) -> str:
     '',
     '## Made with',
     '',
-    ', '.join(f'{k} {v}' for k, v in report['versions'].items()),
+    ', '.join(f'{k} {v}' for k, v in report['versions'].items())
+    + f'; files run by LiteRT with its {report["resolver"]!r} kernels.',
     '',
   ]
   return '\n'.join(lines)

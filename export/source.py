@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab import predictors
 from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
@@ -63,20 +64,23 @@ def float32(config: ConfigDict) -> ConfigDict:
   return model
 
 
-def from_workdir(workdir: str, which: str) -> Source:
+def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
   """Reads a run's model.
 
   Args:
     workdir: the run's work directory.
     which: 'best' or 'latest' checkpoint.
+    data_root: where the run's data set lies now; None: where it lay then.
 
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
   """
   loaded = workdir_lib.load(workdir, which)
-  return Source(
-    loaded.config, loaded.info, loaded.variables, loaded.step, workdir
-  )
+  config = ConfigDict(loaded.config)
+  if data_root:
+    with config.unlocked():
+      config.data.root = data_root
+  return Source(config, loaded.info, loaded.variables, loaded.step, workdir)
 
 
 def untrained(config: ConfigDict) -> Source:
@@ -102,10 +106,14 @@ def model(source: Source, **kernels: Any) -> segmenter.Segmenter:
 def calibration_images(
   source: Source, size: tuple[int, int], count: int
 ) -> list[np.ndarray]:
-  """Returns images of the training split, or drawn ones for no data set."""
+  """Returns images of the training split, or drawn ones for no data set.
+
+  They come at `size`, so that a few hundred photographs fit into memory.
+  """
   if not source.trained:
     return calibration.synthetic(count, size, source.config.seed)
-  return list(pipeline.calibration_images(source.config, source.info, count))
+  images = pipeline.calibration_images(source.config, source.info, count)
+  return [predictors.resize_bilinear(image, size) for image in images]
 
 
 def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:
@@ -117,10 +125,10 @@ def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:
 
 
 def parity_images(
-  source: Source, size: tuple[int, int], count: int
+  source: Source, size: tuple[int, int], count: int, real: bool
 ) -> list[np.ndarray]:
-  """Returns the first validation images, or drawn ones for no data set."""
-  if not source.trained:
+  """Returns the first validation images if `real`, or drawn ones."""
+  if not real:
     # Others than those of the calibration.
     return calibration.synthetic(count, size, source.config.seed + 1)
   return [x['image'] for x in eval_examples(source, count)]

@@ -10,6 +10,7 @@ from configs import common
 from deeplab import describe
 from deeplab import train
 from deeplab.data import catalog
+from deeplab.models import registry
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES = sorted(
@@ -60,6 +61,19 @@ def test_configs_make_a_step(module, variant):
     lambda x: x.shape, state
   )
   assert metrics['loss'].shape == ()
+
+
+@pytest.mark.parametrize(('module', 'variant'), CASES)
+def test_configs_name_every_field(module, variant):
+  model = get(module, variant).model
+  assert set(model.encoder) == {
+    'name',
+    *registry.fields(registry.ENCODERS[model.encoder.name]),
+  }
+  assert set(model.head) == {
+    'name',
+    *registry.fields(registry.HEADS[model.head.name]),
+  }
 
 
 def test_unknown_variant_is_refused():

@@ -5,6 +5,7 @@ import sys
 from absl import app
 from absl import flags
 from absl.testing import flagsaver
+from ml_collections import config_flags
 import pytest
 
 from deeplab import console
@@ -43,6 +44,31 @@ def test_a_misspelt_key_is_one_sentence():
     'Did you mean "learning_rate" instead of "learnin_rate"?'
   )
   assert 'Traceback' not in done.stderr
+
+
+def test_any_field_of_the_model_can_be_overridden(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  values = flags.FlagValues()
+  flag = config_flags.DEFINE_config_file('config', flag_values=values)
+  values(
+    [
+      'main',
+      '--config=configs/folder_mnv2.py',
+      '--config.model.encoder.activation=relu',
+      '--config.model.head.name=deeplabv3',
+      '--config.model.head.channels=64',
+      '--config.model.auxiliary.name=fcn',
+    ]
+  )
+  config = console.chosen_config(flag)
+  assert config.model.encoder.activation == 'relu'
+  assert config.model.encoder.top_conv  # the page's
+  # Another class: its own defaults, and what was given beside its name.
+  assert config.model.head.rates == (6, 12, 18)
+  assert config.model.head.channels == 64
+  assert 'decoder_convs' not in config.model.head
+  assert config.model.auxiliary.channels == 256
+  assert config.is_locked
 
 
 @pytest.fixture

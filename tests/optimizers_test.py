@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -123,11 +125,34 @@ def test_groups_hold_every_parameter_once():
   jax.tree.map(np.testing.assert_array_equal, updates, tree)
 
 
-def test_decay_mask_needs_the_whole_path():
-  params = _one_update(
-    _optimizer('sgd', weight_decay=0.2, decay_mask='kernel'), gradient=0.0
-  )
-  np.testing.assert_array_equal(params['head']['kernel'], 1.0)
+def test_decay_masks_that_do_nothing_are_refused():
+  # A mask must match the whole path.
+  optimizer = _optimizer('sgd', weight_decay=0.2, decay_mask='kernel')
+  with pytest.raises(ValueError, match=r"decay_mask='kernel' matches no"):
+    optimizer.init(PARAMS)
+  _optimizer('sgd', weight_decay=0.0, decay_mask='kernel').init(PARAMS)
+  with pytest.raises(ValueError, match=r'is no regular expression'):
+    _optimizer('sgd', decay_mask='*/kernel')
+
+
+def test_voc_leaves_depthwise_kernels_alone():
+  """As TF-slim's argument scopes do."""
+  config = common.base()
+  common.voc(config)
+  decayed = re.compile(config.optimizer.decay_mask)
+  paths = [
+    'encoder/block_1/expand/conv/kernel',
+    'encoder/block_1/depthwise/conv/kernel',
+    'head/aspp/atrous0/depthwise/conv/kernel',
+    'head/aspp/atrous0/pointwise/conv/kernel',
+    'head/classifier/kernel',
+    'head/classifier/bias',
+    'encoder/stem/norm/bn/scale',
+  ]
+  assert [p for p in paths if decayed.fullmatch(p)] == [
+    paths[0],
+    *paths[3:5],
+  ]
 
 
 def test_unknown_names_are_refused():

@@ -2,13 +2,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import optax
 import pytest
 
+from configs import shapes_mnv2
 from deeplab import losses
 from deeplab import parallel
 from deeplab import steps
+from deeplab import train
 from tests import helpers
 
 LOSS = losses.Loss(
@@ -66,6 +69,41 @@ def test_two_devices_equal_one_in_loss_for_adamw():
   _, two = _run(*_setup(parallel.AXIS, adamw), 5, mapped=True)
   np.testing.assert_allclose(one['loss'], two['loss'][0], atol=1e-4)
   np.testing.assert_array_equal(two['loss'][0], two['loss'][1])
+
+
+def _network(axis_name, kernels, optimizer):
+  """Returns (state, step) of a tiny encoder and head, as a run builds them."""
+  config = shapes_mnv2.get_config('smoke').unlock()
+  config.model.depthwise, config.model.pointwise = kernels
+  config.optimizer.name = optimizer
+  config.optimizer.learning_rate = {'sgd': 0.05, 'adamw': 1e-3}[optimizer]
+  config.schedule.warmup_steps = 0
+  config.batch_size = 8
+  config.ema_decay = 0.9
+  config.model.auxiliary = ConfigDict({'name': 'fcn', 'channels': 8})
+  model, transform, _, step = train.build_step(config, 3, 10, axis_name)
+  return steps.init_state(model, transform, seed=1, ema=True), step
+
+
+@pytest.mark.parametrize('kernels', [('conv', 'conv'), ('shifted', 'matmul')])
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_two_devices_equal_one_for_a_network(kernels, optimizer):
+  results = []
+  for axis_name in (None, parallel.AXIS):
+    state, step = _network(axis_name, kernels, optimizer)
+    mapped = axis_name is not None
+    run = parallel.map_train(step) if mapped else jax.jit(step)
+    cut = parallel.split if mapped else lambda x: x
+    for i in range(5):
+      batch = helpers.batch(height=65, width=65, seed=i)
+      state, metrics = run(state, cut(batch))
+    results.append((state, np.ravel(metrics['loss'])[0]))
+  (one, loss), (two, loss_of_two) = results
+  np.testing.assert_allclose(loss, loss_of_two, atol=1e-4)
+  if optimizer == 'sgd':
+    _assert_close(one.params, two.params, 1e-5)
+    _assert_close(one.ema['params'], two.ema['params'], 1e-5)
+  assert parallel.copies_differ(two) == []
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import random
@@ -150,6 +151,38 @@ def test_sigterm_while_the_step_runs_is_not_missed(
   assert _variables(workdir)[1] == 2
 
 
+def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
+  examples = pipeline.eval_examples
+  seen = []
+
+  def ask(*args, **kwargs):
+    for example in examples(*args, **kwargs):
+      seen.append(example['name'])
+      if len(seen) == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield example
+
+  workdir = str(tmp_path / 'run')
+  # 600 images in batches of 4: evaluations after steps 3 and 6.
+  config = runs.config(
+    smoke_run.config.data.data_dir, eval__every_epochs=3 / 150
+  )
+  with monkeypatch.context() as patch:
+    patch.setattr(pipeline, 'eval_examples', ask)
+    assert train.train(config, workdir) == {}
+  assert 5 <= len(seen) < 100
+  assert _variables(workdir)[1] == 3
+  # Its score is unknown, not that of half a split.
+  _, _, miou = checkpoints.load_variables(
+    workdirs.checkpoint_dir(workdir), 'best'
+  )
+  assert np.isnan(miou)
+  train.train(config, workdir)
+  _assert_bitwise_equal(
+    _variables(smoke_run.workdir)[0], _variables(workdir)[0]
+  )
+
+
 def test_what_the_end_of_a_killed_run_lacks_is_made(smoke_run, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(smoke_run.workdir, workdir)
@@ -163,6 +196,26 @@ def test_what_the_end_of_a_killed_run_lacks_is_made(smoke_run, tmp_path):
 def test_a_config_that_cannot_start_takes_no_work_directory(data_dir, tmp_path):
   with pytest.raises(ValueError, match='batch_size=4000'):
     train.train(runs.config(data_dir, batch_size=4000), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_that_saved_nothing_binds_nobody(data_dir, tmp_path):
+  workdir = str(tmp_path / 'run')
+  config = runs.config(data_dir)
+  workdirs.claim(workdir, config)
+  config = runs.config(data_dir, batch_size=2)
+  workdirs.claim(workdir, config)
+  assert workdirs.read_config(workdir).batch_size == 2
+
+
+@pytest.mark.parametrize(
+  'field',
+  ['batch_size', 'accumulate_steps', 'log_every_steps', 'eval__batch_size'],
+)
+def test_counts_of_zero_are_refused(field, data_dir, tmp_path):
+  message = field.replace('__', '.') + '=0 must be greater than 0'
+  with pytest.raises(ValueError, match=message):
+    train.train(runs.config(data_dir, **{field: 0}), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
@@ -370,8 +423,45 @@ def test_ten_random_kills_change_nothing(tmp_path, data_dir):
   _assert_bitwise_equal(expected, _variables(killed)[0])
 
 
+@contextlib.contextmanager
+def _full_disk(limit):
+  """Makes writes fail part-way: no file may grow beyond `limit` bytes."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+  ('limit', 'message'),
+  [(8192, 'newest whole one is step 2; free'), (10, 'records in')],
+)
+def test_a_run_on_a_full_disk_loses_nothing(
+  limit, message, smoke_run, tmp_path, monkeypatch
+):
+  workdir = str(tmp_path / 'run')
+  with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
+
+    def fill(step, batch):
+      if step == 4:
+        stack.enter_context(_full_disk(limit))
+      return batch
+
+    _patch_batches(patch, fill)
+    with pytest.raises(OSError, match=message):
+      train.train(smoke_run.config, workdir)
+  assert _variables(workdir)[1] == 2
+  train.train(smoke_run.config, workdir)
+  _assert_bitwise_equal(
+    _variables(smoke_run.workdir)[0], _variables(workdir)[0]
+  )
+
+
 def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
-  """A file-size limit stands for the full disk: writes fail part-way."""
   state = steps.init_state(
     registry.build(smoke_run.config.model, 6),
     train.build_step(smoke_run.config, 6, 10, None)[1],
@@ -383,16 +473,12 @@ def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
   )
   saved.save(state, 1, 0.5)
   saved.wait()
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-  try:
-    with pytest.raises(OSError, match=r'newest whole one is step 1; free'):
-      saved.save(state.replace(step=jnp.int32(2)), 2, 0.6)
-      saved.wait()
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+  with (
+    _full_disk(4096),
+    pytest.raises(OSError, match=r'newest whole one is step 1; free'),
+  ):
+    saved.save(state.replace(step=jnp.int32(2)), 2, 0.6)
+    saved.wait()
   variables, step = _variables(str(tmp_path))
   assert step == 1
   _assert_bitwise_equal(variables, jax.tree.map(np.asarray, state.variables))

@@ -20,6 +20,7 @@ from concurrent import futures
 import copy
 import functools
 import itertools
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -54,8 +55,8 @@ def resolve(config: Config) -> Config:
 
   Where the data set is absent (no root is given and nothing was prepared) and
   `config.data.fallback` names another one, that takes its place; a folder's
-  classes.txt becomes its class names and colours. Whoever reads the result
-  later needs neither.
+  classes.txt becomes its class names and colours; the root becomes absolute.
+  Whoever reads the result later needs none of it.
 
   Raises:
     ValueError: a folder described inconsistently.
@@ -71,6 +72,8 @@ def resolve(config: Config) -> Config:
     }
   elif data.name == 'folder':
     changes = catalog.folder_classes(data)
+  if data.root:
+    changes['root'] = str(pathlib.Path(data.root).expanduser().absolute())
   changes = {k: v for k, v in changes.items() if data[k] != v}
   if not changes:
     return config

@@ -73,6 +73,15 @@ def encode_png(pixels: np.ndarray) -> bytes:
   return data.tobytes()
 
 
+def _too_large(path: pathlib.Path) -> ValueError:
+  """Returns the error of an image that PIL takes for an attack."""
+  limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+  return ValueError(
+    f'{path}: an image of more than {limit:.0f} million pixels; cut it and its '
+    'mask into tiles'
+  )
+
+
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
   """Reads an image file, checking that it decodes to its end.
 
@@ -97,6 +106,8 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
       keep &= kind == 'JPEG' or (kind == 'PNG' and data[24:26] == b'\x08\x02')
       rgb = None if keep else np.asarray(image.convert('RGB'))
       width, height = image.size
+  except Image.DecompressionBombError as error:
+    raise _too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
     raise ValueError(
       f'{path}: damaged or no image ({error}); replace the file, or remove it '
@@ -123,6 +134,8 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     with Image.open(path) as image:
       mode = image.mode
       mask = np.asarray(image)
+  except Image.DecompressionBombError as error:
+    raise _too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
     raise ValueError(
       f'{path}: damaged or no image ({error}); replace the mask, or remove it '

@@ -36,6 +36,13 @@ HEADS: dict[str, type[nn.Module]] = {
   'fcn': fcn.FCN,
 }
 
+# What each part of `config.model` may name; 'none' is no auxiliary head.
+SLOTS: dict[str, Mapping[str, type[nn.Module] | None]] = {
+  'encoder': ENCODERS,
+  'head': HEADS,
+  'auxiliary': {'none': None, **HEADS},
+}
+
 # Fields that `build` fills in, and Linen's own.
 _RESERVED = frozenset(
   {'output_stride', 'multi_grid', 'options', 'num_classes', 'parent', 'name'}
@@ -58,13 +65,15 @@ def fields(cls: type[nn.Module]) -> dict[str, Any]:
   }
 
 
-def _make(
-  kind: str,
-  known: Mapping[str, type[nn.Module] | None],
-  config: 'ml_collections.ConfigDict',
-  **shared: Any,
-) -> Any:
-  """Returns the module that `config` (`name` and fields) describes."""
+def _choose(
+  kind: str, config: 'ml_collections.ConfigDict'
+) -> tuple[type[nn.Module] | None, dict[str, Any]]:
+  """Returns the class that `config` names and the fields that it may have.
+
+  Raises:
+    ValueError: the name or a field is unknown.
+  """
+  known = SLOTS[kind]
   if 'name' not in config or config.name not in known:
     name = repr(config.name) if 'name' in config else 'missing'
     raise ValueError(
@@ -72,14 +81,33 @@ def _make(
     )
   cls = known[config.name]
   allowed = {} if cls is None else fields(cls)
-  chosen = {key: config[key] for key in config if key != 'name'}
-  unknown = sorted(set(chosen) - set(allowed))
+  unknown = sorted(set(config) - set(allowed) - {'name'})
   if unknown:
     raise ValueError(
       f'config.model.{kind} ({config.name}) has no field {unknown}; it has '
       f'{sorted(allowed)}'
     )
+  return cls, allowed
+
+
+def _make(kind: str, config: 'ml_collections.ConfigDict', **shared: Any) -> Any:
+  """Returns the module that `config` (`name` and fields) describes."""
+  cls, _ = _choose(kind, config)
+  chosen = {key: config[key] for key in config if key != 'name'}
   return None if cls is None else cls(**chosen, **shared)
+
+
+def complete(config: 'ml_collections.ConfigDict') -> None:
+  """Writes into `config.model` the fields that it leaves to their defaults.
+
+  Raises:
+    ValueError: for an unknown name or field.
+  """
+  for kind in SLOTS:
+    _, allowed = _choose(kind, config[kind])
+    for name, default in allowed.items():
+      if name not in config[kind]:
+        config[kind][name] = default
 
 
 def build(
@@ -114,16 +142,13 @@ def build(
   return segmenter.Segmenter(
     encoder=_make(
       'encoder',
-      ENCODERS,
       config.encoder,
       output_stride=config.output_stride,
       multi_grid=tuple(config.multi_grid),
       options=options,
     ),
-    head=_make('head', HEADS, config.head, **for_head),
-    auxiliary=_make(
-      'auxiliary', {'none': None, **HEADS}, config.auxiliary, **for_head
-    ),
+    head=_make('head', config.head, **for_head),
+    auxiliary=_make('auxiliary', config.auxiliary, **for_head),
     num_classes=num_classes,
     resize_steps=config.resize_steps,
   )

@@ -234,7 +234,7 @@ def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
   program = f"""
 import sys
 from configs import common
-from deeplab.data import info, pipeline
+from deeplab.data import catalog, pipeline
 config = common.base()
 config.unlock()
 config.data.update({config.data.to_dict()!r})

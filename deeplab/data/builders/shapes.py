@@ -37,7 +37,7 @@ DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
 class Shapes(tfds.core.GeneratorBasedBuilder):
   """Procedural shapes of five classes over a background."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')  # of the drawing
   BUILDER_CONFIGS: ClassVar = [
     tfds.core.BuilderConfig(name=split) for split in _SPLITS
   ]

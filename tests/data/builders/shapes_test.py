@@ -71,3 +71,11 @@ def test_builder(config, monkeypatch):
 
 def test_counts():
   assert catalog.INFOS['shapes'].splits == {'train': 600, 'val': 100}
+
+
+def test_the_version_belongs_to_the_drawing():
+  """Whoever changes what is drawn raises VERSION, and these numbers."""
+  _, label = shapes.draw(np.random.default_rng((shapes.SEED, 0, 0)))
+  counts = np.bincount(label.ravel(), minlength=256)
+  assert str(shapes.Shapes.VERSION) == '1.1.0'
+  assert counts[[0, 1, 2, 3, 4, 5, 255]].tolist() == []
