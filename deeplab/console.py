@@ -68,7 +68,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
 
 
-def chosen_config(flag: flags.FlagHolder) -> ConfigDict | None:
+def chosen_config(
+  flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
+) -> ConfigDict | None:
   """Returns the value of a --config flag, None where it was not given.
 
   An encoder or a head that the command line names in place of the page's starts
@@ -80,7 +82,7 @@ def chosen_config(flag: flags.FlagHolder) -> ConfigDict | None:
   if flag.value is None:
     return None
   config = ConfigDict(flag.value)
-  given = config_flags.get_override_values(flag)
+  given = config_flags.get_override_values(values[flag.name])
   with config.unlocked():
     for slot in registry.SLOTS:
       prefix = f'model.{slot}.'

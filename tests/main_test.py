@@ -49,18 +49,19 @@ def test_a_misspelt_key_is_one_sentence():
 def test_any_field_of_the_model_can_be_overridden(monkeypatch):
   monkeypatch.chdir(ROOT)
   values = flags.FlagValues()
-  flag = config_flags.DEFINE_config_file('config', flag_values=values)
-  values(
-    [
-      'main',
-      '--config=configs/folder_mnv2.py',
-      '--config.model.encoder.activation=relu',
-      '--config.model.head.name=deeplabv3',
-      '--config.model.head.channels=64',
-      '--config.model.auxiliary.name=fcn',
-    ]
+  argv = [
+    'main',
+    '--config=configs/folder_mnv2.py',
+    '--config.model.encoder.activation=relu',
+    '--config.model.head.name=deeplabv3',
+    '--config.model.head.channels=64',
+    '--config.model.auxiliary.name=fcn',
+  ]
+  flag = config_flags.DEFINE_config_file(
+    'config', flag_values=values, sys_argv=argv
   )
-  config = console.chosen_config(flag)
+  values(argv)
+  config = console.chosen_config(flag, values)
   assert config.model.encoder.activation == 'relu'
   assert config.model.encoder.top_conv  # the page's
   # Another class: its own defaults, and what was given beside its name.
