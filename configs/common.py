@@ -72,7 +72,10 @@ def base() -> ConfigDict:
   # Loss.
   c.loss = ConfigDict()
   c.loss.normalizer = 'valid'  # mean over 'valid' pixels or over 'all'
-  c.loss.class_weights = ()
+  c.loss.class_weights = ()  # one a class; () for 1 everywhere
+  # Or class weights from the training split: share of the pixels ** -balance,
+  # 1 for the mean pixel. 0: none; 0.5 is mild; 1 counts classes alike.
+  c.loss.balance = 0.0
   c.loss.auxiliary_weight = 0.4
 
   # Optimiser and schedule.

@@ -76,6 +76,31 @@ def total_steps(config: ConfigDict, examples: int) -> int:
   return total
 
 
+def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
+  """Returns the config with the class weights that `loss.balance` asks for.
+
+  Two decimals; a class without a pixel gets 0.
+
+  Raises:
+    ValueError: both weights and balance are given.
+  """
+  power = config.loss.balance
+  if not power:
+    return config
+  if config.loss.class_weights:
+    raise ValueError(
+      f'loss.balance={power} makes class weights, and loss.class_weights gives '
+      'some already: set one of the two'
+    )
+  shares = pipeline.class_shares(config, info)
+  weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0)
+  weights = np.round(weights / (weights * shares).sum(), 2)
+  balanced = ConfigDict(config)
+  with balanced.unlocked():
+    balanced.loss.class_weights = tuple(weights.tolist())
+  return balanced
+
+
 def build_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
   """Builds the loss from the config's `loss` section.
 
@@ -196,6 +221,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   config = pipeline.resolve(config)
   pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
   info = catalog.info_for(config.data)
+  config = balance(config, info)
   examples = pipeline.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size

@@ -275,6 +275,20 @@ def test_wrong_sizes_are_refused(data_dir):
     train.build_step(config, 6, 10, None)
 
 
+def test_balance_by_hand(data_dir, monkeypatch):
+  shares = np.array([0.64, 0.25, 0.09, 0.02, 0.0, 0.0])
+  monkeypatch.setattr(pipeline, 'class_shares', lambda *_: shares)
+  info = catalog.INFOS['shapes']
+  config = train.balance(runs.config(data_dir, loss__balance=0.5), info)
+  # 1 / sqrt: 1.25, 2, 3.3333, 7.0711; their mean by share is 1.7414.
+  assert config.loss.class_weights == (0.72, 1.15, 1.91, 4.06, 0.0, 0.0)
+  with pytest.raises(ValueError, match=r'set one of the two'):
+    train.balance(
+      runs.config(data_dir, loss__balance=0.5, loss__class_weights=(1.0,) * 6),
+      info,
+    )
+
+
 def test_partial_batches_end_an_epoch(data_dir):
   config = runs.config(data_dir, total_steps=0, epochs=2.5, batch_size=7)
   assert train.total_steps(config, 100) == 35

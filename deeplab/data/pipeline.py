@@ -109,6 +109,28 @@ def num_examples(config: Config, split: str) -> int:
   return _prepared(config.data, split).info.splits[records.SPLIT].num_examples
 
 
+def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+  """Returns each class's share of the labelled training pixels, [K] float64.
+
+  Raises:
+    ValueError: no pixel of the split is labelled.
+  """
+  split = config.data.train_split
+  labels = _prepared(config.data, split).as_data_source(
+    records.SPLIT, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  counts = np.zeros(256, np.int64)
+  for i in range(len(labels)):
+    counts += np.bincount(labels[i]['label'].ravel(), minlength=256)
+  counts = counts[: info.num_classes]
+  if not counts.any():
+    raise ValueError(
+      f'no pixel of the split {split!r} has a label; look at the masks and '
+      'config.data.ignore_label'
+    )
+  return counts / counts.sum()
+
+
 def train_batches(
   config: Config,
   info: info_lib.DatasetInfo,

@@ -138,6 +138,23 @@ def test_evaluation_sees_every_example_once(config, hosts):
 
 
 @pytest.mark.usefixtures('root')
+@pytest.mark.usefixtures('root')
+def test_class_shares(config):
+  facts = catalog.info_for(config.data)
+  examples = []
+  config.data.eval_split = config.data.train_split
+  for example in pipeline.eval_examples(
+    config, facts, host_index=0, host_count=1
+  ):
+    examples.append(example['label'].ravel())
+  labels = np.concatenate(examples)
+  valid = labels[labels != 255]
+  shares = pipeline.class_shares(config, facts)
+  assert shares.shape == (facts.num_classes,)
+  for i in range(facts.num_classes):
+    np.testing.assert_allclose(shares[i], (valid == i).mean())
+
+
 def test_calibration_images(config):
   facts = catalog.info_for(config.data)
   first, again, few = (
