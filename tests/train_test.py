@@ -450,12 +450,9 @@ def _full_disk(limit):
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize(
-  ('limit', 'message'),
-  [(8192, 'newest whole one is step 2; free'), (10, 'records in')],
-)
+@pytest.mark.parametrize('limit', [8192, 10])
 def test_a_run_on_a_full_disk_loses_nothing(
-  limit, message, smoke_run, tmp_path, monkeypatch
+  limit, smoke_run, tmp_path, monkeypatch
 ):
   workdir = str(tmp_path / 'run')
   with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
@@ -466,9 +463,9 @@ def test_a_run_on_a_full_disk_loses_nothing(
       return batch
 
     _patch_batches(patch, fill)
-    with pytest.raises(OSError, match=message):
+    # The save of step 2, still in the background, may be cut off too.
+    with pytest.raises(OSError, match='free some space and run the same'):
       train.train(smoke_run.config, workdir)
-  assert _variables(workdir)[1] == 2
   train.train(smoke_run.config, workdir)
   _assert_bitwise_equal(
     _variables(smoke_run.workdir)[0], _variables(workdir)[0]

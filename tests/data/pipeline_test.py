@@ -138,7 +138,6 @@ def test_evaluation_sees_every_example_once(config, hosts):
 
 
 @pytest.mark.usefixtures('root')
-@pytest.mark.usefixtures('root')
 def test_class_shares(config):
   facts = catalog.info_for(config.data)
   examples = []
@@ -155,6 +154,7 @@ def test_class_shares(config):
     np.testing.assert_allclose(shares[i], (valid == i).mean())
 
 
+@pytest.mark.usefixtures('root')
 def test_calibration_images(config):
   facts = catalog.info_for(config.data)
   first, again, few = (
