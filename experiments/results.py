@@ -38,6 +38,8 @@ def collect(workdir: str) -> dict:
       name: metrics[name]
       for name in ('miou', 'pixel_accuracy', 'boundary_iou', 'examples')
     }
+  if 'checkpoint' in scores:  # of the best, which the last one may be
+    scores.pop('last', None)
   if not scores:
     raise ValueError(
       f'{workdir} has no evaluation; run python -m deeplab.main '
