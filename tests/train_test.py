@@ -420,7 +420,7 @@ def test_ten_random_kills_change_nothing(tmp_path, data_dir):
       break
     # Some kills hit start-up, some a save, some an evaluation.
     started = time.monotonic()
-    limit = rng.uniform(8, 40)
+    limit = rng.uniform(6, 25)
     while time.monotonic() - started < limit and process.poll() is None:
       time.sleep(0.1)
     if process.poll() is None:
