@@ -76,7 +76,7 @@ def base() -> ConfigDict:
   # Or class weights from the training split: share of the pixels ** -balance,
   # 1 for the mean pixel. 0: none; 0.5 is mild; 1 counts classes alike.
   c.loss.balance = 0.0
-  c.loss.auxiliary_weight = 0.4
+  c.loss.auxiliary_weight = 0.4  # of each output that only training has
 
   # Optimiser and schedule.
   c.batch_size = 8  # global: the sum over devices

@@ -25,7 +25,8 @@ class Loss:
       ones too (mmsegmentation's default), or by the summed 'weight' of the
       valid pixels (PyTorch with class weights).
     class_weights: one weight a class; empty for 1 everywhere.
-    auxiliary_weight: factor of each auxiliary output's loss.
+    auxiliary_weight: factor of each auxiliary output's loss, whether it comes
+      from the auxiliary head or from the head itself.
   """
 
   ignore: int

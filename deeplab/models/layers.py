@@ -261,6 +261,9 @@ class SeparableConvBN(nn.Module):
   Attributes:
     depthwise_norm: False leaves out the BatchNorm and the activation between
       the two, as segmentation_models.pytorch does.
+    depthwise_bias, pointwise_bias: each convolution's `use_bias`.
+    group_size: input channels a group of the first convolution; 1 is depthwise,
+      more is what some embedded processors prefer.
   """
 
   features: int
@@ -272,16 +275,26 @@ class SeparableConvBN(nn.Module):
   depthwise_activation: str = 'relu'
   activation: str = 'relu'
   depthwise_norm: bool = True
+  depthwise_bias: bool = False
+  pointwise_bias: bool = False
+  group_size: int = 1
   options: Options = Options()
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, Cin] to [B, H', W', features]."""
+    groups, rest = divmod(x.shape[-1], self.group_size)
+    if rest:
+      raise ValueError(
+        f'group_size={self.group_size} does not divide the {x.shape[-1]} input '
+        'channels'
+      )
     shape: dict[str, Any] = {
       'kernel': self.kernel,
       'stride': self.stride,
       'rate': self.rate,
-      'groups': x.shape[-1],
+      'groups': groups,
+      'use_bias': self.depthwise_bias,
       'padding': self.padding,
       'options': self.options,
       'name': 'depthwise',
@@ -296,24 +309,31 @@ class SeparableConvBN(nn.Module):
       self.features,
       self.norm,
       activation=self.activation,
+      use_bias=self.pointwise_bias,
       options=self.options,
       name='pointwise',
     )(x, train)
 
 
-def dropout(x: Array, rate: float, keys: Array | None) -> Array:
+def dropout(
+  x: Array, rate: float, keys: Array | None, channels: bool = False
+) -> Array:
   """Drops units with one key an example, so the mask ignores the sharding.
 
   Args:
-    x: [B, ...].
+    x: [B, ..., C].
     rate: share of units dropped.
     keys: typed PRNG keys [B], one an example; None leaves x as it is.
+    channels: drops whole channels of an example, as PyTorch's Dropout2d.
   """
   if keys is None or rate == 0.0:
     return x
-  keep = jax.vmap(
-    lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
-  )(keys)
+  shape = x.shape[1:]
+  if channels:
+    shape = (1,) * (x.ndim - 2) + x.shape[-1:]
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(
+    keys
+  )
   return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 

@@ -84,7 +84,8 @@ def profile(
     model: `config.model`, or a network built from it.
     num_classes: number of classes, used with a config.
     size: (H, W) of the input image.
-    auxiliary: counts the auxiliary head, which only training runs.
+    auxiliary: counts what only training runs: the auxiliary head, and the
+      head's modules whose names begin so.
   """
   if not isinstance(model, segmenter.Segmenter):
     model = registry.build(
@@ -97,8 +98,8 @@ def profile(
     out = call(*args, **kwargs)
     module = context.module
     path = '/'.join(module.path)
-    if context.method_name != '__call__' or (
-      path.startswith('auxiliary/') and not auxiliary
+    if context.method_name != '__call__' or not (
+      auxiliary or '/auxiliary' not in f'/{path}'
     ):
       return out
     own = module.variables.get('params', {})

@@ -18,6 +18,11 @@ from deeplab.models.encoders import xception
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
+from deeplab.models.heads import lite
+from deeplab.models.heads import lraspp
+from deeplab.models.heads import mobileseg
+from deeplab.models.heads import st_aspp
+from deeplab.models.heads import unet
 
 if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
@@ -32,8 +37,15 @@ ENCODERS: dict[str, type[nn.Module]] = {
 
 HEADS: dict[str, type[nn.Module]] = {
   'deeplabv3': deeplabv3.DeepLabV3,
+  'deeplabv3_lite': lite.DeepLabV3Lite,
   'deeplabv3plus': deeplabv3plus.DeepLabV3Plus,
   'fcn': fcn.FCN,
+  'fpn_lite': lite.FPNLite,
+  'lraspp': lraspp.LRASPP,
+  'mobileseg': mobileseg.MobileSeg,
+  'st_aspp': st_aspp.STASPP,
+  'unet': unet.UNet,
+  'unet_lite': lite.UNetLite,
 }
 
 # What each part of `config.model` may name; 'none' is no auxiliary head.

@@ -26,7 +26,9 @@ class Output(NamedTuple):
 
   Attributes:
     logits: [B, H, W, K].
-    auxiliary: logits [B, H, W, K] of auxiliary heads, in training only.
+    auxiliary: logits [B, H, W, K] of further outputs, in training only: those
+      that the head has besides the prediction, then those of the auxiliary
+      head.
   """
 
   logits: Array
@@ -68,9 +70,9 @@ class Segmenter(nn.Module):
 
   Attributes:
     encoder: see `encoders/contract.py`.
-    head: a module `(features, train, dropout_keys) -> [B, h, w, num_classes]`
-      with the field `align_corners`, which holds for the last resize too.
-    auxiliary: another such head, for a second loss in training; or None.
+    head: see `heads/base.py`; its field `align_corners` holds for the last
+      resize too.
+    auxiliary: another head, for further losses in training; or None.
     num_classes: number of classes K.
     resize_steps: steps of the last resize, see above.
   """
@@ -111,24 +113,26 @@ class Segmenter(nn.Module):
       )
     features = self.encoder(images, train)
     size = images.shape[1:3] if full_resolution else None
-    logits = self._run(self.head, features, train, dropout_keys, 0, size)
-    auxiliary: tuple[Array, ...] = ()
+    logits, *auxiliary = self._run(
+      self.head, features, train, dropout_keys, 0, size
+    )
     # Parameters of the auxiliary head are made whatever the mode.
     if self.auxiliary is not None and (train or self.is_initializing()):
-      auxiliary = (
-        self._run(self.auxiliary, features, train, dropout_keys, 1, size),
+      auxiliary += self._run(
+        self.auxiliary, features, train, dropout_keys, 1, size
       )
-    return Output(logits, auxiliary)
+    return Output(logits, tuple(auxiliary))
 
-  def _run(self, head, features, train, dropout_keys, site, size) -> Array:
-    """Returns one head's float32 logits, of `size` unless that is None."""
+  def _run(self, head, features, train, dropout_keys, site, size):
+    """Returns one head's outputs, float32, of `size` unless that is None."""
     keys = layers.fold_keys(dropout_keys if train else None, site)
-    logits = head(features, train, keys).astype(jnp.float32)
-    if size is None:
-      return logits
-    start = logits.shape[1:3]
-    for step in resize_sizes(
-      start, size, self.resize_steps, head.align_corners
-    ):
-      logits = layers.resize(logits, step, head.align_corners)
-    return logits
+    aligned = head.align_corners
+    outputs = []
+    for logits in head(features, train, keys):
+      logits = logits.astype(jnp.float32)
+      if size is not None:
+        start = logits.shape[1:3]
+        for step in resize_sizes(start, size, self.resize_steps, aligned):
+          logits = layers.resize(logits, step, aligned)
+      outputs.append(logits)
+    return outputs

@@ -38,9 +38,9 @@ def dropout_calls(monkeypatch):
   calls = []
   dropout = layers.dropout
 
-  def record(x, rate, keys):
+  def record(x, rate, keys, channels=False):
     calls.append((rate, keys))
-    return dropout(x, rate, keys)
+    return dropout(x, rate, keys, channels)
 
   monkeypatch.setattr(layers, 'dropout', record)
   return calls

@@ -213,6 +213,42 @@ def test_separable_conv_bn_is_its_two_layers(random_variables, depthwise_norm):
   np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
 
 
+def test_separable_conv_bn_with_groups_and_biases(random_variables):
+  x = random(1, 5, 5, 6)
+  layer = layers.SeparableConvBN(
+    4,
+    NORM,
+    group_size=3,
+    depthwise_norm=False,
+    depthwise_bias=True,
+    pointwise_bias=True,
+    activation='none',
+  )
+  variables = random_variables(layer, x, False)
+  first = variables['params']['depthwise']
+  second = variables['params']['pointwise']
+  bn = second['norm']['bn']
+  running = variables['batch_stats']['pointwise']['norm']['bn']
+  assert first['kernel'].shape == (3, 3, 3, 6)
+  y = convolve(x, first['kernel'], 1, 1, ((1, 1), (1, 1)), 2) + first['bias']
+  y = y @ second['conv']['kernel'][0, 0] + second['conv']['bias']
+  y = (y - running['mean']) / np.sqrt(running['var'] + 1e-3)
+  np.testing.assert_allclose(
+    layer.apply(variables, x, False),
+    y * bn['scale'] + bn['bias'],
+    rtol=0,
+    atol=1e-5,
+  )
+
+
+def test_separable_conv_bn_refuses_uneven_groups():
+  layer = layers.SeparableConvBN(4, NORM, group_size=4)
+  with pytest.raises(ValueError, match='group_size=4 does not divide the 6'):
+    jax.eval_shape(
+      lambda: layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 6)), False)
+    )
+
+
 def test_dropout_mask_ignores_the_sharding():
   x = np.ones((4, 5, 6), np.float32)
   keys = jax.random.split(jax.random.key(3), 4)
@@ -234,6 +270,16 @@ def test_dropout_keeps_the_mean():
   assert abs((y == 0).mean() - 0.25) < 0.0092
   half = jax.ShapeDtypeStruct(x.shape, jnp.bfloat16)
   assert jax.eval_shape(drop, half, keys).dtype == jnp.bfloat16
+
+
+def test_dropout_of_whole_channels():
+  x = np.ones((2, 5, 6, 400), np.float32)
+  keys = jax.random.split(jax.random.key(0), 2)
+  y = np.asarray(layers.dropout(x, 0.25, keys, channels=True))
+  np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
+  # 400 draws an image: three standard deviations are 0.065.
+  assert np.abs((y[:, 0, 0] == 0).mean(-1) - 0.25).max() < 0.065
+  assert np.any(y[0] != y[1])
 
 
 def test_dropout_off():

@@ -13,6 +13,7 @@ from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.models.heads import fcn
+from deeplab.models.heads import mobileseg
 
 NORM = layers.Norm(0.9, 1e-5)
 
@@ -78,6 +79,23 @@ def test_auxiliary_head_counts_only_when_asked_for():
   result = profile.profile(network, 5, (9, 7), auxiliary=True)
   assert result.macs == 20 * (108 + 36 + 20) + 20 * (9 * 4 * 6 + 6 * 5)
   assert result.params == 185 + (9 * 4 * 6 + 12) + (6 * 5 + 5)
+
+
+def test_further_outputs_of_the_head_count_only_when_asked_for():
+  head = mobileseg.MobileSeg(
+    num_classes=5,
+    stages=(0, 1),
+    channels=(4, 6),
+    context_channels=4,
+    classifier_channels=3,
+  )
+  one, both = (
+    profile.profile(small(head=head), 5, (9, 7), auxiliary=auxiliary)
+    for auxiliary in (False, True)
+  )
+  # A separable convolution 6 -> 3 and a classifier 3 -> 5 on a 5 x 4 map.
+  assert both.macs - one.macs == 20 * (9 * 6 + 6 * 3 + 3 * 5)
+  assert both.params - one.params == (54 + 12) + (18 + 3 + 6) + 15
 
 
 def test_table():

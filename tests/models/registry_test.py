@@ -19,8 +19,15 @@ ENCODER_PARAMETERS = {
 }
 HEAD_PARAMETERS = {
   'deeplabv3': 2_707_203,
+  'deeplabv3_lite': 608_448,
   'deeplabv3plus': 903_475,
   'fcn': 222_467,
+  'fpn_lite': 853_568,
+  'lraspp': 82_662,
+  'mobileseg': 244_416,
+  'st_aspp': 754_179,
+  'unet': 2_193_523,
+  'unet_lite': 651_416,
 }
 
 
@@ -58,12 +65,12 @@ def test_head(name):
     jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     for size, channels in ((33, 16), (17, 24), (9, 32), (5, 96), (5, 320))
   )
-  logits, shapes = jax.eval_shape(
+  outputs, shapes = jax.eval_shape(
     lambda f: network.head.init_with_output(jax.random.key(0), f, False),
     features,
   )
   assert parameters(shapes) == HEAD_PARAMETERS[name]
-  assert logits.shape[-1] == 3
+  assert {logits.shape[-1] for logits in outputs} == {3}
 
 
 def test_fields_reach_the_modules():
@@ -117,7 +124,7 @@ def test_no_auxiliary_head_by_default():
   [
     ({'encoder': {'name': 'vgg'}}, r"encoder\.name is 'vgg'.*xception_tiny"),
     ({'encoder': {}}, r'encoder\.name is missing'),
-    ({'head': {'name': 'unet'}}, r"head\.name is 'unet'.*deeplabv3plus"),
+    ({'head': {'name': 'segnet'}}, r"head\.name is 'segnet'.*deeplabv3plus"),
     ({'auxiliary': {'name': 'non'}}, r"auxiliary\.name is 'non'.*'none'"),
     (
       {'head': {'name': 'fcn', 'chanels': 3}},
@@ -144,6 +151,7 @@ def test_fields_lists_defaults_that_a_config_may_set():
     'channels': 256,
     'convs': 1,
     'dropout': 0.1,
+    'dropout_channels': False,
     'bn_decay': 0.9,
     'bn_epsilon': 1e-5,
     'align_corners': False,

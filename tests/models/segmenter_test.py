@@ -10,6 +10,7 @@ from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
+from deeplab.models.heads import mobileseg
 
 NORM = layers.Norm(0.9, 1e-3)
 
@@ -93,6 +94,30 @@ def test_auxiliary_head_runs_in_training_only():
   assert set(variables) == {'params', 'batch_stats'}
   for tree in variables.values():
     assert set(tree) == {'auxiliary', 'encoder', 'head'}
+
+
+def test_further_outputs_of_the_head_precede_the_auxiliary_head():
+  network = make(auxiliary=True)
+  head = mobileseg.MobileSeg(
+    num_classes=3, stages=(0, 1, 2), channels=(4, 4, 4), context_channels=4
+  )
+  network, x = network.clone(head=head), images()
+  trained = shapes(network, x, True)
+  assert trained.logits.shape == (2, 33, 33, 3)
+  assert [y.shape for y in trained.auxiliary] == [(2, 33, 33, 3)] * 3
+  assert {y.dtype for y in trained.auxiliary} == {jnp.dtype('float32')}
+  coarse = shapes(network, x, True, full_resolution=False)
+  assert [y.shape[1:3] for y in (coarse.logits, *coarse.auxiliary)] == [
+    (17, 17),
+    (9, 9),
+    (5, 5),
+    (5, 5),
+  ]
+  assert shapes(network, x).auxiliary == ()
+  variables = jax.eval_shape(lambda: network.init(jax.random.key(0), x))
+  names = set(variables['params']['head'])
+  assert {'auxiliary1_conv', 'auxiliary2_conv'} < names
+  assert 'auxiliary3_conv' not in names
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018.
 Layouts follow Keras (`keras.applications.MobileNetV2`, to which the features
 are equal) and TF-slim (`research/slim/nets/mobilenet`, as
-`research/deeplab` uses it); what differs between the two is a field.
+`research/deeplab` uses it); what differs between the two, and in Texas
+Instruments' and PaddleSeg's networks, is a field.
 
-Modules: `stem`, `block_0` .. `block_16`, each with `expand` (not in block_0),
-`depthwise` and `project`, and `top` if asked for. Block numbers are Keras'.
+Modules: `stem`, `block_0` .. `block_16`, each with `expand` (in block_0 only if
+asked for), `depthwise` and `project`, and `top` if asked for. Block numbers are
+Keras'.
 """
 
 from typing import Literal
@@ -82,8 +84,8 @@ class InvertedResidual(nn.Module):
 
   Attributes:
     features: output channels.
-    expanded: channels of the depthwise layer; as many as the input has: there
-      is no `expand`.
+    expanded: channels of the depthwise layer.
+    expand: a 1x1 expansion leads to them; without it they are the input's.
     layer: stride and rate of the depthwise layer.
     shortcut: adds the input.
     norm: BatchNorm constants.
@@ -95,6 +97,7 @@ class InvertedResidual(nn.Module):
 
   features: int
   expanded: int
+  expand: bool
   layer: output_strides.Layer
   shortcut: bool
   norm: layers.Norm
@@ -107,7 +110,7 @@ class InvertedResidual(nn.Module):
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
     """Maps [B, H, W, C] to the block's output and its widest map."""
     inputs = x
-    if self.expanded != x.shape[-1]:
+    if self.expand:
       x = layers.ConvBN(
         self.expanded,
         self.norm,
@@ -170,6 +173,10 @@ class MobileNetV2(nn.Module):
     top_conv: ends with the 1x1 layer of 1280 channels (more above alpha 1)
       that classifiers have.
     repeats: blocks in each of the seven stages.
+    atrous: False leaves all rates at 1 where a stride is removed, so that later
+      layers see less of the image: Texas Instruments' models of output stride
+      16 ("S16"), for processors that dislike atrous layers.
+    expand_first: block_0 has an `expand` too, 1x1 and no wider: PaddleSeg's.
   """
 
   output_stride: int = 16
@@ -185,6 +192,8 @@ class MobileNetV2(nn.Module):
   cut: Literal['none', 'block_6_expand', 'block_13_expand'] = 'none'
   top_conv: bool = False
   repeats: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
+  atrous: bool = True
+  expand_first: bool = False
 
   def _check(self) -> None:
     """Raises ValueError where fields are unknown or exclude each other."""
@@ -204,6 +213,11 @@ class MobileNetV2(nn.Module):
       raise ValueError(
         f'cut={self.cut!r} drops the last blocks: it goes with neither '
         f'top_conv nor multi_grid={tuple(self.multi_grid)}'
+      )
+    if not self.atrous and uneven:
+      raise ValueError(
+        f'atrous=False has no rates that multi_grid={tuple(self.multi_grid)} '
+        'could multiply'
       )
 
   def _blocks(self) -> list[Stage]:
@@ -225,6 +239,8 @@ class MobileNetV2(nn.Module):
       self.output_stride,
       self.multi_grid,
     )
+    if not self.atrous:
+      plan = tuple(layer._replace(rate=1) for layer in plan)
     x = layers.ConvBN(
       scale_channels(STEM_CHANNELS, self.alpha, self.rounding),
       norm,
@@ -248,6 +264,7 @@ class MobileNetV2(nn.Module):
       x, wide = InvertedResidual(
         channels,
         expanded,
+        block.expansion > 1 or self.expand_first,
         plan[i + 1],
         # By the nominal stride: no shortcut appears where a stride is removed.
         shortcut=block.stride == 1 and cin == channels,

@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling, and the convolutions that heads share.
+"""Atrous spatial pyramid pooling, and what the heads that start with it share.
 
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation"
 (2017, arXiv:1706.05587): parallel branches over one feature map see it at
@@ -17,7 +17,6 @@ image pooling, 1x1, rates; systems that put the pooling last have their
 projection kernels permuted on import.
 """
 
-import dataclasses
 from typing import Any
 from typing import Literal
 
@@ -26,12 +25,20 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
+from deeplab.models.heads import base
+from deeplab.models.heads import pooling
 
 Array = jax.Array
+Refine = Literal['none', 'dense', 'separable']
 
 
 def conv3x3(
-  features: int, *, separable: bool, depthwise_norm: bool, **fields: Any
+  features: int,
+  *,
+  separable: bool,
+  depthwise_norm: bool,
+  use_bias: bool = False,
+  **fields: Any,
 ) -> layers.ConvBN | layers.SeparableConvBN:
   """Returns a 3x3 convolution with BatchNorm and ReLU, of either kind.
 
@@ -39,13 +46,18 @@ def conv3x3(
     features: output channels.
     separable: depthwise-separable instead of dense.
     depthwise_norm: see `layers.SeparableConvBN`; unused if dense.
+    use_bias: adds a bias to each convolution.
     **fields: those that both kinds have.
   """
   if separable:
     return layers.SeparableConvBN(
-      features, depthwise_norm=depthwise_norm, **fields
+      features,
+      depthwise_norm=depthwise_norm,
+      depthwise_bias=use_bias,
+      pointwise_bias=use_bias,
+      **fields,
     )
-  return layers.ConvBN(features, kernel=3, **fields)
+  return layers.ConvBN(features, kernel=3, use_bias=use_bias, **fields)
 
 
 class ASPP(nn.Module):
@@ -57,6 +69,7 @@ class ASPP(nn.Module):
     rates: atrous rate of each 3x3 branch; may be empty.
     separable: 3x3 branches are depthwise-separable instead of dense.
     depthwise_norm: see `layers.SeparableConvBN`.
+    use_bias: adds a bias to each convolution, before its BatchNorm.
     image_pooling: adds the branch of the mean over the whole map.
     projection_kernel: kernel size of the convolution after the concatenation.
     dropout: share of units dropped after the projection.
@@ -76,10 +89,11 @@ class ASPP(nn.Module):
   rates: tuple[int, ...] = (6, 12, 18)
   separable: bool = False
   depthwise_norm: bool = True
+  use_bias: bool = False
   image_pooling: bool = True
   projection_kernel: int = 1
   dropout: float = 0.1
-  refine: Literal['none', 'dense', 'separable'] = 'none'
+  refine: Refine = 'none'
   align_corners: bool = False
   options: layers.Options = layers.Options()
 
@@ -94,10 +108,14 @@ class ASPP(nn.Module):
       raise ValueError(
         f'refine={self.refine!r} is not one of none, dense, separable'
       )
-    shared: dict[str, Any] = {'norm': self.norm, 'options': self.options}
+    shared: dict[str, Any] = {
+      'norm': self.norm,
+      'use_bias': self.use_bias,
+      'options': self.options,
+    }
     branches = []
     if self.image_pooling:
-      branches.append(self._pool(x, train))
+      branches.append(self._pool(x, train, shared))
     branches.append(
       layers.ConvBN(self.channels, **shared, name='conv')(x, train)
     )
@@ -128,48 +146,57 @@ class ASPP(nn.Module):
       name='refine',
     )(x, train)
 
-  def _pool(self, x: Array, train: bool) -> Array:
+  def _pool(self, x: Array, train: bool, shared: dict[str, Any]) -> Array:
     """Returns the image-level branch, [B, h, w, channels]."""
     if train and not self.is_initializing():
-      self._check_batch(x.shape[0])
-    size = x.shape[1:3]
-    pooled = x.astype(jnp.float32)
-    if train:
-      pooled = jnp.mean(pooled, axis=(1, 2), keepdims=True)
-    else:
-      # The same number, but one AVERAGE_POOL_2D in an exported graph. Its
-      # gradient costs (h * w) ** 2, hence the mean above.
-      pooled = nn.pool(pooled, 0.0, jax.lax.add, size, None, 'VALID')
-      pooled = pooled / float(size[0] * size[1])
-    pooled = layers.ConvBN(
-      self.channels, norm=self.norm, options=self.options, name='pool'
-    )(pooled.astype(x.dtype), train)
-    return layers.resize(pooled, size, self.align_corners)
-
-  def _check_batch(self, batch: int) -> None:
-    """Raises ValueError where BatchNorm would see one value a channel."""
-    axis = self.options.axis_name
-    devices = 1 if axis is None else jax.lax.axis_size(axis)
-    if batch * devices == 1:
-      raise ValueError(
-        'image pooling leaves one value a channel an image, and BatchNorm '
-        'cannot train on a batch of 1: raise batch_size to 2 or more a '
-        'device, or train on several devices, over which BatchNorm averages'
-      )
+      pooling.check_batch(x.shape[0], self.options)
+    pooled = layers.ConvBN(self.channels, **shared, name='pool')(
+      pooling.bins(x, 1, train), train
+    )
+    return layers.resize(pooled, x.shape[1:3], self.align_corners)
 
 
-def classifier(num_classes: int, options: layers.Options) -> layers.Conv:
-  """Returns the 1x1 convolution to logits, computed in float32.
+class ASPPHead(base.Head):
+  """What the DeepLab heads share: ASPP's fields, and dropout.
 
-  It has a bias. Its kernel starts as wide as segmentation_models.pytorch's
-  (Glorot), not from the N(0, 0.01) of TF DeepLab and mmsegmentation: the first
-  steps of an adaptive optimiser outweigh so narrow a start, all features turn
-  one way, and rare classes are left where every ReLU is off.
+  Attributes:
+    channels, rates, separable, depthwise_norm, image_pooling,
+      projection_kernel, refine: see `ASPP`.
+    aspp_dropout: ASPP's `dropout`.
+    dropout: share of units dropped before the classifier.
+    dropout_channels: drops whole channels there, as PyTorch's Dropout2d does.
   """
-  return layers.Conv(
-    num_classes,
-    use_bias=True,
-    options=dataclasses.replace(options, dtype='float32'),
-    kernel_init=nn.initializers.glorot_uniform(),
-    name='classifier',
-  )
+
+  channels: int = 256
+  rates: tuple[int, ...] = (6, 12, 18)
+  separable: bool = False
+  depthwise_norm: bool = True
+  image_pooling: bool = True
+  projection_kernel: int = 1
+  refine: Refine = 'none'
+  aspp_dropout: float = 0.1
+  dropout: float = 0.0
+  dropout_channels: bool = False
+
+  def pyramid(self, x: Array, train: bool, keys: Array | None) -> Array:
+    """Maps the last stage's map to [B, h, w, channels]."""
+    return ASPP(
+      channels=self.channels,
+      rates=self.rates,
+      separable=self.separable,
+      depthwise_norm=self.depthwise_norm,
+      image_pooling=self.image_pooling,
+      projection_kernel=self.projection_kernel,
+      refine=self.refine,
+      dropout=self.aspp_dropout,
+      align_corners=self.align_corners,
+      **self.shared,
+      name='aspp',
+    )(x, train, layers.fold_keys(keys, 0))
+
+  def classify(self, x: Array, keys: Array | None) -> Array:
+    """Returns the logits [B, h, w, num_classes] of the last map."""
+    x = layers.dropout(
+      x, self.dropout, layers.fold_keys(keys, 1), self.dropout_channels
+    )
+    return base.classifier(self.num_classes, self.options)(x)

@@ -2,42 +2,41 @@
 
 Long et al., "Fully Convolutional Networks for Semantic Segmentation" (2015,
 arXiv:1411.4038), in the form that PSPNet's auxiliary loss made common.
-mmsegmentation taps the stage of nominal stride 16 with 256 channels;
-torchvision the same one with a quarter of its channels. Both drop 0.1.
+
+* mmsegmentation: 256 channels (64 with ResNet-18) on the stage of nominal
+  stride 16, `dropout_channels=True`.
+* torchvision: `channels` is a quarter of the tapped stage's: 256 on ResNet-50's
+  stride 16 and 10 on MobileNetV3's stride 8 as an auxiliary head, and 512 on
+  the last stage (`stage=4`) as the head of its FCN.
 """
 
 import flax.linen as nn
 import jax
 
 from deeplab.models import layers
-from deeplab.models.heads import aspp
+from deeplab.models.heads import base
 
 Array = jax.Array
 
 
-class FCN(nn.Module):
+class FCN(base.Head):
   """Maps stage maps to logits [B, h, w, num_classes] of the tapped stage.
 
+  Fields as in `base.Head`, and
+
   Attributes:
-    num_classes: number of classes.
     stage: index of the tapped stage in the features; 3 is nominal stride 16.
     channels: channels of the convolutions.
     convs: how many 3x3 ConvBN there are.
     dropout: share of units dropped before the classifier.
-    bn_decay, bn_epsilon: see `layers.Norm`.
-    align_corners: how the Segmenter resizes the logits; see `layers.resize`.
-    options: what the model's layers share.
+    dropout_channels: drops whole channels, as PyTorch's Dropout2d does.
   """
 
-  num_classes: int
   stage: int = 3
   channels: int = 256
   convs: int = 1
   dropout: float = 0.1
-  bn_decay: float = 0.9
-  bn_epsilon: float = 1e-5
-  align_corners: bool = False
-  options: layers.Options = layers.Options()
+  dropout_channels: bool = False
 
   @nn.compact
   def __call__(
@@ -45,8 +44,8 @@ class FCN(nn.Module):
     features: tuple[Array, ...],
     train: bool,
     dropout_keys: Array | None = None,
-  ) -> Array:
-    """Returns logits; `dropout_keys` are typed keys [B], one an example.
+  ) -> tuple[Array, ...]:
+    """Returns the logits; see `base`.
 
     Raises:
       ValueError: if the encoder returns no map at `stage`.
@@ -57,15 +56,10 @@ class FCN(nn.Module):
         'encoder returns (0 is the finest)'
       )
     x = features[self.stage]
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
     for i in range(self.convs):
       x = layers.ConvBN(
-        self.channels,
-        kernel=3,
-        norm=norm,
-        options=self.options,
-        name=f'conv{i}',
+        self.channels, kernel=3, **self.shared, name=f'conv{i}'
       )(x, train)
     keys = layers.fold_keys(dropout_keys if train else None, 0)
-    x = layers.dropout(x, self.dropout, keys)
-    return aspp.classifier(self.num_classes, self.options)(x)
+    x = layers.dropout(x, self.dropout, keys, self.dropout_channels)
+    return (base.classifier(self.num_classes, self.options)(x),)

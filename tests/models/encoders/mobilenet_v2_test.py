@@ -151,6 +151,26 @@ def test_rates():
   ]
 
 
+def test_a_removed_stride_without_rates():
+  plan = cases.depthwise_plan(Tiny(output_stride=8, atrous=False))
+  strides = [2 if i in (1, 3) else 1 for i in range(9)]
+  assert plan == [(stride, 1) for stride in strides]
+  assert cases.shapes(Tiny(8, atrous=False), 33, 33) == cases.shapes(
+    Tiny(8), 33, 33
+  )
+
+
+def test_expansion_in_the_first_block():
+  flat = flax.traverse_util.flatten_dict(
+    cases.variables(Tiny(expand_first=True))['params'], sep='/'
+  )
+  assert flat['block_0/expand/conv/kernel'].shape == (1, 1, 8, 8)
+  # 32 * 32 + 2 * 32 more, in PaddleSeg's.
+  paddle = mobilenet_v2.MobileNetV2(expand_first=True)
+  assert cases.count(paddle)[0] == 1_811_712 + 1_088
+  cases.assert_trains(Tiny(expand_first=True))
+
+
 def test_activations_differ_above_six():
   x = 50 * cases.images(33, 33)
   weights = cases.variables(Tiny())
@@ -185,6 +205,7 @@ def test_bfloat16():
     ({'output_stride': 12}, 'output_stride=12'),
     ({'cut': 'block_13_expand', 'top_conv': True}, 'top_conv'),
     ({'cut': 'block_13_expand', 'multi_grid': (1, 2, 4)}, 'multi_grid'),
+    ({'atrous': False, 'multi_grid': (1, 2, 4)}, 'atrous=False'),
   ],
 )
 def test_refuses_bad_fields(fields, message):

@@ -97,6 +97,10 @@ def test_without_rates_and_pooling_is_two_1x1_convolutions():
     ({'projection_kernel': 3}, 64 + 2 * 288 + 9 * 64 + 40),
     ({'refine': 'dense'}, 64 + 2 * 288 + 64 + 40 + 144 + 8),
     ({'refine': 'separable'}, 64 + 2 * 288 + 64 + 40 + 36 + 16 + 16),
+    # A bias a channel: five layers of 4, and of 8 for each depthwise one.
+    ({'use_bias': True}, 32 + 32 + 2 * 288 + 64 + 40 + 20),
+    ({'use_bias': True, 'separable': True}, 64 + 2 * 120 + 64 + 40 + 36),
+    ({'use_bias': True, 'refine': 'dense'}, 64 + 576 + 64 + 40 + 152 + 24),
   ],
 )
 def test_parameter_counts(fields, count):
@@ -190,15 +194,3 @@ def test_no_dropout_in_evaluation(random_variables):
   run = jax.jit(lambda keys: module.apply(variables, x, False, keys))
   assert 'random_bits' not in run.lower(keys).as_text()
   assert 'threefry' not in run.lower(keys).as_text()
-
-
-def test_classifier_starts_wide_and_has_a_bias():
-  module = aspp.classifier(50, layers.Options(dtype='bfloat16'))
-  variables = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 1, 1, 400)))
-  kernel = variables['params']['kernel']
-  assert kernel.dtype == jnp.float32
-  # Glorot: sqrt(2 / (400 + 50)).
-  assert abs(float(kernel.std()) - 0.0667) < 2e-3
-  assert variables['params']['bias'].tolist() == [0.0] * 50
-  out = module.apply(variables, jnp.ones((1, 1, 1, 400), jnp.bfloat16))
-  assert out.dtype == jnp.float32

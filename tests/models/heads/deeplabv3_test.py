@@ -8,6 +8,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.heads import deeplabv3
+from tests.models.heads import cases
 
 
 def features(batch=2, size=(5, 7), dtype=jnp.float32):
@@ -25,10 +26,33 @@ def make(**fields):
 def test_logits_have_the_last_stage_size(size):
   stages = features(size=size)
   module = make()
-  out = jax.eval_shape(
+  (out,) = jax.eval_shape(
     lambda: module.init_with_output(jax.random.key(0), stages, False)[0]
   )
   assert out.shape == (2, *size, 3)
+
+
+TORCHVISION = {'rates': (12, 24, 36), 'refine': 'dense', 'aspp_dropout': 0.5}
+
+
+@pytest.mark.parametrize(
+  ('channels', 'classes', 'fields', 'count'),
+  [
+    # torchvision's totals, 42,004,074 and 11,029,328, less the encoder's
+    # (23,508,032 and 2,971,952) and the auxiliary head's.
+    (2048, 21, TORCHVISION, 42_004_074 - 23_508_032 - 2_365_205),
+    (960, 21, TORCHVISION, 11_029_328 - 2_971_952 - 3_851),
+    # TF DeepLab's mobile models for VOC and Cityscapes.
+    (320, 21, {'rates': ()}, 2_113_557 - 1_811_712),
+    (320, 19, {'rates': ()}, 301_331),
+    # mmsegmentation's ASPPHead in small: 528 + 528 + 3 * 4,624 + 2,896 + 18.
+    (64, 2, {'channels': 8, 'projection_kernel': 3}, 17_842),
+  ],
+)
+def test_parameters(channels, classes, fields, count):
+  head = deeplabv3.DeepLabV3(num_classes=classes, **fields)
+  _, variables = cases.trace(head, cases.features((1, channels)))
+  assert cases.count(variables) == count
 
 
 def test_names_are_an_interface():
@@ -85,7 +109,7 @@ def test_dropout_in_training_only(train, dropout_calls):
 def test_bfloat16_keeps_float32_parameters_and_logits():
   options = layers.Options(dtype='bfloat16')
   stages = features(dtype=jnp.bfloat16)
-  out, variables = jax.eval_shape(
+  (out,), variables = jax.eval_shape(
     lambda: make(options=options).init_with_output(
       jax.random.key(0), stages, False
     )

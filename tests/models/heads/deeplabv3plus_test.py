@@ -6,6 +6,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.heads import deeplabv3plus
+from tests.models.heads import cases
 
 
 def make(**fields):
@@ -37,7 +38,7 @@ def shapes(module, stages):
   ('low', 'high'), [((17, 13), (5, 4)), ((16, 12), (4, 3)), ((3, 2), (1, 1))]
 )
 def test_logits_have_the_low_level_size(low, high):
-  out, _ = shapes(make(), features(low, high))
+  (out,), _ = shapes(make(), features(low, high))
   assert out.shape == (2, *low, 3)
 
 
@@ -72,6 +73,41 @@ def test_decoder_parameters(fields, count):
     if name.startswith('decoder')
   }
   assert sum(leaf.size for leaf in jax.tree.leaves(decoder)) == count
+
+
+def mmseg(channels, low):
+  return {
+    'channels': channels,
+    'decoder_channels': channels,
+    'low_level_channels': low,
+    'projection_kernel': 3,
+    'aspp_dropout': 0.0,
+    'dropout': 0.1,
+    'dropout_channels': True,
+  }
+
+
+@pytest.mark.parametrize(
+  ('stages', 'fields', 'count'),
+  [
+    # mmsegmentation's for Cityscapes: 41.2252 M and 12.3201 M, less
+    # 23,527,264 and 11,195,744 in the encoders.
+    ((256, 2048), mmseg(512, 48), 17_697_923),
+    ((64, 512), mmseg(128, 12), 1_124_399),
+    # TF DeepLab's Xception-65: 41.0549 M, less 37,867,312.
+    ((256, 2048), {}, 3_187_587),
+  ],
+)
+def test_parameters(stages, fields, count):
+  head = deeplabv3plus.DeepLabV3Plus(num_classes=19, **fields)
+  _, variables = cases.trace(head, cases.features((1, *stages)))
+  assert cases.count(variables) == count
+
+
+def test_every_3x3_convolution_of_the_defaults_is_separable():
+  found = cases.calls(make(), features())
+  assert {conv.groups for _, conv in found if conv.kernel == 3} == {5, 6}
+  assert [conv.rate for _, conv in found if conv.kernel == 3] == [2, 1, 1]
 
 
 @pytest.mark.parametrize('aligned', [False, True])

@@ -1,0 +1,98 @@
+"""Lite R-ASPP, MobileNetV3's head: a gated 1x1 layer plus a finer map's logits.
+
+Howard et al., "Searching for MobileNetV3" (2019, arXiv:1905.02244), figure 10.
+
+* torchvision (`LRASPPHead`): the defaults.
+* TF DeepLab (`model.py`, with squeeze-and-excitation and the sum merge):
+  `gate='hard_sigmoid'`, `gate_bias=True`, `align_corners=True`, and for its
+  Cityscapes models, trained on crops of 769, `pool_window=(25, 25)`,
+  `pool_stride=(4, 5)`: a larger image has a gate that varies over it.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+from deeplab.models import layers
+from deeplab.models.heads import base
+from deeplab.models.heads import pooling
+
+Array = jax.Array
+
+GATES = {'sigmoid': jax.nn.sigmoid, 'hard_sigmoid': jax.nn.hard_sigmoid}
+
+
+class LRASPP(base.Head):
+  """Maps stage maps to logits [B, h, w, num_classes] of the low-level size.
+
+  Fields as in `base.Head`, and
+
+  Attributes:
+    channels: channels of the gated layer.
+    low_level_stage: index of the finer map in the features; 2 is stride 8.
+    gate: 'sigmoid', or 'hard_sigmoid', relu6(x + 3) / 6.
+    gate_bias: the gate's convolution has a bias.
+    pool_window: rows and columns of the last map that the gate averages, less
+      where the map is smaller; empty: the whole map.
+    pool_stride: rows and columns from one window to the next; unused without
+      `pool_window`.
+  """
+
+  channels: int = 128
+  low_level_stage: int = 2
+  gate: Literal['sigmoid', 'hard_sigmoid'] = 'sigmoid'
+  gate_bias: bool = False
+  pool_window: tuple[int, ...] = ()
+  pool_stride: tuple[int, ...] = (1, 1)
+
+  @nn.compact
+  def __call__(
+    self,
+    features: tuple[Array, ...],
+    train: bool,
+    dropout_keys: Array | None = None,
+  ) -> tuple[Array, ...]:
+    """Returns the logits; see `base`.
+
+    Raises:
+      ValueError: for an unknown gate, for windows that are no pairs, and if no
+        finer map stands at `low_level_stage`.
+    """
+    del dropout_keys  # it has no dropout
+    if self.gate not in GATES:
+      raise ValueError(f'gate={self.gate!r} is not one of {tuple(GATES)}')
+    low = base.finer(features, self.low_level_stage)
+    high = features[-1]
+    size = high.shape[1:3]
+    gate = layers.Conv(
+      self.channels,
+      use_bias=self.gate_bias,
+      options=self.options,
+      name='gate',
+    )(self._pool(high, train))
+    x = layers.ConvBN(self.channels, **self.shared, name='conv')(high, train)
+    x = x * layers.resize(GATES[self.gate](gate), size, self.align_corners)
+    x = layers.resize(x, low.shape[1:3], self.align_corners)
+    logits = [
+      base.classifier(self.num_classes, self.options, name=name)(y)
+      for name, y in (('classifier', x), ('low_level_classifier', low))
+    ]
+    return (logits[0] + logits[1],)
+
+  def _pool(self, x: Array, train: bool) -> Array:
+    """Returns the means that the gate reads, [B, h, w, C]."""
+    if not self.pool_window:
+      return pooling.bins(x, 1, train)
+    if len(self.pool_window) != 2 or len(self.pool_stride) != 2:
+      raise ValueError(
+        f'pool_window={self.pool_window} and pool_stride={self.pool_stride} '
+        'must be pairs, or pool_window empty'
+      )
+    height, width = (
+      min(window, n)
+      for window, n in zip(self.pool_window, x.shape[1:3], strict=True)
+    )
+    if (height, width) == x.shape[1:3]:
+      return pooling.bins(x, 1, train)
+    return pooling.windows(x, (height, width), self.pool_stride)

@@ -1,0 +1,116 @@
+"""The MobileSeg head of PaddleSeg: pooled context, and a decoder of additions.
+
+PaddleSeg's `mobileseg.py` with its `UAFMMobile` fusion and the constants of the
+published Cityscapes models. The mean over 1, 4 and 16 cells of the last map is
+context; each finer map is added to it in turn. In training every level of the
+decoder has logits and a loss of its own, of equal weight: set
+`loss.auxiliary_weight` to 1.
+"""
+
+import flax.linen as nn
+import jax
+
+from deeplab.models import layers
+from deeplab.models.heads import base
+from deeplab.models.heads import pooling
+
+Array = jax.Array
+
+
+class MobileSeg(base.Head):
+  """Maps stage maps to logits [B, h, w, num_classes] of the finest map used.
+
+  In training, logits of each coarser one follow, finest first.
+
+  Fields as in `base.Head`, and
+
+  Attributes:
+    stages: indices of the maps used, fine to coarse; 2, 3, 4 are strides 8, 16
+      and 32. Lite-HRNet's are 1, 2, 3.
+    bins: cells an axis of each pooling of the coarsest map.
+    context_channels: channels of the pooled context.
+    channels: channels of the decoder at each of the `stages`.
+    classifier_channels: channels before each classifier.
+  """
+
+  stages: tuple[int, ...] = (2, 3, 4)
+  bins: tuple[int, ...] = (1, 2, 4)
+  context_channels: int = 128
+  channels: tuple[int, ...] = (32, 64, 128)
+  classifier_channels: int = 32
+
+  @nn.compact
+  def __call__(
+    self,
+    features: tuple[Array, ...],
+    train: bool,
+    dropout_keys: Array | None = None,
+  ) -> tuple[Array, ...]:
+    """Returns the logits; see `base`.
+
+    Raises:
+      ValueError: if the `stages` do not ascend or one is not among the
+        encoder's, and if there are not as many `channels` as `stages`, one or
+        more; in training, if the BatchNorm of the pooled context would see one
+        value a channel.
+    """
+    del dropout_keys  # it has no dropout
+    if not self.stages or len(self.stages) != len(self.channels):
+      raise ValueError(
+        f'stages={self.stages} and channels={self.channels} must be of one '
+        'length, 1 or more'
+      )
+    known = range(len(features))
+    if list(self.stages) != [i for i in known if i in self.stages]:
+      raise ValueError(
+        f'stages={self.stages} must ascend and be among the {len(features)} '
+        'stages that the encoder returns (0 is the finest)'
+      )
+    maps = [features[stage] for stage in self.stages]
+    y = self._context(maps[-1], train)
+    levels: list[Array] = []
+    for i in reversed(range(len(maps))):
+      x = self._separable(y.shape[-1], f'skip{i}')(maps[i], train)
+      y = x + layers.resize(y, x.shape[1:3], self.align_corners)
+      y = self._separable(self.channels[i], f'decoder{i}')(y, train)
+      levels.insert(0, y)
+    if not train and not self.is_initializing():
+      levels = levels[:1]
+    return tuple(
+      self._classify(y, train, f'auxiliary{i}_' if i else '')
+      for i, y in enumerate(levels)
+    )
+
+  def _separable(self, features: int, name: str) -> layers.SeparableConvBN:
+    """Returns the kind of 3x3 convolution that the head is made of."""
+    return layers.SeparableConvBN(
+      features,
+      depthwise_activation='none',
+      pointwise_bias=True,
+      **self.shared,
+      name=name,
+    )
+
+  def _context(self, x: Array, train: bool) -> Array:
+    """Returns the pooled context, [B, h, w, context_channels]."""
+    if train and 1 in self.bins and not self.is_initializing():
+      pooling.check_batch(x.shape[0], self.options)
+    pooled = []
+    for i, count in enumerate(self.bins):
+      cells = layers.ConvBN(
+        self.context_channels, use_bias=True, **self.shared, name=f'pool{i}'
+      )(pooling.bins(x, count, train), train)
+      pooled.append(layers.resize(cells, x.shape[1:3], self.align_corners))
+    return self._separable(self.context_channels, 'context')(
+      sum(pooled[1:], pooled[0]), train
+    )
+
+  def _classify(self, x: Array, train: bool, prefix: str) -> Array:
+    """Returns the logits of one level of the decoder."""
+    x = self._separable(self.classifier_channels, f'{prefix}conv')(x, train)
+    return base.classifier(
+      self.num_classes,
+      self.options,
+      use_bias=False,
+      name=f'{prefix}classifier',
+    )(x)

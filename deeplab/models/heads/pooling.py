@@ -1,0 +1,97 @@
+"""Means over parts of a feature map, cheap to train and plain to export.
+
+A window sum is one AVERAGE_POOL_2D in an exported graph, but its gradient
+costs the square of the window. So training takes slices and their means, and
+evaluation takes windows wherever the parts are windows: the same numbers.
+"""
+
+from collections.abc import Sequence
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab.models import layers
+
+Array = jax.Array
+
+
+def _cells(n: int, count: int) -> list[tuple[int, int]]:
+  """Returns (start, end) of each of `count` parts of n rows."""
+  return [(i * n // count, -(-(i + 1) * n // count)) for i in range(count)]
+
+
+def _window(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+  """Returns the (size, stride) of evenly spaced cells of one size, or None."""
+  size = cells[0][1]
+  stride = cells[1][0] if len(cells) > 1 else size
+  even = [(i * stride, i * stride + size) for i in range(len(cells))]
+  # Fewer rows than cells: several cells are one row, which no stride reaches.
+  return (size, stride) if stride and list(cells) == even else None
+
+
+def windows(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
+  """Averages windows that lie wholly inside the map.
+
+  Args:
+    x: [B, H, W, C].
+    size: (h, w) of a window; no more than (H, W).
+    stride: (rows, columns) from one window to the next.
+
+  Returns:
+    [B, (H - h) // rows + 1, (W - w) // columns + 1, C] in x's dtype.
+  """
+  sums = nn.pool(
+    x.astype(jnp.float32), 0.0, jax.lax.add, tuple(size), tuple(stride), 'VALID'
+  )
+  return (sums / float(math.prod(size))).astype(x.dtype)
+
+
+def bins(x: Array, count: int, train: bool) -> Array:
+  """Averages a map into `count` x `count` cells, as PyTorch's adaptive pooling.
+
+  Cell i covers the rows from floor(i * H / count) to ceil((i + 1) * H / count):
+  neighbours share a row where `count` does not divide H.
+
+  Args:
+    x: [B, H, W, C].
+    count: cells an axis; 1 is the mean over the map.
+    train: computes the form whose gradient is cheap.
+
+  Returns:
+    [B, count, count, C] in x's dtype.
+  """
+  cells = [_cells(n, count) for n in x.shape[1:3]]
+  rows, columns = (_window(cell) for cell in cells)
+  if not train and rows and columns:
+    return windows(x, (rows[0], columns[0]), (rows[1], columns[1]))
+  y = x.astype(jnp.float32)
+  if count == 1:
+    return jnp.mean(y, axis=(1, 2), keepdims=True).astype(x.dtype)
+  for axis, parts in enumerate(cells, start=1):
+    means = [
+      jax.lax.slice_in_dim(y, *part, axis=axis).mean(axis, keepdims=True)
+      for part in parts
+    ]
+    y = jnp.concatenate(means, axis=axis)
+  return y.astype(x.dtype)
+
+
+def check_batch(batch: int, options: layers.Options) -> None:
+  """Raises ValueError where BatchNorm would see one value a channel.
+
+  To be called in training, by who normalises the mean over a whole map.
+
+  Args:
+    batch: images a device.
+    options: of the BatchNorm.
+  """
+  axis = options.axis_name
+  devices = 1 if axis is None else jax.lax.axis_size(axis)
+  if batch * devices == 1:
+    raise ValueError(
+      'image pooling leaves one value a channel an image, and BatchNorm '
+      'cannot train on a batch of 1: raise batch_size to 2 or more a '
+      'device, or train on several devices, over which BatchNorm averages'
+    )

@@ -1,0 +1,94 @@
+"""Every head exports: builtin operators that devices have, the same numbers."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from deeplab import litert
+from deeplab.models import registry
+from export import calibration
+from export import graph as graph_lib
+from export import request as request_lib
+from export import saved_model
+from export import tflite
+from tests.export import weights
+
+SIZE = (80, 80)  # 5 x 5 at output stride 16: the fewest rows of 'st_aspp'
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+# Neither matrix products (a resize that was not recognised) nor broadcasts,
+# slices and reductions (what compilers for NPUs refuse).
+OPERATORS = {
+  'ADD',
+  'AVERAGE_POOL_2D',
+  'CONCATENATION',
+  'CONV_2D',
+  'DEPTHWISE_CONV_2D',
+  'LOGISTIC',
+  'MUL',
+  'PAD',
+  'RESIZE_BILINEAR',
+  'SUB',
+}
+TF_LRASPP = {
+  'name': 'lraspp',
+  'gate': 'hard_sigmoid',
+  'gate_bias': True,
+  'align_corners': True,
+  'pool_window': (3, 3),
+  'pool_stride': (2, 2),
+}
+CASES = {name: {'name': name} for name in registry.HEADS} | {
+  'lraspp_tf': TF_LRASPP,
+  'st_aspp_v1': {'name': 'st_aspp', 'separable': False},
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('case', CASES)
+def test_head(case, tmp_path):
+  config = common.base().model
+  config.encoder = {'name': 'mobilenet_v2_tiny'}
+  config.head = CASES[case]
+  network = registry.build(config, 5, depthwise='conv', pointwise='conv')
+  variables = weights.draw(network, SIZE)
+  request = request_lib.make(('float32', 'int8'), SIZE, 5)
+  compute = saved_model.function(network, variables, request, MEAN, STD)
+  path = str(tmp_path / 'saved_model')
+  saved_model.write(compute, SIZE, path)
+  *samples, image = calibration.synthetic(9, SIZE, 0)
+  expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
+
+  data = tflite.convert(path, 'float32', request)
+  found = graph_lib.operators(graph_lib.read(data))
+  assert set(found) <= OPERATORS
+  np.testing.assert_allclose(run(data, image, tmp_path), expected, atol=1e-3)
+
+  data = tflite.convert(
+    path,
+    'int8',
+    request,
+    calibration.samples(samples, SIZE, True, MEAN, STD),
+  )
+  found = graph_lib.operators(graph_lib.read(data))
+  assert set(found) <= OPERATORS | {'QUANTIZE', 'DEQUANTIZE'}
+  error = run(data, image, tmp_path) - expected
+  assert np.std(error) < 0.3 * np.std(expected)
+
+
+def run(data, image, folder):
+  """Returns what the evaluator's predictor gets from a file."""
+  card = {
+    'input_size': list(SIZE),
+    'mean': MEAN,
+    'std': STD,
+    'normalization_in_graph': True,
+    'output': 'logits',
+    'classes': list('abcde'),
+    'palette': [[0, 0, 0]] * 5,
+  }
+  (folder / 'x.json').write_text(json.dumps(card))
+  (folder / 'x.tflite').write_bytes(data)
+  return litert.TFLitePredictor(folder / 'x.tflite')(image[None])

@@ -1,0 +1,100 @@
+"""What all heads share."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deeplab.models import layers
+from deeplab.models import registry
+from deeplab.models.heads import base
+from tests.models.heads import cases
+
+CHANNELS = (4, 4, 6, 6, 8)
+# Of an 80 x 70 image at output stride 16.
+SIZES = ((40, 35), (20, 18), (10, 9), (5, 5), (5, 5))
+
+
+def make(name, **fields):
+  return registry.HEADS[name](num_classes=3, **fields)
+
+
+def test_classifier_starts_wide_and_has_a_bias():
+  module = base.classifier(50, layers.Options(dtype='bfloat16'))
+  variables = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 1, 1, 400)))
+  kernel = variables['params']['kernel']
+  assert kernel.dtype == jnp.float32
+  # Glorot: sqrt(2 / (400 + 50)).
+  assert abs(float(kernel.std()) - 0.0667) < 2e-3
+  assert variables['params']['bias'].tolist() == [0.0] * 50
+  out = module.apply(variables, jnp.ones((1, 1, 1, 400), jnp.bfloat16))
+  assert out.dtype == jnp.float32
+
+
+def test_classifier_fields():
+  module = base.classifier(
+    3, layers.Options(), kernel=3, use_bias=False, name='other'
+  )
+  shapes = jax.eval_shape(
+    lambda: module.init(jax.random.key(0), jnp.ones((1, 5, 5, 4)))
+  )
+  assert shapes['params']['kernel'].shape == (3, 3, 4, 3)
+  assert set(shapes['params']) == {'kernel'}
+  assert module.name == 'other'
+
+
+@pytest.mark.parametrize('stage', [-1, 2, 3])
+def test_finer(stage):
+  maps = cases.features((2, 3, 4))
+  assert base.finer(maps, 1) is maps[1]
+  with pytest.raises(ValueError, match=f'low_level_stage={stage} .* 3 stages'):
+    base.finer(maps, stage)
+
+
+# The promises of `base`, kept by every head.
+
+
+@pytest.mark.parametrize('name', registry.HEADS)
+def test_a_tuple_of_logits(name):
+  maps = cases.features(CHANNELS, SIZES)
+  trained, variables = cases.trace(make(name), maps, train=True)
+  evaluated, _ = cases.trace(make(name), maps)
+  assert isinstance(evaluated, tuple) and len(evaluated) == 1
+  assert evaluated[0] == trained[0]
+  for logits in trained:
+    assert logits.shape[0] == 2 and logits.shape[-1] == 3
+    assert logits.dtype == jnp.float32
+  # What evaluation leaves out is called so.
+  training_only = {k for k in variables['params'] if k.startswith('auxiliary')}
+  assert bool(training_only) == (len(trained) > 1)
+
+
+@pytest.mark.parametrize('name', registry.HEADS)
+def test_align_corners_reaches_every_resize(name, monkeypatch):
+  aligned = []
+  resize = layers.resize
+
+  def record(x, size, align_corners=False):
+    aligned.append(align_corners)
+    return resize(x, size, align_corners)
+
+  monkeypatch.setattr(layers, 'resize', record)
+  maps = cases.features(CHANNELS, SIZES)
+  for value in (False, True):
+    aligned.clear()
+    cases.trace(make(name, align_corners=value), maps)
+    assert set(aligned) <= {value}
+    assert bool(aligned) == (name != 'fcn')
+
+
+@pytest.mark.parametrize('name', registry.HEADS)
+def test_norm_fields_reach_every_batch_norm(name):
+  maps = cases.features(CHANNELS, SIZES)
+  head = make(name, bn_decay=0.7, bn_epsilon=0.01)
+  norms = [m.norm for _, m in cases.calls(head, maps, layers.BatchNorm)]
+  assert norms
+  assert set(norms) == {layers.Norm(decay=0.7, epsilon=0.01)}
+
+
+@pytest.mark.parametrize('name', registry.HEADS)
+def test_bfloat16(name):
+  cases.assert_bfloat16(make(name), CHANNELS)

@@ -1,0 +1,89 @@
+"""What the tests of every head share."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from deeplab.models import layers
+
+
+def features(channels, sizes=None, batch=2, seed=None):
+  """Returns maps of so many channels; noise from `seed`, zeros without one.
+
+  Args:
+    channels: of each map, fine to coarse.
+    sizes: (h, w) of each; by default those of a 65 x 49 image at strides 2, 4,
+      8, 16, 32.
+    batch: images.
+    seed: of the noise.
+  """
+  sizes = sizes or [(33, 25), (17, 13), (9, 7), (5, 4), (3, 2)][: len(channels)]
+  generator = np.random.default_rng(seed)
+  return tuple(
+    np.zeros((batch, *size, c), np.float32)
+    if seed is None
+    else generator.standard_normal((batch, *size, c)).astype(np.float32)
+    for size, c in zip(sizes, channels, strict=True)
+  )
+
+
+def trace(head, maps, train=False):
+  """Returns shapes of the outputs in one mode, and of the variables."""
+  variables = jax.eval_shape(lambda: head.init(jax.random.key(0), maps, False))
+  outputs = jax.eval_shape(
+    lambda v: head.apply(v, maps, train, mutable=['batch_stats'])[0], variables
+  )
+  return outputs, variables
+
+
+def count(variables):
+  """Returns the number of parameters."""
+  return sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+
+
+def calls(head, maps, module=layers.Conv):
+  """Returns (name, module) of each call of a class of layers, in order."""
+  found = []
+
+  def record(call, args, kwargs, context):
+    if type(context.module) is module and context.method_name == '__call__':
+      found.append(('/'.join(context.module.path), context.module))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(lambda: head.init(jax.random.key(0), maps, False))
+  return found
+
+
+def assert_trains(head, maps):
+  """Asserts that every parameter has a gradient and every statistic moves."""
+  variables = jax.jit(lambda: head.init(jax.random.key(0), maps, False))()
+
+  def loss(params):
+    outputs, state = head.apply(
+      variables | {'params': params}, maps, True, mutable=['batch_stats']
+    )
+    return sum((x**2).mean() for x in outputs), state
+
+  gradients, state = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+    assert np.all(np.isfinite(leaf)), path
+    # A bias before BatchNorm changes nothing; rounding alone moves it.
+    if not (path[-1].key == 'bias' and path[-2].key == 'conv'):
+      assert np.any(leaf != 0), path
+  old = jax.tree.leaves(variables['batch_stats'])
+  new = jax.tree.leaves(state['batch_stats'])
+  assert all(np.any(a != b) for a, b in zip(old, new, strict=True))
+
+
+def assert_bfloat16(head, channels):
+  """Asserts float32 logits, parameters and statistics at bfloat16."""
+  head = head.clone(options=layers.Options(dtype='bfloat16'))
+  maps = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, 'bfloat16'), features(channels)
+  )
+  outputs, variables = jax.eval_shape(
+    lambda maps: head.init_with_output(jax.random.key(0), maps, False), maps
+  )
+  dtypes = {x.dtype for x in jax.tree.leaves((outputs, variables))}
+  assert dtypes == {np.dtype('float32')}

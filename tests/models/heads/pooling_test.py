@@ -1,0 +1,71 @@
+"""Means over cells and windows, against NumPy, in both of their forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab.models import layers
+from deeplab.models.heads import pooling
+
+
+def noise(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('count', [1, 2, 3, 4])
+@pytest.mark.parametrize('size', [(16, 8), (17, 9), (14, 15), (3, 2), (1, 1)])
+def test_bins_are_those_of_pytorch(size, count, train):
+  x = noise(2, *size, 3)
+  expected = np.empty((2, count, count, 3))
+  for i in range(count):
+    for j in range(count):
+      cell = x[
+        :,
+        math.floor(i * size[0] / count) : math.ceil((i + 1) * size[0] / count),
+        math.floor(j * size[1] / count) : math.ceil((j + 1) * size[1] / count),
+      ]
+      expected[:, i, j] = cell.mean((1, 2))
+  actual = pooling.bins(x, count, train)
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('size', 'count', 'windows'),
+  [
+    ((16, 8), 4, 1),  # even
+    ((17, 9), 4, 1),  # even, with a row in common
+    ((17, 9), 1, 1),
+    ((14, 8), 4, 0),  # rows 0 to 4, 3 to 7, 7 to 11, 10 to 14
+  ],
+)
+def test_windows_wherever_cells_are_even(size, count, windows):
+  x = jnp.zeros((1, *size, 3))
+  pool = jax.make_jaxpr(lambda x: pooling.bins(x, count, False))(x)
+  assert str(pool).count('reduce_window_sum') == windows
+  pool = jax.make_jaxpr(lambda x: pooling.bins(x, count, True))(x)
+  assert 'reduce_window' not in str(pool)
+
+
+def test_windows_by_hand():
+  x = np.arange(20, dtype=np.float32).reshape(1, 4, 5, 1)
+  # Means of 3 x 2 windows, one row and three columns apart: centre values.
+  y = pooling.windows(x, (3, 2), (1, 3))
+  assert y[0, ..., 0].tolist() == [[5.5, 8.5], [10.5, 13.5]]
+
+
+def test_bfloat16_is_summed_in_float32():
+  x = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
+  for train in (False, True):
+    y = pooling.bins(x, 1, train)
+    assert y.dtype == jnp.bfloat16
+    assert float(y[0, 0, 0, 0]) == 1.0078125
+
+
+def test_check_batch():
+  pooling.check_batch(2, layers.Options())
+  with pytest.raises(ValueError, match='raise batch_size to 2 or more'):
+    pooling.check_batch(1, layers.Options())

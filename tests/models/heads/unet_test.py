@@ -1,0 +1,56 @@
+"""The U-Net decoder."""
+
+import pytest
+
+from deeplab.models.heads import unet
+from tests.models.heads import cases
+
+CHANNELS = (2, 3, 4, 5, 6)
+
+
+def make(**fields):
+  return unet.UNet(**({'num_classes': 3, 'channels': (6, 5, 4, 3, 2)} | fields))
+
+
+@pytest.mark.parametrize(
+  ('steps', 'size'),
+  [
+    (0, (3, 2)),
+    (1, (5, 4)),
+    (3, (17, 13)),
+    (4, (33, 25)),
+    (5, (66, 50)),
+  ],
+)
+def test_steps(steps, size):
+  head = make(channels=(4,) * steps)
+  (out,), variables = cases.trace(head, cases.features(CHANNELS))
+  assert out.shape == (2, *size, 3)
+  assert set(variables['params']) == {'classifier'} | {
+    f'decoder{i}_conv{j}' for i in range(steps) for j in (0, 1)
+  }
+
+
+def test_parameters():
+  _, variables = cases.trace(make(), cases.features(CHANNELS))
+  total, x = 0, 6
+  for skip, y in ((5, 6), (4, 5), (3, 4), (2, 3), (0, 2)):
+    total += 9 * (x + skip) * y + 2 * y + 9 * y * y + 2 * y
+    x = y
+  assert cases.count(variables) == total + 9 * 2 * 3 + 3
+
+
+def test_fields():
+  head = make(convs=1, classifier_kernel=1)
+  kernels = [c.kernel for _, c in cases.calls(head, cases.features(CHANNELS))]
+  assert kernels == [3, 3, 3, 3, 3, 1]
+
+
+def test_more_steps_than_stages():
+  with pytest.raises(ValueError, match=r'asks for 6 steps.* 5 stages'):
+    cases.trace(make(channels=(2,) * 6), cases.features(CHANNELS))
+
+
+@pytest.mark.full
+def test_trains():
+  cases.assert_trains(make(), cases.features(CHANNELS, seed=0))
