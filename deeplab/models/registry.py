@@ -14,6 +14,8 @@ import flax.linen as nn
 from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import regnet
+from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
@@ -31,6 +33,16 @@ if TYPE_CHECKING:
 ENCODERS: dict[str, type[nn.Module]] = {
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
   'mobilenet_v2_tiny': mobilenet_v2.MobileNetV2Tiny,
+  'regnetx_400mf': regnet.RegNetX400MF,
+  'regnetx_800mf': regnet.RegNetX800MF,
+  'regnetx_1_6gf': regnet.RegNetX1600MF,
+  'regnetx_3_2gf': regnet.RegNetX3200MF,
+  'regnetx_tiny': regnet.RegNetXTiny,
+  'resnet_18': resnet.ResNet18,
+  'resnet_34': resnet.ResNet34,
+  'resnet_50': resnet.ResNet50,
+  'resnet_101': resnet.ResNet101,
+  'resnet_tiny': resnet.ResNetTiny,
   'xception_65': xception.Xception65,
   'xception_tiny': xception.XceptionTiny,
 }

@@ -114,7 +114,9 @@ def test_table():
 
 
 # What segmentation_models_pytorch 0.6 computes, counted by hooks on its
-# convolutions, and the TF DeepLab model zoo's networks: MACs and parameters.
+# convolutions, the TF DeepLab model zoo's networks, and torchvision's as Texas
+# Instruments train them (285.4 and 337.5 GMACs, without the auxiliary head):
+# MACs and parameters.
 PUBLISHED = {
   'smp': (
     {'name': 'mobilenet_v2', 'top_conv': True},
@@ -144,6 +146,16 @@ PUBLISHED = {
     {'name': 'deeplabv3plus', 'rates': (12, 24, 36)},
     8, 21, (512, 512), 171_594_088_448, 41_055_413,
   ),
+  'torchvision_fcn': (
+    {'name': 'resnet_50'},
+    {'name': 'fcn', 'stage': 4, 'channels': 512},
+    8, 19, (520, 1040), 285_442_892_800, 32_955_987,
+  ),
+  'torchvision_deeplabv3': (
+    {'name': 'resnet_50'},
+    {'name': 'deeplabv3', 'rates': (12, 24, 36), 'refine': 'dense'},
+    8, 19, (520, 1040), 337_457_561_088, 39_638_355,
+  ),
 }  # fmt: skip
 
 
@@ -164,7 +176,10 @@ def convolutions(jaxpr):
         yield from convolutions(value.jaxpr)
 
 
-@pytest.mark.parametrize('encoder', ['mobilenet_v2_tiny', 'xception_tiny'])
+@pytest.mark.parametrize(
+  'encoder',
+  ['mobilenet_v2_tiny', 'regnetx_tiny', 'resnet_tiny', 'xception_tiny'],
+)
 def test_counts_what_the_trace_holds(encoder):
   config = model({'name': encoder}, {'name': 'deeplabv3plus'}, 16)
   network = registry.build(config, 4, depthwise='conv', pointwise='conv')

@@ -14,6 +14,16 @@ from deeplab.models.heads import deeplabv3plus
 ENCODER_PARAMETERS = {
   'mobilenet_v2': 1_811_712,
   'mobilenet_v2_tiny': 77_216,
+  'regnetx_400mf': 4_772_512,
+  'regnetx_800mf': 6_586_656,
+  'regnetx_1_6gf': 8_277_136,
+  'regnetx_3_2gf': 14_287_552,
+  'regnetx_tiny': 10_888,
+  'resnet_18': 11_176_512,
+  'resnet_34': 21_284_672,
+  'resnet_50': 23_508_032,
+  'resnet_101': 42_500_160,
+  'resnet_tiny': 12_912,
   'xception_65': 37_867_312,
   'xception_tiny': 9_672,
 }

@@ -40,17 +40,48 @@ def features(encoder, weights, x, entries=slice(None)):
   return [np.asarray(f) for f in apply(weights, x)]
 
 
-def depthwise_plan(encoder):
-  """Returns the (stride, rate) of every depthwise convolution, in order."""
+def subset(own, every):
+  """Returns the variables of `every` whose paths `own` has, too."""
+  own = flax.traverse_util.flatten_dict(own)
+  every = flax.traverse_util.flatten_dict(every)
+  return flax.traverse_util.unflatten_dict({path: every[path] for path in own})
+
+
+def _plan(encoder, chosen):
+  """Returns the (stride, rate) of the convolutions that `chosen` takes."""
   jaxpr = jax.make_jaxpr(
     lambda x: encoder.init_with_output(jax.random.key(0), x, False)
   )(jnp.zeros((1, 33, 33, 3)))
   return [
     (eqn.params['window_strides'][0], eqn.params['rhs_dilation'][0])
     for eqn in jaxpr.eqns
-    if eqn.primitive.name == 'conv_general_dilated'
-    and eqn.params['feature_group_count'] > 1
+    if eqn.primitive.name == 'conv_general_dilated' and chosen(eqn)
   ]
+
+
+def depthwise_plan(encoder):
+  """Returns the (stride, rate) of every depthwise convolution, in order."""
+  return _plan(encoder, lambda eqn: eqn.params['feature_group_count'] > 1)
+
+
+def kernel_plan(encoder, kernel):
+  """Returns the (stride, rate) of every convolution of one kernel size."""
+  return _plan(encoder, lambda eqn: eqn.invars[1].aval.shape[0] == kernel)
+
+
+def assert_equal(ours, theirs, rtol=2e-5):
+  """Asserts that maps are those of another system, and not constant.
+
+  Args:
+    ours: maps.
+    theirs: the other system's.
+    rtol: largest difference, as a share of the map's largest value.
+  """
+  assert len(ours) == len(theirs)
+  for a, b in zip(ours, theirs, strict=True):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
+    assert b.std() > 1e-2
 
 
 def assert_subsampled(fine, coarse, output_stride, atol=2e-5, offset=0):

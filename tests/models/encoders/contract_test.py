@@ -2,6 +2,8 @@ import pytest
 
 from deeplab.models.encoders import contract
 from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import regnet
+from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
 from tests.models.encoders import cases
 
@@ -11,6 +13,8 @@ from tests.models.encoders import cases
   ('encoder', 'channels'),
   [
     (mobilenet_v2.MobileNetV2Tiny, (8, 8, 8, 24, 80)),
+    (regnet.RegNetXTiny, (8, 8, 12, 16, 24)),
+    (resnet.ResNetTiny, (4, 16, 24, 32, 40)),
     (xception.XceptionTiny, (8, 12, 16, 16, 32)),
   ],
 )

@@ -68,9 +68,10 @@ def load(torch, module, variables, names, pooled_last=None):
   for path, value in flax.traverse_util.flatten_dict(variables).items():
     name = name_of(path[1:], names)
     assert name not in state
-    if pooled_last is not None and path[1:3] == ('aspp', 'projection'):
-      if path[-1] == 'kernel':  # ours reads the pooled branch first
-        value = np.roll(value, -pooled_last, axis=2)
+    projection = path[1:] == ('aspp', 'projection', 'conv', 'kernel')
+    if projection and pooled_last is not None:
+      # Ours reads the pooled branch first.
+      value = np.roll(value, -pooled_last, axis=2)
     if path[-1] == 'kernel':
       value = value.transpose(3, 2, 0, 1)
     state[name] = torch.from_numpy(np.ascontiguousarray(value))
