@@ -16,7 +16,7 @@ from deeplab.models import cpu_kernels
 
 Array = jax.Array
 
-ACTIVATIONS = ('relu', 'relu6', 'none')
+ACTIVATIONS = ('relu', 'relu6', 'hard_swish', 'hard_sigmoid', 'none')
 
 
 def _activate(activation: str, y: Array) -> Array:
@@ -24,6 +24,10 @@ def _activate(activation: str, y: Array) -> Array:
     return jnp.maximum(y, 0)
   if activation == 'relu6':
     return jnp.clip(y, 0, 6)
+  if activation == 'hard_swish':
+    return y * (jnp.clip(y + 3, 0, 6) / 6)
+  if activation == 'hard_sigmoid':
+    return jnp.clip(y + 3, 0, 6) / 6
   return y
 
 
@@ -33,6 +37,11 @@ def _gate(activation: str, y: Array, g: Array) -> Array:
     return jnp.where(y > 0, g, 0)
   if activation == 'relu6':
     return jnp.where((y > 0) & (y < 6), g, 0)
+  if activation == 'hard_swish':
+    outer = jnp.where(y > 0, g, 0)
+    return jnp.where(jnp.abs(y) < 3, g * (y / 3 + 0.5), outer)
+  if activation == 'hard_sigmoid':
+    return jnp.where(jnp.abs(y) < 3, g / 6, 0)
   return g
 
 

@@ -26,6 +26,8 @@ Padding = Literal['same', 'symmetric', 'keras']
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'relu': jax.nn.relu,
   'relu6': jax.nn.relu6,
+  'hard_swish': jax.nn.hard_swish,
+  'hard_sigmoid': jax.nn.hard_sigmoid,
   'none': lambda x: x,
 }
 

@@ -13,9 +13,12 @@ import flax.linen as nn
 
 from deeplab.models import layers
 from deeplab.models import segmenter
+from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
+from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
@@ -31,18 +34,27 @@ if TYPE_CHECKING:
   import ml_collections
 
 ENCODERS: dict[str, type[nn.Module]] = {
+  'ghostnet': ghostnet.GhostNet,
+  'ghostnet_tiny': ghostnet.GhostNetTiny,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
   'mobilenet_v2_tiny': mobilenet_v2.MobileNetV2Tiny,
-  'regnetx_400mf': regnet.RegNetX400MF,
-  'regnetx_800mf': regnet.RegNetX800MF,
+  'mobilenet_v3_large': mobilenet_v3.MobileNetV3Large,
+  'mobilenet_v3_large_seg': mobilenet_v3.MobileNetV3LargeSeg,
+  'mobilenet_v3_small': mobilenet_v3.MobileNetV3Small,
+  'mobilenet_v3_small_seg': mobilenet_v3.MobileNetV3SmallSeg,
+  'mobilenet_v3_tiny': mobilenet_v3.MobileNetV3Tiny,
   'regnetx_1_6gf': regnet.RegNetX1600MF,
   'regnetx_3_2gf': regnet.RegNetX3200MF,
+  'regnetx_400mf': regnet.RegNetX400MF,
+  'regnetx_800mf': regnet.RegNetX800MF,
   'regnetx_tiny': regnet.RegNetXTiny,
   'resnet_18': resnet.ResNet18,
   'resnet_34': resnet.ResNet34,
   'resnet_50': resnet.ResNet50,
   'resnet_101': resnet.ResNet101,
   'resnet_tiny': resnet.ResNetTiny,
+  'shufflenet_v2': shufflenet_v2.ShuffleNetV2,
+  'shufflenet_v2_tiny': shufflenet_v2.ShuffleNetV2Tiny,
   'xception_65': xception.Xception65,
   'xception_tiny': xception.XceptionTiny,
 }

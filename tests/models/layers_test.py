@@ -136,6 +136,22 @@ def test_options_are_checked():
     layers.Options(depthwise='fast')
 
 
+@pytest.mark.parametrize(
+  ('activation', 'expected'),
+  [
+    ('relu', (0, 0, 0, 1.5, 9)),
+    ('relu6', (0, 0, 0, 1.5, 6)),
+    ('hard_swish', (0, -0.375, 0, 1.125, 9)),
+    ('hard_sigmoid', (0, 0.25, 0.5, 0.75, 1)),
+    ('none', (-9, -1.5, 0, 1.5, 9)),
+  ],
+)
+def test_activations(activation, expected):
+  x = jnp.array([-9, -1.5, 0, 1.5, 9])
+  y = layers.ACTIVATIONS[activation](x)
+  np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
 def conv_bn(kernel, train, x, dtype='float32', activation='relu'):
   layer = layers.ConvBN(
     1, NORM, activation=activation, options=layers.Options(dtype=dtype)

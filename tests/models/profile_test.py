@@ -178,7 +178,15 @@ def convolutions(jaxpr):
 
 @pytest.mark.parametrize(
   'encoder',
-  ['mobilenet_v2_tiny', 'regnetx_tiny', 'resnet_tiny', 'xception_tiny'],
+  [
+    'ghostnet_tiny',
+    'mobilenet_v2_tiny',
+    'mobilenet_v3_tiny',
+    'regnetx_tiny',
+    'resnet_tiny',
+    'shufflenet_v2_tiny',
+    'xception_tiny',
+  ],
 )
 def test_counts_what_the_trace_holds(encoder):
   config = model({'name': encoder}, {'name': 'deeplabv3plus'}, 16)

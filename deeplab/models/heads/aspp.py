@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
+from deeplab.models import pooling
 from deeplab.models.heads import base
-from deeplab.models.heads import pooling
 
 Array = jax.Array
 Refine = Literal['none', 'dense', 'separable']

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 
 from deeplab.models import layers
+from deeplab.models import pooling
 from deeplab.models.heads import base
-from deeplab.models.heads import pooling
 
 Array = jax.Array
 

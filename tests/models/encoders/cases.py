@@ -31,6 +31,19 @@ def variables(encoder, size=(33, 33), seed=0):
   return flax.traverse_util.unflatten_dict(flat)
 
 
+def constant_gates(weights):
+  """Returns variables whose squeeze-and-excitation gates ignore the map."""
+  flat = flax.traverse_util.flatten_dict(weights)
+  return flax.traverse_util.unflatten_dict(
+    {
+      path: np.zeros_like(leaf)
+      if path[-3:] == ('squeeze_excite', 'expand', 'kernel')
+      else leaf
+      for path, leaf in flat.items()
+    }
+  )
+
+
 def features(encoder, weights, x, entries=slice(None)):
   """Returns entries of the maps, compiled without optimisation, for speed."""
   apply = jax.jit(

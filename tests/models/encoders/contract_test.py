@@ -1,9 +1,12 @@
 import pytest
 
 from deeplab.models.encoders import contract
+from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
+from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
 from tests.models.encoders import cases
 
@@ -12,9 +15,12 @@ from tests.models.encoders import cases
 @pytest.mark.parametrize(
   ('encoder', 'channels'),
   [
+    (ghostnet.GhostNetTiny, (8, 12, 16, 24, 28)),
     (mobilenet_v2.MobileNetV2Tiny, (8, 8, 8, 24, 80)),
     (regnet.RegNetXTiny, (8, 8, 12, 16, 24)),
     (resnet.ResNetTiny, (4, 16, 24, 32, 40)),
+    (mobilenet_v3.MobileNetV3Tiny, (8, 16, 24, 40, 288)),
+    (shufflenet_v2.ShuffleNetV2Tiny, (8, 8, 12, 16, 24)),
     (xception.XceptionTiny, (8, 12, 16, 16, 32)),
   ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeplab.models import layers
-from deeplab.models.heads import pooling
+from deeplab.models import pooling
 
 
 def noise(*shape):

@@ -1,0 +1,60 @@
+"""Attention over channels: squeeze-and-excitation.
+
+Hu et al., "Squeeze-and-Excitation Networks" (2018, arXiv:1709.01507), in the
+form of MobileNetV3: 1x1 convolutions with biases on the mean of the map, ReLU
+between them, and a piecewise linear gate behind.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from deeplab.models import layers
+from deeplab.models import pooling
+
+Array = jax.Array
+
+# What published systems gate with: each a ReLU6, which int8 graphs fuse, where
+# clipping to [0, 1] would be one or two operators of its own.
+GATES: dict[str, Callable[[Array], Array]] = {
+  # The paper's, torchvision's and Keras'.
+  'hard_sigmoid': layers.ACTIVATIONS['hard_sigmoid'],
+  # TF-slim rounds the sixth.
+  'hard_sigmoid_tf': lambda x: jax.nn.relu6(x + 3.0) * 0.16667,
+  # clip(0.2 x + 0.5, 0, 1), as Paddle's MobileNetV3 has it.
+  'hard_sigmoid_paddle': lambda x: jax.nn.relu6(1.2 * x + 3.0) / 6.0,
+  # clip(x, 0, 1), as Paddle's GhostNet has it.
+  'clip': lambda x: jax.nn.relu6(6.0 * x) / 6.0,
+}
+
+
+class SqueezeExcite(nn.Module):
+  """Multiplies each channel by a gate computed from all channels' means.
+
+  Attributes:
+    squeezed: channels between the two convolutions, `reduce` and `expand`.
+    gate: one of `GATES`.
+    options: what the model's layers share.
+    kernel_init: initialiser of both kernels.
+  """
+
+  squeezed: int
+  gate: str = 'hard_sigmoid'
+  options: layers.Options = layers.Options()
+  kernel_init: Any = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Maps [B, H, W, C] to the same shape."""
+    shared: dict[str, Any] = {
+      'use_bias': True,
+      'options': self.options,
+      'kernel_init': self.kernel_init,
+    }
+    y = pooling.bins(x, 1, train)
+    y = layers.Conv(self.squeezed, **shared, name='reduce')(y)
+    y = jax.nn.relu(y)
+    y = layers.Conv(x.shape[-1], **shared, name='expand')(y)
+    return x * GATES[self.gate](y)

@@ -1,0 +1,206 @@
+"""ShuffleNetV2.
+
+Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture
+Design" (2018, arXiv:1807.11164), table 5. torchvision and Paddle agree on it;
+padding is symmetric in both.
+
+Modules: `stem`, `unit_0` .. (Paddle's numbers), each with `expand`, `depthwise`
+and `project`, and where it has a stride `shortcut_depthwise` and
+`shortcut_project`; and `top` if asked for.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab.models import layers
+from deeplab.models import output_stride as output_strides
+from deeplab.models.encoders import contract
+
+Array = jax.Array
+
+TOP_CHANNELS = 1024
+
+
+def max_pool(x: Array, padding: layers.Padding) -> Array:
+  """3x3 max pooling with stride 2 of a map without negative values.
+
+  Args:
+    x: [B, H, W, C], 0 and more, as behind a ReLU: zeros then pad as well as
+      the least number does, which has no place in a quantised graph.
+    padding: see `layers.explicit_padding`.
+
+  Returns:
+    [B, ceil(H / 2), ceil(W / 2), C].
+  """
+  pads = layers.explicit_padding(padding, x.shape[1:3], 3, 2, 1)
+  if pads == layers.explicit_padding('same', x.shape[1:3], 3, 2, 1):
+    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
+  return nn.max_pool(jnp.pad(x, ((0, 0), *pads, (0, 0))), (3, 3), (2, 2))
+
+
+def interleave(first: Array, second: Array) -> Array:
+  """Returns the channels of two maps in turn: first 0, second 0, first 1, ...
+
+  The channel shuffle of the two maps' concatenation, in two groups, without
+  tensors of five axes, which NPU compilers refuse.
+
+  Args:
+    first: [B, H, W, C].
+    second: [B, H, W, C].
+
+  Returns:
+    [B, H, W, 2 C].
+  """
+  batch, height, width, channels = first.shape
+  flat = (batch, height * width, channels)
+  x = jnp.stack([first.reshape(flat), second.reshape(flat)], axis=-1)
+  return x.reshape(batch, height, width, 2 * channels)
+
+
+class Unit(nn.Module):
+  """Two branches, their channels interleaved; the paper's figure 3 c and d.
+
+  Attributes:
+    features: output channels, half of them from each branch.
+    stride: nominal stride. Above 1 both branches read the whole input; at 1
+      one branch is the first half of its channels and the other reads the
+      second.
+    layer: stride and rate of the depthwise layers.
+    norm: BatchNorm constants.
+    padding: see `layers.explicit_padding`.
+    options: what the model's layers share.
+  """
+
+  features: int
+  stride: int
+  layer: output_strides.Layer
+  norm: layers.Norm
+  padding: layers.Padding
+  options: layers.Options
+
+  def _pointwise(self, x: Array, train: bool, name: str) -> Array:
+    return layers.ConvBN(
+      self.features // 2, self.norm, options=self.options, name=name
+    )(x, train)
+
+  def _depthwise(self, x: Array, train: bool, name: str) -> Array:
+    return layers.ConvBN(
+      x.shape[-1],
+      self.norm,
+      kernel=3,
+      stride=self.layer.stride,
+      rate=self.layer.rate,
+      groups=x.shape[-1],
+      padding=self.padding,
+      activation='none',
+      options=self.options,
+      name=name,
+    )(x, train)
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Maps [B, H, W, C] to [B, H', W', features]."""
+    if self.stride > 1:
+      first = self._depthwise(x, train, 'shortcut_depthwise')
+      first = self._pointwise(first, train, 'shortcut_project')
+    else:
+      first, x = jnp.split(x, 2, axis=-1)
+    x = self._pointwise(x, train, 'expand')
+    x = self._depthwise(x, train, 'depthwise')
+    x = self._pointwise(x, train, 'project')
+    return interleave(first, x)
+
+
+class ShuffleNetV2(nn.Module):
+  """ShuffleNetV2 x1.0 as a feature extractor; see `contract`.
+
+  Channels 24 (the stem), 24 (the pooled stem), 116, 232, 464 at nominal
+  strides 2 .. 32.
+
+  Attributes:
+    output_stride: 4, 8, 16 or 32.
+    multi_grid: rate factors of the last units.
+    options: what the model's layers share.
+    channels: of the stem and the three stages, multiples of 2.
+    repeats: units in each stage; the first has stride 2.
+    padding: see `layers.explicit_padding`.
+    bn_decay: see `layers.Norm`.
+    bn_epsilon: see `layers.Norm`.
+    top_conv: ends with the 1x1 layer of 1024 channels that classifiers have.
+  """
+
+  output_stride: int = 16
+  multi_grid: tuple[int, ...] = (1, 1, 1)
+  options: layers.Options = layers.Options()
+  channels: tuple[int, ...] = (24, 116, 232, 464)
+  repeats: tuple[int, ...] = (4, 8, 4)
+  padding: layers.Padding = 'symmetric'
+  bn_decay: float = 0.9
+  bn_epsilon: float = 1e-5
+  top_conv: bool = False
+
+  def _check(self) -> None:
+    """Raises ValueError where fields do not describe a network."""
+    if len(self.repeats) != 3 or min(self.repeats) < 1:
+      raise ValueError(
+        f'repeats={tuple(self.repeats)} must name at least one unit for each '
+        'of the three stages'
+      )
+    if len(self.channels) != 4 or any(c < 2 or c % 2 for c in self.channels):
+      raise ValueError(
+        f'channels={tuple(self.channels)} must be four positive even numbers'
+      )
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> contract.Features:
+    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    self._check()
+    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    # (channels, stride) of each unit.
+    units = [
+      (channels, 2 if i == 0 else 1)
+      for channels, count in zip(self.channels[1:], self.repeats, strict=True)
+      for i in range(count)
+    ]
+    # The stem and the pooling come first, and always have their strides.
+    plan = output_strides.atrous(
+      [2, 2, *(stride for _, stride in units)],
+      self.output_stride,
+      self.multi_grid,
+    )
+    x = layers.ConvBN(
+      self.channels[0],
+      norm,
+      kernel=3,
+      stride=2,
+      padding=self.padding,
+      options=self.options,
+      name='stem',
+    )(images, train)
+    features = [x]
+    x = max_pool(x, self.padding)
+    for i, (channels, stride) in enumerate(units):
+      if stride > 1:
+        features.append(x)
+      x = Unit(
+        channels,
+        stride,
+        plan[i + 2],
+        norm,
+        self.padding,
+        self.options,
+        name=f'unit_{i}',
+      )(x, train)
+    if self.top_conv:
+      x = layers.ConvBN(TOP_CHANNELS, norm, options=self.options, name='top')(
+        x, train
+      )
+    return (*features, x)
+
+
+class ShuffleNetV2Tiny(ShuffleNetV2):
+  """Five narrow units, for tests."""
+
+  channels: tuple[int, ...] = (8, 12, 16, 24)
+  repeats: tuple[int, ...] = (2, 1, 2)
