@@ -13,7 +13,7 @@ from deeplab.models.heads import deeplabv3plus
 # channels (16, 24, 32, 96, 320). Nobody registers a model without a row here.
 ENCODER_PARAMETERS = {
   'ghostnet': 2_515_136,
-  'ghostnet_tiny': 0,
+  'ghostnet_tiny': 12_463,
   'mobilenet_v2': 1_811_712,
   'mobilenet_v2_tiny': 77_216,
   'regnetx_400mf': 4_772_512,
@@ -29,10 +29,10 @@ ENCODER_PARAMETERS = {
   'mobilenet_v3_large': 2_971_952,
   'mobilenet_v3_large_seg': 1_379_184,
   'mobilenet_v3_small': 927_008,
-  'mobilenet_v3_small_seg': 388_256,
-  'mobilenet_v3_tiny': 0,
+  'mobilenet_v3_small_seg': 390_576,
+  'mobilenet_v3_tiny': 46_728,
   'shufflenet_v2': 776_420,
-  'shufflenet_v2_tiny': 0,
+  'shufflenet_v2_tiny': 2_616,
   'xception_65': 37_867_312,
   'xception_tiny': 9_672,
 }

@@ -66,12 +66,12 @@ def test_parameter_counts_of_tf_by_hand():
     *((5, 144, 48, 40), (5, 288, 48, 72), (5, 288, 48, 72)),
   ]
   assert by_hand(large, 480) == cases.count(LargeSeg())[0] == 1_379_184
-  assert by_hand(small, 288) == cases.count(SmallSeg())[0] == 388_256
+  assert by_hand(small, 288) == cases.count(SmallSeg())[0] == 390_576
   # LR-ASPP on 19 classes: a branch of 128 channels, gates with biases, and
   # two classifiers. The paper has 1.51 M and 0.47 M.
   head = lambda top, low: 2 * (top * 128 + 128) + 128 + 19 * (128 + low + 2)
   assert 1_379_184 + head(480, 120) == 1_507_198
-  assert 388_256 + head(288, 88) == 466_558
+  assert 390_576 + head(288, 88) == 468_830
 
 
 def test_maps():
@@ -230,7 +230,7 @@ def test_torchvision_dilates_what_it_should_not():
   fine = cases.features(Tiny(16, dilation_rule='torchvision'), weights, x)
   np.testing.assert_allclose(fine[3], coarse[3], rtol=0, atol=1e-5)
   error = np.abs(fine[4][:, ::2, ::2] - coarse[4]).max()
-  assert error > 0.5 * coarse[4].std()
+  assert error > 0.1 * coarse[4].std()
 
 
 # Blocks 0 .. 6 of Large and 0 .. 3 of Small are the same at output stride 16

@@ -14,7 +14,7 @@ Tiny = regnet.RegNetXTiny
     # torchvision's totals less the classifier: 5,495,976 - 401,000 (with a
     # last width of 400), 7,259,656 - 673,000, 9,190,136 - 913,000 and
     # 15,296,552 - 1,009,000.
-    (regnet.RegNetX400MF(widths=(32, 64, 160, 400)), 5_094_976, 37_824),
+    (regnet.RegNetX400MF(widths=(32, 64, 160, 400)), 5_094_976, 37_856),
     (regnet.RegNetX800MF(), 6_586_656, 37_312),
     (regnet.RegNetX1600MF(), 8_277_136, 43_504),
     (regnet.RegNetX3200MF(), 14_287_552, 62_560),

@@ -11,6 +11,7 @@ import pytest
 from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import shufflenet_v2
+from tests import torchvision_module
 from tests.models.encoders import cases
 
 LEAVES = {
@@ -156,7 +157,7 @@ SMALL = {'output': (0, 1, 3, 8, 12), 'first': (0, 1, 2, 4, 12)}
   ],
 )
 def test_mobilenet_v3(name, taps, dilated, tap, size):
-  torchvision = pytest.importorskip('torchvision')
+  torchvision = torchvision_module.load()[1]
   model = getattr(torchvision.models, name)(weights=None, dilated=dilated)
   classes = {
     'mobilenet_v3_large': mobilenet_v3.MobileNetV3Large,
@@ -176,7 +177,7 @@ def test_mobilenet_v3(name, taps, dilated, tap, size):
 
 @pytest.mark.parametrize('size', [(65, 33), (64, 96)])
 def test_shufflenet_v2(size):
-  torchvision = pytest.importorskip('torchvision')
+  torchvision = torchvision_module.load()[1]
   model = torchvision.models.shufflenet_v2_x1_0(weights=None)
   encoder = shufflenet_v2.ShuffleNetV2(output_stride=32, top_conv=True)
   variables = cases.variables(encoder)

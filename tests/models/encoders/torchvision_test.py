@@ -11,6 +11,7 @@ import pytest
 
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
+from tests import torchvision_module
 from tests.models.encoders import cases
 
 VARIABLES = {
@@ -99,7 +100,7 @@ def both(name, encoder, size, **arguments):
     **arguments: torchvision's.
   """
   torch = pytest.importorskip('torch')
-  torchvision = pytest.importorskip('torchvision')
+  torchvision = torchvision_module.load()[1]
   module, features = {
     'resnet': (resnet_module, resnet_features),
     'regnet': (regnet_module, regnet_features),

@@ -1,7 +1,6 @@
 """Logits equal torchvision's under a strict mapping of random weights."""
 
 import re
-import warnings
 
 import flax
 import jax
@@ -11,6 +10,7 @@ import pytest
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import fcn
 from deeplab.models.heads import lraspp
+from tests import torchvision_module
 from tests.models.heads import cases
 
 BN = {
@@ -23,10 +23,7 @@ BN = {
 
 @pytest.fixture(scope='module')
 def torch():
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    pytest.importorskip('torchvision')
-    return pytest.importorskip('torch')
+  return torchvision_module.load()[0]
 
 
 def modules(torch):
