@@ -43,7 +43,8 @@ def name_of(path, names):
   """
   *module, leaf = path
   norm = module[-2:] == ['norm', 'bn']
-  module = '/'.join(module).removesuffix('/norm/bn').removesuffix('/conv')
+  kind = '/norm/bn' if norm else '/conv'
+  module = '/'.join(module).removesuffix(kind)
   for pattern, conv, bn in names:
     match = re.fullmatch(pattern, module)
     if match:
