@@ -1,0 +1,103 @@
+"""What Arm's compiler for Ethos-U NPUs makes of an int8 file.
+
+Vela (`ethos-u-vela`) places every operator that the NPU cannot run on the
+processor beside it, and says why. It needs no board.
+"""
+
+import csv
+import glob
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+ACCELERATORS = (
+  *('ethos-u55-32', 'ethos-u55-64', 'ethos-u55-128', 'ethos-u55-256'),
+  *('ethos-u65-256', 'ethos-u65-512', 'ethos-u85-128', 'ethos-u85-256'),
+  *('ethos-u85-512', 'ethos-u85-1024', 'ethos-u85-2048'),
+)
+_WARNING = re.compile(
+  r"Warning \(supported operators\) operator: (\w+), ofm: '(.*)'\n"
+  r'Reason: (.*)'
+)
+
+
+class Refusal(NamedTuple):
+  """An operator that stays off the NPU.
+
+  Attributes:
+    operator: its TFLite name.
+    tensor: the tensor that it writes.
+    reason: Vela's, the first line.
+  """
+
+  operator: str
+  tensor: str
+  reason: str
+
+
+class Compiled(NamedTuple):
+  """Vela's summary of one file.
+
+  Attributes:
+    refused: what stays off the NPU, in the order of the graph.
+    sram_bytes: SRAM that the NPU's memory plan takes.
+    flash_bytes: weights and commands, off chip.
+    macs: multiply-accumulates that the NPU does.
+    cycles: Vela's estimate, of the NPU alone.
+  """
+
+  refused: tuple[Refusal, ...]
+  sram_bytes: int
+  flash_bytes: int
+  macs: int
+  cycles: int
+
+
+def refusals(text: str) -> tuple[Refusal, ...]:
+  """Returns the operators that Vela's messages call unsupported."""
+  return tuple(Refusal(*match.groups()) for match in _WARNING.finditer(text))
+
+
+def compile_file(path: str, accelerator: str = 'ethos-u55-128') -> Compiled:
+  """Compiles a .tflite file for an NPU, and keeps the summary alone.
+
+  Args:
+    path: an int8 file.
+    accelerator: one of `ACCELERATORS`, with Vela's default memories.
+
+  Raises:
+    ValueError: the accelerator is unknown, or Vela cannot compile the file.
+  """
+  if accelerator not in ACCELERATORS:
+    raise ValueError(
+      f'accelerator={accelerator!r} is not one of {", ".join(ACCELERATORS)}'
+    )
+  with tempfile.TemporaryDirectory() as folder:
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'ethosu.vela', os.path.abspath(path)),
+        *('--accelerator-config', accelerator, '--output-dir', folder),
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      check=False,
+    )
+    summaries = glob.glob(os.path.join(folder, '*_summary_*.csv'))
+    if done.returncode or not summaries:
+      lines = done.stdout.strip().splitlines() or ['it said nothing']
+      raise ValueError(
+        f'Vela cannot compile {path} for {accelerator}: {lines[-1]}'
+      )
+    with open(summaries[0], newline='', encoding='utf-8') as f:
+      (row,) = csv.DictReader(f)
+  return Compiled(
+    refused=refusals(done.stdout),
+    sram_bytes=round(1024 * float(row['sram_memory_used'])),
+    flash_bytes=round(1024 * float(row['off_chip_flash_memory_used'])),
+    macs=int(row['nn_macs']),
+    cycles=int(row['cycles_npu']),
+  )
