@@ -8,8 +8,8 @@ Data: ROOT/{train,val}/{images,labels}/STEM.*, or ROOT/{train,val}.txt with
   `image label` lines.
 Command: python -m deeplab.main --config=configs/folder_deeplabv3plus.py:r50
   --config.data.root=ROOT --config.data.num_classes=11
-Cost: 20 (r50), 27 (r101) and 5 (mnv3) GMACs an image of 320x320; 4 and 10 times
-  that at 640 and 1024.
+Cost: 15 (r50), 22 (r101) and 2.2 (mnv3) GMACs an image of 320x320; 4 and 10
+  times that at 640 and 1024.
 Expected: no number of ours yet; none is published.
 Variants: r50, r101 or mnv3; size320, size640 or size1024; smoke (seconds, on
   `shapes` if no root is given).
