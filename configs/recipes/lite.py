@@ -78,6 +78,5 @@ def configure(
     c.schedule.name = 'step'
     c.schedule.step.milestones = (0.4, 0.8)
     c.schedule.step.gamma = 0.25
-  c.schedule.warmup_steps = 1000
   common.sizes(c, size)
   c.checkpoint.every_steps = 1000
