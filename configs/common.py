@@ -1,9 +1,10 @@
 """What the experiments share: every default value there is.
 
-A config file starts from `base()`, says what its experiment changes, and ends
-with `finish()`, which writes down every field of the encoder and the heads that
-were chosen. So what a run did is what its `config.json` says, and any field can
-be overridden on the command line.
+A config file starts from `base()`, reads its variant by `choose()`, says what
+its experiment changes, and ends with `finish()`, which writes down every field
+of the encoder and the heads that were chosen. So what a run did is what its
+`config.json` says, and any field can be overridden on the command line. What
+the pages of one source share is in `recipes/`.
 """
 
 from collections.abc import Iterable
