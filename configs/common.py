@@ -1,10 +1,14 @@
 """What the experiments share: every default value there is.
 
-A config file starts from `base()`, says what its experiment changes, and ends
-with `finish()`, which writes down every field of the encoder and the heads that
-were chosen. So what a run did is what its `config.json` says, and any field can
-be overridden on the command line.
+A config file starts from `base()`, reads its variant by `choose()`, says what
+its experiment changes, and ends with `finish()`, which writes down every field
+of the encoder and the heads that were chosen. So what a run did is what its
+`config.json` says, and any field can be overridden on the command line. What
+the pages of one source share is in `recipes/`.
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -136,44 +140,63 @@ def finish(c: ConfigDict) -> ConfigDict:
   return c.lock()
 
 
-def check_variant(variant: str, known: tuple[str, ...]) -> None:
-  """Refuses a variant that the config does not have.
+def choose(
+  c: ConfigDict, variant: str, **choices: Iterable[str]
+) -> dict[str, str]:
+  """Reads a variant: tokens with commas between, at most one of each choice.
+
+  They are added to the config's name, in the order of the choices. A choice's
+  first token holds where the variant has none of it, and adds no word.
+
+  Args:
+    c: the config, named after its page.
+    variant: such as 'r101,80k'; '' is the page's default.
+    **choices: tokens of each choice; '' is the choice of nothing.
+
+  Returns:
+    The token of each choice.
 
   Raises:
-    ValueError: it is unknown.
+    ValueError: a token is unknown, or two are of one choice.
   """
-  if variant and variant not in known:
-    raise ValueError(
-      f'variant {variant!r} is unknown; this config has {sorted(known)}'
-    )
+  options = {name: tuple(tokens) for name, tokens in choices.items()}
+  owner = {token: name for name, all_ in options.items() for token in all_}
+  chosen: dict[str, str] = {}
+  for token in variant.split(',') if variant else ():
+    if token not in owner or not token:
+      raise ValueError(
+        f'variant {token!r} is unknown; this config has '
+        f'{sorted(filter(None, owner))}'
+      )
+    if owner[token] in chosen:
+      words = ', '.join(filter(None, options[owner[token]]))
+      raise ValueError(f'variant {variant!r} names two of {words}: give one')
+    chosen[owner[token]] = token
+  for name, tokens in options.items():
+    if chosen.setdefault(name, tokens[0]) != tokens[0]:
+      c.name += f'_{chosen[name]}'
+  return chosen
 
 
-def voc(c: ConfigDict) -> None:
-  """Sets the recipe that the VOC experiments share."""
-  c.data.name = 'voc'
-  c.data.train_split = 'trainaug'
-  c.data.eval_split = 'val'
-  c.data.mean = (127.5, 127.5, 127.5)
-  c.data.std = (127.5, 127.5, 127.5)
-  c.data.augment.random_scale.step = 0.25
-  c.data.augment.random_crop.size = (513, 513)
-  c.batch_size = 16
-  c.total_steps = 30_000
-  c.optimizer.name = 'sgd'
-  c.optimizer.learning_rate = 0.007
-  c.optimizer.weight_decay = 4e-5
-  # TF-slim leaves depthwise kernels alone.
-  c.optimizer.decay_mask = r'(?!.*/depthwise/).*/kernel$'
-  c.schedule.warmup_steps = 0
-  c.eval.every_epochs = 5.0
-  c.eval.pad_offset = 1
-  c.eval.window = (513, 513)
-  c.eval.stride = (342, 342)
-  c.eval.static_size = (513, 513)
-  c.checkpoint.every_steps = 1000
+def sizes(
+  c: ConfigDict,
+  crop: tuple[int, int],
+  export: tuple[int, int] | None = None,
+) -> None:
+  """Sets (H, W) of the crops, of an export and of a sliding evaluation.
+
+  Args:
+    c: the config.
+    crop: size of crops and windows, a third of which overlaps the next one.
+    export: size of an exported file; None for that of the crop.
+  """
+  c.data.augment.random_crop.size = crop
+  c.eval.window = crop
+  c.eval.stride = (round(crop[0] * 2 / 3), round(crop[1] * 2 / 3))
+  c.eval.static_size = export or crop
 
 
-def smoke(c: ConfigDict, *, encoder: str) -> None:
+def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   """Shrinks a config to a run of seconds: a tiny encoder, small crops, 6 steps.
 
   It runs on `shapes` unless its own data is there.
@@ -181,20 +204,18 @@ def smoke(c: ConfigDict, *, encoder: str) -> None:
   Args:
     c: the config.
     encoder: name of the family's tiny encoder.
+    **head: fields of the head to replace, its channels for instance.
   """
-  c.name += '_smoke'
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
-  c.data.augment.random_crop.size = (65, 65)
+  sizes(c, (65, 65), export=(64, 64))
   c.model.encoder = ConfigDict({'name': encoder})
-  c.model.head.channels = 16
-  c.model.head.decoder_channels = 16
+  c.model.head.update(head)
   c.batch_size = 4
   c.total_steps = 6
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
   c.eval.batch_size = 16
-  c.eval.static_size = (64, 64)
   c.log_every_steps = 2
   c.checkpoint.every_steps = 2
   # Real convolutions compile in half the time, and six steps do not care.

@@ -24,9 +24,9 @@ from configs import common
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '', 'camvid' or 'smoke'."""
-  common.check_variant(variant, ('camvid', 'smoke'))
   c = common.base()
   c.name = 'folder_mnv2'
+  run = common.choose(c, variant, run=('', 'camvid', 'smoke'))['run']
 
   # Data.
   c.data.name = 'folder'
@@ -77,8 +77,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.eval.window = (256, 256)
   c.eval.static_size = (256, 256)
 
-  if variant == 'camvid':
-    c.name = 'folder_mnv2_camvid'
+  if run == 'camvid':
     c.data.cache = True  # 190 MiB
     c.data.num_classes = 11
     c.data.ignore_label = 11
@@ -87,6 +86,8 @@ def get_config(variant: str = '') -> ConfigDict:
       *('fence', 'car', 'pedestrian', 'bicyclist'),
     )
     c.eval.static_size = (352, 480)
-  if variant == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny')
+  if run == 'smoke':
+    common.smoke(
+      c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16
+    )
   return common.finish(c)

@@ -17,9 +17,9 @@ from configs import common
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '' or 'smoke'."""
-  common.check_variant(variant, ('smoke',))
   c = common.base()
   c.name = 'shapes_mnv2'
+  run = common.choose(c, variant, run=('', 'smoke'))['run']
 
   # Data: drawn at 128x128, at any place, angle and size.
   c.data.augment.ops = ('random_flip',)
@@ -54,6 +54,8 @@ def get_config(variant: str = '') -> ConfigDict:
   c.eval.batch_size = 16
   c.eval.static_size = (128, 128)
 
-  if variant == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny')
+  if run == 'smoke':
+    common.smoke(
+      c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16
+    )
   return common.finish(c)

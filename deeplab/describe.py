@@ -25,9 +25,13 @@ def _first_line(path: str) -> str:
 def listing() -> str:
   """Returns the configs, encoders, heads and data sets there are."""
   lines = ['Configs (--config=FILE or --config=FILE:VARIANT):']
-  for path in sorted(glob.glob(os.path.join('configs', '*.py'))):
-    if os.path.basename(path) not in ('__init__.py', 'common.py'):
-      lines.append(f'  {path:<28} {_first_line(path)}')
+  pages = [
+    path
+    for path in sorted(glob.glob(os.path.join('configs', '*.py')))
+    if os.path.basename(path) not in ('__init__.py', 'common.py')
+  ]
+  width = max(map(len, pages), default=0)
+  lines += [f'  {path:<{width}} {_first_line(path)}' for path in pages]
   for title, names in (
     ('Encoders (--config.model.encoder.name)', registry.ENCODERS),
     ('Heads (--config.model.head.name)', registry.HEADS),

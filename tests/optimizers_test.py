@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from configs import common
+from configs.recipes import slim
 from deeplab import optimizers
 
 PARAMS = {
@@ -138,7 +139,7 @@ def test_decay_masks_that_do_nothing_are_refused():
 def test_voc_leaves_depthwise_kernels_alone():
   """As TF-slim's argument scopes do."""
   config = common.base()
-  common.voc(config)
+  slim.voc(config)
   decayed = re.compile(config.optimizer.decay_mask)
   paths = [
     'encoder/block_1/expand/conv/kernel',

@@ -59,11 +59,18 @@ def test_one_file_says_pmap():
   assert said == ['deeplab/parallel.py']
 
 
-def test_steps_and_benchmark_need_no_tensorflow():
+@pytest.mark.parametrize(
+  'modules',
+  [
+    'deeplab.steps, deeplab.parallel, deeplab.models.registry',
+    'experiments.zoo',
+    'experiments.benchmarks.inference',
+    'experiments.benchmarks.train_step',
+  ],
+)
+def test_steps_and_benchmarks_need_no_tensorflow(modules):
   code = (
-    'import sys; from deeplab import steps, parallel; '
-    'from deeplab.models import registry; '
-    'from experiments.benchmarks import train_step; '
+    f'import sys, {modules}; '
     'bad = {"tensorflow", "tensorflow_datasets", "clu"} & set(sys.modules); '
     'sys.exit(str(bad) if bad else 0)'
   )

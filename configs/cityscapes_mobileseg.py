@@ -1,0 +1,74 @@
+"""PaddleSeg's MobileSeg on Cityscapes.
+
+What: a small pooled context and a decoder of additions, after MobileNetV2,
+  MobileNetV3-Large, ShuffleNetV2 or GhostNet, at output stride 32: crops of
+  512x1024, 80k steps of 16 images. Each of the decoder's three levels has a
+  loss of its own.
+Reference: PaddleSeg's MobileSeg; arXiv:1801.04381, arXiv:1905.02244,
+  arXiv:1807.11164, arXiv:1911.11907.
+Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
+Command: python -m deeplab.main --config=configs/cityscapes_mobileseg.py:mnv2
+Cost: 1.5 (ghostnet, shufflenet) to 3.2 (mnv2) GMACs an image of 512x1024.
+Expected: no number of ours yet; published mIoU 73.94 (mnv2), 73.47 (mnv3),
+  69.46 (shufflenet) and 71.88 (ghostnet).
+Variants: mnv2, mnv3, shufflenet or ghostnet; smoke (seconds, on `shapes` if no
+  root is given).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+_BN = {'bn_decay': 0.9, 'bn_epsilon': 1e-5}
+ENCODERS: dict[str, dict[str, Any]] = {
+  'mnv2': {'name': 'mobilenet_v2', 'expand_first': True, **_BN},
+  'mnv3': {
+    'name': 'mobilenet_v3_large',
+    'expand_always': True,
+    'squeeze': 'exact',
+    'gate': 'hard_sigmoid_paddle',
+    'top_conv': False,
+    **_BN,
+  },
+  'shufflenet': {'name': 'shufflenet_v2'},
+  'ghostnet': {'name': 'ghostnet'},
+}
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'cityscapes_mobileseg'
+  chosen = common.choose(c, variant, encoder=ENCODERS, run=('', 'smoke'))
+
+  # Data.
+  c.data.name = 'cityscapes'
+  c.data.mean = (127.5, 127.5, 127.5)
+  c.data.std = (127.5, 127.5, 127.5)
+  c.data.augment.ops = (
+    *('random_scale', 'random_crop', 'random_flip', 'photometric'),
+  )
+  c.data.augment.random_scale.step = 0.25
+  common.sizes(c, (512, 1024))
+
+  # Model.
+  c.model.encoder = ConfigDict(ENCODERS[chosen['encoder']])
+  c.model.head = ConfigDict({'name': 'mobileseg'})
+  c.model.output_stride = 32
+  c.loss.auxiliary_weight = 1.0
+
+  # Optimiser and schedule.
+  c.batch_size = 16
+  c.total_steps = 80_000
+  c.optimizer.name = 'sgd'
+  c.optimizer.learning_rate = 0.005
+  c.optimizer.weight_decay = 5e-4
+  c.optimizer.decay_mask = '.*'
+  c.schedule.warmup_steps = 1000
+  c.checkpoint.every_steps = 1000
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='mobilenet_v2_tiny', context_channels=16)
+  return common.finish(c)

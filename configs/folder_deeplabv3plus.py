@@ -1,0 +1,56 @@
+"""DeepLabV3+ with a larger encoder on a folder of your own images and masks.
+
+What: DeepLabV3+ with ResNet-50, ResNet-101 or MobileNetV3-Large, output stride
+  16, at 320, 640 or 1024 pixels: the models that Datature offers. For a small
+  network, and with few images, start from configs/folder_mnv2.py.
+Reference: arXiv:1802.02611, arXiv:1512.03385 and arXiv:1905.02244.
+Data: ROOT/{train,val}/{images,labels}/STEM.*, or ROOT/{train,val}.txt with
+  `image label` lines.
+Command: python -m deeplab.main --config=configs/folder_deeplabv3plus.py:r50
+  --config.data.root=ROOT --config.data.num_classes=11
+Cost: 15 (r50), 22 (r101) and 2.2 (mnv3) GMACs an image of 320x320; 4 and 10
+  times that at 640 and 1024.
+Expected: no number of ours yet; none is published.
+Variants: r50, r101 or mnv3; size320, size640 or size1024; smoke (seconds, on
+  `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+ENCODERS = {
+  'r50': 'resnet_50',
+  'r101': 'resnet_101',
+  'mnv3': 'mobilenet_v3_large',
+}
+SIZES = {'size320': (320, 320), 'size640': (640, 640), 'size1024': (1024, 1024)}
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'folder_deeplabv3plus'
+  chosen = common.choose(
+    c, variant, encoder=ENCODERS, size=SIZES, run=('', 'smoke')
+  )
+
+  # Data.
+  c.data.name = 'folder'
+  c.data.num_classes = 2
+  c.data.ignore_label = 255  # -1: no pixel is ignored
+  c.data.class_names = ()
+  c.data.color_map = ()
+  c.data.augment.random_crop.max_class_share = 0.75
+  common.sizes(c, SIZES[chosen['size']])
+
+  # Model.
+  c.model.encoder = ConfigDict({'name': ENCODERS[chosen['encoder']]})
+  c.model.head = ConfigDict({'name': 'deeplabv3plus', 'rates': (6, 12, 18)})
+
+  # Loss: mIoU counts classes, and some have few pixels.
+  c.loss.balance = 0.5
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
+  return common.finish(c)

@@ -1,0 +1,42 @@
+"""DeepLabV3+ with ResNets on LoveDA (7 classes, aerial images).
+
+What: DeepLabV3+ with ResNet-18, 50 or 101, output stride 8, as in
+  mmsegmentation: crops of 512x512, 80k steps of 16 images.
+Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
+Data: LoveDA, Urban and Rural merged. --config.data.root=ROOT
+Command: python -m deeplab.main --config=configs/loveda_resnet.py:r18
+Cost: 54 GMACs an image of 512x512 with ResNet-18; not for a CPU.
+Expected: no number of ours yet; published mIoU 50.28 (r18), 50.99 (r50) and
+  51.47 (r101) (single scale; experiments/zoo.csv has them all).
+Variants: r18, r50 or r101; smoke (seconds, on `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.recipes import mmseg
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'loveda_resnet'
+  chosen = common.choose(
+    c,
+    variant,
+    encoder=('r18', 'r50', 'r101'),
+    run=('', 'smoke'),
+  )
+
+  # Data.
+  c.data.name = 'loveda'
+
+  # Model.
+  mmseg.network(c, chosen['encoder'])
+
+  # Optimiser, schedule and evaluation.
+  mmseg.train(c, crop=(512, 512), batch_size=16, steps=80_000)
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
+  return common.finish(c)

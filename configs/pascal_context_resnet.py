@@ -1,0 +1,52 @@
+"""DeepLabV3+ with ResNet-101 on Pascal Context (60 or 59 classes).
+
+What: DeepLabV3+ with ResNet-101, output stride 8, as in mmsegmentation: crops
+  of 480x480, 40k or 80k steps of 16 images, a lower learning rate, and
+  evaluation by windows.
+Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
+Data: VOC 2010 and the masks of Pascal Context. --config.data.root=ROOT
+Command: python -m deeplab.main
+  --config=configs/pascal_context_resnet.py:c60,40k
+Cost: 223 GMACs an image of 480x480; not for a CPU.
+Expected: no number of ours yet; published mIoU 47.30 (c60,40k) and 53.2
+  (c59,80k) (single scale; experiments/zoo.csv has them all).
+Variants: c60 (with the background) or c59; 40k or 80k steps; smoke (seconds, on
+  `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.recipes import mmseg
+
+DATA = {'c60': 'pascal_context60', 'c59': 'pascal_context59'}
+STEPS = {'40k': 40_000, '80k': 80_000}
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'pascal_context_resnet'
+  chosen = common.choose(
+    c,
+    variant,
+    classes=DATA,
+    steps=STEPS,
+    run=('', 'smoke'),
+  )
+
+  # Data.
+  c.data.name = DATA[chosen['classes']]
+
+  # Model.
+  mmseg.network(c, 'r101')
+
+  # Optimiser, schedule and evaluation.
+  mmseg.train(c, crop=(480, 480), batch_size=16, steps=STEPS[chosen['steps']])
+  c.optimizer.learning_rate = 0.004
+  c.optimizer.weight_decay = 1e-4
+  c.eval.mode = 'slide'
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
+  return common.finish(c)

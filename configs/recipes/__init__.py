@@ -1,0 +1,1 @@
+"""What the pages of one source share: its networks and its training."""

@@ -1,0 +1,82 @@
+"""Texas Instruments' lite networks (edgeai-torchvision) and their training.
+
+MobileNetV2 with ReLU (the 1.4 times wider one with ReLU6) or RegNetX, and
+decoders whose 3x3 layers are depthwise, or of the encoder's group width. Pixels
+are normalised as (x - 128) / 64. MobileNetV2 is trained by Adam with a rate
+that falls to a quarter twice, RegNetX by SGD with a cosine. Here Adam decays
+weights apart from the gradient.
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+_BN = {'bn_decay': 0.9, 'bn_epsilon': 1e-5}
+_MNV2 = {'name': 'mobilenet_v2', 'activation': 'relu', **_BN}
+
+
+class Network(NamedTuple):
+  """One network: `encoder` and `head` of `config.model`, and output stride."""
+
+  encoder: dict[str, Any]
+  head: dict[str, Any]
+  output_stride: int = 32
+
+
+def _regnet(size: str, channels: int, group: int) -> Network:
+  head = {'name': 'fpn_lite', 'channels': channels, 'group_size': group}
+  return Network({'name': f'regnetx_{size}'}, head)
+
+
+NETWORKS = {
+  # Output stride 16 without atrous layers.
+  'deeplab': Network(
+    {**_MNV2, 'atrous': False}, {'name': 'deeplabv3_lite'}, 16
+  ),
+  'unet': Network(_MNV2, {'name': 'unet_lite'}),
+  'fpn': Network(_MNV2, {'name': 'fpn_lite'}),
+  'wide': Network(
+    {'name': 'mobilenet_v2', 'alpha': 1.4, **_BN},
+    {'name': 'fpn_lite', 'channels': 360, 'activation': 'relu6'},
+  ),
+  'rx400': _regnet('400mf', 256, 16),
+  'rx800': _regnet('800mf', 256, 16),
+  'rx1600': _regnet('1_6gf', 264, 24),
+  'rx3200': _regnet('3_2gf', 288, 48),
+}
+
+
+def configure(
+  c: ConfigDict, network: str, *, size: tuple[int, int], batch_size: int
+) -> None:
+  """Sets model, normalisation, augmentation, optimiser and schedule.
+
+  Args:
+    c: the config.
+    network: one of `NETWORKS`.
+    size: (H, W) of crops and of the exported file.
+    batch_size: images a step.
+  """
+  c.data.mean = (128.0, 128.0, 128.0)
+  c.data.std = (64.0, 64.0, 64.0)
+  c.model.encoder = ConfigDict(NETWORKS[network].encoder)
+  c.model.head = ConfigDict(NETWORKS[network].head)
+  c.model.output_stride = NETWORKS[network].output_stride
+  c.batch_size = batch_size
+  c.optimizer.weight_decay = 1e-4
+  c.optimizer.decay_mask = '.*'
+  if network.startswith('rx'):
+    c.optimizer.name = 'sgd'
+    c.optimizer.learning_rate = 0.1
+    c.schedule.name = 'cosine'
+  else:
+    c.optimizer.name = 'adamw'
+    c.optimizer.learning_rate = 4e-4
+    c.schedule.name = 'step'
+    c.schedule.step.milestones = (0.4, 0.8)
+    c.schedule.step.gamma = 0.25
+  common.sizes(c, size)
+  c.checkpoint.every_steps = 1000

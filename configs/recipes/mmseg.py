@@ -1,0 +1,111 @@
+"""mmsegmentation's DeepLabV3+ with ResNets (`DepthwiseSeparableASPPHead`).
+
+The network: a ResNet with three 3x3 layers for a stem (`v1c`; torchvision's
+stem in the encoders whose token ends in b), a separable pyramid whose
+projection is 3x3, and an FCN on stage 3 as a second loss. The training: SGD
+from 0.01 by a polynomial rate to 1e-4, weight decay 5e-4 on everything, and a
+loss that is averaged over ignored pixels too.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+ENCODERS = {
+  'r18': {'name': 'resnet_18', 'stem': 'v1c'},
+  'r50': {'name': 'resnet_50', 'stem': 'v1c'},
+  'r101': {'name': 'resnet_101', 'stem': 'v1c'},
+  'r18b': {'name': 'resnet_18', 'stem': 'v1'},
+  'r50b': {'name': 'resnet_50', 'stem': 'v1'},
+  'r101b': {'name': 'resnet_101', 'stem': 'v1'},
+}
+
+
+def network(
+  c: ConfigDict,
+  encoder: str,
+  *,
+  multi_grid: bool = False,
+  align_corners: bool = False,
+) -> None:
+  """Sets the model.
+
+  Args:
+    c: the config.
+    encoder: one of `ENCODERS`.
+    multi_grid: output stride 16 and rates 1, 2, 4 in the last stage, instead of
+      output stride 8.
+    align_corners: of every resize.
+
+  Raises:
+    ValueError: rates for three units, and an encoder that has two.
+  """
+  small = encoder.startswith('r18')
+  if small and multi_grid:
+    raise ValueError(
+      f'variant mg124 has rates for three units, and the last stage of '
+      f'{encoder} has two: choose r50 or r101'
+    )
+  c.model.encoder = ConfigDict(ENCODERS[encoder])
+  if small:
+    c.model.encoder.basic_dilation = 'first'
+  c.model.output_stride = 8
+  if multi_grid:
+    c.model.encoder.multi_grid_mode = 'replace'
+    c.model.multi_grid = (1, 2, 4)
+    c.model.output_stride = 16
+  channels = 128 if small else 512
+  c.model.head = ConfigDict(
+    {
+      'name': 'deeplabv3plus',
+      'rates': (6, 12, 18) if multi_grid else (12, 24, 36),
+      'channels': channels,
+      'decoder_channels': channels,
+      'low_level_channels': 12 if small else 48,
+      'projection_kernel': 3,
+      'aspp_dropout': 0.0,
+      'dropout': 0.1,
+      'dropout_channels': True,
+      'align_corners': align_corners,
+    }
+  )
+  c.model.auxiliary = ConfigDict(
+    {
+      'name': 'fcn',
+      'stage': 3,
+      'channels': 64 if small else 256,
+      'dropout': 0.1,
+      'dropout_channels': True,
+      'align_corners': align_corners,
+    }
+  )
+  c.loss.auxiliary_weight = 0.4
+  c.eval.pad_offset = int(align_corners)
+
+
+def train(
+  c: ConfigDict, *, crop: tuple[int, int], batch_size: int, steps: int
+) -> None:
+  """Sets augmentation, loss, optimiser, schedule and the sizes of evaluation.
+
+  Args:
+    c: the config.
+    crop: (H, W).
+    batch_size: images a step.
+    steps: length of the run.
+  """
+  c.data.augment.ops = (
+    *('random_scale', 'random_crop', 'random_flip', 'photometric'),
+  )
+  c.data.augment.random_crop.max_class_share = 0.75
+  c.loss.normalizer = 'all'
+  c.batch_size = batch_size
+  c.total_steps = steps
+  c.optimizer.name = 'sgd'
+  c.optimizer.learning_rate = 0.01
+  c.optimizer.weight_decay = 5e-4
+  c.optimizer.decay_mask = '.*'
+  c.schedule.warmup_steps = 0
+  c.schedule.poly.end = 1e-4
+  common.sizes(c, crop)
+  c.checkpoint.every_steps = 1000

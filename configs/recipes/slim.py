@@ -1,0 +1,52 @@
+"""The training of TF DeepLab (`research/deeplab` of tensorflow/models).
+
+SGD with momentum 0.9, a polynomial rate from 0.007, weight decay 4e-5, images
+scaled to -1 .. 1, and crops of 32k + 1, on which strided grids stay aligned.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+# The mobile networks of the model zoo: image pooling and one 1x1 layer in place
+# of the pyramid, and no decoder.
+MNV2 = {'name': 'mobilenet_v2', 'padding': 'same', 'bn_decay': 0.997}
+MOBILE = {
+  'name': 'deeplabv3',
+  'rates': (),
+  'bn_decay': 0.9997,
+  'align_corners': True,
+}
+
+
+def _train(c: ConfigDict, *, steps: int) -> None:
+  c.data.mean = (127.5, 127.5, 127.5)
+  c.data.std = (127.5, 127.5, 127.5)
+  c.data.augment.random_scale.step = 0.25
+  c.batch_size = 16
+  c.total_steps = steps
+  c.optimizer.name = 'sgd'
+  c.optimizer.learning_rate = 0.007
+  c.optimizer.weight_decay = 4e-5
+  # TF-slim leaves depthwise kernels alone.
+  c.optimizer.decay_mask = r'(?!.*/depthwise/).*/kernel$'
+  c.schedule.warmup_steps = 0
+  c.eval.every_epochs = 5.0
+  c.eval.pad_offset = 1
+  c.checkpoint.every_steps = 1000
+
+
+def voc(c: ConfigDict) -> None:
+  """Sets data, training and evaluation of the VOC experiments."""
+  c.data.name = 'voc'
+  c.data.train_split = 'trainaug'
+  _train(c, steps=30_000)
+  common.sizes(c, (513, 513))
+
+
+def cityscapes(c: ConfigDict) -> None:
+  """Sets data, training and evaluation of the Cityscapes experiments."""
+  c.data.name = 'cityscapes'
+  _train(c, steps=90_000)
+  # Exported for whole images of 1024x2048, one row and one column more.
+  common.sizes(c, (769, 769), export=(1025, 2049))

@@ -1,0 +1,61 @@
+"""STMicroelectronics' DeepLabV3 for microcontrollers, and its training.
+
+MobileNetV2 of alpha 0.5, cut at output stride 16 and without atrous layers,
+and a pyramid whose rates are 1, 2 and 3 times a fifth of the map's rows; they
+are written down for each size, because a network that follows the height is
+another one on a whole image. Adam from 1e-3, batches of 32, 400 epochs; the
+original lowers the rate where the validation loss stays, here it falls
+polynomially.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+# Height and width, and the rates of the pyramid there.
+SIZES = {
+  'size256': (256, (3, 6, 9)),
+  'size320': (320, (4, 8, 12)),
+  'size416': (416, (5, 10, 15)),
+  'size512': (512, (6, 12, 18)),
+}
+
+
+def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
+  """Sets model, normalisation, augmentation, optimiser and schedule.
+
+  Args:
+    c: the config.
+    size: one of `SIZES`.
+    separable: ASPPv2, whose atrous branches are depthwise-separable, instead of
+      ASPPv1.
+  """
+  pixels, rates = SIZES[size]
+  c.data.mean = (127.5, 127.5, 127.5)
+  c.data.std = (127.5, 127.5, 127.5)
+  c.model.encoder = ConfigDict(
+    {
+      'name': 'mobilenet_v2',
+      'alpha': 0.5,
+      'cut': 'block_13_expand',
+      'padding': 'keras',
+      'bn_decay': 0.999,
+      'bn_epsilon': 1e-3,
+    }
+  )
+  c.model.head = ConfigDict(
+    {
+      'name': 'st_aspp',
+      'rates': rates,
+      'separable': separable,
+      'dropout': 0.4,
+      'bn_decay': 0.99,
+      'bn_epsilon': 1e-3,
+    }
+  )
+  c.batch_size = 32
+  c.epochs = 400.0
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.weight_decay = 0.0
+  c.schedule.warmup_steps = 0
+  common.sizes(c, (pixels, pixels))

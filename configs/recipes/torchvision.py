@@ -1,0 +1,89 @@
+"""torchvision's segmentation networks and their training.
+
+The encoders with output stride 8 (ResNet-50) or 16 (MobileNetV3-Large), and
+the heads `LRASPP`, `DeepLabHead` and `FCNHead`; SGD with a polynomial rate, 30
+epochs of batches of 32, crops of 480.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+_R50 = {'name': 'resnet_50'}
+_MNV3 = {
+  'name': 'mobilenet_v3_large',
+  'dilation_rule': 'torchvision',
+  'tap': 'first',
+}
+_DEEPLAB = {
+  'name': 'deeplabv3',
+  'rates': (12, 24, 36),
+  'refine': 'dense',
+  'aspp_dropout': 0.5,
+}
+
+# `encoder`, `head` and `output_stride` of `config.model`, and the tapped stage
+# and channels of the auxiliary head.
+NETWORKS: dict[str, dict[str, Any]] = {
+  'fcn_r50': {
+    'encoder': _R50,
+    'head': {'name': 'fcn', 'stage': 4, 'channels': 512},
+    'output_stride': 8,
+    'auxiliary': (3, 256),
+  },
+  'deeplabv3_r50': {
+    'encoder': _R50,
+    'head': _DEEPLAB,
+    'output_stride': 8,
+    'auxiliary': (3, 256),
+  },
+  'deeplabv3_mnv3': {
+    'encoder': _MNV3,
+    'head': _DEEPLAB,
+    'output_stride': 16,
+    'auxiliary': (2, 10),
+  },
+  'lraspp_mnv3': {
+    'encoder': _MNV3,
+    'head': {'name': 'lraspp'},
+    'output_stride': 16,
+    'auxiliary': None,
+  },
+}
+
+
+def configure(
+  c: ConfigDict, network: str, *, crop: tuple[int, int], size: tuple[int, int]
+) -> None:
+  """Sets model, augmentation, optimiser and schedule.
+
+  Args:
+    c: the config.
+    network: one of `NETWORKS`.
+    crop: (H, W) of training.
+    size: (H, W) of the exported file.
+  """
+  chosen = NETWORKS[network]
+  c.model.encoder = ConfigDict(chosen['encoder'])
+  c.model.head = ConfigDict(chosen['head'])
+  c.model.output_stride = chosen['output_stride']
+  if chosen['auxiliary']:
+    stage, channels = chosen['auxiliary']
+    c.model.auxiliary = ConfigDict(
+      {'name': 'fcn', 'stage': stage, 'channels': channels, 'dropout': 0.1}
+    )
+    c.loss.auxiliary_weight = 0.5
+  c.batch_size = 32
+  c.epochs = 30.0
+  c.optimizer.name = 'sgd'
+  c.optimizer.learning_rate = 0.02
+  c.optimizer.weight_decay = 1e-4
+  if network.endswith('mnv3'):
+    c.optimizer.learning_rate = 0.01
+    c.optimizer.weight_decay = 1e-6
+  c.optimizer.decay_mask = '.*'
+  c.schedule.warmup_steps = 0
+  common.sizes(c, crop, export=size)
+  c.checkpoint.every_steps = 1000

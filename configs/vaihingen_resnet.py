@@ -1,0 +1,42 @@
+"""DeepLabV3+ with ResNets on ISPRS Vaihingen (6 classes, aerial images).
+
+What: DeepLabV3+ with ResNet-18, 50 or 101, output stride 8, as in
+  mmsegmentation: crops of 512x512, 80k steps of 16 images.
+Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
+Data: patches of 512 pixels of the areas. --config.data.root=ROOT
+Command: python -m deeplab.main --config=configs/vaihingen_resnet.py:r18
+Cost: 54 GMACs an image of 512x512 with ResNet-18; not for a CPU.
+Expected: no number of ours yet; published mIoU 72.50 (r18), 73.97 (r50) and
+  73.06 (r101) (single scale; experiments/zoo.csv has them all).
+Variants: r18, r50 or r101; smoke (seconds, on `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.recipes import mmseg
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'vaihingen_resnet'
+  chosen = common.choose(
+    c,
+    variant,
+    encoder=('r18', 'r50', 'r101'),
+    run=('', 'smoke'),
+  )
+
+  # Data.
+  c.data.name = 'vaihingen'
+
+  # Model.
+  mmseg.network(c, chosen['encoder'])
+
+  # Optimiser, schedule and evaluation.
+  mmseg.train(c, crop=(512, 512), batch_size=16, steps=80_000)
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
+  return common.finish(c)

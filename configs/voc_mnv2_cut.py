@@ -1,0 +1,37 @@
+"""STMicroelectronics' 21-class segmentation for microcontrollers.
+
+What: MobileNetV2 (alpha 0.5, cut at output stride 16) and a pyramid, dense
+  (ASPPv1, 2.64 M parameters) or separable (ASPPv2, 0.88 M), at 512x512. The
+  original has COCO's images of VOC's classes besides.
+Reference: the STM32 model zoo's DeepLabV3, and arXiv:1706.05587.
+Data: VOC 2012 and the SBD masks, official layout; the error says where to put
+  them. --config.data.root=VOCdevkit/VOC2012
+Command: python -m deeplab.main --config=configs/voc_mnv2_cut.py
+Cost: 2.8 GMACs an image (v1), 1.0 (v2).
+Expected: no number of ours yet; published mIoU 73.44 (v1) in float and 67.32 in
+  int8, which the dense pyramid suffers from.
+Variants: v1 or v2; smoke (seconds, on `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.recipes import stm32
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'voc_mnv2_cut'
+  chosen = common.choose(c, variant, pyramid=('v1', 'v2'), run=('', 'smoke'))
+
+  # Data.
+  c.data.name = 'voc'
+  c.data.train_split = 'trainaug'
+
+  # Model, optimiser, schedule and evaluation.
+  stm32.configure(c, 'size512', separable=chosen['pyramid'] == 'v2')
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finish(c)

@@ -1,0 +1,48 @@
+"""DeepLabV3+ with ResNets on PASCAL VOC 2012 (trainaug).
+
+What: DeepLabV3+ with ResNet-50 or 101, output stride 8, as in mmsegmentation:
+  crops of 512x512, 20k or 40k steps of 16 images.
+Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
+Data: VOC 2012 and the SBD masks, official layout; the error says where to put
+  them. --config.data.root=VOCdevkit/VOC2012
+Command: python -m deeplab.main --config=configs/voc_resnet.py:r50,20k
+Cost: 176 GMACs an image of 512x512 with ResNet-50; not for a CPU.
+Expected: no number of ours yet; published mIoU 75.93 (r50,20k) to 78.62
+  (r101,40k) (single scale; experiments/zoo.csv has them all).
+Variants: r50 or r101; 20k or 40k steps; smoke (seconds, on `shapes` if no root
+  is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.recipes import mmseg
+
+STEPS = {'20k': 20_000, '40k': 40_000}
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = common.base()
+  c.name = 'voc_resnet'
+  chosen = common.choose(
+    c,
+    variant,
+    encoder=('r50', 'r101'),
+    steps=STEPS,
+    run=('', 'smoke'),
+  )
+
+  # Data.
+  c.data.name = 'voc'
+  c.data.train_split = 'trainaug'
+
+  # Model.
+  mmseg.network(c, chosen['encoder'])
+
+  # Optimiser, schedule and evaluation.
+  mmseg.train(c, crop=(512, 512), batch_size=16, steps=STEPS[chosen['steps']])
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
+  return common.finish(c)

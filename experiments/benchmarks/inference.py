@@ -1,0 +1,159 @@
+r"""Images a second and memory of the published models, forward pass alone.
+
+    python -m experiments.benchmarks.inference --rows='mmseg_cityscapes_*'
+    python -m experiments.benchmarks.inference --rows='mobileseg_*' \
+        --dtype=float32 --json=speed.json
+
+runs each row of `python -m experiments.zoo` at its size on the device that JAX
+finds: one image, random weights, logits at full resolution that stay on the
+device. A row has a process of its own, so that its memory is its own; one that
+fails is told and left out.
+
+Needs jax, flax and ml_collections, no TensorFlow; README.md has numbers.
+"""
+
+from concurrent import futures
+import multiprocessing
+import statistics
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from deeplab import console
+from deeplab import parallel
+from deeplab.models import registry
+from experiments import zoo
+
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'bfloat16', ['bfloat16', 'float32'], 'Compute dtype of the network.'
+)
+_RUNS = flags.DEFINE_integer(
+  'runs', 20, 'Images timed, whose median counts.', lower_bound=1
+)
+_WARM_UP = flags.DEFINE_integer(
+  'warm_up', 5, 'Images before those.', lower_bound=0
+)
+flags.adopt_module_key_flags(zoo)
+
+
+def _memory(compiled: Any) -> tuple[int, str]:
+  """Returns bytes, and whether they are the device's peak or the compiler's."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    return stats['peak_bytes_in_use'], 'peak'
+  plan = compiled.memory_analysis()
+  return (
+    plan.argument_size_in_bytes
+    + plan.output_size_in_bytes
+    + plan.temp_size_in_bytes
+  ), 'compiled'
+
+
+def measure(
+  row: zoo.Row, dtype: str, runs: int, warm_up: int
+) -> dict[str, Any]:
+  """Times a row's network.
+
+  Args:
+    row: the row.
+    dtype: 'bfloat16' or 'float32', of all but the logits.
+    runs: images timed.
+    warm_up: images before those.
+
+  Returns:
+    `id`, `height`, `width`, `dtype`, `device`, `seconds` (of each image),
+    `images_per_second` (of the median), `memory` in bytes, weights included,
+    and `memory_kind`: 'peak' is what the device says, 'compiled' what the
+    compiler planned, where no device says.
+  """
+  config = zoo.load(row)
+  with config.unlocked():
+    config.model.dtype = dtype
+  model: Any = registry.build(
+    config.model, zoo.num_classes(config), **parallel.kernels()
+  )
+  # The parameters do not depend on the size, and a small image needs no memory.
+  variables = jax.jit(model.init)(
+    jax.random.key(0), jnp.zeros((1, 65, 65, 3), jnp.float32)
+  )
+  image = jnp.zeros((1, *row.size, 3), jnp.float32)
+
+  def logits(variables, image):
+    return model.apply(variables, image).logits
+
+  forward = jax.jit(logits).lower(variables, image).compile()
+  seconds = []
+  for _ in range(warm_up + runs):
+    start = time.perf_counter()
+    jax.block_until_ready(forward(variables, image))
+    seconds.append(time.perf_counter() - start)
+  seconds = seconds[warm_up:]
+  memory, kind = _memory(forward)
+  return {
+    'id': row.id,
+    'height': row.height,
+    'width': row.width,
+    'dtype': dtype,
+    'device': jax.local_devices()[0].device_kind,
+    'seconds': seconds,
+    'images_per_second': 1 / statistics.median(seconds),
+    'memory': memory,
+    'memory_kind': kind,
+  }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+  """Returns the results as Markdown."""
+  header = ('id', 'input', 'dtype', 'device', 'images/s', 'memory (MiB)')
+  return zoo.markdown(
+    header,
+    [
+      (
+        result['id'],
+        f'{result["height"]}x{result["width"]}',
+        result['dtype'],
+        result['device'],
+        f'{result["images_per_second"]:.2f}',
+        f'{result["memory"] / 2**20:.0f} {result["memory_kind"]}',
+      )
+      for result in results
+    ],
+  )
+
+
+def _run() -> None:
+  results = []
+  for row in zoo.rows(zoo.ROWS.value):
+    with futures.ProcessPoolExecutor(
+      1, mp_context=multiprocessing.get_context('spawn')
+    ) as pool:
+      job = pool.submit(measure, row, _DTYPE.value, _RUNS.value, _WARM_UP.value)
+      try:
+        results.append(job.result())
+      except RuntimeError as error:  # out of memory, or killed for it
+        logging.error('%s: %s', row.id, str(error).split('\n')[0])
+        continue
+    speed = results[-1]['images_per_second']
+    logging.info('%s: %.2f images/s', row.id, speed)
+  if not results:
+    raise ValueError(
+      'no row could be measured; the errors are above, and --rows=GLOB chooses '
+      'smaller ones'
+    )
+  if zoo.JSON.value:
+    zoo.write_json(zoo.JSON.value, results)
+  print(table(results))
+
+
+def main(argv: list[str]) -> None:
+  """Prints the table."""
+  console.run(argv, _run)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,216 @@
+"""Published models: every row has a config, and the counts that are printed.
+
+A table prints 0.25399296 or 2.3491, 877,602 or 2.43 M: what is compared is our
+count, rounded to as many digits. MACs are those of convolutions, one image.
+"""
+
+import csv
+from decimal import Decimal
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import voc_mnv2_cut
+from deeplab.models import profile
+from experiments import zoo
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Every published row, and what is known about it; part of no checkout.
+TABLE = ROOT.parent / 'shared' / 'design' / 'rows.csv'
+
+# GMACs and parameters; those with an M are millions.
+COUNTS = {
+  'st_person_mnv2_aspp_v2_256': ('0.25399296', '877602'),
+  'ti_ade20k32_mnv2s16_deeplabv3lite_512': ('3.2161792', '2.4290M'),
+  'ti_ade20k32_mnv2_unetlite_512': ('2.349121536', '2.4778M'),
+  'ti_ade20k32_mnv2_1.4_fpnlite_512': ('6.535827456', '5.1895M'),
+  'ti_ade20k32_regnetx400mf_fpnlite_384': ('3.076521984', '6.0215M'),
+  'ti_cityscapes_regnetx800mf_fpnlite_768x384': ('8.8379', '8.3108M'),
+  'tf_voc_mnv2_dm05_os8_512': ('2.7353', '0.6970M'),
+  'tf_cityscapes_mnv2_1025x2049': ('21.2331', '2.1130M'),
+  'tf_cityscapes_mnv3_large_1025x2049': ('7.582881504', '1507198'),
+  'tv_cocoseg21_lraspp_mnv3_large_520': ('2.0862', '3221538'),
+  'tv_cocoseg21_deeplabv3_mnv3_large_520': ('10.4524', '11029328'),
+  'tv_cocoseg21_deeplabv3_resnet50_520': ('178.7219', '42004074'),
+  'tv_cityscapes_fcn_resnet50_1040x520': ('285.4429', '32.9560M'),
+  'mmseg_cityscapes_r18_d8_512x1024_80k': ('108.3718', '12.3201M'),
+  'mmseg_cityscapes_r50b_d8_512x1024_80k': ('349.8118', '41.2060M'),
+  'mmseg_cityscapes_r101_d16_mg124_512x1024_80k': ('158.0314', '60.2173M'),
+  'mobileseg_cityscapes_mobilenet_v2': ('3.1976', '2049088'),
+  'mobileseg_cityscapes_ghostnet_x1_0': ('1.4972', '2670568'),
+}
+
+
+def printed(count, text):
+  """Returns the count with the unit and as many digits as in `text`."""
+  digits = Decimal(text.removesuffix('M'))
+  unit = 10**6 if text.endswith('M') else 1
+  exponent = Decimal(1).scaleb(digits.as_tuple().exponent)
+  return str((Decimal(count) / unit).quantize(exponent)) + 'M' * (unit > 1)
+
+
+def count(row):
+  return zoo.count(row, zoo.load(row))
+
+
+def test_rows_are_whole():
+  rows = zoo.rows()
+  assert len(rows) == 95
+  assert len({row.id for row in rows}) == 95
+  assert len({row.config for row in rows}) == 95
+  for row in rows:
+    assert zoo.load(row).eval.static_size == row.size, row.id
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason='no table of all rows')
+def test_ids_are_those_of_the_table():
+  with open(TABLE, encoding='utf-8', newline='') as f:
+    table = list(csv.DictReader(f))
+  rows = zoo.rows()
+  assert [row.id for row in rows] == [line['id'] for line in table]
+  for row, line in zip(rows, table, strict=True):
+    assert f'{row.height}x{row.width}' == f'{line["height"]}x{line["width"]}'
+    assert row.aux_counted == (line['aux_counted'] == 'yes')
+    if line['classes'] != 'any':
+      assert zoo.num_classes(zoo.load(row)) == int(line['classes']), row.id
+
+
+@pytest.mark.parametrize('name', COUNTS)
+def test_counts(name):
+  (row,) = zoo.rows(name)
+  macs, params = count(row)
+  texts = COUNTS[name]
+  assert printed(Decimal(macs) / 10**9, texts[0]) == texts[0]
+  assert printed(params, texts[1]) == texts[1]
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not TABLE.exists(), reason='no table of all rows')
+def test_all_counts():
+  """Rows that the table calls exact are; its own counts agree to 0.1%."""
+  with open(TABLE, encoding='utf-8', newline='') as f:
+    table = {line['id']: line for line in csv.DictReader(f)}
+  described = zoo.describe(zoo.rows())
+  compared, wrong = 0, []
+  for row in described:
+    line = table[row['id']]
+    assert row['gmacs'] > 0
+    assert row['params'] > 0
+    for ours, text in (
+      (Decimal(round(row['gmacs'] * 1e9)) / 10**9, line['gmacs']),
+      (row['params'], line['params']),
+    ):
+      if not text:
+        assert line['check'] == 'builds'
+        continue
+      compared += 1
+      if line['check'] == 'exact':
+        fits = printed(ours, text) == text
+      else:
+        unit = 10**6 if text.endswith('M') else 1
+        value = float(text.removesuffix('M')) * unit
+        fits = float(ours) == pytest.approx(value, rel=1e-3)
+      if not fits:
+        wrong.append(f'{row["id"]}: {ours}, not {text}')
+  assert wrong == []
+  assert compared == 104
+
+
+def test_auxiliary_outputs_count_where_asked():
+  (row,) = zoo.rows('mobileseg_cityscapes_mobilenet_v2')
+  macs, params = count(row._replace(aux_counted=True))
+  assert params == 2_058_752
+  assert macs > count(row)[0]
+
+
+def test_st_with_21_classes():
+  """The vendor's models for VOC, with either pyramid."""
+  for variant, params in (('v1', 2_641_589), ('v2', 882_485)):
+    model = voc_mnv2_cut.get_config(variant).model
+    assert profile.profile(model, 21, (512, 512)).params == params
+
+
+def test_a_glob_chooses_rows():
+  rows = zoo.rows('ti_cocoseg21_*')
+  assert [row.config for row in rows] == [
+    'configs/cocoseg21_lite.py:deeplab',
+    'configs/cocoseg21_lite.py:unet',
+    'configs/cocoseg21_lite.py:fpn',
+    'configs/cocoseg21_lite.py:rx800',
+  ]
+  with pytest.raises(ValueError, match="'mmseg' matches none of the 95 ids"):
+    zoo.rows('mmseg')
+
+
+def test_equal_networks_are_traced_once(monkeypatch):
+  traced = []
+
+  def spy(row, config):
+    traced.append(row.id)
+    return 10**9 * len(traced), 7
+
+  monkeypatch.setattr(zoo, 'count', spy)
+  described = zoo.describe(zoo.rows('mmseg_cityscapes_r50*_d8_512x1024_*'))
+  assert [row['gmacs'] for row in described] == [1.0, 1.0, 2.0]
+  assert [row['id'][17:21] for row in described] == ['r50_', 'r50_', 'r50b']
+
+
+def test_our_runs_stand_beside(monkeypatch, tmp_path):
+  # NaN, which no class there is, is null.
+  scores = {
+    'checkpoint': {'miou': 0.75},
+    'int8': {'miou': 0.7421},
+    'last': {'miou': None},
+  }
+  run = {'name': 'ade20k32_lite_unet', 'data': 'x', 'scores': scores}
+  (tmp_path / 'run.json').write_text(json.dumps(run))
+  monkeypatch.setattr(zoo, '_RESULTS', str(tmp_path))
+  monkeypatch.setattr(zoo, 'count', lambda row, config: (2_349_121_536, 1234))
+  described = zoo.describe(zoo.rows('ti_ade20k32_mnv2_*netlite_512'))
+  assert zoo.table(described).splitlines() == [
+    '| id                            | config                        '
+    '| input   | GMACs  | params | published          '
+    '| measured                     |',
+    '| ----------------------------- | ----------------------------- '
+    '| ------- | ------ | ------ | ------------------ '
+    '| ---------------------------- |',
+    '| ti_ade20k32_mnv2_unetlite_512 | configs/ade20k32_lite.py:unet '
+    '| 512x512 | 2.3491 | 1,234  | 49.95, 2.427 GMACs '
+    '| checkpoint 75.00, int8 74.21 |',
+  ]
+
+
+def test_command(tmp_path):
+  """The table on standard output, and the same rows as JSON."""
+  path = tmp_path / 'zoo.json'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.zoo'),
+      *('--rows=st_person_mnv2_aspp_v2_256', f'--json={path}'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert '| 256x256 | 0.2540 | 877,602 |' in done.stdout
+  assert json.loads(path.read_text()) == [
+    {
+      'id': 'st_person_mnv2_aspp_v2_256',
+      'config': 'configs/person_mnv2.py',
+      'height': 256,
+      'width': 256,
+      'gmacs': 0.25399296,
+      'params': 877_602,
+      'published': 'acc 94.46 iou 76.58; int8 94.42/76.25; '
+      'flash 882.33 KiB; RAM 1869.88 KiB',
+      'published_gmacs': None,
+      'published_params': None,
+      'measured': None,
+      'source': 'st_deeplab_v3',
+    }
+  ]
