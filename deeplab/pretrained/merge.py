@@ -154,7 +154,7 @@ def merge(
       they are.
     unused: regular expression for the names of tensors that we have no use for,
       such as the classifier of ImageNet's classes; '' is none. This and `skip`
-      may match anywhere in a name: anchor them with ^ and $.
+      match whole names, 'head/.*'.
     skip: regular expression for tensors that are passed over, and for paths of
       ours that keep their values; '' is none.
     edits: what to do with a tensor in our layout before it takes the place of
@@ -221,7 +221,7 @@ def _matches(pattern: str, name: str) -> bool:
     ValueError: it is no regular expression.
   """
   try:
-    return bool(pattern) and re.search(pattern, name) is not None
+    return bool(pattern) and re.fullmatch(pattern, name) is not None
   except re.error as e:
     raise ValueError(
       f'config.init_skip={pattern!r} is not a regular expression: {e}'
