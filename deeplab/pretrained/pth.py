@@ -52,7 +52,7 @@ class _Storage(NamedTuple):
 
   kind: str
   key: str
-  count: int
+  length: int
 
 
 class _Tensor(NamedTuple):
@@ -126,7 +126,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _numbers(data: bytes, storage: _Storage, order: str) -> np.ndarray:
   dtype = _DTYPES[storage.kind].newbyteorder(order)
-  if len(data) != storage.count * dtype.itemsize:
+  if len(data) != storage.length * dtype.itemsize:
     raise ValueError('its storages are not whole')
   return np.frombuffer(data, dtype)
 
@@ -162,9 +162,9 @@ def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
   # The keys in their order in the file; each storage is behind its length.
   for key in _Unpickler(f).load():
     storage = unpickler.storages[key]
-    if f.read(8) != struct.pack(f'{order}q', storage.count):
+    if f.read(8) != struct.pack(f'{order}q', storage.length):
       raise ValueError('its storages are not whole')
-    data = f.read(storage.count * _DTYPES[storage.kind].itemsize)
+    data = f.read(storage.length * _DTYPES[storage.kind].itemsize)
     numbers[key] = _numbers(data, storage, order)
   return loaded, numbers
 
