@@ -73,6 +73,7 @@ class System(NamedTuple):
       classifier's.
     unused: regular expression for what a whole network's file may hold besides,
       by its renamed names.
+    folded: the file has no BatchNorms, see the module `folded`.
   """
 
   encoders: Mapping[type[nn.Module], Part]
@@ -80,6 +81,7 @@ class System(NamedTuple):
   auxiliaries: Mapping[type[nn.Module], Part] = {}
   whole: str = 'backbone.'
   unused: str = ''
+  folded: bool = False
 
 
 def find(parts: Mapping[type[nn.Module], Part], module: Any) -> Part | None:

@@ -3,25 +3,28 @@
 `research/slim/nets` and `research/deeplab` of the TensorFlow models repository.
 A layer is a scope there. In a checkpoint it holds `weights` or
 `depthwise_weights`, and `BatchNorm` or `biases`; in a converted file, see
-`tflite.read`, `weights` and `biases` alone: `folded` turns the names of the one
-into those of the other.
-
-Each function takes our variables and names those of an encoder, or of the head;
-a whole network has the union, such as `mobilenet_v2(v) | deeplab_head(v)`.
+`tflite`, `weights` and `biases` alone.
 """
 
 from collections.abc import Callable
 import re
 from typing import Any
 
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
+from deeplab.models.encoders import resnet
+from deeplab.models.encoders import xception
+from deeplab.models.heads import deeplabv3
+from deeplab.models.heads import deeplabv3plus
 from deeplab.pretrained import merge
+from deeplab.pretrained import names
 
 PyTree = Any
-Sources = dict[str, merge.Source]
+Sources = names.Sources
 
 # Tensors that no network of ours takes: optimizers' state, classifiers of
 # ImageNet's classes, and the layer before them where the network has none.
-UNUSED = (
+_UNUSED = (
   r'global_step|beta[12]_power|'
   r'.*/(Momentum|ExponentialMovingAverage|RMSProp|Adam)(_\d+)?|'
   r'(MobilenetV[23]|xception_\d+|resnet_v1_\d+)/([Ll]ogits|Conv_[12])/.*|'
@@ -42,28 +45,26 @@ _VARIABLES = {
 
 
 def _sources(
-  variables: PyTree, part: str, scope: Callable[[str], str]
+  variables: PyTree, part: str, scope: Callable[[str], str | None]
 ) -> Sources:
   """Returns the source of each variable of a part of the network.
 
   Args:
     variables: nested {'params', 'batch_stats'}.
     part: 'encoder' or 'head'.
-    scope: from the path of a layer, without the part, to its scope.
+    scope: from the path of a layer, without the part, to its scope; to None
+      where there is no counterpart.
   """
   sources = {}
-  for path in merge.flatten(variables):
-    if not path.startswith(f'{part}/'):
-      continue
-    match = _PATH.fullmatch(path)
-    assert match is not None, path
-    layer = match['layer'].removeprefix(f'{part}/')
-    name = f'{scope(layer)}/{_VARIABLES[match["variable"]]}'
-    if match['variable'] == 'kernel' and layer.endswith('depthwise'):
-      name = name.replace('/weights', '/depthwise_weights')
-      sources[path] = merge.Source(name, 'hwim')
+  for path in names.nowhere(variables, part):
+    match = _PATH.fullmatch(path.removeprefix(f'{part}/'))
+    there = match and scope(match['layer'])
+    if not match or there is None:
+      sources[path] = names.NOWHERE
+    elif match['variable'] == 'kernel' and match['layer'].endswith('depthwise'):
+      sources[path] = merge.Source(f'{there}/depthwise_weights', 'hwim')
     else:
-      sources[path] = merge.Source(name)
+      sources[path] = merge.Source(f'{there}/{_VARIABLES[match["variable"]]}')
   return sources
 
 
@@ -74,7 +75,7 @@ def _numbers(variables: PyTree, pattern: str) -> set[str]:
 
 
 def _mobilenet(variables: PyTree, root: str) -> Sources:
-  names = {
+  scopes = {
     'stem': 'Conv',
     'top': 'Conv_1',
     'squeeze_excite/reduce': 'squeeze_excite/Conv',
@@ -84,28 +85,27 @@ def _mobilenet(variables: PyTree, root: str) -> Sources:
   def scope(layer: str) -> str:
     block, _, inner = layer.partition('/')
     if not inner:
-      return f'{root}/{names[block]}'
+      return f'{root}/{scopes[block]}'
     suffix = '' if block == 'block_0' else block.removeprefix('block')
-    return f'{root}/expanded_conv{suffix}/{names.get(inner, inner)}'
+    return f'{root}/expanded_conv{suffix}/{scopes.get(inner, inner)}'
 
   return _sources(variables, 'encoder', scope)
 
 
-def mobilenet_v2(variables: PyTree) -> Sources:
+def _mobilenet_v2(variables: PyTree) -> Sources:
   """Returns the sources of a MobileNetV2 encoder, `nets/mobilenet`."""
   return _mobilenet(variables, 'MobilenetV2')
 
 
-def mobilenet_v3(variables: PyTree) -> Sources:
+def _mobilenet_v3(variables: PyTree) -> Sources:
   """Returns the sources of a MobileNetV3 encoder, `nets/mobilenet`."""
   return _mobilenet(variables, 'MobilenetV3')
 
 
-def mobilenet_v2_official(variables: PyTree) -> Sources:
+def _mobilenet_v2_official(variables: PyTree) -> Sources:
   """Returns the sources of a MobileNetV2 encoder trained by newer TensorFlow.
 
   Its blocks count from 1, and other layers have the position in their names.
-  Known are its converted files alone: go through `folded`.
   """
 
   def scope(layer: str) -> str:
@@ -121,7 +121,7 @@ def mobilenet_v2_official(variables: PyTree) -> Sources:
   return _sources(variables, 'encoder', scope)
 
 
-def xception(variables: PyTree) -> Sources:
+def _xception(variables: PyTree) -> Sources:
   """Returns the sources of an Xception encoder, `core/xception.py`.
 
   The network's name is in them: five blocks in the entry flow are Xception-71,
@@ -147,7 +147,7 @@ def xception(variables: PyTree) -> Sources:
   return _sources(variables, 'encoder', scope)
 
 
-def resnet_v1(variables: PyTree) -> Sources:
+def _resnet_v1(variables: PyTree) -> Sources:
   """Returns the sources of a ResNet encoder of bottlenecks.
 
   Its stem is the one layer of `nets/resnet_v1.py`, or the three of
@@ -169,13 +169,12 @@ def resnet_v1(variables: PyTree) -> Sources:
   return _sources(variables, 'encoder', scope)
 
 
-def deeplab_head(variables: PyTree) -> Sources:
+def _deeplab_head(variables: PyTree) -> Sources:
   """Returns the sources of a DeepLabV3 or DeepLabV3+ head, `model.py`.
 
-  Raises:
-    ValueError: for another head.
+  It has no `refine`: a layer of that name has no tensor.
   """
-  names = {
+  scopes = {
     'aspp/pool': 'image_pooling',
     'aspp/conv': 'aspp0',
     'aspp/projection': 'concat_projection',
@@ -183,18 +182,14 @@ def deeplab_head(variables: PyTree) -> Sources:
     'classifier': 'logits/semantic',
   }
 
-  def scope(layer: str) -> str:
-    if layer in names:
-      return names[layer]
+  def scope(layer: str) -> str | None:
+    if layer in scopes:
+      return scopes[layer]
     match = re.fullmatch(
       r'(aspp/atrous|decoder)(\d+)/?(depthwise|pointwise|)', layer
     )
     if not match:
-      raise ValueError(
-        f"no name in TF DeepLab's files is known for head/{layer}: choose the "
-        "head 'deeplabv3' or 'deeplabv3plus' without `refine`, or import the "
-        'encoder alone'
-      )
+      return None
     number, inner = int(match[2]), match[3] and f'_{match[3]}'
     if match[1] == 'decoder':
       return f'decoder/decoder_conv{number}{inner}'
@@ -203,22 +198,77 @@ def deeplab_head(variables: PyTree) -> Sources:
   return _sources(variables, 'head', scope)
 
 
-def folded(sources: Sources) -> Sources:
-  """Returns the names in a converted file, of kernels and biases alone.
+def _folded(sources: Sources) -> Sources:
+  """Returns the sources in a converted file, of kernels and biases alone.
 
   BatchNorms are folded into the layers before them there: their biases come
-  from the file, and `folded.identity_norms` sets the rest of them.
+  from the file, and the module `folded` sets the rest of them.
 
   Args:
-    sources: of a checkpoint.
+    sources: in a checkpoint.
   """
   result = {}
   for path, (name, layout, roll) in sources.items():
-    scope, kind = name.rsplit('/', 1)
+    scope, _, kind = name.rpartition('/')
     if kind in ('weights', 'depthwise_weights'):
       layout = 'ohwi' if kind == 'weights' else '1hwo'
       result[path] = merge.Source(f'{scope}/weights', layout, roll)
     elif kind in ('biases', 'beta'):
       scope = scope.removesuffix('/BatchNorm')
       result[path] = merge.Source(f'{scope}/biases')
+    elif not name:
+      result[path] = names.NOWHERE
   return result
+
+
+def _part(
+  sources: Callable[[PyTree], Sources], converted: bool, **fields: Any
+) -> names.Part:
+  """Returns a part that expects `fields`; a converted file has no epsilon."""
+  if not converted:
+    return names.Part(sources, _UNUSED, fields)
+  fields.pop('bn_epsilon')
+  return names.Part(lambda v: _folded(sources(v)), _UNUSED, fields)
+
+
+def _system(converted: bool) -> names.System:
+  """Returns TF DeepLab's and TF-slim's names, in one kind of file or other."""
+  head: dict[str, Any] = {'bn_epsilon': 1e-5}
+  if not converted:  # else it may resize maps in any way
+    head['align_corners'] = True
+  return names.System(
+    encoders={
+      mobilenet_v2.MobileNetV2: _part(
+        _mobilenet_v2, converted, padding='same', bn_epsilon=1e-3
+      ),
+      mobilenet_v3.MobileNetV3: _part(
+        _mobilenet_v3, converted, padding='same', bn_epsilon=1e-3
+      ),
+      xception.Xception: _part(_xception, converted, bn_epsilon=1e-3),
+      resnet.ResNet: _part(
+        _resnet_v1,
+        converted,
+        padding='symmetric',
+        stride_unit='last',
+        bn_epsilon=1e-5,
+      ),
+    },
+    heads={
+      deeplabv3.DeepLabV3: _part(_deeplab_head, converted, **head),
+      deeplabv3plus.DeepLabV3Plus: _part(_deeplab_head, converted, **head),
+    },
+    whole='logits/semantic/',
+    folded=converted,
+  )
+
+
+SYSTEM = _system(converted=False)
+CONVERTED = _system(converted=True)
+OFFICIAL = names.System(
+  encoders={
+    mobilenet_v2.MobileNetV2: _part(
+      _mobilenet_v2_official, True, padding='same', bn_epsilon=1e-3
+    )
+  },
+  folded=True,
+)

@@ -8,6 +8,7 @@ from deeplab.pretrained import merge
 from deeplab.pretrained import mmseg
 from deeplab.pretrained import names
 from deeplab.pretrained import own
+from deeplab.pretrained import slim
 from deeplab.pretrained import timm
 from deeplab.pretrained import torchvision
 
@@ -20,6 +21,9 @@ SYSTEMS: dict[str, names.System] = {
   'torchvision': torchvision.SYSTEM,
   'timm': timm.SYSTEM,
   'mmseg': mmseg.SYSTEM,
+  'slim': slim.SYSTEM,
+  'slim_folded': slim.CONVERTED,
+  'tensorflow_folded': slim.OFFICIAL,
 }
 
 

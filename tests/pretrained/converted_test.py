@@ -15,7 +15,7 @@ from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.pretrained import folded
 from deeplab.pretrained import merge
-from deeplab.pretrained import slim
+from deeplab.pretrained import systems
 from deeplab.pretrained import tflite
 
 OPTIONS = layers.Options(depthwise='shifted', pointwise='matmul')
@@ -67,21 +67,18 @@ class Imported:
     return np.asarray(self._apply(variables or self.variables, x))
 
 
-def bring(path, model, names, size):
+def bring(path, model, size):
   """Imports a file into a network of ours, for evaluation."""
   x = jnp.zeros((1, size, size, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
   variables = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
-  sources = slim.folded(names(variables))
+  name, match = systems.detect(tflite.read(path), model, variables)
+  assert systems.SYSTEMS[name].folded
   variables = merge.merge(
-    variables, tflite.read(path), sources, unused=slim.UNUSED
+    variables, match.tensors, match.sources, unused=match.unused
   )
-  variables = folded.identity_norms(model, variables, x, sources)
-  return Imported(model, variables, sources)
-
-
-def deeplab_names(variables):
-  return slim.mobilenet_v2(variables) | slim.deeplab_head(variables)
+  variables = folded.identity_norms(model, variables, x, match.sources)
+  return Imported(model, variables, match.sources)
 
 
 def mobile(path, alpha, output_stride, size):
@@ -100,7 +97,7 @@ def mobile(path, alpha, output_stride, size):
     None,
     21,
   )
-  return bring(path, model, deeplab_names, size)
+  return bring(path, model, size)
 
 
 @pytest.fixture(scope='module')
@@ -206,7 +203,7 @@ def test_a_file_of_a_scale_a_channel(published, monkeypatch):
     None,
     32,
   )
-  ours, file = bring(path, model, deeplab_names, 512), File(path)
+  ours, file = bring(path, model, 512), File(path)
   agreement = {'half-pixel': [], 'asymmetric': []}
   for kind in agreement:
     if kind == 'asymmetric':  # the file's
@@ -223,24 +220,23 @@ def test_a_file_of_a_scale_a_channel(published, monkeypatch):
   assert min(agreement['half-pixel']) > 0.9
 
 
-class Classifier(nn.Module):
-  """An encoder with its last layer, and the mean of its last map."""
+class Backbone(nn.Module):
+  """An encoder; in place of the logits, the mean of its last map."""
 
-  @nn.compact
+  encoder: nn.Module
+  head = None
+  auxiliary = None
+
   def __call__(self, images, train=False):
-    encoder = mobilenet_v2.MobileNetV2(
-      output_stride=32,
-      top_conv=True,
-      padding='same',
-      options=OPTIONS,
-      name='encoder',
-    )
-    return segmenter.Output(encoder(images, train)[-1].mean((1, 2)))
+    return segmenter.Output(self.encoder(images, train)[-1].mean((1, 2)))
 
 
 def test_an_encoder_of_imagenet(published):
   path = published / 'models' / 'mobilenet_v2_1.0_224_imagenet_int8.tflite'
-  ours = bring(path, Classifier(), slim.mobilenet_v2_official, 224)
+  encoder = mobilenet_v2.MobileNetV2(
+    output_stride=32, top_conv=True, padding='same', options=OPTIONS
+  )
+  ours = bring(path, Backbone(encoder), 224)
   file, tensors = File(path), tflite.read(path)
   layer = 'MobileNetV2/top/Conv2d_1x1_output'
   kernel = tensors[f'{layer}/weights'][:, 0, 0].T

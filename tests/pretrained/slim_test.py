@@ -20,16 +20,25 @@ from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import lraspp
 from deeplab.pretrained import merge
 from deeplab.pretrained import slim
+from deeplab.pretrained import systems
 from deeplab.pretrained import tf_checkpoint
 
 
-def variables(encoder, head):
-  """Returns the variables of a network, all zeros."""
+def network(encoder, head):
+  """Returns a network and its variables, all zeros."""
   model = segmenter.Segmenter(encoder, head, None, 7)
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
   )
-  return jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+  return model, zeros
+
+
+def sources(encoder, head, system=slim.SYSTEM, file=('logits/semantic/x',)):
+  """Returns where the variables of a network come from."""
+  return systems.match(
+    system, dict.fromkeys(file), *network(encoder, head)
+  ).sources
 
 
 class Scopes:
@@ -80,12 +89,19 @@ def save(path, tensors):
   )
 
 
-def arrive(tmp_path, before, scopes, sources):
-  """Imports the tensors by way of a file; all variables must change."""
+def arrive(tmp_path, encoder, head, scopes):
+  """Imports the tensors by way of a file; all variables must arrive."""
   save(tmp_path / 'model.ckpt-30000', scopes.tensors)
   tensors = tf_checkpoint.read(tmp_path)
-  after = merge.merge(before, tensors, sources, unused=slim.UNUSED)
-  leaves = merge.flatten(after)
+  model, before = network(encoder, head)
+  name, match = systems.detect(tensors, model, before)
+  assert name == 'slim'
+  after = merge.merge(before, match.tensors, match.sources, unused=match.unused)
+  leaves = {
+    path: value
+    for path, value in merge.flatten(after).items()
+    if path in match.sources
+  }
   assert len(leaves) == len(scopes.tensors)
   # Layouts move values within a tensor: sums tell which arrived.
   ours = sorted(value.sum(dtype=np.float64) for value in leaves.values())
@@ -126,7 +142,8 @@ def test_mobilenet_v2_and_the_deeplabv3plus_head(tmp_path):
   scopes.separable('decoder/decoder_conv0', 17, 10)
   scopes.separable('decoder/decoder_conv1', 10, 10)
   scopes.biased('logits/semantic', 10, 7)
-  before = variables(
+  ours = arrive(
+    tmp_path,
     mobilenet_v2.MobileNetV2Tiny(),
     deeplabv3plus.DeepLabV3Plus(
       num_classes=7,
@@ -135,9 +152,8 @@ def test_mobilenet_v2_and_the_deeplabv3plus_head(tmp_path):
       low_level_channels=5,
       decoder_channels=10,
     ),
+    scopes,
   )
-  sources = slim.mobilenet_v2(before) | slim.deeplab_head(before)
-  ours = arrive(tmp_path, before, scopes, sources)
   theirs = scopes.tensors
   scope = 'MobilenetV2/expanded_conv_3'
   same(
@@ -165,32 +181,27 @@ def test_mobilenet_v2_and_the_deeplabv3plus_head(tmp_path):
   same(ours['head/classifier/bias'], theirs['logits/semantic/biases'])
 
 
-def test_an_encoder_of_imagenet():
+def test_an_encoder_of_imagenet(tmp_path):
   scopes = mobilenet_v2_scopes()
-  before = variables(
-    mobilenet_v2.MobileNetV2Tiny(), deeplabv3.DeepLabV3(num_classes=7)
-  )
-  before = {k: {'encoder': v['encoder']} for k, v in before.items()}
+  encoder, head = mobilenet_v2.MobileNetV2Tiny(), deeplabv3.DeepLabV3(7)
   classifier = Scopes()
   classifier.conv('MobilenetV2/Conv_1', 1, 80, 1280)
   classifier.biased('MobilenetV2/Logits/Conv2d_1c_1x1', 1280, 1001)
   tensors = scopes.tensors | classifier.tensors
-  sources = slim.mobilenet_v2(before)
-  after = merge.merge(before, tensors, sources, unused=slim.UNUSED)
-  same(
-    after['params']['encoder']['stem']['conv']['kernel'],
-    scopes.tensors['MobilenetV2/Conv/weights'],
-  )
+  model, before = network(encoder, head)
+  match = systems.match(slim.SYSTEM, tensors, model, before)
+  merge.merge(before, tensors, match.sources, unused=match.unused)
   # What a file holds besides is not passed over in silence.
-  scopes.biased('logits/semantic', 80, 21)
-  with pytest.raises(ValueError, match='logits/semantic/biases'):
-    merge.merge(before, scopes.tensors, sources, unused=slim.UNUSED)
+  tensors['MobilenetV2/Conv_9/weights'] = np.zeros(1, np.float32)
+  with pytest.raises(ValueError, match='MobilenetV2/Conv_9/weights'):
+    merge.merge(before, tensors, match.sources, unused=match.unused)
   # The layer before the classifier has its place in an encoder with `top`.
-  before = variables(
-    mobilenet_v2.MobileNetV2Tiny(top_conv=True), deeplabv3.DeepLabV3(7)
-  )
-  assert slim.mobilenet_v2(before)['encoder/top/norm/bn/bias'].name == (
-    'MobilenetV2/Conv_1/BatchNorm/beta'
+  scopes.conv('MobilenetV2/Conv_1', 1, 80, 1280)
+  encoder = mobilenet_v2.MobileNetV2Tiny(top_conv=True)
+  ours = arrive(tmp_path, encoder, head, scopes)
+  same(
+    ours['encoder/top/norm/bn/bias'],
+    scopes.tensors['MobilenetV2/Conv_1/BatchNorm/beta'],
   )
 
 
@@ -214,11 +225,12 @@ def test_mobilenet_v3(tmp_path):
     scopes.conv(f'{scope}/project', 1, expanded, out)
     cin = out
   scopes.conv(f'{root}/Conv_1', 1, 48, 288)
-  before = variables(
-    mobilenet_v3.MobileNetV3Tiny(), deeplabv3.DeepLabV3(num_classes=7)
+  ours = arrive(
+    tmp_path,
+    mobilenet_v3.MobileNetV3Tiny(),
+    deeplabv3.DeepLabV3(num_classes=7),
+    scopes,
   )
-  before = {k: {'encoder': v['encoder']} for k, v in before.items()}
-  ours = arrive(tmp_path, before, scopes, slim.mobilenet_v3(before))
   same(
     ours['encoder/block_5/squeeze_excite/expand/bias'],
     scopes.tensors[f'{root}/expanded_conv_5/squeeze_excite/Conv_1/biases'],
@@ -250,12 +262,12 @@ def test_xception_and_dense_rates(tmp_path):
   scopes.conv('aspp1', 3, 32, 12)
   scopes.conv('concat_projection', 1, 36, 12)
   scopes.biased('logits/semantic', 12, 7)
-  before = variables(
+  ours = arrive(
+    tmp_path,
     xception.XceptionTiny(),
     deeplabv3.DeepLabV3(num_classes=7, channels=12, rates=(6,)),
+    scopes,
   )
-  sources = slim.xception(before) | slim.deeplab_head(before)
-  ours = arrive(tmp_path, before, scopes, sources)
   same(
     ours['encoder/middle_1/separable_2/pointwise/norm/bn/mean'],
     scopes.tensors[
@@ -271,14 +283,15 @@ def test_xception_and_dense_rates(tmp_path):
   [(3, 8, 'xception_41'), (3, 16, 'xception_65'), (5, 16, 'xception_71')],
 )
 def test_xception_by_its_depth(entry, middle, name):
+  leaf = {'separable_1': {'depthwise': {'conv': {'kernel': np.zeros(1)}}}}
   blocks = [f'entry_{i + 1}' for i in range(entry)]
   blocks += [f'middle_{i + 1}' for i in range(middle)]
-  kernel = {'separable_1': {'depthwise': {'conv': {'kernel': np.zeros(1)}}}}
-  before = {'params': {'encoder': dict.fromkeys(blocks, kernel)}}
-  source = slim.xception(before)[
-    'encoder/entry_2/separable_1/depthwise/conv/kernel'
-  ]
-  assert source.name == (
+  model = segmenter.Segmenter(xception.Xception(), None, None, 7)
+  found = systems.match(
+    slim.SYSTEM, {}, model, {'params': {'encoder': dict.fromkeys(blocks, leaf)}}
+  ).sources
+  path = 'encoder/entry_2/separable_1/depthwise/conv/kernel'
+  assert found[path].name == (
     f'{name}/entry_flow/block2/unit_1/xception_module/'
     'separable_conv1_depthwise/depthwise_weights'
   )
@@ -307,11 +320,12 @@ def test_resnet(tmp_path, stem):
       scopes.conv(f'{scope}/conv2', 3, width, width)
       scopes.conv(f'{scope}/conv3', 1, width, 4 * width)
       cin = 4 * width
-  before = variables(
-    resnet.ResNetTiny(stem=stem), deeplabv3.DeepLabV3(num_classes=7)
+  ours = arrive(
+    tmp_path,
+    resnet.ResNetTiny(stem=stem),
+    deeplabv3.DeepLabV3(num_classes=7),
+    scopes,
   )
-  before = {k: {'encoder': v['encoder']} for k, v in before.items()}
-  ours = arrive(tmp_path, before, scopes, slim.resnet_v1(before))
   same(
     ours['encoder/conv3_block2/conv_1/conv/kernel'],
     scopes.tensors[f'{root}/block2/unit_2/bottleneck_v1/conv1/weights'],
@@ -319,31 +333,30 @@ def test_resnet(tmp_path, stem):
 
 
 def test_resnet_101_by_its_depth():
-  before = variables(
-    resnet.ResNetTiny(depths=(2, 2, 23, 3)), deeplabv3.DeepLabV3(7)
-  )
-  source = slim.resnet_v1(before)['encoder/conv4_block23/conv_3/conv/kernel']
-  assert source.name == (
+  encoder = resnet.ResNetTiny(depths=(2, 2, 23, 3))
+  path = 'encoder/conv4_block23/conv_3/conv/kernel'
+  assert sources(encoder, deeplabv3.DeepLabV3(7))[path].name == (
     'resnet_v1_101/block3/unit_23/bottleneck_v1/conv3/weights'
   )
 
 
-def test_heads_of_others_are_refused():
-  before = variables(
-    mobilenet_v3.MobileNetV3Tiny(), lraspp.LRASPP(num_classes=7)
-  )
-  with pytest.raises(
-    ValueError, match=r'TF DeepLab.*head/(conv|gate).*encoder'
-  ):
-    slim.deeplab_head(before)
+def test_what_has_no_counterpart_is_nowhere():
+  encoder = mobilenet_v2.MobileNetV2Tiny()
+  for head in (lraspp.LRASPP(7), deeplabv3.DeepLabV3(7, refine='dense')):
+    found = sources(encoder, head)
+    nowhere = {path for path, source in found.items() if not source.name}
+    assert {path.split('/')[0] for path in nowhere} == {'head'}
+    if isinstance(head, deeplabv3.DeepLabV3):
+      assert {path.split('/')[2] for path in nowhere} == {'refine'}
+      assert found['head/classifier/bias'].name == 'logits/semantic/biases'
 
 
 def test_names_in_converted_files():
-  before = variables(
+  parts = (
     mobilenet_v2.MobileNetV2Tiny(top_conv=True),
-    deeplabv3.DeepLabV3(num_classes=7, rates=()),
+    deeplabv3.DeepLabV3(7, rates=()),
   )
-  sources = slim.folded(slim.mobilenet_v2(before) | slim.deeplab_head(before))
+  found = sources(*parts, slim.CONVERTED)
   wanted = {
     'encoder/stem/conv/kernel': ('MobilenetV2/Conv/weights', 'ohwi', 0),
     'encoder/block_0/depthwise/conv/kernel': (
@@ -354,10 +367,10 @@ def test_names_in_converted_files():
     ),
     'head/classifier/bias': ('logits/semantic/biases', 'same', 0),
   }
-  assert wanted.items() <= sources.items()
+  assert wanted.items() <= found.items()
   # Kernels and biases alone.
-  assert {path.rsplit('/', 1)[1] for path in sources} == {'kernel', 'bias'}
-  sources = slim.folded(slim.mobilenet_v2_official(before))
+  assert {path.rsplit('/', 1)[1] for path in found} == {'kernel', 'bias'}
+  found = sources(*parts, slim.OFFICIAL)
   wanted = {
     'encoder/stem/conv/kernel': ('MobileNetV2/Conv2d_0_0/weights', 'ohwi', 0),
     'encoder/block_0/depthwise/norm/bn/bias': (
@@ -367,4 +380,4 @@ def test_names_in_converted_files():
       *('MobileNetV2/Conv2d_18_1/biases', 'same', 0),
     ),
   }
-  assert wanted.items() <= sources.items()
+  assert wanted.items() <= found.items()
