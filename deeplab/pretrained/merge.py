@@ -169,7 +169,7 @@ def merge(
   values: dict[str, np.ndarray] = {}
   missing, differ, used = [], [], set()
   for path, source in sources.items():
-    if _matches(skip, path):
+    if matches(skip, path):
       used.add(source.name)
       continue
     if source.name not in tensors:
@@ -188,7 +188,7 @@ def merge(
   left = [
     f'{name!r} {tensors[name].shape}'
     for name in set(tensors) - used
-    if not _matches(unused, name) and not _matches(skip, name)
+    if not matches(unused, name) and not matches(skip, name)
   ]
   problems = [
     _listing(title, lines)
@@ -214,7 +214,7 @@ def merge(
   )
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
   """Returns whether a regular expression, '' for none, matches in a name.
 
   Raises:
