@@ -253,7 +253,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   if config.init_from and not checkpoints.any_saved(
     workdirs.checkpoint_dir(workdir)
   ):
-    variables, manifest = initial.initial(config, model, state.variables)
+    variables, manifest = initial.initial(
+      config,
+      model,
+      state.variables,
+      # All hosts see the whole batches, or their variables would differ.
+      lambda: pipeline.train_batches(
+        config, info, host_index=0, host_count=1, start_step=0
+      ),
+    )
     state = steps.start_from(state, variables, optimizer)
 
   # Where were we? Only a run that could start takes its work directory.

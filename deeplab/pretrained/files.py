@@ -1,6 +1,7 @@
 """Files of weights, by the ends of their names."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import os
 
 import numpy as np
@@ -8,18 +9,22 @@ import numpy as np
 from deeplab.pretrained import hdf5
 from deeplab.pretrained import pth
 from deeplab.pretrained import safetensors
+from deeplab.pretrained import tf_checkpoint
+from deeplab.pretrained import tflite
 
-READERS: dict[str, Callable[[str], dict[str, np.ndarray]]] = {
+READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
   '.safetensors': safetensors.read,
   '.pth': pth.read,
   '.pt': pth.read,
   '.h5': hdf5.read,
   '.hdf5': hdf5.read,
   '.keras': hdf5.read,
+  '.tflite': tflite.read,
+  '.index': tf_checkpoint.read,
 }
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read(path: str) -> Mapping[str, np.ndarray]:
   """Returns the tensors of a file by their names there.
 
   Raises:

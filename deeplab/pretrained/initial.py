@@ -1,6 +1,11 @@
 """The start of a run that begins with trained weights."""
 
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Generator
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -13,11 +18,16 @@ import numpy as np
 
 from deeplab import workdir as workdirs
 from deeplab.pretrained import fetch
+from deeplab.pretrained import folded
 from deeplab.pretrained import merge
 from deeplab.pretrained import places
 from deeplab.pretrained import systems
 
 PyTree = Any
+
+# How many images the BatchNorms of a folded file are measured on, at least.
+# Means over whole images, behind image pooling, need that many.
+MEASURED_IMAGES = 256
 
 # The kernel that reads the image.
 _FIRST = r'encoder/stem(_1)?/conv/kernel'
@@ -145,8 +155,39 @@ def _edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
   }
 
 
+def _float32(model: Any) -> Any:
+  """Returns the network computing in float32."""
+  options = dataclasses.replace(model.encoder.options, dtype='float32')
+  return model.clone(
+    encoder=model.encoder.clone(options=options),
+    head=model.head.clone(options=options),
+  )
+
+
+def _unfold(
+  config: ConfigDict,
+  model: Any,
+  variables: PyTree,
+  batches: Callable[[], Generator[dict[str, np.ndarray]]],
+  paths: Collection[str],
+) -> PyTree:
+  """Returns the variables with the BatchNorms restored; see `folded`."""
+  model = _float32(model)
+  count = -(-MEASURED_IMAGES // config.batch_size)
+  with contextlib.closing(batches()) as stream:
+    images = (batch['image'] for batch in itertools.islice(stream, count))
+    first = next(images)
+    variables = folded.identity_norms(model, variables, first, paths)
+    return folded.restore_norms(
+      model, variables, itertools.chain([first], images), paths
+    )
+
+
 def initial(
-  config: ConfigDict, model: Any, variables: PyTree
+  config: ConfigDict,
+  model: Any,
+  variables: PyTree,
+  batches: Callable[[], Generator[dict[str, np.ndarray]]],
 ) -> tuple[PyTree, Manifest]:
   """Returns the variables that a run starts from, where it names weights.
 
@@ -156,6 +197,8 @@ def initial(
       of the file, is left out.
     model: the `Segmenter` that it describes.
     variables: its random ones, {'params', 'batch_stats'}.
+    batches: starts an endless stream of training batches of the whole run, the
+      same on every host. Read for weights alone whose file has no BatchNorms.
 
   Returns:
     The variables, and what is to be known of where they come from.
@@ -187,9 +230,10 @@ def initial(
   }
   parts = {path.partition('/')[0] for path in taken}
   fields = {**match.fields, **weights.expected.model}
+  expected = weights.expected
   _check(
     config,
-    weights.expected,
+    dataclasses.replace(expected, values=expected.values or match.values),
     {k: v for k, v in fields.items() if k.partition('.')[0] in parts},
   )
   merged = merge.merge(
@@ -200,6 +244,13 @@ def initial(
     skip=config.init_skip,
     edits=_edits(place.origin is not None and place.origin.bgr, leaves),
   )
+  if systems.SYSTEMS[system].folded:
+    logging.info(
+      '%s has its BatchNorms folded: restoring them from %d training images',
+      weights.path,
+      MEASURED_IMAGES,
+    )
+    merged = _unfold(config, model, merged, batches, taken)
   file = not os.path.isdir(weights.path)
   manifest = Manifest(
     init_from=config.init_from,

@@ -19,6 +19,9 @@ from deeplab.pretrained import merge
 PyTree = Any
 Sources = dict[str, merge.Source]
 
+# Mean and std, RGB in 0..255.
+Values = tuple[tuple[float, ...], tuple[float, ...]]
+
 NOWHERE = merge.Source('')
 
 # What PyTorch's BatchNorm counts; nothing reads it.
@@ -52,6 +55,8 @@ class Part(NamedTuple):
       begin with the name of the part.
     unused: regular expression for tensors of the file without a counterpart.
     fields: fields of our class that its published weights were trained with.
+    values: `config.data.mean` and `std` of all that the system publishes of an
+      encoder; None where they differ, or where each origin says its own.
     rename: from names of the file to those that the sources have. That of the
       encoder holds for the whole file.
   """
@@ -59,6 +64,7 @@ class Part(NamedTuple):
   sources: Callable[[PyTree], Sources]
   unused: str = ''
   fields: Mapping[str, Any] = {}
+  values: Values | None = None
   rename: Callable[[str], str] = str
 
 

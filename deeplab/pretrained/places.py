@@ -3,6 +3,7 @@
     torchvision:resnet50      published weights, see `origins`
     /path/to/weights.pth      a file; its names say of which system
     torchvision:/path/x.pth   the same, where the system is to be said
+    /path/model.ckpt-30000    a TensorFlow checkpoint, or the folder of one
     runs/cityscapes/1         a work directory: its best checkpoint
 
 A file with the name of published weights is taken for them.
@@ -21,6 +22,7 @@ from deeplab.pretrained import merge
 from deeplab.pretrained import origins
 from deeplab.pretrained import safetensors
 from deeplab.pretrained import systems
+from deeplab.pretrained import tf_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ def find(init_from: str) -> Place:
   system, colon, path = init_from.partition(':')
   if not colon or system not in systems.SYSTEMS:
     system, path = '', init_from
+  path = tf_checkpoint.find(path) or path
   if not os.path.exists(path):
     raise ValueError(
       f'config.init_from={init_from!r} is neither a file or work directory nor '

@@ -31,6 +31,11 @@ _UNUSED = (
   r'MobileNetV2/(Conv2d_18_1|top/Conv2d_1x1_output)/.*'
 )
 
+# How `core/feature_extractor.py` and `nets/` normalise images: -1..1, and for
+# ResNet less a mean alone.
+_SIGNED = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+_CENTRED = ((123.15, 115.9, 103.06), (1.0, 1.0, 1.0))
+
 _PATH = re.compile(
   r'(?P<layer>.+?)/(conv/|norm/)?(?P<variable>kernel|bias|bn/\w+)'
 )
@@ -222,13 +227,16 @@ def _folded(sources: Sources) -> Sources:
 
 
 def _part(
-  sources: Callable[[PyTree], Sources], converted: bool, **fields: Any
+  sources: Callable[[PyTree], Sources],
+  converted: bool,
+  values: names.Values | None = _SIGNED,
+  **fields: Any,
 ) -> names.Part:
   """Returns a part that expects `fields`; a converted file has no epsilon."""
   if not converted:
-    return names.Part(sources, _UNUSED, fields)
+    return names.Part(sources, _UNUSED, fields, values)
   fields.pop('bn_epsilon')
-  return names.Part(lambda v: _folded(sources(v)), _UNUSED, fields)
+  return names.Part(lambda v: _folded(sources(v)), _UNUSED, fields, values)
 
 
 def _system(converted: bool) -> names.System:
@@ -248,6 +256,7 @@ def _system(converted: bool) -> names.System:
       resnet.ResNet: _part(
         _resnet_v1,
         converted,
+        _CENTRED,
         padding='symmetric',
         stride_unit='last',
         bn_epsilon=1e-5,

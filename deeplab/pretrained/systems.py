@@ -37,12 +37,14 @@ class Match(NamedTuple):
     unused: see `merge.merge`.
     fields: what config.model must hold for the weights to mean what they did,
       by 'encoder.padding'.
+    values: `config.data.mean` and `std` of the system; None if unknown.
   """
 
   tensors: merge.Tensors
   sources: names.Sources
   unused: str
   fields: dict[str, Any]
+  values: names.Values | None
 
   @property
   def share(self) -> float:
@@ -91,6 +93,7 @@ def match(
       for scope, part in parts.items()
       for field, value in part.fields.items()
     },
+    encoder.values,
   )
 
 

@@ -17,7 +17,9 @@ from deeplab.pretrained import names
 from deeplab.pretrained import origins
 from deeplab.pretrained import places
 from deeplab.pretrained import safetensors
+from deeplab.pretrained import slim
 from deeplab.pretrained import systems
+from tests.export import handmade as fb
 
 ORIGIN = origins.Origin(
   url='https://download.example/resnet_tiny.safetensors',
@@ -85,9 +87,13 @@ def write(tmp_path, tensors, name='resnet_tiny.safetensors', **texts):
   return path
 
 
-def start(c, channels=3):
+def no_batches():
+  raise AssertionError('only folded files need images')
+
+
+def start(c, channels=3, batches=no_batches):
   model, variables = build(c, channels)
-  variables, manifest = initial.initial(c, model, variables)
+  variables, manifest = initial.initial(c, model, variables, batches)
   return merge.flatten(variables), manifest
 
 
@@ -269,6 +275,97 @@ def test_our_own_weights_say_what_they_expect(tmp_path):
     start(config(init_from=path, data__mean=(0.0, 0.0, 0.0)))
   with pytest.raises(ValueError, match=r"encoder\.padding='symmetric'"):
     start(config(init_from=path, model__encoder__padding='same'))
+
+
+def folded_file(path, variables, model):
+  """Writes a .tflite file with the names of a network's layers, untrained."""
+  generator = np.random.default_rng(0)
+  sources = {}
+  for known, module in (
+    (slim.CONVERTED.encoders, model.encoder),
+    (slim.CONVERTED.heads, model.head),
+  ):
+    sources |= names.find(known, module).sources(variables)
+  leaves, tensors = merge.flatten(variables), {}
+  for ours, source in sources.items():
+    value = generator.normal(size=leaves[ours].shape, scale=0.3)
+    tensors[source.name] = {
+      'ohwi': lambda x: x.transpose(3, 0, 1, 2),
+      '1hwo': lambda x: x.transpose(2, 0, 1, 3),
+      'same': lambda x: x,
+    }[source.layout](value.astype(np.float32))
+  constants = [
+    fb.tensor(name, 'float32', value.shape, data=value)
+    for name, value in tensors.items()
+  ]
+  index = {name: i + 1 for i, name in enumerate(tensors)}
+  operators = [
+    (
+      'DEPTHWISE_CONV_2D' if tensors[name].shape[0] == 1 else 'CONV_2D',
+      [0, index[name], index[name.replace('/weights', '/biases')]],
+      [0],
+    )
+    for name in tensors
+    if name.endswith('/weights')
+  ]
+  image = fb.tensor('image', 'float32', (1, 33, 33, 3))
+  path.write_bytes(fb.build([image, *constants], operators, [0], [0]))
+  return tensors
+
+
+def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
+  monkeypatch.setattr(initial, 'MEASURED_IMAGES', 12)
+  path = tmp_path / 'model.tflite'
+  c = config(
+    init_from=str(path),
+    batch_size=8,
+    data__mean=(127.5,) * 3,
+    data__std=(127.5,) * 3,
+    model__dtype='bfloat16',
+    model__encoder={'name': 'mobilenet_v2_tiny', 'padding': 'same'},
+    model__head={'name': 'deeplabv3', 'channels': 8, 'rates': ()},
+  )
+  model, variables = build(c)
+  tensors = folded_file(path, variables, model)
+  images = np.random.default_rng(1).normal(size=(3, 8, 33, 33, 3))
+  images = images.astype(np.float32)
+  closed = []
+
+  def batches():
+    try:
+      for batch in images:
+        yield {'image': batch}
+    finally:
+      closed.append(True)
+
+  after, manifest = start(c, batches=batches)
+  assert manifest.system == 'slim_folded' and closed == [True]
+  bn = {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('scale', 'bias')}
+  bn |= {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('mean', 'var')}
+  # Twelve images in batches of eight are two: the third is not looked at.
+  maps = jax.lax.conv_general_dilated(
+    images[:2].reshape(16, 33, 33, 3),
+    after['encoder/stem/conv/kernel'],
+    (2, 2),
+    ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  np.testing.assert_allclose(bn['mean'], maps.mean((0, 1, 2)), atol=1e-5)
+  np.testing.assert_allclose(bn['var'], maps.var((0, 1, 2)), rtol=1e-4)
+  np.testing.assert_allclose(
+    bn['bias'] - bn['mean'], tensors['MobilenetV2/Conv/biases'], atol=1e-5
+  )
+  with pytest.raises(ValueError, match=r'set config\.data\.mean=\(127\.5'):
+    c.data.mean = (123.7, 116.3, 103.5)
+    start(c, batches=batches)
+
+
+def test_tensorflow_checkpoints_by_any_name(tmp_path):
+  index = tmp_path / 'model.ckpt-7.index'
+  index.touch()
+  for path in (tmp_path, tmp_path / 'model.ckpt-7', index):
+    assert places.find(str(path)) == places.Place('', str(index), None)
+    assert places.find(f'slim:{path}') == places.Place('slim', str(index), None)
 
 
 @pytest.mark.parametrize('name', sorted(origins.ORIGINS))

@@ -44,10 +44,13 @@ def test_a_folder_of_several_must_say_which(prefix):
 
 def test_absent_and_damaged_files(prefix):
   missing = prefix.with_name('model.ckpt-6')
-  with pytest.raises(
-    ValueError, match=re.escape(f'checkpoint {missing}.index')
-  ):
+  assert tf_checkpoint.find(missing) is None
+  with pytest.raises(ValueError, match=re.escape(f'checkpoint {missing}')):
     tf_checkpoint.read(missing)
+  latest = prefix.with_name('checkpoint')
+  latest.write_text('model_checkpoint_path: "model.ckpt-6"\n')
+  with pytest.raises(ValueError, match=r'names model\.ckpt-6\.index, which is'):
+    tf_checkpoint.find(prefix.parent)
   index = prefix.with_name(f'{prefix.name}.index')
   index.write_bytes(index.read_bytes()[:50])
   with pytest.raises(
