@@ -73,6 +73,13 @@ def base() -> ConfigDict:
   c.model.depthwise = 'shifted'  # on a CPU; accelerators always use 'conv'
   c.model.pointwise = 'matmul'  # on a CPU; accelerators always use 'conv'
 
+  # Trained weights to start from: published ones ('torchvision:resnet50'), a
+  # file, or a work directory; deeplab/pretrained/places.py says more. '': none.
+  c.init_from = ''
+  # Regex of whole paths of ours that start at random all the same, and of
+  # tensors of the file that are left: 'head/classifier/.*'. '': none.
+  c.init_skip = ''
+
   # Loss.
   c.loss = ConfigDict()
   c.loss.normalizer = 'valid'  # mean over 'valid' pixels or over 'all'

@@ -15,6 +15,7 @@ from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.models import profile
 from deeplab.models import registry
+from deeplab.pretrained import places
 
 
 def _first_line(path: str) -> str:
@@ -64,7 +65,8 @@ def dry_run(config: ConfigDict) -> str:
 
   Returns:
     Per-layer shapes, MACs and parameters at the training crop and at the
-    export size, and the memory of one compiled step on this host's back end.
+    export size, the weights that training starts from, and the memory of one
+    compiled step on this host's back end.
   """
   train.check(config)
   info = catalog.info_for(config.data)
@@ -86,6 +88,8 @@ def dry_run(config: ConfigDict) -> str:
       f'{name} {size[0]}x{size[1]}: {traced.macs / 1e9:.3f} GMACs an image, '
       f'{traced.params / 1e6:.3f} M parameters'
     )
+  if config.init_from:
+    out.append(f'starts from {places.describe(config.init_from)}')
   _, _, _, step = _step(config, info.num_classes)
   state, batch = abstract(config, info.num_classes, crop)
   memory = jax.jit(step).lower(state, batch).compile().memory_analysis()

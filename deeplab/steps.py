@@ -1,5 +1,6 @@
 """The training step: pure, and aware of devices by an axis name alone."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -69,6 +70,27 @@ def init_state(
     opt_state=jax.jit(optimizer.init)(variables['params']),
     ema=jax.tree.map(jnp.copy, variables) if ema else {},
     nonfinite_step=jnp.int32(-1),
+  )
+
+
+def start_from(
+  state: TrainState, variables: PyTree, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the start of a run from other variables than the random ones.
+
+  Args:
+    state: of `init_state`.
+    variables: {'params', 'batch_stats'} in their place; the moving average and
+      the optimiser begin with them.
+    optimizer: the run's.
+  """
+  variables = jax.tree.map(jnp.asarray, variables)
+  return dataclasses.replace(
+    state,
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=jax.jit(optimizer.init)(variables['params']),
+    ema=jax.tree.map(jnp.copy, variables) if state.ema else {},
   )
 
 

@@ -29,6 +29,7 @@ from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.models import registry
+from deeplab.pretrained import initial
 
 
 def check(config: ConfigDict) -> None:
@@ -247,8 +248,26 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     parallel.platform(),
   )
 
+  # Trained weights, unless the run has weights of its own.
+  manifest = None
+  if config.init_from and not checkpoints.any_saved(
+    workdirs.checkpoint_dir(workdir)
+  ):
+    variables, manifest = initial.initial(
+      config,
+      model,
+      state.variables,
+      # All hosts see the whole batches, or their variables would differ.
+      lambda: pipeline.train_batches(
+        config, info, host_index=0, host_count=1, start_step=0
+      ),
+    )
+    state = steps.start_from(state, variables, optimizer)
+
   # Where were we? Only a run that could start takes its work directory.
   workdirs.claim(workdir, config)
+  if manifest is not None and host == 0:
+    manifest.write(workdir)
   saved = checkpoints.Checkpoints(
     workdirs.checkpoint_dir(workdir),
     keep_latest=config.checkpoint.keep_latest,

@@ -1,6 +1,7 @@
 """A work directory: what one run leaves, and how to read it.
 
 config.json     the full config
+init.json       what weights it started from, if any
 metrics.jsonl   one object a line: step, split, metrics by name
 checkpoints/    one folder a step
 eval/           the last evaluation: metrics, confusion matrix, pictures

@@ -378,6 +378,7 @@ def test_every_field_is_read(module, variant, smoke_run):
   conditional = {
     # Needed only where another field asks for them.
     *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
+    'init_skip',
   }
   read = seen | smoke_run.read | _EXPORT | _NAMES | conditional
   chosen = {

@@ -12,12 +12,17 @@ TYPES = {
   'int8': TYPE.INT8,
   'uint8': TYPE.UINT8,
   'int32': TYPE.INT32,
+  'bool': TYPE.BOOL,
 }
 
 
-def tensor(name, dtype, shape, *, data=None, scales=()):
-  """A tensor; `data` (a NumPy array) makes it a constant."""
-  return name, dtype, shape, data, scales
+def tensor(name, dtype, shape, *, data=None, scales=(), zeros=None, axis=0):
+  """A tensor; `data` (a NumPy array) makes it a constant.
+
+  `scales` and `zeros` (0 by default) are one, or one for each slice of `axis`.
+  """
+  zeros = [0] * len(scales) if zeros is None else zeros
+  return name, dtype, shape, data, (scales, zeros, axis)
 
 
 def build(tensors, operators, inputs, outputs):
@@ -35,12 +40,13 @@ def build(tensors, operators, inputs, outputs):
   graph = schema.SubGraphT()
   graph.tensors, graph.operators = [], []
   graph.inputs, graph.outputs = list(inputs), list(outputs)
-  for name, dtype, shape, data, scales in tensors:
+  for name, dtype, shape, data, (scales, zeros, axis) in tensors:
     t = schema.TensorT()
     t.name, t.type, t.shape = name, TYPES[dtype], list(shape)
     t.quantization = schema.QuantizationParametersT()
     t.quantization.scale = list(scales)
-    t.quantization.zeroPoint = [0] * len(scales)
+    t.quantization.zeroPoint = list(zeros)
+    t.quantization.quantizedDimension = axis
     if data is not None:
       buffer = schema.BufferT()
       buffer.data = np.frombuffer(data.tobytes(), np.uint8)

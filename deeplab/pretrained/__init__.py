@@ -1,0 +1,1 @@
+"""Trained weights of other systems, and of earlier runs, for our networks."""

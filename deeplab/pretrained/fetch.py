@@ -1,0 +1,102 @@
+"""Published files, from the cache or from where they were published."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import tempfile
+import urllib.request
+
+import tqdm
+
+from deeplab.pretrained import origins
+
+_CHUNK = 1 << 20
+_TIMEOUT = 30  # seconds without an answer
+
+
+def cache_path(origin: origins.Origin) -> str:
+  """Returns where the file of an origin lies, or would.
+
+  In `weights` below $DEEPLAB_CACHE, by default ~/.cache/deeplab.
+  """
+  default = os.path.join(os.path.expanduser('~'), '.cache', 'deeplab')
+  folder = os.environ.get('DEEPLAB_CACHE') or default
+  return os.path.join(folder, 'weights', origin.file)
+
+
+def sha256(path: str) -> str:
+  """Returns the hexadecimal SHA-256 of a file."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def check(path: str, origin: origins.Origin) -> None:
+  """Refuses a file that is not the one that was published.
+
+  Raises:
+    ValueError: its digest is another.
+  """
+  if not origin.digest:
+    return
+  kind, _, expected = origin.digest.partition(':')
+  with open(path, 'rb') as f:
+    digest = hashlib.file_digest(f, kind).hexdigest()
+  if not digest.startswith(expected):
+    raise ValueError(
+      f'{path} is not the file that was published ({kind} {digest}, expected '
+      f'{expected}...); remove it and fetch {origin.url} again'
+    )
+
+
+def fetch(origin: origins.Origin) -> str:
+  """Returns the path of an origin's file, fetched if it is not in the cache.
+
+  Raises:
+    OSError: it cannot be fetched or written.
+    ValueError: it is not the file that was published.
+  """
+  path = cache_path(origin)
+  if not os.path.exists(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    # Each process has a file of its own: the last to finish is as good as any.
+    handle, partial = tempfile.mkstemp(
+      dir=os.path.dirname(path), prefix=f'{origin.file}.'
+    )
+    try:
+      with os.fdopen(handle, 'wb') as f:
+        _download(origin.url, f, path)
+      check(partial, origin)
+      os.replace(partial, path)
+    finally:
+      if os.path.exists(partial):
+        os.remove(partial)
+  check(path, origin)
+  return path
+
+
+def _download(url: str, f, path: str) -> None:
+  """Copies what stands at an address; a bar shows how far it is.
+
+  Raises:
+    OSError: no network, no such address, or less than was promised.
+  """
+  try:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+      length = int(answer.headers.get('Content-Length') or 0)
+      with tqdm.tqdm.wrapattr(
+        *(answer, 'read'),
+        total=length or None,
+        desc=os.path.basename(path),
+        unit_scale=True,
+        unit='B',
+        leave=False,
+      ) as read:
+        shutil.copyfileobj(read, f, _CHUNK)
+    if length and f.tell() != length:
+      raise OSError(f'{f.tell()} bytes of {length} came')
+  except (OSError, http.client.HTTPException) as e:
+    raise OSError(
+      f'{url} could not be fetched ({e}); fetch it elsewhere and put it at '
+      f'{path}'
+    ) from e

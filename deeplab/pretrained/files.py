@@ -1,0 +1,42 @@
+"""Files of weights, by the ends of their names."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import os
+
+import numpy as np
+
+from deeplab.pretrained import hdf5
+from deeplab.pretrained import pth
+from deeplab.pretrained import safetensors
+from deeplab.pretrained import tf_checkpoint
+from deeplab.pretrained import tflite
+
+READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
+  '.safetensors': safetensors.read,
+  '.pth': pth.read,
+  '.pt': pth.read,
+  '.h5': hdf5.read,
+  '.hdf5': hdf5.read,
+  '.keras': hdf5.read,
+  '.tflite': tflite.read,
+  '.index': tf_checkpoint.read,
+}
+
+
+def read(path: str) -> Mapping[str, np.ndarray]:
+  """Returns the tensors of a file by their names there.
+
+  Raises:
+    FileNotFoundError: it does not exist.
+    ValueError: its name has no known end, or it is damaged.
+  """
+  if not os.path.exists(path):
+    raise FileNotFoundError(f'{path} does not exist; name a file of weights')
+  end = os.path.splitext(path)[1]
+  if end not in READERS:
+    raise ValueError(
+      f'{path} is no file of weights that can be read; its name must end in '
+      f'one of {sorted(READERS)}'
+    )
+  return READERS[end](path)

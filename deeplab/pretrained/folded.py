@@ -1,0 +1,204 @@
+"""BatchNorms of a network whose file had them folded into its convolutions.
+
+A converted file holds y = W x + b for each layer. Our layer is
+
+    y = scale * (W x - mean) / sqrt(var + epsilon) + bias,
+
+and in evaluation any constants with scale = sqrt(var + epsilon) and
+bias = b + mean are the file's function. Training is another matter: it
+normalises by the statistics of the batch. Only where `mean` and `var` are those
+of the layer's own maps does it compute nearly the same, so that fine-tuning
+starts from the trained network and not from a ruined one.
+
+So after `merge`, which puts b into the bias, `identity_norms` makes the network
+the file's function for evaluation, and `restore_norms`, given training images,
+for training too.
+"""
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from typing import Any
+from typing import NamedTuple
+
+from flax import traverse_util
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
+PyTree = Any
+
+
+class _Moments(NamedTuple):
+  """Statistics of each channel over `pixels` values, float64 on the host."""
+
+  pixels: int
+  mean: np.ndarray
+  var: np.ndarray
+
+  def join(self, other: '_Moments') -> '_Moments':
+    """Returns the moments over both sets (Chan, Golub and LeVeque, 1983)."""
+    pixels = self.pixels + other.pixels
+    share = other.pixels / pixels
+    delta = other.mean - self.mean
+    return _Moments(
+      pixels,
+      self.mean + share * delta,
+      (1 - share) * self.var
+      + share * other.var
+      + share * (1 - share) * delta**2,
+    )
+
+
+class _Recorder:
+  """Sees what enters each BatchNorm of one application in evaluation mode.
+
+  Attributes:
+    epsilons: of each BatchNorm, by its path 'encoder/stem/norm/bn'.
+    inputs: what entered it, [B, H, W, C] float32.
+  """
+
+  def __init__(self, model: nn.Module, variables: PyTree, images: Array):
+    self.epsilons: dict[str, float] = {}
+    self.inputs: dict[str, Array] = {}
+    with nn.intercept_methods(self._intercept):
+      model.apply(variables, images, train=False)
+
+  def _intercept(self, call, args, kwargs, context):
+    if isinstance(context.module, nn.BatchNorm):
+      path = '/'.join(context.module.path)
+      self.epsilons[path] = context.module.epsilon
+      self.inputs[path] = args[0].astype(jnp.float32)
+    return call(*args, **kwargs)
+
+
+def _epsilons(
+  model: nn.Module, variables: PyTree, images: Array, paths: Collection[str]
+) -> dict[str, float]:
+  """Returns the epsilon of each folded BatchNorm by its path."""
+  found: dict[str, float] = {}
+
+  def trace(variables, images):
+    found.update(_Recorder(model, variables, images).epsilons)
+
+  jax.eval_shape(trace, variables, images)
+  return {
+    path: epsilon
+    for path, epsilon in found.items()
+    if f'{path}/bias' in paths and f'{path}/scale' not in paths
+  }
+
+
+def _replace(variables: PyTree, values: dict[str, np.ndarray]) -> PyTree:
+  """Returns the variables with others by 'params/encoder/stem/..'."""
+  flat = traverse_util.flatten_dict(variables, sep='/')
+  new = {path: np.float32(value) for path, value in values.items()}
+  return traverse_util.unflatten_dict(flat | new, sep='/')
+
+
+def identity_norms(
+  model: nn.Module,
+  variables: PyTree,
+  images: Array,
+  paths: Collection[str],
+) -> PyTree:
+  """Makes the folded BatchNorms add their bias, in evaluation, and no more.
+
+  Args:
+    model: network.
+    variables: nested {'params', 'batch_stats'}, with the file's biases in the
+      folded BatchNorms.
+    images: [B, H, W, C] that the network accepts; their values do not matter.
+    paths: of the variables that came from the file, without collections: a
+      BatchNorm is folded if its bias is among them and its scale is not.
+
+  Returns:
+    A copy with mean 0, variance 1 and a scale that undoes epsilon. Not for
+    training: see `restore_norms`.
+  """
+  flat = traverse_util.flatten_dict(variables, sep='/')
+  values = {}
+  for path, epsilon in _epsilons(model, variables, images, paths).items():
+    ones = np.ones_like(flat[f'params/{path}/scale'])
+    values[f'params/{path}/scale'] = np.sqrt(1 + epsilon) * ones
+    values[f'batch_stats/{path}/mean'] = 0 * ones
+    values[f'batch_stats/{path}/var'] = ones
+  return _replace(variables, values)
+
+
+def restore_norms(
+  model: nn.Module,
+  variables: PyTree,
+  batches: Iterable[Array],
+  paths: Collection[str],
+) -> PyTree:
+  """Gives the folded BatchNorms statistics, and leaves the function as it is.
+
+  Mean and variance are those of each layer's maps on the images; scale and bias
+  follow, so that the network computes in evaluation what it did before. All
+  layers are measured in one pass, since none changes another's maps. A channel
+  that never varies gets variance 0 and a scale of sqrt(epsilon): if training
+  wakes it, no batch amplifies it beyond what the file does.
+
+  Args:
+    model: network, in float32.
+    variables: as `identity_norms` returns them.
+    batches: training images [B, H, W, C], as normalised and augmented as
+      training sees them; some hundred images. The BatchNorm behind image
+      pooling sees one value an image.
+    paths: as in `identity_norms`.
+
+  Raises:
+    ValueError: there are no batches, or a layer's maps are not finite.
+  """
+
+  @jax.jit
+  def measure(variables, images):
+    inputs = _Recorder(model, variables, images).inputs
+    return {
+      path: (jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2)), x[..., 0].size)
+      for path, x in inputs.items()
+    }
+
+  moments: dict[str, _Moments] = {}
+  epsilons: dict[str, float] = {}
+  for images in batches:
+    if not epsilons:
+      epsilons = _epsilons(model, variables, images, paths)
+    measured = jax.device_get(measure(variables, images))
+    for path in epsilons:
+      mean, var, count = measured[path]
+      new = _Moments(
+        int(count), mean.astype(np.float64), var.astype(np.float64)
+      )
+      moments[path] = moments[path].join(new) if path in moments else new
+  if not moments:
+    raise ValueError(
+      'there are no images to measure the folded BatchNorms on: give a batch '
+      'or more of training images'
+    )
+
+  flat = traverse_util.flatten_dict(variables, sep='/')
+  values = {}
+  for path, (_, mean, var) in moments.items():
+    if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+      raise ValueError(
+        f'the maps that enter {path} are not finite: the weights do not fit '
+        'the network, or the images are not normalised as they were for it'
+      )
+    old = {
+      name: np.float64(flat[f'{kind}/{path}/{name}'])
+      for kind, names in (
+        ('params', ('scale', 'bias')),
+        ('batch_stats', ('mean', 'var')),
+      )
+      for name in names
+    }
+    gain = old['scale'] / np.sqrt(old['var'] + epsilons[path])
+    offset = old['bias'] - gain * old['mean']
+    values[f'params/{path}/scale'] = gain * np.sqrt(var + epsilons[path])
+    values[f'params/{path}/bias'] = offset + gain * mean
+    values[f'batch_stats/{path}/mean'] = mean
+    values[f'batch_stats/{path}/var'] = var
+  return _replace(variables, values)

@@ -1,0 +1,115 @@
+"""Keras' weight files: `.h5` of Keras 2 and 3, `.weights.h5` and `.keras`.
+
+Names are 'layer/variable', 'Conv1/kernel' and 'bn_Conv1/moving_mean', whatever
+the file calls them.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import io
+import re
+from typing import Any
+import zipfile
+
+import h5py
+import numpy as np
+
+# Variables of Keras 3's layers, which its own files only number.
+_VARIABLES = {
+  'batch_normalization': ('gamma', 'beta', 'moving_mean', 'moving_variance'),
+  'conv2d': ('kernel', 'bias'),
+  'dense': ('kernel', 'bias'),
+  'depthwise_conv2d': ('kernel', 'bias'),
+  'separable_conv2d': ('depthwise_kernel', 'pointwise_kernel', 'bias'),
+}
+
+
+def _texts(group: h5py.Group, key: str) -> list[str]:
+  """Returns a list of names, which long lists spread over key0, key1, .."""
+  values: list[Any] = []
+  if key in group.attrs:
+    values = list(group.attrs[key])
+  else:
+    while f'{key}{len(values)}' in group.attrs:
+      values.append(group.attrs[f'{key}{len(values)}'])
+    values = [name for part in values for name in part]
+  return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+
+
+def _legacy(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields what Keras 2 wrote: a group a layer, with the variables' names."""
+  for layer in _texts(root, 'layer_names'):
+    group = root[layer]
+    names = [
+      (name.removesuffix(':0').rpartition('/'), group[name][()])
+      for name in _texts(group, 'weight_names')
+    ]
+    # A model in the model is one group of many layers.
+    nested = len({name[0] for name, _ in names}) > 1
+    for (owner, _, variable), value in names:
+      yield f'{owner if nested else layer}/{variable}', value
+
+
+def _numbered(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields what Keras 3 writes: layers by class, their names as attributes."""
+  groups: list[tuple[str, h5py.Group]] = []
+  root.visititems(
+    lambda path, item: (
+      groups.append((path, item))
+      if path.endswith('/vars') and len(item) and path.startswith('layers/')
+      else None
+    )
+  )
+  for path, group in groups:
+    kind = re.sub(r'_\d+$', '', path.split('/')[-2])
+    if 'name' not in group.attrs:
+      raise ValueError(
+        'its layers have no names, as older releases of Keras 3 left them out; '
+        'save it as .h5 there'
+      )
+    variables: Sequence[str] = _VARIABLES.get(kind, ())
+    for key, value in group.items():
+      number = int(key)
+      known = number < len(variables)
+      variable = variables[number] if known else f'{kind}_{number}'
+      yield f'{group.attrs["name"]}/{variable}', value[()]
+
+
+def _read(file: Any) -> dict[str, np.ndarray]:
+  """Returns the tensors of an open .h5 file, or a path."""
+  tensors: dict[str, np.ndarray] = {}
+  with h5py.File(file, 'r') as f:
+    root = f.get('model_weights', f)
+    legacy = 'layer_names' in root.attrs or 'layer_names0' in root.attrs
+    if not legacy and 'layers' not in root:
+      raise ValueError('it holds no weights of Keras layers')
+    for name, value in (_legacy if legacy else _numbered)(root):
+      if name in tensors:
+        raise ValueError(f'two of its tensors are {name!r}')
+      tensors[name] = value
+  # Keras 2 calls depthwise kernels so; separable layers have two kernels.
+  return {
+    name.replace('/depthwise_kernel', '/kernel')
+    if name.replace('/depthwise_kernel', '/pointwise_kernel') not in tensors
+    else name: value
+    for name, value in tensors.items()
+  }
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+  """Returns the tensors of a file by 'layer/variable'.
+
+  Raises:
+    ValueError: the file is damaged or none of these formats.
+  """
+  with open(path, 'rb') as f:
+    archive = f.read(2) == b'PK'
+  try:
+    if not archive:
+      return _read(path)
+    with zipfile.ZipFile(path) as archive_file:
+      return _read(io.BytesIO(archive_file.read('model.weights.h5')))
+  except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as e:
+    raise ValueError(
+      f'{path} is not a whole weight file of Keras ({e}); fetch it again'
+    ) from e

@@ -1,0 +1,268 @@
+"""The start of a run that begins with trained weights."""
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Generator
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import re
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from deeplab import workdir as workdirs
+from deeplab.pretrained import fetch
+from deeplab.pretrained import folded
+from deeplab.pretrained import merge
+from deeplab.pretrained import places
+from deeplab.pretrained import systems
+
+PyTree = Any
+
+# How many images the BatchNorms of a folded file are measured on, at least.
+# Means over whole images, behind image pooling, need that many.
+MEASURED_IMAGES = 256
+
+# The kernel that reads the image.
+_FIRST = r'encoder/stem(_1)?/conv/kernel'
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a run started from; it stands in the work directory.
+
+  Attributes:
+    init_from: as the config has it.
+    init_skip: as the config has it.
+    system: whose names the file has.
+    path: the file or work directory that was read.
+    sha256: of the file, '' for a work directory.
+    url: where it was published, '' if that is unknown.
+    licence: of the weights, '' if that is unknown.
+    variables: how many variables of ours got their values.
+    kept: paths of ours that kept their random start.
+    unused: tensors of the file that nothing of ours took, renamed.
+  """
+
+  init_from: str
+  init_skip: str
+  system: str
+  path: str
+  sha256: str
+  url: str
+  licence: str
+  variables: int
+  kept: tuple[str, ...]
+  unused: tuple[str, ...]
+
+  def __str__(self) -> str:
+    return (
+      f'{self.variables} variables start from {self.path} ({self.system}); '
+      f'{len(self.kept)} start at random, {len(self.unused)} tensors of the '
+      'file are unused'
+    )
+
+  def write(self, workdir: str) -> None:
+    """Writes init.json."""
+    text = json.dumps(dataclasses.asdict(self), indent=2)
+    workdirs.write_text(os.path.join(workdir, 'init.json'), text + '\n')
+
+
+def _differs(ours: Any, theirs: Any) -> bool:
+  if isinstance(theirs, float):
+    return not math.isclose(ours, theirs, rel_tol=1e-6)
+  if isinstance(theirs, list | tuple):
+    return tuple(ours) != tuple(theirs)
+  return ours != theirs
+
+
+def _other(config: ConfigDict, fields: dict[str, Any]) -> str:
+  """Returns the fields of config.model that have other values, as text."""
+  wrong = []
+  for name, value in fields.items():
+    *sections, field = name.split('.')
+    section = config.model
+    for part in sections:
+      section = section[part]
+    if field in section and _differs(section[field], value):
+      wrong.append(f'config.model.{name}={value!r}')
+  return ', '.join(wrong)
+
+
+def _check(
+  config: ConfigDict, expected: places.Expected, fields: dict[str, Any]
+) -> None:
+  """Refuses a config in which the weights would mean something else.
+
+  Args:
+    config: the experiment.
+    expected: what the weights expect.
+    fields: of config.model, those of the parts that are imported.
+
+  Raises:
+    ValueError: which fields to set.
+  """
+  wrong = _other(config, fields)
+  if wrong:
+    raise ValueError(
+      f'config.init_from={config.init_from!r} was trained in another network; '
+      f'set {wrong}, or leave a whole part out, '
+      "config.init_skip='(head|auxiliary)/.*'"
+    )
+  values = expected.values
+  # Of an image of other channels than RGB nothing is known.
+  if (
+    values is not None
+    and len(values[0]) == len(config.data.mean)
+    and not (
+      np.allclose(config.data.mean, values[0], rtol=0.01, atol=0)
+      and np.allclose(config.data.std, values[1], rtol=0.01, atol=0)
+    )
+  ):
+    raise ValueError(
+      f'config.init_from={config.init_from!r} expects images that are '
+      f'normalised otherwise; set config.data.mean={values[0]}, '
+      f'config.data.std={values[1]}'
+    )
+  other = _other(config, dict(expected.trained))
+  if other:
+    logging.info('%s was trained with %s', config.init_from, other)
+
+
+def _edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
+  """Returns what is to be done with the first kernel."""
+
+  def edit(channels):
+    def function(kernel):
+      if bgr:
+        kernel = kernel[:, :, ::-1]
+      if kernel.shape[2] != channels:
+        kernel = merge.adapt_input(kernel, channels)
+      return kernel
+
+    return function
+
+  return {
+    path: edit(leaf.shape[2])
+    for path, leaf in leaves.items()
+    if re.fullmatch(_FIRST, path)
+  }
+
+
+def _float32(model: Any) -> Any:
+  """Returns the network computing in float32."""
+  options = dataclasses.replace(model.encoder.options, dtype='float32')
+  return model.clone(
+    encoder=model.encoder.clone(options=options),
+    head=model.head.clone(options=options),
+  )
+
+
+def _unfold(
+  config: ConfigDict,
+  model: Any,
+  variables: PyTree,
+  batches: Callable[[], Generator[dict[str, np.ndarray]]],
+  paths: Collection[str],
+) -> PyTree:
+  """Returns the variables with the BatchNorms restored; see `folded`."""
+  model = _float32(model)
+  count = -(-MEASURED_IMAGES // config.batch_size)
+  with contextlib.closing(batches()) as stream:
+    images = (batch['image'] for batch in itertools.islice(stream, count))
+    first = next(images)
+    variables = folded.identity_norms(model, variables, first, paths)
+    return folded.restore_norms(
+      model, variables, itertools.chain([first], images), paths
+    )
+
+
+def initial(
+  config: ConfigDict,
+  model: Any,
+  variables: PyTree,
+  batches: Callable[[], Generator[dict[str, np.ndarray]]],
+) -> tuple[PyTree, Manifest]:
+  """Returns the variables that a run starts from, where it names weights.
+
+  Args:
+    config: the experiment; see `places` for `config.init_from`. What the
+      regular expression `config.init_skip` matches, paths of ours and tensors
+      of the file, is left out.
+    model: the `Segmenter` that it describes.
+    variables: its random ones, {'params', 'batch_stats'}.
+    batches: starts an endless stream of training batches of the whole run, the
+      same on every host. Read for weights alone whose file has no BatchNorms.
+
+  Returns:
+    The variables, and what is to be known of where they come from.
+
+  Raises:
+    ValueError: the weights do not fit the network, or the config contradicts
+      what they expect; the message says what to set.
+    OSError: they cannot be read or fetched.
+  """
+  place = places.find(config.init_from)
+  weights = places.read(place)
+  if place.system:
+    system = place.system
+    match = systems.match(
+      systems.SYSTEMS[system], weights.tensors, model, variables
+    )
+    if match is None:
+      raise ValueError(
+        f'config.init_from={config.init_from!r}: {system} names no encoder '
+        f'like {config.model.encoder.name}'
+      )
+  else:
+    system, match = systems.detect(weights.tensors, model, variables)
+  leaves = merge.flatten(variables)
+  taken = {
+    path: source.name
+    for path, source in match.sources.items()
+    if not merge.matches(config.init_skip, path)
+  }
+  parts = {path.partition('/')[0] for path in taken}
+  fields = {**match.fields, **weights.expected.model}
+  expected = weights.expected
+  _check(
+    config,
+    dataclasses.replace(expected, values=expected.values or match.values),
+    {k: v for k, v in fields.items() if k.partition('.')[0] in parts},
+  )
+  merged = merge.merge(
+    variables,
+    match.tensors,
+    match.sources,
+    unused=match.unused,
+    skip=config.init_skip,
+    edits=_edits(place.origin is not None and place.origin.bgr, leaves),
+  )
+  if systems.SYSTEMS[system].folded:
+    logging.info(
+      '%s has its BatchNorms folded: restoring them from %d training images',
+      weights.path,
+      MEASURED_IMAGES,
+    )
+    merged = _unfold(config, model, merged, batches, taken)
+  file = not os.path.isdir(weights.path)
+  manifest = Manifest(
+    init_from=config.init_from,
+    init_skip=config.init_skip,
+    system=system,
+    path=weights.path,
+    sha256=fetch.sha256(weights.path) if file else '',
+    url=place.origin.url if place.origin else '',
+    licence=place.origin.licence if place.origin else '',
+    variables=len(taken),
+    kept=tuple(sorted(set(leaves) - set(taken))),
+    unused=tuple(sorted(set(match.tensors) - set(taken.values()))),
+  )
+  logging.info('%s', manifest)
+  return merged, manifest

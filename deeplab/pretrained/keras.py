@@ -1,0 +1,89 @@
+"""Names of `keras.applications`: layers, as `hdf5` gives them.
+
+MobileNetV3's layers were renamed: 'expanded_conv/depthwise/BatchNorm' in Keras
+2, whose published files keep that, is 'expanded_conv_depthwise_bn' in Keras 3.
+"""
+
+import functools
+from typing import Any
+
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
+from deeplab.models.encoders import resnet
+from deeplab.pretrained import names
+
+
+def _mobilenet_v2(module: str, norm: bool) -> str | None:
+  if module == 'stem':
+    return 'bn_Conv1' if norm else 'Conv1'
+  if module == 'top':
+    return 'Conv_1_bn' if norm else 'Conv_1'
+  block, _, part = module.partition('/')
+  if not part:
+    return None
+  block = 'expanded_conv' if block == 'block_0' else block
+  return f'{block}_{part}' + ('_BN' if norm else '')
+
+
+def _mobilenet_v3(module: str, norm: bool) -> str | None:
+  suffix = '_bn' if norm else ''
+  if module in ('stem', 'top'):
+    return {'stem': 'conv', 'top': 'conv_1'}[module] + suffix
+  block, _, part = module.partition('/')
+  block = block.replace('block', 'expanded_conv').removesuffix('_0')
+  part = {
+    'squeeze_excite/reduce': 'squeeze_excite_conv',
+    'squeeze_excite/expand': 'squeeze_excite_conv_1',
+  }.get(part, part)
+  return f'{block}_{part}{suffix}' if part else None
+
+
+def _resnet(module: str, norm: bool) -> str | None:
+  suffix = '_bn' if norm else '_conv'
+  if module == 'stem_1':
+    return f'conv1{suffix}'
+  unit, _, part = module.partition('/')
+  if not part:
+    return None
+  number = '0' if part == 'shortcut' else part.removeprefix('conv_')
+  return f'{unit}_{number}{suffix}'
+
+
+def _renamed(name: str) -> str:
+  """Returns Keras 3's name of one of MobileNetV3's tensors."""
+  layer, _, variable = name.rpartition('/')
+  layer = layer.replace('/BatchNorm', '_bn').replace('/', '_').lower()
+  return f'{layer}/{variable}'
+
+
+def _part(modules: names.Modules, **others: Any) -> names.Part:
+  return names.Part(
+    functools.partial(names.keras, scope='encoder', modules=modules), **others
+  )
+
+
+SYSTEM = names.System(
+  encoders={
+    mobilenet_v2.MobileNetV2: _part(
+      _mobilenet_v2,
+      unused='(predictions|Logits|Conv_1|Conv_1_bn)/.*',
+      fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
+    ),
+    mobilenet_v3.MobileNetV3: _part(
+      _mobilenet_v3,
+      unused='(conv_1|conv_1_bn|conv_2|logits)/.*',
+      fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
+      rename=_renamed,
+    ),
+    resnet.ResNet: _part(
+      _resnet,
+      unused='(predictions|fc1000|probs)/.*',
+      fields={
+        'stride_conv': '1x1',
+        'conv_bias': True,
+        'padding': 'symmetric',
+        'bn_epsilon': 1.001e-5,
+      },
+    ),
+  }
+)

@@ -1,0 +1,106 @@
+"""Names of mmsegmentation's networks, and of its encoders' own files.
+
+A network's file has its encoder below 'backbone.', the main head below
+'decode_head.' and another below 'auxiliary_head.'; an encoder's own file
+(`resnet50_v1c`) has bare names. Ours is `stem='v1c'`, `basic_dilation='first'`
+with ResNet-18, `multi_grid_mode='replace'` where it has one.
+"""
+
+import re
+
+from deeplab.models.encoders import resnet
+from deeplab.models.heads import deeplabv3
+from deeplab.models.heads import deeplabv3plus
+from deeplab.models.heads import fcn
+from deeplab.pretrained import names
+from deeplab.pretrained import torchvision
+
+
+def _resnet(module: str, norm: bool) -> str | None:
+  # Of a deep stem's sequence of convolution, BatchNorm, ReLU; a stem of one
+  # layer, which has no 'stem_2', is renamed.
+  match = re.fullmatch(r'stem_(\d)', module)
+  if match:
+    return f'stem.{3 * (int(match[1]) - 1) + int(norm)}'
+  return torchvision.resnet_module(module, norm)
+
+
+def _renamed(name: str) -> str:
+  """Drops 'backbone.', and names a plain stem as a deep one's first layer."""
+  name = name.removeprefix('backbone.')
+  return re.sub(
+    r'^(conv1|bn1)\.', lambda m: f'stem.{int(m[1] == "bn1")}.', name
+  )
+
+
+def _layer(prefix: str, norm: bool) -> str:
+  return f'{prefix}.{"bn" if norm else "conv"}'
+
+
+def _separable(prefix: str, inner: str, norm: bool) -> str:
+  """Returns the name of a ConvModule, or of half a separable one."""
+  return _layer(f'{prefix}.{inner}_conv' if inner else prefix, norm)
+
+
+def _decode_head(module: str, norm: bool) -> str | None:
+  if module == 'classifier':
+    return 'decode_head.conv_seg'
+  plain = {
+    'aspp/pool': 'image_pool.1',
+    'aspp/conv': 'aspp_modules.0',
+    'aspp/projection': 'bottleneck',
+    'low_level': 'c1_bottleneck',
+  }.get(module)
+  if plain:
+    return _layer(f'decode_head.{plain}', norm)
+  match = re.fullmatch(
+    r'(aspp/atrous|decoder)(\d)(?:/(depthwise|pointwise))?', module
+  )
+  if not match:
+    return None
+  number = int(match[2])
+  prefix = f'decode_head.sep_bottleneck.{number}'
+  if match[1] == 'aspp/atrous':
+    prefix = f'decode_head.aspp_modules.{number + 1}'
+  return _separable(prefix, match[3] or '', norm)
+
+
+def _fcn(prefix: str) -> names.Modules:
+  def name(module: str, norm: bool) -> str | None:
+    if module == 'classifier':
+      return f'{prefix}.conv_seg'
+    match = re.fullmatch(r'conv(\d)', module)
+    return _layer(f'{prefix}.convs.{match[1]}', norm) if match else None
+
+  return name
+
+
+_HEAD = {'bn_epsilon': 1e-5, 'align_corners': False}
+
+SYSTEM = names.System(
+  encoders={
+    resnet.ResNet: names.torch_part(
+      'encoder',
+      _resnet,
+      unused=rf'fc\..*|{names.COUNTERS}',
+      fields={
+        'padding': 'symmetric',
+        'bn_epsilon': 1e-5,
+        'stride_unit': 'first',
+        'stride_conv': '3x3',
+      },
+      rename=_renamed,
+    )
+  },
+  heads={
+    deeplabv3.DeepLabV3: names.torch_part('head', _decode_head, fields=_HEAD),
+    deeplabv3plus.DeepLabV3Plus: names.torch_part(
+      'head', _decode_head, fields=_HEAD
+    ),
+    fcn.FCN: names.torch_part('head', _fcn('decode_head'), fields=_HEAD),
+  },
+  auxiliaries={
+    fcn.FCN: names.torch_part('auxiliary', _fcn('auxiliary_head'), fields=_HEAD)
+  },
+  unused=r'auxiliary_head\..*',
+)

@@ -1,0 +1,162 @@
+"""What the files of names share: how a system names what our networks have.
+
+A system has one set of names for each of our encoder's classes, and for each
+head that it publishes weights of. All of them are functions of our own paths;
+where a system has no counterpart of a module the source is `NOWHERE`, which no
+file holds, so that the merge lists it.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from deeplab.pretrained import merge
+
+PyTree = Any
+Sources = dict[str, merge.Source]
+
+# Mean and std, RGB in 0..255.
+Values = tuple[tuple[float, ...], tuple[float, ...]]
+
+NOWHERE = merge.Source('')
+
+# What PyTorch's BatchNorm counts; nothing reads it.
+COUNTERS = r'.*\.num_batches_tracked'
+
+# Maps (a module's path behind 'encoder/', 'head/' or 'auxiliary/', whether its
+# BatchNorm is meant) to its name in the file, None where there is none. The
+# path ends before 'conv' and 'norm/bn'.
+Modules = Callable[[str, bool], str | None]
+
+_TORCH = {
+  'kernel': 'weight',
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+_KERAS = {
+  'scale': 'gamma',
+  'bias': 'beta',
+  'mean': 'moving_mean',
+  'var': 'moving_variance',
+}
+
+
+class Part(NamedTuple):
+  """The names of one encoder or head.
+
+  Attributes:
+    sources: the function from a network's variables; see `merge`. Its paths
+      begin with the name of the part.
+    unused: regular expression for tensors of the file without a counterpart.
+    fields: fields of our class that its published weights were trained with.
+    values: `config.data.mean` and `std` of all that the system publishes of an
+      encoder; None where they differ, or where each origin says its own.
+    rename: from names of the file to those that the sources have. That of the
+      encoder holds for the whole file.
+  """
+
+  sources: Callable[[PyTree], Sources]
+  unused: str = ''
+  fields: Mapping[str, Any] = {}
+  values: Values | None = None
+  rename: Callable[[str], str] = str
+
+
+class System(NamedTuple):
+  """How one system names all that we can import.
+
+  Attributes:
+    encoders: names by our class, of a classifier's file.
+    heads: names by our class, of a whole network's file.
+    auxiliaries: the same of an auxiliary head.
+    whole: how some names begin in a whole network's file, and none in a
+      classifier's.
+    unused: regular expression for what a whole network's file may hold besides,
+      by its renamed names.
+    folded: the file has no BatchNorms, see the module `folded`.
+  """
+
+  encoders: Mapping[type[nn.Module], Part]
+  heads: Mapping[type[nn.Module], Part] = {}
+  auxiliaries: Mapping[type[nn.Module], Part] = {}
+  whole: str = 'backbone.'
+  unused: str = ''
+  folded: bool = False
+
+
+def find(parts: Mapping[type[nn.Module], Part], module: Any) -> Part | None:
+  """Returns the part of a module's class, None where there is none."""
+  for cls, part in parts.items():
+    if isinstance(module, cls):
+      return part
+  return None
+
+
+def nowhere(variables: PyTree, scope: str) -> Sources:
+  """Returns sources that no file has, for all paths of a scope."""
+  return {
+    path: NOWHERE
+    for path in merge.flatten(variables)
+    if path.startswith(f'{scope}/')
+  }
+
+
+def _split(path: str) -> tuple[str, bool, str]:
+  """Returns (module, whether it is a BatchNorm, leaf) of a path."""
+  module, _, leaf = path.rpartition('/')
+  if module.endswith('/norm/bn'):
+    return module.removesuffix('/norm/bn'), True, leaf
+  return module.removesuffix('/conv'), False, leaf
+
+
+def torch(variables: PyTree, scope: str, modules: Modules) -> Sources:
+  """Returns the sources of a network written for PyTorch.
+
+  Args:
+    variables: ours.
+    scope: 'encoder', 'head' or 'auxiliary'.
+    modules: names of its modules.
+  """
+  sources = {}
+  for path in nowhere(variables, scope):
+    module, norm, leaf = _split(path.removeprefix(f'{scope}/'))
+    name = modules(module, norm)
+    layout = 'oihw' if leaf == 'kernel' else 'same'
+    sources[path] = (
+      NOWHERE
+      if name is None
+      else merge.Source(f'{name}.{_TORCH[leaf]}', layout)
+    )
+  return sources
+
+
+def torch_part(scope: str, modules: Modules, **others: Any) -> Part:
+  """Returns the part of a network written for PyTorch; arguments as `torch`."""
+  return Part(functools.partial(torch, scope=scope, modules=modules), **others)
+
+
+def keras(variables: PyTree, scope: str, modules: Modules) -> Sources:
+  """Returns the sources of a network written for Keras; arguments as `torch`.
+
+  Depthwise layers are those that our paths call so.
+  """
+  sources = {}
+  for path in nowhere(variables, scope):
+    module, norm, leaf = _split(path.removeprefix(f'{scope}/'))
+    name = modules(module, norm)
+    depthwise = leaf == 'kernel' and module.endswith('depthwise')
+    sources[path] = (
+      NOWHERE
+      if name is None
+      else merge.Source(
+        f'{name}/{_KERAS[leaf] if norm else leaf}',
+        'hwim' if depthwise else 'same',
+      )
+    )
+  return sources

@@ -1,0 +1,238 @@
+"""Published weights by name: where they are, and what they expect.
+
+An origin says in which values the network was trained to see images, and what
+config.model must hold for the weights to mean what they did. Values are of RGB
+in 0..255, as config.data has them.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any
+
+# Value ranges: what images are before the network, as (mean, std).
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+SIGNED = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))  # -1..1
+# Caffe's: BGR less its mean, not scaled.
+CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """One published file of weights.
+
+  Attributes:
+    url: its official address.
+    digest: 'sha256:' or 'md5:' and how the file's hexadecimal digest begins
+      (PyTorch's file names carry eight digits); '' where nobody published one.
+    licence: of the weights.
+    encoder: name of our encoder.
+    values: (mean, std) that images were normalised by, RGB in 0..255.
+    bgr: the first convolution reads blue first.
+    head: name of our head, '' for an encoder's weights.
+    model: what config.model must hold besides what the system's names say, by
+      'encoder.tap'.
+    trained: what config.model held in training, and may be changed.
+  """
+
+  url: str
+  digest: str
+  licence: str
+  encoder: str
+  values: tuple[tuple[float, ...], tuple[float, ...]]
+  bgr: bool = False
+  head: str = ''
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def file(self) -> str:
+    """The name of the file."""
+    return os.path.basename(self.url)
+
+
+def _torchvision(file: str, encoder: str, **fields: Any) -> Origin:
+  digest = file.removesuffix('.pth').rpartition('-')[2]
+  return Origin(
+    url=f'https://download.pytorch.org/models/{file}',
+    digest=f'sha256:{digest}',
+    licence='BSD-3-Clause',
+    encoder=encoder,
+    values=IMAGENET,
+    **fields,
+  )
+
+
+_STRIDE_8 = {'output_stride': 8}
+_FCN = {'head': 'fcn', 'model': {'head.stage': 4}, 'trained': _STRIDE_8}
+_DEEPLAB = {
+  'head': 'deeplabv3',
+  'model': {'head.refine': 'dense'},
+  'trained': {**_STRIDE_8, 'head.rates': (12, 24, 36)},
+}
+_MOBILE = {'encoder.dilation_rule': 'torchvision', 'encoder.tap': 'first'}
+_WIDTHS = {'encoder.widths': (32, 64, 160, 400)}
+
+
+def _keras(path: str, digest: str, encoder: str, **fields: Any) -> Origin:
+  base = 'https://storage.googleapis.com/tensorflow/keras-applications/'
+  return Origin(
+    url=f'{base}{path}',
+    digest=digest,
+    licence='Apache-2.0',
+    encoder=encoder,
+    **({'values': SIGNED} | fields),
+  )
+
+
+def _keras_v2(alpha: float) -> Origin:
+  file = 'mobilenet_v2_weights_tf_dim_ordering_tf_kernels'
+  return _keras(
+    f'mobilenet_v2/{file}_{alpha}_224_no_top.h5',
+    '',
+    'mobilenet_v2',
+    model={'encoder.alpha': alpha},
+  )
+
+
+def _keras_v3(variant: str, digest: str) -> Origin:
+  size, _, kind = variant.partition('_')
+  return _keras(
+    f'mobilenet_v3/weights_mobilenet_v3_{variant}_float_no_top_v2.h5',
+    f'md5:{digest}',
+    f'mobilenet_v3_{size}',
+    model={
+      'encoder.alpha': float(kind.rpartition('_')[2]),
+      'encoder.minimalistic': kind.startswith('minimalistic'),
+    },
+  )
+
+
+def _keras_resnet(name: str, digest: str) -> Origin:
+  return _keras(
+    f'resnet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5',
+    f'md5:{digest}',
+    name.replace('resnet', 'resnet_'),
+    values=CAFFE,
+    bgr=True,
+  )
+
+
+ORIGINS: dict[str, Origin] = {
+  # torchvision, ImageNet-1k; '_v2' is the newer recipe of training.
+  'torchvision:mobilenet_v2': _torchvision(
+    'mobilenet_v2-b0353104.pth', 'mobilenet_v2'
+  ),
+  'torchvision:mobilenet_v2_v2': _torchvision(
+    'mobilenet_v2-7ebf99e0.pth', 'mobilenet_v2'
+  ),
+  'torchvision:mobilenet_v3_large': _torchvision(
+    'mobilenet_v3_large-8738ca79.pth', 'mobilenet_v3_large'
+  ),
+  'torchvision:mobilenet_v3_large_v2': _torchvision(
+    'mobilenet_v3_large-5c1a4163.pth', 'mobilenet_v3_large'
+  ),
+  'torchvision:mobilenet_v3_small': _torchvision(
+    'mobilenet_v3_small-047dcff4.pth', 'mobilenet_v3_small'
+  ),
+  'torchvision:resnet18': _torchvision('resnet18-f37072fd.pth', 'resnet_18'),
+  'torchvision:resnet34': _torchvision('resnet34-b627a593.pth', 'resnet_34'),
+  'torchvision:resnet50': _torchvision('resnet50-0676ba61.pth', 'resnet_50'),
+  'torchvision:resnet50_v2': _torchvision('resnet50-11ad3fa6.pth', 'resnet_50'),
+  'torchvision:resnet101': _torchvision('resnet101-63fe2227.pth', 'resnet_101'),
+  'torchvision:resnet101_v2': _torchvision(
+    'resnet101-cd907fc2.pth', 'resnet_101'
+  ),
+  'torchvision:regnet_x_400mf': _torchvision(
+    'regnet_x_400mf-adf1edd5.pth', 'regnetx_400mf', model=_WIDTHS
+  ),
+  'torchvision:regnet_x_400mf_v2': _torchvision(
+    'regnet_x_400mf-62229a5f.pth', 'regnetx_400mf', model=_WIDTHS
+  ),
+  'torchvision:regnet_x_800mf': _torchvision(
+    'regnet_x_800mf-ad17e45c.pth', 'regnetx_800mf'
+  ),
+  'torchvision:regnet_x_800mf_v2': _torchvision(
+    'regnet_x_800mf-94a99ebd.pth', 'regnetx_800mf'
+  ),
+  'torchvision:regnet_x_1_6gf': _torchvision(
+    'regnet_x_1_6gf-e3633e7f.pth', 'regnetx_1_6gf'
+  ),
+  'torchvision:regnet_x_1_6gf_v2': _torchvision(
+    'regnet_x_1_6gf-a12f2b72.pth', 'regnetx_1_6gf'
+  ),
+  'torchvision:regnet_x_3_2gf': _torchvision(
+    'regnet_x_3_2gf-f342aeae.pth', 'regnetx_3_2gf'
+  ),
+  'torchvision:regnet_x_3_2gf_v2': _torchvision(
+    'regnet_x_3_2gf-7071aa85.pth', 'regnetx_3_2gf'
+  ),
+  'torchvision:shufflenet_v2_x1_0': _torchvision(
+    'shufflenetv2_x1-5666bf0f80.pth', 'shufflenet_v2'
+  ),
+  # torchvision, 21 classes of COCO that VOC has, whole networks.
+  'torchvision:fcn_resnet50': _torchvision(
+    'fcn_resnet50_coco-1167a1af.pth', 'resnet_50', **_FCN
+  ),
+  'torchvision:fcn_resnet101': _torchvision(
+    'fcn_resnet101_coco-7ecb50ca.pth', 'resnet_101', **_FCN
+  ),
+  'torchvision:deeplabv3_resnet50': _torchvision(
+    'deeplabv3_resnet50_coco-cd0a2569.pth', 'resnet_50', **_DEEPLAB
+  ),
+  'torchvision:deeplabv3_resnet101': _torchvision(
+    'deeplabv3_resnet101_coco-586e9e4e.pth', 'resnet_101', **_DEEPLAB
+  ),
+  'torchvision:deeplabv3_mobilenet_v3_large': _torchvision(
+    'deeplabv3_mobilenet_v3_large-fc3c493d.pth',
+    'mobilenet_v3_large',
+    head='deeplabv3',
+    model={**_MOBILE, 'head.refine': 'dense'},
+    trained={'output_stride': 16, 'head.rates': (12, 24, 36)},
+  ),
+  'torchvision:lraspp_mobilenet_v3_large': _torchvision(
+    'lraspp_mobilenet_v3_large-d234d4ea.pth',
+    'mobilenet_v3_large',
+    head='lraspp',
+    model=_MOBILE,
+    trained={'output_stride': 16},
+  ),
+  # Keras, ImageNet-1k, without the classifier.
+  **{
+    f'keras:mobilenet_v2_{alpha}': _keras_v2(alpha)
+    for alpha in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+  },
+  'keras:mobilenet_v3_large': _keras_v3(
+    'large_224_1.0', '07fb09a5933dd0c8eaafa16978110389'
+  ),
+  'keras:mobilenet_v3_large_0.75': _keras_v3(
+    'large_224_0.75', '40af19a13ebea4e2ee0c676887f69a2e'
+  ),
+  'keras:mobilenet_v3_large_minimalistic': _keras_v3(
+    'large_minimalistic_224_1.0', 'ec5221f64a2f6d1ef965a614bdae7973'
+  ),
+  'keras:mobilenet_v3_small': _keras_v3(
+    'small_224_1.0', 'd3e8ec802a04aa4fc771ee12a9a9b836'
+  ),
+  'keras:mobilenet_v3_small_0.75': _keras_v3(
+    'small_224_0.75', 'ebdb5cc8e0b497cd13a7c275d475c819'
+  ),
+  'keras:mobilenet_v3_small_minimalistic': _keras_v3(
+    'small_minimalistic_224_1.0', 'cde8136e733e811080d9fcd8a252f7e4'
+  ),
+  'keras:resnet50': _keras_resnet(
+    'resnet50', '4d473c1dd8becc155b73f8504c6f6626'
+  ),
+  'keras:resnet101': _keras_resnet(
+    'resnet101', '88cf7a10940856eca736dc7b7e228a21'
+  ),
+  # timm.
+  'timm:mobilenetv2_100': Origin(
+    url='https://github.com/rwightman/pytorch-image-models/releases/download/'
+    'v0.1-weights/mobilenetv2_100_ra-b33bc2c4.pth',
+    digest='sha256:b33bc2c4',
+    licence='Apache-2.0',
+    encoder='mobilenet_v2',
+    values=IMAGENET,
+  ),
+}

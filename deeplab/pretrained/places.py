@@ -1,0 +1,159 @@
+"""What `config.init_from` may name, and what is known of it.
+
+    torchvision:resnet50      published weights, see `origins`
+    /path/to/weights.pth      a file; its names say of which system
+    torchvision:/path/x.pth   the same, where the system is to be said
+    /path/model.ckpt-30000    a TensorFlow checkpoint, or the folder of one
+    runs/cityscapes/1         a work directory: its best checkpoint
+
+A file with the name of published weights is taken for them.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+from typing import Any
+
+from deeplab import workdir as workdirs
+from deeplab.pretrained import fetch
+from deeplab.pretrained import files
+from deeplab.pretrained import merge
+from deeplab.pretrained import origins
+from deeplab.pretrained import safetensors
+from deeplab.pretrained import systems
+from deeplab.pretrained import tf_checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """What `config.init_from` names; what is unknown is ''.
+
+  Attributes:
+    system: the system that its names are of.
+    path: file or work directory; '' for what is to be fetched.
+    origin: the published weights that they are.
+  """
+
+  system: str
+  path: str
+  origin: origins.Origin | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+  """What weights expect of a config.
+
+  Attributes:
+    values: `config.data.mean` and `std`; None where they are unknown.
+    model: fields of config.model, by 'encoder.padding', that must be so.
+    trained: fields that were so in training and may be changed.
+  """
+
+  values: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Weights that were read.
+
+  Attributes:
+    path: the file or work directory.
+    tensors: by their names there.
+    expected: what they expect.
+  """
+
+  path: str
+  tensors: merge.Tensors
+  expected: Expected
+
+
+def find(init_from: str) -> Place:
+  """Returns what `config.init_from` names.
+
+  Raises:
+    ValueError: it is neither published nor a path.
+  """
+  if init_from in origins.ORIGINS:
+    system = init_from.partition(':')[0]
+    return Place(system, '', origins.ORIGINS[init_from])
+  system, colon, path = init_from.partition(':')
+  if not colon or system not in systems.SYSTEMS:
+    system, path = '', init_from
+  path = tf_checkpoint.find(path) or path
+  if not os.path.exists(path):
+    raise ValueError(
+      f'config.init_from={init_from!r} is neither a file or work directory nor '
+      f'a name of published weights; known are {sorted(origins.ORIGINS)}'
+    )
+  for name, origin in origins.ORIGINS.items():
+    if os.path.basename(path) == origin.file:
+      return Place(name.partition(':')[0], path, origin)
+  return Place(system, path, None)
+
+
+def describe(init_from: str) -> str:
+  """Returns a line that says which weights a run would start from.
+
+  Raises:
+    ValueError: as `find`.
+  """
+  place = find(init_from)
+  if place.origin is None:
+    return f'weights of {place.path}'
+  path = place.path or fetch.cache_path(place.origin)
+  where = 'at' if os.path.exists(path) else 'to be fetched to'
+  return (
+    f'weights {init_from} of {place.origin.url} ({place.origin.licence}), '
+    f'{where} {path}'
+  )
+
+
+def read(place: Place) -> Weights:
+  """Reads the weights, and fetches them before if need be.
+
+  Raises:
+    ValueError: the file is damaged, foreign or not the one published.
+    OSError: it cannot be read or fetched.
+  """
+  if os.path.isdir(place.path):
+    loaded = workdirs.load(place.path)
+    return Weights(
+      place.path,
+      merge.flatten(loaded.variables),
+      _of_config(loaded.config.to_dict()),
+    )
+  if place.origin is None:
+    expected = Expected()
+    if place.path.endswith('.safetensors'):
+      config = safetensors.metadata(place.path).get('config')
+      expected = _of_config(json.loads(config)) if config else expected
+    return Weights(place.path, files.read(place.path), expected)
+  path = place.path or fetch.fetch(place.origin)
+  fetch.check(path, place.origin)
+  return Weights(path, files.read(path), _of_origin(place.origin))
+
+
+def _of_origin(origin: origins.Origin) -> Expected:
+  names = {'encoder.name': origin.encoder}
+  if origin.head:
+    names['head.name'] = origin.head
+  return Expected(origin.values, {**names, **origin.model}, origin.trained)
+
+
+def _of_config(config: dict[str, Any]) -> Expected:
+  """Returns what weights expect that a run with a config of ours made."""
+  model = {
+    f'encoder.{name}': value
+    for name, value in config['model']['encoder'].items()
+    if name != 'bn_decay'
+  }
+  for name in ('name', 'bn_epsilon', 'align_corners'):
+    model[f'head.{name}'] = config['model']['head'][name]
+  return Expected(
+    (tuple(config['data']['mean']), tuple(config['data']['std'])),
+    model,
+    {'output_stride': config['model']['output_stride']},
+  )

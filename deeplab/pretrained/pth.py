@@ -1,0 +1,245 @@
+"""PyTorch's .pth files, without PyTorch.
+
+Both formats: the zip archive (PyTorch 1.6 and later) of a pickle and one file a
+storage, and before that a row of pickles with the storages behind. A pickle is
+a program: this reader admits what rebuilds tensors in dictionaries, and refuses
+any other function by its name.
+
+Source: `torch/serialization.py` and `torch/_utils.py` say what is written.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+import io
+import math
+import pickle
+import struct
+from typing import IO
+from typing import Any
+from typing import NamedTuple
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+_DTYPES = {
+  'DoubleStorage': np.dtype('f8'),
+  'FloatStorage': np.dtype('f4'),
+  'HalfStorage': np.dtype('f2'),
+  'BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
+  'LongStorage': np.dtype('i8'),
+  'IntStorage': np.dtype('i4'),
+  'ShortStorage': np.dtype('i2'),
+  'CharStorage': np.dtype('i1'),
+  'ByteStorage': np.dtype('u1'),
+  'BoolStorage': np.dtype('?'),
+}
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+
+# Keys under which training programs keep a network's tensors, the better first.
+_WRAPPERS = ('state_dict_ema', 'state_dict', 'model')
+
+
+class _Kind(NamedTuple):
+  """A class of storages."""
+
+  name: str
+
+
+class _Storage(NamedTuple):
+  """A row of numbers in the file."""
+
+  kind: str
+  key: str
+  length: int
+
+
+class _Tensor(NamedTuple):
+  """A view of a storage, in numbers, not bytes."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+class _Rebuild:
+  """What stands in for PyTorch's functions; a pickle cannot change it."""
+
+  __slots__ = ()
+
+  def __call__(self, storage, offset, shape, strides, *_):
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+class _Parameter:
+  """As `_Rebuild`, for what is a tensor already."""
+
+  __slots__ = ()
+
+  def __call__(self, tensor, *_):
+    return tensor
+
+
+_GLOBALS: dict[tuple[str, str], Any] = {
+  ('collections', 'OrderedDict'): OrderedDict,
+  ('torch._utils', '_rebuild_tensor'): _Rebuild(),
+  ('torch._utils', '_rebuild_tensor_v2'): _Rebuild(),
+  ('torch._utils', '_rebuild_parameter'): _Parameter(),
+  **{('torch', name): _Kind(name) for name in _DTYPES},
+}
+
+
+class _Refused(Exception):
+  """The pickle asks for something that no weights need."""
+
+
+class _Unpickler(pickle.Unpickler):
+  """Rebuilds plain values and tensors, and nothing else.
+
+  Attributes:
+    storages: those that the pickle refers to, by their keys.
+  """
+
+  def __init__(self, f: IO[bytes]):
+    super().__init__(f, encoding='utf-8')
+    self.storages: dict[str, _Storage] = {}
+
+  def find_class(self, module: str, name: str) -> Any:
+    """Returns what stands for a global; raises `_Refused` for most."""
+    try:
+      return _GLOBALS[module, name]
+    except KeyError:
+      raise _Refused(f'{module}.{name}') from None
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    """Returns the storage that a tensor views."""
+    kind, key, count = pid[1], pid[2], pid[4]
+    if pid[0] != 'storage' or not isinstance(kind, _Kind):
+      raise ValueError('it refers to something that is no storage')
+    if len(pid) > 5 and pid[5] is not None:
+      raise ValueError('its storages are views of others')
+    storage = _Storage(kind.name, str(key), int(count))
+    return self.storages.setdefault(storage.key, storage)
+
+
+def _numbers(data: bytes, storage: _Storage, order: str) -> np.ndarray:
+  dtype = _DTYPES[storage.kind].newbyteorder(order)
+  if len(data) != storage.length * dtype.itemsize:
+    raise ValueError('its storages are not whole')
+  return np.frombuffer(data, dtype)
+
+
+def _read_zip(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
+  """Returns what was saved, and the storages by their keys."""
+  with zipfile.ZipFile(f) as archive:
+    names = archive.namelist()
+    pickles = [name for name in names if name.endswith('data.pkl')]
+    if len(pickles) != 1:
+      raise ValueError('a zip archive that does not hold one data.pkl')
+    prefix = pickles[0].removesuffix('data.pkl')
+    order = '<'
+    if f'{prefix}byteorder' in names:
+      order = {b'little': '<', b'big': '>'}[archive.read(f'{prefix}byteorder')]
+    unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
+    loaded = unpickler.load()
+    return loaded, {
+      key: _numbers(archive.read(f'{prefix}data/{key}'), storage, order)
+      for key, storage in unpickler.storages.items()
+    }
+
+
+def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
+  """Returns what was saved, and the storages by their keys."""
+  magic, _, system = (_Unpickler(f).load() for _ in range(3))
+  if magic != _MAGIC:
+    raise ValueError('its first number is not that of the format')
+  order = '<' if system['little_endian'] else '>'
+  unpickler = _Unpickler(f)
+  loaded = unpickler.load()
+  numbers = {}
+  # The keys in their order in the file; each storage is behind its length.
+  for key in _Unpickler(f).load():
+    storage = unpickler.storages[key]
+    if f.read(8) != struct.pack(f'{order}q', storage.length):
+      raise ValueError('its storages are not whole')
+    data = f.read(storage.length * _DTYPES[storage.kind].itemsize)
+    numbers[key] = _numbers(data, storage, order)
+  return loaded, numbers
+
+
+def _unwrap(loaded: Any) -> dict[str, _Tensor]:
+  """Returns the named tensors of what a training program saved."""
+  if isinstance(loaded, Mapping):
+    for key in _WRAPPERS:
+      if isinstance(loaded.get(key), Mapping):
+        loaded = loaded[key]
+        break
+  if (
+    not isinstance(loaded, Mapping)
+    or not loaded
+    or not all(isinstance(tensor, _Tensor) for tensor in loaded.values())
+  ):
+    raise ValueError(
+      f'no dictionary of tensors, nor one under a key of {_WRAPPERS}'
+    )
+  names = [str(name) for name in loaded]
+  if all(name.startswith('module.') for name in names):
+    names = [name.removeprefix('module.') for name in names]
+  return dict(zip(names, loaded.values(), strict=True))
+
+
+def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+  """Returns the view of its storage."""
+  _, offset, shape, strides = tensor
+  if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)):
+    raise ValueError('its shapes and strides are not whole numbers')
+  count = math.prod(shape)
+  last = offset + sum(
+    (n - 1) * stride for n, stride in zip(shape, strides, strict=True)
+  )
+  if not count:
+    return np.zeros(shape, numbers.dtype)
+  if max(last + 1, count) > numbers.size:
+    raise ValueError('its tensors do not lie within their storages')
+  return np.lib.stride_tricks.as_strided(
+    numbers[offset:],
+    shape,
+    [stride * numbers.itemsize for stride in strides],
+    writeable=False,
+  )
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+  """Returns the tensors of a file by name.
+
+  A checkpoint that holds them under 'state_dict_ema', 'state_dict' or 'model'
+  is unwrapped, and 'module.' before every name is dropped.
+
+  Raises:
+    ValueError: the file is damaged or none of these formats; its pickle asks
+      for more than tensors; or it holds no dictionary of tensors.
+  """
+  try:
+    with open(path, 'rb') as f:
+      archive = f.read(2) == b'PK'
+      f.seek(0)
+      loaded, numbers = _read_zip(f) if archive else _read_legacy(f)
+    return {
+      name: _array(tensor, numbers[tensor.storage.key])
+      for name, tensor in _unwrap(loaded).items()
+    }
+  except _Refused as e:
+    raise ValueError(
+      f'{path} asks for {e}, which could run any program, or holds more than '
+      'tensors; save the state_dict() alone, or as .safetensors'
+    ) from None
+  except OSError:
+    raise
+  # A damaged pickle may raise anything.
+  except Exception as e:
+    raise ValueError(
+      f'{path} is not a whole .pth file of tensors ({e!r}); fetch it again, or '
+      'save model.state_dict() in it'
+    ) from e

@@ -1,0 +1,283 @@
+"""Names of TensorFlow's tensors: TF-slim's networks and TF DeepLab's heads.
+
+`research/slim/nets` and `research/deeplab` of the TensorFlow models repository.
+A layer is a scope there. In a checkpoint it holds `weights` or
+`depthwise_weights`, and `BatchNorm` or `biases`; in a converted file, see
+`tflite`, `weights` and `biases` alone.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Any
+
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
+from deeplab.models.encoders import resnet
+from deeplab.models.encoders import xception
+from deeplab.models.heads import deeplabv3
+from deeplab.models.heads import deeplabv3plus
+from deeplab.pretrained import merge
+from deeplab.pretrained import names
+
+PyTree = Any
+Sources = names.Sources
+
+# Tensors that no network of ours takes: optimizers' state, classifiers of
+# ImageNet's classes, and the layer before them where the network has none.
+_UNUSED = (
+  r'global_step|beta[12]_power|'
+  r'.*/(Momentum|ExponentialMovingAverage|RMSProp|Adam)(_\d+)?|'
+  r'(MobilenetV[23]|xception_\d+|resnet_v1_\d+)/([Ll]ogits|Conv_[12])/.*|'
+  r'MobileNetV2/(Conv2d_18_1|top/Conv2d_1x1_output)/.*'
+)
+
+# How `core/feature_extractor.py` and `nets/` normalise images: -1..1, and for
+# ResNet less a mean alone.
+_SIGNED = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+_CENTRED = ((123.15, 115.9, 103.06), (1.0, 1.0, 1.0))
+
+_PATH = re.compile(
+  r'(?P<layer>.+?)/(conv/|norm/)?(?P<variable>kernel|bias|bn/\w+)'
+)
+_VARIABLES = {
+  'kernel': 'weights',
+  'bias': 'biases',
+  'bn/scale': 'BatchNorm/gamma',
+  'bn/bias': 'BatchNorm/beta',
+  'bn/mean': 'BatchNorm/moving_mean',
+  'bn/var': 'BatchNorm/moving_variance',
+}
+
+
+def _sources(
+  variables: PyTree, part: str, scope: Callable[[str], str | None]
+) -> Sources:
+  """Returns the source of each variable of a part of the network.
+
+  Args:
+    variables: nested {'params', 'batch_stats'}.
+    part: 'encoder' or 'head'.
+    scope: from the path of a layer, without the part, to its scope; to None
+      where there is no counterpart.
+  """
+  sources = {}
+  for path in names.nowhere(variables, part):
+    match = _PATH.fullmatch(path.removeprefix(f'{part}/'))
+    there = match and scope(match['layer'])
+    if not match or there is None:
+      sources[path] = names.NOWHERE
+    elif match['variable'] == 'kernel' and match['layer'].endswith('depthwise'):
+      sources[path] = merge.Source(f'{there}/depthwise_weights', 'hwim')
+    else:
+      sources[path] = merge.Source(f'{there}/{_VARIABLES[match["variable"]]}')
+  return sources
+
+
+def _numbers(variables: PyTree, pattern: str) -> set[str]:
+  """Returns what the group of a pattern matches at the start of our paths."""
+  matches = (re.match(pattern, path) for path in merge.flatten(variables))
+  return {match[1] for match in matches if match}
+
+
+def _mobilenet(variables: PyTree, root: str) -> Sources:
+  scopes = {
+    'stem': 'Conv',
+    'top': 'Conv_1',
+    'squeeze_excite/reduce': 'squeeze_excite/Conv',
+    'squeeze_excite/expand': 'squeeze_excite/Conv_1',
+  }
+
+  def scope(layer: str) -> str:
+    block, _, inner = layer.partition('/')
+    if not inner:
+      return f'{root}/{scopes[block]}'
+    suffix = '' if block == 'block_0' else block.removeprefix('block')
+    return f'{root}/expanded_conv{suffix}/{scopes.get(inner, inner)}'
+
+  return _sources(variables, 'encoder', scope)
+
+
+def _mobilenet_v2(variables: PyTree) -> Sources:
+  """Returns the sources of a MobileNetV2 encoder, `nets/mobilenet`."""
+  return _mobilenet(variables, 'MobilenetV2')
+
+
+def _mobilenet_v3(variables: PyTree) -> Sources:
+  """Returns the sources of a MobileNetV3 encoder, `nets/mobilenet`."""
+  return _mobilenet(variables, 'MobilenetV3')
+
+
+def _mobilenet_v2_official(variables: PyTree) -> Sources:
+  """Returns the sources of a MobileNetV2 encoder trained by newer TensorFlow.
+
+  Its blocks count from 1, and other layers have the position in their names.
+  """
+
+  def scope(layer: str) -> str:
+    block, _, inner = layer.partition('/')
+    if not inner:
+      return {
+        'stem': 'MobileNetV2/Conv2d_0_0',
+        'top': 'MobileNetV2/Conv2d_18_1',
+      }[block]
+    number = int(block.removeprefix('block_')) + 1
+    return f'MobileNetV2/expanded_conv_{number}/{inner}'
+
+  return _sources(variables, 'encoder', scope)
+
+
+def _xception(variables: PyTree) -> Sources:
+  """Returns the sources of an Xception encoder, `core/xception.py`.
+
+  The network's name is in them: five blocks in the entry flow are Xception-71,
+  eight in the middle flow Xception-41, others Xception-65.
+  """
+  root = 'xception_65'
+  if len(_numbers(variables, r'encoder/entry_(\d+)')) == 5:
+    root = 'xception_71'
+  elif len(_numbers(variables, r'encoder/middle_(\d+)')) == 8:
+    root = 'xception_41'
+
+  def scope(layer: str) -> str:
+    block, _, inner = layer.partition('/')
+    flow, number = block.split('_')
+    if not inner:  # of the stem
+      return f'{root}/entry_flow/conv1_{number}'
+    unit = f'block{number}/unit_1'
+    if flow == 'middle':
+      unit = f'block1/unit_{number}'
+    inner = re.sub(r'separable_(\d)/', r'separable_conv\1_', inner)
+    return f'{root}/{flow}_flow/{unit}/xception_module/{inner}'
+
+  return _sources(variables, 'encoder', scope)
+
+
+def _resnet_v1(variables: PyTree) -> Sources:
+  """Returns the sources of a ResNet encoder of bottlenecks.
+
+  Its stem is the one layer of `nets/resnet_v1.py`, or the three of
+  `core/resnet_v1_beta.py`.
+  """
+  deep = len(_numbers(variables, r'encoder/(conv4_block\d+)')) > 6
+  beta = len(_numbers(variables, r'encoder/stem_(\d)')) > 1
+  root = 'resnet_v1_101' if deep else 'resnet_v1_50'
+
+  def scope(layer: str) -> str:
+    block, _, inner = layer.partition('/')
+    if not inner:
+      suffix = block.removeprefix('stem') if beta else ''
+      return f'{root}/conv1{suffix}'
+    stage, unit = block.removeprefix('conv').split('_block')
+    inner = inner.replace('conv_', 'conv')
+    return f'{root}/block{int(stage) - 1}/unit_{unit}/bottleneck_v1/{inner}'
+
+  return _sources(variables, 'encoder', scope)
+
+
+def _deeplab_head(variables: PyTree) -> Sources:
+  """Returns the sources of a DeepLabV3 or DeepLabV3+ head, `model.py`.
+
+  It has no `refine`: a layer of that name has no tensor.
+  """
+  scopes = {
+    'aspp/pool': 'image_pooling',
+    'aspp/conv': 'aspp0',
+    'aspp/projection': 'concat_projection',
+    'low_level': 'decoder/feature_projection0',
+    'classifier': 'logits/semantic',
+  }
+
+  def scope(layer: str) -> str | None:
+    if layer in scopes:
+      return scopes[layer]
+    match = re.fullmatch(
+      r'(aspp/atrous|decoder)(\d+)/?(depthwise|pointwise|)', layer
+    )
+    if not match:
+      return None
+    number, inner = int(match[2]), match[3] and f'_{match[3]}'
+    if match[1] == 'decoder':
+      return f'decoder/decoder_conv{number}{inner}'
+    return f'aspp{number + 1}{inner}'
+
+  return _sources(variables, 'head', scope)
+
+
+def _folded(sources: Sources) -> Sources:
+  """Returns the sources in a converted file, of kernels and biases alone.
+
+  BatchNorms are folded into the layers before them there: their biases come
+  from the file, and the module `folded` sets the rest of them.
+
+  Args:
+    sources: in a checkpoint.
+  """
+  result = {}
+  for path, (name, layout, roll) in sources.items():
+    scope, _, kind = name.rpartition('/')
+    if kind in ('weights', 'depthwise_weights'):
+      layout = 'ohwi' if kind == 'weights' else '1hwo'
+      result[path] = merge.Source(f'{scope}/weights', layout, roll)
+    elif kind in ('biases', 'beta'):
+      scope = scope.removesuffix('/BatchNorm')
+      result[path] = merge.Source(f'{scope}/biases')
+    elif not name:
+      result[path] = names.NOWHERE
+  return result
+
+
+def _part(
+  sources: Callable[[PyTree], Sources],
+  converted: bool,
+  values: names.Values | None = _SIGNED,
+  **fields: Any,
+) -> names.Part:
+  """Returns a part that expects `fields`; a converted file has no epsilon."""
+  if not converted:
+    return names.Part(sources, _UNUSED, fields, values)
+  fields.pop('bn_epsilon')
+  return names.Part(lambda v: _folded(sources(v)), _UNUSED, fields, values)
+
+
+def _system(converted: bool) -> names.System:
+  """Returns TF DeepLab's and TF-slim's names, in one kind of file or other."""
+  head: dict[str, Any] = {'bn_epsilon': 1e-5}
+  if not converted:  # else it may resize maps in any way
+    head['align_corners'] = True
+  return names.System(
+    encoders={
+      mobilenet_v2.MobileNetV2: _part(
+        _mobilenet_v2, converted, padding='same', bn_epsilon=1e-3
+      ),
+      mobilenet_v3.MobileNetV3: _part(
+        _mobilenet_v3, converted, padding='same', bn_epsilon=1e-3
+      ),
+      xception.Xception: _part(_xception, converted, bn_epsilon=1e-3),
+      resnet.ResNet: _part(
+        _resnet_v1,
+        converted,
+        _CENTRED,
+        padding='symmetric',
+        stride_unit='last',
+        bn_epsilon=1e-5,
+      ),
+    },
+    heads={
+      deeplabv3.DeepLabV3: _part(_deeplab_head, converted, **head),
+      deeplabv3plus.DeepLabV3Plus: _part(_deeplab_head, converted, **head),
+    },
+    whole='logits/semantic/',
+    folded=converted,
+  )
+
+
+SYSTEM = _system(converted=False)
+CONVERTED = _system(converted=True)
+OFFICIAL = names.System(
+  encoders={
+    mobilenet_v2.MobileNetV2: _part(
+      _mobilenet_v2_official, True, padding='same', bn_epsilon=1e-3
+    )
+  },
+  folded=True,
+)

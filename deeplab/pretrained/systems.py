@@ -1,0 +1,128 @@
+"""All systems, and which of them a file of tensors is of."""
+
+from typing import Any
+from typing import NamedTuple
+
+from deeplab.pretrained import keras
+from deeplab.pretrained import merge
+from deeplab.pretrained import mmseg
+from deeplab.pretrained import names
+from deeplab.pretrained import own
+from deeplab.pretrained import slim
+from deeplab.pretrained import timm
+from deeplab.pretrained import torchvision
+
+PyTree = Any
+
+# Where several name an encoder alike, the first is taken.
+SYSTEMS: dict[str, names.System] = {
+  'deeplab': own.SYSTEM,
+  'keras': keras.SYSTEM,
+  'torchvision': torchvision.SYSTEM,
+  'timm': timm.SYSTEM,
+  'mmseg': mmseg.SYSTEM,
+  'slim': slim.SYSTEM,
+  'slim_folded': slim.CONVERTED,
+  'tensorflow_folded': slim.OFFICIAL,
+}
+
+
+class Match(NamedTuple):
+  """A file in the names of one system.
+
+  Attributes:
+    tensors: of the file, renamed.
+    sources: where our variables come from; the encoder's, and if the file is a
+      whole network's those of the heads.
+    unused: see `merge.merge`.
+    fields: what config.model must hold for the weights to mean what they did,
+      by 'encoder.padding'.
+    values: `config.data.mean` and `std` of the system; None if unknown.
+  """
+
+  tensors: merge.Tensors
+  sources: names.Sources
+  unused: str
+  fields: dict[str, Any]
+  values: names.Values | None
+
+  @property
+  def share(self) -> float:
+    """Share of the sources that the file has."""
+    found = sum(s.name in self.tensors for s in self.sources.values())
+    return found / max(len(self.sources), 1)
+
+
+def match(
+  system: names.System, tensors: merge.Tensors, model: Any, variables: PyTree
+) -> Match | None:
+  """Returns the file in the names of a system; None if it lacks the encoder.
+
+  Args:
+    system: one of `SYSTEMS`.
+    tensors: of the file.
+    model: the `Segmenter`.
+    variables: its variables.
+  """
+  encoder = names.find(system.encoders, model.encoder)
+  if encoder is None:
+    return None
+  parts = {'encoder': encoder}
+  sources = encoder.sources(variables)
+  whole = any(name.startswith(system.whole) for name in tensors)
+  if whole:
+    for scope, known, module in (
+      ('head', system.heads, model.head),
+      ('auxiliary', system.auxiliaries, model.auxiliary),
+    ):
+      part = names.find(known, module)
+      if part is None:
+        sources |= names.nowhere(variables, scope)
+      else:
+        sources |= part.sources(variables)
+        parts[scope] = part
+  unused = [part.unused for part in parts.values()]
+  if whole and model.auxiliary is None:
+    unused.append(system.unused)
+  return Match(
+    {encoder.rename(name): tensor for name, tensor in tensors.items()},
+    sources,
+    '|'.join(pattern for pattern in unused if pattern),
+    {
+      f'{scope}.{field}': value
+      for scope, part in parts.items()
+      for field, value in part.fields.items()
+    },
+    encoder.values,
+  )
+
+
+def detect(
+  tensors: merge.Tensors, model: Any, variables: PyTree
+) -> tuple[str, Match]:
+  """Returns the system that names most of our variables as the file does.
+
+  Args:
+    tensors: of the file.
+    model: the `Segmenter`.
+    variables: its variables.
+
+  Raises:
+    ValueError: none names half of them so.
+  """
+  matches = {
+    name: fit
+    for name, system in SYSTEMS.items()
+    if (fit := match(system, tensors, model, variables)) is not None
+  }
+  best = max(matches, key=lambda name: matches[name].share)
+  if matches[best].share < 0.5:
+    found = ', '.join(
+      f'{name} {m.share:.0%}' for name, m in sorted(matches.items())
+    )
+    raise ValueError(
+      f'no system names {type(model.encoder).__name__} as the file does '
+      f'(tensors found: {found}); it is of another network, or say whose it '
+      "is: config.init_from='torchvision:FILE'"
+    )
+  return best, matches[best]

@@ -1,0 +1,73 @@
+"""Tensors out of TensorFlow's checkpoints (`model.ckpt-30000.index`, ...)."""
+
+import os
+import pathlib
+
+from deeplab.pretrained import merge
+
+
+def find(path: str | os.PathLike) -> str | None:
+  """Returns the `.index` file of a checkpoint, None if there is none.
+
+  Args:
+    path: the file itself, the checkpoint without suffix (`model.ckpt-30000`),
+      or the folder that holds it.
+
+  Raises:
+    ValueError: a folder holds several, or lacks the one that it names.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    latest = path / 'checkpoint'
+    found = sorted(path.glob('*.index'))
+    if latest.is_file():
+      # Its first line names the newest, perhaps by a path of the machine that
+      # wrote it: model_checkpoint_path: "/there/model.ckpt-30000".
+      name = latest.read_text().partition('"')[2].partition('"')[0]
+      newest = path / f'{pathlib.PurePosixPath(name).name}.index'
+      if newest not in found:
+        raise ValueError(
+          f'{latest} names {newest.name}, which is not beside it: fetch that'
+        )
+      return str(newest)
+    if len(found) > 1:
+      raise ValueError(
+        f'{path} holds {len(found)} checkpoints (*.index) and no file '
+        "'checkpoint' that names one: name one yourself"
+      )
+    return str(found[0]) if found else None
+  if path.suffix != '.index':
+    path = path.with_name(f'{path.name}.index')
+  return str(path) if path.is_file() else None
+
+
+def read(path: str | os.PathLike) -> merge.Tensors:
+  """Reads a TensorFlow checkpoint.
+
+  Args:
+    path: see `find`.
+
+  Returns:
+    All its tensors by their names, in the dtypes that they have; strings are
+    left out.
+
+  Raises:
+    ValueError: there is no checkpoint, several, or a damaged one.
+  """
+  index = find(path)
+  if index is None:
+    raise ValueError(f'there is no TensorFlow checkpoint {path}')
+  import tensorflow as tf  # slow to import, and needed here alone
+
+  try:
+    reader = tf.train.load_checkpoint(index.removesuffix('.index'))
+    names = [
+      name
+      for name, dtype in reader.get_variable_to_dtype_map().items()
+      if dtype != tf.string
+    ]
+    return {name: reader.get_tensor(name) for name in sorted(names)}
+  except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as e:
+    raise ValueError(
+      f'{index}, or the data beside it, is damaged: fetch both again ({e})'
+    ) from e

@@ -1,0 +1,226 @@
+"""Weights out of .tflite files, float or quantised.
+
+A converted network has its BatchNorms folded into the convolutions before
+them: what is left of a layer is a kernel and a bias, see `folded`.
+"""
+
+from collections.abc import Iterator
+import math
+import os
+import pathlib
+import re
+import struct
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+import numpy as np
+
+from deeplab.pretrained import merge
+
+_OPERATORS = {
+  v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
+}
+_TYPES = {
+  v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)
+}
+# Stored dtypes that weights and biases may have; little-endian in the file.
+_DTYPES = {
+  'FLOAT32': '<f4',
+  'FLOAT16': '<f2',
+  'INT64': '<i8',
+  'INT32': '<i4',
+  'INT16': '<i2',
+  'INT8': 'i1',
+  'UINT8': 'u1',
+}
+
+# Operators with weights [out, h, w, in], [1, h, w, out] and [out, in].
+LAYERS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
+# Other places of weights: those that would be lost must not stay unseen.
+_FOREIGN = ('ADD', 'SUB', 'MUL', 'DIV', 'TRANSPOSE_CONV', 'CONV_3D', 'PRELU')
+
+# What a layer's name is followed by in the name of its kernel: the variable's,
+# the operation's, or that of the kernel with its BatchNorm folded in.
+_KERNEL = re.compile(
+  r'/(weights|depthwise_weights|kernel|Conv2D|depthwise|MatMul|Conv2D_Fold|'
+  r'depthwise_Fold|weights_quant/\w+)\d*$'
+)
+_NORM = re.compile(r'/(BatchNorm|batch_norm|FusedBatchNorm\w*)(/.*)?$')
+
+
+def layer_name(tensor: str) -> str:
+  """Returns the name of the layer that a kernel belongs to.
+
+  Converters join the names of all that they folded into a constant by ';', the
+  layer's own first, and follow them with those of other layers.
+
+  Args:
+    tensor: name of the kernel in the file.
+  """
+  parts = [
+    part.removeprefix('StatefulPartitionedCall/') for part in tensor.split(';')
+  ]
+  for part in parts:
+    if _KERNEL.search(part):
+      return _KERNEL.sub('', part)
+  return _NORM.sub('', parts[0])
+
+
+class _Unfit(ValueError):
+  """A whole file that holds what cannot be imported."""
+
+
+class _File:
+  """The main graph of a file, and the values of its constants."""
+
+  def __init__(self, content: bytes):
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    self._content = content
+    self._buffers = model.buffers
+    self._tensors = model.subgraphs[0].tensors
+    self.operators = [
+      (self._kind(model.operatorCodes[op.opcodeIndex]), op)
+      for op in model.subgraphs[0].operators
+    ]
+    # A kernel stored in half precision is converted by an operator.
+    self._stored = {
+      int(op.outputs[0]): int(op.inputs[0])
+      for kind, op in self.operators
+      if kind == 'DEQUANTIZE'
+    }
+
+  @staticmethod
+  def _kind(code: Any) -> str:
+    # The 8-bit field is what files held before there were 128 operators.
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return _OPERATORS.get(number, f'UNKNOWN_{number}')
+
+  def _tensor(self, index: int) -> Any:
+    return self._tensors[self._stored.get(index, index)]
+
+  def name(self, index: int) -> str:
+    """Returns the name of a tensor."""
+    return self._tensor(index).name.decode()
+
+  def elements(self, index: int) -> int:
+    """Returns how many elements a constant has; 0: it is none."""
+    tensor = self._tensor(index)
+    if self._bytes(tensor) is None:
+      return 0
+    return math.prod(tensor.shape) if tensor.shape is not None else 1
+
+  def _bytes(self, tensor: Any) -> Any:
+    """Returns the stored bytes of a tensor, None if it is no constant."""
+    buffer = self._buffers[tensor.buffer]
+    if buffer.data is not None and len(buffer.data):
+      return buffer.data
+    if buffer.size:  # data of large files lies behind the tables
+      return self._content[buffer.offset : buffer.offset + buffer.size]
+    return None
+
+  def value(self, index: int) -> np.ndarray:
+    """Returns a constant in float32, dequantised.
+
+    Raises:
+      _Unfit: it is none, or of a type or scales that are unknown.
+    """
+    tensor = self._tensor(index)
+    data = self._bytes(tensor)
+    if data is None:
+      raise _Unfit(f'tensor {self.name(index)!r} is no constant')
+    kind = _TYPES.get(tensor.type, str(tensor.type))
+    if kind not in _DTYPES:
+      raise _Unfit(
+        f'tensor {self.name(index)!r} is of type {kind}, which cannot be '
+        f'imported; known are {", ".join(_DTYPES)}'
+      )
+    shape = [] if tensor.shape is None else [int(n) for n in tensor.shape]
+    stored = np.frombuffer(bytes(data), _DTYPES[kind]).reshape(shape)
+    values = stored.astype(np.float32)
+    if stored.dtype.kind == 'f':
+      return values
+    quantization = tensor.quantization
+    scales = getattr(quantization, 'scale', None)
+    if scales is None or not len(scales):
+      raise _Unfit(
+        f'tensor {self.name(index)!r} holds integers without a scale'
+      )
+    along = [1] * values.ndim
+    if len(scales) > 1:
+      along[quantization.quantizedDimension] = len(scales)
+    # In float64: a bias has more digits than float32 keeps.
+    zeros = np.reshape(np.asarray(quantization.zeroPoint, np.float64), along)
+    scales = np.reshape(np.asarray(scales, np.float64), along)
+    return ((stored - zeros) * scales).astype(np.float32)
+
+  def layers(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields name, kernel and bias of each layer, in execution order.
+
+    Raises:
+      _Unfit: what `value` raises, or a file with weights elsewhere.
+    """
+    seen: set[int] = set()
+    for kind, op in self.operators:
+      inputs = [int(i) for i in op.inputs if i >= 0]
+      if kind in _FOREIGN and seen:  # before, it normalises the image
+        lost = [self.name(i) for i in inputs if self.elements(i) > 1]
+        if lost:
+          raise _Unfit(
+            f'{kind} reads the constant {lost[0]!r}, which belongs to no '
+            'convolution: convert the model with its BatchNorms folded'
+          )
+      # A layer that is applied twice has one kernel.
+      if kind not in LAYERS or inputs[1] in seen:
+        continue
+      seen.add(inputs[1])
+      if kind == 'FULLY_CONNECTED' and not self.elements(inputs[1]):
+        continue  # a product of two maps
+      kernel = self.value(inputs[1])
+      outputs = kernel.shape[3 if kind == 'DEPTHWISE_CONV_2D' else 0]
+      bias = np.zeros(outputs, np.float32)
+      if len(inputs) > 2:
+        bias = self.value(inputs[2])
+      yield layer_name(self.name(inputs[1])), kernel, bias
+
+
+def read(path: str | os.PathLike) -> merge.Tensors:
+  """Reads the kernels and biases of a .tflite file.
+
+  Args:
+    path: float32, float16 or quantised (int8 or uint8, by tensor or by
+      channel) file.
+
+  Returns:
+    'LAYER/weights' and 'LAYER/biases' (zeros where there is none) of each
+    convolution and fully connected layer, float32. Kernels are [out, h, w, in],
+    depthwise ones [1, h, w, out], fully connected ones [out, in]. LAYER is
+    found by `layer_name`; a further layer of the same name gets ':1', ':2'
+    behind it, in execution order.
+
+  Raises:
+    ValueError: no such file, no TensorFlow Lite file, a damaged one, one whose
+      weights are of an unknown type, or one with weights that belong to no
+      convolution.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f'there is no file {path}')
+  content = path.read_bytes()
+  if content[4:8] != b'TFL3':
+    raise ValueError(f'{path} is not a TensorFlow Lite file')
+  tensors: dict[str, np.ndarray] = {}
+  try:
+    for layer, kernel, bias in _File(content).layers():
+      name, copies = layer, 0
+      while f'{name}/weights' in tensors:
+        copies += 1
+        name = f'{layer}:{copies}'
+      tensors[f'{name}/weights'] = kernel
+      tensors[f'{name}/biases'] = bias
+  except _Unfit as e:
+    raise ValueError(f'{path}: {e}') from None
+  except (AttributeError, IndexError, TypeError, struct.error, ValueError) as e:
+    raise ValueError(
+      f'{path} is damaged or cut short: fetch it again ({e})'
+    ) from e
+  return tensors

@@ -1,0 +1,112 @@
+"""Names of timm's classifiers."""
+
+from itertools import accumulate
+import re
+from typing import Any
+
+from deeplab.models.encoders import ghostnet
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import regnet
+from deeplab.models.encoders import resnet
+from deeplab.pretrained import names
+from deeplab.pretrained import torchvision
+
+PyTree = Any
+
+# The first block of each of timm's stages.
+_GHOSTNET = (0, 1, 2, 3, 4, 5, 6, 11, 12)
+_MOBILENET_V2 = (0, *accumulate((1, 2, 3, 4, 3, 3)))
+
+
+def _stage(block: str, firsts: tuple[int, ...]) -> str:
+  """Returns 'blocks.<stage>.<number in it>' of our 'block_<number>'."""
+  number = int(block.removeprefix('block_'))
+  stage = max(i for i, first in enumerate(firsts) if number >= first)
+  return f'blocks.{stage}.{number - firsts[stage]}'
+
+
+def _ghostnet(module: str, norm: bool) -> str | None:
+  if module == 'stem':
+    return 'bn1' if norm else 'conv_stem'
+  if module == 'top':
+    return 'blocks.9.0.' + ('bn1' if norm else 'conv')
+  block, _, part = module.partition('/')
+  if not part:
+    return None
+  prefix = _stage(block, _GHOSTNET)
+  ghost = re.fullmatch(r'ghost_(\d)/(primary|cheap)', part)
+  if ghost:
+    inner = {'primary': 'primary_conv', 'cheap': 'cheap_operation'}[ghost[2]]
+    return f'{prefix}.ghost{ghost[1]}.{inner}.{int(norm)}'
+  last = {
+    'squeeze_excite/reduce': 'se.conv_reduce',
+    'squeeze_excite/expand': 'se.conv_expand',
+    'depthwise': 'bn_dw' if norm else 'conv_dw',
+    'shortcut_depthwise': f'shortcut.{int(norm)}',
+    'shortcut_project': f'shortcut.{2 + int(norm)}',
+  }.get(part)
+  return f'{prefix}.{last}' if last else None
+
+
+def _mobilenet_v2(module: str, norm: bool) -> str | None:
+  if module == 'stem':
+    return 'bn1' if norm else 'conv_stem'
+  if module == 'top':
+    return 'bn2' if norm else 'conv_head'
+  block, _, part = module.partition('/')
+  if not part:
+    return None
+  # The first block has no expansion, so its layers have other numbers.
+  first = {'depthwise': ('conv_dw', 'bn1'), 'project': ('conv_pw', 'bn2')}
+  others = {
+    'expand': ('conv_pw', 'bn1'),
+    'depthwise': ('conv_dw', 'bn2'),
+    'project': ('conv_pwl', 'bn3'),
+  }
+  pair = (first if block == 'block_0' else others).get(part)
+  return f'{_stage(block, _MOBILENET_V2)}.{pair[norm]}' if pair else None
+
+
+def _regnet(module: str, norm: bool) -> str | None:
+  last = 'bn' if norm else 'conv'
+  if module == 'stem':
+    return f'stem.{last}'
+  match = re.fullmatch(r'stage(\d)_block(\d+)/(\w+)', module)
+  if not match:
+    return None
+  inner = match[3].replace('conv_', 'conv').replace('shortcut', 'downsample')
+  return f's{match[1]}.b{match[2]}.{inner}.{last}'
+
+
+SYSTEM = names.System(
+  encoders={
+    ghostnet.GhostNet: names.torch_part(
+      'encoder',
+      _ghostnet,
+      unused=rf'(conv_head|classifier|blocks\.9)\..*|{names.COUNTERS}',
+      fields={
+        'padding': 'symmetric',
+        'bn_epsilon': 1e-5,
+        'squeeze': 'divisible',
+        'gate': 'hard_sigmoid',
+      },
+    ),
+    mobilenet_v2.MobileNetV2: names.torch_part(
+      'encoder',
+      _mobilenet_v2,
+      unused=rf'(conv_head|bn2|classifier)\..*|{names.COUNTERS}',
+      fields={
+        'padding': 'symmetric',
+        'rounding': 'keras',
+        'bn_epsilon': 1e-5,
+      },
+    ),
+    regnet.RegNet: names.torch_part(
+      'encoder',
+      _regnet,
+      unused=rf'head\.fc\..*|{names.COUNTERS}',
+      fields={'bn_epsilon': 1e-5},
+    ),
+    resnet.ResNet: torchvision.SYSTEM.encoders[resnet.ResNet],
+  }
+)

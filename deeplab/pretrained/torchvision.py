@@ -1,0 +1,252 @@
+"""Names of torchvision's classifiers and segmentation networks.
+
+A segmentation network's file has its encoder below 'backbone.', a main head
+below 'classifier.' and perhaps another below 'aux_classifier.'.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Any
+
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
+from deeplab.models.encoders import regnet
+from deeplab.models.encoders import resnet
+from deeplab.models.encoders import shufflenet_v2
+from deeplab.models.heads import deeplabv3
+from deeplab.models.heads import fcn
+from deeplab.models.heads import lraspp
+from deeplab.pretrained import merge
+from deeplab.pretrained import names
+
+PyTree = Any
+
+
+def resnet_module(module: str, norm: bool) -> str | None:
+  """Returns the name of a ResNet's module; timm and mmsegmentation share it."""
+  if module == 'stem_1':
+    return 'bn1' if norm else 'conv1'
+  match = re.fullmatch(r'conv(\d)_block(\d+)/(\w+)', module)
+  if not match:
+    return None
+  prefix = f'layer{int(match[1]) - 1}.{int(match[2]) - 1}'
+  if match[3] == 'shortcut':
+    return f'{prefix}.downsample.{int(norm)}'
+  number = match[3].removeprefix('conv_')
+  return f'{prefix}.{"bn" if norm else "conv"}{number}'
+
+
+def _regnet(module: str, norm: bool) -> str | None:
+  if module == 'stem':
+    return f'stem.{int(norm)}'
+  match = re.fullmatch(r'stage(\d)_block(\d+)/(\w+)', module)
+  if not match:
+    return None
+  stage, block = match[1], int(match[2]) - 1
+  part = {'conv_1': 'f.a', 'conv_2': 'f.b', 'conv_3': 'f.c'}.get(
+    match[3], 'proj'
+  )
+  unit = f'trunk_output.block{stage}.block{stage}-{block}'
+  return f'{unit}.{part}.{int(norm)}'
+
+
+def _blocks(variables: PyTree) -> dict[str, Any]:
+  """Returns the parameters of the numbered blocks of an encoder."""
+  params = variables['params']['encoder']
+  return {k: v for k, v in params.items() if k.startswith('block_')}
+
+
+def _mobilenet_v2(variables: PyTree) -> names.Modules:
+  blocks = _blocks(variables)
+
+  def name(module: str, norm: bool) -> str | None:
+    if module in ('stem', 'top'):
+      number = 0 if module == 'stem' else len(blocks) + 1
+      return f'features.{number}.{int(norm)}'
+    block, _, part = module.partition('/')
+    if block not in blocks:
+      return None
+    prefix = f'features.{int(block.removeprefix("block_")) + 1}.conv'
+    first = 1 if 'expand' in blocks[block] else 0
+    return {
+      'expand': f'{prefix}.0.{int(norm)}',
+      'depthwise': f'{prefix}.{first}.{int(norm)}',
+      'project': f'{prefix}.{first + 1 + int(norm)}',
+    }.get(part)
+
+  return name
+
+
+def _mobilenet_v3(variables: PyTree) -> names.Modules:
+  blocks = _blocks(variables)
+
+  def name(module: str, norm: bool) -> str | None:
+    if module in ('stem', 'top'):
+      number = 0 if module == 'stem' else len(blocks) + 1
+      return f'features.{number}.{int(norm)}'
+    block, _, part = module.partition('/')
+    if block not in blocks:
+      return None
+    order = [
+      p
+      for p in ('expand', 'depthwise', 'squeeze_excite', 'project')
+      if p in blocks[block]
+    ]
+    part, _, inner = part.partition('/')
+    last = {'reduce': 'fc1', 'expand': 'fc2'}.get(inner, str(int(norm)))
+    number = int(block.removeprefix('block_')) + 1
+    return f'features.{number}.block.{order.index(part)}.{last}'
+
+  return name
+
+
+def _shufflenet_v2(variables: PyTree) -> names.Modules:
+  units = variables['params']['encoder']
+  # Units that begin a stage.
+  firsts = sorted(
+    int(unit.removeprefix('unit_'))
+    for unit, parts in units.items()
+    if 'shortcut_project' in parts
+  )
+
+  def name(module: str, norm: bool) -> str | None:
+    if module in ('stem', 'top'):
+      return f'{"conv1" if module == "stem" else "conv5"}.{int(norm)}'
+    match = re.fullmatch(r'unit_(\d+)/(\w+)', module)
+    if not match:
+      return None
+    number = int(match[1])
+    stage = sum(number >= first for first in firsts)
+    branch, conv = {
+      'shortcut_depthwise': (1, 0),
+      'shortcut_project': (1, 2),
+      'expand': (2, 0),
+      'depthwise': (2, 3),
+      'project': (2, 5),
+    }[match[2]]
+    unit = number - firsts[stage - 1]
+    return f'stage{stage + 1}.{unit}.branch{branch}.{conv + int(norm)}'
+
+  return name
+
+
+def _deeplabv3(module: str, norm: bool) -> str | None:
+  if module == 'classifier':
+    return 'classifier.4'
+  if module == 'aspp/refine':
+    return 'classifier.2' if norm else 'classifier.1'
+  if module == 'aspp/projection':
+    return f'classifier.0.project.{int(norm)}'
+  if module == 'aspp/pool':
+    return f'classifier.0.convs.4.{1 + int(norm)}'
+  match = re.fullmatch(r'aspp/(conv|atrous(\d))', module)
+  if not match:
+    return None
+  branch = 0 if match[1] == 'conv' else int(match[2]) + 1
+  return f'classifier.0.convs.{branch}.{int(norm)}'
+
+
+def _deeplabv3_sources(variables: PyTree) -> names.Sources:
+  sources = names.torch(variables, 'head', _deeplabv3)
+  projection = 'head/aspp/projection/conv/kernel'
+  # The pooled branch, as wide as the result, is their last and our first.
+  width = merge.flatten(variables)[projection].shape[-1]
+  sources[projection] = sources[projection]._replace(roll=width)
+  return sources
+
+
+def _fcn(prefix: str) -> names.Modules:
+  def name(module: str, norm: bool) -> str | None:
+    if module == 'classifier':
+      return f'{prefix}.4'
+    return f'{prefix}.{int(norm)}' if module == 'conv0' else None
+
+  return name
+
+
+def _lraspp(module: str, norm: bool) -> str | None:
+  last = {
+    'conv': f'cbr.{int(norm)}',
+    'gate': 'scale.1',
+    'classifier': 'high_classifier',
+    'low_level_classifier': 'low_classifier',
+  }.get(module)
+  return f'classifier.{last}' if last else None
+
+
+def _varying_part(
+  modules: Callable[[PyTree], names.Modules], **others: Any
+) -> names.Part:
+  """Returns names of an encoder that depend on the modules it has."""
+  return names.Part(
+    lambda variables: names.torch(variables, 'encoder', modules(variables)),
+    **others,
+  )
+
+
+def _without_prefix(name: str) -> str:
+  return name.removeprefix('backbone.')
+
+
+def _features(name: str) -> str:
+  return re.sub(r'^backbone\.', 'features.', name)
+
+
+_SYMMETRIC = {'padding': 'symmetric', 'bn_epsilon': 1e-5}
+_HEAD = {'bn_epsilon': 1e-5, 'align_corners': False}
+
+SYSTEM = names.System(
+  encoders={
+    mobilenet_v2.MobileNetV2: _varying_part(
+      _mobilenet_v2,
+      unused=rf'classifier\.1\..*|features\.18\..*|{names.COUNTERS}',
+      fields={**_SYMMETRIC, 'rounding': 'keras'},
+    ),
+    mobilenet_v3.MobileNetV3: _varying_part(
+      _mobilenet_v3,
+      unused=rf'classifier\.[03]\.(weight|bias)|{names.COUNTERS}',
+      fields={
+        'padding': 'symmetric',
+        'rounding': 'torchvision',
+        'bn_epsilon': 1e-3,
+      },
+      rename=_features,
+    ),
+    regnet.RegNet: names.torch_part(
+      'encoder',
+      _regnet,
+      unused=rf'fc\..*|{names.COUNTERS}',
+      fields={'bn_epsilon': 1e-5},
+    ),
+    resnet.ResNet: names.torch_part(
+      'encoder',
+      resnet_module,
+      unused=rf'fc\..*|{names.COUNTERS}',
+      fields={
+        **_SYMMETRIC,
+        'stem': 'v1',
+        'stride_unit': 'first',
+        'stride_conv': '3x3',
+      },
+      rename=_without_prefix,
+    ),
+    shufflenet_v2.ShuffleNetV2: _varying_part(
+      _shufflenet_v2,
+      unused=rf'fc\..*|conv5\..*|{names.COUNTERS}',
+      fields=_SYMMETRIC,
+    ),
+  },
+  heads={
+    deeplabv3.DeepLabV3: names.Part(_deeplabv3_sources, fields=_HEAD),
+    fcn.FCN: names.torch_part('head', _fcn('classifier'), fields=_HEAD),
+    lraspp.LRASPP: names.torch_part(
+      'head',
+      _lraspp,
+      fields={**_HEAD, 'gate': 'sigmoid', 'gate_bias': False},
+    ),
+  },
+  auxiliaries={
+    fcn.FCN: names.torch_part('auxiliary', _fcn('aux_classifier'), fields=_HEAD)
+  },
+  unused=r'aux_classifier\..*',
+)

@@ -1,0 +1,109 @@
+import dataclasses
+import hashlib
+import http.server
+import os
+import threading
+
+import pytest
+
+from deeplab.pretrained import fetch
+from deeplab.pretrained import origins
+
+CONTENT = bytes(range(256)) * 5000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path / 'cache'))
+  return tmp_path / 'cache' / 'weights'
+
+
+def origin(url, digest=f'sha256:{DIGEST[:8]}'):
+  return origins.Origin(url, digest, 'MIT', 'resnet_18', origins.IMAGENET)
+
+
+@pytest.fixture
+def published(tmp_path):
+  path = tmp_path / 'net.pth'
+  path.write_bytes(CONTENT)
+  return origin(path.as_uri())
+
+
+def test_a_file_is_fetched_once(cache, published, tmp_path):
+  path = fetch.fetch(published)
+  assert path == str(cache / 'net.pth')
+  assert (cache / 'net.pth').read_bytes() == CONTENT
+  assert os.listdir(cache) == ['net.pth']
+  os.remove(tmp_path / 'net.pth')
+  assert fetch.fetch(published) == path
+  assert fetch.sha256(path) == DIGEST
+
+
+@pytest.mark.parametrize('kind', ['sha256', 'md5'])
+def test_another_file_is_refused(cache, published, kind):
+  wrong = dataclasses.replace(published, digest=f'{kind}:00000000')
+  with pytest.raises(ValueError, match=f'not the file.*{kind}.*net.pth again'):
+    fetch.fetch(wrong)
+  assert os.listdir(cache) == []
+
+
+def test_a_cached_file_is_checked(cache, published):
+  fetch.fetch(published)
+  (cache / 'net.pth').write_bytes(CONTENT[1:])
+  with pytest.raises(ValueError, match='not the file that was published'):
+    fetch.fetch(published)
+
+
+def test_without_network_it_is_said_what_to_do(cache):
+  with pytest.raises(
+    OSError, match=r'net\.pth could not be fetched .* put it at .*net\.pth'
+  ):
+    fetch.fetch(origin('http://localhost:9/net.pth'))
+  assert os.listdir(cache) == []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  """Serves the content, or less of it than it promises."""
+
+  def do_GET(self):
+    if self.path.startswith('/absent'):
+      self.send_error(404)
+      return
+    self.send_response(200)
+    self.send_header('Content-Length', str(len(CONTENT)))
+    self.end_headers()
+    cut = self.path.startswith('/cut')
+    self.wfile.write(CONTENT[: len(CONTENT) // 2] if cut else CONTENT)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture
+def server():
+  with http.server.HTTPServer(('localhost', 0), Handler) as served:
+    thread = threading.Thread(target=served.serve_forever)
+    thread.start()
+    yield f'http://localhost:{served.server_port}'
+    served.shutdown()
+    thread.join()
+
+
+def test_a_server(cache, server):
+  path = fetch.fetch(origin(f'{server}/net.pth'))
+  assert fetch.sha256(path) == DIGEST
+
+
+@pytest.mark.parametrize('folder', ['cut', 'absent'])
+def test_what_did_not_come_whole_is_not_kept(cache, server, folder):
+  with pytest.raises(OSError, match='could not be fetched'):
+    fetch.fetch(origin(f'{server}/{folder}/net.pth'))
+  assert os.listdir(cache) == []
+
+
+def test_the_cache_is_in_the_home_by_default(monkeypatch):
+  monkeypatch.delenv('DEEPLAB_CACHE', raising=False)
+  monkeypatch.setenv('HOME', '/home/someone')
+  path = fetch.cache_path(origin('https://x/net.pth'))
+  assert path == '/home/someone/.cache/deeplab/weights/net.pth'

@@ -1,0 +1,161 @@
+import io
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from deeplab.pretrained import hdf5
+
+
+def legacy(path, root='', suffix=':0'):
+  """Writes what Keras 2 wrote of a stem and a depthwise layer."""
+  layers = {
+    'input_1': {},
+    'Conv1': {'Conv1/kernel': np.ones((3, 3, 3, 2))},
+    'dw/BatchNorm': {
+      f'dw/BatchNorm/{name}': np.full(2, i)
+      for i, name in enumerate(('gamma', 'beta', 'moving_mean'))
+    },
+    'dw': {'dw/depthwise_kernel': np.zeros((3, 3, 2, 1))},
+    'sep': {
+      'sep/depthwise_kernel': np.zeros((3, 3, 2, 1)),
+      'sep/pointwise_kernel': np.zeros((1, 1, 2, 5)),
+    },
+  }
+  with h5py.File(path, 'w') as f:
+    top = f.create_group(root) if root else f
+    top.attrs['layer_names'] = [name.encode() for name in layers]
+    for layer, weights in layers.items():
+      group = top.require_group(layer)
+      names = [(name + suffix).encode() for name in weights]
+      group.attrs['weight_names'] = names
+      for name, value in weights.items():
+        group[name + suffix] = value.astype(np.float32)
+
+
+NAMES = {
+  'Conv1/kernel',
+  *(f'dw/BatchNorm/{name}' for name in ('gamma', 'beta', 'moving_mean')),
+  'dw/kernel',
+  *('sep/depthwise_kernel', 'sep/pointwise_kernel'),
+}
+
+
+@pytest.mark.parametrize('root', ['', 'model_weights'])
+def test_keras_2(tmp_path, root):
+  path = str(tmp_path / 'a.h5')
+  legacy(path, root)
+  read = hdf5.read(path)
+  assert read.keys() == NAMES
+  assert read['dw/BatchNorm/moving_mean'].tolist() == [2, 2]
+  assert read['Conv1/kernel'].dtype == np.float32
+
+
+def test_names_that_do_not_fit_one_attribute(tmp_path):
+  path = str(tmp_path / 'a.h5')
+  legacy(path)
+  with h5py.File(path, 'a') as f:
+    names = list(f.attrs['layer_names'])
+    del f.attrs['layer_names']
+    f.attrs['layer_names0'], f.attrs['layer_names1'] = names[:2], names[2:]
+  assert hdf5.read(path).keys() == NAMES
+
+
+def numbered(path, **attributes):
+  with h5py.File(path, 'w') as f:
+    for kind, name, shapes in (
+      ('conv2d_1', 'stem', [(3, 3, 3, 2), (2,)]),
+      ('batch_normalization', 'stem_bn', [(2,)] * 4),
+    ):
+      group = f.create_group(f'layers/{kind}/vars')
+      group.attrs.update(attributes or {'name': name})
+      for i, shape in enumerate(shapes):
+        group[str(i)] = np.full(shape, i, np.float32)
+
+
+VARIABLES = ('gamma', 'beta', 'moving_mean', 'moving_variance')
+
+
+def test_keras_3(tmp_path):
+  path = str(tmp_path / 'a.weights.h5')
+  numbered(path)
+  read = hdf5.read(path)
+  norms = {f'stem_bn/{name}' for name in VARIABLES}
+  assert read.keys() == {'stem/kernel', 'stem/bias', *norms}
+  assert read['stem_bn/moving_variance'].tolist() == [3, 3]
+
+
+def test_keras_3_whole_models(tmp_path):
+  weights = str(tmp_path / 'model.weights.h5')
+  numbered(weights)
+  path = str(tmp_path / 'a.keras')
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.write(weights, 'model.weights.h5')
+  assert hdf5.read(path).keys() == hdf5.read(weights).keys()
+
+
+def test_layers_without_names_are_refused(tmp_path):
+  path = str(tmp_path / 'a.weights.h5')
+  numbered(path, other='x')
+  with pytest.raises(ValueError, match=r'a\.weights\.h5.*have no names'):
+    hdf5.read(path)
+
+
+@pytest.mark.parametrize('end', ['weights.h5', 'h5', 'keras'])
+def test_files_of_keras_itself(tmp_path, end):
+  keras = pytest.importorskip('keras')
+  inputs = keras.Input((9, 9, 3))
+  x = keras.layers.Conv2D(4, 3, name='Conv')(inputs)
+  x = keras.layers.BatchNormalization(name='Conv_bn')(x)
+  x = keras.layers.DepthwiseConv2D(3, use_bias=False, name='dw')(x)
+  x = keras.layers.SeparableConv2D(5, 3, name='sep')(x)
+  model = keras.Model(inputs, x)
+  for i, weight in enumerate(model.weights):
+    weight.assign(np.full(weight.shape, i))
+  path = str(tmp_path / f'a.{end}')
+  save = model.save_weights if end == 'weights.h5' else model.save
+  save(path)
+  read = hdf5.read(path)
+  expected = {
+    f'{layer.name}/{weight.name}': weight
+    for layer in model.layers
+    for weight in layer.weights
+  }
+  assert read.keys() == expected.keys()
+  for name, weight in expected.items():
+    np.testing.assert_array_equal(read[name], weight)
+
+
+def test_a_model_in_the_model(tmp_path):
+  path = str(tmp_path / 'a.h5')
+  with h5py.File(path, 'w') as f:
+    f.attrs['layer_names'] = [b'inner', b'last']
+    names = {'inner': ('a/kernel:0', 'b/bias:0'), 'last': ('m/last/bias:0',)}
+    for layer, weights in names.items():
+      group = f.create_group(layer)
+      group.attrs['weight_names'] = [name.encode() for name in weights]
+      for name in weights:
+        group[name] = np.zeros(2)
+  assert hdf5.read(path).keys() == {'a/kernel', 'b/bias', 'last/bias'}
+
+
+def test_damage_is_one_sentence_with_the_path(tmp_path):
+  path = tmp_path / 'a.h5'
+  legacy(str(path))
+  whole = path.read_bytes()
+  for length in (0, 4, 600, len(whole) // 2):
+    cut = tmp_path / 'cut.h5'
+    cut.write_bytes(whole[:length])
+    with pytest.raises(ValueError, match=r'cut\.h5 is not a whole'):
+      hdf5.read(str(cut))
+  with h5py.File(path, 'w') as f:
+    f['x'] = 1
+  with pytest.raises(ValueError, match='no weights of Keras layers'):
+    hdf5.read(str(path))
+  f = io.BytesIO()
+  with zipfile.ZipFile(f, 'w') as archive:
+    archive.writestr('config.json', '{}')
+  path.write_bytes(f.getvalue())
+  with pytest.raises(ValueError, match=r'model\.weights\.h5'):
+    hdf5.read(str(path))

@@ -1,0 +1,387 @@
+import dataclasses
+import json
+import os
+
+import flax
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import common
+from deeplab.models import registry
+from deeplab.pretrained import fetch
+from deeplab.pretrained import initial
+from deeplab.pretrained import merge
+from deeplab.pretrained import names
+from deeplab.pretrained import origins
+from deeplab.pretrained import places
+from deeplab.pretrained import safetensors
+from deeplab.pretrained import slim
+from deeplab.pretrained import systems
+from tests.export import handmade as fb
+
+ORIGIN = origins.Origin(
+  url='https://download.example/resnet_tiny.safetensors',
+  digest='',
+  licence='MIT',
+  encoder='resnet_tiny',
+  values=origins.IMAGENET,
+)
+
+
+def config(**fields):
+  """Returns a config with the smallest ResNet and torchvision's padding."""
+  c = common.base()
+  c.model.encoder = ml_collections.ConfigDict(
+    {'name': 'resnet_tiny', 'depths': (1, 1, 1, 1)}
+  )
+  c.model.head = ml_collections.ConfigDict(
+    {'name': 'fcn', 'stage': 4, 'channels': 8}
+  )
+  for path, value in fields.items():
+    *sections, name = path.split('__')
+    section = c
+    for part in sections:
+      section = section[part]
+    section[name] = value
+  return common.finish(c)
+
+
+def build(c, channels=3):
+  model = registry.build(c.model, 3)
+  shapes = jax.eval_shape(
+    lambda: model.init(
+      jax.random.key(0), np.zeros((1, 33, 33, channels), np.float32)
+    )
+  )
+  return model, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+
+
+def theirs(system, seed=0, whole=True, **fields):
+  """Returns a file's tensors in the names of a system, and ours."""
+  model, variables = build(config(**fields))
+  generator = np.random.default_rng(seed)
+  ours = {
+    path: generator.normal(size=leaf.shape).astype(np.float32)
+    for path, leaf in merge.flatten(variables).items()
+  }
+  parts = [systems.SYSTEMS[system].encoders, systems.SYSTEMS[system].heads]
+  tensors = {}
+  for known, module in zip(parts, (model.encoder, model.head), strict=True):
+    part = names.find(known, module)
+    if part is None or (module is model.head and not whole):
+      continue
+    for path, source in part.sources(variables).items():
+      value = ours[path]
+      if source.layout == 'oihw':
+        value = value.transpose(3, 2, 0, 1)
+      prefix = 'backbone.' if whole and path.startswith('encoder') else ''
+      tensors[prefix + source.name] = value
+  return tensors, ours
+
+
+def write(tmp_path, tensors, name='resnet_tiny.safetensors', **texts):
+  path = str(tmp_path / name)
+  safetensors.write(path, tensors, texts)
+  return path
+
+
+def no_batches():
+  raise AssertionError('only folded files need images')
+
+
+def start(c, channels=3, batches=no_batches):
+  model, variables = build(c, channels)
+  variables, manifest = initial.initial(c, model, variables, batches)
+  return merge.flatten(variables), manifest
+
+
+def test_a_classifier_fills_the_encoder(tmp_path):
+  tensors, ours = theirs('torchvision', whole=False)
+  tensors['fc.weight'] = np.zeros((10, 40), np.float32)
+  path = write(tmp_path, tensors)
+  after, manifest = start(config(init_from=path))
+  for name, value in after.items():
+    expected = ours[name] if name.startswith('encoder/') else 0 * value
+    np.testing.assert_array_equal(value, expected)
+  assert manifest.system == 'torchvision'
+  assert manifest.unused == ('fc.weight',)
+  assert {name.partition('/')[0] for name in manifest.kept} == {'head'}
+  assert manifest.variables == sum(n.startswith('encoder/') for n in after)
+  manifest.write(str(tmp_path))
+  with open(tmp_path / 'init.json', encoding='utf-8') as f:
+    written = json.load(f)
+  assert written['path'] == path
+  assert written['sha256'] == fetch.sha256(path)
+
+
+@pytest.mark.parametrize('system', ['torchvision', 'mmseg'])
+def test_a_network_fills_the_head_too(tmp_path, system):
+  tensors, ours = theirs(system)
+  aux = {'torchvision': 'aux_classifier', 'mmseg': 'auxiliary_head'}[system]
+  tensors[f'{aux}.4.bias'] = np.zeros(3, np.float32)
+  after, manifest = start(config(init_from=write(tmp_path, tensors)))
+  assert manifest.system == system
+  for name, value in after.items():
+    np.testing.assert_array_equal(value, ours[name])
+
+
+def test_other_classes_need_a_skip(tmp_path):
+  tensors, ours = theirs('torchvision')
+  tensors['classifier.4.bias'] = np.zeros(21, np.float32)
+  path = write(tmp_path, tensors)
+  with pytest.raises(
+    ValueError, match=r"\(3,\), 'classifier\.4\.bias' \(21,\)"
+  ):
+    start(config(init_from=path))
+  after, manifest = start(
+    config(init_from=path, init_skip='head/classifier/.*')
+  )
+  assert manifest.kept == ('head/classifier/bias', 'head/classifier/kernel')
+  assert not after['head/classifier/kernel'].any()
+  name = 'head/conv0/conv/kernel'
+  np.testing.assert_array_equal(after[name], ours[name])
+
+
+def test_another_head_needs_a_skip(tmp_path):
+  path = write(tmp_path, theirs('torchvision')[0])
+  other = {'model__head': ml_collections.ConfigDict({'name': 'unet'})}
+  with pytest.raises(ValueError, match=r"'classifier\.4\.bias' \(3,\)"):
+    start(config(init_from=path, **other))
+  skip = r'head/.*|classifier\..*'
+  _, manifest = start(config(init_from=path, init_skip=skip, **other))
+  assert 'classifier.4.bias' in manifest.unused
+
+
+def test_the_system_may_be_said(tmp_path):
+  path = write(tmp_path, theirs('torchvision')[0])
+  after, manifest = start(config(init_from=f'torchvision:{path}'))
+  assert (manifest.system, manifest.path) == ('torchvision', path)
+  assert after['head/classifier/kernel'].any()
+  with pytest.raises(ValueError, match="wanted 'encoder/conv2_block1"):
+    start(config(init_from=f'deeplab:{path}'))
+
+
+def test_a_system_without_the_encoder_is_refused(tmp_path):
+  path = write(tmp_path, theirs('torchvision')[0])
+  with pytest.raises(ValueError, match='mmseg names no encoder like mobilenet'):
+    start(
+      config(
+        init_from=f'mmseg:{path}',
+        model__encoder=ml_collections.ConfigDict({'name': 'mobilenet_v2_tiny'}),
+      )
+    )
+
+
+def test_a_foreign_file_says_how_much_was_found(tmp_path):
+  path = write(tmp_path, {'x.weight': np.zeros(3, np.float32)})
+  with pytest.raises(ValueError, match=r'ResNetTiny.*torchvision 0%'):
+    start(config(init_from=path))
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+  """An origin whose file lies in the cache."""
+  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
+  os.makedirs(tmp_path / 'weights')
+  tensors, ours = theirs('torchvision', whole=False)
+  write(tmp_path / 'weights', tensors)
+  return ours
+
+
+def test_published_weights_by_name(published):
+  after, manifest = start(config(init_from='torchvision:tiny'))
+  assert (manifest.url, manifest.licence) == (ORIGIN.url, 'MIT')
+  kernel = 'encoder/stem_1/conv/kernel'
+  np.testing.assert_array_equal(after[kernel], published[kernel])
+  line = places.describe('torchvision:tiny')
+  assert ORIGIN.url in line and 'MIT' in line and ', at /' in line
+
+
+def test_a_file_named_as_published_weights_is_taken_for_them(
+  published, tmp_path
+):
+  path = str(tmp_path / 'weights' / ORIGIN.file)
+  _, manifest = start(config(init_from=path))
+  assert manifest.url == ORIGIN.url
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (
+      {'data__mean': (127.5, 127.5, 127.5)},
+      r'set config\.data\.mean=\(123\.675, 116\.28, 103\.53\)',
+    ),
+    ({'data__std': (57.0, 57.12, 57.375)}, r'config\.data\.std=\(58\.395'),
+    (
+      {'model__encoder__padding': 'same'},
+      r"set config\.model\.encoder\.padding='symmetric'",
+    ),
+    (
+      {'model__encoder__bn_epsilon': 1e-3},
+      r'set config\.model\.encoder\.bn_epsilon=1e-05',
+    ),
+    (
+      {'model__encoder__name': 'resnet_18'},
+      r"set config\.model\.encoder\.name='resnet_tiny'",
+    ),
+  ],
+)
+def test_a_config_that_contradicts_is_refused(published, fields, message):
+  with pytest.raises(ValueError, match=message):
+    start(config(init_from='torchvision:tiny', **fields))
+
+
+def test_a_mean_within_one_percent_is_not(published):
+  start(config(init_from='torchvision:tiny', data__mean=(123.0, 116.0, 104.0)))
+
+
+def test_blue_first_is_turned_round(published, monkeypatch):
+  turned = dataclasses.replace(ORIGIN, bgr=True)
+  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', turned)
+  kernel = 'encoder/stem_1/conv/kernel'
+  after, _ = start(config(init_from='torchvision:tiny'))
+  np.testing.assert_array_equal(after[kernel], published[kernel][:, :, ::-1])
+
+
+def test_a_grey_image_sums_over_rgb(published):
+  c = config(
+    init_from='torchvision:tiny', data__mean=(117.0,), data__std=(57.0,)
+  )
+  after, _ = start(c, channels=1)
+  kernel = 'encoder/stem_1/conv/kernel'
+  np.testing.assert_allclose(
+    after[kernel][:, :, 0], published[kernel].sum(axis=2), rtol=1e-6
+  )
+
+
+def test_nothing_of_that_name(tmp_path):
+  with pytest.raises(ValueError, match=r"'torchvision:resnet19' is neither"):
+    start(config(init_from='torchvision:resnet19'))
+
+
+def test_our_own_weights_say_what_they_expect(tmp_path):
+  c = config()
+  tensors = flax.traverse_util.flatten_dict(build(c)[1], sep='/')
+  ours = {name.partition('/')[2]: x + 1 for name, x in tensors.items()}
+  path = write(tmp_path, ours, config=json.dumps(c.to_dict()))
+  after, manifest = start(config(init_from=path))
+  assert manifest.system == 'deeplab' and not manifest.kept
+  assert all((value == 1).all() for value in after.values())
+  with pytest.raises(ValueError, match=r'set config\.data\.mean'):
+    start(config(init_from=path, data__mean=(0.0, 0.0, 0.0)))
+  with pytest.raises(ValueError, match=r"encoder\.padding='symmetric'"):
+    start(config(init_from=path, model__encoder__padding='same'))
+
+
+def folded_file(path, variables, model):
+  """Writes a .tflite file with the names of a network's layers, untrained."""
+  generator = np.random.default_rng(0)
+  sources = {}
+  for known, module in (
+    (slim.CONVERTED.encoders, model.encoder),
+    (slim.CONVERTED.heads, model.head),
+  ):
+    sources |= names.find(known, module).sources(variables)
+  leaves, tensors = merge.flatten(variables), {}
+  for ours, source in sources.items():
+    value = generator.normal(size=leaves[ours].shape, scale=0.3)
+    tensors[source.name] = {
+      'ohwi': lambda x: x.transpose(3, 0, 1, 2),
+      '1hwo': lambda x: x.transpose(2, 0, 1, 3),
+      'same': lambda x: x,
+    }[source.layout](value.astype(np.float32))
+  constants = [
+    fb.tensor(name, 'float32', value.shape, data=value)
+    for name, value in tensors.items()
+  ]
+  index = {name: i + 1 for i, name in enumerate(tensors)}
+  operators = [
+    (
+      'DEPTHWISE_CONV_2D' if tensors[name].shape[0] == 1 else 'CONV_2D',
+      [0, index[name], index[name.replace('/weights', '/biases')]],
+      [0],
+    )
+    for name in tensors
+    if name.endswith('/weights')
+  ]
+  image = fb.tensor('image', 'float32', (1, 33, 33, 3))
+  path.write_bytes(fb.build([image, *constants], operators, [0], [0]))
+  return tensors
+
+
+def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
+  monkeypatch.setattr(initial, 'MEASURED_IMAGES', 12)
+  path = tmp_path / 'model.tflite'
+  c = config(
+    init_from=str(path),
+    batch_size=8,
+    data__mean=(127.5,) * 3,
+    data__std=(127.5,) * 3,
+    model__dtype='bfloat16',
+    model__encoder={'name': 'mobilenet_v2_tiny', 'padding': 'same'},
+    model__head={'name': 'deeplabv3', 'channels': 8, 'rates': ()},
+  )
+  model, variables = build(c)
+  tensors = folded_file(path, variables, model)
+  images = np.random.default_rng(1).normal(size=(3, 8, 33, 33, 3))
+  images = images.astype(np.float32)
+  closed = []
+
+  def batches():
+    try:
+      for batch in images:
+        yield {'image': batch}
+    finally:
+      closed.append(True)
+
+  after, manifest = start(c, batches=batches)
+  assert manifest.system == 'slim_folded' and closed == [True]
+  bn = {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('scale', 'bias')}
+  bn |= {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('mean', 'var')}
+  # Twelve images in batches of eight are two: the third is not looked at.
+  maps = jax.lax.conv_general_dilated(
+    images[:2].reshape(16, 33, 33, 3),
+    after['encoder/stem/conv/kernel'],
+    (2, 2),
+    ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  np.testing.assert_allclose(bn['mean'], maps.mean((0, 1, 2)), atol=1e-5)
+  np.testing.assert_allclose(bn['var'], maps.var((0, 1, 2)), rtol=1e-4)
+  np.testing.assert_allclose(
+    bn['bias'] - bn['mean'], tensors['MobilenetV2/Conv/biases'], atol=1e-5
+  )
+  with pytest.raises(ValueError, match=r'set config\.data\.mean=\(127\.5'):
+    c.data.mean = (123.7, 116.3, 103.5)
+    start(c, batches=batches)
+
+
+def test_tensorflow_checkpoints_by_any_name(tmp_path):
+  index = tmp_path / 'model.ckpt-7.index'
+  index.touch()
+  for path in (tmp_path, tmp_path / 'model.ckpt-7', index):
+    assert places.find(str(path)) == places.Place('', str(index), None)
+    assert places.find(f'slim:{path}') == places.Place('slim', str(index), None)
+
+
+@pytest.mark.parametrize('name', sorted(origins.ORIGINS))
+def test_origins_are_of_networks_that_there_are(name):
+  """Every field that an origin or its system asks for exists in our class."""
+  origin = origins.ORIGINS[name]
+  system = systems.SYSTEMS[name.partition(':')[0]]
+  encoder = registry.ENCODERS[origin.encoder]
+  part = names.find(system.encoders, encoder())
+  assert part is not None
+  asked = {f'encoder.{field}' for field in part.fields} | set(origin.model)
+  allowed = {f'encoder.{field}' for field in registry.fields(encoder)}
+  if origin.head:
+    head = registry.HEADS[origin.head]
+    allowed |= {f'head.{field}' for field in registry.fields(head)}
+    assert names.find(system.heads, head(num_classes=2)) is not None
+  asked |= set(origin.trained) - {'output_stride'}
+  assert asked <= allowed
+  assert origin.url.startswith('https://') and origin.licence

@@ -1,0 +1,185 @@
+"""Features of Keras' weight files, read by the importer, equal Keras'."""
+
+import numpy as np
+import pytest
+
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
+from deeplab.models.encoders import resnet
+from deeplab.pretrained import keras as keras_names
+from tests.pretrained import cases
+
+MOBILENET_V2 = (
+  'expanded_conv_project_BN',
+  'block_2_add',
+  'block_5_add',
+  'block_12_add',
+  'out_relu',
+)
+RESNET50 = (
+  'conv1_relu',
+  'conv2_block3_out',
+  'conv3_block4_out',
+  'conv4_block6_out',
+  'conv5_block3_out',
+)
+RESNET101 = (*RESNET50[:3], 'conv4_block23_out', 'conv5_block3_out')
+# The stem's activation has no name of its own, but is what the first block
+# pads; the last has one that Keras numbers.
+LARGE = (
+  'expanded_conv_add',
+  'expanded_conv_2_add',
+  'expanded_conv_5_add',
+  'expanded_conv_11_add',
+  None,
+)
+SMALL = (
+  'expanded_conv_depthwise_pad',
+  'expanded_conv_project_bn',
+  'expanded_conv_2_add',
+  'expanded_conv_7_add',
+  None,
+)
+V3 = {'rounding': 'keras', 'padding': 'keras'}
+FIELDS = {'stride_conv': '1x1', 'conv_bias': True, 'bn_epsilon': 1.001e-5}
+
+
+def application(name, size, taps, **arguments):
+  """Returns a random application, and what its layers make of images."""
+  keras = pytest.importorskip('keras')
+  if name.startswith('MobileNetV3'):
+    arguments['include_preprocessing'] = False
+  model = getattr(keras.applications, name)(
+    input_shape=(*size, 3), include_top=False, weights=None, **arguments
+  )
+  cases.keras_state(model)
+  outputs = [
+    model.output
+    if tap is None
+    else model.get_layer(tap).input
+    if tap.endswith('pad')
+    else model.get_layer(tap).output
+    for tap in taps
+  ]
+  x = 4 * cases.images(*size, seed=1)  # so that ReLU6 clips some maps
+  maps = keras.Model(model.input, outputs)(x)
+  return model, x, [np.asarray(f) for f in maps]
+
+
+def mark(*values):
+  return pytest.param(*values, marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize(
+  ('alpha', 'size'),
+  [
+    (0.35, (64, 65)),
+    mark(0.5, (65, 64)),
+    mark(1.0, (64, 64)),
+    mark(1.0, (65, 65)),
+    mark(1.4, (97, 70)),
+  ],
+)
+def test_mobilenet_v2(tmp_path, alpha, size):
+  model, x, maps = application('MobileNetV2', size, MOBILENET_V2, alpha=alpha)
+  encoder = mobilenet_v2.MobileNetV2(
+    output_stride=32, alpha=alpha, padding='keras', top_conv=True
+  )
+  path = str(tmp_path / 'mobilenet_v2.h5')
+  model.save(path)
+  cases.assert_features(path, 'keras', encoder, x, maps)
+
+
+@pytest.mark.full
+def test_mobilenet_v2_without_top_and_cut(tmp_path):
+  names = ('block_13_expand_relu', 'block_6_expand_relu')
+  model, x, maps = application('MobileNetV2', (64, 64), names, alpha=0.5)
+  path = str(tmp_path / 'mobilenet_v2.weights.h5')
+  model.save_weights(path)
+  whole = mobilenet_v2.MobileNetV2(alpha=0.5, padding='keras')
+  variables = cases.import_encoder(path, 'keras', whole)
+  ours = []
+  for name in names:
+    cut = whole.clone(cut=name.removesuffix('_relu'))
+    own = cases.encoder_cases.variables(cut)
+    own = cases.encoder_cases.subset(own, variables)
+    ours.append(cases.encoder_cases.features(cut, own, x)[-1])
+  cases.encoder_cases.assert_equal(ours, maps)
+
+
+@pytest.mark.parametrize(
+  ('name', 'taps', 'size', 'fields'),
+  [
+    ('Small', SMALL, (64, 65), {}),
+    mark('Small', SMALL, (65, 64), {'alpha': 0.75}),
+    mark('Small', SMALL, (64, 97), {'minimalistic': True}),
+    mark('Large', LARGE, (64, 64), {}),
+    mark('Large', LARGE, (97, 65), {}),
+    mark('Large', LARGE, (97, 70), {'alpha': 0.75}),
+    mark('Large', LARGE, (70, 64), {'minimalistic': True}),
+  ],
+)
+def test_mobilenet_v3(tmp_path, name, taps, size, fields):
+  model, x, maps = application(f'MobileNetV3{name}', size, taps, **fields)
+  encoder = getattr(mobilenet_v3, f'MobileNetV3{name}')(
+    output_stride=32, **V3, **fields
+  )
+  path = str(tmp_path / 'mobilenet_v3.keras')
+  model.save(path)
+  cases.assert_features(path, 'keras', encoder, x, maps)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('name', 'taps', 'size'),
+  [
+    ('ResNet50', RESNET50, (64, 64)),
+    ('ResNet50', RESNET50, (97, 65)),
+    ('ResNet101', RESNET101, (65, 64)),
+  ],
+)
+def test_resnet(tmp_path, name, taps, size):
+  model, x, maps = application(name, size, taps)
+  encoder = getattr(resnet, name)(32, **FIELDS)
+  path = str(tmp_path / 'resnet.weights.h5')
+  model.save_weights(path)
+  cases.assert_features(path, 'keras', encoder, x, maps)
+
+
+@pytest.mark.full
+def test_resnet_cuts(tmp_path):
+  names = ('conv4_block6_out', 'conv3_block4_out')
+  model, x, maps = application('ResNet50', (64, 64), names)
+  path = str(tmp_path / 'resnet.h5')
+  model.save(path)
+  variables = cases.import_encoder(path, 'keras', resnet.ResNet50(32, **FIELDS))
+  ours = []
+  for name in names:
+    cut = resnet.ResNet50(cut=name, **FIELDS)
+    own = cases.encoder_cases.variables(cut)
+    own = cases.encoder_cases.subset(own, variables)
+    ours.append(cases.encoder_cases.features(cut, own, x)[-1])
+  cases.encoder_cases.assert_equal(ours, maps)
+
+
+@pytest.mark.parametrize(
+  ('keras_2', 'keras_3'),
+  [
+    ('Conv/kernel', 'conv/kernel'),
+    ('Conv/BatchNorm/gamma', 'conv_bn/gamma'),
+    ('Conv_1/BatchNorm/beta', 'conv_1_bn/beta'),
+    ('expanded_conv/depthwise/kernel', 'expanded_conv_depthwise/kernel'),
+    (
+      'expanded_conv_10/project/BatchNorm/moving_mean',
+      'expanded_conv_10_project_bn/moving_mean',
+    ),
+    (
+      'expanded_conv_3/squeeze_excite/Conv_1/bias',
+      'expanded_conv_3_squeeze_excite_conv_1/bias',
+    ),
+  ],
+)
+def test_mobilenet_v3_of_keras_2_has_other_names(keras_2, keras_3):
+  part = keras_names.SYSTEM.encoders[mobilenet_v3.MobileNetV3]
+  assert part.rename(keras_2) == keras_3
+  assert part.rename(keras_3) == keras_3

@@ -1,0 +1,231 @@
+"""Files as PyTorch writes them, made without it; and by it where it is."""
+
+from collections import OrderedDict
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+
+from deeplab.pretrained import pth
+from tests import torchvision_module
+
+VALUES = np.arange(12, dtype=np.float32)
+MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class Storage:
+  """Stands for a storage; pickled as a persistent id."""
+
+  def __init__(self, kind, key, count, view=()):
+    self.pid = ('storage', kind, key, 'cpu', count, *view)
+
+
+class Tensor:
+  """Stands for a tensor; pickled as the call that rebuilds it."""
+
+  def __init__(self, rebuild, storage, offset, shape, strides):
+    self.call = rebuild, (storage, offset, shape, strides, False, OrderedDict())
+
+  def __reduce__(self):
+    return self.call
+
+
+@pytest.fixture
+def torch(monkeypatch):
+  """A module that can be named in pickles, with nothing in it that works."""
+  module, utils = types.ModuleType('torch'), types.ModuleType('torch._utils')
+  for name in ('FloatStorage', 'LongStorage', 'OtherStorage'):
+    setattr(module, name, type(name, (), {'__module__': 'torch'}))
+
+  def _rebuild_tensor_v2():
+    raise AssertionError
+
+  _rebuild_tensor_v2.__module__ = 'torch._utils'
+  _rebuild_tensor_v2.__qualname__ = '_rebuild_tensor_v2'
+  utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+  module._utils = utils
+  monkeypatch.setitem(sys.modules, 'torch', module)
+  monkeypatch.setitem(sys.modules, 'torch._utils', utils)
+  return module
+
+
+def pickled(value):
+  class Pickler(pickle.Pickler):
+    def persistent_id(self, value):
+      return value.pid if isinstance(value, Storage) else None
+
+  f = io.BytesIO()
+  Pickler(f, protocol=2).dump(value)
+  return f.getvalue()
+
+
+def tensor(torch, offset=1, shape=(2, 3), strides=(4, 1), count=12, view=()):
+  """Rows 1, 2, 3 and 5, 6, 7 of `VALUES`."""
+  storage = Storage(torch.FloatStorage, '0', count, view)
+  rebuild = torch._utils._rebuild_tensor_v2
+  return Tensor(rebuild, storage, offset, shape, strides)
+
+
+def write_zip(path, value, data=None, byteorder=b'little'):
+  data = VALUES.tobytes() if data is None else data
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('model/data.pkl', pickled(value))
+    archive.writestr('model/byteorder', byteorder)
+    archive.writestr('model/data/0', data)
+  return str(path)
+
+
+def write_legacy(path, value, data=None):
+  data = VALUES.tobytes() if data is None else data
+  path.write_bytes(
+    pickled(MAGIC)
+    + pickled(1001)
+    + pickled({'little_endian': True, 'protocol_version': 1001})
+    + pickled(value)
+    + pickled(['0'])
+    + struct.pack('<q', 12)
+    + data
+  )
+  return str(path)
+
+
+EXPECTED = [[1, 2, 3], [5, 6, 7]]
+
+
+def test_zip(tmp_path, torch):
+  state = OrderedDict({'conv.weight': tensor(torch)})
+  read = pth.read(write_zip(tmp_path / 'a.pth', state))
+  assert list(read) == ['conv.weight']
+  assert read['conv.weight'].tolist() == EXPECTED
+
+
+def test_legacy(tmp_path, torch):
+  path = write_legacy(tmp_path / 'a.pth', {'w': tensor(torch, view=(None,))})
+  assert pth.read(path)['w'].tolist() == EXPECTED
+
+
+def test_big_endian(tmp_path, torch):
+  data = VALUES.astype('>f4').tobytes()
+  path = write_zip(tmp_path / 'a', {'w': tensor(torch)}, data, b'big')
+  assert pth.read(path)['w'].tolist() == EXPECTED
+
+
+@pytest.mark.parametrize('key', ['state_dict', 'model', 'state_dict_ema'])
+def test_checkpoints_are_unwrapped(tmp_path, torch, key):
+  saved = {'epoch': 3, key: {'module.w': tensor(torch)}, 'args': [1.5, 'x']}
+  assert list(pth.read(write_zip(tmp_path / 'a', saved))) == ['w']
+
+
+def test_the_average_comes_first(tmp_path, torch):
+  saved = {'state_dict': {'w': tensor(torch)}}
+  saved['state_dict_ema'] = {'w': tensor(torch, offset=0)}
+  read = pth.read(write_zip(tmp_path / 'a', saved))
+  assert read['w'].tolist() == [[0, 1, 2], [4, 5, 6]]
+
+
+class Evil:
+  def __init__(self, folder):
+    self.folder = folder
+
+  def __reduce__(self):
+    return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize('write', [write_zip, write_legacy])
+def test_a_program_is_refused_and_not_run(tmp_path, torch, write):
+  folder = str(tmp_path / 'made')
+  value = {'w': tensor(torch), 'x': Evil(folder)}
+  path = write(tmp_path / 'a.pth', value)
+  with pytest.raises(ValueError, match=r'a\.pth asks for (posix|nt)\.mkdir'):
+    pth.read(path)
+  assert not os.path.exists(folder)
+  # It is a program indeed.
+  pickle.loads(pickle.dumps(Evil(folder)))
+  assert os.path.exists(folder)
+
+
+@pytest.mark.parametrize(
+  'name', ['eval', 'getattr', 'exec', '__import__', 'print']
+)
+def test_builtins_are_refused(tmp_path, name):
+  path = tmp_path / 'a.pth'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('m/data.pkl', f'cbuiltins\n{name}\n.'.encode())
+  with pytest.raises(ValueError, match=f'asks for builtins.{name}'):
+    pth.read(str(path))
+
+
+def test_attributes_of_what_is_admitted_are_not_reached(tmp_path):
+  # Protocol 4 resolves dotted names: OrderedDict.fromkeys is none of the list.
+  code = b'\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93.'
+  path = tmp_path / 'a.pth'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('m/data.pkl', code)
+  with pytest.raises(ValueError, match=r'asks for collections\.OrderedDict\.f'):
+    pth.read(str(path))
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'offset': 6},
+    {'offset': -1},
+    {'strides': (4, -1)},
+    {'shape': (2, 12), 'strides': (0, 1), 'offset': 0},
+    {'shape': (10**9, 10**9), 'strides': (0, 0)},
+    {'shape': (2, -3)},
+    {'shape': (2,)},
+    {'shape': (2.0, 3)},
+    {'count': 13},
+    {'view': (('1', 0, 5),)},
+  ],
+)
+def test_tensors_lie_within_their_storages(tmp_path, torch, fields):
+  path = write_zip(tmp_path / 'a.pth', {'w': tensor(torch, **fields)})
+  with pytest.raises(ValueError, match=r'a\.pth is not a whole'):
+    pth.read(path)
+
+
+@pytest.mark.parametrize('write', [write_zip, write_legacy])
+def test_a_cut_file_is_damage(tmp_path, torch, write):
+  path = write(tmp_path / 'whole.pth', {'w': tensor(torch)})
+  with open(path, 'rb') as f:
+    whole = f.read()
+  for length in range(0, len(whole), 7):
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes(whole[:length])
+    with pytest.raises(ValueError, match=r'cut\.pth (is not a whole|asks for)'):
+      pth.read(str(cut))
+
+
+@pytest.mark.parametrize('value', [[1, 2], {}, {'w': 1.5}, {'model': {'w': 1}}])
+def test_what_holds_no_tensors_is_refused(tmp_path, torch, value):
+  with pytest.raises(ValueError, match='no dictionary of tensors'):
+    pth.read(write_zip(tmp_path / 'a', value))
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_files_of_torch_itself(tmp_path, legacy):
+  torch = torchvision_module.load()[0]
+  model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+  path = str(tmp_path / 'a.pth')
+  state = model.state_dict()
+  state['half'] = torch.arange(6).reshape(2, 3).T.half()
+  state['brain'] = torch.tensor([1.5, 2.5]).bfloat16()
+  state['parameter'] = torch.nn.Parameter(torch.ones(3))
+  torch.save(
+    {'state_dict': state, 'epoch': 3},
+    path,
+    _use_new_zipfile_serialization=not legacy,
+  )
+  read = pth.read(path)
+  assert read.keys() == state.keys()
+  for name, value in state.items():
+    expected = value.detach().float().numpy()
+    np.testing.assert_array_equal(read[name].astype(np.float32), expected)

@@ -1,0 +1,66 @@
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.pretrained import tf_checkpoint
+
+
+def save(prefix, value):
+  tf.raw_ops.SaveV2(
+    prefix=str(prefix),
+    tensor_names=['x', 'step', 'words'],
+    shape_and_slices=['', '', ''],
+    tensors=[np.full((2, 3), value, np.float32), np.int64(7), 'no weights'],
+  )
+
+
+@pytest.fixture
+def prefix(tmp_path):
+  save(tmp_path / 'model.ckpt-5', 0.5)
+  return tmp_path / 'model.ckpt-5'
+
+
+def test_every_way_to_name_a_checkpoint(prefix):
+  for path in (prefix, f'{prefix}.index', prefix.parent):
+    tensors = tf_checkpoint.read(path)
+    assert list(tensors) == ['step', 'x']
+    np.testing.assert_array_equal(tensors['x'], np.full((2, 3), 0.5))
+    assert tensors['step'] == 7
+
+
+def test_a_folder_of_several_must_say_which(prefix):
+  save(prefix.with_name('model.ckpt-9'), 0.25)
+  with pytest.raises(ValueError, match=r'holds 2 checkpoints .* and no file'):
+    tf_checkpoint.read(prefix.parent)
+  # Copied from another machine.
+  (prefix.parent / 'checkpoint').write_text(
+    'model_checkpoint_path: "/there/model.ckpt-9"\n'
+    'all_model_checkpoint_paths: "/there/model.ckpt-5"\n'
+  )
+  assert tf_checkpoint.read(prefix.parent)['x'].max() == 0.25
+
+
+def test_absent_and_damaged_files(prefix):
+  missing = prefix.with_name('model.ckpt-6')
+  assert tf_checkpoint.find(missing) is None
+  with pytest.raises(ValueError, match=re.escape(f'checkpoint {missing}')):
+    tf_checkpoint.read(missing)
+  latest = prefix.with_name('checkpoint')
+  latest.write_text('model_checkpoint_path: "model.ckpt-6"\n')
+  with pytest.raises(ValueError, match=r'names model\.ckpt-6\.index, which is'):
+    tf_checkpoint.find(prefix.parent)
+  index = prefix.with_name(f'{prefix.name}.index')
+  index.write_bytes(index.read_bytes()[:50])
+  with pytest.raises(
+    ValueError, match=re.escape(f'{index}, or the data beside')
+  ):
+    tf_checkpoint.read(prefix)
+  save(prefix, 0.5)
+  data = prefix.with_name(f'{prefix.name}.data-00000-of-00001')
+  data.write_bytes(data.read_bytes()[:8])
+  with pytest.raises(
+    ValueError, match=re.escape(f'{index}, or the data beside')
+  ):
+    tf_checkpoint.read(prefix)

@@ -1,0 +1,69 @@
+"""Features of timm's files equal timm's; skipped where timm is absent."""
+
+import pytest
+
+from deeplab.models.encoders import ghostnet
+from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import regnet
+from deeplab.models.encoders import resnet
+from deeplab.pretrained import safetensors
+from tests import torchvision_module
+from tests.pretrained import cases
+
+GHOSTNET = ghostnet.GhostNet(
+  32, squeeze='divisible', gate='hard_sigmoid', top_conv=True
+)
+
+
+def stem_and_blocks(model):
+  stem = lambda x: model.bn1(model.conv_stem(x))
+  # GhostNet's activation is a module of its own.
+  act = getattr(model, 'act1', lambda x: x)
+  return (lambda x: act(stem(x)), *model.blocks)
+
+
+def resnet_layers(model):
+  stem = (model.conv1, model.bn1, model.act1, model.maxpool)
+  return (*stem, model.layer1, model.layer2, model.layer3, model.layer4)
+
+
+def regnet_layers(model):
+  return (model.stem, model.s1, model.s2, model.s3, model.s4)
+
+
+def mark(*values):
+  return pytest.param(*values, marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize('size', [(65, 33), (64, 96)])
+@pytest.mark.parametrize(
+  ('name', 'encoder', 'layers', 'taps'),
+  [
+    # Behind the stages of one block each that end at strides 2 .. 8, the one
+    # of five blocks at 16, and the last layer.
+    ('ghostnet_100', GHOSTNET, stem_and_blocks, (1, 3, 5, 7, 10)),
+    mark(
+      'mobilenetv2_100',
+      mobilenet_v2.MobileNetV2(32, bn_epsilon=1e-5),
+      stem_and_blocks,
+      (1, 2, 3, 5, 7),
+    ),
+    mark(
+      'regnetx_004', regnet.RegNetX400MF(32), regnet_layers, (0, 1, 2, 3, 4)
+    ),
+    mark('resnet18', resnet.ResNet18(32), resnet_layers, (2, 4, 5, 6, 7)),
+  ],
+)
+def test_encoders(tmp_path, name, encoder, layers, taps, size):
+  torchvision_module.load()
+  timm = pytest.importorskip('timm')
+  model = cases.torch_state(timm.create_model(name, pretrained=False))
+  x = cases.images(*size, seed=1)
+  maps = cases.torch_maps(layers(model), x, taps)
+  path = str(tmp_path / 'model.safetensors')
+  state = {
+    k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()
+  }
+  safetensors.write(path, state, {})
+  system = 'torchvision' if name == 'resnet18' else 'timm'
+  cases.assert_features(path, system, encoder, x, maps)
