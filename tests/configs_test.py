@@ -27,7 +27,8 @@ def _variants():
   variants = collections.defaultdict(list)
   for module, variant in (
     ('folder_mnv2', ''),
-    ('folder_mnv2', 'camvid'),
+    ('camvid_mnv2', ''),
+    ('camvid_mnv2', 'scratch'),
     ('shapes_mnv2', ''),
     ('voc_mnv2', ''),
     ('voc_xception', ''),

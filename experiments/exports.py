@@ -1,0 +1,159 @@
+r"""What the published models become as files for devices.
+
+    python -m experiments.exports
+    python -m experiments.exports --rows='ti_*' --results=
+
+exports each distinct network of the zoo with untrained weights at a small
+input, once in float32 and once in int8, and prints per row: how far the float32
+file is from JAX, the operators of the int8 file (builtin integer ones, or the
+export fails), and those of them that an Ethos-U55 refuses, by Arm's compiler.
+
+What is found is kept in experiments/exports.json after each network; the
+networks in it are not exported again, so that an interrupted run goes on.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+import tempfile
+from typing import Any
+
+from absl import app
+from absl import flags
+from ml_collections import ConfigDict
+import tqdm
+
+from deeplab import console
+from experiments import zoo
+from export import build
+from export import request as request_lib
+from export import source as source_lib
+from export import vela
+
+_RESULTS = flags.DEFINE_string(
+  'results',
+  os.path.join(os.path.dirname(os.path.abspath(__file__)), 'exports.json'),
+  'File that keeps what was found; empty: none, everything is exported.',
+)
+
+# Sizes that leave 8 x 8 pixels at output stride 16 where the published size is
+# even, and that keep its corners aligned where it is odd.
+EVEN, ODD = (128, 128), (129, 129)
+
+
+def network(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
+  """Returns what distinguishes the exports of two rows."""
+  model = config.model.to_dict()
+  model.pop('auxiliary')  # files have none
+  size = ODD if row.height % 2 else EVEN
+  return {'model': model, 'classes': zoo.num_classes(config), 'size': size}
+
+
+def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
+  """Exports an untrained network and returns what its files are.
+
+  Args:
+    config: the experiment.
+    size: (H, W) of the files' input.
+
+  Returns:
+    `float32_difference`, the largest difference from JAX as a share of the
+    largest logit; `argmax_agreement` of the int8 file with JAX; `operators` of
+    the int8 file with their counts; `refused`, those of them that stay off the
+    NPU, with Vela's reason.
+
+  Raises:
+    graph.BadGraph: a file holds an operator that it must not hold.
+  """
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.eval.static_size = size
+  source = source_lib.untrained(config)
+  request = request_lib.make(
+    ('float32', 'int8'),
+    size,
+    source.info.num_classes,
+    input_type='int8',
+    output_type='int8',
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    output = os.path.join(folder, 'export')
+    report = build.run(source, request, output, 4, False, 0)
+    compiled = vela.compile_file(os.path.join(output, 'int8.tflite'))
+  exact, int8 = (report['formats'][kind] for kind in ('float32', 'int8'))
+  refused: dict[str, str] = {}
+  for refusal in compiled.refused:
+    refused.setdefault(refusal.operator, refusal.reason)
+  return {
+    'float32_difference': exact['parity']['max_abs_difference']
+    / exact['parity']['reference_max_abs'],
+    'argmax_agreement': int8['parity']['argmax_agreement'],
+    'operators': int8['operators'],
+    'refused': refused,
+  }
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+  if not path or not os.path.exists(path):
+    return []
+  with open(path, encoding='utf-8') as f:
+    return json.load(f)
+
+
+def collect(chosen: Sequence[zoo.Row], path: str) -> list[dict[str, Any]]:
+  """Returns what each row's files are, exporting what `path` does not hold.
+
+  Args:
+    chosen: rows of the zoo.
+    path: JSON file that holds and gets one entry a network: `network` (see
+      there), `rows` (ids) and what `export` returns; '' for none.
+  """
+  known = {json.dumps(x['network'], sort_keys=True): x for x in _read(path)}
+  found = []
+  for row in tqdm.tqdm(chosen, unit='row', disable=None):
+    config = zoo.load(row)
+    own = json.loads(json.dumps(network(row, config)))
+    key = json.dumps(own, sort_keys=True)
+    if key not in known:
+      result = export(config, (own['size'][0], own['size'][1]))
+      known[key] = {'network': own, 'rows': [], **result}
+    entry = known[key]
+    new = row.id not in entry['rows']
+    entry['rows'] = sorted({*entry['rows'], row.id})
+    if path and new:
+      zoo.write_json(path, list(known.values()))
+    found.append({'id': row.id, **entry})
+  return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+  """Returns one line a row as Markdown."""
+  lines = []
+  for entry in found:
+    operators = sorted(entry['operators'].items())
+    lines.append(
+      (
+        entry['id'],
+        f'{entry["float32_difference"]:.1e}',
+        f'{entry["argmax_agreement"]:.4f}',
+        ', '.join(f'{name} {count}' for name, count in operators),
+        ', '.join(sorted(entry['refused'])) or 'none',
+      )
+    )
+  return zoo.markdown(
+    ('id', 'float32', 'int8 arg-max', 'operators', 'refused by Ethos-U55'),
+    lines,
+  )
+
+
+def _run() -> None:
+  print(table(collect(zoo.rows(zoo.ROWS.value), _RESULTS.value)))
+
+
+def main(argv: list[str]) -> None:
+  """Exports what is missing and prints the table."""
+  console.run(argv, _run)
+
+
+if __name__ == '__main__':
+  app.run(main)
