@@ -55,7 +55,9 @@ ENCODERS: dict[str, type[nn.Module]] = {
   'resnet_tiny': resnet.ResNetTiny,
   'shufflenet_v2': shufflenet_v2.ShuffleNetV2,
   'shufflenet_v2_tiny': shufflenet_v2.ShuffleNetV2Tiny,
+  'xception_41': xception.Xception41,
   'xception_65': xception.Xception65,
+  'xception_71': xception.Xception71,
   'xception_tiny': xception.XceptionTiny,
 }
 
