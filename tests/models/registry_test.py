@@ -36,6 +36,8 @@ ENCODER_PARAMETERS = {
   'xception_41': 24_920_560,
   'xception_65': 37_867_312,
   'xception_71': 40_289_736,
+  'xception_keras': 20_806_952,
+  'xception_keras_tiny': 7_004,
   'xception_tiny': 9_672,
 }
 HEAD_PARAMETERS = {
