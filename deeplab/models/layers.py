@@ -75,10 +75,13 @@ class Norm:
       momentum is 1 - decay). Values of .99 and more never settle in a run of a
       few hundred steps.
     epsilon: added to the variance.
+    frozen: running statistics normalise in training, too, and do not move;
+      scale and bias have no gradient.
   """
 
   decay: float
   epsilon: float
+  frozen: bool = False
 
 
 def pair(n: int | Sequence[int]) -> tuple[int, int]:
@@ -212,6 +215,7 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to the same shape."""
+    train = train and not self.norm.frozen
     if train and self.options.pointwise == 'matmul':
       return cpu_norm.BatchNorm(
         self.norm.decay,
@@ -220,7 +224,12 @@ class BatchNorm(nn.Module):
         self.options.axis_name,
         name='bn',
       )(x)
-    bn = nn.BatchNorm(
+    kind = nn.BatchNorm
+    if self.norm.frozen:
+      kind = nn.map_variables(
+        kind, 'params', jax.lax.stop_gradient, init=self.is_initializing()
+      )
+    bn = kind(
       use_running_average=not train,
       momentum=self.norm.decay,
       epsilon=self.norm.epsilon,

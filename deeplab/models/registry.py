@@ -14,6 +14,7 @@ import flax.linen as nn
 from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.encoders import ghostnet
+from deeplab.models.encoders import lite_hrnet
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 ENCODERS: dict[str, type[nn.Module]] = {
   'ghostnet': ghostnet.GhostNet,
   'ghostnet_tiny': ghostnet.GhostNetTiny,
+  'lite_hrnet_18': lite_hrnet.LiteHRNet18,
+  'lite_hrnet_tiny': lite_hrnet.LiteHRNetTiny,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
   'mobilenet_v2_tiny': mobilenet_v2.MobileNetV2Tiny,
   'mobilenet_v3_large': mobilenet_v3.MobileNetV3Large,

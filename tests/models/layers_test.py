@@ -206,6 +206,32 @@ def test_conv_bn_batch_statistics(dtype):
   np.testing.assert_allclose(statistics['var'], [6.7991], rtol=1e-6)
 
 
+@pytest.mark.parametrize('pointwise', ['conv', 'matmul'])
+def test_frozen_norm(pointwise):
+  options = layers.Options(pointwise=pointwise)
+  norm = layers.Norm(0.9, 0.0, frozen=True)
+  layer = layers.BatchNorm(norm, 'relu', options)
+  x = np.array([1, 4, 7], np.float32).reshape(1, 1, 3, 1)
+  variables = layer.init(jax.random.key(0), x, True)
+  shapes = jax.tree.map(np.shape, variables['params'])
+  assert shapes == {'bn': {'bias': (1,), 'scale': (1,)}}
+  value = lambda n: np.full(1, n, np.float32)
+  params = {'bn': {'scale': value(3), 'bias': value(1)}}
+  statistics = {'bn': {'mean': value(4), 'var': value(4)}}
+
+  def run(params, x):
+    variables = {'params': params, 'batch_stats': statistics}
+    return layer.apply(variables, x, True, mutable=['batch_stats'])
+
+  y, backward, state = jax.vjp(run, params, x, has_aux=True)
+  # Three times a deviation of -1.5, 0, 1.5, and 1.
+  assert y.ravel().tolist() == [0, 1, 5.5]
+  dparams, dx = backward(np.ones_like(y))
+  assert dx.ravel().tolist() == [0, 1.5, 1.5]
+  assert dparams == {'bn': {'scale': value(0), 'bias': value(0)}}
+  assert state['batch_stats'] == statistics
+
+
 @pytest.mark.parametrize('depthwise_norm', [True, False])
 def test_separable_conv_bn_is_its_two_layers(random_variables, depthwise_norm):
   x = random(1, 5, 5, 2)

@@ -180,6 +180,7 @@ def convolutions(jaxpr):
   'encoder',
   [
     'ghostnet_tiny',
+    'lite_hrnet_tiny',
     'mobilenet_v2_tiny',
     'mobilenet_v3_tiny',
     'regnetx_tiny',

@@ -61,6 +61,8 @@ TF_OS16 = {'name': 'deeplabv3plus', 'align_corners': True}
 # PaddleSeg's MobileSeg, as evaluated: without its further training outputs.
 PADDLE = {'name': 'mobilenet_v2', 'expand_first': True}
 MOBILESEG = {'name': 'mobileseg'}
+LITE_HRNET = {'name': 'lite_hrnet_18'}
+MOBILESEG_FINE = {'name': 'mobileseg', 'stages': (1, 2, 3)}
 
 CITY = (384, 768)
 WIDE = (1025, 2049)
@@ -79,6 +81,10 @@ QUICK = {
   'tf_cityscapes_mnv2': Row(TF, TF_MOBILE, 16, 19, WIDE, '21.2331', '2.1130M'),
   'mobileseg_cityscapes_mnv2': Row(
     PADDLE, MOBILESEG, 32, 19, (512, 1024), '3.1976', '2049088'
+  ),
+  # As Paddle counts it.
+  'mobileseg_cityscapes_lite_hrnet_18': Row(
+    LITE_HRNET, MOBILESEG_FINE, 16, 19, (512, 1024), '2.5559', '1233656'
   ),
 }
 FULL = {
@@ -147,10 +153,13 @@ def test_counts(row):
   assert rounded(result.params, unit, params) == params
 
 
-def test_mobileseg_in_training():
-  row = QUICK['mobileseg_cityscapes_mnv2']
+@pytest.mark.parametrize(
+  ('name', 'params'), [('mnv2', 2_058_752), ('lite_hrnet_18', 1_243_320)]
+)
+def test_mobileseg_in_training(name, params):
+  row = QUICK[f'mobileseg_cityscapes_{name}']
   result = profile.profile(model(row), row.classes, row.size, auxiliary=True)
-  assert result.params == 2_058_752
+  assert result.params == params
 
 
 @pytest.mark.full
