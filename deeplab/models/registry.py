@@ -14,12 +14,14 @@ import flax.linen as nn
 from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.encoders import ghostnet
+from deeplab.models.encoders import lite_hrnet
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
+from deeplab.models.encoders import xception_keras
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 ENCODERS: dict[str, type[nn.Module]] = {
   'ghostnet': ghostnet.GhostNet,
   'ghostnet_tiny': ghostnet.GhostNetTiny,
+  'lite_hrnet_18': lite_hrnet.LiteHRNet18,
+  'lite_hrnet_tiny': lite_hrnet.LiteHRNetTiny,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
   'mobilenet_v2_tiny': mobilenet_v2.MobileNetV2Tiny,
   'mobilenet_v3_large': mobilenet_v3.MobileNetV3Large,
@@ -55,7 +59,11 @@ ENCODERS: dict[str, type[nn.Module]] = {
   'resnet_tiny': resnet.ResNetTiny,
   'shufflenet_v2': shufflenet_v2.ShuffleNetV2,
   'shufflenet_v2_tiny': shufflenet_v2.ShuffleNetV2Tiny,
+  'xception_41': xception.Xception41,
   'xception_65': xception.Xception65,
+  'xception_71': xception.Xception71,
+  'xception_keras': xception_keras.XceptionKeras,
+  'xception_keras_tiny': xception_keras.XceptionKerasTiny,
   'xception_tiny': xception.XceptionTiny,
 }
 

@@ -180,11 +180,13 @@ def convolutions(jaxpr):
   'encoder',
   [
     'ghostnet_tiny',
+    'lite_hrnet_tiny',
     'mobilenet_v2_tiny',
     'mobilenet_v3_tiny',
     'regnetx_tiny',
     'resnet_tiny',
     'shufflenet_v2_tiny',
+    'xception_keras_tiny',
     'xception_tiny',
   ],
 )

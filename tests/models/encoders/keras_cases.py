@@ -31,7 +31,9 @@ def assign(model, variables, keras_name):
   for path, value in flax.traverse_util.flatten_dict(variables).items():
     name = keras_name(path)
     weight = left.pop(name)
-    if '_depthwise' in name[0] and name[1] == 'kernel':
+    if name[1] == 'depthwise_kernel' or (
+      '_depthwise' in name[0] and name[1] == 'kernel'
+    ):
       value = value.transpose(0, 1, 3, 2)
     if tuple(weight.shape) != value.shape:
       raise ValueError(f'{name} is {weight.shape} in Keras, not {value.shape}')

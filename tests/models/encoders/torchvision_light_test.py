@@ -4,8 +4,6 @@ Under a strict mapping of random weights and statistics. Skipped where those
 packages are not installed: nothing else needs them.
 """
 
-import flax
-import numpy as np
 import pytest
 
 from deeplab.models.encoders import ghostnet
@@ -13,25 +11,13 @@ from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import shufflenet_v2
 from tests import torchvision_module
 from tests.models.encoders import cases
-
-LEAVES = {
-  'kernel': 'weight',
-  'scale': 'weight',
-  'bias': 'bias',
-  'mean': 'running_mean',
-  'var': 'running_var',
-}
-
-
-def numbered(conv, norm, kind):
-  """Returns the index of the convolution, or of its BatchNorm."""
-  return norm if kind == 'bn' else conv
+from tests.models.encoders import torch_cases
 
 
 def mobilenet_name(path, params):
   """Returns torchvision's module for a flax path."""
   *modules, kind = path
-  index = numbered(0, 1, kind)
+  index = torch_cases.numbered(0, 1, kind)
   blocks = sum(name.startswith('block_') for name in params)
   if modules[0] in ('stem', 'top'):
     return f'features.{0 if modules[0] == "stem" else blocks + 1}.{index}'
@@ -52,7 +38,7 @@ def shufflenet_name(path, params):
   modules, kind = path[:-1], path[-1]
   if modules[0] in ('stem', 'top'):
     name = {'stem': 'conv1', 'top': 'conv5'}[modules[0]]
-    return f'{name}.{numbered(0, 1, kind)}'
+    return f'{name}.{torch_cases.numbered(0, 1, kind)}'
   unit = int(modules[0].removeprefix('unit_'))
   stage = sum(unit >= first for first in (0, 4, 12))
   branch, conv = {
@@ -62,7 +48,7 @@ def shufflenet_name(path, params):
     'depthwise': (2, 3),
     'project': (2, 5),
   }[modules[1]]
-  number = numbered(conv, conv + 1, kind)
+  number = torch_cases.numbered(conv, conv + 1, kind)
   return (
     f'stage{stage + 1}.{unit - (0, 4, 12)[stage - 1]}.branch{branch}.{number}'
   )
@@ -73,9 +59,9 @@ def ghostnet_name(path, params):
   del params
   modules, kind = path[:-1], path[-1]
   if modules[0] == 'stem':
-    return numbered('conv_stem', 'bn1', kind)
+    return torch_cases.numbered('conv_stem', 'bn1', kind)
   if modules[0] == 'top':
-    return 'blocks.9.0.' + numbered('conv', 'bn1', kind)
+    return 'blocks.9.0.' + torch_cases.numbered('conv', 'bn1', kind)
   block = int(modules[0].removeprefix('block_'))
   # Blocks of timm's stages: a new one behind each stride.
   firsts = (0, 1, 2, 3, 4, 5, 6, 11, 12)
@@ -84,45 +70,13 @@ def ghostnet_name(path, params):
   if modules[1] in ('ghost_1', 'ghost_2'):
     name = {'primary': 'primary_conv', 'cheap': 'cheap_operation'}[modules[2]]
     ghost = modules[1].replace('_', '')
-    return f'{prefix}.{ghost}.{name}.{numbered(0, 1, kind)}'
+    return f'{prefix}.{ghost}.{name}.{torch_cases.numbered(0, 1, kind)}'
   if modules[1] == 'squeeze_excite':
     return f'{prefix}.se.conv_{kind}'
   if modules[1] == 'depthwise':
-    return f'{prefix}.{numbered("conv_dw", "bn_dw", kind)}'
+    return f'{prefix}.{torch_cases.numbered("conv_dw", "bn_dw", kind)}'
   first = {'shortcut_depthwise': 0, 'shortcut_project': 2}[modules[1]]
-  return f'{prefix}.shortcut.{numbered(first, first + 1, kind)}'
-
-
-def assign(model, variables, module_name, unused):
-  """Copies every variable; raises unless both sides are used up.
-
-  Args:
-    model: the torch module.
-    variables: of ours.
-    module_name: function from (modules of a path but 'norm', params).
-    unused: prefixes of the modules that ours has not, the classifier's.
-  """
-  import torch
-
-  state = model.state_dict()
-  left = {
-    key
-    for key in state
-    if not key.startswith(unused) and not key.endswith('num_batches_tracked')
-  }
-  for path, value in flax.traverse_util.flatten_dict(variables).items():
-    _, *modules, leaf = path
-    modules = [name for name in modules if name != 'norm']
-    key = f'{module_name(modules, variables["params"])}.{LEAVES[leaf]}'
-    if leaf == 'kernel':
-      value = value.transpose(3, 2, 0, 1)
-    left.remove(key)
-    if tuple(state[key].shape) != value.shape:
-      raise ValueError(f'{key} is {state[key].shape}, not {value.shape}')
-    state[key] = torch.from_numpy(np.ascontiguousarray(value))
-  if left:
-    raise ValueError(f'weights without a source: {sorted(left)}')
-  model.load_state_dict(state)
+  return f'{prefix}.shortcut.{torch_cases.numbered(first, first + 1, kind)}'
 
 
 def run(layers, x, taps):
@@ -169,7 +123,7 @@ def test_mobilenet_v3(name, taps, dilated, tap, size):
     tap=tap,
   )
   variables = cases.variables(encoder)
-  assign(model, variables, mobilenet_name, 'classifier')
+  torch_cases.assign(model, variables, mobilenet_name, 'classifier')
   x = 2 * cases.images(*size, seed=1)
   theirs = run(model.eval().features, x, taps[tap])
   cases.assert_equal(cases.features(encoder, variables, x), theirs, 1e-4)
@@ -181,7 +135,7 @@ def test_shufflenet_v2(size):
   model = torchvision.models.shufflenet_v2_x1_0(weights=None)
   encoder = shufflenet_v2.ShuffleNetV2(output_stride=32, top_conv=True)
   variables = cases.variables(encoder)
-  assign(model, variables, shufflenet_name, 'fc.')
+  torch_cases.assign(model, variables, shufflenet_name, 'fc.')
   model.eval()
   stages = (
     *(model.conv1, model.maxpool),
@@ -201,7 +155,9 @@ def test_ghostnet(size):
     output_stride=32, squeeze='divisible', gate='hard_sigmoid', top_conv=True
   )
   variables = cases.variables(encoder)
-  assign(model, variables, ghostnet_name, ('conv_head', 'classifier'))
+  torch_cases.assign(
+    model, variables, ghostnet_name, ('conv_head', 'classifier')
+  )
   model.eval()
   stem = lambda x: model.act1(model.bn1(model.conv_stem(x)))
   # Behind the stages of one block each that end at strides 2 .. 8, the one of
