@@ -200,6 +200,76 @@ class Conv(nn.Module):
     return x
 
 
+class ConvTranspose(nn.Module):
+  """A transposed 2-D convolution: the map grows by `stride`.
+
+  Output row o is the sum over input rows i of x[i] times row o + start -
+  stride * i of the kernel, where there is one; `start` is (k - 1) // 2 with
+  'symmetric' padding, as PyTorch's `padding`, and (k - stride) // 2 with
+  'same', as TensorFlow's. Kernel `kernel` has shape [k, k, Cin, features],
+  float32.
+
+  Attributes:
+    features: output channels.
+    kernel: kernel size k.
+    stride: stride.
+    use_bias: adds `bias` [features].
+    padding: 'same' or 'symmetric'.
+    options: what the model's layers share.
+    kernel_init: initialiser of the kernel.
+  """
+
+  features: int
+  kernel: int
+  stride: int = 2
+  use_bias: bool = False
+  padding: Literal['same', 'symmetric'] = 'same'
+  options: Options = Options()
+  kernel_init: Any = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, Cin] to [B, stride H, stride W, features].
+
+    Raises:
+      ValueError: for another padding, and for kernels that are too small for
+        it.
+    """
+    starts = {
+      'same': (self.kernel - self.stride) // 2,
+      'symmetric': (self.kernel - 1) // 2,
+    }
+    if self.padding not in starts:
+      raise ValueError(f'padding={self.padding!r} is not one of {list(starts)}')
+    start = starts[self.padding]
+    if not 0 <= start <= self.kernel - self.stride:
+      raise ValueError(
+        f'kernel={self.kernel} is too small for stride={self.stride} and '
+        f'padding={self.padding!r}'
+      )
+    dtype = jnp.dtype(self.options.dtype)
+    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    height, width = (self.stride * n for n in x.shape[1:3])
+    # All that the input reaches, and then a part of it: with other padding the
+    # converter to TFLite makes another function.
+    pad = (self.kernel - 1, self.kernel - 1)
+    x = jax.lax.conv_general_dilated(
+      x.astype(dtype),
+      kernel.astype(dtype)[::-1, ::-1],
+      window_strides=(1, 1),
+      padding=(pad, pad),
+      lhs_dilation=(self.stride, self.stride),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    x = x[:, start : start + height, start : start + width]
+    if self.use_bias:
+      zeros = nn.initializers.zeros_init()
+      bias = self.param('bias', zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(dtype)[None, None, None]
+    return x
+
+
 class BatchNorm(nn.Module):
   """BatchNorm and an activation.
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 
 from deeplab.models import layers
 from deeplab.models import segmenter
+from deeplab.models.encoders import erfnet
 from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import lite_hrnet
 from deeplab.models.encoders import mobilenet_v2
@@ -24,11 +25,13 @@ from deeplab.models.encoders import xception
 from deeplab.models.encoders import xception_keras
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
+from deeplab.models.heads import erfnet_decoder
 from deeplab.models.heads import fcn
 from deeplab.models.heads import lite
 from deeplab.models.heads import lraspp
 from deeplab.models.heads import mobileseg
 from deeplab.models.heads import st_aspp
+from deeplab.models.heads import swiftnet
 from deeplab.models.heads import unet
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
   import ml_collections
 
 ENCODERS: dict[str, type[nn.Module]] = {
+  'erfnet': erfnet.ERFNet,
+  'erfnet_tiny': erfnet.ERFNetTiny,
   'ghostnet': ghostnet.GhostNet,
   'ghostnet_tiny': ghostnet.GhostNetTiny,
   'lite_hrnet_18': lite_hrnet.LiteHRNet18,
@@ -71,11 +76,13 @@ HEADS: dict[str, type[nn.Module]] = {
   'deeplabv3': deeplabv3.DeepLabV3,
   'deeplabv3_lite': lite.DeepLabV3Lite,
   'deeplabv3plus': deeplabv3plus.DeepLabV3Plus,
+  'erfnet': erfnet_decoder.ERFNet,
   'fcn': fcn.FCN,
   'fpn_lite': lite.FPNLite,
   'lraspp': lraspp.LRASPP,
   'mobileseg': mobileseg.MobileSeg,
   'st_aspp': st_aspp.STASPP,
+  'swiftnet': swiftnet.SwiftNet,
   'unet': unet.UNet,
   'unet_lite': lite.UNetLite,
 }

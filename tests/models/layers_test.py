@@ -137,6 +137,50 @@ def test_conv_refuses_uneven_groups():
     layers.Conv(6, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'stride', 'padding', 'start'),
+  [
+    (3, 2, 'same', 0),
+    (3, 2, 'symmetric', 1),
+    (2, 2, 'same', 0),
+    (2, 2, 'symmetric', 0),
+    (4, 2, 'same', 1),
+    (3, 1, 'same', 1),
+    (5, 3, 'symmetric', 2),
+  ],
+)
+def test_conv_transpose_is_its_definition(kernel, stride, padding, start):
+  layer = layers.ConvTranspose(5, kernel, stride, True, padding)
+  x = random(2, 4, 3, 2)
+  weights, bias = random(kernel, kernel, 2, 5, seed=1), random(5, seed=2)
+  y = layer.apply({'params': {'kernel': weights, 'bias': bias}}, x)
+  height, width = 4 * stride, 3 * stride
+  spread = np.zeros((2, height + kernel, width + kernel, 5))
+  for i, j in np.ndindex(4, 3):
+    rows = slice(stride * i, stride * i + kernel)
+    columns = slice(stride * j, stride * j + kernel)
+    spread[:, rows, columns] += np.einsum(
+      'bc,hwcf->bhwf', x[:, i, j].astype(np.float64), weights
+    )
+  expected = spread[:, start : start + height, start : start + width] + bias
+  assert y.shape == (2, height, width, 5)
+  np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'kernel': 3, 'padding': 'keras'}, "padding='keras'"),
+    ({'kernel': 1}, 'kernel=1 is too small for stride=2'),
+    ({'kernel': 5, 'stride': 4, 'padding': 'symmetric'}, 'kernel=5'),
+  ],
+)
+def test_conv_transpose_refuses(fields, message):
+  layer = layers.ConvTranspose(2, **fields)
+  with pytest.raises(ValueError, match=message):
+    layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
+
+
 def test_options_are_checked():
   with pytest.raises(ValueError, match="dtype='float16'"):
     layers.Options(dtype='float16')
