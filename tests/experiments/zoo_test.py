@@ -11,8 +11,10 @@ import pathlib
 import subprocess
 import sys
 
+from ml_collections import ConfigDict
 import pytest
 
+from configs import cityscapes_swiftnet
 from configs import voc_mnv2_cut
 from deeplab.models import profile
 from experiments import zoo
@@ -36,6 +38,9 @@ COUNTS = {
   'tv_cocoseg21_deeplabv3_mnv3_large_520': ('10.4524', '11029328'),
   'tv_cocoseg21_deeplabv3_resnet50_520': ('178.7219', '42004074'),
   'tv_cityscapes_fcn_resnet50_1040x520': ('285.4429', '32.9560M'),
+  # Ours: 4 and 7 % less than the 27.705 and 41.0 GMACs that are published.
+  'ref_cityscapes_erfnet_1024x512': ('26.6043', '2.06M'),
+  'ref_cityscapes_swiftnet_mnv2_2048x1024': ('38.1539', '2369603'),
   'mmseg_cityscapes_r18_d8_512x1024_80k': ('108.3718', '12.3201M'),
   'mmseg_cityscapes_r50b_d8_512x1024_80k': ('349.8118', '41.2060M'),
   'mmseg_cityscapes_r101_d16_mg124_512x1024_80k': ('158.0314', '60.2173M'),
@@ -141,6 +146,15 @@ def test_st_with_21_classes():
   for variant, params in (('v1', 2_641_589), ('v2', 882_485)):
     model = voc_mnv2_cut.get_config(variant).model
     assert profile.profile(model, 21, (512, 512)).params == params
+
+
+def test_swiftnet_on_resnet_18():
+  """The network of its paper, which has 104.0 GMACs and 11.8 M there."""
+  model = cityscapes_swiftnet.get_config().model.copy_and_resolve_references()
+  model.encoder = ConfigDict({'name': 'resnet_18'})
+  result = profile.profile(model, 19, (1024, 2048))
+  assert printed(Decimal(result.macs) / 10**9, '104') == '104'
+  assert printed(result.params, '11.8M') == '11.8M'
 
 
 def test_a_glob_chooses_rows():
