@@ -19,8 +19,6 @@ Array = jax.Array
 # What published systems gate with. Those that are piecewise linear are a ReLU6,
 # which int8 graphs fuse: clipping to [0, 1] would be operators of its own.
 GATES: dict[str, Callable[[Array], Array]] = {
-  # Lite-HRNet's.
-  'sigmoid': jax.nn.sigmoid,
   # The paper's, torchvision's and Keras'.
   'hard_sigmoid': layers.ACTIVATIONS['hard_sigmoid'],
   # TF-slim rounds the sixth.
@@ -29,6 +27,8 @@ GATES: dict[str, Callable[[Array], Array]] = {
   'hard_sigmoid_paddle': lambda x: jax.nn.relu6(1.2 * x + 3.0) / 6.0,
   # clip(x, 0, 1), as Paddle's GhostNet has it.
   'clip': lambda x: jax.nn.relu6(6.0 * x) / 6.0,
+  # Lite-HRNet's.
+  'sigmoid': jax.nn.sigmoid,
 }
 
 

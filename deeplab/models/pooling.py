@@ -74,7 +74,7 @@ def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
     return jnp.mean(y, axis=(1, 2), keepdims=True).astype(x.dtype)
   for axis, parts in enumerate(cells, start=1):
     size, rest = divmod(x.shape[axis], len(parts))
-    if rest == 0:
+    if train and rest == 0:
       split = (*y.shape[:axis], len(parts), size, *y.shape[axis + 1 :])
       y = y.reshape(split).mean(axis + 1)
       continue
