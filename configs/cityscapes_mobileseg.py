@@ -1,18 +1,18 @@
 """PaddleSeg's MobileSeg on Cityscapes.
 
 What: a small pooled context and a decoder of additions, after MobileNetV2,
-  MobileNetV3-Large, ShuffleNetV2 or GhostNet, at output stride 32: crops of
-  512x1024, 80k steps of 16 images. Each of the decoder's three levels has a
-  loss of its own.
+  MobileNetV3-Large, Lite-HRNet-18, ShuffleNetV2 or GhostNet, at output stride
+  32 (Lite-HRNet 16): crops of 512x1024, 80k steps of 16 images. Each of the
+  decoder's three levels has a loss of its own.
 Reference: PaddleSeg's MobileSeg; arXiv:1801.04381, arXiv:1905.02244,
-  arXiv:1807.11164, arXiv:1911.11907.
+  arXiv:2104.06403, arXiv:1807.11164, arXiv:1911.11907.
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_mobileseg.py:mnv2
 Cost: 1.5 (ghostnet, shufflenet) to 3.2 (mnv2) GMACs an image of 512x1024.
 Expected: no number of ours yet; published mIoU 73.94 (mnv2), 73.47 (mnv3),
-  69.46 (shufflenet) and 71.88 (ghostnet).
-Variants: mnv2, mnv3, shufflenet or ghostnet; smoke (seconds, on `shapes` if no
-  root is given).
+  70.75 (hrnet), 69.46 (shufflenet) and 71.88 (ghostnet).
+Variants: mnv2, mnv3, hrnet, shufflenet or ghostnet; smoke (seconds, on `shapes`
+  if no root is given).
 """
 
 from typing import Any
@@ -32,6 +32,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     'top_conv': False,
     **_BN,
   },
+  'hrnet': {'name': 'lite_hrnet_18'},
   'shufflenet': {'name': 'shufflenet_v2'},
   'ghostnet': {'name': 'ghostnet'},
 }
@@ -57,6 +58,10 @@ def get_config(variant: str = '') -> ConfigDict:
   c.model.encoder = ConfigDict(ENCODERS[chosen['encoder']])
   c.model.head = ConfigDict({'name': 'mobileseg'})
   c.model.output_stride = 32
+  if chosen['encoder'] == 'hrnet':
+    # Its maps are finer: the decoder takes strides 4, 8 and 16.
+    c.model.head.stages = (1, 2, 3)
+    c.model.output_stride = 16
   c.loss.auxiliary_weight = 1.0
 
   # Optimiser and schedule.

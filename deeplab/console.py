@@ -55,10 +55,17 @@ def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line; for `app.run(main, flags_parser=...)`.
 
   Raises:
-    SystemExit: a misspelt config field or value, in one sentence.
+    SystemExit: a misspelt config field, value or variant, in one sentence.
   """
   try:
-    return app.parse_flags_with_usage(argv)
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    text = str(error).strip()
+    if 'parsing config file' not in text:
+      return app.parse_flags_with_usage(argv)  # says so, and exits
+    # ml_collections puts a traceback before the error of a config's page.
+    sentence = text.splitlines()[-1].partition(': ')[2]
+    raise SystemExit(f'Error: a --config flag is wrong: {sentence}') from None
   except (AttributeError, KeyError, TypeError, OSError) as error:
     # ml_collections wraps the error that says what may be meant.
     reason: Any = error

@@ -50,10 +50,12 @@ QUICK = [
   ('shapes_mnv2', ''),
   ('voc_mnv2', ''),
   ('person_mnv2', 'smoke'),
+  ('cityscapes_erfnet', 'smoke'),
   ('cityscapes_lite', 'smoke'),
   ('cityscapes_mobileseg', 'smoke'),
   ('cityscapes_resnet', 'smoke'),
   ('cityscapes_slim', 'smoke'),
+  ('cityscapes_swiftnet', 'smoke'),
   ('cityscapes_torchvision', 'smoke'),
 ]
 

@@ -46,6 +46,16 @@ def test_a_misspelt_key_is_one_sentence():
   assert 'Traceback' not in done.stderr
 
 
+def test_a_misspelt_variant_is_one_sentence():
+  done = _run('--config=configs/voc_resnet.py:r50,r102')
+  assert done.returncode == 1
+  assert done.stderr.strip().splitlines()[-1] == (
+    "Error: a --config flag is wrong: variant 'r102' is unknown; this config "
+    "has ['20k', '40k', 'r101', 'r50', 'smoke']"
+  )
+  assert 'Traceback' not in done.stderr
+
+
 def test_any_field_of_the_model_can_be_overridden(monkeypatch):
   monkeypatch.chdir(ROOT)
   values = flags.FlagValues()

@@ -2,7 +2,7 @@
 
 Hu et al., "Squeeze-and-Excitation Networks" (2018, arXiv:1709.01507), in the
 form of MobileNetV3: 1x1 convolutions with biases on the mean of the map, ReLU
-between them, and a piecewise linear gate behind.
+between them, and a gate behind, most often a piecewise linear one.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from deeplab.models import pooling
 
 Array = jax.Array
 
-# What published systems gate with: each a ReLU6, which int8 graphs fuse, where
-# clipping to [0, 1] would be one or two operators of its own.
+# What published systems gate with. Those that are piecewise linear are a ReLU6,
+# which int8 graphs fuse: clipping to [0, 1] would be operators of its own.
 GATES: dict[str, Callable[[Array], Array]] = {
   # The paper's, torchvision's and Keras'.
   'hard_sigmoid': layers.ACTIVATIONS['hard_sigmoid'],
@@ -27,6 +27,8 @@ GATES: dict[str, Callable[[Array], Array]] = {
   'hard_sigmoid_paddle': lambda x: jax.nn.relu6(1.2 * x + 3.0) / 6.0,
   # clip(x, 0, 1), as Paddle's GhostNet has it.
   'clip': lambda x: jax.nn.relu6(6.0 * x) / 6.0,
+  # Lite-HRNet's.
+  'sigmoid': jax.nn.sigmoid,
 }
 
 

@@ -23,6 +23,8 @@ from deeplab.models import cpu_norm
 Array = jax.Array
 Padding = Literal['same', 'symmetric', 'keras']
 
+NO_PADDING: cpu_kernels.Pads = ((0, 0), (0, 0))
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'relu': jax.nn.relu,
   'relu6': jax.nn.relu6,
@@ -73,30 +75,46 @@ class Norm:
       momentum is 1 - decay). Values of .99 and more never settle in a run of a
       few hundred steps.
     epsilon: added to the variance.
+    frozen: running statistics normalise in training, too, and do not move;
+      scale and bias have no gradient.
   """
 
   decay: float
   epsilon: float
+  frozen: bool = False
+
+
+def pair(n: int | Sequence[int]) -> tuple[int, int]:
+  """Returns (n, n), or what is a pair already."""
+  rows, columns = (n, n) if isinstance(n, int) else n
+  return rows, columns
 
 
 def explicit_padding(
-  padding: Padding, size: Sequence[int], kernel: int, stride: int, rate: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
+  padding: Padding | cpu_kernels.Pads,
+  size: Sequence[int],
+  kernel: int | Sequence[int],
+  stride: int,
+  rate: int,
+) -> cpu_kernels.Pads:
   """Returns ((top, bottom), (left, right)) for one convolution.
 
   Args:
     padding: 'same' is TensorFlow's SAME (the surplus goes to the end);
       'symmetric' is PyTorch's (k - 1) // 2 * rate on both sides, and
       TF-slim's fixed padding; 'keras' is Keras applications' `correct_pad` at
-      stride 2 (one less at the start on even sizes) and SAME elsewhere.
+      stride 2 (one less at the start on even sizes) and SAME elsewhere. Or the
+      rows and columns themselves: `NO_PADDING`.
     size: (H, W) of the input.
-    kernel: kernel size.
+    kernel: kernel size, or (rows, columns).
     stride: stride.
     rate: atrous rate.
   """
-  extent = (kernel - 1) * rate
+  if not isinstance(padding, str):
+    return padding
   pads = []
-  for n in size:
+  for n, k in zip(size, pair(kernel), strict=True):
+    extent = (k - 1) * rate
     if padding == 'symmetric':
       pads.append((extent // 2, extent - extent // 2))
     elif padding == 'keras' and stride > 1:
@@ -117,11 +135,11 @@ class Conv(nn.Module):
 
   Maps [B, H, W, Cin] to [B, ceil(H / stride), ceil(W / stride), features] for
   'same' and 'symmetric' padding. Kernel `kernel` has shape
-  [k, k, Cin / groups, features], float32.
+  [rows, columns, Cin / groups, features], float32.
 
   Attributes:
     features: output channels.
-    kernel: kernel size k.
+    kernel: kernel size, or (rows, columns).
     stride: stride.
     rate: atrous rate.
     groups: feature groups; `groups == Cin == features` is depthwise.
@@ -133,12 +151,12 @@ class Conv(nn.Module):
   """
 
   features: int
-  kernel: int = 1
+  kernel: int | tuple[int, int] = 1
   stride: int = 1
   rate: int = 1
   groups: int = 1
   use_bias: bool = False
-  padding: Padding = 'same'
+  padding: Padding | cpu_kernels.Pads = 'same'
   options: Options = Options()
   kernel_init: Any = nn.initializers.he_normal()
   bias_init: Any = nn.initializers.zeros_init()
@@ -153,14 +171,15 @@ class Conv(nn.Module):
         f'{cin} input and {self.features} output channels'
       )
     dtype = jnp.dtype(self.options.dtype)
-    shape = (self.kernel, self.kernel, cin // self.groups, self.features)
+    size = pair(self.kernel)
+    shape = (*size, cin // self.groups, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     pads = explicit_padding(
-      self.padding, x.shape[1:3], self.kernel, self.stride, self.rate
+      self.padding, x.shape[1:3], size, self.stride, self.rate
     )
     depthwise = self.groups == cin == self.features and cin > 1
-    pointwise = self.kernel == 1 and self.groups == 1 and self.stride == 1
+    pointwise = size == (1, 1) and self.groups == 1 and self.stride == 1
     if depthwise and self.options.depthwise == 'shifted':
       x = cpu_kernels.depthwise(x, kernel, self.stride, self.rate, pads)
     elif pointwise and self.options.pointwise == 'matmul':
@@ -181,6 +200,76 @@ class Conv(nn.Module):
     return x
 
 
+class ConvTranspose(nn.Module):
+  """A transposed 2-D convolution: the map grows by `stride`.
+
+  Output row o is the sum over input rows i of x[i] times row o + start -
+  stride * i of the kernel, where there is one; `start` is (k - 1) // 2 with
+  'symmetric' padding, as PyTorch's `padding`, and (k - stride) // 2 with
+  'same', as TensorFlow's. Kernel `kernel` has shape [k, k, Cin, features],
+  float32.
+
+  Attributes:
+    features: output channels.
+    kernel: kernel size k.
+    stride: stride.
+    use_bias: adds `bias` [features].
+    padding: 'same' or 'symmetric'.
+    options: what the model's layers share.
+    kernel_init: initialiser of the kernel.
+  """
+
+  features: int
+  kernel: int
+  stride: int = 2
+  use_bias: bool = False
+  padding: Literal['same', 'symmetric'] = 'same'
+  options: Options = Options()
+  kernel_init: Any = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, Cin] to [B, stride H, stride W, features].
+
+    Raises:
+      ValueError: for another padding, and for kernels that are too small for
+        it.
+    """
+    starts = {
+      'same': (self.kernel - self.stride) // 2,
+      'symmetric': (self.kernel - 1) // 2,
+    }
+    if self.padding not in starts:
+      raise ValueError(f'padding={self.padding!r} is not one of {list(starts)}')
+    start = starts[self.padding]
+    if not 0 <= start <= self.kernel - self.stride:
+      raise ValueError(
+        f'kernel={self.kernel} is too small for stride={self.stride} and '
+        f'padding={self.padding!r}'
+      )
+    dtype = jnp.dtype(self.options.dtype)
+    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    height, width = (self.stride * n for n in x.shape[1:3])
+    # All that the input reaches, and then a part of it: with other padding the
+    # converter to TFLite makes another function.
+    pad = (self.kernel - 1, self.kernel - 1)
+    x = jax.lax.conv_general_dilated(
+      x.astype(dtype),
+      kernel.astype(dtype)[::-1, ::-1],
+      window_strides=(1, 1),
+      padding=(pad, pad),
+      lhs_dilation=(self.stride, self.stride),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    x = x[:, start : start + height, start : start + width]
+    if self.use_bias:
+      zeros = nn.initializers.zeros_init()
+      bias = self.param('bias', zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(dtype)[None, None, None]
+    return x
+
+
 class BatchNorm(nn.Module):
   """BatchNorm and an activation.
 
@@ -196,6 +285,7 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to the same shape."""
+    train = train and not self.norm.frozen
     if train and self.options.pointwise == 'matmul':
       return cpu_norm.BatchNorm(
         self.norm.decay,
@@ -204,7 +294,12 @@ class BatchNorm(nn.Module):
         self.options.axis_name,
         name='bn',
       )(x)
-    bn = nn.BatchNorm(
+    kind = nn.BatchNorm
+    if self.norm.frozen:
+      kind = nn.map_variables(
+        kind, 'params', jax.lax.stop_gradient, init=self.is_initializing()
+      )
+    bn = kind(
       use_running_average=not train,
       momentum=self.norm.decay,
       epsilon=self.norm.epsilon,
@@ -225,12 +320,12 @@ class ConvBN(nn.Module):
 
   features: int
   norm: Norm
-  kernel: int = 1
+  kernel: int | tuple[int, int] = 1
   stride: int = 1
   rate: int = 1
   groups: int = 1
   use_bias: bool = False
-  padding: Padding = 'same'
+  padding: Padding | cpu_kernels.Pads = 'same'
   activation: str = 'relu'
   options: Options = Options()
   kernel_init: Any = nn.initializers.he_normal()
@@ -270,10 +365,10 @@ class SeparableConvBN(nn.Module):
 
   features: int
   norm: Norm
-  kernel: int = 3
+  kernel: int | tuple[int, int] = 3
   stride: int = 1
   rate: int = 1
-  padding: Padding = 'same'
+  padding: Padding | cpu_kernels.Pads = 'same'
   depthwise_activation: str = 'relu'
   activation: str = 'relu'
   depthwise_norm: bool = True

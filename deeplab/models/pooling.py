@@ -48,28 +48,36 @@ def windows(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
   return (sums / float(math.prod(size))).astype(x.dtype)
 
 
-def bins(x: Array, count: int, train: bool) -> Array:
-  """Averages a map into `count` x `count` cells, as PyTorch's adaptive pooling.
+def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
+  """Averages a map into cells, as PyTorch's adaptive pooling.
 
-  Cell i covers the rows from floor(i * H / count) to ceil((i + 1) * H / count):
-  neighbours share a row where `count` does not divide H.
+  Cell i of `count` covers the rows from floor(i * H / count) to
+  ceil((i + 1) * H / count): neighbours share a row where `count` does not
+  divide H.
 
   Args:
     x: [B, H, W, C].
-    count: cells an axis; 1 is the mean over the map.
+    count: cells an axis, or (rows, columns) of them; 1 is the mean over the
+      map.
     train: computes the form whose gradient is cheap.
 
   Returns:
-    [B, count, count, C] in x's dtype.
+    [B, rows, columns, C] in x's dtype.
   """
-  cells = [_cells(n, count) for n in x.shape[1:3]]
+  counts = layers.pair(count)
+  cells = [_cells(n, c) for n, c in zip(x.shape[1:3], counts, strict=True)]
   rows, columns = (_window(cell) for cell in cells)
   if not train and rows and columns:
     return windows(x, (rows[0], columns[0]), (rows[1], columns[1]))
   y = x.astype(jnp.float32)
-  if count == 1:
+  if counts == (1, 1):
     return jnp.mean(y, axis=(1, 2), keepdims=True).astype(x.dtype)
   for axis, parts in enumerate(cells, start=1):
+    size, rest = divmod(x.shape[axis], len(parts))
+    if train and rest == 0:
+      split = (*y.shape[:axis], len(parts), size, *y.shape[axis + 1 :])
+      y = y.reshape(split).mean(axis + 1)
+      continue
     means = [
       jax.lax.slice_in_dim(y, *part, axis=axis).mean(axis, keepdims=True)
       for part in parts

@@ -1,9 +1,10 @@
 """Multiply-accumulates and parameters of a network, layer by layer.
 
 The network is traced by shapes alone: nothing is allocated or computed, and a
-whole model takes about a second. Convolutions are counted where
-`layers.Conv` is called, so the count does not depend on how a back end computes
-them. What a published table calls "GMACs" (or, by some, "GFLOPS") is this:
+whole model takes about a second. Convolutions are counted where `layers.Conv`
+and `layers.ConvTranspose` are called, so the count does not depend on how a
+back end computes them; a transposed one costs its kernel at every input pixel.
+What a published table calls "GMACs" (or, by some, "GFLOPS") is this:
 convolutions only, one image, without BatchNorm, activations and resizes.
 """
 
@@ -30,8 +31,9 @@ class Layer(NamedTuple):
 
   Attributes:
     path: parameter path of the module, 'encoder/stem/conv'.
-    op: 'conv', 'depthwise', 'grouped', or the class of another layer.
-    kernel: kernel size; 0 where the layer has none.
+    op: 'conv', 'depthwise', 'grouped', 'transposed', or the class of another
+      layer.
+    kernel: kernel size, or (rows, columns); 0 where the layer has none.
     stride: stride.
     rate: atrous rate.
     in_shape: [H, W, C] of the input.
@@ -42,7 +44,7 @@ class Layer(NamedTuple):
 
   path: str
   op: str
-  kernel: int
+  kernel: int | tuple[int, int]
   stride: int
   rate: int
   in_shape: tuple[int, ...]
@@ -122,6 +124,13 @@ def profile(
         'rate': module.rate,
       }
       macs = out_shape[0] * out_shape[1] * params['kernel'].size
+    elif isinstance(module, layers.ConvTranspose):
+      row |= {
+        'op': 'transposed',
+        'kernel': module.kernel,
+        'stride': module.stride,
+      }
+      macs = in_shape[0] * in_shape[1] * params['kernel'].size
     total = sum(value.size for value in params.values())
     rows.append(
       Layer(
@@ -156,7 +165,9 @@ def table(result: Profile) -> str:
       (
         row.path,
         row.op,
-        str(row.kernel),
+        'x'.join(map(str, row.kernel))
+        if isinstance(row.kernel, tuple)
+        else str(row.kernel),
         str(row.stride),
         str(row.rate),
         'x'.join(map(str, row.in_shape)),

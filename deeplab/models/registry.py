@@ -13,20 +13,25 @@ import flax.linen as nn
 
 from deeplab.models import layers
 from deeplab.models import segmenter
+from deeplab.models.encoders import erfnet
 from deeplab.models.encoders import ghostnet
+from deeplab.models.encoders import lite_hrnet
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
+from deeplab.models.encoders import xception_keras
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
+from deeplab.models.heads import erfnet_decoder
 from deeplab.models.heads import fcn
 from deeplab.models.heads import lite
 from deeplab.models.heads import lraspp
 from deeplab.models.heads import mobileseg
 from deeplab.models.heads import st_aspp
+from deeplab.models.heads import swiftnet
 from deeplab.models.heads import unet
 
 if TYPE_CHECKING:
@@ -34,8 +39,12 @@ if TYPE_CHECKING:
   import ml_collections
 
 ENCODERS: dict[str, type[nn.Module]] = {
+  'erfnet': erfnet.ERFNet,
+  'erfnet_tiny': erfnet.ERFNetTiny,
   'ghostnet': ghostnet.GhostNet,
   'ghostnet_tiny': ghostnet.GhostNetTiny,
+  'lite_hrnet_18': lite_hrnet.LiteHRNet18,
+  'lite_hrnet_tiny': lite_hrnet.LiteHRNetTiny,
   'mobilenet_v2': mobilenet_v2.MobileNetV2,
   'mobilenet_v2_tiny': mobilenet_v2.MobileNetV2Tiny,
   'mobilenet_v3_large': mobilenet_v3.MobileNetV3Large,
@@ -55,7 +64,11 @@ ENCODERS: dict[str, type[nn.Module]] = {
   'resnet_tiny': resnet.ResNetTiny,
   'shufflenet_v2': shufflenet_v2.ShuffleNetV2,
   'shufflenet_v2_tiny': shufflenet_v2.ShuffleNetV2Tiny,
+  'xception_41': xception.Xception41,
   'xception_65': xception.Xception65,
+  'xception_71': xception.Xception71,
+  'xception_keras': xception_keras.XceptionKeras,
+  'xception_keras_tiny': xception_keras.XceptionKerasTiny,
   'xception_tiny': xception.XceptionTiny,
 }
 
@@ -63,11 +76,13 @@ HEADS: dict[str, type[nn.Module]] = {
   'deeplabv3': deeplabv3.DeepLabV3,
   'deeplabv3_lite': lite.DeepLabV3Lite,
   'deeplabv3plus': deeplabv3plus.DeepLabV3Plus,
+  'erfnet': erfnet_decoder.ERFNet,
   'fcn': fcn.FCN,
   'fpn_lite': lite.FPNLite,
   'lraspp': lraspp.LRASPP,
   'mobileseg': mobileseg.MobileSeg,
   'st_aspp': st_aspp.STASPP,
+  'swiftnet': swiftnet.SwiftNet,
   'unet': unet.UNet,
   'unet_lite': lite.UNetLite,
 }

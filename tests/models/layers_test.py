@@ -16,14 +16,14 @@ def random(*shape, seed=0):
 def convolve(x, kernel, stride, rate, pads, groups):
   """The definition, one output value at a time, in float64."""
   x = np.pad(x.astype(np.float64), ((0, 0), *pads, (0, 0)))
-  k, _, group_in, features = kernel.shape
-  extent = (k - 1) * rate + 1
-  rows = range(0, x.shape[1] - extent + 1, stride)
-  columns = range(0, x.shape[2] - extent + 1, stride)
+  *shape, group_in, features = kernel.shape
+  high, wide = ((k - 1) * rate + 1 for k in shape)
+  rows = range(0, x.shape[1] - high + 1, stride)
+  columns = range(0, x.shape[2] - wide + 1, stride)
   out = np.zeros((x.shape[0], len(rows), len(columns), features))
   for i, top in enumerate(rows):
     for j, left in enumerate(columns):
-      window = x[:, top : top + extent : rate, left : left + extent : rate]
+      window = x[:, top : top + high : rate, left : left + wide : rate]
       for f in range(features):
         first = f // (features // groups) * group_in
         inputs = window[..., first : first + group_in]
@@ -68,6 +68,10 @@ def interpolate(x, size, align_corners):
     ('keras', (8, 9), 3, 1, 2, ((2, 2), (2, 2))),
     ('keras', (8, 9), 3, 2, 1, ((0, 1), (1, 1))),
     ('keras', (8, 9), 5, 2, 1, ((1, 2), (2, 2))),
+    ('same', (8, 8), (3, 1), 2, 1, ((0, 1), (0, 0))),
+    ('symmetric', (8, 9), (1, 5), 1, 3, ((0, 0), (6, 6))),
+    ('keras', (8, 8), (3, 1), 1, 2, ((2, 2), (0, 0))),
+    (((0, 0), (2, 1)), (8, 9), 3, 1, 1, ((0, 0), (2, 1))),
   ],
 )
 def test_explicit_padding(padding, size, kernel, stride, rate, expected):
@@ -91,6 +95,9 @@ def test_unknown_padding():
     (8, {'kernel': 3, 'rate': 2, 'groups': 2}, ((2, 2), (2, 2))),
     (4, {'kernel': 3, 'rate': 3, 'groups': 4}, ((3, 3), (3, 3))),
     (4, {'kernel': 3, 'stride': 2, 'groups': 4}, ((0, 1), (1, 1))),
+    (5, {'kernel': (3, 1), 'rate': 2}, ((2, 2), (0, 0))),
+    (4, {'kernel': (1, 3), 'groups': 4}, ((0, 0), (1, 1))),
+    (5, {'kernel': 3, 'padding': layers.NO_PADDING}, ((0, 0), (0, 0))),
     (6, {}, ((0, 0), (0, 0))),
     (6, {'stride': 2}, ((0, 0), (0, 0))),
   ],
@@ -102,8 +109,9 @@ def test_conv_is_its_definition(features, fields, pads, options):
     options = layers.Options(depthwise='shifted', pointwise='matmul')
   conv = layers.Conv(features, use_bias=True, options=options, **fields)
   x = random(2, 6, 7, 4)
-  k, groups = fields.get('kernel', 1), fields.get('groups', 1)
-  kernel = random(k, k, 4 // groups, features, seed=1)
+  size, groups = fields.get('kernel', 1), fields.get('groups', 1)
+  size = size if isinstance(size, tuple) else (size, size)
+  kernel = random(*size, 4 // groups, features, seed=1)
   bias = random(features, seed=2)
   y = conv.apply({'params': {'kernel': kernel, 'bias': bias}}, x)
   expected = convolve(
@@ -127,6 +135,50 @@ def test_conv_literal():
 def test_conv_refuses_uneven_groups():
   with pytest.raises(ValueError, match='groups=3'):
     layers.Conv(6, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'stride', 'padding', 'start'),
+  [
+    (3, 2, 'same', 0),
+    (3, 2, 'symmetric', 1),
+    (2, 2, 'same', 0),
+    (2, 2, 'symmetric', 0),
+    (4, 2, 'same', 1),
+    (3, 1, 'same', 1),
+    (5, 3, 'symmetric', 2),
+  ],
+)
+def test_conv_transpose_is_its_definition(kernel, stride, padding, start):
+  layer = layers.ConvTranspose(5, kernel, stride, True, padding)
+  x = random(2, 4, 3, 2)
+  weights, bias = random(kernel, kernel, 2, 5, seed=1), random(5, seed=2)
+  y = layer.apply({'params': {'kernel': weights, 'bias': bias}}, x)
+  height, width = 4 * stride, 3 * stride
+  spread = np.zeros((2, height + kernel, width + kernel, 5))
+  for i, j in np.ndindex(4, 3):
+    rows = slice(stride * i, stride * i + kernel)
+    columns = slice(stride * j, stride * j + kernel)
+    spread[:, rows, columns] += np.einsum(
+      'bc,hwcf->bhwf', x[:, i, j].astype(np.float64), weights
+    )
+  expected = spread[:, start : start + height, start : start + width] + bias
+  assert y.shape == (2, height, width, 5)
+  np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'kernel': 3, 'padding': 'keras'}, "padding='keras'"),
+    ({'kernel': 1}, 'kernel=1 is too small for stride=2'),
+    ({'kernel': 5, 'stride': 4, 'padding': 'symmetric'}, 'kernel=5'),
+  ],
+)
+def test_conv_transpose_refuses(fields, message):
+  layer = layers.ConvTranspose(2, **fields)
+  with pytest.raises(ValueError, match=message):
+    layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
 
 
 def test_options_are_checked():
@@ -196,6 +248,32 @@ def test_conv_bn_batch_statistics(dtype):
   # 0.9 of the old and 0.1 of the new.
   np.testing.assert_allclose(statistics['mean'], [4.4], rtol=1e-6)
   np.testing.assert_allclose(statistics['var'], [6.7991], rtol=1e-6)
+
+
+@pytest.mark.parametrize('pointwise', ['conv', 'matmul'])
+def test_frozen_norm(pointwise):
+  options = layers.Options(pointwise=pointwise)
+  norm = layers.Norm(0.9, 0.0, frozen=True)
+  layer = layers.BatchNorm(norm, 'relu', options)
+  x = np.array([1, 4, 7], np.float32).reshape(1, 1, 3, 1)
+  variables = layer.init(jax.random.key(0), x, True)
+  shapes = jax.tree.map(np.shape, variables['params'])
+  assert shapes == {'bn': {'bias': (1,), 'scale': (1,)}}
+  value = lambda n: np.full(1, n, np.float32)
+  params = {'bn': {'scale': value(3), 'bias': value(1)}}
+  statistics = {'bn': {'mean': value(4), 'var': value(4)}}
+
+  def run(params, x):
+    variables = {'params': params, 'batch_stats': statistics}
+    return layer.apply(variables, x, True, mutable=['batch_stats'])
+
+  y, backward, state = jax.vjp(run, params, x, has_aux=True)
+  # Three times a deviation of -1.5, 0, 1.5, and 1.
+  assert y.ravel().tolist() == [0, 1, 5.5]
+  dparams, dx = backward(np.ones_like(y))
+  assert dx.ravel().tolist() == [0, 1.5, 1.5]
+  assert dparams == {'bn': {'scale': value(0), 'bias': value(0)}}
+  assert state['batch_stats'] == statistics
 
 
 @pytest.mark.parametrize('depthwise_norm', [True, False])

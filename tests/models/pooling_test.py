@@ -16,19 +16,18 @@ def noise(*shape):
 
 
 @pytest.mark.parametrize('train', [False, True])
-@pytest.mark.parametrize('count', [1, 2, 3, 4])
+@pytest.mark.parametrize('count', [1, 2, 3, 4, (2, 3), (4, 1)])
 @pytest.mark.parametrize('size', [(16, 8), (17, 9), (14, 15), (3, 2), (1, 1)])
 def test_bins_are_those_of_pytorch(size, count, train):
   x = noise(2, *size, 3)
-  expected = np.empty((2, count, count, 3))
-  for i in range(count):
-    for j in range(count):
-      cell = x[
-        :,
-        math.floor(i * size[0] / count) : math.ceil((i + 1) * size[0] / count),
-        math.floor(j * size[1] / count) : math.ceil((j + 1) * size[1] / count),
-      ]
-      expected[:, i, j] = cell.mean((1, 2))
+  counts = count if isinstance(count, tuple) else (count, count)
+  expected = np.empty((2, *counts, 3))
+  for index in np.ndindex(*counts):
+    rows, columns = (
+      slice(math.floor(i * n / c), math.ceil((i + 1) * n / c))
+      for i, n, c in zip(index, size, counts, strict=True)
+    )
+    expected[:, *index] = x[:, rows, columns].mean((1, 2))
   actual = pooling.bins(x, count, train)
   np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 

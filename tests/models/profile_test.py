@@ -176,15 +176,34 @@ def convolutions(jaxpr):
         yield from convolutions(value.jaxpr)
 
 
+def test_factorized_and_transposed_rows():
+  """Of ERFNet: a 3x1 kernel, and kernels paid for at each input pixel."""
+  network = model({'name': 'erfnet_tiny'}, {'name': 'erfnet'}, 8)
+  rows = {row.path: row for row in profile.profile(network, 5, (16, 32)).rows}
+  row = rows['encoder/stage3_block2/conv_2_rows']
+  assert (row.op, row.kernel, row.rate) == ('conv', (3, 1), 4)
+  assert (row.macs, row.params) == (2 * 4 * 3 * 12 * 12, 3 * 12 * 12 + 12)
+  row = rows['head/up0']
+  assert (row.op, row.kernel, row.stride) == ('transposed', 3, 2)
+  assert (row.in_shape, row.out_shape) == ((2, 4, 12), (4, 8, 64))
+  assert (row.macs, row.params) == (2 * 4 * 9 * 12 * 64, 9 * 12 * 64 + 64)
+  table = profile.table(profile.profile(network, 5, (16, 32)))
+  lines = {line.split()[0]: line.split()[1:5] for line in table.splitlines()}
+  assert lines['encoder/stage3_block2/conv_2_rows'] == ['conv', '3x1', '1', '4']
+  assert lines['head/classifier'] == ['transposed', '2', '2', '1']
+
+
 @pytest.mark.parametrize(
   'encoder',
   [
     'ghostnet_tiny',
+    'lite_hrnet_tiny',
     'mobilenet_v2_tiny',
     'mobilenet_v3_tiny',
     'regnetx_tiny',
     'resnet_tiny',
     'shufflenet_v2_tiny',
+    'xception_keras_tiny',
     'xception_tiny',
   ],
 )

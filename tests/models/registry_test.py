@@ -12,8 +12,12 @@ from deeplab.models.heads import deeplabv3plus
 # Parameters with default fields; heads on three classes and MobileNetV2's
 # channels (16, 24, 32, 96, 320). Nobody registers a model without a row here.
 ENCODER_PARAMETERS = {
+  'erfnet': 1_874_044,
+  'erfnet_tiny': 5_018,
   'ghostnet': 2_515_136,
   'ghostnet_tiny': 12_463,
+  'lite_hrnet_18': 1_130_072,
+  'lite_hrnet_tiny': 30_666,
   'mobilenet_v2': 1_811_712,
   'mobilenet_v2_tiny': 77_216,
   'regnetx_400mf': 4_772_512,
@@ -33,18 +37,24 @@ ENCODER_PARAMETERS = {
   'mobilenet_v3_tiny': 46_728,
   'shufflenet_v2': 776_420,
   'shufflenet_v2_tiny': 2_616,
+  'xception_41': 24_920_560,
   'xception_65': 37_867_312,
+  'xception_71': 40_289_736,
+  'xception_keras': 20_806_952,
+  'xception_keras_tiny': 7_004,
   'xception_tiny': 9_672,
 }
 HEAD_PARAMETERS = {
   'deeplabv3': 2_707_203,
   'deeplabv3_lite': 608_448,
   'deeplabv3plus': 903_475,
+  'erfnet': 299_699,
   'fcn': 222_467,
   'fpn_lite': 853_568,
   'lraspp': 82_662,
   'mobileseg': 244_416,
   'st_aspp': 754_179,
+  'swiftnet': 555_827,
   'unet': 2_193_523,
   'unet_lite': 651_416,
 }
@@ -68,13 +78,21 @@ def test_tables_are_complete():
 
 @pytest.mark.parametrize('name', registry.ENCODERS)
 def test_encoder(name):
-  network = registry.build(config(encoder={'name': name}), 3)
+  # ERFNet has but one output stride.
+  stride = 8 if name.startswith('erfnet') else 16
+  network = registry.build(
+    config(encoder={'name': name}, output_stride=stride), 3
+  )
   features, shapes = jax.eval_shape(
     lambda x: network.encoder.init_with_output(jax.random.key(0), x, False),
     jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32),
   )
   assert parameters(shapes) == ENCODER_PARAMETERS[name]
-  assert [x.shape[1] for x in features] == [33, 17, 9, 5, 5]
+  sizes = [33, 17, 9, 5, 5]
+  # Encoders that end where their output stride is reached.
+  ends = {'erfnet': 3, 'erfnet_tiny': 3, 'lite_hrnet_18': 4}
+  ends['lite_hrnet_tiny'] = 4
+  assert [x.shape[1] for x in features] == sizes[: ends.get(name, 5)]
 
 
 @pytest.mark.parametrize('name', registry.HEADS)

@@ -2,12 +2,14 @@ import pytest
 
 from deeplab.models.encoders import contract
 from deeplab.models.encoders import ghostnet
+from deeplab.models.encoders import lite_hrnet
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
+from deeplab.models.encoders import xception_keras
 from tests.models.encoders import cases
 
 
@@ -22,6 +24,7 @@ from tests.models.encoders import cases
     (mobilenet_v3.MobileNetV3Tiny, (8, 16, 24, 40, 288)),
     (shufflenet_v2.ShuffleNetV2Tiny, (8, 8, 12, 16, 24)),
     (xception.XceptionTiny, (8, 12, 16, 16, 32)),
+    (xception_keras.XceptionKerasTiny, (8, 12, 16, 24, 32)),
   ],
 )
 def test_one_entry_a_stage(encoder, channels, output_stride):
@@ -31,6 +34,16 @@ def test_one_entry_a_stage(encoder, channels, output_stride):
     stride = min(stride, output_stride)
     expected.append((-(-61 // stride), -(-40 // stride), c))
   assert shapes == expected
+
+
+@pytest.mark.parametrize('output_stride', [4, 8, 16, 32])
+def test_lite_hrnet_leaves_out_what_is_coarser(output_stride):
+  encoder = lite_hrnet.LiteHRNetTiny(output_stride=output_stride)
+  assert cases.shapes(encoder, 61, 40) == [
+    (-(-61 // stride), -(-40 // stride), c)
+    for stride, c in zip((2, 4, 8, 16, 32), (8, 16, 16, 24, 32), strict=True)
+    if stride <= output_stride
+  ]
 
 
 def test_unknown_value_is_named():

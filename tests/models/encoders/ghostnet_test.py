@@ -165,7 +165,7 @@ def test_bfloat16():
   ('fields', 'message'),
   [
     ({'squeeze': 'half'}, r"squeeze='half' is not one of \('exact'"),
-    ({'gate': 'sigmoid'}, "gate='sigmoid'"),
+    ({'gate': 'tanh'}, "gate='tanh'"),
     ({'padding': 'valid'}, "padding='valid'"),
     ({'alpha': -1.0}, 'alpha=-1.0 must be positive'),
     ({'output_stride': 64}, 'output_stride=64'),

@@ -312,7 +312,7 @@ def test_bfloat16():
   [
     ({'rounding': 'slim'}, r"rounding='slim' is not one of \('torchvision'"),
     ({'squeeze': 'half'}, "squeeze='half'"),
-    ({'gate': 'sigmoid'}, r"gate='sigmoid' is not one of \('hard_sigmoid'"),
+    ({'gate': 'tanh'}, r"gate='tanh' is not one of \('hard_sigmoid'"),
     ({'dilation_rule': 'smp'}, "dilation_rule='smp'"),
     ({'tap': 'low'}, "tap='low'"),
     ({'padding': 'valid'}, "padding='valid'"),

@@ -256,9 +256,9 @@ def test_multi_grid_of_basic_blocks(mode, dilation, fifth):
   [
     ({}, (64, 50), (8,)),
     ({}, (43, 44), (4, 16)),
-    ({'block': 'basic'}, (33, 50), (8,)),
-    ({'stem': 'beta', 'stride_unit': 'last'}, (33, 50), (8,)),
-    ({'stem': 'v1c', 'stride_conv': '1x1'}, (33, 50), (8,)),
+    ({'block': 'basic'}, (33, 50), (8, 16)),
+    ({'stem': 'beta', 'stride_unit': 'last'}, (33, 50), (8, 16)),
+    ({'stem': 'v1c', 'stride_conv': '1x1'}, (33, 50), (8, 16)),
     ({'padding': 'same'}, (33, 65), (8,)),
     pytest.param(
       {'block': 'basic', 'stride_unit': 'last'},

@@ -1,0 +1,37 @@
+"""ERFNet on Cityscapes.
+
+What: the encoder and decoder of ERFNet, factorised residual layers at output
+  stride 8 and a decoder of transposed convolutions, at 512x1024.
+Reference: Romera et al. 2018, "ERFNet: Efficient Residual Factorized ConvNet
+  for Real-Time Semantic Segmentation"; a reference row of edgeai-torchvision's
+  benchmark.
+Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
+Command: python -m deeplab.main --config=configs/cityscapes_erfnet.py
+Cost: 27 GMACs an image of 512x1024.
+Expected: no number of ours yet; published mIoU 69.7.
+Variants: smoke (seconds, on `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is '' or 'smoke'."""
+  c = common.base()
+  c.name = 'cityscapes_erfnet'
+  run = common.choose(c, variant, run=('', 'smoke'))['run']
+
+  # Data.
+  c.data.name = 'cityscapes'
+  common.sizes(c, (512, 1024))
+
+  # Model.
+  c.model.encoder = ConfigDict({'name': 'erfnet'})
+  c.model.head = ConfigDict({'name': 'erfnet'})
+  c.model.output_stride = 8
+
+  if run == 'smoke':
+    common.smoke(c, encoder='erfnet_tiny')
+  return common.finish(c)

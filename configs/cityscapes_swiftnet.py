@@ -1,0 +1,37 @@
+"""SwiftNet with MobileNetV2 on Cityscapes.
+
+What: MobileNetV2, a pyramid of pooled cells and a decoder of additions, on
+  whole images: crops of 768x768, and 1024x2048 where it is used.
+Reference: arXiv:1903.08469; a reference row of edgeai-torchvision's benchmark.
+Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
+Command: python -m deeplab.main --config=configs/cityscapes_swiftnet.py
+Cost: 38 GMACs an image of 1024x2048; published are 41.
+Expected: no number of ours yet; published mIoU 75.3.
+Variants: smoke (seconds, on `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is '' or 'smoke'."""
+  c = common.base()
+  c.name = 'cityscapes_swiftnet'
+  run = common.choose(c, variant, run=('', 'smoke'))['run']
+
+  # Data.
+  c.data.name = 'cityscapes'
+  common.sizes(c, (768, 768), export=(1024, 2048))
+
+  # Model.
+  c.model.encoder = ConfigDict(
+    {'name': 'mobilenet_v2', 'bn_decay': 0.9, 'bn_epsilon': 1e-5}
+  )
+  c.model.head = ConfigDict({'name': 'swiftnet'})
+  c.model.output_stride = 32
+
+  if run == 'smoke':
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finish(c)

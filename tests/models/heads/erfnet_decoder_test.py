@@ -1,0 +1,62 @@
+"""ERFNet's decoder: sizes, counts, and what it refuses."""
+
+import pytest
+
+from deeplab.models import layers
+from deeplab.models.heads import erfnet_decoder
+from tests.models.heads import cases
+
+CHANNELS = (4, 6, 8)
+
+
+def make(**fields):
+  return erfnet_decoder.ERFNet(
+    **({'num_classes': 3, 'channels': (6, 4)} | fields)
+  )
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'size'),
+  [
+    ([(16, 32), (8, 16), (4, 8)], (32, 64)),
+    # Of 29 x 65: cropped to the encoder's maps on the way.
+    ([(15, 33), (8, 17), (4, 9)], (30, 66)),
+  ],
+)
+def test_logits_at_the_size_of_the_image(sizes, size):
+  (out,), _ = cases.trace(make(), cases.features(CHANNELS, sizes))
+  assert out.shape == (2, *size, 3)
+
+
+def test_parameters():
+  """By hand; with the encoder's 1,874,044 the 2.06 M of the paper."""
+  head = erfnet_decoder.ERFNet(num_classes=19)
+  _, variables = cases.trace(head, cases.features((16, 64, 128)))
+  block = lambda c: 4 * (3 * c * c + c) + 2 * 2 * c
+  total = 9 * 128 * 64 + 64 + 128 + 2 * block(64)
+  total += 9 * 64 * 16 + 16 + 32 + 2 * block(16)
+  total += 4 * 16 * 19 + 19
+  assert cases.count(variables) == total == 190_147
+
+
+def test_transposed_convolutions():
+  found = cases.calls(make(), cases.features(CHANNELS), layers.ConvTranspose)
+  assert [(name, c.kernel, c.stride, c.use_bias) for name, c in found] == [
+    ('up0', 3, 2, True),
+    ('up1', 3, 2, True),
+    ('classifier', 2, 2, True),
+  ]
+
+
+def test_bfloat16():
+  cases.assert_bfloat16(make(), CHANNELS)
+
+
+def test_too_few_stages():
+  with pytest.raises(ValueError, match='returns 2 stages'):
+    cases.trace(make(), cases.features(CHANNELS[:2]))
+
+
+@pytest.mark.full
+def test_trains():
+  cases.assert_trains(make(), cases.features(CHANNELS, seed=0))
