@@ -123,7 +123,10 @@ def test_listing_names_what_there_is(monkeypatch):
 
 
 def test_dry_run_says_what_it_would_take(data_dir):
-  text = describe.dry_run(runs.config(data_dir))
+  text = describe.dry_run(
+    runs.config(data_dir, init_from='torchvision:resnet50')
+  )
+  assert 'starts from weights torchvision:resnet50 of https://' in text
   assert 'training crop 65x65' in text
   assert 'export 64x64' in text
   assert 'M parameters' in text

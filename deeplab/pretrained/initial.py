@@ -46,6 +46,7 @@ class Manifest:
     url: where it was published, '' if that is unknown.
     licence: of the weights, '' if that is unknown.
     variables: how many variables of ours got their values.
+    measured: how many more, of folded BatchNorms, follow from training images.
     kept: paths of ours that kept their random start.
     unused: tensors of the file that nothing of ours took, renamed.
   """
@@ -58,14 +59,15 @@ class Manifest:
   url: str
   licence: str
   variables: int
+  measured: int
   kept: tuple[str, ...]
   unused: tuple[str, ...]
 
   def __str__(self) -> str:
     return (
-      f'{self.variables} variables start from {self.path} ({self.system}); '
-      f'{len(self.kept)} start at random, {len(self.unused)} tensors of the '
-      'file are unused'
+      f'{self.variables} variables start from {self.path} ({self.system}), '
+      f'{self.measured} from training images and {len(self.kept)} at random; '
+      f'{len(self.unused)} tensors of the file are unused'
     )
 
   def write(self, workdir: str) -> None:
@@ -244,6 +246,7 @@ def initial(
     skip=config.init_skip,
     edits=_edits(place.origin is not None and place.origin.bgr, leaves),
   )
+  measured: set[str] = set()
   if systems.SYSTEMS[system].folded:
     logging.info(
       '%s has its BatchNorms folded: restoring them from %d training images',
@@ -251,6 +254,11 @@ def initial(
       MEASURED_IMAGES,
     )
     merged = _unfold(config, model, merged, batches, taken)
+    measured = {
+      path
+      for path in leaves
+      if re.sub(r'/(scale|mean|var)$', '/bias', path) in taken
+    } - set(taken)
   file = not os.path.isdir(weights.path)
   manifest = Manifest(
     init_from=config.init_from,
@@ -261,7 +269,8 @@ def initial(
     url=place.origin.url if place.origin else '',
     licence=place.origin.licence if place.origin else '',
     variables=len(taken),
-    kept=tuple(sorted(set(leaves) - set(taken))),
+    measured=len(measured),
+    kept=tuple(sorted(set(leaves) - set(taken) - measured)),
     unused=tuple(sorted(set(match.tensors) - set(taken.values()))),
   )
   logging.info('%s', manifest)

@@ -1,11 +1,14 @@
-"""Names of our own weights: the paths, as `export` writes them."""
+"""Our own weights as a file: their names are our paths."""
 
 import functools
+import json
 
 import flax.linen as nn
 
+from deeplab import workdir as workdirs
 from deeplab.pretrained import merge
 from deeplab.pretrained import names
+from deeplab.pretrained import safetensors
 
 
 def _sources(variables: names.PyTree, scope: str) -> names.Sources:
@@ -24,3 +27,34 @@ SYSTEM = names.System(
   whole='head/',
   unused='auxiliary/.*',
 )
+
+
+def write(workdir: str, which: str, output: str) -> None:
+  """Writes the weights of a run.
+
+  Names are our paths without their collection, 'encoder/stem/conv/kernel';
+  kernels are [h, w, in, out], and everything is float32. Beside the tensors
+  stand the run's `config` and `classes`, both JSON, the `step` and its `miou`.
+
+  Args:
+    workdir: the run's work directory.
+    which: 'best' or 'latest' checkpoint.
+    output: the file, named '*.safetensors'.
+
+  Raises:
+    ValueError: `output` has another end.
+    FileNotFoundError: no run, or no checkpoint, is there.
+  """
+  if not output.endswith('.safetensors'):
+    raise ValueError(f'--output={output} must end in .safetensors')
+  loaded = workdirs.load(workdir, which)
+  safetensors.write(
+    output,
+    merge.flatten(loaded.variables),
+    {
+      'config': json.dumps(loaded.config.to_dict(), sort_keys=True),
+      'classes': json.dumps(list(loaded.info.class_names)),
+      'step': str(loaded.step),
+      'miou': str(loaded.miou),
+    },
+  )

@@ -340,6 +340,8 @@ def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
 
   after, manifest = start(c, batches=batches)
   assert manifest.system == 'slim_folded' and closed == [True]
+  assert manifest.variables == len(tensors) and not manifest.kept
+  assert manifest.variables + manifest.measured == len(after)
   bn = {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('scale', 'bias')}
   bn |= {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('mean', 'var')}
   # Twelve images in batches of eight are two: the third is not looked at.
