@@ -95,21 +95,21 @@ def _multiply(x: Array, y: Array) -> Array:
   return x.astype(jnp.float32) * y.astype(jnp.float32)
 
 
-def _out_size(size, k: int, stride: int, rate: int, pads: Pads):
+def _out_size(size, shape, stride: int, rate: int, pads: Pads):
   return [
     (n + sum(p) - (k - 1) * rate - 1) // stride + 1
-    for n, p in zip(size, pads, strict=True)
+    for n, k, p in zip(size, shape, pads, strict=True)
   ]
 
 
 # Dense: the map is padded once, and every tap reads a window of full size.
 
 
-def _windows(padded: Array, k: int, stride: int, rate: int, size):
+def _windows(padded: Array, shape, stride: int, rate: int, size):
   """Yields (i, j, window [B, *size, C]) for the taps of a kernel."""
   spans = [(n - 1) * stride + 1 for n in size]
-  for i in range(k):
-    for j in range(k):
+  for i in range(shape[0]):
+    for j in range(shape[1]):
       rows, columns = (
         (tap * rate, tap * rate + span)
         for tap, span in zip((i, j), spans, strict=True)
@@ -118,7 +118,7 @@ def _windows(padded: Array, k: int, stride: int, rate: int, size):
 
 
 def _dense(padded: Array, kernel: Array, stride: int, rate: int, size) -> Array:
-  windows = _windows(padded, kernel.shape[0], stride, rate, size)
+  windows = _windows(padded, kernel.shape[:2], stride, rate, size)
   return _add(_multiply(x, kernel[i : i + 1, j : j + 1]) for i, j, x in windows)
 
 
@@ -137,9 +137,9 @@ def _dense_dx(g: Array, kernel: Array, stride, rate, pads, size) -> Array:
   Inserting zeros between the rows of g instead would give stride ** 2 times
   the work.
   """
-  k = kernel.shape[0]
   phases = [
-    [_phase(p, k, stride, rate, low) for p in range(stride)] for low, _ in pads
+    [_phase(p, k, stride, rate, low) for p in range(stride)]
+    for k, (low, _) in zip(kernel.shape[:2], pads, strict=True)
   ]
   count = [-(-n // stride) for n in size]
   lows, padding = [], []
@@ -177,12 +177,12 @@ def _is_sparse(size, stride: int, rate: int) -> bool:
   return stride == 1 and 4 * rate > min(size)
 
 
-def _pairs(size, k: int, rate: int, pads: Pads):
+def _pairs(size, shape, rate: int, pads: Pads):
   """Returns [(i, j, source, target)]: taps and the regions they connect."""
-  out = _out_size(size, k, 1, rate, pads)
+  out = _out_size(size, shape, 1, rate, pads)
   pairs = []
-  for i in range(k):
-    for j in range(k):
+  for i in range(shape[0]):
+    for j in range(shape[1]):
       source, target = [], []
       for axis, tap in enumerate((i, j)):
         shift = tap * rate - pads[axis][0]
@@ -216,7 +216,7 @@ def depthwise(
 
   Args:
     x: [B, H, W, C].
-    kernel: [k, k, 1, C].
+    kernel: [h, w, 1, C].
     stride: stride.
     rate: atrous rate.
     pads: ((top, bottom), (left, right)).
@@ -228,10 +228,10 @@ def depthwise(
 
 
 def _depthwise_forward(x, kernel, stride, rate, pads):
-  size, k = x.shape[1:3], kernel.shape[0]
-  out = _out_size(size, k, stride, rate, pads)
+  size, shape = x.shape[1:3], kernel.shape[:2]
+  out = _out_size(size, shape, stride, rate, pads)
   if _is_sparse(size, stride, rate):
-    y = _sparse(x, kernel, _pairs(size, k, rate, pads), out)
+    y = _sparse(x, kernel, _pairs(size, shape, rate, pads), out)
     return y.astype(x.dtype), (x, kernel, size)
   padded = _pad(x, pads)
   y = _dense(padded, kernel, stride, rate, out)
@@ -240,9 +240,9 @@ def _depthwise_forward(x, kernel, stride, rate, pads):
 
 def _depthwise_backward(stride, rate, pads, residuals, g):
   x, kernel, size = residuals
-  k = kernel.shape[0]
+  shape = kernel.shape[:2]
   if _is_sparse(size, stride, rate):
-    pairs = _pairs(size, k, rate, pads)
+    pairs = _pairs(size, shape, rate, pads)
     swapped = [(i, j, target, source) for i, j, source, target in pairs]
     dx = _sparse(g, kernel, swapped, size)
     sums = {
@@ -253,11 +253,12 @@ def _depthwise_backward(stride, rate, pads, residuals, g):
     dx = _dense_dx(g, kernel, stride, rate, pads, size)
     sums = {
       (i, j): channel_sum(_multiply, window, g)
-      for i, j, window in _windows(x, k, stride, rate, g.shape[1:3])
+      for i, j, window in _windows(x, shape, stride, rate, g.shape[1:3])
     }
   zero = jnp.zeros(x.shape[3:], jnp.float32)
   rows = [
-    jnp.stack([sums.get((i, j), zero) for j in range(k)]) for i in range(k)
+    jnp.stack([sums.get((i, j), zero) for j in range(shape[1])])
+    for i in range(shape[0])
   ]
   dkernel = jnp.stack(rows)[:, :, None]
   return dx.astype(g.dtype), dkernel.astype(kernel.dtype)

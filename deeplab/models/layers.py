@@ -23,6 +23,8 @@ from deeplab.models import cpu_norm
 Array = jax.Array
 Padding = Literal['same', 'symmetric', 'keras']
 
+NO_PADDING: cpu_kernels.Pads = ((0, 0), (0, 0))
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'relu': jax.nn.relu,
   'relu6': jax.nn.relu6,
@@ -79,24 +81,37 @@ class Norm:
   epsilon: float
 
 
+def pair(n: int | Sequence[int]) -> tuple[int, int]:
+  """Returns (n, n), or what is a pair already."""
+  rows, columns = (n, n) if isinstance(n, int) else n
+  return rows, columns
+
+
 def explicit_padding(
-  padding: Padding, size: Sequence[int], kernel: int, stride: int, rate: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
+  padding: Padding | cpu_kernels.Pads,
+  size: Sequence[int],
+  kernel: int | Sequence[int],
+  stride: int,
+  rate: int,
+) -> cpu_kernels.Pads:
   """Returns ((top, bottom), (left, right)) for one convolution.
 
   Args:
     padding: 'same' is TensorFlow's SAME (the surplus goes to the end);
       'symmetric' is PyTorch's (k - 1) // 2 * rate on both sides, and
       TF-slim's fixed padding; 'keras' is Keras applications' `correct_pad` at
-      stride 2 (one less at the start on even sizes) and SAME elsewhere.
+      stride 2 (one less at the start on even sizes) and SAME elsewhere. Or the
+      rows and columns themselves: `NO_PADDING`.
     size: (H, W) of the input.
-    kernel: kernel size.
+    kernel: kernel size, or (rows, columns).
     stride: stride.
     rate: atrous rate.
   """
-  extent = (kernel - 1) * rate
+  if not isinstance(padding, str):
+    return padding
   pads = []
-  for n in size:
+  for n, k in zip(size, pair(kernel), strict=True):
+    extent = (k - 1) * rate
     if padding == 'symmetric':
       pads.append((extent // 2, extent - extent // 2))
     elif padding == 'keras' and stride > 1:
@@ -117,11 +132,11 @@ class Conv(nn.Module):
 
   Maps [B, H, W, Cin] to [B, ceil(H / stride), ceil(W / stride), features] for
   'same' and 'symmetric' padding. Kernel `kernel` has shape
-  [k, k, Cin / groups, features], float32.
+  [rows, columns, Cin / groups, features], float32.
 
   Attributes:
     features: output channels.
-    kernel: kernel size k.
+    kernel: kernel size, or (rows, columns).
     stride: stride.
     rate: atrous rate.
     groups: feature groups; `groups == Cin == features` is depthwise.
@@ -133,12 +148,12 @@ class Conv(nn.Module):
   """
 
   features: int
-  kernel: int = 1
+  kernel: int | tuple[int, int] = 1
   stride: int = 1
   rate: int = 1
   groups: int = 1
   use_bias: bool = False
-  padding: Padding = 'same'
+  padding: Padding | cpu_kernels.Pads = 'same'
   options: Options = Options()
   kernel_init: Any = nn.initializers.he_normal()
   bias_init: Any = nn.initializers.zeros_init()
@@ -153,14 +168,15 @@ class Conv(nn.Module):
         f'{cin} input and {self.features} output channels'
       )
     dtype = jnp.dtype(self.options.dtype)
-    shape = (self.kernel, self.kernel, cin // self.groups, self.features)
+    size = pair(self.kernel)
+    shape = (*size, cin // self.groups, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     pads = explicit_padding(
-      self.padding, x.shape[1:3], self.kernel, self.stride, self.rate
+      self.padding, x.shape[1:3], size, self.stride, self.rate
     )
     depthwise = self.groups == cin == self.features and cin > 1
-    pointwise = self.kernel == 1 and self.groups == 1 and self.stride == 1
+    pointwise = size == (1, 1) and self.groups == 1 and self.stride == 1
     if depthwise and self.options.depthwise == 'shifted':
       x = cpu_kernels.depthwise(x, kernel, self.stride, self.rate, pads)
     elif pointwise and self.options.pointwise == 'matmul':
@@ -225,12 +241,12 @@ class ConvBN(nn.Module):
 
   features: int
   norm: Norm
-  kernel: int = 1
+  kernel: int | tuple[int, int] = 1
   stride: int = 1
   rate: int = 1
   groups: int = 1
   use_bias: bool = False
-  padding: Padding = 'same'
+  padding: Padding | cpu_kernels.Pads = 'same'
   activation: str = 'relu'
   options: Options = Options()
   kernel_init: Any = nn.initializers.he_normal()
@@ -270,10 +286,10 @@ class SeparableConvBN(nn.Module):
 
   features: int
   norm: Norm
-  kernel: int = 3
+  kernel: int | tuple[int, int] = 3
   stride: int = 1
   rate: int = 1
-  padding: Padding = 'same'
+  padding: Padding | cpu_kernels.Pads = 'same'
   depthwise_activation: str = 'relu'
   activation: str = 'relu'
   depthwise_norm: bool = True

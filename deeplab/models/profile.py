@@ -31,7 +31,7 @@ class Layer(NamedTuple):
   Attributes:
     path: parameter path of the module, 'encoder/stem/conv'.
     op: 'conv', 'depthwise', 'grouped', or the class of another layer.
-    kernel: kernel size; 0 where the layer has none.
+    kernel: kernel size, or (rows, columns); 0 where the layer has none.
     stride: stride.
     rate: atrous rate.
     in_shape: [H, W, C] of the input.
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
 
   path: str
   op: str
-  kernel: int
+  kernel: int | tuple[int, int]
   stride: int
   rate: int
   in_shape: tuple[int, ...]
@@ -156,7 +156,9 @@ def table(result: Profile) -> str:
       (
         row.path,
         row.op,
-        str(row.kernel),
+        'x'.join(map(str, row.kernel))
+        if isinstance(row.kernel, tuple)
+        else str(row.kernel),
         str(row.stride),
         str(row.rate),
         'x'.join(map(str, row.in_shape)),

@@ -20,6 +20,7 @@ from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
+from deeplab.models.encoders import xception_keras
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
@@ -55,7 +56,11 @@ ENCODERS: dict[str, type[nn.Module]] = {
   'resnet_tiny': resnet.ResNetTiny,
   'shufflenet_v2': shufflenet_v2.ShuffleNetV2,
   'shufflenet_v2_tiny': shufflenet_v2.ShuffleNetV2Tiny,
+  'xception_41': xception.Xception41,
   'xception_65': xception.Xception65,
+  'xception_71': xception.Xception71,
+  'xception_keras': xception_keras.XceptionKeras,
+  'xception_keras_tiny': xception_keras.XceptionKerasTiny,
   'xception_tiny': xception.XceptionTiny,
 }
 

@@ -20,7 +20,7 @@ from deeplab.pretrained import systems
 PyTree = Any
 
 # The kernel that reads the image.
-_FIRST = r'encoder/stem(_1)?/conv/kernel'
+_FIRST = r'encoder/(stem|stem_1|block1_conv1)/conv/kernel'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,14 +37,17 @@ def value_and_gradients(function, x, kernel):
 def by_definition(x, kernel, stride, rate, pads):
   """Returns the same three from the definition, tap by tap, in float64."""
   x, kernel = np.float64(x), np.float64(kernel)
-  k, (height, width) = kernel.shape[0], x.shape[1:3]
+  shape, (height, width) = kernel.shape[:2], x.shape[1:3]
   padded = np.pad(x, ((0, 0), *pads, (0, 0)))
-  out = [(n - (k - 1) * rate - 1) // stride + 1 for n in padded.shape[1:3]]
+  out = [
+    (n - (k - 1) * rate - 1) // stride + 1
+    for n, k in zip(padded.shape[1:3], shape, strict=True)
+  ]
   y = np.zeros((x.shape[0], *out, x.shape[3]))
   g = np.float64(weights_of(y))
   dpadded, dkernel = np.zeros_like(padded), np.zeros_like(kernel)
-  for i in range(k):
-    for j in range(k):
+  for i in range(shape[0]):
+    for j in range(shape[1]):
       read = np.s_[
         :,
         i * rate : i * rate + (out[0] - 1) * stride + 1 : stride,
@@ -100,15 +103,18 @@ def test_depthwise_is_the_convolution(size, stride, rate, padding):
 @pytest.mark.parametrize(
   ('size', 'kernel', 'stride', 'rate', 'pads'),
   [
-    ((6, 7), 1, 2, 1, ((0, 0), (0, 0))),
-    ((9, 8), 5, 2, 1, ((2, 2), (2, 2))),
-    ((9, 8), 3, 1, 1, ((0, 0), (0, 0))),
-    ((9, 8), 3, 1, 3, ((0, 1), (2, 0))),
-    ((1, 1), 3, 1, 6, ((6, 6), (6, 6))),
+    ((6, 7), (1, 1), 2, 1, ((0, 0), (0, 0))),
+    ((9, 8), (5, 5), 2, 1, ((2, 2), (2, 2))),
+    ((9, 8), (3, 3), 1, 1, ((0, 0), (0, 0))),
+    ((9, 8), (3, 3), 1, 3, ((0, 1), (2, 0))),
+    ((1, 1), (3, 3), 1, 6, ((6, 6), (6, 6))),
+    ((9, 8), (3, 1), 1, 1, ((1, 1), (0, 0))),
+    ((9, 8), (1, 5), 1, 4, ((0, 0), (8, 8))),
+    ((9, 8), (3, 1), 2, 1, ((1, 1), (0, 0))),
   ],
 )
 def test_depthwise_other_kernels_and_padding(size, kernel, stride, rate, pads):
-  x, kernel = random(3, *size, 2), random(kernel, kernel, 1, 2, seed=1)
+  x, kernel = random(3, *size, 2), random(*kernel, 1, 2, seed=1)
   function = lambda x, kernel: cpu_kernels.depthwise(
     x, kernel, stride, rate, pads
   )

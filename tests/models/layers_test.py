@@ -16,14 +16,14 @@ def random(*shape, seed=0):
 def convolve(x, kernel, stride, rate, pads, groups):
   """The definition, one output value at a time, in float64."""
   x = np.pad(x.astype(np.float64), ((0, 0), *pads, (0, 0)))
-  k, _, group_in, features = kernel.shape
-  extent = (k - 1) * rate + 1
-  rows = range(0, x.shape[1] - extent + 1, stride)
-  columns = range(0, x.shape[2] - extent + 1, stride)
+  *shape, group_in, features = kernel.shape
+  high, wide = ((k - 1) * rate + 1 for k in shape)
+  rows = range(0, x.shape[1] - high + 1, stride)
+  columns = range(0, x.shape[2] - wide + 1, stride)
   out = np.zeros((x.shape[0], len(rows), len(columns), features))
   for i, top in enumerate(rows):
     for j, left in enumerate(columns):
-      window = x[:, top : top + extent : rate, left : left + extent : rate]
+      window = x[:, top : top + high : rate, left : left + wide : rate]
       for f in range(features):
         first = f // (features // groups) * group_in
         inputs = window[..., first : first + group_in]
@@ -68,6 +68,10 @@ def interpolate(x, size, align_corners):
     ('keras', (8, 9), 3, 1, 2, ((2, 2), (2, 2))),
     ('keras', (8, 9), 3, 2, 1, ((0, 1), (1, 1))),
     ('keras', (8, 9), 5, 2, 1, ((1, 2), (2, 2))),
+    ('same', (8, 8), (3, 1), 2, 1, ((0, 1), (0, 0))),
+    ('symmetric', (8, 9), (1, 5), 1, 3, ((0, 0), (6, 6))),
+    ('keras', (8, 8), (3, 1), 1, 2, ((2, 2), (0, 0))),
+    (((0, 0), (2, 1)), (8, 9), 3, 1, 1, ((0, 0), (2, 1))),
   ],
 )
 def test_explicit_padding(padding, size, kernel, stride, rate, expected):
@@ -91,6 +95,9 @@ def test_unknown_padding():
     (8, {'kernel': 3, 'rate': 2, 'groups': 2}, ((2, 2), (2, 2))),
     (4, {'kernel': 3, 'rate': 3, 'groups': 4}, ((3, 3), (3, 3))),
     (4, {'kernel': 3, 'stride': 2, 'groups': 4}, ((0, 1), (1, 1))),
+    (5, {'kernel': (3, 1), 'rate': 2}, ((2, 2), (0, 0))),
+    (4, {'kernel': (1, 3), 'groups': 4}, ((0, 0), (1, 1))),
+    (5, {'kernel': 3, 'padding': layers.NO_PADDING}, ((0, 0), (0, 0))),
     (6, {}, ((0, 0), (0, 0))),
     (6, {'stride': 2}, ((0, 0), (0, 0))),
   ],
@@ -102,8 +109,9 @@ def test_conv_is_its_definition(features, fields, pads, options):
     options = layers.Options(depthwise='shifted', pointwise='matmul')
   conv = layers.Conv(features, use_bias=True, options=options, **fields)
   x = random(2, 6, 7, 4)
-  k, groups = fields.get('kernel', 1), fields.get('groups', 1)
-  kernel = random(k, k, 4 // groups, features, seed=1)
+  size, groups = fields.get('kernel', 1), fields.get('groups', 1)
+  size = size if isinstance(size, tuple) else (size, size)
+  kernel = random(*size, 4 // groups, features, seed=1)
   bias = random(features, seed=2)
   y = conv.apply({'params': {'kernel': kernel, 'bias': bias}}, x)
   expected = convolve(

@@ -185,6 +185,7 @@ def convolutions(jaxpr):
     'regnetx_tiny',
     'resnet_tiny',
     'shufflenet_v2_tiny',
+    'xception_keras_tiny',
     'xception_tiny',
   ],
 )

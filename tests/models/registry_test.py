@@ -33,7 +33,11 @@ ENCODER_PARAMETERS = {
   'mobilenet_v3_tiny': 46_728,
   'shufflenet_v2': 776_420,
   'shufflenet_v2_tiny': 2_616,
+  'xception_41': 24_920_560,
   'xception_65': 37_867_312,
+  'xception_71': 40_289_736,
+  'xception_keras': 20_806_952,
+  'xception_keras_tiny': 7_004,
   'xception_tiny': 9_672,
 }
 HEAD_PARAMETERS = {

@@ -1,10 +1,10 @@
-"""Aligned Xception, the large encoder of the DeepLabV3+ paper.
+"""Aligned Xception-41, 65 and 71, the large encoders of TF DeepLab.
 
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic
-Image Segmentation", 2018, figure 4; TensorFlow's
-`research/deeplab/core/xception.py`. Strided separable convolutions stand in
-for max pooling, and all padding is fixed and symmetric (`conv2d_same`), so the
-grid lies the same way at any input size.
+Image Segmentation", 2018, figure 4 (65 layers); TensorFlow's
+`research/deeplab/core/xception.py` (all three). Strided separable convolutions
+stand in for max pooling, and all padding is fixed and symmetric
+(`conv2d_same`), so the grid lies the same way at any input size.
 
 Modules: `stem_1`, `stem_2`, `entry_1` .. , `middle_1` .. , `exit_1`, `exit_2`;
 a block has `separable_1` .. `separable_3`, each with `depthwise` and
@@ -204,9 +204,28 @@ class Xception(nn.Module):
     return (*features, x)
 
 
+class Xception41(Xception):
+  """Xception-41: eight middle blocks."""
+
+  middle: int = 8
+
+
 class Xception65(Xception):
   """Xception-65: sixteen middle blocks, and 128 .. 2048 channels."""
 
+  middle: int = 16
+
+
+class Xception71(Xception):
+  """Xception-71: an entry flow of five blocks, two of them without a stride.
+
+  So the map at stride 4 is that of the third block, `entry_3`.
+  """
+
+  entry: tuple[tuple[int, int], ...] = (
+    *((128, 2), (256, 1), (256, 2)),
+    *((728, 1), (728, 2)),
+  )
   middle: int = 16
 
 

@@ -8,6 +8,7 @@ from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
+from deeplab.models.encoders import xception_keras
 from tests.models.encoders import cases
 
 
@@ -22,6 +23,7 @@ from tests.models.encoders import cases
     (mobilenet_v3.MobileNetV3Tiny, (8, 16, 24, 40, 288)),
     (shufflenet_v2.ShuffleNetV2Tiny, (8, 8, 12, 16, 24)),
     (xception.XceptionTiny, (8, 12, 16, 16, 32)),
+    (xception_keras.XceptionKerasTiny, (8, 12, 16, 24, 32)),
   ],
 )
 def test_one_entry_a_stage(encoder, channels, output_stride):

@@ -6,22 +6,32 @@ from deeplab.models.encoders import xception
 from tests.models.encoders import cases
 
 Tiny = xception.XceptionTiny
+# An entry flow of five blocks, as Xception-71 has it.
+FIVE = ((8, 2), (12, 1), (20, 2), (16, 1), (28, 2))
 
 
-def test_xception_65_counts():
+@pytest.mark.parametrize(
+  ('encoder', 'entry', 'middle', 'parameters', 'statistics'),
+  [
+    (xception.Xception41, (128, 256, 728), 8, 24_920_560, 115_312),
+    # With 3,188,101 in the head: the 41.0554 M of TF's VOC model.
+    (xception.Xception65, (128, 256, 728), 16, 37_867_312, 185_200),
+    (xception.Xception71, (128, 256, 256, 728, 728), 16, 40_289_736, 198_976),
+  ],
+)
+def test_counts(encoder, entry, middle, parameters, statistics):
   """Counts by hand: the paper's figure 4, layer by layer."""
   separable = lambda a, b: 9 * a + 2 * a + a * b + 2 * b
   total = 9 * 3 * 32 + 64 + 9 * 32 * 64 + 128
-  for a, b in ((64, 128), (128, 256), (256, 728)):
+  for a, b in zip((64, *entry), entry, strict=False):
     total += separable(a, b) + 2 * separable(b, b) + a * b + 2 * b
-  total += 16 * 3 * separable(728, 728)
+  total += middle * 3 * separable(728, 728)
   total += separable(728, 728) + separable(728, 1024) + separable(1024, 1024)
-  total += 728 * 1024 + 2 * 1024
+  total += 728 * 1024 + 2048
   total += separable(1024, 1536) + separable(1536, 1536)
   total += separable(1536, 2048)
-  # With 3,188,101 in the head: the 41.0554 M of TF's VOC model.
-  assert total == 37_867_312
-  assert cases.count(xception.Xception65()) == (37_867_312, 185_200)
+  assert total == parameters
+  assert cases.count(encoder()) == (parameters, statistics)
 
 
 def test_xception_65_maps():
@@ -34,10 +44,18 @@ def test_xception_65_maps():
   ]
 
 
+def test_xception_71_taps_the_third_block_at_stride_4():
+  assert cases.shapes(xception.Xception71(), 65, 64) == [
+    (33, 32, 128),
+    (17, 16, 256),
+    (9, 8, 728),
+    (5, 4, 1024),
+    (5, 4, 2048),
+  ]
+
+
 def test_entry_flow_is_a_field():
-  """Five entry blocks, as in Xception-71."""
-  entry = ((8, 2), (12, 1), (20, 2), (16, 1), (28, 2))
-  assert cases.shapes(Tiny(32, entry=entry), 33, 33) == [
+  assert cases.shapes(Tiny(32, entry=FIVE), 33, 33) == [
     (17, 17, 8),
     (9, 9, 20),
     (5, 5, 28),
@@ -59,21 +77,25 @@ def test_module_names():
 
 
 @pytest.mark.parametrize(
-  ('size', 'output_strides'),
+  ('entry', 'size', 'output_strides'),
   [
-    ((33, 65), (8,)),
-    ((64, 50), (4, 16)),
-    pytest.param((43, 44), (4, 8, 16), marks=pytest.mark.full),
+    (Tiny.entry, (33, 65), (8,)),
+    (Tiny.entry, (64, 50), (4, 16)),
+    (FIVE, (64, 50), (8, 16)),
+    pytest.param(Tiny.entry, (43, 44), (4, 8, 16), marks=pytest.mark.full),
+    pytest.param(FIVE, (43, 44), (4, 8, 16), marks=pytest.mark.full),
   ],
 )
-def test_atrous_consistency(size, output_strides):
-  weights, x = cases.variables(Tiny()), cases.images(*size)
-  coarse = cases.features(Tiny(32), weights, x)
+def test_atrous_consistency(entry, size, output_strides):
+  """With the entry flow of Xception-41 and 65, and of Xception-71."""
+  encoder = lambda output_stride: Tiny(output_stride, entry=entry)
+  weights, x = cases.variables(encoder(32)), cases.images(*size)
+  coarse = cases.features(encoder(32), weights, x)
   # Taps are linear, the last map is activated.
   assert all(f.min() < 0 for f in coarse[:-1])
   assert coarse[-1].min() == 0.0
   for output_stride in output_strides:
-    fine = cases.features(Tiny(output_stride), weights, x)
+    fine = cases.features(encoder(output_stride), weights, x)
     cases.assert_subsampled(fine, coarse, output_stride)
 
 

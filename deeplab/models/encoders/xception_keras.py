@@ -1,0 +1,243 @@
+"""Xception as first published, with max pooling: Keras' network.
+
+Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2016,
+arXiv:1610.02357, figure 5; `keras.applications.Xception`, to which the features
+are equal with `valid_stem=True`. The encoder that DeepLab adapts to
+segmentation is `xception`.
+
+Modules: `block1_conv1`, `block1_conv2`, then Keras' blocks, `block2` ..
+`block14`; a block has `separable_1` .. `separable_3`, each with `depthwise`
+and `pointwise`, and `shortcut` where it pools.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deeplab.models import layers
+from deeplab.models import output_stride as output_strides
+from deeplab.models.encoders import contract
+
+Array = jax.Array
+
+
+def max_pool(
+  x: Array, layer: output_strides.Layer, padding: layers.Padding
+) -> Array:
+  """Returns the maximum over 3x3 pixels that lie `layer.rate` apart.
+
+  What lies outside the map is left out: a padding value, even the least, would
+  take up part of the range of a quantised graph.
+
+  Args:
+    x: [B, H, W, C], of any sign.
+    layer: stride 2 and rate 1, or stride 1 and any rate.
+    padding: where the windows of stride 2 lie on maps of even size: centred on
+      even rows with 'symmetric', on odd rows with 'same'.
+
+  Returns:
+    [B, ceil(H / stride), ceil(W / stride), C].
+  """
+  if layer.stride == 2:
+    pads = layers.explicit_padding(padding, x.shape[1:3], 3, 2, 1)
+    if pads == layers.explicit_padding('same', x.shape[1:3], 3, 2, 1):
+      return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
+    # The row at the edge stands in for the one outside: it is in the window.
+    edge = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode='edge')
+    return nn.max_pool(edge, (3, 3), (2, 2))
+  for axis in (1, 2):
+    # The pixel itself stands in for a neighbour outside.
+    rate = min(layer.rate, x.shape[axis])
+    first, start = jnp.split(x, [rate], axis)
+    end, last = jnp.split(x, [x.shape[axis] - rate], axis)
+    before = jnp.concatenate([first, end], axis)
+    after = jnp.concatenate([start, last], axis)
+    x = jnp.maximum(x, jnp.maximum(before, after))
+  return x
+
+
+class Block(nn.Module):
+  """Separable convolutions, a shortcut around them, and max pooling.
+
+  Attributes:
+    features: output channels of each separable convolution.
+    plan: stride and rate of each, then of the pooling if there is one. The
+      convolutions have no stride.
+    pooled: ends with max pooling, and adds a 1x1 projection of the input with
+      its stride; or adds the input, if `shortcut`.
+    shortcut: adds something at all.
+    pre_activation: a ReLU before each convolution, and none behind its
+      BatchNorm; or one behind, and none before.
+    norm: BatchNorm constants.
+    padding: see `layers.explicit_padding`.
+    options: what the model's layers share.
+  """
+
+  features: Sequence[int]
+  plan: Sequence[output_strides.Layer]
+  pooled: bool
+  shortcut: bool
+  pre_activation: bool
+  norm: layers.Norm
+  padding: layers.Padding
+  options: layers.Options
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+    """Maps [B, H, W, C] to the output and the map before the pooling."""
+    inputs = x
+    for i, features in enumerate(self.features):
+      if self.pre_activation:
+        x = jax.nn.relu(x)
+      x = layers.SeparableConvBN(
+        features,
+        self.norm,
+        rate=self.plan[i].rate,
+        padding=self.padding,
+        depthwise_norm=False,
+        activation='none' if self.pre_activation else 'relu',
+        options=self.options,
+        name=f'separable_{i + 1}',
+      )(x, train)
+    before = x
+    if self.pooled:
+      x = max_pool(x, self.plan[-1], self.padding)
+      inputs = layers.ConvBN(
+        self.features[-1],
+        self.norm,
+        stride=self.plan[-1].stride,
+        padding=self.padding,
+        activation='none',
+        options=self.options,
+        name='shortcut',
+      )(inputs, train)
+    if self.shortcut:
+      x = x + inputs
+    return x, before
+
+
+class Unit(NamedTuple):
+  """One block of the network's table; fields as in `Block`."""
+
+  features: tuple[int, ...]
+  pooled: bool = False
+  shortcut: bool = True
+  pre_activation: bool = True
+
+
+class XceptionKeras(nn.Module):
+  """Keras' Xception as a feature extractor; see `contract`.
+
+  The entry before the last stage's, at nominal stride s, is what enters the max
+  pooling that leaves s, linear behind its BatchNorm: Keras'
+  `block2_sepconv2_bn`, `block3_sepconv2_bn`, `block4_sepconv2_bn` and
+  `block13_sepconv2_bn`. The last is the output of `block14`. Channels 128, 256,
+  728, 1024, 2048 at nominal strides 2 .. 32.
+
+  Where a stride is removed, the pooling is dense and, if already atrous, its
+  windows are spread: the same weights compute the same function at every output
+  stride.
+
+  Attributes:
+    output_stride: 4, 8, 16 or 32.
+    multi_grid: rate factors of the two separable convolutions of `block14`.
+    options: what the model's layers share.
+    padding: see `layers.explicit_padding`; Keras has 'same'.
+    valid_stem: the two 3x3 layers of the stem are not padded, as in Keras: its
+      weights need it. Maps are up to three rows smaller than `contract` says,
+      and lie that much off the image's centre.
+    bn_decay: see `layers.Norm`.
+    bn_epsilon: see `layers.Norm`.
+    stem: channels of the two 3x3 layers; the first has stride 2.
+    entry: channels of the three blocks of the entry flow.
+    middle: number of blocks in the middle flow.
+    exit: channels of the separable convolutions of the last two blocks.
+  """
+
+  output_stride: int = 16
+  multi_grid: tuple[int, ...] = (1, 1)
+  options: layers.Options = layers.Options()
+  padding: layers.Padding = 'same'
+  valid_stem: bool = False
+  bn_decay: float = 0.99
+  bn_epsilon: float = 1e-3
+  stem: tuple[int, int] = (32, 64)
+  entry: tuple[int, int, int] = (128, 256, 728)
+  middle: int = 8
+  exit: tuple[tuple[int, int], ...] = ((728, 1024), (1536, 2048))
+
+  def _units(self) -> list[Unit]:
+    """Returns the blocks, from `block2` on."""
+    if len(self.entry) != 3 or [len(pair) for pair in self.exit] != [2, 2]:
+      raise ValueError(
+        f'entry={tuple(self.entry)} must hold three channels and '
+        f'exit={tuple(self.exit)} two pairs of channels'
+      )
+    width = self.entry[-1]
+    first, last = self.exit
+    return [
+      *(Unit((channels,) * 2, pooled=True) for channels in self.entry),
+      *(Unit((width,) * 3) for _ in range(self.middle)),
+      Unit(tuple(first), pooled=True),
+      Unit(tuple(last), shortcut=False, pre_activation=False),
+    ]
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> contract.Features:
+    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    contract.check('padding', self.padding, ('same', 'symmetric'))
+    uneven = any(factor != 1 for factor in self.multi_grid)
+    if uneven and len(self.multi_grid) > 2:
+      raise ValueError(
+        f'multi_grid={tuple(self.multi_grid)} must hold at most two factors, '
+        'one for each separable convolution of block14'
+      )
+    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    units = self._units()
+    nominal = [2, 1]
+    for unit in units:
+      nominal += [1] * len(unit.features) + [2] * unit.pooled
+    plan = list(
+      output_strides.atrous(nominal, self.output_stride, self.multi_grid)
+    )
+
+    x = images
+    for i, channels in enumerate(self.stem):
+      x = layers.ConvBN(
+        channels,
+        norm,
+        kernel=3,
+        stride=plan.pop(0).stride,
+        padding=layers.NO_PADDING if self.valid_stem else self.padding,
+        options=self.options,
+        name=f'block1_conv{i + 1}',
+      )(x, train)
+
+    features: list[Array] = []
+    for number, unit in enumerate(units, start=2):
+      count = len(unit.features) + unit.pooled
+      own, plan = plan[:count], plan[count:]
+      x, before = Block(
+        plan=own,
+        norm=norm,
+        padding=self.padding,
+        options=self.options,
+        name=f'block{number}',
+        **unit._asdict(),
+      )(x, train)
+      if unit.pooled:
+        features.append(before)
+    return (*features, x)
+
+
+class XceptionKerasTiny(XceptionKeras):
+  """One middle block and few channels, for tests."""
+
+  bn_decay: float = 0.9
+  stem: tuple[int, int] = (4, 8)
+  entry: tuple[int, int, int] = (8, 12, 16)
+  middle: int = 1
+  exit: tuple[tuple[int, int], ...] = ((16, 24), (24, 32))
