@@ -133,6 +133,15 @@ def torch_part(scope: str, modules: Modules, **others: Any) -> Part:
   return Part(functools.partial(torch, scope=scope, modules=modules), **others)
 
 
+def varying_torch_part(
+  modules: Callable[[PyTree], Modules], **others: Any
+) -> Part:
+  """Returns the part of an encoder whose names depend on the modules it has."""
+  return Part(
+    lambda variables: torch(variables, 'encoder', modules(variables)), **others
+  )
+
+
 def keras(variables: PyTree, scope: str, modules: Modules) -> Sources:
   """Returns the sources of a network written for Keras; arguments as `torch`.
 
