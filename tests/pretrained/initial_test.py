@@ -46,14 +46,19 @@ def config(**fields):
   return common.finish(c)
 
 
+_SHAPES = {}
+
+
 def build(c, channels=3):
+  """Returns the network of a config, and zeros for its variables."""
   model = registry.build(c.model, 3)
-  shapes = jax.eval_shape(
-    lambda: model.init(
-      jax.random.key(0), np.zeros((1, 33, 33, channels), np.float32)
-    )
+  images = np.zeros((1, 33, 33, channels), np.float32)
+  key = (str(c.model), channels)
+  if key not in _SHAPES:  # most tests have the same network
+    _SHAPES[key] = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+  return model, jax.tree.map(
+    lambda x: np.zeros(x.shape, np.float32), _SHAPES[key]
   )
-  return model, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
 
 
 def theirs(system, seed=0, whole=True, **fields):
