@@ -166,6 +166,8 @@ def initial(
     OSError: they cannot be read or fetched.
   """
   place = places.find(config.init_from)
+  if place.origin is not None:  # before it is fetched
+    _check(config, places.Expected(place.origin.values), {})
   weights = places.read(place)
   if place.system:
     system = place.system

@@ -293,3 +293,15 @@ def test_origins_are_of_networks_that_there_are(name):
   asked |= set(origin.trained) - {'output_stride'}
   assert asked <= allowed
   assert origin.url.startswith('https://') and origin.licence
+
+
+def test_what_is_wrong_is_said_before_anything_is_fetched(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
+  fetched = []
+  monkeypatch.setattr(fetch, 'fetch', fetched.append)
+  with pytest.raises(ValueError, match=r'set config\.data\.mean'):
+    start(config(init_from='torchvision:tiny', data__mean=(1.0, 1.0, 1.0)))
+  assert not fetched
