@@ -15,6 +15,7 @@ from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.models import profile
 from deeplab.models import registry
+from deeplab.pretrained import origins
 from deeplab.pretrained import places
 
 
@@ -24,7 +25,7 @@ def _first_line(path: str) -> str:
 
 
 def listing() -> str:
-  """Returns the configs, encoders, heads and data sets there are."""
+  """Returns the configs, encoders, heads, weights and data sets there are."""
   lines = ['Configs (--config=FILE or --config=FILE:VARIANT):']
   pages = [
     path
@@ -39,6 +40,10 @@ def listing() -> str:
     ('Augmentations (--config.data.augment.ops)', augment.OPS),
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
+  lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
+  for name, origin in sorted(origins.ORIGINS.items()):
+    head = f' with {origin.head}' if origin.head else ''
+    lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
   for name in sorted(pipeline.BUILDERS):
     what = 'your own images and masks'

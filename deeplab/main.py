@@ -17,7 +17,7 @@ on that config's `data` and `eval` instead of the run's own):
     python -m deeplab.main --mode=evaluate --workdir=W --tflite=F.tflite
 
 Look before training: `--dry_run` prints shapes, MACs, parameters and memory;
-`--list` shows the configs, encoders, heads and data sets there are.
+`--list` shows the configs, encoders, heads, weights and data sets there are.
 """
 
 import os

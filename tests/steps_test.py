@@ -191,3 +191,20 @@ def test_indivisible_accumulation_is_refused():
   state, step = _setup(accumulate_steps=3)
   with pytest.raises(ValueError, match=r'accumulate_steps=3 .* 8 images'):
     step(state, helpers.batch())
+
+
+@pytest.mark.parametrize('ema', [False, True])
+def test_a_run_may_start_from_other_variables(ema):
+  optimizer = optax.lion(0.1)
+  state = steps.init_state(helpers.TinyNet(), optimizer, seed=1, ema=ema)
+  other = jax.tree.map(lambda x: np.asarray(x) + 1, state.variables)
+  after = steps.start_from(state, other, optimizer)
+  jax.tree.map(np.testing.assert_array_equal, after.variables, other)
+  jax.tree.map(np.testing.assert_array_equal, after.eval_variables, other)
+  assert bool(after.ema) == ema
+  # The average has buffers of its own: both are donated to the step.
+  for a, b in zip(
+    jax.tree.leaves(after.ema), jax.tree.leaves(after.variables), strict=False
+  ):
+    assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
+  assert int(after.step) == 0

@@ -1,9 +1,11 @@
 """Keras' weight files: `.h5` of Keras 2 and 3, `.weights.h5` and `.keras`.
 
 Names are 'layer/variable', 'Conv1/kernel' and 'bn_Conv1/moving_mean', whatever
-the file calls them.
+the file calls them. Layers that Keras numbers itself, by what was built before
+them, are 'conv2d', 'conv2d_1', .. in their order.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import io
@@ -75,6 +77,20 @@ def _numbered(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
       yield f'{group.attrs["name"]}/{variable}', value[()]
 
 
+def _renumbered(layers: Iterable[str]) -> dict[str, str]:
+  """Returns new names of the layers that Keras numbers, by the old ones."""
+  kinds: dict[str, list[tuple[int, str]]] = {}
+  for layer in set(layers):
+    match = re.fullmatch(r'(conv2d|batch_normalization)(?:_(\d+))?', layer)
+    if match:
+      kinds.setdefault(match[1], []).append((int(match[2] or 0), layer))
+  return {
+    layer: f'{kind}_{i}' if i else kind
+    for kind, numbered in kinds.items()
+    for i, (_, layer) in enumerate(sorted(numbered))
+  }
+
+
 def _read(file: Any) -> dict[str, np.ndarray]:
   """Returns the tensors of an open .h5 file, or a path."""
   tensors: dict[str, np.ndarray] = {}
@@ -87,13 +103,17 @@ def _read(file: Any) -> dict[str, np.ndarray]:
       if name in tensors:
         raise ValueError(f'two of its tensors are {name!r}')
       tensors[name] = value
-  # Keras 2 calls depthwise kernels so; separable layers have two kernels.
-  return {
-    name.replace('/depthwise_kernel', '/kernel')
-    if name.replace('/depthwise_kernel', '/pointwise_kernel') not in tensors
-    else name: value
-    for name, value in tensors.items()
-  }
+  renamed = {}
+  numbers = _renumbered(name.rpartition('/')[0] for name in tensors)
+  for name, value in tensors.items():
+    layer, _, variable = name.rpartition('/')
+    # Keras 2 calls depthwise kernels so; separable layers have two kernels.
+    if variable == 'depthwise_kernel' and (
+      f'{layer}/pointwise_kernel' not in tensors
+    ):
+      variable = 'kernel'
+    renamed[f'{numbers.get(layer, layer)}/{variable}'] = value
+  return renamed
 
 
 def read(path: str) -> dict[str, np.ndarray]:

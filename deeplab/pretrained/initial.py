@@ -30,7 +30,7 @@ PyTree = Any
 MEASURED_IMAGES = 256
 
 # The kernel that reads the image.
-_FIRST = r'encoder/stem(_1)?/conv/kernel'
+_FIRST = r'encoder/(stem|stem_1|block1_conv1)/conv/kernel'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +211,8 @@ def initial(
     OSError: they cannot be read or fetched.
   """
   place = places.find(config.init_from)
+  if place.origin is not None:  # before it is fetched
+    _check(config, places.Expected(place.origin.values), {})
   weights = places.read(place)
   if place.system:
     system = place.system

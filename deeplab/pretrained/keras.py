@@ -5,11 +5,13 @@ MobileNetV3's layers were renamed: 'expanded_conv/depthwise/BatchNorm' in Keras
 """
 
 import functools
+import re
 from typing import Any
 
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import resnet
+from deeplab.models.encoders import xception_keras
 from deeplab.pretrained import names
 
 
@@ -49,6 +51,25 @@ def _resnet(module: str, norm: bool) -> str | None:
   return f'{unit}_{number}{suffix}'
 
 
+# The shortcuts are the only layers that Keras numbers.
+_SHORTCUTS = {'block2': '', 'block3': '_1', 'block4': '_2', 'block13': '_3'}
+
+
+def _xception(module: str, norm: bool) -> str | None:
+  suffix = '_bn' if norm else ''
+  if module.startswith('block1_'):
+    return f'{module}{suffix}'
+  match = re.fullmatch(r'(block\d+)/separable_(\d)/(\w+)', module)
+  if match:
+    layer = f'{match[1]}_sepconv{match[2]}'
+    return f'{layer}_bn' if norm else f'{layer}/{match[3]}_kernel'
+  block, _, part = module.partition('/')
+  if part != 'shortcut' or block not in _SHORTCUTS:
+    return None
+  layer = 'batch_normalization' if norm else 'conv2d'
+  return layer + _SHORTCUTS[block]
+
+
 def _renamed(name: str) -> str:
   """Returns Keras 3's name of one of MobileNetV3's tensors."""
   layer, _, variable = name.rpartition('/')
@@ -84,6 +105,11 @@ SYSTEM = names.System(
         'padding': 'symmetric',
         'bn_epsilon': 1.001e-5,
       },
+    ),
+    xception_keras.XceptionKeras: _part(
+      _xception,
+      unused='predictions/.*',
+      fields={'padding': 'same', 'valid_stem': True, 'bn_epsilon': 1e-3},
     ),
   }
 )

@@ -141,22 +141,30 @@ def torch_part(scope: str, modules: Modules, **others: Any) -> Part:
   return Part(functools.partial(torch, scope=scope, modules=modules), **others)
 
 
+def varying_torch_part(
+  modules: Callable[[PyTree], Modules], **others: Any
+) -> Part:
+  """Returns the part of an encoder whose names depend on the modules it has."""
+  return Part(
+    lambda variables: torch(variables, 'encoder', modules(variables)), **others
+  )
+
+
 def keras(variables: PyTree, scope: str, modules: Modules) -> Sources:
   """Returns the sources of a network written for Keras; arguments as `torch`.
 
-  Depthwise layers are those that our paths call so.
+  Depthwise layers are those that our paths call so. A name with a slash is that
+  of the variable itself.
   """
   sources = {}
   for path in nowhere(variables, scope):
     module, norm, leaf = _split(path.removeprefix(f'{scope}/'))
     name = modules(module, norm)
     depthwise = leaf == 'kernel' and module.endswith('depthwise')
-    sources[path] = (
-      NOWHERE
-      if name is None
-      else merge.Source(
-        f'{name}/{_KERAS[leaf] if norm else leaf}',
-        'hwim' if depthwise else 'same',
-      )
-    )
+    if name is None:
+      sources[path] = NOWHERE
+      continue
+    if '/' not in name:
+      name = f'{name}/{_KERAS[leaf] if norm else leaf}'
+    sources[path] = merge.Source(name, 'hwim' if depthwise else 'same')
   return sources

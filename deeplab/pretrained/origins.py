@@ -226,6 +226,11 @@ ORIGINS: dict[str, Origin] = {
   'keras:resnet101': _keras_resnet(
     'resnet101', '88cf7a10940856eca736dc7b7e228a21'
   ),
+  'keras:xception': _keras(
+    'xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5',
+    'md5:b0042744bf5b25fce3cb969f33bebb97',
+    'xception_keras',
+  ),
   # timm.
   'timm:mobilenetv2_100': Origin(
     url='https://github.com/rwightman/pytorch-image-models/releases/download/'

@@ -8,6 +8,7 @@ from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
+from deeplab.models.encoders import xception
 from deeplab.pretrained import names
 from deeplab.pretrained import torchvision
 
@@ -78,6 +79,30 @@ def _regnet(module: str, norm: bool) -> str | None:
   return f's{match[1]}.b{match[2]}.{inner}.{last}'
 
 
+def _xception(variables: PyTree) -> names.Modules:
+  params = variables['params']['encoder']
+  flows = ('entry', 'middle', 'exit')
+
+  def name(module: str, norm: bool) -> str | None:
+    layer = 'bn' if norm else 'conv'
+    match = re.fullmatch(r'(\w+)_(\d+)(?:/(\w+?)(?:_(\d)/(\w+))?)?', module)
+    if not match:
+      return None
+    number = int(match[2]) - 1
+    if match[1] == 'stem':
+      return f'stem.{number}.{layer}'
+    if match[1] not in flows:
+      return None
+    earlier = flows[: flows.index(match[1])]
+    block = f'blocks.{number + sum(k.startswith(earlier) for k in params)}'
+    if match[3] == 'shortcut':
+      return f'{block}.shortcut.{layer}'
+    half = {'depthwise': 'dw', 'pointwise': 'pw'}[match[5]]
+    return f'{block}.stack.conv{match[4]}.{layer}_{half}'
+
+  return name
+
+
 SYSTEM = names.System(
   encoders={
     ghostnet.GhostNet: names.torch_part(
@@ -106,6 +131,11 @@ SYSTEM = names.System(
       _regnet,
       unused=rf'head\.fc\..*|{names.COUNTERS}',
       fields={'bn_epsilon': 1e-5},
+    ),
+    xception.Xception: names.Part(
+      lambda variables: names.torch(variables, 'encoder', _xception(variables)),
+      unused=rf'head\.fc\..*|{names.COUNTERS}',
+      fields={'bn_epsilon': 1e-3},
     ),
     resnet.ResNet: torchvision.SYSTEM.encoders[resnet.ResNet],
   }

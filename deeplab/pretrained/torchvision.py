@@ -4,7 +4,6 @@ A segmentation network's file has its encoder below 'backbone.', a main head
 below 'classifier.' and perhaps another below 'aux_classifier.'.
 """
 
-from collections.abc import Callable
 import re
 from typing import Any
 
@@ -174,16 +173,6 @@ def _lraspp(module: str, norm: bool) -> str | None:
   return f'classifier.{last}' if last else None
 
 
-def _varying_part(
-  modules: Callable[[PyTree], names.Modules], **others: Any
-) -> names.Part:
-  """Returns names of an encoder that depend on the modules it has."""
-  return names.Part(
-    lambda variables: names.torch(variables, 'encoder', modules(variables)),
-    **others,
-  )
-
-
 def _without_prefix(name: str) -> str:
   return name.removeprefix('backbone.')
 
@@ -197,12 +186,12 @@ _HEAD = {'bn_epsilon': 1e-5, 'align_corners': False}
 
 SYSTEM = names.System(
   encoders={
-    mobilenet_v2.MobileNetV2: _varying_part(
+    mobilenet_v2.MobileNetV2: names.varying_torch_part(
       _mobilenet_v2,
       unused=rf'classifier\.1\..*|features\.18\..*|{names.COUNTERS}',
       fields={**_SYMMETRIC, 'rounding': 'keras'},
     ),
-    mobilenet_v3.MobileNetV3: _varying_part(
+    mobilenet_v3.MobileNetV3: names.varying_torch_part(
       _mobilenet_v3,
       unused=rf'classifier\.[03]\.(weight|bias)|{names.COUNTERS}',
       fields={
@@ -230,7 +219,7 @@ SYSTEM = names.System(
       },
       rename=_without_prefix,
     ),
-    shufflenet_v2.ShuffleNetV2: _varying_part(
+    shufflenet_v2.ShuffleNetV2: names.varying_torch_part(
       _shufflenet_v2,
       unused=rf'fc\..*|conv5\..*|{names.COUNTERS}',
       fields=_SYMMETRIC,

@@ -140,6 +140,24 @@ def test_a_model_in_the_model(tmp_path):
   assert hdf5.read(path).keys() == {'a/kernel', 'b/bias', 'last/bias'}
 
 
+def test_layers_that_keras_numbers_are_counted_from_the_first(tmp_path):
+  path = str(tmp_path / 'a.h5')
+  layers = ('conv2d_9', 'conv2d_10', 'batch_normalization_3', 'conv')
+  with h5py.File(path, 'w') as f:
+    f.attrs['layer_names'] = [name.encode() for name in layers]
+    for i, layer in enumerate(layers):
+      group = f.create_group(layer)
+      group.attrs['weight_names'] = [b'x/kernel:0']
+      group['x/kernel:0'] = np.full(1, i)
+  read = hdf5.read(path)
+  assert {name: int(value[0]) for name, value in read.items()} == {
+    'conv2d/kernel': 0,
+    'conv2d_1/kernel': 1,
+    'batch_normalization/kernel': 2,
+    'conv/kernel': 3,
+  }
+
+
 def test_damage_is_one_sentence_with_the_path(tmp_path):
   path = tmp_path / 'a.h5'
   legacy(str(path))

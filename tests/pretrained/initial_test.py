@@ -48,14 +48,19 @@ def config(**fields):
   return common.finish(c)
 
 
+_SHAPES = {}
+
+
 def build(c, channels=3):
+  """Returns the network of a config, and zeros for its variables."""
   model = registry.build(c.model, 3)
-  shapes = jax.eval_shape(
-    lambda: model.init(
-      jax.random.key(0), np.zeros((1, 33, 33, channels), np.float32)
-    )
+  images = np.zeros((1, 33, 33, channels), np.float32)
+  key = (str(c.model), channels)
+  if key not in _SHAPES:  # most tests have the same network
+    _SHAPES[key] = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+  return model, jax.tree.map(
+    lambda x: np.zeros(x.shape, np.float32), _SHAPES[key]
   )
-  return model, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
 
 
 def theirs(system, seed=0, whole=True, **fields):
@@ -387,3 +392,15 @@ def test_origins_are_of_networks_that_there_are(name):
   asked |= set(origin.trained) - {'output_stride'}
   assert asked <= allowed
   assert origin.url.startswith('https://') and origin.licence
+
+
+def test_what_is_wrong_is_said_before_anything_is_fetched(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
+  fetched = []
+  monkeypatch.setattr(fetch, 'fetch', fetched.append)
+  with pytest.raises(ValueError, match=r'set config\.data\.mean'):
+    start(config(init_from='torchvision:tiny', data__mean=(1.0, 1.0, 1.0)))
+  assert not fetched

@@ -6,6 +6,7 @@ import pytest
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import resnet
+from deeplab.models.encoders import xception_keras
 from deeplab.pretrained import keras as keras_names
 from tests.pretrained import cases
 
@@ -143,6 +144,24 @@ def test_resnet(tmp_path, name, taps, size):
   encoder = getattr(resnet, name)(32, **FIELDS)
   path = str(tmp_path / 'resnet.weights.h5')
   model.save_weights(path)
+  cases.assert_features(path, 'keras', encoder, x, maps)
+
+
+XCEPTION = (
+  'block2_sepconv2_bn',
+  'block3_sepconv2_bn',
+  'block4_sepconv2_bn',
+  'block13_sepconv2_bn',
+  'block14_sepconv2_act',
+)
+
+
+@pytest.mark.parametrize('size', [(75, 72), mark((96, 101))])
+def test_xception(tmp_path, size):
+  model, x, maps = application('Xception', size, XCEPTION)
+  encoder = xception_keras.XceptionKeras(32, valid_stem=True)
+  path = str(tmp_path / 'xception.keras')
+  model.save(path)
   cases.assert_features(path, 'keras', encoder, x, maps)
 
 

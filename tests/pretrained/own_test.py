@@ -52,24 +52,25 @@ def test_another_end_is_refused(tmp_path):
     own.write('nowhere', 'best', str(tmp_path / 'weights.pth'))
 
 
-def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
-  """Weights, averages and the record; and a resume needs the donor no more."""
-  donor = str(tmp_path / 'donor')
-  shutil.copytree(smoke_run.workdir, donor)
-  workdir = str(tmp_path / 'run')
-  config = runs.config(
+def start_from(donor, data_dir):
+  """Returns a config that hardly moves from where the donor ended."""
+  return runs.config(
     data_dir,
     init_from=donor,
     ema_decay=0.9,
-    total_steps=2,
+    total_steps=1,
     optimizer__learning_rate=1e-9,
-    eval__every_epochs=1000.0,
   )
-  train.train(config, workdir)
-  start = workdirs.load(donor).variables['params']
-  folder = workdirs.checkpoint_dir(workdir)
-  # The averages are what is read.
-  after, _, _ = checkpoints.load_variables(folder, 'latest')
+
+
+def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
+  workdir = str(tmp_path / 'run')
+  train.train(start_from(smoke_run.workdir, data_dir), workdir)
+  start = workdirs.load(smoke_run.workdir).variables['params']
+  # Where there are averages, they are what is read.
+  after, _, _ = checkpoints.load_variables(
+    workdirs.checkpoint_dir(workdir), 'latest'
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
     start,
@@ -77,6 +78,23 @@ def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
   )
   with open(os.path.join(workdir, 'init.json'), encoding='utf-8') as f:
     record = json.load(f)
-  assert record['path'] == donor and record['kept'] == []
-  shutil.rmtree(donor)
+  assert record['path'] == smoke_run.workdir and record['kept'] == []
+
+
+@pytest.mark.full
+def test_a_resume_needs_the_donor_no_more(smoke_run, data_dir, tmp_path):
+  donor = str(tmp_path / 'donor')
+  shutil.copytree(smoke_run.workdir, donor)
+  config, workdir = start_from(donor, data_dir), str(tmp_path / 'run')
   train.train(config, workdir)
+  shutil.rmtree(donor)
+  assert train.train(config, workdir)['miou'] >= 0
+
+
+@pytest.mark.full
+def test_weights_that_do_not_fit_take_no_work_directory(data_dir, tmp_path):
+  path, workdir = str(tmp_path / 'a.safetensors'), str(tmp_path / 'run')
+  safetensors.write(path, {'x': np.zeros(1, np.float32)}, {})
+  with pytest.raises(ValueError, match='no system names'):
+    train.train(start_from(path, data_dir), workdir)
+  assert not os.path.exists(workdirs.config_path(workdir))

@@ -6,6 +6,7 @@ from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
+from deeplab.models.encoders import xception
 from deeplab.pretrained import safetensors
 from tests import torchvision_module
 from tests.pretrained import cases
@@ -35,6 +36,15 @@ def mark(*values):
   return pytest.param(*values, marks=pytest.mark.full)
 
 
+def saved(tmp_path, model):
+  path = str(tmp_path / 'model.safetensors')
+  state = {
+    k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()
+  }
+  safetensors.write(path, state, {})
+  return path
+
+
 @pytest.mark.parametrize('size', [(65, 33), (64, 96)])
 @pytest.mark.parametrize(
   ('name', 'encoder', 'layers', 'taps'),
@@ -60,10 +70,47 @@ def test_encoders(tmp_path, name, encoder, layers, taps, size):
   model = cases.torch_state(timm.create_model(name, pretrained=False))
   x = cases.images(*size, seed=1)
   maps = cases.torch_maps(layers(model), x, taps)
-  path = str(tmp_path / 'model.safetensors')
-  state = {
-    k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()
-  }
-  safetensors.write(path, state, {})
   system = 'torchvision' if name == 'resnet18' else 'timm'
-  cases.assert_features(path, system, encoder, x, maps)
+  cases.assert_features(saved(tmp_path, model), system, encoder, x, maps)
+
+
+def xception_maps(model, x):
+  """Returns timm's maps: each strided block's second, and the last.
+
+  timm's own taps are one ReLU behind ours, which TF DeepLab reads in front of
+  it.
+  """
+  torch = torchvision_module.load()[0]
+  maps = []
+  for block in model.blocks:
+    if tuple(block.stack.conv3.conv_dw.stride) == (2, 2):
+      # The ReLU behind it overwrites its output.
+      block.stack.conv2.register_forward_hook(
+        lambda module, args, y: maps.append(y.clone())
+      )
+  with torch.no_grad():
+    maps.append(
+      model.forward_features(torch.from_numpy(x.transpose(0, 3, 1, 2)))
+    )
+  return [y.numpy().transpose(0, 2, 3, 1) for y in maps]
+
+
+@pytest.mark.parametrize(
+  ('name', 'size'),
+  [
+    ('41', (65, 64)),
+    mark('41', (70, 97)),
+    mark('65', (65, 64)),
+    mark('71', (65, 64)),
+    mark('71', (70, 97)),
+  ],
+)
+def test_xception(tmp_path, name, size):
+  torchvision_module.load()
+  timm = pytest.importorskip('timm')
+  model = timm.create_model(f'xception{name}', pretrained=False)
+  cases.torch_state(model)
+  encoder = getattr(xception, f'Xception{name}')(output_stride=32)
+  x = cases.images(*size, seed=1)
+  maps = xception_maps(model, x)
+  cases.assert_features(saved(tmp_path, model), 'timm', encoder, x, maps)
