@@ -1,7 +1,8 @@
 """PaddleSeg for the tests that compare with it; they skip where it is absent.
 
-paddlepaddle and paddleseg are no requirement of the project or its tests. They
-run in a process of their own: with TensorFlow in the same one Paddle crashes.
+paddlepaddle (3.3.1) and paddleseg (2.8.0) are no requirement of the project or
+its tests; the versions are those that were compared with. They run in a process
+of their own: with TensorFlow in the same one Paddle crashes.
 """
 
 import importlib.util

@@ -28,6 +28,7 @@ def test_maps():
   ]
 
 
+@pytest.mark.full
 def test_output_stride_leaves_maps_out_and_changes_none():
   weights, x = cases.variables(Tiny(32)), cases.images(61, 40)
   whole = cases.features(Tiny(32), weights, x)
