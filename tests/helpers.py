@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
+from deeplab.models import resizing
 from deeplab.models import segmenter
 
 
@@ -31,7 +32,7 @@ class TinyNet(nn.Module):
     x = layers.Conv(
       self.num_classes, use_bias=True, options=options, name='head'
     )(x)
-    return segmenter.Output(layers.resize(x, images.shape[1:3]))
+    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
 
 
 def batch(size=8, height=9, width=9, classes=3, seed=0):

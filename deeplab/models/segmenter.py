@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
+from deeplab.models import resizing
 
 Array = jax.Array
 
@@ -133,6 +134,6 @@ class Segmenter(nn.Module):
       if size is not None:
         start = logits.shape[1:3]
         for step in resize_sizes(start, size, self.resize_steps, aligned):
-          logits = layers.resize(logits, step, aligned)
+          logits = resizing.resize(logits, step, aligned)
       outputs.append(logits)
     return outputs

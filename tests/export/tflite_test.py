@@ -11,6 +11,7 @@ import pytest
 
 from deeplab import litert
 from deeplab.models import layers
+from deeplab.models import resizing
 from deeplab.models import segmenter
 from export import calibration
 from export import graph as graph_lib
@@ -41,13 +42,13 @@ class Net(nn.Module):
       nn.avg_pool(x, x.shape[1:3]), train
     )
     branches = [
-      layers.resize(pool, x.shape[1:3]),
+      resizing.resize(pool, x.shape[1:3]),
       layers.ConvBN(12, NORM, kernel=3, rate=3, name='dense')(x, train),
     ]
     x = jnp.concatenate(branches, axis=-1)
-    x = layers.resize(x, low.shape[1:3])
+    x = resizing.resize(x, low.shape[1:3])
     x = layers.Conv(5, use_bias=True, name='logits')(x)
-    return segmenter.Output(layers.resize(x, images.shape[1:3]))
+    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
 
 
 def ask(*formats, **kwargs):

@@ -31,29 +31,6 @@ def convolve(x, kernel, stride, rate, pads, groups):
   return out
 
 
-def interpolate(x, size, align_corners):
-  """Bilinear interpolation by its definition, in float64."""
-
-  def positions(n_in, n_out):
-    for i in range(n_out):
-      if align_corners:
-        at = i * (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
-      else:
-        at = (i + 0.5) * n_in / n_out - 0.5
-      at = min(max(at, 0.0), n_in - 1.0)
-      low = int(at)
-      yield i, low, min(low + 1, n_in - 1), at - low
-
-  x = x.astype(np.float64)
-  out = np.zeros((x.shape[0], *size, x.shape[3]))
-  for i, top, bottom, v in positions(x.shape[1], size[0]):
-    for j, left, right, h in positions(x.shape[2], size[1]):
-      above = (1 - h) * x[:, top, left] + h * x[:, top, right]
-      below = (1 - h) * x[:, bottom, left] + h * x[:, bottom, right]
-      out[:, i, j] = (1 - v) * above + v * below
-  return out
-
-
 @pytest.mark.parametrize(
   ('padding', 'size', 'kernel', 'stride', 'rate', 'expected'),
   [
@@ -381,40 +358,3 @@ def test_dropout_off():
   assert layers.dropout(x, 0.5, None) is x
   keys = jax.random.split(jax.random.key(0), 2)
   assert layers.dropout(x, 0.0, keys) is x
-
-
-def test_resize_literal():
-  x = np.array([0, 4], np.float32).reshape(1, 1, 2, 1)
-  half = np.asarray(layers.resize(x, (1, 4))).ravel().tolist()
-  assert half == [0, 1, 3, 4]
-  corners = np.asarray(layers.resize(x, (1, 5), align_corners=True))
-  assert corners.ravel().tolist() == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize('align_corners', [False, True])
-@pytest.mark.parametrize('size', [(9, 14), (3, 2), (1, 1)])
-def test_resize_is_its_definition(size, align_corners):
-  x = random(2, 5, 7, 3)
-  y = layers.resize(jnp.asarray(x), size, align_corners)
-  assert y.shape == (2, *size, 3)
-  np.testing.assert_allclose(
-    y, interpolate(x, size, align_corners), rtol=0, atol=1e-6
-  )
-
-
-def test_resize_to_the_same_size_is_the_input():
-  x = jnp.ones((1, 3, 4, 1))
-  assert layers.resize(x, (3, 4)) is x
-
-
-@pytest.mark.parametrize('align_corners', [False, True])
-def test_resize_gradient_is_the_transpose(align_corners):
-  x, cotangent = random(1, 3, 4, 2), random(1, 7, 6, 2, seed=1)
-  loss = lambda x: jnp.vdot(layers.resize(x, (7, 6), align_corners), cotangent)
-  gradient = jax.jit(jax.grad(loss))(x)
-  basis = np.eye(x.size, dtype=np.float32).reshape(x.size, 3, 4, 2)
-  expected = [
-    (interpolate(unit[None], (7, 6), align_corners) * cotangent).sum()
-    for unit in basis
-  ]
-  np.testing.assert_allclose(gradient.ravel(), expected, rtol=0, atol=1e-5)

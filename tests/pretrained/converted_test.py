@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from deeplab.models import layers
+from deeplab.models import resizing
 from deeplab.models import segmenter
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.heads import deeplabv3
@@ -191,7 +192,7 @@ def asymmetric_resize(x, size, align_corners=False):
   return RESIZE(x, (height + 1, width + 1), True)[:, :height, :width]
 
 
-RESIZE = layers.resize
+RESIZE = resizing.resize
 
 
 @pytest.mark.full
@@ -207,7 +208,7 @@ def test_a_file_of_a_scale_a_channel(published, monkeypatch):
   agreement = {'half-pixel': [], 'asymmetric': []}
   for kind in agreement:
     if kind == 'asymmetric':  # the file's
-      monkeypatch.setattr(layers, 'resize', asymmetric_resize)
+      monkeypatch.setattr(resizing, 'resize', asymmetric_resize)
       ours = Imported(model, ours.variables, ours.sources)
     for name in ADE20K:
       (photograph,) = (published / 'data/samples/ade20k').rglob(name)

@@ -23,6 +23,7 @@ from deeplab.models import attention
 from deeplab.models import layers
 from deeplab.models import output_stride as output_strides
 from deeplab.models import pooling
+from deeplab.models import resizing
 from deeplab.models.encoders import contract
 from deeplab.models.encoders import shufflenet_v2
 
@@ -372,7 +373,7 @@ class LiteHRNet18(nn.Module):
     for i in reversed(range(len(branches))):
       x = branches[i]
       if maps:
-        x = x + layers.resize(maps[0], x.shape[1:3], align_corners=True)
+        x = x + resizing.resize(maps[0], x.shape[1:3], align_corners=True)
       channels = self.channels[max(i - 1, 0)]
       maps.insert(0, self._separable(channels, norm, f'head{i}')(x, train))
     return maps

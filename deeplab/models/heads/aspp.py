@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from deeplab.models import layers
 from deeplab.models import pooling
+from deeplab.models import resizing
 from deeplab.models.heads import base
 
 Array = jax.Array
@@ -75,7 +76,7 @@ class ASPP(nn.Module):
     dropout: share of units dropped after the projection.
     refine: kind of the 3x3 convolution that follows: 'none', 'dense' or
       'separable'.
-    align_corners: see `layers.resize`; without effect on the values here,
+    align_corners: see `resizing.resize`; without effect on the values here,
       since a 1x1 map becomes a constant one either way.
     options: what the model's layers share.
 
@@ -153,7 +154,7 @@ class ASPP(nn.Module):
     pooled = layers.ConvBN(self.channels, **shared, name='pool')(
       pooling.bins(x, 1, train), train
     )
-    return layers.resize(pooled, x.shape[1:3], self.align_corners)
+    return resizing.resize(pooled, x.shape[1:3], self.align_corners)
 
 
 class ASPPHead(base.Head):

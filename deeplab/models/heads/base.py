@@ -34,7 +34,7 @@ class Head(nn.Module):
     num_classes: number of classes.
     bn_decay, bn_epsilon: see `layers.Norm`.
     align_corners: how the head, and the Segmenter its logits, resizes maps;
-      see `layers.resize`.
+      see `resizing.resize`.
     options: what the model's layers share.
   """
 

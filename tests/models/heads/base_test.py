@@ -6,6 +6,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models import registry
+from deeplab.models import resizing
 from deeplab.models.heads import base
 from tests.models.heads import cases
 
@@ -71,7 +72,7 @@ def test_a_tuple_of_logits(name):
 @pytest.mark.parametrize('name', registry.HEADS)
 def test_align_corners_reaches_every_resize(name, monkeypatch):
   aligned = []
-  resize = layers.resize
+  resize = resizing.resize
 
   def record(x, size, align_corners=False):
     aligned.append(align_corners)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from deeplab.models import layers
+from deeplab.models import resizing
 from deeplab.models.heads import deeplabv3plus
 from tests.models.heads import cases
 
@@ -113,7 +114,7 @@ def test_every_3x3_convolution_of_the_defaults_is_separable():
 @pytest.mark.parametrize('aligned', [False, True])
 def test_align_corners_reaches_every_resize(aligned, monkeypatch):
   calls = []
-  resize = layers.resize
+  resize = resizing.resize
 
   def record(x, size, align_corners=False):
     calls.append((x.shape[1:3], tuple(size), align_corners))
