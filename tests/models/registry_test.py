@@ -1,5 +1,7 @@
 """Every registered model builds, and its parameter count is pinned."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -9,41 +11,10 @@ from configs import common
 from deeplab.models import registry
 from deeplab.models.heads import deeplabv3plus
 
-# Parameters with default fields; heads on three classes and MobileNetV2's
-# channels (16, 24, 32, 96, 320). Nobody registers a model without a row here.
-ENCODER_PARAMETERS = {
-  'erfnet': 1_874_044,
-  'erfnet_tiny': 5_018,
-  'ghostnet': 2_515_136,
-  'ghostnet_tiny': 12_463,
-  'lite_hrnet_18': 1_130_072,
-  'lite_hrnet_tiny': 30_666,
-  'mobilenet_v2': 1_811_712,
-  'mobilenet_v2_tiny': 77_216,
-  'regnetx_400mf': 4_772_512,
-  'regnetx_800mf': 6_586_656,
-  'regnetx_1_6gf': 8_277_136,
-  'regnetx_3_2gf': 14_287_552,
-  'regnetx_tiny': 10_888,
-  'resnet_18': 11_176_512,
-  'resnet_34': 21_284_672,
-  'resnet_50': 23_508_032,
-  'resnet_101': 42_500_160,
-  'resnet_tiny': 12_912,
-  'mobilenet_v3_large': 2_971_952,
-  'mobilenet_v3_large_seg': 1_379_184,
-  'mobilenet_v3_small': 927_008,
-  'mobilenet_v3_small_seg': 390_576,
-  'mobilenet_v3_tiny': 46_728,
-  'shufflenet_v2': 776_420,
-  'shufflenet_v2_tiny': 2_616,
-  'xception_41': 24_920_560,
-  'xception_65': 37_867_312,
-  'xception_71': 40_289_736,
-  'xception_keras': 20_806_952,
-  'xception_keras_tiny': 7_004,
-  'xception_tiny': 9_672,
-}
+TESTS = pathlib.Path(__file__).parent / 'encoders'
+
+# Parameters with default fields, three classes and MobileNetV2's channels (16,
+# 24, 32, 96, 320). Nobody registers a head without a row here.
 HEAD_PARAMETERS = {
   'deeplabv3': 2_707_203,
   'deeplabv3_lite': 608_448,
@@ -72,27 +43,25 @@ def parameters(shapes):
 
 
 def test_tables_are_complete():
-  assert set(ENCODER_PARAMETERS) == set(registry.ENCODERS)
   assert set(HEAD_PARAMETERS) == set(registry.HEADS)
 
 
 @pytest.mark.parametrize('name', registry.ENCODERS)
 def test_encoder(name):
-  # ERFNet has but one output stride.
-  stride = 8 if name.startswith('erfnet') else 16
-  network = registry.build(
-    config(encoder={'name': name}, output_stride=stride), 3
-  )
+  cls = registry.ENCODERS[name]
+  # Where its parameters are pinned, whoever registers it.
+  file = TESTS / f'{cls.__module__.rpartition(".")[2]}_test.py'
+  assert cls.__name__ in file.read_text(encoding='utf-8')
+  # All of them reach stride 8, and some end there.
+  network = registry.build(config(encoder={'name': name}, output_stride=8), 3)
   features, shapes = jax.eval_shape(
     lambda x: network.encoder.init_with_output(jax.random.key(0), x, False),
-    jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32),
+    jax.ShapeDtypeStruct((1, 65, 41, 3), jnp.float32),
   )
-  assert parameters(shapes) == ENCODER_PARAMETERS[name]
-  sizes = [33, 17, 9, 5, 5]
-  # Encoders that end where their output stride is reached.
-  ends = {'erfnet': 3, 'erfnet_tiny': 3, 'lite_hrnet_18': 4}
-  ends['lite_hrnet_tiny'] = 4
-  assert [x.shape[1] for x in features] == sizes[: ends.get(name, 5)]
+  assert parameters(shapes) > 0
+  assert len(features) >= 3
+  sizes = [(33, 21), (17, 11), (9, 6), (9, 6), (9, 6)]
+  assert [x.shape[1:3] for x in features] == sizes[: len(features)]
 
 
 @pytest.mark.parametrize('name', registry.HEADS)

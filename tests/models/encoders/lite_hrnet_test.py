@@ -17,6 +17,11 @@ from tests.models.encoders import cases
 Tiny = lite_hrnet.LiteHRNetTiny
 
 
+def test_counts():
+  # PaddleSeg's 1,233,656 of MobileSeg has 103,584 in its head.
+  assert cases.count(lite_hrnet.LiteHRNet18(32))[0] == 1_130_072
+
+
 def test_maps():
   """Channels of PaddleSeg's, behind the stem's."""
   assert cases.shapes(lite_hrnet.LiteHRNet18(32), 64, 96) == [
