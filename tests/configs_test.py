@@ -27,6 +27,7 @@ def _variants():
   variants = collections.defaultdict(list)
   for module, variant in (
     ('folder_mnv2', ''),
+    ('folder_mnv2', 'imagenet'),
     ('camvid_mnv2', ''),
     ('camvid_mnv2', 'scratch'),
     ('shapes_mnv2', ''),

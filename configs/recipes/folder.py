@@ -1,0 +1,74 @@
+"""DeepLabV3+ MobileNetV2 for a user's own images and for int8 files.
+
+Padding is SAME (Keras' is, on even sizes) and every size a multiple of 32, so
+that an exported graph has no PAD and whole resize ratios. Rare classes are
+weighted, and the weights averaged: a few hundred images make few steps.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def base(name: str) -> ConfigDict:
+  """Returns a config that has the recipe, from random weights."""
+  c = common.base()
+  c.name = name
+
+  # Data.
+  c.data.name = 'folder'
+  c.data.num_classes = 2
+  c.data.ignore_label = 255  # -1: no pixel is ignored
+  c.data.class_names = ()
+  c.data.color_map = ()
+  c.data.augment.random_crop.max_class_share = 0.75
+  common.sizes(c, (256, 256))
+
+  # Model.
+  c.model.encoder = ConfigDict(
+    {
+      'name': 'mobilenet_v2',
+      'top_conv': True,
+      'padding': 'same',
+      'bn_decay': 0.9,
+      'bn_epsilon': 1e-5,
+    }
+  )
+  c.model.head = ConfigDict(
+    {
+      'name': 'deeplabv3plus',
+      # As wide as the map that a crop leaves: taps beyond it read padding
+      # alone, stay untrained, and meet whole images later.
+      'rates': (3, 6, 9),
+      'refine': 'separable',
+      'depthwise_norm': False,
+      'decoder_convs': 1,
+      'bn_decay': 0.9,
+    }
+  )
+
+  # Loss: mIoU counts classes, and some have few pixels.
+  c.loss.balance = 0.5
+
+  # BatchNorm's statistics are those of ten batches; this is of a hundred.
+  c.ema_decay = 0.99
+  return c
+
+
+def from_imagenet(c: ConfigDict) -> None:
+  """Starts the encoder from Keras' weights, and lets it learn more slowly.
+
+  Google's converted files (.tflite) need padding='same' in place of 'keras',
+  which is another function on odd sizes alone.
+  """
+  c.init_from = 'keras:mobilenet_v2_1.0'
+  c.data.mean = (127.5, 127.5, 127.5)
+  c.data.std = (127.5, 127.5, 127.5)
+  c.model.encoder.update({'padding': 'keras', 'bn_epsilon': 1e-3})
+  c.optimizer.encoder_multiplier = 0.3
+
+
+def smoke(c: ConfigDict) -> None:
+  """Shrinks the config to a run of seconds, from random weights."""
+  c.init_from = ''
+  common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16)
