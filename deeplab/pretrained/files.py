@@ -8,12 +8,12 @@ import numpy as np
 
 from deeplab.pretrained import hdf5
 from deeplab.pretrained import pth
-from deeplab.pretrained import safetensors
+from deeplab.pretrained import safetensors_file
 from deeplab.pretrained import tf_checkpoint
 from deeplab.pretrained import tflite
 
 READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
-  '.safetensors': safetensors.read,
+  '.safetensors': safetensors_file.read,
   '.pth': pth.read,
   '.pt': pth.read,
   '.h5': hdf5.read,

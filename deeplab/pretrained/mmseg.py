@@ -75,7 +75,8 @@ def _fcn(prefix: str) -> names.Modules:
   return name
 
 
-_HEAD = {'bn_epsilon': 1e-5, 'align_corners': False}
+# The 769-pixel networks align corners, which their files do not say.
+_HEAD = {'bn_epsilon': 1e-5}
 
 SYSTEM = names.System(
   encoders={

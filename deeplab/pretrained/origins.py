@@ -118,6 +118,18 @@ def _keras_resnet(name: str, digest: str) -> Origin:
   )
 
 
+def _mmseg(file: str, encoder: str) -> Origin:
+  digest = file.removesuffix('.pth').rpartition('-')[2]
+  return Origin(
+    url=f'https://download.openmmlab.com/pretrain/third_party/{file}',
+    digest=f'sha256:{digest}',
+    licence='Apache-2.0',
+    encoder=encoder,
+    values=IMAGENET,
+    model={'encoder.stem': 'v1c'},
+  )
+
+
 ORIGINS: dict[str, Origin] = {
   # torchvision, ImageNet-1k; '_v2' is the newer recipe of training.
   'torchvision:mobilenet_v2': _torchvision(
@@ -231,6 +243,10 @@ ORIGINS: dict[str, Origin] = {
     'md5:b0042744bf5b25fce3cb969f33bebb97',
     'xception_keras',
   ),
+  # OpenMMLab, ImageNet-1k, with the deep stem of mmsegmentation's networks.
+  'mmseg:resnet18_v1c': _mmseg('resnet18_v1c-b5776b93.pth', 'resnet_18'),
+  'mmseg:resnet50_v1c': _mmseg('resnet50_v1c-2cccc1ad.pth', 'resnet_50'),
+  'mmseg:resnet101_v1c': _mmseg('resnet101_v1c-e67eebb6.pth', 'resnet_101'),
   # timm.
   'timm:mobilenetv2_100': Origin(
     url='https://github.com/rwightman/pytorch-image-models/releases/download/'

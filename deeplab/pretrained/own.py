@@ -8,7 +8,7 @@ import flax.linen as nn
 from deeplab import workdir as workdirs
 from deeplab.pretrained import merge
 from deeplab.pretrained import names
-from deeplab.pretrained import safetensors
+from deeplab.pretrained import safetensors_file
 
 
 def _sources(variables: names.PyTree, scope: str) -> names.Sources:
@@ -48,7 +48,7 @@ def write(workdir: str, which: str, output: str) -> None:
   if not output.endswith('.safetensors'):
     raise ValueError(f'--output={output} must end in .safetensors')
   loaded = workdirs.load(workdir, which)
-  safetensors.write(
+  safetensors_file.write(
     output,
     merge.flatten(loaded.variables),
     {

@@ -20,7 +20,7 @@ from deeplab.pretrained import fetch
 from deeplab.pretrained import files
 from deeplab.pretrained import merge
 from deeplab.pretrained import origins
-from deeplab.pretrained import safetensors
+from deeplab.pretrained import safetensors_file
 from deeplab.pretrained import systems
 from deeplab.pretrained import tf_checkpoint
 
@@ -128,7 +128,7 @@ def read(place: Place) -> Weights:
   if place.origin is None:
     expected = Expected()
     if place.path.endswith('.safetensors'):
-      config = safetensors.metadata(place.path).get('config')
+      config = safetensors_file.metadata(place.path).get('config')
       expected = _of_config(json.loads(config)) if config else expected
     return Weights(place.path, files.read(place.path), expected)
   path = place.path or fetch.fetch(place.origin)

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from deeplab.pretrained import files
-from deeplab.pretrained import safetensors
+from deeplab.pretrained import safetensors_file
 
 
 def test_the_end_of_the_name_chooses_the_reader(tmp_path):
   path = str(tmp_path / 'a.safetensors')
-  safetensors.write(path, {'x': np.float32([1])}, {})
+  safetensors_file.write(path, {'x': np.float32([1])}, {})
   assert files.read(path)['x'].tolist() == [1]
   other = tmp_path / 'a.pth'
   other.write_bytes(b'no pickle')

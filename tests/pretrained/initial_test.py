@@ -16,7 +16,7 @@ from deeplab.pretrained import merge
 from deeplab.pretrained import names
 from deeplab.pretrained import origins
 from deeplab.pretrained import places
-from deeplab.pretrained import safetensors
+from deeplab.pretrained import safetensors_file
 from deeplab.pretrained import slim
 from deeplab.pretrained import systems
 from tests.export import handmade as fb
@@ -88,7 +88,7 @@ def theirs(system, seed=0, whole=True, **fields):
 
 def write(tmp_path, tensors, name='resnet_tiny.safetensors', **texts):
   path = str(tmp_path / name)
-  safetensors.write(path, tensors, texts)
+  safetensors_file.write(path, tensors, texts)
   return path
 
 

@@ -7,7 +7,7 @@ from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
-from deeplab.pretrained import safetensors
+from deeplab.pretrained import safetensors_file
 from tests import torchvision_module
 from tests.pretrained import cases
 
@@ -41,7 +41,7 @@ def saved(tmp_path, model):
   state = {
     k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()
   }
-  safetensors.write(path, state, {})
+  safetensors_file.write(path, state, {})
   return path
 
 

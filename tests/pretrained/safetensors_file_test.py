@@ -1,0 +1,76 @@
+import json
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from deeplab.pretrained import safetensors_file
+
+
+def raw(path, header, data=b''):
+  text = header if isinstance(header, bytes) else json.dumps(header).encode()
+  path.write_bytes(struct.pack('<Q', len(text)) + text + data)
+  return str(path)
+
+
+def test_what_is_written_is_read(tmp_path):
+  path = str(tmp_path / 'new' / 'a.safetensors')
+  tensors = {
+    'b': np.arange(6, dtype=np.float32).reshape(2, 3),
+    'a': np.array(5, np.float32),
+    'empty': np.zeros((0, 3), np.float32),
+  }
+  safetensors_file.write(path, tensors, {'classes': 'cat, dog'})
+  back = safetensors_file.read(path)
+  assert back.keys() == tensors.keys()
+  for name, value in tensors.items():
+    np.testing.assert_array_equal(back[name], value)
+  assert safetensors_file.metadata(path) == {'classes': 'cat, dog'}
+
+
+@pytest.mark.parametrize(
+  ('name', 'dtype'),
+  [
+    ('F64', '<f8'),
+    ('F16', '<f2'),
+    ('BF16', ml_dtypes.bfloat16),
+    ('I64', '<i8'),
+  ],
+)
+def test_other_types(tmp_path, name, dtype):
+  value = np.array([1, -2, 3]).astype(dtype)
+  header = {
+    'x': {'dtype': name, 'shape': [3], 'data_offsets': [0, value.nbytes]}
+  }
+  back = safetensors_file.read(raw(tmp_path / 'x', header, value.tobytes()))[
+    'x'
+  ]
+  assert back.dtype == value.dtype
+  assert back.tolist() == [1, -2, 3]
+
+
+@pytest.mark.parametrize(
+  ('header', 'data'),
+  [
+    ({'shape': [2]}, bytes(7)),
+    ({'shape': [3]}, bytes(12)),
+    ({'shape': [2], 'dtype': 'F3'}, bytes(8)),
+    (b'{"x": ', bytes(8)),
+  ],
+)
+def test_damage_is_one_sentence_with_the_path(tmp_path, header, data):
+  if isinstance(header, dict):
+    whole = {'dtype': 'F32', 'data_offsets': [0, 8]}
+    header = {'x': whole | header}
+  path = raw(tmp_path / 'x.safetensors', header, data)
+  with pytest.raises(ValueError, match=r'x\.safetensors is not a whole'):
+    safetensors_file.read(path)
+  with pytest.raises(ValueError, match=r'x\.safetensors is not a whole'):
+    safetensors_file.metadata(path)
+
+
+def test_no_texts(tmp_path):
+  header = {'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}
+  path = raw(tmp_path / 'x', header, bytes(4))
+  assert safetensors_file.metadata(path) == {}
