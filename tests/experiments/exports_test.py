@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from experiments import exports
+from experiments import zoo
+
+FOUND = {
+  'float32_difference': 2e-6,
+  'argmax_agreement': 0.99,
+  'operators': {'CONV_2D': 3, 'ADD': 1},
+  'refused': {'ADD': 'why'},
+}
+
+
+def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
+  exported = []
+
+  def export(config, size):
+    exported.append((config.name, size))
+    return dict(FOUND)
+
+  monkeypatch.setattr(exports, 'export', export)
+  path = str(tmp_path / 'exports.json')
+  # The quantisation-aware row is the same network.
+  rows = zoo.rows('ti_cityscapes_mnv2_unetlite_768x384*')
+  assert len(rows) == 2
+  found = exports.collect(rows, path)
+  assert len(exported) == 1
+  assert exported[0][1] == exports.EVEN
+  assert [x['id'] for x in found] == [row.id for row in rows]
+
+  # Nothing is left to do in another run; other rows are added.
+  rows = [*rows, *zoo.rows('tf_cityscapes_mnv2_1025x2049')]
+  exports.collect(rows, path)
+  assert len(exported) == 2
+  assert exported[1][1] == exports.ODD
+  with open(path, encoding='utf-8') as f:
+    kept = json.load(f)
+  assert [len(x['rows']) for x in kept] == [2, 1]
+
+  table = exports.table(found).splitlines()
+  assert table[2].split('|')[1:] == [
+    *(f' {rows[0].id}     ', ' 2.0e-06 ', ' 0.9900       '),
+    *(' ADD 1, CONV_2D 3 ', ' ADD                  ', ''),
+  ]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('row', 'refused'),
+  [
+    # One resize by 16 at the end; pooling's is of one pixel.
+    ('st_person_mnv2_aspp_v2_256', {'RESIZE_BILINEAR'}),
+    ('mobileseg_cityscapes_ghostnet_x1_0', {'RESIZE_BILINEAR'}),
+  ],
+)
+def test_export(row, refused):
+  (row,) = zoo.rows(row)
+  found = exports.export(zoo.load(row), exports.EVEN)
+  assert found['float32_difference'] < 1e-4
+  assert found['argmax_agreement'] > 0.5
+  assert set(found['refused']) == refused
+  assert found['operators']['CONV_2D'] > 20
