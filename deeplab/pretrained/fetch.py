@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import urllib.request
 
+from absl import logging
 import tqdm
 
 from deeplab.pretrained import origins
@@ -25,10 +26,14 @@ def cache_path(origin: origins.Origin) -> str:
   return os.path.join(folder, 'weights', origin.file)
 
 
-def sha256(path: str) -> str:
-  """Returns the hexadecimal SHA-256 of a file."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+def sha256(*paths: str) -> str:
+  """Returns the hexadecimal SHA-256 of files, one behind the other."""
+  digest = hashlib.sha256()
+  for path in paths:
+    with open(path, 'rb') as f:
+      while block := f.read(_CHUNK):
+        digest.update(block)
+  return digest.hexdigest()
 
 
 def check(path: str, origin: origins.Origin) -> None:
@@ -38,6 +43,7 @@ def check(path: str, origin: origins.Origin) -> None:
     ValueError: its digest is another.
   """
   if not origin.digest:
+    logging.warning('%s: nobody published a digest to check it by', path)
     return
   kind, _, expected = origin.digest.partition(':')
   with open(path, 'rb') as f:

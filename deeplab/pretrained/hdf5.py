@@ -77,7 +77,7 @@ def _numbered(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
       yield f'{group.attrs["name"]}/{variable}', value[()]
 
 
-def _renumbered(layers: Iterable[str]) -> dict[str, str]:
+def renumbered(layers: Iterable[str]) -> dict[str, str]:
   """Returns new names of the layers that Keras numbers, by the old ones."""
   kinds: dict[str, list[tuple[int, str]]] = {}
   for layer in set(layers):
@@ -104,7 +104,7 @@ def _read(file: Any) -> dict[str, np.ndarray]:
         raise ValueError(f'two of its tensors are {name!r}')
       tensors[name] = value
   renamed = {}
-  numbers = _renumbered(name.rpartition('/')[0] for name in tensors)
+  numbers = renumbered(name.rpartition('/')[0] for name in tensors)
   for name, value in tensors.items():
     layer, _, variable = name.rpartition('/')
     # Keras 2 calls depthwise kernels so; separable layers have two kernels.

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from collections.abc import Generator
 import contextlib
 import dataclasses
+import glob
 import itertools
 import json
 import math
@@ -30,7 +31,7 @@ PyTree = Any
 MEASURED_IMAGES = 256
 
 # The kernel that reads the image.
-_FIRST = r'encoder/(stem|stem_1|block1_conv1)/conv/kernel'
+_FIRST = r'encoder/(stem|stem_1|stem/conv|block1_conv1|down1)/conv/kernel'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,14 @@ class Manifest:
     init_skip: as the config has it.
     system: whose names the file has.
     path: the file or work directory that was read.
-    sha256: of the file, '' for a work directory.
+    sha256: of the file, of a TensorFlow checkpoint all of it one behind the
+      other by name; '' for a work directory.
     url: where it was published, '' if that is unknown.
     licence: of the weights, '' if that is unknown.
+    mean, std: how images are normalised for them, RGB in 0..255; the config's
+      where nothing is known.
+    bgr: they read blue first, and their first kernel was turned round.
+    padding: the encoder's, as the config has it; '' where it has no choice.
     variables: how many variables of ours got their values.
     measured: how many more, of folded BatchNorms, follow from training images.
     kept: paths of ours that kept their random start.
@@ -58,6 +64,10 @@ class Manifest:
   sha256: str
   url: str
   licence: str
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  bgr: bool
+  padding: str
   variables: int
   measured: int
   kept: tuple[str, ...]
@@ -166,6 +176,13 @@ def _float32(model: Any) -> Any:
   )
 
 
+def _digest(path: str) -> str:
+  if os.path.isdir(path):
+    return ''
+  shards = glob.glob(f'{glob.escape(path.removesuffix(".index"))}.data-*')
+  return fetch.sha256(*sorted([path, *shards]))
+
+
 def _unfold(
   config: ConfigDict,
   model: Any,
@@ -234,10 +251,10 @@ def initial(
   }
   parts = {path.partition('/')[0] for path in taken}
   fields = {**match.fields, **weights.expected.model}
-  expected = weights.expected
+  values = weights.expected.values or match.values
   _check(
     config,
-    dataclasses.replace(expected, values=expected.values or match.values),
+    dataclasses.replace(weights.expected, values=values),
     {k: v for k, v in fields.items() if k.partition('.')[0] in parts},
   )
   merged = merge.merge(
@@ -246,7 +263,7 @@ def initial(
     match.sources,
     unused=match.unused,
     skip=config.init_skip,
-    edits=_edits(place.origin is not None and place.origin.bgr, leaves),
+    edits=_edits(match.bgr, leaves),
   )
   measured: set[str] = set()
   if systems.SYSTEMS[system].folded:
@@ -261,15 +278,19 @@ def initial(
       for path in leaves
       if re.sub(r'/(scale|mean|var)$', '/bias', path) in taken
     } - set(taken)
-  file = not os.path.isdir(weights.path)
+  mean, std = values or (config.data.mean, config.data.std)
   manifest = Manifest(
     init_from=config.init_from,
     init_skip=config.init_skip,
     system=system,
     path=weights.path,
-    sha256=fetch.sha256(weights.path) if file else '',
+    sha256=_digest(weights.path),
     url=place.origin.url if place.origin else '',
     licence=place.origin.licence if place.origin else '',
+    mean=tuple(mean),
+    std=tuple(std),
+    bgr=match.bgr,
+    padding=config.model.encoder.get('padding', ''),
     variables=len(taken),
     measured=len(measured),
     kept=tuple(sorted(set(leaves) - set(taken) - measured)),

@@ -2,16 +2,23 @@
 
 MobileNetV3's layers were renamed: 'expanded_conv/depthwise/BatchNorm' in Keras
 2, whose published files keep that, is 'expanded_conv_depthwise_bn' in Keras 3.
+Other published files are older than all these names ('mobl1_conv_1_expand',
+'convolution2d_1'). Keras loads them by the order of the layers, and so do we.
 """
 
+from collections.abc import Mapping
 import functools
 import re
 from typing import Any
+
+import numpy as np
 
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception_keras
+from deeplab.pretrained import hdf5
+from deeplab.pretrained import merge
 from deeplab.pretrained import names
 
 
@@ -77,6 +84,59 @@ def _renamed(name: str) -> str:
   return f'{layer}/{variable}'
 
 
+def _layers(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
+  """Returns the names of each layer's variables, in the order of a file."""
+  layers: dict[str, list[str]] = {}
+  for name in tensors:
+    layers.setdefault(name.partition('/')[0], []).append(name)
+  return layers
+
+
+@functools.cache
+def _order(application: str) -> list[tuple[str, tuple[str, ...]]]:
+  """Returns the layers of an application and their variables, in order."""
+  import keras  # and TensorFlow with it, for old files alone
+
+  model = getattr(keras.applications, application)(
+    include_top=False, weights=None
+  )
+  layers = [layer for layer in model.layers if layer.weights]
+  numbers = hdf5.renumbered(layer.name for layer in layers)
+  return [
+    (
+      numbers.get(layer.name, layer.name),
+      tuple(weight.name for weight in layer.weights),
+    )
+    for layer in layers
+  ]
+
+
+def _align(
+  application: str, first: str, classifier: str, tensors: merge.Tensors
+) -> merge.Tensors:
+  """Returns the tensors of an old file by the names that Keras has today.
+
+  Args:
+    application: of `keras.applications`.
+    first: its first layer, by which a file of today is known.
+    classifier: name for the layer that a file may have behind the others.
+    tensors: of any file. Those of another network are returned as they are.
+  """
+  old = _layers(tensors)
+  if first in old or any(name.count('/') != 1 for name in tensors):
+    return tensors
+  new = [*_order(application), (classifier, ('kernel', 'bias'))]
+  if not len(new) - 1 <= len(old) <= len(new):
+    return tensors
+  aligned: dict[str, np.ndarray] = {}
+  for (layer, variables), its in zip(new, old.values(), strict=False):
+    if len(variables) != len(its):
+      return tensors
+    for variable, name in zip(variables, its, strict=True):
+      aligned[f'{layer}/{variable}'] = tensors[name]
+  return aligned
+
+
 def _part(modules: names.Modules, **others: Any) -> names.Part:
   return names.Part(
     functools.partial(names.keras, scope='encoder', modules=modules), **others
@@ -89,11 +149,14 @@ SYSTEM = names.System(
       _mobilenet_v2,
       unused='(predictions|Logits|Conv_1|Conv_1_bn)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
+      values=names.SIGNED,
+      align=functools.partial(_align, 'MobileNetV2', 'Conv1', 'predictions'),
     ),
     mobilenet_v3.MobileNetV3: _part(
       _mobilenet_v3,
       unused='(conv_1|conv_1_bn|conv_2|logits)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
+      values=names.SIGNED,
       rename=_renamed,
     ),
     resnet.ResNet: _part(
@@ -105,11 +168,17 @@ SYSTEM = names.System(
         'padding': 'symmetric',
         'bn_epsilon': 1.001e-5,
       },
+      values=names.CAFFE,
+      bgr=True,
     ),
     xception_keras.XceptionKeras: _part(
       _xception,
       unused='predictions/.*',
       fields={'padding': 'same', 'valid_stem': True, 'bn_epsilon': 1e-3},
+      values=names.SIGNED,
+      align=functools.partial(
+        _align, 'Xception', 'block1_conv1', 'predictions'
+      ),
     ),
   }
 )

@@ -37,8 +37,6 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'hwim': lambda x: _axes(0, 1, 2, 3)(x).reshape(*x.shape[:2], 1, -1),
   # PyTorch's convolutions, grouped and depthwise ones among them.
   'oihw': _axes(2, 3, 1, 0),
-  # PyTorch's linear layers, as 1x1 convolutions.
-  'oi': lambda x: _axes(1, 0)(x)[None, None],
   # TFLite's convolutions, and its depthwise ones.
   'ohwi': _axes(1, 2, 3, 0),
   '1hwo': _axes(1, 2, 0, 3),
@@ -173,7 +171,8 @@ def merge(
       used.add(source.name)
       continue
     if source.name not in tensors:
-      missing.append(f'{path}, wanted {source.name!r}')
+      wanted = repr(source.name) if source.name else 'what it names nowhere'
+      missing.append(f'{path}, wanted {wanted}')
       continue
     used.add(source.name)
     value = _place(source, _floats(source.name, tensors[source.name]))

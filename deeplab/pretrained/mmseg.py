@@ -80,18 +80,28 @@ _HEAD = {'bn_epsilon': 1e-5}
 
 SYSTEM = names.System(
   encoders={
-    resnet.ResNet: names.torch_part(
-      'encoder',
-      _resnet,
-      unused=rf'fc\..*|{names.COUNTERS}',
-      fields={
-        'padding': 'symmetric',
-        'bn_epsilon': 1e-5,
-        'stride_unit': 'first',
-        'stride_conv': '3x3',
-      },
-      rename=_renamed,
-    )
+    **{
+      cls: names.torch_part(
+        'encoder',
+        _resnet,
+        unused=rf'fc\..*|{names.COUNTERS}',
+        fields={
+          'padding': 'symmetric',
+          'bn_epsilon': 1e-5,
+          'stride_unit': 'first',
+          'stride_conv': '3x3',
+          **fields,
+        },
+        values=names.IMAGENET,
+        rename=_renamed,
+      )
+      # The first that fits is taken.
+      for cls, fields in (
+        (resnet.ResNet18, {'basic_dilation': 'first'}),
+        (resnet.ResNet34, {'basic_dilation': 'first'}),
+        (resnet.ResNet, {}),
+      )
+    }
   },
   heads={
     deeplabv3.DeepLabV3: names.torch_part('head', _decode_head, fields=_HEAD),

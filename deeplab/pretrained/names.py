@@ -22,6 +22,13 @@ Sources = dict[str, merge.Source]
 # Mean and std, RGB in 0..255.
 Values = tuple[tuple[float, ...], tuple[float, ...]]
 
+# What images are before the network, (mean, std) of RGB in 0..255.
+IMAGENET: Values = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+SIGNED: Values = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))  # -1..1
+# Caffe's: BGR less its mean, not scaled. TF-slim's ResNets: the same of RGB.
+CAFFE: Values = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+CENTRED: Values = ((123.15, 115.9, 103.06), (1.0, 1.0, 1.0))
+
 NOWHERE = merge.Source('')
 
 # What PyTorch's BatchNorm counts; nothing reads it.
@@ -56,16 +63,22 @@ class Part(NamedTuple):
     unused: regular expression for tensors of the file without a counterpart.
     fields: fields of our class that its published weights were trained with.
     values: `config.data.mean` and `std` of all that the system publishes of an
-      encoder; None where they differ, or where each origin says its own.
+      encoder, or a function to them from our variables; None where they differ,
+      or where each origin says its own.
     rename: from names of the file to those that the sources have. That of the
       encoder holds for the whole file.
+    align: the same for all tensors of a file, where one name does not say
+      enough; before `rename`.
+    bgr: the first convolution reads blue first.
   """
 
   sources: Callable[[PyTree], Sources]
   unused: str = ''
   fields: Mapping[str, Any] = {}
-  values: Values | None = None
+  values: Values | Callable[[PyTree], Values] | None = None
   rename: Callable[[str], str] = str
+  align: Callable[[merge.Tensors], merge.Tensors] = lambda tensors: tensors
+  bgr: bool = False
 
 
 class System(NamedTuple):

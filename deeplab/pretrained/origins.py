@@ -10,11 +10,7 @@ import dataclasses
 import os
 from typing import Any
 
-# Value ranges: what images are before the network, as (mean, std).
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-SIGNED = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))  # -1..1
-# Caffe's: BGR less its mean, not scaled.
-CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+from deeplab.pretrained import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +24,6 @@ class Origin:
     licence: of the weights.
     encoder: name of our encoder.
     values: (mean, std) that images were normalised by, RGB in 0..255.
-    bgr: the first convolution reads blue first.
     head: name of our head, '' for an encoder's weights.
     model: what config.model must hold besides what the system's names say, by
       'encoder.tap'.
@@ -40,7 +35,6 @@ class Origin:
   licence: str
   encoder: str
   values: tuple[tuple[float, ...], tuple[float, ...]]
-  bgr: bool = False
   head: str = ''
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -58,7 +52,7 @@ def _torchvision(file: str, encoder: str, **fields: Any) -> Origin:
     digest=f'sha256:{digest}',
     licence='BSD-3-Clause',
     encoder=encoder,
-    values=IMAGENET,
+    values=names.IMAGENET,
     **fields,
   )
 
@@ -81,7 +75,7 @@ def _keras(path: str, digest: str, encoder: str, **fields: Any) -> Origin:
     digest=digest,
     licence='Apache-2.0',
     encoder=encoder,
-    **({'values': SIGNED} | fields),
+    **({'values': names.SIGNED} | fields),
   )
 
 
@@ -113,8 +107,7 @@ def _keras_resnet(name: str, digest: str) -> Origin:
     f'resnet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5',
     f'md5:{digest}',
     name.replace('resnet', 'resnet_'),
-    values=CAFFE,
-    bgr=True,
+    values=names.CAFFE,
   )
 
 
@@ -125,7 +118,7 @@ def _mmseg(file: str, encoder: str) -> Origin:
     digest=f'sha256:{digest}',
     licence='Apache-2.0',
     encoder=encoder,
-    values=IMAGENET,
+    values=names.IMAGENET,
     model={'encoder.stem': 'v1c'},
   )
 
@@ -254,6 +247,6 @@ ORIGINS: dict[str, Origin] = {
     digest='sha256:b33bc2c4',
     licence='Apache-2.0',
     encoder='mobilenet_v2',
-    values=IMAGENET,
+    values=names.IMAGENET,
   ),
 }

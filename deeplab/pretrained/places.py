@@ -148,7 +148,7 @@ def _of_config(config: dict[str, Any]) -> Expected:
   model = {
     f'encoder.{name}': value
     for name, value in config['model']['encoder'].items()
-    if name != 'bn_decay'
+    if name not in ('bn_decay', 'tap', 'freeze_norm')
   }
   for name in ('name', 'bn_epsilon', 'align_corners'):
     model[f'head.{name}'] = config['model']['head'][name]

@@ -31,11 +31,6 @@ _UNUSED = (
   r'MobileNetV2/(Conv2d_18_1|top/Conv2d_1x1_output)/.*'
 )
 
-# How `core/feature_extractor.py` and `nets/` normalise images: -1..1, and for
-# ResNet less a mean alone.
-_SIGNED = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-_CENTRED = ((123.15, 115.9, 103.06), (1.0, 1.0, 1.0))
-
 _PATH = re.compile(
   r'(?P<layer>.+?)/(conv/|norm/)?(?P<variable>kernel|bias|bn/\w+)'
 )
@@ -174,6 +169,15 @@ def _resnet_v1(variables: PyTree) -> Sources:
   return _sources(variables, 'encoder', scope)
 
 
+def _resnet_values(variables: PyTree) -> names.Values:
+  """Returns how `core/feature_extractor.py` normalises images for ResNet.
+
+  Networks with the deep stem see -1..1, others images less a mean alone.
+  """
+  deep = 'stem_2' in variables['params']['encoder']
+  return names.SIGNED if deep else names.CENTRED
+
+
 def _deeplab_head(variables: PyTree) -> Sources:
   """Returns the sources of a DeepLabV3 or DeepLabV3+ head, `model.py`.
 
@@ -229,7 +233,7 @@ def _folded(sources: Sources) -> Sources:
 def _part(
   sources: Callable[[PyTree], Sources],
   converted: bool,
-  values: names.Values | None = _SIGNED,
+  values: names.Values | Callable[[PyTree], names.Values] = names.SIGNED,
   **fields: Any,
 ) -> names.Part:
   """Returns a part that expects `fields`; a converted file has no epsilon."""
@@ -256,7 +260,7 @@ def _system(converted: bool) -> names.System:
       resnet.ResNet: _part(
         _resnet_v1,
         converted,
-        _CENTRED,
+        _resnet_values,
         padding='symmetric',
         stride_unit='last',
         bn_epsilon=1e-5,

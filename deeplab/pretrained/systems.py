@@ -38,6 +38,7 @@ class Match(NamedTuple):
     fields: what config.model must hold for the weights to mean what they did,
       by 'encoder.padding'.
     values: `config.data.mean` and `std` of the system; None if unknown.
+    bgr: the first convolution reads blue first.
   """
 
   tensors: merge.Tensors
@@ -45,6 +46,7 @@ class Match(NamedTuple):
   unused: str
   fields: dict[str, Any]
   values: names.Values | None
+  bgr: bool
 
   @property
   def share(self) -> float:
@@ -84,8 +86,9 @@ def match(
   unused = [part.unused for part in parts.values()]
   if whole and model.auxiliary is None:
     unused.append(system.unused)
+  values = encoder.values
   return Match(
-    {encoder.rename(name): tensor for name, tensor in tensors.items()},
+    _renamed(encoder, tensors),
     sources,
     '|'.join(pattern for pattern in unused if pattern),
     {
@@ -93,8 +96,21 @@ def match(
       for scope, part in parts.items()
       for field, value in part.fields.items()
     },
-    encoder.values,
+    values(variables) if callable(values) else values,
+    encoder.bgr,
   )
+
+
+def _renamed(encoder: names.Part, tensors: merge.Tensors) -> merge.Tensors:
+  """Returns the tensors of a file by the names that sources have.
+
+  Where two get one name the second keeps its own, for the merge to list.
+  """
+  renamed: dict[str, Any] = {}
+  for name, tensor in encoder.align(tensors).items():
+    new = encoder.rename(name)
+    renamed[name if new in renamed else new] = tensor
+  return renamed
 
 
 def detect(

@@ -190,6 +190,7 @@ SYSTEM = names.System(
       _mobilenet_v2,
       unused=rf'classifier\.1\..*|features\.18\..*|{names.COUNTERS}',
       fields={**_SYMMETRIC, 'rounding': 'keras'},
+      values=names.IMAGENET,
     ),
     mobilenet_v3.MobileNetV3: names.varying_torch_part(
       _mobilenet_v3,
@@ -199,6 +200,7 @@ SYSTEM = names.System(
         'rounding': 'torchvision',
         'bn_epsilon': 1e-3,
       },
+      values=names.IMAGENET,
       rename=_features,
     ),
     regnet.RegNet: names.torch_part(
@@ -206,6 +208,7 @@ SYSTEM = names.System(
       _regnet,
       unused=rf'fc\..*|{names.COUNTERS}',
       fields={'bn_epsilon': 1e-5},
+      values=names.IMAGENET,
     ),
     resnet.ResNet: names.torch_part(
       'encoder',
@@ -217,12 +220,14 @@ SYSTEM = names.System(
         'stride_unit': 'first',
         'stride_conv': '3x3',
       },
+      values=names.IMAGENET,
       rename=_without_prefix,
     ),
     shufflenet_v2.ShuffleNetV2: names.varying_torch_part(
       _shufflenet_v2,
       unused=rf'fc\..*|conv5\..*|{names.COUNTERS}',
       fields=_SYMMETRIC,
+      values=names.IMAGENET,
     ),
   },
   heads={

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from deeplab.pretrained import fetch
+from deeplab.pretrained import names
 from deeplab.pretrained import origins
 
 CONTENT = bytes(range(256)) * 5000
@@ -20,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def origin(url, digest=f'sha256:{DIGEST[:8]}'):
-  return origins.Origin(url, digest, 'MIT', 'resnet_18', origins.IMAGENET)
+  return origins.Origin(url, digest, 'MIT', 'resnet_18', names.IMAGENET)
 
 
 @pytest.fixture

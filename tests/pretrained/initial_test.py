@@ -26,7 +26,7 @@ ORIGIN = origins.Origin(
   digest='',
   licence='MIT',
   encoder='resnet_tiny',
-  values=origins.IMAGENET,
+  values=names.IMAGENET,
 )
 
 

@@ -1,5 +1,6 @@
 """Features of Keras' weight files, read by the importer, equal Keras'."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -162,6 +163,49 @@ def test_xception(tmp_path, size):
   encoder = xception_keras.XceptionKeras(32, valid_stem=True)
   path = str(tmp_path / 'xception.keras')
   model.save(path)
+  cases.assert_features(path, 'keras', encoder, x, maps)
+
+
+def old_file(path, model, names):
+  """Writes the weights of a model under other names, as Keras 1 and 2 did."""
+  with h5py.File(path, 'w') as f:
+    layers = [layer for layer in model.layers if layer.weights]
+    f.attrs['layer_names'] = [names(i, layer) for i, layer in enumerate(layers)]
+    for name, layer in zip(f.attrs['layer_names'], layers, strict=True):
+      group = f.create_group(name)
+      group.attrs['weight_names'] = [
+        f'{name}_{i}' for i in range(len(layer.weights))
+      ]
+      for i, weight in enumerate(layer.weights):
+        group[f'{name}_{i}'] = np.asarray(weight)
+
+
+def mobl(i, layer):
+  """What the published files of MobileNetV2 call its layers."""
+  if layer.name.startswith('block_'):
+    _, number, kind = layer.name.split('_', 2)
+    return f'mobl{number}_conv_{number}_{kind}'
+  return f'bn{i}' if layer.name.startswith('bn') else f'Convolution{i}'
+
+
+def test_an_old_file_is_read_by_its_order(tmp_path):
+  model, x, maps = application(
+    'MobileNetV2', (64, 64), MOBILENET_V2, alpha=0.35
+  )
+  path = str(tmp_path / 'mobilenet_v2.h5')
+  old_file(path, model, mobl)
+  encoder = mobilenet_v2.MobileNetV2(
+    output_stride=32, alpha=0.35, padding='keras', top_conv=True
+  )
+  cases.assert_features(path, 'keras', encoder, x, maps)
+
+
+@pytest.mark.full
+def test_an_old_file_of_xception(tmp_path):
+  model, x, maps = application('Xception', (75, 72), XCEPTION)
+  path = str(tmp_path / 'xception.h5')
+  old_file(path, model, lambda i, layer: f'{type(layer).__name__.lower()}_{i}')
+  encoder = xception_keras.XceptionKeras(32, valid_stem=True)
   cases.assert_features(path, 'keras', encoder, x, maps)
 
 

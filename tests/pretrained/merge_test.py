@@ -51,7 +51,6 @@ def test_tensors_take_their_places_and_the_rest_stays():
     ('same', (2, 3, 5, 7), (2, 3, 5, 7), lambda h, w, i, o: (h, w, i, o)),
     ('hwim', (2, 3, 5, 1), (2, 3, 1, 5), lambda h, w, i, o: (h, w, o, 0)),
     ('oihw', (7, 5, 2, 3), (2, 3, 5, 7), lambda h, w, i, o: (o, i, h, w)),
-    ('oi', (7, 5), (1, 1, 5, 7), lambda h, w, i, o: (o, i)),
     ('ohwi', (7, 2, 3, 5), (2, 3, 5, 7), lambda h, w, i, o: (o, h, w, i)),
     ('1hwo', (1, 2, 3, 7), (2, 3, 1, 7), lambda h, w, i, o: (0, h, w, o)),
   ],
