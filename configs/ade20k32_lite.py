@@ -41,9 +41,10 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
-  lite.configure(c, network, size=SIZES[chosen['size']], batch_size=16)
+  size = SIZES[chosen['size']]
+  lite.configure(c, network, size=size, batch_size=16, images=20_210)
   c.epochs = EPOCHS_REGNET if network.startswith('rx') else EPOCHS
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+    lite.smoke(c)
   return common.finish(c)

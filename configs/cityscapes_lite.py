@@ -41,12 +41,12 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   size = SIZES[chosen['size']]
-  lite.configure(c, chosen['network'], size=size, batch_size=12)
+  lite.configure(c, chosen['network'], size=size, batch_size=12, images=2975)
   c.epochs = 250.0
   if chosen['stage'] == 'qat':
     c.optimizer.learning_rate = 1e-5
     c.epochs = 10.0
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+    lite.smoke(c)
   return common.finish(c)

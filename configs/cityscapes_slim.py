@@ -29,7 +29,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     {'name': 'mobilenet_v3_large_seg', 'padding': 'same'},
     {
       'name': 'lraspp',
-      'gate': 'hard_sigmoid',
+      'gate': 'hard_sigmoid_tf',
       'gate_bias': True,
       # Windows of the training crop's size: a whole image has several.
       'pool_window': (25, 25),

@@ -34,12 +34,13 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
-  lite.configure(c, network, size=(512, 512), batch_size=32)
+  lite.configure(c, network, size=(512, 512), batch_size=32, images=92_518)
   c.epochs = 60.0
   if network != 'rx800':
     c.optimizer.name = 'sgd'
     c.optimizer.learning_rate = 0.05
+    c.schedule.name = 'cosine'
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+    lite.smoke(c)
   return common.finish(c)

@@ -120,6 +120,13 @@ def any_host(flag: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def of_first_host(tree: PyTree) -> PyTree:
+  """Returns the first process' arrays; every process calls it."""
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.broadcast_one_to_all(tree)
+
+
 def to_global(state: PyTree) -> PyTree:
   """Makes mapped state ready for a checkpoint of all processes together.
 

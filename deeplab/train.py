@@ -250,9 +250,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Trained weights, unless the run has weights of its own.
   manifest = None
-  if config.init_from and not checkpoints.any_saved(
-    workdirs.checkpoint_dir(workdir)
-  ):
+  new = not checkpoints.any_saved(workdirs.checkpoint_dir(workdir))
+  if new and config.init_from:
     variables, manifest = initial.initial(
       config,
       model,
@@ -262,12 +261,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         config, info, host_index=0, host_count=1, start_step=0
       ),
     )
+    # Measured statistics may differ in rounding from host to host.
+    variables = parallel.of_first_host(variables)
     state = steps.start_from(state, variables, optimizer)
 
   # Where were we? Only a run that could start takes its work directory.
   workdirs.claim(workdir, config)
-  if manifest is not None and host == 0:
-    manifest.write(workdir)
+  if new and host == 0:
+    initial.record(workdir, manifest)
   saved = checkpoints.Checkpoints(
     workdirs.checkpoint_dir(workdir),
     keep_latest=config.checkpoint.keep_latest,

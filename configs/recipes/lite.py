@@ -50,7 +50,12 @@ NETWORKS = {
 
 
 def configure(
-  c: ConfigDict, network: str, *, size: tuple[int, int], batch_size: int
+  c: ConfigDict,
+  network: str,
+  *,
+  size: tuple[int, int],
+  batch_size: int,
+  images: int,
 ) -> None:
   """Sets model, normalisation, augmentation, optimiser and schedule.
 
@@ -59,6 +64,7 @@ def configure(
     network: one of `NETWORKS`.
     size: (H, W) of crops and of the exported file.
     batch_size: images a step.
+    images: in the training split, of which the rate rises for five epochs.
   """
   c.data.mean = (128.0, 128.0, 128.0)
   c.data.std = (64.0, 64.0, 64.0)
@@ -78,5 +84,11 @@ def configure(
     c.schedule.name = 'step'
     c.schedule.step.milestones = (0.4, 0.8)
     c.schedule.step.gamma = 0.25
+  c.schedule.warmup_steps = 5 * (images // batch_size)
   common.sizes(c, size)
   c.checkpoint.every_steps = 1000
+
+
+def smoke(c: ConfigDict) -> None:
+  """Shrinks the config to a run of seconds."""
+  common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)

@@ -1,4 +1,4 @@
-"""Means over parts of a feature map, cheap to train and plain to export.
+"""Pooling, cheap to train and plain to export.
 
 A window sum is one AVERAGE_POOL_2D in an exported graph, but its gradient
 costs the square of the window. So training takes slices and their means, and
@@ -84,6 +84,23 @@ def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
     ]
     y = jnp.concatenate(means, axis=axis)
   return y.astype(x.dtype)
+
+
+def max_pool(x: Array, padding: layers.Padding) -> Array:
+  """Returns the maximum over 3x3 pixels, at stride 2.
+
+  Args:
+    x: [B, H, W, C], 0 and more, as behind a ReLU: zeros then pad as well as the
+      least number does, which has no place in a quantised graph.
+    padding: see `layers.explicit_padding`.
+
+  Returns:
+    [B, ceil(H / 2), ceil(W / 2), C].
+  """
+  pads = layers.explicit_padding(padding, x.shape[1:3], 3, 2, 1)
+  if pads == layers.explicit_padding('same', x.shape[1:3], 3, 2, 1):
+    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
+  return nn.max_pool(jnp.pad(x, ((0, 0), *pads, (0, 0))), (3, 3), (2, 2))
 
 
 def check_batch(batch: int, options: layers.Options) -> None:

@@ -1,7 +1,6 @@
 """Names of encoders and heads, and a model from its config.
 
-A new model is a class, an entry here, and a row in the tests' table of
-parameter counts.
+A new model is a class, an entry here, and a test that pins its parameters.
 """
 
 from collections.abc import Mapping

@@ -80,10 +80,20 @@ class Manifest:
       f'{len(self.unused)} tensors of the file are unused'
     )
 
-  def write(self, workdir: str) -> None:
-    """Writes init.json."""
-    text = json.dumps(dataclasses.asdict(self), indent=2)
-    workdirs.write_text(os.path.join(workdir, 'init.json'), text + '\n')
+
+def record(workdir: str, manifest: Manifest | None) -> None:
+  """Writes init.json of a new run, or removes that of an earlier attempt.
+
+  Args:
+    workdir: the run's work directory.
+    manifest: what it starts from; None for random weights.
+  """
+  path = os.path.join(workdir, 'init.json')
+  if manifest is not None:
+    text = json.dumps(dataclasses.asdict(manifest), indent=2)
+    workdirs.write_text(path, text + '\n')
+  elif os.path.exists(path):
+    os.remove(path)
 
 
 def _differs(ours: Any, theirs: Any) -> bool:

@@ -262,6 +262,7 @@ def _system(converted: bool) -> names.System:
         converted,
         _resnet_values,
         padding='symmetric',
+        pool_padding='same',
         stride_unit='last',
         bn_epsilon=1e-5,
       ),

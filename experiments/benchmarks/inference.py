@@ -9,7 +9,7 @@ finds: one image, random weights, logits at full resolution that stay on the
 device. A row has a process of its own, so that its memory is its own; one that
 fails is told and left out.
 
-Needs jax, flax and ml_collections, no TensorFlow; README.md has numbers.
+Needs jax, flax and ml_collections, no TensorFlow.
 """
 
 from concurrent import futures

@@ -51,7 +51,9 @@ def test_encoder(name):
   cls = registry.ENCODERS[name]
   # Where its parameters are pinned, whoever registers it.
   file = TESTS / f'{cls.__module__.rpartition(".")[2]}_test.py'
-  assert cls.__name__ in file.read_text(encoding='utf-8')
+  text = file.read_text(encoding='utf-8')
+  assert cls.__name__ in text
+  assert 'cases.count(' in text
   # All of them reach stride 8, and some end there.
   network = registry.build(config(encoder={'name': name}, output_stride=8), 3)
   features, shapes = jax.eval_shape(

@@ -114,11 +114,18 @@ def test_a_classifier_fills_the_encoder(tmp_path):
   assert manifest.unused == ('fc.weight',)
   assert {name.partition('/')[0] for name in manifest.kept} == {'head'}
   assert manifest.variables == sum(n.startswith('encoder/') for n in after)
-  manifest.write(str(tmp_path))
+  initial.record(str(tmp_path), manifest)
   with open(tmp_path / 'init.json', encoding='utf-8') as f:
     written = json.load(f)
   assert written['path'] == path
   assert written['sha256'] == fetch.sha256(path)
+  assert written['mean'] == [123.675, 116.28, 103.53]
+  assert written['std'] == [58.395, 57.12, 57.375]
+  assert written['padding'] == 'symmetric'
+  assert not written['bgr']
+  # Another attempt without weights leaves no word of them.
+  initial.record(str(tmp_path), None)
+  assert not (tmp_path / 'init.json').exists()
 
 
 @pytest.mark.parametrize('system', ['torchvision', 'mmseg'])

@@ -9,7 +9,8 @@ arXiv:1512.03385. By default the layout is torchvision's
     Keras            stride_conv='1x1', conv_bias=True, bn_decay=0.99,
                      bn_epsilon=1.001e-5; features equal to
                      `keras.applications.ResNet50`
-    TF DeepLab       stem='beta', stride_unit='last', bn_decay=0.95
+    TF DeepLab       stem='beta', stride_unit='last', pool_padding='same',
+                     bn_decay=0.95
 
 Modules: `stem_1` (.. `stem_3` in deep stems), then the units by the paper's
 stages and Keras' names, `conv2_block1` .. `conv5_block3`. A unit has `conv_1`,
@@ -24,10 +25,10 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from deeplab.models import layers
 from deeplab.models import output_stride as output_strides
+from deeplab.models import pooling
 from deeplab.models.encoders import contract
 
 Array = jax.Array
@@ -114,22 +115,6 @@ class Residual(nn.Module):
     return jax.nn.relu(x + y)
 
 
-def max_pool(x: Array, padding: layers.Padding) -> Array:
-  """Returns the maximum over 3x3 pixels, at stride 2.
-
-  Args:
-    x: [B, H, W, C], nowhere negative.
-    padding: see `layers.explicit_padding`.
-
-  Returns:
-    [B, ceil(H / 2), ceil(W / 2), C].
-  """
-  pads = layers.explicit_padding(padding, x.shape[1:3], 3, 2, 1)
-  # Zeros never win behind a ReLU, and unlike -inf they can be quantised.
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  return nn.max_pool(x, (3, 3), strides=(2, 2))
-
-
 def check_multi_grid(factors: Sequence[int], units: int) -> None:
   """Raises ValueError unless the factors are positive and fit the last stage.
 
@@ -192,7 +177,8 @@ class ResNet(nn.Module):
     padding: 'symmetric', in all the systems above, samples the same grid at any
       input size. 'same' needs no padding operator in an exported graph; on maps
       of even size its strided 3x3 convolutions are centred one row off what the
-      shortcuts read. Only TF-slim's max pooling is 'same'.
+      shortcuts read.
+    pool_padding: of the max pooling; TF-slim's is 'same'.
     bn_decay: see `layers.Norm`.
     bn_epsilon: see `layers.Norm`.
     cut: 'none'; or the last unit of the third or fourth stage, where the
@@ -213,6 +199,7 @@ class ResNet(nn.Module):
   multi_grid_mode: Literal['multiply', 'replace'] = 'multiply'
   conv_bias: bool = False
   padding: layers.Padding = 'symmetric'
+  pool_padding: layers.Padding = 'symmetric'
   bn_decay: float = 0.9
   bn_epsilon: float = 1e-5
   cut: str = 'none'
@@ -228,6 +215,7 @@ class ResNet(nn.Module):
       'multi_grid_mode', self.multi_grid_mode, ('multiply', 'replace')
     )
     contract.check('padding', self.padding, ('symmetric', 'same'))
+    contract.check('pool_padding', self.pool_padding, ('symmetric', 'same'))
     if [len(self.depths), len(self.widths)] != [4, 4] or min(self.depths) < 1:
       raise ValueError(
         f'depths={tuple(self.depths)} and widths={tuple(self.widths)} must '
@@ -341,7 +329,7 @@ class ResNet(nn.Module):
         **shared,
       )(x, train)
     features = [x]
-    x = max_pool(x, self.padding)
+    x = pooling.max_pool(x, self.pool_padding)
 
     for unit, convs in zip(units, self._convs(units), strict=True):
       if unit.stride > 1:

@@ -15,28 +15,12 @@ import jax.numpy as jnp
 
 from deeplab.models import layers
 from deeplab.models import output_stride as output_strides
+from deeplab.models import pooling
 from deeplab.models.encoders import contract
 
 Array = jax.Array
 
 TOP_CHANNELS = 1024
-
-
-def max_pool(x: Array, padding: layers.Padding) -> Array:
-  """3x3 max pooling with stride 2 of a map without negative values.
-
-  Args:
-    x: [B, H, W, C], 0 and more, as behind a ReLU: zeros then pad as well as
-      the least number does, which has no place in a quantised graph.
-    padding: see `layers.explicit_padding`.
-
-  Returns:
-    [B, ceil(H / 2), ceil(W / 2), C].
-  """
-  pads = layers.explicit_padding(padding, x.shape[1:3], 3, 2, 1)
-  if pads == layers.explicit_padding('same', x.shape[1:3], 3, 2, 1):
-    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
-  return nn.max_pool(jnp.pad(x, ((0, 0), *pads, (0, 0))), (3, 3), (2, 2))
 
 
 def interleave(first: Array, second: Array) -> Array:
@@ -179,7 +163,7 @@ class ShuffleNetV2(nn.Module):
       name='stem',
     )(images, train)
     features = [x]
-    x = max_pool(x, self.padding)
+    x = pooling.max_pool(x, self.padding)
     for i, (channels, stride) in enumerate(units):
       if stride > 1:
         features.append(x)

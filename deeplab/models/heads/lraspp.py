@@ -4,16 +4,15 @@ Howard et al., "Searching for MobileNetV3" (2019, arXiv:1905.02244), figure 10.
 
 * torchvision (`LRASPPHead`): the defaults.
 * TF DeepLab (`model.py`, with squeeze-and-excitation and the sum merge):
-  `gate='hard_sigmoid'`, `gate_bias=True`, `align_corners=True`, and for its
+  `gate='hard_sigmoid_tf'`, `gate_bias=True`, `align_corners=True`, and for its
   Cityscapes models, trained on crops of 769, `pool_window=(25, 25)`,
   `pool_stride=(4, 5)`: a larger image has a gate that varies over it.
 """
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 
+from deeplab.models import attention
 from deeplab.models import layers
 from deeplab.models import pooling
 from deeplab.models import resizing
@@ -21,7 +20,7 @@ from deeplab.models.heads import base
 
 Array = jax.Array
 
-GATES = {'sigmoid': jax.nn.sigmoid, 'hard_sigmoid': jax.nn.hard_sigmoid}
+GATES = {'sigmoid': jax.nn.sigmoid, **attention.GATES}
 
 
 class LRASPP(base.Head):
@@ -32,7 +31,7 @@ class LRASPP(base.Head):
   Attributes:
     channels: channels of the gated layer.
     low_level_stage: index of the finer map in the features; 2 is stride 8.
-    gate: 'sigmoid', or 'hard_sigmoid', relu6(x + 3) / 6.
+    gate: 'sigmoid', or one of `attention.GATES`.
     gate_bias: the gate's convolution has a bias.
     pool_window: rows and columns of the last map that the gate averages, less
       where the map is smaller; empty: the whole map.
@@ -42,7 +41,7 @@ class LRASPP(base.Head):
 
   channels: int = 128
   low_level_stage: int = 2
-  gate: Literal['sigmoid', 'hard_sigmoid'] = 'sigmoid'
+  gate: str = 'sigmoid'
   gate_bias: bool = False
   pool_window: tuple[int, ...] = ()
   pool_stride: tuple[int, ...] = (1, 1)

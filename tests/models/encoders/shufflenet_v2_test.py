@@ -56,24 +56,6 @@ def test_interleave_is_the_channel_shuffle():
   )
 
 
-@pytest.mark.parametrize('padding', ['symmetric', 'same', 'keras'])
-@pytest.mark.parametrize('size', [(7, 8), (8, 9)])
-def test_max_pool_is_its_definition(padding, size):
-  x = np.random.default_rng(0).uniform(size=(2, *size, 3)).astype(np.float32)
-  pads = layers.explicit_padding(padding, size, 3, 2, 1)
-  padded = np.pad(
-    x, ((0, 0), *pads, (0, 0)), mode='constant', constant_values=-1
-  )
-  rows, columns = -(-size[0] // 2), -(-size[1] // 2)
-  expected = np.zeros((2, rows, columns, 3), np.float32)
-  for i in range(rows):
-    for j in range(columns):
-      window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
-      expected[:, i, j] = window.max(axis=(1, 2))
-  y = shufflenet_v2.max_pool(x, padding)
-  np.testing.assert_array_equal(y, expected)
-
-
 @pytest.mark.parametrize(
   ('padding', 'size', 'output_strides'),
   [
