@@ -27,14 +27,14 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
   assert len(rows) == 2
   found = exports.collect(rows, path)
   assert len(exported) == 1
-  assert exported[0][1] == exports.EVEN
+  assert exported[0][1] == (256, 256)
   assert [x['id'] for x in found] == [row.id for row in rows]
 
   # Nothing is left to do in another run; other rows are added.
   rows = [*rows, *zoo.rows('tf_cityscapes_mnv2_1025x2049')]
   exports.collect(rows, path)
   assert len(exported) == 2
-  assert exported[1][1] == exports.ODD
+  assert exported[1][1] == (129, 129)
   with open(path, encoding='utf-8') as f:
     kept = json.load(f)
   assert [len(x['rows']) for x in kept] == [2, 1]
@@ -57,7 +57,9 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
 )
 def test_export(row, refused):
   (row,) = zoo.rows(row)
-  found = exports.export(zoo.load(row), exports.EVEN)
+  config = zoo.load(row)
+  size = exports.small_size(row, config.model.output_stride)
+  found = exports.export(config, size)
   assert found['float32_difference'] < 1e-4
   assert found['argmax_agreement'] > 0.5
   assert set(found['refused']) == refused

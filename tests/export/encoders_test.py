@@ -47,7 +47,10 @@ KNOWN = {
     *(
       (encoder, output_stride, size)
       for encoder, output_stride in (
+        ('mobilenet_v2_tiny', 16),
         ('mobilenet_v3_tiny', 16),
+        ('resnet_tiny', 16),
+        ('regnetx_tiny', 16),
         ('shufflenet_v2_tiny', 16),
         ('ghostnet_tiny', 16),
         ('xception_tiny', 16),

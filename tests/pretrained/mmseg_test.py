@@ -40,10 +40,11 @@ def mmseg(monkeypatch):
     return pytest.importorskip('mmseg.models')
 
 
-def network(torch, mmseg, depth, stem, strides, dilations, rates, widths):
+def network(torch, mmseg, depth, stem, strides, dilations, rates, widths, **kw):
   """Returns DeepLabV3+ with an auxiliary head, as its configs build it."""
+  align_corners = kw.pop('align_corners')
   low, wide, channels, auxiliary = widths
-  head = {'norm_cfg': NORM, 'num_classes': 5, 'align_corners': False}
+  head = {'norm_cfg': NORM, 'num_classes': 5, 'align_corners': align_corners}
   module = torch.nn.Module()
   module.backbone = getattr(mmseg, f'ResNet{stem}')(
     depth=depth,
@@ -53,6 +54,7 @@ def network(torch, mmseg, depth, stem, strides, dilations, rates, widths):
     norm_cfg=NORM,
     norm_eval=False,
     contract_dilation=True,
+    **kw,
   )
   module.decode_head = mmseg.DepthwiseSeparableASPPHead(
     c1_in_channels=wide // 8,
@@ -78,17 +80,32 @@ def network(torch, mmseg, depth, stem, strides, dilations, rates, widths):
 @pytest.mark.filterwarnings('ignore')  # mmsegmentation deprecates its own
 @pytest.mark.parametrize('size', [(65, 81), (64, 48)])
 @pytest.mark.parametrize(
-  ('depth', 'stem', 'output_stride', 'widths'),
+  ('depth', 'stem', 'output_stride', 'widths', 'multi_grid', 'align_corners'),
   [
-    (18, 'V1c', 8, (12, 512, 128, 64)),
+    (18, 'V1c', 8, (12, 512, 128, 64), None, False),
     pytest.param(
-      *(50, 'V1c', 16, (48, 2048, 512, 256)), marks=pytest.mark.full
+      *(50, 'V1c', 16, (48, 2048, 512, 256), None, False),
+      marks=pytest.mark.full,
     ),
-    pytest.param(*(18, '', 16, (12, 512, 128, 64)), marks=pytest.mark.full),
+    pytest.param(
+      *(50, 'V1c', 16, (48, 2048, 512, 256), (1, 2, 4), True),
+      marks=pytest.mark.full,
+    ),
+    pytest.param(
+      *(18, '', 16, (12, 512, 128, 64), None, True), marks=pytest.mark.full
+    ),
   ],
 )
 def test_deeplabv3plus(
-  tmp_path, mmseg, depth, stem, output_stride, widths, size
+  tmp_path,
+  mmseg,
+  depth,
+  stem,
+  output_stride,
+  widths,
+  multi_grid,
+  align_corners,
+  size,
 ):
   torch = torchvision_module.load()[0]
   eight = output_stride == 8
@@ -98,7 +115,9 @@ def test_deeplabv3plus(
     else ((1, 2, 2, 1), (1, 1, 1, 2), (6, 12, 18))
   )
   module = network(
-    *(torch, mmseg, depth, stem, strides, dilations, rates, widths)
+    *(torch, mmseg, depth, stem, strides, dilations, rates, widths),
+    align_corners=align_corners,
+    multi_grid=multi_grid,
   )
   path = str(tmp_path / 'model.pth')
   torch.save({'meta': {'epoch': 1}, 'state_dict': module.state_dict()}, path)
@@ -108,6 +127,8 @@ def test_deeplabv3plus(
     output_stride,
     stem=stem.lower() or 'v1',
     basic_dilation='first' if depth == 18 else 'both',
+    multi_grid=multi_grid or (1, 1, 1),
+    multi_grid_mode='replace' if multi_grid else 'multiply',
   )
   model = segmenter.Segmenter(
     encoder,
@@ -118,6 +139,7 @@ def test_deeplabv3plus(
       decoder_channels=channels,
       low_level_channels=low,
       projection_kernel=3,
+      align_corners=align_corners,
     ),
     fcn.FCN(num_classes=5, channels=auxiliary),
     num_classes=5,

@@ -264,7 +264,8 @@ class LiteHRNet18(nn.Module):
     freeze_norm: the BatchNorm of the blocks and of the head is frozen, see
       `layers.Norm`. PaddleSeg trains so, from ImageNet's statistics and on
       batches of few images; without pretrained weights the layers would never
-      be normalised, so it is off.
+      be normalised, so it is off. Weight decay moves their scales all the
+      same: leave them out of `optimizer.decay_mask`.
     padding: see `layers.explicit_padding`.
     bn_decay: see `layers.Norm`.
     bn_epsilon: see `layers.Norm`.
