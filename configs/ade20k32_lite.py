@@ -7,8 +7,9 @@ Reference: edgeai-torchvision's segmentation benchmark.
 Data: ADEChallengeData2016, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/ade20k32_lite.py:fpn
 Cost: 2.3 to 7.9 GMACs an image; not for a CPU.
-Expected: no number of ours yet; published mIoU 51.01 (deeplab), 49.95 (unet),
-  50.72 (fpn), 52.93 (wide), 51.03 (rx400,size384) and 53.29 (rx800).
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 51.01 (deeplab), 49.95 (unet), 50.72 (fpn), 52.93 (wide),
+  51.03 (rx400,size384) and 53.29 (rx800).
 Variants: deeplab, unet or fpn (MobileNetV2), wide (MobileNetV2 of alpha 1.4 and
   FPNLite), rx400 or rx800 (RegNetX and FPNLite); size512 or size384; smoke
   (seconds, on `shapes` if no root is given).

@@ -8,7 +8,8 @@ Reference: Romera et al. 2018, "ERFNet: Efficient Residual Factorized ConvNet
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_erfnet.py
 Cost: 27 GMACs an image of 512x1024.
-Expected: no number of ours yet; published mIoU 69.7.
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 69.7.
 Variants: smoke (seconds, on `shapes` if no root is given).
 """
 

@@ -2,14 +2,16 @@
 
 What: MobileNetV2 or RegNetX with DeepLabV3Lite, UNetLite or FPNLite, trained at
   384x768 and larger sizes, 250 epochs of batches of 12. Variant qat has the
-  learning rate and the length of the published quantisation-aware stage.
+  learning rate and the length of the published quantisation-aware stage, which
+  goes on from a run of the same network: --config.init_from=RUN.
 Reference: edgeai-torchvision's segmentation benchmark.
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_lite.py:fpn
 Cost: 2.2 (unet) to 111 GMACs (rx3200,size768) an image; not for a CPU.
-Expected: no number of ours yet; published mIoU 69.13 (deeplab), 68.94 (unet),
-  70.39 (fpn), 74.61 (fpn,size768) to 78.90 (rx3200,size768), and 69.88
-  (fpn,qat) in 8 bits (experiments/zoo.csv has them all).
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 69.13 (deeplab), 68.94 (unet), 70.39 (fpn), 74.61
+  (fpn,size768) to 78.90 (rx3200,size768), and 69.88 (fpn,qat) in 8 bits
+  (experiments/zoo.csv has them all).
 Variants: deeplab, unet or fpn (MobileNetV2), rx400, rx800, rx1600 or rx3200
   (RegNetX and FPNLite); size384, size512 or size768, the height, half the
   width; qat; smoke (seconds, on `shapes` if no root is given).

@@ -9,8 +9,9 @@ Reference: PaddleSeg's MobileSeg; arXiv:1801.04381, arXiv:1905.02244,
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_mobileseg.py:mnv2
 Cost: 1.5 (ghostnet, shufflenet) to 3.2 (mnv2) GMACs an image of 512x1024.
-Expected: no number of ours yet; published mIoU 73.94 (mnv2), 73.47 (mnv3),
-  70.75 (hrnet), 69.46 (shufflenet) and 71.88 (ghostnet).
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 73.94 (mnv2), 73.47 (mnv3), 70.75 (hrnet), 69.46
+  (shufflenet) and 71.88 (ghostnet).
 Variants: mnv2, mnv3, hrnet, shufflenet or ghostnet; smoke (seconds, on `shapes`
   if no root is given).
 """

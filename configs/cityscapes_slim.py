@@ -8,8 +8,9 @@ Reference: arXiv:1802.02611, arXiv:1801.04381, arXiv:1905.02244; the model zoo
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_slim.py:mnv2
 Cost: 21 (mnv2), 7.6 (mnv3) and 418 (xception65) GMACs an image of 1025x2049.
-Expected: no number of ours yet; published mIoU 70.71 (mnv2), 72.41 (mnv3) and
-  78.79 (xception65), the last two after ImageNet.
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 70.71 (mnv2), 72.41 (mnv3) and 78.79 (xception65), the
+  last two after ImageNet.
 Variants: mnv2, mnv3 or xception65; smoke (seconds, on `shapes` if no root is
   given).
 """

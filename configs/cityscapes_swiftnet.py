@@ -6,7 +6,8 @@ Reference: arXiv:1903.08469; a reference row of edgeai-torchvision's benchmark.
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_swiftnet.py
 Cost: 38 GMACs an image of 1024x2048; published are 41.
-Expected: no number of ours yet; published mIoU 75.3.
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 75.3.
 Variants: smoke (seconds, on `shapes` if no root is given).
 """
 

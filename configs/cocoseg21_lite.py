@@ -6,8 +6,9 @@ Reference: edgeai-torchvision's segmentation benchmark.
 Data: COCO 2017 images and instances. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cocoseg21_lite.py:fpn
 Cost: 2.0 to 7.9 GMACs an image; not for a CPU.
-Expected: no number of ours yet; published mIoU 57.77 (deeplab), 57.01 (unet)
-  and 61.15 (rx800); none for fpn.
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 57.77 (deeplab), 57.01 (unet) and 61.15 (rx800); none for
+  fpn.
 Variants: deeplab, unet or fpn (MobileNetV2), rx800 (RegNetX and FPNLite); smoke
   (seconds, on `shapes` if no root is given).
 """

@@ -11,18 +11,20 @@ Command: python -m deeplab.main --config=configs/folder_deeplabv3plus.py:r50
 Cost: 15 (r50), 22 (r101) and 2.2 (mnv3) GMACs an image of 320x320; 4 and 10
   times that at 640 and 1024.
 Expected: no number of ours yet; none is published.
-Variants: r50, r101 or mnv3; size320, size640 or size1024; smoke (seconds, on
-  `shapes` if no root is given).
+Variants: r50, r101 or mnv3; size320, size640 or size1024; imagenet
+  (torchvision's weights, fetched once: with few images take these); smoke
+  (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+# The encoder, and ImageNet's weights of it.
 ENCODERS = {
-  'r50': 'resnet_50',
-  'r101': 'resnet_101',
-  'mnv3': 'mobilenet_v3_large',
+  'r50': ('resnet_50', 'torchvision:resnet50'),
+  'r101': ('resnet_101', 'torchvision:resnet101'),
+  'mnv3': ('mobilenet_v3_large', 'torchvision:mobilenet_v3_large'),
 }
 SIZES = {'size320': (320, 320), 'size640': (640, 640), 'size1024': (1024, 1024)}
 
@@ -32,7 +34,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c = common.base()
   c.name = 'folder_deeplabv3plus'
   chosen = common.choose(
-    c, variant, encoder=ENCODERS, size=SIZES, run=('', 'smoke')
+    c, variant, encoder=ENCODERS, size=SIZES, run=('', 'imagenet', 'smoke')
   )
 
   # Data.
@@ -45,12 +47,15 @@ def get_config(variant: str = '') -> ConfigDict:
   common.sizes(c, SIZES[chosen['size']])
 
   # Model.
-  c.model.encoder = ConfigDict({'name': ENCODERS[chosen['encoder']]})
+  encoder, weights = ENCODERS[chosen['encoder']]
+  c.model.encoder = ConfigDict({'name': encoder})
   c.model.head = ConfigDict({'name': 'deeplabv3plus', 'rates': (6, 12, 18)})
 
   # Loss: mIoU counts classes, and some have few pixels.
   c.loss.balance = 0.5
 
+  if chosen['run'] == 'imagenet':
+    c.init_from = weights
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
   return common.finish(c)

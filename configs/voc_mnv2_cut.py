@@ -8,8 +8,9 @@ Data: VOC 2012 and the SBD masks, official layout; the error says where to put
   them. --config.data.root=VOCdevkit/VOC2012
 Command: python -m deeplab.main --config=configs/voc_mnv2_cut.py
 Cost: 2.8 GMACs an image (v1), 1.0 (v2).
-Expected: no number of ours yet; published mIoU 73.44 (v1) in float and 67.32 in
-  int8, which the dense pyramid suffers from.
+Expected: no number of ours yet, and from random weights unless init_from is
+  set; published mIoU 73.44 (v1) in float and 67.32 in int8, which the dense
+  pyramid suffers from.
 Variants: v1 or v2; smoke (seconds, on `shapes` if no root is given).
 """
 

@@ -70,5 +70,4 @@ def from_imagenet(c: ConfigDict) -> None:
 
 def smoke(c: ConfigDict) -> None:
   """Shrinks the config to a run of seconds, from random weights."""
-  c.init_from = ''
   common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16)

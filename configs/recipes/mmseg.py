@@ -19,6 +19,15 @@ ENCODERS = {
   'r50b': {'name': 'resnet_50', 'stem': 'v1'},
   'r101b': {'name': 'resnet_101', 'stem': 'v1'},
 }
+# ImageNet's weights, with the stem that each has.
+WEIGHTS = {
+  'r18': 'mmseg:resnet18_v1c',
+  'r50': 'mmseg:resnet50_v1c',
+  'r101': 'mmseg:resnet101_v1c',
+  'r18b': 'torchvision:resnet18',
+  'r50b': 'torchvision:resnet50',
+  'r101b': 'torchvision:resnet101',
+}
 
 
 def network(
@@ -28,7 +37,7 @@ def network(
   multi_grid: bool = False,
   align_corners: bool = False,
 ) -> None:
-  """Sets the model.
+  """Sets the model, and the weights that its encoder starts from.
 
   Args:
     c: the config.
@@ -46,6 +55,7 @@ def network(
       f'variant mg124 has rates for three units, and the last stage of '
       f'{encoder} has two: choose r50 or r101'
     )
+  c.init_from = WEIGHTS[encoder]
   c.model.encoder = ConfigDict(ENCODERS[encoder])
   if small:
     c.model.encoder.basic_dilation = 'first'

@@ -24,6 +24,12 @@ _DEEPLAB = {
   'aspp_dropout': 0.5,
 }
 
+# ImageNet's weights.
+WEIGHTS = {
+  'resnet_50': 'torchvision:resnet50',
+  'mobilenet_v3_large': 'torchvision:mobilenet_v3_large',
+}
+
 # `encoder`, `head` and `output_stride` of `config.model`, and the tapped stage
 # and channels of the auxiliary head.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -66,6 +72,7 @@ def configure(
     size: (H, W) of the exported file.
   """
   chosen = NETWORKS[network]
+  c.init_from = WEIGHTS[chosen['encoder']['name']]
   c.model.encoder = ConfigDict(chosen['encoder'])
   c.model.head = ConfigDict(chosen['head'])
   c.model.output_stride = chosen['output_stride']

@@ -6,6 +6,7 @@ from typing import Any
 
 from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
@@ -17,6 +18,11 @@ PyTree = Any
 # The first block of each of timm's stages.
 _GHOSTNET = (0, 1, 2, 3, 4, 5, 6, 11, 12)
 _MOBILENET_V2 = (0, *accumulate((1, 2, 3, 4, 3, 3)))
+# By the number of blocks: Large and Small.
+_MOBILENET_V3 = {
+  15: (0, *accumulate((1, 2, 3, 4, 2))),
+  11: (0, *accumulate((1, 2, 3, 2))),
+}
 
 
 def _stage(block: str, firsts: tuple[int, ...]) -> str:
@@ -49,23 +55,52 @@ def _ghostnet(module: str, norm: bool) -> str | None:
   return f'{prefix}.{last}' if last else None
 
 
+# The first block has no expansion, so its layers have other numbers.
+_FIRST = {'depthwise': ('conv_dw', 'bn1'), 'project': ('conv_pw', 'bn2')}
+_OTHERS = {
+  'expand': ('conv_pw', 'bn1'),
+  'depthwise': ('conv_dw', 'bn2'),
+  'project': ('conv_pwl', 'bn3'),
+}
+_GATES = {
+  'squeeze_excite/reduce': ('se.conv_reduce',),
+  'squeeze_excite/expand': ('se.conv_expand',),
+}
+
+
+def _block(module: str, norm: bool, firsts: tuple[int, ...]) -> str | None:
+  """Returns the name of a layer of an inverted residual block."""
+  block, _, part = module.partition('/')
+  if not part:
+    return None
+  known = _FIRST if block == 'block_0' else _OTHERS
+  pair = (known | _GATES).get(part)
+  return f'{_stage(block, firsts)}.{pair[norm]}' if pair else None
+
+
 def _mobilenet_v2(module: str, norm: bool) -> str | None:
   if module == 'stem':
     return 'bn1' if norm else 'conv_stem'
   if module == 'top':
     return 'bn2' if norm else 'conv_head'
-  block, _, part = module.partition('/')
-  if not part:
-    return None
-  # The first block has no expansion, so its layers have other numbers.
-  first = {'depthwise': ('conv_dw', 'bn1'), 'project': ('conv_pw', 'bn2')}
-  others = {
-    'expand': ('conv_pw', 'bn1'),
-    'depthwise': ('conv_dw', 'bn2'),
-    'project': ('conv_pwl', 'bn3'),
-  }
-  pair = (first if block == 'block_0' else others).get(part)
-  return f'{_stage(block, _MOBILENET_V2)}.{pair[norm]}' if pair else None
+  return _block(module, norm, _MOBILENET_V2)
+
+
+def _mobilenet_v3(variables: PyTree) -> names.Modules:
+  params = variables['params']['encoder']
+  count = sum(name.startswith('block_') for name in params)
+  firsts = _MOBILENET_V3.get(count, ())
+
+  def name(module: str, norm: bool) -> str | None:
+    if module == 'stem':
+      return 'bn1' if norm else 'conv_stem'
+    if not firsts:
+      return None
+    if module == 'top':
+      return f'blocks.{len(firsts)}.0.' + ('bn1' if norm else 'conv')
+    return _block(module, norm, firsts)
+
+  return name
 
 
 def _regnet(module: str, norm: bool) -> str | None:
@@ -123,6 +158,15 @@ SYSTEM = names.System(
       fields={
         'padding': 'symmetric',
         'rounding': 'keras',
+        'bn_epsilon': 1e-5,
+      },
+    ),
+    mobilenet_v3.MobileNetV3: names.varying_torch_part(
+      _mobilenet_v3,
+      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{names.COUNTERS}',
+      fields={
+        'padding': 'symmetric',
+        'rounding': 'torchvision',
         'bn_epsilon': 1e-5,
       },
     ),

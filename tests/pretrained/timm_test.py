@@ -4,6 +4,7 @@ import pytest
 
 from deeplab.models.encoders import ghostnet
 from deeplab.models.encoders import mobilenet_v2
+from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
@@ -55,6 +56,18 @@ def saved(tmp_path, model):
     mark(
       'mobilenetv2_100',
       mobilenet_v2.MobileNetV2(32, bn_epsilon=1e-5),
+      stem_and_blocks,
+      (1, 2, 3, 5, 7),
+    ),
+    (
+      'mobilenetv3_small_100',
+      mobilenet_v3.MobileNetV3Small(32, bn_epsilon=1e-5),
+      stem_and_blocks,
+      (0, 1, 2, 4, 6),
+    ),
+    mark(
+      'mobilenetv3_large_100',
+      mobilenet_v3.MobileNetV3Large(32, bn_epsilon=1e-5),
       stem_and_blocks,
       (1, 2, 3, 5, 7),
     ),
