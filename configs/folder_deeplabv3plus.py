@@ -12,8 +12,8 @@ Cost: 15 (r50), 22 (r101) and 2.2 (mnv3) GMACs an image of 320x320; 4 and 10
   times that at 640 and 1024.
 Expected: no number of ours yet; none is published.
 Variants: r50, r101 or mnv3; size320, size640 or size1024; imagenet
-  (torchvision's weights, fetched once: with few images take these); smoke
-  (seconds, on `shapes` if no root is given).
+  (torchvision's weights, fetched once, best with few images); smoke (seconds,
+  on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 
@@ -10,6 +9,7 @@ import pytest
 
 from configs import common
 from deeplab.models import registry
+from deeplab.models.encoders import resnet
 from deeplab.pretrained import fetch
 from deeplab.pretrained import initial
 from deeplab.pretrained import merge
@@ -19,6 +19,7 @@ from deeplab.pretrained import places
 from deeplab.pretrained import safetensors_file
 from deeplab.pretrained import slim
 from deeplab.pretrained import systems
+from deeplab.pretrained import torchvision
 from tests.export import handmade as fb
 
 ORIGIN = origins.Origin(
@@ -252,11 +253,13 @@ def test_a_mean_within_one_percent_is_not(published):
 
 
 def test_blue_first_is_turned_round(published, monkeypatch):
-  turned = dataclasses.replace(ORIGIN, bgr=True)
-  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', turned)
+  parts = torchvision.SYSTEM.encoders
+  turned = parts[resnet.ResNet]._replace(bgr=True)
+  monkeypatch.setitem(parts, resnet.ResNet, turned)
   kernel = 'encoder/stem_1/conv/kernel'
-  after, _ = start(config(init_from='torchvision:tiny'))
+  after, manifest = start(config(init_from='torchvision:tiny'))
   np.testing.assert_array_equal(after[kernel], published[kernel][:, :, ::-1])
+  assert manifest.bgr
 
 
 def test_a_grey_image_sums_over_rgb(published):
