@@ -78,7 +78,7 @@ def test_align_corners_reaches_every_resize(name, monkeypatch):
     aligned.append(align_corners)
     return resize(x, size, align_corners)
 
-  monkeypatch.setattr(layers, 'resize', record)
+  monkeypatch.setattr(resizing, 'resize', record)
   maps = cases.features(CHANNELS, SIZES)
   for value in (False, True):
     aligned.clear()

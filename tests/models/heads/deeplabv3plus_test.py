@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models.heads import deeplabv3plus
 from tests.models.heads import cases
@@ -120,7 +119,7 @@ def test_align_corners_reaches_every_resize(aligned, monkeypatch):
     calls.append((x.shape[1:3], tuple(size), align_corners))
     return resize(x, size, align_corners)
 
-  monkeypatch.setattr(layers, 'resize', record)
+  monkeypatch.setattr(resizing, 'resize', record)
   shapes(make(align_corners=aligned), features())
   assert calls == [((1, 1), (5, 4), aligned), ((5, 4), (17, 13), aligned)]
 
