@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 import tqdm
 
 from deeplab import console
+from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.models import profile
 
@@ -214,10 +215,8 @@ def table(described: Sequence[dict[str, Any]]) -> str:
 
 
 def write_json(path: str, values: Any) -> None:
-  """Writes a file of JSON."""
-  with open(path, 'w', encoding='utf-8') as f:
-    json.dump(values, f, indent=1)
-    f.write('\n')
+  """Writes a file of JSON, whole or not at all."""
+  workdirs.write_text(path, json.dumps(values, indent=1) + '\n')
 
 
 def _run() -> None:

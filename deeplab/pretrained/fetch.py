@@ -63,21 +63,22 @@ def fetch(origin: origins.Origin) -> str:
     ValueError: it is not the file that was published.
   """
   path = cache_path(origin)
-  if not os.path.exists(path):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # Each process has a file of its own: the last to finish is as good as any.
-    handle, partial = tempfile.mkstemp(
-      dir=os.path.dirname(path), prefix=f'{origin.file}.'
-    )
-    try:
-      with os.fdopen(handle, 'wb') as f:
-        _download(origin.url, f, path)
-      check(partial, origin)
-      os.replace(partial, path)
-    finally:
-      if os.path.exists(partial):
-        os.remove(partial)
-  check(path, origin)
+  if os.path.exists(path):
+    check(path, origin)
+    return path
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  # Each process has a file of its own: the last to finish is as good as any.
+  handle, partial = tempfile.mkstemp(
+    dir=os.path.dirname(path), prefix=f'{origin.file}.'
+  )
+  try:
+    with os.fdopen(handle, 'wb') as f:
+      _download(origin.url, f, path)
+    check(partial, origin)
+    os.replace(partial, path)
+  finally:
+    if os.path.exists(partial):
+      os.remove(partial)
   return path
 
 

@@ -45,16 +45,21 @@ class Origin:
     return os.path.basename(self.url)
 
 
-def _torchvision(file: str, encoder: str, **fields: Any) -> Origin:
+def _torch(folder: str, licence: str, file: str, **fields: Any) -> Origin:
+  """Returns a file whose name carries how its digest begins."""
   digest = file.removesuffix('.pth').rpartition('-')[2]
   return Origin(
-    url=f'https://download.pytorch.org/models/{file}',
+    url=f'{folder}{file}',
     digest=f'sha256:{digest}',
-    licence='BSD-3-Clause',
-    encoder=encoder,
+    licence=licence,
     values=names.IMAGENET,
     **fields,
   )
+
+
+def _torchvision(file: str, encoder: str, **fields: Any) -> Origin:
+  folder = 'https://download.pytorch.org/models/'
+  return _torch(folder, 'BSD-3-Clause', file, encoder=encoder, **fields)
 
 
 _STRIDE_8 = {'output_stride': 8}
@@ -112,15 +117,9 @@ def _keras_resnet(name: str, digest: str) -> Origin:
 
 
 def _mmseg(file: str, encoder: str) -> Origin:
-  digest = file.removesuffix('.pth').rpartition('-')[2]
-  return Origin(
-    url=f'https://download.openmmlab.com/pretrain/third_party/{file}',
-    digest=f'sha256:{digest}',
-    licence='Apache-2.0',
-    encoder=encoder,
-    values=names.IMAGENET,
-    model={'encoder.stem': 'v1c'},
-  )
+  folder = 'https://download.openmmlab.com/pretrain/third_party/'
+  stem = {'encoder.stem': 'v1c'}
+  return _torch(folder, 'Apache-2.0', file, encoder=encoder, model=stem)
 
 
 ORIGINS: dict[str, Origin] = {
@@ -241,12 +240,11 @@ ORIGINS: dict[str, Origin] = {
   'mmseg:resnet50_v1c': _mmseg('resnet50_v1c-2cccc1ad.pth', 'resnet_50'),
   'mmseg:resnet101_v1c': _mmseg('resnet101_v1c-e67eebb6.pth', 'resnet_101'),
   # timm.
-  'timm:mobilenetv2_100': Origin(
-    url='https://github.com/rwightman/pytorch-image-models/releases/download/'
-    'v0.1-weights/mobilenetv2_100_ra-b33bc2c4.pth',
-    digest='sha256:b33bc2c4',
-    licence='Apache-2.0',
+  'timm:mobilenetv2_100': _torch(
+    'https://github.com/rwightman/pytorch-image-models/releases/download/'
+    'v0.1-weights/',
+    'Apache-2.0',
+    'mobilenetv2_100_ra-b33bc2c4.pth',
     encoder='mobilenet_v2',
-    values=names.IMAGENET,
   ),
 }

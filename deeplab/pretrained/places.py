@@ -131,8 +131,11 @@ def read(place: Place) -> Weights:
       config = safetensors_file.metadata(place.path).get('config')
       expected = _of_config(json.loads(config)) if config else expected
     return Weights(place.path, files.read(place.path), expected)
-  path = place.path or fetch.fetch(place.origin)
-  fetch.check(path, place.origin)
+  path = place.path
+  if path:
+    fetch.check(path, place.origin)
+  else:
+    path = fetch.fetch(place.origin)
   return Weights(path, files.read(path), _of_origin(place.origin))
 
 

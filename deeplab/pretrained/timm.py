@@ -176,8 +176,8 @@ SYSTEM = names.System(
       unused=rf'head\.fc\..*|{names.COUNTERS}',
       fields={'bn_epsilon': 1e-5},
     ),
-    xception.Xception: names.Part(
-      lambda variables: names.torch(variables, 'encoder', _xception(variables)),
+    xception.Xception: names.varying_torch_part(
+      _xception,
       unused=rf'head\.fc\..*|{names.COUNTERS}',
       fields={'bn_epsilon': 1e-3},
     ),

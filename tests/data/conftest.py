@@ -7,8 +7,9 @@ from PIL import Image
 import pytest
 
 from configs import common
+from tests.shared import SHARED
 
-SHARED = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'data'
+DATA = SHARED / 'data'
 
 
 def write_pair(split: pathlib.Path, stem: str, seed: int, size=(24, 40)):
@@ -51,6 +52,6 @@ def config(tmp_path):
 @pytest.fixture
 def shared():
   """The folder of real samples; tests that need it skip without it."""
-  if not SHARED.is_dir():
-    pytest.skip(f'no real data at {SHARED}')
-  return SHARED
+  if not DATA.is_dir():
+    pytest.skip(f'no real data at {DATA}')
+  return DATA

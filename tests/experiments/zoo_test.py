@@ -18,10 +18,14 @@ from configs import cityscapes_swiftnet
 from configs import voc_mnv2_cut
 from deeplab.models import profile
 from experiments import zoo
+from tests.shared import SHARED
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Every published row, and what is known about it; part of no checkout.
-TABLE = ROOT.parent / 'shared' / 'design' / 'rows.csv'
+TABLE = SHARED / 'design' / 'rows.csv'
+needs_table = pytest.mark.skipif(
+  not TABLE.exists(), reason=f'no table of all rows at {TABLE}'
+)
 
 # GMACs and parameters; those with an M are millions.
 COUNTS = {
@@ -74,7 +78,7 @@ def test_rows_are_whole():
     assert zoo.load(row).eval.static_size == row.size, row.id
 
 
-@pytest.mark.skipif(not TABLE.exists(), reason='no table of all rows')
+@needs_table
 def test_ids_are_those_of_the_table():
   with open(TABLE, encoding='utf-8', newline='') as f:
     table = list(csv.DictReader(f))
@@ -97,7 +101,7 @@ def test_counts(name):
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not TABLE.exists(), reason='no table of all rows')
+@needs_table
 def test_all_counts():
   """Rows that the table calls exact are; its own counts agree to 0.1%."""
   with open(TABLE, encoding='utf-8', newline='') as f:

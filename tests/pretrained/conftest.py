@@ -1,10 +1,8 @@
 """Where the published models lie that some tests import."""
 
-import pathlib
-
 import pytest
 
-SHARED = pathlib.Path(__file__).resolve().parents[3] / 'shared'
+from tests.shared import SHARED
 
 
 @pytest.fixture(scope='session')
