@@ -135,6 +135,15 @@ COCO_TO_VOC = {
   )
 }
 
+# COCO's category ids: 80 things up to 90, then 53 stuffs.
+_COCO_PANOPTIC = (
+  *sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}),
+  *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138),
+  *(141, 144, 145, 147, 148, 149, 151, 154, 155, 156, 159, 161, 166, 168, 171),
+  *(175, 176, 177, 178, 180, 181),
+  *range(184, 201),
+)
+
 _ADE20K: dict[str, Any] = {
   'url': 'https://ade20k.csail.mit.edu/',
   'licence': "research and education; images keep their owners' terms",
@@ -271,8 +280,15 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       instructions='Fetch DOTA-v1.0 images and the iSAID masks; cut both into '
       'patches of 896 pixels with an overlap of 384.',
     ),
-    # VOC and COCO masks with every class but the person as background; the
-    # void border counts as background too.
+    # VOC and COCO, where the void border counts as background; of 21 classes,
+    # or with every class but the person as background.
+    _known(
+      'coco_voc21',
+      'voc',
+      id_mapping={i: i for i in range(21)} | {255: 0},
+      splits={'val': 1449},
+      **_COCO,
+    ),
     _known(
       'coco_voc_person',
       'person',
@@ -282,6 +298,14 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       **_COCO,
     ),
     _known('cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO),
+    _known(
+      'coco_panoptic',
+      'coco_panoptic',
+      id_mapping={0: info_lib.IGNORE}
+      | {category: i for i, category in enumerate(_COCO_PANOPTIC)},
+      splits={'train': 118287, 'val': 5000},
+      **_COCO,
+    ),
     # Trimaps: 1 is the animal, 2 the rest, 3 the border between them.
     _known(
       'oxford_iiit_pet',

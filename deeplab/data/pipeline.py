@@ -32,7 +32,11 @@ from deeplab.data import augment
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
+from deeplab.data.builders import coco
+from deeplab.data.builders import coco_panoptic
+from deeplab.data.builders import coco_voc
 from deeplab.data.builders import folder
+from deeplab.data.builders import oxford_iiit_pet
 from deeplab.data.builders import shapes
 from deeplab.data.builders import voc
 
@@ -41,7 +45,12 @@ Batch = dict[str, np.ndarray]
 
 # What makes the tfds builder of a split, by `config.data.name`.
 BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
+  'coco_panoptic': coco_panoptic.builder,
+  'coco_voc21': coco_voc.builder,
+  'coco_voc_person': coco_voc.builder,
+  'cocoseg21': coco.builder,
   'folder': folder.builder,
+  'oxford_iiit_pet': oxford_iiit_pet.builder,
   'shapes': shapes.builder,
   'voc': voc.builder,
 }

@@ -8,6 +8,7 @@ the palette's colours to grey reads VOC's ids 0, 20, 255 as 0, 52, 220.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
 import io
@@ -15,6 +16,7 @@ import os
 import pathlib
 import re
 from typing import Any
+import urllib.request
 
 import cv2
 import numpy as np
@@ -63,6 +65,40 @@ def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
   return tqdm.tqdm(
     items, desc=f'Preparing {what}', unit=' examples', disable=None
   )
+
+
+def fetch(
+  dl_manager: Any, urls: Mapping[str, str], what: str, remedy: str
+) -> dict[str, pathlib.Path]:
+  """Downloads and unpacks archives.
+
+  Args:
+    dl_manager: tfds' download manager.
+    urls: address by any name.
+    what: name of the data set.
+    remedy: how to get it otherwise.
+
+  Returns:
+    The unpacked folder by the names in `urls`.
+
+  Raises:
+    ValueError: no network, or no such file there.
+  """
+  try:
+    for url in urls.values():
+      _probe(url)
+    folders = dl_manager.download_and_extract(dict(urls))
+  except Exception as error:  # whatever the network layers raise
+    raise ValueError(
+      f'{what} could not be downloaded ({error}): {remedy}'
+    ) from error
+  return {name: pathlib.Path(folder) for name, folder in folders.items()}
+
+
+def _probe(url: str) -> None:
+  """Raises OSError at once where the downloader would retry for minutes."""
+  request = urllib.request.Request(url, method='HEAD')
+  urllib.request.urlopen(request, timeout=20).close()
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -1,0 +1,170 @@
+"""COCO 2017 and VOC 2012 as one set, as STMicroelectronics' tools make it.
+
+`config.data.root` holds COCO 2017 (see `coco`) and VOC 2012 with SBD's masks
+(see `voc`), both unpacked into it. `train` is COCO's train2017 and VOC's
+trainaug, `val` VOC's val.
+
+With 21 classes, COCO's images that show an instance of VOC's classes with an
+area of more than 1,000 pixels are taken; a later instance is drawn over an
+earlier one. With the person alone, images with more than 1,000 pixels of
+persons are taken of both sets, and `val`, short by then, is topped up to its
+old number of 1,449 from the beginning of `train`, which loses those.
+
+VOC's void border counts as background. Which images of `train` top up `val`
+depends there on the order of a folder's listing, so the persons' `val` is not
+the published one to the image.
+
+STM32 model zoo, semantic_segmentation/datasets.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import io
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+
+from deeplab.data import catalog
+from deeplab.data import records
+from deeplab.data.builders import coco
+from deeplab.data.builders import voc
+
+LEAST_AREA = 1000  # of one instance of COCO, or of an image's persons
+VAL_SIZE = 1449
+_REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
+
+Example = dict[str, Any]
+
+
+@dataclasses.dataclass(eq=False)
+class CocoVocConfig(tfds.core.BuilderConfig):
+  """One split of one reading.
+
+  Attributes:
+    dataset: 'coco_voc21' or 'coco_voc_person'.
+    split: 'train' or 'val'.
+    annotations: COCO's JSON file.
+    images: the folder of COCO's images.
+    pairs: (image, mask) files of VOC, by the split's name.
+  """
+
+  dataset: str = ''
+  split: str = ''
+  annotations: pathlib.Path = dataclasses.field(
+    default=pathlib.Path(), repr=False
+  )
+  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
+  pairs: dict[str, tuple[voc.Pair, ...]] = dataclasses.field(
+    default_factory=dict, repr=False
+  )
+
+
+class CocoVoc(tfds.core.GeneratorBasedBuilder):
+  """COCO 2017 and VOC 2012, of 21 classes or of persons alone."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return records.builder_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {records.SPLIT: self._generate_examples()}
+
+  def _generate_examples(self):
+    config = self.builder_config
+    facts = catalog.INFOS[config.dataset]
+    what = f'{config.dataset} {config.split}'
+    examples = {
+      'train': itertools.chain(
+        _voc_examples(config.pairs['train'], facts, f'{what}: VOC train'),
+        _coco_examples(config.annotations, config.images, facts, what),
+      ),
+      'val': _voc_examples(config.pairs['val'], facts, f'{what}: VOC val'),
+    }
+    if config.dataset == 'coco_voc_person':
+      yield from enumerate(_persons(config.split, **examples))
+    else:
+      yield from enumerate(examples[config.split])
+
+
+def builder(data: Any, split: str) -> CocoVoc:
+  """Returns the builder of one split of `config.data.name`.
+
+  Reads `name`, `root` and `data_dir`.
+
+  Raises:
+    ValueError: COCO's or VOC's part is missing at the root, or an unknown
+      split.
+  """
+  if split not in ('train', 'val'):
+    raise ValueError(
+      f'{data.name} has no split {split!r}; its splits are train, val'
+    )
+  annotations, images = coco.locate(data.root, 'train', remedy=_REMEDY)
+  base = voc.locate(data.root)
+  sbd = voc.locate_sbd(base)
+  pairs = {
+    'train': voc.find_pairs(base, 'trainaug', sbd),
+    'val': voc.find_pairs(base, 'val', sbd),
+  }
+  files = (path for part in pairs.values() for pair in part for path in pair)
+  return CocoVoc(
+    data_dir=data.data_dir or None,
+    file_format='array_record',
+    config=CocoVocConfig(
+      name=records.fingerprint(
+        f'{data.name}_{split}',
+        (annotations, images, *files),
+        catalog.INFOS[data.name],
+      ),
+      dataset=data.name,
+      split=split,
+      annotations=annotations,
+      images=images,
+      pairs=pairs,
+    ),
+  )
+
+
+def _voc_examples(pairs, facts, what: str) -> Iterator[Example]:
+  for image, mask in records.progress(pairs, what):
+    yield records.example(image, mask, image.stem, facts, read=voc.read_mask)
+
+
+def _coco_examples(annotations, images, facts, what: str) -> Iterator[Example]:
+  index = coco.read_index(annotations)
+  kept = [
+    (entry, shown)
+    for entry, shown in coco.of_voc_classes(index)
+    if any(annotation['area'] > LEAST_AREA for annotation in shown)
+  ]
+  for entry, shown in records.progress(kept, f'{what}: COCO'):
+    yield records.example(
+      coco.image_path(images, entry, annotations),
+      annotations,
+      pathlib.Path(entry['file_name']).stem,
+      facts,
+      read=functools.partial(coco.draw, entry=entry, shown=shown, overlap=None),
+    )
+
+
+def _persons(
+  split: str, train: Iterator[Example], val: Iterator[Example]
+) -> Iterator[Example]:
+  """Returns a split of persons, of the examples of both."""
+  train, val = filter(_shows_person, train), filter(_shows_person, val)
+  if split == 'val':
+    return itertools.islice(itertools.chain(val, train), VAL_SIZE)
+  moved = max(0, VAL_SIZE - sum(1 for _ in val))
+  return itertools.islice(train, moved, None)
+
+
+def _shows_person(example: Example) -> bool:
+  with Image.open(io.BytesIO(example['label'])) as label:
+    return int(np.count_nonzero(np.asarray(label) == 1)) > LEAST_AREA
