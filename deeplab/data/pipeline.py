@@ -161,7 +161,7 @@ def train_batches(
     start_step: step of the first batch.
 
   Returns:
-    An iterator over {'image' [b, h, w, 3] float32 normalised, 'label'
+    An iterator over {'image' [b, h, w, C] float32 normalised, 'label'
     [b, h, w] uint8 train ids or IGNORE, 'index' [b] uint32 global position},
     with b = batch_size / host_count.
 
@@ -178,10 +178,7 @@ def train_batches(
     config.data, config.data.train_split, info, cache=config.data.cache
   )
   transform = augment.compose(config.data.augment, config.data.mean)
-  # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
-  # faster than the arithmetic, and the same to the last bit.
-  levels = np.arange(256).repeat(3).reshape(256, 1, 3)
-  levels = augment.normalize(levels, config.data.mean, config.data.std)
+  normalize = _normalizer(config.data.mean, config.data.std)
   order = functools.lru_cache(maxsize=4)(
     lambda epoch: _rng(config.seed, _ORDER, epoch).permutation(read.count)
   )
@@ -201,7 +198,7 @@ def train_batches(
         'config.data.augment.ops with one that fixes the size (random_crop)'
       )
     return {
-      'image': np.stack([cv2.LUT(e['image'], levels) for e in examples]),
+      'image': np.stack([normalize(e['image']) for e in examples]),
       'label': np.stack([e['label'] for e in examples]),
       'index': np.arange(first, first + local).astype(np.uint32),
     }
@@ -227,8 +224,8 @@ def eval_examples(
     host_count: number of hosts.
 
   Returns:
-    An iterator over {'image' [H, W, 3] uint8, 'label' [H, W] uint8 train ids
-    or IGNORE, 'name' str}, at native size.
+    An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
+    train ids or IGNORE, 'name' str}, at native size.
   """
   read = _Reader(config.data, config.data.eval_split, info)
   indices = range(host_index, read.count, host_count)
@@ -238,7 +235,7 @@ def eval_examples(
 def calibration_images(
   config: Config, info: info_lib.DatasetInfo, count: int
 ) -> Iterator[np.ndarray]:
-  """Yields `count` training images [H, W, 3] uint8, or all there are.
+  """Yields `count` training images [H, W, C], or all there are.
 
   They come at native size, each once, drawn for `config.seed`.
   """
@@ -266,7 +263,14 @@ class _Reader:
       raise ValueError(
         f'facts of {info.name!r} for config.data.name={data.name!r}'
       )
-    self._source = _prepared(data, split).as_data_source(records.SPLIT)
+    builder = _prepared(data, split)
+    channels = builder.info.features['image'].shape[-1]
+    if channels != len(data.mean):
+      raise ValueError(
+        f'config.data.mean has {len(data.mean)} values for the {channels} '
+        f'channels of {data.name}'
+      )
+    self._source = builder.as_data_source(records.SPLIT)
     self._cache: dict[int, augment.Example] | None = {} if cache else None
     self.count = len(self._source)
 
@@ -284,6 +288,21 @@ class _Reader:
       example['label'].setflags(write=False)
       self._cache[index] = dict(example)
     return example
+
+
+def _normalizer(mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns `augment.normalize` for images of one mean and deviation."""
+  # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
+  # faster than the arithmetic, and the same to the last bit.
+  levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
+  levels = augment.normalize(levels, mean, std)
+
+  def normalize(image: np.ndarray) -> np.ndarray:
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+      return cv2.LUT(image, levels)
+    return augment.normalize(image, mean, std)
+
+  return normalize
 
 
 def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:

@@ -1,7 +1,8 @@
 """What the builders share: reading raw files, and the prepared record.
 
-A prepared example holds the image as an encoded file, the label as a PNG that
-is encoded here from decoded train ids, and a name. Label files never go into
+A prepared example holds the image as an encoded file (or, if it is no RGB image
+of 8 bits, as an array), the label as a PNG that is encoded here from decoded
+train ids, and a name. Label files never go into
 a record as they are: most of them are palette PNGs, and a decoder that turns
 the palette's colours to grey reads VOC's ids 0, 20, 255 as 0, 52, 220.
 """
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import io
 import os
@@ -22,6 +24,7 @@ import cv2
 import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
+import tifffile
 import tqdm
 
 from deeplab.data import info as info_lib
@@ -34,11 +37,46 @@ SPLIT = 'examples'
 _IMAGE_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
-def features() -> tfds.features.FeaturesDict:
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+  """What the images of a data set are made of.
+
+  Attributes:
+    channels: number of channels.
+    depth: bits a channel, 8 or 16.
+  """
+
+  channels: int = 3
+  depth: int = 8
+
+  def __post_init__(self):
+    if self.depth not in (8, 16) or self.channels < 1:
+      raise ValueError(
+        f'images of {self.channels} channels of {self.depth} bits: '
+        'config.data.mean gives one value a channel, and config.data.depth '
+        'is 8 or 16'
+      )
+
+  @property
+  def dtype(self) -> np.dtype:
+    """uint8 or uint16."""
+    return np.dtype(f'uint{self.depth}')
+
+
+RGB = Pixels()
+
+
+def features(pixels: Pixels = RGB) -> tfds.features.FeaturesDict:
   """Returns the features of every prepared data set in here."""
+  if pixels == RGB:
+    image = tfds.features.Image(shape=(None, None, 3))
+  else:
+    image = tfds.features.Tensor(
+      shape=(None, None, pixels.channels), dtype=pixels.dtype, encoding='zlib'
+    )
   return tfds.features.FeaturesDict(
     {
-      'image': tfds.features.Image(shape=(None, None, 3)),
+      'image': image,
       'label': tfds.features.Image(
         shape=(None, None, 1), encoding_format='png'
       ),
@@ -48,14 +86,17 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def builder_info(
-  builder: tfds.core.DatasetBuilder, description: str, homepage: str = ''
+  builder: tfds.core.DatasetBuilder,
+  description: str,
+  homepage: str = '',
+  pixels: Pixels = RGB,
 ) -> tfds.core.DatasetInfo:
   """Returns what tfds asks of every builder in here."""
   return tfds.core.DatasetInfo(
     builder=builder,
     description=description,
     homepage=homepage or None,
-    features=features(),
+    features=features(pixels),
     disable_shuffling=True,
   )
 
@@ -134,6 +175,7 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
   """
   data = path.read_bytes()
   try:
+    image: Any
     with Image.open(io.BytesIO(data)) as image:
       image.load()
       mode, kind = image.mode, image.format
@@ -142,6 +184,10 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
       keep &= kind == 'JPEG' or (kind == 'PNG' and data[24:26] == b'\x08\x02')
       rgb = None if keep else np.asarray(image.convert('RGB'))
       width, height = image.size
+      # PIL drops the lower bytes of what has 16 bits, without a word.
+      depths = image.tag_v2.get(258, (8,)) if kind == 'TIFF' else (8,)
+      if max(depths) > 8 or (kind == 'PNG' and data[24] > 8):
+        mode += ' of 16 bits'
   except Image.DecompressionBombError as error:
     raise _too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
@@ -151,9 +197,61 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     ) from error
   if mode not in _IMAGE_MODES:
     raise ValueError(
-      f'{path}: image of mode {mode}; convert it to 8 bits a channel'
+      f'{path}: image of mode {mode}; convert it to 8 bits a channel, or set '
+      'config.data.depth=16, and config.data.mean and std in its units'
     )
   return data if rgb is None else encode_png(rgb), (height, width)
+
+
+def read_bands(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
+  """Reads an image that is not RGB of 8 bits.
+
+  TIFF files may have any number of channels, and so may NumPy's (.npy), which
+  are [H, W] or [H, W, C]; a TIFF's alpha channel counts as a channel.
+
+  Returns:
+    [H, W, C] of `pixels`' channels and dtype. A grey image of a set of three
+    channels repeats its own.
+
+  Raises:
+    ValueError: the file is damaged, or has other channels or another depth.
+  """
+  image: Any
+  try:
+    if path.suffix.lower() == '.npy':
+      image = np.load(path, allow_pickle=False)
+    elif path.suffix.lower() in ('.tif', '.tiff'):
+      with tifffile.TiffFile(path) as file:
+        image, axes = file.series[0].asarray(), file.series[0].axes
+      if axes.endswith('YX') and image.ndim == 3:  # channel by channel
+        image = np.moveaxis(image, 0, -1)
+    else:
+      with Image.open(path) as file:
+        file.load()  # OpenCV would return half of a damaged file
+      image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+      if image.ndim == 3:
+        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
+  except Image.DecompressionBombError as error:
+    raise _too_large(path) from error
+  except (OSError, ValueError, tifffile.TiffFileError) as error:
+    raise ValueError(
+      f'{path}: damaged or no image ({error}); replace the file, or remove it '
+      'together with its mask'
+    ) from error
+  image = image[..., None] if image.ndim == 2 else image
+  if image.ndim == 3 and image.shape[2] == 1 and pixels.channels == 3:
+    image = image.repeat(3, 2)
+  if image.ndim != 3 or image.shape[2] != pixels.channels:
+    raise ValueError(
+      f'{path}: image of shape {list(image.shape)} for {pixels.channels} '
+      'channels; give config.data.mean and std one value a channel'
+    )
+  if image.dtype != pixels.dtype:
+    raise ValueError(
+      f'{path}: image of {image.dtype} for config.data.depth={pixels.depth}; '
+      'set the depth (8 or 16), or convert the image'
+    )
+  return np.ascontiguousarray(image)
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
@@ -222,6 +320,7 @@ def example(
   name: str,
   info: info_lib.DatasetInfo,
   read: Callable[[pathlib.Path], np.ndarray] = read_mask,
+  pixels: Pixels = RGB,
 ) -> dict[str, Any]:
   """Reads one pair of files into a record.
 
@@ -231,12 +330,18 @@ def example(
     name: the example's name.
     info: facts about the data set.
     read: reads annotation files that are no images.
+    pixels: channels and depth of the image.
 
   Raises:
     ValueError: a file is damaged, sizes differ, or a label value or colour is
       not the data set's; the message begins with the file.
   """
-  image, size = read_image(image_path)
+  image: bytes | np.ndarray
+  if pixels == RGB:
+    image, size = read_image(image_path)
+  else:
+    image = read_bands(image_path, pixels)
+    size = image.shape[:2]
   mask = read(mask_path)
   if mask.shape[:2] != size:
     turned = mask.shape[1::-1] == size
@@ -255,15 +360,13 @@ def example(
   return {'image': image, 'label': encode_png(label), 'name': name}
 
 
-def fingerprint(
-  split: str, paths: Iterable[pathlib.Path], facts: info_lib.DatasetInfo
-) -> str:
+def fingerprint(split: str, paths: Iterable[pathlib.Path], facts: Any) -> str:
   """Returns the split and 12 hex digits that change with any file or fact.
 
   Args:
     split: name of the split.
     paths: files; names, sizes and modification times count.
-    facts: how the files are read.
+    facts: how the files are read; what differs must print differently.
   """
   digest = hashlib.sha256(repr((split, facts)).encode())
   for path in paths:

@@ -41,6 +41,24 @@ def flat(points: Sequence[Sequence[float]]) -> list[float]:
   return [value for point in points for value in point]
 
 
+def ellipse(x: float, y: float, rx: float, ry: float) -> list[float]:
+  """Returns an ellipse about (x, y) as a polygon of 90 points."""
+  angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+  points = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], -1)
+  return points.ravel().tolist()
+
+
+def rotate(polygon: Sequence[float], degrees: float) -> list[float]:
+  """Turns a polygon clockwise, as y grows downwards, about its middle."""
+  points = np.reshape(np.asarray(polygon, np.float64), (-1, 2))
+  angle = np.deg2rad(degrees)
+  turn = np.array(
+    [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+  )
+  middle = points.mean(0)
+  return ((points - middle) @ turn + middle).ravel().tolist()
+
+
 def _checked(polygon: Any, size: tuple[int, int]) -> list[float]:
   """Returns a polygon as numbers that can be drawn."""
   height, width = size

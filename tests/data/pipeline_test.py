@@ -227,11 +227,11 @@ def test_two_processes_may_prepare_at_once(config, monkeypatch):
   generate = folder.Folder._generate_examples
   nested = []
 
-  def overtaken(self, pairs, facts):
+  def overtaken(self):
     if not nested:
       nested.append(True)
       pipeline.num_examples(config, 'train')  # the other one finishes first
-    return generate(self, pairs, facts)
+    return generate(self)
 
   monkeypatch.setattr(folder.Folder, '_generate_examples', overtaken)
   assert pipeline.num_examples(config, 'train') == 5
