@@ -1,13 +1,16 @@
 """The folder builder: layouts, masks, errors, and stale data."""
 
+import json
 import os
 
 import numpy as np
 from PIL import Image
 import pytest
 
+from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
+from tests.data import conftest
 from tests.data.builders import layouts
 
 
@@ -220,3 +223,156 @@ def test_camvid_labels(shared, config, tmp_path):
   ]
   assert counts[255] == 679
   assert counts.sum() == 480 * 360
+
+
+@pytest.fixture
+def pool(tmp_path, config):
+  """200 pairs in one folder, all of them the pool."""
+  for i in range(200):
+    conftest.write_pair(tmp_path / 'raw/all', f'img{i:03}', i, size=(2, 2))
+  config.data.pool = 'all'
+  return tmp_path / 'raw'
+
+
+def names(config, split):
+  return [one.image.stem for one in folder.find(config.data, split)]
+
+
+def test_a_pool_is_shared_by_name_and_seed(pool, config):
+  train, val = names(config, 'train'), names(config, 'val')
+  assert not set(train) & set(val)
+  assert len(train) + len(val) == 200
+  assert len(val) == 45  # of 200 at 0.2
+  assert val[:3] == ['img002', 'img014', 'img016']
+  # Other images may go, and the rest stays where it is.
+  for path in [*pool.rglob('img01*')]:
+    path.unlink()
+  assert names(config, 'val') == [n for n in val if not n.startswith('img01')]
+  config.data.pool_seed = 1
+  assert names(config, 'val') != val
+  config.data.pool_share = 0.5
+  assert 80 < len(names(config, 'val')) < 115
+
+
+def test_a_pool_may_be_the_root(pool, config):
+  (pool / 'all').rename(pool.parent / 'moved')
+  config.data.root, config.data.pool = str(pool.parent / 'moved'), '.'
+  assert len(names(config, 'train')) + len(names(config, 'val')) == 200
+
+
+@pytest.mark.usefixtures('pool')
+def test_a_pool_has_two_splits_without_lists(config):
+  with pytest.raises(
+    ValueError, match=r"test\.txt: no such list; .* splits 'train' and 'val'"
+  ):
+    names(config, 'test')
+  config.data.pool_share = 0.0
+  with pytest.raises(ValueError, match="split 'val' is empty"):
+    names(config, 'val')
+
+
+def test_a_pool_is_shared_by_lists(pool, config):
+  (pool / 'val.txt').write_text(
+    'img007\nall/images/img003.png\n\nimg005.png\n', 'utf-8'
+  )
+  assert names(config, 'val') == ['img003', 'img005', 'img007']
+  (pool / 'val.txt').write_text('img007\nimg999\n', 'utf-8')
+  with pytest.raises(
+    ValueError, match=r"val\.txt: 'img999' is no image of the pool 'all'"
+  ):
+    names(config, 'val')
+
+
+def test_a_pool_of_one_file(pool, config):
+  """COCO JSON and lists of names."""
+  entries = [
+    {'id': i, 'file_name': f'img{i:03}.png', 'height': 2, 'width': 2}
+    for i in range(3)
+  ]
+  content = {'images': entries, 'annotations': [], 'categories': []}
+  (pool / 'all.json').write_text(json.dumps(content), 'utf-8')
+  (pool / 'images').mkdir()
+  for i in range(3):
+    path = pool / f'all/images/img{i:03}.png'
+    path.rename(pool / 'images' / path.name)
+  (pool / 'val.txt').write_text('img002\nimg000\n', 'utf-8')
+  got = layouts.examples(config)
+  assert [e['name'] for e in got] == ['img000', 'img002']
+
+
+def bands(root, config, channels, depth):
+  """Makes the images of `val` .npy files of that many channels."""
+  config.data.mean = tuple(range(1, channels + 1))
+  config.data.std = (1.0,) * channels
+  config.data.depth = depth
+  rng = np.random.default_rng(0)
+  images = {}
+  for path in sorted((root / 'val/images').iterdir()):
+    path.unlink()
+    image = rng.integers(0, 2**depth, (24, 40, channels))
+    images[path.stem] = image.astype(f'uint{depth}')
+    np.save(path.with_suffix('.npy'), images[path.stem])
+  return images
+
+
+@pytest.mark.parametrize(
+  ('channels', 'depth'), [(1, 8), (3, 16), (4, 8), (6, 16)]
+)
+def test_bands(root, config, channels, depth):
+  images = bands(root, config, channels, depth)
+  got = layouts.examples(config)
+  assert [e['name'] for e in got] == list(images)
+  for example in got:
+    np.testing.assert_array_equal(example['image'], images[example['name']])
+    assert example['image'].dtype == np.dtype(f'uint{depth}')
+
+
+def test_the_number_of_bands_is_part_of_the_name(root, config):
+  bands(root, config, 4, 8)
+  layouts.examples(config)
+  config.data.mean = (1.0, 2.0)
+  with pytest.raises(
+    ValueError, match=r'img0\.npy: image of shape \[24, 40, 4\] for 2 channels'
+  ):
+    layouts.examples(config)
+
+
+def test_batches_of_bands(root, config):
+  """Five bands of 16 bits through every op that takes them."""
+  images = bands(root, config, 5, 16)
+  config.data.train_split = 'val'
+  config.batch_size = 3
+  config.data.augment.ops = ('random_flip',)
+  config.data.augment.random_flip.probability = 0.0
+  batch = one_batch(config)
+  expected = {
+    (image[0, 0].astype(np.float32) - (1, 2, 3, 4, 5)).tobytes()
+    for image in images.values()
+  }
+  assert batch['image'].shape == (3, 24, 40, 5)
+  assert batch['image'].dtype == np.float32
+  corners = batch['image'][:, 0, 0].astype(np.float64)
+  assert {corner.tobytes() for corner in corners} == expected
+  config.data.augment.ops = ('random_scale', 'random_rotate', 'random_crop')
+  assert one_batch(config)['image'].shape == (3, 17, 33, 5)
+  config.data.augment.ops = ('photometric',)
+  with pytest.raises(ValueError, match=r'photometric distorts .* 5 channels'):
+    one_batch(config)
+
+
+def one_batch(config):
+  facts = catalog.info_for(config.data)
+  iterator = pipeline.train_batches(
+    config, facts, host_index=0, host_count=1, start_step=0
+  )
+  batch = next(iterator)
+  iterator.close()
+  return batch
+
+
+def test_classes_are_counted_without_images(root, config):
+  bands(root, config, 4, 16)
+  config.data.train_split = 'val'
+  shares = pipeline.class_shares(config, catalog.info_for(config.data))
+  assert shares.shape == (3,)
+  assert abs(shares.sum() - 1) < 1e-12
