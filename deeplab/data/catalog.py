@@ -157,6 +157,10 @@ _COCO: dict[str, Any] = {
   'instructions': 'Fetch train2017.zip, val2017.zip and '
   'annotations_trainval2017.zip.',
 }
+_COCO_VOC = _COCO | {
+  'instructions': f'{_COCO["instructions"]} Fetch VOC 2012 and SBD too (see '
+  'voc), and unpack all into one folder.'
+}
 _CONTEXT: dict[str, Any] = {
   'url': 'https://cs.stanford.edu/~roozbeh/pascal-context/',
   'licence': 'as VOC 2010: images keep their Flickr terms',
@@ -287,7 +291,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       'voc',
       id_mapping={i: i for i in range(21)} | {255: 0},
       splits={'val': 1449},
-      **_COCO,
+      **_COCO_VOC,
     ),
     _known(
       'coco_voc_person',
@@ -295,7 +299,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       id_mapping={15: 1},
       unmapped=0,
       splits={'val': 1449},
-      **_COCO,
+      **_COCO_VOC,
     ),
     _known('cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO),
     _known(
@@ -304,7 +308,12 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       id_mapping={0: info_lib.IGNORE}
       | {category: i for i, category in enumerate(_COCO_PANOPTIC)},
       splits={'train': 118287, 'val': 5000},
-      **_COCO,
+      **_COCO
+      | {
+        'instructions': f'{_COCO["instructions"]} Fetch '
+        'panoptic_annotations_trainval2017.zip too, and unpack its two '
+        'archives in annotations/.'
+      },
     ),
     # Trimaps: 1 is the animal, 2 the rest, 3 the border between them.
     _known(
