@@ -9,24 +9,21 @@ the palette's colours to grey reads VOC's ids 0, 20, 255 as 0, 52, 220.
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 import hashlib
 import io
 import os
 import pathlib
 import re
 from typing import Any
-import urllib.request
 
 import cv2
 import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
-import tifffile
 import tqdm
 
+from deeplab.data import bands
 from deeplab.data import info as info_lib
 
 # The tfds name of the one split that a builder prepares. The configs' own names
@@ -37,38 +34,9 @@ SPLIT = 'examples'
 _IMAGE_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-  """What the images of a data set are made of.
-
-  Attributes:
-    channels: number of channels.
-    depth: bits a channel, 8 or 16.
-  """
-
-  channels: int = 3
-  depth: int = 8
-
-  def __post_init__(self):
-    if self.depth not in (8, 16) or self.channels < 1:
-      raise ValueError(
-        f'images of {self.channels} channels of {self.depth} bits: '
-        'config.data.mean gives one value a channel, and config.data.depth '
-        'is 8 or 16'
-      )
-
-  @property
-  def dtype(self) -> np.dtype:
-    """uint8 or uint16."""
-    return np.dtype(f'uint{self.depth}')
-
-
-RGB = Pixels()
-
-
-def features(pixels: Pixels = RGB) -> tfds.features.FeaturesDict:
+def features(pixels: bands.Pixels = bands.RGB) -> tfds.features.FeaturesDict:
   """Returns the features of every prepared data set in here."""
-  if pixels == RGB:
+  if pixels == bands.RGB:
     image = tfds.features.Image(shape=(None, None, 3))
   else:
     image = tfds.features.Tensor(
@@ -89,7 +57,7 @@ def builder_info(
   builder: tfds.core.DatasetBuilder,
   description: str,
   homepage: str = '',
-  pixels: Pixels = RGB,
+  pixels: bands.Pixels = bands.RGB,
 ) -> tfds.core.DatasetInfo:
   """Returns what tfds asks of every builder in here."""
   return tfds.core.DatasetInfo(
@@ -108,55 +76,12 @@ def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
   )
 
 
-def fetch(
-  dl_manager: Any, urls: Mapping[str, str], what: str, remedy: str
-) -> dict[str, pathlib.Path]:
-  """Downloads and unpacks archives.
-
-  Args:
-    dl_manager: tfds' download manager.
-    urls: address by any name.
-    what: name of the data set.
-    remedy: how to get it otherwise.
-
-  Returns:
-    The unpacked folder by the names in `urls`.
-
-  Raises:
-    ValueError: no network, or no such file there.
-  """
-  try:
-    for url in urls.values():
-      _probe(url)
-    folders = dl_manager.download_and_extract(dict(urls))
-  except Exception as error:  # whatever the network layers raise
-    raise ValueError(
-      f'{what} could not be downloaded ({error}): {remedy}'
-    ) from error
-  return {name: pathlib.Path(folder) for name, folder in folders.items()}
-
-
-def _probe(url: str) -> None:
-  """Raises OSError at once where the downloader would retry for minutes."""
-  request = urllib.request.Request(url, method='HEAD')
-  urllib.request.urlopen(request, timeout=20).close()
-
-
 def encode_png(pixels: np.ndarray) -> bytes:
   """Encodes [H, W] ids or an [H, W, 3] RGB image, uint8, without loss."""
   if pixels.ndim == 3:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
   _, data = cv2.imencode('.png', pixels)
   return data.tobytes()
-
-
-def _too_large(path: pathlib.Path) -> ValueError:
-  """Returns the error of an image that PIL takes for an attack."""
-  limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-  return ValueError(
-    f'{path}: an image of more than {limit:.0f} million pixels; cut it and its '
-    'mask into tiles'
-  )
 
 
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
@@ -189,7 +114,7 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
       if max(depths) > 8 or (kind == 'PNG' and data[24] > 8):
         mode += ' of 16 bits'
   except Image.DecompressionBombError as error:
-    raise _too_large(path) from error
+    raise bands.too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
     raise ValueError(
       f'{path}: damaged or no image ({error}); replace the file, or remove it '
@@ -201,57 +126,6 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
       'config.data.depth=16, and config.data.mean and std in its units'
     )
   return data if rgb is None else encode_png(rgb), (height, width)
-
-
-def read_bands(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
-  """Reads an image that is not RGB of 8 bits.
-
-  TIFF files may have any number of channels, and so may NumPy's (.npy), which
-  are [H, W] or [H, W, C]; a TIFF's alpha channel counts as a channel.
-
-  Returns:
-    [H, W, C] of `pixels`' channels and dtype. A grey image of a set of three
-    channels repeats its own.
-
-  Raises:
-    ValueError: the file is damaged, or has other channels or another depth.
-  """
-  image: Any
-  try:
-    if path.suffix.lower() == '.npy':
-      image = np.load(path, allow_pickle=False)
-    elif path.suffix.lower() in ('.tif', '.tiff'):
-      with tifffile.TiffFile(path) as file:
-        image, axes = file.series[0].asarray(), file.series[0].axes
-      if axes.endswith('YX') and image.ndim == 3:  # channel by channel
-        image = np.moveaxis(image, 0, -1)
-    else:
-      with Image.open(path) as file:
-        file.load()  # OpenCV would return half of a damaged file
-      image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-      if image.ndim == 3:
-        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-  except Image.DecompressionBombError as error:
-    raise _too_large(path) from error
-  except (OSError, ValueError, tifffile.TiffFileError) as error:
-    raise ValueError(
-      f'{path}: damaged or no image ({error}); replace the file, or remove it '
-      'together with its mask'
-    ) from error
-  image = image[..., None] if image.ndim == 2 else image
-  if image.ndim == 3 and image.shape[2] == 1 and pixels.channels == 3:
-    image = image.repeat(3, 2)
-  if image.ndim != 3 or image.shape[2] != pixels.channels:
-    raise ValueError(
-      f'{path}: image of shape {list(image.shape)} for {pixels.channels} '
-      'channels; give config.data.mean and std one value a channel'
-    )
-  if image.dtype != pixels.dtype:
-    raise ValueError(
-      f'{path}: image of {image.dtype} for config.data.depth={pixels.depth}; '
-      'set the depth (8 or 16), or convert the image'
-    )
-  return np.ascontiguousarray(image)
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
@@ -269,7 +143,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
       mode = image.mode
       mask = np.asarray(image)
   except Image.DecompressionBombError as error:
-    raise _too_large(path) from error
+    raise bands.too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
     raise ValueError(
       f'{path}: damaged or no image ({error}); replace the mask, or remove it '
@@ -320,7 +194,7 @@ def example(
   name: str,
   info: info_lib.DatasetInfo,
   read: Callable[[pathlib.Path], np.ndarray] = read_mask,
-  pixels: Pixels = RGB,
+  pixels: bands.Pixels = bands.RGB,
 ) -> dict[str, Any]:
   """Reads one pair of files into a record.
 
@@ -337,10 +211,10 @@ def example(
       not the data set's; the message begins with the file.
   """
   image: bytes | np.ndarray
-  if pixels == RGB:
+  if pixels == bands.RGB:
     image, size = read_image(image_path)
   else:
-    image = read_bands(image_path, pixels)
+    image = bands.read(image_path, pixels)
     size = image.shape[:2]
   mask = read(mask_path)
   if mask.shape[:2] != size:

@@ -22,8 +22,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import regions
+from deeplab.data import sources as sources_lib
 
 YEAR = '2017'
 # An image has to show more than this of the classes to be trained on, in
@@ -83,27 +85,17 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
     return {records.SPLIT: self._generate_examples()}
 
   def _generate_examples(self):
-    config, facts = self.builder_config, catalog.INFOS['cocoseg21']
+    config = self.builder_config
     index = read_index(config.annotations)
-    kept = [
-      (entry, shown)
+    sources = [
+      source_of(
+        config.images, index, entry, shown, 'cocoseg21', info_lib.IGNORE
+      )
       for entry, shown in of_voc_classes(index)
       if config.split != 'train'
       or sum(annotation['area'] for annotation in shown) > LEAST_AREA
     ]
-    for entry, shown in records.progress(kept, f'COCO {config.split}'):
-      yield (
-        entry['id'],
-        records.example(
-          image_path(config.images, entry, index.path),
-          index.path,
-          pathlib.Path(entry['file_name']).stem,
-          facts,
-          read=functools.partial(
-            draw, entry=entry, shown=shown, overlap=facts.ignore_label
-          ),
-        ),
-      )
+    return sources_lib.generate(sources, f'COCO {config.split}')
 
 
 def builder(data: Any, split: str) -> CocoSeg21:
@@ -210,6 +202,35 @@ def image_path(
       'remove its entry'
     )
   return path
+
+
+def source_of(
+  folder: pathlib.Path,
+  index: Index,
+  entry: dict[str, Any],
+  shown: list[dict[str, Any]],
+  name: str,
+  overlap: int | None,
+) -> sources_lib.Source:
+  """Returns an image whose instances are drawn with VOC's ids.
+
+  Args:
+    folder: the images.
+    index: the JSON file.
+    entry: the image's entry.
+    shown: its annotations, all of VOC's classes.
+    name: the data set's name, which says what the ids mean.
+    overlap: see `draw`.
+
+  Raises:
+    ValueError: the image is missing.
+  """
+  return sources_lib.Source(
+    image_path(folder, entry, index.path),
+    index.path,
+    catalog.INFOS[name],
+    functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
+  )
 
 
 def regions_of(

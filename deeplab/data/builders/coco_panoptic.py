@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
 
 _REMEDY = (
@@ -62,31 +63,9 @@ class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
     return {records.SPLIT: self._generate_examples()}
 
   def _generate_examples(self):
-    config, facts = self.builder_config, catalog.INFOS['coco_panoptic']
-    index = coco.read_index(config.annotations)
-    images = records.progress(index.images, f'COCO panoptic {config.split}')
-    for entry in images:
-      annotation, *more = index.annotations.get(entry['id'], [None])
-      if annotation is None or more:
-        raise ValueError(
-          f'{index.path}: image {entry["id"]} has '
-          f'{len(more) + 1 if annotation else 0} annotations; panoptic files '
-          'have one an image'
-        )
-      mask = config.annotations.with_suffix('') / annotation['file_name']
-      if not mask.is_file():
-        raise ValueError(f'{mask}: no such file, but {index.path} names it')
-      segments = annotation['segments_info']
-      yield (
-        entry['id'],
-        records.example(
-          coco.image_path(config.images, entry, index.path),
-          mask,
-          mask.stem,
-          facts,
-          read=functools.partial(_categories, segments=segments),
-        ),
-      )
+    config = self.builder_config
+    sources = find(config.annotations, config.images)
+    return sources_lib.generate(sources, f'COCO panoptic {config.split}')
 
 
 def builder(data: Any, split: str) -> CocoPanoptic:
@@ -110,6 +89,41 @@ def builder(data: Any, split: str) -> CocoPanoptic:
       images=images,
     ),
   )
+
+
+def find(
+  annotations: pathlib.Path, images: pathlib.Path
+) -> list[sources_lib.Source]:
+  """Returns the examples of a split.
+
+  Args:
+    annotations: the JSON file.
+    images: the folder of the images.
+
+  Raises:
+    ValueError: a damaged JSON file, or a file that it names is missing.
+  """
+  index = coco.read_index(annotations)
+  found = []
+  for entry in index.images:
+    own = index.annotations.get(entry['id'], [])
+    if len(own) != 1:
+      raise ValueError(
+        f'{annotations}: image {entry["id"]} has {len(own)} annotations; '
+        'panoptic files have one an image'
+      )
+    mask = annotations.with_suffix('') / own[0]['file_name']
+    if not mask.is_file():
+      raise ValueError(f'{mask}: no such file, but {annotations} names it')
+    found.append(
+      sources_lib.Source(
+        coco.image_path(images, entry, annotations),
+        mask,
+        catalog.INFOS['coco_panoptic'],
+        functools.partial(_categories, segments=own[0]['segments_info']),
+      )
+    )
+  return found
 
 
 def _categories(

@@ -17,28 +17,24 @@ the published one to the image.
 STM32 model zoo, semantic_segmentation/datasets.
 """
 
-from collections.abc import Iterator
 import dataclasses
-import functools
-import io
 import itertools
 import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
 from deeplab.data.builders import voc
 
 LEAST_AREA = 1000  # of one instance of COCO, or of an image's persons
 VAL_SIZE = 1449
+PERSON = 15  # VOC's id
 _REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
-
-Example = dict[str, Any]
 
 
 @dataclasses.dataclass(eq=False)
@@ -79,18 +75,30 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self):
     config = self.builder_config
     facts = catalog.INFOS[config.dataset]
-    what = f'{config.dataset} {config.split}'
-    examples = {
-      'train': itertools.chain(
-        _voc_examples(config.pairs['train'], facts, f'{what}: VOC train'),
-        _coco_examples(config.annotations, config.images, facts, what),
-      ),
-      'val': _voc_examples(config.pairs['val'], facts, f'{what}: VOC val'),
-    }
+    train, val = (
+      [
+        sources_lib.Source(image, mask, facts, voc.read_mask)
+        for image, mask in config.pairs[split]
+      ]
+      for split in ('train', 'val')
+    )
+    index = coco.read_index(config.annotations)
+    train += [
+      coco.source_of(config.images, index, entry, shown, config.dataset, None)
+      for entry, shown in coco.of_voc_classes(index)
+      if any(annotation['area'] > LEAST_AREA for annotation in shown)
+    ]
     if config.dataset == 'coco_voc_person':
-      yield from enumerate(_persons(config.split, **examples))
-    else:
-      yield from enumerate(examples[config.split])
+      val, shown = (
+        list(filter(_shows_person, val)),
+        filter(_shows_person, train),
+      )
+      val += itertools.islice(shown, max(0, VAL_SIZE - len(val)))
+      train = list(shown) if config.split == 'train' else []
+    return sources_lib.generate(
+      train if config.split == 'train' else val,
+      f'{config.dataset} {config.split}',
+    )
 
 
 def builder(data: Any, split: str) -> CocoVoc:
@@ -132,39 +140,7 @@ def builder(data: Any, split: str) -> CocoVoc:
   )
 
 
-def _voc_examples(pairs, facts, what: str) -> Iterator[Example]:
-  for image, mask in records.progress(pairs, what):
-    yield records.example(image, mask, image.stem, facts, read=voc.read_mask)
-
-
-def _coco_examples(annotations, images, facts, what: str) -> Iterator[Example]:
-  index = coco.read_index(annotations)
-  kept = [
-    (entry, shown)
-    for entry, shown in coco.of_voc_classes(index)
-    if any(annotation['area'] > LEAST_AREA for annotation in shown)
-  ]
-  for entry, shown in records.progress(kept, f'{what}: COCO'):
-    yield records.example(
-      coco.image_path(images, entry, annotations),
-      annotations,
-      pathlib.Path(entry['file_name']).stem,
-      facts,
-      read=functools.partial(coco.draw, entry=entry, shown=shown, overlap=None),
-    )
-
-
-def _persons(
-  split: str, train: Iterator[Example], val: Iterator[Example]
-) -> Iterator[Example]:
-  """Returns a split of persons, of the examples of both."""
-  train, val = filter(_shows_person, train), filter(_shows_person, val)
-  if split == 'val':
-    return itertools.islice(itertools.chain(val, train), VAL_SIZE)
-  moved = max(0, VAL_SIZE - sum(1 for _ in val))
-  return itertools.islice(train, moved, None)
-
-
-def _shows_person(example: Example) -> bool:
-  with Image.open(io.BytesIO(example['label'])) as label:
-    return int(np.count_nonzero(np.asarray(label) == 1)) > LEAST_AREA
+def _shows_person(source: sources_lib.Source) -> bool:
+  """Returns whether enough pixels are VOC's 15; a void border is none."""
+  raw = source.read(source.annotation)
+  return int(np.count_nonzero(raw == PERSON)) > LEAST_AREA

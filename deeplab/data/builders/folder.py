@@ -31,12 +31,14 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from deeplab.data import bands
 from deeplab.data import info as info_lib
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
+from deeplab.data.formats import classes as classes_lib
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
 from deeplab.data.formats import labelme
-from deeplab.data.formats import source
 from deeplab.data.formats import voc_export
 
 # Arrays of many channels are images here, beside the files that all read.
@@ -55,8 +57,10 @@ class FolderConfig(tfds.core.BuilderConfig):
     pixels: channels and depth of the images.
   """
 
-  sources: tuple[source.Source, ...] = dataclasses.field(default=(), repr=False)
-  pixels: records.Pixels = dataclasses.field(default=records.RGB, repr=False)
+  sources: tuple[sources_lib.Source, ...] = dataclasses.field(
+    default=(), repr=False
+  )
+  pixels: bands.Pixels = dataclasses.field(default=bands.RGB, repr=False)
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
@@ -74,19 +78,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self):
     config = self.builder_config
-    sources = records.progress(config.sources, config.name)
-    for i, one in enumerate(sources):
-      yield (
-        i,
-        records.example(
-          one.image,
-          one.annotation,
-          one.image.stem,
-          one.facts,
-          one.read,
-          config.pixels,
-        ),
-      )
+    return sources_lib.generate(config.sources, config.name, config.pixels)
 
 
 def builder(data: Any, split: str) -> Folder:
@@ -100,8 +92,8 @@ def builder(data: Any, split: str) -> Folder:
       annotation that has no partner.
   """
   sources = find(data, split)
-  classes = source.classes_of(data)
-  pixels = records.Pixels(len(data.mean), data.depth)
+  classes = classes_lib.classes_of(data)
+  pixels = bands.Pixels(len(data.mean), data.depth)
   files = [path for one in sources for path in (one.image, one.annotation)]
   name = records.fingerprint(
     split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
@@ -113,7 +105,7 @@ def builder(data: Any, split: str) -> Folder:
   )
 
 
-def find(data: Any, split: str) -> tuple[source.Source, ...]:
+def find(data: Any, split: str) -> tuple[sources_lib.Source, ...]:
   """Returns the examples of a split, sorted by image.
 
   Args:
@@ -130,7 +122,7 @@ def find(data: Any, split: str) -> tuple[source.Source, ...]:
       f'{split}/images and {split}/labels'
     )
   base = pathlib.Path(data.root).expanduser().resolve()
-  classes = source.classes_of(data)
+  classes = classes_lib.classes_of(data)
   sources = _find_all(base, data.pool or split, classes)
   if data.pool:
     sources = _share(base, sources, data, split)
@@ -143,8 +135,8 @@ def find(data: Any, split: str) -> tuple[source.Source, ...]:
 
 
 def _find_all(
-  base: pathlib.Path, split: str, classes: source.Classes
-) -> list[source.Source]:
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources_lib.Source]:
   """Returns all examples of one name, of whatever form."""
   if not (base / f'{split}.txt').is_file():
     for module in (coco_json, cvat, voc_export):
@@ -153,22 +145,22 @@ def _find_all(
         return sources
   drawn = functools.partial(labelme.read, classes=classes)
   return [
-    source.Source(image, path, drawn, classes.drawn)
+    sources_lib.Source(image, path, classes.drawn, drawn)
     if path.suffix.lower() == '.json'
-    else source.Source(image, path, records.read_mask, classes.facts)
+    else sources_lib.Source(image, path, classes.facts)
     for image, path in find_pairs(base, split)
   ]
 
 
 def _share(
-  base: pathlib.Path, sources: list[source.Source], data: Any, split: str
-) -> list[source.Source]:
+  base: pathlib.Path, sources: list[sources_lib.Source], data: Any, split: str
+) -> list[sources_lib.Source]:
   """Returns the examples of the pool that belong to a split."""
   listing = base / f'{split}.txt'
   if listing.is_file():
     lines = listing.read_text('utf-8').splitlines()
     wanted = {line.strip() for line in lines if line.strip()}
-    chosen: dict[str, source.Source] = {}
+    chosen: dict[str, sources_lib.Source] = {}
     for one in sources:
       names = one.image.relative_to(base).as_posix(), one.image.name
       for name in (*names, one.image.stem):

@@ -16,7 +16,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import downloads
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
 
 URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
 _URLS = {name: f'{URL}/{name}.tar.gz' for name in ('images', 'annotations')}
@@ -56,7 +58,7 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     pairs = config.pairs
     if not pairs:
-      folders = records.fetch(dl_manager, _URLS, 'Oxford-IIIT Pet', _REMEDY)
+      folders = downloads.fetch(dl_manager, _URLS, 'Oxford-IIIT Pet', _REMEDY)
       pairs = find_pairs(
         folders['images'], folders['annotations'], config.split
       )
@@ -64,9 +66,10 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['oxford_iiit_pet']
-    pairs = records.progress(pairs, f'Pet {self.builder_config.split}')
-    for i, (image, mask) in enumerate(pairs):
-      yield i, records.example(image, mask, image.stem, facts)
+    return sources_lib.generate(
+      [sources_lib.Source(image, mask, facts) for image, mask in pairs],
+      f'Pet {self.builder_config.split}',
+    )
 
 
 def builder(data: Any, split: str) -> PetSegmentation:

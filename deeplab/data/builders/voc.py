@@ -23,7 +23,9 @@ import scipy.io
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import downloads
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
 
 VOC_URL = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar'
@@ -68,12 +70,13 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['voc']
-    pairs = records.progress(pairs, f'VOC {self.builder_config.split}')
-    for i, (image, mask) in enumerate(pairs):
-      yield (
-        i,
-        records.example(image, mask, image.stem, facts, read=read_mask),
-      )
+    return sources_lib.generate(
+      [
+        sources_lib.Source(image, mask, facts, read_mask)
+        for image, mask in pairs
+      ],
+      f'VOC {self.builder_config.split}',
+    )
 
 
 def builder(data: Any, split: str) -> VocSegmentation:
@@ -197,7 +200,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 def _download(dl_manager: Any, split: str) -> tuple[Pair, ...]:
   """Fetches the official archives and returns the files of a split."""
   urls = {'voc': VOC_URL} | ({'sbd': SBD_URL} if split == 'trainaug' else {})
-  folders = records.fetch(dl_manager, urls, 'VOC 2012', _REMEDY)
+  folders = downloads.fetch(dl_manager, urls, 'VOC 2012', _REMEDY)
   sbd = folders.get('sbd')
   return find_pairs(
     locate(str(folders['voc'])),

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from deeplab.data import sources
 from deeplab.data.builders import coco
-from deeplab.data.formats import source
+from deeplab.data.formats import classes as classes_lib
 
 
 def find(
-  base: pathlib.Path, split: str, classes: source.Classes
-) -> list[source.Source] | None:
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources.Source] | None:
   """Returns the examples of a split, or None without such a file.
 
   Raises:
@@ -38,9 +39,10 @@ def find(
     *(base / 'images' / split, base / 'images', base),
   )
   return [
-    source.Source(
-      source.find_image(entry['file_name'], folders, path),
+    sources.Source(
+      classes_lib.find_image(entry['file_name'], folders, path),
       path,
+      classes.drawn,
       functools.partial(
         _read,
         entry=entry,
@@ -48,7 +50,6 @@ def find(
         names=index.categories,
         classes=classes,
       ),
-      classes.drawn,
     )
     for entry in index.images
   ]
@@ -59,7 +60,7 @@ def _read(
   entry: dict[str, Any],
   annotations: list[dict[str, Any]],
   names: dict[int, str],
-  classes: source.Classes,
+  classes: classes_lib.Classes,
 ) -> np.ndarray:
   """Draws one image's annotations."""
   shapes = (

@@ -15,12 +15,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from deeplab.data import regions
-from deeplab.data.formats import source
+from deeplab.data import sources
+from deeplab.data.formats import classes as classes_lib
 
 
 def find(
-  base: pathlib.Path, split: str, classes: source.Classes
-) -> list[source.Source] | None:
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources.Source] | None:
   """Returns the examples of a split, or None without such a file.
 
   Raises:
@@ -42,18 +43,18 @@ def find(
     *(base / 'images', base),
   )
   return [
-    source.Source(
-      source.find_image(name, folders, path),
+    sources.Source(
+      classes_lib.find_image(name, folders, path),
       path,
-      functools.partial(_read, image=image, classes=classes),
       classes.drawn,
+      functools.partial(_read, image=image, classes=classes),
     )
     for name, image in named
   ]
 
 
 def _read(
-  path: pathlib.Path, image: ElementTree.Element, classes: source.Classes
+  path: pathlib.Path, image: ElementTree.Element, classes: classes_lib.Classes
 ) -> np.ndarray:
   """Draws one image's shapes."""
   name = image.get('name')

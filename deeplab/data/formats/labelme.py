@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data import regions
-from deeplab.data.formats import source
+from deeplab.data.formats import classes as classes_lib
 
 
-def read(path: pathlib.Path, classes: source.Classes) -> np.ndarray:
+def read(path: pathlib.Path, classes: classes_lib.Classes) -> np.ndarray:
   """Draws the shapes of a file.
 
   Returns:

@@ -15,14 +15,15 @@ from PIL import Image
 
 from deeplab.data import info as info_lib
 from deeplab.data import records
-from deeplab.data.formats import source
+from deeplab.data import sources
+from deeplab.data.formats import classes as classes_lib
 
 _BORDER = (224, 224, 192)
 
 
 def find(
-  base: pathlib.Path, split: str, classes: source.Classes
-) -> list[source.Source] | None:
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources.Source] | None:
   """Returns the examples of a split, or None without such a list.
 
   Raises:
@@ -36,7 +37,7 @@ def find(
     table = read_labelmap(base / 'labelmap.txt')
     read = functools.partial(_read, table=table, classes=classes)
     facts = classes.drawn
-  sources = []
+  found = []
   for stem in listing.read_text('utf-8').split():
     names = [f'{stem}{suffix}' for suffix in info_lib.IMAGE_SUFFIXES]
     images = [base / 'JPEGImages' / name for name in names]
@@ -45,8 +46,8 @@ def find(
     for path in (image, mask):
       if not path.is_file():
         raise ValueError(f'{path}: no such file, but {listing} names it')
-    sources.append(source.Source(image, mask, read, facts))
-  return sources
+    found.append(sources.Source(image, mask, facts, read))
+  return found
 
 
 def read_labelmap(path: pathlib.Path) -> info_lib.DatasetInfo:
@@ -77,7 +78,7 @@ def read_labelmap(path: pathlib.Path) -> info_lib.DatasetInfo:
 
 
 def _read(
-  path: pathlib.Path, table: info_lib.DatasetInfo, classes: source.Classes
+  path: pathlib.Path, table: info_lib.DatasetInfo, classes: classes_lib.Classes
 ) -> np.ndarray:
   """Reads a mask as train ids."""
   mask = records.read_mask(path)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import records
+from deeplab.data import downloads
 from deeplab.data.builders import oxford_iiit_pet
 from tests.data.builders import layouts
 
@@ -58,7 +58,7 @@ def test_download(pet_config, tmp_path, monkeypatch):
     }
     return {'images': tmp_path / 'a', 'annotations': tmp_path / 'b'}
 
-  monkeypatch.setattr(records, '_probe', lambda url: None)
+  monkeypatch.setattr(downloads, '_probe', lambda url: None)
   monkeypatch.setattr(
     'tensorflow_datasets.download.DownloadManager.download_and_extract', fetch
   )

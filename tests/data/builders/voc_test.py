@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import records
+from deeplab.data import downloads
 from deeplab.data.builders import voc
 from tests.data.builders import layouts
 
@@ -113,7 +113,7 @@ def test_download(voc_config, monkeypatch, tmp_path):
     assert urls == {'voc': voc.VOC_URL, 'sbd': voc.SBD_URL}
     return {'voc': tmp_path / 'a', 'sbd': tmp_path / 'b'}
 
-  monkeypatch.setattr(records, '_probe', lambda url: None)
+  monkeypatch.setattr(downloads, '_probe', lambda url: None)
   monkeypatch.setattr(
     'tensorflow_datasets.download.DownloadManager.download_and_extract', fetch
   )

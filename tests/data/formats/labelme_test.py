@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from deeplab.data.formats import classes
 from deeplab.data.formats import labelme
-from deeplab.data.formats import source
 from tests.data.builders import layouts
 
 
@@ -64,7 +64,7 @@ def test_list_files_mix_masks_and_json(named, write_image):
 
 
 def read(named, path):
-  return labelme.read(path, source.classes_of(named.data))
+  return labelme.read(path, classes.classes_of(named.data))
 
 
 def test_masks(named, tmp_path):

@@ -1,12 +1,10 @@
-"""What every format turns into: an image, its annotation, and how to read it.
+"""The classes that a format's own names are drawn with.
 
-Formats that name their classes are drawn with train ids right away: a shape
-takes the id of its name in `config.data.class_names` or ROOT/classes.txt, and
-is drawn over the shapes before it. Pixels that no shape covers are of the
-class called 'background', and ignored where there is none.
+A shape takes the id of its name in `config.data.class_names` or in
+ROOT/classes.txt, and is drawn over the shapes before it. Pixels that no shape
+covers are of the class called 'background', and ignored where there is none.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
 import pathlib
@@ -19,23 +17,6 @@ from deeplab.data import info as info_lib
 from deeplab.data import regions
 
 BACKGROUND = 'background'
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """One example, not read yet.
-
-  Attributes:
-    image: the image's file.
-    annotation: the file that holds its annotation, and maybe others'.
-    read: reads it, as `records.example` wants it.
-    facts: what the values that are read mean.
-  """
-
-  image: pathlib.Path
-  annotation: pathlib.Path
-  read: Callable[[pathlib.Path], np.ndarray]
-  facts: info_lib.DatasetInfo
 
 
 @dataclasses.dataclass(frozen=True)
