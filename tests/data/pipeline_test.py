@@ -191,8 +191,8 @@ def test_settings_are_checked(config):
     batches(config, 1)
   with pytest.raises(ValueError, match="facts of 'voc' for config"):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
-  config.data.name = 'cityscapes'
-  with pytest.raises(ValueError, match="'cityscapes' has no builder here"):
+  config.data.name = 'cocoseg21'
+  with pytest.raises(ValueError, match="'cocoseg21' has no builder here"):
     pipeline.prepare(config, ['val'])
 
 

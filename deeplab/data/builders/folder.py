@@ -32,10 +32,12 @@ class FolderConfig(tfds.core.BuilderConfig):
   """One split of one folder.
 
   Attributes:
+    split: name of the split.
     pairs: (image, mask) files.
     facts: classes, ignore label and colours.
   """
 
+  split: str = ''
   pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
   facts: info_lib.DatasetInfo | None = dataclasses.field(
     default=None, repr=False
@@ -45,7 +47,7 @@ class FolderConfig(tfds.core.BuilderConfig):
 class Folder(tfds.core.GeneratorBasedBuilder):
   """Images and masks from a folder of the user's own."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
     return records.builder_info(self, __doc__)
@@ -57,9 +59,12 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     return {records.SPLIT: examples}
 
   def _generate_examples(self, pairs, facts):
-    pairs = records.progress(pairs, self.builder_config.name)
-    for i, (image, mask) in enumerate(pairs):
-      yield i, records.example(image, mask, image.stem, facts)
+    def read(pair):
+      image, mask = pair
+      return [records.example(image, mask, image.stem, facts)]
+
+    split = self.builder_config.split
+    return records.generate(self, read, pairs, facts, split)
 
 
 def builder(data: Any, split: str) -> Folder:
@@ -79,7 +84,7 @@ def builder(data: Any, split: str) -> Folder:
   return Folder(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=FolderConfig(name=name, pairs=pairs, facts=facts),
+    config=FolderConfig(name=name, split=split, pairs=pairs, facts=facts),
   )
 
 

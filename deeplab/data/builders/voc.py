@@ -57,7 +57,7 @@ class VocConfig(tfds.core.BuilderConfig):
 class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   """VOC 2012 semantic segmentation: 20 classes and a background."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
     return records.builder_info(self, __doc__, catalog.INFOS['voc'].url)
@@ -69,12 +69,13 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['voc']
-    pairs = records.progress(pairs, f'VOC {self.builder_config.split}')
-    for i, (image, mask) in enumerate(pairs):
-      yield (
-        i,
-        records.example(image, mask, image.stem, facts, read=_read_mask),
-      )
+
+    def read(pair):
+      image, mask = pair
+      return [records.example(image, mask, image.stem, facts, read=_read_mask)]
+
+    split = self.builder_config.split
+    return records.generate(self, read, pairs, facts, split)
 
 
 def builder(data: Any, split: str) -> VocSegmentation:

@@ -77,7 +77,7 @@ def test_the_version_belongs_to_the_drawing():
   """Whoever changes what is drawn raises VERSION, and these numbers."""
   _, label = shapes.draw(np.random.default_rng((shapes.SEED, 0, 0)))
   counts = np.bincount(label.ravel(), minlength=256)
-  assert str(shapes.Shapes.VERSION) == '1.1.0'
+  assert str(shapes.Shapes.VERSION) == '1.2.0'
   assert counts[[0, 1, 2, 3, 4, 5, 255]].tolist() == [
     *(9453, 2354, 3191, 0, 0, 0, 1386)
   ]
