@@ -19,6 +19,8 @@ import copy
 import functools
 import itertools
 import pathlib
+import shutil
+import time
 from typing import Any
 
 from absl import logging
@@ -63,6 +65,8 @@ BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
 
 # Streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
+
+_DAY = 86400.0  # seconds
 
 
 def resolve(config: Config) -> Config:
@@ -308,6 +312,7 @@ def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   if builder.data_path.exists():
     return builder
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
+  _sweep(builder.data_path.parent)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
   try:
     builder.download_and_prepare(
@@ -320,6 +325,17 @@ def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
       raise
   logging.info('Prepared %s.', builder.data_path)
   return BUILDERS[data.name](data, split)
+
+
+def _sweep(folder: Any) -> None:
+  """Removes what killed preparations left behind, after a day without change.
+
+  One that is at work in another process writes all the time.
+  """
+  for path in pathlib.Path(folder).glob('incomplete.*'):
+    times = [p.stat().st_mtime for p in (path, *path.rglob('*'))]
+    if time.time() - max(times) > _DAY:
+      shutil.rmtree(path, ignore_errors=True)
 
 
 def _ahead(

@@ -6,14 +6,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
-
-
-def examples(config):
-  facts = catalog.info_for(config.data)
-  return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
+from tests.data import layouts
 
 
 def files_left(config):
@@ -23,8 +18,9 @@ def files_left(config):
 
 
 def test_folders(root, config):
-  got = examples(config)
+  got = layouts.examples(config)
   assert [example['name'] for example in got] == ['img0', 'img1', 'img2']
+  layouts.check_metadata(config, got)
   for example in got:
     image = Image.open(root / 'val/images' / f'{example["name"]}.png')
     label = np.array(Image.open(root / 'val/labels' / f'{example["name"]}.png'))
@@ -42,13 +38,16 @@ def test_list_files(root, config):
     'utf-8',
   )
   config.data.eval_split = 'small-val'
-  assert [example['name'] for example in examples(config)] == ['img1', 'img0']
+  assert [example['name'] for example in layouts.examples(config)] == [
+    'img1',
+    'img0',
+  ]
 
 
 def test_split_may_have_any_name(root, config):
   (root / 'val').rename(root / 'all')
   config.data.eval_split = 'all'
-  assert len(examples(config)) == 3
+  assert len(layouts.examples(config)) == 3
 
 
 def test_colored_masks(root, config):
@@ -57,26 +56,26 @@ def test_colored_masks(root, config):
   ids = np.asarray(Image.open(path))
   colors = np.array([*config.data.color_map], np.uint8)
   Image.fromarray(colors[np.where(ids == 11, 3, ids)]).save(path)
-  label = examples(config)[1]['label']
+  label = layouts.examples(config)[1]['label']
   np.testing.assert_array_equal(label, np.where(ids == 11, 255, ids))
 
 
 def test_an_edited_mask_is_never_served_stale(root, config):
-  before = examples(config)[0]['label']
+  before = layouts.examples(config)[0]['label']
   (root / 'val/labels/img0.png').unlink()
   path = root / 'val/labels/img0.bmp'  # not compressed: one size for all
   Image.fromarray(np.full_like(before, 2)).save(path)
-  assert (examples(config)[0]['label'] == 2).all()
+  assert (layouts.examples(config)[0]['label'] == 2).all()
   # The same size in bytes and other pixels: the time tells.
   size, time = path.stat().st_size, path.stat().st_mtime_ns
   Image.fromarray(np.full_like(before, 1)).save(path)
   assert path.stat().st_size == size
   os.utime(path, ns=(time + 1000, time + 1000))
-  assert (examples(config)[0]['label'] == 1).all()
+  assert (layouts.examples(config)[0]['label'] == 1).all()
   # So do other facts about the same files.
   config.data.ignore_label = 12
   with pytest.raises(ValueError, match='label value 11 '):
-    examples(config)
+    layouts.examples(config)
 
 
 def cut_image(root):
@@ -169,28 +168,28 @@ def missing_file(root):
 def test_bad_input_is_one_clear_error(root, config, damage, message):
   damage(root)
   with pytest.raises(ValueError, match=message):
-    examples(config)
+    layouts.examples(config)
   assert files_left(config) == []
 
 
 def test_an_orientation_tag_turns_nothing(root, config):
   """The mask was drawn on the pixels as they are stored."""
   turned_image(root)
-  assert examples(config)[1]['image'].shape == (24, 40, 3)
+  assert layouts.examples(config)[1]['image'].shape == (24, 40, 3)
 
 
 def test_a_repaired_folder_is_prepared(root, config):
   bad_value(root)
   with pytest.raises(ValueError, match='label value 200'):
-    examples(config)
+    layouts.examples(config)
   Image.new('L', (40, 24)).save(root / 'val/labels/img1.png')
-  assert (examples(config)[1]['label'] == 0).all()
+  assert (layouts.examples(config)[1]['label'] == 0).all()
 
 
 def test_root_must_be_given(config):
   config.data.root = ''
   with pytest.raises(ValueError, match=r'give --config\.data\.root=FOLDER'):
-    examples(config)
+    layouts.examples(config)
 
 
 def test_camvid(shared, config):
@@ -215,7 +214,7 @@ def test_camvid_labels(shared, config, tmp_path):
   )
   config.data.root = str(raw)
   config.data.num_classes = 11
-  got = examples(config)
+  got = layouts.examples(config)
   assert [example['name'] for example in got] == list(stems)
   counts = np.bincount(got[0]['label'].ravel(), minlength=256)
   assert counts[:11].tolist() == [

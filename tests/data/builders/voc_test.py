@@ -5,9 +5,8 @@ from PIL import Image
 import pytest
 import scipy.io
 
-from deeplab.data import catalog
-from deeplab.data import pipeline
 from deeplab.data.builders import voc
+from tests.data import layouts
 
 # Pixels by id in the genuine masks, counted with PIL.
 SAMPLES = {
@@ -17,11 +16,6 @@ SAMPLES = {
   '2011_000006': {0: 91893, 9: 42251, 15: 27437, 18: 10951, 255: 14968},
   '2011_000025': {0: 62682, 6: 105698, 7: 4967, 255: 14153},
 }
-
-
-def examples(config):
-  facts = catalog.info_for(config.data)
-  return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
 
 
 @pytest.fixture
@@ -34,14 +28,12 @@ def voc_config(config):
 def test_samples(shared, voc_config, below):
   voc_config.data.root = str(shared / 'samples/voc' / below)
   voc_config.data.eval_split = 'all'
-  got = examples(voc_config)
+  got = layouts.examples(voc_config)
   assert [example['name'] for example in got] == list(SAMPLES)
   for example in got:
-    counts = np.bincount(example['label'].ravel(), minlength=256)
-    assert {int(i): int(counts[i]) for i in np.flatnonzero(counts)} == SAMPLES[
-      example['name']
-    ]
+    assert layouts.counts(example['label']) == SAMPLES[example['name']]
     assert example['image'].shape == (*example['label'].shape, 3)
+  layouts.check_metadata(voc_config, got)
 
 
 def make_voc(base, stems, official, **lists):
@@ -81,7 +73,7 @@ def test_trainaug_from_sbd(voc_config, tmp_path):
   voc_config.data.eval_split = 'trainaug'
   values = {
     example['name']: np.unique(example['label']).tolist()
-    for example in examples(voc_config)
+    for example in layouts.examples(voc_config)
   }
   assert values == {'a': [1], 'b': [1], 'd': [2], 'e': [2], 'f': [2]}
 
@@ -108,16 +100,16 @@ def test_absence_says_what_to_fetch(voc_config, tmp_path):
     match=r'holds no VOC2012/ImageSets/Segmentation: fetch http://host.*tar '
     r'.* unpack into one FOLDER, and give --config\.data\.root=FOLDER',
   ):
-    examples(voc_config)
+    layouts.examples(voc_config)
   make_voc(tmp_path / 'VOC2012', 'ab', 'a', train=['a', 'b'], empty=[])
   with pytest.raises(ValueError, match=r"'val' \(there are: empty, train\)"):
-    examples(voc_config)
+    layouts.examples(voc_config)
   voc_config.data.eval_split = 'train'
   with pytest.raises(ValueError, match=r'Class/b\.png: no such file, but spl'):
-    examples(voc_config)
+    layouts.examples(voc_config)
   voc_config.data.eval_split = 'empty'
   with pytest.raises(ValueError, match="split 'empty' is empty"):
-    examples(voc_config)
+    layouts.examples(voc_config)
 
 
 def test_no_network_says_what_to_fetch(voc_config, monkeypatch):
@@ -130,7 +122,7 @@ def test_no_network_says_what_to_fetch(voc_config, monkeypatch):
   with pytest.raises(
     ValueError, match=r'could not be downloaded \(no route\): fetch http'
   ):
-    examples(voc_config)
+    layouts.examples(voc_config)
 
 
 def test_download(voc_config, monkeypatch, tmp_path):
@@ -147,7 +139,10 @@ def test_download(voc_config, monkeypatch, tmp_path):
   )
   voc_config.data.root = ''
   voc_config.data.eval_split = 'trainaug'
-  assert [example['name'] for example in examples(voc_config)] == ['a', 'b']
+  assert [example['name'] for example in layouts.examples(voc_config)] == [
+    'a',
+    'b',
+  ]
 
 
 def test_damaged_sbd_file_is_named(tmp_path):
