@@ -16,7 +16,6 @@ import io
 import os
 import pathlib
 import re
-from typing import IO
 from typing import Any
 
 from absl import logging
@@ -145,11 +144,19 @@ def _too_large(path: pathlib.Path) -> ValueError:
   )
 
 
-def _load(source: IO[bytes] | pathlib.Path, path: pathlib.Path) -> Image.Image:
-  """Decodes an image file to its end."""
+def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
+  """Reads an image file and decodes it to its end.
+
+  Returns:
+    The file's bytes, and the decoded image, of a mode that turns to RGB.
+
+  Raises:
+    ValueError: the file is damaged, or has more than 8 bits a channel.
+  """
+  data = path.read_bytes()
   try:
-    with Image.open(source) as image:
-      image.load()
+    image = Image.open(io.BytesIO(data))
+    image.load()
   except Image.DecompressionBombError as error:
     raise _too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
@@ -161,16 +168,7 @@ def _load(source: IO[bytes] | pathlib.Path, path: pathlib.Path) -> Image.Image:
     raise ValueError(
       f'{path}: image of mode {image.mode}; convert it to 8 bits a channel'
     )
-  return image
-
-
-def read_pixels(path: pathlib.Path) -> np.ndarray:
-  """Reads an image file into [H, W, 3] RGB, uint8.
-
-  Raises:
-    ValueError: as `read_image`.
-  """
-  return np.asarray(_load(path, path).convert('RGB'))
+  return data, image
 
 
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
@@ -185,17 +183,17 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     An encoded file, and the image's (H, W).
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits a channel.
+    ValueError: as `decode_image`.
   """
-  data = path.read_bytes()
-  image = _load(io.BytesIO(data), path)
-  size = image.height, image.width
+  data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
   # Bit depth and colour type stand at these places of a PNG file.
-  eight_bits = image.format == 'PNG' and data[24:26] == b'\x08\x02'
-  if keep and (image.format == 'JPEG' or eight_bits):
-    return data, size
-  return encode_png(np.asarray(image.convert('RGB'))), size
+  keep &= image.format == 'JPEG' or (
+    image.format == 'PNG' and data[24:26] == b'\x08\x02'
+  )
+  if not keep:
+    data = encode_png(np.asarray(image.convert('RGB')))
+  return data, (image.height, image.width)
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
@@ -227,6 +225,15 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
       'colours'
     )
   return mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
+
+
+def read_pixels(path: pathlib.Path) -> np.ndarray:
+  """Reads an image file into [H, W, 3] RGB, uint8.
+
+  Raises:
+    ValueError: as `decode_image`.
+  """
+  return np.asarray(decode_image(path)[1].convert('RGB'))
 
 
 def color_ids(

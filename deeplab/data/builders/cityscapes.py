@@ -10,6 +10,7 @@ CVPR 2016.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 from deeplab.data import catalog
@@ -44,7 +45,7 @@ def builder(data: Any, split: str) -> files.Files:
   root = files.base(data, split, tuple(catalog.info_for(data).splits))
   images = root / 'leftImg8bit' / split
 
-  def masks(image: files.Path) -> list[files.Path]:
+  def masks(image: pathlib.Path) -> list[pathlib.Path]:
     city = root / 'gtFine' / split / image.parent.name
     return [city / f'{_stem(image)}{suffix}' for suffix in (_IDS, _TRAIN_IDS)]
 
@@ -52,5 +53,5 @@ def builder(data: Any, split: str) -> files.Files:
   return files.make(Cityscapes, data, split, pairs)
 
 
-def _stem(image: files.Path) -> str:
+def _stem(image: pathlib.Path) -> str:
   return image.name.removesuffix(_IMAGE)

@@ -21,8 +21,7 @@ from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
-Path = pathlib.Path
-Pair = tuple[Path, Path]
+Pair = tuple[pathlib.Path, pathlib.Path]
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,7 +66,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
     read = self.read_mask
     return [records.example(image, mask, image.stem, facts, read=read)]
 
-  def read_mask(self, path: Path) -> np.ndarray:
+  def read_mask(self, path: pathlib.Path) -> np.ndarray:
     """Returns raw ids [H, W], or colours [H, W, 3]."""
     return records.read_mask(path)
 
@@ -89,20 +88,29 @@ def make(
 
 def remedy(facts: info_lib.DatasetInfo) -> str:
   """Returns what to do where a file is missing."""
-  return (
-    f'f{facts.instructions[1:].removesuffix(".")} ({facts.url}), and give '
-    '--config.data.root=FOLDER'
-  )
+  fetch = facts.instructions[0].lower() + facts.instructions[1:].rstrip('.')
+  return f'{fetch} ({facts.url}), and give --config.data.root=FOLDER'
 
 
-def base(data: Any, split: str, known: Sequence[str], below: str = '') -> Path:
+def below(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+  """Returns what matches in a folder and three levels down, through links."""
+  return [
+    path
+    for depth in range(4)
+    for path in sorted(folder.glob('*/' * depth + pattern))
+  ]
+
+
+def base(
+  data: Any, split: str, known: Sequence[str], archive: str = ''
+) -> pathlib.Path:
   """Returns the folder with the data: `config.data.root`, or one below it.
 
   Args:
     data: the `data` section of a config.
     split: name of the wanted split.
     known: the splits that the data set has.
-    below: the folder that the official archive makes, which may be the root.
+    archive: the folder that the official archive makes; the root may be it.
 
   Raises:
     ValueError: an unknown split, or no such root.
@@ -117,14 +125,14 @@ def base(data: Any, split: str, known: Sequence[str], below: str = '') -> Path:
   root = pathlib.Path(data.root).expanduser().resolve()
   if not root.is_dir():
     raise ValueError(f'config.data.root={root} is no folder: {remedy(facts)}')
-  return root / below if (root / below).is_dir() else root
+  return root / archive if (root / archive).is_dir() else root
 
 
 def pair_up(
   data: Any,
-  where: Path,
-  images: Iterable[Path],
-  masks: Callable[[Path], Sequence[Path]],
+  where: pathlib.Path,
+  images: Iterable[pathlib.Path],
+  masks: Callable[[pathlib.Path], Sequence[pathlib.Path]],
 ) -> list[Pair]:
   """Finds the masks of images.
 
@@ -155,7 +163,7 @@ def pair_up(
 
 
 def converted(
-  data: Any, root: Path, split: str, suffix: str = '.png'
+  data: Any, root: pathlib.Path, split: str, suffix: str = '.png'
 ) -> list[Pair] | None:
   """Returns the pairs of `img_dir` and `ann_dir`; None without such folders.
 

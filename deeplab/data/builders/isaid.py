@@ -1,14 +1,15 @@
 """iSAID: objects in aerial images, 15 classes and a background.
 
 `config.data.root` holds a folder a split with the images of DOTA-v1.0 (P*.png)
-and the semantic masks of iSAID (P*_instance_color_RGB.png) at any depth below.
-Both are cut into patches of 896 pixels, 384 of them shared, which gives the
-published counts.
+and the semantic masks of iSAID (P*_instance_color_RGB.png), up to three folders
+down. Both are cut into patches of 896 pixels, 384 of them shared, with
+mmsegmentation's names.
 
 Waqas Zamir et al., iSAID: A Large-scale Dataset for Instance Segmentation in
 Aerial Images, CVPR Workshops 2019.
 """
 
+import pathlib
 from typing import Any
 
 from deeplab.data import catalog
@@ -46,19 +47,20 @@ def builder(data: Any, split: str) -> files.Files:
   return files.make(Isaid, data, split, pairs)
 
 
-def _find(data: Any, folder: files.Path) -> list[files.Pair]:
-  """Returns the pairs at any depth below a split's folder.
+def _find(data: Any, folder: pathlib.Path) -> list[files.Pair]:
+  """Returns the pairs at or below a split's folder.
 
   Raises:
     ValueError: an image without a mask, or a mask without an image.
   """
   images = {
     path.stem: path
-    for path in folder.rglob('P*.png')
+    for path in files.below(folder, 'P*.png')
     if '_instance_' not in path.name
   }
   masks = {
-    path.name.removesuffix(_MASK): path for path in folder.rglob(f'P*{_MASK}')
+    path.name.removesuffix(_MASK): path
+    for path in files.below(folder, f'P*{_MASK}')
   }
   for stem in sorted(images.keys() ^ masks.keys()):
     path = images.get(stem) or masks[stem]

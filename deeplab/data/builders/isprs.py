@@ -1,19 +1,19 @@
 """ISPRS Potsdam and Vaihingen, cut from the raw tiles: six classes.
 
-The tiles and their labels without boundaries lie at any depth below
-`config.data.root`, under their official names. Both are cut into patches of
+The tiles and their labels without boundaries lie in `config.data.root` or up to
+three folders down, under their official names. Both are cut into patches of
 512 pixels side by side; the last of a row or column is moved back to the
 border. That gives the published counts, and mmsegmentation's names.
 
 The labels are RGB colours: buildings are blue and clutter is red. Black, the
-boundaries of objects, is ignored. So are single pixels of other colours, as in
-the converters in use; a tile with many of them is an error.
+boundaries of objects, is ignored.
 
 Rottensteiner et al., The ISPRS benchmark on urban object classification and 3D
 building reconstruction, ISPRS Annals 2012.
 """
 
 from collections.abc import Mapping
+import pathlib
 import re
 from typing import Any
 
@@ -22,10 +22,7 @@ from deeplab.data.builders import files
 from deeplab.data.builders import tiles
 
 _GRID = tiles.Grid(
-  size=512,
-  stride=512,
-  name='{stem}_{left}_{top}_{right}_{bottom}',
-  stray=0.01,
+  size=512, stride=512, name='{stem}_{left}_{top}_{right}_{bottom}'
 )
 
 # The tiles of each split.
@@ -102,16 +99,16 @@ def vaihingen(data: Any, split: str) -> files.Files:
 
 
 def _find(
-  data: Any, root: files.Path, images: list[str], masks: list[str]
+  data: Any, root: pathlib.Path, images: list[str], masks: list[str]
 ) -> list[files.Pair]:
-  """Returns the named pairs, at any depth below the root.
+  """Returns the named pairs, at or below the root.
 
   Raises:
     ValueError: one of them is missing.
   """
-  present = sorted(root.rglob('*.tif'))
+  present = files.below(root, '*.tif')
 
-  def find(name: str) -> files.Path:
+  def find(name: str) -> pathlib.Path:
     found = (path for path in present if path.match(name))
     return next(found, root / name)
 

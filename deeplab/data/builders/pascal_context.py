@@ -15,6 +15,7 @@ Mottaghi et al., The Role of Context for Object Detection and Semantic
 Segmentation in the Wild, CVPR 2014.
 """
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ _RAW = np.array(sorted(catalog.INFOS['pascal_context60'].id_mapping or ()))
 class PascalContext(files.Files):
   """Pascal Context: 59 classes, and a background scored or ignored."""
 
-  def read_mask(self, path: files.Path) -> np.ndarray:
+  def read_mask(self, path: pathlib.Path) -> np.ndarray:
     """Returns raw ids [H, W]."""
     if path.suffix == '.mat':
       return _read_mat(path)
@@ -68,7 +69,7 @@ def builder(data: Any, split: str) -> files.Files:
     for stem in listing.read_text('utf-8').split()
   ]
 
-  def masks(image: files.Path) -> list[files.Path]:
+  def masks(image: pathlib.Path) -> list[pathlib.Path]:
     mat = f'trainval/{image.stem}.mat'
     return [
       voc / 'SegmentationClassContext' / f'{image.stem}.png',
@@ -79,7 +80,7 @@ def builder(data: Any, split: str) -> files.Files:
   return files.make(PascalContext, data, split, pairs)
 
 
-def _read_mat(path: files.Path) -> np.ndarray:
+def _read_mat(path: pathlib.Path) -> np.ndarray:
   """Reads one of the official MATLAB files; other classes become 0."""
   try:
     raw = scipy.io.loadmat(path)['LabelMap']

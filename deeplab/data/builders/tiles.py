@@ -9,6 +9,10 @@ import cv2
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
+# Share of a mask's pixels that may have a colour of no class. They are ignored:
+# nobody can mend published masks, and other converters do not refuse them.
+_STRAY = 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -18,14 +22,11 @@ class Grid:
     size: pixels of a patch, both sides.
     stride: pixels from one patch to the next; `size` without an overlap.
     name: their names, of `stem`, `left`, `top`, `right` and `bottom`.
-    stray: share of a mask's pixels that may have a colour that is no class;
-      they are ignored.
   """
 
   size: int
   stride: int
   name: str
-  stray: float = 0.0
 
 
 def starts(length: int, grid: Grid) -> list[int]:
@@ -68,7 +69,7 @@ def read(
   image = records.read_pixels(image_path)
   records.check_sizes(image_path, image.shape[:2], mask_path, mask.shape[:2])
   try:
-    label = records.color_ids(mask, facts, grid.stray)
+    label = records.color_ids(mask, facts, _STRAY)
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   height, width = label.shape

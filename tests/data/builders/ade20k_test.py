@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.data import layouts
+from tests.data.builders import layouts
 
 # Pixels by raw id in the genuine masks, counted with PIL.
 SAMPLES = {

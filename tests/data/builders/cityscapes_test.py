@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests.data import layouts
+from tests.data.builders import layouts
 
 STEM = 'frankfurt_000000_000294'
 # Train ids of the raw ids 0..33 (the table of the data set's own scripts).

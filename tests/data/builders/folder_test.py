@@ -8,7 +8,9 @@ import pytest
 
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
-from tests.data import layouts
+from tests.data.builders import layouts
+
+examples = layouts.examples
 
 
 def files_left(config):
@@ -18,7 +20,7 @@ def files_left(config):
 
 
 def test_folders(root, config):
-  got = layouts.examples(config)
+  got = examples(config)
   assert [example['name'] for example in got] == ['img0', 'img1', 'img2']
   layouts.check_metadata(config, got)
   for example in got:
@@ -38,16 +40,13 @@ def test_list_files(root, config):
     'utf-8',
   )
   config.data.eval_split = 'small-val'
-  assert [example['name'] for example in layouts.examples(config)] == [
-    'img1',
-    'img0',
-  ]
+  assert [example['name'] for example in examples(config)] == ['img1', 'img0']
 
 
 def test_split_may_have_any_name(root, config):
   (root / 'val').rename(root / 'all')
   config.data.eval_split = 'all'
-  assert len(layouts.examples(config)) == 3
+  assert len(examples(config)) == 3
 
 
 def test_colored_masks(root, config):
@@ -56,26 +55,26 @@ def test_colored_masks(root, config):
   ids = np.asarray(Image.open(path))
   colors = np.array([*config.data.color_map], np.uint8)
   Image.fromarray(colors[np.where(ids == 11, 3, ids)]).save(path)
-  label = layouts.examples(config)[1]['label']
+  label = examples(config)[1]['label']
   np.testing.assert_array_equal(label, np.where(ids == 11, 255, ids))
 
 
 def test_an_edited_mask_is_never_served_stale(root, config):
-  before = layouts.examples(config)[0]['label']
+  before = examples(config)[0]['label']
   (root / 'val/labels/img0.png').unlink()
   path = root / 'val/labels/img0.bmp'  # not compressed: one size for all
   Image.fromarray(np.full_like(before, 2)).save(path)
-  assert (layouts.examples(config)[0]['label'] == 2).all()
+  assert (examples(config)[0]['label'] == 2).all()
   # The same size in bytes and other pixels: the time tells.
   size, time = path.stat().st_size, path.stat().st_mtime_ns
   Image.fromarray(np.full_like(before, 1)).save(path)
   assert path.stat().st_size == size
   os.utime(path, ns=(time + 1000, time + 1000))
-  assert (layouts.examples(config)[0]['label'] == 1).all()
+  assert (examples(config)[0]['label'] == 1).all()
   # So do other facts about the same files.
   config.data.ignore_label = 12
   with pytest.raises(ValueError, match='label value 11 '):
-    layouts.examples(config)
+    examples(config)
 
 
 def cut_image(root):
@@ -168,28 +167,28 @@ def missing_file(root):
 def test_bad_input_is_one_clear_error(root, config, damage, message):
   damage(root)
   with pytest.raises(ValueError, match=message):
-    layouts.examples(config)
+    examples(config)
   assert files_left(config) == []
 
 
 def test_an_orientation_tag_turns_nothing(root, config):
   """The mask was drawn on the pixels as they are stored."""
   turned_image(root)
-  assert layouts.examples(config)[1]['image'].shape == (24, 40, 3)
+  assert examples(config)[1]['image'].shape == (24, 40, 3)
 
 
 def test_a_repaired_folder_is_prepared(root, config):
   bad_value(root)
   with pytest.raises(ValueError, match='label value 200'):
-    layouts.examples(config)
+    examples(config)
   Image.new('L', (40, 24)).save(root / 'val/labels/img1.png')
-  assert (layouts.examples(config)[1]['label'] == 0).all()
+  assert (examples(config)[1]['label'] == 0).all()
 
 
 def test_root_must_be_given(config):
   config.data.root = ''
   with pytest.raises(ValueError, match=r'give --config\.data\.root=FOLDER'):
-    layouts.examples(config)
+    examples(config)
 
 
 def test_camvid(shared, config):
@@ -214,7 +213,7 @@ def test_camvid_labels(shared, config, tmp_path):
   )
   config.data.root = str(raw)
   config.data.num_classes = 11
-  got = layouts.examples(config)
+  got = examples(config)
   assert [example['name'] for example in got] == list(stems)
   counts = np.bincount(got[0]['label'].ravel(), minlength=256)
   assert counts[:11].tolist() == [

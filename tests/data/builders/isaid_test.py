@@ -5,7 +5,7 @@ import pytest
 
 from deeplab.data.builders import isaid
 from deeplab.data.builders import tiles
-from tests.data import layouts
+from tests.data.builders import layouts
 
 # RGB colours of the ids 0..15 (the data set's own table).
 COLORS = np.array(

@@ -7,7 +7,7 @@ import pytest
 from deeplab.data import catalog
 from deeplab.data.builders import isprs
 from deeplab.data.builders import tiles
-from tests.data import layouts
+from tests.data.builders import layouts
 
 # RGB colours of the raw ids: 0 is the boundary, 1..6 are the classes.
 COLORS = np.array(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.data import layouts
+from tests.data.builders import layouts
 
 # Pixels by raw id in the genuine masks, counted with PIL; the samples lie in
 # these scenes here.

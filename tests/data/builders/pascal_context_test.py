@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 
 from deeplab.data import catalog
-from tests.data import layouts
+from tests.data.builders import layouts
 
 # Raw ids and their places among the 60, by hand from the sorted list: the
 # first three, `cat`, `person`, `window` and `wood`.

@@ -5,7 +5,7 @@ import numpy as np
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import shapes
-from tests.data import layouts
+from tests.data.builders import layouts
 
 
 def pictures(stream, count):
