@@ -24,7 +24,7 @@ def frame(root, city='ulm', stem='ulm_000000_000019'):
   return root / f'gtFine/val/{city}/{stem}_gtFine'
 
 
-def test_sample(shared, config):
+def test_sample(shared, config, caplog):
   layouts.point(config, 'cityscapes', shared / 'samples/cityscapes')
   got = layouts.examples(config)
   assert [example['name'] for example in got] == [STEM]
@@ -35,6 +35,10 @@ def test_sample(shared, config):
     | {10: 581, 11: 107, 13: 1802, 255: 1890 + 987 + 764 + 233}
   )
   layouts.check_metadata(config, got)
+  assert layouts.metadata(config)[0][:4] == [9740, 2628, 12744, 0]
+  assert layouts.metadata(config)[1] == 3874
+  # Files that are missing altogether are noticed by their number.
+  assert 'cityscapes val: 1 examples here, 500 as published' in caplog.text
 
 
 def test_a_train_id_file_is_taken_as_it_is(shared, config, tmp_path):
