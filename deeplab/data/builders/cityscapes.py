@@ -22,7 +22,7 @@ _IMAGE, _IDS = '_leftImg8bit.png', '_gtFine_labelIds.png'
 _TRAIN_IDS = '_gtFine_labelTrainIds.png'
 
 
-class Cityscapes(files.Files):
+class CityscapesSegmentation(files.Files):
   """Cityscapes semantic segmentation: street scenes, 19 classes."""
 
   def read_pair(self, pair: files.Pair) -> list[records.Record]:
@@ -50,7 +50,7 @@ def builder(data: Any, split: str) -> files.Files:
     return [city / f'{_stem(image)}{suffix}' for suffix in (_IDS, _TRAIN_IDS)]
 
   pairs = files.pair_up(data, images, images.glob(f'*/*{_IMAGE}'), masks)
-  return files.make(Cityscapes, data, split, pairs)
+  return files.make(CityscapesSegmentation, data, split, pairs)
 
 
 def _stem(image: pathlib.Path) -> str:

@@ -139,6 +139,17 @@ def test_a_tile_is_cut(config, tmp_path, one_tile, name):
     )
 
 
+def test_folders_may_be_links(config, tmp_path, one_tile):
+  mask = COLORS[np.full((512, 512), 6)]
+  write_tile(tmp_path / 'disk', 'potsdam', layouts.picture(0, 512, 512), mask)
+  for name in ('2_Ortho_RGB', '5_Labels_all_noBoundary'):
+    (tmp_path / 'root/a').mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'root/a' / name).symlink_to(tmp_path / 'disk' / name)
+  layouts.point(config, 'potsdam', tmp_path / 'root', 'train')
+  (example,) = layouts.examples(config)
+  assert layouts.counts(example['label']) == {5: 512 * 512}
+
+
 def test_stray_colours(config, tmp_path, one_tile):
   """Up to a hundredth of a tile is ignored; more is an error."""
   mask = COLORS[np.full((520, 512), 2)]
