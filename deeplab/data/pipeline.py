@@ -11,16 +11,16 @@ Prepared data is ArrayRecord, read by random access; TensorFlow is imported
 only while data is being prepared, if then.
 """
 
-import collections
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
-from concurrent import futures
 import copy
 import functools
 import itertools
 import pathlib
+import shutil
+import time
 from typing import Any
 
 from absl import logging
@@ -28,15 +28,22 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab.data import ahead
 from deeplab.data import augment
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
+from deeplab.data.builders import ade20k
+from deeplab.data.builders import cityscapes
 from deeplab.data.builders import coco
 from deeplab.data.builders import coco_panoptic
 from deeplab.data.builders import coco_voc
 from deeplab.data.builders import folder
+from deeplab.data.builders import isaid
+from deeplab.data.builders import isprs
+from deeplab.data.builders import loveda
 from deeplab.data.builders import oxford_iiit_pet
+from deeplab.data.builders import pascal_context
 from deeplab.data.builders import shapes
 from deeplab.data.builders import voc
 
@@ -45,18 +52,30 @@ Batch = dict[str, np.ndarray]
 
 # What makes the tfds builder of a split, by `config.data.name`.
 BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
+  'ade20k': ade20k.builder,
+  'ade20k32_ignore': ade20k.builder,
+  'ade20k32_other': ade20k.builder,
+  'cityscapes': cityscapes.builder,
   'coco_panoptic': coco_panoptic.builder,
   'coco_voc21': coco_voc.builder,
   'coco_voc_person': coco_voc.builder,
   'cocoseg21': coco.builder,
   'folder': folder.builder,
+  'isaid': isaid.builder,
+  'loveda': loveda.builder,
   'oxford_iiit_pet': oxford_iiit_pet.builder,
+  'pascal_context59': pascal_context.builder,
+  'pascal_context60': pascal_context.builder,
+  'potsdam': isprs.potsdam,
   'shapes': shapes.builder,
+  'vaihingen': isprs.vaihingen,
   'voc': voc.builder,
 }
 
 # Streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
+
+_DAY = 86400.0  # seconds
 
 
 def resolve(config: Config) -> Config:
@@ -93,13 +112,15 @@ def resolve(config: Config) -> Config:
 
 
 def _at_hand(data: Any) -> bool:
-  if data.root or data.name == 'folder':
-    return bool(data.root)
+  if data.root:
+    return True
   splits = data.train_split, data.eval_split
-  builder = BUILDERS.get(data.name)
-  return builder is not None and all(
-    builder(data, split).data_path.exists() for split in splits
-  )
+  try:
+    return all(
+      BUILDERS[data.name](data, split).data_path.exists() for split in splits
+    )
+  except (KeyError, ValueError):  # unknown, or it reads a root
+    return False
 
 
 def prepare(config: Config, splits: Iterable[str]) -> None:
@@ -125,13 +146,9 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
     ValueError: no pixel of the split is labelled.
   """
   split = config.data.train_split
-  labels = _prepared(config.data, split).as_data_source(
-    records.SPLIT, decoders={'image': tfds.decode.SkipDecoding()}
-  )
-  counts = np.zeros(256, np.int64)
-  for i in range(len(labels)):
-    counts += np.bincount(labels[i]['label'].ravel(), minlength=256)
-  counts = counts[: info.num_classes]
+  _check_facts(config.data, info)
+  metadata = _prepared(config.data, split).info.metadata
+  counts = np.array(metadata[records.CLASS_PIXELS], np.int64)
   if not counts.any():
     raise ValueError(
       f'no pixel of the split {split!r} has a label; look at the masks and '
@@ -259,10 +276,7 @@ class _Reader:
     info: info_lib.DatasetInfo,
     cache: bool = False,
   ):
-    if info.name != data.name:
-      raise ValueError(
-        f'facts of {info.name!r} for config.data.name={data.name!r}'
-      )
+    _check_facts(data, info)
     builder = _prepared(data, split)
     channels = builder.info.features['image'].shape[-1]
     if channels != len(data.mean):
@@ -305,19 +319,22 @@ def _normalizer(mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
   return normalize
 
 
+def _check_facts(data: Any, info: info_lib.DatasetInfo) -> None:
+  """Raises ValueError if the facts are those of another data set."""
+  if info.name != data.name:
+    raise ValueError(
+      f'facts of {info.name!r} for config.data.name={data.name!r}'
+    )
+
+
 def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   """Returns the builder of a split whose data stands on disk."""
-  if data.name not in BUILDERS:
-    info = catalog.info_for(data)
-    raise ValueError(
-      f'config.data.name={data.name!r} has no builder here (there are '
-      f'{", ".join(BUILDERS)}); bring it into the layout of "folder". '
-      f'{info.instructions}'
-    )
+  catalog.info_for(data)  # an unknown name is an error
   builder = BUILDERS[data.name](data, split)
   if builder.data_path.exists():
     return builder
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
+  _sweep(builder.data_path.parent)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
   try:
     builder.download_and_prepare(
@@ -332,6 +349,17 @@ def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   return BUILDERS[data.name](data, split)
 
 
+def _sweep(folder: Any) -> None:
+  """Removes what killed preparations left behind, after a day without change.
+
+  One that is at work in another process writes all the time.
+  """
+  for path in pathlib.Path(folder).glob('incomplete.*'):
+    times = [p.stat().st_mtime for p in (path, *path.rglob('*'))]
+    if time.time() - max(times) > _DAY:
+      shutil.rmtree(path, ignore_errors=True)
+
+
 def _ahead(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
@@ -341,24 +369,7 @@ def _ahead(
       f'config.data.threads={data.threads} and config.data.prefetch='
       f'{data.prefetch} must be at least 1'
     )
-
-  def run() -> Generator[Any]:
-    with futures.ThreadPoolExecutor(data.threads, 'data') as pool:
-      pending = collections.deque(
-        pool.submit(make, key) for key in itertools.islice(keys, data.prefetch)
-      )
-      try:
-        while pending:
-          result = pending.popleft().result()
-          pending.extend(
-            pool.submit(make, key) for key in itertools.islice(keys, 1)
-          )
-          yield result
-      finally:
-        for future in pending:
-          future.cancel()
-
-  return run()
+  return ahead.ahead(make, keys, data.threads, data.prefetch)
 
 
 def _rng(seed: int, stream: int, index: int) -> np.random.Generator:

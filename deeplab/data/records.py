@@ -9,7 +9,9 @@ the palette's colours to grey reads VOC's ids 0, 20, 255 as 0, 52, 220.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import hashlib
 import io
 import os
@@ -17,18 +19,29 @@ import pathlib
 import re
 from typing import Any
 
+from absl import logging
 import cv2
 import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 import tqdm
 
+from deeplab.data import ahead
 from deeplab.data import bands
 from deeplab.data import info as info_lib
 
 # The tfds name of the one split that a builder prepares. The configs' own names
 # of splits stand in the builder's config: tfds refuses some, such as 'all'.
 SPLIT = 'examples'
+
+# In the metadata of prepared data: the number of pixels of each train id, and
+# of those without one.
+CLASS_PIXELS, IGNORED_PIXELS = 'class_pixels', 'ignored_pixels'
+
+# Each holds a raw file in memory; a large aerial image takes a GiB.
+_THREADS = min(8, os.cpu_count() or 1)
+
+Record = dict[str, Any]
 
 # Modes of images with 8 bits a channel, which PIL turns to RGB faithfully.
 _IMAGE_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
@@ -65,15 +78,64 @@ def builder_info(
     description=description,
     homepage=homepage or None,
     features=features(pixels),
+    metadata=tfds.core.MetadataDict(),
     disable_shuffling=True,
   )
 
 
-def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-  """Iterates over items; on a terminal, shows a bar with rate and ETA."""
-  return tqdm.tqdm(
-    items, desc=f'Preparing {what}', unit=' examples', disable=None
+def generate(
+  builder: tfds.core.DatasetBuilder,
+  read: Callable[[Any], Sequence[Record]],
+  sources: Sequence[Any],
+  facts: info_lib.DatasetInfo,
+  split: str,
+) -> Iterator[tuple[int, Record]]:
+  """Yields the numbered records of a split, in the order of its sources.
+
+  Threads read ahead, and on a terminal a bar shows progress, rate and ETA. At
+  the end the pixels of each class are in the metadata of `builder`, which tfds
+  writes beside the records.
+
+  Args:
+    builder: what is being prepared.
+    read: returns the records of one source; called in several threads.
+    sources: whatever `read` takes.
+    facts: facts about the data set.
+    split: name of the split.
+  """
+
+  def counted(source: Any) -> list[tuple[Record, np.ndarray]]:
+    return [(record, _pixels(record)) for record in read(source)]
+
+  count, pixels = 0, np.zeros(256, np.int64)
+  results = ahead.ahead(counted, sources, _THREADS, 2 * _THREADS)
+  bar = tqdm.tqdm(
+    results,
+    desc=f'Preparing {facts.name} {split}',
+    total=len(sources),
+    unit=' images',
+    disable=None,
   )
+  with contextlib.closing(results):
+    for result in bar:
+      for record, more in result:
+        yield count, record
+        count += 1
+        pixels += more
+  published = facts.splits.get(split, count)
+  if count != published:
+    logging.warning(
+      '%s %s: %d examples here, %d as published.',
+      *(facts.name, split, count, published),
+    )
+  builder.info.metadata[CLASS_PIXELS] = pixels[: facts.num_classes].tolist()
+  builder.info.metadata[IGNORED_PIXELS] = int(pixels[info_lib.IGNORE])
+
+
+def _pixels(record: Record) -> np.ndarray:
+  """Returns the number of pixels of each value in a label, [256] int64."""
+  with Image.open(io.BytesIO(record['label'])) as label:
+    return np.bincount(np.asarray(label).ravel(), minlength=256)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -82,6 +144,39 @@ def encode_png(pixels: np.ndarray) -> bytes:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
   _, data = cv2.imencode('.png', pixels)
   return data.tobytes()
+
+
+def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
+  """Reads an image file and decodes it to its end.
+
+  Returns:
+    The file's bytes, and the decoded image, of a mode that turns to RGB.
+
+  Raises:
+    ValueError: the file is damaged, or has more than 8 bits a channel.
+  """
+  data = path.read_bytes()
+  image: Any
+  try:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+  except Image.DecompressionBombError as error:
+    raise bands.too_large(path) from error
+  except (OSError, SyntaxError, ValueError) as error:
+    raise ValueError(
+      f'{path}: damaged or no image ({error}); replace the file, or remove it '
+      'together with its mask'
+    ) from error
+  # PIL drops the lower bytes of what has 16 bits, without a word.
+  depths = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
+  deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
+  if deep or image.mode not in _IMAGE_MODES:
+    raise ValueError(
+      f'{path}: image of mode {image.mode}{" of 16 bits" if deep else ""}; '
+      'convert it to 8 bits a channel, or set config.data.depth=16, and '
+      'config.data.mean and std in its units'
+    )
+  return data, image
 
 
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
@@ -96,36 +191,17 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     An encoded file, and the image's (H, W).
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits a channel.
+    ValueError: as `decode_image`.
   """
-  data = path.read_bytes()
-  try:
-    image: Any
-    with Image.open(io.BytesIO(data)) as image:
-      image.load()
-      mode, kind = image.mode, image.format
-      keep = mode == 'RGB' and 'transparency' not in image.info
-      # Bit depth and colour type stand at these places of a PNG file.
-      keep &= kind == 'JPEG' or (kind == 'PNG' and data[24:26] == b'\x08\x02')
-      rgb = None if keep else np.asarray(image.convert('RGB'))
-      width, height = image.size
-      # PIL drops the lower bytes of what has 16 bits, without a word.
-      depths = image.tag_v2.get(258, (8,)) if kind == 'TIFF' else (8,)
-      if max(depths) > 8 or (kind == 'PNG' and data[24] > 8):
-        mode += ' of 16 bits'
-  except Image.DecompressionBombError as error:
-    raise bands.too_large(path) from error
-  except (OSError, SyntaxError, ValueError) as error:
-    raise ValueError(
-      f'{path}: damaged or no image ({error}); replace the file, or remove it '
-      'together with its mask'
-    ) from error
-  if mode not in _IMAGE_MODES:
-    raise ValueError(
-      f'{path}: image of mode {mode}; convert it to 8 bits a channel, or set '
-      'config.data.depth=16, and config.data.mean and std in its units'
-    )
-  return data if rgb is None else encode_png(rgb), (height, width)
+  data, image = decode_image(path)
+  keep = image.mode == 'RGB' and 'transparency' not in image.info
+  # Bit depth and colour type stand at these places of a PNG file.
+  keep &= image.format == 'JPEG' or (
+    image.format == 'PNG' and data[24:26] == b'\x08\x02'
+  )
+  if not keep:
+    data = encode_png(np.asarray(image.convert('RGB')))
+  return data, (image.height, image.width)
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
@@ -159,33 +235,64 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
   return mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
 
 
-def color_ids(mask: np.ndarray, info: info_lib.DatasetInfo) -> np.ndarray:
-  """Turns an [H, W, 3] mask of the palette's colours into [H, W] train ids.
+def read_pixels(path: pathlib.Path) -> np.ndarray:
+  """Reads an image file into [H, W, 3] RGB, uint8.
 
   Raises:
-    ValueError: a colour that is not in the palette.
+    ValueError: as `decode_image`.
   """
-  colors = [*info.palette, *([info.ignore_color] if info.ignore_color else [])]
-  ids = np.arange(len(colors), dtype=np.uint8)
-  ids[info.num_classes :] = info_lib.IGNORE
-  shifts = np.array((16, 8, 0))
-  codes = (np.asarray(colors) << shifts).sum(-1)
-  if len(set(codes.tolist())) < len(colors):
+  return np.asarray(decode_image(path)[1].convert('RGB'))
+
+
+def color_ids(
+  mask: np.ndarray, info: info_lib.DatasetInfo, stray: float = 0.0
+) -> np.ndarray:
+  """Turns a mask of the palette's colours into train ids.
+
+  Args:
+    mask: [H, W, 3] uint8.
+    info: the data set.
+    stray: share of the pixels that may have other colours; they become
+      IGNORE.
+
+  Returns:
+    [H, W] uint8.
+
+  Raises:
+    ValueError: more pixels than that have a colour that is not in the palette.
+  """
+  ids = np.full(mask.shape[:2], info_lib.IGNORE, np.uint8)
+  pixels = _color_codes(mask)
+  codes = _color_codes(np.array([info.palette], np.uint8))[0].tolist()
+  ignored = []
+  if info.ignore_color:
+    ignored = _color_codes(np.array([[info.ignore_color]], np.uint8))[0]
+    ignored = ignored.tolist()
+  if len({*codes, *ignored}) < len(codes) + len(ignored):
     raise ValueError('two entries of the colour map are the same colour')
-  order = np.argsort(codes)
-  pixels = (mask.astype(np.int64) << shifts).sum(-1)
-  found = order[
-    np.searchsorted(codes, pixels, sorter=order).clip(max=len(codes) - 1)
-  ]
-  wrong = np.argwhere(codes[found] != pixels)
-  if len(wrong):
-    y, x = wrong[0].tolist()
+  for i, code in enumerate(codes):
+    ids[pixels == code] = i
+  wrong = ids == info_lib.IGNORE
+  for code in ignored:
+    wrong &= pixels != code
+  count = np.count_nonzero(wrong)
+  if count > stray * wrong.size:
+    y, x = np.unravel_index(wrong.argmax(), wrong.shape)
     raise ValueError(
       f'colour {tuple(mask[y, x].tolist())} at row {y}, column {x} (and '
-      f'{len(wrong) - 1} more pixels) is not in the colour map of '
-      f'{len(colors)} colours: set config.data.color_map or correct the mask'
+      f'{count - 1} more pixels) is not in the colour map of '
+      f'{len(codes) + len(ignored)} colours: set config.data.color_map or '
+      'correct the mask'
     )
-  return ids[found]
+  return ids
+
+
+def _color_codes(colors: np.ndarray) -> np.ndarray:
+  """Returns one number a colour: [..., 3] uint8 to [...] uint32."""
+  codes = colors[..., 0].astype(np.uint32)
+  for channel in (1, 2):
+    codes = codes << 8 | colors[..., channel]
+  return codes
 
 
 def example(
@@ -195,7 +302,7 @@ def example(
   info: info_lib.DatasetInfo,
   read: Callable[[pathlib.Path], np.ndarray] = read_mask,
   pixels: bands.Pixels = bands.RGB,
-) -> dict[str, Any]:
+) -> Record:
   """Reads one pair of files into a record.
 
   Args:
@@ -217,13 +324,7 @@ def example(
     image = bands.read(image_path, pixels)
     size = image.shape[:2]
   mask = read(mask_path)
-  if mask.shape[:2] != size:
-    turned = mask.shape[1::-1] == size
-    raise ValueError(
-      f'{mask_path}: mask of {mask.shape[1]}x{mask.shape[0]} pixels for an '
-      f'image of {size[1]}x{size[0]} ({image_path}); they must agree'
-      + ('; save the image upright, without an EXIF tag' if turned else '')
-    )
+  check_sizes(image_path, size, mask_path, mask.shape[:2])
   try:
     if mask.ndim == 3:
       label = color_ids(mask, info)
@@ -232,6 +333,23 @@ def example(
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   return {'image': image, 'label': encode_png(label), 'name': name}
+
+
+def check_sizes(
+  image_path: pathlib.Path,
+  image_size: tuple[int, ...],
+  mask_path: pathlib.Path,
+  mask_size: tuple[int, ...],
+) -> None:
+  """Raises ValueError if an image and its mask differ in (H, W)."""
+  if mask_size != image_size:
+    turned = mask_size[::-1] == image_size
+    raise ValueError(
+      f'{mask_path}: mask of {mask_size[1]}x{mask_size[0]} pixels for an '
+      f'image of {image_size[1]}x{image_size[0]} ({image_path}); they must '
+      'agree'
+      + ('; save the image upright, without an EXIF tag' if turned else '')
+    )
 
 
 def fingerprint(split: str, paths: Iterable[pathlib.Path], facts: Any) -> str:

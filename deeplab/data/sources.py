@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from deeplab.data import bands
 from deeplab.data import info as info_lib
@@ -32,21 +32,27 @@ class Source:
 
 
 def generate(
-  sources: Sequence[Source], what: str, pixels: bands.Pixels = bands.RGB
-) -> Iterator[tuple[int, dict[str, Any]]]:
+  builder: tfds.core.DatasetBuilder,
+  sources: Sequence[Source],
+  facts: info_lib.DatasetInfo,
+  split: str,
+  pixels: bands.Pixels = bands.RGB,
+) -> Iterator[tuple[int, records.Record]]:
   """Yields the numbered records of sources, in their order.
 
   Args:
+    builder: what is being prepared.
     sources: the examples.
-    what: name of the set and the split, for the progress bar.
+    facts: facts about the data set.
+    split: name of the split.
     pixels: channels and depth of the images.
 
   Raises:
     ValueError: as `records.example`.
   """
-  for i, source in enumerate(records.progress(sources, what)):
-    yield (
-      i,
+
+  def read(source: Source) -> list[records.Record]:
+    return [
       records.example(
         source.image,
         source.annotation,
@@ -54,5 +60,7 @@ def generate(
         source.facts,
         source.read,
         pixels,
-      ),
-    )
+      )
+    ]
+
+  return records.generate(builder, read, sources, facts, split)

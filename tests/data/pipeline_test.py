@@ -2,8 +2,11 @@
 
 import itertools
 import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from deeplab.data import augment
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def batches(config, count, start=0, host_index=0, host_count=1):
@@ -191,13 +196,20 @@ def test_settings_are_checked(config):
     batches(config, 1)
   with pytest.raises(ValueError, match="facts of 'voc' for config"):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
-  config.data.name = 'cityscapes'
-  with pytest.raises(ValueError, match="'cityscapes' has no builder here"):
+  config.data.name = 'vok'
+  with pytest.raises(ValueError, match="'vok' is not one of ade20k"):
     pipeline.prepare(config, ['val'])
 
 
-def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
-  config.data.name, config.data.root = 'voc', ''
+def test_every_data_set_has_a_builder():
+  assert {*catalog.INFOS, 'folder'} == set(pipeline.BUILDERS)
+
+
+@pytest.mark.parametrize('name', ['voc', 'cityscapes', 'cocoseg21'])
+def test_an_absent_data_set_is_replaced_where_the_config_says(
+  config, tmp_path, name
+):
+  config.data.name, config.data.root = name, ''
   config.data.train_split = 'trainaug'
   assert pipeline.resolve(config) is config
   config.data.fallback = 'shapes'
@@ -207,7 +219,7 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
     'train',
     'val',
   )
-  assert config.data.name == 'voc'
+  assert config.data.name == name
   with config.unlocked():
     config.data.root = str(tmp_path)
   assert pipeline.resolve(config) is config  # an error later, not other data
@@ -261,12 +273,67 @@ batches.close()
 bad = {{'jax', 'flax', 'tensorflow'}} & set(sys.modules)
 sys.exit(str(bad) if bad else 0)
 """
-  root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
   result = subprocess.run(
     [sys.executable, '-c', program],
     check=True,
-    cwd=root,
+    cwd=ROOT,
     capture_output=True,
     text=True,
   )
   assert result.stdout.splitlines()[-1] == '320000'  # 80,000 batches of 4
+
+
+def prepared(config):
+  """Returns the records and the metadata of the prepared training split."""
+  folder = pathlib.Path(config.data.data_dir)
+  return {
+    path.name: path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+    and (path.name == 'metadata.json' or '.array_record' in path.name)
+    and not any(p.startswith('incomplete') for p in path.parts)
+  }
+
+
+@pytest.mark.usefixtures('root')
+def test_a_killed_preparation_is_made_anew(config):
+  program = f"""
+import os, signal
+from ml_collections import ConfigDict
+from deeplab.data import pipeline, records
+config = ConfigDict({config.to_dict()!r})
+generate = records.generate
+def killed(*arguments):
+  for i, record in generate(*arguments):
+    if i == 3:
+      os.kill(os.getpid(), signal.SIGKILL)
+    yield i, record
+records.generate = killed
+pipeline.prepare(config, ['train'])
+"""
+  done = subprocess.run([sys.executable, '-c', program], check=False, cwd=ROOT)
+  assert done.returncode == -signal.SIGKILL
+  base = pathlib.Path(config.data.data_dir)
+  (left,) = base.rglob('incomplete.*')
+  assert prepared(config) == {}
+  pipeline.prepare(config, ['train'])
+  got = prepared(config)
+  assert left.exists()  # for all we know, another process is at work there
+  config.data.data_dir += '_undisturbed'
+  pipeline.prepare(config, ['train'])
+  assert len(got) == 2
+  assert got == prepared(config)
+
+
+@pytest.mark.usefixtures('root')
+def test_old_leftovers_are_swept(config):
+  builder = folder.builder(config.data, 'train')
+  for name, age in (('old', 90000), ('new', 80000)):
+    path = pathlib.Path(builder.data_path).parent / f'incomplete.{name}_1.1.0'
+    path.mkdir(parents=True)
+    (path / 'part').write_text('x')
+    for part in (path / 'part', path):
+      os.utime(part, (time.time() - age,) * 2)
+  pipeline.prepare(config, ['train'])
+  left = [p.name for p in path.parent.glob('incomplete.*')]
+  assert left == ['incomplete.new_1.1.0']

@@ -80,6 +80,17 @@ def test_unknown_colour_is_named():
     records.color_ids(mask, catalog.INFOS['voc'])
 
 
+def test_stray_colours_are_ignored_up_to_a_share():
+  mask = np.zeros((2, 3, 3), np.uint8)
+  mask[1, 2] = (1, 2, 3)
+  mask[0, 1] = catalog.INFOS['voc'].ignore_color
+  got = records.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
+  assert got.tolist() == [[0, 255, 0], [0, 0, 255]]
+  mask[1, 1] = (1, 2, 3)
+  with pytest.raises(ValueError, match=r'at row 1, column 1 \(and 1 more pix'):
+    records.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
+
+
 def test_rgb_files_keep_their_bytes(tmp_path):
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (9, 7, 3)).astype(np.uint8)
@@ -89,6 +100,7 @@ def test_rgb_files_keep_their_bytes(tmp_path):
     data, size = records.read_image(path)
     assert data == path.read_bytes()
     assert size == (9, 7)
+    np.testing.assert_array_equal(records.read_pixels(path), decode(data, 3))
   assert (decode(data, 3) == pixels).all()
 
 

@@ -95,7 +95,8 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
       if config.split != 'train'
       or sum(annotation['area'] for annotation in shown) > LEAST_AREA
     ]
-    return sources_lib.generate(sources, f'COCO {config.split}')
+    facts = catalog.INFOS['cocoseg21']
+    return sources_lib.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoSeg21:

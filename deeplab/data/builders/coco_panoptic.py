@@ -65,7 +65,8 @@ class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self):
     config = self.builder_config
     sources = find(config.annotations, config.images)
-    return sources_lib.generate(sources, f'COCO panoptic {config.split}')
+    facts = catalog.INFOS['coco_panoptic']
+    return sources_lib.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoPanoptic:

@@ -95,10 +95,8 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
       )
       val += itertools.islice(shown, max(0, VAL_SIZE - len(val)))
       train = list(shown) if config.split == 'train' else []
-    return sources_lib.generate(
-      train if config.split == 'train' else val,
-      f'{config.dataset} {config.split}',
-    )
+    sources = train if config.split == 'train' else val
+    return sources_lib.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoVoc:

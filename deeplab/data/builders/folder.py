@@ -53,10 +53,16 @@ class FolderConfig(tfds.core.BuilderConfig):
   """One split of one folder.
 
   Attributes:
+    split: name of the split.
     sources: the examples.
     pixels: channels and depth of the images.
+    facts: classes, ignore label and colours.
   """
 
+  split: str = ''
+  facts: info_lib.DatasetInfo | None = dataclasses.field(
+    default=None, repr=False
+  )
   sources: tuple[sources_lib.Source, ...] = dataclasses.field(
     default=(), repr=False
   )
@@ -66,7 +72,7 @@ class FolderConfig(tfds.core.BuilderConfig):
 class Folder(tfds.core.GeneratorBasedBuilder):
   """Images and annotations from a folder of the user's own."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
     pixels = self.builder_config.pixels
@@ -78,7 +84,9 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self):
     config = self.builder_config
-    return sources_lib.generate(config.sources, config.name, config.pixels)
+    return sources_lib.generate(
+      self, config.sources, config.facts, config.split, config.pixels
+    )
 
 
 def builder(data: Any, split: str) -> Folder:
@@ -101,7 +109,13 @@ def builder(data: Any, split: str) -> Folder:
   return Folder(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=FolderConfig(name=name, sources=sources, pixels=pixels),
+    config=FolderConfig(
+      name=name,
+      split=split,
+      facts=classes.facts,
+      sources=sources,
+      pixels=pixels,
+    ),
   )
 
 

@@ -66,10 +66,8 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['oxford_iiit_pet']
-    return sources_lib.generate(
-      [sources_lib.Source(image, mask, facts) for image, mask in pairs],
-      f'Pet {self.builder_config.split}',
-    )
+    sources = [sources_lib.Source(image, mask, facts) for image, mask in pairs]
+    return sources_lib.generate(self, sources, facts, self.builder_config.split)
 
 
 def builder(data: Any, split: str) -> PetSegmentation:

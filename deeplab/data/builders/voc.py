@@ -58,7 +58,7 @@ class VocConfig(tfds.core.BuilderConfig):
 class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   """VOC 2012 semantic segmentation: 20 classes and a background."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
     return records.builder_info(self, __doc__, catalog.INFOS['voc'].url)
@@ -70,13 +70,10 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['voc']
-    return sources_lib.generate(
-      [
-        sources_lib.Source(image, mask, facts, read_mask)
-        for image, mask in pairs
-      ],
-      f'VOC {self.builder_config.split}',
-    )
+    sources = [
+      sources_lib.Source(image, mask, facts, read_mask) for image, mask in pairs
+    ]
+    return sources_lib.generate(self, sources, facts, self.builder_config.split)
 
 
 def builder(data: Any, split: str) -> VocSegmentation:

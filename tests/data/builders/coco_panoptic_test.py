@@ -49,6 +49,7 @@ def test_samples(shared, panoptic_config, tmp_path):
     samples / 'panoptic_examples.json'
   )
   got = layouts.examples(panoptic_config)
+  layouts.check_metadata(panoptic_config, got)
   assert {e['name']: layouts.counts(e['label']) for e in got} == SAMPLES
 
 

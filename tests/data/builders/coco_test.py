@@ -60,6 +60,7 @@ def coco_config(config):
 def test_val(shared, coco_config):
   coco_config.data.root = str(shared / 'samples/coco')
   got = layouts.examples(coco_config)
+  layouts.check_metadata(coco_config, got)
   assert {e['name']: layouts.counts(e['label']) for e in got} == VAL
 
 

@@ -23,6 +23,7 @@ def files_left(config):
 def test_folders(root, config):
   got = layouts.examples(config)
   assert [example['name'] for example in got] == ['img0', 'img1', 'img2']
+  layouts.check_metadata(config, got)
   for example in got:
     image = Image.open(root / 'val/images' / f'{example["name"]}.png')
     label = np.array(Image.open(root / 'val/labels' / f'{example["name"]}.png'))

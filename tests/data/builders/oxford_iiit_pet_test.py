@@ -39,6 +39,7 @@ def pet_config(config, tmp_path):
 def test_splits(pet_config, tmp_path):
   make(tmp_path / 'pet', tmp_path / 'pet')
   got = layouts.examples(pet_config)
+  layouts.check_metadata(pet_config, got)
   assert [e['name'] for e in got] == ['Abyssinian_1', 'Egyptian_Mau_139']
   for example in got:
     assert example['label'].tolist() == LABEL

@@ -36,6 +36,7 @@ def test_samples(shared, voc_config, below):
       example['name']
     ]
     assert example['image'].shape == (*example['label'].shape, 3)
+  layouts.check_metadata(voc_config, got)
 
 
 def test_trainaug_from_sbd(voc_config, tmp_path):
