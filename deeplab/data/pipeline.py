@@ -131,6 +131,21 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
+def class_weights(shares: np.ndarray, power: float) -> np.ndarray:
+  """Returns weights that lift rare classes: 1 for the mean pixel.
+
+  Args:
+    shares: [K] share of each class in the labelled pixels.
+    power: a weight is the share ** -power, times a constant; 1 counts classes
+      alike.
+
+  Returns:
+    [K] float64 of two decimals; 0 for a class without a pixel.
+  """
+  weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0)
+  return np.round(weights / (weights * shares).sum(), 2)
+
+
 def train_batches(
   config: Config,
   info: info_lib.DatasetInfo,

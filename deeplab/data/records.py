@@ -82,6 +82,33 @@ def _too_large(path: pathlib.Path) -> ValueError:
   )
 
 
+def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
+  """Reads an image file and decodes it to its end.
+
+  Returns:
+    The file's bytes, and the decoded image, of a mode that turns to RGB.
+
+  Raises:
+    ValueError: the file is damaged, or has more than 8 bits a channel.
+  """
+  data = path.read_bytes()
+  try:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+  except Image.DecompressionBombError as error:
+    raise _too_large(path) from error
+  except (OSError, SyntaxError, ValueError) as error:
+    raise ValueError(
+      f'{path}: damaged or no image ({error}); replace the file, or remove it '
+      'together with its mask'
+    ) from error
+  if image.mode not in _IMAGE_MODES:
+    raise ValueError(
+      f'{path}: image of mode {image.mode}; convert it to 8 bits a channel'
+    )
+  return data, image
+
+
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
   """Reads an image file, checking that it decodes to its end.
 
@@ -94,30 +121,17 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     An encoded file, and the image's (H, W).
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits a channel.
+    ValueError: as `decode_image`.
   """
-  data = path.read_bytes()
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      image.load()
-      mode, kind = image.mode, image.format
-      keep = mode == 'RGB' and 'transparency' not in image.info
-      # Bit depth and colour type stand at these places of a PNG file.
-      keep &= kind == 'JPEG' or (kind == 'PNG' and data[24:26] == b'\x08\x02')
-      rgb = None if keep else np.asarray(image.convert('RGB'))
-      width, height = image.size
-  except Image.DecompressionBombError as error:
-    raise _too_large(path) from error
-  except (OSError, SyntaxError, ValueError) as error:
-    raise ValueError(
-      f'{path}: damaged or no image ({error}); replace the file, or remove it '
-      'together with its mask'
-    ) from error
-  if mode not in _IMAGE_MODES:
-    raise ValueError(
-      f'{path}: image of mode {mode}; convert it to 8 bits a channel'
-    )
-  return data if rgb is None else encode_png(rgb), (height, width)
+  data, image = decode_image(path)
+  keep = image.mode == 'RGB' and 'transparency' not in image.info
+  # Bit depth and colour type stand at these places of a PNG file.
+  keep &= image.format == 'JPEG' or (
+    image.format == 'PNG' and data[24:26] == b'\x08\x02'
+  )
+  if not keep:
+    data = encode_png(np.asarray(image.convert('RGB')))
+  return data, (image.height, image.width)
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
@@ -128,11 +142,11 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     16-bit image, or [H, W, 3] uint8 colours of an RGB one.
 
   Raises:
-    ValueError: the file is damaged, or of another kind.
+    ValueError: the file is damaged, a JPEG, or of another kind.
   """
   try:
     with Image.open(path) as image:
-      mode = image.mode
+      mode, kind = image.mode, image.format
       mask = np.asarray(image)
   except Image.DecompressionBombError as error:
     raise _too_large(path) from error
@@ -141,6 +155,11 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
       f'{path}: damaged or no image ({error}); replace the mask, or remove it '
       'together with its image'
     ) from error
+  if kind == 'JPEG':
+    raise ValueError(
+      f'{path}: a JPEG mask, whose ids the compression has changed; save masks '
+      'as PNG from where they were drawn'
+    )
   if mode in ('LA', 'RGBA'):
     mask = mask[..., 0] if mode == 'LA' else mask[..., :3]
   elif mode not in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'RGB'):

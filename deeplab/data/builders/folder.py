@@ -89,6 +89,27 @@ def find_pairs(root: str, split: str) -> tuple[Pair, ...]:
   Raises:
     ValueError: as `builder`.
   """
+  pairs, faults = survey(root, split)
+  if faults:
+    raise ValueError(faults[0])
+  return pairs
+
+
+def survey(root: str, split: str) -> tuple[tuple[Pair, ...], list[str]]:
+  """Returns the (image, mask) files of a split, and all that is wrong there.
+
+  Args:
+    root: the folder of all splits.
+    split: name of the split.
+
+  Returns:
+    The pairs that there are, sorted by image, and a sentence for each file
+    without a partner, each bad line of a list, or the lack of all files; none
+    if the split is whole.
+
+  Raises:
+    ValueError: no root is given.
+  """
   if not root:
     raise ValueError(
       'config.data.root is empty: give --config.data.root=FOLDER, which holds '
@@ -97,72 +118,84 @@ def find_pairs(root: str, split: str) -> tuple[Pair, ...]:
   base = pathlib.Path(root).expanduser().resolve()
   listing, folder = base / f'{split}.txt', base / split
   if listing.is_file():
-    pairs = _listed(base, listing)
+    pairs, faults = _listed(base, listing)
   elif (folder / 'images').is_dir() and (folder / 'labels').is_dir():
-    pairs = _matched(folder)
+    pairs, faults = _matched(folder)
   else:
-    raise ValueError(
+    return (), [
       f'{base}: split {split!r} is missing; make {split}/images and '
       f'{split}/labels there, or a list file {split}.txt'
-    )
-  if not pairs:
-    raise ValueError(
+    ]
+  if not pairs and not faults:
+    faults = [
       f'{listing if listing.is_file() else folder}: split {split!r} is empty; '
       'put pairs of images and masks there'
-    )
-  return tuple(sorted(pairs))
+    ]
+  return tuple(sorted(pairs)), faults
 
 
-def _listed(base: pathlib.Path, listing: pathlib.Path) -> list[Pair]:
-  """Reads a list file."""
-  pairs = []
+def _listed(
+  base: pathlib.Path, listing: pathlib.Path
+) -> tuple[list[Pair], list[str]]:
+  """Reads a list file; see `survey`."""
+  pairs, faults = [], []
   for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
     names = line.strip().split('\t') if '\t' in line else line.split()
     if not names:
       continue
     if len(names) != 2:
-      raise ValueError(
+      faults.append(
         f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
         'between names that have spaces'
       )
+      continue
     image, mask = base / names[0].strip(), base / names[1].strip()
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(
-          f'{path}: no such file, but line {number} of {listing} names it'
-        )
-    pairs.append((image, mask))
-  return pairs
+    missing = [path for path in (image, mask) if not path.is_file()]
+    faults += [
+      f'{path}: no such file, but line {number} of {listing} names it'
+      for path in missing
+    ]
+    if not missing:
+      pairs.append((image, mask))
+  return pairs, faults
 
 
 def _by_stem(
   folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> dict[str, pathlib.Path]:
-  """Returns the files of a folder by stem."""
+) -> tuple[dict[str, pathlib.Path], list[str]]:
+  """Returns the files of a folder by stem, and sentences about the others."""
   files: dict[str, pathlib.Path] = {}
+  faults = []
   for path in sorted(folder.iterdir()):
     if path.suffix.lower() not in suffixes or path.name.startswith('.'):
       continue
     if path.stem in files:
-      raise ValueError(
+      faults.append(
         f'{path}: {files[path.stem].name} has the same stem; remove one'
       )
-    files[path.stem] = path
-  return files
+    else:
+      files[path.stem] = path
+  return files, faults
 
 
-def _matched(folder: pathlib.Path) -> list[Pair]:
-  """Pairs the files of `images` and `labels` by stem."""
-  images = _by_stem(folder / 'images', info_lib.IMAGE_SUFFIXES)
-  masks = _by_stem(folder / 'labels', MASK_SUFFIXES)
+def _matched(folder: pathlib.Path) -> tuple[list[Pair], list[str]]:
+  """Pairs the files of `images` and `labels` by stem; see `survey`."""
+  images, faults = _by_stem(folder / 'images', info_lib.IMAGE_SUFFIXES)
+  masks, more = _by_stem(folder / 'labels', MASK_SUFFIXES)
+  faults += more
+  # A JPEG that stands for a mask is paired too, for its reader to refuse.
+  jpegs, _ = _by_stem(folder / 'labels', ('.jpg', '.jpeg'))
+  masks = {k: path for k, path in jpegs.items() if k in images} | masks
   for stem in sorted(images.keys() ^ masks.keys()):
     if stem in images:
-      raise ValueError(
+      faults.append(
         f'{images[stem]}: image without a mask; add '
         f'{folder / "labels" / stem}.png or remove the image'
       )
-    raise ValueError(
-      f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
-      f'to {folder / "images"} or remove the mask'
-    )
-  return [(images[stem], masks[stem]) for stem in images]
+    else:
+      faults.append(
+        f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
+        f'to {folder / "images"} or remove the mask'
+      )
+  stems = sorted(images.keys() & masks.keys())
+  return [(images[stem], masks[stem]) for stem in stems], faults
