@@ -39,7 +39,7 @@ def advice(result: diagnosis.Diagnosis) -> list[str]:
   """Returns the flags that the doctor suggests."""
   flags = []
   if result.weights:
-    flags.append(f'--config.loss.balance={result.balance:g} (those weights)')
+    flags.append(f'--config.loss.balance={result.balance:g}')
   if result.crop:
     height, width = result.crop
     flags.append(f'--config.data.augment.random_crop.size="({height},{width})"')
