@@ -299,7 +299,7 @@ def _crops(
     yield Finding(
       'empty_crops' if train.empty >= _MOST_EMPTY else 'some_empty_crops',
       (
-        f'{train.empty:.1%} of the crops, those of {len(worst)} images',
+        f'{train.empty:.1%} of the crops; by image:',
         *(f'{s.place.mask or s.place.image}: {s.empty:.0%}' for s in worst),
       ),
       tuple((s.place,) for s in worst),
