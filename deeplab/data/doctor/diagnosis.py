@@ -76,8 +76,10 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
 }
 
-# Perceptual hashes of 256 bits that differ in no more are of images alike.
-_ALIKE = 12
+# Perceptual hashes of 256 bits that differ in no more are of images alike: JPEG
+# of low quality, half the size and other brightness change up to 25 bits of a
+# street scene, and two scenes of one street differ in 70 and more.
+_ALIKE = 24
 # Shares of crops without a label that are worth a word, and that are too many.
 _SOME_EMPTY, _MOST_EMPTY = 0.01, 0.5
 # Crops are suggested in these steps and up to this size.

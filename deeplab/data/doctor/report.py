@@ -219,7 +219,7 @@ def render(result: diagnosis.Diagnosis, config: Any) -> str:
     '' if result.findings else '<p>None.</p>',
     '<h2>Share of the labelled pixels</h2>',
     _balance(result),
-    '<h2>Suggested</h2>',
+    '<h2>Suggested</h2>' if text.advice(result) else '',
     *(f'<p><code>{html.escape(a)}</code></p>' for a in text.advice(result)),
   ]
   for name, split in result.splits.items():

@@ -12,6 +12,7 @@ import hashlib
 import multiprocessing
 from typing import Any
 
+from absl import logging
 import cv2
 import numpy as np
 import tqdm
@@ -188,7 +189,7 @@ def scan(
   total = 0
   for split, places in splits.items():
     if isinstance(places, int):
-      parts = max(1, min(places, 4 * processes))
+      parts = min(places, 4 * processes)
       tasks += [
         functools.partial(_scan_prepared, (split, i, parts), **use)
         for i in range(parts)
@@ -206,7 +207,10 @@ def scan(
       # Forking would copy the threads of libraries in use.
       pool = stack.enter_context(
         futures.ProcessPoolExecutor(
-          processes, mp_context=multiprocessing.get_context('spawn')
+          processes,
+          multiprocessing.get_context('spawn'),
+          initializer=logging.set_verbosity,
+          initargs=(logging.ERROR,),
         )
       )
       run = pool.map

@@ -90,5 +90,6 @@ def summary(result: diagnosis.Diagnosis) -> str:
     lines += [f'  {detail}' for detail in finding.details[:_SHOWN]]
     if len(finding.details) > _SHOWN:
       lines.append(f'  and {len(finding.details) - _SHOWN} more')
-  lines += ['', 'Suggested:', *(f'  {flag}' for flag in advice(result))]
+  if advice(result):
+    lines += ['', 'Suggested:', *(f'  {flag}' for flag in advice(result))]
   return '\n'.join((*lines, '', verdict(result)))
