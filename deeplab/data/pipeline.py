@@ -116,12 +116,11 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
     ValueError: no pixel of the split is labelled.
   """
   split = config.data.train_split
-  labels = _prepared(config.data, split).as_data_source(
-    records.SPLIT, decoders={'image': tfds.decode.SkipDecoding()}
-  )
+  source = records.source(_prepared(config.data, split))
   counts = np.zeros(256, np.int64)
-  for i in range(len(labels)):
-    counts += np.bincount(labels[i]['label'].ravel(), minlength=256)
+  for i in range(len(source)):
+    label = records.decode_label(source[i]['label'])
+    counts += np.bincount(label.ravel(), minlength=256)
   counts = counts[: info.num_classes]
   if not counts.any():
     raise ValueError(
@@ -206,8 +205,11 @@ def train_batches(
         f'examples of sizes {sorted(sizes)} do not make a batch: end '
         'config.data.augment.ops with one that fixes the size (random_crop)'
       )
+    image = np.empty((local, *sizes.pop(), 3), np.float32)
+    for example, place in zip(examples, image, strict=True):
+      cv2.LUT(example['image'], levels, place)
     return {
-      'image': np.stack([cv2.LUT(e['image'], levels) for e in examples]),
+      'image': image,
       'label': np.stack([e['label'] for e in examples]),
       'index': np.arange(first, first + local).astype(np.uint32),
     }
@@ -272,7 +274,7 @@ class _Reader:
       raise ValueError(
         f'facts of {info.name!r} for config.data.name={data.name!r}'
       )
-    self._source = _prepared(data, split).as_data_source(records.SPLIT)
+    self._source = records.source(_prepared(data, split))
     self._cache: dict[int, augment.Example] | None = {} if cache else None
     self.count = len(self._source)
 
@@ -281,8 +283,8 @@ class _Reader:
       return dict(self._cache[index])
     record = self._source[index]
     example = {
-      'image': record['image'],
-      'label': record['label'][..., 0],
+      'image': records.decode_rgb(record['image']),
+      'label': records.decode_label(record['label']),
       'name': record['name'].decode(),
     }
     if self._cache is not None:
