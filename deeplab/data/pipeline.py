@@ -20,6 +20,7 @@ from concurrent import futures
 import copy
 import functools
 import itertools
+import os
 import pathlib
 from typing import Any
 
@@ -321,20 +322,30 @@ def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   return BUILDERS[data.name](data, split)
 
 
+def cores() -> int:
+  """Returns the number of processor cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def _ahead(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
   """Returns make(key) for each key in turn, computed ahead by threads."""
-  if data.threads < 1 or data.prefetch < 1:
+  if data.threads < 0 or data.prefetch < 1:
     raise ValueError(
-      f'config.data.threads={data.threads} and config.data.prefetch='
-      f'{data.prefetch} must be at least 1'
+      f'config.data.threads={data.threads} must be at least 0, and '
+      f'config.data.prefetch={data.prefetch} at least 1'
     )
+  threads = data.threads or cores()
+  # Each thread makes one result; with fewer in hand than threads, some idle.
+  count = max(data.prefetch, threads)
 
   def run() -> Generator[Any]:
-    with futures.ThreadPoolExecutor(data.threads, 'data') as pool:
+    with futures.ThreadPoolExecutor(threads, 'data') as pool:
       pending = collections.deque(
-        pool.submit(make, key) for key in itertools.islice(keys, data.prefetch)
+        pool.submit(make, key) for key in itertools.islice(keys, count)
       )
       try:
         while pending:

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 from PIL import Image
@@ -57,7 +58,7 @@ def test_a_batch_depends_on_seed_and_step_alone(config):
 
 
 @pytest.mark.usefixtures('root')
-@pytest.mark.parametrize('threads', [1, 2, 5])
+@pytest.mark.parametrize('threads', [0, 1, 2, 5])
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_hosts_and_threads_share_each_batch(config, hosts, threads):
   config.batch_size = 8
@@ -80,6 +81,22 @@ def test_hosts_and_threads_share_each_batch(config, hosts, threads):
 def test_hosts_must_divide_the_batch(config):
   with pytest.raises(ValueError, match='batch_size=4 is not a multiple of the'):
     batches(config, 1, host_count=3)
+
+
+@pytest.mark.usefixtures('root')
+def test_all_threads_work_at_once(config, monkeypatch):
+  """More than `prefetch` of them: each waits for the others."""
+  config.data.augment.ops = ('random_flip',)
+  config.data.threads, config.data.prefetch = 3, 1
+  config.batch_size = 1
+  barrier = threading.Barrier(3, timeout=30)
+
+  def meet(example, rng, *, probability):
+    barrier.wait()
+    return example
+
+  monkeypatch.setitem(augment.OPS, 'random_flip', meet)
+  assert len(batches(config, 1)) == 1
 
 
 def digest(batch):
@@ -257,8 +274,8 @@ def test_settings_are_checked(config):
   config.data.augment.ops = ('random_scale',)
   with pytest.raises(ValueError, match='do not make a batch: end'):
     batches(config, 1)
-  config.data.threads = 0
-  with pytest.raises(ValueError, match='threads=0'):
+  config.data.threads = -1
+  with pytest.raises(ValueError, match='threads=-1 must be at least 0'):
     batches(config, 1)
   with pytest.raises(ValueError, match="facts of 'voc' for config"):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))

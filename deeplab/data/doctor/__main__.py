@@ -9,8 +9,6 @@ is wrong with them, and ends with status 1 if training would go wrong.
 --output writes it down with pictures, as one file for a browser.
 """
 
-import os
-
 from absl import app
 from absl import flags
 from ml_collections import config_flags
@@ -35,13 +33,6 @@ _PROCESSES = flags.DEFINE_integer(
 )
 
 
-def _cores() -> int:
-  """Returns the number of cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def _run() -> None:
   config = console.chosen_config(_CONFIG)
   if config is None:
@@ -55,7 +46,7 @@ def _run() -> None:
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
     splits[split], found = load.listing(config, split)
     faults += found
-  scans = scan.scan(splits, config, info, _PROCESSES.value or _cores())
+  scans = scan.scan(splits, config, info, _PROCESSES.value or pipeline.cores())
   result = diagnosis.diagnose(scans, faults, config, info)
   print(text.summary(result))
   if _OUTPUT.value:
