@@ -17,7 +17,7 @@ ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
 
 # Level, and what is wrong and what to do, by kind of finding.
 KINDS: dict[str, tuple[str, str]] = {
-  'files': (ERROR, 'Files are missing or have no partner: add or remove them.'),
+  'files': (ERROR, 'A split is not whole: add, remove or correct the files.'),
   'unreadable': (ERROR, 'Files cannot be read: replace or remove them.'),
   'mismatch': (ERROR, 'Masks differ in size from their images.'),
   'value': (
