@@ -9,23 +9,22 @@ _SHOWN = 5
 
 
 def size_range(sizes: np.ndarray) -> str:
-  """Returns 'WxH', or the smallest, the median and the largest of each side.
+  """Returns 'WxH', or the least, the greatest and the median of each side.
 
   Args:
     sizes: int [n, 2], (H, W) each.
   """
   if not len(sizes):
     return 'no size'
-  parts = []
-  for name, side in (('width', sizes[:, 1]), ('height', sizes[:, 0])):
-    low, high = int(side.min()), int(side.max())
-    middle = int(np.median(side))
-    parts.append(
-      f'{name} {low}' if low == high else f'{name} {low}/{middle}/{high}'
-    )
-  if all('/' not in part for part in parts):
+  if not np.ptp(sizes, axis=0).any():
     return f'{sizes[0, 1]}x{sizes[0, 0]}'
-  return ', '.join(parts)
+  (height, width), (least_height, least_width), (most_height, most_width) = (
+    f(sizes, axis=0).astype(int) for f in (np.median, np.min, np.max)
+  )
+  return (
+    f'{least_width}x{least_height} to {most_width}x{most_height}, median '
+    f'{width}x{height}'
+  )
 
 
 def share(value: float) -> str:

@@ -94,7 +94,7 @@ def test_sizes(config):
   )
   assert result.crop == (32, 192)
   assert text.size_range(result.splits['train'].sizes) == (
-    'width 99/200/1600, height 49/49/1500'
+    '99x49 to 1600x1500, median 200x49'
   )
   # Scaled twice as large, images of 50 fill a crop of 100.
   large = [seen({0: 5, 1: 5, 2: 5}, size=(50, 32))] * 3
