@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import copy
 import functools
 import itertools
+import os
 import pathlib
 import shutil
 import time
@@ -157,6 +158,21 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
+def class_weights(shares: np.ndarray, power: float) -> np.ndarray:
+  """Returns weights that lift rare classes: 1 for the mean pixel.
+
+  Args:
+    shares: [K] share of each class in the labelled pixels.
+    power: a weight is the share ** -power, times a constant; 1 counts classes
+      alike.
+
+  Returns:
+    [K] float64 of two decimals; 0 for a class without a pixel.
+  """
+  weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0)
+  return np.round(weights / (weights * shares).sum(), 2)
+
+
 def train_batches(
   config: Config,
   info: info_lib.DatasetInfo,
@@ -214,8 +230,12 @@ def train_batches(
         f'examples of sizes {sorted(sizes)} do not make a batch: end '
         'config.data.augment.ops with one that fixes the size (random_crop)'
       )
+    channels = len(config.data.mean)
+    image = np.empty((local, *sizes.pop(), channels), np.float32)
+    for example, place in zip(examples, image, strict=True):
+      normalize(example['image'], place)
     return {
-      'image': np.stack([normalize(e['image']) for e in examples]),
+      'image': image,
       'label': np.stack([e['label'] for e in examples]),
       'index': np.arange(first, first + local).astype(np.uint32),
     }
@@ -284,7 +304,7 @@ class _Reader:
         f'config.data.mean has {len(data.mean)} values for the {channels} '
         f'channels of {data.name}'
       )
-    self._source = builder.as_data_source(records.SPLIT)
+    self._source = records.source(builder)
     self._cache: dict[int, augment.Example] | None = {} if cache else None
     self.count = len(self._source)
 
@@ -293,8 +313,8 @@ class _Reader:
       return dict(self._cache[index])
     record = self._source[index]
     example = {
-      'image': record['image'],
-      'label': record['label'][..., 0],
+      'image': records.decode_pixels(record['image']),
+      'label': records.decode_label(record['label']),
       'name': record['name'].decode(),
     }
     if self._cache is not None:
@@ -304,17 +324,20 @@ class _Reader:
     return example
 
 
-def _normalizer(mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns `augment.normalize` for images of one mean and deviation."""
+def _normalizer(
+  mean: Any, std: Any
+) -> Callable[[np.ndarray, np.ndarray], None]:
+  """Returns what writes the normalised pixels of an image to a place."""
   # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
   # faster than the arithmetic, and the same to the last bit.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
   levels = augment.normalize(levels, mean, std)
 
-  def normalize(image: np.ndarray) -> np.ndarray:
+  def normalize(image: np.ndarray, place: np.ndarray) -> None:
     if image.dtype == np.uint8 and image.shape[-1] == 3:
-      return cv2.LUT(image, levels)
-    return augment.normalize(image, mean, std)
+      cv2.LUT(image, levels, place)
+    else:
+      place[...] = augment.normalize(image, mean, std)
 
   return normalize
 
@@ -360,16 +383,25 @@ def _sweep(folder: Any) -> None:
       shutil.rmtree(path, ignore_errors=True)
 
 
+def cores() -> int:
+  """Returns the number of processor cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def _ahead(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
   """Returns make(key) for each key in turn, computed ahead by threads."""
-  if data.threads < 1 or data.prefetch < 1:
+  if data.threads < 0 or data.prefetch < 1:
     raise ValueError(
-      f'config.data.threads={data.threads} and config.data.prefetch='
-      f'{data.prefetch} must be at least 1'
+      f'config.data.threads={data.threads} must be at least 0, and '
+      f'config.data.prefetch={data.prefetch} at least 1'
     )
-  return ahead.ahead(make, keys, data.threads, data.prefetch)
+  threads = data.threads or cores()
+  # Each thread makes one result; with fewer in hand than threads, some idle.
+  return ahead.ahead(make, keys, threads, max(data.prefetch, threads))
 
 
 def _rng(seed: int, stream: int, index: int) -> np.random.Generator:

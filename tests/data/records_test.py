@@ -55,6 +55,12 @@ def test_masks_of_other_depths(tmp_path, mode):
   assert records.read_mask(path).tolist() == IDS.tolist()
 
 
+def test_encoded_labels_decode_to_themselves():
+  assert records.decode_label(records.encode_png(IDS)).tolist() == IDS.tolist()
+  with pytest.raises(ValueError, match='a prepared example does not decode'):
+    records.decode_label(b'no image')
+
+
 def test_bilevel_masks(tmp_path):
   Image.fromarray(IDS > 100).save(tmp_path / 'mask.png')
   mask = records.read_mask(tmp_path / 'mask.png')

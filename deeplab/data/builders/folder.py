@@ -130,39 +130,89 @@ def find(data: Any, split: str) -> tuple[sources_lib.Source, ...]:
   Raises:
     ValueError: as `builder`.
   """
-  if not data.root:
-    raise ValueError(
-      'config.data.root is empty: give --config.data.root=FOLDER, which holds '
-      f'{split}/images and {split}/labels'
-    )
-  base = pathlib.Path(data.root).expanduser().resolve()
+  base = _base(data, split)
   classes = classes_lib.classes_of(data)
   sources = _find_all(base, data.pool or split, classes)
   if data.pool:
     sources = _share(base, sources, data, split)
   if not sources:
-    raise ValueError(
-      f'{base / split}: split {split!r} is empty; put pairs of images and '
-      'masks there'
-    )
+    raise ValueError(_empty(base, split))
   return tuple(sorted(sources, key=lambda one: (one.image, one.annotation)))
+
+
+def survey(data: Any, split: str) -> tuple[tuple[Pair, ...], list[str]] | None:
+  """Returns the (image, mask) files of a split, and all that is wrong there.
+
+  Args:
+    data: reads what `find` reads.
+    split: name of the split.
+
+  Returns:
+    The pairs that there are, sorted by image, and a sentence for each file
+    without a partner, each bad line of a list, or the lack of all files; none
+    if the split is whole. None where there are no masks to look at: for a pool,
+    and for annotations that are drawn.
+
+  Raises:
+    ValueError: no root is given, or a damaged annotation file of many images.
+  """
+  base = _base(data, split)
+  if data.pool or _drawn(base, split, classes_lib.classes_of(data)) is not None:
+    return None
+  pairs, faults = _pairs(base, split)
+  if any(path.suffix.lower() == '.json' for _, path in pairs):
+    return None
+  if not pairs and not faults:
+    faults = [_empty(base, split)]
+  return pairs, faults
+
+
+def _base(data: Any, split: str) -> pathlib.Path:
+  """Returns `config.data.root`."""
+  if not data.root:
+    raise ValueError(
+      'config.data.root is empty: give --config.data.root=FOLDER, which holds '
+      f'{split}/images and {split}/labels'
+    )
+  return pathlib.Path(data.root).expanduser().resolve()
+
+
+def _empty(base: pathlib.Path, split: str) -> str:
+  """Says that a split is empty."""
+  return (
+    f'{base / split}: split {split!r} is empty; put pairs of images and masks '
+    'there'
+  )
+
+
+def _drawn(
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources_lib.Source] | None:
+  """Returns the examples of a file of many images, None without one."""
+  if not (base / f'{split}.txt').is_file():
+    for module in (coco_json, cvat, voc_export):
+      sources = module.find(base, split, classes)
+      if sources is not None:
+        return sources
+  return None
 
 
 def _find_all(
   base: pathlib.Path, split: str, classes: classes_lib.Classes
 ) -> list[sources_lib.Source]:
   """Returns all examples of one name, of whatever form."""
-  if not (base / f'{split}.txt').is_file():
-    for module in (coco_json, cvat, voc_export):
-      sources = module.find(base, split, classes)
-      if sources is not None:
-        return sources
+  sources = _drawn(base, split, classes)
+  if sources is not None:
+    return sources
+  pairs, faults = _pairs(base, split)
+  if faults:
+    raise ValueError(faults[0])
   drawn = functools.partial(labelme.read, classes=classes)
   return [
     sources_lib.Source(image, path, classes.drawn, drawn)
     if path.suffix.lower() == '.json'
     else sources_lib.Source(image, path, classes.facts)
-    for image, path in find_pairs(base, split)
+    for image, path in pairs
   ]
 
 
@@ -208,80 +258,93 @@ def _draw(path: pathlib.Path, seed: int) -> float:
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
-def find_pairs(base: pathlib.Path, split: str) -> list[Pair]:
-  """Returns the (image, annotation) files of a list or of folders.
-
-  Raises:
-    ValueError: as `builder`.
-  """
+def _pairs(
+  base: pathlib.Path, split: str
+) -> tuple[tuple[Pair, ...], list[str]]:
+  """Returns the files of a list or of folders; see `survey`."""
   listing, folder = base / f'{split}.txt', base / split
   if listing.is_file():
-    return _listed(base, listing)
-  if (folder / 'images').is_dir() and (folder / 'labels').is_dir():
-    return _matched(folder / 'images', folder / 'labels')
-  if any(folder.glob('*.json')):
-    return _matched(folder, folder, ('.json',))
-  raise ValueError(
-    f'{base}: split {split!r} is missing; make {split}/images and '
-    f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
-    f"of COCO's form or {split}.xml of CVAT's"
-  )
+    pairs, faults = _listed(base, listing)
+  elif (folder / 'images').is_dir() and (folder / 'labels').is_dir():
+    pairs, faults = _matched(folder / 'images', folder / 'labels')
+  elif any(folder.glob('*.json')):
+    pairs, faults = _matched(folder, folder, ('.json',))
+  else:
+    return (), [
+      f'{base}: split {split!r} is missing; make {split}/images and '
+      f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
+      f"of COCO's form or {split}.xml of CVAT's"
+    ]
+  return tuple(sorted(pairs)), faults
 
 
-def _listed(base: pathlib.Path, listing: pathlib.Path) -> list[Pair]:
-  """Reads a list file."""
-  pairs = []
+def _listed(
+  base: pathlib.Path, listing: pathlib.Path
+) -> tuple[list[Pair], list[str]]:
+  """Reads a list file; see `survey`."""
+  pairs, faults = [], []
   for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
     names = line.strip().split('\t') if '\t' in line else line.split()
     if not names:
       continue
     if len(names) != 2:
-      raise ValueError(
+      faults.append(
         f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
         'between names that have spaces'
       )
+      continue
     image, mask = base / names[0].strip(), base / names[1].strip()
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(
-          f'{path}: no such file, but line {number} of {listing} names it'
-        )
-    pairs.append((image, mask))
-  return pairs
+    missing = [path for path in (image, mask) if not path.is_file()]
+    faults += [
+      f'{path}: no such file, but line {number} of {listing} names it'
+      for path in missing
+    ]
+    if not missing:
+      pairs.append((image, mask))
+  return pairs, faults
 
 
 def _by_stem(
   folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> dict[str, pathlib.Path]:
-  """Returns the files of a folder by stem."""
+) -> tuple[dict[str, pathlib.Path], list[str]]:
+  """Returns the files of a folder by stem, and sentences about the others."""
   files: dict[str, pathlib.Path] = {}
+  faults = []
   for path in sorted(folder.iterdir()):
     if path.suffix.lower() not in suffixes or path.name.startswith('.'):
       continue
     if path.stem in files:
-      raise ValueError(
+      faults.append(
         f'{path}: {files[path.stem].name} has the same stem; remove one'
       )
-    files[path.stem] = path
-  return files
+    else:
+      files[path.stem] = path
+  return files, faults
 
 
 def _matched(
   images_folder: pathlib.Path,
   labels_folder: pathlib.Path,
   suffixes: tuple[str, ...] = LABEL_SUFFIXES,
-) -> list[Pair]:
-  """Pairs the files of two folders by stem."""
-  images = _by_stem(images_folder, IMAGE_SUFFIXES)
-  masks = _by_stem(labels_folder, suffixes)
+) -> tuple[list[Pair], list[str]]:
+  """Pairs the files of two folders by stem; see `survey`."""
+  images, faults = _by_stem(images_folder, IMAGE_SUFFIXES)
+  masks, more = _by_stem(labels_folder, suffixes)
+  faults += more
+  if images_folder != labels_folder:
+    # A JPEG that stands for a mask is paired too, for its reader to refuse.
+    jpegs, _ = _by_stem(labels_folder, ('.jpg', '.jpeg'))
+    masks = {k: path for k, path in jpegs.items() if k in images} | masks
   for stem in sorted(images.keys() ^ masks.keys()):
     if stem in images:
-      raise ValueError(
+      faults.append(
         f'{images[stem]}: image without a mask; add '
         f'{labels_folder / stem}{suffixes[0]} or remove the image'
       )
-    raise ValueError(
-      f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
-      f'to {images_folder} or remove the mask'
-    )
-  return [(images[stem], masks[stem]) for stem in images]
+    else:
+      faults.append(
+        f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
+        f'to {images_folder} or remove the mask'
+      )
+  stems = sorted(images.keys() & masks.keys())
+  return [(images[stem], masks[stem]) for stem in stems], faults

@@ -147,6 +147,12 @@ def missing_file(root):
   (root / 'val.txt').write_text('val/images/a.png val/labels/a.png\n', 'utf-8')
 
 
+def jpeg_mask(root):
+  path = root / 'val/labels/img1.png'
+  Image.open(path).save(path.with_suffix('.jpg'))
+  path.unlink()
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
@@ -163,6 +169,10 @@ def missing_file(root):
     (empty_split, r"val: split 'val' is empty; put pairs"),
     (missing_split, r"raw: split 'val' is missing; make val/images"),
     (unknown_color, r'labels/img1\.png: colour \(1, 2, 3\) at row 0, column 0'),
+    (
+      jpeg_mask,
+      r'labels/img1\.jpg: a JPEG mask, whose ids .*; save masks as PNG',
+    ),
     (twice, r'images/img1\.png: img1\.jpg has the same stem'),
     (bad_line, r'val\.txt: line 1 is not `image label`'),
     (missing_file, r'images/a\.png: no such file, but line 1 of .*val\.txt'),
@@ -173,6 +183,28 @@ def test_bad_input_is_one_clear_error(root, config, damage, message):
   with pytest.raises(ValueError, match=message):
     layouts.examples(config)
   assert files_left(config) == []
+
+
+def test_a_survey_names_every_fault(root, config):
+  (root / 'val/labels/img0.png').unlink()
+  (root / 'val/images/img1.png').unlink()
+  twice(root)  # in place of the one that is gone
+  # A picture beside a mask is no mask.
+  Image.new('L', (40, 24)).save(root / 'val/labels/img2.jpg')
+  pairs, faults = folder.survey(config.data, 'val')
+  assert pairs == (
+    (root / 'val/images/img1.jpg', root / 'val/labels/img1.png'),
+    (root / 'val/images/img2.png', root / 'val/labels/img2.png'),
+  )
+  assert [fault.split(';')[0] for fault in faults] == [
+    f'{root}/val/images/img0.png: image without a mask'
+  ]
+  (root / 'val.txt').write_text('a\n\nb.png c.png\n', 'utf-8')
+  pairs, faults = folder.survey(config.data, 'val')
+  assert pairs == ()
+  assert [fault.split(':')[0] for fault in faults] == [
+    f'{root}/{name}' for name in ('val.txt', 'b.png', 'c.png')
+  ]
 
 
 def test_an_orientation_tag_turns_nothing(root, config):
@@ -377,3 +409,14 @@ def test_classes_are_counted_without_images(root, config):
   shares = pipeline.class_shares(config, catalog.info_for(config.data))
   assert shares.shape == (3,)
   assert abs(shares.sum() - 1) < 1e-12
+
+
+def test_a_survey_is_of_masks_alone(root, config):
+  """What is drawn is looked at once it is prepared."""
+  assert folder.survey(config.data, 'val') is not None
+  config.data.pool = 'val'
+  assert folder.survey(config.data, 'val') is None
+  config.data.pool = ''
+  content = {'images': [], 'annotations': [], 'categories': []}
+  (root / 'val.json').write_text(json.dumps(content), 'utf-8')
+  assert folder.survey(config.data, 'val') is None
