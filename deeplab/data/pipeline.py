@@ -93,13 +93,15 @@ def resolve(config: Config) -> Config:
 
 
 def _at_hand(data: Any) -> bool:
-  if data.root or data.name == 'folder':
-    return bool(data.root)
+  if data.root:
+    return True
   splits = data.train_split, data.eval_split
-  builder = BUILDERS.get(data.name)
-  return builder is not None and all(
-    builder(data, split).data_path.exists() for split in splits
-  )
+  try:
+    return all(
+      BUILDERS[data.name](data, split).data_path.exists() for split in splits
+    )
+  except (KeyError, ValueError):  # no builder, or one that reads a root
+    return False
 
 
 def prepare(config: Config, splits: Iterable[str]) -> None:

@@ -196,8 +196,11 @@ def test_settings_are_checked(config):
     pipeline.prepare(config, ['val'])
 
 
-def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
-  config.data.name, config.data.root = 'voc', ''
+@pytest.mark.parametrize('name', ['voc', 'cityscapes', 'cocoseg21'])
+def test_an_absent_data_set_is_replaced_where_the_config_says(
+  config, tmp_path, name
+):
+  config.data.name, config.data.root = name, ''
   config.data.train_split = 'trainaug'
   assert pipeline.resolve(config) is config
   config.data.fallback = 'shapes'
@@ -207,7 +210,7 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
     'train',
     'val',
   )
-  assert config.data.name == 'voc'
+  assert config.data.name == name
   with config.unlocked():
     config.data.root = str(tmp_path)
   assert pipeline.resolve(config) is config  # an error later, not other data
