@@ -29,9 +29,13 @@ def base(name: str) -> ConfigDict:
   """Returns a config that has the recipe, from random weights."""
   c = common.base()
   c.name = name
-
-  # Data.
   data(c)
+  network(c)
+  return c
+
+
+def network(c: ConfigDict) -> None:
+  """Sets the sizes, the model and the loss."""
   common.sizes(c, (256, 256))
 
   # Model.
@@ -62,7 +66,6 @@ def base(name: str) -> ConfigDict:
 
   # BatchNorm's statistics are those of ten batches; this is of a hundred.
   c.ema_decay = 0.99
-  return c
 
 
 def from_imagenet(c: ConfigDict) -> None:

@@ -293,7 +293,9 @@ def test_every_data_set_has_a_builder():
   assert {*catalog.INFOS, 'folder'} == set(pipeline.BUILDERS)
 
 
-@pytest.mark.parametrize('name', ['voc', 'cityscapes', 'cocoseg21'])
+@pytest.mark.parametrize(
+  'name', ['voc', 'cityscapes', 'cocoseg21', 'oxford_iiit_pet']
+)
 def test_an_absent_data_set_is_replaced_where_the_config_says(
   config, tmp_path, name
 ):

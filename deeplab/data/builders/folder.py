@@ -26,6 +26,7 @@ served stale. What was prepared before an edit stays on disk until removed.
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -226,7 +227,7 @@ def _share(
     wanted = {line.strip() for line in lines if line.strip()}
     chosen: dict[str, sources_lib.Source] = {}
     for one in sources:
-      names = one.image.relative_to(base).as_posix(), one.image.name
+      names = _path(base, one), one.image.name
       for name in (*names, one.image.stem):
         if name in wanted and chosen.setdefault(name, one) is not one:
           raise ValueError(
@@ -248,13 +249,18 @@ def _share(
     one
     for one in sources
     if (split == data.eval_split)
-    == (_draw(one.image.relative_to(base), data.pool_seed) < data.pool_share)
+    == (_draw(_path(base, one), data.pool_seed) < data.pool_share)
   ]
 
 
-def _draw(path: pathlib.Path, seed: int) -> float:
+def _path(base: pathlib.Path, one: sources_lib.Source) -> str:
+  """Returns the path of an image from the root on, the same everywhere."""
+  return pathlib.Path(os.path.relpath(one.image, base)).as_posix()
+
+
+def _draw(path: str, seed: int) -> float:
   """Returns a number in [0, 1) that the path and the seed decide."""
-  digest = hashlib.sha256(f'{seed}/{path.as_posix()}'.encode()).digest()
+  digest = hashlib.sha256(f'{seed}/{path}'.encode()).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 

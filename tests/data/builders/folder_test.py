@@ -287,6 +287,16 @@ def test_a_pool_is_shared_by_name_and_seed(pool, config):
   assert 80 < len(names(config, 'val')) < 115
 
 
+def test_a_pool_may_lie_outside_of_the_root(pool, config):
+  (pool / 'all').rename(pool.parent / 'moved')
+  lines = [
+    f'../moved/images/img{i:03}.png\t../moved/labels/img{i:03}.png'
+    for i in range(200)
+  ]
+  (pool / 'all.txt').write_text('\n'.join(lines), 'utf-8')
+  assert len(names(config, 'train')) + len(names(config, 'val')) == 200
+
+
 def test_a_pool_may_be_the_root(pool, config):
   (pool / 'all').rename(pool.parent / 'moved')
   config.data.root, config.data.pool = str(pool.parent / 'moved'), '.'
