@@ -8,6 +8,9 @@ A split is, below `config.data.root`, the first of these that exists:
 - folders SPLIT/images and SPLIT/labels, whose files are paired by stem, or one
   folder SPLIT of images with labelme's JSON files beside them.
 
+Formats that name their classes are drawn by the names in
+`config.data.class_names` or ROOT/classes.txt; `formats.classes` says how.
+
 Annotations of one image are index, palette or grey images that hold class ids,
 RGB images whose colours stand in `config.data.color_map` or ROOT/classes.txt,
 or labelme's JSON files.

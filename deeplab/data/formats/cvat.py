@@ -38,6 +38,10 @@ def find(
     raise ValueError(
       f'{path}: damaged, or no file of "CVAT for images" ({error!r})'
     ) from error
+  if not named:
+    raise ValueError(
+      f'{path}: names no image; export the task as "CVAT for images 1.1"'
+    )
   folders = (
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images', base),

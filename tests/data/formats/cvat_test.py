@@ -118,6 +118,13 @@ def test_bad_shapes(named, write_image, shape, message):
     label_of(named, write_image, shape)
 
 
+def test_a_video_is_refused(named):
+  path = pathlib.Path(named.data.root) / 'val.xml'
+  path.write_text('<annotations><track id="0"/></annotations>', 'utf-8')
+  with pytest.raises(ValueError, match='names no image; export the task as'):
+    layouts.examples(named)
+
+
 def test_what_does_not_fit_is_named(named, write_image):
   root = pathlib.Path(named.data.root)
   write(root / 'val.xml', ROAD, size=(6, 9))
