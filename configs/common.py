@@ -56,8 +56,8 @@ def base() -> ConfigDict:
     }
   )
   c.data.augment.pad = ConfigDict({'size': (257, 257)})
-  c.data.threads = 2  # threads that read and augment
-  c.data.prefetch = 4  # batches ready ahead of the step
+  c.data.threads = 0  # threads that read and augment; 0: one a core
+  c.data.prefetch = 4  # batches ahead of the step, if not fewer than threads
   # True: decode once and keep the whole split in memory, 4 bytes a pixel.
   c.data.cache = False
 

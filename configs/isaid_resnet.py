@@ -3,7 +3,8 @@
 What: DeepLabV3+ with ResNet-18 or 50, output stride 8, as in mmsegmentation:
   crops of 896x896, 80k steps of 16 images.
 Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
-Data: patches of 896 pixels, 384 of them shared. --config.data.root=ROOT
+Data: DOTA images and iSAID masks, cut into patches of 896 pixels here, 384 of
+  them shared. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/isaid_resnet.py:r18
 Cost: 166 GMACs an image of 896x896 with ResNet-18; not for a CPU.
 Expected: no number of ours yet; published mIoU 61.35 (r18) and 67.06 (r50)

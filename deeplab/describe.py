@@ -50,13 +50,6 @@ def listing() -> str:
     if name in catalog.INFOS:
       what = f'{catalog.INFOS[name].num_classes} classes'
     lines.append(f'  {name:<24} {what}')
-  lines += [
-    '',
-    'Classes known, data to be brought into the layout of `folder`:',
-  ]
-  for name, info in sorted(catalog.INFOS.items()):
-    if name not in pipeline.BUILDERS:
-      lines.append(f'  {name:<24} {info.num_classes} classes')
   return '\n'.join(lines)
 
 

@@ -93,9 +93,7 @@ def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
       f'loss.balance={power} makes class weights, and loss.class_weights gives '
       'some already: set one of the two'
     )
-  shares = pipeline.class_shares(config, info)
-  weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0)
-  weights = np.round(weights / (weights * shares).sum(), 2)
+  weights = pipeline.class_weights(pipeline.class_shares(config, info), power)
   balanced = ConfigDict(config)
   with balanced.unlocked():
     balanced.loss.class_weights = tuple(weights.tolist())

@@ -30,6 +30,8 @@ def _variants():
     ('folder_mnv2', 'imagenet'),
     ('camvid_mnv2', ''),
     ('camvid_mnv2', 'scratch'),
+    ('pet_mnv2', ''),
+    ('pet_mnv2', 'scratch'),
     ('shapes_mnv2', ''),
     ('voc_mnv2', ''),
     ('voc_xception', ''),

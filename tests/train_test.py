@@ -378,7 +378,8 @@ def test_every_field_is_read(module, variant, smoke_run):
   conditional = {
     # Needed only where another field asks for them.
     *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
-    'init_skip',
+    *{'init_skip', 'data.depth'},
+    *{'data.pool', 'data.pool_share', 'data.pool_seed'},
   }
   read = seen | smoke_run.read | _EXPORT | _NAMES | conditional
   chosen = {

@@ -1,9 +1,9 @@
 """Augmentations that move an image and its label together.
 
-An example is a dict with 'image' [H, W, 3] uint8 RGB and 'label' [H, W] uint8
-train ids. Every op takes the whole example, a random generator and its own
-parameters, and returns a new example; it keeps no state and changes no input.
-Other keys pass through.
+An example is a dict with 'image' [H, W, C] (RGB of uint8, or any number of
+channels of uint8 or uint16) and 'label' [H, W] uint8 train ids. Every op takes
+the whole example, a random generator and its own parameters, and returns a new
+example; it keeps no state and changes no input. Other keys pass through.
 
 Resizing is half-pixel consistent: pixel areas keep their borders, for the
 image (bilinear) and for the label (nearest) alike. Pixels that an op uncovers
@@ -40,10 +40,13 @@ def resize(example: Example, size: Sequence[int]) -> Example:
     return example
   # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
   shrinks = height * width < example['label'].size
-  image = cv2.resize(
+  image = _by_fours(
     example['image'],
-    (width, height),
-    interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    lambda part, _: cv2.resize(
+      part,
+      (width, height),
+      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    ),
   )
   label = cv2.resize(
     example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
@@ -99,7 +102,9 @@ def pad(
     borderType=cv2.BORDER_CONSTANT,
   )
   return example | {
-    'image': border(example['image'], value=_color(fill)),
+    'image': _by_fours(
+      example['image'], lambda part, color: border(part, value=color), fill
+    ),
     'label': border(example['label'], value=info.IGNORE),
   }
 
@@ -149,7 +154,7 @@ def random_flip(
   if rng.random() >= probability:
     return example
   return example | {
-    'image': cv2.flip(example['image'], 1),
+    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 1)),
     'label': cv2.flip(example['label'], 1),
   }
 
@@ -176,8 +181,10 @@ def random_rotate(
     cv2.warpAffine, M=matrix, dsize=(width, height), borderMode=0
   )
   return example | {
-    'image': warp(
-      example['image'], flags=cv2.INTER_LINEAR, borderValue=_color(fill)
+    'image': _by_fours(
+      example['image'],
+      lambda part, color: warp(part, flags=cv2.INTER_LINEAR, borderValue=color),
+      fill,
     ),
     'label': warp(
       example['label'], flags=cv2.INTER_NEAREST, borderValue=info.IGNORE
@@ -209,6 +216,12 @@ def photometric(
     hue: turns the hue by up to this many half degrees either way.
   """
   image = example['image']
+  if image.dtype != np.uint8 or image.shape[2] != 3:
+    raise ValueError(
+      'photometric distorts RGB images of 8 bits; these have '
+      f'{image.shape[2]} channels of {image.dtype}: take it out of '
+      'config.data.augment.ops'
+    )
   if rng.random() < 0.5:
     image = _linear(image, 1.0, rng.uniform(-brightness, brightness))
   contrast_first = rng.random() < 0.5
@@ -233,9 +246,9 @@ def normalize(image: Any, mean: Any, std: Any) -> Any:
   """Returns (image - mean) / std in float32, channel by channel.
 
   Args:
-    image: [..., 3], values 0..255; a NumPy or JAX array.
-    mean: 3 values, in the units of `image`.
-    std: 3 values.
+    image: [..., C], values 0..255 or 0..65535; a NumPy or JAX array.
+    mean: C values, in the units of `image`.
+    std: C values.
   """
   mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   return (image.astype(np.float32) - mean) * (np.float32(1) / std)
@@ -296,10 +309,30 @@ def compose(
   return apply
 
 
-def _color(fill: Fill) -> tuple[int, int, int]:
-  """Rounds a colour to grey levels."""
-  red, green, blue = (round(float(value)) for value in fill)
-  return red, green, blue
+def _by_fours(
+  image: np.ndarray,
+  apply: Callable[[np.ndarray, tuple[int, ...]], np.ndarray],
+  fill: Fill = (),
+) -> np.ndarray:
+  """Applies what takes up to four channels to an image [H, W, C] of any.
+
+  Args:
+    image: the image.
+    apply: maps some channels and their colour of `fill`, in grey levels.
+    fill: a colour, or () where there is none.
+  """
+  count = image.shape[2]
+  color = tuple(round(float(value)) for value in fill)
+  parts = [
+    apply(
+      image if count <= 4 else np.ascontiguousarray(image[..., i : i + 4]),
+      color[i : i + 4],
+    )
+    for i in range(0, count, 4)
+  ]
+  # OpenCV drops the last axis of an image of one channel.
+  parts = [part if part.ndim == 3 else part[..., None] for part in parts]
+  return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
 
 
 def _linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:

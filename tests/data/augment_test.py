@@ -65,6 +65,34 @@ def test_image_and_label_move_together(name, seed, axis):
   assert abs(error.mean()) < 0.15  # no shift between the two
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('name', MOVES)
+def test_channels_move_alike(name, dtype):
+  """Seven channels as one image, and one at a time."""
+  image = np.random.default_rng(0).integers(0, 256, (*SIZE, 7)).astype(dtype)
+  image *= np.iinfo(dtype).max // 255
+  label = np.zeros(SIZE, np.uint8)
+  fill = tuple(range(10, 80, 10))
+
+  def move(channels):
+    parameters = dict(MOVES[name])
+    if 'fill' in parameters:
+      parameters['fill'] = fill[channels]
+    example = {'image': image[..., channels], 'label': label}
+    rng = np.random.default_rng(3)
+    return augment.OPS[name](example, rng, **parameters)['image']
+
+  got = move(slice(0, 7))
+  assert got.dtype == dtype
+  for i in range(7):
+    alone = move(slice(i, i + 1))
+    assert alone.shape == (*got.shape[:2], 1)
+    # OpenCV's kernels for one channel and for four round apart.
+    np.testing.assert_allclose(
+      got[..., i], alone[..., 0], atol=np.iinfo(dtype).max // 255
+    )
+
+
 def test_scale_is_half_pixel():
   label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
   example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
@@ -160,6 +188,13 @@ def test_photometric_changes_colours_only():
     assert got['label'] is example['label']
     changed += int((got['image'] != example['image']).any())
   assert 15 <= changed < 20  # with probability 1/16 nothing happens
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 4, 5)), np.zeros((4, 4, 3))])
+def test_photometric_wants_rgb(image):
+  example = {'image': image.astype(np.uint16), 'label': None}
+  with pytest.raises(ValueError, match=r'photometric distorts .* of uint16'):
+    augment.photometric(example, np.random.default_rng(0), **PHOTOMETRIC)
 
 
 def test_photometric_keeps_grey_grey():

@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from configs import common
+from configs.recipes import folder
 from tests.shared import SHARED
 
 DATA = SHARED / 'data'
@@ -38,14 +39,13 @@ def config(tmp_path):
   """The defaults, reading `root` as a folder of 3 classes."""
   c = common.base()
   c.batch_size = 4
-  c.data.name = 'folder'
+  folder.data(c)
   c.data.root = str(tmp_path / 'raw')
   c.data.data_dir = str(tmp_path / 'prepared')
   c.data.num_classes = 3
   c.data.ignore_label = 11
-  c.data.class_names = ()
-  c.data.color_map = ()
   c.data.augment.random_crop.size = (17, 33)
+  c.data.augment.random_crop.max_class_share = 1.0
   return c
 
 
