@@ -80,9 +80,27 @@ def base() -> ConfigDict:
   # tensors of the file that are left: 'head/classifier/.*'. '': none.
   c.init_skip = ''
 
-  # Loss.
+  # Loss: the sum of `terms`; a term's factor and its parameters stand under its
+  # name.
   c.loss = ConfigDict()
-  c.loss.normalizer = 'valid'  # mean over 'valid' pixels or over 'all'
+  c.loss.terms = ('cross_entropy',)
+  c.loss.auxiliary_terms = ()  # of each output that only training has; () same
+  c.loss.cross_entropy = ConfigDict({'weight': 1.0})
+  c.loss.sigmoid_cross_entropy = ConfigDict({'weight': 1.0})
+  c.loss.focal = ConfigDict({'weight': 1.0, 'gamma': 2.0})
+  c.loss.ohem = ConfigDict(
+    {
+      'weight': 1.0,
+      'threshold': 0.0,  # probability; 0: the `min_kept` of the largest loss
+      'min_kept': 100_000,  # pixels an image, on average over the batch
+    }
+  )
+  c.loss.dice = ConfigDict({'weight': 1.0, 'smooth': 1.0})
+  c.loss.tversky = ConfigDict(
+    {'weight': 1.0, 'alpha': 0.3, 'beta': 0.7, 'gamma': 1.0, 'smooth': 1.0}
+  )
+  c.loss.lovasz = ConfigDict({'weight': 1.0})
+  c.loss.normalizer = 'valid'  # mean over 'valid' pixels, 'all', or 'weight'
   c.loss.class_weights = ()  # one a class; () for 1 everywhere
   # Or class weights from the training split: share of the pixels ** -balance,
   # 1 for the mean pixel. 0: none; 0.5 is mild; 1 counts classes alike.

@@ -102,26 +102,6 @@ def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
   return balanced
 
 
-def build_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
-  """Builds the loss from the config's `loss` section.
-
-  Raises:
-    ValueError: the number of class weights is not the number of classes.
-  """
-  weights = tuple(config.loss.class_weights)
-  if weights and len(weights) != num_classes:
-    raise ValueError(
-      f'loss.class_weights has {len(weights)} weights for {num_classes} '
-      'classes; give one a class, or () for none'
-    )
-  return losses.Loss(
-    ignore=data_info.IGNORE,
-    normalizer=config.loss.normalizer,
-    class_weights=weights,
-    auxiliary_weight=config.loss.auxiliary_weight,
-  )
-
-
 def build_step(
   config: ConfigDict, num_classes: int, total: int, axis_name: str | None
 ) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
@@ -149,7 +129,7 @@ def build_step(
     steps.train_step,
     model=model,
     optimizer=optimizer,
-    loss=build_loss(config, num_classes),
+    loss=losses.build(config.loss, num_classes, data_info.IGNORE),
     seed=config.seed,
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
