@@ -117,17 +117,42 @@ def base() -> ConfigDict:
   c.optimizer.learning_rate = 1e-3
   c.optimizer.weight_decay = 1e-2
   c.optimizer.decay_mask = '.*/kernel$'  # regex of decayed parameter paths
-  c.optimizer.encoder_multiplier = 1.0
+  c.optimizer.encoder_multiplier = 1.0  # on the rate below 'encoder/'
+  c.optimizer.head_multiplier = 1.0  # on the rate of all else
+  c.optimizer.bias_multiplier = 1.0  # on biases besides, BatchNorm's excepted
   c.optimizer.clip_norm = 0.0  # 0: no clipping
-  c.optimizer.sgd = ConfigDict({'momentum': 0.9})
+  c.optimizer.sgd = ConfigDict({'momentum': 0.9, 'nesterov': False})
+  c.optimizer.adam = ConfigDict({'b1': 0.9, 'b2': 0.999, 'epsilon': 1e-8})
   c.optimizer.adamw = ConfigDict({'b1': 0.9, 'b2': 0.999})
   c.schedule = ConfigDict()
   c.schedule.name = 'poly'
   c.schedule.warmup_steps = 100
+  c.schedule.warmup_epochs = 0.0  # in place of `warmup_steps`, for `epochs`
+  c.schedule.warmup = 'linear'  # or 'constant'
+  c.schedule.warmup_start = 0.0  # factor; 0: (t + 1) / steps of the warm-up
+  c.schedule.warmup_first = False  # True: the schedule begins after it
   c.schedule.poly = ConfigDict({'power': 0.9, 'end': 0.0})
   c.schedule.cosine = ConfigDict({'end': 0.0})
   c.schedule.step = ConfigDict({'milestones': (0.6, 0.8), 'gamma': 0.1})
+  c.schedule.one_cycle = ConfigDict({'rise': 0.3, 'start': 0.04, 'end': 4e-6})
+  # `factor` after `patience` evaluations without a better `metric`.
+  c.schedule.plateau = ConfigDict(
+    {
+      'metric': 'miou',
+      'patience': 10,
+      'factor': 0.5,
+      'min_delta': 1e-4,
+      'end': 1e-6,  # the lowest rate
+    }
+  )
   c.ema_decay = 0.0  # 0: no average of the weights
+  # Ends a run before `total_steps`: after `patience` evaluations without a
+  # better `metric` (0: never), or at the first report after so many minutes of
+  # training and evaluation, restarts added up (0: none). Schedules do not know.
+  c.early_stopping = ConfigDict(
+    {'metric': 'miou', 'patience': 0, 'min_delta': 0.0}
+  )
+  c.max_minutes = 0.0
 
   # Evaluation.
   c.eval = ConfigDict()

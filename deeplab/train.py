@@ -122,7 +122,10 @@ def build_step(
     config.model, num_classes, axis_name=axis_name, **parallel.kernels()
   )
   rate = optimizers.schedule(
-    config.schedule, config.optimizer.learning_rate, total
+    config.schedule,
+    config.optimizer.learning_rate,
+    total,
+    optimizers.warmup_steps(config, total),
   )
   optimizer = optimizers.build(config.optimizer, rate)
   step = functools.partial(
