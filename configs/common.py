@@ -102,9 +102,12 @@ def base() -> ConfigDict:
   c.loss.lovasz = ConfigDict({'weight': 1.0})
   c.loss.normalizer = 'valid'  # mean over 'valid' pixels, 'all', or 'weight'
   c.loss.class_weights = ()  # one a class; () for 1 everywhere
-  # Or class weights from the training split: share of the pixels ** -balance,
-  # 1 for the mean pixel. 0: none; 0.5 is mild; 1 counts classes alike.
+  # Or class weights from the training split, to this power. 0: none; 0.5 is
+  # mild; 1 counts classes alike.
   c.loss.balance = 0.0
+  # By the 'inverse' of a class's share of the pixels, 1 for the mean pixel; by
+  # the 'median' of the classes' frequencies; or by the 'log' of ENet.
+  c.loss.balance_rule = 'inverse'
   c.loss.auxiliary_weight = 0.4  # of each output that only training has
 
   # Optimiser and schedule.

@@ -112,6 +112,7 @@ def evaluate(
   inference.check(predictor, config)
   confusion = metrics.Confusion(info.num_classes)
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
+  images = metrics.ImageIoU()
   kept: dict[int, Sample] = {}
   count = 0
   examples = inference.track(examples, total, 'evaluate')
@@ -123,7 +124,7 @@ def evaluate(
     for example, prediction in zip(batch, predictions, strict=True):
       label = example['label']
       try:
-        confusion.add(label, prediction)
+        images.add(confusion.add(label, prediction))
       except ValueError as error:
         raise ValueError(f'{example["name"]}: {error}') from None
       boundary.add(label, prediction)
@@ -136,6 +137,7 @@ def evaluate(
     {
       'confusion': confusion.matrix,
       'boundary': boundary.counts,
+      'images': images.counts,
       'examples': np.array(count, np.int64),
     }
   )
@@ -144,7 +146,13 @@ def evaluate(
       f'the evaluation split of {info.name} is empty: nothing to score'
     )
   return Result(
-    metrics.scores(counts['confusion'], info.class_names, counts['boundary']),
+    metrics.scores(
+      counts['confusion'],
+      info.class_names,
+      counts['boundary'],
+      counts['images'],
+      info.unscored,
+    ),
     counts['confusion'],
     counts['boundary'],
     int(counts['examples']),

@@ -29,6 +29,8 @@ class TrainState:
     nonfinite_step: the first step whose loss, gradients or update were not
       finite, int32; -1 while there is none. Kept on the device, so that
       nobody waits for every step to hear of it.
+    rate_scale: factor on the updates, float32, where evaluations lower the
+      rate; else None. It is not in checkpoints: `monitor.Notes` have it.
   """
 
   step: Array
@@ -37,6 +39,7 @@ class TrainState:
   opt_state: PyTree
   ema: PyTree
   nonfinite_step: Array
+  rate_scale: Array | None = None
 
   @property
   def variables(self) -> PyTree:
@@ -227,6 +230,8 @@ def train_step(
 
   total, main, grads = _sum_over(axis_name, (total, main, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  if state.rate_scale is not None:
+    updates = jax.tree.map(lambda x: x * state.rate_scale, updates)
   params = optax.apply_updates(state.params, updates)
 
   metrics = {
@@ -251,7 +256,8 @@ def train_step(
       {'params': params, 'batch_stats': batch_stats},
     )
   return (
-    TrainState(
+    dataclasses.replace(
+      state,
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,

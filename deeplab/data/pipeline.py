@@ -131,6 +131,25 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
+def class_presence(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+  """Returns the share of the labelled pixels whose image has each class.
+
+  Returns:
+    [K] float64 over the training split; 1 for a class that no image has.
+  """
+  labels = _prepared(config.data, config.data.train_split).as_data_source(
+    records.SPLIT, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  seen = np.zeros(info.num_classes, np.int64)
+  total = 0
+  for i in range(len(labels)):
+    counts = np.bincount(labels[i]['label'].ravel(), minlength=256)
+    counts = counts[: info.num_classes]
+    seen[counts > 0] += counts.sum()
+    total += counts.sum()
+  return np.where(seen > 0, seen, total) / total
+
+
 def train_batches(
   config: Config,
   info: info_lib.DatasetInfo,
