@@ -37,6 +37,17 @@ def base() -> ConfigDict:
   c.data.augment.random_scale = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
   )
+  # As large as fits into (long, short), times a factor.
+  c.data.augment.random_fit = ConfigDict(
+    {'low': 0.5, 'high': 2.0, 'long': 2048, 'short': 512}
+  )
+  c.data.augment.random_short_side = ConfigDict({'low': 260, 'high': 1040})
+  c.data.augment.random_stretch = ConfigDict(
+    {'low': 1.0, 'high': 2.0, 'probability': 0.5}
+  )
+  c.data.augment.random_window = ConfigDict(
+    {'share': (0.6, 0.9), 'center': (0.25, 0.75), 'probability': 0.9}
+  )
   c.data.augment.random_crop = ConfigDict(
     {
       'size': (257, 257),
@@ -44,6 +55,7 @@ def base() -> ConfigDict:
     }
   )
   c.data.augment.random_flip = ConfigDict({'probability': 0.5})
+  c.data.augment.random_flip_vertical = ConfigDict({'probability': 0.5})
   c.data.augment.random_rotate = ConfigDict(
     {'degrees': 10.0, 'probability': 0.5}
   )
@@ -54,6 +66,18 @@ def base() -> ConfigDict:
       'saturation': (0.5, 1.5),
       'hue': 18.0,
     }
+  )
+  c.data.augment.distort = ConfigDict(
+    {
+      'brightness': 0.5,
+      'contrast': 0.5,
+      'saturation': 0.5,
+      'hue': 18.0,
+      'probability': 0.5,
+    }
+  )
+  c.data.augment.brightness_contrast = ConfigDict(
+    {'brightness': 0.3, 'contrast': 0.4}
   )
   c.data.augment.pad = ConfigDict({'size': (257, 257)})
   c.data.threads = 2  # threads that read and augment

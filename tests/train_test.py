@@ -204,6 +204,7 @@ def test_a_plateau_survives_an_interruption(smoke_run, tmp_path, monkeypatch):
     total_steps=8,
     eval__every_epochs=2 / 150,
     schedule__name='plateau',
+    schedule__warmup_steps=0,
     schedule__plateau__patience=1,
     schedule__plateau__factor=0.25,
   )
