@@ -98,7 +98,7 @@ def evaluate(
       this host's share of the split. Labels are train ids, 255 is ignored.
     info: the data set: how many classes and their names.
     config: `config.eval`: batch_size, mode ('whole', 'slide'), window, stride,
-      scales, flip, pad_multiple, pad_offset, boundary_share.
+      fit, scales, flip, pad_multiple, pad_offset, boundary_share.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
@@ -219,7 +219,9 @@ def file_protocol(config: Any) -> Any:
   """
   changed = ConfigDict(config)
   with changed.unlocked():
-    changed.mode, changed.scales, changed.flip = 'whole', (1.0,), False
+    changed.update(
+      {'mode': 'whole', 'fit': (), 'scales': (1.0,), 'flip': False}
+    )
   return changed
 
 

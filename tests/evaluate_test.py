@@ -275,6 +275,8 @@ def test_another_configs_data_keeps_the_normalisation():
 def test_a_file_is_scored_in_one_view():
   config = common.base().eval
   config.flip, config.mode, config.scales = True, 'slide', (0.5, 1.0)
+  config.fit = (2048, 512)
   one = evaluate.file_protocol(config)
   assert (one.flip, one.mode, one.scales) == (False, 'whole', (1.0,))
+  assert one.fit == ()
   assert config.mode == 'slide'

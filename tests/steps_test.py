@@ -152,6 +152,24 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(terms):
   assert results[0][1]['loss'] > results[0][1]['main_loss'] > 0.1
 
 
+def test_a_rate_scale_is_another_rate():
+  """PyTorch's: the momentum does not remember the rates before."""
+  results = []
+  for rates, scales in (
+    ((0.1, 0.1), (1.0, 0.25)),
+    ((0.1, 0.025), (None, None)),
+  ):
+    schedule = lambda t, rates=rates: jnp.where(t < 1, *rates)
+    state, step = _setup(optimizer=optax.sgd(schedule, momentum=0.9))
+    step = jax.jit(step)
+    for i, scale in enumerate(scales):
+      scale = None if scale is None else jnp.float32(scale)
+      state = dataclasses.replace(state, rate_scale=scale)
+      state, _ = step(state, helpers.batch(seed=i))
+    results.append(state.params)
+  _assert_close(*results, 1e-7)
+
+
 def test_dropout_follows_the_example_not_its_place():
   keys = steps.dropout_keys(3, jnp.array([5, 9], jnp.uint32))
   swapped = steps.dropout_keys(3, jnp.array([9, 5], jnp.uint32))

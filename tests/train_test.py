@@ -198,6 +198,7 @@ def _fixed_scores(monkeypatch, values):
   monkeypatch.setattr(evaluate, 'evaluate', score)
 
 
+@pytest.mark.full
 def test_a_plateau_survives_an_interruption(smoke_run, tmp_path, monkeypatch):
   config = runs.config(
     smoke_run.config.data.data_dir,
