@@ -1,4 +1,5 @@
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from configs import common
 from deeplab import losses
 from deeplab import parallel
+from tests import mmseg_module
 from tests import torchvision_module
 
 IGNORE = 255
@@ -277,6 +279,44 @@ def test_cross_entropy_is_torch_s(weights):
     jnp.asarray(logits)
   )
   np.testing.assert_allclose(ours, expected.item(), rtol=1e-5)
+  np.testing.assert_allclose(
+    gradient, x.grad.numpy().transpose(0, 2, 3, 1), atol=1e-7
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields'),
+  [
+    ('cross_entropy', {}),
+    ('ohem', {'threshold': 0.0, 'min_kept': 5}),
+    ('ohem', {'threshold': 0.7, 'min_kept': 5}),
+    ('ohem', {'threshold': 0.01, 'min_kept': 8}),
+  ],
+)
+@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``')
+def test_hard_pixels_are_mmsegmentation_s(name, fields, monkeypatch):
+  torch, _ = torchvision_module.load()
+  mmseg = mmseg_module.load(monkeypatch)
+  samplers = mmseg_module.load(monkeypatch, 'mmseg.structures.sampler')
+  logits, labels = example()
+  loss = mmseg.losses.CrossEntropyLoss()
+  context = types.SimpleNamespace(ignore_index=IGNORE, loss_decode=loss)
+  x = torch.tensor(logits.transpose(0, 3, 1, 2), requires_grad=True)
+  y = torch.tensor(labels.astype(np.int64))
+  weight = None
+  if name == 'ohem':
+    weight = samplers.OHEMPixelSampler(
+      context,
+      thresh=fields['threshold'] or None,
+      min_kept=fields['min_kept'],
+    ).sample(x, y[:, None])
+  expected = loss(x, y, weight=weight, ignore_index=IGNORE)
+  expected.backward()
+  ours = make(losses.Term(name, 1.0, fields), normalizer='all')
+  total, gradient = jax.value_and_grad(lambda x: both(ours, x, labels)[0])(
+    jnp.asarray(logits)
+  )
+  np.testing.assert_allclose(total, expected.item(), rtol=1e-5)
   np.testing.assert_allclose(
     gradient, x.grad.numpy().transpose(0, 2, 3, 1), atol=1e-7
   )

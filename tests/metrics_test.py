@@ -8,6 +8,8 @@ import pytest
 from scipy import ndimage
 
 from deeplab import metrics
+from tests import mmseg_module
+from tests import torchvision_module
 
 NAMES = ('sky', 'road', 'car')
 
@@ -77,6 +79,37 @@ def test_names_are_those_of_an_evaluation():
   assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(found)
   assert 'miou_scored' not in found
   assert 'miou_scored' in metrics.names(NAMES, ('sky',))
+
+
+def test_scores_are_mmsegmentation_s(monkeypatch):
+  torch, _ = torchvision_module.load()
+  mmseg = mmseg_module.load(monkeypatch, 'mmseg.evaluation')
+  rng = np.random.default_rng(0)
+  confusion = rng.integers(1, 1000, (5, 5))
+  theirs = mmseg.IoUMetric.total_area_to_metrics(
+    *(
+      torch.tensor(counts)
+      for counts in (
+        np.diagonal(confusion).copy(),
+        confusion.sum(0) + confusion.sum(1) - np.diagonal(confusion),
+        confusion.sum(0),
+        confusion.sum(1),
+      )
+    ),
+    ['mIoU', 'mDice', 'mFscore'],
+  )
+  ours = metrics.scores(confusion, 'abcde')
+  assert ours['pixel_accuracy'] == pytest.approx(theirs['aAcc'])
+  for name, column in (
+    ('iou', 'IoU'),
+    ('accuracy', 'Acc'),
+    ('dice', 'Dice'),
+    ('dice', 'Fscore'),
+    ('precision', 'Precision'),
+    ('accuracy', 'Recall'),
+  ):
+    found = [ours[f'{name}/{c}'] for c in 'abcde']
+    np.testing.assert_allclose(found, theirs[column], rtol=1e-6)
 
 
 def test_absent_class_is_nan_and_in_no_mean():

@@ -10,6 +10,7 @@ import pytest
 from configs import common
 from configs.recipes import slim
 from deeplab import optimizers
+from tests import mmseg_module
 from tests import torchvision_module
 
 PARAMS = {
@@ -132,6 +133,23 @@ def test_one_cycle_is_torch_s():
   rate = _schedule('one_cycle', 50, warmup_steps=0)
   ours = [float(rate(t)) for t in range(50)]
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-8)
+
+
+def test_poly_is_mmengine_s(monkeypatch):
+  """Whose last step has the lowest rate, and ours would be the next one."""
+  torch, _ = torchvision_module.load()
+  mmengine = mmseg_module.load(monkeypatch, 'mmengine.optim')
+  optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+  scheduler = mmengine.PolyLR(
+    optimizer, power=0.9, eta_min=1e-4, begin=0, end=100, by_epoch=False
+  )
+  poly = ConfigDict({'power': 0.9, 'end': 1e-4})
+  rate = _schedule('poly', 99, warmup_steps=0, poly=poly)
+  for t in range(100):
+    expected = optimizer.param_groups[0]['lr']
+    np.testing.assert_allclose(rate(t), expected, rtol=1e-4)
+    optimizer.step()
+    scheduler.step()
 
 
 def test_sgd_decays_kernels_only_and_keeps_momentum():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tests import losses_test
+from tests import mmseg_module
+from tests import torchvision_module
 
 IGNORE = losses_test.IGNORE
 
@@ -111,3 +113,21 @@ def test_gradients_are_those_of_the_function():
       - losses_test.value(loss, logits - step, labels)
     ) / 4e-3
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
+
+
+def test_lovasz_is_mmsegmentation_s(monkeypatch):
+  torch, _ = torchvision_module.load()
+  mmseg = mmseg_module.load(monkeypatch)
+  logits, labels = losses_test.example()
+  loss = mmseg.losses.LovaszLoss(reduction='none')
+  x = torch.tensor(logits.transpose(0, 3, 1, 2), requires_grad=True)
+  expected = loss(x, torch.tensor(labels.astype(np.int64)), ignore_index=IGNORE)
+  expected.backward()
+  ours = losses_test.make(losses_test.term('lovasz'))
+  value, gradient = jax.value_and_grad(
+    lambda x: losses_test.both(ours, x, labels)[0]
+  )(jnp.asarray(logits))
+  np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+  np.testing.assert_allclose(
+    gradient, x.grad.numpy().transpose(0, 2, 3, 1), atol=1e-7
+  )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from deeplab.data import augment
+from tests import mmseg_module
 
 FILL = (10.0, 20.0, 30.0)
 SIZE = (48, 60)
@@ -121,6 +122,26 @@ def test_fit_by_hand(size, factor, expected):
     short=512,
   )
   assert got['label'].shape == expected
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.77, 1.313, 2.0])
+@pytest.mark.parametrize('size', [(48, 60), (61, 47), (20, 199)])
+def test_fit_is_mmsegmentation_s(size, factor, monkeypatch):
+  transforms = mmseg_module.load(monkeypatch, 'mmcv.transforms')
+  resize = transforms.RandomResize(
+    scale=(160, 40), ratio_range=(factor, factor), keep_ratio=True
+  )
+  example = coordinates(0, size)
+  theirs = resize({'img': example['image'], 'img_shape': size})['img']
+  got = augment.random_fit(
+    example,
+    np.random.default_rng(0),
+    low=factor,
+    high=factor,
+    long=160,
+    short=40,
+  )
+  assert got['label'].shape == theirs.shape[:2]
 
 
 def test_short_side_by_hand():
