@@ -5,6 +5,7 @@ every checkpoint, so that a run that was interrupted goes on as if it had not
 been.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
@@ -129,6 +130,26 @@ def evaluated(
 def out_of_time(notes: Notes, config: ConfigDict) -> bool:
   """Returns whether the run has used up `max_minutes`."""
   return 0 < config.max_minutes * 60 <= notes.seconds
+
+
+def clocked(
+  notes: Notes,
+  seconds: float,
+  config: ConfigDict,
+  any_host: Callable[[bool], bool],
+) -> Notes:
+  """Returns the notes with the time now, so that all hosts end together.
+
+  Args:
+    notes: the notes.
+    seconds: time spent by this host.
+    config: the run's.
+    any_host: tells whether something is so on any of the hosts.
+  """
+  notes = dataclasses.replace(notes, seconds=seconds)
+  if config.max_minutes and any_host(out_of_time(notes, config)):
+    seconds = max(seconds, config.max_minutes * 60)
+  return dataclasses.replace(notes, seconds=seconds)
 
 
 def over(notes: Notes, config: ConfigDict) -> bool:

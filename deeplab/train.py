@@ -302,8 +302,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         now |= progress.report(step, now)
         if record:
           record.scalars(step, 'train', now)
-        notes = dataclasses.replace(notes, seconds=time.monotonic() - began)
-        last |= parallel.any_host(monitor.out_of_time(notes, config))
+        notes = monitor.clocked(
+          notes, time.monotonic() - began, config, parallel.any_host
+        )
+        last |= monitor.out_of_time(notes, config)
       evaluated = step % evaluate_every == 0 or last
       if evaluated:
         progress.pause()

@@ -72,6 +72,17 @@ def test_the_clock_ends_a_run():
   assert not monitor.over(monitor.Notes(seconds=1e9), c)
 
 
+def test_hosts_end_together():
+  c = config(max_minutes=1.0)
+  notes = monitor.Notes()
+  late = monitor.clocked(notes, 61.0, c, lambda flag: flag)
+  early = monitor.clocked(notes, 59.0, c, lambda _: True)  # the other is late
+  assert (late.seconds, early.seconds) == (61.0, 60.0)
+  assert monitor.over(late, c) and monitor.over(early, c)
+  both = monitor.clocked(notes, 59.0, c, lambda flag: flag)
+  assert both.seconds == 59.0 and not monitor.over(both, c)
+
+
 def test_a_checkpoint_without_notes_has_the_first_ones():
   assert monitor.Notes.from_dict({}) == monitor.Notes()
 
