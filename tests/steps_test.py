@@ -152,6 +152,18 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(terms):
   assert results[0][1]['loss'] > results[0][1]['main_loss'] > 0.1
 
 
+def test_the_second_pass_is_the_first_one_again():
+  """With BatchNorm and dropout: of all pixels the hardest are the loss."""
+  all_pixels = losses.Term('ohem', 1.0, {'threshold': 0.0, 'min_kept': 10_000})
+  results = []
+  for loss in (LOSS, dataclasses.replace(LOSS, terms=(all_pixels,))):
+    state, step = _setup(parallel.AXIS, loss=loss, accumulate_steps=2)
+    state, metrics = _run(state, step, 2, mapped=True)
+    results.append((state.params, state.batch_stats, metrics['loss'][0]))
+  assert LOSS.separable and not loss.separable
+  _assert_close(*results, 1e-6)
+
+
 def test_a_rate_scale_is_another_rate():
   """PyTorch's: the momentum does not remember the rates before."""
   results = []
