@@ -98,7 +98,7 @@ def evaluate(
       this host's share of the split. Labels are train ids, 255 is ignored.
     info: the data set: how many classes and their names.
     config: `config.eval`: batch_size, mode ('whole', 'slide'), window, stride,
-      scales, flip, pad_multiple, pad_offset, boundary_share.
+      fit, scales, flip, pad_multiple, pad_offset, boundary_share.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
@@ -112,6 +112,7 @@ def evaluate(
   inference.check(predictor, config)
   confusion = metrics.Confusion(info.num_classes)
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
+  images = metrics.ImageIoU()
   kept: dict[int, Sample] = {}
   count = 0
   examples = inference.track(examples, total, 'evaluate')
@@ -123,7 +124,7 @@ def evaluate(
     for example, prediction in zip(batch, predictions, strict=True):
       label = example['label']
       try:
-        confusion.add(label, prediction)
+        images.add(confusion.add(label, prediction))
       except ValueError as error:
         raise ValueError(f'{example["name"]}: {error}') from None
       boundary.add(label, prediction)
@@ -136,6 +137,7 @@ def evaluate(
     {
       'confusion': confusion.matrix,
       'boundary': boundary.counts,
+      'images': images.counts,
       'examples': np.array(count, np.int64),
     }
   )
@@ -144,7 +146,13 @@ def evaluate(
       f'the evaluation split of {info.name} is empty: nothing to score'
     )
   return Result(
-    metrics.scores(counts['confusion'], info.class_names, counts['boundary']),
+    metrics.scores(
+      counts['confusion'],
+      info.class_names,
+      counts['boundary'],
+      counts['images'],
+      info.unscored,
+    ),
     counts['confusion'],
     counts['boundary'],
     int(counts['examples']),
@@ -211,7 +219,9 @@ def file_protocol(config: Any) -> Any:
   """
   changed = ConfigDict(config)
   with changed.unlocked():
-    changed.mode, changed.scales, changed.flip = 'whole', (1.0,), False
+    changed.update(
+      {'mode': 'whole', 'fit': (), 'scales': (1.0,), 'flip': False}
+    )
   return changed
 
 

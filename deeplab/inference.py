@@ -57,6 +57,25 @@ def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:
   return height * multiple + offset, width * multiple + offset
 
 
+def view_size(
+  size: Sequence[int], frame: Sequence[int], scale: float
+) -> tuple[int, int]:
+  """Returns (H, W) of an image's view.
+
+  Args:
+    size: (H, W) of the image.
+    frame: (long, short) that the image is fitted into first, its sides in
+      their ratio; () leaves it as it is.
+    scale: factor on both sides; halves are rounded up (mmcv).
+  """
+  height, width = size[:2]
+  if frame:
+    long, short = frame
+    fit = min(long / max(height, width), short / min(height, width))
+    height, width = int(height * fit + 0.5), int(width * fit + 0.5)
+  return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
 def pad(
   image: np.ndarray, size: Sequence[int], fill: Sequence[float]
 ) -> np.ndarray:
@@ -163,6 +182,11 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
       raise ValueError(f'eval.{name}={config[name]} is not positive')
   if not config.scales or min(config.scales) <= 0:
     raise ValueError(f'eval.scales={tuple(config.scales)} must be positive')
+  if config.fit and (len(config.fit) != 2 or min(config.fit) < 1):
+    raise ValueError(
+      f'eval.fit={tuple(config.fit)} is not a longer and a shorter side; '
+      'use () to leave images as they are'
+    )
   slide = config.mode == 'slide'
   if slide:
     for window, stride in zip(config.window, config.stride, strict=True):
@@ -182,11 +206,12 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
       f'windows of {tuple(config.window)}: use eval.mode=whole, or that size '
       'as eval.window and the model itself, not resized'
     )
-  if not slide and tuple(config.scales) != (1.0,):
+  if not slide and (tuple(config.scales) != (1.0,) or config.fit):
     raise ValueError(
-      f'eval.scales={tuple(config.scales)}: a model of static size '
-      f'{tuple(predictor.input_size)} sees every image at that size; use '
-      'eval.scales=(1.0,)'
+      f'eval.scales={tuple(config.scales)}, eval.fit={tuple(config.fit)}: a '
+      f'model of static size {tuple(predictor.input_size)} sees every image at '
+      'that size; use '
+      'eval.scales=(1.0,) and eval.fit=()'
     )
 
 
@@ -195,10 +220,11 @@ def segment(
 ) -> list[np.ndarray]:
   """Returns the class of each pixel of each image.
 
-  One view of whole images is the arg-max, taken on the device where the
-  predictor can. Several views (scales, flip) are averaged as probabilities,
-  each resized bilinearly to the image's size; sliding windows are averaged as
-  the predictor's own output before that.
+  One view of whole images as they are is the arg-max, taken on the device where
+  the predictor can. Other views (scales, flip, images fitted into a frame) are
+  resized bilinearly to the image's size, as logits where the predictor has
+  them, and averaged as probabilities (mmsegmentation, TF DeepLab); sliding
+  windows are averaged as the predictor's own output before that.
 
   Args:
     predictor: see `predictors`. One of static size is asked through
@@ -222,14 +248,14 @@ def segment(
     for scale in config.scales
     for flip in ((False, True) if config.flip else (False,))
   ]
-  one_view = views == [(1.0, False)]
+  one_view = views == [(1.0, False)] and not config.fit
   output = predictor.output
   if not whole:
     output = 'logits' if output == 'ids' else output
-  elif size is None:
-    output = 'ids' if one_view else 'softmax'
+  elif size is None and one_view:
+    output = 'ids'
   elif not one_view:
-    output = 'softmax' if output == 'ids' else output
+    output = 'logits' if output == 'ids' else output
   predictor = predictor.with_output(output)
   run = _whole if whole else _slide
   if one_view:
@@ -240,21 +266,17 @@ def segment(
 
   sums: list = [0.0] * len(images)
   for scale, flip in views:
-    scaled = [
-      x
-      if scale == 1.0
-      else predictors.resize_bilinear(
-        x, [max(1, round(n * scale)) for n in x.shape[:2]]
-      )
-      for x in images
-    ]
-    if flip:
-      scaled = [x[:, ::-1] for x in scaled]
+    scaled = []
+    for image in images:
+      size = view_size(image.shape, config.fit, scale)
+      if size != image.shape[:2]:
+        image = predictors.resize_bilinear(image, size)
+      scaled.append(image[:, ::-1] if flip else image)
     for i, result in enumerate(run(predictor, scaled, config)):
-      if output == 'logits':
-        result = predictors.softmax(result)
       if flip:
         result = result[:, ::-1]
-      size = images[i].shape[:2]
-      sums[i] = sums[i] + predictors.resize_bilinear(result, size)
+      result = predictors.resize_bilinear(result, images[i].shape[:2])
+      if predictor.output == 'logits':
+        result = predictors.softmax(result)
+      sums[i] = sums[i] + result
   return [predictors.to_ids(x) for x in sums]

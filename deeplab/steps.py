@@ -1,6 +1,7 @@
 """The training step: pure, and aware of devices by an axis name alone."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -28,6 +29,8 @@ class TrainState:
     nonfinite_step: the first step whose loss, gradients or update were not
       finite, int32; -1 while there is none. Kept on the device, so that
       nobody waits for every step to hear of it.
+    rate_scale: factor on the updates, float32, where evaluations lower the
+      rate; else None. It is not in checkpoints: `monitor.Notes` have it.
   """
 
   step: Array
@@ -36,6 +39,7 @@ class TrainState:
   opt_state: PyTree
   ema: PyTree
   nonfinite_step: Array
+  rate_scale: Array | None = None
 
   @property
   def variables(self) -> PyTree:
@@ -127,10 +131,11 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
   """One update from one device's share of the global batch.
 
-  The loss of a pixel is divided by the normaliser of the whole global batch,
-  and gradients are summed over devices and accumulation steps: how the batch
-  is cut changes nothing but rounding (and, under accumulation, the batch that
-  BatchNorm sees).
+  The loss is the whole global batch's, and gradients are summed over devices
+  and accumulation steps: how the batch is cut changes nothing but rounding
+  (and, under accumulation, the batch that BatchNorm sees). A loss whose parts
+  need to know each other's outputs (hard pixels, overlaps of regions) costs a
+  second forward pass under accumulation, and the memory of all outputs.
 
   Args:
     state: the state before.
@@ -157,10 +162,9 @@ def train_step(
       f'accumulate_steps={accumulate_steps} does not divide the {local} '
       'images of each device'
     )
-  count = _sum_over(axis_name, loss.count(batch['label']))
-  count = jnp.where(count > 0, count, 1.0)
+  count = loss.count(batch['label'], axis_name)
 
-  def loss_fn(params, batch_stats, part):
+  def forward(params, batch_stats, part):
     output, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       part['image'],
@@ -168,8 +172,25 @@ def train_step(
       dropout_keys=dropout_keys(seed, part['index']),
       mutable=['batch_stats'],
     )
-    total, main = loss.sum(output.logits, output.auxiliary, part['label'])
-    return total / count, (main / count, updates.get('batch_stats', {}))
+    return (output.logits, output.auxiliary), updates.get('batch_stats', {})
+
+  def loss_of(outputs, labels):
+    logits, auxiliary = outputs
+    return loss.share(logits, auxiliary, labels, count, axis_name)
+
+  def loss_fn(params, batch_stats, part):
+    outputs, batch_stats = forward(params, batch_stats, part)
+    if 'slope' in part:
+      total = sum(
+        jnp.vdot(slope, output)
+        for slope, output in zip(
+          jax.tree.leaves(part['slope']), jax.tree.leaves(outputs), strict=True
+        )
+      )
+      main = total
+    else:
+      total, main = loss_of(outputs, part['label'])
+    return total, (main, batch_stats)
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   if accumulate_steps == 1:
@@ -177,9 +198,22 @@ def train_step(
       state.params, state.batch_stats, batch
     )
   else:
-    parts = jax.tree.map(
-      lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch
+    cut = functools.partial(
+      jax.tree.map, lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:])
     )
+    parts = cut(batch)
+    whole = None
+    if not loss.separable:
+      # The slope of the loss in every output, of all parts together; each part
+      # then carries its own on to the parameters.
+      outputs = jax.lax.map(
+        lambda part: forward(state.params, state.batch_stats, part)[0], parts
+      )
+      outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+      whole, slope = jax.value_and_grad(loss_of, has_aux=True)(
+        outputs, batch['label']
+      )
+      parts['slope'] = cut(slope)
 
     def accumulate(carry, part):
       total, main, batch_stats, grads = carry
@@ -192,9 +226,12 @@ def train_step(
     (total, main, batch_stats, grads), _ = jax.lax.scan(
       accumulate, start, parts
     )
+    total, main = whole or (total, main)
 
   total, main, grads = _sum_over(axis_name, (total, main, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  if state.rate_scale is not None:
+    updates = jax.tree.map(lambda x: x * state.rate_scale, updates)
   params = optax.apply_updates(state.params, updates)
 
   metrics = {
@@ -219,7 +256,8 @@ def train_step(
       {'params': params, 'batch_stats': batch_stats},
     )
   return (
-    TrainState(
+    dataclasses.replace(
+      state,
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,

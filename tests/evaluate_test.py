@@ -1,5 +1,6 @@
 """The evaluator: every pixel once, exact counts, strict files."""
 
+import dataclasses
 import json
 import math
 
@@ -56,6 +57,27 @@ def test_every_pixel_counts_once(changes):
   assert math.isnan(result.metrics['iou/never'])
   assert 0.5 < result.metrics['miou'] < 1
   assert 0 < result.metrics['boundary_iou'] < 1
+  # Images have 0.8 to 0.9 right; each counts once, not each pixel.
+  assert 0.5 < result.metrics['image_iou'] < 1
+  assert result.metrics['image_iou'] != result.metrics['miou']
+
+
+def test_a_second_mean_leaves_out_what_the_data_set_says():
+  info = dataclasses.replace(INFO, unscored=('blue', 'never'))
+  items = list(examples())
+  result = evaluate.evaluate(
+    inference_test.Fake(inference_test.channels),
+    items,
+    info,
+    inference_test.eval_config(),
+  )
+  matrix = by_hand(items)[:2]
+  ious = [
+    matrix[k, k] / (matrix[k].sum() + matrix[:, k].sum() - matrix[k, k])
+    for k in range(2)
+  ]
+  assert result.metrics['miou_scored'] == pytest.approx(np.mean(ious))
+  assert result.metrics['miou_scored'] > result.metrics['miou']
 
 
 def test_hosts_add_up_exactly():
@@ -253,6 +275,8 @@ def test_another_configs_data_keeps_the_normalisation():
 def test_a_file_is_scored_in_one_view():
   config = common.base().eval
   config.flip, config.mode, config.scales = True, 'slide', (0.5, 1.0)
+  config.fit = (2048, 512)
   one = evaluate.file_protocol(config)
   assert (one.flip, one.mode, one.scales) == (False, 'whole', (1.0,))
+  assert one.fit == ()
   assert config.mode == 'slide'

@@ -19,6 +19,7 @@ def eval_config(**changes):
       'mode': 'whole',
       'window': (16, 16),
       'stride': (10, 10),
+      'fit': (),
       'scales': (1.0,),
       'flip': False,
       'boundary_share': 0.02,
@@ -213,6 +214,56 @@ def test_scaled_views_come_back_in_place():
   np.testing.assert_array_equal(ids[:, 20:], 2)
 
 
+@pytest.mark.parametrize(
+  ('size', 'frame', 'scale', 'expected'),
+  [
+    # Cityscapes by mmsegmentation's scales; halves are rounded up.
+    ((1024, 2048), (), 0.75, (768, 1536)),
+    ((1025, 2049), (), 0.5, (513, 1025)),
+    ((375, 500), (), 1.25, (469, 625)),
+    ((375, 500), (), 1.75, (656, 875)),
+    # ADE20K and VOC: the shorter side is 512, unless the longer one is 2048.
+    ((375, 500), (2048, 512), 1.0, (512, 683)),
+    ((500, 375), (2048, 512), 1.0, (683, 512)),
+    ((100, 1000), (2048, 512), 1.0, (205, 2048)),
+    ((375, 500), (520, 520), 1.0, (390, 520)),
+  ],
+)
+def test_view_sizes(size, frame, scale, expected):
+  assert inference.view_size(size, frame, scale) == expected
+
+
+@pytest.mark.parametrize('mode', ['whole', 'slide'])
+def test_images_are_fitted_into_a_frame_and_back(mode):
+  fake = Fake(channels)
+  image = np.zeros((12, 20, 3), np.uint8)
+  image[:, :10, 1] = image[:, 10:, 2] = 60
+  config = eval_config(fit=(80, 24), mode=mode, window=(24, 40))
+  ids = inference.segment(fake, [image], config)[0]
+  np.testing.assert_array_equal(ids[:, :10], 1)
+  np.testing.assert_array_equal(ids[:, 10:], 2)
+  assert fake.seen == [(1, 24, 40, 3)]
+
+
+def test_logits_are_resized_before_they_are_probabilities():
+  # Halfway between logits (8, 0) and (0, 1) class 0 leads; the mean of the
+  # probabilities (1, 0) and (.27, .73) says so too, but a quarter of the way
+  # from the second, (2, .75) against (.45, .55), they differ.
+  def slope(images):
+    logits = np.zeros((*images.shape[:3], 2), np.float32)
+    logits[:, :, 0, 0], logits[:, :, 1, 1] = 8.0, 1.0
+    return logits
+
+  image = np.zeros((2, 4, 3), np.uint8)
+  config = eval_config(scales=(0.5,), pad_multiple=1)
+  ids = inference.segment(Fake(slope), [image], config)[0]
+  np.testing.assert_array_equal(ids, [[0, 0, 0, 1]] * 2)
+  softmax = Fake(slope, 'softmax')
+  softmax.with_output = lambda output: softmax  # a file that has no logits
+  ids = inference.segment(softmax, [image], config)[0]
+  np.testing.assert_array_equal(ids, [[0, 0, 1, 1]] * 2)
+
+
 def test_one_scale_that_is_not_one():
   fake = Fake(channels)
   image = random_images([(16, 24)])[0]
@@ -243,6 +294,8 @@ def test_static_size_slides_windows_of_that_size():
     ({'batch_size': 0}, 'batch_size=0'),
     ({'scales': ()}, 'scales'),
     ({'scales': (1.0, -1.0)}, 'scales'),
+    ({'fit': (512,)}, 'fit='),
+    ({'fit': (512, 0)}, 'fit='),
     ({'mode': 'slide', 'stride': (10, 17)}, 'leaves gaps'),
     ({'mode': 'slide', 'stride': (0, 4)}, 'leaves gaps'),
   ],
@@ -253,7 +306,12 @@ def test_bad_config_is_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-  'changes', [{'scales': (1.0, 0.5)}, {'mode': 'slide', 'window': (8, 8)}]
+  'changes',
+  [
+    {'scales': (1.0, 0.5)},
+    {'fit': (64, 32)},
+    {'mode': 'slide', 'window': (8, 8)},
+  ],
 )
 def test_static_size_refuses_what_it_cannot_do(changes):
   fake = Fake(channels, input_size=(16, 16))

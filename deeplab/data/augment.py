@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from deeplab.data import colors
 from deeplab.data import info
 
 Example = dict[str, Any]
@@ -78,6 +79,104 @@ def random_scale(
   height, width = example['label'].shape
   size = max(1, round(height * factor)), max(1, round(width * factor))
   return resize(example, size)
+
+
+def random_fit(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  low: float,
+  high: float,
+  long: int,
+  short: int,
+) -> Example:
+  """Resizes to fit into a frame, times a factor drawn from [low, high].
+
+  MMSegmentation's `RandomResize` that keeps the ratio of the sides: one side is
+  as long as the frame's, the other not longer.
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    low: smallest factor.
+    high: largest factor.
+    long: length of the frame's longer side, which the image's is fitted to.
+    short: length of its shorter side.
+  """
+  factor = rng.uniform(low, high)
+  shape = example['label'].shape
+  scale = min(int(long * factor) / max(shape), int(short * factor) / min(shape))
+  height, width = (max(1, int(n * scale + 0.5)) for n in shape)
+  return resize(example, (height, width))
+
+
+def random_short_side(
+  example: Example, rng: np.random.Generator, *, low: int, high: int
+) -> Example:
+  """Resizes to a shorter side drawn from low, low + 1, ..., high.
+
+  `RandomResize` of torchvision's reference.
+  """
+  short = int(rng.integers(low, high + 1))
+  shape = example['label'].shape
+  height, width = (
+    short if n == min(shape) else int(short * n / min(shape)) for n in shape
+  )
+  return resize(example, (height, width))
+
+
+def random_stretch(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  low: float,
+  high: float,
+  probability: float,
+) -> Example:
+  """Resizes height and width by a factor each, with the given probability.
+
+  With a crop after it, it is the `RandomScaleCrop` of edgeai-torchvision.
+  """
+  if rng.random() >= probability:
+    return example
+  height, width = (
+    max(1, round(n * rng.uniform(low, high))) for n in example['label'].shape
+  )
+  return resize(example, (height, width))
+
+
+def random_window(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  share: tuple[float, float],
+  center: tuple[float, float],
+  probability: float,
+) -> Example:
+  """Cuts out a window and enlarges it to the size of the image.
+
+  The `random_crop` of STMicroelectronics' model zoo.
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    share: (low, high) of the window's height and width, of the image's; each is
+      drawn apart.
+    center: (low, high) of where its centre is, likewise; what would be outside
+      of the image is left.
+    probability: of doing so.
+  """
+  if rng.random() >= probability:
+    return example
+  shape = example['label'].shape
+  window = []
+  for n in shape:
+    half, middle = rng.uniform(*share) / 2, rng.uniform(*center)
+    start = round(n * max(0.0, middle - half))
+    stop = round(n * min(1.0, middle + half))
+    window.append(slice(start, max(stop, start + 1)))
+  cut = {key: example[key][tuple(window)] for key in ('image', 'label')}
+  return resize(example | cut, shape)
 
 
 def pad(
@@ -159,6 +258,18 @@ def random_flip(
   }
 
 
+def random_flip_vertical(
+  example: Example, rng: np.random.Generator, *, probability: float
+) -> Example:
+  """Mirrors top and bottom with the given probability."""
+  if rng.random() >= probability:
+    return example
+  return example | {
+    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 0)),
+    'label': cv2.flip(example['label'], 0),
+  }
+
+
 def random_rotate(
   example: Example,
   rng: np.random.Generator,
@@ -192,56 +303,6 @@ def random_rotate(
   }
 
 
-def photometric(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  brightness: float,
-  contrast: tuple[float, float],
-  saturation: tuple[float, float],
-  hue: float,
-) -> Example:
-  """Distorts colours: each of four changes with probability 1/2.
-
-  Brightness first; contrast either before or after the two changes in HSV
-  space, with equal chance (SSD's scheme, Liu et al. 2016, as MMSegmentation
-  has it with 32, (.5, 1.5), (.5, 1.5) and 18).
-
-  Args:
-    example: the example.
-    rng: source of randomness.
-    brightness: adds up to this many grey levels, or takes them away.
-    contrast: (low, high) of the factor on all channels.
-    saturation: (low, high) of the factor on the saturation.
-    hue: turns the hue by up to this many half degrees either way.
-  """
-  image = example['image']
-  if image.dtype != np.uint8 or image.shape[2] != 3:
-    raise ValueError(
-      'photometric distorts RGB images of 8 bits; these have '
-      f'{image.shape[2]} channels of {image.dtype}: take it out of '
-      'config.data.augment.ops'
-    )
-  if rng.random() < 0.5:
-    image = _linear(image, 1.0, rng.uniform(-brightness, brightness))
-  contrast_first = rng.random() < 0.5
-  factor = rng.uniform(*contrast) if rng.random() < 0.5 else 1.0
-  if contrast_first:
-    image = _linear(image, factor, 0.0)
-  saturate, turn = rng.random() < 0.5, rng.random() < 0.5
-  if saturate or turn:
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    if saturate:
-      hsv[..., 1] = _linear(hsv[..., 1], rng.uniform(*saturation), 0.0)
-    if turn:
-      delta = round(rng.uniform(-hue, hue))
-      hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta) % 180
-    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-  if not contrast_first:
-    image = _linear(image, factor, 0.0)
-  return example | {'image': image}
-
-
 def normalize(image: Any, mean: Any, std: Any) -> Any:
   """Returns (image - mean) / std in float32, channel by channel.
 
@@ -256,12 +317,19 @@ def normalize(image: Any, mean: Any, std: Any) -> Any:
 
 # Every op, by the name that configs use.
 OPS: dict[str, Callable[..., Example]] = {
+  'brightness_contrast': colors.brightness_contrast,
+  'distort': colors.distort,
   'pad': pad,
-  'photometric': photometric,
+  'photometric': colors.photometric,
   'random_crop': random_crop,
+  'random_fit': random_fit,
   'random_flip': random_flip,
+  'random_flip_vertical': random_flip_vertical,
   'random_rotate': random_rotate,
   'random_scale': random_scale,
+  'random_short_side': random_short_side,
+  'random_stretch': random_stretch,
+  'random_window': random_window,
 }
 
 
@@ -333,9 +401,3 @@ def _by_fours(
   # OpenCV drops the last axis of an image of one channel.
   parts = [part if part.ndim == 3 else part[..., None] for part in parts]
   return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
-
-
-def _linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
-  """Returns factor * image + offset as uint8, rounded and clipped."""
-  levels = np.arange(256) * factor + offset
-  return cv2.LUT(image, np.rint(levels.clip(0, 255)).astype(np.uint8))

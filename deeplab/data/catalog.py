@@ -217,6 +217,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       'ade20k32',
       id_mapping={i: i for i in range(32)},
       unmapped=0,
+      unscored=('other',),  # MLPerf's mean, beside TI's of all 32
       **_ADE20K,
     ),
     # ... or ignored, with 31 classes (MLPerf mobile).

@@ -158,19 +158,21 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
-def class_weights(shares: np.ndarray, power: float) -> np.ndarray:
-  """Returns weights that lift rare classes: 1 for the mean pixel.
-
-  Args:
-    shares: [K] share of each class in the labelled pixels.
-    power: a weight is the share ** -power, times a constant; 1 counts classes
-      alike.
+def class_presence(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+  """Returns the share of the labelled pixels whose image has each class.
 
   Returns:
-    [K] float64 of two decimals; 0 for a class without a pixel.
+    [K] float64 over the training split; 1 for a class that no image has.
   """
-  weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0)
-  return np.round(weights / (weights * shares).sum(), 2)
+  source = records.source(_prepared(config.data, config.data.train_split))
+  seen = np.zeros(info.num_classes, np.int64)
+  total = 0
+  for i in range(len(source)):
+    label = records.decode_label(source[i]['label'])
+    counts = np.bincount(label.ravel(), minlength=256)[: info.num_classes]
+    seen[counts > 0] += counts.sum()
+    total += counts.sum()
+  return np.where(seen > 0, seen, total) / total
 
 
 def train_batches(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from deeplab import class_weights
 from deeplab.data import info as info_lib
-from deeplab.data import pipeline
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
 
@@ -137,6 +137,19 @@ class Split:
     counts = self.pixels[:num_classes]
     return counts / max(1, counts.sum())
 
+  def presence(self, num_classes: int) -> np.ndarray:
+    """Returns the share of the labelled pixels whose image has each class.
+
+    Returns:
+      [K]; 1 for a class that no image has.
+    """
+    counts = np.array(
+      [s.pixels[:num_classes] for s in self.scans if s.pixels is not None]
+    )
+    totals = counts.sum(1)
+    seen = (totals[:, None] * (counts > 0)).sum(0)
+    return np.where(seen > 0, seen, totals.sum()) / totals.sum()
+
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
@@ -179,7 +192,7 @@ def diagnose(
   Args:
     scans: of the examples of both splits.
     faults: of the splits as such; see `load.listing`.
-    config: the experiment; reads `data` and `loss.balance`.
+    config: the experiment; reads `data`, `loss.balance` and its rule.
     info: facts about the data set.
   """
   train, evaluation = config.data.train_split, config.data.eval_split
@@ -196,11 +209,13 @@ def diagnose(
   ]
   if train != evaluation:
     findings += _alike(splits[train].scans, splits[evaluation].scans)
-  shares = splits[train].shares(info.num_classes)
-  power = config.loss.balance or 0.5
+  power, rule = config.loss.balance or 0.5, config.loss.balance_rule
+  frequencies = splits[train].shares(info.num_classes)
   weights: tuple[float, ...] = ()
-  if shares.any():
-    weights = tuple(pipeline.class_weights(shares, power).tolist())
+  if frequencies.any():
+    if rule == 'median':
+      frequencies = frequencies / splits[train].presence(info.num_classes)
+    weights = tuple(class_weights.weigh(frequencies, rule, power).tolist())
   findings.sort(key=lambda finding: list(KINDS).index(finding.kind))
   return Diagnosis(
     info, splits, tuple(findings), weights, power, _crop(splits[train], config)
