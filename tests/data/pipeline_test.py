@@ -243,16 +243,6 @@ def test_class_shares(config):
   assert (presence >= shares).all()
 
 
-def test_class_weights():
-  shares = np.array([0.64, 0.32, 0.04, 0.0])
-  np.testing.assert_array_equal(
-    pipeline.class_weights(shares, 1.0), [0.52, 1.04, 8.33, 0]
-  )
-  weights = pipeline.class_weights(shares, 0.5)
-  np.testing.assert_allclose(weights, [0.8, 1.13, 3.19, 0], atol=0.011)
-  np.testing.assert_allclose(weights @ shares, 1, atol=0.01)
-
-
 @pytest.mark.usefixtures('root')
 def test_calibration_images(config):
   facts = catalog.info_for(config.data)

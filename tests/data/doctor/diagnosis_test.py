@@ -101,6 +101,14 @@ def test_sizes(config):
   assert conclude(config, *large).findings == ()
 
 
+def test_weights_follow_the_rule_of_the_config(config):
+  config.loss.balance = 1.0
+  config.loss.balance_rule = 'median'
+  result = conclude(config, seen({0: 6, 1: 2}), seen({0: 8}))
+  # Shares 7/8 and 1/8 of pixels; of images 1 and 1/2: 0.875, 0.25; 0.5625.
+  assert result.weights == (0.64, 2.25, 0.0)
+
+
 def test_no_example_at_all(config):
   fault = load.Fault('files', 'raw: split is missing')
   info = catalog.info_for(config.data)
