@@ -35,7 +35,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
-  lite.configure(c, network, size=(512, 512), batch_size=32, images=92_518)
+  lite.configure(c, network, size=(512, 512), batch_size=32)
   c.epochs = 60.0
   if network != 'rx800':
     c.optimizer.name = 'sgd'

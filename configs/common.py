@@ -45,6 +45,7 @@ def base() -> ConfigDict:
   c.data.augment.random_stretch = ConfigDict(
     {'low': 1.0, 'high': 2.0, 'probability': 0.5}
   )
+  c.data.augment.stretch = ConfigDict({'size': (257, 257)})
   c.data.augment.random_window = ConfigDict(
     {'share': (0.6, 0.9), 'center': (0.25, 0.75), 'probability': 0.9}
   )
@@ -132,6 +133,8 @@ def base() -> ConfigDict:
   # By the 'inverse' of a class's share of the pixels, 1 for the mean pixel; by
   # the 'median' of the classes' frequencies; or by the 'log' of ENet.
   c.loss.balance_rule = 'inverse'
+  # The share of steps, drawn at random, in which class weights hold.
+  c.loss.weighted_steps = 1.0
   c.loss.auxiliary_weight = 0.4  # of each output that only training has
 
   # Optimiser and schedule.
@@ -145,7 +148,8 @@ def base() -> ConfigDict:
   c.optimizer.weight_decay = 1e-2
   c.optimizer.decay_mask = '.*/kernel$'  # regex of decayed parameter paths
   c.optimizer.encoder_multiplier = 1.0  # on the rate below 'encoder/'
-  c.optimizer.head_multiplier = 1.0  # on the rate of all else
+  c.optimizer.head_multiplier = 1.0  # below 'head/'
+  c.optimizer.auxiliary_multiplier = 1.0  # below 'auxiliary/'
   c.optimizer.bias_multiplier = 1.0  # on biases besides, BatchNorm's excepted
   c.optimizer.clip_norm = 0.0  # 0: no clipping
   c.optimizer.sgd = ConfigDict({'momentum': 0.9, 'nesterov': False})
@@ -185,7 +189,8 @@ def base() -> ConfigDict:
   c.eval = ConfigDict()
   c.eval.every_epochs = 10.0
   c.eval.batch_size = 4
-  c.eval.mode = 'whole'  # or 'slide'
+  # 'slide': by windows. 'static': resized to `static_size`, and back again.
+  c.eval.mode = 'whole'
   c.eval.window = (257, 257)  # of 'slide' (H, W)
   c.eval.stride = (171, 171)  # between windows; a third of each overlaps
   # Images are first resized to fit into (long, short); (): they are not.
@@ -294,8 +299,10 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.model.head.update(head)
   c.batch_size = 4
   c.total_steps = 6
+  c.schedule.warmup_epochs = 0.0
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
+  c.eval.fit = ()
   c.eval.batch_size = 16
   c.log_every_steps = 2
   c.checkpoint.every_steps = 2

@@ -36,7 +36,13 @@ def get_config(variant: str = '') -> ConfigDict:
   mmseg.network(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(c, crop=(896, 896), batch_size=16, steps=80_000)
+  mmseg.train(
+    c,
+    crop=(896, 896),
+    batch_size=16,
+    steps=80_000,
+    frame=(896, 896),
+  )
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

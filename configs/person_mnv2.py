@@ -37,7 +37,8 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   stm32.configure(c, chosen['size'], separable=True)
+  c.loss.terms = ('sigmoid_cross_entropy',)
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+    stm32.smoke(c)
   return common.finish(c)

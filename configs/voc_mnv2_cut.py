@@ -27,12 +27,11 @@ def get_config(variant: str = '') -> ConfigDict:
   chosen = common.choose(c, variant, pyramid=('v1', 'v2'), run=('', 'smoke'))
 
   # Data.
-  c.data.name = 'voc'
-  c.data.train_split = 'trainaug'
+  c.data.name = 'coco_voc21'
 
   # Model, optimiser, schedule and evaluation.
   stm32.configure(c, 'size512', separable=chosen['pyramid'] == 'v2')
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+    stm32.smoke(c)
   return common.finish(c)

@@ -97,8 +97,9 @@ def evaluate(
     examples: {'image': uint8 [H, W, 3], 'label': uint8 [H, W], 'name': str},
       this host's share of the split. Labels are train ids, 255 is ignored.
     info: the data set: how many classes and their names.
-    config: `config.eval`: batch_size, mode ('whole', 'slide'), window, stride,
-      fit, scales, flip, pad_multiple, pad_offset, boundary_share.
+    config: `config.eval`: batch_size, mode (see `inference.MODES`), window,
+      stride, static_size, fit, scales, flip, pad_multiple, pad_offset,
+      boundary_share.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
@@ -109,6 +110,7 @@ def evaluate(
       image or holds a value that is no class, or the config asks what the
       predictor cannot do.
   """
+  predictor = inference.protocol(predictor, config)
   inference.check(predictor, config)
   confusion = metrics.Confusion(info.num_classes)
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)

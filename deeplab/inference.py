@@ -18,6 +18,8 @@ import tqdm
 
 from deeplab import predictors
 
+MODES = ('whole', 'slide', 'static')
+
 
 def track(
   items: Iterable, total: int | None, what: str, every: float = 30.0
@@ -169,14 +171,28 @@ def _slide(
   ]
 
 
+def protocol(
+  predictor: predictors.Predictor, config: Any
+) -> predictors.Predictor:
+  """Returns what answers: under the mode 'static', at `static_size` alone.
+
+  Args:
+    predictor: see `predictors`.
+    config: `config.eval`.
+  """
+  if config.mode != 'static' or isinstance(predictor, predictors.Resized):
+    return predictor
+  return predictors.Resized(predictor, config.static_size)
+
+
 def check(predictor: predictors.Predictor, config: Any) -> None:
   """Refuses what the predictor or the config cannot do.
 
   Raises:
     ValueError: says which field of `config.eval` and what to set instead.
   """
-  if config.mode not in ('whole', 'slide'):
-    raise ValueError(f"eval.mode={config.mode!r} is not 'whole' or 'slide'")
+  if config.mode not in MODES:
+    raise ValueError(f'eval.mode={config.mode!r} is not one of {MODES}')
   for name in ('batch_size', 'pad_multiple'):
     if config[name] < 1:
       raise ValueError(f'eval.{name}={config[name]} is not positive')
@@ -220,6 +236,10 @@ def segment(
 ) -> list[np.ndarray]:
   """Returns the class of each pixel of each image.
 
+  Whole images are computed at their own size; under the mode 'static' they are
+  resized to `static_size` and what comes out is resized back, as a file of
+  that size is used.
+
   One view of whole images as they are is the arg-max, taken on the device where
   the predictor can. Other views (scales, flip, images fitted into a frame) are
   resized bilinearly to the image's size, as logits where the predictor has
@@ -238,8 +258,9 @@ def segment(
   Raises:
     ValueError: the config asks what the predictor cannot do.
   """
+  predictor = protocol(predictor, config)
   check(predictor, config)
-  whole = config.mode == 'whole'
+  whole = config.mode != 'slide'
   size = predictor.input_size if whole else None
   if size is not None and not isinstance(predictor, predictors.Resized):
     predictor = predictors.Resized(predictor, size)

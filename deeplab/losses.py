@@ -80,6 +80,8 @@ class Loss:
       valid pixels (PyTorch with class weights).
     class_weights: one weight a class, in the terms over pixels; empty for 1
       everywhere.
+    weighted_steps: share of the steps in which class weights hold; 1 in the
+      others (edgeai-torchvision).
     auxiliary_weight: factor of each auxiliary output's loss, whether it comes
       from the auxiliary head or from the head itself.
     terms: of the main output.
@@ -94,11 +96,17 @@ class Loss:
     default_factory=lambda: (Term('cross_entropy'),)
   )
   auxiliary_terms: tuple[Term, ...] = ()
+  weighted_steps: float = 1.0
 
   def __post_init__(self):
     if self.normalizer not in NORMALIZERS:
       raise ValueError(
         f'loss.normalizer={self.normalizer!r} is not one of {NORMALIZERS}'
+      )
+    if not 0 <= self.weighted_steps <= 1:
+      raise ValueError(
+        f'loss.weighted_steps={self.weighted_steps} is no share of the steps: '
+        'give 0 to 1'
       )
     if not self.terms:
       raise ValueError(
@@ -111,26 +119,42 @@ class Loss:
     terms = self.terms + self.auxiliary_terms
     return all(term.name in SEPARABLE for term in terms)
 
-  def _weights(self, labels: Array) -> Array:
+  def weighted(self, seed: int, step: Array) -> Array | None:
+    """Returns whether class weights hold in a step; None: in every one."""
+    if self.weighted_steps == 1 or not self.class_weights:
+      return None
+    key = jax.random.fold_in(jax.random.key(seed), 0x3E1)
+    key = jax.random.fold_in(key, step)
+    return jax.random.bernoulli(key, self.weighted_steps)
+
+  def _weights(self, labels: Array, weighted: Array | None) -> Array:
     """Returns the weight of each pixel, [B, H, W] float32, 0 if ignored."""
     valid = labels != self.ignore
     if not self.class_weights:
       return valid.astype(jnp.float32)
     table = jnp.asarray(self.class_weights, jnp.float32)
+    if weighted is not None:
+      table = jnp.where(weighted, table, 1.0)
     ids = jnp.clip(labels.astype(jnp.int32), 0, len(table) - 1)
     return jnp.where(valid, table[ids], 0.0)
 
-  def count(self, labels: Array, axis_name: str | None) -> Array:
+  def count(
+    self,
+    labels: Array,
+    axis_name: str | None,
+    weighted: Array | None = None,
+  ) -> Array:
     """Returns the normaliser of the global batch, float32, 1 in place of 0.
 
     Args:
       labels: [B, H, W] integer train ids of this device.
       axis_name: pmap axis, or None.
+      weighted: of the method of this name.
     """
     if self.normalizer == 'all':
       count = jnp.float32(labels.size)
     elif self.normalizer == 'weight':
-      count = self._weights(labels).sum()
+      count = self._weights(labels, weighted).sum()
     else:
       count = (labels != self.ignore).sum().astype(jnp.float32)
     return _positive(regions.total(count, axis_name))
@@ -142,6 +166,7 @@ class Loss:
     labels: Array,
     count: Array,
     axis_name: str | None,
+    weighted: Array | None = None,
   ) -> tuple[Array, Array]:
     """Returns this device's share of the loss, and of the main output's part.
 
@@ -152,12 +177,13 @@ class Loss:
         batch may be a part of the device's.
       count: `count` of the global batch.
       axis_name: pmap axis, or None.
+      weighted: of the method of this name.
 
     Returns:
       (total, main) float32 scalars; a batch of ignored pixels alone gives 0,
       and finite gradients.
     """
-    weights = self._weights(labels)
+    weights = self._weights(labels, weighted)
 
     def of(logits, terms):
       pixels = Pixels(
@@ -337,4 +363,5 @@ def build(config: Any, num_classes: int, ignore: int) -> Loss:
     auxiliary_weight=config.auxiliary_weight,
     terms=tuple(term(name) for name in config.terms),
     auxiliary_terms=tuple(term(name) for name in config.auxiliary_terms),
+    weighted_steps=config.weighted_steps,
   )

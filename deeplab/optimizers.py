@@ -122,6 +122,8 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
   'one_cycle': one_cycle,
   'plateau': plateau,
 }
+# What the network is made of, each with a factor on the rate of its own.
+PARTS = ('encoder', 'head', 'auxiliary')
 WARMUPS = ('linear', 'constant')
 
 
@@ -249,8 +251,8 @@ def build(
       parameters whose path matches `decay_mask`, factors on the learning rate,
       `clip_norm` on the global gradient norm (0: none), and the named
       optimiser's own fields in a section of its name. The factors are
-      `encoder_multiplier` below 'encoder/', `head_multiplier` elsewhere, and
-      besides `bias_multiplier` on biases other than BatchNorm's.
+      `encoder_multiplier` below 'encoder/', likewise of `PARTS`, and besides
+      `bias_multiplier` on biases other than BatchNorm's.
     rate: learning rate as a function of the step.
 
   Raises:
@@ -270,7 +272,8 @@ def build(
     ) from error
 
   def label(path: str) -> str:
-    words = ['encoder' if path.startswith('encoder/') else 'rest']
+    part = path.partition('/')[0]
+    words = [part if part in PARTS else 'head']
     conv_bias = path.endswith('/bias') and not path.endswith('/bn/bias')
     if config.bias_multiplier != 1.0 and conv_bias:
       words.append('bias')
@@ -278,9 +281,8 @@ def build(
     return '_'.join(words)
 
   def factor(name: str) -> float:
-    part = 'encoder' if name.startswith('encoder_') else 'head'
     bias = config.bias_multiplier if '_bias_' in name else 1.0
-    return bias * config[f'{part}_multiplier']
+    return bias * config[f'{name.partition("_")[0]}_multiplier']
 
   def decay_mask(groups: PyTree) -> PyTree:
     chosen = {name: name.endswith('_decayed') for name in groups}
@@ -300,9 +302,7 @@ def build(
       rate, config.weight_decay, decay_mask, **config[config.name]
     )
   )
-  if any(
-    config[f'{part}_multiplier'] != 1.0 for part in ('encoder', 'head', 'bias')
-  ):
+  if any(config[f'{part}_multiplier'] != 1.0 for part in (*PARTS, 'bias')):
     parts.append(
       optax.stateless(
         lambda updates, _: {k: factor(k) * u for k, u in updates.items()}

@@ -144,7 +144,7 @@ def train_step(
     model: a `Segmenter` built with the same `axis_name`.
     optimizer: its transformation.
     loss: the loss.
-    seed: of dropout.
+    seed: of dropout, and of the steps that class weights hold in.
     accumulate_steps: the share is worked off in so many equal parts.
     ema_decay: of the moving average, where the state has one.
     axis_name: pmap axis, or None on one device without pmap.
@@ -162,7 +162,8 @@ def train_step(
       f'accumulate_steps={accumulate_steps} does not divide the {local} '
       'images of each device'
     )
-  count = loss.count(batch['label'], axis_name)
+  weighted = loss.weighted(seed, state.step)
+  count = loss.count(batch['label'], axis_name, weighted)
 
   def forward(params, batch_stats, part):
     output, updates = model.apply(
@@ -176,7 +177,7 @@ def train_step(
 
   def loss_of(outputs, labels):
     logits, auxiliary = outputs
-    return loss.share(logits, auxiliary, labels, count, axis_name)
+    return loss.share(logits, auxiliary, labels, count, axis_name, weighted)
 
   def loss_fn(params, batch_stats, part):
     outputs, batch_stats = forward(params, batch_stats, part)

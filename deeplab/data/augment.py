@@ -55,6 +55,14 @@ def resize(example: Example, size: Sequence[int]) -> Example:
   return example | {'image': image, 'label': label}
 
 
+def stretch(
+  example: Example, rng: np.random.Generator, *, size: Sequence[int]
+) -> Example:
+  """Resizes to `size` (H, W), whatever the ratio of the sides was."""
+  del rng
+  return resize(example, size)
+
+
 def random_scale(
   example: Example,
   rng: np.random.Generator,
@@ -135,7 +143,8 @@ def random_stretch(
 ) -> Example:
   """Resizes height and width by a factor each, with the given probability.
 
-  With a crop after it, it is the `RandomScaleCrop` of edgeai-torchvision.
+  Between `stretch` and `random_crop` of one size, it is the `RandomScaleCrop`
+  of edgeai-torchvision.
   """
   if rng.random() >= probability:
     return example
@@ -330,6 +339,7 @@ OPS: dict[str, Callable[..., Example]] = {
   'random_short_side': random_short_side,
   'random_stretch': random_stretch,
   'random_window': random_window,
+  'stretch': stretch,
 }
 
 
