@@ -299,6 +299,7 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.model.head.update(head)
   c.batch_size = 4
   c.total_steps = 6
+  c.schedule.warmup_steps = 2
   c.schedule.warmup_epochs = 0.0
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0

@@ -69,11 +69,9 @@ def dry_run(config: ConfigDict) -> str:
   train.check(config)
   info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
-  augment_config = config.data.augment
-  cropped = 'random_crop' in augment_config.ops
-  # Images that are not cropped are taken to be of the size that is exported.
-  crop = tuple(augment_config.random_crop.size) if cropped else export
-  sizes = {'training crop' if cropped else 'training': crop, 'export': export}
+  # Images of their own sizes are taken to be of the size that is exported.
+  crop = augment.output_size(config.data.augment) or export
+  sizes = {'training': crop, 'export': export}
   out: list[str] = []
   for name, size in sizes.items():
     # An auxiliary head is trained and not exported.

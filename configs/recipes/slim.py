@@ -1,8 +1,8 @@
 """The training of TF DeepLab (`research/deeplab` of tensorflow/models).
 
-SGD with momentum 0.9, a polynomial rate from 0.007, twice that for biases, weight
-decay 4e-5, images scaled to -1 .. 1, and crops of 32k + 1, on which strided
-grids stay aligned.
+SGD with momentum 0.9 and a polynomial rate from 0.007, twice that for biases;
+weight decay 4e-5, images scaled to -1 .. 1, and crops of 32k + 1, on which
+strided grids stay aligned.
 """
 
 from ml_collections import ConfigDict

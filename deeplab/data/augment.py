@@ -343,6 +343,30 @@ OPS: dict[str, Callable[..., Example]] = {
 }
 
 
+# Ops after which every example has the size in the op's `size`; `pad` and those
+# that scale leave it open, the others leave it as it is.
+_SIZING = ('random_crop', 'stretch')
+_UNSIZING = (
+  *('pad', 'random_fit', 'random_scale', 'random_short_side'),
+  'random_stretch',
+)
+
+
+def output_size(augment: Any) -> tuple[int, int] | None:
+  """Returns the (H, W) that `compose` gives every example; None for no one.
+
+  Args:
+    augment: see `compose`.
+  """
+  size = None
+  for name in augment.ops:
+    if name in _SIZING:
+      size = (augment[name].size[0], augment[name].size[1])
+    elif name in _UNSIZING:
+      size = None
+  return size
+
+
 def compose(
   augment: Any, fill: Fill
 ) -> Callable[[Example, np.random.Generator], Example]:

@@ -230,7 +230,7 @@ def train_batches(
     if len(sizes) > 1:
       raise ValueError(
         f'examples of sizes {sorted(sizes)} do not make a batch: end '
-        'config.data.augment.ops with one that fixes the size (random_crop)'
+        'config.data.augment.ops with random_crop or stretch'
       )
     channels = len(config.data.mean)
     image = np.empty((local, *sizes.pop(), channels), np.float32)
