@@ -129,6 +129,12 @@ def test_static_size_is_scored_at_the_labels_resolution():
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
     assert fake.seen[-1] == (1, 8, 8, 3)
+    fake = inference_test.Fake(inference_test.channels, output)
+    own = inference_test.eval_config(mode='static', static_size=(8, 8))
+    result = evaluate.evaluate(fake, [item], INFO, own)
+    assert result.confusion.sum() == 30 * 42
+    assert result.metrics['miou'] == 1.0
+    assert fake.seen[-1] == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ def eval_config(**changes):
       'mode': 'whole',
       'window': (16, 16),
       'stride': (10, 10),
+      'static_size': (16, 16),
       'fit': (),
       'scales': (1.0,),
       'flip': False,
@@ -279,6 +280,18 @@ def test_static_size_is_resized_and_batched_over_image_sizes():
   assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
 
 
+def test_static_mode_is_what_a_file_of_that_size_does():
+  images = random_images(SIZES)
+  fake = Fake(channels)
+  got = inference.segment(fake, images, eval_config(mode='static'))
+  assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
+  file = Fake(channels, input_size=(16, 16))
+  for one, other in zip(
+    got, inference.segment(file, images, eval_config()), strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
 def test_static_size_slides_windows_of_that_size():
   fake = Fake(channels, input_size=(16, 16))
   images = random_images(SIZES)
@@ -296,6 +309,8 @@ def test_static_size_slides_windows_of_that_size():
     ({'scales': (1.0, -1.0)}, 'scales'),
     ({'fit': (512,)}, 'fit='),
     ({'fit': (512, 0)}, 'fit='),
+    ({'mode': 'static', 'flip': True, 'scales': (0.5, 1.0)}, 'static size'),
+    ({'mode': 'static', 'fit': (64, 32)}, 'static size'),
     ({'mode': 'slide', 'stride': (10, 17)}, 'leaves gaps'),
     ({'mode': 'slide', 'stride': (0, 4)}, 'leaves gaps'),
   ],

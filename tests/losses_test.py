@@ -355,6 +355,7 @@ def test_defaults_are_of_the_term(name):
     ({'normalizer': 'pixels'}, r"'pixels' is not one of"),
     ({'terms': ('hinge',)}, r"loss term 'hinge' is not one of"),
     ({'terms': ()}, r'terms=\(\) leaves no loss'),
+    ({'weighted_steps': 20}, 'weighted_steps=20.0 is no share'),
     ({'class_weights': (1.0, 2.0)}, r'2 weights for 6 classes'),
   ],
 )

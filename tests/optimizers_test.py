@@ -230,12 +230,14 @@ def test_multipliers_by_path():
       'norm': {'bn': {'bias': jnp.ones(1)}},
     },
     'head': {'kernel': jnp.ones(1), 'bias': jnp.ones(1)},
+    'auxiliary': {'kernel': jnp.ones(1)},
   }
   optimizer = _optimizer(
     'sgd',
     weight_decay=0.0,
     encoder_multiplier=0.1,
     head_multiplier=10.0,
+    auxiliary_multiplier=3.0,
     bias_multiplier=2.0,
   )
   updates, _ = optimizer.update(tree, optimizer.init(tree), tree)
@@ -252,6 +254,7 @@ def test_multipliers_by_path():
       'encoder/conv/kernel': 0.1,
       'encoder/conv/bias': 0.2,
       'encoder/norm/bn/bias': 0.1,
+      'auxiliary/kernel': 3.0,
       'head/kernel': 10.0,
       'head/bias': 20.0,
     }

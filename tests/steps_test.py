@@ -229,6 +229,30 @@ def test_small_class_weights_are_weights_all_the_same():
   np.testing.assert_allclose(*results, rtol=1e-5)
 
 
+def test_class_weights_may_hold_in_some_steps():
+  def losses_of(weights, share, numbers):
+    loss = losses.Loss(
+      ignore=255,
+      normalizer='all',
+      class_weights=weights,
+      auxiliary_weight=0.4,
+      weighted_steps=share,
+    )
+    state, step = _setup(loss=loss)
+    step = jax.jit(step)
+    for i in numbers:
+      at = dataclasses.replace(state, step=jnp.int32(i))
+      yield float(step(at, helpers.batch())[1]['loss'])
+
+  weights = (0.5, 4.0, 9.0)
+  seen = list(losses_of(weights, 0.2, range(30)))
+  (plain,) = losses_of((), 1.0, [0])
+  (weighted,) = losses_of(weights, 1.0, [0])
+  assert sorted(set(seen)) == pytest.approx([plain, weighted], rel=1e-6)
+  # Of 30 at 0.2, but for a chance of one in a thousand.
+  assert 1 <= seen.count(max(seen)) <= 13
+
+
 def test_moving_average_by_hand():
   state, step = _setup(ema=True)
   start = np.asarray(state.params['head']['bias'])

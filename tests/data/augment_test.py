@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from configs import common
 from deeplab.data import augment
 from tests import mmseg_module
 
@@ -271,6 +272,33 @@ def test_flip():
   upright = coordinates(0, (3, 2))
   flipped = augment.random_flip_vertical(upright, rng, probability=1.0)
   assert flipped['label'][:, 0].tolist() == [2, 1, 0]
+
+
+def test_stretch_has_its_size_whatever_the_ratio():
+  rng = np.random.default_rng(0)
+  example = coordinates(0, (6, 8))
+  got = augment.stretch(example, rng, size=(3, 16))
+  assert got['image'].shape[:2] == got['label'].shape == (3, 16)
+  want = augment.resize(example, (3, 16))
+  np.testing.assert_array_equal(got['image'], want['image'])
+
+
+@pytest.mark.parametrize(
+  ('ops', 'size'),
+  [
+    ((), None),
+    (('random_scale', 'random_crop', 'random_flip'), (7, 9)),
+    (('stretch', 'random_stretch'), None),
+    (('stretch', 'random_rotate'), (5, 6)),
+    (('stretch', 'random_fit', 'random_crop'), (7, 9)),
+    (('random_crop', 'pad'), None),
+  ],
+)
+def test_output_size(ops, size):
+  config = common.base().data.augment
+  config.ops = ops
+  config.random_crop.size, config.stretch.size = (7, 9), (5, 6)
+  assert augment.output_size(config) == size
 
 
 def test_normalize():
