@@ -1,11 +1,10 @@
 """STMicroelectronics' 21-class segmentation for microcontrollers.
 
 What: MobileNetV2 (alpha 0.5, cut at output stride 16) and a pyramid, dense
-  (ASPPv1, 2.64 M parameters) or separable (ASPPv2, 0.88 M), at 512x512. The
-  original has COCO's images of VOC's classes besides.
+  (ASPPv1, 2.64 M parameters) or separable (ASPPv2, 0.88 M), at 512x512.
 Reference: the STM32 model zoo's DeepLabV3, and arXiv:1706.05587.
-Data: VOC 2012 and the SBD masks, official layout; the error says where to put
-  them. --config.data.root=VOCdevkit/VOC2012
+Data: COCO 2017 and VOC 2012 with the SBD masks, official layouts, in one
+  folder. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/voc_mnv2_cut.py
 Cost: 2.8 GMACs an image (v1), 1.0 (v2).
 Expected: no number of ours yet, and from random weights unless init_from is

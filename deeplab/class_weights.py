@@ -41,7 +41,7 @@ def weigh(frequencies: np.ndarray, rule: str, power: float) -> np.ndarray:
     power: of the rule; 0 counts pixels alike.
 
   Returns:
-    [K] float64 of two decimals; 0 for a class without a pixel.
+    [K] float64 of three digits; 0 for a class without a pixel.
 
   Raises:
     ValueError: the rule is unknown.
@@ -50,7 +50,7 @@ def weigh(frequencies: np.ndarray, rule: str, power: float) -> np.ndarray:
   there = frequencies > 0
   weights = np.zeros(len(frequencies))
   weights[there] = make(frequencies[there], power)
-  return np.round(weights, 2)
+  return np.array([float(f'{weight:.3g}') for weight in weights])
 
 
 def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:

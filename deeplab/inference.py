@@ -102,7 +102,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
   return [*starts, length - window]
 
 
-def _whole(
+def whole(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
   """Asks about whole images [H, W, 3]; returns [H, W, K] or [H, W] each.
@@ -119,56 +119,71 @@ def _whole(
     ready = [
       pad(x, padded_size(x.shape, config), predictor.mean) for x in images
     ]
-  groups: dict[tuple, list[int]] = {}
-  for i, image in enumerate(ready):
-    groups.setdefault((image.shape, image.dtype), []).append(i)
   results: list = [None] * len(images)
-  for members in groups.values():
-    for start in range(0, len(members), config.batch_size):
-      batch = members[start : start + config.batch_size]
-      outputs = run(np.stack([ready[i] for i in batch]))
-      for i, output in zip(batch, outputs, strict=True):
-        results[i] = restore(output, images[i].shape[:2])
+  for batch in _alike(ready, config.batch_size):
+    outputs = run(np.stack([ready[i] for i in batch]))
+    for i, output in zip(batch, outputs, strict=True):
+      results[i] = restore(output, images[i].shape[:2])
   return results
 
 
-def _slide(
+def slide(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
   """Asks about overlapping windows; returns mean outputs [H, W, K] each.
 
-  Windows of all images run together in batches; sums are kept on the host, one
-  image at a time costing its own size times K.
+  A side shorter than the window is a window's whole side, padded as whole
+  images are (mmsegmentation's windows shrink likewise): one window that covers
+  an image is the whole image. A predictor of one size has the image padded to
+  that instead. Windows of one size run together in batches; sums are kept on
+  the host, one image at a time costing its own size times K.
   """
-  window, stride = config.window, config.stride
-  ready = [
-    pad(x, np.maximum(x.shape[:2], window), predictor.mean) for x in images
-  ]
-  places = [
-    (i, y, x)
-    for i, image in enumerate(ready)
-    for y in window_starts(image.shape[0], window[0], stride[0])
-    for x in window_starts(image.shape[1], window[1], stride[1])
-  ]
-  sums: list = [None] * len(images)
-  counts = [np.zeros((*x.shape[:2], 1), np.float32) for x in ready]
-  for start in range(0, len(places), config.batch_size):
-    batch = places[start : start + config.batch_size]
-    outputs = predictor(
-      np.stack(
-        [ready[i][y : y + window[0], x : x + window[1]] for i, y, x in batch]
-      )
-    )
-    for (i, y, x), output in zip(batch, outputs, strict=True):
-      if sums[i] is None:
-        shape = (*ready[i].shape[:2], output.shape[-1])
-        sums[i] = np.zeros(shape, np.float32)
-      sums[i][y : y + window[0], x : x + window[1]] += output
-      counts[i][y : y + window[0], x : x + window[1]] += 1
-  return [
-    (total / count)[: image.shape[0], : image.shape[1]]
-    for total, count, image in zip(sums, counts, images, strict=True)
-  ]
+  ready, places = [], []
+  for i, image in enumerate(images):
+    window = config.window
+    if predictor.input_size is None:
+      window = np.minimum(window, padded_size(image.shape, config))
+    size = np.maximum(image.shape[:2], window)
+    ready.append(pad(image, tuple(size), predictor.mean))
+    places += [
+      (i, slice(y, y + window[0]), slice(x, x + window[1]))
+      for y in window_starts(size[0], window[0], config.stride[0])
+      for x in window_starts(size[1], window[1], config.stride[1])
+    ]
+  cuts = [ready[i][y, x] for i, y, x in places]
+  results: list = [None] * len(images)
+  left = [0] * len(images)
+  for i, _, _ in places:
+    left[i] += 1
+  counts: dict[int, np.ndarray] = {}
+  for batch in _alike(cuts, config.batch_size):
+    outputs = predictor(np.stack([cuts[n] for n in batch]))
+    for n, output in zip(batch, outputs, strict=True):
+      i, y, x = places[n]
+      if results[i] is None:
+        shape = ready[i].shape[:2]
+        results[i] = np.zeros((*shape, output.shape[-1]), np.float32)
+        counts[i] = np.zeros((*shape, 1), np.float32)
+      results[i][y, x] += output
+      counts[i][y, x] += 1
+      left[i] -= 1
+      if not left[i]:
+        height, width = images[i].shape[:2]
+        results[i] = results[i][:height, :width]
+        results[i] /= counts.pop(i)[:height, :width]
+  return results
+
+
+def _alike(
+  images: Sequence[np.ndarray], batch_size: int
+) -> Iterator[list[int]]:
+  """Groups the indices of images of one shape and type, up to a batch."""
+  groups: dict[tuple, list[int]] = {}
+  for i, image in enumerate(images):
+    groups.setdefault((image.shape, image.dtype), []).append(i)
+  for members in groups.values():
+    for start in range(0, len(members), batch_size):
+      yield members[start : start + batch_size]
 
 
 def protocol(
@@ -260,8 +275,8 @@ def segment(
   """
   predictor = protocol(predictor, config)
   check(predictor, config)
-  whole = config.mode != 'slide'
-  size = predictor.input_size if whole else None
+  at_once = config.mode != 'slide'
+  size = predictor.input_size if at_once else None
   if size is not None and not isinstance(predictor, predictors.Resized):
     predictor = predictors.Resized(predictor, size)
   views = [
@@ -271,21 +286,21 @@ def segment(
   ]
   one_view = views == [(1.0, False)] and not config.fit
   output = predictor.output
-  if not whole:
+  if not at_once:
     output = 'logits' if output == 'ids' else output
   elif size is None and one_view:
     output = 'ids'
   elif not one_view:
     output = 'logits' if output == 'ids' else output
   predictor = predictor.with_output(output)
-  run = _whole if whole else _slide
+  run = whole if at_once else slide
   if one_view:
     outputs = run(predictor, images, config)
     return (
       outputs if output == 'ids' else [predictors.to_ids(x) for x in outputs]
     )
 
-  sums: list = [0.0] * len(images)
+  sums: list = [None] * len(images)
   for scale, flip in views:
     scaled = []
     for image in images:
@@ -299,5 +314,8 @@ def segment(
       result = predictors.resize_bilinear(result, images[i].shape[:2])
       if predictor.output == 'logits':
         result = predictors.softmax(result)
-      sums[i] = sums[i] + result
+      if sums[i] is None:
+        sums[i] = np.array(result)
+      else:
+        sums[i] += result
   return [predictors.to_ids(x) for x in sums]

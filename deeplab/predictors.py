@@ -58,13 +58,19 @@ class Predictor(Protocol):
 
 def softmax(logits: np.ndarray) -> np.ndarray:
   """Returns float32 probabilities over the last axis."""
-  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-  return powers / powers.sum(axis=-1, keepdims=True)
+  powers = logits - logits.max(axis=-1, keepdims=True)
+  np.exp(powers, out=powers)
+  powers /= powers.sum(axis=-1, keepdims=True)
+  return powers
 
 
 def to_ids(scores: np.ndarray) -> np.ndarray:
   """Returns uint8 [..., H, W] of logits or probabilities [..., H, W, K]."""
-  return scores.argmax(axis=-1).astype(np.uint8)
+  ids = np.empty(scores.shape[:-1], np.uint8)
+  # Row by row: whole, an aerial image's would be eight bytes a pixel first.
+  for place, row in zip(ids, scores, strict=True):
+    place[...] = row.argmax(axis=-1)
+  return ids
 
 
 def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:

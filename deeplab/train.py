@@ -292,7 +292,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     if record:
       cleanup.callback(record.close)
     for step in todo:
-      state, measured = train_step(state, parallel.split(next(batches)))
+      state, measured = train_step(
+        state, parallel.split(progress.fetch(batches))
+      )
       progress.update(step)
       last = step == total
       reports = step % config.log_every_steps == 0 or last

@@ -2,13 +2,19 @@
 
 import io
 import logging
+import subprocess
+import sys
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from configs import shapes_mnv2
 from deeplab import inference
 from deeplab import predictors
+from deeplab.models import registry
 
 
 def eval_config(**changes):
@@ -149,6 +155,97 @@ def test_overlapping_windows_are_averaged():
   config = eval_config(mode='slide', window=(8, 8), stride=(8, 4))
   ids = inference.segment(Fake(ramp), random_images([(8, 12)]), config)[0]
   np.testing.assert_array_equal(ids[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
+
+
+def blur(images):
+  """Logits that depend on a pixel's neighbours, and on where the image ends."""
+  result = []
+  for image in np.asarray(images, np.float32):
+    padded = np.pad(image, ((3, 3), (3, 3), (0, 0)))
+    shifts = [
+      padded[y : y + len(image), x : x + image.shape[1]]
+      for y in range(7)
+      for x in range(7)
+    ]
+    result.append(np.mean(shifts, 0))
+  return np.stack(result)
+
+
+@pytest.mark.parametrize('window', [(24, 40), (64, 64)])
+def test_one_window_over_an_image_is_the_whole_image_exactly(window):
+  images = random_images([(20, 31), (24, 40), (17, 34)])
+  whole = inference.whole(Fake(blur), images, eval_config())
+  config = eval_config(mode='slide', window=window, stride=(10, 10))
+  for one, other in zip(
+    inference.slide(Fake(blur), images, config), whole, strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_one_window_of_a_network_is_the_whole_image_exactly():
+  config = shapes_mnv2.get_config('smoke')
+  model = registry.build(config.model, 3, depthwise='conv', pointwise='conv')
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  predictor = predictors.FlaxPredictor(
+    model, variables, config.data.mean, config.data.std
+  )
+  images = random_images([(60, 90)])
+  section = eval_config(pad_multiple=32, window=(64, 96), stride=(32, 32))
+  (whole,) = inference.whole(predictor, images, section)
+  (one,) = inference.slide(predictor, images, section)
+  np.testing.assert_array_equal(one, whole)
+  assert np.ptp(whole) > 0
+
+
+def test_overlapping_windows_are_a_loop_over_crops():
+  (image,) = random_images([(37, 45)])
+  config = eval_config(
+    mode='slide', window=(16, 24), stride=(9, 10), pad_multiple=1, batch_size=4
+  )
+  (got,) = inference.slide(Fake(blur), [image], config)
+  total, times = np.zeros((37, 45, 3)), np.zeros((37, 45, 1))
+  for y in (0, 9, 18, 21):
+    for x in (0, 10, 20, 21):
+      total[y : y + 16, x : x + 24] += blur(
+        image[None, y : y + 16, x : x + 24]
+      )[0]
+      times[y : y + 16, x : x + 24] += 1
+  np.testing.assert_allclose(got, total / times, rtol=0, atol=1e-4)
+
+
+_TILE = """
+import resource
+import numpy as np
+from configs import potsdam_resnet
+from deeplab import inference
+from deeplab import predictors
+from deeplab.models import registry
+import jax, jax.numpy as jnp
+
+config = potsdam_resnet.get_config('smoke').unlock()
+config.eval.mode, config.eval.batch_size = 'slide', 4
+config.eval.window, config.eval.stride = (512, 512), (341, 341)
+model = registry.build(config.model, 6, depthwise='conv', pointwise='conv')
+variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+predictor = predictors.FlaxPredictor(
+  model, variables, config.data.mean, config.data.std
+)
+tile = np.random.default_rng(0).integers(0, 256, (6000, 6000, 3), np.uint8)
+(ids,) = inference.segment(predictor, [tile], config.eval)
+assert ids.shape == (6000, 6000) and len(np.unique(ids)) > 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss is in KiB there')
+def test_an_aerial_tile_takes_less_than_four_gib():
+  done = subprocess.run(
+    [sys.executable, '-c', _TILE], capture_output=True, text=True, check=True
+  )
+  peak = int(done.stdout.split()[-1]) / 2**20
+  print(f'peak {peak:.2f} GiB')
+  assert peak < 4
 
 
 def test_padding_is_the_mean_colour_and_is_cut_off():

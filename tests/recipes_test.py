@@ -1,14 +1,8 @@
 """Each source's recipe, as its own pages give it, number by number."""
 
-import ast
-import glob
-import importlib
-import os
-
 import numpy as np
 import pytest
 
-from configs import common
 from deeplab import losses
 from deeplab import optimizers
 from deeplab.data import augment
@@ -329,14 +323,6 @@ def get(config, key):
   return config
 
 
-def flat(config, prefix=()):
-  for key, value in config.items():
-    if hasattr(value, 'items'):
-      yield from flat(value, (*prefix, key))
-    else:
-      yield (*prefix, key)
-
-
 @pytest.mark.parametrize(('page', 'expected'), RECIPES.items())
 def test_values_are_the_published_ones(page, expected):
   config = configs_test.get(*page)
@@ -376,34 +362,3 @@ def test_lengths_losses_and_rates_are_sound(module, variant):
   assert top <= config.optimizer.learning_rate * (1 + 1e-6)
   assert top > 0.5 * config.optimizer.learning_rate
   assert float(rate(total - 1)) <= top
-
-
-def _words():
-  """Returns every attribute, string and parameter name in the code."""
-  words = set()
-  for folder in ('deeplab', 'export', 'experiments'):
-    pattern = os.path.join(configs_test.ROOT, folder, '**', '*.py')
-    for path in glob.glob(pattern, recursive=True):
-      with open(path, encoding='utf-8') as f:
-        tree = ast.parse(f.read())
-      for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-          words.add(node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-          words.add(node.value)
-        elif isinstance(node, ast.arg):
-          words.add(node.arg)
-        elif isinstance(node, ast.AnnAssign):
-          words.add(getattr(node.target, 'id', ''))
-  return words
-
-
-def test_no_field_is_unread():
-  words = _words()
-  fields = set(flat(common.base()))
-  for module in configs_test.MODULES:
-    page = importlib.import_module(f'configs.{module}')
-    fields |= set(flat(page.get_config('')))
-  # `config[f'{part}_multiplier']`
-  parts = {f'{part}_multiplier' for part in (*optimizers.PARTS, 'bias')}
-  assert sorted(f for f in fields if f[-1] not in words | parts) == []

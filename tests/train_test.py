@@ -467,6 +467,8 @@ def test_every_field_is_read(module, variant, smoke_run):
     f'optimizer.{config.optimizer.name}',
     f'schedule.{config.schedule.name}',
     *(f'data.augment.{op}' for op in config.data.augment.ops),
+    *(f'loss.{term}' for term in config.loss.terms),
+    *(f'loss.{term}' for term in config.loss.auxiliary_terms),
   }
   unread = {
     path

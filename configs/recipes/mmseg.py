@@ -5,6 +5,11 @@ stem in the encoders whose token ends in b), a separable pyramid whose
 projection is 3x3, and an FCN on stage 3 as a second loss. The training: SGD
 from 0.01 by a polynomial rate to 1e-4, weight decay 5e-4 on everything, and a
 loss that is averaged over ignored pixels too.
+
+What differs: images that shrink are averaged over each pixel's area; crops that
+reach over an image are filled before the colours are distorted, not after; and
+whole images are filled up to multiples of 32 in evaluation, so that their sizes
+repeat (--config.eval.pad_multiple=1 compiles the network for each).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ The encoders with output stride 8 (ResNet-50) or 16 (MobileNetV3-Large), and
 the heads `LRASPP`, `DeepLabHead` and `FCNHead`; SGD with a polynomial rate, 30
 epochs of batches of 32, crops of 480 of images whose shorter side is 260 to
 1040; the auxiliary head learns ten times as fast. Tests resize the shorter side
-to 520.
+to 520. Images are filled up to multiples of 32 there, so that sizes repeat.
 """
 
 from typing import Any
