@@ -302,11 +302,11 @@ class _Reader:
     _check_facts(data, info)
     builder = _prepared(data, split)
     pixels, image = bands.of(data), builder.info.features['image']
-    if image.shape[-1] != pixels.channels or image.dtype != pixels.dtype:
+    if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
       raise ValueError(
         f'config.data.mean has {pixels.channels} values, of images of '
         f'{pixels.depth} bits, for the {image.shape[-1]} channels of '
-        f'{np.dtype(image.dtype)} of {data.name}'
+        f'{np.dtype(image.np_dtype)} of {data.name}'
       )
     self._source = records.source(builder)
     self._cache: dict[int, augment.Example] | None = {} if cache else None

@@ -93,6 +93,7 @@ def run(data, request, image, folder):
   """Returns what the evaluator's predictor gets from a file."""
   card = {
     'input_size': list(SIZE),
+    'value_range': [0, 255],
     'mean': MEAN,
     'std': STD,
     'normalization_in_graph': request.normalization_in_graph,
