@@ -226,7 +226,7 @@ def _error(values):
   return str(stopped.value)  # a message as its code is exit status 1
 
 
-def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch):
+def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch, segmenter):
   assert '--images and --output are needed' in _error(_flags())
   values = _flags(images=tmp_path, output=tmp_path / 'out')
   assert '--workdir or --tflite' in _error(values)
@@ -234,7 +234,7 @@ def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch):
   assert str(tmp_path) in _error(values)
 
   (tmp_path / 'bad.png').write_text('hello')
-  monkeypatch.setattr(predict, 'from_workdir', lambda workdir: None)
+  monkeypatch.setattr(predict, 'from_workdir', lambda workdir: segmenter)
   assert 'bad.png is no readable image' in _error(values)
 
 

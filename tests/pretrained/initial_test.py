@@ -429,7 +429,9 @@ def test_more_channels_and_bits_are_of_other_units(published):
   np.testing.assert_array_equal(after[kernel], published[kernel])
 
 
-@pytest.mark.parametrize('name', registry.ENCODERS)
+@pytest.mark.parametrize(
+  'name', [name for name in registry.ENCODERS if name.endswith('_tiny')]
+)
 def test_each_encoder_has_a_kernel_that_reads_the_image(name):
   encoder = registry.ENCODERS[name]()
   paths = []
