@@ -11,6 +11,9 @@ A split is, below `config.data.root`, the first of these that exists:
 Formats that name their classes are drawn by the names in
 `config.data.class_names` or ROOT/classes.txt; `formats.classes` says how.
 
+Images are RGB of 8 bits, or, by the length of `config.data.mean` and by
+`config.data.depth`, of any number of channels and of 16: TIFF, PNG or .npy.
+
 Annotations of one image are index, palette or grey images that hold class ids,
 RGB images whose colours stand in `config.data.color_map` or ROOT/classes.txt,
 or labelme's JSON files.
