@@ -21,7 +21,8 @@ def base() -> ConfigDict:
   c.name = 'base'
   c.seed = 0
 
-  # Data. Pixel values are 0..255 until `mean` and `std` normalise them.
+  # Data. Pixel values are 0..255, or 0..65535, until `mean` and `std` normalise
+  # them; these have a value for each channel of the images.
   c.data = ConfigDict()
   c.data.name = 'shapes'
   c.data.data_dir = ''  # prepared data; '' is ~/tensorflow_datasets

@@ -11,6 +11,7 @@ from deeplab import parallel
 from deeplab import steps
 from deeplab import train
 from deeplab.data import augment
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.models import profile
@@ -76,7 +77,11 @@ def dry_run(config: ConfigDict) -> str:
   for name, size in sizes.items():
     # An auxiliary head is trained and not exported.
     traced = profile.profile(
-      config.model, info.num_classes, size, auxiliary=name != 'export'
+      config.model,
+      info.num_classes,
+      size,
+      channels=bands.of(config.data).channels,
+      auxiliary=name != 'export',
     )
     if not out:
       out.append(profile.table(traced))
@@ -106,12 +111,14 @@ def _step(config: ConfigDict, num_classes: int):
 def abstract(config: ConfigDict, num_classes: int, size: tuple[int, int]):
   """Returns shapes of (state, batch) of one device's training step."""
   model, optimizer, _, _ = _step(config, num_classes)
+  b, channels = config.batch_size, bands.of(config.data).channels
   state = jax.eval_shape(
-    lambda: steps.init_state(model, optimizer, seed=0, ema=config.ema_decay > 0)
+    lambda: steps.init_state(
+      model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0
+    )
   )
-  b = config.batch_size
   batch = {
-    'image': jax.ShapeDtypeStruct((b, *size, 3), jnp.float32),
+    'image': jax.ShapeDtypeStruct((b, *size, channels), jnp.float32),
     'label': jax.ShapeDtypeStruct((b, *size), jnp.uint8),
     'index': jax.ShapeDtypeStruct((b,), jnp.uint32),
   }

@@ -27,6 +27,7 @@ from deeplab import parallel
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
@@ -37,7 +38,7 @@ Counts = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One evaluated image: uint8 [H, W, 3], and uint8 ids [H, W] twice."""
+  """One evaluated image, [H, W, C] as it is, and uint8 ids [H, W] twice."""
 
   name: str
   image: np.ndarray
@@ -94,8 +95,9 @@ def evaluate(
 
   Args:
     predictor: see `predictors`.
-    examples: {'image': uint8 [H, W, 3], 'label': uint8 [H, W], 'name': str},
-      this host's share of the split. Labels are train ids, 255 is ignored.
+    examples: {'image': uint8 or uint16 [H, W, C], 'label': uint8 [H, W],
+      'name': str}, this host's share of the split. Labels are train ids, 255 is
+      ignored.
     info: the data set: how many classes and their names.
     config: `config.eval`: batch_size, mode (see `inference.MODES`), window,
       stride, static_size, fit, scales, flip, pad_multiple, pad_offset,
@@ -230,7 +232,7 @@ def file_protocol(config: Any) -> Any:
 def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
   """Returns a run's config with `eval` and `data` of another.
 
-  The normalisation stays, since the weights expect it.
+  The kind of images and their normalisation stay: the weights expect them.
   """
   if other is None:
     return config
@@ -240,6 +242,7 @@ def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
     changed.data = ConfigDict(pipeline.resolve(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
+      changed.data.depth = bands.of(config.data).depth
   return changed
 
 

@@ -81,7 +81,7 @@ def view_size(
 def pad(
   image: np.ndarray, size: Sequence[int], fill: Sequence[float]
 ) -> np.ndarray:
-  """Pads [H, W, 3] at the bottom and the right with a colour, to (H, W)."""
+  """Pads [H, W, C] at the bottom and the right with a colour, to (H, W)."""
   height, width = image.shape[:2]
   if (height, width) == tuple(size):
     return image
@@ -105,7 +105,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 def whole(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
-  """Asks about whole images [H, W, 3]; returns [H, W, K] or [H, W] each.
+  """Asks about whole images [H, W, C]; returns [H, W, K] or [H, W] each.
 
   Images that have one size once padded (or resized, for a predictor of one
   size) run together.
@@ -264,7 +264,7 @@ def segment(
   Args:
     predictor: see `predictors`. One of static size is asked through
       `predictors.Resized`.
-    images: uint8 [H, W, 3] each, of any sizes.
+    images: uint8 or uint16 [H, W, C] each, of any sizes.
     config: `config.eval`.
 
   Returns:

@@ -56,12 +56,21 @@ def init_state(
   model: Any,
   optimizer: optax.GradientTransformation,
   *,
+  channels: int,
   seed: int,
   ema: bool,
 ) -> TrainState:
-  """Initialises parameters and optimiser; no memory of the images' size."""
+  """Initialises parameters and optimiser; no memory of the images' size.
+
+  Args:
+    model: a `Segmenter`.
+    optimizer: the run's.
+    channels: of the images.
+    seed: of the parameters.
+    ema: whether the state has a moving average.
+  """
   variables = jax.jit(model.init)(
-    jax.random.key(seed), jnp.zeros((1, 65, 65, 3), jnp.float32)
+    jax.random.key(seed), jnp.zeros((1, 65, 65, channels), jnp.float32)
   )
   variables = {
     'params': variables['params'],
@@ -139,7 +148,7 @@ def train_step(
 
   Args:
     state: the state before.
-    batch: 'image' [b, H, W, 3] float32 normalised, 'label' [b, H, W] integer
+    batch: 'image' [b, H, W, C] float32 normalised, 'label' [b, H, W] integer
       train ids, 'index' [b] uint32 global example indices.
     model: a `Segmenter` built with the same `axis_name`.
     optimizer: its transformation.

@@ -31,6 +31,7 @@ from deeplab import predictors
 from deeplab import steps
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
@@ -198,7 +199,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, info.num_classes, total, parallel.AXIS
   )
   state = steps.init_state(
-    model, optimizer, seed=config.seed, ema=config.ema_decay > 0
+    model,
+    optimizer,
+    channels=bands.of(config.data).channels,
+    seed=config.seed,
+    ema=config.ema_decay > 0,
   )
   logging.info(
     '%s: %d classes, %d training images, %d steps of %d images, '

@@ -12,7 +12,9 @@ from tests import helpers
 
 
 def _state(value, *, ema=False):
-  state = steps.init_state(helpers.TinyNet(), optax.sgd(0.1), seed=0, ema=ema)
+  state = steps.init_state(
+    helpers.TinyNet(), optax.sgd(0.1), channels=3, seed=0, ema=ema
+  )
   fill = lambda tree, number: jax.tree.map(
     lambda x: jnp.full_like(x, number), tree
   )

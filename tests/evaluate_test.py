@@ -270,9 +270,11 @@ def test_a_file_of_other_classes_is_refused(monkeypatch, tmp_path):
 def test_another_configs_data_keeps_the_normalisation():
   run, other = common.base(), common.base()
   other.data.mean, other.data.eval_split = (1.0, 2.0, 3.0), 'test'
+  other.data.depth = 16
   other.eval.flip = True
   both = evaluate._with_data_of(run.lock(), other.lock())
   assert both.data.mean == (123.675, 116.28, 103.53)
+  assert both.data.depth == 8
   assert (both.data.eval_split, both.eval.flip) == ('test', True)
   assert (run.data.eval_split, run.eval.flip) == ('val', False)
   assert other.data.mean == (1.0, 2.0, 3.0)

@@ -38,7 +38,9 @@ def _setup(axis_name=None, optimizer=None, *, ema=False, **kwargs):
     axis_name=axis_name,
     **fields,
   )
-  state = steps.init_state(helpers.TinyNet(), optimizer, seed=1, ema=ema)
+  state = steps.init_state(
+    helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
+  )
   return state, step
 
 
@@ -86,7 +88,7 @@ def _network(axis_name, kernels, optimizer):
   config.ema_decay = 0.9
   config.model.auxiliary = ConfigDict({'name': 'fcn', 'channels': 8})
   model, transform, _, step = train.build_step(config, 3, 10, axis_name)
-  return steps.init_state(model, transform, seed=1, ema=True), step
+  return steps.init_state(model, transform, channels=3, seed=1, ema=True), step
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,9 @@ def test_indivisible_accumulation_is_refused():
 @pytest.mark.parametrize('ema', [False, True])
 def test_a_run_may_start_from_other_variables(ema):
   optimizer = optax.lion(0.1)
-  state = steps.init_state(helpers.TinyNet(), optimizer, seed=1, ema=ema)
+  state = steps.init_state(
+    helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
+  )
   other = jax.tree.map(lambda x: np.asarray(x) + 1, state.variables)
   after = steps.start_from(state, other, optimizer)
   jax.tree.map(np.testing.assert_array_equal, after.variables, other)

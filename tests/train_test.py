@@ -411,7 +411,7 @@ def test_one_batch_overfits(data_dir):
   model, optimizer, _, step = train.build_step(
     config, info.num_classes, 150, None
   )
-  state = steps.init_state(model, optimizer, seed=0, ema=False)
+  state = steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
   step = jax.jit(step, donate_argnums=0)
   device_batch = jax.tree.map(jnp.asarray, batch)
   for _ in range(150):
@@ -561,6 +561,7 @@ def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
   state = steps.init_state(
     registry.build(smoke_run.config.model, 6),
     train.build_step(smoke_run.config, 6, 10, None)[1],
+    channels=3,
     seed=0,
     ema=False,
   )

@@ -21,7 +21,7 @@ def data(c: ConfigDict) -> None:
   c.data.pool = ''
   c.data.pool_share = 0.2  # of the pool goes to `eval_split`
   c.data.pool_seed = 0
-  c.data.depth = 8  # bits a channel of the images, 8 or 16
+  c.data.depth = 8  # bits a channel of the images, 8 or 16, as of `mean`, `std`
   c.data.augment.random_crop.max_class_share = 0.75
 
 

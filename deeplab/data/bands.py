@@ -9,6 +9,12 @@ import numpy as np
 from PIL import Image
 import tifffile
 
+from deeplab.data import info as info_lib
+
+# What `read` reads. Arrays (.npy) are images here, beside the files that all
+# read.
+SUFFIXES = (*info_lib.IMAGE_SUFFIXES, '.npy')
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
@@ -35,8 +41,31 @@ class Pixels:
     """uint8 or uint16."""
     return np.dtype(f'uint{self.depth}')
 
+  @property
+  def highest(self) -> int:
+    """The largest value, 255 or 65535."""
+    return 2**self.depth - 1
+
+  def __str__(self) -> str:
+    names = {1: 'grey', 3: 'RGB'}
+    name = names.get(self.channels, f'{self.channels} channels')
+    return f'{name} in 0..{self.highest}'
+
 
 RGB = Pixels()
+
+
+def of(data: Any) -> Pixels:
+  """Returns what the images of a config are made of.
+
+  Args:
+    data: `config.data`; reads `mean` (for the number of channels), and `depth`
+      where the data set has a choice.
+
+  Raises:
+    ValueError: a depth that is not 8 or 16.
+  """
+  return Pixels(len(data.mean), data.get('depth', 8))
 
 
 def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
@@ -72,7 +101,7 @@ def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
   except (OSError, ValueError, tifffile.TiffFileError) as error:
     raise ValueError(
       f'{path}: damaged or no image ({error}); replace the file, or remove it '
-      'together with its mask'
+      'and its mask'
     ) from error
   image = image[..., None] if image.ndim == 2 else image
   if image.ndim == 3 and image.shape[2] == 1 and pixels.channels == 3:
@@ -80,12 +109,13 @@ def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
   if image.ndim != 3 or image.shape[2] != pixels.channels:
     raise ValueError(
       f'{path}: image of shape {list(image.shape)} for {pixels.channels} '
-      'channels; give config.data.mean and std one value a channel'
+      'channels; convert the image, or train with one value a channel in '
+      'config.data.mean and std'
     )
   if image.dtype != pixels.dtype:
     raise ValueError(
       f'{path}: image of {image.dtype} for config.data.depth={pixels.depth}; '
-      'set the depth (8 or 16), or convert the image'
+      'convert the image, or train with the depth (8 or 16) that it has'
     )
   return np.ascontiguousarray(image)
 

@@ -31,6 +31,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import ahead
 from deeplab.data import augment
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import records
@@ -300,11 +301,12 @@ class _Reader:
   ):
     _check_facts(data, info)
     builder = _prepared(data, split)
-    channels = builder.info.features['image'].shape[-1]
-    if channels != len(data.mean):
+    pixels, image = bands.of(data), builder.info.features['image']
+    if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
       raise ValueError(
-        f'config.data.mean has {len(data.mean)} values for the {channels} '
-        f'channels of {data.name}'
+        f'config.data.mean has {pixels.channels} values, of images of '
+        f'{pixels.depth} bits, for the {image.shape[-1]} channels of '
+        f'{np.dtype(image.np_dtype)} of {data.name}'
       )
     self._source = records.source(builder)
     self._cache: dict[int, augment.Example] | None = {} if cache else None

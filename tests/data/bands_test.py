@@ -1,6 +1,7 @@
 """Images of any number of channels, and what is wrong with them."""
 
 import cv2
+import ml_collections
 import numpy as np
 from PIL import Image
 import pytest
@@ -73,3 +74,14 @@ def test_bad_bands(tmp_path):
     bands.read(png, bands.Pixels(1, 8))
   with pytest.raises(ValueError, match='images of 3 channels of 12 bits'):
     bands.Pixels(3, 12)
+
+
+def test_what_a_config_says_of_its_images():
+  c = ml_collections.ConfigDict({'mean': (1.0, 2.0, 3.0)})
+  assert bands.of(c) == bands.RGB
+  assert str(bands.of(c)) == 'RGB in 0..255'
+  c.depth, c.mean = 16, (1.0,) * 5
+  assert bands.of(c) == bands.Pixels(5, 16)
+  assert bands.of(c).highest == 65535
+  assert str(bands.of(c)) == '5 channels in 0..65535'
+  assert str(bands.Pixels(1)) == 'grey in 0..255'

@@ -11,6 +11,9 @@ A split is, below `config.data.root`, the first of these that exists:
 Formats that name their classes are drawn by the names in
 `config.data.class_names` or ROOT/classes.txt; `formats.classes` says how.
 
+Images are RGB of 8 bits, or, by the length of `config.data.mean` and by
+`config.data.depth`, of any number of channels and of 16: TIFF, PNG or .npy.
+
 Annotations of one image are index, palette or grey images that hold class ids,
 RGB images whose colours stand in `config.data.color_map` or ROOT/classes.txt,
 or labelme's JSON files.
@@ -45,8 +48,6 @@ from deeplab.data.formats import cvat
 from deeplab.data.formats import labelme
 from deeplab.data.formats import voc_export
 
-# Arrays of many channels are images here, beside the files that all read.
-IMAGE_SUFFIXES = (*info_lib.IMAGE_SUFFIXES, '.npy')
 LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
 
 Pair = tuple[pathlib.Path, pathlib.Path]
@@ -96,8 +97,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 def builder(data: Any, split: str) -> Folder:
   """Returns the builder of one split of `config.data.root`.
 
-  Reads `root`, `data_dir`, `mean` (for the number of channels), `depth`, what
-  `find` and what `catalog.info_for` reads.
+  Reads `root`, `data_dir`, what `find`, `bands.of` and `catalog.info_for` read.
 
   Raises:
     ValueError: no such folder or split, an empty split, or an image or an
@@ -105,7 +105,7 @@ def builder(data: Any, split: str) -> Folder:
   """
   sources = find(data, split)
   classes = classes_lib.classes_of(data)
-  pixels = bands.Pixels(len(data.mean), data.depth)
+  pixels = bands.of(data)
   files = [path for one in sources for path in (one.image, one.annotation)]
   name = records.fingerprint(
     split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
@@ -337,7 +337,7 @@ def _matched(
   suffixes: tuple[str, ...] = LABEL_SUFFIXES,
 ) -> tuple[list[Pair], list[str]]:
   """Pairs the files of two folders by stem; see `survey`."""
-  images, faults = _by_stem(images_folder, IMAGE_SUFFIXES)
+  images, faults = _by_stem(images_folder, bands.SUFFIXES)
   masks, more = _by_stem(labels_folder, suffixes)
   faults += more
   if images_folder != labels_folder:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from deeplab.data import bands
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.data import records
@@ -61,7 +62,7 @@ class Loaded:
 
   Attributes:
     place: where it is.
-    image: uint8 [H, W, 3].
+    image: uint8 or uint16 [H, W, C].
     label: uint8 [h, w], train ids or IGNORE, 0 where `wrong`.
     wrong: bool [h, w], pixels whose value is no class and not ignored; None
       for none.
@@ -108,11 +109,11 @@ def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:
 
   Args:
     place: where it is.
-    config: the experiment, with `data`; for prepared examples.
+    config: the experiment, with `data`.
     info: facts about the data set.
   """
   if place.mask:
-    return _files(place, info)
+    return _files(place, info, bands.of(config.data))
   count = pipeline.num_examples(config, place.split)
   return next(prepared(place.split, place.number, count, config, info))
 
@@ -137,13 +138,18 @@ def prepared(
     )
 
 
-def _files(place: Place, info: info_lib.DatasetInfo) -> Loaded:
+def _files(
+  place: Place, info: info_lib.DatasetInfo, pixels: bands.Pixels
+) -> Loaded:
   """Reads an image file and its mask."""
   parts: dict[str, Any] = {}
   faults = []
   try:
-    image = records.decode_image(pathlib.Path(place.image))[1]
-    parts['image'] = np.asarray(image.convert('RGB'))
+    path = pathlib.Path(place.image)
+    rgb = pixels == bands.RGB
+    parts['image'] = (
+      records.read_pixels(path) if rgb else bands.read(path, pixels)
+    )
   except (ValueError, OSError) as error:
     faults.append(Fault('unreadable', str(error)))
   kind, colors = _header(place.mask)

@@ -67,7 +67,7 @@ def picture(
     Pictures uint8 [H, W, 3]; none if nothing could be read.
   """
   image, label = example.image, example.label
-  pictures = [] if image is None else [image]
+  pictures = [] if image is None else [visualize.picture(image)]
   if label is None or (pictures and not masked):
     return pictures
   if image is not None and label.shape == image.shape[:2]:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import tqdm
 
+from deeplab import visualize
 from deeplab.data import info as info_lib
 from deeplab.data.doctor import load
 
@@ -108,9 +109,13 @@ def look(image: np.ndarray) -> bytes:
   Each bit says whether the grey level rises to the right, on a 16x16 grid.
 
   Args:
-    image: uint8 [H, W, 3].
+    image: uint8 or uint16 [H, W, C].
   """
-  small = cv2.resize(image, (_GRID + 1, _GRID), interpolation=cv2.INTER_AREA)
+  small = cv2.resize(
+    visualize.picture(image),
+    (_GRID + 1, _GRID),
+    interpolation=cv2.INTER_AREA,
+  )
   grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
   if int(grey.max()) - int(grey.min()) < _LEAST_RANGE:
     return b''

@@ -380,6 +380,14 @@ def test_the_number_of_bands_is_part_of_the_name(root, config):
     layouts.examples(config)
 
 
+def test_the_depth_of_prepared_data_is_checked(config):
+  """Facts of 16 bits over a data set that has 8."""
+  config.data.name, config.data.depth = 'shapes', 16
+  message = r'3 values, of images of 16 bits, for the 3 channels of uint8'
+  with pytest.raises(ValueError, match=message):
+    layouts.examples(config)
+
+
 def test_batches_of_bands(root, config):
   """Five bands of 16 bits through every op that takes them."""
   images = bands(root, config, 5, 16)

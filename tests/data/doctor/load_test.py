@@ -1,5 +1,6 @@
 """Masks of every depth, with values of every class and of none."""
 
+import ml_collections
 import numpy as np
 from PIL import Image
 import pytest
@@ -23,7 +24,8 @@ def read(folder, mask, facts=FACTS):
   Image.new('RGB', shape[::-1]).save(folder / 'image.png')
   Image.fromarray(mask).save(folder / 'mask.png')
   place = load.Place('train', f'{folder}/image.png', f'{folder}/mask.png')
-  return load.load(place, None, facts)
+  config = ml_collections.ConfigDict({'data': {'mean': (0.0,) * 3}})
+  return load.load(place, config, facts)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])

@@ -2,16 +2,19 @@
 
 import html.parser
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 from PIL import Image
 import pytest
+import tifffile
 
 from deeplab.data import catalog
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import load
+from deeplab.data.doctor import report
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
 
@@ -243,3 +246,39 @@ def test_prepared_data_is_examined_too(config):
   one, two = (r.splits['val'].scans for r in results)
   key = lambda s: (s.place.number, s.digest, s.pixels.tobytes())
   assert sorted(map(key, one)) == sorted(map(key, two))
+
+
+def test_images_of_many_channels(root, config):
+  """Five bands of 16 bits, in files and prepared; one file is of four."""
+  config.data.mean, config.data.std = (9.0,) * 5, (3.0,) * 5
+  config.data.depth = 16
+  rng = np.random.default_rng(0)
+  images = []
+  for path in sorted(root.glob('*/images/*')):
+    path.unlink()
+    image = rng.integers(0, 4096, (*SIZE, 5)).astype(np.uint16)
+    tifffile.imwrite(
+      path.with_suffix('.tif'),
+      image,
+      photometric='minisblack',
+      planarconfig='contig',
+    )
+    images.append(path.with_suffix('.tif'))
+  config.data.augment.random_crop.size = (16, 16)
+  result = examine(config)
+  assert result.findings == ()
+  assert {s.size for s in result.splits['train'].scans} == {SIZE}
+  page = Page(report.render(result, config))
+  assert page.images == 8  # a sample of each
+  pool = config.copy_and_resolve_references()
+  pool.data.train_split, pool.data.pool = 'train', 'train'
+  pool.data.eval_split = 'none'
+  (root / 'none.txt').write_text('img0\n')
+  scans = examine(pool).splits['train'].scans
+  assert all(s.digest for s in scans)
+  shutil.copy(images[0], images[-1])
+  np.save(images[1].with_suffix('.npy'), image[..., :4])
+  images[1].unlink()
+  found = {f.kind: f.details for f in examine(config).findings}
+  assert set(found) == {'leak', 'unreadable'}
+  assert 'image of shape [24, 40, 4] for 5 channels' in found['unreadable'][0]
