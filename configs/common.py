@@ -197,6 +197,10 @@ def base() -> ConfigDict:
   # Images are first resized to fit into (long, short); (): they are not.
   # mmsegmentation: (2048, 512) on ADE20K and VOC, in its one-view test alone.
   c.eval.fit = ()
+  # True: scores are of labels resized along, as torchvision and the STM32 model
+  # zoo have them; False: of every pixel of the data set.
+  c.eval.resize_labels = False
+  c.eval.loss = False  # the cross entropy too, whose logits leave the device
   c.eval.scales = (1.0,)
   c.eval.flip = False
   c.eval.boundary_share = 0.02  # of the diagonal, for boundary IoU
@@ -305,6 +309,7 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
   c.eval.fit = ()
+  c.eval.resize_labels = False
   c.eval.batch_size = 16
   c.log_every_steps = 2
   c.checkpoint.every_steps = 2

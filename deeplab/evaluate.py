@@ -9,6 +9,7 @@ share of the split add them up and divide once.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -81,6 +82,25 @@ def _batches(
   yield from waiting.values()
 
 
+def _resized(
+  example: dict, size: tuple[int, int] | None, frame: Sequence[int]
+) -> dict:
+  """Returns an example, its label too, at the size that is computed at.
+
+  Args:
+    example: with 'image' and 'label'.
+    size: (H, W); None fits the image into `frame` (see `inference.view_size`).
+    frame: (long, short), or ().
+  """
+  image = example['image']
+  size = size or inference.view_size(image.shape, frame, 1.0)
+  levels = np.rint(predictors.resize_bilinear(image, size))
+  return example | {
+    'image': levels.astype(image.dtype),
+    'label': predictors.resize_nearest(example['label'], size),
+  }
+
+
 def evaluate(
   predictor: predictors.Predictor,
   examples: Iterable[dict],
@@ -100,8 +120,8 @@ def evaluate(
       ignored.
     info: the data set: how many classes and their names.
     config: `config.eval`: batch_size, mode (see `inference.MODES`), window,
-      stride, static_size, fit, scales, flip, pad_multiple, pad_offset,
-      boundary_share.
+      stride, static_size, fit, resize_labels, scales, flip, pad_multiple,
+      pad_offset, boundary_share, loss.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
@@ -114,24 +134,38 @@ def evaluate(
   """
   predictor = inference.protocol(predictor, config)
   inference.check(predictor, config)
+  if config.resize_labels:
+    size, frame = predictor.input_size, config.fit
+    examples = (_resized(x, size, frame) for x in examples)
+    config = ConfigDict(config)
+    with config.unlocked():
+      config.fit = ()
   confusion = metrics.Confusion(info.num_classes)
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
-  images = metrics.ImageIoU()
+  images, loss = metrics.ImageIoU(), metrics.CrossEntropy()
   kept: dict[int, Sample] = {}
   count = 0
   examples = inference.track(examples, total, 'evaluate')
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
   for batch in _batches(numbered, predictor, config):
-    predictions = inference.segment(
-      predictor, [x['image'] for x in batch], config
-    )
-    for example, prediction in zip(batch, predictions, strict=True):
+    pictures = [x['image'] for x in batch]
+    if config.loss:
+      scores = inference.probabilities(predictor, pictures, config)
+      predictions = [predictors.to_ids(x) for x in scores]
+    else:
+      scores = [None] * len(batch)
+      predictions = inference.segment(predictor, pictures, config)
+    for example, prediction, likely in zip(
+      batch, predictions, scores, strict=True
+    ):
       label = example['label']
       try:
         images.add(confusion.add(label, prediction))
       except ValueError as error:
         raise ValueError(f'{example["name"]}: {error}') from None
       boundary.add(label, prediction)
+      if likely is not None:
+        loss.add(label, likely)
       count += 1
       if example['number'] < keep_samples:
         kept[example['number']] = Sample(
@@ -142,6 +176,7 @@ def evaluate(
       'confusion': confusion.matrix,
       'boundary': boundary.counts,
       'images': images.counts,
+      'loss': loss.counts,
       'examples': np.array(count, np.int64),
     }
   )
@@ -156,6 +191,7 @@ def evaluate(
       counts['boundary'],
       counts['images'],
       info.unscored,
+      counts['loss'] if config.loss else None,
     ),
     counts['confusion'],
     counts['boundary'],
@@ -224,7 +260,13 @@ def file_protocol(config: Any) -> Any:
   changed = ConfigDict(config)
   with changed.unlocked():
     changed.update(
-      {'mode': 'whole', 'fit': (), 'scales': (1.0,), 'flip': False}
+      {
+        'mode': 'whole',
+        'fit': (),
+        'scales': (1.0,),
+        'flip': False,
+        'loss': False,
+      }
     )
   return changed
 

@@ -273,6 +273,39 @@ def segment(
   Raises:
     ValueError: the config asks what the predictor cannot do.
   """
+  outputs, form = _ask(predictor, images, config, ids=True)
+  return outputs if form == 'ids' else [predictors.to_ids(x) for x in outputs]
+
+
+def probabilities(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+) -> list[np.ndarray]:
+  """Returns float32 [H, W, K] each, whose arg-max is `segment`.
+
+  Raises:
+    ValueError: the config asks what the predictor cannot do, or it gives ids
+      alone.
+  """
+  outputs, form = _ask(predictor, images, config, ids=False)
+  if form == 'softmax':
+    return outputs
+  return [predictors.softmax(x) for x in outputs]
+
+
+def _ask(
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  config: Any,
+  ids: bool,
+) -> tuple[list[np.ndarray], str]:
+  """Returns one output an image and what it is, as of predictors.
+
+  Args:
+    predictor: see `segment`.
+    images: likewise.
+    config: likewise.
+    ids: ids will do.
+  """
   predictor = protocol(predictor, config)
   check(predictor, config)
   at_once = config.mode != 'slide'
@@ -286,19 +319,14 @@ def segment(
   ]
   one_view = views == [(1.0, False)] and not config.fit
   output = predictor.output
-  if not at_once:
-    output = 'logits' if output == 'ids' else output
-  elif size is None and one_view:
-    output = 'ids'
-  elif not one_view:
+  if ids and at_once and one_view:
+    output = 'ids' if size is None else output
+  else:
     output = 'logits' if output == 'ids' else output
   predictor = predictor.with_output(output)
   run = whole if at_once else slide
   if one_view:
-    outputs = run(predictor, images, config)
-    return (
-      outputs if output == 'ids' else [predictors.to_ids(x) for x in outputs]
-    )
+    return run(predictor, images, config), output
 
   sums: list = [None] * len(images)
   for scale, flip in views:
@@ -318,4 +346,6 @@ def segment(
         sums[i] = np.array(result)
       else:
         sums[i] += result
-  return [predictors.to_ids(x) for x in sums]
+  for total in sums:
+    total /= len(views)
+  return sums, 'softmax'

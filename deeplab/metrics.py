@@ -21,6 +21,7 @@ from deeplab.data import info
 
 # Scores of images are added in units of 2 ** -40: exactly, in any order.
 _UNIT = 2.0**-40
+_LOSS_UNIT = 2.0**-20
 
 
 def _id_map(ids: np.ndarray, what: str) -> np.ndarray:
@@ -110,7 +111,7 @@ class ImageIoU:
   """The mean over images of the mean IoU of the classes in their labels.
 
   It is STMicroelectronics' "average IoU", which scores an image at the size of
-  the network's input: evaluate a static size to compare.
+  the network's input: `config.eval.resize_labels` compares like with like.
 
   Attributes:
     counts: int64 [2], the sum over images in units of 2 ** -40, and how many
@@ -129,6 +130,31 @@ class ImageIoU:
       union = labelled + matrix.sum(0) - hits
       mean = (hits[there] / union[there]).mean()
       self.counts += (round(mean / _UNIT), 1)
+
+
+class CrossEntropy:
+  """The mean cross entropy of labelled pixels, in nats.
+
+  Attributes:
+    counts: int64 [2], the sum over pixels in units of 2 ** -20, rounded once an
+      image, and how many there are.
+  """
+
+  def __init__(self):
+    self.counts = np.zeros(2, np.int64)
+
+  def add(self, label: np.ndarray, probabilities: np.ndarray) -> None:
+    """Adds one image.
+
+    Args:
+      label: uint8 [H, W], 0..K-1, or 255, which does not count.
+      probabilities: float32 [H, W, K].
+    """
+    valid = label != info.IGNORE
+    ids = np.where(valid, label, 0)[..., None]
+    picked = np.take_along_axis(probabilities, ids, -1)[..., 0][valid]
+    loss = -np.log(np.maximum(picked, 1e-12), dtype=np.float64).sum()
+    self.counts += (round(loss / _LOSS_UNIT), valid.sum())
 
 
 def boundary_distance(size: Sequence[int], share: float) -> int:
@@ -244,6 +270,7 @@ def scores(
   boundary: np.ndarray | None = None,
   images: np.ndarray | None = None,
   unscored: Sequence[str] = (),
+  loss: np.ndarray | None = None,
 ) -> dict[str, float]:
   """Returns every metric by name.
 
@@ -258,6 +285,7 @@ def scores(
     fw_iou              sum_i t_i iou_i / N
     kappa               Cohen's: accuracy beyond sum_i t_i p_i / N^2
     image_iou           see `ImageIoU`
+    loss                see `CrossEntropy`
     miou_scored         miou of all but the `unscored`
     boundary_iou/<class>  likewise on the bands    boundary_iou
 
@@ -270,10 +298,11 @@ def scores(
     unscored: names of classes that are void in `miou_scored`, neither labels
       nor scores; it is left out if there are none. A network that tells
       "other" from 31 classes is scored on those alone by MLPerf.
+    loss: counts of `CrossEntropy`; None leaves `loss` out.
 
   Returns:
-    Fractions in 0..1 (kappa: -1..1), NaN for what is not defined: the means
-    leave it out.
+    Fractions in 0..1 (kappa: -1..1, loss: nats), NaN for what is not defined:
+    the means leave it out.
   """
   confusion = np.asarray(confusion, np.int64)
   if confusion.shape != (len(class_names), len(class_names)):
@@ -311,6 +340,8 @@ def scores(
     result['boundary_iou'] = _mean(tables['boundary_iou'])
   if images is not None:
     result['image_iou'] = float(_ratio(images[0] * _UNIT, images[1]))
+  if loss is not None:
+    result['loss'] = float(_ratio(loss[0] * _LOSS_UNIT, loss[1]))
   if unscored:
     result['miou_scored'] = _scored_miou(confusion, class_names, unscored)
   for metric, values in tables.items():
@@ -320,13 +351,16 @@ def scores(
 
 
 def names(
-  class_names: Sequence[str], unscored: Sequence[str]
+  class_names: Sequence[str], unscored: Sequence[str], loss: bool
 ) -> tuple[str, ...]:
-  """Returns the names of all metrics of an evaluation."""
+  """Returns the names of all metrics of an evaluation, with its loss or not."""
   k = len(class_names)
   confusion, boundary = np.zeros((k, k), np.int64), np.zeros((2, k), np.int64)
+  two = np.zeros(2, np.int64)
   return tuple(
-    scores(confusion, class_names, boundary, np.zeros(2, np.int64), unscored)
+    scores(
+      confusion, class_names, boundary, two, unscored, two if loss else None
+    )
   )
 
 

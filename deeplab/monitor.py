@@ -100,8 +100,13 @@ def check(config: ConfigDict, names: Iterable[str]) -> None:
       raise ValueError(
         f'{section}.metric={fields.metric!r} is no metric of an evaluation: '
         f'give one of {", ".join(sorted(n for n in names if "/" not in n))}, '
-        'or one of a class, such as iou/road'
+        'one of a class, such as iou/road, or loss with eval.loss=True'
       )
+
+
+def _goodness(metrics: Mapping[str, float], name: str) -> float:
+  """Returns a metric as what is better the higher it is."""
+  return -metrics[name] if name == 'loss' else metrics[name]
 
 
 def evaluated(
@@ -113,12 +118,17 @@ def evaluated(
   """
   stop = config.early_stopping
   notes = dataclasses.replace(
-    notes, stopping=notes.stopping.after(metrics[stop.metric], stop.min_delta)
+    notes,
+    stopping=notes.stopping.after(
+      _goodness(metrics, stop.metric), stop.min_delta
+    ),
   )
   if not lowers_rate(config):
     return notes
   fields = config.schedule.plateau
-  watch = notes.plateau.after(metrics[fields.metric], fields.min_delta)
+  watch = notes.plateau.after(
+    _goodness(metrics, fields.metric), fields.min_delta
+  )
   scale = notes.rate_scale
   if watch.stale >= fields.patience:
     watch = Watch(watch.best)

@@ -188,7 +188,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
-  monitor.check(config, metrics.names(info.class_names, info.unscored))
+  monitor.check(
+    config, metrics.names(info.class_names, info.unscored, config.eval.loss)
+  )
   examples = pipeline.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size

@@ -138,6 +138,53 @@ def test_static_size_is_scored_at_the_labels_resolution():
 
 
 @pytest.mark.parametrize(
+  ('changes', 'size'),
+  [
+    ({'mode': 'static', 'static_size': (8, 12)}, (8, 12)),
+    ({'fit': (64, 15)}, (15, 21)),
+    ({}, (30, 42)),
+  ],
+)
+def test_labels_may_be_resized_along(changes, size):
+  image = np.zeros((30, 42, 3), np.uint8)
+  image[:, :21, 0] = image[:, 21:, 2] = 99
+  label = image.argmax(-1).astype(np.uint8)
+  fake = inference_test.Fake(inference_test.channels)
+  result = evaluate.evaluate(
+    fake,
+    [{'image': image, 'label': label, 'name': 'halves'}],
+    INFO,
+    inference_test.eval_config(resize_labels=True, pad_multiple=1, **changes),
+    keep_samples=1,
+  )
+  assert fake.seen == [(1, *size, 3)]
+  assert result.confusion.sum() == size[0] * size[1]
+  assert result.samples[0].label.shape == size
+  assert result.samples[0].image.dtype == np.uint8
+  assert result.metrics['miou'] > 0.9
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'mode': 'slide'}, {'flip': True}, {'mode': 'static'}],
+)
+def test_the_loss_is_that_of_the_probabilities(changes):
+  # The true class has the logit 2, the others 0: log(1 + 2 exp(-2)).
+  image = np.zeros((16, 16, 3), np.uint8)
+  image[:, :8, 0] = image[:, 8:, 1] = 2
+  label = image.argmax(-1).astype(np.uint8)
+  label[0] = 255
+  result = evaluate.evaluate(
+    inference_test.Fake(inference_test.channels),
+    [{'image': image, 'label': label, 'name': 'a'}],
+    INFO,
+    inference_test.eval_config(loss=True, **changes),
+  )
+  assert result.metrics['loss'] == pytest.approx(0.2395448, abs=1e-5)
+  assert result.metrics['miou'] == 1.0
+
+
+@pytest.mark.parametrize(
   ('item', 'message'),
   [
     (

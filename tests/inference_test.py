@@ -27,6 +27,8 @@ def eval_config(**changes):
       'stride': (10, 10),
       'static_size': (16, 16),
       'fit': (),
+      'resize_labels': False,
+      'loss': False,
       'scales': (1.0,),
       'flip': False,
       'boundary_share': 0.02,

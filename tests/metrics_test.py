@@ -75,10 +75,24 @@ def test_image_iou_is_a_mean_over_images():
 
 
 def test_names_are_those_of_an_evaluation():
-  found = metrics.names(NAMES, ())
+  found = metrics.names(NAMES, (), loss=False)
   assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(found)
   assert 'miou_scored' not in found
-  assert 'miou_scored' in metrics.names(NAMES, ('sky',))
+  assert 'miou_scored' in metrics.names(NAMES, ('sky',), loss=False)
+  assert set(metrics.names(NAMES, (), loss=True)) == {*found, 'loss'}
+
+
+def test_cross_entropy_by_hand():
+  loss = metrics.CrossEntropy()
+  sure = np.array([[[0.5, 0.5], [0.1, 0.9], [0.0, 1.0]]], np.float32)
+  loss.add(np.array([[0, 1, 255]], np.uint8), sure)
+  loss.add(np.array([[255]], np.uint8), sure[:, :1])
+  # (log 2 - log 0.9) / 2
+  scores = metrics.scores(np.eye(2, dtype=int), 'ab', loss=loss.counts)
+  assert scores['loss'] == pytest.approx(0.3992539, abs=1e-6)
+  assert loss.counts[1] == 2
+  loss.add(np.array([[0]], np.uint8), np.array([[[0.0, 1.0]]], np.float32))
+  assert np.isfinite(metrics.scores(np.eye(2), 'ab', loss=loss.counts)['loss'])
 
 
 def test_scores_are_mmsegmentation_s(monkeypatch):

@@ -48,6 +48,15 @@ def test_the_rate_is_never_raised_to_its_end():
   assert [n.rate_scale for n in run(c, (0.5, 0.4, 0.3))] == [1, 1, 1]
 
 
+def test_a_loss_is_better_the_lower_it_is():
+  c = config(early_stopping={'metric': 'loss', 'patience': 2})
+  notes, over = monitor.Notes(), []
+  for value in (0.5, 0.4, 0.45, 0.3, 0.35, 0.36):
+    notes = monitor.evaluated(notes, {'miou': 0.5, 'loss': value}, c)
+    over.append(monitor.over(notes, c))
+  assert over == [False, False, False, False, False, True]
+
+
 def test_other_schedules_do_not_listen():
   c = config()
   assert run(c, (0.5, 0.4, 0.3))[-1].rate_scale == 1
@@ -92,7 +101,7 @@ def test_a_checkpoint_without_notes_has_the_first_ones():
   [
     (
       config(early_stopping={'metric': 'loss'}),
-      r"early_stopping.metric='loss' is no metric .* one of miou, or one of a",
+      r"early_stopping.metric='loss' is no metric .* or loss with eval",
     ),
     (plateau(metric='mIoU'), r"schedule.plateau.metric='mIoU' is no metric"),
     (plateau(patience=0), r'schedule.plateau.patience=0 is not a number'),

@@ -186,10 +186,14 @@ ST = {
   'optimizer.learning_rate': 1e-3,
   'optimizer.weight_decay': 0.0,
   'schedule.name': 'plateau',
+  'schedule.plateau.metric': 'loss',
   'schedule.plateau.factor': 0.5,
   'schedule.plateau.patience': 20,
   'schedule.plateau.end': 1e-6,
+  'early_stopping.metric': 'loss',
   'early_stopping.patience': 80,
+  'eval.loss': True,
+  'eval.resize_labels': True,
   'batch_size': 32,
   'epochs': 400.0,
   'eval.every_epochs': 1.0,
@@ -223,6 +227,7 @@ TV = {
   'data.augment.random_short_side.high': 1040,
   'data.augment.random_crop.size': (480, 480),
   'eval.fit': (65536, 520),
+  'eval.resize_labels': True,
 }
 TV_MOBILE = TV | {
   'optimizer.learning_rate': 0.01,

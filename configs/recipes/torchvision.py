@@ -98,4 +98,5 @@ def configure(
   c.schedule.warmup_steps = 0
   common.sizes(c, crop, export=size)
   c.eval.fit = (65536, 520)  # the shorter side, however long the other is
+  c.eval.resize_labels = True
   c.checkpoint.every_steps = 1000
