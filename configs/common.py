@@ -296,7 +296,7 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
     encoder: name of the family's tiny encoder.
     **head: fields of the head to replace, its channels for instance.
   """
-  c.init_from = ''
+  c.init_from = c.init_skip = ''
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   sizes(c, (65, 65), export=(64, 64))

@@ -7,9 +7,8 @@ Data: COCO 2017 and VOC 2012 with the SBD masks, official layouts, in one
   folder. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/voc_mnv2_cut.py
 Cost: 2.8 GMACs an image (v1), 1.0 (v2).
-Expected: no number of ours yet, and from random weights unless init_from is
-  set; published mIoU 73.44 (v1) in float and 67.32 in int8, which the dense
-  pyramid suffers from.
+Expected: no number of ours yet, from Keras' ImageNet weights; published mIoU
+  73.44 (v1) in float and 67.32 in int8, which the dense pyramid suffers from.
 Variants: v1 or v2; smoke (seconds, on `shapes` if no root is given).
 """
 

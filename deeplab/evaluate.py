@@ -149,11 +149,11 @@ def evaluate(
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
   for batch in _batches(numbered, predictor, config):
     pictures = [x['image'] for x in batch]
+    scores: list = [None] * len(batch)
     if config.loss:
       scores = inference.probabilities(predictor, pictures, config)
       predictions = [predictors.to_ids(x) for x in scores]
     else:
-      scores = [None] * len(batch)
       predictions = inference.segment(predictor, pictures, config)
     for example, prediction, likely in zip(
       batch, predictions, scores, strict=True

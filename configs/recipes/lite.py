@@ -6,6 +6,10 @@ are normalised as (x - 128) / 64. MobileNetV2 is trained by Adam with a rate
 that falls to a quarter twice, RegNetX by SGD with a cosine. Images are resized
 to the network's size, for training and for evaluation, whatever their ratio.
 
+The rate falls at two and four fifths of a run, as at epochs 100 and 200 of 250.
+Nothing starts from ImageNet's weights here: those that the original had are not
+at a public address, and other ones expect other pixel values.
+
 The original brings a table of class weights for each data set; here they are
 ENet's rule of the training pixels, which such tables come from.
 """

@@ -60,6 +60,9 @@ def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
       'bn_epsilon': 1e-3,
     }
   )
+  c.init_from = 'keras:mobilenet_v2_0.5'
+  # What comes after the cut.
+  c.init_skip = r'block_13_(depthwise|project).*|block_1[456]_.*|Conv_1.*'
   c.batch_size = 32
   c.epochs = 400.0
   c.optimizer.name = 'adam'

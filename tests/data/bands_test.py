@@ -38,6 +38,19 @@ def test_bands_of_tiff_files(tmp_path):
         np.testing.assert_array_equal(bands.read(path, form), part)
 
 
+@pytest.mark.parametrize('compression', ['lzw', 'deflate', 'packbits'])
+def test_compressed_tiff_files(tmp_path, compression):
+  path = tmp_path / 'image.tif'
+  tifffile.imwrite(
+    path,
+    BANDS,
+    photometric='minisblack',
+    planarconfig='contig',
+    compression=compression,
+  )
+  np.testing.assert_array_equal(bands.read(path, bands.Pixels(8, 16)), BANDS)
+
+
 def test_bands_of_png_files(tmp_path):
   path = tmp_path / 'image.png'
   deep = bands.Pixels(3, 16)
