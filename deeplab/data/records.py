@@ -17,6 +17,7 @@ import io
 import os
 import pathlib
 import re
+import stat
 from typing import Any
 
 from absl import logging
@@ -409,11 +410,24 @@ def fingerprint(split: str, paths: Iterable[pathlib.Path], facts: Any) -> str:
 
   Args:
     split: name of the split.
-    paths: files; names, sizes and modification times count.
+    paths: files, and folders for the files that lie in them; names, sizes and
+      modification times count.
     facts: how the files are read; what differs must print differently.
   """
   digest = hashlib.sha256(repr((split, facts)).encode())
   for path in paths:
-    stat = os.stat(path)
-    digest.update(f'{path}|{stat.st_size}|{stat.st_mtime_ns}\n'.encode())
+    for name, state in _files(path):
+      digest.update(f'{name}|{state.st_size}|{state.st_mtime_ns}\n'.encode())
   return re.sub(r'\W', '_', split) + '_' + digest.hexdigest()[:12]
+
+
+def _files(path: pathlib.Path) -> Iterator[tuple[str, os.stat_result]]:
+  """Yields the name and the state of a file, or of each file of a folder."""
+  state = os.stat(path)
+  if not stat.S_ISDIR(state.st_mode):
+    yield str(path), state
+    return
+  with os.scandir(path) as entries:
+    for entry in sorted(entries, key=lambda entry: entry.name):
+      if entry.is_file():
+        yield entry.path, entry.stat()

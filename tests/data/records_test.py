@@ -1,6 +1,7 @@
 """Reading raw files: palettes, depths, colours, and what is damaged."""
 
 import io
+import os
 
 import cv2
 import numpy as np
@@ -168,3 +169,23 @@ def test_fingerprint_changes_with_files_and_facts(tmp_path):
   )
   path.write_text('four')
   assert first != records.fingerprint('my-split', [path], facts)
+
+
+def test_fingerprint_changes_with_the_files_of_a_folder(tmp_path):
+  facts = catalog.INFOS['voc']
+  for name in 'abc':
+    (tmp_path / name).write_text('one')
+
+  def fingerprint():
+    return records.fingerprint('train', [tmp_path], facts)
+
+  first = fingerprint()
+  state = tmp_path.stat()
+  (tmp_path / 'b').write_text('three')
+  assert tmp_path.stat().st_mtime_ns == state.st_mtime_ns
+  second = fingerprint()
+  os.utime(tmp_path / 'b', (1, 1))
+  third = fingerprint()
+  (tmp_path / 'c').rename(tmp_path / 'd')
+  assert len({first, second, third, fingerprint()}) == 4
+  assert fingerprint() == fingerprint()
