@@ -61,6 +61,7 @@ BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
   'coco_voc21': coco_voc.builder,
   'coco_voc_person': coco_voc.builder,
   'cocoseg21': coco.builder,
+  'cocoseg21_ti': coco.builder,
   'folder': folder.builder,
   'isaid': isaid.builder,
   'loveda': loveda.builder,

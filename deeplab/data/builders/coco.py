@@ -1,4 +1,4 @@
-"""COCO 2017 with VOC's 21 classes, as torchvision reads it.
+"""COCO 2017 with VOC's 21 classes, in torchvision's and in TI's reading.
 
 `config.data.root` holds annotations/instances_{train,val}2017.json and the
 images in {train,val}2017, or in images/{train,val}2017; `train` and `val` are
@@ -6,9 +6,13 @@ the splits.
 
 Instances of VOC's 20 classes are drawn, crowds among them; everything else is
 background. A pixel that two instances claim is ignored. An image is trained on
-if its instances cover more than 1,000 pixels together; all are evaluated.
+if its instances cover more than 1,000 pixels together. `cocoseg21` evaluates
+all images of `val`, as torchvision does; `cocoseg21_ti` those alone that it
+would train on, as Texas Instruments does, whose numbers are thus not
+comparable.
 
-Lin et al., Microsoft COCO, ECCV 2014; torchvision, references/segmentation.
+Lin et al., Microsoft COCO, ECCV 2014; torchvision, references/segmentation;
+edgeai-torchvision, references/segmentation.
 """
 
 from collections.abc import Iterable
@@ -57,14 +61,16 @@ class Index:
 
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
-  """One split.
+  """One split of one reading.
 
   Attributes:
+    dataset: 'cocoseg21' or 'cocoseg21_ti'.
     split: 'train' or 'val'.
     annotations: the JSON file.
     images: the folder of the images.
   """
 
+  dataset: str = ''
   split: str = ''
   annotations: pathlib.Path = dataclasses.field(
     default=pathlib.Path(), repr=False
@@ -87,31 +93,32 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self):
     config = self.builder_config
     index = read_index(config.annotations)
+    whole = config.dataset == 'cocoseg21' and config.split == 'val'
     sources = [
       source_of(
-        config.images, index, entry, shown, 'cocoseg21', info_lib.IGNORE
+        config.images, index, entry, shown, config.dataset, info_lib.IGNORE
       )
       for entry, shown in of_voc_classes(index)
-      if config.split != 'train'
-      or sum(annotation['area'] for annotation in shown) > LEAST_AREA
+      if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
     ]
-    facts = catalog.INFOS['cocoseg21']
+    facts = catalog.INFOS[config.dataset]
     return sources_lib.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoSeg21:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
     ValueError: the root holds no such split.
   """
   annotations, images = locate(data.root, split)
-  facts = catalog.INFOS['cocoseg21']
+  facts = catalog.info_for(data)
   return CocoSeg21(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoConfig(
       name=records.fingerprint(split, (annotations, images), facts),
+      dataset=data.name,
       split=split,
       annotations=annotations,
       images=images,
