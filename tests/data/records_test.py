@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import tifffile
 
 from deeplab.data import catalog
 from deeplab.data import info
+from deeplab.data import pipeline
 from deeplab.data import records
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
@@ -189,3 +191,18 @@ def test_fingerprint_changes_with_the_files_of_a_folder(tmp_path):
   (tmp_path / 'c').rename(tmp_path / 'd')
   assert len({first, second, third, fingerprint()}) == 4
   assert fingerprint() == fingerprint()
+
+
+@pytest.mark.usefixtures('root')
+@pytest.mark.parametrize('terminal', [True, False])
+def test_a_bar_shows_progress_on_a_terminal_alone(
+  config, monkeypatch, terminal
+):
+  stream = io.StringIO()
+  stream.isatty = lambda: terminal
+  monkeypatch.setattr(sys, 'stderr', stream)
+  pipeline.prepare(config, ['train'])
+  shown = stream.getvalue()
+  assert ('Preparing folder train: 100%' in shown) == terminal
+  assert ('| 5/5 [' in shown) == terminal
+  assert ('images/s]' in shown) == terminal
