@@ -29,6 +29,7 @@ import tqdm
 
 from deeplab.data import ahead
 from deeplab.data import bands
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 
 # The tfds name of the one split that a builder prepares. The configs' own names
@@ -103,10 +104,16 @@ def generate(
     sources: whatever `read` takes.
     facts: facts about the data set.
     split: name of the split.
+
+  Raises:
+    ValueError: of a source that cannot be read; see `faults`.
   """
 
-  def counted(source: Any) -> list[tuple[Record, np.ndarray]]:
-    return [(record, _pixels(record)) for record in read(source)]
+  def counted(source: Any) -> list[tuple[Record, np.ndarray]] | ValueError:
+    try:
+      return [(record, _pixels(record)) for record in read(source)]
+    except ValueError as error:
+      return error
 
   count, pixels = 0, np.zeros(256, np.int64)
   results = ahead.ahead(counted, sources, _THREADS, 2 * _THREADS)
@@ -119,10 +126,14 @@ def generate(
   )
   with contextlib.closing(results):
     for result in bar:
+      if isinstance(result, ValueError):
+        faults.report(result)
+        continue
       for record, more in result:
         yield count, record
         count += 1
         pixels += more
+  faults.settle()
   published = facts.splits.get(split, count)
   if count != published:
     logging.warning(

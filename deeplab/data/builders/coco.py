@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import regions
@@ -94,13 +95,17 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     index = read_index(config.annotations)
     whole = config.dataset == 'cocoseg21' and config.split == 'val'
-    sources = [
-      source_of(
-        config.images, index, entry, shown, config.dataset, info_lib.IGNORE
-      )
-      for entry, shown in of_voc_classes(index)
-      if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
-    ]
+    sources = sources_of(
+      config.images,
+      index,
+      (
+        (entry, shown)
+        for entry, shown in of_voc_classes(index)
+        if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
+      ),
+      config.dataset,
+      info_lib.IGNORE,
+    )
     facts = catalog.INFOS[config.dataset]
     return sources_lib.generate(self, sources, facts, config.split)
 
@@ -212,33 +217,37 @@ def image_path(
   return path
 
 
-def source_of(
+def sources_of(
   folder: pathlib.Path,
   index: Index,
-  entry: dict[str, Any],
-  shown: list[dict[str, Any]],
+  entries: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
   name: str,
   overlap: int | None,
-) -> sources_lib.Source:
-  """Returns an image whose instances are drawn with VOC's ids.
+) -> list[sources_lib.Source]:
+  """Returns images whose instances are drawn with VOC's ids.
 
   Args:
     folder: the images.
     index: the JSON file.
-    entry: the image's entry.
-    shown: its annotations, all of VOC's classes.
+    entries: some of `of_voc_classes`.
     name: the data set's name, which says what the ids mean.
     overlap: see `draw`.
 
   Raises:
-    ValueError: the image is missing.
+    ValueError: an image is missing.
   """
-  return sources_lib.Source(
-    image_path(folder, entry, index.path),
-    index.path,
-    catalog.INFOS[name],
-    functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
-  )
+  found = []
+  for entry, shown in entries:
+    with faults.reported():
+      found.append(
+        sources_lib.Source(
+          image_path(folder, entry, index.path),
+          index.path,
+          catalog.INFOS[name],
+          functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
+        )
+      )
+  return found
 
 
 def regions_of(

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
@@ -153,10 +154,11 @@ def pair_up(
   for image in sorted(images):
     places = masks(image)
     mask = next((path for path in places if path.is_file()), places[0])
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(f'{path} is missing: {remedy(facts)}')
-    pairs.append((image, mask))
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(f'{path} is missing: {remedy(facts)}')
+      pairs.append((image, mask))
   if not pairs:
     raise ValueError(f'{where} holds no images: {remedy(facts)}')
   return pairs

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import downloads
+from deeplab.data import faults
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 
@@ -121,12 +122,13 @@ def find_pairs(
       continue
     image = images / 'images' / f'{stem}.jpg'
     mask = annotations / 'annotations' / 'trimaps' / f'{stem}.png'
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(
-          f'{path}: no such file, but {listing.name} names it: {_REMEDY}'
-        )
-    pairs.append((image, mask))
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(
+            f'{path}: no such file, but {listing.name} names it: {_REMEDY}'
+          )
+      pairs.append((image, mask))
   if not pairs:
     raise ValueError(f'{listing}: names no image: {_REMEDY}')
   return tuple(pairs)

@@ -241,7 +241,7 @@ def _faults(
   """Collects the faults of single files by kind."""
   texts: dict[str, list[str]] = {}
   places: dict[str, list[tuple[load.Place, ...]]] = {}
-  for kind, text in faults:
+  for kind, text in dict.fromkeys(faults):  # a pool is looked at twice
     texts.setdefault(kind, []).append(text)
   for s in scans:
     for kind, text in s.faults:
