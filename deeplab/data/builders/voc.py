@@ -198,11 +198,6 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
 def _download(dl_manager: Any, split: str) -> tuple[Pair, ...]:
   """Fetches the official archives and returns the files of a split."""
-  urls = {'voc': VOC_URL} | ({'sbd': SBD_URL} if split == 'trainaug' else {})
-  folders = downloads.fetch(dl_manager, urls, 'VOC 2012', _REMEDY)
-  sbd = folders.get('sbd')
-  return find_pairs(
-    locate(str(folders['voc'])),
-    split,
-    pathlib.Path(sbd) / 'benchmark_RELEASE' / 'dataset' if sbd else None,
-  )
+  urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
+  voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', _REMEDY)))
+  return find_pairs(voc, split, locate_sbd(voc))

@@ -53,29 +53,22 @@ def test_splits(pet_config, tmp_path):
 @pytest.fixture
 def served(pet_config, server, tmp_path, monkeypatch):
   """The two archives, at the addresses that the builder has for this test."""
-  assert {
-    name: f'https://thor.robots.ox.ac.uk/~vgg/data/pets/{name}.tar.gz'
-    for name in ('images', 'annotations')
-  } == oxford_iiit_pet._URLS
+  base = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
+  names = 'images.tar.gz', 'annotations.tar.gz'
+  assert tuple(f'{base}/{n}' for n in names) == oxford_iiit_pet.URLS
   make(tmp_path / 'a', tmp_path / 'b')
-  urls = {}
   for folder, name in (('a', 'images'), ('b', 'annotations')):
-    path = server.folder / name
-    shutil.make_archive(str(path), 'gztar', tmp_path / folder)
-    urls[name] = f'{server.url}/{name}.tar.gz'
-  monkeypatch.setattr(oxford_iiit_pet, '_URLS', urls)
+    shutil.make_archive(str(server.folder / name), 'gztar', tmp_path / folder)
+  urls = tuple(f'{server.url}/{name}' for name in names)
+  monkeypatch.setattr(oxford_iiit_pet, 'URLS', urls)
   pet_config.data.root = ''
   return server
 
 
 def downloaded(config):
-  """Returns the names of what is in the folder for downloads."""
-  folder = pathlib.Path(config.data.data_dir) / 'downloads'
-  return {
-    path.name.split('_', 1)[1]
-    for path in folder.iterdir()
-    if path.suffix != '.lock' and path.name != 'extracted'
-  }
+  """Returns the names of what is in the folder for downloads"""
+  folder = pathlib.Path(config.data.data_dir) / 'downloads/oxford_iiit_pet'
+  return {path.name for path in folder.iterdir()} - {'.lock'}
 
 
 def test_download(pet_config, served):
@@ -84,8 +77,8 @@ def test_download(pet_config, served):
   assert [e['label'].tolist() for e in got] == [LABEL] * 2
   assert served.asked == ['/images.tar.gz', '/annotations.tar.gz']
   assert downloaded(pet_config) == {
-    'images.tar.gz.unpacked',
-    'annotations.tar.gz.unpacked',
+    *('images', '.images.tar.gz.done'),
+    *('annotations', '.annotations.tar.gz.done'),
   }
   # Another split, and the same one anew, ask nobody.
   pet_config.data.eval_split = 'test'
@@ -123,12 +116,12 @@ def test_what_is_not_whole_is_not_kept(pet_config, served, kind, message):
   damage(served, kind)
   with pytest.raises(
     ValueError,
-    match=rf'^Oxford-IIIT Pet could not be downloaded \({served.url}/'
+    match=rf'^oxford_iiit_pet could not be downloaded \({served.url}/'
     rf'annotations\.tar\.gz: {message}.*\): fetch https://thor.* unpack into '
     r'one FOLDER, and give --config\.data\.root=FOLDER$',
   ):
     layouts.examples(pet_config)
-  assert downloaded(pet_config) == {'images.tar.gz.unpacked'}
+  assert downloaded(pet_config) == {'images', '.images.tar.gz.done'}
   archive.write_bytes(data)
   served.cut.clear()
   assert len(layouts.examples(pet_config)) == 2
@@ -140,7 +133,7 @@ def test_no_network_says_what_to_fetch(pet_config, served):
   served.server_close()
   with pytest.raises(
     ValueError,
-    match=r'^Oxford-IIIT Pet could not be downloaded \(http.*Connection refused'
+    match=r'^oxford_iiit_pet could not be downloaded \(http.*Connection refused'
     r'.*\): fetch https://thor\S*/images\.tar\.gz and https://thor\S*/annota'
     r'tions\.tar\.gz, unpack into one FOLDER, and give --config',
   ):
