@@ -103,8 +103,8 @@ def test_no_network_says_what_to_fetch(name, config, server):
   server.server_close()
   with pytest.raises(
     ValueError,
-    match=rf'^{name.removesuffix("60")} could not be downloaded \(http.*Connection refused.*\): '
-    r'fetch .* and give --config\.data\.root=FOLDER$',
+    match=rf'^{name.removesuffix("60")} could not be downloaded \(http.*'
+    r'Connection refused.*\): fetch .* and give --config\.data\.root=FOLDER$',
   ):
     layouts.examples(config)
 
