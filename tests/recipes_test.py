@@ -282,9 +282,14 @@ RECIPES = {
   ('ade20k32_lite', 'wide'): ti(TI_ADAM, 512, 512, 16, 120.0),
   ('ade20k32_lite', 'rx400,size384'): ti(TI_SGD, 384, 384, 16, 60.0),
   ('cocoseg21_lite', 'unet'): ti(
-    TI_SGD, *(512, 512, 32, 60.0), optimizer__learning_rate=0.05
+    TI_SGD,
+    *(512, 512, 32, 60.0),
+    data__name='cocoseg21_ti',
+    optimizer__learning_rate=0.05,
   ),
-  ('cocoseg21_lite', 'rx800'): ti(TI_SGD, 512, 512, 32, 60.0),
+  ('cocoseg21_lite', 'rx800'): ti(
+    TI_SGD, *(512, 512, 32, 60.0), data__name='cocoseg21_ti'
+  ),
   ('voc_mnv2', 'mobile'): SLIM,
   ('voc_xception', ''): SLIM,
   ('cityscapes_slim', 'mnv3'): SLIM

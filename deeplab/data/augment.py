@@ -22,6 +22,7 @@ import numpy as np
 
 from deeplab.data import colors
 from deeplab.data import info
+from deeplab.data import sizes
 
 Example = dict[str, Any]
 Fill = Sequence[float]
@@ -84,9 +85,7 @@ def random_scale(
     factor = low + step * int(rng.integers(round((high - low) / step) + 1))
   else:
     factor = rng.uniform(low, high)
-  height, width = example['label'].shape
-  size = max(1, round(height * factor)), max(1, round(width * factor))
-  return resize(example, size)
+  return resize(example, sizes.scaled(example['label'].shape, factor))
 
 
 def random_fit(
@@ -113,9 +112,7 @@ def random_fit(
   """
   factor = rng.uniform(low, high)
   shape = example['label'].shape
-  scale = min(int(long * factor) / max(shape), int(short * factor) / min(shape))
-  height, width = (max(1, int(n * scale + 0.5)) for n in shape)
-  return resize(example, (height, width))
+  return resize(example, sizes.fitted(shape, factor, long, short))
 
 
 def random_short_side(
@@ -126,11 +123,7 @@ def random_short_side(
   `RandomResize` of torchvision's reference.
   """
   short = int(rng.integers(low, high + 1))
-  shape = example['label'].shape
-  height, width = (
-    short if n == min(shape) else int(short * n / min(shape)) for n in shape
-  )
-  return resize(example, (height, width))
+  return resize(example, sizes.short_sided(example['label'].shape, short))
 
 
 def random_stretch(
@@ -148,10 +141,8 @@ def random_stretch(
   """
   if rng.random() >= probability:
     return example
-  height, width = (
-    max(1, round(n * rng.uniform(low, high))) for n in example['label'].shape
-  )
-  return resize(example, (height, width))
+  factors = rng.uniform(low, high), rng.uniform(low, high)
+  return resize(example, sizes.stretched(example['label'].shape, factors))
 
 
 def random_window(
@@ -197,8 +188,8 @@ def pad(
 ) -> Example:
   """Pads at the bottom and the right to at least `size` (H, W)."""
   del rng
-  height, width = example['label'].shape
-  bottom, right = max(0, size[0] - height), max(0, size[1] - width)
+  shape = example['label'].shape
+  bottom, right = np.subtract(sizes.padded(shape, size), shape).tolist()
   if not (bottom or right):
     return example
   border = functools.partial(
@@ -343,28 +334,18 @@ OPS: dict[str, Callable[..., Example]] = {
 }
 
 
-# Ops after which every example has the size in the op's `size`; `pad` and those
-# that scale leave it open, the others leave it as it is.
-_SIZING = ('random_crop', 'stretch')
-_UNSIZING = (
-  *('pad', 'random_fit', 'random_scale', 'random_short_side'),
-  'random_stretch',
-)
-
-
 def output_size(augment: Any) -> tuple[int, int] | None:
   """Returns the (H, W) that `compose` gives every example; None for no one.
 
   Args:
     augment: see `compose`.
   """
-  size = None
-  for name in augment.ops:
-    if name in _SIZING:
-      size = (augment[name].size[0], augment[name].size[1])
-    elif name in _UNSIZING:
-      size = None
-  return size
+  found = {
+    sizes.after(augment, augment.ops, size, quantile)
+    for size in ((1, 1), (2**14, 2**15))
+    for quantile in (0.0, 1.0)
+  }
+  return found.pop() if len(found) == 1 else None
 
 
 def compose(

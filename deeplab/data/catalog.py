@@ -305,7 +305,10 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       splits={'val': 1449},
       **_COCO_VOC,
     ),
+    # Two readings: of all images of `val` (torchvision), or of those alone that
+    # show enough of the classes (Texas Instruments).
     _known('cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO),
+    _known('cocoseg21_ti', 'voc', ignore_label=255, **_COCO),
     _known(
       'coco_panoptic',
       'coco_panoptic',

@@ -20,8 +20,6 @@ import functools
 import itertools
 import os
 import pathlib
-import shutil
-import time
 from typing import Any
 
 from absl import logging
@@ -34,6 +32,7 @@ from deeplab.data import augment
 from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
+from deeplab.data import preparing
 from deeplab.data import records
 from deeplab.data.builders import ade20k
 from deeplab.data.builders import cityscapes
@@ -62,6 +61,7 @@ BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
   'coco_voc21': coco_voc.builder,
   'coco_voc_person': coco_voc.builder,
   'cocoseg21': coco.builder,
+  'cocoseg21_ti': coco.builder,
   'folder': folder.builder,
   'isaid': isaid.builder,
   'loveda': loveda.builder,
@@ -76,8 +76,6 @@ BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
 
 # Streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
-
-_DAY = 86400.0  # seconds
 
 
 def resolve(config: Config) -> Config:
@@ -361,30 +359,20 @@ def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   if builder.data_path.exists():
     return builder
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
-  _sweep(builder.data_path.parent)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
-  try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
-  except OSError:
-    # Another process finished the same work first, and the last step of ours,
-    # renaming a folder onto its own, was refused.
-    if not builder.data_path.exists():
-      raise
+  place = pathlib.Path(builder.data_path).parent
+  with preparing.swept(place), preparing.same_bytes():
+    try:
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
+    except OSError:
+      # Another process finished the same work first, and the last step of ours,
+      # renaming a folder onto its own, was refused.
+      if not builder.data_path.exists():
+        raise
   logging.info('Prepared %s.', builder.data_path)
   return BUILDERS[data.name](data, split)
-
-
-def _sweep(folder: Any) -> None:
-  """Removes what killed preparations left behind, after a day without change.
-
-  One that is at work in another process writes all the time.
-  """
-  for path in pathlib.Path(folder).glob('incomplete.*'):
-    times = [p.stat().st_mtime for p in (path, *path.rglob('*'))]
-    if time.time() - max(times) > _DAY:
-      shutil.rmtree(path, ignore_errors=True)
 
 
 def cores() -> int:

@@ -17,6 +17,7 @@ import io
 import os
 import pathlib
 import re
+import stat
 from typing import Any
 
 from absl import logging
@@ -28,6 +29,7 @@ import tqdm
 
 from deeplab.data import ahead
 from deeplab.data import bands
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 
 # The tfds name of the one split that a builder prepares. The configs' own names
@@ -102,10 +104,16 @@ def generate(
     sources: whatever `read` takes.
     facts: facts about the data set.
     split: name of the split.
+
+  Raises:
+    ValueError: of a source that cannot be read; see `faults`.
   """
 
-  def counted(source: Any) -> list[tuple[Record, np.ndarray]]:
-    return [(record, _pixels(record)) for record in read(source)]
+  def counted(source: Any) -> list[tuple[Record, np.ndarray]] | ValueError:
+    try:
+      return [(record, _pixels(record)) for record in read(source)]
+    except ValueError as error:
+      return error
 
   count, pixels = 0, np.zeros(256, np.int64)
   results = ahead.ahead(counted, sources, _THREADS, 2 * _THREADS)
@@ -118,10 +126,14 @@ def generate(
   )
   with contextlib.closing(results):
     for result in bar:
+      if isinstance(result, ValueError):
+        faults.report(result)
+        continue
       for record, more in result:
         yield count, record
         count += 1
         pixels += more
+  faults.settle()
   published = facts.splits.get(split, count)
   if count != published:
     logging.warning(
@@ -409,11 +421,24 @@ def fingerprint(split: str, paths: Iterable[pathlib.Path], facts: Any) -> str:
 
   Args:
     split: name of the split.
-    paths: files; names, sizes and modification times count.
+    paths: files, and folders for the files that lie in them; names, sizes and
+      modification times count.
     facts: how the files are read; what differs must print differently.
   """
   digest = hashlib.sha256(repr((split, facts)).encode())
   for path in paths:
-    stat = os.stat(path)
-    digest.update(f'{path}|{stat.st_size}|{stat.st_mtime_ns}\n'.encode())
+    for name, state in _files(path):
+      digest.update(f'{name}|{state.st_size}|{state.st_mtime_ns}\n'.encode())
   return re.sub(r'\W', '_', split) + '_' + digest.hexdigest()[:12]
+
+
+def _files(path: pathlib.Path) -> Iterator[tuple[str, os.stat_result]]:
+  """Yields the name and the state of a file, or of each file of a folder."""
+  state = os.stat(path)
+  if not stat.S_ISDIR(state.st_mode):
+    yield str(path), state
+    return
+  with os.scandir(path) as entries:
+    for entry in sorted(entries, key=lambda entry: entry.name):
+      if entry.is_file():
+        yield entry.path, entry.stat()

@@ -291,7 +291,8 @@ def test_stretch_has_its_size_whatever_the_ratio():
     (('stretch', 'random_stretch'), None),
     (('stretch', 'random_rotate'), (5, 6)),
     (('stretch', 'random_fit', 'random_crop'), (7, 9)),
-    (('random_crop', 'pad'), None),
+    (('random_crop', 'pad'), (257, 257)),
+    (('pad',), None),
   ],
 )
 def test_output_size(ops, size):

@@ -26,6 +26,7 @@ TABLE = {
   'coco_voc21': (21, 'background', 'tvmonitor'),
   'coco_voc_person': (2, 'background', 'person'),
   'cocoseg21': (21, 'background', 'tvmonitor'),
+  'cocoseg21_ti': (21, 'background', 'tvmonitor'),
   'oxford_iiit_pet': (2, 'background', 'pet'),
 }
 

@@ -3,12 +3,9 @@
 import hashlib
 import itertools
 import os
-import pathlib
-import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 from PIL import Image
@@ -18,8 +15,6 @@ from deeplab.data import augment
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def batches(config, count, start=0, host_index=0, host_count=1):
@@ -379,59 +374,3 @@ def test_records_decode_to_what_tfds_decodes(root, config):
       got = read(i)[key]
       assert got.dtype == np.uint8
       np.testing.assert_array_equal(got, expected)
-
-
-def prepared(config):
-  """Returns the records and the metadata of the prepared training split."""
-  folder = pathlib.Path(config.data.data_dir)
-  return {
-    path.name: path.read_bytes()
-    for path in folder.rglob('*')
-    if path.is_file()
-    and (path.name == 'metadata.json' or '.array_record' in path.name)
-    and not any(p.startswith('incomplete') for p in path.parts)
-  }
-
-
-@pytest.mark.usefixtures('root')
-def test_a_killed_preparation_is_made_anew(config):
-  program = f"""
-import os, signal
-from ml_collections import ConfigDict
-from deeplab.data import pipeline, records
-config = ConfigDict({config.to_dict()!r})
-generate = records.generate
-def killed(*arguments):
-  for i, record in generate(*arguments):
-    if i == 3:
-      os.kill(os.getpid(), signal.SIGKILL)
-    yield i, record
-records.generate = killed
-pipeline.prepare(config, ['train'])
-"""
-  done = subprocess.run([sys.executable, '-c', program], check=False, cwd=ROOT)
-  assert done.returncode == -signal.SIGKILL
-  base = pathlib.Path(config.data.data_dir)
-  (left,) = base.rglob('incomplete.*')
-  assert prepared(config) == {}
-  pipeline.prepare(config, ['train'])
-  got = prepared(config)
-  assert left.exists()  # for all we know, another process is at work there
-  config.data.data_dir += '_undisturbed'
-  pipeline.prepare(config, ['train'])
-  assert len(got) == 2
-  assert got == prepared(config)
-
-
-@pytest.mark.usefixtures('root')
-def test_old_leftovers_are_swept(config):
-  builder = folder.builder(config.data, 'train')
-  for name, age in (('old', 90000), ('new', 80000)):
-    path = pathlib.Path(builder.data_path).parent / f'incomplete.{name}_1.1.0'
-    path.mkdir(parents=True)
-    (path / 'part').write_text('x')
-    for part in (path / 'part', path):
-      os.utime(part, (time.time() - age,) * 2)
-  pipeline.prepare(config, ['train'])
-  left = [p.name for p in path.parent.glob('incomplete.*')]
-  assert left == ['incomplete.new_1.1.0']

@@ -1,6 +1,8 @@
 """Reading raw files: palettes, depths, colours, and what is damaged."""
 
 import io
+import os
+import sys
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import tifffile
 
 from deeplab.data import catalog
 from deeplab.data import info
+from deeplab.data import pipeline
 from deeplab.data import records
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
@@ -168,3 +171,38 @@ def test_fingerprint_changes_with_files_and_facts(tmp_path):
   )
   path.write_text('four')
   assert first != records.fingerprint('my-split', [path], facts)
+
+
+def test_fingerprint_changes_with_the_files_of_a_folder(tmp_path):
+  facts = catalog.INFOS['voc']
+  for name in 'abc':
+    (tmp_path / name).write_text('one')
+
+  def fingerprint():
+    return records.fingerprint('train', [tmp_path], facts)
+
+  first = fingerprint()
+  state = tmp_path.stat()
+  (tmp_path / 'b').write_text('three')
+  assert tmp_path.stat().st_mtime_ns == state.st_mtime_ns
+  second = fingerprint()
+  os.utime(tmp_path / 'b', (1, 1))
+  third = fingerprint()
+  (tmp_path / 'c').rename(tmp_path / 'd')
+  assert len({first, second, third, fingerprint()}) == 4
+  assert fingerprint() == fingerprint()
+
+
+@pytest.mark.usefixtures('root')
+@pytest.mark.parametrize('terminal', [True, False])
+def test_a_bar_shows_progress_on_a_terminal_alone(
+  config, monkeypatch, terminal
+):
+  stream = io.StringIO()
+  stream.isatty = lambda: terminal
+  monkeypatch.setattr(sys, 'stderr', stream)
+  pipeline.prepare(config, ['train'])
+  shown = stream.getvalue()
+  assert ('Preparing folder train: 100%' in shown) == terminal
+  assert ('| 5/5 [' in shown) == terminal
+  assert ('images/s]' in shown) == terminal

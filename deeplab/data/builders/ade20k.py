@@ -1,18 +1,20 @@
 """ADE20K's scene parsing benchmark: 150 classes, or the 32 most frequent.
 
 `config.data.root` is ADEChallengeData2016, or the folder that holds it: images
-in images/{training,validation}, index masks in annotations/. The readings of
+in images/{training,validation}, index masks in annotations/. Without a root the
+official archive (0.9 GB) is downloaded. The readings of
 the same files differ in the catalog's `id_mapping` alone: `ade20k`,
 `ade20k32_other` and `ade20k32_ignore`.
 
 Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017.
 """
 
+import pathlib
 from typing import Any
 
-from deeplab.data import catalog
 from deeplab.data.builders import files
 
+URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
 _FOLDERS = {'train': 'training', 'val': 'validation'}
 
 
@@ -26,14 +28,16 @@ def builder(data: Any, split: str) -> files.Files:
   Raises:
     ValueError: no such split, or files are missing.
   """
-  known = tuple(catalog.info_for(data).splits)
-  root = files.base(data, split, known, 'ADEChallengeData2016')
-  images = root / 'images' / _FOLDERS[split]
-  masks = root / 'annotations' / _FOLDERS[split]
-  pairs = files.pair_up(
-    data,
-    images,
-    images.glob('*.jpg'),
-    lambda image: [masks / f'{image.stem}.png'],
-  )
-  return files.make(Ade20k, data, split, pairs)
+
+  def find(root: pathlib.Path) -> list[files.Pair]:
+    root = files.inside(root, 'ADEChallengeData2016')
+    images = root / 'images' / _FOLDERS[split]
+    masks = root / 'annotations' / _FOLDERS[split]
+    return files.pair_up(
+      data,
+      images,
+      images.glob('*.jpg'),
+      lambda image: [masks / f'{image.stem}.png'],
+    )
+
+  return files.build(Ade20k, data, split, tuple(_FOLDERS), (URL,), find)

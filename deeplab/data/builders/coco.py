@@ -1,4 +1,4 @@
-"""COCO 2017 with VOC's 21 classes, as torchvision reads it.
+"""COCO 2017 with VOC's 21 classes, in torchvision's and in TI's reading.
 
 `config.data.root` holds annotations/instances_{train,val}2017.json and the
 images in {train,val}2017, or in images/{train,val}2017; `train` and `val` are
@@ -6,9 +6,13 @@ the splits.
 
 Instances of VOC's 20 classes are drawn, crowds among them; everything else is
 background. A pixel that two instances claim is ignored. An image is trained on
-if its instances cover more than 1,000 pixels together; all are evaluated.
+if its instances cover more than 1,000 pixels together. `cocoseg21` evaluates
+all images of `val`, as torchvision does; `cocoseg21_ti` those alone that it
+would train on, as Texas Instruments does, whose numbers are thus not
+comparable.
 
-Lin et al., Microsoft COCO, ECCV 2014; torchvision, references/segmentation.
+Lin et al., Microsoft COCO, ECCV 2014; torchvision, references/segmentation;
+edgeai-torchvision, references/segmentation.
 """
 
 from collections.abc import Iterable
@@ -22,6 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import regions
@@ -57,14 +62,16 @@ class Index:
 
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
-  """One split.
+  """One split of one reading.
 
   Attributes:
+    dataset: 'cocoseg21' or 'cocoseg21_ti'.
     split: 'train' or 'val'.
     annotations: the JSON file.
     images: the folder of the images.
   """
 
+  dataset: str = ''
   split: str = ''
   annotations: pathlib.Path = dataclasses.field(
     default=pathlib.Path(), repr=False
@@ -87,31 +94,36 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self):
     config = self.builder_config
     index = read_index(config.annotations)
-    sources = [
-      source_of(
-        config.images, index, entry, shown, 'cocoseg21', info_lib.IGNORE
-      )
-      for entry, shown in of_voc_classes(index)
-      if config.split != 'train'
-      or sum(annotation['area'] for annotation in shown) > LEAST_AREA
-    ]
-    facts = catalog.INFOS['cocoseg21']
+    whole = config.dataset == 'cocoseg21' and config.split == 'val'
+    sources = sources_of(
+      config.images,
+      index,
+      (
+        (entry, shown)
+        for entry, shown in of_voc_classes(index)
+        if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
+      ),
+      config.dataset,
+      info_lib.IGNORE,
+    )
+    facts = catalog.INFOS[config.dataset]
     return sources_lib.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoSeg21:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
     ValueError: the root holds no such split.
   """
   annotations, images = locate(data.root, split)
-  facts = catalog.INFOS['cocoseg21']
+  facts = catalog.info_for(data)
   return CocoSeg21(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoConfig(
       name=records.fingerprint(split, (annotations, images), facts),
+      dataset=data.name,
       split=split,
       annotations=annotations,
       images=images,
@@ -205,33 +217,37 @@ def image_path(
   return path
 
 
-def source_of(
+def sources_of(
   folder: pathlib.Path,
   index: Index,
-  entry: dict[str, Any],
-  shown: list[dict[str, Any]],
+  entries: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
   name: str,
   overlap: int | None,
-) -> sources_lib.Source:
-  """Returns an image whose instances are drawn with VOC's ids.
+) -> list[sources_lib.Source]:
+  """Returns images whose instances are drawn with VOC's ids.
 
   Args:
     folder: the images.
     index: the JSON file.
-    entry: the image's entry.
-    shown: its annotations, all of VOC's classes.
+    entries: some of `of_voc_classes`.
     name: the data set's name, which says what the ids mean.
     overlap: see `draw`.
 
   Raises:
-    ValueError: the image is missing.
+    ValueError: an image is missing.
   """
-  return sources_lib.Source(
-    image_path(folder, entry, index.path),
-    index.path,
-    catalog.INFOS[name],
-    functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
-  )
+  found = []
+  for entry, shown in entries:
+    with faults.reported():
+      found.append(
+        sources_lib.Source(
+          image_path(folder, entry, index.path),
+          index.path,
+          catalog.INFOS[name],
+          functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
+        )
+      )
+  return found
 
 
 def regions_of(

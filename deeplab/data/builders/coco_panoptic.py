@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
@@ -107,23 +108,24 @@ def find(
   index = coco.read_index(annotations)
   found = []
   for entry in index.images:
-    own = index.annotations.get(entry['id'], [])
-    if len(own) != 1:
-      raise ValueError(
-        f'{annotations}: image {entry["id"]} has {len(own)} annotations; '
-        'panoptic files have one an image'
+    with faults.reported():
+      own = index.annotations.get(entry['id'], [])
+      if len(own) != 1:
+        raise ValueError(
+          f'{annotations}: image {entry["id"]} has {len(own)} annotations; '
+          'panoptic files have one an image'
+        )
+      mask = annotations.with_suffix('') / own[0]['file_name']
+      if not mask.is_file():
+        raise ValueError(f'{mask}: no such file, but {annotations} names it')
+      found.append(
+        sources_lib.Source(
+          coco.image_path(images, entry, annotations),
+          mask,
+          catalog.INFOS['coco_panoptic'],
+          functools.partial(_categories, segments=own[0]['segments_info']),
+        )
       )
-    mask = annotations.with_suffix('') / own[0]['file_name']
-    if not mask.is_file():
-      raise ValueError(f'{mask}: no such file, but {annotations} names it')
-    found.append(
-      sources_lib.Source(
-        coco.image_path(images, entry, annotations),
-        mask,
-        catalog.INFOS['coco_panoptic'],
-        functools.partial(_categories, segments=own[0]['segments_info']),
-      )
-    )
   return found
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
@@ -83,11 +84,17 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
       for split in ('train', 'val')
     )
     index = coco.read_index(config.annotations)
-    train += [
-      coco.source_of(config.images, index, entry, shown, config.dataset, None)
-      for entry, shown in coco.of_voc_classes(index)
-      if any(annotation['area'] > LEAST_AREA for annotation in shown)
-    ]
+    train += coco.sources_of(
+      config.images,
+      index,
+      (
+        (entry, shown)
+        for entry, shown in coco.of_voc_classes(index)
+        if any(annotation['area'] > LEAST_AREA for annotation in shown)
+      ),
+      config.dataset,
+      None,
+    )
     if config.dataset == 'coco_voc_person':
       val, shown = (
         list(filter(_shows_person, val)),
@@ -140,5 +147,7 @@ def builder(data: Any, split: str) -> CocoVoc:
 
 def _shows_person(source: sources_lib.Source) -> bool:
   """Returns whether enough pixels are VOC's 15; a void border is none."""
-  raw = source.read(source.annotation)
-  return int(np.count_nonzero(raw == PERSON)) > LEAST_AREA
+  with faults.reported():
+    raw = source.read(source.annotation)
+    return int(np.count_nonzero(raw == PERSON)) > LEAST_AREA
+  return False

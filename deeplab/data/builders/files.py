@@ -18,6 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import downloads
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import records
 
@@ -30,13 +32,17 @@ class FilesConfig(tfds.core.BuilderConfig):
 
   Attributes:
     split: name of the split.
-    pairs: (image, mask) files.
+    pairs: (image, mask) files; empty if they are to be downloaded.
     facts: facts about the data set.
+    urls: the archives that hold them.
+    find: returns the pairs in the folder of the unpacked archives.
   """
 
   split: str = ''
   pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
   facts: Any = dataclasses.field(default=None, repr=False)
+  urls: tuple[str, ...] = ()
+  find: Callable[[pathlib.Path], Iterable[Pair]] | None = None
 
 
 class Files(tfds.core.GeneratorBasedBuilder):
@@ -49,9 +55,13 @@ class Files(tfds.core.GeneratorBasedBuilder):
     return records.builder_info(self, self.__doc__ or '', facts.url)
 
   def _split_generators(self, dl_manager):
-    del dl_manager
-    examples = self._generate_examples(self.builder_config.pairs)
-    return {records.SPLIT: examples}
+    config = self.builder_config
+    pairs = config.pairs
+    if config.find:
+      facts = config.facts
+      base = downloads.fetch(dl_manager, config.urls, self.name, remedy(facts))
+      pairs = tuple(config.find(base))
+    return {records.SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
     config = self.builder_config
@@ -86,6 +96,43 @@ def make(
   )
 
 
+def build(
+  files: type[Files],
+  data: Any,
+  split: str,
+  known: Sequence[str],
+  urls: Iterable[str],
+  find: Callable[[pathlib.Path], Iterable[Pair]],
+) -> Files:
+  """Returns the builder of one split; without a root it downloads first.
+
+  Args:
+    files: the data set's class.
+    data: the `data` section of a config; reads `name`, `root` and `data_dir`.
+    split: name of the wanted split.
+    known: the splits that the data set has.
+    urls: the archives that the split needs.
+    find: returns the pairs at or below a root.
+
+  Raises:
+    ValueError: an unknown split, no such root, or as `find`.
+  """
+  if data.root:
+    return make(files, data, split, find(base(data, split, known)))
+  check_split(data, split, known)
+  return files(
+    data_dir=data.data_dir or None,
+    file_format='array_record',
+    config=FilesConfig(
+      name=f'{data.name}_{split}_download',
+      split=split,
+      facts=catalog.info_for(data),
+      urls=tuple(urls),
+      find=find,
+    ),
+  )
+
+
 def remedy(facts: info_lib.DatasetInfo) -> str:
   """Returns what to do where a file is missing."""
   fetch = facts.instructions[0].lower() + facts.instructions[1:].rstrip('.')
@@ -101,30 +148,37 @@ def below(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
   ]
 
 
-def base(
-  data: Any, split: str, known: Sequence[str], archive: str = ''
-) -> pathlib.Path:
-  """Returns the folder with the data: `config.data.root`, or one below it.
+def check_split(data: Any, split: str, known: Sequence[str]) -> None:
+  """Raises ValueError for a split that a data set does not have."""
+  if split not in known:
+    raise ValueError(
+      f'{data.name} has no split {split!r}; its splits are {", ".join(known)}'
+    )
+
+
+def base(data: Any, split: str, known: Sequence[str]) -> pathlib.Path:
+  """Returns the folder with the data, `config.data.root`.
 
   Args:
     data: the `data` section of a config.
     split: name of the wanted split.
     known: the splits that the data set has.
-    archive: the folder that the official archive makes; the root may be it.
 
   Raises:
     ValueError: an unknown split, or no such root.
   """
   facts = catalog.info_for(data)
-  if split not in known:
-    raise ValueError(
-      f'{data.name} has no split {split!r}; its splits are {", ".join(known)}'
-    )
+  check_split(data, split, known)
   if not data.root:
     raise ValueError(f'config.data.root is empty: {remedy(facts)}')
   root = pathlib.Path(data.root).expanduser().resolve()
   if not root.is_dir():
     raise ValueError(f'config.data.root={root} is no folder: {remedy(facts)}')
+  return root
+
+
+def inside(root: pathlib.Path, archive: str) -> pathlib.Path:
+  """Returns the folder that an archive makes, which the root may be itself."""
   return root / archive if (root / archive).is_dir() else root
 
 
@@ -153,10 +207,11 @@ def pair_up(
   for image in sorted(images):
     places = masks(image)
     mask = next((path for path in places if path.is_file()), places[0])
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(f'{path} is missing: {remedy(facts)}')
-    pairs.append((image, mask))
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(f'{path} is missing: {remedy(facts)}')
+      pairs.append((image, mask))
   if not pairs:
     raise ValueError(f'{where} holds no images: {remedy(facts)}')
   return pairs

@@ -39,6 +39,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab.data import bands
+from deeplab.data import faults as faults_lib
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
@@ -209,8 +210,8 @@ def _find_all(
   if sources is not None:
     return sources
   pairs, faults = _pairs(base, split)
-  if faults:
-    raise ValueError(faults[0])
+  for text in faults:
+    faults_lib.report(ValueError(text))
   drawn = functools.partial(labelme.read, classes=classes)
   return [
     sources_lib.Source(image, path, classes.drawn, drawn)
@@ -233,15 +234,16 @@ def _share(
       names = _path(base, one), one.image.name
       for name in (*names, one.image.stem):
         if name in wanted and chosen.setdefault(name, one) is not one:
-          raise ValueError(
+          error = ValueError(
             f'{listing}: {name!r} is both {one.image} and '
             f'{chosen[name].image}; name them by their paths below {base}'
           )
-    missing = sorted(wanted - chosen.keys())
-    if missing:
-      raise ValueError(
-        f'{listing}: {missing[0]!r} is no image of the pool {data.pool!r}'
+          faults_lib.report(error)
+    for name in sorted(wanted - chosen.keys()):
+      error = ValueError(
+        f'{listing}: {name!r} is no image of the pool {data.pool!r}'
       )
+      faults_lib.report(error)
     return list(chosen.values())
   if split not in (data.train_split, data.eval_split):
     raise ValueError(

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import records
 from deeplab.data.builders import files
 from deeplab.data.builders import tiles
@@ -65,10 +66,10 @@ def _find(data: Any, folder: pathlib.Path) -> list[files.Pair]:
   for stem in sorted(images.keys() ^ masks.keys()):
     path = images.get(stem) or masks[stem]
     what = 'mask' if stem in images else 'image'
-    raise ValueError(
+    error = ValueError(
       f'{path} has no {what} below {folder}: '
       f'{files.remedy(catalog.info_for(data))}'
     )
-  return files.pair_up(
-    data, folder, images.values(), lambda image: [masks[image.stem]]
-  )
+    faults.report(error)
+  both = [images[stem] for stem in images.keys() & masks.keys()]
+  return files.pair_up(data, folder, both, lambda image: [masks[image.stem]])

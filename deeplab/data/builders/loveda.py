@@ -1,15 +1,19 @@
 """LoveDA: rural and urban land cover, seven classes, in its official layout.
 
 `config.data.root` holds {Train,Val}/{Rural,Urban}/{images_png,masks_png}; the
-two scenes are one data set. The test masks are not published.
+two scenes are one data set. Without a root the split's archive (2.4 to 4.0 GB)
+is downloaded. The test masks are not published.
 
 Wang et al., LoveDA: A Remote Sensing Land-Cover Dataset for Domain Adaptive
 Semantic Segmentation, NeurIPS Datasets and Benchmarks 2021.
 """
 
+import pathlib
 from typing import Any
 
 from deeplab.data.builders import files
+
+URL = 'https://zenodo.org/records/5706578/files'
 
 
 class Loveda(files.Files):
@@ -22,11 +26,13 @@ def builder(data: Any, split: str) -> files.Files:
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = files.base(data, split, ('train', 'val'))
-  pairs = files.converted(data, root, split)
-  if pairs is None:
+
+  def find(root: pathlib.Path) -> list[files.Pair]:
+    pairs = files.converted(data, root, split)
+    if pairs is not None:
+      return pairs
     scenes = root / split.title()
-    pairs = [
+    return [
       pair
       for images in (scenes / 'Rural/images_png', scenes / 'Urban/images_png')
       for pair in files.pair_up(
@@ -36,4 +42,6 @@ def builder(data: Any, split: str) -> files.Files:
         lambda image: [image.parents[1] / 'masks_png' / image.name],
       )
     ]
-  return files.make(Loveda, data, split, pairs)
+
+  urls = [f'{URL}/{split.title()}.zip']
+  return files.build(Loveda, data, split, ('train', 'val'), urls, find)

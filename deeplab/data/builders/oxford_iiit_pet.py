@@ -17,14 +17,15 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import downloads
+from deeplab.data import faults
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 
 URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
-_URLS = {name: f'{URL}/{name}.tar.gz' for name in ('images', 'annotations')}
+URLS = (f'{URL}/images.tar.gz', f'{URL}/annotations.tar.gz')
 _REMEDY = (
-  f'fetch {_URLS["images"]} and {_URLS["annotations"]}, unpack into one '
-  'FOLDER, and give --config.data.root=FOLDER'
+  f'fetch {" and ".join(URLS)}, unpack into one FOLDER, and give '
+  '--config.data.root=FOLDER'
 )
 _LISTS = {'train': 'trainval.txt', 'test': 'test.txt'}
 
@@ -58,10 +59,8 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     pairs = config.pairs
     if not pairs:
-      folders = downloads.fetch(dl_manager, _URLS, 'Oxford-IIIT Pet', _REMEDY)
-      pairs = find_pairs(
-        folders['images'], folders['annotations'], config.split
-      )
+      base = downloads.fetch(dl_manager, URLS, 'oxford_iiit_pet', _REMEDY)
+      pairs = find_pairs(base, config.split)
     return {records.SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
@@ -83,7 +82,7 @@ def builder(data: Any, split: str) -> PetSegmentation:
     )
   if data.root:
     base = pathlib.Path(data.root).expanduser().resolve()
-    pairs = find_pairs(base, base, split)
+    pairs = find_pairs(base, split)
     name = records.fingerprint(
       split,
       (path for pair in pairs for path in pair),
@@ -98,20 +97,17 @@ def builder(data: Any, split: str) -> PetSegmentation:
   )
 
 
-def find_pairs(
-  images: pathlib.Path, annotations: pathlib.Path, split: str
-) -> tuple[Pair, ...]:
+def find_pairs(base: pathlib.Path, split: str) -> tuple[Pair, ...]:
   """Returns the (image, mask) files of a split in the order of its list.
 
   Args:
-    images: the folder that images.tar.gz was unpacked into.
-    annotations: that of annotations.tar.gz.
+    base: the folder that both archives were unpacked into.
     split: 'train' or 'test'.
 
   Raises:
     ValueError: the list, or a file that it names, is missing.
   """
-  listing = annotations / 'annotations' / _LISTS[split]
+  listing = base / 'annotations' / _LISTS[split]
   if not listing.is_file():
     raise ValueError(f'{listing}: no such file: {_REMEDY}')
   pairs = []
@@ -119,14 +115,15 @@ def find_pairs(
     stem = line.split()[0] if line.strip() else ''
     if not stem or stem.startswith('#'):
       continue
-    image = images / 'images' / f'{stem}.jpg'
-    mask = annotations / 'annotations' / 'trimaps' / f'{stem}.png'
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(
-          f'{path}: no such file, but {listing.name} names it: {_REMEDY}'
-        )
-    pairs.append((image, mask))
+    image = base / 'images' / f'{stem}.jpg'
+    mask = base / 'annotations' / 'trimaps' / f'{stem}.png'
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(
+            f'{path}: no such file, but {listing.name} names it: {_REMEDY}'
+          )
+      pairs.append((image, mask))
   if not pairs:
     raise ValueError(f'{listing}: names no image: {_REMEDY}')
   return tuple(pairs)

@@ -1,6 +1,7 @@
 """Pascal Context: 59 classes of objects and stuff, with or without the rest.
 
-`config.data.root` is VOC2010, VOCdevkit, or the folder that holds it. A mask is
+`config.data.root` is VOC2010, VOCdevkit, or the folder that holds it; without a
+root the official archives (1.3 GB) are downloaded. A mask is
 the first of these that exists, and what its values mean follows from its kind:
 
 - SegmentationClassContext/*.png of 8 bits: 0..59, as converters write them;
@@ -25,6 +26,10 @@ from deeplab.data import catalog
 from deeplab.data import records
 from deeplab.data.builders import files
 
+URLS = (
+  'http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar',
+  'https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz',
+)
 _RAW = np.array(sorted(catalog.INFOS['pascal_context60'].id_mapping or ()))
 
 
@@ -53,7 +58,20 @@ def builder(data: Any, split: str) -> files.Files:
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = files.base(data, split, ('train', 'val', 'trainval'), 'VOCdevkit')
+  known = 'train', 'val', 'trainval'
+
+  def find(root: pathlib.Path) -> list[files.Pair]:
+    return _find(data, split, files.inside(root, 'VOCdevkit'))
+
+  return files.build(PascalContext, data, split, known, URLS, find)
+
+
+def _find(data: Any, split: str, root: pathlib.Path) -> list[files.Pair]:
+  """Returns the pairs at or below a root.
+
+  Raises:
+    ValueError: files are missing.
+  """
   voc = root / 'VOC2010' if (root / 'VOC2010').is_dir() else root
   sets = [
     voc / 'ImageSets' / name / f'{split}.txt'
@@ -76,8 +94,7 @@ def builder(data: Any, split: str) -> files.Files:
       *(folder / mat for folder in (voc, voc.parent, voc.parent.parent)),
     ]
 
-  pairs = files.pair_up(data, listing, images, masks)
-  return files.make(PascalContext, data, split, pairs)
+  return files.pair_up(data, listing, images, masks)
 
 
 def _read_mat(path: pathlib.Path) -> np.ndarray:

@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import downloads
+from deeplab.data import faults
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 
@@ -138,12 +139,13 @@ def find_pairs(
       *([sbd / 'cls' / f'{stem}.mat'] if sbd else []),
     ]
     mask = next((path for path in masks if path.is_file()), None)
-    if mask is None or not image.is_file():
-      missing = masks[0] if image.is_file() else image
-      raise ValueError(
-        f'{missing}: no such file, but split {split!r} names it: {_REMEDY}'
-      )
-    pairs.append((image, mask))
+    with faults.reported():
+      if mask is None or not image.is_file():
+        missing = masks[0] if image.is_file() else image
+        raise ValueError(
+          f'{missing}: no such file, but split {split!r} names it: {_REMEDY}'
+        )
+      pairs.append((image, mask))
   if not pairs:
     raise ValueError(f'{voc}: split {split!r} is empty: {_REMEDY}')
   return tuple(pairs)
@@ -196,11 +198,6 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
 def _download(dl_manager: Any, split: str) -> tuple[Pair, ...]:
   """Fetches the official archives and returns the files of a split."""
-  urls = {'voc': VOC_URL} | ({'sbd': SBD_URL} if split == 'trainaug' else {})
-  folders = downloads.fetch(dl_manager, urls, 'VOC 2012', _REMEDY)
-  sbd = folders.get('sbd')
-  return find_pairs(
-    locate(str(folders['voc'])),
-    split,
-    pathlib.Path(sbd) / 'benchmark_RELEASE' / 'dataset' if sbd else None,
-  )
+  urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
+  voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', _REMEDY)))
+  return find_pairs(voc, split, locate_sbd(voc))

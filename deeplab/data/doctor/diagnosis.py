@@ -204,7 +204,7 @@ def diagnose(
     *_faults(scans, faults),
     *_palettes(scans),
     *_labels(splits[train], info),
-    *_crops(splits[train], scan.windows(config.data.augment)),
+    *_crops(splits[train], config.data.augment),
     *_copies(scans),
   ]
   if train != evaluation:
@@ -241,7 +241,7 @@ def _faults(
   """Collects the faults of single files by kind."""
   texts: dict[str, list[str]] = {}
   places: dict[str, list[tuple[load.Place, ...]]] = {}
-  for kind, text in faults:
+  for kind, text in dict.fromkeys(faults):  # a pool is looked at twice
     texts.setdefault(kind, []).append(text)
   for s in scans:
     for kind, text in s.faults:
@@ -306,9 +306,7 @@ def _labels(train: Split, info: info_lib.DatasetInfo) -> Iterable[Finding]:
     yield Finding('ignored', (f'{train.ignored:.0%} of the training pixels',))
 
 
-def _crops(
-  train: Split, windows: Sequence[tuple[int, int]]
-) -> Iterable[Finding]:
+def _crops(train: Split, augment: Any) -> Iterable[Finding]:
   """Looks at what training crops would hold."""
   if train.empty >= _SOME_EMPTY:
     worst = sorted(train.scans, key=lambda s: -s.empty)
@@ -321,13 +319,20 @@ def _crops(
       ),
       tuple((s.place,) for s in worst),
     )
-  if windows and len(train.sizes):
-    least = np.min(windows, axis=0)  # of the largest scale
-    small = (train.sizes < least).any(axis=1)
-    if small.mean() > 0.5:
-      yield Finding(
-        'padded', (f'{small.sum()} of {len(small)} training images',)
-      )
+  sizes, counts = np.unique(train.sizes, axis=0, return_counts=True)
+  small = sum(
+    count
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
+    if _padded(scan.windows(augment, (size[0], size[1])), size)
+  )
+  if small > 0.5 * len(train.sizes):
+    yield Finding('padded', (f'{small} of {len(train.sizes)} training images',))
+
+
+def _padded(windows: Sequence[tuple[int, int]], size: Sequence[int]) -> bool:
+  """Returns whether the smallest of the windows is larger than the image."""
+  least = np.min(windows, axis=0) if windows else 0
+  return bool(np.any(np.less(size, least)))
 
 
 def _name(place: load.Place) -> str:

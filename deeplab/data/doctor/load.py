@@ -1,7 +1,7 @@
 """Reads an example as far as it can be read, and names its faults.
 
-A folder's files are read as they are, so that each fault is found and not the
-first alone. Any other data set has been checked while it was prepared; its
+A folder's files are read as they are. Any other data set is checked while it is
+prepared, which ends without prepared data if an example has a fault; else its
 prepared examples are read.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data import bands
+from deeplab.data import faults as faults_lib
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.data import records
@@ -92,16 +93,21 @@ def listing(
   Returns:
     Places of files, or the number of prepared examples; and faults.
   """
-  try:
-    if config.data.name == 'folder':
-      found = folder.survey(config.data, split)
-      if found is not None:
-        pairs, faults = found
-        places = [Place(split, str(image), str(mask)) for image, mask in pairs]
-        return places, [Fault('files', text) for text in faults]
-    return pipeline.num_examples(config, split), []
-  except ValueError as error:
-    return 0, [Fault('files', str(error))]
+  with faults_lib.collected() as texts:
+    try:
+      if config.data.name == 'folder':
+        found = folder.survey(config.data, split)
+        if found is not None:
+          pairs, wrong = found
+          places = [
+            Place(split, str(image), str(mask)) for image, mask in pairs
+          ]
+          return places, [Fault('files', text) for text in wrong]
+      count = pipeline.num_examples(config, split)
+    except ValueError as error:
+      count, texts = 0, texts or [str(error)]
+  # A folder has been looked through twice.
+  return count, [Fault('files', text) for text in dict.fromkeys(texts)]
 
 
 def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:

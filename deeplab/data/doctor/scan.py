@@ -19,6 +19,7 @@ import tqdm
 
 from deeplab import visualize
 from deeplab.data import info as info_lib
+from deeplab.data import sizes as sizes_lib
 from deeplab.data.doctor import load
 
 # Examples that a process takes at a time.
@@ -55,25 +56,34 @@ class Scan:
   look: bytes = b''
 
 
-def windows(augment: Any) -> tuple[tuple[int, int], ...]:
-  """Returns the sizes that crops have in pixels of the unscaled image.
+def windows(augment: Any, size: sizes_lib.Size) -> tuple[sizes_lib.Size, ...]:
+  """Returns the sizes that crops have in pixels of the image as it is.
 
   Args:
     augment: `config.data.augment`.
+    size: (H, W) of the image.
 
   Returns:
-    (H, W) at five scales from the least to the largest, or at the only one;
-    () without crops.
+    (H, W) at five scales from the least to the largest, or at the only one; a
+    side is longer than the image's where the crop is padded. () without crops.
   """
-  if 'random_crop' not in augment.ops:
+  ops = list(augment.ops)
+  if 'random_crop' not in ops:
     return ()
-  factors = [1.0]
-  if 'random_scale' in augment.ops:
-    scale = augment.random_scale
-    factors = np.linspace(scale.low, scale.high, 5).tolist()
-  height, width = augment.random_crop.size
+  ops = ops[: ops.index('random_crop')]
+  crop = augment.random_crop.size
+  scaled = [
+    sizes_lib.after(augment, ops, size, quantile)
+    for quantile in (0.0, 0.25, 0.5, 0.75, 1.0)
+  ]
+  if len(set(scaled)) == 1:
+    scaled = scaled[:1]
   return tuple(
-    (max(1, round(height / f)), max(1, round(width / f))) for f in factors
+    (
+      max(1, round(crop[0] * size[0] / height)),
+      max(1, round(crop[1] * size[1] / width)),
+    )
+    for height, width in scaled
   )
 
 
@@ -122,12 +132,12 @@ def look(image: np.ndarray) -> bytes:
   return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
 
 
-def examine(example: load.Loaded, sizes: Sequence[tuple[int, int]]) -> Scan:
+def examine(example: load.Loaded, augment: Any) -> Scan:
   """Returns what the doctor keeps of an example.
 
   Args:
     example: the example.
-    sizes: of the crops; see `windows`.
+    augment: `config.data.augment`.
   """
   image, label = example.image, example.label
   result: dict[str, Any] = {}
@@ -140,7 +150,8 @@ def examine(example: load.Loaded, sizes: Sequence[tuple[int, int]]) -> Scan:
       'look': look(image),
     }
   if label is not None:
-    result['empty'] = empty_share(label != info_lib.IGNORE, sizes)
+    crops = windows(augment, label.shape)
+    result['empty'] = empty_share(label != info_lib.IGNORE, crops)
   return Scan(
     example.place,
     example.faults,
@@ -154,20 +165,22 @@ def _scan_files(
   places: Sequence[load.Place],
   config: Any,
   info: info_lib.DatasetInfo,
-  sizes: Sequence[tuple[int, int]],
 ) -> list[Scan]:
   """Scans a few pairs of files."""
-  return [examine(load.load(p, config, info), sizes) for p in places]
+  return [
+    examine(load.load(p, config, info), config.data.augment) for p in places
+  ]
 
 
 def _scan_prepared(
   part: tuple[str, int, int],
   config: Any,
   info: info_lib.DatasetInfo,
-  sizes: Sequence[tuple[int, int]],
 ) -> list[Scan]:
   """Scans a share of a prepared split."""
-  return [examine(e, sizes) for e in load.prepared(*part, config, info)]
+  return [
+    examine(e, config.data.augment) for e in load.prepared(*part, config, info)
+  ]
 
 
 def scan(
@@ -188,8 +201,7 @@ def scan(
   Returns:
     A scan of each example; the order is always the same.
   """
-  sizes = windows(config.data.augment)
-  use = {'config': config, 'info': info, 'sizes': sizes}
+  use = {'config': config, 'info': info}
   tasks = []
   total = 0
   for split, places in splits.items():

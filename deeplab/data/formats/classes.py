@@ -5,6 +5,7 @@ ROOT/classes.txt, and is drawn over the shapes before it. Pixels that no shape
 covers are of the class called 'background', and ignored where there is none.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
 import pathlib
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import catalog
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import regions
+from deeplab.data import sources as sources_lib
 
 BACKGROUND = 'background'
 
@@ -86,6 +89,31 @@ def classes_of(data: Any) -> Classes:
   ids = {name: i for i, name in enumerate(names[: facts.num_classes])}
   ids |= dict.fromkeys(names[facts.num_classes :], info_lib.IGNORE)
   return Classes(ids, facts)
+
+
+def sources_of(
+  annotation: pathlib.Path,
+  folders: Iterable[pathlib.Path],
+  classes: Classes,
+  images: Iterable[tuple[str, Callable[[pathlib.Path], np.ndarray]]],
+) -> list[sources_lib.Source]:
+  """Returns the examples of a file of many images.
+
+  Args:
+    annotation: the file.
+    folders: where images may be.
+    classes: the classes.
+    images: an image's name in the file, and what draws it, each.
+
+  Raises:
+    ValueError: an image is in none of the folders.
+  """
+  folders, found = tuple(folders), []
+  for name, read in images:
+    with faults.reported():
+      image = find_image(name, folders, annotation)
+      found.append(sources_lib.Source(image, annotation, classes.drawn, read))
+  return found
 
 
 def find_image(

@@ -38,21 +38,24 @@ def find(
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images' / split, base / 'images', base),
   )
-  return [
-    sources.Source(
-      classes_lib.find_image(entry['file_name'], folders, path),
-      path,
-      classes.drawn,
-      functools.partial(
-        _read,
-        entry=entry,
-        annotations=index.annotations.get(entry['id'], []),
-        names=index.categories,
-        classes=classes,
-      ),
-    )
-    for entry in index.images
-  ]
+  return classes_lib.sources_of(
+    path,
+    folders,
+    classes,
+    (
+      (
+        entry['file_name'],
+        functools.partial(
+          _read,
+          entry=entry,
+          annotations=index.annotations.get(entry['id'], []),
+          names=index.categories,
+          classes=classes,
+        ),
+      )
+      for entry in index.images
+    ),
+  )
 
 
 def _read(

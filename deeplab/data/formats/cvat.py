@@ -46,15 +46,15 @@ def find(
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images', base),
   )
-  return [
-    sources.Source(
-      classes_lib.find_image(name, folders, path),
-      path,
-      classes.drawn,
-      functools.partial(_read, image=image, classes=classes),
-    )
-    for name, image in named
-  ]
+  return classes_lib.sources_of(
+    path,
+    folders,
+    classes,
+    (
+      (name, functools.partial(_read, image=image, classes=classes))
+      for name, image in named
+    ),
+  )
 
 
 def _read(

@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import sources
@@ -43,10 +44,11 @@ def find(
     images = [base / 'JPEGImages' / name for name in names]
     image = next((path for path in images if path.is_file()), images[0])
     mask = base / 'SegmentationClass' / f'{stem}.png'
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(f'{path}: no such file, but {listing} names it')
-    found.append(sources.Source(image, mask, facts, read))
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(f'{path}: no such file, but {listing} names it')
+      found.append(sources.Source(image, mask, facts, read))
   return found
 
 

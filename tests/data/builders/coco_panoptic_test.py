@@ -91,6 +91,17 @@ def test_segments_take_their_category(panoptic_config, tmp_path):
   assert got['label'].tolist() == [[80, 80, 80, 255]] * 2
 
 
+def test_an_edited_mask_is_read_anew(panoptic_config, tmp_path):
+  make(tmp_path / 'coco', [{'id': 517, 'category_id': 92}])
+  layouts.examples(panoptic_config)
+  mask = tmp_path / 'coco/annotations/panoptic_val2017/x.png'
+  colors = np.asarray(Image.open(mask)).copy()
+  colors[0] = 0
+  Image.fromarray(colors).save(mask)
+  (got,) = layouts.examples(panoptic_config)
+  assert got['label'].tolist() == [[255] * 4, [80, 80, 80, 255]]
+
+
 def test_what_does_not_fit_is_named(panoptic_config, tmp_path):
   make(tmp_path / 'coco', [{'id': 518, 'category_id': 92}])
   with pytest.raises(ValueError, match=r'x\.png: segment 517 is not in the'):

@@ -64,6 +64,45 @@ def test_val(shared, coco_config):
   assert {e['name']: layouts.counts(e['label']) for e in got} == VAL
 
 
+def test_ti_chooses_images_of_both_splits(shared, coco_config):
+  coco_config.data.root = str(shared / 'samples/coco')
+  coco_config.data.name = 'cocoseg21_ti'
+  got = {}
+  for split in ('train', 'val'):
+    coco_config.data.eval_split = split
+    examples = layouts.examples(coco_config)
+    got[split] = {e['name']: layouts.counts(e['label']) for e in examples}
+  assert len(got['train']) == 23
+  assert {name: got['train'][name] for name in TRAIN} == TRAIN
+  assert got['val'] == VAL  # each shows more than 1,000 pixels
+
+
+@pytest.mark.parametrize(
+  ('name', 'split', 'expected'),
+  [
+    ('cocoseg21', 'train', ['b']),
+    ('cocoseg21', 'val', ['a', 'b', 'c']),
+    ('cocoseg21_ti', 'train', ['b']),
+    ('cocoseg21_ti', 'val', ['b']),
+  ],
+)
+def test_images_that_show_little(coco_config, tmp_path, name, split, expected):
+  """a shows 1,000 pixels, b one more, and c none."""
+  shown = [
+    annotation(1, SQUARE, image=7, area=1000.0),
+    annotation(2, SQUARE, image=8, area=1001.0),
+  ]
+  path = make(tmp_path / 'coco', shown, split)
+  content = json.loads(path.read_text('utf-8'))
+  for i, stem in ((8, 'b'), (9, 'c')):
+    entry = content['images'][0] | {'id': i, 'file_name': f'{stem}.jpg'}
+    content['images'].append(entry)
+    Image.new('RGB', (50, 40)).save(path.parents[1] / f'{split}2017/{stem}.jpg')
+  path.write_text(json.dumps(content), 'utf-8')
+  layouts.point(coco_config, name, tmp_path / 'coco', split)
+  assert [e['name'] for e in layouts.examples(coco_config)] == expected
+
+
 def test_train(shared, coco_config):
   coco_config.data.root = str(shared / 'samples/coco')
   coco_config.data.eval_split = 'train'
@@ -106,6 +145,16 @@ def test_other_classes_are_background(coco_config, tmp_path):
   coco_config.data.root = str(tmp_path / 'coco')
   (got,) = layouts.examples(coco_config)
   assert layouts.counts(got['label']) == {0: 2000}
+
+
+def test_an_edited_image_is_read_anew(coco_config, tmp_path):
+  make(tmp_path / 'coco', [annotation(1, SQUARE)])
+  coco_config.data.root = str(tmp_path / 'coco')
+  layouts.examples(coco_config)
+  white = Image.new('RGB', (50, 40), (255, 255, 255))
+  white.save(tmp_path / 'coco/val2017/a.jpg')
+  (got,) = layouts.examples(coco_config)
+  assert got['image'].min() == 255
 
 
 def test_small_instances_add_up(coco_config, tmp_path):

@@ -1,10 +1,12 @@
 """Oxford-IIIT Pet, by a fixture in its layout, and its download."""
 
+import pathlib
+import shutil
+
 import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import downloads
 from deeplab.data.builders import oxford_iiit_pet
 from tests.data.builders import layouts
 
@@ -48,34 +50,92 @@ def test_splits(pet_config, tmp_path):
   assert [e['name'] for e in layouts.examples(pet_config)] == ['pug_2']
 
 
-def test_download(pet_config, tmp_path, monkeypatch):
+@pytest.fixture
+def served(pet_config, server, tmp_path, monkeypatch):
+  """The two archives, at the addresses that the builder has for this test."""
+  base = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
+  names = 'images.tar.gz', 'annotations.tar.gz'
+  assert tuple(f'{base}/{n}' for n in names) == oxford_iiit_pet.URLS
   make(tmp_path / 'a', tmp_path / 'b')
-
-  def fetch(self, urls):
-    base = 'https://thor.robots.ox.ac.uk/~vgg/data/pets/'
-    assert urls == {
-      'images': f'{base}images.tar.gz',
-      'annotations': f'{base}annotations.tar.gz',
-    }
-    return {'images': tmp_path / 'a', 'annotations': tmp_path / 'b'}
-
-  monkeypatch.setattr(downloads, '_probe', lambda url: None)
-  monkeypatch.setattr(
-    'tensorflow_datasets.download.DownloadManager.download_and_extract', fetch
-  )
+  for folder, name in (('a', 'images'), ('b', 'annotations')):
+    shutil.make_archive(str(server.folder / name), 'gztar', tmp_path / folder)
+  urls = tuple(f'{server.url}/{name}' for name in names)
+  monkeypatch.setattr(oxford_iiit_pet, 'URLS', urls)
   pet_config.data.root = ''
-  assert len(layouts.examples(pet_config)) == 2
+  return server
 
 
-def test_no_network_says_what_to_fetch(pet_config, monkeypatch):
-  def refuse(request, timeout):
-    assert request.full_url.startswith(oxford_iiit_pet.URL)
-    raise ConnectionError('no route')
+def downloaded(config):
+  """Returns the names of what is in the folder for downloads"""
+  folder = pathlib.Path(config.data.data_dir) / 'downloads/oxford_iiit_pet'
+  return {path.name for path in folder.iterdir()} - {'.lock'}
 
-  monkeypatch.setattr('urllib.request.urlopen', refuse)
-  pet_config.data.root = ''
+
+def test_download(pet_config, served):
+  got = layouts.examples(pet_config)
+  layouts.check_metadata(pet_config, got)
+  assert [e['label'].tolist() for e in got] == [LABEL] * 2
+  assert served.asked == ['/images.tar.gz', '/annotations.tar.gz']
+  assert downloaded(pet_config) == {
+    *('images', '.images.tar.gz.done'),
+    *('annotations', '.annotations.tar.gz.done'),
+  }
+  # Another split, and the same one anew, ask nobody.
+  pet_config.data.eval_split = 'test'
+  assert [e['name'] for e in layouts.examples(pet_config)] == ['pug_2']
+  prepared = pathlib.Path(pet_config.data.data_dir) / 'pet_segmentation'
+  shutil.rmtree(prepared)
+  assert len(layouts.examples(pet_config)) == 1
+  assert len(served.asked) == 2
+
+
+def damage(server, kind):
+  path = server.folder / 'annotations.tar.gz'
+  if kind == 'cut off':
+    server.cut.add('/annotations.tar.gz')
+  elif kind == 'damaged':
+    path.write_bytes(path.read_bytes()[:-200])
+  elif kind == 'a page':
+    path.write_text('<html>Moved.</html>')
+  else:
+    path.rename(path.with_suffix('.away'))
+
+
+@pytest.mark.parametrize(
+  ('kind', 'message'),
+  [
+    ('cut off', r'\d+ bytes of \d+ came'),
+    ('damaged', '(Compressed file ended|unexpected end of data)'),
+    ('a page', '.*not a compressed or uncompressed tar file'),
+    ('missing', 'HTTP Error 404: File not found'),
+  ],
+)
+def test_what_is_not_whole_is_not_kept(pet_config, served, kind, message):
+  archive = served.folder / 'annotations.tar.gz'
+  data = archive.read_bytes()
+  damage(served, kind)
   with pytest.raises(
-    ValueError, match=r'Pet could not be downloaded \(no route\): fetch https'
+    ValueError,
+    match=rf'^oxford_iiit_pet could not be downloaded \({served.url}/'
+    rf'annotations\.tar\.gz: {message}.*\): fetch https://thor.* unpack into '
+    r'one FOLDER, and give --config\.data\.root=FOLDER$',
+  ):
+    layouts.examples(pet_config)
+  assert downloaded(pet_config) == {'images', '.images.tar.gz.done'}
+  archive.write_bytes(data)
+  served.cut.clear()
+  assert len(layouts.examples(pet_config)) == 2
+  assert served.asked.count('/images.tar.gz') == 1
+
+
+def test_no_network_says_what_to_fetch(pet_config, served):
+  served.shutdown()
+  served.server_close()
+  with pytest.raises(
+    ValueError,
+    match=r'^oxford_iiit_pet could not be downloaded \(http.*Connection refused'
+    r'.*\): fetch https://thor\S*/images\.tar\.gz and https://thor\S*/annota'
+    r'tions\.tar\.gz, unpack into one FOLDER, and give --config',
   ):
     layouts.examples(pet_config)
 

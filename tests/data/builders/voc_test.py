@@ -1,10 +1,12 @@
 """The VOC builder: genuine samples, the layouts of SBD, and its absence."""
 
+import pathlib
+import shutil
+
 import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import downloads
 from deeplab.data.builders import voc
 from tests.data.builders import layouts
 
@@ -92,38 +94,38 @@ def test_absence_says_what_to_fetch(voc_config, tmp_path):
 
 
 def test_no_network_says_what_to_fetch(voc_config, monkeypatch):
-  def refuse(request, timeout):
-    assert request.full_url == voc.VOC_URL
+  def refuse(url, timeout):
+    assert url == voc.VOC_URL
     raise ConnectionError('no route')
 
   monkeypatch.setattr('urllib.request.urlopen', refuse)
   voc_config.data.root = ''
   with pytest.raises(
-    ValueError, match=r'could not be downloaded \(no route\): fetch http'
+    ValueError,
+    match=r'could not be downloaded \(http.*: no route\): fetch http',
   ):
     layouts.examples(voc_config)
 
 
-def test_download(voc_config, monkeypatch, tmp_path):
+def test_download(voc_config, server, monkeypatch, tmp_path):
   layouts.make_voc(
     tmp_path / 'a/VOCdevkit/VOC2012', 'ab', 'a', train=['a'], val=[]
   )
   layouts.make_sbd(tmp_path / 'b/benchmark_RELEASE/dataset', 'b', ['b'], [])
-
-  def fetch(self, urls):
-    assert urls == {'voc': voc.VOC_URL, 'sbd': voc.SBD_URL}
-    return {'voc': tmp_path / 'a', 'sbd': tmp_path / 'b'}
-
-  monkeypatch.setattr(downloads, '_probe', lambda url: None)
-  monkeypatch.setattr(
-    'tensorflow_datasets.download.DownloadManager.download_and_extract', fetch
-  )
+  archive = server.folder / voc.VOC_URL.rsplit('/', 1)[1].removesuffix('.tar')
+  shutil.make_archive(str(archive), 'tar', tmp_path / 'a')
+  made = shutil.make_archive(str(tmp_path / 'sbd'), 'gztar', tmp_path / 'b')
+  pathlib.Path(made).rename(server.folder / 'benchmark.tgz')
+  for name in ('VOC_URL', 'SBD_URL'):
+    path = getattr(voc, name).rsplit('/', 1)[1]
+    monkeypatch.setattr(voc, name, f'{server.url}/{path}')
   voc_config.data.root = ''
   voc_config.data.eval_split = 'trainaug'
   assert [example['name'] for example in layouts.examples(voc_config)] == [
     'a',
     'b',
   ]
+  assert server.asked == ['/VOCtrainval_11-May-2012.tar', '/benchmark.tgz']
 
 
 def test_damaged_sbd_file_is_named(tmp_path):

@@ -1,5 +1,8 @@
 """Conclusions about whole splits, from scans made by hand."""
 
+import dataclasses
+import importlib
+
 import numpy as np
 import pytest
 
@@ -119,3 +122,28 @@ def test_no_example_at_all(config):
   assert text.summary(result).splitlines()[0] == (
     'train: 0 pairs, no size; ignored - of the pixels'
   )
+
+
+@pytest.mark.parametrize(
+  'page',
+  [
+    'voc_resnet:r50,20k',
+    'cocoseg21_torchvision:lraspp_mnv3',
+    'cocoseg21_lite:deeplab',
+  ],
+)
+def test_crops_of_the_recipes_fit_a_photograph(page):
+  """Of 500x375, which most of VOC's and many of COCO's are."""
+  name, _, variant = page.partition(':')
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config(variant)
+  info = catalog.info_for(config.data)
+  one = seen(dict.fromkeys(range(21), 5), size=(375, 500))
+  one = dataclasses.replace(
+    one, place=one.place._replace(split=config.data.train_split)
+  )
+  assert diagnosis.diagnose([one], (), config, info).findings == ()
+  small = dataclasses.replace(one, size=(37, 50))
+  config.data.augment.ops = ('random_crop',)
+  (finding,) = diagnosis.diagnose([small], (), config, info).findings
+  assert finding.kind == 'padded'

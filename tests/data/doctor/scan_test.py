@@ -13,13 +13,36 @@ def test_windows(config):
   augment = config.data.augment
   augment.random_crop.size = (100, 201)
   augment.random_scale.low, augment.random_scale.high = 0.5, 2.5
-  assert scan.windows(augment) == (
+  assert scan.windows(augment, (600, 800)) == (
     *((200, 402), (100, 201), (67, 134), (50, 100), (40, 80)),
   )
-  augment.ops = ('random_crop',)
-  assert scan.windows(augment) == ((100, 201),)
+  augment.ops = ('random_crop', 'random_scale')
+  assert scan.windows(augment, (600, 800)) == ((100, 201),)
   augment.ops = ('random_flip',)
-  assert scan.windows(augment) == ()
+  assert scan.windows(augment, (600, 800)) == ()
+
+
+@pytest.mark.parametrize(
+  ('ops', 'least', 'most'),
+  [
+    # 500x375 fits into 2048x512 times 0.5 to 2: 256 to 1024 pixels high.
+    (('random_fit',), (188, 188), (750, 751)),
+    # To a shorter side of 260 to 1040.
+    (('random_short_side',), (185, 185), (738, 740)),
+    # To 512x512, of which the crop is all, and then at most twice as large.
+    (('stretch', 'random_stretch'), (188, 250), (375, 500)),
+    (('stretch',), (375, 500), (375, 500)),
+  ],
+)
+def test_crops_of_a_photograph(config, ops, least, most):
+  """In pixels of an image of 500x375, for crops of 512x512."""
+  augment = config.data.augment
+  augment.random_crop.size = augment.stretch.size = (512, 512)
+  augment.ops = (*ops, 'random_crop')
+  windows = scan.windows(augment, (375, 500))
+  assert len(windows) == (1 if least == most else 5)
+  assert windows[0] == most
+  assert windows[-1] == least
 
 
 def test_empty_share():
@@ -64,7 +87,7 @@ def test_looks():
 def test_equal_pixels_have_one_digest():
   images = [np.zeros((2, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
   first, again, shape, value = (
-    scan.examine(load.Loaded(load.Place('a', 'b'), image), ()).digest
+    scan.examine(load.Loaded(load.Place('a', 'b'), image), None).digest
     for image in (images[0], images[0].copy(), images[1], images[0] + 1)
   )
   assert first == again
