@@ -37,9 +37,13 @@ from export import request as request_lib
 from export import source as source_lib
 from export import vela
 
+RESULTS = os.path.join(
+  os.path.dirname(os.path.abspath(__file__)), 'exports.json'
+)
+
 _RESULTS = flags.DEFINE_string(
   'results',
-  os.path.join(os.path.dirname(os.path.abspath(__file__)), 'exports.json'),
+  RESULTS,
   'File that keeps what was found; empty: none, everything is exported.',
 )
 
@@ -167,7 +171,8 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   }
 
 
-def _read(path: str) -> list[dict[str, Any]]:
+def read(path: str) -> list[dict[str, Any]]:
+  """Returns what was found before; nothing where there is no file."""
   if not path or not os.path.exists(path):
     return []
   with open(path, encoding='utf-8') as f:
@@ -182,7 +187,7 @@ def collect(chosen: Sequence[zoo.Row], path: str) -> list[dict[str, Any]]:
     path: JSON file that holds and gets one entry a network: `network` (see
       there), `rows` (ids) and what `export` returns; '' for none.
   """
-  known = {json.dumps(x['network'], sort_keys=True): x for x in _read(path)}
+  known = {json.dumps(x['network'], sort_keys=True): x for x in read(path)}
   found = []
   for row in tqdm.tqdm(chosen, unit='row', disable=None):
     config = zoo.load(row)
