@@ -13,6 +13,7 @@ networks in it are not exported again, so that an interrupted run goes on.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import json
 import os
 import tempfile
@@ -20,19 +21,29 @@ from typing import Any
 
 from absl import app
 from absl import flags
+import jax
 from ml_collections import ConfigDict
+import numpy as np
 import tqdm
 
 from deeplab import console
+from deeplab import steps
+from deeplab.data import augment
+from deeplab.models import segmenter
 from experiments import zoo
 from export import build
+from export import calibration
 from export import request as request_lib
 from export import source as source_lib
 from export import vela
 
+RESULTS = os.path.join(
+  os.path.dirname(os.path.abspath(__file__)), 'exports.json'
+)
+
 _RESULTS = flags.DEFINE_string(
   'results',
-  os.path.join(os.path.dirname(os.path.abspath(__file__)), 'exports.json'),
+  RESULTS,
   'File that keeps what was found; empty: none, everything is exported.',
 )
 
@@ -53,11 +64,50 @@ def small_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
 
 
 def network(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
-  """Returns what distinguishes the exports of two rows."""
+  """Returns what distinguishes the exports of two rows.
+
+  The number of classes is left out: it is the width of the last layer and
+  nothing else.
+  """
   model = config.model.to_dict()
-  model.pop('auxiliary')  # files have none
+  # Files have no auxiliary head, and are float32 before they are int8.
+  for name in ('auxiliary', 'dtype'):
+    model.pop(name)
   size = small_size(row, config.model.output_stride)
-  return {'model': model, 'classes': zoo.num_classes(config), 'size': size}
+  return {'model': model, 'size': size}
+
+
+def settled(
+  model: segmenter.Segmenter, variables: Any, images: np.ndarray
+) -> Any:
+  """Returns untrained variables with BatchNorm statistics of some images.
+
+  As they are initialised, activations of a deep network grow from layer to
+  layer until gates are saturated, and then rounding decides what it computes.
+
+  Args:
+    model: the network.
+    variables: {'params', 'batch_stats'}.
+    images: normalised float32 [B, H, W, C], at least two.
+  """
+
+  @jax.jit
+  def updated(statistics: Any) -> Any:
+    _, new = model.apply(
+      {'params': variables['params'], 'batch_stats': statistics},
+      images,
+      train=True,
+      dropout_keys=steps.dropout_keys(0, np.arange(len(images))),
+      mutable=['batch_stats'],
+    )
+    return new['batch_stats']
+
+  # Each layer averages with its own decay, which two starts tell.
+  zeros = jax.tree.map(np.zeros_like, variables['batch_stats'])
+  low = updated(zeros)
+  high = updated(jax.tree.map(np.ones_like, zeros))
+  statistics = jax.tree.map(lambda a, b: a / (1 - (b - a)), low, high)
+  return {'params': variables['params'], 'batch_stats': statistics}
 
 
 def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
@@ -81,6 +131,15 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   with config.unlocked():
     config.eval.static_size = size
   source = source_lib.untrained(config)
+  images = np.stack(calibration.synthetic(4, size, config.seed))
+  source = dataclasses.replace(
+    source,
+    variables=settled(
+      source_lib.model(source, depthwise='conv', pointwise='conv'),
+      source.variables,
+      augment.normalize(images, config.data.mean, config.data.std),
+    ),
+  )
   request = request_lib.make(
     ('float32', 'int8'),
     size,
@@ -112,7 +171,8 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   }
 
 
-def _read(path: str) -> list[dict[str, Any]]:
+def read(path: str) -> list[dict[str, Any]]:
+  """Returns what was found before; nothing where there is no file."""
   if not path or not os.path.exists(path):
     return []
   with open(path, encoding='utf-8') as f:
@@ -127,7 +187,7 @@ def collect(chosen: Sequence[zoo.Row], path: str) -> list[dict[str, Any]]:
     path: JSON file that holds and gets one entry a network: `network` (see
       there), `rows` (ids) and what `export` returns; '' for none.
   """
-  known = {json.dumps(x['network'], sort_keys=True): x for x in _read(path)}
+  known = {json.dumps(x['network'], sort_keys=True): x for x in read(path)}
   found = []
   for row in tqdm.tqdm(chosen, unit='row', disable=None):
     config = zoo.load(row)

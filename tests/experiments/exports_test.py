@@ -46,6 +46,25 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
   ]
 
 
+def test_what_is_kept_is_of_every_row_as_it_is_now():
+  """A network that was changed since is to be exported again."""
+  kept = exports.read(exports.RESULTS)
+  networks = {
+    row: json.dumps(entry['network'], sort_keys=True)
+    for entry in kept
+    for row in entry['rows']
+  }
+  for row in zoo.rows():
+    now = json.loads(json.dumps(exports.network(row, zoo.load(row))))
+    assert networks[row.id] == json.dumps(now, sort_keys=True), row.id
+  for entry in kept:
+    assert entry['float32_difference'] <= exports.TOLERANCE
+    # Of untrained logits, which lie close together.
+    assert entry['argmax_agreement'] > 0.7
+    assert 'CONV_2D' in entry['operators']
+    assert set(entry['refused']) <= set(entry['operators'])
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
   ('row', 'refused'),

@@ -159,12 +159,15 @@ class Block(nn.Module):
         name=name,
       )(x, train)
     splits = [sum(channels[:i]) for i in range(1, len(channels))]
-    weights = jnp.split(jax.nn.sigmoid(x), splits, axis=-1)
     last = len(maps) - 1
-    return [
-      y * (repeat(w, 2 ** (last - i), y.shape[1:3]) if i < last else w)
-      for i, (y, w) in enumerate(zip(maps, weights, strict=True))
-    ]
+    weighted = []
+    # Gates behind the split: int8's have one scale, and parts have their own.
+    for i, w in enumerate(jnp.split(x, splits, axis=-1)):
+      w = jax.nn.sigmoid(w)
+      if i < last:
+        w = repeat(w, 2 ** (last - i), maps[i].shape[1:3])
+      weighted.append(maps[i] * w)
+    return weighted
 
 
 class Module(nn.Module):
