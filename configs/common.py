@@ -189,6 +189,7 @@ def base() -> ConfigDict:
   c.eval = ConfigDict()
   c.eval.every_epochs = 10.0
   c.eval.batch_size = 4
+  c.eval.output_stride = 0  # of the weights that were trained at another; 0: no
   # 'slide': by windows. 'static': resized to `static_size`, and back again.
   c.eval.mode = 'whole'
   c.eval.window = (257, 257)  # of 'slide' (H, W)

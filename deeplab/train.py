@@ -28,6 +28,7 @@ from deeplab import monitor
 from deeplab import optimizers
 from deeplab import parallel
 from deeplab import predictors
+from deeplab import provenance
 from deeplab import steps
 from deeplab import visualize
 from deeplab import workdir as workdirs
@@ -251,7 +252,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
   predictor = predictors.FlaxPredictor(
-    registry.build(config.model, info.num_classes, **parallel.kernels()),
+    registry.build(
+      registry.at_output_stride(config.model, config.eval.output_stride),
+      info.num_classes,
+      **parallel.kernels(),
+    ),
     state.eval_variables,
     config.data.mean,
     config.data.std,
@@ -362,6 +367,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     visualize.save(
       visualize.curves(os.path.join(workdir, 'metrics.jsonl')),
       os.path.join(workdir, 'curves.png'),
+    )
+    provenance.write(
+      workdir,
+      step=int(state.step),
+      seconds=notes.seconds,
+      metrics=result.metrics,
     )
     logging.info(
       'Done: mIoU %.4f. Next, with --workdir=%s: python -m deeplab.predict '

@@ -1,6 +1,7 @@
 """A work directory: what one run leaves, and how to read it.
 
 config.json     the full config
+run.json        what the finished run was and scored, in short
 init.json       what weights it started from, if any
 metrics.jsonl   one object a line: step, split, metrics by name
 checkpoints/    one folder a step
@@ -108,6 +109,12 @@ def _leaves(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
   return leaves
 
 
+def results(config: ConfigDict) -> dict[str, Any]:
+  """Returns the fields that change what a run computes, by their paths."""
+  leaves = _leaves(config)
+  return {k: v for k, v in leaves.items() if not k.startswith(_FREE)}
+
+
 def claim(workdir: str, config: ConfigDict) -> None:
   """Writes the config to a new work directory, or checks it against the old.
 
@@ -119,11 +126,11 @@ def claim(workdir: str, config: ConfigDict) -> None:
   if os.path.exists(config_path(workdir)) and checkpoints.any_saved(
     checkpoint_dir(workdir)
   ):
-    old, new = _leaves(read_config(workdir)), _leaves(config)
+    old, new = results(read_config(workdir)), results(config)
     changed = [
       f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'
       for k in sorted(old | new)
-      if old.get(k) != new.get(k) and not k.startswith(_FREE)
+      if old.get(k) != new.get(k)
     ]
     if changed:
       raise ValueError(

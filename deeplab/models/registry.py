@@ -4,6 +4,7 @@ A new model is a class, an entry here, and a test that pins its parameters.
 """
 
 from collections.abc import Mapping
+import copy
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
@@ -158,6 +159,32 @@ def complete(config: 'ml_collections.ConfigDict') -> None:
     for name, default in allowed.items():
       if name not in config[kind]:
         config[kind][name] = default
+
+
+def at_output_stride(
+  config: 'ml_collections.ConfigDict', output_stride: int
+) -> 'ml_collections.ConfigDict':
+  """Returns `config.model` at another output stride, for the same weights.
+
+  Rates of a head's pyramid change with it, so that they reach as far in pixels
+  (DeepLabV3, arXiv:1706.05587, section 3.3: they double at 8).
+
+  Args:
+    config: `config.model`.
+    output_stride: 4, 8, 16 or 32; 0 for the config's own.
+  """
+  if output_stride in (0, config.output_stride):
+    return config
+  changed = copy.deepcopy(config)
+  with changed.unlocked():
+    changed.output_stride = output_stride
+    for slot in ('head', 'auxiliary'):
+      if 'rates' in changed[slot]:
+        changed[slot].rates = tuple(
+          max(rate * config.output_stride // output_stride, 1)
+          for rate in config[slot].rates
+        )
+  return changed
 
 
 def build(
