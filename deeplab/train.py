@@ -28,6 +28,7 @@ from deeplab import monitor
 from deeplab import optimizers
 from deeplab import parallel
 from deeplab import predictors
+from deeplab import profiling
 from deeplab import provenance
 from deeplab import steps
 from deeplab import visualize
@@ -60,6 +61,7 @@ def check(config: ConfigDict) -> None:
       value = value[part]
     if not value > 0:
       raise ValueError(f'config.{name}={value} must be greater than 0')
+  profiling.parse(config.profile_steps)
 
 
 def total_steps(config: ConfigDict, examples: int) -> int:
@@ -153,6 +155,19 @@ class _Stop:
       signal.signal(signal.SIGTERM, self._old)
 
 
+def _log_cost(spent: dict[str, float]) -> None:
+  """Logs what `parallel.compile_ahead` found."""
+  words = [f'{spent["gflops"]:.2f} GFLOPs'] if 'gflops' in spent else []
+  if 'work' in spent:
+    words += [
+      f'{spent["arguments"]:.0f} MiB of state and batch '
+      f'({spent["reused"]:.0f} reused)',
+      f'{spent["work"]:.0f} MiB of work memory',
+    ]
+  if words:
+    logging.info('One step, on each device: %s', ', '.join(words))
+
+
 def _check_finite(state: steps.TrainState, workdir: str) -> None:
   bad = int(state.nonfinite_step)
   if bad >= 0:
@@ -185,7 +200,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Data.
   config = pipeline.resolve(config)
-  pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
+  splits = config.data.train_split, config.data.eval_split
+  parallel.first_host_first(lambda: pipeline.prepare(config, splits))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
   monitor.check(config, metrics.names(info.class_names, info.unscored))
@@ -232,7 +248,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = steps.start_from(state, variables, optimizer)
 
   # Where were we? Only a run that could start takes its work directory.
-  workdirs.claim(workdir, config)
+  workdirs.claim(workdir, config, write=host == 0)
   if new and host == 0:
     initial.record(workdir, manifest)
   saved = checkpoints.Checkpoints(
@@ -257,7 +273,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       info.num_classes,
       **parallel.kernels(),
     ),
-    state.eval_variables,
+    parallel.to_local(state.eval_variables),
     config.data.mean,
     config.data.std,
     output='ids',
@@ -274,7 +290,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     ),
   ) -> evaluate.Result:
     return evaluate.evaluate(
-      predictor.with_variables(state.eval_variables),
+      predictor.with_variables(parallel.to_local(state.eval_variables)),
       watch(
         pipeline.eval_examples(config, info, host_index=host, host_count=hosts)
       ),
@@ -286,24 +302,32 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Step after step.
   progress = logbook.Progress(start, total, config.batch_size)
+  recorder = profiling.Recorder(
+    profiling.parse(config.profile_steps) if host == 0 else range(0), workdir
+  )
   result = None
   began = time.monotonic() - notes.seconds
   # A run that had ended early takes no further step.
   todo = () if monitor.over(notes, config) else range(start + 1, total + 1)
   with _Stop() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
-    for close in (saved.close, batches.close, progress.close):
-      cleanup.callback(close)
+    for part in (saved, batches, progress, recorder):
+      cleanup.callback(part.close)
     if record:
       cleanup.callback(record.close)
     for step in todo:
-      state, measured = train_step(state, parallel.split(next(batches)))
+      batch = parallel.split(next(batches))
+      if step == start + 1:
+        _log_cost(parallel.compile_ahead(train_step, state, batch))
+      recorder.before(step)
+      state, measured = train_step(state, batch)
+      recorder.after(step, state)
       progress.update(step)
       last = step == total
       reports = step % config.log_every_steps == 0 or last
       if reports:
         _check_finite(state, workdir)
-        now = {k: float(v[0]) for k, v in measured.items()}
+        now = parallel.first(measured)
         now['learning_rate'] = float(rate(step - 1)) * notes.rate_scale
         now |= progress.report(step, now)
         if record:

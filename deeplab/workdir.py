@@ -27,6 +27,7 @@ PyTree = Any
 _FREE = (
   'log_every_steps',
   'max_minutes',
+  'profile_steps',
   'checkpoint.',
   'data.data_dir',
   'data.root',
@@ -115,10 +116,15 @@ def results(config: ConfigDict) -> dict[str, Any]:
   return {k: v for k, v in leaves.items() if not k.startswith(_FREE)}
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
+def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
   """Writes the config to a new work directory, or checks it against the old.
 
   A run that has saved nothing yet binds nobody: its config is replaced.
+
+  Args:
+    workdir: the run's.
+    config: the run's.
+    write: False only checks; one process of several writes.
 
   Raises:
     ValueError: another config's run is there.
@@ -137,6 +143,8 @@ def claim(workdir: str, config: ConfigDict) -> None:
         f'{workdir} holds a run of another config ({"; ".join(changed)}); '
         'choose another --workdir, or remove that one'
       )
+  if not write:
+    return
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
   write_text(config_path(workdir), text + '\n')
 

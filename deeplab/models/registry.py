@@ -214,6 +214,7 @@ def build(
     axis_name=axis_name,
     depthwise=config.depthwise if depthwise is None else depthwise,
     pointwise=config.pointwise if pointwise is None else pointwise,
+    remat=config.remat,
   )
   for_head = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(

@@ -159,7 +159,10 @@ def test_a_sweep_belongs_to_one_set_of_configs(tmp_path):
 def test_commands_for_other_machines():
   run = studies.Run('a', {}, 0, ('--config=c.py', '--config.x=(1, 2)'))
   command = sweep.command(run, 'W', 'python')
-  line = "python -m deeplab.main --workdir=W/runs/a --config=c.py '--config.x=(1, 2)'"
+  line = (
+    'python -m deeplab.main --workdir=W/runs/a --config=c.py '
+    "'--config.x=(1, 2)'"
+  )
   assert launchers.shell('t', [command]).splitlines()[-1] == line
   # What the shells at the other end make of the quotes.
   script = launchers.slurm('t', [command, command])
