@@ -80,6 +80,15 @@ def start(
     logging.set_verbosity(logging.WARNING)  # the first one tells
 
 
+def _lost(error: BaseException | None) -> str:
+  """Returns what JAX said of a lost process, where that was the cause."""
+  while error is not None:
+    if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
+      return str(error).splitlines()[0]
+    error = error.__cause__ or error.__context__
+  return ''
+
+
 def end(error: BaseException) -> None:
   """Ends this process at once if others would wait for it.
 
@@ -91,14 +100,14 @@ def end(error: BaseException) -> None:
   """
   if not jax.distributed.is_initialized():
     return
-  message = f'{type(error).__name__}: {error}'
+  message = f'Error: {error}'
   if isinstance(error, SystemExit):
-    message = str(error)
-  if isinstance(error, jax.errors.JaxRuntimeError):
+    message = str(error)  # it is said so already
+  if _lost(error):
     message = (
       'Error: another process of this run was lost, or the network to it '
-      f'({str(error).splitlines()[0]}); start all of them again with the same '
-      '--workdir to go on from the last checkpoint'
+      f'({_lost(error)}); start all of them again with the same --workdir to '
+      'go on from the last checkpoint'
     )
   print(
     f'{message}\n(process {jax.process_index()} of {jax.process_count()})',

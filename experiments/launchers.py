@@ -47,8 +47,8 @@ def tpu(title: str, commands: Commands) -> str:
   """Returns a script that runs one after another on all hosts of a pod.
 
   It reads the pod's name and zone from $TPU and $ZONE, and the folder of the
-  project on its hosts from $FOLDER. Work directories must be on a disk, or in a
-  bucket, that all hosts see.
+  project on its hosts from $FOLDER. Work directories must be on a disk that all
+  hosts see.
   """
   lines = [
     'gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all '
