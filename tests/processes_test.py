@@ -177,7 +177,7 @@ def test_a_lost_process_ends_the_other_and_a_restart_goes_on(
     int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*[0-9]')
   )
 
-  # One process goes on where two were, and both hear a SIGTERM of either.
+  # Both hear a SIGTERM of either.
   first, second = _pair(*training)
   events = len(list(workdir.glob('events.*')))
   deadline = time.monotonic() + 300
