@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import signal
-import threading
 import time
 from typing import Any
 
@@ -31,6 +29,7 @@ from deeplab import predictors
 from deeplab import profiling
 from deeplab import provenance
 from deeplab import steps
+from deeplab import stopping
 from deeplab import visualize
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
@@ -123,49 +122,6 @@ def build_step(
     axis_name=axis_name,
   )
   return model, optimizer, rate, step
-
-
-class _Told(Exception):
-  """SIGTERM came while the split was being scored."""
-
-
-class _Stop:
-  """Hears SIGTERM, so that the loop can save and leave."""
-
-  def __enter__(self) -> '_Stop':
-    self.asked = False
-    # Only the main thread may set handlers (tests may train in others).
-    self._main = threading.current_thread() is threading.main_thread()
-    if self._main:
-      self._old = signal.signal(signal.SIGTERM, self._hear)
-    return self
-
-  def _hear(self, *_: Any) -> None:
-    self.asked = True
-
-  def watch(self, examples: Iterator[dict]) -> Iterator[dict]:
-    """Passes examples on until a SIGTERM; then raises `_Told`."""
-    for example in examples:
-      if self.asked:
-        raise _Told
-      yield example
-
-  def __exit__(self, *_: Any) -> None:
-    if self._main:
-      signal.signal(signal.SIGTERM, self._old)
-
-
-def _log_cost(spent: dict[str, float]) -> None:
-  """Logs what `parallel.compile_ahead` found."""
-  words = [f'{spent["gflops"]:.2f} GFLOPs'] if 'gflops' in spent else []
-  if 'work' in spent:
-    words += [
-      f'{spent["arguments"]:.0f} MiB of state and batch '
-      f'({spent["reused"]:.0f} reused)',
-      f'{spent["work"]:.0f} MiB of work memory',
-    ]
-  if words:
-    logging.info('One step, on each device: %s', ', '.join(words))
 
 
 def _check_finite(state: steps.TrainState, workdir: str) -> None:
@@ -309,7 +265,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   began = time.monotonic() - notes.seconds
   # A run that had ended early takes no further step.
   todo = () if monitor.over(notes, config) else range(start + 1, total + 1)
-  with _Stop() as stop, contextlib.ExitStack() as cleanup:
+  with stopping.Stop() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
     for part in (saved, batches, progress, recorder):
       cleanup.callback(part.close)
@@ -318,7 +274,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     for step in todo:
       batch = parallel.split(next(batches))
       if step == start + 1:
-        _log_cost(parallel.compile_ahead(train_step, state, batch))
+        spent = parallel.compile_ahead(train_step, state, batch)
+        logging.info('One step, on each device: %s', logbook.cost(spent))
       recorder.before(step)
       state, measured = train_step(state, batch)
       recorder.after(step, state)
@@ -346,7 +303,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           # what follows is not left out.
           leave = hosts == 1 and not last and not monitor.listens(config)
           result = score(state, stop.watch) if leave else score(state)
-        except _Told:
+        except stopping.Told:
           evaluated = False
         else:
           logging.info('step %d: %s', step, evaluate.summary(result))

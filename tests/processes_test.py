@@ -113,7 +113,6 @@ def test_two_processes_train_as_one(both):
     expected['params'],
   )
 
-
   # Their steps were much larger than that.
   lines = logbook.read(str(two / 'metrics.jsonl'))
   updates = [x['update_norm'] for x in lines if x['split'] == 'train']
