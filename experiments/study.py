@@ -166,13 +166,13 @@ def config(arguments: Sequence[str]) -> ConfigDict:
   return chosen
 
 
-def base(form: str, paper: str, **fixed: Any) -> Base:
+def base(form: str, paper: str = '') -> Base:
   """Returns what a page's form starts from.
 
   Args:
     form: one of `FORMS`.
-    paper: the config of the paper's form.
-    **fixed: fields that the paper's form changes; '__' stands for '.'.
+    paper: the config of the paper's form; '' is DeepLabV3+ with ResNet-50 at
+      output stride 16, on VOC.
 
   Raises:
     ValueError: another form.
@@ -186,9 +186,12 @@ def base(form: str, paper: str, **fixed: Any) -> Base:
     raise ValueError(
       f'form {form!r} is unknown; there are {FORMS[1:]} and none'
     )
-  fields = {name.replace('__', '.'): value for name, value in fixed.items()}
-  return Base(form, paper, fields, (0, 1, 2))
+  if paper:
+    return Base(form, paper, {}, (0, 1, 2))
+  return Base(form, 'configs/voc_resnet.py:r50', _RESNET, (0, 1, 2))
 
+
+_RESNET = {'model.output_stride': 16, 'model.head.rates': (6, 12, 18)}
 
 # Under five minutes a run on two cores.
 _CAMVID = {
@@ -201,9 +204,9 @@ _CAMVID = {
 def without_decoder(start: Base) -> Overrides:
   """Returns what makes a DeepLabV3 of a base that is a DeepLabV3+.
 
-  The pyramid keeps its fields.
+  The pyramid keeps the page's fields; its rates are the caller's to give.
   """
   head = config([f'--config={start.config}']).model.head
-  own = registry.fields(registry.HEADS['deeplabv3'])
+  own = set(registry.fields(registry.HEADS['deeplabv3'])) - {'rates'}
   kept = {f'model.head.{name}': head[name] for name in head if name in own}
   return {'model.head.name': 'deeplabv3', **kept}

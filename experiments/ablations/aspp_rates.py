@@ -19,13 +19,13 @@ arXiv:1706.05587, table 5.
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form, 'configs/voc_resnet.py:r50', model__output_stride=16)
+  base = study.base(form)
   return study.Study(
-    name='aspp_rates',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'aspp_rates',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'rates': {
         '6_12_18': {'model.head.rates': (6, 12, 18)},
         'none': {'model.head.rates': ()},

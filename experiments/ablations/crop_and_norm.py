@@ -22,12 +22,7 @@ arXiv:1706.05587, section 4.1 and appendix A.
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(
-    form,
-    'configs/voc_resnet.py:r50',
-    model__output_stride=16,
-    model__head__rates=(6, 12, 18),
-  )
+  base = study.base(form)
   sizes, batches = {
     '': ((512, 320), (16, 8)),
     'camvid': ((192, 128), (8, 4)),
@@ -38,11 +33,11 @@ def get_study(form: str = '') -> study.Study:
     return {'data.augment.random_crop.size': (size, size)}
 
   return study.Study(
-    name='crop_and_norm',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'crop_and_norm',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'crop': {
         'full': crop(sizes[0]),
         'small': crop(sizes[1]),

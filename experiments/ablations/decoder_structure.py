@@ -21,12 +21,7 @@ arXiv:1802.02611, table 2 (ResNet-101, VOC val, output stride 16).
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(
-    form,
-    'configs/voc_resnet.py:r50',
-    model__output_stride=16,
-    model__head__rates=(6, 12, 18),
-  )
+  base = study.base(form)
 
   def structure(count: int, channels: int) -> study.Overrides:
     return {
@@ -35,11 +30,11 @@ def get_study(form: str = '') -> study.Study:
     }
 
   return study.Study(
-    name='decoder_structure',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'decoder_structure',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'convolutions': {
         '2x256': structure(2, 256),
         '1x256': structure(1, 256),

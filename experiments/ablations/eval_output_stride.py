@@ -21,18 +21,13 @@ arXiv:1706.05587, table 6.
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(
-    form,
-    'configs/voc_resnet.py:r50',
-    model__output_stride=16,
-    model__head__rates=(6, 12, 18),
-  )
+  base = study.base(form)
   return study.Study(
-    name='eval_output_stride',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'eval_output_stride',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'eval_output_stride': {
         '16': {'eval.output_stride': 16},
         '8': {'eval.output_stride': 8},

@@ -19,18 +19,13 @@ arXiv:1706.05587, table 5 (multi-grid 1, 2, 4).
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(
-    form,
-    'configs/voc_resnet.py:r50',
-    model__output_stride=16,
-    model__head__rates=(6, 12, 18),
-  )
+  base = study.base(form)
   return study.Study(
-    name='image_pooling',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'image_pooling',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'image_pooling': {
         'on': {'model.head.image_pooling': True},
         'off': {'model.head.image_pooling': False},

@@ -19,7 +19,7 @@ arXiv:1802.02611, table 6; the paper has no run from random weights.
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form, 'configs/voc_resnet.py:r50')
+  base = study.base(form)
   # The smoke form fetches nothing: both settings start at random there, and
   # differ in the rate of the encoder, as they do on CamVid.
   slow = {'optimizer.encoder_multiplier': 0.3}
@@ -37,11 +37,11 @@ def get_study(form: str = '') -> study.Study:
   }
 
   return study.Study(
-    name='initialization',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'initialization',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'weights': {
         'imagenet': starts[form],
         'random': {'init_from': ''},

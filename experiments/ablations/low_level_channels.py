@@ -18,18 +18,13 @@ arXiv:1802.02611, table 1 (ResNet-101, VOC val, output stride 16).
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(
-    form,
-    'configs/voc_resnet.py:r50',
-    model__output_stride=16,
-    model__head__rates=(6, 12, 18),
-  )
+  base = study.base(form)
   return study.Study(
-    name='low_level_channels',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'low_level_channels',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'channels': {
         str(n): {'model.head.low_level_channels': n}
         for n in (48, 8, 16, 32, 64)

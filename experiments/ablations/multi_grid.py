@@ -20,18 +20,13 @@ arXiv:1706.05587, table 5 (rates 6, 12, 18, without image pooling).
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(
-    form,
-    'configs/voc_resnet.py:r50',
-    model__output_stride=16,
-    model__head__rates=(6, 12, 18),
-  )
+  base = study.base(form)
   return study.Study(
-    name='multi_grid',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'multi_grid',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'multi_grid': {
         '1_1_1': {'model.multi_grid': (1, 1, 1)},
         '1_2_1': {'model.multi_grid': (1, 2, 1)},

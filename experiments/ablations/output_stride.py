@@ -21,7 +21,7 @@ arXiv:1802.02611, table 3 (trained and evaluated alike).
 
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form, 'configs/voc_resnet.py:r50')
+  base = study.base(form)
   # As far in pixels at every stride.
   wide = 6 if not form else 3
   rates = {
@@ -29,11 +29,11 @@ def get_study(form: str = '') -> study.Study:
     for stride in (8, 16, 32)
   }
   return study.Study(
-    name='output_stride',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'output_stride',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'output_stride': {
         '16': {'model.output_stride': 16, 'model.head.rates': rates[16]},
         '8': {'model.output_stride': 8, 'model.head.rates': rates[8]},

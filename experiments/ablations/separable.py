@@ -21,11 +21,11 @@ def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
   base = study.base(form, 'configs/voc_xception.py')
   return study.Study(
-    name='separable',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'separable',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'aspp': {
         'separable': {'model.head.separable': True},
         'dense': {'model.head.separable': False},

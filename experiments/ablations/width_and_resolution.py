@@ -35,11 +35,11 @@ def get_study(form: str = '') -> study.Study:
     }
 
   return study.Study(
-    name='width_and_resolution',
-    question=QUESTION,
-    reference=REFERENCE,
-    base=base,
-    grid={
+    'width_and_resolution',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
       'alpha': {
         f'{alpha:g}': {'model.encoder.alpha': alpha} for alpha in alphas
       },

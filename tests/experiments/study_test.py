@@ -102,3 +102,20 @@ def test_rates_reach_as_far_at_another_output_stride():
   assert (coarse.output_stride, coarse.head.rates) == (32, (3, 6, 9))
   assert registry.at_output_stride(config.model, 0) is config.model
   assert config.model.head.rates == (6, 12, 18)
+
+
+@pytest.mark.parametrize(
+  ('form', 'expected'),
+  [
+    ('', {'16': (6, 12, 18), '8': (12, 24, 36), '32': (3, 6, 9)}),
+    ('camvid', {'16': (3, 6, 9), '8': (6, 12, 18), '32': (1, 3, 4)}),
+  ],
+)
+def test_without_a_decoder_only_that_is_gone(form, expected):
+  study = studies.load(f'experiments/ablations/output_stride.py:{form}')
+  for run in study.runs():
+    head = studies.config(run.flags).model.head
+    decoder = run.labels['decoder'] == 'on'
+    assert head.name == ('deeplabv3plus' if decoder else 'deeplabv3')
+    assert head.rates == expected[run.labels['output_stride']]
+    assert head.channels == {'': 512, 'camvid': 256}[form]
