@@ -247,7 +247,8 @@ def draw(sweep: dict[str, Any], folder: str, workdir: str | None) -> None:
   visualize.save(plots.classes(names, shares), f'{start}_classes.png')
 
 
-def _kept() -> list[dict[str, Any]]:
+def kept() -> list[dict[str, Any]]:
+  """Returns the sweeps of experiments/results/ablations."""
   sweeps = []
   for path in sorted(glob.glob(os.path.join(_KEPT, '*.json'))):
     with open(path, encoding='utf-8') as f:
@@ -297,7 +298,7 @@ def _run(values: flags.FlagValues) -> None:
     zoo.write_json(os.path.join(_KEPT, f'{sweep["study"]}.json'), sweep)
     draw(sweep, _KEPT, None)
   for path in _PAGES:
-    refresh(path, _kept())
+    refresh(path, kept())
 
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
