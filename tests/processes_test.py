@@ -160,7 +160,8 @@ def _wait_for_a_save(workdir, after, *processes):
   deadline = time.monotonic() + 400
   while _saved(workdir) <= after:
     assert time.monotonic() < deadline
-    assert all(process.poll() is None for process in processes)
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1]
     time.sleep(0.2)
 
 
