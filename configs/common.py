@@ -96,6 +96,10 @@ def base() -> ConfigDict:
   c.model.multi_grid = (1, 1, 1)
   c.model.resize_steps = 1  # 1: one resize to the input size
   c.model.dtype = 'float32'  # or 'bfloat16'
+  # So many stages of the encoder, from the finest, keep only the inputs of
+  # their blocks for the backward pass, which computes the rest again: less
+  # memory, a forward pass more. 0: none; 5: all. (XLA ignores it on a CPU.)
+  c.model.remat = 0
   c.model.depthwise = 'shifted'  # on a CPU; accelerators always use 'conv'
   c.model.pointwise = 'matmul'  # on a CPU; accelerators always use 'conv'
 
@@ -190,6 +194,7 @@ def base() -> ConfigDict:
   c.eval = ConfigDict()
   c.eval.every_epochs = 10.0
   c.eval.batch_size = 4
+  c.eval.output_stride = 0  # of the weights that were trained at another; 0: no
   # 'slide': by windows. 'static': resized to `static_size`, and back again.
   c.eval.mode = 'whole'
   c.eval.window = (257, 257)  # of 'slide' (H, W)
@@ -213,6 +218,8 @@ def base() -> ConfigDict:
 
   # Records.
   c.log_every_steps = 20
+  # '100:110' records where the time of steps 100 to 109 goes, for TensorBoard.
+  c.profile_steps = ''
   c.checkpoint = ConfigDict()
   c.checkpoint.every_steps = 500
   c.checkpoint.keep_latest = 2

@@ -48,6 +48,7 @@ def set_up() -> None:
       'jax_compilation_cache_dir',
       os.path.join(os.path.expanduser('~'), '.cache', 'deeplab', 'xla'),
     )
+  logging.use_absl_handler()  # a notebook has not, as commands have
   logging.get_absl_handler().addFilter(_quiet)
 
 

@@ -240,11 +240,19 @@ def write(
   )
 
 
-def flax_predictor(loaded: workdirs.Loaded) -> predictors.FlaxPredictor:
-  """Returns the predictor of a run's checkpoint."""
+def flax_predictor(
+  loaded: workdirs.Loaded, output_stride: int = 0
+) -> predictors.FlaxPredictor:
+  """Returns the predictor of a run's checkpoint.
+
+  Args:
+    loaded: the run.
+    output_stride: see `config.eval`; 0 for the one that was trained.
+  """
   config = loaded.config
+  model = registry.at_output_stride(config.model, output_stride)
   return predictors.FlaxPredictor(
-    registry.build(config.model, loaded.info.num_classes, **parallel.kernels()),
+    registry.build(model, loaded.info.num_classes, **parallel.kernels()),
     loaded.variables,
     config.data.mean,
     config.data.std,
@@ -266,6 +274,7 @@ def file_protocol(config: Any) -> Any:
         'scales': (1.0,),
         'flip': False,
         'loss': False,
+        'output_stride': 0,
       }
     )
   return changed
@@ -343,9 +352,10 @@ def evaluate_workdir(
         "run's own data"
       )
   protocol = config.eval
-  float_model = flax_predictor(loaded)
   if tflite is None:
-    contenders: dict[str, predictors.Predictor] = {'checkpoint': float_model}
+    contenders: dict[str, predictors.Predictor] = {
+      'checkpoint': flax_predictor(loaded, protocol.output_stride)
+    }
   else:
     file = litert.TFLitePredictor(tflite)
     protocol = file_protocol(config.eval) if own else config.eval
@@ -355,6 +365,7 @@ def evaluate_workdir(
         f'{workdir} {list(info.class_names)}: it was not exported from it'
       )
     _check_same_weights(file, loaded, workdir)
+    float_model = flax_predictor(loaded)
     size = file.input_size
     contenders = {
       f'checkpoint_{size[0]}x{size[1]}': predictors.static_protocol(

@@ -102,6 +102,18 @@ def read(path: str, strict: bool = True) -> list[dict[str, Any]]:
   return lines
 
 
+def cost(spent: dict[str, float]) -> str:
+  """Returns what `parallel.compile_ahead` found, in words."""
+  words = [f'{spent["gflops"]:.2f} GFLOPs'] if 'gflops' in spent else []
+  if 'work' in spent:
+    words += [
+      f'{spent["arguments"]:.0f} MiB of state and batch '
+      f'({spent["reused"]:.0f} reused)',
+      f'{spent["work"]:.0f} MiB of work memory',
+    ]
+  return ', '.join(words) or 'the back end does not tell'
+
+
 class Progress:
   """A bar with speed and ETA on a terminal, plain log lines elsewhere."""
 

@@ -16,6 +16,12 @@ on that config's `data` and `eval` instead of the run's own):
     python -m deeplab.main --mode=evaluate --workdir=W
     python -m deeplab.main --mode=evaluate --workdir=W --tflite=F.tflite
 
+On several machines the same command runs on each: SLURM's tasks and the hosts
+of a TPU pod find each other, others are told where process 0 is:
+
+    python -m deeplab.main --config=... --workdir=SHARED \\
+        --coordinator=HOST:PORT --processes=2 --process=0
+
 Look before training: `--dry_run` prints shapes, MACs, parameters and memory;
 `--list` shows the configs, encoders, heads, weights and data sets there are.
 """
@@ -32,6 +38,7 @@ from ml_collections import config_flags
 from deeplab import console
 from deeplab import describe
 from deeplab import evaluate
+from deeplab import parallel
 from deeplab import train
 from deeplab.data import pipeline
 
@@ -48,6 +55,11 @@ _TFLITE = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_enum(
   'checkpoint', 'best', ['best', 'latest'], 'With --mode=evaluate: which.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'Of several processes: HOST:PORT of the first.'
+)
+_PROCESSES = flags.DEFINE_integer('processes', 0, 'How many there are.')
+_PROCESS = flags.DEFINE_integer('process', None, 'Which one this is, from 0.')
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what would be trained, and stop.'
 )
@@ -61,6 +73,7 @@ def _run() -> None:
   if _LIST.value:
     print(describe.listing())
     return
+  parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   if _MODE.value == 'evaluate':
     if not _WORKDIR.value:
       raise ValueError('--mode=evaluate needs --workdir, the run to evaluate')
@@ -79,8 +92,8 @@ def _run() -> None:
   if _DRY_RUN.value:
     print(describe.dry_run(pipeline.resolve(config)))
     return
-  workdir = _WORKDIR.value or os.path.join(
-    'runs', config.name, time.strftime('%Y%m%d-%H%M%S')
+  workdir = _WORKDIR.value or parallel.text_of_first_host(
+    os.path.join('runs', config.name, time.strftime('%Y%m%d-%H%M%S'))
   )
   logging.info('Work directory: %s', workdir)
   logging.info('Devices: %s', jax.devices())
@@ -90,7 +103,11 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Dispatches; an error that the user can mend is one line."""
-  console.run(argv, _run)
+  try:
+    console.run(argv, _run)
+  except BaseException as error:
+    parallel.end(error)
+    raise
 
 
 if __name__ == '__main__':

@@ -1,14 +1,19 @@
-"""Devices: the only file that says pmap.
+"""Devices and processes: the only file that says pmap.
 
 A step is written for one device's share of the batch and knows only the name
-of an axis (`AXIS`). Here it is spread over the local devices, batches are cut
-and results gathered, and host-local state becomes global arrays for a
-checkpoint that several processes write together.
+of an axis (`AXIS`). Here it is spread over the devices of all processes,
+batches are cut and results gathered, and host-local state becomes global arrays
+for a checkpoint that several processes write together.
 """
 
 from collections.abc import Callable
+import importlib.util
+import os
+import sys
 from typing import Any
+import urllib.request
 
+from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -17,6 +22,99 @@ from orbax.checkpoint import utils as ocp_utils
 
 PyTree = Any
 AXIS = 'batch'
+
+# A process that does not answer for so long is lost, and the others end.
+HEARTBEAT_SECONDS = 30
+_METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/'
+
+
+def _tpu_hosts() -> int:
+  """Returns the number of hosts of the TPU pod that this one is of, or 1."""
+  names = os.environ.get('TPU_WORKER_HOSTNAMES', '')
+  if not names and importlib.util.find_spec('libtpu') is not None:
+    request = urllib.request.Request(
+      _METADATA + 'attributes/worker-network-endpoints',
+      headers={'Metadata-Flavor': 'Google'},
+    )
+    try:
+      with urllib.request.urlopen(request, timeout=2) as reply:
+        names = reply.read().decode()
+    except OSError:
+      return 1  # no machine of Google's
+  slices = int(os.environ.get('MEGASCALE_NUM_SLICES', 1))
+  return len(names.split(',')) * slices
+
+
+def start(
+  coordinator: str = '', processes: int = 0, process: int | None = None
+) -> None:
+  """Joins the other processes of this run; every command calls it first.
+
+  Without arguments SLURM's variables (a step of several tasks) and those of a
+  TPU pod tell; where they do not, this process is alone.
+
+  Args:
+    coordinator: 'HOST:PORT' of process 0.
+    processes: how many there are.
+    process: which one this is.
+
+  Raises:
+    ValueError: only some of the arguments are given.
+  """
+  given = (bool(coordinator), processes > 0, process is not None)
+  if any(given) and not all(given):
+    raise ValueError(
+      '--coordinator, --processes and --process go together: HOST:PORT of '
+      'process 0, how many there are, and which one this is'
+    )
+  slurm = int(os.environ.get('SLURM_STEP_NUM_TASKS', 1))
+  if not all(given) and slurm == 1 and _tpu_hosts() == 1:
+    return
+  jax.distributed.initialize(
+    coordinator or None,
+    processes or None,
+    process,
+    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+  )
+  if jax.process_index():
+    logging.set_verbosity(logging.WARNING)  # the first one tells
+
+
+def _lost(error: BaseException | None) -> str:
+  """Returns what JAX said of a lost process, where that was the cause."""
+  while error is not None:
+    if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
+      return str(error).splitlines()[0]
+    error = error.__cause__ or error.__context__
+  return ''
+
+
+def end(error: BaseException) -> None:
+  """Ends this process at once if others would wait for it.
+
+  An interpreter that ends in peace waits for the other processes, which wait
+  for this one in the middle of a step.
+
+  Args:
+    error: why the work ended; it is printed.
+  """
+  if not jax.distributed.is_initialized():
+    return
+  message = f'Error: {error}'
+  if isinstance(error, SystemExit):
+    message = str(error)  # it is said so already
+  if _lost(error):
+    message = (
+      'Error: another process of this run was lost, or the network to it '
+      f'({_lost(error)}); start all of them again with the same --workdir to '
+      'go on from the last checkpoint'
+    )
+  print(
+    f'{message}\n(process {jax.process_index()} of {jax.process_count()})',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
 
 
 def platform() -> str:
@@ -63,6 +161,44 @@ def map_train(step: Callable) -> Callable:
     out_axes=(None, 0),
     donate_argnums=(0,),
   )
+
+
+def compile_ahead(
+  step: Callable, state: PyTree, batch: PyTree
+) -> dict[str, float]:
+  """Compiles the step of `map_train`, and returns what one device spends.
+
+  Args:
+    step: of `map_train`; calls with such arguments do not compile again.
+    state: as the step takes it.
+    batch: likewise.
+
+  Returns:
+    'gflops' (a multiply-add is two), and in MiB 'arguments' (state and batch),
+    'reused' (those of them that the result takes the place of) and 'work';
+    those that the back end tells.
+  """
+  compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]
+  spent = {}
+  cost = compiled.cost_analysis()
+  if cost and cost.get('flops', 0) > 0:
+    spent['gflops'] = cost['flops'] / 1e9
+  memory = compiled.memory_analysis()
+  if memory is not None:
+    spent |= {
+      'arguments': memory.argument_size_in_bytes / 2**20,
+      'reused': memory.alias_size_in_bytes / 2**20,
+      'work': memory.temp_size_in_bytes / 2**20,
+    }
+  return spent
+
+
+def first(metrics: dict[str, jax.Array]) -> dict[str, float]:
+  """Returns the numbers of this process's first device."""
+  return {
+    name: float(np.ravel(value.addressable_data(0))[0])
+    for name, value in metrics.items()
+  }
 
 
 def replicate(state: PyTree) -> PyTree:
@@ -118,6 +254,26 @@ def any_host(flag: bool) -> bool:
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def first_host_first(work: Callable[[], None]) -> None:
+  """Does work on process 0 and then on the others, which may find it done."""
+  if jax.process_index() == 0:
+    work()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('first_host_first')
+  if jax.process_index() > 0:
+    work()
+
+
+def text_of_first_host(text: str) -> str:
+  """Returns the first process' text, of up to 4096 bytes."""
+  if jax.process_count() == 1:
+    return text
+  data = np.zeros(4096, np.uint8)
+  own = np.frombuffer(text.encode(), np.uint8)
+  data[: own.size] = own
+  return bytes(of_first_host(data)).rstrip(b'\0').decode()
 
 
 def of_first_host(tree: PyTree) -> PyTree:

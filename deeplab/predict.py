@@ -130,7 +130,7 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
     FileNotFoundError: there is no run, or it has no checkpoint.
   """
   loaded = workdirs.load(os.fspath(workdir), which)
-  predictor = evaluate.flax_predictor(loaded)
+  predictor = evaluate.flax_predictor(loaded, loaded.config.eval.output_stride)
   return Segmenter(
     tuple(loaded.info.class_names),
     tuple(loaded.info.palette),

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import signal
-import threading
 import time
 from typing import Any
 
@@ -28,7 +26,10 @@ from deeplab import monitor
 from deeplab import optimizers
 from deeplab import parallel
 from deeplab import predictors
+from deeplab import profiling
+from deeplab import provenance
 from deeplab import steps
+from deeplab import stopping
 from deeplab import visualize
 from deeplab import workdir as workdirs
 from deeplab.data import bands
@@ -60,6 +61,7 @@ def check(config: ConfigDict) -> None:
       value = value[part]
     if not value > 0:
       raise ValueError(f'config.{name}={value} must be greater than 0')
+  profiling.parse(config.profile_steps)
 
 
 def total_steps(config: ConfigDict, examples: int) -> int:
@@ -123,36 +125,6 @@ def build_step(
   return model, optimizer, rate, step
 
 
-class _Told(Exception):
-  """SIGTERM came while the split was being scored."""
-
-
-class _Stop:
-  """Hears SIGTERM, so that the loop can save and leave."""
-
-  def __enter__(self) -> '_Stop':
-    self.asked = False
-    # Only the main thread may set handlers (tests may train in others).
-    self._main = threading.current_thread() is threading.main_thread()
-    if self._main:
-      self._old = signal.signal(signal.SIGTERM, self._hear)
-    return self
-
-  def _hear(self, *_: Any) -> None:
-    self.asked = True
-
-  def watch(self, examples: Iterator[dict]) -> Iterator[dict]:
-    """Passes examples on until a SIGTERM; then raises `_Told`."""
-    for example in examples:
-      if self.asked:
-        raise _Told
-      yield example
-
-  def __exit__(self, *_: Any) -> None:
-    if self._main:
-      signal.signal(signal.SIGTERM, self._old)
-
-
 def _check_finite(state: steps.TrainState, workdir: str) -> None:
   bad = int(state.nonfinite_step)
   if bad >= 0:
@@ -185,7 +157,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Data.
   config = pipeline.resolve(config)
-  pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
+  splits = config.data.train_split, config.data.eval_split
+  parallel.first_host_first(lambda: pipeline.prepare(config, splits))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
   monitor.check(
@@ -238,7 +211,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = steps.start_from(state, variables, optimizer)
 
   # Where were we? Only a run that could start takes its work directory.
-  workdirs.claim(workdir, config)
+  workdirs.claim(workdir, config, write=host == 0)
   if new and host == 0:
     initial.record(workdir, manifest)
   saved = checkpoints.Checkpoints(
@@ -258,8 +231,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
   predictor = predictors.FlaxPredictor(
-    registry.build(config.model, info.num_classes, **parallel.kernels()),
-    state.eval_variables,
+    registry.build(
+      registry.at_output_stride(config.model, config.eval.output_stride),
+      info.num_classes,
+      **parallel.kernels(),
+    ),
+    parallel.to_local(state.eval_variables),
     config.data.mean,
     config.data.std,
     output='ids',
@@ -276,7 +253,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     ),
   ) -> evaluate.Result:
     return evaluate.evaluate(
-      predictor.with_variables(state.eval_variables),
+      predictor.with_variables(parallel.to_local(state.eval_variables)),
       watch(
         pipeline.eval_examples(config, info, host_index=host, host_count=hosts)
       ),
@@ -288,26 +265,33 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Step after step.
   progress = logbook.Progress(start, total, config.batch_size)
+  recorder = profiling.Recorder(
+    profiling.parse(config.profile_steps) if host == 0 else range(0), workdir
+  )
   result = None
   began = time.monotonic() - notes.seconds
   # A run that had ended early takes no further step.
   todo = () if monitor.over(notes, config) else range(start + 1, total + 1)
-  with _Stop() as stop, contextlib.ExitStack() as cleanup:
+  with stopping.Stop() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
-    for close in (saved.close, batches.close, progress.close):
-      cleanup.callback(close)
+    for part in (saved, batches, progress, recorder):
+      cleanup.callback(part.close)
     if record:
       cleanup.callback(record.close)
     for step in todo:
-      state, measured = train_step(
-        state, parallel.split(progress.fetch(batches))
-      )
+      batch = parallel.split(progress.fetch(batches))
+      if step == start + 1:
+        spent = parallel.compile_ahead(train_step, state, batch)
+        logging.info('One step, on each device: %s', logbook.cost(spent))
+      recorder.before(step)
+      state, measured = train_step(state, batch)
+      recorder.after(step, state)
       progress.update(step)
       last = step == total
       reports = step % config.log_every_steps == 0 or last
       if reports:
         _check_finite(state, workdir)
-        now = {k: float(v[0]) for k, v in measured.items()}
+        now = parallel.first(measured)
         now['learning_rate'] = float(rate(step - 1)) * notes.rate_scale
         now |= progress.report(step, now)
         if record:
@@ -326,7 +310,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           # what follows is not left out.
           leave = hosts == 1 and not last and not monitor.listens(config)
           result = score(state, stop.watch) if leave else score(state)
-        except _Told:
+        except stopping.Told:
           evaluated = False
         else:
           logging.info('step %d: %s', step, evaluate.summary(result))
@@ -371,6 +355,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     visualize.save(
       visualize.curves(os.path.join(workdir, 'metrics.jsonl')),
       os.path.join(workdir, 'curves.png'),
+    )
+    provenance.write(
+      workdir,
+      step=int(state.step),
+      seconds=notes.seconds,
+      metrics=result.metrics,
     )
     logging.info(
       'Done: mIoU %.4f. Next, with --workdir=%s: python -m deeplab.predict '

@@ -1,6 +1,7 @@
 """A work directory: what one run leaves, and how to read it.
 
 config.json     the full config
+run.json        what the finished run was and scored, in short
 init.json       what weights it started from, if any
 metrics.jsonl   one object a line: step, split, metrics by name
 checkpoints/    one folder a step
@@ -26,6 +27,7 @@ PyTree = Any
 _FREE = (
   'log_every_steps',
   'max_minutes',
+  'profile_steps',
   'checkpoint.',
   'data.data_dir',
   'data.root',
@@ -108,10 +110,21 @@ def _leaves(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
   return leaves
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
+def results(config: ConfigDict) -> dict[str, Any]:
+  """Returns the fields that change what a run computes, by their paths."""
+  leaves = _leaves(config)
+  return {k: v for k, v in leaves.items() if not k.startswith(_FREE)}
+
+
+def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
   """Writes the config to a new work directory, or checks it against the old.
 
   A run that has saved nothing yet binds nobody: its config is replaced.
+
+  Args:
+    workdir: the run's.
+    config: the run's.
+    write: False only checks; one process of several writes.
 
   Raises:
     ValueError: another config's run is there.
@@ -119,17 +132,19 @@ def claim(workdir: str, config: ConfigDict) -> None:
   if os.path.exists(config_path(workdir)) and checkpoints.any_saved(
     checkpoint_dir(workdir)
   ):
-    old, new = _leaves(read_config(workdir)), _leaves(config)
+    old, new = results(read_config(workdir)), results(config)
     changed = [
       f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'
       for k in sorted(old | new)
-      if old.get(k) != new.get(k) and not k.startswith(_FREE)
+      if old.get(k) != new.get(k)
     ]
     if changed:
       raise ValueError(
         f'{workdir} holds a run of another config ({"; ".join(changed)}); '
         'choose another --workdir, or remove that one'
       )
+  if not write:
+    return
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
   write_text(config_path(workdir), text + '\n')
 

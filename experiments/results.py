@@ -20,7 +20,6 @@ _WORKDIRS = flags.DEFINE_list(
   'workdirs', [], 'Finished runs to add; none: only draw the table anew.'
 )
 _RESULTS = os.path.join('experiments', 'results')
-_BEGIN, _END = '<!-- results:begin -->', '<!-- results:end -->'
 
 
 def collect(workdir: str) -> dict:
@@ -68,16 +67,22 @@ def table(results: list[dict]) -> str:
   return '\n'.join(lines)
 
 
-def replace(text: str, new: str) -> str:
-  """Returns `text` with `new` between the markers.
+def begin(name: str) -> str:
+  """Returns the marker behind which the table of that name stands."""
+  return f'<!-- {name}:begin -->'
+
+
+def replace(text: str, new: str, name: str) -> str:
+  """Returns a Markdown page with `new` between the markers of a table.
 
   Raises:
-    ValueError: there are no markers.
+    ValueError: there are no such markers.
   """
-  if _BEGIN not in text or _END not in text:
-    raise ValueError(f'README.md lacks the markers {_BEGIN} and {_END}')
-  before, rest = text.split(_BEGIN, 1)
-  return f'{before}{_BEGIN}\n{new}\n{_END}{rest.split(_END, 1)[1]}'
+  start, end = begin(name), f'<!-- {name}:end -->'
+  if start not in text or end not in text:
+    raise ValueError(f'the page lacks the markers {start} and {end}')
+  before, rest = text.split(start, 1)
+  return f'{before}{start}\n{new}\n{end}{rest.split(end, 1)[1]}'
 
 
 def main(argv: list[str]) -> None:
@@ -95,7 +100,7 @@ def main(argv: list[str]) -> None:
       results.append(json.load(f))
   with open('README.md', encoding='utf-8') as f:
     readme = f.read()
-  workdirs.write_text('README.md', replace(readme, table(results)))
+  workdirs.write_text('README.md', replace(readme, table(results), 'results'))
 
 
 if __name__ == '__main__':

@@ -74,3 +74,11 @@ def test_the_time_left_may_be_days(monkeypatch, caplog):
   with caplog.at_level('INFO', logger='absl'):
     progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
   assert 'ETA 33:20:00' in caplog.text
+
+
+def test_the_cost_of_a_step_in_words():
+  spent = {'gflops': 2.346, 'arguments': 10.4, 'reused': 8.0, 'work': 99.6}
+  assert logbook.cost(spent) == (
+    '2.35 GFLOPs, 10 MiB of state and batch (8 reused), 100 MiB of work memory'
+  )
+  assert logbook.cost({}) == 'the back end does not tell'

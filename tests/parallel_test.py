@@ -1,3 +1,5 @@
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,3 +58,90 @@ def test_replicated_state_is_placed_as_the_step_returns_it():
   assert len(placement.device_set) == 2
   state, _ = step(state, np.ones((2, 1), np.float32))
   assert state.sharding == placement
+
+
+def test_the_step_takes_the_place_of_the_state_before():
+  step = parallel.map_train(
+    lambda s, x: (s + jax.lax.psum(x.sum(), parallel.AXIS), x)
+  )
+  state = parallel.replicate(jnp.ones((256, 1024)))
+  batch = np.ones((2, 1), np.float32)
+  spent = parallel.compile_ahead(step, state, batch)
+  assert spent['reused'] == 1.0  # MiB
+  assert 0.25e-3 < spent['gflops'] < 1e-3  # an addition a number
+  after, _ = step(state, batch)
+  assert state.is_deleted() and not after.is_deleted()
+
+
+def test_metrics_are_those_of_the_first_device():
+  step = parallel.map_train(lambda s, x: (s, {'x': x.sum()}))
+  _, metrics = step(jnp.float32(0), np.array([[3.0], [3.0]], np.float32))
+  assert parallel.first(metrics) == {'x': 3.0}
+
+
+@pytest.fixture
+def joined(monkeypatch):
+  """Returns the arguments that `jax.distributed` would have been given."""
+  calls = []
+  monkeypatch.setattr(
+    jax.distributed, 'initialize', lambda *a, **k: calls.append((a, k))
+  )
+  for name in (
+    'SLURM_STEP_NUM_TASKS',
+    'TPU_WORKER_HOSTNAMES',
+    'MEGASCALE_NUM_SLICES',
+  ):
+    monkeypatch.delenv(name, raising=False)
+  return calls
+
+
+def test_a_process_alone_joins_nobody(joined):
+  parallel.start()
+  assert joined == []
+  with pytest.raises(ValueError, match='--processes and --process go together'):
+    parallel.start('localhost:1234', 2)
+
+
+@pytest.mark.parametrize(
+  'variables',
+  [
+    {'SLURM_STEP_NUM_TASKS': '2'},
+    {'TPU_WORKER_HOSTNAMES': '10.0.0.1,10.0.0.2'},
+    {'TPU_WORKER_HOSTNAMES': '10.0.0.1', 'MEGASCALE_NUM_SLICES': '2'},
+  ],
+)
+def test_slurm_and_pods_are_found(joined, variables, monkeypatch):
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  parallel.start()
+  assert joined == [((None, None, None), {'heartbeat_timeout_seconds': 30})]
+
+
+def test_a_machine_of_google_says_what_pod_it_is_of(joined, monkeypatch):
+  asked = []
+
+  def reply(request, timeout):
+    asked.append(request.full_url)
+    return io.BytesIO(b'a:8470:x,b:8470:y')
+
+  monkeypatch.setattr(parallel.urllib.request, 'urlopen', reply)
+  monkeypatch.setattr(parallel.importlib.util, 'find_spec', lambda _: object())
+  parallel.start()
+  assert len(joined) == 1
+  assert asked[0].endswith('attributes/worker-network-endpoints')
+
+
+def test_others_are_not_kept_waiting(joined, monkeypatch, capsys):
+  parallel.end(ValueError('x'))  # alone: nothing
+  left = []
+  monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+  monkeypatch.setattr(parallel.os, '_exit', left.append)
+  try:
+    raise TimeoutError('barrier') from jax.errors.JaxRuntimeError('gone\nx')
+  except TimeoutError as error:
+    parallel.end(error)
+  parallel.end(SystemExit('Error: batch_size=3 is odd'))
+  assert left == [1, 1]
+  lost, mended = capsys.readouterr().err.strip().split('(process 0 of 1)')[:2]
+  assert 'another process of this run was lost' in lost and 'barrier' in lost
+  assert mended.strip() == 'Error: batch_size=3 is odd'

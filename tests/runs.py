@@ -75,7 +75,7 @@ def smoke(workdir, data_dir, **fields):
   spied = Spy(c, seen)
   # The record of the config reads everything; it is not a use.
   claim = train.workdirs.claim
-  train.workdirs.claim = lambda where, _: claim(where, c)
+  train.workdirs.claim = lambda where, _, **fields: claim(where, c, **fields)
   try:
     metrics = train.train(spied, workdir)
   finally:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 from typing import Literal
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from deeplab.models import cpu_kernels
 from deeplab.models import cpu_norm
 
 Array = jax.Array
+Block = TypeVar('Block', bound=nn.Module)
 Padding = Literal['same', 'symmetric', 'keras']
 
 NO_PADDING: cpu_kernels.Pads = ((0, 0), (0, 0))
@@ -46,12 +48,15 @@ class Options:
       shifted multiplies, several times faster on a CPU.
     pointwise: 'conv', or 'matmul' for 1x1 convolutions as matrix products and
       BatchNorm with a hand-written gradient, faster on a CPU in training.
+    remat: stages of the encoder, from the finest, whose blocks are computed
+      again in the backward pass; see `block`.
   """
 
   dtype: str = 'float32'
   axis_name: str | None = None
   depthwise: Literal['conv', 'shifted'] = 'conv'
   pointwise: Literal['conv', 'matmul'] = 'conv'
+  remat: int = 0
 
   def __post_init__(self):
     for name, allowed in (
@@ -62,6 +67,20 @@ class Options:
       value = getattr(self, name)
       if value not in allowed:
         raise ValueError(f'{name}={value!r} is not one of {allowed}')
+    if self.remat < 0:
+      raise ValueError(f'remat={self.remat} is no number of stages')
+
+  def block(self, cls: type[Block], stage: int) -> type[Block]:
+    """Returns a class of blocks, `__call__(x, train)`, as a stage has them.
+
+    Args:
+      cls: the class.
+      stage: which stage, from 0, the block is in. In the first `remat` the
+        block's inputs alone are kept for the backward pass.
+    """
+    if stage >= self.remat:
+      return cls
+    return nn.remat(cls, static_argnums=(2,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ A new model is a class, an entry here, and a test that pins its parameters.
 """
 
 from collections.abc import Mapping
+import copy
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
@@ -160,6 +161,32 @@ def complete(config: 'ml_collections.ConfigDict') -> None:
         config[kind][name] = default
 
 
+def at_output_stride(
+  config: 'ml_collections.ConfigDict', output_stride: int
+) -> 'ml_collections.ConfigDict':
+  """Returns `config.model` at another output stride, for the same weights.
+
+  Rates of a head's pyramid change with it, so that they reach as far in pixels
+  (DeepLabV3, arXiv:1706.05587, section 3.3: they double at 8).
+
+  Args:
+    config: `config.model`.
+    output_stride: 4, 8, 16 or 32; 0 for the config's own.
+  """
+  if output_stride in (0, config.output_stride):
+    return config
+  changed = copy.deepcopy(config)
+  with changed.unlocked():
+    changed.output_stride = output_stride
+    for slot in ('head', 'auxiliary'):
+      if 'rates' in changed[slot]:
+        changed[slot].rates = tuple(
+          max(rate * config.output_stride // output_stride, 1)
+          for rate in config[slot].rates
+        )
+  return changed
+
+
 def build(
   config: 'ml_collections.ConfigDict',
   num_classes: int,
@@ -187,6 +214,7 @@ def build(
     axis_name=axis_name,
     depthwise=config.depthwise if depthwise is None else depthwise,
     pointwise=config.pointwise if pointwise is None else pointwise,
+    remat=config.remat,
   )
   for_head = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(

@@ -33,8 +33,8 @@ def test_a_run_without_evaluation_is_refused(tmp_path):
 
 def test_only_the_text_between_the_markers_changes():
   text = 'a\n<!-- results:begin -->\nold\n<!-- results:end -->\nz\n'
-  assert results.replace(text, 'new') == (
+  assert results.replace(text, 'new', 'results') == (
     'a\n<!-- results:begin -->\nnew\n<!-- results:end -->\nz\n'
   )
   with pytest.raises(ValueError, match='lacks the markers'):
-    results.replace('no markers', 'new')
+    results.replace('no markers', 'new', 'results')

@@ -111,7 +111,7 @@ class ERFNet(nn.Module):
     for i, rates in enumerate(stages, start=1):
       x = Down(self.channels[i - 1], name=f'down{i}', **shared)(x, train)
       for j, rate in enumerate(rates, start=1):
-        x = factorized.NonBottleneck1D(
+        x = self.options.block(factorized.NonBottleneck1D, len(features))(
           rate, name=f'stage{i}_block{j}', **shared
         )(x, train)
       features.append(x)

@@ -277,7 +277,7 @@ class GhostNet(nn.Module):
     for i, row in enumerate(self.rows):
       if row.stride > 1:
         features.append(x)
-      x = GhostBottleneck(
+      x = self.options.block(GhostBottleneck, len(features))(
         row,
         self._scale(row.channels),
         self._scale(row.expanded),

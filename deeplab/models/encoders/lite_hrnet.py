@@ -320,7 +320,8 @@ class LiteHRNet18(nn.Module):
     for stage, modules in enumerate(self.modules):
       branches = self._transition(branches, stage, norm, train)
       for i in range(modules):
-        branches = Module(
+        # Its finest branch is of the second stage.
+        branches = self.options.block(Module, 1)(
           self.blocks,
           self.reduction,
           norm,

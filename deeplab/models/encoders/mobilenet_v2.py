@@ -261,7 +261,7 @@ class MobileNetV2(nn.Module):
       if block.expansion > 1:
         expanded = make_divisible(cin * block.expansion, 8)
       cut = block.channels == CUTS[self.cut]
-      x, wide = InvertedResidual(
+      x, wide = self.options.block(InvertedResidual, len(features))(
         channels,
         expanded,
         block.expansion > 1 or self.expand_first,

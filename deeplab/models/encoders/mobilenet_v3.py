@@ -321,7 +321,7 @@ class MobileNetV3(nn.Module):
       if row.stride > 1:
         features.append(taps[self.tap])
       expanded = self._expanded(row, x.shape[-1], nominal)
-      x, wide = InvertedResidual(
+      x, wide = self.options.block(InvertedResidual, len(features))(
         row,
         mobilenet_v2.make_divisible(row.channels * self.alpha, 8),
         expanded,

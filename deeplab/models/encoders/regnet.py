@@ -96,7 +96,7 @@ class RegNet(nn.Module):
       zip(self.widths, self.depths, strict=True), start=1
     ):
       for i in range(1, depth + 1):
-        x = resnet.Residual(
+        x = self.options.block(resnet.Residual, len(features))(
           (
             resnet.Conv(width, 1, one),
             resnet.Conv(width, 3, next(plan), width // self.group_width),

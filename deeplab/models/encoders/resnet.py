@@ -334,7 +334,7 @@ class ResNet(nn.Module):
     for unit, convs in zip(units, self._convs(units), strict=True):
       if unit.stride > 1:
         features.append(x)
-      x = Residual(
+      x = self.options.block(Residual, len(features))(
         convs,
         shortcut='sum' if x.shape[-1] == convs[-1].features else 'conv',
         name=unit.name,

@@ -167,7 +167,7 @@ class ShuffleNetV2(nn.Module):
     for i, (channels, stride) in enumerate(units):
       if stride > 1:
         features.append(x)
-      x = Unit(
+      x = self.options.block(Unit, len(features))(
         channels,
         stride,
         plan[i + 2],

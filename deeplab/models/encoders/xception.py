@@ -190,7 +190,7 @@ class Xception(nn.Module):
 
     features: list[Array] = []
     for i, unit in enumerate(units):
-      x, before = Block(
+      x, before = self.options.block(Block, len(features))(
         unit.features,
         plan[3 * i + 2 : 3 * i + 5],
         unit.shortcut,

@@ -220,7 +220,7 @@ class XceptionKeras(nn.Module):
     for number, unit in enumerate(units, start=2):
       count = len(unit.features) + unit.pooled
       own, plan = plan[:count], plan[count:]
-      x, before = Block(
+      x, before = self.options.block(Block, len(features))(
         plan=own,
         norm=norm,
         padding=self.padding,

@@ -1,0 +1,1 @@
+"""Studies, one a page; `experiments.sweep` runs them."""

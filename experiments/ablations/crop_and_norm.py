@@ -1,0 +1,50 @@
+"""Crop size, and the batch that BatchNorm sees.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/crop_and_norm.py
+"""
+
+from experiments import study
+
+QUESTION = 'How much do crops as wide as the rates, and large batches, matter?'
+REFERENCE = """\
+| DeepLabV3, ResNet-101, VOC val | mIoU |
+|---|---|
+| crops of 513, batch of 16 | 77.21 |
+| crops of 321 | 67.22 |
+| batch of 12 | 76.49 |
+| batch of 8 | 75.76 |
+| batch of 4 | 64.43 |
+
+arXiv:1706.05587, section 4.1 and appendix A.
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+  sizes, batches = {
+    '': ((512, 320), (16, 8)),
+    'camvid': ((192, 128), (8, 4)),
+    'smoke': ((65, 33), (4, 2)),
+  }[form]
+
+  def crop(size: int) -> study.Overrides:
+    return {'data.augment.random_crop.size': (size, size)}
+
+  return study.Study(
+    'crop_and_norm',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'crop': {
+        'full': crop(sizes[0]),
+        'small': crop(sizes[1]),
+      },
+      'batch': {
+        'full': {'batch_size': batches[0]},
+        'half': {'batch_size': batches[1]},
+      },
+    },
+  )

@@ -1,0 +1,45 @@
+"""The 3x3 convolutions of the decoder.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/decoder_structure.py
+"""
+
+from experiments import study
+
+QUESTION = 'How many 3x3 convolutions should the decoder have, and how wide?'
+REFERENCE = """\
+| 3x3 convolutions | mIoU |
+|---|---|
+| one of 256 | 78.21 |
+| two of 256 | 78.85 |
+| three of 256 | 78.02 |
+| one of 128 | 77.25 |
+
+arXiv:1802.02611, table 2 (ResNet-101, VOC val, output stride 16).
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+
+  def structure(count: int, channels: int) -> study.Overrides:
+    return {
+      'model.head.decoder_convs': count,
+      'model.head.decoder_channels': channels,
+    }
+
+  return study.Study(
+    'decoder_structure',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'convolutions': {
+        '2x256': structure(2, 256),
+        '1x256': structure(1, 256),
+        '3x256': structure(3, 256),
+        '1x128': structure(1, 128),
+      },
+    },
+  )

@@ -1,0 +1,37 @@
+"""Output stride in evaluation: weights of 16, evaluated at 8 and 32.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/eval_output_stride.py
+"""
+
+from experiments import study
+
+QUESTION = (
+  'Do weights of output stride 16 gain from a finer grid in evaluation?'
+)
+REFERENCE = """\
+| DeepLabV3, ResNet-101, VOC val, trained at 16 | mIoU |
+|---|---|
+| evaluated at 16 | 77.21 |
+| evaluated at 8 | 78.51 |
+
+arXiv:1706.05587, table 6.
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+  return study.Study(
+    'eval_output_stride',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'eval_output_stride': {
+        '16': {'eval.output_stride': 16},
+        '8': {'eval.output_stride': 8},
+        '32': {'eval.output_stride': 32},
+      },
+    },
+  )

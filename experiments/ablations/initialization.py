@@ -1,0 +1,50 @@
+"""Random weights, or an ImageNet classifier's.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/initialization.py
+"""
+
+from experiments import study
+
+QUESTION = 'What are trained weights worth?'
+REFERENCE = """\
+| DeepLabV3+, VOC test | mIoU |
+|---|---|
+| Xception-65, ImageNet | 87.8 |
+| and JFT-300M | 89.0 |
+
+arXiv:1802.02611, table 6; the paper has no run from random weights.
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+  # The smoke form fetches nothing: both settings start at random there, and
+  # differ in the rate of the encoder, as they do on CamVid.
+  slow = {'optimizer.encoder_multiplier': 0.3}
+  starts: dict[str, study.Overrides] = {
+    '': {},
+    'camvid': {
+      'init_from': 'keras:mobilenet_v2_0.35',
+      'data.mean': (127.5, 127.5, 127.5),
+      'data.std': (127.5, 127.5, 127.5),
+      'model.encoder.padding': 'keras',
+      'model.encoder.bn_epsilon': 1e-3,
+      **slow,
+    },
+    'smoke': slow,
+  }
+
+  return study.Study(
+    'initialization',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'weights': {
+        'imagenet': starts[form],
+        'random': {'init_from': ''},
+      },
+    },
+  )

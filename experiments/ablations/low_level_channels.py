@@ -1,0 +1,33 @@
+"""Channels of the low-level map in the decoder.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/low_level_channels.py
+"""
+
+from experiments import study
+
+QUESTION = 'How many channels should the decoder keep of the low-level map?'
+REFERENCE = """\
+| channels | 8 | 16 | 32 | 48 | 64 |
+|---|---|---|---|---|---|
+| mIoU | 77.61 | 77.92 | 78.16 | 78.21 | 77.94 |
+
+arXiv:1802.02611, table 1 (ResNet-101, VOC val, output stride 16).
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+  return study.Study(
+    'low_level_channels',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'channels': {
+        str(n): {'model.head.low_level_channels': n}
+        for n in (48, 8, 16, 32, 64)
+      },
+    },
+  )

@@ -1,0 +1,36 @@
+"""Rate factors of the last blocks.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/multi_grid.py
+"""
+
+from experiments import study
+
+QUESTION = 'Do unequal rates in the last stage help?'
+REFERENCE = """\
+| DeepLabV3, ResNet-101, output stride 16, VOC val | mIoU |
+|---|---|
+| (1, 1, 1) | 75.36 |
+| (1, 2, 1) | 75.93 |
+| (1, 2, 4) | 76.58 |
+
+arXiv:1706.05587, table 5 (rates 6, 12, 18, without image pooling).
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+  return study.Study(
+    'multi_grid',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'multi_grid': {
+        '1_1_1': {'model.multi_grid': (1, 1, 1)},
+        '1_2_1': {'model.multi_grid': (1, 2, 1)},
+        '1_2_4': {'model.multi_grid': (1, 2, 4)},
+      },
+    },
+  )

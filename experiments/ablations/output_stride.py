@@ -1,0 +1,44 @@
+"""Output stride in training, with and without a decoder.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/output_stride.py
+"""
+
+from experiments import study
+
+QUESTION = 'What do a finer output stride and a decoder buy, and at what cost?'
+REFERENCE = """\
+| DeepLabV3, ResNet-101, VOC val | output stride | mIoU |
+|---|---|---|
+| without decoder | 32 | 75.43 |
+| without decoder | 16 | 77.21 |
+| with decoder | 32 | 77.37 |
+| with decoder | 16 | 78.85 |
+
+arXiv:1802.02611, table 3 (trained and evaluated alike).
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form)
+  # As far in pixels at every stride.
+  wide = 6 if not form else 3
+  rates = {
+    stride: tuple(max(wide * i * 16 // stride, 1) for i in (1, 2, 3))
+    for stride in (8, 16, 32)
+  }
+  return study.Study(
+    'output_stride',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'output_stride': {
+        '16': {'model.output_stride': 16, 'model.head.rates': rates[16]},
+        '8': {'model.output_stride': 8, 'model.head.rates': rates[8]},
+        '32': {'model.output_stride': 32, 'model.head.rates': rates[32]},
+      },
+      'decoder': {'on': {}, 'off': study.without_decoder(base)},
+    },
+  )

@@ -1,0 +1,90 @@
+"""What output stride, rates and ASPP do, as arrays and pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from matplotlib import colormaps
+import numpy as np
+
+from deeplab.models import output_stride as output_strides
+from deeplab.models import registry
+
+
+def taps(rates: Sequence[int], size: int) -> np.ndarray:
+  """Returns which pixels one output of each branch of a pyramid reads.
+
+  Args:
+    rates: of the 3x3 convolutions; 0 stands for the 1x1.
+    size: height and width of the map; the output is its centre.
+
+  Returns:
+    bool [branches, size, size].
+  """
+  read = np.zeros((len(rates), size, size), bool)
+  for branch, rate in zip(read, rates, strict=True):
+    near = size // 2 + rate * np.arange(-1, 2)
+    near = near[(near >= 0) & (near < size)]
+    branch[np.ix_(near, near)] = True
+  return read
+
+
+def field(strides: Sequence[int], output_stride: int, size: int) -> np.ndarray:
+  """Returns in how many ways a last output reads each pixel of a line.
+
+  Args:
+    strides: nominal strides of layers of kernel 3.
+    output_stride: what their product becomes; rates make up for it.
+    size: length of the line; the output is its middle one.
+
+  Returns:
+    float64 [size], the sum is 1: 3 ** layers paths, as shares.
+  """
+  plan = output_strides.atrous(strides, output_stride, (1,))
+  offsets = {0: 1.0}
+  step = int(np.prod([layer.stride for layer in plan]))
+  for layer in reversed(plan):
+    step //= layer.stride
+    spread: dict[int, float] = {}
+    for offset, ways in offsets.items():
+      for tap in (-1, 0, 1):
+        place = offset + tap * layer.rate * step
+        spread[place] = spread.get(place, 0.0) + ways / 3
+    offsets = spread
+  line = np.zeros(size)
+  for offset, ways in offsets.items():
+    if 0 <= size // 2 + offset < size:
+      line[size // 2 + offset] += ways
+  return line
+
+
+def maps(
+  config: Any, variables: Any, image: np.ndarray, strides: Sequence[int]
+) -> list[np.ndarray]:
+  """Returns the encoder's last map of the same weights at output strides.
+
+  Args:
+    config: `config.model`.
+    variables: {'params', 'batch_stats'} of the network.
+    image: float32 [H, W, 3], normalised.
+    strides: output strides.
+
+  Returns:
+    float32 [h, w, C] for each stride.
+  """
+  found = []
+  own = {kind: variables[kind]['encoder'] for kind in ('params', 'batch_stats')}
+  for stride in strides:
+    changed = registry.at_output_stride(config, stride)
+    encoder = registry.build(changed, 2).encoder
+    run = jax.jit(lambda v, x, encoder=encoder: encoder.apply(v, x, False)[-1])
+    found.append(np.asarray(run(own, jnp.asarray(image)[None])[0]))
+  return found
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+  """Returns an array [h, w] as colours, uint8 [h, w, 3]; 0 is dark."""
+  values = np.asarray(values, np.float64)
+  shares = values / max(values.max(), 1e-12)
+  return (255 * colormaps['magma'](shares)[..., :3]).round().astype(np.uint8)

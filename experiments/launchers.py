@@ -1,0 +1,66 @@
+"""The commands of a sweep, for machines that it does not run on itself."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import shlex
+
+Commands = Sequence[Sequence[str]]
+
+
+def _lines(commands: Commands) -> list[str]:
+  return [shlex.join(command) for command in commands]
+
+
+def shell(title: str, commands: Commands) -> str:
+  """Returns a script that runs one after another, whatever fails."""
+  return '\n'.join(('#!/bin/bash', f'# {title}', *_lines(commands))) + '\n'
+
+
+def slurm(title: str, commands: Commands) -> str:
+  """Returns a job array for `sbatch`, a task a run.
+
+  With `--nodes` and `--ntasks` a run spans several machines: `srun` starts a
+  process on each, and they find each other.
+  """
+  if not commands:
+    return shell(title, commands)
+  runs = [f'  {shlex.quote(line)}' for line in _lines(commands)]
+  return (
+    '\n'.join(
+      (
+        '#!/bin/bash',
+        f'#SBATCH --job-name={title}',
+        f'#SBATCH --array=0-{len(commands) - 1}',
+        '#SBATCH --output=%x-%a.log',
+        '#SBATCH --requeue',
+        'runs=(',
+        *runs,
+        ')',
+        'eval "srun ${runs[$SLURM_ARRAY_TASK_ID]}"',
+      )
+    )
+    + '\n'
+  )
+
+
+def tpu(title: str, commands: Commands) -> str:
+  """Returns a script that runs one after another on all hosts of a pod.
+
+  It reads the pod's name and zone from $TPU and $ZONE, and the folder of the
+  project on its hosts from $FOLDER. Work directories must be on a disk that all
+  hosts see.
+  """
+  lines = [
+    'gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all '
+    f'--command="cd $FOLDER && "{shlex.quote(line)}'
+    for line in _lines(commands)
+  ]
+  needed = ': "${TPU:?}" "${ZONE:?}" "${FOLDER:?}"'
+  return '\n'.join(('#!/bin/bash', f'# {title}', needed, *lines)) + '\n'
+
+
+KINDS: dict[str, Callable[[str, Commands], str]] = {
+  'shell': shell,
+  'slurm': slurm,
+  'tpu': tpu,
+}

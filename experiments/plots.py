@@ -1,0 +1,113 @@
+"""The plots of a sweep, as pictures: uint8 [H, W, 3]."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import statistics
+from typing import Any
+
+from matplotlib import figure as figures
+import numpy as np
+
+from deeplab import visualize
+
+Points = Sequence[tuple[str, float, Sequence[float]]]
+
+
+def _axes(title: str, width: float = 7.0) -> tuple[Any, Any]:
+  figure = figures.Figure(figsize=(width, 4.2), dpi=100, layout='constrained')
+  axes = figure.subplots()
+  axes.set_title(title)
+  axes.grid(alpha=0.3)
+  axes.spines[['top', 'right']].set_visible(False)
+  return figure, axes
+
+
+def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+  """Returns which points no cheaper one equals or beats, cheapest first."""
+  order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
+  best: list[int] = []
+  for i in order:
+    if not best or values[i] > values[best[-1]]:
+      best.append(i)
+  return best
+
+
+def pareto(points: Points) -> np.ndarray:
+  """Plots mIoU over operations, with the range of the seeds, and the front.
+
+  Args:
+    points: (name, GMACs, mIoU of each seed), the base first.
+  """
+  figure, axes = _axes('mIoU over operations; the line is the Pareto front')
+  costs = [cost for _, cost, _ in points]
+  means = [100 * statistics.fmean(values) for *_, values in points]
+  for i, (name, cost, values) in enumerate(points):
+    axes.plot([cost] * 2, [100 * min(values), 100 * max(values)], color='0.7')
+    axes.plot(cost, means[i], 'o', color='C3' if i == 0 else 'C0')
+    axes.annotate(
+      name,
+      (cost, means[i]),
+      textcoords='offset points',
+      xytext=(5, 4 if i % 2 == 0 else -11),
+      fontsize=8,
+    )
+  best = front(costs, means)
+  axes.plot(
+    [costs[i] for i in best], [means[i] for i in best], color='C0', zorder=0
+  )
+  if max(costs) > 4 * min(costs):
+    axes.set_xscale('log')
+  axes.margins(x=0.15)
+  axes.set_xlabel('GMACs an image')
+  axes.set_ylabel('mIoU, %')
+  return visualize.pixels(figure)
+
+
+def curves(
+  series: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
+) -> np.ndarray:
+  """Plots mIoU over steps, a colour a setting and a line a seed.
+
+  Args:
+    series: for each setting, for each seed, (step, mIoU) in order.
+  """
+  figure, axes = _axes('mIoU over steps')
+  for i, (name, lines) in enumerate(series.items()):
+    for j, line in enumerate(lines):
+      axes.plot(
+        [step for step, _ in line],
+        [100 * miou for _, miou in line],
+        color=f'C{i % 10}',
+        linestyle=('-', '--', ':')[i // 10 % 3],
+        marker='o',
+        ms=3,
+        alpha=0.8,
+        label=name if j == 0 else None,
+      )
+  axes.legend(frameon=False, fontsize=8)
+  axes.set_xlabel('step')
+  axes.set_ylabel('mIoU, %')
+  return visualize.pixels(figure)
+
+
+def classes(
+  names: Sequence[str], shares: Mapping[str, Sequence[Sequence[float]]]
+) -> np.ndarray:
+  """Plots the IoU of each class as bars, a bar a setting.
+
+  Args:
+    names: of the classes.
+    shares: for each setting, for each class, its IoU of each seed; none where
+      it was absent.
+  """
+  width = max(7.0, 0.12 * len(names) * len(shares))
+  figure, axes = _axes('IoU by class, mean over seeds', min(width, 40.0))
+  thick = 0.8 / len(shares)
+  for i, (name, values) in enumerate(shares.items()):
+    means = [100 * statistics.fmean(v) if v else np.nan for v in values]
+    places = np.arange(len(names)) + (i - (len(shares) - 1) / 2) * thick
+    axes.bar(places, means, thick, label=name)
+  axes.set_xticks(range(len(names)), names, rotation=60, ha='right', fontsize=8)
+  axes.set_ylabel('IoU, %')
+  axes.legend(frameon=False, fontsize=8)
+  return visualize.pixels(figure)

@@ -1,0 +1,212 @@
+"""A study: one question, and the runs that answer it.
+
+A page under `ablations/` has `get_study(form)`, which returns a `Study`: a
+config, the axes along which its fields vary, and seeds. Every combination of
+one setting of each axis and one seed is a run of `python -m deeplab.main`.
+
+Every page has three forms: '' is the paper's, for accelerators; 'camvid' is
+small enough for two CPU cores; 'smoke' ends in minutes, on drawn shapes.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import importlib.util
+import itertools
+import os
+import re
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+
+from deeplab import console
+from deeplab.models import registry
+
+Overrides = Mapping[str, Any]
+
+FORMS = ('', 'camvid', 'smoke')
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+  """What all runs of a study start from.
+
+  Attributes:
+    form: one of `FORMS`.
+    config: a page, perhaps with ':variant', as --config takes it.
+    fixed: fields that differ from the page's in every run.
+    seeds: one run of each setting a seed.
+  """
+
+  form: str
+  config: str
+  fixed: Overrides
+  seeds: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run of a study.
+
+  Attributes:
+    id: names its work directory.
+    labels: its setting on each axis.
+    seed: its seed.
+    flags: of `deeplab.main`, but for the work directory.
+  """
+
+  id: str
+  labels: dict[str, str]
+  seed: int
+  flags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """One question, and the runs that answer it.
+
+  Attributes:
+    name: the page's name.
+    question: what is asked.
+    reference: what was published about it, as a Markdown table.
+    base: what all runs start from.
+    grid: the axes; each has settings, fields by label. The first setting of
+      each axis is what the others are compared with.
+    verdict: what our own runs said; '' before there are any.
+  """
+
+  name: str
+  question: str
+  reference: str
+  base: Base
+  grid: Mapping[str, Mapping[str, Overrides]]
+  verdict: str = ''
+
+  @property
+  def title(self) -> str:
+    """The name with the form."""
+    return '_'.join(filter(None, (self.name, self.base.form)))
+
+  def runs(self, extra: Sequence[str] = ()) -> list[Run]:
+    """Returns all runs, seed by seed, so that early results are of each.
+
+    Args:
+      extra: further flags of `deeplab.main` for every run.
+
+    Raises:
+      ValueError: a setting has a label that cannot name a folder.
+    """
+    runs = []
+    for seed in self.base.seeds:
+      for labels in itertools.product(*self.grid.values()):
+        chosen = dict(zip(self.grid, labels, strict=True))
+        for axis, label in chosen.items():
+          if not re.fullmatch(r'[\w.+]+', label):
+            raise ValueError(
+              f'study {self.name}: {axis} has a setting {label!r}; use '
+              'letters, digits, "_", "." and "+"'
+            )
+        fields = {**self.base.fixed, 'seed': seed}
+        for axis, label in chosen.items():
+          fields.update(self.grid[axis][label])
+        runs.append(
+          Run(
+            '-'.join((*labels, f's{seed}')),
+            chosen,
+            seed,
+            (
+              f'--config={self.base.config}',
+              *(f'--config.{name}={value}' for name, value in fields.items()),
+              *extra,
+            ),
+          )
+        )
+    return runs
+
+
+def load(name: str) -> Study:
+  """Returns the study of 'FILE.py' or 'FILE.py:form'.
+
+  Raises:
+    ValueError: there is no such page or form.
+  """
+  path, _, form = name.partition(':')
+  if not os.path.isfile(path):
+    raise ValueError(
+      f'--study={name}: there is no file {path}; the studies are in '
+      'experiments/ablations'
+    )
+  spec = importlib.util.spec_from_file_location('study_page', path)
+  assert spec and spec.loader
+  page = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(page)
+  return page.get_study(form)
+
+
+def config(arguments: Sequence[str]) -> ConfigDict:
+  """Returns the config that `deeplab.main` makes of these flags.
+
+  Raises:
+    ValueError: a flag is wrong.
+    SystemExit: a field or a value is, in one sentence.
+  """
+  values = flags.FlagValues()
+  argv = ['main', *arguments]
+  flag = config_flags.DEFINE_config_file(
+    'config', flag_values=values, sys_argv=argv
+  )
+  try:
+    values(argv)
+  except (AttributeError, KeyError, TypeError, flags.Error) as error:
+    raise ValueError(f'{" ".join(arguments)}: {error}') from None
+  chosen = console.chosen_config(flag, values)
+  assert chosen is not None
+  return chosen
+
+
+def base(form: str, paper: str = '') -> Base:
+  """Returns what a page's form starts from.
+
+  Args:
+    form: one of `FORMS`.
+    paper: the config of the paper's form; '' is DeepLabV3+ with ResNet-50 at
+      output stride 16, on VOC.
+
+  Raises:
+    ValueError: another form.
+  """
+  if form == 'camvid':
+    return Base(form, 'configs/camvid_mnv2.py:scratch', _CAMVID, (0, 1))
+  if form == 'smoke':
+    # Two seeds, so that there is something to take a deviation of.
+    return Base(form, 'configs/folder_mnv2.py:smoke', {}, (0, 1))
+  if form:
+    raise ValueError(
+      f'form {form!r} is unknown; there are {FORMS[1:]} and none'
+    )
+  if paper:
+    return Base(form, paper, {}, (0, 1, 2))
+  return Base(form, 'configs/voc_resnet.py:r50', _RESNET, (0, 1, 2))
+
+
+_RESNET = {'model.output_stride': 16, 'model.head.rates': (6, 12, 18)}
+
+# Under five minutes a run on two cores.
+_CAMVID = {
+  'model.encoder.alpha': 0.35,
+  'data.augment.random_crop.size': (192, 192),
+  'epochs': 12.0,
+}
+
+
+def without_decoder(start: Base) -> Overrides:
+  """Returns what makes a DeepLabV3 of a base that is a DeepLabV3+.
+
+  The pyramid keeps the page's fields; its rates are the caller's to give.
+  """
+  head = config([f'--config={start.config}']).model.head
+  own = set(registry.fields(registry.HEADS['deeplabv3'])) - {'rates'}
+  kept = {f'model.head.{name}': head[name] for name in head if name in own}
+  return {'model.head.name': 'deeplabv3', **kept}

@@ -1,0 +1,345 @@
+r"""Runs a study: every combination of its settings and seeds.
+
+    python -m experiments.sweep --workdir=runs/output_stride \
+        --study=experiments/ablations/output_stride.py:smoke
+    python -m experiments.sweep --study=... --workdir=W --jobs=2 -- \
+        --config.data.root=CAMVID
+
+What stands behind `--` goes to every run. The same command goes on where it
+was stopped, however that was: finished runs stay as they are, others resume
+from their checkpoints, and those that failed are tried again. A run that fails
+leaves its error in W/errors, its output in W/logs, and the others go on.
+Several sweeps may share a work directory: each run is done by one of them.
+
+    --print=shell   the commands of what is left, as a shell script
+    --print=slurm   as a job array for sbatch
+    --print=tpu     for all hosts of a TPU pod, by gcloud
+
+`python -m experiments.tabulate --workdir=W` makes tables and plots of what is
+there, at any time.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import tqdm
+
+from deeplab import console
+from deeplab import provenance
+from deeplab import workdir as workdirs
+from experiments import launchers
+from experiments import study as studies
+from experiments import tabulate
+
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 60
+_STEP = re.compile(rb'step (\d+)/(\d+)')
+
+
+def command(run: studies.Run, workdir: str, python: str) -> list[str]:
+  """Returns the command of a run, to be started at the root of the project."""
+  return [
+    *(python, '-m', 'deeplab.main'),
+    f'--workdir={tabulate.run_dir(workdir, run.id)}',
+    *run.flags,
+  ]
+
+
+def plan(
+  study: studies.Study, workdir: str, extra: Sequence[str]
+) -> list[studies.Run]:
+  """Writes down what the sweep is of, and returns its runs.
+
+  Raises:
+    ValueError: the work directory holds runs of other configs.
+  """
+  runs = study.runs(extra)
+  hashes = {
+    run.id: provenance.config_hash(studies.config(run.flags)) for run in runs
+  }
+  known = tabulate.read_plan(workdir)
+  if known:
+    old = {run['id']: run['config_hash'] for run in known['runs']}
+    other = sorted(
+      name for name in old | hashes if old.get(name) != hashes.get(name)
+    )
+    if other:
+      raise ValueError(
+        f'{workdir} holds a sweep in which {", ".join(other[:3])} '
+        f'{"are" if len(other) > 1 else "is"} of another config, or absent; '
+        'choose another --workdir'
+      )
+  described = {
+    'study': study.title,
+    'question': study.question,
+    'reference': study.reference,
+    'verdict': study.verdict,
+    'config': study.base.config,
+    'axes': {axis: list(settings) for axis, settings in study.grid.items()},
+    'runs': [
+      {
+        'id': run.id,
+        'labels': run.labels,
+        'seed': run.seed,
+        'config_hash': hashes[run.id],
+      }
+      for run in runs
+    ],
+  }
+  workdirs.write_text(
+    tabulate.plan_path(workdir), json.dumps(described, indent=1) + '\n'
+  )
+  return runs
+
+
+@dataclasses.dataclass
+class _Job:
+  """A run that is going on here."""
+
+  run: studies.Run
+  process: subprocess.Popen
+  log: str
+
+  def share(self) -> float:
+    """Returns how much of its steps is done, as its log says."""
+    with open(self.log, 'rb') as f:
+      f.seek(0, os.SEEK_END)
+      f.seek(max(f.tell() - 4096, 0))
+      steps = _STEP.findall(f.read())
+    return int(steps[-1][0]) / int(steps[-1][1]) if steps else 0.0
+
+
+def _locked(workdir: str, run: studies.Run) -> int | None:
+  """Returns a file that only one process at a time can lock; None if held.
+
+  The run inherits it: as long as it lives, though its sweep was killed, no
+  other sweep starts it.
+  """
+  path = os.path.join(workdir, 'locks', run.id)
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  lock = os.open(path, os.O_RDWR | os.O_CREAT)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(lock)
+    return None
+  return lock
+
+
+def _start(run: studies.Run, workdir: str, lock: int) -> _Job:
+  log = os.path.join(workdir, 'logs', f'{run.id}.log')
+  os.makedirs(os.path.dirname(log), exist_ok=True)
+  with open(log, 'wb') as f:
+    process = subprocess.Popen(
+      command(run, workdir, sys.executable),
+      stdin=subprocess.DEVNULL,
+      stdout=f,
+      stderr=subprocess.STDOUT,
+      pass_fds=(lock,),
+      # An interrupt from the terminal is the sweep's to pass on.
+      start_new_session=True,
+    )
+  return _Job(run, process, log)
+
+
+def _end(job: _Job, workdir: str) -> str | None:
+  """Returns what a run that is over said of its failure, and keeps it."""
+  path = tabulate.error_path(workdir, job.run.id)
+  if tabulate.record(workdir, job.run.id) is not None:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    return None
+  with open(job.log, encoding='utf-8', errors='replace') as f:
+    lines = [line.rstrip() for line in f if line.strip()]
+  said = [line for line in lines if line.startswith('Error: ')] or lines[-1:]
+  error = f'{said[-1] if said else "no output"} (status '
+  error += f'{job.process.returncode}; {job.log})'
+  workdirs.write_text(path, error + '\n')
+  return error
+
+
+def _stop(jobs: Sequence[_Job]) -> None:
+  """Ends runs; they save what they have."""
+  for job in jobs:
+    job.process.terminate()
+  deadline = time.monotonic() + _STOP_SECONDS
+  for job in jobs:
+    try:
+      job.process.wait(max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+      job.process.kill()
+      job.process.wait()
+
+
+class _Progress:
+  """A bar on a terminal, log lines elsewhere; both with the time left."""
+
+  def __init__(self, total: int, finished: int):
+    self._total, self._first = total, finished
+    self._began = time.monotonic()
+    self._bar = tqdm.tqdm(
+      total=total,
+      initial=finished,
+      disable=None,  # nothing is drawn where standard error is no terminal
+      bar_format='{desc}{bar}| {n:.2f}/{total} runs [{elapsed}<{remaining}]',
+    )
+
+  def update(self, done: float) -> None:
+    """Says how many runs are done; parts count."""
+    self._bar.update(max(done - self._bar.n, 0.0))
+
+  def ended(self, run: studies.Run, done: int, what: str) -> None:
+    """Says how a run ended."""
+    spent = time.monotonic() - self._began
+    left = spent / max(done - self._first, 1) * (self._total - done)
+    with tqdm.tqdm.external_write_mode():
+      logging.info(
+        '%d/%d %s: %s; about %d minutes left',
+        *(done, self._total, run.id, what, round(left / 60)),
+      )
+
+  def close(self) -> None:
+    """Leaves the terminal in order."""
+    self._bar.close()
+
+
+def execute(runs: Sequence[studies.Run], workdir: str, jobs: int) -> list[str]:
+  """Runs what is not finished, some at a time.
+
+  Args:
+    runs: of `plan`.
+    workdir: the sweep's.
+    jobs: how many at a time.
+
+  Returns:
+    The ids of runs that failed.
+  """
+  waiting = [r for r in runs if tabulate.record(workdir, r.id) is None]
+  going: list[_Job] = []
+  failed: list[str] = []
+  progress = _Progress(len(runs), len(runs) - len(waiting))
+  elsewhere: set[str] = set()
+
+  def ended(run: studies.Run, what: str) -> None:
+    done = len(runs) - len(waiting) - len(going)
+    progress.ended(run, done, what)
+
+  def begin() -> None:
+    for run in list(waiting):
+      if len(going) == jobs:
+        return
+      lock = _locked(workdir, run)
+      if lock is None:
+        if run.id not in elsewhere:
+          logging.info('%s is being run by another process', run.id)
+        elsewhere.add(run.id)
+        continue
+      waiting.remove(run)
+      try:
+        if tabulate.record(workdir, run.id) is None:
+          going.append(_start(run, workdir, lock))
+        else:
+          ended(run, 'finished by another process')
+      finally:
+        os.close(lock)  # the run has its own
+
+  try:
+    while waiting or going:
+      begin()
+      time.sleep(_POLL_SECONDS)
+      for job in [j for j in going if j.process.poll() is not None]:
+        going.remove(job)
+        error = _end(job, workdir)
+        if error:
+          failed.append(job.run.id)
+        ended(job.run, f'failed: {error}' if error else 'finished')
+      done = len(runs) - len(waiting) - len(going)
+      progress.update(done + sum(job.share() for job in going))
+  finally:
+    _stop(going)
+    progress.close()
+  return failed
+
+
+def _terminated(*_: Any) -> None:
+  raise KeyboardInterrupt
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string(
+    'study',
+    None,
+    'A page of experiments/ablations, maybe with ":form".',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Where all runs are written.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'jobs', 1, 'Runs at a time.', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_enum(
+    'print',
+    'none',
+    ['none', *launchers.KINDS],
+    'Print commands, run nothing.',
+    flag_values=values,
+  )
+
+
+def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
+  if not values.study or not values.workdir:
+    raise ValueError(
+      '--study and --workdir are needed, for example '
+      '--study=experiments/ablations/output_stride.py:smoke --workdir=runs/os'
+    )
+  workdir = values.workdir
+  study = studies.load(values.study)
+  runs = plan(study, workdir, extra)
+  if values.print != 'none':
+    left = [
+      command(run, workdir, 'python')
+      for run in runs
+      if tabulate.record(workdir, run.id) is None
+    ]
+    print(launchers.KINDS[values.print](study.title, left), end='')
+    return
+  signal.signal(signal.SIGTERM, _terminated)
+  try:
+    failed = execute(runs, workdir, values.jobs)
+  except KeyboardInterrupt:
+    raise SystemExit('Stopped; the same command goes on from here.') from None
+  print(tabulate.table(tabulate.collect(workdir)))
+  if failed:
+    raise SystemExit(
+      f'{len(failed)} of {len(runs)} runs failed (see {workdir}/errors); the '
+      'same command tries them again'
+    )
+
+
+def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
+  """Runs the study, or prints how to."""
+  extra = argv[1:]
+  wrong = [argument for argument in extra if not argument.startswith('--')]
+  if wrong:
+    raise app.UsageError(f'unexpected arguments: {" ".join(wrong)}')
+  console.run(argv[:1], lambda: _run(values, extra))
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)

@@ -1,0 +1,311 @@
+r"""Tables and plots of a sweep, from the records that its runs left.
+
+    python -m experiments.tabulate --workdir=runs/output_stride
+
+prints the table and leaves it in the sweep's work directory, with a plot of
+mIoU over operations (the Pareto front drawn), one of the learning curves, and
+one of the classes. With --keep the numbers and the first plot also go to
+experiments/results/ablations, and the tables of README.md and
+experiments/README.md are drawn anew, between the markers
+
+    <!-- ablation:TITLE:begin --> and <!-- ablation:TITLE:end -->
+
+Without --workdir only that is done, from what was kept.
+"""
+
+import glob
+import json
+import os
+import statistics
+from typing import Any
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+
+from deeplab import console
+from deeplab import logbook
+from deeplab import provenance
+from deeplab import visualize
+from deeplab import workdir as workdirs
+from deeplab.data import catalog
+from deeplab.models import profile
+from deeplab.models import registry
+from experiments import plots
+from experiments import results
+from experiments import zoo
+
+_KEPT = os.path.join('experiments', 'results', 'ablations')
+_PAGES = ('README.md', os.path.join('experiments', 'README.md'))
+
+
+def plan_path(workdir: str) -> str:
+  """Returns where a sweep keeps what it is of."""
+  return os.path.join(workdir, 'sweep.json')
+
+
+def run_dir(workdir: str, run: str) -> str:
+  """Returns the work directory of one run."""
+  return os.path.join(workdir, 'runs', run)
+
+
+def error_path(workdir: str, run: str) -> str:
+  """Returns where the error of a run that failed is kept."""
+  return os.path.join(workdir, 'errors', f'{run}.txt')
+
+
+def record(workdir: str, run: str) -> dict[str, Any] | None:
+  """Returns what a finished run left; None if it is not finished."""
+  return provenance.read(run_dir(workdir, run))
+
+
+def read_plan(workdir: str) -> dict[str, Any] | None:
+  """Returns what a sweep is of; None where none was started."""
+  if not os.path.exists(plan_path(workdir)):
+    return None
+  with open(plan_path(workdir), encoding='utf-8') as f:
+    return json.load(f)
+
+
+def _cost(workdir: str, known: dict[str, tuple[int, int]]) -> dict[str, Any]:
+  """Returns 'gmacs' and 'params' of a run's network as it is evaluated."""
+  config = workdirs.read_config(workdir)
+  model = registry.at_output_stride(config.model, config.eval.output_stride)
+  size = tuple(config.eval.static_size)
+  classes = catalog.info_for(config.data).num_classes
+  key = json.dumps([model.to_dict(), classes, size], sort_keys=True)
+  if key not in known:
+    traced = profile.profile(model, classes, size)
+    known[key] = traced.macs, traced.params
+  macs, params = known[key]
+  return {'size': list(size), 'gmacs': macs / 1e9, 'params': params}
+
+
+def collect(workdir: str) -> dict[str, Any]:
+  """Returns the sweep with all that its runs have left so far.
+
+  A run has 'record' if it is finished, 'error' if it failed, or neither.
+
+  Raises:
+    ValueError: no sweep is there.
+  """
+  sweep = read_plan(workdir)
+  if sweep is None:
+    raise ValueError(
+      f'{workdir} is not the work directory of a sweep; start one with '
+      'python -m experiments.sweep'
+    )
+  known: dict[str, tuple[int, int]] = {}
+  for run in sweep['runs']:
+    found = record(workdir, run['id'])
+    if found is not None:
+      run['record'] = found
+      run |= _cost(run_dir(workdir, run['id']), known)
+    elif os.path.exists(error_path(workdir, run['id'])):
+      with open(error_path(workdir, run['id']), encoding='utf-8') as f:
+        run['error'] = f.read().strip()
+  return sweep
+
+
+class Setting(NamedTuple):
+  """One row of a table: a setting of each axis, over its seeds.
+
+  Attributes:
+    labels: by axis.
+    runs: the finished ones.
+    failed: how many failed.
+    waiting: how many are neither.
+  """
+
+  labels: tuple[str, ...]
+  runs: list[dict[str, Any]]
+  failed: int
+  waiting: int
+
+  @property
+  def name(self) -> str:
+    """The labels in one."""
+    return ', '.join(self.labels)
+
+  def values(self, metric: str) -> list[float]:
+    """Returns a metric of each finished run, but for those without it."""
+    found = [run['record']['metrics'].get(metric) for run in self.runs]
+    return [value for value in found if value is not None]
+
+
+def settings(sweep: dict[str, Any]) -> list[Setting]:
+  """Returns the settings, the one to compare with first."""
+  groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+  for run in sweep['runs']:
+    groups.setdefault(tuple(run['labels'].values()), []).append(run)
+  return [
+    Setting(
+      labels,
+      [run for run in runs if 'record' in run],
+      sum('error' in run for run in runs),
+      sum('record' not in run and 'error' not in run for run in runs),
+    )
+    for labels, runs in groups.items()
+  ]
+
+
+def _points(values: list[float], signed: bool = False) -> str:
+  if not values:
+    return ''
+  return f'{100 * statistics.fmean(values):{"+" if signed else ""}.2f}'
+
+
+def table(sweep: dict[str, Any]) -> str:
+  """Returns a line a setting as Markdown, mIoU in percent.
+
+  The deviation is the sample's, over the seeds; the difference is to the first
+  line, in points.
+  """
+  rows = settings(sweep)
+  base = rows[0].values('miou')
+  lines = []
+  for row in rows:
+    miou = row.values('miou')
+    notes = [f'{len(row.runs)}']
+    notes += [f'{row.failed} failed'] if row.failed else []
+    notes += [f'{row.waiting} to come'] if row.waiting else []
+    difference = []
+    if row is not rows[0] and miou and base:
+      difference = [statistics.fmean(miou) - statistics.fmean(base)]
+    first = row.runs[0] if row.runs else None
+    lines.append(
+      (
+        *row.labels,
+        f'{first["gmacs"]:.3f}' if first else '',
+        f'{first["params"]:,}' if first else '',
+        _points(miou),
+        f'{100 * statistics.stdev(miou):.2f}' if len(miou) > 1 else '',
+        _points(difference, signed=True),
+        ', '.join(notes),
+      )
+    )
+  header = (*sweep['axes'], 'GMACs', 'params', 'mIoU', '±', 'to base', 'runs')
+  return zoo.markdown([h.replace('_', ' ') for h in header], lines)
+
+
+def page(sweep: dict[str, Any]) -> str:
+  """Returns the question, our table, what was published, and the verdict."""
+  failed = [
+    f'- {run["id"]}: {run["error"]}' for run in sweep['runs'] if 'error' in run
+  ]
+  records = [run['record'] for run in sweep['runs'] if 'record' in run]
+  hours = sum(found['seconds'] for found in records) / 3600
+  devices = sorted({f'{x["devices"]} x {x["device"]}' for x in records})
+  parts = [
+    f'{sweep["question"]} (`{sweep["config"]}`, {len(records)} runs, '
+    f'{hours:.1f} hours on {", ".join(devices) or "nothing yet"})',
+    table(sweep),
+    '\n'.join(failed),
+    f'Published:\n\n{sweep["reference"].strip()}',
+    sweep['verdict'],
+  ]
+  return '\n\n'.join(filter(None, parts))
+
+
+def draw(sweep: dict[str, Any], folder: str, workdir: str | None) -> None:
+  """Writes the plots of a sweep that has finished runs.
+
+  Args:
+    sweep: of `collect`.
+    folder: gets TITLE_pareto.png, and with `workdir` TITLE_curves.png and
+      TITLE_classes.png.
+    workdir: the sweep's, where the runs' own records are.
+  """
+  rows = [row for row in settings(sweep) if row.values('miou')]
+  if not rows:
+    return
+  points = [(r.name, r.runs[0]['gmacs'], r.values('miou')) for r in rows]
+  start = os.path.join(folder, sweep['study'])
+  visualize.save(plots.pareto(points), f'{start}_pareto.png')
+  if workdir is None:
+    return
+  curves = {}
+  for row in rows:
+    paths = [
+      os.path.join(run_dir(workdir, run['id']), 'metrics.jsonl')
+      for run in row.runs
+    ]
+    curves[row.name] = [
+      [(x['step'], x['miou']) for x in logbook.read(path) if x.get('miou')]
+      for path in paths
+    ]
+  visualize.save(plots.curves(curves), f'{start}_curves.png')
+  prefix = 'iou/'
+  names = [
+    name.removeprefix(prefix)
+    for name in rows[0].runs[0]['record']['metrics']
+    if name.startswith(prefix)
+  ]
+  shares = {
+    row.name: [row.values(f'{prefix}{name}') for name in names] for row in rows
+  }
+  visualize.save(plots.classes(names, shares), f'{start}_classes.png')
+
+
+def kept() -> list[dict[str, Any]]:
+  """Returns the sweeps of experiments/results/ablations."""
+  sweeps = []
+  for path in sorted(glob.glob(os.path.join(_KEPT, '*.json'))):
+    with open(path, encoding='utf-8') as f:
+      sweeps.append(json.load(f))
+  return sweeps
+
+
+def refresh(path: str, sweeps: list[dict[str, Any]]) -> None:
+  """Draws anew the tables that a page has markers for.
+
+  Args:
+    path: a Markdown file.
+    sweeps: what there is to show.
+  """
+  with open(path, encoding='utf-8') as f:
+    text = new = f.read()
+  for sweep in sweeps:
+    name = f'ablation:{sweep["study"]}'
+    if results.begin(name) in new:
+      new = results.replace(new, page(sweep), name)
+  if new != text:
+    workdirs.write_text(path, new)
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string(
+    'workdir', None, 'A sweep, finished or not.', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'keep',
+    False,
+    'Keep the numbers, and draw the pages that show them.',
+    flag_values=values,
+  )
+
+
+def _run(values: flags.FlagValues) -> None:
+  if values.workdir:
+    sweep = collect(values.workdir)
+    text = page(sweep)
+    print(text)
+    workdirs.write_text(os.path.join(values.workdir, 'table.md'), text + '\n')
+    draw(sweep, values.workdir, values.workdir)
+    if not values.keep:
+      return
+    zoo.write_json(os.path.join(_KEPT, f'{sweep["study"]}.json'), sweep)
+    draw(sweep, _KEPT, None)
+  for path in _PAGES:
+    refresh(path, kept())
+
+
+def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
+  """Draws the tables and plots."""
+  console.run(argv, lambda: _run(values))
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)

@@ -1,0 +1,229 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from deeplab import provenance
+from experiments import launchers
+from experiments import study as studies
+from experiments import sweep
+from experiments import tabulate
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+STUDY = 'experiments/ablations/low_level_channels.py'
+
+# A run of six short steps that resumes, and refuses to be done twice. It scores
+# by its channels and its seed.
+FAKE = r"""
+import json, os, re, sys, time
+workdir, config, *flags = sys.argv[1:]
+os.makedirs(workdir, exist_ok=True)
+text = ' '.join(flags)
+channels = int(re.search(r'low_level_channels=(\d+)', text)[1])
+seed = int(re.search(r'config.seed=(\d+)', text)[1])
+if channels == 8 and seed == 1:
+  sys.exit('Error: this one never works')
+if os.path.exists(workdir + '/run.json'):
+  open(workdir + '/repeated', 'w').close()
+steps = workdir + '/steps'
+while not os.path.exists(steps) or os.path.getsize(steps) < 6:
+  with open(steps, 'a') as f:
+    f.write('.')
+  print(f'step {os.path.getsize(steps)}/6', flush=True)
+  time.sleep(0.1)
+with open(config) as f, open(workdir + '/config.json', 'w') as g:
+  g.write(f.read())
+record = {'metrics': {'miou': channels / 100 + seed / 1000, 'iou/a': None}}
+record |= {'seconds': 3.6, 'device': 'cpu', 'devices': 2, 'seed': seed}
+with open(workdir + '/run.json.tmp', 'w') as f:
+  json.dump(record, f)
+os.replace(workdir + '/run.json.tmp', workdir + '/run.json')
+"""
+
+DRIVER = """
+import sys
+from experiments import sweep
+fake, config = sys.argv[1:3]
+sweep.command = lambda run, workdir, python: [
+  python, fake, sweep.tabulate.run_dir(workdir, run.id), config, *run.flags
+]
+sweep._POLL_SECONDS = 0.05
+sys.argv[1:3] = []
+sweep.define_flags()
+sweep.app.run(sweep.main)
+"""
+
+
+@pytest.fixture(scope='module')
+def driver(tmp_path_factory):
+  """Returns the beginning of a command that sweeps over fake runs."""
+  folder = tmp_path_factory.mktemp('fake')
+  (folder / 'fake.py').write_text(FAKE)
+  (folder / 'driver.py').write_text(DRIVER)
+  config = studies.config(['--config=configs/folder_mnv2.py:smoke'])
+  (folder / 'config.json').write_text(json.dumps(config.to_dict()))
+  return [
+    sys.executable,
+    *(str(folder / name) for name in ('driver.py', 'fake.py', 'config.json')),
+  ]
+
+
+def _sweep(driver, workdir, *more):
+  return subprocess.Popen(
+    [*driver, f'--study={STUDY}:smoke', f'--workdir={workdir}', *more],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _finished(workdir):
+  return len(list(workdir.glob('runs/*/run.json')))
+
+
+@pytest.mark.full
+def test_two_kills_change_nothing(driver, tmp_path):
+  workdir = tmp_path / 'killed'
+  for done in (1, 4):
+    process = _sweep(driver, workdir, '--jobs=2')
+    deadline = time.monotonic() + 120
+    while _finished(workdir) < done and time.monotonic() < deadline:
+      assert process.poll() is None, process.communicate()[1]
+      time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert done <= _finished(workdir) < 9
+  out, err = _sweep(driver, workdir).communicate()
+  whole, _ = _sweep(driver, tmp_path / 'whole', '--jobs=2').communicate()
+  assert out == whole
+  assert out.splitlines()[2:4] == [
+    '| 48       | 0.003 | 89,826 | 48.05 | 0.07 |         | 2           |',
+    '| 8        | 0.003 | 89,826 | 8.00  |      | -40.05  | 1, 1 failed |',
+  ]
+  assert '1 of 10 runs failed' in err
+  assert _finished(workdir) == 9
+  assert not list(workdir.glob('runs/*/repeated'))
+  steps = {path.read_text() for path in workdir.glob('runs/*/steps')}
+  assert steps == {'......'}  # resumed, and by one process at a time
+  (error,) = workdir.glob('errors/*')
+  assert error.name == '8-s1.txt'
+  assert error.read_text().startswith('Error: this one never works (status 1')
+
+
+def test_a_sweep_goes_on(driver, tmp_path, monkeypatch):
+  """One run fails, one was finished, one is being run by another process."""
+  _, _, fake, config = driver
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(sweep, '_POLL_SECONDS', 0.02)
+  monkeypatch.setattr(
+    sweep,
+    'command',
+    lambda run, workdir, python: [
+      *(python, fake, tabulate.run_dir(workdir, run.id), config),
+      *run.flags,
+    ],
+  )
+  workdir = str(tmp_path)
+  runs = sweep.plan(studies.load(f'{STUDY}:smoke'), workdir, [])[:7]
+  assert sweep.execute(runs[:1], workdir, 1) == []
+  lock = sweep._locked(workdir, runs[1])
+  assert sweep._locked(workdir, runs[1]) is None
+  threading.Timer(3.0, lambda: os.close(lock)).start()
+  assert sweep.execute(runs, workdir, 3) == ['8-s1']
+  assert _finished(tmp_path) == 6
+  assert not list(tmp_path.glob('runs/*/repeated'))
+  error = (tmp_path / 'errors' / '8-s1.txt').read_text()
+  assert error.startswith('Error: this one never works (status 1')
+  assert tabulate.settings(tabulate.collect(workdir))[1].failed == 1
+
+
+def test_a_sweep_belongs_to_one_set_of_configs(tmp_path):
+  study = studies.load(f'{STUDY}:smoke')
+  first = sweep.plan(study, str(tmp_path), [])
+  assert sweep.plan(study, str(tmp_path), ['--config.data.root=/x']) == [
+    studies.Run(r.id, r.labels, r.seed, (*r.flags, '--config.data.root=/x'))
+    for r in first
+  ]
+  with pytest.raises(ValueError, match=r'16-s0, .* are of another config'):
+    sweep.plan(study, str(tmp_path), ['--config.total_steps=7'])
+
+
+def test_commands_for_other_machines():
+  run = studies.Run('a', {}, 0, ('--config=c.py', '--config.x=(1, 2)'))
+  command = sweep.command(run, 'W', 'python')
+  line = (
+    'python -m deeplab.main --workdir=W/runs/a --config=c.py '
+    "'--config.x=(1, 2)'"
+  )
+  assert launchers.shell('t', [command]).splitlines()[-1] == line
+  # What the shells at the other end make of the quotes.
+  script = launchers.slurm('t', [command, command])
+  assert '#SBATCH --array=0-1\n' in script
+  shown = subprocess.run(
+    ['bash', '-c', f'srun() {{ printf "%s|" "$@"; }}\n{script}'],
+    env={'SLURM_ARRAY_TASK_ID': '1'},
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert shown == '|'.join([*command, ''])
+  gcloud = 'gcloud() { printf "%s\\n" "${@: -1:1}"; }'
+  shown = subprocess.run(
+    ['bash', '-c', f'{gcloud}\n{launchers.tpu("t", [command])}'],
+    env={'TPU': 'pod', 'ZONE': 'z', 'FOLDER': 'deeplab'},
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert shown == f'--command=cd deeplab && {line}\n'
+
+
+def test_what_is_missing_is_said(tmp_path):
+  with pytest.raises(ValueError, match=r'there is no file nothing\.py'):
+    studies.load('nothing.py')
+  with pytest.raises(ValueError, match=r"form 'tiny' is unknown"):
+    studies.load(f'{STUDY}:tiny')
+  with pytest.raises(ValueError, match='not the work directory of a sweep'):
+    tabulate.collect(str(tmp_path))
+
+
+@pytest.mark.full
+def test_a_smoke_sweep_for_real(data_dir, tmp_path):
+  workdir = tmp_path / 'sweep'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.sweep'),
+      '--study=experiments/ablations/image_pooling.py:smoke',
+      f'--workdir={workdir}',
+      *('--', f'--config.data.data_dir={data_dir}'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert _finished(workdir) == 4
+  collected = tabulate.collect(str(workdir))
+  on, off = tabulate.settings(collected)
+  # Without the branch: no convolution of it, 80 x 16 and 2 x 16 of its norm,
+  # and 16 of the 80 inputs of the projection to 16.
+  assert on.runs[0]['params'] - off.runs[0]['params'] == 80 * 16 + 32 + 256
+  for row in (on, off):
+    assert len(set(row.values('miou'))) == 2  # two seeds
+  found = provenance.read(tabulate.run_dir(str(workdir), 'on-s0'))
+  assert found['step'] == 6 and found['seconds'] > 0
+  assert found['versions']['jax'] and len(found['config_hash']) == 16
+  tabulate.draw(collected, str(workdir), str(workdir))
+  assert {path.name for path in workdir.glob('*.png')} == {
+    f'image_pooling_smoke_{what}.png'
+    for what in ('pareto', 'curves', 'classes')
+  }

@@ -1,0 +1,74 @@
+import ast
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+by_name = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_there_are_notebooks():
+  numbers = [path.stem[:2] for path in NOTEBOOKS]
+  assert numbers == [f'{i:02}' for i in range(1, len(numbers) + 1)] != []
+
+
+def _code(path):
+  """Returns the code of a notebook; IPython's own lines do nothing."""
+  cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+  text = '\n'.join(
+    ''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code'
+  )
+  return re.sub(r'^( *)%.*$', r'\1pass', text, flags=re.M)
+
+
+@by_name
+def test_a_notebook_holds_calls_alone(path):
+  book = json.loads(path.read_text(encoding='utf-8'))
+  assert book['nbformat'] == 4
+  assert book['metadata']['kernelspec']['name'] == 'python3'
+  for cell in book['cells']:
+    if cell['cell_type'] == 'code':
+      assert cell['outputs'] == [] and cell['execution_count'] is None
+  for node in ast.walk(ast.parse(_code(path))):
+    assert not isinstance(
+      node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+    )
+
+
+@pytest.mark.full
+@by_name
+def test_a_notebook_runs(path, tmp_path, data_dir):
+  if importlib.util.find_spec('nbconvert') is None:
+    pytest.skip('nbconvert is not installed')
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'nbconvert', '--to=notebook', '--execute'),
+      *(f'--output-dir={tmp_path}', str(path)),
+    ],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      'SMOKE': '1',
+      'DEEPLAB_RUNS': str(tmp_path),
+      'TFDS_DATA_DIR': data_dir,
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  book = json.loads((tmp_path / path.name).read_text(encoding='utf-8'))
+  pictures = [
+    output
+    for cell in book['cells']
+    for output in cell.get('outputs', ())
+    if 'image/png' in output.get('data', ())
+  ]
+  assert len(pictures) >= 2

@@ -1,0 +1,206 @@
+"""Several processes train and evaluate as one, and end together."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from deeplab import checkpoints
+from deeplab import logbook
+from deeplab import workdir as workdirs
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Small steps: a network with random weights multiplies rounding errors, and two
+# processes add up in another order than one.
+SGD = (
+  '--config.model.head.image_pooling=False',
+  '--config.batch_size=16',
+  '--config.optimizer.name=sgd',
+  '--config.optimizer.learning_rate=2e-5',
+  '--config.schedule.warmup_steps=0',
+  '--config.total_steps=10',
+  '--config.log_every_steps=1',
+  '--config.checkpoint.every_steps=10',
+  '--config.profile_steps=3:5',
+)
+
+
+def _start(devices, *arguments):
+  flags = (
+    f'--xla_force_host_platform_device_count={devices} '
+    '--xla_backend_optimization_level=0'
+  )
+  return subprocess.Popen(
+    [sys.executable, '-m', 'deeplab.main', *arguments],
+    cwd=ROOT,
+    env=os.environ | {'XLA_FLAGS': flags},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _pair(*arguments):
+  """Starts two processes of two devices that work together."""
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    port = s.getsockname()[1]
+  return [
+    _start(
+      2,
+      *arguments,
+      f'--coordinator=localhost:{port}',
+      '--processes=2',
+      f'--process={i}',
+    )
+    for i in range(2)
+  ]
+
+
+def _wait(*processes):
+  """Returns what each said; all must end well."""
+  said = [process.communicate(timeout=600)[1] for process in processes]
+  for process, text in zip(processes, said, strict=True):
+    assert process.returncode == 0, text
+  return said
+
+
+def _training(workdir, data_dir, *more):
+  return (
+    '--config=configs/shapes_mnv2.py:smoke',
+    f'--workdir={workdir}',
+    f'--config.data.data_dir={data_dir}',
+    *more,
+  )
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory, data_dir):
+  """Returns (workdir of two processes, of one, what the two said)."""
+  folder = tmp_path_factory.mktemp('processes')
+  two, one = folder / 'two', folder / 'one'
+  said = _wait(*_pair(*_training(two, data_dir, *SGD)))
+  _wait(_start(4, *_training(one, data_dir, *SGD)))
+  return two, one, said
+
+
+def _parameters(workdir):
+  variables, step, _ = checkpoints.load_variables(
+    workdirs.checkpoint_dir(str(workdir)), 'latest'
+  )
+  assert step == 10
+  return variables
+
+
+@pytest.mark.full
+def test_two_processes_train_as_one(both):
+  two, one, _ = both
+  found, expected = _parameters(two), _parameters(one)
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+    found['params'],
+    expected['params'],
+  )
+  lines, others = (
+    logbook.read(str(workdir / 'metrics.jsonl')) for workdir in both[:2]
+  )
+  assert lines[0]['loss'] == pytest.approx(others[0]['loss'], rel=1e-6)
+  assert lines[0]['grad_norm'] == pytest.approx(
+    others[0]['grad_norm'], rel=1e-3
+  )
+  # Without the other's share, the ten steps would end further apart.
+  assert sum(line.get('update_norm', 0) for line in lines) > 3e-4
+
+
+@pytest.mark.full
+def test_they_leave_one_log_and_one_checkpoint(both):
+  two, _, said = both
+  lines = logbook.read(str(two / 'metrics.jsonl'))
+  assert [x['step'] for x in lines if x['split'] == 'train'] == [*range(1, 11)]
+  assert len(list(two.glob('events.*'))) == 1
+  assert len(list(two.glob('plugins/profile/*/*.xplane.pb'))) == 1
+  names = {path.name for path in (two / 'checkpoints').iterdir()}
+  assert names == {'10'}
+  assert 'step 5/10' in said[0] and 'Done: mIoU' in said[0]
+  assert 'step 5/10' not in said[1] and 'Done: mIoU' not in said[1]
+  record = json.loads((two / 'run.json').read_text())
+  assert (record['hosts'], record['devices']) == (2, 4)
+
+
+@pytest.mark.full
+def test_they_count_the_same_confusion(both):
+  two, _, _ = both
+  evaluation = ('--mode=evaluate', f'--workdir={two}')
+  path = two / 'eval' / 'checkpoint' / 'confusion.json'
+  _wait(*_pair(*evaluation))
+  counted = json.loads(path.read_text())
+  path.unlink()
+  _wait(_start(4, *evaluation))
+  assert json.loads(path.read_text()) == counted
+  assert np.sum(counted['confusion']) > 100 * 64 * 64
+
+
+def _saved(workdir):
+  """Returns the newest step that was saved; 0 if there is none."""
+  names = [path.name for path in workdir.glob('checkpoints/*')]
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _wait_for_a_save(workdir, after, *processes):
+  deadline = time.monotonic() + 400
+  while _saved(workdir) <= after:
+    assert time.monotonic() < deadline
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1]
+    time.sleep(0.2)
+
+
+@pytest.mark.full
+def test_a_lost_process_ends_the_other_and_the_run_goes_on(tmp_path, data_dir):
+  workdir = tmp_path / 'run'
+  training = _training(
+    workdir,
+    data_dir,
+    '--config.total_steps=100000',
+    '--config.log_every_steps=5',
+    '--config.checkpoint.every_steps=5',
+  )
+  # Both save and leave when one is told to.
+  pair = _pair(*training)
+  _wait_for_a_save(workdir, 0, *pair)
+  pair[1].send_signal(signal.SIGTERM)
+  said = _wait(*pair)
+  assert 'SIGTERM: saved step' in said[0]
+  saved = _saved(workdir)
+
+  pair = _pair(*training)
+  _wait_for_a_save(workdir, saved, *pair)
+  pair[1].kill()
+  began = time.monotonic()
+  said = pair[0].communicate(timeout=120)[1]
+  assert time.monotonic() - began < 60
+  assert pair[0].returncode != 0
+  assert f'Going on from step {saved} of' in said
+  assert (
+    'another process of this run was lost' in said
+    or 'This most likely indicates that another task died' in said
+  )
+  pair[1].communicate()
+
+  # One process goes on where two were.
+  saved = _saved(workdir)
+  alone = _start(4, *training)
+  _wait_for_a_save(workdir, saved, alone)
+  alone.send_signal(signal.SIGTERM)
+  (said,) = _wait(alone)
+  assert f'Going on from step {saved} of' in said
