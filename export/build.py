@@ -26,6 +26,7 @@ from deeplab import predictors
 from deeplab.models import profile
 from export import calibration
 from export import cards
+from export import fit
 from export import folder as folder_lib
 from export import graph as graph_lib
 from export import memory
@@ -35,6 +36,7 @@ from export import request as request_lib
 from export import saved_model
 from export import score
 from export import source as source_lib
+from export import targets
 from export import tflite
 
 _PACKAGES = ('jax', 'flax', 'tensorflow', 'tensorflow-cpu', 'ai-edge-litert')
@@ -134,6 +136,56 @@ def _notes(
   return notes
 
 
+def _resize_notes(
+  source: source_lib.Source, request: request_lib.Request, steps: int
+) -> list[str]:
+  """Returns what became of the last resize, if it is not what was trained."""
+  if request.resize == 'host':
+    return [
+      'The last resize is not in the files: they return maps of the size that '
+      'the head has, and parity is against JAX there. For mIoU the host '
+      "resizes from there to the label's size."
+    ]
+  config = source.config.model
+  if steps == config.resize_steps:
+    return []
+  same = (
+    'With aligned corners that is the same function.'
+    if config.head.align_corners
+    else 'With half-pixel centres that is another function than was trained: '
+    f'train with config.model.resize_steps={steps} to be exact.'
+  )
+  return [
+    f'The last resize takes {steps} steps, since {request.target} does not '
+    f'take the {config.resize_steps} that the model was trained with. {same}'
+  ]
+
+
+def _target_facts(
+  folder: str, file: str, request: request_lib.Request
+) -> dict[str, Any]:
+  """Returns what the target makes of the int8 file; see `fit.facts`."""
+  path = os.path.join(folder, file)
+  with open(path, 'rb') as f:
+    graph = graph_lib.read(f.read())
+  target = targets.get(request.target)
+  available = fit.limits(target, request.ram_kib, request.flash_kib)
+  return fit.facts(graph, path, target, available)
+
+
+def _predictor(
+  source: source_lib.Source, model: Any, request: request_lib.Request
+) -> predictors.FlaxPredictor:
+  """Returns a network of the source with the output of the request."""
+  return predictors.FlaxPredictor(
+    model,
+    source.variables,
+    source.config.data.mean,
+    source.config.data.std,
+    {'argmax': 'ids'}.get(request.output, request.output),
+  )
+
+
 def _padding_notes(report: report_lib.Report) -> list[str]:
   """Returns what to do about PAD operators, if there are any."""
   counts = [f['operators'].get('PAD', 0) for f in report['formats'].values()]
@@ -170,6 +222,7 @@ def run(
 
   Raises:
     graph.BadGraph: a file is not what it must be; nothing is written.
+    fit.DoesNotFit: the int8 file does not fit its target; likewise.
     ValueError: conversion or evaluation is impossible, and why.
   """
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
@@ -186,25 +239,15 @@ def _fill(
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
-  traced = profile.profile(
-    source_lib.model(source, depthwise='conv', pointwise='conv'),
-    source.info.num_classes,
-    size,
-  )
+  steps = source_lib.resize_steps(source, request)
+  network = source_lib.deployed(source, steps)
+  traced = profile.profile(network, source.info.num_classes, size)
   compute = saved_model.function(
-    source_lib.model(source, depthwise='conv', pointwise='conv'),
-    source.variables,
-    request,
-    data.mean,
-    data.std,
+    network, source.variables, request, data.mean, data.std
   )
   # JAX as it is evaluated, with the platform's own kernels.
-  reference = predictors.FlaxPredictor(
-    source_lib.model(source, **parallel.kernels()),
-    source.variables,
-    data.mean,
-    data.std,
-    {'argmax': 'ids'}.get(request.output, request.output),
+  reference = _predictor(
+    source, source_lib.model(source, **parallel.kernels()), request
   )
   # Without evaluation and calibration a run's data set may be elsewhere.
   real = source.trained and (scorer.enabled or 'int8' in request.formats)
@@ -212,7 +255,12 @@ def _fill(
     predictors.resize_bilinear(image, size)
     for image in source_lib.parity_images(source, size, _PARITY_IMAGES, real)
   ]
-  expected = parity.outputs(reference, images)
+  comparable = reference
+  if request.resize == 'host':
+    comparable = _predictor(
+      source, source_lib.HeadResolution(reference.model), request
+    )
+  expected = parity.outputs(comparable, images)
   calibrate = []
   if 'int8' in request.formats:
     calibrate = source_lib.calibration_images(source, size, calibration_images)
@@ -220,7 +268,10 @@ def _fill(
     'source': source.facts(),
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
-    'notes': _notes(source, len(calibrate), scorer, real),
+    'notes': [
+      *_notes(source, len(calibrate), scorer, real),
+      *_resize_notes(source, request, steps),
+    ],
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {'miou': scorer.miou(reference, 'JAX')},
     'formats': {},
@@ -242,6 +293,8 @@ def _fill(
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       facts = _tflite_facts(content)
+      if kind == 'int8' and request.target:
+        report['target'] = _target_facts(folder, file, request)
     seconds = time.monotonic() - start
     card = cards.card(file, kind, request, source, facts)
     cards.write(folder, kind, card)

@@ -22,6 +22,8 @@ Some of what devices ask for:
         --formats=int8 --input_type=int8 --output_type=int8
     a mask, one byte a pixel:
         --output_kind=argmax --output_type=uint8
+    what a certain device takes, or a sentence that says why it cannot:
+        --target=ethos-u55-128 --output_kind=argmax
 
 A file with an operator that LiteRT's builtin kernels do not have, or an int8
 file with float arithmetic in it, is refused: the command fails, names operator
@@ -43,6 +45,7 @@ from export import build
 from export import report as report_lib
 from export import request as request_lib
 from export import source as source_lib
+from export import targets
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Work directory of the run to export.'
@@ -96,6 +99,28 @@ _OUTPUT_TYPE = flags.DEFINE_string(
   None,
   'Output of the int8 file: float32 (default), int8 or uint8; with '
   '--output_kind=argmax of every file: int32 (default) or uint8.',
+)
+_TARGET = flags.DEFINE_enum(
+  'target',
+  None,
+  sorted(targets.TARGETS),
+  'Device that the int8 file must fit. It chooses the ends of that file and '
+  'the steps of the last resize, unless they are given; operators and memories '
+  'are checked.',
+)
+_RESIZE = flags.DEFINE_enum(
+  'resize',
+  None,
+  list(request_lib.RESIZES),
+  'How logits get to the size of the image: as the model was trained (default '
+  'without --target), in as few steps as the target takes (default with), or '
+  'by the host, not in the files.',
+)
+_RAM = flags.DEFINE_integer(
+  'ram_kib', None, "With --target: RAM in place of the target's."
+)
+_FLASH = flags.DEFINE_integer(
+  'flash_kib', None, "With --target: flash in place of the target's."
 )
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
   'calibration_images',
@@ -167,6 +192,10 @@ def _request(
     _INPUT_TYPE.value,
     _OUTPUT_KIND.value,
     _OUTPUT_TYPE.value,
+    _TARGET.value or '',
+    _RESIZE.value,
+    _RAM.value,
+    _FLASH.value,
   )
 
 

@@ -67,13 +67,17 @@ def unpacked_bytes(graph: graph_lib.Graph) -> int:
   return sum(graph.tensors[i].nbytes for i in unpacked(graph))
 
 
+def timeline(activations: Sequence[Life]) -> list[int]:
+  """Returns the bytes alive at each operator, in order of execution."""
+  steps = range(max((a.last for a in activations), default=-1) + 1)
+  return [
+    sum(a.size for a in activations if a.first <= s <= a.last) for s in steps
+  ]
+
+
 def lower_bound(activations: Sequence[Life]) -> int:
   """Returns the most bytes that are alive at once."""
-  steps = range(max((a.last for a in activations), default=-1) + 1)
-  return max(
-    (sum(a.size for a in activations if a.first <= s <= a.last) for s in steps),
-    default=0,
-  )
+  return max(timeline(activations), default=0)
 
 
 def arena(activations: Sequence[Life]) -> int:

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 import dataclasses
 
+from export import targets
+
 FORMATS = ('saved_model', 'float32', 'float16', 'int8')
 OUTPUTS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
+RESIZES = ('trained', 'steps', 'host')
 OUTPUT_TYPES = ('float32', 'int8', 'uint8', 'int32')
 
 
@@ -22,6 +25,12 @@ class Request:
     output: of `OUTPUTS`.
     output_type: dtype of the output: of every format for 'argmax', of the int8
       file for the others, whose other formats return float32.
+    target: of `targets.TARGETS`, the device that the int8 file must fit; ''
+      for none.
+    resize: of `RESIZES`, how logits get to the input's size: as the model was
+      trained, in as many steps as the target takes, or not in the file.
+    ram_kib: RAM in place of the target's; None for that.
+    flash_kib: flash likewise.
   """
 
   formats: tuple[str, ...]
@@ -30,6 +39,10 @@ class Request:
   input_type: str
   output: str
   output_type: str
+  target: str = ''
+  resize: str = 'trained'
+  ram_kib: int | None = None
+  flash_kib: int | None = None
 
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
@@ -80,6 +93,10 @@ def make(
   input_type: str | None = None,
   output: str = 'logits',
   output_type: str | None = None,
+  target: str = '',
+  resize: str | None = None,
+  ram_kib: int | None = None,
+  flash_kib: int | None = None,
 ) -> Request:
   """Checks the flags of an export and fills in what was not said.
 
@@ -88,10 +105,14 @@ def make(
     input_size: (H, W).
     num_classes: of the model.
     normalization: 'graph' or 'caller'.
-    input_type: of `INPUT_TYPES`; None is uint8.
+    input_type: of `INPUT_TYPES`; None is the target's, or uint8.
     output: of `OUTPUTS`.
-    output_type: of `OUTPUT_TYPES`; None is int32 for argmax and float32
-      otherwise.
+    output_type: of `OUTPUT_TYPES`; None is int32 for argmax, the target's, or
+      float32.
+    target: of `targets.TARGETS`, or ''.
+    resize: of `RESIZES`; None is 'steps' for a target and 'trained' without.
+    ram_kib: see `Request`.
+    flash_kib: see `Request`.
 
   Raises:
     ValueError: the flag at fault, and what to pass instead.
@@ -118,6 +139,24 @@ def make(
         f'--input_type={input_type} needs int8 among --formats: every other '
         'format takes float32'
       )
+  if target:
+    device = targets.get(target)
+    if not int8:
+      raise ValueError(
+        f'--target={target} needs int8 among --formats: that file is checked'
+      )
+    input_type = input_type or device.input_type
+    if output != 'argmax':
+      output_type = output_type or device.output_type
+  elif ram_kib is not None or flash_kib is not None:
+    raise ValueError('--ram_kib and --flash_kib need --target')
+  if resize is not None:
+    _one_of('--resize', resize, RESIZES)
+    if resize == 'steps' and not target:
+      raise ValueError(
+        '--resize=steps needs --target, which says the ratios it takes; set '
+        'config.model.resize_steps to train with steps'
+      )
   return Request(
     formats=formats,
     input_size=(size[0], size[1]),
@@ -125,4 +164,8 @@ def make(
     input_type=input_type or 'uint8',
     output=output,
     output_type=_output_type(output_type, output, num_classes, int8),
+    target=target,
+    resize=resize or ('steps' if target else 'trained'),
+    ram_kib=ram_kib,
+    flash_kib=flash_kib,
   )

@@ -14,8 +14,10 @@ from configs import common
 from deeplab import litert
 from deeplab.data import catalog
 from deeplab.data import pipeline
+from deeplab.models import registry
 from export import build
 from export import calibration
+from export import fit
 from export import graph as graph_lib
 from export import request as request_lib
 from export import source as source_lib
@@ -173,6 +175,56 @@ def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
   monkeypatch.setattr(source_lib, 'parity_images', lambda *_: [])
   with pytest.raises(graph_lib.BadGraph, match='FlexErf'):
     build.run(source, request('float32'), str(tmp_path / 'out'), 1, False, 0)
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope='module')
+def aligned():
+  """An untrained network whose resizes an Ethos-U55 takes, but for the last."""
+  c = config().unlock()
+  c.model.output_stride = 16
+  c.model.head = {
+    'name': 'deeplabv3',
+    'channels': 8,
+    'rates': (1, 2, 3),
+    'align_corners': True,
+  }
+  registry.complete(c.model)
+  c.eval.static_size = (65, 65)
+  return source_lib.untrained(c)
+
+
+def ask(target, **kwargs):
+  return request_lib.make(('int8',), (65, 65), 6, target=target, **kwargs)
+
+
+def test_a_target_gets_its_resize(aligned, tmp_path):
+  """5 -> 65 is 16 in one step, which it refuses, and 4 in two."""
+  request = ask('ethos-u55-128')
+  out = str(tmp_path / 'out')
+  report = build.run(aligned, request, out, 2, False, 0)
+  compiled = report['target']['compiled']
+  assert compiled['refused'] == []
+  int8 = report['formats']['int8']
+  assert int8['operators']['RESIZE_BILINEAR'] == 3  # one of the pooled vector
+  assert (int8['input']['dtype'], int8['output']['dtype']) == ('int8', 'int8')
+  assert 'takes 2 steps, since ethos-u55-128' in ' '.join(report['notes'])
+  assert 'the same function' in ' '.join(report['notes'])
+
+
+def test_the_host_resizes(aligned, tmp_path):
+  request = ask('stm32n6', resize='host')
+  out = str(tmp_path / 'out')
+  report = build.run(aligned, request, out, 2, False, 0)
+  assert report['formats']['int8']['output']['shape'] == [1, 5, 5, 6]
+  assert report['formats']['int8']['parity']['argmax_agreement'] > 0.5
+  assert report['target']['compiled'] is None
+
+
+def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):
+  request = ask('cortex-m7', ram_kib=20)
+  with pytest.raises(fit.DoesNotFit, match=r'need .* of RAM, it has 20.0 KiB'):
+    build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
   assert os.listdir(tmp_path) == []
 
 
