@@ -7,6 +7,7 @@ down. The result appears under its name only when all of it is there.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import hashlib
 from importlib import metadata
 import json
 import os
@@ -286,6 +287,7 @@ def _fill(
     start = time.monotonic()
     if kind == 'saved_model':
       file, facts = kind, _saved_model_facts(compute, request, traced.macs)
+      digest = None
     else:
       file = f'{kind}.tflite'
       samples = _samples(calibrate, request, data) if kind == 'int8' else ()
@@ -293,10 +295,11 @@ def _fill(
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       facts = _tflite_facts(content)
+      digest = hashlib.sha256(content).hexdigest()
       if kind == 'int8' and request.target:
         report['target'] = _target_facts(folder, file, request)
     seconds = time.monotonic() - start
-    card = cards.card(file, kind, request, source, facts)
+    card = cards.card(file, kind, request, source, facts, digest)
     cards.write(folder, kind, card)
     candidate = _open(os.path.join(folder, file), request, data)
     comparison = parity.compare(expected, parity.outputs(candidate, images))

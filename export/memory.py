@@ -83,7 +83,9 @@ def lower_bound(activations: Sequence[Life]) -> int:
 def arena(activations: Sequence[Life]) -> int:
   """Returns the bytes of the greedy plan described above."""
   placed: list[tuple[int, Life]] = []
-  for life in sorted(activations, key=lambda a: (-a.size, a.first)):
+  # Of one size the last made comes first, as in TFLite Micro: the order decides
+  # how well a plan packs, and its arena should be this one.
+  for life in sorted(reversed(activations), key=lambda a: -a.size):
     offset = 0
     for start, other in sorted(placed, key=lambda p: p[0]):
       if other.last < life.first or life.last < other.first:
