@@ -105,7 +105,7 @@ def _dequantize(q: np.ndarray, detail: dict) -> np.ndarray:
   return q.astype(np.float32)
 
 
-def _cores() -> int:
+def cores() -> int:
   """Returns how many CPU cores this process may use."""
   if hasattr(os, 'sched_getaffinity'):  # Linux alone
     return len(os.sched_getaffinity(0))
@@ -151,8 +151,7 @@ class TFLitePredictor:
     if not self.path.is_file():
       raise ValueError(f'there is no file {self.path}')
     content = self.path.read_bytes()
-    if content[4:8] != b'TFL3':
-      raise ValueError(f'{self.path} is not a TensorFlow Lite file')
+    self._check_format(content)
     self.card = read_card(self.path)
     digest = self.card.get('sha256')
     if digest and digest != hashlib.sha256(content).hexdigest():
@@ -197,12 +196,16 @@ class TFLitePredictor:
     other.output = output
     return other
 
+  def _check_format(self, content: bytes) -> None:
+    if content[4:8] != b'TFL3':
+      raise ValueError(f'{self.path} is not a TensorFlow Lite file')
+
   def _open(self, content: bytes) -> tuple[list[dict], list[dict]]:
     """Makes the interpreter; returns details of its inputs and outputs."""
     try:
       self._interpreter: Any = interpreter.Interpreter(
         model_content=content,
-        num_threads=self._num_threads or _cores(),
+        num_threads=self._num_threads or cores(),
         experimental_op_resolver_type=RESOLVERS[self.resolver],
       )
       self._interpreter.allocate_tensors()

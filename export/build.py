@@ -20,17 +20,20 @@ import jax
 import numpy as np
 
 from deeplab import evaluate
+from deeplab import files
 from deeplab import inference
 from deeplab import litert
 from deeplab import parallel
 from deeplab import predictors
 from deeplab.models import profile
+from export import c_array
 from export import calibration
 from export import cards
 from export import fit
 from export import folder as folder_lib
 from export import graph as graph_lib
 from export import memory
+from export import onnx_file
 from export import parity
 from export import report as report_lib
 from export import request as request_lib
@@ -40,7 +43,10 @@ from export import source as source_lib
 from export import targets
 from export import tflite
 
-_PACKAGES = ('jax', 'flax', 'tensorflow', 'tensorflow-cpu', 'ai-edge-litert')
+_PACKAGES = (
+  *('jax', 'flax', 'tensorflow', 'tensorflow-cpu', 'ai-edge-litert'),
+  *('tf2onnx', 'onnxruntime', 'tflite-micro', 'ethos-u-vela'),
+)
 _PARITY_IMAGES = 8
 
 
@@ -162,6 +168,37 @@ def _resize_notes(
   ]
 
 
+def _file(kind: str, content: bytes) -> tuple[str, bytes, dict[str, Any]]:
+  """Returns name, bytes and facts of a format, made of .tflite bytes."""
+  facts = _tflite_facts(content)
+  if not kind.startswith('onnx'):
+    return f'{kind}.tflite', content, facts
+  content = onnx_file.convert(content)
+  own = onnx_file.facts(content)
+  facts |= {
+    'weight_bytes': own['weight_bytes'],
+    'peak_activation_bytes': None,
+    'activation_lower_bound_bytes': None,
+    'operators': own['operators'],
+    'operator_dtypes': {
+      name: {f'opset {own["opset"]}': count}
+      for name, count in own['operators'].items()
+    },
+  }
+  return f'{kind}.onnx', content, facts
+
+
+def _card(
+  kind: str,
+  content: bytes,
+  request: request_lib.Request,
+  source: source_lib.Source,
+) -> dict[str, Any]:
+  """Returns the card of what is made of .tflite bytes."""
+  digest = hashlib.sha256(content).hexdigest()
+  return cards.card(kind, kind, request, source, _tflite_facts(content), digest)
+
+
 def _target_facts(
   folder: str, file: str, request: request_lib.Request
 ) -> dict[str, Any]:
@@ -251,7 +288,7 @@ def _fill(
     source, source_lib.model(source, **parallel.kernels()), request
   )
   # Without evaluation and calibration a run's data set may be elsewhere.
-  real = source.trained and (scorer.enabled or 'int8' in request.formats)
+  real = source.trained and (scorer.enabled or request.int8)
   images = [
     predictors.resize_bilinear(image, size)
     for image in source_lib.parity_images(source, size, _PARITY_IMAGES, real)
@@ -263,7 +300,7 @@ def _fill(
     )
   expected = parity.outputs(comparable, images)
   calibrate = []
-  if 'int8' in request.formats:
+  if request.int8:
     calibrate = source_lib.calibration_images(source, size, calibration_images)
   report: report_lib.Report = {
     'source': source.facts(),
@@ -282,6 +319,7 @@ def _fill(
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
   saved_model.write(compute, size, saved)
+  converted: dict[str, bytes] = {}
   for kind in request.formats:
     logging.info('Writing %s', kind)
     start = time.monotonic()
@@ -289,12 +327,19 @@ def _fill(
       file, facts = kind, _saved_model_facts(compute, request, traced.macs)
       digest = None
     else:
-      file = f'{kind}.tflite'
-      samples = _samples(calibrate, request, data) if kind == 'int8' else ()
-      content = tflite.convert(saved, kind, request, samples)
+      base = request_lib.MADE_OF.get(kind, kind)
+      if base not in converted:
+        samples = _samples(calibrate, request, data) if base == 'int8' else ()
+        converted[base] = tflite.convert(saved, base, request, samples)
+      if kind == 'c':
+        card = _card(kind, converted[base], request, source)
+        c_array.write(
+          os.path.join(folder, kind), converted[base], card, images[0]
+        )
+        continue
+      file, content, facts = _file(kind, converted[base])
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
-      facts = _tflite_facts(content)
       digest = hashlib.sha256(content).hexdigest()
       if kind == 'int8' and request.target:
         report['target'] = _target_facts(folder, file, request)
@@ -351,6 +396,6 @@ def _open(
 ) -> predictors.Predictor:
   """Returns the file as a predictor."""
   with saved_model.quiet():  # the interpreter greets
-    if path.endswith('.tflite'):
-      return litert.TFLitePredictor(path)
+    if os.path.isfile(path):
+      return files.load(path)
     return saved_model.SavedModelPredictor(path, request, data.mean, data.std)

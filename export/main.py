@@ -69,8 +69,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _FORMATS = flags.DEFINE_list(
   'formats',
-  list(request_lib.FORMATS),
-  f'Which files to write, of {", ".join(request_lib.FORMATS)}.',
+  list(request_lib.DEFAULT_FORMATS),
+  f'Which files to write, of {", ".join(request_lib.FORMATS)}; onnx is both '
+  'of its kinds.',
 )
 _INPUT_SIZE = flags.DEFINE_list(
   'input_size', None, 'H,W of the files; default config.eval.static_size.'
@@ -165,7 +166,7 @@ def _check_flags() -> None:
   if _EVAL_LIMIT.value and not evaluates:
     raise ValueError('--eval_limit has no meaning without an evaluation')
   if flags.FLAGS['calibration_images'].present and (
-    'int8' not in _FORMATS.value
+    'int8' not in ','.join(_FORMATS.value)
   ):
     raise ValueError('--calibration_images needs int8 among --formats')
 

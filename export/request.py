@@ -5,7 +5,14 @@ import dataclasses
 
 from export import targets
 
-FORMATS = ('saved_model', 'float32', 'float16', 'int8')
+FORMATS = (
+  *('saved_model', 'float32', 'float16', 'int8'),
+  *('onnx_float32', 'onnx_int8', 'c'),
+)
+DEFAULT_FORMATS = FORMATS[:4]
+_FAMILIES = {'onnx': ('onnx_float32', 'onnx_int8')}
+# Formats that are made of another one's file.
+MADE_OF = {'onnx_float32': 'float32', 'onnx_int8': 'int8', 'c': 'int8'}
 OUTPUTS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
 RESIZES = ('trained', 'steps', 'host')
@@ -44,11 +51,20 @@ class Request:
   ram_kib: int | None = None
   flash_kib: int | None = None
 
+  @property
+  def int8(self) -> bool:
+    """Whether any of the formats needs ranges of activations."""
+    return _int8(self.formats)
+
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
-    if kind == 'int8':
+    if MADE_OF.get(kind, kind) == 'int8':
       return self.input_type, self.output_type
     return 'float32', self.output_type if self.output == 'argmax' else 'float32'
+
+
+def _int8(formats: Sequence[str]) -> bool:
+  return any(MADE_OF.get(kind, kind) == 'int8' for kind in formats)
 
 
 def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
@@ -101,7 +117,7 @@ def make(
   """Checks the flags of an export and fills in what was not said.
 
   Args:
-    formats: of `FORMATS`.
+    formats: of `FORMATS`; `onnx` is both of its kinds.
     input_size: (H, W).
     num_classes: of the model.
     normalization: 'graph' or 'caller'.
@@ -117,7 +133,7 @@ def make(
   Raises:
     ValueError: the flag at fault, and what to pass instead.
   """
-  formats = tuple(formats)
+  formats = tuple(f for x in formats for f in _FAMILIES.get(x, (x,)))
   if not formats:
     raise ValueError(f'--formats is empty; choose of {", ".join(FORMATS)}')
   for kind in formats:
@@ -131,7 +147,7 @@ def make(
     )
   _one_of('--normalization', normalization, ('graph', 'caller'))
   _one_of('--output_kind', output, OUTPUTS)
-  int8 = 'int8' in formats
+  int8 = _int8(formats)
   if input_type is not None:
     _one_of('--input_type', input_type, INPUT_TYPES)
     if input_type != 'float32' and not int8:
@@ -141,7 +157,7 @@ def make(
       )
   if target:
     device = targets.get(target)
-    if not int8:
+    if 'int8' not in formats:
       raise ValueError(
         f'--target={target} needs int8 among --formats: that file is checked'
       )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from deeplab import files
 from deeplab import litert
 from deeplab.data import catalog
 from deeplab.data import pipeline
@@ -221,6 +222,26 @@ def test_the_host_resizes(aligned, tmp_path):
   assert report['target']['compiled'] is None
 
 
+def test_onnx_and_c_are_made_of_the_same_files(aligned, tmp_path):
+  request = request_lib.make(('int8', 'onnx', 'c'), (65, 65), 6)
+  folder = tmp_path / 'out'
+  report = build.run(aligned, request, str(folder), 2, False, 0)
+  formats = report['formats']
+  assert list(formats) == ['int8', 'onnx_float32', 'onnx_int8']
+  float_parity = formats['onnx_float32']['parity']
+  assert float_parity['max_abs_difference'] < 1e-4
+  # The same arithmetic but for roundings.
+  int8, onnx = (formats[k]['parity'] for k in ('int8', 'onnx_int8'))
+  assert onnx['mean_abs_difference'] < 2 * int8['mean_abs_difference']
+  assert formats['onnx_int8']['operators']['QuantizeLinear'] > 10
+  assert formats['onnx_int8']['operator_dtypes']['Conv'] == {
+    'opset 17': formats['onnx_int8']['operators']['Conv']
+  }
+  header = (folder / 'c' / 'model.h').read_text()
+  assert f'MODEL_BYTES {formats["int8"]["file_bytes"]}\n' in header
+  assert files.load(folder / 'onnx_int8.onnx').input_size == (65, 65)
+
+
 def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):
   request = ask('cortex-m7', ram_kib=20)
   with pytest.raises(fit.DoesNotFit, match=r'need .* of RAM, it has 20.0 KiB'):
@@ -254,7 +275,7 @@ def test_command_without_data(tmp_path):
     results.append((tmp_path / name / 'int8.tflite').read_bytes())
   assert results[0] == results[1]
   report = json.loads((tmp_path / 'one' / 'report.json').read_text())
-  assert list(report['formats']) == list(request_lib.FORMATS)
+  assert list(report['formats']) == list(request_lib.DEFAULT_FORMATS)
   for entry in report['formats'].values():
     assert entry['miou'] is None
   assert 'untrained' in report['notes'][0]
