@@ -85,7 +85,7 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
   return card
 
 
-def _quantize(x: np.ndarray, detail: dict) -> np.ndarray:
+def quantize(x: np.ndarray, detail: dict) -> np.ndarray:
   """Returns float values in the dtype that a tensor of the file has."""
   dtype = detail['dtype']
   if not np.issubdtype(dtype, np.integer):
@@ -224,7 +224,7 @@ class TFLitePredictor:
 
   def _invoke(self, images: np.ndarray) -> np.ndarray:
     """Runs one static batch."""
-    result = self._run(_quantize(images, self._input))
+    result = self._run(quantize(images, self._input))
     if self._native == 'ids':
       result = result[..., 0] if result.ndim == 4 else result
       return result.astype(np.uint8)

@@ -184,7 +184,7 @@ def contact_sheet(
   return np.asarray(canvas)
 
 
-def _pixels(figure: Any) -> np.ndarray:
+def pixels(figure: Any) -> np.ndarray:
   """Renders a Matplotlib figure that was made without pyplot."""
   from matplotlib.backends import backend_agg
 
@@ -248,7 +248,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     )
   )
   figure.colorbar(drawn, cax=scale).ax.tick_params(labelsize=8)
-  return _pixels(figure)
+  return pixels(figure)
 
 
 def curves(path: str | os.PathLike) -> np.ndarray:
@@ -291,7 +291,7 @@ def curves(path: str | os.PathLike) -> np.ndarray:
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
   panels[1].set_ylim(0, 1)
-  return _pixels(figure)
+  return pixels(figure)
 
 
 def save(

@@ -16,7 +16,6 @@ import time
 from typing import Any
 
 from absl import logging
-import jax
 import numpy as np
 
 from deeplab import evaluate
@@ -26,15 +25,18 @@ from deeplab import litert
 from deeplab import parallel
 from deeplab import predictors
 from deeplab.models import profile
+from export import agreement
 from export import c_array
 from export import calibration
 from export import cards
+from export import facts as facts_lib
 from export import fit
 from export import folder as folder_lib
 from export import graph as graph_lib
-from export import memory
-from export import onnx_file
+from export import notes
+from export import page
 from export import parity
+from export import proof
 from export import report as report_lib
 from export import request as request_lib
 from export import saved_model
@@ -58,136 +60,6 @@ def _versions() -> dict[str, str]:
   return versions
 
 
-def _tflite_facts(data: bytes) -> dict[str, Any]:
-  """Returns what the bytes of a .tflite file say."""
-  graph = graph_lib.read(data)
-  activations = memory.lives(graph)
-  return {
-    'weight_bytes': graph_lib.weight_bytes(graph),
-    'peak_activation_bytes': memory.arena(activations),
-    'activation_lower_bound_bytes': memory.lower_bound(activations),
-    'unpacked_weight_bytes': memory.unpacked_bytes(graph),
-    'macs': graph_lib.macs(graph),
-    'operators': graph_lib.operators(graph),
-    'operator_dtypes': graph_lib.operator_dtypes(graph),
-    'input': cards.end(graph, graph.inputs[0]),
-    'output': cards.end(graph, graph.outputs[0]),
-  }
-
-
-def _saved_model_facts(
-  compute: saved_model.Function, request: request_lib.Request, macs: int
-) -> dict[str, Any]:
-  """Returns the same of a SavedModel, whose memory XLA plans when it runs."""
-  size = request.input_size
-  image = jax.ShapeDtypeStruct((1, *size, 3), 'float32')
-  result = jax.eval_shape(compute, image)
-  end = lambda x: {
-    'dtype': str(x.dtype),
-    'shape': list(x.shape),
-    'quantization': None,
-  }
-  return {
-    **saved_model.describe(compute, size),
-    'peak_activation_bytes': None,
-    'activation_lower_bound_bytes': None,
-    'unpacked_weight_bytes': 0,
-    'macs': macs,
-    'input': end(image),
-    'output': end(result),
-  }
-
-
-def _notes(
-  source: source_lib.Source,
-  calibrated_on: int,
-  scorer: score.Scorer,
-  real: bool,
-) -> list[str]:
-  """Returns what a reader of the report must know, a sentence or two each."""
-  notes = []
-  if not source.trained:
-    notes.append(
-      "The weights are untrained (initialised from the config's seed): sizes "
-      'and operators are those of a trained model, mIoU has no meaning. Parity '
-      'was taken on drawn images, and untrained logits lie so close together '
-      'that arg-max agreement says little.'
-    )
-  elif scorer.enabled:
-    part = 'the first ' if scorer.limit else 'all '
-    notes.append(
-      f'mIoU and parity are on {part}{scorer.total()} and the first '
-      f'{_PARITY_IMAGES} images of the split '
-      f'`{source.config.data.eval_split}`.'
-    )
-  else:
-    where = 'validation images' if real else 'drawn images'
-    notes.append(
-      f'The files were not evaluated (`--noeval`); parity was taken on {where}.'
-    )
-  if calibrated_on:
-    images = (
-      f'{calibrated_on} images of the split `{source.config.data.train_split}`'
-      if source.trained
-      else f'{calibrated_on} synthetic images (seed {source.config.seed})'
-    )
-    notes.append(
-      f'int8 ranges are the extremes over {images}; weights are quantised per '
-      'channel.'
-    )
-  if source.config.model.dtype != 'float32':
-    notes.append(
-      f'The run computed in {source.config.model.dtype}; all rows here compute '
-      'from its float32 weights in float32.'
-    )
-  return notes
-
-
-def _resize_notes(
-  source: source_lib.Source, request: request_lib.Request, steps: int
-) -> list[str]:
-  """Returns what became of the last resize, if it is not what was trained."""
-  if request.resize == 'host':
-    return [
-      'The last resize is not in the files: they return maps of the size that '
-      'the head has, and parity is against JAX there. For mIoU the host '
-      "resizes from there to the label's size."
-    ]
-  config = source.config.model
-  if steps == config.resize_steps:
-    return []
-  same = (
-    'With aligned corners that is the same function.'
-    if config.head.align_corners
-    else 'With half-pixel centres that is another function than was trained: '
-    f'train with config.model.resize_steps={steps} to be exact.'
-  )
-  return [
-    f'The last resize takes {steps} steps, since {request.target} does not '
-    f'take the {config.resize_steps} that the model was trained with. {same}'
-  ]
-
-
-def _file(kind: str, content: bytes) -> tuple[str, bytes, dict[str, Any]]:
-  """Returns name, bytes and facts of a format, made of .tflite bytes."""
-  facts = _tflite_facts(content)
-  if not kind.startswith('onnx'):
-    return f'{kind}.tflite', content, facts
-  content = onnx_file.convert(content)
-  own = onnx_file.facts(content)
-  facts |= {
-    'weight_bytes': own['weight_bytes'],
-    'peak_activation_bytes': None,
-    'activation_lower_bound_bytes': None,
-    'operators': own['operators'],
-    'operator_dtypes': {
-      name: {f'opset {own["opset"]}': count}
-      for name, count in own['operators'].items()
-    },
-  }
-  return f'{kind}.onnx', content, facts
-
-
 def _card(
   kind: str,
   content: bytes,
@@ -196,7 +68,9 @@ def _card(
 ) -> dict[str, Any]:
   """Returns the card of what is made of .tflite bytes."""
   digest = hashlib.sha256(content).hexdigest()
-  return cards.card(kind, kind, request, source, _tflite_facts(content), digest)
+  return cards.card(
+    kind, kind, request, source, facts_lib.tflite_file(content), digest
+  )
 
 
 def _target_facts(
@@ -224,18 +98,6 @@ def _predictor(
   )
 
 
-def _padding_notes(report: report_lib.Report) -> list[str]:
-  """Returns what to do about PAD operators, if there are any."""
-  counts = [f['operators'].get('PAD', 0) for f in report['formats'].values()]
-  if not any(counts):
-    return []
-  return [
-    f'{max(counts)} PAD operators: strided convolutions that pad symmetrically '
-    'need one where their input is even. An input size of k * 32 + 1, or a '
-    "model trained with padding 'same', has none."
-  ]
-
-
 def run(
   source: source_lib.Source,
   request: request_lib.Request,
@@ -243,6 +105,7 @@ def run(
   calibration_images: int,
   evaluate_files: bool,
   eval_limit: int,
+  prove: bool = False,
 ) -> report_lib.Report:
   """Exports a model.
 
@@ -250,10 +113,12 @@ def run(
     source: the model.
     request: what to make of it.
     output: folder to write: `saved_model/`, `KIND.tflite`, a card KIND.json
-      beside each, labels.txt, report.json and report.md.
+      beside each, labels.txt, report.json, report.md and report.html.
     calibration_images: how many, for int8.
     evaluate_files: scores JAX and every file on the validation split.
     eval_limit: examples of it, 0 for all.
+    prove: asks compilers, TFLite Micro and this CPU what they make of the int8
+      file, and draws pictures.
 
   Returns:
     What report.json holds.
@@ -265,7 +130,7 @@ def run(
   """
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
   with folder_lib.whole_or_nothing(output) as folder:
-    return _fill(folder, source, request, calibration_images, scorer)
+    return _fill(folder, source, request, calibration_images, scorer, prove)
 
 
 def _fill(
@@ -274,6 +139,7 @@ def _fill(
   request: request_lib.Request,
   calibration_images: int,
   scorer: score.Scorer,
+  prove: bool,
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
@@ -302,16 +168,20 @@ def _fill(
   calibrate = []
   if request.int8:
     calibrate = source_lib.calibration_images(source, size, calibration_images)
+  recorder = agreement.Recorder(reference)
+  scored = scorer.result(recorder, 'JAX')
+  shown = [] if scored is None else [('JAX', scored)]
   report: report_lib.Report = {
     'source': source.facts(),
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
     'notes': [
-      *_notes(source, len(calibrate), scorer, real),
-      *_resize_notes(source, request, steps),
+      *notes.general(source, len(calibrate), scorer, real, _PARITY_IMAGES),
+      *notes.resize(source, request, steps),
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
-    'jax': {'miou': scorer.miou(reference, 'JAX')},
+    'classes': list(source.info.class_names),
+    'jax': score.metrics_of(scored, source.info.class_names),
     'formats': {},
     'versions': _versions(),
     'resolver': litert.DEFAULT_RESOLVER,
@@ -324,7 +194,10 @@ def _fill(
     logging.info('Writing %s', kind)
     start = time.monotonic()
     if kind == 'saved_model':
-      file, facts = kind, _saved_model_facts(compute, request, traced.macs)
+      file, facts = (
+        kind,
+        facts_lib.saved_model_file(compute, request, traced.macs),
+      )
       digest = None
     else:
       base = request_lib.MADE_OF.get(kind, kind)
@@ -337,7 +210,7 @@ def _fill(
           os.path.join(folder, kind), converted[base], card, images[0]
         )
         continue
-      file, content, facts = _file(kind, converted[base])
+      file, content, facts = facts_lib.made_of(kind, converted[base])
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       digest = hashlib.sha256(content).hexdigest()
@@ -347,28 +220,45 @@ def _fill(
     card = cards.card(file, kind, request, source, facts, digest)
     cards.write(folder, kind, card)
     candidate = _open(os.path.join(folder, file), request, data)
-    comparison = parity.compare(expected, parity.outputs(candidate, images))
-    miou = scorer.miou(candidate, kind)
+    found = parity.outputs(candidate, images)
+    comparer = agreement.Comparer(candidate, recorder, source.info.num_classes)
+    result = scorer.result(comparer, kind)
+    metrics = score.metrics_of(result, source.info.class_names)
+    miou = metrics['miou']
     cards.write(folder, kind, {**card, 'miou': miou})
     report['formats'][kind] = {
       'file': file,
       'file_bytes': folder_lib.file_bytes(os.path.join(folder, file)),
       'params': traced.params,
       **facts,
-      'miou': miou,
+      **metrics,
       'miou_difference_points': _points(miou, report['jax']['miou']),
-      'parity': comparison,
+      'agreement': comparer.shares() if scorer.enabled else None,
+      'parity': parity.compare(expected, found),
       'conversion_seconds': round(seconds, 2),
     }
-  report['notes'] += _padding_notes(report)
+    if prove and file == 'int8.tflite':
+      report['proof'] = {
+        kind: proof.of_file(
+          folder, kind, report, images, expected, found, source
+        )
+      }
+      shown += [] if result is None else [(kind, result)]
+  report['notes'] += notes.padding(report)
+  if prove and shown:
+    proof.draw_masks(folder, shown, source.info)
+    report['overlays'] = True
   if 'saved_model' not in request.formats:
     shutil.rmtree(saved)
   evaluate.write_json(os.path.join(folder, 'report.json'), report)
   # From the file, so that both say the same.
   with open(os.path.join(folder, 'report.json'), encoding='utf-8') as f:
     report = json.load(f)
-  with open(os.path.join(folder, 'report.md'), 'w', encoding='utf-8') as f:
-    f.write(report_lib.markdown(report))
+  text = report_lib.markdown(report)
+  pages = {'report.md': text, 'report.html': page.html(text, folder)}
+  for name, whole in pages.items():
+    with open(os.path.join(folder, name), 'w', encoding='utf-8') as f:
+      f.write(whole)
   return report
 
 

@@ -186,5 +186,5 @@ def facts(
     'ram_bytes': available.ram_bytes,
     'flash_bytes': available.flash_bytes,
     'estimate_ms': target.estimate_ms(graph_lib.macs(graph)),
-    'compiled': compiled and compiled._asdict(),
+    'compiled': compiled and vela.facts(compiled),
   }

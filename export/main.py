@@ -139,6 +139,12 @@ _EVAL = flags.DEFINE_bool(
 _EVAL_LIMIT = flags.DEFINE_integer(
   'eval_limit', 0, 'Only the first so many images; 0: all.', lower_bound=0
 )
+_PROOF = flags.DEFINE_bool(
+  'proof',
+  True,
+  'Ask TFLite Micro, Vela and this CPU what they make of the int8 file, and '
+  'draw pictures.',
+)
 
 
 def _check_flags() -> None:
@@ -221,6 +227,7 @@ def _run() -> None:
     _CALIBRATION_IMAGES.value,
     source.trained and _EVAL.value is not False,
     _EVAL_LIMIT.value,
+    _PROOF.value,
   )
   print(report_lib.summary(report))
   print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from typing import Any
 from typing import NamedTuple
 
 ACCELERATORS = (
@@ -62,6 +63,12 @@ class Compiled(NamedTuple):
   dram_bytes: int
   seconds: float
   system: str
+
+
+def facts(compiled: Compiled) -> dict[str, Any]:
+  """Returns the summary as JSON takes it."""
+  refused = [refusal._asdict() for refusal in compiled.refused]
+  return {**compiled._asdict(), 'refused': refused}
 
 
 def refusals(text: str) -> tuple[Refusal, ...]:

@@ -20,6 +20,7 @@ from export import build
 from export import calibration
 from export import fit
 from export import graph as graph_lib
+from export import proof
 from export import request as request_lib
 from export import source as source_lib
 from export import tflite
@@ -80,18 +81,25 @@ def exported(source, tmp_path_factory):
       'calibration_images',
       lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
     )
-    report = build.run(source, request('float32', 'int8'), folder, 12, True, 9)
+    patch.setattr(proof, 'ACCELERATORS', ('ethos-u85-256',))
+    report = build.run(
+      source, request('float32', 'int8'), folder, 12, True, 9, prove=True
+    )
   return folder, report
 
 
 def test_what_is_written(exported):
   folder, report = exported
   assert sorted(os.listdir(folder)) == [
+    'errors_int8.png',
     'float32.json',
     'float32.tflite',
     'int8.json',
     'int8.tflite',
     'labels.txt',
+    'memory_int8.png',
+    'overlays.png',
+    'report.html',
     'report.json',
     'report.md',
   ]
@@ -135,6 +143,39 @@ def test_quality_is_scored_by_one_protocol(exported):
     100 * (int8['miou'] - report['jax']['miou'])
   )
   assert 'the first 9' in ' '.join(report['notes'])
+
+
+def test_classes(exported):
+  """Its own labels: the agreement of a class is then its accuracy."""
+  _, report = exported
+  int8 = report['formats']['int8']
+  assert 0.9 < int8['agreement']['all'] < 1
+  assert report['jax']['iou'][0] > 0.999
+  seen = [x for x in int8['agreement']['classes'] if x is not None]
+  assert len(seen) == len([x for x in report['jax']['iou'] if x is not None])
+  assert report['formats']['float32']['agreement']['all'] > 0.999
+
+
+def test_proof(exported):
+  folder, report = exported
+  found = report['proof']['int8']
+  assert found['latency_ms'] > 0
+  # Our plan against TFLite Micro's own, where there is one.
+  int8 = report['formats']['int8']
+  assert max(found['memory']['bytes']) == int8['activation_lower_bound_bytes']
+  if 'arena' in found['micro']:
+    assert found['micro']['arena']['head'] >= int8['peak_activation_bytes']
+    counts = {k: x['count'] for k, x in found['micro']['operators'].items()}
+    assert counts == int8['operators']
+    assert sum(found['micro']['histogram'].values()) == 2 * 33 * 33 * 6
+  npu = found['npu']['ethos-u85-256']
+  assert npu['macs'] > 0.5 * int8['macs']
+  # 300 multiplications a cycle at 1 GHz.
+  assert found['estimates']['stm32n6'] == pytest.approx(int8['macs'] / 3e8)
+  with open(os.path.join(folder, 'report.html'), encoding='utf-8') as f:
+    page = f.read()
+  assert page.count('<img') == page.count('src="data:image/png;base64,') == 3
+  assert 'ethos-u85-256</td>' in page
 
 
 def test_cards(exported):
