@@ -44,7 +44,7 @@ def memory(timeline: dict[str, Any], arena: int, ram: int | None) -> np.ndarray:
   axes.annotate(
     f'{names[min(peak, len(names) - 1)]}, {kib[peak]:,.0f} KiB',
     (peak, kib[peak]),
-    xytext=(-8 if right else 8, -4),
+    xytext=(-8 if right else 8, -8),
     textcoords='offset points',
     ha='right' if right else 'left',
     va='top',

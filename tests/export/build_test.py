@@ -20,8 +20,10 @@ from export import build
 from export import calibration
 from export import fit
 from export import graph as graph_lib
+from export import memory
 from export import proof
 from export import request as request_lib
+from export import sketch
 from export import source as source_lib
 from export import tflite
 from tests.export import weights
@@ -252,6 +254,25 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
   assert (int8['input']['dtype'], int8['output']['dtype']) == ('int8', 'int8')
   assert 'takes 2 steps, since ethos-u55-128' in ' '.join(report['notes'])
   assert 'the same function' in ' '.join(report['notes'])
+
+
+def test_shapes_alone_tell_the_file(aligned, tmp_path):
+  """What the budget search counts is what the converter writes."""
+  request = request_lib.make(
+    ('int8',), (65, 65), 6, input_type='int8', output_type='int8'
+  )
+  report = build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
+  int8 = report['formats']['int8']
+  network = source_lib.deployed(aligned, aligned.config.model.resize_steps)
+  graph = sketch.network(network, (65, 65))
+  assert graph_lib.macs(graph) == int8['macs']
+  operators = dict(int8['operators'])
+  operators.pop('MUL', 0)  # by 1 / std, which is folded elsewhere
+  assert graph_lib.operators(graph) == operators
+  activations = memory.lives(graph)
+  bound = int8['activation_lower_bound_bytes']
+  assert memory.lower_bound(activations) == bound
+  assert memory.arena(activations) == int8['peak_activation_bytes']
 
 
 def test_the_host_resizes(aligned, tmp_path):
