@@ -168,6 +168,7 @@ def _fill(
   calibrate = []
   if request.int8:
     calibrate = source_lib.calibration_images(source, size, calibration_images)
+    calibration.check(calibrate)
   recorder = agreement.Recorder(reference)
   scored = scorer.result(recorder, 'JAX')
   shown = [] if scored is None else [('JAX', scored)]

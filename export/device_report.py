@@ -190,6 +190,8 @@ def _target(report: dict[str, Any]) -> list[str]:
     f'The int8 file fits {target["name"]} ({target["title"]}){within}: no '
     'operator of it is refused.',
     '',
+    *[f'* {advice}.' for advice in target['advice']],
+    '',
   ]
 
 

@@ -13,6 +13,16 @@ from export import vela
 _CONVOLUTIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 
 
+# What to change where an operator is refused.
+_REMEDIES = {
+  'HARD_SWISH': 'train with config.model.encoder.activation=relu6',
+  'RESIZE_BILINEAR': 'config.model.head.align_corners=True with an input of '
+  '32k + 1 has whole ratios',
+  'PAD': "train with config.model.encoder.padding='same', or use an input of "
+  '32k + 1',
+}
+
+
 class DoesNotFit(ValueError):
   """A file needs more than its target has."""
 
@@ -48,6 +58,11 @@ def where(graph: graph_lib.Graph, step: int) -> str:
   return f'{op.name} (makes tensor {tensor.name!r}, {shape} {tensor.dtype})'
 
 
+def _remedy(operator: str) -> str:
+  remedy = _REMEDIES.get(operator)
+  return f' ({remedy})' if remedy else ''
+
+
 def _kib(count: int) -> str:
   return f'{count / 1024:,.1f} KiB'
 
@@ -80,7 +95,8 @@ def _flash(graph: graph_lib.Graph, available: int | None) -> Iterator[str]:
   )
 
 
-def _weights(graph: graph_lib.Graph, target: targets.Target) -> Iterator[str]:
+def advice(graph: graph_lib.Graph, target: targets.Target) -> Iterator[str]:
+  """Yields what makes a file slow there, though it runs."""
   if target.weights == 'per_channel':
     return
   for step, op in enumerate(graph.operators):
@@ -89,8 +105,8 @@ def _weights(graph: graph_lib.Graph, target: targets.Target) -> Iterator[str]:
     )
     if scales > 1:
       yield (
-        f'{where(graph, step)} has {scales} weight scales, it takes one a '
-        'tensor'
+        f'{where(graph, step)} has {scales} weight scales; {target.name} is '
+        f'made for one a tensor ({target.sources["weights"]})'
       )
       return
 
@@ -103,13 +119,14 @@ def _operators(
   for refusal in refused:
     yield (
       f'{refusal.operator} (makes tensor {refusal.tensor!r}) is refused: '
-      f'{refusal.reason}'
+      f'{refusal.reason}{_remedy(refusal.operator)}'
     )
   if target.compiler is not None:
     return
   for step, op in enumerate(graph.operators):
     if target.operators is not None and op.name not in target.operators:
-      yield f'{where(graph, step)} is no operator it takes'
+      remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name)
+      yield f'{where(graph, step)} is no operator it takes{remedy}'
     if op.name != 'RESIZE_BILINEAR':
       continue
     before, after = (
@@ -120,7 +137,7 @@ def _operators(
       if a > 1 and not any(
         target.takes_ratio((b - k) / (a - k), bool(k)) for k in (0, 1)
       ):
-        yield f'{where(graph, step)} resizes by {b / a:g}'
+        yield f'{where(graph, step)} resizes by {b / a:g}{_remedy(op.name)}'
         break
 
 
@@ -140,7 +157,6 @@ def violations(
   """
   return [
     *_operators(graph, target, refused),
-    *_weights(graph, target),
     *_ram(graph, available.ram_bytes),
     *_flash(graph, available.flash_bytes),
   ]
@@ -161,9 +177,9 @@ def facts(
     available: the memories.
 
   Returns:
-    `name`, `title`; `ram_bytes` and `flash_bytes`, the limits; `estimate_ms`,
-    see `Target.estimate_ms`; and `compiled`, what `vela.compile_file` found,
-    None without a compiler.
+    `name`, `title`; `ram_bytes` and `flash_bytes`, the limits; `advice`;
+    `estimate_ms`, see `Target.estimate_ms`; and `compiled`, what
+    `vela.compile_file` found, None without a compiler.
 
   Raises:
     DoesNotFit: layers and numbers.
@@ -185,6 +201,7 @@ def facts(
     'title': target.title,
     'ram_bytes': available.ram_bytes,
     'flash_bytes': available.flash_bytes,
+    'advice': list(advice(graph, target)),
     'estimate_ms': target.estimate_ms(graph_lib.macs(graph)),
     'compiled': compiled and vela.facts(compiled),
   }

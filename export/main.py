@@ -128,7 +128,7 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
   100,
   'Images of the training split that the int8 ranges are taken from; drawn '
   'ones with --config.',
-  lower_bound=1,
+  lower_bound=2,
 )
 _EVAL = flags.DEFINE_bool(
   'eval',

@@ -66,7 +66,11 @@ def test_operators(function, names):
 
 @pytest.mark.parametrize(
   ('padding', 'names'),
-  [('same', ['CONV_2D']), ('symmetric', ['PAD', 'CONV_2D'])],
+  [
+    ('same', ['CONV_2D']),
+    ('keras', ['CONV_2D']),
+    ('symmetric', ['PAD', 'CONV_2D']),
+  ],
 )
 def test_padding_of_a_strided_convolution(padding, names):
   """An even map that is padded alike on both sides needs a PAD."""
