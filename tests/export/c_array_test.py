@@ -1,5 +1,6 @@
 """The C tree: what is in it, and that it compiles and computes."""
 
+import ctypes
 import pathlib
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from deeplab import tflm
 from export import c_array
 from export import graph as graph_lib
 from tests.export import small
@@ -130,6 +132,49 @@ const model_output_t *runner_invoke(void) {{
   done = subprocess.run([program], capture_output=True, text=True, check=False)
   assert f'{wrong} of 384 pixels differ from Python' in done.stdout
   assert done.returncode == int(wrong > 0)
+
+
+@needs_gcc
+@pytest.mark.skipif(not tflm.available(), reason='no tflite-micro')
+@pytest.mark.parametrize('damage', [False, True])
+def test_the_example_by_tflm(tree, tmp_path, damage):
+  """The array, what C makes of pixels and of scores; TFLM by its package."""
+  (tmp_path / 'runner.c').write_text(
+    """
+#include "runner.h"
+static model_input_t *input;
+static const model_output_t *(*invoke)(void);
+void set_runner(model_input_t *i, const model_output_t *(*f)(void)) {
+  input = i;
+  invoke = f;
+}
+model_input_t *runner_open(void) { return input; }
+const model_output_t *runner_invoke(void) { return invoke(); }
+"""
+  )
+  library = str(tmp_path / 'segment.so')
+  sources = ('main.c', 'model.c', 'sample.c', str(tmp_path / 'runner.c'))
+  flags = ('-shared', '-fPIC', '-Dmain=segment', f'-I{tree}')
+  compile_(tree, library, *sources, flags=flags)
+  c = ctypes.CDLL(library)
+  size = len(small.int8())
+  content = bytes((ctypes.c_ubyte * size).in_dll(c, 'model_data'))
+  runner = tflm.open_file(content)
+  given = np.zeros((1, *small.SIZE, 3), np.int8)
+  scores = np.zeros((1, *small.SIZE, small.CLASSES), np.int8)
+
+  def invoke():
+    runner.set_input(given, 0)
+    runner.invoke()
+    scores[:] = runner.get_output(0)
+    if damage:
+      scores[0, 3, 4] = -scores[0, 3, 4] - 1
+    return scores.ctypes.data
+
+  callback = ctypes.CFUNCTYPE(ctypes.c_void_p)(invoke)
+  c.set_runner(ctypes.c_void_p(given.ctypes.data), callback)
+  assert c.segment(1, None) == int(damage)
+  assert given.any()
 
 
 @needs_gcc
