@@ -13,6 +13,30 @@ SIZE = (16, 24)
 CLASSES = 5
 
 
+def convert(compute, size, output: str = 'int8') -> bytes:
+  """Returns the int8 file of a tf.function of one image [1, H, W, 3].
+
+  Args:
+    compute: the function.
+    size: (H, W).
+    output: dtype of the output.
+  """
+  rng = np.random.default_rng(1)
+  with saved_model.quiet(), warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+      [compute.get_concrete_function()], compute
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: (
+      [rng.uniform(0, 255, (1, *size, 3)).astype(np.float32)] for _ in range(4)
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.int8
+    converter.inference_output_type = tf.as_dtype(output)
+    return bytes(converter.convert())
+
+
 @functools.cache
 def int8(output: str = 'int8') -> bytes:
   """Returns a file: image of `SIZE` in int8 to logits of it in `output`."""
@@ -34,19 +58,7 @@ def int8(output: str = 'int8') -> bytes:
     x = tf.concat([resize(pooled, x.shape[1:3]), x], axis=-1)
     return resize(tf.nn.conv2d(x, wide, 1, 'SAME'), SIZE)
 
-  with saved_model.quiet(), warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [compute.get_concrete_function()], compute
-    )
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: (
-      [rng.uniform(0, 255, (1, *SIZE, 3)).astype(np.float32)] for _ in range(4)
-    )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.as_dtype(output)
-    return bytes(converter.convert())
+  return convert(compute, SIZE, output)
 
 
 def image(seed: int = 0) -> np.ndarray:
