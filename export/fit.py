@@ -162,6 +162,16 @@ def violations(
   ]
 
 
+def _planned_by(compiled: vela.Compiled, available: Limits) -> Iterator[str]:
+  """Yields what the compiler's own plan has no room for."""
+  for what, needed, limit in (
+    ('SRAM', compiled.sram_bytes, available.ram_bytes),
+    ('flash', compiled.flash_bytes, available.flash_bytes),
+  ):
+    if limit is not None and needed > limit:
+      yield f'Vela plans {_kib(needed)} of {what}, it has {_kib(limit)}'
+
+
 def facts(
   graph: graph_lib.Graph,
   path: str,
@@ -191,6 +201,8 @@ def facts(
   found = violations(
     graph, target, available, compiled.refused if compiled else ()
   )
+  if compiled:
+    found += _planned_by(compiled, available)
   if found:
     rest = f'; and {len(found) - 4} more' if len(found) > 4 else ''
     raise DoesNotFit(

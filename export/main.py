@@ -22,8 +22,14 @@ Some of what devices ask for:
         --formats=int8 --input_type=int8 --output_type=int8
     a mask, one byte a pixel:
         --output_kind=argmax --output_type=uint8
+    ONNX, float and int8, and C with an example that builds on TFLite Micro:
+        --formats=int8,onnx,c
     what a certain device takes, or a sentence that says why it cannot:
         --target=ethos-u55-128 --output_kind=argmax
+
+The report, Markdown and one HTML page, also says what devices make of the int8
+file, with pictures: TFLite Micro's memory and bits, Arm's compiler for Ethos-U,
+LiteRT's time here, estimates for other targets; --noproof leaves that out.
 
 A file with an operator that LiteRT's builtin kernels do not have, or an int8
 file with float arithmetic in it, is refused: the command fails, names operator

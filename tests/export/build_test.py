@@ -1,5 +1,6 @@
 """A whole export: files, cards, labels, report, and nothing when it fails."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -235,7 +236,9 @@ def aligned():
   }
   registry.complete(c.model)
   c.eval.static_size = (65, 65)
-  return source_lib.untrained(c)
+  bare = source_lib.Source(c, catalog.info_for(c.data), None, None, None)
+  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
+  return dataclasses.replace(bare, variables=weights.draw(model, (65, 65)))
 
 
 def ask(target, **kwargs):
@@ -256,13 +259,21 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
   assert 'the same function' in ' '.join(report['notes'])
 
 
-def test_shapes_alone_tell_the_file(aligned, tmp_path):
-  """What the budget search counts is what the converter writes."""
+@pytest.fixture(scope='module')
+def plain(aligned, tmp_path_factory):
+  """Its export for no target: folder and report."""
   request = request_lib.make(
-    ('int8',), (65, 65), 6, input_type='int8', output_type='int8'
+    *(('int8', 'onnx', 'c'), (65, 65), 6),
+    input_type='int8',
+    output_type='int8',
   )
-  report = build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
-  int8 = report['formats']['int8']
+  folder = tmp_path_factory.mktemp('plain') / 'out'
+  return folder, build.run(aligned, request, str(folder), 2, False, 0)
+
+
+def test_shapes_alone_tell_the_file(aligned, plain):
+  """What the budget search counts is what the converter writes."""
+  int8 = plain[1]['formats']['int8']
   network = source_lib.deployed(aligned, aligned.config.model.resize_steps)
   graph = sketch.network(network, (65, 65))
   assert graph_lib.macs(graph) == int8['macs']
@@ -284,10 +295,8 @@ def test_the_host_resizes(aligned, tmp_path):
   assert report['target']['compiled'] is None
 
 
-def test_onnx_and_c_are_made_of_the_same_files(aligned, tmp_path):
-  request = request_lib.make(('int8', 'onnx', 'c'), (65, 65), 6)
-  folder = tmp_path / 'out'
-  report = build.run(aligned, request, str(folder), 2, False, 0)
+def test_onnx_and_c_are_made_of_the_same_files(plain):
+  folder, report = plain
   formats = report['formats']
   assert list(formats) == ['int8', 'onnx_float32', 'onnx_int8']
   float_parity = formats['onnx_float32']['parity']

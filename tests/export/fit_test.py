@@ -8,6 +8,7 @@ import pytest
 from export import fit
 from export import graph as graph_lib
 from export import targets
+from export import vela
 from tests.export import handmade
 
 ROOMY = fit.Limits(None, None)
@@ -87,6 +88,19 @@ def test_refusal_is_one_error():
     fit.DoesNotFit, match=r'int8 file does not fit tda4vm: .*resizes by 3'
   ):
     fit.facts(graph(24), '', targets.get('tda4vm'), ROOMY)
+
+
+def test_the_compilers_plan_counts_too(monkeypatch):
+  compiled = vela.Compiled((), 33 * 1024, 2048, 1, 1, 0, 0.1, 'x')
+  monkeypatch.setattr(vela, 'compile_file', lambda *_: compiled)
+  target = targets.get('ethos-u55-128')
+  with pytest.raises(
+    fit.DoesNotFit,
+    match=r'Vela plans 33.0 KiB of SRAM, it has 32.8 KiB; Vela plans 2.0 KiB',
+  ):
+    fit.facts(graph(), '', target, fit.Limits(33600, 1024))
+  facts = fit.facts(graph(), '', target, fit.Limits(34 * 1024, 4096))
+  assert facts['compiled']['sram_bytes'] == 33 * 1024
 
 
 def test_facts_without_a_compiler():
