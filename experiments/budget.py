@@ -41,32 +41,6 @@ from export import sketch
 from export import table
 from export import targets
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The network.')
-_TARGET = flags.DEFINE_enum(
-  'target', None, sorted(targets.TARGETS), 'The device.'
-)
-_ALPHAS = flags.DEFINE_list(
-  'alphas', None, "Width multipliers of the encoder; default the config's."
-)
-_SIZES = flags.DEFINE_list(
-  'sizes', None, "Inputs, 256 or 352x480; default the config's static_size."
-)
-_CHANNELS = flags.DEFINE_list(
-  'channels', None, "Widths of the head; default the config's."
-)
-_STRIDES = flags.DEFINE_list(
-  'output_strides', None, "Output strides; default the config's."
-)
-_RAM = flags.DEFINE_integer('ram_kib', None, "In place of the target's.")
-_FLASH = flags.DEFINE_integer('flash_kib', None, "In place of the target's.")
-_MAX_MS = flags.DEFINE_float('max_ms', None, 'Limit of the estimated time.')
-_RESIZE = flags.DEFINE_enum(
-  'resize', 'graph', ['graph', 'host'], 'host: the last resize is not counted.'
-)
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'Folder for budget.json, budget.md and budget.png.'
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -267,15 +241,13 @@ def plot(found: Found, available: fit.Limits, title: str) -> np.ndarray:
 
 
 def _numbers(
-  flag: flags.FlagHolder, kind: Callable[[str], Any]
+  name: str, texts: Sequence[str] | None, kind: Callable[[str], Any]
 ) -> list[Any] | None:
   """Returns the values of a list flag, None where it was not given."""
-  if flag.value is None:
-    return None
   try:
-    return [kind(x) for x in flag.value]
+    return None if texts is None else [kind(x) for x in texts]
   except ValueError as error:
-    raise ValueError(f'--{flag.name}: {error}') from None
+    raise ValueError(f'--{name}: {error}') from None
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -283,39 +255,56 @@ def _size(text: str) -> tuple[int, int]:
   return int(height), int(width or height)
 
 
-def _run() -> None:
-  config = console.chosen_config(_CONFIG)
-  if config is None or _TARGET.value is None:
+def define_flags() -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_enum('target', None, sorted(targets.TARGETS), 'The device.')
+  for name, what in (
+    ('alphas', 'Width multipliers of the encoder'),
+    ('sizes', 'Inputs, 256 or 352x480'),
+    ('channels', 'Widths of the head'),
+    ('output_strides', 'Output strides'),
+  ):
+    flags.DEFINE_list(name, None, f"{what}; default the config's.")
+  flags.DEFINE_integer('ram_kib', None, "In place of the target's.")
+  flags.DEFINE_integer('flash_kib', None, "In place of the target's.")
+  flags.DEFINE_float('max_ms', None, 'Limit of the estimated time.')
+  flags.DEFINE_enum(
+    'resize',
+    'graph',
+    ['graph', 'host'],
+    'host: the last resize is not counted.',
+  )
+  flags.DEFINE_string(
+    'output', None, 'Folder for budget.json, budget.md and budget.png.'
+  )
+  return config_flags.DEFINE_config_file('config', None, 'The network.')
+
+
+def _run(config_flag: flags.FlagHolder) -> None:
+  values = flags.FLAGS
+  config = console.chosen_config(config_flag)
+  if config is None or values.target is None:
     raise ValueError('--config and --target are needed; see --help')
-  target = targets.get(_TARGET.value)
-  available = fit.limits(target, _RAM.value, _FLASH.value)
+  target = targets.get(values.target)
+  available = fit.limits(target, values.ram_kib, values.flash_kib)
   asked = list(
     choices(
       config,
-      _numbers(_ALPHAS, float),
-      _numbers(_SIZES, _size),
-      _numbers(_CHANNELS, int),
-      _numbers(_STRIDES, int),
+      _numbers('alphas', values.alphas, float),
+      _numbers('sizes', values.sizes, _size),
+      _numbers('channels', values.channels, int),
+      _numbers('output_strides', values.output_strides, int),
     )
   )
+  host = values.resize == 'host'
   found = [
-    (
-      choice,
-      cost(
-        config,
-        choice,
-        target,
-        available,
-        _MAX_MS.value,
-        _RESIZE.value == 'host',
-      ),
-    )
+    (choice, cost(config, choice, target, available, values.max_ms, host))
     for choice in tqdm.tqdm(asked, unit='network', disable=None)
   ]
   best = front(found)
   print(markdown(best) if best else 'No network fits:\n' + markdown(found))
-  if _OUTPUT.value:
-    _write(_OUTPUT.value, config, target, available, found)
+  if values.output:
+    _write(values.output, config, target, available, found)
 
 
 def _write(
@@ -350,11 +339,10 @@ def _write(
   visualize.save(picture, os.path.join(folder, 'budget.png'))
 
 
-def main(argv: list[str]) -> None:
-  """Searches and prints the table."""
-  console.run(argv, _run)
-
-
 if __name__ == '__main__':
   jax.config.config_with_absl()
-  app.run(main, flags_parser=console.parse_flags)
+  chosen = define_flags()
+  app.run(
+    lambda argv: console.run(argv, lambda: _run(chosen)),
+    flags_parser=console.parse_flags,
+  )

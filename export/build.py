@@ -184,6 +184,7 @@ def _fill(
     'classes': list(source.info.class_names),
     'jax': score.metrics_of(scored, source.info.class_names),
     'formats': {},
+    'proof': {},
     'versions': _versions(),
     'resolver': litert.DEFAULT_RESOLVER,
   }
@@ -238,12 +239,10 @@ def _fill(
       'parity': parity.compare(expected, found),
       'conversion_seconds': round(seconds, 2),
     }
-    if prove and file == 'int8.tflite':
-      report['proof'] = {
-        kind: proof.of_file(
-          folder, kind, report, images, expected, found, source
-        )
-      }
+    if prove and kind.startswith('int8'):
+      report['proof'][kind] = proof.of_file(
+        folder, kind, report, images, expected, found, source
+      )
       shown += [] if result is None else [(kind, result)]
   report['notes'] += notes.padding(report)
   if prove and shown:

@@ -45,12 +45,6 @@ from export import table
 from export import tflite
 from export import vela
 
-_MODELS = flags.DEFINE_string('models', None, 'Folder of the public files.')
-_PERSON = flags.DEFINE_bool('person', False, 'The person network instead.')
-_RUNS = flags.DEFINE_integer(
-  'runs', 5, 'Runs of each file, in turns.', lower_bound=1
-)
-
 ACCELERATORS = ('ethos-u55-128', 'ethos-u85-256')
 # Weights in flash and internal RAM of STM32N6, KiB, published by input size.
 PERSON = {256: (882.33, 1869.88), 320: (893.3, 2421.0), 416: (894.14, 4830.28)}
@@ -163,7 +157,7 @@ def _npu(content: bytes) -> dict[str, vela.Compiled | str]:
   return found
 
 
-def _public(folder: str, name: str) -> list[tuple[str, ...]]:
+def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
   """Returns a row for each quantity of one public file and ours."""
   make, size, target = PUBLIC[name]
   with open(os.path.join(folder, f'{name}.tflite'), 'rb') as f:
@@ -187,7 +181,7 @@ def _public(folder: str, name: str) -> list[tuple[str, ...]]:
   ]
   row('constant bytes', constants)
   row('file bytes', (len(theirs), len(ours)))
-  row('LiteRT ms', latencies((theirs, ours), _RUNS.value), ',.2f')
+  row('LiteRT ms', latencies((theirs, ours), runs), ',.2f')
   compiled = _npu(theirs), _npu(ours)
   for accelerator in ACCELERATORS:
     a, b = (x[accelerator] for x in compiled)
@@ -223,8 +217,16 @@ def person(size: int) -> tuple[str, ...]:
   )
 
 
+def define_flags() -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string('models', None, 'Folder of the public files.')
+  flags.DEFINE_bool('person', False, 'The person network instead.')
+  flags.DEFINE_integer('runs', 5, 'Runs of each file, in turns.', lower_bound=1)
+
+
 def _run() -> None:
-  if _PERSON.value:
+  values = flags.FLAGS
+  if values.person:
     header = (
       *('input', 'constants KiB', 'published flash', 'TFLM arena KiB'),
       *('of it activations', 'published RAM'),
@@ -232,17 +234,15 @@ def _run() -> None:
     found = [person(size) for size in PERSON]
     print('\n'.join(table.lines(header, found)))
     return
-  if not _MODELS.value:
+  if not values.models:
     raise ValueError('--models=FOLDER of the public files, or --person')
-  rows = [row for name in PUBLIC for row in _public(_MODELS.value, name)]
+  rows = [
+    row for name in PUBLIC for row in _public(values.models, name, values.runs)
+  ]
   columns = ('network', 'what', 'public', 'ours', 'ratio')
   print('\n'.join(table.lines(columns, rows)))
 
 
-def main(argv: list[str]) -> None:
-  """Prints a table."""
-  console.run(argv, _run)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  define_flags()
+  app.run(lambda argv: console.run(argv, _run))
