@@ -233,12 +233,15 @@ def _fill(
       'file_bytes': folder_lib.file_bytes(os.path.join(folder, file)),
       'params': traced.params,
       **facts,
+      'latency_ms': None,
       **metrics,
       'miou_difference_points': _points(miou, report['jax']['miou']),
       'agreement': comparer.shares() if scorer.enabled else None,
       'parity': parity.compare(expected, found),
       'conversion_seconds': round(seconds, 2),
     }
+    if prove and file.endswith('.tflite'):
+      report['formats'][kind]['latency_ms'] = proof.latency_ms(content)
     if prove and kind.startswith('int8'):
       report['proof'][kind] = proof.of_file(
         folder, kind, report, images, expected, found, source

@@ -12,7 +12,8 @@ _MEANING = """\
   Cycles and milliseconds are its estimates, for the clocks and memories named.
 * Estimate: the multiply-accumulates at the most that a device does in a second,
   and nothing else. No device is faster; all are slower.
-* LiteRT: median of a few runs on the machine that wrote this.
+* LiteRT: median of a few runs on the machine that wrote this, a thread a
+  core.
 * Steps: differences in units of the output's scale. LiteRT's reference kernels
   are what TFLite Micro is compared with, operator by operator on the same
   inputs and as a whole network."""
@@ -123,13 +124,12 @@ def _npu(name: str, proof: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _time(name: str, proof: dict[str, Any]) -> list[str]:
+def _time(report: dict[str, Any], name: str) -> list[str]:
+  proof = report['proof'][name]
   rows = [
-    (
-      f'LiteRT here, {proof["threads"]} threads',
-      f'{proof["latency_ms"]:,.2f}',
-      'measured',
-    )
+    (f'LiteRT here, {kind}', f'{f["latency_ms"]:,.2f}', 'measured')
+    for kind, f in report['formats'].items()
+    if f['latency_ms'] is not None
   ]
   rows += [
     (target, f'{ms:,.2f}', 'estimate')
@@ -204,7 +204,7 @@ def sections(report: dict[str, Any]) -> list[str]:
   for name, proof in proofs.items():
     lines += _memory(name, report['formats'][name], proof)
     lines += _npu(name, proof)
-    lines += _time(name, proof)
+    lines += _time(report, name)
     lines += _micro(name, proof)
     lines += [
       f'## Where {name} differs from JAX',

@@ -133,8 +133,8 @@ def collect(
     normalize: see `quantized`.
 
   Returns:
-    `latency_ms`; `memory`, see `_timeline`; `micro`; `npu`; and `estimates`,
-    the least milliseconds by target (`Target.estimate_ms`).
+    `memory`, see `_timeline`; `micro`; `npu`; and `estimates`, the least
+    milliseconds by target (`Target.estimate_ms`).
   """
   with open(path, 'rb') as f:
     content = f.read()
@@ -142,8 +142,6 @@ def collect(
   inputs = [quantized(graph, image, normalize) for image in images]
   macs = graph_lib.macs(graph)
   return {
-    'latency_ms': latency_ms(content),
-    'threads': litert.cores(),
     'memory': _timeline(graph),
     'micro': _micro(content, inputs),
     'npu': _npu(path),
