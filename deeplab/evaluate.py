@@ -21,6 +21,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab import files
 from deeplab import inference
 from deeplab import litert
 from deeplab import metrics
@@ -327,7 +328,8 @@ def evaluate_workdir(
 
   Args:
     workdir: the run's work directory W.
-    tflite: an exported file with its model card beside it, or None.
+    tflite: an exported file, .tflite or .onnx, with its model card beside it;
+      or None.
     which: 'best' or 'latest' checkpoint.
     config: its `eval` and `data` are used instead of the run's own.
 
@@ -357,7 +359,7 @@ def evaluate_workdir(
       'checkpoint': flax_predictor(loaded, protocol.output_stride)
     }
   else:
-    file = litert.TFLitePredictor(tflite)
+    file = files.load(tflite)
     protocol = file_protocol(config.eval) if own else config.eval
     if list(file.card['classes']) != list(info.class_names):
       raise ValueError(

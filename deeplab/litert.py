@@ -4,6 +4,7 @@ A file says which tensors it takes and gives; what they mean (normalisation,
 classes, colours) is in its model card, NAME.json beside NAME.tflite.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -55,7 +56,8 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
     [0, 65535]; `mean` and `std`, a value a channel in that range;
     `normalization_in_graph`, whether the file wants images as they are;
     `output`, 'logits', 'softmax' or 'argmax'; `classes`, K names; `palette`,
-    K RGB triples; and what else the exporter wrote.
+    K RGB triples; and what else the exporter wrote, `sha256` of the file among
+    it.
 
   Raises:
     ValueError: there is no card, it is no JSON, or a key is missing.
@@ -86,7 +88,7 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
   return card
 
 
-def _quantize(x: np.ndarray, detail: dict) -> np.ndarray:
+def quantize(x: np.ndarray, detail: dict) -> np.ndarray:
   """Returns float values in the dtype that a tensor of the file has."""
   dtype = detail['dtype']
   if not np.issubdtype(dtype, np.integer):
@@ -106,7 +108,7 @@ def _dequantize(q: np.ndarray, detail: dict) -> np.ndarray:
   return q.astype(np.float32)
 
 
-def _cores() -> int:
+def cores() -> int:
   """Returns how many CPU cores this process may use."""
   if hasattr(os, 'sched_getaffinity'):  # Linux alone
     return len(os.sched_getaffinity(0))
@@ -137,29 +139,30 @@ class TFLitePredictor:
       num_threads: CPU threads; None is one for each core this process may use.
 
     Raises:
-      ValueError: no such file, no TensorFlow Lite file, or a card that is
-        missing or does not fit it.
+      ValueError: no such file, no TensorFlow Lite file or a damaged one, or a
+        card that is missing or does not fit it.
     """
-    self.path = pathlib.Path(path)
     if resolver not in RESOLVERS:
       raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
+    self.resolver = resolver
+    self._num_threads = num_threads
+    self._load(path)
+
+  def _load(self, path: str | os.PathLike) -> None:
+    """Reads file and card, and checks that they belong together."""
+    self.path = pathlib.Path(path)
     if not self.path.is_file():
       raise ValueError(f'there is no file {self.path}')
     content = self.path.read_bytes()
-    if content[4:8] != b'TFL3':
-      raise ValueError(f'{self.path} is not a TensorFlow Lite file')
+    self._check_format(content)
     self.card = read_card(self.path)
-    try:
-      self._interpreter = interpreter.Interpreter(
-        model_content=content,
-        num_threads=num_threads or _cores(),
-        experimental_op_resolver_type=RESOLVERS[resolver],
+    digest = self.card.get('sha256')
+    if digest and digest != hashlib.sha256(content).hexdigest():
+      raise ValueError(
+        f'{self.path} is not the file that its model card {card_path(path)} '
+        'was written with: it is damaged or was replaced, so export it again'
       )
-      self._interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-      raise ValueError(f'LiteRT cannot load {self.path}: {error}') from error
-    inputs = self._interpreter.get_input_details()
-    outputs = self._interpreter.get_output_details()
+    inputs, outputs = self._open(content)
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4:
       raise ValueError(
         f'{self.path} has {len(inputs)} inputs and {len(outputs)} outputs; a '
@@ -175,7 +178,6 @@ class TFLitePredictor:
         f'{self.path} takes images of {shape[1:]}, its model card says {said}: '
         'the card is of another file'
       )
-    self.resolver = resolver
     self.mean = tuple(float(x) for x in self.card['mean'])
     self.pixels = bands.Pixels(
       len(self.mean), 16 if self.card['value_range'][1] > 255 else 8
@@ -196,18 +198,40 @@ class TFLitePredictor:
         'export it with another output, or ask for one view of whole images '
         "(eval.mode='whole', eval.scales=(1.0,), eval.flip=False)"
       )
-    other = TFLitePredictor.__new__(TFLitePredictor)
+    other = type(self).__new__(type(self))
     other.__dict__.update(self.__dict__)
     other.output = output
     return other
 
+  def _check_format(self, content: bytes) -> None:
+    if content[4:8] != b'TFL3':
+      raise ValueError(f'{self.path} is not a TensorFlow Lite file')
+
+  def _open(self, content: bytes) -> tuple[list[dict], list[dict]]:
+    """Makes the interpreter; returns details of its inputs and outputs."""
+    try:
+      self._interpreter: Any = interpreter.Interpreter(
+        model_content=content,
+        num_threads=self._num_threads or cores(),
+        experimental_op_resolver_type=RESOLVERS[self.resolver],
+      )
+      self._interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(f'LiteRT cannot load {self.path}: {error}') from error
+    return (
+      self._interpreter.get_input_details(),
+      self._interpreter.get_output_details(),
+    )
+
+  def _run(self, values: np.ndarray) -> np.ndarray:
+    """Maps one batch to the output, both in the types of the file."""
+    self._interpreter.set_tensor(self._input['index'], values)
+    self._interpreter.invoke()
+    return self._interpreter.get_tensor(self._output['index'])
+
   def _invoke(self, images: np.ndarray) -> np.ndarray:
     """Runs one static batch."""
-    self._interpreter.set_tensor(
-      self._input['index'], _quantize(images, self._input)
-    )
-    self._interpreter.invoke()
-    result = self._interpreter.get_tensor(self._output['index'])
+    result = self._run(quantize(images, self._input))
     if self._native == 'ids':
       result = result[..., 0] if result.ndim == 4 else result
       return result.astype(np.uint8)

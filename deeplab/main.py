@@ -50,7 +50,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'What to do.')
 _TFLITE = flags.DEFINE_string(
-  'tflite', None, 'With --mode=evaluate: a .tflite file to score beside.'
+  'tflite',
+  None,
+  'With --mode=evaluate: a .tflite or .onnx file to score beside.',
 )
 _CHECKPOINT = flags.DEFINE_enum(
   'checkpoint', 'best', ['best', 'latest'], 'With --mode=evaluate: which.'

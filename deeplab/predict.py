@@ -38,8 +38,8 @@ from PIL import ImageOps
 
 from deeplab import console
 from deeplab import evaluate
+from deeplab import files
 from deeplab import inference
-from deeplab import litert
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
@@ -143,9 +143,9 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
   """Loads an exported file; classes and colours are in its model card.
 
   Raises:
-    ValueError: see `litert.TFLitePredictor`.
+    ValueError: see `files.load`.
   """
-  file = litert.TFLitePredictor(path)
+  file = files.load(path)
   predictor = predictors.static_protocol(file, file.input_size)
 
   def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -40,6 +40,7 @@ def card(
   request: request_lib.Request,
   source: source_lib.Source,
   facts: dict[str, Any],
+  digest: str | None,
 ) -> dict[str, Any]:
   """Returns the model card of one file, with no mIoU in it yet.
 
@@ -49,6 +50,7 @@ def card(
     request: the export.
     source: the model.
     facts: holds `input` and `output`, as `end` returns them.
+    digest: SHA-256 of the file, None for a folder.
   """
   info, data = source.info, source.config.data
   wants = str(source.pixels)
@@ -58,6 +60,7 @@ def card(
     wants += ', quantised: round(value / scale) + zero_point'
   return {
     'file': file,
+    'sha256': digest,
     'format': kind,
     'source': source.facts(),
     'dataset': info.name,

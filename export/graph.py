@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import math
+import struct
 
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
@@ -43,6 +44,11 @@ _FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
 _FOREIGN = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
 # Elements from which on a constant is a weight rather than a parameter.
 _LARGE = 64
+# Offsets and sizes of a damaged file lead anywhere.
+_DAMAGE = (
+  *(struct.error, ArithmeticError, AttributeError, LookupError),
+  *(MemoryError, TypeError, UnicodeDecodeError),
+)
 
 
 class BadGraph(ValueError):
@@ -145,12 +151,19 @@ def read(data: bytes) -> Graph:
   """Parses the bytes of a .tflite file.
 
   Raises:
-    ValueError: they are none.
+    ValueError: they are none, or they are damaged.
   """
   if data[4:8] != b'TFL3':
     raise ValueError(
       f'not a .tflite file: bytes 4 to 8 are {data[4:8]!r}, not TFL3'
     )
+  try:
+    return _parse(data)
+  except _DAMAGE as error:
+    raise ValueError(f'the .tflite file is damaged: {error}') from error
+
+
+def _parse(data: bytes) -> Graph:
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   main = model.subgraphs[0]
   codes = [_operator_name(code) for code in model.operatorCodes]

@@ -22,6 +22,14 @@ Some of what devices ask for:
         --formats=int8 --input_type=int8 --output_type=int8
     a mask, one byte a pixel:
         --output_kind=argmax --output_type=uint8
+    ONNX, float and int8, and C with an example that builds on TFLite Micro:
+        --formats=int8,onnx,c
+    what a certain device takes, or a sentence that says why it cannot:
+        --target=ethos-u55-128 --output_kind=argmax
+
+The report, Markdown and one HTML page, also says what devices make of the int8
+file, with pictures: TFLite Micro's memory and bits, Arm's compiler for Ethos-U,
+LiteRT's time here, estimates for other targets; --noproof leaves that out.
 
 A file with an operator that LiteRT's builtin kernels do not have, or an int8
 file with float arithmetic in it, is refused: the command fails, names operator
@@ -43,6 +51,7 @@ from export import build
 from export import report as report_lib
 from export import request as request_lib
 from export import source as source_lib
+from export import targets
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Work directory of the run to export.'
@@ -66,8 +75,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _FORMATS = flags.DEFINE_list(
   'formats',
-  list(request_lib.FORMATS),
-  f'Which files to write, of {", ".join(request_lib.FORMATS)}.',
+  list(request_lib.DEFAULT_FORMATS),
+  f'Which files to write, of {", ".join(request_lib.FORMATS)}; onnx is both '
+  'of its kinds.',
 )
 _INPUT_SIZE = flags.DEFINE_list(
   'input_size', None, 'H,W of the files; default config.eval.static_size.'
@@ -98,12 +108,34 @@ _OUTPUT_TYPE = flags.DEFINE_string(
   'Output of the int8 file: float32 (default), int8 or uint8; with '
   '--output_kind=argmax of every file: int32 (default) or uint8.',
 )
+_TARGET = flags.DEFINE_enum(
+  'target',
+  None,
+  sorted(targets.TARGETS),
+  'Device that the int8 file must fit. It chooses the ends of that file and '
+  'the steps of the last resize, unless they are given; operators and memories '
+  'are checked.',
+)
+_RESIZE = flags.DEFINE_enum(
+  'resize',
+  None,
+  list(request_lib.RESIZES),
+  'How logits get to the size of the image: as the model was trained (default '
+  'without --target), in as few steps as the target takes (default with), or '
+  'by the host, not in the files.',
+)
+_RAM = flags.DEFINE_integer(
+  'ram_kib', None, "With --target: RAM in place of the target's."
+)
+_FLASH = flags.DEFINE_integer(
+  'flash_kib', None, "With --target: flash in place of the target's."
+)
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
   'calibration_images',
   100,
   'Images of the training split that the int8 ranges are taken from; drawn '
   'ones with --config.',
-  lower_bound=1,
+  lower_bound=2,
 )
 _EVAL = flags.DEFINE_bool(
   'eval',
@@ -113,6 +145,12 @@ _EVAL = flags.DEFINE_bool(
 )
 _EVAL_LIMIT = flags.DEFINE_integer(
   'eval_limit', 0, 'Only the first so many images; 0: all.', lower_bound=0
+)
+_PROOF = flags.DEFINE_bool(
+  'proof',
+  True,
+  'Ask TFLite Micro, Vela and this CPU what they make of the int8 file, and '
+  'draw pictures.',
 )
 
 
@@ -141,7 +179,7 @@ def _check_flags() -> None:
   if _EVAL_LIMIT.value and not evaluates:
     raise ValueError('--eval_limit has no meaning without an evaluation')
   if flags.FLAGS['calibration_images'].present and (
-    'int8' not in _FORMATS.value
+    'int8' not in ','.join(_FORMATS.value)
   ):
     raise ValueError('--calibration_images needs int8 among --formats')
 
@@ -168,6 +206,10 @@ def _request(
     _INPUT_TYPE.value,
     _OUTPUT_KIND.value,
     _OUTPUT_TYPE.value,
+    _TARGET.value or '',
+    _RESIZE.value,
+    _RAM.value,
+    _FLASH.value,
   )
 
 
@@ -192,6 +234,7 @@ def _run() -> None:
     _CALIBRATION_IMAGES.value,
     source.trained and _EVAL.value is not False,
     _EVAL_LIMIT.value,
+    _PROOF.value,
   )
   print(report_lib.summary(report))
   print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')

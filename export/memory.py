@@ -67,19 +67,25 @@ def unpacked_bytes(graph: graph_lib.Graph) -> int:
   return sum(graph.tensors[i].nbytes for i in unpacked(graph))
 
 
+def timeline(activations: Sequence[Life]) -> list[int]:
+  """Returns the bytes alive at each operator, in order of execution."""
+  steps = range(max((a.last for a in activations), default=-1) + 1)
+  return [
+    sum(a.size for a in activations if a.first <= s <= a.last) for s in steps
+  ]
+
+
 def lower_bound(activations: Sequence[Life]) -> int:
   """Returns the most bytes that are alive at once."""
-  steps = range(max((a.last for a in activations), default=-1) + 1)
-  return max(
-    (sum(a.size for a in activations if a.first <= s <= a.last) for s in steps),
-    default=0,
-  )
+  return max(timeline(activations), default=0)
 
 
 def arena(activations: Sequence[Life]) -> int:
   """Returns the bytes of the greedy plan described above."""
   placed: list[tuple[int, Life]] = []
-  for life in sorted(activations, key=lambda a: (-a.size, a.first)):
+  # Of one size the last made comes first, as in TFLite Micro: the order decides
+  # how well a plan packs, and its arena should be this one.
+  for life in sorted(reversed(activations), key=lambda a: -a.size):
     offset = 0
     for start, other in sorted(placed, key=lambda p: p[0]):
       if other.last < life.first or life.last < other.first:

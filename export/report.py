@@ -1,7 +1,9 @@
 """report.md from report.json: the same facts for people."""
 
-from collections.abc import Sequence
 from typing import Any
+
+from export import device_report
+from export import table
 
 Report = dict[str, Any]
 
@@ -19,43 +21,23 @@ _MEANING = """\
   file's size, the file's output resized back to the label's."""
 
 
-def _number(value: float | int | None, form: str = ',') -> str:
-  return '' if value is None else format(value, form)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  """Returns the lines of a Markdown table, aligned as plain text too."""
-  cells = [list(header), *[list(row) for row in rows]]
-  widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
-
-  def line(row: Sequence[str]) -> str:
-    padded = [
-      c.ljust(w) if i == 0 else c.rjust(w)
-      for i, (c, w) in enumerate(zip(row, widths, strict=True))
-    ]
-    return f'| {" | ".join(padded)} |'
-
-  rule = [
-    '-' * w if i == 0 else '-' * (w - 1) + ':' for i, w in enumerate(widths)
-  ]
-  return [line(cells[0]), line(rule), *[line(row) for row in cells[1:]]]
-
-
 def summary(report: Report) -> str:
   """Returns the quality table: mIoU and parity of JAX and each format."""
-  rows = [['JAX, float32', _number(report['jax']['miou'], '.4f'), '', '', '']]
+  rows = [
+    ['JAX, float32', table.number(report['jax']['miou'], '.4f'), '', '', '']
+  ]
   for name, f in report['formats'].items():
     rows.append(
       [
         name,
-        _number(f['miou'], '.4f'),
-        _number(f['miou_difference_points'], '+.2f'),
-        _number(f['parity']['max_abs_difference'], '.3g'),
-        _number(100 * f['parity']['argmax_agreement'], '.2f'),
+        table.number(f['miou'], '.4f'),
+        table.number(f['miou_difference_points'], '+.2f'),
+        table.number(f['parity']['max_abs_difference'], '.3g'),
+        table.number(100 * f['parity']['argmax_agreement'], '.2f'),
       ]
     )
   return '\n'.join(
-    _table(
+    table.lines(
       (
         'format',
         'mIoU',
@@ -88,10 +70,10 @@ def _sizes(report: Report) -> list[str]:
     'MACs',
     'parameters',
   )
-  return _table(
+  return table.lines(
     header,
     [
-      [name, *[_number(f[key]) for key in keys]]
+      [name, *[table.number(f[key]) for key in keys]]
       for name, f in report['formats'].items()
     ],
   )
@@ -99,12 +81,12 @@ def _sizes(report: Report) -> list[str]:
 
 def _operators(report: Report) -> list[str]:
   rows = [
-    [operator, name, _number(count), dtype]
+    [operator, name, table.number(count), dtype]
     for name, f in report['formats'].items()
     for operator, counts in f['operator_dtypes'].items()
     for dtype, count in counts.items()
   ]
-  return _table(('operator', 'format', 'count', 'output dtype'), rows)
+  return table.lines(('operator', 'format', 'count', 'output dtype'), rows)
 
 
 def _ends(report: Report) -> list[str]:
@@ -122,7 +104,7 @@ def _ends(report: Report) -> list[str]:
           '' if q is None else str(q['zero_point']),
         ]
       )
-  return _table(
+  return table.lines(
     ('format', 'end', 'dtype', 'shape', 'scale', 'zero point'), rows
   )
 
@@ -154,6 +136,7 @@ def markdown(report: Report) -> str:
     '',
     *_ends(report),
     '',
+    *device_report.sections(report),
     '## Operators',
     '',
     *_operators(report),

@@ -3,9 +3,19 @@
 from collections.abc import Sequence
 import dataclasses
 
-FORMATS = ('saved_model', 'float32', 'float16', 'int8')
+from export import targets
+
+FORMATS = (
+  *('saved_model', 'float32', 'float16', 'int8'),
+  *('onnx_float32', 'onnx_int8', 'c'),
+)
+DEFAULT_FORMATS = FORMATS[:4]
+_FAMILIES = {'onnx': ('onnx_float32', 'onnx_int8')}
+# Formats that are made of another one's file.
+MADE_OF = {'onnx_float32': 'float32', 'onnx_int8': 'int8', 'c': 'int8'}
 OUTPUTS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
+RESIZES = ('trained', 'steps', 'host')
 OUTPUT_TYPES = ('float32', 'int8', 'uint8', 'int32')
 
 
@@ -22,6 +32,12 @@ class Request:
     output: of `OUTPUTS`.
     output_type: dtype of the output: of every format for 'argmax', of the int8
       file for the others, whose other formats return float32.
+    target: of `targets.TARGETS`, the device that the int8 file must fit; ''
+      for none.
+    resize: of `RESIZES`, how logits get to the input's size: as the model was
+      trained, in as many steps as the target takes, or not in the file.
+    ram_kib: RAM in place of the target's; None for that.
+    flash_kib: flash likewise.
   """
 
   formats: tuple[str, ...]
@@ -30,12 +46,25 @@ class Request:
   input_type: str
   output: str
   output_type: str
+  target: str = ''
+  resize: str = 'trained'
+  ram_kib: int | None = None
+  flash_kib: int | None = None
+
+  @property
+  def int8(self) -> bool:
+    """Whether any of the formats needs ranges of activations."""
+    return _int8(self.formats)
 
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
-    if kind == 'int8':
+    if MADE_OF.get(kind, kind) == 'int8':
       return self.input_type, self.output_type
     return 'float32', self.output_type if self.output == 'argmax' else 'float32'
+
+
+def _int8(formats: Sequence[str]) -> bool:
+  return any(MADE_OF.get(kind, kind) == 'int8' for kind in formats)
 
 
 def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
@@ -80,23 +109,31 @@ def make(
   input_type: str | None = None,
   output: str = 'logits',
   output_type: str | None = None,
+  target: str = '',
+  resize: str | None = None,
+  ram_kib: int | None = None,
+  flash_kib: int | None = None,
 ) -> Request:
   """Checks the flags of an export and fills in what was not said.
 
   Args:
-    formats: of `FORMATS`.
+    formats: of `FORMATS`; `onnx` is both of its kinds.
     input_size: (H, W).
     num_classes: of the model.
     normalization: 'graph' or 'caller'.
-    input_type: of `INPUT_TYPES`; None is uint8.
+    input_type: of `INPUT_TYPES`; None is the target's, or uint8.
     output: of `OUTPUTS`.
-    output_type: of `OUTPUT_TYPES`; None is int32 for argmax and float32
-      otherwise.
+    output_type: of `OUTPUT_TYPES`; None is int32 for argmax, the target's, or
+      float32.
+    target: of `targets.TARGETS`, or ''.
+    resize: of `RESIZES`; None is 'steps' for a target and 'trained' without.
+    ram_kib: see `Request`.
+    flash_kib: see `Request`.
 
   Raises:
     ValueError: the flag at fault, and what to pass instead.
   """
-  formats = tuple(formats)
+  formats = tuple(f for x in formats for f in _FAMILIES.get(x, (x,)))
   if not formats:
     raise ValueError(f'--formats is empty; choose of {", ".join(FORMATS)}')
   for kind in formats:
@@ -110,13 +147,31 @@ def make(
     )
   _one_of('--normalization', normalization, ('graph', 'caller'))
   _one_of('--output_kind', output, OUTPUTS)
-  int8 = 'int8' in formats
+  int8 = _int8(formats)
   if input_type is not None:
     _one_of('--input_type', input_type, INPUT_TYPES)
     if input_type != 'float32' and not int8:
       raise ValueError(
         f'--input_type={input_type} needs int8 among --formats: every other '
         'format takes float32'
+      )
+  if target:
+    device = targets.get(target)
+    if 'int8' not in formats:
+      raise ValueError(
+        f'--target={target} needs int8 among --formats: that file is checked'
+      )
+    input_type = input_type or device.input_type
+    if output != 'argmax':
+      output_type = output_type or device.output_type
+  elif ram_kib is not None or flash_kib is not None:
+    raise ValueError('--ram_kib and --flash_kib need --target')
+  if resize is not None:
+    _one_of('--resize', resize, RESIZES)
+    if resize == 'steps' and not target:
+      raise ValueError(
+        '--resize=steps needs --target, which says the ratios it takes; set '
+        'config.model.resize_steps to train with steps'
       )
   return Request(
     formats=formats,
@@ -125,4 +180,8 @@ def make(
     input_type=input_type or 'uint8',
     output=output,
     output_type=_output_type(output_type, output, num_classes, int8),
+    target=target,
+    resize=resize or ('steps' if target else 'trained'),
+    ram_kib=ram_kib,
+    flash_kib=flash_kib,
   )

@@ -56,7 +56,8 @@ def function(
   """Returns what the files compute: [1, H, W, C] float32 to the output.
 
   The weights are constants in it. The output is float32 [1, H, W, K], or class
-  ids [1, H, W] in `request.output_type`.
+  ids [1, H, W] in `request.output_type`; of the head's own size if the request
+  leaves the last resize to the host.
 
   Args:
     model: built with depthwise and pointwise 'conv', computing in float32.
@@ -66,11 +67,12 @@ def function(
     std: likewise.
   """
   variables = jax.tree.map(np.asarray, variables)
+  options = {'full_resolution': False} if request.resize == 'host' else {}
 
   def compute(image: Array) -> Array:
     if request.normalization_in_graph:
       image = augment.normalize(image, mean, std)
-    logits = model.apply(variables, image).logits
+    logits = model.apply(variables, image, **options).logits
     if request.output == 'softmax':
       return jax.nn.softmax(logits, axis=-1)
     if request.output == 'argmax':

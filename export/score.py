@@ -1,6 +1,9 @@
 """mIoU of a model and of the files made of it, by one protocol."""
 
+from collections.abc import Sequence
 import dataclasses
+import math
+from typing import Any
 
 from absl import logging
 
@@ -9,6 +12,21 @@ from deeplab import predictors
 from deeplab.data import pipeline
 from export import request as request_lib
 from export import source as source_lib
+
+_SAMPLES = 3  # images that a report shows
+
+
+def metrics_of(
+  result: evaluate.Result | None, names: Sequence[str]
+) -> dict[str, Any]:
+  """Returns `miou`, and `iou` of each class by place; None for no result."""
+  if result is None:
+    return {'miou': None, 'iou': None}
+  value = lambda x: None if math.isnan(x) else float(x)
+  return {
+    'miou': value(result.metrics['miou']),
+    'iou': [value(result.metrics[f'iou/{name}']) for name in names],
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +51,18 @@ class Scorer:
     count = pipeline.num_examples(config, config.data.eval_split)
     return min(count, self.limit) if self.limit else count
 
-  def miou(self, predictor: predictors.Predictor, name: str) -> float | None:
-    """Returns the mIoU of a predictor with the output of the files."""
+  def result(
+    self, predictor: predictors.Predictor, name: str
+  ) -> evaluate.Result | None:
+    """Returns the scores of a predictor with the output of the files."""
     if not self.enabled:
       return None
     logging.info('Evaluating %s on %d images', name, self.total())
-    result = evaluate.evaluate(
+    return evaluate.evaluate(
       predictors.static_protocol(predictor, self.request.input_size),
       source_lib.eval_examples(self.source, self.limit),
       self.source.info,
       evaluate.file_protocol(self.source.config.eval),
       total=self.total(),
+      keep_samples=_SAMPLES,
     )
-    return float(result.metrics['miou'])

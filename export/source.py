@@ -20,6 +20,8 @@ from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.models import segmenter
 from export import calibration
+from export import request as request_lib
+from export import targets
 
 PyTree = Any
 
@@ -106,6 +108,61 @@ def model(source: Source, **kernels: Any) -> segmenter.Segmenter:
   """Builds the network in float32; `kernels` as in `registry.build`."""
   return registry.build(
     float32(source.config), source.info.num_classes, **kernels
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadResolution:
+  """A network without its last resize, for `predictors.FlaxPredictor`."""
+
+  model: segmenter.Segmenter
+
+  def apply(self, variables: PyTree, images: jax.Array) -> segmenter.Output:
+    """Returns logits of the head's own size."""
+    output: Any = self.model.apply(variables, images, full_resolution=False)
+    return output
+
+
+def resize_steps(source: Source, request: request_lib.Request) -> int:
+  """Returns the steps of the last resize in the files.
+
+  Those that the model was trained with, unless the request wants what its
+  target takes, and it does not take those.
+
+  Raises:
+    ValueError: the target takes no number of steps.
+  """
+  config = source.config.model
+  trained = config.resize_steps
+  if request.resize != 'steps':
+    return trained
+  target = targets.get(request.target)
+  network = model(source, depthwise='conv', pointwise='conv')
+  image = jax.ShapeDtypeStruct(
+    (1, *request.input_size, source.pixels.channels), jnp.float32
+  )
+  coarse = jax.eval_shape(
+    HeadResolution(network).apply, source.variables, image
+  ).logits.shape[1:3]
+  aligned = config.head.align_corners
+  sizes = [
+    coarse,
+    *segmenter.resize_sizes(coarse, request.input_size, trained, aligned),
+  ]
+  ratios = [
+    (b - aligned) / (a - aligned) if a > aligned else b
+    for before, after in itertools.pairwise(sizes)
+    for a, b in zip(before, after, strict=True)
+  ]
+  if all(target.takes_ratio(ratio, aligned) for ratio in ratios):
+    return trained
+  return targets.resize_steps(target, coarse, request.input_size, aligned)
+
+
+def deployed(source: Source, steps: int) -> segmenter.Segmenter:
+  """Builds the network that files hold: real convolutions, `steps` resizes."""
+  return model(source, depthwise='conv', pointwise='conv').clone(
+    resize_steps=steps
   )
 
 

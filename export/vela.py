@@ -8,9 +8,11 @@ import csv
 import glob
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+from typing import Any
 from typing import NamedTuple
 
 ACCELERATORS = (
@@ -47,6 +49,10 @@ class Compiled(NamedTuple):
     flash_bytes: weights and commands, off chip.
     macs: multiply-accumulates that the NPU does.
     cycles: Vela's estimate, of the NPU alone.
+    dram_bytes: DRAM of plans that use it: what finds no place in the SRAM, and
+      weights.
+    seconds: Vela's estimate of the time, memories included.
+    system: Vela's names of clocks and memories that the estimates hold for.
   """
 
   refused: tuple[Refusal, ...]
@@ -54,6 +60,15 @@ class Compiled(NamedTuple):
   flash_bytes: int
   macs: int
   cycles: int
+  dram_bytes: int
+  seconds: float
+  system: str
+
+
+def facts(compiled: Compiled) -> dict[str, Any]:
+  """Returns the summary as JSON takes it."""
+  refused = [refusal._asdict() for refusal in compiled.refused]
+  return {**compiled._asdict(), 'refused': refused}
 
 
 def refusals(text: str) -> tuple[Refusal, ...]:
@@ -89,8 +104,11 @@ def compile_file(path: str, accelerator: str = 'ethos-u55-128') -> Compiled:
     summaries = glob.glob(os.path.join(folder, '*_summary_*.csv'))
     if done.returncode or not summaries:
       lines = done.stdout.strip().splitlines() or ['it said nothing']
+      reason = lines[-1]
+      if done.returncode < 0:
+        reason = f'it was ended by {signal.Signals(-done.returncode).name}'
       raise ValueError(
-        f'Vela cannot compile {path} for {accelerator}: {lines[-1]}'
+        f'Vela cannot compile {path} for {accelerator}: {reason}'
       )
     with open(summaries[0], newline='', encoding='utf-8') as f:
       (row,) = csv.DictReader(f)
@@ -100,4 +118,7 @@ def compile_file(path: str, accelerator: str = 'ethos-u55-128') -> Compiled:
     flash_bytes=round(1024 * float(row['off_chip_flash_memory_used'])),
     macs=int(row['nn_macs']),
     cycles=int(row['cycles_npu']),
+    dram_bytes=round(1024 * float(row['dram_memory_used'])),
+    seconds=float(row['inference_time']),
+    system=f'{row["system_config"]}, {row["memory_mode"]}',
   )

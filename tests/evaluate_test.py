@@ -277,7 +277,7 @@ class Run:
     patch = monkeypatch.setattr
     patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
     patch(evaluate, 'flax_predictor', lambda loaded: fake)
-    patch(evaluate.litert, 'TFLitePredictor', lambda path: self.tflite)
+    patch(evaluate.files, 'load', lambda path: self.tflite)
     patch(evaluate.pipeline, 'prepare', lambda config, splits: None)
     patch(evaluate.pipeline, 'num_examples', lambda config, split: 5)
     patch(

@@ -1,5 +1,6 @@
 """Files of every kind against the function they were made of."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from deeplab import litert
 from deeplab import predictors
 from deeplab.data import bands
 from tests import predictors_test
+from tests.export import small
 
 
 def _convert(normalized, output, input_type, output_type):
@@ -170,4 +172,19 @@ def test_wrong_files_are_named(tmp_path, float_file):
     litert.TFLitePredictor(path)
   path = _write(tmp_path, float_file[:400])
   with pytest.raises(ValueError, match=r'cannot load .*model\.tflite'):
+    litert.TFLitePredictor(path)
+
+
+def test_a_damaged_file_is_told_by_its_card(tmp_path):
+  """One byte of the weights: still a TensorFlow Lite file."""
+  content = small.int8()
+  digest = hashlib.sha256(content).hexdigest()
+  path = small.write(tmp_path, content, sha256=digest)
+  assert litert.TFLitePredictor(path).input_size == small.SIZE
+  place = len(content) // 2
+  damaged = bytes([content[place] ^ 1])
+  small.write(
+    tmp_path, content[:place] + damaged + content[place + 1 :], sha256=digest
+  )
+  with pytest.raises(ValueError, match='damaged or was replaced'):
     litert.TFLitePredictor(path)

@@ -203,8 +203,8 @@ def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
     pixels = bands.RGB
 
   monkeypatch.setattr(
-    predict.litert,
-    'TFLitePredictor',
+    predict.files,
+    'load',
     lambda path: File(inference_test.channels, input_size=(16, 16)),
   )
   image = np.zeros((32, 48, 3), np.uint8)

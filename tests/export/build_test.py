@@ -1,5 +1,6 @@
 """A whole export: files, cards, labels, report, and nothing when it fails."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,13 +12,19 @@ import numpy as np
 import pytest
 
 from configs import common
+from deeplab import files
 from deeplab import litert
 from deeplab.data import catalog
 from deeplab.data import pipeline
+from deeplab.models import registry
 from export import build
 from export import calibration
+from export import fit
 from export import graph as graph_lib
+from export import memory
+from export import proof
 from export import request as request_lib
+from export import sketch
 from export import source as source_lib
 from export import tflite
 from tests.export import weights
@@ -77,18 +84,25 @@ def exported(source, tmp_path_factory):
       'calibration_images',
       lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
     )
-    report = build.run(source, request('float32', 'int8'), folder, 12, True, 9)
+    patch.setattr(proof, 'ACCELERATORS', ('ethos-u85-256',))
+    report = build.run(
+      source, request('float32', 'int8'), folder, 12, True, 9, prove=True
+    )
   return folder, report
 
 
 def test_what_is_written(exported):
   folder, report = exported
   assert sorted(os.listdir(folder)) == [
+    'errors_int8.png',
     'float32.json',
     'float32.tflite',
     'int8.json',
     'int8.tflite',
     'labels.txt',
+    'memory_int8.png',
+    'overlays.png',
+    'report.html',
     'report.json',
     'report.md',
   ]
@@ -134,6 +148,40 @@ def test_quality_is_scored_by_one_protocol(exported):
   assert 'the first 9' in ' '.join(report['notes'])
 
 
+def test_classes(exported):
+  """Its own labels: the agreement of a class is then its accuracy."""
+  _, report = exported
+  int8 = report['formats']['int8']
+  assert 0.9 < int8['agreement']['all'] < 1
+  assert report['jax']['iou'][0] > 0.999
+  seen = [x for x in int8['agreement']['classes'] if x is not None]
+  assert len(seen) == len([x for x in report['jax']['iou'] if x is not None])
+  assert report['formats']['float32']['agreement']['all'] > 0.999
+
+
+def test_proof(exported):
+  folder, report = exported
+  found = report['proof']['int8']
+  formats = report['formats'].values()
+  assert all(f['latency_ms'] > 0 for f in formats)
+  # Our plan against TFLite Micro's own, where there is one.
+  int8 = report['formats']['int8']
+  assert max(found['memory']['bytes']) == int8['activation_lower_bound_bytes']
+  if 'arena' in found['micro']:
+    assert found['micro']['arena']['head'] >= int8['peak_activation_bytes']
+    counts = {k: x['count'] for k, x in found['micro']['operators'].items()}
+    assert counts == int8['operators']
+    assert sum(found['micro']['histogram'].values()) == 2 * 33 * 33 * 6
+  npu = found['npu']['ethos-u85-256']
+  assert npu['macs'] > 0.5 * int8['macs']
+  # 300 multiplications a cycle at 1 GHz.
+  assert found['estimates']['stm32n6'] == pytest.approx(int8['macs'] / 3e8)
+  with open(os.path.join(folder, 'report.html'), encoding='utf-8') as f:
+    page = f.read()
+  assert page.count('<img') == page.count('src="data:image/png;base64,') == 3
+  assert 'ethos-u85-256</td>' in page
+
+
 def test_cards(exported):
   folder, report = exported
   card = litert.read_card(os.path.join(folder, 'int8.tflite'))
@@ -176,6 +224,103 @@ def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == []
 
 
+@pytest.fixture(scope='module')
+def aligned():
+  """An untrained network whose resizes an Ethos-U55 takes, but for the last."""
+  c = config().unlock()
+  c.model.output_stride = 16
+  c.model.head = {
+    'name': 'deeplabv3',
+    'channels': 8,
+    'rates': (1, 2, 3),
+    'align_corners': True,
+  }
+  registry.complete(c.model)
+  c.eval.static_size = (65, 65)
+  bare = source_lib.Source(c, catalog.info_for(c.data), None, None, None)
+  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
+  return dataclasses.replace(bare, variables=weights.draw(model, (65, 65)))
+
+
+def ask(target, **kwargs):
+  return request_lib.make(('int8',), (65, 65), 6, target=target, **kwargs)
+
+
+def test_a_target_gets_its_resize(aligned, tmp_path):
+  """5 -> 65 is 16 in one step, which it refuses, and 4 in two."""
+  request = ask('ethos-u55-128')
+  out = str(tmp_path / 'out')
+  report = build.run(aligned, request, out, 2, False, 0)
+  compiled = report['target']['compiled']
+  assert compiled['refused'] == []
+  int8 = report['formats']['int8']
+  assert int8['operators']['RESIZE_BILINEAR'] == 3  # one of the pooled vector
+  assert (int8['input']['dtype'], int8['output']['dtype']) == ('int8', 'int8')
+  assert 'takes 2 steps, since ethos-u55-128' in ' '.join(report['notes'])
+  assert 'the same function' in ' '.join(report['notes'])
+
+
+@pytest.fixture(scope='module')
+def plain(aligned, tmp_path_factory):
+  """Its export for no target: folder and report."""
+  request = request_lib.make(
+    *(('int8', 'onnx', 'c'), (65, 65), 6),
+    input_type='int8',
+    output_type='int8',
+  )
+  folder = tmp_path_factory.mktemp('plain') / 'out'
+  return folder, build.run(aligned, request, str(folder), 2, False, 0)
+
+
+def test_shapes_alone_tell_the_file(aligned, plain):
+  """What the budget search counts is what the converter writes."""
+  int8 = plain[1]['formats']['int8']
+  network = source_lib.deployed(aligned, aligned.config.model.resize_steps)
+  graph = sketch.network(network, (65, 65))
+  assert graph_lib.macs(graph) == int8['macs']
+  operators = dict(int8['operators'])
+  operators.pop('MUL', 0)  # by 1 / std, which is folded elsewhere
+  assert graph_lib.operators(graph) == operators
+  activations = memory.lives(graph)
+  bound = int8['activation_lower_bound_bytes']
+  assert memory.lower_bound(activations) == bound
+  assert memory.arena(activations) == int8['peak_activation_bytes']
+
+
+def test_the_host_resizes(aligned, tmp_path):
+  request = ask('stm32n6', resize='host')
+  out = str(tmp_path / 'out')
+  report = build.run(aligned, request, out, 2, False, 0)
+  assert report['formats']['int8']['output']['shape'] == [1, 5, 5, 6]
+  assert report['formats']['int8']['parity']['argmax_agreement'] > 0.5
+  assert report['target']['compiled'] is None
+
+
+def test_onnx_and_c_are_made_of_the_same_files(plain):
+  folder, report = plain
+  formats = report['formats']
+  assert list(formats) == ['int8', 'onnx_float32', 'onnx_int8']
+  float_parity = formats['onnx_float32']['parity']
+  assert float_parity['max_abs_difference'] < 1e-4
+  # The same arithmetic but for roundings.
+  int8, onnx = (formats[k]['parity'] for k in ('int8', 'onnx_int8'))
+  assert onnx['mean_abs_difference'] < 2 * int8['mean_abs_difference']
+  assert formats['onnx_int8']['operators']['QuantizeLinear'] > 10
+  assert formats['onnx_int8']['operator_dtypes']['Conv'] == {
+    'opset 17': formats['onnx_int8']['operators']['Conv']
+  }
+  header = (folder / 'c' / 'model.h').read_text()
+  assert f'MODEL_BYTES {formats["int8"]["file_bytes"]}\n' in header
+  assert files.load(folder / 'onnx_int8.onnx').input_size == (65, 65)
+
+
+def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):
+  request = ask('cortex-m7', ram_kib=20)
+  with pytest.raises(fit.DoesNotFit, match=r'need .* of RAM, it has 20.0 KiB'):
+    build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
+  assert os.listdir(tmp_path) == []
+
+
 def run_main(*args):
   return subprocess.run(
     [sys.executable, '-m', 'export.main', *args],
@@ -202,7 +347,7 @@ def test_command_without_data(tmp_path):
     results.append((tmp_path / name / 'int8.tflite').read_bytes())
   assert results[0] == results[1]
   report = json.loads((tmp_path / 'one' / 'report.json').read_text())
-  assert list(report['formats']) == list(request_lib.FORMATS)
+  assert list(report['formats']) == list(request_lib.DEFAULT_FORMATS)
   for entry in report['formats'].values():
     assert entry['miou'] is None
   assert 'untrained' in report['notes'][0]

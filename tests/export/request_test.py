@@ -29,6 +29,25 @@ def test_types_of_scores(kind, types):
   assert asked.types(kind) == types
 
 
+def test_onnx_is_two_files():
+  asked = make(formats=('onnx',))
+  assert asked.formats == ('onnx_float32', 'onnx_int8')
+  assert asked.int8
+  assert asked.types('onnx_int8') == ('uint8', 'float32')
+  assert not make(formats=('float32', 'onnx_float32')).int8
+
+
+def test_a_target_chooses_what_was_not_said():
+  asked = make(target='ethos-u55-128')
+  assert (asked.input_type, asked.output_type) == ('int8', 'int8')
+  assert asked.resize == 'steps'
+  asked = make(
+    target='ethos-u55-128', output='argmax', input_type='uint8', resize='host'
+  )
+  assert (asked.input_type, asked.output_type) == ('uint8', 'int32')
+  assert asked.resize == 'host'
+
+
 def test_ids_have_one_type_in_all_formats():
   asked = make(output='argmax', output_type='uint8')
   assert asked.types('float32') == ('float32', 'uint8')
@@ -39,11 +58,18 @@ def test_ids_have_one_type_in_all_formats():
   ('kwargs', 'message'),
   [
     ({'formats': ()}, 'formats is empty'),
-    ({'formats': ('onnx',)}, 'formats=onnx is not one of saved_model'),
+    ({'formats': ('pth',)}, 'formats=pth is not one of saved_model'),
     ({'formats': ('int8', 'int8')}, 'names a format twice'),
     ({'input_size': (65,)}, 'input_size=65 is not a height and a width'),
     ({'input_size': (0, 65)}, 'input_size=0,65 is not a height and a width'),
     ({'input_type': 'int16'}, 'input_type=int16 is not one of'),
+    ({'target': 'npu'}, 'target=npu is not one of'),
+    (
+      {'formats': ('float32',), 'target': 'stm32n6'},
+      'target=stm32n6 needs int8 among --formats',
+    ),
+    ({'resize': 'steps'}, 'resize=steps needs --target'),
+    ({'ram_kib': 3}, 'need --target'),
     (
       {'formats': ('float32',), 'input_type': 'uint8'},
       'input_type=uint8 needs int8 among --formats',

@@ -1,11 +1,9 @@
-import warnings
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import saved_model
 from export import vela
+from tests.export import small
 
 
 def test_refusals_are_read_from_the_messages():
@@ -42,21 +40,8 @@ def file(tmp_path_factory):
       images=x, size=(32, 32), half_pixel_centers=True
     )
 
-  with saved_model.quiet(), warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [compute.get_concrete_function()], compute
-    )
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: (
-      [rng.standard_normal((1, 16, 16, 3), np.float32)] for _ in range(4)
-    )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    data = converter.convert()
   path = tmp_path_factory.mktemp('vela') / 'model.tflite'
-  path.write_bytes(data)
+  path.write_bytes(small.convert(compute, (16, 16)))
   return str(path)
 
 

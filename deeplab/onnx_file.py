@@ -1,0 +1,85 @@
+"""Exported .onnx files, run by ONNX Runtime on the CPU.
+
+They take and give what the .tflite files that they were made of do, images
+[B, H, W, 3], and have the same model card.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from deeplab import litert
+
+_DTYPES = {
+  'tensor(float)': np.float32,
+  'tensor(int8)': np.int8,
+  'tensor(uint8)': np.uint8,
+  'tensor(int32)': np.int32,
+}
+
+
+class ONNXPredictor(litert.TFLitePredictor):
+  """An .onnx file with its model card."""
+
+  def __init__(
+    self, path: str | os.PathLike, *, num_threads: int | None = None
+  ):
+    """Loads a file.
+
+    Args:
+      path: NAME.onnx; NAME.json beside it is its card.
+      num_threads: CPU threads; None is one for each core this process may use.
+
+    Raises:
+      ValueError: no such file, none that ONNX Runtime can load, or a card that
+        is missing or does not fit it.
+    """
+    self.resolver = 'onnxruntime'
+    self._num_threads = num_threads
+    self._load(path)
+
+  def _check_format(self, content: bytes) -> None:
+    pass  # ONNX Runtime says what is wrong
+
+  def _open(self, content: bytes) -> tuple[list[dict], list[dict]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = self._num_threads or litert.cores()
+    options.log_severity_level = 3  # errors
+    try:
+      self._interpreter = onnxruntime.InferenceSession(
+        content, options, providers=['CPUExecutionProvider']
+      )
+    except Exception as error:  # of its own types, which share no base
+      raise ValueError(
+        f'ONNX Runtime cannot load {self.path}: {error}'
+      ) from error
+    return (
+      [self._detail(x, 'input') for x in self._interpreter.get_inputs()],
+      [
+        self._detail(x, 'output_tensor')
+        for x in self._interpreter.get_outputs()
+      ],
+    )
+
+  def _detail(self, end: Any, key: str) -> dict:
+    """Returns details of one end by LiteRT's names.
+
+    ONNX stores no scale with an input or output; the card does.
+    """
+    quantization = self.card.get(key, {}).get('quantization') or {}
+    return {
+      'name': end.name,
+      'dtype': _DTYPES[end.type],
+      'shape': end.shape,
+      'quantization': (
+        quantization.get('scale', 0.0),
+        quantization.get('zero_point', 0),
+      ),
+    }
+
+  def _run(self, values: np.ndarray) -> np.ndarray:
+    (result,) = self._interpreter.run(None, {self._input['name']: values})
+    return result

@@ -1,0 +1,248 @@
+r"""Our int8 files beside published ones of the same networks.
+
+    python -m experiments.benchmarks.exported --models=FOLDER
+    python -m experiments.benchmarks.exported --person
+
+The first exports the networks of three public files with untrained weights
+(the size of a network, not what it knows, decides what it costs) and prints
+constants, file size, LiteRT's time on this CPU, and what Arm's compiler for
+Ethos-U makes of both. FOLDER holds the public files. Times are medians of runs
+that take turns.
+
+The second prints constants and the arena of TFLite Micro for
+STMicroelectronics' person network, beside the memory that its makers publish.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from ai_edge_litert import interpreter
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from configs import ade20k32_lite
+from configs import person_mnv2
+from configs import voc_mnv2
+from deeplab import console
+from deeplab import litert
+from deeplab.models import registry
+from export import calibration
+from export import graph as graph_lib
+from export import micro
+from export import request as request_lib
+from export import saved_model
+from export import source as source_lib
+from export import table
+from export import tflite
+from export import vela
+
+ACCELERATORS = ('ethos-u55-128', 'ethos-u85-256')
+# Weights in flash and internal RAM of STM32N6, KiB, published by input size.
+PERSON = {256: (882.33, 1869.88), 320: (893.3, 2421.0), 416: (894.14, 4830.28)}
+
+
+def _ade20k32() -> ConfigDict:
+  """The network of the mobile benchmark's ADE20K file."""
+  c = ConfigDict(ade20k32_lite.get_config())
+  with c.unlocked():
+    c.model.encoder = {
+      'name': 'mobilenet_v2',
+      'padding': 'same',
+      'tap': 'expanded',
+    }
+    c.model.head = {'name': 'deeplabv3plus', 'rates': ()}
+    c.model.output_stride = 16
+    registry.complete(c.model)
+  return c
+
+
+# Public file -> (config, input size, the target whose resize steps it takes).
+PUBLIC: dict[str, tuple[Callable[[], ConfigDict], int, str]] = {
+  'deeplabv3_mnv2_dm05_pascal_quant': (
+    lambda: voc_mnv2.get_config('dm05'),
+    513,
+    'ethos-u55-128',
+  ),
+  'deeplabv3_mnv2_pascal_quant': (
+    lambda: voc_mnv2.get_config('mobile'),
+    513,
+    'ethos-u55-128',
+  ),
+  'deeplabv3plus_mnv2_ade20k32_int8': (_ade20k32, 512, 'ethos-u85-256'),
+}
+
+
+def _disturbed(variables: Any) -> Any:
+  """Adds a little to each weight: biases that are all 0 would share bytes."""
+  rng = np.random.default_rng(0)
+
+  def add(x: Any) -> np.ndarray:
+    noise = rng.random(x.shape, np.float32)
+    return np.asarray(x) + np.float32(0.01) * noise
+
+  return jax.tree.map(add, variables)
+
+
+def export(config: ConfigDict, size: tuple[int, int], **options: Any) -> bytes:
+  """Returns the int8 file of an untrained network.
+
+  Args:
+    config: the experiment.
+    size: (H, W).
+    **options: of `request.make`.
+  """
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.eval.static_size = size
+  source = source_lib.untrained(config)
+  source = dataclasses.replace(source, variables=_disturbed(source.variables))
+  request = request_lib.make(
+    ('int8',), size, source.info.num_classes, **options
+  )
+  network = source_lib.deployed(
+    source, source_lib.resize_steps(source, request)
+  )
+  data = source.config.data
+  compute = saved_model.function(
+    network, source.variables, request, data.mean, data.std
+  )
+  samples = calibration.samples(
+    calibration.synthetic(2, size, 0), size, True, data.mean, data.std
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    saved_model.write(compute, size, folder)
+    return tflite.convert(folder, 'int8', request, samples)
+
+
+def latencies(contents: Sequence[bytes], runs: int) -> list[float]:
+  """Returns the median milliseconds of each file, run in turns."""
+  runners = []
+  for content in contents:
+    runner = interpreter.Interpreter(
+      model_content=content, num_threads=litert.cores()
+    )
+    runner.allocate_tensors()
+    runner.invoke()
+    runners.append(runner)
+  seconds: list[list[float]] = [[] for _ in runners]
+  for _ in range(runs):
+    for runner, own in zip(runners, seconds, strict=True):
+      start = time.perf_counter()
+      for _ in range(5):
+        runner.invoke()
+      own.append((time.perf_counter() - start) / 5)
+  return [1e3 * statistics.median(own) for own in seconds]
+
+
+def _npu(content: bytes) -> dict[str, vela.Compiled | str]:
+  found: dict[str, vela.Compiled | str] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'model.tflite')
+    with open(path, 'wb') as f:
+      f.write(content)
+    for name in ACCELERATORS:
+      try:
+        found[name] = vela.compile_file(path, name)
+      except ValueError as error:
+        found[name] = str(error)
+  return found
+
+
+def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
+  """Returns a row for each quantity of one public file and ours."""
+  make, size, target = PUBLIC[name]
+  with open(os.path.join(folder, f'{name}.tflite'), 'rb') as f:
+    theirs = f.read()
+  ours = export(
+    make(),
+    (size, size),
+    target=target,
+    input_type='uint8',
+    output='argmax',
+  )
+  rows: list[tuple[str, ...]] = []
+
+  def row(what: str, pair: Sequence[float], form: str = ',.0f') -> None:
+    a, b = pair
+    ratio = f'{b / a:.3f}' if a else ''
+    rows.append((name, what, format(a, form), format(b, form), ratio))
+
+  constants = [
+    graph_lib.weight_bytes(graph_lib.read(x)) for x in (theirs, ours)
+  ]
+  row('constant bytes', constants)
+  row('file bytes', (len(theirs), len(ours)))
+  row('LiteRT ms', latencies((theirs, ours), runs), ',.2f')
+  compiled = _npu(theirs), _npu(ours)
+  for accelerator in ACCELERATORS:
+    a, b = (x[accelerator] for x in compiled)
+    if isinstance(a, str) or isinstance(b, str):
+      rows.append((name, accelerator, *(str(x)[:60] for x in (a, b)), ''))
+      continue
+    off = len(a.refused), len(b.refused)
+    row(f'{accelerator} off the NPU', off)
+    row(f'{accelerator} SRAM bytes', (a.sram_bytes, b.sram_bytes))
+    row(f'{accelerator} DRAM bytes', (a.dram_bytes, b.dram_bytes))
+    row(f'{accelerator} cycles', (a.cycles, b.cycles))
+  return rows
+
+
+def person(size: int) -> tuple[str, ...]:
+  """Returns the row of the person network at one input size."""
+  content = export(
+    person_mnv2.get_config(f'size{size}'),
+    (size, size),
+    input_type='int8',
+    output_type='int8',
+  )
+  flash, ram = PERSON[size]
+  constants = graph_lib.weight_bytes(graph_lib.read(content)) / 1024
+  arena = micro.arena(content)
+  return (
+    f'{size}',
+    f'{constants:,.1f}',
+    f'{flash:,.1f}',
+    f'{arena.total / 1024:,.1f}',
+    f'{arena.head / 1024:,.1f}',
+    f'{ram:,.1f}',
+  )
+
+
+def define_flags() -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string('models', None, 'Folder of the public files.')
+  flags.DEFINE_bool('person', False, 'The person network instead.')
+  flags.DEFINE_integer('runs', 5, 'Runs of each file, in turns.', lower_bound=1)
+
+
+def _run() -> None:
+  values = flags.FLAGS
+  if values.person:
+    header = (
+      *('input', 'constants KiB', 'published flash', 'TFLM arena KiB'),
+      *('of it activations', 'published RAM'),
+    )
+    found = [person(size) for size in PERSON]
+    print('\n'.join(table.lines(header, found)))
+    return
+  if not values.models:
+    raise ValueError('--models=FOLDER of the public files, or --person')
+  rows = [
+    row for name in PUBLIC for row in _public(values.models, name, values.runs)
+  ]
+  columns = ('network', 'what', 'public', 'ours', 'ratio')
+  print('\n'.join(table.lines(columns, rows)))
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(lambda argv: console.run(argv, _run))

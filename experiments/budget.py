@@ -1,0 +1,348 @@
+r"""Which sizes of a network fit a device, before anything is trained.
+
+    python -m experiments.budget --target=stm32n6 \
+        --config=configs/person_mnv2.py --ram_kib=2048 --max_ms=20
+
+traces the config's network at each width multiplier, input size, head width
+and output stride asked for (shapes alone, a few seconds each), and plans
+memory and counts weights and multiply-accumulates as for an int8 file. What is
+printed are the networks that fit and of which none that fits is larger in all
+four: what is left to choose from by training. --output=FOLDER keeps the table
+of all of them and a plot.
+
+Time is an estimate: multiply-accumulates at the device's best rate.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import os
+from typing import Any
+
+from absl import app
+from absl import flags
+import jax
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+import numpy as np
+import tqdm
+
+from deeplab import console
+from deeplab import evaluate
+from deeplab import visualize
+from deeplab.data import catalog
+from deeplab.models import registry
+from export import fit
+from export import graph as graph_lib
+from export import memory
+from export import sketch
+from export import table
+from export import targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """What is chosen; None where the network has no such field."""
+
+  alpha: float | None
+  size: tuple[int, int]
+  channels: int | None
+  output_stride: int
+
+  def covers(self, other: 'Choice') -> bool:
+    """Whether it is at least as large in everything, and not the same."""
+    pairs = (
+      (self.alpha or 0, other.alpha or 0),
+      (self.size[0] * self.size[1], other.size[0] * other.size[1]),
+      (self.channels or 0, other.channels or 0),
+      (-self.output_stride, -other.output_stride),
+    )
+    return self != other and all(a >= b for a, b in pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a choice costs as an int8 file.
+
+  Attributes:
+    macs: multiply-accumulates.
+    ram_bytes: the planned arena.
+    flash_bytes: weights.
+    ms: estimate; None where the target's speed is not known.
+    refusals: why it does not fit, a phrase each.
+  """
+
+  macs: int
+  ram_bytes: int
+  flash_bytes: int
+  ms: float | None
+  refusals: tuple[str, ...]
+
+
+def choices(
+  config: ConfigDict,
+  alphas: Sequence[float] | None = None,
+  sizes: Sequence[tuple[int, int]] | None = None,
+  channels: Sequence[int] | None = None,
+  strides: Sequence[int] | None = None,
+) -> Iterator[Choice]:
+  """Yields every combination; None is what the config has.
+
+  Raises:
+    ValueError: the encoder or the head has no such field.
+  """
+  model = config.model
+  for flag, asked, part, field in (
+    ('alphas', alphas, 'encoder', 'alpha'),
+    ('channels', channels, 'head', 'channels'),
+  ):
+    if asked and field not in model[part]:
+      raise ValueError(
+        f'--{flag}: the {part} {model[part].name} has no field {field!r}'
+      )
+  own: Any = lambda part, field: [model[part].get(field)]
+  yield from itertools.starmap(
+    Choice,
+    itertools.product(
+      alphas or own('encoder', 'alpha'),
+      sizes or [tuple(config.eval.static_size)],
+      channels or own('head', 'channels'),
+      strides or [model.output_stride],
+    ),
+  )
+
+
+def cost(
+  config: ConfigDict,
+  choice: Choice,
+  target: targets.Target,
+  available: fit.Limits,
+  max_ms: float | None = None,
+  host: bool = False,
+) -> Cost:
+  """Traces one choice.
+
+  Args:
+    config: the experiment.
+    choice: what to replace in it.
+    target: the device.
+    available: its memories.
+    max_ms: limit of the estimate; None for none.
+    host: leaves the last resize out.
+  """
+  model = ConfigDict(config.model)
+  with model.unlocked():
+    if choice.alpha is not None:
+      model.encoder.alpha = choice.alpha
+    if choice.channels is not None:
+      model.head.channels = choice.channels
+    model.output_stride = choice.output_stride
+    model.dtype = 'float32'
+  classes = catalog.info_for(config.data).num_classes
+  network = registry.build(model, classes, depthwise='conv', pointwise='conv')
+  graph = sketch.network(network, choice.size, host)
+  macs = graph_lib.macs(graph)
+  ms = target.estimate_ms(macs)
+  refusals = fit.violations(graph, target, available)
+  if max_ms is not None and ms is not None and ms > max_ms:
+    refusals.append(f'{ms:.1f} ms at least, of {max_ms:g}')
+  return Cost(
+    macs,
+    memory.arena(memory.lives(graph)),
+    graph_lib.weight_bytes(graph),
+    ms,
+    tuple(refusals),
+  )
+
+
+Found = list[tuple[Choice, Cost]]
+
+
+def front(found: Found) -> Found:
+  """Returns what fits and no larger one does, the most work last."""
+  fitting = [(choice, cost) for choice, cost in found if not cost.refusals]
+  best = [
+    (choice, cost)
+    for choice, cost in fitting
+    if not any(other.covers(choice) for other, _ in fitting)
+  ]
+  return sorted(best, key=lambda x: x[1].macs)
+
+
+def markdown(found: Found) -> str:
+  """Returns a table of choices and costs."""
+  header = (
+    *('alpha', 'input', 'head', 'output stride', 'MACs (M)', 'RAM KiB'),
+    *('flash KiB', 'ms, estimate', 'fits'),
+  )
+  rows = [
+    (
+      table.number(choice.alpha, 'g'),
+      'x'.join(map(str, choice.size)),
+      table.number(choice.channels),
+      str(choice.output_stride),
+      f'{cost.macs / 1e6:,.0f}',
+      f'{cost.ram_bytes / 1024:,.0f}',
+      f'{cost.flash_bytes / 1024:,.0f}',
+      table.number(cost.ms, ',.2f'),
+      cost.refusals[0].split(';')[0] if cost.refusals else 'yes',
+    )
+    for choice, cost in found
+  ]
+  return '\n'.join(table.lines(header, rows))
+
+
+def plot(found: Found, available: fit.Limits, title: str) -> np.ndarray:
+  """Draws RAM and multiply-accumulates of all choices; uint8 [H, W, 3]."""
+  from matplotlib import figure as figures
+
+  figure = figures.Figure(figsize=(8, 5), dpi=100, layout='constrained')
+  axes = figure.subplots()
+  best = front(found)
+  kinds = (
+    ('does not fit', [x for x in found if x[1].refusals], '#bbbbbb', 'x', 40),
+    ('fits', [x for x in found if not x[1].refusals], '#4c78a8', 'o', 30),
+    ('largest that fit', best, '#e45756', 'o', 60),
+  )
+  for label, group, color, marker, area in kinds:
+    axes.scatter(
+      [cost.ram_bytes / 1024 for _, cost in group],
+      [cost.macs / 1e6 for _, cost in group],
+      c=color,
+      marker=marker,
+      s=area,
+      label=label,
+    )
+  for choice, cost in best:
+    axes.annotate(
+      f'{choice.size[0]}, {choice.alpha or "-"}, {choice.channels or "-"}, '
+      f'/{choice.output_stride}',
+      (cost.ram_bytes / 1024, cost.macs / 1e6),
+      xytext=(6, -10),
+      textcoords='offset points',
+      fontsize=8,
+    )
+  if available.ram_bytes is not None:
+    limit = available.ram_bytes / 1024
+    largest = max(cost.ram_bytes / 1024 for _, cost in found)
+    if limit < 3 * largest:
+      axes.axvline(limit, color='black', lw=1, ls='--', label='RAM')
+  axes.set_xscale('log')
+  axes.set_yscale('log')
+  axes.set_xlabel('RAM of the plan, KiB')
+  axes.set_ylabel('multiply-accumulates, millions')
+  axes.set_title(f'{title}: height, alpha, head, output stride', fontsize=11)
+  axes.legend(frameon=False)
+  axes.grid(alpha=0.3, which='both')
+  axes.spines[['top', 'right']].set_visible(False)
+  return visualize.pixels(figure)
+
+
+def _numbers(
+  name: str, texts: Sequence[str] | None, kind: Callable[[str], Any]
+) -> list[Any] | None:
+  """Returns the values of a list flag, None where it was not given."""
+  try:
+    return None if texts is None else [kind(x) for x in texts]
+  except ValueError as error:
+    raise ValueError(f'--{name}: {error}') from None
+
+
+def _size(text: str) -> tuple[int, int]:
+  height, _, width = text.partition('x')
+  return int(height), int(width or height)
+
+
+def define_flags() -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_enum('target', None, sorted(targets.TARGETS), 'The device.')
+  for name, what in (
+    ('alphas', 'Width multipliers of the encoder'),
+    ('sizes', 'Inputs, 256 or 352x480'),
+    ('channels', 'Widths of the head'),
+    ('output_strides', 'Output strides'),
+  ):
+    flags.DEFINE_list(name, None, f"{what}; default the config's.")
+  flags.DEFINE_integer('ram_kib', None, "In place of the target's.")
+  flags.DEFINE_integer('flash_kib', None, "In place of the target's.")
+  flags.DEFINE_float('max_ms', None, 'Limit of the estimated time.')
+  flags.DEFINE_enum(
+    'resize',
+    'graph',
+    ['graph', 'host'],
+    'host: the last resize is not counted.',
+  )
+  flags.DEFINE_string(
+    'output', None, 'Folder for budget.json, budget.md and budget.png.'
+  )
+  return config_flags.DEFINE_config_file('config', None, 'The network.')
+
+
+def _run(config_flag: flags.FlagHolder) -> None:
+  values = flags.FLAGS
+  config = console.chosen_config(config_flag)
+  if config is None or values.target is None:
+    raise ValueError('--config and --target are needed; see --help')
+  target = targets.get(values.target)
+  available = fit.limits(target, values.ram_kib, values.flash_kib)
+  asked = list(
+    choices(
+      config,
+      _numbers('alphas', values.alphas, float),
+      _numbers('sizes', values.sizes, _size),
+      _numbers('channels', values.channels, int),
+      _numbers('output_strides', values.output_strides, int),
+    )
+  )
+  host = values.resize == 'host'
+  found = [
+    (choice, cost(config, choice, target, available, values.max_ms, host))
+    for choice in tqdm.tqdm(asked, unit='network', disable=None)
+  ]
+  best = front(found)
+  print(markdown(best) if best else 'No network fits:\n' + markdown(found))
+  if values.output:
+    _write(values.output, config, target, available, found)
+
+
+def _write(
+  folder: str,
+  config: ConfigDict,
+  target: targets.Target,
+  available: fit.Limits,
+  found: Found,
+) -> None:
+  """Writes all that was found to a folder."""
+  os.makedirs(folder, exist_ok=True)
+  rows = [
+    {'choice': dataclasses.asdict(a), 'cost': dataclasses.asdict(b)}
+    for a, b in found
+  ]
+  evaluate.write_json(
+    os.path.join(folder, 'budget.json'),
+    {
+      'config': config.name,
+      'target': target.name,
+      'limits': dataclasses.asdict(available),
+      'found': rows,
+    },
+  )
+  with open(os.path.join(folder, 'budget.md'), 'w', encoding='utf-8') as f:
+    f.write(
+      f'# {config.name} on {target.name}\n\nThe largest that fit:\n\n'
+      f'{markdown(front(found))}\n\nAll:\n\n{markdown(found)}\n\n'
+      '![RAM and work](budget.png)\n'
+    )
+  picture = plot(found, available, f'{config.name} on {target.name}')
+  visualize.save(picture, os.path.join(folder, 'budget.png'))
+
+
+if __name__ == '__main__':
+  jax.config.config_with_absl()
+  chosen = define_flags()
+  app.run(
+    lambda argv: console.run(argv, lambda: _run(chosen)),
+    flags_parser=console.parse_flags,
+  )

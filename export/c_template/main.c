@@ -1,0 +1,87 @@
+/* Segments an image and counts the pixels of each class.
+ *
+ *     segment             the sample: exits with 0 if all pixels are as in Python
+ *     segment IMAGE.rgb   raw RGB bytes of the network's height and width
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model.h"
+#include "runner.h"
+#include "sample.h"
+
+#define PIXELS (MODEL_OUTPUT_HEIGHT * MODEL_OUTPUT_WIDTH)
+#define INPUT_BYTES (MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * 3)
+
+static const char *const class_names[MODEL_CLASSES] = MODEL_CLASS_NAMES;
+static unsigned char image[INPUT_BYTES];
+static unsigned char ids[PIXELS];
+
+/* Writes an RGB image in 0..255 as the network takes it. */
+static void quantize(const unsigned char *rgb, model_input_t *input) {
+  const float mean[3] = MODEL_MEAN;
+  const float std[3] = MODEL_STD;
+  for (size_t i = 0; i < INPUT_BYTES; ++i) {
+    float value = ((float)rgb[i] - mean[i % 3]) / std[i % 3];
+    if (!MODEL_INPUT_IS_FLOAT) {
+      value = rintf(value / MODEL_INPUT_SCALE + MODEL_INPUT_ZERO_POINT);
+      value = fminf(fmaxf(value, MODEL_INPUT_MIN), MODEL_INPUT_MAX);
+    }
+    input[i] = (model_input_t)value;
+  }
+}
+
+/* Returns the class of one pixel: its id, or the highest of its scores. */
+static unsigned char class_of(const model_output_t *pixel) {
+  if (MODEL_OUTPUT_IS_IDS) return (unsigned char)pixel[0];
+  int best = 0;
+  for (int k = 1; k < MODEL_OUTPUT_CHANNELS; ++k) {
+    if (pixel[k] > pixel[best]) best = k;
+  }
+  return (unsigned char)best;
+}
+
+static int read_image(const char *path) {
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) return 0;
+  const size_t count = fread(image, 1, INPUT_BYTES, file);
+  const int more = fgetc(file) != EOF;
+  fclose(file);
+  return count == INPUT_BYTES && !more;
+}
+
+int main(int argc, char **argv) {
+  memcpy(image, sample_pixels, INPUT_BYTES);
+  if (argc > 1 && !read_image(argv[1])) {
+    fprintf(stderr, "%s is not a file of %d bytes: %d x %d pixels, RGB\n",
+            argv[1], INPUT_BYTES, MODEL_INPUT_HEIGHT, MODEL_INPUT_WIDTH);
+    return 2;
+  }
+  model_input_t *input = runner_open();
+  if (input == NULL) {
+    fprintf(stderr,
+            "the network was not loaded: build with -DTFLM_DIR=... as the "
+            "README says\n");
+    return 3;
+  }
+  quantize(image, input);
+  const model_output_t *output = runner_invoke();
+  if (output == NULL) {
+    fprintf(stderr, "the network failed\n");
+    return 4;
+  }
+  size_t counts[MODEL_CLASSES] = {0};
+  size_t differing = 0;
+  for (size_t i = 0; i < PIXELS; ++i) {
+    ids[i] = class_of(output + i * MODEL_OUTPUT_CHANNELS);
+    if (ids[i] < MODEL_CLASSES) ++counts[ids[i]];
+    differing += ids[i] != sample_ids[i];
+  }
+  for (int k = 0; k < MODEL_CLASSES; ++k) {
+    if (counts[k]) printf("%s %zu\n", class_names[k], counts[k]);
+  }
+  if (argc > 1) return 0;
+  printf("%zu of %d pixels differ from Python\n", differing, PIXELS);
+  return differing != 0;
+}

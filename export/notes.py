@@ -1,0 +1,96 @@
+"""What a reader of a report must know, in sentences."""
+
+from typing import Any
+
+from export import request as request_lib
+from export import score
+from export import source as source_lib
+
+
+def general(
+  source: source_lib.Source,
+  calibrated_on: int,
+  scorer: score.Scorer,
+  real: bool,
+  parity_images: int,
+) -> list[str]:
+  """Returns what a reader of the report must know, a sentence or two each."""
+  notes = []
+  if not source.trained:
+    notes.append(
+      "The weights are untrained (initialised from the config's seed): sizes "
+      'and operators are those of a trained model, mIoU has no meaning. Parity '
+      'was taken on drawn images, and untrained logits lie so close together '
+      'that arg-max agreement says little.'
+    )
+  elif scorer.enabled:
+    part = 'the first ' if scorer.limit else 'all '
+    notes.append(
+      f'mIoU and parity are on {part}{scorer.total()} and the first '
+      f'{parity_images} images of the split '
+      f'`{source.config.data.eval_split}`.'
+    )
+  else:
+    where = 'validation images' if real else 'drawn images'
+    notes.append(
+      f'The files were not evaluated (`--noeval`); parity was taken on {where}.'
+    )
+  if calibrated_on:
+    images = (
+      f'{calibrated_on} images of the split `{source.config.data.train_split}`'
+      if source.trained
+      else f'{calibrated_on} synthetic images (seed {source.config.seed})'
+    )
+    notes.append(
+      f'int8 ranges are the extremes over {images}; weights are quantised per '
+      'channel.'
+    )
+    if source.pixels.depth > 8:
+      notes.append(
+        'The images have 16 bits and the int8 file reads 8 of them: its input '
+        'has 256 levels over the whole range, 0..65535. Images that fill a '
+        'part of it keep as much less: stretch them, for training too.'
+      )
+  if source.config.model.dtype != 'float32':
+    notes.append(
+      f'The run computed in {source.config.model.dtype}; all rows here compute '
+      'from its float32 weights in float32.'
+    )
+  return notes
+
+
+def resize(
+  source: source_lib.Source, request: request_lib.Request, steps: int
+) -> list[str]:
+  """Returns what became of the last resize, if it is not what was trained."""
+  if request.resize == 'host':
+    return [
+      'The last resize is not in the files: they return maps of the size that '
+      'the head has, and parity is against JAX there. For mIoU the host '
+      "resizes from there to the label's size."
+    ]
+  config = source.config.model
+  if steps == config.resize_steps:
+    return []
+  same = (
+    'With aligned corners that is the same function.'
+    if config.head.align_corners
+    else 'With half-pixel centres that is another function than was trained: '
+    f'train with config.model.resize_steps={steps} to be exact.'
+  )
+  return [
+    f'The last resize takes {steps} steps, since {request.target} does not '
+    f'take the {config.resize_steps} that the model was trained with. {same}'
+  ]
+
+
+def padding(report: dict[str, Any]) -> list[str]:
+  """Returns what to do about PAD operators, if there are any."""
+  counts = [f['operators'].get('PAD', 0) for f in report['formats'].values()]
+  if not any(counts):
+    return []
+  return [
+    f'{max(counts)} PAD operators: strided convolutions that pad symmetrically '
+    'need one where their input is even. An input size of k * 32 + 1, or a '
+    "model trained with padding 'same', has none."
+  ]

@@ -1,0 +1,41 @@
+"""report.md as one HTML file, its pictures inside."""
+
+import base64
+import os
+import re
+
+import markdown
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem
+  auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { border-bottom: 1px solid #ddd; padding: .2rem .8rem .2rem 0; }
+th { border-color: #888; }
+img { max-width: 100%; }
+code { background: #f3f3f3; }
+"""
+
+
+def html(text: str, folder: str) -> str:
+  """Returns a page.
+
+  Args:
+    text: Markdown with tables.
+    folder: where its pictures lie, PNG files.
+  """
+
+  def inline(match: re.Match) -> str:
+    with open(os.path.join(folder, match[1]), 'rb') as f:
+      data = base64.b64encode(f.read()).decode()
+    return f'src="data:image/png;base64,{data}"'
+
+  body = markdown.markdown(text, extensions=['tables'])
+  body = re.sub(r'src="([^":]+\.png)"', inline, body)
+  found = re.match(r'# (.+)', text)
+  title = found[1] if found else 'Export'
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
+    f'{body}\n</body>\n</html>\n'
+  )

@@ -1,0 +1,206 @@
+"""What devices make of an int8 file, as far as this machine can tell.
+
+Memory by our planner and by TFLite Micro, bits by TFLite Micro beside LiteRT's
+reference kernels, Arm's compiler for Ethos-U, estimates for other targets, and
+the time that LiteRT takes here.
+"""
+
+from collections.abc import Sequence
+import os
+import statistics
+import time
+from typing import Any
+
+from absl import logging
+from ai_edge_litert import interpreter
+import numpy as np
+
+from deeplab import evaluate
+from deeplab import litert
+from deeplab import tflm
+from deeplab import visualize
+from deeplab.data import augment
+from deeplab.data import info as data_info
+from export import graph as graph_lib
+from export import memory
+from export import micro
+from export import pictures
+from export import source as source_lib
+from export import targets
+from export import vela
+
+ACCELERATORS = ('ethos-u55-128', 'ethos-u65-256', 'ethos-u85-256')
+_RUNS = 11
+_MICRO_IMAGES = 2
+
+
+def latency_ms(content: bytes, runs: int = _RUNS) -> float:
+  """Returns the median time of LiteRT on this CPU, one thread a core.
+
+  Args:
+    content: of a .tflite file.
+    runs: how many are timed, after two that are not.
+  """
+  runner = interpreter.Interpreter(
+    model_content=content, num_threads=litert.cores()
+  )
+  runner.allocate_tensors()
+  seconds = []
+  for _ in range(runs + 2):
+    start = time.perf_counter()
+    runner.invoke()
+    seconds.append(time.perf_counter() - start)
+  return 1e3 * statistics.median(seconds[2:])
+
+
+def quantized(
+  graph: graph_lib.Graph, image: np.ndarray, normalize: Any
+) -> np.ndarray:
+  """Returns an image as the file takes it.
+
+  Args:
+    graph: of the file.
+    image: [H, W, 3] in 0..255, of its size.
+    normalize: what the caller does to pixels; the identity where the file
+      normalises.
+  """
+  tensor = graph.tensors[graph.inputs[0]]
+  x = normalize(np.asarray(image, np.float32))[None]
+  found = graph_lib.quantization(tensor) or {'scale': 0.0, 'zero_point': 0}
+  return litert.quantize(
+    x,
+    {
+      'dtype': np.dtype(tensor.dtype).type,
+      'quantization': (found['scale'], found['zero_point']),
+    },
+  )
+
+
+def _micro(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+  """Returns what TFLM makes of a file, or `absent` and why."""
+  if not tflm.available():
+    return {'absent': 'the package tflite-micro is not installed'}
+  try:
+    arena = micro.arena(content)
+  except ValueError as error:
+    return {'absent': str(error)}
+  operators: dict[str, dict[str, Any]] = {}
+  for found in micro.operators(content, inputs[0]):
+    row = operators.setdefault(
+      found.operator, {'count': 0, 'equal': 0, 'largest': 0.0}
+    )
+    row['count'] += 1
+    row['equal'] += int(found.largest == 0)
+    row['largest'] = max(row['largest'], found.largest)
+  network = micro.network(content, inputs[:_MICRO_IMAGES])
+  return {
+    'arena': arena._asdict(),
+    'operators': operators,
+    'images': min(len(inputs), _MICRO_IMAGES),
+    'histogram': network.histogram,
+    'first': network.first and network.first._asdict(),
+  }
+
+
+def _npu(path: str) -> dict[str, Any]:
+  """Returns Vela's summary by accelerator, or its error."""
+  found: dict[str, Any] = {}
+  for name in ACCELERATORS:
+    try:
+      found[name] = vela.facts(vela.compile_file(path, name))
+    except ValueError as error:
+      found[name] = {'error': str(error).replace(path, 'the file')}
+  return found
+
+
+def _timeline(graph: graph_lib.Graph) -> dict[str, Any]:
+  """Returns bytes alive at each operator, and the operators' names."""
+  return {
+    'bytes': memory.timeline(memory.lives(graph)),
+    'operators': [op.name for op in graph.operators],
+    'tensors': [graph.tensors[op.outputs[0]].name for op in graph.operators],
+  }
+
+
+def collect(
+  path: str, images: Sequence[np.ndarray], normalize: Any
+) -> dict[str, Any]:
+  """Returns what there is to say of an int8 file.
+
+  Args:
+    path: the .tflite file.
+    images: [H, W, 3] in 0..255, of its size; at least one.
+    normalize: see `quantized`.
+
+  Returns:
+    `memory`, see `_timeline`; `micro`; `npu`; and `estimates`, the least
+    milliseconds by target (`Target.estimate_ms`).
+  """
+  with open(path, 'rb') as f:
+    content = f.read()
+  graph = graph_lib.read(content)
+  inputs = [quantized(graph, image, normalize) for image in images]
+  macs = graph_lib.macs(graph)
+  return {
+    'memory': _timeline(graph),
+    'micro': _micro(content, inputs),
+    'npu': _npu(path),
+    'estimates': {
+      name: target.estimate_ms(macs)
+      for name, target in targets.TARGETS.items()
+      if target.compiler is None
+    },
+  }
+
+
+def of_file(
+  folder: str,
+  kind: str,
+  report: dict[str, Any],
+  images: list[np.ndarray],
+  expected: list[np.ndarray],
+  found: list[np.ndarray],
+  source: source_lib.Source,
+) -> dict[str, Any]:
+  """Collects what devices make of an int8 file, and draws it."""
+  logging.info('Asking compilers and TFLite Micro about %s', kind)
+  request, data = report['request'], source.config.data
+
+  def normalize(image: np.ndarray) -> np.ndarray:
+    if request['normalization_in_graph']:
+      return image
+    mean, std = np.float32(data.mean), np.float32(data.std)
+    return augment.normalize(image, mean, std)
+
+  facts = collect(os.path.join(folder, f'{kind}.tflite'), images, normalize)
+  ram = report.get('target', {}).get('ram_bytes')
+  arena = report['formats'][kind]['peak_activation_bytes']
+  visualize.save(
+    pictures.memory(facts['memory'], arena, ram),
+    os.path.join(folder, f'memory_{kind}.png'),
+  )
+  visualize.save(
+    pictures.errors(images[:3], expected[:3], found[:3]),
+    os.path.join(folder, f'errors_{kind}.png'),
+  )
+  return facts
+
+
+def draw_masks(
+  folder: str,
+  shown: list[tuple[str, evaluate.Result]],
+  info: data_info.DatasetInfo,
+) -> None:
+  """Draws the first images of an evaluation: JAX, files, label."""
+  rows = []
+  for samples in zip(*(result.samples for _, result in shown), strict=True):
+    masks = [
+      (name, sample.prediction)
+      for (name, _), sample in zip(shown, samples, strict=True)
+    ]
+    masks.append(('label', samples[0].label))
+    rows.append((samples[0].image, masks))
+  visualize.save(
+    pictures.overlays(rows, info.class_names, info.palette),
+    os.path.join(folder, 'overlays.png'),
+  )

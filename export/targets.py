@@ -1,0 +1,175 @@
+"""Devices: what they run and hold, read from the files of targets/.
+
+A file describes a device, or a family whose `sizes` differ in some fields.
+Every number names its source; null stands for what is not published or is no
+property of the device, and nothing is checked against it.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parent / 'targets'
+_NUMBERS = (
+  *('clock_hz', 'macs_per_cycle'),
+  *('ram_bytes', 'external_ram_bytes', 'flash_bytes'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """One device.
+
+  Attributes:
+    name: as `--target` takes it.
+    title: for people.
+    compiler: 'vela', which then judges operators, or None.
+    clock_hz: of what multiplies.
+    macs_per_cycle: 8-bit multiply-accumulates, at best.
+    ram_bytes: for activations, on chip.
+    external_ram_bytes: for activations that find no room there.
+    flash_bytes: for weights.
+    operators: TFLite names that it takes; None: not checked.
+    half_pixel: whole ratios of a bilinear resize with half-pixel centres; None
+      for any.
+    align_corners: likewise of size - 1, with aligned corners.
+    weights: 'per_channel' or 'per_tensor' scales.
+    input_type: dtype that an int8 file should take.
+    output_type: dtype that it should return.
+    sources: where each field comes from.
+  """
+
+  name: str
+  title: str
+  compiler: str | None
+  clock_hz: float | None
+  macs_per_cycle: int | None
+  ram_bytes: int | None
+  external_ram_bytes: int | None
+  flash_bytes: int | None
+  operators: frozenset[str] | None
+  half_pixel: tuple[int, ...] | None
+  align_corners: tuple[int, ...] | None
+  weights: str
+  input_type: str
+  output_type: str
+  sources: Mapping[str, str]
+
+  @property
+  def memory_bytes(self) -> int | None:
+    """Bytes that activations may take, external RAM included."""
+    if self.ram_bytes is None:
+      return None
+    return self.ram_bytes + (self.external_ram_bytes or 0)
+
+  def estimate_ms(self, macs: int) -> float | None:
+    """Returns the least time that multiplying takes: a roofline, no more.
+
+    Memory traffic, what else there is to compute, and idle multipliers all come
+    on top.
+    """
+    if self.clock_hz is None or self.macs_per_cycle is None:
+      return None
+    return 1e3 * macs / (self.clock_hz * self.macs_per_cycle)
+
+  def takes_ratio(self, ratio: float, align_corners: bool) -> bool:
+    """Whether it resizes by `ratio` in one step."""
+    allowed = self.align_corners if align_corners else self.half_pixel
+    return allowed is None or ratio == 1 or ratio in allowed
+
+
+def _parse(name: str, fields: Mapping[str, Any]) -> Target:
+  ratios = lambda xs: None if xs is None else tuple(xs)
+  operators = fields['operators']['names']
+  sources = {key: fields[key]['source'] for key in _NUMBERS}
+  for key in ('operators', 'resize', 'weights', 'types'):
+    sources[key] = fields[key]['source']
+  unsourced = sorted(key for key, source in sources.items() if not source)
+  if unsourced:
+    raise ValueError(f'names no source of {", ".join(unsourced)}')
+  weights = fields['weights']['value']
+  if weights not in ('per_channel', 'per_tensor'):
+    raise ValueError(f'weights={weights!r} is not per_channel or per_tensor')
+  return Target(
+    name=name,
+    title=fields['title'],
+    compiler=fields['compiler'],
+    **{key: fields[key]['value'] for key in _NUMBERS},
+    operators=None if operators is None else frozenset(operators),
+    half_pixel=ratios(fields['resize']['half_pixel']),
+    align_corners=ratios(fields['resize']['align_corners']),
+    weights=weights,
+    input_type=fields['types']['input'],
+    output_type=fields['types']['output'],
+    sources=sources,
+  )
+
+
+def read(path: pathlib.Path) -> list[Target]:
+  """Returns the targets of one file.
+
+  Raises:
+    ValueError: the file lacks a field, a source, or is no JSON.
+  """
+  try:
+    fields = json.loads(path.read_text(encoding='utf-8'))
+    sizes = fields.pop('sizes', {path.stem.replace('_', '-'): {}})
+    return [_parse(name, {**fields, **own}) for name, own in sizes.items()]
+  except KeyError as error:
+    raise ValueError(f'{path} lacks the field {error}') from None
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+
+
+TARGETS: dict[str, Target] = {
+  target.name: target
+  for path in sorted(FOLDER.glob('*.json'))
+  for target in read(path)
+}
+
+
+def get(name: str) -> Target:
+  """Returns a target by its name; ValueError if there is none."""
+  if name not in TARGETS:
+    raise ValueError(f'--target={name} is not one of {", ".join(TARGETS)}')
+  return TARGETS[name]
+
+
+def resize_steps(
+  target: Target,
+  start: Sequence[int],
+  end: Sequence[int],
+  align_corners: bool,
+) -> int:
+  """Returns the fewest equal steps in which the target makes a resize.
+
+  Args:
+    target: the device.
+    start: (h, w) of the map.
+    end: (H, W).
+    align_corners: see `Target.takes_ratio`.
+
+  Raises:
+    ValueError: no number of steps has ratios that the target takes, and what
+      to change.
+  """
+  offset = int(align_corners)
+  ratios = {
+    (b - offset) / (a - offset) if a > offset else float(b)
+    for a, b in zip(start, end, strict=True)
+  }
+  for steps in range(1, 12):
+    roots = {round(ratio ** (1 / steps), 9) for ratio in ratios}
+    if all(target.takes_ratio(root, align_corners) for root in roots):
+      return steps
+  ratios_taken = target.align_corners if align_corners else target.half_pixel
+  raise ValueError(
+    f'{target.name} cannot resize the logits from {"x".join(map(str, start))} '
+    f'to {"x".join(map(str, end))}: it takes ratios of '
+    f'{", ".join(map(str, ratios_taken or ())) or "no kind"} a step'
+    f'{" of size - 1" if align_corners else ""}; choose another --input_size, '
+    'or leave the resize to the host with --resize=host'
+  )

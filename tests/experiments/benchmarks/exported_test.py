@@ -1,0 +1,69 @@
+"""Published files beside ours: what is compared, on networks that are small."""
+
+import pytest
+
+from configs import shapes_mnv2
+from deeplab import tflm
+from experiments.benchmarks import exported
+from export import graph as graph_lib
+from tests import shared
+
+
+def test_an_export_of_the_untrained():
+  content = exported.export(
+    shapes_mnv2.get_config('smoke'), (64, 64), output='argmax'
+  )
+  graph = graph_lib.read(content)
+  assert graph_lib.operators(graph)['ARG_MAX'] == 1
+  # No two biases are the same bytes, as if they were trained.
+  read = {i for op in graph.operators for i in op.inputs}
+  biases = [
+    graph.tensors[i]
+    for i in read
+    if graph.is_constant(i) and graph.tensors[i].dtype == 'int32'
+  ]
+  assert len({tensor.buffer for tensor in biases}) == len(biases) > 10
+  first, second = exported.latencies((content, content), 3)
+  assert 0 < first < 100 * second
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('size', 'arena_kib'), [(256, 1104), (320, 1725), (416, 2915)]
+)
+def test_person_needs_no_more_than_published(size, arena_kib):
+  """STMicroelectronics' rows: weights, and 15 % over the widest layer."""
+  if not tflm.available():
+    pytest.skip('tflite-micro is not installed')
+  row = exported.person(size)
+  constants, published, arena = (
+    float(row[i].replace(',', '')) for i in (1, 2, 3)
+  )
+  print(row)
+  assert constants <= published
+  assert arena <= arena_kib
+
+
+@pytest.mark.full
+def test_public_networks_are_ours():
+  """The same multiply-accumulates; constants differ by scales and shapes."""
+  folder = shared.SHARED / 'models'
+  if not folder.is_dir():
+    pytest.skip('the public files are not here')
+  for name, (make, size, target) in exported.PUBLIC.items():
+    theirs = graph_lib.read((folder / f'{name}.tflite').read_bytes())
+    ours = graph_lib.read(
+      exported.export(
+        make(),
+        (size, size),
+        target=target,
+        input_type='uint8',
+        output='argmax',
+      )
+    )
+    assert graph_lib.macs(ours) == pytest.approx(
+      graph_lib.macs(theirs), rel=2e-3
+    )
+    ratio = graph_lib.weight_bytes(ours) / graph_lib.weight_bytes(theirs)
+    print(name, ratio)
+    assert ratio == pytest.approx(1, abs=0.03)

@@ -1,0 +1,107 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import person_mnv2
+from experiments import budget
+from export import fit
+from export import targets
+
+N6 = targets.get('stm32n6')
+
+
+def choice(alpha=0.5, size=256, channels=256, stride=16):
+  return budget.Choice(alpha, (size, size), channels, stride)
+
+
+def cost(macs=10, refused=()):
+  return budget.Cost(macs, 1024, 2048, 1.0, tuple(refused))
+
+
+def test_what_the_config_has():
+  (only,) = budget.choices(person_mnv2.get_config())
+  assert only == choice()
+
+
+def test_every_combination():
+  found = list(
+    budget.choices(
+      person_mnv2.get_config(), [0.35, 1.0], [(256, 256), (320, 320)], [64], [8]
+    )
+  )
+  assert len(found) == 4
+  assert found[-1] == choice(1.0, 320, 64, 8)
+
+
+def test_a_field_that_is_not_there():
+  config = person_mnv2.get_config().unlock()
+  del config.model.encoder.alpha
+  with pytest.raises(ValueError, match='alphas: the encoder mobilenet_v2'):
+    list(budget.choices(config, [0.5]))
+
+
+def test_published_costs():
+  """ST's person row: 868.4 KiB of constants, 1,024 KiB of activations."""
+  found = budget.cost(
+    person_mnv2.get_config(), choice(), N6, fit.limits(N6, None, None)
+  )
+  assert found.ram_bytes == 1024 * 1024
+  # A file has the sizes of resizes and the mean besides.
+  assert found.flash_bytes / 1024 == pytest.approx(868.4, abs=0.5)
+  assert found.ms == pytest.approx(1e3 * found.macs / 300e9)
+  assert found.refusals == ()
+
+
+def test_limits():
+  config, limits = person_mnv2.get_config(), fit.limits(N6, 512, None)
+  memory, time = budget.cost(config, choice(), N6, limits, max_ms=0.1).refusals
+  assert memory.startswith('activations need 1,024.0 KiB of RAM, it has 512.0')
+  assert time == '0.8 ms at least, of 0.1'
+  # Without the last resize the widest layer is what counts.
+  host = budget.cost(config, choice(size=320), N6, limits, host=True)
+  whole = budget.cost(config, choice(size=320), N6, limits)
+  assert host.ram_bytes <= whole.ram_bytes
+
+
+def test_front():
+  """Larger in one thing and smaller in another: both stay."""
+  small, wide, large = choice(0.35), choice(1.0, 192), choice(0.5, 320)
+  too_large = choice(1.0, 320)
+  found = [
+    (small, cost(1)),
+    (large, cost(30)),
+    (wide, cost(20)),
+    (too_large, cost(40, ['no room'])),
+  ]
+  assert [x for x, _ in budget.front(found)] == [wide, large]
+  text = budget.markdown(found)
+  assert '| no room |' in text
+  assert '192x192' in text
+
+
+def test_plot():
+  found = [(choice(), cost()), (choice(1.0), cost(40, ['no room']))]
+  picture = budget.plot(found, fit.Limits(2048, None), 'x')
+  assert picture.shape == (500, 800, 3)
+  assert picture.std() > 5
+
+
+def test_command(tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.budget', '--target=stm32n6'),
+      *('--config=configs/shapes_mnv2.py:smoke', '--sizes=64,96'),
+      f'--output={tmp_path}',
+    ],
+    cwd=pathlib.Path(__file__).resolve().parents[2],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert '96x96' in done.stdout
+  assert '64x64' not in done.stdout  # covered
+  names = sorted(x.name for x in tmp_path.iterdir())
+  assert names == ['budget.json', 'budget.md', 'budget.png']

@@ -1,0 +1,101 @@
+"""Damaged files and useless inputs: one clear error each, no other."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from deeplab import files
+from deeplab import predictors
+from export import calibration
+from export import graph as graph_lib
+from export import proof
+from export import vela
+from tests.export import small
+
+
+def flipped(content, seed, count=8):
+  """Returns the file with a few random bytes in it."""
+  rng = np.random.default_rng(seed)
+  data = bytearray(content)
+  for place in rng.integers(8, len(data), count):
+    data[place] = int(rng.integers(256))
+  return bytes(data)
+
+
+DAMAGED = {
+  'empty': lambda x: b'',
+  'header alone': lambda x: x[:8],
+  'half': lambda x: x[: len(x) // 2],
+  'without its end': lambda x: x[:-1],
+  'bytes of noise': lambda x: flipped(x, 0),
+  'text': lambda x: b'<html>not found</html>',
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGED)
+def test_predictors_refuse(tmp_path, kind):
+  content = small.int8()
+  path = small.write(
+    tmp_path,
+    DAMAGED[kind](content),
+    sha256=hashlib.sha256(content).hexdigest(),
+  )
+  with pytest.raises(
+    ValueError, match=r'damaged or was replaced|is not a TensorFlow Lite file'
+  ):
+    files.load(path)
+
+
+def test_reading_a_graph_never_fails_otherwise():
+  """Half of a file, and a few hundred with noise in them."""
+  content = small.int8()
+  refused = 0
+  cases = [content[:end] for end in range(8, len(content), 97)]
+  cases += [flipped(content, seed, count=64) for seed in range(200)]
+  for data in cases:
+    try:
+      graph_lib.read(data)
+    except ValueError as error:
+      assert str(error)
+      refused += 1
+  assert refused > 50
+
+
+def test_the_compiler_gets_half_a_file(tmp_path):
+  path = tmp_path / 'half.tflite'
+  path.write_bytes(small.int8()[:1500])
+  with pytest.raises(ValueError, match=r'Vela cannot compile .*half\.tflite'):
+    vela.compile_file(str(path))
+  found = proof._npu(str(path))
+  assert all('the file' in x['error'] for x in found.values())
+
+
+def test_an_image_of_another_size(tmp_path):
+  predictor = files.load(small.write(tmp_path, small.int8()))
+  with pytest.raises(ValueError, match=r'takes images of \(16, 24\), not'):
+    predictor(np.zeros((1, 24, 16, 3), np.uint8))
+  with pytest.raises(ValueError, match='computes at'):
+    predictors.Resized(predictor, (8, 8))
+
+
+def test_a_card_of_another_size(tmp_path):
+  path = small.write(tmp_path, small.int8(), input_size=[32, 32])
+  with pytest.raises(ValueError, match='the card is of another file'):
+    files.load(path)
+
+
+@pytest.mark.parametrize(
+  ('images', 'message'),
+  [
+    ([np.eye(3)[None].repeat(4, 0)], '1 calibration images tell too little'),
+    ([np.full((4, 4, 3), i) for i in range(3)], 'all 3 .* of one colour each'),
+  ],
+)
+def test_calibration_images_that_tell_nothing(images, message):
+  with pytest.raises(ValueError, match=message):
+    calibration.check(images)
+
+
+def test_calibration_images_of_some_use():
+  calibration.check([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])

@@ -1,0 +1,70 @@
+import numpy as np
+
+from deeplab import tflm
+from export import device_report
+from export import graph as graph_lib
+from export import proof
+from tests.export import small
+
+
+def test_latency():
+  assert 0 < proof.latency_ms(small.int8(), runs=3) < 1000
+
+
+def test_images_as_the_file_takes_them():
+  graph = graph_lib.read(small.int8())
+  found = proof.quantized(graph, small.image(), lambda x: x)
+  assert found.dtype == np.int8
+  wanted = small.image()[None].astype(int) - 128
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_what_is_collected(tmp_path, monkeypatch):
+  monkeypatch.setattr(proof, 'ACCELERATORS', ('ethos-u55-128',))
+  path = small.write(tmp_path, small.int8())
+  found = proof.collect(path, [small.image()], lambda x: x)
+  # Half-pixel centres by 2 are what it takes.
+  npu = found['npu']['ethos-u55-128']
+  assert npu['refused'] == []
+  assert npu['seconds'] > 0
+  assert max(found['memory']['bytes']) == 3072
+  if tflm.available():
+    assert found['micro']['first'] is None
+    assert found['micro']['operators']['CONV_2D'] == {
+      'count': 2,
+      'equal': 2,
+      'largest': 0.0,
+    }
+
+
+def test_what_is_absent_is_said(tmp_path, monkeypatch):
+  monkeypatch.setattr(tflm, 'available', lambda: False)
+  found = proof._micro(small.int8(), [])
+  assert found == {'absent': 'the package tflite-micro is not installed'}
+  entry = {
+    'weight_bytes': 1024,
+    'file_bytes': 2048,
+    'activation_lower_bound_bytes': 3072,
+    'peak_activation_bytes': 4096,
+  }
+  lines = device_report._memory('int8', entry, {'micro': found})
+  assert 'TFLite Micro: the package tflite-micro is not installed.' in lines
+  assert any('| TFLite Micro, arena |' in x for x in lines)
+
+
+def test_the_first_difference_is_named():
+  micro = {
+    'operators': {'MEAN': {'count': 2, 'equal': 1, 'largest': 1.0}},
+    'images': 1,
+    'histogram': {'0': 90, '1': 10},
+    'first': {
+      'step': 3,
+      'operator': 'MEAN',
+      'tensor': 'pool',
+      'largest': 1.0,
+      'share': 0.5,
+    },
+  }
+  text = '\n'.join(device_report._micro('int8', {'micro': micro}))
+  assert '0: 90 (90.000 %), 1: 10 (10.000 %)' in text
+  assert 'the first that differs is operator 3, MEAN `pool` (by 1' in text

@@ -1,0 +1,75 @@
+"""Exported files by their ending, and ONNX beside TFLite."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from deeplab import files
+from deeplab import litert
+from export import onnx_file
+from tests.export import small
+
+pytest.importorskip('onnxruntime')
+
+
+@pytest.fixture(scope='module', params=['float32', 'int8'])
+def pair(request, tmp_path_factory):
+  """The same network as both, and its step."""
+  folder = tmp_path_factory.mktemp(request.param)
+  content = small.int8(request.param)
+  path = small.write(folder, content)
+  detail = litert.TFLitePredictor(path)._output
+  ends = {'quantization': {'scale': 1.0, 'zero_point': -128}}
+  scale, zero = detail['quantization']
+  card = json.loads((folder / 'x.json').read_text())
+  card['input'] = ends
+  card['output_tensor'] = {
+    'quantization': scale and {'scale': float(scale), 'zero_point': zero}
+  }
+  (folder / 'x.json').write_text(json.dumps(card))
+  (folder / 'x.onnx').write_bytes(onnx_file.convert(content))
+  return folder
+
+
+def test_onnx_computes_the_same(pair):
+  images = np.stack([small.image(i) for i in range(3)])
+  tflite = files.load(pair / 'x.tflite')
+  onnx = files.load(pair / 'x.onnx')
+  assert (tflite.resolver, onnx.resolver) == ('default', 'onnxruntime')
+  assert onnx.input_size == small.SIZE
+  wanted, found = tflite(images), onnx(images)
+  step = np.diff(np.unique(wanted)).min()
+  assert np.abs(found - wanted).max() < 2.5 * step
+  assert np.mean(np.abs(found - wanted) < 0.5 * step) > 0.8
+  ids = onnx.with_output('ids')(images)
+  np.testing.assert_array_equal(ids, found.argmax(-1))
+
+
+def test_facts(pair):
+  facts = onnx_file.facts((pair / 'x.onnx').read_bytes())
+  assert facts['opset'] == 17
+  assert facts['operators']['Conv'] == 3
+  assert facts['operators']['DequantizeLinear'] > 5
+  # Kernels in int8, biases in int32.
+  assert 216 + 72 + 80 + 4 * 21 < facts['weight_bytes'] < 3000
+
+
+def test_damage_is_one_error(pair, tmp_path):
+  content = (pair / 'x.onnx').read_bytes()
+  (tmp_path / 'x.onnx').write_bytes(content[: len(content) // 2])
+  card = json.loads((pair / 'x.json').read_text())
+  (tmp_path / 'x.json').write_text(json.dumps(card))
+  with pytest.raises(ValueError, match='ONNX Runtime cannot load'):
+    files.load(tmp_path / 'x.onnx')
+  card['sha256'] = hashlib.sha256(content).hexdigest()
+  (tmp_path / 'x.json').write_text(json.dumps(card))
+  with pytest.raises(ValueError, match='damaged or was replaced'):
+    files.load(tmp_path / 'x.onnx')
+
+
+def test_unknown_ending():
+  with pytest.raises(ValueError, match=r'x\.pb does not end in one of .tflite'):
+    files.load(pathlib.Path('x.pb'))

@@ -1,0 +1,42 @@
+"""TensorFlow Lite Micro as a predictor."""
+
+import numpy as np
+import pytest
+
+from deeplab import litert
+from deeplab import tflm
+from tests.export import small
+
+needs_tflm = pytest.mark.skipif(
+  not tflm.available(), reason='tflite-micro is not installed'
+)
+
+
+@needs_tflm
+def test_predicts_as_the_reference_kernels(tmp_path):
+  path = small.write(tmp_path, small.int8())
+  images = np.stack([small.image(i) for i in range(3)])
+  found = tflm.TFLMPredictor(path)
+  wanted = litert.TFLitePredictor(path, resolver='reference')
+  assert found.resolver == 'tflm'
+  assert found.input_size == small.SIZE
+  logits = found(images)
+  assert logits.shape == (3, *small.SIZE, small.CLASSES)
+  assert np.ptp(logits) > 1
+  np.testing.assert_array_equal(logits, wanted(images))
+  np.testing.assert_array_equal(
+    found.with_output('ids')(images), logits.argmax(-1)
+  )
+
+
+def test_without_the_package(monkeypatch):
+  monkeypatch.setattr(tflm, 'available', lambda: False)
+  with pytest.raises(ValueError, match='Lite Micro is not installed'):
+    tflm.open_file(b'')
+
+
+@needs_tflm
+def test_a_truncated_file_is_an_error(tmp_path):
+  path = small.write(tmp_path, small.int8()[:300])
+  with pytest.raises(ValueError, match=r'not a valid Flatbuffer'):
+    tflm.TFLMPredictor(path)
