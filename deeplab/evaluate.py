@@ -30,7 +30,7 @@ from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
-from deeplab.models import registry
+from deeplab.quantization import networks
 
 Counts = dict[str, np.ndarray]
 
@@ -206,7 +206,7 @@ def flax_predictor(loaded: workdirs.Loaded) -> predictors.FlaxPredictor:
   """Returns the predictor of a run's checkpoint."""
   config = loaded.config
   return predictors.FlaxPredictor(
-    registry.build(config.model, loaded.info.num_classes, **parallel.kernels()),
+    networks.build(config, loaded.info.num_classes),
     loaded.variables,
     config.data.mean,
     config.data.std,

@@ -46,12 +46,15 @@ class Options:
       shifted multiplies, several times faster on a CPU.
     pointwise: 'conv', or 'matmul' for 1x1 convolutions as matrix products and
       BatchNorm with a hand-written gradient, faster on a CPU in training.
+    frozen_norms: running statistics normalise in training, too, and do not
+      move; scale and bias are trained.
   """
 
   dtype: str = 'float32'
   axis_name: str | None = None
   depthwise: Literal['conv', 'shifted'] = 'conv'
   pointwise: Literal['conv', 'matmul'] = 'conv'
+  frozen_norms: bool = False
 
   def __post_init__(self):
     for name, allowed in (
@@ -283,7 +286,7 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to the same shape."""
-    train = train and not self.norm.frozen
+    train = train and not (self.norm.frozen or self.options.frozen_norms)
     if train and self.options.pointwise == 'matmul':
       return cpu_norm.BatchNorm(
         self.norm.decay,

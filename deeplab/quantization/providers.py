@@ -229,7 +229,7 @@ def _range(array: Array) -> dict[str, Array]:
 
 def _power_of_two(absmax: Array) -> Array:
   # Rounded first: 2^-7 must not become 2^-6 by an error in the last bit.
-  exponent = jnp.log2(jnp.maximum(absmax, 2.0**-40) / 127.0)
+  exponent = jnp.log2(jnp.maximum(absmax / 127.0, 2.0**-20))
   return jnp.exp2(jnp.ceil(exponent - 1e-6))
 
 
@@ -240,12 +240,13 @@ def activation_grid(
 
   Args:
     low: float32, 0 or less.
-    high: float32, 0 or more. An empty range has the scale of (0, 1).
+    high: float32, 0 or more.
     power_of_two: see `rules.Rules`; the zero point is then None.
   """
   if power_of_two:
     return _power_of_two(jnp.maximum(-low, high)), None
-  high = jnp.where(high > low, high, low + 1.0)
+  # LiteRT refuses the factors that smaller scales lead to.
+  high = jnp.maximum(high, low + 255 * 2.0**-20)
   return qarray.compute_scale_zero_point({'min': low, 'max': high}, jnp.int8)
 
 
@@ -276,7 +277,8 @@ class _Shared:
     if self._power_of_two:
       return _power_of_two(calibration['absmax'] * (127 / 127.5))
     scale, _ = qarray.compute_scale_zero_point(calibration, how.qtype)
-    return jnp.where(scale > 0, scale, 1.0)
+    # A dead channel's would be so small that its int32 bias overflows.
+    return jnp.maximum(scale, jnp.max(scale) * 2.0**-14)
 
   def range_grid(self, low: Array, high: Array, rank: int):
     """Returns (scale, zero point) of an activation of some rank."""
