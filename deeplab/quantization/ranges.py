@@ -55,11 +55,11 @@ def percentile(counts: np.ndarray, whole: Range, percent: float) -> Range:
       as many above the new minimum.
   """
   share = np.cumsum(counts) / counts.sum()
-  tail = 1 - percent / 100
+  tail = 1 - percent / 100 + 1e-12
   edges = _edges(whole, len(counts))
   # The first bin that reaches beyond the tail, its outer edge.
   low = edges[np.searchsorted(share, tail, side='right')]
-  high = edges[np.searchsorted(share, 1 - tail - 1e-12) + 1]
+  high = edges[np.searchsorted(share, 1 - tail) + 1]
   return {'min': np.float32(min(low, 0)), 'max': np.float32(max(high, 0))}
 
 
