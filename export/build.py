@@ -4,6 +4,7 @@ Convert, refuse what is not as it is called, compare with JAX, evaluate, write
 down. The result appears under its name only when all of it is there.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -21,9 +22,9 @@ import numpy as np
 from deeplab import evaluate
 from deeplab import inference
 from deeplab import litert
-from deeplab import parallel
 from deeplab import predictors
 from deeplab.models import profile
+from deeplab.quantization import networks
 from export import calibration
 from export import cards
 from export import folder as folder_lib
@@ -37,7 +38,15 @@ from export import score
 from export import source as source_lib
 from export import tflite
 
-_PACKAGES = ('jax', 'flax', 'tensorflow', 'tensorflow-cpu', 'ai-edge-litert')
+_PACKAGES = (
+  'jax',
+  'flax',
+  'tensorflow',
+  'tensorflow-cpu',
+  'ai-edge-litert',
+  'litert-converter',
+  'qwix',
+)
 _PARITY_IMAGES = 8
 
 
@@ -89,8 +98,25 @@ def _saved_model_facts(
   }
 
 
+def _ranges_note(
+  source: source_lib.Source, request: request_lib.Request, images: str
+) -> str:
+  """Returns the sentence on where integer ranges come from."""
+  by_us = 'int8_litert' in request.formats
+  trained = 'quant_stats' in source.variables
+  method = source.config.quantization.calibration.method
+  ours = 'trained' if trained else f'by {method!r} over {images}'
+  theirs = f'the extremes over {images}'
+  ranges = f'int8_litert ranges are {ours}' if by_us else ''
+  if set(request.formats) & {'int8', 'int16x8'}:
+    ranges = f'{ranges}; the other' if by_us else 'Integer'
+    ranges += f' ranges are {theirs}'
+  return f'{ranges}; weights are quantised per {request.rules.weights}.'
+
+
 def _notes(
   source: source_lib.Source,
+  request: request_lib.Request,
   calibrated_on: int,
   scorer: score.Scorer,
   real: bool,
@@ -122,9 +148,10 @@ def _notes(
       if source.trained
       else f'{calibrated_on} synthetic images (seed {source.config.seed})'
     )
+    notes.append(_ranges_note(source, request, images))
+  if networks.enabled(source.config):
     notes.append(
-      f'int8 ranges are the extremes over {images}; weights are quantised per '
-      'channel.'
+      'The run was trained in simulated int8; the row of JAX computes that.'
     )
   if source.config.model.dtype != 'float32':
     notes.append(
@@ -186,41 +213,43 @@ def _fill(
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
+  classes = source.info.num_classes
   traced = profile.profile(
     source_lib.model(source, depthwise='conv', pointwise='conv'),
-    source.info.num_classes,
+    classes,
     size,
   )
   compute = saved_model.function(
     source_lib.model(source, depthwise='conv', pointwise='conv'),
-    source.variables,
+    source.weights,
     request,
     data.mean,
     data.std,
   )
   # JAX as it is evaluated, with the platform's own kernels.
   reference = predictors.FlaxPredictor(
-    source_lib.model(source, **parallel.kernels()),
+    networks.build(source_lib.in_float32(source.config), classes),
     source.variables,
     data.mean,
     data.std,
     {'argmax': 'ids'}.get(request.output, request.output),
   )
   # Without evaluation and calibration a run's data set may be elsewhere.
-  real = source.trained and (scorer.enabled or 'int8' in request.formats)
+  calibrated = set(request.formats) & set(request_lib.CALIBRATED)
+  real = source.trained and (scorer.enabled or bool(calibrated))
   images = [
     predictors.resize_bilinear(image, size)
     for image in source_lib.parity_images(source, size, _PARITY_IMAGES, real)
   ]
   expected = parity.outputs(reference, images)
   calibrate = []
-  if 'int8' in request.formats:
+  if calibrated:
     calibrate = source_lib.calibration_images(source, size, calibration_images)
   report: report_lib.Report = {
     'source': source.facts(),
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
-    'notes': _notes(source, len(calibrate), scorer, real),
+    'notes': _notes(source, request, len(calibrate), scorer, real),
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {'miou': scorer.miou(reference, 'JAX')},
     'formats': {},
@@ -237,8 +266,14 @@ def _fill(
       file, facts = kind, _saved_model_facts(compute, request, traced.macs)
     else:
       file = f'{kind}.tflite'
-      samples = _samples(calibrate, request, data) if kind == 'int8' else ()
-      content = tflite.convert(saved, kind, request, samples)
+      if kind == 'int8_litert':
+        quantized = source_lib.quantized(source, calibrate, request.rules)
+        content = _lowered(source, quantized, request)
+      else:
+        samples: Iterable[np.ndarray] = ()
+        if kind in request_lib.CALIBRATED:
+          samples = _samples(calibrate, request, data)
+        content = tflite.convert(saved, kind, request, samples)
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       facts = _tflite_facts(content)
@@ -246,6 +281,11 @@ def _fill(
     card = cards.card(file, kind, request, source, facts)
     cards.write(folder, kind, card)
     candidate = _open(os.path.join(folder, file), request, data)
+    simulated = None
+    if kind == 'int8_litert':
+      simulated = _simulated(
+        os.path.join(folder, file), source, quantized, request, images, scorer
+      )
     comparison = parity.compare(expected, parity.outputs(candidate, images))
     miou = scorer.miou(candidate, kind)
     cards.write(folder, kind, {**card, 'miou': miou})
@@ -257,6 +297,7 @@ def _fill(
       'miou': miou,
       'miou_difference_points': _points(miou, report['jax']['miou']),
       'parity': comparison,
+      'simulation': simulated,
       'conversion_seconds': round(seconds, 2),
     }
   report['notes'] += _padding_notes(report)
@@ -269,6 +310,39 @@ def _fill(
   with open(os.path.join(folder, 'report.md'), 'w', encoding='utf-8') as f:
     f.write(report_lib.markdown(report))
   return report
+
+
+def _lowered(
+  source: source_lib.Source, variables: Any, request: request_lib.Request
+) -> bytes:
+  """Returns the file by litert-converter."""
+  from export import lowering  # Qwix and the converter may be absent
+
+  data = source.config.data
+  return lowering.convert(
+    source_lib.model(source, **networks.KERNELS),
+    variables,
+    request.rules,
+    request,
+    data.mean,
+    data.std,
+  )
+
+
+def _simulated(
+  path: str,
+  source: source_lib.Source,
+  variables: Any,
+  request: request_lib.Request,
+  images: list[np.ndarray],
+  scorer: score.Scorer,
+) -> dict[str, Any]:
+  """Returns how far the file is from its simulation in JAX."""
+  from export import simulation
+
+  return simulation.compare(
+    simulation.predictor(source, variables, request), path, images, scorer
+  )
 
 
 def _samples(

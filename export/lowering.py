@@ -174,8 +174,9 @@ def convert(
     graph_lib.read(data),
     'the int8_litert file',
     'int8',
-    *request.types('int8_litert'),
-    per_channel=rules.weights == 'channel',
-    float_layers=bool(rules.float_layers),
+    request.input_type,
+    request.output_type,
+    weights=rules.weights,
+    floats_allowed=bool(rules.float_layers),
   )
   return data

@@ -3,7 +3,21 @@
 from collections.abc import Sequence
 import dataclasses
 
-FORMATS = ('saved_model', 'float32', 'float16', 'int8')
+from deeplab.quantization import rules as rules_lib
+
+# TensorFlow's converter writes those that stand before 'int8_litert'.
+FORMATS = (
+  'saved_model',
+  'float32',
+  'float16',
+  'int8',
+  'int16x8',
+  'int8_litert',
+)
+DEFAULT_FORMATS = FORMATS[:4]
+# Those whose ranges come from images; and those with ends in integers.
+CALIBRATED = ('int8', 'int16x8', 'int8_litert')
+INT8 = ('int8', 'int8_litert')
 OUTPUTS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
 OUTPUT_TYPES = ('float32', 'int8', 'uint8', 'int32')
@@ -18,10 +32,11 @@ class Request:
     input_size: (H, W), static.
     normalization_in_graph: the files take RGB in 0..255; otherwise they take
       (RGB - mean) / std.
-    input_type: dtype of the int8 file's input. Other formats take float32.
+    input_type: dtype of the input of `INT8`. Other formats take float32.
     output: of `OUTPUTS`.
-    output_type: dtype of the output: of every format for 'argmax', of the int8
-      file for the others, whose other formats return float32.
+    output_type: dtype of the output: of every format for 'argmax', of `INT8`
+      for the others, whose other formats return float32.
+    rules: what the integer files quantise, and how.
   """
 
   formats: tuple[str, ...]
@@ -30,10 +45,11 @@ class Request:
   input_type: str
   output: str
   output_type: str
+  rules: rules_lib.Rules = rules_lib.Rules()
 
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
-    if kind == 'int8':
+    if kind in INT8:
       return self.input_type, self.output_type
     return 'float32', self.output_type if self.output == 'argmax' else 'float32'
 
@@ -66,10 +82,31 @@ def _output_type(asked: str | None, output: str, num_classes: int, int8: bool):
     )
   if asked in ('int8', 'uint8') and not int8:
     raise ValueError(
-      f'--output_type={asked} needs int8 among --formats: only that file '
-      f'returns quantised {output}'
+      f'--output_type={asked} needs int8 or int8_litert among --formats: only '
+      f'those files return quantised {output}'
     )
   return asked or 'float32'
+
+
+def _check_rules(
+  formats: Sequence[str], output: str, rules: rules_lib.Rules
+) -> None:
+  """Refuses what a converter cannot do."""
+  if 'int8_litert' in formats and output != 'logits':
+    raise ValueError(
+      f'--output_kind={output}: the int8_litert file returns logits; pass '
+      '--output_kind=logits, or --formats=int8'
+    )
+  for kind in ('int8', 'int16x8'):
+    if kind in formats and (rules.float_layers or rules.power_of_two):
+      raise ValueError(
+        f'--formats={kind} has neither layers in float nor scales that are '
+        'powers of two: pass --formats=int8_litert for those'
+      )
+  if 'int16x8' in formats and rules.weights == 'tensor':
+    raise ValueError(
+      '--weights=tensor is for int8 and int8_litert, not for --formats=int16x8'
+    )
 
 
 def make(
@@ -80,6 +117,7 @@ def make(
   input_type: str | None = None,
   output: str = 'logits',
   output_type: str | None = None,
+  rules: rules_lib.Rules | None = None,
 ) -> Request:
   """Checks the flags of an export and fills in what was not said.
 
@@ -92,6 +130,8 @@ def make(
     output: of `OUTPUTS`.
     output_type: of `OUTPUT_TYPES`; None is int32 for argmax and float32
       otherwise.
+    rules: of the integer files; None: int8 weights a channel, and int8
+      activations.
 
   Raises:
     ValueError: the flag at fault, and what to pass instead.
@@ -110,13 +150,15 @@ def make(
     )
   _one_of('--normalization', normalization, ('graph', 'caller'))
   _one_of('--output_kind', output, OUTPUTS)
-  int8 = 'int8' in formats
+  int8 = bool(set(formats) & set(INT8))
+  rules = rules or rules_lib.Rules()
+  _check_rules(formats, output, rules)
   if input_type is not None:
     _one_of('--input_type', input_type, INPUT_TYPES)
     if input_type != 'float32' and not int8:
       raise ValueError(
-        f'--input_type={input_type} needs int8 among --formats: every other '
-        'format takes float32'
+        f'--input_type={input_type} needs int8 or int8_litert among '
+        '--formats: every other format takes float32'
       )
   return Request(
     formats=formats,
@@ -125,4 +167,5 @@ def make(
     input_type=input_type or 'uint8',
     output=output,
     output_type=_output_type(output_type, output, num_classes, int8),
+    rules=rules,
   )

@@ -1,6 +1,7 @@
 """Where the weights and the images of an export come from."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import itertools
 import os
@@ -18,6 +19,9 @@ from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.models import segmenter
+from deeplab.quantization import calibrate
+from deeplab.quantization import networks
+from deeplab.quantization import rules as rules_lib
 from export import calibration
 
 PyTree = Any
@@ -30,7 +34,8 @@ class Source:
   Attributes:
     config: the experiment.
     info: facts of its data set.
-    variables: {'params', 'batch_stats'}.
+    variables: {'params', 'batch_stats'}, and 'quant_stats' of a run in simulated
+      int8.
     step: training steps behind the weights; None for untrained ones.
     workdir: where they were read, None for untrained ones.
   """
@@ -40,6 +45,11 @@ class Source:
   variables: PyTree
   step: int | None
   workdir: str | None
+
+  @property
+  def weights(self) -> PyTree:
+    """The variables of the network in float."""
+    return {k: self.variables[k] for k in ('params', 'batch_stats')}
 
   @property
   def trained(self) -> bool:
@@ -56,12 +66,13 @@ class Source:
     }
 
 
-def float32(config: ConfigDict) -> ConfigDict:
-  """Returns `config.model` computing in float32, as the files do."""
-  model = ConfigDict(config.model)
-  with model.unlocked():
-    model.dtype = 'float32'
-  return model
+def in_float32(config: ConfigDict) -> ConfigDict:
+  """Returns the config with a model that computes in float32, as files do."""
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.model = ConfigDict(config.model)
+    config.model.dtype = 'float32'
+  return config
 
 
 def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
@@ -87,7 +98,7 @@ def untrained(config: ConfigDict) -> Source:
   """Initialises a model from `config.seed`; no data set is read."""
   info = catalog.info_for(config.data)
   model = registry.build(
-    float32(config), info.num_classes, depthwise='conv', pointwise='conv'
+    in_float32(config).model, info.num_classes, **networks.KERNELS
   )
   variables = jax.jit(model.init)(
     jax.random.key(config.seed),
@@ -99,7 +110,28 @@ def untrained(config: ConfigDict) -> Source:
 def model(source: Source, **kernels: Any) -> segmenter.Segmenter:
   """Builds the network in float32; `kernels` as in `registry.build`."""
   return registry.build(
-    float32(source.config), source.info.num_classes, **kernels
+    in_float32(source.config).model, source.info.num_classes, **kernels
+  )
+
+
+def quantized(
+  source: Source, images: Sequence[np.ndarray], rules: rules_lib.Rules
+) -> PyTree:
+  """Returns variables with 'quant_stats': the run's, or calibrated ones.
+
+  Args:
+    source: the model.
+    images: uint8 or float32 [H, W, 3] each, in 0..255 and of the file's size.
+    rules: what is quantised.
+  """
+  if 'quant_stats' in source.variables:
+    return source.variables
+  return calibrate.prepare(
+    model(source, **networks.KERNELS),
+    rules,
+    source.weights,
+    [np.rint(image) for image in images],
+    source.config,
   )
 
 
