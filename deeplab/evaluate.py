@@ -210,6 +210,7 @@ def flax_predictor(loaded: workdirs.Loaded) -> predictors.FlaxPredictor:
     loaded.variables,
     config.data.mean,
     config.data.std,
+    float64=networks.enabled(config),
   )
 
 

@@ -138,6 +138,7 @@ class FlaxPredictor:
     mean: Sequence[float],
     std: Sequence[float],
     output: str = 'logits',
+    float64: bool = False,
   ):
     """Wraps a model.
 
@@ -148,17 +149,22 @@ class FlaxPredictor:
       mean: RGB in 0..255 that the images are normalised with.
       std: likewise.
       output: see the module.
+      float64: float64 is enabled while it is computed, which is what simulated
+        int8 needs to be what the device computes.
     """
     self.model = model
     self.variables = jax.device_put(variables)  # once, not with every batch
     self.mean = tuple(float(x) for x in mean)
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
+    self._float64 = float64
     self._compiled: dict[str, Any] = {}
     self._batches: dict[tuple, int] = {}
 
   def _like(self, variables: Any, output: str) -> 'FlaxPredictor':
-    other = FlaxPredictor(self.model, variables, self.mean, self.std, output)
+    other = FlaxPredictor(
+      self.model, variables, self.mean, self.std, output, self._float64
+    )
     other._compiled = self._compiled
     other._batches = self._batches
     return other
@@ -186,7 +192,8 @@ class FlaxPredictor:
     if count < full:
       rest = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
       images = np.concatenate([images, rest])
-    outputs = self._compiled[self.output](self.variables, images)
+    with jax.enable_x64(self._float64 or jax.config.jax_enable_x64):
+      outputs = self._compiled[self.output](self.variables, images)
     return np.asarray(outputs)[:count]
 
 

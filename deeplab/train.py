@@ -290,6 +290,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config.data.mean,
     config.data.std,
     output='ids',
+    float64=networks.enabled(config),
   )
   record = logbook.Records(workdir, start) if host == 0 else None
   batches = pipeline.train_batches(

@@ -233,6 +233,7 @@ def _fill(
     data.mean,
     data.std,
     {'argmax': 'ids'}.get(request.output, request.output),
+    float64=networks.enabled(source.config),
   )
   # Without evaluation and calibration a run's data set may be elsewhere.
   calibrated = set(request.formats) & set(request_lib.CALIBRATED)

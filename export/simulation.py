@@ -41,7 +41,11 @@ def predictor(
   if pixels is not None:  # it normalises itself
     mean, std = np.zeros_like(mean), np.ones_like(std)
   return predictors.FlaxPredictor(
-    providers.simulate(net, request.rules, pixels), variables, mean, std
+    providers.simulate(net, request.rules, pixels),
+    variables,
+    mean,
+    std,
+    float64=True,
   )
 
 

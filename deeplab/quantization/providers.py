@@ -30,14 +30,15 @@ from qwix._src.providers import odml
 from qwix._src.providers import odml_ops
 from qwix._src.utils import flax_util
 
+from deeplab.quantization import fixed_point
 from deeplab.quantization import rules as rules_lib
 
 Array = jax.Array
 PyTree = Any
 
-# Beside Qwix's own notes on an array: the grid it was rounded to; and the step
-# of the int32 sum that it is on the device, before that is rounded to int8.
-_GRID, _UNIT = 'grid', 'unit'
+# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, and
+# the `Sum` that it is on the device before that is rounded to int8.
+_GRID, _SUM = 'grid', 'sum'
 # Qwix's symmetric scale is absmax / 127.5, and its largest weight saturates.
 _WHOLE = f'absmax,{127.5 / 127!r}'
 _HISTOGRAM_BINS = 2048
@@ -49,56 +50,66 @@ class Grid:
 
   Attributes:
     scale: of the shape that broadcasts.
-    round: the function onto the grid.
+    round: the function (values) onto the grid, halves away from the zero of the
+      integers; or of (values, integers), what they are already.
+    zero: zero point; None where nothing is computed.
   """
 
   scale: Array
-  round: Callable[[Array], Array]
+  round: Callable[..., Array]
+  zero: Array | float | None = None
 
 
-def half_away(x: Array) -> Array:
-  """Rounds to whole numbers, halves away from 0, as TFLite's kernels do."""
-  return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
+@dataclasses.dataclass(frozen=True)
+class Sum:
+  """What an int8 operator adds up, an int32 number times a step.
 
-
-def requantize(x: Array, unit: Array, scale: Array) -> Array:
-  """Returns x / scale, rounded as TFLite's reference kernels do: twice.
-
-  They multiply a sum of steps `unit` by a 31-bit fraction, round, shift right
-  and round again. With unit / scale = 0.4 that is to halves and then to whole
-  numbers: 0.3 becomes 1.
-
-  Args:
-    x: float32 sums.
-    unit: their step, of a shape that broadcasts.
-    scale: the step of the result.
+  Attributes:
+    value: the same values as the array's, rounded as on the device; float64
+      where that is enabled, and without a gradient.
+    unit: the step, of a shape that broadcasts.
   """
-  _, exponent = jnp.frexp(unit / scale)
-  shift = jnp.exp2(jnp.maximum(-exponent, 0).astype(jnp.float32))
-  return half_away(jnp.floor(x / scale * shift + 0.5) / shift)
+
+  value: Array
+  unit: Array
+
+
+def _narrow(x: Array) -> Array:
+  return x.astype(jnp.float32)
 
 
 def _scale_of(array: Any) -> Array | None:
   grid = aux_data.get(array, _GRID, None)
-  return None if grid is None else grid.scale
+  return None if grid is None else fixed_point.wide(grid.scale)
 
 
-def _note_unit(array: Array, unit: Array | None) -> Array:
-  if unit is not None:
-    aux_data.set(array, _UNIT, unit)
+def _sum_of(array: Any) -> Sum | None:
+  return aux_data.get(array, _SUM, None)
+
+
+def _note(array: Array, value: Array, unit: Array) -> Array:
+  """Notes what an array is on the device."""
+  stop = jax.lax.stop_gradient
+  aux_data.set(array, _SUM, Sum(stop(value), stop(unit)))
   return array
 
 
-def _whole(x: Array) -> Array:
-  """Rounds what is whole but for the error of a division."""
-  return x + jax.lax.stop_gradient(jnp.round(x) - x)
+def _pass(value: Array, x: Array) -> Array:
+  """Returns `value` with the gradient of x."""
+  return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
-def _whole_units(x: Array, unit: Array) -> Array:
+def _note_grid(array: Array, grid: Grid) -> None:
+  """Notes that an array lies on a grid, in whole steps of its scale."""
+  scale = fixed_point.wide(grid.scale)
+  _note(array, jnp.round(fixed_point.wide(array) / scale) * scale, scale)
+
+
+def _in_units(x: Array, unit: Array) -> Array:
   """Rounds biases to the int32 steps that they are stored in."""
   limit = float(2**31 - 128)
-  steps = jnp.round(x / jnp.where(unit > 0, unit, 1.0))
-  return x + jax.lax.stop_gradient(jnp.clip(steps, -limit, limit) * unit - x)
+  steps = fixed_point.half_away(fixed_point.wide(x) / jnp.where(unit > 0, unit, 1.0))
+  return jnp.clip(steps, -limit, limit) * unit
 
 
 class _Conv(odml_ops.DotEinsumConv):
@@ -120,10 +131,13 @@ class _WholeConv(_Conv):
       return super()._call_original_op(x, kernel, **kwargs)
     # The sum of whole numbers is exact, also where an accelerator multiplies
     # in bfloat16 by default.
+    steps = [
+      _pass(jnp.round(y), y)
+      for y in (x / _narrow(scales[0]), kernel / _narrow(scales[1]))
+    ]
     unit = scales[0] * scales[1]
-    x, kernel = _whole(x / scales[0]), _whole(kernel / scales[1])
-    out = super()._call_original_op(x, kernel, **kwargs) * unit
-    return _note_unit(out, unit)
+    out = super()._call_original_op(*steps, **kwargs)
+    return _note(out * _narrow(unit), fixed_point.wide(out) * unit, unit)
 
 
 class _BatchNorm(odml_ops.BatchNorm):
@@ -131,38 +145,51 @@ class _BatchNorm(odml_ops.BatchNorm):
 
   def __call__(self, norm: nn.BatchNorm, x: Array, *args: Any, **kwargs: Any):
     out = super().__call__(norm, x, *args, **kwargs)
-    unit = aux_data.get(x, _UNIT, None)
-    if unit is None or not norm.use_running_average:
+    total = _sum_of(x)
+    if total is None or not norm.use_running_average:
       return out
     params, stats = norm.variables['params'], norm.variables['batch_stats']
-    factor = params['scale'] * jax.lax.rsqrt(stats['var'] + norm.epsilon)
+    # In float32, as the converter has it.
+    deviation = jnp.sqrt(fixed_point.wide(stats['var'] + norm.epsilon))
+    factor = params['scale'] * _narrow(1 / deviation)
     shift = params['bias'] - stats['mean'] * factor
-    unit = unit * jnp.abs(jax.lax.stop_gradient(factor))
-    error = jax.lax.stop_gradient(_whole_units(shift, unit) - shift)
-    rule = aux_data.get(out, odml_ops.AuxDataKey.FQ_RULE, None)
-    out = out + error
-    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, True)
-    return _note_unit(self._fake_quant_output(out, rule), unit)
+    unit = total.unit * jnp.abs(fixed_point.wide(factor))
+    value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
+    return _note(out, value, unit)
 
 
 class _Ufunc(odml_ops.UfuncCall):
-  """A bias behind a convolution, or a sum, product, ... of activations."""
+  """A bias behind a convolution, or a sum or product of activations."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Array:
-    function, x, *rest = args
-    unit = aux_data.get(x, _UNIT, None)
-    fused = aux_data.get(x, odml_ops.AuxDataKey.ALLOW_FUSION, False)
-    if function.__name__ == 'add' and fused and unit is not None:
-      args = function, x, _whole_units(rest[0], unit)
-      return _note_unit(super().__call__(*args, **kwargs), unit)
-    return super().__call__(*args, **kwargs)
+    out = super().__call__(*args, **kwargs)
+    total = _sum_of(args[1])
+    # Qwix found the first argument's operator to take the second as a bias.
+    if self._op_name == 'add' and self._output_allow_fusion and total:
+      bias = _in_units(args[2], total.unit)
+      return _note(out, total.value + bias, total.unit)
+    return out
 
   def _call_original_op(self, *args: Any, **kwargs: Any) -> Array:
     out = super()._call_original_op(*args, **kwargs)
     scales = [_scale_of(x) for x in args[1:]]
-    if self._op_name == 'multiply' and None not in scales:
-      _note_unit(out, scales[0] * scales[1])
-    return out
+    if None in scales or self._op_name not in ('add', 'multiply'):
+      return out
+    steps = [
+      jnp.round(fixed_point.wide(x) / scale)
+      for x, scale in zip(args[1:], scales, strict=True)
+    ]
+    if self._op_name == 'multiply':
+      unit = scales[0] * scales[1]
+      return _note(out, steps[0] * steps[1] * unit, unit)
+    # Summands are brought to the coarser scale, with 20 bits behind the point.
+    coarse = 2 * jnp.maximum(*scales)
+    unit = coarse * 2.0**-20
+    parts = [
+      fixed_point.multiplied(n * 2.0**20, scale / coarse)
+      for n, scale in zip(steps, scales, strict=True)
+    ]
+    return _note(out, (parts[0] + parts[1]) * unit, unit)
 
 
 class _Relu(odml_ops.CustomJvpCall):
@@ -170,9 +197,12 @@ class _Relu(odml_ops.CustomJvpCall):
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     out = super().__call__(*args, **kwargs)
-    if args[0] not in (jax.nn.relu, jax.nn.relu6):
+    function, x, *_ = args
+    total = _sum_of(x)
+    if total is None or function not in (jax.nn.relu, jax.nn.relu6):
       return out
-    return _note_unit(out, aux_data.get(args[1], _UNIT, None))
+    top = 6.0 if function is jax.nn.relu6 else None
+    return _note(out, jnp.clip(total.value, 0.0, top), total.unit)
 
 
 class _Concatenate(odml_ops.Concatenate):
@@ -182,14 +212,12 @@ class _Concatenate(odml_ops.Concatenate):
     out = super().__call__(arrays, *args, **kwargs)
     # Parts that are all on grids are on several; Qwix takes them for one.
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, None)
-    units = [aux_data.get(x, _UNIT, None) for x in arrays]
-    if any(unit is None for unit in units):
+    sums = [_sum_of(x) for x in arrays]
+    if any(total is None for total in sums) or out.ndim != 4:
       return out
-    whole = [
-      jnp.broadcast_to(unit, (*(1,) * (x.ndim - 1), x.shape[-1]))
-      for unit, x in zip(units, arrays, strict=True)
-    ]
-    return _note_unit(out, jnp.concatenate(whole, axis=-1))
+    values = jnp.concatenate([s.value for s in sums], *args, **kwargs)
+    units = [jnp.broadcast_to(s.unit, s.value.shape) for s in sums]
+    return _note(out, values, jnp.concatenate(units, *args, **kwargs))
 
 
 class _SameGrid(odml_ops.QuantizedOp):
@@ -212,9 +240,13 @@ class _SameGrid(odml_ops.QuantizedOp):
     out = self._call_original_op(x, *args, **kwargs)
     grid = aux_data.get(x, _GRID, None)
     if grid is not None:
-      out = grid.round(out)
+      steps = None
+      if self._op_name == 'resize' and grid.zero is not None:
+        whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale)) + grid.zero
+        steps = fixed_point.resize(whole, *args, **kwargs)
+      out = grid.round(out) if steps is None else grid.round(out, steps)
       aux_data.set(out, _GRID, grid)
-      _note_unit(out, grid.scale)
+      _note_grid(out, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)
 
@@ -337,7 +369,8 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
     )
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    if quant_stat_name is None:
+    weight = quant_stat_name is None
+    if weight:
       scale, zero_point = self.weight_grid(array, how), None
     else:
       known = _fixed(array)
@@ -352,25 +385,28 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
       scale, zero_point = self.range_grid(*known, array.ndim)
     scale = jax.lax.stop_gradient(scale)
     zero = 0.0 if zero_point is None else zero_point.astype(jnp.float32)
-    first = -127 if quant_stat_name is None else -128
+    first = -127 if weight else -128
 
     def fit(x: Array, steps: Array) -> Array:
       inside = jnp.clip(x, (first - zero) * scale, (127 - zero) * scale)
-      whole = jnp.clip(steps + zero, first, 127)
-      return inside + jax.lax.stop_gradient((whole - zero) * scale - inside)
+      whole = jnp.clip(steps.astype(scale.dtype) + zero, first, 127)
+      return _pass((whole - zero) * scale, inside)
 
-    def around(x: Array) -> Array:
-      # Integers are rounded about their own 0, not that of the values; a half
-      # is one in spite of float32's error.
-      steps = x / scale + zero
-      return fit(x, half_away(steps + 1e-4 * jnp.sign(steps)) - zero)
+    def around(x: Array, steps: Array | None = None) -> Array:
+      if steps is None:
+        steps = fixed_point.wide(x) / fixed_point.wide(scale) + zero
+        # A half is one in spite of float32's error.
+        steps = fixed_point.half_away(steps + 1e-4 * jnp.sign(steps))
+      return fit(x, steps - zero)
 
-    unit = aux_data.get(array, _UNIT, None)
-    if quant_stat_name is None or unit is None:
-      out = fit(array, jnp.round(array / scale))
+    total = _sum_of(array)
+    if weight or total is None:
+      steps = fixed_point.wide(array) / fixed_point.wide(scale)
+      out = fit(array, fixed_point.half_away(steps) if weight else jnp.round(steps))
     else:
-      out = fit(array, requantize(array, unit, scale))
-    aux_data.set(out, _GRID, Grid(scale, around))
+      whole = total.value / jnp.where(total.unit > 0, total.unit, 1.0)
+      out = fit(array, fixed_point.multiplied(whole, total.unit / fixed_point.wide(scale)))
+    aux_data.set(out, _GRID, Grid(scale, around, zero))
     return out
 
 
