@@ -39,8 +39,6 @@ PyTree = Any
 # Beside Qwix's own notes on an array: the `Grid` that it was rounded to, and
 # the `Sum` that it is on the device before that is rounded to int8.
 _GRID, _SUM = 'grid', 'sum'
-# Qwix's symmetric scale is absmax / 127.5, and its largest weight saturates.
-_WHOLE = f'absmax,{127.5 / 127!r}'
 _HISTOGRAM_BINS = 2048
 
 
@@ -120,6 +118,13 @@ class _Conv(odml_ops.DotEinsumConv):
       x.shape, kernel.shape, kwargs['dimension_numbers']
     )
     return super().__call__(x, kernel, **kwargs)
+
+  def _maybe_fake_quant(self, array, rule, quant_stat_name):
+    # What an int8 operator gives to a float one is int8; Qwix would make the
+    # one before compute in float, too.
+    if rule is None or rule.act_qtype is None:
+      rule = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, rule)
+    return super()._maybe_fake_quant(array, rule, quant_stat_name)
 
 
 class _WholeConv(_Conv):
@@ -259,9 +264,18 @@ def _range(array: Array) -> dict[str, Array]:
   }
 
 
+def _divided(x: Array, n: int) -> Array:
+  """Returns x / n to the last bit, where float64 is enabled.
+
+  XLA multiplies by 1 / n in float32, if it compiles a whole graph; and the
+  scales of the file are computed one operation at a time.
+  """
+  return _narrow(fixed_point.wide(x) / n)
+
+
 def _power_of_two(absmax: Array) -> Array:
   # Rounded first: 2^-7 must not become 2^-6 by an error in the last bit.
-  exponent = jnp.log2(jnp.maximum(absmax / 127.0, 2.0**-20))
+  exponent = jnp.log2(jnp.maximum(_divided(absmax, 127), 2.0**-20))
   return jnp.exp2(jnp.ceil(exponent - 1e-6))
 
 
@@ -279,7 +293,8 @@ def activation_grid(
     return _power_of_two(jnp.maximum(-low, high)), None
   # LiteRT refuses the factors that smaller scales lead to.
   high = jnp.maximum(high, low + 255 * 2.0**-20)
-  return qarray.compute_scale_zero_point({'min': low, 'max': high}, jnp.int8)
+  scale = _divided(high - low, 255)
+  return scale, jnp.clip(jnp.round(-128 - low / scale), -128, 127)
 
 
 class _Shared:
@@ -305,17 +320,23 @@ class _Shared:
 
   def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
     """Returns the scales of a kernel; zero points are 0."""
-    calibration = qarray.calibrate(array, how)
+    absmax = qarray.calibrate(array, how)['absmax']
     if self._power_of_two:
-      return _power_of_two(calibration['absmax'] * (127 / 127.5))
-    scale, _ = qarray.compute_scale_zero_point(calibration, how.qtype)
+      return _power_of_two(absmax)
+    # Qwix divides by 127.5, and its largest weight saturates.
+    scale = _divided(absmax, 127)
     # A dead channel's would be so small that its int32 bias overflows.
-    return jnp.maximum(scale, jnp.max(scale) * 2.0**-14)
+    largest = jnp.maximum(jnp.max(scale), 2.0**-20)
+    return jnp.maximum(scale, largest * 2.0**-14)
 
-  def range_grid(self, low: Array, high: Array, rank: int):
-    """Returns (scale, zero point) of an activation of some rank."""
+  def range_grid(self, low: Array, high: Array, rank: int, known: bool):
+    """Returns (scale, zero point) of an activation of some rank.
+
+    A range that is `known` beforehand keeps its own zero: pixels have scale 1.
+    """
     whole = lambda x: jnp.reshape(x, (1,) * rank)
-    return activation_grid(whole(low), whole(high), self._power_of_two)
+    power_of_two = self._power_of_two and not known
+    return activation_grid(whole(low), whole(high), power_of_two)
 
 
 def _fixed(array: Array) -> tuple[Array, Array] | None:
@@ -373,18 +394,20 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
     if weight:
       scale, zero_point = self.weight_grid(array, how), None
     else:
-      known = _fixed(array)
-      if known is None:
+      span = known = _fixed(array)
+      if span is None:
         _observed(quant_stat_name, jax.lax.stop_gradient(_range(array)))
         stats = flax_util.get_or_create_variable(
           'quant_stats',
           quant_stat_name,
           lambda: {'min': jnp.float32(0), 'max': jnp.float32(0)},
         ).value
-        known = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(*known, array.ndim)
+        span = stats['min'], stats['max']
+      scale, zero_point = self.range_grid(
+        *span, array.ndim, known is not None
+      )
     scale = jax.lax.stop_gradient(scale)
-    zero = 0.0 if zero_point is None else zero_point.astype(jnp.float32)
+    zero = 0.0 if zero_point is None else zero_point
     first = -127 if weight else -128
 
     def fit(x: Array, steps: Array) -> Array:
@@ -422,12 +445,14 @@ class _Lower(_Shared, odml.OdmlConversionProvider):
         scale = self.weight_grid(jnp.reshape(kernel, array.shape), how)
         zero_point = None
       else:
-        known = _fixed(array)
-        if known is None:
+        span = known = _fixed(array)
+        if span is None:
           stats = functools.reduce(lambda x, key: x[key], path, self._quant_stats)
           stats = stats[quant_stat_name]
-          known = jnp.float32(stats['min']), jnp.float32(stats['max'])
-        scale, zero_point = self.range_grid(*known, array.ndim)
+          span = jnp.float32(stats['min']), jnp.float32(stats['max'])
+        scale, zero_point = self.range_grid(
+          *span, array.ndim, known is not None
+        )
       attributes = self._get_attributes(
         scale=scale,
         zp=zero_point,
@@ -437,8 +462,9 @@ class _Lower(_Shared, odml.OdmlConversionProvider):
 
     @functools.partial(jax.lax.composite, name='quant.fake_quant')
     def mark(x, **_):
+      zero = None if zero_point is None else zero_point.astype(jnp.int8)
       return qarray.dequantize(
-        qarray.quantize_with_scale_zero_point(x, how.qtype, scale, zero_point)
+        qarray.quantize_with_scale_zero_point(x, how.qtype, scale, zero)
       )
 
     out = mark(array, **attributes)
@@ -453,7 +479,7 @@ def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
     qwix.QuantizationRule(
       module_path='.*',
       weight_qtype=jnp.int8,
-      weight_calibration_method=_WHOLE,
+      weight_calibration_method='absmax',
       act_qtype=jnp.int8,
       act_static_scale=True,
     ),
