@@ -1,11 +1,12 @@
 """The network in int8 arithmetic, by Qwix.
 
 An unmodified Linen module is wrapped; Qwix replaces the operators that it
-calls. Three networks come out, which differ in what happens to a tensor that
+calls. Four networks come out, which differ in what happens to a tensor that
 the device holds in int8, and in nothing else:
 
     observe    it is only looked at: float arithmetic, ranges recorded
     simulate   it is rounded to its int8 grid, and trained through
+    switch     it is rounded, or not, as its module's switch says
     lower      it is marked, for the converter to an int8 file
 
 Ranges of activations are the collection 'quant_stats', {'min', 'max'} a tensor,
@@ -433,6 +434,28 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
     return out
 
 
+class _Switch(_Shared, odml.OdmlQatProvider):
+  """Rounds where a module's switch is on; to the grids, not to the last bit."""
+
+  def _fake_quant(self, array, how, quant_stat_name=None):
+    module = flax_util.get_current_module()
+    on = module.get_variable('switches', 'on')
+    zero, lowest = 0.0, -127
+    if quant_stat_name is None:
+      scale = self.weight_grid(array, how)
+    else:
+      span = known = _fixed(array)
+      if span is None:
+        stats = module.get_variable('quant_stats', quant_stat_name)
+        span = stats['min'], stats['max']
+      scale, zero_point = self.range_grid(
+        *span, array.ndim, known is not None
+      )
+      zero, lowest = 0.0 if zero_point is None else zero_point, -128
+    steps = jnp.clip(jnp.round(array / scale) + zero, lowest, 127)
+    return jnp.where(on > 0, (steps - zero) * scale, array)
+
+
 class _Lower(_Shared, odml.OdmlConversionProvider):
   """Marks tensors with the scales that the simulation rounds by."""
 
@@ -520,6 +543,21 @@ def simulate(
   provider = _Simulate(
     _qwix_rules(rules), fixed_range_for_inputs=input_range
   )
+  provider.setup(rules)
+  return qwix.quantize_model(model, provider)
+
+
+def switch(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
+  """Returns the network whose modules are float or int8, one by one.
+
+  Its variables are those of `simulate` and 'switches': {'on': 0 or 1} at the
+  path of each module that has ranges.
+
+  Args:
+    model: built with depthwise and pointwise 'conv'.
+    rules: what is quantised at most.
+  """
+  provider = _Switch(_qwix_rules(rules))
   provider.setup(rules)
   return qwix.quantize_model(model, provider)
 
