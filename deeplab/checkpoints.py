@@ -173,9 +173,7 @@ class Checkpoints:
         batch_stats=restored['variables']['batch_stats'],
         opt_state=restored['training']['opt_state'],
         quant_stats=restored['variables'].get('quant_stats', {}),
-        ema={
-          name: restored['ema'][name] for name in like.ema
-        },
+        ema={name: restored['ema'][name] for name in like.ema},
         nonfinite_step=restored['training']['nonfinite_step'],
       )
     )

@@ -13,6 +13,7 @@ an exported file are scored by the same code.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 from typing import Any
 from typing import Protocol
 
@@ -192,7 +193,8 @@ class FlaxPredictor:
     if count < full:
       rest = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
       images = np.concatenate([images, rest])
-    with jax.enable_x64(self._float64 or jax.config.jax_enable_x64):
+    wide = jax.enable_x64(True) if self._float64 else contextlib.nullcontext()
+    with wide:
       outputs = self._compiled[self.output](self.variables, images)
     return np.asarray(outputs)[:count]
 

@@ -306,9 +306,7 @@ def train_step(
 
     def accumulate(carry, part):
       total, main, batch_stats, seen, grads = carry
-      (t, (m, (batch_stats, now))), g = grad_fn(
-        state.params, batch_stats, part
-      )
+      (t, (m, (batch_stats, now))), g = grad_fn(state.params, batch_stats, part)
       grads = jax.tree.map(jnp.add, grads, g)
       return (total + t, main + m, batch_stats, _wider(seen, now), grads), None
 

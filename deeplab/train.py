@@ -179,9 +179,7 @@ def _quantized(
   q = config.quantization
   images = [
     predictors.resize_bilinear(image, config.eval.static_size)
-    for image in pipeline.calibration_images(
-      config, info, q.calibration.images
-    )
+    for image in pipeline.calibration_images(config, info, q.calibration.images)
   ]
   logging.info('Calibrating int8 on %d training images', len(images))
   return calibrate.prepare(

@@ -304,7 +304,8 @@ def check(
   No Flex, custom or StableHLO operator may be in any file. In an int8 file
   float is allowed only in a QUANTIZE of the graph's input and a DEQUANTIZE
   into its output, if those were asked for in float, and convolutions have one
-  weight scale a channel, or a tensor. A float16 file stores no large constant as float32.
+  weight scale a channel, or a tensor. A float16 file stores no large constant
+  as float32.
 
   Args:
     graph: the file's graph.
@@ -319,9 +320,7 @@ def check(
     BadGraph: operators and tensors at fault, by name.
   """
   complaints = list(
-    _complaints(
-      graph, kind, input_type, output_type, weights, floats_allowed
-    )
+    _complaints(graph, kind, input_type, output_type, weights, floats_allowed)
   )
   if complaints:
     rest = f', and {len(complaints) - 3} more' if len(complaints) > 3 else ''

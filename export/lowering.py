@@ -163,9 +163,10 @@ def convert(
   net = providers.lower(net, rules, variables, pixels)
   arrays = {k: v for k, v in variables.items() if k != 'quant_stats'}
 
-  def compute(image: jax.Array) -> jax.Array:
+  def compute(image: jax.Array) -> Any:
     # Not NumPy's: those lose Qwix's notes.
-    return net.apply(jax.tree.map(jnp.asarray, arrays), image).logits
+    output: Any = net.apply(jax.tree.map(jnp.asarray, arrays), image)
+    return output.logits
 
   image = jax.ShapeDtypeStruct((1, *request.input_size, 3), jnp.float32)
   data = _convert(jax.jit(compute).lower(image).as_text())

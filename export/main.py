@@ -109,8 +109,8 @@ _OUTPUT_KIND = flags.DEFINE_enum(
 _OUTPUT_TYPE = flags.DEFINE_string(
   'output_type',
   None,
-  'Output of int8 and int8_litert files: float32 (default), int8 or uint8; with '
-  '--output_kind=argmax of every file: int32 (default) or uint8.',
+  'Output of int8 and int8_litert files: float32 (default), int8 or uint8; '
+  'with --output_kind=argmax of every file: int32 (default) or uint8.',
 )
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
   'calibration_images',
@@ -222,7 +222,9 @@ def _quantization(config: ConfigDict) -> ConfigDict:
     )
   config = ConfigDict(config)
   with config.unlocked():
-    config.update_from_flattened_dict({f'quantization.{k}': v for k, v in asked.items()})
+    config.update_from_flattened_dict(
+      {f'quantization.{k}': v for k, v in asked.items()}
+    )
   return config
 
 
@@ -248,9 +250,7 @@ def _run() -> None:
     source = source_lib.from_workdir(
       _WORKDIR.value, _CHECKPOINT.value, _DATA_ROOT.value
     )
-    source = dataclasses.replace(
-      source, config=_quantization(source.config)
-    )
+    source = dataclasses.replace(source, config=_quantization(source.config))
     request = _request(source.config, source.info)
   else:
     # What makes no sense is refused before the model is initialised.

@@ -34,7 +34,9 @@ def steps(
     `argmax_agreement`: share of pixels of one class.
   """
   pairs = list(zip(simulated, found, strict=True))
-  distances = [np.abs(np.rint(a / scale) - np.rint(b / scale)) for a, b in pairs]
+  distances = [
+    np.abs(np.rint(a / scale) - np.rint(b / scale)) for a, b in pairs
+  ]
   return {
     'images': len(pairs),
     'same': float(np.mean([np.mean(d == 0) for d in distances])),

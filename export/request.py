@@ -18,6 +18,7 @@ DEFAULT_FORMATS = FORMATS[:4]
 # Those whose ranges come from images; and those with ends in integers.
 CALIBRATED = ('int8', 'int16x8', 'int8_litert')
 INT8 = ('int8', 'int8_litert')
+_RULES = rules_lib.Rules()
 OUTPUTS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
 OUTPUT_TYPES = ('float32', 'int8', 'uint8', 'int32')
@@ -45,7 +46,7 @@ class Request:
   input_type: str
   output: str
   output_type: str
-  rules: rules_lib.Rules = rules_lib.Rules()
+  rules: rules_lib.Rules = _RULES
 
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
@@ -117,7 +118,7 @@ def make(
   input_type: str | None = None,
   output: str = 'logits',
   output_type: str | None = None,
-  rules: rules_lib.Rules | None = None,
+  rules: rules_lib.Rules = _RULES,
 ) -> Request:
   """Checks the flags of an export and fills in what was not said.
 
@@ -130,8 +131,7 @@ def make(
     output: of `OUTPUTS`.
     output_type: of `OUTPUT_TYPES`; None is int32 for argmax and float32
       otherwise.
-    rules: of the integer files; None: int8 weights a channel, and int8
-      activations.
+    rules: of the integer files.
 
   Raises:
     ValueError: the flag at fault, and what to pass instead.
@@ -151,7 +151,6 @@ def make(
   _one_of('--normalization', normalization, ('graph', 'caller'))
   _one_of('--output_kind', output, OUTPUTS)
   int8 = bool(set(formats) & set(INT8))
-  rules = rules or rules_lib.Rules()
   _check_rules(formats, output, rules)
   if input_type is not None:
     _one_of('--input_type', input_type, INPUT_TYPES)

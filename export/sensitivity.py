@@ -46,7 +46,9 @@ from export import source as source_lib
 PyTree = Any
 Row = dict[str, Any]
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a float run.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Work directory of a float run.'
+)
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to write.')
 _IMAGES = flags.DEFINE_integer(
   'images', 20, 'Validation images that damage is measured on.', lower_bound=1
@@ -100,9 +102,7 @@ class Study:
     modules: paths of what has weights or ranges to quantise.
   """
 
-  def __init__(
-    self, source: source_lib.Source, calibration: int, images: int
-  ):
+  def __init__(self, source: source_lib.Source, calibration: int, images: int):
     """Calibrates.
 
     Raises:
@@ -122,7 +122,12 @@ class Study:
       source, source_lib.calibration_images(source, size, calibration), rules
     )
     stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
-    self.modules = sorted({'/'.join(path[:-2]) for path in stats})
+    params = flax.traverse_util.flatten_dict(variables['params'])
+    modules = {'/'.join(path[:-2]) for path in stats}
+    modules |= {'/'.join(p[:-1]) for p in params if p[-1] == 'kernel'}
+    self.modules = sorted(
+      name for name in modules if not re.fullmatch(rules.stays_float, name)
+    )
     self._variables = variables
     data = source.config.data
     self._predictor = predictors.FlaxPredictor(
@@ -135,7 +140,9 @@ class Study:
     self._scorer = score.Scorer(source, request, True, images)
     self._images = [
       predictors.resize_bilinear(x['image'], size)
-      for x in itertools.islice(source_lib.eval_examples(source, images), images)
+      for x in itertools.islice(
+        source_lib.eval_examples(source, images), images
+      )
     ]
     self._float = parity.outputs(self._predictor, self._images)
     self.miou = self._miou(self._predictor)
@@ -259,7 +266,9 @@ def run(
 
 def _run() -> None:
   if not _WORKDIR.value or not _OUTPUT.value:
-    raise ValueError('--workdir (a float run) and --output (a folder) are needed')
+    raise ValueError(
+      '--workdir (a float run) and --output (a folder) are needed'
+    )
   source = source_lib.from_workdir(_WORKDIR.value, 'best', None)
   report = run(
     source,

@@ -54,9 +54,7 @@ def _output_scale(data: bytes) -> float:
   graph = graph_lib.read(data)
   (output,) = graph.outputs
   if not graph.tensors[output].scales:
-    (output,) = (
-      op.inputs[0] for op in graph.operators if output in op.outputs
-    )
+    (output,) = (op.inputs[0] for op in graph.operators if output in op.outputs)
   return graph.tensors[output].scales[0]
 
 

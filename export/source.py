@@ -34,8 +34,8 @@ class Source:
   Attributes:
     config: the experiment.
     info: facts of its data set.
-    variables: {'params', 'batch_stats'}, and 'quant_stats' of a run in simulated
-      int8.
+    variables: {'params', 'batch_stats'}, and 'quant_stats' of a run in
+      simulated int8.
     step: training steps behind the weights; None for untrained ones.
     workdir: where they were read, None for untrained ones.
   """

@@ -78,7 +78,7 @@ def calibrate(
   _check(images, method, percentile)
   from deeplab.quantization import providers
 
-  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
   variables = jax.tree.map(jax.numpy.asarray, variables)
 
@@ -87,13 +87,11 @@ def calibrate(
       lambda v, x: network.apply(v, x, mutable=['observed'])[1]['observed']
     )
     for image in images:
-      x = augment.normalize(np.asarray(image, np.float32)[None], mean, std)
+      x = augment.normalize(np.asarray(image, np.float32)[None], shift, scale)
       yield _by_tensor(seen({**variables, **given}, x))
 
   seen = list(look(providers.observe(model, rules), {}))
-  whole = {
-    path: ranges.extremes([x[path] for x in seen]) for path in seen[0]
-  }
+  whole = {path: ranges.extremes([x[path] for x in seen]) for path in seen[0]}
   if method == 'average':
     whole = {
       path: ranges.average([x[path] for x in seen], _DECAY) for path in whole

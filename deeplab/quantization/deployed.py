@@ -26,13 +26,13 @@ class Deployed(segmenter.Segmenter):
   """
 
   @nn.compact
-  def __call__(self, images: Array, **kwargs: Any) -> segmenter.Output:
+  def __call__(self, images: Array, *args: Any, **kwargs: Any):
     """Maps [B, H, W, 3] float32 in 0..255 to what a Segmenter returns."""
     channels = images.shape[-1]
-    x = layers.Conv(
-      channels, groups=channels, use_bias=True, name='normalize'
-    )(images)
-    return super().__call__(x, **kwargs)
+    x = layers.Conv(channels, groups=channels, use_bias=True, name='normalize')(
+      images
+    )
+    return super().__call__(x, *args, **kwargs)
 
 
 def deployed(

@@ -19,7 +19,7 @@ Array = jax.Array
 
 def wide(x: Array) -> Array:
   """Returns float64 where that is enabled, as evaluations do."""
-  return x.astype(jnp.float64) if jax.config.jax_enable_x64 else x
+  return x.astype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 def half_away(x: Array) -> Array:
@@ -61,9 +61,7 @@ def _taps(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
   return weights
 
 
-def resize(
-  x: Array, size: Sequence[int], align_corners: bool = False
-) -> Array:
+def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
   """RESIZE_BILINEAR of int8 values, whose positions have ten binary places.
 
   Args:

@@ -77,12 +77,12 @@ def _narrow(x: Array) -> Array:
   return x.astype(jnp.float32)
 
 
-def _scale_of(array: Any) -> Array | None:
+def _scale_of(array: Any) -> Any:
   grid = aux_data.get(array, _GRID, None)
   return None if grid is None else fixed_point.wide(grid.scale)
 
 
-def _sum_of(array: Any) -> Sum | None:
+def _sum_of(array: Any) -> Any:
   return aux_data.get(array, _SUM, None)
 
 
@@ -107,7 +107,9 @@ def _note_grid(array: Array, grid: Grid) -> None:
 def _in_units(x: Array, unit: Array) -> Array:
   """Rounds biases to the int32 steps that they are stored in."""
   limit = float(2**31 - 128)
-  steps = fixed_point.half_away(fixed_point.wide(x) / jnp.where(unit > 0, unit, 1.0))
+  steps = fixed_point.half_away(
+    fixed_point.wide(x) / jnp.where(unit > 0, unit, 1.0)
+  )
   return jnp.clip(steps, -limit, limit) * unit
 
 
@@ -248,7 +250,10 @@ class _SameGrid(odml_ops.QuantizedOp):
     if grid is not None:
       steps = None
       if self._op_name == 'resize' and grid.zero is not None:
-        whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale)) + grid.zero
+        whole = (
+          jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
+          + grid.zero
+        )
         steps = fixed_point.resize(whole, *args, **kwargs)
       out = grid.round(out) if steps is None else grid.round(out, steps)
       aux_data.set(out, _GRID, grid)
@@ -404,9 +409,7 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
           lambda: {'min': jnp.float32(0), 'max': jnp.float32(0)},
         ).value
         span = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(
-        *span, array.ndim, known is not None
-      )
+      scale, zero_point = self.range_grid(*span, array.ndim, known is not None)
     scale = jax.lax.stop_gradient(scale)
     zero = 0.0 if zero_point is None else zero_point
     first = -127 if weight else -128
@@ -426,10 +429,15 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
     total = _sum_of(array)
     if weight or total is None:
       steps = fixed_point.wide(array) / fixed_point.wide(scale)
-      out = fit(array, fixed_point.half_away(steps) if weight else jnp.round(steps))
+      out = fit(
+        array, fixed_point.half_away(steps) if weight else jnp.round(steps)
+      )
     else:
       whole = total.value / jnp.where(total.unit > 0, total.unit, 1.0)
-      out = fit(array, fixed_point.multiplied(whole, total.unit / fixed_point.wide(scale)))
+      out = fit(
+        array,
+        fixed_point.multiplied(whole, total.unit / fixed_point.wide(scale)),
+      )
     aux_data.set(out, _GRID, Grid(scale, around, zero))
     return out
 
@@ -448,9 +456,7 @@ class _Switch(_Shared, odml.OdmlQatProvider):
       if span is None:
         stats = module.get_variable('quant_stats', quant_stat_name)
         span = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(
-        *span, array.ndim, known is not None
-      )
+      scale, zero_point = self.range_grid(*span, array.ndim, known is not None)
       zero, lowest = 0.0 if zero_point is None else zero_point, -128
     steps = jnp.clip(jnp.round(array / scale) + zero, lowest, 127)
     return jnp.where(on > 0, (steps - zero) * scale, array)
@@ -470,7 +476,9 @@ class _Lower(_Shared, odml.OdmlConversionProvider):
       else:
         span = known = _fixed(array)
         if span is None:
-          stats = functools.reduce(lambda x, key: x[key], path, self._quant_stats)
+          stats = functools.reduce(
+            lambda x, key: x[key], path, self._quant_stats
+          )
           stats = stats[quant_stat_name]
           span = jnp.float32(stats['min']), jnp.float32(stats['max'])
         scale, zero_point = self.range_grid(
@@ -540,9 +548,7 @@ def simulate(
     rules: what is quantised.
     input_range: what the images hold, where that is known.
   """
-  provider = _Simulate(
-    _qwix_rules(rules), fixed_range_for_inputs=input_range
-  )
+  provider = _Simulate(_qwix_rules(rules), fixed_range_for_inputs=input_range)
   provider.setup(rules)
   return qwix.quantize_model(model, provider)
 

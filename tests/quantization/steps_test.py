@@ -112,9 +112,9 @@ def test_copies_are_equal_and_those_of_one_device(observer):
   assert parallel.copies_differ(two) == []
   # The halves of these batches have other extremes than the whole.
   half = helpers.batch(seed=2)['image'][:4]
-  assert float(half.max()) != _extremes(2)[1] or float(
-    half.min()
-  ) != _extremes(2)[0]
+  assert (
+    float(half.max()) != _extremes(2)[1] or float(half.min()) != _extremes(2)[0]
+  )
   assert _inputs(two.quant_stats) == pytest.approx(
     _inputs(one.quant_stats), abs=1e-6
   )
