@@ -11,10 +11,10 @@ class Study:
   """Modules whose damage is known, and adds up."""
 
   modules = ('encoder/a', 'encoder/b', 'head')
-  noise = {'encoder/a': 1.0, 'encoder/b': 10.0, 'head': 0.1}
 
   def damage(self, quantized):
-    total = sum(self.noise[name] for name in quantized)
+    noise = {'encoder/a': 1.0, 'encoder/b': 10.0, 'head': 0.1}
+    total = sum(noise[name] for name in quantized)
     return {
       'sqnr_db': -10 * math.log10(total) if total else math.inf,
       'loss_points': total,
