@@ -110,6 +110,26 @@ def base() -> ConfigDict:
   # tensors of the file that are left: 'head/classifier/.*'. '': none.
   c.init_skip = ''
 
+  # Quantisation: 'int8' trains on, in simulated int8, from the float weights of
+  # `init_from`; exports take `float_layers` to `calibration` as defaults.
+  c.quantization = ConfigDict()
+  c.quantization.name = 'none'
+  c.quantization.float_layers = ''  # regex of whole module paths: 'head/.*'
+  c.quantization.weights = 'channel'  # one scale each, or a 'tensor'
+  c.quantization.power_of_two = False  # scales; zero points are then 0
+  c.quantization.calibration = ConfigDict(
+    {
+      'images': 64,
+      'method': 'mse',  # or 'minmax', 'average', 'percentile'
+      'percentile': 99.99,
+    }
+  )
+  c.quantization.frozen_norms = True  # BatchNorms keep their statistics
+  # Ranges follow what training sees; from step `range_steps` on (0: never)
+  # they stay.
+  c.quantization.range_decay = 0.99
+  c.quantization.range_steps = 0
+
   # Loss: the sum of `terms`; a term's factor and its parameters stand under its
   # name.
   c.loss = ConfigDict()

@@ -37,7 +37,7 @@ def _parts(state: steps.TrainState) -> dict[str, PyTree]:
     },
   }
   if state.ema:
-    parts['ema'] = state.ema
+    parts['ema'] = state.eval_variables
   return parts
 
 
@@ -172,7 +172,8 @@ class Checkpoints:
         params=restored['variables']['params'],
         batch_stats=restored['variables']['batch_stats'],
         opt_state=restored['training']['opt_state'],
-        ema=restored['ema'] if 'ema' in parts else {},
+        quant_stats=restored['variables'].get('quant_stats', {}),
+        ema={name: restored['ema'][name] for name in like.ema},
         nonfinite_step=restored['training']['nonfinite_step'],
       )
     )
@@ -198,7 +199,8 @@ def load_variables(directory: str, which: str) -> tuple[PyTree, int, float]:
 
   Returns:
     ({'params', 'batch_stats'} of NumPy arrays, the averaged ones where the run
-    kept an average; the step; its mIoU while training, NaN if unknown).
+    kept an average, and 'quant_stats' where it simulated int8; the step; its
+    mIoU while training, NaN if unknown).
 
   Raises:
     FileNotFoundError: nothing was saved there.

@@ -33,7 +33,7 @@ from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
-from deeplab.models import registry
+from deeplab.quantization import networks
 
 Counts = dict[str, np.ndarray]
 
@@ -251,12 +251,14 @@ def flax_predictor(
     output_stride: see `config.eval`; 0 for the one that was trained.
   """
   config = loaded.config
-  model = registry.at_output_stride(config.model, output_stride)
   return predictors.FlaxPredictor(
-    registry.build(model, loaded.info.num_classes, **parallel.kernels()),
+    networks.build(
+      config, loaded.info.num_classes, output_stride=output_stride
+    ),
     loaded.variables,
     config.data.mean,
     config.data.std,
+    float64=networks.enabled(config),
   )
 
 

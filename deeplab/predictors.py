@@ -14,6 +14,7 @@ an exported file are scored by the same code.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 from typing import Any
 from typing import Protocol
 
@@ -145,6 +146,7 @@ class FlaxPredictor:
     mean: Sequence[float],
     std: Sequence[float],
     output: str = 'logits',
+    float64: bool = False,
   ):
     """Wraps a model.
 
@@ -155,17 +157,22 @@ class FlaxPredictor:
       mean: a value a channel that the images are normalised with.
       std: likewise.
       output: see the module.
+      float64: float64 is enabled while it is computed, which is what simulated
+        int8 needs to be what the device computes.
     """
     self.model = model
     self.variables = jax.device_put(variables)  # once, not with every batch
     self.mean = tuple(float(x) for x in mean)
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
+    self._float64 = float64
     self._compiled: dict[str, Any] = {}
     self._batches: dict[tuple, int] = {}
 
   def _like(self, variables: Any, output: str) -> 'FlaxPredictor':
-    other = FlaxPredictor(self.model, variables, self.mean, self.std, output)
+    other = FlaxPredictor(
+      self.model, variables, self.mean, self.std, output, self._float64
+    )
     other._compiled = self._compiled
     other._batches = self._batches
     return other
@@ -193,7 +200,9 @@ class FlaxPredictor:
     if count < full:
       rest = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
       images = np.concatenate([images, rest])
-    outputs = self._compiled[self.output](self.variables, images)
+    wide = jax.enable_x64(True) if self._float64 else contextlib.nullcontext()
+    with wide:
+      outputs = self._compiled[self.output](self.variables, images)
     return np.asarray(outputs)[:count]
 
 

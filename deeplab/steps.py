@@ -24,6 +24,8 @@ class TrainState:
     params: parameters, float32.
     batch_stats: BatchNorm's running statistics, float32.
     opt_state: the optimiser's.
+    quant_stats: ranges of activations where int8 is simulated, else {}. They
+      are averages themselves, so that `ema` holds none.
     ema: moving averages of {'params', 'batch_stats'}, or {} where the run
       keeps none.
     nonfinite_step: the first step whose loss, gradients or update were not
@@ -37,19 +39,28 @@ class TrainState:
   params: PyTree
   batch_stats: PyTree
   opt_state: PyTree
+  quant_stats: PyTree
   ema: PyTree
   nonfinite_step: Array
   rate_scale: Array | None = None
 
   @property
+  def _ranges(self) -> PyTree:
+    return {'quant_stats': self.quant_stats} if self.quant_stats else {}
+
+  @property
   def variables(self) -> PyTree:
     """The trained variables, as `model.apply` takes them."""
-    return {'params': self.params, 'batch_stats': self.batch_stats}
+    return {
+      'params': self.params,
+      'batch_stats': self.batch_stats,
+      **self._ranges,
+    }
 
   @property
   def eval_variables(self) -> PyTree:
     """The moving average where there is one, else `variables`."""
-    return self.ema or self.variables
+    return {**self.ema, **self._ranges} if self.ema else self.variables
 
 
 def init_state(
@@ -62,6 +73,8 @@ def init_state(
 ) -> TrainState:
   """Initialises parameters and optimiser; no memory of the images' size.
 
+  Ranges, where the model has any, are to be calibrated.
+
   Args:
     model: a `Segmenter`.
     optimizer: the run's.
@@ -72,6 +85,7 @@ def init_state(
   variables = jax.jit(model.init)(
     jax.random.key(seed), jnp.zeros((1, 65, 65, channels), jnp.float32)
   )
+  quant_stats = variables.get('quant_stats', {})
   variables = {
     'params': variables['params'],
     'batch_stats': variables.get('batch_stats', {}),
@@ -81,6 +95,7 @@ def init_state(
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=jax.jit(optimizer.init)(variables['params']),
+    quant_stats=quant_stats,
     ema=jax.tree.map(jnp.copy, variables) if ema else {},
     nonfinite_step=jnp.int32(-1),
   )
@@ -93,16 +108,18 @@ def start_from(
 
   Args:
     state: of `init_state`.
-    variables: {'params', 'batch_stats'} in their place; the moving average and
-      the optimiser begin with them.
+    variables: {'params', 'batch_stats'} in their place, and 'quant_stats' where
+      the state has any; the moving average and the optimiser begin with them.
     optimizer: the run's.
   """
   variables = jax.tree.map(jnp.asarray, variables)
+  quant_stats = variables.pop('quant_stats', {})
   return dataclasses.replace(
     state,
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=jax.jit(optimizer.init)(variables['params']),
+    quant_stats=quant_stats,
     ema=jax.tree.map(jnp.copy, variables) if state.ema else {},
   )
 
@@ -114,6 +131,54 @@ def dropout_keys(seed: int, index: Array) -> Array:
   """
   key = jax.random.fold_in(jax.random.key(seed), 0x0D0)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+  """How the ranges of simulated int8 follow what training sees.
+
+  Attributes:
+    decay: share of the old range that a step keeps.
+    steps: from this step on they stay; 0: never.
+    observer: the network whose activations are looked at in the mode that is
+      deployed, where training runs in another; None: the trained one itself.
+  """
+
+  decay: float
+  steps: int
+  observer: Any | None = None
+
+
+def _wider(a: PyTree, b: PyTree) -> PyTree:
+  """Returns the ranges that hold both of two."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x, y: (
+      jnp.minimum(x, y) if path[-1].key == 'min' else jnp.maximum(x, y)
+    ),
+    a,
+    b,
+  )
+
+
+def _follow(
+  state: TrainState, seen: PyTree, ranges: Ranges, axis_name: str | None
+) -> PyTree:
+  """Returns the ranges after a step in which `seen` was seen."""
+  if axis_name is not None:
+    # Devices see different images.
+    seen = jax.tree_util.tree_map_with_path(
+      lambda path, x: (
+        jax.lax.pmin(x, axis_name)
+        if path[-1].key == 'min'
+        else jax.lax.pmax(x, axis_name)
+      ),
+      seen,
+    )
+  moves = True if not ranges.steps else state.step < ranges.steps
+  rate = jnp.where(moves, 1 - ranges.decay, 0.0)
+  return jax.tree.map(
+    lambda old, new: old + rate * (new - old), state.quant_stats, seen
+  )
 
 
 def _sum_over(axis_name: str | None, tree: PyTree) -> PyTree:
@@ -137,6 +202,7 @@ def train_step(
   accumulate_steps: int,
   ema_decay: float,
   axis_name: str | None,
+  ranges: Ranges | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One update from one device's share of the global batch.
 
@@ -157,6 +223,7 @@ def train_step(
     accumulate_steps: the share is worked off in so many equal parts.
     ema_decay: of the moving average, where the state has one.
     axis_name: pmap axis, or None on one device without pmap.
+    ranges: where the model simulates int8, which drops out nothing.
 
   Returns:
     The state after, and 'loss', 'main_loss', 'grad_norm', 'update_norm',
@@ -175,21 +242,41 @@ def train_step(
   count = loss.count(batch['label'], axis_name, weighted)
 
   def forward(params, batch_stats, part):
-    output, updates = model.apply(
-      {'params': params, 'batch_stats': batch_stats},
-      part['image'],
-      train=True,
-      dropout_keys=dropout_keys(seed, part['index']),
-      mutable=['batch_stats'],
+    variables = {'params': params, 'batch_stats': batch_stats}
+    if ranges is None:
+      output, updates = model.apply(
+        variables,
+        part['image'],
+        train=True,
+        dropout_keys=dropout_keys(seed, part['index']),
+        mutable=['batch_stats'],
+      )
+      seen = {}
+    else:
+      variables['quant_stats'] = state.quant_stats
+      output, updates = model.apply(
+        variables,
+        part['image'],
+        train=True,
+        mutable=['batch_stats', 'observed'],
+      )
+      seen = updates['observed']
+      if ranges.observer is not None:
+        _, looked = ranges.observer.apply(
+          jax.lax.stop_gradient(variables), part['image'], mutable=['observed']
+        )
+        seen = looked['observed']
+    return (
+      (output.logits, output.auxiliary),
+      (updates.get('batch_stats', batch_stats), seen),
     )
-    return (output.logits, output.auxiliary), updates.get('batch_stats', {})
 
   def loss_of(outputs, labels):
     logits, auxiliary = outputs
     return loss.share(logits, auxiliary, labels, count, axis_name, weighted)
 
   def loss_fn(params, batch_stats, part):
-    outputs, batch_stats = forward(params, batch_stats, part)
+    outputs, measured = forward(params, batch_stats, part)
     if 'slope' in part:
       total = sum(
         jnp.vdot(slope, output)
@@ -200,11 +287,11 @@ def train_step(
       main = total
     else:
       total, main = loss_of(outputs, part['label'])
-    return total, (main, batch_stats)
+    return total, (main, measured)
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   if accumulate_steps == 1:
-    (total, (main, batch_stats)), grads = grad_fn(
+    (total, (main, (batch_stats, seen))), grads = grad_fn(
       state.params, state.batch_stats, batch
     )
   else:
@@ -226,14 +313,14 @@ def train_step(
       parts['slope'] = cut(slope)
 
     def accumulate(carry, part):
-      total, main, batch_stats, grads = carry
-      (t, (m, batch_stats)), g = grad_fn(state.params, batch_stats, part)
+      total, main, batch_stats, seen, grads = carry
+      (t, (m, (batch_stats, now))), g = grad_fn(state.params, batch_stats, part)
       grads = jax.tree.map(jnp.add, grads, g)
-      return (total + t, main + m, batch_stats, grads), None
+      return (total + t, main + m, batch_stats, _wider(seen, now), grads), None
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    start = (jnp.float32(0), jnp.float32(0), state.batch_stats, zeros)
-    (total, main, batch_stats, grads), _ = jax.lax.scan(
+    zeros = jax.tree.map(jnp.zeros_like, (state.quant_stats, state.params))
+    start = (jnp.float32(0), jnp.float32(0), state.batch_stats, *zeros)
+    (total, main, batch_stats, seen, grads), _ = jax.lax.scan(
       accumulate, start, parts
     )
     total, main = whole or (total, main)
@@ -243,6 +330,10 @@ def train_step(
   if state.rate_scale is not None:
     updates = jax.tree.map(lambda x: x * state.rate_scale, updates)
   params = optax.apply_updates(state.params, updates)
+
+  quant_stats = state.quant_stats
+  if ranges is not None:
+    quant_stats = _follow(state, seen, ranges, axis_name)
 
   metrics = {
     'loss': total,
@@ -272,6 +363,7 @@ def train_step(
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
+      quant_stats=quant_stats,
       ema=ema,
       nonfinite_step=nonfinite_step,
     ),

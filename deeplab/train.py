@@ -38,6 +38,9 @@ from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.pretrained import initial
+from deeplab.quantization import calibrate
+from deeplab.quantization import networks
+from deeplab.quantization import rules as rules_lib
 
 
 def check(config: ConfigDict) -> None:
@@ -102,9 +105,14 @@ def build_step(
       f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
       'pooled features have no variance; raise batch_size'
     )
-  model = registry.build(
-    config.model, num_classes, axis_name=axis_name, **parallel.kernels()
-  )
+  model = networks.build(config, num_classes, axis_name=axis_name)
+  ranges = None
+  if networks.enabled(config):
+    q = config.quantization
+    ranges = steps.Ranges(q.range_decay, q.range_steps)
+    if not q.frozen_norms:
+      # Batch statistics are not what is deployed.
+      ranges = dataclasses.replace(ranges, observer=model)
   rate = optimizers.schedule(
     config.schedule,
     config.optimizer.learning_rate,
@@ -121,6 +129,7 @@ def build_step(
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
     axis_name=axis_name,
+    ranges=ranges,
   )
   return model, optimizer, rate, step
 
@@ -134,6 +143,26 @@ def _check_finite(state: steps.TrainState, workdir: str) -> None:
       'with a lower optimizer.learning_rate or with optimizer.clip_norm set; '
       'or look for broken images'
     )
+
+
+def _quantized(
+  config: ConfigDict, info: data_info.DatasetInfo, variables: Any
+) -> Any:
+  """Returns float variables as training in simulated int8 begins with them."""
+  q = config.quantization
+  images = [
+    predictors.resize_bilinear(image, config.eval.static_size)
+    for image in pipeline.calibration_images(config, info, q.calibration.images)
+  ]
+  logging.info('Calibrating int8 on %d training images', len(images))
+  return calibrate.prepare(
+    registry.build(config.model, info.num_classes, **networks.KERNELS),
+    rules_lib.from_config(q),
+    variables,
+    images,
+    config,
+    fold=q.frozen_norms,
+  )
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -154,6 +183,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   """
   host, hosts = jax.process_index(), jax.process_count()
   check(config)
+  networks.check(config)
 
   # Data.
   config = pipeline.resolve(config)
@@ -199,13 +229,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   if new and config.init_from:
     variables, manifest = initial.initial(
       config,
-      model,
-      state.variables,
+      registry.build(config.model, info.num_classes, **parallel.kernels()),
+      {'params': state.params, 'batch_stats': state.batch_stats},
       # All hosts see the whole batches, or their variables would differ.
       lambda: pipeline.train_batches(
         config, info, host_index=0, host_count=1, start_step=0
       ),
     )
+    if networks.enabled(config):
+      variables = _quantized(config, info, variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
     state = steps.start_from(state, variables, optimizer)
@@ -231,15 +263,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
   predictor = predictors.FlaxPredictor(
-    registry.build(
-      registry.at_output_stride(config.model, config.eval.output_stride),
-      info.num_classes,
-      **parallel.kernels(),
+    networks.build(
+      config, info.num_classes, output_stride=config.eval.output_stride
     ),
     parallel.to_local(state.eval_variables),
     config.data.mean,
     config.data.std,
     output='ids',
+    float64=networks.enabled(config),
   )
   record = logbook.Records(workdir, start) if host == 0 else None
   batches = pipeline.train_batches(

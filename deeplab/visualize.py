@@ -324,6 +324,36 @@ def curves(path: str | os.PathLike) -> np.ndarray:
   return pixels(figure)
 
 
+def bars(
+  names: Sequence[str],
+  panels: Sequence[tuple[str, Sequence[float]]],
+) -> np.ndarray:
+  """Draws values by name, first name on top, one panel a title.
+
+  Args:
+    names: what the values belong to.
+    panels: (title, values) each; values that are not finite are left out.
+  """
+  from matplotlib import figure as figures
+
+  figure = figures.Figure(
+    figsize=(4 + 4 * len(panels), 1 + 0.18 * len(names)),
+    dpi=100,
+    layout='constrained',
+  )
+  row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+  places = np.arange(len(names))
+  for axes, (title, values) in zip(row, panels, strict=True):
+    lengths = np.where(np.isfinite(values), values, 0.0)
+    axes.barh(places, lengths, height=0.7)
+    axes.set_title(title)
+    axes.grid(alpha=0.3, axis='x')
+    axes.spines[['top', 'right']].set_visible(False)
+  row[0].set_yticks(places, names, fontsize=7)
+  row[0].set_ylim(len(names) - 0.4, -0.6)
+  return pixels(figure)
+
+
 def save(
   picture: np.ndarray,
   path: str | os.PathLike,

@@ -44,7 +44,8 @@ class Loaded:
   Attributes:
     config: the run's config, locked.
     info: facts of its data set.
-    variables: {'params', 'batch_stats'} of NumPy arrays.
+    variables: {'params', 'batch_stats'} of NumPy arrays, and 'quant_stats'
+      where the run simulated int8.
     step: the checkpoint's step.
     miou: its mIoU while training, NaN if it was not evaluated.
   """

@@ -97,7 +97,7 @@ def settled(
       {'params': variables['params'], 'batch_stats': statistics},
       images,
       train=True,
-      dropout_keys=steps.dropout_keys(0, np.arange(len(images))),
+      dropout_keys=steps.dropout_keys(0, jax.numpy.arange(len(images))),
       mutable=['batch_stats'],
     )
     return new['batch_stats']

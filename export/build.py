@@ -4,6 +4,7 @@ Convert, refuse what is not as it is called, compare with JAX, evaluate, write
 down. The result appears under its name only when all of it is there.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -22,9 +23,9 @@ from deeplab import evaluate
 from deeplab import files
 from deeplab import inference
 from deeplab import litert
-from deeplab import parallel
 from deeplab import predictors
 from deeplab.models import profile
+from deeplab.quantization import networks
 from export import agreement
 from export import c_array
 from export import calibration
@@ -47,7 +48,8 @@ from export import tflite
 
 _PACKAGES = (
   *('jax', 'flax', 'tensorflow', 'tensorflow-cpu', 'ai-edge-litert'),
-  *('tf2onnx', 'onnxruntime', 'tflite-micro', 'ethos-u-vela'),
+  *('litert-converter', 'qwix', 'tf2onnx', 'onnxruntime', 'tflite-micro'),
+  'ethos-u-vela',
 )
 _PARITY_IMAGES = 8
 
@@ -95,6 +97,7 @@ def _predictor(
     source.config.data.mean,
     source.config.data.std,
     {'argmax': 'ids'}.get(request.output, request.output),
+    float64=networks.enabled(source.config),
   )
 
 
@@ -114,7 +117,7 @@ def run(
     request: what to make of it.
     output: folder to write: `saved_model/`, `KIND.tflite`, a card KIND.json
       beside each, labels.txt, report.json, report.md and report.html.
-    calibration_images: how many, for int8.
+    calibration_images: how many, for integer files.
     evaluate_files: scores JAX and every file on the validation split.
     eval_limit: examples of it, 0 for all.
     prove: asks compilers, TFLite Micro and this CPU what they make of the int8
@@ -128,6 +131,11 @@ def run(
     fit.DoesNotFit: the int8 file does not fit its target; likewise.
     ValueError: conversion or evaluation is impossible, and why.
   """
+  if networks.enabled(source.config) and request.resize == 'host':
+    raise ValueError(
+      '--resize=host is for float runs: simulated int8 knows the ranges of the '
+      'whole network; pass --resize=trained'
+    )
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
   with folder_lib.whole_or_nothing(output) as folder:
     return _fill(folder, source, request, calibration_images, scorer, prove)
@@ -150,12 +158,13 @@ def _fill(
     network, source.info.num_classes, size, channels=channels
   )
   compute = saved_model.function(
-    network, source.variables, request, data.mean, data.std
+    network, source.weights, request, data.mean, data.std
   )
   # JAX as it is evaluated, with the platform's own kernels.
-  reference = _predictor(
-    source, source_lib.model(source, **parallel.kernels()), request
+  evaluated = networks.build(
+    source_lib.in_float32(source.config), source.info.num_classes
   )
+  reference = _predictor(source, evaluated, request)
   # Without evaluation and calibration a run's data set may be elsewhere.
   real = source.trained and (scorer.enabled or request.int8)
   images = [
@@ -180,7 +189,9 @@ def _fill(
     'dataset': source.info.name,
     'request': dataclasses.asdict(request),
     'notes': [
-      *notes.general(source, len(calibrate), scorer, real, _PARITY_IMAGES),
+      *notes.general(
+        source, request, len(calibrate), scorer, real, _PARITY_IMAGES
+      ),
       *notes.resize(source, request, steps),
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
@@ -206,8 +217,14 @@ def _fill(
       digest = None
     else:
       base = request_lib.MADE_OF.get(kind, kind)
-      if base not in converted:
-        samples = _samples(calibrate, request, source) if base == 'int8' else ()
+      if base == 'int8_litert':
+        converted[base], simulated = _lowered(
+          source, network, calibrate, request
+        )
+      elif base not in converted:
+        samples: Iterable[np.ndarray] = ()
+        if base in request_lib.CALIBRATED:
+          samples = _samples(calibrate, request, source)
         converted[base] = tflite.convert(saved, base, request, samples)
       if kind == 'c':
         card = _card(kind, converted[base], request, source)
@@ -241,8 +258,13 @@ def _fill(
       'miou_difference_points': _points(miou, report['jax']['miou']),
       'agreement': comparer.shares() if scorer.enabled else None,
       'parity': parity.compare(expected, found),
+      'simulation': None,
       'conversion_seconds': round(seconds, 2),
     }
+    if kind == 'int8_litert':
+      report['formats'][kind]['simulation'] = _simulation(
+        simulated, os.path.join(folder, file), images, scorer
+      )
     if prove and file.endswith('.tflite'):
       report['formats'][kind]['latency_ms'] = proof.latency_ms(content)
     if prove and kind.startswith('int8'):
@@ -268,12 +290,47 @@ def _fill(
   return report
 
 
+def _lowered(
+  source: source_lib.Source,
+  network: Any,
+  images: list[np.ndarray],
+  request: request_lib.Request,
+) -> tuple[bytes, predictors.Predictor]:
+  """Returns the file by litert-converter, and what it is to compute."""
+  from export import lowering  # Qwix and the converter may be absent
+  from export import simulation
+
+  variables = source_lib.quantized(source, network, images, request.rules)
+  content = lowering.convert(
+    network,
+    variables,
+    request.rules,
+    request,
+    source.config.data.mean,
+    source.config.data.std,
+    source.pixels.highest,
+  )
+  return content, simulation.predictor(source, network, variables, request)
+
+
+def _simulation(
+  simulated: predictors.Predictor,
+  path: str,
+  images: list[np.ndarray],
+  scorer: score.Scorer,
+) -> dict[str, Any]:
+  """Returns how far the file is from its simulation in JAX."""
+  from export import simulation
+
+  return simulation.compare(simulated, path, images, scorer)
+
+
 def _samples(
   images: list[np.ndarray],
   request: request_lib.Request,
   source: source_lib.Source,
 ) -> Iterator[np.ndarray]:
-  """Yields what the calibration of int8 runs."""
+  """Yields what TensorFlow's calibration runs."""
   yield from calibration.samples(
     inference.track(images, len(images), 'calibrate'),
     request.input_size,

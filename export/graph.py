@@ -39,6 +39,7 @@ _BITS = {
   'uint4': 4,
   'int2': 2,
 }
+_INTEGER = ('int8', 'int16x8')
 _FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
 # What plain LiteRT and TFLite Micro builds do not run.
 _FOREIGN = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
@@ -117,7 +118,8 @@ class Graph:
     return self.tensors[index].constant_bytes > 0
 
 
-def _operator_name(code) -> str:
+def operator_name(code: schema.OperatorCodeT) -> str:
+  """Returns the name of an operator code, CUSTOM's with its own behind."""
   # The 8-bit field is what files held before there were 128 operators.
   number = max(code.builtinCode, code.deprecatedBuiltinCode)
   name = _OPERATORS.get(number, f'UNKNOWN_{number}')
@@ -166,7 +168,7 @@ def read(data: bytes) -> Graph:
 def _parse(data: bytes) -> Graph:
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   main = model.subgraphs[0]
-  codes = [_operator_name(code) for code in model.operatorCodes]
+  codes = [operator_name(code) for code in model.operatorCodes]
   indices = lambda xs: tuple(int(i) for i in xs if i >= 0)
   return Graph(
     tensors=tuple(_tensor(t, model.buffers) for t in main.tensors),
@@ -242,26 +244,34 @@ def _at_the_ends(
   return False
 
 
-def _number_format(graph: Graph, op: Operator, kind: str) -> Iterator[str]:
+def _number_format(
+  graph: Graph, op: Operator, kind: str, weights: str
+) -> Iterator[str]:
   """Yields what is wrong with the stored weights of one operator."""
   where = f'{op.name} (makes tensor {graph.tensors[op.outputs[0]].name!r})'
-  weights = [graph.tensors[i] for i in op.inputs if graph.is_constant(i)]
+  constants = [graph.tensors[i] for i in op.inputs if graph.is_constant(i)]
   if kind == 'float16':
-    for tensor in weights:
+    for tensor in constants:
       if tensor.dtype == 'float32' and math.prod(tensor.shape) >= _LARGE:
         yield f'{where} reads {tensor.name!r}, which is stored as float32'
-  if kind == 'int8' and op.name in ('CONV_2D', 'DEPTHWISE_CONV_2D'):
+  if kind in _INTEGER and op.name in ('CONV_2D', 'DEPTHWISE_CONV_2D'):
     kernel = graph.tensors[op.inputs[1]]
     channels = graph.tensors[op.outputs[0]].shape[-1]
-    if len(kernel.scales) != channels:
+    wanted = channels if weights == 'channel' else 1
+    if kernel.dtype == 'int8' and len(kernel.scales) != wanted:
       yield (
         f'{where} has {len(kernel.scales)} weight scales for {channels} '
-        'channels'
+        f'channels, not one a {weights}'
       )
 
 
 def _complaints(
-  graph: Graph, kind: str, input_type: str, output_type: str
+  graph: Graph,
+  kind: str,
+  input_type: str,
+  output_type: str,
+  weights: str,
+  floats_allowed: bool,
 ) -> Iterator[str]:
   if graph.subgraphs != 1:
     yield f'it has {graph.subgraphs} subgraphs, where one is all that is needed'
@@ -271,8 +281,12 @@ def _complaints(
     if op.name.startswith(_FOREIGN):
       yield f'{where} is no builtin operator'
       continue
-    yield from _number_format(graph, op, kind)
-    if kind == 'int8' and not _at_the_ends(graph, op, input_type, output_type):
+    yield from _number_format(graph, op, kind, weights)
+    if (
+      kind in _INTEGER
+      and not floats_allowed
+      and not _at_the_ends(graph, op, input_type, output_type)
+    ):
       floats = [t for t in tensors if t.dtype in _FLOATS]
       if floats:
         yield (
@@ -295,25 +309,32 @@ def check(
   kind: str,
   input_type: str = 'float32',
   output_type: str = 'float32',
+  weights: str = 'channel',
+  floats_allowed: bool = False,
 ) -> None:
   """Refuses a file that a device could not run, or not as it is called.
 
   No Flex, custom or StableHLO operator may be in any file. In an int8 file
   float is allowed only in a QUANTIZE of the graph's input and a DEQUANTIZE
   into its output, if those were asked for in float, and convolutions have one
-  weight scale a channel. A float16 file stores no large constant as float32.
+  weight scale a channel, or a tensor. A float16 file stores no large constant
+  as float32.
 
   Args:
     graph: the file's graph.
     name: the file, for the message.
-    kind: 'float32', 'float16' or 'int8'.
+    kind: 'float32', 'float16', 'int8' or 'int16x8'.
     input_type: dtype the input was asked in.
     output_type: dtype the output was asked in.
+    weights: 'channel' or 'tensor', what has one scale in an integer file.
+    floats_allowed: some layers of an integer file were asked for in float.
 
   Raises:
     BadGraph: operators and tensors at fault, by name.
   """
-  complaints = list(_complaints(graph, kind, input_type, output_type))
+  complaints = list(
+    _complaints(graph, kind, input_type, output_type, weights, floats_allowed)
+  )
   if complaints:
     rest = f', and {len(complaints) - 3} more' if len(complaints) > 3 else ''
     raise BadGraph(f'{name} is refused: {"; ".join(complaints[:3])}{rest}')

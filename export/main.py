@@ -31,11 +31,23 @@ The report, Markdown and one HTML page, also says what devices make of the int8
 file, with pictures: TFLite Micro's memory and bits, Arm's compiler for Ethos-U,
 LiteRT's time here, estimates for other targets; --noproof leaves that out.
 
+Integer files (--formats) come by two ways:
+
+    int8         TensorFlow's converter, ranges by its own calibration
+    int16x8      likewise, with 16-bit activations
+    int8_litert  litert-converter, ranges by --calibration_method or by training
+                 in simulated int8 (config.quantization); its file computes what
+                 that simulation computes, on LiteRT's reference kernels
+
+and of the last, --float_layers='head/.*' keeps layers in float32 and
+--power_of_two makes every scale a power of two.
+
 A file with an operator that LiteRT's builtin kernels do not have, or an int8
 file with float arithmetic in it, is refused: the command fails, names operator
 and tensor, and writes nothing.
 """
 
+import dataclasses
 import time
 
 from absl import app
@@ -47,6 +59,9 @@ from ml_collections import config_flags
 from deeplab import console
 from deeplab.data import catalog
 from deeplab.data import info as data_info
+from deeplab.quantization import networks
+from deeplab.quantization import ranges
+from deeplab.quantization import rules as rules_lib
 from export import build
 from export import report as report_lib
 from export import request as request_lib
@@ -93,8 +108,8 @@ _NORMALIZATION = flags.DEFINE_enum(
 _INPUT_TYPE = flags.DEFINE_string(
   'input_type',
   None,
-  'Input of the int8 file: uint8 (default), int8 or float32. The other formats '
-  'take float32.',
+  'Input of int8 and int8_litert files: uint8 (default), int8 or float32. The '
+  'other formats take float32.',
 )
 _OUTPUT_KIND = flags.DEFINE_enum(
   'output_kind',
@@ -105,8 +120,8 @@ _OUTPUT_KIND = flags.DEFINE_enum(
 _OUTPUT_TYPE = flags.DEFINE_string(
   'output_type',
   None,
-  'Output of the int8 file: float32 (default), int8 or uint8; with '
-  '--output_kind=argmax of every file: int32 (default) or uint8.',
+  'Output of int8 and int8_litert files: float32 (default), int8 or uint8; '
+  'with --output_kind=argmax of every file: int32 (default) or uint8.',
 )
 _TARGET = flags.DEFINE_enum(
   'target',
@@ -133,9 +148,31 @@ _FLASH = flags.DEFINE_integer(
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
   'calibration_images',
   100,
-  'Images of the training split that the int8 ranges are taken from; drawn '
+  'Images of the training split that integer ranges are taken from; drawn '
   'ones with --config.',
   lower_bound=2,
+)
+_CALIBRATION_METHOD = flags.DEFINE_enum(
+  'calibration_method',
+  None,
+  list(ranges.METHODS),
+  'How int8_litert takes ranges from images; default '
+  'config.quantization.calibration.method.',
+)
+_WEIGHTS = flags.DEFINE_enum(
+  'weights',
+  None,
+  list(rules_lib.WEIGHTS),
+  'One scale of the weights a channel, or a tensor; default '
+  'config.quantization.weights.',
+)
+_FLOAT_LAYERS = flags.DEFINE_string(
+  'float_layers',
+  None,
+  'Regular expression of whole module paths that int8_litert keeps in float32.',
+)
+_POWER_OF_TWO = flags.DEFINE_bool(
+  'power_of_two', None, 'Scales of int8_litert are powers of two.'
 )
 _EVAL = flags.DEFINE_bool(
   'eval',
@@ -178,10 +215,11 @@ def _check_flags() -> None:
   evaluates = workdir and _EVAL.value is not False
   if _EVAL_LIMIT.value and not evaluates:
     raise ValueError('--eval_limit has no meaning without an evaluation')
-  if flags.FLAGS['calibration_images'].present and (
-    'int8' not in ','.join(_FORMATS.value)
-  ):
-    raise ValueError('--calibration_images needs int8 among --formats')
+  if _CALIBRATION_METHOD.value and 'int8_litert' not in _FORMATS.value:
+    raise ValueError(
+      '--calibration_method needs int8_litert among --formats: TensorFlow '
+      'takes extremes'
+    )
 
 
 def _size(config: ConfigDict) -> tuple[int, ...]:
@@ -195,10 +233,37 @@ def _size(config: ConfigDict) -> tuple[int, ...]:
     ) from None
 
 
+def _quantization(config: ConfigDict) -> ConfigDict:
+  """Returns the config with the quantisation that the flags ask for.
+
+  Raises:
+    ValueError: the run was trained in simulated int8, which says it all.
+  """
+  asked = {
+    'float_layers': _FLOAT_LAYERS.value,
+    'weights': _WEIGHTS.value,
+    'power_of_two': _POWER_OF_TWO.value,
+    'calibration.method': _CALIBRATION_METHOD.value,
+  }
+  asked = {k: v for k, v in asked.items() if v is not None}
+  if asked and networks.enabled(config):
+    flag = next(iter(asked)).replace('calibration.', 'calibration_')
+    raise ValueError(
+      f'--{flag} is for float runs: this one was trained in the int8 that '
+      'config.quantization describes'
+    )
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.update_from_flattened_dict(
+      {f'quantization.{k}': v for k, v in asked.items()}
+    )
+  return config
+
+
 def _request(
   config: ConfigDict, info: data_info.DatasetInfo
 ) -> request_lib.Request:
-  return request_lib.make(
+  request = request_lib.make(
     _FORMATS.value,
     _size(config),
     info.num_classes,
@@ -210,7 +275,14 @@ def _request(
     _RESIZE.value,
     _RAM.value,
     _FLASH.value,
+    rules_lib.from_config(config.quantization),
   )
+  if flags.FLAGS['calibration_images'].present and not request.int8:
+    raise ValueError(
+      '--calibration_images needs a format in integers among --formats, such '
+      'as int8'
+    )
+  return request
 
 
 def _run() -> None:
@@ -220,11 +292,13 @@ def _run() -> None:
     source = source_lib.from_workdir(
       _WORKDIR.value, _CHECKPOINT.value, _DATA_ROOT.value
     )
+    source = dataclasses.replace(source, config=_quantization(source.config))
     request = _request(source.config, source.info)
   else:
     # What makes no sense is refused before the model is initialised.
     config = console.chosen_config(_CONFIG)
     assert config is not None  # checked above
+    config = _quantization(config)
     request = _request(config, catalog.info_for(config.data))
     source = source_lib.untrained(config)
   report = build.run(

@@ -2,13 +2,32 @@
 
 from typing import Any
 
+from deeplab.quantization import networks
 from export import request as request_lib
 from export import score
 from export import source as source_lib
 
 
+def _ranges(
+  source: source_lib.Source, request: request_lib.Request, images: str
+) -> str:
+  """Returns the sentence on where integer ranges come from."""
+  bases = {request_lib.MADE_OF.get(kind, kind) for kind in request.formats}
+  by_us = 'int8_litert' in bases
+  trained = 'quant_stats' in source.variables
+  method = source.config.quantization.calibration.method
+  ours = 'trained' if trained else f'by {method!r} over {images}'
+  theirs = f'the extremes over {images}'
+  ranges = f'int8_litert ranges are {ours}' if by_us else ''
+  if bases & {'int8', 'int16x8'}:
+    ranges = f'{ranges}; the other' if by_us else 'Integer'
+    ranges += f' ranges are {theirs}'
+  return f'{ranges}; weights are quantised per {request.rules.weights}.'
+
+
 def general(
   source: source_lib.Source,
+  request: request_lib.Request,
   calibrated_on: int,
   scorer: score.Scorer,
   real: bool,
@@ -41,16 +60,17 @@ def general(
       if source.trained
       else f'{calibrated_on} synthetic images (seed {source.config.seed})'
     )
-    notes.append(
-      f'int8 ranges are the extremes over {images}; weights are quantised per '
-      'channel.'
-    )
+    notes.append(_ranges(source, request, images))
     if source.pixels.depth > 8:
       notes.append(
         'The images have 16 bits and the int8 file reads 8 of them: its input '
         'has 256 levels over the whole range, 0..65535. Images that fill a '
         'part of it keep as much less: stretch them, for training too.'
       )
+  if networks.enabled(source.config):
+    notes.append(
+      'The run was trained in simulated int8; the row of JAX computes that.'
+    )
   if source.config.model.dtype != 'float32':
     notes.append(
       f'The run computed in {source.config.model.dtype}; all rows here compute '

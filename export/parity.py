@@ -16,6 +16,45 @@ def outputs(
   return [predictor(image[None])[0] for image in images]
 
 
+def steps(
+  simulated: Sequence[np.ndarray],
+  found: Sequence[np.ndarray],
+  scale: float,
+) -> dict[str, float | int]:
+  """Compares a simulation with the file that it simulates.
+
+  Args:
+    simulated: what JAX computes in simulated int8, [H, W, K] logits each.
+    found: what the file computes, alike.
+    scale: step of the file's output.
+
+  Returns:
+    `images`: how many; `same` and `within_one`: shares of the outputs that are
+    equal, or one step apart at most; `max_steps`: the largest distance;
+    `argmax_agreement`: share of pixels of one class.
+  """
+  pairs = list(zip(simulated, found, strict=True))
+  distances = [
+    np.abs(np.rint(a / scale) - np.rint(b / scale)) for a, b in pairs
+  ]
+  return {
+    'images': len(pairs),
+    'same': float(np.mean([np.mean(d == 0) for d in distances])),
+    'within_one': float(np.mean([np.mean(d <= 1) for d in distances])),
+    'max_steps': max(int(d.max()) for d in distances),
+    # On whole steps, which the file's outputs are: ties fall alike.
+    'argmax_agreement': float(
+      np.mean(
+        [
+          predictors.to_ids(np.rint(a / scale))
+          == predictors.to_ids(np.rint(b / scale))
+          for a, b in pairs
+        ]
+      )
+    ),
+  }
+
+
 def compare(
   expected: Sequence[np.ndarray], found: Sequence[np.ndarray]
 ) -> Parity:

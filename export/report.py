@@ -79,6 +79,41 @@ def _sizes(report: Report) -> list[str]:
   )
 
 
+def _simulation(report: Report) -> list[str]:
+  """Returns how far int8_litert is from JAX's simulation, if it was made."""
+  found = [f['simulation'] for f in report['formats'].values()]
+  found = [s for s in found if s is not None]
+  if not found or 'same' not in found[0]:
+    return []
+  (s,) = found
+  return [
+    '## Simulation',
+    '',
+    f"JAX's simulated int8 against the int8_litert file on LiteRT's "
+    f'{s["resolver"]!r} kernels, {s["images"]} images:',
+    '',
+    *table.lines(
+      (
+        'mIoU of the simulation',
+        'equal (%)',
+        'within one step (%)',
+        'largest distance (steps)',
+        'arg-max agreement (%)',
+      ),
+      [
+        [
+          table.number(s['miou'], '.4f'),
+          table.number(100 * s['same'], '.3f'),
+          table.number(100 * s['within_one'], '.3f'),
+          str(s['max_steps']),
+          table.number(100 * s['argmax_agreement'], '.3f'),
+        ]
+      ],
+    ),
+    '',
+  ]
+
+
 def _operators(report: Report) -> list[str]:
   rows = [
     [operator, name, table.number(count), dtype]
@@ -132,6 +167,7 @@ def markdown(report: Report) -> str:
     '',
     *_sizes(report),
     '',
+    *_simulation(report),
     '## Inputs and outputs',
     '',
     *_ends(report),

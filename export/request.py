@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 import dataclasses
 
+from deeplab.quantization import rules as rules_lib
 from export import targets
 
 FORMATS = (
-  *('saved_model', 'float32', 'float16', 'int8'),
+  *('saved_model', 'float32', 'float16', 'int8', 'int16x8', 'int8_litert'),
   *('onnx_float32', 'onnx_int8', 'c'),
 )
 DEFAULT_FORMATS = FORMATS[:4]
 _FAMILIES = {'onnx': ('onnx_float32', 'onnx_int8')}
 # Formats that are made of another one's file.
 MADE_OF = {'onnx_float32': 'float32', 'onnx_int8': 'int8', 'c': 'int8'}
+# Those whose ranges come from images; and those with ends in integers.
+CALIBRATED = ('int8', 'int16x8', 'int8_litert')
+INT8 = ('int8', 'int8_litert')
+_RULES = rules_lib.Rules()
 OUTPUTS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
 RESIZES = ('trained', 'steps', 'host')
@@ -28,16 +33,17 @@ class Request:
     input_size: (H, W), static.
     normalization_in_graph: the files take images as they are, RGB in 0..255
       for one; otherwise they take (image - mean) / std.
-    input_type: dtype of the int8 file's input. Other formats take float32.
+    input_type: dtype of the input of `INT8`. Other formats take float32.
     output: of `OUTPUTS`.
-    output_type: dtype of the output: of every format for 'argmax', of the int8
-      file for the others, whose other formats return float32.
+    output_type: dtype of the output: of every format for 'argmax', of `INT8`
+      for the others, whose other formats return float32.
     target: of `targets.TARGETS`, the device that the int8 file must fit; ''
       for none.
     resize: of `RESIZES`, how logits get to the input's size: as the model was
       trained, in as many steps as the target takes, or not in the file.
     ram_kib: RAM in place of the target's; None for that.
     flash_kib: flash likewise.
+    rules: what the integer files quantise, and how.
   """
 
   formats: tuple[str, ...]
@@ -50,21 +56,23 @@ class Request:
   resize: str = 'trained'
   ram_kib: int | None = None
   flash_kib: int | None = None
+  rules: rules_lib.Rules = _RULES
 
   @property
   def int8(self) -> bool:
     """Whether any of the formats needs ranges of activations."""
-    return _int8(self.formats)
+    return _any_of(self.formats, CALIBRATED)
 
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
-    if MADE_OF.get(kind, kind) == 'int8':
+    if _any_of((kind,), INT8):
       return self.input_type, self.output_type
     return 'float32', self.output_type if self.output == 'argmax' else 'float32'
 
 
-def _int8(formats: Sequence[str]) -> bool:
-  return any(MADE_OF.get(kind, kind) == 'int8' for kind in formats)
+def _any_of(formats: Sequence[str], kinds: Sequence[str]) -> bool:
+  """Returns whether any of the formats is of those kinds, or made of one."""
+  return any(MADE_OF.get(kind, kind) in kinds for kind in formats)
 
 
 def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
@@ -95,10 +103,40 @@ def _output_type(asked: str | None, output: str, num_classes: int, int8: bool):
     )
   if asked in ('int8', 'uint8') and not int8:
     raise ValueError(
-      f'--output_type={asked} needs int8 among --formats: only that file '
-      f'returns quantised {output}'
+      f'--output_type={asked} needs int8 or int8_litert among --formats: only '
+      f'those files return quantised {output}'
     )
   return asked or 'float32'
+
+
+def _check_rules(
+  formats: Sequence[str],
+  output: str,
+  resize: str | None,
+  rules: rules_lib.Rules,
+) -> None:
+  """Refuses what a converter cannot do."""
+  if 'int8_litert' in formats and output != 'logits':
+    raise ValueError(
+      f'--output_kind={output}: the int8_litert file returns logits; pass '
+      '--output_kind=logits, or --formats=int8'
+    )
+  if 'int8_litert' in formats and resize == 'host':
+    raise ValueError(
+      '--resize=host: the int8_litert file holds the whole network; pass '
+      '--resize=trained, or --formats=int8'
+    )
+  for kind in formats:
+    by_tensorflow = _any_of((kind,), ('int8', 'int16x8'))
+    if by_tensorflow and (rules.float_layers or rules.power_of_two):
+      raise ValueError(
+        f'--formats={kind} has neither layers in float nor scales that are '
+        'powers of two: pass --formats=int8_litert for those'
+      )
+  if 'int16x8' in formats and rules.weights == 'tensor':
+    raise ValueError(
+      '--weights=tensor is for int8 and int8_litert, not for --formats=int16x8'
+    )
 
 
 def make(
@@ -113,6 +151,7 @@ def make(
   resize: str | None = None,
   ram_kib: int | None = None,
   flash_kib: int | None = None,
+  rules: rules_lib.Rules = _RULES,
 ) -> Request:
   """Checks the flags of an export and fills in what was not said.
 
@@ -129,6 +168,7 @@ def make(
     resize: of `RESIZES`; None is 'steps' for a target and 'trained' without.
     ram_kib: see `Request`.
     flash_kib: see `Request`.
+    rules: of the integer files.
 
   Raises:
     ValueError: the flag at fault, and what to pass instead.
@@ -147,13 +187,13 @@ def make(
     )
   _one_of('--normalization', normalization, ('graph', 'caller'))
   _one_of('--output_kind', output, OUTPUTS)
-  int8 = _int8(formats)
+  int8 = _any_of(formats, INT8)
   if input_type is not None:
     _one_of('--input_type', input_type, INPUT_TYPES)
     if input_type != 'float32' and not int8:
       raise ValueError(
-        f'--input_type={input_type} needs int8 among --formats: every other '
-        'format takes float32'
+        f'--input_type={input_type} needs int8 or int8_litert among '
+        '--formats: every other format takes float32'
       )
   if target:
     device = targets.get(target)
@@ -166,6 +206,7 @@ def make(
       output_type = output_type or device.output_type
   elif ram_kib is not None or flash_kib is not None:
     raise ValueError('--ram_kib and --flash_kib need --target')
+  _check_rules(formats, output, resize, rules)
   if resize is not None:
     _one_of('--resize', resize, RESIZES)
     if resize == 'steps' and not target:
@@ -184,4 +225,5 @@ def make(
     resize=resize or ('steps' if target else 'trained'),
     ram_kib=ram_kib,
     flash_kib=flash_kib,
+    rules=rules,
   )

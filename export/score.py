@@ -66,3 +66,10 @@ class Scorer:
       total=self.total(),
       keep_samples=_SAMPLES,
     )
+
+  def miou(self, predictor: predictors.Predictor, name: str) -> float | None:
+    """Returns the mIoU of a predictor; None without an evaluation."""
+    miou: float | None = metrics_of(
+      self.result(predictor, name), self.source.info.class_names
+    )['miou']
+    return miou

@@ -1,6 +1,7 @@
 """Where the weights and the images of an export come from."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import itertools
 import os
@@ -19,6 +20,9 @@ from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.models import segmenter
+from deeplab.quantization import calibrate
+from deeplab.quantization import networks
+from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import request as request_lib
 from export import targets
@@ -33,7 +37,8 @@ class Source:
   Attributes:
     config: the experiment.
     info: facts of its data set.
-    variables: {'params', 'batch_stats'}.
+    variables: {'params', 'batch_stats'}, and 'quant_stats' of a run in
+      simulated int8.
     step: training steps behind the weights; None for untrained ones.
     workdir: where they were read, None for untrained ones.
   """
@@ -50,6 +55,11 @@ class Source:
     return bands.of(self.config.data)
 
   @property
+  def weights(self) -> PyTree:
+    """The variables of the network in float."""
+    return {k: self.variables[k] for k in ('params', 'batch_stats')}
+
+  @property
   def trained(self) -> bool:
     """Whether the weights are those of a run."""
     return self.step is not None
@@ -64,12 +74,13 @@ class Source:
     }
 
 
-def float32(config: ConfigDict) -> ConfigDict:
-  """Returns `config.model` computing in float32, as the files do."""
-  model = ConfigDict(config.model)
-  with model.unlocked():
-    model.dtype = 'float32'
-  return model
+def in_float32(config: ConfigDict) -> ConfigDict:
+  """Returns the config with a model that computes in float32, as files do."""
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.model = ConfigDict(config.model)
+    config.model.dtype = 'float32'
+  return config
 
 
 def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
@@ -95,7 +106,7 @@ def untrained(config: ConfigDict) -> Source:
   """Initialises a model from `config.seed`; no data set is read."""
   info = catalog.info_for(config.data)
   model = registry.build(
-    float32(config), info.num_classes, depthwise='conv', pointwise='conv'
+    in_float32(config).model, info.num_classes, **networks.KERNELS
   )
   shape = 1, *config.eval.static_size, bands.of(config.data).channels
   variables = jax.jit(model.init)(
@@ -107,7 +118,7 @@ def untrained(config: ConfigDict) -> Source:
 def model(source: Source, **kernels: Any) -> segmenter.Segmenter:
   """Builds the network in float32; `kernels` as in `registry.build`."""
   return registry.build(
-    float32(source.config), source.info.num_classes, **kernels
+    in_float32(source.config).model, source.info.num_classes, **kernels
   )
 
 
@@ -137,12 +148,12 @@ def resize_steps(source: Source, request: request_lib.Request) -> int:
   if request.resize != 'steps':
     return trained
   target = targets.get(request.target)
-  network = model(source, depthwise='conv', pointwise='conv')
+  network = model(source, **networks.KERNELS)
   image = jax.ShapeDtypeStruct(
     (1, *request.input_size, source.pixels.channels), jnp.float32
   )
   coarse = jax.eval_shape(
-    HeadResolution(network).apply, source.variables, image
+    HeadResolution(network).apply, source.weights, image
   ).logits.shape[1:3]
   aligned = config.head.align_corners
   sizes = [
@@ -161,8 +172,31 @@ def resize_steps(source: Source, request: request_lib.Request) -> int:
 
 def deployed(source: Source, steps: int) -> segmenter.Segmenter:
   """Builds the network that files hold: real convolutions, `steps` resizes."""
-  return model(source, depthwise='conv', pointwise='conv').clone(
-    resize_steps=steps
+  return model(source, **networks.KERNELS).clone(resize_steps=steps)
+
+
+def quantized(
+  source: Source,
+  network: segmenter.Segmenter,
+  images: Sequence[np.ndarray],
+  rules: rules_lib.Rules,
+) -> PyTree:
+  """Returns variables with 'quant_stats': the run's, or calibrated ones.
+
+  Args:
+    source: the model.
+    network: see `deployed`.
+    images: [H, W, C] each, values as they are, of the file's size.
+    rules: what is quantised.
+  """
+  if 'quant_stats' in source.variables:
+    return source.variables
+  return calibrate.prepare(
+    network,
+    rules,
+    source.weights,
+    [np.rint(image) for image in images],
+    source.config,
   )
 
 

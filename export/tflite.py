@@ -1,4 +1,4 @@
-"""SavedModel -> .tflite, in float32, float16 or int8."""
+"""SavedModel -> .tflite, in float32, float16, int8 or int16x8."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,10 @@ from export import graph as graph_lib
 from export import request as request_lib
 from export import saved_model
 
-KINDS = ('float32', 'float16', 'int8')
+KINDS = ('float32', 'float16', 'int8', 'int16x8')
+_INT16X8 = (
+  tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+)
 
 
 def _errors(error: Exception, held: str) -> str:
@@ -34,13 +37,14 @@ def convert(
   float32 and float16 use builtin operators only; float16 stores float16
   weights, which a CPU unpacks when it loads the file. int8 is full-integer:
   weights symmetric per output channel, activations asymmetric per tensor from
-  the smallest and largest value over the samples, biases int32.
+  the smallest and largest value over the samples, biases int32. int16x8 has
+  symmetric 16-bit activations and 64-bit biases.
 
   Args:
     path: the SavedModel's folder.
     kind: of `KINDS`.
     request: the export.
-    samples: float32 [1, H, W, C] each; for int8 alone.
+    samples: float32 [1, H, W, C] each; for int8 and int16x8 alone.
 
   Returns:
     The bytes of the file.
@@ -54,8 +58,8 @@ def convert(
     raise ValueError(f'kind={kind!r} is not one of {KINDS}')
   samples = iter(samples)
   first = next(samples, None)
-  if kind == 'int8' and first is None:
-    raise ValueError('int8 needs calibration images, and there are none')
+  if kind in request_lib.CALIBRATED and first is None:
+    raise ValueError(f'{kind} needs calibration images, and there are none')
 
   def representative():
     yield [first]
@@ -69,8 +73,15 @@ def convert(
       converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == 'float16':
       converter.target_spec.supported_types = [tf.float16]
-    if kind == 'int8':
+    if kind in request_lib.CALIBRATED:
       converter.representative_dataset = representative
+    if kind == 'int16x8':
+      converter.target_spec.supported_ops = [_INT16X8]
+    if kind == 'int8':
+      # TensorFlow has no public name for it.
+      converter._experimental_disable_per_channel = (
+        request.rules.weights == 'tensor'
+      )
       converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8
       ]
@@ -85,6 +96,10 @@ def convert(
         f'{_errors(error, held())}'
       ) from error
   graph_lib.check(
-    graph_lib.read(data), f'the {kind} file', kind, *request.types(kind)
+    graph_lib.read(data),
+    f'the {kind} file',
+    kind,
+    *request.types(kind),
+    weights=request.rules.weights,
   )
   return bytes(data)

@@ -50,6 +50,8 @@ class Options:
       BatchNorm with a hand-written gradient, faster on a CPU in training.
     remat: stages of the encoder, from the finest, whose blocks are computed
       again in the backward pass; see `block`.
+    frozen_norms: running statistics normalise in training, too, and do not
+      move; scale and bias are trained.
   """
 
   dtype: str = 'float32'
@@ -57,6 +59,7 @@ class Options:
   depthwise: Literal['conv', 'shifted'] = 'conv'
   pointwise: Literal['conv', 'matmul'] = 'conv'
   remat: int = 0
+  frozen_norms: bool = False
 
   def __post_init__(self):
     for name, allowed in (
@@ -302,7 +305,7 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to the same shape."""
-    train = train and not self.norm.frozen
+    train = train and not (self.norm.frozen or self.options.frozen_norms)
     if train and self.options.pointwise == 'matmul':
       return cpu_norm.BatchNorm(
         self.norm.decay,

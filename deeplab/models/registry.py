@@ -194,6 +194,8 @@ def build(
   axis_name: str | None = None,
   depthwise: Literal['conv', 'shifted'] | None = None,
   pointwise: Literal['conv', 'matmul'] | None = None,
+  remat: int | None = None,
+  frozen_norms: bool = False,
 ) -> segmenter.Segmenter:
   """Returns the network that `config.model` describes.
 
@@ -205,6 +207,8 @@ def build(
     depthwise: replaces `config.depthwise` (exporters and accelerators pass
       'conv').
     pointwise: replaces `config.pointwise`.
+    remat: replaces `config.remat`.
+    frozen_norms: see `layers.Options`.
 
   Raises:
     ValueError: for an unknown name or field, and what the classes raise.
@@ -214,7 +218,8 @@ def build(
     axis_name=axis_name,
     depthwise=config.depthwise if depthwise is None else depthwise,
     pointwise=config.pointwise if pointwise is None else pointwise,
-    remat=config.remat,
+    remat=config.remat if remat is None else remat,
+    frozen_norms=frozen_norms,
   )
   for_head = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(

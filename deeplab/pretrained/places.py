@@ -122,9 +122,11 @@ def read(place: Place) -> Weights:
   """
   if os.path.isdir(place.path):
     loaded = workdirs.load(place.path)
+    # Ranges of simulated int8 are calibrated anew.
+    trained = {k: loaded.variables[k] for k in ('params', 'batch_stats')}
     return Weights(
       place.path,
-      merge.flatten(loaded.variables),
+      merge.flatten(trained),
       _of_config(loaded.config.to_dict()),
     )
   if place.origin is None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from deeplab.quantization import rules
 from export import request
 
 ALL = ('saved_model', 'float32', 'float16', 'int8')
@@ -52,6 +53,7 @@ def test_ids_have_one_type_in_all_formats():
   asked = make(output='argmax', output_type='uint8')
   assert asked.types('float32') == ('float32', 'uint8')
   assert asked.types('int8') == ('uint8', 'uint8')
+  assert make(formats=('int16x8',)).types('int16x8') == ('float32', 'float32')
 
 
 @pytest.mark.parametrize(
@@ -72,11 +74,11 @@ def test_ids_have_one_type_in_all_formats():
     ({'ram_kib': 3}, 'need --target'),
     (
       {'formats': ('float32',), 'input_type': 'uint8'},
-      'input_type=uint8 needs int8 among --formats',
+      'input_type=uint8 needs int8 or int8_litert among',
     ),
     (
       {'formats': ('float16',), 'output_type': 'int8'},
-      'output_type=int8 needs int8 among --formats',
+      'output_type=int8 needs int8 or int8_litert among',
     ),
     (
       {'output': 'argmax', 'output_type': 'int8'},
@@ -89,6 +91,18 @@ def test_ids_have_one_type_in_all_formats():
     (
       {'output': 'argmax', 'output_type': 'uint8', 'num_classes': 257},
       'cannot hold the ids of 257 classes',
+    ),
+    (
+      {'formats': ('int8_litert',), 'output': 'argmax'},
+      'the int8_litert file returns logits',
+    ),
+    (
+      {'rules': rules.Rules(float_layers='head/.*')},
+      'formats=int8 has neither layers in float',
+    ),
+    (
+      {'formats': ('int16x8',), 'rules': rules.Rules(weights='tensor')},
+      'weights=tensor is for int8 and int8_litert',
     ),
     ({'output_type': 'int32'}, 'output_type=int32 is for --output_kind=argmax'),
     ({'output': 'mask'}, 'output_kind=mask is not one of'),

@@ -1,0 +1,157 @@
+"""Calibration: the ranges of a trained float network, from images."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from deeplab.data import augment
+from deeplab.quantization import folding
+from deeplab.quantization import ranges
+from deeplab.quantization import rules as rules_lib
+
+if TYPE_CHECKING:
+  # Only named here: a machine without it can still build modules.
+  from ml_collections import ConfigDict
+
+PyTree = Any
+
+# Of the moving average of extremes.
+_DECAY = 0.99
+
+
+def _check(images: Sequence[np.ndarray], method: str, percent: float) -> None:
+  if method not in ranges.METHODS:
+    raise ValueError(
+      f'calibration method {method!r} is not one of {ranges.METHODS}'
+    )
+  if not 50 < percent <= 100:
+    raise ValueError(
+      f'calibration percentile {percent} is not more than 50 and at most 100'
+    )
+  if not len(images):
+    raise ValueError('calibration needs images, and there are none')
+
+
+def _by_tensor(tree: PyTree) -> dict[tuple, dict[str, Any]]:
+  """Returns the leaves of a collection, tensor by tensor."""
+  tensors: dict[tuple, dict[str, Any]] = {}
+  for (*path, key), leaf in flax.traverse_util.flatten_dict(tree).items():
+    tensors.setdefault(tuple(path), {})[key] = np.asarray(leaf)
+  return tensors
+
+
+def calibrate(
+  model: Any,
+  rules: rules_lib.Rules,
+  variables: PyTree,
+  images: Sequence[np.ndarray],
+  *,
+  mean: Sequence[float],
+  std: Sequence[float],
+  method: str,
+  percentile: float,
+) -> PyTree:
+  """Returns 'quant_stats' for `providers.simulate` and `providers.lower`.
+
+  The network runs in float and in the mode that is deployed (running BatchNorm
+  statistics): ranges from training mode saturate.
+
+  Args:
+    model: built with depthwise and pointwise 'conv', of normalised images.
+    rules: what is quantised.
+    variables: {'params', 'batch_stats'}.
+    images: [H, W, C] each, values as they are, of one size.
+    mean: a value a channel.
+    std: likewise.
+    method: of `ranges.METHODS`.
+    percentile: of that method, such as 99.99.
+
+  Raises:
+    ValueError: there are no images, or an argument has no such value.
+  """
+  _check(images, method, percentile)
+  from deeplab.quantization import providers
+
+  shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  variables = {k: variables[k] for k in ('params', 'batch_stats')}
+  variables = jax.tree.map(jax.numpy.asarray, variables)
+
+  def look(network: Any, given: PyTree) -> Iterator[dict]:
+    seen: Callable = jax.jit(
+      lambda v, x: network.apply(v, x, mutable=['observed'])[1]['observed']
+    )
+    for image in images:
+      x = augment.normalize(np.asarray(image, np.float32)[None], shift, scale)
+      yield _by_tensor(seen({**variables, **given}, x))
+
+  seen = list(look(providers.observe(model, rules), {}))
+  whole = {path: ranges.extremes([x[path] for x in seen]) for path in seen[0]}
+  if method == 'average':
+    whole = {
+      path: ranges.average([x[path] for x in seen], _DECAY) for path in whole
+    }
+  result = whole
+  if method in ranges.FROM_HISTOGRAMS:
+    counts: dict[tuple, Any] = dict.fromkeys(whole, 0)
+    network = providers.observe(model, rules, histogram=True)
+    for found in look(network, {'quant_stats': _tree(whole)}):
+      for path, x in found.items():
+        counts[path] = counts[path] + x['counts'].astype(np.int64)
+    result = {
+      path: ranges.mse(counts[path], whole[path])
+      if method == 'mse'
+      else ranges.percentile(counts[path], whole[path], percentile)
+      for path in whole
+    }
+  return _tree(result)
+
+
+def prepare(
+  model: Any,
+  rules: rules_lib.Rules,
+  variables: PyTree,
+  images: Sequence[np.ndarray],
+  config: 'ConfigDict',
+  *,
+  fold: bool = True,
+) -> PyTree:
+  """Returns float variables as int8 begins with them: folded and calibrated.
+
+  Args:
+    model: built with depthwise and pointwise 'conv', of normalised images.
+    rules: what is quantised.
+    variables: {'params', 'batch_stats'}.
+    images: [H, W, C] each, values as they are, of one size.
+    config: the experiment; its `data` and `quantization.calibration` count.
+    fold: folds BatchNorms into the convolutions before them.
+
+  Raises:
+    ValueError: as `calibrate`.
+  """
+  if fold:
+    variables = folding.fold(model, variables, len(config.data.mean))
+  calibration = config.quantization.calibration
+  quant_stats = calibrate(
+    model,
+    rules,
+    variables,
+    images,
+    mean=config.data.mean,
+    std=config.data.std,
+    method=calibration.method,
+    percentile=calibration.percentile,
+  )
+  return {**variables, 'quant_stats': quant_stats}
+
+
+def _tree(tensors: dict[tuple, ranges.Range]) -> PyTree:
+  """Returns the collection of what is known tensor by tensor."""
+  return flax.traverse_util.unflatten_dict(
+    {(*path, key): v for path, x in tensors.items() for key, v in x.items()}
+  )

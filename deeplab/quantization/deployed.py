@@ -1,0 +1,58 @@
+"""The network as it stands in a file: pixels in, normalised by a layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from deeplab.models import layers
+from deeplab.models import segmenter
+
+Array = jax.Array
+PyTree = Any
+
+
+class Deployed(segmenter.Segmenter):
+  """A Segmenter of images as they are; `normalize` is its first layer.
+
+  The layer is a depthwise 1x1 convolution with a bias, which int8 arithmetic
+  computes to the last step: a multiplication and an addition with constants of
+  8 bits would not.
+  """
+
+  @nn.compact
+  def __call__(self, images: Array, *args: Any, **kwargs: Any):
+    """Maps images [B, H, W, C], float32, to what a Segmenter returns."""
+    channels = images.shape[-1]
+    x = layers.Conv(channels, groups=channels, use_bias=True, name='normalize')(
+      images
+    )
+    return super().__call__(x, *args, **kwargs)
+
+
+def deployed(
+  model: segmenter.Segmenter,
+  variables: PyTree,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> tuple[Deployed, PyTree]:
+  """Returns a network of pixels and its variables.
+
+  Args:
+    model: of normalised images.
+    variables: its 'params' and whatever else; all are kept.
+    mean: a value a channel.
+    std: likewise.
+  """
+  scale = 1 / np.asarray(std, np.float32)
+  layer = {
+    'kernel': scale[None, None, None],
+    'bias': -np.asarray(mean, np.float32) * scale,
+  }
+  fields = ('encoder', 'head', 'auxiliary', 'num_classes', 'resize_steps')
+  return (
+    Deployed(**{name: getattr(model, name) for name in fields}),
+    {**variables, 'params': {**variables['params'], 'normalize': layer}},
+  )

@@ -1,0 +1,76 @@
+"""Integer arithmetic of TFLite's reference kernels, on floats that are whole.
+
+Exact to the last bit where float64 is enabled (`jax.enable_x64`), as it is in
+evaluations. In float32 one value of some hundred thousand comes out a step off,
+and a deep network makes many of one.
+
+Source: tensorflow/lite/kernels/internal, common.h and
+reference/resize_bilinear.h.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def wide(x: Array) -> Array:
+  """Returns float64 where that is enabled, as evaluations do."""
+  return x.astype(jax.dtypes.canonicalize_dtype(np.float64))
+
+
+def half_away(x: Array) -> Array:
+  """Rounds to whole numbers, halves away from 0, as TFLite's kernels do."""
+  return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
+
+
+def multiplied(x: Array, factor: Array) -> Array:
+  """Returns x * factor, rounded as TFLite's reference kernels do: twice.
+
+  They multiply by a 31-bit fraction, round, shift right and round again. With
+  factor 0.4 that is to halves and then to whole numbers: 1 becomes 1. Exact to
+  the last bit in float64.
+
+  Args:
+    x: whole numbers.
+    factor: of a shape that broadcasts.
+  """
+  fraction, exponent = jnp.frexp(wide(factor))
+  if fraction.dtype == jnp.float64:
+    fraction = jnp.floor(fraction * 2.0**31 + 0.5) * 2.0**-31
+  left = jnp.exp2(jnp.maximum(exponent, 0).astype(fraction.dtype))
+  right = jnp.exp2(jnp.maximum(-exponent, 0).astype(fraction.dtype))
+  return half_away(jnp.floor(wide(x) * left * fraction + 0.5) / right)
+
+
+def _taps(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
+  """Returns the [n_out, n_in] weights of a resize, in units of 1 / 1024."""
+  step = (1024 * n_in + n_out // 2) // n_out
+  if align_corners and n_out > 1:
+    step = (1024 * (n_in - 1) + (n_out - 1) // 2) // (n_out - 1)
+  weights = np.zeros((n_out, n_in))
+  for i in range(n_out):
+    place = i * step if align_corners else i * step + step // 2 - 512
+    low = max(int(place / 1024), 0)
+    high = min(int((place + 1023) / 1024), n_in - 1)
+    weights[i, low] += 1024 - (place - 1024 * low)
+    weights[i, high] += place - 1024 * low
+  return weights
+
+
+def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
+  """RESIZE_BILINEAR of int8 values, whose positions have ten binary places.
+
+  Args:
+    x: whole numbers [B, h, w, C], zero point included.
+    size: (H, W).
+    align_corners: see `resizing.resize`.
+  """
+  rows = _taps(x.shape[1], int(size[0]), align_corners).astype(x.dtype)
+  columns = _taps(x.shape[2], int(size[1]), align_corners).astype(x.dtype)
+  x = jnp.einsum('Hh,bhwc->bHwc', rows, x, precision='highest')
+  x = jnp.einsum('Ww,bhwc->bhWc', columns, x, precision='highest')
+  return half_away(x * 2.0**-20)

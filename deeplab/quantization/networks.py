@@ -1,0 +1,110 @@
+"""The network that a config trains and evaluates: float, or int8 simulated."""
+
+from typing import TYPE_CHECKING
+from typing import Any
+
+from deeplab import parallel
+from deeplab.models import registry
+from deeplab.quantization import rules as rules_lib
+
+if TYPE_CHECKING:
+  # Only named here: a machine without it can still build modules.
+  from ml_collections import ConfigDict
+
+NAMES = ('none', 'int8')
+# What Qwix recognises, whose notes on arrays end where computing again begins;
+# and what exports hold.
+KERNELS: dict[str, Any] = {
+  'depthwise': 'conv',
+  'pointwise': 'conv',
+  'remat': 0,
+}
+
+
+def enabled(config: 'ConfigDict') -> bool:
+  """Returns whether a run trains in simulated int8.
+
+  Args:
+    config: the experiment; without `quantization` it is a float one.
+
+  Raises:
+    ValueError: `quantization.name` is unknown.
+  """
+  name = config.get('quantization', {'name': 'none'})['name']
+  if name not in NAMES:
+    raise ValueError(f'config.quantization.name={name!r} is not one of {NAMES}')
+  return name != 'none'
+
+
+def check(config: 'ConfigDict') -> None:
+  """Refuses a quantised run that cannot be.
+
+  Raises:
+    ValueError: which field to change.
+  """
+  if not enabled(config):
+    return
+  q = config.quantization
+  if not config.init_from:
+    raise ValueError(
+      "config.quantization.name='int8' trains on from float weights: set "
+      'config.init_from to the work directory of a float run'
+    )
+  if rules_lib.from_config(q).weights != 'channel':
+    raise ValueError(
+      f'config.quantization.weights={q.weights!r}: training keeps one scale a '
+      "channel; use 'channel' here, or export a float run with "
+      f'--weights={q.weights}'
+    )
+  if not 0 <= q.range_decay < 1 or q.range_steps < 0:
+    raise ValueError(
+      f'config.quantization.range_decay={q.range_decay} must lie in [0, 1) and '
+      f'range_steps={q.range_steps} be 0 or more'
+    )
+  if config.model.dtype != 'float32':
+    raise ValueError(
+      f'config.model.dtype={config.model.dtype!r}: int8 is simulated in '
+      'float32; set that'
+    )
+  if config.model.remat:
+    raise ValueError(
+      f'config.model.remat={config.model.remat}: int8 is simulated without it; '
+      'set 0, and accumulate_steps where memory is short'
+    )
+
+
+def build(
+  config: 'ConfigDict',
+  num_classes: int,
+  *,
+  axis_name: str | None = None,
+  output_stride: int = 0,
+) -> Any:
+  """Returns the network of a config, for the platform at hand.
+
+  In simulated int8 its variables hold 'quant_stats' besides; see `providers`.
+
+  Args:
+    config: the experiment.
+    num_classes: number of classes.
+    axis_name: as for `registry.build`.
+    output_stride: as for `registry.at_output_stride`.
+
+  Raises:
+    ValueError: as `registry.build`, and for unknown fields of quantisation.
+  """
+  network = registry.at_output_stride(config.model, output_stride)
+  if not enabled(config):
+    return registry.build(
+      network, num_classes, axis_name=axis_name, **parallel.kernels()
+    )
+  from deeplab.quantization import providers  # Qwix may be absent
+
+  model = registry.build(
+    network,
+    num_classes,
+    axis_name=axis_name,
+    frozen_norms=config.quantization.frozen_norms,
+    **KERNELS,
+  )
+  return providers.simulate(model, rules_lib.from_config(config.quantization))

@@ -1,0 +1,249 @@
+"""The operators that Qwix replaces, as TFLite's int8 kernels compute them.
+
+Qwix's own operators and bookkeeping are private to it: its version is pinned.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from qwix._src import aux_data
+from qwix._src.providers import odml_ops
+
+from deeplab.quantization import fixed_point
+
+Array = jax.Array
+
+# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, and
+# the `Sum` that it is on the device before that is rounded to int8.
+GRID, SUM = 'grid', 'sum'
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """Where an int8 tensor's values lie.
+
+  Attributes:
+    scale: of the shape that broadcasts.
+    round: the function (values) onto the grid, halves away from the zero of the
+      integers; or of (values, integers), what they are already.
+    zero: zero point; None where nothing is computed.
+  """
+
+  scale: Array
+  round: Callable[..., Array]
+  zero: Array | float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+  """What an int8 operator adds up, an int32 number times a step.
+
+  Attributes:
+    value: the same values as the array's, rounded as on the device; float64
+      where that is enabled, and without a gradient.
+    unit: the step, of a shape that broadcasts.
+  """
+
+  value: Array
+  unit: Array
+
+
+def narrow(x: Array) -> Array:
+  """Returns float32."""
+  return x.astype(jnp.float32)
+
+
+def _scale_of(array: Any) -> Any:
+  grid = aux_data.get(array, GRID, None)
+  return None if grid is None else fixed_point.wide(grid.scale)
+
+
+def sum_of(array: Any) -> Any:
+  """Returns the `Sum` that an array is on the device, or None."""
+  return aux_data.get(array, SUM, None)
+
+
+def _note(array: Array, value: Array, unit: Array) -> Array:
+  """Notes what an array is on the device."""
+  stop = jax.lax.stop_gradient
+  aux_data.set(array, SUM, Sum(stop(value), stop(unit)))
+  return array
+
+
+def passed(value: Array, x: Array) -> Array:
+  """Returns `value` with the gradient of x."""
+  return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
+
+
+def _note_grid(array: Array, grid: Grid) -> None:
+  """Notes that an array lies on a grid, in whole steps of its scale."""
+  scale = fixed_point.wide(grid.scale)
+  _note(array, jnp.round(fixed_point.wide(array) / scale) * scale, scale)
+
+
+def _in_units(x: Array, unit: Array) -> Array:
+  """Rounds biases to the int32 steps that they are stored in."""
+  limit = float(2**31 - 128)
+  steps = fixed_point.half_away(
+    fixed_point.wide(x) / jnp.where(unit > 0, unit, 1.0)
+  )
+  return jnp.clip(steps, -limit, limit) * unit
+
+
+class Conv(odml_ops.DotEinsumConv):
+  """A convolution; its dimension numbers may be given as strings."""
+
+  def __call__(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
+    """Computes the operator; arguments as the original's."""
+    kwargs['dimension_numbers'] = jax.lax.conv_dimension_numbers(
+      x.shape, kernel.shape, kwargs['dimension_numbers']
+    )
+    return super().__call__(x, kernel, **kwargs)
+
+  def _maybe_fake_quant(self, array, rule, quant_stat_name):
+    # What an int8 operator gives to a float one is int8; Qwix would make the
+    # one before compute in float, too.
+    if rule is None or rule.act_qtype is None:
+      rule = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, rule)
+    return super()._maybe_fake_quant(array, rule, quant_stat_name)
+
+
+class WholeConv(Conv):
+  """A convolution of whole numbers."""
+
+  def _call_original_op(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
+    scales = _scale_of(x), _scale_of(kernel)
+    if scales[0] is None or scales[1] is None:
+      return super()._call_original_op(x, kernel, **kwargs)
+    # The sum of whole numbers is exact, also where an accelerator multiplies
+    # in bfloat16 by default.
+    steps = [
+      passed(jnp.round(y), y)
+      for y in (x / narrow(scales[0]), kernel / narrow(scales[1]))
+    ]
+    unit = scales[0] * scales[1]
+    out = super()._call_original_op(*steps, **kwargs)
+    return _note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
+
+
+class BatchNorm(odml_ops.BatchNorm):
+  """BatchNorm, folded into the convolution before it: its shift is a bias."""
+
+  def __call__(self, norm: nn.BatchNorm, x: Array, *args: Any, **kwargs: Any):
+    """Computes the operator; arguments as the original's."""
+    out = super().__call__(norm, x, *args, **kwargs)
+    total = sum_of(x)
+    if total is None or not norm.use_running_average:
+      return out
+    params, stats = norm.variables['params'], norm.variables['batch_stats']
+    # In float32, as the converter has it.
+    deviation = jnp.sqrt(fixed_point.wide(stats['var'] + norm.epsilon))
+    factor = params['scale'] * narrow(1 / deviation)
+    shift = params['bias'] - stats['mean'] * factor
+    unit = total.unit * jnp.abs(fixed_point.wide(factor))
+    value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
+    return _note(out, value, unit)
+
+
+class Ufunc(odml_ops.UfuncCall):
+  """A bias behind a convolution, or a sum or product of activations."""
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Array:
+    """Computes the operator; arguments as the original's."""
+    out = super().__call__(*args, **kwargs)
+    total = sum_of(args[1])
+    # Qwix found the first argument's operator to take the second as a bias.
+    if self._op_name == 'add' and self._output_allow_fusion and total:
+      bias = _in_units(args[2], total.unit)
+      return _note(out, total.value + bias, total.unit)
+    return out
+
+  def _call_original_op(self, *args: Any, **kwargs: Any) -> Array:
+    out = super()._call_original_op(*args, **kwargs)
+    scales = [_scale_of(x) for x in args[1:]]
+    if None in scales or self._op_name not in ('add', 'multiply'):
+      return out
+    steps = [
+      jnp.round(fixed_point.wide(x) / scale)
+      for x, scale in zip(args[1:], scales, strict=True)
+    ]
+    if self._op_name == 'multiply':
+      unit = scales[0] * scales[1]
+      return _note(out, steps[0] * steps[1] * unit, unit)
+    # Summands are brought to the coarser scale, with 20 bits behind the point.
+    coarse = 2 * jnp.maximum(*scales)
+    unit = coarse * 2.0**-20
+    parts = [
+      fixed_point.multiplied(n * 2.0**20, scale / coarse)
+      for n, scale in zip(steps, scales, strict=True)
+    ]
+    return _note(out, (parts[0] + parts[1]) * unit, unit)
+
+
+class Relu(odml_ops.CustomJvpCall):
+  """ReLU and ReLU6, which the operator before them computes."""
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Computes the operator; arguments as the original's."""
+    out = super().__call__(*args, **kwargs)
+    function, x, *_ = args
+    total = sum_of(x)
+    if total is None or function not in (jax.nn.relu, jax.nn.relu6):
+      return out
+    top = 6.0 if function is jax.nn.relu6 else None
+    return _note(out, jnp.clip(total.value, 0.0, top), total.unit)
+
+
+class Concatenate(odml_ops.Concatenate):
+  """What is joined is rounded once, by the operators that made the parts."""
+
+  def __call__(self, arrays, *args: Any, **kwargs: Any) -> Array:
+    """Computes the operator; arguments as the original's."""
+    out = super().__call__(arrays, *args, **kwargs)
+    # Parts that are all on grids are on several; Qwix takes them for one.
+    aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, None)
+    sums = [sum_of(x) for x in arrays]
+    if any(total is None for total in sums) or out.ndim != 4:
+      return out
+    values = jnp.concatenate([s.value for s in sums], *args, **kwargs)
+    units = [jnp.broadcast_to(s.unit, s.value.shape) for s in sums]
+    return _note(out, values, jnp.concatenate(units, *args, **kwargs))
+
+
+class SameGrid(odml_ops.QuantizedOp):
+  """Resizes and mean values: TFLite gives them one scale for in and out.
+
+  The result is rounded to the grid of the input, as the device does it. What
+  is float stays float.
+  """
+
+  input_idx = (0,)
+
+  def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
+    """Computes the operator; arguments as the original's."""
+    rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
+    _, name = self._get_rule_and_op_id_fn(self._op_name)
+    if rule is None:
+      return self._fake_quant_output(
+        self._call_original_op(x, *args, **kwargs), None
+      )
+    x = self._maybe_fake_quant(x, rule, name)
+    out = self._call_original_op(x, *args, **kwargs)
+    grid = aux_data.get(x, GRID, None)
+    if grid is not None:
+      steps = None
+      if self._op_name == 'resize' and grid.zero is not None:
+        whole = (
+          jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
+          + grid.zero
+        )
+        steps = fixed_point.resize(whole, *args, **kwargs)
+      out = grid.round(out) if steps is None else grid.round(out, steps)
+      aux_data.set(out, GRID, grid)
+      _note_grid(out, grid)
+    aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
+    return self._fake_quant_output(out, rule)

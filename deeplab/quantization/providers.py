@@ -1,0 +1,376 @@
+"""The network in int8 arithmetic, by Qwix.
+
+An unmodified Linen module is wrapped; Qwix replaces the operators that it
+calls. Four networks come out, which differ in what happens to a tensor that
+the device holds in int8, and in nothing else:
+
+    observe    it is only looked at: float arithmetic, ranges recorded
+    simulate   it is rounded to its int8 grid, and trained through
+    switch     it is rounded, or not, as its module's switch says
+    lower      it is marked, for the converter to an int8 file
+
+Ranges of activations are the collection 'quant_stats', {'min', 'max'} a tensor,
+float32 scalars. What a call sees goes to the collection 'observed', if that is
+mutable.
+
+Qwix's own operators and bookkeeping are private to it: its version is pinned.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import qwix
+from qwix._src import aux_data
+from qwix._src.core import qarray
+from qwix._src.providers import odml
+from qwix._src.providers import odml_ops
+from qwix._src.utils import flax_util
+
+from deeplab.quantization import fixed_point
+from deeplab.quantization import operators
+from deeplab.quantization import rules as rules_lib
+
+Array = jax.Array
+PyTree = Any
+
+_HISTOGRAM_BINS = 2048
+
+
+def _range(array: Array) -> dict[str, Array]:
+  """Returns the extremes, 0 among them."""
+  return {
+    'min': jnp.minimum(jnp.min(array), 0.0).astype(jnp.float32),
+    'max': jnp.maximum(jnp.max(array), 0.0).astype(jnp.float32),
+  }
+
+
+def _divided(x: Array, n: int) -> Array:
+  """Returns x / n to the last bit, where float64 is enabled.
+
+  XLA multiplies by 1 / n in float32, if it compiles a whole graph; and the
+  scales of the file are computed one operation at a time.
+  """
+  return operators.narrow(fixed_point.wide(x) / n)
+
+
+def _power_of_two(absmax: Array) -> Array:
+  # Rounded first: 2^-7 must not become 2^-6 by an error in the last bit.
+  exponent = jnp.log2(jnp.maximum(_divided(absmax, 127), 2.0**-20))
+  return jnp.exp2(jnp.ceil(exponent - 1e-6))
+
+
+def activation_grid(
+  low: Array, high: Array, power_of_two: bool
+) -> tuple[Array, Array | None]:
+  """Returns (scale, zero point) of int8 for a range that holds 0.
+
+  Args:
+    low: float32, 0 or less.
+    high: float32, 0 or more.
+    power_of_two: see `rules.Rules`; the zero point is then None.
+  """
+  if power_of_two:
+    return _power_of_two(jnp.maximum(-low, high)), None
+  # LiteRT refuses the factors that smaller scales lead to.
+  high = jnp.maximum(high, low + 255 * 2.0**-20)
+  scale = _divided(high - low, 255)
+  return scale, jnp.clip(jnp.round(-128 - low / scale), -128, 127)
+
+
+class _Shared:
+  """What the providers have in common; mixed into Qwix's."""
+
+  conv = operators.Conv
+
+  def setup(self, rules: rules_lib.Rules) -> None:
+    self._power_of_two = rules.power_of_two
+    self._ops.update(  # type: ignore[attr-defined]
+      {
+        'jax.lax.conv_general_dilated': functools.partial(
+          self.conv,
+          disable_per_channel_weights=rules.weights == 'tensor',
+          check_activation=True,
+        ),
+        'jax.numpy.concatenate': operators.Concatenate,
+        'deeplab.models.resizing.resize': operators.SameGrid,
+        'deeplab.models.pooling.bins': operators.SameGrid,
+        'deeplab.models.pooling.windows': operators.SameGrid,
+      }
+    )
+
+  def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
+    """Returns the scales of a kernel; zero points are 0."""
+    absmax = qarray.calibrate(array, how)['absmax']
+    if self._power_of_two:
+      return _power_of_two(absmax)
+    # Qwix divides by 127.5, and its largest weight saturates.
+    scale = _divided(absmax, 127)
+    # A dead channel's would be so small that its int32 bias overflows.
+    largest = jnp.maximum(jnp.max(scale), 2.0**-20)
+    return jnp.maximum(scale, largest * 2.0**-14)
+
+  def range_grid(self, low: Array, high: Array, rank: int, known: bool):
+    """Returns (scale, zero point) of an activation of some rank.
+
+    A range that is `known` beforehand keeps its own zero: pixels have scale 1.
+    """
+    whole = lambda x: jnp.reshape(x, (1,) * rank)
+    power_of_two = self._power_of_two and not known
+    return activation_grid(whole(low), whole(high), power_of_two)
+
+
+def _fixed(array: Array) -> tuple[Array, Array] | None:
+  """Returns the range that is known of an array, such as a soft-max's."""
+  known = aux_data.get(array, odml_ops.AuxDataKey.FIXED_RANGE, None)
+  return known and (jnp.float32(known[0]), jnp.float32(known[1]))
+
+
+def _observed(name: str, value: dict[str, Array]) -> None:
+  """Records what a call saw, if anybody wants to know."""
+  module = flax_util.get_current_module()
+  if module.is_mutable_collection('observed'):
+    module.put_variable('observed', name, value)
+
+
+class _Observe(_Shared, odml.OdmlQatProvider):
+  """Float arithmetic; records extremes, or histograms within given ranges."""
+
+  histogram = False
+
+  def _fake_quant(self, array, how, quant_stat_name=None):
+    if quant_stat_name is None or _fixed(array) is not None:
+      return array
+    if not self.histogram:
+      _observed(quant_stat_name, _range(array))
+      return jnp.array(array, copy=True)  # Qwix notes it as another one
+    stats = flax_util.get_current_module().get_variable(
+      'quant_stats', quant_stat_name
+    )
+    span = jnp.maximum(stats['max'] - stats['min'], 2.0**-40)
+    place = (array - stats['min']) / span * _HISTOGRAM_BINS
+    place = jnp.clip(place.astype(jnp.int32), 0, _HISTOGRAM_BINS - 1)
+    counts = jnp.zeros(_HISTOGRAM_BINS, jnp.int32).at[place.ravel()].add(1)
+    _observed(quant_stat_name, {'counts': counts})
+    return jnp.array(array, copy=True)
+
+
+class _Simulate(_Shared, odml.OdmlQatProvider):
+  """Rounds to int8 and back; gradients pass as if it did not."""
+
+  conv = operators.WholeConv
+
+  def setup(self, rules: rules_lib.Rules) -> None:
+    super().setup(rules)
+    self._ops.update(
+      {
+        'flax.linen.BatchNorm.__call__': operators.BatchNorm,
+        'jax.custom_jvp.__call__': operators.Relu,
+        'jax.numpy.ufunc.__call__': operators.Ufunc,
+      }
+    )
+
+  def _fake_quant(self, array, how, quant_stat_name=None):
+    weight = quant_stat_name is None
+    if weight:
+      scale, zero_point = self.weight_grid(array, how), None
+    else:
+      span = known = _fixed(array)
+      if span is None:
+        _observed(quant_stat_name, jax.lax.stop_gradient(_range(array)))
+        stats = flax_util.get_or_create_variable(
+          'quant_stats',
+          quant_stat_name,
+          lambda: {'min': jnp.float32(0), 'max': jnp.float32(0)},
+        ).value
+        span = stats['min'], stats['max']
+      scale, zero_point = self.range_grid(*span, array.ndim, known is not None)
+    scale = jax.lax.stop_gradient(scale)
+    zero = 0.0 if zero_point is None else zero_point
+    first = -127 if weight else -128
+
+    def fit(x: Array, steps: Array) -> Array:
+      inside = jnp.clip(x, (first - zero) * scale, (127 - zero) * scale)
+      whole = jnp.clip(steps.astype(scale.dtype) + zero, first, 127)
+      return operators.passed((whole - zero) * scale, inside)
+
+    def around(x: Array, steps: Array | None = None) -> Array:
+      if steps is None:
+        steps = fixed_point.wide(x) / fixed_point.wide(scale) + zero
+        # A half is one in spite of float32's error.
+        steps = fixed_point.half_away(steps + 1e-4 * jnp.sign(steps))
+      return fit(x, steps - zero)
+
+    total = operators.sum_of(array)
+    if weight or total is None:
+      steps = fixed_point.wide(array) / fixed_point.wide(scale)
+      out = fit(
+        array, fixed_point.half_away(steps) if weight else jnp.round(steps)
+      )
+    else:
+      whole = total.value / jnp.where(total.unit > 0, total.unit, 1.0)
+      out = fit(
+        array,
+        fixed_point.multiplied(whole, total.unit / fixed_point.wide(scale)),
+      )
+    aux_data.set(out, operators.GRID, operators.Grid(scale, around, zero))
+    return out
+
+
+class _Switch(_Shared, odml.OdmlQatProvider):
+  """Rounds where a module's switch is on; to the grids, not to the last bit."""
+
+  def _fake_quant(self, array, how, quant_stat_name=None):
+    module = flax_util.get_current_module()
+    on = module.get_variable('switches', 'on')
+    zero, lowest = 0.0, -127
+    if quant_stat_name is None:
+      scale = self.weight_grid(array, how)
+    else:
+      span = known = _fixed(array)
+      if span is None:
+        stats = module.get_variable('quant_stats', quant_stat_name)
+        span = stats['min'], stats['max']
+      scale, zero_point = self.range_grid(*span, array.ndim, known is not None)
+      zero, lowest = 0.0 if zero_point is None else zero_point, -128
+    steps = jnp.clip(jnp.round(array / scale) + zero, lowest, 127)
+    return jnp.where(on > 0, (steps - zero) * scale, array)
+
+
+class _Lower(_Shared, odml.OdmlConversionProvider):
+  """Marks tensors with the scales that the simulation rounds by."""
+
+  def _fake_quant(self, array, how, quant_stat_name=None):
+    with jax.ensure_compile_time_eval():
+      path = flax_util.get_current_module_path()
+      if quant_stat_name is None:
+        name = aux_data.get(array, odml_ops.AuxDataKey.WEIGHT_NAME)
+        kernel = self._flatten_params[(*path, name)]
+        scale = self.weight_grid(jnp.reshape(kernel, array.shape), how)
+        zero_point = None
+      else:
+        span = known = _fixed(array)
+        if span is None:
+          stats = functools.reduce(
+            lambda x, key: x[key], path, self._quant_stats
+          )
+          stats = stats[quant_stat_name]
+          span = jnp.float32(stats['min']), jnp.float32(stats['max'])
+        scale, zero_point = self.range_grid(
+          *span, array.ndim, known is not None
+        )
+      attributes = self._get_attributes(
+        scale=scale,
+        zp=zero_point,
+        dtype=how.qtype,
+        is_weight=quant_stat_name is None,
+      )
+
+    @functools.partial(jax.lax.composite, name='quant.fake_quant')
+    def mark(x, **_):
+      zero = None if zero_point is None else zero_point.astype(jnp.int8)
+      return qarray.dequantize(
+        qarray.quantize_with_scale_zero_point(x, how.qtype, scale, zero)
+      )
+
+    out = mark(array, **attributes)
+    aux_data.set(
+      out,
+      operators.GRID,
+      operators.Grid(scale, lambda x: mark(x, **attributes)),
+    )
+    return out
+
+
+def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
+  """Returns Qwix's rules; the first whose path fits holds."""
+  return [
+    qwix.QuantizationRule(module_path=rules.stays_float),
+    qwix.QuantizationRule(
+      module_path='.*',
+      weight_qtype=jnp.int8,
+      weight_calibration_method='absmax',
+      act_qtype=jnp.int8,
+      act_static_scale=True,
+    ),
+  ]
+
+
+def observe(
+  model: nn.Module, rules: rules_lib.Rules, histogram: bool = False
+) -> nn.Module:
+  """Returns the network that records what `simulate` would round.
+
+  Args:
+    model: built with depthwise and pointwise 'conv'.
+    rules: what is quantised.
+    histogram: 'observed' holds `counts` [2048] int32 a tensor, of equal bins
+      between the extremes in 'quant_stats', instead of extremes.
+  """
+  provider = _Observe(_qwix_rules(rules))
+  provider.setup(rules)
+  provider.histogram = histogram
+  return qwix.quantize_model(model, provider)
+
+
+def simulate(
+  model: nn.Module,
+  rules: rules_lib.Rules,
+  input_range: tuple[float, float] | None = None,
+) -> nn.Module:
+  """Returns the network in simulated int8 arithmetic.
+
+  Its variables are those of the model and 'quant_stats'.
+
+  Args:
+    model: built with depthwise and pointwise 'conv'.
+    rules: what is quantised.
+    input_range: what the images hold, where that is known.
+  """
+  provider = _Simulate(_qwix_rules(rules), fixed_range_for_inputs=input_range)
+  provider.setup(rules)
+  return qwix.quantize_model(model, provider)
+
+
+def switch(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
+  """Returns the network whose modules are float or int8, one by one.
+
+  Its variables are those of `simulate` and 'switches': {'on': 0 or 1} at the
+  path of each module that has ranges.
+
+  Args:
+    model: built with depthwise and pointwise 'conv'.
+    rules: what is quantised at most.
+  """
+  provider = _Switch(_qwix_rules(rules))
+  provider.setup(rules)
+  return qwix.quantize_model(model, provider)
+
+
+def lower(
+  model: nn.Module,
+  rules: rules_lib.Rules,
+  variables: PyTree,
+  input_range: tuple[float, float] | None = None,
+) -> nn.Module:
+  """Returns the network whose tensors are marked for the converter.
+
+  It is to be traced with these variables as `jax.Array`s, and computes what
+  `simulate` computes.
+
+  Args:
+    model: built with depthwise and pointwise 'conv'.
+    rules: what is quantised.
+    variables: {'params', 'batch_stats', 'quant_stats'}.
+    input_range: what the images hold, where that is known.
+  """
+  provider = _Lower(
+    _qwix_rules(rules),
+    variables['params'],
+    variables['quant_stats'],
+    fixed_range_for_inputs=input_range,
+  )
+  provider.setup(rules)
+  return qwix.quantize_model(model, provider)

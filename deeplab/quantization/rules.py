@@ -1,0 +1,62 @@
+"""What is quantised, and how: the choices that JAX and the file share."""
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  # Only named here: a machine without it can still build modules.
+  from ml_collections import ConfigDict
+
+WEIGHTS = ('channel', 'tensor')
+# Never deployed: heads that only training has.
+_TRAINING_ONLY = r'(.*/)?auxiliary.*'
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Weights int8 and symmetric, activations int8 with one static scale each.
+
+  Attributes:
+    float_layers: regular expression of whole module paths, such as 'head/.*',
+      that stay float32. '' is none.
+    weights: one scale a 'channel' of the output, or one a 'tensor'.
+    power_of_two: every scale is a power of two and every zero point 0.
+  """
+
+  float_layers: str = ''
+  weights: str = 'channel'
+  power_of_two: bool = False
+
+  def __post_init__(self):
+    if self.weights not in WEIGHTS:
+      raise ValueError(
+        f'quantization.weights={self.weights!r} is not one of {WEIGHTS}'
+      )
+    try:
+      re.compile(self.float_layers)
+    except re.error as e:
+      raise ValueError(
+        f'quantization.float_layers={self.float_layers!r} is no regular '
+        f'expression: {e}'
+      ) from None
+
+  @property
+  def stays_float(self) -> str:
+    """The regular expression of all module paths that stay float32."""
+    if not self.float_layers:
+      return _TRAINING_ONLY
+    return f'{_TRAINING_ONLY}|{self.float_layers}'
+
+
+def from_config(config: 'ConfigDict') -> Rules:
+  """Returns the rules of `config.quantization`.
+
+  Raises:
+    ValueError: a field has no such value.
+  """
+  return Rules(
+    float_layers=config.float_layers,
+    weights=config.weights,
+    power_of_two=config.power_of_two,
+  )

@@ -1,0 +1,295 @@
+"""Which layers int8 hurts: one at a time, ranked.
+
+    python -m export.sensitivity --workdir=runs/voc/1 --output=sensitivity
+
+calibrates the float run on training images, quantises one module's weights and
+activations at a time (--mode=all_but_one: all others), and writes, for every
+module, the signal-to-noise ratio of the logits (SQNR, dB, on --images images of
+the validation split) and the loss of mIoU on them:
+
+    sensitivity.json   everything, worst first
+    sensitivity.md     the table
+    sensitivity.png    its picture
+
+The smallest set to keep in float32 for --loss points of mIoU is sought among
+the worst: the first, the first two, and so on; it comes as the value of
+--float_layers of `python -m export.main`.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import itertools
+import math
+import os
+import re
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import flax.traverse_util
+import jax
+import numpy as np
+
+from deeplab import console
+from deeplab import evaluate
+from deeplab import predictors
+from deeplab import visualize
+from deeplab import workdir as workdirs
+from deeplab.quantization import networks
+from deeplab.quantization import rules as rules_lib
+from export import parity
+from export import request as request_lib
+from export import score
+from export import source as source_lib
+
+PyTree = Any
+Row = dict[str, Any]
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Work directory of a float run.'
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write.')
+_IMAGES = flags.DEFINE_integer(
+  'images', 20, 'Validation images that damage is measured on.', lower_bound=1
+)
+_CALIBRATION = flags.DEFINE_integer(
+  'calibration_images', 32, 'Training images for the ranges.', lower_bound=1
+)
+_MODE = flags.DEFINE_enum(
+  'mode', 'one', ['one', 'all_but_one'], 'What is quantised for each row.'
+)
+_LOSS = flags.DEFINE_float(
+  'loss', 0.5, 'Points of mIoU that may be lost.', lower_bound=0.0
+)
+
+
+def switches(modules: Iterable[str], on: Iterable[str]) -> PyTree:
+  """Returns the collection 'switches' of `providers.switch`.
+
+  Args:
+    modules: paths of all modules with ranges; '' is the network itself.
+    on: those that are int8.
+  """
+  on = set(on)
+  return flax.traverse_util.unflatten_dict(
+    {
+      (*(p for p in name.split('/') if p), 'on'): np.float32(name in on)
+      for name in modules
+    }
+  )
+
+
+def sqnr(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+  """Returns 10 log10 of the signal's over the error's energy; inf if equal."""
+  signal = sum(float(np.sum(np.float64(a) ** 2)) for a in expected)
+  noise = sum(
+    float(np.sum((np.float64(a) - b) ** 2))
+    for a, b in zip(expected, found, strict=True)
+  )
+  return 10 * math.log10(signal / noise) if noise else math.inf
+
+
+def regex(names: Sequence[str]) -> str:
+  """Returns the regular expression of whole paths that are those names."""
+  return '|'.join(re.escape(name) for name in names)
+
+
+class Study:
+  """A network, quantised in parts.
+
+  Attributes:
+    modules: paths of what has weights or ranges to quantise.
+  """
+
+  def __init__(self, source: source_lib.Source, calibration: int, images: int):
+    """Calibrates.
+
+    Raises:
+      ValueError: the run was trained in simulated int8.
+    """
+    from deeplab.quantization import providers  # Qwix may be absent
+
+    if networks.enabled(source.config):
+      raise ValueError(
+        f'{source.workdir} was trained in simulated int8: name the float run '
+        'that it began with'
+      )
+    rules = rules_lib.Rules()
+    height, width = source.config.eval.static_size
+    size = height, width
+    network = source_lib.model(source, **networks.KERNELS)
+    variables = source_lib.quantized(
+      source,
+      network,
+      source_lib.calibration_images(source, size, calibration),
+      rules,
+    )
+    stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
+    params = flax.traverse_util.flatten_dict(variables['params'])
+    modules = {'/'.join(path[:-2]) for path in stats}
+    modules |= {'/'.join(p[:-1]) for p in params if p[-1] == 'kernel'}
+    self.modules = sorted(
+      name for name in modules if not re.fullmatch(rules.stays_float, name)
+    )
+    self._variables = variables
+    data = source.config.data
+    self._predictor = predictors.FlaxPredictor(
+      providers.switch(network, rules),
+      {**variables, 'switches': switches(self.modules, ())},
+      data.mean,
+      data.std,
+    )
+    request = request_lib.make(('float32',), size, source.info.num_classes)
+    self._scorer = score.Scorer(source, request, True, images)
+    self._images = [
+      predictors.resize_bilinear(x['image'], size)
+      for x in itertools.islice(
+        source_lib.eval_examples(source, images), images
+      )
+    ]
+    self._float = parity.outputs(self._predictor, self._images)
+    self.miou = self._miou(self._predictor)
+
+  def _miou(self, predictor: predictors.Predictor) -> float:
+    found = self._scorer.miou(predictor, 'a part of it')
+    assert found is not None  # it is enabled
+    return found
+
+  def damage(self, quantized: Iterable[str]) -> Row:
+    """Returns `sqnr_db`, `miou` and `loss_points` with some modules in int8."""
+    predictor = self._predictor.with_variables(
+      {**self._variables, 'switches': switches(self.modules, quantized)}
+    )
+    miou = self._miou(predictor)
+    outputs = parity.outputs(predictor, self._images)
+    return {
+      'sqnr_db': sqnr(self._float, outputs),
+      'miou': miou,
+      'loss_points': 100 * (self.miou - miou),
+    }
+
+
+def rank(study: Any, mode: str) -> list[Row]:
+  """Returns a row a module, the worst first.
+
+  Args:
+    study: see `Study`.
+    mode: 'one' quantises a module alone, and the lowest ratio is the worst;
+      'all_but_one' leaves it alone, and the highest is.
+  """
+  rows = []
+  for i, name in enumerate(study.modules):
+    rest = [m for m in study.modules if m != name]
+    found = study.damage([name] if mode == 'one' else rest)
+    rows.append({'module': name, **found})
+    logging.info('%d of %d: %s', i + 1, len(study.modules), rows[-1])
+  sign = 1 if mode == 'one' else -1
+  return sorted(rows, key=lambda row: (sign * row['sqnr_db'], row['module']))
+
+
+def smallest(study: Any, ranked: Sequence[Row], points: float) -> Row:
+  """Returns what to keep in float32 for a loss of so many points at most.
+
+  The worst modules are added one by one. Returns `modules` and what
+  `Study.damage` says of the rest in int8.
+  """
+  names = [row['module'] for row in ranked]
+  for count in range(len(names) + 1):
+    found = study.damage(names[count:])
+    if found['loss_points'] <= points:
+      return {'modules': names[:count], **found}
+  raise AssertionError('without int8 there is no loss')
+
+
+def markdown(report: Row) -> str:
+  """Returns the table of sensitivity.json for people."""
+  wide = report['keep_wide']
+  lines = [
+    f'# Sensitivity to int8 of {report["source"]["config"]}',
+    '',
+    f'Mode `{report["mode"]}`, {report["images"]} validation images; float '
+    f'mIoU {report["miou"]:.4f}, all in int8 {report["all"]["miou"]:.4f} '
+    f'(SQNR {report["all"]["sqnr_db"]:.1f} dB).',
+    '',
+    f'For a loss of {report["loss"]:g} points at most, '
+    f'{len(wide["modules"])} modules stay in float32 (mIoU '
+    f'{wide["miou"]:.4f}): `--float_layers={regex(wide["modules"])!r}`',
+    '',
+    '| module | SQNR (dB) | mIoU lost (points) |',
+    '|---|---:|---:|',
+    *(
+      f'| {row["module"] or "(network)"} | {row["sqnr_db"]:.1f} | '
+      f'{row["loss_points"]:+.2f} |'
+      for row in report['modules']
+    ),
+    '',
+  ]
+  return '\n'.join(lines)
+
+
+def run(
+  source: source_lib.Source,
+  output: str,
+  calibration: int,
+  images: int,
+  mode: str,
+  points: float,
+) -> Row:
+  """Measures and writes; returns what sensitivity.json holds.
+
+  Raises:
+    ValueError: as `Study`.
+  """
+  study = Study(source, calibration, images)
+  ranked = rank(study, mode)
+  report = {
+    'source': source.facts(),
+    'mode': mode,
+    'images': images,
+    'loss': points,
+    'miou': study.miou,
+    'all': study.damage(study.modules),
+    'keep_wide': smallest(study, ranked, points),
+    'modules': ranked,
+  }
+  os.makedirs(output, exist_ok=True)
+  path = os.path.join(output, 'sensitivity')
+  evaluate.write_json(f'{path}.json', report)
+  workdirs.write_text(f'{path}.md', markdown(report))
+  picture = visualize.bars(
+    [row['module'] or '(network)' for row in ranked],
+    [
+      ('SQNR of the logits (dB)', [row['sqnr_db'] for row in ranked]),
+      ('mIoU lost (points)', [row['loss_points'] for row in ranked]),
+    ],
+  )
+  visualize.save(picture, f'{path}.png')
+  return report
+
+
+def _run() -> None:
+  if not _WORKDIR.value or not _OUTPUT.value:
+    raise ValueError(
+      '--workdir (a float run) and --output (a folder) are needed'
+    )
+  source = source_lib.from_workdir(_WORKDIR.value, 'best', None)
+  report = run(
+    source,
+    _OUTPUT.value,
+    _CALIBRATION.value,
+    _IMAGES.value,
+    _MODE.value,
+    _LOSS.value,
+  )
+  print(markdown(report))
+
+
+def main(argv: list[str]) -> None:
+  """Measures; an error that the user can mend is one line."""
+  console.run(argv, _run)
+
+
+if __name__ == '__main__':
+  jax.config.config_with_absl()
+  app.run(main, flags_parser=console.parse_flags)

@@ -1,0 +1,99 @@
+"""Int8 as JAX simulates it, beside the file that litert-converter makes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from deeplab import litert
+from deeplab import predictors
+from deeplab.models import segmenter
+from export import graph as graph_lib
+from export import lowering
+from export import parity
+from export import request as request_lib
+from export import score
+from export import source as source_lib
+
+PyTree = Any
+# TFLite Micro's kernels are these, too.
+RESOLVER = 'reference'
+
+
+def predictor(
+  source: source_lib.Source,
+  network: segmenter.Segmenter,
+  variables: PyTree,
+  request: request_lib.Request,
+) -> predictors.FlaxPredictor:
+  """Returns the network of the file, in simulated int8.
+
+  Args:
+    source: the model.
+    network: see `source.deployed`.
+    variables: see `source.quantized`.
+    request: the export.
+  """
+  from deeplab.quantization import providers  # Qwix may be absent
+
+  data = source.config.data
+  net, variables, pixels = lowering.network(
+    network,
+    variables,
+    request,
+    data.mean,
+    data.std,
+    source.pixels.highest,
+  )
+  mean, std = data.mean, data.std
+  if pixels is not None:  # it normalises itself
+    mean, std = np.zeros_like(mean), np.ones_like(std)
+  return predictors.FlaxPredictor(
+    providers.simulate(net, request.rules, pixels),
+    variables,
+    mean,
+    std,
+    float64=True,
+  )
+
+
+def _output_scale(data: bytes) -> float:
+  """Returns the step of a file's output, also behind a DEQUANTIZE."""
+  graph = graph_lib.read(data)
+  (output,) = graph.outputs
+  if not graph.tensors[output].scales:
+    (output,) = (op.inputs[0] for op in graph.operators if output in op.outputs)
+  return graph.tensors[output].scales[0]
+
+
+def compare(
+  simulated: predictors.Predictor,
+  path: str,
+  images: Sequence[np.ndarray],
+  scorer: score.Scorer,
+) -> dict[str, Any]:
+  """Returns how far a file on the reference kernels is from its simulation.
+
+  Args:
+    simulated: see `predictor`.
+    path: the file, with its card beside it.
+    images: [H, W, C] of the file's size.
+    scorer: gives the simulation's mIoU.
+
+  Returns:
+    What `parity.steps` returns, `resolver` and `miou`. Without a scale (logits
+    that stay in float32) there are no steps to count, and it is `miou` alone.
+  """
+  miou = scorer.miou(simulated, 'simulated int8')
+  with open(path, 'rb') as f:
+    data = f.read()
+  try:
+    scale = _output_scale(data)
+  except IndexError:
+    return {'resolver': RESOLVER, 'miou': miou}
+  images = [np.rint(image) for image in images]
+  file = litert.TFLitePredictor(path, resolver=RESOLVER)
+  found = parity.steps(
+    parity.outputs(simulated, images), parity.outputs(file, images), scale
+  )
+  return {**found, 'resolver': RESOLVER, 'miou': miou}

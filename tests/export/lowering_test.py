@@ -1,0 +1,208 @@
+"""The file computes what JAX simulates."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from deeplab import litert
+from deeplab.quantization import calibrate
+from deeplab.quantization import folding
+from deeplab.quantization import rules as rules_lib
+from export import graph as graph_lib
+from export import parity
+from export import request as request_lib
+from tests.quantization import nets
+
+providers = pytest.importorskip('deeplab.quantization.providers')
+lowering = pytest.importorskip('export.lowering')
+
+SIZE = (33, 40)
+
+
+@functools.cache
+def _small():
+  small = nets.small(SIZE)
+  return dataclasses.replace(
+    small, variables=folding.fold(small.model, small.variables)
+  )
+
+
+@functools.cache
+def _quantized(rules):
+  """Returns variables with calibrated ranges."""
+  small = _small()
+  stats = calibrate.calibrate(
+    small.model,
+    rules,
+    small.variables,
+    small.calibration,
+    mean=nets.MEAN,
+    std=nets.STD,
+    method='minmax',
+    percentile=99.9,
+  )
+  return {**small.variables, 'quant_stats': stats}
+
+
+def _request(rules, **fields):
+  return request_lib.make(
+    ('int8_litert',),
+    SIZE,
+    nets.CLASSES,
+    **{'input_type': 'int8', 'output_type': 'int8', **fields},
+    rules=rules,
+  )
+
+
+@functools.cache
+def _file(rules, **fields):
+  return lowering.convert(
+    _small().model,
+    _quantized(rules),
+    rules,
+    _request(rules, **fields),
+    nets.MEAN,
+    nets.STD,
+  )
+
+
+def _simulated(rules, request):
+  """Returns logits [8, H, W, K] of the simulation."""
+  small = _small()
+  net, variables, pixels = lowering.network(
+    small.model, _quantized(rules), request, nets.MEAN, nets.STD
+  )
+  images = np.stack(small.images).astype(np.float32)
+  if pixels is None:
+    images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
+  net = providers.simulate(net, rules, pixels)
+  with jax.enable_x64(True):
+    run = jax.jit(lambda v, x: net.apply(v, x).logits)
+    return np.asarray(run(variables, images))
+
+
+def _invoke(data, feed):
+  """Returns what LiteRT's reference kernels give, and the output's scale."""
+  from ai_edge_litert import interpreter
+
+  run = interpreter.Interpreter(
+    model_content=data,
+    experimental_op_resolver_type=litert.RESOLVERS['reference'],
+  )
+  run.allocate_tensors()
+  (into,), (out,) = run.get_input_details(), run.get_output_details()
+  scale, zero_point = out['quantization']
+  results = []
+  for image in _small().images:
+    run.set_tensor(into['index'], feed(image)[None])
+    run.invoke()
+    x = run.get_tensor(out['index'])[0].astype(np.float32)
+    results.append((x - zero_point) * np.float32(scale or 1.0))
+  return results, scale
+
+
+def _int8(image):
+  return (image.astype(np.int16) - 128).astype(np.int8)
+
+
+RULES = {
+  'default': rules_lib.Rules(),
+  'one scale a tensor': rules_lib.Rules(weights='tensor'),
+  'powers of two': rules_lib.Rules(power_of_two=True),
+}
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_the_file_computes_what_is_simulated(name):
+  rules = RULES[name]
+  data = _file(rules)
+  found, scale = _invoke(data, _int8)
+  result = parity.steps(list(_simulated(rules, _request(rules))), found, scale)
+  assert result['images'] == 8
+  assert result['within_one'] >= 0.998
+  assert result['max_steps'] <= 2
+  assert result['argmax_agreement'] >= 0.999
+  assert result['same'] >= 0.9999  # nearly always bit by bit
+  assert np.stack(found).std() > 10 * scale  # there is something to compare
+
+
+def test_every_operator_is_int8():
+  graph = graph_lib.read(_file(RULES['default']))
+  dtypes = graph_lib.operator_dtypes(graph)
+  assert {d for counts in dtypes.values() for d in counts} == {'int8'}
+  assert set(dtypes) == {
+    *('CONV_2D', 'DEPTHWISE_CONV_2D', 'ADD', 'CONCATENATION', 'QUANTIZE'),
+    *('RESIZE_BILINEAR', 'AVERAGE_POOL_2D'),
+  }
+  (first,) = graph.inputs
+  assert graph_lib.quantization(graph.tensors[first]) == {
+    'scale': 1.0,
+    'zero_point': -128,
+  }
+
+
+def test_scales_are_powers_of_two():
+  graph = graph_lib.read(_file(RULES['powers of two']))
+  checked = 0
+  for tensor in graph.tensors:
+    if tensor.dtype == 'int8' and tensor.scales:
+      exponents = np.log2(np.float64(tensor.scales))
+      np.testing.assert_array_equal(exponents, np.round(exponents))
+      assert set(tensor.zero_points) <= {0, -128}  # -128: pixels
+      checked += 1
+  assert checked > 30
+
+
+def test_weights_have_one_scale_a_tensor():
+  graph = graph_lib.read(_file(RULES['one scale a tensor']))
+  for op in graph.operators:
+    if op.name == 'CONV_2D':
+      assert len(graph.tensors[op.inputs[1]].scales) == 1
+
+
+@pytest.mark.parametrize(
+  ('input_type', 'output_type', 'feed'),
+  [
+    ('float32', 'float32', lambda x: x.astype(np.float32)),
+    ('uint8', 'uint8', lambda x: x),
+  ],
+)
+def test_other_ends_change_nothing(input_type, output_type, feed):
+  rules = RULES['default']
+  expected, _ = _invoke(_file(rules), _int8)
+  data = _file(rules, input_type=input_type, output_type=output_type)
+  found, _ = _invoke(data, feed)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_layer_in_float():
+  rules = rules_lib.Rules(float_layers='head/classifier')
+  with pytest.raises(graph_lib.BadGraph, match='DEQUANTIZE'):
+    _file(rules)  # asked for in int8
+  data = _file(rules, output_type='float32')
+  dtypes = graph_lib.operator_dtypes(graph_lib.read(data))
+  assert dtypes['CONV_2D']['float32'] == 1
+  assert dtypes['CONV_2D']['int8'] > 5
+  found, _ = _invoke(data, _int8)
+  request = _request(rules, output_type='float32')
+  np.testing.assert_allclose(
+    found, _simulated(rules, request), atol=0.02 * np.abs(found).max()
+  )
+
+
+def test_normalised_by_the_caller():
+  rules = RULES['default']
+  request = {'normalization': 'caller', 'input_type': 'float32'}
+  data = _file(rules, **request)
+
+  def feed(image):
+    return (np.float32(image) - np.float32(nets.MEAN)) / np.float32(nets.STD)
+
+  found, scale = _invoke(data, feed)
+  simulated = _simulated(rules, _request(rules, **request))
+  result = parity.steps(list(simulated), found, scale)
+  assert result['within_one'] >= 0.998
+  assert result['argmax_agreement'] >= 0.999

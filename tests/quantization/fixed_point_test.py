@@ -1,0 +1,65 @@
+"""The kernels' integer arithmetic, against the same in Python's integers."""
+
+from fractions import Fraction
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab.quantization import fixed_point
+
+
+def test_halves_go_away_from_zero():
+  x = jnp.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.4])
+  np.testing.assert_array_equal(
+    fixed_point.half_away(x), [-3.0, -2.0, -1.0, 1.0, 2.0, 2.0]
+  )
+
+
+def _multiplied(x, factor):
+  """Returns TFLite's result, in integers."""
+  fraction, exponent = math.frexp(factor)
+  multiplier = round(fraction * 2**31)
+  x <<= max(exponent, 0)
+  shift = max(-exponent, 0)
+  high = (x * multiplier + 2**30) >> 31
+  half = Fraction(abs(high), 2**shift) + Fraction(1, 2)
+  return int(math.copysign(math.floor(half), high)) if high else 0
+
+
+def test_two_roundings():
+  # 0.4 * 1 is 0.4: rounded to halves, and then to a whole number, it is 1.
+  assert _multiplied(1, 0.4) == 1
+  assert float(fixed_point.multiplied(jnp.float32(1), jnp.float32(0.4))) == 1
+  assert float(fixed_point.multiplied(jnp.float32(1), jnp.float32(0.2))) == 0
+
+
+@pytest.mark.parametrize('factor', [0.00731, 0.4, 0.5, 0.99, 1.7, 2**-6])
+def test_multiplication_is_exact_in_float64(factor):
+  rng = np.random.default_rng(0)
+  x = rng.integers(-(2**20), 2**20, 2000)
+  factor = float(np.float32(factor))
+  with jax.enable_x64(True):
+    found = fixed_point.multiplied(jnp.float64(x), jnp.float64(factor))
+  expected = [_multiplied(int(n), factor) for n in x]
+  np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+@pytest.mark.parametrize('aligned', [False, True])
+def test_resize_by_hand(aligned):
+  rng = np.random.default_rng(1)
+  x = rng.integers(-128, 128, (1, 5, 7, 2))
+  # By hand: one row of two pixels to five.
+  row = np.array([0, 100]).reshape(1, 1, 2, 1)
+  with jax.enable_x64(True):
+    found = fixed_point.resize(jnp.float64(row), (1, 5), aligned)
+    same = fixed_point.resize(jnp.float64(x), (5, 7), aligned)
+  np.testing.assert_array_equal(same, x)
+  # Steps of 410 and 256 of 1024ths: positions -0.3 .. 1.3 and 0 .. 1.
+  expected = {
+    False: [0, 10, 50, 90, 100],
+    True: [0, 25, 50, 75, 100],
+  }
+  np.testing.assert_array_equal(np.asarray(found).ravel(), expected[aligned])

@@ -1,0 +1,59 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from deeplab.models import layers
+from deeplab.quantization import folding
+from tests.quantization import nets
+
+
+@pytest.fixture(scope='module')
+def small():
+  return nets.small()
+
+
+def test_every_convolution_with_a_norm_is_found(small):
+  found = folding.pairs(small.model, small.variables)
+  assert len(found) == 14
+  assert found['encoder', 'down', 'depthwise', 'conv'] == (
+    ('encoder', 'down', 'depthwise', 'norm', 'bn'),
+    1e-3,
+  )
+  assert ('head', 'classifier') not in found  # it has a bias alone
+
+
+def test_the_function_is_the_same(small):
+  folded = folding.fold(small.model, small.variables)
+  x = np.float32(np.random.default_rng(1).normal(size=(2, 33, 40, 3)))
+  run = jax.jit(lambda v: small.model.apply(v, x).logits)
+  before, after = run(small.variables), run(folded)
+  assert np.abs(before).max() > 1
+  np.testing.assert_allclose(before, after, atol=1e-4)
+  stem = folded['params']['encoder']['stem']
+  np.testing.assert_array_equal(stem['norm']['bn']['scale'], 1.0)
+  old = small.variables['params']['encoder']['stem']['conv']['kernel']
+  assert np.abs(stem['conv']['kernel'] - old).max() > 0.01
+
+
+class Biased(nn.Module):
+  """A convolution with a bias before its BatchNorm."""
+
+  @nn.compact
+  def __call__(self, x):
+    norm = layers.Norm(0.9, 1e-3)
+    return layers.ConvBN(4, norm, kernel=3, use_bias=True, name='c')(x, False)
+
+
+def test_a_bias_before_the_norm_is_folded_too():
+  rng = np.random.default_rng(1)
+  x = np.float32(rng.normal(size=(1, 9, 9, 3)))
+  drawn = jax.tree.map(
+    lambda leaf: np.float32(rng.uniform(0.5, 1.5, leaf.shape)),
+    Biased().init(jax.random.key(0), x),
+  )
+  folded = folding.fold(Biased(), drawn)
+  assert set(folding.pairs(Biased(), drawn)) == {('c', 'conv')}
+  np.testing.assert_allclose(
+    Biased().apply(drawn, x), Biased().apply(folded, x), rtol=1e-5
+  )

@@ -1,0 +1,53 @@
+import re
+
+import pytest
+
+from configs import shapes_mnv2
+from deeplab.quantization import networks
+from deeplab.quantization import rules
+
+
+def config(**fields):
+  c = shapes_mnv2.get_config('smoke').unlock()
+  c.quantization.name = 'int8'
+  c.init_from = 'runs/float'
+  c.update_from_flattened_dict(fields)
+  return c.lock()
+
+
+def test_a_float_run_is_none():
+  assert not networks.enabled(shapes_mnv2.get_config('smoke'))
+  assert networks.enabled(config())
+  networks.check(config())
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'init_from': ''}, 'trains on from float weights: set config.init_from'),
+    ({'quantization.name': 'int4'}, "name='int4' is not one of"),
+    ({'quantization.weights': 'tensor'}, 'training keeps one scale a channel'),
+    ({'quantization.weights': 'row'}, "weights='row' is not one of"),
+    ({'quantization.float_layers': '('}, 'is no regular expression'),
+    (
+      {'quantization.range_decay': 1.0},
+      r'range_decay=1.0 must lie in \[0, 1\)',
+    ),
+    ({'model.dtype': 'bfloat16'}, 'int8 is simulated in float32'),
+  ],
+)
+def test_refusals(fields, message):
+  with pytest.raises(ValueError, match=message):
+    networks.check(config(**fields))
+
+
+def test_what_only_training_runs_stays_float():
+  stays = re.compile(rules.Rules(float_layers='head/classifier').stays_float)
+  found = [
+    bool(stays.fullmatch(path))
+    for path in (
+      *('auxiliary/conv', 'head/auxiliary_1/conv', 'head/classifier'),
+      *('head', 'encoder/stem/conv'),
+    )
+  ]
+  assert found == [True, True, True, False, False]
