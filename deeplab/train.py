@@ -40,7 +40,6 @@ from deeplab.models import registry
 from deeplab.pretrained import initial
 from deeplab.quantization import calibrate
 from deeplab.quantization import networks
-from deeplab.quantization import rules as rules_lib
 
 
 def check(config: ConfigDict) -> None:
@@ -145,26 +144,6 @@ def _check_finite(state: steps.TrainState, workdir: str) -> None:
     )
 
 
-def _quantized(
-  config: ConfigDict, info: data_info.DatasetInfo, variables: Any
-) -> Any:
-  """Returns float variables as training in simulated int8 begins with them."""
-  q = config.quantization
-  images = [
-    predictors.resize_bilinear(image, config.eval.static_size)
-    for image in pipeline.calibration_images(config, info, q.calibration.images)
-  ]
-  logging.info('Calibrating int8 on %d training images', len(images))
-  return calibrate.prepare(
-    registry.build(config.model, info.num_classes, **networks.KERNELS),
-    rules_lib.from_config(q),
-    variables,
-    images,
-    config,
-    fold=q.frozen_norms,
-  )
-
-
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   """Trains, or goes on training, and returns the last evaluation's metrics.
 
@@ -237,7 +216,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       ),
     )
     if networks.enabled(config):
-      variables = _quantized(config, info, variables)
+      variables = calibrate.start_of(config, info, variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
     state = steps.start_from(state, variables, optimizer)

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
+from absl import logging
 import flax.traverse_util
 import jax
 import numpy as np
 
+from deeplab import predictors
 from deeplab.data import augment
+from deeplab.data import info as info_lib
+from deeplab.data import pipeline
+from deeplab.models import registry
 from deeplab.quantization import folding
+from deeplab.quantization import networks
 from deeplab.quantization import ranges
 from deeplab.quantization import rules as rules_lib
 
@@ -148,6 +154,35 @@ def prepare(
     percentile=calibration.percentile,
   )
   return {**variables, 'quant_stats': quant_stats}
+
+
+def start_of(
+  config: 'ConfigDict', info: info_lib.DatasetInfo, variables: PyTree
+) -> PyTree:
+  """Returns float variables as training in simulated int8 begins with them.
+
+  Args:
+    config: the experiment.
+    info: facts of its data set, whose training images are looked at.
+    variables: {'params', 'batch_stats'}.
+
+  Raises:
+    ValueError: as `calibrate`.
+  """
+  q = config.quantization
+  images = [
+    predictors.resize_bilinear(image, config.eval.static_size)
+    for image in pipeline.calibration_images(config, info, q.calibration.images)
+  ]
+  logging.info('Calibrating int8 on %d training images', len(images))
+  return prepare(
+    registry.build(config.model, info.num_classes, **networks.KERNELS),
+    rules_lib.from_config(q),
+    variables,
+    images,
+    config,
+    fold=q.frozen_norms,
+  )
 
 
 def _tree(tensors: dict[tuple, ranges.Range]) -> PyTree:
