@@ -64,7 +64,8 @@ def run(tmp_path_factory):
 def exported(run):
   folder, _ = run
   source = source_lib.from_workdir(str(folder / 'run'), 'latest', None)
-  request = request_lib.make(('float32', 'int8'), SIZE, 2)
+  formats = 'float32', 'int8', 'int8_litert'
+  request = request_lib.make(formats, SIZE, 2)
   return build.run(source, request, str(folder / 'export'), 12, True, 0)
 
 
@@ -112,6 +113,15 @@ def test_its_files_take_such_images(run, exported):
   assert card['input']['shape'] == [1, 64, 64, 4]
   assert card['input']['values'].startswith('4 channels in 0..65535, quantised')
   assert card['input']['quantization'] == {'scale': 257.0, 'zero_point': 0}
+
+
+def test_simulated_int8_takes_such_images(exported):
+  found = exported['formats']['int8_litert']
+  assert found['input']['shape'] == [1, 64, 64, 4]
+  assert found['input']['quantization'] == {'scale': 257.0, 'zero_point': 0}
+  assert found['simulation']['within_one'] >= 0.998
+  assert found['simulation']['argmax_agreement'] >= 0.999
+  assert found['miou_difference_points'] > -5
 
 
 @pytest.mark.usefixtures('exported')

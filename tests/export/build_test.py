@@ -260,6 +260,26 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
   assert 'the same function' in ' '.join(report['notes'])
 
 
+def test_litert_converter_makes_the_same_network(aligned, tmp_path):
+  """With the target's resize, and as JAX simulates it."""
+  pytest.importorskip('qwix')
+  request = request_lib.make(
+    *(('int8', 'int8_litert'), (65, 65), 6), target='ethos-u55-128'
+  )
+  report = build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
+  found = report['formats']['int8_litert']
+  assert found['operators']['RESIZE_BILINEAR'] == 3
+  assert (found['input']['dtype'], found['output']['dtype']) == ('int8', 'int8')
+  assert found['simulation']['images'] == 8
+  assert found['simulation']['within_one'] >= 0.998
+  assert found['simulation']['max_steps'] <= 2
+  assert report['formats']['int8']['simulation'] is None
+  notes = ' '.join(report['notes'])
+  assert "int8_litert ranges are by 'mse' over 2 synthetic images" in notes
+  assert 'the other ranges are the extremes' in notes
+  assert '## Simulation' in (tmp_path / 'out/report.md').read_text()
+
+
 @pytest.fixture(scope='module')
 def plain(aligned, tmp_path_factory):
   """Its export for no target: folder and report."""

@@ -36,6 +36,7 @@ def test_onnx_is_two_files():
   assert asked.int8
   assert asked.types('onnx_int8') == ('uint8', 'float32')
   assert not make(formats=('float32', 'onnx_float32')).int8
+  assert make(formats=('int16x8',)).int8
 
 
 def test_a_target_chooses_what_was_not_said():
@@ -95,6 +96,14 @@ def test_ids_have_one_type_in_all_formats():
     (
       {'formats': ('int8_litert',), 'output': 'argmax'},
       'the int8_litert file returns logits',
+    ),
+    (
+      {'formats': ('int8_litert',), 'resize': 'host'},
+      'resize=host: the int8_litert file holds the whole network',
+    ),
+    (
+      {'formats': ('c',), 'rules': rules.Rules(power_of_two=True)},
+      'formats=c has neither layers in float',
     ),
     (
       {'rules': rules.Rules(float_layers='head/.*')},

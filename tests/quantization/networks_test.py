@@ -34,11 +34,21 @@ def test_a_float_run_is_none():
       r'range_decay=1.0 must lie in \[0, 1\)',
     ),
     ({'model.dtype': 'bfloat16'}, 'int8 is simulated in float32'),
+    ({'model.remat': 2}, 'remat=2: int8 is simulated without it'),
   ],
 )
 def test_refusals(fields, message):
   with pytest.raises(ValueError, match=message):
     networks.check(config(**fields))
+
+
+def test_it_is_evaluated_at_another_output_stride():
+  pytest.importorskip('qwix')
+  for c in (config(), shapes_mnv2.get_config('smoke')):
+    stride = c.model.output_stride // 2
+    network = networks.build(c, 3, output_stride=stride)
+    assert network.encoder.output_stride == stride
+    assert networks.build(c, 3).encoder.output_stride == 2 * stride
 
 
 def test_what_only_training_runs_stays_float():
