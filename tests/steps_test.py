@@ -264,7 +264,9 @@ def test_moving_average_by_hand():
   np.testing.assert_allclose(
     after.ema['params']['head']['bias'], expected, rtol=1e-6
   )
-  assert after.eval_variables is after.ema
+  assert set(after.eval_variables) == {'params', 'batch_stats'}
+  assert after.eval_variables['params'] is after.ema['params']
+  assert after.eval_variables['batch_stats'] is after.ema['batch_stats']
 
 
 def test_indivisible_accumulation_is_refused():
