@@ -70,8 +70,9 @@ def network(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
   nothing else.
   """
   model = config.model.to_dict()
-  # Files have no auxiliary head, and are float32 before they are int8.
-  for name in ('auxiliary', 'dtype'):
+  # Files have no auxiliary head nor a backward pass, and are float32 before
+  # they are int8.
+  for name in ('auxiliary', 'dtype', 'remat'):
     model.pop(name)
   size = small_size(row, config.model.output_stride)
   return {'model': model, 'size': size}
