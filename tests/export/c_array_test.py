@@ -21,6 +21,7 @@ FLAGS = ('-Wall', '-Wextra', '-Werror', '-O1')
 
 CARD = {
   'input_size': list(small.SIZE),
+  'value_range': [0, 255],
   'mean': [0.0] * 3,
   'std': [1.0] * 3,
   'normalization_in_graph': True,

@@ -73,7 +73,7 @@ def test_the_compiler_gets_half_a_file(tmp_path):
 
 def test_an_image_of_another_size(tmp_path):
   predictor = files.load(small.write(tmp_path, small.int8()))
-  with pytest.raises(ValueError, match=r'takes images of \(16, 24\), not'):
+  with pytest.raises(ValueError, match=r'takes images of \(16, 24, 3\), not'):
     predictor(np.zeros((1, 24, 16, 3), np.uint8))
   with pytest.raises(ValueError, match='computes at'):
     predictors.Resized(predictor, (8, 8))

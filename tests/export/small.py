@@ -71,6 +71,7 @@ def write(folder, content: bytes, **changes) -> str:
   """Writes x.tflite and its card to a folder; returns the path."""
   card = {
     'input_size': list(SIZE),
+    'value_range': [0, 255],
     'mean': [0.0] * 3,
     'std': [1.0] * 3,
     'normalization_in_graph': True,
