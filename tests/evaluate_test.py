@@ -269,14 +269,14 @@ class Run:
     self.tflite.card = {'classes': list(classes)}
     config = inference_test.ConfigDict(
       {
-        'eval': inference_test.eval_config(),
+        'eval': {**inference_test.eval_config(), 'output_stride': 0},
         'data': {'eval_split': 'val'},
       }
     )
     loaded = evaluate.workdirs.Loaded(config, INFO, {}, 3, 0.5)
     patch = monkeypatch.setattr
     patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
-    patch(evaluate, 'flax_predictor', lambda loaded: fake)
+    patch(evaluate, 'flax_predictor', lambda loaded, stride=0: fake)
     patch(evaluate.files, 'load', lambda path: self.tflite)
     patch(evaluate.pipeline, 'prepare', lambda config, splits: None)
     patch(evaluate.pipeline, 'num_examples', lambda config, split: 5)

@@ -119,7 +119,7 @@ def export(config: ConfigDict, size: tuple[int, int], **options: Any) -> bytes:
     calibration.synthetic(2, size, 0), size, True, data.mean, data.std
   )
   with tempfile.TemporaryDirectory() as folder:
-    saved_model.write(compute, size, folder)
+    saved_model.write(compute, (*size, source.pixels.channels), folder)
     return tflite.convert(folder, 'int8', request, samples)
 
 
