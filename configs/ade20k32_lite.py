@@ -43,7 +43,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
   size = SIZES[chosen['size']]
-  lite.configure(c, network, size=size, batch_size=16, images=20_210)
+  lite.configure(c, network, size=size, batch_size=16)
   c.epochs = EPOCHS_REGNET if network.startswith('rx') else EPOCHS
 
   if chosen['run'] == 'smoke':

@@ -43,10 +43,11 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   size = SIZES[chosen['size']]
-  lite.configure(c, chosen['network'], size=size, batch_size=12, images=2975)
+  lite.configure(c, chosen['network'], size=size, batch_size=12)
   c.epochs = 250.0
   if chosen['stage'] == 'qat':
     c.optimizer.learning_rate = 1e-5
+    c.schedule.warmup_epochs = 0.0
     c.epochs = 10.0
 
   if chosen['run'] == 'smoke':

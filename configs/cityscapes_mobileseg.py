@@ -50,7 +50,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.mean = (127.5, 127.5, 127.5)
   c.data.std = (127.5, 127.5, 127.5)
   c.data.augment.ops = (
-    *('random_scale', 'random_crop', 'random_flip', 'photometric'),
+    *('random_scale', 'random_crop', 'random_flip', 'distort'),
   )
   c.data.augment.random_scale.step = 0.25
   common.sizes(c, (512, 1024))
@@ -63,6 +63,9 @@ def get_config(variant: str = '') -> ConfigDict:
     # Its maps are finer: the decoder takes strides 4, 8 and 16.
     c.model.head.stages = (1, 2, 3)
     c.model.output_stride = 16
+  # Loss: 130,000 of a device's four crops are kept in any case.
+  c.loss.terms = ('ohem',)
+  c.loss.ohem.update({'threshold': 0.7, 'min_kept': 32_500})
   c.loss.auxiliary_weight = 1.0
 
   # Optimiser and schedule.
@@ -72,7 +75,9 @@ def get_config(variant: str = '') -> ConfigDict:
   c.optimizer.learning_rate = 0.005
   c.optimizer.weight_decay = 5e-4
   c.optimizer.decay_mask = '.*'
-  c.schedule.warmup_steps = 1000
+  c.schedule.update(
+    {'warmup_steps': 1000, 'warmup_start': 1e-5 / 0.005, 'warmup_first': True}
+  )
   c.checkpoint.every_steps = 1000
 
   if chosen['run'] == 'smoke':

@@ -1,7 +1,8 @@
 """SwiftNet with MobileNetV2 on Cityscapes.
 
 What: MobileNetV2, a pyramid of pooled cells and a decoder of additions, on
-  whole images: crops of 768x768, and 1024x2048 where it is used.
+  whole images: crops of 768x768, and 1024x2048 where it is used; 250 epochs of
+  batches of 12, Adam from 4e-4 by a cosine.
 Reference: arXiv:1903.08469; a reference row of edgeai-torchvision's benchmark.
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_swiftnet.py
@@ -32,6 +33,19 @@ def get_config(variant: str = '') -> ConfigDict:
   )
   c.model.head = ConfigDict({'name': 'swiftnet'})
   c.model.output_stride = 32
+
+  # Optimiser and schedule: trained weights learn at a quarter of the rate.
+  c.batch_size = 12
+  c.epochs = 250.0
+  c.optimizer.name = 'adam'
+  c.optimizer.learning_rate = 4e-4
+  c.optimizer.weight_decay = 1e-4
+  c.optimizer.decay_mask = '.*'
+  c.optimizer.encoder_multiplier = 0.25
+  c.schedule.name = 'cosine'
+  c.schedule.warmup_steps = 0
+  c.schedule.cosine.end = 1e-6
+  c.checkpoint.every_steps = 1000
 
   if run == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)

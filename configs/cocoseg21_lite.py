@@ -1,7 +1,8 @@
 """Texas Instruments' lite networks on COCO with VOC's 21 classes.
 
 What: MobileNetV2 or RegNetX with DeepLabV3Lite, UNetLite or FPNLite, trained at
-  512x512 on the images and classes that torchvision chose from COCO 2017.
+  512x512 on the images and classes that torchvision chose from COCO 2017, and
+  evaluated on the images that the same rule leaves of `val`.
 Reference: edgeai-torchvision's segmentation benchmark.
 Data: COCO 2017 images and instances. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cocoseg21_lite.py:fpn
@@ -31,11 +32,11 @@ def get_config(variant: str = '') -> ConfigDict:
   )
 
   # Data.
-  c.data.name = 'cocoseg21'
+  c.data.name = 'cocoseg21_ti'
 
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
-  lite.configure(c, network, size=(512, 512), batch_size=32, images=92_518)
+  lite.configure(c, network, size=(512, 512), batch_size=32)
   c.epochs = 60.0
   if network != 'rx800':
     c.optimizer.name = 'sgd'

@@ -21,7 +21,8 @@ def base() -> ConfigDict:
   c.name = 'base'
   c.seed = 0
 
-  # Data. Pixel values are 0..255 until `mean` and `std` normalise them.
+  # Data. Pixel values are 0..255, or 0..65535, until `mean` and `std` normalise
+  # them; these have a value for each channel of the images.
   c.data = ConfigDict()
   c.data.name = 'shapes'
   c.data.data_dir = ''  # prepared data; '' is ~/tensorflow_datasets
@@ -37,6 +38,18 @@ def base() -> ConfigDict:
   c.data.augment.random_scale = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
   )
+  # As large as fits into (long, short), times a factor.
+  c.data.augment.random_fit = ConfigDict(
+    {'low': 0.5, 'high': 2.0, 'long': 2048, 'short': 512}
+  )
+  c.data.augment.random_short_side = ConfigDict({'low': 260, 'high': 1040})
+  c.data.augment.random_stretch = ConfigDict(
+    {'low': 1.0, 'high': 2.0, 'probability': 0.5}
+  )
+  c.data.augment.stretch = ConfigDict({'size': (257, 257)})
+  c.data.augment.random_window = ConfigDict(
+    {'share': (0.6, 0.9), 'center': (0.25, 0.75), 'probability': 0.9}
+  )
   c.data.augment.random_crop = ConfigDict(
     {
       'size': (257, 257),
@@ -44,6 +57,7 @@ def base() -> ConfigDict:
     }
   )
   c.data.augment.random_flip = ConfigDict({'probability': 0.5})
+  c.data.augment.random_flip_vertical = ConfigDict({'probability': 0.5})
   c.data.augment.random_rotate = ConfigDict(
     {'degrees': 10.0, 'probability': 0.5}
   )
@@ -55,9 +69,21 @@ def base() -> ConfigDict:
       'hue': 18.0,
     }
   )
+  c.data.augment.distort = ConfigDict(
+    {
+      'brightness': 0.5,
+      'contrast': 0.5,
+      'saturation': 0.5,
+      'hue': 18.0,
+      'probability': 0.5,
+    }
+  )
+  c.data.augment.brightness_contrast = ConfigDict(
+    {'brightness': 0.3, 'contrast': 0.4}
+  )
   c.data.augment.pad = ConfigDict({'size': (257, 257)})
-  c.data.threads = 2  # threads that read and augment
-  c.data.prefetch = 4  # batches ready ahead of the step
+  c.data.threads = 0  # threads that read and augment; 0: one a core
+  c.data.prefetch = 4  # batches ahead of the step, if not fewer than threads
   # True: decode once and keep the whole split in memory, 4 bytes a pixel.
   c.data.cache = False
 
@@ -80,13 +106,36 @@ def base() -> ConfigDict:
   # tensors of the file that are left: 'head/classifier/.*'. '': none.
   c.init_skip = ''
 
-  # Loss.
+  # Loss: the sum of `terms`; a term's factor and its parameters stand under its
+  # name.
   c.loss = ConfigDict()
-  c.loss.normalizer = 'valid'  # mean over 'valid' pixels or over 'all'
+  c.loss.terms = ('cross_entropy',)
+  c.loss.auxiliary_terms = ()  # of each output that only training has; () same
+  c.loss.cross_entropy = ConfigDict({'weight': 1.0})
+  c.loss.sigmoid_cross_entropy = ConfigDict({'weight': 1.0})
+  c.loss.focal = ConfigDict({'weight': 1.0, 'gamma': 2.0})
+  c.loss.ohem = ConfigDict(
+    {
+      'weight': 1.0,
+      'threshold': 0.0,  # probability; 0: the `min_kept` of the largest loss
+      'min_kept': 100_000,  # pixels an image, on average over the batch
+    }
+  )
+  c.loss.dice = ConfigDict({'weight': 1.0, 'smooth': 1.0})
+  c.loss.tversky = ConfigDict(
+    {'weight': 1.0, 'alpha': 0.3, 'beta': 0.7, 'gamma': 1.0, 'smooth': 1.0}
+  )
+  c.loss.lovasz = ConfigDict({'weight': 1.0})
+  c.loss.normalizer = 'valid'  # mean over 'valid' pixels, 'all', or 'weight'
   c.loss.class_weights = ()  # one a class; () for 1 everywhere
-  # Or class weights from the training split: share of the pixels ** -balance,
-  # 1 for the mean pixel. 0: none; 0.5 is mild; 1 counts classes alike.
+  # Or class weights from the training split, to this power. 0: none; 0.5 is
+  # mild; 1 counts classes alike.
   c.loss.balance = 0.0
+  # By the 'inverse' of a class's share of the pixels, 1 for the mean pixel; by
+  # the 'median' of the classes' frequencies; or by the 'log' of ENet.
+  c.loss.balance_rule = 'inverse'
+  # The share of steps, drawn at random, in which class weights hold.
+  c.loss.weighted_steps = 1.0
   c.loss.auxiliary_weight = 0.4  # of each output that only training has
 
   # Optimiser and schedule.
@@ -99,25 +148,59 @@ def base() -> ConfigDict:
   c.optimizer.learning_rate = 1e-3
   c.optimizer.weight_decay = 1e-2
   c.optimizer.decay_mask = '.*/kernel$'  # regex of decayed parameter paths
-  c.optimizer.encoder_multiplier = 1.0
+  c.optimizer.encoder_multiplier = 1.0  # on the rate below 'encoder/'
+  c.optimizer.head_multiplier = 1.0  # below 'head/'
+  c.optimizer.auxiliary_multiplier = 1.0  # below 'auxiliary/'
+  c.optimizer.bias_multiplier = 1.0  # on biases besides, BatchNorm's excepted
   c.optimizer.clip_norm = 0.0  # 0: no clipping
-  c.optimizer.sgd = ConfigDict({'momentum': 0.9})
+  c.optimizer.sgd = ConfigDict({'momentum': 0.9, 'nesterov': False})
+  c.optimizer.adam = ConfigDict({'b1': 0.9, 'b2': 0.999, 'epsilon': 1e-8})
   c.optimizer.adamw = ConfigDict({'b1': 0.9, 'b2': 0.999})
   c.schedule = ConfigDict()
   c.schedule.name = 'poly'
   c.schedule.warmup_steps = 100
+  c.schedule.warmup_epochs = 0.0  # in place of `warmup_steps`, for `epochs`
+  c.schedule.warmup = 'linear'  # or 'constant'
+  c.schedule.warmup_start = 0.0  # factor; 0: (t + 1) / steps of the warm-up
+  c.schedule.warmup_first = False  # True: the schedule begins after it
   c.schedule.poly = ConfigDict({'power': 0.9, 'end': 0.0})
   c.schedule.cosine = ConfigDict({'end': 0.0})
   c.schedule.step = ConfigDict({'milestones': (0.6, 0.8), 'gamma': 0.1})
+  c.schedule.one_cycle = ConfigDict({'rise': 0.3, 'start': 0.04, 'end': 4e-6})
+  # `factor` after `patience` evaluations without a better `metric`.
+  c.schedule.plateau = ConfigDict(
+    {
+      'metric': 'miou',
+      'patience': 10,
+      'factor': 0.5,
+      'min_delta': 1e-4,
+      'end': 1e-6,  # the lowest rate
+    }
+  )
   c.ema_decay = 0.0  # 0: no average of the weights
+  # Ends a run before `total_steps`: after `patience` evaluations without a
+  # better `metric` (0: never), or at the first report after so many minutes of
+  # training and evaluation, restarts added up (0: none). Schedules do not know.
+  c.early_stopping = ConfigDict(
+    {'metric': 'miou', 'patience': 0, 'min_delta': 0.0}
+  )
+  c.max_minutes = 0.0
 
   # Evaluation.
   c.eval = ConfigDict()
   c.eval.every_epochs = 10.0
   c.eval.batch_size = 4
-  c.eval.mode = 'whole'  # or 'slide'
+  # 'slide': by windows. 'static': resized to `static_size`, and back again.
+  c.eval.mode = 'whole'
   c.eval.window = (257, 257)  # of 'slide' (H, W)
   c.eval.stride = (171, 171)  # between windows; a third of each overlaps
+  # Images are first resized to fit into (long, short); (): they are not.
+  # mmsegmentation: (2048, 512) on ADE20K and VOC, in its one-view test alone.
+  c.eval.fit = ()
+  # True: scores are of labels resized along, as torchvision and the STM32 model
+  # zoo have them; False: of every pixel of the data set.
+  c.eval.resize_labels = False
+  c.eval.loss = False  # the cross entropy too, whose logits leave the device
   c.eval.scales = (1.0,)
   c.eval.flip = False
   c.eval.boundary_share = 0.02  # of the diagonal, for boundary IoU
@@ -213,7 +296,7 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
     encoder: name of the family's tiny encoder.
     **head: fields of the head to replace, its channels for instance.
   """
-  c.init_from = ''
+  c.init_from = c.init_skip = ''
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   sizes(c, (65, 65), export=(64, 64))
@@ -221,8 +304,12 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.model.head.update(head)
   c.batch_size = 4
   c.total_steps = 6
+  c.schedule.warmup_steps = 2
+  c.schedule.warmup_epochs = 0.0
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
+  c.eval.fit = ()
+  c.eval.resize_labels = False
   c.eval.batch_size = 16
   c.log_every_steps = 2
   c.checkpoint.every_steps = 2

@@ -19,6 +19,7 @@ Variants: r50, r101 or mnv3; size320, size640 or size1024; imagenet
 from ml_collections import ConfigDict
 
 from configs import common
+from configs.recipes import folder
 
 # The encoder, and ImageNet's weights of it.
 ENCODERS = {
@@ -38,12 +39,7 @@ def get_config(variant: str = '') -> ConfigDict:
   )
 
   # Data.
-  c.data.name = 'folder'
-  c.data.num_classes = 2
-  c.data.ignore_label = 255  # -1: no pixel is ignored
-  c.data.class_names = ()
-  c.data.color_map = ()
-  c.data.augment.random_crop.max_class_share = 0.75
+  folder.data(c)
   common.sizes(c, SIZES[chosen['size']])
 
   # Model.

@@ -6,7 +6,8 @@ What: DeepLabV3+ with MobileNetV2 (alpha 1.0), output stride 16, at 256x256
   size must both be even, or both of the form 32k + 1.
 Reference: arXiv:1802.02611 and arXiv:1801.04381.
 Data: ROOT/{train,val}/{images,labels}/STEM.*, or ROOT/{train,val}.txt with
-  `image label` lines.
+  `image label` lines, or what labelme, CVAT and others save:
+  deeplab/data/builders/folder.py.
 Command: python -m deeplab.main --config=configs/folder_mnv2.py:imagenet
   --config.data.root=ROOT --config.data.num_classes=11
   --config.data.ignore_label=11

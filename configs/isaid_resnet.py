@@ -3,7 +3,8 @@
 What: DeepLabV3+ with ResNet-18 or 50, output stride 8, as in mmsegmentation:
   crops of 896x896, 80k steps of 16 images.
 Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
-Data: patches of 896 pixels, 384 of them shared. --config.data.root=ROOT
+Data: DOTA images and iSAID masks, cut into patches of 896 pixels here, 384 of
+  them shared. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/isaid_resnet.py:r18
 Cost: 166 GMACs an image of 896x896 with ResNet-18; not for a CPU.
 Expected: no number of ours yet; published mIoU 61.35 (r18) and 67.06 (r50)
@@ -35,7 +36,13 @@ def get_config(variant: str = '') -> ConfigDict:
   mmseg.network(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(c, crop=(896, 896), batch_size=16, steps=80_000)
+  mmseg.train(
+    c,
+    crop=(896, 896),
+    batch_size=16,
+    steps=80_000,
+    frame=(896, 896),
+  )
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

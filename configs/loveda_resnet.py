@@ -35,7 +35,14 @@ def get_config(variant: str = '') -> ConfigDict:
   mmseg.network(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(c, crop=(512, 512), batch_size=16, steps=80_000)
+  mmseg.train(
+    c,
+    crop=(512, 512),
+    batch_size=16,
+    steps=80_000,
+    frame=(2048, 512),
+    test_frame=(1024, 1024),
+  )
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

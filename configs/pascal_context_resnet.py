@@ -42,7 +42,13 @@ def get_config(variant: str = '') -> ConfigDict:
   mmseg.network(c, 'r101')
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(c, crop=(480, 480), batch_size=16, steps=STEPS[chosen['steps']])
+  mmseg.train(
+    c,
+    crop=(480, 480),
+    batch_size=16,
+    steps=STEPS[chosen['steps']],
+    frame=(520, 520),
+  )
   c.optimizer.learning_rate = 0.004
   c.optimizer.weight_decay = 1e-4
   c.eval.mode = 'slide'

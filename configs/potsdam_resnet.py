@@ -3,7 +3,8 @@
 What: DeepLabV3+ with ResNet-18, 50 or 101, output stride 8, as in
   mmsegmentation: crops of 512x512, 80k steps of 16 images.
 Reference: arXiv:1802.02611; mmsegmentation's DeepLabV3+ configs.
-Data: patches of 512 pixels of the RGB tiles. --config.data.root=ROOT
+Data: the raw RGB tiles, cut into patches of 512 pixels here.
+  --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/potsdam_resnet.py:r18
 Cost: 54 GMACs an image of 512x512 with ResNet-18; not for a CPU.
 Expected: no number of ours yet; published mIoU 77.09 (r18), 78.33 (r50) and
@@ -35,7 +36,13 @@ def get_config(variant: str = '') -> ConfigDict:
   mmseg.network(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(c, crop=(512, 512), batch_size=16, steps=80_000)
+  mmseg.train(
+    c,
+    crop=(512, 512),
+    batch_size=16,
+    steps=80_000,
+    frame=(512, 512),
+  )
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

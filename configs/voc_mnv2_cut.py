@@ -1,16 +1,14 @@
 """STMicroelectronics' 21-class segmentation for microcontrollers.
 
 What: MobileNetV2 (alpha 0.5, cut at output stride 16) and a pyramid, dense
-  (ASPPv1, 2.64 M parameters) or separable (ASPPv2, 0.88 M), at 512x512. The
-  original has COCO's images of VOC's classes besides.
+  (ASPPv1, 2.64 M parameters) or separable (ASPPv2, 0.88 M), at 512x512.
 Reference: the STM32 model zoo's DeepLabV3, and arXiv:1706.05587.
-Data: VOC 2012 and the SBD masks, official layout; the error says where to put
-  them. --config.data.root=VOCdevkit/VOC2012
+Data: COCO 2017 and VOC 2012 with the SBD masks, official layouts, in one
+  folder. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/voc_mnv2_cut.py
 Cost: 2.8 GMACs an image (v1), 1.0 (v2).
-Expected: no number of ours yet, and from random weights unless init_from is
-  set; published mIoU 73.44 (v1) in float and 67.32 in int8, which the dense
-  pyramid suffers from.
+Expected: no number of ours yet, from Keras' ImageNet weights; published mIoU
+  73.44 (v1) in float and 67.32 in int8, which the dense pyramid suffers from.
 Variants: v1 or v2; smoke (seconds, on `shapes` if no root is given).
 """
 
@@ -27,12 +25,11 @@ def get_config(variant: str = '') -> ConfigDict:
   chosen = common.choose(c, variant, pyramid=('v1', 'v2'), run=('', 'smoke'))
 
   # Data.
-  c.data.name = 'voc'
-  c.data.train_split = 'trainaug'
+  c.data.name = 'coco_voc21'
 
   # Model, optimiser, schedule and evaluation.
   stm32.configure(c, 'size512', separable=chosen['pyramid'] == 'v2')
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+    stm32.smoke(c)
   return common.finish(c)

@@ -41,7 +41,13 @@ def get_config(variant: str = '') -> ConfigDict:
   mmseg.network(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(c, crop=(512, 512), batch_size=16, steps=STEPS[chosen['steps']])
+  mmseg.train(
+    c,
+    crop=(512, 512),
+    batch_size=16,
+    steps=STEPS[chosen['steps']],
+    frame=(2048, 512),
+  )
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

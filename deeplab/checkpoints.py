@@ -74,7 +74,11 @@ class Checkpoints:
     )
 
   def save(
-    self, state: steps.TrainState, step: int, miou: float | None = None
+    self,
+    state: steps.TrainState,
+    step: int,
+    miou: float | None = None,
+    notes: dict | None = None,
   ) -> None:
     """Starts saving in the background; the state may change afterwards.
 
@@ -82,6 +86,7 @@ class Checkpoints:
       state: the state, as the mapped step returns it.
       step: its step.
       miou: the score that it got, if it was evaluated.
+      notes: what else to keep, as JSON has it; see `notes`.
 
     Raises:
       OSError: the disk is full, or this or the last save cannot be written;
@@ -96,6 +101,7 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(**args),
         metrics={} if miou is None else {'miou': float(miou)},
+        custom_metadata=notes,
       )
     except Exception as e:
       raise self._failed(e) from e
@@ -119,6 +125,13 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     """Returns the newest step that was saved whole."""
     return self._manager.latest_step()
+
+  def notes(self) -> dict:
+    """Returns what was saved beside the newest state; {} if nothing was."""
+    step = self.latest_step()
+    if step is None:
+      return {}
+    return self._manager.metadata(step).custom_metadata or {}
 
   def restore(self, like: steps.TrainState) -> steps.TrainState | None:
     """Returns the newest state, or None where nothing was saved.

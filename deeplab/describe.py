@@ -11,6 +11,7 @@ from deeplab import parallel
 from deeplab import steps
 from deeplab import train
 from deeplab.data import augment
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.models import profile
@@ -50,13 +51,6 @@ def listing() -> str:
     if name in catalog.INFOS:
       what = f'{catalog.INFOS[name].num_classes} classes'
     lines.append(f'  {name:<24} {what}')
-  lines += [
-    '',
-    'Classes known, data to be brought into the layout of `folder`:',
-  ]
-  for name, info in sorted(catalog.INFOS.items()):
-    if name not in pipeline.BUILDERS:
-      lines.append(f'  {name:<24} {info.num_classes} classes')
   return '\n'.join(lines)
 
 
@@ -76,16 +70,18 @@ def dry_run(config: ConfigDict) -> str:
   train.check(config)
   info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
-  augment_config = config.data.augment
-  cropped = 'random_crop' in augment_config.ops
-  # Images that are not cropped are taken to be of the size that is exported.
-  crop = tuple(augment_config.random_crop.size) if cropped else export
-  sizes = {'training crop' if cropped else 'training': crop, 'export': export}
+  # Images of their own sizes are taken to be of the size that is exported.
+  crop = augment.output_size(config.data.augment) or export
+  sizes = {'training': crop, 'export': export}
   out: list[str] = []
   for name, size in sizes.items():
     # An auxiliary head is trained and not exported.
     traced = profile.profile(
-      config.model, info.num_classes, size, auxiliary=name != 'export'
+      config.model,
+      info.num_classes,
+      size,
+      channels=bands.of(config.data).channels,
+      auxiliary=name != 'export',
     )
     if not out:
       out.append(profile.table(traced))
@@ -115,12 +111,14 @@ def _step(config: ConfigDict, num_classes: int):
 def abstract(config: ConfigDict, num_classes: int, size: tuple[int, int]):
   """Returns shapes of (state, batch) of one device's training step."""
   model, optimizer, _, _ = _step(config, num_classes)
+  b, channels = config.batch_size, bands.of(config.data).channels
   state = jax.eval_shape(
-    lambda: steps.init_state(model, optimizer, seed=0, ema=config.ema_decay > 0)
+    lambda: steps.init_state(
+      model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0
+    )
   )
-  b = config.batch_size
   batch = {
-    'image': jax.ShapeDtypeStruct((b, *size, 3), jnp.float32),
+    'image': jax.ShapeDtypeStruct((b, *size, channels), jnp.float32),
     'label': jax.ShapeDtypeStruct((b, *size), jnp.uint8),
     'index': jax.ShapeDtypeStruct((b,), jnp.uint32),
   }

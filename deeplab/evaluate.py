@@ -9,6 +9,7 @@ share of the split add them up and divide once.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -27,6 +28,7 @@ from deeplab import parallel
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
@@ -37,7 +39,7 @@ Counts = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One evaluated image: uint8 [H, W, 3], and uint8 ids [H, W] twice."""
+  """One evaluated image, [H, W, C] as it is, and uint8 ids [H, W] twice."""
 
   name: str
   image: np.ndarray
@@ -80,6 +82,25 @@ def _batches(
   yield from waiting.values()
 
 
+def _resized(
+  example: dict, size: tuple[int, int] | None, frame: Sequence[int]
+) -> dict:
+  """Returns an example, its label too, at the size that is computed at.
+
+  Args:
+    example: with 'image' and 'label'.
+    size: (H, W); None fits the image into `frame` (see `inference.view_size`).
+    frame: (long, short), or ().
+  """
+  image = example['image']
+  size = size or inference.view_size(image.shape, frame, 1.0)
+  levels = np.rint(predictors.resize_bilinear(image, size))
+  return example | {
+    'image': levels.astype(image.dtype),
+    'label': predictors.resize_nearest(example['label'], size),
+  }
+
+
 def evaluate(
   predictor: predictors.Predictor,
   examples: Iterable[dict],
@@ -94,11 +115,13 @@ def evaluate(
 
   Args:
     predictor: see `predictors`.
-    examples: {'image': uint8 [H, W, 3], 'label': uint8 [H, W], 'name': str},
-      this host's share of the split. Labels are train ids, 255 is ignored.
+    examples: {'image': uint8 or uint16 [H, W, C], 'label': uint8 [H, W],
+      'name': str}, this host's share of the split. Labels are train ids, 255 is
+      ignored.
     info: the data set: how many classes and their names.
-    config: `config.eval`: batch_size, mode ('whole', 'slide'), window, stride,
-      scales, flip, pad_multiple, pad_offset, boundary_share.
+    config: `config.eval`: batch_size, mode (see `inference.MODES`), window,
+      stride, static_size, fit, resize_labels, scales, flip, pad_multiple,
+      pad_offset, boundary_share, loss.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
@@ -109,24 +132,40 @@ def evaluate(
       image or holds a value that is no class, or the config asks what the
       predictor cannot do.
   """
+  predictor = inference.protocol(predictor, config)
   inference.check(predictor, config)
+  if config.resize_labels:
+    size, frame = predictor.input_size, config.fit
+    examples = (_resized(x, size, frame) for x in examples)
+    config = ConfigDict(config)
+    with config.unlocked():
+      config.fit = ()
   confusion = metrics.Confusion(info.num_classes)
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
+  images, loss = metrics.ImageIoU(), metrics.CrossEntropy()
   kept: dict[int, Sample] = {}
   count = 0
   examples = inference.track(examples, total, 'evaluate')
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
   for batch in _batches(numbered, predictor, config):
-    predictions = inference.segment(
-      predictor, [x['image'] for x in batch], config
-    )
-    for example, prediction in zip(batch, predictions, strict=True):
+    pictures = [x['image'] for x in batch]
+    scores: list = [None] * len(batch)
+    if config.loss:
+      scores = inference.probabilities(predictor, pictures, config)
+      predictions = [predictors.to_ids(x) for x in scores]
+    else:
+      predictions = inference.segment(predictor, pictures, config)
+    for example, prediction, likely in zip(
+      batch, predictions, scores, strict=True
+    ):
       label = example['label']
       try:
-        confusion.add(label, prediction)
+        images.add(confusion.add(label, prediction))
       except ValueError as error:
         raise ValueError(f'{example["name"]}: {error}') from None
       boundary.add(label, prediction)
+      if likely is not None:
+        loss.add(label, likely)
       count += 1
       if example['number'] < keep_samples:
         kept[example['number']] = Sample(
@@ -136,6 +175,8 @@ def evaluate(
     {
       'confusion': confusion.matrix,
       'boundary': boundary.counts,
+      'images': images.counts,
+      'loss': loss.counts,
       'examples': np.array(count, np.int64),
     }
   )
@@ -144,7 +185,14 @@ def evaluate(
       f'the evaluation split of {info.name} is empty: nothing to score'
     )
   return Result(
-    metrics.scores(counts['confusion'], info.class_names, counts['boundary']),
+    metrics.scores(
+      counts['confusion'],
+      info.class_names,
+      counts['boundary'],
+      counts['images'],
+      info.unscored,
+      counts['loss'] if config.loss else None,
+    ),
     counts['confusion'],
     counts['boundary'],
     int(counts['examples']),
@@ -211,14 +259,22 @@ def file_protocol(config: Any) -> Any:
   """
   changed = ConfigDict(config)
   with changed.unlocked():
-    changed.mode, changed.scales, changed.flip = 'whole', (1.0,), False
+    changed.update(
+      {
+        'mode': 'whole',
+        'fit': (),
+        'scales': (1.0,),
+        'flip': False,
+        'loss': False,
+      }
+    )
   return changed
 
 
 def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
   """Returns a run's config with `eval` and `data` of another.
 
-  The normalisation stays, since the weights expect it.
+  The kind of images and their normalisation stay: the weights expect them.
   """
   if other is None:
     return config
@@ -228,6 +284,7 @@ def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
     changed.data = ConfigDict(pipeline.resolve(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
+      changed.data.depth = bands.of(config.data).depth
   return changed
 
 

@@ -18,6 +18,8 @@ import tqdm
 
 from deeplab import predictors
 
+MODES = ('whole', 'slide', 'static')
+
 
 def track(
   items: Iterable, total: int | None, what: str, every: float = 30.0
@@ -57,10 +59,29 @@ def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:
   return height * multiple + offset, width * multiple + offset
 
 
+def view_size(
+  size: Sequence[int], frame: Sequence[int], scale: float
+) -> tuple[int, int]:
+  """Returns (H, W) of an image's view.
+
+  Args:
+    size: (H, W) of the image.
+    frame: (long, short) that the image is fitted into first, its sides in
+      their ratio; () leaves it as it is.
+    scale: factor on both sides; halves are rounded up (mmcv).
+  """
+  height, width = size[:2]
+  if frame:
+    long, short = frame
+    fit = min(long / max(height, width), short / min(height, width))
+    height, width = int(height * fit + 0.5), int(width * fit + 0.5)
+  return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
 def pad(
   image: np.ndarray, size: Sequence[int], fill: Sequence[float]
 ) -> np.ndarray:
-  """Pads [H, W, 3] at the bottom and the right with a colour, to (H, W)."""
+  """Pads [H, W, C] at the bottom and the right with a colour, to (H, W)."""
   height, width = image.shape[:2]
   if (height, width) == tuple(size):
     return image
@@ -81,10 +102,10 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
   return [*starts, length - window]
 
 
-def _whole(
+def whole(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
-  """Asks about whole images [H, W, 3]; returns [H, W, K] or [H, W] each.
+  """Asks about whole images [H, W, C]; returns [H, W, K] or [H, W] each.
 
   Images that have one size once padded (or resized, for a predictor of one
   size) run together.
@@ -98,56 +119,85 @@ def _whole(
     ready = [
       pad(x, padded_size(x.shape, config), predictor.mean) for x in images
     ]
-  groups: dict[tuple, list[int]] = {}
-  for i, image in enumerate(ready):
-    groups.setdefault((image.shape, image.dtype), []).append(i)
   results: list = [None] * len(images)
-  for members in groups.values():
-    for start in range(0, len(members), config.batch_size):
-      batch = members[start : start + config.batch_size]
-      outputs = run(np.stack([ready[i] for i in batch]))
-      for i, output in zip(batch, outputs, strict=True):
-        results[i] = restore(output, images[i].shape[:2])
+  for batch in _alike(ready, config.batch_size):
+    outputs = run(np.stack([ready[i] for i in batch]))
+    for i, output in zip(batch, outputs, strict=True):
+      results[i] = restore(output, images[i].shape[:2])
   return results
 
 
-def _slide(
+def slide(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
   """Asks about overlapping windows; returns mean outputs [H, W, K] each.
 
-  Windows of all images run together in batches; sums are kept on the host, one
-  image at a time costing its own size times K.
+  A side shorter than the window is a window's whole side, padded as whole
+  images are (mmsegmentation's windows shrink likewise): one window that covers
+  an image is the whole image. A predictor of one size has the image padded to
+  that instead. Windows of one size run together in batches; sums are kept on
+  the host, one image at a time costing its own size times K.
   """
-  window, stride = config.window, config.stride
-  ready = [
-    pad(x, np.maximum(x.shape[:2], window), predictor.mean) for x in images
-  ]
-  places = [
-    (i, y, x)
-    for i, image in enumerate(ready)
-    for y in window_starts(image.shape[0], window[0], stride[0])
-    for x in window_starts(image.shape[1], window[1], stride[1])
-  ]
-  sums: list = [None] * len(images)
-  counts = [np.zeros((*x.shape[:2], 1), np.float32) for x in ready]
-  for start in range(0, len(places), config.batch_size):
-    batch = places[start : start + config.batch_size]
-    outputs = predictor(
-      np.stack(
-        [ready[i][y : y + window[0], x : x + window[1]] for i, y, x in batch]
-      )
-    )
-    for (i, y, x), output in zip(batch, outputs, strict=True):
-      if sums[i] is None:
-        shape = (*ready[i].shape[:2], output.shape[-1])
-        sums[i] = np.zeros(shape, np.float32)
-      sums[i][y : y + window[0], x : x + window[1]] += output
-      counts[i][y : y + window[0], x : x + window[1]] += 1
-  return [
-    (total / count)[: image.shape[0], : image.shape[1]]
-    for total, count, image in zip(sums, counts, images, strict=True)
-  ]
+  ready, places = [], []
+  for i, image in enumerate(images):
+    window = config.window
+    if predictor.input_size is None:
+      window = np.minimum(window, padded_size(image.shape, config))
+    size = np.maximum(image.shape[:2], window)
+    ready.append(pad(image, tuple(size), predictor.mean))
+    places += [
+      (i, slice(y, y + window[0]), slice(x, x + window[1]))
+      for y in window_starts(size[0], window[0], config.stride[0])
+      for x in window_starts(size[1], window[1], config.stride[1])
+    ]
+  cuts = [ready[i][y, x] for i, y, x in places]
+  results: list = [None] * len(images)
+  left = [0] * len(images)
+  for i, _, _ in places:
+    left[i] += 1
+  counts: dict[int, np.ndarray] = {}
+  for batch in _alike(cuts, config.batch_size):
+    outputs = predictor(np.stack([cuts[n] for n in batch]))
+    for n, output in zip(batch, outputs, strict=True):
+      i, y, x = places[n]
+      if results[i] is None:
+        shape = ready[i].shape[:2]
+        results[i] = np.zeros((*shape, output.shape[-1]), np.float32)
+        counts[i] = np.zeros((*shape, 1), np.float32)
+      results[i][y, x] += output
+      counts[i][y, x] += 1
+      left[i] -= 1
+      if not left[i]:
+        height, width = images[i].shape[:2]
+        results[i] = results[i][:height, :width]
+        results[i] /= counts.pop(i)[:height, :width]
+  return results
+
+
+def _alike(
+  images: Sequence[np.ndarray], batch_size: int
+) -> Iterator[list[int]]:
+  """Groups the indices of images of one shape and type, up to a batch."""
+  groups: dict[tuple, list[int]] = {}
+  for i, image in enumerate(images):
+    groups.setdefault((image.shape, image.dtype), []).append(i)
+  for members in groups.values():
+    for start in range(0, len(members), batch_size):
+      yield members[start : start + batch_size]
+
+
+def protocol(
+  predictor: predictors.Predictor, config: Any
+) -> predictors.Predictor:
+  """Returns what answers: under the mode 'static', at `static_size` alone.
+
+  Args:
+    predictor: see `predictors`.
+    config: `config.eval`.
+  """
+  if config.mode != 'static' or isinstance(predictor, predictors.Resized):
+    return predictor
+  return predictors.Resized(predictor, config.static_size)
 
 
 def check(predictor: predictors.Predictor, config: Any) -> None:
@@ -156,13 +206,18 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
   Raises:
     ValueError: says which field of `config.eval` and what to set instead.
   """
-  if config.mode not in ('whole', 'slide'):
-    raise ValueError(f"eval.mode={config.mode!r} is not 'whole' or 'slide'")
+  if config.mode not in MODES:
+    raise ValueError(f'eval.mode={config.mode!r} is not one of {MODES}')
   for name in ('batch_size', 'pad_multiple'):
     if config[name] < 1:
       raise ValueError(f'eval.{name}={config[name]} is not positive')
   if not config.scales or min(config.scales) <= 0:
     raise ValueError(f'eval.scales={tuple(config.scales)} must be positive')
+  if config.fit and (len(config.fit) != 2 or min(config.fit) < 1):
+    raise ValueError(
+      f'eval.fit={tuple(config.fit)} is not a longer and a shorter side; '
+      'use () to leave images as they are'
+    )
   slide = config.mode == 'slide'
   if slide:
     for window, stride in zip(config.window, config.stride, strict=True):
@@ -182,11 +237,12 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
       f'windows of {tuple(config.window)}: use eval.mode=whole, or that size '
       'as eval.window and the model itself, not resized'
     )
-  if not slide and tuple(config.scales) != (1.0,):
+  if not slide and (tuple(config.scales) != (1.0,) or config.fit):
     raise ValueError(
-      f'eval.scales={tuple(config.scales)}: a model of static size '
-      f'{tuple(predictor.input_size)} sees every image at that size; use '
-      'eval.scales=(1.0,)'
+      f'eval.scales={tuple(config.scales)}, eval.fit={tuple(config.fit)}: a '
+      f'model of static size {tuple(predictor.input_size)} sees every image at '
+      'that size; use '
+      'eval.scales=(1.0,) and eval.fit=()'
     )
 
 
@@ -195,15 +251,20 @@ def segment(
 ) -> list[np.ndarray]:
   """Returns the class of each pixel of each image.
 
-  One view of whole images is the arg-max, taken on the device where the
-  predictor can. Several views (scales, flip) are averaged as probabilities,
-  each resized bilinearly to the image's size; sliding windows are averaged as
-  the predictor's own output before that.
+  Whole images are computed at their own size; under the mode 'static' they are
+  resized to `static_size` and what comes out is resized back, as a file of
+  that size is used.
+
+  One view of whole images as they are is the arg-max, taken on the device where
+  the predictor can. Other views (scales, flip, images fitted into a frame) are
+  resized bilinearly to the image's size, as logits where the predictor has
+  them, and averaged as probabilities (mmsegmentation, TF DeepLab); sliding
+  windows are averaged as the predictor's own output before that.
 
   Args:
     predictor: see `predictors`. One of static size is asked through
       `predictors.Resized`.
-    images: uint8 [H, W, 3] each, of any sizes.
+    images: uint8 or uint16 [H, W, C] each, of any sizes.
     config: `config.eval`.
 
   Returns:
@@ -212,9 +273,43 @@ def segment(
   Raises:
     ValueError: the config asks what the predictor cannot do.
   """
+  outputs, form = _ask(predictor, images, config, ids=True)
+  return outputs if form == 'ids' else [predictors.to_ids(x) for x in outputs]
+
+
+def probabilities(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+) -> list[np.ndarray]:
+  """Returns float32 [H, W, K] each, whose arg-max is `segment`.
+
+  Raises:
+    ValueError: the config asks what the predictor cannot do, or it gives ids
+      alone.
+  """
+  outputs, form = _ask(predictor, images, config, ids=False)
+  if form == 'softmax':
+    return outputs
+  return [predictors.softmax(x) for x in outputs]
+
+
+def _ask(
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  config: Any,
+  ids: bool,
+) -> tuple[list[np.ndarray], str]:
+  """Returns one output an image and what it is, as of predictors.
+
+  Args:
+    predictor: see `segment`.
+    images: likewise.
+    config: likewise.
+    ids: ids will do.
+  """
+  predictor = protocol(predictor, config)
   check(predictor, config)
-  whole = config.mode == 'whole'
-  size = predictor.input_size if whole else None
+  at_once = config.mode != 'slide'
+  size = predictor.input_size if at_once else None
   if size is not None and not isinstance(predictor, predictors.Resized):
     predictor = predictors.Resized(predictor, size)
   views = [
@@ -222,39 +317,35 @@ def segment(
     for scale in config.scales
     for flip in ((False, True) if config.flip else (False,))
   ]
-  one_view = views == [(1.0, False)]
+  one_view = views == [(1.0, False)] and not config.fit
   output = predictor.output
-  if not whole:
+  if ids and at_once and one_view:
+    output = 'ids' if size is None else output
+  else:
     output = 'logits' if output == 'ids' else output
-  elif size is None:
-    output = 'ids' if one_view else 'softmax'
-  elif not one_view:
-    output = 'softmax' if output == 'ids' else output
   predictor = predictor.with_output(output)
-  run = _whole if whole else _slide
+  run = whole if at_once else slide
   if one_view:
-    outputs = run(predictor, images, config)
-    return (
-      outputs if output == 'ids' else [predictors.to_ids(x) for x in outputs]
-    )
+    return run(predictor, images, config), output
 
-  sums: list = [0.0] * len(images)
+  sums: list = [None] * len(images)
   for scale, flip in views:
-    scaled = [
-      x
-      if scale == 1.0
-      else predictors.resize_bilinear(
-        x, [max(1, round(n * scale)) for n in x.shape[:2]]
-      )
-      for x in images
-    ]
-    if flip:
-      scaled = [x[:, ::-1] for x in scaled]
+    scaled = []
+    for image in images:
+      size = view_size(image.shape, config.fit, scale)
+      if size != image.shape[:2]:
+        image = predictors.resize_bilinear(image, size)
+      scaled.append(image[:, ::-1] if flip else image)
     for i, result in enumerate(run(predictor, scaled, config)):
-      if output == 'logits':
-        result = predictors.softmax(result)
       if flip:
         result = result[:, ::-1]
-      size = images[i].shape[:2]
-      sums[i] = sums[i] + predictors.resize_bilinear(result, size)
-  return [predictors.to_ids(x) for x in sums]
+      result = predictors.resize_bilinear(result, images[i].shape[:2])
+      if predictor.output == 'logits':
+        result = predictors.softmax(result)
+      if sums[i] is None:
+        sums[i] = np.array(result)
+      else:
+        sums[i] += result
+  for total in sums:
+    total /= len(views)
+  return sums, 'softmax'

@@ -14,6 +14,7 @@ import numpy as np
 
 from deeplab import predictors
 from deeplab.data import augment
+from deeplab.data import bands
 
 # LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
 # 'builtin' through the optimised kernels alone, 'reference' through the plain
@@ -28,6 +29,7 @@ DEFAULT_RESOLVER = 'default'
 
 CARD_KEYS = (
   'input_size',
+  'value_range',
   'mean',
   'std',
   'normalization_in_graph',
@@ -49,8 +51,9 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
     path: the .tflite file.
 
   Returns:
-    The card: `input_size` [H, W]; `mean` and `std`, RGB in 0..255;
-    `normalization_in_graph`, whether the file wants plain 0..255 images;
+    The card: `input_size` [H, W]; `value_range` of the images, [0, 255] or
+    [0, 65535]; `mean` and `std`, a value a channel in that range;
+    `normalization_in_graph`, whether the file wants images as they are;
     `output`, 'logits', 'softmax' or 'argmax'; `classes`, K names; `palette`,
     K RGB triples; and what else the exporter wrote.
 
@@ -160,19 +163,23 @@ class TFLitePredictor:
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4:
       raise ValueError(
         f'{self.path} has {len(inputs)} inputs and {len(outputs)} outputs; a '
-        'segmentation model maps one image [B, H, W, 3] to one output'
+        'segmentation model maps one image [B, H, W, C] to one output'
       )
     self._input, self._output = inputs[0], outputs[0]
     shape = [int(n) for n in self._input['shape']]
     self.batch_size = shape[0]
     self.input_size = (shape[1], shape[2])
-    if tuple(self.card['input_size']) != self.input_size:
+    said = [*self.card['input_size'], len(self.card['mean'])]
+    if said != shape[1:]:
       raise ValueError(
-        f'{self.path} takes {self.input_size}, its model card says '
-        f'{tuple(self.card["input_size"])}: the card is of another file'
+        f'{self.path} takes images of {shape[1:]}, its model card says {said}: '
+        'the card is of another file'
       )
     self.resolver = resolver
     self.mean = tuple(float(x) for x in self.card['mean'])
+    self.pixels = bands.Pixels(
+      len(self.mean), 16 if self.card['value_range'][1] > 255 else 8
+    )
     self._native = {'argmax': 'ids'}.get(
       self.card['output'], self.card['output']
     )
@@ -207,11 +214,12 @@ class TFLitePredictor:
     return _dequantize(result, self._output)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3] of the file's size, in 0..255, to `output`."""
-    if images.shape[1:] != (*self.input_size, 3):
+    """Maps [B, H, W, C] of the file's size and values to `output`."""
+    expected = (*self.input_size, self.pixels.channels)
+    if images.shape[1:] != expected:
       raise ValueError(
-        f'{self.path} takes images of {self.input_size}, not '
-        f'{images.shape[1:3]}: wrap it in predictors.Resized'
+        f'{self.path} takes images of {expected}, not {images.shape[1:]}: '
+        'predictors.Resized changes their size'
       )
     count = len(images)
     images = np.asarray(images, np.float32)

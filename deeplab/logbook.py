@@ -8,11 +8,14 @@ import os
 import sys
 import time
 from typing import Any
+from typing import TypeVar
 
 from absl import logging
 from clu import metric_writers
 import numpy as np
 import tqdm
+
+_T = TypeVar('_T')
 
 
 @contextlib.contextmanager
@@ -105,6 +108,7 @@ class Progress:
   def __init__(self, start: int, total: int, batch_size: int):
     self._total, self._batch = total, batch_size
     self._last_step, self._last_time = start, time.monotonic()
+    self._waited = 0.0
     self._bar = None
     if sys.stderr.isatty():
       self._bar = tqdm.tqdm(
@@ -116,6 +120,13 @@ class Progress:
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
+  def fetch(self, batches: Iterator[_T]) -> _T:
+    """Returns the next batch; how long that takes is part of the report."""
+    start = time.monotonic()
+    batch = next(batches)
+    self._waited += time.monotonic() - start
+    return batch
+
   def pause(self) -> None:
     """Leaves what happens until `resume` out of the speed."""
     self._pause = time.monotonic()
@@ -125,11 +136,25 @@ class Progress:
     self._last_time += time.monotonic() - self._pause
 
   def report(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-    """Shows metrics; returns 'steps_per_second', 'images_per_second'."""
+    """Shows metrics, and returns what else there is to tell.
+
+    Args:
+      step: the last step.
+      metrics: 'loss' and 'learning_rate', of the last step.
+
+    Returns:
+      'steps_per_second', 'images_per_second', and 'input_share', the share of
+      the time that was spent waiting for batches, all since the last report.
+    """
     now = time.monotonic()
-    rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
-    self._last_step, self._last_time = step, now
-    speed = {'steps_per_second': rate, 'images_per_second': rate * self._batch}
+    elapsed = max(now - self._last_time, 1e-9)
+    rate = (step - self._last_step) / elapsed
+    speed = {
+      'steps_per_second': rate,
+      'images_per_second': rate * self._batch,
+      'input_share': self._waited / elapsed,
+    }
+    self._last_step, self._last_time, self._waited = step, now, 0.0
     if self._bar is not None:
       self._bar.set_postfix_str(
         f'loss {metrics["loss"]:.3f}, {speed["images_per_second"]:.1f} images/s'

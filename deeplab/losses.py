@@ -1,13 +1,25 @@
-"""Pixel losses that ignore void pixels.
+"""What a run minimises: a weighted sum of terms over the global batch.
 
-A loss is kept as a sum and a normaliser, so that a batch split over devices
-or over accumulation steps has exactly the gradient of the whole batch.
+A term says what one device's share of it is. Shares add up over the devices to
+the term, and the gradient of a share is the term's with respect to what that
+device computed: how a batch is cut changes nothing but rounding. That holds
+for terms that look at the whole batch too, the hardest pixels or the overlap
+of a class, which PyTorch's systems take of each device's images apart.
+
+Void pixels are in no term. Terms over pixels are here, terms over regions in
+`regions.py`.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from deeplab import regions
 
 Array = jax.Array
 
@@ -15,73 +27,188 @@ NORMALIZERS = ('valid', 'all', 'weight')
 
 
 @dataclasses.dataclass(frozen=True)
+class Pixels:
+  """One device's pixels, and how sums over them are normalised.
+
+  Attributes:
+    logits: [B, H, W, K] float32.
+    labels: [B, H, W] int32 train ids.
+    valid: [B, H, W] bool, False where a pixel is ignored.
+    weights: [B, H, W] float32, the class weight of each pixel, 0 if ignored.
+    count: normaliser of a sum over the pixels of all devices, not 0.
+    normalizer: see `Loss`.
+    axis_name: pmap axis, or None.
+  """
+
+  logits: Array
+  labels: Array
+  valid: Array
+  weights: Array
+  count: Array
+  normalizer: str
+  axis_name: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """A term of a loss.
+
+  Attributes:
+    name: one of `TERMS`.
+    weight: its factor in the sum.
+    fields: its own parameters, all of them.
+  """
+
+  name: str
+  weight: float = 1.0
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.name not in TERMS:
+      raise ValueError(f'loss term {self.name!r} is not one of {sorted(TERMS)}')
+
+
+@dataclasses.dataclass(frozen=True)
 class Loss:
-  """Masked softmax cross entropy of a main and its auxiliary outputs.
+  """A sum of terms of the main and the auxiliary outputs.
 
   Attributes:
     ignore: label id of pixels that carry no loss.
-    normalizer: the sum over pixels is divided by the number of 'valid' pixels
+    normalizer: a sum over pixels is divided by the number of 'valid' pixels
       (PyTorch without weights, optax), by the number of 'all' pixels, ignored
       ones too (mmsegmentation's default), or by the summed 'weight' of the
       valid pixels (PyTorch with class weights).
-    class_weights: one weight a class; empty for 1 everywhere.
+    class_weights: one weight a class, in the terms over pixels; empty for 1
+      everywhere.
+    weighted_steps: share of the steps in which class weights hold; 1 in the
+      others (edgeai-torchvision).
     auxiliary_weight: factor of each auxiliary output's loss, whether it comes
       from the auxiliary head or from the head itself.
+    terms: of the main output.
+    auxiliary_terms: of each auxiliary output; empty for `terms`.
   """
 
   ignore: int
   normalizer: str
   class_weights: tuple[float, ...]
   auxiliary_weight: float
+  terms: tuple[Term, ...] = dataclasses.field(
+    default_factory=lambda: (Term('cross_entropy'),)
+  )
+  auxiliary_terms: tuple[Term, ...] = ()
+  weighted_steps: float = 1.0
 
   def __post_init__(self):
     if self.normalizer not in NORMALIZERS:
       raise ValueError(
         f'loss.normalizer={self.normalizer!r} is not one of {NORMALIZERS}'
       )
+    if not 0 <= self.weighted_steps <= 1:
+      raise ValueError(
+        f'loss.weighted_steps={self.weighted_steps} is no share of the steps: '
+        'give 0 to 1'
+      )
+    if not self.terms:
+      raise ValueError(
+        f'loss.terms=() leaves no loss; name some of {sorted(TERMS)}'
+      )
 
-  def _weights(self, labels: Array) -> Array:
+  @property
+  def separable(self) -> bool:
+    """Whether parts of a batch need to know only `count` of the others."""
+    terms = self.terms + self.auxiliary_terms
+    return all(term.name in SEPARABLE for term in terms)
+
+  def weighted(self, seed: int, step: Array) -> Array | None:
+    """Returns whether class weights hold in a step; None: in every one."""
+    if self.weighted_steps == 1 or not self.class_weights:
+      return None
+    key = jax.random.fold_in(jax.random.key(seed), 0x3E1)
+    key = jax.random.fold_in(key, step)
+    return jax.random.bernoulli(key, self.weighted_steps)
+
+  def _weights(self, labels: Array, weighted: Array | None) -> Array:
     """Returns the weight of each pixel, [B, H, W] float32, 0 if ignored."""
     valid = labels != self.ignore
     if not self.class_weights:
       return valid.astype(jnp.float32)
     table = jnp.asarray(self.class_weights, jnp.float32)
+    if weighted is not None:
+      table = jnp.where(weighted, table, 1.0)
     ids = jnp.clip(labels.astype(jnp.int32), 0, len(table) - 1)
     return jnp.where(valid, table[ids], 0.0)
 
-  def count(self, labels: Array) -> Array:
-    """Returns this batch's share of the normaliser, float32 scalar.
+  def count(
+    self,
+    labels: Array,
+    axis_name: str | None,
+    weighted: Array | None = None,
+  ) -> Array:
+    """Returns the normaliser of the global batch, float32, 1 in place of 0.
 
     Args:
-      labels: [B, H, W] integer train ids.
+      labels: [B, H, W] integer train ids of this device.
+      axis_name: pmap axis, or None.
+      weighted: of the method of this name.
     """
     if self.normalizer == 'all':
-      return jnp.float32(labels.size)
-    if self.normalizer == 'weight':
-      return self._weights(labels).sum()
-    return (labels != self.ignore).sum().astype(jnp.float32)
+      count = jnp.float32(labels.size)
+    elif self.normalizer == 'weight':
+      count = self._weights(labels, weighted).sum()
+    else:
+      count = (labels != self.ignore).sum().astype(jnp.float32)
+    return _positive(regions.total(count, axis_name))
 
-  def sum(
-    self, logits: Array, auxiliary: tuple[Array, ...], labels: Array
+  def share(
+    self,
+    logits: Array,
+    auxiliary: tuple[Array, ...],
+    labels: Array,
+    count: Array,
+    axis_name: str | None,
+    weighted: Array | None = None,
   ) -> tuple[Array, Array]:
-    """Returns the summed loss and the main output's part of it.
+    """Returns this device's share of the loss, and of the main output's part.
 
     Args:
       logits: [B, H, W, K] float32.
       auxiliary: further logits of the same shape.
-      labels: [B, H, W] integer train ids.
+      labels: [B, H, W] integer train ids. Where the loss is `separable` the
+        batch may be a part of the device's.
+      count: `count` of the global batch.
+      axis_name: pmap axis, or None.
+      weighted: of the method of this name.
 
     Returns:
-      (total, main) float32 scalars, to be divided by `count` of the whole
-      batch: a batch of ignored pixels alone gives 0.
+      (total, main) float32 scalars; a batch of ignored pixels alone gives 0,
+      and finite gradients.
     """
-    weights = self._weights(labels)
-    main = (weights * cross_entropy(logits, labels)).sum()
-    total = main
+    weights = self._weights(labels, weighted)
+
+    def of(logits, terms):
+      pixels = Pixels(
+        logits.astype(jnp.float32),
+        labels.astype(jnp.int32),
+        labels != self.ignore,
+        weights,
+        count,
+        self.normalizer,
+        axis_name,
+      )
+      return sum(
+        (t.weight * TERMS[t.name](pixels, **t.fields) for t in terms),
+        start=jnp.float32(0),
+      )
+
+    total = main = of(logits, self.terms)
     for extra in auxiliary:
-      loss = (weights * cross_entropy(extra, labels)).sum()
+      loss = of(extra, self.auxiliary_terms or self.terms)
       total = total + self.auxiliary_weight * loss
     return total, main
+
+
+def _positive(count: Array) -> Array:
+  return jnp.where(count > 0, count, 1.0)
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -101,4 +228,140 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   # A comparison fuses with its neighbours; a gather's gradient is a scatter.
   return jax.nn.logsumexp(logits, axis=-1) - jnp.where(picked, logits, 0).sum(
     -1
+  )
+
+
+def softmax_term(x: Pixels) -> Array:
+  """Softmax cross entropy."""
+  return (x.weights * cross_entropy(x.logits, x.labels)).sum() / x.count
+
+
+def sigmoid_term(x: Pixels) -> Array:
+  """Binary cross entropy of each class against the rest, mean over classes.
+
+  Keras' `BinaryCrossentropy` on one-hot labels.
+  """
+  classes = jnp.arange(x.logits.shape[-1], dtype=jnp.int32)
+  signs = jnp.where(x.labels[..., None] == classes, -1.0, 1.0)
+  losses = jax.nn.softplus(signs * x.logits).mean(-1)
+  return (x.weights * losses).sum() / x.count
+
+
+def focal(x: Pixels, *, gamma: float) -> Array:
+  """Softmax cross entropy, times (1 - p) ** gamma of the true class.
+
+  Lin et al., "Focal Loss for Dense Object Detection" (arXiv:1708.02002). Its
+  alpha are the class weights.
+  """
+  loss = cross_entropy(x.logits, x.labels)
+  # Not 0: a power below 1 would have an infinite slope there.
+  wrong = jnp.maximum(-jnp.expm1(-loss), 1e-7)
+  return (x.weights * wrong**gamma * loss).sum() / x.count
+
+
+def ohem(x: Pixels, *, threshold: float, min_kept: int) -> Array:
+  """Softmax cross entropy of the hard pixels alone.
+
+  Shrivastava et al., arXiv:1604.03540, as mmsegmentation's `OHEMPixelSampler`
+  and PaddleSeg's `OhemCrossEntropyLoss` have it for pixels. They choose among
+  the images of one device; here it is among all of the global batch.
+
+  Args:
+    x: the pixels. Under the normaliser 'valid' (PaddleSeg) the sum is divided
+      by the number of kept pixels, under 'weight' by their summed weight, and
+      under 'all' (mmsegmentation) by the number of all pixels.
+    threshold: a pixel is kept if its true class has a lower probability. 0
+      keeps the `min_kept` of the largest (weighted) loss instead.
+    min_kept: pixels an image, on average over the batch, that are kept in any
+      case, hardest first; equally hard ones are all kept. Where fewer are
+      valid, all are.
+  """
+  loss = cross_entropy(x.logits, x.labels)
+  hardness = jax.lax.stop_gradient(loss if threshold else x.weights * loss)
+  images = regions.total(jnp.int32(x.labels.shape[0]), x.axis_name)
+  kept = _largest(hardness, x.valid, min_kept * images, x.axis_name)
+  if threshold:
+    kept |= x.valid & (hardness > -math.log(threshold))
+  weights = x.weights * kept
+  count = {
+    'all': x.count,
+    'valid': _positive(regions.total(kept.sum() * 1.0, x.axis_name)),
+    'weight': _positive(regions.total(weights.sum(), x.axis_name)),
+  }[x.normalizer]
+  return (weights * loss).sum() / count
+
+
+def _largest(
+  values: Array, valid: Array, k: Array, axis_name: str | None
+) -> Array:
+  """Returns where the k largest valid values of all devices are.
+
+  Bits of floats that are not negative are ordered as the floats are: the k-th
+  largest is found bit by bit, by counting, with no sort and no copy of the
+  other devices' pixels.
+
+  Args:
+    values: float32 of any shape; negative ones are 0.
+    valid: bool of that shape.
+    k: int32; values equal to the last one are all taken.
+    axis_name: pmap axis, or None.
+  """
+  bits = jax.lax.bitcast_convert_type(jnp.maximum(values, 0), jnp.int32)
+  bits = jnp.where(valid, bits, -1)
+
+  def refine(i, limit):
+    higher = limit | (jnp.int32(1) << (30 - i))
+    count = regions.total((bits >= higher).sum(), axis_name)
+    return jnp.where(count >= k, higher, limit)
+
+  return bits >= jax.lax.fori_loop(0, 31, refine, jnp.int32(0))
+
+
+# Every term, by the name that configs use.
+TERMS: dict[str, Callable[..., Array]] = {
+  'cross_entropy': softmax_term,
+  'sigmoid_cross_entropy': sigmoid_term,
+  'focal': focal,
+  'ohem': ohem,
+  'dice': regions.dice,
+  'tversky': regions.tversky,
+  'lovasz': regions.lovasz,
+}
+# Sums over pixels whose normaliser is known from the labels.
+SEPARABLE = ('cross_entropy', 'sigmoid_cross_entropy', 'focal')
+
+
+def build(config: Any, num_classes: int, ignore: int) -> Loss:
+  """Builds the loss from the config's `loss` section.
+
+  Args:
+    config: `normalizer`, `class_weights`, `auxiliary_weight`, the names in
+      `terms` and `auxiliary_terms`, and under each name the term's `weight` and
+      its own parameters.
+    num_classes: classes that the labels tell apart.
+    ignore: label id of pixels that carry no loss.
+
+  Raises:
+    ValueError: an unknown term or normaliser, no term, or the number of class
+      weights is not the number of classes.
+  """
+  weights = tuple(config.class_weights)
+  if weights and len(weights) != num_classes:
+    raise ValueError(
+      f'loss.class_weights has {len(weights)} weights for {num_classes} '
+      'classes; give one a class, or () for none'
+    )
+
+  def term(name: str) -> Term:
+    fields = dict(config[name]) if name in TERMS else {}
+    return Term(name, fields.pop('weight', 1.0), fields)
+
+  return Loss(
+    ignore=ignore,
+    normalizer=config.normalizer,
+    class_weights=weights,
+    auxiliary_weight=config.auxiliary_weight,
+    terms=tuple(term(name) for name in config.terms),
+    auxiliary_terms=tuple(term(name) for name in config.auxiliary_terms),
+    weighted_steps=config.weighted_steps,
   )

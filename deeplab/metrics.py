@@ -19,6 +19,10 @@ import numpy as np
 
 from deeplab.data import info
 
+# Scores of images are added in units of 2 ** -40: exactly, in any order.
+_UNIT = 2.0**-40
+_LOSS_UNIT = 2.0**-20
+
 
 def _id_map(ids: np.ndarray, what: str) -> np.ndarray:
   """Returns class ids as uint8, or says which value is no class id."""
@@ -78,13 +82,16 @@ class Confusion:
     _check_num_classes(num_classes)
     self.matrix = np.zeros((num_classes, num_classes), np.int64)
 
-  def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+  def add(self, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Counts pixels; those labelled 255 do not count, whatever is predicted.
 
     Args:
       labels: integer ids of any shape, 0..K-1 or 255.
       predictions: integer ids of the same shape, 0..K-1 where the label is not
         255.
+
+    Returns:
+      int64 [K, K], what was added to the matrix.
 
     Raises:
       ValueError: shapes differ, or a value is no class id.
@@ -97,6 +104,57 @@ class Confusion:
         f'a prediction holds the value {k + bad[0]}, but ids are 0..{k - 1}'
       )
     self.matrix += counts[:k, :k]
+    return counts[:k, :k]
+
+
+class ImageIoU:
+  """The mean over images of the mean IoU of the classes in their labels.
+
+  It is STMicroelectronics' "average IoU", which scores an image at the size of
+  the network's input: `config.eval.resize_labels` compares like with like.
+
+  Attributes:
+    counts: int64 [2], the sum over images in units of 2 ** -40, and how many
+      images there are; one without a label is none.
+  """
+
+  def __init__(self):
+    self.counts = np.zeros(2, np.int64)
+
+  def add(self, matrix: np.ndarray) -> None:
+    """Adds one image by its own confusion matrix, int64 [K, K]."""
+    labelled = matrix.sum(1)
+    there = labelled > 0
+    if there.any():
+      hits = np.diagonal(matrix)
+      union = labelled + matrix.sum(0) - hits
+      mean = (hits[there] / union[there]).mean()
+      self.counts += (round(mean / _UNIT), 1)
+
+
+class CrossEntropy:
+  """The mean cross entropy of labelled pixels, in nats.
+
+  Attributes:
+    counts: int64 [2], the sum over pixels in units of 2 ** -20, rounded once an
+      image, and how many there are.
+  """
+
+  def __init__(self):
+    self.counts = np.zeros(2, np.int64)
+
+  def add(self, label: np.ndarray, probabilities: np.ndarray) -> None:
+    """Adds one image.
+
+    Args:
+      label: uint8 [H, W], 0..K-1, or 255, which does not count.
+      probabilities: float32 [H, W, K].
+    """
+    valid = label != info.IGNORE
+    ids = np.where(valid, label, 0)[..., None]
+    picked = np.take_along_axis(probabilities, ids, -1)[..., 0][valid]
+    loss = -np.log(np.maximum(picked, 1e-12), dtype=np.float64).sum()
+    self.counts += (round(loss / _LOSS_UNIT), valid.sum())
 
 
 def boundary_distance(size: Sequence[int], share: float) -> int:
@@ -191,31 +249,60 @@ def _mean(values: np.ndarray) -> float:
   return float(values.mean()) if values.size else math.nan
 
 
+def _scored_miou(
+  confusion: np.ndarray, class_names: Sequence[str], unscored: Sequence[str]
+) -> float:
+  """Returns the mIoU of the other classes, as if `unscored` were void."""
+  unknown = set(unscored) - set(class_names)
+  if unknown:
+    raise ValueError(
+      f'unscored classes {sorted(unknown)} are none of {list(class_names)}'
+    )
+  rest = np.array([name not in unscored for name in class_names])
+  counted = confusion * rest[:, None]
+  hits = np.diagonal(counted)
+  return _mean(_ratio(hits, counted.sum(1) + counted.sum(0) - hits)[rest])
+
+
 def scores(
   confusion: np.ndarray,
   class_names: Sequence[str],
   boundary: np.ndarray | None = None,
+  images: np.ndarray | None = None,
+  unscored: Sequence[str] = (),
+  loss: np.ndarray | None = None,
 ) -> dict[str, float]:
   """Returns every metric by name.
 
-  With n_ij pixels of class i predicted as j, t_i = sum_j n_ij labelled i and
-  p_i = sum_j n_ji predicted i:
+  With n_ij pixels of class i predicted as j, t_i = sum_j n_ij labelled i,
+  p_i = sum_j n_ji predicted i, and N of them all:
 
-    pixel_accuracy      sum_i n_ii / sum_i t_i
-    accuracy/<class>    n_ii / t_i             mean_accuracy, their mean
-    iou/<class>         n_ii / (t_i + p_i - n_ii)       miou
-    dice/<class>        2 n_ii / (t_i + p_i)            mean_dice
-    fw_iou              sum_i t_i iou_i / sum_i t_i
-    boundary_iou/<class>  likewise on the bands         boundary_iou
+    pixel_accuracy      sum_i n_ii / N
+    accuracy/<class>    n_ii / t_i, its recall     mean_accuracy, their mean
+    precision/<class>   n_ii / p_i                 mean_precision
+    iou/<class>         n_ii / (t_i + p_i - n_ii)  miou
+    dice/<class>        2 n_ii / (t_i + p_i), its F1 score     mean_dice
+    fw_iou              sum_i t_i iou_i / N
+    kappa               Cohen's: accuracy beyond sum_i t_i p_i / N^2
+    image_iou           see `ImageIoU`
+    loss                see `CrossEntropy`
+    miou_scored         miou of all but the `unscored`
+    boundary_iou/<class>  likewise on the bands    boundary_iou
 
   Args:
     confusion: int64 [K, K], rows = label.
     class_names: K names.
     boundary: int64 [2, K], intersections and unions of boundary bands; None
       leaves boundary IoU out.
+    images: counts of `ImageIoU`; None leaves it out.
+    unscored: names of classes that are void in `miou_scored`, neither labels
+      nor scores; it is left out if there are none. A network that tells
+      "other" from 31 classes is scored on those alone by MLPerf.
+    loss: counts of `CrossEntropy`; None leaves `loss` out.
 
   Returns:
-    Fractions in 0..1, NaN for what is not defined: the means leave it out.
+    Fractions in 0..1 (kappa: -1..1, loss: nats), NaN for what is not defined:
+    the means leave it out.
   """
   confusion = np.asarray(confusion, np.int64)
   if confusion.shape != (len(class_names), len(class_names)):
@@ -227,23 +314,54 @@ def scores(
   labelled, predicted = confusion.sum(1), confusion.sum(0)
   iou = _ratio(hits, labelled + predicted - hits)
   accuracy = _ratio(hits, labelled)
+  precision = _ratio(hits, predicted)
   dice = _ratio(2 * hits, labelled + predicted)
   total = labelled.sum()
+  agreement = float(_ratio(hits.sum(), total))
+  share = labelled / max(total, 1)
+  chance = float((share * (predicted / max(total, 1))).sum())
   result = {
     'miou': _mean(iou),
-    'pixel_accuracy': float(_ratio(hits.sum(), total)),
+    'pixel_accuracy': agreement,
     'mean_accuracy': _mean(accuracy),
+    'mean_precision': _mean(precision),
     'fw_iou': float(_ratio((labelled * np.nan_to_num(iou)).sum(), total)),
     'mean_dice': _mean(dice),
+    'kappa': (agreement - chance) / (1 - chance) if chance < 1 else math.nan,
   }
-  tables = {'iou': iou, 'accuracy': accuracy, 'dice': dice}
+  tables = {
+    'iou': iou,
+    'accuracy': accuracy,
+    'precision': precision,
+    'dice': dice,
+  }
   if boundary is not None:
     tables['boundary_iou'] = _ratio(boundary[0], boundary[1])
     result['boundary_iou'] = _mean(tables['boundary_iou'])
+  if images is not None:
+    result['image_iou'] = float(_ratio(images[0] * _UNIT, images[1]))
+  if loss is not None:
+    result['loss'] = float(_ratio(loss[0] * _LOSS_UNIT, loss[1]))
+  if unscored:
+    result['miou_scored'] = _scored_miou(confusion, class_names, unscored)
   for metric, values in tables.items():
     for name, value in zip(class_names, values, strict=True):
       result[f'{metric}/{name}'] = float(value)
   return result
+
+
+def names(
+  class_names: Sequence[str], unscored: Sequence[str], loss: bool
+) -> tuple[str, ...]:
+  """Returns the names of all metrics of an evaluation, with its loss or not."""
+  k = len(class_names)
+  confusion, boundary = np.zeros((k, k), np.int64), np.zeros((2, k), np.int64)
+  two = np.zeros(2, np.int64)
+  return tuple(
+    scores(
+      confusion, class_names, boundary, two, unscored, two if loss else None
+    )
+  )
 
 
 def jsonable(value: Any) -> Any:

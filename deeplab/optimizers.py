@@ -82,48 +82,148 @@ def step(
   )
 
 
+def one_cycle(
+  base: float, total: int, *, rise: float, start: float, end: float
+) -> optax.Schedule:
+  """Half a cosine up to `base`, half a cosine down (PyTorch's OneCycleLR).
+
+  Smith and Topin, arXiv:1708.07120.
+
+  Args:
+    base: the highest rate.
+    total: steps of the run.
+    rise: share of the run that goes up.
+    start: first rate, as a factor of `base`; 1 / div_factor in PyTorch.
+    end: last rate, as a factor of `base`.
+  """
+  top = rise * total - 1
+
+  def half(t, first, last):
+    return last + (first - last) * (1 + jnp.cos(jnp.pi * t)) / 2
+
+  def rate(t):
+    down = jnp.clip((t - top) / max(total - 1 - top, 1), 0, 1)
+    up = jnp.clip(t / max(top, 1e-6), 0, 1)
+    return base * jnp.where(t <= top, half(up, start, 1), half(down, 1, end))
+
+  return rate
+
+
+def plateau(base: float, total: int, **fields: Any) -> optax.Schedule:
+  """`base`; evaluations lower it as the run goes on (`monitor.py`)."""
+  del total, fields
+  return optax.constant_schedule(base)
+
+
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
   'poly': poly,
   'cosine': cosine,
   'step': step,
+  'one_cycle': one_cycle,
+  'plateau': plateau,
 }
+# What the network is made of, each with a factor on the rate of its own.
+PARTS = ('encoder', 'head', 'auxiliary')
+WARMUPS = ('linear', 'constant')
+
+
+def warmup_steps(config: ConfigDict, total_steps: int) -> int:
+  """Returns how many steps the warm-up takes.
+
+  Args:
+    config: the whole config; `schedule.warmup_epochs` are a share of `epochs`,
+      and need a run whose length those give.
+    total_steps: steps of the run.
+
+  Raises:
+    ValueError: a warm-up in epochs of a run in steps, two lengths, or a warm-up
+      longer than the run.
+  """
+  steps, epochs = config.schedule.warmup_steps, config.schedule.warmup_epochs
+  if epochs:
+    if steps or config.total_steps:
+      raise ValueError(
+        f'schedule.warmup_epochs={epochs} is for a run whose length and '
+        'warm-up have no other number: set total_steps and '
+        'schedule.warmup_steps to 0, or give schedule.warmup_steps alone'
+      )
+    steps = round(total_steps * epochs / config.epochs)
+  return steps
 
 
 def schedule(
-  config: ConfigDict, learning_rate: float, total_steps: int
+  config: ConfigDict, learning_rate: float, total_steps: int, warmup: int
 ) -> optax.Schedule:
   """Builds the learning rate as a function of the step.
 
   Args:
-    config: the config's `schedule` section: `name`, `warmup_steps` (a linear
-      factor (t + 1) / warmup_steps on top of the schedule), and the named
-      schedule's own fields in a section of its name.
+    config: the config's `schedule` section: `name`, the fields of the warm-up,
+      and the named schedule's own fields in a section of its name. In the
+      warm-up the rate has a factor: 'constant' is `warmup_start`, 'linear' goes
+      from `warmup_start` to 1, or is (t + 1) / warmup where that is 0, so that
+      no step is lost. With `warmup_first` the schedule begins after the
+      warm-up, which rises to the highest rate, and has the steps that are left
+      (PaddleSeg, torchvision); else both begin together.
     learning_rate: the highest rate.
     total_steps: steps of the run.
+    warmup: of `warmup_steps`.
 
   Raises:
-    ValueError: unknown schedule.
+    ValueError: unknown schedule, or form of warm-up.
   """
   if config.name not in SCHEDULES:
     raise ValueError(
       f'schedule.name={config.name!r} is not one of {sorted(SCHEDULES)}'
     )
+  if config.warmup not in WARMUPS:
+    raise ValueError(
+      f'schedule.warmup={config.warmup!r} is not one of {WARMUPS}'
+    )
+  shift = warmup if config.warmup_first else 0
   decay = SCHEDULES[config.name](
-    learning_rate, total_steps, **config[config.name]
+    learning_rate, max(total_steps - shift, 1), **config[config.name]
   )
-  warmup = config.warmup_steps
   if not warmup:
     return decay
-  return lambda t: decay(t) * jnp.minimum(1.0, (t + 1) / warmup)
+  start = config.warmup_start
+
+  def factor(t):
+    if config.warmup == 'constant':
+      return jnp.where(t < warmup, start, 1.0)
+    rise = start + (1 - start) * t / warmup if start else (t + 1) / warmup
+    return jnp.minimum(1.0, rise)
+
+  return lambda t: decay(jnp.maximum(t - shift, 0)) * factor(t)
 
 
 def sgd(
-  rate: optax.Schedule, decay: float, mask: Any, *, momentum: float
+  rate: optax.Schedule,
+  decay: float,
+  mask: Any,
+  *,
+  momentum: float,
+  nesterov: bool,
 ) -> optax.GradientTransformation:
   """SGD with momentum; L2 decay joins the gradient before the momentum."""
   return optax.chain(
     optax.add_decayed_weights(decay, mask),
-    optax.sgd(rate, momentum=momentum),
+    optax.sgd(rate, momentum=momentum, nesterov=nesterov),
+  )
+
+
+def adam(
+  rate: optax.Schedule,
+  decay: float,
+  mask: Any,
+  *,
+  b1: float,
+  b2: float,
+  epsilon: float,
+) -> optax.GradientTransformation:
+  """Adam; L2 decay joins the gradient before the moments (PyTorch, Keras)."""
+  return optax.chain(
+    optax.add_decayed_weights(decay, mask),
+    optax.adam(rate, b1=b1, b2=b2, eps=epsilon),
   )
 
 
@@ -136,6 +236,7 @@ def adamw(
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'sgd': sgd,
+  'adam': adam,
   'adamw': adamw,
 }
 
@@ -147,9 +248,11 @@ def build(
 
   Args:
     config: the config's `optimizer` section: `name`, `weight_decay` on
-      parameters whose path matches `decay_mask`, `encoder_multiplier` on the
-      learning rate below 'encoder/', `clip_norm` on the global gradient norm
-      (0: none), and the named optimiser's own fields in a section of its name.
+      parameters whose path matches `decay_mask`, factors on the learning rate,
+      `clip_norm` on the global gradient norm (0: none), and the named
+      optimiser's own fields in a section of its name. The factors are
+      `encoder_multiplier` below 'encoder/', likewise of `PARTS`, and besides
+      `bias_multiplier` on biases other than BatchNorm's.
     rate: learning rate as a function of the step.
 
   Raises:
@@ -169,14 +272,20 @@ def build(
     ) from error
 
   def label(path: str) -> str:
-    part = 'encoder' if path.startswith('encoder/') else 'rest'
-    return f'{part}_decayed' if decayed.fullmatch(path) else f'{part}_plain'
+    part = path.partition('/')[0]
+    words = [part if part in PARTS else 'head']
+    conv_bias = path.endswith('/bias') and not path.endswith('/bn/bias')
+    if config.bias_multiplier != 1.0 and conv_bias:
+      words.append('bias')
+    words.append('decayed' if decayed.fullmatch(path) else 'plain')
+    return '_'.join(words)
 
-  def mask(word: str) -> Callable[[PyTree], PyTree]:
-    return lambda groups: {name: word in name for name in groups}
+  def factor(name: str) -> float:
+    bias = config.bias_multiplier if '_bias_' in name else 1.0
+    return bias * config[f'{name.partition("_")[0]}_multiplier']
 
   def decay_mask(groups: PyTree) -> PyTree:
-    chosen = mask('decayed')(groups)
+    chosen = {name: name.endswith('_decayed') for name in groups}
     if config.weight_decay and not any(chosen.values()):
       raise ValueError(
         f'optimizer.decay_mask={config.decay_mask!r} matches no parameter, so '
@@ -193,8 +302,10 @@ def build(
       rate, config.weight_decay, decay_mask, **config[config.name]
     )
   )
-  if config.encoder_multiplier != 1.0:
+  if any(config[f'{part}_multiplier'] != 1.0 for part in (*PARTS, 'bias')):
     parts.append(
-      optax.masked(optax.scale(config.encoder_multiplier), mask('encoder'))
+      optax.stateless(
+        lambda updates, _: {k: factor(k) * u for k, u in updates.items()}
+      )
     )
   return grouped(optax.chain(*parts), label)

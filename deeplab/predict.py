@@ -12,9 +12,11 @@ DIR then holds, for each image and at the image's own size:
     overlays/NAME.jpg   the classes' colours over the image (--opacity)
     contact_sheet.png   all of them on one page, with a legend
 
-A folder is searched with all its subfolders, and DIR mirrors them. A file that
-is no readable image is named, the others are done all the same, and the exit
-status is 1.
+Images are RGB of 8 bits, or what else the model was trained on: TIFF or NumPy
+files (.npy) of any channels, of 8 or 16 bits, whose overlays show the first
+three. A folder is searched with all its subfolders, and DIR mirrors them. A
+file that is no readable image is named, the others are done all the same, and
+the exit status is 1.
 
 In Python:
 
@@ -41,6 +43,7 @@ from deeplab import litert
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from deeplab.data import info as data_info
 
 # What goes on the contact sheet: at most so many, evenly chosen.
@@ -48,12 +51,22 @@ _SHEET_IMAGES = 48
 _CELL = (360, 480)  # image and overlay side by side, at most
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-  """Reads an image file as uint8 RGB [H, W, 3], turned as its EXIF says.
+def read_image(path: str | os.PathLike, pixels: bands.Pixels) -> np.ndarray:
+  """Reads an image file as a model takes it.
+
+  Args:
+    path: the file.
+    pixels: channels and depth that the model takes.
+
+  Returns:
+    [H, W, C] of that depth. RGB of 8 bits is made of what there is, and turned
+    as its EXIF says; others are as they are stored.
 
   Raises:
-    ValueError: the file is no image, is cut off, or has 16-bit pixels.
+    ValueError: the file is no image, is cut off, or has other pixels.
   """
+  if pixels != bands.RGB:
+    return bands.read(pathlib.Path(path), pixels)
   try:
     with Image.open(path) as image:
       image.load()
@@ -73,18 +86,21 @@ class Segmenter:
   Attributes:
     class_names: a name a class id.
     palette: an RGB colour a class id.
-    segment: maps uint8 images [H, W, 3] to ids, uint8 [H, W].
+    pixels: channels and depth of the images that it takes.
+    segment: maps such images [H, W, C] to ids, uint8 [H, W].
   """
 
   class_names: tuple[str, ...]
   palette: tuple[tuple[int, ...], ...]
+  pixels: bands.Pixels
   segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
   def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
     """Segments one image.
 
     Args:
-      image: uint8 RGB [H, W, 3], or the path of an image file.
+      image: [H, W, C] of `pixels` (uint8 RGB, if nothing else was trained), or
+        the path of an image file.
 
     Returns:
       uint8 [H, W], the class id of each pixel.
@@ -93,10 +109,12 @@ class Segmenter:
       ValueError: the file is no readable image, or the array is none.
     """
     if not isinstance(image, np.ndarray):
-      image = read_image(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+      image = read_image(image, self.pixels)
+    channels, dtype = self.pixels.channels, self.pixels.dtype
+    if image.dtype != dtype or image.ndim != 3 or image.shape[2] != channels:
       raise ValueError(
-        f'an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}'
+        f'an image is {dtype} [H, W, {channels}], not {image.dtype} '
+        f'{list(image.shape)}'
       )
     return self.segment([image])[0]
 
@@ -116,6 +134,7 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
   return Segmenter(
     tuple(loaded.info.class_names),
     tuple(loaded.info.palette),
+    bands.of(loaded.config.data),
     lambda images: inference.segment(predictor, images, loaded.config.eval),
   )
 
@@ -138,18 +157,20 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
   return Segmenter(
     tuple(file.card['classes']),
     tuple(tuple(color) for color in file.card['palette']),
+    file.pixels,
     segment,
   )
 
 
 def find_images(
-  images: pathlib.Path, output: pathlib.Path
+  images: pathlib.Path, output: pathlib.Path, pixels: bands.Pixels
 ) -> dict[pathlib.Path, str]:
   """Returns the name of the results by image file, in order.
 
   Args:
     images: a file, or a folder with subfolders.
     output: where results go; left out if it is within the folder.
+    pixels: what images are made of.
 
   Raises:
     ValueError: there is no such file or no image in the folder.
@@ -158,19 +179,20 @@ def find_images(
     return {images: images.stem}
   if not images.is_dir():
     raise ValueError(f'--images={images}: there is no such file or folder')
+  rgb = pixels == bands.RGB
+  suffixes = data_info.IMAGE_SUFFIXES if rgb else bands.SUFFIXES
   out = output.resolve()
   files = sorted(
     path
     for path in images.rglob('*')
-    if path.suffix.lower() in data_info.IMAGE_SUFFIXES
+    if path.suffix.lower() in suffixes
     and path.is_file()
     and not path.name.startswith('.')
     and out not in path.resolve().parents
   )
   if not files:
     raise ValueError(
-      f'--images={images}: no image in this folder '
-      f'({", ".join(data_info.IMAGE_SUFFIXES)})'
+      f'--images={images}: no image in this folder ({", ".join(suffixes)})'
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {
@@ -203,14 +225,14 @@ def run(
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
   output = pathlib.Path(output)
-  names = find_images(pathlib.Path(images), output)
+  names = find_images(pathlib.Path(images), output, segmenter.pixels)
   every = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
   present: set[int] = set()
   tracked = inference.track(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
     try:
-      image = read_image(path)
+      image = read_image(path, segmenter.pixels)
     except ValueError as error:
       failures.append(str(error))
       continue
@@ -220,7 +242,7 @@ def run(
     visualize.save(drawn, output / 'overlays' / f'{name}.jpg')
     if i % every == 0:
       present.update(np.unique(ids).tolist())
-      pair = np.concatenate([image, drawn], axis=1)
+      pair = np.concatenate([visualize.picture(image), drawn], axis=1)
       pictures.append((name, visualize.thumbnail(pair, _CELL)))
   if pictures:
     visualize.save(

@@ -1,7 +1,8 @@
 """Predictors: one way to ask any model, whatever it runs on.
 
-A predictor is called with images `[B, H, W, 3]`, uint8 or float32 RGB in
-0..255, and returns what its `output` says:
+A predictor is called with images `[B, H, W, C]`, integers or float32, that are
+not normalised (RGB in 0..255, or other channels and 0..65535, as the model was
+trained), and returns what its `output` says:
 
     'logits'   float32 [B, H, W, K]
     'softmax'  float32 [B, H, W, K], probabilities
@@ -47,10 +48,10 @@ class Predictor(Protocol):
 
   @property
   def mean(self) -> tuple[float, ...]:
-    """RGB in 0..255, what to fill up an image with."""
+    """A value a channel, what to fill up an image with."""
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3] to `output`."""
+    """Maps [B, H, W, C] to `output`."""
 
   def with_output(self, output: str) -> 'Predictor':
     """Returns the same model with another output; ValueError if it cannot."""
@@ -58,13 +59,19 @@ class Predictor(Protocol):
 
 def softmax(logits: np.ndarray) -> np.ndarray:
   """Returns float32 probabilities over the last axis."""
-  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-  return powers / powers.sum(axis=-1, keepdims=True)
+  powers = logits - logits.max(axis=-1, keepdims=True)
+  np.exp(powers, out=powers)
+  powers /= powers.sum(axis=-1, keepdims=True)
+  return powers
 
 
 def to_ids(scores: np.ndarray) -> np.ndarray:
   """Returns uint8 [..., H, W] of logits or probabilities [..., H, W, K]."""
-  return scores.argmax(axis=-1).astype(np.uint8)
+  ids = np.empty(scores.shape[:-1], np.uint8)
+  # Row by row: whole, an aerial image's would be eight bytes a pixel first.
+  for place, row in zip(ids, scores, strict=True):
+    place[...] = row.argmax(axis=-1)
+  return ids
 
 
 def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -145,7 +152,7 @@ class FlaxPredictor:
       model: `model.apply(variables, images)` returns an object whose `logits`
         are float32 [B, H, W, K].
       variables: {'params', 'batch_stats'}.
-      mean: RGB in 0..255 that the images are normalised with.
+      mean: a value a channel that the images are normalised with.
       std: likewise.
       output: see the module.
     """
@@ -174,7 +181,7 @@ class FlaxPredictor:
     return self._like(variables, self.output)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3], uint8 or float32 in 0..255, to `output`."""
+    """Maps [B, H, W, C], integers or float32, to `output`."""
     if self.output not in self._compiled:
       self._compiled[self.output] = parallel.map_predict(
         _computation(self.model, self.mean, self.std, self.output)
@@ -219,7 +226,7 @@ class Resized:
     return Resized(self.predictor.with_output(output), self.input_size)
 
   def shrink(self, image: np.ndarray) -> np.ndarray:
-    """Returns an image [H, W, 3] as float32 at the model's size."""
+    """Returns an image [H, W, C] as float32 at the model's size."""
     return resize_bilinear(image, self.input_size)
 
   def restore(self, output: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -228,7 +235,7 @@ class Resized:
     return resize(output, size)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3] to `output` at H x W."""
+    """Maps [B, H, W, C] to `output` at H x W."""
     outputs = self.predictor(np.stack([self.shrink(x) for x in images]))
     return np.stack([self.restore(x, images.shape[1:3]) for x in outputs])
 

@@ -1,6 +1,7 @@
 """The training step: pure, and aware of devices by an axis name alone."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -28,6 +29,8 @@ class TrainState:
     nonfinite_step: the first step whose loss, gradients or update were not
       finite, int32; -1 while there is none. Kept on the device, so that
       nobody waits for every step to hear of it.
+    rate_scale: factor on the updates, float32, where evaluations lower the
+      rate; else None. It is not in checkpoints: `monitor.Notes` have it.
   """
 
   step: Array
@@ -36,6 +39,7 @@ class TrainState:
   opt_state: PyTree
   ema: PyTree
   nonfinite_step: Array
+  rate_scale: Array | None = None
 
   @property
   def variables(self) -> PyTree:
@@ -52,12 +56,21 @@ def init_state(
   model: Any,
   optimizer: optax.GradientTransformation,
   *,
+  channels: int,
   seed: int,
   ema: bool,
 ) -> TrainState:
-  """Initialises parameters and optimiser; no memory of the images' size."""
+  """Initialises parameters and optimiser; no memory of the images' size.
+
+  Args:
+    model: a `Segmenter`.
+    optimizer: the run's.
+    channels: of the images.
+    seed: of the parameters.
+    ema: whether the state has a moving average.
+  """
   variables = jax.jit(model.init)(
-    jax.random.key(seed), jnp.zeros((1, 65, 65, 3), jnp.float32)
+    jax.random.key(seed), jnp.zeros((1, 65, 65, channels), jnp.float32)
   )
   variables = {
     'params': variables['params'],
@@ -127,19 +140,20 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
   """One update from one device's share of the global batch.
 
-  The loss of a pixel is divided by the normaliser of the whole global batch,
-  and gradients are summed over devices and accumulation steps: how the batch
-  is cut changes nothing but rounding (and, under accumulation, the batch that
-  BatchNorm sees).
+  The loss is the whole global batch's, and gradients are summed over devices
+  and accumulation steps: how the batch is cut changes nothing but rounding
+  (and, under accumulation, the batch that BatchNorm sees). A loss whose parts
+  need to know each other's outputs (hard pixels, overlaps of regions) costs a
+  second forward pass under accumulation, and the memory of all outputs.
 
   Args:
     state: the state before.
-    batch: 'image' [b, H, W, 3] float32 normalised, 'label' [b, H, W] integer
+    batch: 'image' [b, H, W, C] float32 normalised, 'label' [b, H, W] integer
       train ids, 'index' [b] uint32 global example indices.
     model: a `Segmenter` built with the same `axis_name`.
     optimizer: its transformation.
     loss: the loss.
-    seed: of dropout.
+    seed: of dropout, and of the steps that class weights hold in.
     accumulate_steps: the share is worked off in so many equal parts.
     ema_decay: of the moving average, where the state has one.
     axis_name: pmap axis, or None on one device without pmap.
@@ -157,10 +171,10 @@ def train_step(
       f'accumulate_steps={accumulate_steps} does not divide the {local} '
       'images of each device'
     )
-  count = _sum_over(axis_name, loss.count(batch['label']))
-  count = jnp.where(count > 0, count, 1.0)
+  weighted = loss.weighted(seed, state.step)
+  count = loss.count(batch['label'], axis_name, weighted)
 
-  def loss_fn(params, batch_stats, part):
+  def forward(params, batch_stats, part):
     output, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       part['image'],
@@ -168,8 +182,25 @@ def train_step(
       dropout_keys=dropout_keys(seed, part['index']),
       mutable=['batch_stats'],
     )
-    total, main = loss.sum(output.logits, output.auxiliary, part['label'])
-    return total / count, (main / count, updates.get('batch_stats', {}))
+    return (output.logits, output.auxiliary), updates.get('batch_stats', {})
+
+  def loss_of(outputs, labels):
+    logits, auxiliary = outputs
+    return loss.share(logits, auxiliary, labels, count, axis_name, weighted)
+
+  def loss_fn(params, batch_stats, part):
+    outputs, batch_stats = forward(params, batch_stats, part)
+    if 'slope' in part:
+      total = sum(
+        jnp.vdot(slope, output)
+        for slope, output in zip(
+          jax.tree.leaves(part['slope']), jax.tree.leaves(outputs), strict=True
+        )
+      )
+      main = total
+    else:
+      total, main = loss_of(outputs, part['label'])
+    return total, (main, batch_stats)
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   if accumulate_steps == 1:
@@ -177,9 +208,22 @@ def train_step(
       state.params, state.batch_stats, batch
     )
   else:
-    parts = jax.tree.map(
-      lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch
+    cut = functools.partial(
+      jax.tree.map, lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:])
     )
+    parts = cut(batch)
+    whole = None
+    if not loss.separable:
+      # The slope of the loss in every output, of all parts together; each part
+      # then carries its own on to the parameters.
+      outputs = jax.lax.map(
+        lambda part: forward(state.params, state.batch_stats, part)[0], parts
+      )
+      outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+      whole, slope = jax.value_and_grad(loss_of, has_aux=True)(
+        outputs, batch['label']
+      )
+      parts['slope'] = cut(slope)
 
     def accumulate(carry, part):
       total, main, batch_stats, grads = carry
@@ -192,9 +236,12 @@ def train_step(
     (total, main, batch_stats, grads), _ = jax.lax.scan(
       accumulate, start, parts
     )
+    total, main = whole or (total, main)
 
   total, main, grads = _sum_over(axis_name, (total, main, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  if state.rate_scale is not None:
+    updates = jax.tree.map(lambda x: x * state.rate_scale, updates)
   params = optax.apply_updates(state.params, updates)
 
   metrics = {
@@ -219,7 +266,8 @@ def train_step(
       {'params': params, 'batch_stats': batch_stats},
     )
   return (
-    TrainState(
+    dataclasses.replace(
+      state,
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,

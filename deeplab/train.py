@@ -3,28 +3,35 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax
 
 from deeplab import checkpoints
+from deeplab import class_weights
 from deeplab import evaluate
 from deeplab import logbook
 from deeplab import losses
+from deeplab import metrics
+from deeplab import monitor
 from deeplab import optimizers
 from deeplab import parallel
 from deeplab import predictors
 from deeplab import steps
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
@@ -77,51 +84,6 @@ def total_steps(config: ConfigDict, examples: int) -> int:
   return total
 
 
-def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
-  """Returns the config with the class weights that `loss.balance` asks for.
-
-  Two decimals; a class without a pixel gets 0.
-
-  Raises:
-    ValueError: both weights and balance are given.
-  """
-  power = config.loss.balance
-  if not power:
-    return config
-  if config.loss.class_weights:
-    raise ValueError(
-      f'loss.balance={power} makes class weights, and loss.class_weights gives '
-      'some already: set one of the two'
-    )
-  shares = pipeline.class_shares(config, info)
-  weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0)
-  weights = np.round(weights / (weights * shares).sum(), 2)
-  balanced = ConfigDict(config)
-  with balanced.unlocked():
-    balanced.loss.class_weights = tuple(weights.tolist())
-  return balanced
-
-
-def build_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
-  """Builds the loss from the config's `loss` section.
-
-  Raises:
-    ValueError: the number of class weights is not the number of classes.
-  """
-  weights = tuple(config.loss.class_weights)
-  if weights and len(weights) != num_classes:
-    raise ValueError(
-      f'loss.class_weights has {len(weights)} weights for {num_classes} '
-      'classes; give one a class, or () for none'
-    )
-  return losses.Loss(
-    ignore=data_info.IGNORE,
-    normalizer=config.loss.normalizer,
-    class_weights=weights,
-    auxiliary_weight=config.loss.auxiliary_weight,
-  )
-
-
 def build_step(
   config: ConfigDict, num_classes: int, total: int, axis_name: str | None
 ) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
@@ -142,14 +104,17 @@ def build_step(
     config.model, num_classes, axis_name=axis_name, **parallel.kernels()
   )
   rate = optimizers.schedule(
-    config.schedule, config.optimizer.learning_rate, total
+    config.schedule,
+    config.optimizer.learning_rate,
+    total,
+    optimizers.warmup_steps(config, total),
   )
   optimizer = optimizers.build(config.optimizer, rate)
   step = functools.partial(
     steps.train_step,
     model=model,
     optimizer=optimizer,
-    loss=build_loss(config, num_classes),
+    loss=losses.build(config.loss, num_classes, data_info.IGNORE),
     seed=config.seed,
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
@@ -222,7 +187,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   config = pipeline.resolve(config)
   pipeline.prepare(config, (config.data.train_split, config.data.eval_split))
   info = catalog.info_for(config.data)
-  config = balance(config, info)
+  config = class_weights.balance(config, info)
+  monitor.check(
+    config, metrics.names(info.class_names, info.unscored, config.eval.loss)
+  )
   examples = pipeline.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size
@@ -233,7 +201,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, info.num_classes, total, parallel.AXIS
   )
   state = steps.init_state(
-    model, optimizer, seed=config.seed, ema=config.ema_decay > 0
+    model,
+    optimizer,
+    channels=bands.of(config.data).channels,
+    seed=config.seed,
+    ema=config.ema_decay > 0,
   )
   logging.info(
     '%s: %d classes, %d training images, %d steps of %d images, '
@@ -274,11 +246,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     keep_latest=config.checkpoint.keep_latest,
     keep_best=config.checkpoint.keep_best,
   )
+  notes = monitor.Notes()
   restored = saved.restore(state)
   if restored is not None:
     state = restored
+    notes = monitor.Notes.from_dict(saved.notes())
     logging.info('Going on from step %d of %s', int(state.step), workdir)
   start = int(state.step)
+  if monitor.lowers_rate(config):
+    state = dataclasses.replace(state, rate_scale=jnp.float32(notes.rate_scale))
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
   predictor = predictors.FlaxPredictor(
@@ -313,37 +289,51 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   # Step after step.
   progress = logbook.Progress(start, total, config.batch_size)
   result = None
+  began = time.monotonic() - notes.seconds
+  # A run that had ended early takes no further step.
+  todo = () if monitor.over(notes, config) else range(start + 1, total + 1)
   with _Stop() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
     for close in (saved.close, batches.close, progress.close):
       cleanup.callback(close)
     if record:
       cleanup.callback(record.close)
-    for step in range(start + 1, total + 1):
-      state, metrics = train_step(state, parallel.split(next(batches)))
+    for step in todo:
+      state, measured = train_step(
+        state, parallel.split(progress.fetch(batches))
+      )
       progress.update(step)
       last = step == total
       reports = step % config.log_every_steps == 0 or last
       if reports:
         _check_finite(state, workdir)
-        now = {k: float(v[0]) for k, v in metrics.items()}
-        now['learning_rate'] = float(rate(step - 1))
+        now = {k: float(v[0]) for k, v in measured.items()}
+        now['learning_rate'] = float(rate(step - 1)) * notes.rate_scale
         now |= progress.report(step, now)
         if record:
           record.scalars(step, 'train', now)
+        notes = monitor.clocked(
+          notes, time.monotonic() - began, config, parallel.any_host
+        )
+        last |= monitor.out_of_time(notes, config)
       evaluated = step % evaluate_every == 0 or last
       if evaluated:
         progress.pause()
         _check_finite(state, workdir)
         try:
           # Several hosts count together, and finish what they began; the last
-          # evaluation belongs to the run's result.
-          leave = hosts == 1 and not last
+          # evaluation belongs to the run's result, and one that decides on
+          # what follows is not left out.
+          leave = hosts == 1 and not last and not monitor.listens(config)
           result = score(state, stop.watch) if leave else score(state)
         except _Told:
           evaluated = False
         else:
           logging.info('step %d: %s', step, evaluate.summary(result))
+          notes = monitor.evaluated(notes, result.metrics, config)
+          if monitor.lowers_rate(config):
+            scale = parallel.replicate(jnp.float32(notes.rate_scale))
+            state = dataclasses.replace(state, rate_scale=scale)
           if record:
             record.scalars(step, config.data.eval_split, result.metrics)
             record.images(step, 'samples', _pictures(result, info))
@@ -358,7 +348,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       if evaluated or due or stopped:
         _check_finite(state, workdir)
         miou = result.metrics['miou'] if evaluated and result else None
-        saved.save(state, step, miou)
+        saved.save(state, step, miou, notes.to_dict())
       if stopped:
         logging.info(
           'SIGTERM: saved step %d; the same command with --workdir=%s goes on',
@@ -366,12 +356,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           workdir,
         )
         break
+      if monitor.over(notes, config):
+        logging.info('Ends early, at step %d: %s', step, notes)
+        break
 
   # The end.
-  if int(state.step) < total:
+  if int(state.step) < total and not monitor.over(notes, config):
     return {}
   if result is None:
-    logging.info('%s had already reached its last step, %d', workdir, total)
+    logging.info('%s had already reached its last step, %d', workdir, start)
     result = score(state)
   if host == 0:
     evaluate.write(result, os.path.join(workdir, 'eval', 'last'), info)

@@ -42,6 +42,25 @@ def colorize(ids: np.ndarray, palette: Palette) -> np.ndarray:
   return color_table(palette)[np.asarray(ids, np.uint8)]
 
 
+def picture(image: np.ndarray) -> np.ndarray:
+  """Returns an image of any number of channels as one to look at, [H, W, 3].
+
+  It shows the first three channels, or the first alone as grey where there are
+  fewer. 16 bits are seldom all used: the darkest and the brightest percent of
+  the values become black and white, by one scale for all channels.
+
+  Args:
+    image: uint8 or uint16 [H, W, C].
+  """
+  image = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, 2)
+  if image.dtype == np.uint8:
+    return image
+  step = max(1, min(image.shape[:2]) // 256)  # enough to tell percents
+  low, high = np.percentile(image[::step, ::step], (1, 99))
+  scaled = (image - np.float32(low)) * np.float32(255 / max(1, high - low))
+  return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
 def overlay(
   image: np.ndarray, ids: np.ndarray, palette: Palette, opacity: float
 ) -> np.ndarray:
@@ -50,14 +69,14 @@ def overlay(
   Over its colours, a red car on blue road could be any class.
 
   Args:
-    image: uint8 [H, W, 3].
+    image: uint8 or uint16 [H, W, C]; see `picture`.
     ids: uint8 [H, W]; ignored pixels (255) show the photograph.
     palette: a colour a class.
     opacity: 0 (grey tones) to 1 (colours).
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
-  ids = np.asarray(ids, np.uint8)
+  ids, image = np.asarray(ids, np.uint8), picture(image)
   grey = cv2.cvtColor(
     cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
   )
@@ -70,11 +89,18 @@ def overlay(
 def side_by_side(
   image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: Palette
 ) -> np.ndarray:
-  """Returns photograph, label and prediction in one row, [H, 3 W + 8, 3]."""
+  """Returns photograph, label and prediction in one row, [H, 3 W + 8, 3].
+
+  Args:
+    image: uint8 or uint16 [H, W, C]; see `picture`.
+    label: ids [H, W].
+    prediction: likewise.
+    palette: a colour a class.
+  """
   gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
   return np.concatenate(
     [
-      np.asarray(image, np.uint8),
+      picture(image),
       gap,
       colorize(label, palette),
       gap,

@@ -21,10 +21,11 @@ from deeplab.data import info as data_info
 
 PyTree = Any
 
-# Fields that change how a run is carried out, not what it computes: a run may
-# be resumed with others.
+# Fields that change how a run is carried out, not what it computes, or when it
+# ends: a run may be resumed with others.
 _FREE = (
   'log_every_steps',
+  'max_minutes',
   'checkpoint.',
   'data.data_dir',
   'data.root',

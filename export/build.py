@@ -5,6 +5,7 @@ down. The result appears under its name only when all of it is there.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 from importlib import metadata
@@ -67,11 +68,10 @@ def _tflite_facts(data: bytes) -> dict[str, Any]:
 
 
 def _saved_model_facts(
-  compute: saved_model.Function, request: request_lib.Request, macs: int
+  compute: saved_model.Function, shape: Sequence[int], macs: int
 ) -> dict[str, Any]:
   """Returns the same of a SavedModel, whose memory XLA plans when it runs."""
-  size = request.input_size
-  image = jax.ShapeDtypeStruct((1, *size, 3), 'float32')
+  image = jax.ShapeDtypeStruct((1, *shape), 'float32')
   result = jax.eval_shape(compute, image)
   end = lambda x: {
     'dtype': str(x.dtype),
@@ -79,7 +79,7 @@ def _saved_model_facts(
     'quantization': None,
   }
   return {
-    **saved_model.describe(compute, size),
+    **saved_model.describe(compute, shape),
     'peak_activation_bytes': None,
     'activation_lower_bound_bytes': None,
     'unpacked_weight_bytes': 0,
@@ -126,6 +126,12 @@ def _notes(
       f'int8 ranges are the extremes over {images}; weights are quantised per '
       'channel.'
     )
+    if source.pixels.depth > 8:
+      notes.append(
+        'The images have 16 bits and the int8 file reads 8 of them: its input '
+        'has 256 levels over the whole range, 0..65535. Images that fill a '
+        'part of it keep as much less: stretch them, for training too.'
+      )
   if source.config.model.dtype != 'float32':
     notes.append(
       f'The run computed in {source.config.model.dtype}; all rows here compute '
@@ -186,10 +192,12 @@ def _fill(
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
+  shape = *size, source.pixels.channels
   traced = profile.profile(
     source_lib.model(source, depthwise='conv', pointwise='conv'),
     source.info.num_classes,
     size,
+    channels=source.pixels.channels,
   )
   compute = saved_model.function(
     source_lib.model(source, depthwise='conv', pointwise='conv'),
@@ -229,15 +237,15 @@ def _fill(
   }
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
-  saved_model.write(compute, size, saved)
+  saved_model.write(compute, shape, saved)
   for kind in request.formats:
     logging.info('Writing %s', kind)
     start = time.monotonic()
     if kind == 'saved_model':
-      file, facts = kind, _saved_model_facts(compute, request, traced.macs)
+      file, facts = kind, _saved_model_facts(compute, shape, traced.macs)
     else:
       file = f'{kind}.tflite'
-      samples = _samples(calibrate, request, data) if kind == 'int8' else ()
+      samples = _samples(calibrate, request, source) if kind == 'int8' else ()
       content = tflite.convert(saved, kind, request, samples)
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
@@ -272,15 +280,18 @@ def _fill(
 
 
 def _samples(
-  images: list[np.ndarray], request: request_lib.Request, data: Any
+  images: list[np.ndarray],
+  request: request_lib.Request,
+  source: source_lib.Source,
 ) -> Iterator[np.ndarray]:
   """Yields what the calibration of int8 runs."""
   yield from calibration.samples(
     inference.track(images, len(images), 'calibrate'),
     request.input_size,
     request.normalization_in_graph,
-    data.mean,
-    data.std,
+    source.config.data.mean,
+    source.config.data.std,
+    source.pixels.highest,
   )
 
 

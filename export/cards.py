@@ -51,9 +51,9 @@ def card(
     facts: holds `input` and `output`, as `end` returns them.
   """
   info, data = source.info, source.config.data
-  wants = 'RGB in 0..255'
+  wants = str(source.pixels)
   if not request.normalization_in_graph:
-    wants = '(RGB in 0..255 - mean) / std'
+    wants = f'({wants} - mean) / std'
   if facts['input']['quantization'] is not None:
     wants += ', quantised: round(value / scale) + zero_point'
   return {
@@ -65,7 +65,9 @@ def card(
     'palette': [list(color) for color in info.palette],
     'labels': LABELS,
     'input_size': list(request.input_size),
-    'value_range': [0, 255],
+    'channels': source.pixels.channels,
+    'depth': source.pixels.depth,
+    'value_range': [0, source.pixels.highest],
     'mean': [float(x) for x in data.mean],
     'std': [float(x) for x in data.std],
     'normalization_in_graph': request.normalization_in_graph,

@@ -76,8 +76,9 @@ _NORMALIZATION = flags.DEFINE_enum(
   'normalization',
   'graph',
   ['graph', 'caller'],
-  'graph: the files take RGB in 0..255 and normalise it; caller: they take '
-  '(RGB - mean) / std. The int8 file then takes that quantised.',
+  'graph: the files take images as they are (RGB in 0..255) and normalise '
+  'them; caller: they take (image - mean) / std. The int8 file then takes that '
+  'quantised.',
 )
 _INPUT_TYPE = flags.DEFINE_string(
   'input_type',

@@ -12,7 +12,7 @@ Parity = dict[str, float | int | None]
 def outputs(
   predictor: predictors.Predictor, images: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-  """Returns the predictor's output of each image [H, W, 3], one at a time."""
+  """Returns the predictor's output of each image [H, W, C], one at a time."""
   return [predictor(image[None])[0] for image in images]
 
 

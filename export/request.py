@@ -16,8 +16,8 @@ class Request:
   Attributes:
     formats: of `FORMATS`.
     input_size: (H, W), static.
-    normalization_in_graph: the files take RGB in 0..255; otherwise they take
-      (RGB - mean) / std.
+    normalization_in_graph: the files take images as they are, RGB in 0..255
+      for one; otherwise they take (image - mean) / std.
     input_type: dtype of the int8 file's input. Other formats take float32.
     output: of `OUTPUTS`.
     output_type: dtype of the output: of every format for 'argmax', of the int8

@@ -53,7 +53,7 @@ def function(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> Function:
-  """Returns what the files compute: [1, H, W, 3] float32 to the output.
+  """Returns what the files compute: [1, H, W, C] float32 to the output.
 
   The weights are constants in it. The output is float32 [1, H, W, K], or class
   ids [1, H, W] in `request.output_type`.
@@ -62,7 +62,7 @@ def function(
     model: built with depthwise and pointwise 'conv', computing in float32.
     variables: {'params', 'batch_stats'}.
     request: the export.
-    mean: RGB in 0..255.
+    mean: a value a channel.
     std: likewise.
   """
   variables = jax.tree.map(np.asarray, variables)
@@ -81,14 +81,14 @@ def function(
   return compute
 
 
-def write(compute: Function, size: Sequence[int], path: str) -> None:
+def write(compute: Function, shape: Sequence[int], path: str) -> None:
   """Writes a SavedModel with the one signature 'serving_default'.
 
-  It maps `image` [1, H, W, 3] float32 to `output`, and runs on CPUs.
+  It maps `image` [1, H, W, C] float32 to `output`, and runs on CPUs.
 
   Args:
     compute: see `function`.
-    size: (H, W).
+    shape: (H, W, C).
     path: the folder to write.
   """
   converted = jax2tf.convert(
@@ -97,7 +97,7 @@ def write(compute: Function, size: Sequence[int], path: str) -> None:
   serve = tf.function(
     lambda image: {'output': converted(image)},
     autograph=False,
-    input_signature=[tf.TensorSpec((1, *size, 3), tf.float32, name='image')],
+    input_signature=[tf.TensorSpec((1, *shape), tf.float32, name='image')],
   )
   with quiet():
     # Not an attribute of the module: it would be stored a second time.
@@ -116,17 +116,21 @@ def _operations(block):
         yield from _operations(inner)
 
 
-def describe(compute: Function, size: Sequence[int]) -> dict[str, Any]:
+def describe(compute: Function, shape: Sequence[int]) -> dict[str, Any]:
   """Counts the StableHLO operations of the function in the SavedModel.
 
   Composites are counted as one operation of their own name; what they expand
   to is not.
 
+  Args:
+    compute: see `function`.
+    shape: (H, W, C).
+
   Returns:
     `operators` (name -> count), `operator_dtypes` (name -> dtype -> count) and
     `weight_bytes`, the bytes of all constants.
   """
-  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   module: Any = jax.jit(compute).lower(image).compiler_ir('stablehlo')
   functions = {
     str(f.operation.attributes['sym_name']).strip('"'): f
@@ -190,7 +194,7 @@ class SavedModelPredictor:
     return self
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3] in 0..255 to `output`."""
+    """Maps [B, H, W, C] to `output`."""
     images = np.asarray(images, np.float32)
     if not self._request.normalization_in_graph:
       mean = np.asarray(self.mean, np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 
 from deeplab import predictors
 from deeplab import workdir as workdir_lib
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
@@ -40,6 +41,11 @@ class Source:
   variables: PyTree
   step: int | None
   workdir: str | None
+
+  @property
+  def pixels(self) -> bands.Pixels:
+    """Channels and depth of the images."""
+    return bands.of(self.config.data)
 
   @property
   def trained(self) -> bool:
@@ -89,9 +95,9 @@ def untrained(config: ConfigDict) -> Source:
   model = registry.build(
     float32(config), info.num_classes, depthwise='conv', pointwise='conv'
   )
+  shape = 1, *config.eval.static_size, bands.of(config.data).channels
   variables = jax.jit(model.init)(
-    jax.random.key(config.seed),
-    jnp.zeros((1, *config.eval.static_size, 3), jnp.float32),
+    jax.random.key(config.seed), jnp.zeros(shape, jnp.float32)
   )
   return Source(config, info, variables, None, None)
 
@@ -111,7 +117,7 @@ def calibration_images(
   They come at `size`, so that a few hundred photographs fit into memory.
   """
   if not source.trained:
-    return calibration.synthetic(count, size, source.config.seed)
+    return calibration.synthetic(count, size, source.config.seed, source.pixels)
   images = pipeline.calibration_images(source.config, source.info, count)
   return [predictors.resize_bilinear(image, size) for image in images]
 
@@ -130,5 +136,7 @@ def parity_images(
   """Returns the first validation images if `real`, or drawn ones."""
   if not real:
     # Others than those of the calibration.
-    return calibration.synthetic(count, size, source.config.seed + 1)
+    return calibration.synthetic(
+      count, size, source.config.seed + 1, source.pixels
+    )
   return [x['image'] for x in eval_examples(source, count)]

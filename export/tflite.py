@@ -40,7 +40,7 @@ def convert(
     path: the SavedModel's folder.
     kind: of `KINDS`.
     request: the export.
-    samples: float32 [1, H, W, 3] each; for int8 alone.
+    samples: float32 [1, H, W, C] each; for int8 alone.
 
   Returns:
     The bytes of the file.

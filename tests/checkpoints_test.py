@@ -12,7 +12,9 @@ from tests import helpers
 
 
 def _state(value, *, ema=False):
-  state = steps.init_state(helpers.TinyNet(), optax.sgd(0.1), seed=0, ema=ema)
+  state = steps.init_state(
+    helpers.TinyNet(), optax.sgd(0.1), channels=3, seed=0, ema=ema
+  )
   fill = lambda tree, number: jax.tree.map(
     lambda x: jnp.full_like(x, number), tree
   )
@@ -79,3 +81,19 @@ def test_another_models_checkpoint_is_refused(tmp_path):
   with pytest.raises(ValueError, match='does not fit the configured model'):
     saved.restore(other)
   saved.close()
+
+
+def test_notes_are_those_of_the_newest_state(tmp_path):
+  fields = {'keep_latest': 2, 'keep_best': 1}
+  saved = checkpoints.Checkpoints(str(tmp_path / 'c'), **fields)
+  assert saved.notes() == {}
+  notes = {'seconds': 12.5, 'plateau': {'best': None, 'stale': 3}}
+  saved.save(_state(1), 1, 0.5, {'seconds': 1.0})
+  saved.save(_state(2), 2, None, notes)
+  saved.close()
+  again = checkpoints.Checkpoints(str(tmp_path / 'c'), **fields)
+  assert again.notes() == notes
+  again.save(_state(3), 3)
+  again.wait()
+  assert again.notes() == {}
+  again.close()

@@ -1,5 +1,6 @@
 """The evaluator: every pixel once, exact counts, strict files."""
 
+import dataclasses
 import json
 import math
 
@@ -56,6 +57,27 @@ def test_every_pixel_counts_once(changes):
   assert math.isnan(result.metrics['iou/never'])
   assert 0.5 < result.metrics['miou'] < 1
   assert 0 < result.metrics['boundary_iou'] < 1
+  # Images have 0.8 to 0.9 right; each counts once, not each pixel.
+  assert 0.5 < result.metrics['image_iou'] < 1
+  assert result.metrics['image_iou'] != result.metrics['miou']
+
+
+def test_a_second_mean_leaves_out_what_the_data_set_says():
+  info = dataclasses.replace(INFO, unscored=('blue', 'never'))
+  items = list(examples())
+  result = evaluate.evaluate(
+    inference_test.Fake(inference_test.channels),
+    items,
+    info,
+    inference_test.eval_config(),
+  )
+  matrix = by_hand(items)[:2]
+  ious = [
+    matrix[k, k] / (matrix[k].sum() + matrix[:, k].sum() - matrix[k, k])
+    for k in range(2)
+  ]
+  assert result.metrics['miou_scored'] == pytest.approx(np.mean(ious))
+  assert result.metrics['miou_scored'] > result.metrics['miou']
 
 
 def test_hosts_add_up_exactly():
@@ -107,6 +129,59 @@ def test_static_size_is_scored_at_the_labels_resolution():
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
     assert fake.seen[-1] == (1, 8, 8, 3)
+    fake = inference_test.Fake(inference_test.channels, output)
+    own = inference_test.eval_config(mode='static', static_size=(8, 8))
+    result = evaluate.evaluate(fake, [item], INFO, own)
+    assert result.confusion.sum() == 30 * 42
+    assert result.metrics['miou'] == 1.0
+    assert fake.seen[-1] == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'size'),
+  [
+    ({'mode': 'static', 'static_size': (8, 12)}, (8, 12)),
+    ({'fit': (64, 15)}, (15, 21)),
+    ({}, (30, 42)),
+  ],
+)
+def test_labels_may_be_resized_along(changes, size):
+  image = np.zeros((30, 42, 3), np.uint8)
+  image[:, :21, 0] = image[:, 21:, 2] = 99
+  label = image.argmax(-1).astype(np.uint8)
+  fake = inference_test.Fake(inference_test.channels)
+  result = evaluate.evaluate(
+    fake,
+    [{'image': image, 'label': label, 'name': 'halves'}],
+    INFO,
+    inference_test.eval_config(resize_labels=True, pad_multiple=1, **changes),
+    keep_samples=1,
+  )
+  assert fake.seen == [(1, *size, 3)]
+  assert result.confusion.sum() == size[0] * size[1]
+  assert result.samples[0].label.shape == size
+  assert result.samples[0].image.dtype == np.uint8
+  assert result.metrics['miou'] > 0.9
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'mode': 'slide'}, {'flip': True}, {'mode': 'static'}],
+)
+def test_the_loss_is_that_of_the_probabilities(changes):
+  # The true class has the logit 2, the others 0: log(1 + 2 exp(-2)).
+  image = np.zeros((16, 16, 3), np.uint8)
+  image[:, :8, 0] = image[:, 8:, 1] = 2
+  label = image.argmax(-1).astype(np.uint8)
+  label[0] = 255
+  result = evaluate.evaluate(
+    inference_test.Fake(inference_test.channels),
+    [{'image': image, 'label': label, 'name': 'a'}],
+    INFO,
+    inference_test.eval_config(loss=True, **changes),
+  )
+  assert result.metrics['loss'] == pytest.approx(0.2395448, abs=1e-5)
+  assert result.metrics['miou'] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -242,9 +317,11 @@ def test_a_file_of_other_classes_is_refused(monkeypatch, tmp_path):
 def test_another_configs_data_keeps_the_normalisation():
   run, other = common.base(), common.base()
   other.data.mean, other.data.eval_split = (1.0, 2.0, 3.0), 'test'
+  other.data.depth = 16
   other.eval.flip = True
   both = evaluate._with_data_of(run.lock(), other.lock())
   assert both.data.mean == (123.675, 116.28, 103.53)
+  assert both.data.depth == 8
   assert (both.data.eval_split, both.eval.flip) == ('test', True)
   assert (run.data.eval_split, run.eval.flip) == ('val', False)
   assert other.data.mean == (1.0, 2.0, 3.0)
@@ -253,6 +330,8 @@ def test_another_configs_data_keeps_the_normalisation():
 def test_a_file_is_scored_in_one_view():
   config = common.base().eval
   config.flip, config.mode, config.scales = True, 'slide', (0.5, 1.0)
+  config.fit = (2048, 512)
   one = evaluate.file_protocol(config)
   assert (one.flip, one.mode, one.scales) == (False, 'whole', (1.0,))
+  assert one.fit == ()
   assert config.mode == 'slide'

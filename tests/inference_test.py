@@ -2,13 +2,19 @@
 
 import io
 import logging
+import subprocess
+import sys
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from configs import shapes_mnv2
 from deeplab import inference
 from deeplab import predictors
+from deeplab.models import registry
 
 
 def eval_config(**changes):
@@ -19,6 +25,10 @@ def eval_config(**changes):
       'mode': 'whole',
       'window': (16, 16),
       'stride': (10, 10),
+      'static_size': (16, 16),
+      'fit': (),
+      'resize_labels': False,
+      'loss': False,
       'scales': (1.0,),
       'flip': False,
       'boundary_share': 0.02,
@@ -149,6 +159,97 @@ def test_overlapping_windows_are_averaged():
   np.testing.assert_array_equal(ids[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
 
 
+def blur(images):
+  """Logits that depend on a pixel's neighbours, and on where the image ends."""
+  result = []
+  for image in np.asarray(images, np.float32):
+    padded = np.pad(image, ((3, 3), (3, 3), (0, 0)))
+    shifts = [
+      padded[y : y + len(image), x : x + image.shape[1]]
+      for y in range(7)
+      for x in range(7)
+    ]
+    result.append(np.mean(shifts, 0))
+  return np.stack(result)
+
+
+@pytest.mark.parametrize('window', [(24, 40), (64, 64)])
+def test_one_window_over_an_image_is_the_whole_image_exactly(window):
+  images = random_images([(20, 31), (24, 40), (17, 34)])
+  whole = inference.whole(Fake(blur), images, eval_config())
+  config = eval_config(mode='slide', window=window, stride=(10, 10))
+  for one, other in zip(
+    inference.slide(Fake(blur), images, config), whole, strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_one_window_of_a_network_is_the_whole_image_exactly():
+  config = shapes_mnv2.get_config('smoke')
+  model = registry.build(config.model, 3, depthwise='conv', pointwise='conv')
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  predictor = predictors.FlaxPredictor(
+    model, variables, config.data.mean, config.data.std
+  )
+  images = random_images([(60, 90)])
+  section = eval_config(pad_multiple=32, window=(64, 96), stride=(32, 32))
+  (whole,) = inference.whole(predictor, images, section)
+  (one,) = inference.slide(predictor, images, section)
+  np.testing.assert_array_equal(one, whole)
+  assert np.ptp(whole) > 0
+
+
+def test_overlapping_windows_are_a_loop_over_crops():
+  (image,) = random_images([(37, 45)])
+  config = eval_config(
+    mode='slide', window=(16, 24), stride=(9, 10), pad_multiple=1, batch_size=4
+  )
+  (got,) = inference.slide(Fake(blur), [image], config)
+  total, times = np.zeros((37, 45, 3)), np.zeros((37, 45, 1))
+  for y in (0, 9, 18, 21):
+    for x in (0, 10, 20, 21):
+      total[y : y + 16, x : x + 24] += blur(
+        image[None, y : y + 16, x : x + 24]
+      )[0]
+      times[y : y + 16, x : x + 24] += 1
+  np.testing.assert_allclose(got, total / times, rtol=0, atol=1e-4)
+
+
+_TILE = """
+import resource
+import numpy as np
+from configs import potsdam_resnet
+from deeplab import inference
+from deeplab import predictors
+from deeplab.models import registry
+import jax, jax.numpy as jnp
+
+config = potsdam_resnet.get_config('smoke').unlock()
+config.eval.mode, config.eval.batch_size = 'slide', 4
+config.eval.window, config.eval.stride = (512, 512), (341, 341)
+model = registry.build(config.model, 6, depthwise='conv', pointwise='conv')
+variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+predictor = predictors.FlaxPredictor(
+  model, variables, config.data.mean, config.data.std
+)
+tile = np.random.default_rng(0).integers(0, 256, (6000, 6000, 3), np.uint8)
+(ids,) = inference.segment(predictor, [tile], config.eval)
+assert ids.shape == (6000, 6000) and len(np.unique(ids)) > 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss is in KiB there')
+def test_an_aerial_tile_takes_less_than_four_gib():
+  done = subprocess.run(
+    [sys.executable, '-c', _TILE], capture_output=True, text=True, check=True
+  )
+  peak = int(done.stdout.split()[-1]) / 2**20
+  print(f'peak {peak:.2f} GiB')
+  assert peak < 4
+
+
 def test_padding_is_the_mean_colour_and_is_cut_off():
   seen = []
 
@@ -213,6 +314,56 @@ def test_scaled_views_come_back_in_place():
   np.testing.assert_array_equal(ids[:, 20:], 2)
 
 
+@pytest.mark.parametrize(
+  ('size', 'frame', 'scale', 'expected'),
+  [
+    # Cityscapes by mmsegmentation's scales; halves are rounded up.
+    ((1024, 2048), (), 0.75, (768, 1536)),
+    ((1025, 2049), (), 0.5, (513, 1025)),
+    ((375, 500), (), 1.25, (469, 625)),
+    ((375, 500), (), 1.75, (656, 875)),
+    # ADE20K and VOC: the shorter side is 512, unless the longer one is 2048.
+    ((375, 500), (2048, 512), 1.0, (512, 683)),
+    ((500, 375), (2048, 512), 1.0, (683, 512)),
+    ((100, 1000), (2048, 512), 1.0, (205, 2048)),
+    ((375, 500), (520, 520), 1.0, (390, 520)),
+  ],
+)
+def test_view_sizes(size, frame, scale, expected):
+  assert inference.view_size(size, frame, scale) == expected
+
+
+@pytest.mark.parametrize('mode', ['whole', 'slide'])
+def test_images_are_fitted_into_a_frame_and_back(mode):
+  fake = Fake(channels)
+  image = np.zeros((12, 20, 3), np.uint8)
+  image[:, :10, 1] = image[:, 10:, 2] = 60
+  config = eval_config(fit=(80, 24), mode=mode, window=(24, 40))
+  ids = inference.segment(fake, [image], config)[0]
+  np.testing.assert_array_equal(ids[:, :10], 1)
+  np.testing.assert_array_equal(ids[:, 10:], 2)
+  assert fake.seen == [(1, 24, 40, 3)]
+
+
+def test_logits_are_resized_before_they_are_probabilities():
+  # Halfway between logits (8, 0) and (0, 1) class 0 leads; the mean of the
+  # probabilities (1, 0) and (.27, .73) says so too, but a quarter of the way
+  # from the second, (2, .75) against (.45, .55), they differ.
+  def slope(images):
+    logits = np.zeros((*images.shape[:3], 2), np.float32)
+    logits[:, :, 0, 0], logits[:, :, 1, 1] = 8.0, 1.0
+    return logits
+
+  image = np.zeros((2, 4, 3), np.uint8)
+  config = eval_config(scales=(0.5,), pad_multiple=1)
+  ids = inference.segment(Fake(slope), [image], config)[0]
+  np.testing.assert_array_equal(ids, [[0, 0, 0, 1]] * 2)
+  softmax = Fake(slope, 'softmax')
+  softmax.with_output = lambda output: softmax  # a file that has no logits
+  ids = inference.segment(softmax, [image], config)[0]
+  np.testing.assert_array_equal(ids, [[0, 0, 1, 1]] * 2)
+
+
 def test_one_scale_that_is_not_one():
   fake = Fake(channels)
   image = random_images([(16, 24)])[0]
@@ -226,6 +377,18 @@ def test_static_size_is_resized_and_batched_over_image_sizes():
   results = inference.segment(fake, random_images(SIZES), eval_config())
   assert [x.shape for x in results] == list(SIZES)
   assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
+
+
+def test_static_mode_is_what_a_file_of_that_size_does():
+  images = random_images(SIZES)
+  fake = Fake(channels)
+  got = inference.segment(fake, images, eval_config(mode='static'))
+  assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
+  file = Fake(channels, input_size=(16, 16))
+  for one, other in zip(
+    got, inference.segment(file, images, eval_config()), strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_static_size_slides_windows_of_that_size():
@@ -243,6 +406,10 @@ def test_static_size_slides_windows_of_that_size():
     ({'batch_size': 0}, 'batch_size=0'),
     ({'scales': ()}, 'scales'),
     ({'scales': (1.0, -1.0)}, 'scales'),
+    ({'fit': (512,)}, 'fit='),
+    ({'fit': (512, 0)}, 'fit='),
+    ({'mode': 'static', 'flip': True, 'scales': (0.5, 1.0)}, 'static size'),
+    ({'mode': 'static', 'fit': (64, 32)}, 'static size'),
     ({'mode': 'slide', 'stride': (10, 17)}, 'leaves gaps'),
     ({'mode': 'slide', 'stride': (0, 4)}, 'leaves gaps'),
   ],
@@ -253,7 +420,12 @@ def test_bad_config_is_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-  'changes', [{'scales': (1.0, 0.5)}, {'mode': 'slide', 'window': (8, 8)}]
+  'changes',
+  [
+    {'scales': (1.0, 0.5)},
+    {'fit': (64, 32)},
+    {'mode': 'slide', 'window': (8, 8)},
+  ],
 )
 def test_static_size_refuses_what_it_cannot_do(changes):
   fake = Fake(channels, input_size=(16, 16))

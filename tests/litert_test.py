@@ -7,6 +7,7 @@ import pytest
 
 from deeplab import litert
 from deeplab import predictors
+from deeplab.data import bands
 from tests import predictors_test
 
 
@@ -56,6 +57,7 @@ def _convert(normalized, output, input_type, output_type):
 def _write(folder, content, **changes):
   card = {
     'input_size': [8, 8],
+    'value_range': [0, 255],
     'mean': predictors_test.MEAN,
     'std': predictors_test.STD,
     'normalization_in_graph': True,
@@ -81,6 +83,7 @@ def test_tflite_float(tmp_path, float_file, resolver):
   predictor = litert.TFLitePredictor(path, resolver=resolver, num_threads=1)
   assert predictor.input_size == (8, 8)
   assert predictor.batch_size == 1
+  assert predictor.pixels == bands.RGB
   x = predictors_test.images(3, (8, 8))
   np.testing.assert_allclose(
     predictor(x), predictors_test.expected(x), atol=1e-4
@@ -135,18 +138,21 @@ def test_tflite_argmax_gives_ids_and_nothing_else(tmp_path):
 
 def test_tflite_refuses_what_does_not_fit(tmp_path, float_file):
   path = _write(tmp_path, float_file)
-  with pytest.raises(ValueError, match=r'wrap it in predictors\.Resized'):
+  with pytest.raises(ValueError, match=r'\(8, 8, 3\), not \(9, 9, 3\)'):
     litert.TFLitePredictor(path)(predictors_test.images(1, (9, 9)))
   with pytest.raises(ValueError, match="resolver='fast'"):
     litert.TFLitePredictor(path, resolver='fast')
   _write(tmp_path, float_file, input_size=[16, 16])
   with pytest.raises(ValueError, match='card is of another file'):
     litert.TFLitePredictor(path)
+  _write(tmp_path, float_file, mean=[1, 2, 3, 4], std=[1, 1, 1, 1])
+  with pytest.raises(ValueError, match=r'of \[8, 8, 3\], .* says \[8, 8, 4\]'):
+    litert.TFLitePredictor(path)
   _write(tmp_path, float_file, output='labels')
   with pytest.raises(ValueError, match="output='labels'"):
     litert.TFLitePredictor(path)
   path.with_suffix('.json').write_text('{"mean": [1, 2, 3]}')
-  with pytest.raises(ValueError, match='lacks input_size, std'):
+  with pytest.raises(ValueError, match='lacks input_size, value_range, std'):
     litert.TFLitePredictor(path)
   path.with_suffix('.json').write_text('no JSON')
   with pytest.raises(ValueError, match='is no JSON'):

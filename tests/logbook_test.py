@@ -48,9 +48,22 @@ def test_progress_gives_speed_without_pauses(monkeypatch):
   progress.pause()
   now[0] = 203.0
   progress.resume()
+
+  def slow():
+    now[0] += 0.5
+    yield 'batch'
+
+  assert progress.fetch(slow()) == 'batch'
   now[0] = 205.0  # five seconds of work for ten steps
   speed = progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
-  assert speed == {'steps_per_second': 2.0, 'images_per_second': 16.0}
+  assert speed == {
+    'steps_per_second': 2.0,
+    'images_per_second': 16.0,
+    'input_share': 0.1,
+  }
+  now[0] = 206.0
+  again = progress.report(12, {'loss': 1.0, 'learning_rate': 0.1})
+  assert again['input_share'] == 0.0
 
 
 def test_the_time_left_may_be_days(monkeypatch, caplog):

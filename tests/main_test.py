@@ -127,7 +127,7 @@ def test_dry_run_says_what_it_would_take(data_dir):
     runs.config(data_dir, init_from='torchvision:resnet50')
   )
   assert 'starts from weights torchvision:resnet50 of https://' in text
-  assert 'training crop 65x65' in text
+  assert 'training 65x65' in text
   assert 'export 64x64' in text
   assert 'M parameters' in text
   assert 'one step of 4 images on one cpu device' in text

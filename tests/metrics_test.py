@@ -8,6 +8,8 @@ import pytest
 from scipy import ndimage
 
 from deeplab import metrics
+from tests import mmseg_module
+from tests import torchvision_module
 
 NAMES = ('sky', 'road', 'car')
 
@@ -41,7 +43,87 @@ def test_scores_by_hand():
   )
   assert scores['dice/sky'] == pytest.approx(6 / 8)
   assert scores['mean_dice'] == pytest.approx((6 / 8 + 4 / 6 + 2 / 4) / 3)
-  assert 'boundary_iou' not in scores
+  assert scores['precision/sky'] == pytest.approx(3 / 4)
+  assert scores['mean_precision'] == pytest.approx((3 / 4 + 2 / 3 + 1 / 2) / 3)
+  # Chance: (4 * 4 + 3 * 3 + 2 * 2) / 81.
+  assert scores['kappa'] == pytest.approx((6 / 9 - 29 / 81) / (1 - 29 / 81))
+  for absent in ('boundary_iou', 'image_iou', 'miou_scored'):
+    assert absent not in scores
+
+
+def test_unscored_classes_are_void_but_may_be_predicted():
+  scores = metrics.scores(_three_classes().matrix, NAMES, unscored=('sky',))
+  # road: 2 of 3 labelled, and nothing else that is scored was called road;
+  # car: 1 of 2, and a road pixel was called car.
+  assert scores['miou_scored'] == pytest.approx((2 / 3 + 1 / 3) / 2)
+  with pytest.raises(ValueError, match=r"classes \['moon'\] are none of"):
+    metrics.scores(_three_classes().matrix, NAMES, unscored=('moon',))
+
+
+def test_image_iou_is_a_mean_over_images():
+  confusion, images = metrics.Confusion(3), metrics.ImageIoU()
+  for label, prediction in (
+    ([0, 0, 0, 1], [0, 0, 2, 1]),  # 2/3 and 1; class 2 is not in the label
+    ([1, 1, 255, 255], [1, 0, 0, 0]),  # 1/2
+    ([255, 255], [0, 1]),  # no label, no score
+  ):
+    images.add(confusion.add(np.array(label), np.array(prediction)))
+  assert images.counts[1] == 2
+  scores = metrics.scores(confusion.matrix, NAMES, images=images.counts)
+  assert scores['image_iou'] == pytest.approx((5 / 6 + 1 / 2) / 2)
+  assert scores['miou'] == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
+
+
+def test_names_are_those_of_an_evaluation():
+  found = metrics.names(NAMES, (), loss=False)
+  assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(found)
+  assert 'miou_scored' not in found
+  assert 'miou_scored' in metrics.names(NAMES, ('sky',), loss=False)
+  assert set(metrics.names(NAMES, (), loss=True)) == {*found, 'loss'}
+
+
+def test_cross_entropy_by_hand():
+  loss = metrics.CrossEntropy()
+  sure = np.array([[[0.5, 0.5], [0.1, 0.9], [0.0, 1.0]]], np.float32)
+  loss.add(np.array([[0, 1, 255]], np.uint8), sure)
+  loss.add(np.array([[255]], np.uint8), sure[:, :1])
+  # (log 2 - log 0.9) / 2
+  scores = metrics.scores(np.eye(2, dtype=int), 'ab', loss=loss.counts)
+  assert scores['loss'] == pytest.approx(0.3992539, abs=1e-6)
+  assert loss.counts[1] == 2
+  loss.add(np.array([[0]], np.uint8), np.array([[[0.0, 1.0]]], np.float32))
+  assert np.isfinite(metrics.scores(np.eye(2), 'ab', loss=loss.counts)['loss'])
+
+
+def test_scores_are_mmsegmentation_s(monkeypatch):
+  torch, _ = torchvision_module.load()
+  mmseg = mmseg_module.load(monkeypatch, 'mmseg.evaluation')
+  rng = np.random.default_rng(0)
+  confusion = rng.integers(1, 1000, (5, 5))
+  theirs = mmseg.IoUMetric.total_area_to_metrics(
+    *(
+      torch.tensor(counts)
+      for counts in (
+        np.diagonal(confusion).copy(),
+        confusion.sum(0) + confusion.sum(1) - np.diagonal(confusion),
+        confusion.sum(0),
+        confusion.sum(1),
+      )
+    ),
+    ['mIoU', 'mDice', 'mFscore'],
+  )
+  ours = metrics.scores(confusion, 'abcde')
+  assert ours['pixel_accuracy'] == pytest.approx(theirs['aAcc'])
+  for name, column in (
+    ('iou', 'IoU'),
+    ('accuracy', 'Acc'),
+    ('dice', 'Dice'),
+    ('dice', 'Fscore'),
+    ('precision', 'Precision'),
+    ('accuracy', 'Recall'),
+  ):
+    found = [ours[f'{name}/{c}'] for c in 'abcde']
+    np.testing.assert_allclose(found, theirs[column], rtol=1e-6)
 
 
 def test_absent_class_is_nan_and_in_no_mean():

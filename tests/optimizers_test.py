@@ -10,6 +10,8 @@ import pytest
 from configs import common
 from configs.recipes import slim
 from deeplab import optimizers
+from tests import mmseg_module
+from tests import torchvision_module
 
 PARAMS = {
   'encoder': {'stem': {'kernel': jnp.ones((2,)), 'bias': jnp.ones((2,))}},
@@ -17,11 +19,11 @@ PARAMS = {
 }
 
 
-def _schedule(name, **kwargs):
+def _schedule(name, total=100, **kwargs):
   config = common.base().schedule
   config.name = name
   config.update(kwargs)
-  return optimizers.schedule(config, 0.1, 100)
+  return optimizers.schedule(config, 0.1, total, config.warmup_steps)
 
 
 def _optimizer(name, **kwargs):
@@ -71,6 +73,85 @@ def test_warmup_is_a_linear_factor():
   np.testing.assert_allclose(rate(10), 0.1 * 0.9**0.9, rtol=1e-6)
 
 
+def test_other_forms_of_warmup_by_hand():
+  rate = _schedule('poly', warmup_steps=10, warmup_start=0.2)
+  np.testing.assert_allclose(rate(0), 0.1 * 0.2, rtol=1e-6)
+  np.testing.assert_allclose(rate(5), 0.1 * 0.95**0.9 * 0.6, rtol=1e-6)
+  rate = _schedule(
+    'cosine', warmup_steps=10, warmup='constant', warmup_start=0.1
+  )
+  np.testing.assert_allclose(rate(0), 0.01, rtol=1e-6)
+  np.testing.assert_allclose(rate(9), 0.01 * (1 + np.cos(0.09 * np.pi)) / 2)
+  np.testing.assert_allclose(rate(50), 0.05, rtol=1e-6)
+
+
+def test_the_schedule_may_begin_after_the_warmup():
+  """PaddleSeg's: 1e-5 to 0.005 in 1000 steps, then poly over the others."""
+  config = common.base().schedule
+  config.update(
+    {'warmup_steps': 1000, 'warmup_start': 1e-5 / 0.005, 'warmup_first': True}
+  )
+  rate = optimizers.schedule(config, 0.005, 80_000, 1000)
+  np.testing.assert_allclose(rate(0), 1e-5, rtol=1e-5)
+  np.testing.assert_allclose(rate(500), (1e-5 + 0.005) / 2, rtol=1e-5)
+  np.testing.assert_allclose(rate(1000), 0.005, rtol=1e-6)
+  np.testing.assert_allclose(rate(40_500), 0.005 * 0.5**0.9, rtol=1e-5)
+  np.testing.assert_allclose(rate(80_000), 0.0, atol=1e-9)
+
+
+def test_warmup_in_epochs_is_a_share_of_the_run():
+  config = common.base()
+  config.epochs, config.schedule.warmup_steps = 250.0, 0
+  config.schedule.warmup_epochs = 5.0
+  assert optimizers.warmup_steps(config, 61_750) == 1235
+  config.total_steps = 500
+  with pytest.raises(ValueError, match=r'warmup_epochs=5.0 is for a run whose'):
+    optimizers.warmup_steps(config, 500)
+
+
+def test_one_cycle_by_hand():
+  """Up to step 29 of 100, down to step 99."""
+  cycle = ConfigDict({'rise': 0.3, 'start': 0.04, 'end': 0.001})
+  rate = _schedule('one_cycle', warmup_steps=0, one_cycle=cycle)
+  rates = [float(rate(t)) for t in (0, 14.5, 29, 64, 99, 100)]
+  expected = [0.004, 0.052, 0.1, 0.05005, 0.0001, 0.0001]
+  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_one_cycle_is_torch_s():
+  torch, _ = torchvision_module.load()
+  optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+  scheduler = torch.optim.lr_scheduler.OneCycleLR(
+    optimizer, max_lr=0.1, total_steps=50
+  )
+  expected = []
+  for _ in range(50):
+    expected.append(scheduler.get_last_lr()[0])
+    optimizer.step()
+    if len(expected) < 50:
+      scheduler.step()
+  rate = _schedule('one_cycle', 50, warmup_steps=0)
+  ours = [float(rate(t)) for t in range(50)]
+  np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-8)
+
+
+def test_poly_is_mmengine_s(monkeypatch):
+  """Whose last step has the lowest rate, and ours would be the next one."""
+  torch, _ = torchvision_module.load()
+  mmengine = mmseg_module.load(monkeypatch, 'mmengine.optim')
+  optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+  scheduler = mmengine.PolyLR(
+    optimizer, power=0.9, eta_min=1e-4, begin=0, end=100, by_epoch=False
+  )
+  poly = ConfigDict({'power': 0.9, 'end': 1e-4})
+  rate = _schedule('poly', 99, warmup_steps=0, poly=poly)
+  for t in range(100):
+    expected = optimizer.param_groups[0]['lr']
+    np.testing.assert_allclose(rate(t), expected, rtol=1e-4)
+    optimizer.step()
+    scheduler.step()
+
+
 def test_sgd_decays_kernels_only_and_keeps_momentum():
   optimizer = _optimizer('sgd', weight_decay=0.2)
   params = _one_update(optimizer)
@@ -87,6 +168,97 @@ def test_adamw_first_step_is_the_rate_plus_decay():
   # 1 - 0.5 * (sign + 0.1 * 1) for kernels, 1 - 0.5 * sign for the bias.
   np.testing.assert_allclose(params['head']['kernel'], 0.45, rtol=1e-5)
   np.testing.assert_allclose(params['encoder']['stem']['bias'], 0.5, rtol=1e-5)
+
+
+def test_nesterov_by_hand():
+  optimizer = _optimizer('sgd', weight_decay=0.0, sgd={'nesterov': True})
+  # 1 - 0.5 * (1 + 0.9), then velocity 1.9: - 0.5 * (1 + 0.9 * 1.9).
+  params = _one_update(optimizer)
+  np.testing.assert_allclose(params['head']['kernel'], 0.05, rtol=1e-5)
+  params = _one_update(optimizer, steps=2)
+  np.testing.assert_allclose(params['head']['kernel'], -1.305, rtol=1e-5)
+
+
+def test_adam_s_decay_is_part_of_the_gradient():
+  # A gradient of -1 and a decay of 2: the step goes the decay's way.
+  params = _one_update(_optimizer('adam', weight_decay=2.0), gradient=1.0)
+  stem = params['encoder']['stem']
+  np.testing.assert_allclose(stem['bias'], 0.5, rtol=1e-5)
+  np.testing.assert_allclose(params['head']['kernel'], 0.5, rtol=1e-5)
+  params = _one_update(_optimizer('adam', weight_decay=2.0), gradient=-1.0)
+  np.testing.assert_allclose(params['encoder']['stem']['bias'], 1.5, rtol=1e-5)
+  np.testing.assert_allclose(params['head']['kernel'], 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adam', 'adamw'])
+def test_optimizers_are_torch_s(name):
+  torch, _ = torchvision_module.load()
+  ours = {
+    'sgd': ('sgd', {}),
+    'nesterov': ('sgd', {'sgd': {'nesterov': True}}),
+  }.get(name, (name, {}))
+  optimizer = _optimizer(ours[0], weight_decay=0.1, decay_mask='.*', **ours[1])
+  params = {'head': {'kernel': jnp.array([1.0, -2.0, 0.5])}}
+  state = optimizer.init(params)
+  x = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
+  fields = {'lr': 0.5, 'weight_decay': 0.1}
+  theirs = {
+    'sgd': lambda: torch.optim.SGD([x], momentum=0.9, **fields),
+    'nesterov': lambda: torch.optim.SGD(
+      [x], momentum=0.9, nesterov=True, **fields
+    ),
+    'adam': lambda: torch.optim.Adam([x], **fields),
+    'adamw': lambda: torch.optim.AdamW([x], **fields),
+  }[name]()
+  for i in range(5):
+    gradient = np.array([1.0, 0.5, -1.0], np.float32) * (i - 1.5)
+    updates, state = optimizer.update(
+      {'head': {'kernel': jnp.asarray(gradient)}}, state, params
+    )
+    params = optax.apply_updates(params, updates)
+    x.grad = torch.tensor(gradient)
+    theirs.step()
+  np.testing.assert_allclose(
+    params['head']['kernel'], x.detach().numpy(), rtol=2e-5
+  )
+
+
+def test_multipliers_by_path():
+  tree = {
+    'encoder': {
+      'conv': {'kernel': jnp.ones(1), 'bias': jnp.ones(1)},
+      'norm': {'bn': {'bias': jnp.ones(1)}},
+    },
+    'head': {'kernel': jnp.ones(1), 'bias': jnp.ones(1)},
+    'auxiliary': {'kernel': jnp.ones(1)},
+  }
+  optimizer = _optimizer(
+    'sgd',
+    weight_decay=0.0,
+    encoder_multiplier=0.1,
+    head_multiplier=10.0,
+    auxiliary_multiplier=3.0,
+    bias_multiplier=2.0,
+  )
+  updates, _ = optimizer.update(tree, optimizer.init(tree), tree)
+  found = {
+    path: float(-2 * update[0])
+    for path, update in zip(
+      jax.tree.leaves(optimizers.paths(tree)),
+      jax.tree.leaves(updates),
+      strict=True,
+    )
+  }
+  assert found == pytest.approx(
+    {
+      'encoder/conv/kernel': 0.1,
+      'encoder/conv/bias': 0.2,
+      'encoder/norm/bn/bias': 0.1,
+      'auxiliary/kernel': 3.0,
+      'head/kernel': 10.0,
+      'head/bias': 20.0,
+    }
+  )
 
 
 def test_encoder_multiplier_scales_the_encoder_alone():
@@ -157,7 +329,9 @@ def test_voc_leaves_depthwise_kernels_alone():
 
 
 def test_unknown_names_are_refused():
-  with pytest.raises(ValueError, match=r"schedule.name='plateau'"):
-    _schedule('plateau')
+  with pytest.raises(ValueError, match=r"schedule.name='linear'"):
+    _schedule('linear')
+  with pytest.raises(ValueError, match=r"schedule.warmup='cubic'"):
+    _schedule('poly', warmup='cubic')
   with pytest.raises(ValueError, match=r"optimizer.name='lion'"):
     _optimizer('lion')

@@ -11,6 +11,7 @@ import pytest
 
 from deeplab import predict
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from tests import evaluate_test
 from tests import inference_test
 
@@ -22,6 +23,7 @@ def segmenter():
   return predict.Segmenter(
     evaluate_test.INFO.class_names,
     PALETTE,
+    bands.RGB,
     lambda images: [x.argmax(-1).astype(np.uint8) for x in images],
   )
 
@@ -73,7 +75,7 @@ def test_output_within_the_images_is_no_input(tmp_path, segmenter):
 def test_names_that_differ_by_their_ending_stay_apart(tmp_path, segmenter):
   for name in ('a.png', 'a.bmp', 'b.png'):
     Image.fromarray(blocks((16, 16))).save(tmp_path / name)
-  names = predict.find_images(tmp_path, tmp_path / 'out')
+  names = predict.find_images(tmp_path, tmp_path / 'out', bands.RGB)
   assert sorted(names.values()) == ['a_bmp', 'a_png', 'b']
 
 
@@ -105,7 +107,7 @@ def test_exif_orientation_turns_the_image(tmp_path):
   exif[0x0112] = 6  # turn a quarter clockwise to see it upright
   Image.fromarray(image).save(tmp_path / 'a.png', exif=exif)
   np.testing.assert_array_equal(
-    predict.read_image(tmp_path / 'a.png'), np.rot90(image, -1)
+    predict.read_image(tmp_path / 'a.png', bands.RGB), np.rot90(image, -1)
   )
 
 
@@ -113,10 +115,34 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
   for mode in ('L', 'RGBA', 'P', '1'):
     path = tmp_path / f'{mode}.png'
     Image.new(mode, (5, 4)).save(path)
-    assert predict.read_image(path).shape == (4, 5, 3)
+    assert predict.read_image(path, bands.RGB).shape == (4, 5, 3)
   Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / 'deep.png')
   with pytest.raises(ValueError, match='not of 8 bits'):
-    predict.read_image(tmp_path / 'deep.png')
+    predict.read_image(tmp_path / 'deep.png', bands.RGB)
+
+
+def test_images_of_other_channels(tmp_path):
+  grey = bands.Pixels(1, 8)
+  image = blocks((16, 24))[..., :1]
+  Image.fromarray(image[..., 0]).save(tmp_path / 'a.png')
+  np.save(tmp_path / 'b.npy', image)
+  np.testing.assert_array_equal(
+    predict.read_image(tmp_path / 'a.png', grey), image
+  )
+  segmenter = predict.Segmenter(
+    evaluate_test.INFO.class_names,
+    PALETTE,
+    grey,
+    lambda images: [(x[..., 0] > 9).astype(np.uint8) for x in images],
+  )
+  assert predict.run(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
+  for name in 'ab':
+    with Image.open(tmp_path / f'out/masks/{name}.png') as mask:
+      np.testing.assert_array_equal(np.asarray(mask), image[..., 0] > 9)
+  with pytest.raises(ValueError, match=r'none\.png: .*No such file'):
+    segmenter.predict(tmp_path / 'none.png')
+  names = predict.find_images(tmp_path, tmp_path / 'out', bands.RGB)
+  assert list(names.values()) == ['a']  # arrays are no photographs
 
 
 @pytest.mark.parametrize(
@@ -139,7 +165,9 @@ def test_nothing_to_segment(tmp_path, segmenter):
 
 
 def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
-  config = inference_test.ConfigDict({'eval': inference_test.eval_config()})
+  config = inference_test.ConfigDict(
+    {'eval': inference_test.eval_config(), 'data': {'mean': (0.0,) * 3}}
+  )
   monkeypatch.setattr(
     workdirs,
     'load',
@@ -172,6 +200,7 @@ def _flags(**values):
 def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
   class File(inference_test.Fake):
     card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
+    pixels = bands.RGB
 
   monkeypatch.setattr(
     predict.litert,
@@ -197,7 +226,7 @@ def _error(values):
   return str(stopped.value)  # a message as its code is exit status 1
 
 
-def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch):
+def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch, segmenter):
   assert '--images and --output are needed' in _error(_flags())
   values = _flags(images=tmp_path, output=tmp_path / 'out')
   assert '--workdir or --tflite' in _error(values)
@@ -205,7 +234,7 @@ def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch):
   assert str(tmp_path) in _error(values)
 
   (tmp_path / 'bad.png').write_text('hello')
-  monkeypatch.setattr(predict, 'from_workdir', lambda workdir: None)
+  monkeypatch.setattr(predict, 'from_workdir', lambda workdir: segmenter)
   assert 'bad.png is no readable image' in _error(values)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from deeplab import losses
 from deeplab import parallel
 from deeplab import steps
 from deeplab import train
+from deeplab.models import segmenter
 from tests import helpers
 
 LOSS = losses.Loss(
@@ -36,7 +38,9 @@ def _setup(axis_name=None, optimizer=None, *, ema=False, **kwargs):
     axis_name=axis_name,
     **fields,
   )
-  state = steps.init_state(helpers.TinyNet(), optimizer, seed=1, ema=ema)
+  state = steps.init_state(
+    helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
+  )
   return state, step
 
 
@@ -84,7 +88,7 @@ def _network(axis_name, kernels, optimizer):
   config.ema_decay = 0.9
   config.model.auxiliary = ConfigDict({'name': 'fcn', 'channels': 8})
   model, transform, _, step = train.build_step(config, 3, 10, axis_name)
-  return steps.init_state(model, transform, seed=1, ema=True), step
+  return steps.init_state(model, transform, channels=3, seed=1, ema=True), step
 
 
 @pytest.mark.parametrize(
@@ -110,22 +114,74 @@ def test_two_devices_equal_one_for_a_network(optimizer, kernels):
   assert parallel.copies_differ(two) == []
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch():
-  # BatchNorm sees parts, so compare with the mean over parts by hand: a net
-  # without BatchNorm in training mode is linear in the parts.
-  state, whole = _setup()
-  _, parts = _setup(accumulate_steps=4)
-  frozen = functools.partial(helpers.TinyNet.__call__, train=False)
+class _Frozen(helpers.TinyNet):
+  """Without BatchNorm's batches, a part does not know the others."""
 
-  class Frozen(helpers.TinyNet):
-    def __call__(self, images, train=False, dropout_keys=None):
-      del train, dropout_keys
-      return frozen(self, images)
+  def __call__(self, images, train=False, dropout_keys=None):
+    del train, dropout_keys
+    output = helpers.TinyNet.__call__(self, images, train=False)
+    return segmenter.Output(output.logits, (2 * output.logits,))
 
-  batch = helpers.batch()
-  a, _ = jax.jit(functools.partial(whole, model=Frozen()))(state, batch)
-  b, _ = jax.jit(functools.partial(parts, model=Frozen()))(state, batch)
-  _assert_close(a.params, b.params, 1e-6)
+
+@pytest.mark.parametrize(
+  'terms',
+  [
+    (losses.Term('cross_entropy'),),
+    (
+      losses.Term('ohem', 1.0, {'threshold': 0.3, 'min_kept': 5}),
+      losses.Term('lovasz'),
+      losses.Term('dice', 0.5, {'smooth': 1.0}),
+    ),
+  ],
+)
+def test_accumulated_gradients_are_those_of_the_whole_batch(terms):
+  loss = dataclasses.replace(LOSS, terms=terms)
+  results = []
+  for accumulate_steps, axis_name in ((1, None), (4, None), (2, parallel.AXIS)):
+    state, step = _setup(
+      axis_name, loss=loss, accumulate_steps=accumulate_steps
+    )
+    mapped = axis_name is not None
+    step = functools.partial(step, model=_Frozen())
+    step = parallel.map_train(step) if mapped else jax.jit(step)
+    batch = helpers.batch()
+    state, metrics = step(state, parallel.split(batch) if mapped else batch)
+    values = {k: np.ravel(metrics[k])[0] for k in ('loss', 'main_loss')}
+    results.append((state.params, values))
+  for params, values in results[1:]:
+    _assert_close(results[0][0], params, 1e-6)
+    _assert_close(results[0][1], values, 1e-6)
+  assert results[0][1]['loss'] > results[0][1]['main_loss'] > 0.1
+
+
+def test_the_second_pass_is_the_first_one_again():
+  """With BatchNorm and dropout: of all pixels the hardest are the loss."""
+  all_pixels = losses.Term('ohem', 1.0, {'threshold': 0.0, 'min_kept': 10_000})
+  results = []
+  for loss in (LOSS, dataclasses.replace(LOSS, terms=(all_pixels,))):
+    state, step = _setup(parallel.AXIS, loss=loss, accumulate_steps=2)
+    state, metrics = _run(state, step, 2, mapped=True)
+    results.append((state.params, state.batch_stats, metrics['loss'][0]))
+  assert LOSS.separable and not loss.separable
+  _assert_close(*results, 1e-6)
+
+
+def test_a_rate_scale_is_another_rate():
+  """PyTorch's: the momentum does not remember the rates before."""
+  results = []
+  for rates, scales in (
+    ((0.1, 0.1), (1.0, 0.25)),
+    ((0.1, 0.025), (None, None)),
+  ):
+    schedule = lambda t, rates=rates: jnp.where(t < 1, *rates)
+    state, step = _setup(optimizer=optax.sgd(schedule, momentum=0.9))
+    step = jax.jit(step)
+    for i, scale in enumerate(scales):
+      scale = None if scale is None else jnp.float32(scale)
+      state = dataclasses.replace(state, rate_scale=scale)
+      state, _ = step(state, helpers.batch(seed=i))
+    results.append(state.params)
+  _assert_close(*results, 1e-7)
 
 
 def test_dropout_follows_the_example_not_its_place():
@@ -175,6 +231,30 @@ def test_small_class_weights_are_weights_all_the_same():
   np.testing.assert_allclose(*results, rtol=1e-5)
 
 
+def test_class_weights_may_hold_in_some_steps():
+  def losses_of(weights, share, numbers):
+    loss = losses.Loss(
+      ignore=255,
+      normalizer='all',
+      class_weights=weights,
+      auxiliary_weight=0.4,
+      weighted_steps=share,
+    )
+    state, step = _setup(loss=loss)
+    step = jax.jit(step)
+    for i in numbers:
+      at = dataclasses.replace(state, step=jnp.int32(i))
+      yield float(step(at, helpers.batch())[1]['loss'])
+
+  weights = (0.5, 4.0, 9.0)
+  seen = list(losses_of(weights, 0.2, range(30)))
+  (plain,) = losses_of((), 1.0, [0])
+  (weighted,) = losses_of(weights, 1.0, [0])
+  assert sorted(set(seen)) == pytest.approx([plain, weighted], rel=1e-6)
+  # Of 30 at 0.2, but for a chance of one in a thousand.
+  assert 1 <= seen.count(max(seen)) <= 13
+
+
 def test_moving_average_by_hand():
   state, step = _setup(ema=True)
   start = np.asarray(state.params['head']['bias'])
@@ -196,7 +276,9 @@ def test_indivisible_accumulation_is_refused():
 @pytest.mark.parametrize('ema', [False, True])
 def test_a_run_may_start_from_other_variables(ema):
   optimizer = optax.lion(0.1)
-  state = steps.init_state(helpers.TinyNet(), optimizer, seed=1, ema=ema)
+  state = steps.init_state(
+    helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
+  )
   other = jax.tree.map(lambda x: np.asarray(x) + 1, state.variables)
   after = steps.start_from(state, other, optimizer)
   jax.tree.map(np.testing.assert_array_equal, after.variables, other)

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +185,101 @@ def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
   )
 
 
+def _fixed_scores(monkeypatch, values):
+  """Makes evaluations score these, by the order of their steps of three."""
+  evaluated = evaluate.evaluate
+
+  def score(*args, **kwargs):
+    result = evaluated(*args, **kwargs)
+    return dataclasses.replace(
+      result, metrics=result.metrics | {'miou': values.pop(0)}
+    )
+
+  monkeypatch.setattr(evaluate, 'evaluate', score)
+
+
+@pytest.mark.full
+def test_a_plateau_survives_an_interruption(smoke_run, tmp_path, monkeypatch):
+  config = runs.config(
+    smoke_run.config.data.data_dir,
+    total_steps=8,
+    eval__every_epochs=2 / 150,
+    schedule__name='plateau',
+    schedule__warmup_steps=0,
+    schedule__plateau__patience=1,
+    schedule__plateau__factor=0.25,
+  )
+
+  def stop(step, batch):
+    if step == 6:
+      raise KeyboardInterrupt
+    return batch
+
+  def rates(workdir):
+    lines = logbook.read(os.path.join(workdir, 'metrics.jsonl'))
+    return [x['learning_rate'] for x in lines if x['split'] == 'train']
+
+  # Evaluations after steps 2, 4, 6, 8: the second and the fourth are worse.
+  scores = [0.5, 0.4, 0.6, 0.1]
+  whole, killed = str(tmp_path / 'whole'), str(tmp_path / 'killed')
+  with monkeypatch.context() as patch:
+    _fixed_scores(patch, list(scores))
+    train.train(config, whole)
+  np.testing.assert_allclose(
+    np.array(rates(whole)[1:]) / 3e-3, [1, 0.25, 0.25], rtol=1e-3
+  )
+  with monkeypatch.context() as patch:
+    _fixed_scores(patch, list(scores))
+    with patch.context() as crash:
+      _patch_batches(crash, stop)
+      with pytest.raises(KeyboardInterrupt):
+        train.train(config, killed)
+    train.train(config, killed)
+  assert rates(killed) == rates(whole)
+  _assert_bitwise_equal(_variables(whole)[0], _variables(killed)[0])
+
+
+def test_early_stopping_ends_a_run_for_good(smoke_run, tmp_path, monkeypatch):
+  config = runs.config(
+    smoke_run.config.data.data_dir,
+    eval__every_epochs=1 / 150,
+    early_stopping__patience=2,
+  )
+  workdir = str(tmp_path / 'run')
+  with monkeypatch.context() as patch:
+    _fixed_scores(patch, [0.5, 0.4, 0.3])
+    assert train.train(config, workdir)['miou'] == 0.3
+  assert _variables(workdir)[1] == 3
+  again = train.train(config, workdir)
+  assert _variables(workdir)[1] == 3
+  assert 0 < again['miou'] < 1
+
+
+def test_a_budget_of_time_is_resumable(smoke_run, tmp_path, monkeypatch):
+  """Each look at the clock costs a minute."""
+  now = [0.0]
+
+  def monotonic():
+    now[0] += 60.0
+    return now[0]
+
+  monkeypatch.setattr(train, 'time', types.SimpleNamespace(monotonic=monotonic))
+  workdir = str(tmp_path / 'run')
+
+  def budget(minutes):
+    return runs.config(
+      smoke_run.config.data.data_dir, log_every_steps=1, max_minutes=minutes
+    )
+
+  assert 'miou' in train.train(budget(2.0), workdir)
+  assert _variables(workdir)[1] == 2
+  # Nothing is left; then there is more.
+  train.train(budget(2.0), workdir)
+  assert _variables(workdir)[1] == 2
+  train.train(budget(5.0), workdir)
+  assert _variables(workdir)[1] == 5
+
+
 def test_what_the_end_of_a_killed_run_lacks_is_made(smoke_run, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(smoke_run.workdir, workdir)
@@ -267,26 +364,9 @@ def test_wrong_sizes_are_refused(data_dir):
   config = runs.config(data_dir, batch_size=4000)
   with pytest.raises(ValueError, match=r'batch_size=4000 is more than the 600'):
     train.total_steps(config, 600)
-  config = runs.config(data_dir, loss__class_weights=(1.0, 2.0))
-  with pytest.raises(ValueError, match=r'2 weights for 6 classes'):
-    train.build_loss(config, 6)
   config = runs.config(data_dir, accumulate_steps=4)
   with pytest.raises(ValueError, match=r'leaves BatchNorm a single image'):
     train.build_step(config, 6, 10, None)
-
-
-def test_balance_by_hand(data_dir, monkeypatch):
-  shares = np.array([0.64, 0.25, 0.09, 0.02, 0.0, 0.0])
-  monkeypatch.setattr(pipeline, 'class_shares', lambda *_: shares)
-  info = catalog.INFOS['shapes']
-  config = train.balance(runs.config(data_dir, loss__balance=0.5), info)
-  # 1 / sqrt: 1.25, 2, 3.3333, 7.0711; their mean by share is 1.7414.
-  assert config.loss.class_weights == (0.72, 1.15, 1.91, 4.06, 0.0, 0.0)
-  with pytest.raises(ValueError, match=r'set one of the two'):
-    train.balance(
-      runs.config(data_dir, loss__balance=0.5, loss__class_weights=(1.0,) * 6),
-      info,
-    )
 
 
 def test_partial_batches_end_an_epoch(data_dir):
@@ -331,7 +411,7 @@ def test_one_batch_overfits(data_dir):
   model, optimizer, _, step = train.build_step(
     config, info.num_classes, 150, None
   )
-  state = steps.init_state(model, optimizer, seed=0, ema=False)
+  state = steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
   step = jax.jit(step, donate_argnums=0)
   device_batch = jax.tree.map(jnp.asarray, batch)
   for _ in range(150):
@@ -355,6 +435,7 @@ def _unchosen(config):
     ('optimizer', {config.optimizer.name}),
     ('schedule', {config.schedule.name}),
     ('data.augment', set(config.data.augment.ops)),
+    ('loss', {*config.loss.terms, *config.loss.auxiliary_terms}),
   ):
     node = config
     for part in section.split('.'):
@@ -378,13 +459,16 @@ def test_every_field_is_read(module, variant, smoke_run):
   conditional = {
     # Needed only where another field asks for them.
     *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
-    'init_skip',
+    *{'init_skip', 'data.depth'},
+    *{'data.pool', 'data.pool_share', 'data.pool_seed'},
   }
   read = seen | smoke_run.read | _EXPORT | _NAMES | conditional
   chosen = {
     f'optimizer.{config.optimizer.name}',
     f'schedule.{config.schedule.name}',
     *(f'data.augment.{op}' for op in config.data.augment.ops),
+    *(f'loss.{term}' for term in config.loss.terms),
+    *(f'loss.{term}' for term in config.loss.auxiliary_terms),
   }
   unread = {
     path
@@ -477,6 +561,7 @@ def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
   state = steps.init_state(
     registry.build(smoke_run.config.model, 6),
     train.build_step(smoke_run.config, 6, 10, None)[1],
+    channels=3,
     seed=0,
     ema=False,
   )

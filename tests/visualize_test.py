@@ -27,6 +27,39 @@ def test_colorize_and_overlay():
     visualize.overlay(image, ids, PALETTE, 1.5)
 
 
+def test_pictures_of_any_channels():
+  image = np.arange(4 * 5 * 5, dtype=np.uint8).reshape(4, 5, 5)
+  np.testing.assert_array_equal(visualize.picture(image), image[..., :3])
+  for channels in (1, 2):
+    grey = visualize.picture(image[..., :channels])
+    np.testing.assert_array_equal(grey, image[..., :1].repeat(3, -1))
+  # The percentiles 1 and 99 of 0, 1, ..., 200 are 2 and 198.
+  deep = np.arange(201, dtype=np.uint16).reshape(3, 67, 1) * 100 + 7
+  drawn = visualize.picture(deep)
+  assert drawn.dtype == np.uint8
+  assert drawn.shape == (3, 67, 3)
+  assert drawn[0, :4, 0].tolist() == [0, 0, 0, 1]
+  assert drawn[1, 33].tolist() == [128, 128, 128]  # of value 100, the middle
+  assert drawn[2, -4:, 2].tolist() == [254, 255, 255, 255]
+  # One scale for all channels: colours stay.
+  deep = np.zeros((2, 2, 4), np.uint16)
+  deep[0, :, 0], deep[1, :, 1], deep[..., 3] = 4000, 2000, 60_000
+  drawn = visualize.picture(deep)
+  assert drawn[0, 0].tolist() == [255, 0, 0]
+  assert 120 < drawn[1, 0, 1] < 140
+  black = visualize.picture(np.full((2, 2, 1), 999, np.uint16))
+  assert (black == 0).all()
+
+
+def test_images_of_any_channels_are_drawn():
+  image = np.full((2, 3, 1), 200, np.uint8)
+  ids = np.full((2, 3), 255, np.uint8)
+  assert (visualize.overlay(image, ids, PALETTE, 0.5) == 200).all()
+  row = visualize.side_by_side(image.astype(np.uint16), ids, ids, PALETTE)
+  assert row.shape == (2, 17, 3)
+  assert row.dtype == np.uint8
+
+
 def test_side_by_side():
   image = np.full((2, 3, 3), 7, np.uint8)
   row = visualize.side_by_side(

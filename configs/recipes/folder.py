@@ -10,18 +10,32 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def base(name: str) -> ConfigDict:
-  """Returns a config that has the recipe, from random weights."""
-  c = common.base()
-  c.name = name
-
-  # Data.
+def data(c: ConfigDict) -> None:
+  """Says what can be said of a folder; builders/folder.py says more."""
   c.data.name = 'folder'
   c.data.num_classes = 2
   c.data.ignore_label = 255  # -1: no pixel is ignored
   c.data.class_names = ()
   c.data.color_map = ()
+  # What holds all examples; '': the splits are there apart.
+  c.data.pool = ''
+  c.data.pool_share = 0.2  # of the pool goes to `eval_split`
+  c.data.pool_seed = 0
+  c.data.depth = 8  # bits a channel of the images, 8 or 16, as of `mean`, `std`
   c.data.augment.random_crop.max_class_share = 0.75
+
+
+def base(name: str) -> ConfigDict:
+  """Returns a config that has the recipe, from random weights."""
+  c = common.base()
+  c.name = name
+  data(c)
+  network(c)
+  return c
+
+
+def network(c: ConfigDict) -> None:
+  """Sets the sizes, the model and the loss."""
   common.sizes(c, (256, 256))
 
   # Model.
@@ -52,7 +66,6 @@ def base(name: str) -> ConfigDict:
 
   # BatchNorm's statistics are those of ten batches; this is of a hundred.
   c.ema_decay = 0.99
-  return c
 
 
 def from_imagenet(c: ConfigDict) -> None:

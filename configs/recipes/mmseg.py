@@ -5,6 +5,11 @@ stem in the encoders whose token ends in b), a separable pyramid whose
 projection is 3x3, and an FCN on stage 3 as a second loss. The training: SGD
 from 0.01 by a polynomial rate to 1e-4, weight decay 5e-4 on everything, and a
 loss that is averaged over ignored pixels too.
+
+What differs: images that shrink are averaged over each pixel's area; crops that
+reach over an image are filled before the colours are distorted, not after; and
+whole images are filled up to multiples of 32 in evaluation, so that their sizes
+repeat (--config.eval.pad_multiple=1 compiles the network for each).
 """
 
 from ml_collections import ConfigDict
@@ -43,7 +48,7 @@ def network(
     c: the config.
     encoder: one of `ENCODERS`.
     multi_grid: output stride 16 and rates 1, 2, 4 in the last stage, instead of
-      output stride 8.
+      output stride 8; the loss is then of the hardest pixels.
     align_corners: of every resize.
 
   Raises:
@@ -64,6 +69,9 @@ def network(
     c.model.encoder.multi_grid_mode = 'replace'
     c.model.multi_grid = (1, 2, 4)
     c.model.output_stride = 16
+    # The 100,000 pixels an image that are hardest.
+    c.loss.terms = ('ohem',)
+    c.loss.auxiliary_terms = ('cross_entropy',)
   channels = 128 if small else 512
   c.model.head = ConfigDict(
     {
@@ -94,7 +102,13 @@ def network(
 
 
 def train(
-  c: ConfigDict, *, crop: tuple[int, int], batch_size: int, steps: int
+  c: ConfigDict,
+  *,
+  crop: tuple[int, int],
+  batch_size: int,
+  steps: int,
+  frame: tuple[int, int],
+  test_frame: tuple[int, int] | None = None,
 ) -> None:
   """Sets augmentation, loss, optimiser, schedule and the sizes of evaluation.
 
@@ -103,10 +117,14 @@ def train(
     crop: (H, W).
     batch_size: images a step.
     steps: length of the run.
+    frame: (long, short) that images are fitted into before the random factor.
+    test_frame: the same in the test of one view, which several scales have
+      not (--config.eval.fit='()'); None for that of training.
   """
   c.data.augment.ops = (
-    *('random_scale', 'random_crop', 'random_flip', 'photometric'),
+    *('random_fit', 'random_crop', 'random_flip', 'photometric'),
   )
+  c.data.augment.random_fit.long, c.data.augment.random_fit.short = frame
   c.data.augment.random_crop.max_class_share = 0.75
   c.loss.normalizer = 'all'
   c.batch_size = batch_size
@@ -118,4 +136,5 @@ def train(
   c.schedule.warmup_steps = 0
   c.schedule.poly.end = 1e-4
   common.sizes(c, crop)
+  c.eval.fit = test_frame or frame
   c.checkpoint.every_steps = 1000

@@ -1,7 +1,8 @@
 """The training of TF DeepLab (`research/deeplab` of tensorflow/models).
 
-SGD with momentum 0.9, a polynomial rate from 0.007, weight decay 4e-5, images
-scaled to -1 .. 1, and crops of 32k + 1, on which strided grids stay aligned.
+SGD with momentum 0.9 and a polynomial rate from 0.007, twice that for biases;
+weight decay 4e-5, images scaled to -1 .. 1, and crops of 32k + 1, on which
+strided grids stay aligned.
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ def _train(c: ConfigDict, *, steps: int) -> None:
   c.optimizer.learning_rate = 0.007
   c.optimizer.weight_decay = 4e-5
   # TF-slim leaves depthwise kernels alone.
+  c.optimizer.bias_multiplier = 2.0
   c.optimizer.decay_mask = r'(?!.*/depthwise/).*/kernel$'
   c.schedule.warmup_steps = 0
   c.eval.every_epochs = 5.0

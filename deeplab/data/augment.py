@@ -1,9 +1,9 @@
 """Augmentations that move an image and its label together.
 
-An example is a dict with 'image' [H, W, 3] uint8 RGB and 'label' [H, W] uint8
-train ids. Every op takes the whole example, a random generator and its own
-parameters, and returns a new example; it keeps no state and changes no input.
-Other keys pass through.
+An example is a dict with 'image' [H, W, C] (RGB of uint8, or any number of
+channels of uint8 or uint16) and 'label' [H, W] uint8 train ids. Every op takes
+the whole example, a random generator and its own parameters, and returns a new
+example; it keeps no state and changes no input. Other keys pass through.
 
 Resizing is half-pixel consistent: pixel areas keep their borders, for the
 image (bilinear) and for the label (nearest) alike. Pixels that an op uncovers
@@ -20,7 +20,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from deeplab.data import colors
 from deeplab.data import info
+from deeplab.data import sizes
 
 Example = dict[str, Any]
 Fill = Sequence[float]
@@ -40,15 +42,26 @@ def resize(example: Example, size: Sequence[int]) -> Example:
     return example
   # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
   shrinks = height * width < example['label'].size
-  image = cv2.resize(
+  image = _by_fours(
     example['image'],
-    (width, height),
-    interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    lambda part, _: cv2.resize(
+      part,
+      (width, height),
+      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    ),
   )
   label = cv2.resize(
     example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
   )
   return example | {'image': image, 'label': label}
+
+
+def stretch(
+  example: Example, rng: np.random.Generator, *, size: Sequence[int]
+) -> Example:
+  """Resizes to `size` (H, W), whatever the ratio of the sides was."""
+  del rng
+  return resize(example, size)
 
 
 def random_scale(
@@ -72,9 +85,98 @@ def random_scale(
     factor = low + step * int(rng.integers(round((high - low) / step) + 1))
   else:
     factor = rng.uniform(low, high)
-  height, width = example['label'].shape
-  size = max(1, round(height * factor)), max(1, round(width * factor))
-  return resize(example, size)
+  return resize(example, sizes.scaled(example['label'].shape, factor))
+
+
+def random_fit(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  low: float,
+  high: float,
+  long: int,
+  short: int,
+) -> Example:
+  """Resizes to fit into a frame, times a factor drawn from [low, high].
+
+  MMSegmentation's `RandomResize` that keeps the ratio of the sides: one side is
+  as long as the frame's, the other not longer.
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    low: smallest factor.
+    high: largest factor.
+    long: length of the frame's longer side, which the image's is fitted to.
+    short: length of its shorter side.
+  """
+  factor = rng.uniform(low, high)
+  shape = example['label'].shape
+  return resize(example, sizes.fitted(shape, factor, long, short))
+
+
+def random_short_side(
+  example: Example, rng: np.random.Generator, *, low: int, high: int
+) -> Example:
+  """Resizes to a shorter side drawn from low, low + 1, ..., high.
+
+  `RandomResize` of torchvision's reference.
+  """
+  short = int(rng.integers(low, high + 1))
+  return resize(example, sizes.short_sided(example['label'].shape, short))
+
+
+def random_stretch(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  low: float,
+  high: float,
+  probability: float,
+) -> Example:
+  """Resizes height and width by a factor each, with the given probability.
+
+  Between `stretch` and `random_crop` of one size, it is the `RandomScaleCrop`
+  of edgeai-torchvision.
+  """
+  if rng.random() >= probability:
+    return example
+  factors = rng.uniform(low, high), rng.uniform(low, high)
+  return resize(example, sizes.stretched(example['label'].shape, factors))
+
+
+def random_window(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  share: tuple[float, float],
+  center: tuple[float, float],
+  probability: float,
+) -> Example:
+  """Cuts out a window and enlarges it to the size of the image.
+
+  The `random_crop` of STMicroelectronics' model zoo.
+
+  Args:
+    example: the example.
+    rng: source of randomness.
+    share: (low, high) of the window's height and width, of the image's; each is
+      drawn apart.
+    center: (low, high) of where its centre is, likewise; what would be outside
+      of the image is left.
+    probability: of doing so.
+  """
+  if rng.random() >= probability:
+    return example
+  shape = example['label'].shape
+  window = []
+  for n in shape:
+    half, middle = rng.uniform(*share) / 2, rng.uniform(*center)
+    start = round(n * max(0.0, middle - half))
+    stop = round(n * min(1.0, middle + half))
+    window.append(slice(start, max(stop, start + 1)))
+  cut = {key: example[key][tuple(window)] for key in ('image', 'label')}
+  return resize(example | cut, shape)
 
 
 def pad(
@@ -86,8 +188,8 @@ def pad(
 ) -> Example:
   """Pads at the bottom and the right to at least `size` (H, W)."""
   del rng
-  height, width = example['label'].shape
-  bottom, right = max(0, size[0] - height), max(0, size[1] - width)
+  shape = example['label'].shape
+  bottom, right = np.subtract(sizes.padded(shape, size), shape).tolist()
   if not (bottom or right):
     return example
   border = functools.partial(
@@ -99,7 +201,9 @@ def pad(
     borderType=cv2.BORDER_CONSTANT,
   )
   return example | {
-    'image': border(example['image'], value=_color(fill)),
+    'image': _by_fours(
+      example['image'], lambda part, color: border(part, value=color), fill
+    ),
     'label': border(example['label'], value=info.IGNORE),
   }
 
@@ -149,8 +253,20 @@ def random_flip(
   if rng.random() >= probability:
     return example
   return example | {
-    'image': cv2.flip(example['image'], 1),
+    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 1)),
     'label': cv2.flip(example['label'], 1),
+  }
+
+
+def random_flip_vertical(
+  example: Example, rng: np.random.Generator, *, probability: float
+) -> Example:
+  """Mirrors top and bottom with the given probability."""
+  if rng.random() >= probability:
+    return example
+  return example | {
+    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 0)),
+    'label': cv2.flip(example['label'], 0),
   }
 
 
@@ -176,8 +292,10 @@ def random_rotate(
     cv2.warpAffine, M=matrix, dsize=(width, height), borderMode=0
   )
   return example | {
-    'image': warp(
-      example['image'], flags=cv2.INTER_LINEAR, borderValue=_color(fill)
+    'image': _by_fours(
+      example['image'],
+      lambda part, color: warp(part, flags=cv2.INTER_LINEAR, borderValue=color),
+      fill,
     ),
     'label': warp(
       example['label'], flags=cv2.INTER_NEAREST, borderValue=info.IGNORE
@@ -185,57 +303,13 @@ def random_rotate(
   }
 
 
-def photometric(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  brightness: float,
-  contrast: tuple[float, float],
-  saturation: tuple[float, float],
-  hue: float,
-) -> Example:
-  """Distorts colours: each of four changes with probability 1/2.
-
-  Brightness first; contrast either before or after the two changes in HSV
-  space, with equal chance (SSD's scheme, Liu et al. 2016, as MMSegmentation
-  has it with 32, (.5, 1.5), (.5, 1.5) and 18).
-
-  Args:
-    example: the example.
-    rng: source of randomness.
-    brightness: adds up to this many grey levels, or takes them away.
-    contrast: (low, high) of the factor on all channels.
-    saturation: (low, high) of the factor on the saturation.
-    hue: turns the hue by up to this many half degrees either way.
-  """
-  image = example['image']
-  if rng.random() < 0.5:
-    image = _linear(image, 1.0, rng.uniform(-brightness, brightness))
-  contrast_first = rng.random() < 0.5
-  factor = rng.uniform(*contrast) if rng.random() < 0.5 else 1.0
-  if contrast_first:
-    image = _linear(image, factor, 0.0)
-  saturate, turn = rng.random() < 0.5, rng.random() < 0.5
-  if saturate or turn:
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    if saturate:
-      hsv[..., 1] = _linear(hsv[..., 1], rng.uniform(*saturation), 0.0)
-    if turn:
-      delta = round(rng.uniform(-hue, hue))
-      hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta) % 180
-    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-  if not contrast_first:
-    image = _linear(image, factor, 0.0)
-  return example | {'image': image}
-
-
 def normalize(image: Any, mean: Any, std: Any) -> Any:
   """Returns (image - mean) / std in float32, channel by channel.
 
   Args:
-    image: [..., 3], values 0..255; a NumPy or JAX array.
-    mean: 3 values, in the units of `image`.
-    std: 3 values.
+    image: [..., C], values 0..255 or 0..65535; a NumPy or JAX array.
+    mean: C values, in the units of `image`.
+    std: C values.
   """
   mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   return (image.astype(np.float32) - mean) * (np.float32(1) / std)
@@ -243,13 +317,35 @@ def normalize(image: Any, mean: Any, std: Any) -> Any:
 
 # Every op, by the name that configs use.
 OPS: dict[str, Callable[..., Example]] = {
+  'brightness_contrast': colors.brightness_contrast,
+  'distort': colors.distort,
   'pad': pad,
-  'photometric': photometric,
+  'photometric': colors.photometric,
   'random_crop': random_crop,
+  'random_fit': random_fit,
   'random_flip': random_flip,
+  'random_flip_vertical': random_flip_vertical,
   'random_rotate': random_rotate,
   'random_scale': random_scale,
+  'random_short_side': random_short_side,
+  'random_stretch': random_stretch,
+  'random_window': random_window,
+  'stretch': stretch,
 }
+
+
+def output_size(augment: Any) -> tuple[int, int] | None:
+  """Returns the (H, W) that `compose` gives every example; None for no one.
+
+  Args:
+    augment: see `compose`.
+  """
+  found = {
+    sizes.after(augment, augment.ops, size, quantile)
+    for size in ((1, 1), (2**14, 2**15))
+    for quantile in (0.0, 1.0)
+  }
+  return found.pop() if len(found) == 1 else None
 
 
 def compose(
@@ -296,13 +392,27 @@ def compose(
   return apply
 
 
-def _color(fill: Fill) -> tuple[int, int, int]:
-  """Rounds a colour to grey levels."""
-  red, green, blue = (round(float(value)) for value in fill)
-  return red, green, blue
+def _by_fours(
+  image: np.ndarray,
+  apply: Callable[[np.ndarray, tuple[int, ...]], np.ndarray],
+  fill: Fill = (),
+) -> np.ndarray:
+  """Applies what takes up to four channels to an image [H, W, C] of any.
 
-
-def _linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
-  """Returns factor * image + offset as uint8, rounded and clipped."""
-  levels = np.arange(256) * factor + offset
-  return cv2.LUT(image, np.rint(levels.clip(0, 255)).astype(np.uint8))
+  Args:
+    image: the image.
+    apply: maps some channels and their colour of `fill`, in grey levels.
+    fill: a colour, or () where there is none.
+  """
+  count = image.shape[2]
+  color = tuple(round(float(value)) for value in fill)
+  parts = [
+    apply(
+      image if count <= 4 else np.ascontiguousarray(image[..., i : i + 4]),
+      color[i : i + 4],
+    )
+    for i in range(0, count, 4)
+  ]
+  # OpenCV drops the last axis of an image of one channel.
+  parts = [part if part.ndim == 3 else part[..., None] for part in parts]
+  return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)

@@ -135,11 +135,20 @@ COCO_TO_VOC = {
   )
 }
 
+# COCO's category ids: 80 things up to 90, then 53 stuffs.
+_COCO_PANOPTIC = (
+  *sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}),
+  *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138),
+  *(141, 144, 145, 147, 148, 149, 151, 154, 155, 156, 159, 161, 166, 168, 171),
+  *(175, 176, 177, 178, 180, 181),
+  *range(184, 201),
+)
+
 _ADE20K: dict[str, Any] = {
   'url': 'https://ade20k.csail.mit.edu/',
   'licence': "research and education; images keep their owners' terms",
   'instructions': 'Fetch ADEChallengeData2016.zip of the scene parsing '
-  'benchmark: images/ and annotations/, each {training,validation}.',
+  'benchmark and unpack it into FOLDER.',
   'splits': {'train': 20210, 'val': 2000},
 }
 _COCO: dict[str, Any] = {
@@ -148,15 +157,21 @@ _COCO: dict[str, Any] = {
   'instructions': 'Fetch train2017.zip, val2017.zip and '
   'annotations_trainval2017.zip.',
 }
+_COCO_VOC = _COCO | {
+  'instructions': f'{_COCO["instructions"]} Fetch VOC 2012 and SBD too (see '
+  'voc), and unpack all into one folder.'
+}
 _CONTEXT: dict[str, Any] = {
   'url': 'https://cs.stanford.edu/~roozbeh/pascal-context/',
   'licence': 'as VOC 2010: images keep their Flickr terms',
-  'instructions': 'Fetch VOC 2010 and trainval_merged.json; rasterise the '
-  'masks with the Detail API into SegmentationClassContext.',
+  'instructions': 'Fetch VOCtrainval_03-May-2010.tar of VOC 2010 and '
+  'trainval.tar.gz (the 459 classes as .mat files), and unpack both into '
+  'FOLDER.',
 }
 _ISPRS: dict[str, Any] = {
   'licence': 'ISPRS terms of use: research, on registration',
   'id_mapping': _zero_ignored(6),
+  'ignore_color': (0, 0, 0),
 }
 _VOC: dict[str, Any] = {
   'url': 'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
@@ -192,7 +207,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       url='https://www.cityscapes-dataset.com/',
       licence='non-commercial, on registration',
       instructions='Fetch leftImg8bit_trainvaltest.zip and '
-      'gtFine_trainvaltest.zip; the mapping here is from labelIds.',
+      'gtFine_trainvaltest.zip, and unpack both into FOLDER.',
     ),
     _known('ade20k', 'ade20k', id_mapping=_zero_ignored(150), **_ADE20K),
     # Two readings of "ADE20K-32" that give different numbers: class 0
@@ -202,6 +217,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       'ade20k32',
       id_mapping={i: i for i in range(32)},
       unmapped=0,
+      unscored=('other',),  # MLPerf's mean, beside TI's of all 32
       **_ADE20K,
     ),
     # ... or ignored, with 31 classes (MLPerf mobile).
@@ -236,9 +252,9 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       splits={'train': 2522, 'val': 1669, 'test': 1796},
       url='https://github.com/Junjue-Wang/LoveDA',
       licence='CC BY-NC-SA 4.0',
-      instructions='Fetch Train.zip and Val.zip; merge Urban and Rural.',
+      instructions='Fetch Train.zip and Val.zip, and unpack both into FOLDER.',
     ),
-    # Index labels as converters write them. The colours are RGB; a converter
+    # The ids are those that converters write. The colours are RGB; a converter
     # that reads the files as BGR must swap its table too, or buildings become
     # clutter and low vegetation becomes cars.
     _known(
@@ -247,8 +263,8 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       splits={'train': 3456, 'val': 2016},
       url='https://www.isprs.org/education/benchmarks/UrbanSemLab/'
       '2d-sem-label-potsdam.aspx',
-      instructions='Fetch 2_Ortho_RGB.zip and 5_Labels_all_noBoundary.zip; '
-      'cut the tiles into patches of 512 pixels.',
+      instructions='Fetch 2_Ortho_RGB.zip and 5_Labels_all_noBoundary.zip, '
+      'and unpack both into FOLDER.',
       **_ISPRS,
     ),
     _known(
@@ -257,8 +273,9 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       splits={'train': 344, 'val': 398},
       url='https://www.isprs.org/education/benchmarks/UrbanSemLab/'
       '2d-sem-label-vaihingen.aspx',
-      instructions='Fetch ISPRS_semantic_labeling_Vaihingen.zip and the '
-      'eroded ground truth; cut the areas into patches of 512 pixels.',
+      instructions='Fetch ISPRS_semantic_labeling_Vaihingen.zip and '
+      'ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip, '
+      'and unpack both into FOLDER.',
       **_ISPRS,
     ),
     _known(
@@ -268,20 +285,43 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       splits={'train': 33978, 'val': 11644},
       url='https://captain-whu.github.io/iSAID/',
       licence='non-commercial research',
-      instructions='Fetch DOTA-v1.0 images and the iSAID masks; cut both into '
-      'patches of 896 pixels with an overlap of 384.',
+      instructions='Fetch the images of DOTA-v1.0 and the semantic masks of '
+      'iSAID, and unpack those of each split into FOLDER/SPLIT.',
     ),
-    # VOC and COCO masks with every class but the person as background; the
-    # void border counts as background too.
+    # VOC and COCO, where the void border counts as background; of 21 classes,
+    # or with every class but the person as background.
+    _known(
+      'coco_voc21',
+      'voc',
+      id_mapping={i: i for i in range(21)} | {255: 0},
+      splits={'val': 1449},
+      **_COCO_VOC,
+    ),
     _known(
       'coco_voc_person',
       'person',
       id_mapping={15: 1},
       unmapped=0,
       splits={'val': 1449},
-      **_COCO,
+      **_COCO_VOC,
     ),
+    # Two readings: of all images of `val` (torchvision), or of those alone that
+    # show enough of the classes (Texas Instruments).
     _known('cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO),
+    _known('cocoseg21_ti', 'voc', ignore_label=255, **_COCO),
+    _known(
+      'coco_panoptic',
+      'coco_panoptic',
+      id_mapping={0: info_lib.IGNORE}
+      | {category: i for i, category in enumerate(_COCO_PANOPTIC)},
+      splits={'train': 118287, 'val': 5000},
+      **_COCO
+      | {
+        'instructions': f'{_COCO["instructions"]} Fetch '
+        'panoptic_annotations_trainval2017.zip too, and unpack its two '
+        'archives in annotations/.'
+      },
+    ),
     # Trimaps: 1 is the animal, 2 the rest, 3 the border between them.
     _known(
       'oxford_iiit_pet',

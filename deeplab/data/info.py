@@ -37,6 +37,8 @@ class DatasetInfo:
       train ids.
     unmapped: train id of the raw ids that `id_mapping` does not name; None if
       such an id is an error.
+    unscored: names of the classes that one of two published readings counts
+      as void; `miou_scored` is the mean IoU of the others.
     url: home page.
     licence: terms of use, in short.
     instructions: how to get the data.
@@ -50,6 +52,7 @@ class DatasetInfo:
   splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
   id_mapping: Mapping[int, int] | None = None
   unmapped: int | None = None
+  unscored: tuple[str, ...] = ()
   url: str = ''
   licence: str = ''
   instructions: str = ''

@@ -11,15 +11,14 @@ Prepared data is ArrayRecord, read by random access; TensorFlow is imported
 only while data is being prepared, if then.
 """
 
-import collections
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
-from concurrent import futures
 import copy
 import functools
 import itertools
+import os
 import pathlib
 from typing import Any
 
@@ -28,11 +27,24 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab.data import ahead
 from deeplab.data import augment
+from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
+from deeplab.data import preparing
 from deeplab.data import records
+from deeplab.data.builders import ade20k
+from deeplab.data.builders import cityscapes
+from deeplab.data.builders import coco
+from deeplab.data.builders import coco_panoptic
+from deeplab.data.builders import coco_voc
 from deeplab.data.builders import folder
+from deeplab.data.builders import isaid
+from deeplab.data.builders import isprs
+from deeplab.data.builders import loveda
+from deeplab.data.builders import oxford_iiit_pet
+from deeplab.data.builders import pascal_context
 from deeplab.data.builders import shapes
 from deeplab.data.builders import voc
 
@@ -41,8 +53,24 @@ Batch = dict[str, np.ndarray]
 
 # What makes the tfds builder of a split, by `config.data.name`.
 BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
+  'ade20k': ade20k.builder,
+  'ade20k32_ignore': ade20k.builder,
+  'ade20k32_other': ade20k.builder,
+  'cityscapes': cityscapes.builder,
+  'coco_panoptic': coco_panoptic.builder,
+  'coco_voc21': coco_voc.builder,
+  'coco_voc_person': coco_voc.builder,
+  'cocoseg21': coco.builder,
+  'cocoseg21_ti': coco.builder,
   'folder': folder.builder,
+  'isaid': isaid.builder,
+  'loveda': loveda.builder,
+  'oxford_iiit_pet': oxford_iiit_pet.builder,
+  'pascal_context59': pascal_context.builder,
+  'pascal_context60': pascal_context.builder,
+  'potsdam': isprs.potsdam,
   'shapes': shapes.builder,
+  'vaihingen': isprs.vaihingen,
   'voc': voc.builder,
 }
 
@@ -84,13 +112,15 @@ def resolve(config: Config) -> Config:
 
 
 def _at_hand(data: Any) -> bool:
-  if data.root or data.name == 'folder':
-    return bool(data.root)
+  if data.root:
+    return True
   splits = data.train_split, data.eval_split
-  builder = BUILDERS.get(data.name)
-  return builder is not None and all(
-    builder(data, split).data_path.exists() for split in splits
-  )
+  try:
+    return all(
+      BUILDERS[data.name](data, split).data_path.exists() for split in splits
+    )
+  except (KeyError, ValueError):  # unknown, or it reads a root
+    return False
 
 
 def prepare(config: Config, splits: Iterable[str]) -> None:
@@ -116,19 +146,32 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
     ValueError: no pixel of the split is labelled.
   """
   split = config.data.train_split
-  labels = _prepared(config.data, split).as_data_source(
-    records.SPLIT, decoders={'image': tfds.decode.SkipDecoding()}
-  )
-  counts = np.zeros(256, np.int64)
-  for i in range(len(labels)):
-    counts += np.bincount(labels[i]['label'].ravel(), minlength=256)
-  counts = counts[: info.num_classes]
+  _check_facts(config.data, info)
+  metadata = _prepared(config.data, split).info.metadata
+  counts = np.array(metadata[records.CLASS_PIXELS], np.int64)
   if not counts.any():
     raise ValueError(
       f'no pixel of the split {split!r} has a label; look at the masks and '
       'config.data.ignore_label'
     )
   return counts / counts.sum()
+
+
+def class_presence(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+  """Returns the share of the labelled pixels whose image has each class.
+
+  Returns:
+    [K] float64 over the training split; 1 for a class that no image has.
+  """
+  source = records.source(_prepared(config.data, config.data.train_split))
+  seen = np.zeros(info.num_classes, np.int64)
+  total = 0
+  for i in range(len(source)):
+    label = records.decode_label(source[i]['label'])
+    counts = np.bincount(label.ravel(), minlength=256)[: info.num_classes]
+    seen[counts > 0] += counts.sum()
+    total += counts.sum()
+  return np.where(seen > 0, seen, total) / total
 
 
 def train_batches(
@@ -152,7 +195,7 @@ def train_batches(
     start_step: step of the first batch.
 
   Returns:
-    An iterator over {'image' [b, h, w, 3] float32 normalised, 'label'
+    An iterator over {'image' [b, h, w, C] float32 normalised, 'label'
     [b, h, w] uint8 train ids or IGNORE, 'index' [b] uint32 global position},
     with b = batch_size / host_count.
 
@@ -169,10 +212,7 @@ def train_batches(
     config.data, config.data.train_split, info, cache=config.data.cache
   )
   transform = augment.compose(config.data.augment, config.data.mean)
-  # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
-  # faster than the arithmetic, and the same to the last bit.
-  levels = np.arange(256).repeat(3).reshape(256, 1, 3)
-  levels = augment.normalize(levels, config.data.mean, config.data.std)
+  normalize = _normalizer(config.data.mean, config.data.std)
   order = functools.lru_cache(maxsize=4)(
     lambda epoch: _rng(config.seed, _ORDER, epoch).permutation(read.count)
   )
@@ -189,10 +229,14 @@ def train_batches(
     if len(sizes) > 1:
       raise ValueError(
         f'examples of sizes {sorted(sizes)} do not make a batch: end '
-        'config.data.augment.ops with one that fixes the size (random_crop)'
+        'config.data.augment.ops with random_crop or stretch'
       )
+    channels = len(config.data.mean)
+    image = np.empty((local, *sizes.pop(), channels), np.float32)
+    for example, place in zip(examples, image, strict=True):
+      normalize(example['image'], place)
     return {
-      'image': np.stack([cv2.LUT(e['image'], levels) for e in examples]),
+      'image': image,
       'label': np.stack([e['label'] for e in examples]),
       'index': np.arange(first, first + local).astype(np.uint32),
     }
@@ -218,8 +262,8 @@ def eval_examples(
     host_count: number of hosts.
 
   Returns:
-    An iterator over {'image' [H, W, 3] uint8, 'label' [H, W] uint8 train ids
-    or IGNORE, 'name' str}, at native size.
+    An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
+    train ids or IGNORE, 'name' str}, at native size.
   """
   read = _Reader(config.data, config.data.eval_split, info)
   indices = range(host_index, read.count, host_count)
@@ -229,7 +273,7 @@ def eval_examples(
 def calibration_images(
   config: Config, info: info_lib.DatasetInfo, count: int
 ) -> Iterator[np.ndarray]:
-  """Yields `count` training images [H, W, 3] uint8, or all there are.
+  """Yields `count` training images [H, W, C], or all there are.
 
   They come at native size, each once, drawn for `config.seed`.
   """
@@ -253,11 +297,16 @@ class _Reader:
     info: info_lib.DatasetInfo,
     cache: bool = False,
   ):
-    if info.name != data.name:
+    _check_facts(data, info)
+    builder = _prepared(data, split)
+    pixels, image = bands.of(data), builder.info.features['image']
+    if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
       raise ValueError(
-        f'facts of {info.name!r} for config.data.name={data.name!r}'
+        f'config.data.mean has {pixels.channels} values, of images of '
+        f'{pixels.depth} bits, for the {image.shape[-1]} channels of '
+        f'{np.dtype(image.np_dtype)} of {data.name}'
       )
-    self._source = _prepared(data, split).as_data_source(records.SPLIT)
+    self._source = records.source(builder)
     self._cache: dict[int, augment.Example] | None = {} if cache else None
     self.count = len(self._source)
 
@@ -266,8 +315,8 @@ class _Reader:
       return dict(self._cache[index])
     record = self._source[index]
     example = {
-      'image': record['image'],
-      'label': record['label'][..., 0],
+      'image': records.decode_pixels(record['image']),
+      'label': records.decode_label(record['label']),
       'name': record['name'].decode(),
     }
     if self._cache is not None:
@@ -277,60 +326,74 @@ class _Reader:
     return example
 
 
+def _normalizer(
+  mean: Any, std: Any
+) -> Callable[[np.ndarray, np.ndarray], None]:
+  """Returns what writes the normalised pixels of an image to a place."""
+  # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
+  # faster than the arithmetic, and the same to the last bit.
+  levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
+  levels = augment.normalize(levels, mean, std)
+
+  def normalize(image: np.ndarray, place: np.ndarray) -> None:
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+      cv2.LUT(image, levels, place)
+    else:
+      place[...] = augment.normalize(image, mean, std)
+
+  return normalize
+
+
+def _check_facts(data: Any, info: info_lib.DatasetInfo) -> None:
+  """Raises ValueError if the facts are those of another data set."""
+  if info.name != data.name:
+    raise ValueError(
+      f'facts of {info.name!r} for config.data.name={data.name!r}'
+    )
+
+
 def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   """Returns the builder of a split whose data stands on disk."""
-  if data.name not in BUILDERS:
-    info = catalog.info_for(data)
-    raise ValueError(
-      f'config.data.name={data.name!r} has no builder here (there are '
-      f'{", ".join(BUILDERS)}); bring it into the layout of "folder". '
-      f'{info.instructions}'
-    )
+  catalog.info_for(data)  # an unknown name is an error
   builder = BUILDERS[data.name](data, split)
   if builder.data_path.exists():
     return builder
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
-  try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
-  except OSError:
-    # Another process finished the same work first, and the last step of ours,
-    # renaming a folder onto its own, was refused.
-    if not builder.data_path.exists():
-      raise
+  place = pathlib.Path(builder.data_path).parent
+  with preparing.swept(place), preparing.same_bytes():
+    try:
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
+    except OSError:
+      # Another process finished the same work first, and the last step of ours,
+      # renaming a folder onto its own, was refused.
+      if not builder.data_path.exists():
+        raise
   logging.info('Prepared %s.', builder.data_path)
   return BUILDERS[data.name](data, split)
+
+
+def cores() -> int:
+  """Returns the number of processor cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def _ahead(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
   """Returns make(key) for each key in turn, computed ahead by threads."""
-  if data.threads < 1 or data.prefetch < 1:
+  if data.threads < 0 or data.prefetch < 1:
     raise ValueError(
-      f'config.data.threads={data.threads} and config.data.prefetch='
-      f'{data.prefetch} must be at least 1'
+      f'config.data.threads={data.threads} must be at least 0, and '
+      f'config.data.prefetch={data.prefetch} at least 1'
     )
-
-  def run() -> Generator[Any]:
-    with futures.ThreadPoolExecutor(data.threads, 'data') as pool:
-      pending = collections.deque(
-        pool.submit(make, key) for key in itertools.islice(keys, data.prefetch)
-      )
-      try:
-        while pending:
-          result = pending.popleft().result()
-          pending.extend(
-            pool.submit(make, key) for key in itertools.islice(keys, 1)
-          )
-          yield result
-      finally:
-        for future in pending:
-          future.cancel()
-
-  return run()
+  threads = data.threads or cores()
+  # Each thread makes one result; with fewer in hand than threads, some idle.
+  return ahead.ahead(make, keys, threads, max(data.prefetch, threads))
 
 
 def _rng(seed: int, stream: int, index: int) -> np.random.Generator:

@@ -78,6 +78,7 @@ def profile(
   model: 'ml_collections.ConfigDict | segmenter.Segmenter',
   num_classes: int,
   size: Sequence[int],
+  channels: int = 3,
   auxiliary: bool = False,
 ) -> Profile:
   """Returns MACs and parameters of a network at one input size.
@@ -86,6 +87,7 @@ def profile(
     model: `config.model`, or a network built from it.
     num_classes: number of classes, used with a config.
     size: (H, W) of the input image.
+    channels: of the input image.
     auxiliary: counts what only training runs: the auxiliary head, and the
       head's modules whose names begin so.
   """
@@ -149,7 +151,7 @@ def profile(
     with nn.intercept_methods(record):
       return model.init(jax.random.key(0), images)
 
-  jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+  jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *size, channels), jnp.float32))
   return Profile(
     macs=sum(row.macs for row in rows),
     params=sum(row.params for row in rows),

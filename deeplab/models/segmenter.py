@@ -94,7 +94,7 @@ class Segmenter(nn.Module):
     """Returns the logits of a batch.
 
     Args:
-      images: [B, H, W, 3] float32, normalised.
+      images: [B, H, W, C] float32, normalised.
       train: BatchNorm uses and updates batch statistics, dropout drops, and
         the auxiliary head runs.
       dropout_keys: typed PRNG keys [B], one an example; None: no dropout.
@@ -110,7 +110,7 @@ class Segmenter(nn.Module):
       )
     if images.ndim != 4:
       raise ValueError(
-        f'images have shape {images.shape}; expected [B, H, W, 3]'
+        f'images have shape {images.shape}; expected [B, H, W, C]'
       )
     features = self.encoder(images, train)
     size = images.shape[1:3] if full_resolution else None

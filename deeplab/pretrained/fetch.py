@@ -1,19 +1,15 @@
 """Published files, from the cache or from where they were published."""
 
 import hashlib
-import http.client
 import os
-import shutil
 import tempfile
-import urllib.request
 
 from absl import logging
-import tqdm
 
+from deeplab import transfer
 from deeplab.pretrained import origins
 
 _CHUNK = 1 << 20
-_TIMEOUT = 30  # seconds without an answer
 
 
 def cache_path(origin: origins.Origin) -> str:
@@ -83,26 +79,14 @@ def fetch(origin: origins.Origin) -> str:
 
 
 def _download(url: str, f, path: str) -> None:
-  """Copies what stands at an address; a bar shows how far it is.
+  """Copies what stands at an address.
 
   Raises:
-    OSError: no network, no such address, or less than was promised.
+    OSError: as `transfer.copy`; it says where to put the file.
   """
   try:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-      length = int(answer.headers.get('Content-Length') or 0)
-      with tqdm.tqdm.wrapattr(
-        *(answer, 'read'),
-        total=length or None,
-        desc=os.path.basename(path),
-        unit_scale=True,
-        unit='B',
-        leave=False,
-      ) as read:
-        shutil.copyfileobj(read, f, _CHUNK)
-    if length and f.tell() != length:
-      raise OSError(f'{f.tell()} bytes of {length} came')
-  except (OSError, http.client.HTTPException) as e:
+    transfer.copy(url, f, os.path.basename(path))
+  except OSError as e:
     raise OSError(
       f'{url} could not be fetched ({e}); fetch it elsewhere and put it at '
       f'{path}'

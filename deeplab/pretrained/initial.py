@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab import workdir as workdirs
+from deeplab.data import bands
 from deeplab.pretrained import fetch
 from deeplab.pretrained import folded
 from deeplab.pretrained import merge
@@ -47,8 +48,8 @@ class Manifest:
       other by name; '' for a work directory.
     url: where it was published, '' if that is unknown.
     licence: of the weights, '' if that is unknown.
-    mean, std: how images are normalised for them, RGB in 0..255; the config's
-      where nothing is known.
+    mean, std: how images are normalised for them, a value a channel; the
+      config's where nothing is known.
     bgr: they read blue first, and their first kernel was turned round.
     padding: the encoder's, as the config has it; '' where it has no choice.
     variables: how many variables of ours got their values.
@@ -138,10 +139,11 @@ def _check(
       "config.init_skip='(head|auxiliary)/.*'"
     )
   values = expected.values
-  # Of an image of other channels than RGB nothing is known.
+  # Of other images than those that the weights were trained on nothing is
+  # known.
   if (
     values is not None
-    and len(values[0]) == len(config.data.mean)
+    and bands.Pixels(len(values[0]), expected.depth) == bands.of(config.data)
     and not (
       np.allclose(config.data.mean, values[0], rtol=0.01, atol=0)
       and np.allclose(config.data.std, values[1], rtol=0.01, atol=0)

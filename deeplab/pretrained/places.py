@@ -46,11 +46,13 @@ class Expected:
 
   Attributes:
     values: `config.data.mean` and `std`; None where they are unknown.
+    depth: bits a channel of the images that have these values.
     model: fields of config.model, by 'encoder.padding', that must be so.
     trained: fields that were so in training and may be changed.
   """
 
   values: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  depth: int = 8
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -143,7 +145,9 @@ def _of_origin(origin: origins.Origin) -> Expected:
   names = {'encoder.name': origin.encoder}
   if origin.head:
     names['head.name'] = origin.head
-  return Expected(origin.values, {**names, **origin.model}, origin.trained)
+  return Expected(
+    origin.values, model={**names, **origin.model}, trained=origin.trained
+  )
 
 
 def _of_config(config: dict[str, Any]) -> Expected:
@@ -157,6 +161,7 @@ def _of_config(config: dict[str, Any]) -> Expected:
     model[f'head.{name}'] = config['model']['head'][name]
   return Expected(
     (tuple(config['data']['mean']), tuple(config['data']['std'])),
+    config['data'].get('depth', 8),
     model,
     {'output_stride': config['model']['output_stride']},
   )

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def _declare_missing_operators() -> torch.library.Library | None:
+def declare_missing_operators() -> torch.library.Library | None:
   """Lets torchvision be imported where its compiled part does not load.
 
   Its Python part asks for a few operators by name at import; no segmentation
@@ -131,7 +131,7 @@ class _DeepLabV3Plus(nn.Module):
 
 def _network(classes: int) -> tuple[str, nn.Module]:
   """Returns where the network comes from, and the network."""
-  declarations = _declare_missing_operators()
+  declarations = declare_missing_operators()
   try:
     import segmentation_models_pytorch as smp
   except ImportError:

@@ -126,7 +126,7 @@ class Ours:
       )
     )
     self._state = parallel.replicate(
-      steps.init_state(model, optimizer, seed=0, ema=False)
+      steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
     )
     keys = jax.random.split(jax.random.key(0))
     self._batch = parallel.split(

@@ -4,7 +4,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from configs import common
 from deeplab.data import augment
+from tests import mmseg_module
 
 FILL = (10.0, 20.0, 30.0)
 SIZE = (48, 60)
@@ -13,15 +15,18 @@ SIZE = (48, 60)
 MOVES = {
   'pad': {'size': (64, 64), 'fill': FILL},
   'random_crop': {'size': (32, 40), 'max_class_share': 1.0, 'fill': FILL},
+  'random_fit': {'low': 0.5, 'high': 2.0, 'long': 80, 'short': 50},
   'random_flip': {'probability': 1.0},
+  'random_flip_vertical': {'probability': 1.0},
   'random_rotate': {'degrees': 30.0, 'probability': 1.0, 'fill': FILL},
   'random_scale': {'low': 0.5, 'high': 2.0, 'step': 0.0},
-}
-PHOTOMETRIC = {
-  'brightness': 32.0,
-  'contrast': (0.5, 1.5),
-  'saturation': (0.5, 1.5),
-  'hue': 18.0,
+  'random_short_side': {'low': 30, 'high': 90},
+  'random_stretch': {'low': 1.0, 'high': 2.0, 'probability': 1.0},
+  'random_window': {
+    'share': (0.6, 0.9),
+    'center': (0.25, 0.75),
+    'probability': 1.0,
+  },
 }
 
 
@@ -65,6 +70,34 @@ def test_image_and_label_move_together(name, seed, axis):
   assert abs(error.mean()) < 0.15  # no shift between the two
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('name', MOVES)
+def test_channels_move_alike(name, dtype):
+  """Seven channels as one image, and one at a time."""
+  image = np.random.default_rng(0).integers(0, 256, (*SIZE, 7)).astype(dtype)
+  image *= np.iinfo(dtype).max // 255
+  label = np.zeros(SIZE, np.uint8)
+  fill = tuple(range(10, 80, 10))
+
+  def move(channels):
+    parameters = dict(MOVES[name])
+    if 'fill' in parameters:
+      parameters['fill'] = fill[channels]
+    example = {'image': image[..., channels], 'label': label}
+    rng = np.random.default_rng(3)
+    return augment.OPS[name](example, rng, **parameters)['image']
+
+  got = move(slice(0, 7))
+  assert got.dtype == dtype
+  for i in range(7):
+    alone = move(slice(i, i + 1))
+    assert alone.shape == (*got.shape[:2], 1)
+    # OpenCV's kernels for one channel and for four round apart.
+    np.testing.assert_allclose(
+      got[..., i], alone[..., 0], atol=np.iinfo(dtype).max // 255
+    )
+
+
 def test_scale_is_half_pixel():
   label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
   example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
@@ -95,6 +128,100 @@ def test_scale_steps():
     for _ in range(40)
   }
   assert heights == {(24, 30), (36, 45), (48, 60)}
+
+
+@pytest.mark.parametrize(
+  ('size', 'factor', 'expected'),
+  [
+    # ADE20K's: the shorter side is 512 unless the image is very long.
+    ((480, 640), 1.0, (512, 683)),
+    ((640, 480), 1.0, (683, 512)),
+    ((100, 1000), 1.0, (205, 2048)),
+    ((480, 640), 0.5, (256, 341)),
+  ],
+)
+def test_fit_by_hand(size, factor, expected):
+  example = coordinates(0, size)
+  got = augment.random_fit(
+    example,
+    np.random.default_rng(0),
+    low=factor,
+    high=factor,
+    long=2048,
+    short=512,
+  )
+  assert got['label'].shape == expected
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.77, 1.313, 2.0])
+@pytest.mark.parametrize('size', [(48, 60), (61, 47), (20, 199)])
+def test_fit_is_mmsegmentation_s(size, factor, monkeypatch):
+  transforms = mmseg_module.load(monkeypatch, 'mmcv.transforms')
+  resize = transforms.RandomResize(
+    scale=(160, 40), ratio_range=(factor, factor), keep_ratio=True
+  )
+  example = coordinates(0, size)
+  theirs = resize({'img': example['image'], 'img_shape': size})['img']
+  got = augment.random_fit(
+    example,
+    np.random.default_rng(0),
+    low=factor,
+    high=factor,
+    long=160,
+    short=40,
+  )
+  assert got['label'].shape == theirs.shape[:2]
+
+
+def test_short_side_by_hand():
+  rng = np.random.default_rng(0)
+  example = coordinates(0, (20, 30))
+  shapes = {
+    augment.random_short_side(example, rng, low=9, high=11)['label'].shape
+    for _ in range(40)
+  }
+  assert shapes == {(9, 13), (10, 15), (11, 16)}
+  upright = coordinates(0, (30, 20))
+  got = augment.random_short_side(upright, rng, low=9, high=9)
+  assert got['label'].shape == (13, 9)
+
+
+def test_stretch_draws_each_side_apart():
+  rng = np.random.default_rng(0)
+  shapes = np.array(
+    [
+      augment.random_stretch(
+        coordinates(0), rng, low=1.0, high=2.0, probability=0.5
+      )['label'].shape
+      for _ in range(60)
+    ]
+  )
+  factors = shapes / SIZE
+  assert factors.min() == 1.0
+  assert 1.8 < factors.max() <= 2.0
+  changed = factors[(factors > 1).any(1)]
+  assert 20 <= len(changed) <= 40
+  assert abs(np.corrcoef(changed.T)[0, 1]) < 0.5
+
+
+def test_window_shows_its_share_of_the_image():
+  rng = np.random.default_rng(0)
+  spans, starts = [], []
+  for _ in range(60):
+    got = augment.random_window(
+      coordinates(1), rng, share=(0.6, 0.9), center=(0.25, 0.75), probability=1
+    )['label']
+    assert got.shape == SIZE
+    spans.append(int(got.max()) - int(got.min()) + 1)
+    starts.append(int(got.min()))
+  # A window about 0.25 ends at the border: its half, 0.3, and 0.25 are left.
+  assert 0.5 * 60 <= min(spans) < max(spans) <= 0.9 * 60 + 1
+  assert min(starts) == 0 and max(starts) > 15
+  example = coordinates(1)
+  same = augment.random_window(
+    example, rng, share=(0.6, 0.9), center=(0.5, 0.5), probability=0
+  )
+  assert same is example
 
 
 def test_crop_larger_than_the_image_is_the_padded_image():
@@ -142,35 +269,37 @@ def test_flip():
   flipped = augment.random_flip(example, rng, probability=1.0)
   assert flipped['label'][0].tolist() == [3, 2, 1, 0]
   assert augment.random_flip(example, rng, probability=0.0) is example
+  upright = coordinates(0, (3, 2))
+  flipped = augment.random_flip_vertical(upright, rng, probability=1.0)
+  assert flipped['label'][:, 0].tolist() == [2, 1, 0]
 
 
-def test_photometric_changes_colours_only():
+def test_stretch_has_its_size_whatever_the_ratio():
   rng = np.random.default_rng(0)
-  example = {
-    'image': rng.integers(0, 256, (16, 16, 3)).astype(np.uint8),
-    'label': rng.integers(0, 5, (16, 16)).astype(np.uint8),
-  }
-  changed = 0
-  for seed in range(20):
-    got, again = (
-      augment.photometric(example, np.random.default_rng(seed), **PHOTOMETRIC)
-      for _ in range(2)
-    )
-    np.testing.assert_array_equal(got['image'], again['image'])
-    assert got['label'] is example['label']
-    changed += int((got['image'] != example['image']).any())
-  assert 15 <= changed < 20  # with probability 1/16 nothing happens
+  example = coordinates(0, (6, 8))
+  got = augment.stretch(example, rng, size=(3, 16))
+  assert got['image'].shape[:2] == got['label'].shape == (3, 16)
+  want = augment.resize(example, (3, 16))
+  np.testing.assert_array_equal(got['image'], want['image'])
 
 
-def test_photometric_keeps_grey_grey():
-  grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
-  example = {'image': grey, 'label': grey[..., 0]}
-  for seed in range(10):
-    image = augment.photometric(
-      example, np.random.default_rng(seed), **PHOTOMETRIC
-    )['image'].astype(int)
-    assert np.ptp(image, axis=2).max() == 0
-    assert (np.diff(image[0, :, 0]) >= 0).all()
+@pytest.mark.parametrize(
+  ('ops', 'size'),
+  [
+    ((), None),
+    (('random_scale', 'random_crop', 'random_flip'), (7, 9)),
+    (('stretch', 'random_stretch'), None),
+    (('stretch', 'random_rotate'), (5, 6)),
+    (('stretch', 'random_fit', 'random_crop'), (7, 9)),
+    (('random_crop', 'pad'), (257, 257)),
+    (('pad',), None),
+  ],
+)
+def test_output_size(ops, size):
+  config = common.base().data.augment
+  config.ops = ops
+  config.random_crop.size, config.stretch.size = (7, 9), (5, 6)
+  assert augment.output_size(config) == size
 
 
 def test_normalize():
@@ -197,7 +326,10 @@ def test_compose_runs_in_order():
 @pytest.mark.parametrize(
   ('config', 'message'),
   [
-    ({'ops': ('random_flop',)}, "'random_flop', which is not one of pad, "),
+    (
+      {'ops': ('random_flop',)},
+      "'random_flop', which is not one of brightness_contrast, ",
+    ),
     (
       {'ops': (), 'random_flop': {'probability': 1.0}},
       "'random_flop', which is not one of",

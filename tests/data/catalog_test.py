@@ -22,8 +22,11 @@ TABLE = {
   'potsdam': (6, 'impervious surface', 'clutter'),
   'vaihingen': (6, 'impervious surface', 'clutter'),
   'isaid': (16, 'background', 'harbor'),
+  'coco_panoptic': (133, 'person', 'rug-merged'),
+  'coco_voc21': (21, 'background', 'tvmonitor'),
   'coco_voc_person': (2, 'background', 'person'),
   'cocoseg21': (21, 'background', 'tvmonitor'),
+  'cocoseg21_ti': (21, 'background', 'tvmonitor'),
   'oxford_iiit_pet': (2, 'background', 'pet'),
 }
 
@@ -70,6 +73,8 @@ def test_class_tables(name):
     ('loveda', [0, 1, 7], [255, 0, 6]),
     ('potsdam', [0, 1, 6], [255, 0, 5]),
     ('isaid', [0, 15, 255], [0, 15, 255]),
+    ('coco_panoptic', [0, 1, 90, 92, 184, 200], [255, 0, 79, 80, 116, 132]),
+    ('coco_voc21', [0, 20, 255], [0, 20, 0]),
     ('coco_voc_person', [0, 14, 15, 255], [0, 0, 1, 0]),
     ('oxford_iiit_pet', [1, 2, 3], [1, 0, 255]),
   ],

@@ -1,12 +1,16 @@
-"""A small folder data set and the config that reads it."""
+"""A small folder data set, the config that reads it, and a server of files."""
 
+import functools
+import http.server
 import pathlib
+import threading
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from configs import common
+from configs.recipes import folder
 from tests.shared import SHARED
 
 DATA = SHARED / 'data'
@@ -38,14 +42,13 @@ def config(tmp_path):
   """The defaults, reading `root` as a folder of 3 classes."""
   c = common.base()
   c.batch_size = 4
-  c.data.name = 'folder'
+  folder.data(c)
   c.data.root = str(tmp_path / 'raw')
   c.data.data_dir = str(tmp_path / 'prepared')
   c.data.num_classes = 3
   c.data.ignore_label = 11
-  c.data.class_names = ()
-  c.data.color_map = ()
   c.data.augment.random_crop.size = (17, 33)
+  c.data.augment.random_crop.max_class_share = 1.0
   return c
 
 
@@ -55,3 +58,40 @@ def shared():
   if not DATA.is_dir():
     pytest.skip(f'no real data at {DATA}')
   return DATA
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+  """Serves files; those in `server.cut` end amid their bytes."""
+
+  def log_message(self, *arguments):
+    pass
+
+  def do_GET(self):
+    self.server.asked.append(self.path)
+    path = self.translate_path(self.path)
+    if self.path not in self.server.cut:
+      super().do_GET()
+      return
+    with open(path, 'rb') as file:
+      data = file.read()
+    self.send_response(200)
+    self.send_header('Content-Length', str(len(data)))
+    self.end_headers()
+    self.wfile.write(data[: len(data) // 2])
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+  """Serves tmp_path/served; has `url`, `asked`, `cut` and `folder`."""
+  folder = tmp_path / 'served'
+  folder.mkdir()
+  monkeypatch.setenv('no_proxy', '*')
+  handler = functools.partial(_Handler, directory=str(folder))
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as made:
+    made.url = f'http://127.0.0.1:{made.server_port}'
+    made.asked, made.cut, made.folder = [], set(), folder
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()

@@ -1,11 +1,14 @@
 """Batches: a function of (seed, step), shared among hosts without remainder."""
 
+import hashlib
 import itertools
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from deeplab.data import augment
@@ -55,16 +58,91 @@ def test_a_batch_depends_on_seed_and_step_alone(config):
 
 
 @pytest.mark.usefixtures('root')
-def test_hosts_share_each_batch(config):
-  whole = batches(config, 3)
-  parts = [batches(config, 3, host_index=h, host_count=2) for h in range(2)]
-  joined = [
-    {key: np.concatenate([a[key], b[key]]) for key in a}
-    for a, b in zip(*parts, strict=True)
+@pytest.mark.parametrize('threads', [0, 1, 2, 5])
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+def test_hosts_and_threads_share_each_batch(config, hosts, threads):
+  config.batch_size = 8
+  whole = batches(config, 5)
+  config.data.threads = threads
+  # Every host starts anew at step 2.
+  parts = [
+    batches(config, 3, start=2, host_index=h, host_count=hosts)
+    for h in range(hosts)
   ]
-  assert_equal(joined, whole)
+  assert parts[0][0]['image'].shape == (8 // hosts, 17, 33, 3)
+  joined = [
+    {key: np.concatenate([part[key] for part in same]) for key in same[0]}
+    for same in zip(*parts, strict=True)
+  ]
+  assert_equal(joined, whole[2:])
+
+
+@pytest.mark.usefixtures('root')
+def test_hosts_must_divide_the_batch(config):
   with pytest.raises(ValueError, match='batch_size=4 is not a multiple of the'):
     batches(config, 1, host_count=3)
+
+
+@pytest.mark.usefixtures('root')
+def test_all_threads_work_at_once(config, monkeypatch):
+  """More than `prefetch` of them: each waits for the others."""
+  config.data.augment.ops = ('random_flip',)
+  config.data.threads, config.data.prefetch = 3, 1
+  config.batch_size = 1
+  barrier = threading.Barrier(3, timeout=30)
+
+  def meet(example, rng, *, probability):
+    barrier.wait()
+    return example
+
+  monkeypatch.setitem(augment.OPS, 'random_flip', meet)
+  assert len(batches(config, 1)) == 1
+
+
+def digest(batch):
+  data = b''.join(batch[key].tobytes() for key in sorted(batch))
+  return hashlib.sha256(data).hexdigest()
+
+
+def in_new_process(config, body):
+  """Returns the last line that code prints; it has `config` and `batches`."""
+  program = f"""
+import hashlib, sys
+from ml_collections import ConfigDict
+from deeplab.data import catalog, pipeline
+config = ConfigDict({config.to_dict()!r})
+def batches(start):
+  return pipeline.train_batches(
+    config, catalog.info_for(config.data), host_index=0, host_count=1,
+    start_step=start)
+{body}
+"""
+  root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+  result = subprocess.run(
+    [sys.executable, '-c', program],
+    check=True,
+    cwd=root,
+    capture_output=True,
+    text=True,
+  )
+  return result.stdout.splitlines()[-1]
+
+
+@pytest.mark.usefixtures('root')
+def test_a_restart_goes_on_with_the_same_batches(config):
+  expected = digest(batches(config, 5)[4])
+  config.data.threads, config.data.cache = 3, True
+  got = in_new_process(
+    config,
+    """
+stream = batches(4)
+batch = next(stream)
+stream.close()
+data = b''.join(batch[key].tobytes() for key in sorted(batch))
+print(hashlib.sha256(data).hexdigest())
+""",
+  )
+  assert got == expected
 
 
 @pytest.mark.usefixtures('root')
@@ -152,6 +230,12 @@ def test_class_shares(config):
   assert shares.shape == (facts.num_classes,)
   for i in range(facts.num_classes):
     np.testing.assert_allclose(shares[i], (valid == i).mean())
+  presence = pipeline.class_presence(config, facts)
+  for i in range(facts.num_classes):
+    having = [x for x in examples if (x == i).any()] or examples
+    labelled = (np.concatenate(having) != 255).sum()
+    np.testing.assert_allclose(presence[i], labelled / len(valid))
+  assert (presence >= shares).all()
 
 
 @pytest.mark.usefixtures('root')
@@ -186,18 +270,27 @@ def test_settings_are_checked(config):
   config.data.augment.ops = ('random_scale',)
   with pytest.raises(ValueError, match='do not make a batch: end'):
     batches(config, 1)
-  config.data.threads = 0
-  with pytest.raises(ValueError, match='threads=0'):
+  config.data.threads = -1
+  with pytest.raises(ValueError, match='threads=-1 must be at least 0'):
     batches(config, 1)
   with pytest.raises(ValueError, match="facts of 'voc' for config"):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
-  config.data.name = 'cityscapes'
-  with pytest.raises(ValueError, match="'cityscapes' has no builder here"):
+  config.data.name = 'vok'
+  with pytest.raises(ValueError, match="'vok' is not one of ade20k"):
     pipeline.prepare(config, ['val'])
 
 
-def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
-  config.data.name, config.data.root = 'voc', ''
+def test_every_data_set_has_a_builder():
+  assert {*catalog.INFOS, 'folder'} == set(pipeline.BUILDERS)
+
+
+@pytest.mark.parametrize(
+  'name', ['voc', 'cityscapes', 'cocoseg21', 'oxford_iiit_pet']
+)
+def test_an_absent_data_set_is_replaced_where_the_config_says(
+  config, tmp_path, name
+):
+  config.data.name, config.data.root = name, ''
   config.data.train_split = 'trainaug'
   assert pipeline.resolve(config) is config
   config.data.fallback = 'shapes'
@@ -207,7 +300,7 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(config, tmp_path):
     'train',
     'val',
   )
-  assert config.data.name == 'voc'
+  assert config.data.name == name
   with config.unlocked():
     config.data.root = str(tmp_path)
   assert pipeline.resolve(config) is config  # an error later, not other data
@@ -227,11 +320,11 @@ def test_two_processes_may_prepare_at_once(config, monkeypatch):
   generate = folder.Folder._generate_examples
   nested = []
 
-  def overtaken(self, pairs, facts):
+  def overtaken(self):
     if not nested:
       nested.append(True)
       pipeline.num_examples(config, 'train')  # the other one finishes first
-    return generate(self, pairs, facts)
+    return generate(self)
 
   monkeypatch.setattr(folder.Folder, '_generate_examples', overtaken)
   assert pipeline.num_examples(config, 'train') == 5
@@ -248,25 +341,36 @@ def test_two_processes_may_prepare_at_once(config, monkeypatch):
 @pytest.mark.usefixtures('root')
 def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
   pipeline.prepare(config, ['train', 'val'])
-  program = f"""
-import sys
-from ml_collections import ConfigDict
-from deeplab.data import catalog, pipeline
-config = ConfigDict({config.to_dict()!r})
-facts = catalog.info_for(config.data)
-batches = pipeline.train_batches(
-  config, facts, host_index=0, host_count=1, start_step=80000)
-print(next(batches)['index'][0])
-batches.close()
-bad = {{'jax', 'flax', 'tensorflow'}} & set(sys.modules)
+  first = in_new_process(
+    config,
+    """
+stream = batches(80000)
+print(next(stream)['index'][0])
+stream.close()
+bad = {'jax', 'flax', 'tensorflow'} & set(sys.modules)
 sys.exit(str(bad) if bad else 0)
-"""
-  root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-  result = subprocess.run(
-    [sys.executable, '-c', program],
-    check=True,
-    cwd=root,
-    capture_output=True,
-    text=True,
+""",
   )
-  assert result.stdout.splitlines()[-1] == '320000'  # 80,000 batches of 4
+  assert first == '320000'  # 80,000 batches of 4
+
+
+@pytest.mark.usefixtures('root')
+def test_records_decode_to_what_tfds_decodes(root, config):
+  """A JPEG, with an orientation tag at that, and PNG."""
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  image = root / 'train/images/img1.png'
+  Image.open(image).save(image.with_suffix('.jpg'), exif=exif)
+  image.unlink()
+  facts = catalog.info_for(config.data)
+  read = pipeline._Reader(config.data, 'train', facts)
+  source = pipeline._prepared(config.data, 'train').as_data_source('examples')
+  assert read.count == len(source) == 5
+  for i in range(5):
+    for key, expected in (
+      ('image', source[i]['image']),
+      ('label', source[i]['label'][..., 0]),
+    ):
+      got = read(i)[key]
+      assert got.dtype == np.uint8
+      np.testing.assert_array_equal(got, expected)

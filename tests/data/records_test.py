@@ -1,14 +1,19 @@
 """Reading raw files: palettes, depths, colours, and what is damaged."""
 
 import io
+import os
+import sys
 
+import cv2
 import numpy as np
 from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
+import tifffile
 
 from deeplab.data import catalog
 from deeplab.data import info
+from deeplab.data import pipeline
 from deeplab.data import records
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
@@ -53,6 +58,12 @@ def test_masks_of_other_depths(tmp_path, mode):
   assert records.read_mask(path).tolist() == IDS.tolist()
 
 
+def test_encoded_labels_decode_to_themselves():
+  assert records.decode_label(records.encode_png(IDS)).tolist() == IDS.tolist()
+  with pytest.raises(ValueError, match='a prepared example does not decode'):
+    records.decode_label(b'no image')
+
+
 def test_bilevel_masks(tmp_path):
   Image.fromarray(IDS > 100).save(tmp_path / 'mask.png')
   mask = records.read_mask(tmp_path / 'mask.png')
@@ -78,6 +89,17 @@ def test_unknown_colour_is_named():
     records.color_ids(mask, catalog.INFOS['voc'])
 
 
+def test_stray_colours_are_ignored_up_to_a_share():
+  mask = np.zeros((2, 3, 3), np.uint8)
+  mask[1, 2] = (1, 2, 3)
+  mask[0, 1] = catalog.INFOS['voc'].ignore_color
+  got = records.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
+  assert got.tolist() == [[0, 255, 0], [0, 0, 255]]
+  mask[1, 1] = (1, 2, 3)
+  with pytest.raises(ValueError, match=r'at row 1, column 1 \(and 1 more pix'):
+    records.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
+
+
 def test_rgb_files_keep_their_bytes(tmp_path):
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (9, 7, 3)).astype(np.uint8)
@@ -87,6 +109,7 @@ def test_rgb_files_keep_their_bytes(tmp_path):
     data, size = records.read_image(path)
     assert data == path.read_bytes()
     assert size == (9, 7)
+    np.testing.assert_array_equal(records.read_pixels(path), decode(data, 3))
   assert (decode(data, 3) == pixels).all()
 
 
@@ -108,6 +131,18 @@ def test_sixteen_bit_images_are_refused(tmp_path):
   Image.fromarray(np.ones((3, 3), np.uint16)).save(tmp_path / 'image.png')
   with pytest.raises(ValueError, match=r'image\.png: image of mode I;16'):
     records.read_image(tmp_path / 'image.png')
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+def test_sixteen_bit_colours_are_refused(tmp_path, suffix):
+  path = tmp_path / f'image.{suffix}'
+  deep = np.full((3, 4, 3), 1000, np.uint16)
+  if suffix == 'png':
+    cv2.imwrite(str(path), deep)
+  else:
+    tifffile.imwrite(path, deep, photometric='rgb')
+  with pytest.raises(ValueError, match=r'mode RGB of 16 bits; .*depth=16'):
+    records.read_image(path)
 
 
 def test_truncated_files_are_named(tmp_path):
@@ -136,3 +171,38 @@ def test_fingerprint_changes_with_files_and_facts(tmp_path):
   )
   path.write_text('four')
   assert first != records.fingerprint('my-split', [path], facts)
+
+
+def test_fingerprint_changes_with_the_files_of_a_folder(tmp_path):
+  facts = catalog.INFOS['voc']
+  for name in 'abc':
+    (tmp_path / name).write_text('one')
+
+  def fingerprint():
+    return records.fingerprint('train', [tmp_path], facts)
+
+  first = fingerprint()
+  state = tmp_path.stat()
+  (tmp_path / 'b').write_text('three')
+  assert tmp_path.stat().st_mtime_ns == state.st_mtime_ns
+  second = fingerprint()
+  os.utime(tmp_path / 'b', (1, 1))
+  third = fingerprint()
+  (tmp_path / 'c').rename(tmp_path / 'd')
+  assert len({first, second, third, fingerprint()}) == 4
+  assert fingerprint() == fingerprint()
+
+
+@pytest.mark.usefixtures('root')
+@pytest.mark.parametrize('terminal', [True, False])
+def test_a_bar_shows_progress_on_a_terminal_alone(
+  config, monkeypatch, terminal
+):
+  stream = io.StringIO()
+  stream.isatty = lambda: terminal
+  monkeypatch.setattr(sys, 'stderr', stream)
+  pipeline.prepare(config, ['train'])
+  shown = stream.getvalue()
+  assert ('Preparing folder train: 100%' in shown) == terminal
+  assert ('| 5/5 [' in shown) == terminal
+  assert ('images/s]' in shown) == terminal

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from deeplab.data import bands
 from export import calibration
 
 
@@ -28,3 +29,18 @@ def test_samples_span_all_pixel_values_and_leave_images_alone():
   )
   np.testing.assert_array_equal(normal[1][0, 0, 0], [0, 50, 50])
   np.testing.assert_array_equal(normal[0][0, 0, 0], [-25, 0, 0])
+
+
+def test_images_of_other_pixels():
+  pixels = bands.Pixels(5, 16)
+  (image,) = calibration.synthetic(1, (9, 7), 3, pixels)
+  assert image.shape == (9, 7, 5)
+  assert image.dtype == np.uint16
+  assert image.max() > 40_000
+  images = [image // 2]
+  (sample,) = calibration.samples(
+    images, (9, 7), True, (1.0,) * 5, (1.0,) * 5, pixels.highest
+  )
+  assert sample.shape == (1, 9, 7, 5)
+  assert (sample[0, 0, 0] == 0).all()
+  assert (sample[0, -1, -1] == 65535).all()

@@ -78,7 +78,7 @@ def test_encoder(encoder, output_stride, size, tmp_path):
   path = str(tmp_path / 'saved_model')
   request = request_lib.make(('float32',), size, 3)
   compute = saved_model.function(network, variables, request, MEAN, STD)
-  saved_model.write(compute, size, path)
+  saved_model.write(compute, (*size, 3), path)
   *samples, image = calibration.synthetic(3, size, 0)
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
   data = tflite.convert(path, 'float32', request)
@@ -93,7 +93,7 @@ def test_encoder(encoder, output_stride, size, tmp_path):
   )
   compute = saved_model.function(network, variables, request, MEAN, STD)
   path = str(tmp_path / 'int8')
-  saved_model.write(compute, size, path)
+  saved_model.write(compute, (*size, 3), path)
   data = tflite.convert(
     path,
     'int8',

@@ -59,7 +59,7 @@ def test_head(case, tmp_path):
   request = request_lib.make(('float32', 'int8'), SIZE, 5)
   compute = saved_model.function(network, variables, request, MEAN, STD)
   path = str(tmp_path / 'saved_model')
-  saved_model.write(compute, SIZE, path)
+  saved_model.write(compute, (*SIZE, 3), path)
   *samples, image = calibration.synthetic(9, SIZE, 0)
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
 

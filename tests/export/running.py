@@ -19,6 +19,7 @@ def run(data, image, classes, folder):
   """
   card = {
     'input_size': list(image.shape[:2]),
+    'value_range': [0, 255],
     'mean': MEAN,
     'std': STD,
     'normalization_in_graph': True,

@@ -72,7 +72,7 @@ def write(variables, tmp_path_factory):
     if key not in cache:
       path = str(tmp_path_factory.mktemp('saved_model'))
       compute = saved_model.function(Net(), variables, request, MEAN, STD)
-      saved_model.write(compute, SIZE, path)
+      saved_model.write(compute, (*SIZE, 3), path)
       cache[key] = compute, path
     return cache[key]
 
@@ -93,6 +93,7 @@ def run(data, request, image, folder):
   """Returns what the evaluator's predictor gets from a file."""
   card = {
     'input_size': list(SIZE),
+    'value_range': [0, 255],
     'mean': MEAN,
     'std': STD,
     'normalization_in_graph': request.normalization_in_graph,
@@ -210,7 +211,7 @@ def test_saved_model(write):
   assert predictor.with_output('logits') is predictor
   with pytest.raises(ValueError, match='gives logits, not ids'):
     predictor.with_output('ids')
-  facts = saved_model.describe(compute, SIZE)
+  facts = saved_model.describe(compute, (*SIZE, 3))
   assert facts['operators']['stablehlo.convolution'] == 8
   assert facts['operators']['odml.upsample_bilinear2d'] == 3
   assert 'stablehlo.dot_general' not in facts['operators']
@@ -297,7 +298,7 @@ def test_a_composite_that_stays_is_refused(tmp_path):
     return halve(image)
 
   path = str(tmp_path)
-  saved_model.write(compute, SIZE, path)
+  saved_model.write(compute, (*SIZE, 3), path)
   with pytest.raises(graph_lib.BadGraph, match=r'STABLEHLO_COMPOSITE .*tensor'):
     tflite.convert(path, 'float32', ask('float32'))
 
@@ -305,7 +306,7 @@ def test_a_composite_that_stays_is_refused(tmp_path):
 def test_what_cannot_be_converted_is_named(tmp_path):
   compute = lambda image: jax.lax.population_count(image.astype(jnp.int32))
   path = str(tmp_path)
-  saved_model.write(compute, SIZE, path)
+  saved_model.write(compute, (*SIZE, 3), path)
   with pytest.raises(
     ValueError, match=r'cannot convert the model to float32: .*opulation'
   ):

@@ -70,6 +70,12 @@ def test_rows_by_hand():
   assert result.params == 108 + 8 + 36 + 8 + 25
 
 
+def test_channels_of_the_image_count():
+  result = profile.profile(small(), 5, (9, 7), channels=4)
+  assert result.rows[0].in_shape == (9, 7, 4)
+  assert result.macs == 20 * (144 + 36 + 20)
+
+
 def test_auxiliary_head_counts_only_when_asked_for():
   auxiliary = fcn.FCN(num_classes=5, stage=0, channels=6)
   network = small(auxiliary=auxiliary)

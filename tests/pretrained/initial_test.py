@@ -414,3 +414,38 @@ def test_what_is_wrong_is_said_before_anything_is_fetched(
   with pytest.raises(ValueError, match=r'set config\.data\.mean'):
     start(config(init_from='torchvision:tiny', data__mean=(1.0, 1.0, 1.0)))
   assert not fetched
+
+
+def test_more_channels_and_bits_are_of_other_units(published):
+  """Nothing is known of how such images are to be normalised."""
+  kernel = 'encoder/stem_1/conv/kernel'
+  c = config(init_from='torchvision:tiny').unlock()
+  c.data.mean, c.data.std = (9.0,) * 4, (3.0,) * 4
+  after, _ = start(c, channels=4)
+  expected = 0.75 * published[kernel].mean(axis=2)
+  np.testing.assert_allclose(after[kernel][:, :, 3], expected, rtol=1e-5)
+  c.data.mean, c.data.std, c.data.depth = (9000.0,) * 3, (3000.0,) * 3, 16
+  after, _ = start(c)
+  np.testing.assert_array_equal(after[kernel], published[kernel])
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in registry.ENCODERS if name.endswith('_tiny')]
+)
+def test_each_encoder_has_a_kernel_that_reads_the_image(name):
+  encoder = registry.ENCODERS[name]()
+  paths = []
+  for channels in (3, 4):
+    images = np.zeros((1, 65, 65, channels), np.float32)
+    shapes = jax.eval_shape(
+      lambda: encoder.init(jax.random.key(0), images, False)  # noqa: B023
+    )
+    leaves = merge.flatten({'params': {'encoder': shapes['params']}})
+    paths.append({path: leaf.shape for path, leaf in leaves.items()})
+  three, four = paths
+  changed = {path for path in three if three[path] != four[path]}
+  if name.startswith('erfnet'):  # which hands the image on beside it
+    changed -= {'encoder/down1/conv/bias'}
+  (path,) = changed
+  assert set(initial._edits(False, {path: np.zeros(four[path])})) == {path}
+  assert four[path][2] == 4

@@ -1,12 +1,4 @@
-"""Logits of mmsegmentation's files equal mmsegmentation's; skipped without it.
-
-It needs mmsegmentation, mmengine and mmcv-lite besides torch; of mmcv's
-compiled operators, which mmcv-lite lacks, none is called.
-"""
-
-import sys
-import types
-import warnings
+"""Logits of mmsegmentation's files equal mmsegmentation's; skips without it."""
 
 import jax
 import numpy as np
@@ -16,28 +8,16 @@ from deeplab.models import segmenter
 from deeplab.models.encoders import resnet
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
+from tests import mmseg_module
 from tests import torchvision_module
 from tests.pretrained import cases
 
 NORM = {'type': 'BN', 'requires_grad': True}
 
 
-class Operators(types.ModuleType):
-  """Stands for mmcv's compiled operators."""
-
-  def __getattr__(self, name):
-    if name.startswith('__'):
-      raise AttributeError(name)
-    return None
-
-
 @pytest.fixture
 def mmseg(monkeypatch):
-  torchvision_module.load()
-  monkeypatch.setitem(sys.modules, 'mmcv._ext', Operators('mmcv._ext'))
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    return pytest.importorskip('mmseg.models')
+  return mmseg_module.load(monkeypatch)
 
 
 def network(torch, mmseg, depth, stem, strides, dilations, rates, widths, **kw):

@@ -1,11 +1,28 @@
-"""Your own images and masks, one folder a split or one list file a split.
+"""Your own images and annotations, in the forms that tools save them in.
 
-Folders: ROOT/SPLIT/images/STEM.* and ROOT/SPLIT/labels/STEM.*, paired by stem.
-List files: ROOT/SPLIT.txt with a line `image label` a pair, both relative to
-ROOT; a tab between them if names have spaces. A list file comes first.
+A split is, below `config.data.root`, the first of these that exists:
 
-Masks are index, palette or grey images that hold class ids, or RGB images
-whose colours stand in `config.data.color_map` or ROOT/classes.txt.
+- SPLIT.txt, a list with a line `image annotation` a pair, both relative to
+  ROOT; a tab between them if names have spaces;
+- COCO JSON, CVAT's XML, or an export in the form of Pascal VOC: see `formats`;
+- folders SPLIT/images and SPLIT/labels, whose files are paired by stem, or one
+  folder SPLIT of images with labelme's JSON files beside them.
+
+Formats that name their classes are drawn by the names in
+`config.data.class_names` or ROOT/classes.txt; `formats.classes` says how.
+
+Images are RGB of 8 bits, or, by the length of `config.data.mean` and by
+`config.data.depth`, of any number of channels and of 16: TIFF, PNG or .npy.
+
+Annotations of one image are index, palette or grey images that hold class ids,
+RGB images whose colours stand in `config.data.color_map` or ROOT/classes.txt,
+or labelme's JSON files.
+
+With `config.data.pool` all examples are one split of that name ('.': ROOT
+itself). The examples that SPLIT.txt names, by file or by stem, one a line, are
+that split; without lists `eval_split` takes `pool_share` of them and
+`train_split` the rest. An image's path below ROOT and `pool_seed` alone decide
+that, so that other images may come and go.
 
 A fingerprint of the files (names, sizes, times) and of the class facts is part
 of the prepared data's name, so an edited mask is prepared anew and never
@@ -13,16 +30,26 @@ served stale. What was prepared before an edit stays on disk until removed.
 """
 
 import dataclasses
+import functools
+import hashlib
+import os
 import pathlib
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from deeplab.data import catalog
+from deeplab.data import bands
+from deeplab.data import faults as faults_lib
 from deeplab.data import info as info_lib
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
+from deeplab.data.formats import classes as classes_lib
+from deeplab.data.formats import coco_json
+from deeplab.data.formats import cvat
+from deeplab.data.formats import labelme
+from deeplab.data.formats import voc_export
 
-MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
+LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
 
 Pair = tuple[pathlib.Path, pathlib.Path]
 
@@ -32,137 +59,303 @@ class FolderConfig(tfds.core.BuilderConfig):
   """One split of one folder.
 
   Attributes:
-    pairs: (image, mask) files.
+    split: name of the split.
+    sources: the examples.
+    pixels: channels and depth of the images.
     facts: classes, ignore label and colours.
   """
 
-  pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
+  split: str = ''
   facts: info_lib.DatasetInfo | None = dataclasses.field(
     default=None, repr=False
   )
+  sources: tuple[sources_lib.Source, ...] = dataclasses.field(
+    default=(), repr=False
+  )
+  pixels: bands.Pixels = dataclasses.field(default=bands.RGB, repr=False)
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
-  """Images and masks from a folder of the user's own."""
+  """Images and annotations from a folder of the user's own."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(self, __doc__)
+    pixels = self.builder_config.pixels
+    return records.builder_info(self, __doc__, pixels=pixels)
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    config = self.builder_config
-    examples = self._generate_examples(config.pairs, config.facts)
-    return {records.SPLIT: examples}
+    return {records.SPLIT: self._generate_examples()}
 
-  def _generate_examples(self, pairs, facts):
-    pairs = records.progress(pairs, self.builder_config.name)
-    for i, (image, mask) in enumerate(pairs):
-      yield i, records.example(image, mask, image.stem, facts)
+  def _generate_examples(self):
+    config = self.builder_config
+    return sources_lib.generate(
+      self, config.sources, config.facts, config.split, config.pixels
+    )
 
 
 def builder(data: Any, split: str) -> Folder:
   """Returns the builder of one split of `config.data.root`.
 
-  Reads `root`, `data_dir` and what `catalog.info_for` reads.
+  Reads `root`, `data_dir`, what `find`, `bands.of` and `catalog.info_for` read.
 
   Raises:
-    ValueError: no such folder or split, an empty split, or an image or a mask
-      that has no partner.
+    ValueError: no such folder or split, an empty split, or an image or an
+      annotation that has no partner.
   """
-  facts = catalog.info_for(data)
-  pairs = find_pairs(data.root, split)
+  sources = find(data, split)
+  classes = classes_lib.classes_of(data)
+  pixels = bands.of(data)
+  files = [path for one in sources for path in (one.image, one.annotation)]
   name = records.fingerprint(
-    split, (path for pair in pairs for path in pair), facts
+    split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
   )
   return Folder(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=FolderConfig(name=name, pairs=pairs, facts=facts),
+    config=FolderConfig(
+      name=name,
+      split=split,
+      facts=classes.facts,
+      sources=sources,
+      pixels=pixels,
+    ),
   )
 
 
-def find_pairs(root: str, split: str) -> tuple[Pair, ...]:
-  """Returns the (image, mask) files of a split, sorted by image.
+def find(data: Any, split: str) -> tuple[sources_lib.Source, ...]:
+  """Returns the examples of a split, sorted by image.
+
+  Args:
+    data: reads `root`, `pool`, `pool_share`, `pool_seed`, `train_split`,
+      `eval_split` and what `catalog.info_for` reads.
+    split: name of the split.
 
   Raises:
     ValueError: as `builder`.
   """
-  if not root:
+  base = _base(data, split)
+  classes = classes_lib.classes_of(data)
+  sources = _find_all(base, data.pool or split, classes)
+  if data.pool:
+    sources = _share(base, sources, data, split)
+  if not sources:
+    raise ValueError(_empty(base, split))
+  return tuple(sorted(sources, key=lambda one: (one.image, one.annotation)))
+
+
+def survey(data: Any, split: str) -> tuple[tuple[Pair, ...], list[str]] | None:
+  """Returns the (image, mask) files of a split, and all that is wrong there.
+
+  Args:
+    data: reads what `find` reads.
+    split: name of the split.
+
+  Returns:
+    The pairs that there are, sorted by image, and a sentence for each file
+    without a partner, each bad line of a list, or the lack of all files; none
+    if the split is whole. None where there are no masks to look at: for a pool,
+    and for annotations that are drawn.
+
+  Raises:
+    ValueError: no root is given, or a damaged annotation file of many images.
+  """
+  base = _base(data, split)
+  if data.pool or _drawn(base, split, classes_lib.classes_of(data)) is not None:
+    return None
+  pairs, faults = _pairs(base, split)
+  if any(path.suffix.lower() == '.json' for _, path in pairs):
+    return None
+  if not pairs and not faults:
+    faults = [_empty(base, split)]
+  return pairs, faults
+
+
+def _base(data: Any, split: str) -> pathlib.Path:
+  """Returns `config.data.root`."""
+  if not data.root:
     raise ValueError(
       'config.data.root is empty: give --config.data.root=FOLDER, which holds '
       f'{split}/images and {split}/labels'
     )
-  base = pathlib.Path(root).expanduser().resolve()
+  return pathlib.Path(data.root).expanduser().resolve()
+
+
+def _empty(base: pathlib.Path, split: str) -> str:
+  """Says that a split is empty."""
+  return (
+    f'{base / split}: split {split!r} is empty; put pairs of images and masks '
+    'there'
+  )
+
+
+def _drawn(
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources_lib.Source] | None:
+  """Returns the examples of a file of many images, None without one."""
+  if not (base / f'{split}.txt').is_file():
+    for module in (coco_json, cvat, voc_export):
+      sources = module.find(base, split, classes)
+      if sources is not None:
+        return sources
+  return None
+
+
+def _find_all(
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources_lib.Source]:
+  """Returns all examples of one name, of whatever form."""
+  sources = _drawn(base, split, classes)
+  if sources is not None:
+    return sources
+  pairs, faults = _pairs(base, split)
+  for text in faults:
+    faults_lib.report(ValueError(text))
+  drawn = functools.partial(labelme.read, classes=classes)
+  return [
+    sources_lib.Source(image, path, classes.drawn, drawn)
+    if path.suffix.lower() == '.json'
+    else sources_lib.Source(image, path, classes.facts)
+    for image, path in pairs
+  ]
+
+
+def _share(
+  base: pathlib.Path, sources: list[sources_lib.Source], data: Any, split: str
+) -> list[sources_lib.Source]:
+  """Returns the examples of the pool that belong to a split."""
+  listing = base / f'{split}.txt'
+  if listing.is_file():
+    lines = listing.read_text('utf-8').splitlines()
+    wanted = {line.strip() for line in lines if line.strip()}
+    chosen: dict[str, sources_lib.Source] = {}
+    for one in sources:
+      names = _path(base, one), one.image.name
+      for name in (*names, one.image.stem):
+        if name in wanted and chosen.setdefault(name, one) is not one:
+          error = ValueError(
+            f'{listing}: {name!r} is both {one.image} and '
+            f'{chosen[name].image}; name them by their paths below {base}'
+          )
+          faults_lib.report(error)
+    for name in sorted(wanted - chosen.keys()):
+      error = ValueError(
+        f'{listing}: {name!r} is no image of the pool {data.pool!r}'
+      )
+      faults_lib.report(error)
+    return list(chosen.values())
+  if split not in (data.train_split, data.eval_split):
+    raise ValueError(
+      f'{listing}: no such list; without lists the pool {data.pool!r} has the '
+      f'splits {data.train_split!r} and {data.eval_split!r}'
+    )
+  return [
+    one
+    for one in sources
+    if (split == data.eval_split)
+    == (_draw(_path(base, one), data.pool_seed) < data.pool_share)
+  ]
+
+
+def _path(base: pathlib.Path, one: sources_lib.Source) -> str:
+  """Returns the path of an image from the root on, the same everywhere."""
+  return pathlib.Path(os.path.relpath(one.image, base)).as_posix()
+
+
+def _draw(path: str, seed: int) -> float:
+  """Returns a number in [0, 1) that the path and the seed decide."""
+  digest = hashlib.sha256(f'{seed}/{path}'.encode()).digest()
+  return int.from_bytes(digest[:6], 'big') / 2**48
+
+
+def _pairs(
+  base: pathlib.Path, split: str
+) -> tuple[tuple[Pair, ...], list[str]]:
+  """Returns the files of a list or of folders; see `survey`."""
   listing, folder = base / f'{split}.txt', base / split
   if listing.is_file():
-    pairs = _listed(base, listing)
+    pairs, faults = _listed(base, listing)
   elif (folder / 'images').is_dir() and (folder / 'labels').is_dir():
-    pairs = _matched(folder)
+    pairs, faults = _matched(folder / 'images', folder / 'labels')
+  elif any(folder.glob('*.json')):
+    pairs, faults = _matched(folder, folder, ('.json',))
   else:
-    raise ValueError(
+    return (), [
       f'{base}: split {split!r} is missing; make {split}/images and '
-      f'{split}/labels there, or a list file {split}.txt'
-    )
-  if not pairs:
-    raise ValueError(
-      f'{listing if listing.is_file() else folder}: split {split!r} is empty; '
-      'put pairs of images and masks there'
-    )
-  return tuple(sorted(pairs))
+      f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
+      f"of COCO's form or {split}.xml of CVAT's"
+    ]
+  return tuple(sorted(pairs)), faults
 
 
-def _listed(base: pathlib.Path, listing: pathlib.Path) -> list[Pair]:
-  """Reads a list file."""
-  pairs = []
+def _listed(
+  base: pathlib.Path, listing: pathlib.Path
+) -> tuple[list[Pair], list[str]]:
+  """Reads a list file; see `survey`."""
+  pairs, faults = [], []
   for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
     names = line.strip().split('\t') if '\t' in line else line.split()
     if not names:
       continue
     if len(names) != 2:
-      raise ValueError(
+      faults.append(
         f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
         'between names that have spaces'
       )
+      continue
     image, mask = base / names[0].strip(), base / names[1].strip()
-    for path in (image, mask):
-      if not path.is_file():
-        raise ValueError(
-          f'{path}: no such file, but line {number} of {listing} names it'
-        )
-    pairs.append((image, mask))
-  return pairs
+    missing = [path for path in (image, mask) if not path.is_file()]
+    faults += [
+      f'{path}: no such file, but line {number} of {listing} names it'
+      for path in missing
+    ]
+    if not missing:
+      pairs.append((image, mask))
+  return pairs, faults
 
 
 def _by_stem(
   folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> dict[str, pathlib.Path]:
-  """Returns the files of a folder by stem."""
+) -> tuple[dict[str, pathlib.Path], list[str]]:
+  """Returns the files of a folder by stem, and sentences about the others."""
   files: dict[str, pathlib.Path] = {}
+  faults = []
   for path in sorted(folder.iterdir()):
     if path.suffix.lower() not in suffixes or path.name.startswith('.'):
       continue
     if path.stem in files:
-      raise ValueError(
+      faults.append(
         f'{path}: {files[path.stem].name} has the same stem; remove one'
       )
-    files[path.stem] = path
-  return files
+    else:
+      files[path.stem] = path
+  return files, faults
 
 
-def _matched(folder: pathlib.Path) -> list[Pair]:
-  """Pairs the files of `images` and `labels` by stem."""
-  images = _by_stem(folder / 'images', info_lib.IMAGE_SUFFIXES)
-  masks = _by_stem(folder / 'labels', MASK_SUFFIXES)
+def _matched(
+  images_folder: pathlib.Path,
+  labels_folder: pathlib.Path,
+  suffixes: tuple[str, ...] = LABEL_SUFFIXES,
+) -> tuple[list[Pair], list[str]]:
+  """Pairs the files of two folders by stem; see `survey`."""
+  images, faults = _by_stem(images_folder, bands.SUFFIXES)
+  masks, more = _by_stem(labels_folder, suffixes)
+  faults += more
+  if images_folder != labels_folder:
+    # A JPEG that stands for a mask is paired too, for its reader to refuse.
+    jpegs, _ = _by_stem(labels_folder, ('.jpg', '.jpeg'))
+    masks = {k: path for k, path in jpegs.items() if k in images} | masks
   for stem in sorted(images.keys() ^ masks.keys()):
     if stem in images:
-      raise ValueError(
+      faults.append(
         f'{images[stem]}: image without a mask; add '
-        f'{folder / "labels" / stem}.png or remove the image'
+        f'{labels_folder / stem}{suffixes[0]} or remove the image'
       )
-    raise ValueError(
-      f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
-      f'to {folder / "images"} or remove the mask'
-    )
-  return [(images[stem], masks[stem]) for stem in images]
+    else:
+      faults.append(
+        f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
+        f'to {images_folder} or remove the mask'
+      )
+  stems = sorted(images.keys() & masks.keys())
+  return [(images[stem], masks[stem]) for stem in stems], faults

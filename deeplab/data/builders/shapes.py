@@ -37,7 +37,7 @@ DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
 class Shapes(tfds.core.GeneratorBasedBuilder):
   """Procedural shapes of five classes over a background."""
 
-  VERSION = tfds.core.Version('1.1.0')  # of the drawing
+  VERSION = tfds.core.Version('1.2.0')  # of the drawing, too
   BUILDER_CONFIGS: ClassVar = [
     tfds.core.BuilderConfig(name=split) for split in _SPLITS
   ]
@@ -52,17 +52,22 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     return {records.SPLIT: self._generate_examples(stream, count)}
 
   def _generate_examples(self, stream, count):
-    what = f'shapes {self.builder_config.name}'
-    for i in records.progress(range(count), what):
+    def read(i):
       image, label = draw(np.random.default_rng((SEED, stream, i)))
-      yield (
-        i,
-        {
-          'image': records.encode_png(image),
-          'label': records.encode_png(label),
-          'name': f'{i:05d}',
-        },
-      )
+      record = {
+        'image': records.encode_png(image),
+        'label': records.encode_png(label),
+        'name': f'{i:05d}',
+      }
+      return [record]
+
+    return records.generate(
+      self,
+      read,
+      range(count),
+      catalog.INFOS['shapes'],
+      self.builder_config.name,
+    )
 
 
 def builder(data: Any, split: str) -> Shapes:

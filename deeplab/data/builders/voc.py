@@ -17,14 +17,16 @@ detectors, ICCV 2011.
 import dataclasses
 import pathlib
 from typing import Any
-import urllib.request
 
 import numpy as np
 import scipy.io
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import downloads
+from deeplab.data import faults
 from deeplab.data import records
+from deeplab.data import sources as sources_lib
 
 VOC_URL = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar'
@@ -57,7 +59,7 @@ class VocConfig(tfds.core.BuilderConfig):
 class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   """VOC 2012 semantic segmentation: 20 classes and a background."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
     return records.builder_info(self, __doc__, catalog.INFOS['voc'].url)
@@ -69,12 +71,10 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['voc']
-    pairs = records.progress(pairs, f'VOC {self.builder_config.split}')
-    for i, (image, mask) in enumerate(pairs):
-      yield (
-        i,
-        records.example(image, mask, image.stem, facts, read=_read_mask),
-      )
+    sources = [
+      sources_lib.Source(image, mask, facts, read_mask) for image, mask in pairs
+    ]
+    return sources_lib.generate(self, sources, facts, self.builder_config.split)
 
 
 def builder(data: Any, split: str) -> VocSegmentation:
@@ -86,7 +86,7 @@ def builder(data: Any, split: str) -> VocSegmentation:
   """
   if data.root:
     voc = locate(data.root)
-    pairs = find_pairs(voc, split, _locate_sbd(voc))
+    pairs = find_pairs(voc, split, locate_sbd(voc))
     name = records.fingerprint(
       split,
       (path for pair in pairs for path in pair),
@@ -139,12 +139,13 @@ def find_pairs(
       *([sbd / 'cls' / f'{stem}.mat'] if sbd else []),
     ]
     mask = next((path for path in masks if path.is_file()), None)
-    if mask is None or not image.is_file():
-      missing = masks[0] if image.is_file() else image
-      raise ValueError(
-        f'{missing}: no such file, but split {split!r} names it: {_REMEDY}'
-      )
-    pairs.append((image, mask))
+    with faults.reported():
+      if mask is None or not image.is_file():
+        missing = masks[0] if image.is_file() else image
+        raise ValueError(
+          f'{missing}: no such file, but split {split!r} names it: {_REMEDY}'
+        )
+      pairs.append((image, mask))
   if not pairs:
     raise ValueError(f'{voc}: split {split!r} is empty: {_REMEDY}')
   return tuple(pairs)
@@ -174,7 +175,7 @@ def _words(path: pathlib.Path) -> list[str]:
   return path.read_text('utf-8').split()
 
 
-def _locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
+def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
   """Returns the folder of SBD's masks near VOC2012, or None."""
   for base in (voc, voc.parent, voc.parent.parent):
     for name in ('benchmark_RELEASE', 'VOCaug'):
@@ -183,7 +184,7 @@ def _locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
   return None
 
 
-def _read_mask(path: pathlib.Path) -> np.ndarray:
+def read_mask(path: pathlib.Path) -> np.ndarray:
   """Reads a PNG, or one of SBD's MATLAB files."""
   if path.suffix != '.mat':
     return records.read_mask(path)
@@ -195,26 +196,8 @@ def _read_mask(path: pathlib.Path) -> np.ndarray:
     ) from error
 
 
-def _probe(url: str) -> None:
-  """Raises OSError at once where the downloader would retry for minutes."""
-  request = urllib.request.Request(url, method='HEAD')
-  urllib.request.urlopen(request, timeout=20).close()
-
-
 def _download(dl_manager: Any, split: str) -> tuple[Pair, ...]:
   """Fetches the official archives and returns the files of a split."""
-  urls = {'voc': VOC_URL} | ({'sbd': SBD_URL} if split == 'trainaug' else {})
-  try:
-    for url in urls.values():
-      _probe(url)
-    folders = dl_manager.download_and_extract(urls)
-  except Exception as error:  # whatever the network layers raise
-    raise ValueError(
-      f'VOC 2012 could not be downloaded ({error}): {_REMEDY}'
-    ) from error
-  sbd = folders.get('sbd')
-  return find_pairs(
-    locate(str(folders['voc'])),
-    split,
-    pathlib.Path(sbd) / 'benchmark_RELEASE' / 'dataset' if sbd else None,
-  )
+  urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
+  voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', _REMEDY)))
+  return find_pairs(voc, split, locate_sbd(voc))

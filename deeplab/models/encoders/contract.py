@@ -6,7 +6,7 @@ An encoder is a Linen module with the fields
     multi_grid: tuple[int, ...]   rate factors of the last layers
     options: layers.Options
 
-and `__call__(images, train) -> tuple[Array, ...]`: images [B, H, W, 3] in the
+and `__call__(images, train) -> tuple[Array, ...]`: images [B, H, W, C] in the
 model's value range to one feature map a stage, fine to coarse. Entry i has
 nominal stride 2 ** (i + 1): 2, 4, 8, 16, 32 for i = 0 .. 4. A stage whose
 nominal stride exceeds `output_stride` is atrous instead and stays at

@@ -64,7 +64,7 @@ class ERFNet(nn.Module):
     multi_grid: must be ones; the atrous rates are the network's own.
     options: what the model's layers share.
     channels: at strides 2, 4 and 8; each more than the one before, the first
-      more than 3.
+      more than the images have.
     blocks: number of blocks at stride 4.
     rates: atrous rate of each block at stride 8.
     padding: see `layers.explicit_padding`.
@@ -82,23 +82,24 @@ class ERFNet(nn.Module):
   bn_decay: float = 0.9
   bn_epsilon: float = 1e-3
 
-  def _check(self) -> None:
+  def _check(self, images: int) -> None:
     """Raises ValueError where fields do not describe a network."""
     if self.output_stride != 8 or any(n != 1 for n in self.multi_grid):
       raise ValueError(
         f'output_stride={self.output_stride} must be 8 and multi_grid='
         f'{tuple(self.multi_grid)} ones: ERFNet has rates of its own'
       )
-    widths = (3, *self.channels)
+    widths = (images, *self.channels)
     if len(widths) != 4 or list(widths) != sorted(set(widths)):
       raise ValueError(
-        f'channels={tuple(self.channels)} must be three growing numbers above 3'
+        f'channels={tuple(self.channels)} must be three growing numbers above '
+        f'{images}, the channels of the images'
       )
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.Features:
-    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
-    self._check()
+    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    self._check(images.shape[-1])
     shared: dict[str, Any] = {
       'norm': layers.Norm(self.bn_decay, self.bn_epsilon),
       'padding': self.padding,

@@ -82,7 +82,7 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-    """Maps [B, H, W, 3] to the maps at stride 2 and 4."""
+    """Maps [B, H, W, C] to the maps at stride 2 and 4."""
     half = self.features // 2
     strided = {'kernel': 3, 'stride': 2, 'activation': 'none'}
     fine = self._layer(self.features, 'conv', kernel=3, stride=2)(x, train)
@@ -309,7 +309,7 @@ class LiteHRNet18(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.Features:
-    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
     norm = layers.Norm(self.bn_decay, self.bn_epsilon)
     frozen = layers.Norm(self.bn_decay, self.bn_epsilon, self.freeze_norm)

@@ -296,7 +296,7 @@ class MobileNetV3(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.Features:
-    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
     norm = layers.Norm(self.bn_decay, self.bn_epsilon)
     rows = self._table()

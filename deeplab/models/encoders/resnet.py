@@ -309,7 +309,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.Features:
-    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
     units = self._units()
     shared: dict[str, Any] = {

@@ -187,7 +187,7 @@ class XceptionKeras(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.Features:
-    """Maps [B, H, W, 3] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     contract.check('padding', self.padding, ('same', 'symmetric'))
     uneven = any(factor != 1 for factor in self.multi_grid)
     if uneven and len(self.multi_grid) > 2:

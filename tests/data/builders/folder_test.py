@@ -1,5 +1,6 @@
 """The folder builder: layouts, masks, errors, and stale data."""
 
+import json
 import os
 
 import numpy as np
@@ -9,11 +10,8 @@ import pytest
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
-
-
-def examples(config):
-  facts = catalog.info_for(config.data)
-  return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
+from tests.data import conftest
+from tests.data.builders import layouts
 
 
 def files_left(config):
@@ -23,8 +21,9 @@ def files_left(config):
 
 
 def test_folders(root, config):
-  got = examples(config)
+  got = layouts.examples(config)
   assert [example['name'] for example in got] == ['img0', 'img1', 'img2']
+  layouts.check_metadata(config, got)
   for example in got:
     image = Image.open(root / 'val/images' / f'{example["name"]}.png')
     label = np.array(Image.open(root / 'val/labels' / f'{example["name"]}.png'))
@@ -42,13 +41,16 @@ def test_list_files(root, config):
     'utf-8',
   )
   config.data.eval_split = 'small-val'
-  assert [example['name'] for example in examples(config)] == ['img1', 'img0']
+  assert [example['name'] for example in layouts.examples(config)] == [
+    'img1',
+    'img0',
+  ]
 
 
 def test_split_may_have_any_name(root, config):
   (root / 'val').rename(root / 'all')
   config.data.eval_split = 'all'
-  assert len(examples(config)) == 3
+  assert len(layouts.examples(config)) == 3
 
 
 def test_colored_masks(root, config):
@@ -57,26 +59,26 @@ def test_colored_masks(root, config):
   ids = np.asarray(Image.open(path))
   colors = np.array([*config.data.color_map], np.uint8)
   Image.fromarray(colors[np.where(ids == 11, 3, ids)]).save(path)
-  label = examples(config)[1]['label']
+  label = layouts.examples(config)[1]['label']
   np.testing.assert_array_equal(label, np.where(ids == 11, 255, ids))
 
 
 def test_an_edited_mask_is_never_served_stale(root, config):
-  before = examples(config)[0]['label']
+  before = layouts.examples(config)[0]['label']
   (root / 'val/labels/img0.png').unlink()
   path = root / 'val/labels/img0.bmp'  # not compressed: one size for all
   Image.fromarray(np.full_like(before, 2)).save(path)
-  assert (examples(config)[0]['label'] == 2).all()
+  assert (layouts.examples(config)[0]['label'] == 2).all()
   # The same size in bytes and other pixels: the time tells.
   size, time = path.stat().st_size, path.stat().st_mtime_ns
   Image.fromarray(np.full_like(before, 1)).save(path)
   assert path.stat().st_size == size
   os.utime(path, ns=(time + 1000, time + 1000))
-  assert (examples(config)[0]['label'] == 1).all()
+  assert (layouts.examples(config)[0]['label'] == 1).all()
   # So do other facts about the same files.
   config.data.ignore_label = 12
   with pytest.raises(ValueError, match='label value 11 '):
-    examples(config)
+    layouts.examples(config)
 
 
 def cut_image(root):
@@ -145,6 +147,12 @@ def missing_file(root):
   (root / 'val.txt').write_text('val/images/a.png val/labels/a.png\n', 'utf-8')
 
 
+def jpeg_mask(root):
+  path = root / 'val/labels/img1.png'
+  Image.open(path).save(path.with_suffix('.jpg'))
+  path.unlink()
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
@@ -161,6 +169,10 @@ def missing_file(root):
     (empty_split, r"val: split 'val' is empty; put pairs"),
     (missing_split, r"raw: split 'val' is missing; make val/images"),
     (unknown_color, r'labels/img1\.png: colour \(1, 2, 3\) at row 0, column 0'),
+    (
+      jpeg_mask,
+      r'labels/img1\.jpg: a JPEG mask, whose ids .*; save masks as PNG',
+    ),
     (twice, r'images/img1\.png: img1\.jpg has the same stem'),
     (bad_line, r'val\.txt: line 1 is not `image label`'),
     (missing_file, r'images/a\.png: no such file, but line 1 of .*val\.txt'),
@@ -169,36 +181,57 @@ def missing_file(root):
 def test_bad_input_is_one_clear_error(root, config, damage, message):
   damage(root)
   with pytest.raises(ValueError, match=message):
-    examples(config)
+    layouts.examples(config)
   assert files_left(config) == []
+
+
+def test_a_survey_names_every_fault(root, config):
+  (root / 'val/labels/img0.png').unlink()
+  (root / 'val/images/img1.png').unlink()
+  twice(root)  # in place of the one that is gone
+  # A picture beside a mask is no mask.
+  Image.new('L', (40, 24)).save(root / 'val/labels/img2.jpg')
+  pairs, faults = folder.survey(config.data, 'val')
+  assert pairs == (
+    (root / 'val/images/img1.jpg', root / 'val/labels/img1.png'),
+    (root / 'val/images/img2.png', root / 'val/labels/img2.png'),
+  )
+  assert [fault.split(';')[0] for fault in faults] == [
+    f'{root}/val/images/img0.png: image without a mask'
+  ]
+  (root / 'val.txt').write_text('a\n\nb.png c.png\n', 'utf-8')
+  pairs, faults = folder.survey(config.data, 'val')
+  assert pairs == ()
+  assert [fault.split(':')[0] for fault in faults] == [
+    f'{root}/{name}' for name in ('val.txt', 'b.png', 'c.png')
+  ]
 
 
 def test_an_orientation_tag_turns_nothing(root, config):
   """The mask was drawn on the pixels as they are stored."""
   turned_image(root)
-  assert examples(config)[1]['image'].shape == (24, 40, 3)
+  assert layouts.examples(config)[1]['image'].shape == (24, 40, 3)
 
 
 def test_a_repaired_folder_is_prepared(root, config):
   bad_value(root)
   with pytest.raises(ValueError, match='label value 200'):
-    examples(config)
+    layouts.examples(config)
   Image.new('L', (40, 24)).save(root / 'val/labels/img1.png')
-  assert (examples(config)[1]['label'] == 0).all()
+  assert (layouts.examples(config)[1]['label'] == 0).all()
 
 
 def test_root_must_be_given(config):
   config.data.root = ''
   with pytest.raises(ValueError, match=r'give --config\.data\.root=FOLDER'):
-    examples(config)
+    layouts.examples(config)
 
 
 def test_camvid(shared, config):
   config.data.root = str(shared / 'camvid')
   config.data.num_classes = 11
   counts = {
-    split: len(folder.find_pairs(config.data.root, split))
-    for split in ('train', 'val')
+    split: len(folder.find(config.data, split)) for split in ('train', 'val')
   }
   assert counts == {'train': 367, 'val': 101}
 
@@ -215,7 +248,7 @@ def test_camvid_labels(shared, config, tmp_path):
   )
   config.data.root = str(raw)
   config.data.num_classes = 11
-  got = examples(config)
+  got = layouts.examples(config)
   assert [example['name'] for example in got] == list(stems)
   counts = np.bincount(got[0]['label'].ravel(), minlength=256)
   assert counts[:11].tolist() == [
@@ -223,3 +256,185 @@ def test_camvid_labels(shared, config, tmp_path):
   ]
   assert counts[255] == 679
   assert counts.sum() == 480 * 360
+
+
+@pytest.fixture
+def pool(tmp_path, config):
+  """200 pairs in one folder, all of them the pool."""
+  for i in range(200):
+    conftest.write_pair(tmp_path / 'raw/all', f'img{i:03}', i, size=(2, 2))
+  config.data.pool = 'all'
+  return tmp_path / 'raw'
+
+
+def names(config, split):
+  return [one.image.stem for one in folder.find(config.data, split)]
+
+
+def test_a_pool_is_shared_by_name_and_seed(pool, config):
+  train, val = names(config, 'train'), names(config, 'val')
+  assert not set(train) & set(val)
+  assert len(train) + len(val) == 200
+  assert len(val) == 45  # of 200 at 0.2
+  assert val[:3] == ['img002', 'img014', 'img016']
+  # Other images may go, and the rest stays where it is.
+  for path in [*pool.rglob('img01*')]:
+    path.unlink()
+  assert names(config, 'val') == [n for n in val if not n.startswith('img01')]
+  config.data.pool_seed = 1
+  assert names(config, 'val') != val
+  config.data.pool_share = 0.5
+  assert 80 < len(names(config, 'val')) < 115
+
+
+def test_a_pool_may_lie_outside_of_the_root(pool, config):
+  (pool / 'all').rename(pool.parent / 'moved')
+  lines = [
+    f'../moved/images/img{i:03}.png\t../moved/labels/img{i:03}.png'
+    for i in range(200)
+  ]
+  (pool / 'all.txt').write_text('\n'.join(lines), 'utf-8')
+  assert len(names(config, 'train')) + len(names(config, 'val')) == 200
+
+
+def test_a_pool_may_be_the_root(pool, config):
+  (pool / 'all').rename(pool.parent / 'moved')
+  config.data.root, config.data.pool = str(pool.parent / 'moved'), '.'
+  assert len(names(config, 'train')) + len(names(config, 'val')) == 200
+
+
+@pytest.mark.usefixtures('pool')
+def test_a_pool_has_two_splits_without_lists(config):
+  with pytest.raises(
+    ValueError, match=r"test\.txt: no such list; .* splits 'train' and 'val'"
+  ):
+    names(config, 'test')
+  config.data.pool_share = 0.0
+  with pytest.raises(ValueError, match="split 'val' is empty"):
+    names(config, 'val')
+
+
+def test_a_pool_is_shared_by_lists(pool, config):
+  (pool / 'val.txt').write_text(
+    'img007\nall/images/img003.png\n\nimg005.png\n', 'utf-8'
+  )
+  assert names(config, 'val') == ['img003', 'img005', 'img007']
+  (pool / 'val.txt').write_text('img007\nimg999\n', 'utf-8')
+  with pytest.raises(
+    ValueError, match=r"val\.txt: 'img999' is no image of the pool 'all'"
+  ):
+    names(config, 'val')
+
+
+def test_a_pool_of_one_file(pool, config):
+  """COCO JSON and lists of names."""
+  entries = [
+    {'id': i, 'file_name': f'img{i:03}.png', 'height': 2, 'width': 2}
+    for i in range(3)
+  ]
+  content = {'images': entries, 'annotations': [], 'categories': []}
+  (pool / 'all.json').write_text(json.dumps(content), 'utf-8')
+  (pool / 'images').mkdir()
+  for i in range(3):
+    path = pool / f'all/images/img{i:03}.png'
+    path.rename(pool / 'images' / path.name)
+  (pool / 'val.txt').write_text('img002\nimg000\n', 'utf-8')
+  got = layouts.examples(config)
+  assert [e['name'] for e in got] == ['img000', 'img002']
+
+
+def bands(root, config, channels, depth):
+  """Makes the images of `val` .npy files of that many channels."""
+  config.data.mean = tuple(range(1, channels + 1))
+  config.data.std = (1.0,) * channels
+  config.data.depth = depth
+  rng = np.random.default_rng(0)
+  images = {}
+  for path in sorted((root / 'val/images').iterdir()):
+    path.unlink()
+    image = rng.integers(0, 2**depth, (24, 40, channels))
+    images[path.stem] = image.astype(f'uint{depth}')
+    np.save(path.with_suffix('.npy'), images[path.stem])
+  return images
+
+
+@pytest.mark.parametrize(
+  ('channels', 'depth'), [(1, 8), (3, 16), (4, 8), (6, 16)]
+)
+def test_bands(root, config, channels, depth):
+  images = bands(root, config, channels, depth)
+  got = layouts.examples(config)
+  assert [e['name'] for e in got] == list(images)
+  for example in got:
+    np.testing.assert_array_equal(example['image'], images[example['name']])
+    assert example['image'].dtype == np.dtype(f'uint{depth}')
+
+
+def test_the_number_of_bands_is_part_of_the_name(root, config):
+  bands(root, config, 4, 8)
+  layouts.examples(config)
+  config.data.mean = (1.0, 2.0)
+  with pytest.raises(
+    ValueError, match=r'img0\.npy: image of shape \[24, 40, 4\] for 2 channels'
+  ):
+    layouts.examples(config)
+
+
+def test_the_depth_of_prepared_data_is_checked(config):
+  """Facts of 16 bits over a data set that has 8."""
+  config.data.name, config.data.depth = 'shapes', 16
+  message = r'3 values, of images of 16 bits, for the 3 channels of uint8'
+  with pytest.raises(ValueError, match=message):
+    layouts.examples(config)
+
+
+def test_batches_of_bands(root, config):
+  """Five bands of 16 bits through every op that takes them."""
+  images = bands(root, config, 5, 16)
+  config.data.train_split = 'val'
+  config.batch_size = 3
+  config.data.augment.ops = ('random_flip',)
+  config.data.augment.random_flip.probability = 0.0
+  batch = one_batch(config)
+  expected = {
+    (image[0, 0].astype(np.float32) - (1, 2, 3, 4, 5)).tobytes()
+    for image in images.values()
+  }
+  assert batch['image'].shape == (3, 24, 40, 5)
+  assert batch['image'].dtype == np.float32
+  corners = batch['image'][:, 0, 0].astype(np.float64)
+  assert {corner.tobytes() for corner in corners} == expected
+  config.data.augment.ops = ('random_scale', 'random_rotate', 'random_crop')
+  assert one_batch(config)['image'].shape == (3, 17, 33, 5)
+  config.data.augment.ops = ('photometric',)
+  with pytest.raises(ValueError, match=r'photometric distorts .* 5 channels'):
+    one_batch(config)
+
+
+def one_batch(config):
+  facts = catalog.info_for(config.data)
+  iterator = pipeline.train_batches(
+    config, facts, host_index=0, host_count=1, start_step=0
+  )
+  batch = next(iterator)
+  iterator.close()
+  return batch
+
+
+def test_classes_are_counted_without_images(root, config):
+  bands(root, config, 4, 16)
+  config.data.train_split = 'val'
+  shares = pipeline.class_shares(config, catalog.info_for(config.data))
+  assert shares.shape == (3,)
+  assert abs(shares.sum() - 1) < 1e-12
+
+
+def test_a_survey_is_of_masks_alone(root, config):
+  """What is drawn is looked at once it is prepared."""
+  assert folder.survey(config.data, 'val') is not None
+  config.data.pool = 'val'
+  assert folder.survey(config.data, 'val') is None
+  config.data.pool = ''
+  content = {'images': [], 'annotations': [], 'categories': []}
+  (root / 'val.json').write_text(json.dumps(content), 'utf-8')
+  assert folder.survey(config.data, 'val') is None

@@ -1,13 +1,14 @@
 """The VOC builder: genuine samples, the layouts of SBD, and its absence."""
 
+import pathlib
+import shutil
+
 import numpy as np
 from PIL import Image
 import pytest
-import scipy.io
 
-from deeplab.data import catalog
-from deeplab.data import pipeline
 from deeplab.data.builders import voc
+from tests.data.builders import layouts
 
 # Pixels by id in the genuine masks, counted with PIL.
 SAMPLES = {
@@ -17,11 +18,6 @@ SAMPLES = {
   '2011_000006': {0: 91893, 9: 42251, 15: 27437, 18: 10951, 255: 14968},
   '2011_000025': {0: 62682, 6: 105698, 7: 4967, 255: 14153},
 }
-
-
-def examples(config):
-  facts = catalog.info_for(config.data)
-  return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
 
 
 @pytest.fixture
@@ -34,7 +30,7 @@ def voc_config(config):
 def test_samples(shared, voc_config, below):
   voc_config.data.root = str(shared / 'samples/voc' / below)
   voc_config.data.eval_split = 'all'
-  got = examples(voc_config)
+  got = layouts.examples(voc_config)
   assert [example['name'] for example in got] == list(SAMPLES)
   for example in got:
     counts = np.bincount(example['label'].ravel(), minlength=256)
@@ -42,53 +38,30 @@ def test_samples(shared, voc_config, below):
       example['name']
     ]
     assert example['image'].shape == (*example['label'].shape, 3)
-
-
-def make_voc(base, stems, official, **lists):
-  """Writes a VOC2012 with grey masks of value 1 for the official stems."""
-  (base / 'ImageSets/Segmentation').mkdir(parents=True)
-  (base / 'JPEGImages').mkdir()
-  (base / 'SegmentationClass').mkdir()
-  for stem in stems:
-    Image.new('RGB', (8, 6)).save(base / f'JPEGImages/{stem}.jpg')
-  for stem in official:
-    Image.new('L', (8, 6), 1).save(base / f'SegmentationClass/{stem}.png')
-  for name, words in lists.items():
-    path = base / f'ImageSets/Segmentation/{name}.txt'
-    path.write_text('\n'.join(words), 'utf-8')
-
-
-def make_sbd(base, stems, train, val):
-  """Writes SBD masks of value 2."""
-  (base / 'cls').mkdir(parents=True)
-  for stem in stems:
-    mask = {'Segmentation': np.full((6, 8), 2, np.uint8)}
-    scipy.io.savemat(base / f'cls/{stem}.mat', {'GTcls': mask})
-  (base / 'train.txt').write_text('\n'.join(train), 'utf-8')
-  (base / 'val.txt').write_text('\n'.join(val), 'utf-8')
+  layouts.check_metadata(voc_config, got)
 
 
 def test_trainaug_from_sbd(voc_config, tmp_path):
   base = tmp_path / 'download'
-  make_voc(
+  layouts.make_voc(
     base / 'VOCdevkit/VOC2012', 'abcdef', 'abc', train=['a', 'b'], val=['c']
   )
   # c is scored in VOC's val, so it must not be trained on.
-  make_sbd(
+  layouts.make_sbd(
     base / 'benchmark_RELEASE/dataset', 'acdef', ['a', 'c', 'd'], ['e', 'f']
   )
   voc_config.data.root = str(base)
   voc_config.data.eval_split = 'trainaug'
   values = {
     example['name']: np.unique(example['label']).tolist()
-    for example in examples(voc_config)
+    for example in layouts.examples(voc_config)
   }
   assert values == {'a': [1], 'b': [1], 'd': [2], 'e': [2], 'f': [2]}
 
 
 def test_trainaug_from_lists(tmp_path):
   base = tmp_path / 'VOC2012'
-  make_voc(base, 'abcd', 'ab', train=['b', 'a'], val=[], aug=['d', 'c'])
+  layouts.make_voc(base, 'abcd', 'ab', train=['b', 'a'], val=[], aug=['d', 'c'])
   (base / 'SegmentationClassAug').mkdir()
   for stem in 'abcd':
     Image.new('L', (8, 6), 2).save(base / f'SegmentationClassAug/{stem}.png')
@@ -108,50 +81,55 @@ def test_absence_says_what_to_fetch(voc_config, tmp_path):
     match=r'holds no VOC2012/ImageSets/Segmentation: fetch http://host.*tar '
     r'.* unpack into one FOLDER, and give --config\.data\.root=FOLDER',
   ):
-    examples(voc_config)
-  make_voc(tmp_path / 'VOC2012', 'ab', 'a', train=['a', 'b'], empty=[])
+    layouts.examples(voc_config)
+  layouts.make_voc(tmp_path / 'VOC2012', 'ab', 'a', train=['a', 'b'], empty=[])
   with pytest.raises(ValueError, match=r"'val' \(there are: empty, train\)"):
-    examples(voc_config)
+    layouts.examples(voc_config)
   voc_config.data.eval_split = 'train'
   with pytest.raises(ValueError, match=r'Class/b\.png: no such file, but spl'):
-    examples(voc_config)
+    layouts.examples(voc_config)
   voc_config.data.eval_split = 'empty'
   with pytest.raises(ValueError, match="split 'empty' is empty"):
-    examples(voc_config)
+    layouts.examples(voc_config)
 
 
 def test_no_network_says_what_to_fetch(voc_config, monkeypatch):
-  def refuse(request, timeout):
-    assert request.full_url == voc.VOC_URL
+  def refuse(url, timeout):
+    assert url == voc.VOC_URL
     raise ConnectionError('no route')
 
   monkeypatch.setattr('urllib.request.urlopen', refuse)
   voc_config.data.root = ''
   with pytest.raises(
-    ValueError, match=r'could not be downloaded \(no route\): fetch http'
+    ValueError,
+    match=r'could not be downloaded \(http.*: no route\): fetch http',
   ):
-    examples(voc_config)
+    layouts.examples(voc_config)
 
 
-def test_download(voc_config, monkeypatch, tmp_path):
-  make_voc(tmp_path / 'a/VOCdevkit/VOC2012', 'ab', 'a', train=['a'], val=[])
-  make_sbd(tmp_path / 'b/benchmark_RELEASE/dataset', 'b', ['b'], [])
-
-  def fetch(self, urls):
-    assert urls == {'voc': voc.VOC_URL, 'sbd': voc.SBD_URL}
-    return {'voc': tmp_path / 'a', 'sbd': tmp_path / 'b'}
-
-  monkeypatch.setattr(voc, '_probe', lambda url: None)
-  monkeypatch.setattr(
-    'tensorflow_datasets.download.DownloadManager.download_and_extract', fetch
+def test_download(voc_config, server, monkeypatch, tmp_path):
+  layouts.make_voc(
+    tmp_path / 'a/VOCdevkit/VOC2012', 'ab', 'a', train=['a'], val=[]
   )
+  layouts.make_sbd(tmp_path / 'b/benchmark_RELEASE/dataset', 'b', ['b'], [])
+  archive = server.folder / voc.VOC_URL.rsplit('/', 1)[1].removesuffix('.tar')
+  shutil.make_archive(str(archive), 'tar', tmp_path / 'a')
+  made = shutil.make_archive(str(tmp_path / 'sbd'), 'gztar', tmp_path / 'b')
+  pathlib.Path(made).rename(server.folder / 'benchmark.tgz')
+  for name in ('VOC_URL', 'SBD_URL'):
+    path = getattr(voc, name).rsplit('/', 1)[1]
+    monkeypatch.setattr(voc, name, f'{server.url}/{path}')
   voc_config.data.root = ''
   voc_config.data.eval_split = 'trainaug'
-  assert [example['name'] for example in examples(voc_config)] == ['a', 'b']
+  assert [example['name'] for example in layouts.examples(voc_config)] == [
+    'a',
+    'b',
+  ]
+  assert server.asked == ['/VOCtrainval_11-May-2012.tar', '/benchmark.tgz']
 
 
 def test_damaged_sbd_file_is_named(tmp_path):
   path = tmp_path / 'x.mat'
   path.write_bytes(b'nothing')
   with pytest.raises(ValueError, match=r'x\.mat: damaged, or no mask of SBD'):
-    voc._read_mask(path)
+    voc.read_mask(path)

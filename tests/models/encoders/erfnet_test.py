@@ -64,3 +64,17 @@ def test_bfloat16():
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
     cases.shapes(Tiny(**fields), 33, 33)
+
+
+def test_the_first_stage_has_more_channels_than_the_image():
+  def init(channels):
+    return jax.eval_shape(
+      lambda: Tiny().init(
+        jax.random.key(0), np.zeros((1, 33, 33, channels), np.float32), False
+      )
+    )
+
+  kernel = init(5)['params']['down1']['conv']['kernel']
+  assert kernel.shape == (3, 3, 5, 1)
+  with pytest.raises(ValueError, match='above 6, the channels of the images'):
+    init(6)

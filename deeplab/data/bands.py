@@ -1,0 +1,129 @@
+"""Images of any number of channels, of 8 or 16 bits each."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+import tifffile
+
+from deeplab.data import info as info_lib
+
+# What `read` reads. Arrays (.npy) are images here, beside the files that all
+# read.
+SUFFIXES = (*info_lib.IMAGE_SUFFIXES, '.npy')
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+  """What the images of a data set are made of.
+
+  Attributes:
+    channels: number of channels.
+    depth: bits a channel, 8 or 16.
+  """
+
+  channels: int = 3
+  depth: int = 8
+
+  def __post_init__(self):
+    if self.depth not in (8, 16) or self.channels < 1:
+      raise ValueError(
+        f'images of {self.channels} channels of {self.depth} bits: '
+        'config.data.mean gives one value a channel, and config.data.depth '
+        'is 8 or 16'
+      )
+
+  @property
+  def dtype(self) -> np.dtype:
+    """uint8 or uint16."""
+    return np.dtype(f'uint{self.depth}')
+
+  @property
+  def highest(self) -> int:
+    """The largest value, 255 or 65535."""
+    return 2**self.depth - 1
+
+  def __str__(self) -> str:
+    names = {1: 'grey', 3: 'RGB'}
+    name = names.get(self.channels, f'{self.channels} channels')
+    return f'{name} in 0..{self.highest}'
+
+
+RGB = Pixels()
+
+
+def of(data: Any) -> Pixels:
+  """Returns what the images of a config are made of.
+
+  Args:
+    data: `config.data`; reads `mean` (for the number of channels), and `depth`
+      where the data set has a choice.
+
+  Raises:
+    ValueError: a depth that is not 8 or 16.
+  """
+  return Pixels(len(data.mean), data.get('depth', 8))
+
+
+def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
+  """Reads an image that is not RGB of 8 bits.
+
+  TIFF files may have any number of channels, and so may NumPy's (.npy), which
+  are [H, W] or [H, W, C]; a TIFF's alpha channel counts as a channel.
+
+  Returns:
+    [H, W, C] of `pixels`' channels and dtype. A grey image of a set of three
+    channels repeats its own.
+
+  Raises:
+    ValueError: the file is damaged, or has other channels or another depth.
+  """
+  image: Any
+  try:
+    if path.suffix.lower() == '.npy':
+      image = np.load(path, allow_pickle=False)
+    elif path.suffix.lower() in ('.tif', '.tiff'):
+      with tifffile.TiffFile(path) as file:
+        image, axes = file.series[0].asarray(), file.series[0].axes
+      if axes.endswith('YX') and image.ndim == 3:  # channel by channel
+        image = np.moveaxis(image, 0, -1)
+    else:
+      with Image.open(path) as file:
+        file.load()  # OpenCV would return half of a damaged file
+      image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+      if image.ndim == 3:
+        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
+  except Image.DecompressionBombError as error:
+    raise too_large(path) from error
+  except (OSError, ValueError, tifffile.TiffFileError) as error:
+    raise ValueError(
+      f'{path}: damaged or no image ({error}); replace the file, or remove it '
+      'and its mask'
+    ) from error
+  image = image[..., None] if image.ndim == 2 else image
+  if image.ndim == 3 and image.shape[2] == 1 and pixels.channels == 3:
+    image = image.repeat(3, 2)
+  if image.ndim != 3 or image.shape[2] != pixels.channels:
+    raise ValueError(
+      f'{path}: image of shape {list(image.shape)} for {pixels.channels} '
+      'channels; convert the image, or train with one value a channel in '
+      'config.data.mean and std'
+    )
+  if image.dtype != pixels.dtype:
+    raise ValueError(
+      f'{path}: image of {image.dtype} for config.data.depth={pixels.depth}; '
+      'convert the image, or train with the depth (8 or 16) that it has'
+    )
+  return np.ascontiguousarray(image)
+
+
+def too_large(path: pathlib.Path) -> ValueError:
+  """Returns the error of an image that PIL takes for an attack."""
+  limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+  return ValueError(
+    f'{path}: an image of more than {limit:.0f} million pixels; cut it and its '
+    'mask into tiles'
+  )

@@ -1,0 +1,43 @@
+"""ADE20K's scene parsing benchmark: 150 classes, or the 32 most frequent.
+
+`config.data.root` is ADEChallengeData2016, or the folder that holds it: images
+in images/{training,validation}, index masks in annotations/. Without a root the
+official archive (0.9 GB) is downloaded. The readings of
+the same files differ in the catalog's `id_mapping` alone: `ade20k`,
+`ade20k32_other` and `ade20k32_ignore`.
+
+Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017.
+"""
+
+import pathlib
+from typing import Any
+
+from deeplab.data.builders import files
+
+URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
+_FOLDERS = {'train': 'training', 'val': 'validation'}
+
+
+class Ade20k(files.Files):
+  """ADE20K scene parsing, in one of the readings of its 150 classes."""
+
+
+def builder(data: Any, split: str) -> files.Files:
+  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
+
+  Raises:
+    ValueError: no such split, or files are missing.
+  """
+
+  def find(root: pathlib.Path) -> list[files.Pair]:
+    root = files.inside(root, 'ADEChallengeData2016')
+    images = root / 'images' / _FOLDERS[split]
+    masks = root / 'annotations' / _FOLDERS[split]
+    return files.pair_up(
+      data,
+      images,
+      images.glob('*.jpg'),
+      lambda image: [masks / f'{image.stem}.png'],
+    )
+
+  return files.build(Ade20k, data, split, tuple(_FOLDERS), (URL,), find)

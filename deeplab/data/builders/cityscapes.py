@@ -1,0 +1,57 @@
+"""Cityscapes with its 19 scored classes, in the official layout.
+
+`config.data.root` holds leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and
+gtFine/SPLIT/CITY/*_gtFine_labelIds.png. The raw ids become train ids here;
+where a labelIds file is missing, the labelTrainIds file that the data set's
+own scripts make of it is taken.
+
+Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding,
+CVPR 2016.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from deeplab.data import catalog
+from deeplab.data import info as info_lib
+from deeplab.data import records
+from deeplab.data.builders import files
+
+_IMAGE, _IDS = '_leftImg8bit.png', '_gtFine_labelIds.png'
+_TRAIN_IDS = '_gtFine_labelTrainIds.png'
+
+
+class CityscapesSegmentation(files.Files):
+  """Cityscapes semantic segmentation: street scenes, 19 classes."""
+
+  def read_pair(self, pair: files.Pair) -> list[records.Record]:
+    """Returns the one record of a frame."""
+    image, mask = pair
+    facts = self.builder_config.facts
+    if mask.name.endswith(_TRAIN_IDS):
+      facts = dataclasses.replace(
+        facts, id_mapping=None, unmapped=None, ignore_label=info_lib.IGNORE
+      )
+    return [records.example(image, mask, _stem(image), facts)]
+
+
+def builder(data: Any, split: str) -> files.Files:
+  """Returns the builder of one split; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: no such split, or files are missing.
+  """
+  root = files.base(data, split, tuple(catalog.info_for(data).splits))
+  images = root / 'leftImg8bit' / split
+
+  def masks(image: pathlib.Path) -> list[pathlib.Path]:
+    city = root / 'gtFine' / split / image.parent.name
+    return [city / f'{_stem(image)}{suffix}' for suffix in (_IDS, _TRAIN_IDS)]
+
+  pairs = files.pair_up(data, images, images.glob(f'*/*{_IMAGE}'), masks)
+  return files.make(CityscapesSegmentation, data, split, pairs)
+
+
+def _stem(image: pathlib.Path) -> str:
+  return image.name.removesuffix(_IMAGE)

@@ -1,0 +1,303 @@
+"""COCO 2017 with VOC's 21 classes, in torchvision's and in TI's reading.
+
+`config.data.root` holds annotations/instances_{train,val}2017.json and the
+images in {train,val}2017, or in images/{train,val}2017; `train` and `val` are
+the splits.
+
+Instances of VOC's 20 classes are drawn, crowds among them; everything else is
+background. A pixel that two instances claim is ignored. An image is trained on
+if its instances cover more than 1,000 pixels together. `cocoseg21` evaluates
+all images of `val`, as torchvision does; `cocoseg21_ti` those alone that it
+would train on, as Texas Instruments does, whose numbers are thus not
+comparable.
+
+Lin et al., Microsoft COCO, ECCV 2014; torchvision, references/segmentation;
+edgeai-torchvision, references/segmentation.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deeplab.data import catalog
+from deeplab.data import faults
+from deeplab.data import info as info_lib
+from deeplab.data import records
+from deeplab.data import regions
+from deeplab.data import sources as sources_lib
+
+YEAR = '2017'
+# An image has to show more than this of the classes to be trained on, in
+# pixels as the file's `area` counts them.
+LEAST_AREA = 1000
+REMEDY = (
+  f'fetch train{YEAR}.zip, val{YEAR}.zip and annotations_trainval{YEAR}.zip '
+  'from https://cocodataset.org/, unpack them into one FOLDER, and give '
+  '--config.data.root=FOLDER'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """What a COCO JSON file holds.
+
+  Attributes:
+    path: the file.
+    images: the entries of `images`, sorted by id.
+    annotations: the annotations of each image id, in the file's order.
+    categories: name by category id.
+  """
+
+  path: pathlib.Path
+  images: tuple[dict[str, Any], ...]
+  annotations: dict[int, list[dict[str, Any]]]
+  categories: dict[int, str]
+
+
+@dataclasses.dataclass(eq=False)
+class CocoConfig(tfds.core.BuilderConfig):
+  """One split of one reading.
+
+  Attributes:
+    dataset: 'cocoseg21' or 'cocoseg21_ti'.
+    split: 'train' or 'val'.
+    annotations: the JSON file.
+    images: the folder of the images.
+  """
+
+  dataset: str = ''
+  split: str = ''
+  annotations: pathlib.Path = dataclasses.field(
+    default=pathlib.Path(), repr=False
+  )
+  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
+
+
+class CocoSeg21(tfds.core.GeneratorBasedBuilder):
+  """COCO 2017 with VOC's 20 classes and a background."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return records.builder_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {records.SPLIT: self._generate_examples()}
+
+  def _generate_examples(self):
+    config = self.builder_config
+    index = read_index(config.annotations)
+    whole = config.dataset == 'cocoseg21' and config.split == 'val'
+    sources = sources_of(
+      config.images,
+      index,
+      (
+        (entry, shown)
+        for entry, shown in of_voc_classes(index)
+        if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
+      ),
+      config.dataset,
+      info_lib.IGNORE,
+    )
+    facts = catalog.INFOS[config.dataset]
+    return sources_lib.generate(self, sources, facts, config.split)
+
+
+def builder(data: Any, split: str) -> CocoSeg21:
+  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
+
+  Raises:
+    ValueError: the root holds no such split.
+  """
+  annotations, images = locate(data.root, split)
+  facts = catalog.info_for(data)
+  return CocoSeg21(
+    data_dir=data.data_dir or None,
+    file_format='array_record',
+    config=CocoConfig(
+      name=records.fingerprint(split, (annotations, images), facts),
+      dataset=data.name,
+      split=split,
+      annotations=annotations,
+      images=images,
+    ),
+  )
+
+
+def locate(
+  root: str, split: str, kind: str = 'instances', remedy: str = REMEDY
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Returns a split's JSON file, and the folder of its images.
+
+  Args:
+    root: as `config.data.root`.
+    split: 'train' or 'val'.
+    kind: what the JSON file's name begins with.
+    remedy: how to get what is missing.
+
+  Raises:
+    ValueError: one of them is missing.
+  """
+  if not root:
+    raise ValueError(f'config.data.root is empty: {remedy}')
+  base = pathlib.Path(root).expanduser().resolve()
+  annotations = base / 'annotations' / f'{kind}_{split}{YEAR}.json'
+  if not annotations.is_file():
+    raise ValueError(
+      f'{annotations}: no such file for split {split!r}: {remedy}'
+    )
+  for folder in (base, base / 'images'):
+    if (folder / f'{split}{YEAR}').is_dir():
+      return annotations, folder / f'{split}{YEAR}'
+  raise ValueError(
+    f'{base / f"{split}{YEAR}"}: no such folder of images: {remedy}'
+  )
+
+
+def read_index(path: pathlib.Path) -> Index:
+  """Reads a COCO JSON file.
+
+  Raises:
+    ValueError: it is damaged, or of another form.
+  """
+  try:
+    content = json.loads(path.read_text('utf-8'))
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    for annotation in content['annotations']:
+      annotations.setdefault(annotation['image_id'], []).append(annotation)
+    return Index(
+      path=path,
+      images=tuple(sorted(content['images'], key=lambda entry: entry['id'])),
+      annotations=annotations,
+      categories={c['id']: c['name'] for c in content['categories']},
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path}: damaged, or no COCO file ({error!r}): it must hold images, '
+      'annotations and categories'
+    ) from error
+
+
+def of_voc_classes(
+  index: Index,
+) -> Iterable[tuple[dict[str, Any], list[dict[str, Any]]]]:
+  """Yields each image and its annotations of VOC's classes."""
+  for entry in index.images:
+    yield (
+      entry,
+      [
+        annotation
+        for annotation in index.annotations.get(entry['id'], ())
+        if annotation['category_id'] in catalog.COCO_TO_VOC
+      ],
+    )
+
+
+def image_path(
+  folder: pathlib.Path, entry: dict[str, Any], annotations: pathlib.Path
+) -> pathlib.Path:
+  """Returns the file of an image.
+
+  Raises:
+    ValueError: it is missing.
+  """
+  path = folder / entry['file_name']
+  if not path.is_file():
+    raise ValueError(
+      f'{path}: no such file, but {annotations} names it; add the image or '
+      'remove its entry'
+    )
+  return path
+
+
+def sources_of(
+  folder: pathlib.Path,
+  index: Index,
+  entries: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
+  name: str,
+  overlap: int | None,
+) -> list[sources_lib.Source]:
+  """Returns images whose instances are drawn with VOC's ids.
+
+  Args:
+    folder: the images.
+    index: the JSON file.
+    entries: some of `of_voc_classes`.
+    name: the data set's name, which says what the ids mean.
+    overlap: see `draw`.
+
+  Raises:
+    ValueError: an image is missing.
+  """
+  found = []
+  for entry, shown in entries:
+    with faults.reported():
+      found.append(
+        sources_lib.Source(
+          image_path(folder, entry, index.path),
+          index.path,
+          catalog.INFOS[name],
+          functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
+        )
+      )
+  return found
+
+
+def regions_of(
+  annotations: Iterable[dict[str, Any]], size: tuple[int, int]
+) -> Iterable[tuple[int, np.ndarray]]:
+  """Yields each annotation's category id and region, [H, W] bool.
+
+  Raises:
+    ValueError: a broken segmentation; the message begins with its id.
+  """
+  for annotation in annotations:
+    try:
+      mask = regions.draw(annotation.get('segmentation'), size)
+    except ValueError as error:
+      raise ValueError(
+        f'annotation {annotation.get("id")} of image '
+        f'{annotation.get("image_id")}: {error}; correct or remove it'
+      ) from error
+    yield annotation['category_id'], mask
+
+
+def draw(
+  path: pathlib.Path,
+  entry: dict[str, Any],
+  shown: Iterable[dict[str, Any]],
+  overlap: int | None,
+) -> np.ndarray:
+  """Draws an image's instances with VOC's ids over a background.
+
+  Args:
+    path: the JSON file, for messages.
+    entry: the image's entry.
+    shown: its annotations, all of VOC's classes.
+    overlap: id of the pixels that several instances claim; None for that of
+      the last one.
+
+  Returns:
+    [H, W] uint8 raw ids.
+
+  Raises:
+    ValueError: a broken segmentation.
+  """
+  size = entry['height'], entry['width']
+  label, claims = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
+  try:
+    for category, mask in regions_of(shown, size):
+      label[mask] = catalog.COCO_TO_VOC[category]
+      claims += mask
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+  if overlap is not None:
+    label[claims > 1] = overlap
+  return label

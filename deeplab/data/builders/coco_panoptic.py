@@ -1,0 +1,149 @@
+"""COCO 2017 panoptic, read as semantic: 80 things and 53 stuffs, 133 classes.
+
+`config.data.root` holds annotations/panoptic_{train,val}2017.json, the PNG
+files in annotations/panoptic_{train,val}2017, and the images in
+{train,val}2017 or images/{train,val}2017; `train` and `val` are the splits.
+
+A PNG's colour is a segment's id, red + 256 green + 65536 blue, and the JSON
+file says the segment's category. A segment's pixels take its category, crowds
+like the rest; black is nobody's and ignored. Train ids follow the category ids.
+
+Kirillov et al., Panoptic Segmentation, CVPR 2019; the format: panopticapi.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deeplab.data import catalog
+from deeplab.data import faults
+from deeplab.data import records
+from deeplab.data import sources as sources_lib
+from deeplab.data.builders import coco
+
+_REMEDY = (
+  f'{coco.REMEDY}; fetch panoptic_annotations_trainval{coco.YEAR}.zip as well, '
+  'and unpack the two archives in its folder annotations'
+)
+
+
+@dataclasses.dataclass(eq=False)
+class PanopticConfig(tfds.core.BuilderConfig):
+  """One split.
+
+  Attributes:
+    split: 'train' or 'val'.
+    annotations: the JSON file; the PNG files lie in the folder of its stem.
+    images: the folder of the images.
+  """
+
+  split: str = ''
+  annotations: pathlib.Path = dataclasses.field(
+    default=pathlib.Path(), repr=False
+  )
+  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
+
+
+class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
+  """COCO 2017 panoptic as semantic segmentation of 133 classes."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return records.builder_info(
+      self, __doc__, catalog.INFOS['coco_panoptic'].url
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {records.SPLIT: self._generate_examples()}
+
+  def _generate_examples(self):
+    config = self.builder_config
+    sources = find(config.annotations, config.images)
+    facts = catalog.INFOS['coco_panoptic']
+    return sources_lib.generate(self, sources, facts, config.split)
+
+
+def builder(data: Any, split: str) -> CocoPanoptic:
+  """Returns the builder of one split; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: the root holds no such split.
+  """
+  annotations, images = coco.locate(data.root, split, 'panoptic', _REMEDY)
+  masks = annotations.with_suffix('')
+  if not masks.is_dir():
+    raise ValueError(f'{masks}: no such folder of PNG files: {_REMEDY}')
+  facts = catalog.INFOS['coco_panoptic']
+  return CocoPanoptic(
+    data_dir=data.data_dir or None,
+    file_format='array_record',
+    config=PanopticConfig(
+      name=records.fingerprint(split, (annotations, masks, images), facts),
+      split=split,
+      annotations=annotations,
+      images=images,
+    ),
+  )
+
+
+def find(
+  annotations: pathlib.Path, images: pathlib.Path
+) -> list[sources_lib.Source]:
+  """Returns the examples of a split.
+
+  Args:
+    annotations: the JSON file.
+    images: the folder of the images.
+
+  Raises:
+    ValueError: a damaged JSON file, or a file that it names is missing.
+  """
+  index = coco.read_index(annotations)
+  found = []
+  for entry in index.images:
+    with faults.reported():
+      own = index.annotations.get(entry['id'], [])
+      if len(own) != 1:
+        raise ValueError(
+          f'{annotations}: image {entry["id"]} has {len(own)} annotations; '
+          'panoptic files have one an image'
+        )
+      mask = annotations.with_suffix('') / own[0]['file_name']
+      if not mask.is_file():
+        raise ValueError(f'{mask}: no such file, but {annotations} names it')
+      found.append(
+        sources_lib.Source(
+          coco.image_path(images, entry, annotations),
+          mask,
+          catalog.INFOS['coco_panoptic'],
+          functools.partial(_categories, segments=own[0]['segments_info']),
+        )
+      )
+  return found
+
+
+def _categories(
+  path: pathlib.Path, segments: Iterable[dict[str, Any]]
+) -> np.ndarray:
+  """Reads a PNG of segments as category ids, 0 where there are none."""
+  colors = records.read_mask(path)
+  if colors.ndim != 3:
+    raise ValueError(f'{path}: panoptic PNG files are RGB; replace the mask')
+  ids = colors.astype(np.int64) @ (1, 256, 65536)
+  found, inverse = np.unique(ids, return_inverse=True)
+  category = {0: 0} | {s['id']: s['category_id'] for s in segments}
+  missing = sorted(set(found.tolist()) - set(category))
+  if missing:
+    raise ValueError(
+      f'{path}: segment {missing[0]} is not in the JSON file; the two are not '
+      'of one release'
+    )
+  table = np.array([category[i] for i in found.tolist()], np.int32)
+  return table[inverse].reshape(ids.shape)

@@ -1,0 +1,118 @@
+"""ISPRS Potsdam and Vaihingen, cut from the raw tiles: six classes.
+
+The tiles and their labels without boundaries lie in `config.data.root` or up to
+three folders down, under their official names. Both are cut into patches of
+512 pixels side by side; the last of a row or column is moved back to the
+border. That gives the published counts, and mmsegmentation's names.
+
+The labels are RGB colours: buildings are blue and clutter is red. Black, the
+boundaries of objects, is ignored.
+
+Rottensteiner et al., The ISPRS benchmark on urban object classification and 3D
+building reconstruction, ISPRS Annals 2012.
+"""
+
+from collections.abc import Mapping
+import pathlib
+import re
+from typing import Any
+
+from deeplab.data import records
+from deeplab.data.builders import files
+from deeplab.data.builders import tiles
+
+_GRID = tiles.Grid(
+  size=512, stride=512, name='{stem}_{left}_{top}_{right}_{bottom}'
+)
+
+# The tiles of each split.
+POTSDAM: Mapping[str, tuple[str, ...]] = {
+  'train': (
+    *('2_10', '2_11', '2_12', '3_10', '3_11', '3_12', '4_10', '4_11'),
+    *('4_12', '5_10', '5_11', '5_12', '6_7', '6_8', '6_9', '6_10'),
+    *('6_11', '6_12', '7_7', '7_8', '7_9', '7_10', '7_11', '7_12'),
+  ),
+  'val': (
+    *('2_13', '2_14', '3_13', '3_14', '4_13', '4_14', '4_15'),
+    *('5_13', '5_14', '5_15', '6_13', '6_14', '6_15', '7_13'),
+  ),
+}
+VAIHINGEN: Mapping[str, tuple[str, ...]] = {
+  'train': (
+    *('area1', 'area3', 'area5', 'area7', 'area11', 'area13', 'area15'),
+    *('area17', 'area21', 'area23', 'area26', 'area28', 'area30', 'area32'),
+    *('area34', 'area37'),
+  ),
+  'val': (
+    *('area2', 'area4', 'area6', 'area8', 'area10', 'area12', 'area14'),
+    *('area16', 'area20', 'area22', 'area24', 'area27', 'area29', 'area31'),
+    *('area33', 'area35', 'area38'),
+  ),
+}
+
+
+class Isprs(files.Files):
+  """ISPRS Potsdam or Vaihingen: patches of orthophotos, six classes."""
+
+  def read_pair(self, pair: files.Pair) -> list[records.Record]:
+    """Returns the patches of one tile."""
+    image, mask = pair
+    stem = re.sub(r'^top_(potsdam|mosaic_09cm)_|_RGB$', '', image.stem)
+    return tiles.read(image, mask, stem, self.builder_config.facts, _GRID)
+
+
+def potsdam(data: Any, split: str) -> files.Files:
+  """Returns the builder of a split of Potsdam; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: no such split, or files are missing.
+  """
+  root = files.base(data, split, tuple(POTSDAM))
+  pairs = files.converted(data, root, split)
+  if pairs is None:
+    pairs = _find(
+      data,
+      root,
+      [f'top_potsdam_{tile}_RGB.tif' for tile in POTSDAM[split]],
+      [f'top_potsdam_{tile}_label_noBoundary.tif' for tile in POTSDAM[split]],
+    )
+  return files.make(Isprs, data, split, pairs)
+
+
+def vaihingen(data: Any, split: str) -> files.Files:
+  """Returns the builder of a split of Vaihingen; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: no such split, or files are missing.
+  """
+  root = files.base(data, split, tuple(VAIHINGEN))
+  pairs = files.converted(data, root, split)
+  if pairs is None:
+    stems = [f'top_mosaic_09cm_{area}' for area in VAIHINGEN[split]]
+    pairs = _find(
+      data,
+      root,
+      [f'top/{stem}.tif' for stem in stems],
+      [f'{stem}_noBoundary.tif' for stem in stems],
+    )
+  return files.make(Isprs, data, split, pairs)
+
+
+def _find(
+  data: Any, root: pathlib.Path, images: list[str], masks: list[str]
+) -> list[files.Pair]:
+  """Returns the named pairs, at or below the root.
+
+  Raises:
+    ValueError: one of them is missing.
+  """
+  present = files.below(root, '*.tif')
+
+  def find(name: str) -> pathlib.Path:
+    found = (path for path in present if path.match(name))
+    return next(found, root / name)
+
+  partners = {
+    find(image): find(mask) for image, mask in zip(images, masks, strict=True)
+  }
+  return files.pair_up(data, root, partners, lambda image: [partners[image]])

@@ -1,0 +1,47 @@
+"""LoveDA: rural and urban land cover, seven classes, in its official layout.
+
+`config.data.root` holds {Train,Val}/{Rural,Urban}/{images_png,masks_png}; the
+two scenes are one data set. Without a root the split's archive (2.4 to 4.0 GB)
+is downloaded. The test masks are not published.
+
+Wang et al., LoveDA: A Remote Sensing Land-Cover Dataset for Domain Adaptive
+Semantic Segmentation, NeurIPS Datasets and Benchmarks 2021.
+"""
+
+import pathlib
+from typing import Any
+
+from deeplab.data.builders import files
+
+URL = 'https://zenodo.org/records/5706578/files'
+
+
+class Loveda(files.Files):
+  """LoveDA land cover: seven classes, pixels without data ignored."""
+
+
+def builder(data: Any, split: str) -> files.Files:
+  """Returns the builder of one split; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: no such split, or files are missing.
+  """
+
+  def find(root: pathlib.Path) -> list[files.Pair]:
+    pairs = files.converted(data, root, split)
+    if pairs is not None:
+      return pairs
+    scenes = root / split.title()
+    return [
+      pair
+      for images in (scenes / 'Rural/images_png', scenes / 'Urban/images_png')
+      for pair in files.pair_up(
+        data,
+        images,
+        images.glob('*.png'),
+        lambda image: [image.parents[1] / 'masks_png' / image.name],
+      )
+    ]
+
+  urls = [f'{URL}/{split.title()}.zip']
+  return files.build(Loveda, data, split, ('train', 'val'), urls, find)

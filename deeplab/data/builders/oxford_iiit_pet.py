@@ -1,0 +1,129 @@
+"""Oxford-IIIT Pet: cats and dogs, each with a trimap.
+
+The archives (0.8 GB) are downloaded, unless `config.data.root` holds them
+unpacked: images/*.jpg and annotations/{trimaps/*.png,trainval.txt,test.txt}.
+The splits are `train` and `test`, without one for validation.
+
+A trimap's 1 is the animal, 2 the rest, and 3 the border between, ignored.
+
+Parkhi et al., Cats and dogs, CVPR 2012.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from deeplab.data import catalog
+from deeplab.data import downloads
+from deeplab.data import faults
+from deeplab.data import records
+from deeplab.data import sources as sources_lib
+
+URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
+URLS = (f'{URL}/images.tar.gz', f'{URL}/annotations.tar.gz')
+_REMEDY = (
+  f'fetch {" and ".join(URLS)}, unpack into one FOLDER, and give '
+  '--config.data.root=FOLDER'
+)
+_LISTS = {'train': 'trainval.txt', 'test': 'test.txt'}
+
+Pair = tuple[pathlib.Path, pathlib.Path]
+
+
+@dataclasses.dataclass(eq=False)
+class PetConfig(tfds.core.BuilderConfig):
+  """One split.
+
+  Attributes:
+    split: 'train' or 'test'.
+    pairs: (image, mask) files; empty if they are to be downloaded.
+  """
+
+  split: str = ''
+  pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
+
+
+class PetSegmentation(tfds.core.GeneratorBasedBuilder):
+  """Oxford-IIIT Pet: the animal, the background, and no breeds."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return records.builder_info(
+      self, __doc__, catalog.INFOS['oxford_iiit_pet'].url
+    )
+
+  def _split_generators(self, dl_manager):
+    config = self.builder_config
+    pairs = config.pairs
+    if not pairs:
+      base = downloads.fetch(dl_manager, URLS, 'oxford_iiit_pet', _REMEDY)
+      pairs = find_pairs(base, config.split)
+    return {records.SPLIT: self._generate_examples(pairs)}
+
+  def _generate_examples(self, pairs):
+    facts = catalog.INFOS['oxford_iiit_pet']
+    sources = [sources_lib.Source(image, mask, facts) for image, mask in pairs]
+    return sources_lib.generate(self, sources, facts, self.builder_config.split)
+
+
+def builder(data: Any, split: str) -> PetSegmentation:
+  """Returns the builder of one split; reads `root` and `data_dir`.
+
+  Raises:
+    ValueError: an unknown split, or a file is missing at the root.
+  """
+  if split not in _LISTS:
+    raise ValueError(
+      f'oxford_iiit_pet has no split {split!r}; its splits are '
+      f'{", ".join(_LISTS)}'
+    )
+  if data.root:
+    base = pathlib.Path(data.root).expanduser().resolve()
+    pairs = find_pairs(base, split)
+    name = records.fingerprint(
+      split,
+      (path for pair in pairs for path in pair),
+      catalog.INFOS['oxford_iiit_pet'],
+    )
+  else:
+    pairs, name = (), f'{split}_download'
+  return PetSegmentation(
+    data_dir=data.data_dir or None,
+    file_format='array_record',
+    config=PetConfig(name=name, split=split, pairs=pairs),
+  )
+
+
+def find_pairs(base: pathlib.Path, split: str) -> tuple[Pair, ...]:
+  """Returns the (image, mask) files of a split in the order of its list.
+
+  Args:
+    base: the folder that both archives were unpacked into.
+    split: 'train' or 'test'.
+
+  Raises:
+    ValueError: the list, or a file that it names, is missing.
+  """
+  listing = base / 'annotations' / _LISTS[split]
+  if not listing.is_file():
+    raise ValueError(f'{listing}: no such file: {_REMEDY}')
+  pairs = []
+  for line in listing.read_text('utf-8').splitlines():
+    stem = line.split()[0] if line.strip() else ''
+    if not stem or stem.startswith('#'):
+      continue
+    image = base / 'images' / f'{stem}.jpg'
+    mask = base / 'annotations' / 'trimaps' / f'{stem}.png'
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(
+            f'{path}: no such file, but {listing.name} names it: {_REMEDY}'
+          )
+      pairs.append((image, mask))
+  if not pairs:
+    raise ValueError(f'{listing}: names no image: {_REMEDY}')
+  return tuple(pairs)

@@ -1,0 +1,109 @@
+"""Pascal Context: 59 classes of objects and stuff, with or without the rest.
+
+`config.data.root` is VOC2010, VOCdevkit, or the folder that holds it; without a
+root the official archives (1.3 GB) are downloaded. A mask is
+the first of these that exists, and what its values mean follows from its kind:
+
+- SegmentationClassContext/*.png of 8 bits: 0..59, as converters write them;
+- the same of 16 bits: raw ids, of which 59 are classes;
+- trainval/*.mat, the official download, beside or above VOC2010: raw ids of
+  459 classes, of which all but those 59 are background.
+
+The splits are ImageSets/SegmentationContext/*.txt, which converters write, or
+else VOC 2010's own ImageSets/Main.
+
+Mottaghi et al., The Role of Context for Object Detection and Semantic
+Segmentation in the Wild, CVPR 2014.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+from deeplab.data import catalog
+from deeplab.data import records
+from deeplab.data.builders import files
+
+URLS = (
+  'http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar',
+  'https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz',
+)
+_RAW = np.array(sorted(catalog.INFOS['pascal_context60'].id_mapping or ()))
+
+
+class PascalContext(files.Files):
+  """Pascal Context: 59 classes, and a background scored or ignored."""
+
+  def read_mask(self, path: pathlib.Path) -> np.ndarray:
+    """Returns raw ids [H, W]."""
+    if path.suffix == '.mat':
+      return _read_mat(path)
+    mask = records.read_mask(path)
+    if mask.dtype != np.uint8 or mask.ndim == 3:
+      return mask
+    if mask.max() >= len(_RAW):
+      raise ValueError(
+        f'{path}: label value {mask.max()} in a mask of 8 bits, which holds '
+        f'0 to {len(_RAW) - 1}: convert the masks anew, or save raw ids in 16 '
+        'bits'
+      )
+    return _RAW[mask]
+
+
+def builder(data: Any, split: str) -> files.Files:
+  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
+
+  Raises:
+    ValueError: no such split, or files are missing.
+  """
+  known = 'train', 'val', 'trainval'
+
+  def find(root: pathlib.Path) -> list[files.Pair]:
+    return _find(data, split, files.inside(root, 'VOCdevkit'))
+
+  return files.build(PascalContext, data, split, known, URLS, find)
+
+
+def _find(data: Any, split: str, root: pathlib.Path) -> list[files.Pair]:
+  """Returns the pairs at or below a root.
+
+  Raises:
+    ValueError: files are missing.
+  """
+  voc = root / 'VOC2010' if (root / 'VOC2010').is_dir() else root
+  sets = [
+    voc / 'ImageSets' / name / f'{split}.txt'
+    for name in ('SegmentationContext', 'Main')
+  ]
+  listing = next((path for path in sets if path.is_file()), None)
+  if listing is None:
+    raise ValueError(
+      f'{sets[1]} is missing: {files.remedy(catalog.info_for(data))}'
+    )
+  images = [
+    voc / 'JPEGImages' / f'{stem}.jpg'
+    for stem in listing.read_text('utf-8').split()
+  ]
+
+  def masks(image: pathlib.Path) -> list[pathlib.Path]:
+    mat = f'trainval/{image.stem}.mat'
+    return [
+      voc / 'SegmentationClassContext' / f'{image.stem}.png',
+      *(folder / mat for folder in (voc, voc.parent, voc.parent.parent)),
+    ]
+
+  return files.pair_up(data, listing, images, masks)
+
+
+def _read_mat(path: pathlib.Path) -> np.ndarray:
+  """Reads one of the official MATLAB files; other classes become 0."""
+  try:
+    raw = scipy.io.loadmat(path)['LabelMap']
+  except Exception as error:  # scipy raises many kinds for damaged files
+    raise ValueError(
+      f'{path}: damaged, or no mask of Pascal Context ({error}); unpack '
+      'trainval.tar.gz again'
+    ) from error
+  return np.where(np.isin(raw, _RAW), raw, 0)

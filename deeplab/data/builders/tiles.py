@@ -1,0 +1,93 @@
+"""Cutting aerial images into patches of one size."""
+
+import dataclasses
+import itertools
+import pathlib
+
+import cv2
+
+from deeplab.data import info as info_lib
+from deeplab.data import records
+
+# Share of a mask's pixels that may have a colour of no class. They are ignored:
+# nobody can mend published masks, and other converters do not refuse them.
+_STRAY = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """Where patches lie, and what they are called.
+
+  Attributes:
+    size: pixels of a patch, both sides.
+    stride: pixels from one patch to the next; `size` without an overlap.
+    name: their names, of `stem`, `left`, `top`, `right` and `bottom`.
+  """
+
+  size: int
+  stride: int
+  name: str
+
+
+def starts(length: int, grid: Grid) -> list[int]:
+  """Returns where the patches along a side of `length` pixels begin.
+
+  The last one ends at the border, so it shares more with its neighbour; a side
+  shorter than a patch has one, which begins at 0.
+  """
+  last = max(length - grid.size, 0)
+  return [*range(0, last, grid.stride), last]
+
+
+def read(
+  image_path: pathlib.Path,
+  mask_path: pathlib.Path,
+  stem: str,
+  facts: info_lib.DatasetInfo,
+  grid: Grid,
+) -> list[records.Record]:
+  """Reads an image and its mask of colours, and cuts both into patches.
+
+  An image smaller than a patch is padded at the bottom and the right: black,
+  with IGNORE as its label. A mask of class ids is that of a patch which a
+  converter cut before, and is left whole.
+
+  Args:
+    image_path: the image.
+    mask_path: its annotation.
+    stem: the image's part of the patches' names.
+    facts: facts about the data set.
+    grid: where patches lie.
+
+  Raises:
+    ValueError: as `records.example`.
+  """
+  mask = records.read_mask(mask_path)
+  if mask.ndim == 2:
+    name = image_path.stem
+    return [records.example(image_path, mask_path, name, facts, lambda _: mask)]
+  image = records.read_pixels(image_path)
+  records.check_sizes(image_path, image.shape[:2], mask_path, mask.shape[:2])
+  try:
+    label = records.color_ids(mask, facts, _STRAY)
+  except ValueError as error:
+    raise ValueError(f'{mask_path}: {error}') from error
+  height, width = label.shape
+  border = 0, max(grid.size - height, 0), 0, max(grid.size - width, 0)
+  if any(border):
+    fill = cv2.BORDER_CONSTANT
+    image = cv2.copyMakeBorder(image, *border, fill, value=(0, 0, 0))
+    label = cv2.copyMakeBorder(label, *border, fill, value=info_lib.IGNORE)
+  patches = []
+  for top, left in itertools.product(starts(height, grid), starts(width, grid)):
+    bottom, right = top + grid.size, left + grid.size
+    patches.append(
+      {
+        'image': records.encode_png(image[top:bottom, left:right]),
+        'label': records.encode_png(label[top:bottom, left:right]),
+        'name': grid.name.format(
+          stem=stem, left=left, top=top, right=right, bottom=bottom
+        ),
+      }
+    )
+  return patches

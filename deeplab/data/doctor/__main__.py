@@ -1,0 +1,65 @@
+r"""Examines a data set before training.
+
+    python -m deeplab.data.doctor --config=configs/folder_mnv2.py \
+        --config.data.root=MY_IMAGES --config.data.num_classes=3 \
+        --output=report.html
+
+reads every image and mask of the training and the evaluation split, says what
+is wrong with them, and ends with status 1 if training would go wrong.
+--output writes it down with pictures, as one file for a browser.
+"""
+
+from absl import app
+from absl import flags
+from ml_collections import config_flags
+
+from deeplab import console
+from deeplab.data import catalog
+from deeplab.data import pipeline
+from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import load
+from deeplab.data.doctor import report
+from deeplab.data.doctor import scan
+from deeplab.data.doctor import text
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'An .html file for the report with pictures.'
+)
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 0, 'Processes that share the work; 0: one a core.', lower_bound=0
+)
+
+
+def _run() -> None:
+  config = console.chosen_config(_CONFIG)
+  if config is None:
+    raise ValueError(
+      '--config is missing; for a folder of your own, '
+      '--config=configs/folder_mnv2.py --config.data.root=FOLDER'
+    )
+  config = pipeline.resolve(config)
+  info = catalog.info_for(config.data)
+  splits, faults = {}, []
+  for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
+    splits[split], found = load.listing(config, split)
+    faults += found
+  scans = scan.scan(splits, config, info, _PROCESSES.value or pipeline.cores())
+  result = diagnosis.diagnose(scans, faults, config, info)
+  print(text.summary(result))
+  if _OUTPUT.value:
+    report.write(_OUTPUT.value, result, config)
+    print(f'Report with pictures: {_OUTPUT.value}')
+  if not result.healthy:
+    raise SystemExit(1)
+
+
+def main(argv: list[str]) -> None:
+  """Prints what was found; see the flags."""
+  console.run(argv, _run)
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=console.parse_flags)

@@ -1,0 +1,256 @@
+"""The diagnosis as one HTML file with pictures, which needs nothing else."""
+
+import base64
+from collections.abc import Iterable
+from collections.abc import Sequence
+import html
+import os
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+
+from deeplab import visualize
+from deeplab.data import info as info_lib
+from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import load
+from deeplab.data.doctor import text
+
+# Groups of pictures and lines of a finding, and samples of a split, at most.
+_PICTURES, _LINES, _SAMPLES = 6, 100, 8
+_CELL = 180, 240  # (H, W) that a picture is fitted into
+_OPACITY = 0.6  # of class colours over an image
+# Pixels whose value is no class; no palette in common use has it.
+_WRONG = (255, 0, 255)
+# Findings about images alone, whose masks would only hide them.
+_BARE = ('leak', 'repeated', 'alike')
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #202020; margin: 2em auto;
+  max-width: 1100px; padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; }
+.verdict { padding: .6em 1em; border-radius: 4px; color: #fff; }
+.good { background: #2e7d32; } .bad { background: #b3261e; }
+table { border-collapse: collapse; }
+th, td { padding: .2em .8em; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+tr { border-bottom: 1px solid #ddd; }
+.swatch { display: inline-block; width: 1em; height: 1em; margin-right: .5em;
+  vertical-align: -.15em; border: 1px solid #888; }
+.bar { display: inline-block; height: .7em; background: #7a9cc6;
+  margin-right: .5em; }
+.finding { border-left: 5px solid; padding: .1em 1em; margin: 1.2em 0; }
+.error { border-color: #b3261e; } .warning { border-color: #e09600; }
+.note { border-color: #7a9cc6; }
+.pictures { display: flex; flex-wrap: wrap; gap: 12px; align-items: flex-end; }
+figure { margin: 0; max-width: 500px; border: 1px solid #ddd; padding: 4px; }
+figure img { margin-right: 4px; vertical-align: bottom; }
+figcaption { font-size: 12px; color: #555; overflow-wrap: anywhere; }
+ul { padding-left: 1.2em; } li { overflow-wrap: anywhere; }
+code { background: #f2f2f2; padding: .1em .3em; overflow-wrap: anywhere; }
+"""
+
+
+def picture(
+  example: load.Loaded, palette: visualize.Palette, masked: bool
+) -> list[np.ndarray]:
+  """Returns what there is to see of an example.
+
+  Args:
+    example: the example.
+    palette: a colour a class.
+    masked: draws the mask over the image, and pixels of wrong values in
+      magenta. A mask of another size stands beside the image.
+
+  Returns:
+    Pictures uint8 [H, W, 3]; none if nothing could be read.
+  """
+  image, label = example.image, example.label
+  pictures = [] if image is None else [visualize.picture(image)]
+  if label is None or (pictures and not masked):
+    return pictures
+  if image is not None and label.shape == image.shape[:2]:
+    drawn = visualize.overlay(image, label, palette, _OPACITY)
+    pictures = [drawn]
+  else:
+    drawn = visualize.colorize(label, palette)
+    pictures.append(drawn)
+  if example.wrong is not None:
+    drawn[example.wrong] = _WRONG
+  return pictures
+
+
+def _embed(image: np.ndarray) -> str:
+  """Returns an <img> that holds its own pixels."""
+  small = visualize.thumbnail(image, _CELL)
+  data = cv2.imencode(
+    '.jpg',
+    cv2.cvtColor(small, cv2.COLOR_RGB2BGR),
+    (cv2.IMWRITE_JPEG_QUALITY, 85),
+  )[1]
+  code = base64.b64encode(data.tobytes()).decode()
+  height, width = small.shape[:2]
+  return (
+    f'<img width="{width}" height="{height}" alt="" '
+    f'src="data:image/jpeg;base64,{code}">'
+  )
+
+
+def _figure(
+  places: Sequence[load.Place],
+  config: Any,
+  info: info_lib.DatasetInfo,
+  masked: bool,
+) -> str:
+  """Returns the pictures of a group of examples, with their names."""
+  images: list[str] = []
+  for place in places[:2]:
+    example = load.load(place, config, info)
+    images += map(_embed, picture(example, info.palette, masked))
+  if not images:
+    return ''
+  names = ', '.join(f'{p.split}: {pathlib.Path(p.image).name}' for p in places)
+  return (
+    f'<figure>{"".join(images)}<figcaption>{html.escape(names)}</figcaption>'
+    '</figure>'
+  )
+
+
+def _pictures(figures: Iterable[str]) -> str:
+  return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _finding(
+  finding: diagnosis.Finding, config: Any, info: info_lib.DatasetInfo
+) -> str:
+  lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_LINES]]
+  if len(finding.details) > _LINES:
+    lines.append(f'<li>and {len(finding.details) - _LINES} more</li>')
+  figures = _pictures(
+    _figure(group, config, info, finding.kind not in _BARE)
+    for group in finding.places[:_PICTURES]
+  )
+  return (
+    f'<div class="finding {finding.level}"><p><b>{finding.level.capitalize()}: '
+    f'{html.escape(finding.meaning)}</b></p><ul>{"".join(lines)}</ul>{figures}'
+    '</div>'
+  )
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+  """Returns a table; the first row is its head, and cells are HTML already."""
+  out = []
+  for i, row in enumerate(rows):
+    kind = 'td' if i else 'th'
+    cells = ''.join(f'<{kind}>{cell}</{kind}>' for cell in row)
+    out.append(f'<tr>{cells}</tr>')
+  return f'<table>{"".join(out)}</table>'
+
+
+def _splits(result: diagnosis.Diagnosis) -> str:
+  rows = [('split', 'pairs', 'size', 'ignored pixels', 'crops without label')]
+  for name, split in result.splits.items():
+    # Only training takes crops.
+    cropped = name == next(iter(result.splits))
+    rows.append(
+      (
+        html.escape(name),
+        str(len(split.scans)),
+        text.size_range(split.sizes),
+        text.share(split.ignored),
+        text.share(split.empty) if cropped else '',
+      )
+    )
+  return _table(rows)
+
+
+def _balance(result: diagnosis.Diagnosis) -> str:
+  """Returns the table of classes: swatch, share in each split, weight."""
+  info = result.info
+  shares = [s.shares(info.num_classes) for s in result.splits.values()]
+  largest = max([1e-9, *(float(values.max()) for values in shares)])
+  rows = [('class', *map(html.escape, result.splits), 'suggested weight')]
+  for i, (name, *cells) in enumerate(text.balance(result)):
+    color = 'rgb({}, {}, {})'.format(*info.palette[i])
+    bars = [
+      f'<span class="bar" style="width: {values[i] / largest * 8:.2f}em">'
+      f'</span>{html.escape(cell)}'
+      for values, cell in zip(shares, cells[:-1], strict=True)
+    ]
+    rows.append(
+      (
+        f'<span class="swatch" style="background: {color}"></span>'
+        f'{html.escape(name)}',
+        *bars,
+        cells[-1],
+      )
+    )
+  return _table(rows)
+
+
+def _samples(
+  split: diagnosis.Split, config: Any, info: info_lib.DatasetInfo
+) -> str:
+  """Returns examples of a split at even distances."""
+  places = [s.place for s in split.scans]
+  count = min(_SAMPLES, len(places))
+  chosen = [places[i * len(places) // count] for i in range(count)]
+  return _pictures(_figure((p,), config, info, True) for p in chosen)
+
+
+def render(result: diagnosis.Diagnosis, config: Any) -> str:
+  """Returns the page.
+
+  Args:
+    result: the diagnosis.
+    config: the experiment; reads `data` and `name`.
+  """
+  info = result.info
+  where = config.data.root or config.data.name
+  title = html.escape(f'Doctor: {where}')
+  parts = [
+    f'<h1>{title}</h1>',
+    f'<p class="verdict {"good" if result.healthy else "bad"}">'
+    f'{text.verdict(result)}</p>',
+    _splits(result),
+    '<h2>Findings</h2>',
+    *(_finding(finding, config, info) for finding in result.findings),
+    '' if result.findings else '<p>None.</p>',
+    '<h2>Share of the labelled pixels</h2>',
+    _balance(result),
+    '<h2>Suggested</h2>' if text.advice(result) else '',
+    *(f'<p><code>{html.escape(a)}</code></p>' for a in text.advice(result)),
+  ]
+  for name, split in result.splits.items():
+    parts += [
+      f'<h2>Samples: {html.escape(name)}</h2>',
+      _samples(split, config, info),
+    ]
+  body = '\n'.join(filter(None, parts))
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    f'<title>{title}</title><style>{_STYLE}</style></head>\n'
+    f'<body>\n{body}\n</body></html>\n'
+  )
+
+
+def write(
+  path: str | os.PathLike[str], result: diagnosis.Diagnosis, config: Any
+) -> None:
+  """Writes the page, whole or not at all.
+
+  Args:
+    path: the file.
+    result: the diagnosis.
+    config: as for `render`.
+  """
+  path = pathlib.Path(path).expanduser()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  page = render(result, config)
+  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+  try:
+    temporary.write_text(page, 'utf-8')
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)

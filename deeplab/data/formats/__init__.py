@@ -1,0 +1,1 @@
+"""Annotation formats of a user's own data, one file a format."""

@@ -1,0 +1,84 @@
+"""COCO JSON: polygons and run lengths of many images in one file.
+
+The file of a split is ROOT/SPLIT.json, ROOT/SPLIT/_annotations.coco.json or
+ROOT/annotations/instances_SPLIT.json. Images are looked for beside the file, in
+ROOT/SPLIT, ROOT/images/SPLIT, ROOT/images and ROOT, and may lie in an `images`
+of ROOT/SPLIT.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from deeplab.data import sources
+from deeplab.data.builders import coco
+from deeplab.data.formats import classes as classes_lib
+
+
+def find(
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources.Source] | None:
+  """Returns the examples of a split, or None without such a file.
+
+  Raises:
+    ValueError: a damaged file, or an image that is missing.
+  """
+  files = (
+    base / f'{split}.json',
+    base / split / '_annotations.coco.json',
+    base / 'annotations' / f'instances_{split}.json',
+  )
+  path = next((path for path in files if path.is_file()), None)
+  if path is None:
+    return None
+  index = coco.read_index(path)
+  folders = (
+    *(path.parent, base / split, base / split / 'images'),
+    *(base / 'images' / split, base / 'images', base),
+  )
+  return classes_lib.sources_of(
+    path,
+    folders,
+    classes,
+    (
+      (
+        entry['file_name'],
+        functools.partial(
+          _read,
+          entry=entry,
+          annotations=index.annotations.get(entry['id'], []),
+          names=index.categories,
+          classes=classes,
+        ),
+      )
+      for entry in index.images
+    ),
+  )
+
+
+def _read(
+  path: pathlib.Path,
+  entry: dict[str, Any],
+  annotations: list[dict[str, Any]],
+  names: dict[int, str],
+  classes: classes_lib.Classes,
+) -> np.ndarray:
+  """Draws one image's annotations."""
+  shapes = (
+    (
+      f'annotation {a.get("id")} of {entry["file_name"]}',
+      names.get(a['category_id'], str(a['category_id'])),
+      a.get('segmentation'),
+    )
+    for a in annotations
+  )
+  try:
+    return classes.paint((entry['height'], entry['width']), shapes)
+  except KeyError as error:
+    raise ValueError(
+      f'{path}: {entry["file_name"]} or an annotation of it has no {error}'
+    ) from error
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error

@@ -1,0 +1,100 @@
+"""Pascal VOC as annotation tools export it: coloured masks and a label map.
+
+ROOT/ImageSets/Segmentation/SPLIT.txt names the images of ROOT/JPEGImages, whose
+masks are ROOT/SegmentationClass/STEM.png. ROOT/labelmap.txt has a line
+`name:red,green,blue:parts:actions` a class; a mask's colours are its classes,
+or, in a grey mask, its values the lines' numbers from 0 on. VOC's border colour
+is ignored. Without a label map masks hold class ids.
+"""
+
+import functools
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from deeplab.data import faults
+from deeplab.data import info as info_lib
+from deeplab.data import records
+from deeplab.data import sources
+from deeplab.data.formats import classes as classes_lib
+
+_BORDER = (224, 224, 192)
+
+
+def find(
+  base: pathlib.Path, split: str, classes: classes_lib.Classes
+) -> list[sources.Source] | None:
+  """Returns the examples of a split, or None without such a list.
+
+  Raises:
+    ValueError: a file that the list names is missing, or a bad label map.
+  """
+  listing = base / 'ImageSets' / 'Segmentation' / f'{split}.txt'
+  if not listing.is_file():
+    return None
+  read, facts = records.read_mask, classes.facts
+  if (base / 'labelmap.txt').is_file():
+    table = read_labelmap(base / 'labelmap.txt')
+    read = functools.partial(_read, table=table, classes=classes)
+    facts = classes.drawn
+  found = []
+  for stem in listing.read_text('utf-8').split():
+    names = [f'{stem}{suffix}' for suffix in info_lib.IMAGE_SUFFIXES]
+    images = [base / 'JPEGImages' / name for name in names]
+    image = next((path for path in images if path.is_file()), images[0])
+    mask = base / 'SegmentationClass' / f'{stem}.png'
+    with faults.reported():
+      for path in (image, mask):
+        if not path.is_file():
+          raise ValueError(f'{path}: no such file, but {listing} names it')
+      found.append(sources.Source(image, mask, facts, read))
+  return found
+
+
+def read_labelmap(path: pathlib.Path) -> info_lib.DatasetInfo:
+  """Reads a label map: names and colours in its order.
+
+  Raises:
+    ValueError: a line of another form.
+  """
+  names, colors = [], []
+  for number, line in enumerate(path.read_text('utf-8').splitlines(), 1):
+    if not line.strip() or line.startswith('#'):
+      continue
+    name, *fields = line.split(':')
+    color = fields[0].split(',') if fields else []
+    if len(color) != 3 or not all(value.strip().isdigit() for value in color):
+      raise ValueError(
+        f'{path}: line {number} is not `name:red,green,blue::`: {line!r}'
+      )
+    names.append(name)
+    colors.append((int(color[0]), int(color[1]), int(color[2])))
+  return info_lib.DatasetInfo(
+    name='labelmap.txt',
+    class_names=tuple(names),
+    palette=tuple(colors),
+    ignore_label=info_lib.IGNORE,
+    ignore_color=None if _BORDER in colors else _BORDER,
+  )
+
+
+def _read(
+  path: pathlib.Path, table: info_lib.DatasetInfo, classes: classes_lib.Classes
+) -> np.ndarray:
+  """Reads a mask as train ids."""
+  mask = records.read_mask(path)
+  try:
+    with Image.open(path) as image:
+      if image.mode == 'P':
+        mask = np.asarray(image.convert('RGB'))
+    if mask.ndim == 3:
+      ids = records.color_ids(mask, table)
+    else:
+      ids = info_lib.train_ids(mask, table)
+    lut = np.full(256, info_lib.IGNORE, np.uint8)
+    for i in np.unique(ids[ids != info_lib.IGNORE]).tolist():
+      lut[i] = classes.id_of(table.class_names[i])
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+  return lut[ids]

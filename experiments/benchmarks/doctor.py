@@ -1,0 +1,114 @@
+r"""Seconds that the doctor takes for many pairs of images and masks.
+
+    python -m experiments.benchmarks.doctor --config.data.root=CAMVID
+
+The pairs of a folder's training split are listed again and again until there
+are enough, and the command `python -m deeplab.data.doctor` examines that list
+from its start to its last line: every pair is read, decoded and compared with
+all others. The files are in the system's cache after the first time, as they
+may be not when a data set is read once.
+
+README.md has numbers.
+"""
+
+import itertools
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+from ml_collections import config_flags
+
+from deeplab.data import pipeline
+from deeplab.data.builders import folder
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', os.path.join('configs', 'camvid_mnv2.py'), 'Experiment on a folder.'
+)
+_PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
+_PROCESSES = flags.DEFINE_integer('processes', 0, '0: one a core.')
+
+
+class Cost(NamedTuple):
+  """What a run took.
+
+  Attributes:
+    seconds: from start to end.
+    processor: seconds of processor time, of all its processes.
+    pairs: how many pairs the doctor says it examined for training.
+  """
+
+  seconds: float
+  processor: float
+  pairs: int
+
+
+def _processor() -> float:
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
+
+
+def measure(config: str, data: Any, pairs: int, processes: int) -> Cost:
+  """Runs the doctor on `pairs` pairs of a folder's training split.
+
+  Args:
+    config: path of the config.
+    data: its `data`, with `root`; the evaluation split is examined as it is.
+    pairs: how many.
+    processes: how many share the work; 0 is one a core.
+
+  Raises:
+    RuntimeError: the doctor did not come to its end.
+    ValueError: the folder has no such splits.
+  """
+  with tempfile.TemporaryDirectory() as temporary:
+    for split in (data.train_split, data.eval_split):
+      found = folder.find(data, split)
+      count = pairs if split == data.train_split else len(found)
+      lines = (
+        f'{one.image}\t{one.annotation}\n'
+        for one in itertools.islice(itertools.cycle(found), count)
+      )
+      listing = pathlib.Path(temporary) / f'{split}.txt'
+      listing.write_text(''.join(lines), 'utf-8')
+    before, start = _processor(), time.perf_counter()
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'deeplab.data.doctor', f'--config={config}'),
+        f'--config.data.root={temporary}',
+        f'--processes={processes}',
+      ],
+      cwd=os.path.join(os.path.dirname(__file__), '..', '..'),
+      stdout=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
+    cost = time.perf_counter() - start, _processor() - before
+  if 'training' not in done.stdout:
+    raise RuntimeError(f'the doctor ended with status {done.returncode}')
+  return Cost(*cost, int(done.stdout.split()[1]))
+
+
+def main(argv: list[str]) -> None:
+  """Prints the cost."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  path = config_flags.get_config_filename(flags.FLAGS['config'])
+  cost = measure(path, _CONFIG.value.data, _PAIRS.value, _PROCESSES.value)
+  each = 1000 * cost.processor / cost.pairs
+  print(
+    f'{cost.pairs} pairs: {cost.seconds:.1f} s on '
+    f'{_PROCESSES.value or pipeline.cores()} processes, {each:.1f} ms of '
+    'processor time a pair'
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

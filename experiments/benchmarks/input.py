@@ -1,0 +1,194 @@
+r"""Training batches, ours beside torchvision's, in images a second and core.
+
+Read, scale, crop, flip, normalise, batch: our pipeline and torchvision's v2
+transforms with a DataLoader do the same to the same files, in turn:
+
+    python -m experiments.benchmarks.input --config.data.root=CAMVID
+    python -m experiments.benchmarks.input --config.data.root=CAMVID --cache \
+        --torch_python=OTHER/bin/python
+
+What counts is processor time, which other programs on the machine change
+little. Both sides work in one process; what a DataLoader's worker processes
+would add to hand their batches over is not counted.
+
+Needs torch and torchvision for the other side; README.md has numbers.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from ml_collections import config_flags
+
+from deeplab.data import catalog
+from deeplab.data import info as info_lib
+from deeplab.data import pipeline
+from deeplab.data.builders import folder
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  os.path.join('configs', 'camvid_mnv2.py'),
+  'Experiment on a folder; its `data` and `batch_size` are read.',
+)
+_CACHE = flags.DEFINE_bool(
+  'cache', False, 'Measure ours with all decoded images in memory, too.'
+)
+_BATCHES = flags.DEFINE_integer('batches', 10, 'Batches a round.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds on each side, in turn.')
+_TORCH = flags.DEFINE_enum(
+  'torch', 'auto', ['auto', 'off', 'on'], "torchvision's side."
+)
+_TORCH_PYTHON = flags.DEFINE_string(
+  'torch_python', sys.executable, 'A Python that has torch and torchvision.'
+)
+_OPS = ('random_scale', 'random_crop', 'random_flip')
+
+
+class Ours:
+  """Our pipeline, in one thread."""
+
+  def __init__(self, config: Any, batches: int, cache: bool):
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.data.cache = cache
+      config.data.threads = 1
+      config.data.prefetch = 1
+      # The other side takes any crop.
+      config.data.augment.random_crop.max_class_share = 1.0
+    self.name = f'ours{", decoded images cached" if cache else ""}'
+    self._batches = batches
+    self._stream = pipeline.train_batches(
+      config,
+      catalog.info_for(config.data),
+      host_index=0,
+      host_count=1,
+      start_step=0,
+    )
+    if cache:
+      count = pipeline.num_examples(config, config.data.train_split)
+      for _ in range(-(-count // config.batch_size)):
+        next(self._stream)
+      time.sleep(0.5)
+
+  def step(self) -> float:
+    """Returns the seconds of processor time of a round."""
+    start = time.process_time()
+    for _ in range(self._batches):
+      next(self._stream)
+    # The batch ahead, which the next round will not have to make.
+    time.sleep(0.5)
+    return time.process_time() - start
+
+
+class Torchvision:
+  """The other side, in a process of its own.
+
+  Raises:
+    RuntimeError: it did not start.
+  """
+
+  def __init__(self, config: Any, batches: int, python: str):
+    data = config.data
+    scale, crop = data.augment.random_scale, data.augment.random_crop
+    self._process = subprocess.Popen(
+      [python, '-m', 'experiments.benchmarks.torch_input'],
+      cwd=os.path.join(os.path.dirname(__file__), '..', '..'),
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    self._python = python
+    self._shape = [config.batch_size, 3, *crop.size]
+    pairs = [
+      (one.image, one.annotation) for one in folder.find(data, data.train_split)
+    ]
+    message = self._ask(
+      {
+        'pairs': [[str(path) for path in pair] for pair in pairs],
+        'batch': config.batch_size,
+        'batches': batches,
+        'crop': list(crop.size),
+        'low': scale.low,
+        'high': scale.high,
+        'flip': data.augment.random_flip.probability,
+        'mean': list(data.mean),
+        'std': list(data.std),
+        'ignore': info_lib.IGNORE,
+      }
+    )
+    self.name = message['name']
+
+  def _ask(self, message: Any) -> dict[str, Any]:
+    # Its input ends with this process, and so does it.
+    line = ''
+    try:
+      print(json.dumps(message), file=self._process.stdin, flush=True)
+      line = next(iter(self._process.stdout or ()), '')
+    except BrokenPipeError:
+      pass
+    if not line:
+      raise RuntimeError(
+        f'torchvision did not run in {self._python}; its own words are above. '
+        '--torch_python=PYTHON names another, --torch=off does without'
+      )
+    return json.loads(line)
+
+  def step(self) -> float:
+    """Returns the seconds of processor time of a round."""
+    message = self._ask('round')
+    if message['shape'] != self._shape:
+      raise RuntimeError(f'batches of {message["shape"]}, not {self._shape}')
+    return message['seconds']
+
+
+def measure(sides: list[Any], rounds: int) -> list[float]:
+  """Returns the median seconds of a round on each side, taken in turn.
+
+  Args:
+    sides: what has `step`.
+    rounds: how many count; one more goes before them.
+  """
+  seconds = [[side.step() for side in sides] for _ in range(1 + rounds)]
+  return [statistics.median(times) for times in zip(*seconds[1:], strict=True)]
+
+
+def main(argv: list[str]) -> None:
+  """Prints all sides and their ratios."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  config = _CONFIG.value
+  augment = config.data.augment
+  if config.data.name != 'folder' or tuple(augment.ops) != _OPS:
+    raise app.UsageError(f'--config must read a folder by the ops {_OPS}')
+  sides: list[Any] = [Ours(config, _BATCHES.value, cache=False)]
+  if _CACHE.value:
+    sides.append(Ours(config, _BATCHES.value, cache=True))
+  if _TORCH.value != 'off':
+    try:
+      sides.append(Torchvision(config, _BATCHES.value, _TORCH_PYTHON.value))
+    except (OSError, RuntimeError) as error:
+      if _TORCH.value != 'auto':
+        raise
+      print(f'Without torchvision: {error}')
+  images = _BATCHES.value * config.batch_size
+  height, width = augment.random_crop.size
+  print(
+    f'batches of {config.batch_size} crops of {height}x{width}: images a '
+    f'second of processor time, median of {_ROUNDS.value} rounds of {images}'
+  )
+  seconds = measure(sides, _ROUNDS.value)
+  for side, time_taken in zip(sides, seconds, strict=True):
+    ratio = ''
+    if isinstance(sides[-1], Torchvision) and side is not sides[-1]:
+      ratio = f' ({seconds[-1] / time_taken:.2f} times torchvision)'
+    print(f'{images / time_taken:8.1f} {side.name}{ratio}')
+
+
+if __name__ == '__main__':
+  app.run(main)

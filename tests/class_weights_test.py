@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from deeplab import class_weights
+from deeplab.data import catalog
+from deeplab.data import pipeline
+from tests import runs
+
+INFO = catalog.INFOS['shapes']
+SHARES = np.array([0.64, 0.25, 0.09, 0.02, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+  ('rule', 'power', 'expected'),
+  [
+    # 1 / sqrt: 1.25, 2, 3.3333, 7.0711; their mean by share is 1.7414.
+    ('inverse', 0.5, (0.718, 1.15, 1.91, 4.06)),
+    # 1 / share counts the four classes alike.
+    ('inverse', 1.0, (0.391, 1.0, 2.78, 12.5)),
+    # Frequencies 0.64, 0.5, 0.1, 0.2; their median is 0.35.
+    ('median', 1.0, (0.547, 0.7, 3.5, 1.75)),
+    ('median', 0.5, (0.74, 0.837, 1.87, 1.32)),
+    # log(1.66) = 0.50682, log(1.27) = 0.23902, 0.10436 and 0.03922.
+    ('log', 1.0, (1.97, 4.18, 9.58, 25.5)),
+  ],
+)
+def test_rules_by_hand(rule, power, expected, monkeypatch, tmp_path):
+  presence = np.array([1.0, 0.5, 0.9, 0.1, 1.0, 1.0])
+  monkeypatch.setattr(pipeline, 'class_shares', lambda *_: SHARES)
+  monkeypatch.setattr(pipeline, 'class_presence', lambda *_: presence)
+  config = runs.config(
+    str(tmp_path), loss__balance=power, loss__balance_rule=rule
+  )
+  weights = class_weights.balance(config, INFO).loss.class_weights
+  assert weights == pytest.approx((*expected, 0.0, 0.0), abs=1e-9)
+
+
+def test_wrong_rules_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=r'set one of the two'):
+    class_weights.balance(
+      runs.config(
+        str(tmp_path), loss__balance=0.5, loss__class_weights=(1.0,) * 6
+      ),
+      INFO,
+    )
+  with pytest.raises(ValueError, match=r"balance_rule='sqrt' is not one of"):
+    class_weights.balance(
+      runs.config(str(tmp_path), loss__balance_rule='sqrt'), INFO
+    )

@@ -1,0 +1,35 @@
+"""Work ahead: the order, the bound, errors, and an early end."""
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from deeplab.data import ahead
+
+
+def test_results_come_in_order():
+  def make(i):
+    time.sleep(0.01 * (i % 3 == 0))
+    return i * i
+
+  assert list(ahead.ahead(make, range(20), 4, 8)) == [i * i for i in range(20)]
+  assert list(ahead.ahead(make, (), 4, 8)) == []
+
+
+def test_no_more_than_prefetch_is_begun():
+  begun = []
+  results = ahead.ahead(begun.append, itertools.count(), 2, 3)
+  next(results)
+  results.close()
+  assert 0 in begun
+  assert {*begun} <= {0, 1, 2, 3}
+  assert not [t for t in threading.enumerate() if t.name.startswith('data')]
+
+
+def test_an_error_comes_at_its_key():
+  results = ahead.ahead(lambda i: 1 // (2 - i), range(9), 2, 9)
+  assert [next(results), next(results)] == [0, 1]
+  with pytest.raises(ZeroDivisionError):
+    next(results)

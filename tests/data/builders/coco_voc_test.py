@@ -1,0 +1,107 @@
+"""COCO and VOC together: which images are taken, and how they are drawn."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from deeplab.data.builders import coco_voc
+from tests.data.builders import coco_test
+from tests.data.builders import layouts
+
+# Of COCO: a person of 40x40, and a bicycle of 20x30 drawn over it.
+PERSON = coco_test.annotation(1, [[0, 0, 40, 0, 40, 40, 0, 40]], area=1600)
+BICYCLE = coco_test.annotation(2, [[30, 0, 50, 0, 50, 30, 30, 30]], 2, area=600)
+BRUSH = coco_test.annotation(3, [[0, 0, 50, 0, 50, 40, 0, 40]], 90)
+
+
+def make_root(base, annotations):
+  """Writes COCO with one image, and VOC with two a split, 60x40 pixels.
+
+  p (train) and r (val) are persons under a row of void; q and s bicycles.
+  """
+  coco_test.make(base, annotations, 'train')
+  voc = base / 'VOCdevkit/VOC2012'
+  layouts.make_voc(voc, 'pqrs', '', train='pq', val='rs', trainaug='pq')
+  for stem in 'pqrs':
+    Image.new('RGB', (60, 40)).save(voc / f'JPEGImages/{stem}.jpg')
+    mask = np.full((40, 60), 15 if stem in 'pr' else 2, np.uint8)
+    mask[0] = 255
+    Image.fromarray(mask).save(voc / f'SegmentationClass/{stem}.png')
+  return base
+
+
+@pytest.fixture
+def root(tmp_path):
+  return make_root(tmp_path / 'both', [PERSON, BICYCLE, BRUSH])
+
+
+def labels(config, root, name, split):
+  config.data.name, config.data.root = name, str(root)
+  config.data.eval_split = split
+  got = layouts.examples(config)
+  return {e['name']: layouts.counts(e['label']) for e in got}
+
+
+def test_21_classes(config, root):
+  assert labels(config, root, 'coco_voc21', 'train') == {
+    'p': {0: 60, 15: 2340},
+    'q': {0: 60, 2: 2340},
+    'a': {0: 100, 2: 600, 15: 1300},
+  }
+  assert labels(config, root, 'coco_voc21', 'val') == {
+    'r': {0: 60, 15: 2340},
+    's': {0: 60, 2: 2340},
+  }
+
+
+def test_one_instance_must_be_large(config, tmp_path):
+  """torchvision's rule, which adds areas up, would take this image."""
+  pair = [PERSON | {'area': 1000}, BICYCLE]
+  root = make_root(tmp_path / 'both', pair)
+  assert set(labels(config, root, 'coco_voc21', 'train')) == {'p', 'q'}
+
+
+def test_persons(config, root, monkeypatch):
+  """r is the one of `val` that shows a person; p comes from `train`."""
+  monkeypatch.setattr(coco_voc, 'VAL_SIZE', 2)
+  assert labels(config, root, 'coco_voc_person', 'val') == {
+    'r': {0: 60, 1: 2340},
+    'p': {0: 60, 1: 2340},
+  }
+  assert labels(config, root, 'coco_voc_person', 'train') == {
+    'a': {0: 700, 1: 1300}
+  }
+
+
+def test_what_is_missing_is_named(config, root):
+  with pytest.raises(ValueError, match="has no split 'test'; its splits are"):
+    labels(config, root, 'coco_voc21', 'test')
+  (root / 'VOCdevkit').rename(root / 'voc')
+  with pytest.raises(ValueError, match='holds no VOC2012/ImageSets'):
+    labels(config, root, 'coco_voc21', 'train')
+  (root / 'train2017').rename(root / 'train')
+  with pytest.raises(
+    ValueError, match=r'no such folder of images: .*benchmark\.tgz as well'
+  ):
+    labels(config, root, 'coco_voc21', 'train')
+
+
+def test_genuine_images(shared, config, tmp_path):
+  """COCO's samples; counts by a NumPy drawing of the JSON file."""
+  root = make_root(tmp_path / 'both', [])
+  for name in ('annotations', 'train2017'):
+    (root / name).rename(root / f'{name}_made')
+  coco = shared / 'samples/coco'
+  (root / 'annotations').symlink_to(coco / 'annotations')
+  (root / 'train2017').symlink_to(coco / 'images/train2017')
+  got = labels(config, root, 'coco_voc21', 'train')
+  assert len(got) == 2 + 23
+  assert got['000000143931'] == {0: 81021, 6: 220376, 15: 5803}
+  assert got['000000491497'] == {0: 140743, 9: 688, 18: 29751, 20: 16318}
+  assert got['000000463730'] == {
+    0: 195455,
+    6: 45939,
+    7: 13951,
+    14: 650,
+    15: 17285,
+  }

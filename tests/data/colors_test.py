@@ -1,0 +1,142 @@
+"""Colours change, labels do not."""
+
+import numpy as np
+import pytest
+
+from configs import common
+from deeplab.data import augment
+from deeplab.data import colors
+
+PHOTOMETRIC = {
+  'brightness': 32.0,
+  'contrast': (0.5, 1.5),
+  'saturation': (0.5, 1.5),
+  'hue': 18.0,
+}
+NONE = {
+  'brightness': 0.0,
+  'contrast': 0.0,
+  'saturation': 0.0,
+  'hue': 0.0,
+  'probability': 1.0,
+}
+
+
+class Fixed:
+  """Draws what it is told, and does everything in order."""
+
+  def __init__(self, *values):
+    self.values = list(values)
+
+  def random(self):
+    return 0.0
+
+  def permutation(self, count):
+    return np.arange(count)
+
+  def uniform(self, low, high):
+    value = self.values.pop(0)
+    assert low <= value <= high
+    return value
+
+
+def test_photometric_changes_colours_only():
+  rng = np.random.default_rng(0)
+  example = {
+    'image': rng.integers(0, 256, (16, 16, 3)).astype(np.uint8),
+    'label': rng.integers(0, 5, (16, 16)).astype(np.uint8),
+  }
+  changed = 0
+  for seed in range(20):
+    got, again = (
+      colors.photometric(example, np.random.default_rng(seed), **PHOTOMETRIC)
+      for _ in range(2)
+    )
+    np.testing.assert_array_equal(got['image'], again['image'])
+    assert got['label'] is example['label']
+    changed += int((got['image'] != example['image']).any())
+  assert 15 <= changed < 20  # with probability 1/16 nothing happens
+
+
+def test_photometric_keeps_grey_grey():
+  grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+  example = {'image': grey, 'label': grey[..., 0]}
+  for seed in range(10):
+    image = colors.photometric(
+      example, np.random.default_rng(seed), **PHOTOMETRIC
+    )['image'].astype(int)
+    assert np.ptp(image, axis=2).max() == 0
+    assert (np.diff(image[0, :, 0]) >= 0).all()
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 4, 5)), np.zeros((4, 4, 3))])
+@pytest.mark.parametrize(
+  'name', ['photometric', 'distort', 'brightness_contrast']
+)
+def test_colours_are_of_rgb(name, image):
+  example = {'image': image.astype(np.uint16), 'label': None}
+  fields = common.base().data.augment[name]
+  with pytest.raises(ValueError, match=rf'{name} distorts .* of uint16'):
+    augment.OPS[name](example, np.random.default_rng(0), **fields)
+
+
+@pytest.mark.parametrize('name', ['distort', 'brightness_contrast'])
+def test_the_label_is_left_alone(name):
+  rng = np.random.default_rng(0)
+  example = {
+    'image': rng.integers(0, 256, (16, 16, 3)).astype(np.uint8),
+    'label': rng.integers(0, 5, (16, 16)).astype(np.uint8),
+  }
+  before = example['image'].copy()
+  fields = common.base().data.augment[name]
+  changed = 0
+  for seed in range(20):
+    got, again = (
+      augment.OPS[name](example, np.random.default_rng(seed), **fields)
+      for _ in range(2)
+    )
+    np.testing.assert_array_equal(got['image'], again['image'])
+    assert got['label'] is example['label']
+    assert got['image'].dtype == np.uint8
+    changed += int((got['image'] != before).any())
+  np.testing.assert_array_equal(example['image'], before)
+  assert changed >= 17
+
+
+@pytest.mark.parametrize(
+  ('field', 'values', 'enhancement'),
+  [
+    ('brightness', (0.4, 0, 0, 0), 'Brightness'),
+    ('contrast', (0, -0.3, 0, 0), 'Contrast'),
+    ('saturation', (0, 0, 0.45, 0), 'Color'),
+  ],
+)
+def test_distort_is_pillow_s_enhancement(field, values, enhancement):
+  images = pytest.importorskip('PIL.Image')
+  enhance = pytest.importorskip('PIL.ImageEnhance')
+  image = np.random.default_rng(0).integers(60, 190, (8, 9, 3)).astype(np.uint8)
+  fields = NONE | {field: 0.5}
+  got = colors.distort({'image': image}, Fixed(*values), **fields)['image']
+  expected = getattr(enhance, enhancement)(images.fromarray(image)).enhance(
+    1 + sum(values)
+  )
+  # It cuts fractions off.
+  assert abs(got.astype(int) - np.asarray(expected, int)).max() <= 1
+  assert abs(got.astype(int) - image).max() > 10
+
+
+def test_distort_turns_the_hue():
+  red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
+  fields = NONE | {'hue': 100.0}
+  # A third of 256 steps makes red green.
+  got = colors.distort({'image': red}, Fixed(0, 0, 0, 85.3), **fields)
+  np.testing.assert_allclose(got['image'][0, 0], [0, 200, 0], atol=4)
+
+
+def test_brightness_and_contrast_by_hand():
+  image = np.array([[[100, 20, 0], [140, 40, 255]]], np.uint8)
+  got = colors.brightness_contrast(
+    {'image': image}, Fixed(0.4, -0.1), brightness=0.3, contrast=0.4
+  )['image']
+  # Means 120, 30, 127.5; 1.4 times the distance from them, less 25.5.
+  assert got[0].tolist() == [[66, 0, 0], [122, 18, 255]]

@@ -1,0 +1,149 @@
+"""Conclusions about whole splits, from scans made by hand."""
+
+import dataclasses
+import importlib
+
+import numpy as np
+import pytest
+
+from deeplab.data import catalog
+from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import load
+from deeplab.data.doctor import scan
+from deeplab.data.doctor import text
+
+
+def seen(counts, split='train', size=(40, 40), empty=0.0):
+  """Returns a scan with so many pixels by train id."""
+  pixels = np.zeros(256, np.int64)
+  for train_id, count in counts.items():
+    pixels[train_id] = count
+  place = load.Place(split, f'{split}.png', 'mask.png')
+  return scan.Scan(place, size=size, pixels=pixels, empty=empty)
+
+
+def conclude(config, *scans):
+  info = catalog.info_for(config.data)
+  return diagnosis.diagnose(scans, (), config, info)
+
+
+GOOD = seen({0: 50, 1: 30, 2: 20})
+
+
+def test_nothing_is_wrong(config):
+  result = conclude(config, GOOD, seen({0: 5}, 'val'))
+  assert result.findings == ()
+  assert result.healthy
+  # Share ** -1/2, over its mean over the pixels.
+  assert result.weights == (0.831, 1.07, 1.31)
+  assert text.balance(result) == [
+    ('class 0', '50.0 %', '100.0 %', '0.83'),
+    ('class 1', '30.0 %', '-', '1.07'),
+    ('class 2', '20.0 %', '-', '1.31'),
+  ]
+  assert text.verdict(result) == '0 errors, 0 warnings: training can start.'
+  assert text.advice(result)[0] == '--config.loss.balance=0.5'
+  config.loss.balance = 1.0
+  assert conclude(config, GOOD).weights == (0.67, 1.11, 1.67)
+
+
+@pytest.mark.parametrize(
+  ('counts', 'kinds'),
+  [
+    ({0: 50, 1: 30, 255: 99}, ['absent', 'ignored']),
+    ({0: 50, 255: 50}, ['one_class', 'absent']),
+    ({255: 50}, ['one_class', 'unlabelled', 'absent', 'ignored']),
+  ],
+)
+def test_what_the_training_masks_lack(config, counts, kinds):
+  result = conclude(config, seen(counts), seen({0: 1, 1: 1, 2: 1}, 'val'))
+  assert [finding.kind for finding in result.findings] == kinds
+  assert result.healthy == ('one_class' not in kinds)
+
+
+def test_masks_of_0_and_255_are_explained(config):
+  config.data.num_classes, config.data.ignore_label = 2, 255
+  (finding,) = (
+    f
+    for f in conclude(config, seen({0: 50, 255: 50})).findings
+    if f.kind == 'one_class'
+  )
+  assert finding.details == (
+    'labelled: class 0; the value 255 is the ignore label: if it is meant as a '
+    'class, write that class as 1',
+  )
+
+
+@pytest.mark.parametrize(
+  ('empty', 'kind'),
+  [(0.01, None), (0.04, 'some_empty_crops'), (1.0, 'empty_crops')],
+)
+def test_empty_crops(config, empty, kind):
+  scans = GOOD, seen({0: 5, 1: 5, 2: 5}, empty=empty)
+  result = conclude(config, *scans, seen({0: 1}, 'val', empty=1.0))
+  assert [f.kind for f in result.findings] == ([kind] if kind else [])
+  assert result.splits['train'].empty == empty / 2
+  assert result.healthy == (kind != 'empty_crops')
+
+
+def test_sizes(config):
+  config.data.augment.random_crop.size = (100, 64)
+  sizes = (49, 99), (49, 200), (1500, 1600)
+  result = conclude(config, *(seen({0: 5, 1: 5, 2: 5}, size=s) for s in sizes))
+  (finding,) = result.findings
+  assert (finding.kind, finding.details) == (
+    'padded',
+    ('2 of 3 training images',),
+  )
+  assert result.crop == (32, 192)
+  assert text.size_range(result.splits['train'].sizes) == (
+    '99x49 to 1600x1500, median 200x49'
+  )
+  # Scaled twice as large, images of 50 fill a crop of 100.
+  large = [seen({0: 5, 1: 5, 2: 5}, size=(50, 32))] * 3
+  assert conclude(config, *large).findings == ()
+
+
+def test_weights_follow_the_rule_of_the_config(config):
+  config.loss.balance = 1.0
+  config.loss.balance_rule = 'median'
+  result = conclude(config, seen({0: 6, 1: 2}), seen({0: 8}))
+  # Shares 7/8 and 1/8 of pixels; of images 1 and 1/2: 0.875, 0.25; 0.5625.
+  assert result.weights == (0.643, 2.25, 0.0)
+
+
+def test_no_example_at_all(config):
+  fault = load.Fault('files', 'raw: split is missing')
+  info = catalog.info_for(config.data)
+  result = diagnosis.diagnose((), (fault,), config, info)
+  assert [f.kind for f in result.findings] == ['files']
+  assert not result.healthy
+  assert result.crop is None
+  assert text.summary(result).splitlines()[0] == (
+    'train: 0 pairs, no size; ignored - of the pixels'
+  )
+
+
+@pytest.mark.parametrize(
+  'page',
+  [
+    'voc_resnet:r50,20k',
+    'cocoseg21_torchvision:lraspp_mnv3',
+    'cocoseg21_lite:deeplab',
+  ],
+)
+def test_crops_of_the_recipes_fit_a_photograph(page):
+  """Of 500x375, which most of VOC's and many of COCO's are."""
+  name, _, variant = page.partition(':')
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config(variant)
+  info = catalog.info_for(config.data)
+  one = seen(dict.fromkeys(range(21), 5), size=(375, 500))
+  one = dataclasses.replace(
+    one, place=one.place._replace(split=config.data.train_split)
+  )
+  assert diagnosis.diagnose([one], (), config, info).findings == ()
+  small = dataclasses.replace(one, size=(37, 50))
+  config.data.augment.ops = ('random_crop',)
+  (finding,) = diagnosis.diagnose([small], (), config, info).findings
+  assert finding.kind == 'padded'

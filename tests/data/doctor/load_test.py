@@ -1,0 +1,77 @@
+"""Masks of every depth, with values of every class and of none."""
+
+import ml_collections
+import numpy as np
+from PIL import Image
+import pytest
+
+from deeplab.data import info as info_lib
+from deeplab.data import records
+from deeplab.data.doctor import load
+
+FACTS = info_lib.DatasetInfo(
+  name='plain',
+  class_names=('sky', 'road'),
+  palette=((1, 2, 3), (4, 5, 6)),
+  ignore_label=300,
+  ignore_color=(9, 9, 9),
+)
+
+
+def read(folder, mask, facts=FACTS):
+  """Writes a black image and a mask, and loads both."""
+  shape = mask.shape[:2]
+  Image.new('RGB', shape[::-1]).save(folder / 'image.png')
+  Image.fromarray(mask).save(folder / 'mask.png')
+  place = load.Place('train', f'{folder}/image.png', f'{folder}/mask.png')
+  config = ml_collections.ConfigDict({'data': {'mean': (0.0,) * 3}})
+  return load.load(place, config, facts)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_ids(tmp_path, dtype):
+  got = read(tmp_path, np.array([[0, 1, 1], [7, 7, 5]], dtype))
+  assert got.label.tolist() == [[0, 1, 1], [0, 0, 0]]
+  assert got.wrong.tolist() == [[0, 0, 0], [1, 1, 1]]
+  assert np.flatnonzero(got.pixels).tolist() == [0, 1]
+  assert got.pixels[:2].tolist() == [1, 2]
+  assert got.faults == (
+    load.Fault(
+      'value',
+      f'{tmp_path}/mask.png: value 7 (2 pixels), 5 (1 pixels): neither one of '
+      'the 2 classes nor the ignore label (300)',
+    ),
+  )
+
+
+def test_what_the_builders_read_is_read_alike(tmp_path):
+  ids = np.random.default_rng(0).choice([0, 1, 300], (9, 7)).astype(np.uint16)
+  colors = np.array([[1, 2, 3], [4, 5, 6], [9, 9, 9]], np.uint8)
+  for mask in (ids, colors[np.minimum(ids, 2)]):
+    got = read(tmp_path, mask)
+    expected = np.where(ids == 300, 255, ids)
+    np.testing.assert_array_equal(got.label, expected)
+    assert got.label.dtype == np.uint8
+    assert got.faults == ()
+    assert got.wrong is None
+    np.testing.assert_array_equal(
+      got.pixels, np.bincount(expected.ravel(), minlength=256)
+    )
+    record = records.example(
+      tmp_path / 'image.png', tmp_path / 'mask.png', 'x', FACTS
+    )
+    assert records.encode_png(got.label) == record['label']
+
+
+def test_many_colors_are_counted_and_few_named(tmp_path):
+  mask = np.zeros((1, 9, 3), np.uint8)
+  mask[0, :, 2] = (3, 10, 11, 12, 13, 14, 15, 16, 16)
+  mask[0, 0] = 1, 2, 3
+  got = read(tmp_path, mask)
+  assert got.faults[0].kind == 'color'
+  assert got.faults[0].text == (
+    f'{tmp_path}/mask.png: colour (0, 0, 16) (2 pixels), (0, 0, 10) (1 pixels),'
+    ' (0, 0, 11) (1 pixels), (0, 0, 12) (1 pixels), (0, 0, 13) (1 pixels) and 2'
+    ' more: not in the colour map of 3'
+  )
+  assert got.pixels[:2].tolist() == [1, 0]

@@ -1,0 +1,284 @@
+"""The command: one of each fault is named, and a sound data set passes."""
+
+import html.parser
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+import tifffile
+
+from deeplab.data import catalog
+from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import load
+from deeplab.data.doctor import report
+from deeplab.data.doctor import scan
+from deeplab.data.doctor import text
+
+SIZE = (24, 40)
+
+
+def examine(config, processes=1):
+  info = catalog.info_for(config.data)
+  splits, faults = {}, []
+  for split in (config.data.train_split, config.data.eval_split):
+    splits[split], found = load.listing(config, split)
+    faults += found
+  scans = scan.scan(splits, config, info, processes)
+  return diagnosis.diagnose(scans, faults, config, info)
+
+
+def add(root, split, stem, image=None, mask=None):
+  """Writes a pair; by default noise, and the labels 0, 1 and 2."""
+  rng = np.random.default_rng(sum(stem.encode()))
+  if image is None:
+    image = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+  if mask is None:
+    mask = rng.integers(0, 3, SIZE).astype(np.uint8)
+  images, labels = root / split / 'images', root / split / 'labels'
+  Image.fromarray(image).save(images / f'{stem}.png')
+  if isinstance(mask, np.ndarray):
+    mask = Image.fromarray(mask)
+  mask.save(labels / f'{stem}.png')
+  return images / f'{stem}.png', labels / f'{stem}.png'
+
+
+def palette_mask(colors):
+  mask = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (24, 20)))
+  mask.putpalette([value for color in colors for value in color])
+  return mask
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:-100])
+  return str(path)
+
+
+@pytest.fixture
+def sick(root, config):
+  """ROOT with one of each fault; returns how what is said begins, by kind."""
+  config.data.num_classes = 4
+  config.data.color_map = ((9, 9, 9), (0, 255, 0), (0, 0, 255), (8, 7, 6))
+  expected = {'absent': ['class 3']}
+  image, mask = add(root, 'train', 'cut')
+  expected['unreadable'] = [
+    f'{cut(image)}: damaged or no image',
+    f'{cut(mask)}: damaged or no image',
+  ]
+  _, mask = add(root, 'train', 'size', mask=np.zeros((25, 40), np.uint8))
+  expected['mismatch'] = [f'{mask}: mask of 40x25 pixels for an image of 40x24']
+  wrong = np.ones(SIZE, np.uint8)
+  wrong[2:4, 5:8], wrong[9, 9] = 200, 7
+  _, mask = add(root, 'train', 'value', mask=wrong)
+  expected['value'] = [
+    f'{mask}: value 200 (6 pixels), 7 (1 pixels): neither one of the 4 classes'
+  ]
+  colors = np.array([*config.data.color_map], np.uint8)[np.minimum(wrong, 1)]
+  colors[0, :3] = 1, 2, 3
+  _, mask = add(root, 'train', 'color', mask=colors)
+  expected['color'] = [
+    f'{mask}: colour (1, 2, 3) (3 pixels): not in the colour'
+  ]
+  _, mask = add(root, 'train', 'lossy')
+  lossy = mask.with_suffix('.jpg')
+  Image.open(mask).save(lossy)
+  mask.unlink()
+  expected['jpeg'] = [f'{lossy}: a JPEG mask']
+  masks = [
+    add(root, 'train', stem, mask=palette_mask([(0, 0, 0), color]))[1]
+    for stem, color in (('map1', (9, 9, 9)), ('map2', (8, 8, 8)))
+  ]
+  expected['palettes'] = [
+    f'{masks[1]}: id 1 is (8, 8, 8) here, and (9, 9, 9) in {masks[0]}'
+  ]
+  expected['palette'] = ['2 of 22 masks']
+  lone, mask = add(root, 'train', 'lone')
+  mask.unlink()
+  image, orphan = add(root, 'val', 'orphan')
+  image.unlink()
+  expected['files'] = [
+    f'{lone}: image without a mask',
+    f'{orphan}: mask without an image',
+  ]
+  _, mask = add(root, 'train', 'void', mask=np.full(SIZE, 11, np.uint8))
+  expected['unlabelled'] = [str(mask)]
+  # One of the 15 examples of the split, at all scales.
+  expected['some_empty_crops'] = ['6.7% of the crops', f'{mask}: 100%']
+  pixels = np.arange(24 * 40 * 3).reshape(*SIZE, 3)
+  same, half = (pixels % 251).astype(np.uint8), (pixels % 97).astype(np.uint8)
+  here, _ = add(root, 'train', 'same', same)
+  there, _ = add(root, 'val', 'copy', same)
+  expected['leak'] = [f'{here} = {there}']
+  one, _ = add(root, 'val', 'twice1', half)
+  two, _ = add(root, 'val', 'twice2', half)
+  expected['repeated'] = [f'{one} = {two}']
+  rows, columns = np.mgrid[:24, :40]
+  wave = (np.sin(columns / 3 + rows) * 90 + 120).astype(np.uint8)
+  wave = np.repeat(wave[..., None], 3, 2)
+  here, _ = add(root, 'train', 'wave', wave)
+  there, _ = add(root, 'val', 'brighter', wave + 20)
+  expected['alike'] = [f'{here} ~ {there} (']
+  return expected
+
+
+def test_one_of_each_fault_is_named(sick, config):
+  result = examine(config)
+  got = {finding.kind: finding.details for finding in result.findings}
+  assert set(got) == set(sick)
+  for kind, starts in sick.items():
+    assert len(got[kind]) == len(starts), got[kind]
+    for detail, start in zip(got[kind], starts, strict=True):
+      assert detail.startswith(start)
+  assert not result.healthy
+  assert (
+    text.verdict(result) == '8 errors, 5 warnings: training would go wrong.'
+  )
+
+
+class Page(html.parser.HTMLParser):
+  """The text of a page, the sizes of its pictures, and what it links to."""
+
+  def __init__(self, page):
+    super().__init__()
+    self.text, self.links, self.open = '', [], []
+    self.images = 0
+    self.feed(page)
+
+  def handle_starttag(self, tag, attrs):
+    values = dict(attrs)
+    if tag == 'img':
+      self.images += values['src'].startswith('data:image/jpeg;base64,')
+    elif tag != 'meta':
+      self.open.append(tag)
+    self.links += [v for k, v in attrs if k == 'href']
+    self.links += [
+      v for k, v in attrs if k == 'src' and not v.startswith('data:')
+    ]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text += data
+
+
+def command(config, *flags):
+  """Runs the command on a folder's config."""
+  data = config.data
+  return subprocess.run(
+    [
+      *(sys.executable, '-m', 'deeplab.data.doctor'),
+      '--config=configs/folder_mnv2.py',
+      f'--config.data.root={data.root}',
+      f'--config.data.num_classes={data.num_classes}',
+      f'--config.data.ignore_label={data.ignore_label}',
+      *flags,
+    ],
+    cwd=os.path.join(os.path.dirname(__file__), '..', '..', '..'),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.mark.usefixtures('sick')
+def test_the_command_fails_on_a_sick_folder(root, config, tmp_path):
+  done = command(
+    config, f'--output={tmp_path}/deep/report.html', '--processes=2'
+  )
+  assert done.returncode == 1, done.stderr
+  lines = done.stdout.splitlines()
+  assert 'errors' in lines[-2]
+  assert lines[-2].endswith('training would go wrong.')
+  assert f'  {root}/train/labels/value.png: value 200' in done.stdout
+  assert os.listdir(tmp_path / 'deep') == ['report.html']
+  page = Page((tmp_path / 'deep/report.html').read_text('utf-8'))
+  assert page.open == []
+  assert page.links == []  # one file, which needs nothing else
+  assert f'{root}/train/labels/value.png: value 200 (6 pixels)' in page.text
+  assert page.images >= 20
+
+
+def test_the_command_passes_a_sound_folder(root, config):
+  # Crops of 256 pixels are larger than these images at every scale.
+  (root / 'classes.txt').write_text('sky\nroad\ntree\n')
+  done = command(config, '--processes=1')
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert done.stdout.splitlines()[-1] == (
+    '0 errors, 1 warning: training can start.'
+  )
+  assert done.stdout.startswith('train: 5 pairs, 40x24; ignored ')
+
+
+def test_camvid_passes(shared, config):
+  config.data.root = str(shared / 'camvid')
+  config.data.num_classes = 11
+  config.data.augment.random_crop.size = (288, 384)
+  result = examine(config)
+  assert result.findings == ()
+  assert result.healthy
+  assert {k: len(s.scans) for k, s in result.splits.items()} == {
+    'train': 367,
+    'val': 101,
+  }
+  assert result.crop == (352, 480)
+  # Pixels of val/0016E5_07959, counted with PIL apart.
+  (one,) = (
+    s for s in result.splits['val'].scans if '0016E5_07959' in s.place.image
+  )
+  assert one.pixels[:11].tolist() == [
+    *(15008, 52841, 383, 49063, 15252, 25472, 716, 4141, 6054, 912, 2279)
+  ]
+  assert one.pixels[255] == 679
+
+
+def test_prepared_data_is_examined_too(config):
+  config.data.name, config.data.root = 'shapes', ''
+  config.data.train_split = 'val'
+  results = [examine(config, processes) for processes in (1, 2)]
+  for result in results:
+    assert result.healthy
+    assert len(result.splits['val'].scans) == 100
+    assert result.crop == (97, 97)  # the config's crop is odd
+  one, two = (r.splits['val'].scans for r in results)
+  key = lambda s: (s.place.number, s.digest, s.pixels.tobytes())
+  assert sorted(map(key, one)) == sorted(map(key, two))
+
+
+def test_images_of_many_channels(root, config):
+  """Five bands of 16 bits, in files and prepared; one file is of four."""
+  config.data.mean, config.data.std = (9.0,) * 5, (3.0,) * 5
+  config.data.depth = 16
+  rng = np.random.default_rng(0)
+  images = []
+  for path in sorted(root.glob('*/images/*')):
+    path.unlink()
+    image = rng.integers(0, 4096, (*SIZE, 5)).astype(np.uint16)
+    tifffile.imwrite(
+      path.with_suffix('.tif'),
+      image,
+      photometric='minisblack',
+      planarconfig='contig',
+    )
+    images.append(path.with_suffix('.tif'))
+  config.data.augment.random_crop.size = (16, 16)
+  result = examine(config)
+  assert result.findings == ()
+  assert {s.size for s in result.splits['train'].scans} == {SIZE}
+  page = Page(report.render(result, config))
+  assert page.images == 8  # a sample of each
+  pool = config.copy_and_resolve_references()
+  pool.data.train_split, pool.data.pool = 'train', 'train'
+  pool.data.eval_split = 'none'
+  (root / 'none.txt').write_text('img0\n')
+  scans = examine(pool).splits['train'].scans
+  assert all(s.digest for s in scans)
+  shutil.copy(images[0], images[-1])
+  np.save(images[1].with_suffix('.npy'), image[..., :4])
+  images[1].unlink()
+  found = {f.kind: f.details for f in examine(config).findings}
+  assert set(found) == {'leak', 'unreadable'}
+  assert 'image of shape [24, 40, 4] for 5 channels' in found['unreadable'][0]

@@ -1,0 +1,24 @@
+"""An empty root, and the config that reads it with three named classes."""
+
+from PIL import Image
+import pytest
+
+
+@pytest.fixture
+def named(config, tmp_path):
+  """Reads split `val` of an empty root: background, road and car, and void."""
+  (tmp_path / 'raw').mkdir()
+  config.data.class_names = ('background', 'road', 'car', 'void')
+  config.data.ignore_label = 255
+  return config
+
+
+@pytest.fixture
+def write_image():
+  """Writes a black image of 8x6."""
+
+  def write(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (8, 6)).save(path)
+
+  return write

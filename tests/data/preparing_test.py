@@ -1,0 +1,126 @@
+"""A killed preparation: made anew, to the byte, and nothing of it is left."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deeplab.data import pipeline
+from deeplab.data import preparing
+from deeplab.data.builders import folder
+from tests.data.builders import isaid_test
+from tests.data.builders import layouts
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def isaid_config(config, tmp_path):
+  """Two images of iSAID, which make two patches and one."""
+  masks = tmp_path / 'isaid/val/Semantic_masks/images/images'
+  for stem, (height, width) in (('P0003', (300, 950)), ('P0007', (200, 300))):
+    ids = np.arange(height)[:, None] // 20 % 16 + np.zeros(width, int)
+    image = isaid_test.COLORS[::-1][ids]
+    layouts.save(tmp_path / f'isaid/val/images/images/{stem}.png', image)
+    mask = masks / f'{stem}_instance_color_RGB.png'
+    layouts.save(mask, isaid_test.COLORS[ids])
+  layouts.point(config, 'isaid', tmp_path / 'isaid')
+  config.data.train_split = 'val'
+  return config
+
+
+@contextlib.contextmanager
+def victims(config):
+  """Yields what prepares below a folder, killed at a moment; see `killed`."""
+  with subprocess.Popen(
+    [sys.executable, '-m', 'tests.data.killed', json.dumps(config.to_dict())],
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+
+    def prepare(base, moment):
+      print(moment, base, file=process.stdin, flush=True)
+      return int(process.stdout.readline())
+
+    yield prepare
+
+
+def contents(base):
+  """Returns all files and folders of prepared data, and their bytes."""
+  return {
+    str(path.relative_to(base)): path.read_bytes() if path.is_file() else None
+    for path in base.rglob('*')
+  }
+
+
+@pytest.mark.usefixtures('root')
+@pytest.mark.parametrize('kind', ['folder', 'isaid'])
+def test_whenever_it_is_killed_the_next_one_makes_the_same(
+  request, config, tmp_path, kind
+):
+  if kind == 'isaid':
+    config = request.getfixturevalue('isaid_config')
+  with victims(config) as prepare:
+    count = prepare(tmp_path / 'undisturbed', -1)
+    expected = contents(tmp_path / 'undisturbed')
+    assert sum('.array_record' in name for name in expected) == 1
+    assert count > 20
+    # The folder is renamed at the last moment but one. One that comes after
+    # another has fewer moments: most folders are there.
+    rng = random.Random(0)
+    for i, moments in enumerate(
+      (
+        [rng.randrange(count)],
+        [rng.randrange(count)],
+        [rng.randrange(count - 9), rng.randrange(count - 9)],
+        [count - 2],
+        [count - 1],
+      )
+    ):
+      base = tmp_path / f'killed{i}'
+      for moment in moments:
+        assert prepare(base, moment) == -signal.SIGKILL
+      if moments == [count - 2]:
+        assert len(list(base.rglob('incomplete.*/*.array_record*'))) == 1
+      prepare(base, -1)
+      assert contents(base) == expected
+
+
+@pytest.mark.usefixtures('root')
+def test_a_living_preparation_is_left_alone(config, tmp_path):
+  """What one holds stays; what nobody holds goes, that of others too."""
+  base = pathlib.Path(config.data.data_dir)
+  place = pathlib.Path(folder.builder(config.data, 'train').data_path).parent
+  with preparing.swept(place):
+    at_work = place / 'incomplete.HERE_1.1.0'
+    at_work.mkdir()
+    beside = place.with_name('train_edited') / 'incomplete.DEAD_1.1.0'
+    beside.mkdir(parents=True)
+    pipeline.prepare(config, ['train'])
+    assert list(base.rglob('incomplete.*')) == [at_work]
+    with preparing.swept(place.with_name('val_0')):
+      assert at_work.exists()
+  with preparing.swept(place.with_name('val_0')):
+    assert not at_work.exists()
+
+
+def test_without_locks_all_stays(tmp_path, monkeypatch):
+  def refuse(descriptor, operation):
+    raise OSError(errno.ENOLCK, 'no locks available')
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  left = tmp_path / 'a/incomplete.HERE_1.1.0'
+  left.mkdir(parents=True)
+  with preparing.swept(tmp_path / 'a'):
+    pass
+  assert left.exists()

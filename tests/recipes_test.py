@@ -1,0 +1,374 @@
+"""Each source's recipe, as its own pages give it, number by number."""
+
+import numpy as np
+import pytest
+
+from deeplab import losses
+from deeplab import optimizers
+from deeplab.data import augment
+from deeplab.data import catalog
+from tests import configs_test
+
+MMSEG = {
+  'optimizer.name': 'sgd',
+  'optimizer.learning_rate': 0.01,
+  'optimizer.sgd.momentum': 0.9,
+  'optimizer.sgd.nesterov': False,
+  'optimizer.weight_decay': 5e-4,
+  'optimizer.decay_mask': '.*',
+  'schedule.name': 'poly',
+  'schedule.poly.power': 0.9,
+  'schedule.poly.end': 1e-4,
+  'schedule.warmup_steps': 0,
+  'schedule.warmup_epochs': 0.0,
+  'batch_size': 16,
+  'loss.terms': ('cross_entropy',),
+  'loss.normalizer': 'all',
+  'loss.auxiliary_weight': 0.4,
+  'loss.balance': 0.0,
+  'data.augment.ops': (
+    *('random_fit', 'random_crop', 'random_flip', 'photometric'),
+  ),
+  'data.augment.random_fit.low': 0.5,
+  'data.augment.random_fit.high': 2.0,
+  'data.augment.random_crop.size': (512, 512),
+  'data.augment.random_crop.max_class_share': 0.75,
+  'data.augment.random_flip.probability': 0.5,
+  'data.augment.photometric.brightness': 32.0,
+  'data.augment.photometric.contrast': (0.5, 1.5),
+  'data.augment.photometric.saturation': (0.5, 1.5),
+  'data.augment.photometric.hue': 18.0,
+  'data.mean': (123.675, 116.28, 103.53),
+  'data.std': (58.395, 57.12, 57.375),
+  'eval.mode': 'whole',
+  'model.dtype': 'float32',
+  'seed': 0,
+}
+
+
+def mmseg(frame, test_frame=None, **others):
+  long, short = frame
+  return MMSEG | {
+    'data.augment.random_fit.long': long,
+    'data.augment.random_fit.short': short,
+    'eval.fit': test_frame or frame,
+    **{key.replace('__', '.'): value for key, value in others.items()},
+  }
+
+
+CITYSCAPES = mmseg(
+  (2048, 1024),
+  batch_size=8,
+  total_steps=40_000,
+  data__augment__random_crop__size=(512, 1024),
+)
+CROP769 = mmseg(
+  (2049, 1025),
+  batch_size=8,
+  total_steps=80_000,
+  data__augment__random_crop__size=(769, 769),
+  eval__mode='slide',
+  eval__window=(769, 769),
+  eval__stride=(513, 513),
+  model__head__align_corners=True,
+  model__auxiliary__align_corners=True,
+)
+PADDLE = {
+  'optimizer.name': 'sgd',
+  'optimizer.learning_rate': 0.005,
+  'optimizer.sgd.momentum': 0.9,
+  'optimizer.weight_decay': 5e-4,
+  'optimizer.decay_mask': '.*',
+  'schedule.name': 'poly',
+  'schedule.poly.power': 0.9,
+  'schedule.poly.end': 0.0,
+  'schedule.warmup': 'linear',
+  'schedule.warmup_steps': 1000,
+  'schedule.warmup_start': 0.002,
+  'schedule.warmup_first': True,
+  'batch_size': 16,
+  'total_steps': 80_000,
+  'loss.terms': ('ohem',),
+  'loss.auxiliary_terms': (),
+  'loss.ohem.threshold': 0.7,
+  'loss.ohem.min_kept': 32_500,
+  'loss.normalizer': 'valid',
+  'loss.auxiliary_weight': 1.0,
+  'data.augment.ops': (
+    *('random_scale', 'random_crop', 'random_flip', 'distort'),
+  ),
+  'data.augment.random_scale.low': 0.5,
+  'data.augment.random_scale.high': 2.0,
+  'data.augment.random_scale.step': 0.25,
+  'data.augment.random_crop.size': (512, 1024),
+  'data.augment.random_crop.max_class_share': 1.0,
+  'data.augment.distort.brightness': 0.5,
+  'data.augment.distort.contrast': 0.5,
+  'data.augment.distort.saturation': 0.5,
+  'data.mean': (127.5, 127.5, 127.5),
+  'data.std': (127.5, 127.5, 127.5),
+  'eval.mode': 'whole',
+  'eval.fit': (),
+}
+TI = {
+  'optimizer.weight_decay': 1e-4,
+  'optimizer.decay_mask': '.*',
+  'schedule.warmup_steps': 0,
+  'schedule.warmup_epochs': 5.0,
+  'total_steps': 0,
+  'loss.terms': ('cross_entropy',),
+  'loss.normalizer': 'all',
+  'loss.weighted_steps': 0.2,
+  'data.augment.ops': (
+    *('random_rotate', 'stretch', 'random_stretch', 'random_crop'),
+    'random_flip',
+  ),
+  'data.augment.random_rotate.degrees': 5.0,
+  'data.augment.random_stretch.low': 1.0,
+  'data.augment.random_stretch.high': 2.0,
+  'data.augment.random_stretch.probability': 0.5,
+  'data.mean': (128.0, 128.0, 128.0),
+  'data.std': (64.0, 64.0, 64.0),
+  'eval.mode': 'static',
+}
+TI_ADAM = TI | {
+  'optimizer.name': 'adam',
+  'optimizer.learning_rate': 4e-4,
+  'schedule.name': 'step',
+  'schedule.step.milestones': (0.4, 0.8),
+  'schedule.step.gamma': 0.25,
+}
+TI_SGD = TI | {
+  'optimizer.name': 'sgd',
+  'optimizer.learning_rate': 0.1,
+  'schedule.name': 'cosine',
+}
+
+
+def ti(recipe, height, width, batch_size, epochs, **others):
+  return recipe | {
+    'batch_size': batch_size,
+    'epochs': epochs,
+    'data.augment.stretch.size': (height, width),
+    'data.augment.random_crop.size': (height, width),
+    'eval.static_size': (height, width),
+    **{key.replace('__', '.'): value for key, value in others.items()},
+  }
+
+
+SLIM = {
+  'optimizer.name': 'sgd',
+  'optimizer.learning_rate': 0.007,
+  'optimizer.sgd.momentum': 0.9,
+  'optimizer.weight_decay': 4e-5,
+  'optimizer.bias_multiplier': 2.0,
+  'schedule.name': 'poly',
+  'schedule.poly.power': 0.9,
+  'schedule.poly.end': 0.0,
+  'schedule.warmup_steps': 0,
+  'batch_size': 16,
+  'total_steps': 30_000,
+  'loss.normalizer': 'valid',
+  'data.augment.ops': ('random_scale', 'random_crop', 'random_flip'),
+  'data.augment.random_scale.low': 0.5,
+  'data.augment.random_scale.high': 2.0,
+  'data.augment.random_scale.step': 0.25,
+  'data.augment.random_crop.size': (513, 513),
+  'data.mean': (127.5, 127.5, 127.5),
+  'data.std': (127.5, 127.5, 127.5),
+  'data.name': 'voc',
+  'data.train_split': 'trainaug',
+  'eval.mode': 'whole',
+  'eval.pad_offset': 1,
+}
+ST = {
+  'optimizer.name': 'adam',
+  'optimizer.learning_rate': 1e-3,
+  'optimizer.weight_decay': 0.0,
+  'schedule.name': 'plateau',
+  'schedule.plateau.metric': 'loss',
+  'schedule.plateau.factor': 0.5,
+  'schedule.plateau.patience': 20,
+  'schedule.plateau.end': 1e-6,
+  'early_stopping.metric': 'loss',
+  'early_stopping.patience': 80,
+  'eval.loss': True,
+  'eval.resize_labels': True,
+  'batch_size': 32,
+  'epochs': 400.0,
+  'eval.every_epochs': 1.0,
+  'eval.mode': 'static',
+  'data.mean': (127.5, 127.5, 127.5),
+  'data.std': (127.5, 127.5, 127.5),
+  'data.augment.random_window.share': (0.6, 0.9),
+  'data.augment.brightness_contrast.brightness': 0.3,
+  'data.augment.brightness_contrast.contrast': 0.4,
+}
+ST_SMALL = (
+  *('stretch', 'random_window', 'brightness_contrast', 'random_flip'),
+  'random_flip_vertical',
+)
+ST_LARGE = tuple(op for op in ST_SMALL if op != 'random_window')
+TV = {
+  'optimizer.name': 'sgd',
+  'optimizer.learning_rate': 0.02,
+  'optimizer.sgd.momentum': 0.9,
+  'optimizer.weight_decay': 1e-4,
+  'optimizer.auxiliary_multiplier': 10.0,
+  'schedule.name': 'poly',
+  'schedule.poly.power': 0.9,
+  'schedule.warmup_steps': 0,
+  'batch_size': 32,
+  'epochs': 30.0,
+  'loss.auxiliary_weight': 0.5,
+  'loss.normalizer': 'valid',
+  'data.augment.ops': ('random_short_side', 'random_crop', 'random_flip'),
+  'data.augment.random_short_side.low': 260,
+  'data.augment.random_short_side.high': 1040,
+  'data.augment.random_crop.size': (480, 480),
+  'eval.fit': (65536, 520),
+  'eval.resize_labels': True,
+}
+TV_MOBILE = TV | {
+  'optimizer.learning_rate': 0.01,
+  'optimizer.weight_decay': 1e-6,
+}
+
+RECIPES = {
+  ('cityscapes_resnet', ''): CITYSCAPES,
+  ('cityscapes_resnet', 'r101,bf16,80k'): CITYSCAPES
+  | {'total_steps': 80_000, 'model.dtype': 'bfloat16'},
+  ('cityscapes_resnet', 'r101,mg124'): CITYSCAPES
+  | {
+    'loss.terms': ('ohem',),
+    'loss.auxiliary_terms': ('cross_entropy',),
+    'loss.ohem.threshold': 0.0,
+    'loss.ohem.min_kept': 100_000,
+  },
+  ('cityscapes_resnet', 'r50,crop769,80k'): CROP769,
+  ('cityscapes_resnet', 'r101,crop769,80k'): CROP769 | {'seed': 1111},
+  ('cityscapes_resnet', 'r101,crop769'): CROP769 | {'total_steps': 40_000},
+  ('ade20k_resnet', 'r101,160k'): mmseg((2048, 512), total_steps=160_000),
+  ('voc_resnet', ''): mmseg(
+    (2048, 512), total_steps=20_000, data__train_split='trainaug'
+  ),
+  ('pascal_context_resnet', 'c59,80k'): mmseg(
+    (520, 520),
+    total_steps=80_000,
+    data__augment__random_crop__size=(480, 480),
+    optimizer__learning_rate=0.004,
+    optimizer__weight_decay=1e-4,
+    eval__mode='slide',
+    eval__window=(480, 480),
+    eval__stride=(320, 320),
+  ),
+  ('loveda_resnet', ''): mmseg((2048, 512), (1024, 1024), total_steps=80_000),
+  ('potsdam_resnet', 'r50'): mmseg((512, 512), total_steps=80_000),
+  ('vaihingen_resnet', 'r101'): mmseg((512, 512), total_steps=80_000),
+  ('isaid_resnet', ''): mmseg(
+    (896, 896),
+    total_steps=80_000,
+    data__augment__random_crop__size=(896, 896),
+  ),
+  ('cityscapes_mobileseg', 'ghostnet'): PADDLE,
+  ('cityscapes_lite', 'fpn'): ti(TI_ADAM, 384, 768, 12, 250.0),
+  ('cityscapes_lite', 'rx1600,size512'): ti(TI_SGD, 512, 1024, 12, 250.0),
+  ('cityscapes_lite', 'unet,qat'): ti(
+    TI_ADAM,
+    *(384, 768, 12, 10.0),
+    optimizer__learning_rate=1e-5,
+    schedule__warmup_epochs=0.0,
+  ),
+  ('ade20k32_lite', 'wide'): ti(TI_ADAM, 512, 512, 16, 120.0),
+  ('ade20k32_lite', 'rx400,size384'): ti(TI_SGD, 384, 384, 16, 60.0),
+  ('cocoseg21_lite', 'unet'): ti(
+    TI_SGD,
+    *(512, 512, 32, 60.0),
+    data__name='cocoseg21_ti',
+    optimizer__learning_rate=0.05,
+  ),
+  ('cocoseg21_lite', 'rx800'): ti(
+    TI_SGD, *(512, 512, 32, 60.0), data__name='cocoseg21_ti'
+  ),
+  ('voc_mnv2', 'mobile'): SLIM,
+  ('voc_xception', ''): SLIM,
+  ('cityscapes_slim', 'mnv3'): SLIM
+  | {
+    'data.name': 'cityscapes',
+    'data.train_split': 'train',
+    'data.augment.random_crop.size': (769, 769),
+    'total_steps': 90_000,
+  },
+  ('person_mnv2', ''): ST
+  | {
+    'loss.terms': ('sigmoid_cross_entropy',),
+    'data.name': 'coco_voc_person',
+    'data.augment.ops': ST_SMALL,
+    'data.augment.stretch.size': (256, 256),
+    'eval.static_size': (256, 256),
+  },
+  ('person_mnv2', 'size416'): ST
+  | {
+    'loss.terms': ('sigmoid_cross_entropy',),
+    'data.augment.ops': ST_LARGE,
+    'data.augment.stretch.size': (416, 416),
+  },
+  ('voc_mnv2_cut', ''): ST
+  | {
+    'loss.terms': ('cross_entropy',),
+    'data.name': 'coco_voc21',
+    'data.augment.ops': ST_LARGE,
+    'data.augment.stretch.size': (512, 512),
+  },
+  ('cocoseg21_torchvision', 'deeplabv3_r50'): TV,
+  ('cocoseg21_torchvision', 'deeplabv3_mnv3'): TV_MOBILE,
+  ('cocoseg21_torchvision', 'lraspp_mnv3'): TV_MOBILE
+  | {'optimizer.auxiliary_multiplier': 1.0, 'loss.auxiliary_weight': 0.4},
+}
+
+
+def get(config, key):
+  for name in key.split('.'):
+    config = config[name]
+  return config
+
+
+@pytest.mark.parametrize(('page', 'expected'), RECIPES.items())
+def test_values_are_the_published_ones(page, expected):
+  config = configs_test.get(*page)
+  assert {key: get(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(('module', 'variant'), configs_test.CASES)
+def test_examples_have_the_size_that_the_step_is_traced_at(module, variant):
+  config = configs_test.get(module, variant)
+  size = augment.output_size(config.data.augment)
+  transform = augment.compose(config.data.augment, config.data.mean)
+  rng = np.random.default_rng(0)
+  example = {
+    'image': rng.integers(0, 256, (90, 131, 3)).astype(np.uint8),
+    'label': rng.integers(0, 2, (90, 131)).astype(np.uint8),
+  }
+  made = transform(example, rng)
+  if config.data.name == 'shapes' and size is None:
+    size = 90, 131  # all are drawn at one size
+  assert made['label'].shape == size
+  assert made['image'].shape == (*size, 3)
+  assert made['image'].dtype == made['label'].dtype == np.uint8
+
+
+@pytest.mark.parametrize(('module', 'variant'), configs_test.CASES)
+def test_lengths_losses_and_rates_are_sound(module, variant):
+  config = configs_test.get(module, variant)
+  info = catalog.info_for(config.data)
+  losses.build(config.loss, info.num_classes, 255)
+  total = config.total_steps or round(config.epochs * 100)
+  warmup = optimizers.warmup_steps(config, total)
+  assert warmup <= total // 2
+  rate = optimizers.schedule(
+    config.schedule, config.optimizer.learning_rate, total, warmup
+  )
+  top = max(float(rate(t)) for t in range(0, total, max(total // 50, 1)))
+  assert top <= config.optimizer.learning_rate * (1 + 1e-6)
+  assert top > 0.5 * config.optimizer.learning_rate
+  assert float(rate(total - 1)) <= top
