@@ -375,8 +375,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     logging.info(
       'Done: mIoU %.4f at the last step. Next, with --workdir=%s: python -m '
       'deeplab.predict --images=... --output=..., or python -m export.main '
-      '--output=...; both take the checkpoint with the best mIoU, or the last '
-      'with --checkpoint=latest',
+      '--output=...; both take the checkpoint with the best mIoU',
       result.metrics['miou'],
       workdir,
     )
