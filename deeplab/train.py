@@ -373,8 +373,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       metrics=result.metrics,
     )
     logging.info(
-      'Done: mIoU %.4f. Next, with --workdir=%s: python -m deeplab.predict '
-      '--images=... --output=..., or python -m export.main --output=...',
+      'Done: mIoU %.4f at the last step. Next, with --workdir=%s: python -m '
+      'deeplab.predict --images=... --output=..., or python -m export.main '
+      '--output=...; both take the checkpoint with the best mIoU',
       result.metrics['miou'],
       workdir,
     )

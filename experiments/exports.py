@@ -22,6 +22,7 @@ from typing import Any
 from absl import app
 from absl import flags
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import tqdm
@@ -98,7 +99,7 @@ def settled(
       {'params': variables['params'], 'batch_stats': statistics},
       images,
       train=True,
-      dropout_keys=steps.dropout_keys(0, jax.numpy.arange(len(images))),
+      dropout_keys=steps.dropout_keys(0, jnp.arange(len(images))),
       mutable=['batch_stats'],
     )
     return new['batch_stats']

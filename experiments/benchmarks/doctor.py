@@ -29,11 +29,7 @@ from ml_collections import config_flags
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', os.path.join('configs', 'camvid_mnv2.py'), 'Experiment on a folder.'
-)
 _PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
-_PROCESSES = flags.DEFINE_integer('processes', 0, '0: one a core.')
 
 
 class Cost(NamedTuple):
@@ -101,14 +97,23 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   path = config_flags.get_config_filename(flags.FLAGS['config'])
-  cost = measure(path, _CONFIG.value.data, _PAIRS.value, _PROCESSES.value)
+  cost = measure(
+    path, flags.FLAGS.config.data, _PAIRS.value, flags.FLAGS.processes
+  )
   each = 1000 * cost.processor / cost.pairs
   print(
     f'{cost.pairs} pairs: {cost.seconds:.1f} s on '
-    f'{_PROCESSES.value or pipeline.cores()} processes, {each:.1f} ms of '
+    f'{flags.FLAGS.processes or pipeline.cores()} processes, {each:.1f} ms of '
     'processor time a pair'
   )
 
 
 if __name__ == '__main__':
+  # Not above: whoever imports two commands would have these flags twice.
+  config_flags.DEFINE_config_file(
+    'config',
+    os.path.join('configs', 'camvid_mnv2.py'),
+    'Experiment on a folder.',
+  )
+  flags.DEFINE_integer('processes', 0, '0: one a core.')
   app.run(main)

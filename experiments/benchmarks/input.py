@@ -31,11 +31,6 @@ from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  os.path.join('configs', 'camvid_mnv2.py'),
-  'Experiment on a folder; its `data` and `batch_size` are read.',
-)
 _CACHE = flags.DEFINE_bool(
   'cache', False, 'Measure ours with all decoded images in memory, too.'
 )
@@ -162,7 +157,7 @@ def main(argv: list[str]) -> None:
   """Prints all sides and their ratios."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  config = _CONFIG.value
+  config = flags.FLAGS.config
   augment = config.data.augment
   if config.data.name != 'folder' or tuple(augment.ops) != _OPS:
     raise app.UsageError(f'--config must read a folder by the ops {_OPS}')
@@ -191,4 +186,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  # Not above: whoever imports two commands would have the flag twice.
+  config_flags.DEFINE_config_file(
+    'config',
+    os.path.join('configs', 'camvid_mnv2.py'),
+    'Experiment on a folder; its `data` and `batch_size` are read.',
+  )
   app.run(main)

@@ -59,8 +59,6 @@ def test_what_is_kept_is_of_every_row_as_it_is_now():
     assert networks[row.id] == json.dumps(now, sort_keys=True), row.id
   for entry in kept:
     assert entry['float32_difference'] <= exports.TOLERANCE
-    # Of untrained logits, which lie close together.
-    assert entry['argmax_agreement'] > 0.7
     assert 'CONV_2D' in entry['operators']
     assert set(entry['refused']) <= set(entry['operators'])
 

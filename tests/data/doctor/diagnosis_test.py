@@ -37,14 +37,14 @@ def test_nothing_is_wrong(config):
   # Share ** -1/2, over its mean over the pixels.
   assert result.weights == (0.831, 1.07, 1.31)
   assert text.balance(result) == [
-    ('class 0', '50.0 %', '100.0 %', '0.83'),
+    ('class 0', '50.0 %', '100.0 %', '0.831'),
     ('class 1', '30.0 %', '-', '1.07'),
     ('class 2', '20.0 %', '-', '1.31'),
   ]
   assert text.verdict(result) == '0 errors, 0 warnings: training can start.'
   assert text.advice(result)[0] == '--config.loss.balance=0.5'
   config.loss.balance = 1.0
-  assert conclude(config, GOOD).weights == (0.67, 1.11, 1.67)
+  assert conclude(config, GOOD).weights == (0.667, 1.11, 1.67)
 
 
 @pytest.mark.parametrize(
