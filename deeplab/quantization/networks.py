@@ -107,4 +107,9 @@ def build(
     frozen_norms=config.quantization.frozen_norms,
     **KERNELS,
   )
-  return providers.simulate(model, rules_lib.from_config(config.quantization))
+  own = {k: config.model[k] for k in ('depthwise', 'pointwise')}
+  return providers.simulate(
+    model,
+    rules_lib.from_config(config.quantization),
+    **{**own, **parallel.kernels()},
+  )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from qwix._src import aux_data
 from qwix._src.providers import odml_ops
 
+from deeplab.models import cpu_kernels
 from deeplab.quantization import fixed_point
 
 Array = jax.Array
@@ -20,6 +21,15 @@ Array = jax.Array
 # Beside Qwix's own notes on an array: the `Grid` that it was rounded to, and
 # the `Sum` that it is on the device before that is rounded to int8.
 GRID, SUM = 'grid', 'sum'
+_RATES = 'rhs_dilation'
+# Arguments of convolutions that `cpu_kernels` knows.
+_PLAIN = {
+  'window_strides',
+  'padding',
+  _RATES,
+  'dimension_numbers',
+  'feature_group_count',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +122,46 @@ class Conv(odml_ops.DotEinsumConv):
     return super()._maybe_fake_quant(array, rule, quant_stat_name)
 
 
+def _plain(x: Array, kernel: Array, kwargs: dict[str, Any]) -> bool:
+  """Returns whether a convolution has one stride and one rate, of NHWC."""
+  numbers = kwargs['dimension_numbers']
+  same = [len(set(kwargs.get(k) or (1,))) for k in ('window_strides', _RATES)]
+  return (
+    same == [1, 1]
+    and x.ndim == 4
+    and numbers.lhs_spec == numbers.out_spec == (0, 3, 1, 2)
+    and numbers.rhs_spec == (3, 2, 0, 1)
+    and not isinstance(kwargs['padding'], str)
+    and set(kwargs) <= _PLAIN
+  )
+
+
 class WholeConv(Conv):
-  """A convolution of whole numbers."""
+  """A convolution of whole numbers.
+
+  Attributes:
+    depthwise: as of `layers.Options`.
+    pointwise: likewise.
+  """
+
+  depthwise: str = 'conv'
+  pointwise: str = 'conv'
+
+  def _convolved(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
+    """Returns the convolution, in the form that is wanted."""
+    groups = kwargs.get('feature_group_count', 1)
+    cin, cout = x.shape[-1], kernel.shape[-1]
+    if _plain(x, kernel, kwargs):
+      stride, rate = (
+        (kwargs.get(k) or (1,))[0] for k in ('window_strides', _RATES)
+      )
+      pads = tuple((int(a), int(b)) for a, b in kwargs['padding'])
+      if self.depthwise == 'shifted' and groups == cin == cout > 1:
+        return cpu_kernels.depthwise(x, kernel, stride, rate, pads)
+      whole = kernel.shape[:2] == (1, 1) and stride == 1
+      if self.pointwise == 'matmul' and groups == 1 and whole:
+        return cpu_kernels.pointwise(x, kernel)
+    return super()._call_original_op(x, kernel, **kwargs)
 
   def _call_original_op(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
     scales = _scale_of(x), _scale_of(kernel)
@@ -126,7 +174,7 @@ class WholeConv(Conv):
       for y in (x / narrow(scales[0]), kernel / narrow(scales[1]))
     ]
     unit = scales[0] * scales[1]
-    out = super()._call_original_op(*steps, **kwargs)
+    out = self._convolved(*steps, **kwargs)
     return _note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
 
 

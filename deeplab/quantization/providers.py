@@ -16,6 +16,7 @@ mutable.
 Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -83,7 +84,7 @@ def activation_grid(
 class _Shared:
   """What the providers have in common; mixed into Qwix's."""
 
-  conv = operators.Conv
+  conv: Callable[..., Any] = operators.Conv
 
   def setup(self, rules: rules_lib.Rules) -> None:
     self._power_of_two = rules.power_of_two
@@ -159,8 +160,6 @@ class _Observe(_Shared, odml.OdmlQatProvider):
 
 class _Simulate(_Shared, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
-
-  conv = operators.WholeConv
 
   def setup(self, rules: rules_lib.Rules) -> None:
     super().setup(rules)
@@ -319,17 +318,25 @@ def simulate(
   model: nn.Module,
   rules: rules_lib.Rules,
   input_range: tuple[float, float] | None = None,
+  depthwise: str = 'conv',
+  pointwise: str = 'conv',
 ) -> nn.Module:
   """Returns the network in simulated int8 arithmetic.
 
   Its variables are those of the model and 'quant_stats'.
 
   Args:
-    model: built with depthwise and pointwise 'conv'.
+    model: built with depthwise and pointwise 'conv', which Qwix recognises.
     rules: what is quantised.
     input_range: what the images hold, where that is known.
+    depthwise: how its depthwise convolutions are computed in spite of that; see
+      `layers.Options`. The sums are the same.
+    pointwise: likewise.
   """
   provider = _Simulate(_qwix_rules(rules), fixed_range_for_inputs=input_range)
+  provider.conv = functools.partial(
+    operators.WholeConv, depthwise=depthwise, pointwise=pointwise
+  )
   provider.setup(rules)
   return qwix.quantize_model(model, provider)
 
