@@ -335,6 +335,8 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.schedule.warmup_epochs = 0.0
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
+  if c.eval.mode == 'static':
+    c.eval.mode = 'whole'
   c.eval.fit = ()
   c.eval.resize_labels = False
   c.eval.batch_size = 16
