@@ -65,7 +65,7 @@ class CocoConfig(tfds.core.BuilderConfig):
   """One split of one reading.
 
   Attributes:
-    dataset: 'cocoseg21' or 'cocoseg21_ti'.
+    dataset: its name in the catalog.
     split: 'train' or 'val'.
     annotations: the JSON file.
     images: the folder of the images.

@@ -12,7 +12,6 @@ Kirillov et al., Panoptic Segmentation, CVPR 2019; the format: panopticapi.
 """
 
 from collections.abc import Iterable
-import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -30,23 +29,6 @@ _REMEDY = (
   f'{coco.REMEDY}; fetch panoptic_annotations_trainval{coco.YEAR}.zip as well, '
   'and unpack the two archives in its folder annotations'
 )
-
-
-@dataclasses.dataclass(eq=False)
-class PanopticConfig(tfds.core.BuilderConfig):
-  """One split.
-
-  Attributes:
-    split: 'train' or 'val'.
-    annotations: the JSON file; the PNG files lie in the folder of its stem.
-    images: the folder of the images.
-  """
-
-  split: str = ''
-  annotations: pathlib.Path = dataclasses.field(
-    default=pathlib.Path(), repr=False
-  )
-  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
 
 
 class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
@@ -84,8 +66,9 @@ def builder(data: Any, split: str) -> CocoPanoptic:
   return CocoPanoptic(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=PanopticConfig(
+    config=coco.CocoConfig(
       name=records.fingerprint(split, (annotations, masks, images), facts),
+      dataset='coco_panoptic',
       split=split,
       annotations=annotations,
       images=images,
@@ -99,7 +82,7 @@ def find(
   """Returns the examples of a split.
 
   Args:
-    annotations: the JSON file.
+    annotations: the JSON file; the PNG files lie in the folder of its stem.
     images: the folder of the images.
 
   Raises:
