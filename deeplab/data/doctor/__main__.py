@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from deeplab import console
+from deeplab import cores
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.doctor import diagnosis
@@ -46,7 +47,7 @@ def _run() -> None:
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
     splits[split], found = load.listing(config, split)
     faults += found
-  scans = scan.scan(splits, config, info, _PROCESSES.value or pipeline.cores())
+  scans = scan.scan(splits, config, info, _PROCESSES.value or cores.usable())
   result = diagnosis.diagnose(scans, faults, config, info)
   print(text.summary(result))
   if _OUTPUT.value:
