@@ -5,6 +5,7 @@ is arranged here and undone again, so that each image gets one map of its own
 size whichever predictor ran.
 """
 
+import collections
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import tqdm
 
 from deeplab import predictors
+from deeplab.data import sizes
 
 MODES = ('whole', 'slide', 'static')
 
@@ -70,12 +72,9 @@ def view_size(
       their ratio; () leaves it as it is.
     scale: factor on both sides; halves are rounded up (mmcv).
   """
-  height, width = size[:2]
-  if frame:
-    long, short = frame
-    fit = min(long / max(height, width), short / min(height, width))
-    height, width = int(height * fit + 0.5), int(width * fit + 0.5)
-  return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+  size = sizes.fitted(size[:2], 1.0, *frame) if frame else size[:2]
+  height, width = (max(1, int(n * scale + 0.5)) for n in size)
+  return height, width
 
 
 def pad(
@@ -152,9 +151,7 @@ def slide(
     ]
   cuts = [ready[i][y, x] for i, y, x in places]
   results: list = [None] * len(images)
-  left = [0] * len(images)
-  for i, _, _ in places:
-    left[i] += 1
+  left = collections.Counter(i for i, _, _ in places)
   counts: dict[int, np.ndarray] = {}
   for batch in _alike(cuts, config.batch_size):
     outputs = predictor(np.stack([cuts[n] for n in batch]))
@@ -241,8 +238,7 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
     raise ValueError(
       f'eval.scales={tuple(config.scales)}, eval.fit={tuple(config.fit)}: a '
       f'model of static size {tuple(predictor.input_size)} sees every image at '
-      'that size; use '
-      'eval.scales=(1.0,) and eval.fit=()'
+      'that size; use eval.scales=(1.0,) and eval.fit=()'
     )
 
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 import copy
 import functools
 import itertools
-import os
 import pathlib
 from typing import Any
 
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab import cores
 from deeplab.data import ahead
 from deeplab.data import augment
 from deeplab.data import bands
@@ -157,21 +157,15 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
-def class_presence(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
-  """Returns the share of the labelled pixels whose image has each class.
-
-  Returns:
-    [K] float64 over the training split; 1 for a class that no image has.
-  """
+def class_counts(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+  """Returns the pixels of each training image by class, [N, K] int64."""
   source = records.source(_prepared(config.data, config.data.train_split))
-  seen = np.zeros(info.num_classes, np.int64)
-  total = 0
+  counts = np.zeros((len(source), info.num_classes), np.int64)
   for i in range(len(source)):
     label = records.decode_label(source[i]['label'])
-    counts = np.bincount(label.ravel(), minlength=256)[: info.num_classes]
-    seen[counts > 0] += counts.sum()
-    total += counts.sum()
-  return np.where(seen > 0, seen, total) / total
+    pixels = np.bincount(label.ravel(), minlength=256)
+    counts[i] = pixels[: info.num_classes]
+  return counts
 
 
 def train_batches(
@@ -375,13 +369,6 @@ def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
   return BUILDERS[data.name](data, split)
 
 
-def cores() -> int:
-  """Returns the number of processor cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def _ahead(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
@@ -391,7 +378,7 @@ def _ahead(
       f'config.data.threads={data.threads} must be at least 0, and '
       f'config.data.prefetch={data.prefetch} at least 1'
     )
-  threads = data.threads or cores()
+  threads = data.threads or cores.usable()
   # Each thread makes one result; with fewer in hand than threads, some idle.
   return ahead.ahead(make, keys, threads, max(data.prefetch, threads))
 
