@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -137,18 +138,11 @@ class Split:
     counts = self.pixels[:num_classes]
     return counts / max(1, counts.sum())
 
-  def presence(self, num_classes: int) -> np.ndarray:
-    """Returns the share of the labelled pixels whose image has each class.
-
-    Returns:
-      [K]; 1 for a class that no image has.
-    """
-    counts = np.array(
+  def counts(self, num_classes: int) -> np.ndarray:
+    """Returns the labelled pixels of each readable mask by class, [N, K]."""
+    return np.array(
       [s.pixels[:num_classes] for s in self.scans if s.pixels is not None]
     )
-    totals = counts.sum(1)
-    seen = (totals[:, None] * (counts > 0)).sum(0)
-    return np.where(seen > 0, seen, totals.sum()) / totals.sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +204,12 @@ def diagnose(
   if train != evaluation:
     findings += _alike(splits[train].scans, splits[evaluation].scans)
   power, rule = config.loss.balance or 0.5, config.loss.balance_rule
-  frequencies = splits[train].shares(info.num_classes)
+  shares = splits[train].shares(info.num_classes)
   weights: tuple[float, ...] = ()
-  if frequencies.any():
-    if rule == 'median':
-      frequencies = frequencies / splits[train].presence(info.num_classes)
-    weights = tuple(class_weights.weigh(frequencies, rule, power).tolist())
+  if shares.any():
+    counts = functools.partial(splits[train].counts, info.num_classes)
+    found = class_weights.weigh(shares, counts, rule, power)
+    weights = tuple(found.tolist())
   findings.sort(key=lambda finding: list(KINDS).index(finding.kind))
   return Diagnosis(
     info, splits, tuple(findings), weights, power, _crop(splits[train], config)
