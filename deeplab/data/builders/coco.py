@@ -27,6 +27,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import regions
@@ -122,7 +123,7 @@ def builder(data: Any, split: str) -> CocoSeg21:
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoConfig(
-      name=records.fingerprint(split, (annotations, images), facts),
+      name=fingerprint.of(split, (annotations, images), facts),
       dataset=data.name,
       split=split,
       annotations=annotations,

@@ -21,6 +21,8 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import faults
+from deeplab.data import fingerprint
+from deeplab.data import raw_files
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
@@ -67,7 +69,7 @@ def builder(data: Any, split: str) -> CocoPanoptic:
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=coco.CocoConfig(
-      name=records.fingerprint(split, (annotations, masks, images), facts),
+      name=fingerprint.of(split, (annotations, masks, images), facts),
       dataset='coco_panoptic',
       split=split,
       annotations=annotations,
@@ -116,7 +118,7 @@ def _categories(
   path: pathlib.Path, segments: Iterable[dict[str, Any]]
 ) -> np.ndarray:
   """Reads a PNG of segments as category ids, 0 where there are none."""
-  colors = records.read_mask(path)
+  colors = raw_files.read_mask(path)
   if colors.ndim != 3:
     raise ValueError(f'{path}: panoptic PNG files are RGB; replace the mask')
   ids = colors.astype(np.int64) @ (1, 256, 65536)

@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
@@ -121,7 +122,7 @@ def builder(data: Any, split: str) -> CocoVoc:
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoVocConfig(
-      name=records.fingerprint(
+      name=fingerprint.of(
         f'{data.name}_{split}',
         (annotations, images, *paths),
         catalog.INFOS[data.name],

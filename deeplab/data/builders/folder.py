@@ -40,6 +40,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import bands
 from deeplab.data import faults as faults_lib
+from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
@@ -108,7 +109,7 @@ def builder(data: Any, split: str) -> Folder:
   classes = classes_lib.classes_of(data)
   pixels = bands.of(data)
   files = [path for one in sources for path in (one.image, one.annotation)]
-  name = records.fingerprint(
+  name = fingerprint.of(
     split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
   )
   return Folder(

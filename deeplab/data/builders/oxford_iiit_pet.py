@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import downloads
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import files
@@ -68,7 +69,7 @@ def builder(data: Any, split: str) -> PetSegmentation:
   if data.root:
     base = pathlib.Path(data.root).expanduser().resolve()
     pairs = find_pairs(base, split)
-    name = records.fingerprint(
+    name = fingerprint.of(
       split,
       (path for pair in pairs for path in pair),
       catalog.INFOS['oxford_iiit_pet'],

@@ -24,6 +24,8 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import downloads
 from deeplab.data import faults
+from deeplab.data import fingerprint
+from deeplab.data import raw_files
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import files
@@ -72,7 +74,7 @@ def builder(data: Any, split: str) -> VocSegmentation:
   if data.root:
     voc = locate(data.root)
     pairs = find_pairs(voc, split, locate_sbd(voc))
-    name = records.fingerprint(
+    name = fingerprint.of(
       split,
       (path for pair in pairs for path in pair),
       catalog.INFOS['voc'],
@@ -172,7 +174,7 @@ def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
 def read_mask(path: pathlib.Path) -> np.ndarray:
   """Reads a PNG, or one of SBD's MATLAB files."""
   if path.suffix != '.mat':
-    return records.read_mask(path)
+    return raw_files.read_mask(path)
   try:
     return scipy.io.loadmat(path)['GTcls']['Segmentation'][0, 0]
   except Exception as error:  # scipy raises many kinds for damaged files
