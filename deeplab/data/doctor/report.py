@@ -14,7 +14,9 @@ import numpy as np
 from deeplab import visualize
 from deeplab.data import info as info_lib
 from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import findings
 from deeplab.data.doctor import load
+from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
 
 # Groups of pictures and lines of a finding, and samples of a split, at most.
@@ -122,7 +124,7 @@ def _pictures(figures: Iterable[str]) -> str:
 
 
 def _finding(
-  finding: diagnosis.Finding, config: Any, info: info_lib.DatasetInfo
+  finding: findings.Finding, config: Any, info: info_lib.DatasetInfo
 ) -> str:
   lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_LINES]]
   if len(finding.details) > _LINES:
@@ -189,9 +191,7 @@ def _balance(result: diagnosis.Diagnosis) -> str:
   return _table(rows)
 
 
-def _samples(
-  split: diagnosis.Split, config: Any, info: info_lib.DatasetInfo
-) -> str:
+def _samples(split: scan.Split, config: Any, info: info_lib.DatasetInfo) -> str:
   """Returns examples of a split at even distances."""
   places = [s.place for s in split.scans]
   count = min(_SAMPLES, len(places))

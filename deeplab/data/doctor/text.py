@@ -3,6 +3,7 @@
 import numpy as np
 
 from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import findings
 
 # Details of a finding that the terminal shows, at most.
 _SHOWN = 5
@@ -49,7 +50,7 @@ def verdict(result: diagnosis.Diagnosis) -> str:
   """Returns the conclusion in one line."""
   counts = ', '.join(
     f'{result.count(level)} {level}{"s" * (result.count(level) != 1)}'
-    for level in (diagnosis.ERROR, diagnosis.WARNING)
+    for level in (findings.ERROR, findings.WARNING)
   )
   outcome = 'can start' if result.healthy else 'would go wrong'
   return f'{counts}: training {outcome}.'
