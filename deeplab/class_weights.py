@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab.data import info as data_info
-from deeplab.data import pipeline
+from deeplab.data import splits
 
 
 def inverse(frequencies: np.ndarray, power: float) -> np.ndarray:
@@ -90,8 +90,8 @@ def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
       f'loss.balance={power} makes class weights, and loss.class_weights gives '
       'some already: set one of the two'
     )
-  shares = pipeline.class_shares(config, info)
-  counts = functools.partial(pipeline.class_counts, config, info)
+  shares = splits.class_shares(config, info)
+  counts = functools.partial(splits.class_counts, config, info)
   weights = weigh(shares, counts, rule, power)
   balanced = ConfigDict(config)
   with balanced.unlocked():

@@ -13,7 +13,7 @@ from deeplab import train
 from deeplab.data import augment
 from deeplab.data import bands
 from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.pretrained import origins
@@ -46,7 +46,7 @@ def listing() -> str:
     head = f' with {origin.head}' if origin.head else ''
     lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
-  for name in sorted(pipeline.BUILDERS):
+  for name in sorted(splits.BUILDERS):
     what = 'your own images and masks'
     if name in catalog.INFOS:
       what = f'{catalog.INFOS[name].num_classes} classes'

@@ -33,6 +33,7 @@ from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.quantization import networks
 
 Counts = dict[str, np.ndarray]
@@ -293,7 +294,7 @@ def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
   changed = ConfigDict(config)
   with changed.unlocked():
     changed.eval = other.eval
-    changed.data = ConfigDict(pipeline.resolve(other).data)
+    changed.data = ConfigDict(splits.resolve(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
       changed.data.depth = bands.of(config.data).depth
@@ -377,7 +378,7 @@ def evaluate_workdir(
       ),
       pathlib.Path(tflite).stem: predictors.static_protocol(file, size),
     }
-  pipeline.prepare(config, [config.data.eval_split])
+  splits.prepare(config, [config.data.eval_split])
   results = {}
   for name, predictor in contenders.items():
     results[name] = evaluate(
@@ -390,7 +391,7 @@ def evaluate_workdir(
       ),
       info,
       protocol,
-      total=pipeline.num_examples(config, config.data.eval_split),
+      total=splits.num_examples(config, config.data.eval_split),
       sum_counts=parallel.sum_over_hosts,
     )
     if jax.process_index() == 0:

@@ -36,6 +36,7 @@ from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import registry
 from deeplab.pretrained import initial
 from deeplab.quantization import calibrate
@@ -165,15 +166,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   networks.check(config)
 
   # Data.
-  config = pipeline.resolve(config)
-  splits = config.data.train_split, config.data.eval_split
-  parallel.first_host_first(lambda: pipeline.prepare(config, splits))
+  config = splits.resolve(config)
+  names = config.data.train_split, config.data.eval_split
+  parallel.first_host_first(lambda: splits.prepare(config, names))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
   monitor.check(
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
-  examples = pipeline.num_examples(config, config.data.train_split)
+  examples = splits.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)

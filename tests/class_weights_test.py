@@ -3,7 +3,7 @@ import pytest
 
 from deeplab import class_weights
 from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import splits
 from tests import runs
 
 INFO = catalog.INFOS['shapes']
@@ -30,8 +30,8 @@ COUNTS = np.array(
   ],
 )
 def test_rules_by_hand(rule, power, expected, monkeypatch, tmp_path):
-  monkeypatch.setattr(pipeline, 'class_shares', lambda *_: SHARES)
-  monkeypatch.setattr(pipeline, 'class_counts', lambda *_: COUNTS)
+  monkeypatch.setattr(splits, 'class_shares', lambda *_: SHARES)
+  monkeypatch.setattr(splits, 'class_counts', lambda *_: COUNTS)
   config = runs.config(
     str(tmp_path), loss__balance=power, loss__balance_rule=rule
   )

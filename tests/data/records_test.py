@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from deeplab.data import pipeline
 from deeplab.data import raw_files
 from deeplab.data import records
+from deeplab.data import splits
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
 
@@ -28,7 +28,7 @@ def test_a_bar_shows_progress_on_a_terminal_alone(
   stream = io.StringIO()
   stream.isatty = lambda: terminal
   monkeypatch.setattr(sys, 'stderr', stream)
-  pipeline.prepare(config, ['train'])
+  splits.prepare(config, ['train'])
   shown = stream.getvalue()
   assert ('Preparing folder train: 100%' in shown) == terminal
   assert ('| 5/5 [' in shown) == terminal

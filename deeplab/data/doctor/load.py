@@ -21,6 +21,7 @@ from deeplab.data import faults as faults_lib
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.data import raw_files
+from deeplab.data import splits
 from deeplab.data.builders import folder
 
 Palette = tuple[tuple[int, info_lib.Color], ...]
@@ -33,7 +34,7 @@ class Fault(NamedTuple):
   """What is wrong with an example.
 
   Attributes:
-    kind: one of `diagnosis.KINDS`.
+    kind: one of `findings.KINDS`.
     text: a sentence that begins with the file.
   """
 
@@ -103,7 +104,7 @@ def listing(
             Place(split, str(image), str(mask)) for image, mask in pairs
           ]
           return places, [Fault('files', text) for text in wrong]
-      count = pipeline.num_examples(config, split)
+      count = splits.num_examples(config, split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder has been looked through twice.
@@ -120,7 +121,7 @@ def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:
   """
   if place.mask:
     return _files(place, info, bands.of(config.data))
-  count = pipeline.num_examples(config, place.split)
+  count = splits.num_examples(config, place.split)
   return next(prepared(place.split, place.number, count, config, info))
 
 
