@@ -3,6 +3,7 @@
 import glob
 import os
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -93,6 +94,9 @@ def dry_run(config: ConfigDict) -> str:
     out.append(f'starts from {places.describe(config.init_from)}')
   _, _, _, step = _step(config, info.num_classes)
   state, batch = abstract(config, info.num_classes, crop)
+  logging.info(
+    'Compiling the training step, which may take minutes, for its memory…'
+  )
   memory = jax.jit(step).lower(state, batch).compile().memory_analysis()
   if memory is not None:
     mib = 2.0**20

@@ -28,6 +28,7 @@ from deeplab import metrics
 from deeplab import parallel
 from deeplab import predictors
 from deeplab import visualize
+from deeplab import words
 from deeplab import workdir as workdirs
 from deeplab.data import bands
 from deeplab.data import catalog
@@ -147,9 +148,9 @@ def evaluate(
   images, loss = metrics.ImageIoU(), metrics.CrossEntropy()
   kept: dict[int, Sample] = {}
   count = 0
-  examples = inference.track(examples, total, 'evaluate')
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
-  for batch in _batches(numbered, predictor, config):
+  batches = _batches(numbered, predictor, config)
+  for batch in inference.track(batches, total, 'evaluate', size=len):
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if config.loss:
@@ -206,7 +207,7 @@ def summary(result: Result) -> str:
   """Returns the main metrics in one line."""
   names = ('miou', 'pixel_accuracy', 'mean_accuracy', 'boundary_iou')
   numbers = ', '.join(f'{name} {result.metrics[name]:.4f}' for name in names)
-  return f'{numbers} ({result.examples} images)'
+  return f'{numbers} ({words.count(result.examples, "image")})'
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

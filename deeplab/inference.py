@@ -6,6 +6,7 @@ size whichever predictor ran.
 """
 
 import collections
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -18,32 +19,42 @@ import numpy as np
 import tqdm
 
 from deeplab import predictors
+from deeplab import words
 from deeplab.data import sizes
 
 MODES = ('whole', 'slide', 'static')
 
 
 def track(
-  items: Iterable, total: int | None, what: str, every: float = 30.0
+  items: Iterable,
+  total: int | None,
+  what: str,
+  every: float = 30.0,
+  size: Callable[[Any], int] = lambda item: 1,
 ) -> Iterator:
   """Yields the items, with a bar on a terminal and log lines elsewhere.
 
   Args:
-    items: what to go through.
-    total: how many there are, if known.
+    items: what to go through; an item counts when the next one is asked for.
+    total: how many images there are, if known.
     what: what is being done, a word or two.
     every: seconds between log lines.
+    size: how many images an item is.
   """
   if sys.stderr.isatty():
-    yield from tqdm.tqdm(
-      items, total=total, desc=what, unit='image', dynamic_ncols=True
-    )
+    with tqdm.tqdm(
+      total=total, desc=what, unit='image', dynamic_ncols=True
+    ) as bar:
+      for item in items:
+        yield item
+        bar.update(size(item))
     return
   start = last = time.monotonic()
   count = 0
   of = '' if total is None else f' of {total}'
-  for count, item in enumerate(items, 1):
+  for item in items:
     yield item
+    count += size(item)
     now = time.monotonic()
     if now - last >= every:
       last = now
@@ -51,7 +62,7 @@ def track(
         '%s: %d%s images, %.1f a second', what, count, of, count / (now - start)
       )
   seconds = max(time.monotonic() - start, 1e-6)
-  logging.info('%s: %d images in %.1f s', what, count, seconds)
+  logging.info('%s: %s in %.1f s', what, words.count(count, 'image'), seconds)
 
 
 def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:

@@ -99,7 +99,6 @@ def _run() -> None:
   )
   logging.info('Work directory: %s', workdir)
   logging.info('Devices: %s', jax.devices())
-  logging.info('Config:\n%s', config)
   train.train(config, workdir)
 
 

@@ -9,6 +9,7 @@ from absl import logging
 
 from deeplab import evaluate
 from deeplab import predictors
+from deeplab import words
 from deeplab.data import splits
 from export import request as request_lib
 from export import source as source_lib
@@ -57,7 +58,9 @@ class Scorer:
     """Returns the scores of a predictor with the output of the files."""
     if not self.enabled:
       return None
-    logging.info('Evaluating %s on %d images', name, self.total())
+    logging.info(
+      'Evaluating %s on %s', name, words.count(self.total(), 'image')
+    )
     return evaluate.evaluate(
       predictors.static_protocol(predictor, self.request.input_size),
       source_lib.eval_examples(self.source, self.limit),

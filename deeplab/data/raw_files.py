@@ -67,8 +67,13 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
   return data, image
 
 
+def is_array(path: pathlib.Path, pixels: bands.Pixels) -> bool:
+  """Returns whether an image is read as numbers alone, by `bands.read`."""
+  return pixels != bands.RGB or path.suffix.lower() == '.npy'
+
+
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
-  """Reads an image file, checking that it decodes to its end.
+  """Reads an image file of RGB, checking that it decodes to its end.
 
   JPEG and PNG files that are RGB of 8 bits keep their bytes. Everything else
   is turned to RGB and encoded as PNG: grey images repeat their channel,
@@ -79,8 +84,11 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     An encoded file, and the image's (H, W).
 
   Raises:
-    ValueError: as `decode_image`.
+    ValueError: as `decode_image`, or as `bands.read`.
   """
+  if is_array(path, bands.RGB):
+    pixels = bands.read(path, bands.RGB)
+    return encode_png(pixels), pixels.shape[:2]
   data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
   # Bit depth and colour type stand at these places of a PNG file.
@@ -140,7 +148,7 @@ def read_pixels(
   Raises:
     ValueError: as `decode_image`, or as `bands.read`.
   """
-  if pixels != bands.RGB:
+  if is_array(path, pixels):
     return bands.read(path, pixels)
   return np.asarray(decode_image(path)[1].convert('RGB'))
 

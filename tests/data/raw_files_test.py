@@ -148,3 +148,16 @@ def test_truncated_files_are_named(tmp_path):
   mask.write_bytes(mask.read_bytes()[:-500])
   with pytest.raises(ValueError, match=r'mask\.png: damaged'):
     raw_files.read_mask(mask)
+
+
+def test_arrays_of_rgb_are_read(tmp_path):
+  path = tmp_path / 'image.npy'
+  pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+  np.save(path, pixels)
+  data, size = raw_files.read_image(path)
+  assert size == (4, 5)
+  np.testing.assert_array_equal(decode(data, 3), pixels)
+  np.testing.assert_array_equal(raw_files.read_pixels(path), pixels)
+  np.save(path, pixels.astype(np.uint16))
+  with pytest.raises(ValueError, match=r'image\.npy: image of uint16'):
+    raw_files.read_image(path)

@@ -1,5 +1,6 @@
 """What the scans of all examples mean for training."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -16,6 +17,8 @@ from deeplab.data.doctor import scan
 
 # Crops are suggested in these steps and up to this size.
 _STEP, _LARGEST_CROP = 32, 512
+# Of class weights that are suggested: mild ones.
+_POWER = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +30,17 @@ class Diagnosis:
     splits: statistics by split.
     findings: what was found, errors first.
     weights: suggested class weights; () where no training pixel is labelled.
-    balance: the `config.loss.balance` that makes them.
-    crop: suggested crop (H, W); None where no image could be read.
+    crop: the largest crop (H, W) that half of the training images fill, up to
+      512; None where no image could be read.
+    advice: flags that change the config for the better, with the reason.
   """
 
   info: info_lib.DatasetInfo
   splits: Mapping[str, scan.Split]
   findings: tuple[findings.Finding, ...]
   weights: tuple[float, ...]
-  balance: float
   crop: tuple[int, int] | None
+  advice: tuple[tuple[str, str], ...]
 
   @property
   def healthy(self) -> bool:
@@ -59,7 +63,7 @@ def diagnose(
   Args:
     scans: of the examples of both splits.
     faults: of the splits as such; see `load.listing`.
-    config: the experiment; reads `data`, `loss.balance` and its rule.
+    config: the experiment; reads `data` and `loss`.
     info: facts about the data set.
   """
   train, evaluation = config.data.train_split, config.data.eval_split
@@ -67,7 +71,7 @@ def diagnose(
     name: scan.split_of([s for s in scans if s.place.split == name])
     for name in dict.fromkeys((train, evaluation))
   }
-  power, rule = config.loss.balance or 0.5, config.loss.balance_rule
+  power, rule = config.loss.balance or _POWER, config.loss.balance_rule
   shares = splits[train].shares(info.num_classes)
   weights: tuple[float, ...] = ()
   if shares.any():
@@ -75,8 +79,45 @@ def diagnose(
     values = class_weights.weigh(shares, counts, rule, power)
     weights = tuple(values.tolist())
   found = findings.find(scans, faults, splits, config, info)
-  return Diagnosis(
-    info, splits, found, weights, power, _crop(splits[train], config)
+  crop = _crop(splits[train], config)
+  advice = (
+    *_balance(shares, config, info),
+    *_resize(crop, splits[train], config),
+  )
+  return Diagnosis(info, splits, found, weights, crop, advice)
+
+
+def _balance(
+  shares: np.ndarray, config: Any, info: info_lib.DatasetInfo
+) -> Iterable[tuple[str, str]]:
+  """Suggests class weights to a config that has none."""
+  if config.loss.balance or config.loss.class_weights or not shares.any():
+    return
+  most = int(shares.argmax())
+  least = int(np.where(shares > 0, shares, 2).argmin())
+  if most != least:
+    yield (
+      f'--config.loss.balance={_POWER:g}',
+      f'{info.class_names[least]} has {100 * shares[least]:.2g} % of the '
+      f'labelled pixels, {info.class_names[most]} {100 * shares[most]:.2g} %; '
+      'this gives the weights above',
+    )
+
+
+def _resize(
+  crop: tuple[int, int] | None, train: scan.Split, config: Any
+) -> Iterable[tuple[str, str]]:
+  """Suggests another crop to a config that takes crops."""
+  augment = config.data.augment
+  now = tuple(augment.random_crop.size)
+  if crop is None or crop == now or 'random_crop' not in augment.ops:
+    return
+  height, width = np.median(train.sizes, axis=0)
+  yield (
+    f'--config.data.augment.random_crop.size="({crop[0]},{crop[1]})"',
+    f'the largest of height and width up to {_LARGEST_CROP} that half of the '
+    f'training images fill (medians {height:.0f} and {width:.0f}); the config '
+    f'has {now}',
   )
 
 
