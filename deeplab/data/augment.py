@@ -73,7 +73,8 @@ def compose(
 
   Args:
     augment: a ConfigDict with `ops`, names in the order of their use, and
-      under each name the op's parameters, all of them.
+      under each name the op's parameters, all of them; and `shrink`, see
+      `geometry.resize`, for the ops that resize.
     fill: colour of uncovered pixels, for the ops that uncover some.
 
   Returns:
@@ -83,7 +84,8 @@ def compose(
     ValueError: an unknown op, or parameters missing or unknown.
   """
   steps = []
-  for name in sorted(set(augment) - {'ops'}) + list(augment.ops):
+  shared = {'fill': tuple(fill), 'shrink': augment.get('shrink')}
+  for name in sorted(set(augment) - {'ops', 'shrink'}) + list(augment.ops):
     if name not in OPS:
       raise ValueError(
         f'config.data.augment names {name!r}, which is not one of '
@@ -92,14 +94,15 @@ def compose(
   for name in augment.ops:
     parameters = dict(augment[name]) if name in augment else {}
     known = set(inspect.signature(OPS[name]).parameters) - {'example', 'rng'}
-    if 'fill' in known:
-      parameters['fill'] = tuple(fill)
-    if set(parameters) != known:
+    own = known - set(shared)
+    if set(parameters) != own:
       raise ValueError(
         f'config.data.augment.{name} has the parameters '
-        f'{sorted(set(parameters) - {"fill"})}; {name} takes '
-        f'{sorted(known - {"fill"})}'
+        f'{sorted(parameters)}; {name} takes {sorted(own)}'
       )
+    parameters |= {key: shared[key] for key in known - own}
+    if name == 'pad':
+      parameters['size'] = sizes.pad_size(augment)
     steps.append(functools.partial(OPS[name], **parameters))
 
   def apply(example: Example, rng: np.random.Generator) -> Example:

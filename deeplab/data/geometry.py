@@ -26,12 +26,27 @@ Fill = Sequence[float]
 cv2.setNumThreads(0)
 
 
-def resize(example: Example, size: Sequence[int]) -> Example:
+# How an image that shrinks is resized: 'area' averages over the area of each
+# new pixel; 'bilinear', as mmsegmentation has it, looks at two neighbours a
+# side alone, so that it aliases, and the image is noisier than a real one.
+SHRINK = {'area': cv2.INTER_AREA, 'bilinear': cv2.INTER_LINEAR}
+
+
+def resize(example: Example, size: Sequence[int], shrink: str) -> Example:
   """Resizes to `size` (H, W): image bilinear, label nearest.
 
-  What shrinks is averaged over the area of each new pixel: two neighbours
-  alone would alias, and a shrunken image would be noisier than a real one.
+  Args:
+    example: the example.
+    size: (H, W).
+    shrink: how an image that shrinks is resized, a key of SHRINK.
+
+  Raises:
+    ValueError: `shrink` is none.
   """
+  if shrink not in SHRINK:
+    raise ValueError(
+      f'config.data.augment.shrink={shrink!r} is not one of {sorted(SHRINK)}'
+    )
   height, width = size
   if example['label'].shape == (height, width):
     return example
@@ -42,7 +57,7 @@ def resize(example: Example, size: Sequence[int]) -> Example:
     lambda part, _: cv2.resize(
       part,
       (width, height),
-      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+      interpolation=SHRINK[shrink] if shrinks else cv2.INTER_LINEAR,
     ),
   )
   label = cv2.resize(
@@ -52,11 +67,15 @@ def resize(example: Example, size: Sequence[int]) -> Example:
 
 
 def stretch(
-  example: Example, rng: np.random.Generator, *, size: Sequence[int]
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  size: Sequence[int],
+  shrink: str,
 ) -> Example:
   """Resizes to `size` (H, W), whatever the ratio of the sides was."""
   del rng
-  return resize(example, size)
+  return resize(example, size, shrink)
 
 
 def random_scale(
@@ -66,6 +85,7 @@ def random_scale(
   low: float,
   high: float,
   step: float,
+  shrink: str,
 ) -> Example:
   """Resizes by a factor drawn from [low, high].
 
@@ -75,12 +95,13 @@ def random_scale(
     low: smallest factor.
     high: largest factor.
     step: draws from low, low + step, ..., high; 0 draws uniformly.
+    shrink: see `resize`.
   """
   if step:
     factor = low + step * int(rng.integers(round((high - low) / step) + 1))
   else:
     factor = rng.uniform(low, high)
-  return resize(example, sizes.scaled(example['label'].shape, factor))
+  return resize(example, sizes.scaled(example['label'].shape, factor), shrink)
 
 
 def random_fit(
@@ -91,6 +112,7 @@ def random_fit(
   high: float,
   long: int,
   short: int,
+  shrink: str,
 ) -> Example:
   """Resizes to fit into a frame, times a factor drawn from [low, high].
 
@@ -104,21 +126,29 @@ def random_fit(
     high: largest factor.
     long: length of the frame's longer side, which the image's is fitted to.
     short: length of its shorter side.
+    shrink: see `resize`.
   """
   factor = rng.uniform(low, high)
   shape = example['label'].shape
-  return resize(example, sizes.fitted(shape, factor, long, short))
+  return resize(example, sizes.fitted(shape, factor, long, short), shrink)
 
 
 def random_short_side(
-  example: Example, rng: np.random.Generator, *, low: int, high: int
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  low: int,
+  high: int,
+  shrink: str,
 ) -> Example:
   """Resizes to a shorter side drawn from low, low + 1, ..., high.
 
   `RandomResize` of torchvision's reference.
   """
   short = int(rng.integers(low, high + 1))
-  return resize(example, sizes.short_sided(example['label'].shape, short))
+  return resize(
+    example, sizes.short_sided(example['label'].shape, short), shrink
+  )
 
 
 def random_stretch(
@@ -128,6 +158,7 @@ def random_stretch(
   low: float,
   high: float,
   probability: float,
+  shrink: str,
 ) -> Example:
   """Resizes height and width by a factor each, with the given probability.
 
@@ -137,7 +168,9 @@ def random_stretch(
   if rng.random() >= probability:
     return example
   factors = rng.uniform(low, high), rng.uniform(low, high)
-  return resize(example, sizes.stretched(example['label'].shape, factors))
+  return resize(
+    example, sizes.stretched(example['label'].shape, factors), shrink
+  )
 
 
 def random_window(
@@ -147,6 +180,7 @@ def random_window(
   share: tuple[float, float],
   center: tuple[float, float],
   probability: float,
+  shrink: str,
 ) -> Example:
   """Cuts out a window and enlarges it to the size of the image.
 
@@ -160,6 +194,7 @@ def random_window(
     center: (low, high) of where its centre is, likewise; what would be outside
       of the image is left.
     probability: of doing so.
+    shrink: see `resize`.
   """
   if rng.random() >= probability:
     return example
@@ -171,7 +206,7 @@ def random_window(
     stop = round(n * min(1.0, middle + half))
     window.append(slice(start, max(stop, start + 1)))
   cut = {key: example[key][tuple(window)] for key in ('image', 'label')}
-  return resize(example | cut, shape)
+  return resize(example | cut, shape, shrink)
 
 
 def pad(
@@ -209,6 +244,7 @@ def random_crop(
   *,
   size: Sequence[int],
   max_class_share: float,
+  padded: bool,
   fill: Fill,
 ) -> Example:
   """Cuts out a window of `size` (H, W) at a random place.
@@ -216,6 +252,8 @@ def random_crop(
   An image smaller than the window is padded at the bottom and the right
   first, so a crop larger than every image of the set is no error: each
   example is then the whole image with a border of `fill` and IGNORE.
+  Not `padded`, its shorter sides stay, for a `pad` behind the ops that would
+  change the border too.
 
   Args:
     example: the example.
@@ -224,11 +262,13 @@ def random_crop(
     max_class_share: up to 10 windows are drawn until none of the classes has
       a larger share than this of the labelled pixels; the last one drawn is
       kept in any case. 1 accepts the first.
+    padded: whether a smaller image is padded first.
     fill: colour of padding.
   """
-  example = pad(example, rng, size=size, fill=fill)
+  if padded:
+    example = pad(example, rng, size=size, fill=fill)
   image, label = example['image'], example['label']
-  height, width = size
+  height, width = np.minimum(size, label.shape).tolist()
   for _ in range(10):
     top = int(rng.integers(label.shape[0] - height + 1))
     left = int(rng.integers(label.shape[1] - width + 1))

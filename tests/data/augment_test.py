@@ -18,7 +18,7 @@ FILL = (10.0, 20.0, 30.0)
     (('stretch', 'random_stretch'), None),
     (('stretch', 'random_rotate'), (5, 6)),
     (('stretch', 'random_fit', 'random_crop'), (7, 9)),
-    (('random_crop', 'pad'), (257, 257)),
+    (('random_crop', 'pad'), (7, 9)),
     (('pad',), None),
   ],
 )
@@ -50,6 +50,41 @@ def test_compose_runs_in_order():
   got = apply(example, np.random.default_rng(0))
   assert got['label'][0].tolist() == [3, 2, 1, 0, 255, 255]
   assert got['image'][0, 4].tolist() == [10, 20, 30]
+
+
+def test_padding_may_come_after_the_colours():
+  """As mmsegmentation pads: what is there is distorted, the border is not."""
+  config = common.base().data.augment
+  config.ops = ('random_crop', 'random_flip', 'photometric', 'pad')
+  config.random_crop.size = (40, 50)
+  config.random_crop.padded = False
+  config.random_flip.probability = 1.0
+  rng = np.random.default_rng(1)
+  image = rng.integers(0, 256, (24, 60, 3), np.uint8)
+  label = np.arange(60, dtype=np.uint8)[None].repeat(24, 0)
+  example = {'image': image, 'label': label}
+  apply = augment.compose(config, FILL)
+  for seed in range(8):
+    got = apply(example, np.random.default_rng(seed))
+    assert got['image'].shape == (40, 50, 3)
+    assert (got['image'][24:] == FILL).all()
+    assert (got['label'][24:] == 255).all()
+    left = int(got['label'][0, 49])
+    mirrored = label[:, left : left + 50][:, ::-1]
+    np.testing.assert_array_equal(got['label'][:24], mirrored)
+  # Padded first, the border would be distorted along.
+  config.random_crop.padded = True
+  apply = augment.compose(config, FILL)
+  borders = [
+    apply(example, np.random.default_rng(seed))['image'][24:]
+    for seed in range(8)
+  ]
+  assert any((border != FILL).any() for border in borders)
+  assert augment.output_size(config) == (40, 50)
+  config.random_crop.padded = False
+  assert augment.output_size(config) == (40, 50)
+  config.ops = ('random_crop',)
+  assert augment.output_size(config) is None
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,35 @@ SIZE = (48, 60)
 # Every op that moves pixels, with parameters that make it act.
 MOVES = {
   'pad': {'size': (64, 64), 'fill': FILL},
-  'random_crop': {'size': (32, 40), 'max_class_share': 1.0, 'fill': FILL},
-  'random_fit': {'low': 0.5, 'high': 2.0, 'long': 80, 'short': 50},
+  'random_crop': {
+    'size': (32, 40),
+    'max_class_share': 1.0,
+    'padded': True,
+    'fill': FILL,
+  },
+  'random_fit': {
+    'low': 0.5,
+    'high': 2.0,
+    'long': 80,
+    'short': 50,
+    'shrink': 'area',
+  },
   'random_flip': {'probability': 1.0},
   'random_flip_vertical': {'probability': 1.0},
   'random_rotate': {'degrees': 30.0, 'probability': 1.0, 'fill': FILL},
-  'random_scale': {'low': 0.5, 'high': 2.0, 'step': 0.0},
-  'random_short_side': {'low': 30, 'high': 90},
-  'random_stretch': {'low': 1.0, 'high': 2.0, 'probability': 1.0},
+  'random_scale': {'low': 0.5, 'high': 2.0, 'step': 0.0, 'shrink': 'bilinear'},
+  'random_short_side': {'low': 30, 'high': 90, 'shrink': 'area'},
+  'random_stretch': {
+    'low': 1.0,
+    'high': 2.0,
+    'probability': 1.0,
+    'shrink': 'area',
+  },
   'random_window': {
     'share': (0.6, 0.9),
     'center': (0.25, 0.75),
     'probability': 1.0,
+    'shrink': 'area',
   },
 }
 
@@ -100,10 +117,10 @@ def test_channels_move_alike(name, dtype):
 def test_scale_is_half_pixel():
   label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
   example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
-  double = geometry.resize(example, (8, 8))
+  double = geometry.resize(example, (8, 8), 'area')
   assert double['label'][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
   assert double['image'][0, :, 0].tolist() == [0, 10, 30, 50, 70, 90, 110, 120]
-  half = geometry.resize(example, (2, 2))
+  half = geometry.resize(example, (2, 2), 'area')
   assert half['image'][0, :, 0].tolist() == [20, 100]
   # A pixel of the smaller map covers two; the second one is read.
   assert half['label'][0].tolist() == [1, 3]
@@ -113,17 +130,58 @@ def test_shrinking_averages_what_it_covers():
   row = np.array([0, 0, 0, 240, 0, 0, 240, 240], np.uint8)
   label = np.zeros((8, 8), np.uint8)
   image = np.tile(row[None, :, None], (8, 1, 3))
-  quarter = geometry.resize({'image': image, 'label': label}, (2, 2))
+  quarter = geometry.resize({'image': image, 'label': label}, (2, 2), 'area')
   # Each pixel is the mean of 16; two neighbours would give 0 and 120.
   assert quarter['image'][0, :, 0].tolist() == [60, 120]
+
+
+@pytest.mark.parametrize('size', [(11, 9), (5, 17), (24, 30)])
+def test_bilinear_shrinking_looks_at_two_neighbours_a_side(size):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (25, 33, 3), np.uint8)
+  example = {'image': image, 'label': image[..., 0]}
+  expected = image.astype(float)
+  for axis, new in enumerate(size):
+    old = image.shape[axis]
+    place = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
+    low = np.floor(place).astype(int)
+    part = (place - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    high = np.minimum(low + 1, old - 1)
+    expected = expected.take(low, axis) * (1 - part) + (
+      expected.take(high, axis) * part
+    )
+  got = geometry.resize(example, size, 'bilinear')
+  np.testing.assert_allclose(got['image'], expected, atol=1)
+  area = geometry.resize(example, size, 'area')
+  assert np.abs(area['image'] - expected).max() > 10
+  np.testing.assert_array_equal(got['label'], area['label'])
+  with pytest.raises(ValueError, match=r"shrink='cubic' is not one of"):
+    geometry.resize(example, size, 'cubic')
+
+
+def test_a_crop_may_leave_what_is_smaller():
+  example = coordinates(1)  # 48x60
+  got = geometry.random_crop(
+    example,
+    np.random.default_rng(0),
+    size=(64, 40),
+    max_class_share=1.0,
+    padded=False,
+    fill=FILL,
+  )
+  assert got['image'].shape == (48, 40, 3)
+  first = int(got['label'][0, 0])
+  np.testing.assert_array_equal(
+    got['label'], example['label'][:, first : first + 40]
+  )
 
 
 def test_scale_steps():
   rng = np.random.default_rng(0)
   heights = {
-    geometry.random_scale(coordinates(0), rng, low=0.5, high=1.0, step=0.25)[
-      'label'
-    ].shape
+    geometry.random_scale(
+      coordinates(0), rng, low=0.5, high=1.0, step=0.25, shrink='area'
+    )['label'].shape
     for _ in range(40)
   }
   assert heights == {(24, 30), (36, 45), (48, 60)}
@@ -148,6 +206,7 @@ def test_fit_by_hand(size, factor, expected):
     high=factor,
     long=2048,
     short=512,
+    shrink='area',
   )
   assert got['label'].shape == expected
 
@@ -168,6 +227,7 @@ def test_fit_is_mmsegmentation_s(size, factor, monkeypatch):
     high=factor,
     long=160,
     short=40,
+    shrink='bilinear',
   )
   assert got['label'].shape == theirs.shape[:2]
 
@@ -176,12 +236,14 @@ def test_short_side_by_hand():
   rng = np.random.default_rng(0)
   example = coordinates(0, (20, 30))
   shapes = {
-    geometry.random_short_side(example, rng, low=9, high=11)['label'].shape
+    geometry.random_short_side(example, rng, low=9, high=11, shrink='area')[
+      'label'
+    ].shape
     for _ in range(40)
   }
   assert shapes == {(9, 13), (10, 15), (11, 16)}
   upright = coordinates(0, (30, 20))
-  got = geometry.random_short_side(upright, rng, low=9, high=9)
+  got = geometry.random_short_side(upright, rng, low=9, high=9, shrink='area')
   assert got['label'].shape == (13, 9)
 
 
@@ -190,7 +252,7 @@ def test_stretch_draws_each_side_apart():
   shapes = np.array(
     [
       geometry.random_stretch(
-        coordinates(0), rng, low=1.0, high=2.0, probability=0.5
+        coordinates(0), rng, low=1.0, high=2.0, probability=0.5, shrink='area'
       )['label'].shape
       for _ in range(60)
     ]
@@ -208,7 +270,12 @@ def test_window_shows_its_share_of_the_image():
   spans, starts = [], []
   for _ in range(60):
     got = geometry.random_window(
-      coordinates(1), rng, share=(0.6, 0.9), center=(0.25, 0.75), probability=1
+      coordinates(1),
+      rng,
+      share=(0.6, 0.9),
+      center=(0.25, 0.75),
+      probability=1,
+      shrink='area',
     )['label']
     assert got.shape == SIZE
     spans.append(int(got.max()) - int(got.min()) + 1)
@@ -218,7 +285,12 @@ def test_window_shows_its_share_of_the_image():
   assert min(starts) == 0 and max(starts) > 15
   example = coordinates(1)
   same = geometry.random_window(
-    example, rng, share=(0.6, 0.9), center=(0.5, 0.5), probability=0
+    example,
+    rng,
+    share=(0.6, 0.9),
+    center=(0.5, 0.5),
+    probability=0,
+    shrink='area',
   )
   assert same is example
 
@@ -230,6 +302,7 @@ def test_crop_larger_than_the_image_is_the_padded_image():
     np.random.default_rng(0),
     size=(64, 80),
     max_class_share=0.5,
+    padded=True,
     fill=FILL,
   )
   assert got['label'].shape == (64, 80)
@@ -251,7 +324,7 @@ def test_crop_caps_the_share_of_a_class():
     result = []
     for _ in range(50):
       crop = geometry.random_crop(
-        example, rng, size=(16, 16), max_class_share=cap, fill=FILL
+        example, rng, size=(16, 16), max_class_share=cap, padded=True, fill=FILL
       )['label']
       counts = np.bincount(crop[crop != 255], minlength=2)
       result.append(counts.max() / counts.sum())
@@ -276,7 +349,7 @@ def test_flip():
 def test_stretch_has_its_size_whatever_the_ratio():
   rng = np.random.default_rng(0)
   example = coordinates(0, (6, 8))
-  got = geometry.stretch(example, rng, size=(3, 16))
+  got = geometry.stretch(example, rng, size=(3, 16), shrink='area')
   assert got['image'].shape[:2] == got['label'].shape == (3, 16)
-  want = geometry.resize(example, (3, 16))
+  want = geometry.resize(example, (3, 16), 'area')
   np.testing.assert_array_equal(got['image'], want['image'])
