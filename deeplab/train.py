@@ -176,7 +176,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
   examples = splits.num_examples(config, config.data.train_split)
-  logging.info('Config:\n%s', config)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
