@@ -47,5 +47,5 @@ def get_config(variant: str = '') -> ConfigDict:
   c.epochs = EPOCHS_REGNET if network.startswith('rx') else EPOCHS
 
   if chosen['run'] == 'smoke':
-    lite.smoke(c)
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)
   return common.finish(c)

@@ -53,5 +53,4 @@ def get_config(variant: str = '') -> ConfigDict:
 
   if run == 'smoke':
     common.smoke(c, encoder='erfnet_tiny')
-    c.eval.mode = 'whole'
   return common.finish(c)

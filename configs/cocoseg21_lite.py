@@ -44,5 +44,5 @@ def get_config(variant: str = '') -> ConfigDict:
     c.schedule.name = 'cosine'
 
   if chosen['run'] == 'smoke':
-    lite.smoke(c)
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)
   return common.finish(c)

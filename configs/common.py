@@ -35,6 +35,8 @@ def base() -> ConfigDict:
   # Augmentation: `ops` in order; an op's parameters stand under its name.
   c.data.augment = ConfigDict()
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
+  # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not.
+  c.data.augment.shrink = 'area'
   c.data.augment.random_scale = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
   )
@@ -54,6 +56,8 @@ def base() -> ConfigDict:
     {
       'size': (257, 257),
       'max_class_share': 1.0,  # 1: any crop will do
+      # False: images that are smaller stay so, for a `pad` that comes later.
+      'padded': True,
     }
   )
   c.data.augment.random_flip = ConfigDict({'probability': 0.5})
@@ -81,7 +85,7 @@ def base() -> ConfigDict:
   c.data.augment.brightness_contrast = ConfigDict(
     {'brightness': 0.3, 'contrast': 0.4}
   )
-  c.data.augment.pad = ConfigDict({'size': (257, 257)})
+  c.data.augment.pad = ConfigDict({'size': ()})  # (): that of random_crop
   c.data.threads = 0  # threads that read and augment; 0: one a core
   c.data.prefetch = 4  # batches ahead of the step, if not fewer than threads
   # True: decode once and keep the whole split in memory, 4 bytes a pixel.
@@ -326,6 +330,7 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.init_from = c.init_skip = ''
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
+  c.data.augment.random_crop.padded = True
   sizes(c, (65, 65), export=(64, 64))
   c.model.encoder = ConfigDict({'name': encoder})
   c.model.head.update(head)
@@ -335,6 +340,8 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.schedule.warmup_epochs = 0.0
   c.optimizer.learning_rate = 3e-3
   c.eval.every_epochs = 1.0
+  if c.eval.mode == 'static':
+    c.eval.mode = 'whole'
   c.eval.fit = ()
   c.eval.resize_labels = False
   c.eval.batch_size = 16

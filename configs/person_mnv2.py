@@ -40,5 +40,5 @@ def get_config(variant: str = '') -> ConfigDict:
   c.loss.terms = ('sigmoid_cross_entropy',)
 
   if chosen['run'] == 'smoke':
-    stm32.smoke(c)
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
   return common.finish(c)

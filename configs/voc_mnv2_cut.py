@@ -31,5 +31,5 @@ def get_config(variant: str = '') -> ConfigDict:
   stm32.configure(c, 'size512', separable=chosen['pyramid'] == 'v2')
 
   if chosen['run'] == 'smoke':
-    stm32.smoke(c)
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
   return common.finish(c)

@@ -1,12 +1,13 @@
 """Class weights from how often each class is seen in the training split."""
 
 from collections.abc import Callable
+import functools
 
 from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab.data import info as data_info
-from deeplab.data import pipeline
+from deeplab.data import splits
 
 
 def inverse(frequencies: np.ndarray, power: float) -> np.ndarray:
@@ -32,11 +33,31 @@ def log(frequencies: np.ndarray, power: float) -> np.ndarray:
 RULES = {'inverse': inverse, 'median': median, 'log': log}
 
 
-def weigh(frequencies: np.ndarray, rule: str, power: float) -> np.ndarray:
+def presence(counts: np.ndarray) -> np.ndarray:
+  """Returns the share of the labelled pixels whose image has each class.
+
+  Args:
+    counts: [N, K] labelled pixels of each image by class.
+
+  Returns:
+    [K] float64; 1 for a class that no image has.
+  """
+  totals = counts.sum(axis=1)
+  seen = totals @ (counts > 0)
+  return np.where(seen > 0, seen, totals.sum()) / totals.sum()
+
+
+def weigh(
+  shares: np.ndarray,
+  counts: Callable[[], np.ndarray],
+  rule: str,
+  power: float,
+) -> np.ndarray:
   """Returns weights that lift rare classes.
 
   Args:
-    frequencies: [K] how often each class is seen, as the rule counts it.
+    shares: [K] each class's share of the labelled pixels.
+    counts: returns what `presence` takes, for the rule that wants it.
     rule: a name in RULES.
     power: of the rule; 0 counts pixels alike.
 
@@ -47,8 +68,9 @@ def weigh(frequencies: np.ndarray, rule: str, power: float) -> np.ndarray:
     ValueError: the rule is unknown.
   """
   make = _rule(rule)
-  there = frequencies > 0
-  weights = np.zeros(len(frequencies))
+  frequencies = shares / presence(counts()) if rule == 'median' else shares
+  there = shares > 0
+  weights = np.zeros(len(shares))
   weights[there] = make(frequencies[there], power)
   return np.array([float(f'{weight:.3g}') for weight in weights])
 
@@ -68,10 +90,9 @@ def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
       f'loss.balance={power} makes class weights, and loss.class_weights gives '
       'some already: set one of the two'
     )
-  frequencies = pipeline.class_shares(config, info)
-  if rule == 'median':
-    frequencies = frequencies / pipeline.class_presence(config, info)
-  weights = weigh(frequencies, rule, power)
+  shares = splits.class_shares(config, info)
+  counts = functools.partial(splits.class_counts, config, info)
+  weights = weigh(shares, counts, rule, power)
   balanced = ConfigDict(config)
   with balanced.unlocked():
     balanced.loss.class_weights = tuple(weights.tolist())

@@ -56,14 +56,20 @@ def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line; for `app.run(main, flags_parser=...)`.
 
   Raises:
-    SystemExit: a misspelt config field, value or variant, in one sentence.
+    SystemExit: an unknown flag or value, a misspelt config field or variant,
+      in one sentence.
   """
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
     text = str(error).strip()
+    if isinstance(error, flags.UnrecognizedFlagError):
+      raise SystemExit(
+        f'Error: there is no flag --{error.flagname}; the flags of this '
+        f'command are {_own_flags(argv[0])} (--help says more)'
+      ) from None
     if 'parsing config file' not in text:
-      return app.parse_flags_with_usage(argv)  # says so, and exits
+      raise SystemExit(f'Error: {text} (--help says more)') from None
     # ml_collections puts a traceback before the error of a config's page.
     sentence = text.splitlines()[-1].partition(': ')[2]
     raise SystemExit(f'Error: a --config flag is wrong: {sentence}') from None
@@ -74,6 +80,12 @@ def parse_flags(argv: list[str]) -> list[str]:
       reason = reason.args[0]
     reason = ': '.join(str(reason).split('\n'))
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
+
+
+def _own_flags(module: str) -> str:
+  """Returns the flags that a module defines, but for fields of a config."""
+  names = sorted(flag.name for flag in flags.FLAGS.get_flags_for_module(module))
+  return ', '.join(f'--{name}' for name in names if '.' not in name)
 
 
 def chosen_config(

@@ -3,6 +3,7 @@
 import glob
 import os
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from deeplab import train
 from deeplab.data import augment
 from deeplab.data import bands
 from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.pretrained import origins
@@ -46,7 +47,7 @@ def listing() -> str:
     head = f' with {origin.head}' if origin.head else ''
     lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
-  for name in sorted(pipeline.BUILDERS):
+  for name in sorted(splits.BUILDERS):
     what = 'your own images and masks'
     if name in catalog.INFOS:
       what = f'{catalog.INFOS[name].num_classes} classes'
@@ -93,6 +94,9 @@ def dry_run(config: ConfigDict) -> str:
     out.append(f'starts from {places.describe(config.init_from)}')
   _, _, _, step = _step(config, info.num_classes)
   state, batch = abstract(config, info.num_classes, crop)
+  logging.info(
+    'Compiling the training step, which may take minutes, for its memory…'
+  )
   memory = jax.jit(step).lower(state, batch).compile().memory_analysis()
   if memory is not None:
     mib = 2.0**20

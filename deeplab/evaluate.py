@@ -28,11 +28,13 @@ from deeplab import metrics
 from deeplab import parallel
 from deeplab import predictors
 from deeplab import visualize
+from deeplab import words
 from deeplab import workdir as workdirs
 from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.quantization import networks
 
 Counts = dict[str, np.ndarray]
@@ -146,9 +148,9 @@ def evaluate(
   images, loss = metrics.ImageIoU(), metrics.CrossEntropy()
   kept: dict[int, Sample] = {}
   count = 0
-  examples = inference.track(examples, total, 'evaluate')
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
-  for batch in _batches(numbered, predictor, config):
+  batches = _batches(numbered, predictor, config)
+  for batch in inference.track(batches, total, 'evaluate', size=len):
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if config.loss:
@@ -205,7 +207,7 @@ def summary(result: Result) -> str:
   """Returns the main metrics in one line."""
   names = ('miou', 'pixel_accuracy', 'mean_accuracy', 'boundary_iou')
   numbers = ', '.join(f'{name} {result.metrics[name]:.4f}' for name in names)
-  return f'{numbers} ({result.examples} images)'
+  return f'{numbers} ({words.count(result.examples, "image")})'
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -293,7 +295,7 @@ def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
   changed = ConfigDict(config)
   with changed.unlocked():
     changed.eval = other.eval
-    changed.data = ConfigDict(pipeline.resolve(other).data)
+    changed.data = ConfigDict(splits.resolve(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
       changed.data.depth = bands.of(config.data).depth
@@ -377,7 +379,7 @@ def evaluate_workdir(
       ),
       pathlib.Path(tflite).stem: predictors.static_protocol(file, size),
     }
-  pipeline.prepare(config, [config.data.eval_split])
+  splits.prepare(config, [config.data.eval_split])
   results = {}
   for name, predictor in contenders.items():
     results[name] = evaluate(
@@ -390,7 +392,7 @@ def evaluate_workdir(
       ),
       info,
       protocol,
-      total=pipeline.num_examples(config, config.data.eval_split),
+      total=splits.num_examples(config, config.data.eval_split),
       sum_counts=parallel.sum_over_hosts,
     )
     if jax.process_index() == 0:

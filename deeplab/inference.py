@@ -5,6 +5,8 @@ is arranged here and undone again, so that each image gets one map of its own
 size whichever predictor ran.
 """
 
+import collections
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -17,31 +19,42 @@ import numpy as np
 import tqdm
 
 from deeplab import predictors
+from deeplab import words
+from deeplab.data import sizes
 
 MODES = ('whole', 'slide', 'static')
 
 
 def track(
-  items: Iterable, total: int | None, what: str, every: float = 30.0
+  items: Iterable,
+  total: int | None,
+  what: str,
+  every: float = 30.0,
+  size: Callable[[Any], int] = lambda item: 1,
 ) -> Iterator:
   """Yields the items, with a bar on a terminal and log lines elsewhere.
 
   Args:
-    items: what to go through.
-    total: how many there are, if known.
+    items: what to go through; an item counts when the next one is asked for.
+    total: how many images there are, if known.
     what: what is being done, a word or two.
     every: seconds between log lines.
+    size: how many images an item is.
   """
   if sys.stderr.isatty():
-    yield from tqdm.tqdm(
-      items, total=total, desc=what, unit='image', dynamic_ncols=True
-    )
+    with tqdm.tqdm(
+      total=total, desc=what, unit='image', dynamic_ncols=True
+    ) as bar:
+      for item in items:
+        yield item
+        bar.update(size(item))
     return
   start = last = time.monotonic()
   count = 0
   of = '' if total is None else f' of {total}'
-  for count, item in enumerate(items, 1):
+  for item in items:
     yield item
+    count += size(item)
     now = time.monotonic()
     if now - last >= every:
       last = now
@@ -49,7 +62,7 @@ def track(
         '%s: %d%s images, %.1f a second', what, count, of, count / (now - start)
       )
   seconds = max(time.monotonic() - start, 1e-6)
-  logging.info('%s: %d images in %.1f s', what, count, seconds)
+  logging.info('%s: %s in %.1f s', what, words.count(count, 'image'), seconds)
 
 
 def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:
@@ -70,12 +83,9 @@ def view_size(
       their ratio; () leaves it as it is.
     scale: factor on both sides; halves are rounded up (mmcv).
   """
-  height, width = size[:2]
-  if frame:
-    long, short = frame
-    fit = min(long / max(height, width), short / min(height, width))
-    height, width = int(height * fit + 0.5), int(width * fit + 0.5)
-  return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+  size = sizes.fitted(size[:2], 1.0, *frame) if frame else size[:2]
+  height, width = (max(1, int(n * scale + 0.5)) for n in size)
+  return height, width
 
 
 def pad(
@@ -152,9 +162,7 @@ def slide(
     ]
   cuts = [ready[i][y, x] for i, y, x in places]
   results: list = [None] * len(images)
-  left = [0] * len(images)
-  for i, _, _ in places:
-    left[i] += 1
+  left = collections.Counter(i for i, _, _ in places)
   counts: dict[int, np.ndarray] = {}
   for batch in _alike(cuts, config.batch_size):
     outputs = predictor(np.stack([cuts[n] for n in batch]))
@@ -241,8 +249,7 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
     raise ValueError(
       f'eval.scales={tuple(config.scales)}, eval.fit={tuple(config.fit)}: a '
       f'model of static size {tuple(predictor.input_size)} sees every image at '
-      'that size; use '
-      'eval.scales=(1.0,) and eval.fit=()'
+      'that size; use eval.scales=(1.0,) and eval.fit=()'
     )
 
 

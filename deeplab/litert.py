@@ -13,6 +13,7 @@ from typing import Any
 from ai_edge_litert import interpreter
 import numpy as np
 
+from deeplab import cores
 from deeplab import predictors
 from deeplab.data import augment
 from deeplab.data import bands
@@ -106,13 +107,6 @@ def _dequantize(q: np.ndarray, detail: dict) -> np.ndarray:
   if np.issubdtype(q.dtype, np.integer) and scale:
     return (q.astype(np.float32) - zero_point) * np.float32(scale)
   return q.astype(np.float32)
-
-
-def cores() -> int:
-  """Returns how many CPU cores this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # Linux alone
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 class TFLitePredictor:
@@ -212,7 +206,7 @@ class TFLitePredictor:
     try:
       self._interpreter: Any = interpreter.Interpreter(
         model_content=content,
-        num_threads=self._num_threads or cores(),
+        num_threads=self._num_threads or cores.usable(),
         experimental_op_resolver_type=RESOLVERS[self.resolver],
       )
       self._interpreter.allocate_tensors()

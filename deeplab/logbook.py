@@ -146,6 +146,8 @@ class Progress:
   def resume(self) -> None:
     """Ends a pause."""
     self._last_time += time.monotonic() - self._pause
+    if self._bar is not None:
+      self._bar.unpause()
 
   def report(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
     """Shows metrics, and returns what else there is to tell.

@@ -40,7 +40,7 @@ from deeplab import describe
 from deeplab import evaluate
 from deeplab import parallel
 from deeplab import train
-from deeplab.data import pipeline
+from deeplab.data import splits
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
@@ -92,14 +92,13 @@ def _run() -> None:
       '--config=configs/shapes_mnv2.py'
     )
   if _DRY_RUN.value:
-    print(describe.dry_run(pipeline.resolve(config)))
+    print(describe.dry_run(splits.resolve(config)))
     return
   workdir = _WORKDIR.value or parallel.text_of_first_host(
     os.path.join('runs', config.name, time.strftime('%Y%m%d-%H%M%S'))
   )
   logging.info('Work directory: %s', workdir)
   logging.info('Devices: %s', jax.devices())
-  logging.info('Config:\n%s', config)
   train.train(config, workdir)
 
 

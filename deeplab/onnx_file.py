@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplab import cores
 from deeplab import litert
 
 _DTYPES = {
@@ -46,7 +47,7 @@ class ONNXPredictor(litert.TFLitePredictor):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = self._num_threads or litert.cores()
+    options.intra_op_num_threads = self._num_threads or cores.usable()
     options.log_severity_level = 3  # errors
     try:
       self._interpreter = onnxruntime.InferenceSession(

@@ -33,7 +33,6 @@ import pathlib
 from absl import app
 from absl import flags
 import numpy as np
-from PIL import Image
 from PIL import ImageOps
 
 from deeplab import console
@@ -44,7 +43,7 @@ from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
 from deeplab.data import bands
-from deeplab.data import info as data_info
+from deeplab.data import raw_files
 
 # What goes on the contact sheet: at most so many, evenly chosen.
 _SHEET_IMAGES = 48
@@ -65,18 +64,13 @@ def read_image(path: str | os.PathLike, pixels: bands.Pixels) -> np.ndarray:
   Raises:
     ValueError: the file is no image, is cut off, or has other pixels.
   """
-  if pixels != bands.RGB:
-    return bands.read(pathlib.Path(path), pixels)
-  try:
-    with Image.open(path) as image:
-      image.load()
-      if image.mode.startswith(('I', 'F')):
-        raise ValueError(f'its pixels are {image.mode}, not of 8 bits')
-      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-  except FileNotFoundError:
-    raise ValueError(f'there is no image {path}') from None
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise ValueError(f'{path} is no readable image: {e}') from e
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f'there is no image {path}')
+  if raw_files.is_array(path, pixels):
+    return raw_files.read_pixels(path, pixels)
+  _, image = raw_files.decode_image(path)
+  return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +157,13 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
 
 
 def find_images(
-  images: pathlib.Path, output: pathlib.Path, pixels: bands.Pixels
+  images: pathlib.Path, output: pathlib.Path
 ) -> dict[pathlib.Path, str]:
   """Returns the name of the results by image file, in order.
 
   Args:
     images: a file, or a folder with subfolders.
     output: where results go; left out if it is within the folder.
-    pixels: what images are made of.
 
   Raises:
     ValueError: there is no such file or no image in the folder.
@@ -179,20 +172,19 @@ def find_images(
     return {images: images.stem}
   if not images.is_dir():
     raise ValueError(f'--images={images}: there is no such file or folder')
-  rgb = pixels == bands.RGB
-  suffixes = data_info.IMAGE_SUFFIXES if rgb else bands.SUFFIXES
   out = output.resolve()
   files = sorted(
     path
     for path in images.rglob('*')
-    if path.suffix.lower() in suffixes
+    if path.suffix.lower() in bands.SUFFIXES
     and path.is_file()
     and not path.name.startswith('.')
     and out not in path.resolve().parents
   )
   if not files:
     raise ValueError(
-      f'--images={images}: no image in this folder ({", ".join(suffixes)})'
+      f'--images={images}: no image in this folder '
+      f'({", ".join(bands.SUFFIXES)})'
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {
@@ -225,10 +217,9 @@ def run(
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
   output = pathlib.Path(output)
-  names = find_images(pathlib.Path(images), output, segmenter.pixels)
+  names = find_images(pathlib.Path(images), output)
   every = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
-  present: set[int] = set()
   tracked = inference.track(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
     try:
@@ -241,27 +232,21 @@ def run(
     visualize.save(ids, output / 'masks' / f'{name}.png', segmenter.palette)
     visualize.save(drawn, output / 'overlays' / f'{name}.jpg')
     if i % every == 0:
-      present.update(np.unique(ids).tolist())
       pair = np.concatenate([visualize.picture(image), drawn], axis=1)
       pictures.append((name, visualize.thumbnail(pair, _CELL)))
   if pictures:
-    visualize.save(
-      _sheet(segmenter, pictures, present), output / 'contact_sheet.png'
-    )
+    visualize.save(_sheet(segmenter, pictures), output / 'contact_sheet.png')
   return failures
 
 
 def _sheet(
-  segmenter: Segmenter,
-  pictures: Sequence[tuple[str, np.ndarray]],
-  present: set[int],
+  segmenter: Segmenter, pictures: Sequence[tuple[str, np.ndarray]]
 ) -> np.ndarray:
-  """Returns the contact sheet, its legend of the classes that are on it."""
+  """Returns the contact sheet, its legend of all classes."""
   columns = min(4, max(1, round(len(pictures) ** 0.5)))
-  ids = sorted(present)
   footer = visualize.legend(
-    [segmenter.class_names[i] for i in ids],
-    [segmenter.palette[i] for i in ids],
+    segmenter.class_names,
+    segmenter.palette,
     width=columns * (_CELL[1] + 8) + 8,
   )
   height = max(picture.shape[0] for _, picture in pictures)

@@ -31,11 +31,13 @@ from deeplab import provenance
 from deeplab import steps
 from deeplab import stopping
 from deeplab import visualize
+from deeplab import words
 from deeplab import workdir as workdirs
 from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import registry
 from deeplab.pretrained import initial
 from deeplab.quantization import calibrate
@@ -165,15 +167,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   networks.check(config)
 
   # Data.
-  config = pipeline.resolve(config)
-  splits = config.data.train_split, config.data.eval_split
-  parallel.first_host_first(lambda: pipeline.prepare(config, splits))
+  config = splits.resolve(config)
+  names = config.data.train_split, config.data.eval_split
+  parallel.first_host_first(lambda: splits.prepare(config, names))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
   monitor.check(
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
-  examples = pipeline.num_examples(config, config.data.train_split)
+  examples = splits.num_examples(config, config.data.train_split)
   total = total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
@@ -190,17 +192,24 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     ema=config.ema_decay > 0,
   )
   logging.info(
-    '%s: %d classes, %d training images, %d steps of %d images, '
+    '%s: %d classes, %s to train on, %d steps of %s, '
     '%.3f M parameters, %d %s device(s)',
     config.name,
     info.num_classes,
-    examples,
+    words.count(examples, 'image'),
     total,
-    config.batch_size,
+    words.count(config.batch_size, 'image'),
     sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
     parallel.device_count(),
     parallel.platform(),
   )
+  if total < per_epoch:
+    logging.info(
+      '%d steps are less than an epoch, which has %d: the scores of such a run '
+      'say that everything works, not how well the network learns',
+      total,
+      per_epoch,
+    )
 
   # Trained weights, unless the run has weights of its own.
   manifest = None
@@ -291,7 +300,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     for step in todo:
       batch = parallel.split(progress.fetch(batches))
       if step == start + 1:
+        logging.info('Compiling the training step…')
+        progress.pause()  # the time that is left will not hold another one
         spent = parallel.compile_ahead(train_step, state, batch)
+        progress.resume()
         logging.info('One step, on each device: %s', logbook.cost(spent))
       recorder.before(step)
       state, measured = train_step(state, batch)

@@ -66,7 +66,8 @@ def overlay(
 ) -> np.ndarray:
   """Draws class colours over the grey tones of a photograph.
 
-  Over its colours, a red car on blue road could be any class.
+  Over its colours, a red car on blue road could be any class. A class in black,
+  which would hide what is under it, shows the photograph as it is.
 
   Args:
     image: uint8 or uint16 [H, W, C]; see `picture`.
@@ -83,7 +84,9 @@ def overlay(
   mixed = cv2.addWeighted(
     grey, 1 - opacity, colorize(ids, palette), opacity, 0.0
   )
-  return np.where((ids == info.IGNORE)[..., None], image, mixed)
+  bare = (color_table(palette) == 0).all(axis=1)
+  bare[info.IGNORE] = True
+  return np.where(bare[ids][..., None], image, mixed)
 
 
 def side_by_side(
@@ -252,12 +255,12 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     (margin / width, margin / height, side / width, side / height)
   )
   colors = colormaps['Blues'].with_extremes(bad='0.85')
-  drawn = axes.imshow(shares, cmap=colors, vmin=0, vmax=1)
+  drawn = axes.imshow(100 * shares, cmap=colors, vmin=0, vmax=100)
   axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
   axes.set_yticks(range(count), class_names, fontsize=font)
   axes.set_xlabel('prediction')
   axes.set_ylabel('label')
-  axes.set_title('share of labelled pixels', fontsize=11)
+  axes.set_title("% of each label's pixels", fontsize=11)
   if written:
     for i, j in np.argwhere(shares >= 0.005):
       axes.text(
@@ -277,7 +280,8 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
       side / height,
     )
   )
-  figure.colorbar(drawn, cax=scale).ax.tick_params(labelsize=8)
+  legend = figure.colorbar(drawn, cax=scale, format='%d %%')
+  legend.ax.tick_params(labelsize=8)
   return pixels(figure)
 
 
@@ -293,6 +297,7 @@ def curves(path: str | os.PathLike) -> np.ndarray:
     ValueError: no line has a loss or an mIoU.
   """
   from matplotlib import figure as figures
+  from matplotlib import ticker
 
   series: dict[tuple[str, str], list[tuple[int, float]]] = {}
   for line in pathlib.Path(path).read_text().splitlines():
@@ -306,6 +311,7 @@ def curves(path: str | os.PathLike) -> np.ndarray:
         points.append((record['step'], record[metric]))
   if not series:
     raise ValueError(f'{path} has no loss and no miou to plot')
+  last = max(step for points in series.values() for step, _ in points)
   figure = figures.Figure(figsize=(10, 3.8), dpi=100, layout='constrained')
   panels = figure.subplots(1, 2)
   for axes, metric, title in zip(
@@ -318,6 +324,8 @@ def curves(path: str | os.PathLike) -> np.ndarray:
         axes.legend(frameon=False)
     axes.set_title(title)
     axes.set_xlabel('step')
+    axes.set_xlim(0, 1.02 * last)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
   panels[1].set_ylim(0, 1)

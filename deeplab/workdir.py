@@ -14,6 +14,7 @@ import json
 import os
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from deeplab import checkpoints
@@ -144,6 +145,7 @@ def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
         f'{workdir} holds a run of another config ({"; ".join(changed)}); '
         'choose another --workdir, or remove that one'
       )
+  logging.info('Config:\n%s', config)
   if not write:
     return
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)

@@ -93,6 +93,10 @@ def main(argv: list[str]) -> None:
     f'\nmIoU float {float_miou:.4f}, int8 {int8_miou:.4f} '
     f'(difference {100 * (int8_miou - float_miou):+.2f} points), '
     f'{time.monotonic() - start:.0f} s in all.\n'
+    'Both are of the validation images at the size of the exported file; the '
+    'mIoUs that training\nprinted are of those images at their own size, after '
+    'so many steps. On drawn shapes they say that\neverything works, not what '
+    'the network is worth on photographs.\n'
     f'Look at {masks}/contact_sheet.png, {workdir}/curves.png and '
     f'{exported}/report.md.'
   )

@@ -15,6 +15,7 @@ from absl import logging
 from ai_edge_litert import interpreter
 import numpy as np
 
+from deeplab import cores
 from deeplab import evaluate
 from deeplab import litert
 from deeplab import tflm
@@ -42,7 +43,7 @@ def latency_ms(content: bytes, runs: int = _RUNS) -> float:
     runs: how many are timed, after two that are not.
   """
   runner = interpreter.Interpreter(
-    model_content=content, num_threads=litert.cores()
+    model_content=content, num_threads=cores.usable()
   )
   runner.allocate_tensors()
   seconds = []

@@ -9,7 +9,8 @@ from absl import logging
 
 from deeplab import evaluate
 from deeplab import predictors
-from deeplab.data import pipeline
+from deeplab import words
+from deeplab.data import splits
 from export import request as request_lib
 from export import source as source_lib
 
@@ -48,7 +49,7 @@ class Scorer:
   def total(self) -> int:
     """Returns how many examples an evaluation reads."""
     config = self.source.config
-    count = pipeline.num_examples(config, config.data.eval_split)
+    count = splits.num_examples(config, config.data.eval_split)
     return min(count, self.limit) if self.limit else count
 
   def result(
@@ -57,7 +58,9 @@ class Scorer:
     """Returns the scores of a predictor with the output of the files."""
     if not self.enabled:
       return None
-    logging.info('Evaluating %s on %d images', name, self.total())
+    logging.info(
+      'Evaluating %s on %s', name, words.count(self.total(), 'image')
+    )
     return evaluate.evaluate(
       predictors.static_protocol(predictor, self.request.input_size),
       source_lib.eval_examples(self.source, self.limit),

@@ -3,11 +3,15 @@ import pytest
 
 from deeplab import class_weights
 from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import splits
 from tests import runs
 
 INFO = catalog.INFOS['shapes']
 SHARES = np.array([0.64, 0.25, 0.09, 0.02, 0.0, 0.0])
+# Three images of 10, 40 and 50 labelled pixels.
+COUNTS = np.array(
+  [[3, 0, 5, 2, 0, 0], [36, 0, 4, 0, 0, 0], [25, 25, 0, 0, 0, 0]]
+)
 
 
 @pytest.mark.parametrize(
@@ -17,22 +21,27 @@ SHARES = np.array([0.64, 0.25, 0.09, 0.02, 0.0, 0.0])
     ('inverse', 0.5, (0.718, 1.15, 1.91, 4.06)),
     # 1 / share counts the four classes alike.
     ('inverse', 1.0, (0.391, 1.0, 2.78, 12.5)),
-    # Frequencies 0.64, 0.5, 0.1, 0.2; their median is 0.35.
-    ('median', 1.0, (0.547, 0.7, 3.5, 1.75)),
-    ('median', 0.5, (0.74, 0.837, 1.87, 1.32)),
+    # 100, 50, 50 and 10 of 100 pixels are in images that have the class:
+    # frequencies 0.64, 0.5, 0.18, 0.2; their median is 0.35.
+    ('median', 1.0, (0.547, 0.7, 1.94, 1.75)),
+    ('median', 0.5, (0.74, 0.837, 1.39, 1.32)),
     # log(1.66) = 0.50682, log(1.27) = 0.23902, 0.10436 and 0.03922.
     ('log', 1.0, (1.97, 4.18, 9.58, 25.5)),
   ],
 )
 def test_rules_by_hand(rule, power, expected, monkeypatch, tmp_path):
-  presence = np.array([1.0, 0.5, 0.9, 0.1, 1.0, 1.0])
-  monkeypatch.setattr(pipeline, 'class_shares', lambda *_: SHARES)
-  monkeypatch.setattr(pipeline, 'class_presence', lambda *_: presence)
+  monkeypatch.setattr(splits, 'class_shares', lambda *_: SHARES)
+  monkeypatch.setattr(splits, 'class_counts', lambda *_: COUNTS)
   config = runs.config(
     str(tmp_path), loss__balance=power, loss__balance_rule=rule
   )
   weights = class_weights.balance(config, INFO).loss.class_weights
   assert weights == pytest.approx((*expected, 0.0, 0.0), abs=1e-9)
+
+
+def test_presence_by_hand():
+  expected = (1.0, 0.5, 0.5, 0.1, 1.0, 1.0)
+  np.testing.assert_allclose(class_weights.presence(COUNTS), expected)
 
 
 def test_wrong_rules_are_refused(tmp_path):

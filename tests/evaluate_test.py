@@ -269,7 +269,7 @@ class Run:
     self.tflite.card = {'classes': list(classes)}
     config = inference_test.ConfigDict(
       {
-        'eval': {**inference_test.eval_config(), 'output_stride': 0},
+        'eval': inference_test.eval_config(),
         'data': {'eval_split': 'val'},
       }
     )
@@ -278,8 +278,8 @@ class Run:
     patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
     patch(evaluate, 'flax_predictor', lambda loaded, stride=0: fake)
     patch(evaluate.files, 'load', lambda path: self.tflite)
-    patch(evaluate.pipeline, 'prepare', lambda config, splits: None)
-    patch(evaluate.pipeline, 'num_examples', lambda config, split: 5)
+    patch(evaluate.splits, 'prepare', lambda config, splits: None)
+    patch(evaluate.splits, 'num_examples', lambda config, split: 5)
     patch(
       evaluate.pipeline,
       'eval_examples',

@@ -31,6 +31,7 @@ def eval_config(**changes):
       'loss': False,
       'scales': (1.0,),
       'flip': False,
+      'output_stride': 0,
       'boundary_share': 0.02,
       'pad_multiple': 8,
       'pad_offset': 0,
@@ -452,3 +453,17 @@ def test_progress_is_a_bar_on_a_terminal_alone(monkeypatch, caplog):
     assert list(inference.track(range(3), 3, 'read', every=0)) == [0, 1, 2]
   assert 'read: 2 of 3 images' in caplog.text
   assert '100%' not in pipe.getvalue()
+
+
+def test_a_batch_counts_once_its_work_is_done(monkeypatch, caplog):
+  now = [0.0]
+  monkeypatch.setattr(inference.time, 'monotonic', lambda: now[0])
+  with caplog.at_level('INFO', logger='absl'):
+    for batch in inference.track([[1, 2], [3]], 3, 'evaluate', size=len):
+      now[0] += len(batch)
+    for _ in inference.track([1], 1, 'predict'):
+      now[0] += 2.0
+  assert caplog.messages == [
+    'evaluate: 3 images in 3.0 s',
+    'predict: 1 image in 2.0 s',
+  ]

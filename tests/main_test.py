@@ -46,6 +46,33 @@ def test_a_misspelt_key_is_one_sentence():
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize(
+  ('flag', 'sentence'),
+  [
+    (
+      '--model=x',
+      'Error: there is no flag --model; the flags of this command are '
+      '--images, --opacity, --output, --tflite, --workdir (--help says more)',
+    ),
+    (
+      '--opacity=much',
+      "Error: flag --opacity=much: could not convert string to float: 'much' "
+      '(--help says more)',
+    ),
+  ],
+)
+def test_a_wrong_flag_is_one_sentence(flag, sentence):
+  done = subprocess.run(
+    [sys.executable, '-m', 'deeplab.predict', flag],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1] == sentence
+
+
 def test_a_misspelt_variant_is_one_sentence():
   done = _run('--config=configs/voc_resnet.py:r50,r102')
   assert done.returncode == 1

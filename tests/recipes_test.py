@@ -27,8 +27,11 @@ MMSEG = {
   'loss.auxiliary_weight': 0.4,
   'loss.balance': 0.0,
   'data.augment.ops': (
-    *('random_fit', 'random_crop', 'random_flip', 'photometric'),
+    *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),
   ),
+  'data.augment.shrink': 'bilinear',
+  'data.augment.random_crop.padded': False,
+  'data.augment.pad.size': (),
   'data.augment.random_fit.low': 0.5,
   'data.augment.random_fit.high': 2.0,
   'data.augment.random_crop.size': (512, 512),

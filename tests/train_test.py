@@ -30,6 +30,7 @@ from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import registry
 from tests import configs_test
 from tests import runs
@@ -401,7 +402,7 @@ def test_one_batch_overfits(data_dir):
   config.batch_size = 4
   config.schedule.warmup_steps = 0
   config.model.depthwise = config.model.pointwise = 'conv'
-  pipeline.prepare(config, [config.data.train_split])
+  splits.prepare(config, [config.data.train_split])
   info = catalog.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0

@@ -21,7 +21,7 @@ def test_colorize_and_overlay():
   image = np.tile(np.array([200, 100, 0], np.uint8), (1, 4, 1))
   np.testing.assert_array_equal(
     visualize.overlay(image, ids, PALETTE, 0.25)[0],
-    [(89, 89, 89), (121, 89, 89), (89, 121, 89), (200, 100, 0)],
+    [(200, 100, 0), (121, 89, 89), (89, 121, 89), (200, 100, 0)],
   )
   with pytest.raises(ValueError, match=r'opacity=1\.5'):
     visualize.overlay(image, ids, PALETTE, 1.5)

@@ -103,9 +103,3 @@ def configure(
   common.sizes(c, size)
   c.eval.mode = 'static'
   c.checkpoint.every_steps = 1000
-
-
-def smoke(c: ConfigDict) -> None:
-  """Shrinks the config to a run of seconds."""
-  common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)
-  c.eval.mode = 'whole'

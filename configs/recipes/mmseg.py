@@ -6,9 +6,8 @@ projection is 3x3, and an FCN on stage 3 as a second loss. The training: SGD
 from 0.01 by a polynomial rate to 1e-4, weight decay 5e-4 on everything, and a
 loss that is averaged over ignored pixels too.
 
-What differs: images that shrink are averaged over each pixel's area; crops that
-reach over an image are filled before the colours are distorted, not after; and
-whole images are filled up to multiples of 32 in evaluation, so that their sizes
+What differs: labels are resized by the nearest of half-pixel centres, and whole
+images are filled up to multiples of 32 in evaluation, so that their sizes
 repeat (--config.eval.pad_multiple=1 compiles the network for each).
 """
 
@@ -122,10 +121,12 @@ def train(
       not (--config.eval.fit='()'); None for that of training.
   """
   c.data.augment.ops = (
-    *('random_fit', 'random_crop', 'random_flip', 'photometric'),
+    *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),
   )
   c.data.augment.random_fit.long, c.data.augment.random_fit.short = frame
   c.data.augment.random_crop.max_class_share = 0.75
+  c.data.augment.random_crop.padded = False
+  c.data.augment.shrink = 'bilinear'
   c.loss.normalizer = 'all'
   c.batch_size = batch_size
   c.total_steps = steps

@@ -78,9 +78,3 @@ def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
   c.eval.mode = 'static'
   c.eval.resize_labels = True
   c.eval.loss = True
-
-
-def smoke(c: ConfigDict) -> None:
-  """Shrinks the config to a run of seconds."""
-  common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  c.eval.mode = 'whole'

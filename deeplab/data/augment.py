@@ -1,14 +1,9 @@
-"""Augmentations that move an image and its label together.
+"""Augmentations: what ops there are, and several of them in a row.
 
 An example is a dict with 'image' [H, W, C] (RGB of uint8, or any number of
 channels of uint8 or uint16) and 'label' [H, W] uint8 train ids. Every op takes
 the whole example, a random generator and its own parameters, and returns a new
 example; it keeps no state and changes no input. Other keys pass through.
-
-Resizing is half-pixel consistent: pixel areas keep their borders, for the
-image (bilinear) and for the label (nearest) alike. Pixels that an op uncovers
-are painted with `fill`, the data set's mean colour, which normalises to about
-zero, and labelled IGNORE.
 """
 
 from collections.abc import Callable
@@ -17,290 +12,13 @@ import functools
 import inspect
 from typing import Any
 
-import cv2
 import numpy as np
 
 from deeplab.data import colors
-from deeplab.data import info
+from deeplab.data import geometry
 from deeplab.data import sizes
 
 Example = dict[str, Any]
-Fill = Sequence[float]
-
-# The pipeline runs one example a thread; OpenCV's own threads only contend.
-cv2.setNumThreads(0)
-
-
-def resize(example: Example, size: Sequence[int]) -> Example:
-  """Resizes to `size` (H, W): image bilinear, label nearest.
-
-  What shrinks is averaged over the area of each new pixel: two neighbours
-  alone would alias, and a shrunken image would be noisier than a real one.
-  """
-  height, width = size
-  if example['label'].shape == (height, width):
-    return example
-  # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
-  shrinks = height * width < example['label'].size
-  image = _by_fours(
-    example['image'],
-    lambda part, _: cv2.resize(
-      part,
-      (width, height),
-      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    ),
-  )
-  label = cv2.resize(
-    example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
-  )
-  return example | {'image': image, 'label': label}
-
-
-def stretch(
-  example: Example, rng: np.random.Generator, *, size: Sequence[int]
-) -> Example:
-  """Resizes to `size` (H, W), whatever the ratio of the sides was."""
-  del rng
-  return resize(example, size)
-
-
-def random_scale(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  low: float,
-  high: float,
-  step: float,
-) -> Example:
-  """Resizes by a factor drawn from [low, high].
-
-  Args:
-    example: the example.
-    rng: source of randomness.
-    low: smallest factor.
-    high: largest factor.
-    step: draws from low, low + step, ..., high; 0 draws uniformly.
-  """
-  if step:
-    factor = low + step * int(rng.integers(round((high - low) / step) + 1))
-  else:
-    factor = rng.uniform(low, high)
-  return resize(example, sizes.scaled(example['label'].shape, factor))
-
-
-def random_fit(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  low: float,
-  high: float,
-  long: int,
-  short: int,
-) -> Example:
-  """Resizes to fit into a frame, times a factor drawn from [low, high].
-
-  MMSegmentation's `RandomResize` that keeps the ratio of the sides: one side is
-  as long as the frame's, the other not longer.
-
-  Args:
-    example: the example.
-    rng: source of randomness.
-    low: smallest factor.
-    high: largest factor.
-    long: length of the frame's longer side, which the image's is fitted to.
-    short: length of its shorter side.
-  """
-  factor = rng.uniform(low, high)
-  shape = example['label'].shape
-  return resize(example, sizes.fitted(shape, factor, long, short))
-
-
-def random_short_side(
-  example: Example, rng: np.random.Generator, *, low: int, high: int
-) -> Example:
-  """Resizes to a shorter side drawn from low, low + 1, ..., high.
-
-  `RandomResize` of torchvision's reference.
-  """
-  short = int(rng.integers(low, high + 1))
-  return resize(example, sizes.short_sided(example['label'].shape, short))
-
-
-def random_stretch(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  low: float,
-  high: float,
-  probability: float,
-) -> Example:
-  """Resizes height and width by a factor each, with the given probability.
-
-  Between `stretch` and `random_crop` of one size, it is the `RandomScaleCrop`
-  of edgeai-torchvision.
-  """
-  if rng.random() >= probability:
-    return example
-  factors = rng.uniform(low, high), rng.uniform(low, high)
-  return resize(example, sizes.stretched(example['label'].shape, factors))
-
-
-def random_window(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  share: tuple[float, float],
-  center: tuple[float, float],
-  probability: float,
-) -> Example:
-  """Cuts out a window and enlarges it to the size of the image.
-
-  The `random_crop` of STMicroelectronics' model zoo.
-
-  Args:
-    example: the example.
-    rng: source of randomness.
-    share: (low, high) of the window's height and width, of the image's; each is
-      drawn apart.
-    center: (low, high) of where its centre is, likewise; what would be outside
-      of the image is left.
-    probability: of doing so.
-  """
-  if rng.random() >= probability:
-    return example
-  shape = example['label'].shape
-  window = []
-  for n in shape:
-    half, middle = rng.uniform(*share) / 2, rng.uniform(*center)
-    start = round(n * max(0.0, middle - half))
-    stop = round(n * min(1.0, middle + half))
-    window.append(slice(start, max(stop, start + 1)))
-  cut = {key: example[key][tuple(window)] for key in ('image', 'label')}
-  return resize(example | cut, shape)
-
-
-def pad(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  size: Sequence[int],
-  fill: Fill,
-) -> Example:
-  """Pads at the bottom and the right to at least `size` (H, W)."""
-  del rng
-  shape = example['label'].shape
-  bottom, right = np.subtract(sizes.padded(shape, size), shape).tolist()
-  if not (bottom or right):
-    return example
-  border = functools.partial(
-    cv2.copyMakeBorder,
-    top=0,
-    bottom=bottom,
-    left=0,
-    right=right,
-    borderType=cv2.BORDER_CONSTANT,
-  )
-  return example | {
-    'image': _by_fours(
-      example['image'], lambda part, color: border(part, value=color), fill
-    ),
-    'label': border(example['label'], value=info.IGNORE),
-  }
-
-
-def random_crop(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  size: Sequence[int],
-  max_class_share: float,
-  fill: Fill,
-) -> Example:
-  """Cuts out a window of `size` (H, W) at a random place.
-
-  An image smaller than the window is padded at the bottom and the right
-  first, so a crop larger than every image of the set is no error: each
-  example is then the whole image with a border of `fill` and IGNORE.
-
-  Args:
-    example: the example.
-    rng: source of randomness.
-    size: (H, W) of the window.
-    max_class_share: up to 10 windows are drawn until none of the classes has
-      a larger share than this of the labelled pixels; the last one drawn is
-      kept in any case. 1 accepts the first.
-    fill: colour of padding.
-  """
-  example = pad(example, rng, size=size, fill=fill)
-  image, label = example['image'], example['label']
-  height, width = size
-  for _ in range(10):
-    top = int(rng.integers(label.shape[0] - height + 1))
-    left = int(rng.integers(label.shape[1] - width + 1))
-    window = slice(top, top + height), slice(left, left + width)
-    if max_class_share >= 1:
-      break
-    counts = np.bincount(label[window].ravel(), minlength=256)[: info.IGNORE]
-    if 0 < counts.max() <= max_class_share * counts.sum():
-      break
-  return example | {'image': image[window], 'label': label[window]}
-
-
-def random_flip(
-  example: Example, rng: np.random.Generator, *, probability: float
-) -> Example:
-  """Mirrors left and right with the given probability."""
-  if rng.random() >= probability:
-    return example
-  return example | {
-    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 1)),
-    'label': cv2.flip(example['label'], 1),
-  }
-
-
-def random_flip_vertical(
-  example: Example, rng: np.random.Generator, *, probability: float
-) -> Example:
-  """Mirrors top and bottom with the given probability."""
-  if rng.random() >= probability:
-    return example
-  return example | {
-    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 0)),
-    'label': cv2.flip(example['label'], 0),
-  }
-
-
-def random_rotate(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  degrees: float,
-  probability: float,
-  fill: Fill,
-) -> Example:
-  """Rotates about the centre by an angle from [-degrees, degrees].
-
-  The size stays; corners that come from outside are `fill` and IGNORE.
-  """
-  if rng.random() >= probability:
-    return example
-  height, width = example['label'].shape
-  matrix = cv2.getRotationMatrix2D(
-    ((width - 1) / 2, (height - 1) / 2), rng.uniform(-degrees, degrees), 1.0
-  )
-  warp = functools.partial(
-    cv2.warpAffine, M=matrix, dsize=(width, height), borderMode=0
-  )
-  return example | {
-    'image': _by_fours(
-      example['image'],
-      lambda part, color: warp(part, flags=cv2.INTER_LINEAR, borderValue=color),
-      fill,
-    ),
-    'label': warp(
-      example['label'], flags=cv2.INTER_NEAREST, borderValue=info.IGNORE
-    ),
-  }
 
 
 def normalize(image: Any, mean: Any, std: Any) -> Any:
@@ -319,18 +37,18 @@ def normalize(image: Any, mean: Any, std: Any) -> Any:
 OPS: dict[str, Callable[..., Example]] = {
   'brightness_contrast': colors.brightness_contrast,
   'distort': colors.distort,
-  'pad': pad,
+  'pad': geometry.pad,
   'photometric': colors.photometric,
-  'random_crop': random_crop,
-  'random_fit': random_fit,
-  'random_flip': random_flip,
-  'random_flip_vertical': random_flip_vertical,
-  'random_rotate': random_rotate,
-  'random_scale': random_scale,
-  'random_short_side': random_short_side,
-  'random_stretch': random_stretch,
-  'random_window': random_window,
-  'stretch': stretch,
+  'random_crop': geometry.random_crop,
+  'random_fit': geometry.random_fit,
+  'random_flip': geometry.random_flip,
+  'random_flip_vertical': geometry.random_flip_vertical,
+  'random_rotate': geometry.random_rotate,
+  'random_scale': geometry.random_scale,
+  'random_short_side': geometry.random_short_side,
+  'random_stretch': geometry.random_stretch,
+  'random_window': geometry.random_window,
+  'stretch': geometry.stretch,
 }
 
 
@@ -349,13 +67,14 @@ def output_size(augment: Any) -> tuple[int, int] | None:
 
 
 def compose(
-  augment: Any, fill: Fill
+  augment: Any, fill: Sequence[float]
 ) -> Callable[[Example, np.random.Generator], Example]:
   """Builds one function from `config.data.augment`.
 
   Args:
     augment: a ConfigDict with `ops`, names in the order of their use, and
-      under each name the op's parameters, all of them.
+      under each name the op's parameters, all of them; and `shrink`, see
+      `geometry.resize`, for the ops that resize.
     fill: colour of uncovered pixels, for the ops that uncover some.
 
   Returns:
@@ -365,7 +84,8 @@ def compose(
     ValueError: an unknown op, or parameters missing or unknown.
   """
   steps = []
-  for name in sorted(set(augment) - {'ops'}) + list(augment.ops):
+  shared = {'fill': tuple(fill), 'shrink': augment.get('shrink')}
+  for name in sorted(set(augment) - {'ops', 'shrink'}) + list(augment.ops):
     if name not in OPS:
       raise ValueError(
         f'config.data.augment names {name!r}, which is not one of '
@@ -374,14 +94,15 @@ def compose(
   for name in augment.ops:
     parameters = dict(augment[name]) if name in augment else {}
     known = set(inspect.signature(OPS[name]).parameters) - {'example', 'rng'}
-    if 'fill' in known:
-      parameters['fill'] = tuple(fill)
-    if set(parameters) != known:
+    own = known - set(shared)
+    if set(parameters) != own:
       raise ValueError(
         f'config.data.augment.{name} has the parameters '
-        f'{sorted(set(parameters) - {"fill"})}; {name} takes '
-        f'{sorted(known - {"fill"})}'
+        f'{sorted(parameters)}; {name} takes {sorted(own)}'
       )
+    parameters |= {key: shared[key] for key in known - own}
+    if name == 'pad':
+      parameters['size'] = sizes.pad_size(augment)
     steps.append(functools.partial(OPS[name], **parameters))
 
   def apply(example: Example, rng: np.random.Generator) -> Example:
@@ -390,29 +111,3 @@ def compose(
     return example
 
   return apply
-
-
-def _by_fours(
-  image: np.ndarray,
-  apply: Callable[[np.ndarray, tuple[int, ...]], np.ndarray],
-  fill: Fill = (),
-) -> np.ndarray:
-  """Applies what takes up to four channels to an image [H, W, C] of any.
-
-  Args:
-    image: the image.
-    apply: maps some channels and their colour of `fill`, in grey levels.
-    fill: a colour, or () where there is none.
-  """
-  count = image.shape[2]
-  color = tuple(round(float(value)) for value in fill)
-  parts = [
-    apply(
-      image if count <= 4 else np.ascontiguousarray(image[..., i : i + 4]),
-      color[i : i + 4],
-    )
-    for i in range(0, count, 4)
-  ]
-  # OpenCV drops the last axis of an image of one channel.
-  parts = [part if part.ndim == 3 else part[..., None] for part in parts]
-  return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)

@@ -6,172 +6,31 @@ epoch a permutation drawn for (seed, epoch), each example augmented by a
 generator keyed by (seed, position). Hosts take contiguous shares of each
 batch, so the union over hosts does not depend on how many there are, and
 starting at any step costs nothing.
-
-Prepared data is ArrayRecord, read by random access; TensorFlow is imported
-only while data is being prepared, if then.
 """
 
 from collections.abc import Callable
 from collections.abc import Generator
-from collections.abc import Iterable
 from collections.abc import Iterator
-import copy
 import functools
 import itertools
-import os
-import pathlib
 from typing import Any
 
-from absl import logging
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
+from deeplab import cores
 from deeplab.data import ahead
 from deeplab.data import augment
 from deeplab.data import bands
-from deeplab.data import catalog
 from deeplab.data import info as info_lib
-from deeplab.data import preparing
 from deeplab.data import records
-from deeplab.data.builders import ade20k
-from deeplab.data.builders import cityscapes
-from deeplab.data.builders import coco
-from deeplab.data.builders import coco_panoptic
-from deeplab.data.builders import coco_voc
-from deeplab.data.builders import folder
-from deeplab.data.builders import isaid
-from deeplab.data.builders import isprs
-from deeplab.data.builders import loveda
-from deeplab.data.builders import oxford_iiit_pet
-from deeplab.data.builders import pascal_context
-from deeplab.data.builders import shapes
-from deeplab.data.builders import voc
+from deeplab.data import splits
 
 Config = Any
 Batch = dict[str, np.ndarray]
 
-# What makes the tfds builder of a split, by `config.data.name`.
-BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
-  'ade20k': ade20k.builder,
-  'ade20k32_ignore': ade20k.builder,
-  'ade20k32_other': ade20k.builder,
-  'cityscapes': cityscapes.builder,
-  'coco_panoptic': coco_panoptic.builder,
-  'coco_voc21': coco_voc.builder,
-  'coco_voc_person': coco_voc.builder,
-  'cocoseg21': coco.builder,
-  'cocoseg21_ti': coco.builder,
-  'folder': folder.builder,
-  'isaid': isaid.builder,
-  'loveda': loveda.builder,
-  'oxford_iiit_pet': oxford_iiit_pet.builder,
-  'pascal_context59': pascal_context.builder,
-  'pascal_context60': pascal_context.builder,
-  'potsdam': isprs.potsdam,
-  'shapes': shapes.builder,
-  'vaihingen': isprs.vaihingen,
-  'voc': voc.builder,
-}
-
 # Streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
-
-
-def resolve(config: Config) -> Config:
-  """Returns the config with what depends on the data at hand written into it.
-
-  Where the data set is absent (no root is given and nothing was prepared) and
-  `config.data.fallback` names another one, that takes its place; a folder's
-  classes.txt becomes its class names and colours; the root becomes absolute.
-  Whoever reads the result later needs none of it.
-
-  Raises:
-    ValueError: a folder described inconsistently.
-  """
-  data = config.data
-  changes = {}
-  if data.fallback not in ('', data.name) and not _at_hand(data):
-    changes = {
-      'name': data.fallback,
-      'train_split': 'train',
-      'eval_split': 'val',
-      'fallback': '',
-    }
-  elif data.name == 'folder':
-    changes = catalog.folder_classes(data)
-  if data.root:
-    changes['root'] = str(pathlib.Path(data.root).expanduser().absolute())
-  changes = {k: v for k, v in changes.items() if data[k] != v}
-  if not changes:
-    return config
-  resolved = copy.deepcopy(config)
-  with resolved.unlocked():
-    resolved.data.update(changes)
-  return resolved
-
-
-def _at_hand(data: Any) -> bool:
-  if data.root:
-    return True
-  splits = data.train_split, data.eval_split
-  try:
-    return all(
-      BUILDERS[data.name](data, split).data_path.exists() for split in splits
-    )
-  except (KeyError, ValueError):  # unknown, or it reads a root
-    return False
-
-
-def prepare(config: Config, splits: Iterable[str]) -> None:
-  """Prepares splits where they are not yet.
-
-  Raises:
-    ValueError: the raw data is missing or bad; the message names the file and
-      the remedy, and nothing half made is left behind.
-  """
-  for split in dict.fromkeys(splits):
-    _prepared(config.data, split)
-
-
-def num_examples(config: Config, split: str) -> int:
-  """Returns the number of examples of a split, preparing it if needed."""
-  return _prepared(config.data, split).info.splits[records.SPLIT].num_examples
-
-
-def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
-  """Returns each class's share of the labelled training pixels, [K] float64.
-
-  Raises:
-    ValueError: no pixel of the split is labelled.
-  """
-  split = config.data.train_split
-  _check_facts(config.data, info)
-  metadata = _prepared(config.data, split).info.metadata
-  counts = np.array(metadata[records.CLASS_PIXELS], np.int64)
-  if not counts.any():
-    raise ValueError(
-      f'no pixel of the split {split!r} has a label; look at the masks and '
-      'config.data.ignore_label'
-    )
-  return counts / counts.sum()
-
-
-def class_presence(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
-  """Returns the share of the labelled pixels whose image has each class.
-
-  Returns:
-    [K] float64 over the training split; 1 for a class that no image has.
-  """
-  source = records.source(_prepared(config.data, config.data.train_split))
-  seen = np.zeros(info.num_classes, np.int64)
-  total = 0
-  for i in range(len(source)):
-    label = records.decode_label(source[i]['label'])
-    counts = np.bincount(label.ravel(), minlength=256)[: info.num_classes]
-    seen[counts > 0] += counts.sum()
-    total += counts.sum()
-  return np.where(seen > 0, seen, total) / total
 
 
 def train_batches(
@@ -297,8 +156,8 @@ class _Reader:
     info: info_lib.DatasetInfo,
     cache: bool = False,
   ):
-    _check_facts(data, info)
-    builder = _prepared(data, split)
+    splits.check_facts(data, info)
+    builder = splits.builder_of(data, split)
     pixels, image = bands.of(data), builder.info.features['image']
     if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
       raise ValueError(
@@ -344,44 +203,6 @@ def _normalizer(
   return normalize
 
 
-def _check_facts(data: Any, info: info_lib.DatasetInfo) -> None:
-  """Raises ValueError if the facts are those of another data set."""
-  if info.name != data.name:
-    raise ValueError(
-      f'facts of {info.name!r} for config.data.name={data.name!r}'
-    )
-
-
-def _prepared(data: Any, split: str) -> tfds.core.DatasetBuilder:
-  """Returns the builder of a split whose data stands on disk."""
-  catalog.info_for(data)  # an unknown name is an error
-  builder = BUILDERS[data.name](data, split)
-  if builder.data_path.exists():
-    return builder
-  logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
-  tfds.display_progress_bar(False)  # it knows no total; the builders' does
-  place = pathlib.Path(builder.data_path).parent
-  with preparing.swept(place), preparing.same_bytes():
-    try:
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-      )
-    except OSError:
-      # Another process finished the same work first, and the last step of ours,
-      # renaming a folder onto its own, was refused.
-      if not builder.data_path.exists():
-        raise
-  logging.info('Prepared %s.', builder.data_path)
-  return BUILDERS[data.name](data, split)
-
-
-def cores() -> int:
-  """Returns the number of processor cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def _ahead(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
@@ -391,7 +212,7 @@ def _ahead(
       f'config.data.threads={data.threads} must be at least 0, and '
       f'config.data.prefetch={data.prefetch} at least 1'
     )
-  threads = data.threads or cores()
+  threads = data.threads or cores.usable()
   # Each thread makes one result; with fewer in hand than threads, some idle.
   return ahead.ahead(make, keys, threads, max(data.prefetch, threads))
 

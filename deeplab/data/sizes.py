@@ -45,6 +45,17 @@ def padded(size: Sequence[int], least: Sequence[int]) -> Size:
   return max(size[0], least[0]), max(size[1], least[1])
 
 
+def cropped(size: Sequence[int], most: Sequence[int]) -> Size:
+  """Returns (H, W), each side at most as long as that of `most`."""
+  return min(size[0], most[0]), min(size[1], most[1])
+
+
+def pad_size(augment: Any) -> Size:
+  """Returns the (H, W) that `pad` fills up to."""
+  height, width = augment.pad.size or augment.random_crop.size
+  return height, width
+
+
 def after(
   augment: Any, ops: Iterable[str], size: Size, quantile: float
 ) -> Size:
@@ -57,10 +68,15 @@ def after(
     quantile: 0..1; 0 is the smallest factor of each op, 1 the largest.
   """
   for name in ops:
-    if name in ('stretch', 'random_crop'):
-      size = augment[name].size[0], augment[name].size[1]
+    if name == 'stretch':
+      size = augment.stretch.size[0], augment.stretch.size[1]
+    elif name == 'random_crop':
+      crop = augment.random_crop
+      size = cropped(
+        padded(size, crop.size) if crop.padded else size, crop.size
+      )
     elif name == 'pad':
-      size = padded(size, augment.pad.size)
+      size = padded(size, pad_size(augment))
     elif name == 'random_scale':
       size = scaled(size, _between(augment[name], quantile))
     elif name == 'random_fit':

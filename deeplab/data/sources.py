@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import bands
 from deeplab.data import info as info_lib
+from deeplab.data import raw_files
 from deeplab.data import records
 
 
@@ -28,7 +29,7 @@ class Source:
   image: pathlib.Path
   annotation: pathlib.Path
   facts: info_lib.DatasetInfo
-  read: Callable[[pathlib.Path], np.ndarray] = records.read_mask
+  read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask
 
 
 def generate(

@@ -26,7 +26,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
-from deeplab.data import pipeline
+from deeplab import cores
 from deeplab.data.builders import folder
 
 _PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
   each = 1000 * cost.processor / cost.pairs
   print(
     f'{cost.pairs} pairs: {cost.seconds:.1f} s on '
-    f'{flags.FLAGS.processes or pipeline.cores()} processes, {each:.1f} ms of '
+    f'{flags.FLAGS.processes or cores.usable()} processes, {each:.1f} ms of '
     'processor time a pair'
   )
 

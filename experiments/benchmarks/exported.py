@@ -33,7 +33,7 @@ from configs import ade20k32_lite
 from configs import person_mnv2
 from configs import voc_mnv2
 from deeplab import console
-from deeplab import litert
+from deeplab import cores
 from deeplab.models import registry
 from export import calibration
 from export import graph as graph_lib
@@ -128,7 +128,7 @@ def latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   runners = []
   for content in contents:
     runner = interpreter.Interpreter(
-      model_content=content, num_threads=litert.cores()
+      model_content=content, num_threads=cores.usable()
     )
     runner.allocate_tensors()
     runner.invoke()

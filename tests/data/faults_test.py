@@ -9,7 +9,7 @@ import pytest
 
 from deeplab.data import catalog
 from deeplab.data import faults
-from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
@@ -198,11 +198,11 @@ def test_all_faults_are_told_at_once(sick):
     told = (broken,) if stem == 'd' else (f'{stem}.', f'P{stem}_')
     assert any(part in text for part in told)
   assert 'damaged or no image' in texts[2]
-  builder = pipeline.BUILDERS[config.data.name]
+  builder = splits.BUILDERS[config.data.name]
   with faults.collected():
     assert not builder(config.data, split).data_path.exists()
   with pytest.raises(ValueError) as raised:
-    pipeline.prepare(config, [split])
+    splits.prepare(config, [split])
   assert str(raised.value) == texts[0]
 
 
@@ -211,7 +211,7 @@ def test_sound_data_is_prepared_while_faults_are_collected(
 ):
   config.data.pool, config.data.eval_split = 'train', 'val'
   assert load.listing(config, 'train')[1] == []
-  assert pipeline.num_examples(config, 'train') > 0
+  assert splits.num_examples(config, 'train') > 0
 
 
 def test_the_doctor_names_a_fault_of_a_pool_once(config):
@@ -221,11 +221,11 @@ def test_the_doctor_names_a_fault_of_a_pool_once(config):
   make_pool(root, config.data)
   (root / 'train.txt').write_text('e')
   info = catalog.info_for(config.data)
-  splits, found = {}, []
+  listed, found = {}, []
   for split in ('train', 'val'):
-    splits[split], more = load.listing(config, split)
+    listed[split], more = load.listing(config, split)
     found += more
-  scans = scan.scan(splits, config, info, 1)
+  scans = scan.scan(listed, config, info, 1)
   result = diagnosis.diagnose(scans, found, config, info)
   assert not result.healthy
   (finding,) = (f for f in result.findings if f.kind == 'files')

@@ -14,7 +14,7 @@ import pytest
 from deeplab.data import augment
 from deeplab.data import catalog
 from deeplab.data import pipeline
-from deeplab.data.builders import folder
+from deeplab.data import splits
 
 
 def batches(config, count, start=0, host_index=0, host_count=1):
@@ -216,29 +216,6 @@ def test_evaluation_sees_every_example_once(config, hosts):
 
 
 @pytest.mark.usefixtures('root')
-def test_class_shares(config):
-  facts = catalog.info_for(config.data)
-  examples = []
-  config.data.eval_split = config.data.train_split
-  for example in pipeline.eval_examples(
-    config, facts, host_index=0, host_count=1
-  ):
-    examples.append(example['label'].ravel())
-  labels = np.concatenate(examples)
-  valid = labels[labels != 255]
-  shares = pipeline.class_shares(config, facts)
-  assert shares.shape == (facts.num_classes,)
-  for i in range(facts.num_classes):
-    np.testing.assert_allclose(shares[i], (valid == i).mean())
-  presence = pipeline.class_presence(config, facts)
-  for i in range(facts.num_classes):
-    having = [x for x in examples if (x == i).any()] or examples
-    labelled = (np.concatenate(having) != 255).sum()
-    np.testing.assert_allclose(presence[i], labelled / len(valid))
-  assert (presence >= shares).all()
-
-
-@pytest.mark.usefixtures('root')
 def test_calibration_images(config):
   facts = catalog.info_for(config.data)
   first, again, few = (
@@ -277,70 +254,12 @@ def test_settings_are_checked(config):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
   config.data.name = 'vok'
   with pytest.raises(ValueError, match="'vok' is not one of ade20k"):
-    pipeline.prepare(config, ['val'])
-
-
-def test_every_data_set_has_a_builder():
-  assert {*catalog.INFOS, 'folder'} == set(pipeline.BUILDERS)
-
-
-@pytest.mark.parametrize(
-  'name', ['voc', 'cityscapes', 'cocoseg21', 'oxford_iiit_pet']
-)
-def test_an_absent_data_set_is_replaced_where_the_config_says(
-  config, tmp_path, name
-):
-  config.data.name, config.data.root = name, ''
-  config.data.train_split = 'trainaug'
-  assert pipeline.resolve(config) is config
-  config.data.fallback = 'shapes'
-  resolved = pipeline.resolve(config.lock())
-  assert resolved.data.name == 'shapes'
-  assert (resolved.data.train_split, resolved.data.eval_split) == (
-    'train',
-    'val',
-  )
-  assert config.data.name == name
-  with config.unlocked():
-    config.data.root = str(tmp_path)
-  assert pipeline.resolve(config) is config  # an error later, not other data
-
-
-def test_a_folders_class_table_becomes_part_of_the_config(root, config):
-  (root / 'classes.txt').write_text('sky 1 2 3\nroad 4 5 6\nold town 7 8 9\n')
-  resolved = pipeline.resolve(config)
-  (root / 'classes.txt').unlink()
-  facts = catalog.info_for(resolved.data)
-  assert facts.class_names == ('sky', 'road', 'old town')
-  assert facts.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
-
-
-@pytest.mark.usefixtures('root')
-def test_two_processes_may_prepare_at_once(config, monkeypatch):
-  generate = folder.Folder._generate_examples
-  nested = []
-
-  def overtaken(self):
-    if not nested:
-      nested.append(True)
-      pipeline.num_examples(config, 'train')  # the other one finishes first
-    return generate(self)
-
-  monkeypatch.setattr(folder.Folder, '_generate_examples', overtaken)
-  assert pipeline.num_examples(config, 'train') == 5
-  assert nested
-  left = [
-    name
-    for _, folders, _ in os.walk(config.data.data_dir)
-    for name in folders
-    if name.startswith('incomplete')
-  ]
-  assert left == []
+    splits.prepare(config, ['val'])
 
 
 @pytest.mark.usefixtures('root')
 def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
-  pipeline.prepare(config, ['train', 'val'])
+  splits.prepare(config, ['train', 'val'])
   first = in_new_process(
     config,
     """
@@ -364,7 +283,7 @@ def test_records_decode_to_what_tfds_decodes(root, config):
   image.unlink()
   facts = catalog.info_for(config.data)
   read = pipeline._Reader(config.data, 'train', facts)
-  source = pipeline._prepared(config.data, 'train').as_data_source('examples')
+  source = splits.builder_of(config.data, 'train').as_data_source('examples')
   assert read.count == len(source) == 5
   for i in range(5):
     for key, expected in (

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import pytest
 
-from deeplab.data import pipeline
 from deeplab.data import preparing
+from deeplab.data import splits
 from deeplab.data.builders import folder
 from tests.data.builders import isaid_test
 from tests.data.builders import layouts
@@ -106,7 +106,7 @@ def test_a_living_preparation_is_left_alone(config, tmp_path):
     at_work.mkdir()
     beside = place.with_name('train_edited') / 'incomplete.DEAD_1.1.0'
     beside.mkdir(parents=True)
-    pipeline.prepare(config, ['train'])
+    splits.prepare(config, ['train'])
     assert list(base.rglob('incomplete.*')) == [at_work]
     with preparing.swept(place.with_name('val_0')):
       assert at_work.exists()

@@ -1,196 +1,23 @@
-"""Reading raw files: palettes, depths, colours, and what is damaged."""
+"""The prepared record: labels come back, and progress shows."""
 
 import io
-import os
 import sys
 
-import cv2
 import numpy as np
-from PIL import Image
 import pytest
-import tensorflow_datasets as tfds
-import tifffile
 
-from deeplab.data import catalog
-from deeplab.data import info
-from deeplab.data import pipeline
+from deeplab.data import raw_files
 from deeplab.data import records
+from deeplab.data import splits
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
 
 
-def decode(data, channels):
-  feature = tfds.features.Image(shape=(None, None, channels))
-  return feature.decode_example_np(data)
-
-
-def save_palette(path, ids):
-  image = Image.fromarray(ids).convert('L')
-  image = Image.frombytes('P', image.size, ids.tobytes())
-  palette = np.array(info.voc_palette(256), np.uint8)
-  image.putpalette(palette.tobytes())
-  image.save(path)
-
-
-def test_palette_ids_survive(tmp_path):
-  save_palette(tmp_path / 'mask.png', IDS)
-  grey = np.asarray(Image.open(tmp_path / 'mask.png').convert('L'))
-  assert grey.tolist() != IDS.tolist()  # the file does hold a trap
-  Image.new('RGB', (3, 2)).save(tmp_path / 'image.jpg')
-  record = records.example(
-    tmp_path / 'image.jpg', tmp_path / 'mask.png', 'x', catalog.INFOS['voc']
-  )
-  assert decode(record['label'], 1)[..., 0].tolist() == IDS.tolist()
-  with Image.open(io.BytesIO(record['label'])) as stored:
-    assert stored.mode == 'L'
-
-
-@pytest.mark.parametrize('mode', ['L', 'LA', 'I;16', 'I'])
-def test_masks_of_other_depths(tmp_path, mode):
-  if mode == 'I;16':
-    image = Image.fromarray(IDS.astype(np.uint16))
-  else:
-    image = Image.fromarray(IDS).convert(mode)
-  path = tmp_path / ('mask.tif' if mode == 'I' else 'mask.png')
-  image.save(path)
-  with Image.open(path) as stored:
-    assert stored.mode == mode
-  assert records.read_mask(path).tolist() == IDS.tolist()
-
-
 def test_encoded_labels_decode_to_themselves():
-  assert records.decode_label(records.encode_png(IDS)).tolist() == IDS.tolist()
+  data = raw_files.encode_png(IDS)
+  assert records.decode_label(data).tolist() == IDS.tolist()
   with pytest.raises(ValueError, match='a prepared example does not decode'):
     records.decode_label(b'no image')
-
-
-def test_bilevel_masks(tmp_path):
-  Image.fromarray(IDS > 100).save(tmp_path / 'mask.png')
-  mask = records.read_mask(tmp_path / 'mask.png')
-  assert mask.dtype == np.uint8
-  assert mask.tolist() == [[0, 0, 1], [0, 0, 1]]
-
-
-def test_colored_masks(tmp_path):
-  colors = np.array(info.voc_palette(256), np.uint8)[IDS]
-  for mode in ('RGB', 'RGBA'):
-    path = tmp_path / f'{mode}.png'
-    Image.fromarray(colors).convert(mode).save(path)
-    mask = records.read_mask(path)
-    got = records.color_ids(mask, catalog.INFOS['voc'])
-    assert got.dtype == np.uint8
-    assert got.tolist() == IDS.tolist()
-
-
-def test_unknown_colour_is_named():
-  mask = np.zeros((2, 3, 3), np.uint8)
-  mask[1, 2] = (1, 2, 3)
-  with pytest.raises(ValueError, match=r'\(1, 2, 3\) at row 1, column 2'):
-    records.color_ids(mask, catalog.INFOS['voc'])
-
-
-def test_stray_colours_are_ignored_up_to_a_share():
-  mask = np.zeros((2, 3, 3), np.uint8)
-  mask[1, 2] = (1, 2, 3)
-  mask[0, 1] = catalog.INFOS['voc'].ignore_color
-  got = records.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
-  assert got.tolist() == [[0, 255, 0], [0, 0, 255]]
-  mask[1, 1] = (1, 2, 3)
-  with pytest.raises(ValueError, match=r'at row 1, column 1 \(and 1 more pix'):
-    records.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
-
-
-def test_rgb_files_keep_their_bytes(tmp_path):
-  rng = np.random.default_rng(0)
-  pixels = rng.integers(0, 256, (9, 7, 3)).astype(np.uint8)
-  for suffix in ('jpg', 'png'):
-    path = tmp_path / f'image.{suffix}'
-    Image.fromarray(pixels).save(path)
-    data, size = records.read_image(path)
-    assert data == path.read_bytes()
-    assert size == (9, 7)
-    np.testing.assert_array_equal(records.read_pixels(path), decode(data, 3))
-  assert (decode(data, 3) == pixels).all()
-
-
-@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', '1', 'CMYK'])
-def test_other_images_become_rgb(tmp_path, mode):
-  rng = np.random.default_rng(0)
-  pixels = rng.integers(0, 256, (9, 7, 3)).astype(np.uint8)
-  image = Image.fromarray(pixels).convert(mode)
-  path = tmp_path / ('image.tif' if mode == 'CMYK' else 'image.png')
-  image.save(path)
-  data, size = records.read_image(path)
-  assert size == (9, 7)
-  got = decode(data, 3)
-  assert got.shape == (9, 7, 3)
-  np.testing.assert_array_equal(got, np.asarray(image.convert('RGB')))
-
-
-def test_sixteen_bit_images_are_refused(tmp_path):
-  Image.fromarray(np.ones((3, 3), np.uint16)).save(tmp_path / 'image.png')
-  with pytest.raises(ValueError, match=r'image\.png: image of mode I;16'):
-    records.read_image(tmp_path / 'image.png')
-
-
-@pytest.mark.parametrize('suffix', ['png', 'tif'])
-def test_sixteen_bit_colours_are_refused(tmp_path, suffix):
-  path = tmp_path / f'image.{suffix}'
-  deep = np.full((3, 4, 3), 1000, np.uint16)
-  if suffix == 'png':
-    cv2.imwrite(str(path), deep)
-  else:
-    tifffile.imwrite(path, deep, photometric='rgb')
-  with pytest.raises(ValueError, match=r'mode RGB of 16 bits; .*depth=16'):
-    records.read_image(path)
-
-
-def test_truncated_files_are_named(tmp_path):
-  path = tmp_path / 'image.jpg'
-  Image.effect_noise((64, 64), 50).convert('RGB').save(path)
-  path.write_bytes(path.read_bytes()[:-500])
-  with pytest.raises(ValueError, match=r'image\.jpg: damaged .* truncated'):
-    records.read_image(path)
-  mask = tmp_path / 'mask.png'
-  Image.effect_noise((64, 64), 50).save(mask)
-  mask.write_bytes(mask.read_bytes()[:-500])
-  with pytest.raises(ValueError, match=r'mask\.png: damaged'):
-    records.read_mask(mask)
-
-
-def test_fingerprint_changes_with_files_and_facts(tmp_path):
-  path = tmp_path / 'a'
-  path.write_text('one')
-  facts = catalog.INFOS['voc']
-  first = records.fingerprint('my-split', [path], facts)
-  assert first.startswith('my_split_')
-  assert first == records.fingerprint('my-split', [path], facts)
-  assert first != records.fingerprint('my-split', [path, path], facts)
-  assert first != records.fingerprint(
-    'my-split', [path], catalog.INFOS['isaid']
-  )
-  path.write_text('four')
-  assert first != records.fingerprint('my-split', [path], facts)
-
-
-def test_fingerprint_changes_with_the_files_of_a_folder(tmp_path):
-  facts = catalog.INFOS['voc']
-  for name in 'abc':
-    (tmp_path / name).write_text('one')
-
-  def fingerprint():
-    return records.fingerprint('train', [tmp_path], facts)
-
-  first = fingerprint()
-  state = tmp_path.stat()
-  (tmp_path / 'b').write_text('three')
-  assert tmp_path.stat().st_mtime_ns == state.st_mtime_ns
-  second = fingerprint()
-  os.utime(tmp_path / 'b', (1, 1))
-  third = fingerprint()
-  (tmp_path / 'c').rename(tmp_path / 'd')
-  assert len({first, second, third, fingerprint()}) == 4
-  assert fingerprint() == fingerprint()
 
 
 @pytest.mark.usefixtures('root')
@@ -201,7 +28,7 @@ def test_a_bar_shows_progress_on_a_terminal_alone(
   stream = io.StringIO()
   stream.isatty = lambda: terminal
   monkeypatch.setattr(sys, 'stderr', stream)
-  pipeline.prepare(config, ['train'])
+  splits.prepare(config, ['train'])
   shown = stream.getvalue()
   assert ('Preparing folder train: 100%' in shown) == terminal
   assert ('| 5/5 [' in shown) == terminal

@@ -16,6 +16,7 @@ from deeplab import files
 from deeplab import litert
 from deeplab.data import catalog
 from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import registry
 from export import build
 from export import calibration
@@ -78,7 +79,7 @@ def exported(source, tmp_path_factory):
   folder = str(tmp_path_factory.mktemp('parent') / 'exports' / 'tiny')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipeline, 'eval_examples', lambda *_, **__: iter(examples))
-    patch.setattr(pipeline, 'num_examples', lambda *_: len(examples))
+    patch.setattr(splits, 'num_examples', lambda *_: len(examples))
     patch.setattr(
       pipeline,
       'calibration_images',

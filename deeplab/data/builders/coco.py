@@ -27,6 +27,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import regions
@@ -65,7 +66,7 @@ class CocoConfig(tfds.core.BuilderConfig):
   """One split of one reading.
 
   Attributes:
-    dataset: 'cocoseg21' or 'cocoseg21_ti'.
+    dataset: its name in the catalog.
     split: 'train' or 'val'.
     annotations: the JSON file.
     images: the folder of the images.
@@ -122,7 +123,7 @@ def builder(data: Any, split: str) -> CocoSeg21:
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoConfig(
-      name=records.fingerprint(split, (annotations, images), facts),
+      name=fingerprint.of(split, (annotations, images), facts),
       dataset=data.name,
       split=split,
       annotations=annotations,

@@ -12,7 +12,6 @@ Kirillov et al., Panoptic Segmentation, CVPR 2019; the format: panopticapi.
 """
 
 from collections.abc import Iterable
-import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -22,6 +21,8 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import faults
+from deeplab.data import fingerprint
+from deeplab.data import raw_files
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
@@ -30,23 +31,6 @@ _REMEDY = (
   f'{coco.REMEDY}; fetch panoptic_annotations_trainval{coco.YEAR}.zip as well, '
   'and unpack the two archives in its folder annotations'
 )
-
-
-@dataclasses.dataclass(eq=False)
-class PanopticConfig(tfds.core.BuilderConfig):
-  """One split.
-
-  Attributes:
-    split: 'train' or 'val'.
-    annotations: the JSON file; the PNG files lie in the folder of its stem.
-    images: the folder of the images.
-  """
-
-  split: str = ''
-  annotations: pathlib.Path = dataclasses.field(
-    default=pathlib.Path(), repr=False
-  )
-  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
 
 
 class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
@@ -84,8 +68,9 @@ def builder(data: Any, split: str) -> CocoPanoptic:
   return CocoPanoptic(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=PanopticConfig(
-      name=records.fingerprint(split, (annotations, masks, images), facts),
+    config=coco.CocoConfig(
+      name=fingerprint.of(split, (annotations, masks, images), facts),
+      dataset='coco_panoptic',
       split=split,
       annotations=annotations,
       images=images,
@@ -99,7 +84,7 @@ def find(
   """Returns the examples of a split.
 
   Args:
-    annotations: the JSON file.
+    annotations: the JSON file; the PNG files lie in the folder of its stem.
     images: the folder of the images.
 
   Raises:
@@ -133,7 +118,7 @@ def _categories(
   path: pathlib.Path, segments: Iterable[dict[str, Any]]
 ) -> np.ndarray:
   """Reads a PNG of segments as category ids, 0 where there are none."""
-  colors = records.read_mask(path)
+  colors = raw_files.read_mask(path)
   if colors.ndim != 3:
     raise ValueError(f'{path}: panoptic PNG files are RGB; replace the mask')
   ids = colors.astype(np.int64) @ (1, 256, 65536)

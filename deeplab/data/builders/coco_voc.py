@@ -19,7 +19,6 @@ STM32 model zoo, semantic_segmentation/datasets.
 
 import dataclasses
 import itertools
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,11 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
+from deeplab.data.builders import files
 from deeplab.data.builders import voc
 
 LEAST_AREA = 1000  # of one instance of COCO, or of an image's persons
@@ -39,24 +40,14 @@ _REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
 
 
 @dataclasses.dataclass(eq=False)
-class CocoVocConfig(tfds.core.BuilderConfig):
+class CocoVocConfig(coco.CocoConfig):
   """One split of one reading.
 
   Attributes:
-    dataset: 'coco_voc21' or 'coco_voc_person'.
-    split: 'train' or 'val'.
-    annotations: COCO's JSON file.
-    images: the folder of COCO's images.
     pairs: (image, mask) files of VOC, by the split's name.
   """
 
-  dataset: str = ''
-  split: str = ''
-  annotations: pathlib.Path = dataclasses.field(
-    default=pathlib.Path(), repr=False
-  )
-  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
-  pairs: dict[str, tuple[voc.Pair, ...]] = dataclasses.field(
+  pairs: dict[str, tuple[files.Pair, ...]] = dataclasses.field(
     default_factory=dict, repr=False
   )
 
@@ -126,14 +117,14 @@ def builder(data: Any, split: str) -> CocoVoc:
     'train': voc.find_pairs(base, 'trainaug', sbd),
     'val': voc.find_pairs(base, 'val', sbd),
   }
-  files = (path for part in pairs.values() for pair in part for path in pair)
+  paths = (path for part in pairs.values() for pair in part for path in pair)
   return CocoVoc(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoVocConfig(
-      name=records.fingerprint(
+      name=fingerprint.of(
         f'{data.name}_{split}',
-        (annotations, images, *files),
+        (annotations, images, *paths),
         catalog.INFOS[data.name],
       ),
       dataset=data.name,

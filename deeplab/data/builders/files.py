@@ -20,7 +20,9 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import downloads
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
+from deeplab.data import raw_files
 from deeplab.data import records
 
 Pair = tuple[pathlib.Path, pathlib.Path]
@@ -78,7 +80,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
     """Returns raw ids [H, W], or colours [H, W, 3]."""
-    return records.read_mask(path)
+    return raw_files.read_mask(path)
 
 
 def make(
@@ -86,9 +88,7 @@ def make(
 ) -> Files:
   """Returns the builder of one split; reads `name` and `data_dir`."""
   facts, pairs = catalog.info_for(data), tuple(pairs)
-  name = records.fingerprint(
-    split, (path for pair in pairs for path in pair), facts
-  )
+  name = fingerprint.of(split, (path for pair in pairs for path in pair), facts)
   return files(
     data_dir=data.data_dir or None,
     file_format='array_record',

@@ -40,6 +40,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import bands
 from deeplab.data import faults as faults_lib
+from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
@@ -47,11 +48,8 @@ from deeplab.data.formats import classes as classes_lib
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
 from deeplab.data.formats import labelme
+from deeplab.data.formats import pairs as pairs_lib
 from deeplab.data.formats import voc_export
-
-LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
-
-Pair = tuple[pathlib.Path, pathlib.Path]
 
 
 @dataclasses.dataclass(eq=False)
@@ -108,7 +106,7 @@ def builder(data: Any, split: str) -> Folder:
   classes = classes_lib.classes_of(data)
   pixels = bands.of(data)
   files = [path for one in sources for path in (one.image, one.annotation)]
-  name = records.fingerprint(
+  name = fingerprint.of(
     split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
   )
   return Folder(
@@ -145,7 +143,9 @@ def find(data: Any, split: str) -> tuple[sources_lib.Source, ...]:
   return tuple(sorted(sources, key=lambda one: (one.image, one.annotation)))
 
 
-def survey(data: Any, split: str) -> tuple[tuple[Pair, ...], list[str]] | None:
+def survey(
+  data: Any, split: str
+) -> tuple[tuple[pairs_lib.Pair, ...], list[str]] | None:
   """Returns the (image, mask) files of a split, and all that is wrong there.
 
   Args:
@@ -164,7 +164,7 @@ def survey(data: Any, split: str) -> tuple[tuple[Pair, ...], list[str]] | None:
   base = _base(data, split)
   if data.pool or _drawn(base, split, classes_lib.classes_of(data)) is not None:
     return None
-  pairs, faults = _pairs(base, split)
+  pairs, faults = pairs_lib.find(base, split)
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
   if not pairs and not faults:
@@ -209,7 +209,7 @@ def _find_all(
   sources = _drawn(base, split, classes)
   if sources is not None:
     return sources
-  pairs, faults = _pairs(base, split)
+  pairs, faults = pairs_lib.find(base, split)
   for text in faults:
     faults_lib.report(ValueError(text))
   drawn = functools.partial(labelme.read, classes=classes)
@@ -267,95 +267,3 @@ def _draw(path: str, seed: int) -> float:
   """Returns a number in [0, 1) that the path and the seed decide."""
   digest = hashlib.sha256(f'{seed}/{path}'.encode()).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
-
-
-def _pairs(
-  base: pathlib.Path, split: str
-) -> tuple[tuple[Pair, ...], list[str]]:
-  """Returns the files of a list or of folders; see `survey`."""
-  listing, folder = base / f'{split}.txt', base / split
-  if listing.is_file():
-    pairs, faults = _listed(base, listing)
-  elif (folder / 'images').is_dir() and (folder / 'labels').is_dir():
-    pairs, faults = _matched(folder / 'images', folder / 'labels')
-  elif any(folder.glob('*.json')):
-    pairs, faults = _matched(folder, folder, ('.json',))
-  else:
-    return (), [
-      f'{base}: split {split!r} is missing; make {split}/images and '
-      f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
-      f"of COCO's form or {split}.xml of CVAT's"
-    ]
-  return tuple(sorted(pairs)), faults
-
-
-def _listed(
-  base: pathlib.Path, listing: pathlib.Path
-) -> tuple[list[Pair], list[str]]:
-  """Reads a list file; see `survey`."""
-  pairs, faults = [], []
-  for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
-    names = line.strip().split('\t') if '\t' in line else line.split()
-    if not names:
-      continue
-    if len(names) != 2:
-      faults.append(
-        f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
-        'between names that have spaces'
-      )
-      continue
-    image, mask = base / names[0].strip(), base / names[1].strip()
-    missing = [path for path in (image, mask) if not path.is_file()]
-    faults += [
-      f'{path}: no such file, but line {number} of {listing} names it'
-      for path in missing
-    ]
-    if not missing:
-      pairs.append((image, mask))
-  return pairs, faults
-
-
-def _by_stem(
-  folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> tuple[dict[str, pathlib.Path], list[str]]:
-  """Returns the files of a folder by stem, and sentences about the others."""
-  files: dict[str, pathlib.Path] = {}
-  faults = []
-  for path in sorted(folder.iterdir()):
-    if path.suffix.lower() not in suffixes or path.name.startswith('.'):
-      continue
-    if path.stem in files:
-      faults.append(
-        f'{path}: {files[path.stem].name} has the same stem; remove one'
-      )
-    else:
-      files[path.stem] = path
-  return files, faults
-
-
-def _matched(
-  images_folder: pathlib.Path,
-  labels_folder: pathlib.Path,
-  suffixes: tuple[str, ...] = LABEL_SUFFIXES,
-) -> tuple[list[Pair], list[str]]:
-  """Pairs the files of two folders by stem; see `survey`."""
-  images, faults = _by_stem(images_folder, bands.SUFFIXES)
-  masks, more = _by_stem(labels_folder, suffixes)
-  faults += more
-  if images_folder != labels_folder:
-    # A JPEG that stands for a mask is paired too, for its reader to refuse.
-    jpegs, _ = _by_stem(labels_folder, ('.jpg', '.jpeg'))
-    masks = {k: path for k, path in jpegs.items() if k in images} | masks
-  for stem in sorted(images.keys() ^ masks.keys()):
-    if stem in images:
-      faults.append(
-        f'{images[stem]}: image without a mask; add '
-        f'{labels_folder / stem}{suffixes[0]} or remove the image'
-      )
-    else:
-      faults.append(
-        f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
-        f'to {images_folder} or remove the mask'
-      )
-  stems = sorted(images.keys() & masks.keys())
-  return [(images[stem], masks[stem]) for stem in stems], faults

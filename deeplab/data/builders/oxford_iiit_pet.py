@@ -9,7 +9,6 @@ A trimap's 1 is the animal, 2 the rest, and 3 the border between, ignored.
 Parkhi et al., Cats and dogs, CVPR 2012.
 """
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -18,8 +17,10 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import downloads
 from deeplab.data import faults
+from deeplab.data import fingerprint
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
+from deeplab.data.builders import files
 
 URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
 URLS = (f'{URL}/images.tar.gz', f'{URL}/annotations.tar.gz')
@@ -28,21 +29,6 @@ _REMEDY = (
   '--config.data.root=FOLDER'
 )
 _LISTS = {'train': 'trainval.txt', 'test': 'test.txt'}
-
-Pair = tuple[pathlib.Path, pathlib.Path]
-
-
-@dataclasses.dataclass(eq=False)
-class PetConfig(tfds.core.BuilderConfig):
-  """One split.
-
-  Attributes:
-    split: 'train' or 'test'.
-    pairs: (image, mask) files; empty if they are to be downloaded.
-  """
-
-  split: str = ''
-  pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
 
 
 class PetSegmentation(tfds.core.GeneratorBasedBuilder):
@@ -83,7 +69,7 @@ def builder(data: Any, split: str) -> PetSegmentation:
   if data.root:
     base = pathlib.Path(data.root).expanduser().resolve()
     pairs = find_pairs(base, split)
-    name = records.fingerprint(
+    name = fingerprint.of(
       split,
       (path for pair in pairs for path in pair),
       catalog.INFOS['oxford_iiit_pet'],
@@ -93,11 +79,11 @@ def builder(data: Any, split: str) -> PetSegmentation:
   return PetSegmentation(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=PetConfig(name=name, split=split, pairs=pairs),
+    config=files.FilesConfig(name=name, split=split, pairs=pairs),
   )
 
 
-def find_pairs(base: pathlib.Path, split: str) -> tuple[Pair, ...]:
+def find_pairs(base: pathlib.Path, split: str) -> tuple[files.Pair, ...]:
   """Returns the (image, mask) files of a split in the order of its list.
 
   Args:

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.io
 
 from deeplab.data import catalog
-from deeplab.data import records
+from deeplab.data import raw_files
 from deeplab.data.builders import files
 
 URLS = (
@@ -40,7 +40,7 @@ class PascalContext(files.Files):
     """Returns raw ids [H, W]."""
     if path.suffix == '.mat':
       return _read_mat(path)
-    mask = records.read_mask(path)
+    mask = raw_files.read_mask(path)
     if mask.dtype != np.uint8 or mask.ndim == 3:
       return mask
     if mask.max() >= len(_RAW):

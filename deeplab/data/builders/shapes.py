@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
+from deeplab.data import raw_files
 from deeplab.data import records
 
 SIZE = 128  # pixels, both sides
@@ -55,8 +56,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     def read(i):
       image, label = draw(np.random.default_rng((SEED, stream, i)))
       record = {
-        'image': records.encode_png(image),
-        'label': records.encode_png(label),
+        'image': raw_files.encode_png(image),
+        'label': raw_files.encode_png(label),
         'name': f'{i:05d}',
       }
       return [record]

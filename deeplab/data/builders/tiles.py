@@ -7,6 +7,7 @@ import pathlib
 import cv2
 
 from deeplab.data import info as info_lib
+from deeplab.data import raw_files
 from deeplab.data import records
 
 # Share of a mask's pixels that may have a colour of no class. They are ignored:
@@ -62,14 +63,14 @@ def read(
   Raises:
     ValueError: as `records.example`.
   """
-  mask = records.read_mask(mask_path)
+  mask = raw_files.read_mask(mask_path)
   if mask.ndim == 2:
     name = image_path.stem
     return [records.example(image_path, mask_path, name, facts, lambda _: mask)]
-  image = records.read_pixels(image_path)
+  image = raw_files.read_pixels(image_path)
   records.check_sizes(image_path, image.shape[:2], mask_path, mask.shape[:2])
   try:
-    label = records.color_ids(mask, facts, _STRAY)
+    label = raw_files.color_ids(mask, facts, _STRAY)
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   height, width = label.shape
@@ -83,8 +84,8 @@ def read(
     bottom, right = top + grid.size, left + grid.size
     patches.append(
       {
-        'image': records.encode_png(image[top:bottom, left:right]),
-        'label': records.encode_png(label[top:bottom, left:right]),
+        'image': raw_files.encode_png(image[top:bottom, left:right]),
+        'label': raw_files.encode_png(label[top:bottom, left:right]),
         'name': grid.name.format(
           stem=stem, left=left, top=top, right=right, bottom=bottom
         ),

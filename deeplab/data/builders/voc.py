@@ -14,7 +14,6 @@ Everingham et al., IJCV 2015; Hariharan et al., Semantic contours from inverse
 detectors, ICCV 2011.
 """
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -25,8 +24,11 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import downloads
 from deeplab.data import faults
+from deeplab.data import fingerprint
+from deeplab.data import raw_files
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
+from deeplab.data.builders import files
 
 VOC_URL = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar'
@@ -39,21 +41,6 @@ _REMEDY = (
   f'fetch {VOC_URL} (for trainaug also {SBD_URL}), unpack into one FOLDER, and '
   'give --config.data.root=FOLDER'
 )
-
-Pair = tuple[pathlib.Path, pathlib.Path]
-
-
-@dataclasses.dataclass(eq=False)
-class VocConfig(tfds.core.BuilderConfig):
-  """One split.
-
-  Attributes:
-    split: name of the list file.
-    pairs: (image, mask) files; empty if they are to be downloaded.
-  """
-
-  split: str = ''
-  pairs: tuple[Pair, ...] = dataclasses.field(default=(), repr=False)
 
 
 class VocSegmentation(tfds.core.GeneratorBasedBuilder):
@@ -87,7 +74,7 @@ def builder(data: Any, split: str) -> VocSegmentation:
   if data.root:
     voc = locate(data.root)
     pairs = find_pairs(voc, split, locate_sbd(voc))
-    name = records.fingerprint(
+    name = fingerprint.of(
       split,
       (path for pair in pairs for path in pair),
       catalog.INFOS['voc'],
@@ -97,7 +84,7 @@ def builder(data: Any, split: str) -> VocSegmentation:
   return VocSegmentation(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=VocConfig(name=name, split=split, pairs=pairs),
+    config=files.FilesConfig(name=name, split=split, pairs=pairs),
   )
 
 
@@ -119,7 +106,7 @@ def locate(root: str) -> pathlib.Path:
 
 def find_pairs(
   voc: pathlib.Path, split: str, sbd: pathlib.Path | None
-) -> tuple[Pair, ...]:
+) -> tuple[files.Pair, ...]:
   """Returns the (image, mask) files of a split in the order of its list.
 
   Args:
@@ -187,7 +174,7 @@ def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
 def read_mask(path: pathlib.Path) -> np.ndarray:
   """Reads a PNG, or one of SBD's MATLAB files."""
   if path.suffix != '.mat':
-    return records.read_mask(path)
+    return raw_files.read_mask(path)
   try:
     return scipy.io.loadmat(path)['GTcls']['Segmentation'][0, 0]
   except Exception as error:  # scipy raises many kinds for damaged files
@@ -196,7 +183,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     ) from error
 
 
-def _download(dl_manager: Any, split: str) -> tuple[Pair, ...]:
+def _download(dl_manager: Any, split: str) -> tuple[files.Pair, ...]:
   """Fetches the official archives and returns the files of a split."""
   urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
   voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', _REMEDY)))

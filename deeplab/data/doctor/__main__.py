@@ -14,8 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from deeplab import console
+from deeplab import cores
 from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import load
 from deeplab.data.doctor import report
@@ -40,13 +41,13 @@ def _run() -> None:
       '--config is missing; for a folder of your own, '
       '--config=configs/folder_mnv2.py --config.data.root=FOLDER'
     )
-  config = pipeline.resolve(config)
+  config = splits.resolve(config)
   info = catalog.info_for(config.data)
-  splits, faults = {}, []
+  found, faults = {}, []
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
-    splits[split], found = load.listing(config, split)
-    faults += found
-  scans = scan.scan(splits, config, info, _PROCESSES.value or pipeline.cores())
+    found[split], more = load.listing(config, split)
+    faults += more
+  scans = scan.scan(found, config, info, _PROCESSES.value or cores.usable())
   result = diagnosis.diagnose(scans, faults, config, info)
   print(text.summary(result))
   if _OUTPUT.value:

@@ -20,7 +20,8 @@ from deeplab.data import bands
 from deeplab.data import faults as faults_lib
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
-from deeplab.data import records
+from deeplab.data import raw_files
+from deeplab.data import splits
 from deeplab.data.builders import folder
 
 Palette = tuple[tuple[int, info_lib.Color], ...]
@@ -33,7 +34,7 @@ class Fault(NamedTuple):
   """What is wrong with an example.
 
   Attributes:
-    kind: one of `diagnosis.KINDS`.
+    kind: one of `findings.KINDS`.
     text: a sentence that begins with the file.
   """
 
@@ -103,7 +104,7 @@ def listing(
             Place(split, str(image), str(mask)) for image, mask in pairs
           ]
           return places, [Fault('files', text) for text in wrong]
-      count = pipeline.num_examples(config, split)
+      count = splits.num_examples(config, split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder has been looked through twice.
@@ -120,7 +121,7 @@ def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:
   """
   if place.mask:
     return _files(place, info, bands.of(config.data))
-  count = pipeline.num_examples(config, place.split)
+  count = splits.num_examples(config, place.split)
   return next(prepared(place.split, place.number, count, config, info))
 
 
@@ -151,16 +152,12 @@ def _files(
   parts: dict[str, Any] = {}
   faults = []
   try:
-    path = pathlib.Path(place.image)
-    rgb = pixels == bands.RGB
-    parts['image'] = (
-      records.read_pixels(path) if rgb else bands.read(path, pixels)
-    )
+    parts['image'] = raw_files.read_pixels(pathlib.Path(place.image), pixels)
   except (ValueError, OSError) as error:
     faults.append(Fault('unreadable', str(error)))
   kind, colors = _header(place.mask)
   try:
-    raw = records.read_mask(pathlib.Path(place.mask))
+    raw = raw_files.read_mask(pathlib.Path(place.mask))
   except (ValueError, OSError) as error:
     wrong = 'jpeg' if kind == 'JPEG' else 'unreadable'
     return Loaded(place, faults=(*faults, Fault(wrong, str(error))), **parts)
@@ -239,7 +236,7 @@ def _train_ids(
 ) -> list[int | None]:
   """Returns the train id of each value, None where there is none."""
   colored = values.ndim == 2
-  convert = records.color_ids if colored else info_lib.train_ids
+  convert = raw_files.color_ids if colored else info_lib.train_ids
   values = values.astype(np.uint8) if colored else values
   try:
     return convert(values[None], info)[0].tolist()

@@ -14,7 +14,9 @@ import numpy as np
 from deeplab import visualize
 from deeplab.data import info as info_lib
 from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import findings
 from deeplab.data.doctor import load
+from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
 
 # Groups of pictures and lines of a finding, and samples of a split, at most.
@@ -105,16 +107,30 @@ def _figure(
 ) -> str:
   """Returns the pictures of a group of examples, with their names."""
   images: list[str] = []
+  sizes = ''
   for place in places[:2]:
     example = load.load(place, config, info)
     images += map(_embed, picture(example, info.palette, masked))
+    if masked:
+      sizes += _sizes(example)
   if not images:
     return ''
   names = ', '.join(f'{p.split}: {pathlib.Path(p.image).name}' for p in places)
+  names += sizes
   return (
     f'<figure>{"".join(images)}<figcaption>{html.escape(names)}</figcaption>'
     '</figure>'
   )
+
+
+def _sizes(example: load.Loaded) -> str:
+  """Returns the sizes of an image and a mask that differ."""
+  if example.image is None or example.label is None:
+    return ''
+  image, mask = example.image.shape[:2], example.label.shape
+  if image == mask:
+    return ''
+  return f' (image {image[1]}x{image[0]}, mask {mask[1]}x{mask[0]})'
 
 
 def _pictures(figures: Iterable[str]) -> str:
@@ -122,7 +138,7 @@ def _pictures(figures: Iterable[str]) -> str:
 
 
 def _finding(
-  finding: diagnosis.Finding, config: Any, info: info_lib.DatasetInfo
+  finding: findings.Finding, config: Any, info: info_lib.DatasetInfo
 ) -> str:
   lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_LINES]]
   if len(finding.details) > _LINES:
@@ -149,7 +165,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _splits(result: diagnosis.Diagnosis) -> str:
-  rows = [('split', 'pairs', 'size', 'ignored pixels', 'crops without label')]
+  rows = [('split', 'pairs', 'sizes', 'ignored pixels', 'crops without label')]
   for name, split in result.splits.items():
     # Only training takes crops.
     cropped = name == next(iter(result.splits))
@@ -170,9 +186,8 @@ def _balance(result: diagnosis.Diagnosis) -> str:
   info = result.info
   shares = [s.shares(info.num_classes) for s in result.splits.values()]
   largest = max([1e-9, *(float(values.max()) for values in shares)])
-  rows = [('class', *map(html.escape, result.splits), 'suggested weight')]
+  rows = [('class', *map(html.escape, result.splits), 'weight')]
   for i, (name, *cells) in enumerate(text.balance(result)):
-    color = 'rgb({}, {}, {})'.format(*info.palette[i])
     bars = [
       f'<span class="bar" style="width: {values[i] / largest * 8:.2f}em">'
       f'</span>{html.escape(cell)}'
@@ -180,8 +195,7 @@ def _balance(result: diagnosis.Diagnosis) -> str:
     ]
     rows.append(
       (
-        f'<span class="swatch" style="background: {color}"></span>'
-        f'{html.escape(name)}',
+        f'{_swatch(info.palette[i])}{html.escape(name)}',
         *bars,
         cells[-1],
       )
@@ -189,9 +203,25 @@ def _balance(result: diagnosis.Diagnosis) -> str:
   return _table(rows)
 
 
-def _samples(
-  split: diagnosis.Split, config: Any, info: info_lib.DatasetInfo
-) -> str:
+def _swatch(color: Sequence[int]) -> str:
+  red, green, blue = color
+  return (
+    f'<span class="swatch" style="background: rgb({red}, {green}, {blue})">'
+    '</span>'
+  )
+
+
+def _legend(info: info_lib.DatasetInfo) -> str:
+  """Returns what the pictures show besides classes."""
+  value = '' if info.ignore_label is None else f' ({info.ignore_label})'
+  return (
+    f'<p>In the pictures: {_swatch(visualize.IGNORE_COLOR)}ignored{value}, '
+    f'{_swatch(_WRONG)}no class. Over an image, ignored pixels and a black '
+    'class show the image.</p>'
+  )
+
+
+def _samples(split: scan.Split, config: Any, info: info_lib.DatasetInfo) -> str:
   """Returns examples of a split at even distances."""
   places = [s.place for s in split.scans]
   count = min(_SAMPLES, len(places))
@@ -219,8 +249,12 @@ def render(result: diagnosis.Diagnosis, config: Any) -> str:
     '' if result.findings else '<p>None.</p>',
     '<h2>Share of the labelled pixels</h2>',
     _balance(result),
-    '<h2>Suggested</h2>' if text.advice(result) else '',
-    *(f'<p><code>{html.escape(a)}</code></p>' for a in text.advice(result)),
+    _legend(info),
+    '<h2>Suggested</h2>' if result.advice else '',
+    *(
+      f'<p><code>{html.escape(flag)}</code> {html.escape(reason)}</p>'
+      for flag, reason in result.advice
+    ),
   ]
   for name, split in result.splits.items():
     parts += [

@@ -161,6 +161,53 @@ def examine(example: load.Loaded, augment: Any) -> Scan:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Statistics of one split.
+
+  Attributes:
+    scans: of its examples.
+    pixels: int64 [256], pixels by train id, IGNORE included.
+    sizes: int [n, 2], (H, W) of the images that could be read.
+    empty: share of crops without a label, 0..1.
+  """
+
+  scans: tuple[Scan, ...]
+  pixels: np.ndarray
+  sizes: np.ndarray
+  empty: float
+
+  @property
+  def ignored(self) -> float:
+    """Share of pixels that are ignored, 0..1."""
+    return float(self.pixels[info_lib.IGNORE] / max(1, self.pixels.sum()))
+
+  def shares(self, num_classes: int) -> np.ndarray:
+    """Returns each class's share of the labelled pixels, [K]; 0 of none."""
+    counts = self.pixels[:num_classes]
+    return counts / max(1, counts.sum())
+
+  def counts(self, num_classes: int) -> np.ndarray:
+    """Returns the labelled pixels of each readable mask by class, [N, K]."""
+    return np.array(
+      [s.pixels[:num_classes] for s in self.scans if s.pixels is not None]
+    )
+
+
+def split_of(scans: Sequence[Scan]) -> Split:
+  """Adds up the scans of one split."""
+  pixels = np.zeros(256, np.int64)
+  for s in scans:
+    if s.pixels is not None:
+      pixels += s.pixels
+  return Split(
+    tuple(scans),
+    pixels,
+    np.array([s.size for s in scans if s.size], int).reshape(-1, 2),
+    float(np.mean([s.empty for s in scans])) if scans else 0.0,
+  )
+
+
 def _scan_files(
   places: Sequence[load.Place],
   config: Any,

@@ -2,14 +2,16 @@
 
 import numpy as np
 
+from deeplab import words
 from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import findings
 
 # Details of a finding that the terminal shows, at most.
 _SHOWN = 5
 
 
 def size_range(sizes: np.ndarray) -> str:
-  """Returns 'WxH', or the least, the greatest and the median of each side.
+  """Returns 'WxH', or how many sizes there are and what each side goes through.
 
   Args:
     sizes: int [n, 2], (H, W) each.
@@ -18,13 +20,17 @@ def size_range(sizes: np.ndarray) -> str:
     return 'no size'
   if not np.ptp(sizes, axis=0).any():
     return f'{sizes[0, 1]}x{sizes[0, 0]}'
-  (height, width), (least_height, least_width), (most_height, most_width) = (
-    f(sizes, axis=0).astype(int) for f in (np.median, np.min, np.max)
+  sides = (
+    f'{name} {least} to {most}, median {median:.0f}'
+    for name, least, most, median in zip(
+      ('heights', 'widths'),
+      np.min(sizes, axis=0),
+      np.max(sizes, axis=0),
+      np.median(sizes, axis=0),
+      strict=True,
+    )
   )
-  return (
-    f'{least_width}x{least_height} to {most_width}x{most_height}, median '
-    f'{width}x{height}'
-  )
+  return f'{len(np.unique(sizes, axis=0))} sizes ({"; ".join(sides)})'
 
 
 def share(value: float) -> str:
@@ -34,22 +40,11 @@ def share(value: float) -> str:
   return f'{100 * value:.1f} %' if value else '-'
 
 
-def advice(result: diagnosis.Diagnosis) -> list[str]:
-  """Returns the flags that the doctor suggests."""
-  flags = []
-  if result.weights:
-    flags.append(f'--config.loss.balance={result.balance:g}')
-  if result.crop:
-    height, width = result.crop
-    flags.append(f'--config.data.augment.random_crop.size="({height},{width})"')
-  return flags
-
-
 def verdict(result: diagnosis.Diagnosis) -> str:
   """Returns the conclusion in one line."""
   counts = ', '.join(
-    f'{result.count(level)} {level}{"s" * (result.count(level) != 1)}'
-    for level in (diagnosis.ERROR, diagnosis.WARNING)
+    words.count(result.count(level), level)
+    for level in (findings.ERROR, findings.WARNING)
   )
   outcome = 'can start' if result.healthy else 'would go wrong'
   return f'{counts}: training {outcome}.'
@@ -72,8 +67,9 @@ def summary(result: diagnosis.Diagnosis) -> str:
   """Returns all findings, cut to a few lines each."""
   lines = []
   for name, split in result.splits.items():
+    pairs = words.count(len(split.scans), 'pair')
     lines.append(
-      f'{name}: {len(split.scans)} pairs, {size_range(split.sizes)}; ignored '
+      f'{name}: {pairs}, {size_range(split.sizes)}; ignored '
       f'{share(split.ignored)} of the pixels'
     )
   rows = [('class', *result.splits, 'weight'), *balance(result)]
@@ -89,6 +85,8 @@ def summary(result: diagnosis.Diagnosis) -> str:
     lines += [f'  {detail}' for detail in finding.details[:_SHOWN]]
     if len(finding.details) > _SHOWN:
       lines.append(f'  and {len(finding.details) - _SHOWN} more')
-  if advice(result):
-    lines += ['', 'Suggested:', *(f'  {flag}' for flag in advice(result))]
+  if result.advice:
+    lines += ['', 'Suggested:']
+  for flag, reason in result.advice:
+    lines += [f'  {flag}', f'    {reason}']
   return '\n'.join((*lines, '', verdict(result)))

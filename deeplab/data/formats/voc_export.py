@@ -15,7 +15,7 @@ from PIL import Image
 
 from deeplab.data import faults
 from deeplab.data import info as info_lib
-from deeplab.data import records
+from deeplab.data import raw_files
 from deeplab.data import sources
 from deeplab.data.formats import classes as classes_lib
 
@@ -33,7 +33,7 @@ def find(
   listing = base / 'ImageSets' / 'Segmentation' / f'{split}.txt'
   if not listing.is_file():
     return None
-  read, facts = records.read_mask, classes.facts
+  read, facts = raw_files.read_mask, classes.facts
   if (base / 'labelmap.txt').is_file():
     table = read_labelmap(base / 'labelmap.txt')
     read = functools.partial(_read, table=table, classes=classes)
@@ -83,13 +83,13 @@ def _read(
   path: pathlib.Path, table: info_lib.DatasetInfo, classes: classes_lib.Classes
 ) -> np.ndarray:
   """Reads a mask as train ids."""
-  mask = records.read_mask(path)
+  mask = raw_files.read_mask(path)
   try:
     with Image.open(path) as image:
       if image.mode == 'P':
         mask = np.asarray(image.convert('RGB'))
     if mask.ndim == 3:
-      ids = records.color_ids(mask, table)
+      ids = raw_files.color_ids(mask, table)
     else:
       ids = info_lib.train_ids(mask, table)
     lut = np.full(256, info_lib.IGNORE, np.uint8)

@@ -10,6 +10,7 @@ from deeplab.data import catalog
 from deeplab.data import info
 from deeplab.data import pipeline
 from deeplab.data import records
+from deeplab.data import splits
 
 
 def point(config, name, root, split='val'):
@@ -28,7 +29,7 @@ def examples(config):
 
 def metadata(config):
   """Returns the pixels of each class and the ignored ones, as prepared."""
-  builder = pipeline.BUILDERS[config.data.name](
+  builder = splits.BUILDERS[config.data.name](
     config.data, config.data.eval_split
   )
   return (

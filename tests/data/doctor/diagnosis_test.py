@@ -42,9 +42,31 @@ def test_nothing_is_wrong(config):
     ('class 2', '20.0 %', '-', '1.31'),
   ]
   assert text.verdict(result) == '0 errors, 0 warnings: training can start.'
-  assert text.advice(result)[0] == '--config.loss.balance=0.5'
   config.loss.balance = 1.0
   assert conclude(config, GOOD).weights == (0.667, 1.11, 1.67)
+
+
+def test_advice_has_reasons_and_repeats_nothing(config):
+  config.loss.balance = 0.0
+  config.data.augment.random_crop.size = (64, 64)
+  balance, crop = conclude(config, GOOD).advice
+  assert balance == (
+    '--config.loss.balance=0.5',
+    'class 2 has 20 % of the labelled pixels, class 0 50 %; this gives the '
+    'weights above',
+  )
+  assert crop == (
+    '--config.data.augment.random_crop.size="(32,32)"',
+    'the largest of height and width up to 512 that half of the training '
+    'images fill (medians 40 and 40); the config has (64, 64)',
+  )
+  config.loss.balance = 0.5
+  assert conclude(config, GOOD).advice == (crop,)
+  config.data.augment.random_crop.size = (32, 32)
+  assert conclude(config, GOOD).advice == ()
+  config.data.augment.random_crop.size = (64, 64)
+  config.data.augment.ops = ('stretch',)
+  assert conclude(config, GOOD).advice == ()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +119,7 @@ def test_sizes(config):
   )
   assert result.crop == (32, 192)
   assert text.size_range(result.splits['train'].sizes) == (
-    '99x49 to 1600x1500, median 200x49'
+    '3 sizes (heights 49 to 1500, median 49; widths 99 to 1600, median 200)'
   )
   # Scaled twice as large, images of 50 fill a crop of 100.
   large = [seen({0: 5, 1: 5, 2: 5}, size=(50, 32))] * 3

@@ -39,6 +39,21 @@ def test_what_cannot_be_laid_over_each_other_stands_alone():
   assert report.picture(load.Loaded(PLACE), PALETTE, True) == []
 
 
+def test_sizes_that_differ_are_told():
+  told = report._sizes(load.Loaded(PLACE, GREY, IDS.T))
+  assert told == ' (image 3x2, mask 2x3)'
+  assert report._sizes(load.Loaded(PLACE, GREY, IDS)) == ''
+  assert report._sizes(load.Loaded(PLACE, GREY)) == ''
+
+
+def test_the_legend_names_the_ignored_value(config):
+  config.data.ignore_label = 11
+  info = catalog.info_for(config.data)
+  page = report.render(diagnosis.diagnose((), (), config, info), config)
+  assert 'rgb(224, 224, 192)"></span>ignored (11)' in page
+  assert 'rgb(255, 0, 255)"></span>no class' in page
+
+
 def test_names_are_escaped_and_long_lists_cut(config):
   faults = [load.Fault('files', f'<b>{i}</b> & co') for i in range(150)]
   config.data.class_names = ('<i>', 'road', 'tree')

@@ -1,0 +1,289 @@
+"""What is wrong with a data set, or worth a word, and how it is found."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from deeplab.data import info as info_lib
+from deeplab.data.doctor import load
+from deeplab.data.doctor import scan
+
+ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
+
+# Level, and what is wrong and what to do, by kind of finding.
+KINDS: dict[str, tuple[str, str]] = {
+  'files': (ERROR, 'A split is not whole: add, remove or correct the files.'),
+  'unreadable': (ERROR, 'Files cannot be read: replace or remove them.'),
+  'mismatch': (ERROR, 'Masks differ in size from their images.'),
+  'value': (
+    ERROR,
+    'Masks hold values that are no class: correct them, or '
+    'config.data.num_classes and config.data.ignore_label.',
+  ),
+  'color': (
+    ERROR,
+    'Masks hold colours that no class has: correct them, or '
+    'config.data.color_map.',
+  ),
+  'jpeg': (
+    ERROR,
+    'Masks are JPEG, whose compression changes ids: save them as PNG.',
+  ),
+  'palettes': (
+    ERROR,
+    'Palette masks give one id several colours, so the id means several '
+    'things (the index is read, not its colour): save all with one palette.',
+  ),
+  'one_class': (
+    ERROR,
+    'The training masks are labelled with fewer than two classes: there is '
+    'nothing to tell apart.',
+  ),
+  'leak': (
+    ERROR,
+    'The same image is in both splits, so the evaluation scores what was '
+    'learned by heart: remove one.',
+  ),
+  'empty_crops': (
+    ERROR,
+    'Most training crops would hold no labelled pixel: enlarge '
+    'config.data.augment.random_crop.size, or label more.',
+  ),
+  'some_empty_crops': (
+    WARNING,
+    'Some training crops would hold no labelled pixel, and teach nothing.',
+  ),
+  'unlabelled': (WARNING, 'Masks have no labelled pixel.'),
+  'absent': (WARNING, 'Classes have no pixel in the training split.'),
+  'ignored': (WARNING, 'More than half of all pixels are ignored.'),
+  'repeated': (WARNING, 'Images are in one split more than once.'),
+  'alike': (
+    WARNING,
+    'Images of the two splits look alike: is one scene in both?',
+  ),
+  'padded': (
+    WARNING,
+    'Most images are smaller than the crop at every scale, and are padded.',
+  ),
+  'palette': (
+    NOTE,
+    'Palette masks: their indices are read as ids, their colours are not.',
+  ),
+}
+
+# Perceptual hashes of 256 bits that differ in no more are of images alike: JPEG
+# of low quality, half the size and other brightness change up to 25 bits of a
+# street scene, and two scenes of one street differ in 70 and more.
+_ALIKE = 24
+# Shares of crops without a label that are worth a word, and that are too many.
+_SOME_EMPTY, _MOST_EMPTY = 0.01, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """One kind of finding, with all that it was found in.
+
+  Attributes:
+    kind: a key of KINDS.
+    details: a sentence or a name each.
+    places: groups of examples that show it, such as two equal images.
+  """
+
+  kind: str
+  details: tuple[str, ...]
+  places: tuple[tuple[load.Place, ...], ...] = ()
+
+  @property
+  def level(self) -> str:
+    """ERROR, WARNING or NOTE."""
+    return KINDS[self.kind][0]
+
+  @property
+  def meaning(self) -> str:
+    """What is wrong, and what to do."""
+    return KINDS[self.kind][1]
+
+
+def find(
+  scans: Sequence[scan.Scan],
+  faults: Sequence[load.Fault],
+  splits: Mapping[str, scan.Split],
+  config: Any,
+  info: info_lib.DatasetInfo,
+) -> tuple[Finding, ...]:
+  """Returns what is wrong or worth a word, in the order of KINDS.
+
+  Args:
+    scans: of the examples of both splits.
+    faults: of the splits as such; see `load.listing`.
+    splits: the scans by split.
+    config: the experiment; reads `data`.
+    info: facts about the data set.
+  """
+  train = splits[config.data.train_split]
+  found = [
+    *_faults(scans, faults),
+    *_palettes(scans),
+    *_labels(train, info),
+    *_crops(train, config.data.augment),
+    *_copies(scans),
+  ]
+  if len(splits) > 1:
+    found += _alike(train.scans, splits[config.data.eval_split].scans)
+  return tuple(sorted(found, key=lambda one: list(KINDS).index(one.kind)))
+
+
+def _faults(
+  scans: Sequence[scan.Scan], faults: Sequence[load.Fault]
+) -> Iterable[Finding]:
+  """Collects the faults of single files by kind."""
+  texts: dict[str, list[str]] = {}
+  places: dict[str, list[tuple[load.Place, ...]]] = {}
+  for kind, text in dict.fromkeys(faults):  # a pool is looked at twice
+    texts.setdefault(kind, []).append(text)
+  for s in scans:
+    for kind, text in s.faults:
+      texts.setdefault(kind, []).append(text)
+      places.setdefault(kind, []).append((s.place,))
+  for kind, found in texts.items():
+    yield Finding(kind, tuple(found), tuple(places.get(kind, ())))
+
+
+def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
+  """Tells of palette masks, and of palettes that contradict each other."""
+  first: dict[int, tuple[info_lib.Color, load.Place]] = {}
+  clashes: dict[int, tuple[str, tuple[load.Place, ...]]] = {}
+  for s in scans:
+    for value, color in s.palette:
+      known, place = first.setdefault(value, (color, s.place))
+      if color != known:
+        text = (
+          f'{s.place.mask}: id {value} is {color} here, and {known} in '
+          f'{place.mask}'
+        )
+        clashes.setdefault(value, (text, (place, s.place)))
+  if clashes:
+    texts, places = zip(*clashes.values(), strict=True)
+    yield Finding('palettes', texts, places)
+  with_palette = [s for s in scans if s.palette]
+  if with_palette:
+    yield Finding('palette', (f'{len(with_palette)} of {len(scans)} masks',))
+
+
+def _labels(train: scan.Split, info: info_lib.DatasetInfo) -> Iterable[Finding]:
+  """Looks at what the training masks are labelled with."""
+  empty = [
+    s
+    for s in train.scans
+    if s.pixels is not None
+    and not s.pixels[: info.num_classes].any()
+    and s.pixels[info_lib.IGNORE]
+  ]
+  if empty:
+    yield Finding(
+      'unlabelled',
+      tuple(s.place.mask or s.place.image for s in empty),
+      tuple((s.place,) for s in empty),
+    )
+  if not train.pixels.any():
+    return
+  present = np.flatnonzero(train.pixels[: info.num_classes]).tolist()
+  absent = [name for i, name in enumerate(info.class_names) if i not in present]
+  if absent:
+    yield Finding('absent', tuple(absent))
+  if len(present) < 2 <= info.num_classes:
+    names = ', '.join(info.class_names[i] for i in present) or 'none'
+    hint = ''
+    if train.pixels[info_lib.IGNORE] and info.ignore_label == info_lib.IGNORE:
+      hint = (
+        '; the value 255 is the ignore label: if it is meant as a class, write '
+        'that class as 1'
+      )
+    yield Finding('one_class', (f'labelled: {names}{hint}',))
+  if train.ignored > 0.5:
+    yield Finding('ignored', (f'{train.ignored:.0%} of the training pixels',))
+
+
+def _crops(train: scan.Split, augment: Any) -> Iterable[Finding]:
+  """Looks at what training crops would hold."""
+  if train.empty >= _SOME_EMPTY:
+    worst = sorted(train.scans, key=lambda s: -s.empty)
+    worst = [s for s in worst if s.empty >= _SOME_EMPTY]
+    yield Finding(
+      'empty_crops' if train.empty >= _MOST_EMPTY else 'some_empty_crops',
+      (
+        f'{train.empty:.1%} of the crops; by image:',
+        *(f'{s.place.mask or s.place.image}: {s.empty:.0%}' for s in worst),
+      ),
+      tuple((s.place,) for s in worst),
+    )
+  sizes, counts = np.unique(train.sizes, axis=0, return_counts=True)
+  small = sum(
+    count
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
+    if _padded(scan.windows(augment, (size[0], size[1])), size)
+  )
+  if small > 0.5 * len(train.sizes):
+    yield Finding('padded', (f'{small} of {len(train.sizes)} training images',))
+
+
+def _padded(windows: Sequence[tuple[int, int]], size: Sequence[int]) -> bool:
+  """Returns whether the smallest of the windows is larger than the image."""
+  least = np.min(windows, axis=0) if windows else 0
+  return bool(np.any(np.less(size, least)))
+
+
+def _name(place: load.Place) -> str:
+  return place.image if place.mask else f'{place.split}/{place.image}'
+
+
+def _copies(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
+  """Finds images of equal pixels, within a split and across splits."""
+  groups: dict[bytes, list[load.Place]] = {}
+  for s in scans:
+    if s.digest:
+      groups.setdefault(s.digest, []).append(s.place)
+  copies = [tuple(group) for group in groups.values() if len(group) > 1]
+  for kind, leaks in (('leak', True), ('repeated', False)):
+    found = [g for g in copies if (len({p.split for p in g}) > 1) == leaks]
+    if found:
+      yield Finding(
+        kind, tuple(' = '.join(map(_name, g)) for g in found), tuple(found)
+      )
+
+
+def _alike(
+  train: Sequence[scan.Scan], evaluation: Sequence[scan.Scan]
+) -> list[Finding]:
+  """Finds images of two splits that look alike without being equal."""
+  train = [s for s in train if s.look]
+  evaluation = [s for s in evaluation if s.look]
+  if not train or not evaluation:
+    return []
+  looks = [
+    np.frombuffer(b''.join(s.look for s in side), np.uint64).reshape(-1, 4)
+    for side in (train, evaluation)
+  ]
+  digests = {s.digest for s in train}
+  found = []
+  for bits, s in zip(looks[1], evaluation, strict=True):
+    if s.digest in digests:
+      continue  # equal, which is worse
+    distance = np.bitwise_count(looks[0] ^ bits).sum(axis=1)
+    nearest = int(distance.argmin())
+    if distance[nearest] <= _ALIKE:
+      found.append((int(distance[nearest]), train[nearest].place, s.place))
+  if not found:
+    return []
+  found.sort()
+  return [
+    Finding(
+      'alike',
+      tuple(f'{_name(a)} ~ {_name(b)} ({d} bits of 256)' for d, a, b in found),
+      tuple((a, b) for _, a, b in found),
+    )
+  ]

@@ -1,0 +1,108 @@
+"""Pairs of files, one annotation an image: by a list, or by their stems."""
+
+import pathlib
+
+from deeplab.data import bands
+
+LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
+
+Pair = tuple[pathlib.Path, pathlib.Path]
+
+
+def find(base: pathlib.Path, split: str) -> tuple[tuple[Pair, ...], list[str]]:
+  """Returns the files of a list or of folders.
+
+  Args:
+    base: the root.
+    split: name of the split.
+
+  Returns:
+    The (image, annotation) files, sorted, and a sentence for each file without
+    a partner and each bad line.
+  """
+  listing, folder = base / f'{split}.txt', base / split
+  if listing.is_file():
+    pairs, faults = _listed(base, listing)
+  elif (folder / 'images').is_dir() and (folder / 'labels').is_dir():
+    pairs, faults = _matched(folder / 'images', folder / 'labels')
+  elif any(folder.glob('*.json')):
+    pairs, faults = _matched(folder, folder, ('.json',))
+  else:
+    return (), [
+      f'{base}: split {split!r} is missing; make {split}/images and '
+      f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
+      f"of COCO's form or {split}.xml of CVAT's"
+    ]
+  return tuple(sorted(pairs)), faults
+
+
+def _listed(
+  base: pathlib.Path, listing: pathlib.Path
+) -> tuple[list[Pair], list[str]]:
+  """Reads a list file; see `find`."""
+  pairs, faults = [], []
+  for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
+    names = line.strip().split('\t') if '\t' in line else line.split()
+    if not names:
+      continue
+    if len(names) != 2:
+      faults.append(
+        f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
+        'between names that have spaces'
+      )
+      continue
+    image, mask = base / names[0].strip(), base / names[1].strip()
+    missing = [path for path in (image, mask) if not path.is_file()]
+    faults += [
+      f'{path}: no such file, but line {number} of {listing} names it'
+      for path in missing
+    ]
+    if not missing:
+      pairs.append((image, mask))
+  return pairs, faults
+
+
+def _by_stem(
+  folder: pathlib.Path, suffixes: tuple[str, ...]
+) -> tuple[dict[str, pathlib.Path], list[str]]:
+  """Returns the files of a folder by stem, and sentences about the others."""
+  files: dict[str, pathlib.Path] = {}
+  faults = []
+  for path in sorted(folder.iterdir()):
+    if path.suffix.lower() not in suffixes or path.name.startswith('.'):
+      continue
+    if path.stem in files:
+      faults.append(
+        f'{path}: {files[path.stem].name} has the same stem; remove one'
+      )
+    else:
+      files[path.stem] = path
+  return files, faults
+
+
+def _matched(
+  images_folder: pathlib.Path,
+  labels_folder: pathlib.Path,
+  suffixes: tuple[str, ...] = LABEL_SUFFIXES,
+) -> tuple[list[Pair], list[str]]:
+  """Pairs the files of two folders by stem; see `find`."""
+  images, faults = _by_stem(images_folder, bands.SUFFIXES)
+  masks, more = _by_stem(labels_folder, suffixes)
+  faults += more
+  if images_folder != labels_folder:
+    # A JPEG that stands for a mask is paired too, for its reader to refuse.
+    jpegs, _ = _by_stem(labels_folder, ('.jpg', '.jpeg'))
+    masks = {k: path for k, path in jpegs.items() if k in images} | masks
+  for stem in sorted(images.keys() ^ masks.keys()):
+    if stem in images:
+      faults.append(
+        f'{images[stem]}: image without a mask; add '
+        f'{labels_folder / stem}{suffixes[0]} or remove the image'
+      )
+    else:
+      faults.append(
+        f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
+        f'to {images_folder} or remove the mask'
+      )
+  stems = sorted(images.keys() & masks.keys())
+  return [(images[stem], masks[stem]) for stem in stems], faults
