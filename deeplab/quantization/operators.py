@@ -17,9 +17,10 @@ from deeplab.quantization import fixed_point
 
 Array = jax.Array
 
-# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, and
-# the `Sum` that it is on the device before that is rounded to int8.
-GRID, SUM = 'grid', 'sum'
+# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, the
+# `Sum` that it is on the device before that is rounded to int8, and the kernel
+# that makes it int8, a function (scale) to whole numbers.
+GRID, SUM, KERNEL = 'grid', 'sum', 'kernel'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,18 @@ def sum_of(array: Any) -> Any:
   return aux_data.get(array, SUM, None)
 
 
-def _note(array: Array, value: Array, unit: Array) -> Array:
+def note_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
+  """Notes what makes an array int8; its numbers lie around 0."""
+  aux_data.set(array, KERNEL, kernel)
+
+
+def kernel_of(array: Any) -> Callable[[Array], Array] | None:
+  """Returns what makes an array int8, or None."""
+  kernel: Callable[[Array], Array] | None = aux_data.get(array, KERNEL, None)
+  return kernel
+
+
+def note(array: Array, value: Array, unit: Array) -> Array:
   """Notes what an array is on the device."""
   stop = jax.lax.stop_gradient
   aux_data.set(array, SUM, Sum(stop(value), stop(unit)))
@@ -79,10 +91,24 @@ def passed(value: Array, x: Array) -> Array:
   return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
-def _note_grid(array: Array, grid: Grid) -> None:
+def note_grid(array: Array, grid: Grid) -> None:
   """Notes that an array lies on a grid, in whole steps of its scale."""
   scale = fixed_point.wide(grid.scale)
-  _note(array, jnp.round(fixed_point.wide(array) / scale) * scale, scale)
+  note(array, jnp.round(fixed_point.wide(array) / scale) * scale, scale)
+
+
+def scaled(out: Array, total: Sum, factor: Array, shift: Array) -> Array:
+  """Notes that a sum was multiplied, and a constant added to it.
+
+  Args:
+    out: the result.
+    total: the sum.
+    factor: folded into the kernel, and so into the step.
+    shift: folded into the bias.
+  """
+  unit = total.unit * jnp.abs(fixed_point.wide(factor))
+  value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
+  return note(out, value, unit)
 
 
 def _in_units(x: Array, unit: Array) -> Array:
@@ -127,7 +153,7 @@ class WholeConv(Conv):
     ]
     unit = scales[0] * scales[1]
     out = super()._call_original_op(*steps, **kwargs)
-    return _note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
+    return note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
 
 
 class BatchNorm(odml_ops.BatchNorm):
@@ -143,10 +169,7 @@ class BatchNorm(odml_ops.BatchNorm):
     # In float32, as the converter has it.
     deviation = jnp.sqrt(fixed_point.wide(stats['var'] + norm.epsilon))
     factor = params['scale'] * narrow(1 / deviation)
-    shift = params['bias'] - stats['mean'] * factor
-    unit = total.unit * jnp.abs(fixed_point.wide(factor))
-    value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
-    return _note(out, value, unit)
+    return scaled(out, total, factor, params['bias'] - stats['mean'] * factor)
 
 
 class Ufunc(odml_ops.UfuncCall):
@@ -159,7 +182,7 @@ class Ufunc(odml_ops.UfuncCall):
     # Qwix found the first argument's operator to take the second as a bias.
     if self._op_name == 'add' and self._output_allow_fusion and total:
       bias = _in_units(args[2], total.unit)
-      return _note(out, total.value + bias, total.unit)
+      return note(out, total.value + bias, total.unit)
     return out
 
   def _call_original_op(self, *args: Any, **kwargs: Any) -> Array:
@@ -173,7 +196,7 @@ class Ufunc(odml_ops.UfuncCall):
     ]
     if self._op_name == 'multiply':
       unit = scales[0] * scales[1]
-      return _note(out, steps[0] * steps[1] * unit, unit)
+      return note(out, steps[0] * steps[1] * unit, unit)
     # Summands are brought to the coarser scale, with 20 bits behind the point.
     coarse = 2 * jnp.maximum(*scales)
     unit = coarse * 2.0**-20
@@ -181,7 +204,7 @@ class Ufunc(odml_ops.UfuncCall):
       fixed_point.multiplied(n * 2.0**20, scale / coarse)
       for n, scale in zip(steps, scales, strict=True)
     ]
-    return _note(out, (parts[0] + parts[1]) * unit, unit)
+    return note(out, (parts[0] + parts[1]) * unit, unit)
 
 
 class Relu(odml_ops.CustomJvpCall):
@@ -195,7 +218,7 @@ class Relu(odml_ops.CustomJvpCall):
     if total is None or function not in (jax.nn.relu, jax.nn.relu6):
       return out
     top = 6.0 if function is jax.nn.relu6 else None
-    return _note(out, jnp.clip(total.value, 0.0, top), total.unit)
+    return note(out, jnp.clip(total.value, 0.0, top), total.unit)
 
 
 class Concatenate(odml_ops.Concatenate):
@@ -211,7 +234,7 @@ class Concatenate(odml_ops.Concatenate):
       return out
     values = jnp.concatenate([s.value for s in sums], *args, **kwargs)
     units = [jnp.broadcast_to(s.unit, s.value.shape) for s in sums]
-    return _note(out, values, jnp.concatenate(units, *args, **kwargs))
+    return note(out, values, jnp.concatenate(units, *args, **kwargs))
 
 
 class SameGrid(odml_ops.QuantizedOp):
@@ -244,6 +267,6 @@ class SameGrid(odml_ops.QuantizedOp):
         steps = fixed_point.resize(whole, *args, **kwargs)
       out = grid.round(out) if steps is None else grid.round(out, steps)
       aux_data.set(out, GRID, grid)
-      _note_grid(out, grid)
+      note_grid(out, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)

@@ -24,12 +24,15 @@ import jax
 import jax.numpy as jnp
 import qwix
 from qwix._src import aux_data
+from qwix._src import interception
 from qwix._src.core import qarray
 from qwix._src.providers import odml
 from qwix._src.providers import odml_ops
 from qwix._src.utils import flax_util
 
 from deeplab.quantization import fixed_point
+from deeplab.quantization import gates
+from deeplab.quantization import moves
 from deeplab.quantization import operators
 from deeplab.quantization import rules as rules_lib
 
@@ -84,6 +87,8 @@ class _Shared:
   """What the providers have in common; mixed into Qwix's."""
 
   conv = operators.Conv
+  hard_swish = gates.HardSwish
+  ramp = gates.Ramp
 
   def setup(self, rules: rules_lib.Rules) -> None:
     self._power_of_two = rules.power_of_two
@@ -95,6 +100,11 @@ class _Shared:
           check_activation=True,
         ),
         'jax.numpy.concatenate': operators.Concatenate,
+        'jax.nn.hard_swish': self.hard_swish,
+        'jax.nn.sigmoid': gates.Sigmoid,
+        'jax.nn.hard_sigmoid': self.ramp,
+        'deeplab.models.attention.ramp': self.ramp,
+        'flax.linen.max_pool': operators.SameGrid,
         'deeplab.models.resizing.resize': operators.SameGrid,
         'deeplab.models.pooling.bins': operators.SameGrid,
         'deeplab.models.pooling.windows': operators.SameGrid,
@@ -161,6 +171,8 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
 
   conv = operators.WholeConv
+  hard_swish = gates.WholeHardSwish
+  ramp = gates.WholeRamp
 
   def setup(self, rules: rules_lib.Rules) -> None:
     super().setup(rules)
@@ -169,8 +181,17 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
         'flax.linen.BatchNorm.__call__': operators.BatchNorm,
         'jax.custom_jvp.__call__': operators.Relu,
         'jax.numpy.ufunc.__call__': operators.Ufunc,
+        'jax.numpy.pad': moves.Pad,
       }
     )
+
+  def get_interceptors(self):
+    _, numerical = super().get_interceptors()
+    structural = interception.Interceptor(
+      mapping={interception.PRIMITIVE_BIND_KEY: moves.Bind()},
+      id=hash((id(self), 0)),
+    )
+    return [lambda: structural, numerical]
 
   def _fake_quant(self, array, how, quant_stat_name=None):
     weight = quant_stat_name is None
@@ -203,8 +224,10 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
         steps = fixed_point.half_away(steps + 1e-4 * jnp.sign(steps))
       return fit(x, steps - zero)
 
-    total = operators.sum_of(array)
-    if weight or total is None:
+    total, kernel = operators.sum_of(array), operators.kernel_of(array)
+    if kernel is not None:
+      out = fit(array, kernel(scale))
+    elif weight or total is None:
       steps = fixed_point.wide(array) / fixed_point.wide(scale)
       out = fit(
         array, fixed_point.half_away(steps) if weight else jnp.round(steps)
@@ -241,6 +264,8 @@ class _Switch(_Shared, odml.OdmlQatProvider):
 
 class _Lower(_Shared, odml.OdmlConversionProvider):
   """Marks tensors with the scales that the simulation rounds by."""
+
+  ramp = gates.LoweredRamp
 
   def _fake_quant(self, array, how, quant_stat_name=None):
     with jax.ensure_compile_time_eval():
