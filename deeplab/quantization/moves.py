@@ -30,10 +30,15 @@ class Bind(odml_ops.PrimitiveBindOp):
     out = super().__call__(primitive, *args, **params)
     if primitive.name not in _PRIMITIVES or len(args) != 1:
       return out
+    if primitive.name in ('slice', 'split'):  # no bias gets past those
+      for x in jax.tree.leaves(out):
+        aux_data.set(x, odml_ops.AuxDataKey.ALLOW_FUSION, False)
     grid = aux_data.get(args[0], operators.GRID, None)
-    for x in jax.tree.leaves(out):
-      if grid is not None and x.ndim == args[0].ndim:
+    leaves = jax.tree.leaves((args, out))
+    if grid is not None and all(x.ndim == 4 for x in leaves):
+      for x in jax.tree.leaves(out):
         aux_data.set(x, operators.GRID, grid)
+      return out
     total = operators.sum_of(args[0])
     if total is None:
       return out
@@ -55,6 +60,7 @@ class Pad(odml_ops.OnlyOutputOp):
 
   def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
+    x = operators.rounded(x)
     out = super().__call__(x, *args, **kwargs)
     total = operators.sum_of(x)
     if total is None:
@@ -65,3 +71,23 @@ class Pad(odml_ops.OnlyOutputOp):
       jnp.pad(total.value, *args, **kwargs),
       jnp.pad(whole, *args, mode='edge'),
     )
+
+
+class Split(odml_ops.OnlyInputOp):
+  """Parts of a map, which have one scale before anybody reads one of them."""
+
+  def __call__(self, x: Array, *args: Any, **kwargs: Any) -> list[Array]:
+    """Computes the operator; arguments as the original's."""
+    if not self._inputs_have_activations((x,)):
+      whole: list[Array] = self._call_original_op(x, *args, **kwargs)
+      return whole
+    rule, name = self._get_rule_and_op_id_fn(self._op_name)
+    x = self._maybe_fake_quant(x, rule, name)
+    parts: list[Array] = self._call_original_op(x, *args, **kwargs)
+    grid = aux_data.get(x, operators.GRID, None)
+    for part in parts if rule and rule.act_qtype else ():
+      aux_data.set(part, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
+      if grid is not None:
+        aux_data.set(part, operators.GRID, grid)
+    self._fake_quant_output(parts, rule)
+    return parts
