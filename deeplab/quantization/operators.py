@@ -4,6 +4,7 @@ Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -138,7 +139,9 @@ class Conv(odml_ops.DotEinsumConv):
   def __call__(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
     rule, _ = self._get_rule_and_op_id_fn('transposed')
-    if max(kwargs.get('lhs_dilation') or (1,)) > 1 and rule and rule.weight_qtype:
+    if (
+      max(kwargs.get('lhs_dilation') or (1,)) > 1 and rule and rule.weight_qtype
+    ):
       path = '/'.join(flax_util.get_current_module_path())
       raise ValueError(
         f'the transposed convolution {path} has no int8 form in Qwix: keep it '
@@ -217,12 +220,11 @@ class BatchNorm(odml_ops.BatchNorm):
 
   def _alone(self, norm: nn.BatchNorm, x: Array, rule: Any) -> Array:
     """Returns BatchNorm as a convolution."""
-    if self.constants is None:
+    with contextlib.ExitStack() as stack:
+      if self.constants is not None:
+        stack.enter_context(jax.ensure_compile_time_eval())
       factor, shift = self._factors(norm)
-    else:
-      with jax.ensure_compile_time_eval():
-        factor, shift = self._factors(norm)
-    kernel = jnp.reshape(factor, (1, 1, 1, -1))
+      kernel = jnp.reshape(factor, (1, 1, 1, -1))
     aux_data.set(kernel, odml_ops.AuxDataKey.WEIGHT_NAME, 'scale')
     conv = self.conv(
       op_full_name='jax.lax.conv_general_dilated',

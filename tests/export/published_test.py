@@ -78,9 +78,7 @@ def by_tensorflow(tmp_path):
   asked = request('int8')
   compute = saved_model.function(network, variables, asked, MEAN, STD)
   saved_model.write(compute, (*SIZE, 3), str(tmp_path / 'saved'))
-  samples = calibration.samples(
-    photographs(CALIBRATION), SIZE, True, MEAN, STD
-  )
+  samples = calibration.samples(photographs(CALIBRATION), SIZE, True, MEAN, STD)
   return tflite.convert(str(tmp_path / 'saved'), 'int8', asked, samples)
 
 
