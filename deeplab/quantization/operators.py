@@ -193,11 +193,15 @@ class BatchNorm(odml_ops.BatchNorm):
   def __call__(self, norm: nn.BatchNorm, x: Array, *args: Any, **kwargs: Any):
     """Computes the operator; arguments as the original's."""
     key = odml_ops.AuxDataKey
-    if aux_data.get(x, key.IS_ACTIVATION, False) and norm.use_running_average:
-      if not aux_data.get(x, key.ALLOW_FUSION, False):
-        rule, _ = self._get_rule_and_op_id_fn('batch_norm_op')
-        if rule is not None and rule.act_qtype is not None:
-          return self._alone(norm, x, rule)
+    rule, _ = self._get_rule_and_op_id_fn('batch_norm_alone')
+    if (
+      aux_data.get(x, key.IS_ACTIVATION, False)
+      and not aux_data.get(x, key.ALLOW_FUSION, False)
+      and norm.use_running_average
+      and rule is not None
+      and rule.act_qtype is not None
+    ):
+      return self._alone(norm, x, rule)
     out = super().__call__(norm, x, *args, **kwargs)
     total = sum_of(x)
     if total is None or not norm.use_running_average:
