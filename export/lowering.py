@@ -65,7 +65,9 @@ def _convert(text: str) -> bytes:
       return converter_api_ext.export_flatbuffer_to_bytes(module.operation)
     except Exception as error:  # the converter raises many
       raise ValueError(
-        f'litert-converter cannot convert the model: {error} {held()[:500]}'
+        'litert-converter cannot convert the model; --formats=int8 does it by '
+        f'TensorFlow, or --float_layers leaves layers out: {error} '
+        f'{held()[:500]}'
       ) from error
 
 
@@ -182,13 +184,18 @@ def convert(
   image = jax.ShapeDtypeStruct((1, *request.input_size, len(mean)), jnp.float32)
   data = _convert(jax.jit(compute).lower(image).as_text())
   data = _retype(data, request.input_type, request.output_type)
-  graph_lib.check(
-    graph_lib.read(data),
-    'the int8_litert file',
-    'int8',
-    request.input_type,
-    request.output_type,
-    weights=rules.weights,
-    floats_allowed=bool(rules.float_layers),
-  )
+  try:
+    graph_lib.check(
+      graph_lib.read(data),
+      'the int8_litert file',
+      'int8',
+      request.input_type,
+      request.output_type,
+      weights=rules.weights,
+      floats_allowed=bool(rules.float_layers),
+    )
+  except graph_lib.BadGraph as error:
+    raise graph_lib.BadGraph(
+      f'{error}; --formats=int8 has operators for more layers'
+    ) from None
   return data

@@ -93,7 +93,14 @@ def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
 
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
+    ValueError: the run is older than `config.quantization`.
   """
+  if 'quantization' not in workdir_lib.read_config(workdir):
+    raise ValueError(
+      f'{workdir_lib.config_path(workdir)} has no "quantization": an older '
+      'version trained this run; train it again, or add the section that a '
+      'new run of its config has'
+    )
   loaded = workdir_lib.load(workdir, which)
   config = ConfigDict(loaded.config)
   if data_root:

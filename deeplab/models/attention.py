@@ -16,17 +16,32 @@ from deeplab.models import pooling
 
 Array = jax.Array
 
-# What published systems gate with. Those that are piecewise linear are a ReLU6,
-# which int8 graphs fuse: clipping to [0, 1] would be operators of its own.
+
+def ramp(x: Array, slope: float, offset: float, top: float) -> Array:
+  """Returns relu6(slope x + offset) top / 6: 0, a line, and `top`.
+
+  A ReLU6 is what int8 graphs fuse: clipping to [0, 1] would be operators of its
+  own.
+
+  Args:
+    x: any shape.
+    slope: of the ReLU6's argument.
+    offset: likewise.
+    top: the largest value.
+  """
+  return jax.nn.relu6(slope * x + offset) * (top / 6)
+
+
+# What published systems gate with.
 GATES: dict[str, Callable[[Array], Array]] = {
   # The paper's, torchvision's and Keras'.
   'hard_sigmoid': layers.ACTIVATIONS['hard_sigmoid'],
   # TF-slim rounds the sixth.
-  'hard_sigmoid_tf': lambda x: jax.nn.relu6(x + 3.0) * 0.16667,
+  'hard_sigmoid_tf': lambda x: ramp(x, 1.0, 3.0, 6 * 0.16667),
   # clip(0.2 x + 0.5, 0, 1), as Paddle's MobileNetV3 has it.
-  'hard_sigmoid_paddle': lambda x: jax.nn.relu6(1.2 * x + 3.0) / 6.0,
+  'hard_sigmoid_paddle': lambda x: ramp(x, 1.2, 3.0, 1.0),
   # clip(x, 0, 1), as Paddle's GhostNet has it.
-  'clip': lambda x: jax.nn.relu6(6.0 * x) / 6.0,
+  'clip': lambda x: ramp(x, 6.0, 0.0, 1.0),
   # Lite-HRNet's.
   'sigmoid': jax.nn.sigmoid,
 }

@@ -34,6 +34,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def shared_relu(x: Array) -> Array:
+  """ReLU of a map [B, H, W, C] that others read before it, too.
+
+  Int8 files hold both, in one scale; every other ReLU is a part of the operator
+  before it.
+  """
+  return jax.nn.relu(x)
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
   """What every layer of one model shares.
@@ -282,11 +291,13 @@ class ConvTranspose(nn.Module):
       lhs_dilation=(self.stride, self.stride),
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    x = x[:, start : start + height, start : start + width]
     if self.use_bias:
       zeros = nn.initializers.zeros_init()
       bias = self.param('bias', zeros, (self.features,), jnp.float32)
       x = x + bias.astype(dtype)[None, None, None]
+    # Not by an index: what quantises takes that for a gather.
+    x = jax.lax.slice_in_dim(x, start, start + height, axis=1)
+    x = jax.lax.slice_in_dim(x, start, start + width, axis=2)
     return x
 
 

@@ -4,7 +4,9 @@ Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,15 +14,17 @@ import jax
 import jax.numpy as jnp
 from qwix._src import aux_data
 from qwix._src.providers import odml_ops
+from qwix._src.utils import flax_util
 
 from deeplab.models import cpu_kernels
 from deeplab.quantization import fixed_point
 
 Array = jax.Array
 
-# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, and
-# the `Sum` that it is on the device before that is rounded to int8.
-GRID, SUM = 'grid', 'sum'
+# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, the
+# `Sum` that it is on the device before that is rounded to int8, and the kernel
+# that makes it int8, a function (scale) to whole numbers.
+GRID, SUM, KERNEL = 'grid', 'sum', 'kernel'
 _RATES = 'rhs_dilation'
 # Arguments of convolutions that `cpu_kernels` knows.
 _PLAIN = {
@@ -72,12 +76,39 @@ def _scale_of(array: Any) -> Any:
   return None if grid is None else fixed_point.wide(grid.scale)
 
 
-def sum_of(array: Any) -> Any:
+def sum_of(array: Any) -> Sum | None:
   """Returns the `Sum` that an array is on the device, or None."""
-  return aux_data.get(array, SUM, None)
+  total: Sum | None = aux_data.get(array, SUM, None)
+  grid = aux_data.get(array, GRID, None)
+  if total is None and grid is not None and grid.zero is not None:
+    scale = jax.lax.stop_gradient(fixed_point.wide(grid.scale))
+    value = jax.lax.stop_gradient(fixed_point.wide(array))
+    return Sum(jnp.round(value / scale) * scale, scale)
+  return total
 
 
-def _note(array: Array, value: Array, unit: Array) -> Array:
+def rounded(array: Array) -> Array:
+  """Returns the int8 of an array that others have read as such, or itself.
+
+  What moves values would otherwise be computed from more digits than the device
+  has kept.
+  """
+  known = aux_data.get(array, odml_ops.AuxDataKey.FQ_ARRAY, None)
+  return array if known is None or isinstance(known, str) else known
+
+
+def note_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
+  """Notes what makes an array int8; its numbers lie around 0."""
+  aux_data.set(array, KERNEL, kernel)
+
+
+def kernel_of(array: Any) -> Callable[[Array], Array] | None:
+  """Returns what makes an array int8, or None."""
+  kernel: Callable[[Array], Array] | None = aux_data.get(array, KERNEL, None)
+  return kernel
+
+
+def note(array: Array, value: Array, unit: Array) -> Array:
   """Notes what an array is on the device."""
   stop = jax.lax.stop_gradient
   aux_data.set(array, SUM, Sum(stop(value), stop(unit)))
@@ -89,10 +120,18 @@ def passed(value: Array, x: Array) -> Array:
   return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
-def _note_grid(array: Array, grid: Grid) -> None:
-  """Notes that an array lies on a grid, in whole steps of its scale."""
-  scale = fixed_point.wide(grid.scale)
-  _note(array, jnp.round(fixed_point.wide(array) / scale) * scale, scale)
+def scaled(out: Array, total: Sum, factor: Array, shift: Array) -> Array:
+  """Notes that a sum was multiplied, and a constant added to it.
+
+  Args:
+    out: the result.
+    total: the sum.
+    factor: folded into the kernel, and so into the step.
+    shift: folded into the bias.
+  """
+  unit = total.unit * jnp.abs(fixed_point.wide(factor))
+  value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
+  return note(out, value, unit)
 
 
 def _in_units(x: Array, unit: Array) -> Array:
@@ -109,6 +148,16 @@ class Conv(odml_ops.DotEinsumConv):
 
   def __call__(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
+    rule, _ = self._get_rule_and_op_id_fn('transposed')
+    if (
+      max(kwargs.get('lhs_dilation') or (1,)) > 1 and rule and rule.weight_qtype
+    ):
+      path = '/'.join(flax_util.get_current_module_path())
+      raise ValueError(
+        f'the transposed convolution {path} has no int8 form in Qwix: keep it '
+        f"in float (config.quantization.float_layers or --float_layers='{path}'"
+        '), or export by --formats=int8'
+      )
     kwargs['dimension_numbers'] = jax.lax.conv_dimension_numbers(
       x.shape, kernel.shape, kwargs['dimension_numbers']
     )
@@ -175,26 +224,79 @@ class WholeConv(Conv):
     ]
     unit = scales[0] * scales[1]
     out = self._convolved(*steps, **kwargs)
-    return _note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
+    return note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
 
 
 class BatchNorm(odml_ops.BatchNorm):
-  """BatchNorm, folded into the convolution before it: its shift is a bias."""
+  """BatchNorm: its shift is a bias.
+
+  It is folded into the convolution before it; where there is none, it is a
+  depthwise 1x1 convolution itself, with a factor of 8 bits a channel.
+  """
+
+  conv: type[Conv] = Conv
+  # Values of {'params', 'batch_stats'}, where those of the network are traced.
+  constants: Any = None
 
   def __call__(self, norm: nn.BatchNorm, x: Array, *args: Any, **kwargs: Any):
     """Computes the operator; arguments as the original's."""
+    key = odml_ops.AuxDataKey
+    rule, _ = self._get_rule_and_op_id_fn('batch_norm_alone')
+    if (
+      aux_data.get(x, key.IS_ACTIVATION, False)
+      and not aux_data.get(x, key.ALLOW_FUSION, False)
+      and norm.use_running_average
+      and rule is not None
+      and rule.act_qtype is not None
+    ):
+      return self._alone(norm, x, rule)
     out = super().__call__(norm, x, *args, **kwargs)
     total = sum_of(x)
     if total is None or not norm.use_running_average:
       return out
-    params, stats = norm.variables['params'], norm.variables['batch_stats']
+    return scaled(out, total, *self._factors(norm))
+
+  def _factors(self, norm: nn.BatchNorm) -> tuple[Array, Array]:
+    """Returns what the channels are multiplied by, and what is added."""
+    values = norm.variables
+    if self.constants is not None:
+      values = {
+        kind: functools.reduce(lambda x, name: x[name], norm.path, tree)
+        for kind, tree in self.constants.items()
+      }
+    params, stats = values['params'], values['batch_stats']
     # In float32, as the converter has it.
     deviation = jnp.sqrt(fixed_point.wide(stats['var'] + norm.epsilon))
     factor = params['scale'] * narrow(1 / deviation)
-    shift = params['bias'] - stats['mean'] * factor
-    unit = total.unit * jnp.abs(fixed_point.wide(factor))
-    value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
-    return _note(out, value, unit)
+    return factor, params['bias'] - stats['mean'] * factor
+
+  def _alone(self, norm: nn.BatchNorm, x: Array, rule: Any) -> Array:
+    """Returns BatchNorm as a convolution."""
+    with contextlib.ExitStack() as stack:
+      if self.constants is not None:
+        stack.enter_context(jax.ensure_compile_time_eval())
+      factor, shift = self._factors(norm)
+      kernel = jnp.reshape(factor, (1, 1, 1, -1))
+    aux_data.set(kernel, odml_ops.AuxDataKey.WEIGHT_NAME, 'scale')
+    conv = self.conv(
+      op_full_name='jax.lax.conv_general_dilated',
+      get_rule_and_op_id_fn=self._get_rule_and_op_id_fn,
+      fake_quant_fn=self._fake_quant_fn,
+    )
+    y = conv(
+      x,
+      kernel,
+      window_strides=(1, 1),
+      padding='VALID',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=x.shape[-1],
+    )
+    out = y + shift
+    total = sum_of(y)
+    if total is not None:
+      note(out, total.value + _in_units(shift, total.unit), total.unit)
+    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, True)
+    return self._fake_quant_output(out, rule)
 
 
 class Ufunc(odml_ops.UfuncCall):
@@ -207,7 +309,7 @@ class Ufunc(odml_ops.UfuncCall):
     # Qwix found the first argument's operator to take the second as a bias.
     if self._op_name == 'add' and self._output_allow_fusion and total:
       bias = _in_units(args[2], total.unit)
-      return _note(out, total.value + bias, total.unit)
+      return note(out, total.value + bias, total.unit)
     return out
 
   def _call_original_op(self, *args: Any, **kwargs: Any) -> Array:
@@ -221,7 +323,7 @@ class Ufunc(odml_ops.UfuncCall):
     ]
     if self._op_name == 'multiply':
       unit = scales[0] * scales[1]
-      return _note(out, steps[0] * steps[1] * unit, unit)
+      return note(out, steps[0] * steps[1] * unit, unit)
     # Summands are brought to the coarser scale, with 20 bits behind the point.
     coarse = 2 * jnp.maximum(*scales)
     unit = coarse * 2.0**-20
@@ -229,7 +331,7 @@ class Ufunc(odml_ops.UfuncCall):
       fixed_point.multiplied(n * 2.0**20, scale / coarse)
       for n, scale in zip(steps, scales, strict=True)
     ]
-    return _note(out, (parts[0] + parts[1]) * unit, unit)
+    return note(out, (parts[0] + parts[1]) * unit, unit)
 
 
 class Relu(odml_ops.CustomJvpCall):
@@ -243,7 +345,7 @@ class Relu(odml_ops.CustomJvpCall):
     if total is None or function not in (jax.nn.relu, jax.nn.relu6):
       return out
     top = 6.0 if function is jax.nn.relu6 else None
-    return _note(out, jnp.clip(total.value, 0.0, top), total.unit)
+    return note(out, jnp.clip(total.value, 0.0, top), total.unit)
 
 
 class Concatenate(odml_ops.Concatenate):
@@ -251,15 +353,18 @@ class Concatenate(odml_ops.Concatenate):
 
   def __call__(self, arrays, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
+    arrays = [rounded(x) for x in arrays]
     out = super().__call__(arrays, *args, **kwargs)
     # Parts that are all on grids are on several; Qwix takes them for one.
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, None)
+    aux_data.set(out, GRID, None)
+    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
     sums = [sum_of(x) for x in arrays]
     if any(total is None for total in sums) or out.ndim != 4:
       return out
     values = jnp.concatenate([s.value for s in sums], *args, **kwargs)
     units = [jnp.broadcast_to(s.unit, s.value.shape) for s in sums]
-    return _note(out, values, jnp.concatenate(units, *args, **kwargs))
+    return note(out, values, jnp.concatenate(units, *args, **kwargs))
 
 
 class SameGrid(odml_ops.QuantizedOp):
@@ -292,6 +397,5 @@ class SameGrid(odml_ops.QuantizedOp):
         steps = fixed_point.resize(whole, *args, **kwargs)
       out = grid.round(out) if steps is None else grid.round(out, steps)
       aux_data.set(out, GRID, grid)
-      _note_grid(out, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)

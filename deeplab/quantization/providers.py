@@ -25,12 +25,19 @@ import jax
 import jax.numpy as jnp
 import qwix
 from qwix._src import aux_data
+from qwix._src import interception
 from qwix._src.core import qarray
 from qwix._src.providers import odml
 from qwix._src.providers import odml_ops
 from qwix._src.utils import flax_util
 
+from deeplab.models import attention
+from deeplab.models import layers
+from deeplab.models import pooling
+from deeplab.models import resizing
 from deeplab.quantization import fixed_point
+from deeplab.quantization import gates
+from deeplab.quantization import moves
 from deeplab.quantization import operators
 from deeplab.quantization import rules as rules_lib
 
@@ -81,10 +88,17 @@ def activation_grid(
   return scale, jnp.clip(jnp.round(-128 - low / scale), -128, 127)
 
 
+def _name(function: Any) -> str:
+  """Returns where Qwix finds a function of ours."""
+  return f'{function.__module__}.{function.__qualname__}'
+
+
 class _Shared:
   """What the providers have in common; mixed into Qwix's."""
 
   conv: Callable[..., Any] = operators.Conv
+  hard_swish = gates.HardSwish
+  ramp = gates.Ramp
 
   def setup(self, rules: rules_lib.Rules) -> None:
     self._power_of_two = rules.power_of_two
@@ -95,12 +109,29 @@ class _Shared:
           disable_per_channel_weights=rules.weights == 'tensor',
           check_activation=True,
         ),
+        'flax.linen.BatchNorm.__call__': operators.BatchNorm,
         'jax.numpy.concatenate': operators.Concatenate,
-        'deeplab.models.resizing.resize': operators.SameGrid,
-        'deeplab.models.pooling.bins': operators.SameGrid,
-        'deeplab.models.pooling.windows': operators.SameGrid,
+        'jax.numpy.pad': moves.Pad,
+        'jax.numpy.split': moves.Split,
+        _name(layers.shared_relu): operators.SameGrid,
+        'jax.nn.hard_swish': self.hard_swish,
+        'jax.nn.sigmoid': gates.Sigmoid,
+        'jax.nn.hard_sigmoid': self.ramp,
+        _name(attention.ramp): self.ramp,
+        'flax.linen.max_pool': operators.SameGrid,
+        _name(resizing.resize): operators.SameGrid,
+        _name(pooling.bins): operators.SameGrid,
+        _name(pooling.windows): operators.SameGrid,
       }
     )
+
+  def get_interceptors(self):
+    _, numerical = super().get_interceptors()
+    structural = interception.Interceptor(
+      mapping={interception.PRIMITIVE_BIND_KEY: moves.Bind()},
+      id=hash((id(self), 0)),
+    )
+    return [lambda: structural, numerical]
 
   def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
     """Returns the scales of a kernel; zero points are 0."""
@@ -161,11 +192,16 @@ class _Observe(_Shared, odml.OdmlQatProvider):
 class _Simulate(_Shared, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
 
+  hard_swish = gates.WholeHardSwish
+  ramp = gates.WholeRamp
+
   def setup(self, rules: rules_lib.Rules) -> None:
     super().setup(rules)
     self._ops.update(
       {
-        'flax.linen.BatchNorm.__call__': operators.BatchNorm,
+        'flax.linen.BatchNorm.__call__': functools.partial(
+          operators.BatchNorm, conv=operators.WholeConv
+        ),
         'jax.custom_jvp.__call__': operators.Relu,
         'jax.numpy.ufunc.__call__': operators.Ufunc,
       }
@@ -202,8 +238,10 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
         steps = fixed_point.half_away(steps + 1e-4 * jnp.sign(steps))
       return fit(x, steps - zero)
 
-    total = operators.sum_of(array)
-    if weight or total is None:
+    total, kernel = operators.sum_of(array), operators.kernel_of(array)
+    if kernel is not None:
+      out = fit(array, kernel(scale))
+    elif weight or total is None:
       steps = fixed_point.wide(array) / fixed_point.wide(scale)
       out = fit(
         array, fixed_point.half_away(steps) if weight else jnp.round(steps)
@@ -241,12 +279,22 @@ class _Switch(_Shared, odml.OdmlQatProvider):
 class _Lower(_Shared, odml.OdmlConversionProvider):
   """Marks tensors with the scales that the simulation rounds by."""
 
+  ramp = gates.LoweredRamp
+
+  def know(self, variables: PyTree) -> None:
+    """Names the values of what is traced."""
+    name = 'flax.linen.BatchNorm.__call__'
+    constants = {k: variables[k] for k in ('params', 'batch_stats')}
+    self._ops[name] = functools.partial(self._ops[name], constants=constants)
+
   def _fake_quant(self, array, how, quant_stat_name=None):
     with jax.ensure_compile_time_eval():
       path = flax_util.get_current_module_path()
       if quant_stat_name is None:
         name = aux_data.get(array, odml_ops.AuxDataKey.WEIGHT_NAME)
-        kernel = self._flatten_params[(*path, name)]
+        kernel = array
+        if isinstance(array, jax.core.Tracer):
+          kernel = self._flatten_params[(*path, name)]
         scale = self.weight_grid(jnp.reshape(kernel, array.shape), how)
         zero_point = None
       else:
@@ -380,4 +428,5 @@ def lower(
     fixed_range_for_inputs=input_range,
   )
   provider.setup(rules)
+  provider.know(variables)
   return qwix.quantize_model(model, provider)

@@ -70,7 +70,7 @@ class Block(nn.Module):
       zip(self.features, self.plan, strict=True), start=1
     ):
       if self.pre_activation:
-        x = jax.nn.relu(x)
+        x = layers.shared_relu(x)
       x = layers.SeparableConvBN(
         features,
         self.norm,

@@ -91,7 +91,7 @@ class Block(nn.Module):
     inputs = x
     for i, features in enumerate(self.features):
       if self.pre_activation:
-        x = jax.nn.relu(x)
+        x = layers.shared_relu(x)
       x = layers.SeparableConvBN(
         features,
         self.norm,

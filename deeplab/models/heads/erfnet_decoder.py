@@ -67,7 +67,9 @@ class ERFNet(base.Head):
         padding=self.padding,
         options=self.options,
         name=f'up{i}',
-      )(x)[:, :height, :width]
+      )(x)
+      x = jax.lax.slice_in_dim(x, 0, height, axis=1)
+      x = jax.lax.slice_in_dim(x, 0, width, axis=2)
       x = layers.BatchNorm(
         self.shared['norm'], 'relu', self.options, name=f'up{i}_norm'
       )(x, train)

@@ -1,0 +1,96 @@
+"""Activations and gates in int8, as TFLite's kernels compute them.
+
+Qwix's own operators and bookkeeping are private to it: its version is pinned.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from qwix._src import aux_data
+from qwix._src.providers import odml_ops
+
+from deeplab.quantization import fixed_point
+from deeplab.quantization import operators
+
+Array = jax.Array
+
+
+class HardSwish(odml_ops.QuantizedOp):
+  """Hard-swish: HARD_SWISH, with scales of its own for in and out."""
+
+  input_idx = (0,)
+
+
+class WholeHardSwish(HardSwish):
+  """Hard-swish of whole numbers."""
+
+  def _call_original_op(self, x: Array, *args: Any, **kwargs: Any) -> Array:
+    out = super()._call_original_op(x, *args, **kwargs)
+    grid = aux_data.get(x, operators.GRID, None)
+    if grid is not None:
+      whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
+      operators.note_kernel(
+        out, lambda scale: fixed_point.hard_swish(whole, grid.scale, scale)
+      )
+    return out
+
+
+class Sigmoid(odml_ops.QuantizedOp):
+  """LOGISTIC, whose result has scale 1 / 256 and zero point -128."""
+
+  input_idx = (0,)
+  fixed_range_for_output = (0.0, 255 / 256)
+
+
+class Ramp(odml_ops.QuantizedOp):
+  """A piecewise linear gate, `attention.ramp` or `jax.nn.hard_sigmoid`.
+
+  The convolution before it computes its slope and offset, and saturates at its
+  ends: those of its int8 numbers.
+  """
+
+  input_idx = (0,)
+
+  def __call__(
+    self, x: Array, slope: float = 1.0, offset: float = 3.0, top: float = 1.0
+  ) -> Array:
+    """Computes the operator; arguments as the original's."""
+    given = (slope, offset, top)[: 0 if self._op_name == 'hard_sigmoid' else 3]
+    if not self._inputs_have_activations((x,)):
+      return self._call_original_op(x, *given)
+    rule, name = self._get_rule_and_op_id_fn(self._op_name)
+    fused = aux_data.get(x, odml_ops.AuxDataKey.ALLOW_FUSION, False)
+    if rule is None or rule.act_qtype is None or not fused:
+      x = self._maybe_fake_quant(x, rule, name)
+      return self._fake_quant_output(self._call_original_op(x, *given), rule)
+    out = self._fused(x, slope * top / 6, offset * top / 6, given)
+    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
+    aux_data.set(out, odml_ops.AuxDataKey.FIXED_RANGE, (0.0, top))
+    return self._fake_quant_output(out, rule)
+
+  def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
+    del factor, shift
+    return self._call_original_op(x, *given)
+
+
+class WholeRamp(Ramp):
+  """A gate of whole numbers."""
+
+  def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
+    out = super()._fused(x, factor, shift, given)
+    total = operators.sum_of(x)
+    if total is None:
+      return out
+    return operators.scaled(
+      out, total, jnp.float32(factor), jnp.full(x.shape[-1], shift, jnp.float32)
+    )
+
+
+class LoweredRamp(Ramp):
+  """A gate as the convolution before it computes it."""
+
+  def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
+    del given
+    vector = lambda n: jnp.full(x.shape[-1], n, jnp.float32)
+    return x * vector(factor) + vector(shift)

@@ -1,0 +1,202 @@
+"""Every encoder and head by Qwix and litert-converter: file and simulation."""
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from configs import common
+from deeplab import litert
+from deeplab import tflm
+from deeplab.models import registry
+from deeplab.quantization import calibrate
+from deeplab.quantization import folding
+from deeplab.quantization import networks
+from deeplab.quantization import rules as rules_lib
+from export import calibration
+from export import graph as graph_lib
+from export import parity
+from export import request as request_lib
+from tests.export import heads_test
+from tests.export import running
+from tests.export import weights
+
+providers = pytest.importorskip('deeplab.quantization.providers')
+lowering = pytest.importorskip('export.lowering')
+
+CLASSES = 3
+RULES = rules_lib.Rules()
+MEAN, STD = running.MEAN, running.STD
+# (output stride, the finest stage that all layers go into), where not (16, 4).
+ENCODERS = {
+  'erfnet_tiny': (8, 2),
+  'ghostnet_tiny': (16, 4),
+  'lite_hrnet_tiny': (32, 1),
+  'mobilenet_v2_tiny': (16, 4),
+  'mobilenet_v3_tiny': (16, 4),
+  'regnetx_tiny': (16, 4),
+  'resnet_tiny': (16, 4),
+  'shufflenet_v2_tiny': (16, 4),
+  'xception_keras_tiny': (16, 4),
+  'xception_tiny': (16, 4),
+}
+OPERATORS = {
+  *('ADD', 'AVERAGE_POOL_2D', 'CONCATENATION', 'CONV_2D', 'DEPTHWISE_CONV_2D'),
+  *('HARD_SWISH', 'LOGISTIC', 'MAX_POOL_2D', 'MUL', 'PAD', 'QUANTIZE', 'RELU'),
+  *('RESHAPE', 'RESIZE_BILINEAR', 'SLICE', 'SPLIT'),
+}
+# What is not to be had in int8, and what is said of it.
+REFUSED = {
+  'erfnet': 'transposed convolution head/up0 has no int8 form',
+}
+
+
+def build(encoder=None, head=None):
+  """Returns (network, variables, size of images)."""
+  config = common.base().model
+  size = (80, 80)
+  if encoder:
+    size = (64, 64)
+    config.encoder = ConfigDict({'name': encoder})
+    config.output_stride, stage = ENCODERS[encoder]
+    config.head = ConfigDict(
+      {'name': 'fcn', 'stage': stage, 'channels': 8, 'convs': 0}
+    )
+  else:
+    config.encoder = ConfigDict({'name': 'mobilenet_v2_tiny'})
+    config.head = ConfigDict(heads_test.CASES[head])
+  network = registry.build(config, CLASSES, **networks.KERNELS)
+  return network, folding.fold(network, weights.draw(network, size)), size
+
+
+def quantize(network, variables, images):
+  stats = calibrate.calibrate(
+    network,
+    RULES,
+    variables,
+    images,
+    mean=MEAN,
+    std=STD,
+    method='minmax',
+    percentile=99.9,
+  )
+  return {**variables, 'quant_stats': stats}
+
+
+def simulate(network, variables, request, images):
+  net, variables, pixels = lowering.network(
+    network, variables, request, MEAN, STD
+  )
+  net = providers.simulate(net, RULES, pixels)
+  with jax.enable_x64(True):
+    run = jax.jit(lambda v, x: net.apply(v, x).logits)
+    return np.asarray(run(variables, np.stack(images).astype(np.float32)))
+
+
+def invoke(content, images):
+  """Returns logits of the reference kernels, and their step."""
+  from ai_edge_litert import interpreter
+
+  run = interpreter.Interpreter(
+    model_content=content,
+    experimental_op_resolver_type=litert.RESOLVERS['reference'],
+  )
+  run.allocate_tensors()
+  (into,), (out,) = run.get_input_details(), run.get_output_details()
+  scale, zero_point = out['quantization']
+  found = []
+  for image in images:
+    image = (image.astype(np.int16) - 128).astype(np.int8)
+    run.set_tensor(into['index'], image[None])
+    run.invoke()
+    x = run.get_tensor(out['index'])[0].astype(np.float32)
+    found.append((x - zero_point) * np.float32(scale))
+  return found, scale
+
+
+def measure(network, variables, size, images):
+  """Returns (`parity.steps`, the file's logits, the file)."""
+  request = request_lib.make(
+    *(('int8_litert',), size, CLASSES),
+    input_type='int8',
+    output_type='int8',
+    rules=RULES,
+  )
+  variables = quantize(network, variables, images[:4])
+  content = lowering.convert(network, variables, RULES, request, MEAN, STD)
+  found, scale = invoke(content, images[4:])
+  assert np.stack(found).std() > 10 * scale  # there is something to compare
+  simulated = simulate(network, variables, request, images[4:])
+  return parity.steps(list(simulated), found, scale), found, content
+
+
+def compare(network, variables, size):
+  """Returns `parity.steps` of file and simulation, and the operators."""
+  images = calibration.synthetic(6, size, 3)
+  result, _, content = measure(network, variables, size, images)
+  return result, graph_lib.operators(graph_lib.read(content))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('encoder', ENCODERS)
+def test_encoder(encoder):
+  result, operators = compare(*build(encoder=encoder))
+  print(encoder, result, operators)
+  assert set(operators) <= OPERATORS
+  assert result['max_steps'] <= 2
+  assert result['within_one'] >= 0.998
+  assert result['argmax_agreement'] >= 0.999
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  'head', [x for x in heads_test.CASES if x not in REFUSED]
+)
+def test_head(head):
+  result, operators = compare(*build(head=head))
+  print(head, result, operators)
+  assert set(operators) <= OPERATORS
+  assert result['max_steps'] <= 2
+  assert result['within_one'] >= 0.998
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('head', REFUSED)
+def test_refused(head):
+  with pytest.raises(ValueError, match=REFUSED[head]):
+    compare(*build(head=head))
+
+
+@pytest.mark.full
+def test_a_whole_network():
+  """DeepLabV3+ MobileNetV2 of 79 layers, and TFLite Micro beside it."""
+  config = common.base().model
+  config.encoder = ConfigDict({'name': 'mobilenet_v2', 'alpha': 0.35})
+  config.head = ConfigDict({'name': 'deeplabv3plus', 'channels': 64})
+  size = (128, 128)
+  network = registry.build(config, CLASSES, **networks.KERNELS)
+  variables = folding.fold(network, weights.draw(network, size))
+  images = calibration.synthetic(12, size, 3)
+  result, found, content = measure(network, variables, size, images)
+  print(result)
+  assert result['images'] == 8
+  assert result['within_one'] >= 0.998
+  assert result['max_steps'] <= 2
+  assert result['argmax_agreement'] >= 0.999
+  if not tflm.available():
+    pytest.skip('no tflite-micro')
+  runner = tflm.open_file(content)
+  agreement = []
+  for image, wanted in zip(images[4:], found, strict=True):
+    runner.set_input((image.astype(np.int16) - 128).astype(np.int8)[None], 0)
+    runner.invoke()
+    ids = runner.get_output(0)[0].argmax(-1)
+    agreement.append((ids == wanted.argmax(-1)).mean())
+  print(f'TFLite Micro: arg-max equal on {np.mean(agreement):.5f}')
+  assert np.mean(agreement) >= 0.995
+
+
+def test_every_family_is_here():
+  tiny = {name for name in registry.ENCODERS if name.endswith('_tiny')}
+  assert set(ENCODERS) == tiny
+  assert set(REFUSED) <= set(registry.HEADS)

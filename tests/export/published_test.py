@@ -1,0 +1,137 @@
+"""A published network of VOC in our int8, on photographs.
+
+Its weights are imported from the float file; ranges come from photographs that
+are not evaluated.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from deeplab import litert
+from deeplab.data import augment
+from deeplab.models import layers
+from deeplab.quantization import calibrate
+from deeplab.quantization import folding
+from deeplab.quantization import rules as rules_lib
+from export import calibration
+from export import request as request_lib
+from export import saved_model
+from export import tflite
+from tests.pretrained import converted_test as converted
+from tests.shared import SHARED
+
+pytest.importorskip('qwix')
+pytestmark = pytest.mark.skipif(
+  not (SHARED / 'models').is_dir(), reason='no published models'
+)
+
+SIZE = (257, 257)
+MEAN = STD = (127.5,) * 3
+SAMPLES = SHARED / 'data' / 'samples'
+CALIBRATION = converted.COCO[:12]
+PHOTOGRAPHS = [
+  *converted.VOC,
+  *converted.COCO[12:],
+  '../../models/segmentation_input_rotation0.jpg',
+]
+
+
+def photographs(names, size=SIZE):
+  return [converted.read_image(SAMPLES / name, size[0])[0] for name in names]
+
+
+@functools.cache
+def imported():
+  """Returns (network of real convolutions, variables)."""
+  path = SHARED / 'models' / 'deeplabv3_mnv2_dm05_voc_257_float.tflite'
+  ours = converted.mobile(path, 0.5, 8, SIZE[0])
+  options = layers.Options()
+  network = ours.model.clone(
+    encoder=ours.model.encoder.clone(options=options),
+    head=ours.model.head.clone(options=options),
+  )
+  return network, folding.fold(network, ours.variables)
+
+
+@functools.cache
+def expected():
+  """Returns the classes that the float network finds, [H, W] each."""
+  network, variables = imported()
+  compute = jax.jit(lambda x: network.apply(variables, x).logits.argmax(-1))
+  return [
+    np.asarray(compute(augment.normalize(x[None].astype('f4'), MEAN, STD)))[0]
+    for x in photographs(PHOTOGRAPHS)
+  ]
+
+
+def request(kind):
+  return request_lib.make(
+    (kind,), SIZE, 21, input_type='uint8', output_type='int8'
+  )
+
+
+def by_tensorflow(tmp_path):
+  network, variables = imported()
+  asked = request('int8')
+  compute = saved_model.function(network, variables, asked, MEAN, STD)
+  saved_model.write(compute, (*SIZE, 3), str(tmp_path / 'saved'))
+  samples = calibration.samples(photographs(CALIBRATION), SIZE, True, MEAN, STD)
+  return tflite.convert(str(tmp_path / 'saved'), 'int8', asked, samples)
+
+
+def by_litert_converter(method):
+  from export import lowering
+
+  network, variables = imported()
+  rules = rules_lib.Rules()
+  stats = calibrate.calibrate(
+    network,
+    rules,
+    variables,
+    photographs(CALIBRATION),
+    mean=MEAN,
+    std=STD,
+    method=method,
+    percentile=99.99,
+  )
+  return lowering.convert(
+    network,
+    {**variables, 'quant_stats': stats},
+    rules,
+    request('int8_litert'),
+    MEAN,
+    STD,
+  )
+
+
+def agreement(content):
+  """Returns the share of pixels of one class, a photograph each."""
+  from ai_edge_litert import interpreter
+
+  run = interpreter.Interpreter(
+    model_content=content,
+    experimental_op_resolver_type=litert.RESOLVERS['reference'],
+  )
+  run.allocate_tensors()
+  (into,), (out,) = run.get_input_details(), run.get_output_details()
+  shares = []
+  for image, wanted in zip(photographs(PHOTOGRAPHS), expected(), strict=True):
+    run.set_tensor(into['index'], image[None])
+    run.invoke()
+    found = run.get_tensor(out['index'])[0].argmax(-1)
+    shares.append((found == wanted).mean())
+  return np.array(shares)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('path', ['int8', 'minmax', 'mse'])
+def test_int8_finds_what_float_finds(tmp_path, path):
+  content = (
+    by_tensorflow(tmp_path) if path == 'int8' else by_litert_converter(path)
+  )
+  shares = agreement(content)
+  print(path, f'mean {shares.mean():.4f}', np.round(shares, 4))
+  assert shares.mean() >= 0.985
