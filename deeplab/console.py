@@ -18,6 +18,7 @@ from deeplab.models import registry
 
 # Libraries that log every step they take, and the least level that shows.
 _CHATTY = {
+  'httpx': py_logging.WARNING,
   'orbax': py_logging.ERROR,
   'tensorflow_datasets': py_logging.ERROR,
   'xla_bridge': py_logging.WARNING,

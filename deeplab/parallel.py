@@ -78,6 +78,20 @@ def start(
   )
   if jax.process_index():
     logging.set_verbosity(logging.WARNING)  # the first one tells
+  _meet()
+
+
+def _meet() -> None:
+  """Connects the processes in each of the ways in which they will talk.
+
+  On CPUs the first sum over a group of devices connects them, and fails where
+  one comes 30 seconds after the others. Later sums wait; and by the first step
+  one process may have loaded what another has yet to compile.
+  """
+  total = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
+  jax.block_until_ready(total(np.ones(jax.local_device_count())))
+  of_first_host(np.ones(1))
+  any_host(False)
 
 
 def _lost(error: BaseException | None) -> str:

@@ -89,7 +89,13 @@ def _memory(name: str, f: dict[str, Any], proof: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _npu(name: str, proof: dict[str, Any]) -> list[str]:
+def npu(name: str, proof: dict[str, Any]) -> list[str]:
+  """Returns the section of what Arm's compiler makes of a file, as Markdown.
+
+  Args:
+    name: of the file.
+    proof: see `proof.collect`.
+  """
   rows, refused = [], []
   for accelerator, x in proof['npu'].items():
     if 'error' in x:
@@ -203,7 +209,7 @@ def sections(report: dict[str, Any]) -> list[str]:
     lines += ['## Masks', '', '![masks](overlays.png)', '']
   for name, proof in proofs.items():
     lines += _memory(name, report['formats'][name], proof)
-    lines += _npu(name, proof)
+    lines += npu(name, proof)
     lines += _time(report, name)
     lines += _micro(name, proof)
     lines += [

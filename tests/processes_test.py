@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,18 +30,35 @@ SGD = (
   '--config.schedule.warmup_steps=0',
   '--config.total_steps=10',
   '--config.log_every_steps=1',
-  '--config.checkpoint.every_steps=10',
+  '--config.checkpoint.every_steps=5',
   '--config.profile_steps=3:5',
 )
 
 
-def _start(devices, *arguments):
+# One process comes to every kind of sum later than Gloo connects.
+LATE = """
+import sys, time
+import jax, numpy as np
+from deeplab import parallel
+parallel.start(sys.argv[1], 2, int(sys.argv[2]))
+time.sleep(35 * jax.process_index())
+total = parallel.map_train(
+  lambda state, x: (state, jax.lax.psum(x, parallel.AXIS))
+)
+batch = parallel.split(np.full(2, 1.5, np.float32))
+print(parallel.first({'sum': total(np.zeros(1, np.float32), batch)[1]})['sum'])
+print(parallel.sum_over_hosts({'n': np.full(1, 2**40 + 1)})['n'])
+print(parallel.text_of_first_host(f'of {jax.process_index()}'))
+"""
+
+
+def _start(devices, *arguments, command=('-m', 'deeplab.main')):
   flags = (
     f'--xla_force_host_platform_device_count={devices} '
     '--xla_backend_optimization_level=0'
   )
   return subprocess.Popen(
-    [sys.executable, '-m', 'deeplab.main', *arguments],
+    [sys.executable, *command, *arguments],
     cwd=ROOT,
     env=os.environ | {'XLA_FLAGS': flags},
     stdout=subprocess.PIPE,
@@ -49,16 +67,21 @@ def _start(devices, *arguments):
   )
 
 
-def _pair(*arguments):
-  """Starts two processes of two devices that work together."""
+def _address():
+  """Returns a coordinator that no other run has."""
   with socket.socket() as s:
     s.bind(('localhost', 0))
-    port = s.getsockname()[1]
+    return f'localhost:{s.getsockname()[1]}'
+
+
+def _pair(*arguments):
+  """Starts two processes of two devices that work together."""
+  address = _address()
   return [
     _start(
       2,
       *arguments,
-      f'--coordinator=localhost:{port}',
+      f'--coordinator={address}',
       '--processes=2',
       f'--process={i}',
     )
@@ -83,6 +106,17 @@ def _training(workdir, data_dir, *more):
   )
 
 
+@pytest.mark.full
+def test_a_late_process_is_waited_for():
+  address = _address()
+  pair = [_start(1, address, str(i), command=('-c', LATE)) for i in range(2)]
+  for process in pair:
+    said, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    # Gloo greets on the standard output too.
+    assert said.splitlines()[-3:] == ['3.0', '[2199023255554]', 'of 0']
+
+
 @pytest.fixture(scope='module')
 def both(tmp_path_factory, data_dir):
   """Returns (workdir of two processes, of one, what the two said)."""
@@ -101,16 +135,23 @@ def _parameters(workdir):
   return variables
 
 
-@pytest.mark.full
-def test_two_processes_train_as_one(both):
-  two, one, _ = both
-  found, expected = _parameters(two), _parameters(one)
+def _assert_same(found, expected):
   assert jax.tree.structure(found) == jax.tree.structure(expected)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
     found['params'],
     expected['params'],
   )
+  worst = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(), found['params'], expected['params']
+  )
+  print('largest difference of a parameter:', max(jax.tree.leaves(worst)))
+
+
+@pytest.mark.full
+def test_two_processes_train_as_one(both):
+  two, one, _ = both
+  _assert_same(_parameters(two), _parameters(one))
   lines, others = (
     logbook.read(str(workdir / 'metrics.jsonl')) for workdir in both[:2]
   )
@@ -123,6 +164,17 @@ def test_two_processes_train_as_one(both):
 
 
 @pytest.mark.full
+def test_one_process_goes_on_where_two_were(both, data_dir, tmp_path):
+  two, one, _ = both
+  rest = tmp_path / 'rest'
+  shutil.copytree(two, rest)
+  shutil.rmtree(rest / 'checkpoints' / '10')
+  (said,) = _wait(_start(4, *_training(rest, data_dir, *SGD)))
+  assert 'Going on from step 5 of' in said
+  _assert_same(_parameters(rest), _parameters(one))
+
+
+@pytest.mark.full
 def test_they_leave_one_log_and_one_checkpoint(both):
   two, _, said = both
   lines = logbook.read(str(two / 'metrics.jsonl'))
@@ -130,7 +182,7 @@ def test_they_leave_one_log_and_one_checkpoint(both):
   assert len(list(two.glob('events.*'))) == 1
   assert len(list(two.glob('plugins/profile/*/*.xplane.pb'))) == 1
   names = {path.name for path in (two / 'checkpoints').iterdir()}
-  assert names == {'10'}
+  assert names == {'5', '10'}
   assert 'step 5/10' in said[0] and 'Done: mIoU' in said[0]
   assert 'step 5/10' not in said[1] and 'Done: mIoU' not in said[1]
   record = json.loads((two / 'run.json').read_text())

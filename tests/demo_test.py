@@ -1,0 +1,207 @@
+"""The page to try a model; in the full tier in a browser."""
+
+import importlib.util
+import io
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from deeplab import demo
+from deeplab import predict
+from deeplab import visualize
+from deeplab.data import bands
+from tests import evaluate_test
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _segmenter(segment, names=evaluate_test.INFO.class_names, pixels=bands.RGB):
+  return predict.Segmenter(names, evaluate_test.INFO.palette, pixels, segment)
+
+
+def _brightest(images):
+  """Segments by the brightest channel, in 20 ms."""
+  time.sleep(0.02)
+  return [x.argmax(-1).astype(np.uint8) for x in images]
+
+
+def _first(images):
+  return [np.zeros(x.shape[:2], np.uint8) for x in images]
+
+
+def test_answers_and_summary():
+  asked = []
+
+  def segment(images):
+    asked.append(images[0].shape)
+    return _brightest(images)
+
+  models = {'checkpoint': _segmenter(segment), 'a.tflite': _segmenter(_first)}
+  image = np.zeros((4, 6, 3), np.uint8)
+  image[:1, :, 1] = 9  # a quarter of the pixels is of class 1
+  seen = set()
+  slow, fast = demo.ask(models, image, seen)
+  assert (slow.name, fast.name) == ('checkpoint', 'a.tflite')
+  np.testing.assert_array_equal(slow.ids, image[..., 1] // 9)
+  assert slow.milliseconds >= 20
+  # A new shape is asked twice, for the compiler.
+  demo.ask(models, image, seen)
+  demo.ask(models, image[:2], seen)
+  assert asked == [(4, 6, 3)] * 3 + [(2, 6, 3)] * 2
+  answers = [
+    demo.Answer('checkpoint', slow.ids, 20.4),
+    demo.Answer('a.tflite', fast.ids, 1.5001),
+  ]
+  assert demo.summary(answers) == (
+    'checkpoint: 20 ms, a.tflite: 2 ms, same class on 75.0% of the pixels'
+  )
+  assert demo.summary(answers[:1]) == 'checkpoint: 20 ms'
+
+
+def test_what_cannot_be_shown_is_one_sentence(monkeypatch):
+  with pytest.raises(ValueError, match='--workdir or --tflite is needed'):
+    demo.load(None, None)
+  others = ('a', 'b', 'c', 'd')
+  monkeypatch.setattr(predict, 'from_workdir', lambda _: _segmenter(_first))
+  monkeypatch.setattr(
+    predict, 'from_tflite', lambda _: _segmenter(_first, others)
+  )
+  with pytest.raises(ValueError, match=r'x/f\.tflite has other classes than'):
+    demo.load('run', 'x/f.tflite')
+  assert list(demo.load('run', None)) == ['checkpoint']
+  assert list(demo.load(None, 'x/f.tflite')) == ['f.tflite']
+  wide = _segmenter(_first, pixels=bands.Pixels(4, 16))
+  monkeypatch.setattr(predict, 'from_workdir', lambda _: wide)
+  with pytest.raises(
+    ValueError, match=r'takes images of 4 channels in 0\.\.65'
+  ):
+    demo.load('run', None)
+
+
+def test_without_gradio_the_remedy_is_said(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gradio', None)
+  with pytest.raises(ValueError, match='install -r notebooks/'):
+    demo.page({'checkpoint': _segmenter(_first)})
+
+
+@pytest.fixture
+def browser():
+  """A page of Chromium, without a window."""
+  for name in ('gradio', 'playwright'):
+    if importlib.util.find_spec(name) is None:
+      pytest.skip(f'{name} is not installed: see notebooks/requirements.txt')
+  chromium = shutil.which('chromium')
+  if chromium is None:
+    pytest.skip('there is no chromium')
+  from playwright import sync_api
+
+  with sync_api.sync_playwright() as playwright:
+    started = playwright.chromium.launch(
+      executable_path=chromium, args=['--no-sandbox']
+    )
+    yield started.new_page(viewport={'width': 1280, 'height': 720})
+    started.close()
+
+
+def _serve(*arguments):
+  """Starts the command; returns (process, its address) once it answers."""
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'deeplab.demo', *arguments, f'--port={port}'],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  address = f'http://127.0.0.1:{port}'
+  deadline = time.monotonic() + 240
+  while True:
+    try:
+      with urllib.request.urlopen(address):
+        return process, address
+    except OSError:
+      assert process.poll() is None, process.communicate()[1]
+      assert time.monotonic() < deadline
+      time.sleep(0.5)
+
+
+def _shown(browser, place):
+  """Returns the pixels of a picture of the page."""
+  source = browser.get_attribute(f'#{place} img', 'src')
+  with urllib.request.urlopen(source) as reply:
+    return np.asarray(Image.open(io.BytesIO(reply.read())).convert('RGB'))
+
+
+@pytest.mark.full
+def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
+  exported = tmp_path / 'exported'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'export.main', f'--workdir={smoke_run.workdir}'),
+      *(f'--output={exported}', '--formats=int8', '--noeval', '--noproof'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  file = exported / 'int8.tflite'
+  noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+  image = noise.repeat(16, 0).repeat(16, 1)
+  visualize.save(image, tmp_path / 'picture.png')
+  models = [
+    predict.from_workdir(smoke_run.workdir),
+    predict.from_tflite(file),
+  ]
+  ids = [model.predict(image) for model in models]
+  assert len(np.unique(ids[0])) > 1
+
+  process, address = _serve(
+    f'--workdir={smoke_run.workdir}', f'--tflite={file}'
+  )
+  try:
+    called = []
+    browser.on('request', lambda request: called.append(request.url))
+    browser.goto(address)
+    browser.set_input_files('#photo input', tmp_path / 'picture.png')
+    browser.wait_for_selector('#overlay1 img', timeout=120_000)
+    palette = models[0].palette
+    for place, own in zip(('overlay0', 'overlay1'), ids, strict=True):
+      np.testing.assert_array_equal(
+        _shown(browser, place), visualize.overlay(image, own, palette, 0.5)
+      )
+    said = browser.inner_text('#said')
+    share = 100 * np.mean(ids[0] == ids[1])
+    assert said.startswith('checkpoint: ') and 'int8.tflite: ' in said
+    assert said.endswith(f'same class on {share:.1f}% of the pixels')
+    browser.screenshot(path=tmp_path / 'page.png')
+
+    # Another opacity draws anew.
+    before = browser.get_attribute('#overlay0 img', 'src')
+    slider = browser.locator('#opacity input[type=range]')
+    slider.click(position={'x': slider.bounding_box()['width'] - 1, 'y': 4})
+    browser.wait_for_function(
+      f'document.querySelector("#overlay0 img").src != "{before}"',
+      timeout=60_000,
+    )
+    np.testing.assert_array_equal(
+      _shown(browser, 'overlay0'), visualize.colorize(ids[0], palette)
+    )
+    # Nothing was asked of other machines.
+    assert {url.split('/')[2] for url in called if url.startswith('http')} == {
+      address.removeprefix('http://')
+    }
+  finally:
+    process.terminate()
+    process.communicate(timeout=60)
