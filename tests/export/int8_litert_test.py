@@ -42,7 +42,16 @@ ENCODERS = {
 }
 OPERATORS = {
   *('ADD', 'AVERAGE_POOL_2D', 'CONCATENATION', 'CONV_2D', 'DEPTHWISE_CONV_2D'),
-  *('HARD_SWISH', 'LOGISTIC', 'MAX_POOL_2D', 'MUL', 'PAD', 'QUANTIZE', 'RELU'),
+  *(
+    'HARD_SWISH',
+    'LOGISTIC',
+    'MAXIMUM',
+    'MAX_POOL_2D',
+    'MUL',
+    'PAD',
+    'QUANTIZE',
+    'RELU',
+  ),
   *('RESHAPE', 'RESIZE_BILINEAR', 'SLICE', 'SPLIT'),
 }
 # What is not to be had in int8, and what is said of it.
