@@ -57,7 +57,7 @@ OPERATORS = {
 # What is not to be had in int8, and what is said of it.
 REFUSED = {
   'erfnet': 'transposed convolution head/up0 has no int8 form',
-  'lite_hrnet_tiny': 'litert-converter cannot convert the model; --formats=int8',
+  'lite_hrnet_tiny': 'litert-converter cannot convert the model',
 }
 
 
