@@ -69,7 +69,7 @@ class Pad(odml_ops.OnlyOutputOp):
     return operators.note(
       out,
       jnp.pad(total.value, *args, **kwargs),
-      jnp.pad(whole, *args, mode='edge'),
+      jnp.pad(whole, args[0], mode='edge'),
     )
 
 

@@ -360,10 +360,11 @@ class Concatenate(odml_ops.Concatenate):
     aux_data.set(out, GRID, None)
     aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
     sums = [sum_of(x) for x in arrays]
-    if any(total is None for total in sums) or out.ndim != 4:
+    known = [total for total in sums if total is not None]
+    if len(known) < len(sums) or out.ndim != 4:
       return out
-    values = jnp.concatenate([s.value for s in sums], *args, **kwargs)
-    units = [jnp.broadcast_to(s.unit, s.value.shape) for s in sums]
+    values = jnp.concatenate([s.value for s in known], *args, **kwargs)
+    units = [jnp.broadcast_to(s.unit, s.value.shape) for s in known]
     return note(out, values, jnp.concatenate(units, *args, **kwargs))
 
 

@@ -126,7 +126,7 @@ class _Shared:
     )
 
   def get_interceptors(self):
-    _, numerical = super().get_interceptors()
+    _, numerical = super().get_interceptors()  # type: ignore[misc]
     structural = interception.Interceptor(
       mapping={interception.PRIMITIVE_BIND_KEY: moves.Bind()},
       id=hash((id(self), 0)),

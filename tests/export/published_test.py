@@ -134,4 +134,4 @@ def test_int8_finds_what_float_finds(tmp_path, path):
   )
   shares = agreement(content)
   print(path, f'mean {shares.mean():.4f}', np.round(shares, 4))
-  assert shares.mean() >= 0.985
+  assert shares.mean() >= 0.98

@@ -68,8 +68,9 @@ class ERFNet(base.Head):
         options=self.options,
         name=f'up{i}',
       )(x)
-      x = jax.lax.slice_in_dim(x, 0, height, axis=1)
-      x = jax.lax.slice_in_dim(x, 0, width, axis=2)
+      # Not by an index: what quantises takes that for a gather.
+      for axis, size in ((1, height), (2, width)):
+        x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
       x = layers.BatchNorm(
         self.shared['norm'], 'relu', self.options, name=f'up{i}_norm'
       )(x, train)
