@@ -42,9 +42,15 @@ def test_a_notebook_holds_calls_alone(path):
     )
 
 
+@pytest.fixture(scope='module')
+def runs_dir(tmp_path_factory):
+  """Where notebooks find the run that one of them has trained."""
+  return tmp_path_factory.mktemp('notebooks')
+
+
 @pytest.mark.full
 @by_name
-def test_a_notebook_runs(path, tmp_path, data_dir):
+def test_a_notebook_runs(path, tmp_path, runs_dir, data_dir):
   if importlib.util.find_spec('nbconvert') is None:
     pytest.skip('nbconvert is not installed')
   done = subprocess.run(
@@ -56,7 +62,7 @@ def test_a_notebook_runs(path, tmp_path, data_dir):
     env=os.environ
     | {
       'SMOKE': '1',
-      'DEEPLAB_RUNS': str(tmp_path),
+      'DEEPLAB_RUNS': str(runs_dir),
       'TFDS_DATA_DIR': data_dir,
     },
     capture_output=True,

@@ -1,0 +1,210 @@
+r"""What remat, accumulation and bfloat16 save of a training step's memory.
+
+    python -m experiments.benchmarks.memory
+    python -m experiments.benchmarks.memory --config=configs/voc_mnv2.py \
+        --config.batch_size=16 --steps=20
+    python -m experiments.benchmarks.memory --write=experiments/README.md
+
+compiles the step of a config for one device, once a setting. `kept` is what
+autodiff hands from the forward to the backward pass, by its shapes; `work` is
+the memory that the compiler plans besides state and batch. With --steps the
+step also runs, for its time; without, nothing is computed, and any size will
+do. --write puts the table between its markers in a page.
+"""
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+
+from deeplab import console
+from deeplab import describe
+from deeplab import parallel
+from deeplab import steps
+from deeplab import train
+from deeplab import workdir as workdirs
+from deeplab.data import augment
+from deeplab.data import catalog
+from experiments import results
+from experiments import zoo
+
+_NAME = 'memory'
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One way to train the same network.
+
+  Attributes:
+    dtype: `model.dtype`.
+    remat: `model.remat`.
+    accumulate: `accumulate_steps`.
+  """
+
+  dtype: str = 'float32'
+  remat: int = 0
+  accumulate: int = 1
+
+
+SETTINGS = (
+  Setting(),
+  Setting(remat=2),
+  Setting(remat=5),
+  Setting(accumulate=2),
+  Setting(accumulate=4),
+  Setting('bfloat16'),
+  Setting('bfloat16', remat=2),
+  Setting('bfloat16', remat=5),
+  Setting('bfloat16', remat=5, accumulate=4),
+)
+
+
+def kept(model: Any, state: Any, batch: dict[str, Any]) -> int:
+  """Returns the bytes that the backward pass is handed by the forward pass.
+
+  Args:
+    model: the network.
+    state: shapes of its `TrainState`.
+    batch: shapes of the images that are worked off together.
+  """
+
+  def pull(state, batch):
+    def forward(params):
+      output, _ = model.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        batch['image'],
+        train=True,
+        dropout_keys=steps.dropout_keys(0, batch['index']),
+        mutable=['batch_stats'],
+      )
+      return output.logits, output.auxiliary
+
+    return jax.vjp(forward, state.params)[1]
+
+  leaves = jax.tree.leaves(jax.eval_shape(pull, state, batch))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def measure(
+  config: ConfigDict, setting: Setting, timed: int
+) -> dict[str, float | None]:
+  """Compiles one step, and runs it if asked.
+
+  Args:
+    config: the experiment; its batch is that of one device.
+    setting: what to change in it.
+    timed: steps to time after two that are not; 0 for none.
+
+  Returns:
+    Bytes `kept`, `arguments` (state and batch) and `work`, None where the back
+    end does not tell; and `seconds` of the median step, None without steps.
+  """
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.model.dtype = setting.dtype
+    config.model.remat = setting.remat
+    config.accumulate_steps = setting.accumulate
+  info = catalog.info_for(config.data)
+  size = augment.output_size(config.data.augment) or config.eval.static_size
+  model, _, _, step = train.build_step(config, info.num_classes, 1000, None)
+  state, batch = describe.abstract(config, info.num_classes, tuple(size))
+  part = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (x.shape[0] // setting.accumulate, *x.shape[1:]), x.dtype
+    ),
+    batch,
+  )
+  # Code is generated after the memory is planned, and takes the longest.
+  options: dict[str, str | bool] = {}
+  if parallel.platform() == 'cpu' and not timed:
+    options = {'xla_backend_optimization_level': '0'}
+  compiled = (
+    jax.jit(step, donate_argnums=0).lower(state, batch).compile(options)
+  )
+  plan = compiled.memory_analysis()
+  seconds = []
+  if timed:
+    live, given = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), (state, batch)
+    )
+    for _ in range(timed + 2):
+      start = time.perf_counter()
+      live, _ = jax.block_until_ready(compiled(live, given))
+      seconds.append(time.perf_counter() - start)
+  return {
+    'kept': kept(model, state, part),
+    'arguments': plan and plan.argument_size_in_bytes,
+    'work': plan and plan.temp_size_in_bytes,
+    'seconds': statistics.median(seconds[2:]) if timed else None,
+  }
+
+
+def table(found: list[tuple[Setting, dict[str, float | None]]]) -> str:
+  """Returns the measurements as Markdown, MiB and milliseconds."""
+  timed = found[0][1]['seconds'] is not None
+
+  def scaled(value: float | None, unit: float) -> str:
+    return '' if value is None else f'{value / unit:,.0f}'
+
+  return zoo.markdown(
+    (
+      *('`model.dtype`', '`model.remat`', '`accumulate_steps`'),
+      *('kept, MiB', 'work, MiB', *(['ms a step'] if timed else [])),
+    ),
+    [
+      (
+        *(s.dtype, str(s.remat), str(s.accumulate)),
+        *(scaled(x[name], 2**20) for name in ('kept', 'work')),
+        *([scaled(x['seconds'], 1e-3)] if timed else []),
+      )
+      for s, x in found
+    ],
+  )
+
+
+def define_flags() -> flags.FlagHolder:
+  """Defines the command's flags; returns that of the config."""
+  flags.DEFINE_integer('steps', 0, 'Steps to time.', lower_bound=0)
+  flags.DEFINE_string('write', None, 'Page to put the table into.')
+  return config_flags.DEFINE_config_file(
+    'config', 'configs/voc_resnet.py:r50', 'Experiment to measure.'
+  )
+
+
+def _run(config_flag: flags.FlagHolder) -> None:
+  config = console.chosen_config(config_flag)
+  assert config is not None  # it has a default
+  found = []
+  for setting in SETTINGS:
+    found.append((setting, measure(config, setting, flags.FLAGS.steps)))
+    logging.info('%s: %s', setting, found[-1][1])
+  size = augment.output_size(config.data.augment) or config.eval.static_size
+  arguments = found[0][1]['arguments']
+  state = '' if arguments is None else f'{arguments / 2**20:,.0f} MiB'
+  text = (
+    f'`{config.name}`, {config.batch_size} images of {size[0]}x{size[1]} on '
+    f'one device ({jax.local_devices()[0].device_kind}, JAX '
+    f'{jax.__version__}), whose state and batch are {state}:\n\n{table(found)}'
+  )
+  print(text)
+  path = flags.FLAGS.write
+  if path:
+    with open(path, encoding='utf-8') as f:
+      page = f.read()
+    workdirs.write_text(path, results.replace(page, text, _NAME))
+
+
+if __name__ == '__main__':
+  flag = define_flags()
+  app.run(
+    lambda argv: console.run(argv, lambda: _run(flag)),
+    flags_parser=console.parse_flags,
+  )
