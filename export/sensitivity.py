@@ -46,23 +46,6 @@ from export import source as source_lib
 PyTree = Any
 Row = dict[str, Any]
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Work directory of a float run.'
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write.')
-_IMAGES = flags.DEFINE_integer(
-  'images', 20, 'Validation images that damage is measured on.', lower_bound=1
-)
-_CALIBRATION = flags.DEFINE_integer(
-  'calibration_images', 32, 'Training images for the ranges.', lower_bound=1
-)
-_MODE = flags.DEFINE_enum(
-  'mode', 'one', ['one', 'all_but_one'], 'What is quantised for each row.'
-)
-_LOSS = flags.DEFINE_float(
-  'loss', 0.5, 'Points of mIoU that may be lost.', lower_bound=0.0
-)
-
 
 def switches(modules: Iterable[str], on: Iterable[str]) -> PyTree:
   """Returns the collection 'switches' of `providers.switch`.
@@ -268,28 +251,64 @@ def run(
   return report
 
 
-def _run() -> None:
-  if not _WORKDIR.value or not _OUTPUT.value:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string(
+    'workdir', None, 'Work directory of a float run.', flag_values=values
+  )
+  flags.DEFINE_string('output', None, 'Folder to write.', flag_values=values)
+  flags.DEFINE_integer(
+    'images',
+    20,
+    'Validation images that damage is measured on.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'calibration_images',
+    32,
+    'Training images for the ranges.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'mode',
+    'one',
+    ['one', 'all_but_one'],
+    'What is quantised for each row.',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'loss',
+    0.5,
+    'Points of mIoU that may be lost.',
+    lower_bound=0.0,
+    flag_values=values,
+  )
+
+
+def _run(values: flags.FlagValues) -> None:
+  if not values.workdir or not values.output:
     raise ValueError(
       '--workdir (a float run) and --output (a folder) are needed'
     )
-  source = source_lib.from_workdir(_WORKDIR.value, 'best', None)
   report = run(
-    source,
-    _OUTPUT.value,
-    _CALIBRATION.value,
-    _IMAGES.value,
-    _MODE.value,
-    _LOSS.value,
+    source_lib.from_workdir(values.workdir, 'best', None),
+    values.output,
+    values.calibration_images,
+    values.images,
+    values.mode,
+    values.loss,
   )
   print(markdown(report))
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Measures; an error that the user can mend is one line."""
-  console.run(argv, _run)
+  console.run(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':
+  define_flags()
   jax.config.config_with_absl()
   app.run(main, flags_parser=console.parse_flags)

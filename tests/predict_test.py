@@ -201,7 +201,7 @@ def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
   monkeypatch.setattr(
     predict.evaluate,
     'flax_predictor',
-    lambda loaded: inference_test.Fake(inference_test.channels),
+    lambda loaded, output_stride: inference_test.Fake(inference_test.channels),
   )
   image = blocks((21 * 8, 40))[:163]
   Image.fromarray(image).save(tmp_path / 'a.png')
