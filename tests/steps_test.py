@@ -93,7 +93,10 @@ def _network(axis_name, kernels, optimizer):
 
 @pytest.mark.parametrize(
   ('optimizer', 'kernels'),
-  [('sgd', ('shifted', 'matmul')), ('adamw', ('conv', 'conv'))],
+  [
+    ('sgd', ('shifted', 'matmul')),
+    pytest.param('adamw', ('conv', 'conv'), marks=pytest.mark.full),
+  ],
 )
 def test_two_devices_equal_one_for_a_network(optimizer, kernels):
   results = []

@@ -240,6 +240,7 @@ def test_a_plateau_survives_an_interruption(smoke_run, tmp_path, monkeypatch):
   _assert_bitwise_equal(_variables(whole)[0], _variables(killed)[0])
 
 
+@pytest.mark.full
 def test_early_stopping_ends_a_run_for_good(smoke_run, tmp_path, monkeypatch):
   config = runs.config(
     smoke_run.config.data.data_dir,
@@ -256,6 +257,7 @@ def test_early_stopping_ends_a_run_for_good(smoke_run, tmp_path, monkeypatch):
   assert 0 < again['miou'] < 1
 
 
+@pytest.mark.full
 def test_a_budget_of_time_is_resumable(smoke_run, tmp_path, monkeypatch):
   """Each look at the clock costs a minute."""
   now = [0.0]
@@ -540,7 +542,9 @@ def _full_disk(limit):
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize('limit', [8192, 10])
+@pytest.mark.parametrize(
+  'limit', [8192, pytest.param(10, marks=pytest.mark.full)]
+)
 def test_a_run_on_a_full_disk_loses_nothing(
   limit, smoke_run, tmp_path, monkeypatch
 ):

@@ -261,6 +261,7 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
   assert 'the same function' in ' '.join(report['notes'])
 
 
+@pytest.mark.full
 def test_litert_converter_makes_the_same_network(aligned, tmp_path):
   """With the target's resize, and as JAX simulates it."""
   pytest.importorskip('qwix')
