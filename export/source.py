@@ -21,6 +21,7 @@ from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.quantization import calibrate
+from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import calibration
@@ -188,7 +189,9 @@ def quantized(
   images: Sequence[np.ndarray],
   rules: rules_lib.Rules,
 ) -> PyTree:
-  """Returns variables with 'quant_stats': the run's, or calibrated ones.
+  """Returns variables with 'quant_stats', BatchNorms folded.
+
+  The ranges are the run's, or calibrated ones.
 
   Args:
     source: the model.
@@ -197,7 +200,13 @@ def quantized(
     rules: what is quantised.
   """
   if 'quant_stats' in source.variables:
-    return source.variables
+    from deeplab.quantization import snapping  # Qwix may be absent
+
+    return folding.fold(
+      network,
+      snapping.snap(source.variables, rules),
+      source.pixels.channels,
+    )
   return calibrate.prepare(
     network,
     rules,

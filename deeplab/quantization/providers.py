@@ -93,6 +93,22 @@ def _name(function: Any) -> str:
   return f'{function.__module__}.{function.__qualname__}'
 
 
+def weight_scale(absmax: Array, power_of_two: bool) -> Array:
+  """Returns the scales of a kernel; zero points are 0.
+
+  Args:
+    absmax: largest absolute weight of each channel, or of all.
+    power_of_two: see `rules.Rules`.
+  """
+  if power_of_two:
+    return _power_of_two(absmax)
+  # Qwix divides by 127.5, and its largest weight saturates.
+  scale = _divided(absmax, 127)
+  # A dead channel's would be so small that its int32 bias overflows.
+  largest = jnp.maximum(jnp.max(scale), 2.0**-20)
+  return jnp.maximum(scale, largest * 2.0**-14)
+
+
 class _Shared:
   """What the providers have in common; mixed into Qwix's."""
 
@@ -136,13 +152,7 @@ class _Shared:
   def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
     """Returns the scales of a kernel; zero points are 0."""
     absmax = qarray.calibrate(array, how)['absmax']
-    if self._power_of_two:
-      return _power_of_two(absmax)
-    # Qwix divides by 127.5, and its largest weight saturates.
-    scale = _divided(absmax, 127)
-    # A dead channel's would be so small that its int32 bias overflows.
-    largest = jnp.maximum(jnp.max(scale), 2.0**-20)
-    return jnp.maximum(scale, largest * 2.0**-14)
+    return weight_scale(absmax, self._power_of_two)
 
   def range_grid(self, low: Array, high: Array, rank: int, known: bool):
     """Returns (scale, zero point) of an activation of some rank.

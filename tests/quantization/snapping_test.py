@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from deeplab.quantization import rules
+
+snapping = pytest.importorskip('deeplab.quantization.snapping')
+
+RULES = rules.Rules()
+
+
+def _steps(kernel):
+  """Returns the int8 numbers of a kernel, one scale a channel."""
+  scale = np.abs(kernel).max((0, 1, 2)).astype(np.float64) / 127
+  steps = kernel.astype(np.float64) / np.float32(scale)
+  return np.sign(steps) * np.floor(np.abs(steps) + 0.5)
+
+
+def _undecided():
+  """Returns a kernel whose weights lie in the middle between two steps."""
+  rng = np.random.default_rng(0)
+  halves = rng.integers(-120, 120, (3, 3, 16, 8)) + 0.5
+  halves[0, 0, 0] = 127
+  return (halves * rng.uniform(1e-3, 1e-1, 8) / 127).astype(np.float32)
+
+
+def test_a_factor_moves_no_weight_to_another_step():
+  kernel = _undecided()
+  factor = np.float32(1) + np.linspace(-0.01, 0.01, 8, dtype=np.float32)
+  snapped = snapping.snap(
+    {'params': {'conv': {'kernel': kernel}}, 'x': 1}, RULES
+  )
+  assert snapped['x'] == 1
+  found = snapped['params']['conv']['kernel']
+  np.testing.assert_array_equal(_steps(found), _steps(kernel))
+  np.testing.assert_array_equal(_steps(found * factor), _steps(kernel))
+  # Without it some do.
+  assert (_steps(kernel * factor) != _steps(kernel)).mean() > 0.01
+
+
+def test_what_stays_float_is_left():
+  params = {'head': {'kernel': _undecided(), 'bias': np.ones(8, np.float32)}}
+  float_head = rules.Rules(float_layers='head')
+  found = snapping.snap({'params': params}, float_head)
+  np.testing.assert_array_equal(
+    found['params']['head']['kernel'], params['head']['kernel']
+  )
+  found = snapping.snap({'params': params}, RULES)['params']['head']
+  assert (found['kernel'] != params['head']['kernel']).any()
+  np.testing.assert_array_equal(found['bias'], params['head']['bias'])
