@@ -1,9 +1,9 @@
 """Texas Instruments' lite networks on Cityscapes.
 
 What: MobileNetV2 or RegNetX with DeepLabV3Lite, UNetLite or FPNLite, trained at
-  384x768 and larger sizes, 250 epochs of batches of 12. Variant qat has the
-  learning rate and the length of the published quantisation-aware stage, which
-  goes on from a run of the same network: --config.init_from=RUN.
+  384x768 and larger sizes, 250 epochs of batches of 12. Variant qat is the
+  published stage in simulated int8, with scales that are powers of two; it goes
+  on from a run of the same network: --config.init_from=RUN.
 Reference: edgeai-torchvision's segmentation benchmark.
 Data: leftImg8bit and gtFine, official layout. --config.data.root=ROOT
 Command: python -m deeplab.main --config=configs/cityscapes_lite.py:fpn
@@ -49,6 +49,8 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 1e-5
     c.schedule.warmup_epochs = 0.0
     c.epochs = 10.0
+    c.quantization.name = 'int8'
+    c.quantization.power_of_two = True
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)

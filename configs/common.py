@@ -327,7 +327,9 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
     encoder: name of the family's tiny encoder.
     **head: fields of the head to replace, its channels for instance.
   """
+  # It starts from nothing, and so cannot be a stage that goes on.
   c.init_from = c.init_skip = ''
+  c.quantization.name = 'none'
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   c.data.augment.random_crop.padded = True

@@ -257,7 +257,7 @@ def flax_predictor(
     networks.build(
       config, loaded.info.num_classes, output_stride=output_stride
     ),
-    loaded.variables,
+    networks.settled(config, loaded.info.num_classes, loaded.variables),
     config.data.mean,
     config.data.std,
     float64=networks.enabled(config),

@@ -250,11 +250,16 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = dataclasses.replace(state, rate_scale=jnp.float32(notes.rate_scale))
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
+
+  def to_score(state: steps.TrainState) -> Any:
+    variables = parallel.to_local(state.eval_variables)
+    return networks.settled(config, info.num_classes, variables)
+
   predictor = predictors.FlaxPredictor(
     networks.build(
       config, info.num_classes, output_stride=config.eval.output_stride
     ),
-    parallel.to_local(state.eval_variables),
+    to_score(state),
     config.data.mean,
     config.data.std,
     output='ids',
@@ -272,7 +277,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     ),
   ) -> evaluate.Result:
     return evaluate.evaluate(
-      predictor.with_variables(parallel.to_local(state.eval_variables)),
+      predictor.with_variables(to_score(state)),
       watch(
         pipeline.eval_examples(config, info, host_index=host, host_count=hosts)
       ),

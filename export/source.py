@@ -21,7 +21,6 @@ from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.quantization import calibrate
-from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import calibration
@@ -107,11 +106,20 @@ def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
   if data_root:
     with config.unlocked():
       config.data.root = data_root
-  return Source(config, loaded.info, loaded.variables, loaded.step, workdir)
+  variables = networks.settled(
+    config, loaded.info.num_classes, loaded.variables
+  )
+  return Source(config, loaded.info, variables, loaded.step, workdir)
 
 
 def untrained(config: ConfigDict) -> Source:
-  """Initialises a model from `config.seed`; no data set is read."""
+  """Initialises a model from `config.seed`; no data set is read.
+
+  It is a float one: ranges come from images.
+  """
+  config = ConfigDict(config)
+  with config.unlocked():
+    config.quantization.name = 'none'
   info = catalog.info_for(config.data)
   model = registry.build(
     in_float32(config).model, info.num_classes, **networks.KERNELS
@@ -200,13 +208,7 @@ def quantized(
     rules: what is quantised.
   """
   if 'quant_stats' in source.variables:
-    from deeplab.quantization import snapping  # Qwix may be absent
-
-    return folding.fold(
-      network,
-      snapping.snap(source.variables, rules),
-      source.pixels.channels,
-    )
+    return source.variables
   return calibrate.prepare(
     network,
     rules,

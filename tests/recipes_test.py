@@ -281,6 +281,8 @@ RECIPES = {
     *(384, 768, 12, 10.0),
     optimizer__learning_rate=1e-5,
     schedule__warmup_epochs=0.0,
+    quantization__name='int8',
+    quantization__power_of_two=True,
   ),
   ('ade20k32_lite', 'wide'): ti(TI_ADAM, 512, 512, 16, 120.0),
   ('ade20k32_lite', 'rx400,size384'): ti(TI_SGD, 384, 384, 16, 60.0),
@@ -294,6 +296,12 @@ RECIPES = {
     TI_SGD, *(512, 512, 32, 60.0), data__name='cocoseg21_ti'
   ),
   ('voc_mnv2', 'mobile'): SLIM,
+  ('voc_mnv2', 'dm05,qat'): SLIM
+  | {
+    'total_steps': 3000,
+    'optimizer.learning_rate': 3e-5,
+    'quantization.name': 'int8',
+  },
   ('voc_xception', ''): SLIM,
   ('cityscapes_slim', 'mnv3'): SLIM
   | {

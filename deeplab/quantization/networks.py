@@ -113,3 +113,28 @@ def build(
     rules_lib.from_config(config.quantization),
     **{**own, **parallel.kernels()},
   )
+
+
+def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
+  """Returns variables as a network of `build` is evaluated, and exported.
+
+  In simulated int8 kernels lie on their grid and BatchNorms are folded into
+  them, as in the file: the same numbers to the last bit, where a value in
+  between two steps would go to either. Those of float networks stay as they
+  are.
+
+  Args:
+    config: the experiment.
+    num_classes: number of classes.
+    variables: {'params', 'batch_stats', ...}.
+  """
+  if not enabled(config):
+    return variables
+  from deeplab.quantization import folding
+  from deeplab.quantization import snapping  # Qwix may be absent
+
+  return folding.fold(
+    registry.build(config.model, num_classes, **KERNELS),
+    snapping.snap(variables, rules_lib.from_config(config.quantization)),
+    len(config.data.mean),
+  )
