@@ -1,5 +1,7 @@
 """What a finished run says about itself: `run.json` in its work directory."""
 
+from collections.abc import Iterable
+import contextlib
 import hashlib
 from importlib import metadata
 import json
@@ -52,14 +54,12 @@ def git_revision() -> str | None:
   return f'{revision}+' if revision and changed else revision
 
 
-def versions() -> dict[str, str]:
-  """Returns the versions of Python and of what the numbers depend on."""
-  found = {'python': platform.python_version()}
-  for name in _PACKAGES:
-    try:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+  """Returns the versions of those packages that are installed."""
+  found = {}
+  for name in packages:
+    with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      continue
   return found
 
 
@@ -79,7 +79,7 @@ def write(
     'name': config.name,
     'config_hash': config_hash(config),
     'git_revision': git_revision(),
-    'versions': versions(),
+    'versions': {'python': platform.python_version(), **versions(_PACKAGES)},
     'device': jax.devices()[0].device_kind,
     'devices': parallel.device_count(),
     'hosts': jax.process_count(),

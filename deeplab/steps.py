@@ -1,5 +1,6 @@
 """The training step: pure, and aware of devices by an axis name alone."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -149,14 +150,13 @@ class Ranges:
   observer: Any | None = None
 
 
-def _wider(a: PyTree, b: PyTree) -> PyTree:
-  """Returns the ranges that hold both of two."""
+def _widest(
+  lower: Callable[..., Array], higher: Callable[..., Array], *ranges: PyTree
+) -> PyTree:
+  """Returns what two functions make of the minima and of the maxima."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, x, y: (
-      jnp.minimum(x, y) if path[-1].key == 'min' else jnp.maximum(x, y)
-    ),
-    a,
-    b,
+    lambda path, *ends: (lower if path[-1].key == 'min' else higher)(*ends),
+    *ranges,
   )
 
 
@@ -166,14 +166,11 @@ def _follow(
   """Returns the ranges after a step in which `seen` was seen."""
   if axis_name is not None:
     # Devices see different images.
-    seen = jax.tree_util.tree_map_with_path(
-      lambda path, x: (
-        jax.lax.pmin(x, axis_name)
-        if path[-1].key == 'min'
-        else jax.lax.pmax(x, axis_name)
-      ),
-      seen,
-    )
+    over = [
+      functools.partial(f, axis_name=axis_name)
+      for f in (jax.lax.pmin, jax.lax.pmax)
+    ]
+    seen = _widest(*over, seen)
   moves = True if not ranges.steps else state.step < ranges.steps
   rate = jnp.where(moves, 1 - ranges.decay, 0.0)
   return jax.tree.map(
@@ -316,7 +313,8 @@ def train_step(
       total, main, batch_stats, seen, grads = carry
       (t, (m, (batch_stats, now))), g = grad_fn(state.params, batch_stats, part)
       grads = jax.tree.map(jnp.add, grads, g)
-      return (total + t, main + m, batch_stats, _wider(seen, now), grads), None
+      seen = _widest(jnp.minimum, jnp.maximum, seen, now)
+      return (total + t, main + m, batch_stats, seen, grads), None
 
     zeros = jax.tree.map(jnp.zeros_like, (state.quant_stats, state.params))
     start = (jnp.float32(0), jnp.float32(0), state.batch_stats, *zeros)

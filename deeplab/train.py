@@ -259,7 +259,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     networks.build(
       config, info.num_classes, output_stride=config.eval.output_stride
     ),
-    to_score(state),
+    {},  # each scoring brings its own
     config.data.mean,
     config.data.std,
     output='ids',
@@ -295,14 +295,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   result = None
   began = time.monotonic() - notes.seconds
   # A run that had ended early takes no further step.
-  todo = () if monitor.over(notes, config) else range(start + 1, total + 1)
+  remaining = () if monitor.over(notes, config) else range(start + 1, total + 1)
   with stopping.Stop() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
     for part in (saved, batches, progress, recorder):
       cleanup.callback(part.close)
     if record:
       cleanup.callback(record.close)
-    for step in todo:
+    for step in remaining:
       batch = parallel.split(progress.fetch(batches))
       if step == start + 1:
         logging.info('Compiling the training step…')

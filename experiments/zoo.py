@@ -36,6 +36,7 @@ from deeplab import console
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.models import profile
+from export import table as tables
 
 ROWS = flags.DEFINE_string('rows', '*', 'Rows to show: a glob of their ids.')
 JSON = flags.DEFINE_string('json', '', 'File to write the rows into, too.')
@@ -177,18 +178,7 @@ def describe(chosen: Sequence[Row]) -> list[dict[str, Any]]:
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
   """Returns a Markdown table whose columns stand below each other."""
-  widths = [
-    max(map(len, column)) for column in zip(header, *lines, strict=True)
-  ]
-  rule = ['-' * width for width in widths]
-  return '\n'.join(
-    '| '
-    + ' | '.join(
-      cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-    )
-    + ' |'
-    for line in (header, rule, *lines)
-  )
+  return '\n'.join(tables.lines(header, lines, numbers=False))
 
 
 def table(described: Sequence[dict[str, Any]]) -> str:

@@ -6,10 +6,8 @@ down. The result appears under its name only when all of it is there.
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import contextlib
 import dataclasses
 import hashlib
-from importlib import metadata
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ from deeplab import files
 from deeplab import inference
 from deeplab import litert
 from deeplab import predictors
+from deeplab import provenance
 from deeplab.models import profile
 from deeplab.quantization import networks
 from export import agreement
@@ -52,14 +51,6 @@ _PACKAGES = (
   'ethos-u-vela',
 )
 _PARITY_IMAGES = 8
-
-
-def _versions() -> dict[str, str]:
-  versions = {}
-  for name in _PACKAGES:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-      versions[name] = metadata.version(name)
-  return versions
 
 
 def _card(
@@ -199,7 +190,7 @@ def _fill(
     'jax': score.metrics_of(scored, source.info.class_names),
     'formats': {},
     'proof': {},
-    'versions': _versions(),
+    'versions': provenance.versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
   }
   cards.write_labels(folder, source.info)

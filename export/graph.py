@@ -13,6 +13,7 @@ import math
 import struct
 
 from ai_edge_litert import schema_py_generated as schema
+import flatbuffers
 import numpy as np
 
 _OPERATORS = {
@@ -352,3 +353,20 @@ def quantization(tensor: Tensor) -> dict[str, float | int] | None:
     'scale': float(str(np.float32(tensor.scales[0]))),
     'zero_point': tensor.zero_points[0],
   }
+
+
+def output_scale(graph: Graph) -> float | None:
+  """Returns the step of a file's output, also behind a DEQUANTIZE, or None."""
+  (output,) = graph.outputs
+  for op in graph.operators:
+    if op.name == 'DEQUANTIZE' and output in op.outputs:
+      output = op.inputs[0]
+  scales = graph.tensors[output].scales
+  return scales[0] if scales else None
+
+
+def pack(model: schema.ModelT) -> bytes:
+  """Returns the bytes of a .tflite file."""
+  builder = flatbuffers.Builder(1024)
+  builder.Finish(model.Pack(builder), b'TFL3')
+  return bytes(builder.Output())

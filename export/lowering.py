@@ -9,7 +9,6 @@ import copy
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
-import flatbuffers
 import jax
 import jax.numpy as jnp
 from litert_converter import converter_api_ext
@@ -118,9 +117,7 @@ def _retype(data: bytes, input_type: str, output_type: str) -> bytes:
       operator.opcodeIndex = _quantize_code(model)
       operator.builtinOptions = None
       operator.builtinOptionsType = 0
-  builder = flatbuffers.Builder(len(data) + 1024)
-  builder.Finish(model.Pack(builder), b'TFL3')
-  return bytes(builder.Output())
+  return graph_lib.pack(model)
 
 
 def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
-import flatbuffers
 import numpy as np
 
 from deeplab import tflm
@@ -122,9 +121,7 @@ def single(content: bytes, step: int) -> bytes:
   model.operatorCodes, model.buffers = [code], buffers
   model.subgraphs = [graph]
   model.metadata, model.metadataBuffer, model.signatureDefs = [], [], []
-  builder = flatbuffers.Builder(1024)
-  builder.Finish(model.Pack(builder), b'TFL3')
-  return bytes(builder.Output())
+  return graph_lib.pack(model)
 
 
 def _difference(
@@ -202,16 +199,8 @@ def _steps(
   a, b = reference.get_tensor(index), runner.get_output(0)
   apart = np.abs(a.astype(np.float64) - np.asarray(b).astype(np.float64))
   if a.dtype.kind == 'f':
-    apart /= _output_scale(graph)
+    apart /= graph_lib.output_scale(graph) or 1.0
   values, counts = np.unique(np.rint(apart).astype(int), return_counts=True)
   return collections.Counter(
     dict(zip(values.tolist(), counts.tolist(), strict=True))
   )
-
-
-def _output_scale(graph: graph_lib.Graph) -> float:
-  """Returns the scale of what a final DEQUANTIZE reads; 1 for floats."""
-  for op in graph.operators:
-    if op.name == 'DEQUANTIZE' and op.outputs[0] == graph.outputs[0]:
-      return graph.tensors[op.inputs[0]].scales[0]
-  return 1.0

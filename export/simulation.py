@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from deeplab import litert
-from deeplab import parallel
 from deeplab import predictors
 from deeplab.models import segmenter
+from deeplab.quantization import networks
 from export import graph as graph_lib
 from export import lowering
 from export import parity
@@ -19,11 +19,6 @@ from export import source as source_lib
 PyTree = Any
 # TFLite Micro's kernels are these, too.
 RESOLVER = 'reference'
-
-
-def _forms() -> dict[str, str]:
-  """Returns the fast forms of convolutions here; their sums are the same."""
-  return {'depthwise': 'shifted', 'pointwise': 'matmul'} | parallel.kernels()
 
 
 def predictor(
@@ -55,21 +50,14 @@ def predictor(
   if pixels is not None:  # it normalises itself
     mean, std = np.zeros_like(mean), np.ones_like(std)
   return predictors.FlaxPredictor(
-    providers.simulate(net, request.rules, pixels, **_forms()),
+    providers.simulate(
+      net, request.rules, pixels, **networks.forms(source.config)
+    ),
     variables,
     mean,
     std,
     float64=True,
   )
-
-
-def _output_scale(data: bytes) -> float:
-  """Returns the step of a file's output, also behind a DEQUANTIZE."""
-  graph = graph_lib.read(data)
-  (output,) = graph.outputs
-  if not graph.tensors[output].scales:
-    (output,) = (op.inputs[0] for op in graph.operators if output in op.outputs)
-  return graph.tensors[output].scales[0]
 
 
 def compare(
@@ -92,10 +80,8 @@ def compare(
   """
   miou = scorer.miou(simulated, 'simulated int8')
   with open(path, 'rb') as f:
-    data = f.read()
-  try:
-    scale = _output_scale(data)
-  except IndexError:
+    scale = graph_lib.output_scale(graph_lib.read(f.read()))
+  if scale is None:
     return {'resolver': RESOLVER, 'miou': miou}
   images = [np.rint(image) for image in images]
   file = litert.TFLitePredictor(path, resolver=RESOLVER)

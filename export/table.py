@@ -8,19 +8,28 @@ def number(value: float | int | None, form: str = ',') -> str:
   return '' if value is None else format(value, form)
 
 
-def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  """Returns the lines of a table: text to the left, the rest to the right."""
+def lines(
+  header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True
+) -> list[str]:
+  """Returns the lines of a table.
+
+  Args:
+    header: a word or two a column.
+    rows: the cells.
+    numbers: all columns but the first are numbers, and stand to the right.
+  """
   cells = [list(header), *[list(row) for row in rows]]
   widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
 
   def line(row: Sequence[str]) -> str:
     padded = [
-      c.ljust(w) if i == 0 else c.rjust(w)
+      c.rjust(w) if numbers and i else c.ljust(w)
       for i, (c, w) in enumerate(zip(row, widths, strict=True))
     ]
     return f'| {" | ".join(padded)} |'
 
   rule = [
-    '-' * w if i == 0 else '-' * (w - 1) + ':' for i, w in enumerate(widths)
+    '-' * (w - 1) + ':' if numbers and i else '-' * w
+    for i, w in enumerate(widths)
   ]
   return [line(cells[0]), line(rule), *[line(row) for row in cells[1:]]]

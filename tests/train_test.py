@@ -465,10 +465,9 @@ def test_every_field_is_read(module, variant, smoke_run):
     *{'init_skip', 'data.depth'},
     *{'data.pool', 'data.pool_share', 'data.pool_seed'},
   }
-  if config.quantization.name == 'none':
-    # `tests/quantization/training_test.py` sees a run read them.
-    conditional |= runs.leaves(config.quantization, 'quantization.')
-    conditional.remove('quantization.name')
+  # `tests/quantization/training_test.py` sees a run in int8 read the others.
+  conditional |= runs.leaves(config.quantization, 'quantization.')
+  conditional.remove('quantization.name')
   read = seen | smoke_run.read | _EXPORT | _NAMES | conditional
   chosen = {
     f'optimizer.{config.optimizer.name}',

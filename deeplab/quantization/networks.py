@@ -73,6 +73,12 @@ def check(config: 'ConfigDict') -> None:
     )
 
 
+def forms(config: 'ConfigDict') -> dict[str, Any]:
+  """Returns how `providers.simulate` computes convolutions here."""
+  own = {k: config.model[k] for k in ('depthwise', 'pointwise')}
+  return own | parallel.kernels()
+
+
 def build(
   config: 'ConfigDict',
   num_classes: int,
@@ -107,12 +113,8 @@ def build(
     frozen_norms=config.quantization.frozen_norms,
     **KERNELS,
   )
-  own = {k: config.model[k] for k in ('depthwise', 'pointwise')}
-  return providers.simulate(
-    model,
-    rules_lib.from_config(config.quantization),
-    **{**own, **parallel.kernels()},
-  )
+  rules = rules_lib.from_config(config.quantization)
+  return providers.simulate(model, rules, **forms(config))
 
 
 def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:

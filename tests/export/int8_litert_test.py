@@ -9,7 +9,6 @@ from configs import common
 from deeplab import litert
 from deeplab import tflm
 from deeplab.models import registry
-from deeplab.quantization import calibrate
 from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
@@ -20,6 +19,7 @@ from export import request as request_lib
 from tests.export import heads_test
 from tests.export import running
 from tests.export import weights
+from tests.quantization import nets
 
 providers = pytest.importorskip('deeplab.quantization.providers')
 lowering = pytest.importorskip('export.lowering')
@@ -80,17 +80,7 @@ def build(encoder=None, head=None):
 
 
 def quantize(network, variables, images):
-  stats = calibrate.calibrate(
-    network,
-    RULES,
-    variables,
-    images,
-    mean=MEAN,
-    std=STD,
-    method='minmax',
-    percentile=99.9,
-  )
-  return {**variables, 'quant_stats': stats}
+  return nets.calibrated(network, RULES, variables, images, MEAN, STD)
 
 
 def simulate(network, variables, request, images):

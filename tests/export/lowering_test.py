@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from deeplab import litert
-from deeplab.quantization import calibrate
 from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
 from export import graph as graph_lib
@@ -34,17 +33,7 @@ def _small():
 def _quantized(rules):
   """Returns variables with calibrated ranges."""
   small = _small()
-  stats = calibrate.calibrate(
-    small.model,
-    rules,
-    small.variables,
-    small.calibration,
-    mean=nets.MEAN,
-    std=nets.STD,
-    method='minmax',
-    percentile=99.9,
-  )
-  return {**small.variables, 'quant_stats': stats}
+  return nets.calibrated(small.model, rules, small.variables, small.calibration)
 
 
 def _request(rules, **fields):

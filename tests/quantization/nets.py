@@ -9,6 +9,7 @@ import numpy as np
 from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.heads import deeplabv3plus
+from deeplab.quantization import calibrate
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 CLASSES = 3
@@ -113,3 +114,18 @@ def small(size=(33, 40), **head):
     drawn[:8],
     drawn[8:],
   )
+
+
+def calibrated(model, rules, variables, images, mean=MEAN, std=STD):
+  """Returns `variables` with the ranges that `images` give."""
+  ranges = calibrate.calibrate(
+    model,
+    rules,
+    variables,
+    images,
+    mean=mean,
+    std=std,
+    method='minmax',
+    percentile=99.9,
+  )
+  return {**variables, 'quant_stats': ranges}

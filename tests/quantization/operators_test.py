@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab.quantization import calibrate
 from deeplab.quantization import rules
 from tests.quantization import nets
 
@@ -14,17 +13,8 @@ RULES = rules.Rules()
 
 def test_cpu_kernels_compute_the_same():
   net = nets.small()
-  stats = calibrate.calibrate(
-    net.model,
-    RULES,
-    net.variables,
-    net.calibration,
-    mean=nets.MEAN,
-    std=nets.STD,
-    method='minmax',
-    percentile=99.9,
-  )
-  rest = {'batch_stats': net.variables['batch_stats'], 'quant_stats': stats}
+  rest = nets.calibrated(net.model, RULES, net.variables, net.calibration)
+  rest = {name: rest[name] for name in ('batch_stats', 'quant_stats')}
   images = jnp.asarray(np.stack(net.images[:2]), jnp.float32)
   images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
   found = []

@@ -11,9 +11,9 @@ from deeplab import checkpoints
 from deeplab import losses
 from deeplab import parallel
 from deeplab import steps
-from deeplab.quantization import calibrate
 from deeplab.quantization import rules
 from tests import helpers
+from tests.quantization import nets
 
 providers = pytest.importorskip('deeplab.quantization.providers')
 
@@ -29,16 +29,9 @@ def _stats():
   net = helpers.TinyNet()
   images = helpers.batch(seed=9)['image']
   variables = jax.jit(net.init)(jax.random.key(1), images)
-  found = calibrate.calibrate(
-    net,
-    RULES,
-    variables,
-    images,
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    method='minmax',
-    percentile=99.9,
-  )
+  found = nets.calibrated(
+    net, RULES, variables, images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+  )['quant_stats']
   # The steps below reuse the buffers that they are given.
   return jax.tree.map(np.asarray, variables), found
 
