@@ -26,7 +26,7 @@ def get_study(form: str = '') -> study.Study:
   sizes, batches = {
     '': ((512, 320), (16, 8)),
     'camvid': ((192, 128), (8, 4)),
-    'smoke': ((65, 33), (4, 2)),
+    'smoke': ((128, 64), (8, 4)),
   }[form]
 
   def crop(size: int) -> study.Overrides:

@@ -43,7 +43,7 @@ def get_study(form: str = '') -> study.Study:
     base,
     {
       'weights': {
-        'imagenet': starts[form],
+        'slow_encoder' if form == 'smoke' else 'imagenet': starts[form],
         'random': {'init_from': ''},
       },
     },

@@ -24,7 +24,7 @@ def get_study(form: str = '') -> study.Study:
   alphas, sizes = {
     '': ((1.0, 0.5, 0.35), (513, 385, 257)),
     'camvid': ((0.35, 0.5), (192, 128)),
-    'smoke': ((0.25, 0.5), (65, 33)),
+    'smoke': ((0.5, 0.25), (128, 96)),
   }[form]
 
   def resolution(size: int) -> study.Overrides:

@@ -204,6 +204,7 @@ def test_a_smoke_sweep_for_real(data_dir, tmp_path):
       '--study=experiments/ablations/image_pooling.py:smoke',
       f'--workdir={workdir}',
       *('--', f'--config.data.data_dir={data_dir}'),
+      *('--config.epochs=0', '--config.total_steps=6'),
     ],
     cwd=ROOT,
     capture_output=True,
@@ -214,9 +215,9 @@ def test_a_smoke_sweep_for_real(data_dir, tmp_path):
   assert _finished(workdir) == 4
   collected = tabulate.collect(str(workdir))
   on, off = tabulate.settings(collected)
-  # Without the branch: no convolution of it, 80 x 16 and 2 x 16 of its norm,
-  # and 16 of the 80 inputs of the projection to 16.
-  assert on.runs[0]['params'] - off.runs[0]['params'] == 80 * 16 + 32 + 256
+  # Without the branch: no convolution of it, 160 x 64 and 2 x 64 of its norm,
+  # and 64 of the 320 inputs of the projection to 64.
+  assert on.runs[0]['params'] - off.runs[0]['params'] == 160 * 64 + 128 + 4096
   for row in (on, off):
     assert len(set(row.values('miou'))) == 2  # two seeds
   found = provenance.read(tabulate.run_dir(str(workdir), 'on-s0'))
