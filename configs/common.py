@@ -126,6 +126,8 @@ def base() -> ConfigDict:
       'images': 64,
       'method': 'mse',  # or 'minmax', 'average', 'percentile'
       'percentile': 99.99,
+      # Of the kernels of float weights; or 'nearest'.
+      'rounding': 'least_squares',
     }
   )
   c.quantization.frozen_norms = True  # BatchNorms keep their statistics

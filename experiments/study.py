@@ -54,13 +54,15 @@ class Run:
     id: names its work directory.
     labels: its setting on each axis.
     seed: its seed.
-    flags: of `deeplab.main`, but for the work directory.
+    flags: of `deeplab.main`, but for the work directory and the start.
+    start: id of the run whose weights this one goes on from, or ''.
   """
 
   id: str
   labels: dict[str, str]
   seed: int
   flags: tuple[str, ...]
+  start: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Study:
     grid: the axes; each has settings, fields by label. The first setting of
       each axis is what the others are compared with.
     verdict: what our own runs said; '' before there are any.
+    start: the labels, an axis each, of the setting whose weights all others go
+      on from, seed by seed; () where each run has a start of its own.
   """
 
   name: str
@@ -83,6 +87,7 @@ class Study:
   base: Base
   grid: Mapping[str, Mapping[str, Overrides]]
   verdict: str = ''
+  start: tuple[str, ...] = ()
 
   @property
   def title(self) -> str:
@@ -121,6 +126,9 @@ class Study:
               *(f'--config.{name}={value}' for name, value in fields.items()),
               *extra,
             ),
+            '-'.join((*self.start, f's{seed}'))
+            if self.start and labels != self.start
+            else '',
           )
         )
     return runs

@@ -51,11 +51,19 @@ _STEP = re.compile(rb'step (\d+)/(\d+)')
 
 def command(run: studies.Run, workdir: str, python: str) -> list[str]:
   """Returns the command of a run, to be started at the root of the project."""
-  return [
+  line = [
     *(python, '-m', 'deeplab.main'),
     f'--workdir={tabulate.run_dir(workdir, run.id)}',
     *run.flags,
   ]
+  if run.start:
+    line.append(f'--config.init_from={tabulate.run_dir(workdir, run.start)}')
+  return line
+
+
+def startable(run: studies.Run, workdir: str) -> bool:
+  """Returns whether the run that another goes on from is finished."""
+  return not run.start or tabulate.record(workdir, run.start) is not None
 
 
 def plan(
@@ -241,6 +249,14 @@ def execute(runs: Sequence[studies.Run], workdir: str, jobs: int) -> list[str]:
     for run in list(waiting):
       if len(going) == jobs:
         return
+      if not startable(run, workdir):
+        if run.start in failed:
+          waiting.remove(run)
+          failed.append(run.id)
+          error = f'{run.start}, whose weights it starts from, failed'
+          workdirs.write_text(tabulate.error_path(workdir, run.id), error)
+          ended(run, f'failed: {error}')
+        continue
       lock = _locked(workdir, run)
       if lock is None:
         if run.id not in elsewhere:
@@ -311,12 +327,16 @@ def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
   study = studies.load(values.study)
   runs = plan(study, workdir, extra)
   if values.print != 'none':
-    left = [
-      command(run, workdir, 'python')
-      for run in runs
-      if tabulate.record(workdir, run.id) is None
+    left = [run for run in runs if tabulate.record(workdir, run.id) is None]
+    now = [
+      command(run, workdir, 'python') for run in left if startable(run, workdir)
     ]
-    print(launchers.KINDS[values.print](study.title, left), end='')
+    print(launchers.KINDS[values.print](study.title, now), end='')
+    if len(now) < len(left):
+      print(
+        f'# {len(left) - len(now)} more start from the weights of these: ask '
+        'again when they are done'
+      )
     return
   signal.signal(signal.SIGTERM, _terminated)
   try:

@@ -24,6 +24,7 @@ from deeplab import litert
 from deeplab import predictors
 from deeplab import provenance
 from deeplab.models import profile
+from deeplab.quantization import calibrate
 from deeplab.quantization import networks
 from export import agreement
 from export import c_array
@@ -168,10 +169,12 @@ def _fill(
       source, source_lib.HeadResolution(reference.model), request
     )
   expected = parity.outputs(comparable, images)
-  calibrate = []
+  calibration_set = []
   if request.int8:
-    calibrate = source_lib.calibration_images(source, size, calibration_images)
-    calibration.check(calibrate)
+    calibration_set = source_lib.calibration_images(
+      source, size, calibration_images
+    )
+    calibrate.check(calibration_set)
   recorder = agreement.Recorder(reference)
   scored = scorer.result(recorder, 'JAX')
   shown = [] if scored is None else [('JAX', scored)]
@@ -181,7 +184,7 @@ def _fill(
     'request': dataclasses.asdict(request),
     'notes': [
       *notes.general(
-        source, request, len(calibrate), scorer, real, _PARITY_IMAGES
+        source, request, len(calibration_set), scorer, real, _PARITY_IMAGES
       ),
       *notes.resize(source, request, steps),
     ],
@@ -196,6 +199,13 @@ def _fill(
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
   saved_model.write(compute, (*size, channels), saved)
+  weights = source.weights
+  if request.int8:
+    weights = source_lib.settled(
+      source, network, calibration_set, request.rules
+    )
+  # What TensorFlow makes integer files of.
+  settled = os.path.join(folder, 'settled_model')
   converted: dict[str, bytes] = {}
   for kind in request.formats:
     logging.info('Writing %s', kind)
@@ -210,13 +220,20 @@ def _fill(
       base = request_lib.MADE_OF.get(kind, kind)
       if base == 'int8_litert':
         converted[base], simulated = _lowered(
-          source, network, calibrate, request
+          source, network, weights, calibration_set, request
         )
       elif base not in converted:
         samples: Iterable[np.ndarray] = ()
+        made_of = saved
         if base in request_lib.CALIBRATED:
-          samples = _samples(calibrate, request, source)
-        converted[base] = tflite.convert(saved, base, request, samples)
+          samples = _samples(calibration_set, request, source)
+          made_of = settled
+          if not os.path.exists(settled):
+            compute = saved_model.function(
+              network, weights, request, data.mean, data.std
+            )
+            saved_model.write(compute, (*size, channels), settled)
+        converted[base] = tflite.convert(made_of, base, request, samples)
       if kind == 'c':
         card = _card(kind, converted[base], request, source)
         c_array.write(
@@ -269,6 +286,7 @@ def _fill(
     report['overlays'] = True
   if 'saved_model' not in request.formats:
     shutil.rmtree(saved)
+  shutil.rmtree(settled, ignore_errors=True)
   evaluate.write_json(os.path.join(folder, 'report.json'), report)
   # From the file, so that both say the same.
   with open(os.path.join(folder, 'report.json'), encoding='utf-8') as f:
@@ -284,6 +302,7 @@ def _fill(
 def _lowered(
   source: source_lib.Source,
   network: Any,
+  weights: Any,
   images: list[np.ndarray],
   request: request_lib.Request,
 ) -> tuple[bytes, predictors.Predictor]:
@@ -291,7 +310,9 @@ def _lowered(
   from export import lowering  # Qwix and the converter may be absent
   from export import simulation
 
-  variables = source_lib.quantized(source, network, images, request.rules)
+  variables = source_lib.quantized(
+    source, network, weights, images, request.rules
+  )
   content = lowering.convert(
     network,
     variables,

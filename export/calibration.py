@@ -43,30 +43,6 @@ def synthetic(
   return images
 
 
-def check(images: Sequence[np.ndarray]) -> None:
-  """Refuses images that tell no ranges.
-
-  Args:
-    images: [H, W, 3] each.
-
-  Raises:
-    ValueError: fewer than two images, or none with two colours in it.
-  """
-  if len(images) < 2:
-    raise ValueError(
-      f'{len(images)} calibration images tell too little of the ranges: pass 2 '
-      'or more, 100 are usual (--calibration_images)'
-    )
-  if all(
-    np.ptp(image.reshape(-1, image.shape[2]), axis=0).max() == 0
-    for image in images
-  ):
-    raise ValueError(
-      f'all {len(images)} calibration images are of one colour each: their '
-      'ranges are not those of photographs; look at the training images'
-    )
-
-
 def samples(
   images: Iterable[np.ndarray],
   size: Sequence[int],

@@ -61,6 +61,7 @@ from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.quantization import networks
 from deeplab.quantization import ranges
+from deeplab.quantization import rounding
 from deeplab.quantization import rules as rules_lib
 from export import build
 from export import report as report_lib
@@ -159,6 +160,13 @@ _CALIBRATION_METHOD = flags.DEFINE_enum(
   'How int8_litert takes ranges from images; default '
   'config.quantization.calibration.method.',
 )
+_CALIBRATION_ROUNDING = flags.DEFINE_enum(
+  'calibration_rounding',
+  None,
+  list(rounding.METHODS),
+  'How kernels of integer files are rounded; default '
+  'config.quantization.calibration.rounding.',
+)
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
@@ -244,6 +252,7 @@ def _quantization(config: ConfigDict) -> ConfigDict:
     'weights': _WEIGHTS.value,
     'power_of_two': _POWER_OF_TWO.value,
     'calibration.method': _CALIBRATION_METHOD.value,
+    'calibration.rounding': _CALIBRATION_ROUNDING.value,
   }
   asked = {k: v for k, v in asked.items() if v is not None}
   if asked and networks.enabled(config):

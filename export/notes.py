@@ -16,13 +16,17 @@ def _ranges(
   by_us = 'int8_litert' in bases
   trained = 'quant_stats' in source.variables
   method = source.config.quantization.calibration.method
+  rounding = source.config.quantization.calibration.rounding
+  how = f', kernels rounded by {rounding!r}'
+  if trained or not source.trained:
+    how = ''
   ours = 'trained' if trained else f'by {method!r} over {images}'
   theirs = f'the extremes over {images}'
   ranges = f'int8_litert ranges are {ours}' if by_us else ''
   if bases & {'int8', 'int16x8'}:
     ranges = f'{ranges}; the other' if by_us else 'Integer'
     ranges += f' ranges are {theirs}'
-  return f'{ranges}; weights are quantised per {request.rules.weights}.'
+  return f'{ranges}; weights are quantised per {request.rules.weights}{how}.'
 
 
 def general(

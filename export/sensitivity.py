@@ -36,6 +36,7 @@ from deeplab import evaluate
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import parity
@@ -102,12 +103,11 @@ class Study:
     height, width = source.config.eval.static_size
     size = height, width
     network = source_lib.model(source, **networks.KERNELS)
-    variables = source_lib.quantized(
-      source,
-      network,
-      source_lib.calibration_images(source, size, calibration),
-      rules,
-    )
+    seen = source_lib.calibration_images(source, size, calibration)
+    settled = source_lib.settled(source, network, seen, rules)
+    variables = source_lib.quantized(source, network, settled, seen, rules)
+    folded = folding.fold(network, source.weights, source.pixels.channels)
+    self._params = folded['params'], settled['params']
     stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
     params = flax.traverse_util.flatten_dict(variables['params'])
     modules = {'/'.join(path[:-2]) for path in stats}
@@ -115,11 +115,11 @@ class Study:
     self.modules = sorted(
       name for name in modules if not re.fullmatch(rules.stays_float, name)
     )
-    self._variables = variables
+    self._variables = {**variables, 'params': folded['params']}
     data = source.config.data
     self._predictor = predictors.FlaxPredictor(
       providers.switch(network, rules),
-      {**variables, 'switches': switches(self.modules, ())},
+      {**self._variables, 'switches': switches(self.modules, ())},
       data.mean,
       data.std,
     )
@@ -141,8 +141,18 @@ class Study:
 
   def damage(self, quantized: Iterable[str]) -> Row:
     """Returns `sqnr_db`, `miou` and `loss_points` with some modules in int8."""
+    quantized = set(quantized)
+    plain, settled = map(flax.traverse_util.flatten_dict, self._params)
+    params = {
+      path: settled[path] if '/'.join(path[:-1]) in quantized else value
+      for path, value in plain.items()
+    }
     predictor = self._predictor.with_variables(
-      {**self._variables, 'switches': switches(self.modules, quantized)}
+      {
+        **self._variables,
+        'params': flax.traverse_util.unflatten_dict(params),
+        'switches': switches(self.modules, quantized),
+      }
     )
     miou = self._miou(predictor)
     outputs = parity.outputs(predictor, self._images)

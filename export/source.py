@@ -21,6 +21,7 @@ from deeplab.data import pipeline
 from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.quantization import calibrate
+from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import calibration
@@ -191,31 +192,56 @@ def deployed(source: Source, steps: int) -> segmenter.Segmenter:
   return model(source, **networks.KERNELS).clone(resize_steps=steps)
 
 
-def quantized(
+def settled(
   source: Source,
   network: segmenter.Segmenter,
   images: Sequence[np.ndarray],
   rules: rules_lib.Rules,
 ) -> PyTree:
-  """Returns variables with 'quant_stats', BatchNorms folded.
+  """Returns the weights of integer files: BatchNorms folded, kernels rounded.
 
-  The ranges are the run's, or calibrated ones.
+  Those of a run that was trained in simulated int8 are that already. Untrained
+  kernels go to the nearest step.
 
   Args:
     source: the model.
     network: see `deployed`.
     images: [H, W, C] each, values as they are, of the file's size.
     rules: what is quantised.
+
+  Raises:
+    ValueError: as `calibrate.settled`.
+  """
+  if 'quant_stats' in source.variables:
+    return source.weights
+  if not source.trained:
+    return folding.fold(network, source.weights, source.pixels.channels)
+  images = [np.rint(image) for image in images]
+  return calibrate.settled(
+    network, rules, source.weights, images, source.config
+  )
+
+
+def quantized(
+  source: Source,
+  network: segmenter.Segmenter,
+  weights: PyTree,
+  images: Sequence[np.ndarray],
+  rules: rules_lib.Rules,
+) -> PyTree:
+  """Returns variables with 'quant_stats', the run's or calibrated ones.
+
+  Args:
+    source: the model.
+    network: see `deployed`.
+    weights: see `settled`.
+    images: [H, W, C] each, values as they are, of the file's size.
+    rules: what is quantised.
   """
   if 'quant_stats' in source.variables:
     return source.variables
-  return calibrate.prepare(
-    network,
-    rules,
-    source.weights,
-    [np.rint(image) for image in images],
-    source.config,
-  )
+  images = [np.rint(image) for image in images]
+  return calibrate.prepare(network, rules, weights, images, source.config)
 
 
 def calibration_images(

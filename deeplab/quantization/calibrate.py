@@ -19,6 +19,7 @@ from deeplab.models import registry
 from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import ranges
+from deeplab.quantization import rounding
 from deeplab.quantization import rules as rules_lib
 
 if TYPE_CHECKING:
@@ -31,6 +32,31 @@ PyTree = Any
 _DECAY = 0.99
 
 
+def check(images: Sequence[np.ndarray]) -> None:
+  """Refuses images that tell no ranges.
+
+  Args:
+    images: [H, W, C] each.
+
+  Raises:
+    ValueError: fewer than two images, or none with two colours in it.
+  """
+  if len(images) < 2:
+    raise ValueError(
+      f'{len(images)} calibration images tell too little of the ranges: take 2 '
+      'or more, 100 are usual (--calibration_images of an export, '
+      'config.quantization.calibration.images of training)'
+    )
+  if all(
+    np.ptp(image.reshape(-1, image.shape[-1]), axis=0).max() == 0
+    for image in images
+  ):
+    raise ValueError(
+      f'all {len(images)} calibration images are of one colour each: their '
+      'ranges are not those of photographs; look at the training images'
+    )
+
+
 def _check(images: Sequence[np.ndarray], method: str, percent: float) -> None:
   if method not in ranges.METHODS:
     raise ValueError(
@@ -40,8 +66,7 @@ def _check(images: Sequence[np.ndarray], method: str, percent: float) -> None:
     raise ValueError(
       f'calibration percentile {percent} is not more than 50 and at most 100'
     )
-  if not len(images):
-    raise ValueError('calibration needs images, and there are none')
+  check(images)
 
 
 def _by_tensor(tree: PyTree) -> dict[tuple, dict[str, Any]]:
@@ -79,7 +104,7 @@ def calibrate(
     percentile: of that method, such as 99.99.
 
   Raises:
-    ValueError: there are no images, or an argument has no such value.
+    ValueError: as `check`, or an argument has no such value.
   """
   _check(images, method, percentile)
   from deeplab.quantization import providers
@@ -118,16 +143,16 @@ def calibrate(
   return _tree(result)
 
 
-def prepare(
+def settled(
   model: Any,
   rules: rules_lib.Rules,
   variables: PyTree,
   images: Sequence[np.ndarray],
   config: 'ConfigDict',
-  *,
-  fold: bool = True,
 ) -> PyTree:
-  """Returns float variables as int8 begins with them: folded and calibrated.
+  """Returns float variables as int8 begins with them, but for ranges.
+
+  BatchNorms are folded, and kernels rounded as a config's calibration says.
 
   Args:
     model: built with depthwise and pointwise 'conv', of normalised images.
@@ -135,13 +160,45 @@ def prepare(
     variables: {'params', 'batch_stats'}.
     images: [H, W, C] each, values as they are, of one size.
     config: the experiment; its `data` and `quantization.calibration` count.
-    fold: folds BatchNorms into the convolutions before them.
+
+  Raises:
+    ValueError: the method of rounding is unknown, or as `check`.
+  """
+  method = config.quantization.calibration.rounding
+  if method not in rounding.METHODS:
+    raise ValueError(
+      f'config.quantization.calibration.rounding={method!r} is not one of '
+      f'{rounding.METHODS}'
+    )
+  check(images)
+  data = config.data
+  variables = folding.fold(model, variables, len(data.mean))
+  if method == 'nearest':
+    return variables
+  return rounding.least_squares(
+    model, rules, variables, images, mean=data.mean, std=data.std
+  )
+
+
+def prepare(
+  model: Any,
+  rules: rules_lib.Rules,
+  variables: PyTree,
+  images: Sequence[np.ndarray],
+  config: 'ConfigDict',
+) -> PyTree:
+  """Returns variables with the ranges that a config's calibration gives.
+
+  Args:
+    model: built with depthwise and pointwise 'conv', of normalised images.
+    rules: what is quantised.
+    variables: {'params', 'batch_stats'}; others are kept.
+    images: [H, W, C] each, values as they are, of one size.
+    config: the experiment; its `data` and `quantization.calibration` count.
 
   Raises:
     ValueError: as `calibrate`.
   """
-  if fold:
-    variables = folding.fold(model, variables, len(config.data.mean))
   calibration = config.quantization.calibration
   quant_stats = calibrate(
     model,
@@ -175,14 +232,11 @@ def start_of(
     for image in pipeline.calibration_images(config, info, q.calibration.images)
   ]
   logging.info('Calibrating int8 on %d training images', len(images))
-  return prepare(
-    registry.build(config.model, info.num_classes, **networks.KERNELS),
-    rules_lib.from_config(q),
-    variables,
-    images,
-    config,
-    fold=q.frozen_norms,
-  )
+  model = registry.build(config.model, info.num_classes, **networks.KERNELS)
+  rules = rules_lib.from_config(q)
+  if q.frozen_norms:
+    variables = settled(model, rules, variables, images, config)
+  return prepare(model, rules, variables, images, config)
 
 
 def _tree(tensors: dict[tuple, ranges.Range]) -> PyTree:

@@ -5,7 +5,9 @@ from typing import Any
 
 from deeplab import parallel
 from deeplab.models import registry
+from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization import snapping
 
 if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
@@ -132,9 +134,6 @@ def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
   """
   if not enabled(config):
     return variables
-  from deeplab.quantization import folding
-  from deeplab.quantization import snapping  # Qwix may be absent
-
   return folding.fold(
     registry.build(config.model, num_classes, **KERNELS),
     snapping.snap(variables, rules_lib.from_config(config.quantization)),

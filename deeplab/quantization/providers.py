@@ -37,6 +37,7 @@ from deeplab.models import pooling
 from deeplab.models import resizing
 from deeplab.quantization import fixed_point
 from deeplab.quantization import gates
+from deeplab.quantization import grids
 from deeplab.quantization import moves
 from deeplab.quantization import operators
 from deeplab.quantization import rules as rules_lib
@@ -55,58 +56,9 @@ def _range(array: Array) -> dict[str, Array]:
   }
 
 
-def _divided(x: Array, n: int) -> Array:
-  """Returns x / n to the last bit, where float64 is enabled.
-
-  XLA multiplies by 1 / n in float32, if it compiles a whole graph; and the
-  scales of the file are computed one operation at a time.
-  """
-  return operators.narrow(fixed_point.wide(x) / n)
-
-
-def _power_of_two(absmax: Array) -> Array:
-  # Rounded first: 2^-7 must not become 2^-6 by an error in the last bit.
-  exponent = jnp.log2(jnp.maximum(_divided(absmax, 127), 2.0**-20))
-  return jnp.exp2(jnp.ceil(exponent - 1e-6))
-
-
-def activation_grid(
-  low: Array, high: Array, power_of_two: bool
-) -> tuple[Array, Array | None]:
-  """Returns (scale, zero point) of int8 for a range that holds 0.
-
-  Args:
-    low: float32, 0 or less.
-    high: float32, 0 or more.
-    power_of_two: see `rules.Rules`; the zero point is then None.
-  """
-  if power_of_two:
-    return _power_of_two(jnp.maximum(-low, high)), None
-  # LiteRT refuses the factors that smaller scales lead to.
-  high = jnp.maximum(high, low + 255 * 2.0**-20)
-  scale = _divided(high - low, 255)
-  return scale, jnp.clip(jnp.round(-128 - low / scale), -128, 127)
-
-
 def _name(function: Any) -> str:
   """Returns where Qwix finds a function of ours."""
   return f'{function.__module__}.{function.__qualname__}'
-
-
-def weight_scale(absmax: Array, power_of_two: bool) -> Array:
-  """Returns the scales of a kernel; zero points are 0.
-
-  Args:
-    absmax: largest absolute weight of each channel, or of all.
-    power_of_two: see `rules.Rules`.
-  """
-  if power_of_two:
-    return _power_of_two(absmax)
-  # Qwix divides by 127.5, and its largest weight saturates.
-  scale = _divided(absmax, 127)
-  # A dead channel's would be so small that its int32 bias overflows.
-  largest = jnp.maximum(jnp.max(scale), 2.0**-20)
-  return jnp.maximum(scale, largest * 2.0**-14)
 
 
 class _Shared:
@@ -152,7 +104,7 @@ class _Shared:
   def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
     """Returns the scales of a kernel; zero points are 0."""
     absmax = qarray.calibrate(array, how)['absmax']
-    return weight_scale(absmax, self._power_of_two)
+    return grids.weight_scale(absmax, self._power_of_two)
 
   def range_grid(self, low: Array, high: Array, rank: int, known: bool):
     """Returns (scale, zero point) of an activation of some rank.
@@ -161,7 +113,7 @@ class _Shared:
     """
     whole = lambda x: jnp.reshape(x, (1,) * rank)
     power_of_two = self._power_of_two and not known
-    return activation_grid(whole(low), whole(high), power_of_two)
+    return grids.activation_grid(whole(low), whole(high), power_of_two)
 
 
 def _fixed(array: Array) -> tuple[Array, Array] | None:

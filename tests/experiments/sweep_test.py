@@ -145,6 +145,57 @@ def test_a_sweep_goes_on(driver, tmp_path, monkeypatch):
   assert tabulate.settings(tabulate.collect(workdir))[1].failed == 1
 
 
+WRITES = r"""
+import os, sys
+workdir, before = sys.argv[1:]
+if before and not os.path.exists(before + '/run.json'):
+  sys.exit('Error: too early')
+if workdir.endswith('bad'):
+  sys.exit('Error: this one never works')
+os.makedirs(workdir)
+with open(workdir + '/run.json', 'w') as f:
+  f.write('{}')
+"""
+
+
+def test_runs_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
+  workdir = str(tmp_path)
+  place = lambda name: name and tabulate.run_dir(workdir, name)
+  monkeypatch.setattr(sweep, '_POLL_SECONDS', 0.02)
+  monkeypatch.setattr(
+    sweep,
+    'command',
+    lambda run, workdir, python: [
+      *(python, '-c', WRITES, place(run.id), place(run.start))
+    ],
+  )
+  runs = [
+    studies.Run('late', {}, 0, (), start='first'),
+    studies.Run('never', {}, 0, (), start='bad'),
+    studies.Run('bad', {}, 0, ()),
+    studies.Run('first', {}, 0, ()),
+  ]
+  assert not sweep.startable(runs[0], workdir)
+  assert sweep.execute(runs, workdir, 4) == ['bad', 'never']
+  assert sweep.startable(runs[0], workdir)
+  assert {p.name for p in (tmp_path / 'runs').iterdir()} == {'first', 'late'}
+  error = (tmp_path / 'errors' / 'never.txt').read_text()
+  assert error == 'bad, whose weights it starts from, failed'
+
+
+def test_a_start_is_a_work_directory():
+  study = studies.load('experiments/ablations/int8_recipe.py:smoke')
+  runs = {run.id: run for run in study.runs()}
+  assert runs['float-s1'].start == ''
+  assert runs['minmax-s1'].start == 'float-s1'
+  line = sweep.command(runs['minmax-s1'], 'W', 'python')
+  assert line[-1] == '--config.init_from=W/runs/float-s1'
+  assert not any(
+    'init_from' in flag
+    for flag in sweep.command(runs['float-s1'], 'W', 'python')
+  )
+
+
 def test_a_sweep_belongs_to_one_set_of_configs(tmp_path):
   study = studies.load(f'{STUDY}:smoke')
   first = sweep.plan(study, str(tmp_path), [])

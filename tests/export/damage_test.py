@@ -7,7 +7,8 @@ import pytest
 
 from deeplab import files
 from deeplab import predictors
-from export import calibration
+from deeplab.quantization import calibrate
+from deeplab.quantization import rules
 from export import graph as graph_lib
 from export import proof
 from export import vela
@@ -94,8 +95,20 @@ def test_a_card_of_another_size(tmp_path):
 )
 def test_calibration_images_that_tell_nothing(images, message):
   with pytest.raises(ValueError, match=message):
-    calibration.check(images)
+    calibrate.check(images)
+  # Training in simulated int8 begins with this.
+  with pytest.raises(ValueError, match=message):
+    calibrate.calibrate(
+      None,
+      rules.Rules(),
+      {},
+      images,
+      mean=(0.0,),
+      std=(1.0,),
+      method='minmax',
+      percentile=100.0,
+    )
 
 
 def test_calibration_images_of_some_use():
-  calibration.check([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])
+  calibrate.check([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])

@@ -15,6 +15,7 @@ from deeplab.data import augment
 from deeplab.models import layers
 from deeplab.quantization import calibrate
 from deeplab.quantization import folding
+from deeplab.quantization import rounding
 from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import request as request_lib
@@ -57,6 +58,20 @@ def imported():
 
 
 @functools.cache
+def settled():
+  """Returns variables whose kernels are whole int8 steps."""
+  network, variables = imported()
+  return rounding.least_squares(
+    network,
+    rules_lib.Rules(),
+    variables,
+    photographs(CALIBRATION),
+    mean=MEAN,
+    std=STD,
+  )
+
+
+@functools.cache
 def expected():
   """Returns the classes that the float network finds, [H, W] each."""
   network, variables = imported()
@@ -74,9 +89,9 @@ def request(kind):
 
 
 def by_tensorflow(tmp_path):
-  network, variables = imported()
+  network, _ = imported()
   asked = request('int8')
-  compute = saved_model.function(network, variables, asked, MEAN, STD)
+  compute = saved_model.function(network, settled(), asked, MEAN, STD)
   saved_model.write(compute, (*SIZE, 3), str(tmp_path / 'saved'))
   samples = calibration.samples(photographs(CALIBRATION), SIZE, True, MEAN, STD)
   return tflite.convert(str(tmp_path / 'saved'), 'int8', asked, samples)
@@ -85,8 +100,8 @@ def by_tensorflow(tmp_path):
 def by_litert_converter(method):
   from export import lowering
 
-  network, variables = imported()
-  rules = rules_lib.Rules()
+  network, _ = imported()
+  rules, variables = rules_lib.Rules(), settled()
   stats = calibrate.calibrate(
     network,
     rules,
@@ -108,7 +123,10 @@ def by_litert_converter(method):
 
 
 def agreement(content):
-  """Returns the share of pixels of one class, a photograph each."""
+  """Returns the share of pixels of one class, a photograph each.
+
+  A file of 513x513 is compared at every second pixel: corners are aligned.
+  """
   from ai_edge_litert import interpreter
 
   run = interpreter.Interpreter(
@@ -117,12 +135,16 @@ def agreement(content):
   )
   run.allocate_tensors()
   (into,), (out,) = run.get_input_details(), run.get_output_details()
+  size = tuple(into['shape'][1:3])
+  step = (size[0] - 1) // (SIZE[0] - 1)
   shares = []
-  for image, wanted in zip(photographs(PHOTOGRAPHS), expected(), strict=True):
+  images = photographs(PHOTOGRAPHS, size)
+  for image, wanted in zip(images, expected(), strict=True):
     run.set_tensor(into['index'], image[None])
     run.invoke()
-    found = run.get_tensor(out['index'])[0].argmax(-1)
-    shares.append((found == wanted).mean())
+    found = run.get_tensor(out['index'])[0]
+    found = found.argmax(-1) if found.ndim == 3 else found
+    shares.append((found[::step, ::step] == wanted).mean())
   return np.array(shares)
 
 
@@ -134,4 +156,13 @@ def test_int8_finds_what_float_finds(tmp_path, path):
   )
   shares = agreement(content)
   print(path, f'mean {shares.mean():.4f}', np.round(shares, 4))
-  assert shares.mean() >= 0.98
+  assert shares.mean() >= 0.985
+
+
+@pytest.mark.full
+def test_the_published_int8_file_agrees_less():
+  """Another training of the same network, at 513x513."""
+  path = SHARED / 'models' / 'deeplabv3_mnv2_dm05_pascal_quant.tflite'
+  shares = agreement(path.read_bytes())
+  print('published', f'mean {shares.mean():.4f}', np.round(shares, 4))
+  assert 0.8 < shares.mean() < 0.985

@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 
 from deeplab.quantization import rules
-
-snapping = pytest.importorskip('deeplab.quantization.snapping')
+from deeplab.quantization import snapping
 
 RULES = rules.Rules()
 

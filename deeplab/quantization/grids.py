@@ -1,0 +1,57 @@
+"""The int8 grids of tensors: scales and zero points, as the files have them."""
+
+import jax
+import jax.numpy as jnp
+
+from deeplab.quantization import fixed_point
+
+Array = jax.Array
+
+
+def _divided(x: Array, n: int) -> Array:
+  """Returns x / n to the last bit, where float64 is enabled.
+
+  XLA multiplies by 1 / n in float32, if it compiles a whole graph; and the
+  scales of the file are computed one operation at a time.
+  """
+  return (fixed_point.wide(x) / n).astype(jnp.float32)
+
+
+def _power_of_two(absmax: Array) -> Array:
+  # Rounded first: 2^-7 must not become 2^-6 by an error in the last bit.
+  exponent = jnp.log2(jnp.maximum(_divided(absmax, 127), 2.0**-20))
+  return jnp.exp2(jnp.ceil(exponent - 1e-6))
+
+
+def activation_grid(
+  low: Array, high: Array, power_of_two: bool
+) -> tuple[Array, Array | None]:
+  """Returns (scale, zero point) of int8 for a range that holds 0.
+
+  Args:
+    low: float32, 0 or less.
+    high: float32, 0 or more.
+    power_of_two: see `rules.Rules`; the zero point is then None.
+  """
+  if power_of_two:
+    return _power_of_two(jnp.maximum(-low, high)), None
+  # LiteRT refuses the factors that smaller scales lead to.
+  high = jnp.maximum(high, low + 255 * 2.0**-20)
+  scale = _divided(high - low, 255)
+  return scale, jnp.clip(jnp.round(-128 - low / scale), -128, 127)
+
+
+def weight_scale(absmax: Array, power_of_two: bool) -> Array:
+  """Returns the scales of a kernel; zero points are 0.
+
+  Args:
+    absmax: largest absolute weight of each channel, or of all.
+    power_of_two: see `rules.Rules`.
+  """
+  if power_of_two:
+    return _power_of_two(absmax)
+  # Qwix divides by 127.5, and its largest weight saturates.
+  scale = _divided(absmax, 127)
+  # A dead channel's would be so small that its int32 bias overflows.
+  largest = jnp.maximum(jnp.max(scale), 2.0**-20)
+  return jnp.maximum(scale, largest * 2.0**-14)

@@ -1,0 +1,73 @@
+"""From float weights to int8: ranges, rounding, layers in float, training.
+
+Command: python -m experiments.sweep --workdir=W
+  --study=experiments/ablations/int8_recipe.py
+"""
+
+from experiments import study
+
+QUESTION = 'What does int8 cost, and which part of its recipe wins it back?'
+REFERENCE = """\
+| DeepLabV3 MobileNetV2, VOC val | float | int8, by training |
+|---|---|---|
+| alpha 1.0 | 75.32 | 74.26 |
+| alpha 0.5 | 70.19 | 69.65 |
+
+TensorFlow DeepLab, g3doc/quantize.md, by the method of arXiv:1806.08342;
+calibration alone is not told. Rounding by least squares is arXiv:2210.17323.
+"""
+
+
+def get_study(form: str = '') -> study.Study:
+  """Returns the study; `form` is one of `study.FORMS`."""
+  base = study.base(form, 'configs/voc_mnv2.py')
+  # The last two: steps of training in simulated int8, and their rate.
+  short, long, rate = {
+    '': (300, 3000, 3e-5),
+    'camvid': (45, 180, 1e-4),
+    'smoke': (75, 300, 1e-3),
+  }[form]
+
+  def int8(steps: int, **calibration: str) -> study.Overrides:
+    return {
+      'quantization.name': 'int8',
+      'total_steps': steps,
+      'schedule.warmup_steps': 0,
+      'schedule.warmup_epochs': 0.0,
+      'optimizer.learning_rate': rate,
+      **{
+        f'quantization.calibration.{name}': value
+        for name, value in calibration.items()
+      },
+    }
+
+  def calibrated(**calibration: str) -> study.Overrides:
+    # One step of no length: what calibration alone gives.
+    return {
+      **int8(1, **calibration),
+      'optimizer.learning_rate': 1e-12,
+      'quantization.range_decay': 0.999999,
+    }
+
+  return study.Study(
+    'int8_recipe',
+    QUESTION,
+    REFERENCE,
+    base,
+    {
+      'recipe': {
+        'float': {},
+        'mse': calibrated(method='mse'),
+        'minmax': calibrated(method='minmax'),
+        'percentile': calibrated(method='percentile'),
+        'nearest': calibrated(method='mse', rounding='nearest'),
+        'float_head': {
+          **calibrated(method='mse'),
+          'quantization.float_layers': 'head/.*',
+        },
+        f'trained_{short}': int8(short),
+        f'trained_{long}': int8(long),
+      }
+    },
+    start=('float',),
+  )
