@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+from ai_edge_litert import schema_py_generated as schema
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -14,10 +16,13 @@ import pytest
 from configs import common
 from deeplab import files
 from deeplab import litert
+from deeplab import predictors
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data import splits
 from deeplab.models import registry
+from deeplab.quantization import folding
+from deeplab.quantization import rules as rules_lib
 from export import build
 from export import calibration
 from export import fit
@@ -115,6 +120,35 @@ def test_what_is_written(exported):
       'background',
       *('disc', 'square', 'triangle', 'ring', 'cross', ''),
     ]
+
+
+def test_the_file_holds_rounded_kernels(source, exported):
+  """The very integers that were chosen, not the nearest ones."""
+  folder, report = exported
+  assert "kernels rounded by 'least_squares'" in ' '.join(report['notes'])
+  images = list(calibration.synthetic(12, (40, 50), 1))
+  images = [predictors.resize_bilinear(image, SIZE) for image in images]
+  network = source_lib.deployed(source, source.config.model.resize_steps)
+  settled = source_lib.settled(source, network, images, rules_lib.Rules())
+  nearest = folding.fold(network, source.weights)
+
+  def integers(variables):
+    found = []
+    params = flax.traverse_util.flatten_dict(variables['params'])
+    for path, kernel in params.items():
+      if path[-1] == 'kernel' and path[0] != 'auxiliary':
+        steps = kernel / (np.abs(kernel).max((0, 1, 2)) / 127)
+        depthwise = kernel.shape[2] == 1
+        order = (2, 0, 1, 3) if depthwise else (3, 0, 1, 2)
+        found.append(np.rint(steps).astype(np.int8).transpose(order).tobytes())
+    return found
+
+  with open(os.path.join(folder, 'int8.tflite'), 'rb') as f:
+    model = schema.ModelT.InitFromPackedBuf(f.read(), 0)
+  held = {bytes(np.uint8(b.data)) for b in model.buffers if b.data is not None}
+  chosen = integers(settled)
+  assert len(chosen) > 10 and set(chosen) <= held
+  assert not set(integers(nearest)) <= held
 
 
 def test_report_of_the_formats(exported):
