@@ -203,7 +203,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     parallel.device_count(),
     parallel.platform(),
   )
-  if total < per_epoch:
+  if total < per_epoch and not config.init_from:
     logging.info(
       '%d steps are less than an epoch, which has %d: the scores of such a run '
       'say that everything works, not how well the network learns',
