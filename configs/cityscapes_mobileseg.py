@@ -53,6 +53,7 @@ def get_config(variant: str = '') -> ConfigDict:
     *('random_scale', 'random_crop', 'random_flip', 'distort'),
   )
   c.data.augment.random_scale.step = 0.25
+  c.data.augment.shrink = 'bilinear'
   common.sizes(c, (512, 1024))
 
   # Model.

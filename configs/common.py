@@ -35,8 +35,11 @@ def base() -> ConfigDict:
   # Augmentation: `ops` in order; an op's parameters stand under its name.
   c.data.augment = ConfigDict()
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
-  # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not.
+  # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not, as
+  # evaluation at a static size does not.
   c.data.augment.shrink = 'area'
+  # What uncovered pixels get, a value a channel; (): those of `mean`.
+  c.data.augment.fill = ()
   c.data.augment.random_scale = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
   )

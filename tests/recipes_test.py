@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deeplab import inference
 from deeplab import losses
 from deeplab import optimizers
 from deeplab.data import augment
@@ -44,6 +45,7 @@ MMSEG = {
   'data.mean': (123.675, 116.28, 103.53),
   'data.std': (58.395, 57.12, 57.375),
   'eval.mode': 'whole',
+  'eval.pad_multiple': 1,
   'model.dtype': 'float32',
   'seed': 0,
 }
@@ -348,6 +350,50 @@ def get(config, key):
 def test_values_are_the_published_ones(page, expected):
   config = configs_test.get(*page)
   assert {key: get(config, key) for key in expected} == expected
+
+
+class Watcher:
+  """A predictor of nothing, which keeps what it is asked about."""
+
+  input_size = batch_size = None
+  mean = (0.0, 0.0, 0.0)
+  output = 'logits'
+
+  def with_output(self, output):
+    del output
+    return self
+
+  def __call__(self, images):
+    self.images = images
+    return np.zeros((*images.shape[:3], 2), np.float32)
+
+
+@pytest.mark.parametrize(
+  ('module', 'variant'),
+  [
+    ('cityscapes_erfnet', ''),
+    ('cityscapes_lite', ''),
+    ('person_mnv2', ''),
+    ('voc_mnv2_cut', ''),
+  ],
+)
+def test_static_sizes_show_the_same_pixels_to_training(module, variant):
+  config = configs_test.get(module, variant).unlock()
+  image = np.random.default_rng(0).integers(0, 256, (1200, 1700, 3), np.uint8)
+  watcher = Watcher()
+  inference.segment(watcher, [image], config.eval)
+  augmented = config.data.augment
+  augmented.ops = ('stretch',)
+
+  def distance():
+    transform = augment.compose(augmented, config.data.mean)
+    example = {'image': image, 'label': np.zeros(image.shape[:2], np.uint8)}
+    made = transform(example, np.random.default_rng(0))
+    return np.abs(made['image'] - watcher.images[0]).max()
+
+  assert distance() <= 1.0  # levels; OpenCV rounds those of uint8
+  augmented.shrink = 'area'
+  assert distance() > 20.0
 
 
 @pytest.mark.parametrize(('module', 'variant'), configs_test.CASES)
