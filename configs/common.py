@@ -154,6 +154,8 @@ def base() -> ConfigDict:
       'min_kept': 100_000,  # pixels an image, on average over the batch
     }
   )
+  # The hardest `share` of all pixels, which falls from 1 in `ramp_steps`.
+  c.loss.hardest = ConfigDict({'weight': 1.0, 'share': 0.25, 'ramp_steps': 0})
   c.loss.dice = ConfigDict({'weight': 1.0, 'smooth': 1.0})
   c.loss.tversky = ConfigDict(
     {'weight': 1.0, 'alpha': 0.3, 'beta': 0.7, 'gamma': 1.0, 'smooth': 1.0}
