@@ -184,6 +184,47 @@ def test_the_loss_is_that_of_the_probabilities(changes):
   assert result.metrics['miou'] == 1.0
 
 
+def _two_classes(output='logits', **changes):
+  """Scores logits of (2, 0) and (0, 2) where the first is the true class."""
+  image = np.zeros((16, 16, 3), np.uint8)
+  image[:, :8, 0] = image[:, 8:, 1] = 2
+  label = np.zeros((16, 16), np.uint8)
+  label[0] = 255
+  two = dataclasses.replace(
+    INFO, class_names=INFO.class_names[:2], palette=INFO.palette[:2]
+  )
+  fake = inference_test.Fake(lambda x: np.float32(x[..., :2]), output)
+  return evaluate.evaluate(
+    fake,
+    [{'image': image, 'label': label, 'name': 'a'}],
+    two,
+    inference_test.eval_config(loss=True, **changes),
+    loss_terms=('sigmoid_cross_entropy',),
+  )
+
+
+@pytest.mark.parametrize('changes', [{}, {'mode': 'slide'}, {'mode': 'static'}])
+def test_the_loss_is_of_sigmoids_where_training_s_is(changes):
+  # (log(1 + e^-2) + log 2) / 2 in one half, (log 2 + log(1 + e^2)) / 2 in the
+  # other.
+  expected = (0.126928 + 2 * 0.693147 + 2.126928) / 4
+  loss = _two_classes(**changes).metrics['loss']
+  assert loss == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'flip': True}, r'eval.flip=True .* use \(1.0,\), False and \(\)'),
+    ({'fit': (32, 16)}, r'views are averaged as probabilities'),
+    ({'output': 'softmax'}, 'the model has probabilities: use eval.loss=False'),
+  ],
+)
+def test_sigmoids_need_logits(fields, message):
+  with pytest.raises(ValueError, match=message):
+    _two_classes(**fields)
+
+
 @pytest.mark.parametrize(
   ('item', 'message'),
   [

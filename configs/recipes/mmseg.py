@@ -118,7 +118,7 @@ def train(
     steps: length of the run.
     frame: (long, short) that images are fitted into before the random factor.
     test_frame: the same in the test of one view, which several scales have
-      not (--config.eval.fit='()'); None for that of training.
+      not (`common.views`); None for that of training.
   """
   c.data.augment.ops = (
     *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),

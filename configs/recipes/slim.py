@@ -3,6 +3,10 @@
 SGD with momentum 0.9 and a polynomial rate from 0.007, twice that for biases;
 weight decay 4e-5, images scaled to -1 .. 1 and resized without a filter, and
 crops of 32k + 1, on which strided grids stay aligned.
+
+Two flags of the original are off here as there: `fine_tune_batch_norm=False` is
+--config.model.frozen_norms=True, and hard example mining is the loss term
+`hardest`.
 """
 
 from ml_collections import ConfigDict
