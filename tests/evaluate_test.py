@@ -311,6 +311,7 @@ class Run:
     config = inference_test.ConfigDict(
       {
         'eval': inference_test.eval_config(),
+        'loss': {'terms': ('cross_entropy',)},
         'data': {'eval_split': 'val'},
       }
     )
