@@ -302,7 +302,7 @@ def test_summary_is_one_line():
 class Run:
   """A work directory's content without training."""
 
-  def __init__(self, monkeypatch, classes=INFO.class_names):
+  def __init__(self, monkeypatch, classes=INFO.class_names, loss=None):
     fake = inference_test.Fake(inference_test.channels)
     self.tflite = inference_test.Fake(
       inference_test.channels, input_size=(16, 16)
@@ -310,8 +310,8 @@ class Run:
     self.tflite.card = {'classes': list(classes)}
     config = inference_test.ConfigDict(
       {
-        'eval': inference_test.eval_config(),
-        'loss': {'terms': ('cross_entropy',)},
+        'eval': inference_test.eval_config(loss=loss is not None),
+        'loss': {'terms': (loss or 'cross_entropy',)},
         'data': {'eval_split': 'val'},
       }
     )
@@ -336,6 +336,26 @@ def test_a_run_is_evaluated_into_its_folder(monkeypatch, tmp_path):
     results['checkpoint'].confusion, by_hand(examples())
   )
   assert (tmp_path / 'eval' / 'checkpoint' / 'metrics.json').is_file()
+
+
+def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
+  found = {}
+  for name in ('cross_entropy', 'focal', 'sigmoid_cross_entropy'):
+    Run(monkeypatch, loss=name)
+    results = evaluate.evaluate_workdir(str(tmp_path))
+    found[name] = results['checkpoint'].metrics['loss']
+  assert found['focal'] == found['cross_entropy']
+  logits = np.concatenate(
+    [
+      inference_test.channels(x['image'][None])[0][x['label'] != 255]
+      for x in examples()
+    ]
+  ).astype(np.float64)
+  labels = np.concatenate([x['label'][x['label'] != 255] for x in examples()])
+  signs = np.where(labels[:, None] == np.arange(3), -1.0, 1.0)
+  by_hand = np.log1p(np.exp(np.minimum(signs * logits, 500))).mean()
+  assert found['sigmoid_cross_entropy'] == pytest.approx(by_hand, rel=1e-5)
+  assert found['cross_entropy'] != pytest.approx(by_hand, rel=1e-2)
 
 
 def test_a_file_is_compared_at_its_size_in_its_form(monkeypatch, tmp_path):

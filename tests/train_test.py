@@ -392,6 +392,22 @@ def test_frozen_norms_keep_their_statistics(data_dir):
   assert not any(same(state.params['encoder'], after.params['encoder']))
 
 
+@pytest.mark.full
+def test_the_loss_that_is_watched_is_the_recipe_s(tmp_path, data_dir):
+  run = runs.smoke(
+    str(tmp_path / 'run'),
+    data_dir,
+    total_steps=2,
+    loss__terms=('sigmoid_cross_entropy',),
+    eval__loss=True,
+  )
+  loss = run.metrics['loss']
+  # Six classes of about the same logit: near log 2, where log 6 is the other.
+  assert 0.3 < loss < 1.2
+  again = evaluate.evaluate_workdir(run.workdir, which='latest')
+  assert again['checkpoint'].metrics['loss'] == pytest.approx(loss, rel=1e-5)
+
+
 def test_partial_batches_end_an_epoch(data_dir):
   config = runs.config(data_dir, total_steps=0, epochs=2.5, batch_size=7)
   assert train.total_steps(config, 100) == 35
