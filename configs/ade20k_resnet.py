@@ -8,8 +8,8 @@ Command: python -m deeplab.main --config=configs/ade20k_resnet.py:r50,80k
 Cost: 177 GMACs an image of 512x512 with ResNet-50; not for a CPU.
 Expected: no number of ours yet; published mIoU 42.72 (r50,80k) to 45.47
   (r101,160k) (single scale; experiments/zoo.csv has them all).
-Variants: r50 or r101; 80k or 160k steps; smoke (seconds, on `shapes` if no root
-  is given).
+Variants: r50 or r101; 80k or 160k steps; flip or ms (views of evaluation);
+  smoke (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
     variant,
     encoder=('r50', 'r101'),
     steps=STEPS,
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -46,6 +47,7 @@ def get_config(variant: str = '') -> ConfigDict:
     steps=STEPS[chosen['steps']],
     frame=(2048, 512),
   )
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

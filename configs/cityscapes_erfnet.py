@@ -31,6 +31,7 @@ def get_config(variant: str = '') -> ConfigDict:
   common.sizes(c, (512, 1024))
   c.data.augment.ops = ('stretch', 'random_flip')
   c.data.augment.stretch.size = (512, 1024)
+  c.data.augment.shrink = 'bilinear'
 
   # Model.
   c.model.encoder = ConfigDict({'name': 'erfnet'})

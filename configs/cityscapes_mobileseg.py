@@ -12,8 +12,8 @@ Cost: 1.5 (ghostnet, shufflenet) to 3.2 (mnv2) GMACs an image of 512x1024.
 Expected: no number of ours yet, and from random weights unless init_from is
   set; published mIoU 73.94 (mnv2), 73.47 (mnv3), 70.75 (hrnet), 69.46
   (shufflenet) and 71.88 (ghostnet).
-Variants: mnv2, mnv3, hrnet, shufflenet or ghostnet; smoke (seconds, on `shapes`
-  if no root is given).
+Variants: mnv2, mnv3, hrnet, shufflenet or ghostnet; flip or ms (views of
+  evaluation); smoke (seconds, on `shapes` if no root is given).
 """
 
 from typing import Any
@@ -43,7 +43,9 @@ def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
   c = common.base()
   c.name = 'cityscapes_mobileseg'
-  chosen = common.choose(c, variant, encoder=ENCODERS, run=('', 'smoke'))
+  chosen = common.choose(
+    c, variant, encoder=ENCODERS, views=common.VIEWS, run=('', 'smoke')
+  )
 
   # Data.
   c.data.name = 'cityscapes'
@@ -53,6 +55,7 @@ def get_config(variant: str = '') -> ConfigDict:
     *('random_scale', 'random_crop', 'random_flip', 'distort'),
   )
   c.data.augment.random_scale.step = 0.25
+  c.data.augment.shrink = 'bilinear'
   common.sizes(c, (512, 1024))
 
   # Model.
@@ -79,6 +82,7 @@ def get_config(variant: str = '') -> ConfigDict:
     {'warmup_steps': 1000, 'warmup_start': 1e-5 / 0.005, 'warmup_first': True}
   )
   c.checkpoint.every_steps = 1000
+  common.views(c, chosen['views'], scales=(0.75, 1.0, 1.25))
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny', context_channels=16)

@@ -13,8 +13,8 @@ Expected: no number of ours yet; published mIoU 76.89 (r18,80k), 80.09 (r50,80k)
   and 80.97 (r101,80k) (single scale; experiments/zoo.csv has them all).
 Variants: r50, r101 or r18, with torchvision's stem r50b, r101b or r18b; os8 or
   mg124 (output stride 16 and multi-grid); crop512 or crop769; 40k or 80k steps;
-  bf16 (the published "FP16" row); smoke (seconds, on `shapes` if no root is
-  given).
+  bf16 (the published "FP16" row); flip or ms (views of evaluation); smoke
+  (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
     crop=CROPS,
     steps=STEPS,
     dtype=('', 'bf16'),
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -69,6 +70,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.eval.mode = 'slide'
     if chosen['encoder'] == 'r101' and chosen['steps'] == '80k':
       c.seed = 1111  # published as sensitive to it
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

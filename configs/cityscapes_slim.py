@@ -11,8 +11,8 @@ Cost: 21 (mnv2), 7.6 (mnv3) and 418 (xception65) GMACs an image of 1025x2049.
 Expected: no number of ours yet, and from random weights unless init_from is
   set; published mIoU 70.71 (mnv2), 72.41 (mnv3) and 78.79 (xception65), the
   last two after ImageNet.
-Variants: mnv2, mnv3 or xception65; smoke (seconds, on `shapes` if no root is
-  given).
+Variants: mnv2, mnv3 or xception65; flip or ms (views of evaluation); smoke
+  (seconds, on `shapes` if no root is given).
 """
 
 from typing import Any
@@ -51,7 +51,9 @@ def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
   c = common.base()
   c.name = 'cityscapes_slim'
-  chosen = common.choose(c, variant, network=NETWORKS, run=('', 'smoke'))
+  chosen = common.choose(
+    c, variant, network=NETWORKS, views=common.VIEWS, run=('', 'smoke')
+  )
 
   # Data, optimiser, schedule and evaluation.
   slim.cityscapes(c)
@@ -60,6 +62,7 @@ def get_config(variant: str = '') -> ConfigDict:
   encoder, head, c.model.output_stride = NETWORKS[chosen['network']]
   c.model.encoder = ConfigDict(encoder)
   c.model.head = ConfigDict(head)
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)

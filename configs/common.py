@@ -35,8 +35,11 @@ def base() -> ConfigDict:
   # Augmentation: `ops` in order; an op's parameters stand under its name.
   c.data.augment = ConfigDict()
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
-  # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not.
+  # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not, as
+  # evaluation at a static size does not.
   c.data.augment.shrink = 'area'
+  # What uncovered pixels get, a value a channel; (): those of `mean`.
+  c.data.augment.fill = ()
   c.data.augment.random_scale = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
   )
@@ -104,6 +107,10 @@ def base() -> ConfigDict:
   # their blocks for the backward pass, which computes the rest again: less
   # memory, a forward pass more. 0: none; 5: all. (XLA ignores it on a CPU.)
   c.model.remat = 0
+  # True: BatchNorms keep the statistics of `init_from`, for batches that are
+  # too small to have any; scales and offsets are trained on. (Of int8 runs
+  # `quantization.frozen_norms` says it.)
+  c.model.frozen_norms = False
   c.model.depthwise = 'shifted'  # on a CPU; accelerators always use 'conv'
   c.model.pointwise = 'matmul'  # on a CPU; accelerators always use 'conv'
 
@@ -151,6 +158,8 @@ def base() -> ConfigDict:
       'min_kept': 100_000,  # pixels an image, on average over the batch
     }
   )
+  # The hardest `share` of all pixels, which falls from 1 in `ramp_steps`.
+  c.loss.hardest = ConfigDict({'weight': 1.0, 'share': 0.25, 'ramp_steps': 0})
   c.loss.dice = ConfigDict({'weight': 1.0, 'smooth': 1.0})
   c.loss.tversky = ConfigDict(
     {'weight': 1.0, 'alpha': 0.3, 'beta': 0.7, 'gamma': 1.0, 'smooth': 1.0}
@@ -231,7 +240,9 @@ def base() -> ConfigDict:
   # True: scores are of labels resized along, as torchvision and the STM32 model
   # zoo have them; False: of every pixel of the data set.
   c.eval.resize_labels = False
-  c.eval.loss = False  # the cross entropy too, whose logits leave the device
+  # True: the cross entropy too, of sigmoids where `loss.terms` has that, and
+  # without weights; logits leave the device for it.
+  c.eval.loss = False
   c.eval.scales = (1.0,)
   c.eval.flip = False
   c.eval.boundary_share = 0.02  # of the diagonal, for boundary IoU
@@ -299,6 +310,33 @@ def choose(
     if chosen.setdefault(name, tokens[0]) != tokens[0]:
       c.name += f'_{chosen[name]}'
   return chosen
+
+
+# The choice of how evaluation looks at an image; see `views`.
+VIEWS = ('', 'flip', 'ms')
+# Of mmsegmentation and TF DeepLab.
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+def views(
+  c: ConfigDict, chosen: str, scales: tuple[float, ...] = SCALES
+) -> None:
+  """Sets the views that evaluation averages: the protocols of the tables.
+
+  A run in one view is evaluated in several by
+  `--mode=evaluate --workdir=RUN --config=PAGE:VARIANT,ms`.
+
+  Args:
+    c: the config, whose `eval.fit` is that of one view.
+    chosen: one of `VIEWS`: '' looks once; 'flip' at the mirrored image too;
+      'ms' at both, at each scale of the image's own size.
+    scales: of 'ms'.
+  """
+  if chosen:
+    c.eval.flip = True
+  if chosen == 'ms':
+    c.eval.scales = scales
+    c.eval.fit = ()
 
 
 def sizes(

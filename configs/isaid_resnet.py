@@ -9,7 +9,8 @@ Command: python -m deeplab.main --config=configs/isaid_resnet.py:r18
 Cost: 166 GMACs an image of 896x896 with ResNet-18; not for a CPU.
 Expected: no number of ours yet; published mIoU 61.35 (r18) and 67.06 (r50)
   (single scale; experiments/zoo.csv has them all).
-Variants: r18 or r50; smoke (seconds, on `shapes` if no root is given).
+Variants: r18 or r50; flip or ms (views of evaluation); smoke (seconds, on
+  `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +27,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c,
     variant,
     encoder=('r18', 'r50'),
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -43,6 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     steps=80_000,
     frame=(896, 896),
   )
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

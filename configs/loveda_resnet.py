@@ -8,7 +8,8 @@ Command: python -m deeplab.main --config=configs/loveda_resnet.py:r18
 Cost: 54 GMACs an image of 512x512 with ResNet-18; not for a CPU.
 Expected: no number of ours yet; published mIoU 50.28 (r18), 50.99 (r50) and
   51.47 (r101) (single scale; experiments/zoo.csv has them all).
-Variants: r18, r50 or r101; smoke (seconds, on `shapes` if no root is given).
+Variants: r18, r50 or r101; flip or ms (views of evaluation); smoke (seconds, on
+  `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +26,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c,
     variant,
     encoder=('r18', 'r50', 'r101'),
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -43,6 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     frame=(2048, 512),
     test_frame=(1024, 1024),
   )
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

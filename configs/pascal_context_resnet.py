@@ -10,8 +10,8 @@ Command: python -m deeplab.main
 Cost: 223 GMACs an image of 480x480; not for a CPU.
 Expected: no number of ours yet; published mIoU 47.30 (c60,40k) and 53.2
   (c59,80k) (single scale; experiments/zoo.csv has them all).
-Variants: c60 (with the background) or c59; 40k or 80k steps; smoke (seconds, on
-  `shapes` if no root is given).
+Variants: c60 (with the background) or c59; 40k or 80k steps; flip or ms (views
+  of evaluation); smoke (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -32,6 +32,7 @@ def get_config(variant: str = '') -> ConfigDict:
     variant,
     classes=DATA,
     steps=STEPS,
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -52,6 +53,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.optimizer.learning_rate = 0.004
   c.optimizer.weight_decay = 1e-4
   c.eval.mode = 'slide'
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

@@ -9,7 +9,8 @@ Command: python -m deeplab.main --config=configs/vaihingen_resnet.py:r18
 Cost: 54 GMACs an image of 512x512 with ResNet-18; not for a CPU.
 Expected: no number of ours yet; published mIoU 72.50 (r18), 73.97 (r50) and
   73.06 (r101) (single scale; experiments/zoo.csv has them all).
-Variants: r18, r50 or r101; smoke (seconds, on `shapes` if no root is given).
+Variants: r18, r50 or r101; flip or ms (views of evaluation); smoke (seconds, on
+  `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +27,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c,
     variant,
     encoder=('r18', 'r50', 'r101'),
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -43,6 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     steps=80_000,
     frame=(512, 512),
   )
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

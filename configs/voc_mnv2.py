@@ -17,8 +17,8 @@ Expected: no number of ours yet; Texas Instruments publishes 72.66 mIoU for
   mobile,os8 and 66.94 for dm05,os8, after COCO pre-training; TF DeepLab 74.26
   for mobile,qat and 69.65 for dm05,qat (75.32 and 70.19 in float).
 Variants: mobile or dm05 (mobile of alpha 0.5, its channels not rounded to
-  eights); os8 (output stride 8, exported at 512x512); qat; smoke (seconds,
-  on `shapes` if no root is given).
+  eights); os8 (output stride 8, exported at 512x512); qat; flip or ms (views of
+  evaluation); smoke (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,7 @@ def get_config(variant: str = '') -> ConfigDict:
     network=('', 'mobile', 'dm05'),
     output_stride=('', 'os8'),
     stage=('', 'qat'),
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -74,6 +75,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 3e-5
     c.total_steps = 3000
     c.quantization.name = 'int8'
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)

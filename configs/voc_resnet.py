@@ -9,8 +9,8 @@ Command: python -m deeplab.main --config=configs/voc_resnet.py:r50,20k
 Cost: 176 GMACs an image of 512x512 with ResNet-50; not for a CPU.
 Expected: no number of ours yet; published mIoU 75.93 (r50,20k) to 78.62
   (r101,40k) (single scale; experiments/zoo.csv has them all).
-Variants: r50 or r101; 20k or 40k steps; smoke (seconds, on `shapes` if no root
-  is given).
+Variants: r50 or r101; 20k or 40k steps; flip or ms (views of evaluation); smoke
+  (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -30,6 +30,7 @@ def get_config(variant: str = '') -> ConfigDict:
     variant,
     encoder=('r50', 'r101'),
     steps=STEPS,
+    views=common.VIEWS,
     run=('', 'smoke'),
   )
 
@@ -48,6 +49,7 @@ def get_config(variant: str = '') -> ConfigDict:
     steps=STEPS[chosen['steps']],
     frame=(2048, 512),
   )
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)

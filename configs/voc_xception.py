@@ -10,8 +10,8 @@ Data: VOC 2012 and the SBD masks, official layout; the error says where to put
 Command: python -m deeplab.main --config=configs/voc_xception.py
 Cost: a day on one accelerator; not for a CPU.
 Expected: no number of ours yet; Texas Instruments publishes 81.74 mIoU for os8.
-Variants: os8 (output stride 8, exported at 512x512); smoke (seconds, on
-  `shapes` if no root is given).
+Variants: os8 (output stride 8, exported at 512x512); flip or ms (views of
+  evaluation); smoke (seconds, on `shapes` if no root is given).
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c = common.base()
   c.name = 'voc_xception'
   chosen = common.choose(
-    c, variant, output_stride=('', 'os8'), run=('', 'smoke')
+    c, variant, output_stride=('', 'os8'), views=common.VIEWS, run=('', 'smoke')
   )
 
   # Data, optimiser, schedule and evaluation.
@@ -45,6 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.model.output_stride = 8
     c.model.head.rates = (12, 24, 36)
     c.eval.static_size = (512, 512)
+  common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
     common.smoke(c, encoder='xception_tiny', channels=16, decoder_channels=16)

@@ -112,6 +112,7 @@ def evaluate(
   *,
   total: int | None = None,
   keep_samples: int = 0,
+  loss_terms: Sequence[str] = ('cross_entropy',),
   sum_counts: Callable[[Counts], Counts] = lambda counts: counts,
 ) -> Result:
   """Scores a predictor on a split.
@@ -127,6 +128,8 @@ def evaluate(
       pad_offset, boundary_share, loss.
     total: how many examples come, for the progress bar.
     keep_samples: how many of the first images to keep in the result.
+    loss_terms: `config.loss.terms` of the run: where `sigmoid_cross_entropy` is
+      one of them, `loss` is that, else the cross entropy of the softmax.
     sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
       end. The default is for one host.
 
@@ -145,7 +148,9 @@ def evaluate(
       config.fit = ()
   confusion = metrics.Confusion(info.num_classes)
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
-  images, loss = metrics.ImageIoU(), metrics.CrossEntropy()
+  images = metrics.ImageIoU()
+  loss = metrics.CrossEntropy(sigmoid='sigmoid_cross_entropy' in loss_terms)
+  ask = inference.logits if loss.sigmoid else inference.probabilities
   kept: dict[int, Sample] = {}
   count = 0
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
@@ -154,7 +159,7 @@ def evaluate(
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if config.loss:
-      scores = inference.probabilities(predictor, pictures, config)
+      scores = ask(predictor, pictures, config)
       predictions = [predictors.to_ids(x) for x in scores]
     else:
       predictions = inference.segment(predictor, pictures, config)
@@ -393,6 +398,7 @@ def evaluate_workdir(
       info,
       protocol,
       total=splits.num_examples(config, config.data.eval_split),
+      loss_terms=config.loss.terms,
       sum_counts=parallel.sum_over_hosts,
     )
     if jax.process_index() == 0:

@@ -299,6 +299,41 @@ def probabilities(
   return [predictors.softmax(x) for x in outputs]
 
 
+def logits(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+) -> list[np.ndarray]:
+  """Returns float32 [H, W, K] each, whose arg-max is `segment`.
+
+  Raises:
+    ValueError: the config asks what the predictor cannot do, or for several
+      views, which are averaged as probabilities; or it has no logits.
+  """
+  if not _one_view(config):
+    raise ValueError(
+      f'eval.loss=True with eval.scales={tuple(config.scales)}, '
+      f'eval.flip={config.flip} and eval.fit={tuple(config.fit)}: the loss '
+      'sigmoid_cross_entropy is of logits, and views are averaged as '
+      'probabilities; use (1.0,), False and (), or eval.loss=False'
+    )
+  if predictor.output == 'softmax':
+    raise ValueError(
+      'the loss sigmoid_cross_entropy is of logits, and the model has '
+      'probabilities: use eval.loss=False'
+    )
+  return _ask(predictor, images, config, ids=False)[0]
+
+
+def _views(config: Any) -> list[tuple[float, bool]]:
+  """Returns (scale, flip) of each view of an image."""
+  flips = (False, True) if config.flip else (False,)
+  return [(scale, flip) for scale in config.scales for flip in flips]
+
+
+def _one_view(config: Any) -> bool:
+  """Returns whether images are looked at once, as they are."""
+  return _views(config) == [(1.0, False)] and not config.fit
+
+
 def _ask(
   predictor: predictors.Predictor,
   images: Sequence[np.ndarray],
@@ -319,12 +354,7 @@ def _ask(
   size = predictor.input_size if at_once else None
   if size is not None and not isinstance(predictor, predictors.Resized):
     predictor = predictors.Resized(predictor, size)
-  views = [
-    (scale, flip)
-    for scale in config.scales
-    for flip in ((False, True) if config.flip else (False,))
-  ]
-  one_view = views == [(1.0, False)] and not config.fit
+  views, one_view = _views(config), _one_view(config)
   output = predictor.output
   if ids and at_once and one_view:
     output = 'ids' if size is None else output

@@ -6,47 +6,24 @@ device computed: how a batch is cut changes nothing but rounding. That holds
 for terms that look at the whole batch too, the hardest pixels or the overlap
 of a class, which PyTorch's systems take of each device's images apart.
 
-Void pixels are in no term. Terms over pixels are here, terms over regions in
-`regions.py`.
+Void pixels are in no term. Terms over pixels are in `pixels.py`, terms over
+regions in `regions.py`.
 """
 
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from deeplab import pixels
 from deeplab import regions
 
 Array = jax.Array
 
 NORMALIZERS = ('valid', 'all', 'weight')
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-  """One device's pixels, and how sums over them are normalised.
-
-  Attributes:
-    logits: [B, H, W, K] float32.
-    labels: [B, H, W] int32 train ids.
-    valid: [B, H, W] bool, False where a pixel is ignored.
-    weights: [B, H, W] float32, the class weight of each pixel, 0 if ignored.
-    count: normaliser of a sum over the pixels of all devices, not 0.
-    normalizer: see `Loss`.
-    axis_name: pmap axis, or None.
-  """
-
-  logits: Array
-  labels: Array
-  valid: Array
-  weights: Array
-  count: Array
-  normalizer: str
-  axis_name: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +134,7 @@ class Loss:
       count = self._weights(labels, weighted).sum()
     else:
       count = (labels != self.ignore).sum().astype(jnp.float32)
-    return _positive(regions.total(count, axis_name))
+    return pixels.positive(regions.total(count, axis_name))
 
   def share(
     self,
@@ -167,6 +144,7 @@ class Loss:
     count: Array,
     axis_name: str | None,
     weighted: Array | None = None,
+    step: Array | int = 0,
   ) -> tuple[Array, Array]:
     """Returns this device's share of the loss, and of the main output's part.
 
@@ -178,6 +156,7 @@ class Loss:
       count: `count` of the global batch.
       axis_name: pmap axis, or None.
       weighted: of the method of this name.
+      step: steps done, for terms that change with them.
 
     Returns:
       (total, main) float32 scalars; a batch of ignored pixels alone gives 0,
@@ -186,7 +165,7 @@ class Loss:
     weights = self._weights(labels, weighted)
 
     def of(logits, terms):
-      pixels = Pixels(
+      x = pixels.Pixels(
         logits.astype(jnp.float32),
         labels.astype(jnp.int32),
         labels != self.ignore,
@@ -194,9 +173,10 @@ class Loss:
         count,
         self.normalizer,
         axis_name,
+        step,
       )
       return sum(
-        (t.weight * TERMS[t.name](pixels, **t.fields) for t in terms),
+        (t.weight * TERMS[t.name](x, **t.fields) for t in terms),
         start=jnp.float32(0),
       )
 
@@ -207,122 +187,13 @@ class Loss:
     return total, main
 
 
-def _positive(count: Array) -> Array:
-  return jnp.where(count > 0, count, 1.0)
-
-
-def cross_entropy(logits: Array, labels: Array) -> Array:
-  """Returns the softmax cross entropy of every pixel.
-
-  Args:
-    logits: [B, H, W, K]; computed in float32.
-    labels: [B, H, W] integer ids; an id outside 0..K-1 gives log-sum-exp, so
-      mask it.
-
-  Returns:
-    [B, H, W] float32, in nats.
-  """
-  logits = logits.astype(jnp.float32)
-  classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-  picked = labels.astype(jnp.int32)[..., None] == classes
-  # A comparison fuses with its neighbours; a gather's gradient is a scatter.
-  return jax.nn.logsumexp(logits, axis=-1) - jnp.where(picked, logits, 0).sum(
-    -1
-  )
-
-
-def softmax_term(x: Pixels) -> Array:
-  """Softmax cross entropy."""
-  return (x.weights * cross_entropy(x.logits, x.labels)).sum() / x.count
-
-
-def sigmoid_term(x: Pixels) -> Array:
-  """Binary cross entropy of each class against the rest, mean over classes.
-
-  Keras' `BinaryCrossentropy` on one-hot labels.
-  """
-  classes = jnp.arange(x.logits.shape[-1], dtype=jnp.int32)
-  signs = jnp.where(x.labels[..., None] == classes, -1.0, 1.0)
-  losses = jax.nn.softplus(signs * x.logits).mean(-1)
-  return (x.weights * losses).sum() / x.count
-
-
-def focal(x: Pixels, *, gamma: float) -> Array:
-  """Softmax cross entropy, times (1 - p) ** gamma of the true class.
-
-  Lin et al., "Focal Loss for Dense Object Detection" (arXiv:1708.02002). Its
-  alpha are the class weights.
-  """
-  loss = cross_entropy(x.logits, x.labels)
-  # Not 0: a power below 1 would have an infinite slope there.
-  wrong = jnp.maximum(-jnp.expm1(-loss), 1e-7)
-  return (x.weights * wrong**gamma * loss).sum() / x.count
-
-
-def ohem(x: Pixels, *, threshold: float, min_kept: int) -> Array:
-  """Softmax cross entropy of the hard pixels alone.
-
-  Shrivastava et al., arXiv:1604.03540, as mmsegmentation's `OHEMPixelSampler`
-  and PaddleSeg's `OhemCrossEntropyLoss` have it for pixels. They choose among
-  the images of one device; here it is among all of the global batch.
-
-  Args:
-    x: the pixels. Under the normaliser 'valid' (PaddleSeg) the sum is divided
-      by the number of kept pixels, under 'weight' by their summed weight, and
-      under 'all' (mmsegmentation) by the number of all pixels.
-    threshold: a pixel is kept if its true class has a lower probability. 0
-      keeps the `min_kept` of the largest (weighted) loss instead.
-    min_kept: pixels an image, on average over the batch, that are kept in any
-      case, hardest first; equally hard ones are all kept. Where fewer are
-      valid, all are.
-  """
-  loss = cross_entropy(x.logits, x.labels)
-  hardness = jax.lax.stop_gradient(loss if threshold else x.weights * loss)
-  images = regions.total(jnp.int32(x.labels.shape[0]), x.axis_name)
-  kept = _largest(hardness, x.valid, min_kept * images, x.axis_name)
-  if threshold:
-    kept |= x.valid & (hardness > -math.log(threshold))
-  weights = x.weights * kept
-  count = {
-    'all': x.count,
-    'valid': _positive(regions.total(kept.sum() * 1.0, x.axis_name)),
-    'weight': _positive(regions.total(weights.sum(), x.axis_name)),
-  }[x.normalizer]
-  return (weights * loss).sum() / count
-
-
-def _largest(
-  values: Array, valid: Array, k: Array, axis_name: str | None
-) -> Array:
-  """Returns where the k largest valid values of all devices are.
-
-  Bits of floats that are not negative are ordered as the floats are: the k-th
-  largest is found bit by bit, by counting, with no sort and no copy of the
-  other devices' pixels.
-
-  Args:
-    values: float32 of any shape; negative ones are 0.
-    valid: bool of that shape.
-    k: int32; values equal to the last one are all taken.
-    axis_name: pmap axis, or None.
-  """
-  bits = jax.lax.bitcast_convert_type(jnp.maximum(values, 0), jnp.int32)
-  bits = jnp.where(valid, bits, -1)
-
-  def refine(i, limit):
-    higher = limit | (jnp.int32(1) << (30 - i))
-    count = regions.total((bits >= higher).sum(), axis_name)
-    return jnp.where(count >= k, higher, limit)
-
-  return bits >= jax.lax.fori_loop(0, 31, refine, jnp.int32(0))
-
-
 # Every term, by the name that configs use.
 TERMS: dict[str, Callable[..., Array]] = {
-  'cross_entropy': softmax_term,
-  'sigmoid_cross_entropy': sigmoid_term,
-  'focal': focal,
-  'ohem': ohem,
+  'cross_entropy': pixels.softmax_term,
+  'sigmoid_cross_entropy': pixels.sigmoid_term,
+  'focal': pixels.focal,
+  'ohem': pixels.ohem,
+  'hardest': pixels.hardest,
   'dice': regions.dice,
   'tversky': regions.tversky,
   'lovasz': regions.lovasz,

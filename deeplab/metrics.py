@@ -135,25 +135,37 @@ class ImageIoU:
 class CrossEntropy:
   """The mean cross entropy of labelled pixels, in nats.
 
+  It is the training loss of `cross_entropy`, or of `sigmoid_cross_entropy`,
+  without class weights.
+
   Attributes:
+    sigmoid: whether each class is told from the rest by its own logit (see
+      `pixels.sigmoid_term`), or all from each other by a softmax.
     counts: int64 [2], the sum over pixels in units of 2 ** -20, rounded once an
       image, and how many there are.
   """
 
-  def __init__(self):
+  def __init__(self, *, sigmoid: bool):
+    self.sigmoid = sigmoid
     self.counts = np.zeros(2, np.int64)
 
-  def add(self, label: np.ndarray, probabilities: np.ndarray) -> None:
+  def add(self, label: np.ndarray, scores: np.ndarray) -> None:
     """Adds one image.
 
     Args:
       label: uint8 [H, W], 0..K-1, or 255, which does not count.
-      probabilities: float32 [H, W, K].
+      scores: float32 [H, W, K], logits of the sigmoids, probabilities of the
+        softmax.
     """
     valid = label != info.IGNORE
-    ids = np.where(valid, label, 0)[..., None]
-    picked = np.take_along_axis(probabilities, ids, -1)[..., 0][valid]
-    loss = -np.log(np.maximum(picked, 1e-12), dtype=np.float64).sum()
+    if self.sigmoid:
+      classes = np.arange(scores.shape[-1])
+      signs = np.where(label[..., None] == classes, -1.0, 1.0)
+      loss = np.logaddexp(0.0, signs * scores).mean(-1)[valid].sum()
+    else:
+      ids = np.where(valid, label, 0)[..., None]
+      picked = np.take_along_axis(scores, ids, -1)[..., 0][valid]
+      loss = -np.log(np.maximum(picked, 1e-12), dtype=np.float64).sum()
     self.counts += (round(loss / _LOSS_UNIT), valid.sum())
 
 

@@ -4,7 +4,7 @@ A class counts where some pixel of the batch has it as its label; the loss is
 the mean over those classes. Class weights are not used: such losses give every
 class the same weight, however small it is.
 
-`x` is a `losses.Pixels`.
+`x` is a `pixels.Pixels`.
 """
 
 from typing import Any

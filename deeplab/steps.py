@@ -270,7 +270,9 @@ def train_step(
 
   def loss_of(outputs, labels):
     logits, auxiliary = outputs
-    return loss.share(logits, auxiliary, labels, count, axis_name, weighted)
+    return loss.share(
+      *(logits, auxiliary, labels, count, axis_name, weighted, state.step)
+    )
 
   def loss_fn(params, batch_stats, part):
     outputs, measured = forward(params, batch_stats, part)

@@ -100,18 +100,20 @@ def build_step(
   Raises:
     ValueError: BatchNorm would see a single image.
   """
-  if config.batch_size // config.accumulate_steps < 2:
+  frozen = networks.frozen_norms(config)
+  if not frozen and config.batch_size // config.accumulate_steps < 2:
     raise ValueError(
       f'batch_size={config.batch_size} over accumulate_steps='
       f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
-      'pooled features have no variance; raise batch_size'
+      'pooled features have no variance; raise batch_size, or train on from '
+      'trained weights with model.frozen_norms=True'
     )
   model = networks.build(config, num_classes, axis_name=axis_name)
   ranges = None
   if networks.enabled(config):
     q = config.quantization
     ranges = steps.Ranges(q.range_decay, q.range_steps)
-    if not q.frozen_norms:
+    if not frozen:
       # Batch statistics are not what is deployed.
       ranges = dataclasses.replace(ranges, observer=model)
   rate = optimizers.schedule(
@@ -284,6 +286,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       info,
       config.eval,
       keep_samples=4,
+      loss_terms=config.loss.terms,
       sum_counts=parallel.sum_over_hosts,
     )
 

@@ -1,9 +1,10 @@
-import collections
 import glob
 import importlib
+import itertools
 import json
 import os
 import re
+from unittest import mock
 
 import jax
 import pytest
@@ -13,8 +14,12 @@ from configs.recipes import mmseg
 from deeplab import describe
 from deeplab import train
 from deeplab.data import augment
+from deeplab.data import catalog
+from deeplab.data import pipeline
+from deeplab.data import splits
 from deeplab.models import registry
 from experiments import zoo
+from tests import runs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES = sorted(
@@ -24,31 +29,48 @@ MODULES = sorted(
 )
 
 
-def _variants():
-  """Returns the variants of each page: our own, the zoo's, and smoke."""
-  variants = collections.defaultdict(list)
-  for module, variant in (
-    ('folder_mnv2', ''),
-    ('folder_mnv2', 'imagenet'),
-    ('camvid_mnv2', ''),
-    ('camvid_mnv2', 'scratch'),
-    ('pet_mnv2', ''),
-    ('pet_mnv2', 'scratch'),
-    ('shapes_mnv2', ''),
-    ('voc_mnv2', ''),
-    ('voc_xception', ''),
-  ):
-    variants[module].append(variant)
-  for row in zoo.rows():
-    path, _, variant = row.config.partition(':')
-    variants[os.path.basename(path)[:-3]].append(variant)
-  for module in variants:
-    variants[module].append('smoke')
-  return dict(variants)
+# What no page can be, and says so.
+REFUSED = {
+  ('cityscapes_resnet', 'r18', 'mg124'),
+  ('cityscapes_resnet', 'r18b', 'mg124'),
+}
 
 
-VARIANTS = _variants()
-CASES = [(m, v) for m in VARIANTS for v in VARIANTS[m]]
+def _choices(module):
+  """Returns the choices that a page offers: tokens by name."""
+  offered = {}
+  read = common.choose
+
+  def choose(c, variant, **choices):
+    offered.update({name: tuple(tokens) for name, tokens in choices.items()})
+    return read(c, variant, **choices)
+
+  with mock.patch.object(common, 'choose', choose):
+    get(module, '')
+  return offered
+
+
+def get(module, variant):
+  return importlib.import_module(f'configs.{module}').get_config(variant)
+
+
+def _variants(module):
+  """Returns every combination; views, and smoke and its like, by themselves."""
+  choices = _choices(module)
+  alone = [t for name in ('views', 'run') for t in choices.pop(name, ('',))[1:]]
+  for tokens in itertools.product(*choices.values()):
+    # A choice's first token goes without saying.
+    said = [
+      token
+      for token, of in zip(tokens, choices.values(), strict=True)
+      if token != of[0]
+    ]
+    if not any({*refused} <= {module, *said} for refused in REFUSED):
+      yield ','.join(said)
+  yield from alone
+
+
+CASES = [(module, v) for module in MODULES for v in _variants(module)]
 # One network of each family; `full` has all that differ.
 QUICK = [
   ('folder_mnv2', ''),
@@ -65,10 +87,6 @@ QUICK = [
 ]
 
 
-def get(module, variant):
-  return importlib.import_module(f'configs.{module}').get_config(variant)
-
-
 def _steps():
   """Returns a case for each step that differs from those before."""
   seen = set()
@@ -77,7 +95,8 @@ def _steps():
     step = json.dumps(
       [
         *(config[part].to_dict() for part in ('model', 'loss', 'optimizer')),
-        *(config.schedule.name, zoo.num_classes(config), config.batch_size),
+        *(config.schedule.name, config.quantization.name, config.batch_size),
+        *(zoo.num_classes(config), augment.output_size(config.data.augment)),
       ]
     )
     if step not in seen:
@@ -86,8 +105,26 @@ def _steps():
     seen.add(step)
 
 
-def test_every_config_is_in_the_table():
-  assert sorted(VARIANTS) == MODULES
+def test_variants_are_all_that_pages_offer():
+  assert {('voc_mnv2', 'mobile,qat'), ('voc_mnv2', 'dm05,os8,qat')} <= {*CASES}
+  assert [v for m, v in CASES if m == 'loveda_resnet'] == [
+    *('', 'r50', 'r101', 'flip', 'ms', 'smoke')
+  ]
+  # 6 encoders, 2 crops, lengths and types each, and with multi-grid rates 4
+  # encoders; 2 views and smoke.
+  assert sum(m == 'cityscapes_resnet' for m, _ in CASES) == (6 + 4) * 8 + 3
+
+
+def test_every_row_of_the_zoo_is_a_variant():
+  names = {get(*case).name for case in CASES}
+  assert {zoo.load(row).name for row in zoo.rows()} <= names
+
+
+@pytest.mark.parametrize('refused', sorted(REFUSED))
+def test_what_is_refused_says_so(refused):
+  module, *tokens = refused
+  with pytest.raises(ValueError, match='choose r50 or r101'):
+    get(module, ','.join(tokens))
 
 
 def test_every_variant_has_a_name_of_its_own():
@@ -123,6 +160,23 @@ def test_configs_make_a_step(module, variant):
   assert metrics['loss'].shape == ()
 
 
+def test_steps_are_traced_at_what_the_pipeline_gives(data_dir):
+  config = runs.config(data_dir)
+  splits.prepare(config, [config.data.train_split])
+  info = catalog.info_for(config.data)
+  batches = pipeline.train_batches(
+    config, info, host_index=0, host_count=1, start_step=0
+  )
+  batch = next(batches)
+  batches.close()
+  size = augment.output_size(config.data.augment)
+  _, traced = describe.abstract(config, info.num_classes, size)
+  assert batch['image'].shape == (4, 65, 65, 3)
+  assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {
+    k: (x.shape, x.dtype) for k, x in traced.items()
+  }
+
+
 @pytest.mark.parametrize(('module', 'variant'), CASES)
 def test_configs_name_every_field(module, variant):
   model = get(module, variant).model
@@ -149,7 +203,6 @@ def test_variants_choose_one_of_each():
     ('shapes_mnv2', 'smok', "variant 'smok' is unknown; this config has"),
     ('shapes_mnv2', 'smoke,', "variant '' is unknown"),
     ('voc_resnet', 'r50,r101', "'r50,r101' names two of r50, r101: give one"),
-    ('cityscapes_resnet', 'r18,mg124', 'last stage of r18 has two'),
   ],
 )
 def test_wrong_variants_are_refused(module, variant, message):

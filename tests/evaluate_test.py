@@ -184,6 +184,47 @@ def test_the_loss_is_that_of_the_probabilities(changes):
   assert result.metrics['miou'] == 1.0
 
 
+def _two_classes(output='logits', **changes):
+  """Scores logits of (2, 0) and (0, 2) where the first is the true class."""
+  image = np.zeros((16, 16, 3), np.uint8)
+  image[:, :8, 0] = image[:, 8:, 1] = 2
+  label = np.zeros((16, 16), np.uint8)
+  label[0] = 255
+  two = dataclasses.replace(
+    INFO, class_names=INFO.class_names[:2], palette=INFO.palette[:2]
+  )
+  fake = inference_test.Fake(lambda x: np.float32(x[..., :2]), output)
+  return evaluate.evaluate(
+    fake,
+    [{'image': image, 'label': label, 'name': 'a'}],
+    two,
+    inference_test.eval_config(loss=True, **changes),
+    loss_terms=('sigmoid_cross_entropy',),
+  )
+
+
+@pytest.mark.parametrize('changes', [{}, {'mode': 'slide'}, {'mode': 'static'}])
+def test_the_loss_is_of_sigmoids_where_training_s_is(changes):
+  # (log(1 + e^-2) + log 2) / 2 in one half, (log 2 + log(1 + e^2)) / 2 in the
+  # other.
+  expected = (0.126928 + 2 * 0.693147 + 2.126928) / 4
+  loss = _two_classes(**changes).metrics['loss']
+  assert loss == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'flip': True}, r'eval.flip=True .* use \(1.0,\), False and \(\)'),
+    ({'fit': (32, 16)}, r'views are averaged as probabilities'),
+    ({'output': 'softmax'}, 'the model has probabilities: use eval.loss=False'),
+  ],
+)
+def test_sigmoids_need_logits(fields, message):
+  with pytest.raises(ValueError, match=message):
+    _two_classes(**fields)
+
+
 @pytest.mark.parametrize(
   ('item', 'message'),
   [
@@ -261,7 +302,7 @@ def test_summary_is_one_line():
 class Run:
   """A work directory's content without training."""
 
-  def __init__(self, monkeypatch, classes=INFO.class_names):
+  def __init__(self, monkeypatch, classes=INFO.class_names, loss=None):
     fake = inference_test.Fake(inference_test.channels)
     self.tflite = inference_test.Fake(
       inference_test.channels, input_size=(16, 16)
@@ -269,7 +310,8 @@ class Run:
     self.tflite.card = {'classes': list(classes)}
     config = inference_test.ConfigDict(
       {
-        'eval': inference_test.eval_config(),
+        'eval': inference_test.eval_config(loss=loss is not None),
+        'loss': {'terms': (loss or 'cross_entropy',)},
         'data': {'eval_split': 'val'},
       }
     )
@@ -294,6 +336,26 @@ def test_a_run_is_evaluated_into_its_folder(monkeypatch, tmp_path):
     results['checkpoint'].confusion, by_hand(examples())
   )
   assert (tmp_path / 'eval' / 'checkpoint' / 'metrics.json').is_file()
+
+
+def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
+  found = {}
+  for name in ('cross_entropy', 'focal', 'sigmoid_cross_entropy'):
+    Run(monkeypatch, loss=name)
+    results = evaluate.evaluate_workdir(str(tmp_path))
+    found[name] = results['checkpoint'].metrics['loss']
+  assert found['focal'] == found['cross_entropy']
+  logits = np.concatenate(
+    [
+      inference_test.channels(x['image'][None])[0][x['label'] != 255]
+      for x in examples()
+    ]
+  ).astype(np.float64)
+  labels = np.concatenate([x['label'][x['label'] != 255] for x in examples()])
+  signs = np.where(labels[:, None] == np.arange(3), -1.0, 1.0)
+  by_hand = np.log1p(np.exp(np.minimum(signs * logits, 500))).mean()
+  assert found['sigmoid_cross_entropy'] == pytest.approx(by_hand, rel=1e-5)
+  assert found['cross_entropy'] != pytest.approx(by_hand, rel=1e-2)
 
 
 def test_a_file_is_compared_at_its_size_in_its_form(monkeypatch, tmp_path):

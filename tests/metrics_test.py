@@ -83,7 +83,7 @@ def test_names_are_those_of_an_evaluation():
 
 
 def test_cross_entropy_by_hand():
-  loss = metrics.CrossEntropy()
+  loss = metrics.CrossEntropy(sigmoid=False)
   sure = np.array([[[0.5, 0.5], [0.1, 0.9], [0.0, 1.0]]], np.float32)
   loss.add(np.array([[0, 1, 255]], np.uint8), sure)
   loss.add(np.array([[255]], np.uint8), sure[:, :1])
@@ -93,6 +93,20 @@ def test_cross_entropy_by_hand():
   assert loss.counts[1] == 2
   loss.add(np.array([[0]], np.uint8), np.array([[[0.0, 1.0]]], np.float32))
   assert np.isfinite(metrics.scores(np.eye(2), 'ab', loss=loss.counts)['loss'])
+
+
+def test_sigmoid_cross_entropy_by_hand():
+  loss = metrics.CrossEntropy(sigmoid=True)
+  logits = np.array([[[2.0, -1.0], [3.0, 3.0], [9.0, 9.0]]], np.float32)
+  loss.add(np.array([[1, 0, 255]], np.uint8), logits)
+  # log(1 + e^2) = 2.126928 and log(1 + e) = 1.313262; log(1 + e^-3) = 0.048587
+  # and log(1 + e^3) = 3.048587. The softmax would have log 2 for the second.
+  scores = metrics.scores(np.eye(2), 'ab', loss=loss.counts)
+  expected = (2.126928 + 1.313262 + 0.048587 + 3.048587) / 4
+  assert scores['loss'] == pytest.approx(expected, abs=2e-6)
+  assert loss.counts[1] == 2
+  loss.add(np.array([[0]], np.uint8), np.array([[[-1e4, 1e4]]], np.float32))
+  assert loss.counts[0] * 2**-20 == pytest.approx(2 * expected + 1e4)
 
 
 def test_scores_are_mmsegmentation_s(monkeypatch):

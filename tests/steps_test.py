@@ -75,6 +75,26 @@ def test_two_devices_equal_one_in_loss_for_adamw():
   np.testing.assert_array_equal(two['loss'][0], two['loss'][1])
 
 
+@pytest.mark.parametrize('accumulate_steps', [1, 2])
+def test_losses_know_the_step(accumulate_steps):
+  """All pixels count at first, and a fifth from the tenth step on."""
+
+  def first_loss(done, **fields):
+    term = losses.Term('hardest', 1.0, {'share': 0.2, **fields})
+    state, step = _setup(
+      loss=dataclasses.replace(LOSS, terms=(term,)),
+      accumulate_steps=accumulate_steps,
+    )
+    state = dataclasses.replace(state, step=jnp.int32(done))
+    return float(_run(state, step, 1, mapped=False)[1]['loss'])
+
+  ramp = [first_loss(done, ramp_steps=10) for done in (0, 8, 10, 20)]
+  _, metrics = _run(*_setup(accumulate_steps=accumulate_steps), 1, mapped=False)
+  assert ramp[0] == pytest.approx(float(metrics['loss']), rel=1e-5)
+  assert ramp[0] * 1.02 < ramp[1] < ramp[2] / 1.02
+  assert ramp[2] == ramp[3] == first_loss(0, ramp_steps=0)
+
+
 def _network(axis_name, kernels, optimizer):
   """Returns (state, step) of a tiny encoder and head, as a run builds them."""
   config = shapes_mnv2.get_config('smoke').unlock()

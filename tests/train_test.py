@@ -372,6 +372,42 @@ def test_wrong_sizes_are_refused(data_dir):
     train.build_step(config, 6, 10, None)
 
 
+@pytest.mark.full
+def test_frozen_norms_keep_their_statistics(data_dir):
+  config = runs.config(data_dir, model__frozen_norms=True, batch_size=1)
+  model, optimizer, _, step = train.build_step(config, 6, 10, None)
+  state = steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': 3 + rng.standard_normal((1, 33, 33, 3), np.float32),
+    'label': rng.integers(0, 6, (1, 33, 33)).astype(np.uint8),
+    'index': np.zeros(1, np.uint32),
+  }
+  after, _ = jax.jit(step)(state, batch)
+  same = lambda old, new: jax.tree.leaves(
+    jax.tree.map(lambda x, y: bool((x == y).all()), old, new)
+  )
+  assert len(same(state.batch_stats, after.batch_stats)) > 10
+  assert all(same(state.batch_stats, after.batch_stats))
+  assert not any(same(state.params['encoder'], after.params['encoder']))
+
+
+@pytest.mark.full
+def test_the_loss_that_is_watched_is_the_recipe_s(tmp_path, data_dir):
+  run = runs.smoke(
+    str(tmp_path / 'run'),
+    data_dir,
+    total_steps=2,
+    loss__terms=('sigmoid_cross_entropy',),
+    eval__loss=True,
+  )
+  loss = run.metrics['loss']
+  # Six classes of about the same logit: near log 2, where log 6 is the other.
+  assert 0.3 < loss < 1.2
+  again = evaluate.evaluate_workdir(run.workdir, which='latest')
+  assert again['checkpoint'].metrics['loss'] == pytest.approx(loss, rel=1e-5)
+
+
 def test_partial_batches_end_an_epoch(data_dir):
   config = runs.config(data_dir, total_steps=0, epochs=2.5, batch_size=7)
   assert train.total_steps(config, 100) == 35

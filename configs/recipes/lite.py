@@ -4,7 +4,7 @@ MobileNetV2 with ReLU (the 1.4 times wider one with ReLU6) or RegNetX, and
 decoders whose 3x3 layers are depthwise, or of the encoder's group width. Pixels
 are normalised as (x - 128) / 64. MobileNetV2 is trained by Adam with a rate
 that falls to a quarter twice, RegNetX by SGD with a cosine. Images are resized
-to the network's size, for training and for evaluation, whatever their ratio.
+to the network's size, whatever their ratio, for training as for evaluation.
 
 The rate falls at two and four fifths of a run, as at epochs 100 and 200 of 250.
 Nothing starts from ImageNet's weights here: those that the original had are not
@@ -77,6 +77,7 @@ def configure(
     {'degrees': 5.0, 'probability': 1.0}
   )
   c.data.augment.stretch.size = size
+  c.data.augment.shrink = 'bilinear'
   c.model.encoder = ConfigDict(NETWORKS[network].encoder)
   c.model.head = ConfigDict(NETWORKS[network].head)
   c.model.output_stride = NETWORKS[network].output_stride

@@ -6,9 +6,9 @@ projection is 3x3, and an FCN on stage 3 as a second loss. The training: SGD
 from 0.01 by a polynomial rate to 1e-4, weight decay 5e-4 on everything, and a
 loss that is averaged over ignored pixels too.
 
-What differs: labels are resized by the nearest of half-pixel centres, and whole
-images are filled up to multiples of 32 in evaluation, so that their sizes
-repeat (--config.eval.pad_multiple=1 compiles the network for each).
+Whole images are evaluated at their own sizes, and the network is compiled for
+each of these: --config.eval.pad_multiple=32 fills images up, so that sizes
+repeat. What differs: labels are resized by the nearest of half-pixel centres.
 """
 
 from ml_collections import ConfigDict
@@ -118,7 +118,7 @@ def train(
     steps: length of the run.
     frame: (long, short) that images are fitted into before the random factor.
     test_frame: the same in the test of one view, which several scales have
-      not (--config.eval.fit='()'); None for that of training.
+      not (`common.views`); None for that of training.
   """
   c.data.augment.ops = (
     *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),
@@ -138,4 +138,5 @@ def train(
   c.schedule.poly.end = 1e-4
   common.sizes(c, crop)
   c.eval.fit = test_frame or frame
+  c.eval.pad_multiple = 1
   c.checkpoint.every_steps = 1000

@@ -1,8 +1,12 @@
 """The training of TF DeepLab (`research/deeplab` of tensorflow/models).
 
 SGD with momentum 0.9 and a polynomial rate from 0.007, twice that for biases;
-weight decay 4e-5, images scaled to -1 .. 1, and crops of 32k + 1, on which
-strided grids stay aligned.
+weight decay 4e-5, images scaled to -1 .. 1 and resized without a filter, and
+crops of 32k + 1, on which strided grids stay aligned.
+
+Two flags of the original are off here as there: `fine_tune_batch_norm=False` is
+--config.model.frozen_norms=True, and hard example mining is the loss term
+`hardest`.
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +28,7 @@ def _train(c: ConfigDict, *, steps: int) -> None:
   c.data.mean = (127.5, 127.5, 127.5)
   c.data.std = (127.5, 127.5, 127.5)
   c.data.augment.random_scale.step = 0.25
+  c.data.augment.shrink = 'bilinear'
   c.batch_size = 16
   c.total_steps = steps
   c.optimizer.name = 'sgd'

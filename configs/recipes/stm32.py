@@ -40,6 +40,7 @@ def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
     *('random_flip', 'random_flip_vertical'),
   )
   c.data.augment.stretch.size = (pixels, pixels)
+  c.data.augment.shrink = 'bilinear'
   c.model.encoder = ConfigDict(
     {
       'name': 'mobilenet_v2',

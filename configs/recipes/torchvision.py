@@ -4,7 +4,8 @@ The encoders with output stride 8 (ResNet-50) or 16 (MobileNetV3-Large), and
 the heads `LRASPP`, `DeepLabHead` and `FCNHead`; SGD with a polynomial rate, 30
 epochs of batches of 32, crops of 480 of images whose shorter side is 260 to
 1040; the auxiliary head learns ten times as fast. Tests resize the shorter side
-to 520. Images are filled up to multiples of 32 there, so that sizes repeat.
+to 520. A crop is black beyond its image; in tests images are filled up to
+multiples of 32, so that sizes repeat.
 """
 
 from typing import Any
@@ -86,6 +87,7 @@ def configure(
     c.loss.auxiliary_weight = 0.5
     c.optimizer.auxiliary_multiplier = 10.0
   c.data.augment.ops = (*('random_short_side', 'random_crop', 'random_flip'),)
+  c.data.augment.fill = (0.0, 0.0, 0.0)
   c.batch_size = 32
   c.epochs = 30.0
   c.optimizer.name = 'sgd'

@@ -67,25 +67,33 @@ def output_size(augment: Any) -> tuple[int, int] | None:
 
 
 def compose(
-  augment: Any, fill: Sequence[float]
+  augment: Any, mean: Sequence[float]
 ) -> Callable[[Example, np.random.Generator], Example]:
   """Builds one function from `config.data.augment`.
 
   Args:
     augment: a ConfigDict with `ops`, names in the order of their use, and
       under each name the op's parameters, all of them; and `shrink`, see
-      `geometry.resize`, for the ops that resize.
-    fill: colour of uncovered pixels, for the ops that uncover some.
+      `geometry.resize`, for the ops that resize, and `fill`, a value a channel,
+      for the ops that uncover pixels.
+    mean: a value a channel, what uncovered pixels get where `fill` is empty.
 
   Returns:
     A function (example, rng) -> example.
 
   Raises:
-    ValueError: an unknown op, or parameters missing or unknown.
+    ValueError: an unknown op, parameters missing or unknown, or a `fill` of
+      another number of channels.
   """
   steps = []
-  shared = {'fill': tuple(fill), 'shrink': augment.get('shrink')}
-  for name in sorted(set(augment) - {'ops', 'shrink'}) + list(augment.ops):
+  fill = tuple(augment.get('fill') or mean)
+  if len(fill) != len(mean):
+    raise ValueError(
+      f'config.data.augment.fill={fill} is not a value for each of the '
+      f'{len(mean)} channels; use () for config.data.mean'
+    )
+  shared = {'fill': fill, 'shrink': augment.get('shrink')}
+  for name in sorted(set(augment) - {'ops', *shared}) + list(augment.ops):
     if name not in OPS:
       raise ValueError(
         f'config.data.augment names {name!r}, which is not one of '

@@ -4,8 +4,8 @@ Ops as in `augment.py`, of images of any number of channels and depth.
 
 Resizing is half-pixel consistent: pixel areas keep their borders, for the
 image (bilinear) and for the label (nearest) alike. Pixels that an op uncovers
-are painted with `fill`, the data set's mean colour, which normalises to about
-zero, and labelled IGNORE.
+are painted with `fill`, the data set's mean colour unless the config has
+another, which normalises to about zero, and labelled IGNORE.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ cv2.setNumThreads(0)
 
 
 # How an image that shrinks is resized: 'area' averages over the area of each
-# new pixel; 'bilinear', as mmsegmentation has it, looks at two neighbours a
+# new pixel; 'bilinear', as most sources have it, looks at two neighbours a
 # side alone, so that it aliases, and the image is noisier than a real one.
 SHRINK = {'area': cv2.INTER_AREA, 'bilinear': cv2.INTER_LINEAR}
 

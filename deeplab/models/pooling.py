@@ -114,9 +114,10 @@ def check_batch(batch: int, options: layers.Options) -> None:
   """
   axis = options.axis_name
   devices = 1 if axis is None else jax.lax.axis_size(axis)
-  if batch * devices == 1:
+  if batch * devices == 1 and not options.frozen_norms:
     raise ValueError(
       'image pooling leaves one value a channel an image, and BatchNorm '
       'cannot train on a batch of 1: raise batch_size to 2 or more a '
-      'device, or train on several devices, over which BatchNorm averages'
+      'device, train on several devices, over which BatchNorm averages, or '
+      'set model.frozen_norms=True'
     )

@@ -75,6 +75,14 @@ def check(config: 'ConfigDict') -> None:
     )
 
 
+def frozen_norms(config: 'ConfigDict') -> bool:
+  """Returns whether BatchNorms keep their statistics in training."""
+  if enabled(config):
+    return config.quantization.frozen_norms
+  # Absent in runs that are older than the field.
+  return config.model.get('frozen_norms', False)
+
+
 def forms(config: 'ConfigDict') -> dict[str, Any]:
   """Returns how `providers.simulate` computes convolutions here."""
   own = {k: config.model[k] for k in ('depthwise', 'pointwise')}
@@ -104,7 +112,11 @@ def build(
   network = registry.at_output_stride(config.model, output_stride)
   if not enabled(config):
     return registry.build(
-      network, num_classes, axis_name=axis_name, **parallel.kernels()
+      network,
+      num_classes,
+      axis_name=axis_name,
+      frozen_norms=frozen_norms(config),
+      **parallel.kernels(),
     )
   from deeplab.quantization import providers  # Qwix may be absent
 
@@ -112,7 +124,7 @@ def build(
     network,
     num_classes,
     axis_name=axis_name,
-    frozen_norms=config.quantization.frozen_norms,
+    frozen_norms=frozen_norms(config),
     **KERNELS,
   )
   rules = rules_lib.from_config(config.quantization)

@@ -87,9 +87,36 @@ def test_padding_may_come_after_the_colours():
   assert augment.output_size(config) is None
 
 
+@pytest.mark.parametrize('op', ['pad', 'random_crop', 'random_rotate'])
+def test_uncovered_pixels_are_filled(op):
+  config = common.base().data.augment
+  config.ops = (op,)
+  config.pad.size = config.random_crop.size = (9, 12)
+  config.random_rotate.update({'degrees': 60.0, 'probability': 1.0})
+  example = {
+    'image': np.full((9, 9, 3), 200, np.uint8),
+    'label': np.zeros((9, 9), np.uint8),
+  }
+
+  def corner():
+    got = augment.compose(config, FILL)(example, np.random.default_rng(3))
+    assert got['label'][0, -1] == 255
+    return got['image'][0, -1].tolist()
+
+  assert corner() == [10, 20, 30]
+  config.fill = (0.0, 0.0, 0.0)
+  assert corner() == [0, 0, 0]
+  config.fill = (1.0, 0.0, 255.0)
+  assert corner() == [1, 0, 255]
+
+
 @pytest.mark.parametrize(
   ('config', 'message'),
   [
+    (
+      {'ops': (), 'fill': (0.0,)},
+      r'fill=\(0.0,\) is not a value for each of the 3 channels',
+    ),
     (
       {'ops': ('random_flop',)},
       "'random_flop', which is not one of brightness_contrast, ",

@@ -66,6 +66,7 @@ def test_bfloat16_is_summed_in_float32():
 
 def test_check_batch():
   pooling.check_batch(2, layers.Options())
+  pooling.check_batch(1, layers.Options(frozen_norms=True))
   with pytest.raises(ValueError, match='raise batch_size to 2 or more'):
     pooling.check_batch(1, layers.Options())
 
