@@ -75,21 +75,40 @@ def weigh(
   return np.array([float(f'{weight:.3g}') for weight in weights])
 
 
+def check(loss: ConfigDict, num_classes: int) -> None:
+  """Refuses class weights that fit no run.
+
+  Args:
+    loss: `config.loss`; reads `class_weights`, `balance` and `balance_rule`.
+    num_classes: classes that the labels tell apart.
+
+  Raises:
+    ValueError: both weights and balance are given, there is not one weight a
+      class, or the rule is unknown.
+  """
+  _rule(loss.balance_rule)
+  if loss.balance and loss.class_weights:
+    raise ValueError(
+      f'loss.balance={loss.balance} makes class weights, and '
+      'loss.class_weights gives some already: set one of the two'
+    )
+  if loss.class_weights and len(loss.class_weights) != num_classes:
+    raise ValueError(
+      f'loss.class_weights has {len(loss.class_weights)} weights for '
+      f'{num_classes} classes; give one a class, or () for none'
+    )
+
+
 def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
   """Returns the config with the class weights that `loss.balance` asks for.
 
   Raises:
-    ValueError: both weights and balance are given, or the rule is unknown.
+    ValueError: as `check`, or no pixel of the training split is labelled.
   """
+  check(config.loss, info.num_classes)
   power, rule = config.loss.balance, config.loss.balance_rule
-  _rule(rule)
   if not power:
     return config
-  if config.loss.class_weights:
-    raise ValueError(
-      f'loss.balance={power} makes class weights, and loss.class_weights gives '
-      'some already: set one of the two'
-    )
   shares = splits.class_shares(config, info)
   counts = functools.partial(splits.class_counts, config, info)
   weights = weigh(shares, counts, rule, power)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
+from deeplab import amounts
 from deeplab import checkpoints
 from deeplab import class_weights
 from deeplab import evaluate
@@ -68,28 +69,6 @@ def check(config: ConfigDict) -> None:
   profiling.parse(config.profile_steps)
 
 
-def total_steps(config: ConfigDict, examples: int) -> int:
-  """Returns the length of the run; an epoch's last partial batch is not run.
-
-  Raises:
-    ValueError: fewer examples than a batch, or a run of no steps.
-  """
-  if examples < config.batch_size:
-    raise ValueError(
-      f'batch_size={config.batch_size} is more than the {examples} examples '
-      f'of split {config.data.train_split!r}; lower batch_size'
-    )
-  total = config.total_steps or round(
-    config.epochs * (examples // config.batch_size)
-  )
-  if total < 1:
-    raise ValueError(
-      f'epochs={config.epochs} of {examples} examples make no step; '
-      'raise epochs, or set total_steps'
-    )
-  return total
-
-
 def build_step(
   config: ConfigDict, num_classes: int, total: int, axis_name: str | None
 ) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
@@ -100,12 +79,7 @@ def build_step(
   Raises:
     ValueError: BatchNorm would see a single image.
   """
-  if config.batch_size // config.accumulate_steps < 2:
-    raise ValueError(
-      f'batch_size={config.batch_size} over accumulate_steps='
-      f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
-      'pooled features have no variance; raise batch_size'
-    )
+  amounts.check_batch(config)
   model = networks.build(config, num_classes, axis_name=axis_name)
   ranges = None
   if networks.enabled(config):
@@ -176,7 +150,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
   examples = splits.num_examples(config, config.data.train_split)
-  total = total_steps(config, examples)
+  total = amounts.total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
 

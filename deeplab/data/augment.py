@@ -7,6 +7,7 @@ example; it keeps no state and changes no input. Other keys pass through.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import functools
 import inspect
@@ -64,6 +65,22 @@ def output_size(augment: Any) -> tuple[int, int] | None:
     for quantile in (0.0, 1.0)
   }
   return found.pop() if len(found) == 1 else None
+
+
+def one_size(sizes_found: Iterable[sizes.Size]) -> sizes.Size:
+  """Returns the one (H, W) that images have to have to make a batch.
+
+  Raises:
+    ValueError: there are several.
+  """
+  found = sorted(set(sizes_found))
+  if len(found) > 1:
+    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+    raise ValueError(
+      f'examples of sizes {found[:3]}{more} do not make a batch: end '
+      'config.data.augment.ops with random_crop or stretch'
+    )
+  return found[0]
 
 
 def compose(

@@ -84,14 +84,9 @@ def train_batches(
   def batch(step: int) -> Batch:
     first = step * config.batch_size + host_index * local
     examples = [make(position) for position in range(first, first + local)]
-    sizes = {example['label'].shape for example in examples}
-    if len(sizes) > 1:
-      raise ValueError(
-        f'examples of sizes {sorted(sizes)} do not make a batch: end '
-        'config.data.augment.ops with random_crop or stretch'
-      )
+    size = augment.one_size(example['label'].shape for example in examples)
     channels = len(config.data.mean)
-    image = np.empty((local, *sizes.pop(), channels), np.float32)
+    image = np.empty((local, *size, channels), np.float32)
     for example, place in zip(examples, image, strict=True):
       normalize(example['image'], place)
     return {

@@ -1,0 +1,46 @@
+"""How many images a step of a run takes, and how many steps the run has."""
+
+from ml_collections import ConfigDict
+
+
+def check_batch(config: ConfigDict) -> None:
+  """Refuses steps of a single image.
+
+  Args:
+    config: reads `batch_size` and `accumulate_steps`.
+
+  Raises:
+    ValueError: BatchNorm would see a single image.
+  """
+  if config.batch_size // config.accumulate_steps < 2:
+    raise ValueError(
+      f'batch_size={config.batch_size} over accumulate_steps='
+      f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
+      'pooled features have no variance; raise batch_size'
+    )
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+  """Returns the length of the run; an epoch's last partial batch is not run.
+
+  Args:
+    config: reads `batch_size`, `total_steps`, `epochs` and `data.train_split`.
+    examples: number of examples of that split.
+
+  Raises:
+    ValueError: fewer examples than a batch, or a run of no steps.
+  """
+  if examples < config.batch_size:
+    raise ValueError(
+      f'batch_size={config.batch_size} is more than the {examples} examples '
+      f'of split {config.data.train_split!r}; lower batch_size'
+    )
+  total = config.total_steps or round(
+    config.epochs * (examples // config.batch_size)
+  )
+  if total < 1:
+    raise ValueError(
+      f'epochs={config.epochs} of {examples} examples make no step; '
+      'raise epochs, or set total_steps'
+    )
+  return total
