@@ -37,7 +37,7 @@ SPLIT = 'examples'
 CLASS_PIXELS, IGNORED_PIXELS = 'class_pixels', 'ignored_pixels'
 
 # Each holds a raw file in memory; a large aerial image takes a GiB.
-_THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, os.cpu_count() or 1)
 
 Record = dict[str, Any]
 
@@ -109,7 +109,7 @@ def generate(
       return error
 
   count, pixels = 0, np.zeros(256, np.int64)
-  results = ahead.ahead(counted, sources, _THREADS, 2 * _THREADS)
+  results = ahead.ahead(counted, sources, THREADS, 2 * THREADS)
   bar = tqdm.tqdm(
     results,
     desc=f'Preparing {facts.name} {split}',
