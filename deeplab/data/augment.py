@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import colors
+from deeplab.data import deferred
 from deeplab.data import geometry
 from deeplab.data import sizes
 
@@ -51,6 +52,13 @@ OPS: dict[str, Callable[..., Example]] = {
   'random_window': geometry.random_window,
   'stretch': geometry.stretch,
 }
+
+
+# Those that may be given a `deferred.Image`.
+_DEFERRED = (
+  *('pad', 'random_crop', 'random_fit', 'random_scale', 'random_short_side'),
+  *('random_stretch', 'stretch'),
+)
 
 
 def output_size(augment: Any) -> tuple[int, int] | None:
@@ -95,7 +103,7 @@ def compose(
     fill: colour of uncovered pixels, for the ops that uncover some.
 
   Returns:
-    A function (example, rng) -> example.
+    A function (example, rng) -> example; a `deferred.Image` becomes pixels.
 
   Raises:
     ValueError: an unknown op, or parameters missing or unknown.
@@ -120,11 +128,13 @@ def compose(
     parameters |= {key: shared[key] for key in known - own}
     if name == 'pad':
       parameters['size'] = sizes.pad_size(augment)
-    steps.append(functools.partial(OPS[name], **parameters))
+    steps.append((name, functools.partial(OPS[name], **parameters)))
 
   def apply(example: Example, rng: np.random.Generator) -> Example:
-    for step in steps:
+    for name, step in steps:
+      if name not in _DEFERRED:
+        example = example | {'image': deferred.there(example['image'])}
       example = step(example, rng)
-    return example
+    return example | {'image': deferred.there(example['image'])}
 
   return apply
