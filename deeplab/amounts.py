@@ -3,6 +3,29 @@
 from ml_collections import ConfigDict
 
 
+def check(config: ConfigDict) -> None:
+  """Refuses counts that make no run.
+
+  Raises:
+    ValueError: which one.
+  """
+  for name in (
+    'batch_size',
+    'accumulate_steps',
+    'log_every_steps',
+    'checkpoint.every_steps',
+    'checkpoint.keep_latest',
+    'eval.batch_size',
+    'eval.every_epochs',
+    'optimizer.learning_rate',
+  ):
+    value = config
+    for part in name.split('.'):
+      value = value[part]
+    if not value > 0:
+      raise ValueError(f'config.{name}={value} must be greater than 0')
+
+
 def check_batch(config: ConfigDict) -> None:
   """Refuses steps of a single image.
 

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 import pytest
 
+from configs import common
 from deeplab import amounts
 
 
@@ -22,6 +23,17 @@ def test_what_makes_no_run_is_refused():
     amounts.total_steps(config(), 6)
   with pytest.raises(ValueError, match=r'epochs=0\.01 of 100 .* no step'):
     amounts.total_steps(config(epochs=0.01), 100)
+
+
+@pytest.mark.parametrize(
+  'name', ['batch_size', 'accumulate_steps', 'eval.every_epochs']
+)
+def test_counts_are_positive(name):
+  c = common.base()
+  amounts.check(c)
+  c.update_from_flattened_dict({name: 0})
+  with pytest.raises(ValueError, match=rf'^config\.{name}=0(\.0)? must be gr'):
+    amounts.check(c)
 
 
 def test_batch_norm_needs_two_images():

@@ -66,8 +66,8 @@ def window(
       channels=3,
       dct_method='INTEGER_ACCURATE',
     ).numpy()
-  except tf.errors.InvalidArgumentError as error:
-    raise _damaged() from error
+  except tf.errors.InvalidArgumentError:  # damaged, or just unusual
+    return pixels(data)[rows, columns]
   return found[
     rows.start - top : rows.stop - top,
     columns.start - left : columns.stop - left,
@@ -81,12 +81,8 @@ def _around(part: slice, length: int) -> tuple[int, int]:
 def _decode(data: bytes, flags: int) -> np.ndarray:
   found = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
   if found is None:
-    raise _damaged()
+    raise ValueError(
+      'a prepared example does not decode: remove its folder below '
+      'config.data.data_dir, to have it prepared again'
+    )
   return found
-
-
-def _damaged() -> ValueError:
-  return ValueError(
-    'a prepared example does not decode: remove its folder below '
-    'config.data.data_dir, to have it prepared again'
-  )

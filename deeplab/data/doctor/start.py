@@ -33,12 +33,8 @@ def faults(
   checks: list[tuple[str, Callable[[], Any]]] = [
     ('augment', lambda: _augment_once(config.data)),
     ('weights', lambda: class_weights.check(config.loss, info.num_classes)),
-    ('batch', lambda: amounts.check_batch(config)),
+    ('batch', lambda: _check_amounts(config, len(train.scans))),
   ]
-  if train.scans:
-    checks.append(
-      ('batch', lambda: amounts.total_steps(config, len(train.scans)))
-    )
   if len(train.sizes):
     after = _sizes_after(config.data.augment, train.sizes)
     checks.append(('sizes', lambda: augment.one_size(after)))
@@ -49,6 +45,18 @@ def faults(
     except ValueError as error:
       found.append(load.Fault(kind, str(error)))
   return found
+
+
+def _check_amounts(config: Any, examples: int) -> None:
+  """Asks whether the examples, if there are any, make batches and steps.
+
+  Raises:
+    ValueError: they do not.
+  """
+  amounts.check(config)
+  amounts.check_batch(config)
+  if examples:
+    amounts.total_steps(config, examples)
 
 
 def _augment_once(data: Any) -> None:

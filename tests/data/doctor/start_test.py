@@ -39,7 +39,10 @@ def test_too_few_images_for_a_batch(config):
   assert text.endswith(
     'whose pooled features have no variance; raise batch_size'
   )
-  config.batch_size = 4
+  config.accumulate_steps = 0
+  ((kind, text),) = told(config)
+  assert text == 'config.accumulate_steps=0 must be greater than 0'
+  config.batch_size, config.accumulate_steps = 4, 1
   assert told(config, []) == []  # what is missing is said elsewhere
 
 
