@@ -6,6 +6,7 @@ import functools
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab import amounts
 from deeplab.data import info as data_info
 from deeplab.data import splits
 
@@ -75,21 +76,36 @@ def weigh(
   return np.array([float(f'{weight:.3g}') for weight in weights])
 
 
+def check(loss: ConfigDict, num_classes: int) -> None:
+  """Refuses class weights that fit no run.
+
+  Args:
+    loss: `config.loss`; reads `class_weights`, `balance` and `balance_rule`.
+    num_classes: classes that the labels tell apart.
+
+  Raises:
+    ValueError: both weights and balance are given, there is not one weight a
+      class, or the rule is unknown.
+  """
+  _rule(loss.balance_rule)
+  if loss.balance and loss.class_weights:
+    raise ValueError(
+      f'loss.balance={loss.balance} makes class weights, and '
+      'loss.class_weights gives some already: set one of the two'
+    )
+  amounts.check_weights(loss.class_weights, num_classes)
+
+
 def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
   """Returns the config with the class weights that `loss.balance` asks for.
 
   Raises:
-    ValueError: both weights and balance are given, or the rule is unknown.
+    ValueError: as `check`, or no pixel of the training split is labelled.
   """
+  check(config.loss, info.num_classes)
   power, rule = config.loss.balance, config.loss.balance_rule
-  _rule(rule)
   if not power:
     return config
-  if config.loss.class_weights:
-    raise ValueError(
-      f'loss.balance={power} makes class weights, and loss.class_weights gives '
-      'some already: set one of the two'
-    )
   shares = splits.class_shares(config, info)
   counts = functools.partial(splits.class_counts, config, info)
   weights = weigh(shares, counts, rule, power)

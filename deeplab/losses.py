@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deeplab import amounts
 from deeplab import pixels
 from deeplab import regions
 
@@ -217,11 +218,7 @@ def build(config: Any, num_classes: int, ignore: int) -> Loss:
       weights is not the number of classes.
   """
   weights = tuple(config.class_weights)
-  if weights and len(weights) != num_classes:
-    raise ValueError(
-      f'loss.class_weights has {len(weights)} weights for {num_classes} '
-      'classes; give one a class, or () for none'
-    )
+  amounts.check_weights(weights, num_classes)
 
   def term(name: str) -> Term:
     fields = dict(config[name]) if name in TERMS else {}

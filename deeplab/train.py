@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
+from deeplab import amounts
 from deeplab import checkpoints
 from deeplab import class_weights
 from deeplab import evaluate
@@ -45,49 +46,13 @@ from deeplab.quantization import networks
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses counts that make no run.
+  """Refuses numbers that make no run.
 
   Raises:
     ValueError: which one.
   """
-  for name in (
-    'batch_size',
-    'accumulate_steps',
-    'log_every_steps',
-    'checkpoint.every_steps',
-    'checkpoint.keep_latest',
-    'eval.batch_size',
-    'eval.every_epochs',
-    'optimizer.learning_rate',
-  ):
-    value = config
-    for part in name.split('.'):
-      value = value[part]
-    if not value > 0:
-      raise ValueError(f'config.{name}={value} must be greater than 0')
+  amounts.check(config)
   profiling.parse(config.profile_steps)
-
-
-def total_steps(config: ConfigDict, examples: int) -> int:
-  """Returns the length of the run; an epoch's last partial batch is not run.
-
-  Raises:
-    ValueError: fewer examples than a batch, or a run of no steps.
-  """
-  if examples < config.batch_size:
-    raise ValueError(
-      f'batch_size={config.batch_size} is more than the {examples} examples '
-      f'of split {config.data.train_split!r}; lower batch_size'
-    )
-  total = config.total_steps or round(
-    config.epochs * (examples // config.batch_size)
-  )
-  if total < 1:
-    raise ValueError(
-      f'epochs={config.epochs} of {examples} examples make no step; '
-      'raise epochs, or set total_steps'
-    )
-  return total
 
 
 def build_step(
@@ -100,20 +65,13 @@ def build_step(
   Raises:
     ValueError: BatchNorm would see a single image.
   """
-  frozen = networks.frozen_norms(config)
-  if not frozen and config.batch_size // config.accumulate_steps < 2:
-    raise ValueError(
-      f'batch_size={config.batch_size} over accumulate_steps='
-      f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
-      'pooled features have no variance; raise batch_size, or train on from '
-      'trained weights with model.frozen_norms=True'
-    )
+  amounts.check_batch(config)
   model = networks.build(config, num_classes, axis_name=axis_name)
   ranges = None
   if networks.enabled(config):
     q = config.quantization
     ranges = steps.Ranges(q.range_decay, q.range_steps)
-    if not frozen:
+    if not amounts.frozen_norms(config):
       # Batch statistics are not what is deployed.
       ranges = dataclasses.replace(ranges, observer=model)
   rate = optimizers.schedule(
@@ -178,7 +136,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
   examples = splits.num_examples(config, config.data.train_split)
-  total = total_steps(config, examples)
+  total = amounts.total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
 

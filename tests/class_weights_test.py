@@ -52,6 +52,10 @@ def test_wrong_rules_are_refused(tmp_path):
       ),
       INFO,
     )
+  with pytest.raises(ValueError, match=r'has 2 weights for 6 classes; give'):
+    class_weights.balance(
+      runs.config(str(tmp_path), loss__class_weights=(1.0, 2.0)), INFO
+    )
   with pytest.raises(ValueError, match=r"balance_rule='sqrt' is not one of"):
     class_weights.balance(
       runs.config(str(tmp_path), loss__balance_rule='sqrt'), INFO

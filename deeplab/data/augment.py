@@ -7,6 +7,7 @@ example; it keeps no state and changes no input. Other keys pass through.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import functools
 import inspect
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import colors
+from deeplab.data import deferred
 from deeplab.data import geometry
 from deeplab.data import sizes
 
@@ -52,6 +54,13 @@ OPS: dict[str, Callable[..., Example]] = {
 }
 
 
+# Those that may be given a `deferred.Image`.
+_DEFERRED = (
+  *('pad', 'random_crop', 'random_fit', 'random_scale', 'random_short_side'),
+  *('random_stretch', 'stretch'),
+)
+
+
 def output_size(augment: Any) -> tuple[int, int] | None:
   """Returns the (H, W) that `compose` gives every example; None for no one.
 
@@ -64,6 +73,22 @@ def output_size(augment: Any) -> tuple[int, int] | None:
     for quantile in (0.0, 1.0)
   }
   return found.pop() if len(found) == 1 else None
+
+
+def one_size(sizes_found: Iterable[sizes.Size]) -> sizes.Size:
+  """Returns the one (H, W) that images have to have to make a batch.
+
+  Raises:
+    ValueError: there are several.
+  """
+  found = sorted(set(sizes_found))
+  if len(found) > 1:
+    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+    raise ValueError(
+      f'examples of sizes {found[:3]}{more} do not make a batch: end '
+      'config.data.augment.ops with random_crop or stretch'
+    )
+  return found[0]
 
 
 def compose(
@@ -79,7 +104,7 @@ def compose(
     mean: a value a channel, what uncovered pixels get where `fill` is empty.
 
   Returns:
-    A function (example, rng) -> example.
+    A function (example, rng) -> example; a `deferred.Image` becomes pixels.
 
   Raises:
     ValueError: an unknown op, parameters missing or unknown, or a `fill` of
@@ -111,11 +136,13 @@ def compose(
     parameters |= {key: shared[key] for key in known - own}
     if name == 'pad':
       parameters['size'] = sizes.pad_size(augment)
-    steps.append(functools.partial(OPS[name], **parameters))
+    steps.append((name, functools.partial(OPS[name], **parameters)))
 
   def apply(example: Example, rng: np.random.Generator) -> Example:
-    for step in steps:
+    for name, step in steps:
+      if name not in _DEFERRED:
+        example = example | {'image': deferred.there(example['image'])}
       example = step(example, rng)
-    return example
+    return example | {'image': deferred.there(example['image'])}
 
   return apply

@@ -16,8 +16,8 @@ def fetch(
 ) -> pathlib.Path:
   """Downloads archives and unpacks them into one folder, each once.
 
-  What they hold stays, and a second call needs no network. What was cut off or
-  is damaged does not stay.
+  A ZIP file in an archive is unpacked where it lies. What they hold stays, and
+  a second call needs no network. What was cut off or is damaged does not stay.
 
   Args:
     dl_manager: tfds' download manager, which names the folder for downloads.
@@ -59,6 +59,9 @@ def _add(base: pathlib.Path, url: str) -> None:
       transfer.copy(url, file, name)
     options: Any = {} if archive.suffix == '.zip' else {'filter': 'data'}
     shutil.unpack_archive(archive, partial, **options)
+    for inner in sorted(partial.rglob('*.zip')):
+      shutil.unpack_archive(inner, inner.parent)
+      inner.unlink()
     for path in partial.rglob('*'):
       if not path.is_dir():
         target = base / path.relative_to(partial)

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from deeplab.data import deferred
 from deeplab.data import info
 from deeplab.data import sizes
 
@@ -36,7 +37,7 @@ def resize(example: Example, size: Sequence[int], shrink: str) -> Example:
   """Resizes to `size` (H, W): image bilinear, label nearest.
 
   Args:
-    example: the example.
+    example: the example; its image may be a `deferred.Image`, and stays so.
     size: (H, W).
     shrink: how an image that shrinks is resized, a key of SHRINK.
 
@@ -52,14 +53,15 @@ def resize(example: Example, size: Sequence[int], shrink: str) -> Example:
     return example
   # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
   shrinks = height * width < example['label'].size
-  image = _by_fours(
-    example['image'],
-    lambda part, _: cv2.resize(
-      part,
-      (width, height),
-      interpolation=SHRINK[shrink] if shrinks else cv2.INTER_LINEAR,
-    ),
-  )
+  kind = SHRINK[shrink] if shrinks else cv2.INTER_LINEAR
+  image = example['image']
+  if isinstance(image, deferred.Image):
+    image = image.resized((height, width), kind)
+  else:
+    image = _by_fours(
+      image,
+      lambda part, _: cv2.resize(part, (width, height), interpolation=kind),
+    )
   label = cv2.resize(
     example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
   )
@@ -232,7 +234,9 @@ def pad(
   )
   return example | {
     'image': _by_fours(
-      example['image'], lambda part, color: border(part, value=color), fill
+      deferred.there(example['image']),
+      lambda part, color: border(part, value=color),
+      fill,
     ),
     'label': border(example['label'], value=info.IGNORE),
   }

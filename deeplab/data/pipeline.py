@@ -22,6 +22,8 @@ from deeplab import cores
 from deeplab.data import ahead
 from deeplab.data import augment
 from deeplab.data import bands
+from deeplab.data import decoding
+from deeplab.data import deferred
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import splits
@@ -68,7 +70,11 @@ def train_batches(
     )
   local = config.batch_size // host_count
   read = _Reader(
-    config.data, config.data.train_split, info, cache=config.data.cache
+    config.data,
+    config.data.train_split,
+    info,
+    cache=config.data.cache,
+    defer=bands.of(config.data) == bands.RGB,
   )
   transform = augment.compose(config.data.augment, config.data.mean)
   normalize = _normalizer(config.data.mean, config.data.std)
@@ -84,14 +90,9 @@ def train_batches(
   def batch(step: int) -> Batch:
     first = step * config.batch_size + host_index * local
     examples = [make(position) for position in range(first, first + local)]
-    sizes = {example['label'].shape for example in examples}
-    if len(sizes) > 1:
-      raise ValueError(
-        f'examples of sizes {sorted(sizes)} do not make a batch: end '
-        'config.data.augment.ops with random_crop or stretch'
-      )
+    size = augment.one_size(example['label'].shape for example in examples)
     channels = len(config.data.mean)
-    image = np.empty((local, *sizes.pop(), channels), np.float32)
+    image = np.empty((local, *size, channels), np.float32)
     for example, place in zip(examples, image, strict=True):
       normalize(example['image'], place)
     return {
@@ -146,7 +147,7 @@ class _Reader:
   """Random access to the decoded examples of one prepared split.
 
   With `cache` examples are decoded once and stay in memory, as read-only
-  arrays.
+  arrays. With `defer` images are `deferred.Image`.
   """
 
   def __init__(
@@ -155,6 +156,7 @@ class _Reader:
     split: str,
     info: info_lib.DatasetInfo,
     cache: bool = False,
+    defer: bool = False,
   ):
     splits.check_facts(data, info)
     builder = splits.builder_of(data, split)
@@ -167,21 +169,27 @@ class _Reader:
       )
     self._source = records.source(builder)
     self._cache: dict[int, augment.Example] | None = {} if cache else None
+    self._defer = defer
     self.count = len(self._source)
 
   def __call__(self, index: int) -> augment.Example:
     if self._cache is not None and index in self._cache:
-      return dict(self._cache[index])
-    record = self._source[index]
-    example = {
-      'image': records.decode_pixels(record['image']),
-      'label': records.decode_label(record['label']),
-      'name': record['name'].decode(),
-    }
-    if self._cache is not None:
-      example['image'].setflags(write=False)
-      example['label'].setflags(write=False)
-      self._cache[index] = dict(example)
+      example = dict(self._cache[index])
+    else:
+      record = self._source[index]
+      example = {
+        'image': record['image'],
+        'label': decoding.label(record['label']),
+        'name': record['name'].decode(),
+      }
+      if self._cache is not None or not self._defer:
+        example['image'] = decoding.pixels(example['image'])
+      if self._cache is not None:
+        example['image'].setflags(write=False)
+        example['label'].setflags(write=False)
+        self._cache[index] = dict(example)
+    if self._defer:
+      example['image'] = deferred.of(example['image'], example['label'].shape)
     return example
 
 

@@ -16,7 +16,6 @@ import pathlib
 from typing import Any
 
 from absl import logging
-import cv2
 import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
@@ -37,7 +36,7 @@ SPLIT = 'examples'
 CLASS_PIXELS, IGNORED_PIXELS = 'class_pixels', 'ignored_pixels'
 
 # Each holds a raw file in memory; a large aerial image takes a GiB.
-_THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, os.cpu_count() or 1)
 
 Record = dict[str, Any]
 
@@ -109,7 +108,7 @@ def generate(
       return error
 
   count, pixels = 0, np.zeros(256, np.int64)
-  results = ahead.ahead(counted, sources, _THREADS, 2 * _THREADS)
+  results = ahead.ahead(counted, sources, THREADS, 2 * THREADS)
   bar = tqdm.tqdm(
     results,
     desc=f'Preparing {facts.name} {split}',
@@ -150,38 +149,6 @@ def source(builder: tfds.core.DatasetBuilder) -> Sequence[Any]:
   if isinstance(builder.info.features['image'], tfds.features.Image):
     encoded.append('image')
   return builder.as_data_source(SPLIT, decoders=dict.fromkeys(encoded, skip))
-
-
-def decode_pixels(data: bytes | np.ndarray) -> np.ndarray:
-  """Decodes a record's image, [H, W, C], as it is stored.
-
-  tfds decodes RGB images to the same pixels, in two passes more.
-
-  Raises:
-    ValueError: the prepared data is damaged.
-  """
-  if isinstance(data, np.ndarray):
-    return data
-  return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-
-
-def decode_label(data: bytes) -> np.ndarray:
-  """Decodes a record's label, uint8 [H, W] train ids or IGNORE.
-
-  Raises:
-    ValueError: the prepared data is damaged.
-  """
-  return _decode(data, cv2.IMREAD_GRAYSCALE)
-
-
-def _decode(data: bytes, flags: int) -> np.ndarray:
-  pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-  if pixels is None:
-    raise ValueError(
-      'a prepared example does not decode: remove its folder below '
-      'config.data.data_dir, to have it prepared again'
-    )
-  return pixels
 
 
 def example(

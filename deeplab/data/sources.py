@@ -1,15 +1,20 @@
 """Examples that are not read yet."""
 
 from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab.data import ahead
 from deeplab.data import bands
+from deeplab.data import faults
 from deeplab.data import info as info_lib
 from deeplab.data import raw_files
 from deeplab.data import records
@@ -24,12 +29,14 @@ class Source:
     annotation: the file that holds its annotation, and maybe others'.
     facts: what the values that `read` returns mean.
     read: reads the annotation, as `records.example` wants it.
+    wanted: tells from what `read` returns whether the example is one at all.
   """
 
   image: pathlib.Path
   annotation: pathlib.Path
   facts: info_lib.DatasetInfo
   read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask
+  wanted: Callable[[np.ndarray], bool] | None = None
 
 
 def generate(
@@ -39,7 +46,7 @@ def generate(
   split: str,
   pixels: bands.Pixels = bands.RGB,
 ) -> Iterator[tuple[int, records.Record]]:
-  """Yields the numbered records of sources, in their order.
+  """Yields the numbered records of wanted sources, in their order.
 
   Args:
     builder: what is being prepared.
@@ -53,15 +60,41 @@ def generate(
   """
 
   def read(source: Source) -> list[records.Record]:
+    read_mask = source.read
+    if source.wanted:
+      mask = read_mask(source.annotation)
+      if not source.wanted(mask):
+        return []
+      read_mask = lambda _: mask  # it is not drawn twice
     return [
       records.example(
         source.image,
         source.annotation,
         source.image.stem,
         source.facts,
-        source.read,
+        read_mask,
         pixels,
       )
     ]
 
   return records.generate(builder, read, sources, facts, split)
+
+
+def wanted(sources: Iterable[Source]) -> Generator[bool]:
+  """Yields whether each source is wanted, in order; threads read ahead.
+
+  One that cannot be read is reported and not wanted; see `faults`.
+  """
+
+  def ask(source: Source) -> bool | ValueError:
+    try:
+      return not source.wanted or source.wanted(source.read(source.annotation))
+    except ValueError as error:
+      return error
+
+  verdicts = ahead.ahead(ask, sources, records.THREADS, 2 * records.THREADS)
+  with contextlib.closing(verdicts):
+    for verdict in verdicts:
+      if isinstance(verdict, ValueError):
+        faults.report(verdict)
+      yield verdict is True

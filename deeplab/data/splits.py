@@ -1,7 +1,7 @@
 """Splits of the data sets: what prepares one, and what its labels hold.
 
 Prepared data is ArrayRecord, read by random access; TensorFlow is imported
-only while data is being prepared, if then.
+only while data is being prepared, if then, and for crops of large photographs.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import decoding
 from deeplab.data import info as info_lib
 from deeplab.data import preparing
 from deeplab.data import records
@@ -142,7 +143,7 @@ def class_counts(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   source = records.source(builder_of(config.data, config.data.train_split))
   counts = np.zeros((len(source), info.num_classes), np.int64)
   for i in range(len(source)):
-    label = records.decode_label(source[i]['label'])
+    label = decoding.label(source[i]['label'])
     pixels = np.bincount(label.ravel(), minlength=256)
     counts[i] = pixels[: info.num_classes]
   return counts

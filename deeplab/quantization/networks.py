@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 from typing import Any
 
+from deeplab import amounts
 from deeplab import parallel
 from deeplab.models import registry
 from deeplab.quantization import folding
@@ -75,14 +76,6 @@ def check(config: 'ConfigDict') -> None:
     )
 
 
-def frozen_norms(config: 'ConfigDict') -> bool:
-  """Returns whether BatchNorms keep their statistics in training."""
-  if enabled(config):
-    return config.quantization.frozen_norms
-  # Absent in runs that are older than the field.
-  return config.model.get('frozen_norms', False)
-
-
 def forms(config: 'ConfigDict') -> dict[str, Any]:
   """Returns how `providers.simulate` computes convolutions here."""
   own = {k: config.model[k] for k in ('depthwise', 'pointwise')}
@@ -115,7 +108,7 @@ def build(
       network,
       num_classes,
       axis_name=axis_name,
-      frozen_norms=frozen_norms(config),
+      frozen_norms=amounts.frozen_norms(config),
       **parallel.kernels(),
     )
   from deeplab.quantization import providers  # Qwix may be absent
@@ -124,7 +117,7 @@ def build(
     network,
     num_classes,
     axis_name=axis_name,
-    frozen_norms=frozen_norms(config),
+    frozen_norms=amounts.frozen_norms(config),
     **KERNELS,
   )
   rules = rules_lib.from_config(config.quantization)

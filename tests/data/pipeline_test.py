@@ -13,8 +13,10 @@ import pytest
 
 from deeplab.data import augment
 from deeplab.data import catalog
+from deeplab.data import decoding
 from deeplab.data import pipeline
 from deeplab.data import splits
+from tests.data import decoding_test
 
 
 def batches(config, count, start=0, host_index=0, host_count=1):
@@ -75,6 +77,35 @@ def test_hosts_and_threads_share_each_batch(config, hosts, threads):
     for same in zip(*parts, strict=True)
   ]
   assert_equal(joined, whole[2:])
+
+
+def test_photographs_of_which_a_window_is_decoded(root, config, monkeypatch):
+  """The same batches across restarts, threads and hosts, and from a cache."""
+  image = decoding_test.photograph()
+  for i in range(5):
+    data = decoding_test.jpeg(np.roll(image, 50 * i, 1))
+    (root / f'train/images/img{i}.png').unlink()
+    (root / f'train/images/img{i}.jpg').write_bytes(data)
+    label = np.full(image.shape[:2], i % 3, np.uint8)
+    Image.fromarray(label).save(root / f'train/labels/img{i}.png')
+  config.data.cache = True
+  cached = batches(config, 4)
+  config.data.cache = False
+  splits.prepare(config, ['train'])
+  monkeypatch.setattr(decoding, 'pixels', None)  # the whole is not decoded
+  first = batches(config, 4)
+  assert_equal(first, cached)
+  assert_equal(batches(config, 2, start=2), first[2:])
+  config.data.threads = 3
+  for hosts in (2, 4):
+    shares = [
+      batches(config, 4, host_index=i, host_count=hosts) for i in range(hosts)
+    ]
+    union = [
+      {key: np.concatenate([share[key] for share in step]) for key in step[0]}
+      for step in zip(*shares, strict=True)
+    ]
+    assert_equal(union, first)
 
 
 @pytest.mark.usefixtures('root')

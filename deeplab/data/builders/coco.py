@@ -2,7 +2,8 @@
 
 `config.data.root` holds annotations/instances_{train,val}2017.json and the
 images in {train,val}2017, or in images/{train,val}2017; `train` and `val` are
-the splits.
+the splits. Without a root the official archives are downloaded: 18 GB for
+`train`, 1 GB for `val`.
 
 Instances of VOC's 20 classes are drawn, crowds among them; everything else is
 background. A pixel that two instances claim is ignored. An image is trained on
@@ -26,14 +27,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import downloads
 from deeplab.data import faults
 from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
 from deeplab.data import records
 from deeplab.data import regions
 from deeplab.data import sources as sources_lib
+from deeplab.data.builders import files
 
 YEAR = '2017'
+URL = 'http://images.cocodataset.org'
+SPLITS = ('train', 'val')
 # An image has to show more than this of the classes to be trained on, in
 # pixels as the file's `area` counts them.
 LEAST_AREA = 1000
@@ -68,16 +73,15 @@ class CocoConfig(tfds.core.BuilderConfig):
   Attributes:
     dataset: its name in the catalog.
     split: 'train' or 'val'.
-    annotations: the JSON file.
-    images: the folder of the images.
+    found: the JSON file, and the folder of the images; None if they are to be
+      downloaded.
   """
 
   dataset: str = ''
   split: str = ''
-  annotations: pathlib.Path = dataclasses.field(
-    default=pathlib.Path(), repr=False
+  found: tuple[pathlib.Path, pathlib.Path] | None = dataclasses.field(
+    default=None, repr=False
   )
-  images: pathlib.Path = dataclasses.field(default=pathlib.Path(), repr=False)
 
 
 class CocoSeg21(tfds.core.GeneratorBasedBuilder):
@@ -89,15 +93,16 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
     return records.builder_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
 
   def _split_generators(self, dl_manager):
-    del dl_manager
-    return {records.SPLIT: self._generate_examples()}
+    split = self.builder_config.split
+    found = self.builder_config.found or download(dl_manager, split)
+    return {records.SPLIT: self._generate_examples(*found)}
 
-  def _generate_examples(self):
+  def _generate_examples(self, annotations, images):
     config = self.builder_config
-    index = read_index(config.annotations)
+    index = read_index(annotations)
     whole = config.dataset == 'cocoseg21' and config.split == 'val'
     sources = sources_of(
-      config.images,
+      images,
       index,
       (
         (entry, shown)
@@ -115,21 +120,31 @@ def builder(data: Any, split: str) -> CocoSeg21:
   """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
-    ValueError: the root holds no such split.
+    ValueError: an unknown split, or the root does not hold it.
   """
-  annotations, images = locate(data.root, split)
-  facts = catalog.info_for(data)
+  files.check_split(data, split, SPLITS)
+  found, name = None, f'{data.name}_{split}_download'
+  if data.root:
+    found = locate(data.root, split)
+    name = fingerprint.of(split, found, catalog.info_for(data))
   return CocoSeg21(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=CocoConfig(
-      name=fingerprint.of(split, (annotations, images), facts),
-      dataset=data.name,
-      split=split,
-      annotations=annotations,
-      images=images,
-    ),
+    config=CocoConfig(name=name, dataset=data.name, split=split, found=found),
   )
+
+
+def download(
+  dl_manager: Any, split: str, kind: str = 'instances', remedy: str = REMEDY
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Fetches the official archives of a split; otherwise as `locate`."""
+  prefix = '' if kind == 'instances' else f'{kind}_'
+  urls = (
+    f'{URL}/annotations/{prefix}annotations_trainval{YEAR}.zip',
+    f'{URL}/zips/{split}{YEAR}.zip',
+  )
+  base = downloads.fetch(dl_manager, urls, 'coco', remedy)
+  return locate(str(base), split, kind, remedy)
 
 
 def locate(
@@ -146,8 +161,6 @@ def locate(
   Raises:
     ValueError: one of them is missing.
   """
-  if not root:
-    raise ValueError(f'config.data.root is empty: {remedy}')
   base = pathlib.Path(root).expanduser().resolve()
   annotations = base / 'annotations' / f'{kind}_{split}{YEAR}.json'
   if not annotations.is_file():

@@ -3,6 +3,8 @@
 `config.data.root` holds annotations/panoptic_{train,val}2017.json, the PNG
 files in annotations/panoptic_{train,val}2017, and the images in
 {train,val}2017 or images/{train,val}2017; `train` and `val` are the splits.
+Without a root the official archives are downloaded: 19 GB for `train`, 2 GB
+for `val`.
 
 A PNG's colour is a segment's id, red + 256 green + 65536 blue, and the JSON
 file says the segment's category. A segment's pixels take its category, crowds
@@ -26,6 +28,7 @@ from deeplab.data import raw_files
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
+from deeplab.data.builders import files
 
 _REMEDY = (
   f'{coco.REMEDY}; fetch panoptic_annotations_trainval{coco.YEAR}.zip as well, '
@@ -44,36 +47,38 @@ class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager
-    return {records.SPLIT: self._generate_examples()}
+    split = self.builder_config.split
+    found = self.builder_config.found or coco.download(
+      dl_manager, split, 'panoptic', _REMEDY
+    )
+    return {records.SPLIT: self._generate_examples(*found)}
 
-  def _generate_examples(self):
-    config = self.builder_config
-    sources = find(config.annotations, config.images)
+  def _generate_examples(self, annotations, images):
+    sources = find(annotations, images)
     facts = catalog.INFOS['coco_panoptic']
-    return sources_lib.generate(self, sources, facts, config.split)
+    return sources_lib.generate(self, sources, facts, self.builder_config.split)
 
 
 def builder(data: Any, split: str) -> CocoPanoptic:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
-    ValueError: the root holds no such split.
+    ValueError: an unknown split, or the root does not hold it.
   """
-  annotations, images = coco.locate(data.root, split, 'panoptic', _REMEDY)
-  masks = annotations.with_suffix('')
-  if not masks.is_dir():
-    raise ValueError(f'{masks}: no such folder of PNG files: {_REMEDY}')
-  facts = catalog.INFOS['coco_panoptic']
+  files.check_split(data, split, coco.SPLITS)
+  found, name = None, f'{split}_download'
+  if data.root:
+    found = coco.locate(data.root, split, 'panoptic', _REMEDY)
+    masks = found[0].with_suffix('')
+    if not masks.is_dir():
+      raise ValueError(f'{masks}: no such folder of PNG files: {_REMEDY}')
+    facts = catalog.INFOS['coco_panoptic']
+    name = fingerprint.of(split, (*found, masks), facts)
   return CocoPanoptic(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=coco.CocoConfig(
-      name=fingerprint.of(split, (annotations, masks, images), facts),
-      dataset='coco_panoptic',
-      split=split,
-      annotations=annotations,
-      images=images,
+      name=name, dataset='coco_panoptic', split=split, found=found
     ),
   )
 

@@ -2,7 +2,8 @@
 
 `config.data.root` holds COCO 2017 (see `coco`) and VOC 2012 with SBD's masks
 (see `voc`), both unpacked into it. `train` is COCO's train2017 and VOC's
-trainaug, `val` VOC's val.
+trainaug, `val` VOC's val. Without a root the official archives of all of them
+are downloaded, some 22 GB.
 
 With 21 classes, COCO's images that show an instance of VOC's classes with an
 area of more than 1,000 pixels are taken; a later instance is drawn over an
@@ -17,15 +18,16 @@ the published one to the image.
 STM32 model zoo, semantic_segmentation/datasets.
 """
 
+from collections.abc import Sequence
+import contextlib
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
 
 from deeplab.data import catalog
-from deeplab.data import faults
 from deeplab.data import fingerprint
 from deeplab.data import records
 from deeplab.data import sources as sources_lib
@@ -39,6 +41,9 @@ PERSON = 15  # VOC's id
 _REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
 
 
+Pairs = dict[str, tuple[files.Pair, ...]]
+
+
 @dataclasses.dataclass(eq=False)
 class CocoVocConfig(coco.CocoConfig):
   """One split of one reading.
@@ -47,9 +52,7 @@ class CocoVocConfig(coco.CocoConfig):
     pairs: (image, mask) files of VOC, by the split's name.
   """
 
-  pairs: dict[str, tuple[files.Pair, ...]] = dataclasses.field(
-    default_factory=dict, repr=False
-  )
+  pairs: Pairs = dataclasses.field(default_factory=dict, repr=False)
 
 
 class CocoVoc(tfds.core.GeneratorBasedBuilder):
@@ -61,22 +64,29 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
     return records.builder_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
 
   def _split_generators(self, dl_manager):
-    del dl_manager
-    return {records.SPLIT: self._generate_examples()}
+    found, pairs = self.builder_config.found, self.builder_config.pairs
+    if not found:
+      found = coco.download(dl_manager, 'train', remedy=_REMEDY)
+      pairs = {
+        'train': voc.download(dl_manager, 'trainaug', _REMEDY),
+        'val': voc.download(dl_manager, 'val', _REMEDY),
+      }
+    annotations, images = found
+    return {records.SPLIT: self._generate_examples(annotations, images, pairs)}
 
-  def _generate_examples(self):
+  def _generate_examples(self, annotations, images, pairs):
     config = self.builder_config
     facts = catalog.INFOS[config.dataset]
     train, val = (
       [
         sources_lib.Source(image, mask, facts, voc.read_mask)
-        for image, mask in config.pairs[split]
+        for image, mask in pairs[split]
       ]
       for split in ('train', 'val')
     )
-    index = coco.read_index(config.annotations)
+    index = coco.read_index(annotations)
     train += coco.sources_of(
-      config.images,
+      images,
       index,
       (
         (entry, shown)
@@ -87,12 +97,7 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
       None,
     )
     if config.dataset == 'coco_voc_person':
-      val, shown = (
-        list(filter(_shows_person, val)),
-        filter(_shows_person, train),
-      )
-      val += itertools.islice(shown, max(0, VAL_SIZE - len(val)))
-      train = list(shown) if config.split == 'train' else []
+      train, val = _of_persons(train, val)
     sources = train if config.split == 'train' else val
     return sources_lib.generate(self, sources, facts, config.split)
 
@@ -106,39 +111,61 @@ def builder(data: Any, split: str) -> CocoVoc:
     ValueError: COCO's or VOC's part is missing at the root, or an unknown
       split.
   """
-  if split not in ('train', 'val'):
-    raise ValueError(
-      f'{data.name} has no split {split!r}; its splits are train, val'
+  files.check_split(data, split, coco.SPLITS)
+  found, pairs, name = None, {}, f'{data.name}_{split}_download'
+  if data.root:
+    found = coco.locate(data.root, 'train', remedy=_REMEDY)
+    base = voc.locate(data.root)
+    sbd = voc.locate_sbd(base)
+    pairs = {
+      'train': voc.find_pairs(base, 'trainaug', sbd),
+      'val': voc.find_pairs(base, 'val', sbd),
+    }
+    paths = (path for part in pairs.values() for pair in part for path in pair)
+    name = fingerprint.of(
+      f'{data.name}_{split}', (*found, *paths), catalog.INFOS[data.name]
     )
-  annotations, images = coco.locate(data.root, 'train', remedy=_REMEDY)
-  base = voc.locate(data.root)
-  sbd = voc.locate_sbd(base)
-  pairs = {
-    'train': voc.find_pairs(base, 'trainaug', sbd),
-    'val': voc.find_pairs(base, 'val', sbd),
-  }
-  paths = (path for part in pairs.values() for pair in part for path in pair)
   return CocoVoc(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoVocConfig(
-      name=fingerprint.of(
-        f'{data.name}_{split}',
-        (annotations, images, *paths),
-        catalog.INFOS[data.name],
-      ),
-      dataset=data.name,
-      split=split,
-      annotations=annotations,
-      images=images,
-      pairs=pairs,
+      name=name, dataset=data.name, split=split, found=found, pairs=pairs
     ),
   )
 
 
-def _shows_person(source: sources_lib.Source) -> bool:
+def _of_persons(
+  train: Sequence[sources_lib.Source], val: Sequence[sources_lib.Source]
+) -> tuple[list[sources_lib.Source], list[sources_lib.Source]]:
+  """Returns (train, val) of persons alone.
+
+  Only those images of `train` are looked at that come before the last one
+  which tops up `val`. Whether the others show a person is told while they are
+  prepared, so that no polygon is drawn twice.
+  """
+  asked = [
+    dataclasses.replace(source, wanted=_shows_person)
+    for source in (*val, *train)
+  ]
+  chosen, count = [], 0
+  bar = tqdm.tqdm(
+    total=VAL_SIZE,
+    desc='Choosing persons for val',
+    unit=' images',
+    disable=None,
+  )
+  verdicts = sources_lib.wanted(asked)
+  with bar, contextlib.closing(verdicts):
+    pairs = zip((*val, *train), verdicts, strict=True)
+    for count, (source, shows) in enumerate(pairs, 1):
+      if shows:
+        chosen.append(source)
+        bar.update()
+      if count >= len(val) and len(chosen) >= VAL_SIZE:
+        break
+  return asked[max(count, len(val)) :], chosen
+
+
+def _shows_person(mask: np.ndarray) -> bool:
   """Returns whether enough pixels are VOC's 15; a void border is none."""
-  with faults.reported():
-    raw = source.read(source.annotation)
-    return int(np.count_nonzero(raw == PERSON)) > LEAST_AREA
-  return False
+  return int(np.count_nonzero(mask == PERSON)) > LEAST_AREA

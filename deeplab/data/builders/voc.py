@@ -53,7 +53,7 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     split = self.builder_config.split
-    pairs = self.builder_config.pairs or _download(dl_manager, split)
+    pairs = self.builder_config.pairs or download(dl_manager, split)
     return {records.SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
@@ -183,8 +183,19 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     ) from error
 
 
-def _download(dl_manager: Any, split: str) -> tuple[files.Pair, ...]:
-  """Fetches the official archives and returns the files of a split."""
+def download(
+  dl_manager: Any, split: str, remedy: str = _REMEDY
+) -> tuple[files.Pair, ...]:
+  """Fetches the official archives and returns the files of a split.
+
+  Args:
+    dl_manager: tfds' download manager.
+    split: name of the list.
+    remedy: how to get the files otherwise.
+
+  Raises:
+    ValueError: as `downloads.fetch`, or as `find_pairs`.
+  """
   urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
-  voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', _REMEDY)))
+  voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', remedy)))
   return find_pairs(voc, split, locate_sbd(voc))

@@ -29,7 +29,8 @@ class Diagnosis:
     info: facts about the data set.
     splits: statistics by split.
     findings: what was found, errors first.
-    weights: suggested class weights; () where no training pixel is labelled.
+    weights: suggested class weights; () where no training pixel is labelled
+      or the config's rule is unknown.
     crop: the largest crop (H, W) that half of the training images fill, up to
       512; None where no image could be read.
     advice: flags that change the config for the better, with the reason.
@@ -63,7 +64,7 @@ def diagnose(
   Args:
     scans: of the examples of both splits.
     faults: of the splits as such; see `load.listing`.
-    config: the experiment; reads `data` and `loss`.
+    config: the experiment; see `start.faults`.
     info: facts about the data set.
   """
   train, evaluation = config.data.train_split, config.data.eval_split
@@ -74,7 +75,7 @@ def diagnose(
   power, rule = config.loss.balance or _POWER, config.loss.balance_rule
   shares = splits[train].shares(info.num_classes)
   weights: tuple[float, ...] = ()
-  if shares.any():
+  if shares.any() and rule in class_weights.RULES:
     counts = functools.partial(splits[train].counts, info.num_classes)
     values = class_weights.weigh(shares, counts, rule, power)
     weights = tuple(values.tolist())

@@ -11,6 +11,7 @@ import numpy as np
 from deeplab.data import info as info_lib
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
+from deeplab.data.doctor import start
 
 ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
 
@@ -48,6 +49,31 @@ KINDS: dict[str, tuple[str, str]] = {
     'The same image is in both splits, so the evaluation scores what was '
     'learned by heart: remove one.',
   ),
+  'blank': (
+    ERROR,
+    'A split has no labelled pixel, so that every score on it is NaN: label '
+    'its masks, or correct config.data.ignore_label.',
+  ),
+  'batch': (
+    ERROR,
+    'The training split makes no batch: change config.batch_size, or add '
+    'examples.',
+  ),
+  'sizes': (
+    ERROR,
+    'Training images leave the augmentation in several sizes, which make no '
+    'batch: end config.data.augment.ops with random_crop or stretch.',
+  ),
+  'augment': (
+    ERROR,
+    'The augmentation does not run on images of this kind: correct '
+    'config.data.augment.',
+  ),
+  'weights': (
+    ERROR,
+    'The class weights do not fit the data: correct config.loss.class_weights '
+    'or config.loss.balance.',
+  ),
   'empty_crops': (
     ERROR,
     'Most training crops would hold no labelled pixel: enlarge '
@@ -58,8 +84,8 @@ KINDS: dict[str, tuple[str, str]] = {
     'Some training crops would hold no labelled pixel, and teach nothing.',
   ),
   'unlabelled': (WARNING, 'Masks have no labelled pixel.'),
-  'absent': (WARNING, 'Classes have no pixel in the training split.'),
-  'ignored': (WARNING, 'More than half of all pixels are ignored.'),
+  'absent': (WARNING, 'Classes have no pixel in a split.'),
+  'ignored': (WARNING, 'More than half of the pixels of a split are ignored.'),
   'repeated': (WARNING, 'Images are in one split more than once.'),
   'alike': (
     WARNING,
@@ -121,14 +147,15 @@ def find(
     scans: of the examples of both splits.
     faults: of the splits as such; see `load.listing`.
     splits: the scans by split.
-    config: the experiment; reads `data`.
+    config: the experiment; see `start.faults`.
     info: facts about the data set.
   """
   train = splits[config.data.train_split]
   found = [
-    *_faults(scans, faults),
+    *_faults(scans, (*faults, *start.faults(train, config, info))),
     *_palettes(scans),
-    *_labels(train, info),
+    *_labels(splits, info),
+    *_classes(train, info),
     *_crops(train, config.data.augment),
     *_copies(scans),
   ]
@@ -174,11 +201,15 @@ def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
     yield Finding('palette', (f'{len(with_palette)} of {len(scans)} masks',))
 
 
-def _labels(train: scan.Split, info: info_lib.DatasetInfo) -> Iterable[Finding]:
-  """Looks at what the training masks are labelled with."""
+def _labels(
+  splits: Mapping[str, scan.Split], info: info_lib.DatasetInfo
+) -> Iterable[Finding]:
+  """Looks at what the masks of each split are labelled with."""
+  texts: dict[str, list[str]] = {}
   empty = [
     s
-    for s in train.scans
+    for split in splits.values()
+    for s in split.scans
     if s.pixels is not None
     and not s.pixels[: info.num_classes].any()
     and s.pixels[info_lib.IGNORE]
@@ -189,13 +220,29 @@ def _labels(train: scan.Split, info: info_lib.DatasetInfo) -> Iterable[Finding]:
       tuple(s.place.mask or s.place.image for s in empty),
       tuple((s.place,) for s in empty),
     )
-  if not train.pixels.any():
-    return
+  for name, split in splits.items():
+    if not split.pixels.any():
+      continue
+    classes = split.pixels[: info.num_classes]
+    absent = [info.class_names[i] for i in np.flatnonzero(classes == 0)]
+    if not classes.any():
+      texts.setdefault('blank', []).append(f'{name}: all pixels are ignored')
+    if absent:
+      texts.setdefault('absent', []).append(f'{name}: {", ".join(absent)}')
+    if split.ignored > 0.5:
+      texts.setdefault('ignored', []).append(
+        f'{name}: {split.ignored:.0%} of the pixels'
+      )
+  for kind, lines in texts.items():
+    yield Finding(kind, tuple(lines))
+
+
+def _classes(
+  train: scan.Split, info: info_lib.DatasetInfo
+) -> Iterable[Finding]:
+  """Looks at whether the training masks tell anything apart."""
   present = np.flatnonzero(train.pixels[: info.num_classes]).tolist()
-  absent = [name for i, name in enumerate(info.class_names) if i not in present]
-  if absent:
-    yield Finding('absent', tuple(absent))
-  if len(present) < 2 <= info.num_classes:
+  if train.pixels.any() and len(present) < 2 <= info.num_classes:
     names = ', '.join(info.class_names[i] for i in present) or 'none'
     hint = ''
     if train.pixels[info_lib.IGNORE] and info.ignore_label == info_lib.IGNORE:
@@ -204,8 +251,6 @@ def _labels(train: scan.Split, info: info_lib.DatasetInfo) -> Iterable[Finding]:
         'that class as 1'
       )
     yield Finding('one_class', (f'labelled: {names}{hint}',))
-  if train.ignored > 0.5:
-    yield Finding('ignored', (f'{train.ignored:.0%} of the training pixels',))
 
 
 def _crops(train: scan.Split, augment: Any) -> Iterable[Finding]:

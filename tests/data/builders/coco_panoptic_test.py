@@ -1,12 +1,14 @@
 """COCO panoptic as semantic: the genuine samples, and what is missing."""
 
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from deeplab.data import catalog
+from tests.data.builders import coco_test
 from tests.data.builders import layouts
 
 # Pixels by train id, counted with NumPy from the PNG files and the JSON file.
@@ -126,3 +128,26 @@ def test_absence_says_what_to_fetch(panoptic_config, tmp_path):
     ValueError, match=r'no such folder of PNG .*panoptic_annotations_trainval'
   ):
     layouts.examples(panoptic_config)
+
+
+def test_download(panoptic_config, server, monkeypatch, tmp_path):
+  """The masks' archive comes in the annotations' one."""
+  base = tmp_path / 'coco'
+  make(base, [{'id': 517, 'category_id': 92}])
+  masks = base / 'annotations/panoptic_val2017'
+  shutil.make_archive(str(masks), 'zip', masks.parent, masks.name)
+  shutil.rmtree(masks)
+  coco_test.serve(
+    server,
+    monkeypatch,
+    panoptic_annotations_trainval2017=base / 'annotations',
+    val2017=base / 'val2017',
+  )
+  panoptic_config.data.root = ''
+  for _ in range(2):
+    (got,) = layouts.examples(panoptic_config)
+    assert got['label'].tolist() == [[80, 80, 80, 255]] * 2
+  assert server.asked == [
+    '/annotations/panoptic_annotations_trainval2017.zip',
+    '/zips/val2017.zip',
+  ]

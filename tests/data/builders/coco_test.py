@@ -1,10 +1,12 @@
 """COCO with VOC's classes: genuine samples, and what is missing of them."""
 
 import json
+import shutil
 
 from PIL import Image
 import pytest
 
+from deeplab.data.builders import coco
 from tests.data.builders import layouts
 
 # Pixels by id of the genuine samples, counted by a NumPy drawing of the JSON
@@ -206,7 +208,52 @@ def test_a_broken_polygon_is_named(coco_config, tmp_path):
     layouts.examples(coco_config)
 
 
-def test_root_must_be_given(coco_config):
+def test_splits_are_checked_before_anything_is_fetched(coco_config, server):
+  layouts.point(coco_config, 'cocoseg21', '', 'test')
+  with pytest.raises(ValueError, match=r"no split 'test'; its .* train, val"):
+    layouts.examples(coco_config)
+  assert server.asked == []
+
+
+def serve(server, monkeypatch, **content):
+  """Serves folders as COCO's archives, by the stem of the archive's name."""
+  assert coco.URL == 'http://images.cocodataset.org'
+  monkeypatch.setattr(coco, 'URL', server.url)
+  for stem, folder in content.items():
+    where = 'zips' if stem[:3] in ('tra', 'val') else 'annotations'
+    shutil.make_archive(
+      str(server.folder / where / stem), 'zip', folder.parent, folder.name
+    )
+
+
+@pytest.mark.parametrize('name', ['cocoseg21', 'cocoseg21_ti'])
+def test_download(coco_config, server, monkeypatch, tmp_path, name):
+  for split in ('train', 'val'):
+    base = tmp_path / split
+    make(base, [annotation(1, SQUARE)], split)
+    serve(server, monkeypatch, **{f'{split}2017': base / f'{split}2017'})
+    monkeypatch.undo()
+  source = tmp_path / 'train/annotations'
+  shutil.copy(tmp_path / 'val/annotations/instances_val2017.json', source)
+  serve(server, monkeypatch, annotations_trainval2017=source)
+  for split in ('val', 'train', 'val'):
+    layouts.point(coco_config, name, '', split)
+    (got,) = layouts.examples(coco_config)
+    assert layouts.counts(got['label']) == {0: 800, 15: 1200}
+  assert server.asked == [
+    '/annotations/annotations_trainval2017.zip',
+    '/zips/val2017.zip',
+    '/zips/train2017.zip',
+  ]
+
+
+def test_no_network_says_what_to_fetch(coco_config, server, monkeypatch):
+  monkeypatch.setattr(coco, 'URL', server.url)
   coco_config.data.root = ''
-  with pytest.raises(ValueError, match=r'config\.data\.root is empty: fetch'):
+  with pytest.raises(
+    ValueError,
+    match=r'^coco could not be downloaded \(http.*annotations_trainval2017\.zip'
+    r': .*404.*\): fetch train2017\.zip, val2017\.zip and annotations_trainval'
+    r'2017\.zip .* into one FOLDER, and give --config\.data\.root=FOLDER$',
+  ):
     layouts.examples(coco_config)

@@ -1,10 +1,17 @@
 """COCO and VOC together: which images are taken, and how they are drawn."""
 
+import collections
+import shutil
+import threading
+
 import numpy as np
 from PIL import Image
 import pytest
 
+from deeplab.data import records
+from deeplab.data.builders import coco
 from deeplab.data.builders import coco_voc
+from deeplab.data.builders import voc
 from tests.data.builders import coco_test
 from tests.data.builders import layouts
 
@@ -71,6 +78,84 @@ def test_persons(config, root, monkeypatch):
   assert labels(config, root, 'coco_voc_person', 'train') == {
     'a': {0: 700, 1: 1300}
   }
+
+
+def read_counts(monkeypatch):
+  """Returns how often each mask file is read, a polygon file drawn."""
+  counts = collections.Counter()
+  lock = threading.Lock()
+
+  def counted(read):
+    def apply(path, **options):
+      with lock:
+        counts[path.stem] += 1
+      return read(path, **options)
+
+    return apply
+
+  monkeypatch.setattr(voc, 'read_mask', counted(voc.read_mask))
+  monkeypatch.setattr(coco, 'draw', counted(coco.draw))
+  return counts
+
+
+def test_no_polygon_is_drawn_twice(config, root, monkeypatch):
+  monkeypatch.setattr(coco_voc, 'VAL_SIZE', 2)
+  monkeypatch.setattr(records, 'THREADS', 1)  # which read two ahead
+  counts = read_counts(monkeypatch)
+  assert set(labels(config, root, 'coco_voc_person', 'train')) == {'a'}
+  assert counts['instances_train2017'] == 1
+  counts.clear()
+  assert len(labels(config, root, 'coco_voc_person', 'val')) == 2
+  assert counts['instances_train2017'] == 0
+  assert counts['r'] == counts['p'] == 2
+
+
+def test_val_takes_all_persons_of_a_small_train(config, root):
+  """There are fewer than 1,449."""
+  got = labels(config, root, 'coco_voc_person', 'val')
+  assert list(got) == ['r', 'p', 'a']
+
+
+def test_a_mask_that_is_no_person_needs_no_sound_image(
+  config, root, monkeypatch
+):
+  monkeypatch.setattr(coco_voc, 'VAL_SIZE', 1)
+  jpegs = root / 'VOCdevkit/VOC2012/JPEGImages'
+  (jpegs / 'q.jpg').write_bytes(b'nothing')
+  got = labels(config, root, 'coco_voc_person', 'train')
+  assert list(got) == ['p', 'a']
+  masks = root / 'VOCdevkit/VOC2012/SegmentationClass'
+  (masks / 's.png').write_bytes(b'nothing')
+  with pytest.raises(ValueError, match=r's\.png: damaged or no image'):
+    labels(config, root, 'coco_voc_person', 'val')
+
+
+@pytest.mark.parametrize('name', ['coco_voc21', 'coco_voc_person'])
+def test_download(config, server, monkeypatch, tmp_path, name):
+  monkeypatch.setattr(coco_voc, 'VAL_SIZE', 1)
+  base = make_root(tmp_path / 'both', [PERSON, BICYCLE, BRUSH])
+  coco_test.serve(
+    server,
+    monkeypatch,
+    annotations_trainval2017=base / 'annotations',
+    train2017=base / 'train2017',
+  )
+  devkit = base / 'VOCdevkit'
+  shutil.make_archive(str(server.folder / 'voc'), 'tar', base, devkit.name)
+  layouts.make_sbd(tmp_path / 'sbd/benchmark_RELEASE/dataset', '', '', '')
+  shutil.make_archive(str(server.folder / 'sbd'), 'gztar', tmp_path / 'sbd')
+  monkeypatch.setattr(voc, 'VOC_URL', f'{server.url}/voc.tar')
+  monkeypatch.setattr(voc, 'SBD_URL', f'{server.url}/sbd.tar.gz')
+  got = labels(config, '', name, 'train')
+  assert list(got) == (['p', 'q', 'a'] if name == 'coco_voc21' else ['p', 'a'])
+  got = labels(config, '', name, 'val')
+  assert list(got) == (['r', 's'] if name == 'coco_voc21' else ['r'])
+  assert server.asked == [
+    '/annotations/annotations_trainval2017.zip',
+    '/zips/train2017.zip',
+    '/voc.tar',
+    '/sbd.tar.gz',
+  ]
 
 
 def test_what_is_missing_is_named(config, root):

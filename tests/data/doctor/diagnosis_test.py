@@ -23,7 +23,10 @@ def seen(counts, split='train', size=(40, 40), empty=0.0):
 
 
 def conclude(config, *scans):
+  """Concludes from scans, twice each, so that training ones make a batch."""
   info = catalog.info_for(config.data)
+  config.batch_size = 2
+  scans = [s for s in scans for _ in range(2)]
   return diagnosis.diagnose(scans, (), config, info)
 
 
@@ -31,17 +34,18 @@ GOOD = seen({0: 50, 1: 30, 2: 20})
 
 
 def test_nothing_is_wrong(config):
-  result = conclude(config, GOOD, seen({0: 5}, 'val'))
-  assert result.findings == ()
+  result = conclude(config, GOOD, seen({0: 5, 1: 0, 2: 5}, 'val'))
+  (finding,) = result.findings
+  assert (finding.kind, finding.details) == ('absent', ('val: class 1',))
   assert result.healthy
   # Share ** -1/2, over its mean over the pixels.
   assert result.weights == (0.831, 1.07, 1.31)
   assert text.balance(result) == [
-    ('class 0', '50.0 %', '100.0 %', '0.831'),
+    ('class 0', '50.0 %', '50.0 %', '0.831'),
     ('class 1', '30.0 %', '-', '1.07'),
-    ('class 2', '20.0 %', '-', '1.31'),
+    ('class 2', '20.0 %', '50.0 %', '1.31'),
   ]
-  assert text.verdict(result) == '0 errors, 0 warnings: training can start.'
+  assert text.verdict(result) == '0 errors, 1 warning: training can start.'
   config.loss.balance = 1.0
   assert conclude(config, GOOD).weights == (0.667, 1.11, 1.67)
 
@@ -74,7 +78,7 @@ def test_advice_has_reasons_and_repeats_nothing(config):
   [
     ({0: 50, 1: 30, 255: 99}, ['absent', 'ignored']),
     ({0: 50, 255: 50}, ['one_class', 'absent']),
-    ({255: 50}, ['one_class', 'unlabelled', 'absent', 'ignored']),
+    ({255: 50}, ['one_class', 'blank', 'unlabelled', 'absent', 'ignored']),
   ],
 )
 def test_what_the_training_masks_lack(config, counts, kinds):
@@ -97,12 +101,42 @@ def test_masks_of_0_and_255_are_explained(config):
 
 
 @pytest.mark.parametrize(
+  ('counts', 'kinds', 'details'),
+  [
+    ({0: 60, 1: 30, 2: 10}, [], []),
+    ({0: 5, 1: 5, 255: 5}, ['absent'], [('val: class 2',)]),
+    (
+      {0: 5, 1: 5, 2: 5, 255: 45},
+      ['ignored'],
+      [('val: 75% of the pixels',)],
+    ),
+    (
+      {255: 50},
+      ['blank', 'unlabelled', 'absent', 'ignored'],
+      [
+        ('val: all pixels are ignored',),
+        ('mask.png', 'mask.png'),
+        ('val: class 0, class 1, class 2',),
+        ('val: 100% of the pixels',),
+      ],
+    ),
+  ],
+)
+def test_what_the_masks_that_score_lack(config, counts, kinds, details):
+  result = conclude(config, GOOD, seen(counts, 'val'))
+  assert [f.kind for f in result.findings] == kinds
+  assert [f.details for f in result.findings] == details
+  assert result.healthy == ('blank' not in kinds)
+
+
+@pytest.mark.parametrize(
   ('empty', 'kind'),
   [(0.01, None), (0.04, 'some_empty_crops'), (1.0, 'empty_crops')],
 )
 def test_empty_crops(config, empty, kind):
   scans = GOOD, seen({0: 5, 1: 5, 2: 5}, empty=empty)
-  result = conclude(config, *scans, seen({0: 1}, 'val', empty=1.0))
+  other = seen({0: 1, 1: 1, 2: 1}, 'val', empty=1.0)
+  result = conclude(config, *scans, other)
   assert [f.kind for f in result.findings] == ([kind] if kind else [])
   assert result.splits['train'].empty == empty / 2
   assert result.healthy == (kind != 'empty_crops')
@@ -115,7 +149,7 @@ def test_sizes(config):
   (finding,) = result.findings
   assert (finding.kind, finding.details) == (
     'padded',
-    ('2 of 3 training images',),
+    ('4 of 6 training images',),
   )
   assert result.crop == (32, 192)
   assert text.size_range(result.splits['train'].sizes) == (
@@ -164,8 +198,9 @@ def test_crops_of_the_recipes_fit_a_photograph(page):
   one = dataclasses.replace(
     one, place=one.place._replace(split=config.data.train_split)
   )
-  assert diagnosis.diagnose([one], (), config, info).findings == ()
-  small = dataclasses.replace(one, size=(37, 50))
+  scans = [one] * config.batch_size
+  assert diagnosis.diagnose(scans, (), config, info).findings == ()
+  small = [dataclasses.replace(one, size=(37, 50))] * config.batch_size
   config.data.augment.ops = ('random_crop',)
-  (finding,) = diagnosis.diagnose([small], (), config, info).findings
+  (finding,) = diagnosis.diagnose(small, (), config, info).findings
   assert finding.kind == 'padded'

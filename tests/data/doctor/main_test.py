@@ -62,7 +62,7 @@ def sick(root, config):
   """ROOT with one of each fault; returns how what is said begins, by kind."""
   config.data.num_classes = 4
   config.data.color_map = ((9, 9, 9), (0, 255, 0), (0, 0, 255), (8, 7, 6))
-  expected = {'absent': ['class 3']}
+  expected = {'absent': ['train: class 3', 'val: class 3']}
   image, mask = add(root, 'train', 'cut')
   expected['unreadable'] = [
     f'{cut(image)}: damaged or no image',
@@ -205,12 +205,35 @@ def test_the_command_fails_on_a_sick_folder(root, config, tmp_path):
 def test_the_command_passes_a_sound_folder(root, config):
   # Crops of 256 pixels are larger than these images at every scale.
   (root / 'classes.txt').write_text('sky\nroad\ntree\n')
-  done = command(config, '--processes=1')
+  done = command(config, '--processes=1', '--config.batch_size=4')
   assert done.returncode == 0, done.stdout + done.stderr
   assert done.stdout.splitlines()[-1] == (
     '0 errors, 1 warning: training can start.'
   )
   assert done.stdout.startswith('train: 5 pairs, 40x24; ignored ')
+
+
+def test_the_command_fails_where_training_could_not_start(root, config):
+  """Five sound pairs of two sizes, and a split to score without a label."""
+  add(root, 'train', 'img0', np.zeros((30, 30, 3), np.uint8), np.eye(30) > 0)
+  for i in range(3):
+    void = np.full(SIZE, config.data.ignore_label, np.uint8)
+    add(root, 'val', f'img{i}', mask=void)
+  done = command(
+    config, '--processes=1', "--config.data.augment.ops=('random_flip',)"
+  )
+  assert done.returncode == 1, done.stdout + done.stderr
+  lines = done.stdout.splitlines()
+  assert lines[-1] == '3 errors, 3 warnings: training would go wrong.'
+  details = [
+    '  val: all pixels are ignored',
+    '  batch_size=8 is more than the 5 examples of split '
+    "'train'; lower batch_size",
+    '  examples of sizes [(24, 40), (30, 30)] do not make a batch: end '
+    'config.data.augment.ops with random_crop or stretch',
+  ]
+  errors = [i for i, line in enumerate(lines) if line.startswith('error: ')]
+  assert [lines[i + 1] for i in errors] == details
 
 
 def test_camvid_passes(shared, config):

@@ -38,6 +38,19 @@ def test_ours(config, cache):
   assert ('cached' in side.name) == cache
 
 
+def test_photographs(config, tmp_path, monkeypatch):
+  """Made up, of the benchmark's size; nothing of the config's own is read."""
+  config.data.root = str(tmp_path / 'nowhere')
+  monkeypatch.setattr(benchmark, '_PHOTOGRAPH', (600, 800))
+  made = benchmark.photographs(config, tmp_path / 'made', 3)
+  assert made.data.augment.random_crop.size == (512, 512)
+  side = benchmark.Ours(made, 1, cache=False)
+  assert next(side._stream)['image'].shape == (3, 512, 512, 3)
+  with Image.open(tmp_path / 'made/train/images/2.jpg') as image:
+    assert image.size == (800, 600)
+  side._stream.close()
+
+
 def test_torchvision(config):
   torchvision_module.load()
   side = benchmark.Torchvision(config, 2, sys.executable)

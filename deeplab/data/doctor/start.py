@@ -1,0 +1,83 @@
+"""What would end a training on the examples at hand, asked ahead.
+
+The rules are training's own: the functions that refuse a run at its start are
+called here with what the scans found.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from deeplab import amounts
+from deeplab import class_weights
+from deeplab.data import augment
+from deeplab.data import bands
+from deeplab.data import info as info_lib
+from deeplab.data import sizes
+from deeplab.data.doctor import load
+from deeplab.data.doctor import scan
+
+
+def faults(
+  train: scan.Split, config: Any, info: info_lib.DatasetInfo
+) -> list[load.Fault]:
+  """Returns what would end the training before it learned anything.
+
+  Args:
+    train: the scans of the training split.
+    config: the experiment; reads `data`, `loss`, and what `amounts` reads.
+    info: facts about the data set.
+  """
+  checks: list[tuple[str, Callable[[], Any]]] = [
+    ('augment', lambda: _augment_once(config.data)),
+    ('weights', lambda: class_weights.check(config.loss, info.num_classes)),
+    ('batch', lambda: _check_amounts(config, len(train.scans))),
+  ]
+  if len(train.sizes):
+    after = _sizes_after(config.data.augment, train.sizes)
+    checks.append(('sizes', lambda: augment.one_size(after)))
+  found = []
+  for kind, check in checks:
+    try:
+      check()
+    except ValueError as error:
+      found.append(load.Fault(kind, str(error)))
+  return found
+
+
+def _check_amounts(config: Any, examples: int) -> None:
+  """Asks whether the examples, if there are any, make batches and steps.
+
+  Raises:
+    ValueError: they do not.
+  """
+  amounts.check(config)
+  amounts.check_batch(config)
+  if examples:
+    amounts.total_steps(config, examples)
+
+
+def _augment_once(data: Any) -> None:
+  """Builds the augmentation, and runs it on a black image of the data's kind.
+
+  Raises:
+    ValueError: an op is unknown, or not made for such images or parameters.
+  """
+  pixels = bands.of(data)
+  example = {
+    'image': np.zeros((8, 8, pixels.channels), pixels.dtype),
+    'label': np.zeros((8, 8), np.uint8),
+  }
+  augment.compose(data.augment, data.mean)(example, np.random.default_rng(0))
+
+
+def _sizes_after(options: Any, found: np.ndarray) -> Iterable[sizes.Size]:
+  """Returns the sizes, [n, 2], at both ends of what the ops may draw."""
+  known = [name for name in options.ops if name in augment.OPS]
+  return {
+    sizes.after(options, known, (height, width), quantile)
+    for height, width in np.unique(found, axis=0).tolist()
+    for quantile in (0.0, 1.0)
+  }

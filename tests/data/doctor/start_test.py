@@ -1,0 +1,138 @@
+"""What would end a training on the examples at hand is told ahead."""
+
+import pytest
+
+from deeplab.data import augment
+from deeplab.data import catalog
+from deeplab.data import pipeline
+from deeplab.data.doctor import load
+from deeplab.data.doctor import scan
+from deeplab.data.doctor import start
+from tests.data import conftest
+
+
+def told(config, sizes=((40, 40),) * 4):
+  """Returns (kind, text) of the faults of images of these sizes."""
+  place = load.Place('train', 'a.png', 'mask.png')
+  train = scan.split_of([scan.Scan(place, size=size) for size in sizes])
+  return start.faults(train, config, catalog.info_for(config.data))
+
+
+def test_a_sound_start(config):
+  assert told(config) == []
+  assert told(config, [(40, 40), (9, 300), (3, 5), (40, 41)]) == []
+  config.loss.balance = 0.0
+  config.loss.class_weights = (1.0, 2.0, 3.0)
+  assert told(config) == []
+
+
+def test_too_few_images_for_a_batch(config):
+  ((kind, text),) = told(config, [(40, 40)] * 3)
+  assert kind == 'batch'
+  assert text == (
+    "batch_size=4 is more than the 3 examples of split 'train'; lower "
+    'batch_size'
+  )
+  config.batch_size = 1
+  ((kind, text),) = told(config)
+  assert kind == 'batch'
+  assert text.endswith(
+    'whose pooled features have no variance; raise batch_size'
+  )
+  config.accumulate_steps = 0
+  ((kind, text),) = told(config)
+  assert text == 'config.accumulate_steps=0 must be greater than 0'
+  config.batch_size, config.accumulate_steps = 4, 1
+  assert told(config, []) == []  # what is missing is said elsewhere
+
+
+@pytest.mark.parametrize(
+  ('ops', 'sizes', 'batch'),
+  [
+    (('random_flip',), [(40, 40)] * 4, True),
+    (('random_flip',), [(40, 40)] * 3 + [(40, 41)], False),
+    (('random_scale',), [(40, 40)] * 4, False),
+    (('random_scale', 'pad'), [(40, 40)] * 4, False),
+    (('random_scale', 'stretch'), [(40, 40), (7, 9)] * 2, True),
+    (('random_crop',), [(40, 40), (7, 9)] * 2, True),
+    (('pad',), [(10, 10), (7, 9)] * 2, True),
+  ],
+)
+def test_images_of_several_sizes(config, root, ops, sizes, batch):
+  """And training says the same of such files."""
+  config.data.augment.ops = ops
+  got = told(config, sizes)
+  assert [kind for kind, _ in got] == ([] if batch else ['sizes'])
+  for i, size in enumerate(sizes):
+    conftest.write_pair(root / 'train', f'img{i}', i, size)
+  for kind in ('images', 'labels'):
+    (root / 'train' / kind / 'img4.png').unlink()
+  stream = pipeline.train_batches(
+    config,
+    catalog.info_for(config.data),
+    host_index=0,
+    host_count=1,
+    start_step=0,
+  )
+  if batch:
+    next(stream)
+  else:
+    with pytest.raises(ValueError, match='do not make a batch'):
+      next(stream)
+  stream.close()
+
+
+def test_many_sizes_are_not_all_named():
+  with pytest.raises(ValueError, match=r'\(1, 3\)\] and 7 more do not make'):
+    augment.one_size([(1, i) for i in range(1, 11)])
+
+
+@pytest.mark.parametrize(
+  'op', ['photometric', 'distort', 'brightness_contrast']
+)
+@pytest.mark.parametrize(
+  ('channels', 'depth', 'words'),
+  [
+    (3, 8, ''),
+    (1, 8, '1 channels of uint8'),
+    (5, 8, '5 channels of uint8'),
+    (3, 16, '3 channels of uint16'),
+  ],
+)
+def test_colours_are_of_rgb(config, op, channels, depth, words):
+  config.data.mean = config.data.std = (9.0,) * channels
+  config.data.depth = depth
+  config.data.augment.ops = ('random_crop', op)
+  got = told(config)
+  assert [kind for kind, _ in got] == (['augment'] if words else [])
+  if words:
+    assert got[0].text == (
+      f'{op} distorts RGB images of 8 bits; these have {words}: take it out of '
+      'config.data.augment.ops'
+    )
+
+
+def test_unknown_ops_and_parameters(config):
+  config.data.augment.ops = ('random_crop', 'random_flop')
+  ((kind, text),) = told(config)
+  assert kind == 'augment'
+  assert text.startswith("config.data.augment names 'random_flop', which is")
+  config.data.augment.ops = ('random_scale', 'random_crop')
+  config.data.augment.shrink = 'cubic'
+  ((kind, text),) = told(config)
+  assert kind == 'augment'
+  assert "config.data.augment.shrink='cubic' is not one of" in text
+
+
+def test_class_weights(config):
+  config.loss.class_weights = (1.0, 2.0)
+  config.loss.balance = 0.0
+  expected = (
+    'loss.class_weights has 2 weights for 3 classes; give one a class, or () '
+    'for none'
+  )
+  assert told(config) == [('weights', expected)]
+  config.loss.balance = 0.5
+  ((kind, text),) = told(config)
+  assert kind == 'weights'
+  assert text.endswith('already: set one of the two')
