@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from matplotlib import figure as figures
+from matplotlib import ticker
 import numpy as np
 
 from deeplab import visualize
@@ -20,6 +21,13 @@ def _axes(title: str, width: float = 7.0) -> tuple[Any, Any]:
   axes.grid(alpha=0.3)
   axes.spines[['top', 'right']].set_visible(False)
   return figure, axes
+
+
+def _legend(axes: Any) -> None:
+  """Names the settings beside the plot, where no line is."""
+  axes.legend(
+    frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5)
+  )
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -38,7 +46,9 @@ def pareto(points: Points) -> np.ndarray:
   Args:
     points: (name, GMACs, mIoU of each seed), the base first.
   """
-  figure, axes = _axes('mIoU over operations; the line is the Pareto front')
+  figure, axes = _axes(
+    'mIoU over operations (line: the Pareto front; red: the base)'
+  )
   costs = [cost for _, cost, _ in points]
   means = [100 * statistics.fmean(values) for *_, values in points]
   for i, (name, cost, values) in enumerate(points):
@@ -57,6 +67,9 @@ def pareto(points: Points) -> np.ndarray:
   )
   if max(costs) > 4 * min(costs):
     axes.set_xscale('log')
+    for use in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+      use(ticker.FormatStrFormatter('%g'))
+    axes.tick_params(axis='x', which='both', labelsize=8)
   axes.margins(x=0.15)
   axes.set_xlabel('GMACs an image')
   axes.set_ylabel('mIoU, %')
@@ -84,7 +97,7 @@ def curves(
         alpha=0.8,
         label=name if j == 0 else None,
       )
-  axes.legend(frameon=False, fontsize=8)
+  _legend(axes)
   axes.set_xlabel('step')
   axes.set_ylabel('mIoU, %')
   return visualize.pixels(figure)
@@ -109,5 +122,5 @@ def classes(
     axes.bar(places, means, thick, label=name)
   axes.set_xticks(range(len(names)), names, rotation=60, ha='right', fontsize=8)
   axes.set_ylabel('IoU, %')
-  axes.legend(frameon=False, fontsize=8)
+  _legend(axes)
   return visualize.pixels(figure)
