@@ -73,7 +73,7 @@ def network(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
   model = config.model.to_dict()
   # Files have no auxiliary head nor a backward pass, and are float32 before
   # they are int8.
-  for name in ('auxiliary', 'dtype', 'remat'):
+  for name in ('auxiliary', 'dtype', 'frozen_norms', 'remat'):
     model.pop(name)
   size = small_size(row, config.model.output_stride)
   return {'model': model, 'size': size}

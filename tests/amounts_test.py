@@ -9,7 +9,12 @@ from deeplab import amounts
 
 def config(**fields):
   c = {'batch_size': 7, 'accumulate_steps': 1, 'total_steps': 0, 'epochs': 2.5}
-  return ConfigDict(c | {'data': {'train_split': 'train'}} | fields)
+  parts = {
+    'data': {'train_split': 'train'},
+    'model': {'frozen_norms': False},
+    'quantization': {'name': 'none', 'frozen_norms': True},
+  }
+  return ConfigDict(c | parts | fields)
 
 
 def test_partial_batches_end_an_epoch():
@@ -40,3 +45,6 @@ def test_batch_norm_needs_two_images():
   amounts.check_batch(config(batch_size=2))
   with pytest.raises(ValueError, match=r'a single image, .* raise batch_size'):
     amounts.check_batch(config(batch_size=7, accumulate_steps=4))
+  amounts.check_batch(config(batch_size=1, model={'frozen_norms': True}))
+  in_int8 = {'name': 'int8', 'frozen_norms': True}
+  amounts.check_batch(config(batch_size=1, quantization=in_int8))

@@ -36,9 +36,7 @@ def test_too_few_images_for_a_batch(config):
   config.batch_size = 1
   ((kind, text),) = told(config)
   assert kind == 'batch'
-  assert text.endswith(
-    'whose pooled features have no variance; raise batch_size'
-  )
+  assert 'pooled features have no variance; raise batch_size' in text
   config.accumulate_steps = 0
   ((kind, text),) = told(config)
   assert text == 'config.accumulate_steps=0 must be greater than 0'
