@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import difflib
+import glob
 import logging as py_logging
 import os
 import sys
@@ -65,6 +67,11 @@ def parse_flags(argv: list[str]) -> list[str]:
   except flags.Error as error:
     text = str(error).strip()
     if isinstance(error, flags.UnrecognizedFlagError):
+      if error.flagname.startswith('config.'):
+        raise SystemExit(
+          f'Error: --{error.flagname} changes a field of a config: give the '
+          'page too, --config=configs/PAGE.py'
+        ) from None
       raise SystemExit(
         f'Error: there is no flag --{error.flagname}; the flags of this '
         f'command are {_own_flags(argv[0])} (--help says more)'
@@ -80,6 +87,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     while isinstance(reason, BaseException) and reason.args:
       reason = reason.args[0]
     reason = ': '.join(str(reason).split('\n'))
+    if reason.strip('\'"').isidentifier():
+      reason = f'there is no field {reason}; configs/common.py lists them all'
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
 
 
@@ -87,6 +96,29 @@ def _own_flags(module: str) -> str:
   """Returns the flags that a module defines, but for fields of a config."""
   names = sorted(flag.name for flag in flags.FLAGS.get_flags_for_module(module))
   return ', '.join(f'--{name}' for name in names if '.' not in name)
+
+
+def _check_page(path: str) -> None:
+  """Refuses a page that is not there, with those that may be meant."""
+  if os.path.exists(path):
+    return
+  folder = os.path.dirname(path)
+  pages = glob.glob(os.path.join(folder or 'configs', '*.py'))
+  meant = difflib.get_close_matches(path, pages, 3)
+  raise ValueError(
+    f'--config={path}: there is no such page; '
+    + (f'did you mean {", ".join(meant)}? ' if meant else '')
+    + 'python -m deeplab.main --list shows them all'
+  )
+
+
+def given_fields(
+  flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
+) -> frozenset[str]:
+  """Returns the fields, 'data.root', that the command line gives itself."""
+  if not values[flag.name].present:
+    return frozenset()
+  return frozenset(config_flags.get_override_values(values[flag.name]))
 
 
 def chosen_config(
@@ -98,8 +130,12 @@ def chosen_config(
   from its own defaults, but for the fields that are given beside its name.
 
   Raises:
-    ValueError: an unknown encoder or head, or a field that it has not.
+    ValueError: there is no such page, an unknown encoder or head, or a field
+      that it has not.
   """
+  if values[flag.name].present:
+    name = config_flags.get_config_filename(values[flag.name])
+    _check_page(name.partition(':')[0])
   if flag.value is None:
     return None
   config = ConfigDict(flag.value)

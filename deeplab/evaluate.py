@@ -7,13 +7,16 @@ share of the split add them up and divide once.
 """
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 from absl import logging
@@ -290,21 +293,54 @@ def file_protocol(config: Any) -> Any:
   return changed
 
 
-def _with_data_of(config: ConfigDict, other: ConfigDict | None) -> ConfigDict:
+def _with_data_of(
+  config: ConfigDict, other: ConfigDict | None, given: Collection[str]
+) -> ConfigDict:
   """Returns a run's config with `eval` and `data` of another.
 
+  Of the same data set the run's own fields stay, but for those that are given.
   The kind of images and their normalisation stay: the weights expect them.
   """
   if other is None:
     return config
-  changed = ConfigDict(config)
+  changed = config.copy_and_resolve_references()
   with changed.unlocked():
     changed.eval = other.eval
-    changed.data = ConfigDict(splits.resolve(other).data)
+    if other.data.name == config.data.name:
+      changed.update_from_flattened_dict(
+        {
+          name: functools.reduce(
+            lambda x, part: x[part], name.split('.'), other
+          )
+          for name in given
+          if name.startswith('data.')
+        }
+      )
+      changed = splits.resolve(changed)
+    else:
+      changed.data = ConfigDict(splits.resolve(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
       changed.data.depth = bands.of(config.data).depth
   return changed
+
+
+def _protocol(config: ConfigDict, run: ConfigDict) -> str:
+  """Returns what of a protocol is not the run's own, to name its results by."""
+  name = ''
+  if config.data.name != run.data.name:
+    name += f'_{config.data.name}'
+  if config.data.eval_split != run.data.eval_split:
+    name += f'_{config.data.eval_split}'
+  if config.eval.mode != run.eval.mode:
+    name += f'_{config.eval.mode}'
+  if tuple(config.eval.scales) != tuple(run.eval.scales):
+    name += '_x' + '_'.join(f'{scale:g}' for scale in config.eval.scales)
+  if config.eval.flip != run.eval.flip:
+    name += '_flip' if config.eval.flip else '_unflipped'
+  if config.eval.output_stride != run.eval.output_stride:
+    name += f'_os{config.eval.output_stride}'
+  return re.sub(r'[^\w.-]', '_', name)
 
 
 def _check_same_weights(
@@ -326,6 +362,7 @@ def evaluate_workdir(
   tflite: str | None = None,
   which: str = 'best',
   config: ConfigDict | None = None,
+  given: Collection[str] = (),
 ) -> dict[str, Result]:
   """Evaluates a run's checkpoint, or a file exported from it beside it.
 
@@ -333,7 +370,7 @@ def evaluate_workdir(
   compare like with like the checkpoint is then scored at that size and in that
   form too, and both in one view (unless `config` says otherwise). Results go to
   folders of W/eval: `checkpoint`, or `checkpoint_HxW` and one named after the
-  file.
+  file; what is not the run's own protocol or data is part of the name.
 
   Args:
     workdir: the run's work directory W.
@@ -341,6 +378,8 @@ def evaluate_workdir(
       or None.
     which: 'best' or 'latest' checkpoint.
     config: its `eval` and `data` are used instead of the run's own.
+    given: fields of it that hold even where its data set is the run's own, such
+      as 'data.root'; the others of `data` are then the run's.
 
   Returns:
     Results by the name of their folder.
@@ -353,7 +392,8 @@ def evaluate_workdir(
   loaded = workdirs.load(workdir, which)
   info = loaded.info
   own = config is None
-  config = _with_data_of(loaded.config, config)
+  config = _with_data_of(loaded.config, config, given)
+  other = '' if own else _protocol(config, loaded.config)
   if not own:
     info = catalog.info_for(config.data)
     if info.num_classes != loaded.info.num_classes:
@@ -365,7 +405,7 @@ def evaluate_workdir(
   protocol = config.eval
   if tflite is None:
     contenders: dict[str, predictors.Predictor] = {
-      'checkpoint': flax_predictor(loaded, protocol.output_stride)
+      f'checkpoint{other}': flax_predictor(loaded, protocol.output_stride)
     }
   else:
     file = files.load(tflite)
@@ -379,10 +419,12 @@ def evaluate_workdir(
     float_model = flax_predictor(loaded)
     size = file.input_size
     contenders = {
-      f'checkpoint_{size[0]}x{size[1]}': predictors.static_protocol(
+      f'checkpoint_{size[0]}x{size[1]}{other}': predictors.static_protocol(
         float_model, size, file.output
       ),
-      pathlib.Path(tflite).stem: predictors.static_protocol(file, size),
+      f'{pathlib.Path(tflite).stem}{other}': predictors.static_protocol(
+        file, size
+      ),
     }
   splits.prepare(config, [config.data.eval_split])
   results = {}

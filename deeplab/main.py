@@ -84,6 +84,7 @@ def _run() -> None:
       tflite=_TFLITE.value,
       which=_CHECKPOINT.value,
       config=config,
+      given=console.given_fields(_CONFIG),
     )
     return
   if config is None:

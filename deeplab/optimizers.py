@@ -136,8 +136,7 @@ def warmup_steps(config: ConfigDict, total_steps: int) -> int:
     total_steps: steps of the run.
 
   Raises:
-    ValueError: a warm-up in epochs of a run in steps, two lengths, or a warm-up
-      longer than the run.
+    ValueError: a warm-up in epochs of a run in steps, or two lengths.
   """
   steps, epochs = config.schedule.warmup_steps, config.schedule.warmup_epochs
   if epochs:

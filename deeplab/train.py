@@ -171,6 +171,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       per_epoch,
     )
 
+  warmup = optimizers.warmup_steps(config, total)
+  if warmup >= total:
+    logging.warning(
+      'The warm-up of %d steps is as long as the run: the rate never reaches '
+      'optimizer.learning_rate=%g; set schedule.warmup_steps',
+      warmup,
+      config.optimizer.learning_rate,
+    )
+
   # Trained weights, unless the run has weights of its own.
   manifest = None
   new = not checkpoints.any_saved(workdirs.checkpoint_dir(workdir))

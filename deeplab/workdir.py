@@ -145,11 +145,11 @@ def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
         f'{workdir} holds a run of another config ({"; ".join(changed)}); '
         'choose another --workdir, or remove that one'
       )
-  logging.info('Config:\n%s', config)
   if not write:
     return
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
   write_text(config_path(workdir), text + '\n')
+  logging.info('All fields of the config: %s', config_path(workdir))
 
 
 def load(workdir: str, which: str = 'best') -> Loaded:

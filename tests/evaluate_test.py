@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from configs import voc_resnet
 from deeplab import evaluate
 from deeplab import predictors
 from deeplab.data import info as data_info
@@ -338,6 +339,27 @@ def test_a_run_is_evaluated_into_its_folder(monkeypatch, tmp_path):
   assert (tmp_path / 'eval' / 'checkpoint' / 'metrics.json').is_file()
 
 
+def test_views_have_results_and_data_of_their_own(tmp_path):
+  run = voc_resnet.get_config('r50').unlock()
+  run.data.root, run.data.eval_split = '/VOC', 'mine'
+  page = voc_resnet.get_config('r50,ms').unlock()
+  page.data.augment.fill = (1.0, 2.0, 3.0)
+  config = evaluate._with_data_of(run, page, ())
+  assert (config.data.root, config.data.eval_split) == ('/VOC', 'mine')
+  assert config.eval.flip and len(config.eval.scales) == 6
+  assert evaluate._protocol(config, run) == ('_x0.5_0.75_1_1.25_1.5_1.75_flip')
+  assert evaluate._protocol(run, run) == ''
+  # What is given by hand holds.
+  config = evaluate._with_data_of(run, page, {'data.eval_split', 'seed'})
+  assert (config.data.root, config.data.eval_split) == ('/VOC', 'val')
+  assert evaluate._protocol(config, run).startswith('_val_x0.5')
+  # Other data is the page's.
+  page.data.root, page.data.name = str(tmp_path), 'shapes'
+  config = evaluate._with_data_of(run, page, ())
+  assert config.data.root == str(tmp_path)
+  assert evaluate._protocol(config, run).startswith('_shapes_val_x0.5')
+
+
 def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
   found = {}
   for name in ('cross_entropy', 'focal', 'sigmoid_cross_entropy'):
@@ -381,7 +403,9 @@ def test_another_configs_data_keeps_the_normalisation():
   other.data.mean, other.data.eval_split = (1.0, 2.0, 3.0), 'test'
   other.data.depth = 16
   other.eval.flip = True
-  both = evaluate._with_data_of(run.lock(), other.lock())
+  run.data.name, other.data.name = 'folder', 'shapes'
+  run.data.root = other.data.root = '/there'
+  both = evaluate._with_data_of(run.lock(), other.lock(), ())
   assert both.data.mean == (123.675, 116.28, 103.53)
   assert both.data.depth == 8
   assert (both.data.eval_split, both.eval.flip) == ('test', True)

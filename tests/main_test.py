@@ -73,6 +73,44 @@ def test_a_wrong_flag_is_one_sentence(flag, sentence):
   assert done.stderr.splitlines()[-1] == sentence
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('given', 'sentence'),
+  [
+    (
+      ('--mode=evaluate', '--config.eval.flip=True'),
+      'Error: --config.eval.flip changes a field of a config: give the page '
+      'too, --config=configs/PAGE.py',
+    ),
+    (
+      ('--config=configs/shapes_mnv2.py', '--config.eval_every=10'),
+      "Error: a --config flag is wrong: there is no field 'eval_every'; "
+      'configs/common.py lists them all',
+    ),
+  ],
+)
+def test_a_field_that_is_not_there_is_one_sentence(given, sentence):
+  done = _run(*given)
+  assert done.returncode == 1
+  assert done.stderr.strip().splitlines()[-1] == sentence
+
+
+def test_a_misspelt_page_is_one_sentence(parsed, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(
+    console.config_flags,
+    'get_config_filename',
+    lambda flag: 'configs/foldr_mnv2.py:smoke',
+  )
+  monkeypatch.setattr(flags.FLAGS['config'], 'present', 1)
+  with pytest.raises(SystemExit) as refused:
+    main.main(['main'])
+  assert str(refused.value).startswith(
+    'Error: --config=configs/foldr_mnv2.py: there is no such page; did you '
+    'mean configs/folder_mnv2.py'
+  )
+
+
 def test_a_misspelt_variant_is_one_sentence():
   done = _run('--config=configs/voc_resnet.py:r50,r102')
   assert done.returncode == 1

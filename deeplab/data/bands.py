@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
+from PIL import UnidentifiedImageError
 import tifffile
 
 from deeplab.data import info as info_lib
@@ -99,10 +100,7 @@ def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
   except Image.DecompressionBombError as error:
     raise too_large(path) from error
   except (OSError, ValueError, tifffile.TiffFileError) as error:
-    raise ValueError(
-      f'{path}: damaged or no image ({error}); replace the file, or remove it '
-      'and its mask'
-    ) from error
+    raise damaged(path, error) from error
   image = image[..., None] if image.ndim == 2 else image
   if image.ndim == 3 and image.shape[2] == 1 and pixels.channels == 3:
     image = image.repeat(3, 2)
@@ -118,6 +116,17 @@ def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
       'convert the image, or train with the depth (8 or 16) that it has'
     )
   return np.ascontiguousarray(image)
+
+
+def damaged(path: pathlib.Path, error: Exception) -> ValueError:
+  """Returns the error of a file that does not decode."""
+  reason = str(error)
+  if isinstance(error, UnidentifiedImageError):
+    reason = 'of no format that is known'  # Pillow names an object in memory
+  return ValueError(
+    f'{path}: damaged or no image ({reason}); replace the file, or remove it, '
+    'with what belongs to it'
+  )
 
 
 def too_large(path: pathlib.Path) -> ValueError:

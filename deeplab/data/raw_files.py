@@ -51,10 +51,7 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
   except Image.DecompressionBombError as error:
     raise bands.too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
-    raise ValueError(
-      f'{path}: damaged or no image ({error}); replace the file, or remove it '
-      'together with its mask'
-    ) from error
+    raise bands.damaged(path, error) from error
   # PIL drops the lower bytes of what has 16 bits, without a word.
   depths = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
   deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
@@ -117,10 +114,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
   except Image.DecompressionBombError as error:
     raise bands.too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
-    raise ValueError(
-      f'{path}: damaged or no image ({error}); replace the mask, or remove it '
-      'together with its image'
-    ) from error
+    raise bands.damaged(path, error) from error
   if kind == 'JPEG':
     raise ValueError(
       f'{path}: a JPEG mask, whose ids the compression has changed; save masks '
