@@ -131,10 +131,9 @@ def prepared(
   """Yields the examples `part`, `part + parts`, ... of a prepared split."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    config.data.eval_split = split
     config.data.threads = 1
-  examples = pipeline.eval_examples(
-    config, info, host_index=part, host_count=parts
+  examples = pipeline.examples(
+    config, info, split, host_index=part, host_count=parts
   )
   for i, example in enumerate(examples):
     yield Loaded(

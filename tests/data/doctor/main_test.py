@@ -2,6 +2,7 @@
 
 import html.parser
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from deeplab.data.doctor import load
 from deeplab.data.doctor import report
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
+from tests.data import conftest
+from tests.data.formats import labelme_test
 
 SIZE = (24, 40)
 
@@ -269,6 +272,29 @@ def test_prepared_data_is_examined_too(config):
   one, two = (r.splits['val'].scans for r in results)
   key = lambda s: (s.place.number, s.digest, s.pixels.tobytes())
   assert sorted(map(key, one)) == sorted(map(key, two))
+
+
+@pytest.mark.parametrize('kind', ['masks', 'labelme'])
+def test_a_pool_is_examined_as_it_is_trained_on(tmp_path, config, kind):
+  pool = tmp_path / 'raw/all'
+  for i in range(16):
+    conftest.write_pair(pool, f'img{i:03}', i)
+    if kind == 'labelme':
+      square = labelme_test.shape('road', [[0, 0], [9, 0], [9, 9], [0, 9]])
+      labelme_test.write(pool / f'labels/img{i:03}.json', square, size=SIZE)
+      (pool / f'labels/img{i:03}.png').unlink()
+  config.data.pool = 'all'
+  config.data.class_names = ('background', 'road', 'car')
+  splits = examine(config).splits
+  stems = {
+    name: {pathlib.Path(s.place.image).stem for s in split.scans}
+    for name, split in splits.items()
+  }
+  expected = {f'img{i:03}' for i in (2, 14)}  # as folder_test has them
+  assert stems['val'] == expected
+  assert stems['train'] == {f'img{i:03}' for i in range(16)} - expected
+  digests = [{s.digest for s in split.scans} for split in splits.values()]
+  assert not digests[0] & digests[1]
 
 
 def test_images_of_many_channels(root, config):
