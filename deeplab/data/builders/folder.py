@@ -29,6 +29,7 @@ of the prepared data's name, so an edited mask is prepared anew and never
 served stale. What was prepared before an edit stays on disk until removed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -170,6 +171,25 @@ def survey(
   if not pairs and not faults:
     faults = [_empty(base, split)]
   return pairs, faults
+
+
+def ignores_undrawn(data: Any) -> bool:
+  """Returns whether pixels that nobody drew are ignored, for want of a class.
+
+  Args:
+    data: reads what `find` reads.
+
+  Returns:
+    False where annotations are masks, or a class is called 'background'.
+  """
+  if classes_lib.BACKGROUND in classes_lib.classes_of(data).ids:
+    return False
+  for split in (data.train_split, data.eval_split):
+    with faults_lib.collected(), contextlib.suppress(ValueError):
+      suffixes = {one.annotation.suffix for one in find(data, split)}
+      if suffixes & {'.json', '.xml'}:
+        return True
+  return False
 
 
 def _base(data: Any, split: str) -> pathlib.Path:

@@ -344,6 +344,20 @@ def test_a_pool_of_one_file(pool, config):
   assert [e['name'] for e in got] == ['img000', 'img002']
 
 
+def test_what_is_drawn_without_a_background(root, config):
+  assert not folder.ignores_undrawn(config.data)
+  content = {'images': [], 'annotations': [], 'categories': []}
+  (root / 'val.json').write_text(json.dumps(content), 'utf-8')
+  assert not folder.ignores_undrawn(config.data)  # no image is in there
+  content['images'] = [
+    {'id': 1, 'file_name': 'img0.png', 'height': 24, 'width': 40}
+  ]
+  (root / 'val.json').write_text(json.dumps(content), 'utf-8')
+  assert folder.ignores_undrawn(config.data)
+  config.data.class_names = ('road', 'background', 'car')
+  assert not folder.ignores_undrawn(config.data)
+
+
 def bands(root, config, channels, depth):
   """Makes the images of `val` .npy files of that many channels."""
   config.data.mean = tuple(range(1, channels + 1))

@@ -297,6 +297,32 @@ def test_a_pool_is_examined_as_it_is_trained_on(tmp_path, config, kind):
   assert not digests[0] & digests[1]
 
 
+@pytest.mark.parametrize('rest', ['pavement', 'background'])
+def test_pixels_that_nobody_drew_are_explained(tmp_path, config, rest):
+  shapes = [
+    labelme_test.shape(name, [[x, 0], [x + 5, 0], [x + 5, 9], [x, 9]])
+    for name, x in (('road', 0), ('car', 9))
+  ]
+  for split, count in (('train', 4), ('val', 1)):
+    for i in range(count):
+      conftest.write_pair(tmp_path / 'raw' / split, f'img{i}', 10 * count + i)
+      (tmp_path / f'raw/{split}/labels/img{i}.png').unlink()
+      path = tmp_path / f'raw/{split}/labels/img{i}.json'
+      labelme_test.write(path, *shapes, size=SIZE)
+  (tmp_path / 'raw/classes.txt').write_text(f'{rest}\nroad\ncar\n')
+  # Crops of 3x3 pixels, at scales from 1/2 to 2.
+  config.data.augment.random_crop.size = (3, 3)
+  found = {f.kind: f.meaning for f in examine(config).findings}
+  if rest == 'background':
+    assert found == {}
+    return
+  assert set(found) == {'empty_crops', 'absent', 'ignored'}
+  cure = 'add the name `background` to classes.txt, and 1 to config.data.num'
+  assert cure in found['ignored']
+  assert cure in found['empty_crops']
+  assert cure not in found['absent']
+
+
 def test_images_of_many_channels(root, config):
   """Five bands of 16 bits, in files and prepared; one file is of four."""
   config.data.mean, config.data.std = (9.0,) * 5, (3.0,) * 5
