@@ -193,13 +193,19 @@ def ignores_undrawn(data: Any) -> bool:
 
 
 def _base(data: Any, split: str) -> pathlib.Path:
-  """Returns `config.data.root`."""
+  """Returns `config.data.root`, a folder."""
   if not data.root:
     raise ValueError(
       'config.data.root is empty: give --config.data.root=FOLDER, which holds '
       f'{split}/images and {split}/labels'
     )
-  return pathlib.Path(data.root).expanduser().resolve()
+  base = pathlib.Path(data.root).expanduser().resolve()
+  if not base.is_dir():
+    raise ValueError(
+      f'there is no folder {base}: correct --config.data.root, the folder that '
+      'holds your images and annotations'
+    )
+  return base
 
 
 def _empty(base: pathlib.Path, split: str) -> str:

@@ -168,7 +168,10 @@ def jpeg_mask(root):
     (no_mask, r'images/img1\.png: image without a mask; add .*labels/img1'),
     (no_image, r'labels/img1\.png: mask without an image; add'),
     (empty_split, r"val: split 'val' is empty; put pairs"),
-    (missing_split, r"raw: split 'val' is missing; make val/images"),
+    (
+      missing_split,
+      r"raw: split 'val' is missing; make val/images.*data\.pool",
+    ),
     (unknown_color, r'labels/img1\.png: colour \(1, 2, 3\) at row 0, column 0'),
     (
       jpeg_mask,
@@ -184,6 +187,16 @@ def test_bad_input_is_one_clear_error(root, config, damage, message):
   with pytest.raises(ValueError, match=message):
     layouts.examples(config)
   assert files_left(config) == []
+
+
+def test_a_root_that_is_not_there(tmp_path, config):
+  config.data.root = str(tmp_path / 'nowhere')
+  message = (
+    rf'^there is no folder {tmp_path}/nowhere: correct --config\.data\.root'
+  )
+  for look in (folder.find, folder.survey):
+    with pytest.raises(ValueError, match=message):
+      look(config.data, 'train')
 
 
 def test_a_survey_names_every_fault(root, config):
