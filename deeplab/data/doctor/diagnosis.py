@@ -82,10 +82,24 @@ def diagnose(
   found = findings.find(scans, faults, splits, config, info)
   crop = _crop(splits[train], config)
   advice = (
+    *_count(scans, info),
     *_balance(shares, config, info),
     *_resize(crop, splits[train], config),
   )
   return Diagnosis(info, splits, found, weights, crop, advice)
+
+
+def _count(
+  scans: Sequence[scan.Scan], info: info_lib.DatasetInfo
+) -> Iterable[tuple[str, str]]:
+  """Suggests as many classes as make all ids of the masks classes."""
+  count = max((s.beyond for s in scans), default=-1) + 1
+  if not count:
+    return
+  reason = f'masks hold ids up to {count - 1}: if all of them are classes'
+  if info.ignore_label is not None and info.ignore_label < count:
+    reason += f', with a config.data.ignore_label other than 0 to {count - 1}'
+  yield f'--config.data.num_classes={count}', reason
 
 
 def _balance(
@@ -114,11 +128,13 @@ def _resize(
   if crop is None or crop == now or 'random_crop' not in augment.ops:
     return
   height, width = np.median(train.sizes, axis=0)
+  factor = crop[0] * crop[1] / (now[0] * now[1])
   yield (
     f'--config.data.augment.random_crop.size="({crop[0]},{crop[1]})"',
     f'the largest of height and width up to {_LARGEST_CROP} that half of the '
     f'training images fill (medians {height:.0f} and {width:.0f}); the config '
-    f'has {now}',
+    f'has {now}; {round(factor, 1 if factor >= 1 else 2)} times the pixels a '
+    'step',
   )
 
 

@@ -70,6 +70,7 @@ class Loaded:
       for none.
     pixels: int64 [256], pixels by train id, IGNORE included, without `wrong`.
     palette: (raw id, its colour) of the ids that a palette mask has.
+    beyond: the largest id that is no class, though it could be; -1 for none.
     faults: what is wrong.
   """
 
@@ -79,6 +80,7 @@ class Loaded:
   wrong: np.ndarray | None = None
   pixels: np.ndarray | None = None
   palette: Palette = ()
+  beyond: int = -1
   faults: tuple[Fault, ...] = ()
 
 
@@ -171,6 +173,9 @@ def _files(
   if not known.all():
     parts['wrong'] = _look_up(raw, values, (~known).astype(np.uint8)) == 1
     faults.append(_outside(place, values[~known], counts[~known], info))
+    if values.ndim == 1:
+      possible = values[~known & (values < info_lib.IGNORE)]
+      parts['beyond'] = int(possible.max(initial=-1))
   if colors:
     parts['palette'] = tuple(
       (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))

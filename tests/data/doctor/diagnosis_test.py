@@ -62,15 +62,35 @@ def test_advice_has_reasons_and_repeats_nothing(config):
   assert crop == (
     '--config.data.augment.random_crop.size="(32,32)"',
     'the largest of height and width up to 512 that half of the training '
-    'images fill (medians 40 and 40); the config has (64, 64)',
+    'images fill (medians 40 and 40); the config has (64, 64); 0.25 times '
+    'the pixels a step',
   )
   config.loss.balance = 0.5
   assert conclude(config, GOOD).advice == (crop,)
   config.data.augment.random_crop.size = (32, 32)
   assert conclude(config, GOOD).advice == ()
+  config.data.augment.random_crop.size = (16, 16)
+  ((_, reason),) = conclude(config, GOOD).advice
+  assert reason.endswith('the config has (16, 16); 4.0 times the pixels a step')
   config.data.augment.random_crop.size = (64, 64)
   config.data.augment.ops = ('stretch',)
   assert conclude(config, GOOD).advice == ()
+
+
+def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
+  config.data.augment.ops = ('stretch',)
+  config.loss.balance = 0.5
+  config.data.ignore_label = 255
+  beyond = [dataclasses.replace(GOOD, beyond=i) for i in (3, 6, -1)]
+  reason = 'masks hold ids up to 6: if all of them are classes'
+  assert conclude(config, *beyond).advice == (
+    ('--config.data.num_classes=7', reason),
+  )
+  config.data.ignore_label = 5
+  more = ', with a config.data.ignore_label other than 0 to 6'
+  assert conclude(config, *beyond).advice == (
+    ('--config.data.num_classes=7', reason + more),
+  )
 
 
 @pytest.mark.parametrize(
