@@ -31,6 +31,7 @@ class Diagnosis:
     findings: what was found, errors first.
     weights: suggested class weights; () where no training pixel is labelled
       or the config's rule is unknown.
+    use: what becomes of these weights, in one sentence; '' without them.
     crop: the largest crop (H, W) that half of the training images fill, up to
       512; None where no image could be read.
     advice: flags that change the config for the better, with the reason.
@@ -40,6 +41,7 @@ class Diagnosis:
   splits: Mapping[str, scan.Split]
   findings: tuple[findings.Finding, ...]
   weights: tuple[float, ...]
+  use: str
   crop: tuple[int, int] | None
   advice: tuple[tuple[str, str], ...]
 
@@ -86,7 +88,26 @@ def diagnose(
     *_balance(shares, config, info),
     *_resize(crop, splits[train], config),
   )
-  return Diagnosis(info, splits, found, weights, crop, advice)
+  use = _use(config.loss) if weights else ''
+  return Diagnosis(info, splits, found, weights, use, crop, advice)
+
+
+def _use(loss: Any) -> str:
+  """Says what the weights of the table are for."""
+  if loss.class_weights:
+    return (
+      'weight: what would make up for rare classes in the loss; '
+      'config.loss.class_weights is used instead.'
+    )
+  if loss.balance:
+    return (
+      'weight: what a pixel of the class counts in the loss, already, by '
+      f'config.loss.balance={loss.balance:g} (0: all count 1).'
+    )
+  return (
+    'weight: what a pixel of the class would count in the loss with '
+    f'--config.loss.balance={_POWER:g}; now all count 1.'
+  )
 
 
 def _count(

@@ -1,6 +1,7 @@
 """Conclusions about whole splits, from scans made by hand."""
 
 import dataclasses
+import html
 import importlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from deeplab.data import catalog
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import load
+from deeplab.data.doctor import report
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
 
@@ -91,6 +93,28 @@ def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
   assert conclude(config, *beyond).advice == (
     ('--config.data.num_classes=7', reason + more),
   )
+
+
+@pytest.mark.parametrize(
+  ('loss', 'said'),
+  [
+    ({'balance': 0.0}, 'with --config.loss.balance=0.5; now all count 1.'),
+    ({'balance': 0.7}, 'already, by config.loss.balance=0.7 (0: all count 1).'),
+    (
+      {'class_weights': (1.0, 2.0, 1.0)},
+      'config.loss.class_weights is used instead.',
+    ),
+  ],
+)
+def test_the_weights_of_the_table_are_explained(config, loss, said):
+  config.loss.update(loss)
+  result = conclude(config, GOOD)
+  lines = text.summary(result).splitlines()
+  last = next(i for i, line in enumerate(lines) if line.startswith('class 2'))
+  assert lines[last + 1].startswith('weight: ')
+  assert lines[last + 1].endswith(f' {said}')
+  escaped = html.escape(lines[last + 1])
+  assert f'</table><p>{escaped}</p>' in report.render(result, config)
 
 
 @pytest.mark.parametrize(
