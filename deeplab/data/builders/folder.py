@@ -156,18 +156,26 @@ def survey(
   Returns:
     The pairs that there are, sorted by image, and a sentence for each file
     without a partner, each bad line of a list, or the lack of all files; none
-    if the split is whole. None where there are no masks to look at: for a pool,
-    and for annotations that are drawn.
+    if the split is whole. None where there are no masks to look at: for
+    annotations that are drawn.
 
   Raises:
-    ValueError: no root is given, or a damaged annotation file of many images.
+    ValueError: no root is given, a damaged annotation file of many images, or
+      no such split of the pool.
   """
-  base = _base(data, split)
-  if data.pool or _drawn(base, split, classes_lib.classes_of(data)) is not None:
+  base, classes = _base(data, split), classes_lib.classes_of(data)
+  whole = data.pool or split
+  if _drawn(base, whole, classes) is not None:
     return None
-  pairs, faults = pairs_lib.find(base, split)
+  pairs, faults = pairs_lib.find(base, whole)
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
+  if data.pool:
+    with faults_lib.collected() as more:
+      masks = [sources_lib.Source(*pair, classes.facts) for pair in pairs]
+      chosen = _share(base, masks, data, split)
+    pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
+    faults += more
   if not pairs and not faults:
     faults = [_empty(base, split)]
   return pairs, faults

@@ -460,9 +460,24 @@ def test_classes_are_counted_without_images(root, config):
 def test_a_survey_is_of_masks_alone(root, config):
   """What is drawn is looked at once it is prepared."""
   assert folder.survey(config.data, 'val') is not None
-  config.data.pool = 'val'
-  assert folder.survey(config.data, 'val') is None
-  config.data.pool = ''
   content = {'images': [], 'annotations': [], 'categories': []}
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
   assert folder.survey(config.data, 'val') is None
+  config.data.pool = 'val'
+  assert folder.survey(config.data, 'train') is None
+
+
+def test_a_survey_of_a_pool_is_of_the_split(pool, config):
+  for split in ('train', 'val'):
+    pairs, faults = folder.survey(config.data, split)
+    assert faults == []
+    assert [image.stem for image, _ in pairs] == names(config, split)
+    assert all(mask.parent.name == 'labels' for _, mask in pairs)
+  (pool / 'val.txt').write_text('img007\nimg999\n', 'utf-8')
+  (pool / 'all/labels/img003.png').unlink()
+  pairs, faults = folder.survey(config.data, 'val')
+  assert [image.stem for image, _ in pairs] == ['img007']
+  assert [fault.split(';')[0] for fault in faults] == [
+    f'{pool}/all/images/img003.png: image without a mask',
+    f"{pool}/val.txt: 'img999' is no image of the pool 'all'",
+  ]

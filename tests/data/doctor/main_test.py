@@ -345,12 +345,10 @@ def test_images_of_many_channels(root, config):
   assert {s.size for s in result.splits['train'].scans} == {SIZE}
   page = Page(report.render(result, config))
   assert page.images == 8  # a sample of each
-  pool = config.copy_and_resolve_references()
-  pool.data.train_split, pool.data.pool = 'train', 'train'
-  pool.data.eval_split = 'none'
-  (root / 'none.txt').write_text('img0\n')
-  scans = examine(pool).splits['train'].scans
-  assert all(s.digest for s in scans)
+  info = catalog.info_for(config.data)
+  prepared = [*load.prepared('train', 0, 1, config, info)]
+  assert [one.image.shape for one in prepared] == [(*SIZE, 5)] * 5
+  assert all(scan.examine(one, config.data.augment).look for one in prepared)
   shutil.copy(images[0], images[-1])
   np.save(images[1].with_suffix('.npy'), image[..., :4])
   images[1].unlink()
