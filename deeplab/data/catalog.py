@@ -6,9 +6,11 @@ those in common use for each set (MMSegmentation's tables, where it has one).
 """
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+from deeplab import words
 from deeplab.data import info as info_lib
 
 _CLASSES = pathlib.Path(__file__).parent / 'classes'
@@ -29,27 +31,42 @@ def folder_classes(data: Any) -> dict[str, tuple]:
   """Returns `class_names` and `color_map` of a folder, as info_for finds them.
 
   Either may come from ROOT/classes.txt, and may be empty.
+
+  Raises:
+    ValueError: not one a class, or one more.
   """
+  count = data.num_classes
   names, colors = tuple(data.class_names), _colors(data.color_map)
+  _check_count('config.data.class_names names', names, count)
+  _check_count('config.data.color_map colours', colors, count)
   table = pathlib.Path(data.root).expanduser() / 'classes.txt'
   if data.root and table.is_file() and not (names and colors):
     file_names, file_colors = info_lib.read_classes(table)
+    if not names:
+      _check_count(f'{table} names', file_names, count)
+    if not colors:
+      _check_count(f'{table} colours', file_colors, count)
     names, colors = names or file_names, colors or file_colors
   return {'class_names': names, 'color_map': colors}
+
+
+def _check_count(who: str, rows: Sequence[Any], count: int) -> None:
+  """Raises ValueError unless there is a row a class, or one more, or none."""
+  given = len(rows)
+  if given in (0, count, count + 1):
+    return
+  less = f', or {given - 1} if the last is of the ignored pixels'
+  raise ValueError(
+    f'{who} {words.count(given, "class", "classes")} and '
+    f'config.data.num_classes is {count}: use '
+    f'--config.data.num_classes={given}{less if given > 1 else ""}'
+  )
 
 
 def _folder(data: Any) -> info_lib.DatasetInfo:
   """Describes the user's own folder by the config, or by ROOT/classes.txt."""
   count = data.num_classes
   names, colors = folder_classes(data).values()
-  origin = 'config.data, or classes.txt at its root,'
-  for what, rows in (('names', names), ('colours', colors)):
-    if rows and len(rows) not in (count, count + 1):
-      raise ValueError(
-        f'{origin} has {len(rows)} class {what} and config.data.num_classes '
-        f'is {count}: give one a class, and after them at most one for the '
-        'ignored pixels'
-      )
   label = data.ignore_label
   if 0 <= label < count or not -1 <= label <= 65535:
     raise ValueError(

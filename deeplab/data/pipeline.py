@@ -89,15 +89,15 @@ def train_batches(
 
   def batch(step: int) -> Batch:
     first = step * config.batch_size + host_index * local
-    examples = [make(position) for position in range(first, first + local)]
-    size = augment.one_size(example['label'].shape for example in examples)
+    made = [make(position) for position in range(first, first + local)]
+    size = augment.one_size(example['label'].shape for example in made)
     channels = len(config.data.mean)
     image = np.empty((local, *size, channels), np.float32)
-    for example, place in zip(examples, image, strict=True):
+    for example, place in zip(made, image, strict=True):
       normalize(example['image'], place)
     return {
       'image': image,
-      'label': np.stack([e['label'] for e in examples]),
+      'label': np.stack([e['label'] for e in made]),
       'index': np.arange(first, first + local).astype(np.uint32),
     }
 
@@ -111,13 +111,32 @@ def eval_examples(
   host_index: int,
   host_count: int,
 ) -> Iterator[dict[str, Any]]:
-  """Returns an iterator over this host's share of the evaluation split.
+  """Returns `examples` of the evaluation split."""
+  return examples(
+    config,
+    info,
+    config.data.eval_split,
+    host_index=host_index,
+    host_count=host_count,
+  )
+
+
+def examples(
+  config: Config,
+  info: info_lib.DatasetInfo,
+  split: str,
+  *,
+  host_index: int,
+  host_count: int,
+) -> Iterator[dict[str, Any]]:
+  """Returns an iterator over this host's share of a split.
 
   Over all hosts every example comes once; shares differ by at most one.
 
   Args:
     config: reads `data`.
     info: facts about the data set.
+    split: name of the split.
     host_index: which host this is.
     host_count: number of hosts.
 
@@ -125,7 +144,7 @@ def eval_examples(
     An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
     train ids or IGNORE, 'name' str}, at native size.
   """
-  read = _Reader(config.data, config.data.eval_split, info)
+  read = _Reader(config.data, split, info)
   indices = range(host_index, read.count, host_count)
   return _ahead(read, iter(indices), config.data)
 

@@ -12,6 +12,7 @@ order of an example's features in its bytes changes from process to process.
 from collections.abc import Iterator
 import contextlib
 import fcntl
+import io
 import os
 import pathlib
 import shutil
@@ -36,6 +37,13 @@ def same_bytes() -> Iterator[None]:
     yield
   finally:
     example_serializer.ExampleSerializer = original
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+  """Drops what tfds prints, which speaks of a download of unknown size."""
+  with contextlib.redirect_stdout(io.StringIO()):
+    yield
 
 
 @contextlib.contextmanager

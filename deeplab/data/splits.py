@@ -166,7 +166,7 @@ def builder_of(data: Any, split: str) -> tfds.core.DatasetBuilder:
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
   place = pathlib.Path(builder.data_path).parent
-  with preparing.swept(place), preparing.same_bytes():
+  with preparing.swept(place), preparing.same_bytes(), preparing.silent():
     try:
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)

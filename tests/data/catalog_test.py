@@ -194,12 +194,32 @@ def test_folder_from_classes_file(tmp_path):
   assert facts.ignore_color == (7, 8, 9)
 
 
+def test_more_names_in_the_file_than_classes(tmp_path):
+  (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n', 'utf-8')
+  with pytest.raises(ValueError) as caught:
+    catalog.info_for(folder_config(root=str(tmp_path), num_classes=2))
+  assert str(caught.value) == (
+    f'{tmp_path}/classes.txt names 4 classes and config.data.num_classes is 2: '
+    'use --config.data.num_classes=4, or 3 if the last is of the ignored pixels'
+  )
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
     ({'ignore_label': 2}, 'ignore_label=2 with 3 classes'),
     ({'ignore_label': -2}, 'ignore_label=-2'),
-    ({'class_names': ('a',)}, '1 class names and config.data.num_classes is 3'),
+    (
+      {'class_names': ('a',)},
+      r'^config\.data\.class_names names 1 class and .*\.num_classes is 3: '
+      r'use --config\.data\.num_classes=1$',
+    ),
+    (
+      {'color_map': ((0, 0, 0),) * 5},
+      r'color_map colours 5 classes and .* is 3: '
+      r'use --config\.data\.num_classes=5, or 4 if the last is of the ignored '
+      'pixels$',
+    ),
     ({'color_map': ((0, 0, 300),)}, 'not three numbers in 0..255'),
     ({'name': 'vok'}, "'vok' is not one of ade20k"),
   ],

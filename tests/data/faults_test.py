@@ -11,6 +11,7 @@ from deeplab.data import catalog
 from deeplab.data import faults
 from deeplab.data import splits
 from deeplab.data.doctor import diagnosis
+from deeplab.data.doctor import findings
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
 from tests.data.builders import layouts
@@ -166,7 +167,6 @@ MAKERS = {
   'cvat': (make_cvat, 'image d.png: polyline (road): it encloses nothing'),
   'labelme': (make_labelme, 'd.json: shape 1: a line encloses nothing'),
   'voc_export': (make_voc_export, 'd.png: label value 99'),
-  'pool': (make_pool, 'd.png: label value 99'),
   'voc': (make_voc, 'd.png: label value 99'),
   'coco': (make_coco, 'annotation 73 of image 3: broken polygon'),
   'pet': (make_pet, 'd.png: label value 99'),
@@ -228,6 +228,13 @@ def test_the_doctor_names_a_fault_of_a_pool_once(config):
   scans = scan.scan(listed, config, info, 1)
   result = diagnosis.diagnose(scans, found, config, info)
   assert not result.healthy
-  (finding,) = (f for f in result.findings if f.kind == 'files')
-  stems = [pathlib.Path(text.split(':')[0]).stem for text in finding.details]
-  assert stems == ['b', 'f', 'c', 'd']
+  stems = {
+    finding.kind: [pathlib.Path(t.split(':')[0]).stem for t in finding.details]
+    for finding in result.findings
+    if finding.level == findings.ERROR
+  }
+  files, unreadable, value = (
+    stems[kind] for kind in ('files', 'unreadable', 'value')
+  )
+  assert (files, unreadable, value) == (['b', 'f'], ['c'], ['d'])
+  assert result.advice[0][0] == '--config.data.num_classes=100'

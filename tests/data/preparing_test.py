@@ -114,6 +114,13 @@ def test_a_living_preparation_is_left_alone(config, tmp_path):
     assert not at_work.exists()
 
 
+@pytest.mark.usefixtures('root')
+def test_nothing_is_printed(config, capsys):
+  splits.prepare(config, ['train'])
+  assert pathlib.Path(config.data.data_dir).is_dir()
+  assert capsys.readouterr().out == ''
+
+
 def test_without_locks_all_stays(tmp_path, monkeypatch):
   def refuse(descriptor, operation):
     raise OSError(errno.ENOLCK, 'no locks available')

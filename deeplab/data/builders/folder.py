@@ -29,6 +29,7 @@ of the prepared data's name, so an edited mask is prepared anew and never
 served stale. What was prepared before an edit stays on disk until removed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -155,31 +156,64 @@ def survey(
   Returns:
     The pairs that there are, sorted by image, and a sentence for each file
     without a partner, each bad line of a list, or the lack of all files; none
-    if the split is whole. None where there are no masks to look at: for a pool,
-    and for annotations that are drawn.
+    if the split is whole. None where there are no masks to look at: for
+    annotations that are drawn.
 
   Raises:
-    ValueError: no root is given, or a damaged annotation file of many images.
+    ValueError: no root is given, a damaged annotation file of many images, or
+      no such split of the pool.
   """
-  base = _base(data, split)
-  if data.pool or _drawn(base, split, classes_lib.classes_of(data)) is not None:
+  base, classes = _base(data, split), classes_lib.classes_of(data)
+  whole = data.pool or split
+  if _drawn(base, whole, classes) is not None:
     return None
-  pairs, faults = pairs_lib.find(base, split)
+  pairs, faults = pairs_lib.find(base, whole)
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
+  if data.pool:
+    with faults_lib.collected() as more:
+      masks = [sources_lib.Source(*pair, classes.facts) for pair in pairs]
+      chosen = _share(base, masks, data, split)
+    pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
+    faults += more
   if not pairs and not faults:
     faults = [_empty(base, split)]
   return pairs, faults
 
 
+def ignores_undrawn(data: Any) -> bool:
+  """Returns whether pixels that nobody drew are ignored, for want of a class.
+
+  Args:
+    data: reads what `find` reads.
+
+  Returns:
+    False where annotations are masks, or a class is called 'background'.
+  """
+  if classes_lib.BACKGROUND in classes_lib.classes_of(data).ids:
+    return False
+  for split in (data.train_split, data.eval_split):
+    with faults_lib.collected(), contextlib.suppress(ValueError):
+      suffixes = {one.annotation.suffix for one in find(data, split)}
+      if suffixes & {'.json', '.xml'}:
+        return True
+  return False
+
+
 def _base(data: Any, split: str) -> pathlib.Path:
-  """Returns `config.data.root`."""
+  """Returns `config.data.root`, a folder."""
   if not data.root:
     raise ValueError(
       'config.data.root is empty: give --config.data.root=FOLDER, which holds '
       f'{split}/images and {split}/labels'
     )
-  return pathlib.Path(data.root).expanduser().resolve()
+  base = pathlib.Path(data.root).expanduser().resolve()
+  if not base.is_dir():
+    raise ValueError(
+      f'there is no folder {base}: correct --config.data.root, the folder that '
+      'holds your images and annotations'
+    )
+  return base
 
 
 def _empty(base: pathlib.Path, split: str) -> str:

@@ -31,6 +31,7 @@ class Diagnosis:
     findings: what was found, errors first.
     weights: suggested class weights; () where no training pixel is labelled
       or the config's rule is unknown.
+    use: what becomes of these weights, in one sentence; '' without them.
     crop: the largest crop (H, W) that half of the training images fill, up to
       512; None where no image could be read.
     advice: flags that change the config for the better, with the reason.
@@ -40,6 +41,7 @@ class Diagnosis:
   splits: Mapping[str, scan.Split]
   findings: tuple[findings.Finding, ...]
   weights: tuple[float, ...]
+  use: str
   crop: tuple[int, int] | None
   advice: tuple[tuple[str, str], ...]
 
@@ -82,10 +84,43 @@ def diagnose(
   found = findings.find(scans, faults, splits, config, info)
   crop = _crop(splits[train], config)
   advice = (
+    *_count(scans, info),
     *_balance(shares, config, info),
     *_resize(crop, splits[train], config),
   )
-  return Diagnosis(info, splits, found, weights, crop, advice)
+  use = _use(config.loss) if weights else ''
+  return Diagnosis(info, splits, found, weights, use, crop, advice)
+
+
+def _use(loss: Any) -> str:
+  """Says what the weights of the table are for."""
+  if loss.class_weights:
+    return (
+      'weight: what would make up for rare classes in the loss; '
+      'config.loss.class_weights is used instead.'
+    )
+  if loss.balance:
+    return (
+      'weight: what a pixel of the class counts in the loss, already, by '
+      f'config.loss.balance={loss.balance:g} (0: all count 1).'
+    )
+  return (
+    'weight: what a pixel of the class would count in the loss with '
+    f'--config.loss.balance={_POWER:g}; now all count 1.'
+  )
+
+
+def _count(
+  scans: Sequence[scan.Scan], info: info_lib.DatasetInfo
+) -> Iterable[tuple[str, str]]:
+  """Suggests as many classes as make all ids of the masks classes."""
+  count = max((s.beyond for s in scans), default=-1) + 1
+  if not count:
+    return
+  reason = f'masks hold ids up to {count - 1}: if all of them are classes'
+  if info.ignore_label is not None and info.ignore_label < count:
+    reason += f', with a config.data.ignore_label other than 0 to {count - 1}'
+  yield f'--config.data.num_classes={count}', reason
 
 
 def _balance(
@@ -114,11 +149,13 @@ def _resize(
   if crop is None or crop == now or 'random_crop' not in augment.ops:
     return
   height, width = np.median(train.sizes, axis=0)
+  factor = crop[0] * crop[1] / (now[0] * now[1])
   yield (
     f'--config.data.augment.random_crop.size="({crop[0]},{crop[1]})"',
     f'the largest of height and width up to {_LARGEST_CROP} that half of the '
     f'training images fill (medians {height:.0f} and {width:.0f}); the config '
-    f'has {now}',
+    f'has {now}; {round(factor, 1 if factor >= 1 else 2)} times the pixels a '
+    'step',
   )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import info as info_lib
+from deeplab.data.builders import folder
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import start
@@ -101,6 +102,16 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
 }
 
+# What may be the cause of these in annotations that are drawn, and its cure.
+_UNDRAWN = (
+  ' What nobody drew is ignored: if it is a class of its own, add the name '
+  '`background` to classes.txt, and 1 to config.data.num_classes.'
+)
+_OF_UNDRAWN = (
+  *('one_class', 'blank', 'empty_crops', 'some_empty_crops'),
+  *('unlabelled', 'ignored'),
+)
+
 # Perceptual hashes of 256 bits that differ in no more are of images alike: JPEG
 # of low quality, half the size and other brightness change up to 25 bits of a
 # street scene, and two scenes of one street differ in 70 and more.
@@ -117,11 +128,13 @@ class Finding:
     kind: a key of KINDS.
     details: a sentence or a name each.
     places: groups of examples that show it, such as two equal images.
+    cause: a further sentence on why, with a space before it.
   """
 
   kind: str
   details: tuple[str, ...]
   places: tuple[tuple[load.Place, ...], ...] = ()
+  cause: str = ''
 
   @property
   def level(self) -> str:
@@ -131,7 +144,7 @@ class Finding:
   @property
   def meaning(self) -> str:
     """What is wrong, and what to do."""
-    return KINDS[self.kind][1]
+    return KINDS[self.kind][1] + self.cause
 
 
 def find(
@@ -161,7 +174,18 @@ def find(
   ]
   if len(splits) > 1:
     found += _alike(train.scans, splits[config.data.eval_split].scans)
+  if any(one.kind in _OF_UNDRAWN for one in found) and _undrawn(config.data):
+    found = [
+      dataclasses.replace(one, cause=_UNDRAWN)
+      if one.kind in _OF_UNDRAWN
+      else one
+      for one in found
+    ]
   return tuple(sorted(found, key=lambda one: list(KINDS).index(one.kind)))
+
+
+def _undrawn(data: Any) -> bool:
+  return data.name == 'folder' and folder.ignores_undrawn(data)
 
 
 def _faults(

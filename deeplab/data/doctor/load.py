@@ -70,6 +70,7 @@ class Loaded:
       for none.
     pixels: int64 [256], pixels by train id, IGNORE included, without `wrong`.
     palette: (raw id, its colour) of the ids that a palette mask has.
+    beyond: the largest id that is no class, though it could be; -1 for none.
     faults: what is wrong.
   """
 
@@ -79,6 +80,7 @@ class Loaded:
   wrong: np.ndarray | None = None
   pixels: np.ndarray | None = None
   palette: Palette = ()
+  beyond: int = -1
   faults: tuple[Fault, ...] = ()
 
 
@@ -131,10 +133,9 @@ def prepared(
   """Yields the examples `part`, `part + parts`, ... of a prepared split."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    config.data.eval_split = split
     config.data.threads = 1
-  examples = pipeline.eval_examples(
-    config, info, host_index=part, host_count=parts
+  examples = pipeline.examples(
+    config, info, split, host_index=part, host_count=parts
   )
   for i, example in enumerate(examples):
     yield Loaded(
@@ -172,6 +173,9 @@ def _files(
   if not known.all():
     parts['wrong'] = _look_up(raw, values, (~known).astype(np.uint8)) == 1
     faults.append(_outside(place, values[~known], counts[~known], info))
+    if values.ndim == 1:
+      possible = values[~known & (values < info_lib.IGNORE)]
+      parts['beyond'] = int(possible.max(initial=-1))
   if colors:
     parts['palette'] = tuple(
       (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))

@@ -200,7 +200,8 @@ def _balance(result: diagnosis.Diagnosis) -> str:
         cells[-1],
       )
     )
-  return _table(rows)
+  use = f'<p>{html.escape(result.use)}</p>' if result.use else ''
+  return _table(rows) + use
 
 
 def _swatch(color: Sequence[int]) -> str:

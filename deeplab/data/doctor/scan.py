@@ -41,6 +41,7 @@ class Scan:
     pixels: int64 [256], pixels of the mask by train id, IGNORE included;
       None if it could not be read.
     palette: (raw id, its colour) of the ids that a palette mask has.
+    beyond: the largest id that is no class, though it could be; -1 for none.
     empty: share of crops without a labelled pixel.
     digest: hash of the decoded image; b'' if it could not be read.
     look: perceptual hash, 256 bits; b'' of a blank image.
@@ -51,6 +52,7 @@ class Scan:
   size: tuple[int, int] | None = None
   pixels: np.ndarray | None = None
   palette: load.Palette = ()
+  beyond: int = -1
   empty: float = 0.0
   digest: bytes = b''
   look: bytes = b''
@@ -157,6 +159,7 @@ def examine(example: load.Loaded, augment: Any) -> Scan:
     example.faults,
     pixels=example.pixels,
     palette=example.palette,
+    beyond=example.beyond,
     **result,
   )
 

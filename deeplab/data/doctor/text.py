@@ -80,6 +80,8 @@ def summary(result: diagnosis.Diagnosis) -> str:
       cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)
     ]
     lines.append('  '.join((first.ljust(widths[0]), *cells)))
+  if result.use:
+    lines.append(result.use)
   for finding in result.findings:
     lines += ['', f'{finding.level}: {finding.meaning}']
     lines += [f'  {detail}' for detail in finding.details[:_SHOWN]]

@@ -31,7 +31,8 @@ def find(base: pathlib.Path, split: str) -> tuple[tuple[Pair, ...], list[str]]:
     return (), [
       f'{base}: split {split!r} is missing; make {split}/images and '
       f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
-      f"of COCO's form or {split}.xml of CVAT's"
+      f"of COCO's form or {split}.xml of CVAT's, or let one folder of pairs be "
+      'split at random by --config.data.pool=FOLDER'
     ]
   return tuple(sorted(pairs)), faults
 

@@ -168,7 +168,10 @@ def jpeg_mask(root):
     (no_mask, r'images/img1\.png: image without a mask; add .*labels/img1'),
     (no_image, r'labels/img1\.png: mask without an image; add'),
     (empty_split, r"val: split 'val' is empty; put pairs"),
-    (missing_split, r"raw: split 'val' is missing; make val/images"),
+    (
+      missing_split,
+      r"raw: split 'val' is missing; make val/images.*data\.pool",
+    ),
     (unknown_color, r'labels/img1\.png: colour \(1, 2, 3\) at row 0, column 0'),
     (
       jpeg_mask,
@@ -184,6 +187,16 @@ def test_bad_input_is_one_clear_error(root, config, damage, message):
   with pytest.raises(ValueError, match=message):
     layouts.examples(config)
   assert files_left(config) == []
+
+
+def test_a_root_that_is_not_there(tmp_path, config):
+  config.data.root = str(tmp_path / 'nowhere')
+  message = (
+    rf'^there is no folder {tmp_path}/nowhere: correct --config\.data\.root'
+  )
+  for look in (folder.find, folder.survey):
+    with pytest.raises(ValueError, match=message):
+      look(config.data, 'train')
 
 
 def test_a_survey_names_every_fault(root, config):
@@ -344,6 +357,20 @@ def test_a_pool_of_one_file(pool, config):
   assert [e['name'] for e in got] == ['img000', 'img002']
 
 
+def test_what_is_drawn_without_a_background(root, config):
+  assert not folder.ignores_undrawn(config.data)
+  content = {'images': [], 'annotations': [], 'categories': []}
+  (root / 'val.json').write_text(json.dumps(content), 'utf-8')
+  assert not folder.ignores_undrawn(config.data)  # no image is in there
+  content['images'] = [
+    {'id': 1, 'file_name': 'img0.png', 'height': 24, 'width': 40}
+  ]
+  (root / 'val.json').write_text(json.dumps(content), 'utf-8')
+  assert folder.ignores_undrawn(config.data)
+  config.data.class_names = ('road', 'background', 'car')
+  assert not folder.ignores_undrawn(config.data)
+
+
 def bands(root, config, channels, depth):
   """Makes the images of `val` .npy files of that many channels."""
   config.data.mean = tuple(range(1, channels + 1))
@@ -433,9 +460,24 @@ def test_classes_are_counted_without_images(root, config):
 def test_a_survey_is_of_masks_alone(root, config):
   """What is drawn is looked at once it is prepared."""
   assert folder.survey(config.data, 'val') is not None
-  config.data.pool = 'val'
-  assert folder.survey(config.data, 'val') is None
-  config.data.pool = ''
   content = {'images': [], 'annotations': [], 'categories': []}
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
   assert folder.survey(config.data, 'val') is None
+  config.data.pool = 'val'
+  assert folder.survey(config.data, 'train') is None
+
+
+def test_a_survey_of_a_pool_is_of_the_split(pool, config):
+  for split in ('train', 'val'):
+    pairs, faults = folder.survey(config.data, split)
+    assert faults == []
+    assert [image.stem for image, _ in pairs] == names(config, split)
+    assert all(mask.parent.name == 'labels' for _, mask in pairs)
+  (pool / 'val.txt').write_text('img007\nimg999\n', 'utf-8')
+  (pool / 'all/labels/img003.png').unlink()
+  pairs, faults = folder.survey(config.data, 'val')
+  assert [image.stem for image, _ in pairs] == ['img007']
+  assert [fault.split(';')[0] for fault in faults] == [
+    f'{pool}/all/images/img003.png: image without a mask',
+    f"{pool}/val.txt: 'img999' is no image of the pool 'all'",
+  ]

@@ -1,6 +1,7 @@
 """Conclusions about whole splits, from scans made by hand."""
 
 import dataclasses
+import html
 import importlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from deeplab.data import catalog
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import load
+from deeplab.data.doctor import report
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
 
@@ -62,15 +64,57 @@ def test_advice_has_reasons_and_repeats_nothing(config):
   assert crop == (
     '--config.data.augment.random_crop.size="(32,32)"',
     'the largest of height and width up to 512 that half of the training '
-    'images fill (medians 40 and 40); the config has (64, 64)',
+    'images fill (medians 40 and 40); the config has (64, 64); 0.25 times '
+    'the pixels a step',
   )
   config.loss.balance = 0.5
   assert conclude(config, GOOD).advice == (crop,)
   config.data.augment.random_crop.size = (32, 32)
   assert conclude(config, GOOD).advice == ()
+  config.data.augment.random_crop.size = (16, 16)
+  ((_, reason),) = conclude(config, GOOD).advice
+  assert reason.endswith('the config has (16, 16); 4.0 times the pixels a step')
   config.data.augment.random_crop.size = (64, 64)
   config.data.augment.ops = ('stretch',)
   assert conclude(config, GOOD).advice == ()
+
+
+def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
+  config.data.augment.ops = ('stretch',)
+  config.loss.balance = 0.5
+  config.data.ignore_label = 255
+  beyond = [dataclasses.replace(GOOD, beyond=i) for i in (3, 6, -1)]
+  reason = 'masks hold ids up to 6: if all of them are classes'
+  assert conclude(config, *beyond).advice == (
+    ('--config.data.num_classes=7', reason),
+  )
+  config.data.ignore_label = 5
+  more = ', with a config.data.ignore_label other than 0 to 6'
+  assert conclude(config, *beyond).advice == (
+    ('--config.data.num_classes=7', reason + more),
+  )
+
+
+@pytest.mark.parametrize(
+  ('loss', 'said'),
+  [
+    ({'balance': 0.0}, 'with --config.loss.balance=0.5; now all count 1.'),
+    ({'balance': 0.7}, 'already, by config.loss.balance=0.7 (0: all count 1).'),
+    (
+      {'class_weights': (1.0, 2.0, 1.0)},
+      'config.loss.class_weights is used instead.',
+    ),
+  ],
+)
+def test_the_weights_of_the_table_are_explained(config, loss, said):
+  config.loss.update(loss)
+  result = conclude(config, GOOD)
+  lines = text.summary(result).splitlines()
+  last = next(i for i, line in enumerate(lines) if line.startswith('class 2'))
+  assert lines[last + 1].startswith('weight: ')
+  assert lines[last + 1].endswith(f' {said}')
+  escaped = html.escape(lines[last + 1])
+  assert f'</table><p>{escaped}</p>' in report.render(result, config)
 
 
 @pytest.mark.parametrize(

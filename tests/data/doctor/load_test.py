@@ -34,6 +34,7 @@ def test_ids(tmp_path, dtype):
   got = read(tmp_path, np.array([[0, 1, 1], [7, 7, 5]], dtype))
   assert got.label.tolist() == [[0, 1, 1], [0, 0, 0]]
   assert got.wrong.tolist() == [[0, 0, 0], [1, 1, 1]]
+  assert got.beyond == 7
   assert np.flatnonzero(got.pixels).tolist() == [0, 1]
   assert got.pixels[:2].tolist() == [1, 2]
   assert got.faults == (
@@ -43,6 +44,13 @@ def test_ids(tmp_path, dtype):
       'the 2 classes nor the ignore label (300)',
     ),
   )
+
+
+def test_ids_that_no_class_can_have(tmp_path):
+  got = read(tmp_path, np.array([[0, 1, 255], [9, 300, 999]], np.uint16))
+  assert got.beyond == 9
+  assert read(tmp_path, np.array([[0, 255]], np.uint8)).beyond == -1
+  assert read(tmp_path, np.array([[0, 1]], np.uint8)).beyond == -1
 
 
 def test_what_the_builders_read_is_read_alike(tmp_path):

@@ -2,6 +2,7 @@
 
 import html.parser
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from deeplab.data.doctor import load
 from deeplab.data.doctor import report
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import text
+from tests.data import conftest
+from tests.data.formats import labelme_test
 
 SIZE = (24, 40)
 
@@ -271,6 +274,55 @@ def test_prepared_data_is_examined_too(config):
   assert sorted(map(key, one)) == sorted(map(key, two))
 
 
+@pytest.mark.parametrize('kind', ['masks', 'labelme'])
+def test_a_pool_is_examined_as_it_is_trained_on(tmp_path, config, kind):
+  pool = tmp_path / 'raw/all'
+  for i in range(16):
+    conftest.write_pair(pool, f'img{i:03}', i)
+    if kind == 'labelme':
+      square = labelme_test.shape('road', [[0, 0], [9, 0], [9, 9], [0, 9]])
+      labelme_test.write(pool / f'labels/img{i:03}.json', square, size=SIZE)
+      (pool / f'labels/img{i:03}.png').unlink()
+  config.data.pool = 'all'
+  config.data.class_names = ('background', 'road', 'car')
+  splits = examine(config).splits
+  stems = {
+    name: {pathlib.Path(s.place.image).stem for s in split.scans}
+    for name, split in splits.items()
+  }
+  expected = {f'img{i:03}' for i in (2, 14)}  # as folder_test has them
+  assert stems['val'] == expected
+  assert stems['train'] == {f'img{i:03}' for i in range(16)} - expected
+  digests = [{s.digest for s in split.scans} for split in splits.values()]
+  assert not digests[0] & digests[1]
+
+
+@pytest.mark.parametrize('rest', ['pavement', 'background'])
+def test_pixels_that_nobody_drew_are_explained(tmp_path, config, rest):
+  shapes = [
+    labelme_test.shape(name, [[x, 0], [x + 5, 0], [x + 5, 9], [x, 9]])
+    for name, x in (('road', 0), ('car', 9))
+  ]
+  for split, count in (('train', 4), ('val', 1)):
+    for i in range(count):
+      conftest.write_pair(tmp_path / 'raw' / split, f'img{i}', 10 * count + i)
+      (tmp_path / f'raw/{split}/labels/img{i}.png').unlink()
+      path = tmp_path / f'raw/{split}/labels/img{i}.json'
+      labelme_test.write(path, *shapes, size=SIZE)
+  (tmp_path / 'raw/classes.txt').write_text(f'{rest}\nroad\ncar\n')
+  # Crops of 3x3 pixels, at scales from 1/2 to 2.
+  config.data.augment.random_crop.size = (3, 3)
+  found = {f.kind: f.meaning for f in examine(config).findings}
+  if rest == 'background':
+    assert found == {}
+    return
+  assert set(found) == {'empty_crops', 'absent', 'ignored'}
+  cure = 'add the name `background` to classes.txt, and 1 to config.data.num'
+  assert cure in found['ignored']
+  assert cure in found['empty_crops']
+  assert cure not in found['absent']
+
+
 def test_images_of_many_channels(root, config):
   """Five bands of 16 bits, in files and prepared; one file is of four."""
   config.data.mean, config.data.std = (9.0,) * 5, (3.0,) * 5
@@ -293,12 +345,10 @@ def test_images_of_many_channels(root, config):
   assert {s.size for s in result.splits['train'].scans} == {SIZE}
   page = Page(report.render(result, config))
   assert page.images == 8  # a sample of each
-  pool = config.copy_and_resolve_references()
-  pool.data.train_split, pool.data.pool = 'train', 'train'
-  pool.data.eval_split = 'none'
-  (root / 'none.txt').write_text('img0\n')
-  scans = examine(pool).splits['train'].scans
-  assert all(s.digest for s in scans)
+  info = catalog.info_for(config.data)
+  prepared = [*load.prepared('train', 0, 1, config, info)]
+  assert [one.image.shape for one in prepared] == [(*SIZE, 5)] * 5
+  assert all(scan.examine(one, config.data.augment).look for one in prepared)
   shutil.copy(images[0], images[-1])
   np.save(images[1].with_suffix('.npy'), image[..., :4])
   images[1].unlink()
