@@ -17,6 +17,14 @@ arXiv:1706.05587, table 5 (multi-grid 1, 2, 4).
 """
 
 
+VERDICTS = {
+  'smoke': (
+    'The branch is worth 5 points in the mean, as much as one seed differs '
+    'from the other: two seeds do not decide it.'
+  ),
+}
+
+
 def get_study(form: str = '') -> study.Study:
   """Returns the study; `form` is one of `study.FORMS`."""
   base = study.base(form)
@@ -31,4 +39,5 @@ def get_study(form: str = '') -> study.Study:
         'off': {'model.head.image_pooling': False},
       },
     },
+    verdict=VERDICTS.get(form, ''),
   )
