@@ -117,6 +117,7 @@ def _retype(data: bytes, input_type: str, output_type: str) -> bytes:
       operator.opcodeIndex = _quantize_code(model)
       operator.builtinOptions = None
       operator.builtinOptionsType = 0
+  graph_lib.prune(model)  # the float32 ends
   return graph_lib.pack(model)
 
 
