@@ -260,15 +260,10 @@ def flax_predictor(
     loaded: the run.
     output_stride: see `config.eval`; 0 for the one that was trained.
   """
-  config = loaded.config
-  return predictors.FlaxPredictor(
-    networks.build(
-      config, loaded.info.num_classes, output_stride=output_stride
-    ),
-    networks.settled(config, loaded.info.num_classes, loaded.variables),
-    config.data.mean,
-    config.data.std,
-    float64=networks.enabled(config),
+  config, classes = loaded.config, loaded.info.num_classes
+  variables = networks.scored(config, classes, loaded.variables)
+  return predictors.of_config(
+    config, classes, variables, output_stride=output_stride
   )
 
 

@@ -15,6 +15,7 @@ an exported file are scored by the same code.
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import copy
 from typing import Any
 from typing import Protocol
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from deeplab import parallel
 from deeplab.data import augment
+from deeplab.quantization import networks
 
 OUTPUTS = ('logits', 'softmax', 'ids')
 
@@ -112,11 +114,15 @@ def _computation(
   mean: tuple[float, ...],
   std: tuple[float, ...],
   output: str,
+  pixels: bool,
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """Returns the function (variables, images) -> output of one model."""
 
   def compute(variables, images):
-    images = augment.normalize(images, mean, std)
+    if pixels:
+      images = images.astype(jnp.float32)
+    else:
+      images = augment.normalize(images, mean, std)
     logits = model.apply(variables, images).logits.astype(jnp.float32)
     if output == 'ids':
       return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
@@ -147,6 +153,7 @@ class FlaxPredictor:
     std: Sequence[float],
     output: str = 'logits',
     float64: bool = False,
+    pixels: bool = False,
   ):
     """Wraps a model.
 
@@ -159,6 +166,7 @@ class FlaxPredictor:
       output: see the module.
       float64: float64 is enabled while it is computed, which is what simulated
         int8 needs to be what the device computes.
+      pixels: the model takes images as they are, and normalises them itself.
     """
     self.model = model
     self.variables = jax.device_put(variables)  # once, not with every batch
@@ -166,15 +174,14 @@ class FlaxPredictor:
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
     self._float64 = float64
+    self._pixels = pixels
     self._compiled: dict[str, Any] = {}
     self._batches: dict[tuple, int] = {}
 
   def _like(self, variables: Any, output: str) -> 'FlaxPredictor':
-    other = FlaxPredictor(
-      self.model, variables, self.mean, self.std, output, self._float64
-    )
-    other._compiled = self._compiled
-    other._batches = self._batches
+    other = copy.copy(self)
+    other.variables = jax.device_put(variables)
+    other.output = check_output(output)
     return other
 
   def with_output(self, output: str) -> 'FlaxPredictor':
@@ -187,11 +194,17 @@ class FlaxPredictor:
     """Returns this predictor with other weights; nothing is recompiled."""
     return self._like(variables, self.output)
 
+  def with_model(self, model: Any) -> 'FlaxPredictor':
+    """Returns another model with the same weights."""
+    other = self._like(self.variables, self.output)
+    other.model, other._compiled = model, {}
+    return other
+
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C], integers or float32, to `output`."""
     if self.output not in self._compiled:
       self._compiled[self.output] = parallel.map_predict(
-        _computation(self.model, self.mean, self.std, self.output)
+        _computation(self.model, self.mean, self.std, self.output, self._pixels)
       )
     count = len(images)
     key = (self.output, images.dtype, images.shape[1:])
@@ -204,6 +217,35 @@ class FlaxPredictor:
     with wide:
       outputs = self._compiled[self.output](self.variables, images)
     return np.asarray(outputs)[:count]
+
+
+def of_config(
+  config: Any,
+  num_classes: int,
+  variables: Any,
+  output: str = 'logits',
+  output_stride: int = 0,
+) -> FlaxPredictor:
+  """Returns the predictor whose scores are those of a config.
+
+  Args:
+    config: the experiment.
+    num_classes: number of classes.
+    variables: as `networks.scored` returns them; {} where each scoring brings
+      its own.
+    output: see the module.
+    output_stride: see `config.eval`; 0 for the one that was trained.
+  """
+  int8 = networks.enabled(config)
+  return FlaxPredictor(
+    networks.evaluated(config, num_classes, output_stride),
+    variables,
+    config.data.mean,
+    config.data.std,
+    output,
+    float64=int8,
+    pixels=int8,
+  )
 
 
 class Resized:

@@ -222,17 +222,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   def to_score(state: steps.TrainState) -> Any:
     variables = parallel.to_local(state.eval_variables)
-    return networks.settled(config, info.num_classes, variables)
+    return networks.scored(config, info.num_classes, variables)
 
-  predictor = predictors.FlaxPredictor(
-    networks.build(
-      config, info.num_classes, output_stride=config.eval.output_stride
-    ),
+  predictor = predictors.of_config(
+    config,
+    info.num_classes,
     {},  # each scoring brings its own
-    config.data.mean,
-    config.data.std,
     output='ids',
-    float64=networks.enabled(config),
+    output_stride=config.eval.output_stride,
   )
   record = logbook.Records(workdir, start) if host == 0 else None
   batches = pipeline.train_batches(

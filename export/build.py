@@ -79,17 +79,16 @@ def _target_facts(
   return fit.facts(graph, path, target, available)
 
 
-def _predictor(
-  source: source_lib.Source, model: Any, request: request_lib.Request
+def _reference(
+  source: source_lib.Source, request: request_lib.Request
 ) -> predictors.FlaxPredictor:
-  """Returns a network of the source with the output of the request."""
-  return predictors.FlaxPredictor(
-    model,
-    source.variables,
-    source.config.data.mean,
-    source.config.data.std,
+  """Returns JAX as it is evaluated, with the platform's own kernels."""
+  config = source_lib.in_float32(source.config)
+  return predictors.of_config(
+    config,
+    source.info.num_classes,
+    networks.with_pixels(config, source.variables),
     {'argmax': 'ids'}.get(request.output, request.output),
-    float64=networks.enabled(source.config),
   )
 
 
@@ -152,11 +151,7 @@ def _fill(
   compute = saved_model.function(
     network, source.weights, request, data.mean, data.std
   )
-  # JAX as it is evaluated, with the platform's own kernels.
-  evaluated = networks.build(
-    source_lib.in_float32(source.config), source.info.num_classes
-  )
-  reference = _predictor(source, evaluated, request)
+  reference = _reference(source, request)
   # Without evaluation and calibration a run's data set may be elsewhere.
   real = source.trained and (scorer.enabled or request.int8)
   images = [
@@ -165,8 +160,8 @@ def _fill(
   ]
   comparable = reference
   if request.resize == 'host':
-    comparable = _predictor(
-      source, source_lib.HeadResolution(reference.model), request
+    comparable = reference.with_model(
+      source_lib.HeadResolution(reference.model)
     )
   expected = parity.outputs(comparable, images)
   calibration_set = []
@@ -190,7 +185,12 @@ def _fill(
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
     'classes': list(source.info.class_names),
-    'jax': score.metrics_of(scored, source.info.class_names),
+    'jax': {
+      'arithmetic': (
+        'simulated int8' if networks.enabled(source.config) else 'float32'
+      ),
+      **score.metrics_of(scored, source.info.class_names),
+    },
     'formats': {},
     'proof': {},
     'versions': provenance.versions(_PACKAGES),

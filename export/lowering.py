@@ -42,8 +42,8 @@ def network(
   """
   if not request.normalization_in_graph:
     return model, variables, None
-  net, variables = deployed.deployed(model, variables, mean, std)
-  return net, variables, (0.0, float(highest))
+  variables = deployed.with_layer(variables, mean, std)
+  return deployed.network(model), variables, (0.0, float(highest))
 
 
 def _convert(text: str) -> bytes:

@@ -24,7 +24,13 @@ _MEANING = """\
 def summary(report: Report) -> str:
   """Returns the quality table: mIoU and parity of JAX and each format."""
   rows = [
-    ['JAX, float32', table.number(report['jax']['miou'], '.4f'), '', '', '']
+    [
+      f'JAX, {report["jax"]["arithmetic"]}',
+      table.number(report['jax']['miou'], '.4f'),
+      '',
+      '',
+      '',
+    ]
   ]
   for name, f in report['formats'].items():
     rows.append(

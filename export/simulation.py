@@ -50,17 +50,15 @@ def predictor(
     data.std,
     source.pixels.highest,
   )
-  mean, std = data.mean, data.std
-  if pixels is not None:  # it normalises itself
-    mean, std = np.zeros_like(mean), np.ones_like(std)
   return predictors.FlaxPredictor(
     providers.simulate(
       net, request.rules, pixels, **networks.forms(source.config)
     ),
     variables,
-    mean,
-    std,
+    data.mean,
+    data.std,
     float64=True,
+    pixels=pixels is not None,
   )
 
 

@@ -32,17 +32,23 @@ class Deployed(segmenter.Segmenter):
     return super().__call__(x, *args, **kwargs)
 
 
-def deployed(
-  model: segmenter.Segmenter,
-  variables: PyTree,
-  mean: Sequence[float],
-  std: Sequence[float],
-) -> tuple[Deployed, PyTree]:
-  """Returns a network of pixels and its variables.
+def network(model: segmenter.Segmenter) -> Deployed:
+  """Returns the network of pixels that goes on as a network of normalised ones.
 
   Args:
     model: of normalised images.
-    variables: its 'params' and whatever else; all are kept.
+  """
+  fields = ('encoder', 'head', 'auxiliary', 'num_classes', 'resize_steps')
+  return Deployed(**{name: getattr(model, name) for name in fields})
+
+
+def with_layer(
+  variables: PyTree, mean: Sequence[float], std: Sequence[float]
+) -> PyTree:
+  """Returns the variables of `network`, which are the model's and one layer's.
+
+  Args:
+    variables: 'params' and whatever else; all are kept.
     mean: a value a channel.
     std: likewise.
   """
@@ -51,8 +57,4 @@ def deployed(
     'kernel': scale[None, None, None],
     'bias': -np.asarray(mean, np.float32) * scale,
   }
-  fields = ('encoder', 'head', 'auxiliary', 'num_classes', 'resize_steps')
-  return (
-    Deployed(**{name: getattr(model, name) for name in fields}),
-    {**variables, 'params': {**variables['params'], 'normalize': layer}},
-  )
+  return {**variables, 'params': {**variables['params'], 'normalize': layer}}

@@ -5,7 +5,9 @@ from typing import Any
 
 from deeplab import amounts
 from deeplab import parallel
+from deeplab.data import bands
 from deeplab.models import registry
+from deeplab.quantization import deployed
 from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization import snapping
@@ -111,8 +113,6 @@ def build(
       frozen_norms=amounts.frozen_norms(config),
       **parallel.kernels(),
     )
-  from deeplab.quantization import providers  # Qwix may be absent
-
   model = registry.build(
     network,
     num_classes,
@@ -120,8 +120,39 @@ def build(
     frozen_norms=amounts.frozen_norms(config),
     **KERNELS,
   )
+  return _simulated(config, model)
+
+
+def _simulated(config: 'ConfigDict', model: Any, *input_range: Any) -> Any:
+  from deeplab.quantization import providers  # Qwix may be absent
+
   rules = rules_lib.from_config(config.quantization)
-  return providers.simulate(model, rules, **forms(config))
+  return providers.simulate(model, rules, *input_range, **forms(config))
+
+
+def evaluated(
+  config: 'ConfigDict', num_classes: int, output_stride: int = 0
+) -> Any:
+  """Returns the network whose scores are those of a config.
+
+  A float one is that of `build`. Simulated int8 is the network as it stands in
+  a file, which takes images as they are: what they are normalised to is rounded
+  to int8 there, too.
+
+  Args:
+    config: the experiment.
+    num_classes: number of classes.
+    output_stride: as for `registry.at_output_stride`.
+
+  Raises:
+    ValueError: as `build`.
+  """
+  if not enabled(config):
+    return build(config, num_classes, output_stride=output_stride)
+  network = registry.at_output_stride(config.model, output_stride)
+  model = deployed.network(registry.build(network, num_classes, **KERNELS))
+  highest = bands.of(config.data).highest
+  return _simulated(config, model, (0.0, float(highest)))
 
 
 def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
@@ -144,3 +175,15 @@ def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
     snapping.snap(variables, rules_lib.from_config(config.quantization)),
     len(config.data.mean),
   )
+
+
+def with_pixels(config: 'ConfigDict', variables: Any) -> Any:
+  """Returns what `settled` has returned, for the network of `evaluated`."""
+  if not enabled(config):
+    return variables
+  return deployed.with_layer(variables, config.data.mean, config.data.std)
+
+
+def scored(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
+  """Returns variables of a run for the network of `evaluated`."""
+  return with_pixels(config, settled(config, num_classes, variables))

@@ -89,7 +89,8 @@ def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
   )
   build.run(source, request, output, 4, True, 8)
   with open(os.path.join(output, 'report.json'), encoding='utf-8') as f:
-    found = json.load(f)['formats']
+    report = json.load(f)
+  found = report['formats']
   simulation = found['int8_litert']['simulation']
   reference = simulation['beside']['reference']
   assert reference['images'] == 8  # of the evaluation
@@ -97,5 +98,8 @@ def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
   assert reference['max_steps'] <= 2
   assert reference['argmax_agreement'] >= 0.999
   assert reference['miou'] == pytest.approx(simulation['miou'], abs=5e-4)
+  # What any evaluation of the run computes, as a file does.
+  assert report['jax']['arithmetic'] == 'simulated int8'
+  assert report['jax']['miou'] == pytest.approx(simulation['miou'], abs=1e-6)
   assert found['int8_litert']['input']['dtype'] == 'int8'
   assert found['int16x8']['operator_dtypes']['CONV_2D'].keys() == {'int16'}
