@@ -167,6 +167,12 @@ _CALIBRATION_ROUNDING = flags.DEFINE_enum(
   'How kernels of integer files are rounded; default '
   'config.quantization.calibration.rounding.',
 )
+_CALIBRATION_EQUALIZE = flags.DEFINE_bool(
+  'calibration_equalize',
+  None,
+  'Channels that depthwise kernels read are brought to one range; default '
+  'config.quantization.calibration.equalize.',
+)
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
@@ -252,6 +258,7 @@ def _quantization(config: ConfigDict) -> ConfigDict:
     'weights': _WEIGHTS.value,
     'power_of_two': _POWER_OF_TWO.value,
     'calibration.method': _CALIBRATION_METHOD.value,
+    'calibration.equalize': _CALIBRATION_EQUALIZE.value,
     'calibration.rounding': _CALIBRATION_ROUNDING.value,
   }
   asked = {k: v for k, v in asked.items() if v is not None}

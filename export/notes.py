@@ -15,9 +15,11 @@ def _ranges(
   bases = {request_lib.MADE_OF.get(kind, kind) for kind in request.formats}
   by_us = 'int8_litert' in bases
   trained = 'quant_stats' in source.variables
-  method = source.config.quantization.calibration.method
-  rounding = source.config.quantization.calibration.rounding
-  how = f', kernels rounded by {rounding!r}'
+  calibration = source.config.quantization.calibration
+  method = calibration.method
+  how = f', kernels rounded by {calibration.rounding!r}'
+  if calibration.equalize:
+    how += ', what depthwise ones read equalised'
   if trained or not source.trained:
     how = ''
   ours = 'trained' if trained else f'by {method!r} over {images}'

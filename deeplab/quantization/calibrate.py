@@ -16,6 +16,7 @@ from deeplab.data import augment
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.models import registry
+from deeplab.quantization import equalize
 from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import ranges
@@ -152,7 +153,8 @@ def settled(
 ) -> PyTree:
   """Returns float variables as int8 begins with them, but for ranges.
 
-  BatchNorms are folded, and kernels rounded as a config's calibration says.
+  BatchNorms are folded, the channels that depthwise kernels read equalised, and
+  kernels rounded, as a config's calibration says.
 
   Args:
     model: built with depthwise and pointwise 'conv', of normalised images.
@@ -164,20 +166,21 @@ def settled(
   Raises:
     ValueError: the method of rounding is unknown, or as `check`.
   """
-  method = config.quantization.calibration.rounding
+  calibration = config.quantization.calibration
+  method = calibration.rounding
   if method not in rounding.METHODS:
     raise ValueError(
       f'config.quantization.calibration.rounding={method!r} is not one of '
       f'{rounding.METHODS}'
     )
   check(images)
-  data = config.data
-  variables = folding.fold(model, variables, len(data.mean))
+  pixels = {'mean': config.data.mean, 'std': config.data.std}
+  variables = folding.fold(model, variables, len(config.data.mean))
+  if calibration.equalize:
+    variables = equalize.equalize(model, variables, images, **pixels)
   if method == 'nearest':
     return variables
-  return rounding.least_squares(
-    model, rules, variables, images, mean=data.mean, std=data.std
-  )
+  return rounding.least_squares(model, rules, variables, images, **pixels)
 
 
 def prepare(

@@ -4,7 +4,9 @@ The nearest step is not the best one: an edge filter whose weights no longer
 add up to 0 answers to every flat area. Here the weights of a kernel are rounded
 one after the other, and those to come make up for the error so far, as far as
 the inputs of the convolution let them: GPTQ (arXiv:2210.17323), on the second
-moments of what it reads.
+moments of what it reads. What is left of the error in the mean goes into the
+biases (arXiv:1906.04721, section 4.2): errors of many layers add up there, and
+a class grows at another's cost.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ import numpy as np
 
 from deeplab.data import augment
 from deeplab.models import layers
+from deeplab.quantization import folding
 from deeplab.quantization import grids
 from deeplab.quantization import rules as rules_lib
 
@@ -33,6 +36,8 @@ _WIDEST = 2304
 # Share of the mean second moment that is added to all: what calibration images
 # never show may yet happen.
 _DAMPING = 0.01
+# Means over so many images are as good as over all.
+_MEAN_IMAGES = 16
 
 
 def _parts(channels: int, taps: int) -> int:
@@ -187,8 +192,9 @@ def least_squares(
 ) -> PyTree:
   """Returns variables whose convolutions have kernels of whole int8 steps.
 
-  Files of them, by any converter, hold those very integers. Other kernels, such
-  as those of transposed convolutions, stay as they are: converters take the
+  Biases make up for what the kernels change in the mean. Files of these
+  variables, by any converter, hold those very integers. Other kernels, such as
+  those of transposed convolutions, stay as they are: converters take the
   nearest.
 
   Args:
@@ -206,4 +212,69 @@ def least_squares(
     if not re.fullmatch(rules.stays_float, '/'.join(path)):
       kernel = np.asarray(params[(*path, 'kernel')], np.float64)
       params[(*path, 'kernel')] = _rounded(kernel, sums, rules)
-  return {**variables, 'params': flax.traverse_util.unflatten_dict(params)}
+  rounded = {**variables, 'params': flax.traverse_util.unflatten_dict(params)}
+  return _unbiased(model, variables, rounded, images, mean=mean, std=std)
+
+
+def _unbiased(
+  model: Any,
+  variables: PyTree,
+  rounded: PyTree,
+  images: Sequence[np.ndarray],
+  *,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> PyTree:
+  """Returns rounded variables whose convolutions have the means of others.
+
+  Layer by layer in one pass: each one sees what those before it have become.
+  Convolutions without a bias, their own or their BatchNorm's, are left.
+
+  Args:
+    model: as of `least_squares`.
+    variables: likewise.
+    rounded: those that change.
+    images: as of `least_squares`.
+    mean: likewise.
+    std: likewise.
+  """
+  x = augment.normalize(
+    np.stack(images[:_MEAN_IMAGES]).astype(np.float32),
+    np.asarray(mean, np.float32),
+    np.asarray(std, np.float32),
+  )
+  params = flax.traverse_util.flatten_dict(rounded['params'])
+  norms = folding.pairs(model, rounded, x.shape[-1])
+  places = {path[:-1]: path for path in params if path[-1] == 'bias'} | {
+    conv: (*norm, 'bias') for conv, (norm, _) in norms.items()
+  }
+
+  def look(
+    variables: PyTree, x: Array, wanted: dict[Path, Array]
+  ) -> dict[Path, Array]:
+    """Returns means, or what they lack of those that are wanted."""
+    found: dict[Path, Array] = {}
+
+    def watch(call, args, kwargs, context):
+      out = call(*args, **kwargs)
+      conv = context.module
+      if context.method_name != '__call__' or not isinstance(conv, layers.Conv):
+        return out
+      means = out.mean((0, 1, 2))
+      # One that is called twice is corrected for the first call.
+      if conv.path in found or conv.path not in places:
+        return out
+      found[conv.path] = wanted[conv.path] - means if wanted else means
+      return out + found[conv.path] if wanted else out
+
+    with nn.intercept_methods(watch):
+      model.apply(variables, x)
+    return found
+
+  see = jax.jit(look)
+  only = ('params', 'batch_stats')
+  wanted = see({k: variables[k] for k in only}, x, {})
+  for path, change in see({k: rounded[k] for k in only}, x, wanted).items():
+    place = places[path]
+    params[place] = np.asarray(params[place]) + np.asarray(change)
+  return {**rounded, 'params': flax.traverse_util.unflatten_dict(params)}

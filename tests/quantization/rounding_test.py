@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deeplab.models import layers
+from deeplab.quantization import folding
 from deeplab.quantization import rounding
 from deeplab.quantization import rules
 
@@ -143,3 +144,36 @@ def test_what_stays_float_and_powers_of_two():
   scale = 2 ** np.ceil(np.log2(_scale(_kernel(variables))))
   np.testing.assert_array_equal(kernel / scale, np.rint(kernel / scale))
   assert (np.abs(kernel) <= 127 * scale).all()
+
+
+class Deep(nn.Module):
+  """Three convolutions with BatchNorms, and one with a bias."""
+
+  @nn.compact
+  def __call__(self, images):
+    x = images
+    for i in range(3):
+      x = layers.ConvBN(
+        8, norm=layers.Norm(0.9, 1e-3), kernel=3, name=f'layer{i}'
+      )(x, False)
+    return layers.Conv(4, use_bias=True, name='last')(x)
+
+
+def test_biases_keep_the_means():
+  network, images = Deep(), _images()
+  variables = jax.tree.map(
+    np.asarray, jax.jit(network.init)(jax.random.key(0), images)
+  )
+  variables = folding.fold(network, variables, 8)
+  found = rounding.least_squares(network, RULES, variables, images, **STILL)
+  mean = lambda v: np.asarray(network.apply(v, images)).mean((0, 1, 2))
+  np.testing.assert_allclose(mean(found), mean(variables), atol=1e-4)
+  # Without them the rounded kernels have other means.
+  params = {
+    name: {**found['params'][name], 'norm': layer['norm']}
+    if 'norm' in layer
+    else {**found['params'][name], 'bias': layer['bias']}
+    for name, layer in variables['params'].items()
+  }
+  kernels_alone = {**found, 'params': params}
+  assert np.abs(mean(kernels_alone) - mean(variables)).max() > 1e-3

@@ -1,0 +1,98 @@
+"""Channels of one range, and the same function."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from deeplab.models import layers
+from deeplab.models import segmenter
+from deeplab.quantization import equalize
+from deeplab.quantization import folding
+
+STILL = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
+NORM = layers.Norm(0.9, 1e-3)
+
+
+class Net(nn.Module):
+  """A pointwise convolution, and a depthwise one that reads it."""
+
+  activation: str = 'relu6'
+  tapped: bool = False  # the map between them is part of the output
+
+  @nn.compact
+  def __call__(self, images):
+    x = layers.ConvBN(4, norm=NORM, activation=self.activation, name='expand')(
+      images, False
+    )
+    y = layers.ConvBN(4, norm=NORM, kernel=3, groups=4, name='depthwise')(
+      x, False
+    )
+    return segmenter.Output(y + x if self.tapped else y)
+
+
+def _images():
+  rng = np.random.default_rng(0)
+  return list(rng.uniform(0, 1, (4, 9, 8, 3)).astype(np.float32))
+
+
+def _variables(net):
+  variables = jax.jit(net.init)(jax.random.key(0), np.stack(_images()))
+  variables = jax.tree.map(np.array, variables)
+  # Channels whose ranges are 1, 1/10, 1/100, and one that is never used.
+  kernel = np.abs(variables['params']['expand']['conv']['kernel'])
+  kernel *= np.float32([1, 0.1, 0.01, 0]) / kernel.sum((0, 1, 2))
+  variables['params']['expand']['conv']['kernel'] = kernel
+  return folding.fold(net, variables)
+
+
+def _largest(net, variables):
+  """Returns the largest value of each channel between the convolutions."""
+  _, state = net.apply(
+    variables,
+    np.stack(_images()),
+    capture_intermediates=lambda module, _: module.name == 'expand',
+  )
+  (found,) = state['intermediates']['expand']['__call__']
+  return np.asarray(found).max((0, 1, 2))
+
+
+@pytest.mark.parametrize('activation', ['relu6', 'relu', 'none'])
+def test_ranges_become_one_and_the_function_stays(activation):
+  net = Net(activation)
+  variables = _variables(net)
+  found = equalize.equalize(net, variables, _images(), **STILL)
+  before, after = _largest(net, variables), _largest(net, found)
+  assert before[2] < 0.02 * before[0]
+  # A hundredth is further than the largest factor, 64.
+  np.testing.assert_allclose(after[1], after[0], rtol=1e-4)
+  np.testing.assert_allclose(after[2], 64 * before[2], rtol=1e-4)
+  assert (after[0], after[3]) == (before[0], 0)
+  x = np.stack(_images())
+  one, two = (np.asarray(net.apply(v, x).logits) for v in (variables, found))
+  np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+  assert not np.array_equal(
+    variables['params']['depthwise']['conv']['kernel'],
+    found['params']['depthwise']['conv']['kernel'],
+  )
+
+
+@pytest.mark.parametrize(
+  'net', [Net('hard_swish'), Net(tapped=True)], ids=['hard_swish', 'tapped']
+)
+def test_what_would_change_the_function_stays(net):
+  variables = _variables(net)
+  found = equalize.equalize(net, variables, _images(), **STILL)
+  jax.tree.map(np.testing.assert_array_equal, variables, found)
+
+
+def test_an_activation_that_clips_keeps_a_margin():
+  """Channels at 6 stay; smaller ones go to nine tenths of it."""
+  net = Net('relu6')
+  variables = _variables(net)
+  kernel = variables['params']['expand']['conv']['kernel']
+  variables['params']['expand']['conv']['kernel'] = kernel * 20
+  found = equalize.equalize(net, variables, _images(), **STILL)
+  before, after = _largest(net, variables), _largest(net, found)
+  assert before[0] == after[0] == 6
+  np.testing.assert_allclose(after[1], 5.4, rtol=1e-4)
