@@ -56,6 +56,7 @@ def get_config(variant: str = '') -> ConfigDict:
   )
   c.data.augment.random_scale.step = 0.25
   c.data.augment.shrink = 'bilinear'
+  c.data.augment.nearest = 'corner'
   common.sizes(c, (512, 1024))
 
   # Model.

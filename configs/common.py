@@ -38,6 +38,9 @@ def base() -> ConfigDict:
   # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not, as
   # evaluation at a static size does not.
   c.data.augment.shrink = 'area'
+  # The id that a resized label takes: under a pixel's 'center', or under its
+  # 'corner', as OpenCV's nearest neighbour of most sources does.
+  c.data.augment.nearest = 'center'
   # What uncovered pixels get, a value a channel; (): those of `mean`.
   c.data.augment.fill = ()
   c.data.augment.random_scale = ConfigDict(

@@ -49,6 +49,8 @@ def get_config(variant: str = '') -> ConfigDict:
     steps=STEPS[chosen['steps']],
     frame=(2048, 512),
   )
+  # This page of the original alone pads images, before they are normalised.
+  c.data.augment.fill = (0.0, 0.0, 0.0)
   common.views(c, chosen['views'])
 
   if chosen['run'] == 'smoke':

@@ -25,6 +25,8 @@ MMSEG = {
     *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),
   ),
   'data.augment.shrink': 'bilinear',
+  'data.augment.nearest': 'corner',
+  'data.augment.fill': (),
   'data.augment.random_crop.padded': False,
   'data.augment.pad.size': (),
   'data.augment.random_fit.low': 0.5,
@@ -102,6 +104,7 @@ PADDLE = {
   'data.augment.random_scale.high': 2.0,
   'data.augment.random_scale.step': 0.25,
   'data.augment.shrink': 'bilinear',
+  'data.augment.nearest': 'corner',
   'data.augment.fill': (),
   'data.augment.random_crop.size': (512, 1024),
   'data.augment.random_crop.max_class_share': 1.0,
@@ -135,6 +138,7 @@ TI = {
     'random_flip',
   ),
   'data.augment.shrink': 'bilinear',
+  'data.augment.nearest': 'corner',
   'data.augment.random_rotate.degrees': 5.0,
   'data.augment.random_rotate.probability': 1.0,
   'data.augment.random_stretch.low': 1.0,
@@ -367,7 +371,10 @@ RECIPES = {
   ('cityscapes_resnet', 'r101,crop769'): CROP769 | {'total_steps': 40_000},
   ('ade20k_resnet', 'r101,160k'): mmseg((2048, 512), total_steps=160_000),
   ('voc_resnet', ''): mmseg(
-    (2048, 512), total_steps=20_000, data__train_split='trainaug'
+    (2048, 512),
+    total_steps=20_000,
+    data__train_split='trainaug',
+    data__augment__fill=(0.0, 0.0, 0.0),
   ),
   ('pascal_context_resnet', 'c59,80k'): mmseg(
     (520, 520),
@@ -393,7 +400,9 @@ RECIPES = {
   ('ade20k_resnet', 'r50,80k,ms'): many(
     mmseg((2048, 512), total_steps=80_000), *SIX
   ),
-  ('voc_resnet', 'flip'): mmseg((2048, 512), eval__flip=True),
+  ('voc_resnet', 'flip'): mmseg(
+    (2048, 512), eval__flip=True, data__augment__fill=(0.0, 0.0, 0.0)
+  ),
   ('loveda_resnet', 'ms'): many(mmseg((2048, 512)), *SIX),
   ('pascal_context_resnet', 'ms'): {
     'eval.scales': SIX,

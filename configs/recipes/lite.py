@@ -78,6 +78,7 @@ def configure(
   )
   c.data.augment.stretch.size = size
   c.data.augment.shrink = 'bilinear'
+  c.data.augment.nearest = 'corner'
   c.model.encoder = ConfigDict(NETWORKS[network].encoder)
   c.model.head = ConfigDict(NETWORKS[network].head)
   c.model.output_stride = NETWORKS[network].output_stride

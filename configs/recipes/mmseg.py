@@ -8,7 +8,7 @@ loss that is averaged over ignored pixels too.
 
 Whole images are evaluated at their own sizes, and the network is compiled for
 each of these: --config.eval.pad_multiple=32 fills images up, so that sizes
-repeat. What differs: labels are resized by the nearest of half-pixel centres.
+repeat.
 """
 
 from ml_collections import ConfigDict
@@ -127,6 +127,7 @@ def train(
   c.data.augment.random_crop.max_class_share = 0.75
   c.data.augment.random_crop.padded = False
   c.data.augment.shrink = 'bilinear'
+  c.data.augment.nearest = 'corner'
   c.loss.normalizer = 'all'
   c.batch_size = batch_size
   c.total_steps = steps

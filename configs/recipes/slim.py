@@ -6,7 +6,8 @@ crops of 32k + 1, on which strided grids stay aligned.
 
 Two flags of the original are off here as there: `fine_tune_batch_norm=False` is
 --config.model.frozen_norms=True, and hard example mining is the loss term
-`hardest`.
+`hardest`. What differs: the original scales images and labels with corner
+pixels aligned, here pixel areas keep their borders.
 """
 
 from ml_collections import ConfigDict

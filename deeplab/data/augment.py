@@ -98,9 +98,9 @@ def compose(
 
   Args:
     augment: a ConfigDict with `ops`, names in the order of their use, and
-      under each name the op's parameters, all of them; and `shrink`, see
-      `geometry.resize`, for the ops that resize, and `fill`, a value a channel,
-      for the ops that uncover pixels.
+      under each name the op's parameters, all of them; and `shrink` and
+      `nearest`, see `geometry.resize`, for the ops that resize, and `fill`, a
+      value a channel, for the ops that uncover pixels.
     mean: a value a channel, what uncovered pixels get where `fill` is empty.
 
   Returns:
@@ -117,7 +117,11 @@ def compose(
       f'config.data.augment.fill={fill} is not a value for each of the '
       f'{len(mean)} channels; use () for config.data.mean'
     )
-  shared = {'fill': fill, 'shrink': augment.get('shrink')}
+  shared = {
+    'fill': fill,
+    'shrink': augment.get('shrink'),
+    'nearest': augment.get('nearest'),
+  }
   for name in sorted(set(augment) - {'ops', *shared}) + list(augment.ops):
     if name not in OPS:
       raise ValueError(

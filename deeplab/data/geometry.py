@@ -3,9 +3,10 @@
 Ops as in `augment.py`, of images of any number of channels and depth.
 
 Resizing is half-pixel consistent: pixel areas keep their borders, for the
-image (bilinear) and for the label (nearest) alike. Pixels that an op uncovers
-are painted with `fill`, the data set's mean colour unless the config has
-another, which normalises to about zero, and labelled IGNORE.
+image (bilinear) and for the label (nearest) alike, unless a config wants what
+its source has (NEAREST). Pixels that an op uncovers are painted with `fill`,
+the data set's mean colour unless the config has another, which normalises to
+about zero, and labelled IGNORE.
 """
 
 from collections.abc import Callable
@@ -31,27 +32,37 @@ cv2.setNumThreads(0)
 # new pixel; 'bilinear', as most sources have it, looks at two neighbours a
 # side alone, so that it aliases, and the image is noisier than a real one.
 SHRINK = {'area': cv2.INTER_AREA, 'bilinear': cv2.INTER_LINEAR}
+# Which id a pixel of a resized label takes: that under its 'center', or that
+# under its upper left 'corner', as what calls OpenCV's INTER_NEAREST does. Of
+# labels that shrink the latter lie up to half a new pixel off the image.
+NEAREST = {'center': cv2.INTER_NEAREST_EXACT, 'corner': cv2.INTER_NEAREST}
 
 
-def resize(example: Example, size: Sequence[int], shrink: str) -> Example:
+def resize(
+  example: Example, size: Sequence[int], shrink: str, nearest: str
+) -> Example:
   """Resizes to `size` (H, W): image bilinear, label nearest.
 
   Args:
     example: the example; its image may be a `deferred.Image`, and stays so.
     size: (H, W).
     shrink: how an image that shrinks is resized, a key of SHRINK.
+    nearest: how a label is resized, a key of NEAREST.
 
   Raises:
-    ValueError: `shrink` is none.
+    ValueError: `shrink` or `nearest` is none.
   """
-  if shrink not in SHRINK:
-    raise ValueError(
-      f'config.data.augment.shrink={shrink!r} is not one of {sorted(SHRINK)}'
-    )
+  for name, value, known in (
+    ('shrink', shrink, SHRINK),
+    ('nearest', nearest, NEAREST),
+  ):
+    if value not in known:
+      raise ValueError(
+        f'config.data.augment.{name}={value!r} is not one of {sorted(known)}'
+      )
   height, width = size
   if example['label'].shape == (height, width):
     return example
-  # INTER_NEAREST is not half-pixel; INTER_NEAREST_EXACT is.
   shrinks = height * width < example['label'].size
   kind = SHRINK[shrink] if shrinks else cv2.INTER_LINEAR
   image = example['image']
@@ -63,7 +74,7 @@ def resize(example: Example, size: Sequence[int], shrink: str) -> Example:
       lambda part, _: cv2.resize(part, (width, height), interpolation=kind),
     )
   label = cv2.resize(
-    example['label'], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    example['label'], (width, height), interpolation=NEAREST[nearest]
   )
   return example | {'image': image, 'label': label}
 
@@ -74,10 +85,11 @@ def stretch(
   *,
   size: Sequence[int],
   shrink: str,
+  nearest: str,
 ) -> Example:
   """Resizes to `size` (H, W), whatever the ratio of the sides was."""
   del rng
-  return resize(example, size, shrink)
+  return resize(example, size, shrink, nearest)
 
 
 def random_scale(
@@ -88,6 +100,7 @@ def random_scale(
   high: float,
   step: float,
   shrink: str,
+  nearest: str,
 ) -> Example:
   """Resizes by a factor drawn from [low, high].
 
@@ -98,12 +111,15 @@ def random_scale(
     high: largest factor.
     step: draws from low, low + step, ..., high; 0 draws uniformly.
     shrink: see `resize`.
+    nearest: likewise.
   """
   if step:
     factor = low + step * int(rng.integers(round((high - low) / step) + 1))
   else:
     factor = rng.uniform(low, high)
-  return resize(example, sizes.scaled(example['label'].shape, factor), shrink)
+  return resize(
+    example, sizes.scaled(example['label'].shape, factor), shrink, nearest
+  )
 
 
 def random_fit(
@@ -115,6 +131,7 @@ def random_fit(
   long: int,
   short: int,
   shrink: str,
+  nearest: str,
 ) -> Example:
   """Resizes to fit into a frame, times a factor drawn from [low, high].
 
@@ -129,10 +146,13 @@ def random_fit(
     long: length of the frame's longer side, which the image's is fitted to.
     short: length of its shorter side.
     shrink: see `resize`.
+    nearest: likewise.
   """
   factor = rng.uniform(low, high)
   shape = example['label'].shape
-  return resize(example, sizes.fitted(shape, factor, long, short), shrink)
+  return resize(
+    example, sizes.fitted(shape, factor, long, short), shrink, nearest
+  )
 
 
 def random_short_side(
@@ -142,6 +162,7 @@ def random_short_side(
   low: int,
   high: int,
   shrink: str,
+  nearest: str,
 ) -> Example:
   """Resizes to a shorter side drawn from low, low + 1, ..., high.
 
@@ -149,7 +170,7 @@ def random_short_side(
   """
   short = int(rng.integers(low, high + 1))
   return resize(
-    example, sizes.short_sided(example['label'].shape, short), shrink
+    example, sizes.short_sided(example['label'].shape, short), shrink, nearest
   )
 
 
@@ -161,6 +182,7 @@ def random_stretch(
   high: float,
   probability: float,
   shrink: str,
+  nearest: str,
 ) -> Example:
   """Resizes height and width by a factor each, with the given probability.
 
@@ -171,7 +193,7 @@ def random_stretch(
     return example
   factors = rng.uniform(low, high), rng.uniform(low, high)
   return resize(
-    example, sizes.stretched(example['label'].shape, factors), shrink
+    example, sizes.stretched(example['label'].shape, factors), shrink, nearest
   )
 
 
@@ -183,6 +205,7 @@ def random_window(
   center: tuple[float, float],
   probability: float,
   shrink: str,
+  nearest: str,
 ) -> Example:
   """Cuts out a window and enlarges it to the size of the image.
 
@@ -197,6 +220,7 @@ def random_window(
       of the image is left.
     probability: of doing so.
     shrink: see `resize`.
+    nearest: likewise.
   """
   if rng.random() >= probability:
     return example
@@ -208,7 +232,7 @@ def random_window(
     stop = round(n * min(1.0, middle + half))
     window.append(slice(start, max(stop, start + 1)))
   cut = {key: example[key][tuple(window)] for key in ('image', 'label')}
-  return resize(example | cut, shape, shrink)
+  return resize(example | cut, shape, shrink, nearest)
 
 
 def pad(
@@ -263,9 +287,10 @@ def random_crop(
     example: the example.
     rng: source of randomness.
     size: (H, W) of the window.
-    max_class_share: up to 10 windows are drawn until none of the classes has
-      a larger share than this of the labelled pixels; the last one drawn is
-      kept in any case. 1 accepts the first.
+    max_class_share: windows are drawn until every class has a smaller share
+      than this of the labelled pixels; the eleventh is kept in any case, as
+      MMSegmentation keeps what it draws after ten that will not do. 1 accepts
+      the first.
     padded: whether a smaller image is padded first.
     fill: colour of padding.
   """
@@ -273,14 +298,14 @@ def random_crop(
     example = pad(example, rng, size=size, fill=fill)
   image, label = example['image'], example['label']
   height, width = np.minimum(size, label.shape).tolist()
-  for _ in range(10):
+  for _ in range(11):
     top = int(rng.integers(label.shape[0] - height + 1))
     left = int(rng.integers(label.shape[1] - width + 1))
     window = slice(top, top + height), slice(left, left + width)
     if max_class_share >= 1:
       break
     counts = np.bincount(label[window].ravel(), minlength=256)[: info.IGNORE]
-    if 0 < counts.max() <= max_class_share * counts.sum():
+    if counts.max() < max_class_share * counts.sum():
       break
   return example | {'image': image[window], 'label': label[window]}
 

@@ -25,23 +25,37 @@ MOVES = {
     'long': 80,
     'short': 50,
     'shrink': 'area',
+    'nearest': 'center',
   },
   'random_flip': {'probability': 1.0},
   'random_flip_vertical': {'probability': 1.0},
   'random_rotate': {'degrees': 30.0, 'probability': 1.0, 'fill': FILL},
-  'random_scale': {'low': 0.5, 'high': 2.0, 'step': 0.0, 'shrink': 'bilinear'},
-  'random_short_side': {'low': 30, 'high': 90, 'shrink': 'area'},
+  'random_scale': {
+    'low': 0.5,
+    'high': 2.0,
+    'step': 0.0,
+    'shrink': 'bilinear',
+    'nearest': 'center',
+  },
+  'random_short_side': {
+    'low': 30,
+    'high': 90,
+    'shrink': 'area',
+    'nearest': 'center',
+  },
   'random_stretch': {
     'low': 1.0,
     'high': 2.0,
     'probability': 1.0,
     'shrink': 'area',
+    'nearest': 'center',
   },
   'random_window': {
     'share': (0.6, 0.9),
     'center': (0.25, 0.75),
     'probability': 1.0,
     'shrink': 'area',
+    'nearest': 'center',
   },
 }
 
@@ -117,20 +131,27 @@ def test_channels_move_alike(name, dtype):
 def test_scale_is_half_pixel():
   label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
   example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
-  double = geometry.resize(example, (8, 8), 'area')
+  double = geometry.resize(example, (8, 8), 'area', 'center')
   assert double['label'][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
   assert double['image'][0, :, 0].tolist() == [0, 10, 30, 50, 70, 90, 110, 120]
-  half = geometry.resize(example, (2, 2), 'area')
+  half = geometry.resize(example, (2, 2), 'area', 'center')
   assert half['image'][0, :, 0].tolist() == [20, 100]
   # A pixel of the smaller map covers two; the second one is read.
   assert half['label'][0].tolist() == [1, 3]
+  corner = geometry.resize(example, (2, 2), 'area', 'corner')
+  assert corner['label'][0].tolist() == [0, 2]
+  np.testing.assert_array_equal(corner['image'], half['image'])
+  with pytest.raises(ValueError, match=r"nearest='edge' is not one of \['cen"):
+    geometry.resize(example, (2, 2), 'area', 'edge')
 
 
 def test_shrinking_averages_what_it_covers():
   row = np.array([0, 0, 0, 240, 0, 0, 240, 240], np.uint8)
   label = np.zeros((8, 8), np.uint8)
   image = np.tile(row[None, :, None], (8, 1, 3))
-  quarter = geometry.resize({'image': image, 'label': label}, (2, 2), 'area')
+  quarter = geometry.resize(
+    {'image': image, 'label': label}, (2, 2), 'area', 'center'
+  )
   # Each pixel is the mean of 16; two neighbours would give 0 and 120.
   assert quarter['image'][0, :, 0].tolist() == [60, 120]
 
@@ -150,13 +171,13 @@ def test_bilinear_shrinking_looks_at_two_neighbours_a_side(size):
     expected = expected.take(low, axis) * (1 - part) + (
       expected.take(high, axis) * part
     )
-  got = geometry.resize(example, size, 'bilinear')
+  got = geometry.resize(example, size, 'bilinear', 'center')
   np.testing.assert_allclose(got['image'], expected, atol=1)
-  area = geometry.resize(example, size, 'area')
+  area = geometry.resize(example, size, 'area', 'center')
   assert np.abs(area['image'] - expected).max() > 10
   np.testing.assert_array_equal(got['label'], area['label'])
   with pytest.raises(ValueError, match=r"shrink='cubic' is not one of"):
-    geometry.resize(example, size, 'cubic')
+    geometry.resize(example, size, 'cubic', 'center')
 
 
 def test_a_crop_may_leave_what_is_smaller():
@@ -180,7 +201,13 @@ def test_scale_steps():
   rng = np.random.default_rng(0)
   heights = {
     geometry.random_scale(
-      coordinates(0), rng, low=0.5, high=1.0, step=0.25, shrink='area'
+      coordinates(0),
+      rng,
+      low=0.5,
+      high=1.0,
+      step=0.25,
+      shrink='area',
+      nearest='center',
     )['label'].shape
     for _ in range(40)
   }
@@ -207,6 +234,7 @@ def test_fit_by_hand(size, factor, expected):
     long=2048,
     short=512,
     shrink='area',
+    nearest='center',
   )
   assert got['label'].shape == expected
 
@@ -218,8 +246,19 @@ def test_fit_is_mmsegmentation_s(size, factor, monkeypatch):
   resize = transforms.RandomResize(
     scale=(160, 40), ratio_range=(factor, factor), keep_ratio=True
   )
-  example = coordinates(0, size)
-  theirs = resize({'img': example['image'], 'img_shape': size})['img']
+  rng = np.random.default_rng(0)
+  example = {
+    'image': rng.integers(0, 256, (*size, 3), np.uint8),
+    'label': rng.integers(0, 256, size, np.uint8),
+  }
+  theirs = resize(
+    {
+      'img': example['image'],
+      'img_shape': size,
+      'gt_seg_map': example['label'],
+      'seg_fields': ['gt_seg_map'],
+    }
+  )
   got = geometry.random_fit(
     example,
     np.random.default_rng(0),
@@ -228,22 +267,26 @@ def test_fit_is_mmsegmentation_s(size, factor, monkeypatch):
     long=160,
     short=40,
     shrink='bilinear',
+    nearest='corner',
   )
-  assert got['label'].shape == theirs.shape[:2]
+  np.testing.assert_array_equal(got['image'], theirs['img'])
+  np.testing.assert_array_equal(got['label'], theirs['gt_seg_map'])
 
 
 def test_short_side_by_hand():
   rng = np.random.default_rng(0)
   example = coordinates(0, (20, 30))
   shapes = {
-    geometry.random_short_side(example, rng, low=9, high=11, shrink='area')[
-      'label'
-    ].shape
+    geometry.random_short_side(
+      example, rng, low=9, high=11, shrink='area', nearest='center'
+    )['label'].shape
     for _ in range(40)
   }
   assert shapes == {(9, 13), (10, 15), (11, 16)}
   upright = coordinates(0, (30, 20))
-  got = geometry.random_short_side(upright, rng, low=9, high=9, shrink='area')
+  got = geometry.random_short_side(
+    upright, rng, low=9, high=9, shrink='area', nearest='center'
+  )
   assert got['label'].shape == (13, 9)
 
 
@@ -252,7 +295,13 @@ def test_stretch_draws_each_side_apart():
   shapes = np.array(
     [
       geometry.random_stretch(
-        coordinates(0), rng, low=1.0, high=2.0, probability=0.5, shrink='area'
+        coordinates(0),
+        rng,
+        low=1.0,
+        high=2.0,
+        probability=0.5,
+        shrink='area',
+        nearest='center',
       )['label'].shape
       for _ in range(60)
     ]
@@ -276,6 +325,7 @@ def test_window_shows_its_share_of_the_image():
       center=(0.25, 0.75),
       probability=1,
       shrink='area',
+      nearest='center',
     )['label']
     assert got.shape == SIZE
     spans.append(int(got.max()) - int(got.min()) + 1)
@@ -291,6 +341,7 @@ def test_window_shows_its_share_of_the_image():
     center=(0.5, 0.5),
     probability=0,
     shrink='area',
+    nearest='center',
   )
   assert same is example
 
@@ -335,6 +386,48 @@ def test_crop_caps_the_share_of_a_class():
   assert (shares(0.75) > 0.75).mean() < 0.1
 
 
+def test_crops_are_drawn_as_mmsegmentation_draws_them(monkeypatch):
+  """Of the same numbers the same window, the last of eleven at worst."""
+  transforms = mmseg_module.load(monkeypatch, 'mmseg.datasets.transforms')
+  label = np.zeros((40, 50), np.uint8)
+  label[:, 30:] = 1
+  label[:8] = 255
+  image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+  drawn = []
+
+  class Numbers:
+    """Draws, and keeps what it drew."""
+
+    def __init__(self, seed):
+      self.rng = np.random.default_rng(seed)
+
+    def integers(self, high):
+      drawn.append(int(self.rng.integers(high)))
+      return drawn[-1]
+
+  lengths = set()
+  for seed in range(60):
+    drawn.clear()
+    got = geometry.random_crop(
+      {'image': image, 'label': label},
+      Numbers(seed),
+      size=(16, 20),
+      max_class_share=0.6,
+      padded=False,
+      fill=FILL,
+    )
+    lengths.add(len(drawn) // 2)
+    numbers = iter(drawn)
+    monkeypatch.setattr(np.random, 'randint', lambda *_, n=numbers: next(n))
+    theirs = transforms.RandomCrop((16, 20), cat_max_ratio=0.6)(
+      {'img': image, 'gt_seg_map': label, 'seg_fields': ['gt_seg_map']}
+    )
+    np.testing.assert_array_equal(got['image'], theirs['img'])
+    np.testing.assert_array_equal(got['label'], theirs['gt_seg_map'])
+    assert next(numbers, None) is None
+  assert {1, 11} <= lengths
+
+
 def test_flip():
   example = coordinates(1, (2, 4))
   rng = np.random.default_rng(0)
@@ -349,7 +442,9 @@ def test_flip():
 def test_stretch_has_its_size_whatever_the_ratio():
   rng = np.random.default_rng(0)
   example = coordinates(0, (6, 8))
-  got = geometry.stretch(example, rng, size=(3, 16), shrink='area')
+  got = geometry.stretch(
+    example, rng, size=(3, 16), shrink='area', nearest='center'
+  )
   assert got['image'].shape[:2] == got['label'].shape == (3, 16)
-  want = geometry.resize(example, (3, 16), 'area')
+  want = geometry.resize(example, (3, 16), 'area', 'center')
   np.testing.assert_array_equal(got['image'], want['image'])

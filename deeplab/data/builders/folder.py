@@ -146,7 +146,7 @@ def find(data: Any, split: str) -> tuple[sources_lib.Source, ...]:
 
 def survey(
   data: Any, split: str
-) -> tuple[tuple[pairs_lib.Pair, ...], list[str]] | None:
+) -> tuple[tuple[pairs_lib.Pair, ...], list[pairs_lib.Fault]] | None:
   """Returns the (image, mask) files of a split, and all that is wrong there.
 
   Args:
@@ -154,7 +154,7 @@ def survey(
     split: name of the split.
 
   Returns:
-    The pairs that there are, sorted by image, and a sentence for each file
+    The pairs that there are, sorted by image, and a fault for each file
     without a partner, each bad line of a list, or the lack of all files; none
     if the split is whole. None where there are no masks to look at: for
     annotations that are drawn.
@@ -175,9 +175,9 @@ def survey(
       masks = [sources_lib.Source(*pair, classes.facts) for pair in pairs]
       chosen = _share(base, masks, data, split)
     pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
-    faults += more
+    faults += map(pairs_lib.Fault, more)
   if not pairs and not faults:
-    faults = [_empty(base, split)]
+    faults = [pairs_lib.Fault(_empty(base, split))]
   return pairs, faults
 
 
@@ -244,8 +244,8 @@ def _find_all(
   if sources is not None:
     return sources
   pairs, faults = pairs_lib.find(base, split)
-  for text in faults:
-    faults_lib.report(ValueError(text))
+  for fault in faults:
+    faults_lib.report(ValueError(fault.text))
   drawn = functools.partial(labelme.read, classes=classes)
   return [
     sources_lib.Source(image, path, classes.drawn, drawn)

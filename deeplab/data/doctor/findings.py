@@ -194,12 +194,15 @@ def _faults(
   """Collects the faults of single files by kind."""
   texts: dict[str, list[str]] = {}
   places: dict[str, list[tuple[load.Place, ...]]] = {}
-  for kind, text in dict.fromkeys(faults):  # a pool is looked at twice
-    texts.setdefault(kind, []).append(text)
+  # A pool is looked at twice.
+  for fault in {(f.kind, f.text): f for f in faults}.values():
+    texts.setdefault(fault.kind, []).append(fault.text)
+    if fault.place:
+      places.setdefault(fault.kind, []).append((fault.place,))
   for s in scans:
-    for kind, text in s.faults:
-      texts.setdefault(kind, []).append(text)
-      places.setdefault(kind, []).append((s.place,))
+    for fault in s.faults:
+      texts.setdefault(fault.kind, []).append(fault.text)
+      places.setdefault(fault.kind, []).append((s.place,))
   for kind, found in texts.items():
     yield Finding(kind, tuple(found), tuple(places.get(kind, ())))
 
@@ -222,7 +225,11 @@ def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
     yield Finding('palettes', texts, places)
   with_palette = [s for s in scans if s.palette]
   if with_palette:
-    yield Finding('palette', (f'{len(with_palette)} of {len(scans)} masks',))
+    names: Iterable[str] = ()
+    if len(with_palette) < len(scans):  # it is no habit of the data set
+      names = (s.place.mask for s in with_palette)
+    count = f'{len(with_palette)} of {len(scans)} masks'
+    yield Finding('palette', (count, *names))
 
 
 def _labels(

@@ -30,18 +30,6 @@ Palette = tuple[tuple[int, info_lib.Color], ...]
 _NAMED = 5
 
 
-class Fault(NamedTuple):
-  """What is wrong with an example.
-
-  Attributes:
-    kind: one of `findings.KINDS`.
-    text: a sentence that begins with the file.
-  """
-
-  kind: str
-  text: str
-
-
 class Place(NamedTuple):
   """Where an example is.
 
@@ -56,6 +44,20 @@ class Place(NamedTuple):
   image: str
   mask: str = ''
   number: int = 0
+
+
+class Fault(NamedTuple):
+  """What is wrong with an example.
+
+  Attributes:
+    kind: one of `findings.KINDS`.
+    text: a sentence that begins with the file.
+    place: the example, where it is none of those that are scanned.
+  """
+
+  kind: str
+  text: str
+  place: Place | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +104,19 @@ def listing(
         found = folder.survey(config.data, split)
         if found is not None:
           pairs, wrong = found
-          places = [
-            Place(split, str(image), str(mask)) for image, mask in pairs
+          return [_place(split, pair) for pair in pairs], [
+            Fault('files', text, _place(split, pair) if pair else None)
+            for text, pair in wrong
           ]
-          return places, [Fault('files', text) for text in wrong]
       count = splits.num_examples(config, split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder has been looked through twice.
   return count, [Fault('files', text) for text in dict.fromkeys(texts)]
+
+
+def _place(split: str, pair: tuple[pathlib.Path, pathlib.Path]) -> Place:
+  return Place(split, str(pair[0]), str(pair[1]))
 
 
 def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:

@@ -36,12 +36,15 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; }
 .good { background: #2e7d32; } .bad { background: #b3261e; }
 table { border-collapse: collapse; }
 th, td { padding: .2em .8em; text-align: right; white-space: nowrap; }
+th { white-space: normal; }
 th:first-child, td:first-child { text-align: left; }
 tr { border-bottom: 1px solid #ddd; }
 .swatch { display: inline-block; width: 1em; height: 1em; margin-right: .5em;
   vertical-align: -.15em; border: 1px solid #888; }
-.bar { display: inline-block; height: .7em; background: #7a9cc6;
-  margin-right: .5em; }
+.track { display: inline-block; width: 8em; text-align: left; }
+.bar { display: inline-block; height: .7em; background: #7a9cc6; }
+.share { display: inline-block; width: 4em; }
+.sizes { display: inline-block; max-width: 22em; white-space: normal; }
 .finding { border-left: 5px solid; padding: .1em 1em; margin: 1.2em 0; }
 .error { border-color: #b3261e; } .warning { border-color: #e09600; }
 .note { border-color: #7a9cc6; }
@@ -173,7 +176,7 @@ def _splits(result: diagnosis.Diagnosis) -> str:
       (
         html.escape(name),
         str(len(split.scans)),
-        text.size_range(split.sizes),
+        f'<span class="sizes">{text.size_range(split.sizes)}</span>',
         text.share(split.ignored),
         text.share(split.empty) if cropped else '',
       )
@@ -189,8 +192,9 @@ def _balance(result: diagnosis.Diagnosis) -> str:
   rows = [('class', *map(html.escape, result.splits), 'weight')]
   for i, (name, *cells) in enumerate(text.balance(result)):
     bars = [
-      f'<span class="bar" style="width: {values[i] / largest * 8:.2f}em">'
-      f'</span>{html.escape(cell)}'
+      '<span class="track"><span class="bar" '
+      f'style="width: {values[i] / largest * 100:.1f}%"></span></span>'
+      f'<span class="share">{html.escape(cell)}</span>'
       for values, cell in zip(shares, cells[:-1], strict=True)
     ]
     rows.append(

@@ -1,6 +1,7 @@
 """Pairs of files, one annotation an image: by a list, or by their stems."""
 
 import pathlib
+from typing import NamedTuple
 
 from deeplab.data import bands
 
@@ -9,7 +10,22 @@ LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
 Pair = tuple[pathlib.Path, pathlib.Path]
 
 
-def find(base: pathlib.Path, split: str) -> tuple[tuple[Pair, ...], list[str]]:
+class Fault(NamedTuple):
+  """What keeps files from being pairs.
+
+  Attributes:
+    text: a sentence that begins with the file.
+    pair: an image and its annotation of which one is missing; None for other
+      faults.
+  """
+
+  text: str
+  pair: Pair | None = None
+
+
+def find(
+  base: pathlib.Path, split: str
+) -> tuple[tuple[Pair, ...], list[Fault]]:
   """Returns the files of a list or of folders.
 
   Args:
@@ -17,8 +33,8 @@ def find(base: pathlib.Path, split: str) -> tuple[tuple[Pair, ...], list[str]]:
     split: name of the split.
 
   Returns:
-    The (image, annotation) files, sorted, and a sentence for each file without
-    a partner and each bad line.
+    The (image, annotation) files, sorted, and a fault for each file without a
+    partner and each bad line.
   """
   listing, folder = base / f'{split}.txt', base / split
   if listing.is_file():
@@ -28,18 +44,19 @@ def find(base: pathlib.Path, split: str) -> tuple[tuple[Pair, ...], list[str]]:
   elif any(folder.glob('*.json')):
     pairs, faults = _matched(folder, folder, ('.json',))
   else:
-    return (), [
+    text = (
       f'{base}: split {split!r} is missing; make {split}/images and '
       f'{split}/labels there, a list file {split}.txt, or a file {split}.json '
       f"of COCO's form or {split}.xml of CVAT's, or let one folder of pairs be "
       'split at random by --config.data.pool=FOLDER'
-    ]
+    )
+    return (), [Fault(text)]
   return tuple(sorted(pairs)), faults
 
 
 def _listed(
   base: pathlib.Path, listing: pathlib.Path
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[list[Pair], list[Fault]]:
   """Reads a list file; see `find`."""
   pairs, faults = [], []
   for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
@@ -47,17 +64,17 @@ def _listed(
     if not names:
       continue
     if len(names) != 2:
-      faults.append(
+      text = (
         f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
         'between names that have spaces'
       )
+      faults.append(Fault(text))
       continue
     image, mask = base / names[0].strip(), base / names[1].strip()
     missing = [path for path in (image, mask) if not path.is_file()]
-    faults += [
-      f'{path}: no such file, but line {number} of {listing} names it'
-      for path in missing
-    ]
+    for path in missing:
+      text = f'{path}: no such file, but line {number} of {listing} names it'
+      faults.append(Fault(text, (image, mask)))
     if not missing:
       pairs.append((image, mask))
   return pairs, faults
@@ -65,17 +82,16 @@ def _listed(
 
 def _by_stem(
   folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> tuple[dict[str, pathlib.Path], list[str]]:
-  """Returns the files of a folder by stem, and sentences about the others."""
+) -> tuple[dict[str, pathlib.Path], list[Fault]]:
+  """Returns the files of a folder by stem, and what is wrong with others."""
   files: dict[str, pathlib.Path] = {}
   faults = []
   for path in sorted(folder.iterdir()):
     if path.suffix.lower() not in suffixes or path.name.startswith('.'):
       continue
     if path.stem in files:
-      faults.append(
-        f'{path}: {files[path.stem].name} has the same stem; remove one'
-      )
+      text = f'{path}: {files[path.stem].name} has the same stem; remove one'
+      faults.append(Fault(text))
     else:
       files[path.stem] = path
   return files, faults
@@ -85,7 +101,7 @@ def _matched(
   images_folder: pathlib.Path,
   labels_folder: pathlib.Path,
   suffixes: tuple[str, ...] = LABEL_SUFFIXES,
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[list[Pair], list[Fault]]:
   """Pairs the files of two folders by stem; see `find`."""
   images, faults = _by_stem(images_folder, bands.SUFFIXES)
   masks, more = _by_stem(labels_folder, suffixes)
@@ -95,15 +111,15 @@ def _matched(
     jpegs, _ = _by_stem(labels_folder, ('.jpg', '.jpeg'))
     masks = {k: path for k, path in jpegs.items() if k in images} | masks
   for stem in sorted(images.keys() ^ masks.keys()):
+    image = images.get(stem, images_folder / stem)
+    mask = masks.get(stem, labels_folder / f'{stem}{suffixes[0]}')
     if stem in images:
-      faults.append(
-        f'{images[stem]}: image without a mask; add '
-        f'{labels_folder / stem}{suffixes[0]} or remove the image'
-      )
+      text = f'{image}: image without a mask; add {mask} or remove the image'
     else:
-      faults.append(
-        f'{masks[stem]}: mask without an image; add an image of stem {stem!r} '
-        f'to {images_folder} or remove the mask'
+      text = (
+        f'{mask}: mask without an image; add an image of stem {stem!r} to '
+        f'{images_folder} or remove the mask'
       )
+    faults.append(Fault(text, (image, mask)))
   stems = sorted(images.keys() & masks.keys())
   return [(images[stem], masks[stem]) for stem in stems], faults

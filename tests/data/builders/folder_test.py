@@ -210,15 +210,19 @@ def test_a_survey_names_every_fault(root, config):
     (root / 'val/images/img1.jpg', root / 'val/labels/img1.png'),
     (root / 'val/images/img2.png', root / 'val/labels/img2.png'),
   )
-  assert [fault.split(';')[0] for fault in faults] == [
+  assert [fault.text.split(';')[0] for fault in faults] == [
     f'{root}/val/images/img0.png: image without a mask'
   ]
+  missing = root / 'val/labels/img0.png'
+  assert faults[0].pair == (root / 'val/images/img0.png', missing)
   (root / 'val.txt').write_text('a\n\nb.png c.png\n', 'utf-8')
   pairs, faults = folder.survey(config.data, 'val')
   assert pairs == ()
-  assert [fault.split(':')[0] for fault in faults] == [
+  assert [fault.text.split(':')[0] for fault in faults] == [
     f'{root}/{name}' for name in ('val.txt', 'b.png', 'c.png')
   ]
+  both = root / 'b.png', root / 'c.png'
+  assert [fault.pair for fault in faults] == [None, both, both]
 
 
 def test_an_orientation_tag_turns_nothing(root, config):
@@ -477,7 +481,7 @@ def test_a_survey_of_a_pool_is_of_the_split(pool, config):
   (pool / 'all/labels/img003.png').unlink()
   pairs, faults = folder.survey(config.data, 'val')
   assert [image.stem for image, _ in pairs] == ['img007']
-  assert [fault.split(';')[0] for fault in faults] == [
+  assert [fault.text.split(';')[0] for fault in faults] == [
     f'{pool}/all/images/img003.png: image without a mask',
     f"{pool}/val.txt: 'img999' is no image of the pool 'all'",
   ]

@@ -97,7 +97,7 @@ def sick(root, config):
   expected['palettes'] = [
     f'{masks[1]}: id 1 is (8, 8, 8) here, and (9, 9, 9) in {masks[0]}'
   ]
-  expected['palette'] = ['2 of 22 masks']
+  expected['palette'] = ['2 of 22 masks', *map(str, masks)]
   lone, mask = add(root, 'train', 'lone')
   mask.unlink()
   image, orphan = add(root, 'val', 'orphan')
@@ -203,6 +203,9 @@ def test_the_command_fails_on_a_sick_folder(root, config, tmp_path):
   assert page.links == []  # one file, which needs nothing else
   assert f'{root}/train/labels/value.png: value 200 (6 pixels)' in page.text
   assert page.images >= 20
+  # The image without a mask is shown, and the mask without an image.
+  files = page.text.partition('A split is not whole')[2].partition('Error')[0]
+  assert files.index('train: lone.png') < files.index('val: orphan')
 
 
 def test_the_command_passes_a_sound_folder(root, config):
