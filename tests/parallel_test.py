@@ -63,16 +63,20 @@ def test_replicated_state_is_placed_as_the_step_returns_it():
   assert state.sharding == placement
 
 
-def test_the_step_takes_the_place_of_the_state_before():
+def test_the_step_takes_the_place_of_the_state_before(caplog):
   step = parallel.map_train(
     lambda s, x: (s + jax.lax.psum(x.sum(), parallel.AXIS), x)
   )
   state = parallel.replicate(jnp.ones((256, 1024)))
   batch = np.ones((2, 1), np.float32)
-  spent = parallel.compile_ahead(step, state, batch)
+  with jax.log_compiles():
+    spent = parallel.compile_ahead(step, state, batch)
+    assert 'Finished XLA compilation' in caplog.text
+    caplog.clear()
+    after, _ = step(state, batch)
+    assert 'compilation' not in caplog.text  # it is not compiled again
   assert spent['reused'] == 1.0  # MiB
   assert 0.25e-3 < spent['gflops'] < 1e-3  # an addition a number
-  after, _ = step(state, batch)
   assert state.is_deleted() and not after.is_deleted()
 
 
