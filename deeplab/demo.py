@@ -176,6 +176,7 @@ def page(segmenters: dict[str, predict.Segmenter]) -> Any:
     )
     gr.Image(
       visualize.legend(first.class_names, palette, 800),
+      format='png',
       show_label=False,
       interactive=False,
       buttons=[],

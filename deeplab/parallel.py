@@ -51,7 +51,8 @@ def start(
   """Joins the other processes of this run; every command calls it first.
 
   Without arguments SLURM's variables (a step of several tasks) and those of a
-  TPU pod tell; where they do not, this process is alone.
+  TPU pod tell; where they do not, this process is alone. It takes all devices
+  of its machine, or, where SLURM started several on one, a GPU each.
 
   Args:
     coordinator: 'HOST:PORT' of process 0.
@@ -67,13 +68,17 @@ def start(
       '--coordinator, --processes and --process go together: HOST:PORT of '
       'process 0, how many there are, and which one this is'
     )
-  slurm = int(os.environ.get('SLURM_STEP_NUM_TASKS', 1))
-  if not all(given) and slurm == 1 and _tpu_hosts() == 1:
+  tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS', 1))
+  if not all(given) and tasks == 1 and _tpu_hosts() == 1:
     return
+  # Under SLURM, JAX takes a single GPU for each task unless it is told which:
+  # an empty list is no restriction.
+  nodes = int(os.environ.get('SLURM_STEP_NUM_NODES', 1))
   jax.distributed.initialize(
     coordinator or None,
     processes or None,
     process,
+    local_device_ids=[] if all(given) or 1 < tasks == nodes else None,
     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
   )
   if jax.process_index():

@@ -98,11 +98,24 @@ class Study:
     """Returns all runs, seed by seed, so that early results are of each.
 
     Args:
-      extra: further flags of `deeplab.main` for every run.
+      extra: further flags of `deeplab.main` for every run; they replace what
+        all runs have in common.
 
     Raises:
-      ValueError: a setting has a label that cannot name a folder.
+      ValueError: a setting has a label that cannot name a folder, or `extra`
+        gives a field in which the runs differ.
     """
+    given = {flag.partition('=')[0].removeprefix('--config.') for flag in extra}
+    varied = {'seed'}.union(
+      *(fields for axis in self.grid.values() for fields in axis.values())
+    )
+    if given & varied:
+      raise ValueError(
+        f'--config.{min(given & varied)} is what the runs of the study '
+        f'{self.name} differ in; it cannot be given for all of them'
+      )
+    # A tuple that is given twice would be as long as both.
+    fixed = {k: v for k, v in self.base.fixed.items() if k not in given}
     runs = []
     for seed in self.base.seeds:
       for labels in itertools.product(*self.grid.values()):
@@ -113,7 +126,7 @@ class Study:
               f'study {self.name}: {axis} has a setting {label!r}; use '
               'letters, digits, "_", "." and "+"'
             )
-        fields = {**self.base.fixed, 'seed': seed}
+        fields = {**fixed, 'seed': seed}
         for axis, label in chosen.items():
           fields.update(self.grid[axis][label])
         runs.append(

@@ -202,6 +202,7 @@ class _Progress:
       total=total,
       initial=finished,
       disable=None,  # nothing is drawn where standard error is no terminal
+      smoothing=0,  # logs speak in jumps: the time left is by the mean speed
       bar_format='{desc}{bar}| {n:.2f}/{total} runs [{elapsed}<{remaining}]',
     )
 

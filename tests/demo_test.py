@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 
+from absl import flags
 import numpy as np
 from PIL import Image
 import pytest
@@ -92,6 +94,21 @@ def test_without_gradio_the_remedy_is_said(monkeypatch):
     demo.page({'checkpoint': _segmenter(_first)})
 
 
+def test_it_is_shown_to_this_machine_alone(monkeypatch):
+  asked = []
+  shown = types.SimpleNamespace(launch=lambda **more: asked.append(more))
+  monkeypatch.setattr(demo, 'gradio', lambda: None)
+  monkeypatch.setattr(demo, 'load', lambda *_: {})
+  monkeypatch.setattr(demo, 'page', lambda _: shown)
+  for more in ([], ['--host=0.0.0.0']):
+    values = flags.FlagValues()
+    demo.define_flags(values)
+    values(['', '--workdir=W', *more])
+    demo._run(values)
+  assert [x['server_name'] for x in asked] == ['127.0.0.1', '0.0.0.0']
+  assert [x['share'] for x in asked] == [False, False]
+
+
 @pytest.fixture
 def browser():
   """A page of Chromium, without a window."""
@@ -105,7 +122,12 @@ def browser():
 
   with sync_api.sync_playwright() as playwright:
     started = playwright.chromium.launch(
-      executable_path=chromium, args=['--no-sandbox']
+      executable_path=chromium,
+      args=[
+        '--no-sandbox',
+        '--use-fake-device-for-media-stream',  # a webcam, drawn
+        '--use-fake-ui-for-media-stream',  # that may be used
+      ],
     )
     yield started.new_page(viewport={'width': 1280, 'height': 720})
     started.close()
@@ -133,6 +155,12 @@ def _serve(*arguments):
       assert process.poll() is None, process.communicate()[1]
       assert time.monotonic() < deadline
       time.sleep(0.5)
+
+
+def _answers(host, port):
+  with socket.socket() as s:
+    s.settimeout(5)
+    return s.connect_ex((host, port)) == 0
 
 
 def _shown(browser, place):
@@ -175,7 +203,7 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
     browser.on('request', lambda request: called.append(request.url))
     browser.goto(address)
     browser.set_input_files('#photo input', tmp_path / 'picture.png')
-    browser.wait_for_selector('#overlay1 img', timeout=120_000)
+    browser.wait_for_selector('#overlay1 img', timeout=300_000)
     palette = models[0].palette
     for place, own in zip(('overlay0', 'overlay1'), ids, strict=True):
       np.testing.assert_array_equal(
@@ -185,7 +213,14 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
     share = 100 * np.mean(ids[0] == ids[1])
     assert said.startswith('checkpoint: ') and 'int8.tflite: ' in said
     assert said.endswith(f'same class on {share:.1f}% of the pixels')
+    np.testing.assert_array_equal(
+      _shown(browser, 'legend'),
+      visualize.legend(models[0].class_names, palette, 800),
+    )
     browser.screenshot(path=tmp_path / 'page.png')
+    port = int(address.rpartition(':')[2])
+    # This machine too, but not the one address that it is bound to.
+    assert _answers('127.0.0.1', port) and not _answers('127.0.0.2', port)
 
     # Another opacity draws anew.
     before = browser.get_attribute('#overlay0 img', 'src')
@@ -193,11 +228,30 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
     slider.click(position={'x': slider.bounding_box()['width'] - 1, 'y': 4})
     browser.wait_for_function(
       f'document.querySelector("#overlay0 img").src != "{before}"',
-      timeout=60_000,
+      timeout=120_000,
     )
     np.testing.assert_array_equal(
-      _shown(browser, 'overlay0'), visualize.colorize(ids[0], palette)
+      _shown(browser, 'overlay0'), visualize.overlay(image, ids[0], palette, 1)
     )
+
+    # A picture of the webcam, once it shows any.
+    browser.goto(address)
+    browser.click('#photo button[aria-label="Capture from camera"]')
+    browser.click('text=Click to Access Webcam')
+    browser.wait_for_function(
+      'document.querySelector("#photo video")?.readyState > 2',
+      timeout=120_000,
+    )
+    browser.click('#photo button[aria-label="capture photo"]')
+    browser.wait_for_selector('#overlay1 img', timeout=300_000)
+    taken = _shown(browser, 'photo')
+    assert min(taken.shape[:2]) > 100 and taken.std() > 10
+    np.testing.assert_array_equal(
+      _shown(browser, 'overlay0'),
+      visualize.overlay(taken, models[0].predict(taken), palette, 0.5),
+    )
+    browser.screenshot(path=tmp_path / 'webcam.png')
+
     # Nothing was asked of other machines.
     assert {url.split('/')[2] for url in called if url.startswith('http')} == {
       address.removeprefix('http://')

@@ -1,4 +1,7 @@
 import io
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -60,16 +63,20 @@ def test_replicated_state_is_placed_as_the_step_returns_it():
   assert state.sharding == placement
 
 
-def test_the_step_takes_the_place_of_the_state_before():
+def test_the_step_takes_the_place_of_the_state_before(caplog):
   step = parallel.map_train(
     lambda s, x: (s + jax.lax.psum(x.sum(), parallel.AXIS), x)
   )
   state = parallel.replicate(jnp.ones((256, 1024)))
   batch = np.ones((2, 1), np.float32)
-  spent = parallel.compile_ahead(step, state, batch)
+  with jax.log_compiles():
+    spent = parallel.compile_ahead(step, state, batch)
+    assert 'Finished XLA compilation' in caplog.text
+    caplog.clear()
+    after, _ = step(state, batch)
+    assert 'compilation' not in caplog.text  # it is not compiled again
   assert spent['reused'] == 1.0  # MiB
   assert 0.25e-3 < spent['gflops'] < 1e-3  # an addition a number
-  after, _ = step(state, batch)
   assert state.is_deleted() and not after.is_deleted()
 
 
@@ -88,6 +95,7 @@ def joined(monkeypatch):
   )
   for name in (
     'SLURM_STEP_NUM_TASKS',
+    'SLURM_STEP_NUM_NODES',
     'TPU_WORKER_HOSTNAMES',
     'MEGASCALE_NUM_SLICES',
   ):
@@ -103,18 +111,49 @@ def test_a_process_alone_joins_nobody(joined):
 
 
 @pytest.mark.parametrize(
-  'variables',
+  ('variables', 'local'),
   [
-    {'SLURM_STEP_NUM_TASKS': '2'},
-    {'TPU_WORKER_HOSTNAMES': '10.0.0.1,10.0.0.2'},
-    {'TPU_WORKER_HOSTNAMES': '10.0.0.1', 'MEGASCALE_NUM_SLICES': '2'},
+    ({'SLURM_STEP_NUM_TASKS': '2', 'SLURM_STEP_NUM_NODES': '2'}, []),
+    ({'SLURM_STEP_NUM_TASKS': '2', 'SLURM_STEP_NUM_NODES': '1'}, None),
+    ({'TPU_WORKER_HOSTNAMES': '10.0.0.1,10.0.0.2'}, None),
+    ({'TPU_WORKER_HOSTNAMES': '10.0.0.1', 'MEGASCALE_NUM_SLICES': '2'}, None),
   ],
 )
-def test_slurm_and_pods_are_found(joined, variables, monkeypatch):
+def test_slurm_and_pods_are_found(joined, variables, local, monkeypatch):
   for name, value in variables.items():
     monkeypatch.setenv(name, value)
   parallel.start()
-  assert joined == [((None, None, None), {'heartbeat_timeout_seconds': 30})]
+  more = {'local_device_ids': local, 'heartbeat_timeout_seconds': 30}
+  assert joined == [((None, None, None), more)]
+
+
+# What JAX makes of it: the GPUs that each process will see.
+SEEN = """
+import os, socket
+os.environ |= {
+  'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '1',
+  'SLURM_PROCID': '0', 'SLURM_LOCALID': '0',
+}
+import jax
+from deeplab import parallel
+parallel._meet = lambda: None
+with socket.socket() as s:
+  s.bind(('localhost', 0))
+  port = s.getsockname()[1]
+parallel.start(f'localhost:{port}', 1, 0)
+print(jax.config.values['jax_cuda_visible_devices'])
+"""
+
+
+def test_a_task_has_all_devices_of_its_node():
+  done = subprocess.run(
+    [sys.executable, '-c', SEEN],
+    cwd=pathlib.Path(__file__).resolve().parent.parent,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.split() == ['all']
 
 
 def test_a_machine_of_google_says_what_pod_it_is_of(joined, monkeypatch):

@@ -119,3 +119,15 @@ def test_without_a_decoder_only_that_is_gone(form, expected):
     assert head.name == ('deeplabv3plus' if decoder else 'deeplabv3')
     assert head.rates == expected[run.labels['output_stride']]
     assert head.channels == {'': 512, 'camvid': 256}[form]
+
+
+def test_flags_for_all_runs_replace_what_they_have_in_common():
+  study = studies.load('experiments/ablations/image_pooling.py:smoke')
+  field = 'data.augment.random_crop.size'
+  assert field in study.base.fixed
+  for run in study.runs([f'--config.{field}=(64, 64)']):
+    config = studies.config(run.flags)
+    assert config.data.augment.random_crop.size == (64, 64)
+  for field in ('seed', 'model.head.image_pooling'):
+    with pytest.raises(ValueError, match=f'--config.{field} is what the runs'):
+      study.runs([f'--config.{field}=1'])

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import pathlib
@@ -7,6 +8,8 @@ import sys
 import threading
 import time
 
+from absl import flags
+import psutil
 import pytest
 
 from deeplab import provenance
@@ -237,6 +240,77 @@ def test_commands_for_other_machines():
   assert shown == f'--command=cd deeplab && {line}\n'
 
 
+def _printed(capsys, workdir, kind):
+  values = flags.FlagValues()
+  sweep.define_flags(values)
+  page = 'experiments/ablations/int8_recipe.py:smoke'
+  values(['', f'--study={page}', f'--workdir={workdir}', f'--print={kind}'])
+  sweep._run(values, ['--config.data.root=/x'])
+  return capsys.readouterr().out
+
+
+def test_what_is_left_is_printed(tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  text = _printed(capsys, tmp_path, 'shell')
+  commands = [x for x in text.splitlines() if not x.startswith('#')]
+  place = f'--workdir={tmp_path}/runs/'
+  assert [line.split()[3] for line in commands] == [
+    f'{place}float-s0',
+    f'{place}float-s1',
+  ]
+  assert all(line.endswith(' --config.data.root=/x') for line in commands)
+  # The seven others of each seed start from its weights.
+  assert text.splitlines()[-1].startswith('# 14 more start from the weights')
+  record = tmp_path / 'runs' / 'float-s0' / 'run.json'
+  record.parent.mkdir(parents=True)
+  record.write_text('{}')
+  slurm = _printed(capsys, tmp_path, 'slurm')
+  assert '#SBATCH --array=0-7\n' in slurm and '\n# 7 more start' in slurm
+  assert f'{place}float-s0' not in slurm and f'{place}mse-s0' in slurm
+  tpu = _printed(capsys, tmp_path, 'tpu')
+  assert tpu.count('gcloud compute tpus tpu-vm ssh') == 8
+  assert not (tmp_path / 'logs').exists()  # nothing was run
+
+
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_terminal_shows_a_bar_and_the_time_left(monkeypatch):
+  terminal = _Terminal()
+  monkeypatch.setattr(sys, 'stderr', terminal)
+  progress = sweep._Progress(10, 4)
+  clock = [progress._bar.start_t]
+  monkeypatch.setattr(progress._bar, '_time', lambda: clock[0])
+  # Three in a minute, four were done before; logs speak all ten seconds.
+  for second in range(1, 61):
+    clock[0] += 1
+    progress.update(4 + second // 10 / 2)
+  shown = terminal.getvalue().split('\r')[-1]
+  assert shown.strip().endswith('7.00/10 runs [01:00<01:00]')
+  progress.close()
+
+
+def test_other_outputs_get_lines_with_the_time_left(tmp_path, monkeypatch):
+  said = []
+  monkeypatch.setattr(
+    sweep.logging, 'info', lambda text, *values: said.append(text % values)
+  )
+  progress = sweep._Progress(10, 4)
+  progress._began -= 300
+  run = studies.Run('8-s0', {}, 0, ())
+  progress.ended(run, 6, 'finished')  # two in five minutes
+  assert said == ['6/10 8-s0: finished; about 10 minutes left']
+  # Parts of runs count by what their logs say.
+  log = tmp_path / 'log'
+  log.write_text('')
+  job = sweep._Job(run, None, str(log))
+  assert job.share() == 0
+  log.write_text('I1 step 20/80  loss 1\nI2 step 60/80  loss 1\n')
+  assert job.share() == 0.75
+
+
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(ValueError, match=r'there is no file nothing\.py'):
     studies.load('nothing.py')
@@ -246,25 +320,41 @@ def test_what_is_missing_is_said(tmp_path):
     tabulate.collect(str(tmp_path))
 
 
-@pytest.mark.full
-def test_a_smoke_sweep_for_real(data_dir, tmp_path):
-  workdir = tmp_path / 'sweep'
-  done = subprocess.run(
+def _real(workdir, data_dir):
+  """Starts four runs of six steps."""
+  return subprocess.Popen(
     [
       *(sys.executable, '-m', 'experiments.sweep'),
       '--study=experiments/ablations/image_pooling.py:smoke',
       f'--workdir={workdir}',
       *('--', f'--config.data.data_dir={data_dir}'),
       *('--config.epochs=0', '--config.total_steps=6'),
+      '--config.checkpoint.every_steps=2',
+      '--config.data.augment.random_crop.size=(64, 64)',
     ],
     cwd=ROOT,
-    capture_output=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
-    check=False,
   )
-  assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope='module')
+def whole(data_dir, tmp_path_factory):
+  """Returns a sweep that ran through: its work directory, and its table."""
+  workdir = tmp_path_factory.mktemp('whole') / 'sweep'
+  process = _real(workdir, data_dir)
+  table, said = process.communicate()
+  assert process.returncode == 0, said
+  return workdir, table
+
+
+@pytest.mark.full
+def test_a_smoke_sweep_for_real(whole):
+  workdir, table = whole
   assert _finished(workdir) == 4
   collected = tabulate.collect(str(workdir))
+  assert table.strip() == tabulate.table(collected)
   on, off = tabulate.settings(collected)
   # Without the branch: no convolution of it, 160 x 64 and 2 x 64 of its norm,
   # and 64 of the 320 inputs of the projection to 64.
@@ -279,3 +369,34 @@ def test_a_smoke_sweep_for_real(data_dir, tmp_path):
     f'image_pooling_smoke_{what}.png'
     for what in ('pareto', 'curves', 'classes')
   }
+
+
+@pytest.mark.full
+def test_a_machine_that_dies_twice_changes_nothing(whole, data_dir, tmp_path):
+  """The sweep and what it runs are killed in the middle of a run."""
+  workdir = tmp_path / 'sweep'
+  metrics = lambda where, run: tabulate.record(str(where), run)['metrics']
+  killed = ('on-s0', 'off-s0')
+  for name in killed:
+    process = _real(workdir, data_dir)
+    saved = workdir / 'runs' / name / 'checkpoints' / '2'
+    deadline = time.monotonic() + 600
+    while not saved.exists():
+      assert time.monotonic() < deadline
+      assert process.poll() is None, process.communicate()[1]
+      time.sleep(0.02)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for child in started:
+      child.kill()
+    process.communicate()
+    assert started and tabulate.record(str(workdir), name) is None
+  process = _real(workdir, data_dir)
+  table, said = process.communicate()
+  assert process.returncode == 0, said
+  for name in killed:
+    log = (workdir / 'logs' / f'{name}.log').read_text()
+    assert 'Going on from step' in log
+  assert table == whole[1]
+  for run in tabulate.collect(str(workdir))['runs']:
+    assert metrics(workdir, run['id']) == metrics(whole[0], run['id'])
