@@ -70,7 +70,7 @@ def _card(
 def _target_facts(
   folder: str, file: str, request: request_lib.Request
 ) -> dict[str, Any]:
-  """Returns what the target makes of the int8 file; see `fit.facts`."""
+  """Returns what the target makes of an int8 file; see `fit.facts`."""
   path = os.path.join(folder, file)
   with open(path, 'rb') as f:
     graph = graph_lib.read(f.read())
@@ -120,13 +120,18 @@ def run(
 
   Raises:
     graph.BadGraph: a file is not what it must be; nothing is written.
-    fit.DoesNotFit: the int8 file does not fit its target; likewise.
+    fit.DoesNotFit: an int8 file does not fit its target; likewise.
     ValueError: conversion or evaluation is impossible, and why.
   """
   if networks.enabled(source.config) and request.resize == 'host':
     raise ValueError(
       '--resize=host is for float runs: simulated int8 knows the ranges of the '
       'whole network; pass --resize=trained'
+    )
+  if 'c' in request.formats and source.pixels.depth > 8:
+    raise ValueError(
+      f'--formats=c: the example reads images of 8 bits, and this network has '
+      f'{source.pixels.depth}; leave c out'
     )
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
   with folder_lib.whole_or_nothing(output) as folder:
@@ -192,6 +197,7 @@ def _fill(
     'classes': list(source.info.class_names),
     'jax': score.metrics_of(scored, source.info.class_names),
     'formats': {},
+    'target': {},
     'proof': {},
     'versions': provenance.versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
@@ -217,8 +223,8 @@ def _fill(
       )
       digest = None
     else:
-      base = request_lib.MADE_OF.get(kind, kind)
-      if base == 'int8_litert':
+      base = request.base(kind)
+      if base == 'int8_litert' and base not in converted:
         converted[base], simulated = _lowered(
           source, network, weights, calibration_set, request
         )
@@ -244,8 +250,8 @@ def _fill(
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       digest = hashlib.sha256(content).hexdigest()
-      if kind == 'int8' and request.target:
-        report['target'] = _target_facts(folder, file, request)
+      if kind in request_lib.INT8 and request.target:
+        report['target'][kind] = _target_facts(folder, file, request)
     seconds = time.monotonic() - start
     card = cards.card(file, kind, request, source, facts, digest)
     cards.write(folder, kind, card)

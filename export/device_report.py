@@ -182,10 +182,7 @@ def _micro(name: str, proof: dict[str, Any]) -> list[str]:
   ]
 
 
-def _target(report: dict[str, Any]) -> list[str]:
-  target = report.get('target')
-  if not target:
-    return []
+def _target(name: str, target: dict[str, Any]) -> list[str]:
   limits = [
     f'{_kib(target[key])} KiB of {what}'
     for key, what in (('ram_bytes', 'RAM'), ('flash_bytes', 'flash'))
@@ -193,7 +190,7 @@ def _target(report: dict[str, Any]) -> list[str]:
   ]
   within = f' within {" and ".join(limits)}' if limits else ''
   return [
-    f'The int8 file fits {target["name"]} ({target["title"]}){within}: no '
+    f'The {name} file fits {target["name"]} ({target["title"]}){within}: no '
     'operator of it is refused.',
     '',
     *[f'* {advice}.' for advice in target['advice']],
@@ -204,7 +201,10 @@ def _target(report: dict[str, Any]) -> list[str]:
 def sections(report: dict[str, Any]) -> list[str]:
   """Returns the lines of all of it; none if nothing was collected."""
   proofs = report.get('proof') or {}
-  lines = [*_target(report), *classes(report)]
+  lines = []
+  for name, target in report['target'].items():
+    lines += _target(name, target)
+  lines += classes(report)
   if report.get('overlays'):
     lines += ['## Masks', '', '![masks](overlays.png)', '']
   for name, proof in proofs.items():

@@ -22,7 +22,8 @@ Some of what devices ask for:
         --formats=int8 --input_type=int8 --output_type=int8
     a mask, one byte a pixel:
         --output_kind=argmax --output_type=uint8
-    ONNX, float and int8, and C with an example that builds on TFLite Micro:
+    ONNX, float and int8, and C with an example that builds on TFLite Micro
+    (of the int8_litert file, if that stands in int8's place):
         --formats=int8,onnx,c
     what a certain device takes, or a sentence that says why it cannot:
         --target=ethos-u55-128 --output_kind=argmax
@@ -128,7 +129,7 @@ _TARGET = flags.DEFINE_enum(
   'target',
   None,
   sorted(targets.TARGETS),
-  'Device that the int8 file must fit. It chooses the ends of that file and '
+  'Device that int8 and int8_litert files must fit. It chooses their ends and '
   'the steps of the last resize, unless they are given; operators and memories '
   'are checked.',
 )

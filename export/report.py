@@ -83,9 +83,10 @@ def _simulation(report: Report) -> list[str]:
   """Returns how far int8_litert is from JAX's simulation, if it was made."""
   found = [f['simulation'] for f in report['formats'].values()]
   found = [s for s in found if s is not None]
-  if not found or 'same' not in found[0]:
+  if not found:
     return []
   (s,) = found
+  percent = lambda key: table.number(s.get(key) and 100 * s[key], '.3f')
   return [
     '## Simulation',
     '',
@@ -103,10 +104,10 @@ def _simulation(report: Report) -> list[str]:
       [
         [
           table.number(s['miou'], '.4f'),
-          table.number(100 * s['same'], '.3f'),
-          table.number(100 * s['within_one'], '.3f'),
-          str(s['max_steps']),
-          table.number(100 * s['argmax_agreement'], '.3f'),
+          percent('same'),
+          percent('within_one'),
+          table.number(s.get('max_steps')),
+          percent('argmax_agreement'),
         ]
       ],
     ),

@@ -56,6 +56,7 @@ def predictor(
     variables,
     mean,
     std,
+    {'argmax': 'ids'}.get(request.output, request.output),
     float64=True,
   )
 
@@ -75,17 +76,20 @@ def compare(
     scorer: gives the simulation's mIoU.
 
   Returns:
-    What `parity.steps` returns, `resolver` and `miou`. Without a scale (logits
-    that stay in float32) there are no steps to count, and it is `miou` alone.
+    `images`, how many; `resolver`, `miou`, `argmax_agreement`; and of logits
+    with a scale what else `parity.steps` returns.
   """
   miou = scorer.miou(simulated, 'simulated int8')
   with open(path, 'rb') as f:
     scale = graph_lib.output_scale(graph_lib.read(f.read()))
-  if scale is None:
-    return {'resolver': RESOLVER, 'miou': miou}
   images = [np.rint(image) for image in images]
   file = litert.TFLitePredictor(path, resolver=RESOLVER)
-  found = parity.steps(
-    parity.outputs(simulated, images), parity.outputs(file, images), scale
-  )
-  return {**found, 'resolver': RESOLVER, 'miou': miou}
+  wanted = parity.outputs(simulated, images)
+  found = parity.outputs(file, images)
+  result: dict[str, Any]
+  if scale is None:  # class ids, or logits in float32
+    both = parity.compare(wanted, found)
+    result = {k: both[k] for k in ('images', 'argmax_agreement')}
+  else:
+    result = parity.steps(wanted, found, scale)
+  return {**result, 'resolver': RESOLVER, 'miou': miou}
