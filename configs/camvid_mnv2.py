@@ -28,13 +28,7 @@ def get_config(variant: str = '') -> ConfigDict:
   run = common.choose(c, variant, run=('', 'scratch', 'smoke'))['run']
 
   # Data.
-  c.data.cache = True  # 190 MiB
-  c.data.num_classes = 11
-  c.data.ignore_label = 11
-  c.data.class_names = (
-    *('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign'),
-    *('fence', 'car', 'pedestrian', 'bicyclist'),
-  )
+  folder.camvid(c)
   common.sizes(c, (256, 256), export=(352, 480))
 
   if run != 'scratch':

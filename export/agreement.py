@@ -17,16 +17,23 @@ def _ids(output: np.ndarray) -> np.ndarray:
   return predictors.to_ids(output) if output.ndim == 4 else output
 
 
-class Recorder:
-  """A predictor whose answers are kept; see `predictors.Predictor`."""
+class Observed:
+  """A predictor that is looked at; see `predictors.Predictor`."""
 
   def __init__(self, predictor: predictors.Predictor):
     self._predictor = predictor
-    self._answers: list[np.ndarray] = []
     self.input_size = predictor.input_size
     self.output = predictor.output
     self.batch_size = predictor.batch_size
     self.mean = predictor.mean
+
+
+class Recorder(Observed):
+  """A predictor whose answers are kept."""
+
+  def __init__(self, predictor: predictors.Predictor):
+    super().__init__(predictor)
+    self._answers: list[np.ndarray] = []
 
   def with_output(self, output: str) -> 'Recorder':
     """Returns itself with another output; what was kept is shared."""

@@ -50,6 +50,7 @@ def retype(data: bytes, input_type: str, output_type: str) -> bytes:
       operator.opcodeIndex = _code(model, 'QUANTIZE', 2)
       operator.builtinOptions = None
       operator.builtinOptionsType = 0
+  graph_lib.prune(model)  # the float32 ends
   return graph_lib.pack(model)
 
 
@@ -87,6 +88,7 @@ def ids(data: bytes, dtype: str) -> bytes:
     _append(model, 'CAST', 1, [found], small, cast)
     found = small
   _replace_end(model, logits, found)
+  graph_lib.prune(model)  # the float32 logits
   return graph_lib.pack(model)
 
 

@@ -365,6 +365,41 @@ def output_scale(graph: Graph) -> float | None:
   return scales[0] if scales else None
 
 
+def prune(model: schema.ModelT) -> None:
+  """Drops tensors and constants of a file that no operator has.
+
+  TFLite Micro gives room in its arena to every tensor, used or not.
+  """
+  (graph,) = model.subgraphs
+  ends = (*graph.inputs, *graph.outputs)
+  of_operators = (
+    i for op in graph.operators for i in (*op.inputs, *op.outputs)
+  )
+  kept = sorted({int(i) for i in (*ends, *of_operators) if i >= 0})
+  place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+  graph.tensors = [graph.tensors[i] for i in kept]
+  for op in (*graph.operators, graph):
+    op.inputs = [place[int(i)] for i in op.inputs]
+    op.outputs = [place[int(i)] for i in op.outputs]
+  for signature in model.signatureDefs or ():
+    for end in (*signature.inputs, *signature.outputs):
+      end.tensorIndex = place[end.tensorIndex]
+
+  buffers = [schema.BufferT()]  # the first one stands for no data
+  moved: dict[int, int] = {}
+  for holder in (*graph.tensors, *(model.metadata or ())):
+    old = holder.buffer
+    data = model.buffers[old].data
+    if data is None or not len(data):
+      holder.buffer = 0
+      continue
+    if old not in moved:
+      moved[old] = len(buffers)
+      buffers.append(model.buffers[old])
+    holder.buffer = moved[old]
+  model.buffers = buffers
+
+
 def pack(model: schema.ModelT) -> bytes:
   """Returns the bytes of a .tflite file."""
   builder = flatbuffers.Builder(1024)

@@ -95,32 +95,20 @@ def single(content: bytes, step: int) -> bytes:
   model = schema.ModelT.InitFromPackedBuf(content, 0)
   graph = model.subgraphs[0]
   op = graph.operators[step]
-  used = sorted({int(i) for i in (*op.inputs, *op.outputs) if i >= 0})
-  place = {index: i for i, index in enumerate(used)}
-  place[-1] = -1
-  buffers = [schema.BufferT()]
-  tensors = []
-  activations = []
-  for index in used:
-    tensor = graph.tensors[index]
-    data = model.buffers[tensor.buffer].data
-    tensor.buffer = 0
-    if data is not None and len(data):
-      tensor.buffer = len(buffers)
-      buffers.append(schema.BufferT())
-      buffers[-1].data = data
-    elif index in op.inputs:
-      activations.append(place[index])
-    tensors.append(tensor)
-  op.inputs = [place[int(i)] for i in op.inputs]
-  op.outputs = [place[int(i)] for i in op.outputs]
-  code = model.operatorCodes[op.opcodeIndex]
+
+  def is_constant(index: int) -> bool:
+    data = model.buffers[graph.tensors[index].buffer].data
+    return data is not None and len(data) > 0
+
+  graph.operators = [op]
+  graph.inputs = sorted(
+    {int(i) for i in op.inputs if i >= 0 and not is_constant(i)}
+  )
+  graph.outputs = [int(i) for i in op.outputs]
+  model.operatorCodes = [model.operatorCodes[op.opcodeIndex]]
   op.opcodeIndex = 0
-  graph.tensors, graph.operators = tensors, [op]
-  graph.inputs, graph.outputs = activations, list(op.outputs)
-  model.operatorCodes, model.buffers = [code], buffers
-  model.subgraphs = [graph]
   model.metadata, model.metadataBuffer, model.signatureDefs = [], [], []
+  graph_lib.prune(model)
   return graph_lib.pack(model)
 
 

@@ -81,37 +81,46 @@ def _sizes(report: Report) -> list[str]:
 
 def _simulation(report: Report) -> list[str]:
   """Returns how far int8_litert is from JAX's simulation, if it was made."""
-  found = [f['simulation'] for f in report['formats'].values()]
-  found = [s for s in found if s is not None]
-  if not found:
+  rows = [
+    [
+      name,
+      table.number(x['images']),
+      table.number(x['miou'], '.4f'),
+      table.number(100 * x['same'], '.3f'),
+      table.number(100 * x['within_one'], '.3f'),
+      str(x['max_steps']),
+      table.number(100 * x['argmax_agreement'], '.3f'),
+    ]
+    for f in report['formats'].values()
+    if f['simulation']
+    for name, x in f['simulation']['beside'].items()
+  ]
+  if not rows:
     return []
-  (s,) = found
-  percent = lambda key: table.number(s.get(key) and 100 * s[key], '.3f')
+  (simulated,) = [
+    f['simulation']['miou']
+    for f in report['formats'].values()
+    if f['simulation']
+  ]
+  header = (
+    *('kernels', 'images', 'mIoU', 'equal (%)', 'within one step (%)'),
+    *('largest distance (steps)', 'arg-max agreement (%)'),
+  )
+  scored = (
+    []
+    if simulated is None
+    else [f'mIoU of the simulation: {simulated:.4f}.', '']
+  )
   return [
     '## Simulation',
     '',
-    f"JAX's simulated int8 against the int8_litert file on LiteRT's "
-    f'{s["resolver"]!r} kernels, {s["images"]} images:',
+    "JAX's simulated int8 against the int8_litert file: LiteRT's plain loops, "
+    'which it simulates, the kernels that LiteRT takes by itself, and TFLite '
+    "Micro's.",
     '',
-    *table.lines(
-      (
-        'mIoU of the simulation',
-        'equal (%)',
-        'within one step (%)',
-        'largest distance (steps)',
-        'arg-max agreement (%)',
-      ),
-      [
-        [
-          table.number(s['miou'], '.4f'),
-          percent('same'),
-          percent('within_one'),
-          table.number(s.get('max_steps')),
-          percent('argmax_agreement'),
-        ]
-      ],
-    ),
+    *table.lines(header, rows),
     '',
+    *scored,
   ]
 
 

@@ -1,5 +1,6 @@
 """Int8 as JAX simulates it, beside the file that litert-converter makes."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,18 +8,21 @@ import numpy as np
 
 from deeplab import litert
 from deeplab import predictors
+from deeplab import tflm
 from deeplab.models import segmenter
 from deeplab.quantization import networks
+from export import agreement
 from export import graph as graph_lib
 from export import lowering
 from export import parity
 from export import request as request_lib
+from export import saved_model
 from export import score
 from export import source as source_lib
 
 PyTree = Any
-# TFLite Micro's kernels are these, too.
-RESOLVER = 'reference'
+# The plain loops, whose arithmetic the simulation is.
+REFERENCE = 'reference'
 
 
 def predictor(
@@ -61,35 +65,84 @@ def predictor(
   )
 
 
+class _Beside(agreement.Observed):
+  """A simulation, counted against files that are asked about the same images.
+
+  Attributes:
+    counted: a `parity.Steps` for each file.
+  """
+
+  def __init__(
+    self,
+    simulated: predictors.Predictor,
+    files: Mapping[str, predictors.Predictor],
+    scale: float,
+  ):
+    super().__init__(simulated)
+    self._files = files
+    self.counted = {name: parity.Steps(scale) for name in files}
+
+  def with_output(self, output: str) -> '_Beside':
+    """Returns itself; ValueError for another output than it has."""
+    if output != self.output:
+      raise ValueError(f'steps are counted of {self.output}, not of {output}')
+    return self
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, C] to `output`."""
+    images = np.rint(images)
+    output = self._predictor(images)
+    for name, file in self._files.items():
+      for simulated, found in zip(output, file(images), strict=True):
+        self.counted[name].add(simulated, found)
+    return output
+
+
 def compare(
   simulated: predictors.Predictor,
   path: str,
   images: Sequence[np.ndarray],
   scorer: score.Scorer,
 ) -> dict[str, Any]:
-  """Returns how far a file on the reference kernels is from its simulation.
+  """Returns how far a file is from its simulation, on kernels of three kinds.
+
+  LiteRT's are asked about all images of the evaluation, or about `images`
+  without one; TFLite Micro's, which take long, about `images`.
 
   Args:
     simulated: see `predictor`.
     path: the file, with its card beside it.
     images: [H, W, C] of the file's size.
-    scorer: gives the simulation's mIoU.
+    scorer: gives mIoU.
 
   Returns:
-    `images`, how many; `resolver`, `miou`, `argmax_agreement`; and of logits
-    with a scale what else `parity.steps` returns.
+    `miou` of the simulation, and `beside`: by kernels (`litert.RESOLVERS`, and
+    'tflm' where it is installed) what `parity.Steps.shares` returns, and `miou`
+    for the reference kernels. `beside` is empty for a file of class ids, or of
+    logits that stay in float32: there are no steps to count.
   """
-  miou = scorer.miou(simulated, 'simulated int8')
   with open(path, 'rb') as f:
     scale = graph_lib.output_scale(graph_lib.read(f.read()))
-  images = [np.rint(image) for image in images]
-  file = litert.TFLitePredictor(path, resolver=RESOLVER)
-  wanted = parity.outputs(simulated, images)
-  found = parity.outputs(file, images)
-  result: dict[str, Any]
-  if scale is None:  # class ids, or logits in float32
-    both = parity.compare(wanted, found)
-    result = {k: both[k] for k in ('images', 'argmax_agreement')}
-  else:
-    result = parity.steps(wanted, found, scale)
-  return {**result, 'resolver': RESOLVER, 'miou': miou}
+  if scale is None:
+    return {'miou': scorer.miou(simulated, 'simulated int8'), 'beside': {}}
+  with saved_model.quiet():  # interpreters greet
+    files = {
+      resolver: litert.TFLitePredictor(path, resolver=resolver)
+      for resolver in (REFERENCE, litert.DEFAULT_RESOLVER)
+    }
+    micro = {'tflm': tflm.TFLMPredictor(path)} if tflm.available() else {}
+  many = _Beside(simulated, files, scale)
+  few = _Beside(simulated, micro, scale)
+  miou = scorer.miou(many, 'simulated int8, and its file beside it')
+  for image in images:
+    few(image[None])
+    if miou is None:
+      many(image[None])
+  beside = {
+    name: {**counted.shares(), 'miou': None}
+    for name, counted in (*many.counted.items(), *few.counted.items())
+  }
+  beside[REFERENCE]['miou'] = scorer.miou(
+    files[REFERENCE], 'int8_litert on reference kernels'
+  )
+  return {'miou': miou, 'beside': beside}

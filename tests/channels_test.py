@@ -119,8 +119,9 @@ def test_simulated_int8_takes_such_images(exported):
   found = exported['formats']['int8_litert']
   assert found['input']['shape'] == [1, 64, 64, 4]
   assert found['input']['quantization'] == {'scale': 257.0, 'zero_point': 0}
-  assert found['simulation']['within_one'] >= 0.998
-  assert found['simulation']['argmax_agreement'] >= 0.999
+  reference = found['simulation']['beside']['reference']
+  assert reference['within_one'] >= 0.998
+  assert reference['argmax_agreement'] >= 0.999
   assert found['miou_difference_points'] > -5
 
 

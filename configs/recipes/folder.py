@@ -25,6 +25,17 @@ def data(c: ConfigDict) -> None:
   c.data.augment.random_crop.max_class_share = 0.75
 
 
+def camvid(c: ConfigDict) -> None:
+  """Says what CamVid's folder holds, in SegNet's split."""
+  c.data.cache = True  # 190 MiB
+  c.data.num_classes = 11
+  c.data.ignore_label = 11
+  c.data.class_names = (
+    *('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign'),
+    *('fence', 'car', 'pedestrian', 'bicyclist'),
+  )
+
+
 def base(name: str) -> ConfigDict:
   """Returns a config that has the recipe, from random weights."""
   c = common.base()

@@ -22,8 +22,8 @@ SIZES = {
 }
 
 
-def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
-  """Sets model, normalisation, augmentation, optimiser and schedule.
+def network(c: ConfigDict, size: str, *, separable: bool) -> None:
+  """Sets model, first weights and their normalisation.
 
   Args:
     c: the config.
@@ -31,16 +31,9 @@ def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
     separable: ASPPv2, whose atrous branches are depthwise-separable, instead of
       ASPPv1.
   """
-  pixels, rates = SIZES[size]
+  _, rates = SIZES[size]
   c.data.mean = (127.5, 127.5, 127.5)
   c.data.std = (127.5, 127.5, 127.5)
-  window = ('random_window',) if pixels <= 320 else ()
-  c.data.augment.ops = (
-    *('stretch', *window, 'brightness_contrast'),
-    *('random_flip', 'random_flip_vertical'),
-  )
-  c.data.augment.stretch.size = (pixels, pixels)
-  c.data.augment.shrink = 'bilinear'
   c.model.encoder = ConfigDict(
     {
       'name': 'mobilenet_v2',
@@ -64,6 +57,25 @@ def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
   c.init_from = 'keras:mobilenet_v2_0.5'
   # What comes after the cut.
   c.init_skip = r'block_13_(depthwise|project).*|block_1[456]_.*|Conv_1.*'
+
+
+def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
+  """Sets model, normalisation, augmentation, optimiser and schedule.
+
+  Args:
+    c: the config.
+    size: as of `network`.
+    separable: as of `network`.
+  """
+  network(c, size, separable=separable)
+  pixels, _ = SIZES[size]
+  window = ('random_window',) if pixels <= 320 else ()
+  c.data.augment.ops = (
+    *('stretch', *window, 'brightness_contrast'),
+    *('random_flip', 'random_flip_vertical'),
+  )
+  c.data.augment.stretch.size = (pixels, pixels)
+  c.data.augment.shrink = 'bilinear'
   c.batch_size = 32
   c.epochs = 400.0
   c.optimizer.name = 'adam'

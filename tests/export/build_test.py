@@ -306,9 +306,11 @@ def test_litert_converter_makes_the_same_network(aligned, tmp_path):
   found = report['formats']['int8_litert']
   assert found['operators']['RESIZE_BILINEAR'] == 3
   assert (found['input']['dtype'], found['output']['dtype']) == ('int8', 'int8')
-  assert found['simulation']['images'] == 8
-  assert found['simulation']['within_one'] >= 0.998
-  assert found['simulation']['max_steps'] <= 2
+  beside = found['simulation']['beside']
+  assert list(beside) == ['reference', 'default', 'tflm']
+  assert [x['images'] for x in beside.values()] == [8, 8, 8]
+  assert beside['reference']['within_one'] >= 0.998
+  assert beside['reference']['max_steps'] <= 2
   assert report['formats']['int8']['simulation'] is None
   notes = ' '.join(report['notes'])
   assert "int8_litert ranges are by 'mse' over 2 synthetic images" in notes

@@ -12,6 +12,8 @@ from deeplab import tflm
 from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
 from export import graph as graph_lib
+from export import memory
+from export import micro
 from export import parity
 from export import request as request_lib
 from tests.quantization import nets
@@ -132,6 +134,18 @@ def test_every_operator_is_int8():
     'scale': 1.0,
     'zero_point': -128,
   }
+
+
+@pytest.mark.parametrize('ends', ['float32', 'int8', 'uint8'])
+def test_no_tensor_is_left_over(ends):
+  """TFLite Micro would keep room for it."""
+  data = _file(RULES['default'], input_type=ends, output_type=ends)
+  graph = graph_lib.read(data)
+  used = {i for op in graph.operators for i in (*op.inputs, *op.outputs)}
+  assert {*range(len(graph.tensors))} == used - {-1}
+  if tflm.available() and ends == 'int8':
+    planned = memory.arena(memory.lives(graph))
+    assert micro.arena(data).head <= 1.3 * planned
 
 
 def test_scales_are_powers_of_two():

@@ -30,3 +30,29 @@ def test_refusals():
     parity.compare([], [])
   with pytest.raises(ValueError, match='not comparable'):
     parity.compare([np.zeros((2, 2))], [np.zeros((2, 3))])
+
+
+def test_steps():
+  """Half a unit a step: distances 0, 1, 2 and 1."""
+  simulated = np.array([[[1.0, 3.0], [-4.0, 0.0]]], np.float32)
+  found = np.array([[[1.0, 3.5], [-3.0, -0.5]]], np.float32)
+  counted = parity.Steps(0.5)
+  counted.add(simulated, found)
+  counted.add(simulated, simulated)
+  wanted = {
+    'images': 2,
+    'same': 5 / 8,
+    'within_one': 7 / 8,
+    'max_steps': 2,
+    'argmax_agreement': 1.0,
+  }
+  assert counted.shares() == wanted
+  assert parity.steps([simulated] * 2, [found, simulated], 0.5) == wanted
+  other = np.array([[[1.0, 3.0], [-2.0, -2.5]]], np.float32)
+  assert parity.steps([simulated], [other], 0.5) == {
+    'images': 1,
+    'same': 0.5,
+    'within_one': 0.5,
+    'max_steps': 5,
+    'argmax_agreement': 0.5,
+  }

@@ -91,8 +91,11 @@ def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
   with open(os.path.join(output, 'report.json'), encoding='utf-8') as f:
     found = json.load(f)['formats']
   simulation = found['int8_litert']['simulation']
-  assert simulation['within_one'] >= 0.998
-  assert simulation['max_steps'] <= 2
-  assert simulation['argmax_agreement'] >= 0.999
+  reference = simulation['beside']['reference']
+  assert reference['images'] == 8  # of the evaluation
+  assert reference['within_one'] >= 0.998
+  assert reference['max_steps'] <= 2
+  assert reference['argmax_agreement'] >= 0.999
+  assert reference['miou'] == pytest.approx(simulation['miou'], abs=5e-4)
   assert found['int8_litert']['input']['dtype'] == 'int8'
   assert found['int16x8']['operator_dtypes']['CONV_2D'].keys() == {'int16'}

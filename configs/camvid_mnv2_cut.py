@@ -1,0 +1,51 @@
+"""The STM32 model zoo's network for microcontrollers, on CamVid.
+
+What: MobileNetV2 (alpha 0.5, cut at output stride 16) and a pyramid, separable
+  (ASPPv2) or dense (ASPPv1), at 256x256: the small network of voc_mnv2_cut.py
+  where one can train it on a laptop, in float and, by variant qat, on in
+  simulated int8. Crops, loss and averaging are those of camvid_mnv2.py.
+Reference: the STM32 model zoo's DeepLabV3, and arXiv:1706.05587.
+Data: as configs/camvid_mnv2.py. --config.data.root=ROOT
+Command: python -m deeplab.main --config=configs/camvid_mnv2_cut.py
+  --config.data.root=ROOT --workdir=runs/cut, and then with :qat,
+  --config.init_from=runs/cut and another --workdir
+Cost: 0.25 (v2) and 0.66 (v1) GMACs an image.
+Expected: see the table of results in README.md.
+Variants: v2 or v1; qat (300 steps in simulated int8 that go on from a run);
+  smoke (seconds, on `shapes` if no root is given).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.recipes import folder
+from configs.recipes import stm32
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  """Returns the config; `variant` is of the tokens above."""
+  c = folder.base('camvid_mnv2_cut')
+  chosen = common.choose(
+    c, variant, pyramid=('v2', 'v1'), stage=('', 'qat'), run=('', 'smoke')
+  )
+
+  # Data.
+  folder.camvid(c)
+
+  # Model.
+  stm32.network(c, 'size256', separable=chosen['pyramid'] == 'v2')
+  c.model.encoder.bn_decay = 0.9
+  c.model.head.update({'bn_decay': 0.9, 'dropout': 0.1})
+  c.optimizer.encoder_multiplier = 0.3
+
+  if chosen['stage'] == 'qat':
+    c.init_from = c.init_skip = ''
+    c.quantization.name = 'int8'
+    c.total_steps = 300
+    c.optimizer.learning_rate = 1e-4
+    c.optimizer.encoder_multiplier = 1.0
+    c.schedule.warmup_steps = 0
+
+  if chosen['run'] == 'smoke':
+    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finish(c)
