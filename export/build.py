@@ -27,6 +27,7 @@ from deeplab.models import profile
 from deeplab.quantization import calibrate
 from deeplab.quantization import networks
 from export import agreement
+from export import beside as beside_lib
 from export import c_array
 from export import calibration
 from export import cards
@@ -101,6 +102,7 @@ def run(
   evaluate_files: bool,
   eval_limit: int,
   prove: bool = False,
+  beside: str = '',
 ) -> report_lib.Report:
   """Exports a model.
 
@@ -114,6 +116,8 @@ def run(
     eval_limit: examples of it, 0 for all.
     prove: asks compilers, TFLite Micro and this CPU what they make of the int8
       file, and draws pictures.
+    beside: folder of an earlier export whose scores the report repeats; '' for
+      none.
 
   Returns:
     What report.json holds.
@@ -135,7 +139,9 @@ def run(
     )
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
   with folder_lib.whole_or_nothing(output) as folder:
-    return _fill(folder, source, request, calibration_images, scorer, prove)
+    return _fill(
+      folder, source, request, calibration_images, scorer, prove, beside
+    )
 
 
 def _fill(
@@ -145,6 +151,7 @@ def _fill(
   calibration_images: int,
   scorer: score.Scorer,
   prove: bool,
+  beside: str,
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
@@ -186,6 +193,7 @@ def _fill(
   report: report_lib.Report = {
     'source': source.facts(),
     'dataset': source.info.name,
+    'scored': scorer.total() if scorer.enabled else None,
     'request': dataclasses.asdict(request),
     'notes': [
       *notes.general(
@@ -197,11 +205,14 @@ def _fill(
     'classes': list(source.info.class_names),
     'jax': score.metrics_of(scored, source.info.class_names),
     'formats': {},
+    'beside': None,
     'target': {},
     'proof': {},
     'versions': provenance.versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
   }
+  if beside:
+    report['beside'] = beside_lib.read(beside, report)
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
   saved_model.write(compute, (*size, channels), saved)

@@ -97,6 +97,7 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
     proof: see `proof.collect`.
   """
   rows, refused = [], []
+  operators = len(proof['memory']['operators'])
   for accelerator, x in proof['npu'].items():
     if 'error' in x:
       refused.append(f'* {accelerator}: {x["error"]}.')
@@ -104,6 +105,7 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
     rows.append(
       (
         accelerator,
+        str(operators - len(x['refused'])),
         str(len(x['refused'])),
         _kib(x['sram_bytes']),
         _kib(x['dram_bytes']),
@@ -121,8 +123,8 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
   lines = [f'## {name} on Ethos-U', '']
   if rows:
     header = (
-      *('accelerator', 'off the NPU', 'SRAM KiB', 'DRAM KiB', 'flash KiB'),
-      *('MACs', 'cycles', 'ms', 'clocks and memories'),
+      *('accelerator', 'on the NPU', 'off the NPU', 'SRAM KiB', 'DRAM KiB'),
+      *('flash KiB', 'MACs', 'cycles', 'ms', 'clocks and memories'),
     )
     lines += [*table.lines(header, rows), '']
   if refused:

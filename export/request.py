@@ -155,6 +155,19 @@ def _check_rules(
     )
 
 
+def target_weights(target: str, formats: Sequence[str]) -> str | None:
+  """Returns 'tensor' for a device that is made for it, None for others.
+
+  None too where a format has no such weights; `fit.advice` says so then.
+
+  Args:
+    target: of `targets.TARGETS`.
+    formats: of `FORMATS`.
+  """
+  per_tensor = targets.get(target).weights == 'per_tensor'
+  return 'tensor' if per_tensor and 'int16x8' not in formats else None
+
+
 def make(
   formats: Sequence[str],
   input_size: Sequence[int],

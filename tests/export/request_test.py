@@ -64,6 +64,19 @@ def test_what_onnx_and_c_are_made_of():
   assert make(formats=('onnx',)).base('onnx_float32') == 'float32'
 
 
+@pytest.mark.parametrize(
+  ('target', 'formats', 'weights'),
+  [
+    ('tda4vm', ('int8',), 'tensor'),
+    ('stm32mp2', ('int8_litert', 'c'), 'tensor'),
+    ('tda4vm', ('int8', 'int16x8'), None),
+    ('cortex-m7', ('int8',), None),
+  ],
+)
+def test_a_target_wants_its_scales(target, formats, weights):
+  assert request.target_weights(target, formats) == weights
+
+
 def test_ids_have_one_type_in_all_formats():
   asked = make(output='argmax', output_type='uint8')
   assert asked.types('float32') == ('float32', 'uint8')
