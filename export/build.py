@@ -27,6 +27,7 @@ from deeplab.models import profile
 from deeplab.quantization import calibrate
 from deeplab.quantization import networks
 from export import agreement
+from export import beside as beside_lib
 from export import c_array
 from export import calibration
 from export import cards
@@ -70,7 +71,7 @@ def _card(
 def _target_facts(
   folder: str, file: str, request: request_lib.Request
 ) -> dict[str, Any]:
-  """Returns what the target makes of the int8 file; see `fit.facts`."""
+  """Returns what the target makes of an int8 file; see `fit.facts`."""
   path = os.path.join(folder, file)
   with open(path, 'rb') as f:
     graph = graph_lib.read(f.read())
@@ -100,6 +101,7 @@ def run(
   evaluate_files: bool,
   eval_limit: int,
   prove: bool = False,
+  beside: str = '',
 ) -> report_lib.Report:
   """Exports a model.
 
@@ -113,13 +115,15 @@ def run(
     eval_limit: examples of it, 0 for all.
     prove: asks compilers, TFLite Micro and this CPU what they make of the int8
       file, and draws pictures.
+    beside: folder of an earlier export whose scores the report repeats; '' for
+      none.
 
   Returns:
     What report.json holds.
 
   Raises:
     graph.BadGraph: a file is not what it must be; nothing is written.
-    fit.DoesNotFit: the int8 file does not fit its target; likewise.
+    fit.DoesNotFit: an int8 file does not fit its target; likewise.
     ValueError: conversion or evaluation is impossible, and why.
   """
   if networks.enabled(source.config) and request.resize == 'host':
@@ -127,9 +131,16 @@ def run(
       '--resize=host is for float runs: simulated int8 knows the ranges of the '
       'whole network; pass --resize=trained'
     )
+  if 'c' in request.formats and source.pixels.depth > 8:
+    raise ValueError(
+      f'--formats=c: the example reads images of 8 bits, and this network has '
+      f'{source.pixels.depth}; leave c out'
+    )
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
   with folder_lib.whole_or_nothing(output) as folder:
-    return _fill(folder, source, request, calibration_images, scorer, prove)
+    return _fill(
+      folder, source, request, calibration_images, scorer, prove, beside
+    )
 
 
 def _fill(
@@ -139,6 +150,7 @@ def _fill(
   calibration_images: int,
   scorer: score.Scorer,
   prove: bool,
+  beside: str,
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
@@ -176,6 +188,7 @@ def _fill(
   report: report_lib.Report = {
     'source': source.facts(),
     'dataset': source.info.name,
+    'scored': scorer.total() if scorer.enabled else None,
     'request': dataclasses.asdict(request),
     'notes': [
       *notes.general(
@@ -192,10 +205,14 @@ def _fill(
       **score.metrics_of(scored, source.info.class_names),
     },
     'formats': {},
+    'beside': None,
+    'target': {},
     'proof': {},
     'versions': provenance.versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
   }
+  if beside:
+    report['beside'] = beside_lib.read(beside, report)
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
   saved_model.write(compute, (*size, channels), saved)
@@ -217,8 +234,8 @@ def _fill(
       )
       digest = None
     else:
-      base = request_lib.MADE_OF.get(kind, kind)
-      if base == 'int8_litert':
+      base = request.base(kind)
+      if base == 'int8_litert' and base not in converted:
         converted[base], simulated = _lowered(
           source, network, weights, calibration_set, request
         )
@@ -244,8 +261,8 @@ def _fill(
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       digest = hashlib.sha256(content).hexdigest()
-      if kind == 'int8' and request.target:
-        report['target'] = _target_facts(folder, file, request)
+      if kind in request_lib.INT8 and request.target:
+        report['target'][kind] = _target_facts(folder, file, request)
     seconds = time.monotonic() - start
     card = cards.card(file, kind, request, source, facts, digest)
     cards.write(folder, kind, card)

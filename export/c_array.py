@@ -30,7 +30,11 @@ _TYPES = {
   'float32': 'float',
 }
 # Methods of MicroMutableOpResolver that are not the operator's name in words.
+# Source: tflite-micro, micro_mutable_op_resolver.h.
 _ADD = {
+  'BATCH_MATMUL': 'BatchMatMul',
+  'CUMSUM': 'CumSum',
+  'L2_POOL_2D': 'L2Pool2D',
   'CONV_2D': 'Conv2D',
   'DEPTHWISE_CONV_2D': 'DepthwiseConv2D',
   'AVERAGE_POOL_2D': 'AveragePool2D',
@@ -75,7 +79,7 @@ def expected_ids(
   Args:
     content: of an int8 .tflite file.
     card: its model card.
-    image: [H, W, 3] in 0..255, of its size.
+    image: [H, W, C] in 0..255, of its size.
   """
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.tflite')
@@ -114,8 +118,8 @@ def _macros(content: bytes, card: dict[str, Any], arena: int) -> dict[str, str]:
   names |= {
     'CLASSES': str(len(card['classes'])),
     'OUTPUT_IS_IDS': str(int(card['output'] == 'argmax')),
-    'MEAN': floats((0, 0, 0) if inside else card['mean']),
-    'STD': floats((1, 1, 1) if inside else card['std']),
+    'MEAN': floats([0] * len(card['mean']) if inside else card['mean']),
+    'STD': floats([1] * len(card['std']) if inside else card['std']),
     'CLASS_NAMES': ', '.join(_quoted(name) for name in card['classes']),
     'OPERATOR_COUNT': str(len(graph_lib.operators(graph))),
     'ADD_OPERATORS': '\n'.join(
@@ -150,7 +154,7 @@ def write(
     folder: to make.
     content: of an int8 .tflite file.
     card: its model card.
-    image: [H, W, 3] in 0..255, of the file's size; rounded to whole numbers,
+    image: [H, W, C] in 0..255, of the file's size; rounded to whole numbers,
       it is the sample.
   """
   pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)

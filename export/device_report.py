@@ -97,6 +97,7 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
     proof: see `proof.collect`.
   """
   rows, refused = [], []
+  operators = len(proof['memory']['operators'])
   for accelerator, x in proof['npu'].items():
     if 'error' in x:
       refused.append(f'* {accelerator}: {x["error"]}.')
@@ -104,6 +105,7 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
     rows.append(
       (
         accelerator,
+        str(operators - len(x['refused'])),
         str(len(x['refused'])),
         _kib(x['sram_bytes']),
         _kib(x['dram_bytes']),
@@ -121,8 +123,8 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
   lines = [f'## {name} on Ethos-U', '']
   if rows:
     header = (
-      *('accelerator', 'off the NPU', 'SRAM KiB', 'DRAM KiB', 'flash KiB'),
-      *('MACs', 'cycles', 'ms', 'clocks and memories'),
+      *('accelerator', 'on the NPU', 'off the NPU', 'SRAM KiB', 'DRAM KiB'),
+      *('flash KiB', 'MACs', 'cycles', 'ms', 'clocks and memories'),
     )
     lines += [*table.lines(header, rows), '']
   if refused:
@@ -182,10 +184,7 @@ def _micro(name: str, proof: dict[str, Any]) -> list[str]:
   ]
 
 
-def _target(report: dict[str, Any]) -> list[str]:
-  target = report.get('target')
-  if not target:
-    return []
+def _target(name: str, target: dict[str, Any]) -> list[str]:
   limits = [
     f'{_kib(target[key])} KiB of {what}'
     for key, what in (('ram_bytes', 'RAM'), ('flash_bytes', 'flash'))
@@ -193,7 +192,7 @@ def _target(report: dict[str, Any]) -> list[str]:
   ]
   within = f' within {" and ".join(limits)}' if limits else ''
   return [
-    f'The int8 file fits {target["name"]} ({target["title"]}){within}: no '
+    f'The {name} file fits {target["name"]} ({target["title"]}){within}: no '
     'operator of it is refused.',
     '',
     *[f'* {advice}.' for advice in target['advice']],
@@ -204,7 +203,10 @@ def _target(report: dict[str, Any]) -> list[str]:
 def sections(report: dict[str, Any]) -> list[str]:
   """Returns the lines of all of it; none if nothing was collected."""
   proofs = report.get('proof') or {}
-  lines = [*_target(report), *classes(report)]
+  lines = []
+  for name, target in report['target'].items():
+    lines += _target(name, target)
+  lines += classes(report)
   if report.get('overlays'):
     lines += ['## Masks', '', '![masks](overlays.png)', '']
   for name, proof in proofs.items():

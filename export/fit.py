@@ -20,6 +20,7 @@ _REMEDIES = {
   '32k + 1 has whole ratios',
   'PAD': "train with config.model.encoder.padding='same', or use an input of "
   '32k + 1',
+  'SUB': 'pass --normalization=caller, which takes it out of the file',
 }
 
 
@@ -58,8 +59,13 @@ def where(graph: graph_lib.Graph, step: int) -> str:
   return f'{op.name} (makes tensor {tensor.name!r}, {shape} {tensor.dtype})'
 
 
-def _remedy(operator: str) -> str:
+def _remedy(operator: str, target: targets.Target) -> str:
   remedy = _REMEDIES.get(operator)
+  if operator == 'RESIZE_BILINEAR' and target.align_corners == ():
+    remedy = (
+      'config.model.head.align_corners=False with an input of 32k has whole '
+      'ratios'
+    )
   return f' ({remedy})' if remedy else ''
 
 
@@ -119,13 +125,13 @@ def _operators(
   for refusal in refused:
     yield (
       f'{refusal.operator} (makes tensor {refusal.tensor!r}) is refused: '
-      f'{refusal.reason}{_remedy(refusal.operator)}'
+      f'{refusal.reason}{_remedy(refusal.operator, target)}'
     )
   if target.compiler is not None:
     return
   for step, op in enumerate(graph.operators):
     if target.operators is not None and op.name not in target.operators:
-      remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name)
+      remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name, target)
       yield f'{where(graph, step)} is no operator it takes{remedy}'
     if op.name != 'RESIZE_BILINEAR':
       continue
@@ -137,7 +143,8 @@ def _operators(
       if a > 1 and not any(
         target.takes_ratio((b - k) / (a - k), bool(k)) for k in (0, 1)
       ):
-        yield f'{where(graph, step)} resizes by {b / a:g}{_remedy(op.name)}'
+        remedy = _remedy(op.name, target)
+        yield f'{where(graph, step)} resizes by {b / a:g}{remedy}'
         break
 
 

@@ -5,10 +5,8 @@ file computes in float.
 """
 
 from collections.abc import Sequence
-import copy
 from typing import Any
 
-from ai_edge_litert import schema_py_generated as schema
 import jax
 import jax.numpy as jnp
 from litert_converter import converter_api_ext
@@ -20,6 +18,7 @@ from deeplab.data import bands
 from deeplab.models import segmenter
 from deeplab.quantization import deployed
 from deeplab.quantization import rules as rules_lib
+from export import ends
 from export import graph as graph_lib
 from export import request as request_lib
 from export import saved_model
@@ -70,76 +69,6 @@ def _convert(text: str) -> bytes:
       ) from error
 
 
-def _retype(data: bytes, input_type: str, output_type: str) -> bytes:
-  """Gives a file of float32 ends those that were asked for.
-
-  int8 drops the QUANTIZE behind the input or the DEQUANTIZE before the output;
-  uint8 makes it a change of the zero point.
-  """
-  model = schema.ModelT.InitFromPackedBuf(data, 0)
-  (main,) = model.subgraphs
-  names = [_name(model, op) for op in main.operators]
-
-  def replace(old: int, new: int) -> None:
-    main.inputs = [new if i == old else int(i) for i in main.inputs]
-    main.outputs = [new if i == old else int(i) for i in main.outputs]
-    for signature in model.signatureDefs or ():
-      for end in (*signature.inputs, *signature.outputs):
-        end.tensorIndex = new if end.tensorIndex == old else end.tensorIndex
-
-  for wanted, name, at in (
-    (input_type, 'QUANTIZE', 'inputs'),
-    (output_type, 'DEQUANTIZE', 'outputs'),
-  ):
-    if wanted == 'float32':
-      continue
-    (outer,) = (int(i) for i in getattr(main, at))
-    places = [
-      i
-      for i, op in enumerate(main.operators)
-      if outer in getattr(op, at) and names[i] == name
-    ]
-    if len(places) != 1:
-      raise graph_lib.BadGraph(
-        f'the {at[:-1]} of the file is not one {name}: it cannot be {wanted}'
-      )
-    operator = main.operators[places[0]]
-    inner = int((operator.outputs if at == 'inputs' else operator.inputs)[0])
-    if wanted == 'int8':
-      del main.operators[places[0]], names[places[0]]
-      replace(outer, inner)
-      continue
-    tensor, like = main.tensors[outer], main.tensors[inner]
-    tensor.type = schema.TensorType.UINT8
-    tensor.quantization = copy.deepcopy(like.quantization)
-    tensor.quantization.zeroPoint = [int(like.quantization.zeroPoint[0]) + 128]
-    if at == 'outputs':
-      operator.opcodeIndex = _quantize_code(model)
-      operator.builtinOptions = None
-      operator.builtinOptionsType = 0
-  graph_lib.prune(model)  # the float32 ends
-  return graph_lib.pack(model)
-
-
-def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:
-  code = model.operatorCodes[operator.opcodeIndex]
-  return graph_lib.operator_name(code)
-
-
-def _quantize_code(model: schema.ModelT) -> int:
-  """Returns the index of QUANTIZE among the model's operators."""
-  for i, code in enumerate(model.operatorCodes):
-    if graph_lib.operator_name(code) == 'QUANTIZE':
-      return i
-  code = schema.OperatorCodeT()
-  code.builtinCode = code.deprecatedBuiltinCode = (
-    schema.BuiltinOperator.QUANTIZE
-  )
-  code.version = 2
-  model.operatorCodes.append(code)
-  return len(model.operatorCodes) - 1
-
-
 def convert(
   model: segmenter.Segmenter,
   variables: PyTree,
@@ -155,7 +84,7 @@ def convert(
     model: built with depthwise and pointwise 'conv', in float32.
     variables: {'params', 'batch_stats', 'quant_stats'}.
     rules: what is quantised.
-    request: the export; its output is 'logits'.
+    request: the export; its output is 'logits' or 'argmax'.
     mean: a value a channel.
     std: likewise.
     highest: the largest value that a pixel may have.
@@ -181,7 +110,11 @@ def convert(
 
   image = jax.ShapeDtypeStruct((1, *request.input_size, len(mean)), jnp.float32)
   data = _convert(jax.jit(compute).lower(image).as_text())
-  data = _retype(data, request.input_type, request.output_type)
+  if request.output == 'argmax':
+    data = ends.retype(data, request.input_type, 'float32')
+    data = ends.ids(data, request.output_type)
+  else:
+    data = ends.retype(data, request.input_type, request.output_type)
   try:
     graph_lib.check(
       graph_lib.read(data),

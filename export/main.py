@@ -22,7 +22,8 @@ Some of what devices ask for:
         --formats=int8 --input_type=int8 --output_type=int8
     a mask, one byte a pixel:
         --output_kind=argmax --output_type=uint8
-    ONNX, float and int8, and C with an example that builds on TFLite Micro:
+    ONNX, float and int8, and C with an example that builds on TFLite Micro
+    (of the int8_litert file, if that stands in int8's place):
         --formats=int8,onnx,c
     what a certain device takes, or a sentence that says why it cannot:
         --target=ethos-u55-128 --output_kind=argmax
@@ -128,7 +129,7 @@ _TARGET = flags.DEFINE_enum(
   'target',
   None,
   sorted(targets.TARGETS),
-  'Device that the int8 file must fit. It chooses the ends of that file and '
+  'Device that int8 and int8_litert files must fit. It chooses their ends and '
   'the steps of the last resize, unless they are given; operators and memories '
   'are checked.',
 )
@@ -177,8 +178,8 @@ _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
   list(rules_lib.WEIGHTS),
-  'One scale of the weights a channel, or a tensor; default '
-  'config.quantization.weights.',
+  'One scale of the weights a channel, or a tensor; default what --target '
+  'wants, or config.quantization.weights.',
 )
 _FLOAT_LAYERS = flags.DEFINE_string(
   'float_layers',
@@ -196,6 +197,12 @@ _EVAL = flags.DEFINE_bool(
 )
 _EVAL_LIMIT = flags.DEFINE_integer(
   'eval_limit', 0, 'Only the first so many images; 0: all.', lower_bound=0
+)
+_BESIDE = flags.DEFINE_string(
+  'beside',
+  None,
+  'Folder of an earlier export, of the float run say that this one began with: '
+  'the report sets its mIoU beside the new ones.',
 )
 _PROOF = flags.DEFINE_bool(
   'proof',
@@ -227,6 +234,8 @@ def _check_flags() -> None:
   if config and _DATA_ROOT.value:
     raise ValueError('--data_root needs --workdir: --config reads no data')
   evaluates = workdir and _EVAL.value is not False
+  if _BESIDE.value and not evaluates:
+    raise ValueError('--beside has no meaning without an evaluation')
   if _EVAL_LIMIT.value and not evaluates:
     raise ValueError('--eval_limit has no meaning without an evaluation')
   if _CALIBRATION_METHOD.value and 'int8_litert' not in _FORMATS.value:
@@ -247,6 +256,13 @@ def _size(config: ConfigDict) -> tuple[int, ...]:
     ) from None
 
 
+def _target_weights(config: ConfigDict) -> str | None:
+  """Returns the scales that the target wants; None for the config's."""
+  if not _TARGET.value or networks.enabled(config):
+    return None
+  return request_lib.target_weights(_TARGET.value, _FORMATS.value)
+
+
 def _quantization(config: ConfigDict) -> ConfigDict:
   """Returns the config with the quantisation that the flags ask for.
 
@@ -255,7 +271,7 @@ def _quantization(config: ConfigDict) -> ConfigDict:
   """
   asked = {
     'float_layers': _FLOAT_LAYERS.value,
-    'weights': _WEIGHTS.value,
+    'weights': _WEIGHTS.value or _target_weights(config),
     'power_of_two': _POWER_OF_TWO.value,
     'calibration.method': _CALIBRATION_METHOD.value,
     'calibration.equalize': _CALIBRATION_EQUALIZE.value,
@@ -325,6 +341,7 @@ def _run() -> None:
     source.trained and _EVAL.value is not False,
     _EVAL_LIMIT.value,
     _PROOF.value,
+    _BESIDE.value or '',
   )
   print(report_lib.summary(report))
   print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')

@@ -12,7 +12,7 @@ def _ranges(
   source: source_lib.Source, request: request_lib.Request, images: str
 ) -> str:
   """Returns the sentence on where integer ranges come from."""
-  bases = {request_lib.MADE_OF.get(kind, kind) for kind in request.formats}
+  bases = {request.base(kind) for kind in request.formats}
   by_us = 'int8_litert' in bases
   trained = 'quant_stats' in source.variables
   calibration = source.config.quantization.calibration

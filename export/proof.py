@@ -26,6 +26,7 @@ from export import graph as graph_lib
 from export import memory
 from export import micro
 from export import pictures
+from export import saved_model
 from export import source as source_lib
 from export import targets
 from export import vela
@@ -78,13 +79,30 @@ def quantized(
 
 
 def _micro(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
-  """Returns what TFLM makes of a file, or `absent` and why."""
+  """Returns what TFLM makes of a file; or `absent`, why a part of it is."""
   if not tflm.available():
     return {'absent': 'the package tflite-micro is not installed'}
   try:
     arena = micro.arena(content)
   except ValueError as error:
     return {'absent': str(error)}
+  with saved_model.quiet() as held:
+    try:
+      return {'arena': arena._asdict(), **_bits(content, inputs)}
+    except RuntimeError:
+      said = held().strip().splitlines() or ['it says nothing']
+  return {
+    'arena': arena._asdict(),
+    'absent': f'the file loads and does not run: {"; ".join(said[:2])}',
+  }
+
+
+def _bits(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+  """Returns where TFLM differs from LiteRT's reference kernels.
+
+  Raises:
+    RuntimeError: TFLM cannot run an operator.
+  """
   operators: dict[str, dict[str, Any]] = {}
   for found in micro.operators(content, inputs[0]):
     row = operators.setdefault(
@@ -95,7 +113,6 @@ def _micro(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
     row['largest'] = max(row['largest'], found.largest)
   network = micro.network(content, inputs[:_MICRO_IMAGES])
   return {
-    'arena': arena._asdict(),
     'operators': operators,
     'images': min(len(inputs), _MICRO_IMAGES),
     'histogram': network.histogram,
@@ -174,7 +191,7 @@ def of_file(
     return augment.normalize(image, mean, std)
 
   facts = collect(os.path.join(folder, f'{kind}.tflite'), images, normalize)
-  ram = report.get('target', {}).get('ram_bytes')
+  ram = report['target'].get(kind, {}).get('ram_bytes')
   arena = report['formats'][kind]['peak_activation_bytes']
   visualize.save(
     pictures.memory(facts['memory'], arena, ram),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from export import beside
 from export import device_report
 from export import table
 
@@ -179,6 +180,7 @@ def markdown(report: Report) -> str:
     '',
     summary(report),
     '',
+    *beside.lines(report),
     '## Size',
     '',
     *_sizes(report),

@@ -12,8 +12,8 @@ FORMATS = (
 )
 DEFAULT_FORMATS = FORMATS[:4]
 _FAMILIES = {'onnx': ('onnx_float32', 'onnx_int8')}
-# Formats that are made of another one's file.
-MADE_OF = {'onnx_float32': 'float32', 'onnx_int8': 'int8', 'c': 'int8'}
+# Formats that are made of another one's file; see `base`.
+_MADE_OF = {'onnx_float32': 'float32', 'onnx_int8': 'int8', 'c': 'int8'}
 # Those whose ranges come from images; and those with ends in integers.
 CALIBRATED = ('int8', 'int16x8', 'int8_litert')
 INT8 = ('int8', 'int8_litert')
@@ -37,7 +37,7 @@ class Request:
     output: of `OUTPUTS`.
     output_type: dtype of the output: of every format for 'argmax', of `INT8`
       for the others, whose other formats return float32.
-    target: of `targets.TARGETS`, the device that the int8 file must fit; ''
+    target: of `targets.TARGETS`, the device that files of `INT8` must fit; ''
       for none.
     resize: of `RESIZES`, how logits get to the input's size: as the model was
       trained, in as many steps as the target takes, or not in the file.
@@ -63,16 +63,32 @@ class Request:
     """Whether any of the formats needs ranges of activations."""
     return _any_of(self.formats, CALIBRATED)
 
+  def base(self, kind: str) -> str:
+    """Returns the format whose file one is made of, often itself."""
+    return base(kind, self.formats)
+
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
-    if _any_of((kind,), INT8):
+    if self.base(kind) in INT8:
       return self.input_type, self.output_type
     return 'float32', self.output_type if self.output == 'argmax' else 'float32'
 
 
+def base(kind: str, formats: Sequence[str]) -> str:
+  """Returns the format whose file one of several is made of, often itself.
+
+  ONNX and C hold what litert-converter makes where that is the only int8 file,
+  as it is for runs in simulated int8: TensorFlow's would have other ranges.
+  """
+  made_of = _MADE_OF.get(kind, kind)
+  if kind != made_of == 'int8' and 'int8' not in formats:
+    return 'int8_litert' if 'int8_litert' in formats else made_of
+  return made_of
+
+
 def _any_of(formats: Sequence[str], kinds: Sequence[str]) -> bool:
   """Returns whether any of the formats is of those kinds, or made of one."""
-  return any(MADE_OF.get(kind, kind) in kinds for kind in formats)
+  return any(base(kind, formats) in kinds for kind in formats)
 
 
 def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
@@ -116,10 +132,10 @@ def _check_rules(
   rules: rules_lib.Rules,
 ) -> None:
   """Refuses what a converter cannot do."""
-  if 'int8_litert' in formats and output != 'logits':
+  if 'int8_litert' in formats and output == 'softmax':
     raise ValueError(
-      f'--output_kind={output}: the int8_litert file returns logits; pass '
-      '--output_kind=logits, or --formats=int8'
+      '--output_kind=softmax: the int8_litert file returns logits or class '
+      'ids; pass --output_kind=logits, or --formats=int8'
     )
   if 'int8_litert' in formats and resize == 'host':
     raise ValueError(
@@ -127,7 +143,7 @@ def _check_rules(
       '--resize=trained, or --formats=int8'
     )
   for kind in formats:
-    by_tensorflow = _any_of((kind,), ('int8', 'int16x8'))
+    by_tensorflow = base(kind, formats) in ('int8', 'int16x8')
     if by_tensorflow and (rules.float_layers or rules.power_of_two):
       raise ValueError(
         f'--formats={kind} has neither layers in float nor scales that are '
@@ -137,6 +153,19 @@ def _check_rules(
     raise ValueError(
       '--weights=tensor is for int8 and int8_litert, not for --formats=int16x8'
     )
+
+
+def target_weights(target: str, formats: Sequence[str]) -> str | None:
+  """Returns 'tensor' for a device that is made for it, None for others.
+
+  None too where a format has no such weights; `fit.advice` says so then.
+
+  Args:
+    target: of `targets.TARGETS`.
+    formats: of `FORMATS`.
+  """
+  per_tensor = targets.get(target).weights == 'per_tensor'
+  return 'tensor' if per_tensor and 'int16x8' not in formats else None
 
 
 def make(
@@ -197,13 +226,19 @@ def make(
       )
   if target:
     device = targets.get(target)
-    if 'int8' not in formats:
+    if not set(INT8) & set(formats):
       raise ValueError(
-        f'--target={target} needs int8 among --formats: that file is checked'
+        f'--target={target} needs int8 or int8_litert among --formats: that '
+        'file is checked'
       )
     input_type = input_type or device.input_type
     if output != 'argmax':
       output_type = output_type or device.output_type
+    elif output_type in targets.IDS and output_type not in device.ids:
+      raise ValueError(
+        f'--output_type={output_type}: {target} cannot make class ids of that '
+        f'type ({device.sources["types"]}); pass {" or ".join(device.ids)}'
+      )
   elif ram_kib is not None or flash_kib is not None:
     raise ValueError('--ram_kib and --flash_kib need --target')
   _check_rules(formats, output, resize, rules)

@@ -57,6 +57,7 @@ def predictor(
     variables,
     data.mean,
     data.std,
+    {'argmax': 'ids'}.get(request.output, request.output),
     float64=True,
     pixels=pixels is not None,
   )
@@ -115,8 +116,8 @@ def compare(
   Returns:
     `miou` of the simulation, and `beside`: by kernels (`litert.RESOLVERS`, and
     'tflm' where it is installed) what `parity.Steps.shares` returns, and `miou`
-    for the reference kernels. `beside` is empty for a file whose logits stay in
-    float32: there are no steps to count.
+    for the reference kernels. `beside` is empty for a file of class ids, or of
+    logits that stay in float32: there are no steps to count.
   """
   with open(path, 'rb') as f:
     scale = graph_lib.output_scale(graph_lib.read(f.read()))

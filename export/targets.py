@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parent / 'targets'
+IDS = ('int32', 'uint8')
 _NUMBERS = (
   *('clock_hz', 'macs_per_cycle'),
   *('ram_bytes', 'external_ram_bytes', 'flash_bytes'),
@@ -39,6 +40,7 @@ class Target:
     weights: 'per_channel' or 'per_tensor' scales.
     input_type: dtype that an int8 file should take.
     output_type: dtype that it should return.
+    ids: dtypes of class ids that it can return.
     sources: where each field comes from.
   """
 
@@ -56,6 +58,7 @@ class Target:
   weights: str
   input_type: str
   output_type: str
+  ids: tuple[str, ...]
   sources: Mapping[str, str]
 
   @property
@@ -104,6 +107,7 @@ def _parse(name: str, fields: Mapping[str, Any]) -> Target:
     weights=weights,
     input_type=fields['types']['input'],
     output_type=fields['types']['output'],
+    ids=tuple(fields['types'].get('ids', IDS)),
     sources=sources,
   )
 

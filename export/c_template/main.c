@@ -1,7 +1,8 @@
 /* Segments an image and counts the pixels of each class.
  *
  *     segment             the sample: exits with 0 if all pixels are as in Python
- *     segment IMAGE.rgb   raw RGB bytes of the network's height and width
+ *     segment IMAGE.raw   raw bytes of the network's height and width, channels
+ *                         of a pixel side by side (RGB)
  */
 #include <math.h>
 #include <stdio.h>
@@ -12,18 +13,20 @@
 #include "sample.h"
 
 #define PIXELS (MODEL_OUTPUT_HEIGHT * MODEL_OUTPUT_WIDTH)
-#define INPUT_BYTES (MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * 3)
+#define INPUT_BYTES \
+  (MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * MODEL_INPUT_CHANNELS)
 
 static const char *const class_names[MODEL_CLASSES] = MODEL_CLASS_NAMES;
 static unsigned char image[INPUT_BYTES];
 static unsigned char ids[PIXELS];
 
-/* Writes an RGB image in 0..255 as the network takes it. */
-static void quantize(const unsigned char *rgb, model_input_t *input) {
-  const float mean[3] = MODEL_MEAN;
-  const float std[3] = MODEL_STD;
+/* Writes an image in 0..255 as the network takes it. */
+static void quantize(const unsigned char *pixels, model_input_t *input) {
+  const float mean[MODEL_INPUT_CHANNELS] = MODEL_MEAN;
+  const float std[MODEL_INPUT_CHANNELS] = MODEL_STD;
   for (size_t i = 0; i < INPUT_BYTES; ++i) {
-    float value = ((float)rgb[i] - mean[i % 3]) / std[i % 3];
+    const size_t channel = i % MODEL_INPUT_CHANNELS;
+    float value = ((float)pixels[i] - mean[channel]) / std[channel];
     if (!MODEL_INPUT_IS_FLOAT) {
       value = rintf(value / MODEL_INPUT_SCALE + MODEL_INPUT_ZERO_POINT);
       value = fminf(fmaxf(value, MODEL_INPUT_MIN), MODEL_INPUT_MAX);
@@ -54,8 +57,10 @@ static int read_image(const char *path) {
 int main(int argc, char **argv) {
   memcpy(image, sample_pixels, INPUT_BYTES);
   if (argc > 1 && !read_image(argv[1])) {
-    fprintf(stderr, "%s is not a file of %d bytes: %d x %d pixels, RGB\n",
-            argv[1], INPUT_BYTES, MODEL_INPUT_HEIGHT, MODEL_INPUT_WIDTH);
+    fprintf(stderr,
+            "%s is not a file of %d bytes: %d x %d pixels of %d channels\n",
+            argv[1], INPUT_BYTES, MODEL_INPUT_HEIGHT, MODEL_INPUT_WIDTH,
+            MODEL_INPUT_CHANNELS);
     return 2;
   }
   model_input_t *input = runner_open();

@@ -28,7 +28,7 @@
 #define MODEL_CLASSES $CLASSES
 #define MODEL_CLASS_NAMES { $CLASS_NAMES }
 
-/* The network takes (RGB - mean) / std, RGB in 0..255. */
+/* The network takes (pixel - mean) / std a channel, pixels in 0..255. */
 #define MODEL_MEAN { $MEAN }
 #define MODEL_STD { $STD }
 

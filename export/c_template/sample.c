@@ -2,7 +2,8 @@
 #include "sample.h"
 
 const unsigned char
-    sample_pixels[MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * 3] = {
+    sample_pixels[MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH *
+                  MODEL_INPUT_CHANNELS] = {
 $SAMPLE_PIXELS
 };
 

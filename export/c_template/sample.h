@@ -5,7 +5,8 @@
 #include "model.h"
 
 extern const unsigned char
-    sample_pixels[MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * 3];
+    sample_pixels[MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH *
+                  MODEL_INPUT_CHANNELS];
 /* By $KERNELS. */
 extern const unsigned char
     sample_ids[MODEL_OUTPUT_HEIGHT * MODEL_OUTPUT_WIDTH];

@@ -286,7 +286,7 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
   request = ask('ethos-u55-128')
   out = str(tmp_path / 'out')
   report = build.run(aligned, request, out, 2, False, 0)
-  compiled = report['target']['compiled']
+  compiled = report['target']['int8']['compiled']
   assert compiled['refused'] == []
   int8 = report['formats']['int8']
   assert int8['operators']['RESIZE_BILINEAR'] == 3  # one of the pooled vector
@@ -351,7 +351,7 @@ def test_the_host_resizes(aligned, tmp_path):
   report = build.run(aligned, request, out, 2, False, 0)
   assert report['formats']['int8']['output']['shape'] == [1, 5, 5, 6]
   assert report['formats']['int8']['parity']['argmax_agreement'] > 0.5
-  assert report['target']['compiled'] is None
+  assert report['target']['int8']['compiled'] is None
 
 
 def test_onnx_and_c_are_made_of_the_same_files(plain):

@@ -72,6 +72,14 @@ def test_every_operator_is_added(tree):
   assert f'MicroMutableOpResolver<{len(added)}>' in text
 
 
+def test_names_of_tflm():
+  """Those that are no capitalised words; micro_mutable_op_resolver.h."""
+  names = ('BATCH_MATMUL', 'L2_POOL_2D', 'CONV_2D', 'CUMSUM', 'ARG_MAX')
+  assert [c_array._method(name) for name in names] == [
+    *('AddBatchMatMul', 'AddL2Pool2D', 'AddConv2D', 'AddCumSum', 'AddArgMax'),
+  ]
+
+
 @needs_gcc
 def test_the_array_is_the_file(tree, tmp_path):
   (tmp_path / 'dump.c').write_text(
@@ -100,7 +108,45 @@ def test_without_tflm_it_compiles_and_says_so(tree, tmp_path):
     check=False,
   )
   assert done.returncode == 2
-  assert 'is not a file of 1152 bytes: 16 x 24 pixels' in done.stderr
+  wanted = 'is not a file of 1152 bytes: 16 x 24 pixels of 3 channels'
+  assert wanted in done.stderr
+
+
+@needs_gcc
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_of_other_channels(tmp_path, channels):
+  """The means of each channel, and as many bytes of a pixel."""
+  tree = tmp_path / 'c'
+  means = [10.0 * (i + 1) for i in range(channels)]
+  card = {
+    **CARD,
+    'mean': means,
+    'std': [2.0] * channels,
+    'normalization_in_graph': False,
+  }
+  pixels = np.full((*small.SIZE, channels), 30, np.uint8)
+  c_array.write(str(tree), small.int8(channels=channels), card, pixels)
+  (tmp_path / 'fake.c').write_text(
+    f"""
+#include <stdio.h>
+#include "runner.h"
+#include "sample.h"
+static model_input_t input[sizeof sample_pixels];
+model_input_t *runner_open(void) {{ return input; }}
+const model_output_t *runner_invoke(void) {{
+  for (int c = 0; c < {channels}; ++c)
+    printf("%g ", (input[c] - MODEL_INPUT_ZERO_POINT) * MODEL_INPUT_SCALE);
+  return NULL;
+}}
+"""
+  )
+  program = str(tmp_path / 'segment')
+  sources = ('main.c', 'model.c', 'sample.c', str(tmp_path / 'fake.c'))
+  compile_(tree, program, *sources, flags=(f'-I{tree}',))
+  done = subprocess.run([program], capture_output=True, text=True, check=False)
+  found = [float(x) for x in done.stdout.split()]
+  # What is below the range of pixels as they are is its end.
+  assert found == pytest.approx([max(0, 30 - m) / 2 for m in means], abs=0.51)
 
 
 @needs_gcc
@@ -112,12 +158,12 @@ def test_the_example_compares_with_python(tree, tmp_path, wrong):
 #include <string.h>
 #include "runner.h"
 #include "sample.h"
-static model_input_t input[MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * 3];
+static model_input_t input[sizeof sample_pixels];
 static model_output_t
     output[MODEL_OUTPUT_HEIGHT * MODEL_OUTPUT_WIDTH * MODEL_OUTPUT_CHANNELS];
 model_input_t *runner_open(void) {{ return input; }}
 const model_output_t *runner_invoke(void) {{
-  for (int i = 0; i < MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH * 3; ++i)
+  for (size_t i = 0; i < sizeof sample_pixels; ++i)
     if (input[i] != sample_pixels[i] - 128) return NULL;  /* scale 1 */
   memset(output, 0, sizeof output);
   for (int i = 0; i < MODEL_OUTPUT_HEIGHT * MODEL_OUTPUT_WIDTH; ++i)

@@ -74,7 +74,26 @@ def _only(*names):
 
 def test_a_ratio_comes_with_a_remedy():
   (ratio,) = fit.violations(graph(24), targets.get('tda4vm'), ROOMY)
+  assert 'resizes by 3 (config.model.head.align_corners=False' in ratio
+  both = dataclasses.replace(targets.get('tda4vm'), align_corners=(2,))
+  (ratio,) = fit.violations(graph(24), both, ROOMY)
   assert 'resizes by 3 (config.model.head.align_corners=True' in ratio
+
+
+def test_a_mean_that_is_taken_off_has_a_remedy():
+  """Normalisation begins with the one SUB of most networks."""
+  tensors = [
+    handmade.tensor('in', 'int8', (1, 8, 8, 3), scales=(1.0,)),
+    handmade.tensor(
+      'mean', 'int8', (3,), data=np.zeros(3, np.int8), scales=(1.0,)
+    ),
+    handmade.tensor('out', 'int8', (1, 8, 8, 3), scales=(1.0,)),
+  ]
+  content = handmade.build(tensors, [('SUB', (0, 1), (2,))], (0,), (2,))
+  (text,) = fit.violations(
+    graph_lib.read(content), targets.get('tda4vm'), ROOMY
+  )
+  assert 'is no operator it takes (pass --normalization=caller' in text
 
 
 def test_scales_are_advice():

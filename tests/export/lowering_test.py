@@ -182,6 +182,35 @@ def test_other_ends_change_nothing(input_type, output_type, feed):
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('dtype', ['int32', 'uint8'])
+def test_class_ids(dtype):
+  """Those of the int8 logits, the first of equals."""
+  rules = RULES['default']
+  expected, _ = _invoke(_file(rules), _int8)
+  data = _file(rules, output='argmax', output_type=dtype)
+  graph = graph_lib.read(data)
+  counts = graph_lib.operators(graph)
+  assert 'DEQUANTIZE' not in counts
+  assert (counts['ARG_MAX'], counts.get('CAST', 0)) == (1, dtype == 'uint8')
+  assert graph.tensors[graph.outputs[0]].shape == (1, *SIZE)
+  found, _ = _invoke(data, _int8)
+  np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
+  if dtype == 'int32' and tflm.available():  # it has no CAST to uint8
+    runner = tflm.open_file(data)
+    runner.set_input(_int8(_small().images[0])[None], 0)
+    runner.invoke()
+    agreement = np.mean(runner.get_output(0)[0] == found[0])
+    assert agreement > 0.99
+
+
+def test_class_ids_of_a_layer_in_float():
+  rules = rules_lib.Rules(float_layers='head/classifier')
+  expected, _ = _invoke(_file(rules, output_type='float32'), _int8)
+  data = _file(rules, output='argmax', output_type='int32')
+  found, _ = _invoke(data, _int8)
+  np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
+
+
 def test_a_layer_in_float():
   rules = rules_lib.Rules(float_layers='head/classifier')
   with pytest.raises(graph_lib.BadGraph, match='DEQUANTIZE'):

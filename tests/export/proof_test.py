@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 
 from deeplab import tflm
 from export import device_report
+from export import ends
 from export import graph as graph_lib
 from export import proof
 from tests.export import small
@@ -50,6 +52,17 @@ def test_what_is_absent_is_said(tmp_path, monkeypatch):
   lines = device_report._memory('int8', entry, {'micro': found})
   assert 'TFLite Micro: the package tflite-micro is not installed.' in lines
   assert any('| TFLite Micro, arena |' in x for x in lines)
+
+
+@pytest.mark.skipif(not tflm.available(), reason='no tflite-micro')
+def test_what_tflm_cannot_run_is_said():
+  """It loads class ids in one byte, and has no such CAST."""
+  content = ends.ids(small.int8('float32'), 'uint8')
+  found = proof._micro(content, [small.image()[None].view(np.int8)])
+  assert set(found) == {'arena', 'absent'}
+  assert found['absent'].startswith('the file loads and does not run: ')
+  assert 'UINT8' in found['absent'] and 'CAST' in found['absent']
+  assert found['arena']['total'] > 3072
 
 
 def test_the_first_difference_is_named():

@@ -50,6 +50,33 @@ def test_a_target_chooses_what_was_not_said():
   assert asked.resize == 'host'
 
 
+def test_what_onnx_and_c_are_made_of():
+  """Of the one int8 file; of TensorFlow's where there are both or none."""
+  for formats, base in (
+    (('int8_litert', 'onnx_int8', 'c'), 'int8_litert'),
+    (('int8_litert', 'int8', 'onnx_int8', 'c'), 'int8'),
+    (('onnx_int8', 'c'), 'int8'),
+  ):
+    asked = make(formats=formats, input_type='int8')
+    assert {asked.base(kind) for kind in ('onnx_int8', 'c')} == {base}
+    assert asked.base('int8_litert') == 'int8_litert'
+    assert asked.types('onnx_int8') == ('int8', 'float32')
+  assert make(formats=('onnx',)).base('onnx_float32') == 'float32'
+
+
+@pytest.mark.parametrize(
+  ('target', 'formats', 'weights'),
+  [
+    ('tda4vm', ('int8',), 'tensor'),
+    ('stm32mp2', ('int8_litert', 'c'), 'tensor'),
+    ('tda4vm', ('int8', 'int16x8'), None),
+    ('cortex-m7', ('int8',), None),
+  ],
+)
+def test_a_target_wants_its_scales(target, formats, weights):
+  assert request.target_weights(target, formats) == weights
+
+
 def test_ids_have_one_type_in_all_formats():
   asked = make(output='argmax', output_type='uint8')
   assert asked.types('float32') == ('float32', 'uint8')
@@ -69,7 +96,11 @@ def test_ids_have_one_type_in_all_formats():
     ({'target': 'npu'}, 'target=npu is not one of'),
     (
       {'formats': ('float32',), 'target': 'stm32n6'},
-      'target=stm32n6 needs int8 among --formats',
+      'target=stm32n6 needs int8 or int8_litert among --formats',
+    ),
+    (
+      {'target': 'cortex-m7', 'output': 'argmax', 'output_type': 'uint8'},
+      'output_type=uint8: cortex-m7 cannot make class ids of that type',
     ),
     ({'resize': 'steps'}, 'resize=steps needs --target'),
     ({'ram_kib': 3}, 'need --target'),
@@ -94,12 +125,16 @@ def test_ids_have_one_type_in_all_formats():
       'cannot hold the ids of 257 classes',
     ),
     (
-      {'formats': ('int8_litert',), 'output': 'argmax'},
-      'the int8_litert file returns logits',
+      {'formats': ('int8_litert',), 'output': 'softmax'},
+      'the int8_litert file returns logits or class ids',
     ),
     (
       {'formats': ('int8_litert',), 'resize': 'host'},
       'resize=host: the int8_litert file holds the whole network',
+    ),
+    (
+      {'formats': ('onnx_int8',), 'rules': rules.Rules(power_of_two=True)},
+      'formats=onnx_int8 has neither layers in float',
     ),
     (
       {'formats': ('c',), 'rules': rules.Rules(power_of_two=True)},

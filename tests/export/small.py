@@ -13,13 +13,14 @@ SIZE = (16, 24)
 CLASSES = 5
 
 
-def convert(compute, size, output: str = 'int8') -> bytes:
-  """Returns the int8 file of a tf.function of one image [1, H, W, 3].
+def convert(compute, size, output: str = 'int8', channels: int = 3) -> bytes:
+  """Returns the int8 file of a tf.function of one image [1, H, W, C].
 
   Args:
     compute: the function.
     size: (H, W).
     output: dtype of the output.
+    channels: C.
   """
   rng = np.random.default_rng(1)
   with saved_model.quiet(), warnings.catch_warnings():
@@ -29,7 +30,8 @@ def convert(compute, size, output: str = 'int8') -> bytes:
     )
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: (
-      [rng.uniform(0, 255, (1, *size, 3)).astype(np.float32)] for _ in range(4)
+      [rng.uniform(0, 255, (1, *size, channels)).astype(np.float32)]
+      for _ in range(4)
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.int8
@@ -38,18 +40,24 @@ def convert(compute, size, output: str = 'int8') -> bytes:
 
 
 @functools.cache
-def int8(output: str = 'int8') -> bytes:
+def int8(output: str = 'int8', channels: int = 3) -> bytes:
   """Returns a file: image of `SIZE` in int8 to logits of it in `output`."""
   rng = np.random.default_rng(0)
   draw = lambda *shape: tf.constant(rng.standard_normal(shape, np.float32))
-  stem, deep, wide = draw(3, 3, 3, 8), draw(3, 3, 8, 1), draw(1, 1, 16, CLASSES)
+  stem, deep, wide = (
+    draw(3, 3, channels, 8),
+    draw(3, 3, 8, 1),
+    draw(1, 1, 16, CLASSES),
+  )
+
+  shape = (1, *SIZE, channels)
 
   def resize(x, size):
     return tf.raw_ops.ResizeBilinear(
       images=x, size=size, half_pixel_centers=True
     )
 
-  @tf.function(input_signature=[tf.TensorSpec((1, *SIZE, 3), tf.float32)])
+  @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
   def compute(x):
     x = tf.nn.relu6(tf.nn.conv2d(x / 100.0, stem, 2, 'SAME'))
     y = tf.nn.depthwise_conv2d(x, deep, (1, 1, 1, 1), 'SAME', dilations=(2, 2))
@@ -58,7 +66,7 @@ def int8(output: str = 'int8') -> bytes:
     x = tf.concat([resize(pooled, x.shape[1:3]), x], axis=-1)
     return resize(tf.nn.conv2d(x, wide, 1, 'SAME'), SIZE)
 
-  return convert(compute, SIZE, output)
+  return convert(compute, SIZE, output, channels)
 
 
 def image(seed: int = 0) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""An earlier export beside this one: float, calibrated and trained int8.
+
+A run in simulated int8 and the float run that it began with are exported one
+by one; their scores belong into one table.
+"""
+
+import json
+import os
+from typing import Any
+
+from export import table
+
+Report = dict[str, Any]
+
+
+def read(folder: str, report: Report) -> Report:
+  """Returns what a report repeats of an earlier export.
+
+  Args:
+    folder: of the earlier export.
+    report: the new one, with `dataset`, `scored` and `request` in it.
+
+  Returns:
+    `export`, the folder's name; `jax` and `formats` (name -> mIoU).
+
+  Raises:
+    ValueError: no export is there, or its scores are of something else.
+  """
+  path = os.path.join(folder, 'report.json')
+  if not os.path.isfile(path):
+    raise ValueError(f'--beside={folder} holds no earlier export: no {path}')
+  with open(path, encoding='utf-8') as f:
+    other = json.load(f)
+  size = lambda x: list(x['request']['input_size'])
+  for what, theirs, ours in (
+    ('data set', other['dataset'], report['dataset']),
+    ('number of scored images', other.get('scored'), report['scored']),
+    ('input size', size(other), size(report)),
+  ):
+    if theirs != ours:
+      raise ValueError(
+        f'--beside={folder}: its {what} is {theirs}, here it is {ours}: their '
+        'mIoU is not comparable'
+      )
+  return {
+    'export': os.path.basename(os.path.abspath(folder)),
+    'jax': other['jax']['miou'],
+    'formats': {name: f['miou'] for name, f in other['formats'].items()},
+  }
+
+
+def lines(report: Report) -> list[str]:
+  """Returns the section as Markdown; none without an earlier export."""
+  other = report['beside']
+  if other is None:
+    return []
+  rows = [(other['export'], 'JAX', other['jax'])]
+  rows += [(other['export'], *pair) for pair in other['formats'].items()]
+  rows.append(('this', 'JAX', report['jax']['miou']))
+  rows += [('this', name, f['miou']) for name, f in report['formats'].items()]
+  points = lambda x: None if x is None else 100 * (x - other['jax'])
+  return [
+    f'## Beside {other["export"]}',
+    '',
+    f'By the same protocol, over the same {report["scored"]} images.',
+    '',
+    *table.lines(
+      (
+        'export',
+        'format',
+        'mIoU',
+        f'against JAX of {other["export"]} (points)',
+      ),
+      [
+        (
+          where,
+          name,
+          table.number(miou, '.4f'),
+          table.number(points(miou), '+.2f'),
+        )
+        for where, name, miou in rows
+      ],
+    ),
+    '',
+  ]
