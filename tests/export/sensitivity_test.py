@@ -1,10 +1,20 @@
+import dataclasses
+import json
 import math
 import re
 
 import numpy as np
 import pytest
 
+from configs import common
+from deeplab import predictors
+from deeplab.data import catalog
+from deeplab.data import pipeline
+from deeplab.data import splits
+from export import calibration
 from export import sensitivity
+from export import source as source_lib
+from tests.export import weights
 
 
 class Study:
@@ -62,3 +72,51 @@ def test_the_regex_is_that_of_whole_paths():
     False,
     False,
   ]
+
+
+@pytest.mark.full
+def test_a_network(tmp_path, monkeypatch):
+  """Of the tests of exports, on images whose labels are its own classes."""
+  pytest.importorskip('qwix')
+  c = common.base()
+  c.name = 'tiny'
+  c.model.encoder = {'name': 'mobilenet_v2_tiny'}
+  c.model.head = {'name': 'deeplabv3plus', 'channels': 8}
+  c.model.depthwise = c.model.pointwise = 'conv'
+  c.eval.static_size = (33, 33)
+  info = catalog.info_for(c.data)
+  bare = source_lib.Source(c.lock(), info, None, 7, '/runs/tiny')
+  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
+  variables = weights.draw(model, (33, 33))
+  source = dataclasses.replace(bare, variables=variables)
+  predictor = predictors.FlaxPredictor(
+    model, variables, c.data.mean, c.data.std, 'ids'
+  )
+  examples = [
+    {'image': x, 'label': predictor(x[None])[0], 'name': str(i)}
+    for i, x in enumerate(calibration.synthetic(3, (33, 33), 5))
+  ]
+  monkeypatch.setattr(pipeline, 'eval_examples', lambda *_, **__: examples)
+  monkeypatch.setattr(splits, 'num_examples', lambda *_: len(examples))
+  monkeypatch.setattr(
+    pipeline,
+    'calibration_images',
+    lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
+  )
+  report = sensitivity.run(source, str(tmp_path), 4, 3, 'one', 0.0)
+  assert report['miou'] > 0.999
+  assert report['all']['sqnr_db'] > 10
+  modules = [row['module'] for row in report['modules']]
+  assert {'encoder/stem/conv', 'head/classifier'} <= set(modules)
+  ratios = [row['sqnr_db'] for row in report['modules']]
+  assert ratios == sorted(ratios) and ratios[0] > report['all']['sqnr_db']
+  # Nothing less than the float network loses nothing.
+  assert report['keep_wide']['loss_points'] <= 0
+  assert (
+    report['keep_wide']['modules']
+    == modules[: len(report['keep_wide']['modules'])]
+  )
+  assert (tmp_path / 'sensitivity.png').stat().st_size > 10_000
+  text = (tmp_path / 'sensitivity.md').read_text()
+  assert all(f'| {name} |' in text for name in modules if name)
+  json.loads((tmp_path / 'sensitivity.json').read_text())
