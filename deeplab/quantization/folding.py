@@ -65,9 +65,11 @@ def fold(model: Any, variables: PyTree, channels: int = 3) -> PyTree:
     mean, var = stats[(*norm, 'mean')], stats[(*norm, 'var')]
     factor = params[(*norm, 'scale')] / np.sqrt(var + np.float32(epsilon))
     shift = params[(*norm, 'bias')] - mean * factor
-    for name in ('kernel', 'bias'):
-      if (*conv, name) in params:
-        params[(*conv, name)] = params[(*conv, name)] * factor
+    params[(*conv, 'kernel')] = params[(*conv, 'kernel')] * factor
+    if (*conv, 'bias') in params:
+      # One constant is rounded once; two would be, in a simulation, twice.
+      shift = shift + params[(*conv, 'bias')] * factor
+      params[(*conv, 'bias')] = np.zeros_like(shift)
     params[(*norm, 'scale')] = np.ones_like(factor)
     params[(*norm, 'bias')] = shift
     stats[(*norm, 'mean')] = np.zeros_like(mean)

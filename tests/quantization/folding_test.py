@@ -57,3 +57,5 @@ def test_a_bias_before_the_norm_is_folded_too():
   np.testing.assert_allclose(
     Biased().apply(drawn, x), Biased().apply(folded, x), rtol=1e-5
   )
+  # The BatchNorm's shift is all: files hold one bias, rounded once.
+  np.testing.assert_array_equal(folded['params']['c']['conv']['bias'], 0)
