@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import math
+import re
 import struct
 
 from ai_edge_litert import schema_py_generated as schema
@@ -398,6 +399,36 @@ def prune(model: schema.ModelT) -> None:
       buffers.append(model.buffers[old])
     holder.buffer = moved[old]
   model.buffers = buffers
+
+
+def short_names(data: bytes) -> bytes:
+  """Returns a file whose tensors have the names of the layers that make them.
+
+  TensorFlow joins the names of all that it has fused, a twentieth of a small
+  file. Inputs and outputs keep theirs.
+  """
+  model = schema.ModelT.InitFromPackedBuf(data, 0)
+  (graph,) = model.subgraphs
+  ends = {int(i) for i in (*graph.inputs, *graph.outputs)}
+  names = {graph.tensors[i].name.decode() for i in ends}
+  for i, tensor in enumerate(graph.tensors):
+    if i in ends:
+      continue
+    paths = [x for x in tensor.name.decode().split(';') if '/' in x]
+    name = _layer(paths[0]) if paths else tensor.name.decode().split(';')[0]
+    if name in names:
+      name = f'{name}:{i}'
+    names.add(name)
+    tensor.name = name.encode()
+  return pack(model)
+
+
+def _layer(path: str) -> str:
+  """'jit(f)/Segmenter/encoder/stem/bn/add' -> 'encoder/stem/bn/add'."""
+  parts = path.split('/')
+  while len(parts) > 1 and re.match(r'jit\(|[A-Z]', parts[0]):
+    parts = parts[1:]
+  return '/'.join(parts)
 
 
 def pack(model: schema.ModelT) -> bytes:

@@ -89,7 +89,7 @@ def convert(
       if request.output != 'argmax':  # ids keep the type they have
         converter.inference_output_type = tf.as_dtype(request.output_type)
     try:
-      data = converter.convert()
+      data = graph_lib.short_names(bytes(converter.convert()))
     except Exception as error:  # the converter raises many, RuntimeError too
       raise ValueError(
         f'TensorFlow cannot convert the model to {kind}: '
@@ -102,4 +102,4 @@ def convert(
     *request.types(kind),
     weights=request.rules.weights,
   )
-  return bytes(data)
+  return data
