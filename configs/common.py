@@ -136,7 +136,8 @@ def base() -> ConfigDict:
       'images': 64,
       'method': 'mse',  # or 'minmax', 'average', 'percentile'
       'percentile': 99.99,
-      # Channels that depthwise kernels read are brought to one range.
+      # Channels that depthwise kernels read are brought to one range; not
+      # with weights of one scale a 'tensor'.
       'equalize': True,
       # Of the kernels of float weights; or 'nearest'.
       'rounding': 'least_squares',

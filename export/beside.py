@@ -18,7 +18,8 @@ def read(folder: str, report: Report) -> Report:
 
   Args:
     folder: of the earlier export.
-    report: the new one, with `dataset`, `scored` and `request` in it.
+    report: the new one, with `dataset`, `classes`, `scored` and
+      `request` in it.
 
   Returns:
     `export`, the folder's name; `jax` and `formats` (name -> mIoU).
@@ -31,12 +32,17 @@ def read(folder: str, report: Report) -> Report:
     raise ValueError(f'--beside={folder} holds no earlier export: no {path}')
   with open(path, encoding='utf-8') as f:
     other = json.load(f)
-  size = lambda x: list(x['request']['input_size'])
-  for what, theirs, ours in (
+  same = [
     ('data set', other['dataset'], report['dataset']),
+    ('classes', other['classes'], report['classes']),
     ('number of scored images', other.get('scored'), report['scored']),
-    ('input size', size(other), size(report)),
-  ):
+  ]
+  for name in ('input_size', 'output', 'resize'):
+    theirs, ours = (x['request'][name] for x in (other, report))
+    if not isinstance(theirs, str):  # JSON has lists
+      theirs, ours = tuple(theirs), tuple(ours)
+    same.append((name.replace('_', ' '), theirs, ours))
+  for what, theirs, ours in same:
     if theirs != ours:
       raise ValueError(
         f'--beside={folder}: its {what} is {theirs}, here it is {ours}: their '

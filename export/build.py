@@ -154,6 +154,14 @@ def _fill(
 ) -> report_lib.Report:
   """Writes the whole export into a folder; see `run`."""
   data, size = source.config.data, request.input_size
+  scored_on = {
+    'dataset': source.info.name,
+    'classes': list(source.info.class_names),
+    'scored': scorer.total() if scorer.enabled else None,
+    'request': dataclasses.asdict(request),
+  }
+  # Before anything that takes long.
+  earlier = beside_lib.read(beside, scored_on) if beside else None
   steps = source_lib.resize_steps(source, request)
   network = source_lib.deployed(source, steps)
   channels = source.pixels.channels
@@ -187,9 +195,7 @@ def _fill(
   shown = [] if scored is None else [('JAX', scored)]
   report: report_lib.Report = {
     'source': source.facts(),
-    'dataset': source.info.name,
-    'scored': scorer.total() if scorer.enabled else None,
-    'request': dataclasses.asdict(request),
+    **scored_on,
     'notes': [
       *notes.general(
         source, request, len(calibration_set), scorer, real, _PARITY_IMAGES
@@ -197,7 +203,6 @@ def _fill(
       *notes.resize(source, request, steps),
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
-    'classes': list(source.info.class_names),
     'jax': {
       'arithmetic': (
         'simulated int8' if networks.enabled(source.config) else 'float32'
@@ -205,14 +210,12 @@ def _fill(
       **score.metrics_of(scored, source.info.class_names),
     },
     'formats': {},
-    'beside': None,
+    'beside': earlier,
     'target': {},
     'proof': {},
     'versions': provenance.versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
   }
-  if beside:
-    report['beside'] = beside_lib.read(beside, report)
   cards.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
   saved_model.write(compute, (*size, channels), saved)

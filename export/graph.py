@@ -398,7 +398,7 @@ def prune(model: schema.ModelT) -> None:
       moved[old] = len(buffers)
       buffers.append(model.buffers[old])
     holder.buffer = moved[old]
-  model.buffers = buffers
+  model.buffers, model.metadataBuffer = buffers, []
 
 
 def short_names(data: bytes) -> bytes:

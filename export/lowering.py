@@ -42,7 +42,8 @@ def network(
   if not request.normalization_in_graph:
     return model, variables, None
   variables = deployed.with_layer(variables, mean, std)
-  return deployed.network(model), variables, (0.0, float(highest))
+  net = deployed.network(model, request.rules, len(mean))
+  return net, variables, (0.0, float(highest))
 
 
 def _convert(text: str) -> bytes:

@@ -171,7 +171,8 @@ _CALIBRATION_ROUNDING = flags.DEFINE_enum(
 _CALIBRATION_EQUALIZE = flags.DEFINE_bool(
   'calibration_equalize',
   None,
-  'Channels that depthwise kernels read are brought to one range; default '
+  'Channels that depthwise kernels read are brought to one range (not with '
+  '--weights=tensor); default '
   'config.quantization.calibration.equalize.',
 )
 _WEIGHTS = flags.DEFINE_enum(
@@ -231,6 +232,12 @@ def _check_flags() -> None:
     )
   if config and flags.FLAGS['checkpoint'].present:
     raise ValueError('--checkpoint needs --workdir: --config has none')
+  for name in ('calibration_rounding', 'calibration_equalize'):
+    if config and flags.FLAGS[name].present:
+      raise ValueError(
+        f'--{name} needs --workdir: kernels of an untrained model (--config) '
+        'are rounded to the nearest step'
+      )
   if config and _DATA_ROOT.value:
     raise ValueError('--data_root needs --workdir: --config reads no data')
   evaluates = workdir and _EVAL.value is not False
@@ -309,11 +316,12 @@ def _request(
     _FLASH.value,
     rules_lib.from_config(config.quantization),
   )
-  if flags.FLAGS['calibration_images'].present and not request.int8:
-    raise ValueError(
-      '--calibration_images needs a format in integers among --formats, such '
-      'as int8'
-    )
+  for name in ('images', 'rounding', 'equalize'):
+    if flags.FLAGS[f'calibration_{name}'].present and not request.int8:
+      raise ValueError(
+        f'--calibration_{name} needs a format in integers among --formats, '
+        'such as int8'
+      )
   return request
 
 

@@ -18,7 +18,7 @@ def _ranges(
   calibration = source.config.quantization.calibration
   method = calibration.method
   how = f', kernels rounded by {calibration.rounding!r}'
-  if calibration.equalize:
+  if calibration.equalize and request.rules.weights == 'channel':
     how += ', what depthwise ones read equalised'
   if trained or not source.trained:
     how = ''
@@ -77,6 +77,11 @@ def general(
     notes.append(
       'The run was trained in simulated int8; the row of JAX computes that.'
     )
+    if not request.normalization_in_graph:
+      notes.append(
+        'It computes a file of pixels, which are rounded before they are '
+        'normalised; these files take normalised ones.'
+      )
   if source.config.model.dtype != 'float32':
     notes.append(
       f'The run computed in {source.config.model.dtype}; all rows here compute '

@@ -62,7 +62,7 @@ def quantized(
 
   Args:
     graph: of the file.
-    image: [H, W, 3] in 0..255, of its size.
+    image: [H, W, C], values as they are, of its size.
     normalize: what the caller does to pixels; the identity where the file
       normalises.
   """

@@ -36,6 +36,7 @@ from deeplab import evaluate
 from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.quantization import calibrate
 from deeplab.quantization import folding
 from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
@@ -106,8 +107,17 @@ class Study:
     seen = source_lib.calibration_images(source, size, calibration)
     settled = source_lib.settled(source, network, seen, rules)
     variables = source_lib.quantized(source, network, settled, seen, rules)
-    folded = folding.fold(network, source.weights, source.pixels.channels)
-    self._params = folded['params'], settled['params']
+    plain = calibrate.equalized(
+      network, rules, source.weights, seen, source.config
+    )
+    self._params = plain['params'], settled['params']
+    # A bias belongs to the kernel whose rounding it makes up for.
+    self._owners = {
+      '/'.join(norm): '/'.join(conv)
+      for conv, (norm, _) in folding.pairs(
+        network, plain, source.pixels.channels
+      ).items()
+    }
     stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
     params = flax.traverse_util.flatten_dict(variables['params'])
     modules = {'/'.join(path[:-2]) for path in stats}
@@ -115,7 +125,7 @@ class Study:
     self.modules = sorted(
       name for name in modules if not re.fullmatch(rules.stays_float, name)
     )
-    self._variables = {**variables, 'params': folded['params']}
+    self._variables = {**variables, 'params': plain['params']}
     data = source.config.data
     self._predictor = predictors.FlaxPredictor(
       providers.switch(network, rules),
@@ -143,10 +153,11 @@ class Study:
     """Returns `sqnr_db`, `miou` and `loss_points` with some modules in int8."""
     quantized = set(quantized)
     plain, settled = map(flax.traverse_util.flatten_dict, self._params)
-    params = {
-      path: settled[path] if '/'.join(path[:-1]) in quantized else value
-      for path, value in plain.items()
-    }
+    params = dict(plain)
+    for path in plain:
+      module = '/'.join(path[:-1])
+      if self._owners.get(module, module) in quantized:
+        params[path] = settled[path]
     predictor = self._predictor.with_variables(
       {
         **self._variables,

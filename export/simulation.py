@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from deeplab import litert
@@ -96,6 +97,26 @@ class _Beside(agreement.Observed):
     return output
 
 
+def _by_micro(
+  simulated: predictors.Predictor,
+  path: str,
+  images: Sequence[np.ndarray],
+  scale: float,
+) -> dict[str, parity.Steps]:
+  """Returns how far TFLite Micro is; nothing where it cannot run the file."""
+  if not tflm.available():
+    return {}
+  try:
+    with saved_model.quiet():
+      few = _Beside(simulated, {'tflm': tflm.TFLMPredictor(path)}, scale)
+    for image in images:
+      few(image[None])
+  except (ValueError, RuntimeError) as error:
+    logging.info('TFLite Micro does not run %s: %s', path, error)
+    return {}
+  return few.counted
+
+
 def compare(
   simulated: predictors.Predictor,
   path: str,
@@ -115,9 +136,9 @@ def compare(
 
   Returns:
     `miou` of the simulation, and `beside`: by kernels (`litert.RESOLVERS`, and
-    'tflm' where it is installed) what `parity.Steps.shares` returns, and `miou`
-    for the reference kernels. `beside` is empty for a file of class ids, or of
-    logits that stay in float32: there are no steps to count.
+    'tflm' where it runs the file) what `parity.Steps.shares` returns, and
+    `miou` for the reference kernels. `beside` is empty for a file of class
+    ids, or of logits that stay in float32: there are no steps to count.
   """
   with open(path, 'rb') as f:
     scale = graph_lib.output_scale(graph_lib.read(f.read()))
@@ -128,17 +149,15 @@ def compare(
       resolver: litert.TFLitePredictor(path, resolver=resolver)
       for resolver in (REFERENCE, litert.DEFAULT_RESOLVER)
     }
-    micro = {'tflm': tflm.TFLMPredictor(path)} if tflm.available() else {}
   many = _Beside(simulated, files, scale)
-  few = _Beside(simulated, micro, scale)
   miou = scorer.miou(many, 'simulated int8, and its file beside it')
-  for image in images:
-    few(image[None])
-    if miou is None:
+  if miou is None:
+    for image in images:
       many(image[None])
+  few = _by_micro(simulated, path, images, scale)
   beside = {
     name: {**counted.shares(), 'miou': None}
-    for name, counted in (*many.counted.items(), *few.counted.items())
+    for name, counted in (many.counted | few).items()
   }
   beside[REFERENCE]['miou'] = scorer.miou(
     files[REFERENCE], 'int8_litert on reference kernels'

@@ -94,13 +94,14 @@ def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
 
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
-    ValueError: the run is older than `config.quantization`.
+    ValueError: the run is older than `config.quantization` is now.
   """
-  if 'quantization' not in workdir_lib.read_config(workdir):
+  saved = workdir_lib.read_config(workdir)
+  if 'equalize' not in saved.get('quantization', {}).get('calibration', {}):
     raise ValueError(
-      f'{workdir_lib.config_path(workdir)} has no "quantization": an older '
-      'version trained this run; train it again, or add the section that a '
-      'new run of its config has'
+      f'{workdir_lib.config_path(workdir)} has no '
+      '"quantization.calibration.equalize": an older version trained this run; '
+      'train it again, or add what a new run of its config has'
     )
   loaded = workdir_lib.load(workdir, which)
   config = ConfigDict(loaded.config)

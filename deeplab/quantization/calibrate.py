@@ -144,6 +144,35 @@ def calibrate(
   return _tree(result)
 
 
+def equalized(
+  model: Any,
+  rules: rules_lib.Rules,
+  variables: PyTree,
+  images: Sequence[np.ndarray],
+  config: 'ConfigDict',
+) -> PyTree:
+  """Returns float variables of the same function, ready to be rounded.
+
+  BatchNorms are folded and, as a config's calibration says, the channels that
+  depthwise kernels read equalised. With one scale a tensor these kernels would
+  pay for it.
+
+  Args:
+    model: as of `settled`.
+    rules: likewise.
+    variables: likewise.
+    images: likewise.
+    config: likewise.
+  """
+  data = config.data
+  variables = folding.fold(model, variables, len(data.mean))
+  if not config.quantization.calibration.equalize or rules.weights == 'tensor':
+    return variables
+  return equalize.equalize(
+    model, variables, images, mean=data.mean, std=data.std
+  )
+
+
 def settled(
   model: Any,
   rules: rules_lib.Rules,
@@ -153,8 +182,7 @@ def settled(
 ) -> PyTree:
   """Returns float variables as int8 begins with them, but for ranges.
 
-  BatchNorms are folded, the channels that depthwise kernels read equalised, and
-  kernels rounded, as a config's calibration says.
+  They are `equalized`, and kernels rounded as a config's calibration says.
 
   Args:
     model: built with depthwise and pointwise 'conv', of normalised images.
@@ -166,21 +194,20 @@ def settled(
   Raises:
     ValueError: the method of rounding is unknown, or as `check`.
   """
-  calibration = config.quantization.calibration
-  method = calibration.rounding
+  method = config.quantization.calibration.rounding
   if method not in rounding.METHODS:
     raise ValueError(
       f'config.quantization.calibration.rounding={method!r} is not one of '
       f'{rounding.METHODS}'
     )
   check(images)
-  pixels = {'mean': config.data.mean, 'std': config.data.std}
-  variables = folding.fold(model, variables, len(config.data.mean))
-  if calibration.equalize:
-    variables = equalize.equalize(model, variables, images, **pixels)
+  variables = equalized(model, rules, variables, images, config)
   if method == 'nearest':
     return variables
-  return rounding.least_squares(model, rules, variables, images, **pixels)
+  data = config.data
+  return rounding.least_squares(
+    model, rules, variables, images, mean=data.mean, std=data.std
+  )
 
 
 def prepare(

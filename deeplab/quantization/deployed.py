@@ -1,14 +1,17 @@
 """The network as it stands in a file: pixels in, normalised by a layer."""
 
 from collections.abc import Sequence
+import re
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deeplab.models import layers
 from deeplab.models import segmenter
+from deeplab.quantization import rules as rules_lib
 
 Array = jax.Array
 PyTree = Any
@@ -32,12 +35,42 @@ class Deployed(segmenter.Segmenter):
     return super().__call__(x, *args, **kwargs)
 
 
-def network(model: segmenter.Segmenter) -> Deployed:
+def _first(model: segmenter.Segmenter, channels: int) -> str:
+  """Returns the path of the convolution that reads the image."""
+  found: list[str] = []
+
+  def watch(call, args, kwargs, context):
+    conv = context.module
+    if context.method_name == '__call__' and isinstance(conv, layers.Conv):
+      found.append('/'.join(conv.path))
+    return call(*args, **kwargs)
+
+  image = jax.ShapeDtypeStruct((1, 65, 65, channels), jnp.float32)
+  with nn.intercept_methods(watch):
+    jax.eval_shape(model.init, jax.random.key(0), image)
+  return found[0]
+
+
+def network(
+  model: segmenter.Segmenter, rules: rules_lib.Rules, channels: int
+) -> Deployed:
   """Returns the network of pixels that goes on as a network of normalised ones.
 
   Args:
     model: of normalised images.
+    rules: what is int8.
+    channels: of the images.
+
+  Raises:
+    ValueError: the layer that reads the image is not.
   """
+  first = _first(model, channels) if rules.float_layers else ''
+  if re.fullmatch(rules.stays_float, first):
+    raise ValueError(
+      f'float_layers={rules.float_layers!r} keeps {first} in float32, which '
+      'reads the image: what normalises pixels would have no int8 range. '
+      'Leave it out, or export with --normalization=caller'
+    )
   fields = ('encoder', 'head', 'auxiliary', 'num_classes', 'resize_steps')
   return Deployed(**{name: getattr(model, name) for name in fields})
 

@@ -32,6 +32,8 @@ _LIMITS = {'none': np.inf, 'relu': np.inf, 'relu6': 6.0}
 _MARGIN = 0.9
 # What calibration images hardly use may be used by others.
 _LARGEST = 64.0
+# Images on which the function must stay.
+_JUDGES = 2
 
 
 class Pair(NamedTuple):
@@ -164,11 +166,14 @@ def equalize(
     ]
   if not pairs:
     return variables
+  x = augment.normalize(
+    np.stack(images[:_JUDGES]).astype(np.float32), shift, scale
+  )
   wanted = np.asarray(compute(unflatten(params), x))
   close = 1e-3 * np.abs(wanted).max()
   for pair, values in zip(pairs, largest, strict=True):
     changed = _scaled(params, pair, _factors(values, pair.limit))
     found_logits = np.asarray(compute(unflatten(changed), x))
     if np.abs(found_logits - wanted).max() <= close:
-      params = changed
+      params, wanted = changed, found_logits
   return {**variables, 'params': unflatten(params)}

@@ -150,9 +150,13 @@ def evaluated(
   if not enabled(config):
     return build(config, num_classes, output_stride=output_stride)
   network = registry.at_output_stride(config.model, output_stride)
-  model = deployed.network(registry.build(network, num_classes, **KERNELS))
-  highest = bands.of(config.data).highest
-  return _simulated(config, model, (0.0, float(highest)))
+  pixels = bands.of(config.data)
+  model = deployed.network(
+    registry.build(network, num_classes, **KERNELS),
+    rules_lib.from_config(config.quantization),
+    pixels.channels,
+  )
+  return _simulated(config, model, (0.0, float(pixels.highest)))
 
 
 def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:

@@ -36,8 +36,10 @@ _WIDEST = 2304
 # Share of the mean second moment that is added to all: what calibration images
 # never show may yet happen.
 _DAMPING = 0.01
-# Means over so many images are as good as over all.
+# Means over so many images are as good as over all; fewer of large ones, since
+# they are computed at once.
 _MEAN_IMAGES = 16
+_MEAN_PIXELS = 16 * 513**2
 
 
 def _parts(channels: int, taps: int) -> int:
@@ -238,8 +240,10 @@ def _unbiased(
     mean: likewise.
     std: likewise.
   """
+  fit = _MEAN_PIXELS // (images[0].shape[0] * images[0].shape[1])
+  count = max(2, min(_MEAN_IMAGES, fit))
   x = augment.normalize(
-    np.stack(images[:_MEAN_IMAGES]).astype(np.float32),
+    np.stack(images[:count]).astype(np.float32),
     np.asarray(mean, np.float32),
     np.asarray(std, np.float32),
   )

@@ -6,12 +6,15 @@ import pytest
 
 from export import beside
 
+REQUEST = {'input_size': (256, 256), 'output': 'logits', 'resize': 'trained'}
+
 
 def report(**changes):
   return {
     'dataset': 'camvid',
     'scored': 101,
-    'request': {'input_size': (256, 256)},
+    'classes': ['sky', 'road'],
+    'request': REQUEST,
     'jax': {'miou': 0.5},
     'formats': {'int8': {'miou': 0.495}, 'float32': {'miou': 0.5}},
     'beside': None,
@@ -51,7 +54,13 @@ def test_float_calibrated_and_trained(tmp_path):
   [
     ({'dataset': 'voc'}, 'its data set is voc, here it is camvid'),
     ({'scored': 9}, 'its number of scored images is 9, here it is 101'),
-    ({'request': {'input_size': [64, 64]}}, r'its input size is \[64, 64\]'),
+    ({'classes': ['sky', 'sea']}, r"its classes is \['sky', 'sea'\]"),
+    (
+      {'request': {**REQUEST, 'input_size': [64, 64]}},
+      r'its input size is \(64, 64\)',
+    ),
+    ({'request': {**REQUEST, 'output': 'argmax'}}, 'its output is argmax'),
+    ({'request': {**REQUEST, 'resize': 'host'}}, 'its resize is host'),
   ],
 )
 def test_scores_of_something_else(tmp_path, changes, message):

@@ -5,10 +5,13 @@ import jax
 import numpy as np
 import pytest
 
+from configs import shapes_mnv2
 from deeplab.models import layers
 from deeplab.models import segmenter
+from deeplab.quantization import calibrate
 from deeplab.quantization import equalize
 from deeplab.quantization import folding
+from deeplab.quantization import rules
 
 STILL = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
 NORM = layers.Norm(0.9, 1e-3)
@@ -96,3 +99,22 @@ def test_an_activation_that_clips_keeps_a_margin():
   before, after = _largest(net, variables), _largest(net, found)
   assert before[0] == after[0] == 6
   np.testing.assert_allclose(after[1], 5.4, rtol=1e-4)
+
+
+def test_one_scale_a_tensor_is_left_alone():
+  """A depthwise kernel would pay for what its input gains."""
+  net, config = Net(), shapes_mnv2.get_config('smoke').unlock()
+  config.data.update({'mean': STILL['mean'], 'std': STILL['std']})
+  variables = _variables(net)
+
+  def changed(weights, equalized=True):
+    config.quantization.calibration.equalize = equalized
+    found = calibrate.equalized(
+      net, rules.Rules(weights=weights), variables, _images(), config
+    )
+    kernels = (v['params']['depthwise']['conv'] for v in (variables, found))
+    return not np.allclose(*(k['kernel'] for k in kernels))
+
+  assert changed('channel')
+  assert not changed('tensor')
+  assert not changed('channel', equalized=False)

@@ -4,8 +4,10 @@ import pytest
 
 from configs import shapes_mnv2
 from deeplab import amounts
+from deeplab.quantization import deployed
 from deeplab.quantization import networks
 from deeplab.quantization import rules
+from tests.quantization import nets
 
 
 def config(**fields):
@@ -79,3 +81,12 @@ def test_norms_are_frozen_where_the_config_says():
   assert frozen(config())
   c = config(**{'quantization.frozen_norms': False, 'model.frozen_norms': True})
   assert not amounts.frozen_norms(c)
+
+
+def test_a_first_layer_in_float_is_refused():
+  """What normalises pixels would have no range."""
+  model = nets.build()
+  kept = rules.Rules(float_layers='encoder/stem.*')
+  with pytest.raises(ValueError, match='encoder/stem/conv in float32'):
+    deployed.network(model, kept, 3)
+  deployed.network(model, rules.Rules(float_layers='head/.*'), 3)
