@@ -408,19 +408,21 @@ def short_names(data: bytes) -> bytes:
   file. Inputs and outputs keep theirs.
   """
   model = schema.ModelT.InitFromPackedBuf(data, 0)
-  (graph,) = model.subgraphs
+  for graph in model.subgraphs:
+    _shorten(graph)
+  return pack(model)
+
+
+def _shorten(graph: schema.SubGraphT) -> None:
   ends = {int(i) for i in (*graph.inputs, *graph.outputs)}
-  names = {graph.tensors[i].name.decode() for i in ends}
+  names = {graph.tensors[i].name for i in ends}
   for i, tensor in enumerate(graph.tensors):
     if i in ends:
       continue
-    paths = [x for x in tensor.name.decode().split(';') if '/' in x]
-    name = _layer(paths[0]) if paths else tensor.name.decode().split(';')[0]
-    if name in names:
-      name = f'{name}:{i}'
-    names.add(name)
-    tensor.name = name.encode()
-  return pack(model)
+    parts = tensor.name.decode().split(';')
+    name = _layer(next((x for x in parts if '/' in x), parts[0])).encode()
+    tensor.name = name if name not in names else name + f':{i}'.encode()
+    names.add(tensor.name)
 
 
 def _layer(path: str) -> str:

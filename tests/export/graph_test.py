@@ -1,5 +1,6 @@
 """The reader and the judge, on files made by hand."""
 
+from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 import pytest
 
@@ -187,3 +188,31 @@ def test_many_complaints_are_counted():
   )
   with pytest.raises(graph.BadGraph, match=r'and 4 more$'):
     graph.check(read, 'it', 'float32')
+
+
+def test_names_are_those_of_layers():
+  """And no two tensors have one."""
+  path = 'jit(compute)/Segmenter/encoder/stem/norm/bn'
+  joined = f'min;max;{path}/add;{path}/mul;'
+  names = [
+    'serving_default_image:0',
+    joined,
+    joined,
+    'tfl.pseudo_qconst',
+    'out',
+  ]
+  model = schema.ModelT()
+  main = schema.SubGraphT()
+  main.inputs, main.outputs, main.operators = [0], [4], []
+  main.tensors = []
+  for name in names:
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.buffer = name.encode(), [1], 0
+    main.tensors.append(tensor)
+  model.version, model.buffers = 3, [schema.BufferT()]
+  model.subgraphs, model.operatorCodes = [main], []
+  found = graph.read(graph.short_names(graph.pack(model)))
+  assert [tensor.name for tensor in found.tensors] == [
+    *(names[0], 'encoder/stem/norm/bn/add', 'encoder/stem/norm/bn/add:2'),
+    *names[3:],
+  ]
