@@ -89,7 +89,7 @@ def _reference(
     config,
     source.info.num_classes,
     networks.with_pixels(config, source.variables),
-    {'argmax': 'ids'}.get(request.output, request.output),
+    request.predicted,
   )
 
 

@@ -67,6 +67,11 @@ class Request:
     """Returns the format whose file one is made of, often itself."""
     return base(kind, self.formats)
 
+  @property
+  def predicted(self) -> str:
+    """The output as predictors name it, of `predictors.OUTPUTS`."""
+    return 'ids' if self.output == 'argmax' else self.output
+
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
     if self.base(kind) in INT8:

@@ -187,7 +187,7 @@ class SavedModelPredictor:
     self._std = np.asarray(std, np.float32)
     self.mean = tuple(float(x) for x in mean)
     self.input_size = request.input_size
-    self.output = {'argmax': 'ids'}.get(request.output, request.output)
+    self.output = request.predicted
 
   def with_output(self, output: str) -> 'SavedModelPredictor':
     """Returns itself; a file has the output it was exported with."""

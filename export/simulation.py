@@ -58,7 +58,7 @@ def predictor(
     variables,
     data.mean,
     data.std,
-    {'argmax': 'ids'}.get(request.output, request.output),
+    request.predicted,
     float64=True,
     pixels=pixels is not None,
   )
