@@ -28,7 +28,7 @@ def get_study(form: str = '') -> study.Study:
     'smoke': (75, 300, 1e-3),
   }[form]
 
-  def int8(steps: int, **calibration: str) -> study.Overrides:
+  def int8(steps: int, **calibration: str | bool) -> study.Overrides:
     return {
       'quantization.name': 'int8',
       'total_steps': steps,
@@ -41,7 +41,7 @@ def get_study(form: str = '') -> study.Study:
       },
     }
 
-  def calibrated(**calibration: str) -> study.Overrides:
+  def calibrated(**calibration: str | bool) -> study.Overrides:
     # One step of no length: what calibration alone gives.
     return {
       **int8(1, **calibration),
@@ -61,6 +61,7 @@ def get_study(form: str = '') -> study.Study:
         'minmax': calibrated(method='minmax'),
         'percentile': calibrated(method='percentile'),
         'nearest': calibrated(method='mse', rounding='nearest'),
+        'unequalized': calibrated(method='mse', equalize=False),
         'float_head': {
           **calibrated(method='mse'),
           'quantization.float_layers': 'head/.*',
