@@ -104,7 +104,8 @@ def base() -> ConfigDict:
   c.model.auxiliary = ConfigDict({'name': 'none'})
   c.model.output_stride = 16
   c.model.multi_grid = (1, 1, 1)
-  c.model.resize_steps = 1  # 1: one resize to the input size
+  # Of one resize; what grows by more takes steps. 0: any. Ethos-U55 takes 2.
+  c.model.resize_ratio = 0
   c.model.dtype = 'float32'  # or 'bfloat16'
   # So many stages of the encoder, from the finest, keep only the inputs of
   # their blocks for the backward pass, which computes the rest again: less

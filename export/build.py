@@ -162,8 +162,8 @@ def _fill(
   }
   # Before anything that takes long.
   earlier = beside_lib.read(beside, scored_on) if beside else None
-  steps = source_lib.resize_steps(source, request)
-  network = source_lib.deployed(source, steps)
+  ratio = source_lib.resize_ratio(source, request)
+  network = source_lib.deployed(source, ratio)
   channels = source.pixels.channels
   traced = profile.profile(
     network, source.info.num_classes, size, channels=channels
@@ -200,7 +200,7 @@ def _fill(
       *notes.general(
         source, request, len(calibration_set), scorer, real, _PARITY_IMAGES
       ),
-      *notes.resize(source, request, steps),
+      *notes.resize(source, request, ratio),
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {

@@ -204,7 +204,7 @@ def facts(
   """
   compiled = None
   if target.compiler == 'vela':
-    compiled = vela.compile_file(path, target.name)
+    compiled = vela.compile_file(path, target.name, available.ram_bytes)
   found = violations(
     graph, target, available, compiled.refused if compiled else ()
   )

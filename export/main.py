@@ -130,16 +130,16 @@ _TARGET = flags.DEFINE_enum(
   None,
   sorted(targets.TARGETS),
   'Device that int8 and int8_litert files must fit. It chooses their ends and '
-  'the steps of the last resize, unless they are given; operators and memories '
+  'the steps of resizes, unless they are given; operators and memories '
   'are checked.',
 )
 _RESIZE = flags.DEFINE_enum(
   'resize',
   None,
   list(request_lib.RESIZES),
-  'How logits get to the size of the image: as the model was trained (default '
-  'without --target), in as few steps as the target takes (default with), or '
-  'by the host, not in the files.',
+  'How maps and logits are enlarged: as the model was trained (default without '
+  '--target), in as few steps as the target takes (default with), or so, but '
+  'for the last resize, which is left to the host and not in the files.',
 )
 _RAM = flags.DEFINE_integer(
   'ram_kib', None, "With --target: RAM in place of the target's."

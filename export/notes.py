@@ -91,28 +91,29 @@ def general(
 
 
 def resize(
-  source: source_lib.Source, request: request_lib.Request, steps: int
+  source: source_lib.Source, request: request_lib.Request, ratio: int
 ) -> list[str]:
-  """Returns what became of the last resize, if it is not what was trained."""
+  """Returns what became of the resizes, if they are not what was trained."""
+  notes = []
   if request.resize == 'host':
-    return [
+    notes.append(
       'The last resize is not in the files: they return maps of the size that '
       'the head has, and parity is against JAX there. For mIoU the host '
       "resizes from there to the label's size."
-    ]
+    )
   config = source.config.model
-  if steps == config.resize_steps:
-    return []
-  same = (
-    'With aligned corners that is the same function.'
-    if config.head.align_corners
-    else 'With half-pixel centres that is another function than was trained: '
-    f'train with config.model.resize_steps={steps} to be exact.'
-  )
-  return [
-    f'The last resize takes {steps} steps, since {request.target} does not '
-    f'take the {config.resize_steps} that the model was trained with. {same}'
-  ]
+  if ratio != config.resize_ratio:
+    same = (
+      'With aligned corners that is the same function.'
+      if config.head.align_corners
+      else 'With half-pixel centres that is another function than was trained: '
+      f'train with config.model.resize_ratio={ratio} to be exact.'
+    )
+    notes.append(
+      f'Maps grow by at most {ratio} a step, since {request.target} does not '
+      f'take the resizes that the model was trained with. {same}'
+    )
+  return notes
 
 
 def padding(report: dict[str, Any]) -> list[str]:

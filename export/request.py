@@ -252,7 +252,7 @@ def make(
     if resize == 'steps' and not target:
       raise ValueError(
         '--resize=steps needs --target, which says the ratios it takes; set '
-        'config.model.resize_steps to train with steps'
+        'config.model.resize_ratio to train with steps'
       )
   return Request(
     formats=formats,

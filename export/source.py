@@ -26,6 +26,7 @@ from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import request as request_lib
+from export import resizes
 from export import targets
 
 PyTree = Any
@@ -152,45 +153,33 @@ class HeadResolution:
     return output
 
 
-def resize_steps(source: Source, request: request_lib.Request) -> int:
-  """Returns the steps of the last resize in the files.
+def resize_ratio(source: Source, request: request_lib.Request) -> int:
+  """Returns the largest ratio of a resize in the files.
 
-  Those that the model was trained with, unless the request wants what its
-  target takes, and it does not take those.
+  That which the model was trained with, unless the request wants what its
+  target takes, and it does not take that.
 
   Raises:
-    ValueError: the target takes no number of steps.
+    ValueError: the target takes no such limit.
   """
-  config = source.config.model
-  trained = config.resize_steps
-  if request.resize != 'steps':
+  trained = source.config.model.resize_ratio
+  if not request.target or request.resize == 'trained':
     return trained
-  target = targets.get(request.target)
-  network = model(source, **networks.KERNELS)
-  image = jax.ShapeDtypeStruct(
-    (1, *request.input_size, source.pixels.channels), jnp.float32
-  )
-  coarse = jax.eval_shape(
-    HeadResolution(network).apply, source.weights, image
-  ).logits.shape[1:3]
-  aligned = config.head.align_corners
-  sizes = [
-    coarse,
-    *segmenter.resize_sizes(coarse, request.input_size, trained, aligned),
-  ]
-  ratios = [
-    (b - aligned) / (a - aligned) if a > aligned else b
-    for before, after in itertools.pairwise(sizes)
-    for a, b in zip(before, after, strict=True)
-  ]
-  if all(target.takes_ratio(ratio, aligned) for ratio in ratios):
-    return trained
-  return targets.resize_steps(target, coarse, request.input_size, aligned)
+  network: Any = deployed(source, 0)
+  if request.resize == 'host':
+    network = HeadResolution(network)
+  shape = 1, *request.input_size, source.pixels.channels
+  whole = resizes.of(network.apply, source.weights, shape)
+  return resizes.ratio(whole, trained, targets.get(request.target))
 
 
-def deployed(source: Source, steps: int) -> segmenter.Segmenter:
-  """Builds the network that files hold: real convolutions, `steps` resizes."""
-  return model(source, **networks.KERNELS).clone(resize_steps=steps)
+def deployed(source: Source, ratio: int) -> segmenter.Segmenter:
+  """Builds the network that files hold: real convolutions, that `ratio`."""
+  config = ConfigDict(source.config)
+  with config.unlocked():
+    config.model = ConfigDict(config.model)
+    config.model.resize_ratio = ratio
+  return model(dataclasses.replace(source, config=config), **networks.KERNELS)
 
 
 def settled(

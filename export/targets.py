@@ -6,7 +6,6 @@ property of the device, and nothing is checked against it.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -80,8 +79,12 @@ class Target:
 
   def takes_ratio(self, ratio: float, align_corners: bool) -> bool:
     """Whether it resizes by `ratio` in one step."""
-    allowed = self.align_corners if align_corners else self.half_pixel
+    allowed = self.ratios(align_corners)
     return allowed is None or ratio == 1 or ratio in allowed
+
+  def ratios(self, align_corners: bool) -> tuple[int, ...] | None:
+    """Returns the ratios of a resize that it takes; None for any."""
+    return self.align_corners if align_corners else self.half_pixel
 
 
 def _parse(name: str, fields: Mapping[str, Any]) -> Target:
@@ -140,40 +143,3 @@ def get(name: str) -> Target:
   if name not in TARGETS:
     raise ValueError(f'--target={name} is not one of {", ".join(TARGETS)}')
   return TARGETS[name]
-
-
-def resize_steps(
-  target: Target,
-  start: Sequence[int],
-  end: Sequence[int],
-  align_corners: bool,
-) -> int:
-  """Returns the fewest equal steps in which the target makes a resize.
-
-  Args:
-    target: the device.
-    start: (h, w) of the map.
-    end: (H, W).
-    align_corners: see `Target.takes_ratio`.
-
-  Raises:
-    ValueError: no number of steps has ratios that the target takes, and what
-      to change.
-  """
-  offset = int(align_corners)
-  ratios = {
-    (b - offset) / (a - offset) if a > offset else float(b)
-    for a, b in zip(start, end, strict=True)
-  }
-  for steps in range(1, 12):
-    roots = {round(ratio ** (1 / steps), 9) for ratio in ratios}
-    if all(target.takes_ratio(root, align_corners) for root in roots):
-      return steps
-  ratios_taken = target.align_corners if align_corners else target.half_pixel
-  raise ValueError(
-    f'{target.name} cannot resize the logits from {"x".join(map(str, start))} '
-    f'to {"x".join(map(str, end))}: it takes ratios of '
-    f'{", ".join(map(str, ratios_taken or ())) or "no kind"} a step'
-    f'{" of size - 1" if align_corners else ""}; choose another --input_size, '
-    'or leave the resize to the host with --resize=host'
-  )

@@ -76,12 +76,17 @@ def refusals(text: str) -> tuple[Refusal, ...]:
   return tuple(Refusal(*match.groups()) for match in _WARNING.finditer(text))
 
 
-def compile_file(path: str, accelerator: str = 'ethos-u55-128') -> Compiled:
+def compile_file(
+  path: str, accelerator: str = 'ethos-u55-128', sram_bytes: int | None = None
+) -> Compiled:
   """Compiles a .tflite file for an NPU, and keeps the summary alone.
 
   Args:
     path: an int8 file.
     accelerator: one of `ACCELERATORS`, with Vela's default memories.
+    sram_bytes: SRAM that Vela may plan with, which it fills where that is
+      faster; None for its default. It may still plan with more, if the network
+      needs it.
 
   Raises:
     ValueError: the accelerator is unknown, or Vela cannot compile the file.
@@ -90,11 +95,13 @@ def compile_file(path: str, accelerator: str = 'ethos-u55-128') -> Compiled:
     raise ValueError(
       f'accelerator={accelerator!r} is not one of {", ".join(ACCELERATORS)}'
     )
+  size = [] if sram_bytes is None else ['--arena-cache-size', f'{sram_bytes}']
   with tempfile.TemporaryDirectory() as folder:
     done = subprocess.run(
       [
         *(sys.executable, '-m', 'ethosu.vela', os.path.abspath(path)),
         *('--accelerator-config', accelerator, '--output-dir', folder),
+        *size,
       ],
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,

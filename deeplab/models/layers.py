@@ -61,6 +61,7 @@ class Options:
       again in the backward pass; see `block`.
     frozen_norms: running statistics normalise in training, too, and do not
       move; scale and bias are trained.
+    resize_ratio: the largest of one resize, see `resizing`; 0 for any.
   """
 
   dtype: str = 'float32'
@@ -69,6 +70,7 @@ class Options:
   pointwise: Literal['conv', 'matmul'] = 'conv'
   remat: int = 0
   frozen_norms: bool = False
+  resize_ratio: int = 0
 
   def __post_init__(self):
     for name, allowed in (
@@ -81,6 +83,10 @@ class Options:
         raise ValueError(f'{name}={value!r} is not one of {allowed}')
     if self.remat < 0:
       raise ValueError(f'remat={self.remat} is no number of stages')
+    if self.resize_ratio != 0 and self.resize_ratio < 2:
+      raise ValueError(
+        f'resize_ratio={self.resize_ratio} must be 2 or more, or 0 for no limit'
+      )
 
   def block(self, cls: type[Block], stage: int) -> type[Block]:
     """Returns a class of blocks, `__call__(x, train)`, as a stage has them.

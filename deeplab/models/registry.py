@@ -220,6 +220,7 @@ def build(
     pointwise=config.pointwise if pointwise is None else pointwise,
     remat=config.remat if remat is None else remat,
     frozen_norms=frozen_norms,
+    resize_ratio=config.resize_ratio,
   )
   for_head = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(
@@ -233,5 +234,4 @@ def build(
     head=_make('head', config.head, **for_head),
     auxiliary=_make('auxiliary', config.auxiliary, **for_head),
     num_classes=num_classes,
-    resize_steps=config.resize_steps,
   )

@@ -2,10 +2,21 @@
 
 It is linear and written as two matrix products. An exported file holds one
 RESIZE_BILINEAR for it.
+
+Devices limit the ratio of one RESIZE_BILINEAR (Ethos-U55 doubles and no more),
+so that `config.model.resize_ratio` limits it for a whole network: what grows by
+more takes as few equal steps as the limit allows. With half-pixel centres
+several steps are another function than one, so training and evaluation take the
+steps that the device takes. Sizes between are a geometric progression, rounded:
+x16 is four steps of 2 under a limit of 2 and two of 4 under one of 4 or 8. With
+aligned corners it is size - 1 that progresses (17, 33, 65, 129, 257), so that
+every coarse pixel centre is a centre of each finer map, and the steps equal one
+resize wherever the ratio of a step is whole.
 """
 
 from collections.abc import Sequence
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +80,60 @@ def _resize_jvp(size, align_corners, primals, tangents):
   )
 
 
+def _progression(start: int, end: int, steps: int, offset: int) -> list[int]:
+  """Returns `steps` sizes from after `start` to `end`, by equal ratios."""
+  offset = offset if min(start, end) > 1 else 0
+  ratio = (end - offset) / (start - offset)
+  return [
+    round((start - offset) * ratio ** (i / steps)) + offset
+    for i in range(1, steps + 1)
+  ]
+
+
+def ratios(
+  start: Sequence[int], end: Sequence[int], align_corners: bool
+) -> tuple[float, ...]:
+  """Returns by how much each axis grows; 1 from a single pixel, a constant.
+
+  Args:
+    start: (h, w).
+    end: (H, W).
+    align_corners: of size - 1 instead of size.
+  """
+  offset = int(align_corners)
+  return tuple(
+    (b - offset) / (a - offset) if a > 1 else 1.0
+    for a, b in zip(start, end, strict=True)
+  )
+
+
+def sizes(
+  start: Sequence[int],
+  end: Sequence[int],
+  align_corners: bool,
+  largest_ratio: int = 0,
+) -> list[tuple[int, int]]:
+  """Returns the (H, W) after each step of a resize.
+
+  Args:
+    start: (h, w) of the map.
+    end: (H, W), the last entry of the result.
+    align_corners: keeps whole ratios of size - 1 instead of size.
+    largest_ratio: of one step; 0 for any.
+  """
+  ratio = max(ratios(start, end, align_corners))
+  steps = 1
+  if largest_ratio and ratio > largest_ratio:
+    steps = math.ceil(round(math.log(ratio, largest_ratio), 9))
+  heights, widths = (
+    _progression(a, b, steps, int(align_corners))
+    for a, b in zip(start, end, strict=True)
+  )
+  return list(zip(heights, widths, strict=True))
+
+
 def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
-  """Bilinear resize of [B, h, w, C] to [B, H, W, C]; see above.
+  """Bilinear resize of [B, h, w, C] to [B, H, W, C] in one step.
 
   Two neighbours an axis are read whether the map grows or shrinks (no
   antialiasing), as in TensorFlow, PyTorch and TFLite.
@@ -85,3 +148,19 @@ def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
   if x.shape[1:3] == (height, width):
     return x
   return _resize(x, (height, width), align_corners)
+
+
+def in_steps(
+  x: Array, size: Sequence[int], align_corners: bool, largest_ratio: int
+) -> Array:
+  """Resizes [B, h, w, C] to [B, H, W, C] in steps; see above.
+
+  Args:
+    x: [B, h, w, C].
+    size: (H, W).
+    align_corners: see `resize`.
+    largest_ratio: of one step; 0 for any.
+  """
+  for step in sizes(x.shape[1:3], size, align_corners, largest_ratio):
+    x = resize(x, step, align_corners)
+  return x

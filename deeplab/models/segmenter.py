@@ -1,14 +1,4 @@
-"""A segmentation network: encoder, head, resize to the input's size.
-
-The last resize takes `resize_steps` steps. With half-pixel centres several
-steps are another function than one, so training and evaluation take the steps
-that a device with a limit on the ratio takes (Ethos-U refuses x16 at once).
-Sizes between are a geometric progression, rounded: x16 is four steps of 2 with
-`resize_steps=4` and two of 4 with 2; x4 is two of 2. With aligned corners it is
-size - 1 that progresses (17, 33, 65, 129, 257), so that every coarse pixel
-centre is a centre of each finer map, and the steps equal one resize wherever
-the ratio of a step is whole.
-"""
+"""A segmentation network: encoder, head, resize to the input's size."""
 
 from typing import NamedTuple
 
@@ -17,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
-from deeplab.models import resizing
 
 Array = jax.Array
 
@@ -36,33 +25,6 @@ class Output(NamedTuple):
   auxiliary: tuple[Array, ...] = ()
 
 
-def _progression(start: int, end: int, steps: int, offset: int) -> list[int]:
-  """Returns `steps` sizes from after `start` to `end`, by equal ratios."""
-  offset = offset if min(start, end) > 1 else 0
-  ratio = (end - offset) / (start - offset)
-  return [
-    round((start - offset) * ratio ** (i / steps)) + offset
-    for i in range(1, steps + 1)
-  ]
-
-
-def resize_sizes(
-  start: tuple[int, int], end: tuple[int, int], steps: int, align_corners: bool
-) -> list[tuple[int, int]]:
-  """Returns the (H, W) after each step of a resize in several steps.
-
-  Args:
-    start: (h, w) of the map.
-    end: (H, W), the last entry of the result.
-    steps: number of steps, 1 or more.
-    align_corners: keeps whole ratios of size - 1 instead of size.
-  """
-  offset = int(align_corners)
-  heights = _progression(start[0], end[0], steps, offset)
-  widths = _progression(start[1], end[1], steps, offset)
-  return list(zip(heights, widths, strict=True))
-
-
 class Segmenter(nn.Module):
   """Maps normalised images to per-class logits, at any input size.
 
@@ -71,18 +33,15 @@ class Segmenter(nn.Module):
 
   Attributes:
     encoder: see `encoders/contract.py`.
-    head: see `heads/base.py`; its field `align_corners` holds for the last
-      resize too.
+    head: see `heads/base.py`; its `resize` is the last one too.
     auxiliary: another head, for further losses in training; or None.
     num_classes: number of classes K.
-    resize_steps: steps of the last resize, see above.
   """
 
   encoder: nn.Module
   head: nn.Module
   auxiliary: nn.Module | None
   num_classes: int
-  resize_steps: int = 1
 
   def __call__(
     self,
@@ -101,13 +60,8 @@ class Segmenter(nn.Module):
       full_resolution: resizes logits to [H, W]; False leaves each head's size.
 
     Raises:
-      ValueError: for fewer than 1 resize steps or images of another rank, and
-        what encoder and heads raise.
+      ValueError: for images of another rank, and what encoder and heads raise.
     """
-    if self.resize_steps < 1:
-      raise ValueError(
-        f'resize_steps={self.resize_steps} must be 1 (one resize) or more'
-      )
     if images.ndim != 4:
       raise ValueError(
         f'images have shape {images.shape}; expected [B, H, W, C]'
@@ -127,13 +81,7 @@ class Segmenter(nn.Module):
   def _run(self, head, features, train, dropout_keys, site, size):
     """Returns one head's outputs, float32, of `size` unless that is None."""
     keys = layers.fold_keys(dropout_keys if train else None, site)
-    aligned = head.align_corners
-    outputs = []
-    for logits in head(features, train, keys):
-      logits = logits.astype(jnp.float32)
-      if size is not None:
-        start = logits.shape[1:3]
-        for step in resize_sizes(start, size, self.resize_steps, aligned):
-          logits = resizing.resize(logits, step, aligned)
-      outputs.append(logits)
-    return outputs
+    outputs = (x.astype(jnp.float32) for x in head(features, train, keys))
+    if size is None:
+      return list(outputs)
+    return [head.resize(logits, size) for logits in outputs]

@@ -71,7 +71,7 @@ def network(
       'reads the image: what normalises pixels would have no int8 range. '
       'Leave it out, or export with --normalization=caller'
     )
-  fields = ('encoder', 'head', 'auxiliary', 'num_classes', 'resize_steps')
+  fields = ('encoder', 'head', 'auxiliary', 'num_classes')
   return Deployed(**{name: getattr(model, name) for name in fields})
 
 

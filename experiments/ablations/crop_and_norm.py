@@ -1,4 +1,4 @@
-"""Crop size, and the batch that BatchNorm sees.
+"""Crop size, and the batch that BatchNorm sees, for as many steps.
 
 Command: python -m experiments.sweep --workdir=W
   --study=experiments/ablations/crop_and_norm.py
@@ -29,6 +29,9 @@ def get_study(form: str = '') -> study.Study:
     'smoke': ((128, 64), (8, 4)),
   }[form]
 
+  epochs = study.config([f'--config={base.config}']).epochs
+  epochs = base.fixed.get('epochs', epochs)
+
   def crop(size: int) -> study.Overrides:
     return {'data.augment.random_crop.size': (size, size)}
 
@@ -44,7 +47,11 @@ def get_study(form: str = '') -> study.Study:
       },
       'batch': {
         'full': {'batch_size': batches[0]},
-        'half': {'batch_size': batches[1]},
+        # As many steps, as in the paper.
+        'half': {
+          'batch_size': batches[1],
+          'epochs': epochs * batches[1] / batches[0],
+        },
       },
     },
   )

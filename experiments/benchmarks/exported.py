@@ -3,11 +3,11 @@ r"""Our int8 files beside published ones of the same networks.
     python -m experiments.benchmarks.exported --models=FOLDER
     python -m experiments.benchmarks.exported --person
 
-The first exports the networks of three public files with untrained weights
-(the size of a network, not what it knows, decides what it costs) and prints
-constants, file size, LiteRT's time on this CPU, and what Arm's compiler for
-Ethos-U makes of both. FOLDER holds the public files. Times are medians of runs
-that take turns.
+The first exports the networks of three public files, with the weights of those
+files, and prints constants, file size, LiteRT's time on this CPU, and what
+Arm's compiler for Ethos-U makes of both. FOLDER holds the public files. Times
+are medians of runs that take turns. An Ethos-U85 fills what SRAM it is given:
+ours is given as much as the public file takes.
 
 The second prints constants and the arena of TFLite Micro for
 STMicroelectronics' person network, beside the memory that its makers publish.
@@ -36,6 +36,11 @@ from configs import voc_mnv2
 from deeplab import console
 from deeplab import cores
 from deeplab.models import registry
+from deeplab.pretrained import folded
+from deeplab.pretrained import merge
+from deeplab.pretrained import systems
+from deeplab.pretrained import tflite as tflite_weights
+from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import graph as graph_lib
@@ -80,17 +85,18 @@ class Public(NamedTuple):
   size: int
   weights: str
 
-  def export(self, **options: Any) -> bytes:
-    """Returns our file of the same ends: normalised by its input's scale.
+  def export(self, path: str, **options: Any) -> bytes:
+    """Returns our file of the same network, normalised by its input's scale.
 
     Args:
+      path: the public file.
       **options: of `request.make`, the target for one.
     """
     return export(
       self.config(),
       (self.size, self.size),
+      lambda source: _imported(source, path),
       normalization='caller',
-      input_type='uint8',
       rules=rules_lib.Rules(weights=self.weights),
       **{'output': 'argmax', **options},
     )
@@ -107,7 +113,20 @@ PUBLIC = {
 }
 
 
-def _disturbed(variables: Any) -> Any:
+def _imported(source: source_lib.Source, path: str) -> Any:
+  """Returns the variables with the weights of a public file."""
+  network = source_lib.model(source, **networks.KERNELS)
+  _, match = systems.detect(
+    tflite_weights.read(path), network, source.variables
+  )
+  merged = merge.merge(
+    source.variables, match.tensors, match.sources, unused=match.unused
+  )
+  image = np.zeros((1, *source.config.eval.static_size, 3), np.float32)
+  return folded.identity_norms(network, merged, image, match.sources)
+
+
+def _disturbed(source: source_lib.Source) -> Any:
   """Adds a little to each weight: biases that are all 0 would share bytes."""
   rng = np.random.default_rng(0)
 
@@ -115,27 +134,33 @@ def _disturbed(variables: Any) -> Any:
     noise = rng.random(x.shape, np.float32)
     return np.asarray(x) + np.float32(0.01) * noise
 
-  return jax.tree.map(add, variables)
+  return jax.tree.map(add, source.variables)
 
 
-def export(config: ConfigDict, size: tuple[int, int], **options: Any) -> bytes:
-  """Returns the int8 file of an untrained network.
+def export(
+  config: ConfigDict,
+  size: tuple[int, int],
+  weights: Callable[[source_lib.Source], Any] = _disturbed,
+  **options: Any,
+) -> bytes:
+  """Returns the int8 file of a network.
 
   Args:
     config: the experiment.
     size: (H, W).
+    weights: makes variables of an untrained source.
     **options: of `request.make`.
   """
   config = ConfigDict(config)
   with config.unlocked():
     config.eval.static_size = size
   source = source_lib.untrained(config)
-  source = dataclasses.replace(source, variables=_disturbed(source.variables))
+  source = dataclasses.replace(source, variables=weights(source))
   request = request_lib.make(
     ('int8',), size, source.info.num_classes, **options
   )
   network = source_lib.deployed(
-    source, source_lib.resize_steps(source, request)
+    source, source_lib.resize_ratio(source, request)
   )
   data = source.config.data
   compute = saved_model.function(
@@ -169,20 +194,23 @@ def latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   return [1e3 * statistics.median(own) for own in seconds]
 
 
-def _npu(content: bytes, accelerator: str) -> vela.Compiled:
+def _npu(
+  content: bytes, accelerator: str, sram_bytes: int | None = None
+) -> vela.Compiled:
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.tflite')
     with open(path, 'wb') as f:
       f.write(content)
-    return vela.compile_file(path, accelerator)
+    return vela.compile_file(path, accelerator, sram_bytes)
 
 
 def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
   """Returns a row for each quantity of one public file and ours."""
   public = PUBLIC[name]
-  with open(os.path.join(folder, f'{name}.tflite'), 'rb') as f:
+  path = os.path.join(folder, f'{name}.tflite')
+  with open(path, 'rb') as f:
     theirs = f.read()
-  ours = public.export()
+  ours = public.export(path, input_type='uint8')
   rows: list[tuple[str, ...]] = []
 
   def row(what: str, pair: Sequence[float], form: str = ',.0f') -> None:
@@ -198,14 +226,16 @@ def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
   row('LiteRT ms', latencies((theirs, ours), runs), ',.2f')
   for accelerator in ACCELERATORS:
     a = _npu(theirs, accelerator)
-    forms = {accelerator: public.export(target=accelerator)}
+    forms = {accelerator: public.export(path, target=accelerator)}
     if a.refused:
       # What its file leaves to the processor costs the NPU nothing.
       forms[f'{accelerator}, last resize by the host'] = public.export(
-        target=accelerator, resize='host', output='logits', output_type='uint8'
+        path, target=accelerator, resize='host', output='logits'
       )
+    # An Ethos-U85 has DRAM besides, and fills its SRAM.
+    given = a.sram_bytes if a.dram_bytes else None
     for what, content in forms.items():
-      b = _npu(content, accelerator)
+      b = _npu(content, accelerator, given)
       row(f'{what}: off the NPU', (len(a.refused), len(b.refused)))
       row(f'{what}: SRAM bytes', (a.sram_bytes, b.sram_bytes))
       row(f'{what}: DRAM bytes', (a.dram_bytes, b.dram_bytes))

@@ -259,8 +259,8 @@ def test_what_is_left_is_printed(tmp_path, capsys, monkeypatch):
     f'{place}float-s1',
   ]
   assert all(line.endswith(' --config.data.root=/x') for line in commands)
-  # The seven others of each seed start from its weights.
-  assert text.splitlines()[-1].startswith('# 14 more start from the weights')
+  # The eight others of each seed start from its weights.
+  assert text.splitlines()[-1].startswith('# 16 more start from the weights')
   record = tmp_path / 'runs' / 'float-s0' / 'run.json'
   record.parent.mkdir(parents=True)
   record.write_text('{}')

@@ -30,30 +30,6 @@ def test_estimate():
   assert targets.get('litert-cpu').estimate_ms(10**9) is None
 
 
-@pytest.mark.parametrize(
-  ('name', 'start', 'end', 'aligned', 'steps'),
-  [
-    ('ethos-u55-128', 16, 256, False, 4),  # by 2 alone
-    ('ethos-u55-128', 17, 257, True, 2),  # 4 times 4
-    ('ethos-u55-128', 65, 257, True, 1),
-    ('ethos-u85-256', 16, 256, False, 1),
-    ('stm32n6', 17, 257, False, 1),  # any
-  ],
-)
-def test_resize_steps(name, start, end, aligned, steps):
-  found = targets.resize_steps(
-    targets.get(name), (start, start), (end, end), aligned
-  )
-  assert found == steps
-
-
-def test_a_resize_that_no_steps_make():
-  with pytest.raises(ValueError, match=r'17x17 to 257x257: it takes ratios of'):
-    targets.resize_steps(
-      targets.get('ethos-u55-128'), (17, 17), (257, 257), False
-    )
-
-
 def test_unknown_target():
   with pytest.raises(ValueError, match='--target=npu is not one of cortex-m7'):
     targets.get('npu')

@@ -57,6 +57,13 @@ def test_compiles(file):
   assert compiled.flash_bytes >= 8 * 27
 
 
+def test_vela_plans_with_the_memory_that_it_is_given(file):
+  """An Ethos-U85 fills its SRAM with what would else lie in DRAM."""
+  default = vela.compile_file(file, 'ethos-u85-256').sram_bytes
+  given = default // 2
+  assert vela.compile_file(file, 'ethos-u85-256', given).sram_bytes <= given
+
+
 def test_unknown_accelerator(file):
   with pytest.raises(ValueError, match=r"'ethos-u1' is not one of ethos-u55"):
     vela.compile_file(file, 'ethos-u1')

@@ -89,7 +89,7 @@ def test_fields_reach_the_modules():
       auxiliary={'name': 'fcn', 'channels': 7},
       output_stride=8,
       multi_grid=[1, 2, 4],
-      resize_steps=2,
+      resize_ratio=2,
       dtype='bfloat16',
       depthwise='shifted',
       pointwise='matmul',
@@ -98,7 +98,8 @@ def test_fields_reach_the_modules():
     axis_name='batch',
   )
   assert network.num_classes == 5
-  assert network.resize_steps == 2
+  assert network.head.options.resize_ratio == 2
+  assert network.encoder.options.resize_ratio == 2
   assert network.encoder.alpha == 0.5
   assert network.encoder.output_stride == 8
   assert network.encoder.multi_grid == (1, 2, 4)

@@ -71,3 +71,43 @@ def test_gradient_is_the_transpose(align_corners):
     for unit in basis
   ]
   np.testing.assert_allclose(gradient.ravel(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('start', 'end', 'ratio', 'aligned', 'expected'),
+  [
+    (16, 256, 0, False, [256]),
+    (16, 256, 16, False, [256]),
+    (16, 256, 8, False, [64, 256]),
+    (16, 256, 4, False, [64, 256]),
+    (16, 256, 2, False, [32, 64, 128, 256]),
+    (64, 256, 2, False, [128, 256]),
+    (17, 257, 2, True, [33, 65, 129, 257]),
+    (65, 257, 2, True, [129, 257]),
+    (17, 257, 4, False, [66, 257]),
+    (17, 257, 8, False, [66, 257]),
+    (16, 24, 2, False, [24]),
+    (1, 16, 2, True, [16]),
+    (9, 1, 2, True, [1]),
+    (5, 5, 2, False, [5]),
+  ],
+)
+def test_sizes(start, end, ratio, aligned, expected):
+  actual = resizing.sizes((start, 7), (end, 7), aligned, ratio)
+  assert actual == [(size, 7) for size in expected]
+  actual = resizing.sizes((7, start), (7, end), aligned, ratio)
+  assert actual == [(7, size) for size in expected]
+
+
+def test_the_axis_that_grows_most_counts():
+  assert resizing.sizes((4, 4), (8, 64), False, 4) == [(6, 16), (8, 64)]
+
+
+def test_in_steps():
+  """Half-pixel centres, from 2 pixels to 4 to 8, by hand."""
+  x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
+  once = resizing.in_steps(x, (1, 8), False, 0).ravel().tolist()
+  assert once == [0, 0, 1, 3, 5, 7, 8, 8]
+  twice = resizing.in_steps(x, (1, 8), False, 2).ravel().tolist()
+  # 0 2 6 8, and quarters between them.
+  assert twice == [0, 0.5, 1.5, 3, 5, 6.5, 7.5, 8]

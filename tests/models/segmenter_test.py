@@ -1,4 +1,4 @@
-"""The network as a whole: sizes, modes, resize steps, dtypes."""
+"""The network as a whole: sizes, modes, steps of resizes, dtypes."""
 
 import flax.linen as nn
 import jax
@@ -70,9 +70,10 @@ def shapes(network, x, *args, **kwargs):
 @pytest.mark.parametrize(
   'size', [(1, 1), (2, 3), (16, 16), (33, 33), (32, 47), (50, 21)]
 )
-@pytest.mark.parametrize('steps', [1, 2, 4])
-def test_logits_have_the_input_size(size, steps):
-  out = shapes(make(resize_steps=steps), images(*size))
+@pytest.mark.parametrize('ratio', [0, 2, 4])
+def test_logits_have_the_input_size(size, ratio):
+  options = layers.Options(resize_ratio=ratio)
+  out = shapes(make(options=options), images(*size))
   assert out.logits.shape == (2, *size, 3)
   assert out.logits.dtype == jnp.float32
   assert out.auxiliary == ()
@@ -120,34 +121,15 @@ def test_further_outputs_of_the_head_precede_the_auxiliary_head():
   assert 'auxiliary3_conv' not in names
 
 
-@pytest.mark.parametrize(
-  ('start', 'end', 'steps', 'aligned', 'expected'),
-  [
-    (16, 256, 1, False, [256]),
-    (16, 256, 2, False, [64, 256]),
-    (16, 256, 4, False, [32, 64, 128, 256]),
-    (64, 256, 2, False, [128, 256]),
-    (17, 257, 4, True, [33, 65, 129, 257]),
-    (65, 257, 2, True, [129, 257]),
-    (17, 257, 2, False, [66, 257]),
-    (1, 16, 2, True, [4, 16]),
-    (9, 1, 2, True, [3, 1]),
-    (5, 5, 2, False, [5, 5]),
-  ],
-)
-def test_resize_sizes(start, end, steps, aligned, expected):
-  actual = segmenter.resize_sizes((start, 7), (end, 7), steps, aligned)
-  assert actual == [(size, 7) for size in expected]
-
-
 @pytest.mark.parametrize('aligned', [False, True])
 def test_steps_are_another_function_unless_corners_align(
   aligned, random_variables
 ):
   x = images()  # coarse logits are 9x9: steps 17 and 33 with aligned corners
   outputs = []
-  for steps in (1, 2):
-    network = make(align_corners=aligned, resize_steps=steps)
+  for ratio in (0, 2):
+    options = layers.Options(resize_ratio=ratio)
+    network = make(align_corners=aligned, options=options)
     variables = random_variables(network, x)
     outputs.append(jax.jit(network.apply)(variables, x).logits)
   difference = float(jnp.abs(outputs[0] - outputs[1]).max())
@@ -236,16 +218,9 @@ def test_no_dropout_in_evaluation(dropout_calls):
   assert [keys for _, keys in dropout_calls] == [None, None]
 
 
-@pytest.mark.parametrize(
-  ('fields', 'shape', 'message'),
-  [
-    ({'resize_steps': 0}, (2, 9, 9, 3), 'resize_steps=0'),
-    ({}, (9, 9, 3), r'shape \(9, 9, 3\)'),
-  ],
-)
-def test_bad_arguments(fields, shape, message):
-  with pytest.raises(ValueError, match=message):
-    shapes(make(**fields), jnp.zeros(shape))
+def test_bad_images():
+  with pytest.raises(ValueError, match=r'shape \(9, 9, 3\)'):
+    shapes(make(), jnp.zeros((9, 9, 3)))
 
 
 def test_batch_of_one_is_refused_in_training():

@@ -378,7 +378,9 @@ class LiteHRNet18(nn.Module):
     for i in reversed(range(len(branches))):
       x = branches[i]
       if maps:
-        x = x + resizing.resize(maps[0], x.shape[1:3], align_corners=True)
+        x = x + resizing.in_steps(
+          maps[0], x.shape[1:3], True, self.options.resize_ratio
+        )
       channels = self.channels[max(i - 1, 0)]
       maps.insert(0, self._separable(channels, norm, f'head{i}')(x, train))
     return maps

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 
 from deeplab.models import layers
+from deeplab.models import resizing
 
 Array = jax.Array
 
@@ -33,8 +34,7 @@ class Head(nn.Module):
   Attributes:
     num_classes: number of classes.
     bn_decay, bn_epsilon: see `layers.Norm`.
-    align_corners: how the head, and the Segmenter its logits, resizes maps;
-      see `resizing.resize`.
+    align_corners: how `resize` samples, see `resizing.resize`.
     options: what the model's layers share.
   """
 
@@ -51,6 +51,12 @@ class Head(nn.Module):
       'norm': layers.Norm(self.bn_decay, self.bn_epsilon),
       'options': self.options,
     }
+
+  @nn.nowrap
+  def resize(self, x: Array, size: Sequence[int]) -> Array:
+    """Resizes [B, h, w, C] to `size` (H, W), as the whole model does."""
+    ratio = self.options.resize_ratio
+    return resizing.in_steps(x, size, self.align_corners, ratio)
 
 
 def finer(features: Sequence[Array], stage: int) -> Array:

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
-from deeplab.models import resizing
 from deeplab.models.heads import aspp
 from deeplab.models.heads import base
 
@@ -66,7 +65,7 @@ class DeepLabV3Plus(aspp.ASPPHead):
     low = layers.ConvBN(
       self.low_level_channels, **self.shared, name='low_level'
     )(low, train)
-    x = resizing.resize(x, low.shape[1:3], self.align_corners)
+    x = self.resize(x, low.shape[1:3])
     x = jnp.concatenate([x, low], axis=-1)
     for i in range(self.decoder_convs):
       x = aspp.conv3x3(

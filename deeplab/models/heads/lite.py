@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
-from deeplab.models import resizing
 from deeplab.models.heads import base
 
 Array = jax.Array
@@ -116,7 +115,7 @@ class DeepLabV3Lite(LiteHead):
     low = layers.ConvBN(
       self.low_level_channels, **self.activated, name='low_level'
     )(low, train)
-    x = resizing.resize(x, low.shape[1:3], self.align_corners)
+    x = self.resize(x, low.shape[1:3])
     return self.predict(jnp.concatenate([x, low], axis=-1), train)
 
 
@@ -145,7 +144,7 @@ class UNetLite(LiteHead):
     x = self.pyramid(features[-1], train, dropout_keys)
     for i in reversed(range(self.low_level_stage, len(features) - 1)):
       low = features[i]
-      x = resizing.resize(x, low.shape[1:3], self.align_corners)
+      x = self.resize(x, low.shape[1:3])
       x = layers.SeparableConvBN(
         max(32, 2 * self.num_classes, low.shape[-1]),
         **self.separable,
@@ -180,7 +179,7 @@ class FPNLite(LiteHead):
       low = layers.ConvBN(self.channels, **self.activated, name=f'lateral{i}')(
         features[i], train
       )
-      x = low + resizing.resize(x, low.shape[1:3], self.align_corners)
+      x = low + self.resize(x, low.shape[1:3])
       x = layers.SeparableConvBN(
         self.channels, **self.separable, name=f'decoder{i}'
       )(x, train)

@@ -15,7 +15,6 @@ import jax
 from deeplab.models import attention
 from deeplab.models import layers
 from deeplab.models import pooling
-from deeplab.models import resizing
 from deeplab.models.heads import base
 
 Array = jax.Array
@@ -72,8 +71,8 @@ class LRASPP(base.Head):
       name='gate',
     )(self._pool(high, train))
     x = layers.ConvBN(self.channels, **self.shared, name='conv')(high, train)
-    x = x * resizing.resize(GATES[self.gate](gate), size, self.align_corners)
-    x = resizing.resize(x, low.shape[1:3], self.align_corners)
+    x = x * self.resize(GATES[self.gate](gate), size)
+    x = self.resize(x, low.shape[1:3])
     logits = [
       base.classifier(self.num_classes, self.options, name=name)(y)
       for name, y in (('classifier', x), ('low_level_classifier', low))

@@ -12,7 +12,6 @@ import jax
 
 from deeplab.models import layers
 from deeplab.models import pooling
-from deeplab.models import resizing
 from deeplab.models.heads import base
 
 Array = jax.Array
@@ -72,7 +71,7 @@ class MobileSeg(base.Head):
     levels: list[Array] = []
     for i in reversed(range(len(maps))):
       x = self._separable(y.shape[-1], f'skip{i}')(maps[i], train)
-      y = x + resizing.resize(y, x.shape[1:3], self.align_corners)
+      y = x + self.resize(y, x.shape[1:3])
       y = self._separable(self.channels[i], f'decoder{i}')(y, train)
       levels.insert(0, y)
     if not train and not self.is_initializing():
@@ -101,7 +100,7 @@ class MobileSeg(base.Head):
       cells = layers.ConvBN(
         self.context_channels, use_bias=True, **self.shared, name=f'pool{i}'
       )(pooling.bins(x, count, train), train)
-      pooled.append(resizing.resize(cells, x.shape[1:3], self.align_corners))
+      pooled.append(self.resize(cells, x.shape[1:3]))
     return self._separable(self.context_channels, 'context')(
       sum(pooled[1:], pooled[0]), train
     )

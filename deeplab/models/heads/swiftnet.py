@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from deeplab.models import layers
 from deeplab.models import pooling
-from deeplab.models import resizing
 from deeplab.models.heads import base
 
 Array = jax.Array
@@ -84,7 +83,7 @@ class SwiftNet(base.Head):
       skip = features[stage]
       size = skip.shape[1:3]
       skip = self._conv(self.channels, 1, f'skip{stage}')(skip, train)
-      x = skip + resizing.resize(x, size, self.align_corners)
+      x = skip + self.resize(x, size)
       x = self._conv(self.channels, 3, f'decoder{stage}')(x, train)
     x = layers.BatchNorm(
       self.shared['norm'], 'relu', self.options, name='classifier_norm'
@@ -107,6 +106,6 @@ class SwiftNet(base.Head):
       cells = self._conv(self.channels // len(self.grids), 1, f'pool{i}')(
         cells, train
       )
-      levels.append(resizing.resize(cells, size, self.align_corners))
+      levels.append(self.resize(cells, size))
     x = jnp.concatenate(levels, axis=-1)
     return self._conv(self.channels, 1, 'fuse')(x, train)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import layers
-from deeplab.models import resizing
 from deeplab.models.heads import base
 
 Array = jax.Array
@@ -55,11 +54,11 @@ class UNet(base.Head):
       )
     for i, channels in enumerate(self.channels):
       if i < len(skips):
-        x = resizing.resize(x, skips[i].shape[1:3], self.align_corners)
+        x = self.resize(x, skips[i].shape[1:3])
         x = jnp.concatenate([x, skips[i]], axis=-1)
       else:
         size = (2 * x.shape[1], 2 * x.shape[2])
-        x = resizing.resize(x, size, self.align_corners)
+        x = self.resize(x, size)
       for j in range(self.convs):
         x = layers.ConvBN(
           channels, kernel=3, **self.shared, name=f'decoder{i}_conv{j}'

@@ -89,6 +89,28 @@ def test_align_corners_reaches_every_resize(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', registry.HEADS)
+def test_no_resize_is_larger_than_allowed(name, monkeypatch):
+  ratios = []
+  resize = resizing.resize
+
+  def record(x, size, align_corners=False):
+    # What has one pixel is made a constant map.
+    pairs = zip(x.shape[1:3], size, strict=True)
+    ratios.extend(b / a for a, b in pairs if a > 1)
+    return resize(x, size, align_corners)
+
+  monkeypatch.setattr(resizing, 'resize', record)
+  sizes = [(80, 48), (20, 12), (20, 12), (5, 3), (5, 3)]
+  maps = cases.features(CHANNELS, sizes)
+  options = layers.Options(resize_ratio=2)
+  cases.trace(make(name, options=options), maps)
+  assert max(ratios, default=1) <= 2
+  ratios.clear()
+  cases.trace(make(name), maps)
+  assert max(ratios, default=4) >= 4
+
+
+@pytest.mark.parametrize('name', registry.HEADS)
 def test_norm_fields_reach_every_batch_norm(name):
   maps = cases.features(CHANNELS, SIZES)
   head = make(name, bn_decay=0.7, bn_epsilon=0.01)
