@@ -265,10 +265,10 @@ def test_what_is_left_is_printed(tmp_path, capsys, monkeypatch):
   record.parent.mkdir(parents=True)
   record.write_text('{}')
   slurm = _printed(capsys, tmp_path, 'slurm')
-  assert '#SBATCH --array=0-7\n' in slurm and '\n# 7 more start' in slurm
+  assert '#SBATCH --array=0-8\n' in slurm and '\n# 8 more start' in slurm
   assert f'{place}float-s0' not in slurm and f'{place}mse-s0' in slurm
   tpu = _printed(capsys, tmp_path, 'tpu')
-  assert tpu.count('gcloud compute tpus tpu-vm ssh') == 8
+  assert tpu.count('gcloud compute tpus tpu-vm ssh') == 9
   assert not (tmp_path / 'logs').exists()  # nothing was run
 
 
