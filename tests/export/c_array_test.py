@@ -1,6 +1,8 @@
 """The C tree: what is in it, and that it compiles and computes."""
 
 import ctypes
+import importlib.util
+import os
 import pathlib
 import re
 import shutil
@@ -274,3 +276,58 @@ def test_cmake(tree, tmp_path):
   ):
     subprocess.run(command, capture_output=True, check=True)
   assert (pathlib.Path(build) / 'segment').exists()
+
+
+def _fork(folder):
+  """Lays out a published fork of TFLite Micro as a checkout; CMake's flags.
+
+  It has its own namespace, and tensors have all their fields.
+  """
+  package = importlib.util.find_spec('xmos_ai_tools')
+  tensorflow = importlib.util.find_spec('tensorflow')
+  if not (package and tensorflow):
+    pytest.skip(
+      'set TFLM_DIR to a checkout of tflite-micro, or pip install --no-deps '
+      'xmos-ai-tools, which has its headers and kernels'
+    )
+  own = pathlib.Path(package.submodule_search_locations[0])
+  headers = own / 'runtime' / 'include'
+  others = pathlib.Path(tensorflow.submodule_search_locations[0]) / 'include'
+  downloads = folder / 'tensorflow/lite/micro/tools/make/downloads'
+  (downloads / 'flatbuffers').mkdir(parents=True)
+  (downloads / 'flatbuffers' / 'include').symlink_to(headers)
+  (downloads / 'gemmlowp').symlink_to(others / 'external' / 'gemmlowp')
+  library = own / 'xinterpreters' / 'libs' / 'linux' / 'xtflm_python.so'
+  return (
+    f'-DTFLM_DIR={folder}',
+    f'-DTFLM_LIBRARY={library}',
+    '-DCMAKE_CXX_FLAGS=-Dtflite=tflite_micro -UTF_LITE_STATIC_MEMORY',
+  )
+
+
+@pytest.mark.skipif(not shutil.which('cmake'), reason='no cmake')
+@needs_gcc
+def test_cmake_with_tflm(tree, tmp_path):
+  """The command of its README, from the array to the classes."""
+  if 'TFLM_DIR' in os.environ:
+    flags = (f'-DTFLM_DIR={os.environ["TFLM_DIR"]}',)
+  else:
+    flags = _fork(tmp_path / 'tflm')
+  build = str(tmp_path / 'build')
+  for command in (
+    ('cmake', '-S', str(tree), '-B', build, *flags),
+    ('cmake', '--build', build),
+  ):
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+  example = pathlib.Path(build) / 'segment'
+  done = subprocess.run([example], capture_output=True, text=True, check=False)
+  assert '0 of 384 pixels differ from Python' in done.stdout
+  assert done.returncode == 0
+  picture = tmp_path / 'image.raw'
+  picture.write_bytes(bytes(16 * 24 * 3))
+  done = subprocess.run(
+    [example, picture], capture_output=True, text=True, check=False
+  )
+  counts = [int(line.split()[-1]) for line in done.stdout.splitlines()]
+  assert sum(counts) == 384 and done.returncode == 0
