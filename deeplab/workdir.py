@@ -37,6 +37,9 @@ _FREE = (
   'data.cache',
 )
 
+# (section, field) that runs of older versions lack.
+_NEWEST = (('model', 'resize_ratio'), ('quantization.calibration', 'equalize'))
+
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
@@ -91,6 +94,7 @@ def read_config(workdir: str) -> ConfigDict:
 
   Raises:
     FileNotFoundError: no run was started there.
+    ValueError: the run is older than fields that configs have now.
   """
   path = config_path(workdir)
   if not os.path.exists(path):
@@ -99,7 +103,17 @@ def read_config(workdir: str) -> ConfigDict:
       'name one with --workdir (a run prints its own when it starts)'
     )
   with open(path, encoding='utf-8') as f:
-    return ConfigDict(_tuples(json.load(f))).lock()
+    config = ConfigDict(_tuples(json.load(f))).lock()
+  for section, field in _NEWEST:
+    found = config
+    for name in section.split('.'):
+      found = found.get(name, {})
+    if field not in found:
+      raise ValueError(
+        f'{path} has no "{section}.{field}": an older version trained this '
+        'run; train it again, or add what a new run of its config has'
+      )
+  return config
 
 
 def _leaves(config: ConfigDict, prefix: str = '') -> dict[str, Any]:

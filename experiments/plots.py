@@ -40,17 +40,33 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
   return best
 
 
+def _rows(points: Points, means: Sequence[float]) -> np.ndarray:
+  """Plots mIoU, a row a setting."""
+  figure, axes = _axes('mIoU at equal operations (red: the base)')
+  for i, (_, _, values) in enumerate(points):
+    axes.plot([100 * min(values), 100 * max(values)], [i] * 2, color='0.7')
+    axes.plot(means[i], i, 'o', color='C3' if i == 0 else 'C0')
+  axes.set_yticks(range(len(points)), [name for name, *_ in points])
+  axes.invert_yaxis()
+  axes.set_xlabel('mIoU, %')
+  return visualize.pixels(figure)
+
+
 def pareto(points: Points) -> np.ndarray:
   """Plots mIoU over operations, with the range of the seeds, and the front.
+
+  Settings that all cost the same have a row each.
 
   Args:
     points: (name, GMACs, mIoU of each seed), the base first.
   """
+  costs = [cost for _, cost, _ in points]
+  means = [100 * statistics.fmean(values) for *_, values in points]
+  if max(costs) == min(costs):
+    return _rows(points, means)
   figure, axes = _axes(
     'mIoU over operations (line: the Pareto front; red: the base)'
   )
-  costs = [cost for _, cost, _ in points]
-  means = [100 * statistics.fmean(values) for *_, values in points]
   for i, (name, cost, values) in enumerate(points):
     axes.plot([cost] * 2, [100 * min(values), 100 * max(values)], color='0.7')
     axes.plot(cost, means[i], 'o', color='C3' if i == 0 else 'C0')

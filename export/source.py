@@ -95,15 +95,8 @@ def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
 
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
-    ValueError: the run is older than `config.quantization` is now.
+    ValueError: the run is older than fields that configs have now.
   """
-  saved = workdir_lib.read_config(workdir)
-  if 'equalize' not in saved.get('quantization', {}).get('calibration', {}):
-    raise ValueError(
-      f'{workdir_lib.config_path(workdir)} has no '
-      '"quantization.calibration.equalize": an older version trained this run; '
-      'train it again, or add what a new run of its config has'
-    )
   loaded = workdir_lib.load(workdir, which)
   config = ConfigDict(loaded.config)
   if data_root:

@@ -117,6 +117,7 @@ def test_the_front_leaves_out_what_is_dearer_and_no_better():
 def test_plots_are_pictures():
   pictures = [
     plots.pareto([('a', 1.0, [0.5, 0.6]), ('b', 9.0, [0.7])]),
+    plots.pareto([('a', 1.0, [0.5, 0.6]), ('b', 1.0, [0.7])]),
     plots.curves({'a': [[(1, 0.1), (2, 0.3)], [(1, 0.2)]], 'b': [[]]}),
     plots.classes(['sky', 'car'], {'a': [[0.5, 0.6], []], 'b': [[0.1], [0.2]]}),
   ]
