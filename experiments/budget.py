@@ -8,15 +8,17 @@ and output stride asked for (shapes alone, a few seconds each), and plans
 memory and counts weights and multiply-accumulates as for an int8 file. What is
 printed are the networks that fit and of which none that fits is larger in all
 four: what is left to choose from by training. --output=FOLDER keeps the table
-of all of them and a plot.
+of all of them and a plot. Resizes take the steps that the target takes, as in
+an export.
 
-Time is an estimate: multiply-accumulates at the device's best rate.
+Cycles and time are estimates: multiply-accumulates at the device's best rate.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import os
 from typing import Any
@@ -37,6 +39,7 @@ from deeplab.models import registry
 from export import fit
 from export import graph as graph_lib
 from export import memory
+from export import resizes
 from export import sketch
 from export import table
 from export import targets
@@ -70,13 +73,15 @@ class Cost:
     macs: multiply-accumulates.
     ram_bytes: the planned arena.
     flash_bytes: weights.
-    ms: estimate; None where the target's speed is not known.
+    cycles: estimate; None where the target's speed is not known.
+    ms: likewise.
     refusals: why it does not fit, a phrase each.
   """
 
   macs: int
   ram_bytes: int
   flash_bytes: int
+  cycles: float | None
   ms: float | None
   refusals: tuple[str, ...]
 
@@ -120,6 +125,7 @@ def cost(
   target: targets.Target,
   available: fit.Limits,
   max_ms: float | None = None,
+  max_cycles: float | None = None,
   host: bool = False,
 ) -> Cost:
   """Traces one choice.
@@ -129,7 +135,7 @@ def cost(
     choice: what to replace in it.
     target: the device.
     available: its memories.
-    max_ms: limit of the estimate; None for none.
+    max_ms, max_cycles: limits of the estimates; None for none.
     host: leaves the last resize out.
   """
   model = ConfigDict(config.model)
@@ -141,17 +147,29 @@ def cost(
     model.output_stride = choice.output_stride
     model.dtype = 'float32'
   classes = catalog.info_for(config.data).num_classes
-  network = registry.build(model, classes, depthwise='conv', pointwise='conv')
-  graph = sketch.network(network, choice.size, host)
+  refusals = []
+  trained, model.resize_ratio = model.resize_ratio, 0
+  build = functools.partial(
+    registry.build, model, classes, depthwise='conv', pointwise='conv'
+  )
+  whole = resizes.of_network(build(), (1, *choice.size, 3), host)
+  try:
+    model.resize_ratio = resizes.ratio(whole, trained, target)
+  except ValueError as error:
+    refusals.append(str(error))
+  graph = sketch.network(build(), choice.size, host)
   macs = graph_lib.macs(graph)
-  ms = target.estimate_ms(macs)
-  refusals = fit.violations(graph, target, available)
+  cycles, ms = target.estimate_cycles(macs), target.estimate_ms(macs)
+  refusals += fit.violations(graph, target, available)
   if max_ms is not None and ms is not None and ms > max_ms:
     refusals.append(f'{ms:.1f} ms at least, of {max_ms:g}')
+  if max_cycles is not None and cycles is not None and cycles > max_cycles:
+    refusals.append(f'{cycles:,.0f} cycles at least, of {max_cycles:,.0f}')
   return Cost(
     macs,
     memory.arena(memory.lives(graph)),
     graph_lib.weight_bytes(graph),
+    cycles,
     ms,
     tuple(refusals),
   )
@@ -175,7 +193,7 @@ def markdown(found: Found) -> str:
   """Returns a table of choices and costs."""
   header = (
     *('alpha', 'input', 'head', 'output stride', 'MACs (M)', 'RAM KiB'),
-    *('flash KiB', 'ms, estimate', 'fits'),
+    *('flash KiB', 'cycles (M), estimate', 'ms, estimate', 'fits'),
   )
   rows = [
     (
@@ -186,6 +204,7 @@ def markdown(found: Found) -> str:
       f'{cost.macs / 1e6:,.0f}',
       f'{cost.ram_bytes / 1024:,.0f}',
       f'{cost.flash_bytes / 1024:,.0f}',
+      table.number(cost.cycles and cost.cycles / 1e6, ',.2f'),
       table.number(cost.ms, ',.2f'),
       cost.refusals[0].split(';')[0] if cost.refusals else 'yes',
     )
@@ -268,6 +287,7 @@ def define_flags() -> flags.FlagHolder:
   flags.DEFINE_integer('ram_kib', None, "In place of the target's.")
   flags.DEFINE_integer('flash_kib', None, "In place of the target's.")
   flags.DEFINE_float('max_ms', None, 'Limit of the estimated time.')
+  flags.DEFINE_float('max_cycles', None, 'Limit of the estimated cycles.')
   flags.DEFINE_enum(
     'resize',
     'graph',
@@ -297,8 +317,9 @@ def _run(config_flag: flags.FlagHolder) -> None:
     )
   )
   host = values.resize == 'host'
+  limits = {'max_ms': values.max_ms, 'max_cycles': values.max_cycles}
   found = [
-    (choice, cost(config, choice, target, available, values.max_ms, host))
+    (choice, cost(config, choice, target, available, **limits, host=host))
     for choice in tqdm.tqdm(asked, unit='network', disable=None)
   ]
   best = front(found)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import functools
 import itertools
 from typing import Any
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.models import resizing
+from deeplab.models import segmenter
 from export import targets
 
 
@@ -54,6 +56,22 @@ def of(
   """
   image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
   return list(_read(jax.make_jaxpr(compute)(variables, image).jaxpr))
+
+
+def of_network(
+  model: segmenter.Segmenter, shape: Sequence[int], host: bool
+) -> list[Resize]:
+  """Returns the resizes of a network.
+
+  Args:
+    model: the network.
+    shape: [B, H, W, C] of the images.
+    host: leaves the last one out.
+  """
+  image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  compute = functools.partial(model.apply, full_resolution=not host)
+  return of(compute, variables, shape)
 
 
 def _read(jaxpr: Any) -> Iterator[Resize]:

@@ -158,11 +158,9 @@ def resize_ratio(source: Source, request: request_lib.Request) -> int:
   trained = source.config.model.resize_ratio
   if not request.target or request.resize == 'trained':
     return trained
-  network: Any = deployed(source, 0)
-  if request.resize == 'host':
-    network = HeadResolution(network)
   shape = 1, *request.input_size, source.pixels.channels
-  whole = resizes.of(network.apply, source.weights, shape)
+  host = request.resize == 'host'
+  whole = resizes.of_network(deployed(source, 0), shape, host)
   return resizes.ratio(whole, trained, targets.get(request.target))
 
 

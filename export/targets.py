@@ -67,15 +67,20 @@ class Target:
       return None
     return self.ram_bytes + (self.external_ram_bytes or 0)
 
-  def estimate_ms(self, macs: int) -> float | None:
-    """Returns the least time that multiplying takes: a roofline, no more.
+  def estimate_cycles(self, macs: int) -> float | None:
+    """Returns the least cycles that multiplying takes: a roofline, no more.
 
     Memory traffic, what else there is to compute, and idle multipliers all come
     on top.
     """
-    if self.clock_hz is None or self.macs_per_cycle is None:
+    return None if self.macs_per_cycle is None else macs / self.macs_per_cycle
+
+  def estimate_ms(self, macs: int) -> float | None:
+    """Returns the time of `estimate_cycles`, milliseconds."""
+    cycles = self.estimate_cycles(macs)
+    if self.clock_hz is None or cycles is None:
       return None
-    return 1e3 * macs / (self.clock_hz * self.macs_per_cycle)
+    return 1e3 * cycles / self.clock_hz
 
   def takes_ratio(self, ratio: float, align_corners: bool) -> bool:
     """Whether it resizes by `ratio` in one step."""

@@ -1,4 +1,5 @@
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from configs import person_mnv2
 from experiments import budget
 from export import fit
+from export import sketch
 from export import targets
 
 N6 = targets.get('stm32n6')
@@ -17,7 +19,7 @@ def choice(alpha=0.5, size=256, channels=256, stride=16):
 
 
 def cost(macs=10, refused=()):
-  return budget.Cost(macs, 1024, 2048, 1.0, tuple(refused))
+  return budget.Cost(macs, 1024, 2048, 3e6, 1.0, tuple(refused))
 
 
 def test_what_the_config_has():
@@ -50,6 +52,7 @@ def test_published_costs():
   assert found.ram_bytes == 1024 * 1024
   # A file has the sizes of resizes and the mean besides.
   assert found.flash_bytes / 1024 == pytest.approx(868.4, abs=0.5)
+  assert found.cycles == pytest.approx(found.macs / 300)
   assert found.ms == pytest.approx(1e3 * found.macs / 300e9)
   assert found.refusals == ()
 
@@ -59,10 +62,32 @@ def test_limits():
   memory, time = budget.cost(config, choice(), N6, limits, max_ms=0.1).refusals
   assert memory.startswith('activations need 1,024.0 KiB of RAM, it has 512.0')
   assert time == '0.8 ms at least, of 0.1'
+  roomy = fit.limits(N6, None, None)
+  (cycles,) = budget.cost(config, choice(), N6, roomy, max_cycles=5e5).refusals
+  assert re.fullmatch(r'8\d\d,\d{3} cycles at least, of 500,000', cycles)
   # Without the last resize the widest layer is what counts.
   host = budget.cost(config, choice(size=320), N6, limits, host=True)
   whole = budget.cost(config, choice(size=320), N6, limits)
   assert host.ram_bytes <= whole.ram_bytes
+
+
+def test_resizes_take_the_targets_steps(monkeypatch):
+  """An Ethos-U55 doubles: 16 to 256 is four steps, and 7 to 100 is none."""
+  config, target = person_mnv2.get_config(), targets.get('ethos-u55-128')
+  limits = fit.limits(target, None, None)
+  ratios = []
+  plan = sketch.network
+
+  def record(network, *args):
+    ratios.append(network.head.options.resize_ratio)
+    return plan(network, *args)
+
+  monkeypatch.setattr(sketch, 'network', record)
+  assert budget.cost(config, choice(), target, limits).refusals == ()
+  budget.cost(config, choice(), N6, fit.limits(N6, None, None))
+  assert ratios == [2, 0]
+  (refusal,) = budget.cost(config, choice(size=100), target, limits).refusals
+  assert 'ethos-u55-128 cannot resize a map from 7x7 to 100x100' in refusal
 
 
 def test_front():
