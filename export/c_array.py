@@ -42,7 +42,7 @@ _ADD = {
   'PADV2': 'PadV2',
   'RELU6': 'Relu6',
 }
-_HEAD_ROOM = 1.1  # of an arena that was planned here, not by TFLM
+_HEAD_ROOM = 1.1  # of bookkeeping, and of a plan that is not TFLM's
 
 
 def _method(operator: str) -> str:
@@ -61,11 +61,15 @@ def _array(values: Iterable[int]) -> str:
 def arena_bytes(content: bytes) -> int:
   """Returns the bytes an arena should have: TFLM's own, or a careful plan.
 
+  Bookkeeping has room to grow: other versions of TFLM have larger structures.
+
   Args:
     content: of an int8 .tflite file.
   """
   if tflm.available():
-    return -(-micro.arena(content).total // 1024) * 1024
+    found = micro.arena(content)
+    needed = found.head + _HEAD_ROOM * found.tail
+    return math.ceil(needed / 1024) * 1024
   graph = graph_lib.read(content)
   planned = memory.arena(memory.lives(graph))
   return math.ceil(_HEAD_ROOM * (planned + 64 * len(graph.tensors)))

@@ -67,7 +67,8 @@ int main(int argc, char **argv) {
   if (input == NULL) {
     fprintf(stderr,
             "the network was not loaded: build with -DTFLM_DIR=... as the "
-            "README says\n");
+            "README says, or, if TFLite Micro asked for more above, raise "
+            "MODEL_ARENA_BYTES in model.h\n");
     return 3;
   }
   quantize(image, input);
