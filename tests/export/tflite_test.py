@@ -290,6 +290,44 @@ def test_every_request_of_int8(
   assert np.mean(found == wanted) > 0.93
 
 
+class Strided(nn.Module):
+  """Two strided convolutions of one kind of padding, and the logits."""
+
+  padding: str
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = layers.ConvBN(
+      4, NORM, kernel=3, stride=2, padding=self.padding, name='stem'
+    )(images, train)
+    x = layers.SeparableConvBN(
+      4, NORM, stride=2, padding=self.padding, name='down'
+    )(x, train)
+    x = layers.Conv(5, use_bias=True, name='logits')(x)
+    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
+
+
+@pytest.mark.parametrize(
+  ('padding', 'pads'), [('same', 0), ('keras', 0), ('symmetric', 2)]
+)
+def test_padding_of_even_maps(padding, pads, tmp_path):
+  """Keras pads the end of even maps alone, as SAME does: no PAD operator."""
+  size = (32, 40)
+  network = Strided(padding)
+  request = request_lib.make(('int8',), size, 5)
+  compute = saved_model.function(
+    network, weights.draw(network, size), request, MEAN, STD
+  )
+  path = str(tmp_path)
+  saved_model.write(compute, (*size, 3), path)
+  images = calibration.synthetic(4, size, 0)
+  drawn = calibration.samples(images, size, True, MEAN, STD)
+  graph = graph_lib.read(tflite.convert(path, 'int8', request, drawn))
+  assert [op.name for op in graph.operators].count('PAD') == pads
+  first = next(op for op in graph.operators if op.name == 'CONV_2D')
+  assert graph.tensors[first.outputs[0]].shape == (1, 16, 20, 4)
+
+
 def test_a_composite_that_stays_is_refused(tmp_path):
   """The converter keeps unknown composites, and says nothing."""
 
