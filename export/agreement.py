@@ -27,6 +27,16 @@ class Observed:
     self.batch_size = predictor.batch_size
     self.mean = predictor.mean
 
+  def with_output(self, output: str) -> 'Observed':
+    """Returns itself; ValueError for another output than it has."""
+    if output != self.output:
+      raise ValueError(f'what is observed is {self.output}, not {output}')
+    return self
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, C] to `output`."""
+    return self._predictor(images)
+
 
 class Recorder(Observed):
   """A predictor whose answers are kept."""
@@ -57,7 +67,7 @@ class Recorder(Observed):
     return len(self._answers)
 
 
-class Comparer(Recorder):
+class Comparer(Observed):
   """A predictor whose answers are counted against those of a recorder.
 
   Attributes:
@@ -71,12 +81,6 @@ class Comparer(Recorder):
     self._recorder = recorder
     self._seen = 0
     self.confusion = metrics.Confusion(classes)
-
-  def with_output(self, output: str) -> 'Comparer':
-    """Returns itself; ValueError for another output than it has."""
-    if output != self.output:
-      raise ValueError(f'answers are compared as {self.output}, not {output}')
-    return self
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, 3] to `output`.

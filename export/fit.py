@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import os
 from typing import Any
 
 from export import graph as graph_lib
@@ -213,7 +214,8 @@ def facts(
   if found:
     rest = f'; and {len(found) - 4} more' if len(found) > 4 else ''
     raise DoesNotFit(
-      f'the int8 file does not fit {target.name}: {"; ".join(found[:4])}{rest}'
+      f'{os.path.basename(path)} does not fit {target.name}: '
+      f'{"; ".join(found[:4])}{rest}'
     )
   return {
     'name': target.name,

@@ -81,12 +81,6 @@ class _Beside(agreement.Observed):
     self._files = files
     self.counted = {name: parity.Steps(scale) for name in files}
 
-  def with_output(self, output: str) -> '_Beside':
-    """Returns itself; ValueError for another output than it has."""
-    if output != self.output:
-      raise ValueError(f'steps are counted of {self.output}, not of {output}')
-    return self
-
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] to `output`."""
     images = np.rint(images)

@@ -56,7 +56,7 @@ def test_smaller_maps_are_enlarged():
 
 
 def test_another_output_is_refused():
-  with pytest.raises(ValueError, match='compared as ids, not logits'):
+  with pytest.raises(ValueError, match='observed is ids, not logits'):
     agreement.Comparer(Fake([]), agreement.Recorder(Fake([])), 2).with_output(
       'logits'
     )

@@ -104,9 +104,9 @@ def test_scales_are_advice():
 
 def test_refusal_is_one_error():
   with pytest.raises(
-    fit.DoesNotFit, match=r'int8 file does not fit tda4vm: .*resizes by 3'
+    fit.DoesNotFit, match=r'^small.tflite does not fit tda4vm: .*resizes by 3'
   ):
-    fit.facts(graph(24), '', targets.get('tda4vm'), ROOMY)
+    fit.facts(graph(24), 'x/small.tflite', targets.get('tda4vm'), ROOMY)
 
 
 def test_the_compilers_plan_counts_too(monkeypatch):

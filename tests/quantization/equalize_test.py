@@ -22,14 +22,25 @@ class Net(nn.Module):
 
   activation: str = 'relu6'
   tapped: bool = False  # the map between them is part of the output
+  multiplier: int = 1  # channels that the depthwise one makes of each
+  biased: bool = False  # the first convolution, before its BatchNorm
+  readers: int = 1  # depthwise convolutions
 
   @nn.compact
   def __call__(self, images):
-    x = layers.ConvBN(4, norm=NORM, activation=self.activation, name='expand')(
-      images, False
-    )
-    y = layers.ConvBN(4, norm=NORM, kernel=3, groups=4, name='depthwise')(
-      x, False
+    x = layers.ConvBN(
+      4,
+      norm=NORM,
+      activation=self.activation,
+      use_bias=self.biased,
+      name='expand',
+    )(images, False)
+    names = ('depthwise', 'second')[: self.readers]
+    y = sum(
+      layers.ConvBN(
+        4 * self.multiplier, norm=NORM, kernel=3, groups=4, name=name
+      )(x, False)
+      for name in names
     )
     return segmenter.Output(y + x if self.tapped else y)
 
@@ -45,7 +56,12 @@ def _variables(net):
   # Channels whose ranges are 1, 1/10, 1/100, and one that is never used.
   kernel = np.abs(variables['params']['expand']['conv']['kernel'])
   kernel *= np.float32([1, 0.1, 0.01, 0]) / kernel.sum((0, 1, 2))
-  variables['params']['expand']['conv']['kernel'] = kernel
+  first = variables['params']['expand']
+  first['conv']['kernel'] = kernel
+  # What is added has the range of its channel.
+  first['norm']['bn']['bias'] = np.float32([-0.2, -0.02, -0.002, 0])
+  if net.biased:
+    first['conv']['bias'] = np.float32([0.1, 0.01, 0.001, 0])
   return folding.fold(net, variables)
 
 
@@ -60,9 +76,18 @@ def _largest(net, variables):
   return np.asarray(found).max((0, 1, 2))
 
 
-@pytest.mark.parametrize('activation', ['relu6', 'relu', 'none'])
-def test_ranges_become_one_and_the_function_stays(activation):
-  net = Net(activation)
+@pytest.mark.parametrize(
+  'net',
+  [
+    Net(),
+    Net('relu'),
+    Net('none'),
+    Net(multiplier=2),
+    Net(biased=True),
+  ],
+  ids=['relu6', 'relu', 'none', 'multiplier', 'biased'],
+)
+def test_ranges_become_one_and_the_function_stays(net):
   variables = _variables(net)
   found = equalize.equalize(net, variables, _images(), **STILL)
   before, after = _largest(net, variables), _largest(net, found)
@@ -81,7 +106,9 @@ def test_ranges_become_one_and_the_function_stays(activation):
 
 
 @pytest.mark.parametrize(
-  'net', [Net('hard_swish'), Net(tapped=True)], ids=['hard_swish', 'tapped']
+  'net',
+  [Net('hard_swish'), Net(tapped=True), Net(readers=2)],
+  ids=['hard_swish', 'tapped', 'two readers'],
 )
 def test_what_would_change_the_function_stays(net):
   variables = _variables(net)
