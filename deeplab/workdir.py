@@ -111,7 +111,7 @@ def read_config(workdir: str) -> ConfigDict:
     if field not in found:
       raise ValueError(
         f'{path} has no "{section}.{field}": an older version trained this '
-        'run; train it again, or add what a new run of its config has'
+        'run; train it again, or use that version'
       )
   return config
 

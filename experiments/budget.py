@@ -307,6 +307,15 @@ def _run(config_flag: flags.FlagHolder) -> None:
     raise ValueError('--config and --target are needed; see --help')
   target = targets.get(values.target)
   available = fit.limits(target, values.ram_kib, values.flash_kib)
+  for flag, estimate in (
+    ('max_ms', target.estimate_ms(1)),
+    ('max_cycles', target.estimate_cycles(1)),
+  ):
+    if values[flag].value is not None and estimate is None:
+      raise ValueError(
+        f'--{flag}: there is no estimate for {target.name}, whose speed is not '
+        'published'
+      )
   asked = list(
     choices(
       config,

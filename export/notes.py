@@ -103,15 +103,13 @@ def resize(
     )
   config = source.config.model
   if ratio != config.resize_ratio:
-    same = (
-      'With aligned corners that is the same function.'
-      if config.head.align_corners
-      else 'With half-pixel centres that is another function than was trained: '
-      f'train with config.model.resize_ratio={ratio} to be exact.'
-    )
+    step = f'Maps grow by at most {ratio} a step'
     notes.append(
-      f'Maps grow by at most {ratio} a step, since {request.target} does not '
-      f'take the resizes that the model was trained with. {same}'
+      f'{step if ratio else "Every resize takes one step"}, since '
+      f'{request.target} does not take the resizes that the model was trained '
+      'with. With aligned corners that is the same function, with half-pixel '
+      f'centres another one: train with config.model.resize_ratio={ratio} to '
+      'be exact.'
     )
   return notes
 

@@ -39,7 +39,7 @@ class Request:
       for the others, whose other formats return float32.
     target: of `targets.TARGETS`, the device that files of `INT8` must fit; ''
       for none.
-    resize: of `RESIZES`, how logits get to the input's size: as the model was
+    resize: of `RESIZES`, how maps and logits are enlarged: as the model was
       trained, in as many steps as the target takes, or not in the file.
     ram_kib: RAM in place of the target's; None for that.
     flash_kib: flash likewise.

@@ -30,11 +30,11 @@ class Resize(NamedTuple):
   align_corners: bool
 
   def taken(self, target: targets.Target) -> bool:
-    """Whether the target makes it at once."""
+    """Whether the target makes it at once; Vela wants axes to grow alike."""
+    found = resizing.ratios(self.start, self.end, self.align_corners)
     return all(
-      target.takes_ratio(ratio, self.align_corners)
-      for ratio in resizing.ratios(self.start, self.end, self.align_corners)
-    )
+      target.takes_ratio(ratio, self.align_corners) for ratio in found
+    ) and (target.compiler != 'vela' or len(set(found)) == 1)
 
   def steps(self, ratio: int) -> Iterator['Resize']:
     """Yields the resizes that a network with that `resize_ratio` has."""
@@ -98,7 +98,7 @@ def ratio(whole: Sequence[Resize], trained: int, target: targets.Target) -> int:
     target: the device.
 
   Returns:
-    The largest that will do.
+    The largest that will do; 0 for no limit.
 
   Raises:
     ValueError: none does; names the resize and what to change.
@@ -107,7 +107,7 @@ def ratio(whole: Sequence[Resize], trained: int, target: targets.Target) -> int:
     *(target.ratios(resize.align_corners) or () for resize in whole)
   )
   refused = None
-  for limit in (trained, *sorted(allowed, reverse=True)):
+  for limit in (trained, 0, *sorted(allowed, reverse=True)):
     refused = next(
       (x for x in whole if not all(s.taken(target) for s in x.steps(limit))),
       None,
@@ -120,7 +120,7 @@ def ratio(whole: Sequence[Resize], trained: int, target: targets.Target) -> int:
   raise ValueError(
     f'{target.name} cannot resize a map from {start} to {end}: it takes ratios '
     f'of {", ".join(map(str, ratios)) or "no kind"} a step'
-    f'{" of size - 1" if refused.align_corners else ""}; choose another '
-    '--input_size or config.model.head.align_corners, or, if it is the last '
-    'resize, leave it to the host with --resize=host'
+    f'{" of size - 1" if refused.align_corners else ""}; choose another size '
+    'of images or config.model.head.align_corners, or leave the last resize '
+    'to the host'
   )

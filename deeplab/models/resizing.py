@@ -7,8 +7,9 @@ Devices limit the ratio of one RESIZE_BILINEAR (Ethos-U55 doubles and no more),
 so that `config.model.resize_ratio` limits it for a whole network: what grows by
 more takes as few equal steps as the limit allows. With half-pixel centres
 several steps are another function than one, so training and evaluation take the
-steps that the device takes. Sizes between are a geometric progression, rounded:
-x16 is four steps of 2 under a limit of 2 and two of 4 under one of 4 or 8. With
+steps that the device takes. Sizes between are a geometric progression, rounded
+so that no step exceeds the limit: x16 is four steps of 2 under a limit of 2 and
+two of 4 under one of 4 or 8. With
 aligned corners it is size - 1 that progresses (17, 33, 65, 129, 257), so that
 every coarse pixel centre is a centre of each finer map, and the steps equal one
 resize wherever the ratio of a step is whole.
@@ -80,14 +81,21 @@ def _resize_jvp(size, align_corners, primals, tangents):
   )
 
 
-def _progression(start: int, end: int, steps: int, offset: int) -> list[int]:
+def _progression(
+  start: int, end: int, steps: int, offset: int, limit: int
+) -> list[int]:
   """Returns `steps` sizes from after `start` to `end`, by equal ratios."""
-  offset = offset if min(start, end) > 1 else 0
+  if start == 1:  # a constant, of any size at once
+    return [end] * steps
+  offset = offset if end > 1 else 0
   ratio = (end - offset) / (start - offset)
-  return [
-    round((start - offset) * ratio ** (i / steps)) + offset
-    for i in range(1, steps + 1)
-  ]
+  sizes = [end]
+  for i in range(steps - 1, 0, -1):
+    size = round((start - offset) * ratio ** (i / steps)) + offset
+    # From the end, so that rounding leaves no step beyond the limit.
+    smallest = -(-(sizes[0] - offset) // limit) + offset
+    sizes.insert(0, max(size, smallest) if end > start else size)
+  return sizes
 
 
 def ratios(
@@ -126,7 +134,7 @@ def sizes(
   if largest_ratio and ratio > largest_ratio:
     steps = math.ceil(round(math.log(ratio, largest_ratio), 9))
   heights, widths = (
-    _progression(a, b, steps, int(align_corners))
+    _progression(a, b, steps, int(align_corners), largest_ratio)
     for a, b in zip(start, end, strict=True)
   )
   return list(zip(heights, widths, strict=True))

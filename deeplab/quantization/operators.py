@@ -380,7 +380,12 @@ class SameGrid(odml_ops.QuantizedOp):
   def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
     rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
-    _, name = self._get_rule_and_op_id_fn(self._op_name)
+    # A resize of what is on a grid needs no range, and takes no number of those
+    # that name them: how many steps there are depends on the image's size.
+    rounded = aux_data.get(x, odml_ops.AuxDataKey.FQ_ARRAY, None) == 'self'
+    name = ''
+    if not (rounded and self._op_name == 'resize'):
+      _, name = self._get_rule_and_op_id_fn(self._op_name)
     if rule is None:
       return self._fake_quant_output(
         self._call_original_op(x, *args, **kwargs), None

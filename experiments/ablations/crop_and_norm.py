@@ -24,7 +24,7 @@ VERDICTS = {
   'smoke': (
     'For as many steps, half the batch costs 21 points, crops of half the '
     'side 23 and both 32, many times the deviation. In 300 steps from random '
-    'weights a run that sees a half or a quarter of the pixels is less far in '
+    'weights a run that sees a half to an eighth of the pixels is less far in '
     'training, so that this is not about the statistics of BatchNorm alone. '
     'The paper, which trains to the end, loses 10 points by small crops and '
     '1.5 by half the batch.'

@@ -23,10 +23,10 @@ VERDICTS = {
   'smoke': (
     'The decoder is worth 19 to 20 points at strides 16 and 32 and 9 at 8, '
     'stride 8 in place of 16 another 11 with the decoder and 22 without, '
-    'stride 32 costs 11 to 12: the order of the paper, and differences ten '
-    'times its. Two seeds of the base differ by 13 points (a deviation of 9), '
-    'as much as a step of the stride with the decoder, but not as much as the '
-    'decoder.'
+    'stride 32 costs 11 to 12: the order of the paper, and six to twelve '
+    'times its differences. Two seeds of the base differ by 13 points (a '
+    'deviation of 9), as much as a step of the stride with the decoder, but '
+    'not as much as the decoder at strides 16 and 32.'
   ),
   'camvid': (
     'From random weights and in 12 epochs, every finer stride and the decoder '

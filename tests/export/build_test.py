@@ -427,7 +427,7 @@ def test_command_without_data(tmp_path):
         '--formats=float32',
         '--input_type=uint8',
       ),
-      'needs int8 among --formats',
+      'needs int8 or int8_litert among --formats',
     ),
   ],
 )

@@ -285,19 +285,19 @@ def _fork(folder):
   """
   package = importlib.util.find_spec('xmos_ai_tools')
   tensorflow = importlib.util.find_spec('tensorflow')
-  if not (package and tensorflow):
+  own = pathlib.Path(package.submodule_search_locations[0] if package else '.')
+  library = own / 'xinterpreters' / 'libs' / 'linux' / 'xtflm_python.so'
+  if not (library.is_file() and tensorflow):
     pytest.skip(
-      'set TFLM_DIR to a checkout of tflite-micro, or pip install --no-deps '
-      'xmos-ai-tools, which has its headers and kernels'
+      'set TFLM_DIR to a checkout of tflite-micro, or on Linux pip install '
+      '--no-deps xmos-ai-tools, which has its headers and kernels'
     )
-  own = pathlib.Path(package.submodule_search_locations[0])
   headers = own / 'runtime' / 'include'
   others = pathlib.Path(tensorflow.submodule_search_locations[0]) / 'include'
   downloads = folder / 'tensorflow/lite/micro/tools/make/downloads'
   (downloads / 'flatbuffers').mkdir(parents=True)
   (downloads / 'flatbuffers' / 'include').symlink_to(headers)
   (downloads / 'gemmlowp').symlink_to(others / 'external' / 'gemmlowp')
-  library = own / 'xinterpreters' / 'libs' / 'linux' / 'xtflm_python.so'
   return (
     f'-DTFLM_DIR={folder}',
     f'-DTFLM_LIBRARY={library}',

@@ -43,9 +43,17 @@ def test_the_largest_ratio_that_will_do(name, pairs, aligned, ratio):
   assert resizes.ratio(whole(*pairs, aligned=aligned), 0, target) == ratio
 
 
+def test_vela_wants_axes_that_grow_alike():
+  wide = [resizes.Resize((32, 32), (32, 64), False)]
+  with pytest.raises(ValueError, match='from 32x32 to 32x64'):
+    resizes.ratio(wide, 0, targets.get('ethos-u55-128'))
+  assert resizes.ratio(wide, 0, targets.get('stm32n6')) == 0
+
+
 def test_what_was_trained_is_kept_if_it_will_do():
   target = targets.get('ethos-u85-256')
   assert resizes.ratio(whole((16, 256)), 4, target) == 4
+  assert resizes.ratio(whole((16, 256)), 3, target) == 0
   target = targets.get('ethos-u55-128')
   assert resizes.ratio(whole((16, 256)), 4, target) == 2
 

@@ -60,6 +60,7 @@ def test_compiles(file):
 def test_vela_plans_with_the_memory_that_it_is_given(file):
   """An Ethos-U85 fills its SRAM with what would else lie in DRAM."""
   default = vela.compile_file(file, 'ethos-u85-256').sram_bytes
+  assert default > 0
   given = default // 2
   assert vela.compile_file(file, 'ethos-u85-256', given).sram_bytes <= given
 

@@ -103,6 +103,31 @@ def test_the_axis_that_grows_most_counts():
   assert resizing.sizes((4, 4), (8, 64), False, 4) == [(6, 16), (8, 64)]
 
 
+@pytest.mark.parametrize('aligned', [False, True])
+@pytest.mark.parametrize('limit', [2, 4])
+def test_no_step_exceeds_the_limit(limit, aligned):
+  """In as few steps as can be, and a row of one pixel is a constant."""
+  for start in range(1, 30):
+    for end in (*range(start, 40), *range(40, 700, 13), 458, 248, 317, 185):
+      other = 40
+      found = resizing.sizes((start, other), (end, other), aligned, limit)
+      before = (start, other)
+      for size in found:
+        grown = resizing.ratios(before, size, aligned)
+        assert max(grown) <= limit, (start, end, found)
+        before = size
+      assert before == (end, other)
+      offset = int(aligned)
+      reach = (start - offset) * limit ** (len(found) - 1) + offset
+      assert len(found) == 1 or reach < end
+
+
+def test_one_pixel_beside_an_axis_that_grows():
+  assert resizing.sizes((1, 8), (32, 64), False, 2) == [
+    *((32, 16), (32, 32), (32, 64)),
+  ]
+
+
 def test_in_steps():
   """Half-pixel centres, from 2 pixels to 4 to 8, by hand."""
   x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
