@@ -32,6 +32,7 @@ import pathlib
 
 from absl import app
 from absl import flags
+from absl import logging
 import numpy as np
 from PIL import ImageOps
 
@@ -141,6 +142,11 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
   """
   file = files.load(path)
   predictor = predictors.static_protocol(file, file.input_size)
+  logging.info(
+    'the file sees every image at %dx%d; weights of its run see what '
+    'config.eval says, so that their masks may differ',
+    *file.input_size,
+  )
 
   def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     outputs = [predictor(image[None])[0] for image in images]

@@ -24,7 +24,7 @@ Array = jax.Array
 # Beside Qwix's own notes on an array: the `Grid` that it was rounded to, the
 # `Sum` that it is on the device before that is rounded to int8, and the kernel
 # that makes it int8, a function (scale) to whole numbers.
-GRID, SUM, KERNEL = 'grid', 'sum', 'kernel'
+GRID, SUM, KERNEL, NORMALIZED = 'grid', 'sum', 'kernel', 'normalized'
 _RATES = 'rhs_dilation'
 # Arguments of convolutions that `cpu_kernels` knows.
 _PLAIN = {
@@ -230,8 +230,9 @@ class WholeConv(Conv):
 class BatchNorm(odml_ops.BatchNorm):
   """BatchNorm: its shift is a bias.
 
-  It is folded into the convolution before it; where there is none, it is a
-  depthwise 1x1 convolution itself, with a factor of 8 bits a channel.
+  It is folded into the convolution before it; where there is none, or another
+  one stands between, it is a depthwise 1x1 convolution itself, with a factor of
+  8 bits a channel.
   """
 
   conv: type[Conv] = Conv
@@ -244,7 +245,10 @@ class BatchNorm(odml_ops.BatchNorm):
     rule, _ = self._get_rule_and_op_id_fn('batch_norm_alone')
     if (
       aux_data.get(x, key.IS_ACTIVATION, False)
-      and not aux_data.get(x, key.ALLOW_FUSION, False)
+      and (
+        not aux_data.get(x, key.ALLOW_FUSION, False)
+        or aux_data.get(x, NORMALIZED, False)
+      )
       and norm.use_running_average
       and rule is not None
       and rule.act_qtype is not None
@@ -252,9 +256,10 @@ class BatchNorm(odml_ops.BatchNorm):
       return self._alone(norm, x, rule)
     out = super().__call__(norm, x, *args, **kwargs)
     total = sum_of(x)
-    if total is None or not norm.use_running_average:
-      return out
-    return scaled(out, total, *self._factors(norm))
+    if total is not None and norm.use_running_average:
+      out = scaled(out, total, *self._factors(norm))
+    aux_data.set(out, NORMALIZED, True)
+    return out
 
   def _factors(self, norm: nn.BatchNorm) -> tuple[Array, Array]:
     """Returns what the channels are multiplied by, and what is added."""
