@@ -170,7 +170,5 @@ def in_steps(
     largest_ratio: of one step; 0 for any.
   """
   for step in sizes(x.shape[1:3], size, align_corners, largest_ratio):
-    # A simulation would round even what no resize is exported for.
-    if x.shape[1:3] != step:
-      x = resize(x, step, align_corners)
+    x = resize(x, step, align_corners)
   return x
