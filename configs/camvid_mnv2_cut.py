@@ -10,9 +10,9 @@ Command: python -m deeplab.main --config=configs/camvid_mnv2_cut.py
   --config.data.root=ROOT --workdir=runs/cut, and then with :qat,
   --config.init_from=runs/cut and another --workdir
 Cost: 0.25 (v2) and 0.66 (v1) GMACs an image.
-Expected: at 256x256 val mIoU 0.504 (v2) and
-  0.477 (v1, 20 epochs) in float, 0.510 and 0.475 calibrated, 0.508 and 0.483
-  trained in int8, from the encoder of TF DeepLab's converted VOC network.
+Expected: at 256x256 val mIoU 0.504 (v2) and 0.477 (v1, 20 epochs) in float,
+  0.510 and 0.475 calibrated, 0.508 and 0.483 trained in int8, from the encoder
+  of TF DeepLab's converted VOC network.
 Variants: v2 or v1; qat (300 steps in simulated int8 that go on from a run);
   smoke (seconds, on `shapes` if no root is given).
 """

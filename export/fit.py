@@ -6,8 +6,10 @@ import dataclasses
 import os
 from typing import Any
 
+from deeplab.models import resizing
 from export import graph as graph_lib
 from export import memory
+from export import resizes
 from export import targets
 from export import vela
 
@@ -139,14 +141,14 @@ def _operators(
     before, after = (
       graph.tensors[i].shape[1:3] for i in (op.inputs[0], op.outputs[0])
     )
-    for a, b in zip(before, after, strict=True):
-      # A 1x1 map becomes a constant one: every runtime has that.
-      if a > 1 and not any(
-        target.takes_ratio((b - k) / (a - k), bool(k)) for k in (0, 1)
-      ):
-        remedy = _remedy(op.name, target)
-        yield f'{where(graph, step)} resizes by {b / a:g}{remedy}'
-        break
+    # The graph does not tell which of the two it is.
+    if not any(
+      resizes.Resize(before, after, aligned).taken(target)
+      for aligned in (False, True)
+    ):
+      ratio = max(resizing.ratios(before, after, False))
+      remedy = _remedy(op.name, target)
+      yield f'{where(graph, step)} resizes by {ratio:g}{remedy}'
 
 
 def violations(

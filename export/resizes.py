@@ -25,8 +25,8 @@ class Resize(NamedTuple):
     align_corners: see `resizing.resize`.
   """
 
-  start: tuple[int, int]
-  end: tuple[int, int]
+  start: tuple[int, ...]
+  end: tuple[int, ...]
   align_corners: bool
 
   def taken(self, target: targets.Target) -> bool:

@@ -9,10 +9,10 @@ more takes as few equal steps as the limit allows. With half-pixel centres
 several steps are another function than one, so training and evaluation take the
 steps that the device takes. Sizes between are a geometric progression, rounded
 so that no step exceeds the limit: x16 is four steps of 2 under a limit of 2 and
-two of 4 under one of 4 or 8. With
-aligned corners it is size - 1 that progresses (17, 33, 65, 129, 257), so that
-every coarse pixel centre is a centre of each finer map, and the steps equal one
-resize wherever the ratio of a step is whole.
+two of 4 under one of 4 or 8. With aligned corners it is size - 1 that
+progresses (17, 33, 65, 129, 257), so that every coarse pixel centre is a centre
+of each finer map, and the steps equal one resize wherever the ratio of a step
+is whole.
 """
 
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ def sizes(
   start: Sequence[int],
   end: Sequence[int],
   align_corners: bool,
-  largest_ratio: int = 0,
+  largest_ratio: int,
 ) -> list[tuple[int, int]]:
   """Returns the (H, W) after each step of a resize.
 

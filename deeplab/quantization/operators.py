@@ -23,7 +23,8 @@ Array = jax.Array
 
 # Beside Qwix's own notes on an array: the `Grid` that it was rounded to, the
 # `Sum` that it is on the device before that is rounded to int8, and the kernel
-# that makes it int8, a function (scale) to whole numbers.
+# that makes it int8, a function (scale) to whole numbers; and whether a
+# BatchNorm has been folded into what made it.
 GRID, SUM, KERNEL, NORMALIZED = 'grid', 'sum', 'kernel', 'normalized'
 _RATES = 'rhs_dilation'
 # Arguments of convolutions that `cpu_kernels` knows.
@@ -388,14 +389,15 @@ class SameGrid(odml_ops.QuantizedOp):
     # A resize of what is on a grid needs no range, and takes no number of those
     # that name them: how many steps there are depends on the image's size.
     rounded = aux_data.get(x, odml_ops.AuxDataKey.FQ_ARRAY, None) == 'self'
+    resizes = self._op_name == 'resize'
     name = ''
-    if not (rounded and self._op_name == 'resize'):
+    if not (rounded and resizes):
       _, name = self._get_rule_and_op_id_fn(self._op_name)
     if rule is None:
       return self._fake_quant_output(
         self._call_original_op(x, *args, **kwargs), None
       )
-    if self._op_name == 'resize' and x.shape[1:3] == tuple(args[0]):
+    if resizes and x.shape[1:3] == tuple(args[0]):
       # It is no operator of the file, and rounds nothing. Its range is taken
       # all the same: at another size of images it may be one.
       if not rounded:
@@ -406,7 +408,7 @@ class SameGrid(odml_ops.QuantizedOp):
     grid = aux_data.get(x, GRID, None)
     if grid is not None:
       steps = None
-      if self._op_name == 'resize' and grid.zero is not None:
+      if resizes and grid.zero is not None:
         whole = (
           jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
           + grid.zero
