@@ -51,8 +51,9 @@ def test_public_networks_are_ours():
   if not folder.is_dir():
     pytest.skip('the public files are not here')
   for name, public in exported.PUBLIC.items():
-    theirs = graph_lib.read((folder / f'{name}.tflite').read_bytes())
-    ours = graph_lib.read(public.export())
+    path = folder / f'{name}.tflite'
+    theirs = graph_lib.read(path.read_bytes())
+    ours = graph_lib.read(public.export(str(path)))
     assert graph_lib.macs(ours) == pytest.approx(
       graph_lib.macs(theirs), rel=2e-3
     )
