@@ -27,6 +27,19 @@ def half_away(x: Array) -> Array:
   return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
+def two_to(n: Array) -> Array:
+  """Returns 2^n, float32 to the last bit.
+
+  XLA's `exp2` is a bit off for most whole numbers, and what should be a half
+  is none after a division by it.
+
+  Args:
+    n: whole numbers from -126 to 127.
+  """
+  bits = (n.astype(jnp.int32) + 127) << 23
+  return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
 def multiplied(x: Array, factor: Array) -> Array:
   """Returns x * factor, rounded as TFLite's reference kernels do: twice.
 
@@ -41,8 +54,8 @@ def multiplied(x: Array, factor: Array) -> Array:
   fraction, exponent = jnp.frexp(wide(factor))
   if fraction.dtype == jnp.float64:
     fraction = jnp.floor(fraction * 2.0**31 + 0.5) * 2.0**-31
-  left = jnp.exp2(jnp.maximum(exponent, 0).astype(fraction.dtype))
-  right = jnp.exp2(jnp.maximum(-exponent, 0).astype(fraction.dtype))
+  left = two_to(jnp.clip(exponent, 0, 127))
+  right = two_to(jnp.clip(-exponent, 0, 127))
   return half_away(jnp.floor(wide(x) * left * fraction + 0.5) / right)
 
 
@@ -103,16 +116,15 @@ def hard_swish(x: Array, scale_in: Array, scale_out: Array) -> Array:
     Whole numbers, without the zero point.
   """
   limit = lambda n: jnp.clip(n, -(2**15), 2**15 - 1)
-  two = lambda n: jnp.exp2(n.astype(x.dtype))
   fine = scale_in * jnp.float32(1 / 128)
   factor, exponent = _short(fine / scale_out)
   gate_factor, gate_exponent = _short(fine / jnp.float32(3 / 2**15))
   x = 128 * x
-  gate = limit(x * two(jnp.maximum(gate_exponent - 1, 0)))
+  gate = limit(x * two_to(jnp.maximum(gate_exponent - 1, 0)))
   gate = _high(gate, gate_factor)
   gate = jnp.where(gate_exponent > 0, limit(2 * gate), gate)
-  gate = half_away(gate * two(jnp.minimum(gate_exponent, 0)))
+  gate = half_away(gate * two_to(jnp.minimum(gate_exponent, 0)))
   gate = jnp.floor((gate + 2**15) / 2)
   # No rounding here: the kernel's division drops what is behind the point.
   product = jnp.trunc(gate * _high(x, factor) * 2.0**-15)
-  return half_away(product * two(exponent))
+  return half_away(product * two_to(exponent))

@@ -20,7 +20,7 @@ def _divided(x: Array, n: int) -> Array:
 def _power_of_two(absmax: Array) -> Array:
   # Rounded first: 2^-7 must not become 2^-6 by an error in the last bit.
   exponent = jnp.log2(jnp.maximum(_divided(absmax, 127), 2.0**-20))
-  return jnp.exp2(jnp.ceil(exponent - 1e-6))
+  return fixed_point.two_to(jnp.ceil(exponent - 1e-6))
 
 
 def activation_grid(

@@ -209,7 +209,10 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
         array, fixed_point.half_away(steps) if weight else jnp.round(steps)
       )
     else:
-      whole = total.value / jnp.where(total.unit > 0, total.unit, 1.0)
+      # Rounded, or a compiled graph's last bit decides what is a half.
+      whole = jnp.round(
+        total.value / jnp.where(total.unit > 0, total.unit, 1.0)
+      )
       out = fit(
         array,
         fixed_point.multiplied(whole, total.unit / fixed_point.wide(scale)),

@@ -152,10 +152,7 @@ def test_encoder(encoder):
 @pytest.mark.parametrize(
   'head', [x for x in heads_test.CASES if x not in REFUSED]
 )
-def test_head(head, request):
-  if head == 'unet':
-    reason = 'up to four steps on some images, not yet explained'
-    request.applymarker(pytest.mark.xfail(reason=reason))
+def test_head(head):
   result, operators = compare(*build(head=head))
   print(head, result, operators)
   assert set(operators) <= OPERATORS

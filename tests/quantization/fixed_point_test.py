@@ -47,6 +47,24 @@ def test_multiplication_is_exact_in_float64(factor):
   np.testing.assert_array_equal(np.asarray(found), expected)
 
 
+@pytest.mark.parametrize('compiled', [False, True])
+def test_powers_of_two_to_the_last_bit(compiled):
+  n = np.arange(-126, 128)
+  two_to = jax.jit(fixed_point.two_to) if compiled else fixed_point.two_to
+  expected = [float(Fraction(2) ** int(i)) for i in n]
+  np.testing.assert_array_equal(np.float64(two_to(n)), expected)
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_a_half_after_the_shift_is_one(compiled):
+  # -23681 * 0.735... is -17408, and that by 2^11 is -8.5.
+  factor = 0.0003589393790080134
+  run = jax.jit(fixed_point.multiplied) if compiled else fixed_point.multiplied
+  with jax.enable_x64(True):
+    found = float(run(jnp.float64(-23681), jnp.float64(factor)))
+  assert found == _multiplied(-23681, factor) == -9
+
+
 @pytest.mark.parametrize('aligned', [False, True])
 def test_resize_by_hand(aligned):
   rng = np.random.default_rng(1)
