@@ -102,6 +102,9 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
     if 'error' in x:
       refused.append(f'* {accelerator}: {x["error"]}.')
       continue
+    planned = ''
+    if x['planned_bytes'] is not None:
+      planned = f', planned with {_kib(x["planned_bytes"])} KiB of SRAM'
     rows.append(
       (
         accelerator,
@@ -113,7 +116,7 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
         f'{x["macs"]:,}',
         f'{x["cycles"]:,}',
         f'{1e3 * x["seconds"]:,.2f}',
-        x['system'],
+        x['system'] + planned,
       )
     )
     refused += [

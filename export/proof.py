@@ -120,12 +120,25 @@ def _bits(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
   }
 
 
-def _npu(path: str) -> dict[str, Any]:
-  """Returns Vela's summary by accelerator, or its error."""
+def _npu(
+  path: str, target: str = '', ram_bytes: int | None = None
+) -> dict[str, Any]:
+  """Returns Vela's summary by accelerator, or its error.
+
+  Args:
+    path: the .tflite file.
+    target: one more accelerator, or one of these.
+    ram_bytes: what Vela plans that one's SRAM with; None for its default.
+  """
   found: dict[str, Any] = {}
-  for name in ACCELERATORS:
+  names = dict.fromkeys(ACCELERATORS)
+  if target in vela.ACCELERATORS:
+    names[target] = None
+  for name in names:
+    given = ram_bytes if name == target else None
     try:
-      found[name] = vela.facts(vela.compile_file(path, name))
+      compiled = vela.facts(vela.compile_file(path, name, given))
+      found[name] = {**compiled, 'planned_bytes': given}
     except ValueError as error:
       found[name] = {'error': str(error).replace(path, 'the file')}
   return found
@@ -141,7 +154,11 @@ def _timeline(graph: graph_lib.Graph) -> dict[str, Any]:
 
 
 def collect(
-  path: str, images: Sequence[np.ndarray], normalize: Any
+  path: str,
+  images: Sequence[np.ndarray],
+  normalize: Any,
+  target: str = '',
+  ram_bytes: int | None = None,
 ) -> dict[str, Any]:
   """Returns what there is to say of an int8 file.
 
@@ -149,6 +166,8 @@ def collect(
     path: the .tflite file.
     images: [H, W, 3] in 0..255, of its size; at least one.
     normalize: see `quantized`.
+    target: see `_npu`.
+    ram_bytes: likewise.
 
   Returns:
     `memory`, see `_timeline`; `micro`; `npu`; and `estimates`, the least
@@ -162,7 +181,7 @@ def collect(
   return {
     'memory': _timeline(graph),
     'micro': _micro(content, inputs),
-    'npu': _npu(path),
+    'npu': _npu(path, target, ram_bytes),
     'estimates': {
       name: target.estimate_ms(macs)
       for name, target in targets.TARGETS.items()
@@ -190,8 +209,10 @@ def of_file(
     mean, std = np.float32(data.mean), np.float32(data.std)
     return augment.normalize(image, mean, std)
 
-  facts = collect(os.path.join(folder, f'{kind}.tflite'), images, normalize)
-  ram = report['target'].get(kind, {}).get('ram_bytes')
+  target = report['target'].get(kind, {})
+  ram = target.get('ram_bytes')
+  path = os.path.join(folder, f'{kind}.tflite')
+  facts = collect(path, images, normalize, target.get('name', ''), ram)
   arena = report['formats'][kind]['peak_activation_bytes']
   visualize.save(
     pictures.memory(facts['memory'], arena, ram),

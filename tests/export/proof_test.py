@@ -6,6 +6,7 @@ from export import device_report
 from export import ends
 from export import graph as graph_lib
 from export import proof
+from export import vela
 from tests.export import small
 
 
@@ -29,6 +30,7 @@ def test_what_is_collected(tmp_path, monkeypatch):
   npu = found['npu']['ethos-u55-128']
   assert npu['refused'] == []
   assert npu['seconds'] > 0
+  assert npu['planned_bytes'] is None
   assert max(found['memory']['bytes']) == 3072
   if tflm.available():
     assert found['micro']['first'] is None
@@ -37,6 +39,29 @@ def test_what_is_collected(tmp_path, monkeypatch):
       'equal': 2,
       'largest': 0.0,
     }
+
+
+def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
+  asked = []
+
+  def compile_file(path, accelerator, sram_bytes):
+    asked.append((accelerator, sram_bytes))
+    return vela.Compiled((), 1024, 0, 1, 1, 0, 1e-3, 'a system')
+
+  monkeypatch.setattr(vela, 'compile_file', compile_file)
+  npu = proof._npu('x.tflite', 'ethos-u65-256', 4096)
+  proof._npu('x.tflite', 'ethos-u55-32', 2048)
+  proof._npu('x.tflite', 'stm32n6', 2048)
+  listed = [(name, None) for name in proof.ACCELERATORS]
+  assert asked == [
+    *(listed[0], ('ethos-u65-256', 4096), listed[2]),
+    *(*listed, ('ethos-u55-32', 2048)),
+    *listed,
+  ]
+  facts = {'memory': {'operators': ['ADD']}, 'npu': npu}
+  rows = [x for x in device_report.npu('int8', facts) if 'a system' in x]
+  planned = ['planned with 4.0 KiB of SRAM' in x for x in rows]
+  assert planned == [False, True, False]
 
 
 def test_what_is_absent_is_said(tmp_path, monkeypatch):
