@@ -130,6 +130,7 @@ def base() -> ConfigDict:
   c.quantization = ConfigDict()
   c.quantization.name = 'none'
   c.quantization.float_layers = ''  # regex of whole module paths: 'head/.*'
+  c.quantization.wide_layers = ''  # likewise, with activations of 16 bits
   c.quantization.weights = 'channel'  # one scale each, or a 'tensor'
   c.quantization.power_of_two = False  # scales; zero points are then 0
   c.quantization.calibration = ConfigDict(

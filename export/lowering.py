@@ -22,6 +22,7 @@ from export import ends
 from export import graph as graph_lib
 from export import request as request_lib
 from export import saved_model
+from export import widths
 
 PyTree = Any
 
@@ -93,7 +94,8 @@ def convert(
   Raises:
     graph.BadGraph: an operator that must not be in such a file; it and its
       tensor are named.
-    ValueError: the converter failed, and why.
+    ValueError: the converter failed, and why; or 16-bit logits were asked for
+      in 8 bits.
   """
   from deeplab.quantization import providers
 
@@ -111,6 +113,10 @@ def convert(
 
   image = jax.ShapeDtypeStruct((1, *request.input_size, len(mean)), jnp.float32)
   data = _convert(jax.jit(compute).lower(image).as_text())
+  if rules.wide_layers:
+    data = widths.settle(data)
+    if request.output == 'logits' and request.output_type != 'float32':
+      widths.refuse_wide_output(data, rules.wide_layers, request.output_type)
   if request.output == 'argmax':
     data = ends.retype(data, request.input_type, 'float32')
     data = ends.ids(data, request.output_type)

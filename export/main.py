@@ -40,8 +40,9 @@ Integer files (--formats) come by two ways:
                  in simulated int8 (config.quantization); its file computes what
                  that simulation computes, on LiteRT's reference kernels
 
-and of the last, --float_layers='head/.*' keeps layers in float32 and
---power_of_two makes every scale a power of two.
+and of the last, --wide_layers='head.*' computes layers with activations of 16
+bits, --float_layers='head.*' keeps them in float32, and --power_of_two makes
+every scale a power of two.
 
 A file with an operator that LiteRT's builtin kernels do not have, or an int8
 file with float arithmetic in it, is refused: the command fails, names operator
@@ -187,6 +188,11 @@ _FLOAT_LAYERS = flags.DEFINE_string(
   None,
   'Regular expression of whole module paths that int8_litert keeps in float32.',
 )
+_WIDE_LAYERS = flags.DEFINE_string(
+  'wide_layers',
+  None,
+  'Likewise, whose operators int8_litert computes with 16-bit activations.',
+)
 _POWER_OF_TWO = flags.DEFINE_bool(
   'power_of_two', None, 'Scales of int8_litert are powers of two.'
 )
@@ -278,6 +284,7 @@ def _quantization(config: ConfigDict) -> ConfigDict:
   """
   asked = {
     'float_layers': _FLOAT_LAYERS.value,
+    'wide_layers': _WIDE_LAYERS.value,
     'weights': _WEIGHTS.value or _target_weights(config),
     'power_of_two': _POWER_OF_TWO.value,
     'calibration.method': _CALIBRATION_METHOD.value,

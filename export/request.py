@@ -149,10 +149,12 @@ def _check_rules(
     )
   for kind in formats:
     by_tensorflow = base(kind, formats) in ('int8', 'int16x8')
-    if by_tensorflow and (rules.float_layers or rules.power_of_two):
+    if by_tensorflow and (
+      rules.float_layers or rules.wide_layers or rules.power_of_two
+    ):
       raise ValueError(
-        f'--formats={kind} has neither layers in float nor scales that are '
-        'powers of two: pass --formats=int8_litert for those'
+        f'--formats={kind} has neither layers in float or 16 bits nor scales '
+        'that are powers of two: pass --formats=int8_litert for those'
       )
   if 'int16x8' in formats and rules.weights == 'tensor':
     raise ValueError(

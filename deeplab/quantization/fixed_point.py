@@ -59,6 +59,20 @@ def multiplied(x: Array, factor: Array) -> Array:
   return half_away(jnp.floor(wide(x) * left * fraction + 0.5) / right)
 
 
+def multiplied_long(x: Array, factor: Array) -> Array:
+  """Returns x * factor as kernels of 16-bit activations round it.
+
+  Their sums have 64 bits, and are multiplied by a fraction of 15.
+
+  Args:
+    x: whole numbers.
+    factor: of a shape that broadcasts.
+  """
+  short, exponent = _short(factor)
+  shift = two_to(jnp.clip(exponent - 15, -126, 127))
+  return jnp.floor(wide(x) * short * shift + 0.5)
+
+
 def _taps(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
   """Returns the [n_out, n_in] weights of a resize, in units of 1 / 1024."""
   step = (1024 * n_in + n_out // 2) // n_out

@@ -9,14 +9,38 @@ import jax
 import jax.numpy as jnp
 from qwix._src import aux_data
 from qwix._src.providers import odml_ops
+from qwix._src.utils import flax_util
 
 from deeplab.quantization import fixed_point
+from deeplab.quantization import notes
 from deeplab.quantization import operators
 
 Array = jax.Array
 
 
-class HardSwish(odml_ops.QuantizedOp):
+class _Narrow(operators.OneWidth, odml_ops.QuantizedOp):
+  """What has no kernel of 16 bits."""
+
+  def _maybe_fake_quant(self, array, rule, quant_stat_name):
+    self._refuse(rule)
+    return super()._maybe_fake_quant(array, rule, quant_stat_name)
+
+  def _refuse(self, rule: Any) -> None:
+    """Refuses a rule of 16 bits.
+
+    Raises:
+      ValueError: the layer is named.
+    """
+    if notes.is_wide(rule):
+      path = '/'.join(flax_util.get_current_module_path())
+      raise ValueError(
+        f'{self._op_name} in {path} has no form with 16-bit activations: leave '
+        'it out of wide_layers (config.quantization.wide_layers or '
+        '--wide_layers)'
+      )
+
+
+class HardSwish(_Narrow):
   """Hard-swish: HARD_SWISH, with scales of its own for in and out."""
 
   input_idx = (0,)
@@ -27,23 +51,23 @@ class WholeHardSwish(HardSwish):
 
   def _call_original_op(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     out = super()._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, operators.GRID, None)
+    grid = aux_data.get(x, notes.GRID, None)
     if grid is not None:
       whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
-      operators.note_kernel(
+      notes.note_kernel(
         out, lambda scale: fixed_point.hard_swish(whole, grid.scale, scale)
       )
     return out
 
 
-class Sigmoid(odml_ops.QuantizedOp):
+class Sigmoid(_Narrow):
   """LOGISTIC, whose result has scale 1 / 256 and zero point -128."""
 
   input_idx = (0,)
   fixed_range_for_output = (0.0, 255 / 256)
 
 
-class Ramp(odml_ops.QuantizedOp):
+class Ramp(_Narrow):
   """A piecewise linear gate, `attention.ramp` or `jax.nn.hard_sigmoid`.
 
   The convolution before it computes its slope and offset, and saturates at its
@@ -64,6 +88,7 @@ class Ramp(odml_ops.QuantizedOp):
     if rule is None or rule.act_qtype is None or not fused:
       x = self._maybe_fake_quant(x, rule, name)
       return self._fake_quant_output(self._call_original_op(x, *given), rule)
+    self._refuse(aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, rule))
     out = self._fused(x, slope * top / 6, offset * top / 6, given)
     aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
     aux_data.set(out, odml_ops.AuxDataKey.FIXED_RANGE, (0.0, top))
@@ -79,10 +104,10 @@ class WholeRamp(Ramp):
 
   def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
     out = super()._fused(x, factor, shift, given)
-    total = operators.sum_of(x)
+    total = notes.sum_of(x)
     if total is None:
       return out
-    return operators.scaled(
+    return notes.scaled(
       out, total, jnp.float32(factor), jnp.full(x.shape[-1], shift, jnp.float32)
     )
 

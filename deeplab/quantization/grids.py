@@ -24,7 +24,7 @@ def _power_of_two(absmax: Array) -> Array:
 
 
 def activation_grid(
-  low: Array, high: Array, power_of_two: bool
+  low: Array, high: Array, power_of_two: bool, wide: bool = False
 ) -> tuple[Array, Array | None]:
   """Returns (scale, zero point) of int8 for a range that holds 0.
 
@@ -32,7 +32,11 @@ def activation_grid(
     low: float32, 0 or less.
     high: float32, 0 or more.
     power_of_two: see `rules.Rules`; the zero point is then None.
+    wide: of int16, whose zero point is None, too.
   """
+  if wide:
+    absmax = jnp.maximum(jnp.maximum(-low, high), 2.0**-12)
+    return _divided(absmax, 2**15 - 1), None
   if power_of_two:
     return _power_of_two(jnp.maximum(-low, high)), None
   # LiteRT refuses the factors that smaller scales lead to.

@@ -3,6 +3,7 @@
 Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from qwix._src import aux_data
 from qwix._src.providers import odml_ops
 
-from deeplab.quantization import operators
+from deeplab.quantization import notes
 
 Array = jax.Array
 
@@ -33,25 +34,26 @@ class Bind(odml_ops.PrimitiveBindOp):
     if primitive.name in ('slice', 'split'):  # no bias gets past those
       for x in jax.tree.leaves(out):
         aux_data.set(x, odml_ops.AuxDataKey.ALLOW_FUSION, False)
-    grid = aux_data.get(args[0], operators.GRID, None)
+    grid = aux_data.get(args[0], notes.GRID, None)
     leaves = jax.tree.leaves((args, out))
     if grid is not None and all(x.ndim == 4 for x in leaves):
       for x in jax.tree.leaves(out):
-        aux_data.set(x, operators.GRID, grid)
+        aux_data.set(x, notes.GRID, grid)
       return out
-    total = operators.sum_of(args[0])
+    total = notes.sum_of(args[0])
     if total is None:
       return out
     if primitive.name == 'convert_element_type':
-      values, units = [total.value], [total.unit]
-    else:
-      whole = jnp.broadcast_to(total.unit, total.value.shape)
-      values, units = (
-        jax.tree.leaves(primitive.bind(x, **params))
-        for x in (total.value, whole)
-      )
-    for x, value, unit in zip(jax.tree.leaves(out), values, units, strict=True):
-      operators.note(x, value, unit)
+      return notes.note(out, total.value, total.unit, total.long)
+    whole = jnp.broadcast_to(total.unit, total.value.shape)
+    bind = lambda x: jax.tree.leaves(primitive.bind(x, **params))
+    leaves = jax.tree.leaves(out)
+    longs: Any = [total.long] * len(leaves)
+    if not isinstance(total.long, bool):
+      longs = bind(total.long)
+    parts = zip(leaves, bind(total.value), bind(whole), longs, strict=True)
+    for leaf, *noted in parts:
+      notes.note(leaf, *noted)
     return out
 
 
@@ -60,16 +62,20 @@ class Pad(odml_ops.OnlyOutputOp):
 
   def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
-    x = operators.rounded(x)
+    x = notes.rounded(x)
     out = super().__call__(x, *args, **kwargs)
-    total = operators.sum_of(x)
+    notes.keep_rule(x, out)
+    total = notes.sum_of(x)
     if total is None:
       return out
     whole = jnp.broadcast_to(total.unit, total.value.shape)
-    return operators.note(
+    return notes.note(
       out,
       jnp.pad(total.value, *args, **kwargs),
       jnp.pad(whole, args[0], mode='edge'),
+      total.long
+      if isinstance(total.long, bool)
+      else jnp.pad(total.long, args[0], mode='edge'),
     )
 
 
@@ -84,10 +90,71 @@ class Split(odml_ops.OnlyInputOp):
     rule, name = self._get_rule_and_op_id_fn(self._op_name)
     x = self._maybe_fake_quant(x, rule, name)
     parts: list[Array] = self._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, operators.GRID, None)
+    rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, rule)
+    grid = aux_data.get(x, notes.GRID, None)
     for part in parts if rule and rule.act_qtype else ():
       aux_data.set(part, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
       if grid is not None:
-        aux_data.set(part, operators.GRID, grid)
+        aux_data.set(part, notes.GRID, grid)
     self._fake_quant_output(parts, rule)
     return parts
+
+
+class Concatenate(odml_ops.Concatenate):
+  """What is joined is rounded once, by the operators that made the parts.
+
+  Parts of other bits than the whole are rounded in their own before that.
+
+  Attributes:
+    change: as of `OneWidth`.
+    joint: the function (array) to what is joined in 16 bits.
+  """
+
+  change: Any = None
+  joint: Any = None
+
+  def __call__(self, arrays, *args: Any, **kwargs: Any) -> Array:
+    """Computes the operator; arguments as the original's."""
+    key = odml_ops.AuxDataKey
+    rule, name = self._get_rule_and_op_id_fn(self._op_name)
+    fresh = [aux_data.get(x, key.FQ_ARRAY, None) is None for x in arrays]
+    arrays = [notes.rounded(x) for x in arrays]
+    own = [aux_data.get(x, key.FQ_RULE, None) for x in arrays]
+    wide = notes.is_wide(rule)
+    other = [r is not None and notes.is_wide(r) != wide for r in own]
+    if rule is None or rule.act_qtype is None or not (wide or any(other)):
+      return self._joined(arrays, *args, **kwargs)
+    # A range of its own: parts are brought to it before they are joined.
+    for i, x in enumerate(arrays):
+      if other[i] and fresh[i]:
+        x = self._maybe_fake_quant(x, own[i], f'{name}_input{i}')
+      if other[i] or (wide and not fresh[i]):
+        arrays[i] = self.change(x, rule, name)
+      elif wide:
+        arrays[i] = self._maybe_fake_quant(x, rule, name)
+    if wide:
+      arrays = [self.joint(x) for x in arrays]
+    out = self._joined(arrays, *args, **kwargs)
+    return self._maybe_fake_quant(out, rule, name)
+
+  def _joined(self, arrays: list[Array], *args: Any, **kwargs: Any) -> Array:
+    out: Array = super().__call__(arrays, *args, **kwargs)
+    # Parts that are all on grids are on several; Qwix takes them for one.
+    aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, None)
+    aux_data.set(out, notes.GRID, None)
+    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
+    sums = [notes.sum_of(x) for x in arrays]
+    known = [total for total in sums if total is not None]
+    if len(known) < len(sums) or out.ndim != 4:
+      return out
+
+    def joined(part: Callable[[notes.Sum], Array | bool]) -> Array:
+      parts = [jnp.broadcast_to(part(s), s.value.shape) for s in known]
+      return jnp.concatenate(parts, *args, **kwargs)
+
+    long: Array | bool = False
+    if any(s.long is not False for s in known):
+      long = joined(lambda s: s.long)
+    return notes.note(
+      out, joined(lambda s: s.value), joined(lambda s: s.unit), long
+    )

@@ -3,9 +3,7 @@
 Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
-from collections.abc import Callable
 import contextlib
-import dataclasses
 import functools
 from typing import Any
 
@@ -18,14 +16,10 @@ from qwix._src.utils import flax_util
 
 from deeplab.models import cpu_kernels
 from deeplab.quantization import fixed_point
+from deeplab.quantization import notes
 
 Array = jax.Array
 
-# Beside Qwix's own notes on an array: the `Grid` that it was rounded to, the
-# `Sum` that it is on the device before that is rounded to int8, and the kernel
-# that makes it int8, a function (scale) to whole numbers; and whether a
-# BatchNorm has been folded into what made it.
-GRID, SUM, KERNEL, NORMALIZED = 'grid', 'sum', 'kernel', 'normalized'
 _RATES = 'rhs_dilation'
 # Arguments of convolutions that `cpu_kernels` knows.
 _PLAIN = {
@@ -37,114 +31,29 @@ _PLAIN = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-  """Where an int8 tensor's values lie.
+class OneWidth:
+  """An operator reads what it writes: 8 bits, or 16; mixed into Qwix's.
 
   Attributes:
-    scale: of the shape that broadcasts.
-    round: the function (values) onto the grid, halves away from the zero of the
-      integers; or of (values, integers), what they are already.
-    zero: zero point; None where nothing is computed.
+    change: the function (array on a grid, rule) to an array of that rule's
+      type; `shared.Shared.change`.
   """
 
-  scale: Array
-  round: Callable[..., Array]
-  zero: Array | float | None = None
+  change: Any = None
+
+  def _maybe_fake_quant(self, array, rule, quant_stat_name):
+    array = super()._maybe_fake_quant(  # type: ignore[misc]
+      array, rule, quant_stat_name
+    )
+    own = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, None)
+    if own is None or rule is None or rule.act_qtype is None:
+      return array
+    if notes.is_wide(own) == notes.is_wide(rule):
+      return array
+    return self.change(array, rule)
 
 
-@dataclasses.dataclass(frozen=True)
-class Sum:
-  """What an int8 operator adds up, an int32 number times a step.
-
-  Attributes:
-    value: the same values as the array's, rounded as on the device; float64
-      where that is enabled, and without a gradient.
-    unit: the step, of a shape that broadcasts.
-  """
-
-  value: Array
-  unit: Array
-
-
-def narrow(x: Array) -> Array:
-  """Returns float32."""
-  return x.astype(jnp.float32)
-
-
-def _scale_of(array: Any) -> Any:
-  grid = aux_data.get(array, GRID, None)
-  return None if grid is None else fixed_point.wide(grid.scale)
-
-
-def sum_of(array: Any) -> Sum | None:
-  """Returns the `Sum` that an array is on the device, or None."""
-  total: Sum | None = aux_data.get(array, SUM, None)
-  grid = aux_data.get(array, GRID, None)
-  if total is None and grid is not None and grid.zero is not None:
-    scale = jax.lax.stop_gradient(fixed_point.wide(grid.scale))
-    value = jax.lax.stop_gradient(fixed_point.wide(array))
-    return Sum(jnp.round(value / scale) * scale, scale)
-  return total
-
-
-def rounded(array: Array) -> Array:
-  """Returns the int8 of an array that others have read as such, or itself.
-
-  What moves values would otherwise be computed from more digits than the device
-  has kept.
-  """
-  known = aux_data.get(array, odml_ops.AuxDataKey.FQ_ARRAY, None)
-  return array if known is None or isinstance(known, str) else known
-
-
-def note_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
-  """Notes what makes an array int8; its numbers lie around 0."""
-  aux_data.set(array, KERNEL, kernel)
-
-
-def kernel_of(array: Any) -> Callable[[Array], Array] | None:
-  """Returns what makes an array int8, or None."""
-  kernel: Callable[[Array], Array] | None = aux_data.get(array, KERNEL, None)
-  return kernel
-
-
-def note(array: Array, value: Array, unit: Array) -> Array:
-  """Notes what an array is on the device."""
-  stop = jax.lax.stop_gradient
-  aux_data.set(array, SUM, Sum(stop(value), stop(unit)))
-  return array
-
-
-def passed(value: Array, x: Array) -> Array:
-  """Returns `value` with the gradient of x."""
-  return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
-
-
-def scaled(out: Array, total: Sum, factor: Array, shift: Array) -> Array:
-  """Notes that a sum was multiplied, and a constant added to it.
-
-  Args:
-    out: the result.
-    total: the sum.
-    factor: folded into the kernel, and so into the step.
-    shift: folded into the bias.
-  """
-  unit = total.unit * jnp.abs(fixed_point.wide(factor))
-  value = total.value * fixed_point.wide(factor) + _in_units(shift, unit)
-  return note(out, value, unit)
-
-
-def _in_units(x: Array, unit: Array) -> Array:
-  """Rounds biases to the int32 steps that they are stored in."""
-  limit = float(2**31 - 128)
-  steps = fixed_point.half_away(
-    fixed_point.wide(x) / jnp.where(unit > 0, unit, 1.0)
-  )
-  return jnp.clip(steps, -limit, limit) * unit
-
-
-class Conv(odml_ops.DotEinsumConv):
+class Conv(OneWidth, odml_ops.DotEinsumConv):
   """A convolution; its dimension numbers may be given as strings."""
 
   def __call__(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
@@ -214,18 +123,22 @@ class WholeConv(Conv):
     return super()._call_original_op(x, kernel, **kwargs)
 
   def _call_original_op(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
-    scales = _scale_of(x), _scale_of(kernel)
+    scales = notes.scale_of(x), notes.scale_of(kernel)
     if scales[0] is None or scales[1] is None:
       return super()._call_original_op(x, kernel, **kwargs)
     # The sum of whole numbers is exact, also where an accelerator multiplies
     # in bfloat16 by default.
     steps = [
-      passed(jnp.round(y), y)
-      for y in (x / narrow(scales[0]), kernel / narrow(scales[1]))
+      notes.passed(jnp.round(y), y)
+      for y in (x / notes.narrow(scales[0]), kernel / notes.narrow(scales[1]))
     ]
     unit = scales[0] * scales[1]
+    long = aux_data.get(x, notes.GRID).wide
+    if long:  # more digits than float32 has
+      steps = [fixed_point.wide(y) for y in steps]
     out = self._convolved(*steps, **kwargs)
-    return note(out * narrow(unit), fixed_point.wide(out) * unit, unit)
+    value = fixed_point.wide(out) * unit
+    return notes.note(notes.narrow(out) * notes.narrow(unit), value, unit, long)
 
 
 class BatchNorm(odml_ops.BatchNorm):
@@ -237,6 +150,7 @@ class BatchNorm(odml_ops.BatchNorm):
   """
 
   conv: type[Conv] = Conv
+  change: Any = None
   # Values of {'params', 'batch_stats'}, where those of the network are traced.
   constants: Any = None
 
@@ -248,7 +162,7 @@ class BatchNorm(odml_ops.BatchNorm):
       aux_data.get(x, key.IS_ACTIVATION, False)
       and (
         not aux_data.get(x, key.ALLOW_FUSION, False)
-        or aux_data.get(x, NORMALIZED, False)
+        or aux_data.get(x, notes.NORMALIZED, False)
       )
       and norm.use_running_average
       and rule is not None
@@ -256,10 +170,10 @@ class BatchNorm(odml_ops.BatchNorm):
     ):
       return self._alone(norm, x, rule)
     out = super().__call__(norm, x, *args, **kwargs)
-    total = sum_of(x)
+    total = notes.sum_of(x)
     if total is not None and norm.use_running_average:
-      out = scaled(out, total, *self._factors(norm))
-    aux_data.set(out, NORMALIZED, True)
+      out = notes.scaled(out, total, *self._factors(norm))
+    aux_data.set(out, notes.NORMALIZED, True)
     return out
 
   def _factors(self, norm: nn.BatchNorm) -> tuple[Array, Array]:
@@ -273,7 +187,7 @@ class BatchNorm(odml_ops.BatchNorm):
     params, stats = values['params'], values['batch_stats']
     # In float32, as the converter has it.
     deviation = jnp.sqrt(fixed_point.wide(stats['var'] + norm.epsilon))
-    factor = params['scale'] * narrow(1 / deviation)
+    factor = params['scale'] * notes.narrow(1 / deviation)
     return factor, params['bias'] - stats['mean'] * factor
 
   def _alone(self, norm: nn.BatchNorm, x: Array, rule: Any) -> Array:
@@ -288,6 +202,7 @@ class BatchNorm(odml_ops.BatchNorm):
       op_full_name='jax.lax.conv_general_dilated',
       get_rule_and_op_id_fn=self._get_rule_and_op_id_fn,
       fake_quant_fn=self._fake_quant_fn,
+      change=self.change,
     )
     y = conv(
       x,
@@ -298,29 +213,41 @@ class BatchNorm(odml_ops.BatchNorm):
       feature_group_count=x.shape[-1],
     )
     out = y + shift
-    total = sum_of(y)
+    total = notes.sum_of(y)
     if total is not None:
-      note(out, total.value + _in_units(shift, total.unit), total.unit)
+      value = total.value + notes.in_units(shift, total.unit)
+      notes.note(out, value, total.unit, total.long)
     aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, True)
     return self._fake_quant_output(out, rule)
 
 
-class Ufunc(odml_ops.UfuncCall):
+class Ufunc(OneWidth, odml_ops.UfuncCall):
   """A bias behind a convolution, or a sum or product of activations."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
+    out: Array = super().__call__(*args, **kwargs)
+    if self._output_allow_fusion:
+      notes.keep_rule(args[1], out)
+    return out
+
+
+class WholeUfunc(Ufunc):
+  """A bias, a sum or a product of whole numbers."""
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Array:
+    """Computes the operator; arguments as the original's."""
     out = super().__call__(*args, **kwargs)
-    total = sum_of(args[1])
+    total = notes.sum_of(args[1])
     # Qwix found the first argument's operator to take the second as a bias.
     if self._op_name == 'add' and self._output_allow_fusion and total:
-      bias = _in_units(args[2], total.unit)
-      return note(out, total.value + bias, total.unit)
+      bias = notes.in_units(args[2], total.unit)
+      return notes.note(out, total.value + bias, total.unit, total.long)
     return out
 
   def _call_original_op(self, *args: Any, **kwargs: Any) -> Array:
     out = super()._call_original_op(*args, **kwargs)
-    scales = [_scale_of(x) for x in args[1:]]
+    scales = [notes.scale_of(x) for x in args[1:]]
     if None in scales or self._op_name not in ('add', 'multiply'):
       return out
     steps = [
@@ -329,15 +256,17 @@ class Ufunc(odml_ops.UfuncCall):
     ]
     if self._op_name == 'multiply':
       unit = scales[0] * scales[1]
-      return note(out, steps[0] * steps[1] * unit, unit)
-    # Summands are brought to the coarser scale, with 20 bits behind the point.
+      return notes.note(out, steps[0] * steps[1] * unit, unit)
+    # Summands are brought to the coarser scale, with 20 bits behind the point;
+    # or 15, where they have 16 before it.
+    fine = 2.0**15 if aux_data.get(args[1], notes.GRID).wide else 2.0**20
     coarse = 2 * jnp.maximum(*scales)
-    unit = coarse * 2.0**-20
+    unit = coarse / fine
     parts = [
-      fixed_point.multiplied(n * 2.0**20, scale / coarse)
+      fixed_point.multiplied(n * fine, scale / coarse)
       for n, scale in zip(steps, scales, strict=True)
     ]
-    return note(out, (parts[0] + parts[1]) * unit, unit)
+    return notes.note(out, (parts[0] + parts[1]) * unit, unit)
 
 
 class Relu(odml_ops.CustomJvpCall):
@@ -347,31 +276,20 @@ class Relu(odml_ops.CustomJvpCall):
     """Computes the operator; arguments as the original's."""
     out = super().__call__(*args, **kwargs)
     function, x, *_ = args
-    total = sum_of(x)
-    if total is None or function not in (jax.nn.relu, jax.nn.relu6):
+    if function not in (jax.nn.relu, jax.nn.relu6):
       return out
-    top = 6.0 if function is jax.nn.relu6 else None
-    return note(out, jnp.clip(total.value, 0.0, top), total.unit)
-
-
-class Concatenate(odml_ops.Concatenate):
-  """What is joined is rounded once, by the operators that made the parts."""
-
-  def __call__(self, arrays, *args: Any, **kwargs: Any) -> Array:
-    """Computes the operator; arguments as the original's."""
-    arrays = [rounded(x) for x in arrays]
-    out = super().__call__(arrays, *args, **kwargs)
-    # Parts that are all on grids are on several; Qwix takes them for one.
-    aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, None)
-    aux_data.set(out, GRID, None)
-    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
-    sums = [sum_of(x) for x in arrays]
-    known = [total for total in sums if total is not None]
-    if len(known) < len(sums) or out.ndim != 4:
+    notes.keep_rule(x, out)
+    total = notes.sum_of(x)
+    if total is None:
       return out
-    values = jnp.concatenate([s.value for s in known], *args, **kwargs)
-    units = [jnp.broadcast_to(s.unit, s.value.shape) for s in known]
-    return note(out, values, jnp.concatenate(units, *args, **kwargs))
+    if function is jax.nn.relu:
+      return notes.note(
+        out, jnp.maximum(total.value, 0), total.unit, total.long
+      )
+    long = total.long
+    if long is not False:  # 6 itself is rounded beforehand, to all digits
+      long = long & (total.value < 6)
+    return notes.note(out, jnp.clip(total.value, 0, 6), total.unit, long)
 
 
 class SameGrid(odml_ops.QuantizedOp):
@@ -405,7 +323,7 @@ class SameGrid(odml_ops.QuantizedOp):
       return x
     x = self._maybe_fake_quant(x, rule, name)
     out = self._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, GRID, None)
+    grid = aux_data.get(x, notes.GRID, None)
     if grid is not None:
       steps = None
       if resizes and grid.zero is not None:
@@ -415,6 +333,6 @@ class SameGrid(odml_ops.QuantizedOp):
         )
         steps = fixed_point.resize(whole, *args, **kwargs)
       out = grid.round(out) if steps is None else grid.round(out, steps)
-      aux_data.set(out, GRID, grid)
+      aux_data.set(out, notes.GRID, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)

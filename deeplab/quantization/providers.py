@@ -16,7 +16,6 @@ mutable.
 Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
-from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -25,22 +24,16 @@ import jax
 import jax.numpy as jnp
 import qwix
 from qwix._src import aux_data
-from qwix._src import interception
-from qwix._src.core import qarray
 from qwix._src.providers import odml
 from qwix._src.providers import odml_ops
 from qwix._src.utils import flax_util
 
-from deeplab.models import attention
-from deeplab.models import layers
-from deeplab.models import pooling
-from deeplab.models import resizing
 from deeplab.quantization import fixed_point
 from deeplab.quantization import gates
-from deeplab.quantization import grids
-from deeplab.quantization import moves
+from deeplab.quantization import notes
 from deeplab.quantization import operators
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization import shared
 
 Array = jax.Array
 PyTree = Any
@@ -48,97 +41,16 @@ PyTree = Any
 _HISTOGRAM_BINS = 2048
 
 
-def _range(array: Array) -> dict[str, Array]:
-  """Returns the extremes, 0 among them."""
-  return {
-    'min': jnp.minimum(jnp.min(array), 0.0).astype(jnp.float32),
-    'max': jnp.maximum(jnp.max(array), 0.0).astype(jnp.float32),
-  }
-
-
-def _name(function: Any) -> str:
-  """Returns where Qwix finds a function of ours."""
-  return f'{function.__module__}.{function.__qualname__}'
-
-
-class _Shared:
-  """What the providers have in common; mixed into Qwix's."""
-
-  conv: Callable[..., Any] = operators.Conv
-  hard_swish = gates.HardSwish
-  ramp = gates.Ramp
-
-  def setup(self, rules: rules_lib.Rules) -> None:
-    self._power_of_two = rules.power_of_two
-    self._ops.update(  # type: ignore[attr-defined]
-      {
-        'jax.lax.conv_general_dilated': functools.partial(
-          self.conv,
-          disable_per_channel_weights=rules.weights == 'tensor',
-          check_activation=True,
-        ),
-        'flax.linen.BatchNorm.__call__': operators.BatchNorm,
-        'jax.numpy.concatenate': operators.Concatenate,
-        'jax.numpy.pad': moves.Pad,
-        'jax.numpy.split': moves.Split,
-        _name(layers.shared_relu): operators.SameGrid,
-        'jax.nn.hard_swish': self.hard_swish,
-        'jax.nn.sigmoid': gates.Sigmoid,
-        'jax.nn.hard_sigmoid': self.ramp,
-        _name(attention.ramp): self.ramp,
-        'flax.linen.max_pool': operators.SameGrid,
-        _name(resizing.resize): operators.SameGrid,
-        _name(pooling.bins): operators.SameGrid,
-        _name(pooling.windows): operators.SameGrid,
-      }
-    )
-
-  def get_interceptors(self):
-    _, numerical = super().get_interceptors()  # type: ignore[misc]
-    structural = interception.Interceptor(
-      mapping={interception.PRIMITIVE_BIND_KEY: moves.Bind()},
-      id=hash((id(self), 0)),
-    )
-    return [lambda: structural, numerical]
-
-  def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
-    """Returns the scales of a kernel; zero points are 0."""
-    absmax = qarray.calibrate(array, how)['absmax']
-    return grids.weight_scale(absmax, self._power_of_two)
-
-  def range_grid(self, low: Array, high: Array, rank: int, known: bool):
-    """Returns (scale, zero point) of an activation of some rank.
-
-    A range that is `known` beforehand keeps its own zero: pixels have scale 1.
-    """
-    whole = lambda x: jnp.reshape(x, (1,) * rank)
-    power_of_two = self._power_of_two and not known
-    return grids.activation_grid(whole(low), whole(high), power_of_two)
-
-
-def _fixed(array: Array) -> tuple[Array, Array] | None:
-  """Returns the range that is known of an array, such as a soft-max's."""
-  known = aux_data.get(array, odml_ops.AuxDataKey.FIXED_RANGE, None)
-  return known and (jnp.float32(known[0]), jnp.float32(known[1]))
-
-
-def _observed(name: str, value: dict[str, Array]) -> None:
-  """Records what a call saw, if anybody wants to know."""
-  module = flax_util.get_current_module()
-  if module.is_mutable_collection('observed'):
-    module.put_variable('observed', name, value)
-
-
-class _Observe(_Shared, odml.OdmlQatProvider):
+class _Observe(shared.Shared, odml.OdmlQatProvider):
   """Float arithmetic; records extremes, or histograms within given ranges."""
 
   histogram = False
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    if quant_stat_name is None or _fixed(array) is not None:
+    if quant_stat_name is None or shared.fixed(array) is not None:
       return array
     if not self.histogram:
-      _observed(quant_stat_name, _range(array))
+      shared.observed(quant_stat_name, shared.extremes(array))
       return jnp.array(array, copy=True)  # Qwix notes it as another one
     stats = flax_util.get_current_module().get_variable(
       'quant_stats', quant_stat_name
@@ -147,13 +59,14 @@ class _Observe(_Shared, odml.OdmlQatProvider):
     place = (array - stats['min']) / span * _HISTOGRAM_BINS
     place = jnp.clip(place.astype(jnp.int32), 0, _HISTOGRAM_BINS - 1)
     counts = jnp.zeros(_HISTOGRAM_BINS, jnp.int32).at[place.ravel()].add(1)
-    _observed(quant_stat_name, {'counts': counts})
+    shared.observed(quant_stat_name, {'counts': counts})
     return jnp.array(array, copy=True)
 
 
-class _Simulate(_Shared, odml.OdmlQatProvider):
+class _Simulate(shared.Shared, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
 
+  ufunc = operators.WholeUfunc
   hard_swish = gates.WholeHardSwish
   ramp = gates.WholeRamp
 
@@ -162,36 +75,45 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
     self._ops.update(
       {
         'flax.linen.BatchNorm.__call__': functools.partial(
-          operators.BatchNorm, conv=operators.WholeConv
+          operators.BatchNorm, conv=operators.WholeConv, change=self.change
         ),
-        'jax.custom_jvp.__call__': operators.Relu,
-        'jax.numpy.ufunc.__call__': operators.Ufunc,
       }
     )
 
   def _fake_quant(self, array, how, quant_stat_name=None):
     weight = quant_stat_name is None
+    span, wide = None, how.qtype == jnp.int16
     if weight:
       scale, zero_point = self.weight_grid(array, how), None
     else:
-      span = known = _fixed(array)
+      known = shared.fixed(array)
+      span = shared.noted_span(array) or known
       if span is None:
-        _observed(quant_stat_name, jax.lax.stop_gradient(_range(array)))
-        stats = flax_util.get_or_create_variable(
-          'quant_stats',
-          quant_stat_name,
-          lambda: {'min': jnp.float32(0), 'max': jnp.float32(0)},
-        ).value
+        shared.observed(
+          quant_stat_name, jax.lax.stop_gradient(shared.extremes(array))
+        )
+        # Parts of what is joined have one range, which is there already.
+        module = flax_util.get_current_module()
+        if not module.has_variable('quant_stats', quant_stat_name):
+          module.put_variable(
+            'quant_stats',
+            quant_stat_name,
+            {'min': jnp.float32(0), 'max': jnp.float32(0)},
+          )
+        stats = module.get_variable('quant_stats', quant_stat_name)
         span = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(*span, array.ndim, known is not None)
+      scale, zero_point = self.range_grid(
+        span, array.ndim, known is not None, wide
+      )
     scale = jax.lax.stop_gradient(scale)
     zero = 0.0 if zero_point is None else zero_point
-    first = -127 if weight else -128
+    last = 2**15 - 1 if wide else 127
+    first = -last if weight else -last - 1
 
     def fit(x: Array, steps: Array) -> Array:
-      inside = jnp.clip(x, (first - zero) * scale, (127 - zero) * scale)
-      whole = jnp.clip(steps.astype(scale.dtype) + zero, first, 127)
-      return operators.passed((whole - zero) * scale, inside)
+      inside = jnp.clip(x, (first - zero) * scale, (last - zero) * scale)
+      whole = jnp.clip(steps.astype(scale.dtype) + zero, first, last)
+      return notes.passed((whole - zero) * scale, inside)
 
     def around(x: Array, steps: Array | None = None) -> Array:
       if steps is None:
@@ -200,7 +122,7 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
         steps = fixed_point.half_away(steps + 1e-4 * jnp.sign(steps))
       return fit(x, steps - zero)
 
-    total, kernel = operators.sum_of(array), operators.kernel_of(array)
+    total, kernel = notes.sum_of(array), notes.kernel_of(array)
     if kernel is not None:
       out = fit(array, kernel(scale))
     elif weight or total is None:
@@ -213,15 +135,18 @@ class _Simulate(_Shared, odml.OdmlQatProvider):
       whole = jnp.round(
         total.value / jnp.where(total.unit > 0, total.unit, 1.0)
       )
-      out = fit(
-        array,
-        fixed_point.multiplied(whole, total.unit / fixed_point.wide(scale)),
-      )
-    aux_data.set(out, operators.GRID, operators.Grid(scale, around, zero))
+      factor = total.unit / fixed_point.wide(scale)
+      steps = fixed_point.multiplied(whole, factor)
+      if total.long is not False:
+        long = fixed_point.multiplied_long(whole, factor)
+        steps = jnp.where(total.long, long, steps)
+      out = fit(array, steps)
+    grid = notes.Grid(scale, around, zero, span, wide and not weight)
+    aux_data.set(out, notes.GRID, grid)
     return out
 
 
-class _Switch(_Shared, odml.OdmlQatProvider):
+class _Switch(shared.Shared, odml.OdmlQatProvider):
   """Rounds where a module's switch is on; to the grids, not to the last bit."""
 
   def _fake_quant(self, array, how, quant_stat_name=None):
@@ -231,20 +156,30 @@ class _Switch(_Shared, odml.OdmlQatProvider):
     if quant_stat_name is None:
       scale = self.weight_grid(array, how)
     else:
-      span = known = _fixed(array)
+      span = known = shared.fixed(array)
       if span is None:
         stats = module.get_variable('quant_stats', quant_stat_name)
         span = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(*span, array.ndim, known is not None)
+      scale, zero_point = self.range_grid(
+        span, array.ndim, known is not None, False
+      )
       zero, lowest = 0.0 if zero_point is None else zero_point, -128
     steps = jnp.clip(jnp.round(array / scale) + zero, lowest, 127)
     return jnp.where(on > 0, (steps - zero) * scale, array)
 
 
-class _Lower(_Shared, odml.OdmlConversionProvider):
+class _Lower(shared.Shared, odml.OdmlConversionProvider):
   """Marks tensors with the scales that the simulation rounds by."""
 
   ramp = gates.LoweredRamp
+
+  def apart(self, array: Array) -> Array:
+    """Returns what the converter leaves as it is; see `widths`."""
+    # Two marks behind each other would be one to it.
+    return jax.lax.floor(array)
+
+  # It knows no CONCATENATION of 16 bits.
+  joint = apart
 
   def know(self, variables: PyTree) -> None:
     """Names the values of what is traced."""
@@ -253,6 +188,7 @@ class _Lower(_Shared, odml.OdmlConversionProvider):
     self._ops[name] = functools.partial(self._ops[name], constants=constants)
 
   def _fake_quant(self, array, how, quant_stat_name=None):
+    span, wide = None, how.qtype == jnp.int16
     with jax.ensure_compile_time_eval():
       path = flax_util.get_current_module_path()
       if quant_stat_name is None:
@@ -263,7 +199,8 @@ class _Lower(_Shared, odml.OdmlConversionProvider):
         scale = self.weight_grid(jnp.reshape(kernel, array.shape), how)
         zero_point = None
       else:
-        span = known = _fixed(array)
+        known = shared.fixed(array)
+        span = shared.noted_span(array) or known
         if span is None:
           stats = functools.reduce(
             lambda x, key: x[key], path, self._quant_stats
@@ -271,42 +208,49 @@ class _Lower(_Shared, odml.OdmlConversionProvider):
           stats = stats[quant_stat_name]
           span = jnp.float32(stats['min']), jnp.float32(stats['max'])
         scale, zero_point = self.range_grid(
-          *span, array.ndim, known is not None
+          span, array.ndim, known is not None, wide
         )
       attributes = self._get_attributes(
         scale=scale,
         zp=zero_point,
-        dtype=how.qtype,
+        dtype=jnp.int8,  # the one that Qwix knows
         is_weight=quant_stat_name is None,
       )
+      attributes['dtype'] = 'i16' if wide else 'i8'
 
     @functools.partial(jax.lax.composite, name='quant.fake_quant')
     def mark(x, **_):
-      zero = None if zero_point is None else zero_point.astype(jnp.int8)
-      return qarray.dequantize(
-        qarray.quantize_with_scale_zero_point(x, how.qtype, scale, zero)
-      )
+      zero = 0.0 if zero_point is None else zero_point
+      limits = jnp.iinfo(how.qtype)
+      steps = jnp.round(x / scale) + zero
+      return (jnp.clip(steps, limits.min, limits.max) - zero) * scale
 
     out = mark(array, **attributes)
     aux_data.set(
       out,
-      operators.GRID,
-      operators.Grid(scale, lambda x: mark(x, **attributes)),
+      notes.GRID,
+      notes.Grid(scale, lambda x: mark(x, **attributes), span=span, wide=wide),
     )
     return out
 
 
 def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
   """Returns Qwix's rules; the first whose path fits holds."""
-  return [
-    qwix.QuantizationRule(module_path=rules.stays_float),
-    qwix.QuantizationRule(
-      module_path='.*',
+
+  def rule(path: str, activations: Any) -> qwix.QuantizationRule:
+    return qwix.QuantizationRule(
+      module_path=path,
       weight_qtype=jnp.int8,
       weight_calibration_method='absmax',
-      act_qtype=jnp.int8,
+      act_qtype=activations,
       act_static_scale=True,
-    ),
+    )
+
+  return [
+    qwix.QuantizationRule(module_path=rules.stays_float),
+    rule('normalize', jnp.int8),  # it reads pixels of 8 bits
+    *([rule(rules.wide_layers, jnp.int16)] if rules.wide_layers else []),
+    rule('.*', jnp.int8),
   ]
 
 

@@ -20,11 +20,14 @@ class Rules:
   Attributes:
     float_layers: regular expression of whole module paths, such as 'head/.*',
       that stay float32. '' is none.
+    wide_layers: likewise, whose operators read and write 16 bits: activations
+      around 0, weights int8 still. A layer of both stays float32.
     weights: one scale a 'channel' of the output, or one a 'tensor'.
     power_of_two: every scale is a power of two and every zero point 0.
   """
 
   float_layers: str = ''
+  wide_layers: str = ''
   weights: str = 'channel'
   power_of_two: bool = False
 
@@ -33,13 +36,19 @@ class Rules:
       raise ValueError(
         f'quantization.weights={self.weights!r} is not one of {WEIGHTS}'
       )
-    try:
-      re.compile(self.float_layers)
-    except re.error as e:
+    for name in ('float_layers', 'wide_layers'):
+      value = getattr(self, name)
+      try:
+        re.compile(value)
+      except re.error as e:
+        raise ValueError(
+          f'quantization.{name}={value!r} is no regular expression: {e}'
+        ) from None
+    if self.wide_layers and self.power_of_two:
       raise ValueError(
-        f'quantization.float_layers={self.float_layers!r} is no regular '
-        f'expression: {e}'
-      ) from None
+        f'quantization.wide_layers={self.wide_layers!r}: power_of_two is for '
+        'networks of 8 bits alone'
+      )
 
   @property
   def stays_float(self) -> str:
@@ -57,6 +66,7 @@ def from_config(config: 'ConfigDict') -> Rules:
   """
   return Rules(
     float_layers=config.float_layers,
+    wide_layers=config.wide_layers,
     weights=config.weights,
     power_of_two=config.power_of_two,
   )

@@ -79,15 +79,15 @@ def build(encoder=None, head=None):
   return network, folding.fold(network, weights.draw(network, size)), size
 
 
-def quantize(network, variables, images):
-  return nets.calibrated(network, RULES, variables, images, MEAN, STD)
+def quantize(network, variables, images, rules=RULES):
+  return nets.calibrated(network, rules, variables, images, MEAN, STD)
 
 
 def simulate(network, variables, request, images):
   net, variables, pixels = lowering.network(
     network, variables, request, MEAN, STD
   )
-  net = providers.simulate(net, RULES, pixels)
+  net = providers.simulate(net, request.rules, pixels)
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)
     return np.asarray(run(variables, np.stack(images).astype(np.float32)))
@@ -110,7 +110,7 @@ def invoke(content, images):
     run.set_tensor(into['index'], image[None])
     run.invoke()
     x = run.get_tensor(out['index'])[0].astype(np.float32)
-    found.append((x - zero_point) * np.float32(scale))
+    found.append((x - zero_point) * np.float32(scale or 1.0))
   return found, scale
 
 
@@ -158,6 +158,52 @@ def test_head(head):
   assert set(operators) <= OPERATORS
   assert result['max_steps'] <= 2
   assert result['within_one'] >= 0.998
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('name', 'wide'),
+  [
+    ('unet', 'head.*'),
+    ('st_aspp', 'head.*'),
+    ('mobilenet_v2_tiny', r'encoder/block_[23]/.*'),
+    ('resnet_tiny', '.*'),
+    ('xception_tiny', '.*'),
+  ],
+)
+def test_layers_of_16_bits(name, wide):
+  kind = 'encoder' if name in ENCODERS else 'head'
+  network, variables, size = build(**{kind: name})
+  rules = rules_lib.Rules(wide_layers=wide)
+  images = calibration.synthetic(6, size, 3)
+  request = request_lib.make(
+    *(('int8_litert',), size, CLASSES),
+    input_type='int8',
+    output_type='float32',
+    rules=rules,
+  )
+  variables = quantize(network, variables, images[:4], rules)
+  content = lowering.convert(network, variables, rules, request, MEAN, STD)
+  found, _ = invoke(content, images[4:])
+  simulated = simulate(network, variables, request, images[4:])
+  graph = graph_lib.read(content)
+  step = graph_lib.output_scale(graph)
+  result = parity.steps(list(simulated), found, step)
+  print(name, wide, result, graph_lib.operator_dtypes(graph))
+  assert result['max_steps'] <= 2
+  assert result['within_one'] >= 0.998
+  assert graph_lib.operator_dtypes(graph)['CONV_2D']['int16'] >= 4
+
+
+@pytest.mark.full
+def test_gates_have_no_16_bits():
+  network, variables, size = build(encoder='mobilenet_v3_tiny')
+  rules = rules_lib.Rules(wide_layers='encoder.*')
+  images = calibration.synthetic(2, size, 3)
+  with pytest.raises(
+    ValueError, match='hard_swish in encoder/stem/norm has no form with 16-bit'
+  ):
+    quantize(network, variables, images, rules)
 
 
 @pytest.mark.full

@@ -226,6 +226,95 @@ def test_a_layer_in_float():
   )
 
 
+WIDE = {
+  # Whose the logits are, the first layer, and both concatenations; parts of the
+  # second alone; neither end; everything.
+  'head.*': 2,
+  'head/.*': 1,
+  'encoder/(down|block)/.*': 0,
+  '.*': 2,
+}
+
+
+@pytest.mark.parametrize('wide', WIDE)
+def test_layers_of_16_bits(wide):
+  rules = rules_lib.Rules(wide_layers=wide)
+  data = _file(rules, output_type='float32')
+  graph = graph_lib.read(data)
+  found, _ = _invoke(data, _int8)
+  simulated = _simulated(rules, _request(rules, output_type='float32'))
+  result = parity.steps(list(simulated), found, graph_lib.output_scale(graph))
+  assert result['same'] == 1.0  # bit by bit
+  assert np.stack(found).std() > 0.5
+  maps = lambda op: [
+    graph.tensors[i].dtype
+    for i in (*op.inputs, *op.outputs)
+    if not graph.is_constant(i)
+  ]
+  joined = [maps(op) for op in graph.operators if op.name == 'CONCATENATION']
+  assert sum(set(x) == {'int16'} for x in joined) == WIDE[wide]
+  biases = {'int8': 'int32', 'int16': 'int64'}
+  convs = [op for op in graph.operators if 'CONV_2D' in op.name]
+  for op in convs:
+    read, written = maps(op)
+    assert written == read
+    assert graph.tensors[op.inputs[2]].dtype == biases[read]
+  assert len({maps(op)[0] for op in convs}) == 2  # pixels have 8 bits
+  assert {
+    op.name for op in graph.operators if {'int8', 'int16'} <= set(maps(op))
+  } == {'QUANTIZE'}
+  assert 'FLOOR' not in graph_lib.operators(graph)
+  floats = [op.name for op in graph.operators if 'float32' in maps(op)]
+  assert floats == ['DEQUANTIZE']
+
+
+def test_16_bits_are_nearer_to_float():
+  small = _small()
+  images = np.stack(small.images).astype(np.float32)
+  normal = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
+  variables = {k: small.variables[k] for k in ('params', 'batch_stats')}
+  expected = small.model.apply(variables, normal.astype(np.float32)).logits
+  errors = []
+  for wide in ('', 'head.*', '.*'):
+    rules = rules_lib.Rules(wide_layers=wide)
+    request = _request(rules, output_type='float32')
+    errors.append(np.abs(_simulated(rules, request) - expected).mean())
+  # What is left is the weights', which have 8 bits.
+  assert errors[1] < 0.9 * errors[0]
+  assert errors[2] < 0.6 * errors[0]
+
+
+def test_class_ids_of_16_bits():
+  rules = rules_lib.Rules(wide_layers='head.*')
+  expected, _ = _invoke(_file(rules, output_type='float32'), _int8)
+  data = _file(rules, output='argmax', output_type='int32')
+  found, _ = _invoke(data, _int8)
+  np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
+
+
+def test_logits_of_16_bits_in_8():
+  with pytest.raises(ValueError, match=r"wide_layers='head\.\*' makes logits"):
+    _file(rules_lib.Rules(wide_layers='head.*'))
+
+
+def test_training_through_16_bits():
+  rules = rules_lib.Rules(wide_layers='head.*')
+  small = _small()
+  variables = _quantized(rules)
+  net = providers.simulate(small.model, rules)
+  x = (np.stack(small.images[:2]) - np.float32(nets.MEAN)) / nets.STD
+
+  def loss(params, x):
+    logits = net.apply({**variables, 'params': params}, x).logits
+    return jax.numpy.square(logits).mean()
+
+  gradient = jax.jit(jax.grad(loss))
+  found = gradient(variables['params'], x.astype(np.float32))
+  found = jax.tree.leaves(found)
+  assert all(np.isfinite(g).all() for g in found)
+  assert np.mean([np.any(g != 0) for g in found]) > 0.9
+
+
 def test_normalised_by_the_caller():
   rules = RULES['default']
   request = {'normalization': 'caller', 'input_type': 'float32'}

@@ -141,6 +141,10 @@ def test_ids_have_one_type_in_all_formats():
       'formats=c has neither layers in float',
     ),
     (
+      {'rules': rules.Rules(wide_layers='head.*')},
+      'formats=int8 has neither layers in float or 16 bits',
+    ),
+    (
       {'rules': rules.Rules(float_layers='head/.*')},
       'formats=int8 has neither layers in float',
     ),

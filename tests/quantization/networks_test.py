@@ -32,6 +32,11 @@ def test_a_float_run_is_none():
     ({'quantization.weights': 'tensor'}, 'training keeps one scale a channel'),
     ({'quantization.weights': 'row'}, "weights='row' is not one of"),
     ({'quantization.float_layers': '('}, 'is no regular expression'),
+    ({'quantization.wide_layers': '('}, r"wide_layers='\(' is no regular"),
+    (
+      {'quantization.wide_layers': 'head', 'quantization.power_of_two': True},
+      'power_of_two is for networks of 8 bits',
+    ),
     (
       {'quantization.range_decay': 1.0},
       r'range_decay=1.0 must lie in \[0, 1\)',

@@ -1,0 +1,175 @@
+"""What the providers of `providers` have in common: who computes what.
+
+Qwix's own operators and bookkeeping are private to it: its version is pinned.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import qwix
+from qwix._src import aux_data
+from qwix._src import interception
+from qwix._src.core import qarray
+from qwix._src.providers import odml_ops
+from qwix._src.utils import flax_util
+
+from deeplab.models import attention
+from deeplab.models import layers
+from deeplab.models import pooling
+from deeplab.models import resizing
+from deeplab.quantization import gates
+from deeplab.quantization import grids
+from deeplab.quantization import moves
+from deeplab.quantization import notes
+from deeplab.quantization import operators
+from deeplab.quantization import rules as rules_lib
+
+Array = jax.Array
+
+
+def extremes(array: Array) -> dict[str, Array]:
+  """Returns the extremes, 0 among them."""
+  return {
+    'min': jnp.minimum(jnp.min(array), 0.0).astype(jnp.float32),
+    'max': jnp.maximum(jnp.max(array), 0.0).astype(jnp.float32),
+  }
+
+
+def _name(function: Any) -> str:
+  """Returns where Qwix finds a function of ours."""
+  return f'{function.__module__}.{function.__qualname__}'
+
+
+class Shared:
+  """Which operator of ours computes which of JAX's; mixed into Qwix's."""
+
+  conv: Callable[..., Any] = operators.Conv
+  ufunc: Callable[..., Any] = operators.Ufunc
+  hard_swish = gates.HardSwish
+  ramp = gates.Ramp
+
+  def setup(self, rules: rules_lib.Rules) -> None:
+    """Registers the operators; `rules` says how weights are scaled."""
+    self._power_of_two = rules.power_of_two
+    self._ops.update(  # type: ignore[attr-defined]
+      {
+        'jax.lax.conv_general_dilated': functools.partial(
+          self.conv,
+          disable_per_channel_weights=rules.weights == 'tensor',
+          check_activation=True,
+          change=self.change,
+        ),
+        'flax.linen.BatchNorm.__call__': functools.partial(
+          operators.BatchNorm, change=self.change
+        ),
+        'jax.custom_jvp.__call__': operators.Relu,
+        'jax.numpy.ufunc.__call__': functools.partial(
+          self.ufunc, change=self.change
+        ),
+        'jax.numpy.concatenate': functools.partial(
+          moves.Concatenate, change=self.change, joint=self.joint
+        ),
+        'jax.numpy.pad': moves.Pad,
+        'jax.numpy.split': moves.Split,
+        _name(layers.shared_relu): operators.SameGrid,
+        'jax.nn.hard_swish': functools.partial(
+          self.hard_swish, change=self.change
+        ),
+        'jax.nn.sigmoid': functools.partial(gates.Sigmoid, change=self.change),
+        'jax.nn.hard_sigmoid': functools.partial(self.ramp, change=self.change),
+        _name(attention.ramp): functools.partial(self.ramp, change=self.change),
+        'flax.linen.max_pool': operators.SameGrid,
+        _name(resizing.resize): operators.SameGrid,
+        _name(pooling.bins): operators.SameGrid,
+        _name(pooling.windows): operators.SameGrid,
+      }
+    )
+
+  def get_interceptors(self):
+    """Returns Qwix's, with `moves.Bind` among them."""
+    _, numerical = super().get_interceptors()  # type: ignore[misc]
+    structural = interception.Interceptor(
+      mapping={interception.PRIMITIVE_BIND_KEY: moves.Bind()},
+      id=hash((id(self), 0)),
+    )
+    return [lambda: structural, numerical]
+
+  def apart(self, array: Array) -> Array:
+    """Returns an array of the same values that is another one to Qwix."""
+    return jnp.array(array, copy=True)
+
+  def joint(self, array: Array) -> Array:
+    """Returns a part of what is joined in 16 bits, on its grid."""
+    return array
+
+  def change(
+    self, array: Array, rule: qwix.QuantizationRule, name: str = ''
+  ) -> Array:
+    """Returns an array on a grid, in the type of another rule.
+
+    Args:
+      array: as it was rounded; others are returned as they are.
+      rule: of Qwix, 8 or 16 bits.
+      name: of the range; '' is that which the array has.
+    """
+    grid = aux_data.get(array, notes.GRID, None)
+    if grid is None:
+      return array
+    key = odml_ops.AuxDataKey
+    known = None if name else aux_data.get(array, notes.CHANGED, None)
+    if known is not None:
+      return known
+    out = self.apart(array)
+    total = notes.sum_of(array)
+    if total is not None:
+      notes.note(out, total.value, total.unit)
+    if not name:
+      aux_data.set(out, notes.SPAN, grid.span)
+    how = qarray.HowToQuantize(
+      qtype=rule.act_qtype, calibration_method='minmax'
+    )
+    out = self._fake_quant(out, how, name or 'changed')  # type: ignore[attr-defined]
+    aux_data.set(out, key.IS_ACTIVATION, True)
+    aux_data.set(out, key.FQ_RULE, rule)
+    aux_data.set(out, key.FQ_ARRAY, 'self')
+    if not name:
+      aux_data.set(array, notes.CHANGED, out)
+    return out
+
+  def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
+    """Returns the scales of a kernel; zero points are 0."""
+    absmax = qarray.calibrate(array, how)['absmax']
+    return grids.weight_scale(absmax, self._power_of_two)
+
+  def range_grid(
+    self, span: tuple[Array, Array], rank: int, known: bool, wide: bool
+  ):
+    """Returns (scale, zero point) of an activation of some rank.
+
+    A range that is `known` beforehand keeps its own zero: pixels have scale 1.
+    """
+    low, high = (jnp.reshape(x, (1,) * rank) for x in span)
+    power_of_two = self._power_of_two and not known
+    return grids.activation_grid(low, high, power_of_two, wide)
+
+
+def noted_span(array: Array) -> tuple[Array, Array] | None:
+  """Returns the range of what changes its type alone."""
+  span: tuple[Array, Array] | None = aux_data.get(array, notes.SPAN, None)
+  return span
+
+
+def fixed(array: Array) -> tuple[Array, Array] | None:
+  """Returns the range that is known of an array, such as a soft-max's."""
+  known = aux_data.get(array, odml_ops.AuxDataKey.FIXED_RANGE, None)
+  return known and (jnp.float32(known[0]), jnp.float32(known[1]))
+
+
+def observed(name: str, value: dict[str, Array]) -> None:
+  """Records what a call saw, if anybody wants to know."""
+  module = flax_util.get_current_module()
+  if module.is_mutable_collection('observed'):
+    module.put_variable('observed', name, value)
