@@ -6,6 +6,7 @@ import difflib
 import glob
 import logging as py_logging
 import os
+import re
 import sys
 from typing import Any
 
@@ -75,6 +76,13 @@ def parse_flags(argv: list[str]) -> list[str]:
       raise SystemExit(
         f'Error: there is no flag --{error.flagname}; the flags of this '
         f'command are {_own_flags(argv[0])} (--help says more)'
+      ) from None
+    group = re.match(r'flag --(\S+)=(.*): Failed to parse .* as a Conf', text)
+    if group:
+      name, value = group.groups()
+      raise SystemExit(
+        f'Error: --{name}={value}: {name} is a group of fields; name one of '
+        f'them, --{name}.name={value} for instance'
       ) from None
     if 'parsing config file' not in text:
       raise SystemExit(f'Error: {text} (--help says more)') from None

@@ -218,11 +218,14 @@ def run(
     A sentence for each image that could not be read.
 
   Raises:
-    ValueError: there is nothing to segment, or opacity is not in 0..1.
+    ValueError: there is nothing to segment, the output is no folder, or opacity
+      is not in 0..1.
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
   output = pathlib.Path(output)
+  if output.exists() and not output.is_dir():
+    raise ValueError(f'--output={output} is a file: name a folder')
   names = find_images(pathlib.Path(images), output)
   every = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
@@ -291,7 +294,8 @@ def _run(values: flags.FlagValues) -> None:
   else:
     raise ValueError('--workdir or --tflite is needed; see --help')
   failures = run(segmenter, values.images, values.output, values.opacity)
-  print(f'Results are in {values.output}')
+  if os.path.isdir(values.output):
+    print(f'Results are in {values.output}')
   if failures:
     raise ValueError('; '.join(failures))
 

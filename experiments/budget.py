@@ -193,7 +193,7 @@ def markdown(found: Found) -> str:
   """Returns a table of choices and costs."""
   header = (
     *('alpha', 'input', 'head', 'output stride', 'MACs (M)', 'RAM KiB'),
-    *('flash KiB', 'cycles (M), estimate', 'ms, estimate', 'fits'),
+    *('flash KiB', 'cycles (M), at least', 'ms, at least', 'fits'),
   )
   rows = [
     (

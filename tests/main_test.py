@@ -83,6 +83,15 @@ def test_a_wrong_flag_is_one_sentence(flag, sentence):
       'too, --config=configs/PAGE.py',
     ),
     (
+      (
+        '--config=configs/shapes_mnv2.py',
+        '--config.model.encoder=mobilenet_v2',
+      ),
+      'Error: --config.model.encoder=mobilenet_v2: config.model.encoder is a '
+      'group of fields; name one of them, '
+      '--config.model.encoder.name=mobilenet_v2 for instance',
+    ),
+    (
       ('--config=configs/shapes_mnv2.py', '--config.eval_every=10'),
       "Error: a --config flag is wrong: there is no field 'eval_every'; "
       'configs/common.py lists them all',

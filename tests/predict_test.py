@@ -80,6 +80,14 @@ def test_names_that_differ_by_their_ending_stay_apart(tmp_path, segmenter):
   assert sorted(names.values()) == ['a_bmp', 'a_png', 'b']
 
 
+def test_results_go_into_a_folder(tmp_path, segmenter):
+  Image.fromarray(blocks((64, 64))).save(tmp_path / 'good.png')
+  (tmp_path / 'file').write_text('mine')
+  with pytest.raises(ValueError, match=r'--output=.*file is a file: name a fo'):
+    predict.run(segmenter, tmp_path / 'good.png', tmp_path / 'file', 0.5)
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
 def test_a_broken_image_is_named_and_the_rest_is_done(tmp_path, segmenter):
   images, output = tmp_path / 'images', tmp_path / 'out'
   images.mkdir()

@@ -31,8 +31,8 @@ class Grid:
 
   Attributes:
     scale: of the shape that broadcasts.
-    round: the function (values) onto the grid, halves away from the zero of the
-      integers; or of (values, integers), what they are already.
+    round: the function (values, integers) onto the grid; the integers are what
+      the values are there, None where nothing is computed.
     zero: zero point; None where nothing is computed.
     span: the range (low, high); None of weights.
     wide: it has 16 bits.

@@ -325,14 +325,24 @@ class SameGrid(odml_ops.QuantizedOp):
     out = self._call_original_op(x, *args, **kwargs)
     grid = aux_data.get(x, notes.GRID, None)
     if grid is not None:
-      steps = None
-      if resizes and grid.zero is not None:
-        whole = (
-          jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
-          + grid.zero
-        )
-        steps = fixed_point.resize(whole, *args, **kwargs)
-      out = grid.round(out) if steps is None else grid.round(out, steps)
+      out = grid.round(out, self._whole(x, grid, *args, **kwargs))
       aux_data.set(out, notes.GRID, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)
+
+  def _whole(
+    self, x: Array, grid: notes.Grid, *args: Any, **kwargs: Any
+  ) -> Array | None:
+    """Returns the result's integers; None where nothing is computed.
+
+    A mean of float32 values is a half or none by their last bits.
+    """
+    if grid.zero is None:
+      return None
+    whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
+    whole = jax.lax.stop_gradient(whole)
+    if self._op_name == 'resize':
+      return fixed_point.resize(whole + grid.zero, *args, **kwargs)
+    steps = self._call_original_op(whole, *args, **kwargs) + grid.zero
+    # A half is one in spite of float32's error in the division.
+    return fixed_point.half_away(steps + 2e-5 * jnp.sign(steps))

@@ -115,11 +115,7 @@ class _Simulate(shared.Shared, odml.OdmlQatProvider):
       whole = jnp.clip(steps.astype(scale.dtype) + zero, first, last)
       return notes.passed((whole - zero) * scale, inside)
 
-    def around(x: Array, steps: Array | None = None) -> Array:
-      if steps is None:
-        steps = fixed_point.wide(x) / fixed_point.wide(scale) + zero
-        # A half is one in spite of float32's error.
-        steps = fixed_point.half_away(steps + 1e-4 * jnp.sign(steps))
+    def around(x: Array, steps: Array) -> Array:
       return fit(x, steps - zero)
 
     total, kernel = notes.sum_of(array), notes.kernel_of(array)
@@ -229,7 +225,9 @@ class _Lower(shared.Shared, odml.OdmlConversionProvider):
     aux_data.set(
       out,
       notes.GRID,
-      notes.Grid(scale, lambda x: mark(x, **attributes), span=span, wide=wide),
+      notes.Grid(
+        scale, lambda x, _: mark(x, **attributes), span=span, wide=wide
+      ),
     )
     return out
 

@@ -1,8 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deeplab.models import layers
+from deeplab.models import pooling
 from deeplab.quantization import rules
 from tests.quantization import nets
 
@@ -39,3 +42,37 @@ def test_cpu_kernels_compute_the_same():
     gradient,
     gradient_too,
   )
+
+
+class Mean(nn.Module):
+  """A convolution to values from 0 to 6, and the mean over the map."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = layers.Conv(x.shape[-1], groups=x.shape[-1], name='conv')(x)
+    return pooling.bins(x, 1, False)
+
+
+@pytest.mark.parametrize('x64', [False, True])
+def test_means_that_are_a_half(x64):
+  """They go away from the zero of the integers, as in AVERAGE_POOL_2D."""
+  whole = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 500))
+  # The last pixel makes the mean a half, where it can.
+  last = whole[0, -1, -1] + 128 - whole.sum((0, 1, 2)) % 256
+  whole[0, -1, -1] = np.where((last >= 0) & (last < 256), last, 0)
+  mean = whole.mean((0, 1, 2))
+  assert np.sum(mean % 1 == 0.5) > 100
+  net = providers.simulate(Mean(), RULES, (0.0, 255.0))
+  x = jnp.asarray(whole, jnp.float32)
+  variables = net.init(jax.random.key(0), x)
+  span = {'min': jnp.float32(0), 'max': jnp.float32(6)}
+  stats = jax.tree.map(
+    lambda _: span, variables['quant_stats'], is_leaf=lambda x: 'min' in x
+  )
+  params = {'conv': {'kernel': jnp.full((1, 1, 1, 500), 6 / 255)}}
+  with jax.enable_x64(x64):
+    found = jax.jit(net.apply)({'params': params, 'quant_stats': stats}, x)
+  raw = mean - 128
+  expected = np.sign(raw) * np.floor(np.abs(raw) + 0.5) + 128
+  steps = np.rint(np.ravel(found) * 255 / 6)
+  np.testing.assert_array_equal(steps, expected)

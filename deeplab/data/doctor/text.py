@@ -70,7 +70,7 @@ def summary(result: diagnosis.Diagnosis) -> str:
     pairs = words.count(len(split.scans), 'pair')
     lines.append(
       f'{name}: {pairs}, {size_range(split.sizes)}; ignored '
-      f'{share(split.ignored)} of the pixels'
+      f'{share(split.ignored) if split.ignored else "none"} of the pixels'
     )
   rows = [('class', *result.splits, 'weight'), *balance(result)]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -220,7 +220,7 @@ def test_no_example_at_all(config):
   assert not result.healthy
   assert result.crop is None
   assert text.summary(result).splitlines()[0] == (
-    'train: 0 pairs, no size; ignored - of the pixels'
+    'train: 0 pairs, no size; ignored none of the pixels'
   )
 
 
