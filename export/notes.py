@@ -28,7 +28,16 @@ def _ranges(
   if bases & {'int8', 'int16x8'}:
     ranges = f'{ranges}; the other' if by_us else 'Integer'
     ranges += f' ranges are {theirs}'
-  return f'{ranges}; weights are quantised per {request.rules.weights}{how}.'
+  rules = request.rules
+  how += ''.join(
+    f'; layers {layers!r} {what}'
+    for layers, what in (
+      (rules.wide_layers, 'have activations of 16 bits'),
+      (rules.float_layers, 'stay in float32'),
+    )
+    if layers
+  )
+  return f'{ranges}; weights are quantised per {rules.weights}{how}.'
 
 
 def general(

@@ -91,9 +91,8 @@ def exported(source, tmp_path_factory):
       lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
     )
     patch.setattr(proof, 'ACCELERATORS', ('ethos-u85-256',))
-    report = build.run(
-      source, request('float32', 'int8'), folder, 12, True, 9, prove=True
-    )
+    asked = request('float32', 'int8', 'onnx')
+    report = build.run(source, asked, folder, 12, True, 9, prove=True)
   return folder, report
 
 
@@ -107,6 +106,10 @@ def test_what_is_written(exported):
     'int8.tflite',
     'labels.txt',
     'memory_int8.png',
+    'onnx_float32.json',
+    'onnx_float32.onnx',
+    'onnx_int8.json',
+    'onnx_int8.onnx',
     'overlays.png',
     'report.html',
     'report.json',
@@ -154,7 +157,8 @@ def test_the_file_holds_rounded_kernels(source, exported):
 def test_report_of_the_formats(exported):
   folder, report = exported
   formats = report['formats']
-  for kind, entry in formats.items():
+  for kind in ('float32', 'int8'):
+    entry = formats[kind]
     path = os.path.join(folder, entry['file'])
     assert entry['file_bytes'] == os.path.getsize(path)
     assert entry['macs'] == report['model']['macs']
@@ -180,6 +184,9 @@ def test_quality_is_scored_by_one_protocol(exported):
   assert int8['miou_difference_points'] == pytest.approx(
     100 * (int8['miou'] - report['jax']['miou'])
   )
+  onnx = [report['formats'][f'onnx_{k}']['miou'] for k in ('float32', 'int8')]
+  assert onnx[0] > 0.99
+  assert onnx[1] == pytest.approx(int8['miou'], abs=0.03)
   assert 'the first 9' in ' '.join(report['notes'])
 
 
@@ -197,8 +204,8 @@ def test_classes(exported):
 def test_proof(exported):
   folder, report = exported
   found = report['proof']['int8']
-  formats = report['formats'].values()
-  assert all(f['latency_ms'] > 0 for f in formats)
+  formats = report['formats']
+  assert all(formats[k]['latency_ms'] > 0 for k in ('float32', 'int8'))
   # Our plan against TFLite Micro's own, where there is one.
   int8 = report['formats']['int8']
   assert max(found['memory']['bytes']) == int8['activation_lower_bound_bytes']
