@@ -200,8 +200,11 @@ def test_class_ids(dtype):
     assert agreement > 0.99
 
 
-def test_class_ids_of_a_layer_in_float():
-  rules = rules_lib.Rules(float_layers='head/classifier')
+@pytest.mark.parametrize(
+  'fields', [{'float_layers': 'head/classifier'}, {'wide_layers': 'head.*'}]
+)
+def test_class_ids_of_other_logits(fields):
+  rules = rules_lib.Rules(**fields)
   expected, _ = _invoke(_file(rules, output_type='float32'), _int8)
   data = _file(rules, output='argmax', output_type='int32')
   found, _ = _invoke(data, _int8)
@@ -279,14 +282,6 @@ def test_16_bits_are_nearer_to_float():
   # What is left is the weights', which have 8 bits.
   assert errors[1] < 0.9 * errors[0]
   assert errors[2] < 0.6 * errors[0]
-
-
-def test_class_ids_of_16_bits():
-  rules = rules_lib.Rules(wide_layers='head.*')
-  expected, _ = _invoke(_file(rules, output_type='float32'), _int8)
-  data = _file(rules, output='argmax', output_type='int32')
-  found, _ = _invoke(data, _int8)
-  np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
 
 
 def test_logits_of_16_bits_in_8():
