@@ -38,7 +38,11 @@ _FREE = (
 )
 
 # (section, field) that runs of older versions lack.
-_NEWEST = (('model', 'resize_ratio'), ('quantization.calibration', 'equalize'))
+_NEWEST = (
+  ('model', 'resize_ratio'),
+  ('quantization', 'wide_layers'),
+  ('quantization.calibration', 'equalize'),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ from deeplab import workdir as workdir_lib
 @pytest.mark.parametrize(
   ('lost', 'named'),
   [
-    ('quantization', 'quantization.calibration.equalize'),
+    ('quantization', 'quantization.wide_layers'),
+    ('quantization.wide_layers', 'quantization.wide_layers'),
     ('quantization.calibration.equalize', 'quantization.calibration.equalize'),
     ('model.resize_ratio', 'model.resize_ratio'),
   ],
