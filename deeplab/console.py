@@ -81,8 +81,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     if group:
       name, value = group.groups()
       raise SystemExit(
-        f'Error: --{name}={value}: {name} is a group of fields; name one of '
-        f'them, --{name}.name={value} for instance'
+        f'Error: --{name}={value}: {name} is a group of fields; say '
+        f'--{name}.FIELD=..., configs/common.py lists them'
       ) from None
     if 'parsing config file' not in text:
       raise SystemExit(f'Error: {text} (--help says more)') from None

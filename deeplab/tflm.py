@@ -99,7 +99,13 @@ class TFLMPredictor(litert.TFLitePredictor):
 
   def _run(self, values: np.ndarray) -> np.ndarray:
     self._interpreter.set_input(values, 0)
-    self._interpreter.invoke()
+    try:
+      self._interpreter.invoke()
+    except RuntimeError as error:
+      raise ValueError(
+        f'TensorFlow Lite Micro cannot run the file ({error}); what it printed '
+        'names the operator'
+      ) from error
     return self._interpreter.get_output(0)
 
 

@@ -57,8 +57,7 @@ def retype(data: bytes, input_type: str, output_type: str) -> bytes:
 def ids(data: bytes, dtype: str) -> bytes:
   """Puts ARG_MAX behind the logits of a file.
 
-  Logits in int8 lose the DEQUANTIZE behind them: the class is the same. Those
-  in 16 bits keep it, since ARG_MAX has no such kernel.
+  Logits in int8 lose the DEQUANTIZE behind them: the class is the same.
 
   Args:
     data: a file of float32 logits [1, H, W, K].
@@ -70,10 +69,8 @@ def ids(data: bytes, dtype: str) -> bytes:
   last = main.operators[-1]
   source = logits
   if _name(model, last) == 'DEQUANTIZE' and logits in last.outputs:
-    read = int(last.inputs[0])
-    if main.tensors[read].type == schema.TensorType.INT8:
-      source = read
-      del main.operators[-1]
+    source = int(last.inputs[0])
+    del main.operators[-1]
   shape = [int(n) for n in main.tensors[logits].shape[:3]]
   axis = _tensor(model, 'axis', schema.TensorType.INT32, [])
   model.buffers.append(schema.BufferT())

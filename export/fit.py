@@ -133,6 +133,14 @@ def _operators(
   if target.compiler is not None:
     return
   for step, op in enumerate(graph.operators):
+    wide = 'int16' in {
+      graph.tensors[i].dtype for i in (*op.inputs, *op.outputs)
+    }
+    if target.operators is not None and wide and op.name not in target.wide:
+      yield (
+        f'{where(graph, step)} has 16 bits, which it is not known to take '
+        f'({target.sources["operators"]}); leave it out of --wide_layers'
+      )
     if target.operators is not None and op.name not in target.operators:
       remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name, target)
       yield f'{where(graph, step)} is no operator it takes{remedy}'

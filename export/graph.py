@@ -242,13 +242,7 @@ def _at_the_ends(
   if op.name == 'QUANTIZE':
     return input_type == 'float32' and set(op.inputs) <= set(graph.inputs)
   if op.name == 'DEQUANTIZE':
-    readers = [x.name for x in graph.operators if op.outputs[0] in x.inputs]
-    if graph.tensors[op.inputs[0]].dtype == 'int16' and readers:
-      return set(readers) == {'ARG_MAX'}
     return output_type == 'float32' and set(op.outputs) <= set(graph.outputs)
-  if op.name == 'ARG_MAX':  # of 16-bit logits, which it cannot read
-    makers = [x for x in graph.operators if op.inputs[0] in x.outputs]
-    return [x.name for x in makers] == ['DEQUANTIZE']
   return False
 
 

@@ -94,8 +94,7 @@ def convert(
   Raises:
     graph.BadGraph: an operator that must not be in such a file; it and its
       tensor are named.
-    ValueError: the converter failed, and why; or 16-bit logits were asked for
-      in 8 bits.
+    ValueError: the converter failed, and why.
   """
   from deeplab.quantization import providers
 
@@ -103,7 +102,7 @@ def convert(
     model, variables, request, mean, std, highest
   )
   variables = jax.tree.map(np.asarray, variables)
-  net = providers.lower(net, rules, variables, pixels)
+  net = providers.lower(net, rules, variables, pixels, request.narrow_output)
   arrays = {k: v for k, v in variables.items() if k != 'quant_stats'}
 
   def compute(image: jax.Array) -> Any:
@@ -115,8 +114,6 @@ def convert(
   data = _convert(jax.jit(compute).lower(image).as_text())
   if rules.wide_layers:
     data = widths.settle(data)
-    if request.output == 'logits' and request.output_type != 'float32':
-      widths.refuse_wide_output(data, rules.wide_layers, request.output_type)
   if request.output == 'argmax':
     data = ends.retype(data, request.input_type, 'float32')
     data = ends.ids(data, request.output_type)

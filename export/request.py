@@ -72,6 +72,11 @@ class Request:
     """The output as predictors name it, of `predictors.OUTPUTS`."""
     return 'ids' if self.output == 'argmax' else self.output
 
+  @property
+  def narrow_output(self) -> bool:
+    """Whether logits of 16 bits must become 8: devices ask for those."""
+    return self.output == 'argmax' or self.output_type != 'float32'
+
   def types(self, kind: str) -> tuple[str, str]:
     """Returns the (input, output) dtypes of one format's file."""
     if self.base(kind) in INT8:
@@ -155,6 +160,11 @@ def _check_rules(
       raise ValueError(
         f'--formats={kind} has neither layers in float or 16 bits nor scales '
         'that are powers of two: pass --formats=int8_litert for those'
+      )
+    if kind == 'onnx_int8' and rules.wide_layers:
+      raise ValueError(
+        '--formats=onnx_int8: ONNX Runtime takes no bias of 64 bits, as '
+        f'wide_layers={rules.wide_layers!r} has; leave one of them out'
       )
   if 'int16x8' in formats and rules.weights == 'tensor':
     raise ValueError(

@@ -216,16 +216,16 @@ def smallest(study: Any, ranked: Sequence[Row], points: float) -> Row:
 
 def markdown(report: Row) -> str:
   """Returns the table of sensitivity.json for people."""
-  wide = report['keep_wide']
+  kept = report['keep_float']
   layers = (
-    f'{len(wide["modules"])} modules stay in float32 (mIoU '
-    f'{wide["miou"]:.4f}): `--float_layers={regex(wide["modules"])!r}`'
+    f'{len(kept["modules"])} modules stay in float32 (mIoU '
+    f'{kept["miou"]:.4f}): `--float_layers={regex(kept["modules"])!r}`'
   )
-  if wide['loss_points'] > report['loss']:
+  if kept['loss_points'] > report['loss']:
     layers = (
-      'even all in float32 are not enough: equalised channels cost '
-      f'{wide["loss_points"]:.2f}, so calibrate with more images, or export '
-      'with `--nocalibration_equalize`'
+      'even all in float32 are not enough: folding BatchNorms and equalising '
+      f'channels cost {kept["loss_points"]:.2f} (more calibration images, or '
+      '`config.quantization.calibration.equalize=False`, may help)'
     )
   lines = [
     f'# Sensitivity to int8 of {report["source"]["config"]}',
@@ -272,7 +272,7 @@ def run(
     'miou': study.miou,
     'none': study.damage(()),
     'all': study.damage(study.modules),
-    'keep_wide': smallest(study, ranked, points),
+    'keep_float': smallest(study, ranked, points),
     'modules': ranked,
   }
   os.makedirs(output, exist_ok=True)

@@ -53,7 +53,11 @@ def predictor(
   )
   return predictors.FlaxPredictor(
     providers.simulate(
-      net, request.rules, pixels, **networks.forms(source.config)
+      net,
+      request.rules,
+      pixels,
+      **networks.forms(source.config),
+      narrow_output=request.narrow_output,
     ),
     variables,
     data.mean,

@@ -33,6 +33,7 @@ class Target:
     external_ram_bytes: for activations that find no room there.
     flash_bytes: for weights.
     operators: TFLite names that it takes; None: not checked.
+    wide: those of them that are known to take maps of 16 bits.
     half_pixel: whole ratios of a bilinear resize with half-pixel centres; None
       for any.
     align_corners: likewise of size - 1, with aligned corners.
@@ -52,6 +53,7 @@ class Target:
   external_ram_bytes: int | None
   flash_bytes: int | None
   operators: frozenset[str] | None
+  wide: frozenset[str]
   half_pixel: tuple[int, ...] | None
   align_corners: tuple[int, ...] | None
   weights: str
@@ -110,6 +112,7 @@ def _parse(name: str, fields: Mapping[str, Any]) -> Target:
     compiler=fields['compiler'],
     **{key: fields[key]['value'] for key in _NUMBERS},
     operators=None if operators is None else frozenset(operators),
+    wide=frozenset(fields['operators'].get('wide', ())),
     half_pixel=ratios(fields['resize']['half_pixel']),
     align_corners=ratios(fields['resize']['align_corners']),
     weights=weights,

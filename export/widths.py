@@ -55,23 +55,6 @@ def settle(data: bytes) -> bytes:
   return graph_lib.pack(model)
 
 
-def refuse_wide_output(data: bytes, wide_layers: str, output_type: str) -> None:
-  """Refuses logits of 16 bits that were asked for in 8.
-
-  Raises:
-    ValueError: how to have either.
-  """
-  graph = graph_lib.read(data)
-  makers = {i: op for op in graph.operators for i in op.outputs}
-  for index in graph.outputs:
-    if graph.tensors[makers[index].inputs[0]].dtype == 'int16':
-      raise ValueError(
-        f'--output_type={output_type}: wide_layers={wide_layers!r} makes '
-        'logits of 16 bits; pass --output_type=float32, or leave the layer '
-        'that makes them out'
-      )
-
-
 def _drop_unread(main: schema.SubGraphT, name) -> None:
   """Drops a FLOOR, and a DEQUANTIZE before it, whose result nobody reads."""
   for kind in ('FLOOR', 'DEQUANTIZE'):

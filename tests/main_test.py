@@ -88,8 +88,8 @@ def test_a_wrong_flag_is_one_sentence(flag, sentence):
         '--config.model.encoder=mobilenet_v2',
       ),
       'Error: --config.model.encoder=mobilenet_v2: config.model.encoder is a '
-      'group of fields; name one of them, '
-      '--config.model.encoder.name=mobilenet_v2 for instance',
+      'group of fields; say --config.model.encoder.FIELD=..., '
+      'configs/common.py lists them',
     ),
     (
       ('--config=configs/shapes_mnv2.py', '--config.eval_every=10'),

@@ -42,9 +42,9 @@ def windows(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
   Returns:
     [B, (H - h) // rows + 1, (W - w) // columns + 1, C] in x's dtype.
   """
-  sums = nn.pool(
-    x.astype(jnp.float32), 0.0, jax.lax.add, tuple(size), tuple(stride), 'VALID'
-  )
+  # A half has too few digits for a sum.
+  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  sums = nn.pool(y, 0.0, jax.lax.add, tuple(size), tuple(stride), 'VALID')
   return (sums / float(math.prod(size))).astype(x.dtype)
 
 
@@ -69,7 +69,7 @@ def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
   rows, columns = (_window(cell) for cell in cells)
   if not train and rows and columns:
     return windows(x, (rows[0], columns[0]), (rows[1], columns[1]))
-  y = x.astype(jnp.float32)
+  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   if counts == (1, 1):
     return jnp.mean(y, axis=(1, 2), keepdims=True).astype(x.dtype)
   for axis, parts in enumerate(cells, start=1):

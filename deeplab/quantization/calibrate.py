@@ -128,19 +128,18 @@ def calibrate(
     whole = {
       path: ranges.average([x[path] for x in seen], _DECAY) for path in whole
     }
-  result = whole
+  result = dict(whole)
   if method in ranges.FROM_HISTOGRAMS:
     counts: dict[tuple, Any] = dict.fromkeys(whole, 0)
     network = providers.observe(model, rules, histogram=True)
     for found in look(network, {'quant_stats': _tree(whole)}):
       for path, x in found.items():
         counts[path] = counts[path] + x['counts'].astype(np.int64)
-    result = {
-      path: ranges.mse(counts[path], whole[path])
-      if method == 'mse'
-      else ranges.percentile(counts[path], whole[path], percentile)
-      for path in whole
-    }
+    for path, count in counts.items():
+      if method == 'percentile':
+        result[path] = ranges.percentile(count, whole[path], percentile)
+      elif not seen[0][path]['wide']:  # 16 bits have steps enough for all
+        result[path] = ranges.mse(count, whole[path])
   return _tree(result)
 
 

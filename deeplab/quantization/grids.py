@@ -1,4 +1,4 @@
-"""The int8 grids of tensors: scales and zero points, as the files have them."""
+"""The grids of tensors, int8 and int16: scales and zero points of the files."""
 
 import jax
 import jax.numpy as jnp
@@ -45,17 +45,21 @@ def activation_grid(
   return scale, jnp.clip(jnp.round(-128 - low / scale), -128, 127)
 
 
-def weight_scale(absmax: Array, power_of_two: bool) -> Array:
+def weight_scale(
+  absmax: Array, power_of_two: bool, wide: bool = False
+) -> Array:
   """Returns the scales of a kernel; zero points are 0.
 
   Args:
     absmax: largest absolute weight of each channel, or of all.
     power_of_two: see `rules.Rules`.
+    wide: what it reads has 16 bits.
   """
   if power_of_two:
     return _power_of_two(absmax)
   # Qwix divides by 127.5, and its largest weight saturates.
   scale = _divided(absmax, 127)
-  # A dead channel's would be so small that its int32 bias overflows.
+  # A dead channel's would be so small that its int32 bias overflows; sooner,
+  # where the step of what it reads is a 128th or less.
   largest = jnp.maximum(jnp.max(scale), 2.0**-20)
-  return jnp.maximum(scale, largest * 2.0**-14)
+  return jnp.maximum(scale, largest * 2.0 ** (-7 if wide else -14))

@@ -3,7 +3,6 @@
 Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,16 +43,12 @@ class Bind(odml_ops.PrimitiveBindOp):
     if total is None:
       return out
     if primitive.name == 'convert_element_type':
-      return notes.note(out, total.value, total.unit, total.long)
+      return notes.note(out, total.value, total.unit, total.long, total.top)
     whole = jnp.broadcast_to(total.unit, total.value.shape)
     bind = lambda x: jax.tree.leaves(primitive.bind(x, **params))
-    leaves = jax.tree.leaves(out)
-    longs: Any = [total.long] * len(leaves)
-    if not isinstance(total.long, bool):
-      longs = bind(total.long)
-    parts = zip(leaves, bind(total.value), bind(whole), longs, strict=True)
-    for leaf, *noted in parts:
-      notes.note(leaf, *noted)
+    parts = jax.tree.leaves(out), bind(total.value), bind(whole)
+    for leaf, value, unit in zip(*parts, strict=True):
+      notes.note(leaf, value, unit, total.long, total.top)
     return out
 
 
@@ -73,9 +68,8 @@ class Pad(odml_ops.OnlyOutputOp):
       out,
       jnp.pad(total.value, *args, **kwargs),
       jnp.pad(whole, args[0], mode='edge'),
-      total.long
-      if isinstance(total.long, bool)
-      else jnp.pad(total.long, args[0], mode='edge'),
+      total.long,
+      total.top,
     )
 
 
@@ -103,15 +97,18 @@ class Split(odml_ops.OnlyInputOp):
 class Concatenate(odml_ops.Concatenate):
   """What is joined is rounded once, by the operators that made the parts.
 
-  Parts of other bits than the whole are rounded in their own before that.
+  In 16 bits, or of parts that have other bits, it has a range of its own, which
+  the parts are brought to before they are joined.
 
   Attributes:
-    change: as of `OneWidth`.
+    change: as of `operators.OneWidth`.
     joint: the function (array) to what is joined in 16 bits.
+    see: the function (array, name of the range) that notes extremes.
   """
 
   change: Any = None
   joint: Any = None
+  see: Any = None
 
   def __call__(self, arrays, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
@@ -124,18 +121,21 @@ class Concatenate(odml_ops.Concatenate):
     other = [r is not None and notes.is_wide(r) != wide for r in own]
     if rule is None or rule.act_qtype is None or not (wide or any(other)):
       return self._joined(arrays, *args, **kwargs)
-    # A range of its own: parts are brought to it before they are joined.
+    seen = jnp.concatenate(arrays, *args, **kwargs)
     for i, x in enumerate(arrays):
       if other[i] and fresh[i]:
         x = self._maybe_fake_quant(x, own[i], f'{name}_input{i}')
-      if other[i] or (wide and not fresh[i]):
+      if other[i] or not fresh[i]:
         arrays[i] = self.change(x, rule, name)
-      elif wide:
+      else:
         arrays[i] = self._maybe_fake_quant(x, rule, name)
     if wide:
       arrays = [self.joint(x) for x in arrays]
     out = self._joined(arrays, *args, **kwargs)
-    return self._maybe_fake_quant(out, rule, name)
+    out = self._maybe_fake_quant(out, rule, name)
+    aux_data.set(out, key.FQ_ARRAY, 'self')
+    self.see(seen, name)  # not what has been cut to the range
+    return out
 
   def _joined(self, arrays: list[Array], *args: Any, **kwargs: Any) -> Array:
     out: Array = super().__call__(arrays, *args, **kwargs)
@@ -147,14 +147,6 @@ class Concatenate(odml_ops.Concatenate):
     known = [total for total in sums if total is not None]
     if len(known) < len(sums) or out.ndim != 4:
       return out
-
-    def joined(part: Callable[[notes.Sum], Array | bool]) -> Array:
-      parts = [jnp.broadcast_to(part(s), s.value.shape) for s in known]
-      return jnp.concatenate(parts, *args, **kwargs)
-
-    long: Array | bool = False
-    if any(s.long is not False for s in known):
-      long = joined(lambda s: s.long)
-    return notes.note(
-      out, joined(lambda s: s.value), joined(lambda s: s.unit), long
-    )
+    values = jnp.concatenate([s.value for s in known], *args, **kwargs)
+    units = [jnp.broadcast_to(s.unit, s.value.shape) for s in known]
+    return notes.note(out, values, jnp.concatenate(units, *args, **kwargs))

@@ -23,11 +23,13 @@ Array = jax.Array
 # and what it has become in the other number of bits.
 GRID, SUM, KERNEL, NORMALIZED = 'grid', 'sum', 'kernel', 'normalized'
 SPAN, CHANGED = 'span', 'changed'
+# Whether an array is what the network is called with.
+INPUT = 'input'
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """Where an int8 tensor's values lie.
+  """Where the values of an int8 or int16 tensor lie.
 
   Attributes:
     scale: of the shape that broadcasts.
@@ -53,13 +55,15 @@ class Sum:
     value: the same values as the array's, rounded as on the device; float64
       where that is enabled, and without a gradient.
     unit: the step, of a shape that broadcasts.
-    long: whether it has 64 bits, as behind 16-bit activations; of a shape that
-      broadcasts.
+    long: whether it has 64 bits, as behind 16-bit activations.
+    top: where its int8 or int16 ends; None for the end of the grid. Behind 32
+      bits the value itself ends there.
   """
 
   value: Array
   unit: Array
-  long: Array | bool = False
+  long: bool = False
+  top: float | None = None
 
 
 def narrow(x: Array) -> Array:
@@ -106,11 +110,15 @@ def kernel_of(array: Any) -> Callable[[Array], Array] | None:
 
 
 def note(
-  array: Array, value: Array, unit: Array, long: Array | bool = False
+  array: Array,
+  value: Array,
+  unit: Array,
+  long: bool = False,
+  top: float | None = None,
 ) -> Array:
   """Notes what an array is on the device; see `Sum`."""
   stop = jax.lax.stop_gradient
-  aux_data.set(array, SUM, Sum(stop(value), stop(unit), long))
+  aux_data.set(array, SUM, Sum(stop(value), stop(unit), long, top))
   return array
 
 

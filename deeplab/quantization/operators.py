@@ -4,6 +4,7 @@ Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
@@ -34,6 +35,8 @@ _PLAIN = {
 class OneWidth:
   """An operator reads what it writes: 8 bits, or 16; mixed into Qwix's.
 
+  What the network is called with has 8 bits, whoever reads it.
+
   Attributes:
     change: the function (array on a grid, rule) to an array of that rule's
       type; `shared.Shared.change`.
@@ -42,8 +45,11 @@ class OneWidth:
   change: Any = None
 
   def _maybe_fake_quant(self, array, rule, quant_stat_name):
+    first = rule
+    if notes.is_wide(rule) and aux_data.get(array, notes.INPUT, False):
+      first = dataclasses.replace(rule, act_qtype=jnp.int8)
     array = super()._maybe_fake_quant(  # type: ignore[misc]
-      array, rule, quant_stat_name
+      array, first, quant_stat_name
     )
     own = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, None)
     if own is None or rule is None or rule.act_qtype is None:
@@ -282,14 +288,11 @@ class Relu(odml_ops.CustomJvpCall):
     total = notes.sum_of(x)
     if total is None:
       return out
-    if function is jax.nn.relu:
-      return notes.note(
-        out, jnp.maximum(total.value, 0), total.unit, total.long
-      )
-    long = total.long
-    if long is not False:  # 6 itself is rounded beforehand, to all digits
-      long = long & (total.value < 6)
-    return notes.note(out, jnp.clip(total.value, 0, 6), total.unit, long)
+    top = 6.0 if function is jax.nn.relu6 else None
+    if total.long:  # whose product has fewer digits than where it ends
+      value = jnp.maximum(total.value, 0.0)
+      return notes.note(out, value, total.unit, True, top)
+    return notes.note(out, jnp.clip(total.value, 0.0, top), total.unit)
 
 
 class SameGrid(odml_ops.QuantizedOp):
@@ -344,5 +347,6 @@ class SameGrid(odml_ops.QuantizedOp):
     if self._op_name == 'resize':
       return fixed_point.resize(whole + grid.zero, *args, **kwargs)
     steps = self._call_original_op(whole, *args, **kwargs) + grid.zero
-    # A half is one in spite of float32's error in the division.
-    return fixed_point.half_away(steps + 2e-5 * jnp.sign(steps))
+    # A half is one in spite of the division's error.
+    error = 1e-8 if steps.dtype == jnp.float64 else 2e-5
+    return fixed_point.half_away(steps + error * jnp.sign(steps))

@@ -50,7 +50,9 @@ class _Observe(shared.Shared, odml.OdmlQatProvider):
     if quant_stat_name is None or shared.fixed(array) is not None:
       return array
     if not self.histogram:
-      shared.observed(quant_stat_name, shared.extremes(array))
+      wide = jnp.bool_(how.qtype == jnp.int16)
+      seen = {**shared.extremes(array), 'wide': wide}
+      shared.observed(quant_stat_name, seen)
       return jnp.array(array, copy=True)  # Qwix notes it as another one
     stats = flax_util.get_current_module().get_variable(
       'quant_stats', quant_stat_name
@@ -66,19 +68,14 @@ class _Observe(shared.Shared, odml.OdmlQatProvider):
 class _Simulate(shared.Shared, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
 
+  batch_norm = functools.partial(operators.BatchNorm, conv=operators.WholeConv)
   ufunc = operators.WholeUfunc
   hard_swish = gates.WholeHardSwish
   ramp = gates.WholeRamp
 
-  def setup(self, rules: rules_lib.Rules) -> None:
-    super().setup(rules)
-    self._ops.update(
-      {
-        'flax.linen.BatchNorm.__call__': functools.partial(
-          operators.BatchNorm, conv=operators.WholeConv, change=self.change
-        ),
-      }
-    )
+  def see(self, array: Array, name: str) -> None:
+    """Notes the extremes of what is rounded in parts."""
+    shared.observed(name, jax.lax.stop_gradient(shared.extremes(array)))
 
   def _fake_quant(self, array, how, quant_stat_name=None):
     weight = quant_stat_name is None
@@ -89,9 +86,7 @@ class _Simulate(shared.Shared, odml.OdmlQatProvider):
       known = shared.fixed(array)
       span = shared.noted_span(array) or known
       if span is None:
-        shared.observed(
-          quant_stat_name, jax.lax.stop_gradient(shared.extremes(array))
-        )
+        self.see(array, quant_stat_name)
         # Parts of what is joined have one range, which is there already.
         module = flax_util.get_current_module()
         if not module.has_variable('quant_stats', quant_stat_name):
@@ -131,11 +126,13 @@ class _Simulate(shared.Shared, odml.OdmlQatProvider):
       whole = jnp.round(
         total.value / jnp.where(total.unit > 0, total.unit, 1.0)
       )
-      factor = total.unit / fixed_point.wide(scale)
-      steps = fixed_point.multiplied(whole, factor)
-      if total.long is not False:
-        long = fixed_point.multiplied_long(whole, factor)
-        steps = jnp.where(total.long, long, steps)
+      multiply = (
+        fixed_point.multiplied_long if total.long else fixed_point.multiplied
+      )
+      steps = multiply(whole, total.unit / fixed_point.wide(scale))
+      if total.top is not None:
+        top = fixed_point.half_away(total.top / fixed_point.wide(scale))
+        steps = jnp.minimum(steps, top)
       out = fit(array, steps)
     grid = notes.Grid(scale, around, zero, span, wide and not weight)
     aux_data.set(out, notes.GRID, grid)
@@ -275,6 +272,7 @@ def simulate(
   input_range: tuple[float, float] | None = None,
   depthwise: str = 'conv',
   pointwise: str = 'conv',
+  narrow_output: bool = False,
 ) -> nn.Module:
   """Returns the network in simulated int8 arithmetic.
 
@@ -287,8 +285,10 @@ def simulate(
     depthwise: how its depthwise convolutions are computed in spite of that; see
       `layers.Options`. The sums are the same.
     pointwise: likewise.
+    narrow_output: logits of 16 bits become 8.
   """
   provider = _Simulate(_qwix_rules(rules), fixed_range_for_inputs=input_range)
+  provider.narrow_output = narrow_output
   provider.conv = functools.partial(
     operators.WholeConv, depthwise=depthwise, pointwise=pointwise
   )
@@ -305,7 +305,12 @@ def switch(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
   Args:
     model: built with depthwise and pointwise 'conv'.
     rules: what is quantised at most.
+
+  Raises:
+    ValueError: some of it has 16 bits.
   """
+  if rules.wide_layers:
+    raise ValueError('switches turn 8 bits on and off: no wide_layers')
   provider = _Switch(_qwix_rules(rules))
   provider.setup(rules)
   return qwix.quantize_model(model, provider)
@@ -316,6 +321,7 @@ def lower(
   rules: rules_lib.Rules,
   variables: PyTree,
   input_range: tuple[float, float] | None = None,
+  narrow_output: bool = False,
 ) -> nn.Module:
   """Returns the network whose tensors are marked for the converter.
 
@@ -327,6 +333,7 @@ def lower(
     rules: what is quantised.
     variables: {'params', 'batch_stats', 'quant_stats'}.
     input_range: what the images hold, where that is known.
+    narrow_output: as of `simulate`.
   """
   provider = _Lower(
     _qwix_rules(rules),
@@ -334,6 +341,7 @@ def lower(
     variables['quant_stats'],
     fixed_range_for_inputs=input_range,
   )
+  provider.narrow_output = narrow_output
   provider.setup(rules)
   provider.know(variables)
   return qwix.quantize_model(model, provider)

@@ -155,7 +155,10 @@ def _steps(
 
 
 def _rounded(
-  kernel: np.ndarray, moments: np.ndarray, rules: rules_lib.Rules
+  kernel: np.ndarray,
+  moments: np.ndarray,
+  rules: rules_lib.Rules,
+  wide: bool = False,
 ) -> np.ndarray:
   """Returns a kernel [h, w, in, out] of whole steps of its own scales."""
   axes = (0, 1, 2) if rules.weights == 'channel' else None
@@ -163,7 +166,8 @@ def _rounded(
   largest = size.max(axes, keepdims=True)
   with jax.enable_x64(True):
     scale = np.asarray(
-      grids.weight_scale(jnp.asarray(largest), rules.power_of_two), np.float64
+      grids.weight_scale(jnp.asarray(largest), rules.power_of_two, wide),
+      np.float64,
     )
   height, width, channels, features = kernel.shape
   parts = _parts(channels, height * width)
@@ -211,9 +215,11 @@ def least_squares(
   for path, sums in moments(
     model, variables, images, mean=mean, std=std
   ).items():
-    if not re.fullmatch(rules.stays_float, '/'.join(path)):
+    name = '/'.join(path)
+    if not re.fullmatch(rules.stays_float, name):
       kernel = np.asarray(params[(*path, 'kernel')], np.float64)
-      params[(*path, 'kernel')] = _rounded(kernel, sums, rules)
+      wide = rules.is_wide(name)
+      params[(*path, 'kernel')] = _rounded(kernel, sums, rules, wide)
   rounded = {**variables, 'params': flax.traverse_util.unflatten_dict(params)}
   return _unbiased(model, variables, rounded, images, mean=mean, std=std)
 

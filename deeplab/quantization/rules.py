@@ -50,6 +50,11 @@ class Rules:
         'networks of 8 bits alone'
       )
 
+  def is_wide(self, path: str) -> bool:
+    """Returns whether a module's operators have activations of 16 bits."""
+    wide = re.fullmatch(self.wide_layers, path) if self.wide_layers else None
+    return wide is not None and not re.fullmatch(self.stays_float, path)
+
   @property
   def stays_float(self) -> str:
     """The regular expression of all module paths that stay float32."""

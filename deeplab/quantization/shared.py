@@ -4,6 +4,7 @@ Qwix's own operators and bookkeeping are private to it: its version is pinned.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 
@@ -47,13 +48,15 @@ class Shared:
   """Which operator of ours computes which of JAX's; mixed into Qwix's."""
 
   conv: Callable[..., Any] = operators.Conv
+  batch_norm: Callable[..., Any] = operators.BatchNorm
   ufunc: Callable[..., Any] = operators.Ufunc
   hard_swish = gates.HardSwish
   ramp = gates.Ramp
+  narrow_output = False
 
   def setup(self, rules: rules_lib.Rules) -> None:
     """Registers the operators; `rules` says how weights are scaled."""
-    self._power_of_two = rules.power_of_two
+    self._rules_of_ours = rules
     self._ops.update(  # type: ignore[attr-defined]
       {
         'jax.lax.conv_general_dilated': functools.partial(
@@ -63,14 +66,17 @@ class Shared:
           change=self.change,
         ),
         'flax.linen.BatchNorm.__call__': functools.partial(
-          operators.BatchNorm, change=self.change
+          self.batch_norm, change=self.change
         ),
         'jax.custom_jvp.__call__': operators.Relu,
         'jax.numpy.ufunc.__call__': functools.partial(
           self.ufunc, change=self.change
         ),
         'jax.numpy.concatenate': functools.partial(
-          moves.Concatenate, change=self.change, joint=self.joint
+          moves.Concatenate,
+          change=self.change,
+          joint=self.joint,
+          see=self.see,
         ),
         'jax.numpy.pad': moves.Pad,
         'jax.numpy.split': moves.Split,
@@ -104,6 +110,29 @@ class Shared:
   def joint(self, array: Array) -> Array:
     """Returns a part of what is joined in 16 bits, on its grid."""
     return array
+
+  def see(self, array: Array, name: str) -> None:
+    """Notes the extremes of what is rounded in parts, where ranges move."""
+
+  def process_model_inputs(self, model: Any, args: Any, kwargs: Any) -> Any:
+    """Returns Qwix's, noted as the network's input."""
+    found = super().process_model_inputs(model, args, kwargs)  # type: ignore[misc]
+    for x in jax.tree.leaves(found[1:]):
+      if isinstance(x, jax.Array):
+        aux_data.set(x, notes.INPUT, True)
+    return found
+
+  def process_model_output(self, method_name: str, model_output: Any) -> Any:
+    """Returns Qwix's; of 8 bits, if that is wanted."""
+    found = super().process_model_output(method_name, model_output)  # type: ignore[misc]
+
+    def narrowed(x: Any) -> Any:
+      rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
+      if not notes.is_wide(rule):
+        return x
+      return self.change(x, dataclasses.replace(rule, act_qtype=jnp.int8))
+
+    return jax.tree.map(narrowed, found) if self.narrow_output else found
 
   def change(
     self, array: Array, rule: qwix.QuantizationRule, name: str = ''
@@ -142,7 +171,9 @@ class Shared:
   def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
     """Returns the scales of a kernel; zero points are 0."""
     absmax = qarray.calibrate(array, how)['absmax']
-    return grids.weight_scale(absmax, self._power_of_two)
+    rules = self._rules_of_ours
+    wide = rules.is_wide('/'.join(flax_util.get_current_module_path()))
+    return grids.weight_scale(absmax, rules.power_of_two, wide)
 
   def range_grid(
     self, span: tuple[Array, Array], rank: int, known: bool, wide: bool
@@ -152,7 +183,7 @@ class Shared:
     A range that is `known` beforehand keeps its own zero: pixels have scale 1.
     """
     low, high = (jnp.reshape(x, (1,) * rank) for x in span)
-    power_of_two = self._power_of_two and not known
+    power_of_two = self._rules_of_ours.power_of_two and not known
     return grids.activation_grid(low, high, power_of_two, wide)
 
 

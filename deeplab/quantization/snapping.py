@@ -36,7 +36,9 @@ def snap(variables: PyTree, rules: rules_lib.Rules) -> PyTree:
       if path[-1] != 'kernel' or re.fullmatch(rules.stays_float, module):
         continue
       largest = jnp.max(jnp.abs(kernel), axis=(0, 1, 2), keepdims=True)
-      scale = grids.weight_scale(largest, rules.power_of_two)
+      scale = grids.weight_scale(
+        largest, rules.power_of_two, rules.is_wide(module)
+      )
       steps = fixed_point.half_away(
         fixed_point.wide(kernel) / fixed_point.wide(scale)
       )

@@ -14,10 +14,10 @@ from tests.export import handmade
 ROOMY = fit.Limits(None, None)
 
 
-def graph(resized=64):
+def graph(resized=64, dtype='int8'):
   """8x8x4 -> convolution -> 8x8x8 -> resize -> `resized`^2 x 8."""
   tensors = [
-    handmade.tensor('in', 'int8', (1, 8, 8, 4), scales=(1.0,)),
+    handmade.tensor('in', dtype, (1, 8, 8, 4), scales=(1.0,)),
     handmade.tensor(
       'w',
       'int8',
@@ -26,9 +26,9 @@ def graph(resized=64):
       scales=(0.1,) * 8,
     ),
     handmade.tensor('b', 'int32', (8,), data=np.zeros(8, np.int32)),
-    handmade.tensor('conv', 'int8', (1, 8, 8, 8), scales=(1.0,)),
+    handmade.tensor('conv', dtype, (1, 8, 8, 8), scales=(1.0,)),
     handmade.tensor('size', 'int32', (2,), data=np.int32([resized, resized])),
-    handmade.tensor('out', 'int8', (1, resized, resized, 8), scales=(1.0,)),
+    handmade.tensor('out', dtype, (1, resized, resized, 8), scales=(1.0,)),
   ]
   operators = [
     ('CONV_2D', (0, 1, 2), (3,)),
@@ -64,6 +64,14 @@ def test_operators():
   (text,) = fit.violations(graph(), _only('CONV_2D'), ROOMY)
   assert text.startswith("RESIZE_BILINEAR (makes tensor 'out'")
   assert text.endswith('is no operator it takes')
+
+
+def test_operators_of_16_bits():
+  wide = graph(dtype='int16')
+  (refusal,) = fit.violations(wide, targets.get('cortex-m7'), ROOMY)
+  assert 'RESIZE_BILINEAR' in refusal and 'leave it out of --wide_l' in refusal
+  assert len(fit.violations(wide, targets.get('stm32n6'), ROOMY)) >= 2
+  assert fit.violations(wide, targets.get('litert-cpu'), ROOMY) == []
 
 
 def _only(*names):

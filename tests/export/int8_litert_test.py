@@ -87,7 +87,9 @@ def simulate(network, variables, request, images):
   net, variables, pixels = lowering.network(
     network, variables, request, MEAN, STD
   )
-  net = providers.simulate(net, request.rules, pixels)
+  net = providers.simulate(
+    net, request.rules, pixels, narrow_output=request.narrow_output
+  )
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)
     return np.asarray(run(variables, np.stack(images).astype(np.float32)))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -70,7 +71,9 @@ def _simulated(rules, request):
   images = np.stack(small.images).astype(np.float32)
   if pixels is None:
     images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
-  net = providers.simulate(net, rules, pixels)
+  net = providers.simulate(
+    net, rules, pixels, narrow_output=request.narrow_output
+  )
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)
     return np.asarray(run(variables, images))
@@ -204,8 +207,10 @@ def test_class_ids(dtype):
   'fields', [{'float_layers': 'head/classifier'}, {'wide_layers': 'head.*'}]
 )
 def test_class_ids_of_other_logits(fields):
+  """Those in 16 bits are brought to 8 first, as devices compare those."""
   rules = rules_lib.Rules(**fields)
-  expected, _ = _invoke(_file(rules, output_type='float32'), _int8)
+  kind = 'int8' if rules.wide_layers else 'float32'
+  expected, _ = _invoke(_file(rules, output_type=kind), _int8)
   data = _file(rules, output='argmax', output_type='int32')
   found, _ = _invoke(data, _int8)
   np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
@@ -284,9 +289,49 @@ def test_16_bits_are_nearer_to_float():
   assert errors[2] < 0.6 * errors[0]
 
 
-def test_logits_of_16_bits_in_8():
-  with pytest.raises(ValueError, match=r"wide_layers='head\.\*' makes logits"):
-    _file(rules_lib.Rules(wide_layers='head.*'))
+@pytest.mark.parametrize(
+  ('rules', 'fields'),
+  [
+    ({}, {'output_type': 'int8'}),
+    ({}, {'normalization': 'caller', 'input_type': 'float32'}),
+    ({'weights': 'tensor'}, {}),
+    ({'float_layers': 'head/decoder.*'}, {}),
+  ],
+)
+def test_16_bits_beside_other_choices(rules, fields):
+  rules = rules_lib.Rules(wide_layers='.*', **rules)
+  fields = {'output_type': 'float32', **fields}
+  data = _file(rules, **fields)
+
+  def feed(image):
+    if fields.get('normalization') != 'caller':
+      return _int8(image)
+    return (np.float32(image) - np.float32(nets.MEAN)) / np.float32(nets.STD)
+
+  found, _ = _invoke(data, feed)
+  simulated = _simulated(rules, _request(rules, **fields))
+  step = graph_lib.output_scale(graph_lib.read(data))
+  result = parity.steps(list(simulated), found, step)
+  if rules.float_layers:  # whose sums are float32's
+    assert result['within_one'] >= 0.999
+  else:
+    assert result['same'] == 1.0
+  if fields['output_type'] == 'int8':
+    dtypes = graph_lib.operator_dtypes(graph_lib.read(data))
+    assert 'DEQUANTIZE' not in dtypes
+
+
+def test_pixels_of_16_bits_have_8():
+  """Whoever reads what the network is called with."""
+  rules = rules_lib.Rules(wide_layers='.*')
+  request = {'normalization': 'caller', 'input_type': 'uint8'}
+  graph = graph_lib.read(_file(rules, **request, output_type='float32'))
+  (first,) = graph.inputs
+  low, high = (
+    graph.tensors[first].scales[0] * (n - graph.tensors[first].zero_points[0])
+    for n in (0, 255)
+  )
+  assert low < -1 and high > 1  # of normalised images
 
 
 def test_training_through_16_bits():
@@ -305,6 +350,63 @@ def test_training_through_16_bits():
   found = jax.tree.leaves(found)
   assert all(np.isfinite(g).all() for g in found)
   assert np.mean([np.any(g != 0) for g in found]) > 0.9
+
+
+def test_ranges_of_what_is_joined_in_16_bits_can_grow():
+  """What is seen is not what was cut to the range, and is seen once."""
+  rules = rules_lib.Rules(wide_layers='.*')
+  small = _small()
+  variables = _quantized(rules)
+  x = (np.stack(small.images[:2]) - np.float32(nets.MEAN)) / nets.STD
+  x = jax.numpy.asarray(x, jax.numpy.float32)
+  halved = jax.tree.map(lambda y: y / 2, variables['quant_stats'])
+  net = providers.simulate(small.model, rules)
+
+  def see(stats):
+    given = {**variables, 'quant_stats': stats}
+    seen = net.apply(given, x, mutable=['observed'])[1]['observed']
+    assert jax.tree.structure(seen) == jax.tree.structure(stats)
+    return jax.tree.map(np.asarray, seen)
+
+  whole, cut = see(variables['quant_stats']), see(halved)
+  joined = [
+    path
+    for path in flax.traverse_util.flatten_dict(whole)
+    if path[-2].startswith('concatenate')
+  ]
+  assert len(joined) == 4  # extremes of two
+  for path in joined:
+    given, seen = (
+      flax.traverse_util.flatten_dict(tree)[path] for tree in (halved, cut)
+    )
+    assert abs(seen) > 1.01 * abs(given) or given == 0
+
+
+def test_small_weights_of_16_bits_leave_room_for_biases():
+  """A channel that is nearly dead still has its bias."""
+  small = _small()
+  params = flax.traverse_util.flatten_dict(small.variables['params'])
+  path = ('encoder', 'last', 'conv', 'kernel')
+  kernel = np.array(params[path])
+  kernel[..., 0] *= 1e-6
+  params[path] = kernel
+  params = flax.traverse_util.unflatten_dict(params)
+  variables = {**small.variables, 'params': params}
+  images = np.stack(small.images).astype(np.float32)
+  normal = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
+  plain = {k: variables[k] for k in ('params', 'batch_stats')}
+  expected = small.model.apply(plain, normal.astype(np.float32)).logits
+  rules = rules_lib.Rules(wide_layers='.*')
+  given = nets.calibrated(small.model, rules, variables, small.calibration)
+  net, given, pixels = lowering.network(
+    small.model,
+    given,
+    _request(rules, output_type='float32'),
+    nets.MEAN,
+    nets.STD,
+  )
+  found = jax.jit(providers.simulate(net, rules, pixels).apply)(given, images)
+  assert np.abs(found.logits - expected).mean() < 0.02
 
 
 def test_normalised_by_the_caller():

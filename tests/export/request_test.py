@@ -141,6 +141,13 @@ def test_ids_have_one_type_in_all_formats():
       'formats=c has neither layers in float',
     ),
     (
+      {
+        'formats': ('int8_litert', 'onnx_int8'),
+        'rules': rules.Rules(wide_layers='head.*'),
+      },
+      'ONNX Runtime takes no bias of 64 bits',
+    ),
+    (
       {'rules': rules.Rules(wide_layers='head.*')},
       'formats=int8 has neither layers in float or 16 bits',
     ),

@@ -124,10 +124,10 @@ def test_a_network(tmp_path, monkeypatch):
   assert {'encoder/stem/conv', 'head/classifier'} <= set(modules)
   ratios = [row['sqnr_db'] for row in report['modules']]
   assert ratios == sorted(ratios) and ratios[0] > report['all']['sqnr_db']
-  assert report['keep_wide']['loss_points'] <= 6
+  assert report['keep_float']['loss_points'] <= 6
   assert (
-    report['keep_wide']['modules']
-    == modules[: len(report['keep_wide']['modules'])]
+    report['keep_float']['modules']
+    == modules[: len(report['keep_float']['modules'])]
   )
   assert (tmp_path / 'sensitivity.png').stat().st_size > 10_000
   text = (tmp_path / 'sensitivity.md').read_text()

@@ -87,3 +87,13 @@ def test_max_pool_is_its_definition(padding, size):
       expected[:, i, j] = window.max(axis=(1, 2))
   y = pooling.max_pool(x, padding)
   np.testing.assert_array_equal(y, expected)
+
+
+def test_sums_of_many_digits():
+  """Means of 16-bit numbers, which float32 has no room to add up."""
+  whole = np.random.default_rng(0).integers(20_000, 2**15, (1, 65, 65, 8))
+  with jax.enable_x64(True):
+    x = jnp.asarray(whole, jnp.float64)
+    found = np.asarray(jax.jit(lambda x: pooling.bins(x, 1, False))(x))
+  expected = [[[[int(n) / 65**2 for n in whole.sum((0, 1, 2))]]]]
+  np.testing.assert_allclose(found, expected, rtol=1e-14)
