@@ -11,6 +11,7 @@ TYPES = {
   'float16': TYPE.FLOAT16,
   'int8': TYPE.INT8,
   'uint8': TYPE.UINT8,
+  'int16': TYPE.INT16,
   'int32': TYPE.INT32,
   'bool': TYPE.BOOL,
 }
