@@ -382,33 +382,6 @@ def test_ranges_of_what_is_joined_in_16_bits_can_grow():
     assert abs(seen) > 1.01 * abs(given) or given == 0
 
 
-def test_small_weights_of_16_bits_leave_room_for_biases():
-  """A channel that is nearly dead still has its bias."""
-  small = _small()
-  params = flax.traverse_util.flatten_dict(small.variables['params'])
-  path = ('encoder', 'last', 'conv', 'kernel')
-  kernel = np.array(params[path])
-  kernel[..., 0] *= 1e-6
-  params[path] = kernel
-  params = flax.traverse_util.unflatten_dict(params)
-  variables = {**small.variables, 'params': params}
-  images = np.stack(small.images).astype(np.float32)
-  normal = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
-  plain = {k: variables[k] for k in ('params', 'batch_stats')}
-  expected = small.model.apply(plain, normal.astype(np.float32)).logits
-  rules = rules_lib.Rules(wide_layers='.*')
-  given = nets.calibrated(small.model, rules, variables, small.calibration)
-  net, given, pixels = lowering.network(
-    small.model,
-    given,
-    _request(rules, output_type='float32'),
-    nets.MEAN,
-    nets.STD,
-  )
-  found = jax.jit(providers.simulate(net, rules, pixels).apply)(given, images)
-  assert np.abs(found.logits - expected).mean() < 0.02
-
-
 def test_normalised_by_the_caller():
   rules = RULES['default']
   request = {'normalization': 'caller', 'input_type': 'float32'}

@@ -76,3 +76,28 @@ def test_means_that_are_a_half(x64):
   expected = np.sign(raw) * np.floor(np.abs(raw) + 0.5) + 128
   steps = np.rint(np.ravel(found) * 255 / 6)
   np.testing.assert_array_equal(steps, expected)
+
+
+class Biased(nn.Module):
+  """A convolution to two channels."""
+
+  @nn.compact
+  def __call__(self, x):
+    return layers.Conv(2, use_bias=True, name='conv')(x)
+
+
+@pytest.mark.parametrize('wide', ['', '.*'])
+def test_a_dead_channel_has_its_bias(wide):
+  """Which int32 holds in steps of the smallest scale."""
+  x = jnp.linspace(0, 6, 64).reshape(1, 8, 8, 1)
+  kernel = jnp.asarray([[[[1.0, 1e-6]]]])
+  params = {'conv': {'kernel': kernel, 'bias': jnp.full(2, 0.5)}}
+  net = providers.simulate(Biased(), rules.Rules(wide_layers=wide))
+  variables = net.init(jax.random.key(0), x)
+  span = {'min': jnp.float32(0), 'max': jnp.float32(7)}
+  stats = jax.tree.map(
+    lambda _: span, variables['quant_stats'], is_leaf=lambda x: 'min' in x
+  )
+  found = net.apply({'params': params, 'quant_stats': stats}, x)
+  np.testing.assert_allclose(found[..., 1], 0.5, atol=0.02)
+  np.testing.assert_allclose(found[..., :1], x + 0.5, atol=0.05)
