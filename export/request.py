@@ -159,12 +159,14 @@ def _check_rules(
     ):
       raise ValueError(
         f'--formats={kind} has neither layers in float or 16 bits nor scales '
-        'that are powers of two: pass --formats=int8_litert for those'
+        'that are powers of two (--float_layers, --wide_layers, '
+        '--power_of_two): pass --formats=int8_litert for those'
       )
     if kind == 'onnx_int8' and rules.wide_layers:
       raise ValueError(
-        '--formats=onnx_int8: ONNX Runtime takes no bias of 64 bits, as '
-        f'wide_layers={rules.wide_layers!r} has; leave one of them out'
+        '--formats=onnx_int8: ONNX Runtime takes no bias of 64 bits, as layers '
+        f'with 16-bit activations have; leave out that format or '
+        f'--wide_layers={rules.wide_layers!r}'
       )
   if 'int16x8' in formats and rules.weights == 'tensor':
     raise ValueError(
