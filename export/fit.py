@@ -120,6 +120,25 @@ def advice(graph: graph_lib.Graph, target: targets.Target) -> Iterator[str]:
       return
 
 
+def _wide(graph: graph_lib.Graph, target: targets.Target) -> Iterator[str]:
+  """Yields one phrase on the operators of 16 bits that it may not take."""
+  if target.operators is None:
+    return
+  found = [
+    step
+    for step, op in enumerate(graph.operators)
+    if op.name not in target.wide
+    and 'int16' in {graph.tensors[i].dtype for i in (*op.inputs, *op.outputs)}
+  ]
+  if found:
+    more = f', as {len(found) - 1} more have' if len(found) > 1 else ''
+    yield (
+      f'{where(graph, found[0])} has 16 bits{more}, which it is not known to '
+      f'take ({target.sources["operators"]}); leave such layers out of '
+      '--wide_layers'
+    )
+
+
 def _operators(
   graph: graph_lib.Graph,
   target: targets.Target,
@@ -132,15 +151,8 @@ def _operators(
     )
   if target.compiler is not None:
     return
+  yield from _wide(graph, target)
   for step, op in enumerate(graph.operators):
-    wide = 'int16' in {
-      graph.tensors[i].dtype for i in (*op.inputs, *op.outputs)
-    }
-    if target.operators is not None and wide and op.name not in target.wide:
-      yield (
-        f'{where(graph, step)} has 16 bits, which it is not known to take '
-        f'({target.sources["operators"]}); leave it out of --wide_layers'
-      )
     if target.operators is not None and op.name not in target.operators:
       remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name, target)
       yield f'{where(graph, step)} is no operator it takes{remedy}'

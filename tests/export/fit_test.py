@@ -69,8 +69,12 @@ def test_operators():
 def test_operators_of_16_bits():
   wide = graph(dtype='int16')
   (refusal,) = fit.violations(wide, targets.get('cortex-m7'), ROOMY)
-  assert 'RESIZE_BILINEAR' in refusal and 'leave it out of --wide_l' in refusal
-  assert len(fit.violations(wide, targets.get('stm32n6'), ROOMY)) >= 2
+  assert (
+    'RESIZE_BILINEAR' in refusal
+    and 'such layers out of --wide_layers' in refusal
+  )
+  (refusal, *_) = fit.violations(wide, targets.get('stm32n6'), ROOMY)
+  assert 'CONV_2D' in refusal and 'as 1 more have' in refusal
   assert fit.violations(wide, targets.get('litert-cpu'), ROOMY) == []
 
 
