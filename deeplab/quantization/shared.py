@@ -57,36 +57,29 @@ class Shared:
   def setup(self, rules: rules_lib.Rules) -> None:
     """Registers the operators; `rules` says how weights are scaled."""
     self._rules_of_ours = rules
+    change = lambda op, **more: functools.partial(
+      op, change=self.change, **more
+    )
     self._ops.update(  # type: ignore[attr-defined]
       {
-        'jax.lax.conv_general_dilated': functools.partial(
+        'jax.lax.conv_general_dilated': change(
           self.conv,
           disable_per_channel_weights=rules.weights == 'tensor',
           check_activation=True,
-          change=self.change,
         ),
-        'flax.linen.BatchNorm.__call__': functools.partial(
-          self.batch_norm, change=self.change
-        ),
+        'flax.linen.BatchNorm.__call__': change(self.batch_norm),
         'jax.custom_jvp.__call__': operators.Relu,
-        'jax.numpy.ufunc.__call__': functools.partial(
-          self.ufunc, change=self.change
-        ),
-        'jax.numpy.concatenate': functools.partial(
-          moves.Concatenate,
-          change=self.change,
-          joint=self.joint,
-          see=self.see,
+        'jax.numpy.ufunc.__call__': change(self.ufunc),
+        'jax.numpy.concatenate': change(
+          moves.Concatenate, joint=self.joint, see=self.see
         ),
         'jax.numpy.pad': moves.Pad,
         'jax.numpy.split': moves.Split,
         _name(layers.shared_relu): operators.SameGrid,
-        'jax.nn.hard_swish': functools.partial(
-          self.hard_swish, change=self.change
-        ),
-        'jax.nn.sigmoid': functools.partial(gates.Sigmoid, change=self.change),
-        'jax.nn.hard_sigmoid': functools.partial(self.ramp, change=self.change),
-        _name(attention.ramp): functools.partial(self.ramp, change=self.change),
+        'jax.nn.hard_swish': change(self.hard_swish),
+        'jax.nn.sigmoid': change(gates.Sigmoid),
+        'jax.nn.hard_sigmoid': change(self.ramp),
+        _name(attention.ramp): change(self.ramp),
         'flax.linen.max_pool': operators.SameGrid,
         _name(resizing.resize): operators.SameGrid,
         _name(pooling.bins): operators.SameGrid,
