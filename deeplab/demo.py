@@ -24,7 +24,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from deeplab import console
+from deeplab import cli
 from deeplab import predict
 from deeplab import visualize
 from deeplab.data import bands
@@ -214,9 +214,9 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Serves the page until it is interrupted."""
-  console.run(argv, lambda: _run(values))
+  cli.run(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from deeplab import parallel
-from deeplab import steps
 from deeplab import train
 from deeplab.data import augment
 from deeplab.data import bands
@@ -19,6 +18,7 @@ from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.pretrained import origins
 from deeplab.pretrained import places
+from deeplab.training import train_step
 
 
 def _first_line(path: str) -> str:
@@ -117,7 +117,7 @@ def abstract(config: ConfigDict, num_classes: int, size: tuple[int, int]):
   model, optimizer, _, _ = _step(config, num_classes)
   b, channels = config.batch_size, bands.of(config.data).channels
   state = jax.eval_shape(
-    lambda: steps.init_state(
+    lambda: train_step.init_state(
       model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0
     )
   )

@@ -24,12 +24,8 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab import files
-from deeplab import inference
-from deeplab import litert
 from deeplab import metrics
 from deeplab import parallel
-from deeplab import predictors
 from deeplab import visualize
 from deeplab import words
 from deeplab import workdir as workdirs
@@ -38,6 +34,10 @@ from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.data import splits
+from deeplab.inference import litert
+from deeplab.inference import load
+from deeplab.inference import predictors
+from deeplab.inference import views
 from deeplab.quantization import networks
 
 Counts = dict[str, np.ndarray]
@@ -78,7 +78,7 @@ def _batches(
   """Groups examples that run together: one padded size, up to a batch."""
   waiting: dict[Any, list[dict]] = {}
   for example in examples:
-    key = predictor.input_size or inference.padded_size(
+    key = predictor.input_size or views.padded_size(
       example['image'].shape, config
     )
     group = waiting.setdefault(key, [])
@@ -99,7 +99,7 @@ def _resized(
     frame: (long, short), or ().
   """
   image = example['image']
-  size = size or inference.view_size(image.shape, frame, 1.0)
+  size = size or views.view_size(image.shape, frame, 1.0)
   levels = np.rint(predictors.resize_bilinear(image, size))
   return example | {
     'image': levels.astype(image.dtype),
@@ -141,8 +141,8 @@ def evaluate(
       image or holds a value that is no class, or the config asks what the
       predictor cannot do.
   """
-  predictor = inference.protocol(predictor, config)
-  inference.check(predictor, config)
+  predictor = views.protocol(predictor, config)
+  views.check(predictor, config)
   if config.resize_labels:
     size, frame = predictor.input_size, config.fit
     examples = (_resized(x, size, frame) for x in examples)
@@ -153,19 +153,19 @@ def evaluate(
   boundary = metrics.Boundary(info.num_classes, config.boundary_share)
   images = metrics.ImageIoU()
   loss = metrics.CrossEntropy(sigmoid='sigmoid_cross_entropy' in loss_terms)
-  ask = inference.logits if loss.sigmoid else inference.probabilities
+  ask = views.logits if loss.sigmoid else views.probabilities
   kept: dict[int, Sample] = {}
   count = 0
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
   batches = _batches(numbered, predictor, config)
-  for batch in inference.track(batches, total, 'evaluate', size=len):
+  for batch in views.track(batches, total, 'evaluate', size=len):
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if config.loss:
       scores = ask(predictor, pictures, config)
       predictions = [predictors.to_ids(x) for x in scores]
     else:
-      predictions = inference.segment(predictor, pictures, config)
+      predictions = views.segment(predictor, pictures, config)
     for example, prediction, likely in zip(
       batch, predictions, scores, strict=True
     ):
@@ -403,7 +403,7 @@ def evaluate_workdir(
       f'checkpoint{other}': flax_predictor(loaded, protocol.output_stride)
     }
   else:
-    file = files.load(tflite)
+    file = load.load(tflite)
     protocol = file_protocol(config.eval) if own else config.eval
     if list(file.card['classes']) != list(info.class_names):
       raise ValueError(

@@ -35,7 +35,7 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
-from deeplab import console
+from deeplab import cli
 from deeplab import describe
 from deeplab import evaluate
 from deeplab import parallel
@@ -71,7 +71,7 @@ _LIST = flags.DEFINE_bool(
 
 
 def _run() -> None:
-  config = console.chosen_config(_CONFIG)
+  config = cli.chosen_config(_CONFIG)
   if _LIST.value:
     print(describe.listing())
     return
@@ -84,7 +84,7 @@ def _run() -> None:
       tflite=_TFLITE.value,
       which=_CHECKPOINT.value,
       config=config,
-      given=console.given_fields(_CONFIG),
+      given=cli.given_fields(_CONFIG),
     )
     return
   if config is None:
@@ -106,7 +106,7 @@ def _run() -> None:
 def main(argv: list[str]) -> None:
   """Dispatches; an error that the user can mend is one line."""
   try:
-    console.run(argv, _run)
+    cli.run(argv, _run)
   except BaseException as error:
     parallel.end(error)
     raise
@@ -114,4 +114,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   jax.config.config_with_absl()
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

@@ -36,15 +36,15 @@ from absl import logging
 import numpy as np
 from PIL import ImageOps
 
-from deeplab import console
+from deeplab import cli
 from deeplab import evaluate
-from deeplab import files
-from deeplab import inference
-from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
 from deeplab.data import bands
 from deeplab.data import raw_files
+from deeplab.inference import load
+from deeplab.inference import predictors
+from deeplab.inference import views
 
 # What goes on the contact sheet: at most so many, evenly chosen.
 _SHEET_IMAGES = 48
@@ -130,7 +130,7 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
     tuple(loaded.info.class_names),
     tuple(loaded.info.palette),
     bands.of(loaded.config.data),
-    lambda images: inference.segment(predictor, images, loaded.config.eval),
+    lambda images: views.segment(predictor, images, loaded.config.eval),
   )
 
 
@@ -140,7 +140,7 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
   Raises:
     ValueError: see `files.load`.
   """
-  file = files.load(path)
+  file = load.load(path)
   predictor = predictors.static_protocol(file, file.input_size)
   logging.info(
     'the file sees every image at %dx%d; weights of its run see what '
@@ -229,7 +229,7 @@ def run(
   names = find_images(pathlib.Path(images), output)
   every = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
-  tracked = inference.track(names.items(), len(names), 'predict')
+  tracked = views.track(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
     try:
       image = read_image(path, segmenter.pixels)
@@ -302,9 +302,9 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Runs the command; the exit status is 1 if an image failed."""
-  console.run(argv, lambda: _run(values))
+  cli.run(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

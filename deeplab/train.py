@@ -16,21 +16,10 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from deeplab import amounts
-from deeplab import checkpoints
-from deeplab import class_weights
 from deeplab import evaluate
-from deeplab import logbook
-from deeplab import losses
 from deeplab import metrics
-from deeplab import monitor
-from deeplab import optimizers
 from deeplab import parallel
-from deeplab import predictors
-from deeplab import profiling
 from deeplab import provenance
-from deeplab import steps
-from deeplab import stopping
 from deeplab import visualize
 from deeplab import words
 from deeplab import workdir as workdirs
@@ -39,10 +28,21 @@ from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.data import splits
+from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.pretrained import initial
 from deeplab.quantization import calibrate
 from deeplab.quantization import networks
+from deeplab.training import checkpoints
+from deeplab.training import class_weights
+from deeplab.training import early_stopping
+from deeplab.training import limits
+from deeplab.training import losses
+from deeplab.training import metric_writer
+from deeplab.training import optimizers
+from deeplab.training import preemption
+from deeplab.training import profiler
+from deeplab.training import train_step as steps
 
 
 def check(config: ConfigDict) -> None:
@@ -51,8 +51,8 @@ def check(config: ConfigDict) -> None:
   Raises:
     ValueError: which one.
   """
-  amounts.check(config)
-  profiling.parse(config.profile_steps)
+  limits.check(config)
+  profiler.parse(config.profile_steps)
 
 
 def build_step(
@@ -65,13 +65,13 @@ def build_step(
   Raises:
     ValueError: BatchNorm would see a single image.
   """
-  amounts.check_batch(config)
+  limits.check_batch(config)
   model = networks.build(config, num_classes, axis_name=axis_name)
   ranges = None
   if networks.enabled(config):
     q = config.quantization
     ranges = steps.Ranges(q.range_decay, q.range_steps)
-    if not amounts.frozen_norms(config):
+    if not limits.frozen_norms(config):
       # Batch statistics are not what is deployed.
       ranges = dataclasses.replace(ranges, observer=model)
   rate = optimizers.schedule(
@@ -132,11 +132,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   parallel.first_host_first(lambda: splits.prepare(config, names))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
-  monitor.check(
+  early_stopping.check(
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
   examples = splits.num_examples(config, config.data.train_split)
-  total = amounts.total_steps(config, examples)
+  total = limits.total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
 
@@ -208,14 +208,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     keep_latest=config.checkpoint.keep_latest,
     keep_best=config.checkpoint.keep_best,
   )
-  notes = monitor.Notes()
+  notes = early_stopping.Notes()
   restored = saved.restore(state)
   if restored is not None:
     state = restored
-    notes = monitor.Notes.from_dict(saved.notes())
+    notes = early_stopping.Notes.from_dict(saved.notes())
     logging.info('Going on from step %d of %s', int(state.step), workdir)
   start = int(state.step)
-  if monitor.lowers_rate(config):
+  if early_stopping.lowers_rate(config):
     state = dataclasses.replace(state, rate_scale=jnp.float32(notes.rate_scale))
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
@@ -231,7 +231,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     output='ids',
     output_stride=config.eval.output_stride,
   )
-  record = logbook.Records(workdir, start) if host == 0 else None
+  record = metric_writer.Records(workdir, start) if host == 0 else None
   batches = pipeline.train_batches(
     config, info, host_index=host, host_count=hosts, start_step=start
   )
@@ -255,15 +255,17 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
 
   # Step after step.
-  progress = logbook.Progress(start, total, config.batch_size)
-  recorder = profiling.Recorder(
-    profiling.parse(config.profile_steps) if host == 0 else range(0), workdir
+  progress = metric_writer.Progress(start, total, config.batch_size)
+  recorder = profiler.Recorder(
+    profiler.parse(config.profile_steps) if host == 0 else range(0), workdir
   )
   result = None
   began = time.monotonic() - notes.seconds
   # A run that had ended early takes no further step.
-  remaining = () if monitor.over(notes, config) else range(start + 1, total + 1)
-  with stopping.Stop() as stop, contextlib.ExitStack() as cleanup:
+  remaining = (
+    () if early_stopping.over(notes, config) else range(start + 1, total + 1)
+  )
+  with preemption.Stop() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
     for part in (saved, batches, progress, recorder):
       cleanup.callback(part.close)
@@ -276,7 +278,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         progress.pause()  # the time that is left will not hold another one
         spent = parallel.compile_ahead(train_step, state, batch)
         progress.resume()
-        logging.info('One step, on each device: %s', logbook.cost(spent))
+        logging.info('One step, on each device: %s', metric_writer.cost(spent))
       recorder.before(step)
       state, measured = train_step(state, batch)
       recorder.after(step, state)
@@ -290,10 +292,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         now |= progress.report(step, now)
         if record:
           record.scalars(step, 'train', now)
-        notes = monitor.clocked(
+        notes = early_stopping.clocked(
           notes, time.monotonic() - began, config, parallel.any_host
         )
-        last |= monitor.out_of_time(notes, config)
+        last |= early_stopping.out_of_time(notes, config)
       evaluated = step % evaluate_every == 0 or last
       if evaluated:
         progress.pause()
@@ -302,14 +304,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           # Several hosts count together, and finish what they began; the last
           # evaluation belongs to the run's result, and one that decides on
           # what follows is not left out.
-          leave = hosts == 1 and not last and not monitor.listens(config)
+          leave = hosts == 1 and not last and not early_stopping.listens(config)
           result = score(state, stop.watch) if leave else score(state)
-        except stopping.Told:
+        except preemption.Told:
           evaluated = False
         else:
           logging.info('step %d: %s', step, evaluate.summary(result))
-          notes = monitor.evaluated(notes, result.metrics, config)
-          if monitor.lowers_rate(config):
+          notes = early_stopping.evaluated(notes, result.metrics, config)
+          if early_stopping.lowers_rate(config):
             scale = parallel.replicate(jnp.float32(notes.rate_scale))
             state = dataclasses.replace(state, rate_scale=scale)
           if record:
@@ -334,12 +336,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           workdir,
         )
         break
-      if monitor.over(notes, config):
+      if early_stopping.over(notes, config):
         logging.info('Ends early, at step %d: %s', step, notes)
         break
 
   # The end.
-  if int(state.step) < total and not monitor.over(notes, config):
+  if int(state.step) < total and not early_stopping.over(notes, config):
     return {}
   if result is None:
     logging.info('%s had already reached its last step, %d', workdir, start)

@@ -17,9 +17,9 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from deeplab import checkpoints
 from deeplab.data import catalog
 from deeplab.data import info as data_info
+from deeplab.training import checkpoints
 
 PyTree = Any
 

@@ -31,7 +31,7 @@ from ml_collections import config_flags
 import numpy as np
 import tqdm
 
-from deeplab import console
+from deeplab import cli
 from deeplab import evaluate
 from deeplab import visualize
 from deeplab.data import catalog
@@ -302,7 +302,7 @@ def define_flags() -> flags.FlagHolder:
 
 def _run(config_flag: flags.FlagHolder) -> None:
   values = flags.FLAGS
-  config = console.chosen_config(config_flag)
+  config = cli.chosen_config(config_flag)
   if config is None or values.target is None:
     raise ValueError('--config and --target are needed; see --help')
   target = targets.get(values.target)
@@ -373,6 +373,6 @@ if __name__ == '__main__':
   jax.config.config_with_absl()
   chosen = define_flags()
   app.run(
-    lambda argv: console.run(argv, lambda: _run(chosen)),
-    flags_parser=console.parse_flags,
+    lambda argv: cli.run(argv, lambda: _run(chosen)),
+    flags_parser=cli.parse_flags,
   )

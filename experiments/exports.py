@@ -27,10 +27,10 @@ from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
-from deeplab import console
-from deeplab import steps
+from deeplab import cli
 from deeplab.data import augment
 from deeplab.models import segmenter
+from deeplab.training import train_step
 from experiments import zoo
 from export import build
 from export import calibration
@@ -99,7 +99,7 @@ def settled(
       {'params': variables['params'], 'batch_stats': statistics},
       images,
       train=True,
-      dropout_keys=steps.dropout_keys(0, jnp.arange(len(images))),
+      dropout_keys=train_step.dropout_keys(0, jnp.arange(len(images))),
       mutable=['batch_stats'],
     )
     return new['batch_stats']
@@ -233,7 +233,7 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Exports what is missing and prints the table."""
-  console.run(argv, _run)
+  cli.run(argv, _run)
 
 
 if __name__ == '__main__':

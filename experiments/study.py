@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
-from deeplab import console
+from deeplab import cli
 from deeplab.models import registry
 
 Overrides = Mapping[str, Any]
@@ -182,7 +182,7 @@ def config(arguments: Sequence[str]) -> ConfigDict:
     values(argv)
   except (AttributeError, KeyError, TypeError, flags.Error) as error:
     raise ValueError(f'{" ".join(arguments)}: {error}') from None
-  chosen = console.chosen_config(flag, values)
+  chosen = cli.chosen_config(flag, values)
   assert chosen is not None
   return chosen
 

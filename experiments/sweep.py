@@ -37,7 +37,7 @@ from absl import flags
 from absl import logging
 import tqdm
 
-from deeplab import console
+from deeplab import cli
 from deeplab import provenance
 from deeplab import workdir as workdirs
 from experiments import launchers
@@ -358,7 +358,7 @@ def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   wrong = [argument for argument in extra if not argument.startswith('--')]
   if wrong:
     raise app.UsageError(f'unexpected arguments: {" ".join(wrong)}')
-  console.run(argv[:1], lambda: _run(values, extra))
+  cli.run(argv[:1], lambda: _run(values, extra))
 
 
 if __name__ == '__main__':

@@ -23,14 +23,14 @@ from typing import NamedTuple
 from absl import app
 from absl import flags
 
-from deeplab import console
-from deeplab import logbook
+from deeplab import cli
 from deeplab import provenance
 from deeplab import visualize
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.models import profile
 from deeplab.models import registry
+from deeplab.training import metric_writer
 from experiments import plots
 from experiments import results
 from experiments import zoo
@@ -231,7 +231,11 @@ def draw(sweep: dict[str, Any], folder: str, workdir: str | None) -> None:
       for run in row.runs
     ]
     curves[row.name] = [
-      [(x['step'], x['miou']) for x in logbook.read(path) if x.get('miou')]
+      [
+        (x['step'], x['miou'])
+        for x in metric_writer.read(path)
+        if x.get('miou')
+      ]
       for path in paths
     ]
   visualize.save(plots.curves(curves), f'{start}_curves.png')
@@ -303,7 +307,7 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Draws the tables and plots."""
-  console.run(argv, lambda: _run(values))
+  cli.run(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ from absl import flags
 from ml_collections import ConfigDict
 import tqdm
 
-from deeplab import console
+from deeplab import cli
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.models import profile
@@ -218,7 +218,7 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
-  console.run(argv, _run)
+  cli.run(argv, _run)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from deeplab import metrics
-from deeplab import predictors
+from deeplab.inference import predictors
 
 
 def _ids(output: np.ndarray) -> np.ndarray:

@@ -18,11 +18,11 @@ from absl import logging
 import numpy as np
 
 from deeplab import evaluate
-from deeplab import files
-from deeplab import inference
-from deeplab import litert
-from deeplab import predictors
 from deeplab import provenance
+from deeplab.inference import litert
+from deeplab.inference import load
+from deeplab.inference import predictors
+from deeplab.inference import views
 from deeplab.models import profile
 from deeplab.quantization import calibrate
 from deeplab.quantization import networks
@@ -364,7 +364,7 @@ def _samples(
 ) -> Iterator[np.ndarray]:
   """Yields what TensorFlow's calibration runs."""
   yield from calibration.samples(
-    inference.track(images, len(images), 'calibrate'),
+    views.track(images, len(images), 'calibrate'),
     request.input_size,
     request.normalization_in_graph,
     source.config.data.mean,
@@ -385,5 +385,5 @@ def _open(
   """Returns the file as a predictor."""
   with saved_model.quiet():  # the interpreter greets
     if os.path.isfile(path):
-      return files.load(path)
+      return load.load(path)
     return saved_model.SavedModelPredictor(path, request, data.mean, data.std)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from deeplab import evaluate
-from deeplab import litert
-from deeplab import tflm
+from deeplab.inference import litert
+from deeplab.inference import tflm
 from export import graph as graph_lib
 from export import memory
 from export import micro

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deeplab import predictors
 from deeplab.data import augment
 from deeplab.data import bands
+from deeplab.inference import predictors
 
 
 def synthetic(

@@ -58,7 +58,7 @@ import jax
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
-from deeplab import console
+from deeplab import cli
 from deeplab.data import catalog
 from deeplab.data import info as data_info
 from deeplab.quantization import networks
@@ -343,7 +343,7 @@ def _run() -> None:
     request = _request(source.config, source.info)
   else:
     # What makes no sense is refused before the model is initialised.
-    config = console.chosen_config(_CONFIG)
+    config = cli.chosen_config(_CONFIG)
     assert config is not None  # checked above
     config = _quantization(config)
     request = _request(config, catalog.info_for(config.data))
@@ -364,9 +364,9 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Exports; an error that the user can mend is one line."""
-  console.run(argv, _run)
+  cli.run(argv, _run)
 
 
 if __name__ == '__main__':
   jax.config.config_with_absl()
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

@@ -14,7 +14,7 @@ from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
-from deeplab import tflm
+from deeplab.inference import tflm
 from export import graph as graph_lib
 from export import saved_model
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deeplab import predictors
+from deeplab.inference import predictors
 
 Parity = dict[str, float | int | None]
 

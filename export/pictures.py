@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import predictors
 from deeplab import visualize
+from deeplab.inference import predictors
 
 _CELL = (240, 320)
 

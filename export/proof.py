@@ -17,11 +17,11 @@ import numpy as np
 
 from deeplab import cores
 from deeplab import evaluate
-from deeplab import litert
-from deeplab import tflm
 from deeplab import visualize
 from deeplab.data import augment
 from deeplab.data import info as data_info
+from deeplab.inference import litert
+from deeplab.inference import tflm
 from export import graph as graph_lib
 from export import memory
 from export import micro

@@ -8,9 +8,9 @@ from typing import Any
 from absl import logging
 
 from deeplab import evaluate
-from deeplab import predictors
 from deeplab import words
 from deeplab.data import splits
+from deeplab.inference import predictors
 from export import request as request_lib
 from export import source as source_lib
 

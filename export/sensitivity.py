@@ -35,11 +35,11 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from deeplab import console
+from deeplab import cli
 from deeplab import evaluate
-from deeplab import predictors
 from deeplab import visualize
 from deeplab import workdir as workdirs
+from deeplab.inference import predictors
 from deeplab.quantization import calibrate
 from deeplab.quantization import folding
 from deeplab.quantization import networks
@@ -344,10 +344,10 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Measures; an error that the user can mend is one line."""
-  console.run(argv, lambda: _run(values))
+  cli.run(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':
   define_flags()
   jax.config.config_with_absl()
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

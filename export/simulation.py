@@ -7,9 +7,9 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from deeplab import litert
-from deeplab import predictors
-from deeplab import tflm
+from deeplab.inference import litert
+from deeplab.inference import predictors
+from deeplab.inference import tflm
 from deeplab.models import segmenter
 from deeplab.quantization import networks
 from export import agreement

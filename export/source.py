@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab import predictors
 from deeplab import workdir as workdir_lib
 from deeplab.data import bands
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
+from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.quantization import calibrate

@@ -12,10 +12,10 @@ import tifffile
 from configs import folder_mnv2
 from deeplab import describe
 from deeplab import evaluate
-from deeplab import litert
 from deeplab import predict
 from deeplab import train
 from deeplab.data import bands
+from deeplab.inference import litert
 from export import build
 from export import request as request_lib
 from export import source as source_lib

@@ -10,9 +10,9 @@ import pytest
 from configs import common
 from configs import voc_resnet
 from deeplab import evaluate
-from deeplab import predictors
 from deeplab.data import info as data_info
-from tests import inference_test
+from deeplab.inference import predictors
+from tests.inference import views_test
 
 INFO = data_info.DatasetInfo(
   name='toy',
@@ -22,10 +22,10 @@ INFO = data_info.DatasetInfo(
 )
 
 
-def examples(sizes=inference_test.SIZES):
+def examples(sizes=views_test.SIZES):
   """Images whose label is the brightest channel, with errors and void."""
   rng = np.random.default_rng(7)
-  for i, image in enumerate(inference_test.random_images(sizes)):
+  for i, image in enumerate(views_test.random_images(sizes)):
     label = image.argmax(-1).astype(np.uint8)
     wrong = rng.random(label.shape) < 0.2
     label[wrong] = rng.integers(0, 3, np.count_nonzero(wrong))
@@ -49,9 +49,9 @@ def by_hand(items):
   [{}, {'batch_size': 1}, {'mode': 'slide'}, {'pad_multiple': 32}],
 )
 def test_every_pixel_counts_once(changes):
-  fake = inference_test.Fake(inference_test.channels)
+  fake = views_test.Fake(views_test.channels)
   result = evaluate.evaluate(
-    fake, examples(), INFO, inference_test.eval_config(**changes)
+    fake, examples(), INFO, views_test.eval_config(**changes)
   )
   np.testing.assert_array_equal(result.confusion, by_hand(examples()))
   assert result.examples == 5
@@ -67,10 +67,10 @@ def test_a_second_mean_leaves_out_what_the_data_set_says():
   info = dataclasses.replace(INFO, unscored=('blue', 'never'))
   items = list(examples())
   result = evaluate.evaluate(
-    inference_test.Fake(inference_test.channels),
+    views_test.Fake(views_test.channels),
     items,
     info,
-    inference_test.eval_config(),
+    views_test.eval_config(),
   )
   matrix = by_hand(items)[:2]
   ious = [
@@ -82,8 +82,8 @@ def test_a_second_mean_leaves_out_what_the_data_set_says():
 
 
 def test_hosts_add_up_exactly():
-  config = inference_test.eval_config()
-  fake = inference_test.Fake(inference_test.channels)
+  config = views_test.eval_config()
+  fake = views_test.Fake(views_test.channels)
   items = list(examples())
   whole = evaluate.evaluate(fake, items, INFO, config)
   shares = []
@@ -105,10 +105,10 @@ def test_hosts_add_up_exactly():
 
 def test_samples_are_the_first_images_in_order():
   result = evaluate.evaluate(
-    inference_test.Fake(inference_test.channels),
+    views_test.Fake(views_test.channels),
     examples(),
     INFO,
-    inference_test.eval_config(),
+    views_test.eval_config(),
     keep_samples=2,
   )
   assert [sample.name for sample in result.samples] == ['image 0', 'image 1']
@@ -118,20 +118,20 @@ def test_samples_are_the_first_images_in_order():
 
 
 def test_static_size_is_scored_at_the_labels_resolution():
-  config = inference_test.eval_config()
+  config = views_test.eval_config()
   image = np.zeros((30, 42, 3), np.uint8)
   image[:, :21, 0] = image[:, 21:, 2] = 99
   label = image.argmax(-1).astype(np.uint8)
   item = {'image': image, 'label': label, 'name': 'halves'}
   for output in predictors.OUTPUTS:
-    fake = inference_test.Fake(inference_test.channels, output)
+    fake = views_test.Fake(views_test.channels, output)
     predictor = predictors.static_protocol(fake, (8, 8), output)
     result = evaluate.evaluate(predictor, [item], INFO, config)
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
     assert fake.seen[-1] == (1, 8, 8, 3)
-    fake = inference_test.Fake(inference_test.channels, output)
-    own = inference_test.eval_config(mode='static', static_size=(8, 8))
+    fake = views_test.Fake(views_test.channels, output)
+    own = views_test.eval_config(mode='static', static_size=(8, 8))
     result = evaluate.evaluate(fake, [item], INFO, own)
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
@@ -150,12 +150,12 @@ def test_labels_may_be_resized_along(changes, size):
   image = np.zeros((30, 42, 3), np.uint8)
   image[:, :21, 0] = image[:, 21:, 2] = 99
   label = image.argmax(-1).astype(np.uint8)
-  fake = inference_test.Fake(inference_test.channels)
+  fake = views_test.Fake(views_test.channels)
   result = evaluate.evaluate(
     fake,
     [{'image': image, 'label': label, 'name': 'halves'}],
     INFO,
-    inference_test.eval_config(resize_labels=True, pad_multiple=1, **changes),
+    views_test.eval_config(resize_labels=True, pad_multiple=1, **changes),
     keep_samples=1,
   )
   assert fake.seen == [(1, *size, 3)]
@@ -176,10 +176,10 @@ def test_the_loss_is_that_of_the_probabilities(changes):
   label = image.argmax(-1).astype(np.uint8)
   label[0] = 255
   result = evaluate.evaluate(
-    inference_test.Fake(inference_test.channels),
+    views_test.Fake(views_test.channels),
     [{'image': image, 'label': label, 'name': 'a'}],
     INFO,
-    inference_test.eval_config(loss=True, **changes),
+    views_test.eval_config(loss=True, **changes),
   )
   assert result.metrics['loss'] == pytest.approx(0.2395448, abs=1e-5)
   assert result.metrics['miou'] == 1.0
@@ -194,12 +194,12 @@ def _two_classes(output='logits', **changes):
   two = dataclasses.replace(
     INFO, class_names=INFO.class_names[:2], palette=INFO.palette[:2]
   )
-  fake = inference_test.Fake(lambda x: np.float32(x[..., :2]), output)
+  fake = views_test.Fake(lambda x: np.float32(x[..., :2]), output)
   return evaluate.evaluate(
     fake,
     [{'image': image, 'label': label, 'name': 'a'}],
     two,
-    inference_test.eval_config(loss=True, **changes),
+    views_test.eval_config(loss=True, **changes),
     loss_terms=('sigmoid_cross_entropy',),
   )
 
@@ -241,23 +241,23 @@ def test_sigmoids_need_logits(fields, message):
 )
 def test_bad_label_names_the_example(item, message):
   item = {'image': np.zeros((4, 4, 3), np.uint8), 'name': 'bad one', **item}
-  fake = inference_test.Fake(inference_test.channels)
+  fake = views_test.Fake(views_test.channels)
   with pytest.raises(ValueError, match=message):
-    evaluate.evaluate(fake, [item], INFO, inference_test.eval_config())
+    evaluate.evaluate(fake, [item], INFO, views_test.eval_config())
 
 
 def test_empty_split_is_an_error():
-  fake = inference_test.Fake(inference_test.channels)
+  fake = views_test.Fake(views_test.channels)
   with pytest.raises(ValueError, match='split of toy is empty'):
-    evaluate.evaluate(fake, [], INFO, inference_test.eval_config())
+    evaluate.evaluate(fake, [], INFO, views_test.eval_config())
 
 
 def test_written_files_are_strict_json(tmp_path):
   result = evaluate.evaluate(
-    inference_test.Fake(inference_test.channels),
+    views_test.Fake(views_test.channels),
     examples(),
     INFO,
-    inference_test.eval_config(),
+    views_test.eval_config(),
   )
   evaluate.write(result, tmp_path / 'eval', INFO)
 
@@ -304,14 +304,12 @@ class Run:
   """A work directory's content without training."""
 
   def __init__(self, monkeypatch, classes=INFO.class_names, loss=None):
-    fake = inference_test.Fake(inference_test.channels)
-    self.tflite = inference_test.Fake(
-      inference_test.channels, input_size=(16, 16)
-    )
+    fake = views_test.Fake(views_test.channels)
+    self.tflite = views_test.Fake(views_test.channels, input_size=(16, 16))
     self.tflite.card = {'classes': list(classes)}
-    config = inference_test.ConfigDict(
+    config = views_test.ConfigDict(
       {
-        'eval': inference_test.eval_config(loss=loss is not None),
+        'eval': views_test.eval_config(loss=loss is not None),
         'loss': {'terms': (loss or 'cross_entropy',)},
         'data': {'eval_split': 'val'},
       }
@@ -320,7 +318,7 @@ class Run:
     patch = monkeypatch.setattr
     patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
     patch(evaluate, 'flax_predictor', lambda loaded, stride=0: fake)
-    patch(evaluate.files, 'load', lambda path: self.tflite)
+    patch(evaluate.load, 'load', lambda path: self.tflite)
     patch(evaluate.splits, 'prepare', lambda config, splits: None)
     patch(evaluate.splits, 'num_examples', lambda config, split: 5)
     patch(
@@ -369,7 +367,7 @@ def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
   assert found['focal'] == found['cross_entropy']
   logits = np.concatenate(
     [
-      inference_test.channels(x['image'][None])[0][x['label'] != 255]
+      views_test.channels(x['image'][None])[0][x['label'] != 255]
       for x in examples()
     ]
   ).astype(np.float64)

@@ -8,7 +8,7 @@ from absl.testing import flagsaver
 from ml_collections import config_flags
 import pytest
 
-from deeplab import console
+from deeplab import cli
 from deeplab import describe
 from deeplab import evaluate
 from deeplab import main
@@ -107,7 +107,7 @@ def test_a_field_that_is_not_there_is_one_sentence(given, sentence):
 def test_a_misspelt_page_is_one_sentence(parsed, monkeypatch):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(
-    console.config_flags,
+    cli.config_flags,
     'get_config_filename',
     lambda flag: 'configs/foldr_mnv2.py:smoke',
   )
@@ -145,7 +145,7 @@ def test_any_field_of_the_model_can_be_overridden(monkeypatch):
     'config', flag_values=values, sys_argv=argv
   )
   values(argv)
-  config = console.chosen_config(flag, values)
+  config = cli.chosen_config(flag, values)
   assert config.model.encoder.activation == 'relu'
   assert config.model.encoder.top_conv  # the page's
   # Another class: its own defaults, and what was given beside its name.
@@ -221,4 +221,4 @@ def test_errors_become_one_line():
     raise ValueError('learning_rate=-1 is negative; raise it')
 
   with pytest.raises(SystemExit, match=r'^Error: learning_rate=-1 is neg'):
-    console.run(['main'], fail)
+    cli.run(['main'], fail)

@@ -14,7 +14,7 @@ from deeplab import predict
 from deeplab import workdir as workdirs
 from deeplab.data import bands
 from tests import evaluate_test
-from tests import inference_test
+from tests.inference import views_test
 
 PALETTE = evaluate_test.INFO.palette
 
@@ -196,8 +196,8 @@ def test_nothing_to_segment(tmp_path, segmenter):
 
 
 def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
-  config = inference_test.ConfigDict(
-    {'eval': inference_test.eval_config(), 'data': {'mean': (0.0,) * 3}}
+  config = views_test.ConfigDict(
+    {'eval': views_test.eval_config(), 'data': {'mean': (0.0,) * 3}}
   )
   monkeypatch.setattr(
     workdirs,
@@ -209,7 +209,7 @@ def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
   monkeypatch.setattr(
     predict.evaluate,
     'flax_predictor',
-    lambda loaded, output_stride: inference_test.Fake(inference_test.channels),
+    lambda loaded, output_stride: views_test.Fake(views_test.channels),
   )
   image = blocks((21 * 8, 40))[:163]
   Image.fromarray(image).save(tmp_path / 'a.png')
@@ -229,14 +229,14 @@ def _flags(**values):
 
 
 def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
-  class File(inference_test.Fake):
+  class File(views_test.Fake):
     card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
     pixels = bands.RGB
 
   monkeypatch.setattr(
-    predict.files,
+    predict.load,
     'load',
-    lambda path: File(inference_test.channels, input_size=(16, 16)),
+    lambda path: File(views_test.channels, input_size=(16, 16)),
   )
   image = np.zeros((32, 48, 3), np.uint8)
   image[:, :24, 1] = image[:, 24:, 2] = 200

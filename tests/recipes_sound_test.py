@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from deeplab import inference
-from deeplab import losses
-from deeplab import optimizers
 from deeplab.data import augment
 from deeplab.data import catalog
+from deeplab.inference import views
+from deeplab.training import losses
+from deeplab.training import optimizers
 from tests import configs_test
 
 
@@ -40,7 +40,7 @@ def test_static_sizes_show_the_same_pixels_to_training(module, variant):
   config = configs_test.get(module, variant).unlock()
   image = np.random.default_rng(0).integers(0, 256, (1200, 1700, 3), np.uint8)
   watcher = Watcher()
-  inference.segment(watcher, [image], config.eval)
+  views.segment(watcher, [image], config.eval)
   augmented = config.data.augment
   augmented.ops = ('stretch',)
 

@@ -62,7 +62,7 @@ def test_one_file_says_pmap():
 @pytest.mark.parametrize(
   'modules',
   [
-    'deeplab.steps, deeplab.parallel, deeplab.models.registry',
+    'deeplab.training.train_step, deeplab.parallel, deeplab.models.registry',
     'experiments.zoo',
     'experiments.benchmarks.inference',
     'experiments.benchmarks.train_step',

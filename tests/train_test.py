@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 
 from configs import shapes_mnv2
-from deeplab import checkpoints
 from deeplab import describe
 from deeplab import evaluate
-from deeplab import logbook
 from deeplab import metrics
 from deeplab import parallel
-from deeplab import predictors
-from deeplab import steps
 from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data import splits
+from deeplab.inference import predictors
 from deeplab.models import registry
+from deeplab.training import checkpoints
+from deeplab.training import metric_writer
+from deeplab.training import train_step
 from tests import configs_test
 from tests import runs
 
@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_says(smoke_run):
   saved = os.listdir(workdirs.checkpoint_dir(smoke_run.workdir))
   assert {name for name in saved if name.isdigit()} == {'4', '6'}
 
-  lines = logbook.read(os.path.join(smoke_run.workdir, 'metrics.jsonl'))
+  lines = metric_writer.read(os.path.join(smoke_run.workdir, 'metrics.jsonl'))
   training = [line for line in lines if line['split'] == 'train']
   assert [line['step'] for line in training] == [2, 4, 6]
   fields = ('loss', 'learning_rate', 'grad_norm', 'update_norm', 'param_norm')
@@ -112,7 +112,7 @@ def test_an_interrupted_run_ends_bitwise_equal(
   expected, step = _variables(smoke_run.workdir)
   assert step == 6
   _assert_bitwise_equal(expected, _variables(workdir)[0])
-  lines = logbook.read(os.path.join(workdir, 'metrics.jsonl'))
+  lines = metric_writer.read(os.path.join(workdir, 'metrics.jsonl'))
   assert [x['step'] for x in lines if x['split'] == 'train'] == [2, 4, 6]
 
 
@@ -217,7 +217,7 @@ def test_a_plateau_survives_an_interruption(smoke_run, tmp_path, monkeypatch):
     return batch
 
   def rates(workdir):
-    lines = logbook.read(os.path.join(workdir, 'metrics.jsonl'))
+    lines = metric_writer.read(os.path.join(workdir, 'metrics.jsonl'))
     return [x['learning_rate'] for x in lines if x['split'] == 'train']
 
   # Evaluations after steps 2, 4, 6, 8: the second and the fourth are worse.
@@ -376,7 +376,7 @@ def test_wrong_sizes_are_refused(data_dir, tmp_path):
 def test_frozen_norms_keep_their_statistics(data_dir):
   config = runs.config(data_dir, model__frozen_norms=True, batch_size=1)
   model, optimizer, _, step = train.build_step(config, 6, 10, None)
-  state = steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
+  state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
   rng = np.random.default_rng(0)
   batch = {
     'image': 3 + rng.standard_normal((1, 33, 33, 3), np.float32),
@@ -445,7 +445,7 @@ def test_one_batch_overfits(data_dir):
   model, optimizer, _, step = train.build_step(
     config, info.num_classes, 150, None
   )
-  state = steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
+  state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
   step = jax.jit(step, donate_argnums=0)
   device_batch = jax.tree.map(jnp.asarray, batch)
   for _ in range(150):
@@ -597,7 +597,7 @@ def test_a_run_on_a_full_disk_loses_nothing(
 
 
 def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
-  state = steps.init_state(
+  state = train_step.init_state(
     registry.build(smoke_run.config.model, 6),
     train.build_step(smoke_run.config, 6, 10, None)[1],
     channels=3,

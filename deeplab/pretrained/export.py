@@ -10,7 +10,7 @@ from absl import app
 from absl import flags
 import jax
 
-from deeplab import console
+from deeplab import cli
 from deeplab.pretrained import own
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of the run.')
@@ -31,9 +31,9 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Exports; an error that the user can mend is one line."""
-  console.run(argv, _run)
+  cli.run(argv, _run)
 
 
 if __name__ == '__main__':
   jax.config.config_with_absl()
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

@@ -11,10 +11,10 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from deeplab import predictors
 from deeplab.data import augment
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
+from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.quantization import equalize
 from deeplab.quantization import folding

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 from typing import Any
 
-from deeplab import amounts
 from deeplab import parallel
 from deeplab.data import bands
 from deeplab.models import registry
@@ -11,6 +10,7 @@ from deeplab.quantization import deployed
 from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization import snapping
+from deeplab.training import limits
 
 if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
@@ -110,14 +110,14 @@ def build(
       network,
       num_classes,
       axis_name=axis_name,
-      frozen_norms=amounts.frozen_norms(config),
+      frozen_norms=limits.frozen_norms(config),
       **parallel.kernels(),
     )
   model = registry.build(
     network,
     num_classes,
     axis_name=axis_name,
-    frozen_norms=amounts.frozen_norms(config),
+    frozen_norms=limits.frozen_norms(config),
     **KERNELS,
   )
   return _simulated(config, model)

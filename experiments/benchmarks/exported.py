@@ -33,7 +33,7 @@ import numpy as np
 from configs import ade20k32_lite
 from configs import person_mnv2
 from configs import voc_mnv2
-from deeplab import console
+from deeplab import cli
 from deeplab import cores
 from deeplab.models import registry
 from deeplab.pretrained import folded
@@ -292,4 +292,4 @@ def _run() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  app.run(lambda argv: console.run(argv, _run))
+  app.run(lambda argv: cli.run(argv, _run))

@@ -24,7 +24,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from deeplab import console
+from deeplab import cli
 from deeplab import parallel
 from deeplab.models import registry
 from experiments import zoo
@@ -152,7 +152,7 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
-  console.run(argv, _run)
+  cli.run(argv, _run)
 
 
 if __name__ == '__main__':

@@ -25,14 +25,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
-from deeplab import console
+from deeplab import cli
 from deeplab import describe
 from deeplab import parallel
-from deeplab import steps
 from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.data import augment
 from deeplab.data import catalog
+from deeplab.training import train_step
 from experiments import results
 from experiments import zoo
 
@@ -82,7 +82,7 @@ def kept(model: Any, state: Any, batch: dict[str, Any]) -> int:
         {'params': params, 'batch_stats': state.batch_stats},
         batch['image'],
         train=True,
-        dropout_keys=steps.dropout_keys(0, batch['index']),
+        dropout_keys=train_step.dropout_keys(0, batch['index']),
         mutable=['batch_stats'],
       )
       return output.logits, output.auxiliary
@@ -180,7 +180,7 @@ def define_flags() -> flags.FlagHolder:
 
 
 def _run(config_flag: flags.FlagHolder) -> None:
-  config = console.chosen_config(config_flag)
+  config = cli.chosen_config(config_flag)
   assert config is not None  # it has a default
   found = []
   for setting in SETTINGS:
@@ -205,6 +205,6 @@ def _run(config_flag: flags.FlagHolder) -> None:
 if __name__ == '__main__':
   flag = define_flags()
   app.run(
-    lambda argv: console.run(argv, lambda: _run(flag)),
-    flags_parser=console.parse_flags,
+    lambda argv: cli.run(argv, lambda: _run(flag)),
+    flags_parser=cli.parse_flags,
   )

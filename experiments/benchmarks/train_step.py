@@ -26,14 +26,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deeplab import losses
 from deeplab import parallel
-from deeplab import steps
 from deeplab.models import layers
 from deeplab.models import profile
 from deeplab.models import segmenter
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.heads import deeplabv3plus
+from deeplab.training import losses
+from deeplab.training import train_step
 
 _BATCH = flags.DEFINE_integer('batch', 4, 'Images a step.')
 _SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images.')
@@ -99,7 +99,7 @@ def network() -> segmenter.Segmenter:
 
 
 class Ours:
-  """Our side: the step of `deeplab.steps` on the local devices."""
+  """The step of `deeplab.training.train_step` on the local devices."""
 
   def __init__(self):
     model = network()
@@ -115,7 +115,7 @@ class Ours:
     optimizer = optax.sgd(0.01, momentum=0.9)
     self._step = parallel.map_train(
       functools.partial(
-        steps.train_step,
+        train_step.train_step,
         model=model,
         optimizer=optimizer,
         loss=losses.Loss(255, 'valid', (), 0.4),
@@ -126,7 +126,7 @@ class Ours:
       )
     )
     self._state = parallel.replicate(
-      steps.init_state(model, optimizer, channels=3, seed=0, ema=False)
+      train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
     )
     keys = jax.random.split(jax.random.key(0))
     self._batch = parallel.split(

@@ -7,8 +7,8 @@ import pytest
 
 from deeplab import describe
 from deeplab import evaluate
-from deeplab import inference
 from deeplab import train
+from deeplab.inference import views
 from deeplab.models import registry
 from experiments import study as studies
 from experiments import zoo
@@ -73,7 +73,7 @@ def _assert_traces(config):
   image = jax.ShapeDtypeStruct((1, *config.eval.static_size, 3), 'float32')
   logits = jax.eval_shape(model.apply, state.variables, image).logits
   assert logits.shape == (1, *config.eval.static_size, classes)
-  assert config.eval.mode in inference.MODES
+  assert config.eval.mode in views.MODES
   assert evaluate.file_protocol(config.eval).output_stride == 0
 
 

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import checkpoints
 from deeplab import provenance
 from deeplab import workdir as workdirs
+from deeplab.training import checkpoints
 from experiments import plots
 from experiments import results
 from experiments import tabulate

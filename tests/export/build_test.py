@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab import files
-from deeplab import litert
-from deeplab import predictors
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data import splits
+from deeplab.inference import litert
+from deeplab.inference import load
+from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
@@ -377,7 +377,7 @@ def test_onnx_and_c_are_made_of_the_same_files(plain):
   }
   header = (folder / 'c' / 'model.h').read_text()
   assert f'MODEL_BYTES {formats["int8"]["file_bytes"]}\n' in header
-  assert files.load(folder / 'onnx_int8.onnx').input_size == (65, 65)
+  assert load.load(folder / 'onnx_int8.onnx').input_size == (65, 65)
 
 
 def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):

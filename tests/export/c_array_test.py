@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from deeplab import tflm
+from deeplab.inference import tflm
 from export import c_array
 from export import graph as graph_lib
 from tests.export import small

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from deeplab import files
-from deeplab import predictors
+from deeplab.inference import load
+from deeplab.inference import predictors
 from deeplab.quantization import calibrate
 from deeplab.quantization import rules
 from export import graph as graph_lib
@@ -45,7 +45,7 @@ def test_predictors_refuse(tmp_path, kind):
   with pytest.raises(
     ValueError, match=r'damaged or was replaced|is not a TensorFlow Lite file'
   ):
-    files.load(path)
+    load.load(path)
 
 
 def test_reading_a_graph_never_fails_otherwise():
@@ -73,7 +73,7 @@ def test_the_compiler_gets_half_a_file(tmp_path):
 
 
 def test_an_image_of_another_size(tmp_path):
-  predictor = files.load(small.write(tmp_path, small.int8()))
+  predictor = load.load(small.write(tmp_path, small.int8()))
   with pytest.raises(ValueError, match=r'takes images of \(16, 24, 3\), not'):
     predictor(np.zeros((1, 24, 16, 3), np.uint8))
   with pytest.raises(ValueError, match='computes at'):
@@ -83,7 +83,7 @@ def test_an_image_of_another_size(tmp_path):
 def test_a_card_of_another_size(tmp_path):
   path = small.write(tmp_path, small.int8(), input_size=[32, 32])
   with pytest.raises(ValueError, match='the card is of another file'):
-    files.load(path)
+    load.load(path)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab import litert
-from deeplab import tflm
+from deeplab.inference import litert
+from deeplab.inference import tflm
 from deeplab.models import registry
 from deeplab.quantization import folding
 from deeplab.quantization import networks

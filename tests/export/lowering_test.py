@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import litert
-from deeplab import tflm
+from deeplab.inference import litert
+from deeplab.inference import tflm
 from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
 from export import graph as graph_lib

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deeplab import tflm
+from deeplab.inference import tflm
 from export import graph as graph_lib
 from export import memory
 from export import micro

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deeplab import tflm
+from deeplab.inference import tflm
 from export import device_report
 from export import ends
 from export import graph as graph_lib

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import litert
 from deeplab.data import augment
+from deeplab.inference import litert
 from deeplab.models import layers
 from deeplab.quantization import calibrate
 from deeplab.quantization import folding

@@ -2,7 +2,7 @@
 
 import json
 
-from deeplab import litert
+from deeplab.inference import litert
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab import predictors
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data import splits
+from deeplab.inference import predictors
 from export import calibration
 from export import sensitivity
 from export import source as source_lib

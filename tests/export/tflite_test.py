@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplab import litert
+from deeplab.inference import litert
 from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models import segmenter

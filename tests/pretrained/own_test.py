@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import checkpoints
 from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.pretrained import merge
 from deeplab.pretrained import own
 from deeplab.pretrained import safetensors_file
+from deeplab.training import checkpoints
 from tests import runs
 
 

@@ -3,10 +3,10 @@ import re
 import pytest
 
 from configs import shapes_mnv2
-from deeplab import amounts
 from deeplab.quantization import deployed
 from deeplab.quantization import networks
 from deeplab.quantization import rules
+from deeplab.training import limits
 from tests.quantization import nets
 
 
@@ -74,9 +74,9 @@ def test_what_only_training_runs_stays_float():
 def test_norms_are_frozen_where_the_config_says():
   def frozen(c):
     assert networks.build(c, 3).encoder.options.frozen_norms == (
-      amounts.frozen_norms(c)
+      limits.frozen_norms(c)
     )
-    return amounts.frozen_norms(c)
+    return limits.frozen_norms(c)
 
   c = shapes_mnv2.get_config('smoke').unlock()
   assert not frozen(c)
@@ -85,7 +85,7 @@ def test_norms_are_frozen_where_the_config_says():
   pytest.importorskip('qwix')
   assert frozen(config())
   c = config(**{'quantization.frozen_norms': False, 'model.frozen_norms': True})
-  assert not amounts.frozen_norms(c)
+  assert not limits.frozen_norms(c)
 
 
 def test_a_first_layer_in_float_is_refused():

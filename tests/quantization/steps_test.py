@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from deeplab import checkpoints
-from deeplab import losses
 from deeplab import parallel
-from deeplab import steps
 from deeplab.quantization import rules
+from deeplab.training import checkpoints
+from deeplab.training import losses
+from deeplab.training import train_step
 from tests import helpers
 from tests.quantization import nets
 
@@ -39,9 +39,9 @@ def _stats():
 def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
   model = providers.simulate(helpers.TinyNet(axis_name=axis_name), RULES)
   optimizer = optax.sgd(0.01)
-  ranges = steps.Ranges(0.75, 0, model if observer else None)
+  ranges = train_step.Ranges(0.75, 0, model if observer else None)
   step = functools.partial(
-    steps.train_step,
+    train_step.train_step,
     model=model,
     optimizer=optimizer,
     axis_name=axis_name,
@@ -54,7 +54,7 @@ def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
       **kwargs,
     },
   )
-  state = steps.init_state(
+  state = train_step.init_state(
     providers.simulate(helpers.TinyNet(), RULES),
     optimizer,
     channels=3,
@@ -62,7 +62,7 @@ def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
     ema=ema,
   )
   variables, stats = _stats()
-  return steps.start_from(
+  return train_step.start_from(
     state, {**variables, 'quant_stats': stats}, optimizer
   ), step
 
@@ -133,7 +133,7 @@ def test_accumulation_sees_every_part():
 
 
 def test_ranges_stay_from_their_step_on():
-  ranges = steps.Ranges(0.75, 1)
+  ranges = train_step.Ranges(0.75, 1)
   state, step = _setup(ranges=ranges)
   step = jax.jit(step)
   first, _ = step(state, helpers.batch(seed=0))

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import checkpoints
 from deeplab import evaluate
 from deeplab import workdir as workdirs
+from deeplab.training import checkpoints
 from export import build
 from export import request as request_lib
 from export import source as source_lib

@@ -13,7 +13,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
-from deeplab import console
+from deeplab import cli
 from deeplab import cores
 from deeplab.data import catalog
 from deeplab.data import splits
@@ -35,7 +35,7 @@ _PROCESSES = flags.DEFINE_integer(
 
 
 def _run() -> None:
-  config = console.chosen_config(_CONFIG)
+  config = cli.chosen_config(_CONFIG)
   if config is None:
     raise ValueError(
       '--config is missing; for a folder of your own, '
@@ -59,8 +59,8 @@ def _run() -> None:
 
 def main(argv: list[str]) -> None:
   """Prints what was found; see the flags."""
-  console.run(argv, _run)
+  cli.run(argv, _run)
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

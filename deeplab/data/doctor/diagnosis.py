@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import class_weights
 from deeplab.data import info as info_lib
 from deeplab.data.doctor import findings
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
+from deeplab.training import class_weights
 
 # Crops are suggested in these steps and up to this size.
 _STEP, _LARGEST_CROP = 32, 512

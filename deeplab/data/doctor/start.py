@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import amounts
-from deeplab import class_weights
 from deeplab.data import augment
 from deeplab.data import bands
 from deeplab.data import info as info_lib
 from deeplab.data import sizes
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
+from deeplab.training import class_weights
+from deeplab.training import limits
 
 
 def faults(
@@ -53,10 +53,10 @@ def _check_amounts(config: Any, examples: int) -> None:
   Raises:
     ValueError: they do not.
   """
-  amounts.check(config)
-  amounts.check_batch(config)
+  limits.check(config)
+  limits.check_batch(config)
   if examples:
-    amounts.total_steps(config, examples)
+    limits.total_steps(config, examples)
 
 
 def _augment_once(data: Any) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import shapes_mnv2
-from deeplab import tflm
+from deeplab.inference import tflm
 from experiments.benchmarks import exported
 from export import graph as graph_lib
 from tests import shared

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import shapes_mnv2
-from deeplab import steps
+from deeplab.training import train_step
 from experiments.benchmarks import memory
 
 
@@ -19,10 +19,10 @@ class _Squares:
 
 
 def test_kept_is_what_the_backward_pass_wants():
-  state = steps.TrainState(
+  state = train_step.TrainState(
     **{
       field.name: None
-      for field in dataclasses.fields(steps.TrainState)
+      for field in dataclasses.fields(train_step.TrainState)
       if field.name not in ('params', 'batch_stats')
     },
     params={'w': jax.ShapeDtypeStruct((), jnp.float32)},

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab import losses
 from deeplab import parallel
+from deeplab.training import losses
 from tests import mmseg_module
 from tests import torchvision_module
 

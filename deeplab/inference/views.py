@@ -18,9 +18,9 @@ from absl import logging
 import numpy as np
 import tqdm
 
-from deeplab import predictors
 from deeplab import words
 from deeplab.data import sizes
+from deeplab.inference import predictors
 
 MODES = ('whole', 'slide', 'static')
 

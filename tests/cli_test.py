@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from deeplab import console
+from deeplab import cli
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from deeplab import console
 )
 def test_chatty_libraries_are_calmed(path, level, shown):
   record = logging.LogRecord('absl', level, path, 1, 'text', None, None)
-  assert console._quiet(record) == shown
+  assert cli._quiet(record) == shown

@@ -1,19 +1,19 @@
 import jax.numpy as jnp
 import pytest
 
-from deeplab import profiling
+from deeplab.training import profiler
 
 
 def test_steps_are_a_range():
-  assert profiling.parse('') == range(0)
-  assert list(profiling.parse('3:5')) == [3, 4]
+  assert profiler.parse('') == range(0)
+  assert list(profiler.parse('3:5')) == [3, 4]
   for wrong in ('5', '5:5', '0:3', 'a:b', '3-5'):
     with pytest.raises(ValueError, match=f"profile_steps='{wrong}' is not"):
-      profiling.parse(wrong)
+      profiler.parse(wrong)
 
 
 def test_it_records_what_tensorboard_reads(tmp_path):
-  recorder = profiling.Recorder(range(2, 4), str(tmp_path))
+  recorder = profiler.Recorder(range(2, 4), str(tmp_path))
   for step in range(1, 5):
     recorder.before(step)
     result = jnp.ones(3) * step
@@ -25,7 +25,7 @@ def test_it_records_what_tensorboard_reads(tmp_path):
 
 
 def test_a_run_that_ends_early_keeps_its_record(tmp_path):
-  recorder = profiling.Recorder(range(1, 100), str(tmp_path))
+  recorder = profiler.Recorder(range(1, 100), str(tmp_path))
   recorder.before(50)  # it went on from there
   recorder.close()
   assert len(list(tmp_path.glob('plugins/profile/*/*.xplane.pb'))) == 1

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from configs import common
-from deeplab import monitor
+from deeplab.training import early_stopping
 
 
 def config(**sections):
@@ -26,11 +26,13 @@ def plateau(**fields):
 
 def run(c, values):
   """Returns the notes after each value of mIoU."""
-  notes, result = monitor.Notes(), []
+  notes, result = early_stopping.Notes(), []
   for value in values:
     # As a run that is killed after each evaluation.
-    notes = monitor.Notes.from_dict(json.loads(json.dumps(notes.to_dict())))
-    notes = monitor.evaluated(notes, {'miou': value}, c)
+    notes = early_stopping.Notes.from_dict(
+      json.loads(json.dumps(notes.to_dict()))
+    )
+    notes = early_stopping.evaluated(notes, {'miou': value}, c)
     result.append(notes)
   return result
 
@@ -50,50 +52,52 @@ def test_the_rate_is_never_raised_to_its_end():
 
 def test_a_loss_is_better_the_lower_it_is():
   c = config(early_stopping={'metric': 'loss', 'patience': 2})
-  notes, over = monitor.Notes(), []
+  notes, over = early_stopping.Notes(), []
   for value in (0.5, 0.4, 0.45, 0.3, 0.35, 0.36):
-    notes = monitor.evaluated(notes, {'miou': 0.5, 'loss': value}, c)
-    over.append(monitor.over(notes, c))
+    notes = early_stopping.evaluated(notes, {'miou': 0.5, 'loss': value}, c)
+    over.append(early_stopping.over(notes, c))
   assert over == [False, False, False, False, False, True]
 
 
 def test_other_schedules_do_not_listen():
   c = config()
   assert run(c, (0.5, 0.4, 0.3))[-1].rate_scale == 1
-  assert not monitor.listens(c)
-  assert monitor.listens(plateau())
+  assert not early_stopping.listens(c)
+  assert early_stopping.listens(plateau())
 
 
 def test_patience_ends_a_run():
   c = config(early_stopping={'patience': 2})
-  over = [monitor.over(n, c) for n in run(c, (0.5, 0.4, 0.6, 0.6, 0.6))]
+  over = [early_stopping.over(n, c) for n in run(c, (0.5, 0.4, 0.6, 0.6, 0.6))]
   assert over == [False, False, False, False, True]
-  assert monitor.listens(c)
+  assert early_stopping.listens(c)
   c.early_stopping.patience = 0
-  assert not any(monitor.over(n, c) for n in run(c, (0.5, 0.4, 0.3)))
+  assert not any(early_stopping.over(n, c) for n in run(c, (0.5, 0.4, 0.3)))
 
 
 def test_the_clock_ends_a_run():
   c = config(max_minutes=1.5)
-  assert not monitor.over(monitor.Notes(seconds=89.0), c)
-  assert monitor.over(monitor.Notes(seconds=90.0), c)
+  assert not early_stopping.over(early_stopping.Notes(seconds=89.0), c)
+  assert early_stopping.over(early_stopping.Notes(seconds=90.0), c)
   c.max_minutes = 0.0
-  assert not monitor.over(monitor.Notes(seconds=1e9), c)
+  assert not early_stopping.over(early_stopping.Notes(seconds=1e9), c)
 
 
 def test_hosts_end_together():
   c = config(max_minutes=1.0)
-  notes = monitor.Notes()
-  late = monitor.clocked(notes, 61.0, c, lambda flag: flag)
-  early = monitor.clocked(notes, 59.0, c, lambda _: True)  # the other is late
+  notes = early_stopping.Notes()
+  late = early_stopping.clocked(notes, 61.0, c, lambda flag: flag)
+  early = early_stopping.clocked(
+    notes, 59.0, c, lambda _: True
+  )  # the other is late
   assert (late.seconds, early.seconds) == (61.0, 60.0)
-  assert monitor.over(late, c) and monitor.over(early, c)
-  both = monitor.clocked(notes, 59.0, c, lambda flag: flag)
-  assert both.seconds == 59.0 and not monitor.over(both, c)
+  assert early_stopping.over(late, c) and early_stopping.over(early, c)
+  both = early_stopping.clocked(notes, 59.0, c, lambda flag: flag)
+  assert both.seconds == 59.0 and not early_stopping.over(both, c)
 
 
 def test_a_checkpoint_without_notes_has_the_first_ones():
-  assert monitor.Notes.from_dict({}) == monitor.Notes()
+  assert early_stopping.Notes.from_dict({}) == early_stopping.Notes()
 
 
 @pytest.mark.parametrize(
@@ -109,5 +113,5 @@ def test_a_checkpoint_without_notes_has_the_first_ones():
 )
 def test_what_could_never_act_is_refused(c, message):
   with pytest.raises(ValueError, match=message):
-    monitor.check(c, ('miou', 'iou/road'))
-  monitor.check(config(), ('miou',))
+    early_stopping.check(c, ('miou', 'iou/road'))
+  early_stopping.check(config(), ('miou',))

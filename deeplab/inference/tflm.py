@@ -12,7 +12,7 @@ from typing import Any
 from ai_edge_litert import interpreter
 import numpy as np
 
-from deeplab import litert
+from deeplab.inference import litert
 
 # What its bookkeeping takes at most beside the activations.
 _SLACK_BYTES = 8 * 1024**2

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from configs import common
-from deeplab import amounts
+from deeplab.training import limits
 
 
 def config(**fields):
@@ -18,16 +18,16 @@ def config(**fields):
 
 
 def test_partial_batches_end_an_epoch():
-  assert amounts.total_steps(config(), 100) == 35
-  assert amounts.total_steps(config(), 7) == 2
-  assert amounts.total_steps(config(total_steps=9), 100) == 9
+  assert limits.total_steps(config(), 100) == 35
+  assert limits.total_steps(config(), 7) == 2
+  assert limits.total_steps(config(total_steps=9), 100) == 9
 
 
 def test_what_makes_no_run_is_refused():
   with pytest.raises(ValueError, match=r"=7 is more than the 6 .* 'train'"):
-    amounts.total_steps(config(), 6)
+    limits.total_steps(config(), 6)
   with pytest.raises(ValueError, match=r'epochs=0\.01 of 100 .* no step'):
-    amounts.total_steps(config(epochs=0.01), 100)
+    limits.total_steps(config(epochs=0.01), 100)
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_what_makes_no_run_is_refused():
 )
 def test_counts_are_positive(name):
   c = common.base()
-  amounts.check(c)
+  limits.check(c)
   c.update_from_flattened_dict({name: 0})
   with pytest.raises(ValueError, match=rf'^config\.{name}=0(\.0)? must be gr'):
-    amounts.check(c)
+    limits.check(c)
 
 
 def test_batch_norm_needs_two_images():
-  amounts.check_batch(config(batch_size=2))
+  limits.check_batch(config(batch_size=2))
   with pytest.raises(ValueError, match=r'a single image, .* raise batch_size'):
-    amounts.check_batch(config(batch_size=7, accumulate_steps=4))
-  amounts.check_batch(config(batch_size=1, model={'frozen_norms': True}))
+    limits.check_batch(config(batch_size=7, accumulate_steps=4))
+  limits.check_batch(config(batch_size=1, model={'frozen_norms': True}))
   in_int8 = {'name': 'int8', 'frozen_norms': True}
-  amounts.check_batch(config(batch_size=1, quantization=in_int8))
+  limits.check_batch(config(batch_size=1, quantization=in_int8))

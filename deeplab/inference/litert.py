@@ -14,9 +14,9 @@ from ai_edge_litert import interpreter
 import numpy as np
 
 from deeplab import cores
-from deeplab import predictors
 from deeplab.data import augment
 from deeplab.data import bands
+from deeplab.inference import predictors
 
 # LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
 # 'builtin' through the optimised kernels alone, 'reference' through the plain

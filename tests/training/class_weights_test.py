@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from deeplab import class_weights
 from deeplab.data import catalog
 from deeplab.data import splits
+from deeplab.training import class_weights
 from tests import runs
 
 INFO = catalog.INFOS['shapes']

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from deeplab import logbook
+from deeplab.training import metric_writer
 
 
 def _lines(path):
@@ -11,7 +11,7 @@ def _lines(path):
 
 
 def test_lines_are_strict_json_with_null_for_nan(tmp_path):
-  book = logbook.Records(str(tmp_path), 0)
+  book = metric_writer.Records(str(tmp_path), 0)
   book.scalars(3, 'val', {'miou': 0.5, 'iou/absent': math.nan})
   book.close()
   assert _lines(tmp_path / 'metrics.jsonl') == [
@@ -27,7 +27,7 @@ def test_a_resumed_run_drops_later_and_half_lines(tmp_path):
     '{"step": 2, "split": "train", "loss": 1.0}\n'
     '{"step": 3, "spl'
   )
-  book = logbook.Records(str(tmp_path), 1)
+  book = metric_writer.Records(str(tmp_path), 1)
   book.scalars(2, 'train', {'loss': 1.5})
   book.close()
   assert [line['loss'] for line in _lines(path)] == [2.0, 1.5]
@@ -37,13 +37,13 @@ def test_a_broken_line_is_named(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 1}\nnot json\n')
   with pytest.raises(ValueError, match=r'metrics.jsonl:2 is not JSON'):
-    logbook.read(str(path))
+    metric_writer.read(str(path))
 
 
 def test_progress_gives_speed_without_pauses(monkeypatch):
   now = [100.0]
-  monkeypatch.setattr(logbook.time, 'monotonic', lambda: now[0])
-  progress = logbook.Progress(0, 50, batch_size=8)
+  monkeypatch.setattr(metric_writer.time, 'monotonic', lambda: now[0])
+  progress = metric_writer.Progress(0, 50, batch_size=8)
   now[0] = 103.0
   progress.pause()
   now[0] = 203.0
@@ -68,8 +68,8 @@ def test_progress_gives_speed_without_pauses(monkeypatch):
 
 def test_the_time_left_may_be_days(monkeypatch, caplog):
   now = [0.0]
-  monkeypatch.setattr(logbook.time, 'monotonic', lambda: now[0])
-  progress = logbook.Progress(0, 30_010, batch_size=8)
+  monkeypatch.setattr(metric_writer.time, 'monotonic', lambda: now[0])
+  progress = metric_writer.Progress(0, 30_010, batch_size=8)
   now[0] = 40.0
   with caplog.at_level('INFO', logger='absl'):
     progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
@@ -78,7 +78,7 @@ def test_the_time_left_may_be_days(monkeypatch, caplog):
 
 def test_the_cost_of_a_step_in_words():
   spent = {'gflops': 2.346, 'arguments': 10.4, 'reused': 8.0, 'work': 99.6}
-  assert logbook.cost(spent) == (
+  assert metric_writer.cost(spent) == (
     '2.35 GFLOPs, 10 MiB of state and batch (8 reused), 100 MiB of work memory'
   )
-  assert logbook.cost({}) == 'the back end does not tell'
+  assert metric_writer.cost({}) == 'the back end does not tell'

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab import parallel
-from deeplab import predictors
+from deeplab.inference import predictors
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 WEIGHTS = np.array(

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from deeplab import checkpoints
-from deeplab import steps
+from deeplab.training import checkpoints
+from deeplab.training import train_step
 from tests import helpers
 
 
 def _state(value, *, ema=False):
-  state = steps.init_state(
+  state = train_step.init_state(
     helpers.TinyNet(), optax.sgd(0.1), channels=3, seed=0, ema=ema
   )
   fill = lambda tree, number: jax.tree.map(

@@ -9,11 +9,11 @@ import optax
 import pytest
 
 from configs import shapes_mnv2
-from deeplab import losses
 from deeplab import parallel
-from deeplab import steps
 from deeplab import train
 from deeplab.models import segmenter
+from deeplab.training import losses
+from deeplab.training import train_step
 from tests import helpers
 
 LOSS = losses.Loss(
@@ -32,13 +32,13 @@ def _setup(axis_name=None, optimizer=None, *, ema=False, **kwargs):
     **kwargs,
   }
   step = functools.partial(
-    steps.train_step,
+    train_step.train_step,
     model=model,
     optimizer=optimizer,
     axis_name=axis_name,
     **fields,
   )
-  state = steps.init_state(
+  state = train_step.init_state(
     helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
   )
   return state, step
@@ -108,7 +108,9 @@ def _network(axis_name, kernels, optimizer):
   config.ema_decay = 0.9
   config.model.auxiliary = ConfigDict({'name': 'fcn', 'channels': 8})
   model, transform, _, step = train.build_step(config, 3, 10, axis_name)
-  return steps.init_state(model, transform, channels=3, seed=1, ema=True), step
+  return train_step.init_state(
+    model, transform, channels=3, seed=1, ema=True
+  ), step
 
 
 @pytest.mark.parametrize(
@@ -208,12 +210,12 @@ def test_a_rate_scale_is_another_rate():
 
 
 def test_dropout_follows_the_example_not_its_place():
-  keys = steps.dropout_keys(3, jnp.array([5, 9], jnp.uint32))
-  swapped = steps.dropout_keys(3, jnp.array([9, 5], jnp.uint32))
+  keys = train_step.dropout_keys(3, jnp.array([5, 9], jnp.uint32))
+  swapped = train_step.dropout_keys(3, jnp.array([9, 5], jnp.uint32))
   data = jax.random.key_data
   np.testing.assert_array_equal(data(keys)[0], data(swapped)[1])
   assert np.any(data(keys)[0] != data(keys)[1])
-  other = steps.dropout_keys(4, jnp.array([5], jnp.uint32))
+  other = train_step.dropout_keys(4, jnp.array([5], jnp.uint32))
   assert np.any(data(keys)[0] != data(other)[0])
 
 
@@ -301,11 +303,11 @@ def test_indivisible_accumulation_is_refused():
 @pytest.mark.parametrize('ema', [False, True])
 def test_a_run_may_start_from_other_variables(ema):
   optimizer = optax.lion(0.1)
-  state = steps.init_state(
+  state = train_step.init_state(
     helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
   )
   other = jax.tree.map(lambda x: np.asarray(x) + 1, state.variables)
-  after = steps.start_from(state, other, optimizer)
+  after = train_step.start_from(state, other, optimizer)
   jax.tree.map(np.testing.assert_array_equal, after.variables, other)
   jax.tree.map(np.testing.assert_array_equal, after.eval_variables, other)
   assert bool(after.ema) == ema

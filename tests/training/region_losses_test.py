@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import losses_test
 from tests import mmseg_module
 from tests import torchvision_module
+from tests.training import losses_test
 
 IGNORE = losses_test.IGNORE
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.losses_test import IGNORE
-from tests.losses_test import example
-from tests.losses_test import make
-from tests.losses_test import term
-from tests.losses_test import value
+from tests.training.losses_test import IGNORE
+from tests.training.losses_test import example
+from tests.training.losses_test import make
+from tests.training.losses_test import term
+from tests.training.losses_test import value
 
 
 def test_focal_by_hand():

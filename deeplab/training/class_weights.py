@@ -6,9 +6,9 @@ import functools
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab import amounts
 from deeplab.data import info as data_info
 from deeplab.data import splits
+from deeplab.training import limits
 
 
 def inverse(frequencies: np.ndarray, power: float) -> np.ndarray:
@@ -93,7 +93,7 @@ def check(loss: ConfigDict, num_classes: int) -> None:
       f'loss.balance={loss.balance} makes class weights, and '
       'loss.class_weights gives some already: set one of the two'
     )
-  amounts.check_weights(loss.class_weights, num_classes)
+  limits.check_weights(loss.class_weights, num_classes)
 
 
 def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from deeplab import regions
+from deeplab.training import region_losses
 
 Array = jax.Array
 
@@ -111,7 +111,7 @@ def ohem(x: Pixels, *, threshold: float, min_kept: int) -> Array:
   """
   loss = cross_entropy(x.logits, x.labels)
   hardness = jax.lax.stop_gradient(loss if threshold else x.weights * loss)
-  images = regions.total(jnp.int32(x.labels.shape[0]), x.axis_name)
+  images = region_losses.total(jnp.int32(x.labels.shape[0]), x.axis_name)
   kept = _largest(hardness, x.valid, min_kept * images, x.axis_name)
   if threshold:
     kept |= x.valid & (hardness > -math.log(threshold))
@@ -142,7 +142,7 @@ def hardest(x: Pixels, *, share: float, ramp_steps: int) -> Array:
     )
   loss = cross_entropy(x.logits, x.labels)
   hardness = jax.lax.stop_gradient(x.weights * loss)
-  pixels = regions.total(jnp.float32(x.labels.size), x.axis_name)
+  pixels = region_losses.total(jnp.float32(x.labels.size), x.axis_name)
   done = jnp.minimum(x.step / ramp_steps, 1.0) if ramp_steps else 1.0
   k = ((done * share + (1 - done)) * pixels).astype(jnp.int32)
   kept = _largest(hardness, x.valid, k, x.axis_name) & (hardness > 0)
@@ -154,8 +154,8 @@ def _mean_of(x: Pixels, loss: Array, kept: Array) -> Array:
   weights = x.weights * kept
   count = {
     'all': x.count,
-    'valid': positive(regions.total(kept.sum() * 1.0, x.axis_name)),
-    'weight': positive(regions.total(weights.sum(), x.axis_name)),
+    'valid': positive(region_losses.total(kept.sum() * 1.0, x.axis_name)),
+    'weight': positive(region_losses.total(weights.sum(), x.axis_name)),
   }[x.normalizer]
   return (weights * loss).sum() / count
 
@@ -180,7 +180,7 @@ def _largest(
 
   def refine(i, limit):
     higher = limit | (jnp.int32(1) << (30 - i))
-    count = regions.total((bits >= higher).sum(), axis_name)
+    count = region_losses.total((bits >= higher).sum(), axis_name)
     return jnp.where(count >= k, higher, limit)
 
   return bits >= jax.lax.fori_loop(0, 31, refine, jnp.int32(0))

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deeplab import amounts
-from deeplab import pixels
-from deeplab import regions
+from deeplab.training import limits
+from deeplab.training import pixel_losses
+from deeplab.training import region_losses
 
 Array = jax.Array
 
@@ -135,7 +135,7 @@ class Loss:
       count = self._weights(labels, weighted).sum()
     else:
       count = (labels != self.ignore).sum().astype(jnp.float32)
-    return pixels.positive(regions.total(count, axis_name))
+    return pixel_losses.positive(region_losses.total(count, axis_name))
 
   def share(
     self,
@@ -166,7 +166,7 @@ class Loss:
     weights = self._weights(labels, weighted)
 
     def of(logits, terms):
-      x = pixels.Pixels(
+      x = pixel_losses.Pixels(
         logits.astype(jnp.float32),
         labels.astype(jnp.int32),
         labels != self.ignore,
@@ -190,14 +190,14 @@ class Loss:
 
 # Every term, by the name that configs use.
 TERMS: dict[str, Callable[..., Array]] = {
-  'cross_entropy': pixels.softmax_term,
-  'sigmoid_cross_entropy': pixels.sigmoid_term,
-  'focal': pixels.focal,
-  'ohem': pixels.ohem,
-  'hardest': pixels.hardest,
-  'dice': regions.dice,
-  'tversky': regions.tversky,
-  'lovasz': regions.lovasz,
+  'cross_entropy': pixel_losses.softmax_term,
+  'sigmoid_cross_entropy': pixel_losses.sigmoid_term,
+  'focal': pixel_losses.focal,
+  'ohem': pixel_losses.ohem,
+  'hardest': pixel_losses.hardest,
+  'dice': region_losses.dice,
+  'tversky': region_losses.tversky,
+  'lovasz': region_losses.lovasz,
 }
 # Sums over pixels whose normaliser is known from the labels.
 SEPARABLE = ('cross_entropy', 'sigmoid_cross_entropy', 'focal')
@@ -218,7 +218,7 @@ def build(config: Any, num_classes: int, ignore: int) -> Loss:
       weights is not the number of classes.
   """
   weights = tuple(config.class_weights)
-  amounts.check_weights(weights, num_classes)
+  limits.check_weights(weights, num_classes)
 
   def term(name: str) -> Term:
     fields = dict(config[name]) if name in TERMS else {}

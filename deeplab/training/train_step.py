@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deeplab import losses
+from deeplab.training import losses
 
 Array = jax.Array
 PyTree = Any

@@ -3,12 +3,12 @@
 import os
 import pathlib
 
-from deeplab import litert
-from deeplab import onnx_file
+from deeplab.inference import litert
+from deeplab.inference import onnx
 
 FORMATS: dict[str, type[litert.TFLitePredictor]] = {
   '.tflite': litert.TFLitePredictor,
-  '.onnx': onnx_file.ONNXPredictor,
+  '.onnx': onnx.ONNXPredictor,
 }
 
 

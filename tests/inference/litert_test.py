@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from deeplab import litert
-from deeplab import predictors
 from deeplab.data import bands
-from tests import predictors_test
+from deeplab.inference import litert
+from deeplab.inference import predictors
 from tests.export import small
+from tests.inference import predictors_test
 
 
 def _convert(normalized, output, input_type, output_type):

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from deeplab import parallel
-from deeplab import steps
+from deeplab.training import train_step
 
 PyTree = Any
 
@@ -27,7 +27,7 @@ def _miou(metrics: dict[str, float] | None) -> float:
   return -1.0 if math.isnan(value) else value
 
 
-def _parts(state: steps.TrainState) -> dict[str, PyTree]:
+def _parts(state: train_step.TrainState) -> dict[str, PyTree]:
   parts = {
     'variables': state.variables,
     'training': {
@@ -75,7 +75,7 @@ class Checkpoints:
 
   def save(
     self,
-    state: steps.TrainState,
+    state: train_step.TrainState,
     step: int,
     miou: float | None = None,
     notes: dict | None = None,
@@ -133,7 +133,9 @@ class Checkpoints:
       return {}
     return self._manager.metadata(step).custom_metadata or {}
 
-  def restore(self, like: steps.TrainState) -> steps.TrainState | None:
+  def restore(
+    self, like: train_step.TrainState
+  ) -> train_step.TrainState | None:
     """Returns the newest state, or None where nothing was saved.
 
     Args:

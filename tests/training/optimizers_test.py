@@ -9,7 +9,7 @@ import pytest
 
 from configs import common
 from configs.recipes import slim
-from deeplab import optimizers
+from deeplab.training import optimizers
 from tests import mmseg_module
 from tests import torchvision_module
 

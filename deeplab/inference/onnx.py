@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deeplab import cores
-from deeplab import litert
+from deeplab.inference import litert
 
 _DTYPES = {
   'tensor(float)': np.float32,

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from deeplab import files
-from deeplab import litert
+from deeplab.inference import litert
+from deeplab.inference import load
 from export import onnx_file
 from tests.export import small
 
@@ -36,8 +36,8 @@ def pair(request, tmp_path_factory):
 
 def test_onnx_computes_the_same(pair):
   images = np.stack([small.image(i) for i in range(3)])
-  tflite = files.load(pair / 'x.tflite')
-  onnx = files.load(pair / 'x.onnx')
+  tflite = load.load(pair / 'x.tflite')
+  onnx = load.load(pair / 'x.onnx')
   assert (tflite.resolver, onnx.resolver) == ('default', 'onnxruntime')
   assert onnx.input_size == small.SIZE
   wanted, found = tflite(images), onnx(images)
@@ -63,13 +63,13 @@ def test_damage_is_one_error(pair, tmp_path):
   card = json.loads((pair / 'x.json').read_text())
   (tmp_path / 'x.json').write_text(json.dumps(card))
   with pytest.raises(ValueError, match='ONNX Runtime cannot load'):
-    files.load(tmp_path / 'x.onnx')
+    load.load(tmp_path / 'x.onnx')
   card['sha256'] = hashlib.sha256(content).hexdigest()
   (tmp_path / 'x.json').write_text(json.dumps(card))
   with pytest.raises(ValueError, match='damaged or was replaced'):
-    files.load(tmp_path / 'x.onnx')
+    load.load(tmp_path / 'x.onnx')
 
 
 def test_unknown_ending():
   with pytest.raises(ValueError, match=r'x\.pb does not end in one of .tflite'):
-    files.load(pathlib.Path('x.pb'))
+    load.load(pathlib.Path('x.pb'))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deeplab import litert
-from deeplab import tflm
+from deeplab.inference import litert
+from deeplab.inference import tflm
 from tests.export import small
 
 needs_tflm = pytest.mark.skipif(

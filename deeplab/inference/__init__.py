@@ -1,0 +1,1 @@
+"""Predictors of checkpoints and exported files."""

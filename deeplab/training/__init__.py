@@ -1,0 +1,1 @@
+"""Steps, losses, optimizers, checkpoints and records of training."""
