@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab import metrics
+from deeplab import networks
 from deeplab import parallel
 from deeplab import visualize
 from deeplab import words
@@ -38,7 +39,6 @@ from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
-from deeplab.quantization import networks
 
 Counts = dict[str, np.ndarray]
 

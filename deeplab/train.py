@@ -18,6 +18,7 @@ import optax
 
 from deeplab import evaluate
 from deeplab import metrics
+from deeplab import networks
 from deeplab import parallel
 from deeplab import provenance
 from deeplab import visualize
@@ -31,8 +32,7 @@ from deeplab.data import splits
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.pretrained import initial
-from deeplab.quantization import calibrate
-from deeplab.quantization import networks
+from deeplab.quantization.ptq import calibration
 from deeplab.training import checkpoints
 from deeplab.training import class_weights
 from deeplab.training import early_stopping
@@ -194,7 +194,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       ),
     )
     if networks.enabled(config):
-      variables = calibrate.start_of(config, info, variables)
+      variables = calibration.start_of(config, info, variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
     state = steps.start_from(state, variables, optimizer)

@@ -18,14 +18,14 @@ from absl import logging
 import numpy as np
 
 from deeplab import evaluate
+from deeplab import networks
 from deeplab import provenance
 from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
 from deeplab.models import profile
-from deeplab.quantization import calibrate
-from deeplab.quantization import networks
+from deeplab.quantization.ptq import calibration as calibrate
 from export import agreement
 from export import beside as beside_lib
 from export import c_array

@@ -16,7 +16,7 @@ import numpy as np
 
 from deeplab.data import bands
 from deeplab.models import segmenter
-from deeplab.quantization import deployed
+from deeplab.quantization import pixel_input
 from deeplab.quantization import rules as rules_lib
 from export import ends
 from export import graph as graph_lib
@@ -42,8 +42,8 @@ def network(
   """
   if not request.normalization_in_graph:
     return model, variables, None
-  variables = deployed.with_layer(variables, mean, std)
-  net = deployed.network(model, request.rules, len(mean))
+  variables = pixel_input.with_layer(variables, mean, std)
+  net = pixel_input.network(model, request.rules, len(mean))
   return net, variables, (0.0, float(highest))
 
 
@@ -96,7 +96,7 @@ def convert(
       tensor are named.
     ValueError: the converter failed, and why.
   """
-  from deeplab.quantization import providers
+  from deeplab.quantization.simulator import providers
 
   net, variables, pixels = network(
     model, variables, request, mean, std, highest

@@ -59,12 +59,12 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from deeplab import cli
+from deeplab import networks
 from deeplab.data import catalog
 from deeplab.data import info as data_info
-from deeplab.quantization import networks
-from deeplab.quantization import ranges
-from deeplab.quantization import rounding
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import gptq
+from deeplab.quantization.ptq import range_estimators
 from export import build
 from export import report as report_lib
 from export import request as request_lib
@@ -158,14 +158,14 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
 _CALIBRATION_METHOD = flags.DEFINE_enum(
   'calibration_method',
   None,
-  list(ranges.METHODS),
+  list(range_estimators.METHODS),
   'How int8_litert takes ranges from images; default '
   'config.quantization.calibration.method.',
 )
 _CALIBRATION_ROUNDING = flags.DEFINE_enum(
   'calibration_rounding',
   None,
-  list(rounding.METHODS),
+  list(gptq.METHODS),
   'How kernels of integer files are rounded; default '
   'config.quantization.calibration.rounding.',
 )

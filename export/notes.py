@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deeplab.quantization import networks
+from deeplab import networks
 from export import request as request_lib
 from export import score
 from export import source as source_lib

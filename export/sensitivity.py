@@ -37,13 +37,13 @@ import numpy as np
 
 from deeplab import cli
 from deeplab import evaluate
+from deeplab import networks
 from deeplab import visualize
 from deeplab import workdir as workdirs
 from deeplab.inference import predictors
-from deeplab.quantization import calibrate
-from deeplab.quantization import folding
-from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
+from deeplab.quantization.ptq import calibration as calibrate
 from export import parity
 from export import request as request_lib
 from export import score
@@ -97,7 +97,7 @@ class Study:
     Raises:
       ValueError: the run was trained in simulated int8.
     """
-    from deeplab.quantization import providers  # Qwix may be absent
+    from deeplab.quantization.simulator import providers  # Qwix may be absent
 
     if networks.enabled(source.config):
       raise ValueError(
@@ -118,7 +118,7 @@ class Study:
     # A bias belongs to the kernel whose rounding it makes up for.
     self._owners = {
       '/'.join(norm): '/'.join(conv)
-      for conv, (norm, _) in folding.pairs(
+      for conv, (norm, _) in batch_norm_folding.pairs(
         network, plain, source.pixels.channels
       ).items()
     }

@@ -7,11 +7,11 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from deeplab import networks
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from deeplab.inference import tflm
 from deeplab.models import segmenter
-from deeplab.quantization import networks
 from export import agreement
 from export import graph as graph_lib
 from export import lowering
@@ -40,7 +40,7 @@ def predictor(
     variables: see `source.quantized`.
     request: the export.
   """
-  from deeplab.quantization import providers  # Qwix may be absent
+  from deeplab.quantization.simulator import providers  # Qwix may be absent
 
   data = source.config.data
   net, variables, pixels = lowering.network(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab import networks
 from deeplab import workdir as workdir_lib
 from deeplab.data import bands
 from deeplab.data import catalog
@@ -20,10 +21,9 @@ from deeplab.data import pipeline
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.models import segmenter
-from deeplab.quantization import calibrate
-from deeplab.quantization import folding
-from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
+from deeplab.quantization.ptq import calibration as calibrate
 from export import calibration
 from export import request as request_lib
 from export import resizes
@@ -196,7 +196,9 @@ def settled(
   if 'quant_stats' in source.variables:
     return source.weights
   if not source.trained:
-    return folding.fold(network, source.weights, source.pixels.channels)
+    return batch_norm_folding.fold(
+      network, source.weights, source.pixels.channels
+    )
   images = [np.rint(image) for image in images]
   return calibrate.settled(
     network, rules, source.weights, images, source.config

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deeplab import networks
 from deeplab import parallel
 from deeplab.data import augment
-from deeplab.quantization import networks
 
 OUTPUTS = ('logits', 'softmax', 'ids')
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab.quantization import fixed_point
-from deeplab.quantization import grids
+from deeplab.quantization import qparams
 from deeplab.quantization import rules as rules_lib
 
 PyTree = Any
@@ -36,7 +36,7 @@ def snap(variables: PyTree, rules: rules_lib.Rules) -> PyTree:
       if path[-1] != 'kernel' or re.fullmatch(rules.stays_float, module):
         continue
       largest = jnp.max(jnp.abs(kernel), axis=(0, 1, 2), keepdims=True)
-      scale = grids.weight_scale(
+      scale = qparams.weight_scale(
         largest, rules.power_of_two, rules.is_wide(module)
       )
       steps = fixed_point.half_away(

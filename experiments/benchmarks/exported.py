@@ -35,12 +35,12 @@ from configs import person_mnv2
 from configs import voc_mnv2
 from deeplab import cli
 from deeplab import cores
+from deeplab import networks
 from deeplab.models import registry
 from deeplab.pretrained import folded
 from deeplab.pretrained import merge
 from deeplab.pretrained import systems
 from deeplab.pretrained import tflite as tflite_weights
-from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import graph as graph_lib

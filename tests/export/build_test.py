@@ -21,8 +21,8 @@ from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.models import registry
-from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
 from export import build
 from export import calibration
 from export import fit
@@ -133,7 +133,7 @@ def test_the_file_holds_rounded_kernels(source, exported):
   images = [predictors.resize_bilinear(image, SIZE) for image in images]
   network = source_lib.deployed(source, source.config.model.resize_ratio)
   settled = source_lib.settled(source, network, images, rules_lib.Rules())
-  nearest = folding.fold(network, source.weights)
+  nearest = batch_norm_folding.fold(network, source.weights)
 
   def integers(variables):
     found = []

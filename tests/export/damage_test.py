@@ -7,8 +7,8 @@ import pytest
 
 from deeplab.inference import load
 from deeplab.inference import predictors
-from deeplab.quantization import calibrate
 from deeplab.quantization import rules
+from deeplab.quantization.ptq import calibration
 from export import graph as graph_lib
 from export import proof
 from export import vela
@@ -95,10 +95,10 @@ def test_a_card_of_another_size(tmp_path):
 )
 def test_calibration_images_that_tell_nothing(images, message):
   with pytest.raises(ValueError, match=message):
-    calibrate.check(images)
+    calibration.check(images)
   # Training in simulated int8 begins with this.
   with pytest.raises(ValueError, match=message):
-    calibrate.calibrate(
+    calibration.calibrate(
       None,
       rules.Rules(),
       {},
@@ -111,4 +111,4 @@ def test_calibration_images_that_tell_nothing(images, message):
 
 
 def test_calibration_images_of_some_use():
-  calibrate.check([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])
+  calibration.check([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import common
+from deeplab import networks
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from deeplab.models import registry
-from deeplab.quantization import folding
-from deeplab.quantization import networks
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
 from export import calibration
 from export import graph as graph_lib
 from export import parity
@@ -21,7 +21,7 @@ from tests.export import running
 from tests.export import weights
 from tests.quantization import nets
 
-providers = pytest.importorskip('deeplab.quantization.providers')
+providers = pytest.importorskip('deeplab.quantization.simulator.providers')
 lowering = pytest.importorskip('export.lowering')
 
 CLASSES = 3
@@ -76,7 +76,11 @@ def build(encoder=None, head=None):
     config.encoder = ConfigDict({'name': 'mobilenet_v2_tiny'})
     config.head = ConfigDict(heads_test.CASES[head])
   network = registry.build(config, CLASSES, **networks.KERNELS)
-  return network, folding.fold(network, weights.draw(network, size)), size
+  return (
+    network,
+    batch_norm_folding.fold(network, weights.draw(network, size)),
+    size,
+  )
 
 
 def quantize(network, variables, images, rules=RULES):
@@ -220,7 +224,7 @@ def test_a_whole_network():
   config.head = ConfigDict({'name': 'deeplabv3plus', 'channels': 64})
   size = (128, 128)
   network = registry.build(config, CLASSES, **networks.KERNELS)
-  variables = folding.fold(network, weights.draw(network, size))
+  variables = batch_norm_folding.fold(network, weights.draw(network, size))
   images = calibration.synthetic(12, size, 3)
   result, found, content = measure(network, variables, size, images)
   print(result)

@@ -10,8 +10,8 @@ import pytest
 
 from deeplab.inference import litert
 from deeplab.inference import tflm
-from deeplab.quantization import folding
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
 from export import graph as graph_lib
 from export import memory
 from export import micro
@@ -19,7 +19,7 @@ from export import parity
 from export import request as request_lib
 from tests.quantization import nets
 
-providers = pytest.importorskip('deeplab.quantization.providers')
+providers = pytest.importorskip('deeplab.quantization.simulator.providers')
 lowering = pytest.importorskip('export.lowering')
 
 SIZE = (33, 40)
@@ -29,7 +29,7 @@ SIZE = (33, 40)
 def _small():
   small = nets.small(SIZE)
   return dataclasses.replace(
-    small, variables=folding.fold(small.model, small.variables)
+    small, variables=batch_norm_folding.fold(small.model, small.variables)
   )
 
 

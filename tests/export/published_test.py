@@ -13,10 +13,10 @@ import pytest
 from deeplab.data import augment
 from deeplab.inference import litert
 from deeplab.models import layers
-from deeplab.quantization import calibrate
-from deeplab.quantization import folding
-from deeplab.quantization import rounding
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
+from deeplab.quantization.ptq import calibration as calibrate
+from deeplab.quantization.ptq import gptq
 from export import calibration
 from export import request as request_lib
 from export import saved_model
@@ -54,14 +54,14 @@ def imported():
     encoder=ours.model.encoder.clone(options=options),
     head=ours.model.head.clone(options=options),
   )
-  return network, folding.fold(network, ours.variables)
+  return network, batch_norm_folding.fold(network, ours.variables)
 
 
 @functools.cache
 def settled():
   """Returns variables whose kernels are whole int8 steps."""
   network, variables = imported()
-  return rounding.least_squares(
+  return gptq.least_squares(
     network,
     rules_lib.Rules(),
     variables,

@@ -7,12 +7,12 @@ from ml_collections import ConfigDict
 import pytest
 
 from configs import common
+from deeplab import networks
 from deeplab.models import registry
-from deeplab.quantization import networks
 from deeplab.quantization import rules
 from tests.export import heads_test
 
-providers = pytest.importorskip('deeplab.quantization.providers')
+providers = pytest.importorskip('deeplab.quantization.simulator.providers')
 
 
 def _names(head, ratio, size):

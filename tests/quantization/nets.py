@@ -9,7 +9,7 @@ import numpy as np
 from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.heads import deeplabv3plus
-from deeplab.quantization import calibrate
+from deeplab.quantization.ptq import calibration
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 CLASSES = 3
@@ -118,7 +118,7 @@ def small(size=(33, 40), **head):
 
 def calibrated(model, rules, variables, images, mean=MEAN, std=STD):
   """Returns `variables` with the ranges that `images` give."""
-  ranges = calibrate.calibrate(
+  ranges = calibration.calibrate(
     model,
     rules,
     variables,

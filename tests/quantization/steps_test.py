@@ -15,7 +15,7 @@ from deeplab.training import train_step
 from tests import helpers
 from tests.quantization import nets
 
-providers = pytest.importorskip('deeplab.quantization.providers')
+providers = pytest.importorskip('deeplab.quantization.simulator.providers')
 
 LOSS = losses.Loss(
   ignore=255, normalizer='valid', class_weights=(), auxiliary_weight=0.4

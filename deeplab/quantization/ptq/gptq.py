@@ -21,9 +21,9 @@ import numpy as np
 
 from deeplab.data import augment
 from deeplab.models import layers
-from deeplab.quantization import folding
-from deeplab.quantization import grids
+from deeplab.quantization import qparams
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
 
 Array = jax.Array
 PyTree = Any
@@ -166,7 +166,7 @@ def _rounded(
   largest = size.max(axes, keepdims=True)
   with jax.enable_x64(True):
     scale = np.asarray(
-      grids.weight_scale(jnp.asarray(largest), rules.power_of_two, wide),
+      qparams.weight_scale(jnp.asarray(largest), rules.power_of_two, wide),
       np.float64,
     )
   height, width, channels, features = kernel.shape
@@ -254,7 +254,7 @@ def _unbiased(
     np.asarray(std, np.float32),
   )
   params = flax.traverse_util.flatten_dict(rounded['params'])
-  norms = folding.pairs(model, rounded, x.shape[-1])
+  norms = batch_norm_folding.pairs(model, rounded, x.shape[-1])
   places = {path[:-1]: path for path in params if path[-1] == 'bias'} | {
     conv: (*norm, 'bias') for conv, (norm, _) in norms.items()
   }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from qwix._src import aux_data
 from qwix._src.providers import odml_ops
 
-from deeplab.quantization import notes
+from deeplab.quantization.simulator import metadata
 
 Array = jax.Array
 
@@ -33,22 +33,22 @@ class Bind(odml_ops.PrimitiveBindOp):
     if primitive.name in ('slice', 'split'):  # no bias gets past those
       for x in jax.tree.leaves(out):
         aux_data.set(x, odml_ops.AuxDataKey.ALLOW_FUSION, False)
-    grid = aux_data.get(args[0], notes.GRID, None)
+    grid = aux_data.get(args[0], metadata.GRID, None)
     leaves = jax.tree.leaves((args, out))
     if grid is not None and all(x.ndim == 4 for x in leaves):
       for x in jax.tree.leaves(out):
-        aux_data.set(x, notes.GRID, grid)
+        aux_data.set(x, metadata.GRID, grid)
       return out
-    total = notes.sum_of(args[0])
+    total = metadata.sum_of(args[0])
     if total is None:
       return out
     if primitive.name == 'convert_element_type':
-      return notes.note(out, total.value, total.unit, total.long, total.top)
+      return metadata.note(out, total.value, total.unit, total.long, total.top)
     whole = jnp.broadcast_to(total.unit, total.value.shape)
     bind = lambda x: jax.tree.leaves(primitive.bind(x, **params))
     parts = jax.tree.leaves(out), bind(total.value), bind(whole)
     for leaf, value, unit in zip(*parts, strict=True):
-      notes.note(leaf, value, unit, total.long, total.top)
+      metadata.note(leaf, value, unit, total.long, total.top)
     return out
 
 
@@ -57,14 +57,14 @@ class Pad(odml_ops.OnlyOutputOp):
 
   def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
-    x = notes.rounded(x)
+    x = metadata.rounded(x)
     out = super().__call__(x, *args, **kwargs)
-    notes.keep_rule(x, out)
-    total = notes.sum_of(x)
+    metadata.keep_rule(x, out)
+    total = metadata.sum_of(x)
     if total is None:
       return out
     whole = jnp.broadcast_to(total.unit, total.value.shape)
-    return notes.note(
+    return metadata.note(
       out,
       jnp.pad(total.value, *args, **kwargs),
       jnp.pad(whole, args[0], mode='edge'),
@@ -85,11 +85,11 @@ class Split(odml_ops.OnlyInputOp):
     x = self._maybe_fake_quant(x, rule, name)
     parts: list[Array] = self._call_original_op(x, *args, **kwargs)
     rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, rule)
-    grid = aux_data.get(x, notes.GRID, None)
+    grid = aux_data.get(x, metadata.GRID, None)
     for part in parts if rule and rule.act_qtype else ():
       aux_data.set(part, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
       if grid is not None:
-        aux_data.set(part, notes.GRID, grid)
+        aux_data.set(part, metadata.GRID, grid)
     self._fake_quant_output(parts, rule)
     return parts
 
@@ -115,10 +115,10 @@ class Concatenate(odml_ops.Concatenate):
     key = odml_ops.AuxDataKey
     rule, name = self._get_rule_and_op_id_fn(self._op_name)
     fresh = [aux_data.get(x, key.FQ_ARRAY, None) is None for x in arrays]
-    arrays = [notes.rounded(x) for x in arrays]
+    arrays = [metadata.rounded(x) for x in arrays]
     own = [aux_data.get(x, key.FQ_RULE, None) for x in arrays]
-    wide = notes.is_wide(rule)
-    other = [r is not None and notes.is_wide(r) != wide for r in own]
+    wide = metadata.is_wide(rule)
+    other = [r is not None and metadata.is_wide(r) != wide for r in own]
     if rule is None or rule.act_qtype is None or not (wide or any(other)):
       return self._joined(arrays, *args, **kwargs)
     seen = jnp.concatenate(arrays, *args, **kwargs)
@@ -141,12 +141,12 @@ class Concatenate(odml_ops.Concatenate):
     out: Array = super().__call__(arrays, *args, **kwargs)
     # Parts that are all on grids are on several; Qwix takes them for one.
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, None)
-    aux_data.set(out, notes.GRID, None)
+    aux_data.set(out, metadata.GRID, None)
     aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
-    sums = [notes.sum_of(x) for x in arrays]
+    sums = [metadata.sum_of(x) for x in arrays]
     known = [total for total in sums if total is not None]
     if len(known) < len(sums) or out.ndim != 4:
       return out
     values = jnp.concatenate([s.value for s in known], *args, **kwargs)
     units = [jnp.broadcast_to(s.unit, s.value.shape) for s in known]
-    return notes.note(out, values, jnp.concatenate(units, *args, **kwargs))
+    return metadata.note(out, values, jnp.concatenate(units, *args, **kwargs))

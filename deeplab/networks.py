@@ -6,10 +6,10 @@ from typing import Any
 from deeplab import parallel
 from deeplab.data import bands
 from deeplab.models import registry
-from deeplab.quantization import deployed
-from deeplab.quantization import folding
+from deeplab.quantization import pixel_input
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization import snapping
+from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.training import limits
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def build(
 
 
 def _simulated(config: 'ConfigDict', model: Any, *input_range: Any) -> Any:
-  from deeplab.quantization import providers  # Qwix may be absent
+  from deeplab.quantization.simulator import providers  # Qwix may be absent
 
   rules = rules_lib.from_config(config.quantization)
   return providers.simulate(model, rules, *input_range, **forms(config))
@@ -151,7 +151,7 @@ def evaluated(
     return build(config, num_classes, output_stride=output_stride)
   network = registry.at_output_stride(config.model, output_stride)
   pixels = bands.of(config.data)
-  model = deployed.network(
+  model = pixel_input.network(
     registry.build(network, num_classes, **KERNELS),
     rules_lib.from_config(config.quantization),
     pixels.channels,
@@ -174,7 +174,7 @@ def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
   """
   if not enabled(config):
     return variables
-  return folding.fold(
+  return batch_norm_folding.fold(
     registry.build(config.model, num_classes, **KERNELS),
     snapping.snap(variables, rules_lib.from_config(config.quantization)),
     len(config.data.mean),
@@ -185,7 +185,7 @@ def with_pixels(config: 'ConfigDict', variables: Any) -> Any:
   """Returns what `settled` has returned, for the network of `evaluated`."""
   if not enabled(config):
     return variables
-  return deployed.with_layer(variables, config.data.mean, config.data.std)
+  return pixel_input.with_layer(variables, config.data.mean, config.data.std)
 
 
 def scored(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:

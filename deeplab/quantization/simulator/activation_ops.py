@@ -12,13 +12,13 @@ from qwix._src.providers import odml_ops
 from qwix._src.utils import flax_util
 
 from deeplab.quantization import fixed_point
-from deeplab.quantization import notes
-from deeplab.quantization import operators
+from deeplab.quantization.simulator import metadata
+from deeplab.quantization.simulator import ops
 
 Array = jax.Array
 
 
-class _Narrow(operators.OneWidth, odml_ops.QuantizedOp):
+class _Narrow(ops.OneWidth, odml_ops.QuantizedOp):
   """What has no kernel of 16 bits."""
 
   def _maybe_fake_quant(self, array, rule, quant_stat_name):
@@ -31,7 +31,7 @@ class _Narrow(operators.OneWidth, odml_ops.QuantizedOp):
     Raises:
       ValueError: the layer is named.
     """
-    if notes.is_wide(rule):
+    if metadata.is_wide(rule):
       path = '/'.join(flax_util.get_current_module_path())
       raise ValueError(
         f'{self._op_name} in {path} has no form with 16-bit activations: leave '
@@ -51,10 +51,10 @@ class WholeHardSwish(HardSwish):
 
   def _call_original_op(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     out = super()._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, notes.GRID, None)
+    grid = aux_data.get(x, metadata.GRID, None)
     if grid is not None:
       whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
-      notes.note_kernel(
+      metadata.note_kernel(
         out, lambda scale: fixed_point.hard_swish(whole, grid.scale, scale)
       )
     return out
@@ -104,10 +104,10 @@ class WholeRamp(Ramp):
 
   def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
     out = super()._fused(x, factor, shift, given)
-    total = notes.sum_of(x)
+    total = metadata.sum_of(x)
     if total is None:
       return out
-    return notes.scaled(
+    return metadata.scaled(
       out, total, jnp.float32(factor), jnp.full(x.shape[-1], shift, jnp.float32)
     )
 

@@ -17,7 +17,7 @@ from qwix._src.utils import flax_util
 
 from deeplab.models import cpu_kernels
 from deeplab.quantization import fixed_point
-from deeplab.quantization import notes
+from deeplab.quantization.simulator import metadata
 
 Array = jax.Array
 
@@ -46,7 +46,7 @@ class OneWidth:
 
   def _maybe_fake_quant(self, array, rule, quant_stat_name):
     first = rule
-    if notes.is_wide(rule) and aux_data.get(array, notes.INPUT, False):
+    if metadata.is_wide(rule) and aux_data.get(array, metadata.INPUT, False):
       first = dataclasses.replace(rule, act_qtype=jnp.int8)
     array = super()._maybe_fake_quant(  # type: ignore[misc]
       array, first, quant_stat_name
@@ -54,7 +54,7 @@ class OneWidth:
     own = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, None)
     if own is None or rule is None or rule.act_qtype is None:
       return array
-    if notes.is_wide(own) == notes.is_wide(rule):
+    if metadata.is_wide(own) == metadata.is_wide(rule):
       return array
     return self.change(array, rule)
 
@@ -129,22 +129,27 @@ class WholeConv(Conv):
     return super()._call_original_op(x, kernel, **kwargs)
 
   def _call_original_op(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
-    scales = notes.scale_of(x), notes.scale_of(kernel)
+    scales = metadata.scale_of(x), metadata.scale_of(kernel)
     if scales[0] is None or scales[1] is None:
       return super()._call_original_op(x, kernel, **kwargs)
     # The sum of whole numbers is exact, also where an accelerator multiplies
     # in bfloat16 by default.
     steps = [
-      notes.passed(jnp.round(y), y)
-      for y in (x / notes.narrow(scales[0]), kernel / notes.narrow(scales[1]))
+      metadata.passed(jnp.round(y), y)
+      for y in (
+        x / metadata.narrow(scales[0]),
+        kernel / metadata.narrow(scales[1]),
+      )
     ]
     unit = scales[0] * scales[1]
-    long = aux_data.get(x, notes.GRID).wide
+    long = aux_data.get(x, metadata.GRID).wide
     if long:  # more digits than float32 has
       steps = [fixed_point.wide(y) for y in steps]
     out = self._convolved(*steps, **kwargs)
     value = fixed_point.wide(out) * unit
-    return notes.note(notes.narrow(out) * notes.narrow(unit), value, unit, long)
+    return metadata.note(
+      metadata.narrow(out) * metadata.narrow(unit), value, unit, long
+    )
 
 
 class BatchNorm(odml_ops.BatchNorm):
@@ -168,7 +173,7 @@ class BatchNorm(odml_ops.BatchNorm):
       aux_data.get(x, key.IS_ACTIVATION, False)
       and (
         not aux_data.get(x, key.ALLOW_FUSION, False)
-        or aux_data.get(x, notes.NORMALIZED, False)
+        or aux_data.get(x, metadata.NORMALIZED, False)
       )
       and norm.use_running_average
       and rule is not None
@@ -176,10 +181,10 @@ class BatchNorm(odml_ops.BatchNorm):
     ):
       return self._alone(norm, x, rule)
     out = super().__call__(norm, x, *args, **kwargs)
-    total = notes.sum_of(x)
+    total = metadata.sum_of(x)
     if total is not None and norm.use_running_average:
-      out = notes.scaled(out, total, *self._factors(norm))
-    aux_data.set(out, notes.NORMALIZED, True)
+      out = metadata.scaled(out, total, *self._factors(norm))
+    aux_data.set(out, metadata.NORMALIZED, True)
     return out
 
   def _factors(self, norm: nn.BatchNorm) -> tuple[Array, Array]:
@@ -193,7 +198,7 @@ class BatchNorm(odml_ops.BatchNorm):
     params, stats = values['params'], values['batch_stats']
     # In float32, as the converter has it.
     deviation = jnp.sqrt(fixed_point.wide(stats['var'] + norm.epsilon))
-    factor = params['scale'] * notes.narrow(1 / deviation)
+    factor = params['scale'] * metadata.narrow(1 / deviation)
     return factor, params['bias'] - stats['mean'] * factor
 
   def _alone(self, norm: nn.BatchNorm, x: Array, rule: Any) -> Array:
@@ -219,10 +224,10 @@ class BatchNorm(odml_ops.BatchNorm):
       feature_group_count=x.shape[-1],
     )
     out = y + shift
-    total = notes.sum_of(y)
+    total = metadata.sum_of(y)
     if total is not None:
-      value = total.value + notes.in_units(shift, total.unit)
-      notes.note(out, value, total.unit, total.long)
+      value = total.value + metadata.in_units(shift, total.unit)
+      metadata.note(out, value, total.unit, total.long)
     aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, True)
     return self._fake_quant_output(out, rule)
 
@@ -234,7 +239,7 @@ class Ufunc(OneWidth, odml_ops.UfuncCall):
     """Computes the operator; arguments as the original's."""
     out: Array = super().__call__(*args, **kwargs)
     if self._output_allow_fusion:
-      notes.keep_rule(args[1], out)
+      metadata.keep_rule(args[1], out)
     return out
 
 
@@ -244,16 +249,16 @@ class WholeUfunc(Ufunc):
   def __call__(self, *args: Any, **kwargs: Any) -> Array:
     """Computes the operator; arguments as the original's."""
     out = super().__call__(*args, **kwargs)
-    total = notes.sum_of(args[1])
+    total = metadata.sum_of(args[1])
     # Qwix found the first argument's operator to take the second as a bias.
     if self._op_name == 'add' and self._output_allow_fusion and total:
-      bias = notes.in_units(args[2], total.unit)
-      return notes.note(out, total.value + bias, total.unit, total.long)
+      bias = metadata.in_units(args[2], total.unit)
+      return metadata.note(out, total.value + bias, total.unit, total.long)
     return out
 
   def _call_original_op(self, *args: Any, **kwargs: Any) -> Array:
     out = super()._call_original_op(*args, **kwargs)
-    scales = [notes.scale_of(x) for x in args[1:]]
+    scales = [metadata.scale_of(x) for x in args[1:]]
     if None in scales or self._op_name not in ('add', 'multiply'):
       return out
     steps = [
@@ -262,17 +267,17 @@ class WholeUfunc(Ufunc):
     ]
     if self._op_name == 'multiply':
       unit = scales[0] * scales[1]
-      return notes.note(out, steps[0] * steps[1] * unit, unit)
+      return metadata.note(out, steps[0] * steps[1] * unit, unit)
     # Summands are brought to the coarser scale, with 20 bits behind the point;
     # or 15, where they have 16 before it.
-    fine = 2.0**15 if aux_data.get(args[1], notes.GRID).wide else 2.0**20
+    fine = 2.0**15 if aux_data.get(args[1], metadata.GRID).wide else 2.0**20
     coarse = 2 * jnp.maximum(*scales)
     unit = coarse / fine
     parts = [
       fixed_point.multiplied(n * fine, scale / coarse)
       for n, scale in zip(steps, scales, strict=True)
     ]
-    return notes.note(out, (parts[0] + parts[1]) * unit, unit)
+    return metadata.note(out, (parts[0] + parts[1]) * unit, unit)
 
 
 class Relu(odml_ops.CustomJvpCall):
@@ -284,15 +289,15 @@ class Relu(odml_ops.CustomJvpCall):
     function, x, *_ = args
     if function not in (jax.nn.relu, jax.nn.relu6):
       return out
-    notes.keep_rule(x, out)
-    total = notes.sum_of(x)
+    metadata.keep_rule(x, out)
+    total = metadata.sum_of(x)
     if total is None:
       return out
     top = 6.0 if function is jax.nn.relu6 else None
     if total.long:  # whose product has fewer digits than where it ends
       value = jnp.maximum(total.value, 0.0)
-      return notes.note(out, value, total.unit, True, top)
-    return notes.note(out, jnp.clip(total.value, 0.0, top), total.unit)
+      return metadata.note(out, value, total.unit, True, top)
+    return metadata.note(out, jnp.clip(total.value, 0.0, top), total.unit)
 
 
 class SameGrid(odml_ops.QuantizedOp):
@@ -326,15 +331,15 @@ class SameGrid(odml_ops.QuantizedOp):
       return x
     x = self._maybe_fake_quant(x, rule, name)
     out = self._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, notes.GRID, None)
+    grid = aux_data.get(x, metadata.GRID, None)
     if grid is not None:
       out = grid.round(out, self._whole(x, grid, *args, **kwargs))
-      aux_data.set(out, notes.GRID, grid)
+      aux_data.set(out, metadata.GRID, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)
 
   def _whole(
-    self, x: Array, grid: notes.Grid, *args: Any, **kwargs: Any
+    self, x: Array, grid: metadata.Grid, *args: Any, **kwargs: Any
   ) -> Array | None:
     """Returns the result's integers; None where nothing is computed.
 

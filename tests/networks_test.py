@@ -3,8 +3,8 @@ import re
 import pytest
 
 from configs import shapes_mnv2
-from deeplab.quantization import deployed
-from deeplab.quantization import networks
+from deeplab import networks
+from deeplab.quantization import pixel_input
 from deeplab.quantization import rules
 from deeplab.training import limits
 from tests.quantization import nets
@@ -93,5 +93,5 @@ def test_a_first_layer_in_float_is_refused():
   model = nets.build()
   kept = rules.Rules(float_layers='encoder/stem.*')
   with pytest.raises(ValueError, match='encoder/stem/conv in float32'):
-    deployed.network(model, kept, 3)
-  deployed.network(model, rules.Rules(float_layers='head/.*'), 3)
+    pixel_input.network(model, kept, 3)
+  pixel_input.network(model, rules.Rules(float_layers='head/.*'), 3)

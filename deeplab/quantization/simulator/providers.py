@@ -29,11 +29,11 @@ from qwix._src.providers import odml_ops
 from qwix._src.utils import flax_util
 
 from deeplab.quantization import fixed_point
-from deeplab.quantization import gates
-from deeplab.quantization import notes
-from deeplab.quantization import operators
 from deeplab.quantization import rules as rules_lib
-from deeplab.quantization import shared
+from deeplab.quantization.simulator import activation_ops
+from deeplab.quantization.simulator import metadata
+from deeplab.quantization.simulator import ops
+from deeplab.quantization.simulator import provider_base
 
 Array = jax.Array
 PyTree = Any
@@ -41,18 +41,18 @@ PyTree = Any
 _HISTOGRAM_BINS = 2048
 
 
-class _Observe(shared.Shared, odml.OdmlQatProvider):
+class _Observe(provider_base.Shared, odml.OdmlQatProvider):
   """Float arithmetic; records extremes, or histograms within given ranges."""
 
   histogram = False
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    if quant_stat_name is None or shared.fixed(array) is not None:
+    if quant_stat_name is None or provider_base.fixed(array) is not None:
       return array
     if not self.histogram:
       wide = jnp.bool_(how.qtype == jnp.int16)
-      seen = {**shared.extremes(array), 'wide': wide}
-      shared.observed(quant_stat_name, seen)
+      seen = {**provider_base.extremes(array), 'wide': wide}
+      provider_base.observed(quant_stat_name, seen)
       return jnp.array(array, copy=True)  # Qwix notes it as another one
     stats = flax_util.get_current_module().get_variable(
       'quant_stats', quant_stat_name
@@ -61,21 +61,23 @@ class _Observe(shared.Shared, odml.OdmlQatProvider):
     place = (array - stats['min']) / span * _HISTOGRAM_BINS
     place = jnp.clip(place.astype(jnp.int32), 0, _HISTOGRAM_BINS - 1)
     counts = jnp.zeros(_HISTOGRAM_BINS, jnp.int32).at[place.ravel()].add(1)
-    shared.observed(quant_stat_name, {'counts': counts})
+    provider_base.observed(quant_stat_name, {'counts': counts})
     return jnp.array(array, copy=True)
 
 
-class _Simulate(shared.Shared, odml.OdmlQatProvider):
+class _Simulate(provider_base.Shared, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
 
-  batch_norm = functools.partial(operators.BatchNorm, conv=operators.WholeConv)
-  ufunc = operators.WholeUfunc
-  hard_swish = gates.WholeHardSwish
-  ramp = gates.WholeRamp
+  batch_norm = functools.partial(ops.BatchNorm, conv=ops.WholeConv)
+  ufunc = ops.WholeUfunc
+  hard_swish = activation_ops.WholeHardSwish
+  ramp = activation_ops.WholeRamp
 
   def see(self, array: Array, name: str) -> None:
     """Notes the extremes of what is rounded in parts."""
-    shared.observed(name, jax.lax.stop_gradient(shared.extremes(array)))
+    provider_base.observed(
+      name, jax.lax.stop_gradient(provider_base.extremes(array))
+    )
 
   def _fake_quant(self, array, how, quant_stat_name=None):
     weight = quant_stat_name is None
@@ -83,8 +85,8 @@ class _Simulate(shared.Shared, odml.OdmlQatProvider):
     if weight:
       scale, zero_point = self.weight_grid(array, how), None
     else:
-      known = shared.fixed(array)
-      span = shared.noted_span(array) or known
+      known = provider_base.fixed(array)
+      span = provider_base.noted_span(array) or known
       if span is None:
         self.see(array, quant_stat_name)
         # Parts of what is joined have one range, which is there already.
@@ -108,12 +110,12 @@ class _Simulate(shared.Shared, odml.OdmlQatProvider):
     def fit(x: Array, steps: Array) -> Array:
       inside = jnp.clip(x, (first - zero) * scale, (last - zero) * scale)
       whole = jnp.clip(steps.astype(scale.dtype) + zero, first, last)
-      return notes.passed((whole - zero) * scale, inside)
+      return metadata.passed((whole - zero) * scale, inside)
 
     def around(x: Array, steps: Array) -> Array:
       return fit(x, steps - zero)
 
-    total, kernel = notes.sum_of(array), notes.kernel_of(array)
+    total, kernel = metadata.sum_of(array), metadata.kernel_of(array)
     if kernel is not None:
       out = fit(array, kernel(scale))
     elif weight or total is None:
@@ -134,12 +136,12 @@ class _Simulate(shared.Shared, odml.OdmlQatProvider):
         top = fixed_point.half_away(total.top / fixed_point.wide(scale))
         steps = jnp.minimum(steps, top)
       out = fit(array, steps)
-    grid = notes.Grid(scale, around, zero, span, wide and not weight)
-    aux_data.set(out, notes.GRID, grid)
+    grid = metadata.Grid(scale, around, zero, span, wide and not weight)
+    aux_data.set(out, metadata.GRID, grid)
     return out
 
 
-class _Switch(shared.Shared, odml.OdmlQatProvider):
+class _Switch(provider_base.Shared, odml.OdmlQatProvider):
   """Rounds where a module's switch is on; to the grids, not to the last bit."""
 
   def _fake_quant(self, array, how, quant_stat_name=None):
@@ -149,7 +151,7 @@ class _Switch(shared.Shared, odml.OdmlQatProvider):
     if quant_stat_name is None:
       scale = self.weight_grid(array, how)
     else:
-      span = known = shared.fixed(array)
+      span = known = provider_base.fixed(array)
       if span is None:
         stats = module.get_variable('quant_stats', quant_stat_name)
         span = stats['min'], stats['max']
@@ -161,10 +163,10 @@ class _Switch(shared.Shared, odml.OdmlQatProvider):
     return jnp.where(on > 0, (steps - zero) * scale, array)
 
 
-class _Lower(shared.Shared, odml.OdmlConversionProvider):
+class _Lower(provider_base.Shared, odml.OdmlConversionProvider):
   """Marks tensors with the scales that the simulation rounds by."""
 
-  ramp = gates.LoweredRamp
+  ramp = activation_ops.LoweredRamp
 
   def apart(self, array: Array) -> Array:
     """Returns what the converter leaves as it is; see `widths`."""
@@ -192,8 +194,8 @@ class _Lower(shared.Shared, odml.OdmlConversionProvider):
         scale = self.weight_grid(jnp.reshape(kernel, array.shape), how)
         zero_point = None
       else:
-        known = shared.fixed(array)
-        span = shared.noted_span(array) or known
+        known = provider_base.fixed(array)
+        span = provider_base.noted_span(array) or known
         if span is None:
           stats = functools.reduce(
             lambda x, key: x[key], path, self._quant_stats
@@ -221,8 +223,8 @@ class _Lower(shared.Shared, odml.OdmlConversionProvider):
     out = mark(array, **attributes)
     aux_data.set(
       out,
-      notes.GRID,
-      notes.Grid(
+      metadata.GRID,
+      metadata.Grid(
         scale, lambda x, _: mark(x, **attributes), span=span, wide=wide
       ),
     )
@@ -290,7 +292,7 @@ def simulate(
   provider = _Simulate(_qwix_rules(rules), fixed_range_for_inputs=input_range)
   provider.narrow_output = narrow_output
   provider.conv = functools.partial(
-    operators.WholeConv, depthwise=depthwise, pointwise=pointwise
+    ops.WholeConv, depthwise=depthwise, pointwise=pointwise
   )
   provider.setup(rules)
   return qwix.quantize_model(model, provider)

@@ -11,17 +11,17 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from deeplab import networks
 from deeplab.data import augment
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.inference import predictors
 from deeplab.models import registry
-from deeplab.quantization import equalize
-from deeplab.quantization import folding
-from deeplab.quantization import networks
-from deeplab.quantization import ranges
-from deeplab.quantization import rounding
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
+from deeplab.quantization.ptq import equalization
+from deeplab.quantization.ptq import gptq
+from deeplab.quantization.ptq import range_estimators
 
 if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
@@ -59,9 +59,9 @@ def check(images: Sequence[np.ndarray]) -> None:
 
 
 def _check(images: Sequence[np.ndarray], method: str, percent: float) -> None:
-  if method not in ranges.METHODS:
+  if method not in range_estimators.METHODS:
     raise ValueError(
-      f'calibration method {method!r} is not one of {ranges.METHODS}'
+      f'calibration method {method!r} is not one of {range_estimators.METHODS}'
     )
   if not 50 < percent <= 100:
     raise ValueError(
@@ -108,7 +108,7 @@ def calibrate(
     ValueError: as `check`, or an argument has no such value.
   """
   _check(images, method, percentile)
-  from deeplab.quantization import providers
+  from deeplab.quantization.simulator import providers
 
   shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
@@ -123,13 +123,16 @@ def calibrate(
       yield _by_tensor(seen({**variables, **given}, x))
 
   seen = list(look(providers.observe(model, rules), {}))
-  whole = {path: ranges.extremes([x[path] for x in seen]) for path in seen[0]}
+  whole = {
+    path: range_estimators.extremes([x[path] for x in seen]) for path in seen[0]
+  }
   if method == 'average':
     whole = {
-      path: ranges.average([x[path] for x in seen], _DECAY) for path in whole
+      path: range_estimators.average([x[path] for x in seen], _DECAY)
+      for path in whole
     }
   result = dict(whole)
-  if method in ranges.FROM_HISTOGRAMS:
+  if method in range_estimators.FROM_HISTOGRAMS:
     counts: dict[tuple, Any] = dict.fromkeys(whole, 0)
     network = providers.observe(model, rules, histogram=True)
     for found in look(network, {'quant_stats': _tree(whole)}):
@@ -137,9 +140,11 @@ def calibrate(
         counts[path] = counts[path] + x['counts'].astype(np.int64)
     for path, count in counts.items():
       if method == 'percentile':
-        result[path] = ranges.percentile(count, whole[path], percentile)
+        result[path] = range_estimators.percentile(
+          count, whole[path], percentile
+        )
       elif not seen[0][path]['wide']:  # 16 bits have steps enough for all
-        result[path] = ranges.mse(count, whole[path])
+        result[path] = range_estimators.mse(count, whole[path])
   return _tree(result)
 
 
@@ -164,10 +169,10 @@ def equalized(
     config: likewise.
   """
   data = config.data
-  variables = folding.fold(model, variables, len(data.mean))
+  variables = batch_norm_folding.fold(model, variables, len(data.mean))
   if not config.quantization.calibration.equalize or rules.weights == 'tensor':
     return variables
-  return equalize.equalize(
+  return equalization.equalize(
     model, variables, images, mean=data.mean, std=data.std
   )
 
@@ -194,17 +199,17 @@ def settled(
     ValueError: the method of rounding is unknown, or as `check`.
   """
   method = config.quantization.calibration.rounding
-  if method not in rounding.METHODS:
+  if method not in gptq.METHODS:
     raise ValueError(
       f'config.quantization.calibration.rounding={method!r} is not one of '
-      f'{rounding.METHODS}'
+      f'{gptq.METHODS}'
     )
   check(images)
   variables = equalized(model, rules, variables, images, config)
   if method == 'nearest':
     return variables
   data = config.data
-  return rounding.least_squares(
+  return gptq.least_squares(
     model, rules, variables, images, mean=data.mean, std=data.std
   )
 
@@ -268,7 +273,7 @@ def start_of(
   return prepare(model, rules, variables, images, config)
 
 
-def _tree(tensors: dict[tuple, ranges.Range]) -> PyTree:
+def _tree(tensors: dict[tuple, range_estimators.Range]) -> PyTree:
   """Returns the collection of what is known tensor by tensor."""
   return flax.traverse_util.unflatten_dict(
     {(*path, key): v for path, x in tensors.items() for key, v in x.items()}

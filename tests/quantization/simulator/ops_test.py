@@ -9,7 +9,7 @@ from deeplab.models import pooling
 from deeplab.quantization import rules
 from tests.quantization import nets
 
-providers = pytest.importorskip('deeplab.quantization.providers')
+providers = pytest.importorskip('deeplab.quantization.simulator.providers')
 
 RULES = rules.Rules()
 

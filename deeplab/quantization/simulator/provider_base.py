@@ -21,12 +21,12 @@ from deeplab.models import attention
 from deeplab.models import layers
 from deeplab.models import pooling
 from deeplab.models import resizing
-from deeplab.quantization import gates
-from deeplab.quantization import grids
-from deeplab.quantization import moves
-from deeplab.quantization import notes
-from deeplab.quantization import operators
+from deeplab.quantization import qparams
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.simulator import activation_ops
+from deeplab.quantization.simulator import layout_ops
+from deeplab.quantization.simulator import metadata
+from deeplab.quantization.simulator import ops
 
 Array = jax.Array
 
@@ -47,11 +47,11 @@ def _name(function: Any) -> str:
 class Shared:
   """Which operator of ours computes which of JAX's; mixed into Qwix's."""
 
-  conv: Callable[..., Any] = operators.Conv
-  batch_norm: Callable[..., Any] = operators.BatchNorm
-  ufunc: Callable[..., Any] = operators.Ufunc
-  hard_swish = gates.HardSwish
-  ramp = gates.Ramp
+  conv: Callable[..., Any] = ops.Conv
+  batch_norm: Callable[..., Any] = ops.BatchNorm
+  ufunc: Callable[..., Any] = ops.Ufunc
+  hard_swish = activation_ops.HardSwish
+  ramp = activation_ops.Ramp
   narrow_output = False
 
   def setup(self, rules: rules_lib.Rules) -> None:
@@ -68,22 +68,22 @@ class Shared:
           check_activation=True,
         ),
         'flax.linen.BatchNorm.__call__': change(self.batch_norm),
-        'jax.custom_jvp.__call__': operators.Relu,
+        'jax.custom_jvp.__call__': ops.Relu,
         'jax.numpy.ufunc.__call__': change(self.ufunc),
         'jax.numpy.concatenate': change(
-          moves.Concatenate, joint=self.joint, see=self.see
+          layout_ops.Concatenate, joint=self.joint, see=self.see
         ),
-        'jax.numpy.pad': moves.Pad,
-        'jax.numpy.split': moves.Split,
-        _name(layers.shared_relu): operators.SameGrid,
+        'jax.numpy.pad': layout_ops.Pad,
+        'jax.numpy.split': layout_ops.Split,
+        _name(layers.shared_relu): ops.SameGrid,
         'jax.nn.hard_swish': change(self.hard_swish),
-        'jax.nn.sigmoid': change(gates.Sigmoid),
+        'jax.nn.sigmoid': change(activation_ops.Sigmoid),
         'jax.nn.hard_sigmoid': change(self.ramp),
         _name(attention.ramp): change(self.ramp),
-        'flax.linen.max_pool': operators.SameGrid,
-        _name(resizing.resize): operators.SameGrid,
-        _name(pooling.bins): operators.SameGrid,
-        _name(pooling.windows): operators.SameGrid,
+        'flax.linen.max_pool': ops.SameGrid,
+        _name(resizing.resize): ops.SameGrid,
+        _name(pooling.bins): ops.SameGrid,
+        _name(pooling.windows): ops.SameGrid,
       }
     )
 
@@ -91,7 +91,7 @@ class Shared:
     """Returns Qwix's, with `moves.Bind` among them."""
     _, numerical = super().get_interceptors()  # type: ignore[misc]
     structural = interception.Interceptor(
-      mapping={interception.PRIMITIVE_BIND_KEY: moves.Bind()},
+      mapping={interception.PRIMITIVE_BIND_KEY: layout_ops.Bind()},
       id=hash((id(self), 0)),
     )
     return [lambda: structural, numerical]
@@ -112,7 +112,7 @@ class Shared:
     found = super().process_model_inputs(model, args, kwargs)  # type: ignore[misc]
     for x in jax.tree.leaves(found[1:]):
       if isinstance(x, jax.Array):
-        aux_data.set(x, notes.INPUT, True)
+        aux_data.set(x, metadata.INPUT, True)
     return found
 
   def process_model_output(self, method_name: str, model_output: Any) -> Any:
@@ -121,7 +121,7 @@ class Shared:
 
     def narrowed(x: Any) -> Any:
       rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
-      if not notes.is_wide(rule):
+      if not metadata.is_wide(rule):
         return x
       return self.change(x, dataclasses.replace(rule, act_qtype=jnp.int8))
 
@@ -137,19 +137,19 @@ class Shared:
       rule: of Qwix, 8 or 16 bits.
       name: of the range; '' is that which the array has.
     """
-    grid = aux_data.get(array, notes.GRID, None)
+    grid = aux_data.get(array, metadata.GRID, None)
     if grid is None:
       return array
     key = odml_ops.AuxDataKey
-    known = None if name else aux_data.get(array, notes.CHANGED, None)
+    known = None if name else aux_data.get(array, metadata.CHANGED, None)
     if known is not None:
       return known
     out = self.apart(array)
-    total = notes.sum_of(array)
+    total = metadata.sum_of(array)
     if total is not None:
-      notes.note(out, total.value, total.unit)
+      metadata.note(out, total.value, total.unit)
     if not name:
-      aux_data.set(out, notes.SPAN, grid.span)
+      aux_data.set(out, metadata.SPAN, grid.span)
     how = qarray.HowToQuantize(
       qtype=rule.act_qtype, calibration_method='minmax'
     )
@@ -158,7 +158,7 @@ class Shared:
     aux_data.set(out, key.FQ_RULE, rule)
     aux_data.set(out, key.FQ_ARRAY, 'self')
     if not name:
-      aux_data.set(array, notes.CHANGED, out)
+      aux_data.set(array, metadata.CHANGED, out)
     return out
 
   def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
@@ -166,7 +166,7 @@ class Shared:
     absmax = qarray.calibrate(array, how)['absmax']
     rules = self._rules_of_ours
     wide = rules.is_wide('/'.join(flax_util.get_current_module_path()))
-    return grids.weight_scale(absmax, rules.power_of_two, wide)
+    return qparams.weight_scale(absmax, rules.power_of_two, wide)
 
   def range_grid(
     self, span: tuple[Array, Array], rank: int, known: bool, wide: bool
@@ -177,12 +177,12 @@ class Shared:
     """
     low, high = (jnp.reshape(x, (1,) * rank) for x in span)
     power_of_two = self._rules_of_ours.power_of_two and not known
-    return grids.activation_grid(low, high, power_of_two, wide)
+    return qparams.activation_grid(low, high, power_of_two, wide)
 
 
 def noted_span(array: Array) -> tuple[Array, Array] | None:
   """Returns the range of what changes its type alone."""
-  span: tuple[Array, Array] | None = aux_data.get(array, notes.SPAN, None)
+  span: tuple[Array, Array] | None = aux_data.get(array, metadata.SPAN, None)
   return span
 
 

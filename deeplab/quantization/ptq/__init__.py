@@ -1,0 +1,1 @@
+"""Post-training quantization: calibration, folding, equalization, GPTQ."""

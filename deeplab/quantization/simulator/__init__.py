@@ -1,0 +1,1 @@
+"""Simulated int8 operators that match the exported file bit by bit."""
