@@ -16,8 +16,8 @@ from deeplab.data import catalog
 from deeplab.data import splits
 from deeplab.models import profile
 from deeplab.models import registry
-from deeplab.pretrained import origins
-from deeplab.pretrained import places
+from deeplab.pretrained import published
+from deeplab.pretrained import resolve
 from deeplab.training import train_step
 
 
@@ -43,7 +43,7 @@ def listing() -> str:
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
-  for name, origin in sorted(origins.ORIGINS.items()):
+  for name, origin in sorted(published.ORIGINS.items()):
     head = f' with {origin.head}' if origin.head else ''
     lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
@@ -91,7 +91,7 @@ def dry_run(config: ConfigDict) -> str:
       f'{traced.params / 1e6:.3f} M parameters'
     )
   if config.init_from:
-    out.append(f'starts from {places.describe(config.init_from)}')
+    out.append(f'starts from {resolve.describe(config.init_from)}')
   _, _, _, step = _step(config, info.num_classes)
   state, batch = abstract(config, info.num_classes, crop)
   logging.info(

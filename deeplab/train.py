@@ -31,7 +31,7 @@ from deeplab.data import pipeline
 from deeplab.data import splits
 from deeplab.inference import predictors
 from deeplab.models import registry
-from deeplab.pretrained import initial
+from deeplab.pretrained import load
 from deeplab.quantization.ptq import calibration
 from deeplab.training import checkpoints
 from deeplab.training import class_weights
@@ -184,7 +184,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   manifest = None
   new = not checkpoints.any_saved(workdirs.checkpoint_dir(workdir))
   if new and config.init_from:
-    variables, manifest = initial.initial(
+    variables, manifest = load.initial(
       config,
       registry.build(config.model, info.num_classes, **parallel.kernels()),
       {'params': state.params, 'batch_stats': state.batch_stats},
@@ -202,7 +202,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   # Where were we? Only a run that could start takes its work directory.
   workdirs.claim(workdir, config, write=host == 0)
   if new and host == 0:
-    initial.record(workdir, manifest)
+    load.record(workdir, manifest)
   saved = checkpoints.Checkpoints(
     workdirs.checkpoint_dir(workdir),
     keep_latest=config.checkpoint.keep_latest,

@@ -7,12 +7,12 @@ import tempfile
 from absl import logging
 
 from deeplab import transfer
-from deeplab.pretrained import origins
+from deeplab.pretrained import published
 
 _CHUNK = 1 << 20
 
 
-def cache_path(origin: origins.Origin) -> str:
+def cache_path(origin: published.Origin) -> str:
   """Returns where the file of an origin lies, or would.
 
   In `weights` below $DEEPLAB_CACHE, by default ~/.cache/deeplab.
@@ -32,7 +32,7 @@ def sha256(*paths: str) -> str:
   return digest.hexdigest()
 
 
-def check(path: str, origin: origins.Origin) -> None:
+def check(path: str, origin: published.Origin) -> None:
   """Refuses a file that is not the one that was published.
 
   Raises:
@@ -51,7 +51,7 @@ def check(path: str, origin: origins.Origin) -> None:
     )
 
 
-def fetch(origin: origins.Origin) -> str:
+def fetch(origin: published.Origin) -> str:
   """Returns the path of an origin's file, fetched if it is not in the cache.
 
   Raises:

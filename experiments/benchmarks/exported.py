@@ -37,10 +37,10 @@ from deeplab import cli
 from deeplab import cores
 from deeplab import networks
 from deeplab.models import registry
-from deeplab.pretrained import folded
 from deeplab.pretrained import merge
-from deeplab.pretrained import systems
-from deeplab.pretrained import tflite as tflite_weights
+from deeplab.pretrained import unfold_batch_norm
+from deeplab.pretrained.readers import tflite as tflite_weights
+from deeplab.pretrained.systems import detect
 from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import graph as graph_lib
@@ -116,14 +116,12 @@ PUBLIC = {
 def _imported(source: source_lib.Source, path: str) -> Any:
   """Returns the variables with the weights of a public file."""
   network = source_lib.model(source, **networks.KERNELS)
-  _, match = systems.detect(
-    tflite_weights.read(path), network, source.variables
-  )
+  _, match = detect.detect(tflite_weights.read(path), network, source.variables)
   merged = merge.merge(
     source.variables, match.tensors, match.sources, unused=match.unused
   )
   image = np.zeros((1, *source.config.eval.static_size, 3), np.float32)
-  return folded.identity_norms(network, merged, image, match.sources)
+  return unfold_batch_norm.identity_norms(network, merged, image, match.sources)
 
 
 def _disturbed(source: source_lib.Source) -> Any:

@@ -14,10 +14,10 @@ from deeplab.models import segmenter
 from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
-from deeplab.pretrained import folded
 from deeplab.pretrained import merge
-from deeplab.pretrained import systems
-from deeplab.pretrained import tflite
+from deeplab.pretrained import unfold_batch_norm
+from deeplab.pretrained.readers import tflite
+from deeplab.pretrained.systems import detect
 
 OPTIONS = layers.Options(depthwise='shifted', pointwise='matmul')
 VOC = [
@@ -73,12 +73,14 @@ def bring(path, model, size):
   x = jnp.zeros((1, size, size, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
   variables = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
-  name, match = systems.detect(tflite.read(path), model, variables)
-  assert systems.SYSTEMS[name].folded
+  name, match = detect.detect(tflite.read(path), model, variables)
+  assert detect.SYSTEMS[name].folded
   variables = merge.merge(
     variables, match.tensors, match.sources, unused=match.unused
   )
-  variables = folded.identity_norms(model, variables, x, match.sources)
+  variables = unfold_batch_norm.identity_norms(
+    model, variables, x, match.sources
+  )
   return Imported(model, variables, match.sources)
 
 
@@ -138,7 +140,9 @@ def test_fine_tuning_starts_from_the_file(published, float_voc):
   assert len(paths) == 8
   x = np.concatenate([read_image(path, 129) for path in paths])
   x = x / np.float32(127.5) - 1
-  restored = folded.restore_norms(ours.model, ours.variables, [x], ours.sources)
+  restored = unfold_batch_norm.restore_norms(
+    ours.model, ours.variables, [x], ours.sources
+  )
   wanted = ours(x)
   evaluated = ours(x, restored)
   np.testing.assert_allclose(evaluated, wanted, rtol=0, atol=1e-3)

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from deeplab.pretrained import fetch
-from deeplab.pretrained import names
-from deeplab.pretrained import origins
+from deeplab.pretrained import published as origins
+from deeplab.pretrained.systems import base
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def origin(url, digest=f'sha256:{DIGEST[:8]}'):
-  return origins.Origin(url, digest, 'MIT', 'resnet_18', names.IMAGENET)
+  return origins.Origin(url, digest, 'MIT', 'resnet_18', base.IMAGENET)
 
 
 @pytest.fixture

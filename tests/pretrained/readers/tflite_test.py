@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from deeplab.pretrained import tflite
+from deeplab.pretrained.readers import tflite
 from tests.export import handmade as fb
 
 IMAGE = fb.tensor('image', 'float32', (1, 4, 4, 3))

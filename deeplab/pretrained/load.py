@@ -20,10 +20,10 @@ import numpy as np
 from deeplab import workdir as workdirs
 from deeplab.data import bands
 from deeplab.pretrained import fetch
-from deeplab.pretrained import folded
 from deeplab.pretrained import merge
-from deeplab.pretrained import places
-from deeplab.pretrained import systems
+from deeplab.pretrained import resolve
+from deeplab.pretrained import unfold_batch_norm
+from deeplab.pretrained.systems import detect
 
 PyTree = Any
 
@@ -119,7 +119,7 @@ def _other(config: ConfigDict, fields: dict[str, Any]) -> str:
 
 
 def _check(
-  config: ConfigDict, expected: places.Expected, fields: dict[str, Any]
+  config: ConfigDict, expected: resolve.Expected, fields: dict[str, Any]
 ) -> None:
   """Refuses a config in which the weights would mean something else.
 
@@ -208,8 +208,8 @@ def _unfold(
   with contextlib.closing(batches()) as stream:
     images = (batch['image'] for batch in itertools.islice(stream, count))
     first = next(images)
-    variables = folded.identity_norms(model, variables, first, paths)
-    return folded.restore_norms(
+    variables = unfold_batch_norm.identity_norms(model, variables, first, paths)
+    return unfold_batch_norm.restore_norms(
       model, variables, itertools.chain([first], images), paths
     )
 
@@ -239,14 +239,14 @@ def initial(
       what they expect; the message says what to set.
     OSError: they cannot be read or fetched.
   """
-  place = places.find(config.init_from)
+  place = resolve.find(config.init_from)
   if place.origin is not None:  # before it is fetched
-    _check(config, places.Expected(place.origin.values), {})
-  weights = places.read(place)
+    _check(config, resolve.Expected(place.origin.values), {})
+  weights = resolve.read(place)
   if place.system:
     system = place.system
-    match = systems.match(
-      systems.SYSTEMS[system], weights.tensors, model, variables
+    match = detect.match(
+      detect.SYSTEMS[system], weights.tensors, model, variables
     )
     if match is None:
       raise ValueError(
@@ -254,7 +254,7 @@ def initial(
         f'like {config.model.encoder.name}'
       )
   else:
-    system, match = systems.detect(weights.tensors, model, variables)
+    system, match = detect.detect(weights.tensors, model, variables)
   leaves = merge.flatten(variables)
   taken = {
     path: source.name
@@ -278,7 +278,7 @@ def initial(
     edits=_edits(match.bgr, leaves),
   )
   measured: set[str] = set()
-  if systems.SYSTEMS[system].folded:
+  if detect.SYSTEMS[system].folded:
     logging.info(
       '%s has its BatchNorms folded: restoring them from %d training images',
       weights.path,

@@ -7,20 +7,20 @@ import flax.linen as nn
 
 from deeplab import workdir as workdirs
 from deeplab.pretrained import merge
-from deeplab.pretrained import names
-from deeplab.pretrained import safetensors_file
+from deeplab.pretrained.readers import safetensors
+from deeplab.pretrained.systems import base
 
 
-def _sources(variables: names.PyTree, scope: str) -> names.Sources:
-  layouts = names.nowhere(variables, scope)
+def _sources(variables: base.PyTree, scope: str) -> base.Sources:
+  layouts = base.nowhere(variables, scope)
   return {path: merge.Source(path) for path in layouts}
 
 
-def _part(scope: str) -> names.Part:
-  return names.Part(functools.partial(_sources, scope=scope))
+def _part(scope: str) -> base.Part:
+  return base.Part(functools.partial(_sources, scope=scope))
 
 
-SYSTEM = names.System(
+SYSTEM = base.System(
   encoders={nn.Module: _part('encoder')},
   heads={nn.Module: _part('head')},
   auxiliaries={nn.Module: _part('auxiliary')},
@@ -48,7 +48,7 @@ def write(workdir: str, which: str, output: str) -> None:
   if not output.endswith('.safetensors'):
     raise ValueError(f'--output={output} must end in .safetensors')
   loaded = workdirs.load(workdir, which)
-  safetensors_file.write(
+  safetensors.write(
     output,
     merge.flatten(loaded.variables),
     {

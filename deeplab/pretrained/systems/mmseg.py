@@ -12,8 +12,8 @@ from deeplab.models.encoders import resnet
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
-from deeplab.pretrained import names
-from deeplab.pretrained import torchvision
+from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import torchvision
 
 
 def _resnet(module: str, norm: bool) -> str | None:
@@ -65,7 +65,7 @@ def _decode_head(module: str, norm: bool) -> str | None:
   return _separable(prefix, match[3] or '', norm)
 
 
-def _fcn(prefix: str) -> names.Modules:
+def _fcn(prefix: str) -> base.Modules:
   def name(module: str, norm: bool) -> str | None:
     if module == 'classifier':
       return f'{prefix}.conv_seg'
@@ -78,13 +78,13 @@ def _fcn(prefix: str) -> names.Modules:
 # The 769-pixel networks align corners, which their files do not say.
 _HEAD = {'bn_epsilon': 1e-5}
 
-SYSTEM = names.System(
+SYSTEM = base.System(
   encoders={
     **{
-      cls: names.torch_part(
+      cls: base.torch_part(
         'encoder',
         _resnet,
-        unused=rf'fc\..*|{names.COUNTERS}',
+        unused=rf'fc\..*|{base.COUNTERS}',
         fields={
           'padding': 'symmetric',
           'bn_epsilon': 1e-5,
@@ -92,7 +92,7 @@ SYSTEM = names.System(
           'stride_conv': '3x3',
           **fields,
         },
-        values=names.IMAGENET,
+        values=base.IMAGENET,
         rename=_renamed,
       )
       # The first that fits is taken.
@@ -104,14 +104,14 @@ SYSTEM = names.System(
     }
   },
   heads={
-    deeplabv3.DeepLabV3: names.torch_part('head', _decode_head, fields=_HEAD),
-    deeplabv3plus.DeepLabV3Plus: names.torch_part(
+    deeplabv3.DeepLabV3: base.torch_part('head', _decode_head, fields=_HEAD),
+    deeplabv3plus.DeepLabV3Plus: base.torch_part(
       'head', _decode_head, fields=_HEAD
     ),
-    fcn.FCN: names.torch_part('head', _fcn('decode_head'), fields=_HEAD),
+    fcn.FCN: base.torch_part('head', _fcn('decode_head'), fields=_HEAD),
   },
   auxiliaries={
-    fcn.FCN: names.torch_part('auxiliary', _fcn('auxiliary_head'), fields=_HEAD)
+    fcn.FCN: base.torch_part('auxiliary', _fcn('auxiliary_head'), fields=_HEAD)
   },
   unused=r'auxiliary_head\..*',
 )

@@ -17,10 +17,10 @@ from deeplab.models.encoders import xception
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.pretrained import merge
-from deeplab.pretrained import names
+from deeplab.pretrained.systems import base
 
 PyTree = Any
-Sources = names.Sources
+Sources = base.Sources
 
 # Tensors that no network of ours takes: optimizers' state, classifiers of
 # ImageNet's classes, and the layer before them where the network has none.
@@ -56,11 +56,11 @@ def _sources(
       where there is no counterpart.
   """
   sources = {}
-  for path in names.nowhere(variables, part):
+  for path in base.nowhere(variables, part):
     match = _PATH.fullmatch(path.removeprefix(f'{part}/'))
     there = match and scope(match['layer'])
     if not match or there is None:
-      sources[path] = names.NOWHERE
+      sources[path] = base.NOWHERE
     elif match['variable'] == 'kernel' and match['layer'].endswith('depthwise'):
       sources[path] = merge.Source(f'{there}/depthwise_weights', 'hwim')
     else:
@@ -169,13 +169,13 @@ def _resnet_v1(variables: PyTree) -> Sources:
   return _sources(variables, 'encoder', scope)
 
 
-def _resnet_values(variables: PyTree) -> names.Values:
+def _resnet_values(variables: PyTree) -> base.Values:
   """Returns how `core/feature_extractor.py` normalises images for ResNet.
 
   Networks with the deep stem see -1..1, others images less a mean alone.
   """
   deep = 'stem_2' in variables['params']['encoder']
-  return names.SIGNED if deep else names.CENTRED
+  return base.SIGNED if deep else base.CENTRED
 
 
 def _deeplab_head(variables: PyTree) -> Sources:
@@ -226,29 +226,29 @@ def _folded(sources: Sources) -> Sources:
       scope = scope.removesuffix('/BatchNorm')
       result[path] = merge.Source(f'{scope}/biases')
     elif not name:
-      result[path] = names.NOWHERE
+      result[path] = base.NOWHERE
   return result
 
 
 def _part(
   sources: Callable[[PyTree], Sources],
   converted: bool,
-  values: names.Values | Callable[[PyTree], names.Values] = names.SIGNED,
+  values: base.Values | Callable[[PyTree], base.Values] = base.SIGNED,
   **fields: Any,
-) -> names.Part:
+) -> base.Part:
   """Returns a part that expects `fields`; a converted file has no epsilon."""
   if not converted:
-    return names.Part(sources, _UNUSED, fields, values)
+    return base.Part(sources, _UNUSED, fields, values)
   fields.pop('bn_epsilon')
-  return names.Part(lambda v: _folded(sources(v)), _UNUSED, fields, values)
+  return base.Part(lambda v: _folded(sources(v)), _UNUSED, fields, values)
 
 
-def _system(converted: bool) -> names.System:
+def _system(converted: bool) -> base.System:
   """Returns TF DeepLab's and TF-slim's names, in one kind of file or other."""
   head: dict[str, Any] = {'bn_epsilon': 1e-5}
   if not converted:  # else it may resize maps in any way
     head['align_corners'] = True
-  return names.System(
+  return base.System(
     encoders={
       mobilenet_v2.MobileNetV2: _part(
         _mobilenet_v2, converted, padding='same', bn_epsilon=1e-3
@@ -278,7 +278,7 @@ def _system(converted: bool) -> names.System:
 
 SYSTEM = _system(converted=False)
 CONVERTED = _system(converted=True)
-OFFICIAL = names.System(
+OFFICIAL = base.System(
   encoders={
     mobilenet_v2.MobileNetV2: _part(
       _mobilenet_v2_official, True, padding='same', bn_epsilon=1e-3

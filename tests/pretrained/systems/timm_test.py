@@ -8,7 +8,7 @@ from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
-from deeplab.pretrained import safetensors_file
+from deeplab.pretrained.readers import safetensors
 from tests import torchvision_module
 from tests.pretrained import cases
 
@@ -42,7 +42,7 @@ def saved(tmp_path, model):
   state = {
     k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()
   }
-  safetensors_file.write(path, state, {})
+  safetensors.write(path, state, {})
   return path
 
 

@@ -16,7 +16,7 @@ from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import fcn
 from deeplab.models.heads import lraspp
 from deeplab.pretrained import merge
-from deeplab.pretrained import names
+from deeplab.pretrained.systems import base
 
 PyTree = Any
 
@@ -55,7 +55,7 @@ def _blocks(variables: PyTree) -> dict[str, Any]:
   return {k: v for k, v in params.items() if k.startswith('block_')}
 
 
-def _mobilenet_v2(variables: PyTree) -> names.Modules:
+def _mobilenet_v2(variables: PyTree) -> base.Modules:
   blocks = _blocks(variables)
 
   def name(module: str, norm: bool) -> str | None:
@@ -76,7 +76,7 @@ def _mobilenet_v2(variables: PyTree) -> names.Modules:
   return name
 
 
-def _mobilenet_v3(variables: PyTree) -> names.Modules:
+def _mobilenet_v3(variables: PyTree) -> base.Modules:
   blocks = _blocks(variables)
 
   def name(module: str, norm: bool) -> str | None:
@@ -99,7 +99,7 @@ def _mobilenet_v3(variables: PyTree) -> names.Modules:
   return name
 
 
-def _shufflenet_v2(variables: PyTree) -> names.Modules:
+def _shufflenet_v2(variables: PyTree) -> base.Modules:
   units = variables['params']['encoder']
   # Units that begin a stage.
   firsts = sorted(
@@ -145,8 +145,8 @@ def _deeplabv3(module: str, norm: bool) -> str | None:
   return f'classifier.0.convs.{branch}.{int(norm)}'
 
 
-def _deeplabv3_sources(variables: PyTree) -> names.Sources:
-  sources = names.torch(variables, 'head', _deeplabv3)
+def _deeplabv3_sources(variables: PyTree) -> base.Sources:
+  sources = base.torch(variables, 'head', _deeplabv3)
   projection = 'head/aspp/projection/conv/kernel'
   # The pooled branch, as wide as the result, is their last and our first.
   width = merge.flatten(variables)[projection].shape[-1]
@@ -154,7 +154,7 @@ def _deeplabv3_sources(variables: PyTree) -> names.Sources:
   return sources
 
 
-def _fcn(prefix: str) -> names.Modules:
+def _fcn(prefix: str) -> base.Modules:
   def name(module: str, norm: bool) -> str | None:
     if module == 'classifier':
       return f'{prefix}.4'
@@ -184,63 +184,63 @@ def _features(name: str) -> str:
 _SYMMETRIC = {'padding': 'symmetric', 'bn_epsilon': 1e-5}
 _HEAD = {'bn_epsilon': 1e-5, 'align_corners': False}
 
-SYSTEM = names.System(
+SYSTEM = base.System(
   encoders={
-    mobilenet_v2.MobileNetV2: names.varying_torch_part(
+    mobilenet_v2.MobileNetV2: base.varying_torch_part(
       _mobilenet_v2,
-      unused=rf'classifier\.1\..*|features\.18\..*|{names.COUNTERS}',
+      unused=rf'classifier\.1\..*|features\.18\..*|{base.COUNTERS}',
       fields={**_SYMMETRIC, 'rounding': 'keras'},
-      values=names.IMAGENET,
+      values=base.IMAGENET,
     ),
-    mobilenet_v3.MobileNetV3: names.varying_torch_part(
+    mobilenet_v3.MobileNetV3: base.varying_torch_part(
       _mobilenet_v3,
-      unused=rf'classifier\.[03]\.(weight|bias)|{names.COUNTERS}',
+      unused=rf'classifier\.[03]\.(weight|bias)|{base.COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'torchvision',
         'bn_epsilon': 1e-3,
       },
-      values=names.IMAGENET,
+      values=base.IMAGENET,
       rename=_features,
     ),
-    regnet.RegNet: names.torch_part(
+    regnet.RegNet: base.torch_part(
       'encoder',
       _regnet,
-      unused=rf'fc\..*|{names.COUNTERS}',
+      unused=rf'fc\..*|{base.COUNTERS}',
       fields={'bn_epsilon': 1e-5},
-      values=names.IMAGENET,
+      values=base.IMAGENET,
     ),
-    resnet.ResNet: names.torch_part(
+    resnet.ResNet: base.torch_part(
       'encoder',
       resnet_module,
-      unused=rf'fc\..*|{names.COUNTERS}',
+      unused=rf'fc\..*|{base.COUNTERS}',
       fields={
         **_SYMMETRIC,
         'stem': 'v1',
         'stride_unit': 'first',
         'stride_conv': '3x3',
       },
-      values=names.IMAGENET,
+      values=base.IMAGENET,
       rename=_without_prefix,
     ),
-    shufflenet_v2.ShuffleNetV2: names.varying_torch_part(
+    shufflenet_v2.ShuffleNetV2: base.varying_torch_part(
       _shufflenet_v2,
-      unused=rf'fc\..*|conv5\..*|{names.COUNTERS}',
+      unused=rf'fc\..*|conv5\..*|{base.COUNTERS}',
       fields=_SYMMETRIC,
-      values=names.IMAGENET,
+      values=base.IMAGENET,
     ),
   },
   heads={
-    deeplabv3.DeepLabV3: names.Part(_deeplabv3_sources, fields=_HEAD),
-    fcn.FCN: names.torch_part('head', _fcn('classifier'), fields=_HEAD),
-    lraspp.LRASPP: names.torch_part(
+    deeplabv3.DeepLabV3: base.Part(_deeplabv3_sources, fields=_HEAD),
+    fcn.FCN: base.torch_part('head', _fcn('classifier'), fields=_HEAD),
+    lraspp.LRASPP: base.torch_part(
       'head',
       _lraspp,
       fields={**_HEAD, 'gate': 'sigmoid', 'gate_bias': False},
     ),
   },
   auxiliaries={
-    fcn.FCN: names.torch_part('auxiliary', _fcn('aux_classifier'), fields=_HEAD)
+    fcn.FCN: base.torch_part('auxiliary', _fcn('aux_classifier'), fields=_HEAD)
   },
   unused=r'aux_classifier\..*',
 )

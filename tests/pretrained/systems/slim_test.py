@@ -19,9 +19,9 @@ from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import lraspp
 from deeplab.pretrained import merge
-from deeplab.pretrained import slim
-from deeplab.pretrained import systems
-from deeplab.pretrained import tf_checkpoint
+from deeplab.pretrained.readers import tf_checkpoint
+from deeplab.pretrained.systems import detect
+from deeplab.pretrained.systems import slim
 
 
 def network(encoder, head):
@@ -36,7 +36,7 @@ def network(encoder, head):
 
 def sources(encoder, head, system=slim.SYSTEM, file=('logits/semantic/x',)):
   """Returns where the variables of a network come from."""
-  return systems.match(
+  return detect.match(
     system, dict.fromkeys(file), *network(encoder, head)
   ).sources
 
@@ -94,7 +94,7 @@ def arrive(tmp_path, encoder, head, scopes):
   save(tmp_path / 'model.ckpt-30000', scopes.tensors)
   tensors = tf_checkpoint.read(tmp_path)
   model, before = network(encoder, head)
-  name, match = systems.detect(tensors, model, before)
+  name, match = detect.detect(tensors, model, before)
   assert name == 'slim'
   after = merge.merge(before, match.tensors, match.sources, unused=match.unused)
   leaves = {
@@ -189,7 +189,7 @@ def test_an_encoder_of_imagenet(tmp_path):
   classifier.biased('MobilenetV2/Logits/Conv2d_1c_1x1', 1280, 1001)
   tensors = scopes.tensors | classifier.tensors
   model, before = network(encoder, head)
-  match = systems.match(slim.SYSTEM, tensors, model, before)
+  match = detect.match(slim.SYSTEM, tensors, model, before)
   merge.merge(before, tensors, match.sources, unused=match.unused)
   # What a file holds besides is not passed over in silence.
   tensors['MobilenetV2/Conv_9/weights'] = np.zeros(1, np.float32)
@@ -287,7 +287,7 @@ def test_xception_by_its_depth(entry, middle, name):
   blocks = [f'entry_{i + 1}' for i in range(entry)]
   blocks += [f'middle_{i + 1}' for i in range(middle)]
   model = segmenter.Segmenter(xception.Xception(), None, None, 7)
-  found = systems.match(
+  found = detect.match(
     slim.SYSTEM, {}, model, {'params': {'encoder': dict.fromkeys(blocks, leaf)}}
   ).sources
   path = 'encoder/entry_2/separable_1/depthwise/conv/kernel'

@@ -13,20 +13,20 @@ import pytest
 from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.pretrained import merge
-from deeplab.pretrained import own
-from deeplab.pretrained import safetensors_file
+from deeplab.pretrained.readers import safetensors
+from deeplab.pretrained.systems import deeplab
 from deeplab.training import checkpoints
 from tests import runs
 
 
 def test_a_run_leaves_as_a_file(smoke_run, tmp_path):
   path = str(tmp_path / 'weights.safetensors')
-  own.write(smoke_run.workdir, 'best', path)
-  texts = safetensors_file.metadata(path)
+  deeplab.write(smoke_run.workdir, 'best', path)
+  texts = safetensors.metadata(path)
   assert json.loads(texts['config'])['name'] == smoke_run.config.name
   assert json.loads(texts['classes'])[:2] == ['background', 'disc']
   assert texts['step'] == '6'
-  tensors = safetensors_file.read(path)
+  tensors = safetensors.read(path)
   ours = merge.flatten(workdirs.load(smoke_run.workdir).variables)
   assert tensors.keys() == ours.keys()
   for name, value in tensors.items():
@@ -36,11 +36,11 @@ def test_a_run_leaves_as_a_file(smoke_run, tmp_path):
 @pytest.mark.full
 def test_the_command(smoke_run, tmp_path):
   path = str(tmp_path / 'weights.safetensors')
-  command = [sys.executable, '-m', 'deeplab.pretrained.export']
+  command = [sys.executable, '-m', 'deeplab.pretrained.save']
   subprocess.run(
     [*command, f'--workdir={smoke_run.workdir}', f'--output={path}'], check=True
   )
-  assert safetensors_file.metadata(path)['step'] == '6'
+  assert safetensors.metadata(path)['step'] == '6'
   done = subprocess.run(
     [*command, f'--output={path}'], capture_output=True, text=True, check=False
   )
@@ -49,7 +49,7 @@ def test_the_command(smoke_run, tmp_path):
 
 def test_another_end_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r'weights\.pth must end in'):
-    own.write('nowhere', 'best', str(tmp_path / 'weights.pth'))
+    deeplab.write('nowhere', 'best', str(tmp_path / 'weights.pth'))
 
 
 def start_from(donor, data_dir):
@@ -94,7 +94,7 @@ def test_a_resume_needs_the_donor_no_more(smoke_run, data_dir, tmp_path):
 @pytest.mark.full
 def test_weights_that_do_not_fit_take_no_work_directory(data_dir, tmp_path):
   path, workdir = str(tmp_path / 'a.safetensors'), str(tmp_path / 'run')
-  safetensors_file.write(path, {'x': np.zeros(1, np.float32)}, {})
+  safetensors.write(path, {'x': np.zeros(1, np.float32)}, {})
   with pytest.raises(ValueError, match='no system names'):
     train.train(start_from(path, data_dir), workdir)
   assert not os.path.exists(workdirs.config_path(workdir))

@@ -11,15 +11,15 @@ from configs import common
 from deeplab.models import registry
 from deeplab.models.encoders import resnet
 from deeplab.pretrained import fetch
-from deeplab.pretrained import initial
+from deeplab.pretrained import load
 from deeplab.pretrained import merge
-from deeplab.pretrained import names
-from deeplab.pretrained import origins
-from deeplab.pretrained import places
-from deeplab.pretrained import safetensors_file
-from deeplab.pretrained import slim
-from deeplab.pretrained import systems
-from deeplab.pretrained import torchvision
+from deeplab.pretrained import published as origins
+from deeplab.pretrained import resolve
+from deeplab.pretrained.readers import safetensors
+from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import detect
+from deeplab.pretrained.systems import slim
+from deeplab.pretrained.systems import torchvision
 from tests.export import handmade as fb
 
 ORIGIN = origins.Origin(
@@ -27,7 +27,7 @@ ORIGIN = origins.Origin(
   digest='',
   licence='MIT',
   encoder='resnet_tiny',
-  values=names.IMAGENET,
+  values=base.IMAGENET,
 )
 
 
@@ -72,10 +72,10 @@ def theirs(system, seed=0, whole=True, **fields):
     path: generator.normal(size=leaf.shape).astype(np.float32)
     for path, leaf in merge.flatten(variables).items()
   }
-  parts = [systems.SYSTEMS[system].encoders, systems.SYSTEMS[system].heads]
+  parts = [detect.SYSTEMS[system].encoders, detect.SYSTEMS[system].heads]
   tensors = {}
   for known, module in zip(parts, (model.encoder, model.head), strict=True):
-    part = names.find(known, module)
+    part = base.find(known, module)
     if part is None or (module is model.head and not whole):
       continue
     for path, source in part.sources(variables).items():
@@ -89,7 +89,7 @@ def theirs(system, seed=0, whole=True, **fields):
 
 def write(tmp_path, tensors, name='resnet_tiny.safetensors', **texts):
   path = str(tmp_path / name)
-  safetensors_file.write(path, tensors, texts)
+  safetensors.write(path, tensors, texts)
   return path
 
 
@@ -99,7 +99,7 @@ def no_batches():
 
 def start(c, channels=3, batches=no_batches):
   model, variables = build(c, channels)
-  variables, manifest = initial.initial(c, model, variables, batches)
+  variables, manifest = load.initial(c, model, variables, batches)
   return merge.flatten(variables), manifest
 
 
@@ -115,7 +115,7 @@ def test_a_classifier_fills_the_encoder(tmp_path):
   assert manifest.unused == ('fc.weight',)
   assert {name.partition('/')[0] for name in manifest.kept} == {'head'}
   assert manifest.variables == sum(n.startswith('encoder/') for n in after)
-  initial.record(str(tmp_path), manifest)
+  load.record(str(tmp_path), manifest)
   with open(tmp_path / 'init.json', encoding='utf-8') as f:
     written = json.load(f)
   assert written['path'] == path
@@ -125,7 +125,7 @@ def test_a_classifier_fills_the_encoder(tmp_path):
   assert written['padding'] == 'symmetric'
   assert not written['bgr']
   # Another attempt without weights leaves no word of them.
-  initial.record(str(tmp_path), None)
+  load.record(str(tmp_path), None)
   assert not (tmp_path / 'init.json').exists()
 
 
@@ -209,7 +209,7 @@ def test_published_weights_by_name(published):
   assert (manifest.url, manifest.licence) == (ORIGIN.url, 'MIT')
   kernel = 'encoder/stem_1/conv/kernel'
   np.testing.assert_array_equal(after[kernel], published[kernel])
-  line = places.describe('torchvision:tiny')
+  line = resolve.describe('torchvision:tiny')
   assert ORIGIN.url in line and 'MIT' in line and ', at /' in line
 
 
@@ -300,7 +300,7 @@ def folded_file(path, variables, model):
     (slim.CONVERTED.encoders, model.encoder),
     (slim.CONVERTED.heads, model.head),
   ):
-    sources |= names.find(known, module).sources(variables)
+    sources |= base.find(known, module).sources(variables)
   leaves, tensors = merge.flatten(variables), {}
   for ours, source in sources.items():
     value = generator.normal(size=leaves[ours].shape, scale=0.3)
@@ -329,7 +329,7 @@ def folded_file(path, variables, model):
 
 
 def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
-  monkeypatch.setattr(initial, 'MEASURED_IMAGES', 12)
+  monkeypatch.setattr(load, 'MEASURED_IMAGES', 12)
   path = tmp_path / 'model.tflite'
   c = config(
     init_from=str(path),
@@ -381,24 +381,26 @@ def test_tensorflow_checkpoints_by_any_name(tmp_path):
   index = tmp_path / 'model.ckpt-7.index'
   index.touch()
   for path in (tmp_path, tmp_path / 'model.ckpt-7', index):
-    assert places.find(str(path)) == places.Place('', str(index), None)
-    assert places.find(f'slim:{path}') == places.Place('slim', str(index), None)
+    assert resolve.find(str(path)) == resolve.Place('', str(index), None)
+    assert resolve.find(f'slim:{path}') == resolve.Place(
+      'slim', str(index), None
+    )
 
 
 @pytest.mark.parametrize('name', sorted(origins.ORIGINS))
 def test_origins_are_of_networks_that_there_are(name):
   """Every field that an origin or its system asks for exists in our class."""
   origin = origins.ORIGINS[name]
-  system = systems.SYSTEMS[name.partition(':')[0]]
+  system = detect.SYSTEMS[name.partition(':')[0]]
   encoder = registry.ENCODERS[origin.encoder]
-  part = names.find(system.encoders, encoder())
+  part = base.find(system.encoders, encoder())
   assert part is not None
   asked = {f'encoder.{field}' for field in part.fields} | set(origin.model)
   allowed = {f'encoder.{field}' for field in registry.fields(encoder)}
   if origin.head:
     head = registry.HEADS[origin.head]
     allowed |= {f'head.{field}' for field in registry.fields(head)}
-    assert names.find(system.heads, head(num_classes=2)) is not None
+    assert base.find(system.heads, head(num_classes=2)) is not None
   asked |= set(origin.trained) - {'output_stride'}
   assert asked <= allowed
   assert origin.url.startswith('https://') and origin.licence
@@ -447,5 +449,5 @@ def test_each_encoder_has_a_kernel_that_reads_the_image(name):
   if name.startswith('erfnet'):  # which hands the image on beside it
     changed -= {'encoder/down1/conv/bias'}
   (path,) = changed
-  assert set(initial._edits(False, {path: np.zeros(four[path])})) == {path}
+  assert set(load._edits(False, {path: np.zeros(four[path])})) == {path}
   assert four[path][2] == 4

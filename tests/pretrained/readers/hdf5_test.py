@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from deeplab.pretrained import hdf5
+from deeplab.pretrained.readers import hdf5
 
 
 def legacy(path, root='', suffix=':0'):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from deeplab.models import layers
-from deeplab.pretrained import folded
 from deeplab.pretrained import merge
+from deeplab.pretrained import unfold_batch_norm
 
 EPSILON = 0.01
 
@@ -62,13 +62,13 @@ PATHS = [
 
 @pytest.fixture(scope='module')
 def naive(merged):
-  return folded.identity_norms(Net(), merged, images(1, 0), PATHS)
+  return unfold_batch_norm.identity_norms(Net(), merged, images(1, 0), PATHS)
 
 
 @pytest.fixture(scope='module')
 def restored(naive):
   batches = [images(16, 2), images(8, 3)]
-  return folded.restore_norms(Net(), naive, batches, PATHS)
+  return unfold_batch_norm.restore_norms(Net(), naive, batches, PATHS)
 
 
 @jax.jit
@@ -139,8 +139,10 @@ def test_statistics_are_those_of_all_images(merged, restored):
 def test_training_starts_from_nearly_the_same_function(naive, restored):
   # A fresh layer changes the function in training: none is fresh here.
   every = [*PATHS, 'fresh/norm/bn/bias']
-  naive = folded.identity_norms(Net(), naive, images(1, 0), every)
-  restored = folded.restore_norms(Net(), naive, [images(24, 2)], every)
+  naive = unfold_batch_norm.identity_norms(Net(), naive, images(1, 0), every)
+  restored = unfold_batch_norm.restore_norms(
+    Net(), naive, [images(24, 2)], every
+  )
   x = images(24, 6)
   wanted = evaluate(naive, x)
   assert deviation(train(restored, x), wanted) < 0.05
@@ -159,8 +161,8 @@ def test_dead_channels_stay_harmless(merged):
   kernel = dead['params']['stem']['conv']['kernel']
   alive = kernel[..., 0].copy()
   kernel[..., 0] = 0
-  dead = folded.identity_norms(Net(), dead, images(1, 0), PATHS)
-  dead = folded.restore_norms(Net(), dead, [images(16, 2)], PATHS)
+  dead = unfold_batch_norm.identity_norms(Net(), dead, images(1, 0), PATHS)
+  dead = unfold_batch_norm.restore_norms(Net(), dead, [images(16, 2)], PATHS)
   leaves = merge.flatten(dead)
   assert leaves['stem/norm/bn/var'][0] == 0
   np.testing.assert_allclose(leaves['stem/norm/bn/scale'][0], 0.1, rtol=1e-6)
@@ -179,8 +181,8 @@ def test_dead_channels_stay_harmless(merged):
 
 def test_images_are_needed_and_must_be_sound(naive):
   with pytest.raises(ValueError, match='there are no images to measure'):
-    folded.restore_norms(Net(), naive, [], PATHS)
+    unfold_batch_norm.restore_norms(Net(), naive, [], PATHS)
   x = images(2, 0)
   x[0, 5, 5] = np.inf
   with pytest.raises(ValueError, match='enter stem/norm/bn are not finite'):
-    folded.restore_norms(Net(), naive, [x], PATHS)
+    unfold_batch_norm.restore_norms(Net(), naive, [x], PATHS)

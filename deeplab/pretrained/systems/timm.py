@@ -10,8 +10,8 @@ from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
-from deeplab.pretrained import names
-from deeplab.pretrained import torchvision
+from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import torchvision
 
 PyTree = Any
 
@@ -86,7 +86,7 @@ def _mobilenet_v2(module: str, norm: bool) -> str | None:
   return _block(module, norm, _MOBILENET_V2)
 
 
-def _mobilenet_v3(variables: PyTree) -> names.Modules:
+def _mobilenet_v3(variables: PyTree) -> base.Modules:
   params = variables['params']['encoder']
   count = sum(name.startswith('block_') for name in params)
   firsts = _MOBILENET_V3.get(count, ())
@@ -114,7 +114,7 @@ def _regnet(module: str, norm: bool) -> str | None:
   return f's{match[1]}.b{match[2]}.{inner}.{last}'
 
 
-def _xception(variables: PyTree) -> names.Modules:
+def _xception(variables: PyTree) -> base.Modules:
   params = variables['params']['encoder']
   flows = ('entry', 'middle', 'exit')
 
@@ -138,12 +138,12 @@ def _xception(variables: PyTree) -> names.Modules:
   return name
 
 
-SYSTEM = names.System(
+SYSTEM = base.System(
   encoders={
-    ghostnet.GhostNet: names.torch_part(
+    ghostnet.GhostNet: base.torch_part(
       'encoder',
       _ghostnet,
-      unused=rf'(conv_head|classifier|blocks\.9)\..*|{names.COUNTERS}',
+      unused=rf'(conv_head|classifier|blocks\.9)\..*|{base.COUNTERS}',
       fields={
         'padding': 'symmetric',
         'bn_epsilon': 1e-5,
@@ -151,34 +151,34 @@ SYSTEM = names.System(
         'gate': 'hard_sigmoid',
       },
     ),
-    mobilenet_v2.MobileNetV2: names.torch_part(
+    mobilenet_v2.MobileNetV2: base.torch_part(
       'encoder',
       _mobilenet_v2,
-      unused=rf'(conv_head|bn2|classifier)\..*|{names.COUNTERS}',
+      unused=rf'(conv_head|bn2|classifier)\..*|{base.COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'keras',
         'bn_epsilon': 1e-5,
       },
     ),
-    mobilenet_v3.MobileNetV3: names.varying_torch_part(
+    mobilenet_v3.MobileNetV3: base.varying_torch_part(
       _mobilenet_v3,
-      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{names.COUNTERS}',
+      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{base.COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'torchvision',
         'bn_epsilon': 1e-5,
       },
     ),
-    regnet.RegNet: names.torch_part(
+    regnet.RegNet: base.torch_part(
       'encoder',
       _regnet,
-      unused=rf'head\.fc\..*|{names.COUNTERS}',
+      unused=rf'head\.fc\..*|{base.COUNTERS}',
       fields={'bn_epsilon': 1e-5},
     ),
-    xception.Xception: names.varying_torch_part(
+    xception.Xception: base.varying_torch_part(
       _xception,
-      unused=rf'head\.fc\..*|{names.COUNTERS}',
+      unused=rf'head\.fc\..*|{base.COUNTERS}',
       fields={'bn_epsilon': 1e-3},
     ),
     resnet.ResNet: torchvision.SYSTEM.encoders[resnet.ResNet],

@@ -1,24 +1,24 @@
 import numpy as np
 import pytest
 
-from deeplab.pretrained import files
-from deeplab.pretrained import safetensors_file
+from deeplab.pretrained.readers import read
+from deeplab.pretrained.readers import safetensors
 
 
 def test_the_end_of_the_name_chooses_the_reader(tmp_path):
   path = str(tmp_path / 'a.safetensors')
-  safetensors_file.write(path, {'x': np.float32([1])}, {})
-  assert files.read(path)['x'].tolist() == [1]
+  safetensors.write(path, {'x': np.float32([1])}, {})
+  assert read.read(path)['x'].tolist() == [1]
   other = tmp_path / 'a.pth'
   other.write_bytes(b'no pickle')
   with pytest.raises(ValueError, match=r'a\.pth is not a whole \.pth'):
-    files.read(str(other))
+    read.read(str(other))
 
 
 def test_unknown_files_are_refused(tmp_path):
   path = tmp_path / 'a.npz'
   with pytest.raises(FileNotFoundError, match=r'a\.npz does not exist'):
-    files.read(str(path))
+    read.read(str(path))
   path.write_bytes(b'')
   with pytest.raises(ValueError, match=r'must end in one of .*safetensors'):
-    files.read(str(path))
+    read.read(str(path))

@@ -6,14 +6,14 @@ import os
 
 import numpy as np
 
-from deeplab.pretrained import hdf5
-from deeplab.pretrained import pth
-from deeplab.pretrained import safetensors_file
-from deeplab.pretrained import tf_checkpoint
-from deeplab.pretrained import tflite
+from deeplab.pretrained.readers import hdf5
+from deeplab.pretrained.readers import pth
+from deeplab.pretrained.readers import safetensors
+from deeplab.pretrained.readers import tf_checkpoint
+from deeplab.pretrained.readers import tflite
 
 READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
-  '.safetensors': safetensors_file.read,
+  '.safetensors': safetensors.read,
   '.pth': pth.read,
   '.pt': pth.read,
   '.h5': hdf5.read,

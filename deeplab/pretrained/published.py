@@ -10,7 +10,7 @@ import dataclasses
 import os
 from typing import Any
 
-from deeplab.pretrained import names
+from deeplab.pretrained.systems import base as names
 
 
 @dataclasses.dataclass(frozen=True)

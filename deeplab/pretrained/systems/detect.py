@@ -3,20 +3,20 @@
 from typing import Any
 from typing import NamedTuple
 
-from deeplab.pretrained import keras
 from deeplab.pretrained import merge
-from deeplab.pretrained import mmseg
-from deeplab.pretrained import names
-from deeplab.pretrained import own
-from deeplab.pretrained import slim
-from deeplab.pretrained import timm
-from deeplab.pretrained import torchvision
+from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import deeplab
+from deeplab.pretrained.systems import keras
+from deeplab.pretrained.systems import mmseg
+from deeplab.pretrained.systems import slim
+from deeplab.pretrained.systems import timm
+from deeplab.pretrained.systems import torchvision
 
 PyTree = Any
 
 # Where several name an encoder alike, the first is taken.
-SYSTEMS: dict[str, names.System] = {
-  'deeplab': own.SYSTEM,
+SYSTEMS: dict[str, base.System] = {
+  'deeplab': deeplab.SYSTEM,
   'keras': keras.SYSTEM,
   'torchvision': torchvision.SYSTEM,
   'timm': timm.SYSTEM,
@@ -42,10 +42,10 @@ class Match(NamedTuple):
   """
 
   tensors: merge.Tensors
-  sources: names.Sources
+  sources: base.Sources
   unused: str
   fields: dict[str, Any]
-  values: names.Values | None
+  values: base.Values | None
   bgr: bool
 
   @property
@@ -56,7 +56,7 @@ class Match(NamedTuple):
 
 
 def match(
-  system: names.System, tensors: merge.Tensors, model: Any, variables: PyTree
+  system: base.System, tensors: merge.Tensors, model: Any, variables: PyTree
 ) -> Match | None:
   """Returns the file in the names of a system; None if it lacks the encoder.
 
@@ -66,7 +66,7 @@ def match(
     model: the `Segmenter`.
     variables: its variables.
   """
-  encoder = names.find(system.encoders, model.encoder)
+  encoder = base.find(system.encoders, model.encoder)
   if encoder is None:
     return None
   parts = {'encoder': encoder}
@@ -77,9 +77,9 @@ def match(
       ('head', system.heads, model.head),
       ('auxiliary', system.auxiliaries, model.auxiliary),
     ):
-      part = names.find(known, module)
+      part = base.find(known, module)
       if part is None:
-        sources |= names.nowhere(variables, scope)
+        sources |= base.nowhere(variables, scope)
       else:
         sources |= part.sources(variables)
         parts[scope] = part
@@ -101,7 +101,7 @@ def match(
   )
 
 
-def _renamed(encoder: names.Part, tensors: merge.Tensors) -> merge.Tensors:
+def _renamed(encoder: base.Part, tensors: merge.Tensors) -> merge.Tensors:
   """Returns the tensors of a file by the names that sources have.
 
   Where two get one name the second keeps its own, for the merge to list.

@@ -12,9 +12,9 @@ from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception_keras
-from deeplab.pretrained import initial
-from deeplab.pretrained import keras as keras_names
-from deeplab.pretrained import origins
+from deeplab.pretrained import load
+from deeplab.pretrained import published
+from deeplab.pretrained.systems import keras
 from tests.pretrained import cases
 
 MOBILENET_V2 = (
@@ -249,7 +249,7 @@ def test_resnet_cuts(tmp_path):
   ],
 )
 def test_mobilenet_v3_of_keras_2_has_other_names(keras_2, keras_3):
-  part = keras_names.SYSTEM.encoders[mobilenet_v3.MobileNetV3]
+  part = keras.SYSTEM.encoders[mobilenet_v3.MobileNetV3]
   assert part.rename(keras_2) == keras_3
   assert part.rename(keras_3) == keras_3
 
@@ -260,7 +260,7 @@ def test_the_cut_network_starts_from_a_published_file(tmp_path):
     input_shape=(64, 64, 3), alpha=0.5, include_top=False, weights=None
   )
   config = person_mnv2.get_config().unlock()
-  name = origins.ORIGINS[config.init_from].file.removesuffix('.h5')
+  name = published.ORIGINS[config.init_from].file.removesuffix('.h5')
   model.save_weights(tmp_path / f'{name}.weights.h5')
   config.init_from = str(tmp_path / f'{name}.h5')
   (tmp_path / f'{name}.weights.h5').rename(config.init_from)
@@ -269,7 +269,7 @@ def test_the_cut_network_starts_from_a_published_file(tmp_path):
     network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
   )
   variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), dict(like))
-  got, manifest = initial.initial(config, network, variables, lambda: iter(()))
+  got, manifest = load.initial(config, network, variables, lambda: iter(()))
   np.testing.assert_array_equal(
     got['params']['encoder']['block_13']['expand']['conv']['kernel'],
     model.get_layer('block_13_expand').get_weights()[0],

@@ -1,6 +1,6 @@
 """Writes the weights of a run as one .safetensors file.
 
-    python -m deeplab.pretrained.export --workdir=W --output=weights.safetensors
+    python -m deeplab.pretrained.save --workdir=W --output=weights.safetensors
 
 The file is what another run's config.init_from may name; `own.write` says what
 stands in it.
@@ -11,7 +11,7 @@ from absl import flags
 import jax
 
 from deeplab import cli
-from deeplab.pretrained import own
+from deeplab.pretrained.systems import deeplab
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of the run.')
 _CHECKPOINT = flags.DEFINE_enum(
@@ -25,7 +25,7 @@ def _run() -> None:
     raise ValueError(
       '--workdir and --output are needed: the run, and the file to write'
     )
-  own.write(_WORKDIR.value, _CHECKPOINT.value, _OUTPUT.value)
+  deeplab.write(_WORKDIR.value, _CHECKPOINT.value, _OUTPUT.value)
   print(f'Wrote {_OUTPUT.value}.')
 
 

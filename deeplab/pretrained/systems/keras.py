@@ -17,9 +17,9 @@ from deeplab.models.encoders import mobilenet_v2
 from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception_keras
-from deeplab.pretrained import hdf5
 from deeplab.pretrained import merge
-from deeplab.pretrained import names
+from deeplab.pretrained.readers import hdf5
+from deeplab.pretrained.systems import base
 
 
 def _mobilenet_v2(module: str, norm: bool) -> str | None:
@@ -137,26 +137,26 @@ def _align(
   return aligned
 
 
-def _part(modules: names.Modules, **others: Any) -> names.Part:
-  return names.Part(
-    functools.partial(names.keras, scope='encoder', modules=modules), **others
+def _part(modules: base.Modules, **others: Any) -> base.Part:
+  return base.Part(
+    functools.partial(base.keras, scope='encoder', modules=modules), **others
   )
 
 
-SYSTEM = names.System(
+SYSTEM = base.System(
   encoders={
     mobilenet_v2.MobileNetV2: _part(
       _mobilenet_v2,
       unused='(predictions|Logits|Conv_1|Conv_1_bn)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      values=names.SIGNED,
+      values=base.SIGNED,
       align=functools.partial(_align, 'MobileNetV2', 'Conv1', 'predictions'),
     ),
     mobilenet_v3.MobileNetV3: _part(
       _mobilenet_v3,
       unused='(conv_1|conv_1_bn|conv_2|logits)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      values=names.SIGNED,
+      values=base.SIGNED,
       rename=_renamed,
     ),
     resnet.ResNet: _part(
@@ -168,14 +168,14 @@ SYSTEM = names.System(
         'padding': 'symmetric',
         'bn_epsilon': 1.001e-5,
       },
-      values=names.CAFFE,
+      values=base.CAFFE,
       bgr=True,
     ),
     xception_keras.XceptionKeras: _part(
       _xception,
       unused='predictions/.*',
       fields={'padding': 'same', 'valid_stem': True, 'bn_epsilon': 1e-3},
-      values=names.SIGNED,
+      values=base.SIGNED,
       align=functools.partial(
         _align, 'Xception', 'block1_conv1', 'predictions'
       ),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.pretrained import tf_checkpoint
+from deeplab.pretrained.readers import tf_checkpoint
 
 
 def save(prefix, value):

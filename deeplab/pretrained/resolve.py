@@ -17,12 +17,12 @@ from typing import Any
 
 from deeplab import workdir as workdirs
 from deeplab.pretrained import fetch
-from deeplab.pretrained import files
 from deeplab.pretrained import merge
-from deeplab.pretrained import origins
-from deeplab.pretrained import safetensors_file
-from deeplab.pretrained import systems
-from deeplab.pretrained import tf_checkpoint
+from deeplab.pretrained import published
+from deeplab.pretrained.readers import read as files
+from deeplab.pretrained.readers import safetensors
+from deeplab.pretrained.readers import tf_checkpoint
+from deeplab.pretrained.systems import detect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Place:
 
   system: str
   path: str
-  origin: origins.Origin | None
+  origin: published.Origin | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,19 +78,19 @@ def find(init_from: str) -> Place:
   Raises:
     ValueError: it is neither published nor a path.
   """
-  if init_from in origins.ORIGINS:
+  if init_from in published.ORIGINS:
     system = init_from.partition(':')[0]
-    return Place(system, '', origins.ORIGINS[init_from])
+    return Place(system, '', published.ORIGINS[init_from])
   system, colon, path = init_from.partition(':')
-  if not colon or system not in systems.SYSTEMS:
+  if not colon or system not in detect.SYSTEMS:
     system, path = '', init_from
   path = tf_checkpoint.find(path) or path
   if not os.path.exists(path):
     raise ValueError(
       f'config.init_from={init_from!r} is neither a file or work directory nor '
-      f'a name of published weights; known are {sorted(origins.ORIGINS)}'
+      f'a name of published weights; known are {sorted(published.ORIGINS)}'
     )
-  for name, origin in origins.ORIGINS.items():
+  for name, origin in published.ORIGINS.items():
     if os.path.basename(path) == origin.file:
       return Place(name.partition(':')[0], path, origin)
   return Place(system, path, None)
@@ -132,7 +132,7 @@ def read(place: Place) -> Weights:
   if place.origin is None:
     expected = Expected()
     if place.path.endswith('.safetensors'):
-      config = safetensors_file.metadata(place.path).get('config')
+      config = safetensors.metadata(place.path).get('config')
       expected = _of_config(json.loads(config)) if config else expected
     return Weights(place.path, files.read(place.path), expected)
   path = place.path
@@ -143,7 +143,7 @@ def read(place: Place) -> Weights:
   return Weights(path, files.read(path), _of_origin(place.origin))
 
 
-def _of_origin(origin: origins.Origin) -> Expected:
+def _of_origin(origin: published.Origin) -> Expected:
   names = {'encoder.name': origin.encoder}
   if origin.head:
     names['head.name'] = origin.head

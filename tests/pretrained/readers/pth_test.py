@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from deeplab.pretrained import pth
+from deeplab.pretrained.readers import pth
 from tests import torchvision_module
 
 VALUES = np.arange(12, dtype=np.float32)

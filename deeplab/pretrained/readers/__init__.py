@@ -1,0 +1,1 @@
+"""Readers of weight files, one a file format."""

@@ -1,0 +1,1 @@
+"""Names of parameters in other systems, one file a system."""
