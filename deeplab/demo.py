@@ -27,7 +27,7 @@ import numpy as np
 from deeplab import cli
 from deeplab import predict
 from deeplab import visualize
-from deeplab.data import bands
+from deeplab.data import image_format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load(workdir: str | None, tflite: str | None) -> dict[str, Any]:
       'that was exported from it'
     )
   for name, segmenter in segmenters.items():
-    if segmenter.pixels != bands.RGB:
+    if segmenter.pixels != image_format.RGB:
       raise ValueError(
         f'the {name} takes images of {segmenter.pixels}, which no browser '
         'has: use python -m deeplab.predict'
@@ -142,7 +142,7 @@ def page(segmenters: dict[str, predict.Segmenter]) -> Any:
   def answer(path, opacity):
     if path is None:
       return None, '', *draw(None, opacity)
-    image = predict.read_image(path, bands.RGB)
+    image = predict.read_image(path, image_format.RGB)
     answers = ask(segmenters, image, seen)
     asked = image, answers
     return asked, summary(answers), *draw(asked, opacity)

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from deeplab import parallel
 from deeplab import train
-from deeplab.data import augment
-from deeplab.data import bands
 from deeplab.data import catalog
-from deeplab.data import splits
+from deeplab.data import datasets
+from deeplab.data import image_format
+from deeplab.data.augmentation import pipeline
 from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.pretrained import published
@@ -39,7 +39,7 @@ def listing() -> str:
   for title, names in (
     ('Encoders (--config.model.encoder.name)', registry.ENCODERS),
     ('Heads (--config.model.head.name)', registry.HEADS),
-    ('Augmentations (--config.data.augment.ops)', augment.OPS),
+    ('Augmentations (--config.data.augment.ops)', pipeline.OPS),
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
@@ -47,7 +47,7 @@ def listing() -> str:
     head = f' with {origin.head}' if origin.head else ''
     lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
-  for name in sorted(splits.BUILDERS):
+  for name in sorted(datasets.BUILDERS):
     what = 'your own images and masks'
     if name in catalog.INFOS:
       what = f'{catalog.INFOS[name].num_classes} classes'
@@ -72,7 +72,7 @@ def dry_run(config: ConfigDict) -> str:
   info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
   # Images of their own sizes are taken to be of the size that is exported.
-  crop = augment.output_size(config.data.augment) or export
+  crop = pipeline.output_size(config.data.augment) or export
   sizes = {'training': crop, 'export': export}
   out: list[str] = []
   for name, size in sizes.items():
@@ -81,7 +81,7 @@ def dry_run(config: ConfigDict) -> str:
       config.model,
       info.num_classes,
       size,
-      channels=bands.of(config.data).channels,
+      channels=image_format.of(config.data).channels,
       auxiliary=name != 'export',
     )
     if not out:
@@ -115,7 +115,7 @@ def _step(config: ConfigDict, num_classes: int):
 def abstract(config: ConfigDict, num_classes: int, size: tuple[int, int]):
   """Returns shapes of (state, batch) of one device's training step."""
   model, optimizer, _, _ = _step(config, num_classes)
-  b, channels = config.batch_size, bands.of(config.data).channels
+  b, channels = config.batch_size, image_format.of(config.data).channels
   state = jax.eval_shape(
     lambda: train_step.init_state(
       model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0

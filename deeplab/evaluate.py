@@ -30,11 +30,11 @@ from deeplab import parallel
 from deeplab import visualize
 from deeplab import words
 from deeplab import workdir as workdirs
-from deeplab.data import bands
 from deeplab.data import catalog
+from deeplab.data import datasets
+from deeplab.data import image_format
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
@@ -311,12 +311,12 @@ def _with_data_of(
           if name.startswith('data.')
         }
       )
-      changed = splits.resolve(changed)
+      changed = datasets.resolve(changed)
     else:
-      changed.data = ConfigDict(splits.resolve(other).data)
+      changed.data = ConfigDict(datasets.resolve(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
-      changed.data.depth = bands.of(config.data).depth
+      changed.data.depth = image_format.of(config.data).depth
   return changed
 
 
@@ -421,7 +421,7 @@ def evaluate_workdir(
         file, size
       ),
     }
-  splits.prepare(config, [config.data.eval_split])
+  datasets.prepare(config, [config.data.eval_split])
   results = {}
   for name, predictor in contenders.items():
     results[name] = evaluate(
@@ -434,7 +434,7 @@ def evaluate_workdir(
       ),
       info,
       protocol,
-      total=splits.num_examples(config, config.data.eval_split),
+      total=datasets.num_examples(config, config.data.eval_split),
       loss_terms=config.loss.terms,
       sum_counts=parallel.sum_over_hosts,
     )

@@ -40,7 +40,7 @@ from deeplab import describe
 from deeplab import evaluate
 from deeplab import parallel
 from deeplab import train
-from deeplab.data import splits
+from deeplab.data import datasets
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
@@ -93,7 +93,7 @@ def _run() -> None:
       '--config=configs/shapes_mnv2.py'
     )
   if _DRY_RUN.value:
-    print(describe.dry_run(splits.resolve(config)))
+    print(describe.dry_run(datasets.resolve(config)))
     return
   workdir = _WORKDIR.value or parallel.text_of_first_host(
     os.path.join('runs', config.name, time.strftime('%Y%m%d-%H%M%S'))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from deeplab import parallel
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.models import registry
 from deeplab.quantization import pixel_input
 from deeplab.quantization import rules as rules_lib
@@ -150,7 +150,7 @@ def evaluated(
   if not enabled(config):
     return build(config, num_classes, output_stride=output_stride)
   network = registry.at_output_stride(config.model, output_stride)
-  pixels = bands.of(config.data)
+  pixels = image_format.of(config.data)
   model = pixel_input.network(
     registry.build(network, num_classes, **KERNELS),
     rules_lib.from_config(config.quantization),

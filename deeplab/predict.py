@@ -40,8 +40,8 @@ from deeplab import cli
 from deeplab import evaluate
 from deeplab import visualize
 from deeplab import workdir as workdirs
-from deeplab.data import bands
-from deeplab.data import raw_files
+from deeplab.data import image_format
+from deeplab.data.preparation import raw_files
 from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
@@ -51,7 +51,9 @@ _SHEET_IMAGES = 48
 _CELL = (360, 480)  # image and overlay side by side, at most
 
 
-def read_image(path: str | os.PathLike, pixels: bands.Pixels) -> np.ndarray:
+def read_image(
+  path: str | os.PathLike, pixels: image_format.Pixels
+) -> np.ndarray:
   """Reads an image file as a model takes it.
 
   Args:
@@ -87,7 +89,7 @@ class Segmenter:
 
   class_names: tuple[str, ...]
   palette: tuple[tuple[int, ...], ...]
-  pixels: bands.Pixels
+  pixels: image_format.Pixels
   segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
   def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
@@ -129,7 +131,7 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
   return Segmenter(
     tuple(loaded.info.class_names),
     tuple(loaded.info.palette),
-    bands.of(loaded.config.data),
+    image_format.of(loaded.config.data),
     lambda images: views.segment(predictor, images, loaded.config.eval),
   )
 
@@ -182,7 +184,7 @@ def find_images(
   files = sorted(
     path
     for path in images.rglob('*')
-    if path.suffix.lower() in bands.SUFFIXES
+    if path.suffix.lower() in image_format.SUFFIXES
     and path.is_file()
     and not path.name.startswith('.')
     and out not in path.resolve().parents
@@ -190,7 +192,7 @@ def find_images(
   if not files:
     raise ValueError(
       f'--images={images}: no image in this folder '
-      f'({", ".join(bands.SUFFIXES)})'
+      f'({", ".join(image_format.SUFFIXES)})'
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {

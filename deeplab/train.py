@@ -24,11 +24,11 @@ from deeplab import provenance
 from deeplab import visualize
 from deeplab import words
 from deeplab import workdir as workdirs
-from deeplab.data import bands
 from deeplab.data import catalog
+from deeplab.data import datasets
+from deeplab.data import image_format
 from deeplab.data import info as data_info
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.pretrained import load
@@ -127,15 +127,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   networks.check(config)
 
   # Data.
-  config = splits.resolve(config)
+  config = datasets.resolve(config)
   names = config.data.train_split, config.data.eval_split
-  parallel.first_host_first(lambda: splits.prepare(config, names))
+  parallel.first_host_first(lambda: datasets.prepare(config, names))
   info = catalog.info_for(config.data)
   config = class_weights.balance(config, info)
   early_stopping.check(
     config, metrics.names(info.class_names, info.unscored, config.eval.loss)
   )
-  examples = splits.num_examples(config, config.data.train_split)
+  examples = datasets.num_examples(config, config.data.train_split)
   total = limits.total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
@@ -147,7 +147,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   state = steps.init_state(
     model,
     optimizer,
-    channels=bands.of(config.data).channels,
+    channels=image_format.of(config.data).channels,
     seed=config.seed,
     ema=config.ema_decay > 0,
   )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deeplab.data import augment
-from deeplab.data import bands
+from deeplab.data import image_format
+from deeplab.data.augmentation import pipeline
 from deeplab.inference import predictors
 
 
@@ -15,7 +15,7 @@ def synthetic(
   count: int,
   size: Sequence[int],
   seed: int,
-  pixels: bands.Pixels = bands.RGB,
+  pixels: image_format.Pixels = image_format.RGB,
 ) -> list[np.ndarray]:
   """Draws images that need no data set: coarse blots under fine noise.
 
@@ -49,7 +49,7 @@ def samples(
   normalization_in_graph: bool,
   mean: Sequence[float],
   std: Sequence[float],
-  highest: int = bands.RGB.highest,
+  highest: int = image_format.RGB.highest,
 ) -> Iterator[np.ndarray]:
   """Yields the inputs [1, H, W, C] float32 that calibration runs.
 
@@ -74,7 +74,7 @@ def samples(
       x[0, 0] = 0
       x[-1, -1] = highest
     if not normalization_in_graph:
-      x = augment.normalize(
+      x = pipeline.normalize(
         x, np.asarray(mean, np.float32), np.asarray(std, np.float32)
       )
     yield x[None]

@@ -14,7 +14,7 @@ from litert_converter.mlir import ir
 from litert_converter.mlir import passmanager
 import numpy as np
 
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.models import segmenter
 from deeplab.quantization import pixel_input
 from deeplab.quantization import rules as rules_lib
@@ -33,7 +33,7 @@ def network(
   request: request_lib.Request,
   mean: Sequence[float],
   std: Sequence[float],
-  highest: int = bands.RGB.highest,
+  highest: int = image_format.RGB.highest,
 ) -> tuple[Any, PyTree, tuple[float, float] | None]:
   """Returns (network, variables, input range) of what stands in the file.
 
@@ -78,7 +78,7 @@ def convert(
   request: request_lib.Request,
   mean: Sequence[float],
   std: Sequence[float],
-  highest: int = bands.RGB.highest,
+  highest: int = image_format.RGB.highest,
 ) -> bytes:
   """Returns the bytes of a file that computes what `simulate` computes.
 

@@ -9,7 +9,7 @@ from absl import logging
 
 from deeplab import evaluate
 from deeplab import words
-from deeplab.data import splits
+from deeplab.data import datasets
 from deeplab.inference import predictors
 from export import request as request_lib
 from export import source as source_lib
@@ -49,7 +49,7 @@ class Scorer:
   def total(self) -> int:
     """Returns how many examples an evaluation reads."""
     config = self.source.config
-    count = splits.num_examples(config, config.data.eval_split)
+    count = datasets.num_examples(config, config.data.eval_split)
     return min(count, self.limit) if self.limit else count
 
   def result(

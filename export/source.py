@@ -14,8 +14,8 @@ import numpy as np
 
 from deeplab import networks
 from deeplab import workdir as workdir_lib
-from deeplab.data import bands
 from deeplab.data import catalog
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.inference import predictors
@@ -52,9 +52,9 @@ class Source:
   workdir: str | None
 
   @property
-  def pixels(self) -> bands.Pixels:
+  def pixels(self) -> image_format.Pixels:
     """Channels and depth of the images."""
-    return bands.of(self.config.data)
+    return image_format.of(self.config.data)
 
   @property
   def weights(self) -> PyTree:
@@ -120,7 +120,7 @@ def untrained(config: ConfigDict) -> Source:
   model = registry.build(
     in_float32(config).model, info.num_classes, **networks.KERNELS
   )
-  shape = 1, *config.eval.static_size, bands.of(config.data).channels
+  shape = 1, *config.eval.static_size, image_format.of(config.data).channels
   variables = jax.jit(model.init)(
     jax.random.key(config.seed), jnp.zeros(shape, jnp.float32)
   )

@@ -14,7 +14,7 @@ from deeplab import describe
 from deeplab import evaluate
 from deeplab import predict
 from deeplab import train
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.inference import litert
 from export import build
 from export import request as request_lib
@@ -80,7 +80,7 @@ def test_it_learns_from_the_fourth_channel(run):
 def test_it_predicts_such_files(run, tmp_path):
   folder, _ = run
   segmenter = predict.from_workdir(str(folder / 'run'), 'latest')
-  assert segmenter.pixels == bands.Pixels(4, 16)
+  assert segmenter.pixels == image_format.Pixels(4, 16)
   images = folder / 'raw/val/images'
   assert predict.run(segmenter, images, tmp_path, 0.5) == []
   agree = []

@@ -13,10 +13,10 @@ from configs import common
 from configs.recipes import mmseg
 from deeplab import describe
 from deeplab import train
-from deeplab.data import augment
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
+from deeplab.data.augmentation import pipeline as augment
 from deeplab.models import registry
 from experiments import zoo
 from tests import runs
@@ -162,7 +162,7 @@ def test_configs_make_a_step(module, variant):
 
 def test_steps_are_traced_at_what_the_pipeline_gives(data_dir):
   config = runs.config(data_dir)
-  splits.prepare(config, [config.data.train_split])
+  datasets.prepare(config, [config.data.train_split])
   info = catalog.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0

@@ -19,13 +19,15 @@ import pytest
 from deeplab import demo
 from deeplab import predict
 from deeplab import visualize
-from deeplab.data import bands
+from deeplab.data import image_format
 from tests import evaluate_test
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def _segmenter(segment, names=evaluate_test.INFO.class_names, pixels=bands.RGB):
+def _segmenter(
+  segment, names=evaluate_test.INFO.class_names, pixels=image_format.RGB
+):
   return predict.Segmenter(names, evaluate_test.INFO.palette, pixels, segment)
 
 
@@ -80,7 +82,7 @@ def test_what_cannot_be_shown_is_one_sentence(monkeypatch):
     demo.load('run', 'x/f.tflite')
   assert list(demo.load('run', None)) == ['checkpoint']
   assert list(demo.load(None, 'x/f.tflite')) == ['f.tflite']
-  wide = _segmenter(_first, pixels=bands.Pixels(4, 16))
+  wide = _segmenter(_first, pixels=image_format.Pixels(4, 16))
   monkeypatch.setattr(predict, 'from_workdir', lambda _: wide)
   with pytest.raises(
     ValueError, match=r'takes images of 4 channels in 0\.\.65'

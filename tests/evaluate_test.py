@@ -319,8 +319,8 @@ class Run:
     patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
     patch(evaluate, 'flax_predictor', lambda loaded, stride=0: fake)
     patch(evaluate.load, 'load', lambda path: self.tflite)
-    patch(evaluate.splits, 'prepare', lambda config, splits: None)
-    patch(evaluate.splits, 'num_examples', lambda config, split: 5)
+    patch(evaluate.datasets, 'prepare', lambda config, splits: None)
+    patch(evaluate.datasets, 'num_examples', lambda config, split: 5)
     patch(
       evaluate.pipeline,
       'eval_examples',

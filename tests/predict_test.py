@@ -12,7 +12,7 @@ import pytest
 
 from deeplab import predict
 from deeplab import workdir as workdirs
-from deeplab.data import bands
+from deeplab.data import image_format
 from tests import evaluate_test
 from tests.inference import views_test
 
@@ -24,7 +24,7 @@ def segmenter():
   return predict.Segmenter(
     evaluate_test.INFO.class_names,
     PALETTE,
-    bands.RGB,
+    image_format.RGB,
     lambda images: [x.argmax(-1).astype(np.uint8) for x in images],
   )
 
@@ -116,7 +116,8 @@ def test_exif_orientation_turns_the_image(tmp_path):
   exif[0x0112] = 6  # turn a quarter clockwise to see it upright
   Image.fromarray(image).save(tmp_path / 'a.png', exif=exif)
   np.testing.assert_array_equal(
-    predict.read_image(tmp_path / 'a.png', bands.RGB), np.rot90(image, -1)
+    predict.read_image(tmp_path / 'a.png', image_format.RGB),
+    np.rot90(image, -1),
   )
 
 
@@ -124,10 +125,10 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
   for mode in ('L', 'RGBA', 'P', '1'):
     path = tmp_path / f'{mode}.png'
     Image.new(mode, (5, 4)).save(path)
-    assert predict.read_image(path, bands.RGB).shape == (4, 5, 3)
+    assert predict.read_image(path, image_format.RGB).shape == (4, 5, 3)
   Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / 'deep.png')
   with pytest.raises(ValueError, match='of 16 bits; convert it'):
-    predict.read_image(tmp_path / 'deep.png', bands.RGB)
+    predict.read_image(tmp_path / 'deep.png', image_format.RGB)
 
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
@@ -136,8 +137,8 @@ def test_deep_colours_are_never_cut_to_8_bits(tmp_path, suffix):
   pixels = np.random.default_rng(0).integers(0, 65536, (4, 5, 3), np.uint16)
   cv2.imwrite(str(path), pixels[..., ::-1])
   with pytest.raises(ValueError, match=r'of 16 bits; convert it to 8 bits'):
-    predict.read_image(path, bands.RGB)
-  deep = predict.read_image(path, bands.Pixels(3, 16))
+    predict.read_image(path, image_format.RGB)
+  deep = predict.read_image(path, image_format.Pixels(3, 16))
   np.testing.assert_array_equal(deep, pixels)
 
 
@@ -145,9 +146,9 @@ def test_arrays_of_rgb(tmp_path):
   np.save(tmp_path / 'a.npy', blocks((16, 24)))
   np.save(tmp_path / 'grey.npy', blocks((16, 24))[..., 0])
   np.testing.assert_array_equal(
-    predict.read_image(tmp_path / 'a.npy', bands.RGB), blocks((16, 24))
+    predict.read_image(tmp_path / 'a.npy', image_format.RGB), blocks((16, 24))
   )
-  assert predict.read_image(tmp_path / 'grey.npy', bands.RGB).shape == (
+  assert predict.read_image(tmp_path / 'grey.npy', image_format.RGB).shape == (
     *(16, 24, 3),
   )
   names = predict.find_images(tmp_path, tmp_path / 'out')
@@ -155,7 +156,7 @@ def test_arrays_of_rgb(tmp_path):
 
 
 def test_images_of_other_channels(tmp_path):
-  grey = bands.Pixels(1, 8)
+  grey = image_format.Pixels(1, 8)
   image = blocks((16, 24))[..., :1]
   Image.fromarray(image[..., 0]).save(tmp_path / 'a.png')
   np.save(tmp_path / 'b.npy', image)
@@ -231,7 +232,7 @@ def _flags(**values):
 def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
   class File(views_test.Fake):
     card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
-    pixels = bands.RGB
+    pixels = image_format.RGB
 
   monkeypatch.setattr(
     predict.load,

@@ -25,8 +25,8 @@ from deeplab import parallel
 from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.training import checkpoints
@@ -435,7 +435,7 @@ def test_one_batch_overfits(data_dir):
   config.batch_size = 4
   config.schedule.warmup_steps = 0
   config.model.depthwise = config.model.pointwise = 'conv'
-  splits.prepare(config, [config.data.train_split])
+  datasets.prepare(config, [config.data.train_split])
   info = catalog.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0

@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 
 from deeplab import cores
-from deeplab.data import ahead
-from deeplab.data import augment
-from deeplab.data import bands
+from deeplab.data import datasets
 from deeplab.data import decoding
-from deeplab.data import deferred
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
-from deeplab.data import records
-from deeplab.data import splits
+from deeplab.data import prefetch
+from deeplab.data.augmentation import lazy_image
+from deeplab.data.augmentation import pipeline
+from deeplab.data.preparation import records
 
 Config = Any
 Batch = dict[str, np.ndarray]
@@ -74,15 +74,15 @@ def train_batches(
     config.data.train_split,
     info,
     cache=config.data.cache,
-    defer=bands.of(config.data) == bands.RGB,
+    defer=image_format.of(config.data) == image_format.RGB,
   )
-  transform = augment.compose(config.data.augment, config.data.mean)
+  transform = pipeline.compose(config.data.augment, config.data.mean)
   normalize = _normalizer(config.data.mean, config.data.std)
   order = functools.lru_cache(maxsize=4)(
     lambda epoch: _rng(config.seed, _ORDER, epoch).permutation(read.count)
   )
 
-  def make(position: int) -> augment.Example:
+  def make(position: int) -> pipeline.Example:
     epoch, offset = divmod(position, read.count)
     example = read(int(order(epoch)[offset]))
     return transform(example, _rng(config.seed, _AUGMENT, position))
@@ -90,7 +90,7 @@ def train_batches(
   def batch(step: int) -> Batch:
     first = step * config.batch_size + host_index * local
     made = [make(position) for position in range(first, first + local)]
-    size = augment.one_size(example['label'].shape for example in made)
+    size = pipeline.one_size(example['label'].shape for example in made)
     channels = len(config.data.mean)
     image = np.empty((local, *size, channels), np.float32)
     for example, place in zip(made, image, strict=True):
@@ -177,9 +177,9 @@ class _Reader:
     cache: bool = False,
     defer: bool = False,
   ):
-    splits.check_facts(data, info)
-    builder = splits.builder_of(data, split)
-    pixels, image = bands.of(data), builder.info.features['image']
+    datasets.check_facts(data, info)
+    builder = datasets.builder_of(data, split)
+    pixels, image = image_format.of(data), builder.info.features['image']
     if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
       raise ValueError(
         f'config.data.mean has {pixels.channels} values, of images of '
@@ -187,11 +187,11 @@ class _Reader:
         f'{np.dtype(image.np_dtype)} of {data.name}'
       )
     self._source = records.source(builder)
-    self._cache: dict[int, augment.Example] | None = {} if cache else None
+    self._cache: dict[int, pipeline.Example] | None = {} if cache else None
     self._defer = defer
     self.count = len(self._source)
 
-  def __call__(self, index: int) -> augment.Example:
+  def __call__(self, index: int) -> pipeline.Example:
     if self._cache is not None and index in self._cache:
       example = dict(self._cache[index])
     else:
@@ -208,7 +208,7 @@ class _Reader:
         example['label'].setflags(write=False)
         self._cache[index] = dict(example)
     if self._defer:
-      example['image'] = deferred.of(example['image'], example['label'].shape)
+      example['image'] = lazy_image.of(example['image'], example['label'].shape)
     return example
 
 
@@ -219,13 +219,13 @@ def _normalizer(
   # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
   # faster than the arithmetic, and the same to the last bit.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
-  levels = augment.normalize(levels, mean, std)
+  levels = pipeline.normalize(levels, mean, std)
 
   def normalize(image: np.ndarray, place: np.ndarray) -> None:
     if image.dtype == np.uint8 and image.shape[-1] == 3:
       cv2.LUT(image, levels, place)
     else:
-      place[...] = augment.normalize(image, mean, std)
+      place[...] = pipeline.normalize(image, mean, std)
 
   return normalize
 
@@ -241,7 +241,7 @@ def _ahead(
     )
   threads = data.threads or cores.usable()
   # Each thread makes one result; with fewer in hand than threads, some idle.
-  return ahead.ahead(make, keys, threads, max(data.prefetch, threads))
+  return prefetch.ahead(make, keys, threads, max(data.prefetch, threads))
 
 
 def _rng(seed: int, stream: int, index: int) -> np.random.Generator:

@@ -14,8 +14,8 @@ from ai_edge_litert import interpreter
 import numpy as np
 
 from deeplab import cores
-from deeplab.data import augment
-from deeplab.data import bands
+from deeplab.data import image_format
+from deeplab.data.augmentation import pipeline
 from deeplab.inference import predictors
 
 # LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
@@ -173,7 +173,7 @@ class TFLitePredictor:
         'the card is of another file'
       )
     self.mean = tuple(float(x) for x in self.card['mean'])
-    self.pixels = bands.Pixels(
+    self.pixels = image_format.Pixels(
       len(self.mean), 16 if self.card['value_range'][1] > 255 else 8
     )
     self._native = {'argmax': 'ids'}.get(
@@ -244,7 +244,7 @@ class TFLitePredictor:
     if not self.card['normalization_in_graph']:
       mean = np.asarray(self.card['mean'], np.float32)
       std = np.asarray(self.card['std'], np.float32)
-      images = augment.normalize(images, mean, std)
+      images = pipeline.normalize(images, mean, std)
     surplus = -count % self.batch_size
     images = np.concatenate([images, images[-1:].repeat(surplus, axis=0)])
     result = np.concatenate(

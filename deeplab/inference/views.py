@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 
 from deeplab import words
-from deeplab.data import sizes
+from deeplab.data.augmentation import sizes
 from deeplab.inference import predictors
 
 MODES = ('whole', 'slide', 'static')

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab import workdir as workdirs
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
 from deeplab.pretrained import resolve
@@ -143,7 +143,8 @@ def _check(
   # known.
   if (
     values is not None
-    and bands.Pixels(len(values[0]), expected.depth) == bands.of(config.data)
+    and image_format.Pixels(len(values[0]), expected.depth)
+    == image_format.of(config.data)
     and not (
       np.allclose(config.data.mean, values[0], rtol=0.01, atol=0)
       and np.allclose(config.data.std, values[1], rtol=0.01, atol=0)

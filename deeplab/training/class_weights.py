@@ -6,8 +6,8 @@ import functools
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab.data import datasets
 from deeplab.data import info as data_info
-from deeplab.data import splits
 from deeplab.training import limits
 
 
@@ -106,8 +106,8 @@ def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
   power, rule = config.loss.balance, config.loss.balance_rule
   if not power:
     return config
-  shares = splits.class_shares(config, info)
-  counts = functools.partial(splits.class_counts, config, info)
+  shares = datasets.class_shares(config, info)
+  counts = functools.partial(datasets.class_counts, config, info)
   weights = weigh(shares, counts, rule, power)
   balanced = ConfigDict(config)
   with balanced.unlocked():

@@ -32,9 +32,9 @@ from ml_collections import config_flags
 import numpy as np
 
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.data.builders import folder
 
 _CACHE = flags.DEFINE_bool(
@@ -116,7 +116,7 @@ class Ours:
       start_step=0,
     )
     if cache:
-      count = splits.num_examples(config, config.data.train_split)
+      count = datasets.num_examples(config, config.data.train_split)
       for _ in range(-(-count // config.batch_size)):
         next(self._stream)
       time.sleep(0.5)

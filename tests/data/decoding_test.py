@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from deeplab.data import decoding
-from deeplab.data import raw_files
+from deeplab.data.preparation import raw_files
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
 # Large enough for a window to be decoded alone.

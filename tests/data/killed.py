@@ -19,8 +19,8 @@ import sys
 from ml_collections import ConfigDict
 import tensorflow_datasets as tfds
 
-from deeplab.data import records
-from deeplab.data import splits
+from deeplab.data import datasets
+from deeplab.data.preparation import records
 
 _EVENTS = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir')
 
@@ -55,7 +55,7 @@ def _prepare(config, moment):
 
   writer.write = written
   sys.addaudithook(hook)
-  splits.prepare(config, [config.data.train_split])
+  datasets.prepare(config, [config.data.train_split])
   return seen
 
 

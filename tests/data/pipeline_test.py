@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import augment
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import decoding
 from deeplab.data import pipeline
-from deeplab.data import splits
+from deeplab.data.augmentation import pipeline as augment
 from tests.data import decoding_test
 
 
@@ -91,7 +91,7 @@ def test_photographs_of_which_a_window_is_decoded(root, config, monkeypatch):
   config.data.cache = True
   cached = batches(config, 4)
   config.data.cache = False
-  splits.prepare(config, ['train'])
+  datasets.prepare(config, ['train'])
   monkeypatch.setattr(decoding, 'pixels', None)  # the whole is not decoded
   first = batches(config, 4)
   assert_equal(first, cached)
@@ -285,12 +285,12 @@ def test_settings_are_checked(config):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
   config.data.name = 'vok'
   with pytest.raises(ValueError, match="'vok' is not one of ade20k"):
-    splits.prepare(config, ['val'])
+    datasets.prepare(config, ['val'])
 
 
 @pytest.mark.usefixtures('root')
 def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
-  splits.prepare(config, ['train', 'val'])
+  datasets.prepare(config, ['train', 'val'])
   first = in_new_process(
     config,
     """
@@ -314,7 +314,7 @@ def test_records_decode_to_what_tfds_decodes(root, config):
   image.unlink()
   facts = catalog.info_for(config.data)
   read = pipeline._Reader(config.data, 'train', facts)
-  source = splits.builder_of(config.data, 'train').as_data_source('examples')
+  source = datasets.builder_of(config.data, 'train').as_data_source('examples')
   assert read.count == len(source) == 5
   for i in range(5):
     for key, expected in (

@@ -12,8 +12,8 @@ import pytest
 
 from deeplab import evaluate
 from deeplab import predict
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
 from export import build
 from export import request as request_lib
 from export import source as source_lib
@@ -90,7 +90,7 @@ def test_a_file_of_another_step_is_not_compared(smoke_run, exported, tmp_path):
 def test_an_export_that_needs_no_images_reads_no_data_set(
   smoke_run, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(splits, 'builder_of', None)  # fails where it is called
+  monkeypatch.setattr(datasets, 'builder_of', None)  # fails where it is called
   source = source_lib.from_workdir(smoke_run.workdir, 'best', None)
   request = request_lib.make(('float32',), (64, 64), 6)
   folder = str(tmp_path / 'out')

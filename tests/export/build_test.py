@@ -15,8 +15,8 @@ import pytest
 
 from configs import common
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
@@ -84,7 +84,7 @@ def exported(source, tmp_path_factory):
   folder = str(tmp_path_factory.mktemp('parent') / 'exports' / 'tiny')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipeline, 'eval_examples', lambda *_, **__: iter(examples))
-    patch.setattr(splits, 'num_examples', lambda *_: len(examples))
+    patch.setattr(datasets, 'num_examples', lambda *_: len(examples))
     patch.setattr(
       pipeline,
       'calibration_images',

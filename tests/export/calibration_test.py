@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deeplab.data import bands
+from deeplab.data import image_format
 from export import calibration
 
 
@@ -32,7 +32,7 @@ def test_samples_span_all_pixel_values_and_leave_images_alone():
 
 
 def test_images_of_other_pixels():
-  pixels = bands.Pixels(5, 16)
+  pixels = image_format.Pixels(5, 16)
   (image,) = calibration.synthetic(1, (9, 7), 3, pixels)
   assert image.shape == (9, 7, 5)
   assert image.dtype == np.uint16

@@ -8,8 +8,8 @@ import pytest
 
 from configs import common
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.inference import predictors
 from export import calibration
 from export import sensitivity
@@ -106,7 +106,7 @@ def test_a_network(tmp_path, monkeypatch):
     for i, x in enumerate(calibration.synthetic(3, (33, 33), 5))
   ]
   monkeypatch.setattr(pipeline, 'eval_examples', lambda *_, **__: examples)
-  monkeypatch.setattr(splits, 'num_examples', lambda *_: len(examples))
+  monkeypatch.setattr(datasets, 'num_examples', lambda *_: len(examples))
   monkeypatch.setattr(
     pipeline,
     'calibration_images',

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from tests.export import small
@@ -85,7 +85,7 @@ def test_tflite_float(tmp_path, float_file, resolver):
   predictor = litert.TFLitePredictor(path, resolver=resolver, num_threads=1)
   assert predictor.input_size == (8, 8)
   assert predictor.batch_size == 1
-  assert predictor.pixels == bands.RGB
+  assert predictor.pixels == image_format.RGB
   x = predictors_test.images(3, (8, 8))
   np.testing.assert_allclose(
     predictor(x), predictors_test.expected(x), atol=1e-4

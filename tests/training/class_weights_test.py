@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deeplab.data import catalog
-from deeplab.data import splits
+from deeplab.data import datasets
 from deeplab.training import class_weights
 from tests import runs
 
@@ -30,8 +30,8 @@ COUNTS = np.array(
   ],
 )
 def test_rules_by_hand(rule, power, expected, monkeypatch, tmp_path):
-  monkeypatch.setattr(splits, 'class_shares', lambda *_: SHARES)
-  monkeypatch.setattr(splits, 'class_counts', lambda *_: COUNTS)
+  monkeypatch.setattr(datasets, 'class_shares', lambda *_: SHARES)
+  monkeypatch.setattr(datasets, 'class_counts', lambda *_: COUNTS)
   config = runs.config(
     str(tmp_path), loss__balance=power, loss__balance_rule=rule
   )

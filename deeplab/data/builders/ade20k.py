@@ -12,32 +12,32 @@ Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017.
 import pathlib
 from typing import Any
 
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
 
 URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
 _FOLDERS = {'train': 'training', 'val': 'validation'}
 
 
-class Ade20k(files.Files):
+class Ade20k(image_pairs.Files):
   """ADE20K scene parsing, in one of the readings of its 150 classes."""
 
 
-def builder(data: Any, split: str) -> files.Files:
+def builder(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
 
-  def find(root: pathlib.Path) -> list[files.Pair]:
-    root = files.inside(root, 'ADEChallengeData2016')
+  def find(root: pathlib.Path) -> list[image_pairs.Pair]:
+    root = image_pairs.inside(root, 'ADEChallengeData2016')
     images = root / 'images' / _FOLDERS[split]
     masks = root / 'annotations' / _FOLDERS[split]
-    return files.pair_up(
+    return image_pairs.pair_up(
       data,
       images,
       images.glob('*.jpg'),
       lambda image: [masks / f'{image.stem}.png'],
     )
 
-  return files.build(Ade20k, data, split, tuple(_FOLDERS), (URL,), find)
+  return image_pairs.build(Ade20k, data, split, tuple(_FOLDERS), (URL,), find)

@@ -15,17 +15,17 @@ from typing import Any
 
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
-from deeplab.data import records
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
+from deeplab.data.preparation import records
 
 _IMAGE, _IDS = '_leftImg8bit.png', '_gtFine_labelIds.png'
 _TRAIN_IDS = '_gtFine_labelTrainIds.png'
 
 
-class CityscapesSegmentation(files.Files):
+class CityscapesSegmentation(image_pairs.Files):
   """Cityscapes semantic segmentation: street scenes, 19 classes."""
 
-  def read_pair(self, pair: files.Pair) -> list[records.Record]:
+  def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
     """Returns the one record of a frame."""
     image, mask = pair
     facts = self.builder_config.facts
@@ -36,21 +36,21 @@ class CityscapesSegmentation(files.Files):
     return [records.example(image, mask, _stem(image), facts)]
 
 
-def builder(data: Any, split: str) -> files.Files:
+def builder(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = files.base(data, split, tuple(catalog.info_for(data).splits))
+  root = image_pairs.base(data, split, tuple(catalog.info_for(data).splits))
   images = root / 'leftImg8bit' / split
 
   def masks(image: pathlib.Path) -> list[pathlib.Path]:
     city = root / 'gtFine' / split / image.parent.name
     return [city / f'{_stem(image)}{suffix}' for suffix in (_IDS, _TRAIN_IDS)]
 
-  pairs = files.pair_up(data, images, images.glob(f'*/*{_IMAGE}'), masks)
-  return files.make(CityscapesSegmentation, data, split, pairs)
+  pairs = image_pairs.pair_up(data, images, images.glob(f'*/*{_IMAGE}'), masks)
+  return image_pairs.make(CityscapesSegmentation, data, split, pairs)
 
 
 def _stem(image: pathlib.Path) -> str:

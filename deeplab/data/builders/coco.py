@@ -27,14 +27,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import downloads
-from deeplab.data import faults
-from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
-from deeplab.data import records
-from deeplab.data import regions
-from deeplab.data import sources as sources_lib
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
+from deeplab.data.preparation import downloads
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import rasterize
+from deeplab.data.preparation import records
+from deeplab.data.preparation import sources as sources_lib
 
 YEAR = '2017'
 URL = 'http://images.cocodataset.org'
@@ -122,7 +122,7 @@ def builder(data: Any, split: str) -> CocoSeg21:
   Raises:
     ValueError: an unknown split, or the root does not hold it.
   """
-  files.check_split(data, split, SPLITS)
+  image_pairs.check_split(data, split, SPLITS)
   found, name = None, f'{data.name}_{split}_download'
   if data.root:
     found = locate(data.root, split)
@@ -252,7 +252,7 @@ def sources_of(
   """
   found = []
   for entry, shown in entries:
-    with faults.reported():
+    with errors.reported():
       found.append(
         sources_lib.Source(
           image_path(folder, entry, index.path),
@@ -274,7 +274,7 @@ def regions_of(
   """
   for annotation in annotations:
     try:
-      mask = regions.draw(annotation.get('segmentation'), size)
+      mask = rasterize.draw(annotation.get('segmentation'), size)
     except ValueError as error:
       raise ValueError(
         f'annotation {annotation.get("id")} of image '

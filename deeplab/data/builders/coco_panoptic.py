@@ -22,13 +22,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import faults
-from deeplab.data import fingerprint
-from deeplab.data import raw_files
-from deeplab.data import records
-from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
+from deeplab.data.preparation import sources as sources_lib
 
 _REMEDY = (
   f'{coco.REMEDY}; fetch panoptic_annotations_trainval{coco.YEAR}.zip as well, '
@@ -65,7 +65,7 @@ def builder(data: Any, split: str) -> CocoPanoptic:
   Raises:
     ValueError: an unknown split, or the root does not hold it.
   """
-  files.check_split(data, split, coco.SPLITS)
+  image_pairs.check_split(data, split, coco.SPLITS)
   found, name = None, f'{split}_download'
   if data.root:
     found = coco.locate(data.root, split, 'panoptic', _REMEDY)
@@ -98,7 +98,7 @@ def find(
   index = coco.read_index(annotations)
   found = []
   for entry in index.images:
-    with faults.reported():
+    with errors.reported():
       own = index.annotations.get(entry['id'], [])
       if len(own) != 1:
         raise ValueError(

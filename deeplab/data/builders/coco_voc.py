@@ -28,12 +28,12 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from deeplab.data import catalog
-from deeplab.data import fingerprint
-from deeplab.data import records
-from deeplab.data import sources as sources_lib
 from deeplab.data.builders import coco
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
 from deeplab.data.builders import voc
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import records
+from deeplab.data.preparation import sources as sources_lib
 
 LEAST_AREA = 1000  # of one instance of COCO, or of an image's persons
 VAL_SIZE = 1449
@@ -41,7 +41,7 @@ PERSON = 15  # VOC's id
 _REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
 
 
-Pairs = dict[str, tuple[files.Pair, ...]]
+Pairs = dict[str, tuple[image_pairs.Pair, ...]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -111,7 +111,7 @@ def builder(data: Any, split: str) -> CocoVoc:
     ValueError: COCO's or VOC's part is missing at the root, or an unknown
       split.
   """
-  files.check_split(data, split, coco.SPLITS)
+  image_pairs.check_split(data, split, coco.SPLITS)
   found, pairs, name = None, {}, f'{data.name}_{split}_download'
   if data.root:
     found = coco.locate(data.root, 'train', remedy=_REMEDY)

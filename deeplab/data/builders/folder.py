@@ -39,18 +39,18 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from deeplab.data import bands
-from deeplab.data import faults as faults_lib
-from deeplab.data import fingerprint
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
-from deeplab.data import records
-from deeplab.data import sources as sources_lib
 from deeplab.data.formats import classes as classes_lib
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
 from deeplab.data.formats import labelme
 from deeplab.data.formats import pairs as pairs_lib
 from deeplab.data.formats import voc_export
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import records
+from deeplab.data.preparation import sources as sources_lib
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,7 +71,9 @@ class FolderConfig(tfds.core.BuilderConfig):
   sources: tuple[sources_lib.Source, ...] = dataclasses.field(
     default=(), repr=False
   )
-  pixels: bands.Pixels = dataclasses.field(default=bands.RGB, repr=False)
+  pixels: image_format.Pixels = dataclasses.field(
+    default=image_format.RGB, repr=False
+  )
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
@@ -105,7 +107,7 @@ def builder(data: Any, split: str) -> Folder:
   """
   sources = find(data, split)
   classes = classes_lib.classes_of(data)
-  pixels = bands.of(data)
+  pixels = image_format.of(data)
   files = [path for one in sources for path in (one.image, one.annotation)]
   name = fingerprint.of(
     split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
@@ -171,7 +173,7 @@ def survey(
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
   if data.pool:
-    with faults_lib.collected() as more:
+    with errors.collected() as more:
       masks = [sources_lib.Source(*pair, classes.facts) for pair in pairs]
       chosen = _share(base, masks, data, split)
     pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
@@ -193,7 +195,7 @@ def ignores_undrawn(data: Any) -> bool:
   if classes_lib.BACKGROUND in classes_lib.classes_of(data).ids:
     return False
   for split in (data.train_split, data.eval_split):
-    with faults_lib.collected(), contextlib.suppress(ValueError):
+    with errors.collected(), contextlib.suppress(ValueError):
       suffixes = {one.annotation.suffix for one in find(data, split)}
       if suffixes & {'.json', '.xml'}:
         return True
@@ -245,7 +247,7 @@ def _find_all(
     return sources
   pairs, faults = pairs_lib.find(base, split)
   for fault in faults:
-    faults_lib.report(ValueError(fault.text))
+    errors.report(ValueError(fault.text))
   drawn = functools.partial(labelme.read, classes=classes)
   return [
     sources_lib.Source(image, path, classes.drawn, drawn)
@@ -272,12 +274,12 @@ def _share(
             f'{listing}: {name!r} is both {one.image} and '
             f'{chosen[name].image}; name them by their paths below {base}'
           )
-          faults_lib.report(error)
+          errors.report(error)
     for name in sorted(wanted - chosen.keys()):
       error = ValueError(
         f'{listing}: {name!r} is no image of the pool {data.pool!r}'
       )
-      faults_lib.report(error)
+      errors.report(error)
     return list(chosen.values())
   if split not in (data.train_split, data.eval_split):
     raise ValueError(

@@ -13,10 +13,10 @@ import pathlib
 from typing import Any
 
 from deeplab.data import catalog
-from deeplab.data import faults
-from deeplab.data import records
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
 from deeplab.data.builders import tiles
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import records
 
 _MASK = '_instance_color_RGB.png'
 _GRID = tiles.Grid(
@@ -24,31 +24,31 @@ _GRID = tiles.Grid(
 )
 
 
-class Isaid(files.Files):
+class Isaid(image_pairs.Files):
   """iSAID semantic segmentation: patches of aerial images, 16 classes."""
 
-  def read_pair(self, pair: files.Pair) -> list[records.Record]:
+  def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
     """Returns the patches of one image."""
     image, mask = pair
     facts = self.builder_config.facts
     return tiles.read(image, mask, image.stem, facts, _GRID)
 
 
-def builder(data: Any, split: str) -> files.Files:
+def builder(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
   facts = catalog.info_for(data)
-  root = files.base(data, split, tuple(facts.splits))
-  pairs = files.converted(data, root, split, _MASK)
+  root = image_pairs.base(data, split, tuple(facts.splits))
+  pairs = image_pairs.converted(data, root, split, _MASK)
   if pairs is None:
     pairs = _find(data, root / split)
-  return files.make(Isaid, data, split, pairs)
+  return image_pairs.make(Isaid, data, split, pairs)
 
 
-def _find(data: Any, folder: pathlib.Path) -> list[files.Pair]:
+def _find(data: Any, folder: pathlib.Path) -> list[image_pairs.Pair]:
   """Returns the pairs at or below a split's folder.
 
   Raises:
@@ -56,20 +56,22 @@ def _find(data: Any, folder: pathlib.Path) -> list[files.Pair]:
   """
   images = {
     path.stem: path
-    for path in files.below(folder, 'P*.png')
+    for path in image_pairs.below(folder, 'P*.png')
     if '_instance_' not in path.name
   }
   masks = {
     path.name.removesuffix(_MASK): path
-    for path in files.below(folder, f'P*{_MASK}')
+    for path in image_pairs.below(folder, f'P*{_MASK}')
   }
   for stem in sorted(images.keys() ^ masks.keys()):
     path = images.get(stem) or masks[stem]
     what = 'mask' if stem in images else 'image'
     error = ValueError(
       f'{path} has no {what} below {folder}: '
-      f'{files.remedy(catalog.info_for(data))}'
+      f'{image_pairs.remedy(catalog.info_for(data))}'
     )
-    faults.report(error)
+    errors.report(error)
   both = [images[stem] for stem in images.keys() & masks.keys()]
-  return files.pair_up(data, folder, both, lambda image: [masks[image.stem]])
+  return image_pairs.pair_up(
+    data, folder, both, lambda image: [masks[image.stem]]
+  )

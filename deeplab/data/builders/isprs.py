@@ -17,9 +17,9 @@ import pathlib
 import re
 from typing import Any
 
-from deeplab.data import records
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
 from deeplab.data.builders import tiles
+from deeplab.data.preparation import records
 
 _GRID = tiles.Grid(
   size=512, stride=512, name='{stem}_{left}_{top}_{right}_{bottom}'
@@ -51,24 +51,24 @@ VAIHINGEN: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Isprs(files.Files):
+class Isprs(image_pairs.Files):
   """ISPRS Potsdam or Vaihingen: patches of orthophotos, six classes."""
 
-  def read_pair(self, pair: files.Pair) -> list[records.Record]:
+  def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
     """Returns the patches of one tile."""
     image, mask = pair
     stem = re.sub(r'^top_(potsdam|mosaic_09cm)_|_RGB$', '', image.stem)
     return tiles.read(image, mask, stem, self.builder_config.facts, _GRID)
 
 
-def potsdam(data: Any, split: str) -> files.Files:
+def potsdam(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of a split of Potsdam; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = files.base(data, split, tuple(POTSDAM))
-  pairs = files.converted(data, root, split)
+  root = image_pairs.base(data, split, tuple(POTSDAM))
+  pairs = image_pairs.converted(data, root, split)
   if pairs is None:
     pairs = _find(
       data,
@@ -76,17 +76,17 @@ def potsdam(data: Any, split: str) -> files.Files:
       [f'top_potsdam_{tile}_RGB.tif' for tile in POTSDAM[split]],
       [f'top_potsdam_{tile}_label_noBoundary.tif' for tile in POTSDAM[split]],
     )
-  return files.make(Isprs, data, split, pairs)
+  return image_pairs.make(Isprs, data, split, pairs)
 
 
-def vaihingen(data: Any, split: str) -> files.Files:
+def vaihingen(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of a split of Vaihingen; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = files.base(data, split, tuple(VAIHINGEN))
-  pairs = files.converted(data, root, split)
+  root = image_pairs.base(data, split, tuple(VAIHINGEN))
+  pairs = image_pairs.converted(data, root, split)
   if pairs is None:
     stems = [f'top_mosaic_09cm_{area}' for area in VAIHINGEN[split]]
     pairs = _find(
@@ -95,18 +95,18 @@ def vaihingen(data: Any, split: str) -> files.Files:
       [f'top/{stem}.tif' for stem in stems],
       [f'{stem}_noBoundary.tif' for stem in stems],
     )
-  return files.make(Isprs, data, split, pairs)
+  return image_pairs.make(Isprs, data, split, pairs)
 
 
 def _find(
   data: Any, root: pathlib.Path, images: list[str], masks: list[str]
-) -> list[files.Pair]:
+) -> list[image_pairs.Pair]:
   """Returns the named pairs, at or below the root.
 
   Raises:
     ValueError: one of them is missing.
   """
-  present = files.below(root, '*.tif')
+  present = image_pairs.below(root, '*.tif')
 
   def find(name: str) -> pathlib.Path:
     found = (path for path in present if path.match(name))
@@ -115,4 +115,6 @@ def _find(
   partners = {
     find(image): find(mask) for image, mask in zip(images, masks, strict=True)
   }
-  return files.pair_up(data, root, partners, lambda image: [partners[image]])
+  return image_pairs.pair_up(
+    data, root, partners, lambda image: [partners[image]]
+  )

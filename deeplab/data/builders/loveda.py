@@ -11,31 +11,31 @@ Semantic Segmentation, NeurIPS Datasets and Benchmarks 2021.
 import pathlib
 from typing import Any
 
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
 
 URL = 'https://zenodo.org/records/5706578/files'
 
 
-class Loveda(files.Files):
+class Loveda(image_pairs.Files):
   """LoveDA land cover: seven classes, pixels without data ignored."""
 
 
-def builder(data: Any, split: str) -> files.Files:
+def builder(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
 
-  def find(root: pathlib.Path) -> list[files.Pair]:
-    pairs = files.converted(data, root, split)
+  def find(root: pathlib.Path) -> list[image_pairs.Pair]:
+    pairs = image_pairs.converted(data, root, split)
     if pairs is not None:
       return pairs
     scenes = root / split.title()
     return [
       pair
       for images in (scenes / 'Rural/images_png', scenes / 'Urban/images_png')
-      for pair in files.pair_up(
+      for pair in image_pairs.pair_up(
         data,
         images,
         images.glob('*.png'),
@@ -44,4 +44,4 @@ def builder(data: Any, split: str) -> files.Files:
     ]
 
   urls = [f'{URL}/{split.title()}.zip']
-  return files.build(Loveda, data, split, ('train', 'val'), urls, find)
+  return image_pairs.build(Loveda, data, split, ('train', 'val'), urls, find)

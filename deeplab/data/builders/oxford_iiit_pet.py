@@ -15,12 +15,12 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import downloads
-from deeplab.data import faults
-from deeplab.data import fingerprint
-from deeplab.data import records
-from deeplab.data import sources as sources_lib
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
+from deeplab.data.preparation import downloads
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import records
+from deeplab.data.preparation import sources as sources_lib
 
 URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
 URLS = (f'{URL}/images.tar.gz', f'{URL}/annotations.tar.gz')
@@ -79,11 +79,11 @@ def builder(data: Any, split: str) -> PetSegmentation:
   return PetSegmentation(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=files.FilesConfig(name=name, split=split, pairs=pairs),
+    config=image_pairs.FilesConfig(name=name, split=split, pairs=pairs),
   )
 
 
-def find_pairs(base: pathlib.Path, split: str) -> tuple[files.Pair, ...]:
+def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
   """Returns the (image, mask) files of a split in the order of its list.
 
   Args:
@@ -103,7 +103,7 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[files.Pair, ...]:
       continue
     image = base / 'images' / f'{stem}.jpg'
     mask = base / 'annotations' / 'trimaps' / f'{stem}.png'
-    with faults.reported():
+    with errors.reported():
       for path in (image, mask):
         if not path.is_file():
           raise ValueError(

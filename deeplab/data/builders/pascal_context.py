@@ -23,8 +23,8 @@ import numpy as np
 import scipy.io
 
 from deeplab.data import catalog
-from deeplab.data import raw_files
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
+from deeplab.data.preparation import raw_files
 
 URLS = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar',
@@ -33,7 +33,7 @@ URLS = (
 _RAW = np.array(sorted(catalog.INFOS['pascal_context60'].id_mapping or ()))
 
 
-class PascalContext(files.Files):
+class PascalContext(image_pairs.Files):
   """Pascal Context: 59 classes, and a background scored or ignored."""
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
@@ -52,7 +52,7 @@ class PascalContext(files.Files):
     return _RAW[mask]
 
 
-def builder(data: Any, split: str) -> files.Files:
+def builder(data: Any, split: str) -> image_pairs.Files:
   """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
@@ -60,13 +60,13 @@ def builder(data: Any, split: str) -> files.Files:
   """
   known = 'train', 'val', 'trainval'
 
-  def find(root: pathlib.Path) -> list[files.Pair]:
-    return _find(data, split, files.inside(root, 'VOCdevkit'))
+  def find(root: pathlib.Path) -> list[image_pairs.Pair]:
+    return _find(data, split, image_pairs.inside(root, 'VOCdevkit'))
 
-  return files.build(PascalContext, data, split, known, URLS, find)
+  return image_pairs.build(PascalContext, data, split, known, URLS, find)
 
 
-def _find(data: Any, split: str, root: pathlib.Path) -> list[files.Pair]:
+def _find(data: Any, split: str, root: pathlib.Path) -> list[image_pairs.Pair]:
   """Returns the pairs at or below a root.
 
   Raises:
@@ -80,7 +80,7 @@ def _find(data: Any, split: str, root: pathlib.Path) -> list[files.Pair]:
   listing = next((path for path in sets if path.is_file()), None)
   if listing is None:
     raise ValueError(
-      f'{sets[1]} is missing: {files.remedy(catalog.info_for(data))}'
+      f'{sets[1]} is missing: {image_pairs.remedy(catalog.info_for(data))}'
     )
   images = [
     voc / 'JPEGImages' / f'{stem}.jpg'
@@ -94,7 +94,7 @@ def _find(data: Any, split: str, root: pathlib.Path) -> list[files.Pair]:
       *(folder / mat for folder in (voc, voc.parent, voc.parent.parent)),
     ]
 
-  return files.pair_up(data, listing, images, masks)
+  return image_pairs.pair_up(data, listing, images, masks)
 
 
 def _read_mat(path: pathlib.Path) -> np.ndarray:

@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
-from deeplab.data import records
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 SIZE = 128  # pixels, both sides
 SEED = 20  # of the whole data set

@@ -7,8 +7,8 @@ import pathlib
 import cv2
 
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
-from deeplab.data import records
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 # Share of a mask's pixels that may have a colour of no class. They are ignored:
 # nobody can mend published masks, and other converters do not refuse them.

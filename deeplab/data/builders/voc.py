@@ -22,13 +22,13 @@ import scipy.io
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import downloads
-from deeplab.data import faults
-from deeplab.data import fingerprint
-from deeplab.data import raw_files
-from deeplab.data import records
-from deeplab.data import sources as sources_lib
-from deeplab.data.builders import files
+from deeplab.data.builders import image_pairs
+from deeplab.data.preparation import downloads
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
+from deeplab.data.preparation import sources as sources_lib
 
 VOC_URL = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar'
@@ -84,7 +84,7 @@ def builder(data: Any, split: str) -> VocSegmentation:
   return VocSegmentation(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=files.FilesConfig(name=name, split=split, pairs=pairs),
+    config=image_pairs.FilesConfig(name=name, split=split, pairs=pairs),
   )
 
 
@@ -106,7 +106,7 @@ def locate(root: str) -> pathlib.Path:
 
 def find_pairs(
   voc: pathlib.Path, split: str, sbd: pathlib.Path | None
-) -> tuple[files.Pair, ...]:
+) -> tuple[image_pairs.Pair, ...]:
   """Returns the (image, mask) files of a split in the order of its list.
 
   Args:
@@ -126,7 +126,7 @@ def find_pairs(
       *([sbd / 'cls' / f'{stem}.mat'] if sbd else []),
     ]
     mask = next((path for path in masks if path.is_file()), None)
-    with faults.reported():
+    with errors.reported():
       if mask is None or not image.is_file():
         missing = masks[0] if image.is_file() else image
         raise ValueError(
@@ -185,7 +185,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
 def download(
   dl_manager: Any, split: str, remedy: str = _REMEDY
-) -> tuple[files.Pair, ...]:
+) -> tuple[image_pairs.Pair, ...]:
   """Fetches the official archives and returns the files of a split.
 
   Args:

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from deeplab import cli
 from deeplab import cores
 from deeplab.data import catalog
-from deeplab.data import splits
+from deeplab.data import datasets
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import load
 from deeplab.data.doctor import report
@@ -41,7 +41,7 @@ def _run() -> None:
       '--config is missing; for a folder of your own, '
       '--config=configs/folder_mnv2.py --config.data.root=FOLDER'
     )
-  config = splits.resolve(config)
+  config = datasets.resolve(config)
   info = catalog.info_for(config.data)
   found, faults = {}, []
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from deeplab.data import bands
-from deeplab.data import faults as faults_lib
+from deeplab.data import datasets
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
-from deeplab.data import raw_files
-from deeplab.data import splits
 from deeplab.data.builders import folder
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import raw_files
 
 Palette = tuple[tuple[int, info_lib.Color], ...]
 
@@ -98,7 +98,7 @@ def listing(
   Returns:
     Places of files, or the number of prepared examples; and faults.
   """
-  with faults_lib.collected() as texts:
+  with errors.collected() as texts:
     try:
       if config.data.name == 'folder':
         found = folder.survey(config.data, split)
@@ -108,7 +108,7 @@ def listing(
             Fault('files', text, _place(split, pair) if pair else None)
             for text, pair in wrong
           ]
-      count = splits.num_examples(config, split)
+      count = datasets.num_examples(config, split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder has been looked through twice.
@@ -128,8 +128,8 @@ def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:
     info: facts about the data set.
   """
   if place.mask:
-    return _files(place, info, bands.of(config.data))
-  count = splits.num_examples(config, place.split)
+    return _files(place, info, image_format.of(config.data))
+  count = datasets.num_examples(config, place.split)
   return next(prepared(place.split, place.number, count, config, info))
 
 
@@ -153,7 +153,7 @@ def prepared(
 
 
 def _files(
-  place: Place, info: info_lib.DatasetInfo, pixels: bands.Pixels
+  place: Place, info: info_lib.DatasetInfo, pixels: image_format.Pixels
 ) -> Loaded:
   """Reads an image file and its mask."""
   parts: dict[str, Any] = {}

@@ -19,7 +19,7 @@ import tqdm
 
 from deeplab import visualize
 from deeplab.data import info as info_lib
-from deeplab.data import sizes as sizes_lib
+from deeplab.data.augmentation import sizes
 from deeplab.data.doctor import load
 
 # Examples that a process takes at a time.
@@ -58,7 +58,7 @@ class Scan:
   look: bytes = b''
 
 
-def windows(augment: Any, size: sizes_lib.Size) -> tuple[sizes_lib.Size, ...]:
+def windows(augment: Any, size: sizes.Size) -> tuple[sizes.Size, ...]:
   """Returns the sizes that crops have in pixels of the image as it is.
 
   Args:
@@ -75,7 +75,7 @@ def windows(augment: Any, size: sizes_lib.Size) -> tuple[sizes_lib.Size, ...]:
   ops = ops[: ops.index('random_crop')]
   crop = augment.random_crop.size
   scaled = [
-    sizes_lib.after(augment, ops, size, quantile)
+    sizes.after(augment, ops, size, quantile)
     for quantile in (0.0, 0.25, 0.5, 0.75, 1.0)
   ]
   if len(set(scaled)) == 1:

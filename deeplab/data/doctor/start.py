@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import augment
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
-from deeplab.data import sizes
+from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import sizes
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
 from deeplab.training import class_weights
@@ -37,7 +37,7 @@ def faults(
   ]
   if len(train.sizes):
     after = _sizes_after(config.data.augment, train.sizes)
-    checks.append(('sizes', lambda: augment.one_size(after)))
+    checks.append(('sizes', lambda: pipeline.one_size(after)))
   found = []
   for kind, check in checks:
     try:
@@ -65,17 +65,17 @@ def _augment_once(data: Any) -> None:
   Raises:
     ValueError: an op is unknown, or not made for such images or parameters.
   """
-  pixels = bands.of(data)
+  pixels = image_format.of(data)
   example = {
     'image': np.zeros((8, 8, pixels.channels), pixels.dtype),
     'label': np.zeros((8, 8), np.uint8),
   }
-  augment.compose(data.augment, data.mean)(example, np.random.default_rng(0))
+  pipeline.compose(data.augment, data.mean)(example, np.random.default_rng(0))
 
 
 def _sizes_after(options: Any, found: np.ndarray) -> Iterable[sizes.Size]:
   """Returns the sizes, [n, 2], at both ends of what the ops may draw."""
-  known = [name for name in options.ops if name in augment.OPS]
+  known = [name for name in options.ops if name in pipeline.OPS]
   return {
     sizes.after(options, known, (height, width), quantile)
     for height, width in np.unique(found, axis=0).tolist()

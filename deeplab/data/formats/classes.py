@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import catalog
-from deeplab.data import faults
 from deeplab.data import info as info_lib
-from deeplab.data import regions
-from deeplab.data import sources as sources_lib
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import rasterize
+from deeplab.data.preparation import sources
 
 BACKGROUND = 'background'
 
@@ -75,7 +75,7 @@ class Classes:
     for what, name, segmentation in shapes:
       try:
         if not isinstance(segmentation, np.ndarray):
-          segmentation = regions.draw(segmentation, size)
+          segmentation = rasterize.draw(segmentation, size)
         label[segmentation] = self.id_of(name)
       except ValueError as error:
         raise ValueError(f'{what}: {error}') from error
@@ -96,7 +96,7 @@ def sources_of(
   folders: Iterable[pathlib.Path],
   classes: Classes,
   images: Iterable[tuple[str, Callable[[pathlib.Path], np.ndarray]]],
-) -> list[sources_lib.Source]:
+) -> list[sources.Source]:
   """Returns the examples of a file of many images.
 
   Args:
@@ -110,9 +110,9 @@ def sources_of(
   """
   folders, found = tuple(folders), []
   for name, read in images:
-    with faults.reported():
+    with errors.reported():
       image = find_image(name, folders, annotation)
-      found.append(sources_lib.Source(image, annotation, classes.drawn, read))
+      found.append(sources.Source(image, annotation, classes.drawn, read))
   return found
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import sources
 from deeplab.data.builders import coco
 from deeplab.data.formats import classes as classes_lib
+from deeplab.data.preparation import sources
 
 
 def find(

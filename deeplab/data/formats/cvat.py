@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from deeplab.data import regions
-from deeplab.data import sources
 from deeplab.data.formats import classes as classes_lib
+from deeplab.data.preparation import rasterize
+from deeplab.data.preparation import sources
 
 
 def find(
@@ -98,10 +98,12 @@ def _segmentation(
   if shape.tag == 'box':
     left, top, right, bottom = numbers('xtl', 'ytl', 'xbr', 'ybr')
     corners = [left, top, right, top, right, bottom, left, bottom]
-    return [regions.rotate(corners, turn)]
+    return [rasterize.rotate(corners, turn)]
   if shape.tag == 'ellipse':
     return [
-      regions.rotate(regions.ellipse(*numbers('cx', 'cy', 'rx', 'ry')), turn)
+      rasterize.rotate(
+        rasterize.ellipse(*numbers('cx', 'cy', 'rx', 'ry')), turn
+      )
     ]
   if shape.tag == 'mask':
     return _mask(shape, size)

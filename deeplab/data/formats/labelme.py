@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deeplab.data import regions
 from deeplab.data.formats import classes as classes_lib
+from deeplab.data.preparation import rasterize
 
 
 def read(path: pathlib.Path, classes: classes_lib.Classes) -> np.ndarray:
@@ -54,14 +54,14 @@ def _segmentation(i: int, shape: dict[str, Any], size: tuple[int, int]) -> Any:
   try:
     points = [(float(x), float(y)) for x, y in shape['points']]
     if kind == 'polygon':
-      return [regions.flat(points)]
+      return [rasterize.flat(points)]
     if kind == 'rectangle':
       (left, top), (right, bottom) = points
       return [[left, top, right, top, right, bottom, left, bottom]]
     if kind == 'circle':
       center, edge = points
       radius = math.dist(center, edge)
-      return [regions.ellipse(*center, radius, radius)]
+      return [rasterize.ellipse(*center, radius, radius)]
     if kind == 'mask':
       return _mask(shape['mask'], points[0], size)
   except (KeyError, OSError, TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import NamedTuple
 
-from deeplab.data import bands
+from deeplab.data import image_format
 
 LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
 
@@ -103,7 +103,7 @@ def _matched(
   suffixes: tuple[str, ...] = LABEL_SUFFIXES,
 ) -> tuple[list[Pair], list[Fault]]:
   """Pairs the files of two folders by stem; see `find`."""
-  images, faults = _by_stem(images_folder, bands.SUFFIXES)
+  images, faults = _by_stem(images_folder, image_format.SUFFIXES)
   masks, more = _by_stem(labels_folder, suffixes)
   faults += more
   if images_folder != labels_folder:

@@ -13,11 +13,11 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from deeplab.data import faults
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
-from deeplab.data import sources
 from deeplab.data.formats import classes as classes_lib
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import sources
 
 _BORDER = (224, 224, 192)
 
@@ -44,7 +44,7 @@ def find(
     images = [base / 'JPEGImages' / name for name in names]
     image = next((path for path in images if path.is_file()), images[0])
     mask = base / 'SegmentationClass' / f'{stem}.png'
-    with faults.reported():
+    with errors.reported():
       for path in (image, mask):
         if not path.is_file():
           raise ValueError(f'{path}: no such file, but {listing} names it')

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from deeplab import networks
-from deeplab.data import augment
 from deeplab.data import info as info_lib
 from deeplab.data import pipeline
+from deeplab.data.augmentation import pipeline as augment
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib

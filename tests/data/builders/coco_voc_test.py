@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import records
 from deeplab.data.builders import coco
 from deeplab.data.builders import coco_voc
 from deeplab.data.builders import voc
+from deeplab.data.preparation import records
 from tests.data.builders import coco_test
 from tests.data.builders import layouts
 

@@ -8,8 +8,8 @@ from PIL import Image
 import pytest
 
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.data.builders import folder
 from tests.data import conftest
 from tests.data.builders import layouts
@@ -32,7 +32,7 @@ def test_folders(root, config):
     np.testing.assert_array_equal(example['image'], np.asarray(image))
     np.testing.assert_array_equal(example['label'], label)
     assert example['image'].dtype == example['label'].dtype == np.uint8
-  assert splits.num_examples(config, 'train') == 5
+  assert datasets.num_examples(config, 'train') == 5
 
 
 def test_list_files(root, config):
@@ -456,7 +456,7 @@ def one_batch(config):
 def test_classes_are_counted_without_images(root, config):
   bands(root, config, 4, 16)
   config.data.train_split = 'val'
-  shares = splits.class_shares(config, catalog.info_for(config.data))
+  shares = datasets.class_shares(config, catalog.info_for(config.data))
   assert shares.shape == (3,)
   assert abs(shares.sum() - 1) < 1e-12
 

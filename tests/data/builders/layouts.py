@@ -7,10 +7,10 @@ from PIL import Image
 import scipy.io
 
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import info
 from deeplab.data import pipeline
-from deeplab.data import records
-from deeplab.data import splits
+from deeplab.data.preparation import records
 
 
 def point(config, name, root, split='val'):
@@ -29,7 +29,7 @@ def examples(config):
 
 def metadata(config):
   """Returns the pixels of each class and the ignored ones, as prepared."""
-  builder = splits.BUILDERS[config.data.name](
+  builder = datasets.BUILDERS[config.data.name](
     config.data, config.data.eval_split
   )
   return (

@@ -3,7 +3,7 @@
 import numpy as np
 
 from deeplab.data import catalog
-from deeplab.data import splits
+from deeplab.data import datasets
 from deeplab.data.builders import shapes
 from tests.data.builders import layouts
 
@@ -67,7 +67,7 @@ def test_builder(config, monkeypatch):
   for i in range(2):
     np.testing.assert_array_equal(got[i]['image'], images[i])
     np.testing.assert_array_equal(got[i]['label'], labels[i])
-  assert splits.num_examples(config, 'train') == 3
+  assert datasets.num_examples(config, 'train') == 3
 
 
 def test_counts():

@@ -6,9 +6,9 @@ from PIL import Image
 import pytest
 
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
-from deeplab.data import records
 from deeplab.data.doctor import load
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 FACTS = info_lib.DatasetInfo(
   name='plain',

@@ -2,9 +2,9 @@
 
 import pytest
 
-from deeplab.data import augment
 from deeplab.data import catalog
 from deeplab.data import pipeline
+from deeplab.data.augmentation import pipeline as augment
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
 from deeplab.data.doctor import start

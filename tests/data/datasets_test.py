@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data import splits
 from deeplab.data.builders import folder
 
 
@@ -22,11 +22,11 @@ def test_class_shares(config):
     examples.append(example['label'].ravel())
   labels = np.concatenate(examples)
   valid = labels[labels != 255]
-  shares = splits.class_shares(config, facts)
+  shares = datasets.class_shares(config, facts)
   assert shares.shape == (facts.num_classes,)
   for i in range(facts.num_classes):
     np.testing.assert_allclose(shares[i], (valid == i).mean())
-  counts = splits.class_counts(config, facts)
+  counts = datasets.class_counts(config, facts)
   assert counts.shape == (len(examples), facts.num_classes)
   np.testing.assert_array_equal(
     sorted(counts.tolist()),
@@ -37,7 +37,7 @@ def test_class_shares(config):
 
 
 def test_every_data_set_has_a_builder():
-  assert {*catalog.INFOS, 'folder'} == set(splits.BUILDERS)
+  assert {*catalog.INFOS, 'folder'} == set(datasets.BUILDERS)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(
 ):
   config.data.name, config.data.root = name, ''
   config.data.train_split = 'trainaug'
-  assert splits.resolve(config) is config
+  assert datasets.resolve(config) is config
   config.data.fallback = 'shapes'
-  resolved = splits.resolve(config.lock())
+  resolved = datasets.resolve(config.lock())
   assert resolved.data.name == 'shapes'
   assert (resolved.data.train_split, resolved.data.eval_split) == (
     'train',
@@ -59,12 +59,12 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(
   assert config.data.name == name
   with config.unlocked():
     config.data.root = str(tmp_path)
-  assert splits.resolve(config) is config  # an error later, not other data
+  assert datasets.resolve(config) is config  # an error later, not other data
 
 
 def test_a_folders_class_table_becomes_part_of_the_config(root, config):
   (root / 'classes.txt').write_text('sky 1 2 3\nroad 4 5 6\nold town 7 8 9\n')
-  resolved = splits.resolve(config)
+  resolved = datasets.resolve(config)
   (root / 'classes.txt').unlink()
   facts = catalog.info_for(resolved.data)
   assert facts.class_names == ('sky', 'road', 'old town')
@@ -79,11 +79,11 @@ def test_two_processes_may_prepare_at_once(config, monkeypatch):
   def overtaken(self):
     if not nested:
       nested.append(True)
-      splits.num_examples(config, 'train')  # the other one finishes first
+      datasets.num_examples(config, 'train')  # the other one finishes first
     return generate(self)
 
   monkeypatch.setattr(folder.Folder, '_generate_examples', overtaken)
-  assert splits.num_examples(config, 'train') == 5
+  assert datasets.num_examples(config, 'train') == 5
   assert nested
   left = [
     name

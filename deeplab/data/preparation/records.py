@@ -21,11 +21,11 @@ from PIL import Image
 import tensorflow_datasets as tfds
 import tqdm
 
-from deeplab.data import ahead
-from deeplab.data import bands
-from deeplab.data import faults
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
+from deeplab.data import prefetch
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import raw_files
 
 # The tfds name of the one split that a builder prepares. The configs' own names
 # of splits stand in the builder's config: tfds refuses some, such as 'all'.
@@ -41,9 +41,11 @@ THREADS = min(8, os.cpu_count() or 1)
 Record = dict[str, Any]
 
 
-def features(pixels: bands.Pixels = bands.RGB) -> tfds.features.FeaturesDict:
+def features(
+  pixels: image_format.Pixels = image_format.RGB,
+) -> tfds.features.FeaturesDict:
   """Returns the features of every prepared data set in here."""
-  if pixels == bands.RGB:
+  if pixels == image_format.RGB:
     image = tfds.features.Image(shape=(None, None, 3))
   else:
     image = tfds.features.Tensor(
@@ -64,7 +66,7 @@ def builder_info(
   builder: tfds.core.DatasetBuilder,
   description: str,
   homepage: str = '',
-  pixels: bands.Pixels = bands.RGB,
+  pixels: image_format.Pixels = image_format.RGB,
 ) -> tfds.core.DatasetInfo:
   """Returns what tfds asks of every builder in here."""
   return tfds.core.DatasetInfo(
@@ -108,7 +110,7 @@ def generate(
       return error
 
   count, pixels = 0, np.zeros(256, np.int64)
-  results = ahead.ahead(counted, sources, THREADS, 2 * THREADS)
+  results = prefetch.ahead(counted, sources, THREADS, 2 * THREADS)
   bar = tqdm.tqdm(
     results,
     desc=f'Preparing {facts.name} {split}',
@@ -119,13 +121,13 @@ def generate(
   with contextlib.closing(results):
     for result in bar:
       if isinstance(result, ValueError):
-        faults.report(result)
+        errors.report(result)
         continue
       for record, more in result:
         yield count, record
         count += 1
         pixels += more
-  faults.settle()
+  errors.settle()
   published = facts.splits.get(split, count)
   if count != published:
     logging.warning(
@@ -157,7 +159,7 @@ def example(
   name: str,
   info: info_lib.DatasetInfo,
   read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask,
-  pixels: bands.Pixels = bands.RGB,
+  pixels: image_format.Pixels = image_format.RGB,
 ) -> Record:
   """Reads one pair of files into a record.
 
@@ -174,10 +176,10 @@ def example(
       not the data set's; the message begins with the file.
   """
   image: bytes | np.ndarray
-  if pixels == bands.RGB:
+  if pixels == image_format.RGB:
     image, size = raw_files.read_image(image_path)
   else:
-    image = bands.read(image_path, pixels)
+    image = image_format.read(image_path, pixels)
     size = image.shape[:2]
   mask = read(mask_path)
   check_sizes(image_path, size, mask_path, mask.shape[:2])

@@ -8,12 +8,12 @@ from PIL import Image
 import pytest
 
 from deeplab.data import catalog
-from deeplab.data import faults
-from deeplab.data import splits
+from deeplab.data import datasets
 from deeplab.data.doctor import diagnosis
 from deeplab.data.doctor import findings
 from deeplab.data.doctor import load
 from deeplab.data.doctor import scan
+from deeplab.data.preparation import errors
 from tests.data.builders import layouts
 
 # a and e are sound; the image of b is missing, that of c is cut off, the
@@ -198,11 +198,11 @@ def test_all_faults_are_told_at_once(sick):
     told = (broken,) if stem == 'd' else (f'{stem}.', f'P{stem}_')
     assert any(part in text for part in told)
   assert 'damaged or no image' in texts[2]
-  builder = splits.BUILDERS[config.data.name]
-  with faults.collected():
+  builder = datasets.BUILDERS[config.data.name]
+  with errors.collected():
     assert not builder(config.data, split).data_path.exists()
   with pytest.raises(ValueError) as raised:
-    splits.prepare(config, [split])
+    datasets.prepare(config, [split])
   assert str(raised.value) == texts[0]
 
 
@@ -211,7 +211,7 @@ def test_sound_data_is_prepared_while_faults_are_collected(
 ):
   config.data.pool, config.data.eval_split = 'train', 'val'
   assert load.listing(config, 'train')[1] == []
-  assert splits.num_examples(config, 'train') > 0
+  assert datasets.num_examples(config, 'train') > 0
 
 
 def test_the_doctor_names_a_fault_of_a_pool_once(config):

@@ -12,12 +12,12 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab.data import ahead
-from deeplab.data import bands
-from deeplab.data import faults
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
-from deeplab.data import records
+from deeplab.data import prefetch
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def generate(
   sources: Sequence[Source],
   facts: info_lib.DatasetInfo,
   split: str,
-  pixels: bands.Pixels = bands.RGB,
+  pixels: image_format.Pixels = image_format.RGB,
 ) -> Iterator[tuple[int, records.Record]]:
   """Yields the numbered records of wanted sources, in their order.
 
@@ -92,9 +92,9 @@ def wanted(sources: Iterable[Source]) -> Generator[bool]:
     except ValueError as error:
       return error
 
-  verdicts = ahead.ahead(ask, sources, records.THREADS, 2 * records.THREADS)
+  verdicts = prefetch.ahead(ask, sources, records.THREADS, 2 * records.THREADS)
   with contextlib.closing(verdicts):
     for verdict in verdicts:
       if isinstance(verdict, ValueError):
-        faults.report(verdict)
+        errors.report(verdict)
       yield verdict is True

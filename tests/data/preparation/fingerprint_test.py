@@ -3,7 +3,7 @@
 import os
 
 from deeplab.data import catalog
-from deeplab.data import fingerprint
+from deeplab.data.preparation import fingerprint
 
 
 def test_it_changes_with_files_and_facts(tmp_path):

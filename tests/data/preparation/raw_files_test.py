@@ -11,8 +11,8 @@ import tifffile
 
 from deeplab.data import catalog
 from deeplab.data import info
-from deeplab.data import raw_files
-from deeplab.data import records
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab.data import augment
 from deeplab.data import decoding
-from deeplab.data import deferred
+from deeplab.data.augmentation import lazy_image
+from deeplab.data.augmentation import pipeline
 from tests.data import decoding_test
 
 FILL = (10.0, 20.0, 30.0)
@@ -31,10 +31,10 @@ def config(ops, **fields):
 def both(c, data, seed):
   """Returns what becomes of the pixels, and of the deferred image."""
   label = np.random.default_rng(9).integers(0, 5, SIZE).astype(np.uint8)
-  apply = augment.compose(ConfigDict(c), FILL)
+  apply = pipeline.compose(ConfigDict(c), FILL)
   return (
     apply({'image': image, 'label': label}, np.random.default_rng(seed))
-    for image in (decoding.pixels(data), deferred.of(data, SIZE))
+    for image in (decoding.pixels(data), lazy_image.of(data, SIZE))
   )
 
 
@@ -74,7 +74,7 @@ def test_windows_anywhere(data, low, corner, shrink):
     round((n - 128) * at) for n, at in zip(size, corner, strict=True)
   )
   window = slice(top, top + 128), slice(left, left + 128)
-  image = deferred.of(data, SIZE).resized(size, kind)
+  image = lazy_image.of(data, SIZE).resized(size, kind)
   difference = np.abs(image[window].astype(int) - want[window])
   assert difference.max() <= 1
   # A shifted window would not pass.
@@ -92,7 +92,7 @@ def test_only_the_window_is_decoded(data, monkeypatch):
 
   monkeypatch.setattr(decoding, 'window', window)
   monkeypatch.setattr(decoding, 'pixels', None)  # would be the whole
-  image = deferred.of(data, SIZE)
+  image = lazy_image.of(data, SIZE)
   image.resized((1200, 2002), cv2.INTER_LINEAR)[100:200, 600:800]
   image.resized((450, 751), cv2.INTER_AREA)[100:160, 300:360]
   image[5:15, 6:26]
@@ -111,6 +111,6 @@ def test_decoded_images_are_cut_alike(data):
     ((400, 667), cv2.INTER_AREA),
   ):
     window = slice(30, 200), slice(11, 222)
-    one = deferred.of(data, SIZE).resized(size, kind)[window]
-    two = deferred.of(pixels).resized(size, kind)[window]
+    one = lazy_image.of(data, SIZE).resized(size, kind)[window]
+    two = lazy_image.of(pixels).resized(size, kind)[window]
     np.testing.assert_array_equal(one, two)

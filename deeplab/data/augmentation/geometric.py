@@ -17,9 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deeplab.data import deferred
 from deeplab.data import info
-from deeplab.data import sizes
+from deeplab.data.augmentation import lazy_image
+from deeplab.data.augmentation import sizes
 
 Example = dict[str, Any]
 Fill = Sequence[float]
@@ -66,7 +66,7 @@ def resize(
   shrinks = height * width < example['label'].size
   kind = SHRINK[shrink] if shrinks else cv2.INTER_LINEAR
   image = example['image']
-  if isinstance(image, deferred.Image):
+  if isinstance(image, lazy_image.Image):
     image = image.resized((height, width), kind)
   else:
     image = _by_fours(
@@ -258,7 +258,7 @@ def pad(
   )
   return example | {
     'image': _by_fours(
-      deferred.there(example['image']),
+      lazy_image.there(example['image']),
       lambda part, color: border(part, value=color),
       fill,
     ),

@@ -17,8 +17,6 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import decoding
 from deeplab.data import info as info_lib
-from deeplab.data import preparing
-from deeplab.data import records
 from deeplab.data.builders import ade20k
 from deeplab.data.builders import cityscapes
 from deeplab.data.builders import coco
@@ -32,6 +30,8 @@ from deeplab.data.builders import oxford_iiit_pet
 from deeplab.data.builders import pascal_context
 from deeplab.data.builders import shapes
 from deeplab.data.builders import voc
+from deeplab.data.preparation import locking
+from deeplab.data.preparation import records
 
 Config = Any
 
@@ -166,7 +166,7 @@ def builder_of(data: Any, split: str) -> tfds.core.DatasetBuilder:
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
   place = pathlib.Path(builder.data_path).parent
-  with preparing.swept(place), preparing.same_bytes(), preparing.silent():
+  with locking.swept(place), locking.same_bytes(), locking.silent():
     try:
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)

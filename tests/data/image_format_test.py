@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 import tifffile
 
-from deeplab.data import bands
+from deeplab.data import image_format
 
 BANDS = np.random.default_rng(0).integers(0, 65536, (9, 7, 8), np.uint16)
 
@@ -24,9 +24,9 @@ def test_bands_of_tiff_files(tmp_path):
         photometric='minisblack',
         planarconfig='contig' if count > 1 else None,
       )
-      form = bands.Pixels(count, depth)
-      if form != bands.RGB:
-        np.testing.assert_array_equal(bands.read(path, form), part)
+      form = image_format.Pixels(count, depth)
+      if form != image_format.RGB:
+        np.testing.assert_array_equal(image_format.read(path, form), part)
       if count > 1:
         tifffile.imwrite(
           path,
@@ -35,7 +35,7 @@ def test_bands_of_tiff_files(tmp_path):
           planarconfig='separate',
           compression='zlib',
         )
-        np.testing.assert_array_equal(bands.read(path, form), part)
+        np.testing.assert_array_equal(image_format.read(path, form), part)
 
 
 @pytest.mark.parametrize('compression', ['lzw', 'deflate', 'packbits'])
@@ -48,53 +48,55 @@ def test_compressed_tiff_files(tmp_path, compression):
     planarconfig='contig',
     compression=compression,
   )
-  np.testing.assert_array_equal(bands.read(path, bands.Pixels(8, 16)), BANDS)
+  np.testing.assert_array_equal(
+    image_format.read(path, image_format.Pixels(8, 16)), BANDS
+  )
 
 
 def test_bands_of_png_files(tmp_path):
   path = tmp_path / 'image.png'
-  deep = bands.Pixels(3, 16)
+  deep = image_format.Pixels(3, 16)
   cv2.imwrite(str(path), BANDS[..., 2::-1])
-  np.testing.assert_array_equal(bands.read(path, deep), BANDS[..., :3])
+  np.testing.assert_array_equal(image_format.read(path, deep), BANDS[..., :3])
   # A grey image repeats its channel, or stays one.
   Image.fromarray(BANDS[..., 0]).save(path)
-  got = bands.read(path, deep)
+  got = image_format.read(path, deep)
   np.testing.assert_array_equal(got, BANDS[..., :1].repeat(3, 2))
-  got = bands.read(path, bands.Pixels(1, 16))
+  got = image_format.read(path, image_format.Pixels(1, 16))
   np.testing.assert_array_equal(got, BANDS[..., :1])
 
 
 def test_bad_bands(tmp_path):
   path = tmp_path / 'image.npy'
   np.save(path, BANDS)
-  form = bands.Pixels(8, 8)
+  form = image_format.Pixels(8, 8)
   with pytest.raises(
     ValueError, match=r'image\.npy: image of uint16 for config\.data\.depth=8'
   ):
-    bands.read(path, form)
+    image_format.read(path, form)
   path.write_bytes(path.read_bytes()[:-5])
   with pytest.raises(ValueError, match=r'image\.npy: damaged or no image'):
-    bands.read(path, form)
+    image_format.read(path, form)
   tif = tmp_path / 'image.tif'
   tifffile.imwrite(tif, BANDS[..., 0])
   tif.write_bytes(tif.read_bytes()[:-50])
   with pytest.raises(ValueError, match=r'image\.tif: damaged or no image'):
-    bands.read(tif, bands.Pixels(1, 16))
+    image_format.read(tif, image_format.Pixels(1, 16))
   png = tmp_path / 'image.png'
   Image.effect_noise((64, 64), 50).save(png)
   png.write_bytes(png.read_bytes()[:-500])
   with pytest.raises(ValueError, match=r'image\.png: damaged or no image'):
-    bands.read(png, bands.Pixels(1, 8))
+    image_format.read(png, image_format.Pixels(1, 8))
   with pytest.raises(ValueError, match='images of 3 channels of 12 bits'):
-    bands.Pixels(3, 12)
+    image_format.Pixels(3, 12)
 
 
 def test_what_a_config_says_of_its_images():
   c = ml_collections.ConfigDict({'mean': (1.0, 2.0, 3.0)})
-  assert bands.of(c) == bands.RGB
-  assert str(bands.of(c)) == 'RGB in 0..255'
+  assert image_format.of(c) == image_format.RGB
+  assert str(image_format.of(c)) == 'RGB in 0..255'
   c.depth, c.mean = 16, (1.0,) * 5
-  assert bands.of(c) == bands.Pixels(5, 16)
-  assert bands.of(c).highest == 65535
-  assert str(bands.of(c)) == '5 channels in 0..65535'
-  assert str(bands.Pixels(1)) == 'grey in 0..255'
+  assert image_format.of(c) == image_format.Pixels(5, 16)
+  assert image_format.of(c).highest == 65535
+  assert str(image_format.of(c)) == '5 channels in 0..65535'
+  assert str(image_format.Pixels(1)) == 'grey in 0..255'

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deeplab.data import augment
-from deeplab.data import geometry
+from deeplab.data.augmentation import geometric
+from deeplab.data.augmentation import pipeline
 from tests import mmseg_module
 
 FILL = (10.0, 20.0, 30.0)
@@ -76,7 +76,7 @@ def coordinates(axis, size=SIZE):
 def test_image_and_label_move_together(name, seed, axis):
   before = coordinates(axis)
   copies = before['image'].copy(), before['label'].copy()
-  after = augment.OPS[name](before, np.random.default_rng(seed), **MOVES[name])
+  after = pipeline.OPS[name](before, np.random.default_rng(seed), **MOVES[name])
   np.testing.assert_array_equal(before['image'], copies[0])
   np.testing.assert_array_equal(before['label'], copies[1])
   assert after['name'] == 'x'
@@ -115,7 +115,7 @@ def test_channels_move_alike(name, dtype):
       parameters['fill'] = fill[channels]
     example = {'image': image[..., channels], 'label': label}
     rng = np.random.default_rng(3)
-    return augment.OPS[name](example, rng, **parameters)['image']
+    return pipeline.OPS[name](example, rng, **parameters)['image']
 
   got = move(slice(0, 7))
   assert got.dtype == dtype
@@ -131,25 +131,25 @@ def test_channels_move_alike(name, dtype):
 def test_scale_is_half_pixel():
   label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
   example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
-  double = geometry.resize(example, (8, 8), 'area', 'center')
+  double = geometric.resize(example, (8, 8), 'area', 'center')
   assert double['label'][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
   assert double['image'][0, :, 0].tolist() == [0, 10, 30, 50, 70, 90, 110, 120]
-  half = geometry.resize(example, (2, 2), 'area', 'center')
+  half = geometric.resize(example, (2, 2), 'area', 'center')
   assert half['image'][0, :, 0].tolist() == [20, 100]
   # A pixel of the smaller map covers two; the second one is read.
   assert half['label'][0].tolist() == [1, 3]
-  corner = geometry.resize(example, (2, 2), 'area', 'corner')
+  corner = geometric.resize(example, (2, 2), 'area', 'corner')
   assert corner['label'][0].tolist() == [0, 2]
   np.testing.assert_array_equal(corner['image'], half['image'])
   with pytest.raises(ValueError, match=r"nearest='edge' is not one of \['cen"):
-    geometry.resize(example, (2, 2), 'area', 'edge')
+    geometric.resize(example, (2, 2), 'area', 'edge')
 
 
 def test_shrinking_averages_what_it_covers():
   row = np.array([0, 0, 0, 240, 0, 0, 240, 240], np.uint8)
   label = np.zeros((8, 8), np.uint8)
   image = np.tile(row[None, :, None], (8, 1, 3))
-  quarter = geometry.resize(
+  quarter = geometric.resize(
     {'image': image, 'label': label}, (2, 2), 'area', 'center'
   )
   # Each pixel is the mean of 16; two neighbours would give 0 and 120.
@@ -171,18 +171,18 @@ def test_bilinear_shrinking_looks_at_two_neighbours_a_side(size):
     expected = expected.take(low, axis) * (1 - part) + (
       expected.take(high, axis) * part
     )
-  got = geometry.resize(example, size, 'bilinear', 'center')
+  got = geometric.resize(example, size, 'bilinear', 'center')
   np.testing.assert_allclose(got['image'], expected, atol=1)
-  area = geometry.resize(example, size, 'area', 'center')
+  area = geometric.resize(example, size, 'area', 'center')
   assert np.abs(area['image'] - expected).max() > 10
   np.testing.assert_array_equal(got['label'], area['label'])
   with pytest.raises(ValueError, match=r"shrink='cubic' is not one of"):
-    geometry.resize(example, size, 'cubic', 'center')
+    geometric.resize(example, size, 'cubic', 'center')
 
 
 def test_a_crop_may_leave_what_is_smaller():
   example = coordinates(1)  # 48x60
-  got = geometry.random_crop(
+  got = geometric.random_crop(
     example,
     np.random.default_rng(0),
     size=(64, 40),
@@ -200,7 +200,7 @@ def test_a_crop_may_leave_what_is_smaller():
 def test_scale_steps():
   rng = np.random.default_rng(0)
   heights = {
-    geometry.random_scale(
+    geometric.random_scale(
       coordinates(0),
       rng,
       low=0.5,
@@ -226,7 +226,7 @@ def test_scale_steps():
 )
 def test_fit_by_hand(size, factor, expected):
   example = coordinates(0, size)
-  got = geometry.random_fit(
+  got = geometric.random_fit(
     example,
     np.random.default_rng(0),
     low=factor,
@@ -259,7 +259,7 @@ def test_fit_is_mmsegmentation_s(size, factor, monkeypatch):
       'seg_fields': ['gt_seg_map'],
     }
   )
-  got = geometry.random_fit(
+  got = geometric.random_fit(
     example,
     np.random.default_rng(0),
     low=factor,
@@ -277,14 +277,14 @@ def test_short_side_by_hand():
   rng = np.random.default_rng(0)
   example = coordinates(0, (20, 30))
   shapes = {
-    geometry.random_short_side(
+    geometric.random_short_side(
       example, rng, low=9, high=11, shrink='area', nearest='center'
     )['label'].shape
     for _ in range(40)
   }
   assert shapes == {(9, 13), (10, 15), (11, 16)}
   upright = coordinates(0, (30, 20))
-  got = geometry.random_short_side(
+  got = geometric.random_short_side(
     upright, rng, low=9, high=9, shrink='area', nearest='center'
   )
   assert got['label'].shape == (13, 9)
@@ -294,7 +294,7 @@ def test_stretch_draws_each_side_apart():
   rng = np.random.default_rng(0)
   shapes = np.array(
     [
-      geometry.random_stretch(
+      geometric.random_stretch(
         coordinates(0),
         rng,
         low=1.0,
@@ -318,7 +318,7 @@ def test_window_shows_its_share_of_the_image():
   rng = np.random.default_rng(0)
   spans, starts = [], []
   for _ in range(60):
-    got = geometry.random_window(
+    got = geometric.random_window(
       coordinates(1),
       rng,
       share=(0.6, 0.9),
@@ -334,7 +334,7 @@ def test_window_shows_its_share_of_the_image():
   assert 0.5 * 60 <= min(spans) < max(spans) <= 0.9 * 60 + 1
   assert min(starts) == 0 and max(starts) > 15
   example = coordinates(1)
-  same = geometry.random_window(
+  same = geometric.random_window(
     example,
     rng,
     share=(0.6, 0.9),
@@ -348,7 +348,7 @@ def test_window_shows_its_share_of_the_image():
 
 def test_crop_larger_than_the_image_is_the_padded_image():
   example = coordinates(1)
-  got = geometry.random_crop(
+  got = geometric.random_crop(
     example,
     np.random.default_rng(0),
     size=(64, 80),
@@ -374,7 +374,7 @@ def test_crop_caps_the_share_of_a_class():
     rng = np.random.default_rng(1)
     result = []
     for _ in range(50):
-      crop = geometry.random_crop(
+      crop = geometric.random_crop(
         example, rng, size=(16, 16), max_class_share=cap, padded=True, fill=FILL
       )['label']
       counts = np.bincount(crop[crop != 255], minlength=2)
@@ -408,7 +408,7 @@ def test_crops_are_drawn_as_mmsegmentation_draws_them(monkeypatch):
   lengths = set()
   for seed in range(60):
     drawn.clear()
-    got = geometry.random_crop(
+    got = geometric.random_crop(
       {'image': image, 'label': label},
       Numbers(seed),
       size=(16, 20),
@@ -431,20 +431,20 @@ def test_crops_are_drawn_as_mmsegmentation_draws_them(monkeypatch):
 def test_flip():
   example = coordinates(1, (2, 4))
   rng = np.random.default_rng(0)
-  flipped = geometry.random_flip(example, rng, probability=1.0)
+  flipped = geometric.random_flip(example, rng, probability=1.0)
   assert flipped['label'][0].tolist() == [3, 2, 1, 0]
-  assert geometry.random_flip(example, rng, probability=0.0) is example
+  assert geometric.random_flip(example, rng, probability=0.0) is example
   upright = coordinates(0, (3, 2))
-  flipped = geometry.random_flip_vertical(upright, rng, probability=1.0)
+  flipped = geometric.random_flip_vertical(upright, rng, probability=1.0)
   assert flipped['label'][:, 0].tolist() == [2, 1, 0]
 
 
 def test_stretch_has_its_size_whatever_the_ratio():
   rng = np.random.default_rng(0)
   example = coordinates(0, (6, 8))
-  got = geometry.stretch(
+  got = geometric.stretch(
     example, rng, size=(3, 16), shrink='area', nearest='center'
   )
   assert got['image'].shape[:2] == got['label'].shape == (3, 16)
-  want = geometry.resize(example, (3, 16), 'area', 'center')
+  want = geometric.resize(example, (3, 16), 'area', 'center')
   np.testing.assert_array_equal(got['image'], want['image'])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab.data import augment
-from deeplab.data import colors
+from deeplab.data.augmentation import photometric
+from deeplab.data.augmentation import pipeline
 
 PHOTOMETRIC = {
   'brightness': 32.0,
@@ -49,7 +49,9 @@ def test_photometric_changes_colours_only():
   changed = 0
   for seed in range(20):
     got, again = (
-      colors.photometric(example, np.random.default_rng(seed), **PHOTOMETRIC)
+      photometric.photometric(
+        example, np.random.default_rng(seed), **PHOTOMETRIC
+      )
       for _ in range(2)
     )
     np.testing.assert_array_equal(got['image'], again['image'])
@@ -62,7 +64,7 @@ def test_photometric_keeps_grey_grey():
   grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
   example = {'image': grey, 'label': grey[..., 0]}
   for seed in range(10):
-    image = colors.photometric(
+    image = photometric.photometric(
       example, np.random.default_rng(seed), **PHOTOMETRIC
     )['image'].astype(int)
     assert np.ptp(image, axis=2).max() == 0
@@ -77,7 +79,7 @@ def test_colours_are_of_rgb(name, image):
   example = {'image': image.astype(np.uint16), 'label': None}
   fields = common.base().data.augment[name]
   with pytest.raises(ValueError, match=rf'{name} distorts .* of uint16'):
-    augment.OPS[name](example, np.random.default_rng(0), **fields)
+    pipeline.OPS[name](example, np.random.default_rng(0), **fields)
 
 
 @pytest.mark.parametrize('name', ['distort', 'brightness_contrast'])
@@ -92,7 +94,7 @@ def test_the_label_is_left_alone(name):
   changed = 0
   for seed in range(20):
     got, again = (
-      augment.OPS[name](example, np.random.default_rng(seed), **fields)
+      pipeline.OPS[name](example, np.random.default_rng(seed), **fields)
       for _ in range(2)
     )
     np.testing.assert_array_equal(got['image'], again['image'])
@@ -116,7 +118,7 @@ def test_distort_is_pillow_s_enhancement(field, values, enhancement):
   enhance = pytest.importorskip('PIL.ImageEnhance')
   image = np.random.default_rng(0).integers(60, 190, (8, 9, 3)).astype(np.uint8)
   fields = NONE | {field: 0.5}
-  got = colors.distort({'image': image}, Fixed(*values), **fields)['image']
+  got = photometric.distort({'image': image}, Fixed(*values), **fields)['image']
   expected = getattr(enhance, enhancement)(images.fromarray(image)).enhance(
     1 + sum(values)
   )
@@ -129,13 +131,13 @@ def test_distort_turns_the_hue():
   red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
   fields = NONE | {'hue': 100.0}
   # A third of 256 steps makes red green.
-  got = colors.distort({'image': red}, Fixed(0, 0, 0, 85.3), **fields)
+  got = photometric.distort({'image': red}, Fixed(0, 0, 0, 85.3), **fields)
   np.testing.assert_allclose(got['image'][0, 0], [0, 200, 0], atol=4)
 
 
 def test_brightness_and_contrast_by_hand():
   image = np.array([[[100, 20, 0], [140, 40, 255]]], np.uint8)
-  got = colors.brightness_contrast(
+  got = photometric.brightness_contrast(
     {'image': image}, Fixed(0.4, -0.1), brightness=0.3, contrast=0.4
   )['image']
   # Means 120, 30, 127.5; 1.4 times the distance from them, less 25.5.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from deeplab.data import bands
+from deeplab.data import image_format
 from deeplab.data import info as info_lib
 
 # Modes of images with 8 bits a channel, which PIL turns to RGB faithfully.
@@ -49,9 +49,9 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
     image = Image.open(io.BytesIO(data))
     image.load()
   except Image.DecompressionBombError as error:
-    raise bands.too_large(path) from error
+    raise image_format.too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
-    raise bands.damaged(path, error) from error
+    raise image_format.damaged(path, error) from error
   # PIL drops the lower bytes of what has 16 bits, without a word.
   depths = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
   deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
@@ -64,9 +64,9 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
   return data, image
 
 
-def is_array(path: pathlib.Path, pixels: bands.Pixels) -> bool:
+def is_array(path: pathlib.Path, pixels: image_format.Pixels) -> bool:
   """Returns whether an image is read as numbers alone, by `bands.read`."""
-  return pixels != bands.RGB or path.suffix.lower() == '.npy'
+  return pixels != image_format.RGB or path.suffix.lower() == '.npy'
 
 
 def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
@@ -83,8 +83,8 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
   Raises:
     ValueError: as `decode_image`, or as `bands.read`.
   """
-  if is_array(path, bands.RGB):
-    pixels = bands.read(path, bands.RGB)
+  if is_array(path, image_format.RGB):
+    pixels = image_format.read(path, image_format.RGB)
     return encode_png(pixels), pixels.shape[:2]
   data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
@@ -112,9 +112,9 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
       mode, kind = image.mode, image.format
       mask = np.asarray(image)
   except Image.DecompressionBombError as error:
-    raise bands.too_large(path) from error
+    raise image_format.too_large(path) from error
   except (OSError, SyntaxError, ValueError) as error:
-    raise bands.damaged(path, error) from error
+    raise image_format.damaged(path, error) from error
   if kind == 'JPEG':
     raise ValueError(
       f'{path}: a JPEG mask, whose ids the compression has changed; save masks '
@@ -131,7 +131,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
 
 def read_pixels(
-  path: pathlib.Path, pixels: bands.Pixels = bands.RGB
+  path: pathlib.Path, pixels: image_format.Pixels = image_format.RGB
 ) -> np.ndarray:
   """Reads an image file into [H, W, C].
 
@@ -143,7 +143,7 @@ def read_pixels(
     ValueError: as `decode_image`, or as `bands.read`.
   """
   if is_array(path, pixels):
-    return bands.read(path, pixels)
+    return image_format.read(path, pixels)
   return np.asarray(decode_image(path)[1].convert('RGB'))
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import downloads
-from deeplab.data import faults
-from deeplab.data import fingerprint
 from deeplab.data import info as info_lib
-from deeplab.data import raw_files
-from deeplab.data import records
+from deeplab.data.preparation import downloads
+from deeplab.data.preparation import errors
+from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 Pair = tuple[pathlib.Path, pathlib.Path]
 
@@ -207,7 +207,7 @@ def pair_up(
   for image in sorted(images):
     places = masks(image)
     mask = next((path for path in places if path.is_file()), places[0])
-    with faults.reported():
+    with errors.reported():
       for path in (image, mask):
         if not path.is_file():
           raise ValueError(f'{path} is missing: {remedy(facts)}')

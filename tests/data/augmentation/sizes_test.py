@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab.data import augment
-from deeplab.data import sizes
+from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import sizes
 
 OPS = (
   *('random_fit', 'random_scale', 'random_short_side', 'random_stretch'),
@@ -22,7 +22,7 @@ def test_what_ops_make_lies_between_the_quantiles(name, size):
   config.random_short_side.low, config.random_short_side.high = 10, 13
   for op in ('pad', 'random_crop', 'stretch'):
     config[op].size = (33, 41)
-  apply = augment.compose(config, (0, 0, 0))
+  apply = pipeline.compose(config, (0, 0, 0))
   example = {
     'image': np.zeros((*size, 3), np.uint8),
     'label': np.zeros(size, np.uint8),

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import colors
-from deeplab.data import deferred
-from deeplab.data import geometry
-from deeplab.data import sizes
+from deeplab.data.augmentation import geometric
+from deeplab.data.augmentation import lazy_image
+from deeplab.data.augmentation import photometric
+from deeplab.data.augmentation import sizes
 
 Example = dict[str, Any]
 
@@ -37,20 +37,20 @@ def normalize(image: Any, mean: Any, std: Any) -> Any:
 
 # Every op, by the name that configs use.
 OPS: dict[str, Callable[..., Example]] = {
-  'brightness_contrast': colors.brightness_contrast,
-  'distort': colors.distort,
-  'pad': geometry.pad,
-  'photometric': colors.photometric,
-  'random_crop': geometry.random_crop,
-  'random_fit': geometry.random_fit,
-  'random_flip': geometry.random_flip,
-  'random_flip_vertical': geometry.random_flip_vertical,
-  'random_rotate': geometry.random_rotate,
-  'random_scale': geometry.random_scale,
-  'random_short_side': geometry.random_short_side,
-  'random_stretch': geometry.random_stretch,
-  'random_window': geometry.random_window,
-  'stretch': geometry.stretch,
+  'brightness_contrast': photometric.brightness_contrast,
+  'distort': photometric.distort,
+  'pad': geometric.pad,
+  'photometric': photometric.photometric,
+  'random_crop': geometric.random_crop,
+  'random_fit': geometric.random_fit,
+  'random_flip': geometric.random_flip,
+  'random_flip_vertical': geometric.random_flip_vertical,
+  'random_rotate': geometric.random_rotate,
+  'random_scale': geometric.random_scale,
+  'random_short_side': geometric.random_short_side,
+  'random_stretch': geometric.random_stretch,
+  'random_window': geometric.random_window,
+  'stretch': geometric.stretch,
 }
 
 
@@ -145,8 +145,8 @@ def compose(
   def apply(example: Example, rng: np.random.Generator) -> Example:
     for name, step in steps:
       if name not in _DEFERRED:
-        example = example | {'image': deferred.there(example['image'])}
+        example = example | {'image': lazy_image.there(example['image'])}
       example = step(example, rng)
-    return example | {'image': deferred.there(example['image'])}
+    return example | {'image': lazy_image.there(example['image'])}
 
   return apply

@@ -13,9 +13,9 @@ import sys
 import numpy as np
 import pytest
 
-from deeplab.data import preparing
-from deeplab.data import splits
+from deeplab.data import datasets
 from deeplab.data.builders import folder
+from deeplab.data.preparation import locking
 from tests.data.builders import isaid_test
 from tests.data.builders import layouts
 
@@ -101,22 +101,22 @@ def test_a_living_preparation_is_left_alone(config, tmp_path):
   """What one holds stays; what nobody holds goes, that of others too."""
   base = pathlib.Path(config.data.data_dir)
   place = pathlib.Path(folder.builder(config.data, 'train').data_path).parent
-  with preparing.swept(place):
+  with locking.swept(place):
     at_work = place / 'incomplete.HERE_1.1.0'
     at_work.mkdir()
     beside = place.with_name('train_edited') / 'incomplete.DEAD_1.1.0'
     beside.mkdir(parents=True)
-    splits.prepare(config, ['train'])
+    datasets.prepare(config, ['train'])
     assert list(base.rglob('incomplete.*')) == [at_work]
-    with preparing.swept(place.with_name('val_0')):
+    with locking.swept(place.with_name('val_0')):
       assert at_work.exists()
-  with preparing.swept(place.with_name('val_0')):
+  with locking.swept(place.with_name('val_0')):
     assert not at_work.exists()
 
 
 @pytest.mark.usefixtures('root')
 def test_nothing_is_printed(config, capsys):
-  splits.prepare(config, ['train'])
+  datasets.prepare(config, ['train'])
   assert pathlib.Path(config.data.data_dir).is_dir()
   assert capsys.readouterr().out == ''
 
@@ -128,6 +128,6 @@ def test_without_locks_all_stays(tmp_path, monkeypatch):
   monkeypatch.setattr(fcntl, 'flock', refuse)
   left = tmp_path / 'a/incomplete.HERE_1.1.0'
   left.mkdir(parents=True)
-  with preparing.swept(tmp_path / 'a'):
+  with locking.swept(tmp_path / 'a'):
     pass
   assert left.exists()

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from deeplab.data import decoding
-from deeplab.data import sizes
+from deeplab.data.augmentation import sizes
 
 
 @dataclasses.dataclass(frozen=True)
