@@ -119,7 +119,7 @@ def base() -> ConfigDict:
   c.model.pointwise = 'matmul'  # on a CPU; accelerators always use 'conv'
 
   # Trained weights to start from: published ones ('torchvision:resnet50'), a
-  # file, or a work directory; deeplab/pretrained/resolve.py says more. '': none.
+  # file, or a work directory (deeplab/pretrained/resolve.py). '': none.
   c.init_from = ''
   # Regex of whole paths of ours that start at random all the same, and of
   # tensors of the file that are left: 'head/classifier/.*'. '': none.

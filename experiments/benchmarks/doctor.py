@@ -3,7 +3,7 @@ r"""Seconds that the doctor takes for many pairs of images and masks.
     python -m experiments.benchmarks.doctor --config.data.root=CAMVID
 
 The pairs of a folder's training split are listed again and again until there
-are enough, and the command `python -m deeplab.data.doctor` examines that list
+are enough, and the command `python -m deeplab.doctor` examines that list
 from its start to its last line: every pair is read, decoded and compared with
 all others. The files are in the system's cache after the first time, as they
 may be not when a data set is read once.
@@ -77,7 +77,7 @@ def measure(config: str, data: Any, pairs: int, processes: int) -> Cost:
     before, start = _processor(), time.perf_counter()
     done = subprocess.run(
       [
-        *(sys.executable, '-m', 'deeplab.data.doctor', f'--config={config}'),
+        *(sys.executable, '-m', 'deeplab.doctor', f'--config={config}'),
         f'--config.data.root={temporary}',
         f'--processes={processes}',
       ],

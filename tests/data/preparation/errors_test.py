@@ -9,11 +9,11 @@ import pytest
 
 from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import findings
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
 from deeplab.data.preparation import errors
+from deeplab.doctor import diagnosis
+from deeplab.doctor import findings
+from deeplab.doctor import load
+from deeplab.doctor import scan
 from tests.data.builders import layouts
 
 # a and e are sound; the image of b is missing, that of c is cut off, the

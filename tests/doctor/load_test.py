@@ -6,9 +6,9 @@ from PIL import Image
 import pytest
 
 from deeplab.data import info as info_lib
-from deeplab.data.doctor import load
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
+from deeplab.doctor import load
 
 FACTS = info_lib.DatasetInfo(
   name='plain',

@@ -10,9 +10,9 @@ import numpy as np
 
 from deeplab.data import info as info_lib
 from deeplab.data.builders import folder
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
-from deeplab.data.doctor import start
+from deeplab.doctor import load
+from deeplab.doctor import scan
+from deeplab.doctor import training_checks
 
 ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
 
@@ -165,7 +165,7 @@ def find(
   """
   train = splits[config.data.train_split]
   found = [
-    *_faults(scans, (*faults, *start.faults(train, config, info))),
+    *_faults(scans, (*faults, *training_checks.faults(train, config, info))),
     *_palettes(scans),
     *_labels(splits, info),
     *_classes(train, info),

@@ -13,11 +13,11 @@ import pytest
 import tifffile
 
 from deeplab.data import catalog
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import load
-from deeplab.data.doctor import report
-from deeplab.data.doctor import scan
-from deeplab.data.doctor import text
+from deeplab.doctor import diagnosis
+from deeplab.doctor import load
+from deeplab.doctor import report
+from deeplab.doctor import scan
+from deeplab.doctor import text
 from tests.data import conftest
 from tests.data.formats import labelme_test
 
@@ -173,14 +173,14 @@ def command(config, *flags):
   data = config.data
   return subprocess.run(
     [
-      *(sys.executable, '-m', 'deeplab.data.doctor'),
+      *(sys.executable, '-m', 'deeplab.doctor'),
       '--config=configs/folder_mnv2.py',
       f'--config.data.root={data.root}',
       f'--config.data.num_classes={data.num_classes}',
       f'--config.data.ignore_label={data.ignore_label}',
       *flags,
     ],
-    cwd=os.path.join(os.path.dirname(__file__), '..', '..', '..'),
+    cwd=os.path.join(os.path.dirname(__file__), '..', '..'),
     capture_output=True,
     text=True,
     check=False,

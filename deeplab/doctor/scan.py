@@ -20,7 +20,7 @@ import tqdm
 from deeplab import visualize
 from deeplab.data import info as info_lib
 from deeplab.data.augmentation import sizes
-from deeplab.data.doctor import load
+from deeplab.doctor import load
 
 # Examples that a process takes at a time.
 _CHUNK = 32

@@ -14,8 +14,8 @@ from deeplab.data import image_format
 from deeplab.data import info as info_lib
 from deeplab.data.augmentation import pipeline
 from deeplab.data.augmentation import sizes
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
+from deeplab.doctor import load
+from deeplab.doctor import scan
 from deeplab.training import class_weights
 from deeplab.training import limits
 

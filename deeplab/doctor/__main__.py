@@ -1,6 +1,6 @@
 r"""Examines a data set before training.
 
-    python -m deeplab.data.doctor --config=configs/folder_mnv2.py \
+    python -m deeplab.doctor --config=configs/folder_mnv2.py \
         --config.data.root=MY_IMAGES --config.data.num_classes=3 \
         --output=report.html
 
@@ -17,11 +17,11 @@ from deeplab import cli
 from deeplab import cores
 from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import load
-from deeplab.data.doctor import report
-from deeplab.data.doctor import scan
-from deeplab.data.doctor import text
+from deeplab.doctor import diagnosis
+from deeplab.doctor import load
+from deeplab.doctor import report
+from deeplab.doctor import scan
+from deeplab.doctor import text
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: a file under configs/, maybe with ":variant".'

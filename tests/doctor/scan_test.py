@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
+from deeplab.doctor import load
+from deeplab.doctor import scan
 
 
 def test_windows(config):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from deeplab.data import catalog
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import load
-from deeplab.data.doctor import report
+from deeplab.doctor import diagnosis
+from deeplab.doctor import load
+from deeplab.doctor import report
 
 PALETTE = ((10, 20, 30), (200, 0, 0))
 GREY = np.full((2, 3, 3), 100, np.uint8)

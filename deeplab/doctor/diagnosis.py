@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import info as info_lib
-from deeplab.data.doctor import findings
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
+from deeplab.doctor import findings
+from deeplab.doctor import load
+from deeplab.doctor import scan
 from deeplab.training import class_weights
 
 # Crops are suggested in these steps and up to this size.

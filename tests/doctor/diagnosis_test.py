@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from deeplab.data import catalog
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import load
-from deeplab.data.doctor import report
-from deeplab.data.doctor import scan
-from deeplab.data.doctor import text
+from deeplab.doctor import diagnosis
+from deeplab.doctor import load
+from deeplab.doctor import report
+from deeplab.doctor import scan
+from deeplab.doctor import text
 
 
 def seen(counts, split='train', size=(40, 40), empty=0.0):

@@ -5,9 +5,9 @@ import pytest
 from deeplab.data import catalog
 from deeplab.data import pipeline
 from deeplab.data.augmentation import pipeline as augment
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
-from deeplab.data.doctor import start
+from deeplab.doctor import load
+from deeplab.doctor import scan
+from deeplab.doctor import training_checks
 from tests.data import conftest
 
 
@@ -15,7 +15,7 @@ def told(config, sizes=((40, 40),) * 4):
   """Returns (kind, text) of the faults of images of these sizes."""
   place = load.Place('train', 'a.png', 'mask.png')
   train = scan.split_of([scan.Scan(place, size=size) for size in sizes])
-  found = start.faults(train, config, catalog.info_for(config.data))
+  found = training_checks.faults(train, config, catalog.info_for(config.data))
   return [(fault.kind, fault.text) for fault in found]
 
 

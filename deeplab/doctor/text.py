@@ -3,8 +3,8 @@
 import numpy as np
 
 from deeplab import words
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import findings
+from deeplab.doctor import diagnosis
+from deeplab.doctor import findings
 
 # Details of a finding that the terminal shows, at most.
 _SHOWN = 5

@@ -13,11 +13,11 @@ import numpy as np
 
 from deeplab import visualize
 from deeplab.data import info as info_lib
-from deeplab.data.doctor import diagnosis
-from deeplab.data.doctor import findings
-from deeplab.data.doctor import load
-from deeplab.data.doctor import scan
-from deeplab.data.doctor import text
+from deeplab.doctor import diagnosis
+from deeplab.doctor import findings
+from deeplab.doctor import load
+from deeplab.doctor import scan
+from deeplab.doctor import text
 
 # Groups of pictures and lines of a finding, and samples of a split, at most.
 _PICTURES, _LINES, _SAMPLES = 6, 100, 8
