@@ -13,7 +13,7 @@ from deeplab import train
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import image_format
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.pretrained import published
@@ -39,7 +39,7 @@ def listing() -> str:
   for title, names in (
     ('Encoders (--config.model.encoder.name)', registry.ENCODERS),
     ('Heads (--config.model.head.name)', registry.HEADS),
-    ('Augmentations (--config.data.augment.ops)', pipeline.OPS),
+    ('Augmentations (--config.data.augment.ops)', compose.OPS),
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
@@ -72,7 +72,7 @@ def dry_run(config: ConfigDict) -> str:
   info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
   # Images of their own sizes are taken to be of the size that is exported.
-  crop = pipeline.output_size(config.data.augment) or export
+  crop = compose.output_size(config.data.augment) or export
   sizes = {'training': crop, 'export': export}
   out: list[str] = []
   for name, size in sizes.items():

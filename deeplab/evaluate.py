@@ -31,9 +31,9 @@ from deeplab import visualize
 from deeplab import words
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
+from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
-from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.inference import litert
 from deeplab.inference import load
@@ -110,7 +110,7 @@ def _resized(
 def evaluate(
   predictor: predictors.Predictor,
   examples: Iterable[dict],
-  info: data_info.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   config: Any,
   *,
   total: int | None = None,
@@ -225,7 +225,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def write(
-  result: Result, directory: str | os.PathLike, info: data_info.DatasetInfo
+  result: Result, directory: str | os.PathLike, info: dataset_info.DatasetInfo
 ) -> None:
   """Writes metrics.json, confusion.json and confusion.png to a directory.
 

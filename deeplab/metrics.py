@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deeplab.data import info
+from deeplab.data import dataset_info
 
 # Scores of images are added in units of 2 ** -40: exactly, in any order.
 _UNIT = 2.0**-40
@@ -54,19 +54,19 @@ def _pairs(
     )
   pairs = labels.ravel().astype(np.uint16) << 8 | predictions.ravel()
   counts = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
-  bad = np.flatnonzero(counts[num_classes : info.IGNORE].any(axis=1))
+  bad = np.flatnonzero(counts[num_classes : dataset_info.IGNORE].any(axis=1))
   if bad.size:
     raise ValueError(
       f'a label holds the value {num_classes + bad[0]}, but ids are '
-      f'0..{num_classes - 1} and {info.IGNORE} (ignored)'
+      f'0..{num_classes - 1} and {dataset_info.IGNORE} (ignored)'
     )
   return counts.astype(np.int64)
 
 
 def _check_num_classes(num_classes: int) -> None:
-  if not 1 <= num_classes <= info.IGNORE:
+  if not 1 <= num_classes <= dataset_info.IGNORE:
     raise ValueError(
-      f'num_classes={num_classes} is not in 1..{info.IGNORE}, what 8-bit '
+      f'num_classes={num_classes} is not in 1..{dataset_info.IGNORE}, what 8-bit '
       'labels can hold'
     )
 
@@ -157,7 +157,7 @@ class CrossEntropy:
       scores: float32 [H, W, K], logits of the sigmoids, probabilities of the
         softmax.
     """
-    valid = label != info.IGNORE
+    valid = label != dataset_info.IGNORE
     if self.sigmoid:
       classes = np.arange(scores.shape[-1])
       signs = np.where(label[..., None] == classes, -1.0, 1.0)
@@ -197,10 +197,10 @@ def boundary_band(ids: np.ndarray, distance: int) -> np.ndarray:
   """
   kernel = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
   ids = cv2.copyMakeBorder(
-    ids, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=info.IGNORE
+    ids, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=dataset_info.IGNORE
   )
   low, high = cv2.erode(ids, kernel), cv2.dilate(ids, kernel)
-  band = ((low != ids) | (high != ids)) & (ids != info.IGNORE)
+  band = ((low != ids) | (high != ids)) & (ids != dataset_info.IGNORE)
   return band[1:-1, 1:-1]
 
 
@@ -237,7 +237,9 @@ class Boundary:
         f'label {label.shape} and prediction {prediction.shape} are not two '
         'images of one size'
       )
-    prediction = np.where(label == info.IGNORE, info.IGNORE, prediction)
+    prediction = np.where(
+      label == dataset_info.IGNORE, dataset_info.IGNORE, prediction
+    )
     prediction = prediction.astype(np.uint8)
     distance = boundary_distance(label.shape, self.share)
     ours = np.where(boundary_band(prediction, distance), prediction, 255)

@@ -25,9 +25,9 @@ from deeplab import visualize
 from deeplab import words
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
+from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
-from deeplab.data import info as data_info
 from deeplab.data import pipeline
 from deeplab.inference import predictors
 from deeplab.models import registry
@@ -85,7 +85,7 @@ def build_step(
     steps.train_step,
     model=model,
     optimizer=optimizer,
-    loss=losses.build(config.loss, num_classes, data_info.IGNORE),
+    loss=losses.build(config.loss, num_classes, dataset_info.IGNORE),
     seed=config.seed,
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
@@ -369,7 +369,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
 
 def _pictures(
-  result: evaluate.Result, info: data_info.DatasetInfo
+  result: evaluate.Result, info: dataset_info.DatasetInfo
 ) -> np.ndarray:
   """Returns image | label | prediction of the kept samples, cut to one size."""
   height, width = np.min([s.label.shape for s in result.samples], axis=0)

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-from deeplab.data import info
+from deeplab.data import dataset_info
 
 Palette = Sequence[Sequence[int]]
 
@@ -33,7 +33,7 @@ def color_table(palette: Palette) -> np.ndarray:
   """Returns uint8 [256, 3]: a colour for each id, black for ids without one."""
   table = np.zeros((256, 3), np.uint8)
   table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
-  table[info.IGNORE] = IGNORE_COLOR
+  table[dataset_info.IGNORE] = IGNORE_COLOR
   return table
 
 
@@ -85,7 +85,7 @@ def overlay(
     grey, 1 - opacity, colorize(ids, palette), opacity, 0.0
   )
   bare = (color_table(palette) == 0).all(axis=1)
-  bare[info.IGNORE] = True
+  bare[dataset_info.IGNORE] = True
   return np.where(bare[ids][..., None], image, mixed)
 
 

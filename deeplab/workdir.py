@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from deeplab.data import catalog
-from deeplab.data import info as data_info
+from deeplab.data import dataset_info
 from deeplab.training import checkpoints
 
 PyTree = Any
@@ -59,7 +59,7 @@ class Loaded:
   """
 
   config: ConfigDict
-  info: data_info.DatasetInfo
+  info: dataset_info.DatasetInfo
   variables: PyTree
   step: int
   miou: float

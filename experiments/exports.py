@@ -28,7 +28,7 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.models import segmenter
 from deeplab.training import train_step
 from experiments import zoo
@@ -139,7 +139,7 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
     variables=settled(
       source_lib.model(source, depthwise='conv', pointwise='conv'),
       source.variables,
-      pipeline.normalize(images, config.data.mean, config.data.std),
+      compose.normalize(images, config.data.mean, config.data.std),
     ),
   )
   request = request_lib.make(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deeplab.data import image_format
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.inference import predictors
 
 
@@ -74,7 +74,7 @@ def samples(
       x[0, 0] = 0
       x[-1, -1] = highest
     if not normalization_in_graph:
-      x = pipeline.normalize(
+      x = compose.normalize(
         x, np.asarray(mean, np.float32), np.asarray(std, np.float32)
       )
     yield x[None]

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from deeplab import evaluate
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from export import graph as graph_lib
 from export import request as request_lib
 from export import source as source_lib
@@ -12,7 +12,7 @@ from export import source as source_lib
 LABELS = 'labels.txt'
 
 
-def write_labels(directory: str, info: info_lib.DatasetInfo) -> None:
+def write_labels(directory: str, info: dataset_info.DatasetInfo) -> None:
   """Writes the class names, one a line, line i (from 0) for id i."""
   path = os.path.join(directory, LABELS)
   with open(path, 'w', encoding='utf-8') as f:

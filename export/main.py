@@ -61,7 +61,7 @@ from ml_collections import config_flags
 from deeplab import cli
 from deeplab import networks
 from deeplab.data import catalog
-from deeplab.data import info as data_info
+from deeplab.data import dataset_info
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import gptq
 from deeplab.quantization.ptq import range_estimators
@@ -307,7 +307,7 @@ def _quantization(config: ConfigDict) -> ConfigDict:
 
 
 def _request(
-  config: ConfigDict, info: data_info.DatasetInfo
+  config: ConfigDict, info: dataset_info.DatasetInfo
 ) -> request_lib.Request:
   request = request_lib.make(
     _FORMATS.value,

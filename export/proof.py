@@ -18,8 +18,8 @@ import numpy as np
 from deeplab import cores
 from deeplab import evaluate
 from deeplab import visualize
-from deeplab.data import info as data_info
-from deeplab.data.augmentation import pipeline
+from deeplab.data import dataset_info
+from deeplab.data.augmentation import compose
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from export import graph as graph_lib
@@ -207,7 +207,7 @@ def of_file(
     if request['normalization_in_graph']:
       return image
     mean, std = np.float32(data.mean), np.float32(data.std)
-    return pipeline.normalize(image, mean, std)
+    return compose.normalize(image, mean, std)
 
   target = report['target'].get(kind, {})
   ram = target.get('ram_bytes')
@@ -228,7 +228,7 @@ def of_file(
 def draw_masks(
   folder: str,
   shown: list[tuple[str, evaluate.Result]],
-  info: data_info.DatasetInfo,
+  info: dataset_info.DatasetInfo,
 ) -> None:
   """Draws the first images of an evaluation: JAX, files, label."""
   rows = []

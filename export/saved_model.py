@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from export import request as request_lib
 
 Array = jax.Array
@@ -71,7 +71,7 @@ def function(
 
   def compute(image: Array) -> Array:
     if request.normalization_in_graph:
-      image = pipeline.normalize(image, mean, std)
+      image = compose.normalize(image, mean, std)
     logits = model.apply(variables, image, **options).logits
     if request.output == 'softmax':
       return jax.nn.softmax(logits, axis=-1)
@@ -200,7 +200,7 @@ class SavedModelPredictor:
     images = np.asarray(images, np.float32)
     if not self._request.normalization_in_graph:
       mean = np.asarray(self.mean, np.float32)
-      images = pipeline.normalize(images, mean, self._std)
+      images = compose.normalize(images, mean, self._std)
     outputs = [self._serve(image=tf.constant(x[None])) for x in images]
     result = np.concatenate([o['output'].numpy() for o in outputs])
     return result.astype(np.uint8 if self.output == 'ids' else np.float32)

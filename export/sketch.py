@@ -15,7 +15,7 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.models import layers
 from deeplab.models import segmenter
 from export import graph as graph_lib
@@ -202,7 +202,7 @@ def network(
   options: Any = {'full_resolution': False} if host else {}
 
   def compute(variables: Any, image: jax.Array) -> jax.Array:
-    image = pipeline.normalize(image, (1.0,) * 3, (2.0,) * 3)
+    image = compose.normalize(image, (1.0,) * 3, (2.0,) * 3)
     output: Any = model.apply(variables, image, **options)
     return output.logits
 

@@ -15,8 +15,8 @@ import numpy as np
 from deeplab import networks
 from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
+from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.inference import predictors
 from deeplab.models import registry
@@ -46,7 +46,7 @@ class Source:
   """
 
   config: ConfigDict
-  info: info_lib.DatasetInfo
+  info: dataset_info.DatasetInfo
   variables: PyTree
   step: int | None
   workdir: str | None

@@ -16,7 +16,7 @@ from deeplab import train
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import pipeline
-from deeplab.data.augmentation import pipeline as augment
+from deeplab.data.augmentation import compose
 from deeplab.models import registry
 from experiments import zoo
 from tests import runs
@@ -96,7 +96,7 @@ def _steps():
       [
         *(config[part].to_dict() for part in ('model', 'loss', 'optimizer')),
         *(config.schedule.name, config.quantization.name, config.batch_size),
-        *(zoo.num_classes(config), augment.output_size(config.data.augment)),
+        *(zoo.num_classes(config), compose.output_size(config.data.augment)),
       ]
     )
     if step not in seen:
@@ -151,7 +151,7 @@ def test_configs_make_a_step(module, variant):
   config = get(module, variant)
   classes = zoo.num_classes(config)
   _, _, _, step = train.build_step(config, classes, 10, None)
-  size = augment.output_size(config.data.augment) or (128, 128)
+  size = compose.output_size(config.data.augment) or (128, 128)
   state, batch = describe.abstract(config, classes, size)
   after, metrics = jax.eval_shape(step, state, batch)
   assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
@@ -169,7 +169,7 @@ def test_steps_are_traced_at_what_the_pipeline_gives(data_dir):
   )
   batch = next(batches)
   batches.close()
-  size = augment.output_size(config.data.augment)
+  size = compose.output_size(config.data.augment)
   _, traced = describe.abstract(config, info.num_classes, size)
   assert batch['image'].shape == (4, 65, 65, 3)
   assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {

@@ -10,11 +10,11 @@ import pytest
 from configs import common
 from configs import voc_resnet
 from deeplab import evaluate
-from deeplab.data import info as data_info
+from deeplab.data import dataset_info
 from deeplab.inference import predictors
 from tests.inference import views_test
 
-INFO = data_info.DatasetInfo(
+INFO = dataset_info.DatasetInfo(
   name='toy',
   class_names=('red', 'green', 'blue', 'never'),
   palette=((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deeplab.data import catalog
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.inference import views
 from deeplab.training import losses
 from deeplab.training import optimizers
@@ -45,7 +45,7 @@ def test_static_sizes_show_the_same_pixels_to_training(module, variant):
   augmented.ops = ('stretch',)
 
   def distance():
-    transform = pipeline.compose(augmented, config.data.mean)
+    transform = compose.compose(augmented, config.data.mean)
     example = {'image': image, 'label': np.zeros(image.shape[:2], np.uint8)}
     made = transform(example, np.random.default_rng(0))
     return np.abs(made['image'] - watcher.images[0]).max()
@@ -58,8 +58,8 @@ def test_static_sizes_show_the_same_pixels_to_training(module, variant):
 @pytest.mark.parametrize(('module', 'variant'), configs_test.CASES)
 def test_examples_have_the_size_that_the_step_is_traced_at(module, variant):
   config = configs_test.get(module, variant)
-  size = pipeline.output_size(config.data.augment)
-  transform = pipeline.compose(config.data.augment, config.data.mean)
+  size = compose.output_size(config.data.augment)
+  transform = compose.compose(config.data.augment, config.data.mean)
   rng = np.random.default_rng(0)
   example = {
     'image': rng.integers(0, 256, (90, 131, 3)).astype(np.uint8),

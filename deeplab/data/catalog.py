@@ -11,12 +11,12 @@ import pathlib
 from typing import Any
 
 from deeplab import words
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 
 _CLASSES = pathlib.Path(__file__).parent / 'classes'
 
 
-def _colors(rows: Iterable[Iterable[int]]) -> tuple[info_lib.Color, ...]:
+def _colors(rows: Iterable[Iterable[int]]) -> tuple[dataset_info.Color, ...]:
   """Turns rows of three numbers into colours, checked."""
   colors = []
   for row in rows:
@@ -41,7 +41,7 @@ def folder_classes(data: Any) -> dict[str, tuple]:
   _check_count('config.data.color_map colours', colors, count)
   table = pathlib.Path(data.root).expanduser() / 'classes.txt'
   if data.root and table.is_file() and not (names and colors):
-    file_names, file_colors = info_lib.read_classes(table)
+    file_names, file_colors = dataset_info.read_classes(table)
     if not names:
       _check_count(f'{table} names', file_names, count)
     if not colors:
@@ -63,7 +63,7 @@ def _check_count(who: str, rows: Sequence[Any], count: int) -> None:
   )
 
 
-def _folder(data: Any) -> info_lib.DatasetInfo:
+def _folder(data: Any) -> dataset_info.DatasetInfo:
   """Describes the user's own folder by the config, or by ROOT/classes.txt."""
   count = data.num_classes
   names, colors = folder_classes(data).values()
@@ -73,16 +73,16 @@ def _folder(data: Any) -> info_lib.DatasetInfo:
       f'config.data.ignore_label={label} with {count} classes: give an id '
       f'that is no class (at least {count}), or -1 for none'
     )
-  return info_lib.DatasetInfo(
+  return dataset_info.DatasetInfo(
     name='folder',
     class_names=names[:count] or tuple(f'class {i}' for i in range(count)),
-    palette=colors[:count] or info_lib.voc_palette(count),
+    palette=colors[:count] or dataset_info.voc_palette(count),
     ignore_label=None if label == -1 else label,
     ignore_color=colors[count] if len(colors) > count else None,
   )
 
 
-def info_for(data: Any) -> info_lib.DatasetInfo:
+def info_for(data: Any) -> dataset_info.DatasetInfo:
   """Returns the facts about the data set of `config.data`.
 
   Args:
@@ -107,11 +107,11 @@ def info_for(data: Any) -> info_lib.DatasetInfo:
 
 def _known(
   name: str, table: str, first: int = 0, **facts: Any
-) -> info_lib.DatasetInfo:
+) -> dataset_info.DatasetInfo:
   """Describes a published set by `classes/TABLE.txt`, from line `first`."""
-  names, colors = info_lib.read_classes(_CLASSES / f'{table}.txt')
+  names, colors = dataset_info.read_classes(_CLASSES / f'{table}.txt')
   facts.setdefault('ignore_label', None)
-  return info_lib.DatasetInfo(
+  return dataset_info.DatasetInfo(
     name=name, class_names=names[first:], palette=colors[first:], **facts
   )
 
@@ -121,7 +121,7 @@ def _zero_ignored(num_classes: int) -> dict[int, int]:
   `reduce_zero_label`; a raw 255 is ignored too.
   """
   mapping = {i + 1: i for i in range(num_classes)}
-  return {0: info_lib.IGNORE, 255: info_lib.IGNORE} | mapping
+  return {0: dataset_info.IGNORE, 255: dataset_info.IGNORE} | mapping
 
 
 # Raw `labelIds` of the 19 classes that Cityscapes scores, in their order.
@@ -195,13 +195,13 @@ _VOC: dict[str, Any] = {
   'licence': 'images keep their Flickr terms',
 }
 
-INFOS: dict[str, info_lib.DatasetInfo] = {
+INFOS: dict[str, dataset_info.DatasetInfo] = {
   info.name: info
   for info in (
     _known(
       'shapes',
       'shapes',
-      ignore_label=info_lib.IGNORE,
+      ignore_label=dataset_info.IGNORE,
       splits={'train': 600, 'val': 100},
       instructions='Made on first use; nothing to fetch.',
     ),
@@ -220,7 +220,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       'cityscapes',
       splits={'train': 2975, 'val': 500, 'test': 1525},
       id_mapping={raw: i for i, raw in enumerate(_CITYSCAPES)},
-      unmapped=info_lib.IGNORE,
+      unmapped=dataset_info.IGNORE,
       url='https://www.cityscapes-dataset.com/',
       licence='non-commercial, on registration',
       instructions='Fetch leftImg8bit_trainvaltest.zip and '
@@ -243,7 +243,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       'ade20k32',
       first=1,
       id_mapping={i + 1: i for i in range(31)},
-      unmapped=info_lib.IGNORE,
+      unmapped=dataset_info.IGNORE,
       **_ADE20K,
     ),
     _known(
@@ -257,7 +257,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
       'pascal_context',
       first=1,
       id_mapping={
-        raw: i - 1 if i else info_lib.IGNORE
+        raw: i - 1 if i else dataset_info.IGNORE
         for i, raw in enumerate(_PASCAL_CONTEXT)
       },
       **_CONTEXT,
@@ -329,7 +329,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
     _known(
       'coco_panoptic',
       'coco_panoptic',
-      id_mapping={0: info_lib.IGNORE}
+      id_mapping={0: dataset_info.IGNORE}
       | {category: i for i, category in enumerate(_COCO_PANOPTIC)},
       splits={'train': 118287, 'val': 5000},
       **_COCO
@@ -343,7 +343,7 @@ INFOS: dict[str, info_lib.DatasetInfo] = {
     _known(
       'oxford_iiit_pet',
       'oxford_iiit_pet',
-      id_mapping={1: 1, 2: 0, 3: info_lib.IGNORE},
+      id_mapping={1: 1, 2: 0, 3: dataset_info.IGNORE},
       splits={'train': 3680, 'test': 3669},
       url='https://www.robots.ox.ac.uk/~vgg/data/pets/',
       licence='CC BY-SA 4.0',

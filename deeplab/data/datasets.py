@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import dataset_info
 from deeplab.data import decoding
-from deeplab.data import info as info_lib
 from deeplab.data.builders import ade20k
 from deeplab.data.builders import cityscapes
 from deeplab.data.builders import coco
@@ -120,7 +120,7 @@ def num_examples(config: Config, split: str) -> int:
   return builder_of(config.data, split).info.splits[records.SPLIT].num_examples
 
 
-def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+def class_shares(config: Config, info: dataset_info.DatasetInfo) -> np.ndarray:
   """Returns each class's share of the labelled training pixels, [K] float64.
 
   Raises:
@@ -138,7 +138,7 @@ def class_shares(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
-def class_counts(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
+def class_counts(config: Config, info: dataset_info.DatasetInfo) -> np.ndarray:
   """Returns the pixels of each training image by class, [N, K] int64."""
   source = records.source(builder_of(config.data, config.data.train_split))
   counts = np.zeros((len(source), info.num_classes), np.int64)
@@ -149,7 +149,7 @@ def class_counts(config: Config, info: info_lib.DatasetInfo) -> np.ndarray:
   return counts
 
 
-def check_facts(data: Any, info: info_lib.DatasetInfo) -> None:
+def check_facts(data: Any, info: dataset_info.DatasetInfo) -> None:
   """Raises ValueError if the facts are those of another data set."""
   if info.name != data.name:
     raise ValueError(

@@ -10,11 +10,11 @@ from PIL import Image
 from PIL import UnidentifiedImageError
 import tifffile
 
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 
 # What `read` reads. Arrays (.npy) are images here, beside the files that all
 # read.
-SUFFIXES = (*info_lib.IMAGE_SUFFIXES, '.npy')
+SUFFIXES = (*dataset_info.IMAGE_SUFFIXES, '.npy')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 
 from deeplab import cores
+from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import decoding
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 from deeplab.data import prefetch
+from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import lazy_image
-from deeplab.data.augmentation import pipeline
 from deeplab.data.preparation import records
 
 Config = Any
@@ -37,7 +37,7 @@ _ORDER, _AUGMENT, _CALIBRATE = range(3)
 
 def train_batches(
   config: Config,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   *,
   host_index: int,
   host_count: int,
@@ -76,13 +76,13 @@ def train_batches(
     cache=config.data.cache,
     defer=image_format.of(config.data) == image_format.RGB,
   )
-  transform = pipeline.compose(config.data.augment, config.data.mean)
+  transform = compose.compose(config.data.augment, config.data.mean)
   normalize = _normalizer(config.data.mean, config.data.std)
   order = functools.lru_cache(maxsize=4)(
     lambda epoch: _rng(config.seed, _ORDER, epoch).permutation(read.count)
   )
 
-  def make(position: int) -> pipeline.Example:
+  def make(position: int) -> compose.Example:
     epoch, offset = divmod(position, read.count)
     example = read(int(order(epoch)[offset]))
     return transform(example, _rng(config.seed, _AUGMENT, position))
@@ -90,7 +90,7 @@ def train_batches(
   def batch(step: int) -> Batch:
     first = step * config.batch_size + host_index * local
     made = [make(position) for position in range(first, first + local)]
-    size = pipeline.one_size(example['label'].shape for example in made)
+    size = compose.one_size(example['label'].shape for example in made)
     channels = len(config.data.mean)
     image = np.empty((local, *size, channels), np.float32)
     for example, place in zip(made, image, strict=True):
@@ -106,7 +106,7 @@ def train_batches(
 
 def eval_examples(
   config: Config,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   *,
   host_index: int,
   host_count: int,
@@ -123,7 +123,7 @@ def eval_examples(
 
 def examples(
   config: Config,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   split: str,
   *,
   host_index: int,
@@ -150,7 +150,7 @@ def examples(
 
 
 def calibration_images(
-  config: Config, info: info_lib.DatasetInfo, count: int
+  config: Config, info: dataset_info.DatasetInfo, count: int
 ) -> Iterator[np.ndarray]:
   """Yields `count` training images [H, W, C], or all there are.
 
@@ -173,7 +173,7 @@ class _Reader:
     self,
     data: Any,
     split: str,
-    info: info_lib.DatasetInfo,
+    info: dataset_info.DatasetInfo,
     cache: bool = False,
     defer: bool = False,
   ):
@@ -187,11 +187,11 @@ class _Reader:
         f'{np.dtype(image.np_dtype)} of {data.name}'
       )
     self._source = records.source(builder)
-    self._cache: dict[int, pipeline.Example] | None = {} if cache else None
+    self._cache: dict[int, compose.Example] | None = {} if cache else None
     self._defer = defer
     self.count = len(self._source)
 
-  def __call__(self, index: int) -> pipeline.Example:
+  def __call__(self, index: int) -> compose.Example:
     if self._cache is not None and index in self._cache:
       example = dict(self._cache[index])
     else:
@@ -219,13 +219,13 @@ def _normalizer(
   # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
   # faster than the arithmetic, and the same to the last bit.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
-  levels = pipeline.normalize(levels, mean, std)
+  levels = compose.normalize(levels, mean, std)
 
   def normalize(image: np.ndarray, place: np.ndarray) -> None:
     if image.dtype == np.uint8 and image.shape[-1] == 3:
       cv2.LUT(image, levels, place)
     else:
-      place[...] = pipeline.normalize(image, mean, std)
+      place[...] = compose.normalize(image, mean, std)
 
   return normalize
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.doctor import findings
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -37,7 +37,7 @@ class Diagnosis:
     advice: flags that change the config for the better, with the reason.
   """
 
-  info: info_lib.DatasetInfo
+  info: dataset_info.DatasetInfo
   splits: Mapping[str, scan.Split]
   findings: tuple[findings.Finding, ...]
   weights: tuple[float, ...]
@@ -59,7 +59,7 @@ def diagnose(
   scans: Sequence[scan.Scan],
   faults: Sequence[load.Fault],
   config: Any,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
 ) -> Diagnosis:
   """Draws the conclusions.
 
@@ -111,7 +111,7 @@ def _use(loss: Any) -> str:
 
 
 def _count(
-  scans: Sequence[scan.Scan], info: info_lib.DatasetInfo
+  scans: Sequence[scan.Scan], info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
   """Suggests as many classes as make all ids of the masks classes."""
   count = max((s.beyond for s in scans), default=-1) + 1
@@ -124,7 +124,7 @@ def _count(
 
 
 def _balance(
-  shares: np.ndarray, config: Any, info: info_lib.DatasetInfo
+  shares: np.ndarray, config: Any, info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
   """Suggests class weights to a config that has none."""
   if config.loss.balance or config.loss.class_weights or not shares.any():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.builders import folder
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -152,7 +152,7 @@ def find(
   faults: Sequence[load.Fault],
   splits: Mapping[str, scan.Split],
   config: Any,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
 ) -> tuple[Finding, ...]:
   """Returns what is wrong or worth a word, in the order of KINDS.
 
@@ -209,7 +209,7 @@ def _faults(
 
 def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
   """Tells of palette masks, and of palettes that contradict each other."""
-  first: dict[int, tuple[info_lib.Color, load.Place]] = {}
+  first: dict[int, tuple[dataset_info.Color, load.Place]] = {}
   clashes: dict[int, tuple[str, tuple[load.Place, ...]]] = {}
   for s in scans:
     for value, color in s.palette:
@@ -233,7 +233,7 @@ def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
 
 
 def _labels(
-  splits: Mapping[str, scan.Split], info: info_lib.DatasetInfo
+  splits: Mapping[str, scan.Split], info: dataset_info.DatasetInfo
 ) -> Iterable[Finding]:
   """Looks at what the masks of each split are labelled with."""
   texts: dict[str, list[str]] = {}
@@ -243,7 +243,7 @@ def _labels(
     for s in split.scans
     if s.pixels is not None
     and not s.pixels[: info.num_classes].any()
-    and s.pixels[info_lib.IGNORE]
+    and s.pixels[dataset_info.IGNORE]
   ]
   if empty:
     yield Finding(
@@ -269,14 +269,17 @@ def _labels(
 
 
 def _classes(
-  train: scan.Split, info: info_lib.DatasetInfo
+  train: scan.Split, info: dataset_info.DatasetInfo
 ) -> Iterable[Finding]:
   """Looks at whether the training masks tell anything apart."""
   present = np.flatnonzero(train.pixels[: info.num_classes]).tolist()
   if train.pixels.any() and len(present) < 2 <= info.num_classes:
     names = ', '.join(info.class_names[i] for i in present) or 'none'
     hint = ''
-    if train.pixels[info_lib.IGNORE] and info.ignore_label == info_lib.IGNORE:
+    if (
+      train.pixels[dataset_info.IGNORE]
+      and info.ignore_label == dataset_info.IGNORE
+    ):
       hint = (
         '; the value 255 is the ignore label: if it is meant as a class, write '
         'that class as 1'

@@ -16,15 +16,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
 
-Palette = tuple[tuple[int, info_lib.Color], ...]
+Palette = tuple[tuple[int, dataset_info.Color], ...]
 
 # Values that a sentence names, at most.
 _NAMED = 5
@@ -119,7 +119,7 @@ def _place(split: str, pair: tuple[pathlib.Path, pathlib.Path]) -> Place:
   return Place(split, str(pair[0]), str(pair[1]))
 
 
-def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:
+def load(place: Place, config: Any, info: dataset_info.DatasetInfo) -> Loaded:
   """Reads one example; faults do not raise.
 
   Args:
@@ -134,7 +134,7 @@ def load(place: Place, config: Any, info: info_lib.DatasetInfo) -> Loaded:
 
 
 def prepared(
-  split: str, part: int, parts: int, config: Any, info: info_lib.DatasetInfo
+  split: str, part: int, parts: int, config: Any, info: dataset_info.DatasetInfo
 ) -> Iterator[Loaded]:
   """Yields the examples `part`, `part + parts`, ... of a prepared split."""
   config = config.copy_and_resolve_references()
@@ -153,7 +153,7 @@ def prepared(
 
 
 def _files(
-  place: Place, info: info_lib.DatasetInfo, pixels: image_format.Pixels
+  place: Place, info: dataset_info.DatasetInfo, pixels: image_format.Pixels
 ) -> Loaded:
   """Reads an image file and its mask."""
   parts: dict[str, Any] = {}
@@ -180,7 +180,7 @@ def _files(
     parts['wrong'] = _look_up(raw, values, (~known).astype(np.uint8)) == 1
     faults.append(_outside(place, values[~known], counts[~known], info))
     if values.ndim == 1:
-      possible = values[~known & (values < info_lib.IGNORE)]
+      possible = values[~known & (values < dataset_info.IGNORE)]
       parts['beyond'] = int(possible.max(initial=-1))
   if colors:
     parts['palette'] = tuple(
@@ -242,11 +242,11 @@ def _look_up(
 
 
 def _train_ids(
-  values: np.ndarray, info: info_lib.DatasetInfo
+  values: np.ndarray, info: dataset_info.DatasetInfo
 ) -> list[int | None]:
   """Returns the train id of each value, None where there is none."""
   colored = values.ndim == 2
-  convert = raw_files.color_ids if colored else info_lib.train_ids
+  convert = raw_files.color_ids if colored else dataset_info.train_ids
   values = values.astype(np.uint8) if colored else values
   try:
     return convert(values[None], info)[0].tolist()
@@ -260,7 +260,7 @@ def _outside(
   place: Place,
   values: np.ndarray,
   counts: np.ndarray,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
 ) -> Fault:
   """Says which values of a mask are no class, the most frequent first."""
   order = np.argsort(-counts, kind='stable')

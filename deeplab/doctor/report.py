@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from deeplab import visualize
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.doctor import diagnosis
 from deeplab.doctor import findings
 from deeplab.doctor import load
@@ -105,7 +105,7 @@ def _embed(image: np.ndarray) -> str:
 def _figure(
   places: Sequence[load.Place],
   config: Any,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   masked: bool,
 ) -> str:
   """Returns the pictures of a group of examples, with their names."""
@@ -141,7 +141,7 @@ def _pictures(figures: Iterable[str]) -> str:
 
 
 def _finding(
-  finding: findings.Finding, config: Any, info: info_lib.DatasetInfo
+  finding: findings.Finding, config: Any, info: dataset_info.DatasetInfo
 ) -> str:
   lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_LINES]]
   if len(finding.details) > _LINES:
@@ -216,7 +216,7 @@ def _swatch(color: Sequence[int]) -> str:
   )
 
 
-def _legend(info: info_lib.DatasetInfo) -> str:
+def _legend(info: dataset_info.DatasetInfo) -> str:
   """Returns what the pictures show besides classes."""
   value = '' if info.ignore_label is None else f' ({info.ignore_label})'
   return (
@@ -226,7 +226,9 @@ def _legend(info: info_lib.DatasetInfo) -> str:
   )
 
 
-def _samples(split: scan.Split, config: Any, info: info_lib.DatasetInfo) -> str:
+def _samples(
+  split: scan.Split, config: Any, info: dataset_info.DatasetInfo
+) -> str:
   """Returns examples of a split at even distances."""
   places = [s.place for s in split.scans]
   count = min(_SAMPLES, len(places))

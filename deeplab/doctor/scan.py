@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 
 from deeplab import visualize
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
 
@@ -153,7 +153,7 @@ def examine(example: load.Loaded, augment: Any) -> Scan:
     }
   if label is not None:
     crops = windows(augment, label.shape)
-    result['empty'] = empty_share(label != info_lib.IGNORE, crops)
+    result['empty'] = empty_share(label != dataset_info.IGNORE, crops)
   return Scan(
     example.place,
     example.faults,
@@ -183,7 +183,7 @@ class Split:
   @property
   def ignored(self) -> float:
     """Share of pixels that are ignored, 0..1."""
-    return float(self.pixels[info_lib.IGNORE] / max(1, self.pixels.sum()))
+    return float(self.pixels[dataset_info.IGNORE] / max(1, self.pixels.sum()))
 
   def shares(self, num_classes: int) -> np.ndarray:
     """Returns each class's share of the labelled pixels, [K]; 0 of none."""
@@ -214,7 +214,7 @@ def split_of(scans: Sequence[Scan]) -> Split:
 def _scan_files(
   places: Sequence[load.Place],
   config: Any,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
 ) -> list[Scan]:
   """Scans a few pairs of files."""
   return [
@@ -225,7 +225,7 @@ def _scan_files(
 def _scan_prepared(
   part: tuple[str, int, int],
   config: Any,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
 ) -> list[Scan]:
   """Scans a share of a prepared split."""
   return [
@@ -236,7 +236,7 @@ def _scan_prepared(
 def scan(
   splits: dict[str, Sequence[load.Place] | int],
   config: Any,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   processes: int,
 ) -> list[Scan]:
   """Scans examples; on a terminal, shows a bar with rate and ETA.

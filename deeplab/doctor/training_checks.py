@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -21,7 +21,7 @@ from deeplab.training import limits
 
 
 def faults(
-  train: scan.Split, config: Any, info: info_lib.DatasetInfo
+  train: scan.Split, config: Any, info: dataset_info.DatasetInfo
 ) -> list[load.Fault]:
   """Returns what would end the training before it learned anything.
 
@@ -37,7 +37,7 @@ def faults(
   ]
   if len(train.sizes):
     after = _sizes_after(config.data.augment, train.sizes)
-    checks.append(('sizes', lambda: pipeline.one_size(after)))
+    checks.append(('sizes', lambda: compose.one_size(after)))
   found = []
   for kind, check in checks:
     try:
@@ -70,12 +70,12 @@ def _augment_once(data: Any) -> None:
     'image': np.zeros((8, 8, pixels.channels), pixels.dtype),
     'label': np.zeros((8, 8), np.uint8),
   }
-  pipeline.compose(data.augment, data.mean)(example, np.random.default_rng(0))
+  compose.compose(data.augment, data.mean)(example, np.random.default_rng(0))
 
 
 def _sizes_after(options: Any, found: np.ndarray) -> Iterable[sizes.Size]:
   """Returns the sizes, [n, 2], at both ends of what the ops may draw."""
-  known = [name for name in options.ops if name in pipeline.OPS]
+  known = [name for name in options.ops if name in compose.OPS]
   return {
     sizes.after(options, known, (height, width), quantile)
     for height, width in np.unique(found, axis=0).tolist()

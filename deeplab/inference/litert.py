@@ -15,7 +15,7 @@ import numpy as np
 
 from deeplab import cores
 from deeplab.data import image_format
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.inference import predictors
 
 # LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
@@ -244,7 +244,7 @@ class TFLitePredictor:
     if not self.card['normalization_in_graph']:
       mean = np.asarray(self.card['mean'], np.float32)
       std = np.asarray(self.card['std'], np.float32)
-      images = pipeline.normalize(images, mean, std)
+      images = compose.normalize(images, mean, std)
     surplus = -count % self.batch_size
     images = np.concatenate([images, images[-1:].repeat(surplus, axis=0)])
     result = np.concatenate(

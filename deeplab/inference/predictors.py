@@ -26,7 +26,7 @@ import numpy as np
 
 from deeplab import networks
 from deeplab import parallel
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 
 OUTPUTS = ('logits', 'softmax', 'ids')
 
@@ -122,7 +122,7 @@ def _computation(
     if pixels:
       images = images.astype(jnp.float32)
     else:
-      images = pipeline.normalize(images, mean, std)
+      images = compose.normalize(images, mean, std)
     logits = model.apply(variables, images).logits.astype(jnp.float32)
     if output == 'ids':
       return jnp.argmax(logits, axis=-1).astype(jnp.uint8)

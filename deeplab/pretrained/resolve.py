@@ -19,7 +19,7 @@ from deeplab import workdir as workdirs
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
 from deeplab.pretrained import published
-from deeplab.pretrained.readers import read as files
+from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.readers import tf_checkpoint
 from deeplab.pretrained.systems import detect
@@ -134,13 +134,13 @@ def read(place: Place) -> Weights:
     if place.path.endswith('.safetensors'):
       config = safetensors.metadata(place.path).get('config')
       expected = _of_config(json.loads(config)) if config else expected
-    return Weights(place.path, files.read(place.path), expected)
+    return Weights(place.path, dispatch.read(place.path), expected)
   path = place.path
   if path:
     fetch.check(path, place.origin)
   else:
     path = fetch.fetch(place.origin)
-  return Weights(path, files.read(path), _of_origin(place.origin))
+  return Weights(path, dispatch.read(path), _of_origin(place.origin))
 
 
 def _of_origin(origin: published.Origin) -> Expected:

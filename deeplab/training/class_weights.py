@@ -6,8 +6,8 @@ import functools
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.data import info as data_info
 from deeplab.training import limits
 
 
@@ -96,7 +96,7 @@ def check(loss: ConfigDict, num_classes: int) -> None:
   limits.check_weights(loss.class_weights, num_classes)
 
 
-def balance(config: ConfigDict, info: data_info.DatasetInfo) -> ConfigDict:
+def balance(config: ConfigDict, info: dataset_info.DatasetInfo) -> ConfigDict:
   """Returns the config with the class weights that `loss.balance` asks for.
 
   Raises:

@@ -32,8 +32,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from deeplab.data import catalog
+from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.data import info as info_lib
 from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
@@ -164,7 +164,7 @@ class Torchvision:
         'flip': data.augment.random_flip.probability,
         'mean': list(data.mean),
         'std': list(data.std),
-        'ignore': info_lib.IGNORE,
+        'ignore': dataset_info.IGNORE,
       }
     )
     self.name = message['name']

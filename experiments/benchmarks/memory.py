@@ -31,7 +31,7 @@ from deeplab import parallel
 from deeplab import train
 from deeplab import workdir as workdirs
 from deeplab.data import catalog
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.training import train_step
 from experiments import results
 from experiments import zoo
@@ -113,7 +113,7 @@ def measure(
     config.model.remat = setting.remat
     config.accumulate_steps = setting.accumulate
   info = catalog.info_for(config.data)
-  size = pipeline.output_size(config.data.augment) or config.eval.static_size
+  size = compose.output_size(config.data.augment) or config.eval.static_size
   model, _, _, step = train.build_step(config, info.num_classes, 1000, None)
   state, batch = describe.abstract(config, info.num_classes, tuple(size))
   part = jax.tree.map(
@@ -186,7 +186,7 @@ def _run(config_flag: flags.FlagHolder) -> None:
   for setting in SETTINGS:
     found.append((setting, measure(config, setting, flags.FLAGS.steps)))
     logging.info('%s: %s', setting, found[-1][1])
-  size = pipeline.output_size(config.data.augment) or config.eval.static_size
+  size = compose.output_size(config.data.augment) or config.eval.static_size
   arguments = found[0][1]['arguments']
   state = '' if arguments is None else f'{arguments / 2**20:,.0f} MiB'
   text = (

@@ -15,7 +15,7 @@ from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import decoding
 from deeplab.data import pipeline
-from deeplab.data.augmentation import pipeline as augment
+from deeplab.data.augmentation import compose
 from tests.data import decoding_test
 
 
@@ -126,7 +126,7 @@ def test_all_threads_work_at_once(config, monkeypatch):
     barrier.wait()
     return example
 
-  monkeypatch.setitem(augment.OPS, 'random_flip', meet)
+  monkeypatch.setitem(compose.OPS, 'random_flip', meet)
   assert len(batches(config, 1)) == 1
 
 
@@ -196,7 +196,7 @@ def test_each_epoch_holds_every_example_once(config):
     ]
     assert sorted(order) == [0, 1, 2, 3, 4]
     orders.append(order)
-    expected = augment.normalize(
+    expected = compose.normalize(
       np.stack([originals[i]['image'] for i in order]),
       config.data.mean,
       config.data.std,
@@ -268,7 +268,7 @@ def test_errors_in_threads_reach_the_caller(config, monkeypatch):
   def fail(example, rng, *, probability):
     raise RuntimeError('broken op')
 
-  monkeypatch.setitem(augment.OPS, 'random_flip', fail)
+  monkeypatch.setitem(compose.OPS, 'random_flip', fail)
   with pytest.raises(RuntimeError, match='broken op'):
     batches(config, 1)
 

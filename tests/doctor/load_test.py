@@ -5,12 +5,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 from deeplab.doctor import load
 
-FACTS = info_lib.DatasetInfo(
+FACTS = dataset_info.DatasetInfo(
   name='plain',
   class_names=('sky', 'road'),
   palette=((1, 2, 3), (4, 5, 6)),

@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.data import catalog
 from deeplab.data import pipeline
-from deeplab.data.augmentation import pipeline as augment
+from deeplab.data.augmentation import compose
 from deeplab.doctor import load
 from deeplab.doctor import scan
 from deeplab.doctor import training_checks
@@ -83,7 +83,7 @@ def test_images_of_several_sizes(config, root, ops, sizes, batch):
 
 def test_many_sizes_are_not_all_named():
   with pytest.raises(ValueError, match=r'\(1, 3\)\] and 7 more do not make'):
-    augment.one_size([(1, i) for i in range(1, 11)])
+    compose.one_size([(1, i) for i in range(1, 11)])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.inference import litert
 from deeplab.models import layers
 from deeplab.quantization import rules as rules_lib
@@ -77,7 +77,7 @@ def expected():
   network, variables = imported()
   compute = jax.jit(lambda x: network.apply(variables, x).logits.argmax(-1))
   return [
-    np.asarray(compute(pipeline.normalize(x[None].astype('f4'), MEAN, STD)))[0]
+    np.asarray(compute(compose.normalize(x[None].astype('f4'), MEAN, STD)))[0]
     for x in photographs(PHOTOGRAPHS)
   ]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab.pretrained import merge
-from deeplab.pretrained.readers import read
+from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.systems import detect
 from tests import torchvision_module
 from tests.models.encoders import cases as encoder_cases
@@ -69,7 +69,7 @@ def imported(path, system, model, variables):
     model: a `Segmenter`, or anything with its fields.
     variables: its variables.
   """
-  found, match = detect.detect(read.read(path), model, variables)
+  found, match = detect.detect(dispatch.read(path), model, variables)
   assert found == system
   return merge.merge(
     variables, match.tensors, match.sources, unused=match.unused

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deeplab.data import info
+from deeplab.data import dataset_info
 from deeplab.data.augmentation import lazy_image
 from deeplab.data.augmentation import sizes
 
@@ -262,7 +262,7 @@ def pad(
       lambda part, color: border(part, value=color),
       fill,
     ),
-    'label': border(example['label'], value=info.IGNORE),
+    'label': border(example['label'], value=dataset_info.IGNORE),
   }
 
 
@@ -304,7 +304,9 @@ def random_crop(
     window = slice(top, top + height), slice(left, left + width)
     if max_class_share >= 1:
       break
-    counts = np.bincount(label[window].ravel(), minlength=256)[: info.IGNORE]
+    counts = np.bincount(label[window].ravel(), minlength=256)[
+      : dataset_info.IGNORE
+    ]
     if counts.max() < max_class_share * counts.sum():
       break
   return example | {'image': image[window], 'label': label[window]}
@@ -362,7 +364,7 @@ def random_rotate(
       fill,
     ),
     'label': warp(
-      example['label'], flags=cv2.INTER_NEAREST, borderValue=info.IGNORE
+      example['label'], flags=cv2.INTER_NEAREST, borderValue=dataset_info.IGNORE
     ),
   }
 

@@ -14,7 +14,7 @@ import pathlib
 from typing import Any
 
 from deeplab.data import catalog
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import records
 
@@ -31,7 +31,7 @@ class CityscapesSegmentation(image_pairs.Files):
     facts = self.builder_config.facts
     if mask.name.endswith(_TRAIN_IDS):
       facts = dataclasses.replace(
-        facts, id_mapping=None, unmapped=None, ignore_label=info_lib.IGNORE
+        facts, id_mapping=None, unmapped=None, ignore_label=dataset_info.IGNORE
       )
     return [records.example(image, mask, _stem(image), facts)]
 

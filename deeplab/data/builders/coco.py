@@ -27,14 +27,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
 from deeplab.data.preparation import rasterize
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
-from deeplab.data.preparation import sources as sources_lib
 
 YEAR = '2017'
 URL = 'http://images.cocodataset.org'
@@ -110,10 +110,10 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
         if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
       ),
       config.dataset,
-      info_lib.IGNORE,
+      dataset_info.IGNORE,
     )
     facts = catalog.INFOS[config.dataset]
-    return sources_lib.generate(self, sources, facts, config.split)
+    return raw_examples.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoSeg21:
@@ -237,7 +237,7 @@ def sources_of(
   entries: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
   name: str,
   overlap: int | None,
-) -> list[sources_lib.Source]:
+) -> list[raw_examples.Source]:
   """Returns images whose instances are drawn with VOC's ids.
 
   Args:
@@ -254,7 +254,7 @@ def sources_of(
   for entry, shown in entries:
     with errors.reported():
       found.append(
-        sources_lib.Source(
+        raw_examples.Source(
           image_path(folder, entry, index.path),
           index.path,
           catalog.INFOS[name],

@@ -26,9 +26,9 @@ from deeplab.data.builders import coco
 from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
-from deeplab.data.preparation import sources as sources_lib
 
 _REMEDY = (
   f'{coco.REMEDY}; fetch panoptic_annotations_trainval{coco.YEAR}.zip as well, '
@@ -56,7 +56,9 @@ class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, annotations, images):
     sources = find(annotations, images)
     facts = catalog.INFOS['coco_panoptic']
-    return sources_lib.generate(self, sources, facts, self.builder_config.split)
+    return raw_examples.generate(
+      self, sources, facts, self.builder_config.split
+    )
 
 
 def builder(data: Any, split: str) -> CocoPanoptic:
@@ -85,7 +87,7 @@ def builder(data: Any, split: str) -> CocoPanoptic:
 
 def find(
   annotations: pathlib.Path, images: pathlib.Path
-) -> list[sources_lib.Source]:
+) -> list[raw_examples.Source]:
   """Returns the examples of a split.
 
   Args:
@@ -109,7 +111,7 @@ def find(
       if not mask.is_file():
         raise ValueError(f'{mask}: no such file, but {annotations} names it')
       found.append(
-        sources_lib.Source(
+        raw_examples.Source(
           coco.image_path(images, entry, annotations),
           mask,
           catalog.INFOS['coco_panoptic'],

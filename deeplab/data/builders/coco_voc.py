@@ -32,8 +32,8 @@ from deeplab.data.builders import coco
 from deeplab.data.builders import image_pairs
 from deeplab.data.builders import voc
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
-from deeplab.data.preparation import sources as sources_lib
 
 LEAST_AREA = 1000  # of one instance of COCO, or of an image's persons
 VAL_SIZE = 1449
@@ -79,7 +79,7 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
     facts = catalog.INFOS[config.dataset]
     train, val = (
       [
-        sources_lib.Source(image, mask, facts, voc.read_mask)
+        raw_examples.Source(image, mask, facts, voc.read_mask)
         for image, mask in pairs[split]
       ]
       for split in ('train', 'val')
@@ -99,7 +99,7 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
     if config.dataset == 'coco_voc_person':
       train, val = _of_persons(train, val)
     sources = train if config.split == 'train' else val
-    return sources_lib.generate(self, sources, facts, config.split)
+    return raw_examples.generate(self, sources, facts, config.split)
 
 
 def builder(data: Any, split: str) -> CocoVoc:
@@ -135,8 +135,8 @@ def builder(data: Any, split: str) -> CocoVoc:
 
 
 def _of_persons(
-  train: Sequence[sources_lib.Source], val: Sequence[sources_lib.Source]
-) -> tuple[list[sources_lib.Source], list[sources_lib.Source]]:
+  train: Sequence[raw_examples.Source], val: Sequence[raw_examples.Source]
+) -> tuple[list[raw_examples.Source], list[raw_examples.Source]]:
   """Returns (train, val) of persons alone.
 
   Only those images of `train` are looked at that come before the last one
@@ -154,7 +154,7 @@ def _of_persons(
     unit=' images',
     disable=None,
   )
-  verdicts = sources_lib.wanted(asked)
+  verdicts = raw_examples.wanted(asked)
   with bar, contextlib.closing(verdicts):
     pairs = zip((*val, *train), verdicts, strict=True)
     for count, (source, shows) in enumerate(pairs, 1):

@@ -39,8 +39,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 from deeplab.data.formats import classes as classes_lib
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
@@ -49,8 +49,8 @@ from deeplab.data.formats import pairs as pairs_lib
 from deeplab.data.formats import voc_export
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
-from deeplab.data.preparation import sources as sources_lib
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,10 +65,10 @@ class FolderConfig(tfds.core.BuilderConfig):
   """
 
   split: str = ''
-  facts: info_lib.DatasetInfo | None = dataclasses.field(
+  facts: dataset_info.DatasetInfo | None = dataclasses.field(
     default=None, repr=False
   )
-  sources: tuple[sources_lib.Source, ...] = dataclasses.field(
+  sources: tuple[raw_examples.Source, ...] = dataclasses.field(
     default=(), repr=False
   )
   pixels: image_format.Pixels = dataclasses.field(
@@ -91,7 +91,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self):
     config = self.builder_config
-    return sources_lib.generate(
+    return raw_examples.generate(
       self, config.sources, config.facts, config.split, config.pixels
     )
 
@@ -125,7 +125,7 @@ def builder(data: Any, split: str) -> Folder:
   )
 
 
-def find(data: Any, split: str) -> tuple[sources_lib.Source, ...]:
+def find(data: Any, split: str) -> tuple[raw_examples.Source, ...]:
   """Returns the examples of a split, sorted by image.
 
   Args:
@@ -174,7 +174,7 @@ def survey(
     return None
   if data.pool:
     with errors.collected() as more:
-      masks = [sources_lib.Source(*pair, classes.facts) for pair in pairs]
+      masks = [raw_examples.Source(*pair, classes.facts) for pair in pairs]
       chosen = _share(base, masks, data, split)
     pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
     faults += map(pairs_lib.Fault, more)
@@ -228,7 +228,7 @@ def _empty(base: pathlib.Path, split: str) -> str:
 
 def _drawn(
   base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[sources_lib.Source] | None:
+) -> list[raw_examples.Source] | None:
   """Returns the examples of a file of many images, None without one."""
   if not (base / f'{split}.txt').is_file():
     for module in (coco_json, cvat, voc_export):
@@ -240,7 +240,7 @@ def _drawn(
 
 def _find_all(
   base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[sources_lib.Source]:
+) -> list[raw_examples.Source]:
   """Returns all examples of one name, of whatever form."""
   sources = _drawn(base, split, classes)
   if sources is not None:
@@ -250,22 +250,22 @@ def _find_all(
     errors.report(ValueError(fault.text))
   drawn = functools.partial(labelme.read, classes=classes)
   return [
-    sources_lib.Source(image, path, classes.drawn, drawn)
+    raw_examples.Source(image, path, classes.drawn, drawn)
     if path.suffix.lower() == '.json'
-    else sources_lib.Source(image, path, classes.facts)
+    else raw_examples.Source(image, path, classes.facts)
     for image, path in pairs
   ]
 
 
 def _share(
-  base: pathlib.Path, sources: list[sources_lib.Source], data: Any, split: str
-) -> list[sources_lib.Source]:
+  base: pathlib.Path, sources: list[raw_examples.Source], data: Any, split: str
+) -> list[raw_examples.Source]:
   """Returns the examples of the pool that belong to a split."""
   listing = base / f'{split}.txt'
   if listing.is_file():
     lines = listing.read_text('utf-8').splitlines()
     wanted = {line.strip() for line in lines if line.strip()}
-    chosen: dict[str, sources_lib.Source] = {}
+    chosen: dict[str, raw_examples.Source] = {}
     for one in sources:
       names = _path(base, one), one.image.name
       for name in (*names, one.image.stem):
@@ -294,7 +294,7 @@ def _share(
   ]
 
 
-def _path(base: pathlib.Path, one: sources_lib.Source) -> str:
+def _path(base: pathlib.Path, one: raw_examples.Source) -> str:
   """Returns the path of an image from the root on, the same everywhere."""
   return pathlib.Path(os.path.relpath(one.image, base)).as_posix()
 

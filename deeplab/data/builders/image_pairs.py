@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
@@ -133,7 +133,7 @@ def build(
   )
 
 
-def remedy(facts: info_lib.DatasetInfo) -> str:
+def remedy(facts: dataset_info.DatasetInfo) -> str:
   """Returns what to do where a file is missing."""
   fetch = facts.instructions[0].lower() + facts.instructions[1:].rstrip('.')
   return f'{fetch} ({facts.url}), and give --config.data.root=FOLDER'

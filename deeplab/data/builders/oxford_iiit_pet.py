@@ -19,8 +19,8 @@ from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
-from deeplab.data.preparation import sources as sources_lib
 
 URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
 URLS = (f'{URL}/images.tar.gz', f'{URL}/annotations.tar.gz')
@@ -51,8 +51,10 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['oxford_iiit_pet']
-    sources = [sources_lib.Source(image, mask, facts) for image, mask in pairs]
-    return sources_lib.generate(self, sources, facts, self.builder_config.split)
+    sources = [raw_examples.Source(image, mask, facts) for image, mask in pairs]
+    return raw_examples.generate(
+      self, sources, facts, self.builder_config.split
+    )
 
 
 def builder(data: Any, split: str) -> PetSegmentation:

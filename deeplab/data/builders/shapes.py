@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
@@ -113,7 +113,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   image += np.float32(rng.uniform(2, 10)) * noise
   label = np.asarray(classes, np.uint8)[regions]
   edge = cv2.morphologyEx(regions, cv2.MORPH_GRADIENT, np.ones((3, 3)))
-  label[edge > 0] = info_lib.IGNORE
+  label[edge > 0] = dataset_info.IGNORE
   return np.rint(image.clip(0, 255)).astype(np.uint8), label
 
 

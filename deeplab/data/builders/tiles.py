@@ -6,7 +6,7 @@ import pathlib
 
 import cv2
 
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
@@ -44,7 +44,7 @@ def read(
   image_path: pathlib.Path,
   mask_path: pathlib.Path,
   stem: str,
-  facts: info_lib.DatasetInfo,
+  facts: dataset_info.DatasetInfo,
   grid: Grid,
 ) -> list[records.Record]:
   """Reads an image and its mask of colours, and cuts both into patches.
@@ -78,7 +78,7 @@ def read(
   if any(border):
     fill = cv2.BORDER_CONSTANT
     image = cv2.copyMakeBorder(image, *border, fill, value=(0, 0, 0))
-    label = cv2.copyMakeBorder(label, *border, fill, value=info_lib.IGNORE)
+    label = cv2.copyMakeBorder(label, *border, fill, value=dataset_info.IGNORE)
   patches = []
   for top, left in itertools.product(starts(height, grid), starts(width, grid)):
     bottom, right = top + grid.size, left + grid.size

@@ -26,9 +26,9 @@ from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
-from deeplab.data.preparation import sources as sources_lib
 
 VOC_URL = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar'
@@ -59,9 +59,12 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['voc']
     sources = [
-      sources_lib.Source(image, mask, facts, read_mask) for image, mask in pairs
+      raw_examples.Source(image, mask, facts, read_mask)
+      for image, mask in pairs
     ]
-    return sources_lib.generate(self, sources, facts, self.builder_config.split)
+    return raw_examples.generate(
+      self, sources, facts, self.builder_config.split
+    )
 
 
 def builder(data: Any, split: str) -> VocSegmentation:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import catalog
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import rasterize
-from deeplab.data.preparation import sources
+from deeplab.data.preparation import raw_examples
 
 BACKGROUND = 'background'
 
@@ -32,12 +32,12 @@ class Classes:
   """
 
   ids: dict[str, int]
-  facts: info_lib.DatasetInfo
+  facts: dataset_info.DatasetInfo
 
   @property
-  def drawn(self) -> info_lib.DatasetInfo:
+  def drawn(self) -> dataset_info.DatasetInfo:
     """What the values of drawn labels mean: train ids, or IGNORE."""
-    return dataclasses.replace(self.facts, ignore_label=info_lib.IGNORE)
+    return dataclasses.replace(self.facts, ignore_label=dataset_info.IGNORE)
 
   def id_of(self, name: str) -> int:
     """Returns the train id of a name, or IGNORE.
@@ -70,7 +70,7 @@ class Classes:
     Raises:
       ValueError: an unknown category, or a broken segmentation.
     """
-    rest = self.ids.get(BACKGROUND, info_lib.IGNORE)
+    rest = self.ids.get(BACKGROUND, dataset_info.IGNORE)
     label = np.full(size, rest, np.uint8)
     for what, name, segmentation in shapes:
       try:
@@ -87,7 +87,7 @@ def classes_of(data: Any) -> Classes:
   facts = catalog.info_for(data)
   names = catalog.folder_classes(data)['class_names']
   ids = {name: i for i, name in enumerate(names[: facts.num_classes])}
-  ids |= dict.fromkeys(names[facts.num_classes :], info_lib.IGNORE)
+  ids |= dict.fromkeys(names[facts.num_classes :], dataset_info.IGNORE)
   return Classes(ids, facts)
 
 
@@ -96,7 +96,7 @@ def sources_of(
   folders: Iterable[pathlib.Path],
   classes: Classes,
   images: Iterable[tuple[str, Callable[[pathlib.Path], np.ndarray]]],
-) -> list[sources.Source]:
+) -> list[raw_examples.Source]:
   """Returns the examples of a file of many images.
 
   Args:
@@ -112,7 +112,7 @@ def sources_of(
   for name, read in images:
     with errors.reported():
       image = find_image(name, folders, annotation)
-      found.append(sources.Source(image, annotation, classes.drawn, read))
+      found.append(raw_examples.Source(image, annotation, classes.drawn, read))
   return found
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from deeplab.data.builders import coco
 from deeplab.data.formats import classes as classes_lib
-from deeplab.data.preparation import sources
+from deeplab.data.preparation import raw_examples
 
 
 def find(
   base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[sources.Source] | None:
+) -> list[raw_examples.Source] | None:
   """Returns the examples of a split, or None without such a file.
 
   Raises:

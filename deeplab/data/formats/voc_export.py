@@ -13,18 +13,18 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data.formats import classes as classes_lib
 from deeplab.data.preparation import errors
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
-from deeplab.data.preparation import sources
 
 _BORDER = (224, 224, 192)
 
 
 def find(
   base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[sources.Source] | None:
+) -> list[raw_examples.Source] | None:
   """Returns the examples of a split, or None without such a list.
 
   Raises:
@@ -40,7 +40,7 @@ def find(
     facts = classes.drawn
   found = []
   for stem in listing.read_text('utf-8').split():
-    names = [f'{stem}{suffix}' for suffix in info_lib.IMAGE_SUFFIXES]
+    names = [f'{stem}{suffix}' for suffix in dataset_info.IMAGE_SUFFIXES]
     images = [base / 'JPEGImages' / name for name in names]
     image = next((path for path in images if path.is_file()), images[0])
     mask = base / 'SegmentationClass' / f'{stem}.png'
@@ -48,11 +48,11 @@ def find(
       for path in (image, mask):
         if not path.is_file():
           raise ValueError(f'{path}: no such file, but {listing} names it')
-      found.append(sources.Source(image, mask, facts, read))
+      found.append(raw_examples.Source(image, mask, facts, read))
   return found
 
 
-def read_labelmap(path: pathlib.Path) -> info_lib.DatasetInfo:
+def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
   """Reads a label map: names and colours in its order.
 
   Raises:
@@ -70,17 +70,19 @@ def read_labelmap(path: pathlib.Path) -> info_lib.DatasetInfo:
       )
     names.append(name)
     colors.append((int(color[0]), int(color[1]), int(color[2])))
-  return info_lib.DatasetInfo(
+  return dataset_info.DatasetInfo(
     name='labelmap.txt',
     class_names=tuple(names),
     palette=tuple(colors),
-    ignore_label=info_lib.IGNORE,
+    ignore_label=dataset_info.IGNORE,
     ignore_color=None if _BORDER in colors else _BORDER,
   )
 
 
 def _read(
-  path: pathlib.Path, table: info_lib.DatasetInfo, classes: classes_lib.Classes
+  path: pathlib.Path,
+  table: dataset_info.DatasetInfo,
+  classes: classes_lib.Classes,
 ) -> np.ndarray:
   """Reads a mask as train ids."""
   mask = raw_files.read_mask(path)
@@ -91,9 +93,9 @@ def _read(
     if mask.ndim == 3:
       ids = raw_files.color_ids(mask, table)
     else:
-      ids = info_lib.train_ids(mask, table)
-    lut = np.full(256, info_lib.IGNORE, np.uint8)
-    for i in np.unique(ids[ids != info_lib.IGNORE]).tolist():
+      ids = dataset_info.train_ids(mask, table)
+    lut = np.full(256, dataset_info.IGNORE, np.uint8)
+    for i in np.unique(ids[ids != dataset_info.IGNORE]).tolist():
       lut[i] = classes.id_of(table.class_names[i])
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error

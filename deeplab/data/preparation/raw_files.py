@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 
 # Modes of images with 8 bits a channel, which PIL turns to RGB faithfully.
 _IMAGE_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
@@ -148,7 +148,7 @@ def read_pixels(
 
 
 def color_ids(
-  mask: np.ndarray, info: info_lib.DatasetInfo, stray: float = 0.0
+  mask: np.ndarray, info: dataset_info.DatasetInfo, stray: float = 0.0
 ) -> np.ndarray:
   """Turns a mask of the palette's colours into train ids.
 
@@ -164,7 +164,7 @@ def color_ids(
   Raises:
     ValueError: more pixels than that have a colour that is not in the palette.
   """
-  ids = np.full(mask.shape[:2], info_lib.IGNORE, np.uint8)
+  ids = np.full(mask.shape[:2], dataset_info.IGNORE, np.uint8)
   pixels = _color_codes(mask)
   codes = _color_codes(np.array([info.palette], np.uint8))[0].tolist()
   ignored = []
@@ -175,7 +175,7 @@ def color_ids(
     raise ValueError('two entries of the colour map are the same colour')
   for i, code in enumerate(codes):
     ids[pixels == code] = i
-  wrong = ids == info_lib.IGNORE
+  wrong = ids == dataset_info.IGNORE
   for code in ignored:
     wrong &= pixels != code
   count = np.count_nonzero(wrong)

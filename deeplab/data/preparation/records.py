@@ -21,8 +21,8 @@ from PIL import Image
 import tensorflow_datasets as tfds
 import tqdm
 
+from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 from deeplab.data import prefetch
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
@@ -83,7 +83,7 @@ def generate(
   builder: tfds.core.DatasetBuilder,
   read: Callable[[Any], Sequence[Record]],
   sources: Sequence[Any],
-  facts: info_lib.DatasetInfo,
+  facts: dataset_info.DatasetInfo,
   split: str,
 ) -> Iterator[tuple[int, Record]]:
   """Yields the numbered records of a split, in the order of its sources.
@@ -135,7 +135,7 @@ def generate(
       *(facts.name, split, count, published),
     )
   builder.info.metadata[CLASS_PIXELS] = pixels[: facts.num_classes].tolist()
-  builder.info.metadata[IGNORED_PIXELS] = int(pixels[info_lib.IGNORE])
+  builder.info.metadata[IGNORED_PIXELS] = int(pixels[dataset_info.IGNORE])
 
 
 def _pixels(record: Record) -> np.ndarray:
@@ -157,7 +157,7 @@ def example(
   image_path: pathlib.Path,
   mask_path: pathlib.Path,
   name: str,
-  info: info_lib.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask,
   pixels: image_format.Pixels = image_format.RGB,
 ) -> Record:
@@ -187,7 +187,7 @@ def example(
     if mask.ndim == 3:
       label = raw_files.color_ids(mask, info)
     else:
-      label = info_lib.train_ids(mask, info)
+      label = dataset_info.train_ids(mask, info)
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   return {'image': image, 'label': raw_files.encode_png(label), 'name': name}

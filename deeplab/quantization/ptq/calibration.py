@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from deeplab import networks
-from deeplab.data import info as info_lib
+from deeplab.data import dataset_info
 from deeplab.data import pipeline
-from deeplab.data.augmentation import pipeline as augment
+from deeplab.data.augmentation import compose
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
@@ -119,7 +119,7 @@ def calibrate(
       lambda v, x: network.apply(v, x, mutable=['observed'])[1]['observed']
     )
     for image in images:
-      x = augment.normalize(np.asarray(image, np.float32)[None], shift, scale)
+      x = compose.normalize(np.asarray(image, np.float32)[None], shift, scale)
       yield _by_tensor(seen({**variables, **given}, x))
 
   seen = list(look(providers.observe(model, rules), {}))
@@ -248,7 +248,7 @@ def prepare(
 
 
 def start_of(
-  config: 'ConfigDict', info: info_lib.DatasetInfo, variables: PyTree
+  config: 'ConfigDict', info: dataset_info.DatasetInfo, variables: PyTree
 ) -> PyTree:
   """Returns float variables as training in simulated int8 begins with them.
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.models import layers
 
 Array = jax.Array
@@ -159,14 +159,14 @@ def equalize(
 
   largest: list[np.ndarray] = []
   for image in images:
-    x = pipeline.normalize(np.asarray(image, np.float32)[None], shift, scale)
+    x = compose.normalize(np.asarray(image, np.float32)[None], shift, scale)
     found = [np.asarray(v) for v in look(unflatten(params), x)]
     largest = [
       np.maximum(a, b) for a, b in zip(largest or found, found, strict=True)
     ]
   if not pairs:
     return variables
-  x = pipeline.normalize(
+  x = compose.normalize(
     np.stack(images[:_JUDGES]).astype(np.float32), shift, scale
   )
   wanted = np.asarray(compute(unflatten(params), x))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.models import layers
 from deeplab.quantization import qparams
 from deeplab.quantization import rules as rules_lib
@@ -116,7 +116,7 @@ def moments(
   see = jax.jit(look)
   total: dict[Path, np.ndarray] = {}
   for image in images:
-    x = pipeline.normalize(np.asarray(image, np.float32)[None], shift, scale)
+    x = compose.normalize(np.asarray(image, np.float32)[None], shift, scale)
     for path, sums in see(variables, x).items():
       total[path] = total.get(path, 0) + np.asarray(sums, np.float64)
   return total
@@ -248,7 +248,7 @@ def _unbiased(
   """
   fit = _MEAN_PIXELS // (images[0].shape[0] * images[0].shape[1])
   count = max(2, min(_MEAN_IMAGES, fit))
-  x = pipeline.normalize(
+  x = compose.normalize(
     np.stack(images[:count]).astype(np.float32),
     np.asarray(mean, np.float32),
     np.asarray(std, np.float32),

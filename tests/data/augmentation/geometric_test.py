@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import geometric
-from deeplab.data.augmentation import pipeline
 from tests import mmseg_module
 
 FILL = (10.0, 20.0, 30.0)
@@ -76,7 +76,7 @@ def coordinates(axis, size=SIZE):
 def test_image_and_label_move_together(name, seed, axis):
   before = coordinates(axis)
   copies = before['image'].copy(), before['label'].copy()
-  after = pipeline.OPS[name](before, np.random.default_rng(seed), **MOVES[name])
+  after = compose.OPS[name](before, np.random.default_rng(seed), **MOVES[name])
   np.testing.assert_array_equal(before['image'], copies[0])
   np.testing.assert_array_equal(before['label'], copies[1])
   assert after['name'] == 'x'
@@ -115,7 +115,7 @@ def test_channels_move_alike(name, dtype):
       parameters['fill'] = fill[channels]
     example = {'image': image[..., channels], 'label': label}
     rng = np.random.default_rng(3)
-    return pipeline.OPS[name](example, rng, **parameters)['image']
+    return compose.OPS[name](example, rng, **parameters)['image']
 
   got = move(slice(0, 7))
   assert got.dtype == dtype

@@ -7,8 +7,8 @@ import pytest
 
 from configs import common
 from deeplab.data import decoding
+from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import lazy_image
-from deeplab.data.augmentation import pipeline
 from tests.data import decoding_test
 
 FILL = (10.0, 20.0, 30.0)
@@ -31,7 +31,7 @@ def config(ops, **fields):
 def both(c, data, seed):
   """Returns what becomes of the pixels, and of the deferred image."""
   label = np.random.default_rng(9).integers(0, 5, SIZE).astype(np.uint8)
-  apply = pipeline.compose(ConfigDict(c), FILL)
+  apply = compose.compose(ConfigDict(c), FILL)
   return (
     apply({'image': image, 'label': label}, np.random.default_rng(seed))
     for image in (decoding.pixels(data), lazy_image.of(data, SIZE))

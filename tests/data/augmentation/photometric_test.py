@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs import common
+from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import photometric
-from deeplab.data.augmentation import pipeline
 
 PHOTOMETRIC = {
   'brightness': 32.0,
@@ -79,7 +79,7 @@ def test_colours_are_of_rgb(name, image):
   example = {'image': image.astype(np.uint16), 'label': None}
   fields = common.base().data.augment[name]
   with pytest.raises(ValueError, match=rf'{name} distorts .* of uint16'):
-    pipeline.OPS[name](example, np.random.default_rng(0), **fields)
+    compose.OPS[name](example, np.random.default_rng(0), **fields)
 
 
 @pytest.mark.parametrize('name', ['distort', 'brightness_contrast'])
@@ -94,7 +94,7 @@ def test_the_label_is_left_alone(name):
   changed = 0
   for seed in range(20):
     got, again = (
-      pipeline.OPS[name](example, np.random.default_rng(seed), **fields)
+      compose.OPS[name](example, np.random.default_rng(seed), **fields)
       for _ in range(2)
     )
     np.testing.assert_array_equal(got['image'], again['image'])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab.data.augmentation import pipeline
+from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import sizes
 
 OPS = (
@@ -22,7 +22,7 @@ def test_what_ops_make_lies_between_the_quantiles(name, size):
   config.random_short_side.low, config.random_short_side.high = 10, 13
   for op in ('pad', 'random_crop', 'stretch'):
     config[op].size = (33, 41)
-  apply = pipeline.compose(config, (0, 0, 0))
+  apply = compose.compose(config, (0, 0, 0))
   example = {
     'image': np.zeros((*size, 3), np.uint8),
     'label': np.zeros(size, np.uint8),

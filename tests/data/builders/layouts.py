@@ -7,8 +7,8 @@ from PIL import Image
 import scipy.io
 
 from deeplab.data import catalog
+from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.data import info
 from deeplab.data import pipeline
 from deeplab.data.preparation import records
 
@@ -74,7 +74,7 @@ def check_metadata(config, got):
   classes = catalog.info_for(config.data).num_classes
   assert metadata(config) == (
     [np.count_nonzero(pixels == i) for i in range(classes)],
-    np.count_nonzero(pixels == info.IGNORE),
+    np.count_nonzero(pixels == dataset_info.IGNORE),
   )
 
 

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 import tifffile
 
 from deeplab.data import catalog
-from deeplab.data import info
+from deeplab.data import dataset_info
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
@@ -25,7 +25,7 @@ def decode(data, channels):
 def save_palette(path, ids):
   image = Image.fromarray(ids).convert('L')
   image = Image.frombytes('P', image.size, ids.tobytes())
-  palette = np.array(info.voc_palette(256), np.uint8)
+  palette = np.array(dataset_info.voc_palette(256), np.uint8)
   image.putpalette(palette.tobytes())
   image.save(path)
 
@@ -64,7 +64,7 @@ def test_bilevel_masks(tmp_path):
 
 
 def test_colored_masks(tmp_path):
-  colors = np.array(info.voc_palette(256), np.uint8)[IDS]
+  colors = np.array(dataset_info.voc_palette(256), np.uint8)[IDS]
   for mode in ('RGB', 'RGBA'):
     path = tmp_path / f'{mode}.png'
     Image.fromarray(colors).convert(mode).save(path)

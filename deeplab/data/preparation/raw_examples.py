@@ -12,8 +12,8 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data import info as info_lib
 from deeplab.data import prefetch
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
@@ -34,7 +34,7 @@ class Source:
 
   image: pathlib.Path
   annotation: pathlib.Path
-  facts: info_lib.DatasetInfo
+  facts: dataset_info.DatasetInfo
   read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask
   wanted: Callable[[np.ndarray], bool] | None = None
 
@@ -42,7 +42,7 @@ class Source:
 def generate(
   builder: tfds.core.DatasetBuilder,
   sources: Sequence[Source],
-  facts: info_lib.DatasetInfo,
+  facts: dataset_info.DatasetInfo,
   split: str,
   pixels: image_format.Pixels = image_format.RGB,
 ) -> Iterator[tuple[int, records.Record]]:
