@@ -36,13 +36,13 @@ from deeplab import evaluate
 from deeplab import visualize
 from deeplab.data import catalog
 from deeplab.models import registry
-from export import fit
-from export import graph as graph_lib
-from export import memory
-from export import resizes
-from export import sketch
 from export import table
-from export import targets
+from export.devices import fit
+from export.devices import resizes
+from export.devices import targets
+from export.graph import memory
+from export.graph import tflite_graph
+from export.graph import trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +157,8 @@ def cost(
     model.resize_ratio = resizes.ratio(whole, trained, target)
   except ValueError as error:
     refusals.append(str(error))
-  graph = sketch.network(build(), choice.size, host)
-  macs = graph_lib.macs(graph)
+  graph = trace.network(build(), choice.size, host)
+  macs = tflite_graph.macs(graph)
   cycles, ms = target.estimate_cycles(macs), target.estimate_ms(macs)
   refusals += fit.violations(graph, target, available)
   if max_ms is not None and ms is not None and ms > max_ms:
@@ -168,7 +168,7 @@ def cost(
   return Cost(
     macs,
     memory.arena(memory.lives(graph)),
-    graph_lib.weight_bytes(graph),
+    tflite_graph.weight_bytes(graph),
     cycles,
     ms,
     tuple(refusals),

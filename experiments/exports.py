@@ -32,11 +32,11 @@ from deeplab.data.augmentation import compose
 from deeplab.models import segmenter
 from deeplab.training import train_step
 from experiments import zoo
-from export import build
 from export import calibration
+from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
-from export import vela
+from export.devices import vela
 
 RESULTS = os.path.join(
   os.path.dirname(os.path.abspath(__file__)), 'exports.json'
@@ -151,7 +151,7 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   )
   with tempfile.TemporaryDirectory() as folder:
     output = os.path.join(folder, 'export')
-    report = build.run(source, request, output, 4, False, 0)
+    report = pipeline.run(source, request, output, 4, False, 0)
     compiled = vela.compile_file(os.path.join(output, 'int8.tflite'))
   exact, int8 = (report['formats'][kind] for kind in ('float32', 'int8'))
   refused: dict[str, str] = {}

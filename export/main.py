@@ -65,11 +65,11 @@ from deeplab.data import dataset_info
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import gptq
 from deeplab.quantization.ptq import range_estimators
-from export import build
-from export import report as report_lib
+from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
-from export import targets
+from export.devices import targets
+from export.report import markdown
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Work directory of the run to export.'
@@ -348,7 +348,7 @@ def _run() -> None:
     config = _quantization(config)
     request = _request(config, catalog.info_for(config.data))
     source = source_lib.untrained(config)
-  report = build.run(
+  report = pipeline.run(
     source,
     request,
     str(_OUTPUT.value),
@@ -358,7 +358,7 @@ def _run() -> None:
     _PROOF.value,
     _BESIDE.value or '',
   )
-  print(report_lib.summary(report))
+  print(markdown.summary(report))
   print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from deeplab.quantization import rules as rules_lib
-from export import targets
+from export.devices import targets
 
 FORMATS = (
   *('saved_model', 'float32', 'float16', 'int8', 'int16x8', 'int8_litert'),

@@ -44,10 +44,10 @@ from deeplab.inference import predictors
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.quantization.ptq import calibration as calibrate
-from export import parity
 from export import request as request_lib
-from export import score
 from export import source as source_lib
+from export.verify import parity
+from export.verify import score
 
 PyTree = Any
 Row = dict[str, Any]

@@ -26,8 +26,8 @@ from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.quantization.ptq import calibration as calibrate
 from export import calibration
 from export import request as request_lib
-from export import resizes
-from export import targets
+from export.devices import resizes
+from export.devices import targets
 
 PyTree = Any
 

@@ -16,7 +16,7 @@ from deeplab import predict
 from deeplab import train
 from deeplab.data import image_format
 from deeplab.inference import litert
-from export import build
+from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
 
@@ -66,7 +66,7 @@ def exported(run):
   source = source_lib.from_workdir(str(folder / 'run'), 'latest', None)
   formats = 'float32', 'int8', 'int8_litert'
   request = request_lib.make(formats, SIZE, 2)
-  return build.run(source, request, str(folder / 'export'), 12, True, 0)
+  return pipeline.run(source, request, str(folder / 'export'), 12, True, 0)
 
 
 def test_it_learns_from_the_fourth_channel(run):

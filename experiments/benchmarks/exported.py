@@ -43,14 +43,14 @@ from deeplab.pretrained.readers import tflite as tflite_weights
 from deeplab.pretrained.systems import detect
 from deeplab.quantization import rules as rules_lib
 from export import calibration
-from export import graph as graph_lib
-from export import micro
 from export import request as request_lib
-from export import saved_model
 from export import source as source_lib
 from export import table
-from export import tflite
-from export import vela
+from export.convert import saved_model
+from export.convert import tflite
+from export.devices import tflm
+from export.devices import vela
+from export.graph import tflite_graph
 
 ACCELERATORS = ('ethos-u55-128', 'ethos-u85-256')
 # Weights in flash and internal RAM of STM32N6, KiB, published by input size.
@@ -217,7 +217,7 @@ def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
     rows.append((name, what, format(a, form), format(b, form), ratio))
 
   constants = [
-    graph_lib.weight_bytes(graph_lib.read(x)) for x in (theirs, ours)
+    tflite_graph.weight_bytes(tflite_graph.read(x)) for x in (theirs, ours)
   ]
   row('constant bytes', constants)
   row('file bytes', (len(theirs), len(ours)))
@@ -250,8 +250,8 @@ def person(size: int) -> tuple[str, ...]:
     output_type='int8',
   )
   flash, ram = PERSON[size]
-  constants = graph_lib.weight_bytes(graph_lib.read(content)) / 1024
-  arena = micro.arena(content)
+  constants = tflite_graph.weight_bytes(tflite_graph.read(content)) / 1024
+  arena = tflm.arena(content)
   return (
     f'{size}',
     f'{constants:,.1f}',

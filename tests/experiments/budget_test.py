@@ -7,9 +7,9 @@ import pytest
 
 from configs import person_mnv2
 from experiments import budget
-from export import fit
-from export import sketch
-from export import targets
+from export.devices import fit
+from export.devices import targets
+from export.graph import trace
 
 N6 = targets.get('stm32n6')
 
@@ -76,13 +76,13 @@ def test_resizes_take_the_targets_steps(monkeypatch):
   config, target = person_mnv2.get_config(), targets.get('ethos-u55-128')
   limits = fit.limits(target, None, None)
   ratios = []
-  plan = sketch.network
+  plan = trace.network
 
   def record(network, *args):
     ratios.append(network.head.options.resize_ratio)
     return plan(network, *args)
 
-  monkeypatch.setattr(sketch, 'network', record)
+  monkeypatch.setattr(trace, 'network', record)
   assert budget.cost(config, choice(), target, limits).refusals == ()
   budget.cost(config, choice(), N6, fit.limits(N6, None, None))
   assert ratios == [2, 0]

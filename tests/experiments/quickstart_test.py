@@ -14,7 +14,7 @@ from deeplab import evaluate
 from deeplab import predict
 from deeplab.data import datasets
 from deeplab.data import pipeline
-from export import build
+from export import pipeline as build
 from export import request as request_lib
 from export import source as source_lib
 

@@ -9,9 +9,9 @@ from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.quantization import rules
 from deeplab.quantization.ptq import calibration
-from export import graph as graph_lib
-from export import proof
-from export import vela
+from export.devices import measure
+from export.devices import vela
+from export.graph import tflite_graph
 from tests.export import small
 
 
@@ -56,7 +56,7 @@ def test_reading_a_graph_never_fails_otherwise():
   cases += [flipped(content, seed, count=64) for seed in range(200)]
   for data in cases:
     try:
-      graph_lib.read(data)
+      tflite_graph.read(data)
     except ValueError as error:
       assert str(error)
       refused += 1
@@ -68,7 +68,7 @@ def test_the_compiler_gets_half_a_file(tmp_path):
   path.write_bytes(small.int8()[:1500])
   with pytest.raises(ValueError, match=r'Vela cannot compile .*half\.tflite'):
     vela.compile_file(str(path))
-  found = proof._npu(str(path))
+  found = measure._npu(str(path))
   assert all('the file' in x['error'] for x in found.values())
 
 

@@ -8,10 +8,10 @@ import pytest
 from configs import common
 from deeplab.models import registry
 from export import calibration
-from export import graph as graph_lib
 from export import request as request_lib
-from export import saved_model
-from export import tflite
+from export.convert import saved_model
+from export.convert import tflite
+from export.graph import tflite_graph
 from tests.export import running
 from tests.export import weights
 
@@ -102,7 +102,7 @@ def test_encoder(encoder, output_stride, size, tmp_path):
       samples, size, request.normalization_in_graph, MEAN, STD
     ),
   )
-  graph = graph_lib.read(data)
+  graph = tflite_graph.read(data)
   assert max(len(tensor.shape) for tensor in graph.tensors) == 4
-  found = graph_lib.operators(graph)
+  found = tflite_graph.operators(graph)
   assert set(found) <= KNOWN | {'QUANTIZE'}

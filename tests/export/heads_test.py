@@ -7,10 +7,10 @@ import pytest
 from configs import common
 from deeplab.models import registry
 from export import calibration
-from export import graph as graph_lib
 from export import request as request_lib
-from export import saved_model
-from export import tflite
+from export.convert import saved_model
+from export.convert import tflite
+from export.graph import tflite_graph
 from tests.export import running
 from tests.export import weights
 
@@ -64,7 +64,7 @@ def test_head(case, tmp_path):
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
 
   data = tflite.convert(path, 'float32', request)
-  found = graph_lib.operators(graph_lib.read(data))
+  found = tflite_graph.operators(tflite_graph.read(data))
   known = OPERATORS | OWN.get(case, set())
   assert set(found) <= known
   np.testing.assert_allclose(
@@ -77,7 +77,7 @@ def test_head(case, tmp_path):
     request,
     calibration.samples(samples, SIZE, True, MEAN, STD),
   )
-  found = graph_lib.operators(graph_lib.read(data))
+  found = tflite_graph.operators(tflite_graph.read(data))
   assert set(found) <= known | {'QUANTIZE', 'DEQUANTIZE'}
   error = running.run(data, image, 5, tmp_path) - expected
   assert np.std(error) < 0.3 * np.std(expected)

@@ -13,16 +13,16 @@ from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
 from export import calibration
-from export import graph as graph_lib
-from export import parity
 from export import request as request_lib
+from export.graph import tflite_graph
+from export.verify import parity
 from tests.export import heads_test
 from tests.export import running
 from tests.export import weights
 from tests.quantization import nets
 
 providers = pytest.importorskip('deeplab.quantization.simulator.providers')
-lowering = pytest.importorskip('export.lowering')
+lowering = pytest.importorskip('export.convert.litert_converter')
 
 CLASSES = 3
 RULES = rules_lib.Rules()
@@ -140,7 +140,7 @@ def compare(network, variables, size):
   """Returns `parity.steps` of file and simulation, and the operators."""
   images = calibration.synthetic(6, size, 3)
   result, _, content = measure(network, variables, size, images)
-  return result, graph_lib.operators(graph_lib.read(content))
+  return result, tflite_graph.operators(tflite_graph.read(content))
 
 
 @pytest.mark.full
@@ -189,12 +189,12 @@ def test_layers_of_16_bits(name, wide):
   content = lowering.convert(network, variables, rules, request, MEAN, STD)
   found, _ = invoke(content, images[4:])
   simulated = simulate(network, variables, request, images[4:])
-  graph = graph_lib.read(content)
-  step = graph_lib.output_scale(graph)
+  graph = tflite_graph.read(content)
+  step = tflite_graph.output_scale(graph)
   result = parity.steps(list(simulated), found, step)
-  print(name, wide, result, graph_lib.operator_dtypes(graph))
+  print(name, wide, result, tflite_graph.operator_dtypes(graph))
   assert result['same'] == 1.0
-  assert graph_lib.operator_dtypes(graph)['CONV_2D']['int16'] >= 4
+  assert tflite_graph.operator_dtypes(graph)['CONV_2D']['int16'] >= 4
 
 
 @pytest.mark.full

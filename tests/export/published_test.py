@@ -19,8 +19,8 @@ from deeplab.quantization.ptq import calibration as calibrate
 from deeplab.quantization.ptq import gptq
 from export import calibration
 from export import request as request_lib
-from export import saved_model
-from export import tflite
+from export.convert import saved_model
+from export.convert import tflite
 from tests.pretrained import converted_test as converted
 from tests.shared import SHARED
 
@@ -98,7 +98,7 @@ def by_tensorflow(tmp_path):
 
 
 def by_litert_converter(method):
-  from export import lowering
+  from export.convert import litert_converter
 
   network, _ = imported()
   rules, variables = rules_lib.Rules(), settled()
@@ -112,7 +112,7 @@ def by_litert_converter(method):
     method=method,
     percentile=99.99,
   )
-  return lowering.convert(
+  return litert_converter.convert(
     network,
     {**variables, 'quant_stats': stats},
     rules,

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from export import saved_model
+from export.convert import saved_model
 
 SIZE = (16, 24)
 CLASSES = 5

@@ -9,7 +9,7 @@ import pytest
 
 from deeplab.inference import litert
 from deeplab.inference import load
-from export import onnx_file
+from export.convert import onnx
 from tests.export import small
 
 pytest.importorskip('onnxruntime')
@@ -30,7 +30,7 @@ def pair(request, tmp_path_factory):
     'quantization': scale and {'scale': float(scale), 'zero_point': zero}
   }
   (folder / 'x.json').write_text(json.dumps(card))
-  (folder / 'x.onnx').write_bytes(onnx_file.convert(content))
+  (folder / 'x.onnx').write_bytes(onnx.convert(content))
   return folder
 
 
@@ -49,7 +49,7 @@ def test_onnx_computes_the_same(pair):
 
 
 def test_facts(pair):
-  facts = onnx_file.facts((pair / 'x.onnx').read_bytes())
+  facts = onnx.facts((pair / 'x.onnx').read_bytes())
   assert facts['opset'] == 17
   assert facts['operators']['Conv'] == 3
   assert facts['operators']['DequantizeLinear'] > 5

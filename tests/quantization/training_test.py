@@ -10,7 +10,7 @@ import pytest
 from deeplab import evaluate
 from deeplab import workdir as workdirs
 from deeplab.training import checkpoints
-from export import build
+from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
 from tests import runs
@@ -87,7 +87,7 @@ def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
     input_type='int8',
     output_type='int8',
   )
-  build.run(source, request, output, 4, True, 8)
+  pipeline.run(source, request, output, 4, True, 8)
   with open(os.path.join(output, 'report.json'), encoding='utf-8') as f:
     report = json.load(f)
   found = report['formats']

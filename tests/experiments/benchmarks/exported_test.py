@@ -5,7 +5,7 @@ import pytest
 from configs import shapes_mnv2
 from deeplab.inference import tflm
 from experiments.benchmarks import exported
-from export import graph as graph_lib
+from export.graph import tflite_graph
 from tests import shared
 
 
@@ -13,8 +13,8 @@ def test_an_export_of_the_untrained():
   content = exported.export(
     shapes_mnv2.get_config('smoke'), (64, 64), output='argmax'
   )
-  graph = graph_lib.read(content)
-  assert graph_lib.operators(graph)['ARG_MAX'] == 1
+  graph = tflite_graph.read(content)
+  assert tflite_graph.operators(graph)['ARG_MAX'] == 1
   # No two biases are the same bytes, as if they were trained.
   read = {i for op in graph.operators for i in op.inputs}
   biases = [
@@ -52,11 +52,11 @@ def test_public_networks_are_ours():
     pytest.skip('the public files are not here')
   for name, public in exported.PUBLIC.items():
     path = folder / f'{name}.tflite'
-    theirs = graph_lib.read(path.read_bytes())
-    ours = graph_lib.read(public.export(str(path)))
-    assert graph_lib.macs(ours) == pytest.approx(
-      graph_lib.macs(theirs), rel=2e-3
+    theirs = tflite_graph.read(path.read_bytes())
+    ours = tflite_graph.read(public.export(str(path)))
+    assert tflite_graph.macs(ours) == pytest.approx(
+      tflite_graph.macs(theirs), rel=2e-3
     )
-    ratio = graph_lib.weight_bytes(ours) / graph_lib.weight_bytes(theirs)
+    ratio = tflite_graph.weight_bytes(ours) / tflite_graph.weight_bytes(theirs)
     print(name, ratio)
     assert 0.97 < ratio <= 1.0

@@ -1,0 +1,177 @@
+"""An int8 file as C: the model as an array, and an example that runs it.
+
+The tree builds with CMake. With the sources of TensorFlow Lite Micro it runs
+the network on an image that is in it, and compares with what was computed
+here; without them it compiles all but the few lines that call them.
+"""
+
+from collections.abc import Iterable
+import math
+import os
+import pathlib
+import string
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from deeplab import evaluate
+from deeplab.inference import litert
+from deeplab.inference import tflm
+from export.devices import tflm as micro
+from export.graph import memory
+from export.graph import tflite_graph
+
+_TEMPLATES = pathlib.Path(__file__).parent / 'c_template'
+_TYPES = {
+  'int8': 'int8_t',
+  'uint8': 'uint8_t',
+  'int32': 'int32_t',
+  'float32': 'float',
+}
+# Methods of MicroMutableOpResolver that are not the operator's name in words.
+# Source: tflite-micro, micro_mutable_op_resolver.h.
+_ADD = {
+  'BATCH_MATMUL': 'BatchMatMul',
+  'CUMSUM': 'CumSum',
+  'L2_POOL_2D': 'L2Pool2D',
+  'CONV_2D': 'Conv2D',
+  'DEPTHWISE_CONV_2D': 'DepthwiseConv2D',
+  'AVERAGE_POOL_2D': 'AveragePool2D',
+  'MAX_POOL_2D': 'MaxPool2D',
+  'PADV2': 'PadV2',
+  'RELU6': 'Relu6',
+}
+_HEAD_ROOM = 1.1  # of bookkeeping, and of a plan that is not TFLM's
+
+
+def _method(operator: str) -> str:
+  """Returns how MicroMutableOpResolver adds an operator."""
+  words = operator.lower().split('_')
+  return 'Add' + _ADD.get(operator, ''.join(w.capitalize() for w in words))
+
+
+def _array(values: Iterable[int]) -> str:
+  """Returns integers as the lines of a C initialiser."""
+  texts = [str(value) for value in values]
+  rows = [texts[i : i + 20] for i in range(0, len(texts), 20)]
+  return '\n'.join('  ' + ', '.join(row) + ',' for row in rows)
+
+
+def arena_bytes(content: bytes) -> int:
+  """Returns the bytes an arena should have: TFLM's own, or a careful plan.
+
+  Bookkeeping has room to grow: other versions of TFLM have larger structures.
+
+  Args:
+    content: of an int8 .tflite file.
+  """
+  if tflm.available():
+    found = micro.arena(content)
+    needed = found.head + _HEAD_ROOM * found.tail
+    return math.ceil(needed / 1024) * 1024
+  graph = tflite_graph.read(content)
+  planned = memory.arena(memory.lives(graph))
+  return math.ceil(_HEAD_ROOM * (planned + 64 * len(graph.tensors)))
+
+
+def expected_ids(
+  content: bytes, card: dict[str, Any], image: np.ndarray
+) -> np.ndarray:
+  """Returns the class of each pixel, uint8 [h, w], by TFLM if it is here.
+
+  Args:
+    content: of an int8 .tflite file.
+    card: its model card.
+    image: [H, W, C] in 0..255, of its size.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'model.tflite')
+    with open(path, 'wb') as f:
+      f.write(content)
+    evaluate.write_json(os.path.join(folder, 'model.json'), card)
+    predictor = (
+      tflm.TFLMPredictor(path)
+      if tflm.available()
+      else litert.TFLitePredictor(path, resolver='reference')
+    )
+    return predictor.with_output('ids')(image[None])[0]
+
+
+def _macros(content: bytes, card: dict[str, Any], arena: int) -> dict[str, str]:
+  """Returns what the templates' names stand for."""
+  graph = tflite_graph.read(content)
+  names = {'ARENA_BYTES': str(arena), 'MODEL_BYTES': str(len(content))}
+  for end, index in (('INPUT', graph.inputs[0]), ('OUTPUT', graph.outputs[0])):
+    tensor = graph.tensors[index]
+    scale = tflite_graph.quantization(tensor) or {'scale': 1.0, 'zero_point': 0}
+    depth = tensor.shape[3] if len(tensor.shape) == 4 else 1
+    names |= {
+      f'{end}_HEIGHT': str(tensor.shape[1]),
+      f'{end}_WIDTH': str(tensor.shape[2]),
+      f'{end}_CHANNELS': str(depth),
+      f'{end}_TYPE': _TYPES[tensor.dtype],
+      f'{end}_IS_FLOAT': str(int(tensor.dtype == 'float32')),
+      f'{end}_SCALE': _float(scale['scale']),
+      f'{end}_ZERO_POINT': str(scale['zero_point']),
+      f'{end}_MIN': str(_limit(tensor.dtype, 'min')),
+      f'{end}_MAX': str(_limit(tensor.dtype, 'max')),
+    }
+  inside = card['normalization_in_graph']
+  floats = lambda xs: ', '.join(_float(x) for x in xs)
+  names |= {
+    'CLASSES': str(len(card['classes'])),
+    'OUTPUT_IS_IDS': str(int(card['output'] == 'argmax')),
+    'MEAN': floats([0] * len(card['mean']) if inside else card['mean']),
+    'STD': floats([1] * len(card['std']) if inside else card['std']),
+    'CLASS_NAMES': ', '.join(_quoted(name) for name in card['classes']),
+    'OPERATOR_COUNT': str(len(tflite_graph.operators(graph))),
+    'ADD_OPERATORS': '\n'.join(
+      f'    if (resolver.{_method(name)}() != kTfLiteOk) return nullptr;'
+      for name in sorted(tflite_graph.operators(graph))
+    ),
+  }
+  return names
+
+
+def _float(value: float) -> str:
+  """Returns a C literal of the same float32."""
+  text = f'{np.float32(value):.9g}'
+  return f'{text}f' if '.' in text or 'e' in text else f'{text}.0f'
+
+
+def _quoted(text: str) -> str:
+  escaped = text.replace('\\', '\\\\').replace('"', '\\"')
+  return f'"{escaped}"'
+
+
+def _limit(dtype: str, which: str) -> int:
+  return 0 if dtype == 'float32' else int(getattr(np.iinfo(dtype), which))
+
+
+def write(
+  folder: str, content: bytes, card: dict[str, Any], image: np.ndarray
+) -> None:
+  """Writes the tree.
+
+  Args:
+    folder: to make.
+    content: of an int8 .tflite file.
+    card: its model card.
+    image: [H, W, C] in 0..255, of the file's size; rounded to whole numbers,
+      it is the sample.
+  """
+  pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+  names = _macros(content, card, arena_bytes(content))
+  names |= {
+    'MODEL_DATA': _array(content),
+    'SAMPLE_PIXELS': _array(pixels.ravel().tolist()),
+    'SAMPLE_IDS': _array(expected_ids(content, card, pixels).ravel().tolist()),
+    'KERNELS': 'TFLite Micro' if tflm.available() else 'LiteRT',
+  }
+  os.makedirs(folder)
+  for template in sorted(_TEMPLATES.iterdir()):
+    text = string.Template(template.read_text(encoding='utf-8'))
+    path = os.path.join(folder, template.name)
+    with open(path, 'w', encoding='utf-8') as f:
+      f.write(text.substitute(names))

@@ -1,0 +1,152 @@
+"""The first and last operators of an int8 file, changed to what was asked for.
+
+litert-converter makes files of float32 ends.
+"""
+
+import copy
+
+from ai_edge_litert import schema_py_generated as schema
+import numpy as np
+
+from export.graph import tflite_graph
+
+
+def retype(data: bytes, input_type: str, output_type: str) -> bytes:
+  """Gives a file of float32 ends those that were asked for.
+
+  int8 drops the QUANTIZE behind the input or the DEQUANTIZE before the output;
+  uint8 makes it a change of the zero point.
+  """
+  model = schema.ModelT.InitFromPackedBuf(data, 0)
+  (main,) = model.subgraphs
+  names = [_name(model, op) for op in main.operators]
+  for wanted, name, at in (
+    (input_type, 'QUANTIZE', 'inputs'),
+    (output_type, 'DEQUANTIZE', 'outputs'),
+  ):
+    if wanted == 'float32':
+      continue
+    (outer,) = (int(i) for i in getattr(main, at))
+    places = [
+      i
+      for i, op in enumerate(main.operators)
+      if outer in getattr(op, at) and names[i] == name
+    ]
+    if len(places) != 1:
+      raise tflite_graph.BadGraph(
+        f'the {at[:-1]} of the file is not one {name}: it cannot be {wanted}'
+      )
+    operator = main.operators[places[0]]
+    inner = int((operator.outputs if at == 'inputs' else operator.inputs)[0])
+    if wanted == 'int8':
+      del main.operators[places[0]], names[places[0]]
+      _replace_end(model, outer, inner)
+      continue
+    tensor, like = main.tensors[outer], main.tensors[inner]
+    tensor.type = schema.TensorType.UINT8
+    tensor.quantization = copy.deepcopy(like.quantization)
+    tensor.quantization.zeroPoint = [int(like.quantization.zeroPoint[0]) + 128]
+    if at == 'outputs':
+      operator.opcodeIndex = _code(model, 'QUANTIZE', 2)
+      operator.builtinOptions = None
+      operator.builtinOptionsType = 0
+  tflite_graph.prune(model)  # the float32 ends
+  return tflite_graph.pack(model)
+
+
+def ids(data: bytes, dtype: str) -> bytes:
+  """Puts ARG_MAX behind the logits of a file.
+
+  Logits in int8 lose the DEQUANTIZE behind them: the class is the same.
+
+  Args:
+    data: a file of float32 logits [1, H, W, K].
+    dtype: of the ids [1, H, W], 'int32' or 'uint8'.
+  """
+  model = schema.ModelT.InitFromPackedBuf(data, 0)
+  (main,) = model.subgraphs
+  (logits,) = (int(i) for i in main.outputs)
+  last = main.operators[-1]
+  source = logits
+  if _name(model, last) == 'DEQUANTIZE' and logits in last.outputs:
+    source = int(last.inputs[0])
+    del main.operators[-1]
+  shape = [int(n) for n in main.tensors[logits].shape[:3]]
+  axis = _tensor(model, 'axis', schema.TensorType.INT32, [])
+  model.buffers.append(schema.BufferT())
+  model.buffers[-1].data = np.frombuffer(np.int32(3).tobytes(), np.uint8)
+  main.tensors[axis].buffer = len(model.buffers) - 1
+  found = _tensor(model, 'ids', schema.TensorType.INT32, shape)
+  options = schema.ArgMaxOptionsT()
+  options.outputType = schema.TensorType.INT32
+  _append(model, 'ARG_MAX', 2, [source, axis], found, options)
+  if dtype == 'uint8':
+    small = _tensor(model, 'ids_uint8', schema.TensorType.UINT8, shape)
+    cast = schema.CastOptionsT()
+    cast.inDataType = schema.TensorType.INT32
+    cast.outDataType = schema.TensorType.UINT8
+    _append(model, 'CAST', 1, [found], small, cast)
+    found = small
+  _replace_end(model, logits, found)
+  tflite_graph.prune(model)  # the float32 logits
+  return tflite_graph.pack(model)
+
+
+def _replace_end(model: schema.ModelT, old: int, new: int) -> None:
+  """Makes another tensor an input or output in an old one's place."""
+  (main,) = model.subgraphs
+  main.inputs = [new if i == old else int(i) for i in main.inputs]
+  main.outputs = [new if i == old else int(i) for i in main.outputs]
+  for signature in model.signatureDefs or ():
+    for end in (*signature.inputs, *signature.outputs):
+      end.tensorIndex = new if end.tensorIndex == old else end.tensorIndex
+
+
+def _tensor(
+  model: schema.ModelT, name: str, dtype: int, shape: list[int]
+) -> int:
+  """Adds a tensor without data; returns its index."""
+  (main,) = model.subgraphs
+  tensor = schema.TensorT()
+  tensor.name, tensor.type, tensor.shape = name.encode(), dtype, shape
+  tensor.hasRank = True
+  tensor.buffer = 0
+  main.tensors.append(tensor)
+  return len(main.tensors) - 1
+
+
+def _append(
+  model: schema.ModelT,
+  name: str,
+  version: int,
+  inputs: list[int],
+  output: int,
+  options: schema.ArgMaxOptionsT | schema.CastOptionsT,
+) -> None:
+  """Adds an operator behind all others."""
+  operator = schema.OperatorT()
+  operator.opcodeIndex = _code(model, name, version)
+  operator.inputs, operator.outputs = inputs, [output]
+  kind = type(options).__name__.removesuffix('T')
+  operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+  operator.builtinOptions = options
+  model.subgraphs[0].operators.append(operator)
+
+
+def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+  code = model.operatorCodes[operator.opcodeIndex]
+  return tflite_graph.operator_name(code)
+
+
+def _code(model: schema.ModelT, name: str, version: int) -> int:
+  """Returns the index of an operator among the model's, added if need be."""
+  for i, code in enumerate(model.operatorCodes):
+    if tflite_graph.operator_name(code) == name:
+      return i
+  code = schema.OperatorCodeT()
+  code.builtinCode = code.deprecatedBuiltinCode = getattr(
+    schema.BuiltinOperator, name
+  )
+  code.version = version
+  model.operatorCodes.append(code)
+  return len(model.operatorCodes) - 1

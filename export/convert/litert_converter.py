@@ -1,0 +1,136 @@
+"""Simulated int8 -> .tflite, by litert-converter: the arithmetic of JAX.
+
+TensorFlow's converter leaves the marks of `providers.lower` in place, and its
+file computes in float.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from litert_converter import converter_api_ext
+from litert_converter.mlir import ir
+from litert_converter.mlir import passmanager
+import numpy as np
+
+from deeplab.data import image_format
+from deeplab.models import segmenter
+from deeplab.quantization import pixel_input
+from deeplab.quantization import rules as rules_lib
+from export import request as request_lib
+from export.convert import io_types
+from export.convert import mixed_precision
+from export.convert import saved_model
+from export.graph import tflite_graph
+
+PyTree = Any
+
+
+def network(
+  model: segmenter.Segmenter,
+  variables: PyTree,
+  request: request_lib.Request,
+  mean: Sequence[float],
+  std: Sequence[float],
+  highest: int = image_format.RGB.highest,
+) -> tuple[Any, PyTree, tuple[float, float] | None]:
+  """Returns (network, variables, input range) of what stands in the file.
+
+  The range of pixels is known: one of 8 bits is its own int8 value then, but
+  for the zero point.
+  """
+  if not request.normalization_in_graph:
+    return model, variables, None
+  variables = pixel_input.with_layer(variables, mean, std)
+  net = pixel_input.network(model, request.rules, len(mean))
+  return net, variables, (0.0, float(highest))
+
+
+def _convert(text: str) -> bytes:
+  """Returns the flatbuffer of a StableHLO module with marked tensors."""
+  with saved_model.quiet() as held, ir.Context() as context:
+    converter_api_ext.prepare_mlir_context(context)
+    module = ir.Module.parse(text)
+    config = converter_api_ext.ConvertToTFLConfig()
+    config.qdq_conversion_mode = 'STATIC'
+    config.strict_qdq_mode = True  # without it tensors stay float
+    try:
+      converter_api_ext.run_convert_to_tfl_passes(
+        module, passmanager.PassManager(), config
+      )
+      converter_api_ext.set_signature(
+        module.operation, 'serving_default', ['image'], ['output']
+      )
+      return converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+    except Exception as error:  # the converter raises many
+      raise ValueError(
+        'litert-converter cannot convert the model; --formats=int8 does it by '
+        f'TensorFlow, or --float_layers leaves layers out: {error} '
+        f'{held()[:500]}'
+      ) from error
+
+
+def convert(
+  model: segmenter.Segmenter,
+  variables: PyTree,
+  rules: rules_lib.Rules,
+  request: request_lib.Request,
+  mean: Sequence[float],
+  std: Sequence[float],
+  highest: int = image_format.RGB.highest,
+) -> bytes:
+  """Returns the bytes of a file that computes what `simulate` computes.
+
+  Args:
+    model: built with depthwise and pointwise 'conv', in float32.
+    variables: {'params', 'batch_stats', 'quant_stats'}.
+    rules: what is quantised.
+    request: the export; its output is 'logits' or 'argmax'.
+    mean: a value a channel.
+    std: likewise.
+    highest: the largest value that a pixel may have.
+
+  Raises:
+    graph.BadGraph: an operator that must not be in such a file; it and its
+      tensor are named.
+    ValueError: the converter failed, and why.
+  """
+  from deeplab.quantization.simulator import providers
+
+  net, variables, pixels = network(
+    model, variables, request, mean, std, highest
+  )
+  variables = jax.tree.map(np.asarray, variables)
+  net = providers.lower(net, rules, variables, pixels, request.narrow_output)
+  arrays = {k: v for k, v in variables.items() if k != 'quant_stats'}
+
+  def compute(image: jax.Array) -> Any:
+    # Not NumPy's: those lose Qwix's notes.
+    output: Any = net.apply(jax.tree.map(jnp.asarray, arrays), image)
+    return output.logits
+
+  image = jax.ShapeDtypeStruct((1, *request.input_size, len(mean)), jnp.float32)
+  data = _convert(jax.jit(compute).lower(image).as_text())
+  if rules.wide_layers:
+    data = mixed_precision.settle(data)
+  if request.output == 'argmax':
+    data = io_types.retype(data, request.input_type, 'float32')
+    data = io_types.ids(data, request.output_type)
+  else:
+    data = io_types.retype(data, request.input_type, request.output_type)
+  try:
+    tflite_graph.check(
+      tflite_graph.read(data),
+      'the int8_litert file',
+      'int8',
+      request.input_type,
+      request.output_type,
+      weights=rules.weights,
+      floats_allowed=bool(rules.float_layers),
+    )
+  except tflite_graph.BadGraph as error:
+    raise tflite_graph.BadGraph(
+      f'{error}; --formats=int8 has operators for more layers'
+    ) from None
+  return data

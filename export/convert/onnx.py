@@ -1,0 +1,59 @@
+"""A .tflite file -> ONNX: float32, or int8 between QuantizeLinear pairs."""
+
+import collections
+import os
+import tempfile
+from typing import Any
+import warnings
+
+from export.convert import saved_model
+
+# The newest that tf2onnx writes whole; ONNX Runtime has it since 1.12.
+OPSET = 17
+
+
+def convert(content: bytes) -> bytes:
+  """Converts a file; inputs and outputs stay as they are, NHWC.
+
+  Args:
+    content: of a .tflite file.
+
+  Returns:
+    The bytes of the .onnx file, of opset `OPSET`.
+
+  Raises:
+    ValueError: an operator that tf2onnx does not know.
+  """
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    saved_model.quiet(),
+    warnings.catch_warnings(),
+  ):
+    warnings.simplefilter('ignore')  # of TensorFlow's own interpreter
+    import onnx
+    from tf2onnx import convert as tf2onnx
+
+    path = os.path.join(folder, 'model.tflite')
+    with open(path, 'wb') as f:
+      f.write(content)
+    try:
+      model, _ = tf2onnx.from_tflite(path, opset=OPSET)
+      onnx.checker.check_model(model)
+    except Exception as error:  # of many types
+      raise ValueError(f'tf2onnx cannot convert the file: {error}') from error
+  return model.SerializeToString()
+
+
+def facts(content: bytes) -> dict[str, Any]:
+  """Returns what a file says: `weight_bytes`, `operators` and `opset`."""
+  import onnx
+
+  model = onnx.load_from_string(content)
+  counts = collections.Counter(node.op_type for node in model.graph.node)
+  return {
+    'weight_bytes': sum(
+      tensor.ByteSize() for tensor in model.graph.initializer
+    ),
+    'operators': dict(sorted(counts.items(), key=lambda x: (-x[1], x[0]))),
+    'opset': model.opset_import[0].version,
+  }

@@ -1,0 +1,105 @@
+"""SavedModel -> .tflite, in float32, float16, int8 or int16x8."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from export import request as request_lib
+from export.convert import saved_model
+from export.graph import tflite_graph
+
+KINDS = ('float32', 'float16', 'int8', 'int16x8')
+_INT16X8 = (
+  tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+)
+
+
+def _errors(error: Exception, held: str) -> str:
+  """Returns the converter's own words, without MLIR dumps and stack traces."""
+  lines = [
+    line.split('error: ', 1)[1].strip()
+    for line in f'{held}\n{error}'.splitlines()
+    if 'error: ' in line
+  ]
+  # The first ones name the operator; the rest repeat that it failed.
+  return '; '.join(dict.fromkeys(lines[:5])) or str(error).strip()[:500]
+
+
+def convert(
+  path: str,
+  kind: str,
+  request: request_lib.Request,
+  samples: Iterable[np.ndarray] = (),
+) -> bytes:
+  """Converts a SavedModel, and refuses a result that devices could not run.
+
+  float32 and float16 use builtin operators only; float16 stores float16
+  weights, which a CPU unpacks when it loads the file. int8 is full-integer:
+  weights symmetric per output channel, activations asymmetric per tensor from
+  the smallest and largest value over the samples, biases int32. int16x8 has
+  symmetric 16-bit activations and 64-bit biases.
+
+  Args:
+    path: the SavedModel's folder.
+    kind: of `KINDS`.
+    request: the export.
+    samples: float32 [1, H, W, C] each; for int8 and int16x8 alone.
+
+  Returns:
+    The bytes of the file.
+
+  Raises:
+    graph.BadGraph: an operator that must not be in such a file; it and its
+      tensor are named.
+    ValueError: the converter failed, and why; or no samples for int8.
+  """
+  if kind not in KINDS:
+    raise ValueError(f'kind={kind!r} is not one of {KINDS}')
+  samples = iter(samples)
+  first = next(samples, None)
+  if kind in request_lib.CALIBRATED and first is None:
+    raise ValueError(f'{kind} needs calibration images, and there are none')
+
+  def representative():
+    yield [first]
+    for sample in samples:
+      yield [sample]
+
+  with saved_model.quiet() as held:
+    converter = tf.lite.TFLiteConverter.from_saved_model(path)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if kind != 'float32':
+      converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == 'float16':
+      converter.target_spec.supported_types = [tf.float16]
+    if kind in request_lib.CALIBRATED:
+      converter.representative_dataset = representative
+    if kind == 'int16x8':
+      converter.target_spec.supported_ops = [_INT16X8]
+    if kind == 'int8':
+      # TensorFlow has no public name for it.
+      converter._experimental_disable_per_channel = (
+        request.rules.weights == 'tensor'
+      )
+      converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+      ]
+      converter.inference_input_type = tf.as_dtype(request.input_type)
+      if request.output != 'argmax':  # ids keep the type they have
+        converter.inference_output_type = tf.as_dtype(request.output_type)
+    try:
+      data = tflite_graph.short_names(bytes(converter.convert()))
+    except Exception as error:  # the converter raises many, RuntimeError too
+      raise ValueError(
+        f'TensorFlow cannot convert the model to {kind}: '
+        f'{_errors(error, held())}'
+      ) from error
+  tflite_graph.check(
+    tflite_graph.read(data),
+    f'the {kind} file',
+    kind,
+    *request.types(kind),
+    weights=request.rules.weights,
+  )
+  return data

@@ -1,0 +1,1 @@
+"""Targets, whether a model fits them, and what they measure."""

@@ -1,0 +1,194 @@
+"""What TensorFlow Lite Micro makes of a file: memory, and which bits differ.
+
+LiteRT's reference kernels are what is compared with: the plain loops that the
+specification of int8 arithmetic names.
+"""
+
+import collections
+from collections.abc import Sequence
+import re
+from typing import Any
+from typing import NamedTuple
+
+from ai_edge_litert import interpreter
+from ai_edge_litert import schema_py_generated as schema
+import numpy as np
+
+from deeplab.inference import tflm
+from export.convert import saved_model
+from export.graph import tflite_graph
+
+
+class Arena(NamedTuple):
+  """Memory that TFLM took, in bytes.
+
+  Attributes:
+    total: of the arena.
+    head: activations and scratch, planned to overlap.
+    tail: what lasts: tensors, kernels' own data, quantised multipliers.
+  """
+
+  total: int
+  head: int
+  tail: int
+
+
+class OperatorDifference(NamedTuple):
+  """One operator, run alone on the inputs that it has in the network.
+
+  Attributes:
+    step: place in the order of execution.
+    operator: TFLite name.
+    tensor: the tensor that it makes.
+    largest: the largest difference, in steps of that tensor's scale (of the
+      values themselves for floats); 0 is bit for bit.
+    share: of the values that differ.
+  """
+
+  step: int
+  operator: str
+  tensor: str
+  largest: float
+  share: float
+
+
+class NetworkDifference(NamedTuple):
+  """A whole network on some images.
+
+  Attributes:
+    histogram: absolute difference of the output, in steps, and its count.
+    first: the first operator, in order of execution, whose output differs;
+      None if no tensor does.
+  """
+
+  histogram: dict[int, int]
+  first: OperatorDifference | None
+
+
+def arena(content: bytes) -> Arena:
+  """Returns the memory that TFLM needs for a file.
+
+  Raises:
+    ValueError: see `tflm.open_file`.
+  """
+  runner = tflm.open_file(content)
+  with saved_model.quiet() as held:
+    runner.print_allocations()
+    text = held()
+  found = dict(re.findall(r'Arena allocation (\w+) (\d+) bytes', text))
+  # The larger of the two plans that were made when it was loaded.
+  return Arena(*(int(found[key]) for key in ('total', 'head', 'tail')))
+
+
+def _reference(content: bytes) -> Any:
+  runner = interpreter.Interpreter(
+    model_content=content,
+    experimental_op_resolver_type=interpreter.OpResolverType.BUILTIN_REF,
+    experimental_preserve_all_tensors=True,
+  )
+  runner.allocate_tensors()
+  return runner
+
+
+def single(content: bytes, step: int) -> bytes:
+  """Returns a file of one operator of another file, its constants included."""
+  model = schema.ModelT.InitFromPackedBuf(content, 0)
+  graph = model.subgraphs[0]
+  op = graph.operators[step]
+
+  def is_constant(index: int) -> bool:
+    data = model.buffers[graph.tensors[index].buffer].data
+    return data is not None and len(data) > 0
+
+  graph.operators = [op]
+  graph.inputs = sorted(
+    {int(i) for i in op.inputs if i >= 0 and not is_constant(i)}
+  )
+  graph.outputs = [int(i) for i in op.outputs]
+  model.operatorCodes = [model.operatorCodes[op.opcodeIndex]]
+  op.opcodeIndex = 0
+  model.metadata, model.metadataBuffer, model.signatureDefs = [], [], []
+  tflite_graph.prune(model)
+  return tflite_graph.pack(model)
+
+
+def _difference(
+  graph: tflite_graph.Graph, step: int, a: np.ndarray, b: np.ndarray
+) -> OperatorDifference:
+  op = graph.operators[step]
+  apart = np.abs(a.astype(np.float64) - np.asarray(b).astype(np.float64))
+  return OperatorDifference(
+    step,
+    op.name,
+    graph.tensors[op.outputs[0]].name,
+    float(apart.max(initial=0)),
+    float(np.mean(apart > 0)),
+  )
+
+
+def operators(content: bytes, image: np.ndarray) -> list[OperatorDifference]:
+  """Runs each operator alone by TFLM, on what LiteRT gives it.
+
+  Args:
+    content: bytes of a file.
+    image: its input, in its own type and shape.
+  """
+  graph = tflite_graph.read(content)
+  reference = _reference(content)
+  reference.set_tensor(graph.inputs[0], image)
+  reference.invoke()
+  found = []
+  for step, op in enumerate(graph.operators):
+    runner = tflm.open_file(single(content, step))
+    own = sorted({i for i in op.inputs if not graph.is_constant(i)})
+    for place, index in enumerate(own):
+      runner.set_input(reference.get_tensor(index), place)
+    runner.invoke()
+    wanted = reference.get_tensor(op.outputs[0])
+    found.append(_difference(graph, step, wanted, runner.get_output(0)))
+  return found
+
+
+def network(content: bytes, images: Sequence[np.ndarray]) -> NetworkDifference:
+  """Compares a whole network by both.
+
+  Args:
+    content: bytes of a file.
+    images: its inputs, in its own type and shape.
+  """
+  graph = tflite_graph.read(content)
+  reference = _reference(content)
+  runner = tflm.open_file(content, preserve=True)
+  histogram: collections.Counter[int] = collections.Counter()
+  first = None
+  for image in images:
+    reference.set_tensor(graph.inputs[0], image)
+    reference.invoke()
+    runner.set_input(image, 0)
+    runner.invoke()
+    for step, op in enumerate(graph.operators):
+      if first is not None and step >= first.step:
+        break
+      own = runner.GetTensor(op.outputs[0], 0)['tensor_data']
+      difference = _difference(
+        graph, step, reference.get_tensor(op.outputs[0]), own
+      )
+      if difference.largest:
+        first = difference
+    histogram.update(_steps(graph, reference, runner))
+  return NetworkDifference(dict(sorted(histogram.items())), first)
+
+
+def _steps(
+  graph: tflite_graph.Graph, reference: Any, runner: Any
+) -> collections.Counter[int]:
+  """Counts the differences of one output, in steps of its scale."""
+  index = graph.outputs[0]
+  a, b = reference.get_tensor(index), runner.get_output(0)
+  apart = np.abs(a.astype(np.float64) - np.asarray(b).astype(np.float64))
+  if a.dtype.kind == 'f':
+    apart /= tflite_graph.output_scale(graph) or 1.0
+  values, counts = np.unique(np.rint(apart).astype(int), return_counts=True)
+  return collections.Counter(
+    dict(zip(values.tolist(), counts.tolist(), strict=True))
+  )

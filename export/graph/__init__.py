@@ -1,0 +1,1 @@
+"""TFLite graphs: reading, checking, editing, memory."""

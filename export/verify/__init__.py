@@ -1,0 +1,1 @@
+"""Comparison of exported files with JAX and their mIoU."""

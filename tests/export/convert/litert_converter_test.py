@@ -1,0 +1,399 @@
+"""The file computes what JAX simulates."""
+
+import dataclasses
+import functools
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+
+from deeplab.inference import litert
+from deeplab.inference import tflm
+from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.ptq import batch_norm_folding
+from export import request as request_lib
+from export.devices import tflm as micro
+from export.graph import memory
+from export.graph import tflite_graph
+from export.verify import parity
+from tests.quantization import nets
+
+providers = pytest.importorskip('deeplab.quantization.simulator.providers')
+lowering = pytest.importorskip('export.convert.litert_converter')
+
+SIZE = (33, 40)
+
+
+@functools.cache
+def _small():
+  small = nets.small(SIZE)
+  return dataclasses.replace(
+    small, variables=batch_norm_folding.fold(small.model, small.variables)
+  )
+
+
+@functools.cache
+def _quantized(rules):
+  """Returns variables with calibrated ranges."""
+  small = _small()
+  return nets.calibrated(small.model, rules, small.variables, small.calibration)
+
+
+def _request(rules, **fields):
+  return request_lib.make(
+    ('int8_litert',),
+    SIZE,
+    nets.CLASSES,
+    **{'input_type': 'int8', 'output_type': 'int8', **fields},
+    rules=rules,
+  )
+
+
+@functools.cache
+def _file(rules, **fields):
+  return lowering.convert(
+    _small().model,
+    _quantized(rules),
+    rules,
+    _request(rules, **fields),
+    nets.MEAN,
+    nets.STD,
+  )
+
+
+def _simulated(rules, request):
+  """Returns logits [8, H, W, K] of the simulation."""
+  small = _small()
+  net, variables, pixels = lowering.network(
+    small.model, _quantized(rules), request, nets.MEAN, nets.STD
+  )
+  images = np.stack(small.images).astype(np.float32)
+  if pixels is None:
+    images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
+  net = providers.simulate(
+    net, rules, pixels, narrow_output=request.narrow_output
+  )
+  with jax.enable_x64(True):
+    run = jax.jit(lambda v, x: net.apply(v, x).logits)
+    return np.asarray(run(variables, images))
+
+
+def _invoke(data, feed):
+  """Returns what LiteRT's reference kernels give, and the output's scale."""
+  from ai_edge_litert import interpreter
+
+  run = interpreter.Interpreter(
+    model_content=data,
+    experimental_op_resolver_type=litert.RESOLVERS['reference'],
+  )
+  run.allocate_tensors()
+  (into,), (out,) = run.get_input_details(), run.get_output_details()
+  scale, zero_point = out['quantization']
+  results = []
+  for image in _small().images:
+    run.set_tensor(into['index'], feed(image)[None])
+    run.invoke()
+    x = run.get_tensor(out['index'])[0].astype(np.float32)
+    results.append((x - zero_point) * np.float32(scale or 1.0))
+  return results, scale
+
+
+def _int8(image):
+  return (image.astype(np.int16) - 128).astype(np.int8)
+
+
+RULES = {
+  'default': rules_lib.Rules(),
+  'one scale a tensor': rules_lib.Rules(weights='tensor'),
+  'powers of two': rules_lib.Rules(power_of_two=True),
+}
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_the_file_computes_what_is_simulated(name):
+  rules = RULES[name]
+  data = _file(rules)
+  found, scale = _invoke(data, _int8)
+  result = parity.steps(list(_simulated(rules, _request(rules))), found, scale)
+  assert result['images'] == 8
+  assert result['same'] == 1.0  # bit by bit
+  assert np.stack(found).std() > 10 * scale  # there is something to compare
+
+
+def test_every_operator_is_int8():
+  graph = tflite_graph.read(_file(RULES['default']))
+  dtypes = tflite_graph.operator_dtypes(graph)
+  assert {d for counts in dtypes.values() for d in counts} == {'int8'}
+  assert set(dtypes) == {
+    *('CONV_2D', 'DEPTHWISE_CONV_2D', 'ADD', 'CONCATENATION', 'QUANTIZE'),
+    *('RESIZE_BILINEAR', 'AVERAGE_POOL_2D'),
+  }
+  (first,) = graph.inputs
+  assert tflite_graph.quantization(graph.tensors[first]) == {
+    'scale': 1.0,
+    'zero_point': -128,
+  }
+
+
+@pytest.mark.parametrize('ends', ['float32', 'int8', 'uint8'])
+def test_no_tensor_is_left_over(ends):
+  """TFLite Micro would keep room for it."""
+  data = _file(RULES['default'], input_type=ends, output_type=ends)
+  graph = tflite_graph.read(data)
+  used = {i for op in graph.operators for i in (*op.inputs, *op.outputs)}
+  assert {*range(len(graph.tensors))} == used - {-1}
+  if tflm.available() and ends == 'int8':
+    planned = memory.arena(memory.lives(graph))
+    assert micro.arena(data).head <= 1.3 * planned
+
+
+def test_scales_are_powers_of_two():
+  graph = tflite_graph.read(_file(RULES['powers of two']))
+  checked = 0
+  for tensor in graph.tensors:
+    if tensor.dtype == 'int8' and tensor.scales:
+      exponents = np.log2(np.float64(tensor.scales))
+      np.testing.assert_array_equal(exponents, np.round(exponents))
+      assert set(tensor.zero_points) <= {0, -128}  # -128: pixels
+      checked += 1
+  assert checked > 30
+
+
+def test_weights_have_one_scale_a_tensor():
+  graph = tflite_graph.read(_file(RULES['one scale a tensor']))
+  for op in graph.operators:
+    if op.name == 'CONV_2D':
+      assert len(graph.tensors[op.inputs[1]].scales) == 1
+
+
+@pytest.mark.parametrize(
+  ('input_type', 'output_type', 'feed'),
+  [
+    ('float32', 'float32', lambda x: x.astype(np.float32)),
+    ('uint8', 'uint8', lambda x: x),
+  ],
+)
+def test_other_ends_change_nothing(input_type, output_type, feed):
+  rules = RULES['default']
+  expected, _ = _invoke(_file(rules), _int8)
+  data = _file(rules, input_type=input_type, output_type=output_type)
+  found, _ = _invoke(data, feed)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'uint8'])
+def test_class_ids(dtype):
+  """Those of the int8 logits, the first of equals."""
+  rules = RULES['default']
+  expected, _ = _invoke(_file(rules), _int8)
+  data = _file(rules, output='argmax', output_type=dtype)
+  graph = tflite_graph.read(data)
+  counts = tflite_graph.operators(graph)
+  assert 'DEQUANTIZE' not in counts
+  assert (counts['ARG_MAX'], counts.get('CAST', 0)) == (1, dtype == 'uint8')
+  assert graph.tensors[graph.outputs[0]].shape == (1, *SIZE)
+  found, _ = _invoke(data, _int8)
+  np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
+  if dtype == 'int32' and tflm.available():  # it has no CAST to uint8
+    runner = tflm.open_file(data)
+    runner.set_input(_int8(_small().images[0])[None], 0)
+    runner.invoke()
+    agreement = np.mean(runner.get_output(0)[0] == found[0])
+    assert agreement > 0.99
+
+
+@pytest.mark.parametrize(
+  'fields', [{'float_layers': 'head/classifier'}, {'wide_layers': 'head.*'}]
+)
+def test_class_ids_of_other_logits(fields):
+  """Those in 16 bits are brought to 8 first, as devices compare those."""
+  rules = rules_lib.Rules(**fields)
+  kind = 'int8' if rules.wide_layers else 'float32'
+  expected, _ = _invoke(_file(rules, output_type=kind), _int8)
+  data = _file(rules, output='argmax', output_type='int32')
+  found, _ = _invoke(data, _int8)
+  np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
+
+
+def test_a_layer_in_float():
+  rules = rules_lib.Rules(float_layers='head/classifier')
+  with pytest.raises(tflite_graph.BadGraph, match='DEQUANTIZE'):
+    _file(rules)  # asked for in int8
+  data = _file(rules, output_type='float32')
+  dtypes = tflite_graph.operator_dtypes(tflite_graph.read(data))
+  assert dtypes['CONV_2D']['float32'] == 1
+  assert dtypes['CONV_2D']['int8'] > 5
+  found, _ = _invoke(data, _int8)
+  request = _request(rules, output_type='float32')
+  np.testing.assert_allclose(
+    found, _simulated(rules, request), atol=0.02 * np.abs(found).max()
+  )
+
+
+WIDE = {
+  # Whose the logits are, the first layer, and both concatenations; parts of the
+  # second alone; neither end; everything.
+  'head.*': 2,
+  'head/.*': 1,
+  'encoder/(down|block)/.*': 0,
+  '.*': 2,
+}
+
+
+@pytest.mark.parametrize('wide', WIDE)
+def test_layers_of_16_bits(wide):
+  rules = rules_lib.Rules(wide_layers=wide)
+  data = _file(rules, output_type='float32')
+  graph = tflite_graph.read(data)
+  found, _ = _invoke(data, _int8)
+  simulated = _simulated(rules, _request(rules, output_type='float32'))
+  result = parity.steps(
+    list(simulated), found, tflite_graph.output_scale(graph)
+  )
+  assert result['same'] == 1.0  # bit by bit
+  assert np.stack(found).std() > 0.5
+  maps = lambda op: [
+    graph.tensors[i].dtype
+    for i in (*op.inputs, *op.outputs)
+    if not graph.is_constant(i)
+  ]
+  joined = [maps(op) for op in graph.operators if op.name == 'CONCATENATION']
+  assert sum(set(x) == {'int16'} for x in joined) == WIDE[wide]
+  biases = {'int8': 'int32', 'int16': 'int64'}
+  convs = [op for op in graph.operators if 'CONV_2D' in op.name]
+  for op in convs:
+    read, written = maps(op)
+    assert written == read
+    assert graph.tensors[op.inputs[2]].dtype == biases[read]
+  assert len({maps(op)[0] for op in convs}) == 2  # pixels have 8 bits
+  assert {
+    op.name for op in graph.operators if {'int8', 'int16'} <= set(maps(op))
+  } == {'QUANTIZE'}
+  assert 'FLOOR' not in tflite_graph.operators(graph)
+  floats = [op.name for op in graph.operators if 'float32' in maps(op)]
+  assert floats == ['DEQUANTIZE']
+
+
+def test_16_bits_are_nearer_to_float():
+  small = _small()
+  images = np.stack(small.images).astype(np.float32)
+  normal = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
+  variables = {k: small.variables[k] for k in ('params', 'batch_stats')}
+  expected = small.model.apply(variables, normal.astype(np.float32)).logits
+  errors = []
+  for wide in ('', 'head.*', '.*'):
+    rules = rules_lib.Rules(wide_layers=wide)
+    request = _request(rules, output_type='float32')
+    errors.append(np.abs(_simulated(rules, request) - expected).mean())
+  # What is left is the weights', which have 8 bits.
+  assert errors[1] < 0.9 * errors[0]
+  assert errors[2] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize(
+  ('rules', 'fields'),
+  [
+    ({}, {'output_type': 'int8'}),
+    ({}, {'normalization': 'caller', 'input_type': 'float32'}),
+    ({'weights': 'tensor'}, {}),
+    ({'float_layers': 'head/decoder.*'}, {}),
+  ],
+)
+def test_16_bits_beside_other_choices(rules, fields):
+  rules = rules_lib.Rules(wide_layers='.*', **rules)
+  fields = {'output_type': 'float32', **fields}
+  data = _file(rules, **fields)
+
+  def feed(image):
+    if fields.get('normalization') != 'caller':
+      return _int8(image)
+    return (np.float32(image) - np.float32(nets.MEAN)) / np.float32(nets.STD)
+
+  found, _ = _invoke(data, feed)
+  simulated = _simulated(rules, _request(rules, **fields))
+  step = tflite_graph.output_scale(tflite_graph.read(data))
+  result = parity.steps(list(simulated), found, step)
+  if rules.float_layers:  # whose sums are float32's
+    assert result['within_one'] >= 0.999
+  else:
+    assert result['same'] == 1.0
+  if fields['output_type'] == 'int8':
+    dtypes = tflite_graph.operator_dtypes(tflite_graph.read(data))
+    assert 'DEQUANTIZE' not in dtypes
+
+
+def test_pixels_of_16_bits_have_8():
+  """Whoever reads what the network is called with."""
+  rules = rules_lib.Rules(wide_layers='.*')
+  request = {'normalization': 'caller', 'input_type': 'uint8'}
+  graph = tflite_graph.read(_file(rules, **request, output_type='float32'))
+  (first,) = graph.inputs
+  low, high = (
+    graph.tensors[first].scales[0] * (n - graph.tensors[first].zero_points[0])
+    for n in (0, 255)
+  )
+  assert low < -1 and high > 1  # of normalised images
+
+
+def test_training_through_16_bits():
+  rules = rules_lib.Rules(wide_layers='head.*')
+  small = _small()
+  variables = _quantized(rules)
+  net = providers.simulate(small.model, rules)
+  x = (np.stack(small.images[:2]) - np.float32(nets.MEAN)) / nets.STD
+
+  def loss(params, x):
+    logits = net.apply({**variables, 'params': params}, x).logits
+    return jax.numpy.square(logits).mean()
+
+  gradient = jax.jit(jax.grad(loss))
+  found = gradient(variables['params'], x.astype(np.float32))
+  found = jax.tree.leaves(found)
+  assert all(np.isfinite(g).all() for g in found)
+  assert np.mean([np.any(g != 0) for g in found]) > 0.9
+
+
+def test_ranges_of_what_is_joined_in_16_bits_can_grow():
+  """What is seen is not what was cut to the range, and is seen once."""
+  rules = rules_lib.Rules(wide_layers='.*')
+  small = _small()
+  variables = _quantized(rules)
+  x = (np.stack(small.images[:2]) - np.float32(nets.MEAN)) / nets.STD
+  x = jax.numpy.asarray(x, jax.numpy.float32)
+  halved = jax.tree.map(lambda y: y / 2, variables['quant_stats'])
+  net = providers.simulate(small.model, rules)
+
+  def see(stats):
+    given = {**variables, 'quant_stats': stats}
+    seen = net.apply(given, x, mutable=['observed'])[1]['observed']
+    assert jax.tree.structure(seen) == jax.tree.structure(stats)
+    return jax.tree.map(np.asarray, seen)
+
+  whole, cut = see(variables['quant_stats']), see(halved)
+  joined = [
+    path
+    for path in flax.traverse_util.flatten_dict(whole)
+    if path[-2].startswith('concatenate')
+  ]
+  assert len(joined) == 4  # extremes of two
+  for path in joined:
+    given, seen = (
+      flax.traverse_util.flatten_dict(tree)[path] for tree in (halved, cut)
+    )
+    assert abs(seen) > 1.01 * abs(given) or given == 0
+
+
+def test_normalised_by_the_caller():
+  rules = RULES['default']
+  request = {'normalization': 'caller', 'input_type': 'float32'}
+  data = _file(rules, **request)
+
+  def feed(image):
+    return (np.float32(image) - np.float32(nets.MEAN)) / np.float32(nets.STD)
+
+  found, scale = _invoke(data, feed)
+  simulated = _simulated(rules, _request(rules, **request))
+  result = parity.steps(list(simulated), found, scale)
+  assert result['within_one'] >= 0.998
+  assert result['argmax_agreement'] >= 0.999

@@ -1,0 +1,364 @@
+"""Conversion: what each format's graph holds, and what it computes."""
+
+import itertools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplab.inference import litert
+from deeplab.models import layers
+from deeplab.models import resizing
+from deeplab.models import segmenter
+from export import calibration
+from export import request as request_lib
+from export.convert import saved_model
+from export.convert import tflite
+from export.graph import tflite_graph
+from tests.export import weights
+
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+SIZE = (33, 41)
+NORM = layers.Norm(0.9, 1e-3)
+
+
+class Net(nn.Module):
+  """Every operator of the model family once, in 12 channels."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    low = layers.ConvBN(
+      12, NORM, kernel=3, stride=2, activation='relu6', name='stem'
+    )(images, train)
+    x = layers.SeparableConvBN(12, NORM, stride=2, name='down')(low, train)
+    y = layers.SeparableConvBN(
+      12, NORM, rate=2, activation='none', name='atrous'
+    )(x, train)
+    x = x + y
+    pool = layers.ConvBN(12, NORM, name='pool')(
+      nn.avg_pool(x, x.shape[1:3]), train
+    )
+    branches = [
+      resizing.resize(pool, x.shape[1:3]),
+      layers.ConvBN(12, NORM, kernel=3, rate=3, name='dense')(x, train),
+    ]
+    x = jnp.concatenate(branches, axis=-1)
+    x = resizing.resize(x, low.shape[1:3])
+    x = layers.Conv(5, use_bias=True, name='logits')(x)
+    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
+
+
+def ask(*formats, **kwargs):
+  return request_lib.make(formats or ('int8',), SIZE, 5, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def variables():
+  return weights.draw(Net(), SIZE)
+
+
+@pytest.fixture(scope='module')
+def write(variables, tmp_path_factory):
+  """Returns a function from a request to (function, SavedModel), cached."""
+  cache = {}
+
+  def make(request):
+    key = (request.normalization_in_graph, request.output, request.output_type)
+    if request.output != 'argmax':
+      key = key[:2]
+    if key not in cache:
+      path = str(tmp_path_factory.mktemp('saved_model'))
+      compute = saved_model.function(Net(), variables, request, MEAN, STD)
+      saved_model.write(compute, (*SIZE, 3), path)
+      cache[key] = compute, path
+    return cache[key]
+
+  return make
+
+
+def images(count, seed=0):
+  return calibration.synthetic(count, SIZE, seed)
+
+
+def samples(request, count=16):
+  return calibration.samples(
+    images(count), SIZE, request.normalization_in_graph, MEAN, STD
+  )
+
+
+def run(data, request, image, folder):
+  """Returns what the evaluator's predictor gets from a file."""
+  card = {
+    'input_size': list(SIZE),
+    'value_range': [0, 255],
+    'mean': MEAN,
+    'std': STD,
+    'normalization_in_graph': request.normalization_in_graph,
+    'output': request.output,
+    'classes': list('abcde'),
+    'palette': [[0, 0, 0]] * 5,
+  }
+  (folder / 'x.json').write_text(json.dumps(card))
+  (folder / 'x.tflite').write_bytes(data)
+  return litert.TFLitePredictor(folder / 'x.tflite')(image[None])
+
+
+def expected(compute, request, image):
+  x = np.float32(image)
+  if not request.normalization_in_graph:
+    x = (x - np.float32(MEAN)) / np.float32(STD)
+  return np.asarray(jax.jit(compute)(x[None]))
+
+
+BODY = {
+  'CONV_2D': 6,
+  'DEPTHWISE_CONV_2D': 2,
+  'RESIZE_BILINEAR': 3,
+  'ADD': 1,
+  'AVERAGE_POOL_2D': 1,
+  'CONCATENATION': 1,
+  'MUL': 1,
+  'SUB': 1,
+}
+# By hand: out * k * k * (Cin, or 1 for depthwise), on 33x41 -> 17x21 -> 9x11.
+MACS = (
+  17 * 21 * 12 * 9 * 3
+  + 9 * 11 * 12 * 9
+  + 9 * 11 * 12 * 12
+  + 9 * 11 * 12 * 9
+  + 9 * 11 * 12 * 12
+  + 12 * 12
+  + 9 * 11 * 12 * 9 * 12
+  + 17 * 21 * 5 * 24
+)
+
+
+def test_float32(write, tmp_path):
+  request = ask('float32')
+  compute, path = write(request)
+  data = tflite.convert(path, 'float32', request)
+  graph = tflite_graph.read(data)
+  assert tflite_graph.operators(graph) == BODY
+  assert tflite_graph.macs(graph) == MACS
+  # The atrous layers really are: nothing was moved to a batch dimension, and
+  # every convolution keeps the size of its map.
+  image = images(1, seed=7)[0]
+  np.testing.assert_allclose(
+    run(data, request, image, tmp_path),
+    expected(compute, request, image),
+    atol=1e-4,
+  )
+
+
+def test_float16(write, tmp_path):
+  request = ask('float16')
+  compute, path = write(request)
+  data = tflite.convert(path, 'float16', request)
+  graph = tflite_graph.read(data)
+  operators = tflite_graph.operators(graph)
+  assert operators.pop('DEQUANTIZE') > 10  # the weights, unpacked on loading
+  assert operators == BODY
+  image = images(1, seed=7)[0]
+  np.testing.assert_allclose(
+    run(data, request, image, tmp_path),
+    expected(compute, request, image),
+    atol=2e-2,
+  )
+
+
+def test_int8(write, tmp_path):
+  """uint8 in, float32 out; the pixels may be passed as they are."""
+  request = ask(input_type='uint8')
+  compute, path = write(request)
+  data = tflite.convert(path, 'int8', request, samples(request))
+  graph = tflite_graph.read(data)
+  assert tflite_graph.operators(graph) == {
+    **BODY,
+    'QUANTIZE': 1,
+    'DEQUANTIZE': 1,
+  }
+  dtypes = tflite_graph.operator_dtypes(graph)
+  assert dtypes.pop('DEQUANTIZE') == {'float32': 1}
+  assert all(set(d) == {'int8'} for d in dtypes.values())
+  assert tflite_graph.macs(graph) == MACS
+  assert tflite_graph.quantization(graph.tensors[graph.inputs[0]]) == {
+    'scale': 1.0,
+    'zero_point': 0,
+  }
+  image = images(1, seed=7)[0]
+  found = run(data, request, image, tmp_path)
+  wanted = expected(compute, request, image)
+  assert np.mean(found.argmax(-1) == wanted.argmax(-1)) > 0.95
+  assert np.std(found - wanted) < 0.05 * np.std(wanted)
+
+
+def test_int8_is_deterministic(write):
+  request = ask(input_type='uint8')
+  _, path = write(request)
+  first, second = (
+    tflite.convert(path, 'int8', request, samples(request, 2)) for _ in 'ab'
+  )
+  assert first == second
+
+
+def test_saved_model(write):
+  request = ask('saved_model')
+  compute, path = write(request)
+  image = images(1, seed=7)[0]
+  predictor = saved_model.SavedModelPredictor(path, request, MEAN, STD)
+  np.testing.assert_allclose(
+    predictor(image[None]), expected(compute, request, image), atol=1e-4
+  )
+  assert predictor.with_output('logits') is predictor
+  with pytest.raises(ValueError, match='gives logits, not ids'):
+    predictor.with_output('ids')
+  facts = saved_model.describe(compute, (*SIZE, 3))
+  assert facts['operators']['stablehlo.convolution'] == 8
+  assert facts['operators']['odml.upsample_bilinear2d'] == 3
+  assert 'stablehlo.dot_general' not in facts['operators']
+  # Kernels, bias, and four vectors of 12 for each of seven BatchNorms.
+  floats = (
+    27 * 12 + 4 * 9 * 12 // 2 + 2 * 144 + 144 + 9 * 144 + 24 * 5 + 5 + 7 * 48
+  )
+  assert floats <= facts['weight_bytes'] / 4 <= floats + 60
+
+
+@pytest.mark.parametrize(
+  ('input_type', 'output_type'),
+  [('int8', 'int8'), ('float32', 'uint8')],
+)
+def test_int8_softmax(write, tmp_path, input_type, output_type):
+  request = ask(
+    normalization='caller',
+    input_type=input_type,
+    output='softmax',
+    output_type=output_type,
+  )
+  compute, path = write(request)
+  data = tflite.convert(path, 'int8', request, samples(request))
+  operators = tflite_graph.operators(tflite_graph.read(data))
+  assert operators['SOFTMAX'] == 1
+  assert 'SUB' not in operators
+  image = images(1, seed=7)[0]
+  found = run(data, request, image, tmp_path)
+  wanted = expected(compute, request, image)
+  assert np.mean(found.argmax(-1) == wanted.argmax(-1)) > 0.93
+  assert np.abs(found - wanted).max() < 0.15
+
+
+def test_int8_ids_in_one_byte(write, tmp_path):
+  request = ask(input_type='int8', output='argmax', output_type='uint8')
+  compute, path = write(request)
+  data = tflite.convert(path, 'int8', request, samples(request))
+  graph = tflite_graph.read(data)
+  operators = tflite_graph.operators(graph)
+  assert (operators['ARG_MAX'], operators['CAST']) == (1, 1)
+  assert graph.tensors[graph.outputs[0]].shape == (1, *SIZE)
+  image = images(1, seed=7)[0]
+  wanted = expected(compute, request, image)
+  assert np.mean(run(data, request, image, tmp_path) == wanted) > 0.95
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ('normalization', 'input_type', 'output', 'output_type'),
+  [
+    (n, i, *o)
+    for n, i, o in itertools.product(
+      ('graph', 'caller'),
+      request_lib.INPUT_TYPES,
+      [(k, t) for k in ('logits', 'softmax') for t in request_lib.INPUT_TYPES]
+      + [('argmax', 'int32'), ('argmax', 'uint8')],
+    )
+  ],
+)
+def test_every_request_of_int8(
+  write, tmp_path, normalization, input_type, output, output_type
+):
+  request = ask(
+    normalization=normalization,
+    input_type=input_type,
+    output=output,
+    output_type=output_type,
+  )
+  compute, path = write(request)
+  data = tflite.convert(path, 'int8', request, samples(request))
+  image = images(1, seed=7)[0]
+  found = run(data, request, image, tmp_path)
+  wanted = expected(compute, request, image)
+  if output != 'argmax':
+    found, wanted = found.argmax(-1), wanted.argmax(-1)
+  assert np.mean(found == wanted) > 0.93
+
+
+class Strided(nn.Module):
+  """Two strided convolutions of one kind of padding, and the logits."""
+
+  padding: str
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = layers.ConvBN(
+      4, NORM, kernel=3, stride=2, padding=self.padding, name='stem'
+    )(images, train)
+    x = layers.SeparableConvBN(
+      4, NORM, stride=2, padding=self.padding, name='down'
+    )(x, train)
+    x = layers.Conv(5, use_bias=True, name='logits')(x)
+    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
+
+
+@pytest.mark.parametrize(
+  ('padding', 'pads'), [('same', 0), ('keras', 0), ('symmetric', 2)]
+)
+def test_padding_of_even_maps(padding, pads, tmp_path):
+  """Keras pads the end of even maps alone, as SAME does: no PAD operator."""
+  size = (32, 40)
+  network = Strided(padding)
+  request = request_lib.make(('int8',), size, 5)
+  compute = saved_model.function(
+    network, weights.draw(network, size), request, MEAN, STD
+  )
+  path = str(tmp_path)
+  saved_model.write(compute, (*size, 3), path)
+  images = calibration.synthetic(4, size, 0)
+  drawn = calibration.samples(images, size, True, MEAN, STD)
+  graph = tflite_graph.read(tflite.convert(path, 'int8', request, drawn))
+  assert [op.name for op in graph.operators].count('PAD') == pads
+  first = next(op for op in graph.operators if op.name == 'CONV_2D')
+  assert graph.tensors[first.outputs[0]].shape == (1, 16, 20, 4)
+
+
+def test_a_composite_that_stays_is_refused(tmp_path):
+  """The converter keeps unknown composites, and says nothing."""
+
+  def compute(image):
+    halve = jax.lax.composite(lambda x: x * 0.5, name='my.halve')
+    return halve(image)
+
+  path = str(tmp_path)
+  saved_model.write(compute, (*SIZE, 3), path)
+  with pytest.raises(
+    tflite_graph.BadGraph, match=r'STABLEHLO_COMPOSITE .*tensor'
+  ):
+    tflite.convert(path, 'float32', ask('float32'))
+
+
+def test_what_cannot_be_converted_is_named(tmp_path):
+  compute = lambda image: jax.lax.population_count(image.astype(jnp.int32))
+  path = str(tmp_path)
+  saved_model.write(compute, (*SIZE, 3), path)
+  with pytest.raises(
+    ValueError, match=r'cannot convert the model to float32: .*opulation'
+  ):
+    tflite.convert(path, 'float32', ask('float32'))
+
+
+def test_refusals(tmp_path):
+  with pytest.raises(ValueError, match="kind='int4' is not one of"):
+    tflite.convert(str(tmp_path), 'int4', ask())
+  with pytest.raises(ValueError, match='there are none'):
+    tflite.convert(str(tmp_path), 'int8', ask())

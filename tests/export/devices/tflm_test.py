@@ -1,0 +1,72 @@
+"""TFLM beside LiteRT's reference kernels."""
+
+import numpy as np
+import pytest
+
+from deeplab.inference import tflm
+from export.devices import tflm as micro
+from export.graph import memory
+from export.graph import tflite_graph
+from tests.export import small
+
+pytestmark = pytest.mark.skipif(
+  not tflm.available(), reason='tflite-micro is not installed'
+)
+
+
+def image(seed=0):
+  return (small.image(seed)[None].astype(np.int16) - 128).astype(np.int8)
+
+
+def test_arena():
+  content = small.int8()
+  found = micro.arena(content)
+  planned = memory.arena(memory.lives(tflite_graph.read(content)))
+  assert found.total >= found.head + found.tail
+  assert found.head == planned == 768 + 768 + 1536  # the concatenation
+  assert found.tail > 0
+
+
+def test_single_operator_files():
+  content = small.int8()
+  graph = tflite_graph.read(content)
+  for step, op in enumerate(graph.operators):
+    (own,) = tflite_graph.read(micro.single(content, step)).operators
+    assert own.name == op.name
+    assert len(own.inputs) == len(op.inputs)
+
+
+def test_every_operator_bit_for_bit():
+  content = small.int8()
+  found = micro.operators(content, image())
+  names = [op.name for op in tflite_graph.read(content).operators]
+  assert [x.operator for x in found] == names
+  assert [x for x in found if x.largest] == []
+
+
+def test_a_difference_is_found(monkeypatch):
+  """One more in the reference, from the first convolution on."""
+  content = small.int8()
+  other = micro._reference
+
+  def biased(data):
+    runner = other(data)
+    get = runner.get_tensor
+    runner.get_tensor = lambda index: get(index) ^ 1
+    return runner
+
+  monkeypatch.setattr(micro, '_reference', biased)
+  found = micro.network(content, [image()])
+  assert found.first.step == 0
+  assert (found.first.largest, found.first.share) == (1.0, 1.0)
+  assert found.histogram == {1: small.SIZE[0] * small.SIZE[1] * small.CLASSES}
+
+
+def test_networks():
+  found = micro.network(small.int8(), [image(), image(1)])
+  count = 2 * small.SIZE[0] * small.SIZE[1] * small.CLASSES
+  assert found == micro.NetworkDifference({0: count}, None)
+  # The final DEQUANTIZE is float: its differences are steps all the same.
+  assert micro.network(small.int8('float32'), [image()]).histogram == {
+    0: count // 2
+  }

@@ -1,0 +1,30 @@
+import base64
+import re
+
+import numpy as np
+
+from deeplab import visualize
+from export import table
+from export.report import html_page
+
+
+def test_tables_and_pictures(tmp_path):
+  visualize.save(np.full((3, 4, 3), 200, np.uint8), tmp_path / 'a.png')
+  lines = table.lines(('what', 'KiB'), [('a & b', '1.0'), ('c', '22.5')])
+  text = '\n'.join(['# A report', '', *lines, '', '![x](a.png)', ''])
+  html = html_page.html(text, str(tmp_path))
+  assert html.startswith('<!doctype html>')
+  assert '<title>A report</title>' in html
+  assert html.count('<tr>') == 3
+  assert 'a &amp; b</td>' in html
+  data = re.search(r'src="data:image/png;base64,([^"]+)"', html)[1]
+  assert base64.b64decode(data) == (tmp_path / 'a.png').read_bytes()
+
+
+def test_tables_are_aligned():
+  assert table.lines(('a', 'bbb'), [('cc', '1')]) == [
+    '| a  | bbb |',
+    '| -- | --: |',
+    '| cc |   1 |',
+  ]
+  assert (table.number(None), table.number(1234)) == ('', '1,234')
