@@ -66,8 +66,8 @@ def _pairs(
 def _check_num_classes(num_classes: int) -> None:
   if not 1 <= num_classes <= dataset_info.IGNORE:
     raise ValueError(
-      f'num_classes={num_classes} is not in 1..{dataset_info.IGNORE}, the range '
-      'that 8-bit labels can hold'
+      f'num_classes={num_classes} is not in 1..{dataset_info.IGNORE}, the '
+      'range that 8-bit labels can hold'
     )
 
 

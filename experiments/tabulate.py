@@ -32,7 +32,7 @@ from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.training import metric_writer
 from experiments import plots
-from experiments import results
+from experiments import readme_table
 from experiments import zoo
 
 _KEPT = os.path.join('experiments', 'results', 'ablations')
@@ -271,8 +271,8 @@ def refresh(path: str, sweeps: list[dict[str, Any]]) -> None:
     text = new = f.read()
   for sweep in sweeps:
     name = f'ablation:{sweep["study"]}'
-    if results.begin(name) in new:
-      new = results.replace(new, page(sweep), name)
+    if readme_table.begin(name) in new:
+      new = readme_table.replace(new, page(sweep), name)
   if new != text:
     workdirs.write_text(path, new)
 

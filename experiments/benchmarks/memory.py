@@ -33,7 +33,7 @@ from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.data.augmentation import compose
 from deeplab.training import train_step
-from experiments import results
+from experiments import readme_table
 from experiments import zoo
 
 _NAME = 'memory'
@@ -199,7 +199,7 @@ def _run(config_flag: flags.FlagHolder) -> None:
   if path:
     with open(path, encoding='utf-8') as f:
       page = f.read()
-    workdirs.write_text(path, results.replace(page, text, _NAME))
+    workdirs.write_text(path, readme_table.replace(page, text, _NAME))
 
 
 if __name__ == '__main__':

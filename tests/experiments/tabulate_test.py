@@ -9,7 +9,7 @@ from deeplab import provenance
 from deeplab import workdir as workdirs
 from deeplab.training import checkpoints
 from experiments import plots
-from experiments import results
+from experiments import readme_table
 from experiments import tabulate
 
 
@@ -73,7 +73,7 @@ def test_a_page_has_it_all(sweep):
 def test_pages_are_drawn_anew_where_they_ask_for_it(sweep, tmp_path):
   path = tmp_path / 'README.md'
   marks = (
-    results.begin('ablation:stride_smoke'),
+    readme_table.begin('ablation:stride_smoke'),
     ('<!-- ablation:stride_smoke:end -->'),
   )
   path.write_text('a\n{}\nold\n{}\nz\n'.format(*marks))

@@ -1,7 +1,7 @@
 r"""What the published models become as files for devices.
 
-    python -m experiments.exports
-    python -m experiments.exports --rows='ti_*' --results=
+    python -m experiments.zoo_export
+    python -m experiments.zoo_export --rows='ti_*' --results=
 
 exports each distinct network of the zoo with untrained weights at a small
 input, once in float32 and once in int8, and prints per row: how far the float32

@@ -1,6 +1,6 @@
 r"""Which sizes of a network fit a device, before anything is trained.
 
-    python -m experiments.budget --target=stm32n6 \
+    python -m experiments.device_search --target=stm32n6 \
         --config=configs/person_mnv2.py --ram_kib=2048 --max_ms=20
 
 traces the config's network at each width multiplier, input size, head width

@@ -4,7 +4,7 @@ import pytest
 
 from configs import shapes_mnv2
 from deeplab import workdir as workdirs
-from experiments import results
+from experiments import readme_table
 
 
 def _run(tmp_path):
@@ -20,21 +20,21 @@ def test_collect_and_draw(tmp_path):
   scores = {'miou': 0.5, 'pixel_accuracy': 0.75, 'boundary_iou': 0.25}
   scores |= {'examples': 3, 'iou/disc': None}
   (folder / 'metrics.json').write_text(json.dumps(scores))
-  result = results.collect(str(workdir))
-  assert results.table([result]).splitlines()[-1] == (
+  result = readme_table.collect(str(workdir))
+  assert readme_table.table([result]).splitlines()[-1] == (
     '| shapes_mnv2_smoke | int8 | 3 | 0.5000 | 0.7500 | 0.2500 |'
   )
 
 
 def test_a_run_without_evaluation_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r'has no evaluation; run python -m'):
-    results.collect(str(_run(tmp_path)))
+    readme_table.collect(str(_run(tmp_path)))
 
 
 def test_only_the_text_between_the_markers_changes():
   text = 'a\n<!-- results:begin -->\nold\n<!-- results:end -->\nz\n'
-  assert results.replace(text, 'new', 'results') == (
+  assert readme_table.replace(text, 'new', 'results') == (
     'a\n<!-- results:begin -->\nnew\n<!-- results:end -->\nz\n'
   )
   with pytest.raises(ValueError, match='lacks the markers'):
-    results.replace('no markers', 'new', 'results')
+    readme_table.replace('no markers', 'new', 'results')

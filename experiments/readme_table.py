@@ -1,6 +1,6 @@
 """Writes the README's table of results from what runs have left.
 
-    python -m experiments.results --workdirs=runs/quickstart,runs/camvid
+    python -m experiments.readme_table --workdirs=runs/quickstart,runs/camvid
 
 reads config.json and eval/*/metrics.json of each run, keeps one small JSON a
 run in experiments/results/, and puts the table of all of them between the

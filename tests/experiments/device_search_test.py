@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from configs import person_mnv2
-from experiments import budget
+from experiments import device_search
 from export.devices import fit
 from export.devices import targets
 from export.graph import trace
@@ -15,21 +15,21 @@ N6 = targets.get('stm32n6')
 
 
 def choice(alpha=0.5, size=256, channels=256, stride=16):
-  return budget.Choice(alpha, (size, size), channels, stride)
+  return device_search.Choice(alpha, (size, size), channels, stride)
 
 
 def cost(macs=10, refused=()):
-  return budget.Cost(macs, 1024, 2048, 3e6, 1.0, tuple(refused))
+  return device_search.Cost(macs, 1024, 2048, 3e6, 1.0, tuple(refused))
 
 
 def test_what_the_config_has():
-  (only,) = budget.choices(person_mnv2.get_config())
+  (only,) = device_search.choices(person_mnv2.get_config())
   assert only == choice()
 
 
 def test_every_combination():
   found = list(
-    budget.choices(
+    device_search.choices(
       person_mnv2.get_config(), [0.35, 1.0], [(256, 256), (320, 320)], [64], [8]
     )
   )
@@ -41,12 +41,12 @@ def test_a_field_that_is_not_there():
   config = person_mnv2.get_config().unlock()
   del config.model.encoder.alpha
   with pytest.raises(ValueError, match='alphas: the encoder mobilenet_v2'):
-    list(budget.choices(config, [0.5]))
+    list(device_search.choices(config, [0.5]))
 
 
 def test_published_costs():
   """ST's person row: 868.4 KiB of constants, 1,024 KiB of activations."""
-  found = budget.cost(
+  found = device_search.cost(
     person_mnv2.get_config(), choice(), N6, fit.limits(N6, None, None)
   )
   assert found.ram_bytes == 1024 * 1024
@@ -59,15 +59,19 @@ def test_published_costs():
 
 def test_limits():
   config, limits = person_mnv2.get_config(), fit.limits(N6, 512, None)
-  memory, time = budget.cost(config, choice(), N6, limits, max_ms=0.1).refusals
+  memory, time = device_search.cost(
+    config, choice(), N6, limits, max_ms=0.1
+  ).refusals
   assert memory.startswith('activations need 1,024.0 KiB of RAM, it has 512.0')
   assert time == '0.8 ms at least, of 0.1'
   roomy = fit.limits(N6, None, None)
-  (cycles,) = budget.cost(config, choice(), N6, roomy, max_cycles=5e5).refusals
+  (cycles,) = device_search.cost(
+    config, choice(), N6, roomy, max_cycles=5e5
+  ).refusals
   assert re.fullmatch(r'8\d\d,\d{3} cycles at least, of 500,000', cycles)
   # Without the last resize the widest layer is what counts.
-  host = budget.cost(config, choice(size=320), N6, limits, host=True)
-  whole = budget.cost(config, choice(size=320), N6, limits)
+  host = device_search.cost(config, choice(size=320), N6, limits, host=True)
+  whole = device_search.cost(config, choice(size=320), N6, limits)
   assert host.ram_bytes <= whole.ram_bytes
 
 
@@ -83,10 +87,12 @@ def test_resizes_take_the_targets_steps(monkeypatch):
     return plan(network, *args)
 
   monkeypatch.setattr(trace, 'network', record)
-  assert budget.cost(config, choice(), target, limits).refusals == ()
-  budget.cost(config, choice(), N6, fit.limits(N6, None, None))
+  assert device_search.cost(config, choice(), target, limits).refusals == ()
+  device_search.cost(config, choice(), N6, fit.limits(N6, None, None))
   assert ratios == [2, 0]
-  (refusal,) = budget.cost(config, choice(size=100), target, limits).refusals
+  (refusal,) = device_search.cost(
+    config, choice(size=100), target, limits
+  ).refusals
   assert 'ethos-u55-128 cannot resize a map from 7x7 to 100x100' in refusal
 
 
@@ -100,15 +106,15 @@ def test_front():
     (wide, cost(20)),
     (too_large, cost(40, ['no room'])),
   ]
-  assert [x for x, _ in budget.front(found)] == [wide, large]
-  text = budget.markdown(found)
+  assert [x for x, _ in device_search.front(found)] == [wide, large]
+  text = device_search.markdown(found)
   assert '| no room |' in text
   assert '192x192' in text
 
 
 def test_plot():
   found = [(choice(), cost()), (choice(1.0), cost(40, ['no room']))]
-  picture = budget.plot(found, fit.Limits(2048, None), 'x')
+  picture = device_search.plot(found, fit.Limits(2048, None), 'x')
   assert picture.shape == (500, 800, 3)
   assert picture.std() > 5
 
@@ -116,7 +122,7 @@ def test_plot():
 def test_command(tmp_path):
   done = subprocess.run(
     [
-      *(sys.executable, '-m', 'experiments.budget', '--target=stm32n6'),
+      *(sys.executable, '-m', 'experiments.device_search', '--target=stm32n6'),
       *('--config=configs/shapes_mnv2.py:smoke', '--sizes=64,96'),
       f'--output={tmp_path}',
     ],

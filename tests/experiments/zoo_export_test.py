@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from experiments import exports
 from experiments import zoo
+from experiments import zoo_export
 
 FOUND = {
   'float32_difference': 2e-6,
@@ -20,26 +20,26 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
     exported.append((config.name, size))
     return dict(FOUND)
 
-  monkeypatch.setattr(exports, 'export', export)
+  monkeypatch.setattr(zoo_export, 'export', export)
   path = str(tmp_path / 'exports.json')
   # The quantisation-aware row is the same network.
   rows = zoo.rows('ti_cityscapes_mnv2_unetlite_768x384*')
   assert len(rows) == 2
-  found = exports.collect(rows, path)
+  found = zoo_export.collect(rows, path)
   assert len(exported) == 1
   assert exported[0][1] == (256, 256)
   assert [x['id'] for x in found] == [row.id for row in rows]
 
   # Nothing is left to do in another run; other rows are added.
   rows = [*rows, *zoo.rows('tf_cityscapes_mnv2_1025x2049')]
-  exports.collect(rows, path)
+  zoo_export.collect(rows, path)
   assert len(exported) == 2
   assert exported[1][1] == (129, 129)
   with open(path, encoding='utf-8') as f:
     kept = json.load(f)
   assert [len(x['rows']) for x in kept] == [2, 1]
 
-  table = exports.table(found).splitlines()
+  table = zoo_export.table(found).splitlines()
   assert table[2].split('|')[1:] == [
     *(f' {rows[0].id}     ', ' 2.0e-06 ', ' 0.9900       '),
     *(' ADD 1, CONV_2D 3 ', ' ADD                  ', ''),
@@ -48,17 +48,17 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
 
 def test_what_is_kept_is_of_every_row_as_it_is_now():
   """A network that was changed since is to be exported again."""
-  kept = exports.read(exports.RESULTS)
+  kept = zoo_export.read(zoo_export.RESULTS)
   networks = {
     row: json.dumps(entry['network'], sort_keys=True)
     for entry in kept
     for row in entry['rows']
   }
   for row in zoo.rows():
-    now = json.loads(json.dumps(exports.network(row, zoo.load(row))))
+    now = json.loads(json.dumps(zoo_export.network(row, zoo.load(row))))
     assert networks[row.id] == json.dumps(now, sort_keys=True), row.id
   for entry in kept:
-    assert entry['float32_difference'] <= exports.TOLERANCE
+    assert entry['float32_difference'] <= zoo_export.TOLERANCE
     assert 'CONV_2D' in entry['operators']
     assert set(entry['refused']) <= set(entry['operators'])
 
@@ -75,8 +75,8 @@ def test_what_is_kept_is_of_every_row_as_it_is_now():
 def test_export(row, refused):
   (row,) = zoo.rows(row)
   config = zoo.load(row)
-  size = exports.small_size(row, config.model.output_stride)
-  found = exports.export(config, size)
+  size = zoo_export.small_size(row, config.model.output_stride)
+  found = zoo_export.export(config, size)
   assert found['float32_difference'] < 1e-4
   assert found['argmax_agreement'] > 0.5
   assert set(found['refused']) == refused
