@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
@@ -27,14 +26,16 @@ import numpy as np
 from deeplab import metrics
 from deeplab import networks
 from deeplab import parallel
+from deeplab import system
+from deeplab import text
 from deeplab import visualize
-from deeplab import words
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
 from deeplab.data import pipeline
+from deeplab.data import resize
 from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
@@ -100,10 +101,10 @@ def _resized(
   """
   image = example['image']
   size = size or views.view_size(image.shape, frame, 1.0)
-  levels = np.rint(predictors.resize_bilinear(image, size))
+  levels = np.rint(resize.resize_bilinear(image, size))
   return example | {
     'image': levels.astype(image.dtype),
-    'label': predictors.resize_nearest(example['label'], size),
+    'label': resize.resize_nearest(example['label'], size),
   }
 
 
@@ -215,13 +216,7 @@ def summary(result: Result) -> str:
   """Returns the main metrics in one line."""
   names = ('miou', 'pixel_accuracy', 'mean_accuracy', 'boundary_iou')
   numbers = ', '.join(f'{name} {result.metrics[name]:.4f}' for name in names)
-  return f'{numbers} ({words.count(result.examples, "image")})'
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes strict JSON, NaN as null, whole or not at all."""
-  text = json.dumps(metrics.jsonable(value), indent=2, allow_nan=False)
-  workdirs.write_text(os.fspath(path), text + '\n')
+  return f'{numbers} ({text.plural(result.examples, "image")})'
 
 
 def write(
@@ -244,7 +239,7 @@ def write(
     },
   }
   for name, table in tables.items():
-    write_json(directory / name, table)
+    system.write_json(directory / name, table)
   visualize.save(
     visualize.confusion(result.confusion, info.class_names),
     directory / 'confusion.png',
@@ -252,7 +247,7 @@ def write(
 
 
 def flax_predictor(
-  loaded: workdirs.Loaded, output_stride: int = 0
+  loaded: workdir_lib.Loaded, output_stride: int = 0
 ) -> predictors.FlaxPredictor:
   """Returns the predictor of a run's checkpoint.
 
@@ -339,7 +334,7 @@ def _protocol(config: ConfigDict, run: ConfigDict) -> str:
 
 
 def _check_same_weights(
-  file: litert.TFLitePredictor, loaded: workdirs.Loaded, workdir: str
+  file: litert.TFLitePredictor, loaded: workdir_lib.Loaded, workdir: str
 ) -> None:
   """Refuses to compare a file with a checkpoint of another step."""
   step = (file.card.get('source') or {}).get('step')
@@ -384,7 +379,7 @@ def evaluate_workdir(
     ValueError: the file is not of this data set's classes or of another step,
       or see `evaluate`.
   """
-  loaded = workdirs.load(workdir, which)
+  loaded = workdir_lib.load(workdir, which)
   info = loaded.info
   own = config is None
   config = _with_data_of(loaded.config, config, given)

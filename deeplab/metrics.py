@@ -12,7 +12,6 @@ of a class summed over the data set.
 
 from collections.abc import Sequence
 import math
-from typing import Any
 
 import cv2
 import numpy as np
@@ -376,16 +375,3 @@ def names(
       confusion, class_names, boundary, two, unscored, two if loss else None
     )
   )
-
-
-def jsonable(value: Any) -> Any:
-  """Returns what strict JSON can hold: NaN and infinities become None."""
-  if isinstance(value, dict):
-    return {str(key): jsonable(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [jsonable(item) for item in value]
-  if isinstance(value, np.ndarray | np.generic):
-    return jsonable(value.tolist())
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

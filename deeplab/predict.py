@@ -39,7 +39,7 @@ from PIL import ImageOps
 from deeplab import cli
 from deeplab import evaluate
 from deeplab import visualize
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
 from deeplab.inference import load
@@ -126,7 +126,7 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
   Raises:
     FileNotFoundError: there is no run, or it has no checkpoint.
   """
-  loaded = workdirs.load(os.fspath(workdir), which)
+  loaded = workdir_lib.load(os.fspath(workdir), which)
   predictor = evaluate.flax_predictor(loaded, loaded.config.eval.output_stride)
   return Segmenter(
     tuple(loaded.info.class_names),

@@ -20,10 +20,9 @@ from deeplab import evaluate
 from deeplab import metrics
 from deeplab import networks
 from deeplab import parallel
-from deeplab import provenance
+from deeplab import text
 from deeplab import visualize
-from deeplab import words
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
@@ -156,9 +155,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     '%.3f M parameters, %d %s device(s)',
     config.name,
     info.num_classes,
-    words.count(examples, 'image'),
+    text.plural(examples, 'image'),
     total,
-    words.count(config.batch_size, 'image'),
+    text.plural(config.batch_size, 'image'),
     sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
     parallel.device_count(),
     parallel.platform(),
@@ -182,7 +181,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Trained weights, unless the run has weights of its own.
   manifest = None
-  new = not checkpoints.any_saved(workdirs.checkpoint_dir(workdir))
+  new = not checkpoints.any_saved(workdir_lib.checkpoint_dir(workdir))
   if new and config.init_from:
     variables, manifest = load.initial(
       config,
@@ -200,11 +199,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = steps.start_from(state, variables, optimizer)
 
   # Where were we? Only a run that could start takes its work directory.
-  workdirs.claim(workdir, config, write=host == 0)
+  workdir_lib.claim(workdir, config, write=host == 0)
   if new and host == 0:
     load.record(workdir, manifest)
   saved = checkpoints.Checkpoints(
-    workdirs.checkpoint_dir(workdir),
+    workdir_lib.checkpoint_dir(workdir),
     keep_latest=config.checkpoint.keep_latest,
     keep_best=config.checkpoint.keep_best,
   )
@@ -352,7 +351,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       visualize.curves(os.path.join(workdir, 'metrics.jsonl')),
       os.path.join(workdir, 'curves.png'),
     )
-    provenance.write(
+    workdir_lib.write_run_record(
       workdir,
       step=int(state.step),
       seconds=notes.seconds,

@@ -9,14 +9,23 @@ eval/           the last evaluation: metrics, confusion matrix, pictures
 events.*        TensorBoard
 """
 
+from collections.abc import Iterable
+import contextlib
 import dataclasses
+import hashlib
+from importlib import metadata
 import json
 import os
+import platform
+import subprocess
 from typing import Any
 
 from absl import logging
+import jax
 from ml_collections import ConfigDict
 
+from deeplab import parallel
+from deeplab import system
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.training import checkpoints
@@ -73,15 +82,6 @@ def config_path(workdir: str) -> str:
 def checkpoint_dir(workdir: str) -> str:
   """Returns the folder of the run's checkpoints."""
   return os.path.join(workdir, 'checkpoints')
-
-
-def write_text(path: str, text: str) -> None:
-  """Writes a file whole or not at all."""
-  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  temporary = f'{path}.{os.getpid()}.tmp'
-  with open(temporary, 'w', encoding='utf-8') as f:
-    f.write(text)
-  os.replace(temporary, path)
 
 
 def _tuples(value: Any) -> Any:
@@ -166,7 +166,7 @@ def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
   if not write:
     return
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-  write_text(config_path(workdir), text + '\n')
+  system.write_text(config_path(workdir), text + '\n')
   logging.info('All fields of the config: %s', config_path(workdir))
 
 
@@ -191,3 +191,102 @@ def load(workdir: str, which: str = 'best') -> Loaded:
     step=step,
     miou=miou,
   )
+
+
+_RECORDED_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'numpy',
+  'tensorflow-datasets',
+)
+
+
+def config_hash(config: Any) -> str:
+  """Returns 16 hexadecimal digits of a config.
+
+  Fields that change how a run is carried out alone (paths, threads, logging)
+  do not count; see `results`.
+  """
+  text = json.dumps(results(config), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def git_revision() -> str | None:
+  """Returns the commit that the code is of; None outside a checkout.
+
+  It ends with '+' where tracked files were changed since.
+  """
+  folder = os.path.dirname(os.path.abspath(__file__))
+
+  def git(*arguments: str) -> str | None:
+    try:
+      done = subprocess.run(
+        ['git', *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+      )
+    except OSError:
+      return None
+    return None if done.returncode else done.stdout.strip()
+
+  revision = git('rev-parse', 'HEAD')
+  changed = git('status', '--porcelain', '--untracked-files=no')
+  return f'{revision}+' if revision and changed else revision
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+  """Returns the versions of those packages that are installed."""
+  found = {}
+  for name in packages:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      found[name] = metadata.version(name)
+  return found
+
+
+def write_run_record(
+  workdir: str, *, step: int, seconds: float, metrics: dict[str, float]
+) -> None:
+  """Writes `run.json`: what was run, on what, how long, and what it scored.
+
+  Args:
+    workdir: of a run that is over.
+    step: its last step.
+    seconds: spent on steps and evaluations up to it, restarts added up.
+    metrics: of its last evaluation; NaN becomes null.
+  """
+  config = read_config(workdir)
+  record = {
+    'name': config.name,
+    'config_hash': config_hash(config),
+    'git_revision': git_revision(),
+    'versions': {
+      'python': platform.python_version(),
+      **package_versions(_RECORDED_PACKAGES),
+    },
+    'device': jax.devices()[0].device_kind,
+    'devices': parallel.device_count(),
+    'hosts': jax.process_count(),
+    'seed': config.seed,
+    'step': step,
+    'seconds': round(seconds, 1),
+    'metrics': system.to_jsonable(metrics),
+  }
+  text = json.dumps(record, indent=1, allow_nan=False)
+  system.write_text(run_record_path(workdir), text + '\n')
+
+
+def run_record_path(workdir: str) -> str:
+  """Returns where a run's record is."""
+  return os.path.join(workdir, 'run.json')
+
+
+def read_run_record(workdir: str) -> dict[str, Any] | None:
+  """Returns the record of a finished run; None while there is none."""
+  if not os.path.exists(run_record_path(workdir)):
+    return None
+  with open(run_record_path(workdir), encoding='utf-8') as f:
+    return json.load(f)

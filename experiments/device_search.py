@@ -32,11 +32,11 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
-from deeplab import evaluate
+from deeplab import system
+from deeplab import text
 from deeplab import visualize
 from deeplab.data import catalog
 from deeplab.models import registry
-from export import table
 from export.devices import fit
 from export.devices import resizes
 from export.devices import targets
@@ -197,20 +197,20 @@ def markdown(found: Found) -> str:
   )
   rows = [
     (
-      table.number(choice.alpha, 'g'),
+      text.format_number(choice.alpha, 'g'),
       'x'.join(map(str, choice.size)),
-      table.number(choice.channels),
+      text.format_number(choice.channels),
       str(choice.output_stride),
       f'{cost.macs / 1e6:,.0f}',
       f'{cost.ram_bytes / 1024:,.0f}',
       f'{cost.flash_bytes / 1024:,.0f}',
-      table.number(cost.cycles and cost.cycles / 1e6, ',.2f'),
-      table.number(cost.ms, ',.2f'),
+      text.format_number(cost.cycles and cost.cycles / 1e6, ',.2f'),
+      text.format_number(cost.ms, ',.2f'),
       cost.refusals[0].split(';')[0] if cost.refusals else 'yes',
     )
     for choice, cost in found
   ]
-  return '\n'.join(table.lines(header, rows))
+  return '\n'.join(text.markdown_table(header, rows))
 
 
 def plot(found: Found, available: fit.Limits, title: str) -> np.ndarray:
@@ -350,7 +350,7 @@ def _write(
     {'choice': dataclasses.asdict(a), 'cost': dataclasses.asdict(b)}
     for a, b in found
   ]
-  evaluate.write_json(
+  system.write_json(
     os.path.join(folder, 'budget.json'),
     {
       'config': config.name,

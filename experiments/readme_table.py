@@ -14,7 +14,8 @@ import os
 from absl import app
 from absl import flags
 
-from deeplab import workdir as workdirs
+from deeplab import system
+from deeplab import workdir as workdir_lib
 
 _WORKDIRS = flags.DEFINE_list(
   'workdirs', [], 'Finished runs to add; none: only draw the table anew.'
@@ -28,7 +29,7 @@ def collect(workdir: str) -> dict:
   Raises:
     ValueError: the run was not evaluated.
   """
-  config = workdirs.read_config(workdir)
+  config = workdir_lib.read_config(workdir)
   scores = {}
   for path in sorted(glob.glob(os.path.join(workdir, 'eval', '*'))):
     with open(os.path.join(path, 'metrics.json'), encoding='utf-8') as f:
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> None:
   for workdir in _WORKDIRS.value:
     result = collect(workdir)
     text = json.dumps(result, indent=1, sort_keys=True)
-    workdirs.write_text(
+    system.write_text(
       os.path.join(_RESULTS, f'{result["name"]}.json'), text + '\n'
     )
   results = []
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> None:
       results.append(json.load(f))
   with open('README.md', encoding='utf-8') as f:
     readme = f.read()
-  workdirs.write_text('README.md', replace(readme, table(results), 'results'))
+  system.write_text('README.md', replace(readme, table(results), 'results'))
 
 
 if __name__ == '__main__':

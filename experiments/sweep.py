@@ -38,8 +38,8 @@ from absl import logging
 import tqdm
 
 from deeplab import cli
-from deeplab import provenance
-from deeplab import workdir as workdirs
+from deeplab import system
+from deeplab import workdir as workdir_lib
 from experiments import launchers
 from experiments import study as studies
 from experiments import tabulate
@@ -76,7 +76,7 @@ def plan(
   """
   runs = study.runs(extra)
   hashes = {
-    run.id: provenance.config_hash(studies.config(run.flags)) for run in runs
+    run.id: workdir_lib.config_hash(studies.config(run.flags)) for run in runs
   }
   known = tabulate.read_plan(workdir)
   if known:
@@ -107,7 +107,7 @@ def plan(
       for run in runs
     ],
   }
-  workdirs.write_text(
+  system.write_text(
     tabulate.plan_path(workdir), json.dumps(described, indent=1) + '\n'
   )
   return runs
@@ -175,7 +175,7 @@ def _end(job: _Job, workdir: str) -> str | None:
   said = [line for line in lines if line.startswith('Error: ')] or lines[-1:]
   error = f'{said[-1] if said else "no output"} (status '
   error += f'{job.process.returncode}; {job.log})'
-  workdirs.write_text(path, error + '\n')
+  system.write_text(path, error + '\n')
   return error
 
 
@@ -255,7 +255,7 @@ def execute(runs: Sequence[studies.Run], workdir: str, jobs: int) -> list[str]:
           waiting.remove(run)
           failed.append(run.id)
           error = f'{run.start}, whose weights it starts from, failed'
-          workdirs.write_text(tabulate.error_path(workdir, run.id), error)
+          system.write_text(tabulate.error_path(workdir, run.id), error)
           ended(run, f'failed: {error}')
         continue
       lock = _locked(workdir, run)

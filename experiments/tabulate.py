@@ -24,9 +24,9 @@ from absl import app
 from absl import flags
 
 from deeplab import cli
-from deeplab import provenance
+from deeplab import system
 from deeplab import visualize
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.models import profile
 from deeplab.models import registry
@@ -56,7 +56,7 @@ def error_path(workdir: str, run: str) -> str:
 
 def record(workdir: str, run: str) -> dict[str, Any] | None:
   """Returns what a finished run left; None if it is not finished."""
-  return provenance.read(run_dir(workdir, run))
+  return workdir_lib.read_run_record(run_dir(workdir, run))
 
 
 def read_plan(workdir: str) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ def read_plan(workdir: str) -> dict[str, Any] | None:
 
 def _cost(workdir: str, known: dict[str, tuple[int, int]]) -> dict[str, Any]:
   """Returns 'gmacs' and 'params' of a run's network as it is evaluated."""
-  config = workdirs.read_config(workdir)
+  config = workdir_lib.read_config(workdir)
   model = registry.at_output_stride(config.model, config.eval.output_stride)
   size = tuple(config.eval.static_size)
   classes = catalog.info_for(config.data).num_classes
@@ -274,7 +274,7 @@ def refresh(path: str, sweeps: list[dict[str, Any]]) -> None:
     if readme_table.begin(name) in new:
       new = readme_table.replace(new, page(sweep), name)
   if new != text:
-    workdirs.write_text(path, new)
+    system.write_text(path, new)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -295,7 +295,7 @@ def _run(values: flags.FlagValues) -> None:
     sweep = collect(values.workdir)
     text = page(sweep)
     print(text)
-    workdirs.write_text(os.path.join(values.workdir, 'table.md'), text + '\n')
+    system.write_text(os.path.join(values.workdir, 'table.md'), text + '\n')
     draw(sweep, values.workdir, values.workdir)
     if not values.keep:
       return

@@ -33,10 +33,10 @@ from ml_collections import ConfigDict
 import tqdm
 
 from deeplab import cli
-from deeplab import workdir as workdirs
+from deeplab import system
+from deeplab import text
 from deeplab.data import catalog
 from deeplab.models import profile
-from export import table as tables
 
 ROWS = flags.DEFINE_string('rows', '*', 'Rows to show: a glob of their ids.')
 JSON = flags.DEFINE_string('json', '', 'File to write the rows into, too.')
@@ -178,7 +178,7 @@ def describe(chosen: Sequence[Row]) -> list[dict[str, Any]]:
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
   """Returns a Markdown table whose columns stand below each other."""
-  return '\n'.join(tables.lines(header, lines, numbers=False))
+  return '\n'.join(text.markdown_table(header, lines, numbers=False))
 
 
 def table(described: Sequence[dict[str, Any]]) -> str:
@@ -206,7 +206,7 @@ def table(described: Sequence[dict[str, Any]]) -> str:
 
 def write_json(path: str, values: Any) -> None:
   """Writes a file of JSON, whole or not at all."""
-  workdirs.write_text(path, json.dumps(values, indent=1) + '\n')
+  system.write_text(path, json.dumps(values, indent=1) + '\n')
 
 
 def _run() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from deeplab.data import image_format
+from deeplab.data import resize
 from deeplab.data.augmentation import compose
-from deeplab.inference import predictors
 
 
 def synthetic(
@@ -35,7 +35,7 @@ def synthetic(
   images = []
   for _ in range(count):
     coarse = rng.uniform(0, pixels.highest, (8, 8, pixels.channels))
-    image = predictors.resize_bilinear(coarse, size)
+    image = resize.resize_bilinear(coarse, size)
     noise = rng.normal(0, pixels.highest * 16 / 255, image.shape)
     image += noise.astype(np.float32)
     image = np.clip(np.rint(image), 0, pixels.highest)
@@ -69,7 +69,7 @@ def samples(
   """
   for i, image in enumerate(images):
     # A copy: an image of the right size comes back as it is.
-    x = np.array(predictors.resize_bilinear(image, size), np.float32)
+    x = np.array(resize.resize_bilinear(image, size), np.float32)
     if i == 0:
       x[0, 0] = 0
       x[-1, -1] = highest

@@ -17,9 +17,10 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from deeplab import evaluate
 from deeplab import networks
-from deeplab import provenance
+from deeplab import system
+from deeplab import workdir as workdir_lib
+from deeplab.data import resize
 from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
@@ -175,7 +176,7 @@ def _fill(
   # Without evaluation and calibration a run's data set may be elsewhere.
   real = source.trained and (scorer.enabled or request.int8)
   images = [
-    predictors.resize_bilinear(image, size)
+    resize.resize_bilinear(image, size)
     for image in source_lib.parity_images(source, size, _PARITY_IMAGES, real)
   ]
   comparable = reference
@@ -213,7 +214,7 @@ def _fill(
     'beside': earlier,
     'target': {},
     'proof': {},
-    'versions': provenance.versions(_PACKAGES),
+    'versions': workdir_lib.package_versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
   }
   model_card.write_labels(folder, source.info)
@@ -307,7 +308,7 @@ def _fill(
   if 'saved_model' not in request.formats:
     shutil.rmtree(saved)
   shutil.rmtree(settled, ignore_errors=True)
-  evaluate.write_json(os.path.join(folder, 'report.json'), report)
+  system.write_json(os.path.join(folder, 'report.json'), report)
   # From the file, so that both say the same.
   with open(os.path.join(folder, 'report.json'), encoding='utf-8') as f:
     report = json.load(f)
@@ -383,7 +384,7 @@ def _open(
   path: str, request: request_lib.Request, data: Any
 ) -> predictors.Predictor:
   """Returns the file as a predictor."""
-  with saved_model.quiet():  # the interpreter greets
+  with system.capture_stderr():  # the interpreter greets
     if os.path.isfile(path):
       return load.load(path)
     return saved_model.SavedModelPredictor(path, request, data.mean, data.std)

@@ -36,10 +36,10 @@ import jax
 import numpy as np
 
 from deeplab import cli
-from deeplab import evaluate
 from deeplab import networks
+from deeplab import system
 from deeplab import visualize
-from deeplab import workdir as workdirs
+from deeplab.data import resize
 from deeplab.inference import predictors
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
@@ -140,7 +140,7 @@ class Study:
     request = request_lib.make(('float32',), size, source.info.num_classes)
     self._scorer = score.Scorer(source, request, True, images)
     self._images = [
-      predictors.resize_bilinear(x['image'], size)
+      resize.resize_bilinear(x['image'], size)
       for x in itertools.islice(
         source_lib.eval_examples(source, images), images
       )
@@ -277,8 +277,8 @@ def run(
   }
   os.makedirs(output, exist_ok=True)
   path = os.path.join(output, 'sensitivity')
-  evaluate.write_json(f'{path}.json', report)
-  workdirs.write_text(f'{path}.md', markdown(report))
+  system.write_json(f'{path}.json', report)
+  system.write_text(f'{path}.md', markdown(report))
   picture = visualize.bars(
     [row['module'] or '(network)' for row in ranked],
     [

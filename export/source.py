@@ -18,7 +18,7 @@ from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import image_format
 from deeplab.data import pipeline
-from deeplab.inference import predictors
+from deeplab.data import resize
 from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.quantization import rules as rules_lib
@@ -237,7 +237,7 @@ def calibration_images(
   if not source.trained:
     return calibration.synthetic(count, size, source.config.seed, source.pixels)
   images = pipeline.calibration_images(source.config, source.info, count)
-  return [predictors.resize_bilinear(image, size) for image in images]
+  return [resize.resize_bilinear(image, size) for image in images]
 
 
 def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:

@@ -314,9 +314,9 @@ class Run:
         'data': {'eval_split': 'val'},
       }
     )
-    loaded = evaluate.workdirs.Loaded(config, INFO, {}, 3, 0.5)
+    loaded = evaluate.workdir_lib.Loaded(config, INFO, {}, 3, 0.5)
     patch = monkeypatch.setattr
-    patch(evaluate.workdirs, 'load', lambda workdir, which: loaded)
+    patch(evaluate.workdir_lib, 'load', lambda workdir, which: loaded)
     patch(evaluate, 'flax_predictor', lambda loaded, stride=0: fake)
     patch(evaluate.load, 'load', lambda path: self.tflite)
     patch(evaluate.datasets, 'prepare', lambda config, splits: None)

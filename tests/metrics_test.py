@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from deeplab import metrics
+from deeplab import system
 from tests import mmseg_module
 from tests import torchvision_module
 
@@ -273,5 +274,5 @@ def test_perfect_prediction_beside_ignored_pixels_scores_one():
 
 def test_jsonable_is_strict_json():
   value = {'a': np.float32('nan'), 'b': [1, np.int64(2)], 'c': np.eye(2)}
-  text = json.dumps(metrics.jsonable(value), allow_nan=False)
+  text = json.dumps(system.to_jsonable(value), allow_nan=False)
   assert json.loads(text) == {'a': None, 'b': [1, 2], 'c': [[1, 0], [0, 1]]}

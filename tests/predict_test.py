@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from deeplab import predict
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.data import image_format
 from tests import evaluate_test
 from tests.inference import views_test
@@ -201,9 +201,9 @@ def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
     {'eval': views_test.eval_config(), 'data': {'mean': (0.0,) * 3}}
   )
   monkeypatch.setattr(
-    workdirs,
+    workdir_lib,
     'load',
-    lambda workdir, which: workdirs.Loaded(
+    lambda workdir, which: workdir_lib.Loaded(
       config, evaluate_test.INFO, {}, 3, 0.5
     ),
   )

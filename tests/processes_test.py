@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.training import checkpoints
 from deeplab.training import metric_writer
 
@@ -135,7 +135,7 @@ def both(tmp_path_factory, data_dir):
 
 def _parameters(workdir):
   variables, step, _ = checkpoints.load_variables(
-    workdirs.checkpoint_dir(str(workdir)), 'latest'
+    workdir_lib.checkpoint_dir(str(workdir)), 'latest'
   )
   assert step == 10
   return variables

@@ -74,10 +74,10 @@ def smoke(workdir, data_dir, **fields):
   seen = set()
   spied = Spy(c, seen)
   # The record of the config reads everything; it is not a use.
-  claim = train.workdirs.claim
-  train.workdirs.claim = lambda where, _, **fields: claim(where, c, **fields)
+  claim = train.workdir_lib.claim
+  train.workdir_lib.claim = lambda where, _, **fields: claim(where, c, **fields)
   try:
     metrics = train.train(spied, workdir)
   finally:
-    train.workdirs.claim = claim
+    train.workdir_lib.claim = claim
   return Run(workdir, c, frozenset(seen), metrics)

@@ -23,7 +23,7 @@ from deeplab import evaluate
 from deeplab import metrics
 from deeplab import parallel
 from deeplab import train
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import pipeline
@@ -40,7 +40,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def _variables(workdir):
   loaded, step, _ = checkpoints.load_variables(
-    workdirs.checkpoint_dir(workdir), 'latest'
+    workdir_lib.checkpoint_dir(workdir), 'latest'
   )
   return loaded, step
 
@@ -70,7 +70,7 @@ def test_a_run_leaves_what_it_says(smoke_run):
   assert any(name.startswith('events.') for name in names)
   assert os.path.getsize(os.path.join(smoke_run.workdir, 'curves.png')) > 5000
   # Six steps, a checkpoint every two, the latest two kept.
-  saved = os.listdir(workdirs.checkpoint_dir(smoke_run.workdir))
+  saved = os.listdir(workdir_lib.checkpoint_dir(smoke_run.workdir))
   assert {name for name in saved if name.isdigit()} == {'4', '6'}
 
   lines = metric_writer.read(os.path.join(smoke_run.workdir, 'metrics.jsonl'))
@@ -177,7 +177,7 @@ def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
   assert _variables(workdir)[1] == 3
   # Its score is unknown, not that of half a split.
   _, _, miou = checkpoints.load_variables(
-    workdirs.checkpoint_dir(workdir), 'best'
+    workdir_lib.checkpoint_dir(workdir), 'best'
   )
   assert np.isnan(miou)
   train.train(config, workdir)
@@ -302,10 +302,10 @@ def test_a_config_that_cannot_start_takes_no_work_directory(data_dir, tmp_path):
 def test_a_run_that_saved_nothing_binds_nobody(data_dir, tmp_path):
   workdir = str(tmp_path / 'run')
   config = runs.config(data_dir)
-  workdirs.claim(workdir, config)
+  workdir_lib.claim(workdir, config)
   config = runs.config(data_dir, batch_size=2)
-  workdirs.claim(workdir, config)
-  assert workdirs.read_config(workdir).batch_size == 2
+  workdir_lib.claim(workdir, config)
+  assert workdir_lib.read_config(workdir).batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -359,8 +359,8 @@ def test_a_work_directory_belongs_to_one_config(smoke_run, data_dir):
   ):
     train.train(other, smoke_run.workdir)
   free = runs.config(data_dir, log_every_steps=1, data__threads=1)
-  workdirs.claim(smoke_run.workdir, free)  # how, not what: no complaint
-  workdirs.claim(smoke_run.workdir, smoke_run.config)
+  workdir_lib.claim(smoke_run.workdir, free)  # how, not what: no complaint
+  workdir_lib.claim(smoke_run.workdir, smoke_run.config)
 
 
 def test_wrong_sizes_are_refused(data_dir, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from deeplab import words
+from deeplab import text
 from deeplab.data import dataset_info
 
 _CLASSES = pathlib.Path(__file__).parent / 'classes'
@@ -57,7 +57,7 @@ def _check_count(who: str, rows: Sequence[Any], count: int) -> None:
     return
   less = f', or {given - 1} if the last is of the ignored pixels'
   raise ValueError(
-    f'{who} {words.count(given, "class", "classes")} and '
+    f'{who} {text.plural(given, "class", "classes")} and '
     f'config.data.num_classes is {count}: use '
     f'--config.data.num_classes={given}{less if given > 1 else ""}'
   )

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deeplab import cores
+from deeplab import system
 from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import decoding
@@ -239,7 +239,7 @@ def _ahead(
       f'config.data.threads={data.threads} must be at least 0, and '
       f'config.data.prefetch={data.prefetch} at least 1'
     )
-  threads = data.threads or cores.usable()
+  threads = data.threads or system.cpu_count()
   # Each thread makes one result; with fewer in hand than threads, some idle.
   return prefetch.ahead(make, keys, threads, max(data.prefetch, threads))
 

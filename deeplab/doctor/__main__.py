@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from deeplab import cli
-from deeplab import cores
+from deeplab import system
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
@@ -47,7 +47,7 @@ def _run() -> None:
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
     found[split], more = load.listing(config, split)
     faults += more
-  scans = scan.scan(found, config, info, _PROCESSES.value or cores.usable())
+  scans = scan.scan(found, config, info, _PROCESSES.value or system.cpu_count())
   result = diagnosis.diagnose(scans, faults, config, info)
   print(text.summary(result))
   if _OUTPUT.value:

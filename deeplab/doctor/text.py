@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deeplab import words
+from deeplab import text
 from deeplab.doctor import diagnosis
 from deeplab.doctor import findings
 
@@ -43,7 +43,7 @@ def share(value: float) -> str:
 def verdict(result: diagnosis.Diagnosis) -> str:
   """Returns the conclusion in one line."""
   counts = ', '.join(
-    words.count(result.count(level), level)
+    text.plural(result.count(level), level)
     for level in (findings.ERROR, findings.WARNING)
   )
   outcome = 'can start' if result.healthy else 'would go wrong'
@@ -67,7 +67,7 @@ def summary(result: diagnosis.Diagnosis) -> str:
   """Returns all findings, cut to a few lines each."""
   lines = []
   for name, split in result.splits.items():
-    pairs = words.count(len(split.scans), 'pair')
+    pairs = text.plural(len(split.scans), 'pair')
     lines.append(
       f'{name}: {pairs}, {size_range(split.sizes)}; ignored '
       f'{share(split.ignored) if split.ignored else "none"} of the pixels'

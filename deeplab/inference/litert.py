@@ -13,7 +13,7 @@ from typing import Any
 from ai_edge_litert import interpreter
 import numpy as np
 
-from deeplab import cores
+from deeplab import system
 from deeplab.data import image_format
 from deeplab.data.augmentation import compose
 from deeplab.inference import predictors
@@ -206,7 +206,7 @@ class TFLitePredictor:
     try:
       self._interpreter: Any = interpreter.Interpreter(
         model_content=content,
-        num_threads=self._num_threads or cores.usable(),
+        num_threads=self._num_threads or system.cpu_count(),
         experimental_op_resolver_type=RESOLVERS[self.resolver],
       )
       self._interpreter.allocate_tensors()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import cores
+from deeplab import system
 from deeplab.inference import litert
 
 _DTYPES = {
@@ -47,7 +47,7 @@ class ONNXPredictor(litert.TFLitePredictor):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = self._num_threads or cores.usable()
+    options.intra_op_num_threads = self._num_threads or system.cpu_count()
     options.log_severity_level = 3  # errors
     try:
       self._interpreter = onnxruntime.InferenceSession(

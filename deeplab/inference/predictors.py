@@ -19,13 +19,13 @@ import copy
 from typing import Any
 from typing import Protocol
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from deeplab import networks
 from deeplab import parallel
+from deeplab.data import resize
 from deeplab.data.augmentation import compose
 
 OUTPUTS = ('logits', 'softmax', 'ids')
@@ -75,31 +75,6 @@ def to_ids(scores: np.ndarray) -> np.ndarray:
   for place, row in zip(ids, scores, strict=True):
     place[...] = row.argmax(axis=-1)
   return ids
-
-
-def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes [H, W, C] to float32 [h, w, C], half-pixel centres, no filter."""
-  image = np.asarray(image, np.float32)
-  if image.shape[:2] == tuple(size):
-    return image
-  height, width = (int(n) for n in size)
-  result = np.empty((height, width, image.shape[2]), np.float32)
-  for start in range(0, image.shape[2], 4):  # cv2 is made for few channels
-    part = np.ascontiguousarray(image[..., start : start + 4])
-    part = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
-    result[..., start : start + 4] = part.reshape(height, width, -1)
-  return result
-
-
-def resize_nearest(ids: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes integer ids [H, W] to [h, w] by the nearest pixel centre."""
-  if ids.shape == tuple(size):
-    return ids
-  return cv2.resize(
-    ids,
-    (int(size[1]), int(size[0])),
-    interpolation=cv2.INTER_NEAREST_EXACT,
-  )
 
 
 def check_output(output: str) -> str:
@@ -278,12 +253,13 @@ class Resized:
 
   def shrink(self, image: np.ndarray) -> np.ndarray:
     """Returns an image [H, W, C] as float32 at the model's size."""
-    return resize_bilinear(image, self.input_size)
+    return resize.resize_bilinear(image, self.input_size)
 
   def restore(self, output: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Returns one output, [h, w, K] or [h, w], at `size` (H, W)."""
-    resize = resize_nearest if self.output == 'ids' else resize_bilinear
-    return resize(output, size)
+    if self.output == 'ids':
+      return resize.resize_nearest(output, size)
+    return resize.resize_bilinear(output, size)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] to `output` at H x W."""

@@ -18,7 +18,8 @@ from absl import logging
 import numpy as np
 import tqdm
 
-from deeplab import words
+from deeplab import text
+from deeplab.data import resize
 from deeplab.data.augmentation import sizes
 from deeplab.inference import predictors
 
@@ -62,7 +63,7 @@ def track(
         '%s: %d%s images, %.1f a second', what, count, of, count / (now - start)
       )
   seconds = max(time.monotonic() - start, 1e-6)
-  logging.info('%s: %s in %.1f s', what, words.count(count, 'image'), seconds)
+  logging.info('%s: %s in %.1f s', what, text.plural(count, 'image'), seconds)
 
 
 def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:
@@ -371,12 +372,12 @@ def _ask(
     for image in images:
       size = view_size(image.shape, config.fit, scale)
       if size != image.shape[:2]:
-        image = predictors.resize_bilinear(image, size)
+        image = resize.resize_bilinear(image, size)
       scaled.append(image[:, ::-1] if flip else image)
     for i, result in enumerate(run(predictor, scaled, config)):
       if flip:
         result = result[:, ::-1]
-      result = predictors.resize_bilinear(result, images[i].shape[:2])
+      result = resize.resize_bilinear(result, images[i].shape[:2])
       if predictor.output == 'logits':
         result = predictors.softmax(result)
       if sums[i] is None:

@@ -6,7 +6,7 @@ import tempfile
 
 from absl import logging
 
-from deeplab import transfer
+from deeplab import system
 from deeplab.pretrained import published
 
 _CHUNK = 1 << 20
@@ -82,10 +82,10 @@ def _download(url: str, f, path: str) -> None:
   """Copies what stands at an address.
 
   Raises:
-    OSError: as `transfer.copy`; it says where to put the file.
+    OSError: as `system.download`; it says where to put the file.
   """
   try:
-    transfer.copy(url, f, os.path.basename(path))
+    system.download(url, f, os.path.basename(path))
   except OSError as e:
     raise OSError(
       f'{url} could not be fetched ({e}); fetch it elsewhere and put it at '

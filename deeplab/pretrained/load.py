@@ -17,7 +17,7 @@ from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab import workdir as workdirs
+from deeplab import system
 from deeplab.data import image_format
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
@@ -92,7 +92,7 @@ def record(workdir: str, manifest: Manifest | None) -> None:
   path = os.path.join(workdir, 'init.json')
   if manifest is not None:
     text = json.dumps(dataclasses.asdict(manifest), indent=2)
-    workdirs.write_text(path, text + '\n')
+    system.write_text(path, text + '\n')
   elif os.path.exists(path):
     os.remove(path)
 

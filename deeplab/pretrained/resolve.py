@@ -15,7 +15,7 @@ import json
 import os
 from typing import Any
 
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
 from deeplab.pretrained import published
@@ -121,7 +121,7 @@ def read(place: Place) -> Weights:
     OSError: it cannot be read or fetched.
   """
   if os.path.isdir(place.path):
-    loaded = workdirs.load(place.path)
+    loaded = workdir_lib.load(place.path)
     # Ranges of simulated int8 are calibrated anew.
     trained = {k: loaded.variables[k] for k in ('params', 'batch_stats')}
     return Weights(

@@ -26,7 +26,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
-from deeplab import cores
+from deeplab import system
 from deeplab.data.builders import folder
 
 _PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
@@ -103,8 +103,8 @@ def main(argv: list[str]) -> None:
   each = 1000 * cost.processor / cost.pairs
   print(
     f'{cost.pairs} pairs: {cost.seconds:.1f} s on '
-    f'{flags.FLAGS.processes or cores.usable()} processes, {each:.1f} ms of '
-    'processor time a pair'
+    f'{flags.FLAGS.processes or system.cpu_count()} processes, {each:.1f} ms '
+    'of processor time a pair'
   )
 
 

@@ -34,8 +34,9 @@ from configs import ade20k32_lite
 from configs import person_mnv2
 from configs import voc_mnv2
 from deeplab import cli
-from deeplab import cores
 from deeplab import networks
+from deeplab import system
+from deeplab import text
 from deeplab.models import registry
 from deeplab.pretrained import merge
 from deeplab.pretrained import unfold_batch_norm
@@ -45,7 +46,6 @@ from deeplab.quantization import rules as rules_lib
 from export import calibration
 from export import request as request_lib
 from export import source as source_lib
-from export import table
 from export.convert import saved_model
 from export.convert import tflite
 from export.devices import tflm
@@ -177,7 +177,7 @@ def latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   runners = []
   for content in contents:
     runner = interpreter.Interpreter(
-      model_content=content, num_threads=cores.usable()
+      model_content=content, num_threads=system.cpu_count()
     )
     runner.allocate_tensors()
     runner.invoke()
@@ -277,7 +277,7 @@ def _run() -> None:
       *('of it activations', 'published RAM'),
     )
     found = [person(size) for size in PERSON]
-    print('\n'.join(table.lines(header, found)))
+    print('\n'.join(text.markdown_table(header, found)))
     return
   if not values.models:
     raise ValueError('--models=FOLDER of the public files, or --person')
@@ -285,7 +285,7 @@ def _run() -> None:
     row for name in PUBLIC for row in _public(values.models, name, values.runs)
   ]
   columns = ('network', 'what', 'public', 'ours', 'ratio')
-  print('\n'.join(table.lines(columns, rows)))
+  print('\n'.join(text.markdown_table(columns, rows)))
 
 
 if __name__ == '__main__':

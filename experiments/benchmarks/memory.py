@@ -28,8 +28,8 @@ from ml_collections import config_flags
 from deeplab import cli
 from deeplab import describe
 from deeplab import parallel
+from deeplab import system
 from deeplab import train
-from deeplab import workdir as workdirs
 from deeplab.data import catalog
 from deeplab.data.augmentation import compose
 from deeplab.training import train_step
@@ -199,7 +199,7 @@ def _run(config_flag: flags.FlagHolder) -> None:
   if path:
     with open(path, encoding='utf-8') as f:
       page = f.read()
-    workdirs.write_text(path, readme_table.replace(page, text, _NAME))
+    system.write_text(path, readme_table.replace(page, text, _NAME))
 
 
 if __name__ == '__main__':

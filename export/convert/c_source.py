@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import evaluate
+from deeplab import system
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from export.devices import tflm as micro
@@ -89,7 +89,7 @@ def expected_ids(
     path = os.path.join(folder, 'model.tflite')
     with open(path, 'wb') as f:
       f.write(content)
-    evaluate.write_json(os.path.join(folder, 'model.json'), card)
+    system.write_json(os.path.join(folder, 'model.json'), card)
     predictor = (
       tflm.TFLMPredictor(path)
       if tflm.available()

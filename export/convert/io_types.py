@@ -8,6 +8,8 @@ import copy
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
+from export.graph import checks
+from export.graph import edit
 from export.graph import tflite_graph
 
 
@@ -33,7 +35,7 @@ def retype(data: bytes, input_type: str, output_type: str) -> bytes:
       if outer in getattr(op, at) and names[i] == name
     ]
     if len(places) != 1:
-      raise tflite_graph.BadGraph(
+      raise checks.BadGraph(
         f'the {at[:-1]} of the file is not one {name}: it cannot be {wanted}'
       )
     operator = main.operators[places[0]]
@@ -50,8 +52,8 @@ def retype(data: bytes, input_type: str, output_type: str) -> bytes:
       operator.opcodeIndex = _code(model, 'QUANTIZE', 2)
       operator.builtinOptions = None
       operator.builtinOptionsType = 0
-  tflite_graph.prune(model)  # the float32 ends
-  return tflite_graph.pack(model)
+  edit.prune(model)  # the float32 ends
+  return edit.pack(model)
 
 
 def ids(data: bytes, dtype: str) -> bytes:
@@ -88,8 +90,8 @@ def ids(data: bytes, dtype: str) -> bytes:
     _append(model, 'CAST', 1, [found], small, cast)
     found = small
   _replace_end(model, logits, found)
-  tflite_graph.prune(model)  # the float32 logits
-  return tflite_graph.pack(model)
+  edit.prune(model)  # the float32 logits
+  return edit.pack(model)
 
 
 def _replace_end(model: schema.ModelT, old: int, new: int) -> None:

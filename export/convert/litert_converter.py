@@ -14,6 +14,7 @@ from litert_converter.mlir import ir
 from litert_converter.mlir import passmanager
 import numpy as np
 
+from deeplab import system
 from deeplab.data import image_format
 from deeplab.models import segmenter
 from deeplab.quantization import pixel_input
@@ -21,7 +22,7 @@ from deeplab.quantization import rules as rules_lib
 from export import request as request_lib
 from export.convert import io_types
 from export.convert import mixed_precision
-from export.convert import saved_model
+from export.graph import checks
 from export.graph import tflite_graph
 
 PyTree = Any
@@ -49,7 +50,7 @@ def network(
 
 def _convert(text: str) -> bytes:
   """Returns the flatbuffer of a StableHLO module with marked tensors."""
-  with saved_model.quiet() as held, ir.Context() as context:
+  with system.capture_stderr() as held, ir.Context() as context:
     converter_api_ext.prepare_mlir_context(context)
     module = ir.Module.parse(text)
     config = converter_api_ext.ConvertToTFLConfig()
@@ -120,7 +121,7 @@ def convert(
   else:
     data = io_types.retype(data, request.input_type, request.output_type)
   try:
-    tflite_graph.check(
+    checks.check_graph(
       tflite_graph.read(data),
       'the int8_litert file',
       'int8',
@@ -129,8 +130,8 @@ def convert(
       weights=rules.weights,
       floats_allowed=bool(rules.float_layers),
     )
-  except tflite_graph.BadGraph as error:
-    raise tflite_graph.BadGraph(
+  except checks.BadGraph as error:
+    raise checks.BadGraph(
       f'{error}; --formats=int8 has operators for more layers'
     ) from None
   return data

@@ -10,6 +10,7 @@ behind a FLOOR, too.
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
+from export.graph import edit
 from export.graph import tflite_graph
 
 _BIASED = ('CONV_2D', 'DEPTHWISE_CONV_2D')
@@ -53,8 +54,8 @@ def settle(data: bytes) -> bytes:
     read = main.tensors[int(op.inputs[0])]
     if name(op) in _BIASED and read.type == schema.TensorType.INT16:
       _widen(model, int(op.inputs[2]))
-  tflite_graph.prune(model)
-  return tflite_graph.pack(model)
+  edit.prune(model)
+  return edit.pack(model)
 
 
 def _drop_unread(main: schema.SubGraphT, name) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 import warnings
 
-from export.convert import saved_model
+from deeplab import system
 
 # The newest that tf2onnx writes whole; ONNX Runtime has it since 1.12.
 OPSET = 17
@@ -26,7 +26,7 @@ def convert(content: bytes) -> bytes:
   """
   with (
     tempfile.TemporaryDirectory() as folder,
-    saved_model.quiet(),
+    system.capture_stderr(),
     warnings.catch_warnings(),
   ):
     warnings.simplefilter('ignore')  # of TensorFlow's own interpreter

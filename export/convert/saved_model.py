@@ -2,11 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import contextlib
 import math
-import os
-import sys
-import tempfile
 from typing import Any
 
 import jax
@@ -15,35 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow as tf
 
+from deeplab import system
 from deeplab.data.augmentation import compose
 from export import request as request_lib
 
 Array = jax.Array
 PyTree = Any
 Function = Callable[[Array], Array]
-
-
-@contextlib.contextmanager
-def quiet():
-  """Holds back what C++ code writes to stderr.
-
-  Yields:
-    A function that returns what has been held back so far.
-  """
-  sys.stderr.flush()
-  with tempfile.TemporaryFile() as held:
-    saved = os.dup(2)
-    os.dup2(held.fileno(), 2)
-
-    def text() -> str:
-      held.seek(0)
-      return held.read().decode(errors='replace')
-
-    try:
-      yield text
-    finally:
-      os.dup2(saved, 2)
-      os.close(saved)
 
 
 def function(
@@ -101,7 +75,7 @@ def write(compute: Function, shape: Sequence[int], path: str) -> None:
     autograph=False,
     input_signature=[tf.TensorSpec((1, *shape), tf.float32, name='image')],
   )
-  with quiet():
+  with system.capture_stderr():
     # Not an attribute of the module: it would be stored a second time.
     tf.saved_model.save(
       tf.Module(),

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
+from deeplab import system
 from export import request as request_lib
-from export.convert import saved_model
+from export.graph import checks
+from export.graph import edit
 from export.graph import tflite_graph
 
 KINDS = ('float32', 'float16', 'int8', 'int16x8')
@@ -66,7 +68,7 @@ def convert(
     for sample in samples:
       yield [sample]
 
-  with saved_model.quiet() as held:
+  with system.capture_stderr() as held:
     converter = tf.lite.TFLiteConverter.from_saved_model(path)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if kind != 'float32':
@@ -89,13 +91,13 @@ def convert(
       if request.output != 'argmax':  # ids keep the type they have
         converter.inference_output_type = tf.as_dtype(request.output_type)
     try:
-      data = tflite_graph.short_names(bytes(converter.convert()))
+      data = edit.shorten_tensor_names(bytes(converter.convert()))
     except Exception as error:  # the converter raises many, RuntimeError too
       raise ValueError(
         f'TensorFlow cannot convert the model to {kind}: '
         f'{_errors(error, held())}'
       ) from error
-  tflite_graph.check(
+  checks.check_graph(
     tflite_graph.read(data),
     f'the {kind} file',
     kind,

@@ -15,15 +15,14 @@ from absl import logging
 from ai_edge_litert import interpreter
 import numpy as np
 
-from deeplab import cores
 from deeplab import evaluate
+from deeplab import system
 from deeplab import visualize
 from deeplab.data import dataset_info
 from deeplab.data.augmentation import compose
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from export import source as source_lib
-from export.convert import saved_model
 from export.devices import targets
 from export.devices import tflm as micro
 from export.devices import vela
@@ -44,7 +43,7 @@ def latency_ms(content: bytes, runs: int = _RUNS) -> float:
     runs: how many are timed, after two that are not.
   """
   runner = interpreter.Interpreter(
-    model_content=content, num_threads=cores.usable()
+    model_content=content, num_threads=system.cpu_count()
   )
   runner.allocate_tensors()
   seconds = []
@@ -86,7 +85,7 @@ def _micro(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
     arena = micro.arena(content)
   except ValueError as error:
     return {'absent': str(error)}
-  with saved_model.quiet() as held:
+  with system.capture_stderr() as held:
     try:
       return {'arena': arena._asdict(), **_bits(content, inputs)}
     except RuntimeError:

@@ -14,8 +14,9 @@ from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
+from deeplab import system
 from deeplab.inference import tflm
-from export.convert import saved_model
+from export.graph import edit
 from export.graph import tflite_graph
 
 
@@ -72,7 +73,7 @@ def arena(content: bytes) -> Arena:
     ValueError: see `tflm.open_file`.
   """
   runner = tflm.open_file(content)
-  with saved_model.quiet() as held:
+  with system.capture_stderr() as held:
     runner.print_allocations()
     text = held()
   found = dict(re.findall(r'Arena allocation (\w+) (\d+) bytes', text))
@@ -108,8 +109,8 @@ def single(content: bytes, step: int) -> bytes:
   model.operatorCodes = [model.operatorCodes[op.opcodeIndex]]
   op.opcodeIndex = 0
   model.metadata, model.metadataBuffer, model.signatureDefs = [], [], []
-  tflite_graph.prune(model)
-  return tflite_graph.pack(model)
+  edit.prune(model)
+  return edit.pack(model)
 
 
 def _difference(

@@ -6,16 +6,14 @@ and the device does not, or float arithmetic in a file that is called int8.
 `check` is what stands between such a file and the user.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
 import dataclasses
 import math
-import re
 import struct
 
 from ai_edge_litert import schema_py_generated as schema
-import flatbuffers
 import numpy as np
+
+from export.graph import checks
 
 _OPERATORS = {
   v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
@@ -41,21 +39,11 @@ _BITS = {
   'uint4': 4,
   'int2': 2,
 }
-_INTEGER = ('int8', 'int16x8')
-_FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
-# What plain LiteRT and TFLite Micro builds do not run.
-_FOREIGN = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
-# Elements from which on a constant is a weight rather than a parameter.
-_LARGE = 64
 # Offsets and sizes of a damaged file lead anywhere.
 _DAMAGE = (
   *(struct.error, ArithmeticError, AttributeError, LookupError),
   *(MemoryError, TypeError, UnicodeDecodeError),
 )
-
-
-class BadGraph(ValueError):
-  """A file holds an operator that must not be in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +72,9 @@ class Tensor:
   def nbytes(self) -> int:
     """Bytes in memory, unpadded."""
     if self.dtype not in _BITS:
-      raise BadGraph(f'tensor {self.name!r} has no fixed size: {self.dtype}')
+      raise checks.BadGraph(
+        f'tensor {self.name!r} has no fixed size: {self.dtype}'
+      )
     return -(-math.prod(self.shape) * _BITS[self.dtype] // 8)
 
 
@@ -235,113 +225,6 @@ def macs(graph: Graph) -> int:
   return total
 
 
-def _at_the_ends(
-  graph: Graph, op: Operator, input_type: str, output_type: str
-) -> bool:
-  """Whether a float operator only carries the caller's float in or out."""
-  if op.name == 'QUANTIZE':
-    return input_type == 'float32' and set(op.inputs) <= set(graph.inputs)
-  if op.name == 'DEQUANTIZE':
-    return output_type == 'float32' and set(op.outputs) <= set(graph.outputs)
-  return False
-
-
-def _number_format(
-  graph: Graph, op: Operator, kind: str, weights: str
-) -> Iterator[str]:
-  """Yields what is wrong with the stored weights of one operator."""
-  where = f'{op.name} (makes tensor {graph.tensors[op.outputs[0]].name!r})'
-  constants = [graph.tensors[i] for i in op.inputs if graph.is_constant(i)]
-  if kind == 'float16':
-    for tensor in constants:
-      if tensor.dtype == 'float32' and math.prod(tensor.shape) >= _LARGE:
-        yield f'{where} reads {tensor.name!r}, which is stored as float32'
-  if kind in _INTEGER and op.name in ('CONV_2D', 'DEPTHWISE_CONV_2D'):
-    kernel = graph.tensors[op.inputs[1]]
-    channels = graph.tensors[op.outputs[0]].shape[-1]
-    wanted = channels if weights == 'channel' else 1
-    if kernel.dtype == 'int8' and len(kernel.scales) != wanted:
-      yield (
-        f'{where} has {len(kernel.scales)} weight scales for {channels} '
-        f'channels, not one a {weights}'
-      )
-
-
-def _complaints(
-  graph: Graph,
-  kind: str,
-  input_type: str,
-  output_type: str,
-  weights: str,
-  floats_allowed: bool,
-) -> Iterator[str]:
-  if graph.subgraphs != 1:
-    yield f'it has {graph.subgraphs} subgraphs, where one is all that is needed'
-  for op in graph.operators:
-    tensors = [graph.tensors[i] for i in (*op.inputs, *op.outputs)]
-    where = f'{op.name} (makes tensor {tensors[-1].name!r})'
-    if op.name.startswith(_FOREIGN):
-      yield f'{where} is no builtin operator'
-      continue
-    yield from _number_format(graph, op, kind, weights)
-    if (
-      kind in _INTEGER
-      and not floats_allowed
-      and not _at_the_ends(graph, op, input_type, output_type)
-    ):
-      floats = [t for t in tensors if t.dtype in _FLOATS]
-      if floats:
-        yield (
-          f'{where} is a float operator: {floats[0].name!r} is '
-          f'{floats[0].dtype}'
-        )
-  ends: Sequence[tuple[str, tuple[int, ...], str]] = (
-    ('input', graph.inputs, input_type),
-    ('output', graph.outputs, output_type),
-  )
-  for end, indices, wanted in ends:
-    for tensor in (graph.tensors[i] for i in indices):
-      if tensor.dtype != wanted:
-        yield f'{end} tensor {tensor.name!r} is {tensor.dtype}, not {wanted}'
-
-
-def check(
-  graph: Graph,
-  name: str,
-  kind: str,
-  input_type: str = 'float32',
-  output_type: str = 'float32',
-  weights: str = 'channel',
-  floats_allowed: bool = False,
-) -> None:
-  """Refuses a file that a device could not run, or not as it is called.
-
-  No Flex, custom or StableHLO operator may be in any file. In an int8 file
-  float is allowed only in a QUANTIZE of the graph's input and a DEQUANTIZE
-  into its output, if those were asked for in float, and convolutions have one
-  weight scale a channel, or a tensor. A float16 file stores no large constant
-  as float32.
-
-  Args:
-    graph: the file's graph.
-    name: the file, for the message.
-    kind: 'float32', 'float16', 'int8' or 'int16x8'.
-    input_type: dtype the input was asked in.
-    output_type: dtype the output was asked in.
-    weights: 'channel' or 'tensor', what has one scale in an integer file.
-    floats_allowed: some layers of an integer file were asked for in float.
-
-  Raises:
-    BadGraph: operators and tensors at fault, by name.
-  """
-  complaints = list(
-    _complaints(graph, kind, input_type, output_type, weights, floats_allowed)
-  )
-  if complaints:
-    rest = f', and {len(complaints) - 3} more' if len(complaints) > 3 else ''
-    raise BadGraph(f'{name} is refused: {"; ".join(complaints[:3])}{rest}')
-
-
 def quantization(tensor: Tensor) -> dict[str, float | int] | None:
   """Returns {'scale', 'zero_point'} of a per-tensor quantised tensor.
 
@@ -364,77 +247,3 @@ def output_scale(graph: Graph) -> float | None:
       output = op.inputs[0]
   scales = graph.tensors[output].scales
   return scales[0] if scales else None
-
-
-def prune(model: schema.ModelT) -> None:
-  """Drops tensors and constants of a file that no operator has.
-
-  TFLite Micro gives room in its arena to every tensor, used or not.
-  """
-  (graph,) = model.subgraphs
-  ends = (*graph.inputs, *graph.outputs)
-  of_operators = (
-    i for op in graph.operators for i in (*op.inputs, *op.outputs)
-  )
-  kept = sorted({int(i) for i in (*ends, *of_operators) if i >= 0})
-  place = {old: new for new, old in enumerate(kept)} | {-1: -1}
-  graph.tensors = [graph.tensors[i] for i in kept]
-  for op in (*graph.operators, graph):
-    op.inputs = [place[int(i)] for i in op.inputs]
-    op.outputs = [place[int(i)] for i in op.outputs]
-  for signature in model.signatureDefs or ():
-    for end in (*signature.inputs, *signature.outputs):
-      end.tensorIndex = place[end.tensorIndex]
-
-  buffers = [schema.BufferT()]  # the first one stands for no data
-  moved: dict[int, int] = {}
-  for holder in (*graph.tensors, *(model.metadata or ())):
-    old = holder.buffer
-    data = model.buffers[old].data
-    if data is None or not len(data):
-      holder.buffer = 0
-      continue
-    if old not in moved:
-      moved[old] = len(buffers)
-      buffers.append(model.buffers[old])
-    holder.buffer = moved[old]
-  model.buffers, model.metadataBuffer = buffers, []
-
-
-def short_names(data: bytes) -> bytes:
-  """Returns a file whose tensors have the names of the layers that make them.
-
-  TensorFlow joins the names of all that it has fused, a twentieth of a small
-  file. Inputs and outputs keep theirs.
-  """
-  model = schema.ModelT.InitFromPackedBuf(data, 0)
-  for graph in model.subgraphs:
-    _shorten(graph)
-  return pack(model)
-
-
-def _shorten(graph: schema.SubGraphT) -> None:
-  ends = {int(i) for i in (*graph.inputs, *graph.outputs)}
-  names = {graph.tensors[i].name for i in ends}
-  for i, tensor in enumerate(graph.tensors):
-    if i in ends:
-      continue
-    parts = tensor.name.decode().split(';')
-    name = _layer(next((x for x in parts if '/' in x), parts[0])).encode()
-    tensor.name = name if name not in names else name + f':{i}'.encode()
-    names.add(tensor.name)
-
-
-def _layer(path: str) -> str:
-  """'jit(f)/Segmenter/encoder/stem/bn/add' -> 'encoder/stem/bn/add'."""
-  parts = path.split('/')
-  while len(parts) > 1 and re.match(r'jit\(|[A-Z]', parts[0]):
-    parts = parts[1:]
-  return '/'.join(parts)
-
-
-def pack(model: schema.ModelT) -> bytes:
-  """Returns the bytes of a .tflite file."""
-  builder = flatbuffers.Builder(1024)
-  builder.Finish(model.Pack(builder), b'TFL3')
-  return bytes(builder.Output())

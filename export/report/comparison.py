@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any
 
-from export import table
+from deeplab import text
 
 Report = dict[str, Any]
 
@@ -70,7 +70,7 @@ def lines(report: Report) -> list[str]:
     '',
     f'By the same protocol, over the same {report["scored"]} images.',
     '',
-    *table.lines(
+    *text.markdown_table(
       (
         'export',
         'format',
@@ -81,8 +81,8 @@ def lines(report: Report) -> list[str]:
         (
           where,
           name,
-          table.number(miou, '.4f'),
-          table.number(points(miou), '+.2f'),
+          text.format_number(miou, '.4f'),
+          text.format_number(points(miou), '+.2f'),
         )
         for where, name, miou in rows
       ],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from export import table
+from deeplab import text
 
 _MEANING = """\
 * Alive: the sum of activations that an operator and those after it need. Plan:
@@ -40,9 +40,9 @@ def classes(report: dict[str, Any]) -> list[str]:
     header += [f'{name} IoU', f'{name} agrees (%)']
 
   def row(title: str, pick: Any) -> list[str]:
-    cells = [title, table.number(pick(report['jax'], 'iou'), '.4f')]
+    cells = [title, text.format_number(pick(report['jax'], 'iou'), '.4f')]
     for f in formats.values():
-      cells.append(table.number(pick(f, 'iou'), '.4f'))
+      cells.append(text.format_number(pick(f, 'iou'), '.4f'))
       cells.append(_percent(pick(f['agreement'], 'classes')))
     return cells
 
@@ -58,7 +58,7 @@ def classes(report: dict[str, Any]) -> list[str]:
     'Agreement: of the pixels that JAX gives the class, those that the file '
     "gives it too, at the file's size, over the same images as mIoU.",
     '',
-    *table.lines(header, rows),
+    *text.markdown_table(header, rows),
     '',
   ]
 
@@ -79,7 +79,7 @@ def _memory(name: str, f: dict[str, Any], proof: dict[str, Any]) -> list[str]:
   lines = [
     f'## Memory of {name}',
     '',
-    *table.lines(header, rows),
+    *text.markdown_table(header, rows),
     '',
     f'![bytes alive at each operator](memory_{name}.png)',
     '',
@@ -129,7 +129,7 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
       *('accelerator', 'on the NPU', 'off the NPU', 'SRAM KiB', 'DRAM KiB'),
       *('flash KiB', 'MACs', 'cycles', 'ms', 'clocks and memories'),
     )
-    lines += [*table.lines(header, rows), '']
+    lines += [*text.markdown_table(header, rows), '']
   if refused:
     lines += ['Off the NPU, or not compiled:', '', *refused, '']
   return lines
@@ -150,7 +150,7 @@ def _time(report: dict[str, Any], name: str) -> list[str]:
   return [
     f'## Time of {name}',
     '',
-    *table.lines(('where', 'ms', 'kind'), rows),
+    *text.markdown_table(('where', 'ms', 'kind'), rows),
     '',
   ]
 
@@ -179,7 +179,7 @@ def _micro(name: str, proof: dict[str, Any]) -> list[str]:
   return [
     f'## {name} by TFLite Micro',
     '',
-    *table.lines(header, rows),
+    *text.markdown_table(header, rows),
     '',
     f'Whole network on {micro["images"]} images, output values by steps from '
     f"LiteRT's reference kernels: {steps}; {start}.",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from export import table
+from deeplab import text
 from export.report import comparison
 from export.report import device_sections
 
@@ -27,7 +27,7 @@ def summary(report: Report) -> str:
   rows = [
     [
       f'JAX, {report["jax"]["arithmetic"]}',
-      table.number(report['jax']['miou'], '.4f'),
+      text.format_number(report['jax']['miou'], '.4f'),
       '',
       '',
       '',
@@ -37,14 +37,14 @@ def summary(report: Report) -> str:
     rows.append(
       [
         name,
-        table.number(f['miou'], '.4f'),
-        table.number(f['miou_difference_points'], '+.2f'),
-        table.number(f['parity']['max_abs_difference'], '.3g'),
-        table.number(100 * f['parity']['argmax_agreement'], '.2f'),
+        text.format_number(f['miou'], '.4f'),
+        text.format_number(f['miou_difference_points'], '+.2f'),
+        text.format_number(f['parity']['max_abs_difference'], '.3g'),
+        text.format_number(100 * f['parity']['argmax_agreement'], '.2f'),
       ]
     )
   return '\n'.join(
-    table.lines(
+    text.markdown_table(
       (
         'format',
         'mIoU',
@@ -77,10 +77,10 @@ def _sizes(report: Report) -> list[str]:
     'MACs',
     'parameters',
   )
-  return table.lines(
+  return text.markdown_table(
     header,
     [
-      [name, *[table.number(f[key]) for key in keys]]
+      [name, *[text.format_number(f[key]) for key in keys]]
       for name, f in report['formats'].items()
     ],
   )
@@ -91,12 +91,12 @@ def _simulation(report: Report) -> list[str]:
   rows = [
     [
       name,
-      table.number(x['images']),
-      table.number(x['miou'], '.4f'),
-      table.number(100 * x['same'], '.3f'),
-      table.number(100 * x['within_one'], '.3f'),
+      text.format_number(x['images']),
+      text.format_number(x['miou'], '.4f'),
+      text.format_number(100 * x['same'], '.3f'),
+      text.format_number(100 * x['within_one'], '.3f'),
       str(x['max_steps']),
-      table.number(100 * x['argmax_agreement'], '.3f'),
+      text.format_number(100 * x['argmax_agreement'], '.3f'),
     ]
     for f in report['formats'].values()
     if f['simulation']
@@ -125,7 +125,7 @@ def _simulation(report: Report) -> list[str]:
     'which it simulates, the kernels that LiteRT takes by itself, and TFLite '
     "Micro's.",
     '',
-    *table.lines(header, rows),
+    *text.markdown_table(header, rows),
     '',
     *scored,
   ]
@@ -133,12 +133,14 @@ def _simulation(report: Report) -> list[str]:
 
 def _operators(report: Report) -> list[str]:
   rows = [
-    [operator, name, table.number(count), dtype]
+    [operator, name, text.format_number(count), dtype]
     for name, f in report['formats'].items()
     for operator, counts in f['operator_dtypes'].items()
     for dtype, count in counts.items()
   ]
-  return table.lines(('operator', 'format', 'count', 'output dtype'), rows)
+  return text.markdown_table(
+    ('operator', 'format', 'count', 'output dtype'), rows
+  )
 
 
 def _ends(report: Report) -> list[str]:
@@ -156,7 +158,7 @@ def _ends(report: Report) -> list[str]:
           '' if q is None else str(q['zero_point']),
         ]
       )
-  return table.lines(
+  return text.markdown_table(
     ('format', 'end', 'dtype', 'shape', 'scale', 'zero point'), rows
   )
 

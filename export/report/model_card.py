@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from deeplab import evaluate
+from deeplab import system
 from deeplab.data import dataset_info
 from export import request as request_lib
 from export import source as source_lib
@@ -83,4 +83,4 @@ def card(
 
 def write(directory: str, name: str, value: dict[str, Any]) -> None:
   """Writes NAME.json into a folder."""
-  evaluate.write_json(os.path.join(directory, f'{name}.json'), value)
+  system.write_json(os.path.join(directory, f'{name}.json'), value)

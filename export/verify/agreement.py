@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from deeplab import metrics
+from deeplab.data import resize
 from deeplab.inference import predictors
 
 
@@ -91,7 +92,7 @@ class Comparer(Observed):
     for ids in _ids(output):
       wanted = self._recorder.answer(self._seen)
       self._seen += 1
-      ids = predictors.resize_nearest(ids, wanted.shape)
+      ids = resize.resize_nearest(ids, wanted.shape)
       self.confusion.add(wanted, ids)
     return output
 

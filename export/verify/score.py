@@ -8,7 +8,7 @@ from typing import Any
 from absl import logging
 
 from deeplab import evaluate
-from deeplab import words
+from deeplab import text
 from deeplab.data import datasets
 from deeplab.inference import predictors
 from export import request as request_lib
@@ -59,7 +59,7 @@ class Scorer:
     if not self.enabled:
       return None
     logging.info(
-      'Evaluating %s on %s', name, words.count(self.total(), 'image')
+      'Evaluating %s on %s', name, text.plural(self.total(), 'image')
     )
     return evaluate.evaluate(
       predictors.static_protocol(predictor, self.request.input_size),

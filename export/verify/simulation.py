@@ -8,6 +8,7 @@ from absl import logging
 import numpy as np
 
 from deeplab import networks
+from deeplab import system
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from deeplab.inference import tflm
@@ -15,7 +16,6 @@ from deeplab.models import segmenter
 from export import request as request_lib
 from export import source as source_lib
 from export.convert import litert_converter
-from export.convert import saved_model
 from export.graph import tflite_graph
 from export.verify import agreement
 from export.verify import parity
@@ -105,7 +105,7 @@ def _by_micro(
   if not tflm.available():
     return {}
   try:
-    with saved_model.quiet():
+    with system.capture_stderr():
       few = _Beside(simulated, {'tflm': tflm.TFLMPredictor(path)}, scale)
     for image in images:
       few(image[None])
@@ -142,7 +142,7 @@ def compare(
     scale = tflite_graph.output_scale(tflite_graph.read(f.read()))
   if scale is None:
     return {'miou': scorer.miou(simulated, 'simulated int8'), 'beside': {}}
-  with saved_model.quiet():  # interpreters greet
+  with system.capture_stderr():  # interpreters greet
     files = {
       resolver: litert.TFLitePredictor(path, resolver=resolver)
       for resolver in (REFERENCE, litert.DEFAULT_RESOLVER)

@@ -3,13 +3,13 @@ import json
 import pytest
 
 from configs import shapes_mnv2
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from experiments import readme_table
 
 
 def _run(tmp_path):
   workdir = tmp_path / 'run'
-  workdirs.claim(str(workdir), shapes_mnv2.get_config('smoke'))
+  workdir_lib.claim(str(workdir), shapes_mnv2.get_config('smoke'))
   return workdir
 
 

@@ -12,7 +12,7 @@ from absl import flags
 import psutil
 import pytest
 
-from deeplab import provenance
+from deeplab import workdir as workdir_lib
 from experiments import launchers
 from experiments import study as studies
 from experiments import sweep
@@ -361,7 +361,7 @@ def test_a_smoke_sweep_for_real(whole):
   assert on.runs[0]['params'] - off.runs[0]['params'] == 160 * 64 + 128 + 4096
   for row in (on, off):
     assert len(set(row.values('miou'))) == 2  # two seeds
-  found = provenance.read(tabulate.run_dir(str(workdir), 'on-s0'))
+  found = workdir_lib.read_run_record(tabulate.run_dir(str(workdir), 'on-s0'))
   assert found['step'] == 6 and found['seconds'] > 0
   assert found['versions']['jax'] and len(found['config_hash']) == 16
   tabulate.draw(collected, str(workdir), str(workdir))

@@ -5,8 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab import provenance
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.training import checkpoints
 from experiments import plots
 from experiments import readme_table
@@ -93,10 +92,10 @@ def test_what_runs_left_is_collected(smoke_run, tmp_path, sweep):
   os.makedirs(tmp_path / 'errors')
   (tmp_path / 'errors' / '8-s0.txt').write_text('Error: no\n')
   done, failed, waiting = tabulate.collect(workdir)['runs']
-  assert done['record'] == provenance.read(smoke_run.workdir)
+  assert done['record'] == workdir_lib.read_run_record(smoke_run.workdir)
   assert done['size'] == [64, 64]
   variables, _, _ = checkpoints.load_variables(
-    workdirs.checkpoint_dir(smoke_run.workdir), 'latest'
+    workdir_lib.checkpoint_dir(smoke_run.workdir), 'latest'
   )
   sizes = [leaf.size for leaf in jax.tree.leaves(variables['params'])]
   assert done['params'] == sum(sizes)

@@ -17,9 +17,9 @@ from configs import common
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import pipeline
+from deeplab.data import resize
 from deeplab.inference import litert
 from deeplab.inference import load
-from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
@@ -30,6 +30,7 @@ from export import source as source_lib
 from export.convert import tflite
 from export.devices import fit
 from export.devices import measure
+from export.graph import checks
 from export.graph import memory
 from export.graph import tflite_graph
 from export.graph import trace
@@ -130,7 +131,7 @@ def test_the_file_holds_rounded_kernels(source, exported):
   folder, report = exported
   assert "kernels rounded by 'least_squares'" in ' '.join(report['notes'])
   images = list(calibration.synthetic(12, (40, 50), 1))
-  images = [predictors.resize_bilinear(image, SIZE) for image in images]
+  images = [resize.resize_bilinear(image, SIZE) for image in images]
   network = source_lib.deployed(source, source.config.model.resize_ratio)
   settled = source_lib.settled(source, network, images, rules_lib.Rules())
   nearest = batch_norm_folding.fold(network, source.weights)
@@ -257,11 +258,11 @@ def test_markdown_says_the_same(exported):
 
 def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
   def refuse(*_):
-    raise tflite_graph.BadGraph('CUSTOM:FlexErf (makes tensor "x") is foreign')
+    raise checks.BadGraph('CUSTOM:FlexErf (makes tensor "x") is foreign')
 
   monkeypatch.setattr(tflite, 'convert', refuse)
   monkeypatch.setattr(source_lib, 'parity_images', lambda *_: [])
-  with pytest.raises(tflite_graph.BadGraph, match='FlexErf'):
+  with pytest.raises(checks.BadGraph, match='FlexErf'):
     build.run(source, request('float32'), str(tmp_path / 'out'), 1, False, 0)
   assert os.listdir(tmp_path) == []
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from export.convert import saved_model
+from deeplab import system
 
 SIZE = (16, 24)
 CLASSES = 5
@@ -23,7 +23,7 @@ def convert(compute, size, output: str = 'int8', channels: int = 3) -> bytes:
     channels: C.
   """
   rng = np.random.default_rng(1)
-  with saved_model.quiet(), warnings.catch_warnings():
+  with system.capture_stderr(), warnings.catch_warnings():
     warnings.simplefilter('ignore')
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
       [compute.get_concrete_function()], compute

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab import parallel
+from deeplab.data import resize
 from deeplab.inference import predictors
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
@@ -100,24 +101,24 @@ def test_unknown_output_is_refused():
 def test_resize_bilinear_by_hand():
   row = np.array([[[0.0], [10.0]]], np.float32)
   np.testing.assert_allclose(
-    predictors.resize_bilinear(row, (1, 4))[0, :, 0], [0, 2.5, 7.5, 10]
+    resize.resize_bilinear(row, (1, 4))[0, :, 0], [0, 2.5, 7.5, 10]
   )
   # Going down reads two neighbours: no filter.
   row = np.array([[[0.0], [1.0], [5.0], [9.0]]], np.float32)
   np.testing.assert_allclose(
-    predictors.resize_bilinear(row, (1, 2))[0, :, 0], [0.5, 7.0]
+    resize.resize_bilinear(row, (1, 2))[0, :, 0], [0.5, 7.0]
   )
 
 
 def test_resize_bilinear_of_many_classes():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(5, 7, 150)).astype(np.float32)
-  resized = predictors.resize_bilinear(logits, (11, 13))
+  resized = resize.resize_bilinear(logits, (11, 13))
   assert resized.shape == (11, 13, 150)
   for k in (0, 149):
     np.testing.assert_allclose(
       resized[..., k : k + 1],
-      predictors.resize_bilinear(logits[..., k : k + 1], (11, 13)),
+      resize.resize_bilinear(logits[..., k : k + 1], (11, 13)),
       atol=1e-6,
     )
 
@@ -125,10 +126,10 @@ def test_resize_bilinear_of_many_classes():
 def test_resize_nearest_by_hand():
   ids = np.array([[1, 2, 3]], np.uint8)
   np.testing.assert_array_equal(
-    predictors.resize_nearest(ids, (2, 6)), [[1, 1, 2, 2, 3, 3]] * 2
+    resize.resize_nearest(ids, (2, 6)), [[1, 1, 2, 2, 3, 3]] * 2
   )
   np.testing.assert_array_equal(
-    predictors.resize_nearest(np.arange(9, dtype=np.uint8)[None], (1, 3)),
+    resize.resize_nearest(np.arange(9, dtype=np.uint8)[None], (1, 3)),
     [[1, 4, 7]],
   )
 
@@ -140,12 +141,10 @@ def test_static_protocol(output):
   assert predictor.input_size == (8, 8)
   assert predictor.output == output
   inner = flax_predictor(output)
-  small = np.stack([predictors.resize_bilinear(i, (8, 8)) for i in x])
-  resize = (
-    predictors.resize_nearest if output == 'ids' else predictors.resize_bilinear
-  )
+  small = np.stack([resize.resize_bilinear(i, (8, 8)) for i in x])
+  to_size = resize.resize_nearest if output == 'ids' else resize.resize_bilinear
   np.testing.assert_array_equal(
-    predictor(x), np.stack([resize(o, (12, 12)) for o in inner(small)])
+    predictor(x), np.stack([to_size(o, (12, 12)) for o in inner(small)])
   )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeplab import evaluate
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.training import checkpoints
 from export import pipeline
 from export import request as request_lib
@@ -44,7 +44,7 @@ def test_every_field_is_read(quantized):
 
 @pytest.mark.full
 def test_evaluation_is_what_training_saw(quantized):
-  loaded = workdirs.load(quantized.workdir, 'latest')
+  loaded = workdir_lib.load(quantized.workdir, 'latest')
   assert set(loaded.variables) == {'params', 'batch_stats', 'quant_stats'}
   found = evaluate.evaluate_workdir(quantized.workdir, which='latest')
   assert found['checkpoint'].metrics['miou'] == quantized.metrics['miou']
@@ -70,7 +70,7 @@ def test_it_resumes_to_the_same_bits(quantized, smoke_run, data_dir, tmp_path):
       runs.smoke(half, data_dir, **_fields(smoke_run))
   runs.smoke(half, data_dir, **_fields(smoke_run))
   one, two = (
-    workdirs.load(w, 'latest').variables for w in (quantized.workdir, half)
+    workdir_lib.load(w, 'latest').variables for w in (quantized.workdir, half)
   )
   jax.tree.map(np.testing.assert_array_equal, one, two)
 

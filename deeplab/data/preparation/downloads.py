@@ -8,7 +8,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from deeplab import transfer
+from deeplab import system
 
 
 def fetch(
@@ -56,7 +56,7 @@ def _add(base: pathlib.Path, url: str) -> None:
   shutil.rmtree(partial, ignore_errors=True)
   try:
     with open(archive, 'wb') as file:
-      transfer.copy(url, file, name)
+      system.download(url, file, name)
     options: Any = {} if archive.suffix == '.zip' else {'filter': 'data'}
     shutil.unpack_archive(archive, partial, **options)
     for inner in sorted(partial.rglob('*.zip')):

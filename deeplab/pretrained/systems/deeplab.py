@@ -5,7 +5,7 @@ import json
 
 import flax.linen as nn
 
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.pretrained import merge
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.systems import base
@@ -47,7 +47,7 @@ def write(workdir: str, which: str, output: str) -> None:
   """
   if not output.endswith('.safetensors'):
     raise ValueError(f'--output={output} must end in .safetensors')
-  loaded = workdirs.load(workdir, which)
+  loaded = workdir_lib.load(workdir, which)
   safetensors.write(
     output,
     merge.flatten(loaded.variables),

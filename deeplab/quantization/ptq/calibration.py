@@ -14,8 +14,8 @@ import numpy as np
 from deeplab import networks
 from deeplab.data import dataset_info
 from deeplab.data import pipeline
+from deeplab.data import resize
 from deeplab.data.augmentation import compose
-from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
@@ -262,7 +262,7 @@ def start_of(
   """
   q = config.quantization
   images = [
-    predictors.resize_bilinear(image, config.eval.static_size)
+    resize.resize_bilinear(image, config.eval.static_size)
     for image in pipeline.calibration_images(config, info, q.calibration.images)
   ]
   logging.info('Calibrating int8 on %d training images', len(images))

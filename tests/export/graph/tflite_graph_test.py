@@ -4,6 +4,8 @@ from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 import pytest
 
+from export.graph import checks
+from export.graph import edit
 from export.graph import tflite_graph
 from tests.export import handmade as fb
 
@@ -43,7 +45,7 @@ def test_facts_of_a_convolution():
     'zero_point': 0,
   }
   assert tflite_graph.quantization(read.tensors[1]) is None
-  tflite_graph.check(read, 'it', 'int8', 'int8', 'int8')
+  checks.check_graph(read, 'it', 'int8', 'int8', 'int8')
 
 
 def test_macs_by_operator():
@@ -91,12 +93,12 @@ def test_not_a_file():
 
 def test_float_file_that_is_called_int8():
   read = tflite_graph.read(convolution('float32', 'float32'))
-  tflite_graph.check(read, 'it', 'float32')
+  checks.check_graph(read, 'it', 'float32')
   with pytest.raises(
-    tflite_graph.BadGraph,
+    checks.BadGraph,
     match=r"CONV_2D .*'map'.* is a float operator: 'image'",
   ):
-    tflite_graph.check(read, 'it', 'int8')
+    checks.check_graph(read, 'it', 'int8')
 
 
 @pytest.mark.parametrize(
@@ -114,9 +116,9 @@ def test_foreign_operators(name, kind):
     )
   )
   with pytest.raises(
-    tflite_graph.BadGraph, match=f"{name} .*'peaks'.* is no builtin operator"
+    checks.BadGraph, match=f"{name} .*'peaks'.* is no builtin operator"
   ):
-    tflite_graph.check(read, 'it', kind, dtype, dtype)
+    checks.check_graph(read, 'it', kind, dtype, dtype)
 
 
 def ends(middle=()):
@@ -139,15 +141,11 @@ def ends(middle=()):
 
 def test_float_ends_are_allowed_where_asked_for():
   read = ends([('DEQUANTIZE', (1,), (2,))])
-  tflite_graph.check(read, 'it', 'int8', 'float32', 'float32')
-  with pytest.raises(
-    tflite_graph.BadGraph, match=r"QUANTIZE \(makes tensor 'q'\)"
-  ):
-    tflite_graph.check(read, 'it', 'int8', 'uint8', 'float32')
-  with pytest.raises(
-    tflite_graph.BadGraph, match=r"DEQUANTIZE \(makes tensor 'y'\)"
-  ):
-    tflite_graph.check(read, 'it', 'int8', 'float32', 'int8')
+  checks.check_graph(read, 'it', 'int8', 'float32', 'float32')
+  with pytest.raises(checks.BadGraph, match=r"QUANTIZE \(makes tensor 'q'\)"):
+    checks.check_graph(read, 'it', 'int8', 'uint8', 'float32')
+  with pytest.raises(checks.BadGraph, match=r"DEQUANTIZE \(makes tensor 'y'\)"):
+    checks.check_graph(read, 'it', 'int8', 'float32', 'int8')
 
 
 def test_a_float_island_is_refused():
@@ -159,34 +157,32 @@ def test_a_float_island_is_refused():
     ]
   )
   with pytest.raises(
-    tflite_graph.BadGraph, match=r"DEQUANTIZE .*'inner'.*QUANTIZE .*'q2'"
+    checks.BadGraph, match=r"DEQUANTIZE .*'inner'.*QUANTIZE .*'q2'"
   ):
-    tflite_graph.check(read, 'it', 'int8')
+    checks.check_graph(read, 'it', 'int8')
 
 
 def test_types_of_the_ends():
   with pytest.raises(
-    tflite_graph.BadGraph, match="input tensor 'image' is int8, not uint8"
+    checks.BadGraph, match="input tensor 'image' is int8, not uint8"
   ):
-    tflite_graph.check(
+    checks.check_graph(
       tflite_graph.read(convolution()), 'it', 'int8', 'uint8', 'int8'
     )
 
 
 def test_weights_with_one_scale_for_all_channels():
   read = tflite_graph.read(convolution(weight_scales=1))
-  with pytest.raises(
-    tflite_graph.BadGraph, match='1 weight scales for 4 channels'
-  ):
-    tflite_graph.check(read, 'it', 'int8', 'int8', 'int8')
+  with pytest.raises(checks.BadGraph, match='1 weight scales for 4 channels'):
+    checks.check_graph(read, 'it', 'int8', 'int8', 'int8')
 
 
 def test_float16_file_with_float32_weights():
   read = tflite_graph.read(convolution('float32', 'float32'))
   with pytest.raises(
-    tflite_graph.BadGraph, match="'kernel', which is stored as float32"
+    checks.BadGraph, match="'kernel', which is stored as float32"
   ):
-    tflite_graph.check(read, 'it', 'float16')
+    checks.check_graph(read, 'it', 'float16')
 
 
 def test_many_complaints_are_counted():
@@ -198,8 +194,8 @@ def test_many_complaints_are_counted():
       (1,),
     )
   )
-  with pytest.raises(tflite_graph.BadGraph, match=r'and 4 more$'):
-    tflite_graph.check(read, 'it', 'float32')
+  with pytest.raises(checks.BadGraph, match=r'and 4 more$'):
+    checks.check_graph(read, 'it', 'float32')
 
 
 def test_names_are_those_of_layers():
@@ -223,7 +219,7 @@ def test_names_are_those_of_layers():
     main.tensors.append(tensor)
   model.version, model.buffers = 3, [schema.BufferT()]
   model.subgraphs, model.operatorCodes = [main], []
-  found = tflite_graph.read(tflite_graph.short_names(tflite_graph.pack(model)))
+  found = tflite_graph.read(edit.shorten_tensor_names(edit.pack(model)))
   assert [tensor.name for tensor in found.tensors] == [
     *(names[0], 'encoder/stem/norm/bn/add', 'encoder/stem/norm/bn/add:2'),
     *names[3:],

@@ -3,16 +3,18 @@ import re
 
 import numpy as np
 
+from deeplab import text
 from deeplab import visualize
-from export import table
 from export.report import html_page
 
 
 def test_tables_and_pictures(tmp_path):
   visualize.save(np.full((3, 4, 3), 200, np.uint8), tmp_path / 'a.png')
-  lines = table.lines(('what', 'KiB'), [('a & b', '1.0'), ('c', '22.5')])
-  text = '\n'.join(['# A report', '', *lines, '', '![x](a.png)', ''])
-  html = html_page.html(text, str(tmp_path))
+  lines = text.markdown_table(
+    ('what', 'KiB'), [('a & b', '1.0'), ('c', '22.5')]
+  )
+  page = '\n'.join(['# A report', '', *lines, '', '![x](a.png)', ''])
+  html = html_page.html(page, str(tmp_path))
   assert html.startswith('<!doctype html>')
   assert '<title>A report</title>' in html
   assert html.count('<tr>') == 3
@@ -22,9 +24,9 @@ def test_tables_and_pictures(tmp_path):
 
 
 def test_tables_are_aligned():
-  assert table.lines(('a', 'bbb'), [('cc', '1')]) == [
+  assert text.markdown_table(('a', 'bbb'), [('cc', '1')]) == [
     '| a  | bbb |',
     '| -- | --: |',
     '| cc |   1 |',
   ]
-  assert (table.number(None), table.number(1234)) == ('', '1,234')
+  assert (text.format_number(None), text.format_number(1234)) == ('', '1,234')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deeplab import train
-from deeplab import workdir as workdirs
+from deeplab import workdir as workdir_lib
 from deeplab.pretrained import merge
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.systems import deeplab
@@ -27,7 +27,7 @@ def test_a_run_leaves_as_a_file(smoke_run, tmp_path):
   assert json.loads(texts['classes'])[:2] == ['background', 'disc']
   assert texts['step'] == '6'
   tensors = safetensors.read(path)
-  ours = merge.flatten(workdirs.load(smoke_run.workdir).variables)
+  ours = merge.flatten(workdir_lib.load(smoke_run.workdir).variables)
   assert tensors.keys() == ours.keys()
   for name, value in tensors.items():
     np.testing.assert_array_equal(value, ours[name])
@@ -66,10 +66,10 @@ def start_from(donor, data_dir):
 def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
   workdir = str(tmp_path / 'run')
   train.train(start_from(smoke_run.workdir, data_dir), workdir)
-  start = workdirs.load(smoke_run.workdir).variables['params']
+  start = workdir_lib.load(smoke_run.workdir).variables['params']
   # Where there are averages, they are what is read.
   after, _, _ = checkpoints.load_variables(
-    workdirs.checkpoint_dir(workdir), 'latest'
+    workdir_lib.checkpoint_dir(workdir), 'latest'
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -97,4 +97,4 @@ def test_weights_that_do_not_fit_take_no_work_directory(data_dir, tmp_path):
   safetensors.write(path, {'x': np.zeros(1, np.float32)}, {})
   with pytest.raises(ValueError, match='no system names'):
     train.train(start_from(path, data_dir), workdir)
-  assert not os.path.exists(workdirs.config_path(workdir))
+  assert not os.path.exists(workdir_lib.config_path(workdir))

@@ -1,14 +1,19 @@
-"""Markdown tables that are aligned as plain text too."""
+"""Numbers and Markdown tables in text."""
 
 from collections.abc import Sequence
 
 
-def number(value: float | int | None, form: str = ',') -> str:
+def plural(number: int, noun: str, plural_noun: str = '') -> str:
+  """Returns '1 image', '2 images'."""
+  return f'{number} {noun if number == 1 else plural_noun or f"{noun}s"}'
+
+
+def format_number(value: float | int | None, form: str = ',') -> str:
   """Returns a number in a format, '' for None."""
   return '' if value is None else format(value, form)
 
 
-def lines(
+def markdown_table(
   header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True
 ) -> list[str]:
   """Returns the lines of a table.

@@ -1,0 +1,10 @@
+from deeplab import text
+
+
+def test_counts():
+  assert [text.plural(n, 'image') for n in (0, 1, 2)] == [
+    *('0 images', '1 image', '2 images'),
+  ]
+  assert [text.plural(n, 'class', 'classes') for n in (1, 2)] == [
+    *('1 class', '2 classes'),
+  ]
