@@ -27,9 +27,9 @@ EPOCHS, EPOCHS_REGNET = 120.0, 60.0
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'ade20k32_lite'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     network=('deeplab', 'unet', 'fpn', 'wide', 'rx400', 'rx800'),
@@ -43,9 +43,11 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
   size = SIZES[chosen['size']]
-  lite.configure(c, network, size=size, batch_size=16)
+  lite.set_model_and_training(c, network, size=size, batch_size=16)
   c.epochs = EPOCHS_REGNET if network.startswith('rx') else EPOCHS
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='mobilenet_v2_tiny', channels=16, group_size=1
+    )
+  return common.finalize_config(c)

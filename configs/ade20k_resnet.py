@@ -22,14 +22,14 @@ STEPS = {'80k': 80_000, '160k': 160_000}
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'ade20k_resnet'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     encoder=('r50', 'r101'),
     steps=STEPS,
-    views=common.VIEWS,
+    views=common.TTA_VARIANTS,
     run=('', 'smoke'),
   )
 
@@ -37,18 +37,20 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.name = 'ade20k'
 
   # Model.
-  mmseg.network(c, chosen['encoder'])
+  mmseg.set_model(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(
+  mmseg.set_training(
     c,
     crop=(512, 512),
     batch_size=16,
     steps=STEPS[chosen['steps']],
-    frame=(2048, 512),
+    fit_size=(2048, 512),
   )
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='resnet_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

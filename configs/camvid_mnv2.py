@@ -24,16 +24,16 @@ from configs.recipes import folder
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '', 'scratch' or 'smoke'."""
-  c = folder.base('camvid_mnv2')
-  run = common.choose(c, variant, run=('', 'scratch', 'smoke'))['run']
+  c = folder.make_config('camvid_mnv2')
+  run = common.parse_variant(c, variant, run=('', 'scratch', 'smoke'))['run']
 
   # Data.
-  folder.camvid(c)
-  common.sizes(c, (256, 256), export=(352, 480))
+  folder.set_camvid_data(c)
+  common.set_sizes(c, (256, 256), export=(352, 480))
 
   if run != 'scratch':
-    folder.from_imagenet(c)
-    common.sizes(c, (288, 384), export=(352, 480))
+    folder.init_from_imagenet(c)
+    common.set_sizes(c, (288, 384), export=(352, 480))
   if run == 'smoke':
-    folder.smoke(c)
-  return common.finish(c)
+    folder.shrink_to_smoke_test(c)
+  return common.finalize_config(c)

@@ -26,16 +26,16 @@ from configs.recipes import stm32
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = folder.base('camvid_mnv2_cut')
-  chosen = common.choose(
+  c = folder.make_config('camvid_mnv2_cut')
+  chosen = common.parse_variant(
     c, variant, pyramid=('v2', 'v1'), stage=('', 'qat'), run=('', 'smoke')
   )
 
   # Data.
-  folder.camvid(c)
+  folder.set_camvid_data(c)
 
   # Model.
-  stm32.network(c, 'size256', separable=chosen['pyramid'] == 'v2')
+  stm32.set_model(c, 'size256', separable=chosen['pyramid'] == 'v2')
   c.model.encoder.bn_decay = 0.9
   c.model.head.update({'bn_decay': 0.9, 'dropout': 0.1})
   c.optimizer.encoder_multiplier = 0.3
@@ -49,5 +49,5 @@ def get_config(variant: str = '') -> ConfigDict:
     c.schedule.warmup_steps = 0
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finalize_config(c)

@@ -22,13 +22,13 @@ from configs import common
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '' or 'smoke'."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_erfnet'
-  run = common.choose(c, variant, run=('', 'smoke'))['run']
+  run = common.parse_variant(c, variant, run=('', 'smoke'))['run']
 
   # Data.
   c.data.name = 'cityscapes'
-  common.sizes(c, (512, 1024))
+  common.set_sizes(c, (512, 1024))
   c.data.augment.ops = ('stretch', 'random_flip')
   c.data.augment.stretch.size = (512, 1024)
   c.data.augment.shrink = 'bilinear'
@@ -53,5 +53,5 @@ def get_config(variant: str = '') -> ConfigDict:
   c.checkpoint.every_steps = 1000
 
   if run == 'smoke':
-    common.smoke(c, encoder='erfnet_tiny')
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='erfnet_tiny')
+  return common.finalize_config(c)

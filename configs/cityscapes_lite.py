@@ -27,9 +27,9 @@ SIZES = {'size384': (384, 768), 'size512': (512, 1024), 'size768': (768, 1536)}
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_lite'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     network=('deeplab', 'unet', 'fpn', 'rx400', 'rx800', 'rx1600', 'rx3200'),
@@ -43,7 +43,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   size = SIZES[chosen['size']]
-  lite.configure(c, chosen['network'], size=size, batch_size=12)
+  lite.set_model_and_training(c, chosen['network'], size=size, batch_size=12)
   c.epochs = 250.0
   if chosen['stage'] == 'qat':
     c.optimizer.learning_rate = 1e-5
@@ -53,5 +53,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.quantization.power_of_two = True
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='mobilenet_v2_tiny', channels=16, group_size=1
+    )
+  return common.finalize_config(c)

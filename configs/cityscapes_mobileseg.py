@@ -41,10 +41,10 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_mobileseg'
-  chosen = common.choose(
-    c, variant, encoder=ENCODERS, views=common.VIEWS, run=('', 'smoke')
+  chosen = common.parse_variant(
+    c, variant, encoder=ENCODERS, views=common.TTA_VARIANTS, run=('', 'smoke')
   )
 
   # Data.
@@ -57,7 +57,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.augment.random_scale.step = 0.25
   c.data.augment.shrink = 'bilinear'
   c.data.augment.nearest = 'corner'
-  common.sizes(c, (512, 1024))
+  common.set_sizes(c, (512, 1024))
 
   # Model.
   c.model.encoder = ConfigDict(ENCODERS[chosen['encoder']])
@@ -83,8 +83,12 @@ def get_config(variant: str = '') -> ConfigDict:
     {'warmup_steps': 1000, 'warmup_start': 1e-5 / 0.005, 'warmup_first': True}
   )
   c.checkpoint.every_steps = 1000
-  common.views(c, chosen['views'], scales=(0.75, 1.0, 1.25))
+  common.set_test_time_augmentation(
+    c, chosen['views'], scales=(0.75, 1.0, 1.25)
+  )
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', context_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='mobilenet_v2_tiny', context_channels=16
+    )
+  return common.finalize_config(c)

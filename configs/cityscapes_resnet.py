@@ -25,15 +25,15 @@ from configs.recipes import mmseg
 CROPS = {'crop512': (512, 1024), 'crop769': (769, 769)}
 # (Long, short) that images are fitted into: the images' own size, and where
 # corners are aligned a pixel more.
-FRAMES = {'crop512': (2048, 1024), 'crop769': (2049, 1025)}
+FIT_SIZES = {'crop512': (2048, 1024), 'crop769': (2049, 1025)}
 STEPS = {'40k': 40_000, '80k': 80_000}
 
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_resnet'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     encoder=('r50', 'r101', 'r18', 'r50b', 'r101b', 'r18b'),
@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
     crop=CROPS,
     steps=STEPS,
     dtype=('', 'bf16'),
-    views=common.VIEWS,
+    views=common.TTA_VARIANTS,
     run=('', 'smoke'),
   )
 
@@ -49,7 +49,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.name = 'cityscapes'
 
   # Model.
-  mmseg.network(
+  mmseg.set_model(
     c,
     chosen['encoder'],
     multi_grid=chosen['grid'] == 'mg124',
@@ -59,19 +59,21 @@ def get_config(variant: str = '') -> ConfigDict:
     c.model.dtype = 'bfloat16'
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(
+  mmseg.set_training(
     c,
     crop=CROPS[chosen['crop']],
     batch_size=8,
     steps=STEPS[chosen['steps']],
-    frame=FRAMES[chosen['crop']],
+    fit_size=FIT_SIZES[chosen['crop']],
   )
   if chosen['crop'] == 'crop769':
     c.eval.mode = 'slide'
     if chosen['encoder'] == 'r101' and chosen['steps'] == '80k':
       c.seed = 1111  # published as sensitive to it
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='resnet_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

@@ -25,7 +25,7 @@ from configs.recipes import slim
 _HEAD = {'bn_decay': 0.9997, 'align_corners': True}
 # `encoder`, `head` and `output_stride` of `config.model`.
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-  'mnv2': (slim.MNV2, slim.MOBILE, 16),
+  'mnv2': (slim.MNV2_ENCODER, slim.MOBILE_HEAD, 16),
   'mnv3': (
     {'name': 'mobilenet_v3_large_seg', 'padding': 'same'},
     {
@@ -49,21 +49,21 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_slim'
-  chosen = common.choose(
-    c, variant, network=NETWORKS, views=common.VIEWS, run=('', 'smoke')
+  chosen = common.parse_variant(
+    c, variant, network=NETWORKS, views=common.TTA_VARIANTS, run=('', 'smoke')
   )
 
   # Data, optimiser, schedule and evaluation.
-  slim.cityscapes(c)
+  slim.set_cityscapes_training(c)
 
   # Model.
   encoder, head, c.model.output_stride = NETWORKS[chosen['network']]
   c.model.encoder = ConfigDict(encoder)
   c.model.head = ConfigDict(head)
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finalize_config(c)

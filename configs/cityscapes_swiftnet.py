@@ -19,13 +19,13 @@ from configs import common
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '' or 'smoke'."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_swiftnet'
-  run = common.choose(c, variant, run=('', 'smoke'))['run']
+  run = common.parse_variant(c, variant, run=('', 'smoke'))['run']
 
   # Data.
   c.data.name = 'cityscapes'
-  common.sizes(c, (768, 768), export=(1024, 2048))
+  common.set_sizes(c, (768, 768), export=(1024, 2048))
 
   # Model.
   c.model.encoder = ConfigDict(
@@ -48,5 +48,5 @@ def get_config(variant: str = '') -> ConfigDict:
   c.checkpoint.every_steps = 1000
 
   if run == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finalize_config(c)

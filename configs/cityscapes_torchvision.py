@@ -20,9 +20,9 @@ from configs.recipes import torchvision
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cityscapes_torchvision'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c, variant, network=('fcn_r50', 'deeplabv3_r50'), run=('', 'smoke')
   )
 
@@ -31,8 +31,8 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   size = (520, 1040)
-  torchvision.configure(c, chosen['network'], crop=size, size=size)
+  torchvision.set_model_and_training(c, chosen['network'], crop=size, size=size)
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='resnet_tiny', channels=16)
+  return common.finalize_config(c)

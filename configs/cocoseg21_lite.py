@@ -22,9 +22,9 @@ from configs.recipes import lite
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cocoseg21_lite'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     network=('deeplab', 'unet', 'fpn', 'rx800'),
@@ -36,7 +36,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Model, optimiser, schedule and evaluation.
   network = chosen['network']
-  lite.configure(c, network, size=(512, 512), batch_size=32)
+  lite.set_model_and_training(c, network, size=(512, 512), batch_size=32)
   c.epochs = 60.0
   if network != 'rx800':
     c.optimizer.name = 'sgd'
@@ -44,5 +44,7 @@ def get_config(variant: str = '') -> ConfigDict:
     c.schedule.name = 'cosine'
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, group_size=1)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='mobilenet_v2_tiny', channels=16, group_size=1
+    )
+  return common.finalize_config(c)

@@ -21,9 +21,9 @@ from configs.recipes import torchvision
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'cocoseg21_torchvision'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     network=('lraspp_mnv3', 'deeplabv3_mnv3', 'deeplabv3_r50'),
@@ -34,8 +34,10 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.name = 'cocoseg21'
 
   # Model, optimiser, schedule and evaluation.
-  torchvision.configure(c, chosen['network'], crop=(480, 480), size=(520, 520))
+  torchvision.set_model_and_training(
+    c, chosen['network'], crop=(480, 480), size=(520, 520)
+  )
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v3_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v3_tiny', channels=16)
+  return common.finalize_config(c)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from deeplab.models import registry
 
 
-def base() -> ConfigDict:
+def default_config() -> ConfigDict:
   """Returns the defaults, section by section."""
   c = ConfigDict()
   c.name = 'base'
@@ -272,17 +272,17 @@ def base() -> ConfigDict:
   return c
 
 
-def finish(c: ConfigDict) -> ConfigDict:
+def finalize_config(c: ConfigDict) -> ConfigDict:
   """Returns the config, whole and locked.
 
   Raises:
     ValueError: an encoder or a head has a field that its class has not.
   """
-  registry.complete(c.model)
+  registry.fill_defaults(c.model)
   return c.lock()
 
 
-def choose(
+def parse_variant(
   c: ConfigDict, variant: str, **choices: Iterable[str]
 ) -> dict[str, str]:
   """Reads a variant: tokens with commas between, at most one of each choice.
@@ -320,14 +320,15 @@ def choose(
   return chosen
 
 
-# The choice of how evaluation looks at an image; see `views`.
-VIEWS = ('', 'flip', 'ms')
+# The choice of how evaluation looks at an image; see
+# `set_test_time_augmentation`.
+TTA_VARIANTS = ('', 'flip', 'ms')
 # Of mmsegmentation and TF DeepLab.
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+TTA_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
-def views(
-  c: ConfigDict, chosen: str, scales: tuple[float, ...] = SCALES
+def set_test_time_augmentation(
+  c: ConfigDict, chosen: str, scales: tuple[float, ...] = TTA_SCALES
 ) -> None:
   """Sets the views that evaluation averages: the protocols of the tables.
 
@@ -336,8 +337,8 @@ def views(
 
   Args:
     c: the config, whose `eval.fit` is that of one view.
-    chosen: one of `VIEWS`: '' looks once; 'flip' at the mirrored image too;
-      'ms' at both, at each scale of the image's own size.
+    chosen: one of `TTA_VARIANTS`: '' looks once; 'flip' at the mirrored image
+      too; 'ms' at both, at each scale of the image's own size.
     scales: of 'ms'.
   """
   if chosen:
@@ -347,7 +348,7 @@ def views(
     c.eval.fit = ()
 
 
-def sizes(
+def set_sizes(
   c: ConfigDict,
   crop: tuple[int, int],
   export: tuple[int, int] | None = None,
@@ -365,7 +366,7 @@ def sizes(
   c.eval.static_size = export or crop
 
 
-def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
+def shrink_to_smoke_test(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   """Shrinks a config to a run of seconds: a tiny encoder, small crops, 6 steps.
 
   It runs on `shapes` unless its own data is there.
@@ -381,7 +382,7 @@ def smoke(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   c.data.augment.random_crop.padded = True
-  sizes(c, (65, 65), export=(64, 64))
+  set_sizes(c, (65, 65), export=(64, 64))
   c.model.encoder = ConfigDict({'name': encoder})
   c.model.head.update(head)
   c.batch_size = 4

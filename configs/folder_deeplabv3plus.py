@@ -32,15 +32,15 @@ SIZES = {'size320': (320, 320), 'size640': (640, 640), 'size1024': (1024, 1024)}
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'folder_deeplabv3plus'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c, variant, encoder=ENCODERS, size=SIZES, run=('', 'imagenet', 'smoke')
   )
 
   # Data.
-  folder.data(c)
-  common.sizes(c, SIZES[chosen['size']])
+  folder.set_folder_data(c)
+  common.set_sizes(c, SIZES[chosen['size']])
 
   # Model.
   encoder, weights = ENCODERS[chosen['encoder']]
@@ -53,5 +53,7 @@ def get_config(variant: str = '') -> ConfigDict:
   if chosen['run'] == 'imagenet':
     c.init_from = weights
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='resnet_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

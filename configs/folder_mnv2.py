@@ -25,10 +25,10 @@ from configs.recipes import folder
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '', 'imagenet' or 'smoke'."""
-  c = folder.base('folder_mnv2')
-  run = common.choose(c, variant, run=('', 'imagenet', 'smoke'))['run']
+  c = folder.make_config('folder_mnv2')
+  run = common.parse_variant(c, variant, run=('', 'imagenet', 'smoke'))['run']
   if run == 'imagenet':
-    folder.from_imagenet(c)
+    folder.init_from_imagenet(c)
   if run == 'smoke':
-    folder.smoke(c)
-  return common.finish(c)
+    folder.shrink_to_smoke_test(c)
+  return common.finalize_config(c)

@@ -21,13 +21,13 @@ from configs.recipes import mmseg
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'isaid_resnet'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     encoder=('r18', 'r50'),
-    views=common.VIEWS,
+    views=common.TTA_VARIANTS,
     run=('', 'smoke'),
   )
 
@@ -35,18 +35,20 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.name = 'isaid'
 
   # Model.
-  mmseg.network(c, chosen['encoder'])
+  mmseg.set_model(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(
+  mmseg.set_training(
     c,
     crop=(896, 896),
     batch_size=16,
     steps=80_000,
-    frame=(896, 896),
+    fit_size=(896, 896),
   )
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='resnet_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

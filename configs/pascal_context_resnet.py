@@ -19,42 +19,44 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.recipes import mmseg
 
-DATA = {'c60': 'pascal_context60', 'c59': 'pascal_context59'}
+DATASETS = {'c60': 'pascal_context60', 'c59': 'pascal_context59'}
 STEPS = {'40k': 40_000, '80k': 80_000}
 
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'pascal_context_resnet'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
-    classes=DATA,
+    classes=DATASETS,
     steps=STEPS,
-    views=common.VIEWS,
+    views=common.TTA_VARIANTS,
     run=('', 'smoke'),
   )
 
   # Data.
-  c.data.name = DATA[chosen['classes']]
+  c.data.name = DATASETS[chosen['classes']]
 
   # Model.
-  mmseg.network(c, 'r101')
+  mmseg.set_model(c, 'r101')
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(
+  mmseg.set_training(
     c,
     crop=(480, 480),
     batch_size=16,
     steps=STEPS[chosen['steps']],
-    frame=(520, 520),
+    fit_size=(520, 520),
   )
   c.optimizer.learning_rate = 0.004
   c.optimizer.weight_decay = 1e-4
   c.eval.mode = 'slide'
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='resnet_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

@@ -23,9 +23,9 @@ from configs.recipes import stm32
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'person_mnv2'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     size=('size256', 'size320', 'size416'),
@@ -36,9 +36,9 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.name = 'coco_voc_person'
 
   # Model, optimiser, schedule and evaluation.
-  stm32.configure(c, chosen['size'], separable=True)
+  stm32.set_model_and_training(c, chosen['size'], separable=True)
   c.loss.terms = ('sigmoid_cross_entropy',)
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finalize_config(c)

@@ -21,20 +21,20 @@ from configs.recipes import folder
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '', 'scratch' or 'smoke'."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'pet_mnv2'
-  run = common.choose(c, variant, run=('', 'scratch', 'smoke'))['run']
+  run = common.parse_variant(c, variant, run=('', 'scratch', 'smoke'))['run']
 
   # Data.
   c.data.name = 'oxford_iiit_pet'
   c.data.eval_split = 'test'
 
   # Model and loss.
-  folder.network(c)
+  folder.set_model(c)
   if run != 'scratch':
-    folder.from_imagenet(c)
+    folder.init_from_imagenet(c)
   c.epochs = 3.0
 
   if run == 'smoke':
-    folder.smoke(c)
-  return common.finish(c)
+    folder.shrink_to_smoke_test(c)
+  return common.finalize_config(c)

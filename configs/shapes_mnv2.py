@@ -17,9 +17,9 @@ from configs import common
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is '' or 'smoke'."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'shapes_mnv2'
-  run = common.choose(c, variant, run=('', 'smoke'))['run']
+  run = common.parse_variant(c, variant, run=('', 'smoke'))['run']
 
   # Data: drawn at 128x128, at any place, angle and size.
   c.data.augment.ops = ('random_flip',)
@@ -55,7 +55,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.eval.static_size = (128, 128)
 
   if run == 'smoke':
-    common.smoke(
+    common.shrink_to_smoke_test(
       c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16
     )
-  return common.finish(c)
+  return common.finalize_config(c)

@@ -29,20 +29,20 @@ from configs.recipes import slim
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'voc_mnv2'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     network=('', 'mobile', 'dm05'),
     output_stride=('', 'os8'),
     stage=('', 'qat'),
-    views=common.VIEWS,
+    views=common.TTA_VARIANTS,
     run=('', 'smoke'),
   )
 
   # Data, optimiser, schedule and evaluation.
-  slim.voc(c)
+  slim.set_voc_training(c)
 
   # Model.
   c.model.encoder = ConfigDict(
@@ -61,8 +61,8 @@ def get_config(variant: str = '') -> ConfigDict:
     }
   )
   if chosen['network']:
-    c.model.encoder = ConfigDict(slim.MNV2)
-    c.model.head = ConfigDict(slim.MOBILE)
+    c.model.encoder = ConfigDict(slim.MNV2_ENCODER)
+    c.model.head = ConfigDict(slim.MOBILE_HEAD)
   if chosen['network'] == 'dm05':
     c.model.encoder.alpha = 0.5
     c.model.encoder.rounding = 'slim'
@@ -75,8 +75,8 @@ def get_config(variant: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 3e-5
     c.total_steps = 3000
     c.quantization.name = 'int8'
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finalize_config(c)

@@ -20,16 +20,20 @@ from configs.recipes import stm32
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'voc_mnv2_cut'
-  chosen = common.choose(c, variant, pyramid=('v1', 'v2'), run=('', 'smoke'))
+  chosen = common.parse_variant(
+    c, variant, pyramid=('v1', 'v2'), run=('', 'smoke')
+  )
 
   # Data.
   c.data.name = 'coco_voc21'
 
   # Model, optimiser, schedule and evaluation.
-  stm32.configure(c, 'size512', separable=chosen['pyramid'] == 'v2')
+  stm32.set_model_and_training(
+    c, 'size512', separable=chosen['pyramid'] == 'v2'
+  )
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='mobilenet_v2_tiny', channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)
+  return common.finalize_config(c)

@@ -23,14 +23,14 @@ STEPS = {'20k': 20_000, '40k': 40_000}
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'voc_resnet'
-  chosen = common.choose(
+  chosen = common.parse_variant(
     c,
     variant,
     encoder=('r50', 'r101'),
     steps=STEPS,
-    views=common.VIEWS,
+    views=common.TTA_VARIANTS,
     run=('', 'smoke'),
   )
 
@@ -39,20 +39,22 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.train_split = 'trainaug'
 
   # Model.
-  mmseg.network(c, chosen['encoder'])
+  mmseg.set_model(c, chosen['encoder'])
 
   # Optimiser, schedule and evaluation.
-  mmseg.train(
+  mmseg.set_training(
     c,
     crop=(512, 512),
     batch_size=16,
     steps=STEPS[chosen['steps']],
-    frame=(2048, 512),
+    fit_size=(2048, 512),
   )
   # This page of the original alone pads images, before they are normalised.
   c.data.augment.fill = (0.0, 0.0, 0.0)
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='resnet_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='resnet_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

@@ -22,14 +22,18 @@ from configs.recipes import slim
 
 def get_config(variant: str = '') -> ConfigDict:
   """Returns the config; `variant` is of the tokens above."""
-  c = common.base()
+  c = common.default_config()
   c.name = 'voc_xception'
-  chosen = common.choose(
-    c, variant, output_stride=('', 'os8'), views=common.VIEWS, run=('', 'smoke')
+  chosen = common.parse_variant(
+    c,
+    variant,
+    output_stride=('', 'os8'),
+    views=common.TTA_VARIANTS,
+    run=('', 'smoke'),
   )
 
   # Data, optimiser, schedule and evaluation.
-  slim.voc(c)
+  slim.set_voc_training(c)
 
   # Model.
   c.model.encoder = ConfigDict({'name': 'xception_65', 'bn_decay': 0.9997})
@@ -45,8 +49,10 @@ def get_config(variant: str = '') -> ConfigDict:
     c.model.output_stride = 8
     c.model.head.rates = (12, 24, 36)
     c.eval.static_size = (512, 512)
-  common.views(c, chosen['views'])
+  common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':
-    common.smoke(c, encoder='xception_tiny', channels=16, decoder_channels=16)
-  return common.finish(c)
+    common.shrink_to_smoke_test(
+      c, encoder='xception_tiny', channels=16, decoder_channels=16
+    )
+  return common.finalize_config(c)

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from deeplab.models import registry
 
 # Libraries that log every step they take, and the least level that shows.
-_CHATTY = {
+_LIBRARY_LOG_LEVELS = {
   'httpx': py_logging.WARNING,
   'orbax': py_logging.ERROR,
   'tensorflow_datasets': py_logging.ERROR,
@@ -28,10 +28,10 @@ _CHATTY = {
 }
 
 
-def _quiet(record: py_logging.LogRecord) -> bool:
+def _filter_library_logs(record: py_logging.LogRecord) -> bool:
   return all(
     record.levelno >= level or name not in record.pathname
-    for name, level in _CHATTY.items()
+    for name, level in _LIBRARY_LOG_LEVELS.items()
   )
 
 
@@ -53,7 +53,7 @@ def set_up() -> None:
       os.path.join(os.path.expanduser('~'), '.cache', 'deeplab', 'xla'),
     )
   logging.use_absl_handler()  # a notebook has not, as commands have
-  logging.get_absl_handler().addFilter(_quiet)
+  logging.get_absl_handler().addFilter(_filter_library_logs)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         ) from None
       raise SystemExit(
         f'Error: there is no flag --{error.flagname}; the flags of this '
-        f'command are {_own_flags(argv[0])} (--help says more)'
+        f'command are {_command_flags(argv[0])} (--help says more)'
       ) from None
     group = re.match(r'flag --(\S+)=(.*): Failed to parse .* as a Conf', text)
     if group:
@@ -100,13 +100,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
 
 
-def _own_flags(module: str) -> str:
+def _command_flags(module: str) -> str:
   """Returns the flags that a module defines, but for fields of a config."""
   names = sorted(flag.name for flag in flags.FLAGS.get_flags_for_module(module))
   return ', '.join(f'--{name}' for name in names if '.' not in name)
 
 
-def _check_page(path: str) -> None:
+def _check_config_exists(path: str) -> None:
   """Refuses a page that is not there, with those that may be meant."""
   if os.path.exists(path):
     return
@@ -120,7 +120,7 @@ def _check_page(path: str) -> None:
   )
 
 
-def given_fields(
+def overridden_fields(
   flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
 ) -> frozenset[str]:
   """Returns the fields, 'data.root', that the command line gives itself."""
@@ -129,7 +129,7 @@ def given_fields(
   return frozenset(config_flags.get_override_values(values[flag.name]))
 
 
-def chosen_config(
+def config_from_flag(
   flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
 ) -> ConfigDict | None:
   """Returns the value of a --config flag, None where it was not given.
@@ -143,7 +143,7 @@ def chosen_config(
   """
   if values[flag.name].present:
     name = config_flags.get_config_filename(values[flag.name])
-    _check_page(name.partition(':')[0])
+    _check_config_exists(name.partition(':')[0])
   if flag.value is None:
     return None
   config = ConfigDict(flag.value)
@@ -155,11 +155,11 @@ def chosen_config(
         own = {p.removeprefix(prefix) for p in given if p.startswith(prefix)}
         part = config.model[slot]
         config.model[slot] = ConfigDict({name: part[name] for name in own})
-    registry.complete(config.model)
+    registry.fill_defaults(config.model)
   return config
 
 
-def run(argv: Sequence[str], command: Callable[[], None]) -> None:
+def run_command(argv: Sequence[str], command: Callable[[], None]) -> None:
   """Sets up and runs a command; an error that the user can mend is one line.
 
   Args:

@@ -31,7 +31,7 @@ from deeplab.data import image_format
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class TimedPrediction:
   """What one model says of a picture.
 
   Attributes:
@@ -45,7 +45,7 @@ class Answer:
   milliseconds: float
 
 
-def load(workdir: str | None, tflite: str | None) -> dict[str, Any]:
+def load_segmenters(workdir: str | None, tflite: str | None) -> dict[str, Any]:
   """Returns the `predict.Segmenter`s to compare, by name.
 
   Args:
@@ -70,39 +70,41 @@ def load(workdir: str | None, tflite: str | None) -> dict[str, Any]:
       'that was exported from it'
     )
   for name, segmenter in segmenters.items():
-    if segmenter.pixels != image_format.RGB:
+    if segmenter.image_spec != image_format.RGB:
       raise ValueError(
-        f'the {name} takes images of {segmenter.pixels}, which no browser '
+        f'the {name} takes images of {segmenter.image_spec}, which no browser '
         'has: use python -m deeplab.predict'
       )
   return segmenters
 
 
-def ask(
+def time_predictions(
   segmenters: dict[str, predict.Segmenter],
   image: np.ndarray,
-  seen: set[tuple[int, ...]],
-) -> list[Answer]:
+  compiled_shapes: set[tuple[int, ...]],
+) -> list[TimedPrediction]:
   """Asks every model, and measures.
 
   Args:
     segmenters: by name.
     image: uint8 [H, W, 3].
-    seen: shapes that were asked before; a new one is asked twice, as the first
-      answer waits for the compiler. The shape is added.
+    compiled_shapes: shapes that were asked before; a new one is asked twice, as
+      the first answer waits for the compiler. The shape is added.
   """
   answers = []
   for name, segmenter in segmenters.items():
-    if image.shape not in seen:
+    if image.shape not in compiled_shapes:
       segmenter.predict(image)
     began = time.perf_counter()
     ids = segmenter.predict(image)
-    answers.append(Answer(name, ids, 1e3 * (time.perf_counter() - began)))
-  seen.add(image.shape)
+    answers.append(
+      TimedPrediction(name, ids, 1e3 * (time.perf_counter() - began))
+    )
+  compiled_shapes.add(image.shape)
   return answers
 
 
-def summary(answers: Sequence[Answer]) -> str:
+def summarize_predictions(answers: Sequence[TimedPrediction]) -> str:
   """Returns latencies, and of two models the share of equal pixels."""
   parts = [f'{a.name}: {a.milliseconds:.0f} ms' for a in answers]
   if len(answers) == 2:
@@ -111,7 +113,7 @@ def summary(answers: Sequence[Answer]) -> str:
   return ', '.join(parts)
 
 
-def gradio() -> Any:
+def import_gradio() -> Any:
   """Returns the module; ValueError where it is not installed."""
   try:
     import gradio as gr
@@ -122,13 +124,13 @@ def gradio() -> Any:
   return gr
 
 
-def page(segmenters: dict[str, predict.Segmenter]) -> Any:
+def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
   """Returns the page, a `gradio.Blocks` to `launch`.
 
   Raises:
     ValueError: Gradio is not installed.
   """
-  gr = gradio()
+  gr = import_gradio()
   first = next(iter(segmenters.values()))
   palette = first.palette
   seen: set[tuple[int, ...]] = set()
@@ -137,15 +139,17 @@ def page(segmenters: dict[str, predict.Segmenter]) -> Any:
     if asked is None:
       return [None] * len(segmenters)
     image, answers = asked
-    return [visualize.overlay(image, a.ids, palette, opacity) for a in answers]
+    return [
+      visualize.draw_overlay(image, a.ids, palette, opacity) for a in answers
+    ]
 
   def answer(path, opacity):
     if path is None:
       return None, '', *draw(None, opacity)
     image = predict.read_image(path, image_format.RGB)
-    answers = ask(segmenters, image, seen)
+    answers = time_predictions(segmenters, image, seen)
     asked = image, answers
-    return asked, summary(answers), *draw(asked, opacity)
+    return asked, summarize_predictions(answers), *draw(asked, opacity)
 
   with gr.Blocks(
     title='deeplab',
@@ -175,7 +179,7 @@ def page(segmenters: dict[str, predict.Segmenter]) -> Any:
       0, 1, 0.5, step=0.05, label='opacity of the classes', elem_id='opacity'
     )
     gr.Image(
-      visualize.legend(first.class_names, palette, 800),
+      visualize.draw_legend(first.class_names, palette, 800),
       format='png',
       show_label=False,
       interactive=False,
@@ -202,8 +206,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _run(values: flags.FlagValues) -> None:
-  gradio()  # before a model is loaded for nothing
-  page(load(values.workdir, values.tflite)).launch(
+  import_gradio()  # before a model is loaded for nothing
+  build_page(load_segmenters(values.workdir, values.tflite)).launch(
     server_name=values.host,
     server_port=values.port,
     share=False,
@@ -214,7 +218,7 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Serves the page until it is interrupted."""
-  cli.run(argv, lambda: _run(values))
+  cli.run_command(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':

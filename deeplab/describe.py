@@ -26,7 +26,7 @@ def _first_line(path: str) -> str:
     return f.readline().strip().strip('"')
 
 
-def listing() -> str:
+def list_choices() -> str:
   """Returns the configs, encoders, heads, weights and data sets there are."""
   lines = ['Configs (--config=FILE or --config=FILE:VARIANT):']
   pages = [
@@ -43,7 +43,7 @@ def listing() -> str:
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
-  for name, origin in sorted(published.ORIGINS.items()):
+  for name, origin in sorted(published.PUBLISHED_WEIGHTS.items()):
     head = f' with {origin.head}' if origin.head else ''
     lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
@@ -68,32 +68,32 @@ def dry_run(config: ConfigDict) -> str:
     export size, the weights that training starts from, and the memory of one
     compiled step on this host's back end.
   """
-  train.check(config)
+  train.check_config(config)
   info = catalog.info_for(config.data)
   export = tuple(config.eval.static_size)
   # Images of their own sizes are taken to be of the size that is exported.
-  crop = compose.output_size(config.data.augment) or export
+  crop = compose.fixed_output_size(config.data.augment) or export
   sizes = {'training': crop, 'export': export}
   out: list[str] = []
   for name, size in sizes.items():
     # An auxiliary head is trained and not exported.
-    traced = profile.profile(
+    traced = profile.count_macs_and_params(
       config.model,
       info.num_classes,
       size,
-      channels=image_format.of(config.data).channels,
+      channels=image_format.image_spec(config.data).channels,
       auxiliary=name != 'export',
     )
     if not out:
-      out.append(profile.table(traced))
+      out.append(profile.format_table(traced))
     out.append(
       f'{name} {size[0]}x{size[1]}: {traced.macs / 1e9:.3f} GMACs an image, '
       f'{traced.params / 1e6:.3f} M parameters'
     )
   if config.init_from:
-    out.append(f'starts from {resolve.describe(config.init_from)}')
-  _, _, _, step = _step(config, info.num_classes)
-  state, batch = abstract(config, info.num_classes, crop)
+    out.append(f'starts from {resolve.describe_init_from(config.init_from)}')
+  _, _, _, step = _build_step(config, info.num_classes)
+  state, batch = abstract_step_inputs(config, info.num_classes, crop)
   logging.info(
     'Compiling the training step, which may take minutes, for its memory…'
   )
@@ -108,14 +108,16 @@ def dry_run(config: ConfigDict) -> str:
   return '\n'.join(out)
 
 
-def _step(config: ConfigDict, num_classes: int):
-  return train.build_step(config, num_classes, 1000, None)
+def _build_step(config: ConfigDict, num_classes: int):
+  return train.build_train_step(config, num_classes, 1000, None)
 
 
-def abstract(config: ConfigDict, num_classes: int, size: tuple[int, int]):
+def abstract_step_inputs(
+  config: ConfigDict, num_classes: int, size: tuple[int, int]
+):
   """Returns shapes of (state, batch) of one device's training step."""
-  model, optimizer, _, _ = _step(config, num_classes)
-  b, channels = config.batch_size, image_format.of(config.data).channels
+  model, optimizer, _, _ = _build_step(config, num_classes)
+  b, channels = config.batch_size, image_format.image_spec(config.data).channels
   state = jax.eval_shape(
     lambda: train_step.init_state(
       model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0

@@ -59,7 +59,7 @@ class Result:
   """What an evaluation found.
 
   Attributes:
-    metrics: see `metrics.scores`; NaN where a class is absent.
+    metrics: see `metrics.compute_scores`; NaN where a class is absent.
     confusion: int64 [K, K], rows = label, columns = prediction.
     boundary: int64 [2, K], intersections and unions of boundary bands.
     examples: number of images.
@@ -73,7 +73,7 @@ class Result:
   samples: tuple[Sample, ...] = ()
 
 
-def _batches(
+def _group_by_padded_size(
   examples: Iterable[dict], predictor: predictors.Predictor, config: Any
 ) -> Iterator[list[dict]]:
   """Groups examples that run together: one padded size, up to a batch."""
@@ -89,7 +89,7 @@ def _batches(
   yield from waiting.values()
 
 
-def _resized(
+def _resize_example(
   example: dict, size: tuple[int, int] | None, frame: Sequence[int]
 ) -> dict:
   """Returns an example, its label too, at the size that is computed at.
@@ -108,7 +108,7 @@ def _resized(
   }
 
 
-def evaluate(
+def evaluate_predictor(
   predictor: predictors.Predictor,
   examples: Iterable[dict],
   info: dataset_info.DatasetInfo,
@@ -142,31 +142,31 @@ def evaluate(
       image or holds a value that is no class, or the config asks what the
       predictor cannot do.
   """
-  predictor = views.protocol(predictor, config)
-  views.check(predictor, config)
+  predictor = views.apply_static_mode(predictor, config)
+  views.check_eval_config(predictor, config)
   if config.resize_labels:
     size, frame = predictor.input_size, config.fit
-    examples = (_resized(x, size, frame) for x in examples)
+    examples = (_resize_example(x, size, frame) for x in examples)
     config = ConfigDict(config)
     with config.unlocked():
       config.fit = ()
-  confusion = metrics.Confusion(info.num_classes)
-  boundary = metrics.Boundary(info.num_classes, config.boundary_share)
+  confusion = metrics.ConfusionMatrix(info.num_classes)
+  boundary = metrics.BoundaryIoU(info.num_classes, config.boundary_share)
   images = metrics.ImageIoU()
   loss = metrics.CrossEntropy(sigmoid='sigmoid_cross_entropy' in loss_terms)
-  ask = views.logits if loss.sigmoid else views.probabilities
+  ask = views.predict_logits if loss.sigmoid else views.predict_probabilities
   kept: dict[int, Sample] = {}
   count = 0
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
-  batches = _batches(numbered, predictor, config)
-  for batch in views.track(batches, total, 'evaluate', size=len):
+  batches = _group_by_padded_size(numbered, predictor, config)
+  for batch in views.track_progress(batches, total, 'evaluate', size=len):
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if config.loss:
       scores = ask(predictor, pictures, config)
-      predictions = [predictors.to_ids(x) for x in scores]
+      predictions = [predictors.argmax(x) for x in scores]
     else:
-      predictions = views.segment(predictor, pictures, config)
+      predictions = views.segment_images(predictor, pictures, config)
     for example, prediction, likely in zip(
       batch, predictions, scores, strict=True
     ):
@@ -197,7 +197,7 @@ def evaluate(
       f'the evaluation split of {info.name} is empty: nothing to score'
     )
   return Result(
-    metrics.scores(
+    metrics.compute_scores(
       counts['confusion'],
       info.class_names,
       counts['boundary'],
@@ -212,14 +212,14 @@ def evaluate(
   )
 
 
-def summary(result: Result) -> str:
+def summarize_result(result: Result) -> str:
   """Returns the main metrics in one line."""
   names = ('miou', 'pixel_accuracy', 'mean_accuracy', 'boundary_iou')
   numbers = ', '.join(f'{name} {result.metrics[name]:.4f}' for name in names)
   return f'{numbers} ({text.plural(result.examples, "image")})'
 
 
-def write(
+def write_result(
   result: Result, directory: str | os.PathLike, info: dataset_info.DatasetInfo
 ) -> None:
   """Writes metrics.json, confusion.json and confusion.png to a directory.
@@ -240,14 +240,14 @@ def write(
   }
   for name, table in tables.items():
     system.write_json(directory / name, table)
-  visualize.save(
-    visualize.confusion(result.confusion, info.class_names),
+  visualize.save_image(
+    visualize.plot_confusion_matrix(result.confusion, info.class_names),
     directory / 'confusion.png',
   )
 
 
-def flax_predictor(
-  loaded: workdir_lib.Loaded, output_stride: int = 0
+def checkpoint_predictor(
+  loaded: workdir_lib.TrainedModel, output_stride: int = 0
 ) -> predictors.FlaxPredictor:
   """Returns the predictor of a run's checkpoint.
 
@@ -256,13 +256,13 @@ def flax_predictor(
     output_stride: see `config.eval`; 0 for the one that was trained.
   """
   config, classes = loaded.config, loaded.info.num_classes
-  variables = networks.scored(config, classes, loaded.variables)
-  return predictors.of_config(
+  variables = networks.eval_variables(config, classes, loaded.variables)
+  return predictors.build_flax_predictor(
     config, classes, variables, output_stride=output_stride
   )
 
 
-def file_protocol(config: Any) -> Any:
+def single_view_config(config: Any) -> Any:
   """Returns `config.eval` with one view of whole images.
 
   It is how an exported file, which has one size, and the model that it is
@@ -283,8 +283,8 @@ def file_protocol(config: Any) -> Any:
   return changed
 
 
-def _with_data_of(
-  config: ConfigDict, other: ConfigDict | None, given: Collection[str]
+def _override_eval_and_data(
+  config: ConfigDict, other: ConfigDict | None, overrides: Collection[str]
 ) -> ConfigDict:
   """Returns a run's config with `eval` and `data` of another.
 
@@ -302,20 +302,20 @@ def _with_data_of(
           name: functools.reduce(
             lambda x, part: x[part], name.split('.'), other
           )
-          for name in given
+          for name in overrides
           if name.startswith('data.')
         }
       )
-      changed = datasets.resolve(changed)
+      changed = datasets.resolve_config(changed)
     else:
-      changed.data = ConfigDict(datasets.resolve(other).data)
+      changed.data = ConfigDict(datasets.resolve_config(other).data)
     with changed.data.unlocked():
       changed.data.mean, changed.data.std = config.data.mean, config.data.std
-      changed.data.depth = image_format.of(config.data).depth
+      changed.data.depth = image_format.image_spec(config.data).depth
   return changed
 
 
-def _protocol(config: ConfigDict, run: ConfigDict) -> str:
+def _protocol_suffix(config: ConfigDict, run: ConfigDict) -> str:
   """Returns what of a protocol is not the run's own, to name its results by."""
   name = ''
   if config.data.name != run.data.name:
@@ -333,8 +333,8 @@ def _protocol(config: ConfigDict, run: ConfigDict) -> str:
   return re.sub(r'[^\w.-]', '_', name)
 
 
-def _check_same_weights(
-  file: litert.TFLitePredictor, loaded: workdir_lib.Loaded, workdir: str
+def _check_same_step(
+  file: litert.TFLitePredictor, loaded: workdir_lib.TrainedModel, workdir: str
 ) -> None:
   """Refuses to compare a file with a checkpoint of another step."""
   step = (file.card.get('source') or {}).get('step')
@@ -352,7 +352,7 @@ def evaluate_workdir(
   tflite: str | None = None,
   which: str = 'best',
   config: ConfigDict | None = None,
-  given: Collection[str] = (),
+  overrides: Collection[str] = (),
 ) -> dict[str, Result]:
   """Evaluates a run's checkpoint, or a file exported from it beside it.
 
@@ -368,8 +368,8 @@ def evaluate_workdir(
       or None.
     which: 'best' or 'latest' checkpoint.
     config: its `eval` and `data` are used instead of the run's own.
-    given: fields of it that hold even where its data set is the run's own, such
-      as 'data.root'; the others of `data` are then the run's.
+    overrides: fields of it that hold even where its data set is the run's own,
+      such as 'data.root'; the others of `data` are then the run's.
 
   Returns:
     Results by the name of their folder.
@@ -377,13 +377,13 @@ def evaluate_workdir(
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
     ValueError: the file is not of this data set's classes or of another step,
-      or see `evaluate`.
+      or see `evaluate_predictor`.
   """
-  loaded = workdir_lib.load(workdir, which)
+  loaded = workdir_lib.load_trained_model(workdir, which)
   info = loaded.info
   own = config is None
-  config = _with_data_of(loaded.config, config, given)
-  other = '' if own else _protocol(config, loaded.config)
+  config = _override_eval_and_data(loaded.config, config, overrides)
+  other = '' if own else _protocol_suffix(config, loaded.config)
   if not own:
     info = catalog.info_for(config.data)
     if info.num_classes != loaded.info.num_classes:
@@ -395,31 +395,31 @@ def evaluate_workdir(
   protocol = config.eval
   if tflite is None:
     contenders: dict[str, predictors.Predictor] = {
-      f'checkpoint{other}': flax_predictor(loaded, protocol.output_stride)
+      f'checkpoint{other}': checkpoint_predictor(loaded, protocol.output_stride)
     }
   else:
-    file = load.load(tflite)
-    protocol = file_protocol(config.eval) if own else config.eval
+    file = load.load_predictor(tflite)
+    protocol = single_view_config(config.eval) if own else config.eval
     if list(file.card['classes']) != list(info.class_names):
       raise ValueError(
         f'{tflite} has the classes {list(file.card["classes"])}, the data of '
         f'{workdir} {list(info.class_names)}: it was not exported from it'
       )
-    _check_same_weights(file, loaded, workdir)
-    float_model = flax_predictor(loaded)
+    _check_same_step(file, loaded, workdir)
+    float_model = checkpoint_predictor(loaded)
     size = file.input_size
     contenders = {
-      f'checkpoint_{size[0]}x{size[1]}{other}': predictors.static_protocol(
+      f'checkpoint_{size[0]}x{size[1]}{other}': predictors.fixed_size_predictor(
         float_model, size, file.output
       ),
-      f'{pathlib.Path(tflite).stem}{other}': predictors.static_protocol(
+      f'{pathlib.Path(tflite).stem}{other}': predictors.fixed_size_predictor(
         file, size
       ),
     }
-  datasets.prepare(config, [config.data.eval_split])
+  datasets.prepare_splits(config, [config.data.eval_split])
   results = {}
   for name, predictor in contenders.items():
-    results[name] = evaluate(
+    results[name] = evaluate_predictor(
       predictor,
       pipeline.eval_examples(
         config,
@@ -434,6 +434,6 @@ def evaluate_workdir(
       sum_counts=parallel.sum_over_hosts,
     )
     if jax.process_index() == 0:
-      write(results[name], os.path.join(workdir, 'eval', name), info)
-    logging.info('%s: %s', name, summary(results[name]))
+      write_result(results[name], os.path.join(workdir, 'eval', name), info)
+    logging.info('%s: %s', name, summarize_result(results[name]))
   return results

@@ -71,9 +71,9 @@ _LIST = flags.DEFINE_bool(
 
 
 def _run() -> None:
-  config = cli.chosen_config(_CONFIG)
+  config = cli.config_from_flag(_CONFIG)
   if _LIST.value:
-    print(describe.listing())
+    print(describe.list_choices())
     return
   parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   if _MODE.value == 'evaluate':
@@ -84,7 +84,7 @@ def _run() -> None:
       tflite=_TFLITE.value,
       which=_CHECKPOINT.value,
       config=config,
-      given=cli.given_fields(_CONFIG),
+      overrides=cli.overridden_fields(_CONFIG),
     )
     return
   if config is None:
@@ -93,7 +93,7 @@ def _run() -> None:
       '--config=configs/shapes_mnv2.py'
     )
   if _DRY_RUN.value:
-    print(describe.dry_run(datasets.resolve(config)))
+    print(describe.dry_run(datasets.resolve_config(config)))
     return
   workdir = _WORKDIR.value or parallel.text_of_first_host(
     os.path.join('runs', config.name, time.strftime('%Y%m%d-%H%M%S'))
@@ -106,7 +106,7 @@ def _run() -> None:
 def main(argv: list[str]) -> None:
   """Dispatches; an error that the user can mend is one line."""
   try:
-    cli.run(argv, _run)
+    cli.run_command(argv, _run)
   except BaseException as error:
     parallel.end(error)
     raise

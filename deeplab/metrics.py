@@ -19,11 +19,11 @@ import numpy as np
 from deeplab.data import dataset_info
 
 # Scores of images are added in units of 2 ** -40: exactly, in any order.
-_UNIT = 2.0**-40
+_IOU_UNIT = 2.0**-40
 _LOSS_UNIT = 2.0**-20
 
 
-def _id_map(ids: np.ndarray, what: str) -> np.ndarray:
+def _to_uint8_ids(ids: np.ndarray, what: str) -> np.ndarray:
   """Returns class ids as uint8, or says which value is no class id."""
   ids = np.asarray(ids)
   if ids.dtype == np.uint8:
@@ -36,7 +36,7 @@ def _id_map(ids: np.ndarray, what: str) -> np.ndarray:
   return ids.astype(np.uint8)
 
 
-def _pairs(
+def _count_pairs(
   labels: np.ndarray, predictions: np.ndarray, num_classes: int
 ) -> np.ndarray:
   """Returns the [256, 256] int64 counts of (label, prediction) pairs.
@@ -44,8 +44,8 @@ def _pairs(
   Raises:
     ValueError: shapes differ, or a label is neither a class nor 255.
   """
-  labels = _id_map(labels, 'labels')
-  predictions = _id_map(predictions, 'predictions')
+  labels = _to_uint8_ids(labels, 'labels')
+  predictions = _to_uint8_ids(predictions, 'predictions')
   if labels.shape != predictions.shape:
     raise ValueError(
       f'labels {labels.shape} and predictions {predictions.shape} are not of '
@@ -70,7 +70,7 @@ def _check_num_classes(num_classes: int) -> None:
     )
 
 
-class Confusion:
+class ConfusionMatrix:
   """A confusion matrix over any number of images.
 
   Attributes:
@@ -96,7 +96,7 @@ class Confusion:
       ValueError: shapes differ, or a value is no class id.
     """
     k = len(self.matrix)
-    counts = _pairs(labels, predictions, k)
+    counts = _count_pairs(labels, predictions, k)
     bad = np.flatnonzero(counts[:k, k:].any(axis=0))
     if bad.size:
       raise ValueError(
@@ -128,7 +128,7 @@ class ImageIoU:
       hits = np.diagonal(matrix)
       union = labelled + matrix.sum(0) - hits
       mean = (hits[there] / union[there]).mean()
-      self.counts += (round(mean / _UNIT), 1)
+      self.counts += (round(mean / _IOU_UNIT), 1)
 
 
 class CrossEntropy:
@@ -203,7 +203,7 @@ def boundary_band(ids: np.ndarray, distance: int) -> np.ndarray:
   return band[1:-1, 1:-1]
 
 
-class Boundary:
+class BoundaryIoU:
   """Counts of boundary IoU over any number of images.
 
   Attributes:
@@ -229,8 +229,8 @@ class Boundary:
       prediction: integer ids [H, W].
     """
     k = self.counts.shape[1]
-    label = _id_map(label, 'labels')
-    prediction = _id_map(prediction, 'predictions')
+    label = _to_uint8_ids(label, 'labels')
+    prediction = _to_uint8_ids(prediction, 'predictions')
     if label.ndim != 2 or label.shape != prediction.shape:
       raise ValueError(
         f'label {label.shape} and prediction {prediction.shape} are not two '
@@ -243,20 +243,20 @@ class Boundary:
     distance = boundary_distance(label.shape, self.share)
     ours = np.where(boundary_band(prediction, distance), prediction, 255)
     truth = np.where(boundary_band(label, distance), label, 255)
-    counts = _pairs(truth, ours, k)
+    counts = _count_pairs(truth, ours, k)
     common = np.diagonal(counts)[:k]
     self.counts[0] += common
     self.counts[1] += counts.sum(1)[:k] + counts.sum(0)[:k] - common
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _safe_divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
   """Divides, with NaN where there is nothing to divide by."""
   return np.where(
     denominator > 0, numerator / np.maximum(denominator, 1), np.nan
   )
 
 
-def _mean(values: np.ndarray) -> float:
+def _nanmean(values: np.ndarray) -> float:
   """Returns the mean over what is not NaN; NaN if nothing is left."""
   values = values[~np.isnan(values)]
   return float(values.mean()) if values.size else math.nan
@@ -274,10 +274,12 @@ def _scored_miou(
   rest = np.array([name not in unscored for name in class_names])
   counted = confusion * rest[:, None]
   hits = np.diagonal(counted)
-  return _mean(_ratio(hits, counted.sum(1) + counted.sum(0) - hits)[rest])
+  return _nanmean(
+    _safe_divide(hits, counted.sum(1) + counted.sum(0) - hits)[rest]
+  )
 
 
-def scores(
+def compute_scores(
   confusion: np.ndarray,
   class_names: Sequence[str],
   boundary: np.ndarray | None = None,
@@ -325,21 +327,21 @@ def scores(
     )
   hits = np.diagonal(confusion)
   labelled, predicted = confusion.sum(1), confusion.sum(0)
-  iou = _ratio(hits, labelled + predicted - hits)
-  accuracy = _ratio(hits, labelled)
-  precision = _ratio(hits, predicted)
-  dice = _ratio(2 * hits, labelled + predicted)
+  iou = _safe_divide(hits, labelled + predicted - hits)
+  accuracy = _safe_divide(hits, labelled)
+  precision = _safe_divide(hits, predicted)
+  dice = _safe_divide(2 * hits, labelled + predicted)
   total = labelled.sum()
-  agreement = float(_ratio(hits.sum(), total))
+  agreement = float(_safe_divide(hits.sum(), total))
   share = labelled / max(total, 1)
   chance = float((share * (predicted / max(total, 1))).sum())
   result = {
-    'miou': _mean(iou),
+    'miou': _nanmean(iou),
     'pixel_accuracy': agreement,
-    'mean_accuracy': _mean(accuracy),
-    'mean_precision': _mean(precision),
-    'fw_iou': float(_ratio((labelled * np.nan_to_num(iou)).sum(), total)),
-    'mean_dice': _mean(dice),
+    'mean_accuracy': _nanmean(accuracy),
+    'mean_precision': _nanmean(precision),
+    'fw_iou': float(_safe_divide((labelled * np.nan_to_num(iou)).sum(), total)),
+    'mean_dice': _nanmean(dice),
     'kappa': (agreement - chance) / (1 - chance) if chance < 1 else math.nan,
   }
   tables = {
@@ -349,12 +351,12 @@ def scores(
     'dice': dice,
   }
   if boundary is not None:
-    tables['boundary_iou'] = _ratio(boundary[0], boundary[1])
-    result['boundary_iou'] = _mean(tables['boundary_iou'])
+    tables['boundary_iou'] = _safe_divide(boundary[0], boundary[1])
+    result['boundary_iou'] = _nanmean(tables['boundary_iou'])
   if images is not None:
-    result['image_iou'] = float(_ratio(images[0] * _UNIT, images[1]))
+    result['image_iou'] = float(_safe_divide(images[0] * _IOU_UNIT, images[1]))
   if loss is not None:
-    result['loss'] = float(_ratio(loss[0] * _LOSS_UNIT, loss[1]))
+    result['loss'] = float(_safe_divide(loss[0] * _LOSS_UNIT, loss[1]))
   if unscored:
     result['miou_scored'] = _scored_miou(confusion, class_names, unscored)
   for metric, values in tables.items():
@@ -363,7 +365,7 @@ def scores(
   return result
 
 
-def names(
+def metric_names(
   class_names: Sequence[str], unscored: Sequence[str], loss: bool
 ) -> tuple[str, ...]:
   """Returns the names of all metrics of an evaluation, with its loss or not."""
@@ -371,7 +373,7 @@ def names(
   confusion, boundary = np.zeros((k, k), np.int64), np.zeros((2, k), np.int64)
   two = np.zeros(2, np.int64)
   return tuple(
-    scores(
+    compute_scores(
       confusion, class_names, boundary, two, unscored, two if loss else None
     )
   )

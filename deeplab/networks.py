@@ -16,17 +16,17 @@ if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
   from ml_collections import ConfigDict
 
-NAMES = ('none', 'int8')
+QUANTIZATION_NAMES = ('none', 'int8')
 # What Qwix recognises, whose notes on arrays end where computing again begins;
 # and what exports hold.
-KERNELS: dict[str, Any] = {
+PLAIN_CONV_OPTIONS: dict[str, Any] = {
   'depthwise': 'conv',
   'pointwise': 'conv',
   'remat': 0,
 }
 
 
-def enabled(config: 'ConfigDict') -> bool:
+def is_int8(config: 'ConfigDict') -> bool:
   """Returns whether a run trains in simulated int8.
 
   Args:
@@ -36,18 +36,20 @@ def enabled(config: 'ConfigDict') -> bool:
     ValueError: `quantization.name` is unknown.
   """
   name = config.get('quantization', {'name': 'none'})['name']
-  if name not in NAMES:
-    raise ValueError(f'config.quantization.name={name!r} is not one of {NAMES}')
+  if name not in QUANTIZATION_NAMES:
+    raise ValueError(
+      f'config.quantization.name={name!r} is not one of {QUANTIZATION_NAMES}'
+    )
   return name != 'none'
 
 
-def check(config: 'ConfigDict') -> None:
+def check_config(config: 'ConfigDict') -> None:
   """Refuses a quantised run that cannot be.
 
   Raises:
     ValueError: which field to change.
   """
-  if not enabled(config):
+  if not is_int8(config):
     return
   q = config.quantization
   if not config.init_from:
@@ -78,13 +80,13 @@ def check(config: 'ConfigDict') -> None:
     )
 
 
-def forms(config: 'ConfigDict') -> dict[str, Any]:
-  """Returns how `providers.simulate` computes convolutions here."""
+def conv_kernels(config: 'ConfigDict') -> dict[str, Any]:
+  """Returns how `providers.simulate_int8` computes convolutions here."""
   own = {k: config.model[k] for k in ('depthwise', 'pointwise')}
   return own | parallel.kernels()
 
 
-def build(
+def build_model(
   config: 'ConfigDict',
   num_classes: int,
   *,
@@ -98,69 +100,74 @@ def build(
   Args:
     config: the experiment.
     num_classes: number of classes.
-    axis_name: as for `registry.build`.
-    output_stride: as for `registry.at_output_stride`.
+    axis_name: as for `registry.build_model`.
+    output_stride: as for `registry.with_output_stride`.
 
   Raises:
-    ValueError: as `registry.build`, and for unknown fields of quantisation.
+    ValueError: as `registry.build_model`, and for unknown fields of
+      quantisation.
   """
-  network = registry.at_output_stride(config.model, output_stride)
-  if not enabled(config):
-    return registry.build(
+  network = registry.with_output_stride(config.model, output_stride)
+  if not is_int8(config):
+    return registry.build_model(
       network,
       num_classes,
       axis_name=axis_name,
-      frozen_norms=limits.frozen_norms(config),
+      frozen_norms=limits.has_frozen_batch_norm(config),
       **parallel.kernels(),
     )
-  model = registry.build(
+  model = registry.build_model(
     network,
     num_classes,
     axis_name=axis_name,
-    frozen_norms=limits.frozen_norms(config),
-    **KERNELS,
+    frozen_norms=limits.has_frozen_batch_norm(config),
+    **PLAIN_CONV_OPTIONS,
   )
-  return _simulated(config, model)
+  return _simulate_int8(config, model)
 
 
-def _simulated(config: 'ConfigDict', model: Any, *input_range: Any) -> Any:
+def _simulate_int8(config: 'ConfigDict', model: Any, *input_range: Any) -> Any:
   from deeplab.quantization.simulator import providers  # Qwix may be absent
 
   rules = rules_lib.from_config(config.quantization)
-  return providers.simulate(model, rules, *input_range, **forms(config))
+  return providers.simulate_int8(
+    model, rules, *input_range, **conv_kernels(config)
+  )
 
 
-def evaluated(
+def eval_model(
   config: 'ConfigDict', num_classes: int, output_stride: int = 0
 ) -> Any:
   """Returns the network whose scores are those of a config.
 
-  A float one is that of `build`. Simulated int8 is the network as it stands in
-  a file, which takes images as they are: what they are normalised to is rounded
-  to int8 there, too.
+  A float one is that of `build_model`. Simulated int8 is the network as it
+  stands in a file, which takes images as they are: what they are normalised to
+  is rounded to int8 there, too.
 
   Args:
     config: the experiment.
     num_classes: number of classes.
-    output_stride: as for `registry.at_output_stride`.
+    output_stride: as for `registry.with_output_stride`.
 
   Raises:
-    ValueError: as `build`.
+    ValueError: as `build_model`.
   """
-  if not enabled(config):
-    return build(config, num_classes, output_stride=output_stride)
-  network = registry.at_output_stride(config.model, output_stride)
-  pixels = image_format.of(config.data)
-  model = pixel_input.network(
-    registry.build(network, num_classes, **KERNELS),
+  if not is_int8(config):
+    return build_model(config, num_classes, output_stride=output_stride)
+  network = registry.with_output_stride(config.model, output_stride)
+  pixels = image_format.image_spec(config.data)
+  model = pixel_input.with_input_normalization(
+    registry.build_model(network, num_classes, **PLAIN_CONV_OPTIONS),
     rules_lib.from_config(config.quantization),
     pixels.channels,
   )
-  return _simulated(config, model, (0.0, float(pixels.highest)))
+  return _simulate_int8(config, model, (0.0, float(pixels.max_value)))
 
 
-def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
-  """Returns variables as a network of `build` is evaluated, and exported.
+def fold_and_round(
+  config: 'ConfigDict', num_classes: int, variables: Any
+) -> Any:
+  """Returns variables as a network of `build_model` is evaluated, and exported.
 
   In simulated int8 kernels lie on their grid and BatchNorms are folded into
   them, as in the file: the same numbers to the last bit, where a value in
@@ -172,22 +179,30 @@ def settled(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
     num_classes: number of classes.
     variables: {'params', 'batch_stats', ...}.
   """
-  if not enabled(config):
+  if not is_int8(config):
     return variables
-  return batch_norm_folding.fold(
-    registry.build(config.model, num_classes, **KERNELS),
-    snapping.snap(variables, rules_lib.from_config(config.quantization)),
+  return batch_norm_folding.fold_batch_norms(
+    registry.build_model(config.model, num_classes, **PLAIN_CONV_OPTIONS),
+    snapping.round_to_qparams(
+      variables, rules_lib.from_config(config.quantization)
+    ),
     len(config.data.mean),
   )
 
 
-def with_pixels(config: 'ConfigDict', variables: Any) -> Any:
-  """Returns what `settled` has returned, for the network of `evaluated`."""
-  if not enabled(config):
+def add_input_normalization(config: 'ConfigDict', variables: Any) -> Any:
+  """Returns the result of `fold_and_round` as variables of `eval_model`."""
+  if not is_int8(config):
     return variables
-  return pixel_input.with_layer(variables, config.data.mean, config.data.std)
+  return pixel_input.add_normalization_layer(
+    variables, config.data.mean, config.data.std
+  )
 
 
-def scored(config: 'ConfigDict', num_classes: int, variables: Any) -> Any:
-  """Returns variables of a run for the network of `evaluated`."""
-  return with_pixels(config, settled(config, num_classes, variables))
+def eval_variables(
+  config: 'ConfigDict', num_classes: int, variables: Any
+) -> Any:
+  """Returns variables of a run for the network of `eval_model`."""
+  return add_input_normalization(
+    config, fold_and_round(config, num_classes, variables)
+  )

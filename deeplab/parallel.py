@@ -83,10 +83,10 @@ def start(
   )
   if jax.process_index():
     logging.set_verbosity(logging.WARNING)  # the first one tells
-  _meet()
+  _connect_processes()
 
 
-def _meet() -> None:
+def _connect_processes() -> None:
   """Connects the processes in each of the ways in which they will talk.
 
   On CPUs the first sum over a group of devices connects them, and fails where
@@ -99,7 +99,7 @@ def _meet() -> None:
   any_host(False)
 
 
-def _lost(error: BaseException | None) -> str:
+def _lost_process_error(error: BaseException | None) -> str:
   """Returns what JAX said of a lost process, where that was the cause."""
   while error is not None:
     if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
@@ -122,10 +122,11 @@ def end(error: BaseException) -> None:
   message = f'Error: {error}'
   if isinstance(error, SystemExit):
     message = str(error)  # it is said so already
-  if _lost(error):
+  if _lost_process_error(error):
     message = (
       'Error: another process of this run was lost, or the network to it '
-      f'({_lost(error)}); start all of them again with the same --workdir to '
+      f'({_lost_process_error(error)}); start all of them again with the same '
+      '--workdir to '
       'go on from the last checkpoint'
     )
   print(
@@ -339,7 +340,7 @@ def sum_over_hosts(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def kernels() -> dict[str, Any]:
-  """Returns `registry.build`'s overrides for the platform at hand.
+  """Returns `registry.build_model`'s overrides for the platform at hand.
 
   The CPU forms of depthwise and 1x1 convolutions are the config's to choose;
   everything else runs real convolutions.

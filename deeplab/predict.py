@@ -48,17 +48,17 @@ from deeplab.inference import views
 
 # What goes on the contact sheet: at most so many, evenly chosen.
 _SHEET_IMAGES = 48
-_CELL = (360, 480)  # image and overlay side by side, at most
+_CELL_SIZE = (360, 480)  # image and overlay side by side, at most
 
 
 def read_image(
-  path: str | os.PathLike, pixels: image_format.Pixels
+  path: str | os.PathLike, image_spec: image_format.ImageSpec
 ) -> np.ndarray:
   """Reads an image file as a model takes it.
 
   Args:
     path: the file.
-    pixels: channels and depth that the model takes.
+    image_spec: channels and depth that the model takes.
 
   Returns:
     [H, W, C] of that depth. RGB of 8 bits is made of what there is, and turned
@@ -70,8 +70,8 @@ def read_image(
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f'there is no image {path}')
-  if raw_files.is_array(path, pixels):
-    return raw_files.read_pixels(path, pixels)
+  if raw_files.is_read_as_array(path, image_spec):
+    return raw_files.read_pixels(path, image_spec)
   _, image = raw_files.decode_image(path)
   return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
 
@@ -83,13 +83,13 @@ class Segmenter:
   Attributes:
     class_names: a name a class id.
     palette: an RGB colour a class id.
-    pixels: channels and depth of the images that it takes.
+    image_spec: channels and depth of the images that it takes.
     segment: maps such images [H, W, C] to ids, uint8 [H, W].
   """
 
   class_names: tuple[str, ...]
   palette: tuple[tuple[int, ...], ...]
-  pixels: image_format.Pixels
+  image_spec: image_format.ImageSpec
   segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
   def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
@@ -106,8 +106,8 @@ class Segmenter:
       ValueError: the file is no readable image, or the array is none.
     """
     if not isinstance(image, np.ndarray):
-      image = read_image(image, self.pixels)
-    channels, dtype = self.pixels.channels, self.pixels.dtype
+      image = read_image(image, self.image_spec)
+    channels, dtype = self.image_spec.channels, self.image_spec.dtype
     if image.dtype != dtype or image.ndim != 3 or image.shape[2] != channels:
       raise ValueError(
         f'an image is {dtype} [H, W, {channels}], not {image.dtype} '
@@ -126,13 +126,15 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
   Raises:
     FileNotFoundError: there is no run, or it has no checkpoint.
   """
-  loaded = workdir_lib.load(os.fspath(workdir), which)
-  predictor = evaluate.flax_predictor(loaded, loaded.config.eval.output_stride)
+  loaded = workdir_lib.load_trained_model(os.fspath(workdir), which)
+  predictor = evaluate.checkpoint_predictor(
+    loaded, loaded.config.eval.output_stride
+  )
   return Segmenter(
     tuple(loaded.info.class_names),
     tuple(loaded.info.palette),
-    image_format.of(loaded.config.data),
-    lambda images: views.segment(predictor, images, loaded.config.eval),
+    image_format.image_spec(loaded.config.data),
+    lambda images: views.segment_images(predictor, images, loaded.config.eval),
   )
 
 
@@ -142,8 +144,8 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
   Raises:
     ValueError: see `files.load`.
   """
-  file = load.load(path)
-  predictor = predictors.static_protocol(file, file.input_size)
+  file = load.load_predictor(path)
+  predictor = predictors.fixed_size_predictor(file, file.input_size)
   logging.info(
     'the file sees every image at %dx%d; weights of its run see what '
     'config.eval says, so that their masks may differ',
@@ -154,12 +156,12 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
     outputs = [predictor(image[None])[0] for image in images]
     if predictor.output == 'ids':
       return outputs
-    return [predictors.to_ids(x) for x in outputs]
+    return [predictors.argmax(x) for x in outputs]
 
   return Segmenter(
     tuple(file.card['classes']),
     tuple(tuple(color) for color in file.card['palette']),
-    file.pixels,
+    file.image_spec,
     segment,
   )
 
@@ -184,7 +186,7 @@ def find_images(
   files = sorted(
     path
     for path in images.rglob('*')
-    if path.suffix.lower() in image_format.SUFFIXES
+    if path.suffix.lower() in image_format.IMAGE_AND_ARRAY_SUFFIXES
     and path.is_file()
     and not path.name.startswith('.')
     and out not in path.resolve().parents
@@ -192,7 +194,7 @@ def find_images(
   if not files:
     raise ValueError(
       f'--images={images}: no image in this folder '
-      f'({", ".join(image_format.SUFFIXES)})'
+      f'({", ".join(image_format.IMAGE_AND_ARRAY_SUFFIXES)})'
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {
@@ -202,7 +204,7 @@ def find_images(
   }
 
 
-def run(
+def predict_files(
   segmenter: Segmenter,
   images: str | os.PathLike,
   output: str | os.PathLike,
@@ -231,37 +233,43 @@ def run(
   names = find_images(pathlib.Path(images), output)
   every = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
-  tracked = views.track(names.items(), len(names), 'predict')
+  tracked = views.track_progress(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
     try:
-      image = read_image(path, segmenter.pixels)
+      image = read_image(path, segmenter.image_spec)
     except ValueError as error:
       failures.append(str(error))
       continue
     ids = segmenter.predict(image)
-    drawn = visualize.overlay(image, ids, segmenter.palette, opacity)
-    visualize.save(ids, output / 'masks' / f'{name}.png', segmenter.palette)
-    visualize.save(drawn, output / 'overlays' / f'{name}.jpg')
+    drawn = visualize.draw_overlay(image, ids, segmenter.palette, opacity)
+    visualize.save_image(
+      ids, output / 'masks' / f'{name}.png', segmenter.palette
+    )
+    visualize.save_image(drawn, output / 'overlays' / f'{name}.jpg')
     if i % every == 0:
-      pair = np.concatenate([visualize.picture(image), drawn], axis=1)
-      pictures.append((name, visualize.thumbnail(pair, _CELL)))
+      pair = np.concatenate([visualize.to_rgb(image), drawn], axis=1)
+      pictures.append((name, visualize.thumbnail(pair, _CELL_SIZE)))
   if pictures:
-    visualize.save(_sheet(segmenter, pictures), output / 'contact_sheet.png')
+    visualize.save_image(
+      _make_contact_sheet(segmenter, pictures), output / 'contact_sheet.png'
+    )
   return failures
 
 
-def _sheet(
+def _make_contact_sheet(
   segmenter: Segmenter, pictures: Sequence[tuple[str, np.ndarray]]
 ) -> np.ndarray:
   """Returns the contact sheet, its legend of all classes."""
   columns = min(4, max(1, round(len(pictures) ** 0.5)))
-  footer = visualize.legend(
+  footer = visualize.draw_legend(
     segmenter.class_names,
     segmenter.palette,
-    width=columns * (_CELL[1] + 8) + 8,
+    width=columns * (_CELL_SIZE[1] + 8) + 8,
   )
   height = max(picture.shape[0] for _, picture in pictures)
-  return visualize.contact_sheet(pictures, columns, (height, _CELL[1]), footer)
+  return visualize.contact_sheet(
+    pictures, columns, (height, _CELL_SIZE[1]), footer
+  )
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -295,7 +303,9 @@ def _run(values: flags.FlagValues) -> None:
     segmenter = from_workdir(values.workdir)
   else:
     raise ValueError('--workdir or --tflite is needed; see --help')
-  failures = run(segmenter, values.images, values.output, values.opacity)
+  failures = predict_files(
+    segmenter, values.images, values.output, values.opacity
+  )
   if os.path.isdir(values.output):
     print(f'Results are in {values.output}')
   if failures:
@@ -304,7 +314,7 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Runs the command; the exit status is 1 if an image failed."""
-  cli.run(argv, lambda: _run(values))
+  cli.run_command(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':

@@ -8,33 +8,33 @@ def plural(number: int, noun: str, plural_noun: str = '') -> str:
   return f'{number} {noun if number == 1 else plural_noun or f"{noun}s"}'
 
 
-def format_number(value: float | int | None, form: str = ',') -> str:
+def format_number(value: float | int | None, format_spec: str = ',') -> str:
   """Returns a number in a format, '' for None."""
-  return '' if value is None else format(value, form)
+  return '' if value is None else format(value, format_spec)
 
 
-def markdown_table(
-  header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True
+def format_table(
+  header: Sequence[str], rows: Sequence[Sequence[str]], right_align: bool = True
 ) -> list[str]:
   """Returns the lines of a table.
 
   Args:
     header: a word or two a column.
     rows: the cells.
-    numbers: all columns but the first are numbers, and stand to the right.
+    right_align: all columns but the first are numbers, and stand to the right.
   """
   cells = [list(header), *[list(row) for row in rows]]
   widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
 
   def line(row: Sequence[str]) -> str:
     padded = [
-      c.rjust(w) if numbers and i else c.ljust(w)
+      c.rjust(w) if right_align and i else c.ljust(w)
       for i, (c, w) in enumerate(zip(row, widths, strict=True))
     ]
     return f'| {" | ".join(padded)} |'
 
   rule = [
-    '-' * (w - 1) + ':' if numbers and i else '-' * w
+    '-' * (w - 1) + ':' if right_align and i else '-' * w
     for i, w in enumerate(widths)
   ]
   return [line(cells[0]), line(rule), *[line(row) for row in cells[1:]]]

@@ -44,17 +44,17 @@ from deeplab.training import profiler
 from deeplab.training import train_step as steps
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
   """Refuses numbers that make no run.
 
   Raises:
     ValueError: which one.
   """
-  limits.check(config)
-  profiler.parse(config.profile_steps)
+  limits.check_positive(config)
+  profiler.parse_steps(config.profile_steps)
 
 
-def build_step(
+def build_train_step(
   config: ConfigDict, num_classes: int, total: int, axis_name: str | None
 ) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
   """Builds (model, optimizer, learning rate, step) of a run of `total` steps.
@@ -64,32 +64,32 @@ def build_step(
   Raises:
     ValueError: BatchNorm would see a single image.
   """
-  limits.check_batch(config)
-  model = networks.build(config, num_classes, axis_name=axis_name)
+  limits.check_batch_size(config)
+  model = networks.build_model(config, num_classes, axis_name=axis_name)
   ranges = None
-  if networks.enabled(config):
+  if networks.is_int8(config):
     q = config.quantization
-    ranges = steps.Ranges(q.range_decay, q.range_steps)
-    if not limits.frozen_norms(config):
+    ranges = steps.RangeTracking(q.range_decay, q.range_steps)
+    if not limits.has_frozen_batch_norm(config):
       # Batch statistics are not what is deployed.
       ranges = dataclasses.replace(ranges, observer=model)
-  rate = optimizers.schedule(
+  rate = optimizers.build_schedule(
     config.schedule,
     config.optimizer.learning_rate,
     total,
     optimizers.warmup_steps(config, total),
   )
-  optimizer = optimizers.build(config.optimizer, rate)
+  optimizer = optimizers.build_optimizer(config.optimizer, rate)
   step = functools.partial(
     steps.train_step,
     model=model,
     optimizer=optimizer,
-    loss=losses.build(config.loss, num_classes, dataset_info.IGNORE),
+    loss=losses.build_loss(config.loss, num_classes, dataset_info.IGNORE),
     seed=config.seed,
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
     axis_name=axis_name,
-    ranges=ranges,
+    range_tracking=ranges,
   )
   return model, optimizer, rate, step
 
@@ -122,17 +122,18 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     OSError: a checkpoint cannot be written.
   """
   host, hosts = jax.process_index(), jax.process_count()
-  check(config)
-  networks.check(config)
+  check_config(config)
+  networks.check_config(config)
 
   # Data.
-  config = datasets.resolve(config)
+  config = datasets.resolve_config(config)
   names = config.data.train_split, config.data.eval_split
-  parallel.first_host_first(lambda: datasets.prepare(config, names))
+  parallel.first_host_first(lambda: datasets.prepare_splits(config, names))
   info = catalog.info_for(config.data)
-  config = class_weights.balance(config, info)
-  early_stopping.check(
-    config, metrics.names(info.class_names, info.unscored, config.eval.loss)
+  config = class_weights.balance_loss(config, info)
+  early_stopping.check_monitored_metrics(
+    config,
+    metrics.metric_names(info.class_names, info.unscored, config.eval.loss),
   )
   examples = datasets.num_examples(config, config.data.train_split)
   total = limits.total_steps(config, examples)
@@ -140,13 +141,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
 
   # Model, optimiser, state.
-  model, optimizer, rate, step_fn = build_step(
+  model, optimizer, rate, step_fn = build_train_step(
     config, info.num_classes, total, parallel.AXIS
   )
   state = steps.init_state(
     model,
     optimizer,
-    channels=image_format.of(config.data).channels,
+    channels=image_format.image_spec(config.data).channels,
     seed=config.seed,
     ema=config.ema_decay > 0,
   )
@@ -181,56 +182,58 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Trained weights, unless the run has weights of its own.
   manifest = None
-  new = not checkpoints.any_saved(workdir_lib.checkpoint_dir(workdir))
+  new = not checkpoints.has_checkpoint(workdir_lib.checkpoint_dir(workdir))
   if new and config.init_from:
-    variables, manifest = load.initial(
+    variables, manifest = load.load_initial_variables(
       config,
-      registry.build(config.model, info.num_classes, **parallel.kernels()),
+      registry.build_model(
+        config.model, info.num_classes, **parallel.kernels()
+      ),
       {'params': state.params, 'batch_stats': state.batch_stats},
       # All hosts see the whole batches, or their variables would differ.
       lambda: pipeline.train_batches(
         config, info, host_index=0, host_count=1, start_step=0
       ),
     )
-    if networks.enabled(config):
-      variables = calibration.start_of(config, info, variables)
+    if networks.is_int8(config):
+      variables = calibration.initialize_from_float(config, info, variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
-    state = steps.start_from(state, variables, optimizer)
+    state = steps.init_from_variables(state, variables, optimizer)
 
   # Where were we? Only a run that could start takes its work directory.
-  workdir_lib.claim(workdir, config, write=host == 0)
+  workdir_lib.write_or_check_config(workdir, config, write=host == 0)
   if new and host == 0:
-    load.record(workdir, manifest)
+    load.write_manifest(workdir, manifest)
   saved = checkpoints.Checkpoints(
     workdir_lib.checkpoint_dir(workdir),
     keep_latest=config.checkpoint.keep_latest,
     keep_best=config.checkpoint.keep_best,
   )
-  notes = early_stopping.Notes()
+  notes = early_stopping.ControlState()
   restored = saved.restore(state)
   if restored is not None:
     state = restored
-    notes = early_stopping.Notes.from_dict(saved.notes())
+    notes = early_stopping.ControlState.from_dict(saved.latest_metadata())
     logging.info('Going on from step %d of %s', int(state.step), workdir)
   start = int(state.step)
-  if early_stopping.lowers_rate(config):
+  if early_stopping.lowers_learning_rate(config):
     state = dataclasses.replace(state, rate_scale=jnp.float32(notes.rate_scale))
   state = parallel.replicate(state)
   train_step = parallel.map_train(step_fn)
 
   def to_score(state: steps.TrainState) -> Any:
     variables = parallel.to_local(state.eval_variables)
-    return networks.scored(config, info.num_classes, variables)
+    return networks.eval_variables(config, info.num_classes, variables)
 
-  predictor = predictors.of_config(
+  predictor = predictors.build_flax_predictor(
     config,
     info.num_classes,
     {},  # each scoring brings its own
     output='ids',
     output_stride=config.eval.output_stride,
   )
-  record = metric_writer.Records(workdir, start) if host == 0 else None
+  record = metric_writer.MetricWriter(workdir, start) if host == 0 else None
   batches = pipeline.train_batches(
     config, info, host_index=host, host_count=hosts, start_step=start
   )
@@ -241,7 +244,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       examples
     ),
   ) -> evaluate.Result:
-    return evaluate.evaluate(
+    return evaluate.evaluate_predictor(
       predictor.with_variables(to_score(state)),
       watch(
         pipeline.eval_examples(config, info, host_index=host, host_count=hosts)
@@ -255,32 +258,37 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Step after step.
   progress = metric_writer.Progress(start, total, config.batch_size)
-  recorder = profiler.Recorder(
-    profiler.parse(config.profile_steps) if host == 0 else range(0), workdir
+  recorder = profiler.TraceRecorder(
+    profiler.parse_steps(config.profile_steps) if host == 0 else range(0),
+    workdir,
   )
   result = None
   began = time.monotonic() - notes.seconds
   # A run that had ended early takes no further step.
   remaining = (
-    () if early_stopping.over(notes, config) else range(start + 1, total + 1)
+    ()
+    if early_stopping.should_stop(notes, config)
+    else range(start + 1, total + 1)
   )
-  with preemption.Stop() as stop, contextlib.ExitStack() as cleanup:
+  with preemption.PreemptionGuard() as stop, contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
     for part in (saved, batches, progress, recorder):
       cleanup.callback(part.close)
     if record:
       cleanup.callback(record.close)
     for step in remaining:
-      batch = parallel.split(progress.fetch(batches))
+      batch = parallel.split(progress.next_batch(batches))
       if step == start + 1:
         logging.info('Compiling the training step…')
         progress.pause()  # the time that is left will not hold another one
         spent = parallel.compile_ahead(train_step, state, batch)
         progress.resume()
-        logging.info('One step, on each device: %s', metric_writer.cost(spent))
-      recorder.before(step)
+        logging.info(
+          'One step, on each device: %s', metric_writer.format_step_cost(spent)
+        )
+      recorder.before_step(step)
       state, measured = train_step(state, batch)
-      recorder.after(step, state)
+      recorder.after_step(step, state)
       progress.update(step)
       last = step == total
       reports = step % config.log_every_steps == 0 or last
@@ -290,11 +298,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         now['learning_rate'] = float(rate(step - 1)) * notes.rate_scale
         now |= progress.report(step, now)
         if record:
-          record.scalars(step, 'train', now)
-        notes = early_stopping.clocked(
+          record.write_scalars(step, 'train', now)
+        notes = early_stopping.update_elapsed(
           notes, time.monotonic() - began, config, parallel.any_host
         )
-        last |= early_stopping.out_of_time(notes, config)
+        last |= early_stopping.is_out_of_time(notes, config)
       evaluated = step % evaluate_every == 0 or last
       if evaluated:
         progress.pause()
@@ -303,26 +311,32 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           # Several hosts count together, and finish what they began; the last
           # evaluation belongs to the run's result, and one that decides on
           # what follows is not left out.
-          leave = hosts == 1 and not last and not early_stopping.listens(config)
-          result = score(state, stop.watch) if leave else score(state)
-        except preemption.Told:
+          leave = (
+            hosts == 1
+            and not last
+            and not early_stopping.depends_on_evaluation(config)
+          )
+          result = score(state, stop.interruptible) if leave else score(state)
+        except preemption.Preempted:
           evaluated = False
         else:
-          logging.info('step %d: %s', step, evaluate.summary(result))
-          notes = early_stopping.evaluated(notes, result.metrics, config)
-          if early_stopping.lowers_rate(config):
+          logging.info('step %d: %s', step, evaluate.summarize_result(result))
+          notes = early_stopping.update_after_evaluation(
+            notes, result.metrics, config
+          )
+          if early_stopping.lowers_learning_rate(config):
             scale = parallel.replicate(jnp.float32(notes.rate_scale))
             state = dataclasses.replace(state, rate_scale=scale)
           if record:
-            record.scalars(step, config.data.eval_split, result.metrics)
-            record.images(step, 'samples', _pictures(result, info))
+            record.write_scalars(step, config.data.eval_split, result.metrics)
+            record.write_images(step, 'samples', _draw_samples(result, info))
             record.flush()
         progress.resume()
       # Asked once a step: what is said to be saved is saved. Hosts agree on
       # it when they report.
-      stopped = stop.asked
+      stopped = stop.requested
       if hosts > 1:
-        stopped = reports and parallel.any_host(stop.asked)
+        stopped = reports and parallel.any_host(stop.requested)
       due = step % config.checkpoint.every_steps == 0
       if evaluated or due or stopped:
         _check_finite(state, workdir)
@@ -335,20 +349,20 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           workdir,
         )
         break
-      if early_stopping.over(notes, config):
+      if early_stopping.should_stop(notes, config):
         logging.info('Ends early, at step %d: %s', step, notes)
         break
 
   # The end.
-  if int(state.step) < total and not early_stopping.over(notes, config):
+  if int(state.step) < total and not early_stopping.should_stop(notes, config):
     return {}
   if result is None:
     logging.info('%s had already reached its last step, %d', workdir, start)
     result = score(state)
   if host == 0:
-    evaluate.write(result, os.path.join(workdir, 'eval', 'last'), info)
-    visualize.save(
-      visualize.curves(os.path.join(workdir, 'metrics.jsonl')),
+    evaluate.write_result(result, os.path.join(workdir, 'eval', 'last'), info)
+    visualize.save_image(
+      visualize.plot_training_curves(os.path.join(workdir, 'metrics.jsonl')),
       os.path.join(workdir, 'curves.png'),
     )
     workdir_lib.write_run_record(
@@ -367,7 +381,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   return result.metrics
 
 
-def _pictures(
+def _draw_samples(
   result: evaluate.Result, info: dataset_info.DatasetInfo
 ) -> np.ndarray:
   """Returns image | label | prediction of the kept samples, cut to one size."""

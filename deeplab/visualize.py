@@ -1,6 +1,6 @@
 """Pictures: masks in the palette, overlays, sheets, matrices and curves.
 
-Every function returns pixels, uint8 [H, W, 3], for a file (`save`) or for
+Every function returns pixels, uint8 [H, W, 3], for a file (`save_image`) or for
 TensorBoard alike. Matplotlib is loaded when a plot is asked for, without a
 display.
 """
@@ -42,7 +42,7 @@ def colorize(ids: np.ndarray, palette: Palette) -> np.ndarray:
   return color_table(palette)[np.asarray(ids, np.uint8)]
 
 
-def picture(image: np.ndarray) -> np.ndarray:
+def to_rgb(image: np.ndarray) -> np.ndarray:
   """Returns an image of any number of channels as one to look at, [H, W, 3].
 
   It shows the first three channels, or the first alone as grey where there are
@@ -61,7 +61,7 @@ def picture(image: np.ndarray) -> np.ndarray:
   return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
-def overlay(
+def draw_overlay(
   image: np.ndarray, ids: np.ndarray, palette: Palette, opacity: float
 ) -> np.ndarray:
   """Draws class colours over the grey tones of a photograph.
@@ -70,14 +70,14 @@ def overlay(
   which would hide what is under it, shows the photograph as it is.
 
   Args:
-    image: uint8 or uint16 [H, W, C]; see `picture`.
+    image: uint8 or uint16 [H, W, C]; see `to_rgb`.
     ids: uint8 [H, W]; ignored pixels (255) show the photograph.
     palette: a colour a class.
     opacity: 0 (grey tones) to 1 (colours).
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
-  ids, image = np.asarray(ids, np.uint8), picture(image)
+  ids, image = np.asarray(ids, np.uint8), to_rgb(image)
   grey = cv2.cvtColor(
     cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
   )
@@ -95,7 +95,7 @@ def side_by_side(
   """Returns photograph, label and prediction in one row, [H, 3 W + 8, 3].
 
   Args:
-    image: uint8 or uint16 [H, W, C]; see `picture`.
+    image: uint8 or uint16 [H, W, C]; see `to_rgb`.
     label: ids [H, W].
     prediction: likewise.
     palette: a colour a class.
@@ -103,7 +103,7 @@ def side_by_side(
   gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
   return np.concatenate(
     [
-      picture(image),
+      to_rgb(image),
       gap,
       colorize(label, palette),
       gap,
@@ -126,7 +126,7 @@ def _text_width(text: str, font: Any) -> int:
   return math.ceil(font.getlength(text))
 
 
-def _shorten(text: str, width: int, font: Any) -> str:
+def _truncate_text(text: str, width: int, font: Any) -> str:
   """Cuts a text to a width in pixels; its end is what tells files apart."""
   if _text_width(text, font) <= width:
     return text
@@ -135,7 +135,7 @@ def _shorten(text: str, width: int, font: Any) -> str:
   return '…' + text
 
 
-def legend(
+def draw_legend(
   class_names: Sequence[str], palette: Palette, width: int, font_size: int = 14
 ) -> np.ndarray:
   """Returns colour swatches with class names, in rows of `width` pixels."""
@@ -144,7 +144,7 @@ def legend(
   places = []
   x, y = gap, gap
   for name in class_names:
-    name = _shorten(name, width - swatch - 3 * gap, font)
+    name = _truncate_text(name, width - swatch - 3 * gap, font)
     length = swatch + gap + _text_width(name, font)
     if x > gap and x + length + gap > width:
       x, y = gap, y + row
@@ -180,7 +180,7 @@ def contact_sheet(
     pictures: (caption, uint8 [H, W, 3]) each, of any sizes.
     columns: pictures in a row, at most.
     cell: (H, W) that each picture is fitted into, at the bottom.
-    footer: uint8 [h, w, 3] below the pictures, such as a `legend`.
+    footer: uint8 [h, w, 3] below the pictures, such as a `draw_legend`.
   """
   if not pictures:
     raise ValueError('a contact sheet needs at least one picture')
@@ -203,7 +203,7 @@ def contact_sheet(
     canvas.paste(Image.fromarray(small), corner)
     draw.text(
       (x + cell[1] // 2, y + cell[0] + caption // 2),
-      _shorten(name, cell[1], font),
+      _truncate_text(name, cell[1], font),
       fill=_INK,
       font=font,
       anchor='mm',
@@ -213,7 +213,7 @@ def contact_sheet(
   return np.asarray(canvas)
 
 
-def pixels(figure: Any) -> np.ndarray:
+def render_figure(figure: Any) -> np.ndarray:
   """Renders a Matplotlib figure that was made without pyplot.
 
   Returns:
@@ -226,7 +226,9 @@ def pixels(figure: Any) -> np.ndarray:
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+def plot_confusion_matrix(
+  matrix: np.ndarray, class_names: Sequence[str]
+) -> np.ndarray:
   """Plots a confusion matrix, each row as shares of its label's pixels.
 
   Up to 25 classes the cells hold percentages, but for those below 0.5. Rows
@@ -282,10 +284,10 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
   )
   legend = figure.colorbar(drawn, cax=scale, format='%d %%')
   legend.ax.tick_params(labelsize=8)
-  return pixels(figure)
+  return render_figure(figure)
 
 
-def curves(path: str | os.PathLike) -> np.ndarray:
+def plot_training_curves(path: str | os.PathLike) -> np.ndarray:
   """Plots loss and mIoU over the steps of a run.
 
   Args:
@@ -329,10 +331,10 @@ def curves(path: str | os.PathLike) -> np.ndarray:
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
   panels[1].set_ylim(0, 1)
-  return pixels(figure)
+  return render_figure(figure)
 
 
-def bars(
+def plot_bars(
   names: Sequence[str],
   panels: Sequence[tuple[str, Sequence[float]]],
 ) -> np.ndarray:
@@ -359,10 +361,10 @@ def bars(
     axes.spines[['top', 'right']].set_visible(False)
   row[0].set_yticks(places, names, fontsize=7)
   row[0].set_ylim(len(names) - 0.4, -0.6)
-  return pixels(figure)
+  return render_figure(figure)
 
 
-def save(
+def save_image(
   picture: np.ndarray,
   path: str | os.PathLike,
   palette: Palette | None = None,

@@ -34,7 +34,7 @@ PyTree = Any
 
 # Fields that change how a run is carried out, not what it computes, or when it
 # ends: a run may be resumed with others.
-_FREE = (
+_NON_RESULT_FIELDS = (
   'log_every_steps',
   'max_minutes',
   'profile_steps',
@@ -47,7 +47,7 @@ _FREE = (
 )
 
 # (section, field) that runs of older versions lack.
-_NEWEST = (
+_REQUIRED_FIELDS = (
   ('model', 'resize_ratio'),
   ('quantization', 'wide_layers'),
   ('quantization.calibration', 'equalize'),
@@ -55,7 +55,7 @@ _NEWEST = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class TrainedModel:
   """A trained model as it lies in a work directory.
 
   Attributes:
@@ -84,12 +84,12 @@ def checkpoint_dir(workdir: str) -> str:
   return os.path.join(workdir, 'checkpoints')
 
 
-def _tuples(value: Any) -> Any:
+def _lists_to_tuples(value: Any) -> Any:
   """JSON has lists; configs have tuples."""
   if isinstance(value, list):
-    return tuple(_tuples(v) for v in value)
+    return tuple(_lists_to_tuples(v) for v in value)
   if isinstance(value, dict):
-    return {k: _tuples(v) for k, v in value.items()}
+    return {k: _lists_to_tuples(v) for k, v in value.items()}
   return value
 
 
@@ -107,8 +107,8 @@ def read_config(workdir: str) -> ConfigDict:
       'name one with --workdir (a run prints its own when it starts)'
     )
   with open(path, encoding='utf-8') as f:
-    config = ConfigDict(_tuples(json.load(f))).lock()
-  for section, field in _NEWEST:
+    config = ConfigDict(_lists_to_tuples(json.load(f))).lock()
+  for section, field in _REQUIRED_FIELDS:
     found = config
     for name in section.split('.'):
       found = found.get(name, {})
@@ -120,23 +120,27 @@ def read_config(workdir: str) -> ConfigDict:
   return config
 
 
-def _leaves(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+def _flatten_config(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
   leaves = {}
   for key, value in config.items():
     if isinstance(value, ConfigDict):
-      leaves.update(_leaves(value, f'{prefix}{key}.'))
+      leaves.update(_flatten_config(value, f'{prefix}{key}.'))
     else:
-      leaves[prefix + key] = _tuples(json.loads(json.dumps(value)))
+      leaves[prefix + key] = _lists_to_tuples(json.loads(json.dumps(value)))
   return leaves
 
 
-def results(config: ConfigDict) -> dict[str, Any]:
+def result_fields(config: ConfigDict) -> dict[str, Any]:
   """Returns the fields that change what a run computes, by their paths."""
-  leaves = _leaves(config)
-  return {k: v for k, v in leaves.items() if not k.startswith(_FREE)}
+  leaves = _flatten_config(config)
+  return {
+    k: v for k, v in leaves.items() if not k.startswith(_NON_RESULT_FIELDS)
+  }
 
 
-def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
+def write_or_check_config(
+  workdir: str, config: ConfigDict, *, write: bool = True
+) -> None:
   """Writes the config to a new work directory, or checks it against the old.
 
   A run that has saved nothing yet binds nobody: its config is replaced.
@@ -149,10 +153,10 @@ def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
   Raises:
     ValueError: another config's run is there.
   """
-  if os.path.exists(config_path(workdir)) and checkpoints.any_saved(
+  if os.path.exists(config_path(workdir)) and checkpoints.has_checkpoint(
     checkpoint_dir(workdir)
   ):
-    old, new = results(read_config(workdir)), results(config)
+    old, new = result_fields(read_config(workdir)), result_fields(config)
     changed = [
       f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'
       for k in sorted(old | new)
@@ -170,7 +174,7 @@ def claim(workdir: str, config: ConfigDict, *, write: bool = True) -> None:
   logging.info('All fields of the config: %s', config_path(workdir))
 
 
-def load(workdir: str, which: str = 'best') -> Loaded:
+def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   """Reads the model of a run.
 
   Args:
@@ -184,7 +188,7 @@ def load(workdir: str, which: str = 'best') -> Loaded:
   variables, step, miou = checkpoints.load_variables(
     checkpoint_dir(workdir), which
   )
-  return Loaded(
+  return TrainedModel(
     config=config,
     info=catalog.info_for(config.data),
     variables=variables,
@@ -207,9 +211,9 @@ def config_hash(config: Any) -> str:
   """Returns 16 hexadecimal digits of a config.
 
   Fields that change how a run is carried out alone (paths, threads, logging)
-  do not count; see `results`.
+  do not count; see `result_fields`.
   """
-  text = json.dumps(results(config), sort_keys=True)
+  text = json.dumps(result_fields(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from deeplab.models import output_stride as output_strides
 from deeplab.models import registry
 
 
-def taps(rates: Sequence[int], size: int) -> np.ndarray:
+def sampling_masks(rates: Sequence[int], size: int) -> np.ndarray:
   """Returns which pixels one output of each branch of a pyramid reads.
 
   Args:
@@ -30,7 +30,9 @@ def taps(rates: Sequence[int], size: int) -> np.ndarray:
   return read
 
 
-def field(strides: Sequence[int], output_stride: int, size: int) -> np.ndarray:
+def receptive_field(
+  strides: Sequence[int], output_stride: int, size: int
+) -> np.ndarray:
   """Returns in how many ways a last output reads each pixel of a line.
 
   Args:
@@ -59,7 +61,7 @@ def field(strides: Sequence[int], output_stride: int, size: int) -> np.ndarray:
   return line
 
 
-def maps(
+def encode_at_output_strides(
   config: Any, variables: Any, image: np.ndarray, strides: Sequence[int]
 ) -> list[np.ndarray]:
   """Returns the encoder's last map of the same weights at output strides.
@@ -76,14 +78,14 @@ def maps(
   found = []
   own = {kind: variables[kind]['encoder'] for kind in ('params', 'batch_stats')}
   for stride in strides:
-    changed = registry.at_output_stride(config, stride)
-    encoder = registry.build(changed, 2).encoder
+    changed = registry.with_output_stride(config, stride)
+    encoder = registry.build_model(changed, 2).encoder
     run = jax.jit(lambda v, x, encoder=encoder: encoder.apply(v, x, False)[-1])
     found.append(np.asarray(run(own, jnp.asarray(image)[None])[0]))
   return found
 
 
-def heat(values: np.ndarray) -> np.ndarray:
+def heatmap_colors(values: np.ndarray) -> np.ndarray:
   """Returns an array [h, w] as colours, uint8 [h, w, 3]; 0 is dark."""
   values = np.asarray(values, np.float64)
   shares = values / max(values.max(), 1e-12)

@@ -46,7 +46,7 @@ from export.graph import trace
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Candidate:
   """What is chosen; None where the network has no such field."""
 
   alpha: float | None
@@ -54,7 +54,7 @@ class Choice:
   channels: int | None
   output_stride: int
 
-  def covers(self, other: 'Choice') -> bool:
+  def dominates(self, other: 'Candidate') -> bool:
     """Whether it is at least as large in everything, and not the same."""
     pairs = (
       (self.alpha or 0, other.alpha or 0),
@@ -66,7 +66,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class DeviceCost:
   """What a choice costs as an int8 file.
 
   Attributes:
@@ -86,13 +86,13 @@ class Cost:
   refusals: tuple[str, ...]
 
 
-def choices(
+def iterate_candidates(
   config: ConfigDict,
   alphas: Sequence[float] | None = None,
   sizes: Sequence[tuple[int, int]] | None = None,
   channels: Sequence[int] | None = None,
   strides: Sequence[int] | None = None,
-) -> Iterator[Choice]:
+) -> Iterator[Candidate]:
   """Yields every combination; None is what the config has.
 
   Raises:
@@ -109,7 +109,7 @@ def choices(
       )
   own: Any = lambda part, field: [model[part].get(field)]
   yield from itertools.starmap(
-    Choice,
+    Candidate,
     itertools.product(
       alphas or own('encoder', 'alpha'),
       sizes or [tuple(config.eval.static_size)],
@@ -119,55 +119,55 @@ def choices(
   )
 
 
-def cost(
+def estimate_cost(
   config: ConfigDict,
-  choice: Choice,
+  candidate: Candidate,
   target: targets.Target,
-  available: fit.Limits,
+  memory_limits: fit.MemoryLimits,
   max_ms: float | None = None,
   max_cycles: float | None = None,
   host: bool = False,
-) -> Cost:
+) -> DeviceCost:
   """Traces one choice.
 
   Args:
     config: the experiment.
-    choice: what to replace in it.
+    candidate: what to replace in it.
     target: the device.
-    available: its memories.
+    memory_limits: its memories.
     max_ms, max_cycles: limits of the estimates; None for none.
     host: leaves the last resize out.
   """
   model = ConfigDict(config.model)
   with model.unlocked():
-    if choice.alpha is not None:
-      model.encoder.alpha = choice.alpha
-    if choice.channels is not None:
-      model.head.channels = choice.channels
-    model.output_stride = choice.output_stride
+    if candidate.alpha is not None:
+      model.encoder.alpha = candidate.alpha
+    if candidate.channels is not None:
+      model.head.channels = candidate.channels
+    model.output_stride = candidate.output_stride
     model.dtype = 'float32'
   classes = catalog.info_for(config.data).num_classes
   refusals = []
   trained, model.resize_ratio = model.resize_ratio, 0
   build = functools.partial(
-    registry.build, model, classes, depthwise='conv', pointwise='conv'
+    registry.build_model, model, classes, depthwise='conv', pointwise='conv'
   )
-  whole = resizes.of_network(build(), (1, *choice.size, 3), host)
+  whole = resizes.find_network_resizes(build(), (1, *candidate.size, 3), host)
   try:
-    model.resize_ratio = resizes.ratio(whole, trained, target)
+    model.resize_ratio = resizes.choose_ratio(whole, trained, target)
   except ValueError as error:
     refusals.append(str(error))
-  graph = trace.network(build(), choice.size, host)
-  macs = tflite_graph.macs(graph)
+  graph = trace.trace_network(build(), candidate.size, host)
+  macs = tflite_graph.count_macs(graph)
   cycles, ms = target.estimate_cycles(macs), target.estimate_ms(macs)
-  refusals += fit.violations(graph, target, available)
+  refusals += fit.find_violations(graph, target, memory_limits)
   if max_ms is not None and ms is not None and ms > max_ms:
     refusals.append(f'{ms:.1f} ms at least, of {max_ms:g}')
   if max_cycles is not None and cycles is not None and cycles > max_cycles:
     refusals.append(f'{cycles:,.0f} cycles at least, of {max_cycles:,.0f}')
-  return Cost(
+  return DeviceCost(
     macs,
-    memory.arena(memory.lives(graph)),
+    memory.plan_arena(memory.activation_lifetimes(graph)),
     tflite_graph.weight_bytes(graph),
     cycles,
     ms,
@@ -175,21 +175,21 @@ def cost(
   )
 
 
-Found = list[tuple[Choice, Cost]]
+SearchResults = list[tuple[Candidate, DeviceCost]]
 
 
-def front(found: Found) -> Found:
+def pareto_front(found: SearchResults) -> SearchResults:
   """Returns what fits and no larger one does, the most work last."""
   fitting = [(choice, cost) for choice, cost in found if not cost.refusals]
   best = [
     (choice, cost)
     for choice, cost in fitting
-    if not any(other.covers(choice) for other, _ in fitting)
+    if not any(other.dominates(choice) for other, _ in fitting)
   ]
   return sorted(best, key=lambda x: x[1].macs)
 
 
-def markdown(found: Found) -> str:
+def format_table(found: SearchResults) -> str:
   """Returns a table of choices and costs."""
   header = (
     *('alpha', 'input', 'head', 'output stride', 'MACs (M)', 'RAM KiB'),
@@ -210,16 +210,18 @@ def markdown(found: Found) -> str:
     )
     for choice, cost in found
   ]
-  return '\n'.join(text.markdown_table(header, rows))
+  return '\n'.join(text.format_table(header, rows))
 
 
-def plot(found: Found, available: fit.Limits, title: str) -> np.ndarray:
+def plot_candidates(
+  found: SearchResults, memory_limits: fit.MemoryLimits, title: str
+) -> np.ndarray:
   """Draws RAM and multiply-accumulates of all choices; uint8 [H, W, 3]."""
   from matplotlib import figure as figures
 
   figure = figures.Figure(figsize=(8, 5), dpi=100, layout='constrained')
   axes = figure.subplots()
-  best = front(found)
+  best = pareto_front(found)
   kinds = (
     ('does not fit', [x for x in found if x[1].refusals], '#bbbbbb', 'x', 40),
     ('fits', [x for x in found if not x[1].refusals], '#4c78a8', 'o', 30),
@@ -243,8 +245,8 @@ def plot(found: Found, available: fit.Limits, title: str) -> np.ndarray:
       textcoords='offset points',
       fontsize=8,
     )
-  if available.ram_bytes is not None:
-    limit = available.ram_bytes / 1024
+  if memory_limits.ram_bytes is not None:
+    limit = memory_limits.ram_bytes / 1024
     largest = max(cost.ram_bytes / 1024 for _, cost in found)
     if limit < 3 * largest:
       axes.axvline(limit, color='black', lw=1, ls='--', label='RAM')
@@ -256,10 +258,10 @@ def plot(found: Found, available: fit.Limits, title: str) -> np.ndarray:
   axes.legend(frameon=False)
   axes.grid(alpha=0.3, which='both')
   axes.spines[['top', 'right']].set_visible(False)
-  return visualize.pixels(figure)
+  return visualize.render_figure(figure)
 
 
-def _numbers(
+def _parse_list(
   name: str, texts: Sequence[str] | None, kind: Callable[[str], Any]
 ) -> list[Any] | None:
   """Returns the values of a list flag, None where it was not given."""
@@ -269,7 +271,7 @@ def _numbers(
     raise ValueError(f'--{name}: {error}') from None
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
   height, _, width = text.partition('x')
   return int(height), int(width or height)
 
@@ -302,11 +304,11 @@ def define_flags() -> flags.FlagHolder:
 
 def _run(config_flag: flags.FlagHolder) -> None:
   values = flags.FLAGS
-  config = cli.chosen_config(config_flag)
+  config = cli.config_from_flag(config_flag)
   if config is None or values.target is None:
     raise ValueError('--config and --target are needed; see --help')
-  target = targets.get(values.target)
-  available = fit.limits(target, values.ram_kib, values.flash_kib)
+  target = targets.get_target(values.target)
+  available = fit.memory_limits(target, values.ram_kib, values.flash_kib)
   for flag, estimate in (
     ('max_ms', target.estimate_ms(1)),
     ('max_cycles', target.estimate_cycles(1)),
@@ -317,32 +319,37 @@ def _run(config_flag: flags.FlagHolder) -> None:
         'published'
       )
   asked = list(
-    choices(
+    iterate_candidates(
       config,
-      _numbers('alphas', values.alphas, float),
-      _numbers('sizes', values.sizes, _size),
-      _numbers('channels', values.channels, int),
-      _numbers('output_strides', values.output_strides, int),
+      _parse_list('alphas', values.alphas, float),
+      _parse_list('sizes', values.sizes, _parse_size),
+      _parse_list('channels', values.channels, int),
+      _parse_list('output_strides', values.output_strides, int),
     )
   )
   host = values.resize == 'host'
   limits = {'max_ms': values.max_ms, 'max_cycles': values.max_cycles}
   found = [
-    (choice, cost(config, choice, target, available, **limits, host=host))
+    (
+      choice,
+      estimate_cost(config, choice, target, available, **limits, host=host),
+    )
     for choice in tqdm.tqdm(asked, unit='network', disable=None)
   ]
-  best = front(found)
-  print(markdown(best) if best else 'No network fits:\n' + markdown(found))
+  best = pareto_front(found)
+  print(
+    format_table(best) if best else 'No network fits:\n' + format_table(found)
+  )
   if values.output:
-    _write(values.output, config, target, available, found)
+    _write_results(values.output, config, target, available, found)
 
 
-def _write(
+def _write_results(
   folder: str,
   config: ConfigDict,
   target: targets.Target,
-  available: fit.Limits,
-  found: Found,
+  memory_limits: fit.MemoryLimits,
+  found: SearchResults,
 ) -> None:
   """Writes all that was found to a folder."""
   os.makedirs(folder, exist_ok=True)
@@ -355,24 +362,26 @@ def _write(
     {
       'config': config.name,
       'target': target.name,
-      'limits': dataclasses.asdict(available),
+      'limits': dataclasses.asdict(memory_limits),
       'found': rows,
     },
   )
   with open(os.path.join(folder, 'budget.md'), 'w', encoding='utf-8') as f:
     f.write(
       f'# {config.name} on {target.name}\n\nThe largest that fit:\n\n'
-      f'{markdown(front(found))}\n\nAll:\n\n{markdown(found)}\n\n'
+      f'{format_table(pareto_front(found))}\n\nAll:\n\n{format_table(found)}\n\n'
       '![RAM and work](budget.png)\n'
     )
-  picture = plot(found, available, f'{config.name} on {target.name}')
-  visualize.save(picture, os.path.join(folder, 'budget.png'))
+  picture = plot_candidates(
+    found, memory_limits, f'{config.name} on {target.name}'
+  )
+  visualize.save_image(picture, os.path.join(folder, 'budget.png'))
 
 
 if __name__ == '__main__':
   jax.config.config_with_absl()
   chosen = define_flags()
   app.run(
-    lambda argv: cli.run(argv, lambda: _run(chosen)),
+    lambda argv: cli.run_command(argv, lambda: _run(chosen)),
     flags_parser=cli.parse_flags,
   )

@@ -7,24 +7,26 @@ import shlex
 Commands = Sequence[Sequence[str]]
 
 
-def _lines(commands: Commands) -> list[str]:
+def _quote_commands(commands: Commands) -> list[str]:
   return [shlex.join(command) for command in commands]
 
 
-def shell(title: str, commands: Commands) -> str:
+def shell_script(title: str, commands: Commands) -> str:
   """Returns a script that runs one after another, whatever fails."""
-  return '\n'.join(('#!/bin/bash', f'# {title}', *_lines(commands))) + '\n'
+  return (
+    '\n'.join(('#!/bin/bash', f'# {title}', *_quote_commands(commands))) + '\n'
+  )
 
 
-def slurm(title: str, commands: Commands) -> str:
+def slurm_script(title: str, commands: Commands) -> str:
   """Returns a job array for `sbatch`, a task a run.
 
   With `--nodes` and `--ntasks` a run spans several machines: `srun` starts a
   process on each, and they find each other.
   """
   if not commands:
-    return shell(title, commands)
-  runs = [f'  {shlex.quote(line)}' for line in _lines(commands)]
+    return shell_script(title, commands)
+  runs = [f'  {shlex.quote(line)}' for line in _quote_commands(commands)]
   return (
     '\n'.join(
       (
@@ -43,7 +45,7 @@ def slurm(title: str, commands: Commands) -> str:
   )
 
 
-def tpu(title: str, commands: Commands) -> str:
+def tpu_script(title: str, commands: Commands) -> str:
   """Returns a script that runs one after another on all hosts of a pod.
 
   It reads the pod's name and zone from $TPU and $ZONE, and the folder of the
@@ -53,14 +55,14 @@ def tpu(title: str, commands: Commands) -> str:
   lines = [
     'gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all '
     f'--command="cd $FOLDER && "{shlex.quote(line)}'
-    for line in _lines(commands)
+    for line in _quote_commands(commands)
   ]
   needed = ': "${TPU:?}" "${ZONE:?}" "${FOLDER:?}"'
   return '\n'.join(('#!/bin/bash', f'# {title}', needed, *lines)) + '\n'
 
 
-KINDS: dict[str, Callable[[str, Commands], str]] = {
-  'shell': shell,
-  'slurm': slurm,
-  'tpu': tpu,
+LAUNCHERS: dict[str, Callable[[str, Commands], str]] = {
+  'shell': shell_script,
+  'slurm': slurm_script,
+  'tpu': tpu_script,
 }

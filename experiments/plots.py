@@ -14,7 +14,7 @@ from deeplab import visualize
 Points = Sequence[tuple[str, float, Sequence[float]]]
 
 
-def _axes(title: str, width: float = 7.0) -> tuple[Any, Any]:
+def _make_axes(title: str, width: float = 7.0) -> tuple[Any, Any]:
   figure = figures.Figure(figsize=(width, 4.2), dpi=100, layout='constrained')
   axes = figure.subplots()
   axes.set_title(title)
@@ -23,14 +23,14 @@ def _axes(title: str, width: float = 7.0) -> tuple[Any, Any]:
   return figure, axes
 
 
-def _legend(axes: Any) -> None:
+def _add_legend(axes: Any) -> None:
   """Names the settings beside the plot, where no line is."""
   axes.legend(
     frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5)
   )
 
 
-def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
   """Returns which points no cheaper one equals or beats, cheapest first."""
   order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
   best: list[int] = []
@@ -40,19 +40,19 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
   return best
 
 
-def _rows(points: Points, means: Sequence[float]) -> np.ndarray:
+def _plot_rows(points: Points, means: Sequence[float]) -> np.ndarray:
   """Plots mIoU, a row a setting."""
-  figure, axes = _axes('mIoU at equal operations (red: the base)')
+  figure, axes = _make_axes('mIoU at equal operations (red: the base)')
   for i, (_, _, values) in enumerate(points):
     axes.plot([100 * min(values), 100 * max(values)], [i] * 2, color='0.7')
     axes.plot(means[i], i, 'o', color='C3' if i == 0 else 'C0')
   axes.set_yticks(range(len(points)), [name for name, *_ in points])
   axes.invert_yaxis()
   axes.set_xlabel('mIoU, %')
-  return visualize.pixels(figure)
+  return visualize.render_figure(figure)
 
 
-def pareto(points: Points) -> np.ndarray:
+def plot_pareto(points: Points) -> np.ndarray:
   """Plots mIoU over operations, with the range of the seeds, and the front.
 
   Settings that all cost the same have a row each.
@@ -63,8 +63,8 @@ def pareto(points: Points) -> np.ndarray:
   costs = [cost for _, cost, _ in points]
   means = [100 * statistics.fmean(values) for *_, values in points]
   if max(costs) == min(costs):
-    return _rows(points, means)
-  figure, axes = _axes(
+    return _plot_rows(points, means)
+  figure, axes = _make_axes(
     'mIoU over operations (line: the Pareto front; red: the base)'
   )
   for i, (name, cost, values) in enumerate(points):
@@ -77,7 +77,7 @@ def pareto(points: Points) -> np.ndarray:
       xytext=(5, 4 if i % 2 == 0 else -11),
       fontsize=8,
     )
-  best = front(costs, means)
+  best = pareto_front(costs, means)
   axes.plot(
     [costs[i] for i in best], [means[i] for i in best], color='C0', zorder=0
   )
@@ -89,10 +89,10 @@ def pareto(points: Points) -> np.ndarray:
   axes.margins(x=0.15)
   axes.set_xlabel('GMACs an image')
   axes.set_ylabel('mIoU, %')
-  return visualize.pixels(figure)
+  return visualize.render_figure(figure)
 
 
-def curves(
+def plot_learning_curves(
   series: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
 ) -> np.ndarray:
   """Plots mIoU over steps, a colour a setting and a line a seed.
@@ -100,7 +100,7 @@ def curves(
   Args:
     series: for each setting, for each seed, (step, mIoU) in order.
   """
-  figure, axes = _axes('mIoU over steps')
+  figure, axes = _make_axes('mIoU over steps')
   for i, (name, lines) in enumerate(series.items()):
     for j, line in enumerate(lines):
       axes.plot(
@@ -113,13 +113,13 @@ def curves(
         alpha=0.8,
         label=name if j == 0 else None,
       )
-  _legend(axes)
+  _add_legend(axes)
   axes.set_xlabel('step')
   axes.set_ylabel('mIoU, %')
-  return visualize.pixels(figure)
+  return visualize.render_figure(figure)
 
 
-def classes(
+def plot_class_iou(
   names: Sequence[str], shares: Mapping[str, Sequence[Sequence[float]]]
 ) -> np.ndarray:
   """Plots the IoU of each class as bars, a bar a setting.
@@ -130,7 +130,7 @@ def classes(
       it was absent.
   """
   width = max(7.0, 0.12 * len(names) * len(shares))
-  figure, axes = _axes('IoU by class, mean over seeds', min(width, 40.0))
+  figure, axes = _make_axes('IoU by class, mean over seeds', min(width, 40.0))
   thick = 0.8 / len(shares)
   for i, (name, values) in enumerate(shares.items()):
     means = [100 * statistics.fmean(v) if v else np.nan for v in values]
@@ -138,5 +138,5 @@ def classes(
     axes.bar(places, means, thick, label=name)
   axes.set_xticks(range(len(names)), names, rotation=60, ha='right', fontsize=8)
   axes.set_ylabel('IoU, %')
-  _legend(axes)
-  return visualize.pixels(figure)
+  _add_legend(axes)
+  return visualize.render_figure(figure)

@@ -26,10 +26,10 @@ from deeplab.data import pipeline
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Where everything is written.'
 )
-_CONFIG = 'configs/shapes_mnv2.py'
+_CONFIG_PATH = 'configs/shapes_mnv2.py'
 
 
-def _command(module: str, *arguments: str) -> None:
+def _run_command(module: str, *arguments: str) -> None:
   """Prints and runs one command of the project."""
   print(f'\n$ python -m {module} {shlex.join(arguments)}', flush=True)
   done = subprocess.run([sys.executable, '-m', module, *arguments], check=False)
@@ -49,7 +49,7 @@ def _write_images(directory: str, count: int) -> None:
     image.save(os.path.join(directory, f'{example["name"]}.png'))
 
 
-def _miou(path: str) -> float:
+def _read_miou(path: str) -> float:
   with open(path, encoding='utf-8') as f:
     return json.load(f)['miou']
 
@@ -64,21 +64,23 @@ def main(argv: list[str]) -> None:
   masks = os.path.join(workdir, 'predictions')
   tflite = os.path.join(exported, 'int8.tflite')
 
-  _command('deeplab.main', f'--config={_CONFIG}', f'--workdir={workdir}')
+  _run_command(
+    'deeplab.main', f'--config={_CONFIG_PATH}', f'--workdir={workdir}'
+  )
   _write_images(images, 12)
-  _command(
+  _run_command(
     'deeplab.predict',
     f'--workdir={workdir}',
     f'--images={images}',
     f'--output={masks}',
   )
-  _command(
+  _run_command(
     'export.main',
     f'--workdir={workdir}',
     f'--output={exported}',
     '--formats=int8',
   )
-  _command(
+  _run_command(
     'deeplab.main',
     '--mode=evaluate',
     f'--workdir={workdir}',
@@ -87,8 +89,8 @@ def main(argv: list[str]) -> None:
 
   scores = os.path.join(workdir, 'eval')
   names = sorted(n for n in os.listdir(scores) if n.startswith('checkpoint_'))
-  float_miou = _miou(os.path.join(scores, names[-1], 'metrics.json'))
-  int8_miou = _miou(os.path.join(scores, 'int8', 'metrics.json'))
+  float_miou = _read_miou(os.path.join(scores, names[-1], 'metrics.json'))
+  int8_miou = _read_miou(os.path.join(scores, 'int8', 'metrics.json'))
   print(
     f'\nmIoU float {float_miou:.4f}, int8 {int8_miou:.4f} '
     f'(difference {100 * (int8_miou - float_miou):+.2f} points), '

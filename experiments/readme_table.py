@@ -17,13 +17,13 @@ from absl import flags
 from deeplab import system
 from deeplab import workdir as workdir_lib
 
-_WORKDIRS = flags.DEFINE_list(
+_WORKDIRS_FLAG = flags.DEFINE_list(
   'workdirs', [], 'Finished runs to add; none: only draw the table anew.'
 )
-_RESULTS = os.path.join('experiments', 'results')
+_RESULTS_DIR = os.path.join('experiments', 'results')
 
 
-def collect(workdir: str) -> dict:
+def summarize_run(workdir: str) -> dict:
   """Returns what is worth keeping of one run.
 
   Raises:
@@ -48,11 +48,11 @@ def collect(workdir: str) -> dict:
   return {'name': config.name, 'data': config.data.name, 'scores': scores}
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
   return '' if value is None else f'{value:.4f}'
 
 
-def table(results: list[dict]) -> str:
+def format_table(results: list[dict]) -> str:
   """Returns the results as Markdown."""
   lines = [
     '| run | evaluated | images | mIoU | pixel accuracy | boundary IoU |',
@@ -62,24 +62,25 @@ def table(results: list[dict]) -> str:
     for what, score in result['scores'].items():
       lines.append(
         f'| {result["name"]} | {what} | {score["examples"]} '
-        f'| {_number(score["miou"])} | {_number(score["pixel_accuracy"])} '
-        f'| {_number(score["boundary_iou"])} |'
+        f'| {_format_number(score["miou"])} | '
+        f'{_format_number(score["pixel_accuracy"])} '
+        f'| {_format_number(score["boundary_iou"])} |'
       )
   return '\n'.join(lines)
 
 
-def begin(name: str) -> str:
+def begin_marker(name: str) -> str:
   """Returns the marker behind which the table of that name stands."""
   return f'<!-- {name}:begin -->'
 
 
-def replace(text: str, new: str, name: str) -> str:
+def replace_between_markers(text: str, new: str, name: str) -> str:
   """Returns a Markdown page with `new` between the markers of a table.
 
   Raises:
     ValueError: there are no such markers.
   """
-  start, end = begin(name), f'<!-- {name}:end -->'
+  start, end = begin_marker(name), f'<!-- {name}:end -->'
   if start not in text or end not in text:
     raise ValueError(f'the page lacks the markers {start} and {end}')
   before, rest = text.split(start, 1)
@@ -89,19 +90,22 @@ def replace(text: str, new: str, name: str) -> str:
 def main(argv: list[str]) -> None:
   """Collects the runs and draws the table."""
   del argv
-  for workdir in _WORKDIRS.value:
-    result = collect(workdir)
+  for workdir in _WORKDIRS_FLAG.value:
+    result = summarize_run(workdir)
     text = json.dumps(result, indent=1, sort_keys=True)
     system.write_text(
-      os.path.join(_RESULTS, f'{result["name"]}.json'), text + '\n'
+      os.path.join(_RESULTS_DIR, f'{result["name"]}.json'), text + '\n'
     )
   results = []
-  for path in sorted(glob.glob(os.path.join(_RESULTS, '*.json'))):
+  for path in sorted(glob.glob(os.path.join(_RESULTS_DIR, '*.json'))):
     with open(path, encoding='utf-8') as f:
       results.append(json.load(f))
   with open('README.md', encoding='utf-8') as f:
     readme = f.read()
-  system.write_text('README.md', replace(readme, table(results), 'results'))
+  system.write_text(
+    'README.md',
+    replace_between_markers(readme, format_table(results), 'results'),
+  )
 
 
 if __name__ == '__main__':

@@ -26,21 +26,21 @@ from deeplab.models import registry
 
 Overrides = Mapping[str, Any]
 
-FORMS = ('', 'camvid', 'smoke')
+VARIANTS = ('', 'camvid', 'smoke')
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class StudyBase:
   """What all runs of a study start from.
 
   Attributes:
-    form: one of `FORMS`.
+    variant: one of `VARIANTS`.
     config: a page, perhaps with ':variant', as --config takes it.
     fixed: fields that differ from the page's in every run.
     seeds: one run of each setting a seed.
   """
 
-  form: str
+  variant: str
   config: str
   fixed: Overrides
   seeds: tuple[int, ...]
@@ -55,14 +55,14 @@ class Run:
     labels: its setting on each axis.
     seed: its seed.
     flags: of `deeplab.main`, but for the work directory and the start.
-    start: id of the run whose weights this one goes on from, or ''.
+    init_from: id of the run whose weights this one goes on from, or ''.
   """
 
   id: str
   labels: dict[str, str]
   seed: int
   flags: tuple[str, ...]
-  start: str = ''
+  init_from: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,24 +77,24 @@ class Study:
     grid: the axes; each has settings, fields by label. The first setting of
       each axis is what the others are compared with.
     verdict: what our own runs said; '' before there are any.
-    start: the labels, an axis each, of the setting whose weights all others go
-      on from, seed by seed; () where each run has a start of its own.
+    init_from: the labels, an axis each, of the setting whose weights all others
+      go on from, seed by seed; () where each run has a start of its own.
   """
 
   name: str
   question: str
   reference: str
-  base: Base
+  base: StudyBase
   grid: Mapping[str, Mapping[str, Overrides]]
   verdict: str = ''
-  start: tuple[str, ...] = ()
+  init_from: tuple[str, ...] = ()
 
   @property
   def title(self) -> str:
     """The name with the form."""
-    return '_'.join(filter(None, (self.name, self.base.form)))
+    return '_'.join(filter(None, (self.name, self.base.variant)))
 
-  def runs(self, extra: Sequence[str] = ()) -> list[Run]:
+  def make_runs(self, extra: Sequence[str] = ()) -> list[Run]:
     """Returns all runs, seed by seed, so that early results are of each.
 
     Args:
@@ -139,15 +139,15 @@ class Study:
               *(f'--config.{name}={value}' for name, value in fields.items()),
               *extra,
             ),
-            '-'.join((*self.start, f's{seed}'))
-            if self.start and labels != self.start
+            '-'.join((*self.init_from, f's{seed}'))
+            if self.init_from and labels != self.init_from
             else '',
           )
         )
     return runs
 
 
-def load(name: str) -> Study:
+def load_study(name: str) -> Study:
   """Returns the study of 'FILE.py' or 'FILE.py:form'.
 
   Raises:
@@ -166,7 +166,7 @@ def load(name: str) -> Study:
   return page.get_study(form)
 
 
-def config(arguments: Sequence[str]) -> ConfigDict:
+def parse_config(arguments: Sequence[str]) -> ConfigDict:
   """Returns the config that `deeplab.main` makes of these flags.
 
   Raises:
@@ -182,59 +182,65 @@ def config(arguments: Sequence[str]) -> ConfigDict:
     values(argv)
   except (AttributeError, KeyError, TypeError, flags.Error) as error:
     raise ValueError(f'{" ".join(arguments)}: {error}') from None
-  chosen = cli.chosen_config(flag, values)
+  chosen = cli.config_from_flag(flag, values)
   assert chosen is not None
   return chosen
 
 
-def base(form: str, paper: str = '') -> Base:
+def select_base(variant: str, paper: str = '') -> StudyBase:
   """Returns what a page's form starts from.
 
   Args:
-    form: one of `FORMS`.
+    variant: one of `VARIANTS`.
     paper: the config of the paper's form; '' is DeepLabV3+ with ResNet-50 at
       output stride 16, on VOC.
 
   Raises:
     ValueError: another form.
   """
-  if form == 'camvid':
-    return Base(form, 'configs/camvid_mnv2.py:scratch', _CAMVID, (0, 1))
-  if form == 'smoke':
+  if variant == 'camvid':
+    return StudyBase(
+      variant, 'configs/camvid_mnv2.py:scratch', _CAMVID_OVERRIDES, (0, 1)
+    )
+  if variant == 'smoke':
     # Two seeds, so that there is something to take a deviation of.
-    return Base(form, 'configs/shapes_mnv2.py', _SHAPES, (0, 1))
-  if form:
+    return StudyBase(
+      variant, 'configs/shapes_mnv2.py', _SHAPES_OVERRIDES, (0, 1)
+    )
+  if variant:
     raise ValueError(
-      f'form {form!r} is unknown; there are {FORMS[1:]} and none'
+      f'form {variant!r} is unknown; there are {VARIANTS[1:]} and none'
     )
   if paper:
-    return Base(form, paper, {}, (0, 1, 2))
-  return Base(form, 'configs/voc_resnet.py:r50', _RESNET, (0, 1, 2))
+    return StudyBase(variant, paper, {}, (0, 1, 2))
+  return StudyBase(
+    variant, 'configs/voc_resnet.py:r50', _RESNET_OVERRIDES, (0, 1, 2)
+  )
 
 
-_RESNET = {'model.output_stride': 16, 'model.head.rates': (6, 12, 18)}
+_RESNET_OVERRIDES = {'model.output_stride': 16, 'model.head.rates': (6, 12, 18)}
 
 # About a minute a run on two cores, and yet far from chance.
-_SHAPES = {
+_SHAPES_OVERRIDES = {
   'epochs': 4.0,
   'data.augment.ops': ('random_crop', 'random_flip'),
   'data.augment.random_crop.size': (128, 128),
 }
 
 # Under five minutes a run on two cores.
-_CAMVID = {
+_CAMVID_OVERRIDES = {
   'model.encoder.alpha': 0.35,
   'data.augment.random_crop.size': (192, 192),
   'epochs': 12.0,
 }
 
 
-def without_decoder(start: Base) -> Overrides:
+def without_decoder(study_base: StudyBase) -> Overrides:
   """Returns what makes a DeepLabV3 of a base that is a DeepLabV3+.
 
   The pyramid keeps the page's fields; its rates are the caller's to give.
   """
-  head = config([f'--config={start.config}']).model.head
-  own = set(registry.fields(registry.HEADS['deeplabv3'])) - {'rates'}
+  head = parse_config([f'--config={study_base.config}']).model.head
+  own = set(registry.config_fields(registry.HEADS['deeplabv3'])) - {'rates'}
   kept = {f'model.head.{name}': head[name] for name in head if name in own}
   return {'model.head.name': 'deeplabv3', **kept}

@@ -49,34 +49,40 @@ _STOP_SECONDS = 60
 _STEP = re.compile(rb'step (\d+)/(\d+)')
 
 
-def command(run: studies.Run, workdir: str, python: str) -> list[str]:
+def build_command(run: studies.Run, workdir: str, python: str) -> list[str]:
   """Returns the command of a run, to be started at the root of the project."""
   line = [
     *(python, '-m', 'deeplab.main'),
     f'--workdir={tabulate.run_dir(workdir, run.id)}',
     *run.flags,
   ]
-  if run.start:
-    line.append(f'--config.init_from={tabulate.run_dir(workdir, run.start)}')
+  if run.init_from:
+    line.append(
+      f'--config.init_from={tabulate.run_dir(workdir, run.init_from)}'
+    )
   return line
 
 
-def startable(run: studies.Run, workdir: str) -> bool:
+def can_start(run: studies.Run, workdir: str) -> bool:
   """Returns whether the run that another goes on from is finished."""
-  return not run.start or tabulate.record(workdir, run.start) is not None
+  return (
+    not run.init_from
+    or tabulate.read_run_record(workdir, run.init_from) is not None
+  )
 
 
-def plan(
-  study: studies.Study, workdir: str, extra: Sequence[str]
+def write_plan(
+  study: studies.Study, workdir: str, extra_flags: Sequence[str]
 ) -> list[studies.Run]:
   """Writes down what the sweep is of, and returns its runs.
 
   Raises:
     ValueError: the work directory holds runs of other configs.
   """
-  runs = study.runs(extra)
+  runs = study.make_runs(extra_flags)
   hashes = {
-    run.id: workdir_lib.config_hash(studies.config(run.flags)) for run in runs
+    run.id: workdir_lib.config_hash(studies.parse_config(run.flags))
+    for run in runs
   }
   known = tabulate.read_plan(workdir)
   if known:
@@ -121,7 +127,7 @@ class _Job:
   process: subprocess.Popen
   log: str
 
-  def share(self) -> float:
+  def fraction_done(self) -> float:
     """Returns how much of its steps is done, as its log says."""
     with open(self.log, 'rb') as f:
       f.seek(0, os.SEEK_END)
@@ -130,7 +136,7 @@ class _Job:
     return int(steps[-1][0]) / int(steps[-1][1]) if steps else 0.0
 
 
-def _locked(workdir: str, run: studies.Run) -> int | None:
+def _lock_run(workdir: str, run: studies.Run) -> int | None:
   """Returns a file that only one process at a time can lock; None if held.
 
   The run inherits it: as long as it lives, though its sweep was killed, no
@@ -147,12 +153,12 @@ def _locked(workdir: str, run: studies.Run) -> int | None:
   return lock
 
 
-def _start(run: studies.Run, workdir: str, lock: int) -> _Job:
+def _start_run(run: studies.Run, workdir: str, lock: int) -> _Job:
   log = os.path.join(workdir, 'logs', f'{run.id}.log')
   os.makedirs(os.path.dirname(log), exist_ok=True)
   with open(log, 'wb') as f:
     process = subprocess.Popen(
-      command(run, workdir, sys.executable),
+      build_command(run, workdir, sys.executable),
       stdin=subprocess.DEVNULL,
       stdout=f,
       stderr=subprocess.STDOUT,
@@ -163,10 +169,10 @@ def _start(run: studies.Run, workdir: str, lock: int) -> _Job:
   return _Job(run, process, log)
 
 
-def _end(job: _Job, workdir: str) -> str | None:
+def _finish_run(job: _Job, workdir: str) -> str | None:
   """Returns what a run that is over said of its failure, and keeps it."""
   path = tabulate.error_path(workdir, job.run.id)
-  if tabulate.record(workdir, job.run.id) is not None:
+  if tabulate.read_run_record(workdir, job.run.id) is not None:
     with contextlib.suppress(FileNotFoundError):
       os.remove(path)
     return None
@@ -179,7 +185,7 @@ def _end(job: _Job, workdir: str) -> str | None:
   return error
 
 
-def _stop(jobs: Sequence[_Job]) -> None:
+def _stop_jobs(jobs: Sequence[_Job]) -> None:
   """Ends runs; they save what they have."""
   for job in jobs:
     job.process.terminate()
@@ -192,7 +198,7 @@ def _stop(jobs: Sequence[_Job]) -> None:
       job.process.wait()
 
 
-class _Progress:
+class _ProgressReporter:
   """A bar on a terminal, log lines elsewhere; both with the time left."""
 
   def __init__(self, total: int, finished: int):
@@ -210,7 +216,7 @@ class _Progress:
     """Says how many runs are done; parts count."""
     self._bar.update(max(done - self._bar.n, 0.0))
 
-  def ended(self, run: studies.Run, done: int, what: str) -> None:
+  def report_ended(self, run: studies.Run, done: int, what: str) -> None:
     """Says how a run ended."""
     spent = time.monotonic() - self._began
     left = spent / max(done - self._first, 1) * (self._total - done)
@@ -225,40 +231,42 @@ class _Progress:
     self._bar.close()
 
 
-def execute(runs: Sequence[studies.Run], workdir: str, jobs: int) -> list[str]:
+def execute_runs(
+  runs: Sequence[studies.Run], workdir: str, max_jobs: int
+) -> list[str]:
   """Runs what is not finished, some at a time.
 
   Args:
-    runs: of `plan`.
+    runs: of `write_plan`.
     workdir: the sweep's.
-    jobs: how many at a time.
+    max_jobs: how many at a time.
 
   Returns:
     The ids of runs that failed.
   """
-  waiting = [r for r in runs if tabulate.record(workdir, r.id) is None]
+  waiting = [r for r in runs if tabulate.read_run_record(workdir, r.id) is None]
   going: list[_Job] = []
   failed: list[str] = []
-  progress = _Progress(len(runs), len(runs) - len(waiting))
+  progress = _ProgressReporter(len(runs), len(runs) - len(waiting))
   elsewhere: set[str] = set()
 
   def ended(run: studies.Run, what: str) -> None:
     done = len(runs) - len(waiting) - len(going)
-    progress.ended(run, done, what)
+    progress.report_ended(run, done, what)
 
   def begin() -> None:
     for run in list(waiting):
-      if len(going) == jobs:
+      if len(going) == max_jobs:
         return
-      if not startable(run, workdir):
-        if run.start in failed:
+      if not can_start(run, workdir):
+        if run.init_from in failed:
           waiting.remove(run)
           failed.append(run.id)
-          error = f'{run.start}, whose weights it starts from, failed'
+          error = f'{run.init_from}, whose weights it starts from, failed'
           system.write_text(tabulate.error_path(workdir, run.id), error)
           ended(run, f'failed: {error}')
         continue
-      lock = _locked(workdir, run)
+      lock = _lock_run(workdir, run)
       if lock is None:
         if run.id not in elsewhere:
           logging.info('%s is being run by another process', run.id)
@@ -266,8 +274,8 @@ def execute(runs: Sequence[studies.Run], workdir: str, jobs: int) -> list[str]:
         continue
       waiting.remove(run)
       try:
-        if tabulate.record(workdir, run.id) is None:
-          going.append(_start(run, workdir, lock))
+        if tabulate.read_run_record(workdir, run.id) is None:
+          going.append(_start_run(run, workdir, lock))
         else:
           ended(run, 'finished by another process')
       finally:
@@ -279,19 +287,19 @@ def execute(runs: Sequence[studies.Run], workdir: str, jobs: int) -> list[str]:
       time.sleep(_POLL_SECONDS)
       for job in [j for j in going if j.process.poll() is not None]:
         going.remove(job)
-        error = _end(job, workdir)
+        error = _finish_run(job, workdir)
         if error:
           failed.append(job.run.id)
         ended(job.run, f'failed: {error}' if error else 'finished')
       done = len(runs) - len(waiting) - len(going)
-      progress.update(done + sum(job.share() for job in going))
+      progress.update(done + sum(job.fraction_done() for job in going))
   finally:
-    _stop(going)
+    _stop_jobs(going)
     progress.close()
   return failed
 
 
-def _terminated(*_: Any) -> None:
+def _raise_interrupt(*_: Any) -> None:
   raise KeyboardInterrupt
 
 
@@ -312,7 +320,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_enum(
     'print',
     'none',
-    ['none', *launchers.KINDS],
+    ['none', *launchers.LAUNCHERS],
     'Print commands, run nothing.',
     flag_values=values,
   )
@@ -325,26 +333,30 @@ def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
       '--study=experiments/ablations/output_stride.py:smoke --workdir=runs/os'
     )
   workdir = values.workdir
-  study = studies.load(values.study)
-  runs = plan(study, workdir, extra)
+  study = studies.load_study(values.study)
+  runs = write_plan(study, workdir, extra)
   if values.print != 'none':
-    left = [run for run in runs if tabulate.record(workdir, run.id) is None]
-    now = [
-      command(run, workdir, 'python') for run in left if startable(run, workdir)
+    left = [
+      run for run in runs if tabulate.read_run_record(workdir, run.id) is None
     ]
-    print(launchers.KINDS[values.print](study.title, now), end='')
+    now = [
+      build_command(run, workdir, 'python')
+      for run in left
+      if can_start(run, workdir)
+    ]
+    print(launchers.LAUNCHERS[values.print](study.title, now), end='')
     if len(now) < len(left):
       print(
         f'# {len(left) - len(now)} more start from the weights of these: ask '
         'again when they are done'
       )
     return
-  signal.signal(signal.SIGTERM, _terminated)
+  signal.signal(signal.SIGTERM, _raise_interrupt)
   try:
-    failed = execute(runs, workdir, values.jobs)
+    failed = execute_runs(runs, workdir, values.jobs)
   except KeyboardInterrupt:
     raise SystemExit('Stopped; the same command goes on from here.') from None
-  print(tabulate.table(tabulate.collect(workdir)))
+  print(tabulate.format_table(tabulate.collect_sweep(workdir)))
   if failed:
     raise SystemExit(
       f'{len(failed)} of {len(runs)} runs failed (see {workdir}/errors); the '
@@ -358,7 +370,7 @@ def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   wrong = [argument for argument in extra if not argument.startswith('--')]
   if wrong:
     raise app.UsageError(f'unexpected arguments: {" ".join(wrong)}')
-  cli.run(argv[:1], lambda: _run(values, extra))
+  cli.run_command(argv[:1], lambda: _run(values, extra))
 
 
 if __name__ == '__main__':

@@ -35,7 +35,7 @@ from experiments import plots
 from experiments import readme_table
 from experiments import zoo
 
-_KEPT = os.path.join('experiments', 'results', 'ablations')
+_KEPT_DIR = os.path.join('experiments', 'results', 'ablations')
 _PAGES = ('README.md', os.path.join('experiments', 'README.md'))
 
 
@@ -54,7 +54,7 @@ def error_path(workdir: str, run: str) -> str:
   return os.path.join(workdir, 'errors', f'{run}.txt')
 
 
-def record(workdir: str, run: str) -> dict[str, Any] | None:
+def read_run_record(workdir: str, run: str) -> dict[str, Any] | None:
   """Returns what a finished run left; None if it is not finished."""
   return workdir_lib.read_run_record(run_dir(workdir, run))
 
@@ -67,21 +67,23 @@ def read_plan(workdir: str) -> dict[str, Any] | None:
     return json.load(f)
 
 
-def _cost(workdir: str, known: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def _network_cost(
+  workdir: str, known: dict[str, tuple[int, int]]
+) -> dict[str, Any]:
   """Returns 'gmacs' and 'params' of a run's network as it is evaluated."""
   config = workdir_lib.read_config(workdir)
-  model = registry.at_output_stride(config.model, config.eval.output_stride)
+  model = registry.with_output_stride(config.model, config.eval.output_stride)
   size = tuple(config.eval.static_size)
   classes = catalog.info_for(config.data).num_classes
   key = json.dumps([model.to_dict(), classes, size], sort_keys=True)
   if key not in known:
-    traced = profile.profile(model, classes, size)
+    traced = profile.count_macs_and_params(model, classes, size)
     known[key] = traced.macs, traced.params
   macs, params = known[key]
   return {'size': list(size), 'gmacs': macs / 1e9, 'params': params}
 
 
-def collect(workdir: str) -> dict[str, Any]:
+def collect_sweep(workdir: str) -> dict[str, Any]:
   """Returns the sweep with all that its runs have left so far.
 
   A run has 'record' if it is finished, 'error' if it failed, or neither.
@@ -97,10 +99,10 @@ def collect(workdir: str) -> dict[str, Any]:
     )
   known: dict[str, tuple[int, int]] = {}
   for run in sweep['runs']:
-    found = record(workdir, run['id'])
+    found = read_run_record(workdir, run['id'])
     if found is not None:
       run['record'] = found
-      run |= _cost(run_dir(workdir, run['id']), known)
+      run |= _network_cost(run_dir(workdir, run['id']), known)
     elif os.path.exists(error_path(workdir, run['id'])):
       with open(error_path(workdir, run['id']), encoding='utf-8') as f:
         run['error'] = f.read().strip()
@@ -114,26 +116,26 @@ class Setting(NamedTuple):
     labels: by axis.
     runs: the finished ones.
     failed: how many failed.
-    waiting: how many are neither.
+    pending: how many are neither.
   """
 
   labels: tuple[str, ...]
   runs: list[dict[str, Any]]
   failed: int
-  waiting: int
+  pending: int
 
   @property
   def name(self) -> str:
     """The labels in one."""
     return ', '.join(self.labels)
 
-  def values(self, metric: str) -> list[float]:
+  def metric_values(self, metric: str) -> list[float]:
     """Returns a metric of each finished run, but for those without it."""
     found = [run['record']['metrics'].get(metric) for run in self.runs]
     return [value for value in found if value is not None]
 
 
-def settings(sweep: dict[str, Any]) -> list[Setting]:
+def group_by_setting(sweep: dict[str, Any]) -> list[Setting]:
   """Returns the settings, the one to compare with first."""
   groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
   for run in sweep['runs']:
@@ -149,26 +151,26 @@ def settings(sweep: dict[str, Any]) -> list[Setting]:
   ]
 
 
-def _points(values: list[float], signed: bool = False) -> str:
+def _format_percent(values: list[float], signed: bool = False) -> str:
   if not values:
     return ''
   return f'{100 * statistics.fmean(values):{"+" if signed else ""}.2f}'
 
 
-def table(sweep: dict[str, Any]) -> str:
+def format_table(sweep: dict[str, Any]) -> str:
   """Returns a line a setting as Markdown, mIoU in percent.
 
   The deviation is the sample's, over the seeds; the difference is to the first
   line, in points.
   """
-  rows = settings(sweep)
-  base = rows[0].values('miou')
+  rows = group_by_setting(sweep)
+  base = rows[0].metric_values('miou')
   lines = []
   for row in rows:
-    miou = row.values('miou')
+    miou = row.metric_values('miou')
     notes = [f'{len(row.runs)}']
     notes += [f'{row.failed} failed'] if row.failed else []
-    notes += [f'{row.waiting} to come'] if row.waiting else []
+    notes += [f'{row.pending} to come'] if row.pending else []
     difference = []
     if row is not rows[0] and miou and base:
       difference = [statistics.fmean(miou) - statistics.fmean(base)]
@@ -178,17 +180,17 @@ def table(sweep: dict[str, Any]) -> str:
         *row.labels,
         f'{first["gmacs"]:.3f}' if first else '',
         f'{first["params"]:,}' if first else '',
-        _points(miou),
+        _format_percent(miou),
         f'{100 * statistics.stdev(miou):.2f}' if len(miou) > 1 else '',
-        _points(difference, signed=True),
+        _format_percent(difference, signed=True),
         ', '.join(notes),
       )
     )
   header = (*sweep['axes'], 'GMACs', 'params', 'mIoU', '±', 'to base', 'runs')
-  return zoo.markdown([h.replace('_', ' ') for h in header], lines)
+  return zoo.markdown_table([h.replace('_', ' ') for h in header], lines)
 
 
-def page(sweep: dict[str, Any]) -> str:
+def format_page(sweep: dict[str, Any]) -> str:
   """Returns the question, our table, what was published, and the verdict."""
   failed = [
     f'- {run["id"]}: {run["error"]}' for run in sweep['runs'] if 'error' in run
@@ -199,7 +201,7 @@ def page(sweep: dict[str, Any]) -> str:
   parts = [
     f'{sweep["question"]} (`{sweep["config"]}`, {len(records)} runs, '
     f'{hours:.1f} hours on {", ".join(devices) or "nothing yet"})',
-    table(sweep),
+    format_table(sweep),
     '\n'.join(failed),
     f'Published:\n\n{sweep["reference"].strip()}',
     sweep['verdict'],
@@ -207,21 +209,23 @@ def page(sweep: dict[str, Any]) -> str:
   return '\n\n'.join(filter(None, parts))
 
 
-def draw(sweep: dict[str, Any], folder: str, workdir: str | None) -> None:
+def write_plots(
+  sweep: dict[str, Any], folder: str, workdir: str | None
+) -> None:
   """Writes the plots of a sweep that has finished runs.
 
   Args:
-    sweep: of `collect`.
+    sweep: of `collect_sweep`.
     folder: gets TITLE_pareto.png, and with `workdir` TITLE_curves.png and
       TITLE_classes.png.
     workdir: the sweep's, where the runs' own records are.
   """
-  rows = [row for row in settings(sweep) if row.values('miou')]
+  rows = [row for row in group_by_setting(sweep) if row.metric_values('miou')]
   if not rows:
     return
-  points = [(r.name, r.runs[0]['gmacs'], r.values('miou')) for r in rows]
+  points = [(r.name, r.runs[0]['gmacs'], r.metric_values('miou')) for r in rows]
   start = os.path.join(folder, sweep['study'])
-  visualize.save(plots.pareto(points), f'{start}_pareto.png')
+  visualize.save_image(plots.plot_pareto(points), f'{start}_pareto.png')
   if workdir is None:
     return
   curves = {}
@@ -233,12 +237,14 @@ def draw(sweep: dict[str, Any], folder: str, workdir: str | None) -> None:
     curves[row.name] = [
       [
         (x['step'], x['miou'])
-        for x in metric_writer.read(path)
+        for x in metric_writer.read_metrics(path)
         if x.get('miou')
       ]
       for path in paths
     ]
-  visualize.save(plots.curves(curves), f'{start}_curves.png')
+  visualize.save_image(
+    plots.plot_learning_curves(curves), f'{start}_curves.png'
+  )
   prefix = 'iou/'
   names = [
     name.removeprefix(prefix)
@@ -246,21 +252,24 @@ def draw(sweep: dict[str, Any], folder: str, workdir: str | None) -> None:
     if name.startswith(prefix)
   ]
   shares = {
-    row.name: [row.values(f'{prefix}{name}') for name in names] for row in rows
+    row.name: [row.metric_values(f'{prefix}{name}') for name in names]
+    for row in rows
   }
-  visualize.save(plots.classes(names, shares), f'{start}_classes.png')
+  visualize.save_image(
+    plots.plot_class_iou(names, shares), f'{start}_classes.png'
+  )
 
 
-def kept() -> list[dict[str, Any]]:
+def read_kept_sweeps() -> list[dict[str, Any]]:
   """Returns the sweeps of experiments/results/ablations."""
   sweeps = []
-  for path in sorted(glob.glob(os.path.join(_KEPT, '*.json'))):
+  for path in sorted(glob.glob(os.path.join(_KEPT_DIR, '*.json'))):
     with open(path, encoding='utf-8') as f:
       sweeps.append(json.load(f))
   return sweeps
 
 
-def refresh(path: str, sweeps: list[dict[str, Any]]) -> None:
+def update_page(path: str, sweeps: list[dict[str, Any]]) -> None:
   """Draws anew the tables that a page has markers for.
 
   Args:
@@ -271,8 +280,8 @@ def refresh(path: str, sweeps: list[dict[str, Any]]) -> None:
     text = new = f.read()
   for sweep in sweeps:
     name = f'ablation:{sweep["study"]}'
-    if readme_table.begin(name) in new:
-      new = readme_table.replace(new, page(sweep), name)
+    if readme_table.begin_marker(name) in new:
+      new = readme_table.replace_between_markers(new, format_page(sweep), name)
   if new != text:
     system.write_text(path, new)
 
@@ -292,22 +301,22 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def _run(values: flags.FlagValues) -> None:
   if values.workdir:
-    sweep = collect(values.workdir)
-    text = page(sweep)
+    sweep = collect_sweep(values.workdir)
+    text = format_page(sweep)
     print(text)
     system.write_text(os.path.join(values.workdir, 'table.md'), text + '\n')
-    draw(sweep, values.workdir, values.workdir)
+    write_plots(sweep, values.workdir, values.workdir)
     if not values.keep:
       return
-    zoo.write_json(os.path.join(_KEPT, f'{sweep["study"]}.json'), sweep)
-    draw(sweep, _KEPT, None)
+    zoo.write_json(os.path.join(_KEPT_DIR, f'{sweep["study"]}.json'), sweep)
+    write_plots(sweep, _KEPT_DIR, None)
   for path in _PAGES:
-    refresh(path, kept())
+    update_page(path, read_kept_sweeps())
 
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Draws the tables and plots."""
-  cli.run(argv, lambda: _run(values))
+  cli.run_command(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':

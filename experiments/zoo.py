@@ -42,8 +42,8 @@ ROWS = flags.DEFINE_string('rows', '*', 'Rows to show: a glob of their ids.')
 JSON = flags.DEFINE_string('json', '', 'File to write the rows into, too.')
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_TABLE = os.path.join(_FOLDER, 'zoo.csv')
-_RESULTS = os.path.join(_FOLDER, 'results')
+_CSV_PATH = os.path.join(_FOLDER, 'zoo.csv')
+_RESULTS_DIR = os.path.join(_FOLDER, 'results')
 
 
 class Row(NamedTuple):
@@ -77,13 +77,13 @@ class Row(NamedTuple):
     return self.height, self.width
 
 
-def rows(pattern: str = '*') -> list[Row]:
+def read_rows(pattern: str = '*') -> list[Row]:
   """Returns the rows whose ids match a glob.
 
   Raises:
     ValueError: none does.
   """
-  with open(_TABLE, encoding='utf-8', newline='') as f:
+  with open(_CSV_PATH, encoding='utf-8', newline='') as f:
     lines: list[dict[str, Any]] = list(csv.DictReader(f))
   for line in lines:
     line['height'], line['width'] = int(line['height']), int(line['width'])
@@ -99,7 +99,7 @@ def rows(pattern: str = '*') -> list[Row]:
   return chosen
 
 
-def load(row: Row) -> ConfigDict:
+def load_config(row: Row) -> ConfigDict:
   """Returns the config of a row."""
   path, _, variant = row.config.partition(':')
   module = path.removesuffix('.py').replace('/', '.')
@@ -111,18 +111,18 @@ def num_classes(config: ConfigDict) -> int:
   return catalog.info_for(config.data).num_classes
 
 
-def count(row: Row, config: ConfigDict) -> tuple[int, int]:
+def count_macs_and_params(row: Row, config: ConfigDict) -> tuple[int, int]:
   """Returns (MACs, parameters) of a row's network."""
-  result = profile.profile(
+  result = profile.count_macs_and_params(
     config.model, num_classes(config), row.size, auxiliary=row.aux_counted
   )
   return result.macs, result.params
 
 
-def measured() -> dict[str, dict[str, float]]:
+def read_measured_miou() -> dict[str, dict[str, float]]:
   """Returns our runs' mIoU, by the config's name and what was evaluated."""
   scores = {}
-  for path in sorted(glob.glob(os.path.join(_RESULTS, '*.json'))):
+  for path in sorted(glob.glob(os.path.join(_RESULTS_DIR, '*.json'))):
     with open(path, encoding='utf-8') as f:
       run = json.load(f)
     scores[run['name']] = {
@@ -133,14 +133,14 @@ def measured() -> dict[str, dict[str, float]]:
   return scores
 
 
-def describe(chosen: Sequence[Row]) -> list[dict[str, Any]]:
+def describe_rows(chosen: Sequence[Row]) -> list[dict[str, Any]]:
   """Returns what there is to say about each row, as JSON can hold it.
 
-  `published_gmacs`, `published_params` and `measured` are None where there are
-  none.
+  `published_gmacs`, `published_params` and `read_measured_miou` are None where
+  there are none.
   """
-  runs = measured()
-  configs = [load(row) for row in chosen]
+  runs = read_measured_miou()
+  configs = [load_config(row) for row in chosen]
   traced: dict[str, tuple[int, int]] = {}  # equal networks are traced once
   described = []
   # Nothing is drawn where standard error is no terminal.
@@ -156,7 +156,7 @@ def describe(chosen: Sequence[Row]) -> list[dict[str, Any]]:
       sort_keys=True,
     )
     if network not in traced:
-      traced[network] = count(row, config)
+      traced[network] = count_macs_and_params(row, config)
     macs, params = traced[network]
     described.append(
       {
@@ -176,13 +176,15 @@ def describe(chosen: Sequence[Row]) -> list[dict[str, Any]]:
   return described
 
 
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(
+  header: Sequence[str], lines: Sequence[Sequence[str]]
+) -> str:
   """Returns a Markdown table whose columns stand below each other."""
-  return '\n'.join(text.markdown_table(header, lines, numbers=False))
+  return '\n'.join(text.format_table(header, lines, right_align=False))
 
 
-def table(described: Sequence[dict[str, Any]]) -> str:
-  """Returns the rows that `describe` describes as Markdown."""
+def format_table(described: Sequence[dict[str, Any]]) -> str:
+  """Returns the rows that `describe_rows` describes as Markdown."""
   lines = []
   for row in described:
     published = [row['published']] if row['published'] else []
@@ -201,7 +203,7 @@ def table(described: Sequence[dict[str, Any]]) -> str:
       )
     )
   header = ('id', 'config', 'input', 'GMACs', 'params', 'published', 'measured')
-  return markdown(header, lines)
+  return markdown_table(header, lines)
 
 
 def write_json(path: str, values: Any) -> None:
@@ -210,15 +212,15 @@ def write_json(path: str, values: Any) -> None:
 
 
 def _run() -> None:
-  described = describe(rows(ROWS.value))
+  described = describe_rows(read_rows(ROWS.value))
   if JSON.value:
     write_json(JSON.value, described)
-  print(table(described))
+  print(format_table(described))
 
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
-  cli.run(argv, _run)
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -38,21 +38,21 @@ from export import request as request_lib
 from export import source as source_lib
 from export.devices import vela
 
-RESULTS = os.path.join(
+RESULTS_PATH = os.path.join(
   os.path.dirname(os.path.abspath(__file__)), 'exports.json'
 )
 
-_RESULTS = flags.DEFINE_string(
+_RESULTS_FLAG = flags.DEFINE_string(
   'results',
-  RESULTS,
+  RESULTS_PATH,
   'File that keeps what was found; empty: none, everything is exported.',
 )
 
 # What float32 files may differ from JAX, as a share of the largest logit.
-TOLERANCE = 1e-4
+FLOAT32_TOLERANCE = 1e-4
 
 
-def small_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
+def export_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
   """Returns the size that a row's network is exported at.
 
   It leaves 8 x 8 pixels at the output stride, as many as any pooling grid has,
@@ -64,7 +64,7 @@ def small_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
   return size, size
 
 
-def network(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
+def network_key(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
   """Returns what distinguishes the exports of two rows.
 
   The number of classes is left out: it is the width of the last layer and
@@ -75,11 +75,11 @@ def network(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
   # they are int8.
   for name in ('auxiliary', 'dtype', 'frozen_norms', 'remat'):
     model.pop(name)
-  size = small_size(row, config.model.output_stride)
+  size = export_size(row, config.model.output_stride)
   return {'model': model, 'size': size}
 
 
-def settled(
+def estimate_bn_statistics(
   model: segmenter.Segmenter, variables: Any, images: np.ndarray
 ) -> Any:
   """Returns untrained variables with BatchNorm statistics of some images.
@@ -112,7 +112,9 @@ def settled(
   return {'params': variables['params'], 'batch_stats': statistics}
 
 
-def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
+def export_untrained(
+  config: ConfigDict, size: tuple[int, int]
+) -> dict[str, Any]:
   """Exports an untrained network and returns what its files are.
 
   Args:
@@ -132,17 +134,17 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   config = ConfigDict(config)
   with config.unlocked():
     config.eval.static_size = size
-  source = source_lib.untrained(config)
-  images = np.stack(calibration.synthetic(4, size, config.seed))
+  source = source_lib.init_untrained(config)
+  images = np.stack(calibration.draw_synthetic_images(4, size, config.seed))
   source = dataclasses.replace(
     source,
-    variables=settled(
-      source_lib.model(source, depthwise='conv', pointwise='conv'),
+    variables=estimate_bn_statistics(
+      source_lib.build_model(source, depthwise='conv', pointwise='conv'),
       source.variables,
-      compose.normalize(images, config.data.mean, config.data.std),
+      compose.normalize_image(images, config.data.mean, config.data.std),
     ),
   )
-  request = request_lib.make(
+  request = request_lib.make_request(
     ('float32', 'int8'),
     size,
     source.info.num_classes,
@@ -151,7 +153,7 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   )
   with tempfile.TemporaryDirectory() as folder:
     output = os.path.join(folder, 'export')
-    report = pipeline.run(source, request, output, 4, False, 0)
+    report = pipeline.export_model(source, request, output, 4, False, 0)
     compiled = vela.compile_file(os.path.join(output, 'int8.tflite'))
   exact, int8 = (report['formats'][kind] for kind in ('float32', 'int8'))
   refused: dict[str, str] = {}
@@ -160,10 +162,10 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   difference = (
     exact['parity']['max_abs_difference'] / exact['parity']['reference_max_abs']
   )
-  if not difference <= TOLERANCE:
+  if not difference <= FLOAT32_TOLERANCE:
     raise ValueError(
       f'the float32 file of {config.name} differs from JAX by {difference:.1e} '
-      f'of the largest logit, more than {TOLERANCE:.0e}'
+      f'of the largest logit, more than {FLOAT32_TOLERANCE:.0e}'
     )
   return {
     'float32_difference': difference,
@@ -173,7 +175,7 @@ def export(config: ConfigDict, size: tuple[int, int]) -> dict[str, Any]:
   }
 
 
-def read(path: str) -> list[dict[str, Any]]:
+def read_results(path: str) -> list[dict[str, Any]]:
   """Returns what was found before; nothing where there is no file."""
   if not path or not os.path.exists(path):
     return []
@@ -181,22 +183,26 @@ def read(path: str) -> list[dict[str, Any]]:
     return json.load(f)
 
 
-def collect(chosen: Sequence[zoo.Row], path: str) -> list[dict[str, Any]]:
+def collect_exports(
+  chosen: Sequence[zoo.Row], path: str
+) -> list[dict[str, Any]]:
   """Returns what each row's files are, exporting what `path` does not hold.
 
   Args:
     chosen: rows of the zoo.
-    path: JSON file that holds and gets one entry a network: `network` (see
-      there), `rows` (ids) and what `export` returns; '' for none.
+    path: JSON file that holds and gets one entry a network: `network_key` (see
+      there), `rows` (ids) and what `export_untrained` returns; '' for none.
   """
-  known = {json.dumps(x['network'], sort_keys=True): x for x in read(path)}
+  known = {
+    json.dumps(x['network'], sort_keys=True): x for x in read_results(path)
+  }
   found = []
   for row in tqdm.tqdm(chosen, unit='row', disable=None):
-    config = zoo.load(row)
-    own = json.loads(json.dumps(network(row, config)))
+    config = zoo.load_config(row)
+    own = json.loads(json.dumps(network_key(row, config)))
     key = json.dumps(own, sort_keys=True)
     if key not in known:
-      result = export(config, (own['size'][0], own['size'][1]))
+      result = export_untrained(config, (own['size'][0], own['size'][1]))
       known[key] = {'network': own, 'rows': [], **result}
     entry = known[key]
     new = row.id not in entry['rows']
@@ -207,7 +213,7 @@ def collect(chosen: Sequence[zoo.Row], path: str) -> list[dict[str, Any]]:
   return found
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
+def format_table(found: Sequence[dict[str, Any]]) -> str:
   """Returns one line a row as Markdown."""
   lines = []
   for entry in found:
@@ -221,19 +227,23 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         ', '.join(sorted(entry['refused'])) or 'none',
       )
     )
-  return zoo.markdown(
+  return zoo.markdown_table(
     ('id', 'float32', 'int8 arg-max', 'operators', 'refused by Ethos-U55'),
     lines,
   )
 
 
 def _run() -> None:
-  print(table(collect(zoo.rows(zoo.ROWS.value), _RESULTS.value)))
+  print(
+    format_table(
+      collect_exports(zoo.read_rows(zoo.ROWS.value), _RESULTS_FLAG.value)
+    )
+  )
 
 
 def main(argv: list[str]) -> None:
   """Exports what is missing and prints the table."""
-  cli.run(argv, _run)
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -117,7 +117,7 @@ _INPUT_TYPE = flags.DEFINE_string(
 _OUTPUT_KIND = flags.DEFINE_enum(
   'output_kind',
   'logits',
-  list(request_lib.OUTPUTS),
+  list(request_lib.OUTPUT_KINDS),
   'What the files return a pixel: K logits, K probabilities, or a class id.',
 )
 _OUTPUT_TYPE = flags.DEFINE_string(
@@ -137,7 +137,7 @@ _TARGET = flags.DEFINE_enum(
 _RESIZE = flags.DEFINE_enum(
   'resize',
   None,
-  list(request_lib.RESIZES),
+  list(request_lib.RESIZE_MODES),
   'How maps and logits are enlarged: as the model was trained (default without '
   '--target), in as few steps as the target takes (default with), or so, but '
   'for the last resize, which is left to the host and not in the files.',
@@ -165,7 +165,7 @@ _CALIBRATION_METHOD = flags.DEFINE_enum(
 _CALIBRATION_ROUNDING = flags.DEFINE_enum(
   'calibration_rounding',
   None,
-  list(gptq.METHODS),
+  list(gptq.ROUNDING_METHODS),
   'How kernels of integer files are rounded; default '
   'config.quantization.calibration.rounding.',
 )
@@ -179,7 +179,7 @@ _CALIBRATION_EQUALIZE = flags.DEFINE_bool(
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
-  list(rules_lib.WEIGHTS),
+  list(rules_lib.WEIGHT_GRANULARITIES),
   'One scale of the weights a channel, or a tensor; default what --target '
   'wants, or config.quantization.weights.',
 )
@@ -258,7 +258,7 @@ def _check_flags() -> None:
     )
 
 
-def _size(config: ConfigDict) -> tuple[int, ...]:
+def _input_size(config: ConfigDict) -> tuple[int, ...]:
   if _INPUT_SIZE.value is None:
     return tuple(config.eval.static_size)
   try:
@@ -271,12 +271,12 @@ def _size(config: ConfigDict) -> tuple[int, ...]:
 
 def _target_weights(config: ConfigDict) -> str | None:
   """Returns the scales that the target wants; None for the config's."""
-  if not _TARGET.value or networks.enabled(config):
+  if not _TARGET.value or networks.is_int8(config):
     return None
-  return request_lib.target_weights(_TARGET.value, _FORMATS.value)
+  return request_lib.target_weight_granularity(_TARGET.value, _FORMATS.value)
 
 
-def _quantization(config: ConfigDict) -> ConfigDict:
+def _apply_quantization_flags(config: ConfigDict) -> ConfigDict:
   """Returns the config with the quantisation that the flags ask for.
 
   Raises:
@@ -292,7 +292,7 @@ def _quantization(config: ConfigDict) -> ConfigDict:
     'calibration.rounding': _CALIBRATION_ROUNDING.value,
   }
   asked = {k: v for k, v in asked.items() if v is not None}
-  if asked and networks.enabled(config):
+  if asked and networks.is_int8(config):
     flag = next(iter(asked)).replace('calibration.', 'calibration_')
     raise ValueError(
       f'--{flag} is for float runs: this one was trained in the int8 that '
@@ -306,12 +306,12 @@ def _quantization(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def _request(
+def _make_request(
   config: ConfigDict, info: dataset_info.DatasetInfo
 ) -> request_lib.Request:
-  request = request_lib.make(
+  request = request_lib.make_request(
     _FORMATS.value,
-    _size(config),
+    _input_size(config),
     info.num_classes,
     _NORMALIZATION.value,
     _INPUT_TYPE.value,
@@ -324,7 +324,10 @@ def _request(
     rules_lib.from_config(config.quantization),
   )
   for name in ('images', 'rounding', 'equalize'):
-    if flags.FLAGS[f'calibration_{name}'].present and not request.int8:
+    if (
+      flags.FLAGS[f'calibration_{name}'].present
+      and not request.needs_calibration
+    ):
       raise ValueError(
         f'--calibration_{name} needs a format in integers among --formats, '
         'such as int8'
@@ -336,35 +339,37 @@ def _run() -> None:
   start = time.monotonic()
   _check_flags()
   if _WORKDIR.value:
-    source = source_lib.from_workdir(
+    source = source_lib.load_from_workdir(
       _WORKDIR.value, _CHECKPOINT.value, _DATA_ROOT.value
     )
-    source = dataclasses.replace(source, config=_quantization(source.config))
-    request = _request(source.config, source.info)
+    source = dataclasses.replace(
+      source, config=_apply_quantization_flags(source.config)
+    )
+    request = _make_request(source.config, source.info)
   else:
     # What makes no sense is refused before the model is initialised.
-    config = cli.chosen_config(_CONFIG)
+    config = cli.config_from_flag(_CONFIG)
     assert config is not None  # checked above
-    config = _quantization(config)
-    request = _request(config, catalog.info_for(config.data))
-    source = source_lib.untrained(config)
-  report = pipeline.run(
+    config = _apply_quantization_flags(config)
+    request = _make_request(config, catalog.info_for(config.data))
+    source = source_lib.init_untrained(config)
+  report = pipeline.export_model(
     source,
     request,
     str(_OUTPUT.value),
     _CALIBRATION_IMAGES.value,
-    source.trained and _EVAL.value is not False,
+    source.is_trained and _EVAL.value is not False,
     _EVAL_LIMIT.value,
     _PROOF.value,
     _BESIDE.value or '',
   )
-  print(markdown.summary(report))
+  print(markdown.render_quality_table(report))
   print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')
 
 
 def main(argv: list[str]) -> None:
   """Exports; an error that the user can mend is one line."""
-  cli.run(argv, _run)
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

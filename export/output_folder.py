@@ -7,7 +7,7 @@ import tempfile
 
 
 @contextlib.contextmanager
-def whole_or_nothing(output: str):
+def write_atomically(output: str):
   """Yields a folder beside `output` that becomes it if nothing is raised.
 
   An earlier export there is replaced.
@@ -27,7 +27,7 @@ def whole_or_nothing(output: str):
   os.makedirs(parent, exist_ok=True)
   folder = tempfile.mkdtemp(prefix=f'.{name}.', dir=parent)
   try:
-    os.chmod(folder, 0o777 & ~_umask())
+    os.chmod(folder, 0o777 & ~_current_umask())
     yield folder
     old = f'{folder}.old'
     if os.path.exists(output):
@@ -38,7 +38,7 @@ def whole_or_nothing(output: str):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _umask() -> int:
+def _current_umask() -> int:
   mask = os.umask(0)
   os.umask(mask)
   return mask

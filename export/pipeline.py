@@ -56,53 +56,53 @@ _PACKAGES = (
 _PARITY_IMAGES = 8
 
 
-def _card(
+def _model_card(
   kind: str,
   content: bytes,
   request: request_lib.Request,
-  source: source_lib.Source,
+  source: source_lib.ExportSource,
 ) -> dict[str, Any]:
   """Returns the card of what is made of .tflite bytes."""
   digest = hashlib.sha256(content).hexdigest()
-  return model_card.card(
-    kind, kind, request, source, contents.tflite_file(content), digest
+  return model_card.make_card(
+    kind, kind, request, source, contents.summarize_tflite(content), digest
   )
 
 
-def _target_facts(
+def _check_target(
   folder: str, file: str, request: request_lib.Request
 ) -> dict[str, Any]:
-  """Returns what the target makes of an int8 file; see `fit.facts`."""
+  """Returns what the target makes of an int8 file; see `fit.check_fit`."""
   path = os.path.join(folder, file)
   with open(path, 'rb') as f:
-    graph = tflite_graph.read(f.read())
-  target = targets.get(request.target)
-  available = fit.limits(target, request.ram_kib, request.flash_kib)
-  return fit.facts(graph, path, target, available)
+    graph = tflite_graph.read_tflite(f.read())
+  target = targets.get_target(request.target)
+  available = fit.memory_limits(target, request.ram_kib, request.flash_kib)
+  return fit.check_fit(graph, path, target, available)
 
 
-def _reference(
-  source: source_lib.Source, request: request_lib.Request
+def _reference_predictor(
+  source: source_lib.ExportSource, request: request_lib.Request
 ) -> predictors.FlaxPredictor:
   """Returns JAX as it is evaluated, with the platform's own kernels."""
-  config = source_lib.in_float32(source.config)
-  return predictors.of_config(
+  config = source_lib.float32_config(source.config)
+  return predictors.build_flax_predictor(
     config,
     source.info.num_classes,
-    networks.with_pixels(config, source.variables),
-    request.predicted,
+    networks.add_input_normalization(config, source.variables),
+    request.predictor_output,
   )
 
 
-def run(
-  source: source_lib.Source,
+def export_model(
+  source: source_lib.ExportSource,
   request: request_lib.Request,
   output: str,
-  calibration_images: int,
+  num_calibration_images: int,
   evaluate_files: bool,
   eval_limit: int,
-  prove: bool = False,
-  beside: str = '',
+  check_devices: bool = False,
+  baseline: str = '',
 ) -> markdown.Report:
   """Exports a model.
 
@@ -111,13 +111,13 @@ def run(
     request: what to make of it.
     output: folder to write: `saved_model/`, `KIND.tflite`, a card KIND.json
       beside each, labels.txt, report.json, report.md and report.html.
-    calibration_images: how many, for integer files.
+    num_calibration_images: how many, for integer files.
     evaluate_files: scores JAX and every file on the validation split.
     eval_limit: examples of it, 0 for all.
-    prove: asks compilers, TFLite Micro and this CPU what they make of the int8
-      file, and draws pictures.
-    beside: folder of an earlier export whose scores the report repeats; '' for
-      none.
+    check_devices: asks compilers, TFLite Micro and this CPU what they make of
+      the int8 file, and draws pictures.
+    baseline: folder of an earlier export whose scores the report repeats; ''
+      for none.
 
   Returns:
     What report.json holds.
@@ -127,54 +127,60 @@ def run(
     fit.DoesNotFit: an int8 file does not fit its target; likewise.
     ValueError: conversion or evaluation is impossible, and why.
   """
-  if networks.enabled(source.config) and request.resize == 'host':
+  if networks.is_int8(source.config) and request.resize == 'host':
     raise ValueError(
       '--resize=host is for float runs: simulated int8 knows the ranges of the '
       'whole network; pass --resize=trained'
     )
-  if 'c' in request.formats and source.pixels.depth > 8:
+  if 'c' in request.formats and source.image_spec.depth > 8:
     raise ValueError(
       f'--formats=c: the example reads images of 8 bits, and this network has '
-      f'{source.pixels.depth}; leave c out'
+      f'{source.image_spec.depth}; leave c out'
     )
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
-  with output_folder.whole_or_nothing(output) as folder:
-    return _fill(
-      folder, source, request, calibration_images, scorer, prove, beside
+  with output_folder.write_atomically(output) as folder:
+    return _write_export(
+      folder,
+      source,
+      request,
+      num_calibration_images,
+      scorer,
+      check_devices,
+      baseline,
     )
 
 
-def _fill(
+def _write_export(
   folder: str,
-  source: source_lib.Source,
+  source: source_lib.ExportSource,
   request: request_lib.Request,
-  calibration_images: int,
+  num_calibration_images: int,
   scorer: score.Scorer,
-  prove: bool,
-  beside: str,
+  check_devices: bool,
+  baseline: str,
 ) -> markdown.Report:
-  """Writes the whole export into a folder; see `run`."""
+  """Writes the whole export into a folder; see `export_model`."""
   data, size = source.config.data, request.input_size
   scored_on = {
     'dataset': source.info.name,
     'classes': list(source.info.class_names),
-    'scored': scorer.total() if scorer.enabled else None,
+    'scored': scorer.num_images() if scorer.enabled else None,
     'request': dataclasses.asdict(request),
   }
   # Before anything that takes long.
-  earlier = comparison.read(beside, scored_on) if beside else None
+  earlier = comparison.read_baseline(baseline, scored_on) if baseline else None
   ratio = source_lib.resize_ratio(source, request)
-  network = source_lib.deployed(source, ratio)
-  channels = source.pixels.channels
-  traced = profile.profile(
+  network = source_lib.build_export_model(source, ratio)
+  channels = source.image_spec.channels
+  traced = profile.count_macs_and_params(
     network, source.info.num_classes, size, channels=channels
   )
-  compute = saved_model.function(
-    network, source.weights, request, data.mean, data.std
+  compute = saved_model.make_serving_function(
+    network, source.float_variables, request, data.mean, data.std
   )
-  reference = _reference(source, request)
+  reference = _reference_predictor(source, request)
   # Without evaluation and calibration a run's data set may be elsewhere.
-  real = source.trained and (scorer.enabled or request.int8)
+  real = source.is_trained and (scorer.enabled or request.needs_calibration)
   images = [
     resize.resize_bilinear(image, size)
     for image in source_lib.parity_images(source, size, _PARITY_IMAGES, real)
@@ -182,33 +188,33 @@ def _fill(
   comparable = reference
   if request.resize == 'host':
     comparable = reference.with_model(
-      source_lib.HeadResolution(reference.model)
+      source_lib.WithoutLastResize(reference.model)
     )
-  expected = parity.outputs(comparable, images)
+  expected = parity.predict_images(comparable, images)
   calibration_set = []
-  if request.int8:
+  if request.needs_calibration:
     calibration_set = source_lib.calibration_images(
-      source, size, calibration_images
+      source, size, num_calibration_images
     )
-    calibrate.check(calibration_set)
-  recorder = agreement.Recorder(reference)
-  scored = scorer.result(recorder, 'JAX')
+    calibrate.check_images(calibration_set)
+  recorder = agreement.PredictionRecorder(reference)
+  scored = scorer.score_predictor(recorder, 'JAX')
   shown = [] if scored is None else [('JAX', scored)]
   report: markdown.Report = {
-    'source': source.facts(),
+    'source': source.describe(),
     **scored_on,
     'notes': [
-      *remarks.general(
+      *remarks.general_remarks(
         source, request, len(calibration_set), scorer, real, _PARITY_IMAGES
       ),
-      *remarks.resize(source, request, ratio),
+      *remarks.resize_remarks(source, request, ratio),
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {
       'arithmetic': (
-        'simulated int8' if networks.enabled(source.config) else 'float32'
+        'simulated int8' if networks.is_int8(source.config) else 'float32'
       ),
-      **score.metrics_of(scored, source.info.class_names),
+      **score.select_iou_metrics(scored, source.info.class_names),
     },
     'formats': {},
     'beside': earlier,
@@ -219,10 +225,10 @@ def _fill(
   }
   model_card.write_labels(folder, source.info)
   saved = os.path.join(folder, 'saved_model')
-  saved_model.write(compute, (*size, channels), saved)
-  weights = source.weights
-  if request.int8:
-    weights = source_lib.settled(
+  saved_model.write_saved_model(compute, (*size, channels), saved)
+  weights = source.float_variables
+  if request.needs_calibration:
+    weights = source_lib.prepare_int8_weights(
       source, network, calibration_set, request.rules
     )
   # What TensorFlow makes integer files of.
@@ -234,49 +240,53 @@ def _fill(
     if kind == 'saved_model':
       file, facts = (
         kind,
-        contents.saved_model_file(compute, (*size, channels), traced.macs),
+        contents.summarize_saved_model(compute, (*size, channels), traced.macs),
       )
       digest = None
     else:
-      base = request.base(kind)
+      base = request.base_format(kind)
       if base == 'int8_litert' and base not in converted:
-        converted[base], simulated = _lowered(
+        converted[base], simulated = _convert_by_litert(
           source, network, weights, calibration_set, request
         )
       elif base not in converted:
         samples: Iterable[np.ndarray] = ()
         made_of = saved
-        if base in request_lib.CALIBRATED:
-          samples = _samples(calibration_set, request, source)
+        if base in request_lib.CALIBRATED_FORMATS:
+          samples = _representative_dataset(calibration_set, request, source)
           made_of = settled
           if not os.path.exists(settled):
-            compute = saved_model.function(
+            compute = saved_model.make_serving_function(
               network, weights, request, data.mean, data.std
             )
-            saved_model.write(compute, (*size, channels), settled)
-        converted[base] = tflite.convert(made_of, base, request, samples)
+            saved_model.write_saved_model(compute, (*size, channels), settled)
+        converted[base] = tflite.convert_saved_model(
+          made_of, base, request, samples
+        )
       if kind == 'c':
-        card = _card(kind, converted[base], request, source)
-        c_source.write(
+        card = _model_card(kind, converted[base], request, source)
+        c_source.write_c_project(
           os.path.join(folder, kind), converted[base], card, images[0]
         )
         continue
-      file, content, facts = contents.made_of(kind, converted[base])
+      file, content, facts = contents.derive_file(kind, converted[base])
       with open(os.path.join(folder, file), 'wb') as f:
         f.write(content)
       digest = hashlib.sha256(content).hexdigest()
-      if kind in request_lib.INT8 and request.target:
-        report['target'][kind] = _target_facts(folder, file, request)
+      if kind in request_lib.INTEGER_IO_FORMATS and request.target:
+        report['target'][kind] = _check_target(folder, file, request)
     seconds = time.monotonic() - start
-    card = model_card.card(file, kind, request, source, facts, digest)
-    model_card.write(folder, kind, card)
-    candidate = _open(os.path.join(folder, file), request, data)
-    found = parity.outputs(candidate, images)
-    comparer = agreement.Comparer(candidate, recorder, source.info.num_classes)
-    result = scorer.result(comparer, kind)
-    metrics = score.metrics_of(result, source.info.class_names)
+    card = model_card.make_card(file, kind, request, source, facts, digest)
+    model_card.write_card(folder, kind, card)
+    candidate = _open_predictor(os.path.join(folder, file), request, data)
+    found = parity.predict_images(candidate, images)
+    comparer = agreement.PredictionComparer(
+      candidate, recorder, source.info.num_classes
+    )
+    result = scorer.score_predictor(comparer, kind)
+    metrics = score.select_iou_metrics(result, source.info.class_names)
     miou = metrics['miou']
-    model_card.write(folder, kind, {**card, 'miou': miou})
+    model_card.write_card(folder, kind, {**card, 'miou': miou})
     report['formats'][kind] = {
       'file': file,
       'file_bytes': output_folder.file_bytes(os.path.join(folder, file)),
@@ -284,25 +294,27 @@ def _fill(
       **facts,
       'latency_ms': None,
       **metrics,
-      'miou_difference_points': _points(miou, report['jax']['miou']),
-      'agreement': comparer.shares() if scorer.enabled else None,
-      'parity': parity.compare(expected, found),
+      'miou_difference_points': _miou_difference(miou, report['jax']['miou']),
+      'agreement': comparer.agreement_shares() if scorer.enabled else None,
+      'parity': parity.compare_outputs(expected, found),
       'simulation': None,
       'conversion_seconds': round(seconds, 2),
     }
     if kind == 'int8_litert':
-      report['formats'][kind]['simulation'] = _simulation(
+      report['formats'][kind]['simulation'] = _compare_with_simulation(
         simulated, os.path.join(folder, file), images, scorer
       )
-    if prove and file.endswith('.tflite'):
-      report['formats'][kind]['latency_ms'] = measure.latency_ms(content)
-    if prove and kind.startswith('int8'):
-      report['proof'][kind] = measure.of_file(
+    if check_devices and file.endswith('.tflite'):
+      report['formats'][kind]['latency_ms'] = measure.measure_latency_ms(
+        content
+      )
+    if check_devices and kind.startswith('int8'):
+      report['proof'][kind] = measure.check_and_plot(
         folder, kind, report, images, expected, found, source
       )
       shown += [] if result is None else [(kind, result)]
-  report['notes'] += remarks.padding(report)
-  if prove and shown:
+  report['notes'] += remarks.padding_remarks(report)
+  if check_devices and shown:
     measure.draw_masks(folder, shown, source.info)
     report['overlays'] = True
   if 'saved_model' not in request.formats:
@@ -312,16 +324,19 @@ def _fill(
   # From the file, so that both say the same.
   with open(os.path.join(folder, 'report.json'), encoding='utf-8') as f:
     report = json.load(f)
-  text = markdown.markdown(report)
-  pages = {'report.md': text, 'report.html': html_page.html(text, folder)}
+  text = markdown.render_report(report)
+  pages = {
+    'report.md': text,
+    'report.html': html_page.render_page(text, folder),
+  }
   for name, whole in pages.items():
     with open(os.path.join(folder, name), 'w', encoding='utf-8') as f:
       f.write(whole)
   return report
 
 
-def _lowered(
-  source: source_lib.Source,
+def _convert_by_litert(
+  source: source_lib.ExportSource,
   network: Any,
   weights: Any,
   images: list[np.ndarray],
@@ -331,22 +346,24 @@ def _lowered(
   from export.convert import litert_converter
   from export.verify import simulation
 
-  variables = source_lib.quantized(
+  variables = source_lib.prepare_int8_variables(
     source, network, weights, images, request.rules
   )
-  content = litert_converter.convert(
+  content = litert_converter.convert_network(
     network,
     variables,
     request.rules,
     request,
     source.config.data.mean,
     source.config.data.std,
-    source.pixels.highest,
+    source.image_spec.max_value,
   )
-  return content, simulation.predictor(source, network, variables, request)
+  return content, simulation.make_simulated_predictor(
+    source, network, variables, request
+  )
 
 
-def _simulation(
+def _compare_with_simulation(
   simulated: predictors.Predictor,
   path: str,
   images: list[np.ndarray],
@@ -355,36 +372,38 @@ def _simulation(
   """Returns how far the file is from its simulation in JAX."""
   from export.verify import simulation
 
-  return simulation.compare(simulated, path, images, scorer)
+  return simulation.compare_with_file(simulated, path, images, scorer)
 
 
-def _samples(
+def _representative_dataset(
   images: list[np.ndarray],
   request: request_lib.Request,
-  source: source_lib.Source,
+  source: source_lib.ExportSource,
 ) -> Iterator[np.ndarray]:
   """Yields what TensorFlow's calibration runs."""
-  yield from calibration.samples(
-    views.track(images, len(images), 'calibrate'),
+  yield from calibration.representative_dataset(
+    views.track_progress(images, len(images), 'calibrate'),
     request.input_size,
     request.normalization_in_graph,
     source.config.data.mean,
     source.config.data.std,
-    source.pixels.highest,
+    source.image_spec.max_value,
   )
 
 
-def _points(miou: float | None, reference: float | None) -> float | None:
+def _miou_difference(
+  miou: float | None, reference: float | None
+) -> float | None:
   if miou is None or reference is None:
     return None
   return 100 * (miou - reference)
 
 
-def _open(
+def _open_predictor(
   path: str, request: request_lib.Request, data: Any
 ) -> predictors.Predictor:
   """Returns the file as a predictor."""
   with system.capture_stderr():  # the interpreter greets
     if os.path.isfile(path):
-      return load.load(path)
+      return load.load_predictor(path)
     return saved_model.SavedModelPredictor(path, request, data.mean, data.std)

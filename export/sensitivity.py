@@ -53,17 +53,17 @@ PyTree = Any
 Row = dict[str, Any]
 
 
-def switches(modules: Iterable[str], on: Iterable[str]) -> PyTree:
-  """Returns the collection 'switches' of `providers.switch`.
+def build_switches(modules: Iterable[str], enabled: Iterable[str]) -> PyTree:
+  """Returns the collection 'switches' of `providers.add_int8_switches`.
 
   Args:
     modules: paths of all modules with ranges; '' is the network itself.
-    on: those that are int8.
+    enabled: those that are int8.
   """
-  on = set(on)
+  enabled = set(enabled)
   return flax.traverse_util.unflatten_dict(
     {
-      (*(p for p in name.split('/') if p), 'on'): np.float32(name in on)
+      (*(p for p in name.split('/') if p), 'on'): np.float32(name in enabled)
       for name in modules
     }
   )
@@ -79,19 +79,21 @@ def sqnr(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
   return 10 * math.log10(signal / noise) if noise else math.inf
 
 
-def regex(names: Sequence[str]) -> str:
+def match_any_regex(names: Sequence[str]) -> str:
   """Returns the regular expression of whole paths that are those names."""
   return '|'.join(re.escape(name) for name in names)
 
 
-class Study:
+class SensitivityAnalysis:
   """A network, quantised in parts.
 
   Attributes:
     modules: paths of what has weights or ranges to quantise.
   """
 
-  def __init__(self, source: source_lib.Source, calibration: int, images: int):
+  def __init__(
+    self, source: source_lib.ExportSource, calibration: int, images: int
+  ):
     """Calibrates.
 
     Raises:
@@ -99,7 +101,7 @@ class Study:
     """
     from deeplab.quantization.simulator import providers  # Qwix may be absent
 
-    if networks.enabled(source.config):
+    if networks.is_int8(source.config):
       raise ValueError(
         f'{source.workdir} was trained in simulated int8: name the float run '
         'that it began with'
@@ -107,19 +109,21 @@ class Study:
     rules = rules_lib.Rules()
     height, width = source.config.eval.static_size
     size = height, width
-    network = source_lib.model(source, **networks.KERNELS)
+    network = source_lib.build_model(source, **networks.PLAIN_CONV_OPTIONS)
     seen = source_lib.calibration_images(source, size, calibration)
-    settled = source_lib.settled(source, network, seen, rules)
-    variables = source_lib.quantized(source, network, settled, seen, rules)
-    plain = calibrate.equalized(
-      network, rules, source.weights, seen, source.config
+    settled = source_lib.prepare_int8_weights(source, network, seen, rules)
+    variables = source_lib.prepare_int8_variables(
+      source, network, settled, seen, rules
+    )
+    plain = calibrate.fold_and_equalize(
+      network, rules, source.float_variables, seen, source.config
     )
     self._params = plain['params'], settled['params']
     # A bias belongs to the kernel whose rounding it makes up for.
     self._owners = {
       '/'.join(norm): '/'.join(conv)
-      for conv, (norm, _) in batch_norm_folding.pairs(
-        network, plain, source.pixels.channels
+      for conv, (norm, _) in batch_norm_folding.find_batch_norms(
+        network, plain, source.image_spec.channels
       ).items()
     }
     stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
@@ -127,17 +131,19 @@ class Study:
     modules = {'/'.join(path[:-2]) for path in stats}
     modules |= {'/'.join(p[:-1]) for p in params if p[-1] == 'kernel'}
     self.modules = sorted(
-      name for name in modules if not re.fullmatch(rules.stays_float, name)
+      name for name in modules if not re.fullmatch(rules.float_pattern, name)
     )
     self._variables = {**variables, 'params': plain['params']}
     data = source.config.data
     self._predictor = predictors.FlaxPredictor(
-      providers.switch(network, rules),
-      {**self._variables, 'switches': switches(self.modules, ())},
+      providers.add_int8_switches(network, rules),
+      {**self._variables, 'switches': build_switches(self.modules, ())},
       data.mean,
       data.std,
     )
-    request = request_lib.make(('float32',), size, source.info.num_classes)
+    request = request_lib.make_request(
+      ('float32',), size, source.info.num_classes
+    )
     self._scorer = score.Scorer(source, request, True, images)
     self._images = [
       resize.resize_bilinear(x['image'], size)
@@ -146,17 +152,17 @@ class Study:
       )
     ]
     trained = predictors.FlaxPredictor(
-      network, source.weights, data.mean, data.std
+      network, source.float_variables, data.mean, data.std
     )
-    self._float = parity.outputs(trained, self._images)
-    self.miou = self._miou(trained)
+    self._float_outputs = parity.predict_images(trained, self._images)
+    self.miou = self._compute_miou(trained)
 
-  def _miou(self, predictor: predictors.Predictor) -> float:
-    found = self._scorer.miou(predictor, 'a part of it')
+  def _compute_miou(self, predictor: predictors.Predictor) -> float:
+    found = self._scorer.compute_miou(predictor, 'a part of it')
     assert found is not None  # it is enabled
     return found
 
-  def damage(self, quantized: Iterable[str]) -> Row:
+  def measure_loss(self, quantized: Iterable[str]) -> Row:
     """Returns `sqnr_db`, `miou` and `loss_points` with some modules in int8."""
     quantized = set(quantized)
     plain, settled = map(flax.traverse_util.flatten_dict, self._params)
@@ -169,37 +175,39 @@ class Study:
       {
         **self._variables,
         'params': flax.traverse_util.unflatten_dict(params),
-        'switches': switches(self.modules, quantized),
+        'switches': build_switches(self.modules, quantized),
       }
     )
-    miou = self._miou(predictor)
-    outputs = parity.outputs(predictor, self._images)
+    miou = self._compute_miou(predictor)
+    outputs = parity.predict_images(predictor, self._images)
     return {
-      'sqnr_db': sqnr(self._float, outputs),
+      'sqnr_db': sqnr(self._float_outputs, outputs),
       'miou': miou,
       'loss_points': 100 * (self.miou - miou),
     }
 
 
-def rank(study: Any, mode: str) -> list[Row]:
+def rank_modules(analysis: Any, mode: str) -> list[Row]:
   """Returns a row a module, the worst first.
 
   Args:
-    study: see `Study`.
+    analysis: see `SensitivityAnalysis`.
     mode: 'one' quantises a module alone, and the lowest ratio is the worst;
       'all_but_one' leaves it alone, and the highest is.
   """
   rows = []
-  for i, name in enumerate(study.modules):
-    rest = [m for m in study.modules if m != name]
-    found = study.damage([name] if mode == 'one' else rest)
+  for i, name in enumerate(analysis.modules):
+    rest = [m for m in analysis.modules if m != name]
+    found = analysis.measure_loss([name] if mode == 'one' else rest)
     rows.append({'module': name, **found})
-    logging.info('%d of %d: %s', i + 1, len(study.modules), rows[-1])
+    logging.info('%d of %d: %s', i + 1, len(analysis.modules), rows[-1])
   sign = 1 if mode == 'one' else -1
   return sorted(rows, key=lambda row: (sign * row['sqnr_db'], row['module']))
 
 
-def smallest(study: Any, ranked: Sequence[Row], points: float) -> Row:
+def find_float_modules(
+  analysis: Any, ranked: Sequence[Row], max_loss_points: float
+) -> Row:
   """Returns what to keep in float32 for a loss of so many points at most.
 
   The worst modules are added one by one; all of them, where that loss is beyond
@@ -208,18 +216,19 @@ def smallest(study: Any, ranked: Sequence[Row], points: float) -> Row:
   names = [row['module'] for row in ranked]
   row: Row = {}
   for count in range(len(names) + 1):
-    row = {'modules': names[:count], **study.damage(names[count:])}
-    if row['loss_points'] <= points:
+    row = {'modules': names[:count], **analysis.measure_loss(names[count:])}
+    if row['loss_points'] <= max_loss_points:
       break
   return row
 
 
-def markdown(report: Row) -> str:
+def render_markdown(report: Row) -> str:
   """Returns the table of sensitivity.json for people."""
   kept = report['keep_float']
   layers = (
     f'{len(kept["modules"])} modules stay in float32 (mIoU '
-    f'{kept["miou"]:.4f}): `--float_layers={regex(kept["modules"])!r}`'
+    f'{kept["miou"]:.4f}): '
+    f'`--float_layers={match_any_regex(kept["modules"])!r}`'
   )
   if kept['loss_points'] > report['loss']:
     layers = (
@@ -249,44 +258,44 @@ def markdown(report: Row) -> str:
   return '\n'.join(lines)
 
 
-def run(
-  source: source_lib.Source,
+def analyze_sensitivity(
+  source: source_lib.ExportSource,
   output: str,
-  calibration: int,
-  images: int,
+  num_calibration_images: int,
+  num_images: int,
   mode: str,
-  points: float,
+  max_loss_points: float,
 ) -> Row:
   """Measures and writes; returns what sensitivity.json holds.
 
   Raises:
-    ValueError: as `Study`.
+    ValueError: as `SensitivityAnalysis`.
   """
-  study = Study(source, calibration, images)
-  ranked = rank(study, mode)
+  study = SensitivityAnalysis(source, num_calibration_images, num_images)
+  ranked = rank_modules(study, mode)
   report = {
-    'source': source.facts(),
+    'source': source.describe(),
     'mode': mode,
-    'images': images,
-    'loss': points,
+    'images': num_images,
+    'loss': max_loss_points,
     'miou': study.miou,
-    'none': study.damage(()),
-    'all': study.damage(study.modules),
-    'keep_float': smallest(study, ranked, points),
+    'none': study.measure_loss(()),
+    'all': study.measure_loss(study.modules),
+    'keep_float': find_float_modules(study, ranked, max_loss_points),
     'modules': ranked,
   }
   os.makedirs(output, exist_ok=True)
   path = os.path.join(output, 'sensitivity')
   system.write_json(f'{path}.json', report)
-  system.write_text(f'{path}.md', markdown(report))
-  picture = visualize.bars(
+  system.write_text(f'{path}.md', render_markdown(report))
+  picture = visualize.plot_bars(
     [row['module'] or '(network)' for row in ranked],
     [
       ('SQNR of the logits (dB)', [row['sqnr_db'] for row in ranked]),
       ('mIoU lost (points)', [row['loss_points'] for row in ranked]),
     ],
   )
-  visualize.save(picture, f'{path}.png')
+  visualize.save_image(picture, f'{path}.png')
   return report
 
 
@@ -331,20 +340,20 @@ def _run(values: flags.FlagValues) -> None:
     raise ValueError(
       '--workdir (a float run) and --output (a folder) are needed'
     )
-  report = run(
-    source_lib.from_workdir(values.workdir, 'best', None),
+  report = analyze_sensitivity(
+    source_lib.load_from_workdir(values.workdir, 'best', None),
     values.output,
     values.calibration_images,
     values.images,
     values.mode,
     values.loss,
   )
-  print(markdown(report))
+  print(render_markdown(report))
 
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
   """Measures; an error that the user can mend is one line."""
-  cli.run(argv, lambda: _run(values))
+  cli.run_command(argv, lambda: _run(values))
 
 
 if __name__ == '__main__':

@@ -33,7 +33,7 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ExportSource:
   """A model and its data.
 
   Attributes:
@@ -52,31 +52,31 @@ class Source:
   workdir: str | None
 
   @property
-  def pixels(self) -> image_format.Pixels:
+  def image_spec(self) -> image_format.ImageSpec:
     """Channels and depth of the images."""
-    return image_format.of(self.config.data)
+    return image_format.image_spec(self.config.data)
 
   @property
-  def weights(self) -> PyTree:
+  def float_variables(self) -> PyTree:
     """The variables of the network in float."""
     return {k: self.variables[k] for k in ('params', 'batch_stats')}
 
   @property
-  def trained(self) -> bool:
+  def is_trained(self) -> bool:
     """Whether the weights are those of a run."""
     return self.step is not None
 
-  def facts(self) -> dict[str, Any]:
+  def describe(self) -> dict[str, Any]:
     """Returns what cards and reports say about the weights."""
     return {
       'config': self.config.name,
-      'trained': self.trained,
+      'trained': self.is_trained,
       'step': self.step,
       'run': self.workdir and os.path.basename(os.path.abspath(self.workdir)),
     }
 
 
-def in_float32(config: ConfigDict) -> ConfigDict:
+def float32_config(config: ConfigDict) -> ConfigDict:
   """Returns the config with a model that computes in float32, as files do."""
   config = ConfigDict(config)
   with config.unlocked():
@@ -85,30 +85,32 @@ def in_float32(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def from_workdir(workdir: str, which: str, data_root: str | None) -> Source:
+def load_from_workdir(
+  workdir: str, checkpoint: str, data_root: str | None
+) -> ExportSource:
   """Reads a run's model.
 
   Args:
     workdir: the run's work directory.
-    which: 'best' or 'latest' checkpoint.
+    checkpoint: 'best' or 'latest' checkpoint.
     data_root: where the run's data set lies now; None: where it lay then.
 
   Raises:
     FileNotFoundError: no run, or no checkpoint, is there.
     ValueError: the run is older than fields that configs have now.
   """
-  loaded = workdir_lib.load(workdir, which)
+  loaded = workdir_lib.load_trained_model(workdir, checkpoint)
   config = ConfigDict(loaded.config)
   if data_root:
     with config.unlocked():
       config.data.root = data_root
-  variables = networks.settled(
+  variables = networks.fold_and_round(
     config, loaded.info.num_classes, loaded.variables
   )
-  return Source(config, loaded.info, variables, loaded.step, workdir)
+  return ExportSource(config, loaded.info, variables, loaded.step, workdir)
 
 
-def untrained(config: ConfigDict) -> Source:
+def init_untrained(config: ConfigDict) -> ExportSource:
   """Initialises a model from `config.seed`; no data set is read.
 
   It is a float one: ranges come from images.
@@ -117,36 +119,44 @@ def untrained(config: ConfigDict) -> Source:
   with config.unlocked():
     config.quantization.name = 'none'
   info = catalog.info_for(config.data)
-  model = registry.build(
-    in_float32(config).model, info.num_classes, **networks.KERNELS
+  model = registry.build_model(
+    float32_config(config).model,
+    info.num_classes,
+    **networks.PLAIN_CONV_OPTIONS,
   )
-  shape = 1, *config.eval.static_size, image_format.of(config.data).channels
+  shape = (
+    1,
+    *config.eval.static_size,
+    image_format.image_spec(config.data).channels,
+  )
   variables = jax.jit(model.init)(
     jax.random.key(config.seed), jnp.zeros(shape, jnp.float32)
   )
-  return Source(config, info, variables, None, None)
+  return ExportSource(config, info, variables, None, None)
 
 
-def model(source: Source, **kernels: Any) -> segmenter.Segmenter:
-  """Builds the network in float32; `kernels` as in `registry.build`."""
-  return registry.build(
-    in_float32(source.config).model, source.info.num_classes, **kernels
+def build_model(source: ExportSource, **kernels: Any) -> segmenter.Segmenter:
+  """Builds the network in float32; `kernels` as in `registry.build_model`."""
+  return registry.build_model(
+    float32_config(source.config).model, source.info.num_classes, **kernels
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadResolution:
+class WithoutLastResize:
   """A network without its last resize, for `predictors.FlaxPredictor`."""
 
   model: segmenter.Segmenter
 
-  def apply(self, variables: PyTree, images: jax.Array) -> segmenter.Output:
+  def apply(
+    self, variables: PyTree, images: jax.Array
+  ) -> segmenter.SegmenterOutput:
     """Returns logits of the head's own size."""
     output: Any = self.model.apply(variables, images, full_resolution=False)
     return output
 
 
-def resize_ratio(source: Source, request: request_lib.Request) -> int:
+def resize_ratio(source: ExportSource, request: request_lib.Request) -> int:
   """Returns the largest ratio of a resize in the files.
 
   That which the model was trained with, unless the request wants what its
@@ -158,23 +168,31 @@ def resize_ratio(source: Source, request: request_lib.Request) -> int:
   trained = source.config.model.resize_ratio
   if not request.target or request.resize == 'trained':
     return trained
-  shape = 1, *request.input_size, source.pixels.channels
+  shape = 1, *request.input_size, source.image_spec.channels
   host = request.resize == 'host'
-  whole = resizes.of_network(deployed(source, 0), shape, host)
-  return resizes.ratio(whole, trained, targets.get(request.target))
+  whole = resizes.find_network_resizes(
+    build_export_model(source, 0), shape, host
+  )
+  return resizes.choose_ratio(
+    whole, trained, targets.get_target(request.target)
+  )
 
 
-def deployed(source: Source, ratio: int) -> segmenter.Segmenter:
-  """Builds the network that files hold: real convolutions, that `ratio`."""
+def build_export_model(
+  source: ExportSource, max_resize_ratio: int
+) -> segmenter.Segmenter:
+  """Builds the network that files hold: real convolutions, limited resizes."""
   config = ConfigDict(source.config)
   with config.unlocked():
     config.model = ConfigDict(config.model)
-    config.model.resize_ratio = ratio
-  return model(dataclasses.replace(source, config=config), **networks.KERNELS)
+    config.model.resize_ratio = max_resize_ratio
+  return build_model(
+    dataclasses.replace(source, config=config), **networks.PLAIN_CONV_OPTIONS
+  )
 
 
-def settled(
-  source: Source,
+def prepare_int8_weights(
+  source: ExportSource,
   network: segmenter.Segmenter,
   images: Sequence[np.ndarray],
   rules: rules_lib.Rules,
@@ -186,7 +204,7 @@ def settled(
 
   Args:
     source: the model.
-    network: see `deployed`.
+    network: see `build_export_model`.
     images: [H, W, C] each, values as they are, of the file's size.
     rules: what is quantised.
 
@@ -194,19 +212,19 @@ def settled(
     ValueError: as `calibrate.settled`.
   """
   if 'quant_stats' in source.variables:
-    return source.weights
-  if not source.trained:
-    return batch_norm_folding.fold(
-      network, source.weights, source.pixels.channels
+    return source.float_variables
+  if not source.is_trained:
+    return batch_norm_folding.fold_batch_norms(
+      network, source.float_variables, source.image_spec.channels
     )
   images = [np.rint(image) for image in images]
-  return calibrate.settled(
-    network, rules, source.weights, images, source.config
+  return calibrate.prepare_int8_weights(
+    network, rules, source.float_variables, images, source.config
   )
 
 
-def quantized(
-  source: Source,
+def prepare_int8_variables(
+  source: ExportSource,
   network: segmenter.Segmenter,
   weights: PyTree,
   images: Sequence[np.ndarray],
@@ -216,31 +234,35 @@ def quantized(
 
   Args:
     source: the model.
-    network: see `deployed`.
-    weights: see `settled`.
+    network: see `build_export_model`.
+    weights: see `prepare_int8_weights`.
     images: [H, W, C] each, values as they are, of the file's size.
     rules: what is quantised.
   """
   if 'quant_stats' in source.variables:
     return source.variables
   images = [np.rint(image) for image in images]
-  return calibrate.prepare(network, rules, weights, images, source.config)
+  return calibrate.add_activation_ranges(
+    network, rules, weights, images, source.config
+  )
 
 
 def calibration_images(
-  source: Source, size: tuple[int, int], count: int
+  source: ExportSource, size: tuple[int, int], count: int
 ) -> list[np.ndarray]:
   """Returns images of the training split, or drawn ones for no data set.
 
   They come at `size`, so that a few hundred photographs fit into memory.
   """
-  if not source.trained:
-    return calibration.synthetic(count, size, source.config.seed, source.pixels)
+  if not source.is_trained:
+    return calibration.draw_synthetic_images(
+      count, size, source.config.seed, source.image_spec
+    )
   images = pipeline.calibration_images(source.config, source.info, count)
   return [resize.resize_bilinear(image, size) for image in images]
 
 
-def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:
+def eval_examples(source: ExportSource, limit: int) -> Iterator[dict[str, Any]]:
   """Yields the validation split, or its first `limit` examples."""
   examples = pipeline.eval_examples(
     source.config, source.info, host_index=0, host_count=1
@@ -249,12 +271,12 @@ def eval_examples(source: Source, limit: int) -> Iterator[dict[str, Any]]:
 
 
 def parity_images(
-  source: Source, size: tuple[int, int], count: int, real: bool
+  source: ExportSource, size: tuple[int, int], count: int, from_validation: bool
 ) -> list[np.ndarray]:
-  """Returns the first validation images if `real`, or drawn ones."""
-  if not real:
+  """Returns the first validation images if `from_validation`, or drawn ones."""
+  if not from_validation:
     # Others than those of the calibration.
-    return calibration.synthetic(
-      count, size, source.config.seed + 1, source.pixels
+    return calibration.draw_synthetic_images(
+      count, size, source.config.seed + 1, source.image_spec
     )
   return [x['image'] for x in eval_examples(source, count)]

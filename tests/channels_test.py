@@ -63,10 +63,12 @@ def run(tmp_path_factory):
 @pytest.fixture(scope='module')
 def exported(run):
   folder, _ = run
-  source = source_lib.from_workdir(str(folder / 'run'), 'latest', None)
+  source = source_lib.load_from_workdir(str(folder / 'run'), 'latest', None)
   formats = 'float32', 'int8', 'int8_litert'
-  request = request_lib.make(formats, SIZE, 2)
-  return pipeline.run(source, request, str(folder / 'export'), 12, True, 0)
+  request = request_lib.make_request(formats, SIZE, 2)
+  return pipeline.export_model(
+    source, request, str(folder / 'export'), 12, True, 0
+  )
 
 
 def test_it_learns_from_the_fourth_channel(run):
@@ -80,9 +82,9 @@ def test_it_learns_from_the_fourth_channel(run):
 def test_it_predicts_such_files(run, tmp_path):
   folder, _ = run
   segmenter = predict.from_workdir(str(folder / 'run'), 'latest')
-  assert segmenter.pixels == image_format.Pixels(4, 16)
+  assert segmenter.image_spec == image_format.ImageSpec(4, 16)
   images = folder / 'raw/val/images'
-  assert predict.run(segmenter, images, tmp_path, 0.5) == []
+  assert predict.predict_files(segmenter, images, tmp_path, 0.5) == []
   agree = []
   for path in sorted(images.iterdir()):
     mask = np.asarray(Image.open(tmp_path / f'masks/{path.stem}.png'))
@@ -144,16 +146,16 @@ def test_its_files_are_evaluated_and_predict(run):
 def test_grey_images_are_traced_and_exported_untrained(monkeypatch):
   c = folder_mnv2.get_config('smoke').unlock()
   c.data.mean, c.data.std = (120.0,), (60.0,)
-  state, batch = describe.abstract(c, 2, (65, 65))
+  state, batch = describe.abstract_step_inputs(c, 2, (65, 65))
   assert state.params['encoder']['stem']['conv']['kernel'].shape[2] == 1
   assert batch['image'].shape == (4, 65, 65, 1)
   # Shapes are enough.
   jit = lambda f: lambda *arguments: jax.eval_shape(f, *arguments)
   monkeypatch.setattr(source_lib.jax, 'jit', jit)
-  source = source_lib.untrained(c)
+  source = source_lib.init_untrained(c)
   kernel = source.variables['params']['encoder']['stem']['conv']['kernel']
   assert kernel.shape[2] == 1
-  (image,) = source_lib.parity_images(source, SIZE, 1, real=False)
+  (image,) = source_lib.parity_images(source, SIZE, 1, from_validation=False)
   assert image.shape == (64, 64, 1)
   assert image.dtype == np.uint8
   (image,) = source_lib.calibration_images(source, SIZE, 1)

@@ -18,4 +18,4 @@ from deeplab import cli
 )
 def test_chatty_libraries_are_calmed(path, level, shown):
   record = logging.LogRecord('absl', level, path, 1, 'text', None, None)
-  assert cli._quiet(record) == shown
+  assert cli._filter_library_logs(record) == shown

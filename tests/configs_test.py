@@ -39,13 +39,13 @@ REFUSED = {
 def _choices(module):
   """Returns the choices that a page offers: tokens by name."""
   offered = {}
-  read = common.choose
+  read = common.parse_variant
 
   def choose(c, variant, **choices):
     offered.update({name: tuple(tokens) for name, tokens in choices.items()})
     return read(c, variant, **choices)
 
-  with mock.patch.object(common, 'choose', choose):
+  with mock.patch.object(common, 'parse_variant', choose):
     get(module, '')
   return offered
 
@@ -96,7 +96,10 @@ def _steps():
       [
         *(config[part].to_dict() for part in ('model', 'loss', 'optimizer')),
         *(config.schedule.name, config.quantization.name, config.batch_size),
-        *(zoo.num_classes(config), compose.output_size(config.data.augment)),
+        *(
+          zoo.num_classes(config),
+          compose.fixed_output_size(config.data.augment),
+        ),
       ]
     )
     if step not in seen:
@@ -117,7 +120,7 @@ def test_variants_are_all_that_pages_offer():
 
 def test_every_row_of_the_zoo_is_a_variant():
   names = {get(*case).name for case in CASES}
-  assert {zoo.load(row).name for row in zoo.rows()} <= names
+  assert {zoo.load_config(row).name for row in zoo.read_rows()} <= names
 
 
 @pytest.mark.parametrize('refused', sorted(REFUSED))
@@ -150,9 +153,9 @@ def test_configs_make_a_step(module, variant):
   """Traced at the sizes that the config trains at."""
   config = get(module, variant)
   classes = zoo.num_classes(config)
-  _, _, _, step = train.build_step(config, classes, 10, None)
-  size = compose.output_size(config.data.augment) or (128, 128)
-  state, batch = describe.abstract(config, classes, size)
+  _, _, _, step = train.build_train_step(config, classes, 10, None)
+  size = compose.fixed_output_size(config.data.augment) or (128, 128)
+  state, batch = describe.abstract_step_inputs(config, classes, size)
   after, metrics = jax.eval_shape(step, state, batch)
   assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
     lambda x: x.shape, state
@@ -162,15 +165,15 @@ def test_configs_make_a_step(module, variant):
 
 def test_steps_are_traced_at_what_the_pipeline_gives(data_dir):
   config = runs.config(data_dir)
-  datasets.prepare(config, [config.data.train_split])
+  datasets.prepare_splits(config, [config.data.train_split])
   info = catalog.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0
   )
   batch = next(batches)
   batches.close()
-  size = compose.output_size(config.data.augment)
-  _, traced = describe.abstract(config, info.num_classes, size)
+  size = compose.fixed_output_size(config.data.augment)
+  _, traced = describe.abstract_step_inputs(config, info.num_classes, size)
   assert batch['image'].shape == (4, 65, 65, 3)
   assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {
     k: (x.shape, x.dtype) for k, x in traced.items()
@@ -182,17 +185,20 @@ def test_configs_name_every_field(module, variant):
   model = get(module, variant).model
   for slot, known in registry.SLOTS.items():
     cls = known[model[slot].name]
-    assert set(model[slot]) == {'name', *(registry.fields(cls) if cls else ())}
+    assert set(model[slot]) == {
+      'name',
+      *(registry.config_fields(cls) if cls else ()),
+    }
 
 
 def test_variants_choose_one_of_each():
-  config = common.base()
+  config = common.default_config()
   config.name = 'page'
   choices = {'encoder': ('r50', 'r18'), 'steps': ('', '40k'), 'run': ('', 'x')}
-  chosen = common.choose(config, '40k,r18', **choices)
+  chosen = common.parse_variant(config, '40k,r18', **choices)
   assert chosen == {'encoder': 'r18', 'steps': '40k', 'run': ''}
   assert config.name == 'page_r18_40k'
-  chosen = common.choose(config, 'r50', **choices)
+  chosen = common.parse_variant(config, 'r50', **choices)
   assert chosen == {'encoder': 'r50', 'steps': '', 'run': ''}
   assert config.name == 'page_r18_40k'
 
@@ -211,13 +217,13 @@ def test_wrong_variants_are_refused(module, variant, message):
 
 
 def test_sizes():
-  config = common.base()
-  common.sizes(config, (769, 512))
+  config = common.default_config()
+  common.set_sizes(config, (769, 512))
   assert config.data.augment.random_crop.size == (769, 512)
   assert config.eval.window == (769, 512)
   assert config.eval.stride == (513, 341)
   assert config.eval.static_size == (769, 512)
-  common.sizes(config, (480, 480), export=(520, 520))
+  common.set_sizes(config, (480, 480), export=(520, 520))
   assert config.eval.static_size == (520, 520)
 
 
@@ -231,8 +237,8 @@ def test_multi_grid_takes_the_place_of_rates():
 
 @pytest.mark.parametrize('encoder', mmseg.ENCODERS)
 def test_small_encoders_have_small_heads(encoder):
-  config = common.base()
-  mmseg.network(config, encoder)
+  config = common.default_config()
+  mmseg.set_model(config, encoder)
   head, auxiliary = config.model.head, config.model.auxiliary
   channels = (
     head.channels,
@@ -245,6 +251,6 @@ def test_small_encoders_have_small_heads(encoder):
 
 
 def test_base_is_fresh_every_time():
-  a, b = common.base(), common.base()
+  a, b = common.default_config(), common.default_config()
   a.optimizer.sgd.momentum = 0.0
   assert b.optimizer.sgd.momentum == 0.9

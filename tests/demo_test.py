@@ -52,56 +52,56 @@ def test_answers_and_summary():
   image = np.zeros((4, 6, 3), np.uint8)
   image[:1, :, 1] = 9  # a quarter of the pixels is of class 1
   seen = set()
-  slow, fast = demo.ask(models, image, seen)
+  slow, fast = demo.time_predictions(models, image, seen)
   assert (slow.name, fast.name) == ('checkpoint', 'a.tflite')
   np.testing.assert_array_equal(slow.ids, image[..., 1] // 9)
   assert slow.milliseconds >= 20
   # A new shape is asked twice, for the compiler.
-  demo.ask(models, image, seen)
-  demo.ask(models, image[:2], seen)
+  demo.time_predictions(models, image, seen)
+  demo.time_predictions(models, image[:2], seen)
   assert asked == [(4, 6, 3)] * 3 + [(2, 6, 3)] * 2
   answers = [
-    demo.Answer('checkpoint', slow.ids, 20.4),
-    demo.Answer('a.tflite', fast.ids, 1.5001),
+    demo.TimedPrediction('checkpoint', slow.ids, 20.4),
+    demo.TimedPrediction('a.tflite', fast.ids, 1.5001),
   ]
-  assert demo.summary(answers) == (
+  assert demo.summarize_predictions(answers) == (
     'checkpoint: 20 ms, a.tflite: 2 ms, same class on 75.0% of the pixels'
   )
-  assert demo.summary(answers[:1]) == 'checkpoint: 20 ms'
+  assert demo.summarize_predictions(answers[:1]) == 'checkpoint: 20 ms'
 
 
 def test_what_cannot_be_shown_is_one_sentence(monkeypatch):
   with pytest.raises(ValueError, match='--workdir or --tflite is needed'):
-    demo.load(None, None)
+    demo.load_segmenters(None, None)
   others = ('a', 'b', 'c', 'd')
   monkeypatch.setattr(predict, 'from_workdir', lambda _: _segmenter(_first))
   monkeypatch.setattr(
     predict, 'from_tflite', lambda _: _segmenter(_first, others)
   )
   with pytest.raises(ValueError, match=r'x/f\.tflite has other classes than'):
-    demo.load('run', 'x/f.tflite')
-  assert list(demo.load('run', None)) == ['checkpoint']
-  assert list(demo.load(None, 'x/f.tflite')) == ['f.tflite']
-  wide = _segmenter(_first, pixels=image_format.Pixels(4, 16))
+    demo.load_segmenters('run', 'x/f.tflite')
+  assert list(demo.load_segmenters('run', None)) == ['checkpoint']
+  assert list(demo.load_segmenters(None, 'x/f.tflite')) == ['f.tflite']
+  wide = _segmenter(_first, pixels=image_format.ImageSpec(4, 16))
   monkeypatch.setattr(predict, 'from_workdir', lambda _: wide)
   with pytest.raises(
     ValueError, match=r'takes images of 4 channels in 0\.\.65'
   ):
-    demo.load('run', None)
+    demo.load_segmenters('run', None)
 
 
 def test_without_gradio_the_remedy_is_said(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   with pytest.raises(ValueError, match='install -r notebooks/'):
-    demo.page({'checkpoint': _segmenter(_first)})
+    demo.build_page({'checkpoint': _segmenter(_first)})
 
 
 def test_it_is_shown_to_this_machine_alone(monkeypatch):
   asked = []
   shown = types.SimpleNamespace(launch=lambda **more: asked.append(more))
-  monkeypatch.setattr(demo, 'gradio', lambda: None)
-  monkeypatch.setattr(demo, 'load', lambda *_: {})
-  monkeypatch.setattr(demo, 'page', lambda _: shown)
+  monkeypatch.setattr(demo, 'import_gradio', lambda: None)
+  monkeypatch.setattr(demo, 'load_segmenters', lambda *_: {})
+  monkeypatch.setattr(demo, 'build_page', lambda _: shown)
   for more in ([], ['--host=0.0.0.0']):
     values = flags.FlagValues()
     demo.define_flags(values)
@@ -189,7 +189,7 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
   file = exported / 'int8.tflite'
   noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
   image = noise.repeat(16, 0).repeat(16, 1)
-  visualize.save(image, tmp_path / 'picture.png')
+  visualize.save_image(image, tmp_path / 'picture.png')
   models = [
     predict.from_workdir(smoke_run.workdir),
     predict.from_tflite(file),
@@ -209,7 +209,7 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
     palette = models[0].palette
     for place, own in zip(('overlay0', 'overlay1'), ids, strict=True):
       np.testing.assert_array_equal(
-        _shown(browser, place), visualize.overlay(image, own, palette, 0.5)
+        _shown(browser, place), visualize.draw_overlay(image, own, palette, 0.5)
       )
     said = browser.inner_text('#said')
     share = 100 * np.mean(ids[0] == ids[1])
@@ -217,7 +217,7 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
     assert said.endswith(f'same class on {share:.1f}% of the pixels')
     np.testing.assert_array_equal(
       _shown(browser, 'legend'),
-      visualize.legend(models[0].class_names, palette, 800),
+      visualize.draw_legend(models[0].class_names, palette, 800),
     )
     browser.screenshot(path=tmp_path / 'page.png')
     port = int(address.rpartition(':')[2])
@@ -233,7 +233,8 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
       timeout=120_000,
     )
     np.testing.assert_array_equal(
-      _shown(browser, 'overlay0'), visualize.overlay(image, ids[0], palette, 1)
+      _shown(browser, 'overlay0'),
+      visualize.draw_overlay(image, ids[0], palette, 1),
     )
 
     # A picture of the webcam, once it shows any.
@@ -250,7 +251,7 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
     assert min(taken.shape[:2]) > 100 and taken.std() > 10
     np.testing.assert_array_equal(
       _shown(browser, 'overlay0'),
-      visualize.overlay(taken, models[0].predict(taken), palette, 0.5),
+      visualize.draw_overlay(taken, models[0].predict(taken), palette, 0.5),
     )
     browser.screenshot(path=tmp_path / 'webcam.png')
 

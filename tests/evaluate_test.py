@@ -50,7 +50,7 @@ def by_hand(items):
 )
 def test_every_pixel_counts_once(changes):
   fake = views_test.Fake(views_test.channels)
-  result = evaluate.evaluate(
+  result = evaluate.evaluate_predictor(
     fake, examples(), INFO, views_test.eval_config(**changes)
   )
   np.testing.assert_array_equal(result.confusion, by_hand(examples()))
@@ -66,7 +66,7 @@ def test_every_pixel_counts_once(changes):
 def test_a_second_mean_leaves_out_what_the_data_set_says():
   info = dataclasses.replace(INFO, unscored=('blue', 'never'))
   items = list(examples())
-  result = evaluate.evaluate(
+  result = evaluate.evaluate_predictor(
     views_test.Fake(views_test.channels),
     items,
     info,
@@ -85,7 +85,7 @@ def test_hosts_add_up_exactly():
   config = views_test.eval_config()
   fake = views_test.Fake(views_test.channels)
   items = list(examples())
-  whole = evaluate.evaluate(fake, items, INFO, config)
+  whole = evaluate.evaluate_predictor(fake, items, INFO, config)
   shares = []
 
   def collect(counts):
@@ -93,7 +93,7 @@ def test_hosts_add_up_exactly():
     return {k: sum(share[k] for share in shares) for k in counts}
 
   for host in range(2):
-    both = evaluate.evaluate(
+    both = evaluate.evaluate_predictor(
       fake, items[host::2], INFO, config, sum_counts=collect
     )
   assert all(x.dtype == np.int64 for share in shares for x in share.values())
@@ -104,7 +104,7 @@ def test_hosts_add_up_exactly():
 
 
 def test_samples_are_the_first_images_in_order():
-  result = evaluate.evaluate(
+  result = evaluate.evaluate_predictor(
     views_test.Fake(views_test.channels),
     examples(),
     INFO,
@@ -125,14 +125,14 @@ def test_static_size_is_scored_at_the_labels_resolution():
   item = {'image': image, 'label': label, 'name': 'halves'}
   for output in predictors.OUTPUTS:
     fake = views_test.Fake(views_test.channels, output)
-    predictor = predictors.static_protocol(fake, (8, 8), output)
-    result = evaluate.evaluate(predictor, [item], INFO, config)
+    predictor = predictors.fixed_size_predictor(fake, (8, 8), output)
+    result = evaluate.evaluate_predictor(predictor, [item], INFO, config)
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
     assert fake.seen[-1] == (1, 8, 8, 3)
     fake = views_test.Fake(views_test.channels, output)
     own = views_test.eval_config(mode='static', static_size=(8, 8))
-    result = evaluate.evaluate(fake, [item], INFO, own)
+    result = evaluate.evaluate_predictor(fake, [item], INFO, own)
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
     assert fake.seen[-1] == (1, 8, 8, 3)
@@ -151,7 +151,7 @@ def test_labels_may_be_resized_along(changes, size):
   image[:, :21, 0] = image[:, 21:, 2] = 99
   label = image.argmax(-1).astype(np.uint8)
   fake = views_test.Fake(views_test.channels)
-  result = evaluate.evaluate(
+  result = evaluate.evaluate_predictor(
     fake,
     [{'image': image, 'label': label, 'name': 'halves'}],
     INFO,
@@ -175,7 +175,7 @@ def test_the_loss_is_that_of_the_probabilities(changes):
   image[:, :8, 0] = image[:, 8:, 1] = 2
   label = image.argmax(-1).astype(np.uint8)
   label[0] = 255
-  result = evaluate.evaluate(
+  result = evaluate.evaluate_predictor(
     views_test.Fake(views_test.channels),
     [{'image': image, 'label': label, 'name': 'a'}],
     INFO,
@@ -195,7 +195,7 @@ def _two_classes(output='logits', **changes):
     INFO, class_names=INFO.class_names[:2], palette=INFO.palette[:2]
   )
   fake = views_test.Fake(lambda x: np.float32(x[..., :2]), output)
-  return evaluate.evaluate(
+  return evaluate.evaluate_predictor(
     fake,
     [{'image': image, 'label': label, 'name': 'a'}],
     two,
@@ -243,23 +243,23 @@ def test_bad_label_names_the_example(item, message):
   item = {'image': np.zeros((4, 4, 3), np.uint8), 'name': 'bad one', **item}
   fake = views_test.Fake(views_test.channels)
   with pytest.raises(ValueError, match=message):
-    evaluate.evaluate(fake, [item], INFO, views_test.eval_config())
+    evaluate.evaluate_predictor(fake, [item], INFO, views_test.eval_config())
 
 
 def test_empty_split_is_an_error():
   fake = views_test.Fake(views_test.channels)
   with pytest.raises(ValueError, match='split of toy is empty'):
-    evaluate.evaluate(fake, [], INFO, views_test.eval_config())
+    evaluate.evaluate_predictor(fake, [], INFO, views_test.eval_config())
 
 
 def test_written_files_are_strict_json(tmp_path):
-  result = evaluate.evaluate(
+  result = evaluate.evaluate_predictor(
     views_test.Fake(views_test.channels),
     examples(),
     INFO,
     views_test.eval_config(),
   )
-  evaluate.write(result, tmp_path / 'eval', INFO)
+  evaluate.write_result(result, tmp_path / 'eval', INFO)
 
   def refuse(constant):
     raise AssertionError(constant)
@@ -294,7 +294,7 @@ def test_summary_is_one_line():
     np.ones((2, 2)),
     7,
   )
-  assert evaluate.summary(result) == (
+  assert evaluate.summarize_result(result) == (
     'miou 0.5000, pixel_accuracy 0.7500, mean_accuracy 0.2500, '
     'boundary_iou nan (7 images)'
   )
@@ -317,7 +317,7 @@ class Run:
     loaded = evaluate.workdir_lib.Loaded(config, INFO, {}, 3, 0.5)
     patch = monkeypatch.setattr
     patch(evaluate.workdir_lib, 'load', lambda workdir, which: loaded)
-    patch(evaluate, 'flax_predictor', lambda loaded, stride=0: fake)
+    patch(evaluate, 'checkpoint_predictor', lambda loaded, stride=0: fake)
     patch(evaluate.load, 'load', lambda path: self.tflite)
     patch(evaluate.datasets, 'prepare', lambda config, splits: None)
     patch(evaluate.datasets, 'num_examples', lambda config, split: 5)
@@ -342,20 +342,24 @@ def test_views_have_results_and_data_of_their_own(tmp_path):
   run.data.root, run.data.eval_split = '/VOC', 'mine'
   page = voc_resnet.get_config('r50,ms').unlock()
   page.data.augment.fill = (1.0, 2.0, 3.0)
-  config = evaluate._with_data_of(run, page, ())
+  config = evaluate._override_eval_and_data(run, page, ())
   assert (config.data.root, config.data.eval_split) == ('/VOC', 'mine')
   assert config.eval.flip and len(config.eval.scales) == 6
-  assert evaluate._protocol(config, run) == ('_x0.5_0.75_1_1.25_1.5_1.75_flip')
-  assert evaluate._protocol(run, run) == ''
+  assert evaluate._protocol_suffix(config, run) == (
+    '_x0.5_0.75_1_1.25_1.5_1.75_flip'
+  )
+  assert evaluate._protocol_suffix(run, run) == ''
   # What is given by hand holds.
-  config = evaluate._with_data_of(run, page, {'data.eval_split', 'seed'})
+  config = evaluate._override_eval_and_data(
+    run, page, {'data.eval_split', 'seed'}
+  )
   assert (config.data.root, config.data.eval_split) == ('/VOC', 'val')
-  assert evaluate._protocol(config, run).startswith('_val_x0.5')
+  assert evaluate._protocol_suffix(config, run).startswith('_val_x0.5')
   # Other data is the page's.
   page.data.root, page.data.name = str(tmp_path), 'shapes'
-  config = evaluate._with_data_of(run, page, ())
+  config = evaluate._override_eval_and_data(run, page, ())
   assert config.data.root == str(tmp_path)
-  assert evaluate._protocol(config, run).startswith('_shapes_val_x0.5')
+  assert evaluate._protocol_suffix(config, run).startswith('_shapes_val_x0.5')
 
 
 def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
@@ -397,13 +401,13 @@ def test_a_file_of_other_classes_is_refused(monkeypatch, tmp_path):
 
 
 def test_another_configs_data_keeps_the_normalisation():
-  run, other = common.base(), common.base()
+  run, other = common.default_config(), common.default_config()
   other.data.mean, other.data.eval_split = (1.0, 2.0, 3.0), 'test'
   other.data.depth = 16
   other.eval.flip = True
   run.data.name, other.data.name = 'folder', 'shapes'
   run.data.root = other.data.root = '/there'
-  both = evaluate._with_data_of(run.lock(), other.lock(), ())
+  both = evaluate._override_eval_and_data(run.lock(), other.lock(), ())
   assert both.data.mean == (123.675, 116.28, 103.53)
   assert both.data.depth == 8
   assert (both.data.eval_split, both.eval.flip) == ('test', True)
@@ -412,10 +416,10 @@ def test_another_configs_data_keeps_the_normalisation():
 
 
 def test_a_file_is_scored_in_one_view():
-  config = common.base().eval
+  config = common.default_config().eval
   config.flip, config.mode, config.scales = True, 'slide', (0.5, 1.0)
   config.fit = (2048, 512)
-  one = evaluate.file_protocol(config)
+  one = evaluate.single_view_config(config)
   assert (one.flip, one.mode, one.scales) == (False, 'whole', (1.0,))
   assert one.fit == ()
   assert config.mode == 'slide'

@@ -21,7 +21,7 @@ class TinyNet(nn.Module):
     options = layers.Options(axis_name=self.axis_name)
     x = layers.ConvBN(
       8,
-      layers.Norm(0.9, 1e-3),
+      layers.BatchNormConfig(0.9, 1e-3),
       kernel=3,
       stride=2,
       options=options,
@@ -32,7 +32,7 @@ class TinyNet(nn.Module):
     x = layers.Conv(
       self.num_classes, use_bias=True, options=options, name='head'
     )(x)
-    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
+    return segmenter.SegmenterOutput(resizing.resize(x, images.shape[1:3]))
 
 
 def batch(size=8, height=9, width=9, classes=3, seed=0):

@@ -145,7 +145,7 @@ def test_any_field_of_the_model_can_be_overridden(monkeypatch):
     'config', flag_values=values, sys_argv=argv
   )
   values(argv)
-  config = cli.chosen_config(flag, values)
+  config = cli.config_from_flag(flag, values)
   assert config.model.encoder.activation == 'relu'
   assert config.model.encoder.top_conv  # the page's
   # Another class: its own defaults, and what was given beside its name.
@@ -184,7 +184,7 @@ def test_flags_that_lack_something(parsed):
 
 def test_listing_names_what_there_is(monkeypatch):
   monkeypatch.chdir(ROOT)
-  text = describe.listing()
+  text = describe.list_choices()
   for name in (
     'configs/voc_xception.py',
     'mobilenet_v2',
@@ -221,4 +221,4 @@ def test_errors_become_one_line():
     raise ValueError('learning_rate=-1 is negative; raise it')
 
   with pytest.raises(SystemExit, match=r'^Error: learning_rate=-1 is neg'):
-    cli.run(['main'], fail)
+    cli.run_command(['main'], fail)

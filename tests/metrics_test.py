@@ -18,7 +18,7 @@ NAMES = ('sky', 'road', 'car')
 def _three_classes():
   labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 255, 255], np.uint8)
   predictions = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 200], np.uint8)
-  confusion = metrics.Confusion(3)
+  confusion = metrics.ConfusionMatrix(3)
   confusion.add(labels, predictions)
   return confusion
 
@@ -31,7 +31,7 @@ def test_confusion_by_hand():
 
 
 def test_scores_by_hand():
-  scores = metrics.scores(_three_classes().matrix, NAMES)
+  scores = metrics.compute_scores(_three_classes().matrix, NAMES)
   assert scores['pixel_accuracy'] == pytest.approx(6 / 9)
   assert scores['iou/sky'] == pytest.approx(3 / 5)
   assert scores['iou/road'] == pytest.approx(2 / 4)
@@ -53,16 +53,18 @@ def test_scores_by_hand():
 
 
 def test_unscored_classes_are_void_but_may_be_predicted():
-  scores = metrics.scores(_three_classes().matrix, NAMES, unscored=('sky',))
+  scores = metrics.compute_scores(
+    _three_classes().matrix, NAMES, unscored=('sky',)
+  )
   # road: 2 of 3 labelled, and nothing else that is scored was called road;
   # car: 1 of 2, and a road pixel was called car.
   assert scores['miou_scored'] == pytest.approx((2 / 3 + 1 / 3) / 2)
   with pytest.raises(ValueError, match=r"classes \['moon'\] are none of"):
-    metrics.scores(_three_classes().matrix, NAMES, unscored=('moon',))
+    metrics.compute_scores(_three_classes().matrix, NAMES, unscored=('moon',))
 
 
 def test_image_iou_is_a_mean_over_images():
-  confusion, images = metrics.Confusion(3), metrics.ImageIoU()
+  confusion, images = metrics.ConfusionMatrix(3), metrics.ImageIoU()
   for label, prediction in (
     ([0, 0, 0, 1], [0, 0, 2, 1]),  # 2/3 and 1; class 2 is not in the label
     ([1, 1, 255, 255], [1, 0, 0, 0]),  # 1/2
@@ -70,17 +72,17 @@ def test_image_iou_is_a_mean_over_images():
   ):
     images.add(confusion.add(np.array(label), np.array(prediction)))
   assert images.counts[1] == 2
-  scores = metrics.scores(confusion.matrix, NAMES, images=images.counts)
+  scores = metrics.compute_scores(confusion.matrix, NAMES, images=images.counts)
   assert scores['image_iou'] == pytest.approx((5 / 6 + 1 / 2) / 2)
   assert scores['miou'] == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
 
 
 def test_names_are_those_of_an_evaluation():
-  found = metrics.names(NAMES, (), loss=False)
+  found = metrics.metric_names(NAMES, (), loss=False)
   assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(found)
   assert 'miou_scored' not in found
-  assert 'miou_scored' in metrics.names(NAMES, ('sky',), loss=False)
-  assert set(metrics.names(NAMES, (), loss=True)) == {*found, 'loss'}
+  assert 'miou_scored' in metrics.metric_names(NAMES, ('sky',), loss=False)
+  assert set(metrics.metric_names(NAMES, (), loss=True)) == {*found, 'loss'}
 
 
 def test_cross_entropy_by_hand():
@@ -89,11 +91,13 @@ def test_cross_entropy_by_hand():
   loss.add(np.array([[0, 1, 255]], np.uint8), sure)
   loss.add(np.array([[255]], np.uint8), sure[:, :1])
   # (log 2 - log 0.9) / 2
-  scores = metrics.scores(np.eye(2, dtype=int), 'ab', loss=loss.counts)
+  scores = metrics.compute_scores(np.eye(2, dtype=int), 'ab', loss=loss.counts)
   assert scores['loss'] == pytest.approx(0.3992539, abs=1e-6)
   assert loss.counts[1] == 2
   loss.add(np.array([[0]], np.uint8), np.array([[[0.0, 1.0]]], np.float32))
-  assert np.isfinite(metrics.scores(np.eye(2), 'ab', loss=loss.counts)['loss'])
+  assert np.isfinite(
+    metrics.compute_scores(np.eye(2), 'ab', loss=loss.counts)['loss']
+  )
 
 
 def test_sigmoid_cross_entropy_by_hand():
@@ -102,7 +106,7 @@ def test_sigmoid_cross_entropy_by_hand():
   loss.add(np.array([[1, 0, 255]], np.uint8), logits)
   # log(1 + e^2) = 2.126928 and log(1 + e) = 1.313262; log(1 + e^-3) = 0.048587
   # and log(1 + e^3) = 3.048587. The softmax would have log 2 for the second.
-  scores = metrics.scores(np.eye(2), 'ab', loss=loss.counts)
+  scores = metrics.compute_scores(np.eye(2), 'ab', loss=loss.counts)
   expected = (2.126928 + 1.313262 + 0.048587 + 3.048587) / 4
   assert scores['loss'] == pytest.approx(expected, abs=2e-6)
   assert loss.counts[1] == 2
@@ -127,7 +131,7 @@ def test_scores_are_mmsegmentation_s(monkeypatch):
     ),
     ['mIoU', 'mDice', 'mFscore'],
   )
-  ours = metrics.scores(confusion, 'abcde')
+  ours = metrics.compute_scores(confusion, 'abcde')
   assert ours['pixel_accuracy'] == pytest.approx(theirs['aAcc'])
   for name, column in (
     ('iou', 'IoU'),
@@ -142,7 +146,7 @@ def test_scores_are_mmsegmentation_s(monkeypatch):
 
 
 def test_absent_class_is_nan_and_in_no_mean():
-  scores = metrics.scores(np.diag([5, 0, 3]), NAMES)
+  scores = metrics.compute_scores(np.diag([5, 0, 3]), NAMES)
   assert math.isnan(scores['iou/road'])
   assert math.isnan(scores['accuracy/road'])
   assert math.isnan(scores['dice/road'])
@@ -150,7 +154,7 @@ def test_absent_class_is_nan_and_in_no_mean():
 
 
 def test_predicted_but_unlabelled_class_scores_zero_iou():
-  scores = metrics.scores(np.array([[4, 4], [0, 0]]), ('a', 'b'))
+  scores = metrics.compute_scores(np.array([[4, 4], [0, 0]]), ('a', 'b'))
   assert scores['iou/b'] == 0.0
   assert math.isnan(scores['accuracy/b'])
   assert scores['miou'] == 0.25
@@ -158,7 +162,7 @@ def test_predicted_but_unlabelled_class_scores_zero_iou():
 
 
 def test_nothing_counted_is_nan_not_zero():
-  scores = metrics.scores(np.zeros((2, 2), np.int64), ('a', 'b'))
+  scores = metrics.compute_scores(np.zeros((2, 2), np.int64), ('a', 'b'))
   assert all(math.isnan(value) for value in scores.values())
 
 
@@ -167,7 +171,7 @@ def test_parts_add_up_to_the_whole():
   labels = rng.integers(0, 4, (6, 5, 7), np.uint8)
   labels[labels == 3] = 255
   predictions = rng.integers(0, 3, (6, 5, 7))
-  whole, left, right = (metrics.Confusion(3) for _ in range(3))
+  whole, left, right = (metrics.ConfusionMatrix(3) for _ in range(3))
   whole.add(labels, predictions)
   for label, prediction in zip(labels[:2], predictions[:2], strict=True):
     left.add(label, prediction)
@@ -177,7 +181,7 @@ def test_parts_add_up_to_the_whole():
 
 
 def test_counts_pass_float32_and_int32():
-  confusion = metrics.Confusion(2)
+  confusion = metrics.ConfusionMatrix(2)
   confusion.matrix[0, 0] = 2**40
   confusion.add(np.zeros(1, np.uint8), np.zeros(1, np.uint8))
   assert confusion.matrix[0, 0] == 2**40 + 1
@@ -197,14 +201,14 @@ def test_counts_pass_float32_and_int32():
 )
 def test_what_is_no_class_id_is_refused(labels, predictions, message):
   with pytest.raises(ValueError, match=message):
-    metrics.Confusion(3).add(np.array(labels), np.array(predictions))
+    metrics.ConfusionMatrix(3).add(np.array(labels), np.array(predictions))
 
 
 def test_class_counts_that_do_not_fit_are_refused():
   with pytest.raises(ValueError, match='2 class names'):
-    metrics.scores(np.zeros((3, 3), np.int64), ('a', 'b'))
+    metrics.compute_scores(np.zeros((3, 3), np.int64), ('a', 'b'))
   with pytest.raises(ValueError, match='num_classes=256'):
-    metrics.Confusion(256)
+    metrics.ConfusionMatrix(256)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +231,7 @@ def _naive_band(mask, distance):
 def test_boundary_iou_against_binary_masks_one_by_one(seed):
   rng = np.random.default_rng(seed)
   share, classes = 0.06, 4
-  boundary = metrics.Boundary(classes, share)
+  boundary = metrics.BoundaryIoU(classes, share)
   expected = np.zeros((2, classes), np.int64)
   for size in ((23, 31), (40, 30)):
     blocks = rng.integers(0, classes, (2, 6, 6), np.uint8)
@@ -254,10 +258,10 @@ def test_boundary_iou_of_a_shifted_square():
   label = np.zeros((20, 20), np.uint8)
   label[5:15, 5:15] = 1
   prediction = np.roll(label, 1, axis=0)
-  boundary = metrics.Boundary(2, 0.01)
+  boundary = metrics.BoundaryIoU(2, 0.01)
   boundary.add(label, prediction)
   assert boundary.counts[:, 1].tolist() == [18, 54]
-  scores = metrics.scores(
+  scores = metrics.compute_scores(
     np.diag([1, 1]), ('background', 'square'), boundary.counts
   )
   assert scores['boundary_iou/square'] == pytest.approx(18 / 54)
@@ -267,7 +271,7 @@ def test_perfect_prediction_beside_ignored_pixels_scores_one():
   label = np.zeros((16, 16), np.uint8)
   label[:, 8:] = 1
   label[4:12, 6:10] = 255
-  boundary = metrics.Boundary(2, 0.1)
+  boundary = metrics.BoundaryIoU(2, 0.1)
   boundary.add(label, np.where(label == 255, 1, label))
   np.testing.assert_array_equal(boundary.counts[0], boundary.counts[1])
 

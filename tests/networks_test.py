@@ -19,9 +19,9 @@ def config(**fields):
 
 
 def test_a_float_run_is_none():
-  assert not networks.enabled(shapes_mnv2.get_config('smoke'))
-  assert networks.enabled(config())
-  networks.check(config())
+  assert not networks.is_int8(shapes_mnv2.get_config('smoke'))
+  assert networks.is_int8(config())
+  networks.check_config(config())
 
 
 @pytest.mark.parametrize(
@@ -47,20 +47,20 @@ def test_a_float_run_is_none():
 )
 def test_refusals(fields, message):
   with pytest.raises(ValueError, match=message):
-    networks.check(config(**fields))
+    networks.check_config(config(**fields))
 
 
 def test_it_is_evaluated_at_another_output_stride():
   pytest.importorskip('qwix')
   for c in (config(), shapes_mnv2.get_config('smoke')):
     stride = c.model.output_stride // 2
-    network = networks.build(c, 3, output_stride=stride)
+    network = networks.build_model(c, 3, output_stride=stride)
     assert network.encoder.output_stride == stride
-    assert networks.build(c, 3).encoder.output_stride == 2 * stride
+    assert networks.build_model(c, 3).encoder.output_stride == 2 * stride
 
 
 def test_what_only_training_runs_stays_float():
-  stays = re.compile(rules.Rules(float_layers='head/classifier').stays_float)
+  stays = re.compile(rules.Rules(float_layers='head/classifier').float_pattern)
   found = [
     bool(stays.fullmatch(path))
     for path in (
@@ -73,10 +73,10 @@ def test_what_only_training_runs_stays_float():
 
 def test_norms_are_frozen_where_the_config_says():
   def frozen(c):
-    assert networks.build(c, 3).encoder.options.frozen_norms == (
-      limits.frozen_norms(c)
+    assert networks.build_model(c, 3).encoder.options.frozen_norms == (
+      limits.has_frozen_batch_norm(c)
     )
-    return limits.frozen_norms(c)
+    return limits.has_frozen_batch_norm(c)
 
   c = shapes_mnv2.get_config('smoke').unlock()
   assert not frozen(c)
@@ -85,7 +85,7 @@ def test_norms_are_frozen_where_the_config_says():
   pytest.importorskip('qwix')
   assert frozen(config())
   c = config(**{'quantization.frozen_norms': False, 'model.frozen_norms': True})
-  assert not limits.frozen_norms(c)
+  assert not limits.has_frozen_batch_norm(c)
 
 
 def test_a_first_layer_in_float_is_refused():
@@ -93,5 +93,7 @@ def test_a_first_layer_in_float_is_refused():
   model = nets.build()
   kept = rules.Rules(float_layers='encoder/stem.*')
   with pytest.raises(ValueError, match='encoder/stem/conv in float32'):
-    pixel_input.network(model, kept, 3)
-  pixel_input.network(model, rules.Rules(float_layers='head/.*'), 3)
+    pixel_input.with_input_normalization(model, kept, 3)
+  pixel_input.with_input_normalization(
+    model, rules.Rules(float_layers='head/.*'), 3
+  )

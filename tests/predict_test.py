@@ -48,7 +48,7 @@ def test_folder(tmp_path, segmenter):
   for name, content in contents.items():
     Image.fromarray(content).save(images / name)
   (images / 'notes.txt').write_text('no image')
-  assert predict.run(segmenter, images, output, 0.5) == []
+  assert predict.predict_files(segmenter, images, output, 0.5) == []
   for name, content in contents.items():
     stem = name.rsplit('.')[0]
     with Image.open(output / 'masks' / f'{stem}.png') as mask:
@@ -69,7 +69,9 @@ def test_folder(tmp_path, segmenter):
 def test_output_within_the_images_is_no_input(tmp_path, segmenter):
   Image.fromarray(blocks((16, 16))).save(tmp_path / 'a.png')
   for _ in range(2):
-    assert predict.run(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
+    assert (
+      predict.predict_files(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
+    )
   assert len(list((tmp_path / 'out' / 'masks').iterdir())) == 1
 
 
@@ -84,7 +86,9 @@ def test_results_go_into_a_folder(tmp_path, segmenter):
   Image.fromarray(blocks((64, 64))).save(tmp_path / 'good.png')
   (tmp_path / 'file').write_text('mine')
   with pytest.raises(ValueError, match=r'--output=.*file is a file: name a fo'):
-    predict.run(segmenter, tmp_path / 'good.png', tmp_path / 'file', 0.5)
+    predict.predict_files(
+      segmenter, tmp_path / 'good.png', tmp_path / 'file', 0.5
+    )
   assert (tmp_path / 'file').read_text() == 'mine'
 
 
@@ -98,7 +102,7 @@ def test_a_broken_image_is_named_and_the_rest_is_done(tmp_path, segmenter):
   (images / 'text.png').write_text('hello')
   content = (images / 'whole.png').read_bytes()
   (images / 'cut.png').write_bytes(content[: len(content) // 2])
-  failures = predict.run(segmenter, images, output, 0.5)
+  failures = predict.predict_files(segmenter, images, output, 0.5)
   assert len(failures) == 3
   for failure, name in zip(
     failures, ('cut.jpg', 'cut.png', 'text.png'), strict=True
@@ -138,7 +142,7 @@ def test_deep_colours_are_never_cut_to_8_bits(tmp_path, suffix):
   cv2.imwrite(str(path), pixels[..., ::-1])
   with pytest.raises(ValueError, match=r'of 16 bits; convert it to 8 bits'):
     predict.read_image(path, image_format.RGB)
-  deep = predict.read_image(path, image_format.Pixels(3, 16))
+  deep = predict.read_image(path, image_format.ImageSpec(3, 16))
   np.testing.assert_array_equal(deep, pixels)
 
 
@@ -156,7 +160,7 @@ def test_arrays_of_rgb(tmp_path):
 
 
 def test_images_of_other_channels(tmp_path):
-  grey = image_format.Pixels(1, 8)
+  grey = image_format.ImageSpec(1, 8)
   image = blocks((16, 24))[..., :1]
   Image.fromarray(image[..., 0]).save(tmp_path / 'a.png')
   np.save(tmp_path / 'b.npy', image)
@@ -169,7 +173,7 @@ def test_images_of_other_channels(tmp_path):
     grey,
     lambda images: [(x[..., 0] > 9).astype(np.uint8) for x in images],
   )
-  assert predict.run(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
+  assert predict.predict_files(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
   for name in 'ab':
     with Image.open(tmp_path / f'out/masks/{name}.png') as mask:
       np.testing.assert_array_equal(np.asarray(mask), image[..., 0] > 9)
@@ -187,11 +191,11 @@ def test_arrays_that_are_no_images_are_refused(segmenter, image):
 
 def test_nothing_to_segment(tmp_path, segmenter):
   with pytest.raises(ValueError, match='no such file or folder'):
-    predict.run(segmenter, tmp_path / 'none', tmp_path / 'out', 0.5)
+    predict.predict_files(segmenter, tmp_path / 'none', tmp_path / 'out', 0.5)
   with pytest.raises(ValueError, match='no image in this folder'):
-    predict.run(segmenter, tmp_path, tmp_path / 'out', 0.5)
+    predict.predict_files(segmenter, tmp_path, tmp_path / 'out', 0.5)
   with pytest.raises(ValueError, match='opacity=2'):
-    predict.run(segmenter, tmp_path, tmp_path / 'out', 2.0)
+    predict.predict_files(segmenter, tmp_path, tmp_path / 'out', 2.0)
   with pytest.raises(ValueError, match='there is no image'):
     segmenter.predict(tmp_path / 'none.png')
 
@@ -202,8 +206,8 @@ def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
   )
   monkeypatch.setattr(
     workdir_lib,
-    'load',
-    lambda workdir, which: workdir_lib.Loaded(
+    'load_trained_model',
+    lambda workdir, which: workdir_lib.TrainedModel(
       config, evaluate_test.INFO, {}, 3, 0.5
     ),
   )

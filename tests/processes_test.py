@@ -159,7 +159,8 @@ def test_two_processes_train_as_one(both):
   two, one, _ = both
   _assert_same(_parameters(two), _parameters(one))
   lines, others = (
-    metric_writer.read(str(workdir / 'metrics.jsonl')) for workdir in both[:2]
+    metric_writer.read_metrics(str(workdir / 'metrics.jsonl'))
+    for workdir in both[:2]
   )
   assert lines[0]['loss'] == pytest.approx(others[0]['loss'], rel=1e-6)
   assert lines[0]['grad_norm'] == pytest.approx(
@@ -186,7 +187,7 @@ def test_as_many_as_there_are_go_on(before, both, data_dir, tmp_path):
 @pytest.mark.full
 def test_they_leave_one_log_and_one_checkpoint(both):
   two, _, said = both
-  lines = metric_writer.read(str(two / 'metrics.jsonl'))
+  lines = metric_writer.read_metrics(str(two / 'metrics.jsonl'))
   assert [x['step'] for x in lines if x['split'] == 'train'] == [*range(1, 11)]
   assert len(list(two.glob('events.*'))) == 1
   assert len(list(two.glob('plugins/profile/*/*.xplane.pb'))) == 1

@@ -40,12 +40,12 @@ def test_static_sizes_show_the_same_pixels_to_training(module, variant):
   config = configs_test.get(module, variant).unlock()
   image = np.random.default_rng(0).integers(0, 256, (1200, 1700, 3), np.uint8)
   watcher = Watcher()
-  views.segment(watcher, [image], config.eval)
+  views.segment_images(watcher, [image], config.eval)
   augmented = config.data.augment
   augmented.ops = ('stretch',)
 
   def distance():
-    transform = compose.compose(augmented, config.data.mean)
+    transform = compose.compose_ops(augmented, config.data.mean)
     example = {'image': image, 'label': np.zeros(image.shape[:2], np.uint8)}
     made = transform(example, np.random.default_rng(0))
     return np.abs(made['image'] - watcher.images[0]).max()
@@ -58,8 +58,8 @@ def test_static_sizes_show_the_same_pixels_to_training(module, variant):
 @pytest.mark.parametrize(('module', 'variant'), configs_test.CASES)
 def test_examples_have_the_size_that_the_step_is_traced_at(module, variant):
   config = configs_test.get(module, variant)
-  size = compose.output_size(config.data.augment)
-  transform = compose.compose(config.data.augment, config.data.mean)
+  size = compose.fixed_output_size(config.data.augment)
+  transform = compose.compose_ops(config.data.augment, config.data.mean)
   rng = np.random.default_rng(0)
   example = {
     'image': rng.integers(0, 256, (90, 131, 3)).astype(np.uint8),
@@ -77,11 +77,11 @@ def test_examples_have_the_size_that_the_step_is_traced_at(module, variant):
 def test_lengths_losses_and_rates_are_sound(module, variant):
   config = configs_test.get(module, variant)
   info = catalog.info_for(config.data)
-  losses.build(config.loss, info.num_classes, 255)
+  losses.build_loss(config.loss, info.num_classes, 255)
   total = config.total_steps or round(config.epochs * 100)
   warmup = optimizers.warmup_steps(config, total)
   assert warmup <= total // 2
-  rate = optimizers.schedule(
+  rate = optimizers.build_schedule(
     config.schedule, config.optimizer.learning_rate, total, warmup
   )
   top = max(float(rate(t)) for t in range(0, total, max(total // 50, 1)))

@@ -73,7 +73,9 @@ def test_a_run_leaves_what_it_says(smoke_run):
   saved = os.listdir(workdir_lib.checkpoint_dir(smoke_run.workdir))
   assert {name for name in saved if name.isdigit()} == {'4', '6'}
 
-  lines = metric_writer.read(os.path.join(smoke_run.workdir, 'metrics.jsonl'))
+  lines = metric_writer.read_metrics(
+    os.path.join(smoke_run.workdir, 'metrics.jsonl')
+  )
   training = [line for line in lines if line['split'] == 'train']
   assert [line['step'] for line in training] == [2, 4, 6]
   fields = ('loss', 'learning_rate', 'grad_norm', 'update_norm', 'param_norm')
@@ -112,7 +114,7 @@ def test_an_interrupted_run_ends_bitwise_equal(
   expected, step = _variables(smoke_run.workdir)
   assert step == 6
   _assert_bitwise_equal(expected, _variables(workdir)[0])
-  lines = metric_writer.read(os.path.join(workdir, 'metrics.jsonl'))
+  lines = metric_writer.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
   assert [x['step'] for x in lines if x['split'] == 'train'] == [2, 4, 6]
 
 
@@ -188,7 +190,7 @@ def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
 
 def _fixed_scores(monkeypatch, values):
   """Makes evaluations score these, by the order of their steps of three."""
-  evaluated = evaluate.evaluate
+  evaluated = evaluate.evaluate_predictor
 
   def score(*args, **kwargs):
     result = evaluated(*args, **kwargs)
@@ -196,7 +198,7 @@ def _fixed_scores(monkeypatch, values):
       result, metrics=result.metrics | {'miou': values.pop(0)}
     )
 
-  monkeypatch.setattr(evaluate, 'evaluate', score)
+  monkeypatch.setattr(evaluate, 'evaluate_predictor', score)
 
 
 @pytest.mark.full
@@ -217,7 +219,7 @@ def test_a_plateau_survives_an_interruption(smoke_run, tmp_path, monkeypatch):
     return batch
 
   def rates(workdir):
-    lines = metric_writer.read(os.path.join(workdir, 'metrics.jsonl'))
+    lines = metric_writer.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
     return [x['learning_rate'] for x in lines if x['split'] == 'train']
 
   # Evaluations after steps 2, 4, 6, 8: the second and the fourth are worse.
@@ -302,9 +304,9 @@ def test_a_config_that_cannot_start_takes_no_work_directory(data_dir, tmp_path):
 def test_a_run_that_saved_nothing_binds_nobody(data_dir, tmp_path):
   workdir = str(tmp_path / 'run')
   config = runs.config(data_dir)
-  workdir_lib.claim(workdir, config)
+  workdir_lib.write_or_check_config(workdir, config)
   config = runs.config(data_dir, batch_size=2)
-  workdir_lib.claim(workdir, config)
+  workdir_lib.write_or_check_config(workdir, config)
   assert workdir_lib.read_config(workdir).batch_size == 2
 
 
@@ -331,7 +333,7 @@ def test_pictures_show_all_three_parts_of_every_sample():
     for size in ((20, 30), (16, 40))
   )
   result = evaluate.Result({}, np.zeros((6, 6)), np.zeros((2, 6)), 2, samples)
-  pictures = train._pictures(result, info)
+  pictures = train._draw_samples(result, info)
   assert pictures.shape == (2, 16, 3 * 30 + 8, 3)
   # Their last columns are the prediction's.
   assert (pictures[:, :, -30:] == np.array(info.palette[1])).all()
@@ -359,8 +361,10 @@ def test_a_work_directory_belongs_to_one_config(smoke_run, data_dir):
   ):
     train.train(other, smoke_run.workdir)
   free = runs.config(data_dir, log_every_steps=1, data__threads=1)
-  workdir_lib.claim(smoke_run.workdir, free)  # how, not what: no complaint
-  workdir_lib.claim(smoke_run.workdir, smoke_run.config)
+  workdir_lib.write_or_check_config(
+    smoke_run.workdir, free
+  )  # how, not what: no complaint
+  workdir_lib.write_or_check_config(smoke_run.workdir, smoke_run.config)
 
 
 def test_wrong_sizes_are_refused(data_dir, tmp_path):
@@ -369,13 +373,13 @@ def test_wrong_sizes_are_refused(data_dir, tmp_path):
     train.train(config, str(tmp_path / 'run'))
   config = runs.config(data_dir, accumulate_steps=4)
   with pytest.raises(ValueError, match=r'leaves BatchNorm a single image'):
-    train.build_step(config, 6, 10, None)
+    train.build_train_step(config, 6, 10, None)
 
 
 @pytest.mark.full
 def test_frozen_norms_keep_their_statistics(data_dir):
   config = runs.config(data_dir, model__frozen_norms=True, batch_size=1)
-  model, optimizer, _, step = train.build_step(config, 6, 10, None)
+  model, optimizer, _, step = train.build_train_step(config, 6, 10, None)
   state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
   rng = np.random.default_rng(0)
   batch = {
@@ -416,8 +420,8 @@ def test_the_step_lowers_for_accelerators(platform, monkeypatch, data_dir):
   config = runs.config(
     data_dir, model__depthwise='shifted', model__pointwise='matmul'
   )
-  _, _, _, step = train.build_step(config, 6, 10, None)
-  state, batch = describe.abstract(config, 6, (65, 65))
+  _, _, _, step = train.build_train_step(config, 6, 10, None)
+  state, batch = describe.abstract_step_inputs(config, 6, (65, 65))
   text = (
     jax.jit(step)
     .trace(state, batch)
@@ -435,14 +439,14 @@ def test_one_batch_overfits(data_dir):
   config.batch_size = 4
   config.schedule.warmup_steps = 0
   config.model.depthwise = config.model.pointwise = 'conv'
-  datasets.prepare(config, [config.data.train_split])
+  datasets.prepare_splits(config, [config.data.train_split])
   info = catalog.info_for(config.data)
   batches = pipeline.train_batches(
     config, info, host_index=0, host_count=1, start_step=0
   )
   batch = next(batches)
   batches.close()
-  model, optimizer, _, step = train.build_step(
+  model, optimizer, _, step = train.build_train_step(
     config, info.num_classes, 150, None
   )
   state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
@@ -451,9 +455,9 @@ def test_one_batch_overfits(data_dir):
   for _ in range(150):
     state, _ = step(state, device_batch)
   logits = jax.jit(model.apply)(state.variables, device_batch['image']).logits
-  confusion = metrics.Confusion(info.num_classes)
-  confusion.add(batch['label'], predictors.to_ids(np.asarray(logits)))
-  scores = metrics.scores(confusion.matrix, info.class_names)
+  confusion = metrics.ConfusionMatrix(info.num_classes)
+  confusion.add(batch['label'], predictors.argmax(np.asarray(logits)))
+  scores = metrics.compute_scores(confusion.matrix, info.class_names)
   assert scores['miou'] > 0.95
 
 
@@ -489,7 +493,7 @@ def test_every_field_is_read(module, variant, smoke_run):
   catalog.info_for(spied.data)
   # A smoke variant keeps the fields of the data set that it leaves aside.
   catalog.info_for(runs.Spy(configs_test.get(module, '').data, seen, 'data.'))
-  registry.build(spied.model, 3)  # refuses fields that no class has
+  registry.build_model(spied.model, 3)  # refuses fields that no class has
   conditional = {
     # Needed only where another field asks for them.
     *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
@@ -598,8 +602,8 @@ def test_a_run_on_a_full_disk_loses_nothing(
 
 def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
   state = train_step.init_state(
-    registry.build(smoke_run.config.model, 6),
-    train.build_step(smoke_run.config, 6, 10, None)[1],
+    registry.build_model(smoke_run.config.model, 6),
+    train.build_train_step(smoke_run.config, 6, 10, None)[1],
     channels=3,
     seed=0,
     ema=False,

@@ -20,22 +20,22 @@ def test_colorize_and_overlay():
   # Rec. 601 luma of (200, 100, 0) is 118.5.
   image = np.tile(np.array([200, 100, 0], np.uint8), (1, 4, 1))
   np.testing.assert_array_equal(
-    visualize.overlay(image, ids, PALETTE, 0.25)[0],
+    visualize.draw_overlay(image, ids, PALETTE, 0.25)[0],
     [(200, 100, 0), (121, 89, 89), (89, 121, 89), (200, 100, 0)],
   )
   with pytest.raises(ValueError, match=r'opacity=1\.5'):
-    visualize.overlay(image, ids, PALETTE, 1.5)
+    visualize.draw_overlay(image, ids, PALETTE, 1.5)
 
 
 def test_pictures_of_any_channels():
   image = np.arange(4 * 5 * 5, dtype=np.uint8).reshape(4, 5, 5)
-  np.testing.assert_array_equal(visualize.picture(image), image[..., :3])
+  np.testing.assert_array_equal(visualize.to_rgb(image), image[..., :3])
   for channels in (1, 2):
-    grey = visualize.picture(image[..., :channels])
+    grey = visualize.to_rgb(image[..., :channels])
     np.testing.assert_array_equal(grey, image[..., :1].repeat(3, -1))
   # The percentiles 1 and 99 of 0, 1, ..., 200 are 2 and 198.
   deep = np.arange(201, dtype=np.uint16).reshape(3, 67, 1) * 100 + 7
-  drawn = visualize.picture(deep)
+  drawn = visualize.to_rgb(deep)
   assert drawn.dtype == np.uint8
   assert drawn.shape == (3, 67, 3)
   assert drawn[0, :4, 0].tolist() == [0, 0, 0, 1]
@@ -44,17 +44,17 @@ def test_pictures_of_any_channels():
   # One scale for all channels: colours stay.
   deep = np.zeros((2, 2, 4), np.uint16)
   deep[0, :, 0], deep[1, :, 1], deep[..., 3] = 4000, 2000, 60_000
-  drawn = visualize.picture(deep)
+  drawn = visualize.to_rgb(deep)
   assert drawn[0, 0].tolist() == [255, 0, 0]
   assert 120 < drawn[1, 0, 1] < 140
-  black = visualize.picture(np.full((2, 2, 1), 999, np.uint16))
+  black = visualize.to_rgb(np.full((2, 2, 1), 999, np.uint16))
   assert (black == 0).all()
 
 
 def test_images_of_any_channels_are_drawn():
   image = np.full((2, 3, 1), 200, np.uint8)
   ids = np.full((2, 3), 255, np.uint8)
-  assert (visualize.overlay(image, ids, PALETTE, 0.5) == 200).all()
+  assert (visualize.draw_overlay(image, ids, PALETTE, 0.5) == 200).all()
   row = visualize.side_by_side(image.astype(np.uint16), ids, ids, PALETTE)
   assert row.shape == (2, 17, 3)
   assert row.dtype == np.uint8
@@ -74,7 +74,7 @@ def test_side_by_side():
 def test_saved_mask_keeps_ids_and_palette(tmp_path):
   ids = np.array([[0, 1, 2], [255, 2, 1]], np.uint8)
   path = tmp_path / 'deep' / 'mask.png'
-  visualize.save(ids, path, PALETTE)
+  visualize.save_image(ids, path, PALETTE)
   with Image.open(path) as image:
     assert image.mode == 'P'
     np.testing.assert_array_equal(np.asarray(image), ids)
@@ -87,7 +87,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(
   tmp_path, monkeypatch
 ):
   path = tmp_path / 'mask.png'
-  visualize.save(np.zeros((2, 2), np.uint8), path, PALETTE)
+  visualize.save_image(np.zeros((2, 2), np.uint8), path, PALETTE)
   old = path.read_bytes()
 
   def full_disk(self, where, **_):
@@ -96,7 +96,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(
 
   monkeypatch.setattr(Image.Image, 'save', full_disk)
   with pytest.raises(OSError, match='No space'):
-    visualize.save(np.ones((2, 2), np.uint8), path, PALETTE)
+    visualize.save_image(np.ones((2, 2), np.uint8), path, PALETTE)
   assert path.read_bytes() == old
   assert list(tmp_path.iterdir()) == [path]
 
@@ -113,7 +113,7 @@ def test_thumbnail_keeps_the_shape(size, small):
 def test_sheet_holds_every_picture_and_the_legend():
   red = np.zeros((8, 8, 3), np.uint8)
   red[..., 0] = 255
-  footer = visualize.legend(('background', 'a', 'b'), PALETTE, 200)
+  footer = visualize.draw_legend(('background', 'a', 'b'), PALETTE, 200)
   assert (footer == (128, 0, 0)).all(axis=-1).any()
   sheet = visualize.contact_sheet([('x' * 99, red)] * 5, 2, (40, 60), footer)
   assert sheet.shape[0] == 3 * (40 + 30) + 8 + footer.shape[0]
@@ -124,8 +124,8 @@ def test_sheet_holds_every_picture_and_the_legend():
 
 def test_legend_wraps():
   names = [f'class {i}' for i in range(30)]
-  narrow = visualize.legend(names, [(0, 0, 0)] * 30, 150)
-  wide = visualize.legend(names, [(0, 0, 0)] * 30, 1500)
+  narrow = visualize.draw_legend(names, [(0, 0, 0)] * 30, 150)
+  wide = visualize.draw_legend(names, [(0, 0, 0)] * 30, 1500)
   assert narrow.shape[1] == 150
   assert narrow.shape[0] > 5 * wide.shape[0]
 
@@ -135,7 +135,7 @@ def test_confusion_plot(classes):
   matrix = np.eye(classes, dtype=np.int64)
   matrix[1] = 0
   names = [f'class {i}' for i in range(classes)]
-  plot = visualize.confusion(matrix, names)
+  plot = visualize.plot_confusion_matrix(matrix, names)
   assert plot.dtype == np.uint8
   assert 200 < plot.shape[0] < 3000
   # The diagonal is drawn in the darkest blue.
@@ -153,8 +153,8 @@ def test_curves(tmp_path):
   path.write_text(
     ''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 4, "sp'
   )
-  plot = visualize.curves(path)
+  plot = visualize.plot_training_curves(path)
   assert plot.shape == (380, 1000, 3)
   path.write_text('')
   with pytest.raises(ValueError, match='no loss'):
-    visualize.curves(path)
+    visualize.plot_training_curves(path)

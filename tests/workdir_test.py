@@ -18,7 +18,7 @@ from deeplab import workdir as workdir_lib
   ],
 )
 def test_a_run_of_an_older_version(tmp_path, lost, named):
-  config = json.loads(common.base().to_json_best_effort())
+  config = json.loads(common.default_config().to_json_best_effort())
   path = workdir_lib.config_path(str(tmp_path))
   *sections, field = lost.split('.')
   section = config

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def data(c: ConfigDict) -> None:
+def set_folder_data(c: ConfigDict) -> None:
   """Says what can be said of a folder; builders/folder.py says more."""
   c.data.name = 'folder'
   c.data.num_classes = 2
@@ -25,7 +25,7 @@ def data(c: ConfigDict) -> None:
   c.data.augment.random_crop.max_class_share = 0.75
 
 
-def camvid(c: ConfigDict) -> None:
+def set_camvid_data(c: ConfigDict) -> None:
   """Says what CamVid's folder holds, in SegNet's split."""
   c.data.cache = True  # 190 MiB
   c.data.num_classes = 11
@@ -36,18 +36,18 @@ def camvid(c: ConfigDict) -> None:
   )
 
 
-def base(name: str) -> ConfigDict:
+def make_config(name: str) -> ConfigDict:
   """Returns a config that has the recipe, from random weights."""
-  c = common.base()
+  c = common.default_config()
   c.name = name
-  data(c)
-  network(c)
+  set_folder_data(c)
+  set_model(c)
   return c
 
 
-def network(c: ConfigDict) -> None:
+def set_model(c: ConfigDict) -> None:
   """Sets the sizes, the model and the loss."""
-  common.sizes(c, (256, 256))
+  common.set_sizes(c, (256, 256))
 
   # Model.
   c.model.encoder = ConfigDict(
@@ -79,7 +79,7 @@ def network(c: ConfigDict) -> None:
   c.ema_decay = 0.99
 
 
-def from_imagenet(c: ConfigDict) -> None:
+def init_from_imagenet(c: ConfigDict) -> None:
   """Starts the encoder from Keras' weights, and lets it learn more slowly.
 
   Google's converted files (.tflite) need padding='same' in place of 'keras',
@@ -92,6 +92,8 @@ def from_imagenet(c: ConfigDict) -> None:
   c.optimizer.encoder_multiplier = 0.3
 
 
-def smoke(c: ConfigDict) -> None:
+def shrink_to_smoke_test(c: ConfigDict) -> None:
   """Shrinks the config to a run of seconds, from random weights."""
-  common.smoke(c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16)
+  common.shrink_to_smoke_test(
+    c, encoder='mobilenet_v2_tiny', channels=16, decoder_channels=16
+  )

@@ -25,7 +25,7 @@ _BN = {'bn_decay': 0.9, 'bn_epsilon': 1e-5}
 _MNV2 = {'name': 'mobilenet_v2', 'activation': 'relu', **_BN}
 
 
-class Network(NamedTuple):
+class NetworkSpec(NamedTuple):
   """One network: `encoder` and `head` of `config.model`, and output stride."""
 
   encoder: dict[str, Any]
@@ -33,30 +33,30 @@ class Network(NamedTuple):
   output_stride: int = 32
 
 
-def _regnet(size: str, channels: int, group: int) -> Network:
+def _regnet_fpn(size: str, channels: int, group: int) -> NetworkSpec:
   head = {'name': 'fpn_lite', 'channels': channels, 'group_size': group}
-  return Network({'name': f'regnetx_{size}'}, head)
+  return NetworkSpec({'name': f'regnetx_{size}'}, head)
 
 
 NETWORKS = {
   # Output stride 16 without atrous layers.
-  'deeplab': Network(
+  'deeplab': NetworkSpec(
     {**_MNV2, 'atrous': False}, {'name': 'deeplabv3_lite'}, 16
   ),
-  'unet': Network(_MNV2, {'name': 'unet_lite'}),
-  'fpn': Network(_MNV2, {'name': 'fpn_lite'}),
-  'wide': Network(
+  'unet': NetworkSpec(_MNV2, {'name': 'unet_lite'}),
+  'fpn': NetworkSpec(_MNV2, {'name': 'fpn_lite'}),
+  'wide': NetworkSpec(
     {'name': 'mobilenet_v2', 'alpha': 1.4, **_BN},
     {'name': 'fpn_lite', 'channels': 360, 'activation': 'relu6'},
   ),
-  'rx400': _regnet('400mf', 256, 16),
-  'rx800': _regnet('800mf', 256, 16),
-  'rx1600': _regnet('1_6gf', 264, 24),
-  'rx3200': _regnet('3_2gf', 288, 48),
+  'rx400': _regnet_fpn('400mf', 256, 16),
+  'rx800': _regnet_fpn('800mf', 256, 16),
+  'rx1600': _regnet_fpn('1_6gf', 264, 24),
+  'rx3200': _regnet_fpn('3_2gf', 288, 48),
 }
 
 
-def configure(
+def set_model_and_training(
   c: ConfigDict, network: str, *, size: tuple[int, int], batch_size: int
 ) -> None:
   """Sets model, normalisation, augmentation, optimiser and schedule.
@@ -102,6 +102,6 @@ def configure(
     c.schedule.step.gamma = 0.25
   c.schedule.warmup_steps = 0
   c.schedule.warmup_epochs = 5.0
-  common.sizes(c, size)
+  common.set_sizes(c, size)
   c.eval.mode = 'static'
   c.checkpoint.every_steps = 1000

@@ -24,7 +24,7 @@ ENCODERS = {
   'r101b': {'name': 'resnet_101', 'stem': 'v1'},
 }
 # ImageNet's weights, with the stem that each has.
-WEIGHTS = {
+IMAGENET_WEIGHTS = {
   'r18': 'mmseg:resnet18_v1c',
   'r50': 'mmseg:resnet50_v1c',
   'r101': 'mmseg:resnet101_v1c',
@@ -34,7 +34,7 @@ WEIGHTS = {
 }
 
 
-def network(
+def set_model(
   c: ConfigDict,
   encoder: str,
   *,
@@ -59,7 +59,7 @@ def network(
       f'variant mg124 has rates for three units, and the last stage of '
       f'{encoder} has two: choose r50 or r101'
     )
-  c.init_from = WEIGHTS[encoder]
+  c.init_from = IMAGENET_WEIGHTS[encoder]
   c.model.encoder = ConfigDict(ENCODERS[encoder])
   if small:
     c.model.encoder.basic_dilation = 'first'
@@ -100,14 +100,14 @@ def network(
   c.eval.pad_offset = int(align_corners)
 
 
-def train(
+def set_training(
   c: ConfigDict,
   *,
   crop: tuple[int, int],
   batch_size: int,
   steps: int,
-  frame: tuple[int, int],
-  test_frame: tuple[int, int] | None = None,
+  fit_size: tuple[int, int],
+  eval_fit_size: tuple[int, int] | None = None,
 ) -> None:
   """Sets augmentation, loss, optimiser, schedule and the sizes of evaluation.
 
@@ -116,14 +116,15 @@ def train(
     crop: (H, W).
     batch_size: images a step.
     steps: length of the run.
-    frame: (long, short) that images are fitted into before the random factor.
-    test_frame: the same in the test of one view, which several scales have
-      not (`common.views`); None for that of training.
+    fit_size: (long, short) that images are fitted into before the random
+      factor.
+    eval_fit_size: the same in the test of one view, which several scales have
+      not (`common.set_test_time_augmentation`); None for that of training.
   """
   c.data.augment.ops = (
     *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),
   )
-  c.data.augment.random_fit.long, c.data.augment.random_fit.short = frame
+  c.data.augment.random_fit.long, c.data.augment.random_fit.short = fit_size
   c.data.augment.random_crop.max_class_share = 0.75
   c.data.augment.random_crop.padded = False
   c.data.augment.shrink = 'bilinear'
@@ -137,7 +138,7 @@ def train(
   c.optimizer.decay_mask = '.*'
   c.schedule.warmup_steps = 0
   c.schedule.poly.end = 1e-4
-  common.sizes(c, crop)
-  c.eval.fit = test_frame or frame
+  common.set_sizes(c, crop)
+  c.eval.fit = eval_fit_size or fit_size
   c.eval.pad_multiple = 1
   c.checkpoint.every_steps = 1000

@@ -16,8 +16,8 @@ from configs import common
 
 # The mobile networks of the model zoo: image pooling and one 1x1 layer in place
 # of the pyramid, and no decoder.
-MNV2 = {'name': 'mobilenet_v2', 'padding': 'same', 'bn_decay': 0.997}
-MOBILE = {
+MNV2_ENCODER = {'name': 'mobilenet_v2', 'padding': 'same', 'bn_decay': 0.997}
+MOBILE_HEAD = {
   'name': 'deeplabv3',
   'rates': (),
   'bn_decay': 0.9997,
@@ -25,7 +25,7 @@ MOBILE = {
 }
 
 
-def _train(c: ConfigDict, *, steps: int) -> None:
+def _set_training(c: ConfigDict, *, steps: int) -> None:
   c.data.mean = (127.5, 127.5, 127.5)
   c.data.std = (127.5, 127.5, 127.5)
   c.data.augment.random_scale.step = 0.25
@@ -44,17 +44,17 @@ def _train(c: ConfigDict, *, steps: int) -> None:
   c.checkpoint.every_steps = 1000
 
 
-def voc(c: ConfigDict) -> None:
+def set_voc_training(c: ConfigDict) -> None:
   """Sets data, training and evaluation of the VOC experiments."""
   c.data.name = 'voc'
   c.data.train_split = 'trainaug'
-  _train(c, steps=30_000)
-  common.sizes(c, (513, 513))
+  _set_training(c, steps=30_000)
+  common.set_sizes(c, (513, 513))
 
 
-def cityscapes(c: ConfigDict) -> None:
+def set_cityscapes_training(c: ConfigDict) -> None:
   """Sets data, training and evaluation of the Cityscapes experiments."""
   c.data.name = 'cityscapes'
-  _train(c, steps=90_000)
+  _set_training(c, steps=90_000)
   # Exported for whole images of 1024x2048, one row and one column more.
-  common.sizes(c, (769, 769), export=(1025, 2049))
+  common.set_sizes(c, (769, 769), export=(1025, 2049))

@@ -22,7 +22,7 @@ SIZES = {
 }
 
 
-def network(c: ConfigDict, size: str, *, separable: bool) -> None:
+def set_model(c: ConfigDict, size: str, *, separable: bool) -> None:
   """Sets model, first weights and their normalisation.
 
   Args:
@@ -59,15 +59,17 @@ def network(c: ConfigDict, size: str, *, separable: bool) -> None:
   c.init_skip = r'block_13_(depthwise|project).*|block_1[456]_.*|Conv_1.*'
 
 
-def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
+def set_model_and_training(
+  c: ConfigDict, size: str, *, separable: bool
+) -> None:
   """Sets model, normalisation, augmentation, optimiser and schedule.
 
   Args:
     c: the config.
-    size: as of `network`.
-    separable: as of `network`.
+    size: as of `set_model`.
+    separable: as of `set_model`.
   """
-  network(c, size, separable=separable)
+  set_model(c, size, separable=separable)
   pixels, _ = SIZES[size]
   window = ('random_window',) if pixels <= 320 else ()
   c.data.augment.ops = (
@@ -86,7 +88,7 @@ def configure(c: ConfigDict, size: str, *, separable: bool) -> None:
   c.schedule.warmup_steps = 0
   c.schedule.plateau.update({'metric': 'loss', 'patience': 20})
   c.early_stopping.update({'metric': 'loss', 'patience': 80})
-  common.sizes(c, (pixels, pixels))
+  common.set_sizes(c, (pixels, pixels))
   c.eval.every_epochs = 1.0
   c.eval.mode = 'static'
   c.eval.resize_labels = True

@@ -28,7 +28,7 @@ _DEEPLAB = {
 }
 
 # ImageNet's weights.
-WEIGHTS = {
+IMAGENET_WEIGHTS = {
   'resnet_50': 'torchvision:resnet50',
   'mobilenet_v3_large': 'torchvision:mobilenet_v3_large',
 }
@@ -63,7 +63,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def configure(
+def set_model_and_training(
   c: ConfigDict, network: str, *, crop: tuple[int, int], size: tuple[int, int]
 ) -> None:
   """Sets model, augmentation, optimiser and schedule.
@@ -75,7 +75,7 @@ def configure(
     size: (H, W) of the exported file.
   """
   chosen = NETWORKS[network]
-  c.init_from = WEIGHTS[chosen['encoder']['name']]
+  c.init_from = IMAGENET_WEIGHTS[chosen['encoder']['name']]
   c.model.encoder = ConfigDict(chosen['encoder'])
   c.model.head = ConfigDict(chosen['head'])
   c.model.output_stride = chosen['output_stride']
@@ -98,7 +98,7 @@ def configure(
     c.optimizer.weight_decay = 1e-6
   c.optimizer.decay_mask = '.*'
   c.schedule.warmup_steps = 0
-  common.sizes(c, crop, export=size)
+  common.set_sizes(c, crop, export=size)
   c.eval.fit = (65536, 520)  # the shorter side, however long the other is
   c.eval.resize_labels = True
   c.checkpoint.every_steps = 1000

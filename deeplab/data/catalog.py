@@ -13,10 +13,12 @@ from typing import Any
 from deeplab import text
 from deeplab.data import dataset_info
 
-_CLASSES = pathlib.Path(__file__).parent / 'classes'
+_CLASS_TABLES = pathlib.Path(__file__).parent / 'classes'
 
 
-def _colors(rows: Iterable[Iterable[int]]) -> tuple[dataset_info.Color, ...]:
+def _check_colors(
+  rows: Iterable[Iterable[int]],
+) -> tuple[dataset_info.Color, ...]:
   """Turns rows of three numbers into colours, checked."""
   colors = []
   for row in rows:
@@ -27,7 +29,7 @@ def _colors(rows: Iterable[Iterable[int]]) -> tuple[dataset_info.Color, ...]:
   return tuple(colors)
 
 
-def folder_classes(data: Any) -> dict[str, tuple]:
+def read_folder_classes(data: Any) -> dict[str, tuple]:
   """Returns `class_names` and `color_map` of a folder, as info_for finds them.
 
   Either may come from ROOT/classes.txt, and may be empty.
@@ -36,37 +38,37 @@ def folder_classes(data: Any) -> dict[str, tuple]:
     ValueError: not one a class, or one more.
   """
   count = data.num_classes
-  names, colors = tuple(data.class_names), _colors(data.color_map)
-  _check_count('config.data.class_names names', names, count)
-  _check_count('config.data.color_map colours', colors, count)
+  names, colors = tuple(data.class_names), _check_colors(data.color_map)
+  _check_row_count('config.data.class_names names', names, count)
+  _check_row_count('config.data.color_map colours', colors, count)
   table = pathlib.Path(data.root).expanduser() / 'classes.txt'
   if data.root and table.is_file() and not (names and colors):
-    file_names, file_colors = dataset_info.read_classes(table)
+    file_names, file_colors = dataset_info.read_class_table(table)
     if not names:
-      _check_count(f'{table} names', file_names, count)
+      _check_row_count(f'{table} names', file_names, count)
     if not colors:
-      _check_count(f'{table} colours', file_colors, count)
+      _check_row_count(f'{table} colours', file_colors, count)
     names, colors = names or file_names, colors or file_colors
   return {'class_names': names, 'color_map': colors}
 
 
-def _check_count(who: str, rows: Sequence[Any], count: int) -> None:
+def _check_row_count(subject: str, rows: Sequence[Any], count: int) -> None:
   """Raises ValueError unless there is a row a class, or one more, or none."""
   given = len(rows)
   if given in (0, count, count + 1):
     return
   less = f', or {given - 1} if the last is of the ignored pixels'
   raise ValueError(
-    f'{who} {text.plural(given, "class", "classes")} and '
+    f'{subject} {text.plural(given, "class", "classes")} and '
     f'config.data.num_classes is {count}: use '
     f'--config.data.num_classes={given}{less if given > 1 else ""}'
   )
 
 
-def _folder(data: Any) -> dataset_info.DatasetInfo:
+def _folder_info(data: Any) -> dataset_info.DatasetInfo:
   """Describes the user's own folder by the config, or by ROOT/classes.txt."""
   count = data.num_classes
-  names, colors = folder_classes(data).values()
+  names, colors = read_folder_classes(data).values()
   label = data.ignore_label
   if 0 <= label < count or not -1 <= label <= 65535:
     raise ValueError(
@@ -96,7 +98,7 @@ def info_for(data: Any) -> dataset_info.DatasetInfo:
     ValueError: an unknown name, or a folder described inconsistently.
   """
   if data.name == 'folder':
-    return _folder(data)
+    return _folder_info(data)
   if data.name not in INFOS:
     raise ValueError(
       f'config.data.name={data.name!r} is not one of '
@@ -105,18 +107,18 @@ def info_for(data: Any) -> dataset_info.DatasetInfo:
   return INFOS[data.name]
 
 
-def _known(
-  name: str, table: str, first: int = 0, **facts: Any
+def _published_info(
+  name: str, table: str, first: int = 0, **fields: Any
 ) -> dataset_info.DatasetInfo:
   """Describes a published set by `classes/TABLE.txt`, from line `first`."""
-  names, colors = dataset_info.read_classes(_CLASSES / f'{table}.txt')
-  facts.setdefault('ignore_label', None)
+  names, colors = dataset_info.read_class_table(_CLASS_TABLES / f'{table}.txt')
+  fields.setdefault('ignore_label', None)
   return dataset_info.DatasetInfo(
-    name=name, class_names=names[first:], palette=colors[first:], **facts
+    name=name, class_names=names[first:], palette=colors[first:], **fields
   )
 
 
-def _zero_ignored(num_classes: int) -> dict[int, int]:
+def _reduce_zero_label(num_classes: int) -> dict[int, int]:
   """Maps raw 0 to IGNORE and raw n to n - 1, which some toolkits call
   `reduce_zero_label`; a raw 255 is ignored too.
   """
@@ -187,7 +189,7 @@ _CONTEXT: dict[str, Any] = {
 }
 _ISPRS: dict[str, Any] = {
   'licence': 'ISPRS terms of use: research, on registration',
-  'id_mapping': _zero_ignored(6),
+  'id_mapping': _reduce_zero_label(6),
   'ignore_color': (0, 0, 0),
 }
 _VOC: dict[str, Any] = {
@@ -198,14 +200,14 @@ _VOC: dict[str, Any] = {
 INFOS: dict[str, dataset_info.DatasetInfo] = {
   info.name: info
   for info in (
-    _known(
+    _published_info(
       'shapes',
       'shapes',
       ignore_label=dataset_info.IGNORE,
       splits={'train': 600, 'val': 100},
       instructions='Made on first use; nothing to fetch.',
     ),
-    _known(
+    _published_info(
       'voc',
       'voc',
       ignore_label=255,
@@ -215,7 +217,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       'SBD archive benchmark.tgz; unpack both into one folder.',
       **_VOC,
     ),
-    _known(
+    _published_info(
       'cityscapes',
       'cityscapes',
       splits={'train': 2975, 'val': 500, 'test': 1525},
@@ -226,10 +228,12 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       instructions='Fetch leftImg8bit_trainvaltest.zip and '
       'gtFine_trainvaltest.zip, and unpack both into FOLDER.',
     ),
-    _known('ade20k', 'ade20k', id_mapping=_zero_ignored(150), **_ADE20K),
+    _published_info(
+      'ade20k', 'ade20k', id_mapping=_reduce_zero_label(150), **_ADE20K
+    ),
     # Two readings of "ADE20K-32" that give different numbers: class 0
     # ("other", and every rarer class) scored as a class of its own, ...
-    _known(
+    _published_info(
       'ade20k32_other',
       'ade20k32',
       id_mapping={i: i for i in range(32)},
@@ -238,7 +242,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       **_ADE20K,
     ),
     # ... or ignored, with 31 classes (MLPerf mobile).
-    _known(
+    _published_info(
       'ade20k32_ignore',
       'ade20k32',
       first=1,
@@ -246,13 +250,13 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       unmapped=dataset_info.IGNORE,
       **_ADE20K,
     ),
-    _known(
+    _published_info(
       'pascal_context60',
       'pascal_context',
       id_mapping={raw: i for i, raw in enumerate(_PASCAL_CONTEXT)},
       **_CONTEXT,
     ),
-    _known(
+    _published_info(
       'pascal_context59',
       'pascal_context',
       first=1,
@@ -262,10 +266,10 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       },
       **_CONTEXT,
     ),
-    _known(
+    _published_info(
       'loveda',
       'loveda',
-      id_mapping=_zero_ignored(7),
+      id_mapping=_reduce_zero_label(7),
       splits={'train': 2522, 'val': 1669, 'test': 1796},
       url='https://github.com/Junjue-Wang/LoveDA',
       licence='CC BY-NC-SA 4.0',
@@ -274,7 +278,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
     # The ids are those that converters write. The colours are RGB; a converter
     # that reads the files as BGR must swap its table too, or buildings become
     # clutter and low vegetation becomes cars.
-    _known(
+    _published_info(
       'potsdam',
       'isprs',
       splits={'train': 3456, 'val': 2016},
@@ -284,7 +288,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       'and unpack both into FOLDER.',
       **_ISPRS,
     ),
-    _known(
+    _published_info(
       'vaihingen',
       'isprs',
       splits={'train': 344, 'val': 398},
@@ -295,7 +299,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       'and unpack both into FOLDER.',
       **_ISPRS,
     ),
-    _known(
+    _published_info(
       'isaid',
       'isaid',
       ignore_label=255,
@@ -307,14 +311,14 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
     ),
     # VOC and COCO, where the void border counts as background; of 21 classes,
     # or with every class but the person as background.
-    _known(
+    _published_info(
       'coco_voc21',
       'voc',
       id_mapping={i: i for i in range(21)} | {255: 0},
       splits={'val': 1449},
       **_COCO_VOC,
     ),
-    _known(
+    _published_info(
       'coco_voc_person',
       'person',
       id_mapping={15: 1},
@@ -324,9 +328,11 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
     ),
     # Two readings: of all images of `val` (torchvision), or of those alone that
     # show enough of the classes (Texas Instruments).
-    _known('cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO),
-    _known('cocoseg21_ti', 'voc', ignore_label=255, **_COCO),
-    _known(
+    _published_info(
+      'cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO
+    ),
+    _published_info('cocoseg21_ti', 'voc', ignore_label=255, **_COCO),
+    _published_info(
       'coco_panoptic',
       'coco_panoptic',
       id_mapping={0: dataset_info.IGNORE}
@@ -340,7 +346,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       },
     ),
     # Trimaps: 1 is the animal, 2 the rest, 3 the border between them.
-    _known(
+    _published_info(
       'oxford_iiit_pet',
       'oxford_iiit_pet',
       id_mapping={1: 1, 2: 0, 3: dataset_info.IGNORE},

@@ -2,8 +2,8 @@
 
 Everything after the builders sees train ids: 0..num_classes - 1, and IGNORE
 where nothing is scored. What a raw annotation file holds instead is said by a
-`DatasetInfo`, in `ignore_label` or `id_mapping`, and `train_ids` is the one way
-from the former to the latter. `catalog.py` holds the facts of each set.
+`DatasetInfo`, in `ignore_label` or `id_mapping`, and `raw_to_train_ids` is the
+one way from the former to the latter. `catalog.py` holds the facts of each set.
 """
 
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ class DatasetInfo:
     return len(self.class_names)
 
 
-def train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
+def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
   """Turns the ids of an annotation file into train ids.
 
   Args:
@@ -124,7 +124,7 @@ def voc_palette(count: int) -> tuple[Color, ...]:
   return tuple(colors)
 
 
-def read_classes(
+def read_class_table(
   path: str | os.PathLike[str],
 ) -> tuple[tuple[str, ...], tuple[Color, ...]]:
   """Reads a class table: a line `name` or `name red green blue` a class.

@@ -37,29 +37,29 @@ Config = Any
 
 # What makes the tfds builder of a split, by `config.data.name`.
 BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
-  'ade20k': ade20k.builder,
-  'ade20k32_ignore': ade20k.builder,
-  'ade20k32_other': ade20k.builder,
-  'cityscapes': cityscapes.builder,
-  'coco_panoptic': coco_panoptic.builder,
-  'coco_voc21': coco_voc.builder,
-  'coco_voc_person': coco_voc.builder,
-  'cocoseg21': coco.builder,
-  'cocoseg21_ti': coco.builder,
-  'folder': folder.builder,
-  'isaid': isaid.builder,
-  'loveda': loveda.builder,
-  'oxford_iiit_pet': oxford_iiit_pet.builder,
-  'pascal_context59': pascal_context.builder,
-  'pascal_context60': pascal_context.builder,
-  'potsdam': isprs.potsdam,
-  'shapes': shapes.builder,
-  'vaihingen': isprs.vaihingen,
-  'voc': voc.builder,
+  'ade20k': ade20k.make_builder,
+  'ade20k32_ignore': ade20k.make_builder,
+  'ade20k32_other': ade20k.make_builder,
+  'cityscapes': cityscapes.make_builder,
+  'coco_panoptic': coco_panoptic.make_builder,
+  'coco_voc21': coco_voc.make_builder,
+  'coco_voc_person': coco_voc.make_builder,
+  'cocoseg21': coco.make_builder,
+  'cocoseg21_ti': coco.make_builder,
+  'folder': folder.make_builder,
+  'isaid': isaid.make_builder,
+  'loveda': loveda.make_builder,
+  'oxford_iiit_pet': oxford_iiit_pet.make_builder,
+  'pascal_context59': pascal_context.make_builder,
+  'pascal_context60': pascal_context.make_builder,
+  'potsdam': isprs.make_potsdam_builder,
+  'shapes': shapes.make_builder,
+  'vaihingen': isprs.make_vaihingen_builder,
+  'voc': voc.make_builder,
 }
 
 
-def resolve(config: Config) -> Config:
+def resolve_config(config: Config) -> Config:
   """Returns the config with what depends on the data at hand written into it.
 
   Where the data set is absent (no root is given and nothing was prepared) and
@@ -72,7 +72,7 @@ def resolve(config: Config) -> Config:
   """
   data = config.data
   changes = {}
-  if data.fallback not in ('', data.name) and not _at_hand(data):
+  if data.fallback not in ('', data.name) and not _is_available(data):
     changes = {
       'name': data.fallback,
       'train_split': 'train',
@@ -80,7 +80,7 @@ def resolve(config: Config) -> Config:
       'fallback': '',
     }
   elif data.name == 'folder':
-    changes = catalog.folder_classes(data)
+    changes = catalog.read_folder_classes(data)
   if data.root:
     changes['root'] = str(pathlib.Path(data.root).expanduser().absolute())
   changes = {k: v for k, v in changes.items() if data[k] != v}
@@ -92,7 +92,7 @@ def resolve(config: Config) -> Config:
   return resolved
 
 
-def _at_hand(data: Any) -> bool:
+def _is_available(data: Any) -> bool:
   if data.root:
     return True
   splits = data.train_split, data.eval_split
@@ -104,7 +104,7 @@ def _at_hand(data: Any) -> bool:
     return False
 
 
-def prepare(config: Config, splits: Iterable[str]) -> None:
+def prepare_splits(config: Config, splits: Iterable[str]) -> None:
   """Prepares splits where they are not yet.
 
   Raises:
@@ -112,23 +112,29 @@ def prepare(config: Config, splits: Iterable[str]) -> None:
       the remedy, and nothing half made is left behind.
   """
   for split in dict.fromkeys(splits):
-    builder_of(config.data, split)
+    prepare_builder(config.data, split)
 
 
 def num_examples(config: Config, split: str) -> int:
   """Returns the number of examples of a split, preparing it if needed."""
-  return builder_of(config.data, split).info.splits[records.SPLIT].num_examples
+  return (
+    prepare_builder(config.data, split)
+    .info.splits[records.TFDS_SPLIT]
+    .num_examples
+  )
 
 
-def class_shares(config: Config, info: dataset_info.DatasetInfo) -> np.ndarray:
+def class_frequencies(
+  config: Config, info: dataset_info.DatasetInfo
+) -> np.ndarray:
   """Returns each class's share of the labelled training pixels, [K] float64.
 
   Raises:
     ValueError: no pixel of the split is labelled.
   """
   split = config.data.train_split
-  check_facts(config.data, info)
-  metadata = builder_of(config.data, split).info.metadata
+  check_info(config.data, info)
+  metadata = prepare_builder(config.data, split).info.metadata
   counts = np.array(metadata[records.CLASS_PIXELS], np.int64)
   if not counts.any():
     raise ValueError(
@@ -138,18 +144,22 @@ def class_shares(config: Config, info: dataset_info.DatasetInfo) -> np.ndarray:
   return counts / counts.sum()
 
 
-def class_counts(config: Config, info: dataset_info.DatasetInfo) -> np.ndarray:
+def count_class_pixels(
+  config: Config, info: dataset_info.DatasetInfo
+) -> np.ndarray:
   """Returns the pixels of each training image by class, [N, K] int64."""
-  source = records.source(builder_of(config.data, config.data.train_split))
+  source = records.open_data_source(
+    prepare_builder(config.data, config.data.train_split)
+  )
   counts = np.zeros((len(source), info.num_classes), np.int64)
   for i in range(len(source)):
-    label = decoding.label(source[i]['label'])
+    label = decoding.decode_label(source[i]['label'])
     pixels = np.bincount(label.ravel(), minlength=256)
     counts[i] = pixels[: info.num_classes]
   return counts
 
 
-def check_facts(data: Any, info: dataset_info.DatasetInfo) -> None:
+def check_info(data: Any, info: dataset_info.DatasetInfo) -> None:
   """Raises ValueError if the facts are those of another data set."""
   if info.name != data.name:
     raise ValueError(
@@ -157,7 +167,7 @@ def check_facts(data: Any, info: dataset_info.DatasetInfo) -> None:
     )
 
 
-def builder_of(data: Any, split: str) -> tfds.core.DatasetBuilder:
+def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
   """Returns the builder of a split whose data stands on disk."""
   catalog.info_for(data)  # an unknown name is an error
   builder = BUILDERS[data.name](data, split)
@@ -166,7 +176,11 @@ def builder_of(data: Any, split: str) -> tfds.core.DatasetBuilder:
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
   tfds.display_progress_bar(False)  # it knows no total; the builders' does
   place = pathlib.Path(builder.data_path).parent
-  with locking.swept(place), locking.same_bytes(), locking.silent():
+  with (
+    locking.lock_and_clean(place),
+    locking.deterministic_serialization(),
+    locking.suppress_stdout(),
+  ):
     try:
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)

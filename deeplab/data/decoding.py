@@ -5,13 +5,13 @@ import numpy as np
 
 # A window of a JPEG is decoded alone where that spares so many pixels, and half
 # of them: less does not pay.
-_LEAST_SPARED = 2**18
+_MIN_SAVED_PIXELS = 2**18
 # Rows and columns around a window that are decoded with it: colours that are
 # stored at half the size are interpolated from their neighbours.
 _MARGIN = 16
 
 
-def pixels(data: bytes | np.ndarray) -> np.ndarray:
+def decode_image(data: bytes | np.ndarray) -> np.ndarray:
   """Decodes a record's image, [H, W, C], as it is stored.
 
   tfds decodes RGB images to the same pixels, in two passes more.
@@ -24,7 +24,7 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
   return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def label(data: bytes) -> np.ndarray:
+def decode_label(data: bytes) -> np.ndarray:
   """Decodes a record's label, uint8 [H, W] train ids or IGNORE.
 
   Raises:
@@ -33,7 +33,7 @@ def label(data: bytes) -> np.ndarray:
   return _decode(data, cv2.IMREAD_GRAYSCALE)
 
 
-def window(
+def decode_window(
   data: bytes | np.ndarray, size: tuple[int, int], rows: slice, columns: slice
 ) -> np.ndarray:
   """Returns `pixels(data)[rows, columns]`, without the rest where it can.
@@ -47,16 +47,16 @@ def window(
   Raises:
     ValueError: the prepared data is damaged.
   """
-  top, bottom = _around(rows, size[0])
-  left, right = _around(columns, size[1])
+  top, bottom = _add_margin(rows, size[0])
+  left, right = _add_margin(columns, size[1])
   whole, part = size[0] * size[1], (bottom - top) * (right - left)
   spared = whole - part
   if (
     isinstance(data, np.ndarray)
     or data[:2] != b'\xff\xd8'
-    or spared < max(_LEAST_SPARED, part)
+    or spared < max(_MIN_SAVED_PIXELS, part)
   ):
-    return pixels(data)[rows, columns]
+    return decode_image(data)[rows, columns]
   import tensorflow as tf  # training has it anyway; other readers need it not
 
   try:
@@ -67,14 +67,14 @@ def window(
       dct_method='INTEGER_ACCURATE',
     ).numpy()
   except tf.errors.InvalidArgumentError:  # damaged, or just unusual
-    return pixels(data)[rows, columns]
+    return decode_image(data)[rows, columns]
   return found[
     rows.start - top : rows.stop - top,
     columns.start - left : columns.stop - left,
   ]
 
 
-def _around(part: slice, length: int) -> tuple[int, int]:
+def _add_margin(part: slice, length: int) -> tuple[int, int]:
   return max(0, part.start - _MARGIN), min(length, part.stop + _MARGIN)
 
 

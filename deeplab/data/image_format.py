@@ -12,13 +12,13 @@ import tifffile
 
 from deeplab.data import dataset_info
 
-# What `read` reads. Arrays (.npy) are images here, beside the files that all
-# read.
-SUFFIXES = (*dataset_info.IMAGE_SUFFIXES, '.npy')
+# What `read_array` reads. Arrays (.npy) are images here, beside the files that
+# all read.
+IMAGE_AND_ARRAY_SUFFIXES = (*dataset_info.IMAGE_SUFFIXES, '.npy')
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels:
+class ImageSpec:
   """What the images of a data set are made of.
 
   Attributes:
@@ -43,20 +43,20 @@ class Pixels:
     return np.dtype(f'uint{self.depth}')
 
   @property
-  def highest(self) -> int:
+  def max_value(self) -> int:
     """The largest value, 255 or 65535."""
     return 2**self.depth - 1
 
   def __str__(self) -> str:
     names = {1: 'grey', 3: 'RGB'}
     name = names.get(self.channels, f'{self.channels} channels')
-    return f'{name} in 0..{self.highest}'
+    return f'{name} in 0..{self.max_value}'
 
 
-RGB = Pixels()
+RGB = ImageSpec()
 
 
-def of(data: Any) -> Pixels:
+def image_spec(data: Any) -> ImageSpec:
   """Returns what the images of a config are made of.
 
   Args:
@@ -66,17 +66,17 @@ def of(data: Any) -> Pixels:
   Raises:
     ValueError: a depth that is not 8 or 16.
   """
-  return Pixels(len(data.mean), data.get('depth', 8))
+  return ImageSpec(len(data.mean), data.get('depth', 8))
 
 
-def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
+def read_array(path: pathlib.Path, spec: ImageSpec) -> np.ndarray:
   """Reads an image that is not RGB of 8 bits.
 
   TIFF files may have any number of channels, and so may NumPy's (.npy), which
   are [H, W] or [H, W, C]; a TIFF's alpha channel counts as a channel.
 
   Returns:
-    [H, W, C] of `pixels`' channels and dtype. A grey image of a set of three
+    [H, W, C] of `spec`' channels and dtype. A grey image of a set of three
     channels repeats its own.
 
   Raises:
@@ -98,27 +98,27 @@ def read(path: pathlib.Path, pixels: Pixels) -> np.ndarray:
       if image.ndim == 3:
         image = image[..., [2, 1, 0, 3][: image.shape[2]]]
   except Image.DecompressionBombError as error:
-    raise too_large(path) from error
+    raise too_large_error(path) from error
   except (OSError, ValueError, tifffile.TiffFileError) as error:
-    raise damaged(path, error) from error
+    raise damaged_file_error(path, error) from error
   image = image[..., None] if image.ndim == 2 else image
-  if image.ndim == 3 and image.shape[2] == 1 and pixels.channels == 3:
+  if image.ndim == 3 and image.shape[2] == 1 and spec.channels == 3:
     image = image.repeat(3, 2)
-  if image.ndim != 3 or image.shape[2] != pixels.channels:
+  if image.ndim != 3 or image.shape[2] != spec.channels:
     raise ValueError(
-      f'{path}: image of shape {list(image.shape)} for {pixels.channels} '
+      f'{path}: image of shape {list(image.shape)} for {spec.channels} '
       'channels; convert the image, or train with one value a channel in '
       'config.data.mean and std'
     )
-  if image.dtype != pixels.dtype:
+  if image.dtype != spec.dtype:
     raise ValueError(
-      f'{path}: image of {image.dtype} for config.data.depth={pixels.depth}; '
+      f'{path}: image of {image.dtype} for config.data.depth={spec.depth}; '
       'convert the image, or train with the depth (8 or 16) that it has'
     )
   return np.ascontiguousarray(image)
 
 
-def damaged(path: pathlib.Path, error: Exception) -> ValueError:
+def damaged_file_error(path: pathlib.Path, error: Exception) -> ValueError:
   """Returns the error of a file that does not decode."""
   reason = str(error)
   if isinstance(error, UnidentifiedImageError):
@@ -129,7 +129,7 @@ def damaged(path: pathlib.Path, error: Exception) -> ValueError:
   )
 
 
-def too_large(path: pathlib.Path) -> ValueError:
+def too_large_error(path: pathlib.Path) -> ValueError:
   """Returns the error of an image that PIL takes for an attack."""
   limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
   return ValueError(

@@ -69,28 +69,28 @@ def train_batches(
       f'{host_count} hosts'
     )
   local = config.batch_size // host_count
-  read = _Reader(
+  read = _ExampleReader(
     config.data,
     config.data.train_split,
     info,
     cache=config.data.cache,
-    defer=image_format.of(config.data) == image_format.RGB,
+    defer=image_format.image_spec(config.data) == image_format.RGB,
   )
-  transform = compose.compose(config.data.augment, config.data.mean)
-  normalize = _normalizer(config.data.mean, config.data.std)
+  transform = compose.compose_ops(config.data.augment, config.data.mean)
+  normalize = _make_normalizer(config.data.mean, config.data.std)
   order = functools.lru_cache(maxsize=4)(
-    lambda epoch: _rng(config.seed, _ORDER, epoch).permutation(read.count)
+    lambda epoch: _make_rng(config.seed, _ORDER, epoch).permutation(read.count)
   )
 
   def make(position: int) -> compose.Example:
     epoch, offset = divmod(position, read.count)
     example = read(int(order(epoch)[offset]))
-    return transform(example, _rng(config.seed, _AUGMENT, position))
+    return transform(example, _make_rng(config.seed, _AUGMENT, position))
 
   def batch(step: int) -> Batch:
     first = step * config.batch_size + host_index * local
     made = [make(position) for position in range(first, first + local)]
-    size = compose.one_size(example['label'].shape for example in made)
+    size = compose.require_same_size(example['label'].shape for example in made)
     channels = len(config.data.mean)
     image = np.empty((local, *size, channels), np.float32)
     for example, place in zip(made, image, strict=True):
@@ -101,7 +101,7 @@ def train_batches(
       'index': np.arange(first, first + local).astype(np.uint32),
     }
 
-  return _ahead(batch, itertools.count(start_step), config.data)
+  return _parallel_map(batch, itertools.count(start_step), config.data)
 
 
 def eval_examples(
@@ -111,8 +111,8 @@ def eval_examples(
   host_index: int,
   host_count: int,
 ) -> Iterator[dict[str, Any]]:
-  """Returns `examples` of the evaluation split."""
-  return examples(
+  """Returns `read_split` of the evaluation split."""
+  return read_split(
     config,
     info,
     config.data.eval_split,
@@ -121,7 +121,7 @@ def eval_examples(
   )
 
 
-def examples(
+def read_split(
   config: Config,
   info: dataset_info.DatasetInfo,
   split: str,
@@ -144,9 +144,9 @@ def examples(
     An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
     train ids or IGNORE, 'name' str}, at native size.
   """
-  read = _Reader(config.data, split, info)
+  read = _ExampleReader(config.data, split, info)
   indices = range(host_index, read.count, host_count)
-  return _ahead(read, iter(indices), config.data)
+  return _parallel_map(read, iter(indices), config.data)
 
 
 def calibration_images(
@@ -156,13 +156,13 @@ def calibration_images(
 
   They come at native size, each once, drawn for `config.seed`.
   """
-  read = _Reader(config.data, config.data.train_split, info)
-  order = _rng(config.seed, _CALIBRATE, 0).permutation(read.count)
+  read = _ExampleReader(config.data, config.data.train_split, info)
+  order = _make_rng(config.seed, _CALIBRATE, 0).permutation(read.count)
   for index in order[:count].tolist():
     yield read(index)['image']
 
 
-class _Reader:
+class _ExampleReader:
   """Random access to the decoded examples of one prepared split.
 
   With `cache` examples are decoded once and stay in memory, as read-only
@@ -177,18 +177,21 @@ class _Reader:
     cache: bool = False,
     defer: bool = False,
   ):
-    datasets.check_facts(data, info)
-    builder = datasets.builder_of(data, split)
-    pixels, image = image_format.of(data), builder.info.features['image']
+    datasets.check_info(data, info)
+    builder = datasets.prepare_builder(data, split)
+    pixels, image = (
+      image_format.image_spec(data),
+      builder.info.features['image'],
+    )
     if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
       raise ValueError(
         f'config.data.mean has {pixels.channels} values, of images of '
         f'{pixels.depth} bits, for the {image.shape[-1]} channels of '
         f'{np.dtype(image.np_dtype)} of {data.name}'
       )
-    self._source = records.source(builder)
+    self._source = records.open_data_source(builder)
     self._cache: dict[int, compose.Example] | None = {} if cache else None
-    self._defer = defer
+    self._lazy = defer
     self.count = len(self._source)
 
   def __call__(self, index: int) -> compose.Example:
@@ -198,39 +201,41 @@ class _Reader:
       record = self._source[index]
       example = {
         'image': record['image'],
-        'label': decoding.label(record['label']),
+        'label': decoding.decode_label(record['label']),
         'name': record['name'].decode(),
       }
-      if self._cache is not None or not self._defer:
-        example['image'] = decoding.pixels(example['image'])
+      if self._cache is not None or not self._lazy:
+        example['image'] = decoding.decode_image(example['image'])
       if self._cache is not None:
         example['image'].setflags(write=False)
         example['label'].setflags(write=False)
         self._cache[index] = dict(example)
-    if self._defer:
-      example['image'] = lazy_image.of(example['image'], example['label'].shape)
+    if self._lazy:
+      example['image'] = lazy_image.wrap_image(
+        example['image'], example['label'].shape
+      )
     return example
 
 
-def _normalizer(
+def _make_normalizer(
   mean: Any, std: Any
 ) -> Callable[[np.ndarray, np.ndarray], None]:
   """Returns what writes the normalised pixels of an image to a place."""
   # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
   # faster than the arithmetic, and the same to the last bit.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
-  levels = compose.normalize(levels, mean, std)
+  levels = compose.normalize_image(levels, mean, std)
 
   def normalize(image: np.ndarray, place: np.ndarray) -> None:
     if image.dtype == np.uint8 and image.shape[-1] == 3:
       cv2.LUT(image, levels, place)
     else:
-      place[...] = compose.normalize(image, mean, std)
+      place[...] = compose.normalize_image(image, mean, std)
 
   return normalize
 
 
-def _ahead(
+def _parallel_map(
   make: Callable[[Any], Any], keys: Iterator[Any], data: Any
 ) -> Generator[Any]:
   """Returns make(key) for each key in turn, computed ahead by threads."""
@@ -241,10 +246,10 @@ def _ahead(
     )
   threads = data.threads or system.cpu_count()
   # Each thread makes one result; with fewer in hand than threads, some idle.
-  return prefetch.ahead(make, keys, threads, max(data.prefetch, threads))
+  return prefetch.parallel_map(make, keys, threads, max(data.prefetch, threads))
 
 
-def _rng(seed: int, stream: int, index: int) -> np.random.Generator:
+def _make_rng(seed: int, stream: int, index: int) -> np.random.Generator:
   """Returns the generator of one (seed, stream, index); order is free."""
   bits = np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream])
   return np.random.Generator(bits)

@@ -9,7 +9,7 @@ import itertools
 from typing import Any
 
 
-def ahead(
+def parallel_map(
   make: Callable[[Any], Any], keys: Iterable[Any], threads: int, prefetch: int
 ) -> Generator[Any]:
   """Yields make(key) for each key in turn, computed ahead by threads.

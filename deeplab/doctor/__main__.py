@@ -35,31 +35,33 @@ _PROCESSES = flags.DEFINE_integer(
 
 
 def _run() -> None:
-  config = cli.chosen_config(_CONFIG)
+  config = cli.config_from_flag(_CONFIG)
   if config is None:
     raise ValueError(
       '--config is missing; for a folder of your own, '
       '--config=configs/folder_mnv2.py --config.data.root=FOLDER'
     )
-  config = datasets.resolve(config)
+  config = datasets.resolve_config(config)
   info = catalog.info_for(config.data)
   found, faults = {}, []
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
-    found[split], more = load.listing(config, split)
+    found[split], more = load.list_examples(config, split)
     faults += more
-  scans = scan.scan(found, config, info, _PROCESSES.value or system.cpu_count())
+  scans = scan.scan_splits(
+    found, config, info, _PROCESSES.value or system.cpu_count()
+  )
   result = diagnosis.diagnose(scans, faults, config, info)
-  print(text.summary(result))
+  print(text.format_summary(result))
   if _OUTPUT.value:
-    report.write(_OUTPUT.value, result, config)
+    report.write_html(_OUTPUT.value, result, config)
     print(f'Report with pictures: {_OUTPUT.value}')
-  if not result.healthy:
+  if not result.can_train:
     raise SystemExit(1)
 
 
 def main(argv: list[str]) -> None:
   """Prints what was found; see the flags."""
-  cli.run(argv, _run)
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -16,9 +16,9 @@ from deeplab.doctor import scan
 from deeplab.training import class_weights
 
 # Crops are suggested in these steps and up to this size.
-_STEP, _LARGEST_CROP = 32, 512
+_CROP_STEP, _LARGEST_CROP = 32, 512
 # Of class weights that are suggested: mild ones.
-_POWER = 0.5
+_SUGGESTED_BALANCE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +31,23 @@ class Diagnosis:
     findings: what was found, errors first.
     weights: suggested class weights; () where no training pixel is labelled
       or the config's rule is unknown.
-    use: what becomes of these weights, in one sentence; '' without them.
+    weights_remark: what becomes of these weights, in one sentence; '' without
+      them.
     crop: the largest crop (H, W) that half of the training images fill, up to
       512; None where no image could be read.
-    advice: flags that change the config for the better, with the reason.
+    suggestions: flags that change the config for the better, with the reason.
   """
 
   info: dataset_info.DatasetInfo
-  splits: Mapping[str, scan.Split]
+  splits: Mapping[str, scan.SplitStatistics]
   findings: tuple[findings.Finding, ...]
   weights: tuple[float, ...]
-  use: str
+  weights_remark: str
   crop: tuple[int, int] | None
-  advice: tuple[tuple[str, str], ...]
+  suggestions: tuple[tuple[str, str], ...]
 
   @property
-  def healthy(self) -> bool:
+  def can_train(self) -> bool:
     """Whether training would go right."""
     return all(finding.level != findings.ERROR for finding in self.findings)
 
@@ -56,8 +57,8 @@ class Diagnosis:
 
 
 def diagnose(
-  scans: Sequence[scan.Scan],
-  faults: Sequence[load.Fault],
+  scans: Sequence[scan.ExampleScan],
+  issues: Sequence[load.Issue],
   config: Any,
   info: dataset_info.DatasetInfo,
 ) -> Diagnosis:
@@ -65,34 +66,37 @@ def diagnose(
 
   Args:
     scans: of the examples of both splits.
-    faults: of the splits as such; see `load.listing`.
+    issues: of the splits as such; see `load.list_examples`.
     config: the experiment; see `start.faults`.
     info: facts about the data set.
   """
   train, evaluation = config.data.train_split, config.data.eval_split
   splits = {
-    name: scan.split_of([s for s in scans if s.place.split == name])
+    name: scan.summarize_split([s for s in scans if s.ref.split == name])
     for name in dict.fromkeys((train, evaluation))
   }
-  power, rule = config.loss.balance or _POWER, config.loss.balance_rule
-  shares = splits[train].shares(info.num_classes)
+  power, rule = (
+    config.loss.balance or _SUGGESTED_BALANCE,
+    config.loss.balance_rule,
+  )
+  shares = splits[train].class_frequencies(info.num_classes)
   weights: tuple[float, ...] = ()
   if shares.any() and rule in class_weights.RULES:
-    counts = functools.partial(splits[train].counts, info.num_classes)
-    values = class_weights.weigh(shares, counts, rule, power)
+    counts = functools.partial(splits[train].class_counts, info.num_classes)
+    values = class_weights.compute_weights(shares, counts, rule, power)
     weights = tuple(values.tolist())
-  found = findings.find(scans, faults, splits, config, info)
-  crop = _crop(splits[train], config)
+  found = findings.collect_findings(scans, issues, splits, config, info)
+  crop = _largest_filled_crop(splits[train], config)
   advice = (
-    *_count(scans, info),
-    *_balance(shares, config, info),
-    *_resize(crop, splits[train], config),
+    *_suggest_num_classes(scans, info),
+    *_suggest_balance(shares, config, info),
+    *_suggest_crop_size(crop, splits[train], config),
   )
-  use = _use(config.loss) if weights else ''
+  use = _describe_weights(config.loss) if weights else ''
   return Diagnosis(info, splits, found, weights, use, crop, advice)
 
 
-def _use(loss: Any) -> str:
+def _describe_weights(loss: Any) -> str:
   """Says what the weights of the table are for."""
   if loss.class_weights:
     return (
@@ -106,15 +110,15 @@ def _use(loss: Any) -> str:
     )
   return (
     'weight: what a pixel of the class would count in the loss with '
-    f'--config.loss.balance={_POWER:g}; now all count 1.'
+    f'--config.loss.balance={_SUGGESTED_BALANCE:g}; now all count 1.'
   )
 
 
-def _count(
-  scans: Sequence[scan.Scan], info: dataset_info.DatasetInfo
+def _suggest_num_classes(
+  scans: Sequence[scan.ExampleScan], info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
   """Suggests as many classes as make all ids of the masks classes."""
-  count = max((s.beyond for s in scans), default=-1) + 1
+  count = max((s.max_unknown_id for s in scans), default=-1) + 1
   if not count:
     return
   reason = f'masks hold ids up to {count - 1}: if all of them are classes'
@@ -123,7 +127,7 @@ def _count(
   yield f'--config.data.num_classes={count}', reason
 
 
-def _balance(
+def _suggest_balance(
   shares: np.ndarray, config: Any, info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
   """Suggests class weights to a config that has none."""
@@ -133,15 +137,15 @@ def _balance(
   least = int(np.where(shares > 0, shares, 2).argmin())
   if most != least:
     yield (
-      f'--config.loss.balance={_POWER:g}',
+      f'--config.loss.balance={_SUGGESTED_BALANCE:g}',
       f'{info.class_names[least]} has {100 * shares[least]:.2g} % of the '
       f'labelled pixels, {info.class_names[most]} {100 * shares[most]:.2g} %; '
       'this gives the weights above',
     )
 
 
-def _resize(
-  crop: tuple[int, int] | None, train: scan.Split, config: Any
+def _suggest_crop_size(
+  crop: tuple[int, int] | None, train: scan.SplitStatistics, config: Any
 ) -> Iterable[tuple[str, str]]:
   """Suggests another crop to a config that takes crops."""
   augment = config.data.augment
@@ -159,7 +163,9 @@ def _resize(
   )
 
 
-def _crop(train: scan.Split, config: Any) -> tuple[int, int] | None:
+def _largest_filled_crop(
+  train: scan.SplitStatistics, config: Any
+) -> tuple[int, int] | None:
   """Returns the largest crop that half of the images fill.
 
   Both sides are multiples of 32, plus 1 where the config's crop is odd.
@@ -168,7 +174,7 @@ def _crop(train: scan.Split, config: Any) -> tuple[int, int] | None:
     return None
   odd = config.data.augment.random_crop.size[0] % 2
   height, width = (
-    int(min(side, _LARGEST_CROP) - odd) // _STEP * _STEP + odd
+    int(min(side, _LARGEST_CROP) - odd) // _CROP_STEP * _CROP_STEP + odd
     for side in np.median(train.sizes, axis=0)
   )
-  return max(height, _STEP + odd), max(width, _STEP + odd)
+  return max(height, _CROP_STEP + odd), max(width, _CROP_STEP + odd)

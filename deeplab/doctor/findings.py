@@ -103,11 +103,11 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 
 # What may be the cause of these in annotations that are drawn, and its cure.
-_UNDRAWN = (
+_UNANNOTATED_HINT = (
   ' What nobody drew is ignored: if it is a class of its own, add the name '
   '`background` to classes.txt, and 1 to config.data.num_classes.'
 )
-_OF_UNDRAWN = (
+_UNANNOTATED_KINDS = (
   *('one_class', 'blank', 'empty_crops', 'some_empty_crops'),
   *('unlabelled', 'ignored'),
 )
@@ -115,9 +115,9 @@ _OF_UNDRAWN = (
 # Perceptual hashes of 256 bits that differ in no more are of images alike: JPEG
 # of low quality, half the size and other brightness change up to 25 bits of a
 # street scene, and two scenes of one street differ in 70 and more.
-_ALIKE = 24
+_MAX_HASH_DISTANCE = 24
 # Shares of crops without a label that are worth a word, and that are too many.
-_SOME_EMPTY, _MOST_EMPTY = 0.01, 0.5
+_EMPTY_WARNING_SHARE, _EMPTY_ERROR_SHARE = 0.01, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +127,13 @@ class Finding:
   Attributes:
     kind: a key of KINDS.
     details: a sentence or a name each.
-    places: groups of examples that show it, such as two equal images.
+    refs: groups of examples that show it, such as two equal images.
     cause: a further sentence on why, with a space before it.
   """
 
   kind: str
   details: tuple[str, ...]
-  places: tuple[tuple[load.Place, ...], ...] = ()
+  refs: tuple[tuple[load.ExampleRef, ...], ...] = ()
   cause: str = ''
 
   @property
@@ -147,10 +147,10 @@ class Finding:
     return KINDS[self.kind][1] + self.cause
 
 
-def find(
-  scans: Sequence[scan.Scan],
-  faults: Sequence[load.Fault],
-  splits: Mapping[str, scan.Split],
+def collect_findings(
+  scans: Sequence[scan.ExampleScan],
+  issues: Sequence[load.Issue],
+  splits: Mapping[str, scan.SplitStatistics],
   config: Any,
   info: dataset_info.DatasetInfo,
 ) -> tuple[Finding, ...]:
@@ -158,68 +158,74 @@ def find(
 
   Args:
     scans: of the examples of both splits.
-    faults: of the splits as such; see `load.listing`.
+    issues: of the splits as such; see `load.list_examples`.
     splits: the scans by split.
     config: the experiment; see `start.faults`.
     info: facts about the data set.
   """
   train = splits[config.data.train_split]
   found = [
-    *_faults(scans, (*faults, *training_checks.faults(train, config, info))),
-    *_palettes(scans),
-    *_labels(splits, info),
-    *_classes(train, info),
-    *_crops(train, config.data.augment),
-    *_copies(scans),
+    *_issue_findings(
+      scans, (*issues, *training_checks.find_issues(train, config, info))
+    ),
+    *_palette_findings(scans),
+    *_label_findings(splits, info),
+    *_class_findings(train, info),
+    *_crop_findings(train, config.data.augment),
+    *_duplicate_findings(scans),
   ]
   if len(splits) > 1:
-    found += _alike(train.scans, splits[config.data.eval_split].scans)
-  if any(one.kind in _OF_UNDRAWN for one in found) and _undrawn(config.data):
+    found += _lookalike_findings(
+      train.scans, splits[config.data.eval_split].scans
+    )
+  if any(
+    one.kind in _UNANNOTATED_KINDS for one in found
+  ) and _ignores_unannotated_pixels(config.data):
     found = [
-      dataclasses.replace(one, cause=_UNDRAWN)
-      if one.kind in _OF_UNDRAWN
+      dataclasses.replace(one, cause=_UNANNOTATED_HINT)
+      if one.kind in _UNANNOTATED_KINDS
       else one
       for one in found
     ]
   return tuple(sorted(found, key=lambda one: list(KINDS).index(one.kind)))
 
 
-def _undrawn(data: Any) -> bool:
-  return data.name == 'folder' and folder.ignores_undrawn(data)
+def _ignores_unannotated_pixels(data: Any) -> bool:
+  return data.name == 'folder' and folder.ignores_unannotated_pixels(data)
 
 
-def _faults(
-  scans: Sequence[scan.Scan], faults: Sequence[load.Fault]
+def _issue_findings(
+  scans: Sequence[scan.ExampleScan], issues: Sequence[load.Issue]
 ) -> Iterable[Finding]:
   """Collects the faults of single files by kind."""
   texts: dict[str, list[str]] = {}
-  places: dict[str, list[tuple[load.Place, ...]]] = {}
+  places: dict[str, list[tuple[load.ExampleRef, ...]]] = {}
   # A pool is looked at twice.
-  for fault in {(f.kind, f.text): f for f in faults}.values():
+  for fault in {(f.kind, f.text): f for f in issues}.values():
     texts.setdefault(fault.kind, []).append(fault.text)
-    if fault.place:
-      places.setdefault(fault.kind, []).append((fault.place,))
+    if fault.ref:
+      places.setdefault(fault.kind, []).append((fault.ref,))
   for s in scans:
-    for fault in s.faults:
+    for fault in s.issues:
       texts.setdefault(fault.kind, []).append(fault.text)
-      places.setdefault(fault.kind, []).append((s.place,))
+      places.setdefault(fault.kind, []).append((s.ref,))
   for kind, found in texts.items():
     yield Finding(kind, tuple(found), tuple(places.get(kind, ())))
 
 
-def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
+def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
   """Tells of palette masks, and of palettes that contradict each other."""
-  first: dict[int, tuple[dataset_info.Color, load.Place]] = {}
-  clashes: dict[int, tuple[str, tuple[load.Place, ...]]] = {}
+  first: dict[int, tuple[dataset_info.Color, load.ExampleRef]] = {}
+  clashes: dict[int, tuple[str, tuple[load.ExampleRef, ...]]] = {}
   for s in scans:
     for value, color in s.palette:
-      known, place = first.setdefault(value, (color, s.place))
+      known, place = first.setdefault(value, (color, s.ref))
       if color != known:
         text = (
-          f'{s.place.mask}: id {value} is {color} here, and {known} in '
+          f'{s.ref.mask}: id {value} is {color} here, and {known} in '
           f'{place.mask}'
         )
-        clashes.setdefault(value, (text, (place, s.place)))
+        clashes.setdefault(value, (text, (place, s.ref)))
   if clashes:
     texts, places = zip(*clashes.values(), strict=True)
     yield Finding('palettes', texts, places)
@@ -227,13 +233,13 @@ def _palettes(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
   if with_palette:
     names: Iterable[str] = ()
     if len(with_palette) < len(scans):  # it is no habit of the data set
-      names = (s.place.mask for s in with_palette)
+      names = (s.ref.mask for s in with_palette)
     count = f'{len(with_palette)} of {len(scans)} masks'
     yield Finding('palette', (count, *names))
 
 
-def _labels(
-  splits: Mapping[str, scan.Split], info: dataset_info.DatasetInfo
+def _label_findings(
+  splits: Mapping[str, scan.SplitStatistics], info: dataset_info.DatasetInfo
 ) -> Iterable[Finding]:
   """Looks at what the masks of each split are labelled with."""
   texts: dict[str, list[str]] = {}
@@ -241,43 +247,43 @@ def _labels(
     s
     for split in splits.values()
     for s in split.scans
-    if s.pixels is not None
-    and not s.pixels[: info.num_classes].any()
-    and s.pixels[dataset_info.IGNORE]
+    if s.label_counts is not None
+    and not s.label_counts[: info.num_classes].any()
+    and s.label_counts[dataset_info.IGNORE]
   ]
   if empty:
     yield Finding(
       'unlabelled',
-      tuple(s.place.mask or s.place.image for s in empty),
-      tuple((s.place,) for s in empty),
+      tuple(s.ref.mask or s.ref.image for s in empty),
+      tuple((s.ref,) for s in empty),
     )
   for name, split in splits.items():
-    if not split.pixels.any():
+    if not split.label_counts.any():
       continue
-    classes = split.pixels[: info.num_classes]
+    classes = split.label_counts[: info.num_classes]
     absent = [info.class_names[i] for i in np.flatnonzero(classes == 0)]
     if not classes.any():
       texts.setdefault('blank', []).append(f'{name}: all pixels are ignored')
     if absent:
       texts.setdefault('absent', []).append(f'{name}: {", ".join(absent)}')
-    if split.ignored > 0.5:
+    if split.ignored_share > 0.5:
       texts.setdefault('ignored', []).append(
-        f'{name}: {split.ignored:.0%} of the pixels'
+        f'{name}: {split.ignored_share:.0%} of the pixels'
       )
   for kind, lines in texts.items():
     yield Finding(kind, tuple(lines))
 
 
-def _classes(
-  train: scan.Split, info: dataset_info.DatasetInfo
+def _class_findings(
+  train: scan.SplitStatistics, info: dataset_info.DatasetInfo
 ) -> Iterable[Finding]:
   """Looks at whether the training masks tell anything apart."""
-  present = np.flatnonzero(train.pixels[: info.num_classes]).tolist()
-  if train.pixels.any() and len(present) < 2 <= info.num_classes:
+  present = np.flatnonzero(train.label_counts[: info.num_classes]).tolist()
+  if train.label_counts.any() and len(present) < 2 <= info.num_classes:
     names = ', '.join(info.class_names[i] for i in present) or 'none'
     hint = ''
     if (
-      train.pixels[dataset_info.IGNORE]
+      train.label_counts[dataset_info.IGNORE]
       and info.ignore_label == dataset_info.IGNORE
     ):
       hint = (
@@ -287,64 +293,75 @@ def _classes(
     yield Finding('one_class', (f'labelled: {names}{hint}',))
 
 
-def _crops(train: scan.Split, augment: Any) -> Iterable[Finding]:
+def _crop_findings(
+  train: scan.SplitStatistics, augment: Any
+) -> Iterable[Finding]:
   """Looks at what training crops would hold."""
-  if train.empty >= _SOME_EMPTY:
-    worst = sorted(train.scans, key=lambda s: -s.empty)
-    worst = [s for s in worst if s.empty >= _SOME_EMPTY]
+  if train.empty_crop_share >= _EMPTY_WARNING_SHARE:
+    worst = sorted(train.scans, key=lambda s: -s.empty_crop_share)
+    worst = [s for s in worst if s.empty_crop_share >= _EMPTY_WARNING_SHARE]
     yield Finding(
-      'empty_crops' if train.empty >= _MOST_EMPTY else 'some_empty_crops',
+      'empty_crops'
+      if train.empty_crop_share >= _EMPTY_ERROR_SHARE
+      else 'some_empty_crops',
       (
-        f'{train.empty:.1%} of the crops; by image:',
-        *(f'{s.place.mask or s.place.image}: {s.empty:.0%}' for s in worst),
+        f'{train.empty_crop_share:.1%} of the crops; by image:',
+        *(
+          f'{s.ref.mask or s.ref.image}: {s.empty_crop_share:.0%}'
+          for s in worst
+        ),
       ),
-      tuple((s.place,) for s in worst),
+      tuple((s.ref,) for s in worst),
     )
   sizes, counts = np.unique(train.sizes, axis=0, return_counts=True)
   small = sum(
     count
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
-    if _padded(scan.windows(augment, (size[0], size[1])), size)
+    if _is_padded(scan.crop_windows(augment, (size[0], size[1])), size)
   )
   if small > 0.5 * len(train.sizes):
     yield Finding('padded', (f'{small} of {len(train.sizes)} training images',))
 
 
-def _padded(windows: Sequence[tuple[int, int]], size: Sequence[int]) -> bool:
+def _is_padded(windows: Sequence[tuple[int, int]], size: Sequence[int]) -> bool:
   """Returns whether the smallest of the windows is larger than the image."""
   least = np.min(windows, axis=0) if windows else 0
   return bool(np.any(np.less(size, least)))
 
 
-def _name(place: load.Place) -> str:
-  return place.image if place.mask else f'{place.split}/{place.image}'
+def _display_name(ref: load.ExampleRef) -> str:
+  return ref.image if ref.mask else f'{ref.split}/{ref.image}'
 
 
-def _copies(scans: Sequence[scan.Scan]) -> Iterable[Finding]:
+def _duplicate_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
   """Finds images of equal pixels, within a split and across splits."""
-  groups: dict[bytes, list[load.Place]] = {}
+  groups: dict[bytes, list[load.ExampleRef]] = {}
   for s in scans:
     if s.digest:
-      groups.setdefault(s.digest, []).append(s.place)
+      groups.setdefault(s.digest, []).append(s.ref)
   copies = [tuple(group) for group in groups.values() if len(group) > 1]
   for kind, leaks in (('leak', True), ('repeated', False)):
     found = [g for g in copies if (len({p.split for p in g}) > 1) == leaks]
     if found:
       yield Finding(
-        kind, tuple(' = '.join(map(_name, g)) for g in found), tuple(found)
+        kind,
+        tuple(' = '.join(map(_display_name, g)) for g in found),
+        tuple(found),
       )
 
 
-def _alike(
-  train: Sequence[scan.Scan], evaluation: Sequence[scan.Scan]
+def _lookalike_findings(
+  train: Sequence[scan.ExampleScan], evaluation: Sequence[scan.ExampleScan]
 ) -> list[Finding]:
   """Finds images of two splits that look alike without being equal."""
-  train = [s for s in train if s.look]
-  evaluation = [s for s in evaluation if s.look]
+  train = [s for s in train if s.perceptual_hash]
+  evaluation = [s for s in evaluation if s.perceptual_hash]
   if not train or not evaluation:
     return []
   looks = [
-    np.frombuffer(b''.join(s.look for s in side), np.uint64).reshape(-1, 4)
+    np.frombuffer(b''.join(s.perceptual_hash for s in side), np.uint64).reshape(
+      -1, 4
+    )
     for side in (train, evaluation)
   ]
   digests = {s.digest for s in train}
@@ -354,15 +371,18 @@ def _alike(
       continue  # equal, which is worse
     distance = np.bitwise_count(looks[0] ^ bits).sum(axis=1)
     nearest = int(distance.argmin())
-    if distance[nearest] <= _ALIKE:
-      found.append((int(distance[nearest]), train[nearest].place, s.place))
+    if distance[nearest] <= _MAX_HASH_DISTANCE:
+      found.append((int(distance[nearest]), train[nearest].ref, s.ref))
   if not found:
     return []
   found.sort()
   return [
     Finding(
       'alike',
-      tuple(f'{_name(a)} ~ {_name(b)} ({d} bits of 256)' for d, a, b in found),
+      tuple(
+        f'{_display_name(a)} ~ {_display_name(b)} ({d} bits of 256)'
+        for d, a, b in found
+      ),
       tuple((a, b) for _, a, b in found),
     )
   ]

@@ -27,68 +27,70 @@ from deeplab.data.preparation import raw_files
 Palette = tuple[tuple[int, dataset_info.Color], ...]
 
 # Values that a sentence names, at most.
-_NAMED = 5
+_MAX_NAMED_VALUES = 5
 
 
-class Place(NamedTuple):
+class ExampleRef(NamedTuple):
   """Where an example is.
 
   Attributes:
     split: its split.
     image: the image file, or the name of a prepared example.
     mask: the mask file; '' for a prepared example.
-    number: a prepared example's place in its split.
+    position: a prepared example's place in its split.
   """
 
   split: str
   image: str
   mask: str = ''
-  number: int = 0
+  position: int = 0
 
 
-class Fault(NamedTuple):
+class Issue(NamedTuple):
   """What is wrong with an example.
 
   Attributes:
     kind: one of `findings.KINDS`.
     text: a sentence that begins with the file.
-    place: the example, where it is none of those that are scanned.
+    ref: the example, where it is none of those that are scanned.
   """
 
   kind: str
   text: str
-  place: Place | None = None
+  ref: ExampleRef | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedExample:
   """An example, as far as it can be read.
 
   Attributes:
-    place: where it is.
+    ref: where it is.
     image: uint8 or uint16 [H, W, C].
-    label: uint8 [h, w], train ids or IGNORE, 0 where `wrong`.
-    wrong: bool [h, w], pixels whose value is no class and not ignored; None
+    label: uint8 [h, w], train ids or IGNORE, 0 where `invalid`.
+    invalid: bool [h, w], pixels whose value is no class and not ignored; None
       for none.
-    pixels: int64 [256], pixels by train id, IGNORE included, without `wrong`.
+    label_counts: int64 [256], pixels by train id, IGNORE included, without
+      `invalid`.
     palette: (raw id, its colour) of the ids that a palette mask has.
-    beyond: the largest id that is no class, though it could be; -1 for none.
-    faults: what is wrong.
+    max_unknown_id: the largest id that is no class, though it could be; -1 for
+      none.
+    issues: what is wrong.
   """
 
-  place: Place
+  ref: ExampleRef
   image: np.ndarray | None = None
   label: np.ndarray | None = None
-  wrong: np.ndarray | None = None
-  pixels: np.ndarray | None = None
+  invalid: np.ndarray | None = None
+  label_counts: np.ndarray | None = None
   palette: Palette = ()
-  beyond: int = -1
-  faults: tuple[Fault, ...] = ()
+  max_unknown_id: int = -1
+  issues: tuple[Issue, ...] = ()
 
 
-def listing(
+def list_examples(
   config: Any, split: str
-) -> tuple[Sequence[Place] | int, list[Fault]]:
+) -> tuple[Sequence[ExampleRef] | int, list[Issue]]:
   """Returns what there is of a split, and what is missing or in the way.
 
   Args:
@@ -98,87 +100,99 @@ def listing(
   Returns:
     Places of files, or the number of prepared examples; and faults.
   """
-  with errors.collected() as texts:
+  with errors.collect_errors() as texts:
     try:
       if config.data.name == 'folder':
-        found = folder.survey(config.data, split)
+        found = folder.find_pairs_and_issues(config.data, split)
         if found is not None:
           pairs, wrong = found
-          return [_place(split, pair) for pair in pairs], [
-            Fault('files', text, _place(split, pair) if pair else None)
+          return [_ref_of_pair(split, pair) for pair in pairs], [
+            Issue('files', text, _ref_of_pair(split, pair) if pair else None)
             for text, pair in wrong
           ]
       count = datasets.num_examples(config, split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder has been looked through twice.
-  return count, [Fault('files', text) for text in dict.fromkeys(texts)]
+  return count, [Issue('files', text) for text in dict.fromkeys(texts)]
 
 
-def _place(split: str, pair: tuple[pathlib.Path, pathlib.Path]) -> Place:
-  return Place(split, str(pair[0]), str(pair[1]))
+def _ref_of_pair(
+  split: str, pair: tuple[pathlib.Path, pathlib.Path]
+) -> ExampleRef:
+  return ExampleRef(split, str(pair[0]), str(pair[1]))
 
 
-def load(place: Place, config: Any, info: dataset_info.DatasetInfo) -> Loaded:
+def load_example(
+  ref: ExampleRef, config: Any, info: dataset_info.DatasetInfo
+) -> LoadedExample:
   """Reads one example; faults do not raise.
 
   Args:
-    place: where it is.
+    ref: where it is.
     config: the experiment, with `data`.
     info: facts about the data set.
   """
-  if place.mask:
-    return _files(place, info, image_format.of(config.data))
-  count = datasets.num_examples(config, place.split)
-  return next(prepared(place.split, place.number, count, config, info))
+  if ref.mask:
+    return _load_files(ref, info, image_format.image_spec(config.data))
+  count = datasets.num_examples(config, ref.split)
+  return next(load_prepared_shard(ref.split, ref.position, count, config, info))
 
 
-def prepared(
-  split: str, part: int, parts: int, config: Any, info: dataset_info.DatasetInfo
-) -> Iterator[Loaded]:
-  """Yields the examples `part`, `part + parts`, ... of a prepared split."""
+def load_prepared_shard(
+  split: str,
+  shard_index: int,
+  num_shards: int,
+  config: Any,
+  info: dataset_info.DatasetInfo,
+) -> Iterator[LoadedExample]:
+  """Yields every `num_shards`-th example of a prepared split."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.data.threads = 1
-  examples = pipeline.examples(
-    config, info, split, host_index=part, host_count=parts
+  examples = pipeline.read_split(
+    config, info, split, host_index=shard_index, host_count=num_shards
   )
   for i, example in enumerate(examples):
-    yield Loaded(
-      Place(split, example['name'], number=part + i * parts),
+    yield LoadedExample(
+      ExampleRef(split, example['name'], position=shard_index + i * num_shards),
       example['image'],
       example['label'],
-      pixels=np.bincount(example['label'].ravel(), minlength=256),
+      label_counts=np.bincount(example['label'].ravel(), minlength=256),
     )
 
 
-def _files(
-  place: Place, info: dataset_info.DatasetInfo, pixels: image_format.Pixels
-) -> Loaded:
+def _load_files(
+  ref: ExampleRef, info: dataset_info.DatasetInfo, spec: image_format.ImageSpec
+) -> LoadedExample:
   """Reads an image file and its mask."""
   parts: dict[str, Any] = {}
   faults = []
   try:
-    parts['image'] = raw_files.read_pixels(pathlib.Path(place.image), pixels)
+    parts['image'] = raw_files.read_pixels(pathlib.Path(ref.image), spec)
   except (ValueError, OSError) as error:
-    faults.append(Fault('unreadable', str(error)))
-  kind, colors = _header(place.mask)
+    faults.append(Issue('unreadable', str(error)))
+  kind, colors = _read_header(ref.mask)
   try:
-    raw = raw_files.read_mask(pathlib.Path(place.mask))
+    raw = raw_files.read_mask(pathlib.Path(ref.mask))
   except (ValueError, OSError) as error:
     wrong = 'jpeg' if kind == 'JPEG' else 'unreadable'
-    return Loaded(place, faults=(*faults, Fault(wrong, str(error))), **parts)
-  values, counts = _values(raw)
-  ids = _train_ids(values, info)
+    return LoadedExample(
+      ref, issues=(*faults, Issue(wrong, str(error))), **parts
+    )
+  values, counts = _count_values(raw)
+  ids = _find_train_ids(values, info)
   known = np.array([i is not None for i in ids])
   table = np.array([i or 0 for i in ids], np.uint8)
-  parts['label'] = _look_up(raw, values, table)
+  parts['label'] = _map_values(raw, values, table)
   parts['pixels'] = np.bincount(table[known], counts[known], 256).astype(
     np.int64
   )
   if not known.all():
-    parts['wrong'] = _look_up(raw, values, (~known).astype(np.uint8)) == 1
-    faults.append(_outside(place, values[~known], counts[~known], info))
+    parts['wrong'] = _map_values(raw, values, (~known).astype(np.uint8)) == 1
+    faults.append(
+      _unknown_values_issue(ref, values[~known], counts[~known], info)
+    )
     if values.ndim == 1:
       possible = values[~known & (values < dataset_info.IGNORE)]
       parts['beyond'] = int(possible.max(initial=-1))
@@ -191,16 +205,16 @@ def _files(
   if 'image' in parts and raw.shape[:2] != parts['image'].shape[:2]:
     height, width = parts['image'].shape[:2]
     faults.append(
-      Fault(
+      Issue(
         'mismatch',
-        f'{place.mask}: mask of {raw.shape[1]}x{raw.shape[0]} pixels for an '
-        f'image of {width}x{height} ({place.image})',
+        f'{ref.mask}: mask of {raw.shape[1]}x{raw.shape[0]} pixels for an '
+        f'image of {width}x{height} ({ref.image})',
       )
     )
-  return Loaded(place, faults=tuple(faults), **parts)
+  return LoadedExample(ref, issues=tuple(faults), **parts)
 
 
-def _header(path: str) -> tuple[str | None, list[int] | None]:
+def _read_header(path: str) -> tuple[str | None, list[int] | None]:
   """Returns a file's format, and the palette of a palette image."""
   try:
     with Image.open(path) as image:
@@ -209,19 +223,19 @@ def _header(path: str) -> tuple[str | None, list[int] | None]:
     return None, None
 
 
-def _values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns the values of a mask, [n] ids or [n, 3] colours, and counts."""
   if raw.dtype == np.uint8 and raw.ndim == 2:
     counts = np.bincount(raw.ravel(), minlength=256)
     values = np.flatnonzero(counts)
     return values, counts[values]
-  values, counts = np.unique(_codes(raw), return_counts=True)
+  values, counts = np.unique(_pack_values(raw), return_counts=True)
   if raw.ndim == 3:
     values = values[:, None] >> np.array((16, 8, 0)) & 255
   return values, counts
 
 
-def _codes(raw: np.ndarray) -> np.ndarray:
+def _pack_values(raw: np.ndarray) -> np.ndarray:
   """Returns one number a pixel: its id, or its colour as 0xRRGGBB."""
   if raw.ndim == 2:
     return raw.astype(np.int64)
@@ -229,7 +243,7 @@ def _codes(raw: np.ndarray) -> np.ndarray:
   return red << 16 | green << 8 | blue
 
 
-def _look_up(
+def _map_values(
   raw: np.ndarray, values: np.ndarray, table: np.ndarray
 ) -> np.ndarray:
   """Returns table[i], uint8 [h, w], where a mask has values[i]."""
@@ -237,49 +251,55 @@ def _look_up(
     full = np.zeros(256, np.uint8)
     full[values] = table
     return cv2.LUT(raw, full)
-  codes = _codes(values[None])[0] if values.ndim == 2 else values
-  return table[np.searchsorted(codes, _codes(raw))]
+  codes = _pack_values(values[None])[0] if values.ndim == 2 else values
+  return table[np.searchsorted(codes, _pack_values(raw))]
 
 
-def _train_ids(
+def _find_train_ids(
   values: np.ndarray, info: dataset_info.DatasetInfo
 ) -> list[int | None]:
   """Returns the train id of each value, None where there is none."""
   colored = values.ndim == 2
-  convert = raw_files.color_ids if colored else dataset_info.train_ids
+  convert = (
+    raw_files.colors_to_train_ids if colored else dataset_info.raw_to_train_ids
+  )
   values = values.astype(np.uint8) if colored else values
   try:
     return convert(values[None], info)[0].tolist()
   except ValueError:
     if len(values) == 1:
       return [None]
-  return [_train_ids(values[i : i + 1], info)[0] for i in range(len(values))]
+  return [
+    _find_train_ids(values[i : i + 1], info)[0] for i in range(len(values))
+  ]
 
 
-def _outside(
-  place: Place,
+def _unknown_values_issue(
+  ref: ExampleRef,
   values: np.ndarray,
   counts: np.ndarray,
   info: dataset_info.DatasetInfo,
-) -> Fault:
+) -> Issue:
   """Says which values of a mask are no class, the most frequent first."""
   order = np.argsort(-counts, kind='stable')
   named = ', '.join(
     f'{tuple(value) if isinstance(value, list) else value} ({count} pixels)'
     for value, count in zip(
-      values[order[:_NAMED]].tolist(), counts[order].tolist(), strict=False
+      values[order[:_MAX_NAMED_VALUES]].tolist(),
+      counts[order].tolist(),
+      strict=False,
     )
   )
-  more = len(values) - _NAMED
+  more = len(values) - _MAX_NAMED_VALUES
   named += f' and {more} more' if more > 0 else ''
   if values.ndim == 2:
     colors = len(info.palette) + (info.ignore_color is not None)
-    return Fault(
+    return Issue(
       'color',
-      f'{place.mask}: colour {named}: not in the colour map of {colors}',
+      f'{ref.mask}: colour {named}: not in the colour map of {colors}',
     )
-  return Fault(
+  return Issue(
     'value',
-    f'{place.mask}: value {named}: neither one of the {info.num_classes} '
+    f'{ref.mask}: value {named}: neither one of the {info.num_classes} '
     f'classes nor the ignore label ({info.ignore_label})',
   )

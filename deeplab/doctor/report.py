@@ -20,13 +20,13 @@ from deeplab.doctor import scan
 from deeplab.doctor import text
 
 # Groups of pictures and lines of a finding, and samples of a split, at most.
-_PICTURES, _LINES, _SAMPLES = 6, 100, 8
-_CELL = 180, 240  # (H, W) that a picture is fitted into
-_OPACITY = 0.6  # of class colours over an image
+_MAX_PICTURES, _MAX_LINES, _MAX_SAMPLES = 6, 100, 8
+_THUMBNAIL_SIZE = 180, 240  # (H, W) that a picture is fitted into
+_MASK_OPACITY = 0.6  # of class colours over an image
 # Pixels whose value is no class; no palette in common use has it.
-_WRONG = (255, 0, 255)
+_INVALID_COLOR = (255, 0, 255)
 # Findings about images alone, whose masks would only hide them.
-_BARE = ('leak', 'repeated', 'alike')
+_UNMASKED_KINDS = ('leak', 'repeated', 'alike')
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #202020; margin: 2em auto;
@@ -57,8 +57,8 @@ code { background: #f2f2f2; padding: .1em .3em; overflow-wrap: anywhere; }
 """
 
 
-def picture(
-  example: load.Loaded, palette: visualize.Palette, masked: bool
+def draw_example(
+  example: load.LoadedExample, palette: visualize.Palette, masked: bool
 ) -> list[np.ndarray]:
   """Returns what there is to see of an example.
 
@@ -72,23 +72,23 @@ def picture(
     Pictures uint8 [H, W, 3]; none if nothing could be read.
   """
   image, label = example.image, example.label
-  pictures = [] if image is None else [visualize.picture(image)]
+  pictures = [] if image is None else [visualize.to_rgb(image)]
   if label is None or (pictures and not masked):
     return pictures
   if image is not None and label.shape == image.shape[:2]:
-    drawn = visualize.overlay(image, label, palette, _OPACITY)
+    drawn = visualize.draw_overlay(image, label, palette, _MASK_OPACITY)
     pictures = [drawn]
   else:
     drawn = visualize.colorize(label, palette)
     pictures.append(drawn)
-  if example.wrong is not None:
-    drawn[example.wrong] = _WRONG
+  if example.invalid is not None:
+    drawn[example.invalid] = _INVALID_COLOR
   return pictures
 
 
-def _embed(image: np.ndarray) -> str:
+def _render_image(image: np.ndarray) -> str:
   """Returns an <img> that holds its own pixels."""
-  small = visualize.thumbnail(image, _CELL)
+  small = visualize.thumbnail(image, _THUMBNAIL_SIZE)
   data = cv2.imencode(
     '.jpg',
     cv2.cvtColor(small, cv2.COLOR_RGB2BGR),
@@ -102,8 +102,8 @@ def _embed(image: np.ndarray) -> str:
   )
 
 
-def _figure(
-  places: Sequence[load.Place],
+def _render_figure(
+  refs: Sequence[load.ExampleRef],
   config: Any,
   info: dataset_info.DatasetInfo,
   masked: bool,
@@ -111,14 +111,14 @@ def _figure(
   """Returns the pictures of a group of examples, with their names."""
   images: list[str] = []
   sizes = ''
-  for place in places[:2]:
-    example = load.load(place, config, info)
-    images += map(_embed, picture(example, info.palette, masked))
+  for place in refs[:2]:
+    example = load.load_example(place, config, info)
+    images += map(_render_image, draw_example(example, info.palette, masked))
     if masked:
-      sizes += _sizes(example)
+      sizes += _describe_size_mismatch(example)
   if not images:
     return ''
-  names = ', '.join(f'{p.split}: {pathlib.Path(p.image).name}' for p in places)
+  names = ', '.join(f'{p.split}: {pathlib.Path(p.image).name}' for p in refs)
   names += sizes
   return (
     f'<figure>{"".join(images)}<figcaption>{html.escape(names)}</figcaption>'
@@ -126,7 +126,7 @@ def _figure(
   )
 
 
-def _sizes(example: load.Loaded) -> str:
+def _describe_size_mismatch(example: load.LoadedExample) -> str:
   """Returns the sizes of an image and a mask that differ."""
   if example.image is None or example.label is None:
     return ''
@@ -136,19 +136,19 @@ def _sizes(example: load.Loaded) -> str:
   return f' (image {image[1]}x{image[0]}, mask {mask[1]}x{mask[0]})'
 
 
-def _pictures(figures: Iterable[str]) -> str:
+def _render_pictures(figures: Iterable[str]) -> str:
   return f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def _finding(
+def _render_finding(
   finding: findings.Finding, config: Any, info: dataset_info.DatasetInfo
 ) -> str:
-  lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_LINES]]
-  if len(finding.details) > _LINES:
-    lines.append(f'<li>and {len(finding.details) - _LINES} more</li>')
-  figures = _pictures(
-    _figure(group, config, info, finding.kind not in _BARE)
-    for group in finding.places[:_PICTURES]
+  lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_MAX_LINES]]
+  if len(finding.details) > _MAX_LINES:
+    lines.append(f'<li>and {len(finding.details) - _MAX_LINES} more</li>')
+  figures = _render_pictures(
+    _render_figure(group, config, info, finding.kind not in _UNMASKED_KINDS)
+    for group in finding.refs[:_MAX_PICTURES]
   )
   return (
     f'<div class="finding {finding.level}"><p><b>{finding.level.capitalize()}: '
@@ -157,7 +157,7 @@ def _finding(
   )
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
+def _render_table(rows: Iterable[Sequence[str]]) -> str:
   """Returns a table; the first row is its head, and cells are HTML already."""
   out = []
   for i, row in enumerate(rows):
@@ -167,7 +167,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
   return f'<table>{"".join(out)}</table>'
 
 
-def _splits(result: diagnosis.Diagnosis) -> str:
+def _render_splits(result: diagnosis.Diagnosis) -> str:
   rows = [('split', 'pairs', 'sizes', 'ignored pixels', 'crops without label')]
   for name, split in result.splits.items():
     # Only training takes crops.
@@ -176,21 +176,23 @@ def _splits(result: diagnosis.Diagnosis) -> str:
       (
         html.escape(name),
         str(len(split.scans)),
-        f'<span class="sizes">{text.size_range(split.sizes)}</span>',
-        text.share(split.ignored),
-        text.share(split.empty) if cropped else '',
+        f'<span class="sizes">{text.format_size_range(split.sizes)}</span>',
+        text.format_share(split.ignored_share),
+        text.format_share(split.empty_crop_share) if cropped else '',
       )
     )
-  return _table(rows)
+  return _render_table(rows)
 
 
-def _balance(result: diagnosis.Diagnosis) -> str:
+def _render_class_table(result: diagnosis.Diagnosis) -> str:
   """Returns the table of classes: swatch, share in each split, weight."""
   info = result.info
-  shares = [s.shares(info.num_classes) for s in result.splits.values()]
+  shares = [
+    s.class_frequencies(info.num_classes) for s in result.splits.values()
+  ]
   largest = max([1e-9, *(float(values.max()) for values in shares)])
   rows = [('class', *map(html.escape, result.splits), 'weight')]
-  for i, (name, *cells) in enumerate(text.balance(result)):
+  for i, (name, *cells) in enumerate(text.make_class_rows(result)):
     bars = [
       '<span class="track"><span class="bar" '
       f'style="width: {values[i] / largest * 100:.1f}%"></span></span>'
@@ -199,16 +201,20 @@ def _balance(result: diagnosis.Diagnosis) -> str:
     ]
     rows.append(
       (
-        f'{_swatch(info.palette[i])}{html.escape(name)}',
+        f'{_render_swatch(info.palette[i])}{html.escape(name)}',
         *bars,
         cells[-1],
       )
     )
-  use = f'<p>{html.escape(result.use)}</p>' if result.use else ''
-  return _table(rows) + use
+  use = (
+    f'<p>{html.escape(result.weights_remark)}</p>'
+    if result.weights_remark
+    else ''
+  )
+  return _render_table(rows) + use
 
 
-def _swatch(color: Sequence[int]) -> str:
+def _render_swatch(color: Sequence[int]) -> str:
   red, green, blue = color
   return (
     f'<span class="swatch" style="background: rgb({red}, {green}, {blue})">'
@@ -216,27 +222,31 @@ def _swatch(color: Sequence[int]) -> str:
   )
 
 
-def _legend(info: dataset_info.DatasetInfo) -> str:
+def _render_legend(info: dataset_info.DatasetInfo) -> str:
   """Returns what the pictures show besides classes."""
   value = '' if info.ignore_label is None else f' ({info.ignore_label})'
   return (
-    f'<p>In the pictures: {_swatch(visualize.IGNORE_COLOR)}ignored{value}, '
-    f'{_swatch(_WRONG)}no class. Over an image, ignored pixels and a black '
+    '<p>In the pictures: '
+    f'{_render_swatch(visualize.IGNORE_COLOR)}ignored{value}, '
+    f'{_render_swatch(_INVALID_COLOR)}no class. Over an image, ignored pixels '
+    'and a black '
     'class show the image.</p>'
   )
 
 
-def _samples(
-  split: scan.Split, config: Any, info: dataset_info.DatasetInfo
+def _render_samples(
+  split: scan.SplitStatistics, config: Any, info: dataset_info.DatasetInfo
 ) -> str:
   """Returns examples of a split at even distances."""
-  places = [s.place for s in split.scans]
-  count = min(_SAMPLES, len(places))
+  places = [s.ref for s in split.scans]
+  count = min(_MAX_SAMPLES, len(places))
   chosen = [places[i * len(places) // count] for i in range(count)]
-  return _pictures(_figure((p,), config, info, True) for p in chosen)
+  return _render_pictures(
+    _render_figure((p,), config, info, True) for p in chosen
+  )
 
 
-def render(result: diagnosis.Diagnosis, config: Any) -> str:
+def render_html(result: diagnosis.Diagnosis, config: Any) -> str:
   """Returns the page.
 
   Args:
@@ -248,25 +258,25 @@ def render(result: diagnosis.Diagnosis, config: Any) -> str:
   title = html.escape(f'Doctor: {where}')
   parts = [
     f'<h1>{title}</h1>',
-    f'<p class="verdict {"good" if result.healthy else "bad"}">'
-    f'{text.verdict(result)}</p>',
-    _splits(result),
+    f'<p class="verdict {"good" if result.can_train else "bad"}">'
+    f'{text.format_verdict(result)}</p>',
+    _render_splits(result),
     '<h2>Findings</h2>',
-    *(_finding(finding, config, info) for finding in result.findings),
+    *(_render_finding(finding, config, info) for finding in result.findings),
     '' if result.findings else '<p>None.</p>',
     '<h2>Share of the labelled pixels</h2>',
-    _balance(result),
-    _legend(info),
-    '<h2>Suggested</h2>' if result.advice else '',
+    _render_class_table(result),
+    _render_legend(info),
+    '<h2>Suggested</h2>' if result.suggestions else '',
     *(
       f'<p><code>{html.escape(flag)}</code> {html.escape(reason)}</p>'
-      for flag, reason in result.advice
+      for flag, reason in result.suggestions
     ),
   ]
   for name, split in result.splits.items():
     parts += [
       f'<h2>Samples: {html.escape(name)}</h2>',
-      _samples(split, config, info),
+      _render_samples(split, config, info),
     ]
   body = '\n'.join(filter(None, parts))
   return (
@@ -276,7 +286,7 @@ def render(result: diagnosis.Diagnosis, config: Any) -> str:
   )
 
 
-def write(
+def write_html(
   path: str | os.PathLike[str], result: diagnosis.Diagnosis, config: Any
 ) -> None:
   """Writes the page, whole or not at all.
@@ -284,11 +294,11 @@ def write(
   Args:
     path: the file.
     result: the diagnosis.
-    config: as for `render`.
+    config: as for `render_html`.
   """
   path = pathlib.Path(path).expanduser()
   path.parent.mkdir(parents=True, exist_ok=True)
-  page = render(result, config)
+  page = render_html(result, config)
   temporary = path.with_name(f'.{os.getpid()}.{path.name}')
   try:
     temporary.write_text(page, 'utf-8')

@@ -23,42 +23,43 @@ from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
 
 # Examples that a process takes at a time.
-_CHUNK = 32
+_CHUNK_SIZE = 32
 # Rows and columns of the perceptual hash; a bit each.
-_GRID = 16
+_HASH_GRID = 16
 # An image whose grey levels span less, shrunk to that grid, is blank.
-_LEAST_RANGE = 16
+_MIN_GREY_RANGE = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
+class ExampleScan:
   """What was seen of one example.
 
   Attributes:
-    place: where it is.
-    faults: what is wrong with it.
+    ref: where it is.
+    issues: what is wrong with it.
     size: (H, W) of the image; None if it could not be read.
-    pixels: int64 [256], pixels of the mask by train id, IGNORE included;
+    label_counts: int64 [256], pixels of the mask by train id, IGNORE included;
       None if it could not be read.
     palette: (raw id, its colour) of the ids that a palette mask has.
-    beyond: the largest id that is no class, though it could be; -1 for none.
-    empty: share of crops without a labelled pixel.
+    max_unknown_id: the largest id that is no class, though it could be; -1 for
+      none.
+    empty_crop_share: share of crops without a labelled pixel.
     digest: hash of the decoded image; b'' if it could not be read.
-    look: perceptual hash, 256 bits; b'' of a blank image.
+    perceptual_hash: perceptual hash, 256 bits; b'' of a blank image.
   """
 
-  place: load.Place
-  faults: tuple[load.Fault, ...] = ()
+  ref: load.ExampleRef
+  issues: tuple[load.Issue, ...] = ()
   size: tuple[int, int] | None = None
-  pixels: np.ndarray | None = None
+  label_counts: np.ndarray | None = None
   palette: load.Palette = ()
-  beyond: int = -1
-  empty: float = 0.0
+  max_unknown_id: int = -1
+  empty_crop_share: float = 0.0
   digest: bytes = b''
-  look: bytes = b''
+  perceptual_hash: bytes = b''
 
 
-def windows(augment: Any, size: sizes.Size) -> tuple[sizes.Size, ...]:
+def crop_windows(augment: Any, size: sizes.Size) -> tuple[sizes.Size, ...]:
   """Returns the sizes that crops have in pixels of the image as it is.
 
   Args:
@@ -75,7 +76,7 @@ def windows(augment: Any, size: sizes.Size) -> tuple[sizes.Size, ...]:
   ops = ops[: ops.index('random_crop')]
   crop = augment.random_crop.size
   scaled = [
-    sizes.after(augment, ops, size, quantile)
+    sizes.size_after_ops(augment, ops, size, quantile)
     for quantile in (0.0, 0.25, 0.5, 0.75, 1.0)
   ]
   if len(set(scaled)) == 1:
@@ -89,7 +90,7 @@ def windows(augment: Any, size: sizes.Size) -> tuple[sizes.Size, ...]:
   )
 
 
-def empty_share(
+def compute_empty_share(
   labelled: np.ndarray, sizes: Sequence[tuple[int, int]]
 ) -> float:
   """Returns the share of windows that hold no labelled pixel.
@@ -115,7 +116,7 @@ def empty_share(
   return float(np.mean(shares))
 
 
-def look(image: np.ndarray) -> bytes:
+def compute_perceptual_hash(image: np.ndarray) -> bytes:
   """Returns 256 bits that are alike for images that look alike; b'' if blank.
 
   Each bit says whether the grey level rises to the right, on a 16x16 grid.
@@ -124,17 +125,17 @@ def look(image: np.ndarray) -> bytes:
     image: uint8 or uint16 [H, W, C].
   """
   small = cv2.resize(
-    visualize.picture(image),
-    (_GRID + 1, _GRID),
+    visualize.to_rgb(image),
+    (_HASH_GRID + 1, _HASH_GRID),
     interpolation=cv2.INTER_AREA,
   )
   grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-  if int(grey.max()) - int(grey.min()) < _LEAST_RANGE:
+  if int(grey.max()) - int(grey.min()) < _MIN_GREY_RANGE:
     return b''
   return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
 
 
-def examine(example: load.Loaded, augment: Any) -> Scan:
+def scan_example(example: load.LoadedExample, augment: Any) -> ExampleScan:
   """Returns what the doctor keeps of an example.
 
   Args:
@@ -149,96 +150,104 @@ def examine(example: load.Loaded, augment: Any) -> Scan:
     result |= {
       'size': image.shape[:2],
       'digest': digest.digest(),
-      'look': look(image),
+      'look': compute_perceptual_hash(image),
     }
   if label is not None:
-    crops = windows(augment, label.shape)
-    result['empty'] = empty_share(label != dataset_info.IGNORE, crops)
-  return Scan(
-    example.place,
-    example.faults,
-    pixels=example.pixels,
+    crops = crop_windows(augment, label.shape)
+    result['empty'] = compute_empty_share(label != dataset_info.IGNORE, crops)
+  return ExampleScan(
+    example.ref,
+    example.issues,
+    label_counts=example.label_counts,
     palette=example.palette,
-    beyond=example.beyond,
+    max_unknown_id=example.max_unknown_id,
     **result,
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class SplitStatistics:
   """Statistics of one split.
 
   Attributes:
     scans: of its examples.
-    pixels: int64 [256], pixels by train id, IGNORE included.
+    label_counts: int64 [256], pixels by train id, IGNORE included.
     sizes: int [n, 2], (H, W) of the images that could be read.
-    empty: share of crops without a label, 0..1.
+    empty_crop_share: share of crops without a label, 0..1.
   """
 
-  scans: tuple[Scan, ...]
-  pixels: np.ndarray
+  scans: tuple[ExampleScan, ...]
+  label_counts: np.ndarray
   sizes: np.ndarray
-  empty: float
+  empty_crop_share: float
 
   @property
-  def ignored(self) -> float:
+  def ignored_share(self) -> float:
     """Share of pixels that are ignored, 0..1."""
-    return float(self.pixels[dataset_info.IGNORE] / max(1, self.pixels.sum()))
+    return float(
+      self.label_counts[dataset_info.IGNORE] / max(1, self.label_counts.sum())
+    )
 
-  def shares(self, num_classes: int) -> np.ndarray:
+  def class_frequencies(self, num_classes: int) -> np.ndarray:
     """Returns each class's share of the labelled pixels, [K]; 0 of none."""
-    counts = self.pixels[:num_classes]
+    counts = self.label_counts[:num_classes]
     return counts / max(1, counts.sum())
 
-  def counts(self, num_classes: int) -> np.ndarray:
+  def class_counts(self, num_classes: int) -> np.ndarray:
     """Returns the labelled pixels of each readable mask by class, [N, K]."""
     return np.array(
-      [s.pixels[:num_classes] for s in self.scans if s.pixels is not None]
+      [
+        s.label_counts[:num_classes]
+        for s in self.scans
+        if s.label_counts is not None
+      ]
     )
 
 
-def split_of(scans: Sequence[Scan]) -> Split:
+def summarize_split(scans: Sequence[ExampleScan]) -> SplitStatistics:
   """Adds up the scans of one split."""
   pixels = np.zeros(256, np.int64)
   for s in scans:
-    if s.pixels is not None:
-      pixels += s.pixels
-  return Split(
+    if s.label_counts is not None:
+      pixels += s.label_counts
+  return SplitStatistics(
     tuple(scans),
     pixels,
     np.array([s.size for s in scans if s.size], int).reshape(-1, 2),
-    float(np.mean([s.empty for s in scans])) if scans else 0.0,
+    float(np.mean([s.empty_crop_share for s in scans])) if scans else 0.0,
   )
 
 
 def _scan_files(
-  places: Sequence[load.Place],
+  refs: Sequence[load.ExampleRef],
   config: Any,
   info: dataset_info.DatasetInfo,
-) -> list[Scan]:
+) -> list[ExampleScan]:
   """Scans a few pairs of files."""
   return [
-    examine(load.load(p, config, info), config.data.augment) for p in places
+    scan_example(load.load_example(p, config, info), config.data.augment)
+    for p in refs
   ]
 
 
 def _scan_prepared(
-  part: tuple[str, int, int],
+  shard: tuple[str, int, int],
   config: Any,
   info: dataset_info.DatasetInfo,
-) -> list[Scan]:
+) -> list[ExampleScan]:
   """Scans a share of a prepared split."""
   return [
-    examine(e, config.data.augment) for e in load.prepared(*part, config, info)
+    scan_example(e, config.data.augment)
+    for e in load.load_prepared_shard(*shard, config, info)
   ]
 
 
-def scan(
-  splits: dict[str, Sequence[load.Place] | int],
+def scan_splits(
+  splits: dict[str, Sequence[load.ExampleRef] | int],
   config: Any,
   info: dataset_info.DatasetInfo,
   processes: int,
-) -> list[Scan]:
+) -> list[ExampleScan]:
   """Scans examples; on a terminal, shows a bar with rate and ETA.
 
   Args:
@@ -264,8 +273,8 @@ def scan(
       total += places
     else:
       tasks += [
-        functools.partial(_scan_files, places[i : i + _CHUNK], **use)
-        for i in range(0, len(places), _CHUNK)
+        functools.partial(_scan_files, places[i : i + _CHUNK_SIZE], **use)
+        for i in range(0, len(places), _CHUNK_SIZE)
       ]
       total += len(places)
   with contextlib.ExitStack() as stack:
@@ -285,11 +294,11 @@ def scan(
       tqdm.tqdm(total=total, desc='Examining', unit=' examples', disable=None)
     )
     scans = []
-    for found in run(_call, tasks):
+    for found in run(_run_task, tasks):
       scans += found
       bar.update(len(found))
   return scans
 
 
-def _call(task: Any) -> list[Scan]:
+def _run_task(task: Any) -> list[ExampleScan]:
   return task()

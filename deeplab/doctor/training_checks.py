@@ -20,9 +20,9 @@ from deeplab.training import class_weights
 from deeplab.training import limits
 
 
-def faults(
-  train: scan.Split, config: Any, info: dataset_info.DatasetInfo
-) -> list[load.Fault]:
+def find_issues(
+  train: scan.SplitStatistics, config: Any, info: dataset_info.DatasetInfo
+) -> list[load.Issue]:
   """Returns what would end the training before it learned anything.
 
   Args:
@@ -31,53 +31,60 @@ def faults(
     info: facts about the data set.
   """
   checks: list[tuple[str, Callable[[], Any]]] = [
-    ('augment', lambda: _augment_once(config.data)),
-    ('weights', lambda: class_weights.check(config.loss, info.num_classes)),
-    ('batch', lambda: _check_amounts(config, len(train.scans))),
+    ('augment', lambda: _run_augmentation_once(config.data)),
+    (
+      'weights',
+      lambda: class_weights.check_loss_config(config.loss, info.num_classes),
+    ),
+    ('batch', lambda: _check_limits(config, len(train.scans))),
   ]
   if len(train.sizes):
-    after = _sizes_after(config.data.augment, train.sizes)
-    checks.append(('sizes', lambda: compose.one_size(after)))
+    after = _possible_output_sizes(config.data.augment, train.sizes)
+    checks.append(('sizes', lambda: compose.require_same_size(after)))
   found = []
   for kind, check in checks:
     try:
       check()
     except ValueError as error:
-      found.append(load.Fault(kind, str(error)))
+      found.append(load.Issue(kind, str(error)))
   return found
 
 
-def _check_amounts(config: Any, examples: int) -> None:
+def _check_limits(config: Any, examples: int) -> None:
   """Asks whether the examples, if there are any, make batches and steps.
 
   Raises:
     ValueError: they do not.
   """
-  limits.check(config)
-  limits.check_batch(config)
+  limits.check_positive(config)
+  limits.check_batch_size(config)
   if examples:
     limits.total_steps(config, examples)
 
 
-def _augment_once(data: Any) -> None:
+def _run_augmentation_once(data: Any) -> None:
   """Builds the augmentation, and runs it on a black image of the data's kind.
 
   Raises:
     ValueError: an op is unknown, or not made for such images or parameters.
   """
-  pixels = image_format.of(data)
+  pixels = image_format.image_spec(data)
   example = {
     'image': np.zeros((8, 8, pixels.channels), pixels.dtype),
     'label': np.zeros((8, 8), np.uint8),
   }
-  compose.compose(data.augment, data.mean)(example, np.random.default_rng(0))
+  compose.compose_ops(data.augment, data.mean)(
+    example, np.random.default_rng(0)
+  )
 
 
-def _sizes_after(options: Any, found: np.ndarray) -> Iterable[sizes.Size]:
+def _possible_output_sizes(
+  options: Any, found: np.ndarray
+) -> Iterable[sizes.Size]:
   """Returns the sizes, [n, 2], at both ends of what the ops may draw."""
   known = [name for name in options.ops if name in compose.OPS]
   return {
-    sizes.after(options, known, (height, width), quantile)
+    sizes.size_after_ops(options, known, (height, width), quantile)
     for height, width in np.unique(found, axis=0).tolist()
     for quantile in (0.0, 1.0)
   }

@@ -89,7 +89,7 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
   return card
 
 
-def quantize(x: np.ndarray, detail: dict) -> np.ndarray:
+def quantize_input(x: np.ndarray, detail: dict) -> np.ndarray:
   """Returns float values in the dtype that a tensor of the file has."""
   dtype = detail['dtype']
   if not np.issubdtype(dtype, np.integer):
@@ -101,7 +101,7 @@ def quantize(x: np.ndarray, detail: dict) -> np.ndarray:
   return np.clip(np.rint(x), limits.min, limits.max).astype(dtype)
 
 
-def _dequantize(q: np.ndarray, detail: dict) -> np.ndarray:
+def _dequantize_output(q: np.ndarray, detail: dict) -> np.ndarray:
   """Returns the float32 values of a tensor of the file."""
   scale, zero_point = detail['quantization']
   if np.issubdtype(q.dtype, np.integer) and scale:
@@ -112,7 +112,7 @@ def _dequantize(q: np.ndarray, detail: dict) -> np.ndarray:
 class TFLitePredictor:
   """A .tflite file with its model card, run by LiteRT on the CPU.
 
-  The file computes at one size: `predictors.Resized` gives it
+  The file computes at one size: `predictors.ResizedPredictor` gives it
   images of any other.
   Input and output may be float32, int8 or uint8; quantised values are
   converted with the scales in the file.
@@ -156,7 +156,7 @@ class TFLitePredictor:
         f'{self.path} is not the file that its model card {card_path(path)} '
         'was written with: it is damaged or was replaced, so export it again'
       )
-    inputs, outputs = self._open(content)
+    inputs, outputs = self._make_interpreter(content)
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4:
       raise ValueError(
         f'{self.path} has {len(inputs)} inputs and {len(outputs)} outputs; a '
@@ -173,22 +173,25 @@ class TFLitePredictor:
         'the card is of another file'
       )
     self.mean = tuple(float(x) for x in self.card['mean'])
-    self.pixels = image_format.Pixels(
+    self.image_spec = image_format.ImageSpec(
       len(self.mean), 16 if self.card['value_range'][1] > 255 else 8
     )
-    self._native = {'argmax': 'ids'}.get(
+    self._file_output = {'argmax': 'ids'}.get(
       self.card['output'], self.card['output']
     )
-    self.output = self._native
+    self.output = self._file_output
 
   def with_output(self, output: str) -> 'TFLitePredictor':
     """Returns this predictor with another output, computed on the host."""
     if output == self.output:
       return self
     order = ('logits', 'softmax', 'ids')
-    if order.index(predictors.check_output(output)) < order.index(self._native):
+    if order.index(predictors.check_output(output)) < order.index(
+      self._file_output
+    ):
       raise ValueError(
-        f'{self.path} gives {self._native}, which no {output} can be made of: '
+        f'{self.path} gives {self._file_output}, which no {output} can be made '
+        'of: '
         'export it with another output, or ask for one view of whole images '
         "(eval.mode='whole', eval.scales=(1.0,), eval.flip=False)"
       )
@@ -201,7 +204,7 @@ class TFLitePredictor:
     if content[4:8] != b'TFL3':
       raise ValueError(f'{self.path} is not a TensorFlow Lite file')
 
-  def _open(self, content: bytes) -> tuple[list[dict], list[dict]]:
+  def _make_interpreter(self, content: bytes) -> tuple[list[dict], list[dict]]:
     """Makes the interpreter; returns details of its inputs and outputs."""
     try:
       self._interpreter: Any = interpreter.Interpreter(
@@ -225,15 +228,15 @@ class TFLitePredictor:
 
   def _invoke(self, images: np.ndarray) -> np.ndarray:
     """Runs one static batch."""
-    result = self._run(quantize(images, self._input))
-    if self._native == 'ids':
+    result = self._run(quantize_input(images, self._input))
+    if self._file_output == 'ids':
       result = result[..., 0] if result.ndim == 4 else result
       return result.astype(np.uint8)
-    return _dequantize(result, self._output)
+    return _dequantize_output(result, self._output)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] of the file's size and values to `output`."""
-    expected = (*self.input_size, self.pixels.channels)
+    expected = (*self.input_size, self.image_spec.channels)
     if images.shape[1:] != expected:
       raise ValueError(
         f'{self.path} takes images of {expected}, not {images.shape[1:]}: '
@@ -244,7 +247,7 @@ class TFLitePredictor:
     if not self.card['normalization_in_graph']:
       mean = np.asarray(self.card['mean'], np.float32)
       std = np.asarray(self.card['std'], np.float32)
-      images = compose.normalize(images, mean, std)
+      images = compose.normalize_image(images, mean, std)
     surplus = -count % self.batch_size
     images = np.concatenate([images, images[-1:].repeat(surplus, axis=0)])
     result = np.concatenate(
@@ -253,8 +256,8 @@ class TFLitePredictor:
         for start in range(0, len(images), self.batch_size)
       ]
     )[:count]
-    if self.output == self._native:
+    if self.output == self._file_output:
       return result
     if self.output == 'softmax':
       return predictors.softmax(result)
-    return predictors.to_ids(result)
+    return predictors.argmax(result)

@@ -43,7 +43,7 @@ class ONNXPredictor(litert.TFLitePredictor):
   def _check_format(self, content: bytes) -> None:
     pass  # ONNX Runtime says what is wrong
 
-  def _open(self, content: bytes) -> tuple[list[dict], list[dict]]:
+  def _make_interpreter(self, content: bytes) -> tuple[list[dict], list[dict]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -58,14 +58,14 @@ class ONNXPredictor(litert.TFLitePredictor):
         f'ONNX Runtime cannot load {self.path}: {error}'
       ) from error
     return (
-      [self._detail(x, 'input') for x in self._interpreter.get_inputs()],
+      [self._tensor_detail(x, 'input') for x in self._interpreter.get_inputs()],
       [
-        self._detail(x, 'output_tensor')
+        self._tensor_detail(x, 'output_tensor')
         for x in self._interpreter.get_outputs()
       ],
     )
 
-  def _detail(self, end: Any, key: str) -> dict:
+  def _tensor_detail(self, end: Any, key: str) -> dict:
     """Returns details of one end by LiteRT's names.
 
     ONNX stores no scale with an input or output; the card does.

@@ -68,7 +68,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
   return powers
 
 
-def to_ids(scores: np.ndarray) -> np.ndarray:
+def argmax(scores: np.ndarray) -> np.ndarray:
   """Returns uint8 [..., H, W] of logits or probabilities [..., H, W, K]."""
   ids = np.empty(scores.shape[:-1], np.uint8)
   # Row by row: whole, an aerial image's would be eight bytes a pixel first.
@@ -84,20 +84,20 @@ def check_output(output: str) -> str:
   return output
 
 
-def _computation(
+def _make_forward(
   model: Any,
   mean: tuple[float, ...],
   std: tuple[float, ...],
   output: str,
-  pixels: bool,
+  takes_raw_pixels: bool,
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """Returns the function (variables, images) -> output of one model."""
 
   def compute(variables, images):
-    if pixels:
+    if takes_raw_pixels:
       images = images.astype(jnp.float32)
     else:
-      images = compose.normalize(images, mean, std)
+      images = compose.normalize_image(images, mean, std)
     logits = model.apply(variables, images).logits.astype(jnp.float32)
     if output == 'ids':
       return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
@@ -149,11 +149,11 @@ class FlaxPredictor:
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
     self._float64 = float64
-    self._pixels = pixels
+    self._takes_raw_pixels = pixels
     self._compiled: dict[str, Any] = {}
     self._batches: dict[tuple, int] = {}
 
-  def _like(self, variables: Any, output: str) -> 'FlaxPredictor':
+  def _copy_with(self, variables: Any, output: str) -> 'FlaxPredictor':
     other = copy.copy(self)
     other.variables = jax.device_put(variables)
     other.output = check_output(output)
@@ -163,15 +163,15 @@ class FlaxPredictor:
     """Returns this predictor with another output."""
     if output == self.output:
       return self
-    return self._like(self.variables, output)
+    return self._copy_with(self.variables, output)
 
   def with_variables(self, variables: Any) -> 'FlaxPredictor':
     """Returns this predictor with other weights; nothing is recompiled."""
-    return self._like(variables, self.output)
+    return self._copy_with(variables, self.output)
 
   def with_model(self, model: Any) -> 'FlaxPredictor':
     """Returns another model with the same weights."""
-    other = self._like(self.variables, self.output)
+    other = self._copy_with(self.variables, self.output)
     other.model, other._compiled = model, {}
     return other
 
@@ -179,7 +179,9 @@ class FlaxPredictor:
     """Maps [B, H, W, C], integers or float32, to `output`."""
     if self.output not in self._compiled:
       self._compiled[self.output] = parallel.map_predict(
-        _computation(self.model, self.mean, self.std, self.output, self._pixels)
+        _make_forward(
+          self.model, self.mean, self.std, self.output, self._takes_raw_pixels
+        )
       )
     count = len(images)
     key = (self.output, images.dtype, images.shape[1:])
@@ -194,7 +196,7 @@ class FlaxPredictor:
     return np.asarray(outputs)[:count]
 
 
-def of_config(
+def build_flax_predictor(
   config: Any,
   num_classes: int,
   variables: Any,
@@ -206,14 +208,14 @@ def of_config(
   Args:
     config: the experiment.
     num_classes: number of classes.
-    variables: as `networks.scored` returns them; {} where each scoring brings
-      its own.
+    variables: as `networks.eval_variables` returns them; {} where each scoring
+      brings its own.
     output: see the module.
     output_stride: see `config.eval`; 0 for the one that was trained.
   """
-  int8 = networks.enabled(config)
+  int8 = networks.is_int8(config)
   return FlaxPredictor(
-    networks.evaluated(config, num_classes, output_stride),
+    networks.eval_model(config, num_classes, output_stride),
     variables,
     config.data.mean,
     config.data.std,
@@ -223,7 +225,7 @@ def of_config(
   )
 
 
-class Resized:
+class ResizedPredictor:
   """A predictor at one size, asked about images of any size.
 
   Images are resized to the model's size, bilinearly with half-pixel centres;
@@ -247,15 +249,17 @@ class Resized:
     self.batch_size = predictor.batch_size
     self.mean = predictor.mean
 
-  def with_output(self, output: str) -> 'Resized':
+  def with_output(self, output: str) -> 'ResizedPredictor':
     """Returns this predictor with another output before resizing back."""
-    return Resized(self.predictor.with_output(output), self.input_size)
+    return ResizedPredictor(self.predictor.with_output(output), self.input_size)
 
-  def shrink(self, image: np.ndarray) -> np.ndarray:
+  def resize_input(self, image: np.ndarray) -> np.ndarray:
     """Returns an image [H, W, C] as float32 at the model's size."""
     return resize.resize_bilinear(image, self.input_size)
 
-  def restore(self, output: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  def resize_output(
+    self, output: np.ndarray, size: Sequence[int]
+  ) -> np.ndarray:
     """Returns one output, [h, w, K] or [h, w], at `size` (H, W)."""
     if self.output == 'ids':
       return resize.resize_nearest(output, size)
@@ -263,13 +267,13 @@ class Resized:
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] to `output` at H x W."""
-    outputs = self.predictor(np.stack([self.shrink(x) for x in images]))
-    return np.stack([self.restore(x, images.shape[1:3]) for x in outputs])
+    outputs = self.predictor(np.stack([self.resize_input(x) for x in images]))
+    return np.stack([self.resize_output(x, images.shape[1:3]) for x in outputs])
 
 
-def static_protocol(
+def fixed_size_predictor(
   predictor: Predictor, size: Sequence[int], output: str | None = None
-) -> Resized:
+) -> ResizedPredictor:
   """Returns a predictor as a fixed-size file would compute it.
 
   A float model and the files made of it are compared only when both are asked
@@ -283,4 +287,4 @@ def static_protocol(
   """
   if output is not None:
     predictor = predictor.with_output(output)
-  return Resized(predictor, size)
+  return ResizedPredictor(predictor, size)

@@ -15,16 +15,18 @@ import numpy as np
 from deeplab.inference import litert
 
 # What its bookkeeping takes at most beside the activations.
-_SLACK_BYTES = 8 * 1024**2
+_BOOKKEEPING_BYTES = 8 * 1024**2
 
 
-def available() -> bool:
+def is_available() -> bool:
   """Whether this machine has the package."""
   return importlib.util.find_spec('tflite_micro') is not None
 
 
-def open_file(
-  content: bytes, arena_bytes: int | None = None, preserve: bool = False
+def make_interpreter(
+  content: bytes,
+  arena_bytes: int | None = None,
+  preserve_all_tensors: bool = False,
 ) -> Any:
   """Returns an interpreter of a file, with the memory it needs.
 
@@ -32,12 +34,12 @@ def open_file(
     content: bytes of a .tflite file, which LiteRT can load.
     arena_bytes: for activations and bookkeeping; None: as much as all tensors
       take together.
-    preserve: keeps every tensor, for `GetTensor`.
+    preserve_all_tensors: keeps every tensor, for `GetTensor`.
 
   Raises:
     ValueError: no package here, or TFLM cannot load the file.
   """
-  if not available():
+  if not is_available():
     raise ValueError(
       'TensorFlow Lite Micro is not installed: `pip install tflite-micro` '
       '(Linux alone) as in requirements.txt'
@@ -45,14 +47,16 @@ def open_file(
   from tflite_micro.python.tflite_micro import runtime
 
   if arena_bytes is None:
-    arena_bytes = _all_bytes(content) + _SLACK_BYTES
+    arena_bytes = _tensor_bytes(content) + _BOOKKEEPING_BYTES
   config = runtime.InterpreterConfig
   try:
     return runtime.Interpreter.from_bytes(
       content,
       arena_size=arena_bytes,
       intrepreter_config=(
-        config.kPreserveAllTensors if preserve else config.kAllocationRecording
+        config.kPreserveAllTensors
+        if preserve_all_tensors
+        else config.kAllocationRecording
       ),
     )
   except (RuntimeError, ValueError) as error:
@@ -62,7 +66,7 @@ def open_file(
     ) from error
 
 
-def _all_bytes(content: bytes) -> int:
+def _tensor_bytes(content: bytes) -> int:
   """Returns the bytes of all tensors; LiteRT refuses what is no file.
 
   TFLM does not check what it reads, and would end the process.
@@ -90,11 +94,11 @@ class TFLMPredictor(litert.TFLitePredictor):
     self.resolver = 'tflm'
     self._load(path)
 
-  def _open(self, content: bytes) -> tuple[list[dict], list[dict]]:
-    self._interpreter = open_file(content)
+  def _make_interpreter(self, content: bytes) -> tuple[list[dict], list[dict]]:
+    self._interpreter = make_interpreter(content)
     return (
-      [_detail(self._interpreter.get_input_details(0))],
-      [_detail(self._interpreter.get_output_details(0))],
+      [_litert_detail(self._interpreter.get_input_details(0))],
+      [_litert_detail(self._interpreter.get_output_details(0))],
     )
 
   def _run(self, values: np.ndarray) -> np.ndarray:
@@ -109,7 +113,7 @@ class TFLMPredictor(litert.TFLitePredictor):
     return self._interpreter.get_output(0)
 
 
-def _detail(detail: dict) -> dict:
+def _litert_detail(detail: dict) -> dict:
   """Returns details of a tensor by LiteRT's names."""
   parameters = detail['quantization_parameters']
   scales, zeros = parameters['scales'], parameters['zero_points']

@@ -26,7 +26,7 @@ from deeplab.inference import predictors
 MODES = ('whole', 'slide', 'static')
 
 
-def track(
+def track_progress(
   items: Iterable,
   total: int | None,
   what: str,
@@ -84,12 +84,12 @@ def view_size(
       their ratio; () leaves it as it is.
     scale: factor on both sides; halves are rounded up (mmcv).
   """
-  size = sizes.fitted(size[:2], 1.0, *frame) if frame else size[:2]
+  size = sizes.fit_size(size[:2], 1.0, *frame) if frame else size[:2]
   height, width = (max(1, int(n * scale + 0.5)) for n in size)
   return height, width
 
 
-def pad(
+def pad_image(
   image: np.ndarray, size: Sequence[int], fill: Sequence[float]
 ) -> np.ndarray:
   """Pads [H, W, C] at the bottom and the right with a colour, to (H, W)."""
@@ -113,7 +113,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
   return [*starts, length - window]
 
 
-def whole(
+def whole_inference(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
   """Asks about whole images [H, W, C]; returns [H, W, K] or [H, W] each.
@@ -121,24 +121,24 @@ def whole(
   Images that have one size once padded (or resized, for a predictor of one
   size) run together.
   """
-  if isinstance(predictor, predictors.Resized):
-    run, restore = predictor.predictor, predictor.restore
-    ready = [predictor.shrink(image) for image in images]
+  if isinstance(predictor, predictors.ResizedPredictor):
+    run, restore = predictor.predictor, predictor.resize_output
+    ready = [predictor.resize_input(image) for image in images]
   else:
     run = predictor
     restore = lambda output, size: output[: size[0], : size[1]]
     ready = [
-      pad(x, padded_size(x.shape, config), predictor.mean) for x in images
+      pad_image(x, padded_size(x.shape, config), predictor.mean) for x in images
     ]
   results: list = [None] * len(images)
-  for batch in _alike(ready, config.batch_size):
+  for batch in _batch_same_shape(ready, config.batch_size):
     outputs = run(np.stack([ready[i] for i in batch]))
     for i, output in zip(batch, outputs, strict=True):
       results[i] = restore(output, images[i].shape[:2])
   return results
 
 
-def slide(
+def sliding_window_inference(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
   """Asks about overlapping windows; returns mean outputs [H, W, K] each.
@@ -155,7 +155,7 @@ def slide(
     if predictor.input_size is None:
       window = np.minimum(window, padded_size(image.shape, config))
     size = np.maximum(image.shape[:2], window)
-    ready.append(pad(image, tuple(size), predictor.mean))
+    ready.append(pad_image(image, tuple(size), predictor.mean))
     places += [
       (i, slice(y, y + window[0]), slice(x, x + window[1]))
       for y in window_starts(size[0], window[0], config.stride[0])
@@ -165,7 +165,7 @@ def slide(
   results: list = [None] * len(images)
   left = collections.Counter(i for i, _, _ in places)
   counts: dict[int, np.ndarray] = {}
-  for batch in _alike(cuts, config.batch_size):
+  for batch in _batch_same_shape(cuts, config.batch_size):
     outputs = predictor(np.stack([cuts[n] for n in batch]))
     for n, output in zip(batch, outputs, strict=True):
       i, y, x = places[n]
@@ -183,7 +183,7 @@ def slide(
   return results
 
 
-def _alike(
+def _batch_same_shape(
   images: Sequence[np.ndarray], batch_size: int
 ) -> Iterator[list[int]]:
   """Groups the indices of images of one shape and type, up to a batch."""
@@ -195,7 +195,7 @@ def _alike(
       yield members[start : start + batch_size]
 
 
-def protocol(
+def apply_static_mode(
   predictor: predictors.Predictor, config: Any
 ) -> predictors.Predictor:
   """Returns what answers: under the mode 'static', at `static_size` alone.
@@ -204,12 +204,14 @@ def protocol(
     predictor: see `predictors`.
     config: `config.eval`.
   """
-  if config.mode != 'static' or isinstance(predictor, predictors.Resized):
+  if config.mode != 'static' or isinstance(
+    predictor, predictors.ResizedPredictor
+  ):
     return predictor
-  return predictors.Resized(predictor, config.static_size)
+  return predictors.ResizedPredictor(predictor, config.static_size)
 
 
-def check(predictor: predictors.Predictor, config: Any) -> None:
+def check_eval_config(predictor: predictors.Predictor, config: Any) -> None:
   """Refuses what the predictor or the config cannot do.
 
   Raises:
@@ -238,7 +240,7 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
   if predictor.input_size is None:
     return
   if slide and (
-    isinstance(predictor, predictors.Resized)
+    isinstance(predictor, predictors.ResizedPredictor)
     or tuple(config.window) != tuple(predictor.input_size)
   ):
     raise ValueError(
@@ -254,7 +256,7 @@ def check(predictor: predictors.Predictor, config: Any) -> None:
     )
 
 
-def segment(
+def segment_images(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
   """Returns the class of each pixel of each image.
@@ -271,7 +273,7 @@ def segment(
 
   Args:
     predictor: see `predictors`. One of static size is asked through
-      `predictors.Resized`.
+      `predictors.ResizedPredictor`.
     images: uint8 or uint16 [H, W, C] each, of any sizes.
     config: `config.eval`.
 
@@ -281,35 +283,35 @@ def segment(
   Raises:
     ValueError: the config asks what the predictor cannot do.
   """
-  outputs, form = _ask(predictor, images, config, ids=True)
-  return outputs if form == 'ids' else [predictors.to_ids(x) for x in outputs]
+  outputs, form = _predict_views(predictor, images, config, allow_argmax=True)
+  return outputs if form == 'ids' else [predictors.argmax(x) for x in outputs]
 
 
-def probabilities(
+def predict_probabilities(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
-  """Returns float32 [H, W, K] each, whose arg-max is `segment`.
+  """Returns float32 [H, W, K] each, whose arg-max is `segment_images`.
 
   Raises:
     ValueError: the config asks what the predictor cannot do, or it gives ids
       alone.
   """
-  outputs, form = _ask(predictor, images, config, ids=False)
+  outputs, form = _predict_views(predictor, images, config, allow_argmax=False)
   if form == 'softmax':
     return outputs
   return [predictors.softmax(x) for x in outputs]
 
 
-def logits(
+def predict_logits(
   predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
 ) -> list[np.ndarray]:
-  """Returns float32 [H, W, K] each, whose arg-max is `segment`.
+  """Returns float32 [H, W, K] each, whose arg-max is `segment_images`.
 
   Raises:
     ValueError: the config asks what the predictor cannot do, or for several
       views, which are averaged as probabilities; or it has no logits.
   """
-  if not _one_view(config):
+  if not _is_single_view(config):
     raise ValueError(
       f'eval.loss=True with eval.scales={tuple(config.scales)}, '
       f'eval.flip={config.flip} and eval.fit={tuple(config.fit)}: the loss '
@@ -321,48 +323,50 @@ def logits(
       'the loss sigmoid_cross_entropy is of logits, and the model has '
       'probabilities: use eval.loss=False'
     )
-  return _ask(predictor, images, config, ids=False)[0]
+  return _predict_views(predictor, images, config, allow_argmax=False)[0]
 
 
-def _views(config: Any) -> list[tuple[float, bool]]:
+def _tta_views(config: Any) -> list[tuple[float, bool]]:
   """Returns (scale, flip) of each view of an image."""
   flips = (False, True) if config.flip else (False,)
   return [(scale, flip) for scale in config.scales for flip in flips]
 
 
-def _one_view(config: Any) -> bool:
+def _is_single_view(config: Any) -> bool:
   """Returns whether images are looked at once, as they are."""
-  return _views(config) == [(1.0, False)] and not config.fit
+  return _tta_views(config) == [(1.0, False)] and not config.fit
 
 
-def _ask(
+def _predict_views(
   predictor: predictors.Predictor,
   images: Sequence[np.ndarray],
   config: Any,
-  ids: bool,
+  allow_argmax: bool,
 ) -> tuple[list[np.ndarray], str]:
   """Returns one output an image and what it is, as of predictors.
 
   Args:
-    predictor: see `segment`.
+    predictor: see `segment_images`.
     images: likewise.
     config: likewise.
-    ids: ids will do.
+    allow_argmax: ids will do.
   """
-  predictor = protocol(predictor, config)
-  check(predictor, config)
+  predictor = apply_static_mode(predictor, config)
+  check_eval_config(predictor, config)
   at_once = config.mode != 'slide'
   size = predictor.input_size if at_once else None
-  if size is not None and not isinstance(predictor, predictors.Resized):
-    predictor = predictors.Resized(predictor, size)
-  views, one_view = _views(config), _one_view(config)
+  if size is not None and not isinstance(
+    predictor, predictors.ResizedPredictor
+  ):
+    predictor = predictors.ResizedPredictor(predictor, size)
+  views, one_view = _tta_views(config), _is_single_view(config)
   output = predictor.output
-  if ids and at_once and one_view:
+  if allow_argmax and at_once and one_view:
     output = 'ids' if size is None else output
   else:
     output = 'logits' if output == 'ids' else output
   predictor = predictor.with_output(output)
-  run = whole if at_once else slide
+  run = whole_inference if at_once else sliding_window_inference
   if one_view:
     return run(predictor, images, config), output
 

@@ -1,7 +1,7 @@
 """Convolutions written for XLA's CPU back end, and its sums over pixels.
 
-`depthwise` and `pointwise` compute what `lax.conv_general_dilated` computes,
-in forms that the CPU back end runs several times faster in training.
+`depthwise_conv` and `pointwise_conv` compute what `lax.conv_general_dilated`
+computes, in forms that the CPU back end runs several times faster in training.
 Accelerators, exporters and quantisers never see this file.
 
 What that back end does well is one loop over an elementwise expression, with
@@ -9,7 +9,7 @@ the channels innermost: it vectorises it, runs it on all cores, and nine slices
 of a padded map cost little more than a copy. What it does badly is a sum over
 all pixels with arithmetic inside: it walks one channel at a time through
 memory, seven to forty times slower. So gradients are written by hand here, and
-every sum over pixels goes through `channel_sum`.
+every sum over pixels goes through `sum_over_pixels`.
 """
 
 from collections.abc import Callable
@@ -26,25 +26,25 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 # Rows (start, stop) and columns (start, stop) of a map.
 Region = tuple[tuple[int, int], tuple[int, int]]
 
-# Terms of one elementwise sum in `channel_sum`. 4, 8 and 16 are about equally
-# fast, and fewer compile faster; with 32 XLA fuses the second stage into the
-# first, which is 5 to 15 times slower.
-_TERMS = 4
+# Terms of one elementwise sum in `sum_over_pixels`. 4, 8 and 16 are about
+# equally fast, and fewer compile faster; with 32 XLA fuses the second stage
+# into the first, which is 5 to 15 times slower.
+_TERMS_PER_SUM = 4
 # XLA hands sums of at least so many elements to a library, and fuses smaller
 # ones into whatever produces their operand, which is what must not happen.
-_LIBRARY_SUM = 32_768
+_MIN_LIBRARY_SUM_SIZE = 32_768
 
 
-def _divisor(n: int, limit: int) -> int:
+def _largest_divisor(n: int, limit: int) -> int:
   """Returns the largest divisor of n up to limit."""
   return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
 
 
-def _add(terms: Iterable[Array]) -> Array:
+def _add_terms(terms: Iterable[Array]) -> Array:
   return functools.reduce(operator.add, terms)
 
 
-def channel_sum(function: Callable[..., Array], *arrays: Array) -> Array:
+def sum_over_pixels(function: Callable[..., Array], *arrays: Array) -> Array:
   """Sums `function(*arrays)` over all pixels, keeping channels.
 
   The maps are cut into a few blocks whose values are added up elementwise, so
@@ -58,10 +58,10 @@ def channel_sum(function: Callable[..., Array], *arrays: Array) -> Array:
     [C].
   """
   batch, height = arrays[0].shape[:2]
-  images = _divisor(batch, _TERMS)
-  bands = _divisor(height, _TERMS // images)
+  images = _largest_divisor(batch, _TERMS_PER_SUM)
+  bands = _largest_divisor(height, _TERMS_PER_SUM // images)
   batch, height = batch // images, height // bands
-  total = _add(
+  total = _add_terms(
     function(
       *(
         x[i * batch : (i + 1) * batch, j * height : (j + 1) * height]
@@ -72,11 +72,11 @@ def channel_sum(function: Callable[..., Array], *arrays: Array) -> Array:
     for j in range(bands)
   )
   total = total.reshape(-1, total.shape[-1])
-  while total.shape[0] > 1 and total.size < _LIBRARY_SUM:
-    parts = _divisor(total.shape[0], _TERMS)
+  while total.shape[0] > 1 and total.size < _MIN_LIBRARY_SUM_SIZE:
+    parts = _largest_divisor(total.shape[0], _TERMS_PER_SUM)
     if parts == 1:
       break
-    total = _add(jnp.split(total, parts))
+    total = _add_terms(jnp.split(total, parts))
   return total.sum(0)
 
 
@@ -86,12 +86,12 @@ def _pad(x: Array, pads: Pads) -> Array:
   return lax.pad(x, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
 
 
-def _window(x: Array, region: Region, stride: int = 1) -> Array:
+def _slice_window(x: Array, region: Region, stride: int = 1) -> Array:
   (top, bottom), (left, right) = region
   return x[:, top:bottom:stride, left:right:stride]
 
 
-def _multiply(x: Array, y: Array) -> Array:
+def _multiply_float32(x: Array, y: Array) -> Array:
   return x.astype(jnp.float32) * y.astype(jnp.float32)
 
 
@@ -105,7 +105,7 @@ def _out_size(size, shape, stride: int, rate: int, pads: Pads):
 # Dense: the map is padded once, and every tap reads a window of full size.
 
 
-def _windows(padded: Array, shape, stride: int, rate: int, size):
+def _iterate_tap_windows(padded: Array, shape, stride: int, rate: int, size):
   """Yields (i, j, window [B, *size, C]) for the taps of a kernel."""
   spans = [(n - 1) * stride + 1 for n in size]
   for i in range(shape[0]):
@@ -114,15 +114,19 @@ def _windows(padded: Array, shape, stride: int, rate: int, size):
         (tap * rate, tap * rate + span)
         for tap, span in zip((i, j), spans, strict=True)
       )
-      yield i, j, _window(padded, (rows, columns), stride)
+      yield i, j, _slice_window(padded, (rows, columns), stride)
 
 
-def _dense(padded: Array, kernel: Array, stride: int, rate: int, size) -> Array:
-  windows = _windows(padded, kernel.shape[:2], stride, rate, size)
-  return _add(_multiply(x, kernel[i : i + 1, j : j + 1]) for i, j, x in windows)
+def _dense_taps_conv(
+  padded: Array, kernel: Array, stride: int, rate: int, size
+) -> Array:
+  windows = _iterate_tap_windows(padded, kernel.shape[:2], stride, rate, size)
+  return _add_terms(
+    _multiply_float32(x, kernel[i : i + 1, j : j + 1]) for i, j, x in windows
+  )
 
 
-def _phase(phase: int, k: int, stride: int, rate: int, low: int):
+def _phase_taps(phase: int, k: int, stride: int, rate: int, low: int):
   """Returns [(tap, offset)]: what input row `stride * p + phase` feeds.
 
   Through `tap` it feeds output row `p + offset`.
@@ -131,14 +135,16 @@ def _phase(phase: int, k: int, stride: int, rate: int, low: int):
   return [(tap, n // stride) for tap, n in reach if n % stride == 0]
 
 
-def _dense_dx(g: Array, kernel: Array, stride, rate, pads, size) -> Array:
+def _dense_input_gradient(
+  g: Array, kernel: Array, stride, rate, pads, size
+) -> Array:
   """Gradient by the input, one phase of the stride at a time.
 
   Inserting zeros between the rows of g instead would give stride ** 2 times
   the work.
   """
   phases = [
-    [_phase(p, k, stride, rate, low) for p in range(stride)]
+    [_phase_taps(p, k, stride, rate, low) for p in range(stride)]
     for k, (low, _) in zip(kernel.shape[:2], pads, strict=True)
   ]
   count = [-(-n // stride) for n in size]
@@ -158,8 +164,8 @@ def _dense_dx(g: Array, kernel: Array, stride, rate, pads, size) -> Array:
         for j, x in horizontal:
           top, left = y + lows[0], x + lows[1]
           region = (top, top + count[0]), (left, left + count[1])
-          total = total + _multiply(
-            _window(g, region), kernel[i : i + 1, j : j + 1]
+          total = total + _multiply_float32(
+            _slice_window(g, region), kernel[i : i + 1, j : j + 1]
           )
       columns.append(total)
     rows.append(jnp.stack(columns, 3))
@@ -177,7 +183,7 @@ def _is_sparse(size, stride: int, rate: int) -> bool:
   return stride == 1 and 4 * rate > min(size)
 
 
-def _pairs(size, shape, rate: int, pads: Pads):
+def _tap_regions(size, shape, rate: int, pads: Pads):
   """Returns [(i, j, source, target)]: taps and the regions they connect."""
   out = _out_size(size, shape, 1, rate, pads)
   pairs = []
@@ -195,19 +201,21 @@ def _pairs(size, shape, rate: int, pads: Pads):
   return pairs
 
 
-def _sparse(x: Array, kernel: Array, pairs, size) -> Array:
+def _sparse_taps_conv(x: Array, kernel: Array, pairs, size) -> Array:
   total = jnp.zeros((x.shape[0], *size, x.shape[3]), jnp.float32)
   whole = tuple((0, n) for n in size)
   for i, j, source, target in sorted(pairs, key=lambda p: p[3] != whole):
-    term = _multiply(_window(x, source), kernel[i : i + 1, j : j + 1])
-    term = term + _window(total, target)
+    term = _multiply_float32(
+      _slice_window(x, source), kernel[i : i + 1, j : j + 1]
+    )
+    term = term + _slice_window(total, target)
     start = (0, target[0][0], target[1][0], 0)
     total = lax.dynamic_update_slice(total, term, start)
   return total
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def depthwise(
+def depthwise_conv(
   x: Array, kernel: Array, stride: int, rate: int, pads: Pads
 ) -> Array:
   """Depthwise convolution as a sum of shifted multiplies.
@@ -231,10 +239,10 @@ def _depthwise_forward(x, kernel, stride, rate, pads):
   size, shape = x.shape[1:3], kernel.shape[:2]
   out = _out_size(size, shape, stride, rate, pads)
   if _is_sparse(size, stride, rate):
-    y = _sparse(x, kernel, _pairs(size, shape, rate, pads), out)
+    y = _sparse_taps_conv(x, kernel, _tap_regions(size, shape, rate, pads), out)
     return y.astype(x.dtype), (x, kernel, size)
   padded = _pad(x, pads)
-  y = _dense(padded, kernel, stride, rate, out)
+  y = _dense_taps_conv(padded, kernel, stride, rate, out)
   return y.astype(x.dtype), (padded, kernel, size)
 
 
@@ -242,18 +250,22 @@ def _depthwise_backward(stride, rate, pads, residuals, g):
   x, kernel, size = residuals
   shape = kernel.shape[:2]
   if _is_sparse(size, stride, rate):
-    pairs = _pairs(size, shape, rate, pads)
+    pairs = _tap_regions(size, shape, rate, pads)
     swapped = [(i, j, target, source) for i, j, source, target in pairs]
-    dx = _sparse(g, kernel, swapped, size)
+    dx = _sparse_taps_conv(g, kernel, swapped, size)
     sums = {
-      (i, j): channel_sum(_multiply, _window(x, source), _window(g, target))
+      (i, j): sum_over_pixels(
+        _multiply_float32, _slice_window(x, source), _slice_window(g, target)
+      )
       for i, j, source, target in pairs
     }
   else:
-    dx = _dense_dx(g, kernel, stride, rate, pads, size)
+    dx = _dense_input_gradient(g, kernel, stride, rate, pads, size)
     sums = {
-      (i, j): channel_sum(_multiply, window, g)
-      for i, j, window in _windows(x, shape, stride, rate, g.shape[1:3])
+      (i, j): sum_over_pixels(_multiply_float32, window, g)
+      for i, j, window in _iterate_tap_windows(
+        x, shape, stride, rate, g.shape[1:3]
+      )
     }
   zero = jnp.zeros(x.shape[3:], jnp.float32)
   rows = [
@@ -264,10 +276,10 @@ def _depthwise_backward(stride, rate, pads, residuals, g):
   return dx.astype(g.dtype), dkernel.astype(kernel.dtype)
 
 
-depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def pointwise(x: Array, kernel: Array) -> Array:
+def pointwise_conv(x: Array, kernel: Array) -> Array:
   """1x1 convolution of [B, H, W, Cin] by [1, 1, Cin, Cout] as a product.
 
   The pixels are one axis of a matrix: differentiated as it stands, a product

@@ -31,7 +31,7 @@ def _activate(activation: str, y: Array) -> Array:
   return y
 
 
-def _gate(activation: str, y: Array, g: Array) -> Array:
+def _activation_gradient(activation: str, y: Array, g: Array) -> Array:
   """Returns the gradient by y, the activation's input; 0 at its corners."""
   if activation == 'relu':
     return jnp.where(y > 0, g, 0)
@@ -45,11 +45,11 @@ def _gate(activation: str, y: Array, g: Array) -> Array:
   return g
 
 
-def _row(x: Array) -> Array:
+def _broadcast_channels(x: Array) -> Array:
   return x[None, None, None]
 
 
-def _average(sums: list[Array], x: Array, axis_name: str | None):
+def _mean_over_devices(sums: list[Array], x: Array, axis_name: str | None):
   """Returns sums over pixels as means over the pixels of all devices."""
   means = [s / (x.size // x.shape[3]) for s in sums]
   return means if axis_name is None else lax.pmean(means, axis_name)
@@ -81,46 +81,54 @@ def batch_norm(
     The activated map [B, H, W, C] in x's dtype, and the batch's mean [C] and
     biased variance [C] in float32.
   """
-  return _forward(x, scale, bias, epsilon, activation, axis_name)[0]
+  return _batch_norm_forward(x, scale, bias, epsilon, activation, axis_name)[0]
 
 
-def _forward(x, scale, bias, epsilon, activation, axis_name):
+def _batch_norm_forward(x, scale, bias, epsilon, activation, axis_name):
   f32 = lambda x: x.astype(jnp.float32)
   sums = [
-    cpu_kernels.channel_sum(f32, x),
-    cpu_kernels.channel_sum(lambda x: f32(x) * f32(x), x),
+    cpu_kernels.sum_over_pixels(f32, x),
+    cpu_kernels.sum_over_pixels(lambda x: f32(x) * f32(x), x),
   ]
-  mean, square = _average(sums, x, axis_name)
+  mean, square = _mean_over_devices(sums, x, axis_name)
   variance = jnp.maximum(square - mean * mean, 0)
   inverse = lax.rsqrt(variance + epsilon)
-  y = (f32(x) - _row(mean)) * _row(inverse * scale) + _row(bias)
+  y = (f32(x) - _broadcast_channels(mean)) * _broadcast_channels(
+    inverse * scale
+  ) + _broadcast_channels(bias)
   y = _activate(activation, y).astype(x.dtype)
   return (y, mean, variance), (x, scale, bias, mean, inverse)
 
 
-def _backward(epsilon, activation, axis_name, residuals, gradients):
+def _batch_norm_backward(epsilon, activation, axis_name, residuals, gradients):
   del epsilon
   x, scale, bias, mean, inverse = residuals
   slope = inverse * scale
 
   def centred(x):
-    return x.astype(jnp.float32) - _row(mean)
+    return x.astype(jnp.float32) - _broadcast_channels(mean)
 
   def gated(x, g):
-    y = centred(x) * _row(slope) + _row(bias)
-    return _gate(activation, y, g.astype(jnp.float32))
+    y = centred(x) * _broadcast_channels(slope) + _broadcast_channels(bias)
+    return _activation_gradient(activation, y, g.astype(jnp.float32))
 
   g = gradients[0]
-  dbias = cpu_kernels.channel_sum(gated, x, g)
-  dscale = cpu_kernels.channel_sum(lambda x, g: gated(x, g) * centred(x), x, g)
+  dbias = cpu_kernels.sum_over_pixels(gated, x, g)
+  dscale = cpu_kernels.sum_over_pixels(
+    lambda x, g: gated(x, g) * centred(x), x, g
+  )
   dscale = dscale * inverse
   # The statistics depend on x too; over a pmap axis, on every device's x.
-  by_mean, by_spread = _average([dbias, dscale], x, axis_name)
-  dx = gated(x, g) - _row(by_mean) - centred(x) * _row(inverse * by_spread)
-  return (dx * _row(slope)).astype(x.dtype), dscale, dbias
+  by_mean, by_spread = _mean_over_devices([dbias, dscale], x, axis_name)
+  dx = (
+    gated(x, g)
+    - _broadcast_channels(by_mean)
+    - centred(x) * _broadcast_channels(inverse * by_spread)
+  )
+  return (dx * _broadcast_channels(slope)).astype(x.dtype), dscale, dbias
 
 
-batch_norm.defvjp(_forward, _backward)
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 class BatchNorm(nn.Module):

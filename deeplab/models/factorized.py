@@ -26,7 +26,7 @@ class NonBottleneck1D(nn.Module):
   """
 
   rate: int
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 

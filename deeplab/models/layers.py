@@ -58,7 +58,7 @@ class Options:
     pointwise: 'conv', or 'matmul' for 1x1 convolutions as matrix products and
       BatchNorm with a hand-written gradient, faster on a CPU in training.
     remat: stages of the encoder, from the finest, whose blocks are computed
-      again in the backward pass; see `block`.
+      again in the backward pass; see `maybe_remat`.
     frozen_norms: running statistics normalise in training, too, and do not
       move; scale and bias are trained.
     resize_ratio: the largest of one resize, see `resizing`; 0 for any.
@@ -88,7 +88,7 @@ class Options:
         f'resize_ratio={self.resize_ratio} must be 2 or more, or 0 for no limit'
       )
 
-  def block(self, cls: type[Block], stage: int) -> type[Block]:
+  def maybe_remat(self, cls: type[Block], stage: int) -> type[Block]:
     """Returns a class of blocks, `__call__(x, train)`, as a stage has them.
 
     Args:
@@ -102,7 +102,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Norm:
+class BatchNormConfig:
   """BatchNorm constants; one set a family of layers.
 
   Attributes:
@@ -119,7 +119,7 @@ class Norm:
   frozen: bool = False
 
 
-def pair(n: int | Sequence[int]) -> tuple[int, int]:
+def as_pair(n: int | Sequence[int]) -> tuple[int, int]:
   """Returns (n, n), or what is a pair already."""
   rows, columns = (n, n) if isinstance(n, int) else n
   return rows, columns
@@ -148,7 +148,7 @@ def explicit_padding(
   if not isinstance(padding, str):
     return padding
   pads = []
-  for n, k in zip(size, pair(kernel), strict=True):
+  for n, k in zip(size, as_pair(kernel), strict=True):
     extent = (k - 1) * rate
     if padding == 'symmetric':
       pads.append((extent // 2, extent - extent // 2))
@@ -206,7 +206,7 @@ class Conv(nn.Module):
         f'{cin} input and {self.features} output channels'
       )
     dtype = jnp.dtype(self.options.dtype)
-    size = pair(self.kernel)
+    size = as_pair(self.kernel)
     shape = (*size, cin // self.groups, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
@@ -216,9 +216,9 @@ class Conv(nn.Module):
     depthwise = self.groups == cin == self.features and cin > 1
     pointwise = size == (1, 1) and self.groups == 1 and self.stride == 1
     if depthwise and self.options.depthwise == 'shifted':
-      x = cpu_kernels.depthwise(x, kernel, self.stride, self.rate, pads)
+      x = cpu_kernels.depthwise_conv(x, kernel, self.stride, self.rate, pads)
     elif pointwise and self.options.pointwise == 'matmul':
-      x = cpu_kernels.pointwise(x, kernel)
+      x = cpu_kernels.pointwise_conv(x, kernel)
     else:
       x = jax.lax.conv_general_dilated(
         x,
@@ -315,7 +315,7 @@ class BatchNorm(nn.Module):
   (or None outside one).
   """
 
-  norm: Norm
+  norm: BatchNormConfig
   activation: str = 'none'
   options: Options = Options()
 
@@ -356,7 +356,7 @@ class ConvBN(nn.Module):
   """Convolution, BatchNorm, activation. Fields as in `Conv`."""
 
   features: int
-  norm: Norm
+  norm: BatchNormConfig
   kernel: int | tuple[int, int] = 1
   stride: int = 1
   rate: int = 1
@@ -401,7 +401,7 @@ class SeparableConvBN(nn.Module):
   """
 
   features: int
-  norm: Norm
+  norm: BatchNormConfig
   kernel: int | tuple[int, int] = 3
   stride: int = 1
   rate: int = 1
@@ -450,7 +450,7 @@ class SeparableConvBN(nn.Module):
 
 
 def dropout(
-  x: Array, rate: float, keys: Array | None, channels: bool = False
+  x: Array, rate: float, keys: Array | None, drop_channels: bool = False
 ) -> Array:
   """Drops units with one key an example, so the mask ignores the sharding.
 
@@ -458,12 +458,12 @@ def dropout(
     x: [B, ..., C].
     rate: share of units dropped.
     keys: typed PRNG keys [B], one an example; None leaves x as it is.
-    channels: drops whole channels of an example, as PyTorch's Dropout2d.
+    drop_channels: drops whole channels of an example, as PyTorch's Dropout2d.
   """
   if keys is None or rate == 0.0:
     return x
   shape = x.shape[1:]
-  if channels:
+  if drop_channels:
     shape = (1,) * (x.ndim - 2) + x.shape[-1:]
   keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(
     keys

@@ -17,7 +17,7 @@ from typing import NamedTuple
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
-class Layer(NamedTuple):
+class StrideRate(NamedTuple):
   """The stride of one layer, and its rate: how far its taps lie apart."""
 
   stride: int
@@ -28,7 +28,7 @@ def atrous(
   strides: Sequence[int],
   output_stride: int,
   multi_grid: Sequence[int] = (),
-) -> tuple[Layer, ...]:
+) -> tuple[StrideRate, ...]:
   """Turns the strides of a network into strides and rates.
 
   Args:
@@ -58,10 +58,10 @@ def atrous(
   plan, reached, rate = [], 1, 1
   for stride in strides:
     if reached < output_stride:
-      plan.append(Layer(stride, rate))
+      plan.append(StrideRate(stride, rate))
       reached *= stride
     else:
-      plan.append(Layer(1, rate))
+      plan.append(StrideRate(1, rate))
       rate *= stride
   if reached != output_stride:
     raise ValueError(

@@ -17,12 +17,12 @@ from deeplab.models import layers
 Array = jax.Array
 
 
-def _cells(n: int, count: int) -> list[tuple[int, int]]:
+def _cell_bounds(n: int, count: int) -> list[tuple[int, int]]:
   """Returns (start, end) of each of `count` parts of n rows."""
   return [(i * n // count, -(-(i + 1) * n // count)) for i in range(count)]
 
 
-def _window(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+def _uniform_window(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
   """Returns the (size, stride) of evenly spaced cells of one size, or None."""
   size = cells[0][1]
   stride = cells[1][0] if len(cells) > 1 else size
@@ -64,9 +64,11 @@ def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
   Returns:
     [B, rows, columns, C] in x's dtype.
   """
-  counts = layers.pair(count)
-  cells = [_cells(n, c) for n, c in zip(x.shape[1:3], counts, strict=True)]
-  rows, columns = (_window(cell) for cell in cells)
+  counts = layers.as_pair(count)
+  cells = [
+    _cell_bounds(n, c) for n, c in zip(x.shape[1:3], counts, strict=True)
+  ]
+  rows, columns = (_uniform_window(cell) for cell in cells)
   if not train and rows and columns:
     return windows(x, (rows[0], columns[0]), (rows[1], columns[1]))
   y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -103,7 +105,7 @@ def max_pool(x: Array, padding: layers.Padding) -> Array:
   return nn.max_pool(jnp.pad(x, ((0, 0), *pads, (0, 0))), (3, 3), (2, 2))
 
 
-def check_batch(batch: int, options: layers.Options) -> None:
+def check_batch_size(batch: int, options: layers.Options) -> None:
   """Raises ValueError where BatchNorm would see one value a channel.
 
   To be called in training, by who normalises the mean over a whole map.

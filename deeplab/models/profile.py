@@ -26,7 +26,7 @@ if TYPE_CHECKING:
   import ml_collections
 
 
-class Layer(NamedTuple):
+class LayerProfile(NamedTuple):
   """One call of a layer that has parameters.
 
   Attributes:
@@ -53,7 +53,7 @@ class Layer(NamedTuple):
   params: int
 
 
-class Profile(NamedTuple):
+class ModelProfile(NamedTuple):
   """Totals, and the rows they sum up.
 
   Attributes:
@@ -64,23 +64,23 @@ class Profile(NamedTuple):
 
   macs: int
   params: int
-  rows: tuple[Layer, ...]
+  rows: tuple[LayerProfile, ...]
 
 
-def _operator(conv: layers.Conv, channels: int) -> str:
+def _conv_kind(conv: layers.Conv, channels: int) -> str:
   """Returns the kind of a convolution that reads `channels` channels."""
   if conv.groups == 1:
     return 'conv'
   return 'depthwise' if conv.groups == channels else 'grouped'
 
 
-def profile(
+def count_macs_and_params(
   model: 'ml_collections.ConfigDict | segmenter.Segmenter',
   num_classes: int,
   size: Sequence[int],
   channels: int = 3,
   auxiliary: bool = False,
-) -> Profile:
+) -> ModelProfile:
   """Returns MACs and parameters of a network at one input size.
 
   Args:
@@ -92,7 +92,7 @@ def profile(
       head's modules whose names begin so.
   """
   if not isinstance(model, segmenter.Segmenter):
-    model = registry.build(
+    model = registry.build_model(
       model, num_classes, depthwise='conv', pointwise='conv'
     )
   rows = []
@@ -120,7 +120,7 @@ def profile(
     macs = 0
     if isinstance(module, layers.Conv):
       row = {
-        'op': _operator(module, in_shape[-1]),
+        'op': _conv_kind(module, in_shape[-1]),
         'kernel': module.kernel,
         'stride': module.stride,
         'rate': module.rate,
@@ -135,7 +135,7 @@ def profile(
       macs = in_shape[0] * in_shape[1] * params['kernel'].size
     total = sum(value.size for value in params.values())
     rows.append(
-      Layer(
+      LayerProfile(
         path=path,
         in_shape=in_shape,
         out_shape=out_shape,
@@ -152,14 +152,14 @@ def profile(
       return model.init(jax.random.key(0), images)
 
   jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *size, channels), jnp.float32))
-  return Profile(
+  return ModelProfile(
     macs=sum(row.macs for row in rows),
     params=sum(row.params for row in rows),
     rows=tuple(rows),
   )
 
 
-def table(result: Profile) -> str:
+def format_table(result: ModelProfile) -> str:
   """Returns the profile as text: a header, a line a layer, the totals."""
   lines = [('layer', 'op', 'k', 's', 'rate', 'in', 'out', 'MACs', 'params')]
   for row in result.rows:

@@ -94,13 +94,13 @@ SLOTS: dict[str, Mapping[str, type[nn.Module] | None]] = {
   'auxiliary': {'none': None, **HEADS},
 }
 
-# Fields that `build` fills in, and Linen's own.
+# Fields that `build_model` fills in, and Linen's own.
 _RESERVED = frozenset(
   {'output_stride', 'multi_grid', 'options', 'num_classes', 'parent', 'name'}
 )
 
 
-def fields(cls: type[nn.Module]) -> dict[str, Any]:
+def config_fields(cls: type[nn.Module]) -> dict[str, Any]:
   """Returns the fields that a config may set on an encoder or head.
 
   Args:
@@ -116,7 +116,7 @@ def fields(cls: type[nn.Module]) -> dict[str, Any]:
   }
 
 
-def _choose(
+def _resolve_class(
   kind: str, config: 'ml_collections.ConfigDict'
 ) -> tuple[type[nn.Module] | None, dict[str, Any]]:
   """Returns the class that `config` names and the fields that it may have.
@@ -131,7 +131,7 @@ def _choose(
       f'config.model.{kind}.name is {name}; known are {sorted(known)}'
     )
   cls = known[config.name]
-  allowed = {} if cls is None else fields(cls)
+  allowed = {} if cls is None else config_fields(cls)
   unknown = sorted(set(config) - set(allowed) - {'name'})
   if unknown:
     raise ValueError(
@@ -141,27 +141,29 @@ def _choose(
   return cls, allowed
 
 
-def _make(kind: str, config: 'ml_collections.ConfigDict', **shared: Any) -> Any:
+def _build_component(
+  kind: str, config: 'ml_collections.ConfigDict', **shared: Any
+) -> Any:
   """Returns the module that `config` (`name` and fields) describes."""
-  cls, _ = _choose(kind, config)
+  cls, _ = _resolve_class(kind, config)
   chosen = {key: config[key] for key in config if key != 'name'}
   return None if cls is None else cls(**chosen, **shared)
 
 
-def complete(config: 'ml_collections.ConfigDict') -> None:
+def fill_defaults(config: 'ml_collections.ConfigDict') -> None:
   """Writes into `config.model` the fields that it leaves to their defaults.
 
   Raises:
     ValueError: for an unknown name or field.
   """
   for kind in SLOTS:
-    _, allowed = _choose(kind, config[kind])
+    _, allowed = _resolve_class(kind, config[kind])
     for name, default in allowed.items():
       if name not in config[kind]:
         config[kind][name] = default
 
 
-def at_output_stride(
+def with_output_stride(
   config: 'ml_collections.ConfigDict', output_stride: int
 ) -> 'ml_collections.ConfigDict':
   """Returns `config.model` at another output stride, for the same weights.
@@ -187,7 +189,7 @@ def at_output_stride(
   return changed
 
 
-def build(
+def build_model(
   config: 'ml_collections.ConfigDict',
   num_classes: int,
   *,
@@ -224,14 +226,14 @@ def build(
   )
   for_head = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(
-    encoder=_make(
+    encoder=_build_component(
       'encoder',
       config.encoder,
       output_stride=config.output_stride,
       multi_grid=tuple(config.multi_grid),
       options=options,
     ),
-    head=_make('head', config.head, **for_head),
-    auxiliary=_make('auxiliary', config.auxiliary, **for_head),
+    head=_build_component('head', config.head, **for_head),
+    auxiliary=_build_component('auxiliary', config.auxiliary, **for_head),
     num_classes=num_classes,
   )

@@ -26,7 +26,7 @@ import numpy as np
 Array = jax.Array
 
 
-def _interpolation(n_in: int, n_out: int, align_corners: bool) -> Array:
+def _interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> Array:
   """Returns the [n_out, n_in] float32 matrix of linear interpolation.
 
   Output i reads position p / q of the input, both whole numbers, so each
@@ -49,8 +49,8 @@ def _interpolation(n_in: int, n_out: int, align_corners: bool) -> Array:
 
 def _resize_body(x: Array, size, align_corners: bool) -> Array:
   """Resizes by two matrix products, one an axis."""
-  rows = _interpolation(x.shape[1], size[0], align_corners)
-  columns = _interpolation(x.shape[2], size[1], align_corners)
+  rows = _interpolation_matrix(x.shape[1], size[0], align_corners)
+  columns = _interpolation_matrix(x.shape[2], size[1], align_corners)
   interpolate = functools.partial(jnp.einsum, precision='highest')
   x = interpolate('Hh,bhwc->bHwc', rows.astype(x.dtype), x)
   return interpolate('Ww,bhwc->bhWc', columns.astype(x.dtype), x)
@@ -81,24 +81,24 @@ def _resize_jvp(size, align_corners, primals, tangents):
   )
 
 
-def _progression(
-  start: int, end: int, steps: int, offset: int, limit: int
+def _geometric_sizes(
+  start: int, end: int, stages: int, offset: int, limit: int
 ) -> list[int]:
-  """Returns `steps` sizes from after `start` to `end`, by equal ratios."""
+  """Returns `stages` sizes from after `start` to `end`, by equal ratios."""
   if start == 1:  # a constant, of any size at once
-    return [end] * steps
+    return [end] * stages
   offset = offset if end > 1 else 0
   ratio = (end - offset) / (start - offset)
   sizes = [end]
-  for i in range(steps - 1, 0, -1):
-    size = round((start - offset) * ratio ** (i / steps)) + offset
+  for i in range(stages - 1, 0, -1):
+    size = round((start - offset) * ratio ** (i / stages)) + offset
     # From the end, so that rounding leaves no step beyond the limit.
     smallest = -(-(sizes[0] - offset) // limit) + offset
     sizes.insert(0, max(size, smallest) if end > start else size)
   return sizes
 
 
-def ratios(
+def axis_ratios(
   start: Sequence[int], end: Sequence[int], align_corners: bool
 ) -> tuple[float, ...]:
   """Returns by how much each axis grows; 1 from a single pixel, a constant.
@@ -115,7 +115,7 @@ def ratios(
   )
 
 
-def sizes(
+def stage_sizes(
   start: Sequence[int],
   end: Sequence[int],
   align_corners: bool,
@@ -129,12 +129,12 @@ def sizes(
     align_corners: keeps whole ratios of size - 1 instead of size.
     largest_ratio: of one step; 0 for any.
   """
-  ratio = max(ratios(start, end, align_corners))
+  ratio = max(axis_ratios(start, end, align_corners))
   steps = 1
   if largest_ratio and ratio > largest_ratio:
     steps = math.ceil(round(math.log(ratio, largest_ratio), 9))
   heights, widths = (
-    _progression(a, b, steps, int(align_corners), largest_ratio)
+    _geometric_sizes(a, b, steps, int(align_corners), largest_ratio)
     for a, b in zip(start, end, strict=True)
   )
   return list(zip(heights, widths, strict=True))
@@ -158,7 +158,7 @@ def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
   return _resize(x, (height, width), align_corners)
 
 
-def in_steps(
+def resize_in_stages(
   x: Array, size: Sequence[int], align_corners: bool, largest_ratio: int
 ) -> Array:
   """Resizes [B, h, w, C] to [B, H, W, C] in steps; see above.
@@ -169,6 +169,6 @@ def in_steps(
     align_corners: see `resize`.
     largest_ratio: of one step; 0 for any.
   """
-  for step in sizes(x.shape[1:3], size, align_corners, largest_ratio):
+  for step in stage_sizes(x.shape[1:3], size, align_corners, largest_ratio):
     x = resize(x, step, align_corners)
   return x

@@ -11,7 +11,7 @@ from deeplab.models import layers
 Array = jax.Array
 
 
-class Output(NamedTuple):
+class SegmenterOutput(NamedTuple):
   """What a Segmenter returns, all float32 and of one size.
 
   Attributes:
@@ -49,7 +49,7 @@ class Segmenter(nn.Module):
     train: bool = False,
     dropout_keys: Array | None = None,
     full_resolution: bool = True,
-  ) -> Output:
+  ) -> SegmenterOutput:
     """Returns the logits of a batch.
 
     Args:
@@ -68,17 +68,17 @@ class Segmenter(nn.Module):
       )
     features = self.encoder(images, train)
     size = images.shape[1:3] if full_resolution else None
-    logits, *auxiliary = self._run(
+    logits, *auxiliary = self._apply_head(
       self.head, features, train, dropout_keys, 0, size
     )
     # Parameters of the auxiliary head are made whatever the mode.
     if self.auxiliary is not None and (train or self.is_initializing()):
-      auxiliary += self._run(
+      auxiliary += self._apply_head(
         self.auxiliary, features, train, dropout_keys, 1, size
       )
-    return Output(logits, tuple(auxiliary))
+    return SegmenterOutput(logits, tuple(auxiliary))
 
-  def _run(self, head, features, train, dropout_keys, site, size):
+  def _apply_head(self, head, features, train, dropout_keys, site, size):
     """Returns one head's outputs, float32, of `size` unless that is None."""
     keys = layers.fold_keys(dropout_keys if train else None, site)
     outputs = (x.astype(jnp.float32) for x in head(features, train, keys))

@@ -9,17 +9,17 @@ from absl import logging
 from deeplab import system
 from deeplab.pretrained import published
 
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
-def cache_path(origin: published.Origin) -> str:
+def cache_path(origin: published.PublishedWeights) -> str:
   """Returns where the file of an origin lies, or would.
 
   In `weights` below $DEEPLAB_CACHE, by default ~/.cache/deeplab.
   """
   default = os.path.join(os.path.expanduser('~'), '.cache', 'deeplab')
   folder = os.environ.get('DEEPLAB_CACHE') or default
-  return os.path.join(folder, 'weights', origin.file)
+  return os.path.join(folder, 'weights', origin.filename)
 
 
 def sha256(*paths: str) -> str:
@@ -27,12 +27,12 @@ def sha256(*paths: str) -> str:
   digest = hashlib.sha256()
   for path in paths:
     with open(path, 'rb') as f:
-      while block := f.read(_CHUNK):
+      while block := f.read(_CHUNK_BYTES):
         digest.update(block)
   return digest.hexdigest()
 
 
-def check(path: str, origin: published.Origin) -> None:
+def check_digest(path: str, origin: published.PublishedWeights) -> None:
   """Refuses a file that is not the one that was published.
 
   Raises:
@@ -51,7 +51,7 @@ def check(path: str, origin: published.Origin) -> None:
     )
 
 
-def fetch(origin: published.Origin) -> str:
+def fetch_weights(origin: published.PublishedWeights) -> str:
   """Returns the path of an origin's file, fetched if it is not in the cache.
 
   Raises:
@@ -60,17 +60,17 @@ def fetch(origin: published.Origin) -> str:
   """
   path = cache_path(origin)
   if os.path.exists(path):
-    check(path, origin)
+    check_digest(path, origin)
     return path
   os.makedirs(os.path.dirname(path), exist_ok=True)
   # Each process has a file of its own: the last to finish is as good as any.
   handle, partial = tempfile.mkstemp(
-    dir=os.path.dirname(path), prefix=f'{origin.file}.'
+    dir=os.path.dirname(path), prefix=f'{origin.filename}.'
   )
   try:
     with os.fdopen(handle, 'wb') as f:
       _download(origin.url, f, path)
-    check(partial, origin)
+    check_digest(partial, origin)
     os.replace(partial, path)
   finally:
     if os.path.exists(partial):

@@ -29,14 +29,16 @@ PyTree = Any
 
 # How many images the BatchNorms of a folded file are measured on, at least.
 # Means over whole images, behind image pooling, need that many.
-MEASURED_IMAGES = 256
+BATCH_NORM_IMAGES = 256
 
 # The kernel that reads the image.
-_FIRST = r'encoder/(stem|stem_1|stem/conv|block1_conv1|down1)/conv/kernel'
+_FIRST_KERNEL_PATTERN = (
+  r'encoder/(stem|stem_1|stem/conv|block1_conv1|down1)/conv/kernel'
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class InitManifest:
   """What a run started from; it stands in the work directory.
 
   Attributes:
@@ -82,7 +84,7 @@ class Manifest:
     )
 
 
-def record(workdir: str, manifest: Manifest | None) -> None:
+def write_manifest(workdir: str, manifest: InitManifest | None) -> None:
   """Writes init.json of a new run, or removes that of an earlier attempt.
 
   Args:
@@ -97,7 +99,7 @@ def record(workdir: str, manifest: Manifest | None) -> None:
     os.remove(path)
 
 
-def _differs(ours: Any, theirs: Any) -> bool:
+def _values_differ(ours: Any, theirs: Any) -> bool:
   if isinstance(theirs, float):
     return not math.isclose(ours, theirs, rel_tol=1e-6)
   if isinstance(theirs, list | tuple):
@@ -105,7 +107,7 @@ def _differs(ours: Any, theirs: Any) -> bool:
   return ours != theirs
 
 
-def _other(config: ConfigDict, fields: dict[str, Any]) -> str:
+def _mismatched_fields(config: ConfigDict, fields: dict[str, Any]) -> str:
   """Returns the fields of config.model that have other values, as text."""
   wrong = []
   for name, value in fields.items():
@@ -113,38 +115,40 @@ def _other(config: ConfigDict, fields: dict[str, Any]) -> str:
     section = config.model
     for part in sections:
       section = section[part]
-    if field in section and _differs(section[field], value):
+    if field in section and _values_differ(section[field], value):
       wrong.append(f'config.model.{name}={value!r}')
   return ', '.join(wrong)
 
 
-def _check(
-  config: ConfigDict, expected: resolve.Expected, fields: dict[str, Any]
+def _check_config(
+  config: ConfigDict,
+  requirements: resolve.WeightsRequirements,
+  fields: dict[str, Any],
 ) -> None:
   """Refuses a config in which the weights would mean something else.
 
   Args:
     config: the experiment.
-    expected: what the weights expect.
+    requirements: what the weights expect.
     fields: of config.model, those of the parts that are imported.
 
   Raises:
     ValueError: which fields to set.
   """
-  wrong = _other(config, fields)
+  wrong = _mismatched_fields(config, fields)
   if wrong:
     raise ValueError(
       f'config.init_from={config.init_from!r} was trained in another network; '
       f'set {wrong}, or leave a whole part out, '
       "config.init_skip='(head|auxiliary)/.*'"
     )
-  values = expected.values
+  values = requirements.normalization
   # Of other images than those that the weights were trained on nothing is
   # known.
   if (
     values is not None
-    and image_format.Pixels(len(values[0]), expected.depth)
-    == image_format.of(config.data)
+    and image_format.ImageSpec(len(values[0]), requirements.bit_depth)
+    == image_format.image_spec(config.data)
     and not (
       np.allclose(config.data.mean, values[0], rtol=0.01, atol=0)
       and np.allclose(config.data.std, values[1], rtol=0.01, atol=0)
@@ -155,12 +159,12 @@ def _check(
       f'normalised otherwise; set config.data.mean={values[0]}, '
       f'config.data.std={values[1]}'
     )
-  other = _other(config, dict(expected.trained))
+  other = _mismatched_fields(config, dict(requirements.trained))
   if other:
     logging.info('%s was trained with %s', config.init_from, other)
 
 
-def _edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
+def _first_kernel_edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
   """Returns what is to be done with the first kernel."""
 
   def edit(channels):
@@ -168,7 +172,7 @@ def _edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
       if bgr:
         kernel = kernel[:, :, ::-1]
       if kernel.shape[2] != channels:
-        kernel = merge.adapt_input(kernel, channels)
+        kernel = merge.adapt_input_channels(kernel, channels)
       return kernel
 
     return function
@@ -176,11 +180,11 @@ def _edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
   return {
     path: edit(leaf.shape[2])
     for path, leaf in leaves.items()
-    if re.fullmatch(_FIRST, path)
+    if re.fullmatch(_FIRST_KERNEL_PATTERN, path)
   }
 
 
-def _float32(model: Any) -> Any:
+def _in_float32(model: Any) -> Any:
   """Returns the network computing in float32."""
   options = dataclasses.replace(model.encoder.options, dtype='float32')
   return model.clone(
@@ -189,14 +193,14 @@ def _float32(model: Any) -> Any:
   )
 
 
-def _digest(path: str) -> str:
+def _weights_digest(path: str) -> str:
   if os.path.isdir(path):
     return ''
   shards = glob.glob(f'{glob.escape(path.removesuffix(".index"))}.data-*')
   return fetch.sha256(*sorted([path, *shards]))
 
 
-def _unfold(
+def _unfold_batch_norms(
   config: ConfigDict,
   model: Any,
   variables: PyTree,
@@ -204,23 +208,25 @@ def _unfold(
   paths: Collection[str],
 ) -> PyTree:
   """Returns the variables with the BatchNorms restored; see `folded`."""
-  model = _float32(model)
-  count = -(-MEASURED_IMAGES // config.batch_size)
+  model = _in_float32(model)
+  count = -(-BATCH_NORM_IMAGES // config.batch_size)
   with contextlib.closing(batches()) as stream:
     images = (batch['image'] for batch in itertools.islice(stream, count))
     first = next(images)
-    variables = unfold_batch_norm.identity_norms(model, variables, first, paths)
-    return unfold_batch_norm.restore_norms(
+    variables = unfold_batch_norm.set_identity_batch_norms(
+      model, variables, first, paths
+    )
+    return unfold_batch_norm.restore_batch_norms(
       model, variables, itertools.chain([first], images), paths
     )
 
 
-def initial(
+def load_initial_variables(
   config: ConfigDict,
   model: Any,
   variables: PyTree,
   batches: Callable[[], Generator[dict[str, np.ndarray]]],
-) -> tuple[PyTree, Manifest]:
+) -> tuple[PyTree, InitManifest]:
   """Returns the variables that a run starts from, where it names weights.
 
   Args:
@@ -240,13 +246,15 @@ def initial(
       what they expect; the message says what to set.
     OSError: they cannot be read or fetched.
   """
-  place = resolve.find(config.init_from)
-  if place.origin is not None:  # before it is fetched
-    _check(config, resolve.Expected(place.origin.values), {})
-  weights = resolve.read(place)
+  place = resolve.resolve_init_from(config.init_from)
+  if place.published is not None:  # before it is fetched
+    _check_config(
+      config, resolve.WeightsRequirements(place.published.normalization), {}
+    )
+  weights = resolve.read_weights(place)
   if place.system:
     system = place.system
-    match = detect.match(
+    match = detect.match_system(
       detect.SYSTEMS[system], weights.tensors, model, variables
     )
     if match is None:
@@ -255,51 +263,51 @@ def initial(
         f'like {config.model.encoder.name}'
       )
   else:
-    system, match = detect.detect(weights.tensors, model, variables)
-  leaves = merge.flatten(variables)
+    system, match = detect.detect_system(weights.tensors, model, variables)
+  leaves = merge.flatten_variables(variables)
   taken = {
     path: source.name
-    for path, source in match.sources.items()
-    if not merge.matches(config.init_skip, path)
+    for path, source in match.tensor_refs.items()
+    if not merge.matches_pattern(config.init_skip, path)
   }
   parts = {path.partition('/')[0] for path in taken}
-  fields = {**match.fields, **weights.expected.model}
-  values = weights.expected.values or match.values
-  _check(
+  fields = {**match.fields, **weights.requirements.model}
+  values = weights.requirements.normalization or match.normalization
+  _check_config(
     config,
-    dataclasses.replace(weights.expected, values=values),
+    dataclasses.replace(weights.requirements, normalization=values),
     {k: v for k, v in fields.items() if k.partition('.')[0] in parts},
   )
-  merged = merge.merge(
+  merged = merge.merge_tensors(
     variables,
     match.tensors,
-    match.sources,
+    match.tensor_refs,
     unused=match.unused,
     skip=config.init_skip,
-    edits=_edits(match.bgr, leaves),
+    edits=_first_kernel_edits(match.bgr, leaves),
   )
   measured: set[str] = set()
-  if detect.SYSTEMS[system].folded:
+  if detect.SYSTEMS[system].batch_norms_folded:
     logging.info(
       '%s has its BatchNorms folded: restoring them from %d training images',
       weights.path,
-      MEASURED_IMAGES,
+      BATCH_NORM_IMAGES,
     )
-    merged = _unfold(config, model, merged, batches, taken)
+    merged = _unfold_batch_norms(config, model, merged, batches, taken)
     measured = {
       path
       for path in leaves
       if re.sub(r'/(scale|mean|var)$', '/bias', path) in taken
     } - set(taken)
   mean, std = values or (config.data.mean, config.data.std)
-  manifest = Manifest(
+  manifest = InitManifest(
     init_from=config.init_from,
     init_skip=config.init_skip,
     system=system,
     path=weights.path,
-    sha256=_digest(weights.path),
-    url=place.origin.url if place.origin else '',
-    licence=place.origin.licence if place.origin else '',
+    sha256=_weights_digest(weights.path),
+    url=place.published.url if place.published else '',
+    licence=place.published.licence if place.published else '',
     mean=tuple(mean),
     std=tuple(std),
     bgr=match.bgr,

@@ -22,10 +22,10 @@ PyTree = Any
 Tensors = Mapping[str, np.ndarray]
 
 # Lines of each kind that an error shows.
-_SHOWN = 20
+_MAX_SHOWN_LINES = 20
 
 
-def _axes(*order: int) -> Callable[[np.ndarray], np.ndarray]:
+def _transpose_axes(*order: int) -> Callable[[np.ndarray], np.ndarray]:
   return lambda x: x.transpose(order)
 
 
@@ -34,16 +34,16 @@ def _axes(*order: int) -> Callable[[np.ndarray], np.ndarray]:
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'same': lambda x: x,
   # TensorFlow's depthwise kernels, m outputs of each input.
-  'hwim': lambda x: _axes(0, 1, 2, 3)(x).reshape(*x.shape[:2], 1, -1),
+  'hwim': lambda x: _transpose_axes(0, 1, 2, 3)(x).reshape(*x.shape[:2], 1, -1),
   # PyTorch's convolutions, grouped and depthwise ones among them.
-  'oihw': _axes(2, 3, 1, 0),
+  'oihw': _transpose_axes(2, 3, 1, 0),
   # TFLite's convolutions, and its depthwise ones.
-  'ohwi': _axes(1, 2, 3, 0),
-  '1hwo': _axes(1, 2, 0, 3),
+  'ohwi': _transpose_axes(1, 2, 3, 0),
+  '1hwo': _transpose_axes(1, 2, 0, 3),
 }
 
 
-class Source(NamedTuple):
+class TensorRef(NamedTuple):
   """Where the value of one of our variables comes from.
 
   Attributes:
@@ -59,7 +59,7 @@ class Source(NamedTuple):
   roll: int = 0
 
 
-def flatten(variables: PyTree) -> dict[str, Any]:
+def flatten_variables(variables: PyTree) -> dict[str, Any]:
   """Returns the leaves by their path without the collection."""
   return {
     path.partition('/')[2]: leaf
@@ -67,7 +67,7 @@ def flatten(variables: PyTree) -> dict[str, Any]:
   }
 
 
-def adapt_input(kernel: np.ndarray, channels: int) -> np.ndarray:
+def adapt_input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
   """Returns the first kernel, trained on RGB, for another number of channels.
 
   One channel gets the sum over RGB: a grey image gives the same response as
@@ -97,7 +97,7 @@ def adapt_input(kernel: np.ndarray, channels: int) -> np.ndarray:
   return np.concatenate([kernel, more], axis=2) * np.float32(3 / channels)
 
 
-def _floats(name: str, tensor: np.ndarray) -> np.ndarray:
+def _check_and_cast(name: str, tensor: np.ndarray) -> np.ndarray:
   """Returns the tensor as float32.
 
   Raises:
@@ -118,26 +118,31 @@ def _floats(name: str, tensor: np.ndarray) -> np.ndarray:
   return tensor
 
 
-def _place(source: Source, tensor: np.ndarray) -> np.ndarray | None:
+def _convert_layout(
+  tensor_ref: TensorRef, tensor: np.ndarray
+) -> np.ndarray | None:
   """Returns the tensor in our layout; None if its rank is another's."""
   try:
-    value = LAYOUTS[source.layout](tensor)
+    value = LAYOUTS[tensor_ref.layout](tensor)
   except ValueError:
     return None
-  return np.roll(value, source.roll, axis=2) if source.roll else value
+  return np.roll(value, tensor_ref.roll, axis=2) if tensor_ref.roll else value
 
 
-def _listing(title: str, lines: Iterable[str]) -> str:
+def _format_problems(title: str, lines: Iterable[str]) -> str:
   lines = sorted(lines)
-  more = len(lines) - _SHOWN
-  shown = [*lines[:_SHOWN], *([f'... and {more} more'] if more > 0 else [])]
+  more = len(lines) - _MAX_SHOWN_LINES
+  shown = [
+    *lines[:_MAX_SHOWN_LINES],
+    *([f'... and {more} more'] if more > 0 else []),
+  ]
   return '\n'.join([f'{title} ({len(lines)}):', *(f'  {x}' for x in shown)])
 
 
-def merge(
+def merge_tensors(
   variables: PyTree,
   tensors: Tensors,
-  sources: Mapping[str, Source],
+  tensor_refs: Mapping[str, TensorRef],
   *,
   unused: str = '',
   skip: str = '',
@@ -148,26 +153,26 @@ def merge(
   Args:
     variables: nested {'params', 'batch_stats'}.
     tensors: of the file.
-    sources: where the variables come from, by their paths. Others are left as
-      they are.
+    tensor_refs: where the variables come from, by their paths. Others are left
+      as they are.
     unused: regular expression for the names of tensors that we have no use for,
       such as the classifier of ImageNet's classes; '' is none. This and `skip`
       match whole names, 'head/.*'.
     skip: regular expression for tensors that are passed over, and for paths of
       ours that keep their values; '' is none.
     edits: what to do with a tensor in our layout before it takes the place of
-      the path, `adapt_input` for one.
+      the path, `adapt_input_channels` for one.
 
   Raises:
     ValueError: a path without its tensor, a tensor without a place, shapes that
       differ, values that are not finite, or a regular expression that is none.
   """
   edits = edits or {}
-  leaves = flatten(variables)
+  leaves = flatten_variables(variables)
   values: dict[str, np.ndarray] = {}
   missing, differ, used = [], [], set()
-  for path, source in sources.items():
-    if matches(skip, path):
+  for path, source in tensor_refs.items():
+    if matches_pattern(skip, path):
       used.add(source.name)
       continue
     if source.name not in tensors:
@@ -175,7 +180,9 @@ def merge(
       missing.append(f'{path}, wanted {wanted}')
       continue
     used.add(source.name)
-    value = _place(source, _floats(source.name, tensors[source.name]))
+    value = _convert_layout(
+      source, _check_and_cast(source.name, tensors[source.name])
+    )
     if value is not None and path in edits:
       value = edits[path](value)
     wanted = leaves[path].shape
@@ -187,10 +194,10 @@ def merge(
   left = [
     f'{name!r} {tensors[name].shape}'
     for name in set(tensors) - used
-    if not matches(unused, name) and not matches(skip, name)
+    if not matches_pattern(unused, name) and not matches_pattern(skip, name)
   ]
   problems = [
-    _listing(title, lines)
+    _format_problems(title, lines)
     for title, lines in (
       ('Ours without a tensor', missing),
       ("The file's without a place", left),
@@ -213,7 +220,7 @@ def merge(
   )
 
 
-def matches(pattern: str, name: str) -> bool:
+def matches_pattern(pattern: str, name: str) -> bool:
   """Returns whether a regular expression, '' for none, matches in a name.
 
   Raises:

@@ -26,133 +26,145 @@ from deeplab.pretrained.systems import detect
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class WeightsSpec:
   """What `config.init_from` names; what is unknown is ''.
 
   Attributes:
     system: the system that its names are of.
     path: file or work directory; '' for what is to be fetched.
-    origin: the published weights that they are.
+    published: the published weights that they are.
   """
 
   system: str
   path: str
-  origin: published.Origin | None
+  published: published.PublishedWeights | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Expected:
+class WeightsRequirements:
   """What weights expect of a config.
 
   Attributes:
-    values: `config.data.mean` and `std`; None where they are unknown.
-    depth: bits a channel of the images that have these values.
+    normalization: `config.data.mean` and `std`; None where they are unknown.
+    bit_depth: bits a channel of the images that have these values.
     model: fields of config.model, by 'encoder.padding', that must be so.
     trained: fields that were so in training and may be changed.
   """
 
-  values: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-  depth: int = 8
+  normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  bit_depth: int = 8
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class LoadedWeights:
   """Weights that were read.
 
   Attributes:
     path: the file or work directory.
     tensors: by their names there.
-    expected: what they expect.
+    requirements: what they expect.
   """
 
   path: str
   tensors: merge.Tensors
-  expected: Expected
+  requirements: WeightsRequirements
 
 
-def find(init_from: str) -> Place:
+def resolve_init_from(init_from: str) -> WeightsSpec:
   """Returns what `config.init_from` names.
 
   Raises:
     ValueError: it is neither published nor a path.
   """
-  if init_from in published.ORIGINS:
+  if init_from in published.PUBLISHED_WEIGHTS:
     system = init_from.partition(':')[0]
-    return Place(system, '', published.ORIGINS[init_from])
+    return WeightsSpec(system, '', published.PUBLISHED_WEIGHTS[init_from])
   system, colon, path = init_from.partition(':')
   if not colon or system not in detect.SYSTEMS:
     system, path = '', init_from
-  path = tf_checkpoint.find(path) or path
+  path = tf_checkpoint.find_index_file(path) or path
   if not os.path.exists(path):
     raise ValueError(
       f'config.init_from={init_from!r} is neither a file or work directory nor '
-      f'a name of published weights; known are {sorted(published.ORIGINS)}'
+      'a name of published weights; known are '
+      f'{sorted(published.PUBLISHED_WEIGHTS)}'
     )
-  for name, origin in published.ORIGINS.items():
-    if os.path.basename(path) == origin.file:
-      return Place(name.partition(':')[0], path, origin)
-  return Place(system, path, None)
+  for name, origin in published.PUBLISHED_WEIGHTS.items():
+    if os.path.basename(path) == origin.filename:
+      return WeightsSpec(name.partition(':')[0], path, origin)
+  return WeightsSpec(system, path, None)
 
 
-def describe(init_from: str) -> str:
+def describe_init_from(init_from: str) -> str:
   """Returns a line that says which weights a run would start from.
 
   Raises:
-    ValueError: as `find`.
+    ValueError: as `resolve_init_from`.
   """
-  place = find(init_from)
-  if place.origin is None:
+  place = resolve_init_from(init_from)
+  if place.published is None:
     return f'weights of {place.path}'
-  path = place.path or fetch.cache_path(place.origin)
+  path = place.path or fetch.cache_path(place.published)
   where = 'at' if os.path.exists(path) else 'to be fetched to'
   return (
-    f'weights {init_from} of {place.origin.url} ({place.origin.licence}), '
+    f'weights {init_from} of {place.published.url} '
+    f'({place.published.licence}), '
     f'{where} {path}'
   )
 
 
-def read(place: Place) -> Weights:
+def read_weights(spec: WeightsSpec) -> LoadedWeights:
   """Reads the weights, and fetches them before if need be.
 
   Raises:
     ValueError: the file is damaged, foreign or not the one published.
     OSError: it cannot be read or fetched.
   """
-  if os.path.isdir(place.path):
-    loaded = workdir_lib.load(place.path)
+  if os.path.isdir(spec.path):
+    loaded = workdir_lib.load_trained_model(spec.path)
     # Ranges of simulated int8 are calibrated anew.
     trained = {k: loaded.variables[k] for k in ('params', 'batch_stats')}
-    return Weights(
-      place.path,
-      merge.flatten(trained),
-      _of_config(loaded.config.to_dict()),
+    return LoadedWeights(
+      spec.path,
+      merge.flatten_variables(trained),
+      _requirements_of_config(loaded.config.to_dict()),
     )
-  if place.origin is None:
-    expected = Expected()
-    if place.path.endswith('.safetensors'):
-      config = safetensors.metadata(place.path).get('config')
-      expected = _of_config(json.loads(config)) if config else expected
-    return Weights(place.path, dispatch.read(place.path), expected)
-  path = place.path
+  if spec.published is None:
+    expected = WeightsRequirements()
+    if spec.path.endswith('.safetensors'):
+      config = safetensors.read_metadata(spec.path).get('config')
+      expected = (
+        _requirements_of_config(json.loads(config)) if config else expected
+      )
+    return LoadedWeights(spec.path, dispatch.read_tensors(spec.path), expected)
+  path = spec.path
   if path:
-    fetch.check(path, place.origin)
+    fetch.check_digest(path, spec.published)
   else:
-    path = fetch.fetch(place.origin)
-  return Weights(path, dispatch.read(path), _of_origin(place.origin))
-
-
-def _of_origin(origin: published.Origin) -> Expected:
-  names = {'encoder.name': origin.encoder}
-  if origin.head:
-    names['head.name'] = origin.head
-  return Expected(
-    origin.values, model={**names, **origin.model}, trained=origin.trained
+    path = fetch.fetch_weights(spec.published)
+  return LoadedWeights(
+    path,
+    dispatch.read_tensors(path),
+    _requirements_of_published(spec.published),
   )
 
 
-def _of_config(config: dict[str, Any]) -> Expected:
+def _requirements_of_published(
+  published: published.PublishedWeights,
+) -> WeightsRequirements:
+  names = {'encoder.name': published.encoder}
+  if published.head:
+    names['head.name'] = published.head
+  return WeightsRequirements(
+    published.normalization,
+    model={**names, **published.model},
+    trained=published.trained,
+  )
+
+
+def _requirements_of_config(config: dict[str, Any]) -> WeightsRequirements:
   """Returns what weights expect that a run with a config of ours made."""
   model = {
     f'encoder.{name}': value
@@ -161,7 +173,7 @@ def _of_config(config: dict[str, Any]) -> Expected:
   }
   for name in ('name', 'bn_epsilon', 'align_corners'):
     model[f'head.{name}'] = config['model']['head'][name]
-  return Expected(
+  return WeightsRequirements(
     (tuple(config['data']['mean']), tuple(config['data']['std'])),
     config['data'].get('depth', 8),
     model,

@@ -25,13 +25,13 @@ def _run() -> None:
     raise ValueError(
       '--workdir and --output are needed: the run, and the file to write'
     )
-  deeplab.write(_WORKDIR.value, _CHECKPOINT.value, _OUTPUT.value)
+  deeplab.write_run_weights(_WORKDIR.value, _CHECKPOINT.value, _OUTPUT.value)
   print(f'Wrote {_OUTPUT.value}.')
 
 
 def main(argv: list[str]) -> None:
   """Exports; an error that the user can mend is one line."""
-  cli.run(argv, _run)
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -10,9 +10,9 @@ normalises by the statistics of the batch. Only where `mean` and `var` are those
 of the layer's own maps does it compute nearly the same, so that fine-tuning
 starts from the trained network and not from a ruined one.
 
-So after `merge`, which puts b into the bias, `identity_norms` makes the network
-the file's function for evaluation, and `restore_norms`, given training images,
-for training too.
+So after `merge`, which puts b into the bias, `set_identity_batch_norms` makes
+the network the file's function for evaluation, and `restore_batch_norms`, given
+training images, for training too.
 """
 
 from collections.abc import Collection
@@ -30,19 +30,19 @@ Array = jax.Array | np.ndarray
 PyTree = Any
 
 
-class _Moments(NamedTuple):
-  """Statistics of each channel over `pixels` values, float64 on the host."""
+class _ChannelMoments(NamedTuple):
+  """Statistics of each channel over `num_values` values, in float64."""
 
-  pixels: int
+  num_values: int
   mean: np.ndarray
   var: np.ndarray
 
-  def join(self, other: '_Moments') -> '_Moments':
+  def combine(self, other: '_ChannelMoments') -> '_ChannelMoments':
     """Returns the moments over both sets (Chan, Golub and LeVeque, 1983)."""
-    pixels = self.pixels + other.pixels
-    share = other.pixels / pixels
+    pixels = self.num_values + other.num_values
+    share = other.num_values / pixels
     delta = other.mean - self.mean
-    return _Moments(
+    return _ChannelMoments(
       pixels,
       self.mean + share * delta,
       (1 - share) * self.var
@@ -51,7 +51,7 @@ class _Moments(NamedTuple):
     )
 
 
-class _Recorder:
+class _BatchNormRecorder:
   """Sees what enters each BatchNorm of one application in evaluation mode.
 
   Attributes:
@@ -73,14 +73,14 @@ class _Recorder:
     return call(*args, **kwargs)
 
 
-def _epsilons(
+def _folded_epsilons(
   model: nn.Module, variables: PyTree, images: Array, paths: Collection[str]
 ) -> dict[str, float]:
   """Returns the epsilon of each folded BatchNorm by its path."""
   found: dict[str, float] = {}
 
   def trace(variables, images):
-    found.update(_Recorder(model, variables, images).epsilons)
+    found.update(_BatchNormRecorder(model, variables, images).epsilons)
 
   jax.eval_shape(trace, variables, images)
   return {
@@ -90,14 +90,14 @@ def _epsilons(
   }
 
 
-def _replace(variables: PyTree, values: dict[str, np.ndarray]) -> PyTree:
+def _replace_leaves(variables: PyTree, values: dict[str, np.ndarray]) -> PyTree:
   """Returns the variables with others by 'params/encoder/stem/..'."""
   flat = traverse_util.flatten_dict(variables, sep='/')
   new = {path: np.float32(value) for path, value in values.items()}
   return traverse_util.unflatten_dict(flat | new, sep='/')
 
 
-def identity_norms(
+def set_identity_batch_norms(
   model: nn.Module,
   variables: PyTree,
   images: Array,
@@ -115,19 +115,21 @@ def identity_norms(
 
   Returns:
     A copy with mean 0, variance 1 and a scale that undoes epsilon. Not for
-    training: see `restore_norms`.
+    training: see `restore_batch_norms`.
   """
   flat = traverse_util.flatten_dict(variables, sep='/')
   values = {}
-  for path, epsilon in _epsilons(model, variables, images, paths).items():
+  for path, epsilon in _folded_epsilons(
+    model, variables, images, paths
+  ).items():
     ones = np.ones_like(flat[f'params/{path}/scale'])
     values[f'params/{path}/scale'] = np.sqrt(1 + epsilon) * ones
     values[f'batch_stats/{path}/mean'] = 0 * ones
     values[f'batch_stats/{path}/var'] = ones
-  return _replace(variables, values)
+  return _replace_leaves(variables, values)
 
 
-def restore_norms(
+def restore_batch_norms(
   model: nn.Module,
   variables: PyTree,
   batches: Iterable[Array],
@@ -143,11 +145,11 @@ def restore_norms(
 
   Args:
     model: network, in float32.
-    variables: as `identity_norms` returns them.
+    variables: as `set_identity_batch_norms` returns them.
     batches: training images [B, H, W, C], as normalised and augmented as
       training sees them; some hundred images. The BatchNorm behind image
       pooling sees one value an image.
-    paths: as in `identity_norms`.
+    paths: as in `set_identity_batch_norms`.
 
   Raises:
     ValueError: there are no batches, or a layer's maps are not finite.
@@ -155,24 +157,24 @@ def restore_norms(
 
   @jax.jit
   def measure(variables, images):
-    inputs = _Recorder(model, variables, images).inputs
+    inputs = _BatchNormRecorder(model, variables, images).inputs
     return {
       path: (jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2)), x[..., 0].size)
       for path, x in inputs.items()
     }
 
-  moments: dict[str, _Moments] = {}
+  moments: dict[str, _ChannelMoments] = {}
   epsilons: dict[str, float] = {}
   for images in batches:
     if not epsilons:
-      epsilons = _epsilons(model, variables, images, paths)
+      epsilons = _folded_epsilons(model, variables, images, paths)
     measured = jax.device_get(measure(variables, images))
     for path in epsilons:
       mean, var, count = measured[path]
-      new = _Moments(
+      new = _ChannelMoments(
         int(count), mean.astype(np.float64), var.astype(np.float64)
       )
-      moments[path] = moments[path].join(new) if path in moments else new
+      moments[path] = moments[path].combine(new) if path in moments else new
   if not moments:
     raise ValueError(
       'there are no images to measure the folded BatchNorms on: give a batch '
@@ -201,4 +203,4 @@ def restore_norms(
     values[f'params/{path}/bias'] = offset + gain * mean
     values[f'batch_stats/{path}/mean'] = mean
     values[f'batch_stats/{path}/var'] = var
-  return _replace(variables, values)
+  return _replace_leaves(variables, values)

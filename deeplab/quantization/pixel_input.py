@@ -17,7 +17,7 @@ Array = jax.Array
 PyTree = Any
 
 
-class Deployed(segmenter.Segmenter):
+class InputNormalizedSegmenter(segmenter.Segmenter):
   """A Segmenter of images as they are; `normalize` is its first layer.
 
   The layer is a depthwise 1x1 convolution with a bias, which int8 arithmetic
@@ -35,7 +35,7 @@ class Deployed(segmenter.Segmenter):
     return super().__call__(x, *args, **kwargs)
 
 
-def _first(model: segmenter.Segmenter, channels: int) -> str:
+def _first_conv_path(model: segmenter.Segmenter, channels: int) -> str:
   """Returns the path of the convolution that reads the image."""
   found: list[str] = []
 
@@ -51,9 +51,9 @@ def _first(model: segmenter.Segmenter, channels: int) -> str:
   return found[0]
 
 
-def network(
+def with_input_normalization(
   model: segmenter.Segmenter, rules: rules_lib.Rules, channels: int
-) -> Deployed:
+) -> InputNormalizedSegmenter:
   """Returns the network of pixels that goes on as a network of normalised ones.
 
   Args:
@@ -64,21 +64,23 @@ def network(
   Raises:
     ValueError: the layer that reads the image is not.
   """
-  first = _first(model, channels) if rules.float_layers else ''
-  if re.fullmatch(rules.stays_float, first):
+  first = _first_conv_path(model, channels) if rules.float_layers else ''
+  if re.fullmatch(rules.float_pattern, first):
     raise ValueError(
       f'float_layers={rules.float_layers!r} keeps {first} in float32, which '
       'reads the image: what normalises pixels would have no int8 range. '
       'Leave it out, or export with --normalization=caller'
     )
   fields = ('encoder', 'head', 'auxiliary', 'num_classes')
-  return Deployed(**{name: getattr(model, name) for name in fields})
+  return InputNormalizedSegmenter(
+    **{name: getattr(model, name) for name in fields}
+  )
 
 
-def with_layer(
+def add_normalization_layer(
   variables: PyTree, mean: Sequence[float], std: Sequence[float]
 ) -> PyTree:
-  """Returns the variables of `network`, which are the model's and one layer's.
+  """Adds the input normalization layer to the variables of a model.
 
   Args:
     variables: 'params' and whatever else; all are kept.

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
   from ml_collections import ConfigDict
 
-WEIGHTS = ('channel', 'tensor')
+WEIGHT_GRANULARITIES = ('channel', 'tensor')
 # Never deployed: heads that only training has.
-_TRAINING_ONLY = r'(.*/)?auxiliary.*'
+_TRAINING_ONLY_LAYERS = r'(.*/)?auxiliary.*'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Rules:
   power_of_two: bool = False
 
   def __post_init__(self):
-    if self.weights not in WEIGHTS:
+    if self.weights not in WEIGHT_GRANULARITIES:
       raise ValueError(
-        f'quantization.weights={self.weights!r} is not one of {WEIGHTS}'
+        f'quantization.weights={self.weights!r} is not one of '
+        f'{WEIGHT_GRANULARITIES}'
       )
     for name in ('float_layers', 'wide_layers'):
       value = getattr(self, name)
@@ -50,17 +51,17 @@ class Rules:
         'networks of 8 bits alone'
       )
 
-  def is_wide(self, path: str) -> bool:
+  def has_int16_activations(self, path: str) -> bool:
     """Returns whether a module's operators have activations of 16 bits."""
     wide = re.fullmatch(self.wide_layers, path) if self.wide_layers else None
-    return wide is not None and not re.fullmatch(self.stays_float, path)
+    return wide is not None and not re.fullmatch(self.float_pattern, path)
 
   @property
-  def stays_float(self) -> str:
+  def float_pattern(self) -> str:
     """The regular expression of all module paths that stay float32."""
     if not self.float_layers:
-      return _TRAINING_ONLY
-    return f'{_TRAINING_ONLY}|{self.float_layers}'
+      return _TRAINING_ONLY_LAYERS
+    return f'{_TRAINING_ONLY_LAYERS}|{self.float_layers}'
 
 
 def from_config(config: 'ConfigDict') -> Rules:

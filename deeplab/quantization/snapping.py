@@ -20,10 +20,11 @@ from deeplab.quantization import rules as rules_lib
 PyTree = Any
 
 
-def snap(variables: PyTree, rules: rules_lib.Rules) -> PyTree:
+def round_to_qparams(variables: PyTree, rules: rules_lib.Rules) -> PyTree:
   """Returns variables whose kernels are whole steps of their scales.
 
-  `providers.simulate` computes the same with them, and so does what folds them.
+  `providers.simulate_int8` computes the same with them, and so does what folds
+  them.
 
   Args:
     variables: {'params', ...}; kernels are [h, w, in, out].
@@ -33,14 +34,14 @@ def snap(variables: PyTree, rules: rules_lib.Rules) -> PyTree:
   with jax.enable_x64(True):
     for path, kernel in params.items():
       module = '/'.join(path[:-1])
-      if path[-1] != 'kernel' or re.fullmatch(rules.stays_float, module):
+      if path[-1] != 'kernel' or re.fullmatch(rules.float_pattern, module):
         continue
       largest = jnp.max(jnp.abs(kernel), axis=(0, 1, 2), keepdims=True)
       scale = qparams.weight_scale(
-        largest, rules.power_of_two, rules.is_wide(module)
+        largest, rules.power_of_two, rules.has_int16_activations(module)
       )
-      steps = fixed_point.half_away(
-        fixed_point.wide(kernel) / fixed_point.wide(scale)
+      steps = fixed_point.round_half_away(
+        fixed_point.to_float64(kernel) / fixed_point.to_float64(scale)
       )
       params[path] = np.asarray(jnp.clip(steps, -127, 127) * scale, np.float32)
   return {**variables, 'params': flax.traverse_util.unflatten_dict(params)}

@@ -21,13 +21,13 @@ from deeplab.training import train_step
 PyTree = Any
 
 
-def _miou(metrics: dict[str, float] | None) -> float:
+def _rank_by_miou(metrics: dict[str, float] | None) -> float:
   """Ranks a checkpoint; a NaN is worse than any score."""
   value = (metrics or {}).get('miou', math.nan)
   return -1.0 if math.isnan(value) else value
 
 
-def _parts(state: train_step.TrainState) -> dict[str, PyTree]:
+def _checkpoint_items(state: train_step.TrainState) -> dict[str, PyTree]:
   parts = {
     'variables': state.variables,
     'training': {
@@ -58,12 +58,12 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         # Written with the checkpoint; the policy alone decides what is kept
         # (`best_fn` with `max_to_keep` would delete the newest step).
-        best_fn=_miou,
+        best_fn=_rank_by_miou,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(
           [
             checkpoint_managers.LatestN(keep_latest),
             checkpoint_managers.BestN(
-              get_metric_fn=_miou,
+              get_metric_fn=_rank_by_miou,
               n=keep_best,
               keep_checkpoints_without_metrics=False,
             ),
@@ -94,7 +94,7 @@ class Checkpoints:
     """
     args = {
       name: ocp.args.StandardSave(parallel.to_global(part))
-      for name, part in _parts(state).items()
+      for name, part in _checkpoint_items(state).items()
     }
     try:
       self._manager.save(
@@ -104,16 +104,16 @@ class Checkpoints:
         custom_metadata=notes,
       )
     except Exception as e:
-      raise self._failed(e) from e
+      raise self._save_error(e) from e
 
   def wait(self) -> None:
     """Waits until the last save is on disk; raises as `save` does."""
     try:
       self._manager.wait_until_finished()
     except Exception as e:
-      raise self._failed(e) from e
+      raise self._save_error(e) from e
 
-  def _failed(self, error: Exception) -> OSError:
+  def _save_error(self, error: Exception) -> OSError:
     good = [s for s in self._manager.all_steps(read=True)]
     left = f'the newest whole one is step {max(good)}' if good else 'none is'
     return OSError(
@@ -126,7 +126,7 @@ class Checkpoints:
     """Returns the newest step that was saved whole."""
     return self._manager.latest_step()
 
-  def notes(self) -> dict:
+  def latest_metadata(self) -> dict:
     """Returns what was saved beside the newest state; {} if nothing was."""
     step = self.latest_step()
     if step is None:
@@ -149,7 +149,7 @@ class Checkpoints:
       return None
     if jax.process_count() > 1:
       like = parallel.to_global(parallel.replicate(like))
-    parts = _parts(like)
+    parts = _checkpoint_items(like)
     try:
       restored = self._manager.restore(
         step,
@@ -186,7 +186,7 @@ class Checkpoints:
     self._manager.close()
 
 
-def any_saved(directory: str) -> bool:
+def has_checkpoint(directory: str) -> bool:
   """Returns whether a checkpoint stands whole in `directory`."""
   root = epath.Path(directory)
   return root.exists() and any(path.name.isdigit() for path in root.iterdir())
@@ -217,12 +217,12 @@ def load_variables(directory: str, which: str) -> tuple[PyTree, int, float]:
     )
   manager = ocp.CheckpointManager(
     root,
-    options=ocp.CheckpointManagerOptions(read_only=True, best_fn=_miou),
+    options=ocp.CheckpointManagerOptions(read_only=True, best_fn=_rank_by_miou),
   )
   saved = sorted(manager.all_steps())
   if not saved:
     raise FileNotFoundError(f'no checkpoint was saved whole below {root}')
-  scores = {step: _miou(manager.metrics(step)) for step in saved}
+  scores = {step: _rank_by_miou(manager.metrics(step)) for step in saved}
   step = saved[-1]
   if which == 'best':
     step = max(saved, key=lambda s: (scores[s], s))

@@ -15,28 +15,33 @@ from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
-class Watch:
+class PlateauTracker:
   """How long a metric has not become better.
 
   Attributes:
     best: the best value; None before the first.
-    stale: evaluations since, or since `Watch` was last asked to forget them.
+    stale: evaluations since, or since `PlateauTracker` was last asked to forget
+      them.
   """
 
   best: float | None = None
   stale: int = 0
 
-  def after(self, value: float, min_delta: float) -> 'Watch':
+  def update(self, value: float, min_delta: float) -> 'PlateauTracker':
     """Returns the watch after an evaluation; NaN is no better than any."""
     if math.isnan(value):
       better = False
     else:
       better = self.best is None or value > self.best + min_delta
-    return Watch(value) if better else Watch(self.best, self.stale + 1)
+    return (
+      PlateauTracker(value)
+      if better
+      else PlateauTracker(self.best, self.stale + 1)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Notes:
+class ControlState:
   """What a run must remember besides its state.
 
   Attributes:
@@ -48,35 +53,35 @@ class Notes:
 
   seconds: float = 0.0
   rate_scale: float = 1.0
-  plateau: Watch = Watch()
-  stopping: Watch = Watch()
+  plateau: PlateauTracker = PlateauTracker()
+  stopping: PlateauTracker = PlateauTracker()
 
   def to_dict(self) -> dict:
     """Returns what JSON can hold."""
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_dict(cls, saved: Mapping) -> 'Notes':
+  def from_dict(cls, saved: Mapping) -> 'ControlState':
     """Undoes `to_dict`; a checkpoint without notes gives the first ones."""
     watches = {
-      name: Watch(**saved[name])
+      name: PlateauTracker(**saved[name])
       for name in ('plateau', 'stopping')
       if name in saved
     }
     return cls(**{**saved, **watches})
 
 
-def lowers_rate(config: ConfigDict) -> bool:
+def lowers_learning_rate(config: ConfigDict) -> bool:
   """Returns whether evaluations change the learning rate."""
   return config.schedule.name == 'plateau'
 
 
-def listens(config: ConfigDict) -> bool:
+def depends_on_evaluation(config: ConfigDict) -> bool:
   """Returns whether evaluations decide how the run goes on."""
-  return lowers_rate(config) or config.early_stopping.patience > 0
+  return lowers_learning_rate(config) or config.early_stopping.patience > 0
 
 
-def check(config: ConfigDict, names: Iterable[str]) -> None:
+def check_monitored_metrics(config: ConfigDict, names: Iterable[str]) -> None:
   """Refuses settings that could never act.
 
   Args:
@@ -88,7 +93,7 @@ def check(config: ConfigDict, names: Iterable[str]) -> None:
   """
   names = set(names)
   sections = {'early_stopping': config.early_stopping}
-  if lowers_rate(config):
+  if lowers_learning_rate(config):
     sections['schedule.plateau'] = config.schedule.plateau
     if config.schedule.plateau.patience < 1:
       raise ValueError(
@@ -104,65 +109,65 @@ def check(config: ConfigDict, names: Iterable[str]) -> None:
       )
 
 
-def _goodness(metrics: Mapping[str, float], name: str) -> float:
+def _higher_is_better(metrics: Mapping[str, float], name: str) -> float:
   """Returns a metric as what is better the higher it is."""
   return -metrics[name] if name == 'loss' else metrics[name]
 
 
-def evaluated(
-  notes: Notes, metrics: Mapping[str, float], config: ConfigDict
-) -> Notes:
+def update_after_evaluation(
+  state: ControlState, metrics: Mapping[str, float], config: ConfigDict
+) -> ControlState:
   """Returns the notes after an evaluation.
 
   The rate is lowered as by Keras' `ReduceLROnPlateau`.
   """
   stop = config.early_stopping
-  notes = dataclasses.replace(
-    notes,
-    stopping=notes.stopping.after(
-      _goodness(metrics, stop.metric), stop.min_delta
+  state = dataclasses.replace(
+    state,
+    stopping=state.stopping.update(
+      _higher_is_better(metrics, stop.metric), stop.min_delta
     ),
   )
-  if not lowers_rate(config):
-    return notes
+  if not lowers_learning_rate(config):
+    return state
   fields = config.schedule.plateau
-  watch = notes.plateau.after(
-    _goodness(metrics, fields.metric), fields.min_delta
+  watch = state.plateau.update(
+    _higher_is_better(metrics, fields.metric), fields.min_delta
   )
-  scale = notes.rate_scale
+  scale = state.rate_scale
   if watch.stale >= fields.patience:
-    watch = Watch(watch.best)
+    watch = PlateauTracker(watch.best)
     lowest = min(fields.end / config.optimizer.learning_rate, scale)
     scale = max(scale * fields.factor, lowest)
-  return dataclasses.replace(notes, plateau=watch, rate_scale=scale)
+  return dataclasses.replace(state, plateau=watch, rate_scale=scale)
 
 
-def out_of_time(notes: Notes, config: ConfigDict) -> bool:
+def is_out_of_time(state: ControlState, config: ConfigDict) -> bool:
   """Returns whether the run has used up `max_minutes`."""
-  return 0 < config.max_minutes * 60 <= notes.seconds
+  return 0 < config.max_minutes * 60 <= state.seconds
 
 
-def clocked(
-  notes: Notes,
+def update_elapsed(
+  state: ControlState,
   seconds: float,
   config: ConfigDict,
   any_host: Callable[[bool], bool],
-) -> Notes:
+) -> ControlState:
   """Returns the notes with the time now, so that all hosts end together.
 
   Args:
-    notes: the notes.
+    state: the notes.
     seconds: time spent by this host.
     config: the run's.
     any_host: tells whether something is so on any of the hosts.
   """
-  notes = dataclasses.replace(notes, seconds=seconds)
-  if config.max_minutes and any_host(out_of_time(notes, config)):
+  state = dataclasses.replace(state, seconds=seconds)
+  if config.max_minutes and any_host(is_out_of_time(state, config)):
     seconds = max(seconds, config.max_minutes * 60)
-  return dataclasses.replace(notes, seconds=seconds)
+  return dataclasses.replace(state, seconds=seconds)
 
 
-def over(notes: Notes, config: ConfigDict) -> bool:
+def should_stop(state: ControlState, config: ConfigDict) -> bool:
   """Returns whether the run ends here, before its last step."""
   patience = config.early_stopping.patience
-  return out_of_time(notes, config) or 0 < patience <= notes.stopping.stale
+  return is_out_of_time(state, config) or 0 < patience <= state.stopping.stale

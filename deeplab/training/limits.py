@@ -8,7 +8,7 @@ if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
 
-def check(config: 'ConfigDict') -> None:
+def check_positive(config: 'ConfigDict') -> None:
   """Refuses counts that make no run.
 
   Raises:
@@ -31,20 +31,20 @@ def check(config: 'ConfigDict') -> None:
       raise ValueError(f'config.{name}={value} must be greater than 0')
 
 
-def frozen_norms(config: 'ConfigDict') -> bool:
+def has_frozen_batch_norm(config: 'ConfigDict') -> bool:
   """Returns whether BatchNorms keep their statistics in training."""
   in_int8 = config.quantization.name != 'none'
   return (config.quantization if in_int8 else config.model).frozen_norms
 
 
-def check_batch(config: 'ConfigDict') -> None:
+def check_batch_size(config: 'ConfigDict') -> None:
   """Refuses steps of a single image.
 
   Raises:
     ValueError: BatchNorm would see a single image.
   """
   images = config.batch_size // config.accumulate_steps
-  if images < 2 and not frozen_norms(config):
+  if images < 2 and not has_frozen_batch_norm(config):
     raise ValueError(
       f'batch_size={config.batch_size} over accumulate_steps='
       f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
@@ -53,7 +53,7 @@ def check_batch(config: 'ConfigDict') -> None:
     )
 
 
-def check_weights(weights: Sequence[float], num_classes: int) -> None:
+def check_class_weights(weights: Sequence[float], num_classes: int) -> None:
   """Refuses `config.loss.class_weights` that are not one a class, or none.
 
   Raises:

@@ -28,7 +28,7 @@ NORMALIZERS = ('valid', 'all', 'weight')
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class LossTerm:
   """A term of a loss.
 
   Attributes:
@@ -70,10 +70,10 @@ class Loss:
   normalizer: str
   class_weights: tuple[float, ...]
   auxiliary_weight: float
-  terms: tuple[Term, ...] = dataclasses.field(
-    default_factory=lambda: (Term('cross_entropy'),)
+  terms: tuple[LossTerm, ...] = dataclasses.field(
+    default_factory=lambda: (LossTerm('cross_entropy'),)
   )
-  auxiliary_terms: tuple[Term, ...] = ()
+  auxiliary_terms: tuple[LossTerm, ...] = ()
   weighted_steps: float = 1.0
 
   def __post_init__(self):
@@ -97,7 +97,7 @@ class Loss:
     terms = self.terms + self.auxiliary_terms
     return all(term.name in SEPARABLE for term in terms)
 
-  def weighted(self, seed: int, step: Array) -> Array | None:
+  def sample_class_weighting(self, seed: int, step: Array) -> Array | None:
     """Returns whether class weights hold in a step; None: in every one."""
     if self.weighted_steps == 1 or not self.class_weights:
       return None
@@ -105,7 +105,7 @@ class Loss:
     key = jax.random.fold_in(key, step)
     return jax.random.bernoulli(key, self.weighted_steps)
 
-  def _weights(self, labels: Array, weighted: Array | None) -> Array:
+  def _pixel_weights(self, labels: Array, weighted: Array | None) -> Array:
     """Returns the weight of each pixel, [B, H, W] float32, 0 if ignored."""
     valid = labels != self.ignore
     if not self.class_weights:
@@ -116,7 +116,7 @@ class Loss:
     ids = jnp.clip(labels.astype(jnp.int32), 0, len(table) - 1)
     return jnp.where(valid, table[ids], 0.0)
 
-  def count(
+  def compute_normalizer(
     self,
     labels: Array,
     axis_name: str | None,
@@ -132,12 +132,14 @@ class Loss:
     if self.normalizer == 'all':
       count = jnp.float32(labels.size)
     elif self.normalizer == 'weight':
-      count = self._weights(labels, weighted).sum()
+      count = self._pixel_weights(labels, weighted).sum()
     else:
       count = (labels != self.ignore).sum().astype(jnp.float32)
-    return pixel_losses.positive(region_losses.total(count, axis_name))
+    return pixel_losses.nonzero_or_one(
+      region_losses.sum_with_local_gradient(count, axis_name)
+    )
 
-  def share(
+  def device_loss(
     self,
     logits: Array,
     auxiliary: tuple[Array, ...],
@@ -163,10 +165,10 @@ class Loss:
       (total, main) float32 scalars; a batch of ignored pixels alone gives 0,
       and finite gradients.
     """
-    weights = self._weights(labels, weighted)
+    weights = self._pixel_weights(labels, weighted)
 
     def of(logits, terms):
-      x = pixel_losses.Pixels(
+      x = pixel_losses.LossInputs(
         logits.astype(jnp.float32),
         labels.astype(jnp.int32),
         labels != self.ignore,
@@ -190,11 +192,11 @@ class Loss:
 
 # Every term, by the name that configs use.
 TERMS: dict[str, Callable[..., Array]] = {
-  'cross_entropy': pixel_losses.softmax_term,
-  'sigmoid_cross_entropy': pixel_losses.sigmoid_term,
+  'cross_entropy': pixel_losses.softmax_cross_entropy,
+  'sigmoid_cross_entropy': pixel_losses.sigmoid_cross_entropy,
   'focal': pixel_losses.focal,
   'ohem': pixel_losses.ohem,
-  'hardest': pixel_losses.hardest,
+  'hardest': pixel_losses.hard_example_mining,
   'dice': region_losses.dice,
   'tversky': region_losses.tversky,
   'lovasz': region_losses.lovasz,
@@ -203,7 +205,7 @@ TERMS: dict[str, Callable[..., Array]] = {
 SEPARABLE = ('cross_entropy', 'sigmoid_cross_entropy', 'focal')
 
 
-def build(config: Any, num_classes: int, ignore: int) -> Loss:
+def build_loss(config: Any, num_classes: int, ignore: int) -> Loss:
   """Builds the loss from the config's `loss` section.
 
   Args:
@@ -218,11 +220,11 @@ def build(config: Any, num_classes: int, ignore: int) -> Loss:
       weights is not the number of classes.
   """
   weights = tuple(config.class_weights)
-  limits.check_weights(weights, num_classes)
+  limits.check_class_weights(weights, num_classes)
 
-  def term(name: str) -> Term:
+  def term(name: str) -> LossTerm:
     fields = dict(config[name]) if name in TERMS else {}
-    return Term(name, fields.pop('weight', 1.0), fields)
+    return LossTerm(name, fields.pop('weight', 1.0), fields)
 
   return Loss(
     ignore=ignore,

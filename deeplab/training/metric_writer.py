@@ -19,7 +19,7 @@ _T = TypeVar('_T')
 
 
 @contextlib.contextmanager
-def _writing(workdir: str) -> Iterator[None]:
+def _explain_write_errors(workdir: str) -> Iterator[None]:
   """Turns what a full disk raises, TensorFlow's errors too, into OSError."""
   try:
     yield
@@ -30,7 +30,7 @@ def _writing(workdir: str) -> Iterator[None]:
     ) from error
 
 
-class Records:
+class MetricWriter:
   """Writes metrics to TensorBoard and to `metrics.jsonl`.
 
   Every method raises OSError, which says what to do, where it cannot write.
@@ -45,45 +45,49 @@ class Records:
     self._workdir = workdir
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, 'metrics.jsonl')
-    kept = [line for line in read(path, strict=False) if line['step'] <= step]
+    kept = [
+      line for line in read_metrics(path, strict=False) if line['step'] <= step
+    ]
     with open(path + '.tmp', 'w', encoding='utf-8') as f:
       f.writelines(json.dumps(line) + '\n' for line in kept)
     os.replace(path + '.tmp', path)
     self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115
     self._summaries = metric_writers.SummaryWriter(workdir)
 
-  def scalars(self, step: int, split: str, metrics: dict[str, Any]) -> None:
+  def write_scalars(
+    self, step: int, split: str, metrics: dict[str, Any]
+  ) -> None:
     """Writes numbers under 'split/name' and as one JSON line."""
     numbers = {name: float(value) for name, value in metrics.items()}
     finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
     # JSON has no NaN: an absent class is null.
     line = {'step': step, 'split': split}
     line |= {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-    with _writing(self._workdir):
+    with _explain_write_errors(self._workdir):
       self._summaries.write_scalars(
         step, {f'{split}/{k}': v for k, v in finite.items()}
       )
       self._file.write(json.dumps(line) + '\n')
       self._file.flush()
 
-  def images(self, step: int, name: str, images: np.ndarray) -> None:
+  def write_images(self, step: int, name: str, images: np.ndarray) -> None:
     """Writes uint8 pictures [N, H, W, 3] to TensorBoard."""
-    with _writing(self._workdir):
+    with _explain_write_errors(self._workdir):
       self._summaries.write_images(step, {name: images})
 
   def flush(self) -> None:
     """Makes TensorBoard's file current."""
-    with _writing(self._workdir):
+    with _explain_write_errors(self._workdir):
       self._summaries.flush()
 
   def close(self) -> None:
     """Closes both files."""
-    with _writing(self._workdir):
+    with _explain_write_errors(self._workdir):
       self._summaries.close()
       self._file.close()
 
 
-def read(path: str, strict: bool = True) -> list[dict[str, Any]]:
+def read_metrics(path: str, strict: bool = True) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`; a half line at the end (a kill) may be left out.
 
   Raises:
@@ -102,14 +106,14 @@ def read(path: str, strict: bool = True) -> list[dict[str, Any]]:
   return lines
 
 
-def cost(spent: dict[str, float]) -> str:
+def format_step_cost(step_cost: dict[str, float]) -> str:
   """Returns what `parallel.compile_ahead` found, in words."""
-  words = [f'{spent["gflops"]:.2f} GFLOPs'] if 'gflops' in spent else []
-  if 'work' in spent:
+  words = [f'{step_cost["gflops"]:.2f} GFLOPs'] if 'gflops' in step_cost else []
+  if 'work' in step_cost:
     words += [
-      f'{spent["arguments"]:.0f} MiB of state and batch '
-      f'({spent["reused"]:.0f} reused)',
-      f'{spent["work"]:.0f} MiB of work memory',
+      f'{step_cost["arguments"]:.0f} MiB of state and batch '
+      f'({step_cost["reused"]:.0f} reused)',
+      f'{step_cost["work"]:.0f} MiB of work memory',
     ]
   return ', '.join(words) or 'the back end does not tell'
 
@@ -132,7 +136,7 @@ class Progress:
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
-  def fetch(self, batches: Iterator[_T]) -> _T:
+  def next_batch(self, batches: Iterator[_T]) -> _T:
     """Returns the next batch; how long that takes is part of the report."""
     start = time.monotonic()
     batch = next(batches)

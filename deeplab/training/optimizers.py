@@ -12,14 +12,14 @@ import optax
 PyTree = Any
 
 
-def paths(tree: PyTree) -> PyTree:
+def parameter_paths(tree: PyTree) -> PyTree:
   """Returns a tree of 'encoder/stem/conv/kernel'-style paths."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: '/'.join(str(getattr(k, 'key', k)) for k in path), tree
   )
 
 
-def grouped(
+def flatten_by_label(
   inner: optax.GradientTransformation, label: Callable[[str], str]
 ) -> optax.GradientTransformation:
   """Runs an optimiser on a few long vectors instead of hundreds of arrays.
@@ -36,7 +36,7 @@ def grouped(
   def pack(tree: PyTree) -> dict[str, jax.Array]:
     groups: dict[str, list[jax.Array]] = {}
     for path, leaf in zip(
-      jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True
+      jax.tree.leaves(parameter_paths(tree)), jax.tree.leaves(tree), strict=True
     ):
       groups.setdefault(label(path), []).append(leaf.reshape(-1))
     return {k: jnp.concatenate(v) for k, v in groups.items()}
@@ -49,7 +49,7 @@ def grouped(
       used[label(path)] = start + leaf.size
       return vectors[label(path)][start : start + leaf.size].reshape(leaf.shape)
 
-    return jax.tree.map(take, paths(like), like)
+    return jax.tree.map(take, parameter_paths(like), like)
 
   def init(params):
     return inner.init(pack(params))
@@ -73,7 +73,7 @@ def cosine(base: float, total: int, *, end: float) -> optax.Schedule:
   return optax.cosine_decay_schedule(base, total, alpha=end / base)
 
 
-def step(
+def step_decay(
   base: float, total: int, *, milestones: tuple[float, ...], gamma: float
 ) -> optax.Schedule:
   """Multiplies by `gamma` at each milestone, a share of the run."""
@@ -118,12 +118,12 @@ def plateau(base: float, total: int, **fields: Any) -> optax.Schedule:
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
   'poly': poly,
   'cosine': cosine,
-  'step': step,
+  'step': step_decay,
   'one_cycle': one_cycle,
   'plateau': plateau,
 }
 # What the network is made of, each with a factor on the rate of its own.
-PARTS = ('encoder', 'head', 'auxiliary')
+NETWORK_PARTS = ('encoder', 'head', 'auxiliary')
 WARMUPS = ('linear', 'constant')
 
 
@@ -150,17 +150,17 @@ def warmup_steps(config: ConfigDict, total_steps: int) -> int:
   return steps
 
 
-def schedule(
+def build_schedule(
   config: ConfigDict, learning_rate: float, total_steps: int, warmup: int
 ) -> optax.Schedule:
   """Builds the learning rate as a function of the step.
 
   Args:
-    config: the config's `schedule` section: `name`, the fields of the warm-up,
-      and the named schedule's own fields in a section of its name. In the
-      warm-up the rate has a factor: 'constant' is `warmup_start`, 'linear' goes
-      from `warmup_start` to 1, or is (t + 1) / warmup where that is 0, so that
-      no step is lost. With `warmup_first` the schedule begins after the
+    config: the config's `build_schedule` section: `name`, the fields of the
+      warm-up, and the named schedule's own fields in a section of its name. In
+      the warm-up the rate has a factor: 'constant' is `warmup_start`, 'linear'
+      goes from `warmup_start` to 1, or is (t + 1) / warmup where that is 0, so
+      that no step is lost. With `warmup_first` the schedule begins after the
       warm-up, which rises to the highest rate, and has the steps that are left
       (PaddleSeg, torchvision); else both begin together.
     learning_rate: the highest rate.
@@ -240,7 +240,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def build(
+def build_optimizer(
   config: ConfigDict, rate: optax.Schedule
 ) -> optax.GradientTransformation:
   """Builds the optimiser.
@@ -250,8 +250,8 @@ def build(
       parameters whose path matches `decay_mask`, factors on the learning rate,
       `clip_norm` on the global gradient norm (0: none), and the named
       optimiser's own fields in a section of its name. The factors are
-      `encoder_multiplier` below 'encoder/', likewise of `PARTS`, and besides
-      `bias_multiplier` on biases other than BatchNorm's.
+      `encoder_multiplier` below 'encoder/', likewise of `NETWORK_PARTS`, and
+      besides `bias_multiplier` on biases other than BatchNorm's.
     rate: learning rate as a function of the step.
 
   Raises:
@@ -272,7 +272,7 @@ def build(
 
   def label(path: str) -> str:
     part = path.partition('/')[0]
-    words = [part if part in PARTS else 'head']
+    words = [part if part in NETWORK_PARTS else 'head']
     conv_bias = path.endswith('/bias') and not path.endswith('/bn/bias')
     if config.bias_multiplier != 1.0 and conv_bias:
       words.append('bias')
@@ -301,10 +301,12 @@ def build(
       rate, config.weight_decay, decay_mask, **config[config.name]
     )
   )
-  if any(config[f'{part}_multiplier'] != 1.0 for part in (*PARTS, 'bias')):
+  if any(
+    config[f'{part}_multiplier'] != 1.0 for part in (*NETWORK_PARTS, 'bias')
+  ):
     parts.append(
       optax.stateless(
         lambda updates, _: {k: factor(k) * u for k, u in updates.items()}
       )
     )
-  return grouped(optax.chain(*parts), label)
+  return flatten_by_label(optax.chain(*parts), label)

@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels:
+class LossInputs:
   """One device's pixels, and how sums over them are normalised.
 
   Attributes:
@@ -39,12 +39,12 @@ class Pixels:
   step: Array | int
 
 
-def positive(count: Array) -> Array:
+def nonzero_or_one(count: Array) -> Array:
   """Returns the count, 1 in place of 0."""
   return jnp.where(count > 0, count, 1.0)
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy_per_pixel(logits: Array, labels: Array) -> Array:
   """Returns the softmax cross entropy of every pixel.
 
   Args:
@@ -64,12 +64,14 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   )
 
 
-def softmax_term(x: Pixels) -> Array:
+def softmax_cross_entropy(x: LossInputs) -> Array:
   """Softmax cross entropy."""
-  return (x.weights * cross_entropy(x.logits, x.labels)).sum() / x.count
+  return (
+    x.weights * cross_entropy_per_pixel(x.logits, x.labels)
+  ).sum() / x.count
 
 
-def sigmoid_term(x: Pixels) -> Array:
+def sigmoid_cross_entropy(x: LossInputs) -> Array:
   """Binary cross entropy of each class against the rest, mean over classes.
 
   Keras' `BinaryCrossentropy` on one-hot labels.
@@ -80,19 +82,19 @@ def sigmoid_term(x: Pixels) -> Array:
   return (x.weights * losses).sum() / x.count
 
 
-def focal(x: Pixels, *, gamma: float) -> Array:
+def focal(x: LossInputs, *, gamma: float) -> Array:
   """Softmax cross entropy, times (1 - p) ** gamma of the true class.
 
   Lin et al., "Focal Loss for Dense Object Detection" (arXiv:1708.02002). Its
   alpha are the class weights.
   """
-  loss = cross_entropy(x.logits, x.labels)
+  loss = cross_entropy_per_pixel(x.logits, x.labels)
   # Not 0: a power below 1 would have an infinite slope there.
   wrong = jnp.maximum(-jnp.expm1(-loss), 1e-7)
   return (x.weights * wrong**gamma * loss).sum() / x.count
 
 
-def ohem(x: Pixels, *, threshold: float, min_kept: int) -> Array:
+def ohem(x: LossInputs, *, threshold: float, min_kept: int) -> Array:
   """Softmax cross entropy of the hard pixels alone.
 
   Shrivastava et al., arXiv:1604.03540, as mmsegmentation's `OHEMPixelSampler`
@@ -109,16 +111,20 @@ def ohem(x: Pixels, *, threshold: float, min_kept: int) -> Array:
       case, hardest first; equally hard ones are all kept. Where fewer are
       valid, all are.
   """
-  loss = cross_entropy(x.logits, x.labels)
+  loss = cross_entropy_per_pixel(x.logits, x.labels)
   hardness = jax.lax.stop_gradient(loss if threshold else x.weights * loss)
-  images = region_losses.total(jnp.int32(x.labels.shape[0]), x.axis_name)
-  kept = _largest(hardness, x.valid, min_kept * images, x.axis_name)
+  images = region_losses.sum_with_local_gradient(
+    jnp.int32(x.labels.shape[0]), x.axis_name
+  )
+  kept = _top_k_mask(hardness, x.valid, min_kept * images, x.axis_name)
   if threshold:
     kept |= x.valid & (hardness > -math.log(threshold))
-  return _mean_of(x, loss, kept)
+  return _normalized_sum(x, loss, kept)
 
 
-def hardest(x: Pixels, *, share: float, ramp_steps: int) -> Array:
+def hard_example_mining(
+  x: LossInputs, *, share: float, ramp_steps: int
+) -> Array:
   """Softmax cross entropy of a share of the pixels, the hardest ones, alone.
 
   TF DeepLab's hard example mining, which chooses among the images of one device
@@ -140,27 +146,33 @@ def hardest(x: Pixels, *, share: float, ramp_steps: int) -> Array:
       f'loss.hardest.share={share} must lie in (0, 1] and '
       f'ramp_steps={ramp_steps} be 0 or more'
     )
-  loss = cross_entropy(x.logits, x.labels)
+  loss = cross_entropy_per_pixel(x.logits, x.labels)
   hardness = jax.lax.stop_gradient(x.weights * loss)
-  pixels = region_losses.total(jnp.float32(x.labels.size), x.axis_name)
+  pixels = region_losses.sum_with_local_gradient(
+    jnp.float32(x.labels.size), x.axis_name
+  )
   done = jnp.minimum(x.step / ramp_steps, 1.0) if ramp_steps else 1.0
   k = ((done * share + (1 - done)) * pixels).astype(jnp.int32)
-  kept = _largest(hardness, x.valid, k, x.axis_name) & (hardness > 0)
-  return _mean_of(x, loss, kept)
+  kept = _top_k_mask(hardness, x.valid, k, x.axis_name) & (hardness > 0)
+  return _normalized_sum(x, loss, kept)
 
 
-def _mean_of(x: Pixels, loss: Array, kept: Array) -> Array:
+def _normalized_sum(x: LossInputs, loss: Array, kept: Array) -> Array:
   """Returns the sum of kept losses by the normaliser that is theirs."""
   weights = x.weights * kept
   count = {
     'all': x.count,
-    'valid': positive(region_losses.total(kept.sum() * 1.0, x.axis_name)),
-    'weight': positive(region_losses.total(weights.sum(), x.axis_name)),
+    'valid': nonzero_or_one(
+      region_losses.sum_with_local_gradient(kept.sum() * 1.0, x.axis_name)
+    ),
+    'weight': nonzero_or_one(
+      region_losses.sum_with_local_gradient(weights.sum(), x.axis_name)
+    ),
   }[x.normalizer]
   return (weights * loss).sum() / count
 
 
-def _largest(
+def _top_k_mask(
   values: Array, valid: Array, k: Array, axis_name: str | None
 ) -> Array:
   """Returns where the k largest valid values of all devices are.
@@ -180,7 +192,9 @@ def _largest(
 
   def refine(i, limit):
     higher = limit | (jnp.int32(1) << (30 - i))
-    count = region_losses.total((bits >= higher).sum(), axis_name)
+    count = region_losses.sum_with_local_gradient(
+      (bits >= higher).sum(), axis_name
+    )
     return jnp.where(count >= k, higher, limit)
 
   return bits >= jax.lax.fori_loop(0, 31, refine, jnp.int32(0))

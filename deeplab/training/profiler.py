@@ -7,7 +7,7 @@ from absl import logging
 import jax
 
 
-def parse(steps: str) -> range:
+def parse_steps(steps: str) -> range:
   """Returns the steps of '100:110' (100 to 109), or none for ''.
 
   Raises:
@@ -24,24 +24,24 @@ def parse(steps: str) -> range:
   return range(int(found[1]), int(found[2]))
 
 
-class Recorder:
+class TraceRecorder:
   """Records some steps of a run."""
 
   def __init__(self, steps: range, workdir: str):
     """Waits for the first of `steps`; the record goes to workdir/plugins."""
     self._steps = steps
     self._workdir = workdir
-    self._going = False
+    self._tracing = False
 
-  def before(self, step: int) -> None:
+  def before_step(self, step: int) -> None:
     """Begins where the step is among those, or the run began among them."""
-    if not self._going and step in self._steps:
+    if not self._tracing and step in self._steps:
       jax.profiler.start_trace(self._workdir)
-      self._going = True
+      self._tracing = True
 
-  def after(self, step: int, state: Any) -> None:
+  def after_step(self, step: int, state: Any) -> None:
     """Ends behind the last of the steps, when the device is done with it."""
-    if self._going and step + 1 >= self._steps.stop:
+    if self._tracing and step + 1 >= self._steps.stop:
       jax.block_until_ready(state)
       self.close()
       logging.info(
@@ -52,6 +52,6 @@ class Recorder:
 
   def close(self) -> None:
     """Writes what was recorded."""
-    if self._going:
-      self._going = False
+    if self._tracing:
+      self._tracing = False
       jax.profiler.stop_trace()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def total(value: Array, axis_name: str | None) -> Array:
+def sum_with_local_gradient(value: Array, axis_name: str | None) -> Array:
   """Returns the sum over devices, with the gradient of this device's part."""
   if axis_name is None:
     return value
@@ -23,7 +23,7 @@ def total(value: Array, axis_name: str | None) -> Array:
   return jax.lax.psum(fixed, axis_name) + (value - fixed)
 
 
-def _share(value: Array, axis_name: str | None) -> Array:
+def _device_share(value: Array, axis_name: str | None) -> Array:
   """Returns a device's share of a value that all devices know.
 
   Shares add up to the value; the gradient is the value's.
@@ -58,16 +58,16 @@ def tversky(
   truth = _one_hot(x)
   found = jax.nn.softmax(x.logits) * x.valid[..., None]
   over = (0, 1, 2)
-  hits = total((found * truth).sum(over), x.axis_name)
-  predicted = total(found.sum(over), x.axis_name)
-  labelled = total(truth.sum(over) * 1.0, x.axis_name)
+  hits = sum_with_local_gradient((found * truth).sum(over), x.axis_name)
+  predicted = sum_with_local_gradient(found.sum(over), x.axis_name)
+  labelled = sum_with_local_gradient(truth.sum(over) * 1.0, x.axis_name)
   denominator = hits + alpha * (predicted - hits) + beta * (labelled - hits)
   index = (hits + smooth) / jnp.maximum(denominator + smooth, 1e-7)
   # Not 0: a power below 1 would have an infinite slope there.
   losses = jnp.maximum(1 - index, 1e-7) ** gamma
   present = labelled > 0
   mean = jnp.where(present, losses, 0).sum() / jnp.maximum(present.sum(), 1)
-  return _share(mean, x.axis_name)
+  return _device_share(mean, x.axis_name)
 
 
 def dice(x: Any, *, smooth: float) -> Array:

@@ -46,7 +46,7 @@ class TrainState:
   rate_scale: Array | None = None
 
   @property
-  def _ranges(self) -> PyTree:
+  def _quant_stats_collection(self) -> PyTree:
     return {'quant_stats': self.quant_stats} if self.quant_stats else {}
 
   @property
@@ -55,13 +55,17 @@ class TrainState:
     return {
       'params': self.params,
       'batch_stats': self.batch_stats,
-      **self._ranges,
+      **self._quant_stats_collection,
     }
 
   @property
   def eval_variables(self) -> PyTree:
     """The moving average where there is one, else `variables`."""
-    return {**self.ema, **self._ranges} if self.ema else self.variables
+    return (
+      {**self.ema, **self._quant_stats_collection}
+      if self.ema
+      else self.variables
+    )
 
 
 def init_state(
@@ -102,7 +106,7 @@ def init_state(
   )
 
 
-def start_from(
+def init_from_variables(
   state: TrainState, variables: PyTree, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """Returns the start of a run from other variables than the random ones.
@@ -135,22 +139,22 @@ def dropout_keys(seed: int, index: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranges:
+class RangeTracking:
   """How the ranges of simulated int8 follow what training sees.
 
   Attributes:
     decay: share of the old range that a step keeps.
-    steps: from this step on they stay; 0: never.
+    freeze_step: from this step on they stay; 0: never.
     observer: the network whose activations are looked at in the mode that is
       deployed, where training runs in another; None: the trained one itself.
   """
 
   decay: float
-  steps: int
+  freeze_step: int
   observer: Any | None = None
 
 
-def _widest(
+def _merge_ranges(
   lower: Callable[..., Array], higher: Callable[..., Array], *ranges: PyTree
 ) -> PyTree:
   """Returns what two functions make of the minima and of the maxima."""
@@ -160,29 +164,36 @@ def _widest(
   )
 
 
-def _follow(
-  state: TrainState, seen: PyTree, ranges: Ranges, axis_name: str | None
+def _update_ranges(
+  state: TrainState,
+  observed: PyTree,
+  range_tracking: RangeTracking,
+  axis_name: str | None,
 ) -> PyTree:
-  """Returns the ranges after a step in which `seen` was seen."""
+  """Returns the ranges after a step in which `observed` was seen."""
   if axis_name is not None:
     # Devices see different images.
     over = [
       functools.partial(f, axis_name=axis_name)
       for f in (jax.lax.pmin, jax.lax.pmax)
     ]
-    seen = _widest(*over, seen)
-  moves = True if not ranges.steps else state.step < ranges.steps
-  rate = jnp.where(moves, 1 - ranges.decay, 0.0)
+    observed = _merge_ranges(*over, observed)
+  moves = (
+    True
+    if not range_tracking.freeze_step
+    else state.step < range_tracking.freeze_step
+  )
+  rate = jnp.where(moves, 1 - range_tracking.decay, 0.0)
   return jax.tree.map(
-    lambda old, new: old + rate * (new - old), state.quant_stats, seen
+    lambda old, new: old + rate * (new - old), state.quant_stats, observed
   )
 
 
-def _sum_over(axis_name: str | None, tree: PyTree) -> PyTree:
+def _psum(axis_name: str | None, tree: PyTree) -> PyTree:
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def _norm(tree: PyTree) -> Array:
+def _global_norm(tree: PyTree) -> Array:
   """Returns the Euclidean norm of all of a tree, as one sum."""
   vector = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
   return jnp.sqrt(jnp.vdot(vector, vector))
@@ -199,7 +210,7 @@ def train_step(
   accumulate_steps: int,
   ema_decay: float,
   axis_name: str | None,
-  ranges: Ranges | None = None,
+  range_tracking: RangeTracking | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One update from one device's share of the global batch.
 
@@ -220,7 +231,7 @@ def train_step(
     accumulate_steps: the share is worked off in so many equal parts.
     ema_decay: of the moving average, where the state has one.
     axis_name: pmap axis, or None on one device without pmap.
-    ranges: where the model simulates int8, which drops out nothing.
+    range_tracking: where the model simulates int8, which drops out nothing.
 
   Returns:
     The state after, and 'loss', 'main_loss', 'grad_norm', 'update_norm',
@@ -235,12 +246,12 @@ def train_step(
       f'accumulate_steps={accumulate_steps} does not divide the {local} '
       'images of each device'
     )
-  weighted = loss.weighted(seed, state.step)
-  count = loss.count(batch['label'], axis_name, weighted)
+  weighted = loss.sample_class_weighting(seed, state.step)
+  count = loss.compute_normalizer(batch['label'], axis_name, weighted)
 
   def forward(params, batch_stats, part):
     variables = {'params': params, 'batch_stats': batch_stats}
-    if ranges is None:
+    if range_tracking is None:
       output, updates = model.apply(
         variables,
         part['image'],
@@ -258,8 +269,8 @@ def train_step(
         mutable=['batch_stats', 'observed'],
       )
       seen = updates['observed']
-      if ranges.observer is not None:
-        _, looked = ranges.observer.apply(
+      if range_tracking.observer is not None:
+        _, looked = range_tracking.observer.apply(
           jax.lax.stop_gradient(variables), part['image'], mutable=['observed']
         )
         seen = looked['observed']
@@ -270,7 +281,7 @@ def train_step(
 
   def loss_of(outputs, labels):
     logits, auxiliary = outputs
-    return loss.share(
+    return loss.device_loss(
       *(logits, auxiliary, labels, count, axis_name, weighted, state.step)
     )
 
@@ -315,7 +326,7 @@ def train_step(
       total, main, batch_stats, seen, grads = carry
       (t, (m, (batch_stats, now))), g = grad_fn(state.params, batch_stats, part)
       grads = jax.tree.map(jnp.add, grads, g)
-      seen = _widest(jnp.minimum, jnp.maximum, seen, now)
+      seen = _merge_ranges(jnp.minimum, jnp.maximum, seen, now)
       return (total + t, main + m, batch_stats, seen, grads), None
 
     zeros = jax.tree.map(jnp.zeros_like, (state.quant_stats, state.params))
@@ -325,22 +336,22 @@ def train_step(
     )
     total, main = whole or (total, main)
 
-  total, main, grads = _sum_over(axis_name, (total, main, grads))
+  total, main, grads = _psum(axis_name, (total, main, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   if state.rate_scale is not None:
     updates = jax.tree.map(lambda x: x * state.rate_scale, updates)
   params = optax.apply_updates(state.params, updates)
 
   quant_stats = state.quant_stats
-  if ranges is not None:
-    quant_stats = _follow(state, seen, ranges, axis_name)
+  if range_tracking is not None:
+    quant_stats = _update_ranges(state, seen, range_tracking, axis_name)
 
   metrics = {
     'loss': total,
     'main_loss': main,
-    'grad_norm': _norm(grads),
-    'update_norm': _norm(updates),
-    'param_norm': _norm(params),
+    'grad_norm': _global_norm(grads),
+    'update_norm': _global_norm(updates),
+    'param_norm': _global_norm(params),
   }
   finite = jnp.isfinite(total + metrics['grad_norm'] + metrics['update_norm'])
   nonfinite_step = jnp.where(

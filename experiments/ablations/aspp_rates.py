@@ -29,9 +29,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   return study.Study(
     'aspp_rates',
     QUESTION,
@@ -46,5 +46,5 @@ def get_study(form: str = '') -> study.Study:
         '6_12_18_24': {'model.head.rates': (6, 12, 18, 24)},
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

@@ -32,16 +32,16 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   sizes, batches = {
     '': ((512, 320), (16, 8)),
     'camvid': ((192, 128), (8, 4)),
     'smoke': ((128, 64), (8, 4)),
-  }[form]
+  }[variant]
 
-  epochs = study.config([f'--config={base.config}']).epochs
+  epochs = study.parse_config([f'--config={base.config}']).epochs
   epochs = base.fixed.get('epochs', epochs)
 
   def crop(size: int) -> study.Overrides:
@@ -66,5 +66,5 @@ def get_study(form: str = '') -> study.Study:
         },
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

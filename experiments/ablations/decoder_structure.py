@@ -29,9 +29,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
 
   def structure(count: int, channels: int) -> study.Overrides:
     return {
@@ -52,5 +52,5 @@ def get_study(form: str = '') -> study.Study:
         '1x128': structure(1, 128),
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

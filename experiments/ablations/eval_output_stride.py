@@ -28,9 +28,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   return study.Study(
     'eval_output_stride',
     QUESTION,
@@ -43,5 +43,5 @@ def get_study(form: str = '') -> study.Study:
         '32': {'eval.output_stride': 32},
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

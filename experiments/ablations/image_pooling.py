@@ -25,9 +25,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   return study.Study(
     'image_pooling',
     QUESTION,
@@ -39,5 +39,5 @@ def get_study(form: str = '') -> study.Study:
         'off': {'model.head.image_pooling': False},
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

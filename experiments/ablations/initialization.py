@@ -26,9 +26,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   # The smoke form fetches nothing: both settings start at random there, and
   # differ in the rate of the encoder, as they do on CamVid.
   slow = {'optimizer.encoder_multiplier': 0.3}
@@ -52,9 +52,9 @@ def get_study(form: str = '') -> study.Study:
     base,
     {
       'weights': {
-        'slow_encoder' if form == 'smoke' else 'imagenet': starts[form],
+        'slow_encoder' if variant == 'smoke' else 'imagenet': starts[variant],
         'random': {'init_from': ''},
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

@@ -32,15 +32,15 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form, 'configs/voc_mnv2.py')
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant, 'configs/voc_mnv2.py')
   # The last two: steps of training in simulated int8, and their rate.
   short, long, rate = {
     '': (300, 3000, 3e-5),
     'camvid': (45, 180, 1e-4),
     'smoke': (75, 300, 1e-3),
-  }[form]
+  }[variant]
 
   def int8(steps: int, **calibration: str | bool) -> study.Overrides:
     return {
@@ -84,6 +84,6 @@ def get_study(form: str = '') -> study.Study:
         f'trained_{long}': int8(long),
       }
     },
-    start=('float',),
-    verdict=VERDICTS.get(form, ''),
+    init_from=('float',),
+    verdict=VERDICTS.get(variant, ''),
   )

@@ -27,9 +27,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   return study.Study(
     'low_level_channels',
     QUESTION,
@@ -41,5 +41,5 @@ def get_study(form: str = '') -> study.Study:
         for n in (48, 8, 16, 32, 64)
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

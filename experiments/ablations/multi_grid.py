@@ -28,9 +28,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   return study.Study(
     'multi_grid',
     QUESTION,
@@ -43,5 +43,5 @@ def get_study(form: str = '') -> study.Study:
         '1_2_4': {'model.multi_grid': (1, 2, 4)},
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

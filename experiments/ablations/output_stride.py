@@ -38,11 +38,11 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form)
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant)
   # As far in pixels at every stride.
-  wide = 6 if not form else 3
+  wide = 6 if not variant else 3
   rates = {
     stride: tuple(max(wide * i * 16 // stride, 1) for i in (1, 2, 3))
     for stride in (8, 16, 32)
@@ -60,5 +60,5 @@ def get_study(form: str = '') -> study.Study:
       },
       'decoder': {'on': {}, 'off': study.without_decoder(base)},
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

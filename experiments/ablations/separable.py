@@ -27,9 +27,9 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form, 'configs/voc_xception.py')
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant, 'configs/voc_xception.py')
   return study.Study(
     'separable',
     QUESTION,
@@ -45,5 +45,5 @@ def get_study(form: str = '') -> study.Study:
         'dense': {'model.head.decoder_separable': False},
       },
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

@@ -28,14 +28,14 @@ VERDICTS = {
 }
 
 
-def get_study(form: str = '') -> study.Study:
-  """Returns the study; `form` is one of `study.FORMS`."""
-  base = study.base(form, 'configs/voc_mnv2.py')
+def get_study(variant: str = '') -> study.Study:
+  """Returns the study; `variant` is one of `study.VARIANTS`."""
+  base = study.select_base(variant, 'configs/voc_mnv2.py')
   alphas, sizes = {
     '': ((1.0, 0.5, 0.35), (513, 385, 257)),
     'camvid': ((0.35, 0.5), (192, 128)),
     'smoke': ((0.5, 0.25), (128, 96)),
-  }[form]
+  }[variant]
 
   def resolution(size: int) -> study.Overrides:
     return {
@@ -55,5 +55,5 @@ def get_study(form: str = '') -> study.Study:
       },
       'size': {str(size): resolution(size) for size in sizes},
     },
-    verdict=VERDICTS.get(form, ''),
+    verdict=VERDICTS.get(variant, ''),
   )

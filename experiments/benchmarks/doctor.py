@@ -32,26 +32,28 @@ from deeplab.data.builders import folder
 _PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
 
 
-class Cost(NamedTuple):
+class RunCost(NamedTuple):
   """What a run took.
 
   Attributes:
     seconds: from start to end.
-    processor: seconds of processor time, of all its processes.
+    processor_seconds: seconds of processor time, of all its processes.
     pairs: how many pairs the doctor says it examined for training.
   """
 
   seconds: float
-  processor: float
+  processor_seconds: float
   pairs: int
 
 
-def _processor() -> float:
+def _children_processor_seconds() -> float:
   used = resource.getrusage(resource.RUSAGE_CHILDREN)
   return used.ru_utime + used.ru_stime
 
 
-def measure(config: str, data: Any, pairs: int, processes: int) -> Cost:
+def measure_doctor(
+  config: str, data: Any, pairs: int, processes: int
+) -> RunCost:
   """Runs the doctor on `pairs` pairs of a folder's training split.
 
   Args:
@@ -66,7 +68,7 @@ def measure(config: str, data: Any, pairs: int, processes: int) -> Cost:
   """
   with tempfile.TemporaryDirectory() as temporary:
     for split in (data.train_split, data.eval_split):
-      found = folder.find(data, split)
+      found = folder.find_examples(data, split)
       count = pairs if split == data.train_split else len(found)
       lines = (
         f'{one.image}\t{one.annotation}\n'
@@ -74,7 +76,7 @@ def measure(config: str, data: Any, pairs: int, processes: int) -> Cost:
       )
       listing = pathlib.Path(temporary) / f'{split}.txt'
       listing.write_text(''.join(lines), 'utf-8')
-    before, start = _processor(), time.perf_counter()
+    before, start = _children_processor_seconds(), time.perf_counter()
     done = subprocess.run(
       [
         *(sys.executable, '-m', 'deeplab.doctor', f'--config={config}'),
@@ -86,10 +88,10 @@ def measure(config: str, data: Any, pairs: int, processes: int) -> Cost:
       text=True,
       check=False,
     )
-    cost = time.perf_counter() - start, _processor() - before
+    cost = time.perf_counter() - start, _children_processor_seconds() - before
   if 'training' not in done.stdout:
     raise RuntimeError(f'the doctor ended with status {done.returncode}')
-  return Cost(*cost, int(done.stdout.split()[1]))
+  return RunCost(*cost, int(done.stdout.split()[1]))
 
 
 def main(argv: list[str]) -> None:
@@ -97,10 +99,10 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   path = config_flags.get_config_filename(flags.FLAGS['config'])
-  cost = measure(
+  cost = measure_doctor(
     path, flags.FLAGS.config.data, _PAIRS.value, flags.FLAGS.processes
   )
-  each = 1000 * cost.processor / cost.pairs
+  each = 1000 * cost.processor_seconds / cost.pairs
   print(
     f'{cost.pairs} pairs: {cost.seconds:.1f} s on '
     f'{flags.FLAGS.processes or system.cpu_count()} processes, {each:.1f} ms '

@@ -52,12 +52,16 @@ from export.devices import tflm
 from export.devices import vela
 from export.graph import tflite_graph
 
-ACCELERATORS = ('ethos-u55-128', 'ethos-u85-256')
+VELA_ACCELERATORS = ('ethos-u55-128', 'ethos-u85-256')
 # Weights in flash and internal RAM of STM32N6, KiB, published by input size.
-PERSON = {256: (882.33, 1869.88), 320: (893.3, 2421.0), 416: (894.14, 4830.28)}
+PERSON_PUBLISHED_KIB = {
+  256: (882.33, 1869.88),
+  320: (893.3, 2421.0),
+  416: (894.14, 4830.28),
+}
 
 
-def _ade20k32() -> ConfigDict:
+def _ade20k32_config() -> ConfigDict:
   """The network of the mobile benchmark's ADE20K file."""
   c = ConfigDict(ade20k32_lite.get_config())
   with c.unlocked():
@@ -68,11 +72,11 @@ def _ade20k32() -> ConfigDict:
     }
     c.model.head = {'name': 'deeplabv3plus', 'rates': ()}
     c.model.output_stride = 16
-    registry.complete(c.model)
+    registry.fill_defaults(c.model)
   return c
 
 
-class Public(NamedTuple):
+class PublicModel(NamedTuple):
   """What a public file holds.
 
   Attributes:
@@ -85,46 +89,52 @@ class Public(NamedTuple):
   size: int
   weights: str
 
-  def export(self, path: str, **options: Any) -> bytes:
+  def export_ours(self, path: str, **options: Any) -> bytes:
     """Returns our file of the same network, normalised by its input's scale.
 
     Args:
       path: the public file.
-      **options: of `request.make`, the target for one.
+      **options: of `request.make_request`, the target for one.
     """
-    return export(
+    return export_int8(
       self.config(),
       (self.size, self.size),
-      lambda source: _imported(source, path),
+      lambda source: _import_public_weights(source, path),
       normalization='caller',
       rules=rules_lib.Rules(weights=self.weights),
       **{'output': 'argmax', **options},
     )
 
 
-PUBLIC = {
-  'deeplabv3_mnv2_dm05_pascal_quant': Public(
+PUBLIC_MODELS = {
+  'deeplabv3_mnv2_dm05_pascal_quant': PublicModel(
     lambda: voc_mnv2.get_config('dm05'), 513, 'tensor'
   ),
-  'deeplabv3_mnv2_pascal_quant': Public(
+  'deeplabv3_mnv2_pascal_quant': PublicModel(
     lambda: voc_mnv2.get_config('mobile'), 513, 'tensor'
   ),
-  'deeplabv3plus_mnv2_ade20k32_int8': Public(_ade20k32, 512, 'channel'),
+  'deeplabv3plus_mnv2_ade20k32_int8': PublicModel(
+    _ade20k32_config, 512, 'channel'
+  ),
 }
 
 
-def _imported(source: source_lib.Source, path: str) -> Any:
+def _import_public_weights(source: source_lib.ExportSource, path: str) -> Any:
   """Returns the variables with the weights of a public file."""
-  network = source_lib.model(source, **networks.KERNELS)
-  _, match = detect.detect(tflite_weights.read(path), network, source.variables)
-  merged = merge.merge(
-    source.variables, match.tensors, match.sources, unused=match.unused
+  network = source_lib.build_model(source, **networks.PLAIN_CONV_OPTIONS)
+  _, match = detect.detect_system(
+    tflite_weights.read_tflite(path), network, source.variables
+  )
+  merged = merge.merge_tensors(
+    source.variables, match.tensors, match.tensor_refs, unused=match.unused
   )
   image = np.zeros((1, *source.config.eval.static_size, 3), np.float32)
-  return unfold_batch_norm.identity_norms(network, merged, image, match.sources)
+  return unfold_batch_norm.set_identity_batch_norms(
+    network, merged, image, match.tensor_refs
+  )
 
 
-def _disturbed(source: source_lib.Source) -> Any:
+def _perturb_weights(source: source_lib.ExportSource) -> Any:
   """Adds a little to each weight: biases that are all 0 would share bytes."""
   rng = np.random.default_rng(0)
 
@@ -135,10 +145,10 @@ def _disturbed(source: source_lib.Source) -> Any:
   return jax.tree.map(add, source.variables)
 
 
-def export(
+def export_int8(
   config: ConfigDict,
   size: tuple[int, int],
-  weights: Callable[[source_lib.Source], Any] = _disturbed,
+  make_variables: Callable[[source_lib.ExportSource], Any] = _perturb_weights,
   **options: Any,
 ) -> bytes:
   """Returns the int8 file of a network.
@@ -146,33 +156,39 @@ def export(
   Args:
     config: the experiment.
     size: (H, W).
-    weights: makes variables of an untrained source.
-    **options: of `request.make`.
+    make_variables: makes variables of an untrained source.
+    **options: of `request.make_request`.
   """
   config = ConfigDict(config)
   with config.unlocked():
     config.eval.static_size = size
-  source = source_lib.untrained(config)
-  source = dataclasses.replace(source, variables=weights(source))
-  request = request_lib.make(
+  source = source_lib.init_untrained(config)
+  source = dataclasses.replace(source, variables=make_variables(source))
+  request = request_lib.make_request(
     ('int8',), size, source.info.num_classes, **options
   )
-  network = source_lib.deployed(
+  network = source_lib.build_export_model(
     source, source_lib.resize_ratio(source, request)
   )
   data = source.config.data
-  compute = saved_model.function(
+  compute = saved_model.make_serving_function(
     network, source.variables, request, data.mean, data.std
   )
-  samples = calibration.samples(
-    calibration.synthetic(2, size, 0), size, True, data.mean, data.std
+  samples = calibration.representative_dataset(
+    calibration.draw_synthetic_images(2, size, 0),
+    size,
+    True,
+    data.mean,
+    data.std,
   )
   with tempfile.TemporaryDirectory() as folder:
-    saved_model.write(compute, (*size, source.pixels.channels), folder)
-    return tflite.convert(folder, 'int8', request, samples)
+    saved_model.write_saved_model(
+      compute, (*size, source.image_spec.channels), folder
+    )
+    return tflite.convert_saved_model(folder, 'int8', request, samples)
 
 
-def latencies(contents: Sequence[bytes], runs: int) -> list[float]:
+def measure_latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   """Returns the median milliseconds of each file, run in turns."""
   runners = []
   for content in contents:
@@ -192,9 +208,9 @@ def latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   return [1e3 * statistics.median(own) for own in seconds]
 
 
-def _npu(
+def _compile_with_vela(
   content: bytes, accelerator: str, sram_bytes: int | None = None
-) -> vela.Compiled:
+) -> vela.VelaSummary:
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.tflite')
     with open(path, 'wb') as f:
@@ -202,13 +218,15 @@ def _npu(
     return vela.compile_file(path, accelerator, sram_bytes)
 
 
-def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
+def _compare_public_model(
+  folder: str, name: str, runs: int
+) -> list[tuple[str, ...]]:
   """Returns a row for each quantity of one public file and ours."""
-  public = PUBLIC[name]
+  public = PUBLIC_MODELS[name]
   path = os.path.join(folder, f'{name}.tflite')
   with open(path, 'rb') as f:
     theirs = f.read()
-  ours = public.export(path, input_type='uint8')
+  ours = public.export_ours(path, input_type='uint8')
   rows: list[tuple[str, ...]] = []
 
   def row(what: str, pair: Sequence[float], form: str = ',.0f') -> None:
@@ -217,23 +235,24 @@ def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
     rows.append((name, what, format(a, form), format(b, form), ratio))
 
   constants = [
-    tflite_graph.weight_bytes(tflite_graph.read(x)) for x in (theirs, ours)
+    tflite_graph.weight_bytes(tflite_graph.read_tflite(x))
+    for x in (theirs, ours)
   ]
   row('constant bytes', constants)
   row('file bytes', (len(theirs), len(ours)))
-  row('LiteRT ms', latencies((theirs, ours), runs), ',.2f')
-  for accelerator in ACCELERATORS:
-    a = _npu(theirs, accelerator)
-    forms = {accelerator: public.export(path, target=accelerator)}
+  row('LiteRT ms', measure_latencies((theirs, ours), runs), ',.2f')
+  for accelerator in VELA_ACCELERATORS:
+    a = _compile_with_vela(theirs, accelerator)
+    forms = {accelerator: public.export_ours(path, target=accelerator)}
     if a.refused:
       # What its file leaves to the processor costs the NPU nothing.
-      forms[f'{accelerator}, last resize by the host'] = public.export(
+      forms[f'{accelerator}, last resize by the host'] = public.export_ours(
         path, target=accelerator, resize='host', output='logits'
       )
     # An Ethos-U85 has DRAM besides, and fills its SRAM.
     given = a.sram_bytes if a.dram_bytes else None
     for what, content in forms.items():
-      b = _npu(content, accelerator, given)
+      b = _compile_with_vela(content, accelerator, given)
       row(f'{what}: off the NPU', (len(a.refused), len(b.refused)))
       row(f'{what}: SRAM bytes', (a.sram_bytes, b.sram_bytes))
       row(f'{what}: DRAM bytes', (a.dram_bytes, b.dram_bytes))
@@ -241,17 +260,19 @@ def _public(folder: str, name: str, runs: int) -> list[tuple[str, ...]]:
   return rows
 
 
-def person(size: int) -> tuple[str, ...]:
+def compare_person_network(size: int) -> tuple[str, ...]:
   """Returns the row of the person network at one input size."""
-  content = export(
+  content = export_int8(
     person_mnv2.get_config(f'size{size}'),
     (size, size),
     input_type='int8',
     output_type='int8',
   )
-  flash, ram = PERSON[size]
-  constants = tflite_graph.weight_bytes(tflite_graph.read(content)) / 1024
-  arena = tflm.arena(content)
+  flash, ram = PERSON_PUBLISHED_KIB[size]
+  constants = (
+    tflite_graph.weight_bytes(tflite_graph.read_tflite(content)) / 1024
+  )
+  arena = tflm.measure_arena(content)
   return (
     f'{size}',
     f'{constants:,.1f}',
@@ -276,18 +297,20 @@ def _run() -> None:
       *('input', 'constants KiB', 'published flash', 'TFLM arena KiB'),
       *('of it activations', 'published RAM'),
     )
-    found = [person(size) for size in PERSON]
-    print('\n'.join(text.markdown_table(header, found)))
+    found = [compare_person_network(size) for size in PERSON_PUBLISHED_KIB]
+    print('\n'.join(text.format_table(header, found)))
     return
   if not values.models:
     raise ValueError('--models=FOLDER of the public files, or --person')
   rows = [
-    row for name in PUBLIC for row in _public(values.models, name, values.runs)
+    row
+    for name in PUBLIC_MODELS
+    for row in _compare_public_model(values.models, name, values.runs)
   ]
   columns = ('network', 'what', 'public', 'ours', 'ratio')
-  print('\n'.join(text.markdown_table(columns, rows)))
+  print('\n'.join(text.format_table(columns, rows)))
 
 
 if __name__ == '__main__':
   define_flags()
-  app.run(lambda argv: cli.run(argv, _run))
+  app.run(lambda argv: cli.run_command(argv, _run))

@@ -41,7 +41,7 @@ _WARM_UP = flags.DEFINE_integer(
 flags.adopt_module_key_flags(zoo)
 
 
-def _memory(compiled: Any) -> tuple[int, str]:
+def _memory_bytes(compiled: Any) -> tuple[int, str]:
   """Returns bytes, and whether they are the device's peak or the compiler's."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
@@ -54,7 +54,7 @@ def _memory(compiled: Any) -> tuple[int, str]:
   ), 'compiled'
 
 
-def measure(
+def measure_speed(
   row: zoo.Row, dtype: str, runs: int, warm_up: int
 ) -> dict[str, Any]:
   """Times a row's network.
@@ -71,10 +71,10 @@ def measure(
     and `memory_kind`: 'peak' is what the device says, 'compiled' what the
     compiler planned, where no device says.
   """
-  config = zoo.load(row)
+  config = zoo.load_config(row)
   with config.unlocked():
     config.model.dtype = dtype
-  model: Any = registry.build(
+  model: Any = registry.build_model(
     config.model, zoo.num_classes(config), **parallel.kernels()
   )
   # The parameters do not depend on the size, and a small image needs no memory.
@@ -93,7 +93,7 @@ def measure(
     jax.block_until_ready(forward(variables, image))
     seconds.append(time.perf_counter() - start)
   seconds = seconds[warm_up:]
-  memory, kind = _memory(forward)
+  memory, kind = _memory_bytes(forward)
   return {
     'id': row.id,
     'height': row.height,
@@ -107,10 +107,10 @@ def measure(
   }
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def format_table(results: list[dict[str, Any]]) -> str:
   """Returns the results as Markdown."""
   header = ('id', 'input', 'dtype', 'device', 'images/s', 'memory (MiB)')
-  return zoo.markdown(
+  return zoo.markdown_table(
     header,
     [
       (
@@ -128,11 +128,13 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def _run() -> None:
   results = []
-  for row in zoo.rows(zoo.ROWS.value):
+  for row in zoo.read_rows(zoo.ROWS.value):
     with futures.ProcessPoolExecutor(
       1, mp_context=multiprocessing.get_context('spawn')
     ) as pool:
-      job = pool.submit(measure, row, _DTYPE.value, _RUNS.value, _WARM_UP.value)
+      job = pool.submit(
+        measure_speed, row, _DTYPE.value, _RUNS.value, _WARM_UP.value
+      )
       try:
         results.append(job.result())
       except RuntimeError as error:  # out of memory, or killed for it
@@ -147,12 +149,12 @@ def _run() -> None:
     )
   if zoo.JSON.value:
     zoo.write_json(zoo.JSON.value, results)
-  print(table(results))
+  print(format_table(results))
 
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
-  cli.run(argv, _run)
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -54,11 +54,11 @@ _TORCH = flags.DEFINE_enum(
 _TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', sys.executable, 'A Python that has torch and torchvision.'
 )
-_PHOTOGRAPH = 1200, 1600
+_PHOTOGRAPH_SIZE = 1200, 1600
 _OPS = ('random_scale', 'random_crop', 'random_flip')
 
 
-def photographs(config: Any, folder: pathlib.Path, count: int) -> Any:
+def write_photographs(config: Any, folder: pathlib.Path, count: int) -> Any:
   """Returns a config that reads made-up photographs, which it writes.
 
   Args:
@@ -67,7 +67,7 @@ def photographs(config: Any, folder: pathlib.Path, count: int) -> Any:
     count: how many there are to train on.
   """
   rng = np.random.default_rng(0)
-  height, width = _PHOTOGRAPH
+  height, width = _PHOTOGRAPH_SIZE
   for split, number in (('train', count), ('val', 1)):
     for name in ('images', 'labels'):
       (folder / split / name).mkdir(parents=True)
@@ -95,7 +95,7 @@ def photographs(config: Any, folder: pathlib.Path, count: int) -> Any:
   return config
 
 
-class Ours:
+class DeeplabInput:
   """Our pipeline, in one thread."""
 
   def __init__(self, config: Any, batches: int, cache: bool):
@@ -121,7 +121,7 @@ class Ours:
         next(self._stream)
       time.sleep(0.5)
 
-  def step(self) -> float:
+  def run_round(self) -> float:
     """Returns the seconds of processor time of a round."""
     start = time.process_time()
     for _ in range(self._batches):
@@ -131,7 +131,7 @@ class Ours:
     return time.process_time() - start
 
 
-class Torchvision:
+class TorchvisionInput:
   """The other side, in a process of its own.
 
   Raises:
@@ -151,7 +151,8 @@ class Torchvision:
     self._python = python
     self._shape = [config.batch_size, 3, *crop.size]
     pairs = [
-      (one.image, one.annotation) for one in folder.find(data, data.train_split)
+      (one.image, one.annotation)
+      for one in folder.find_examples(data, data.train_split)
     ]
     message = self._ask(
       {
@@ -184,7 +185,7 @@ class Torchvision:
       )
     return json.loads(line)
 
-  def step(self) -> float:
+  def run_round(self) -> float:
     """Returns the seconds of processor time of a round."""
     message = self._ask('round')
     if message['shape'] != self._shape:
@@ -192,7 +193,7 @@ class Torchvision:
     return message['seconds']
 
 
-def measure(sides: list[Any], rounds: int) -> list[float]:
+def measure_rounds(sides: list[Any], rounds: int) -> list[float]:
   """Returns the median seconds of a round on each side, taken in turn.
 
   Args:
@@ -210,20 +211,24 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     config = flags.FLAGS.config
     if _PHOTOGRAPHS.value:
-      config = photographs(config, pathlib.Path(folder), _PHOTOGRAPHS.value)
-    _compare(config)
+      config = write_photographs(
+        config, pathlib.Path(folder), _PHOTOGRAPHS.value
+      )
+    _compare_sides(config)
 
 
-def _compare(config: Any) -> None:
+def _compare_sides(config: Any) -> None:
   augment = config.data.augment
   if config.data.name != 'folder' or tuple(augment.ops) != _OPS:
     raise app.UsageError(f'--config must read a folder by the ops {_OPS}')
-  sides: list[Any] = [Ours(config, _BATCHES.value, cache=False)]
+  sides: list[Any] = [DeeplabInput(config, _BATCHES.value, cache=False)]
   if _CACHE.value:
-    sides.append(Ours(config, _BATCHES.value, cache=True))
+    sides.append(DeeplabInput(config, _BATCHES.value, cache=True))
   if _TORCH.value != 'off':
     try:
-      sides.append(Torchvision(config, _BATCHES.value, _TORCH_PYTHON.value))
+      sides.append(
+        TorchvisionInput(config, _BATCHES.value, _TORCH_PYTHON.value)
+      )
     except (OSError, RuntimeError) as error:
       if _TORCH.value != 'auto':
         raise
@@ -234,10 +239,10 @@ def _compare(config: Any) -> None:
     f'batches of {config.batch_size} crops of {height}x{width}: images a '
     f'second of processor time, median of {_ROUNDS.value} rounds of {images}'
   )
-  seconds = measure(sides, _ROUNDS.value)
+  seconds = measure_rounds(sides, _ROUNDS.value)
   for side, time_taken in zip(sides, seconds, strict=True):
     ratio = ''
-    if isinstance(sides[-1], Torchvision) and side is not sides[-1]:
+    if isinstance(sides[-1], TorchvisionInput) and side is not sides[-1]:
       ratio = f' ({seconds[-1] / time_taken:.2f} times torchvision)'
     print(f'{images / time_taken:8.1f} {side.name}{ratio}')
 

@@ -5,11 +5,12 @@ r"""What remat, accumulation and bfloat16 save of a training step's memory.
         --config.batch_size=16 --steps=20
     python -m experiments.benchmarks.memory --write=experiments/README.md
 
-compiles the step of a config for one device, once a setting. `kept` is what
-autodiff hands from the forward to the backward pass, by its shapes; `work` is
-the memory that the compiler plans besides state and batch. With --steps the
-step also runs, for its time; without, nothing is computed, and any size will
-do. --write puts the table between its markers in a page.
+compiles the step of a config for one device, once a setting.
+`count_residual_bytes` is what autodiff hands from the forward to the backward
+pass, by its shapes; `work` is the memory that the compiler plans besides state
+and batch. With --steps the step also runs, for its time; without, nothing is
+computed, and any size will do. --write puts the table between its markers in a
+page.
 """
 
 import dataclasses
@@ -36,11 +37,11 @@ from deeplab.training import train_step
 from experiments import readme_table
 from experiments import zoo
 
-_NAME = 'memory'
+_TABLE_NAME = 'memory'
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class StepSetting:
   """One way to train the same network.
 
   Attributes:
@@ -55,19 +56,19 @@ class Setting:
 
 
 SETTINGS = (
-  Setting(),
-  Setting(remat=2),
-  Setting(remat=5),
-  Setting(accumulate=2),
-  Setting(accumulate=4),
-  Setting('bfloat16'),
-  Setting('bfloat16', remat=2),
-  Setting('bfloat16', remat=5),
-  Setting('bfloat16', remat=5, accumulate=4),
+  StepSetting(),
+  StepSetting(remat=2),
+  StepSetting(remat=5),
+  StepSetting(accumulate=2),
+  StepSetting(accumulate=4),
+  StepSetting('bfloat16'),
+  StepSetting('bfloat16', remat=2),
+  StepSetting('bfloat16', remat=5),
+  StepSetting('bfloat16', remat=5, accumulate=4),
 )
 
 
-def kept(model: Any, state: Any, batch: dict[str, Any]) -> int:
+def count_residual_bytes(model: Any, state: Any, batch: dict[str, Any]) -> int:
   """Returns the bytes that the backward pass is handed by the forward pass.
 
   Args:
@@ -93,19 +94,20 @@ def kept(model: Any, state: Any, batch: dict[str, Any]) -> int:
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def measure(
-  config: ConfigDict, setting: Setting, timed: int
+def measure_memory(
+  config: ConfigDict, setting: StepSetting, timed_steps: int
 ) -> dict[str, float | None]:
   """Compiles one step, and runs it if asked.
 
   Args:
     config: the experiment; its batch is that of one device.
     setting: what to change in it.
-    timed: steps to time after two that are not; 0 for none.
+    timed_steps: steps to time after two that are not; 0 for none.
 
   Returns:
-    Bytes `kept`, `arguments` (state and batch) and `work`, None where the back
-    end does not tell; and `seconds` of the median step, None without steps.
+    Bytes `count_residual_bytes`, `arguments` (state and batch) and `work`, None
+    where the back end does not tell; and `seconds` of the median step, None
+    without steps.
   """
   config = ConfigDict(config)
   with config.unlocked():
@@ -113,9 +115,15 @@ def measure(
     config.model.remat = setting.remat
     config.accumulate_steps = setting.accumulate
   info = catalog.info_for(config.data)
-  size = compose.output_size(config.data.augment) or config.eval.static_size
-  model, _, _, step = train.build_step(config, info.num_classes, 1000, None)
-  state, batch = describe.abstract(config, info.num_classes, tuple(size))
+  size = (
+    compose.fixed_output_size(config.data.augment) or config.eval.static_size
+  )
+  model, _, _, step = train.build_train_step(
+    config, info.num_classes, 1000, None
+  )
+  state, batch = describe.abstract_step_inputs(
+    config, info.num_classes, tuple(size)
+  )
   part = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       (x.shape[0] // setting.accumulate, *x.shape[1:]), x.dtype
@@ -124,37 +132,39 @@ def measure(
   )
   # Code is generated after the memory is planned, and takes the longest.
   options: dict[str, str | bool] = {}
-  if parallel.platform() == 'cpu' and not timed:
+  if parallel.platform() == 'cpu' and not timed_steps:
     options = {'xla_backend_optimization_level': '0'}
   compiled = (
     jax.jit(step, donate_argnums=0).lower(state, batch).compile(options)
   )
   plan = compiled.memory_analysis()
   seconds = []
-  if timed:
+  if timed_steps:
     live, given = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype), (state, batch)
     )
-    for _ in range(timed + 2):
+    for _ in range(timed_steps + 2):
       start = time.perf_counter()
       live, _ = jax.block_until_ready(compiled(live, given))
       seconds.append(time.perf_counter() - start)
   return {
-    'kept': kept(model, state, part),
+    'kept': count_residual_bytes(model, state, part),
     'arguments': plan and plan.argument_size_in_bytes,
     'work': plan and plan.temp_size_in_bytes,
-    'seconds': statistics.median(seconds[2:]) if timed else None,
+    'seconds': statistics.median(seconds[2:]) if timed_steps else None,
   }
 
 
-def table(found: list[tuple[Setting, dict[str, float | None]]]) -> str:
+def format_table(
+  found: list[tuple[StepSetting, dict[str, float | None]]],
+) -> str:
   """Returns the measurements as Markdown, MiB and milliseconds."""
   timed = found[0][1]['seconds'] is not None
 
   def scaled(value: float | None, unit: float) -> str:
     return '' if value is None else f'{value / unit:,.0f}'
 
-  return zoo.markdown(
+  return zoo.markdown_table(
     (
       *('`model.dtype`', '`model.remat`', '`accumulate_steps`'),
       *('kept, MiB', 'work, MiB', *(['ms a step'] if timed else [])),
@@ -180,31 +190,36 @@ def define_flags() -> flags.FlagHolder:
 
 
 def _run(config_flag: flags.FlagHolder) -> None:
-  config = cli.chosen_config(config_flag)
+  config = cli.config_from_flag(config_flag)
   assert config is not None  # it has a default
   found = []
   for setting in SETTINGS:
-    found.append((setting, measure(config, setting, flags.FLAGS.steps)))
+    found.append((setting, measure_memory(config, setting, flags.FLAGS.steps)))
     logging.info('%s: %s', setting, found[-1][1])
-  size = compose.output_size(config.data.augment) or config.eval.static_size
+  size = (
+    compose.fixed_output_size(config.data.augment) or config.eval.static_size
+  )
   arguments = found[0][1]['arguments']
   state = '' if arguments is None else f'{arguments / 2**20:,.0f} MiB'
   text = (
     f'`{config.name}`, {config.batch_size} images of {size[0]}x{size[1]} on '
     f'one device ({jax.local_devices()[0].device_kind}, JAX '
-    f'{jax.__version__}), whose state and batch are {state}:\n\n{table(found)}'
+    f'{jax.__version__}), whose state and batch are '
+    f'{state}:\n\n{format_table(found)}'
   )
   print(text)
   path = flags.FLAGS.write
   if path:
     with open(path, encoding='utf-8') as f:
       page = f.read()
-    system.write_text(path, readme_table.replace(page, text, _NAME))
+    system.write_text(
+      path, readme_table.replace_between_markers(page, text, _TABLE_NAME)
+    )
 
 
 if __name__ == '__main__':
   flag = define_flags()
   app.run(
-    lambda argv: cli.run(argv, lambda: _run(flag)),
+    lambda argv: cli.run_command(argv, lambda: _run(flag)),
     flags_parser=cli.parse_flags,
   )

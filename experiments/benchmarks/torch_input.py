@@ -24,7 +24,7 @@ from torchvision import tv_tensors  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
 
-def _can_decode() -> bool:
+def _has_decoders() -> bool:
   """Tells whether torchvision's own decoders are compiled in."""
   one = torch.frombuffer(bytearray(b'none'), dtype=torch.uint8)
   try:
@@ -36,12 +36,12 @@ def _can_decode() -> bool:
   return True
 
 
-_DECODES = _can_decode()
+_HAS_DECODERS = _has_decoders()
 
 
-def _read(path: str, mode: str) -> torch.Tensor:
+def _read_image(path: str, mode: str) -> torch.Tensor:
   """Returns uint8 [C, H, W] of a file."""
-  if _DECODES:
+  if _HAS_DECODERS:
     kind = torchvision.io.ImageReadMode[mode]
     return torchvision.io.decode_image(torchvision.io.read_file(path), kind)
   with Image.open(path) as image:
@@ -50,7 +50,7 @@ def _read(path: str, mode: str) -> torch.Tensor:
   return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-class _Scale(torch.nn.Module):
+class _RandomScale(torch.nn.Module):
   """Resizes by a factor drawn from [low, high]."""
 
   def __init__(self, low: float, high: float):
@@ -67,7 +67,7 @@ class _Scale(torch.nn.Module):
     )
 
 
-class _Pairs(torch.utils.data.Dataset):
+class _PairDataset(torch.utils.data.Dataset):
   """Augmented pairs of files."""
 
   def __init__(self, settings):
@@ -77,7 +77,7 @@ class _Pairs(torch.utils.data.Dataset):
     fill = [round(value) for value in settings['mean']]
     self.transform = v2.Compose(
       [
-        _Scale(settings['low'], settings['high']),
+        _RandomScale(settings['low'], settings['high']),
         v2.RandomCrop(
           (height, width),
           pad_if_needed=True,
@@ -97,8 +97,8 @@ class _Pairs(torch.utils.data.Dataset):
   def __getitem__(self, index):
     image, mask = self.pairs[index]
     return self.transform(
-      tv_tensors.Image(_read(image, 'RGB')),
-      tv_tensors.Mask(_read(mask, 'UNCHANGED')),
+      tv_tensors.Image(_read_image(image, 'RGB')),
+      tv_tensors.Mask(_read_image(mask, 'UNCHANGED')),
     )
 
 
@@ -108,14 +108,14 @@ def main() -> None:
   torch.set_num_threads(1)
   torch.manual_seed(0)
   loader = torch.utils.data.DataLoader(
-    _Pairs(settings), settings['batch'], shuffle=True, drop_last=True
+    _PairDataset(settings), settings['batch'], shuffle=True, drop_last=True
   )
   stream = itertools.chain.from_iterable(itertools.repeat(loader))
 
   def say(**message):
     print(json.dumps(message), flush=True)
 
-  decoder = 'its own decoders' if _DECODES else "PIL's decoders"
+  decoder = 'its own decoders' if _HAS_DECODERS else "PIL's decoders"
   say(
     name=f'torchvision {torchvision.__version__}, v2 transforms, {decoder}, '
     'DataLoader'

@@ -129,7 +129,7 @@ class _DeepLabV3Plus(nn.Module):
     return resize(self.classifier(self.decoder(x)), images, True)
 
 
-def _network(classes: int) -> tuple[str, nn.Module]:
+def _build_network(classes: int) -> tuple[str, nn.Module]:
   """Returns where the network comes from, and the network."""
   declarations = declare_missing_operators()
   try:
@@ -146,7 +146,7 @@ def _network(classes: int) -> tuple[str, nn.Module]:
   return f'segmentation_models_pytorch {smp.__version__}', network
 
 
-def _macs(network: nn.Module, images: torch.Tensor) -> int:
+def _count_macs(network: nn.Module, images: torch.Tensor) -> int:
   """Returns the multiply-accumulates of all convolutions for one image."""
   total = 0
 
@@ -184,7 +184,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
   torch.backends.cudnn.benchmark = True
 
-  source, network = _network(args.classes)
+  source, network = _build_network(args.classes)
   network = network.to(device, memory_format=torch.channels_last)
   optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
   shape = (args.batch, args.size, args.size)
@@ -209,7 +209,7 @@ def main() -> None:
 
   say(
     name=f'PyTorch {torch.__version__} on {device}, channels-last, {source}',
-    macs=_macs(network, images),
+    macs=_count_macs(network, images),
     params=sum(p.numel() for p in network.parameters()),
   )
   for _ in sys.stdin:

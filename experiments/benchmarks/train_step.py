@@ -69,7 +69,7 @@ _TORCH_PYTHON = flags.DEFINE_string(
 )
 
 
-def network() -> segmenter.Segmenter:
+def build_network() -> segmenter.Segmenter:
   """Builds the network that segmentation_models_pytorch builds."""
   cpu = parallel.platform() == 'cpu'
   pick = lambda value, fast: value.replace('auto', fast if cpu else 'conv')
@@ -98,14 +98,14 @@ def network() -> segmenter.Segmenter:
   )
 
 
-class Ours:
+class JaxTrainer:
   """The step of `deeplab.training.train_step` on the local devices."""
 
   def __init__(self):
-    model = network()
+    model = build_network()
     options = model.encoder.options
     shape = (_BATCH.value, _SIZE.value, _SIZE.value)
-    counts = profile.profile(model, _CLASSES.value, shape[1:])
+    counts = profile.count_macs_and_params(model, _CLASSES.value, shape[1:])
     self.name = (
       f'JAX {jax.__version__} on {jax.local_device_count()} '
       f'{parallel.platform()}, depthwise {options.depthwise}, '
@@ -145,7 +145,7 @@ class Ours:
     return time.perf_counter() - start
 
 
-class Torch:
+class TorchTrainer:
   """PyTorch's side, in a process of its own.
 
   Raises:
@@ -172,11 +172,11 @@ class Torch:
       stdout=subprocess.PIPE,
       text=True,
     )
-    message = self._read()
+    message = self._read_message()
     self.name = message['name']
     self.macs, self.params = message['macs'], message['params']
 
-  def _read(self) -> dict:
+  def _read_message(self) -> dict:
     # Its input ends with this process, and so does it.
     line = next(iter(self._process.stdout or ()), '')
     if not line:
@@ -189,7 +189,7 @@ class Torch:
   def step(self) -> float:
     """Runs one step and returns its seconds."""
     print('step', file=self._process.stdin, flush=True)
-    return self._read()['seconds']
+    return self._read_message()['seconds']
 
 
 def main(argv: list[str]) -> None:
@@ -201,10 +201,10 @@ def main(argv: list[str]) -> None:
   if _THREADS.value and hasattr(os, 'sched_setaffinity'):
     cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
     os.sched_setaffinity(0, cores)
-  sides: list[Ours | Torch] = [Ours()]
+  sides: list[JaxTrainer | TorchTrainer] = [JaxTrainer()]
   if _TORCH.value != 'off':
     try:
-      sides.append(Torch())
+      sides.append(TorchTrainer())
     except (OSError, RuntimeError) as error:
       if _TORCH.value != 'auto':
         raise

@@ -23,7 +23,7 @@ from export.graph import memory
 from export.graph import tflite_graph
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'c_template'
-_TYPES = {
+_C_TYPES = {
   'int8': 'int8_t',
   'uint8': 'uint8_t',
   'int32': 'int32_t',
@@ -31,7 +31,7 @@ _TYPES = {
 }
 # Methods of MicroMutableOpResolver that are not the operator's name in words.
 # Source: tflite-micro, micro_mutable_op_resolver.h.
-_ADD = {
+_RESOLVER_METHODS = {
   'BATCH_MATMUL': 'BatchMatMul',
   'CUMSUM': 'CumSum',
   'L2_POOL_2D': 'L2Pool2D',
@@ -42,23 +42,25 @@ _ADD = {
   'PADV2': 'PadV2',
   'RELU6': 'Relu6',
 }
-_HEAD_ROOM = 1.1  # of bookkeeping, and of a plan that is not TFLM's
+_ARENA_MARGIN = 1.1  # of bookkeeping, and of a plan that is not TFLM's
 
 
-def _method(operator: str) -> str:
+def _resolver_method(operator: str) -> str:
   """Returns how MicroMutableOpResolver adds an operator."""
   words = operator.lower().split('_')
-  return 'Add' + _ADD.get(operator, ''.join(w.capitalize() for w in words))
+  return 'Add' + _RESOLVER_METHODS.get(
+    operator, ''.join(w.capitalize() for w in words)
+  )
 
 
-def _array(values: Iterable[int]) -> str:
+def _c_initializer(values: Iterable[int]) -> str:
   """Returns integers as the lines of a C initialiser."""
   texts = [str(value) for value in values]
   rows = [texts[i : i + 20] for i in range(0, len(texts), 20)]
   return '\n'.join('  ' + ', '.join(row) + ',' for row in rows)
 
 
-def arena_bytes(content: bytes) -> int:
+def recommend_arena_bytes(content: bytes) -> int:
   """Returns the bytes an arena should have: TFLM's own, or a careful plan.
 
   Bookkeeping has room to grow: other versions of TFLM have larger structures.
@@ -66,16 +68,16 @@ def arena_bytes(content: bytes) -> int:
   Args:
     content: of an int8 .tflite file.
   """
-  if tflm.available():
-    found = micro.arena(content)
-    needed = found.head + _HEAD_ROOM * found.tail
+  if tflm.is_available():
+    found = micro.measure_arena(content)
+    needed = found.head + _ARENA_MARGIN * found.tail
     return math.ceil(needed / 1024) * 1024
-  graph = tflite_graph.read(content)
-  planned = memory.arena(memory.lives(graph))
-  return math.ceil(_HEAD_ROOM * (planned + 64 * len(graph.tensors)))
+  graph = tflite_graph.read_tflite(content)
+  planned = memory.plan_arena(memory.activation_lifetimes(graph))
+  return math.ceil(_ARENA_MARGIN * (planned + 64 * len(graph.tensors)))
 
 
-def expected_ids(
+def expected_argmax(
   content: bytes, card: dict[str, Any], image: np.ndarray
 ) -> np.ndarray:
   """Returns the class of each pixel, uint8 [h, w], by TFLM if it is here.
@@ -92,64 +94,72 @@ def expected_ids(
     system.write_json(os.path.join(folder, 'model.json'), card)
     predictor = (
       tflm.TFLMPredictor(path)
-      if tflm.available()
+      if tflm.is_available()
       else litert.TFLitePredictor(path, resolver='reference')
     )
     return predictor.with_output('ids')(image[None])[0]
 
 
-def _macros(content: bytes, card: dict[str, Any], arena: int) -> dict[str, str]:
+def _template_values(
+  content: bytes, card: dict[str, Any], arena: int
+) -> dict[str, str]:
   """Returns what the templates' names stand for."""
-  graph = tflite_graph.read(content)
+  graph = tflite_graph.read_tflite(content)
   names = {'ARENA_BYTES': str(arena), 'MODEL_BYTES': str(len(content))}
   for end, index in (('INPUT', graph.inputs[0]), ('OUTPUT', graph.outputs[0])):
     tensor = graph.tensors[index]
-    scale = tflite_graph.quantization(tensor) or {'scale': 1.0, 'zero_point': 0}
+    scale = tflite_graph.tensor_qparams(tensor) or {
+      'scale': 1.0,
+      'zero_point': 0,
+    }
     depth = tensor.shape[3] if len(tensor.shape) == 4 else 1
     names |= {
       f'{end}_HEIGHT': str(tensor.shape[1]),
       f'{end}_WIDTH': str(tensor.shape[2]),
       f'{end}_CHANNELS': str(depth),
-      f'{end}_TYPE': _TYPES[tensor.dtype],
+      f'{end}_TYPE': _C_TYPES[tensor.dtype],
       f'{end}_IS_FLOAT': str(int(tensor.dtype == 'float32')),
-      f'{end}_SCALE': _float(scale['scale']),
+      f'{end}_SCALE': _c_float_literal(scale['scale']),
       f'{end}_ZERO_POINT': str(scale['zero_point']),
-      f'{end}_MIN': str(_limit(tensor.dtype, 'min')),
-      f'{end}_MAX': str(_limit(tensor.dtype, 'max')),
+      f'{end}_MIN': str(_dtype_limit(tensor.dtype, 'min')),
+      f'{end}_MAX': str(_dtype_limit(tensor.dtype, 'max')),
     }
   inside = card['normalization_in_graph']
-  floats = lambda xs: ', '.join(_float(x) for x in xs)
+  floats = lambda xs: ', '.join(_c_float_literal(x) for x in xs)
   names |= {
     'CLASSES': str(len(card['classes'])),
     'OUTPUT_IS_IDS': str(int(card['output'] == 'argmax')),
     'MEAN': floats([0] * len(card['mean']) if inside else card['mean']),
     'STD': floats([1] * len(card['std']) if inside else card['std']),
-    'CLASS_NAMES': ', '.join(_quoted(name) for name in card['classes']),
-    'OPERATOR_COUNT': str(len(tflite_graph.operators(graph))),
+    'CLASS_NAMES': ', '.join(
+      _c_string_literal(name) for name in card['classes']
+    ),
+    'OPERATOR_COUNT': str(len(tflite_graph.count_operators(graph))),
     'ADD_OPERATORS': '\n'.join(
-      f'    if (resolver.{_method(name)}() != kTfLiteOk) return nullptr;'
-      for name in sorted(tflite_graph.operators(graph))
+      f'    if (resolver.{_resolver_method(name)}() != kTfLiteOk) return '
+      'nullptr;'
+      for name in sorted(tflite_graph.count_operators(graph))
     ),
   }
   return names
 
 
-def _float(value: float) -> str:
+def _c_float_literal(value: float) -> str:
   """Returns a C literal of the same float32."""
   text = f'{np.float32(value):.9g}'
   return f'{text}f' if '.' in text or 'e' in text else f'{text}.0f'
 
 
-def _quoted(text: str) -> str:
+def _c_string_literal(text: str) -> str:
   escaped = text.replace('\\', '\\\\').replace('"', '\\"')
   return f'"{escaped}"'
 
 
-def _limit(dtype: str, which: str) -> int:
+def _dtype_limit(dtype: str, which: str) -> int:
   return 0 if dtype == 'float32' else int(getattr(np.iinfo(dtype), which))
 
 
-def write(
+def write_c_project(
   folder: str, content: bytes, card: dict[str, Any], image: np.ndarray
 ) -> None:
   """Writes the tree.
@@ -162,12 +172,14 @@ def write(
       it is the sample.
   """
   pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-  names = _macros(content, card, arena_bytes(content))
+  names = _template_values(content, card, recommend_arena_bytes(content))
   names |= {
-    'MODEL_DATA': _array(content),
-    'SAMPLE_PIXELS': _array(pixels.ravel().tolist()),
-    'SAMPLE_IDS': _array(expected_ids(content, card, pixels).ravel().tolist()),
-    'KERNELS': 'TFLite Micro' if tflm.available() else 'LiteRT',
+    'MODEL_DATA': _c_initializer(content),
+    'SAMPLE_PIXELS': _c_initializer(pixels.ravel().tolist()),
+    'SAMPLE_IDS': _c_initializer(
+      expected_argmax(content, card, pixels).ravel().tolist()
+    ),
+    'KERNELS': 'TFLite Micro' if tflm.is_available() else 'LiteRT',
   }
   os.makedirs(folder)
   for template in sorted(_TEMPLATES.iterdir()):

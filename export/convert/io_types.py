@@ -13,7 +13,7 @@ from export.graph import edit
 from export.graph import tflite_graph
 
 
-def retype(data: bytes, input_type: str, output_type: str) -> bytes:
+def set_io_types(data: bytes, input_type: str, output_type: str) -> bytes:
   """Gives a file of float32 ends those that were asked for.
 
   int8 drops the QUANTIZE behind the input or the DEQUANTIZE before the output;
@@ -21,7 +21,7 @@ def retype(data: bytes, input_type: str, output_type: str) -> bytes:
   """
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   (main,) = model.subgraphs
-  names = [_name(model, op) for op in main.operators]
+  names = [_operator_name(model, op) for op in main.operators]
   for wanted, name, at in (
     (input_type, 'QUANTIZE', 'inputs'),
     (output_type, 'DEQUANTIZE', 'outputs'),
@@ -42,21 +42,21 @@ def retype(data: bytes, input_type: str, output_type: str) -> bytes:
     inner = int((operator.outputs if at == 'inputs' else operator.inputs)[0])
     if wanted == 'int8':
       del main.operators[places[0]], names[places[0]]
-      _replace_end(model, outer, inner)
+      _replace_io_tensor(model, outer, inner)
       continue
     tensor, like = main.tensors[outer], main.tensors[inner]
     tensor.type = schema.TensorType.UINT8
     tensor.quantization = copy.deepcopy(like.quantization)
     tensor.quantization.zeroPoint = [int(like.quantization.zeroPoint[0]) + 128]
     if at == 'outputs':
-      operator.opcodeIndex = _code(model, 'QUANTIZE', 2)
+      operator.opcodeIndex = _operator_code_index(model, 'QUANTIZE', 2)
       operator.builtinOptions = None
       operator.builtinOptionsType = 0
-  edit.prune(model)  # the float32 ends
-  return edit.pack(model)
+  edit.remove_unused_tensors(model)  # the float32 ends
+  return edit.serialize_model(model)
 
 
-def ids(data: bytes, dtype: str) -> bytes:
+def append_argmax(data: bytes, dtype: str) -> bytes:
   """Puts ARG_MAX behind the logits of a file.
 
   Logits in int8 lose the DEQUANTIZE behind them: the class is the same.
@@ -70,31 +70,31 @@ def ids(data: bytes, dtype: str) -> bytes:
   (logits,) = (int(i) for i in main.outputs)
   last = main.operators[-1]
   source = logits
-  if _name(model, last) == 'DEQUANTIZE' and logits in last.outputs:
+  if _operator_name(model, last) == 'DEQUANTIZE' and logits in last.outputs:
     source = int(last.inputs[0])
     del main.operators[-1]
   shape = [int(n) for n in main.tensors[logits].shape[:3]]
-  axis = _tensor(model, 'axis', schema.TensorType.INT32, [])
+  axis = _add_tensor(model, 'axis', schema.TensorType.INT32, [])
   model.buffers.append(schema.BufferT())
   model.buffers[-1].data = np.frombuffer(np.int32(3).tobytes(), np.uint8)
   main.tensors[axis].buffer = len(model.buffers) - 1
-  found = _tensor(model, 'ids', schema.TensorType.INT32, shape)
+  found = _add_tensor(model, 'ids', schema.TensorType.INT32, shape)
   options = schema.ArgMaxOptionsT()
   options.outputType = schema.TensorType.INT32
-  _append(model, 'ARG_MAX', 2, [source, axis], found, options)
+  _append_operator(model, 'ARG_MAX', 2, [source, axis], found, options)
   if dtype == 'uint8':
-    small = _tensor(model, 'ids_uint8', schema.TensorType.UINT8, shape)
+    small = _add_tensor(model, 'ids_uint8', schema.TensorType.UINT8, shape)
     cast = schema.CastOptionsT()
     cast.inDataType = schema.TensorType.INT32
     cast.outDataType = schema.TensorType.UINT8
-    _append(model, 'CAST', 1, [found], small, cast)
+    _append_operator(model, 'CAST', 1, [found], small, cast)
     found = small
-  _replace_end(model, logits, found)
-  edit.prune(model)  # the float32 logits
-  return edit.pack(model)
+  _replace_io_tensor(model, logits, found)
+  edit.remove_unused_tensors(model)  # the float32 logits
+  return edit.serialize_model(model)
 
 
-def _replace_end(model: schema.ModelT, old: int, new: int) -> None:
+def _replace_io_tensor(model: schema.ModelT, old: int, new: int) -> None:
   """Makes another tensor an input or output in an old one's place."""
   (main,) = model.subgraphs
   main.inputs = [new if i == old else int(i) for i in main.inputs]
@@ -104,7 +104,7 @@ def _replace_end(model: schema.ModelT, old: int, new: int) -> None:
       end.tensorIndex = new if end.tensorIndex == old else end.tensorIndex
 
 
-def _tensor(
+def _add_tensor(
   model: schema.ModelT, name: str, dtype: int, shape: list[int]
 ) -> int:
   """Adds a tensor without data; returns its index."""
@@ -117,7 +117,7 @@ def _tensor(
   return len(main.tensors) - 1
 
 
-def _append(
+def _append_operator(
   model: schema.ModelT,
   name: str,
   version: int,
@@ -127,7 +127,7 @@ def _append(
 ) -> None:
   """Adds an operator behind all others."""
   operator = schema.OperatorT()
-  operator.opcodeIndex = _code(model, name, version)
+  operator.opcodeIndex = _operator_code_index(model, name, version)
   operator.inputs, operator.outputs = inputs, [output]
   kind = type(options).__name__.removesuffix('T')
   operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
@@ -135,12 +135,12 @@ def _append(
   model.subgraphs[0].operators.append(operator)
 
 
-def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
   code = model.operatorCodes[operator.opcodeIndex]
   return tflite_graph.operator_name(code)
 
 
-def _code(model: schema.ModelT, name: str, version: int) -> int:
+def _operator_code_index(model: schema.ModelT, name: str, version: int) -> int:
   """Returns the index of an operator among the model's, added if need be."""
   for i, code in enumerate(model.operatorCodes):
     if tflite_graph.operator_name(code) == name:

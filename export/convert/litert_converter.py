@@ -1,7 +1,7 @@
 """Simulated int8 -> .tflite, by litert-converter: the arithmetic of JAX.
 
-TensorFlow's converter leaves the marks of `providers.lower` in place, and its
-file computes in float.
+TensorFlow's converter leaves the marks of `providers.mark_for_conversion` in
+place, and its file computes in float.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ from export.graph import tflite_graph
 PyTree = Any
 
 
-def network(
+def add_input_normalization(
   model: segmenter.Segmenter,
   variables: PyTree,
   request: request_lib.Request,
   mean: Sequence[float],
   std: Sequence[float],
-  highest: int = image_format.RGB.highest,
+  max_value: int = image_format.RGB.max_value,
 ) -> tuple[Any, PyTree, tuple[float, float] | None]:
   """Returns (network, variables, input range) of what stands in the file.
 
@@ -43,12 +43,12 @@ def network(
   """
   if not request.normalization_in_graph:
     return model, variables, None
-  variables = pixel_input.with_layer(variables, mean, std)
-  net = pixel_input.network(model, request.rules, len(mean))
-  return net, variables, (0.0, float(highest))
+  variables = pixel_input.add_normalization_layer(variables, mean, std)
+  net = pixel_input.with_input_normalization(model, request.rules, len(mean))
+  return net, variables, (0.0, float(max_value))
 
 
-def _convert(text: str) -> bytes:
+def _run_converter(text: str) -> bytes:
   """Returns the flatbuffer of a StableHLO module with marked tensors."""
   with system.capture_stderr() as held, ir.Context() as context:
     converter_api_ext.prepare_mlir_context(context)
@@ -72,14 +72,14 @@ def _convert(text: str) -> bytes:
       ) from error
 
 
-def convert(
+def convert_network(
   model: segmenter.Segmenter,
   variables: PyTree,
   rules: rules_lib.Rules,
   request: request_lib.Request,
   mean: Sequence[float],
   std: Sequence[float],
-  highest: int = image_format.RGB.highest,
+  max_value: int = image_format.RGB.max_value,
 ) -> bytes:
   """Returns the bytes of a file that computes what `simulate` computes.
 
@@ -90,7 +90,7 @@ def convert(
     request: the export; its output is 'logits' or 'argmax'.
     mean: a value a channel.
     std: likewise.
-    highest: the largest value that a pixel may have.
+    max_value: the largest value that a pixel may have.
 
   Raises:
     graph.BadGraph: an operator that must not be in such a file; it and its
@@ -99,11 +99,13 @@ def convert(
   """
   from deeplab.quantization.simulator import providers
 
-  net, variables, pixels = network(
-    model, variables, request, mean, std, highest
+  net, variables, pixels = add_input_normalization(
+    model, variables, request, mean, std, max_value
   )
   variables = jax.tree.map(np.asarray, variables)
-  net = providers.lower(net, rules, variables, pixels, request.narrow_output)
+  net = providers.mark_for_conversion(
+    net, rules, variables, pixels, request.needs_int8_output
+  )
   arrays = {k: v for k, v in variables.items() if k != 'quant_stats'}
 
   def compute(image: jax.Array) -> Any:
@@ -112,17 +114,17 @@ def convert(
     return output.logits
 
   image = jax.ShapeDtypeStruct((1, *request.input_size, len(mean)), jnp.float32)
-  data = _convert(jax.jit(compute).lower(image).as_text())
+  data = _run_converter(jax.jit(compute).lower(image).as_text())
   if rules.wide_layers:
-    data = mixed_precision.settle(data)
+    data = mixed_precision.insert_requantize(data)
   if request.output == 'argmax':
-    data = io_types.retype(data, request.input_type, 'float32')
-    data = io_types.ids(data, request.output_type)
+    data = io_types.set_io_types(data, request.input_type, 'float32')
+    data = io_types.append_argmax(data, request.output_type)
   else:
-    data = io_types.retype(data, request.input_type, request.output_type)
+    data = io_types.set_io_types(data, request.input_type, request.output_type)
   try:
     checks.check_graph(
-      tflite_graph.read(data),
+      tflite_graph.read_tflite(data),
       'the int8_litert file',
       'int8',
       request.input_type,

@@ -1,10 +1,10 @@
 """Maps of 8 and of 16 bits in one .tflite file, as devices compute them.
 
 Between the two stands a QUANTIZE. litert-converter would make it a part of the
-operator before it, which no kernel computes; so `providers.lower` puts a FLOOR
-there, which it keeps in float32, and here the QUANTIZE is put in its place.
-Nor does it know a CONCATENATION of 16 bits, which kernels do: its parts come
-behind a FLOOR, too.
+operator before it, which no kernel computes; so `providers.mark_for_conversion`
+puts a FLOOR there, which it keeps in float32, and here the QUANTIZE is put in
+its place. Nor does it know a CONCATENATION of 16 bits, which kernels do: its
+parts come behind a FLOOR, too.
 """
 
 from ai_edge_litert import schema_py_generated as schema
@@ -13,10 +13,10 @@ import numpy as np
 from export.graph import edit
 from export.graph import tflite_graph
 
-_BIASED = ('CONV_2D', 'DEPTHWISE_CONV_2D')
+_OPERATORS_WITH_BIAS = ('CONV_2D', 'DEPTHWISE_CONV_2D')
 
 
-def settle(data: bytes) -> bytes:
+def insert_requantize(data: bytes) -> bytes:
   """Returns a file without float32 between 8 and 16 bits.
 
   Biases behind maps of 16 bits become int64, as kernels and compilers want
@@ -49,16 +49,18 @@ def settle(data: bytes) -> bytes:
     if main.tensors[int(joined.inputs[0])].type == schema.TensorType.INT16:
       joined.outputs = op.outputs
       main.operators.remove(op)
-  _drop_unread(main, name)
+  _drop_unused_operators(main, name)
   for op in main.operators:
     read = main.tensors[int(op.inputs[0])]
-    if name(op) in _BIASED and read.type == schema.TensorType.INT16:
-      _widen(model, int(op.inputs[2]))
-  edit.prune(model)
-  return edit.pack(model)
+    if (
+      name(op) in _OPERATORS_WITH_BIAS and read.type == schema.TensorType.INT16
+    ):
+      _widen_bias(model, int(op.inputs[2]))
+  edit.remove_unused_tensors(model)
+  return edit.serialize_model(model)
 
 
-def _drop_unread(main: schema.SubGraphT, name) -> None:
+def _drop_unused_operators(main: schema.SubGraphT, name) -> None:
   """Drops a FLOOR, and a DEQUANTIZE before it, whose result nobody reads."""
   for kind in ('FLOOR', 'DEQUANTIZE'):
     read = {int(i) for op in main.operators for i in op.inputs}
@@ -70,7 +72,7 @@ def _drop_unread(main: schema.SubGraphT, name) -> None:
     ]
 
 
-def _widen(model: schema.ModelT, index: int) -> None:
+def _widen_bias(model: schema.ModelT, index: int) -> None:
   """Makes an int32 bias an int64 one."""
   (main,) = model.subgraphs
   tensor = main.tensors[index]

@@ -12,7 +12,7 @@ from deeplab import system
 OPSET = 17
 
 
-def convert(content: bytes) -> bytes:
+def convert_tflite(content: bytes) -> bytes:
   """Converts a file; inputs and outputs stay as they are, NHWC.
 
   Args:
@@ -44,7 +44,7 @@ def convert(content: bytes) -> bytes:
   return model.SerializeToString()
 
 
-def facts(content: bytes) -> dict[str, Any]:
+def summarize_onnx(content: bytes) -> dict[str, Any]:
   """Returns what a file says: `weight_bytes`, `operators` and `opset`."""
   import onnx
 

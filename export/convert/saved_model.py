@@ -17,16 +17,16 @@ from export import request as request_lib
 
 Array = jax.Array
 PyTree = Any
-Function = Callable[[Array], Array]
+ServingFunction = Callable[[Array], Array]
 
 
-def function(
+def make_serving_function(
   model: Any,
   variables: PyTree,
   request: request_lib.Request,
   mean: Sequence[float],
   std: Sequence[float],
-) -> Function:
+) -> ServingFunction:
   """Returns what the files compute: [1, H, W, C] float32 to the output.
 
   The weights are constants in it. The output is float32 [1, H, W, K], or class
@@ -45,7 +45,7 @@ def function(
 
   def compute(image: Array) -> Array:
     if request.normalization_in_graph:
-      image = compose.normalize(image, mean, std)
+      image = compose.normalize_image(image, mean, std)
     logits = model.apply(variables, image, **options).logits
     if request.output == 'softmax':
       return jax.nn.softmax(logits, axis=-1)
@@ -57,13 +57,15 @@ def function(
   return compute
 
 
-def write(compute: Function, shape: Sequence[int], path: str) -> None:
+def write_saved_model(
+  compute: ServingFunction, shape: Sequence[int], path: str
+) -> None:
   """Writes a SavedModel with the one signature 'serving_default'.
 
   It maps `image` [1, H, W, C] float32 to `output`, and runs on CPUs.
 
   Args:
-    compute: see `function`.
+    compute: see `make_serving_function`.
     shape: (H, W, C).
     path: the folder to write.
   """
@@ -84,22 +86,24 @@ def write(compute: Function, shape: Sequence[int], path: str) -> None:
     )
 
 
-def _operations(block):
+def _walk_operations(block):
   for operation in block.operations:
     yield operation.operation
     for region in operation.operation.regions:
       for inner in region.blocks:
-        yield from _operations(inner)
+        yield from _walk_operations(inner)
 
 
-def describe(compute: Function, shape: Sequence[int]) -> dict[str, Any]:
+def summarize_stablehlo(
+  compute: ServingFunction, shape: Sequence[int]
+) -> dict[str, Any]:
   """Counts the StableHLO operations of the function in the SavedModel.
 
   Composites are counted as one operation of their own name; what they expand
   to is not.
 
   Args:
-    compute: see `function`.
+    compute: see `make_serving_function`.
     shape: (H, W, C).
 
   Returns:
@@ -114,7 +118,7 @@ def describe(compute: Function, shape: Sequence[int]) -> dict[str, Any]:
   }
   expansions = {
     str(op.attributes['decomposition']).lstrip('@').strip('"')
-    for op in _operations(module.body)
+    for op in _walk_operations(module.body)
     if op.name == 'stablehlo.composite'
   }
   dtypes: dict[str, dict[str, int]] = {}
@@ -122,7 +126,7 @@ def describe(compute: Function, shape: Sequence[int]) -> dict[str, Any]:
   for name, f in functions.items():
     if name in expansions:
       continue
-    for op in _operations(f.operation.regions[0].blocks[0]):
+    for op in _walk_operations(f.operation.regions[0].blocks[0]):
       if not op.name.startswith('stablehlo.') or not len(op.results):
         continue
       kind, result = op.name, op.results[0].type
@@ -161,7 +165,7 @@ class SavedModelPredictor:
     self._std = np.asarray(std, np.float32)
     self.mean = tuple(float(x) for x in mean)
     self.input_size = request.input_size
-    self.output = request.predicted
+    self.output = request.predictor_output
 
   def with_output(self, output: str) -> 'SavedModelPredictor':
     """Returns itself; a file has the output it was exported with."""
@@ -174,7 +178,7 @@ class SavedModelPredictor:
     images = np.asarray(images, np.float32)
     if not self._request.normalization_in_graph:
       mean = np.asarray(self.mean, np.float32)
-      images = compose.normalize(images, mean, self._std)
+      images = compose.normalize_image(images, mean, self._std)
     outputs = [self._serve(image=tf.constant(x[None])) for x in images]
     result = np.concatenate([o['output'].numpy() for o in outputs])
     return result.astype(np.uint8 if self.output == 'ids' else np.float32)

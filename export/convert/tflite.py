@@ -17,7 +17,7 @@ _INT16X8 = (
 )
 
 
-def _errors(error: Exception, held: str) -> str:
+def _format_converter_errors(error: Exception, held: str) -> str:
   """Returns the converter's own words, without MLIR dumps and stack traces."""
   lines = [
     line.split('error: ', 1)[1].strip()
@@ -28,7 +28,7 @@ def _errors(error: Exception, held: str) -> str:
   return '; '.join(dict.fromkeys(lines[:5])) or str(error).strip()[:500]
 
 
-def convert(
+def convert_saved_model(
   path: str,
   kind: str,
   request: request_lib.Request,
@@ -60,7 +60,7 @@ def convert(
     raise ValueError(f'kind={kind!r} is not one of {KINDS}')
   samples = iter(samples)
   first = next(samples, None)
-  if kind in request_lib.CALIBRATED and first is None:
+  if kind in request_lib.CALIBRATED_FORMATS and first is None:
     raise ValueError(f'{kind} needs calibration images, and there are none')
 
   def representative():
@@ -75,7 +75,7 @@ def convert(
       converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == 'float16':
       converter.target_spec.supported_types = [tf.float16]
-    if kind in request_lib.CALIBRATED:
+    if kind in request_lib.CALIBRATED_FORMATS:
       converter.representative_dataset = representative
     if kind == 'int16x8':
       converter.target_spec.supported_ops = [_INT16X8]
@@ -95,13 +95,13 @@ def convert(
     except Exception as error:  # the converter raises many, RuntimeError too
       raise ValueError(
         f'TensorFlow cannot convert the model to {kind}: '
-        f'{_errors(error, held())}'
+        f'{_format_converter_errors(error, held())}'
       ) from error
   checks.check_graph(
-    tflite_graph.read(data),
+    tflite_graph.read_tflite(data),
     f'the {kind} file',
     kind,
-    *request.types(kind),
+    *request.io_types(kind),
     weights=request.rules.weights,
   )
   return data

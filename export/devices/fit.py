@@ -32,7 +32,7 @@ class DoesNotFit(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class MemoryLimits:
   """What a system gives a network; None for what is not limited.
 
   Attributes:
@@ -44,19 +44,19 @@ class Limits:
   flash_bytes: int | None
 
 
-def limits(
+def memory_limits(
   target: targets.Target, ram_kib: int | None, flash_kib: int | None
-) -> Limits:
+) -> MemoryLimits:
   """Returns a target's memories, or what was given in their place (KiB)."""
-  return Limits(
+  return MemoryLimits(
     target.memory_bytes if ram_kib is None else 1024 * ram_kib,
     target.flash_bytes if flash_kib is None else 1024 * flash_kib,
   )
 
 
-def where(graph: tflite_graph.Graph, step: int) -> str:
+def describe_operator(graph: tflite_graph.Graph, operator_index: int) -> str:
   """Names the operator of a step, by the tensor that it makes."""
-  op = graph.operators[min(step, len(graph.operators) - 1)]
+  op = graph.operators[min(operator_index, len(graph.operators) - 1)]
   tensor = graph.tensors[op.outputs[0]]
   shape = 'x'.join(map(str, tensor.shape))
   return f'{op.name} (makes tensor {tensor.name!r}, {shape} {tensor.dtype})'
@@ -72,24 +72,29 @@ def _remedy(operator: str, target: targets.Target) -> str:
   return f' ({remedy})' if remedy else ''
 
 
-def _kib(count: int) -> str:
+def _format_kib(count: int) -> str:
   return f'{count / 1024:,.1f} KiB'
 
 
-def _ram(graph: tflite_graph.Graph, available: int | None) -> Iterator[str]:
-  activations = memory.lives(graph)
-  needed = memory.arena(activations)
+def _ram_violations(
+  graph: tflite_graph.Graph, available: int | None
+) -> Iterator[str]:
+  activations = memory.activation_lifetimes(graph)
+  needed = memory.plan_arena(activations)
   if available is None or needed <= available:
     return
-  alive = memory.timeline(activations)
+  alive = memory.live_bytes(activations)
   peak = max(range(len(alive)), key=alive.__getitem__)
   yield (
-    f'activations need {_kib(needed)} of RAM, it has {_kib(available)}; most '
-    f'are alive at {where(graph, peak)}: {_kib(alive[peak])}'
+    f'activations need {_format_kib(needed)} of RAM, it has '
+    f'{_format_kib(available)}; most '
+    f'are alive at {describe_operator(graph, peak)}: {_format_kib(alive[peak])}'
   )
 
 
-def _flash(graph: tflite_graph.Graph, available: int | None) -> Iterator[str]:
+def _flash_violations(
+  graph: tflite_graph.Graph, available: int | None
+) -> Iterator[str]:
   needed = tflite_graph.weight_bytes(graph)
   if available is None or needed <= available:
     return
@@ -99,12 +104,16 @@ def _flash(graph: tflite_graph.Graph, available: int | None) -> Iterator[str]:
   ]
   largest = max(range(len(own)), key=own.__getitem__)
   yield (
-    f'weights need {_kib(needed)} of flash, it has {_kib(available)}; the '
-    f'largest are those of {where(graph, largest)}: {_kib(own[largest])}'
+    f'weights need {_format_kib(needed)} of flash, it has '
+    f'{_format_kib(available)}; the '
+    f'largest are those of {describe_operator(graph, largest)}: '
+    f'{_format_kib(own[largest])}'
   )
 
 
-def advice(graph: tflite_graph.Graph, target: targets.Target) -> Iterator[str]:
+def find_performance_issues(
+  graph: tflite_graph.Graph, target: targets.Target
+) -> Iterator[str]:
   """Yields what makes a file slow there, though it runs."""
   if target.weights == 'per_channel':
     return
@@ -114,35 +123,39 @@ def advice(graph: tflite_graph.Graph, target: targets.Target) -> Iterator[str]:
     )
     if scales > 1:
       yield (
-        f'{where(graph, step)} has {scales} weight scales; {target.name} is '
+        f'{describe_operator(graph, step)} has {scales} weight scales; '
+        f'{target.name} is '
         f'made for one a tensor ({target.sources["weights"]})'
       )
       return
 
 
-def _wide(graph: tflite_graph.Graph, target: targets.Target) -> Iterator[str]:
+def _int16_violations(
+  graph: tflite_graph.Graph, target: targets.Target
+) -> Iterator[str]:
   """Yields one phrase on the operators of 16 bits that it may not take."""
   if target.operators is None:
     return
   found = [
     step
     for step, op in enumerate(graph.operators)
-    if op.name not in target.wide
+    if op.name not in target.int16_operators
     and 'int16' in {graph.tensors[i].dtype for i in (*op.inputs, *op.outputs)}
   ]
   if found:
     more = f', as {len(found) - 1} more have' if len(found) > 1 else ''
     yield (
-      f'{where(graph, found[0])} has 16 bits{more}, which it is not known to '
+      f'{describe_operator(graph, found[0])} has 16 bits{more}, which it is '
+      'not known to '
       f'take ({target.sources["operators"]}); leave such layers out of '
       '--wide_layers'
     )
 
 
-def _operators(
+def _operator_violations(
   graph: tflite_graph.Graph,
   target: targets.Target,
-  refused: Sequence[vela.Refusal],
+  refused: Sequence[vela.UnsupportedOperator],
 ) -> Iterator[str]:
   for refusal in refused:
     yield (
@@ -151,11 +164,11 @@ def _operators(
     )
   if target.compiler is not None:
     return
-  yield from _wide(graph, target)
+  yield from _int16_violations(graph, target)
   for step, op in enumerate(graph.operators):
     if target.operators is not None and op.name not in target.operators:
       remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name, target)
-      yield f'{where(graph, step)} is no operator it takes{remedy}'
+      yield f'{describe_operator(graph, step)} is no operator it takes{remedy}'
     if op.name != 'RESIZE_BILINEAR':
       continue
     before, after = (
@@ -163,19 +176,19 @@ def _operators(
     )
     # The graph does not tell which of the two it is.
     if not any(
-      resizes.Resize(before, after, aligned).taken(target)
+      resizes.Resize(before, after, aligned).is_supported_by(target)
       for aligned in (False, True)
     ):
-      ratio = max(resizing.ratios(before, after, False))
+      ratio = max(resizing.axis_ratios(before, after, False))
       remedy = _remedy(op.name, target)
-      yield f'{where(graph, step)} resizes by {ratio:g}{remedy}'
+      yield f'{describe_operator(graph, step)} resizes by {ratio:g}{remedy}'
 
 
-def violations(
+def find_violations(
   graph: tflite_graph.Graph,
   target: targets.Target,
-  available: Limits,
-  refused: Sequence[vela.Refusal] = (),
+  available: MemoryLimits,
+  refused: Sequence[vela.UnsupportedOperator] = (),
 ) -> list[str]:
   """Returns why a file does not fit: layer and number, a phrase each.
 
@@ -186,27 +199,32 @@ def violations(
     refused: what the target's compiler leaves off the NPU.
   """
   return [
-    *_operators(graph, target, refused),
-    *_ram(graph, available.ram_bytes),
-    *_flash(graph, available.flash_bytes),
+    *_operator_violations(graph, target, refused),
+    *_ram_violations(graph, available.ram_bytes),
+    *_flash_violations(graph, available.flash_bytes),
   ]
 
 
-def _planned_by(compiled: vela.Compiled, available: Limits) -> Iterator[str]:
+def _vela_plan_violations(
+  compiled: vela.VelaSummary, available: MemoryLimits
+) -> Iterator[str]:
   """Yields what the compiler's own plan has no room for."""
   for what, needed, limit in (
     ('SRAM', compiled.sram_bytes, available.ram_bytes),
     ('flash', compiled.flash_bytes, available.flash_bytes),
   ):
     if limit is not None and needed > limit:
-      yield f'Vela plans {_kib(needed)} of {what}, it has {_kib(limit)}'
+      yield (
+        f'Vela plans {_format_kib(needed)} of {what}, it has '
+        f'{_format_kib(limit)}'
+      )
 
 
-def facts(
+def check_fit(
   graph: tflite_graph.Graph,
   path: str,
   target: targets.Target,
-  available: Limits,
+  available: MemoryLimits,
 ) -> dict[str, Any]:
   """Checks a file, and returns what the target makes of it.
 
@@ -217,9 +235,9 @@ def facts(
     available: the memories.
 
   Returns:
-    `name`, `title`; `ram_bytes` and `flash_bytes`, the limits; `advice`;
-    `estimate_ms`, see `Target.estimate_ms`; and `compiled`, what
-    `vela.compile_file` found, None without a compiler.
+    `name`, `title`; `ram_bytes` and `flash_bytes`, the limits;
+    `find_performance_issues`; `estimate_ms`, see `Target.estimate_ms`; and
+    `compiled`, what `vela.compile_file` found, None without a compiler.
 
   Raises:
     DoesNotFit: layers and numbers.
@@ -228,11 +246,11 @@ def facts(
   compiled = None
   if target.compiler == 'vela':
     compiled = vela.compile_file(path, target.name, available.ram_bytes)
-  found = violations(
+  found = find_violations(
     graph, target, available, compiled.refused if compiled else ()
   )
   if compiled:
-    found += _planned_by(compiled, available)
+    found += _vela_plan_violations(compiled, available)
   if found:
     rest = f'; and {len(found) - 4} more' if len(found) > 4 else ''
     raise DoesNotFit(
@@ -244,7 +262,7 @@ def facts(
     'title': target.title,
     'ram_bytes': available.ram_bytes,
     'flash_bytes': available.flash_bytes,
-    'advice': list(advice(graph, target)),
-    'estimate_ms': target.estimate_ms(tflite_graph.macs(graph)),
-    'compiled': compiled and vela.facts(compiled),
+    'advice': list(find_performance_issues(graph, target)),
+    'estimate_ms': target.estimate_ms(tflite_graph.count_macs(graph)),
+    'compiled': compiled and vela.summary_to_json(compiled),
   }

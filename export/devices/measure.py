@@ -31,11 +31,11 @@ from export.graph import tflite_graph
 from export.report import plots
 
 ACCELERATORS = ('ethos-u55-128', 'ethos-u65-256', 'ethos-u85-256')
-_RUNS = 11
-_MICRO_IMAGES = 2
+_TIMED_RUNS = 11
+_TFLM_IMAGES = 2
 
 
-def latency_ms(content: bytes, runs: int = _RUNS) -> float:
+def measure_latency_ms(content: bytes, runs: int = _TIMED_RUNS) -> float:
   """Returns the median time of LiteRT on this CPU, one thread a core.
 
   Args:
@@ -54,7 +54,7 @@ def latency_ms(content: bytes, runs: int = _RUNS) -> float:
   return 1e3 * statistics.median(seconds[2:])
 
 
-def quantized(
+def quantize_input(
   graph: tflite_graph.Graph, image: np.ndarray, normalize: Any
 ) -> np.ndarray:
   """Returns an image as the file takes it.
@@ -67,8 +67,8 @@ def quantized(
   """
   tensor = graph.tensors[graph.inputs[0]]
   x = normalize(np.asarray(image, np.float32))[None]
-  found = tflite_graph.quantization(tensor) or {'scale': 0.0, 'zero_point': 0}
-  return litert.quantize(
+  found = tflite_graph.tensor_qparams(tensor) or {'scale': 0.0, 'zero_point': 0}
+  return litert.quantize_input(
     x,
     {
       'dtype': np.dtype(tensor.dtype).type,
@@ -77,17 +77,20 @@ def quantized(
   )
 
 
-def _micro(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+def _check_tflm(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
   """Returns what TFLM makes of a file; or `absent`, why a part of it is."""
-  if not tflm.available():
+  if not tflm.is_available():
     return {'absent': 'the package tflite-micro is not installed'}
   try:
-    arena = micro.arena(content)
+    arena = micro.measure_arena(content)
   except ValueError as error:
     return {'absent': str(error)}
   with system.capture_stderr() as held:
     try:
-      return {'arena': arena._asdict(), **_bits(content, inputs)}
+      return {
+        'arena': arena._asdict(),
+        **_compare_with_reference(content, inputs),
+      }
     except RuntimeError:
       said = held().strip().splitlines() or ['it says nothing']
   return {
@@ -96,30 +99,32 @@ def _micro(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
   }
 
 
-def _bits(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+def _compare_with_reference(
+  content: bytes, inputs: Sequence[np.ndarray]
+) -> dict[str, Any]:
   """Returns where TFLM differs from LiteRT's reference kernels.
 
   Raises:
     RuntimeError: TFLM cannot run an operator.
   """
   operators: dict[str, dict[str, Any]] = {}
-  for found in micro.operators(content, inputs[0]):
+  for found in micro.compare_operators(content, inputs[0]):
     row = operators.setdefault(
       found.operator, {'count': 0, 'equal': 0, 'largest': 0.0}
     )
     row['count'] += 1
     row['equal'] += int(found.largest == 0)
     row['largest'] = max(row['largest'], found.largest)
-  network = micro.network(content, inputs[:_MICRO_IMAGES])
+  network = micro.compare_network(content, inputs[:_TFLM_IMAGES])
   return {
     'operators': operators,
-    'images': min(len(inputs), _MICRO_IMAGES),
+    'images': min(len(inputs), _TFLM_IMAGES),
     'histogram': network.histogram,
     'first': network.first and network.first._asdict(),
   }
 
 
-def _npu(
+def _check_npus(
   path: str, target: str = '', ram_bytes: int | None = None
 ) -> dict[str, Any]:
   """Returns Vela's summary by accelerator, or its error.
@@ -136,23 +141,23 @@ def _npu(
   for name in names:
     given = ram_bytes if name == target else None
     try:
-      compiled = vela.facts(vela.compile_file(path, name, given))
+      compiled = vela.summary_to_json(vela.compile_file(path, name, given))
       found[name] = {**compiled, 'planned_bytes': given}
     except ValueError as error:
       found[name] = {'error': str(error).replace(path, 'the file')}
   return found
 
 
-def _timeline(graph: tflite_graph.Graph) -> dict[str, Any]:
+def _memory_timeline(graph: tflite_graph.Graph) -> dict[str, Any]:
   """Returns bytes alive at each operator, and the operators' names."""
   return {
-    'bytes': memory.timeline(memory.lives(graph)),
+    'bytes': memory.live_bytes(memory.activation_lifetimes(graph)),
     'operators': [op.name for op in graph.operators],
     'tensors': [graph.tensors[op.outputs[0]].name for op in graph.operators],
   }
 
 
-def collect(
+def run_device_checks(
   path: str,
   images: Sequence[np.ndarray],
   normalize: Any,
@@ -164,23 +169,23 @@ def collect(
   Args:
     path: the .tflite file.
     images: [H, W, 3] in 0..255, of its size; at least one.
-    normalize: see `quantized`.
-    target: see `_npu`.
+    normalize: see `quantize_input`.
+    target: see `_check_npus`.
     ram_bytes: likewise.
 
   Returns:
-    `memory`, see `_timeline`; `micro`; `npu`; and `estimates`, the least
+    `memory`, see `_memory_timeline`; `micro`; `npu`; and `estimates`, the least
     milliseconds by target (`Target.estimate_ms`).
   """
   with open(path, 'rb') as f:
     content = f.read()
-  graph = tflite_graph.read(content)
-  inputs = [quantized(graph, image, normalize) for image in images]
-  macs = tflite_graph.macs(graph)
+  graph = tflite_graph.read_tflite(content)
+  inputs = [quantize_input(graph, image, normalize) for image in images]
+  macs = tflite_graph.count_macs(graph)
   return {
-    'memory': _timeline(graph),
-    'micro': _micro(content, inputs),
-    'npu': _npu(path, target, ram_bytes),
+    'memory': _memory_timeline(graph),
+    'micro': _check_tflm(content, inputs),
+    'npu': _check_npus(path, target, ram_bytes),
     'estimates': {
       name: target.estimate_ms(macs)
       for name, target in targets.TARGETS.items()
@@ -189,14 +194,14 @@ def collect(
   }
 
 
-def of_file(
+def check_and_plot(
   folder: str,
   kind: str,
   report: dict[str, Any],
   images: list[np.ndarray],
   expected: list[np.ndarray],
   found: list[np.ndarray],
-  source: source_lib.Source,
+  source: source_lib.ExportSource,
 ) -> dict[str, Any]:
   """Collects what devices make of an int8 file, and draws it."""
   logging.info('Asking compilers and TFLite Micro about %s', kind)
@@ -206,19 +211,21 @@ def of_file(
     if request['normalization_in_graph']:
       return image
     mean, std = np.float32(data.mean), np.float32(data.std)
-    return compose.normalize(image, mean, std)
+    return compose.normalize_image(image, mean, std)
 
   target = report['target'].get(kind, {})
   ram = target.get('ram_bytes')
   path = os.path.join(folder, f'{kind}.tflite')
-  facts = collect(path, images, normalize, target.get('name', ''), ram)
+  facts = run_device_checks(
+    path, images, normalize, target.get('name', ''), ram
+  )
   arena = report['formats'][kind]['peak_activation_bytes']
-  visualize.save(
-    plots.memory(facts['memory'], arena, ram),
+  visualize.save_image(
+    plots.plot_memory(facts['memory'], arena, ram),
     os.path.join(folder, f'memory_{kind}.png'),
   )
-  visualize.save(
-    plots.errors(images[:3], expected[:3], found[:3]),
+  visualize.save_image(
+    plots.plot_errors(images[:3], expected[:3], found[:3]),
     os.path.join(folder, f'errors_{kind}.png'),
   )
   return facts
@@ -238,7 +245,7 @@ def draw_masks(
     ]
     masks.append(('label', samples[0].label))
     rows.append((samples[0].image, masks))
-  visualize.save(
-    plots.overlays(rows, info.class_names, info.palette),
+  visualize.save_image(
+    plots.draw_overlays(rows, info.class_names, info.palette),
     os.path.join(folder, 'overlays.png'),
   )

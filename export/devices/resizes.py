@@ -29,22 +29,22 @@ class Resize(NamedTuple):
   end: tuple[int, ...]
   align_corners: bool
 
-  def taken(self, target: targets.Target) -> bool:
+  def is_supported_by(self, target: targets.Target) -> bool:
     """Whether the target makes it at once; Vela wants axes to grow alike."""
-    found = resizing.ratios(self.start, self.end, self.align_corners)
+    found = resizing.axis_ratios(self.start, self.end, self.align_corners)
     return all(
-      target.takes_ratio(ratio, self.align_corners) for ratio in found
+      target.supports_resize_ratio(ratio, self.align_corners) for ratio in found
     ) and (target.compiler != 'vela' or len(set(found)) == 1)
 
-  def steps(self, ratio: int) -> Iterator['Resize']:
+  def stages(self, ratio: int) -> Iterator['Resize']:
     """Yields the resizes that a network with that `resize_ratio` has."""
     aligned = self.align_corners
-    sizes = resizing.sizes(self.start, self.end, aligned, ratio)
+    sizes = resizing.stage_sizes(self.start, self.end, aligned, ratio)
     for start, end in itertools.pairwise((self.start, *sizes)):
       yield Resize(start, end, aligned)
 
 
-def of(
+def find_resizes(
   compute: Callable[..., Any], variables: Any, shape: Sequence[int]
 ) -> list[Resize]:
   """Returns the resizes of a function, in the order of execution.
@@ -55,26 +55,26 @@ def of(
     shape: [B, H, W, C] of the images.
   """
   image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-  return list(_read(jax.make_jaxpr(compute)(variables, image).jaxpr))
+  return list(_walk_jaxpr(jax.make_jaxpr(compute)(variables, image).jaxpr))
 
 
-def of_network(
-  model: segmenter.Segmenter, shape: Sequence[int], host: bool
+def find_network_resizes(
+  model: segmenter.Segmenter, shape: Sequence[int], skip_last: bool
 ) -> list[Resize]:
   """Returns the resizes of a network.
 
   Args:
     model: the network.
     shape: [B, H, W, C] of the images.
-    host: leaves the last one out.
+    skip_last: leaves the last one out.
   """
   image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  compute = functools.partial(model.apply, full_resolution=not host)
-  return of(compute, variables, shape)
+  compute = functools.partial(model.apply, full_resolution=not skip_last)
+  return find_resizes(compute, variables, shape)
 
 
-def _read(jaxpr: Any) -> Iterator[Resize]:
+def _walk_jaxpr(jaxpr: Any) -> Iterator[Resize]:
   for equation in jaxpr.eqns:
     params = equation.params
     if equation.primitive.name == 'composite':
@@ -86,14 +86,16 @@ def _read(jaxpr: Any) -> Iterator[Resize]:
     for value in params.values():
       inner = getattr(value, 'jaxpr', value)
       if hasattr(inner, 'eqns'):
-        yield from _read(inner)
+        yield from _walk_jaxpr(inner)
 
 
-def ratio(whole: Sequence[Resize], trained: int, target: targets.Target) -> int:
+def choose_ratio(
+  resizes: Sequence[Resize], trained: int, target: targets.Target
+) -> int:
   """Returns the `resize_ratio` with which a target makes all resizes.
 
   Args:
-    whole: the resizes of the network without a limit.
+    resizes: the resizes of the network without a limit.
     trained: the limit that it was trained with; kept if it will do.
     target: the device.
 
@@ -104,19 +106,23 @@ def ratio(whole: Sequence[Resize], trained: int, target: targets.Target) -> int:
     ValueError: none does; names the resize and what to change.
   """
   allowed = set().union(
-    *(target.ratios(resize.align_corners) or () for resize in whole)
+    *(target.resize_ratios(resize.align_corners) or () for resize in resizes)
   )
   refused = None
   for limit in (trained, 0, *sorted(allowed, reverse=True)):
     refused = next(
-      (x for x in whole if not all(s.taken(target) for s in x.steps(limit))),
+      (
+        x
+        for x in resizes
+        if not all(s.is_supported_by(target) for s in x.stages(limit))
+      ),
       None,
     )
     if refused is None:
       return limit
   assert refused is not None
   start, end = ('x'.join(map(str, size)) for size in refused[:2])
-  ratios = target.ratios(refused.align_corners) or ()
+  ratios = target.resize_ratios(refused.align_corners) or ()
   raise ValueError(
     f'{target.name} cannot resize a map from {start} to {end}: it takes ratios '
     f'of {", ".join(map(str, ratios)) or "no kind"} a step'

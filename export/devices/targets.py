@@ -11,9 +11,9 @@ import json
 import pathlib
 from typing import Any
 
-FOLDER = pathlib.Path(__file__).parent / 'targets'
-IDS = ('int32', 'uint8')
-_NUMBERS = (
+TARGETS_FOLDER = pathlib.Path(__file__).parent / 'targets'
+ARGMAX_TYPES = ('int32', 'uint8')
+_NUMERIC_FIELDS = (
   *('clock_hz', 'macs_per_cycle'),
   *('ram_bytes', 'external_ram_bytes', 'flash_bytes'),
 )
@@ -33,14 +33,14 @@ class Target:
     external_ram_bytes: for activations that find no room there.
     flash_bytes: for weights.
     operators: TFLite names that it takes; None: not checked.
-    wide: those of them that are known to take maps of 16 bits.
+    int16_operators: those of them that are known to take maps of 16 bits.
     half_pixel: whole ratios of a bilinear resize with half-pixel centres; None
       for any.
     align_corners: likewise of size - 1, with aligned corners.
     weights: 'per_channel' or 'per_tensor' scales.
     input_type: dtype that an int8 file should take.
     output_type: dtype that it should return.
-    ids: dtypes of class ids that it can return.
+    argmax_types: dtypes of class ids that it can return.
     sources: where each field comes from.
   """
 
@@ -53,13 +53,13 @@ class Target:
   external_ram_bytes: int | None
   flash_bytes: int | None
   operators: frozenset[str] | None
-  wide: frozenset[str]
+  int16_operators: frozenset[str]
   half_pixel: tuple[int, ...] | None
   align_corners: tuple[int, ...] | None
   weights: str
   input_type: str
   output_type: str
-  ids: tuple[str, ...]
+  argmax_types: tuple[str, ...]
   sources: Mapping[str, str]
 
   @property
@@ -84,20 +84,20 @@ class Target:
       return None
     return 1e3 * cycles / self.clock_hz
 
-  def takes_ratio(self, ratio: float, align_corners: bool) -> bool:
+  def supports_resize_ratio(self, ratio: float, align_corners: bool) -> bool:
     """Whether it resizes by `ratio` in one step."""
-    allowed = self.ratios(align_corners)
+    allowed = self.resize_ratios(align_corners)
     return allowed is None or ratio == 1 or ratio in allowed
 
-  def ratios(self, align_corners: bool) -> tuple[int, ...] | None:
+  def resize_ratios(self, align_corners: bool) -> tuple[int, ...] | None:
     """Returns the ratios of a resize that it takes; None for any."""
     return self.align_corners if align_corners else self.half_pixel
 
 
-def _parse(name: str, fields: Mapping[str, Any]) -> Target:
+def _parse_target(name: str, fields: Mapping[str, Any]) -> Target:
   ratios = lambda xs: None if xs is None else tuple(xs)
   operators = fields['operators']['names']
-  sources = {key: fields[key]['source'] for key in _NUMBERS}
+  sources = {key: fields[key]['source'] for key in _NUMERIC_FIELDS}
   for key in ('operators', 'resize', 'weights', 'types'):
     sources[key] = fields[key]['source']
   unsourced = sorted(key for key, source in sources.items() if not source)
@@ -110,20 +110,20 @@ def _parse(name: str, fields: Mapping[str, Any]) -> Target:
     name=name,
     title=fields['title'],
     compiler=fields['compiler'],
-    **{key: fields[key]['value'] for key in _NUMBERS},
+    **{key: fields[key]['value'] for key in _NUMERIC_FIELDS},
     operators=None if operators is None else frozenset(operators),
-    wide=frozenset(fields['operators'].get('wide', ())),
+    int16_operators=frozenset(fields['operators'].get('wide', ())),
     half_pixel=ratios(fields['resize']['half_pixel']),
     align_corners=ratios(fields['resize']['align_corners']),
     weights=weights,
     input_type=fields['types']['input'],
     output_type=fields['types']['output'],
-    ids=tuple(fields['types'].get('ids', IDS)),
+    argmax_types=tuple(fields['types'].get('ids', ARGMAX_TYPES)),
     sources=sources,
   )
 
 
-def read(path: pathlib.Path) -> list[Target]:
+def read_targets(path: pathlib.Path) -> list[Target]:
   """Returns the targets of one file.
 
   Raises:
@@ -132,7 +132,9 @@ def read(path: pathlib.Path) -> list[Target]:
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))
     sizes = fields.pop('sizes', {path.stem.replace('_', '-'): {}})
-    return [_parse(name, {**fields, **own}) for name, own in sizes.items()]
+    return [
+      _parse_target(name, {**fields, **own}) for name, own in sizes.items()
+    ]
   except KeyError as error:
     raise ValueError(f'{path} lacks the field {error}') from None
   except ValueError as error:
@@ -141,12 +143,12 @@ def read(path: pathlib.Path) -> list[Target]:
 
 TARGETS: dict[str, Target] = {
   target.name: target
-  for path in sorted(FOLDER.glob('*.json'))
-  for target in read(path)
+  for path in sorted(TARGETS_FOLDER.glob('*.json'))
+  for target in read_targets(path)
 }
 
 
-def get(name: str) -> Target:
+def get_target(name: str) -> Target:
   """Returns a target by its name; ValueError if there is none."""
   if name not in TARGETS:
     raise ValueError(f'--target={name} is not one of {", ".join(TARGETS)}')

@@ -20,7 +20,7 @@ from export.graph import edit
 from export.graph import tflite_graph
 
 
-class Arena(NamedTuple):
+class ArenaUsage(NamedTuple):
   """Memory that TFLM took, in bytes.
 
   Attributes:
@@ -66,22 +66,22 @@ class NetworkDifference(NamedTuple):
   first: OperatorDifference | None
 
 
-def arena(content: bytes) -> Arena:
+def measure_arena(content: bytes) -> ArenaUsage:
   """Returns the memory that TFLM needs for a file.
 
   Raises:
-    ValueError: see `tflm.open_file`.
+    ValueError: see `tflm.make_interpreter`.
   """
-  runner = tflm.open_file(content)
+  runner = tflm.make_interpreter(content)
   with system.capture_stderr() as held:
     runner.print_allocations()
     text = held()
   found = dict(re.findall(r'Arena allocation (\w+) (\d+) bytes', text))
   # The larger of the two plans that were made when it was loaded.
-  return Arena(*(int(found[key]) for key in ('total', 'head', 'tail')))
+  return ArenaUsage(*(int(found[key]) for key in ('total', 'head', 'tail')))
 
 
-def _reference(content: bytes) -> Any:
+def _reference_interpreter(content: bytes) -> Any:
   runner = interpreter.Interpreter(
     model_content=content,
     experimental_op_resolver_type=interpreter.OpResolverType.BUILTIN_REF,
@@ -91,7 +91,7 @@ def _reference(content: bytes) -> Any:
   return runner
 
 
-def single(content: bytes, step: int) -> bytes:
+def extract_operator(content: bytes, step: int) -> bytes:
   """Returns a file of one operator of another file, its constants included."""
   model = schema.ModelT.InitFromPackedBuf(content, 0)
   graph = model.subgraphs[0]
@@ -109,11 +109,11 @@ def single(content: bytes, step: int) -> bytes:
   model.operatorCodes = [model.operatorCodes[op.opcodeIndex]]
   op.opcodeIndex = 0
   model.metadata, model.metadataBuffer, model.signatureDefs = [], [], []
-  edit.prune(model)
-  return edit.pack(model)
+  edit.remove_unused_tensors(model)
+  return edit.serialize_model(model)
 
 
-def _difference(
+def _operator_difference(
   graph: tflite_graph.Graph, step: int, a: np.ndarray, b: np.ndarray
 ) -> OperatorDifference:
   op = graph.operators[step]
@@ -127,39 +127,45 @@ def _difference(
   )
 
 
-def operators(content: bytes, image: np.ndarray) -> list[OperatorDifference]:
+def compare_operators(
+  content: bytes, image: np.ndarray
+) -> list[OperatorDifference]:
   """Runs each operator alone by TFLM, on what LiteRT gives it.
 
   Args:
     content: bytes of a file.
     image: its input, in its own type and shape.
   """
-  graph = tflite_graph.read(content)
-  reference = _reference(content)
+  graph = tflite_graph.read_tflite(content)
+  reference = _reference_interpreter(content)
   reference.set_tensor(graph.inputs[0], image)
   reference.invoke()
   found = []
   for step, op in enumerate(graph.operators):
-    runner = tflm.open_file(single(content, step))
+    runner = tflm.make_interpreter(extract_operator(content, step))
     own = sorted({i for i in op.inputs if not graph.is_constant(i)})
     for place, index in enumerate(own):
       runner.set_input(reference.get_tensor(index), place)
     runner.invoke()
     wanted = reference.get_tensor(op.outputs[0])
-    found.append(_difference(graph, step, wanted, runner.get_output(0)))
+    found.append(
+      _operator_difference(graph, step, wanted, runner.get_output(0))
+    )
   return found
 
 
-def network(content: bytes, images: Sequence[np.ndarray]) -> NetworkDifference:
+def compare_network(
+  content: bytes, images: Sequence[np.ndarray]
+) -> NetworkDifference:
   """Compares a whole network by both.
 
   Args:
     content: bytes of a file.
     images: its inputs, in its own type and shape.
   """
-  graph = tflite_graph.read(content)
-  reference = _reference(content)
-  runner = tflm.open_file(content, preserve=True)
+  graph = tflite_graph.read_tflite(content)
+  reference = _reference_interpreter(content)
+  runner = tflm.make_interpreter(content, preserve_all_tensors=True)
   histogram: collections.Counter[int] = collections.Counter()
   first = None
   for image in images:
@@ -171,16 +177,16 @@ def network(content: bytes, images: Sequence[np.ndarray]) -> NetworkDifference:
       if first is not None and step >= first.step:
         break
       own = runner.GetTensor(op.outputs[0], 0)['tensor_data']
-      difference = _difference(
+      difference = _operator_difference(
         graph, step, reference.get_tensor(op.outputs[0]), own
       )
       if difference.largest:
         first = difference
-    histogram.update(_steps(graph, reference, runner))
+    histogram.update(_count_lsb_differences(graph, reference, runner))
   return NetworkDifference(dict(sorted(histogram.items())), first)
 
 
-def _steps(
+def _count_lsb_differences(
   graph: tflite_graph.Graph, reference: Any, runner: Any
 ) -> collections.Counter[int]:
   """Counts the differences of one output, in steps of its scale."""

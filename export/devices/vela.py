@@ -20,13 +20,13 @@ ACCELERATORS = (
   *('ethos-u65-256', 'ethos-u65-512', 'ethos-u85-128', 'ethos-u85-256'),
   *('ethos-u85-512', 'ethos-u85-1024', 'ethos-u85-2048'),
 )
-_WARNING = re.compile(
+_UNSUPPORTED_WARNING = re.compile(
   r"Warning \(supported operators\) operator: (\w+), ofm: '(.*)'\n"
   r'Reason: (.*)'
 )
 
 
-class Refusal(NamedTuple):
+class UnsupportedOperator(NamedTuple):
   """An operator that stays off the NPU.
 
   Attributes:
@@ -40,7 +40,7 @@ class Refusal(NamedTuple):
   reason: str
 
 
-class Compiled(NamedTuple):
+class VelaSummary(NamedTuple):
   """Vela's summary of one file.
 
   Attributes:
@@ -55,7 +55,7 @@ class Compiled(NamedTuple):
     system: Vela's names of clocks and memories that the estimates hold for.
   """
 
-  refused: tuple[Refusal, ...]
+  refused: tuple[UnsupportedOperator, ...]
   sram_bytes: int
   flash_bytes: int
   macs: int
@@ -65,20 +65,23 @@ class Compiled(NamedTuple):
   system: str
 
 
-def facts(compiled: Compiled) -> dict[str, Any]:
+def summary_to_json(compiled: VelaSummary) -> dict[str, Any]:
   """Returns the summary as JSON takes it."""
   refused = [refusal._asdict() for refusal in compiled.refused]
   return {**compiled._asdict(), 'refused': refused}
 
 
-def refusals(text: str) -> tuple[Refusal, ...]:
+def parse_unsupported(text: str) -> tuple[UnsupportedOperator, ...]:
   """Returns the operators that Vela's messages call unsupported."""
-  return tuple(Refusal(*match.groups()) for match in _WARNING.finditer(text))
+  return tuple(
+    UnsupportedOperator(*match.groups())
+    for match in _UNSUPPORTED_WARNING.finditer(text)
+  )
 
 
 def compile_file(
   path: str, accelerator: str = 'ethos-u55-128', sram_bytes: int | None = None
-) -> Compiled:
+) -> VelaSummary:
   """Compiles a .tflite file for an NPU, and keeps the summary alone.
 
   Args:
@@ -119,8 +122,8 @@ def compile_file(
       )
     with open(summaries[0], newline='', encoding='utf-8') as f:
       (row,) = csv.DictReader(f)
-  return Compiled(
-    refused=refusals(done.stdout),
+  return VelaSummary(
+    refused=parse_unsupported(done.stdout),
     sram_bytes=round(1024 * float(row['sram_memory_used'])),
     flash_bytes=round(1024 * float(row['off_chip_flash_memory_used'])),
     macs=int(row['nn_macs']),

@@ -11,21 +11,21 @@ import math
 
 from export.graph import tflite_graph
 
-_FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
+_FLOAT_DTYPES = ('float64', 'float32', 'float16', 'bfloat16')
 # Elements from which on a constant is a weight rather than a parameter.
-_LARGE = 64
-_INTEGER = ('int8', 'int16x8')
+_MIN_WEIGHT_ELEMENTS = 64
+_INTEGER_FORMATS = ('int8', 'int16x8')
 
 
 # What plain LiteRT and TFLite Micro builds do not run.
-_FOREIGN = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
+_UNSUPPORTED_PREFIXES = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
 
 
 class BadGraph(ValueError):
   """A file holds an operator that must not be in it."""
 
 
-def _at_the_ends(
+def _is_io_cast(
   graph: tflite_graph.Graph,
   op: tflite_graph.Operator,
   input_type: str,
@@ -39,7 +39,7 @@ def _at_the_ends(
   return False
 
 
-def _number_format(
+def _weight_violations(
   graph: tflite_graph.Graph, op: tflite_graph.Operator, kind: str, weights: str
 ) -> Iterator[str]:
   """Yields what is wrong with the stored weights of one operator."""
@@ -47,9 +47,12 @@ def _number_format(
   constants = [graph.tensors[i] for i in op.inputs if graph.is_constant(i)]
   if kind == 'float16':
     for tensor in constants:
-      if tensor.dtype == 'float32' and math.prod(tensor.shape) >= _LARGE:
+      if (
+        tensor.dtype == 'float32'
+        and math.prod(tensor.shape) >= _MIN_WEIGHT_ELEMENTS
+      ):
         yield f'{where} reads {tensor.name!r}, which is stored as float32'
-  if kind in _INTEGER and op.name in ('CONV_2D', 'DEPTHWISE_CONV_2D'):
+  if kind in _INTEGER_FORMATS and op.name in ('CONV_2D', 'DEPTHWISE_CONV_2D'):
     kernel = graph.tensors[op.inputs[1]]
     channels = graph.tensors[op.outputs[0]].shape[-1]
     wanted = channels if weights == 'channel' else 1
@@ -60,7 +63,7 @@ def _number_format(
       )
 
 
-def _complaints(
+def _graph_violations(
   graph: tflite_graph.Graph,
   kind: str,
   input_type: str,
@@ -73,16 +76,16 @@ def _complaints(
   for op in graph.operators:
     tensors = [graph.tensors[i] for i in (*op.inputs, *op.outputs)]
     where = f'{op.name} (makes tensor {tensors[-1].name!r})'
-    if op.name.startswith(_FOREIGN):
+    if op.name.startswith(_UNSUPPORTED_PREFIXES):
       yield f'{where} is no builtin operator'
       continue
-    yield from _number_format(graph, op, kind, weights)
+    yield from _weight_violations(graph, op, kind, weights)
     if (
-      kind in _INTEGER
+      kind in _INTEGER_FORMATS
       and not floats_allowed
-      and not _at_the_ends(graph, op, input_type, output_type)
+      and not _is_io_cast(graph, op, input_type, output_type)
     ):
-      floats = [t for t in tensors if t.dtype in _FLOATS]
+      floats = [t for t in tensors if t.dtype in _FLOAT_DTYPES]
       if floats:
         yield (
           f'{where} is a float operator: {floats[0].name!r} is '
@@ -128,7 +131,9 @@ def check_graph(
     BadGraph: operators and tensors at fault, by name.
   """
   complaints = list(
-    _complaints(graph, kind, input_type, output_type, weights, floats_allowed)
+    _graph_violations(
+      graph, kind, input_type, output_type, weights, floats_allowed
+    )
   )
   if complaints:
     rest = f', and {len(complaints) - 3} more' if len(complaints) > 3 else ''

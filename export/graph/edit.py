@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 import flatbuffers
 
 
-def prune(model: schema.ModelT) -> None:
+def remove_unused_tensors(model: schema.ModelT) -> None:
   """Drops tensors and constants of a file that no operator has.
 
   TFLite Micro gives room in its arena to every tensor, used or not.
@@ -49,23 +49,23 @@ def shorten_tensor_names(data: bytes) -> bytes:
   """
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   for graph in model.subgraphs:
-    _shorten(graph)
-  return pack(model)
+    _shorten_names(graph)
+  return serialize_model(model)
 
 
-def _shorten(graph: schema.SubGraphT) -> None:
+def _shorten_names(graph: schema.SubGraphT) -> None:
   ends = {int(i) for i in (*graph.inputs, *graph.outputs)}
   names = {graph.tensors[i].name for i in ends}
   for i, tensor in enumerate(graph.tensors):
     if i in ends:
       continue
     parts = tensor.name.decode().split(';')
-    name = _layer(next((x for x in parts if '/' in x), parts[0])).encode()
+    name = _layer_path(next((x for x in parts if '/' in x), parts[0])).encode()
     tensor.name = name if name not in names else name + f':{i}'.encode()
     names.add(tensor.name)
 
 
-def _layer(path: str) -> str:
+def _layer_path(path: str) -> str:
   """'jit(f)/Segmenter/encoder/stem/bn/add' -> 'encoder/stem/bn/add'."""
   parts = path.split('/')
   while len(parts) > 1 and re.match(r'jit\(|[A-Z]', parts[0]):
@@ -73,7 +73,7 @@ def _layer(path: str) -> str:
   return '/'.join(parts)
 
 
-def pack(model: schema.ModelT) -> bytes:
+def serialize_model(model: schema.ModelT) -> bytes:
   """Returns the bytes of a .tflite file."""
   builder = flatbuffers.Builder(1024)
   builder.Finish(model.Pack(builder), b'TFL3')

@@ -4,8 +4,9 @@ Every runtime plans its own arena; these two figures need none of them:
 
 * `lower_bound`: the largest sum of activations alive at one operator. No plan
   can be smaller.
-* `arena`: where a greedy planner puts them, largest first, each at the lowest
-  offset that is free during its whole life, 16-byte aligned: the scheme of
+* `plan_arena`: where a greedy planner puts them, largest first, each at
+  the lowest offset that is free during its whole life, 16-byte aligned: the
+  scheme of
   TFLite's and TFLite Micro's planners. Scratch memory of kernels, alignment of
   other targets and in-place tricks are not in it.
 
@@ -21,7 +22,7 @@ _ALIGNMENT = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Life:
+class Lifetime:
   """One activation: its bytes, first and last operator it is alive at."""
 
   size: int
@@ -29,7 +30,7 @@ class Life:
   last: int
 
 
-def unpacked(graph: tflite_graph.Graph) -> frozenset[int]:
+def find_unpacked_weights(graph: tflite_graph.Graph) -> frozenset[int]:
   """Returns the tensors computed from constants alone.
 
   A float16 file unpacks its weights with DEQUANTIZE; interpreters do so once
@@ -42,7 +43,7 @@ def unpacked(graph: tflite_graph.Graph) -> frozenset[int]:
   return frozenset(known)
 
 
-def lives(graph: tflite_graph.Graph) -> list[Life]:
+def activation_lifetimes(graph: tflite_graph.Graph) -> list[Lifetime]:
   """Returns the life of every activation, in order of the first operator."""
   end = len(graph.operators)
   first = dict.fromkeys(graph.inputs, 0)
@@ -57,17 +58,19 @@ def lives(graph: tflite_graph.Graph) -> list[Life]:
   for i in graph.outputs:
     last[i] = end
   return [
-    Life(graph.tensors[i].nbytes, first[i], last[i])
-    for i in sorted(set(first) - unpacked(graph), key=lambda i: (first[i], i))
+    Lifetime(graph.tensors[i].nbytes, first[i], last[i])
+    for i in sorted(
+      set(first) - find_unpacked_weights(graph), key=lambda i: (first[i], i)
+    )
   ]
 
 
-def unpacked_bytes(graph: tflite_graph.Graph) -> int:
-  """Bytes of `unpacked`: memory besides file and arena."""
-  return sum(graph.tensors[i].nbytes for i in unpacked(graph))
+def unpacked_weight_bytes(graph: tflite_graph.Graph) -> int:
+  """Bytes of `find_unpacked_weights`: memory besides file and arena."""
+  return sum(graph.tensors[i].nbytes for i in find_unpacked_weights(graph))
 
 
-def timeline(activations: Sequence[Life]) -> list[int]:
+def live_bytes(activations: Sequence[Lifetime]) -> list[int]:
   """Returns the bytes alive at each operator, in order of execution."""
   steps = range(max((a.last for a in activations), default=-1) + 1)
   return [
@@ -75,14 +78,14 @@ def timeline(activations: Sequence[Life]) -> list[int]:
   ]
 
 
-def lower_bound(activations: Sequence[Life]) -> int:
+def lower_bound(activations: Sequence[Lifetime]) -> int:
   """Returns the most bytes that are alive at once."""
-  return max(timeline(activations), default=0)
+  return max(live_bytes(activations), default=0)
 
 
-def arena(activations: Sequence[Life]) -> int:
+def plan_arena(activations: Sequence[Lifetime]) -> int:
   """Returns the bytes of the greedy plan described above."""
-  placed: list[tuple[int, Life]] = []
+  placed: list[tuple[int, Lifetime]] = []
   # Of one size the last made comes first, as in TFLite Micro: the order decides
   # how well a plan packs, and its arena should be this one.
   for life in sorted(reversed(activations), key=lambda a: -a.size):

@@ -15,13 +15,13 @@ import numpy as np
 
 from export.graph import checks
 
-_OPERATORS = {
+_OPERATOR_NAMES = {
   v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
 }
-_DTYPES = {
+_DTYPE_NAMES = {
   v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)
 }
-_BITS = {
+_DTYPE_BITS = {
   'float64': 64,
   'float32': 32,
   'float16': 16,
@@ -40,7 +40,7 @@ _BITS = {
   'int2': 2,
 }
 # Offsets and sizes of a damaged file lead anywhere.
-_DAMAGE = (
+_PARSE_ERRORS = (
   *(struct.error, ArithmeticError, AttributeError, LookupError),
   *(MemoryError, TypeError, UnicodeDecodeError),
 )
@@ -71,11 +71,11 @@ class Tensor:
   @property
   def nbytes(self) -> int:
     """Bytes in memory, unpadded."""
-    if self.dtype not in _BITS:
+    if self.dtype not in _DTYPE_BITS:
       raise checks.BadGraph(
         f'tensor {self.name!r} has no fixed size: {self.dtype}'
       )
-    return -(-math.prod(self.shape) * _BITS[self.dtype] // 8)
+    return -(-math.prod(self.shape) * _DTYPE_BITS[self.dtype] // 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +114,14 @@ def operator_name(code: schema.OperatorCodeT) -> str:
   """Returns the name of an operator code, CUSTOM's with its own behind."""
   # The 8-bit field is what files held before there were 128 operators.
   number = max(code.builtinCode, code.deprecatedBuiltinCode)
-  name = _OPERATORS.get(number, f'UNKNOWN_{number}')
+  name = _OPERATOR_NAMES.get(number, f'UNKNOWN_{number}')
   if name == 'CUSTOM':
     custom = code.customCode or b''
     return f'CUSTOM:{custom.decode(errors="replace")}'
   return name
 
 
-def _tensor(table, buffers) -> Tensor:
+def _parse_tensor(table, buffers) -> Tensor:
   buffer = buffers[table.buffer]
   # Data of files beyond 2 GB lies behind the table, found by offset and size.
   stored = 0 if buffer.data is None else len(buffer.data)
@@ -130,7 +130,7 @@ def _tensor(table, buffers) -> Tensor:
   zeros = getattr(quantization, 'zeroPoint', None)
   return Tensor(
     name=(table.name or b'').decode(errors='replace'),
-    dtype=_DTYPES[table.type],
+    dtype=_DTYPE_NAMES[table.type],
     shape=tuple(
       int(n) for n in (table.shape if table.shape is not None else [])
     ),
@@ -141,7 +141,7 @@ def _tensor(table, buffers) -> Tensor:
   )
 
 
-def read(data: bytes) -> Graph:
+def read_tflite(data: bytes) -> Graph:
   """Parses the bytes of a .tflite file.
 
   Raises:
@@ -152,18 +152,18 @@ def read(data: bytes) -> Graph:
       f'not a .tflite file: bytes 4 to 8 are {data[4:8]!r}, not TFL3'
     )
   try:
-    return _parse(data)
-  except _DAMAGE as error:
+    return _parse_graph(data)
+  except _PARSE_ERRORS as error:
     raise ValueError(f'the .tflite file is damaged: {error}') from error
 
 
-def _parse(data: bytes) -> Graph:
+def _parse_graph(data: bytes) -> Graph:
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   main = model.subgraphs[0]
   codes = [operator_name(code) for code in model.operatorCodes]
   indices = lambda xs: tuple(int(i) for i in xs if i >= 0)
   return Graph(
-    tensors=tuple(_tensor(t, model.buffers) for t in main.tensors),
+    tensors=tuple(_parse_tensor(t, model.buffers) for t in main.tensors),
     operators=tuple(
       Operator(codes[op.opcodeIndex], indices(op.inputs), indices(op.outputs))
       for op in main.operators
@@ -174,7 +174,7 @@ def _parse(data: bytes) -> Graph:
   )
 
 
-def operators(graph: Graph) -> dict[str, int]:
+def count_operators(graph: Graph) -> dict[str, int]:
   """Counts operators by name, most frequent first."""
   counts: dict[str, int] = {}
   for op in graph.operators:
@@ -182,9 +182,11 @@ def operators(graph: Graph) -> dict[str, int]:
   return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
 
 
-def operator_dtypes(graph: Graph) -> dict[str, dict[str, int]]:
+def count_operator_dtypes(graph: Graph) -> dict[str, dict[str, int]]:
   """Counts, operator by operator, the dtype of the first output."""
-  result: dict[str, dict[str, int]] = {name: {} for name in operators(graph)}
+  result: dict[str, dict[str, int]] = {
+    name: {} for name in count_operators(graph)
+  }
   for op in graph.operators:
     counts, dtype = result[op.name], graph.tensors[op.outputs[0]].dtype
     counts[dtype] = counts.get(dtype, 0) + 1
@@ -203,7 +205,7 @@ def weight_bytes(graph: Graph) -> int:
   return sum(constants.values())
 
 
-def macs(graph: Graph) -> int:
+def count_macs(graph: Graph) -> int:
   """Multiply-accumulates of convolutions and matrix products, padding counted.
 
   Element-wise operators, resizes and pooling count as none.
@@ -225,7 +227,7 @@ def macs(graph: Graph) -> int:
   return total
 
 
-def quantization(tensor: Tensor) -> dict[str, float | int] | None:
+def tensor_qparams(tensor: Tensor) -> dict[str, float | int] | None:
   """Returns {'scale', 'zero_point'} of a per-tensor quantised tensor.
 
   real = (quantised - zero_point) * scale. None for any other tensor.

@@ -20,13 +20,13 @@ from deeplab.models import layers
 from deeplab.models import segmenter
 from export.graph import tflite_graph
 
-_POOLS = {
+_POOLING_OPERATORS = {
   'reduce_window_sum': 'AVERAGE_POOL_2D',
   'reduce_window': 'AVERAGE_POOL_2D',
   'reduce_window_max': 'MAX_POOL_2D',
 }
 # Operators of one name that read maps and make one.
-_PLAIN = {
+_DIRECT_OPERATORS = {
   'concatenate': 'CONCATENATION',
   'transpose': 'TRANSPOSE',
   'pad': 'PAD',
@@ -38,11 +38,11 @@ _PLAIN = {
   'logistic': 'LOGISTIC',
   'split': 'SPLIT',
 }
-_ARITHMETIC = {'add': 'ADD', 'mul': 'MUL', 'sub': 'SUB', 'div': 'DIV'}
+_BINARY_OPERATORS = {'add': 'ADD', 'mul': 'MUL', 'sub': 'SUB', 'div': 'DIV'}
 _BIAS_BYTES = 4
 
 
-class _Trace:
+class _GraphBuilder:
   """Collects operators while a jaxpr is read."""
 
   def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _Trace:
     self.operators: list[tflite_graph.Operator] = []
     self.inputs: list[int] = []
 
-  def tensor(
+  def add_tensor(
     self, shape: Sequence[int], dtype: str = 'int8', constant: bool = False
   ) -> int:
     """Adds a tensor; returns its index."""
@@ -72,15 +72,15 @@ class _Trace:
     )
     return index
 
-  def operator(
+  def add_operator(
     self, name: str, inputs: Sequence[int], shape: Sequence[int]
   ) -> int:
     """Adds an operator and the map that it makes; returns the map's index."""
-    out = self.tensor(shape)
+    out = self.add_tensor(shape)
     self.operators.append(tflite_graph.Operator(name, tuple(inputs), (out,)))
     return out
 
-  def convolution(self, x: int, equation: Any) -> int:
+  def add_convolution(self, x: int, equation: Any) -> int:
     """Adds a convolution, and the PAD that the converter puts before it."""
     left, right = (v.aval.shape for v in equation.invars)
     shape = equation.outvars[0].aval.shape
@@ -94,23 +94,23 @@ class _Trace:
       rows, columns = (
         n + sum(pair) for n, pair in zip(left[1:3], pads, strict=True)
       )
-      x = self.operator('PAD', (x,), (1, rows, columns, left[3]))
+      x = self.add_operator('PAD', (x,), (1, rows, columns, left[3]))
     channels = right[3]
     depthwise = p['feature_group_count'] == left[3] > 1
     weights = (
       (1, *kernel, channels) if depthwise else (channels, *kernel, right[2])
     )
-    return self.operator(
+    return self.add_operator(
       'DEPTHWISE_CONV_2D' if depthwise else 'CONV_2D',
       (
         x,
-        self.tensor(weights, constant=True),
-        self.tensor((channels,), 'int32', constant=True),
+        self.add_tensor(weights, constant=True),
+        self.add_tensor((channels,), 'int32', constant=True),
       ),
       shape,
     )
 
-  def read(self, jaxpr: Any, known: dict[Any, int]) -> None:
+  def trace_jaxpr(self, jaxpr: Any, known: dict[Any, int]) -> None:
     """Reads equations; `known` maps variables to the maps that they hold."""
     for equation in jaxpr.eqns:
       maps = [v for v in equation.invars if isinstance(v, core.Var)]
@@ -120,44 +120,52 @@ class _Trace:
       name = equation.primitive.name
       inner = equation.params.get('jaxpr') or equation.params.get('call_jaxpr')
       if inner is not None and name != 'composite':
-        self._inline(equation, getattr(inner, 'jaxpr', inner), known)
+        self._trace_inner_jaxpr(equation, getattr(inner, 'jaxpr', inner), known)
         continue
-      known[equation.outvars[0]] = self._one(name, equation, operands)
+      known[equation.outvars[0]] = self._trace_equation(
+        name, equation, operands
+      )
 
-  def _inline(self, equation: Any, inner: Any, known: dict[Any, int]) -> None:
+  def _trace_inner_jaxpr(
+    self, equation: Any, inner: Any, known: dict[Any, int]
+  ) -> None:
     own = {
       v: known[outer]
       for v, outer in zip(inner.invars, equation.invars, strict=True)
       if isinstance(outer, core.Var) and outer in known
     }
-    self.read(inner, own)
+    self.trace_jaxpr(inner, own)
     for outer, v in zip(equation.outvars, inner.outvars, strict=True):
       if isinstance(v, core.Var) and v in own:
         known[outer] = own[v]
 
-  def _one(self, name: str, equation: Any, operands: list[int]) -> int:
+  def _trace_equation(
+    self, name: str, equation: Any, operands: list[int]
+  ) -> int:
     """Returns the map that an equation makes, an old one where it is fused."""
     shape = equation.outvars[0].aval.shape
     if name == 'conv_general_dilated':
-      return self.convolution(operands[0], equation)
+      return self.add_convolution(operands[0], equation)
     if name == 'composite':
-      return self.operator('RESIZE_BILINEAR', operands, shape)
-    if name in _POOLS:
-      return self.operator(_POOLS[name], operands, shape)
-    if name in _PLAIN:
-      return self.operator(_PLAIN[name], operands, shape)
-    if name in _ARITHMETIC and len(operands) == 2:
+      return self.add_operator('RESIZE_BILINEAR', operands, shape)
+    if name in _POOLING_OPERATORS:
+      return self.add_operator(_POOLING_OPERATORS[name], operands, shape)
+    if name in _DIRECT_OPERATORS:
+      return self.add_operator(_DIRECT_OPERATORS[name], operands, shape)
+    if name in _BINARY_OPERATORS and len(operands) == 2:
       if operands[0] == operands[1]:  # x * relu6(x + 3) / 6
-        return self.operator('HARD_SWISH', operands[:1], shape)
-      return self.operator(_ARITHMETIC[name], operands, shape)
+        return self.add_operator('HARD_SWISH', operands[:1], shape)
+      return self.add_operator(_BINARY_OPERATORS[name], operands, shape)
     if name == 'sub' and operands[0] in self.inputs:
-      return self.operator('SUB', operands, shape)  # what the mean is taken by
+      return self.add_operator(
+        'SUB', operands, shape
+      )  # what the mean is taken by
     if shape != self.tensors[operands[0]].shape and name == 'reshape':
-      return self.operator('RESHAPE', operands, shape)
+      return self.add_operator('RESHAPE', operands, shape)
     return operands[0]
 
 
-def trace(
+def trace_function(
   compute: Callable[..., jax.Array], variables: Any, shape: Sequence[int]
 ) -> tflite_graph.Graph:
   """Returns the graph of a function of variables and an image.
@@ -169,11 +177,11 @@ def trace(
   """
   image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
   closed = jax.make_jaxpr(compute)(variables, image)
-  collected = _Trace()
-  entry = collected.tensor(shape)
+  collected = _GraphBuilder()
+  entry = collected.add_tensor(shape)
   collected.inputs.append(entry)
   known = {closed.jaxpr.invars[-1]: entry}
-  collected.read(closed.jaxpr, known)
+  collected.trace_jaxpr(closed.jaxpr, known)
   last = known[closed.jaxpr.outvars[0]]
   return tflite_graph.Graph(
     tuple(collected.tensors),
@@ -184,26 +192,28 @@ def trace(
   )
 
 
-def network(
-  model: segmenter.Segmenter, size: Sequence[int], host: bool = False
+def trace_network(
+  model: segmenter.Segmenter,
+  size: Sequence[int],
+  skip_last_resize: bool = False,
 ) -> tflite_graph.Graph:
   """Returns the graph of a network with normalisation in it.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
     size: (H, W) of the image.
-    host: leaves the last resize out.
+    skip_last_resize: leaves the last resize out.
   """
   shape = (1, *size, 3)
   variables = jax.eval_shape(
     model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
   )
 
-  options: Any = {'full_resolution': False} if host else {}
+  options: Any = {'full_resolution': False} if skip_last_resize else {}
 
   def compute(variables: Any, image: jax.Array) -> jax.Array:
-    image = compose.normalize(image, (1.0,) * 3, (2.0,) * 3)
+    image = compose.normalize_image(image, (1.0,) * 3, (2.0,) * 3)
     output: Any = model.apply(variables, image, **options)
     return output.logits
 
-  return trace(compute, variables, shape)
+  return trace_function(compute, variables, shape)

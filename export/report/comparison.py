@@ -13,7 +13,7 @@ from deeplab import text
 Report = dict[str, Any]
 
 
-def read(folder: str, report: Report) -> Report:
+def read_baseline(folder: str, report: Report) -> Report:
   """Returns what a report repeats of an earlier export.
 
   Args:
@@ -55,7 +55,7 @@ def read(folder: str, report: Report) -> Report:
   }
 
 
-def lines(report: Report) -> list[str]:
+def render_comparison(report: Report) -> list[str]:
   """Returns the section as Markdown; none without an earlier export."""
   other = report['beside']
   if other is None:
@@ -70,7 +70,7 @@ def lines(report: Report) -> list[str]:
     '',
     f'By the same protocol, over the same {report["scored"]} images.',
     '',
-    *text.markdown_table(
+    *text.format_table(
       (
         'export',
         'format',

@@ -12,25 +12,25 @@ from export.graph import tflite_graph
 from export.report import model_card
 
 
-def tflite_file(data: bytes) -> dict[str, Any]:
+def summarize_tflite(data: bytes) -> dict[str, Any]:
   """Returns what the bytes of a .tflite file say."""
-  graph = tflite_graph.read(data)
-  activations = memory.lives(graph)
+  graph = tflite_graph.read_tflite(data)
+  activations = memory.activation_lifetimes(graph)
   return {
     'weight_bytes': tflite_graph.weight_bytes(graph),
-    'peak_activation_bytes': memory.arena(activations),
+    'peak_activation_bytes': memory.plan_arena(activations),
     'activation_lower_bound_bytes': memory.lower_bound(activations),
-    'unpacked_weight_bytes': memory.unpacked_bytes(graph),
-    'macs': tflite_graph.macs(graph),
-    'operators': tflite_graph.operators(graph),
-    'operator_dtypes': tflite_graph.operator_dtypes(graph),
-    'input': model_card.end(graph, graph.inputs[0]),
-    'output': model_card.end(graph, graph.outputs[0]),
+    'unpacked_weight_bytes': memory.unpacked_weight_bytes(graph),
+    'macs': tflite_graph.count_macs(graph),
+    'operators': tflite_graph.count_operators(graph),
+    'operator_dtypes': tflite_graph.count_operator_dtypes(graph),
+    'input': model_card.describe_tensor(graph, graph.inputs[0]),
+    'output': model_card.describe_tensor(graph, graph.outputs[0]),
   }
 
 
-def saved_model_file(
-  compute: saved_model.Function, shape: Sequence[int], macs: int
+def summarize_saved_model(
+  compute: saved_model.ServingFunction, shape: Sequence[int], macs: int
 ) -> dict[str, Any]:
   """Returns the same of a SavedModel, whose memory XLA plans when it runs."""
   image = jax.ShapeDtypeStruct((1, *shape), 'float32')
@@ -41,7 +41,7 @@ def saved_model_file(
     'quantization': None,
   }
   return {
-    **saved_model.describe(compute, shape),
+    **saved_model.summarize_stablehlo(compute, shape),
     'peak_activation_bytes': None,
     'activation_lower_bound_bytes': None,
     'unpacked_weight_bytes': 0,
@@ -51,13 +51,13 @@ def saved_model_file(
   }
 
 
-def made_of(kind: str, content: bytes) -> tuple[str, bytes, dict[str, Any]]:
+def derive_file(kind: str, content: bytes) -> tuple[str, bytes, dict[str, Any]]:
   """Returns name, bytes and facts of a format, made of .tflite bytes."""
-  facts = tflite_file(content)
+  facts = summarize_tflite(content)
   if not kind.startswith('onnx'):
     return f'{kind}.tflite', content, facts
-  content = onnx.convert(content)
-  own = onnx.facts(content)
+  content = onnx.convert_tflite(content)
+  own = onnx.summarize_onnx(content)
   facts |= {
     'weight_bytes': own['weight_bytes'],
     'peak_activation_bytes': None,

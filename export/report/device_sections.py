@@ -4,7 +4,7 @@ from typing import Any
 
 from deeplab import text
 
-_MEANING = """\
+_LEGEND = """\
 * Alive: the sum of activations that an operator and those after it need. Plan:
   ours, which places them as TFLite Micro does. Arena: TFLite Micro's own, head
   (activations and scratch) and tail (what lasts).
@@ -19,15 +19,15 @@ _MEANING = """\
   inputs and as a whole network."""
 
 
-def _kib(count: int | None) -> str:
+def _format_kib(count: int | None) -> str:
   return '' if count is None else f'{count / 1024:,.1f}'
 
 
-def _percent(share: float | None) -> str:
+def _format_percent(share: float | None) -> str:
   return '' if share is None else f'{100 * share:.2f}'
 
 
-def classes(report: dict[str, Any]) -> list[str]:
+def render_class_section(report: dict[str, Any]) -> list[str]:
   """Returns the lines of the accuracy by class; none without an evaluation."""
   names = report['classes']
   formats = {
@@ -43,7 +43,7 @@ def classes(report: dict[str, Any]) -> list[str]:
     cells = [title, text.format_number(pick(report['jax'], 'iou'), '.4f')]
     for f in formats.values():
       cells.append(text.format_number(pick(f, 'iou'), '.4f'))
-      cells.append(_percent(pick(f['agreement'], 'classes')))
+      cells.append(_format_percent(pick(f['agreement'], 'classes')))
     return cells
 
   rows = [
@@ -58,28 +58,33 @@ def classes(report: dict[str, Any]) -> list[str]:
     'Agreement: of the pixels that JAX gives the class, those that the file '
     "gives it too, at the file's size, over the same images as mIoU.",
     '',
-    *text.markdown_table(header, rows),
+    *text.format_table(header, rows),
     '',
   ]
 
 
-def _memory(name: str, f: dict[str, Any], proof: dict[str, Any]) -> list[str]:
-  micro = proof['micro']
+def _memory_section(
+  name: str, file_summary: dict[str, Any], checks: dict[str, Any]
+) -> list[str]:
+  micro = checks['micro']
   arena = micro.get('arena', {})
   header = ('', 'KiB')
   rows = [
-    ('weights, for flash', _kib(f['weight_bytes'])),
-    ('file', _kib(f['file_bytes'])),
-    ('most alive at once', _kib(f['activation_lower_bound_bytes'])),
-    ('plan', _kib(f['peak_activation_bytes'])),
-    ('TFLite Micro, head', _kib(arena.get('head'))),
-    ('TFLite Micro, tail', _kib(arena.get('tail'))),
-    ('TFLite Micro, arena', _kib(arena.get('total'))),
+    ('weights, for flash', _format_kib(file_summary['weight_bytes'])),
+    ('file', _format_kib(file_summary['file_bytes'])),
+    (
+      'most alive at once',
+      _format_kib(file_summary['activation_lower_bound_bytes']),
+    ),
+    ('plan', _format_kib(file_summary['peak_activation_bytes'])),
+    ('TFLite Micro, head', _format_kib(arena.get('head'))),
+    ('TFLite Micro, tail', _format_kib(arena.get('tail'))),
+    ('TFLite Micro, arena', _format_kib(arena.get('total'))),
   ]
   lines = [
     f'## Memory of {name}',
     '',
-    *text.markdown_table(header, rows),
+    *text.format_table(header, rows),
     '',
     f'![bytes alive at each operator](memory_{name}.png)',
     '',
@@ -89,30 +94,30 @@ def _memory(name: str, f: dict[str, Any], proof: dict[str, Any]) -> list[str]:
   return lines
 
 
-def npu(name: str, proof: dict[str, Any]) -> list[str]:
+def render_npu_section(name: str, checks: dict[str, Any]) -> list[str]:
   """Returns the section of what Arm's compiler makes of a file, as Markdown.
 
   Args:
     name: of the file.
-    proof: see `proof.collect`.
+    checks: see `proof.collect`.
   """
   rows, refused = [], []
-  operators = len(proof['memory']['operators'])
-  for accelerator, x in proof['npu'].items():
+  operators = len(checks['memory']['operators'])
+  for accelerator, x in checks['npu'].items():
     if 'error' in x:
       refused.append(f'* {accelerator}: {x["error"]}.')
       continue
     planned = ''
     if x['planned_bytes'] is not None:
-      planned = f', planned with {_kib(x["planned_bytes"])} KiB of SRAM'
+      planned = f', planned with {_format_kib(x["planned_bytes"])} KiB of SRAM'
     rows.append(
       (
         accelerator,
         str(operators - len(x['refused'])),
         str(len(x['refused'])),
-        _kib(x['sram_bytes']),
-        _kib(x['dram_bytes']),
-        _kib(x['flash_bytes']),
+        _format_kib(x['sram_bytes']),
+        _format_kib(x['dram_bytes']),
+        _format_kib(x['flash_bytes']),
         f'{x["macs"]:,}',
         f'{x["cycles"]:,}',
         f'{1e3 * x["seconds"]:,.2f}',
@@ -129,13 +134,13 @@ def npu(name: str, proof: dict[str, Any]) -> list[str]:
       *('accelerator', 'on the NPU', 'off the NPU', 'SRAM KiB', 'DRAM KiB'),
       *('flash KiB', 'MACs', 'cycles', 'ms', 'clocks and memories'),
     )
-    lines += [*text.markdown_table(header, rows), '']
+    lines += [*text.format_table(header, rows), '']
   if refused:
     lines += ['Off the NPU, or not compiled:', '', *refused, '']
   return lines
 
 
-def _time(report: dict[str, Any], name: str) -> list[str]:
+def _latency_section(report: dict[str, Any], name: str) -> list[str]:
   proof = report['proof'][name]
   rows = [
     (f'LiteRT here, {kind}', f'{f["latency_ms"]:,.2f}', 'measured')
@@ -150,13 +155,13 @@ def _time(report: dict[str, Any], name: str) -> list[str]:
   return [
     f'## Time of {name}',
     '',
-    *text.markdown_table(('where', 'ms', 'kind'), rows),
+    *text.format_table(('where', 'ms', 'kind'), rows),
     '',
   ]
 
 
-def _micro(name: str, proof: dict[str, Any]) -> list[str]:
-  micro = proof['micro']
+def _tflm_section(name: str, checks: dict[str, Any]) -> list[str]:
+  micro = checks['micro']
   if 'absent' in micro:
     return []
   rows = [
@@ -179,7 +184,7 @@ def _micro(name: str, proof: dict[str, Any]) -> list[str]:
   return [
     f'## {name} by TFLite Micro',
     '',
-    *text.markdown_table(header, rows),
+    *text.format_table(header, rows),
     '',
     f'Whole network on {micro["images"]} images, output values by steps from '
     f"LiteRT's reference kernels: {steps}; {start}.",
@@ -187,9 +192,9 @@ def _micro(name: str, proof: dict[str, Any]) -> list[str]:
   ]
 
 
-def _target(name: str, target: dict[str, Any]) -> list[str]:
+def _target_section(name: str, target: dict[str, Any]) -> list[str]:
   limits = [
-    f'{_kib(target[key])} KiB of {what}'
+    f'{_format_kib(target[key])} KiB of {what}'
     for key, what in (('ram_bytes', 'RAM'), ('flash_bytes', 'flash'))
     if target[key] is not None
   ]
@@ -203,20 +208,20 @@ def _target(name: str, target: dict[str, Any]) -> list[str]:
   ]
 
 
-def sections(report: dict[str, Any]) -> list[str]:
+def render_device_sections(report: dict[str, Any]) -> list[str]:
   """Returns the lines of all of it; none if nothing was collected."""
   proofs = report.get('proof') or {}
   lines = []
   for name, target in report['target'].items():
-    lines += _target(name, target)
-  lines += classes(report)
+    lines += _target_section(name, target)
+  lines += render_class_section(report)
   if report.get('overlays'):
     lines += ['## Masks', '', '![masks](overlays.png)', '']
   for name, proof in proofs.items():
-    lines += _memory(name, report['formats'][name], proof)
-    lines += npu(name, proof)
-    lines += _time(report, name)
-    lines += _micro(name, proof)
+    lines += _memory_section(name, report['formats'][name], proof)
+    lines += render_npu_section(name, proof)
+    lines += _latency_section(report, name)
+    lines += _tflm_section(name, proof)
     lines += [
       f'## Where {name} differs from JAX',
       '',
@@ -224,5 +229,5 @@ def sections(report: dict[str, Any]) -> list[str]:
       '',
     ]
   if proofs:
-    lines += ['## What the numbers of devices mean', '', _MEANING, '']
+    lines += ['## What the numbers of devices mean', '', _LEGEND, '']
   return lines

@@ -17,7 +17,7 @@ code { background: #f3f3f3; }
 """
 
 
-def html(text: str, folder: str) -> str:
+def render_page(text: str, folder: str) -> str:
   """Returns a page.
 
   Args:

@@ -8,7 +8,7 @@ from export.report import device_sections
 
 Report = dict[str, Any]
 
-_MEANING = """\
+_LEGEND = """\
 * Weight bytes: every constant that operators read, biases included; file bytes
   add names, scales and tables.
 * Activation bytes: a greedy plan, largest first, 16-byte aligned, which is what
@@ -22,7 +22,7 @@ _MEANING = """\
   file's size, the file's output resized back to the label's."""
 
 
-def summary(report: Report) -> str:
+def render_quality_table(report: Report) -> str:
   """Returns the quality table: mIoU and parity of JAX and each format."""
   rows = [
     [
@@ -44,7 +44,7 @@ def summary(report: Report) -> str:
       ]
     )
   return '\n'.join(
-    text.markdown_table(
+    text.format_table(
       (
         'format',
         'mIoU',
@@ -57,7 +57,7 @@ def summary(report: Report) -> str:
   )
 
 
-def _sizes(report: Report) -> list[str]:
+def _size_table(report: Report) -> list[str]:
   keys = (
     'file_bytes',
     'weight_bytes',
@@ -77,7 +77,7 @@ def _sizes(report: Report) -> list[str]:
     'MACs',
     'parameters',
   )
-  return text.markdown_table(
+  return text.format_table(
     header,
     [
       [name, *[text.format_number(f[key]) for key in keys]]
@@ -86,7 +86,7 @@ def _sizes(report: Report) -> list[str]:
   )
 
 
-def _simulation(report: Report) -> list[str]:
+def _simulation_section(report: Report) -> list[str]:
   """Returns how far int8_litert is from JAX's simulation, if it was made."""
   rows = [
     [
@@ -125,25 +125,25 @@ def _simulation(report: Report) -> list[str]:
     'which it simulates, the kernels that LiteRT takes by itself, and TFLite '
     "Micro's.",
     '',
-    *text.markdown_table(header, rows),
+    *text.format_table(header, rows),
     '',
     *scored,
   ]
 
 
-def _operators(report: Report) -> list[str]:
+def _operator_table(report: Report) -> list[str]:
   rows = [
     [operator, name, text.format_number(count), dtype]
     for name, f in report['formats'].items()
     for operator, counts in f['operator_dtypes'].items()
     for dtype, count in counts.items()
   ]
-  return text.markdown_table(
+  return text.format_table(
     ('operator', 'format', 'count', 'output dtype'), rows
   )
 
 
-def _ends(report: Report) -> list[str]:
+def _io_table(report: Report) -> list[str]:
   rows = []
   for name, f in report['formats'].items():
     for end in ('input', 'output'):
@@ -158,12 +158,12 @@ def _ends(report: Report) -> list[str]:
           '' if q is None else str(q['zero_point']),
         ]
       )
-  return text.markdown_table(
+  return text.format_table(
     ('format', 'end', 'dtype', 'shape', 'scale', 'zero point'), rows
   )
 
 
-def markdown(report: Report) -> str:
+def render_report(report: Report) -> str:
   """Returns report.md."""
   request, model = report['request'], report['model']
   size = 'x'.join(map(str, request['input_size']))
@@ -180,26 +180,26 @@ def markdown(report: Report) -> str:
     '',
     '## Quality',
     '',
-    summary(report),
+    render_quality_table(report),
     '',
-    *comparison.lines(report),
+    *comparison.render_comparison(report),
     '## Size',
     '',
-    *_sizes(report),
+    *_size_table(report),
     '',
-    *_simulation(report),
+    *_simulation_section(report),
     '## Inputs and outputs',
     '',
-    *_ends(report),
+    *_io_table(report),
     '',
-    *device_sections.sections(report),
+    *device_sections.render_device_sections(report),
     '## Operators',
     '',
-    *_operators(report),
+    *_operator_table(report),
     '',
     '## What the numbers mean',
     '',
-    _MEANING,
+    _LEGEND,
     '',
     '## Made with',
     '',

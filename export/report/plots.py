@@ -11,7 +11,9 @@ from deeplab.inference import predictors
 _CELL = (240, 320)
 
 
-def memory(timeline: dict[str, Any], arena: int, ram: int | None) -> np.ndarray:
+def plot_memory(
+  timeline: dict[str, Any], arena: int, ram: int | None
+) -> np.ndarray:
   """Plots the bytes that are alive at each operator.
 
   Args:
@@ -57,10 +59,10 @@ def memory(timeline: dict[str, Any], arena: int, ram: int | None) -> np.ndarray:
   axes.set_ylabel('KiB of activations')
   axes.legend(frameon=False, loc='upper center', ncols=3)
   axes.spines[['top', 'right']].set_visible(False)
-  return visualize.pixels(figure)
+  return visualize.render_figure(figure)
 
 
-def errors(
+def plot_errors(
   images: Sequence[np.ndarray],
   expected: Sequence[np.ndarray],
   found: Sequence[np.ndarray],
@@ -99,7 +101,7 @@ def errors(
     if scores:
       drawn = row[1].imshow(apart, cmap='magma', vmin=0, vmax=largest)
       figure.colorbar(drawn, ax=row[1], shrink=0.85)
-      other = predictors.to_ids(a) != predictors.to_ids(b)
+      other = predictors.argmax(a) != predictors.argmax(b)
     else:
       other = apart
     row[-1].imshow(other, cmap='gray_r', vmin=0, vmax=1)
@@ -112,10 +114,10 @@ def errors(
   if scores:
     panels[0][1].set_title('mean difference of the scores', fontsize=10)
   panels[0][-1].set_title('another class', fontsize=10)
-  return visualize.pixels(figure)
+  return visualize.render_figure(figure)
 
 
-def overlays(
+def draw_overlays(
   rows: Sequence[tuple[np.ndarray, Sequence[tuple[str, np.ndarray]]]],
   names: Sequence[str],
   palette: visualize.Palette,
@@ -130,9 +132,9 @@ def overlays(
   """
   columns = len(rows[0][1])
   pictures = [
-    (caption, visualize.overlay(image, ids, palette, 0.6))
+    (caption, visualize.draw_overlay(image, ids, palette, 0.6))
     for image, masks in rows
     for caption, ids in masks
   ]
-  legend = visualize.legend(names, palette, columns * (_CELL[1] + 8) + 8)
+  legend = visualize.draw_legend(names, palette, columns * (_CELL[1] + 8) + 8)
   return visualize.contact_sheet(pictures, columns, _CELL, legend)

@@ -8,11 +8,11 @@ from export import source as source_lib
 from export.verify import score
 
 
-def _ranges(
-  source: source_lib.Source, request: request_lib.Request, images: str
+def _describe_ranges(
+  source: source_lib.ExportSource, request: request_lib.Request, images: str
 ) -> str:
   """Returns the sentence on where integer ranges come from."""
-  bases = {request.base(kind) for kind in request.formats}
+  bases = {request.base_format(kind) for kind in request.formats}
   by_us = 'int8_litert' in bases
   trained = 'quant_stats' in source.variables
   calibration = source.config.quantization.calibration
@@ -20,7 +20,7 @@ def _ranges(
   how = f', kernels rounded by {calibration.rounding!r}'
   if calibration.equalize and request.rules.weights == 'channel':
     how += ', what depthwise ones read equalised'
-  if trained or not source.trained:
+  if trained or not source.is_trained:
     how = ''
   ours = 'trained' if trained else f'by {method!r} over {images}'
   theirs = f'the extremes over {images}'
@@ -40,17 +40,17 @@ def _ranges(
   return f'{ranges}; weights are quantised per {rules.weights}{how}.'
 
 
-def general(
-  source: source_lib.Source,
+def general_remarks(
+  source: source_lib.ExportSource,
   request: request_lib.Request,
-  calibrated_on: int,
+  num_calibration_images: int,
   scorer: score.Scorer,
-  real: bool,
-  parity_images: int,
+  real_images: bool,
+  num_parity_images: int,
 ) -> list[str]:
   """Returns what a reader of the report must know, a sentence or two each."""
   notes = []
-  if not source.trained:
+  if not source.is_trained:
     notes.append(
       "The weights are untrained (initialised from the config's seed): sizes "
       'and operators are those of a trained model, mIoU has no meaning. Parity '
@@ -60,29 +60,31 @@ def general(
   elif scorer.enabled:
     part = 'the first ' if scorer.limit else 'all '
     notes.append(
-      f'mIoU and parity are on {part}{scorer.total()} and the first '
-      f'{parity_images} images of the split '
+      f'mIoU and parity are on {part}{scorer.num_images()} and the first '
+      f'{num_parity_images} images of the split '
       f'`{source.config.data.eval_split}`.'
     )
   else:
-    where = 'validation images' if real else 'drawn images'
+    where = 'validation images' if real_images else 'drawn images'
     notes.append(
       f'The files were not evaluated (`--noeval`); parity was taken on {where}.'
     )
-  if calibrated_on:
+  if num_calibration_images:
     images = (
-      f'{calibrated_on} images of the split `{source.config.data.train_split}`'
-      if source.trained
-      else f'{calibrated_on} synthetic images (seed {source.config.seed})'
+      f'{num_calibration_images} images of the split '
+      f'`{source.config.data.train_split}`'
+      if source.is_trained
+      else f'{num_calibration_images} synthetic images '
+      f'(seed {source.config.seed})'
     )
-    notes.append(_ranges(source, request, images))
-    if source.pixels.depth > 8:
+    notes.append(_describe_ranges(source, request, images))
+    if source.image_spec.depth > 8:
       notes.append(
         'The images have 16 bits and the int8 file reads 8 of them: its input '
         'has 256 levels over the whole range, 0..65535. Images that fill a '
         'part of it keep as much less: stretch them, for training too.'
       )
-  if networks.enabled(source.config):
+  if networks.is_int8(source.config):
     notes.append(
       'The run was trained in simulated int8; the row of JAX computes that.'
     )
@@ -99,8 +101,8 @@ def general(
   return notes
 
 
-def resize(
-  source: source_lib.Source, request: request_lib.Request, ratio: int
+def resize_remarks(
+  source: source_lib.ExportSource, request: request_lib.Request, ratio: int
 ) -> list[str]:
   """Returns what became of the resizes, if they are not what was trained."""
   notes = []
@@ -123,7 +125,7 @@ def resize(
   return notes
 
 
-def padding(report: dict[str, Any]) -> list[str]:
+def padding_remarks(report: dict[str, Any]) -> list[str]:
   """Returns what to do about PAD operators, if there are any."""
   counts = [f['operators'].get('PAD', 0) for f in report['formats'].values()]
   if not any(counts):

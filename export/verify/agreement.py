@@ -14,11 +14,11 @@ from deeplab.data import resize
 from deeplab.inference import predictors
 
 
-def _ids(output: np.ndarray) -> np.ndarray:
-  return predictors.to_ids(output) if output.ndim == 4 else output
+def _to_argmax_maps(output: np.ndarray) -> np.ndarray:
+  return predictors.argmax(output) if output.ndim == 4 else output
 
 
-class Observed:
+class PredictorWrapper:
   """A predictor that is looked at; see `predictors.Predictor`."""
 
   def __init__(self, predictor: predictors.Predictor):
@@ -28,7 +28,7 @@ class Observed:
     self.batch_size = predictor.batch_size
     self.mean = predictor.mean
 
-  def with_output(self, output: str) -> 'Observed':
+  def with_output(self, output: str) -> 'PredictorWrapper':
     """Returns itself; ValueError for another output than it has."""
     if output != self.output:
       raise ValueError(f'what is observed is {self.output}, not {output}')
@@ -39,36 +39,36 @@ class Observed:
     return self._predictor(images)
 
 
-class Recorder(Observed):
+class PredictionRecorder(PredictorWrapper):
   """A predictor whose answers are kept."""
 
   def __init__(self, predictor: predictors.Predictor):
     super().__init__(predictor)
-    self._answers: list[np.ndarray] = []
+    self._predictions: list[np.ndarray] = []
 
-  def with_output(self, output: str) -> 'Recorder':
+  def with_output(self, output: str) -> 'PredictionRecorder':
     """Returns itself with another output; what was kept is shared."""
-    other = Recorder(self._predictor.with_output(output))
-    other._answers = self._answers
+    other = PredictionRecorder(self._predictor.with_output(output))
+    other._predictions = self._predictions
     return other
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, 3] to `output`."""
     output = self._predictor(images)
-    for ids in _ids(output):
-      self._answers.append(cv2.imencode('.png', ids)[1])
+    for ids in _to_argmax_maps(output):
+      self._predictions.append(cv2.imencode('.png', ids)[1])
     return output
 
-  def answer(self, index: int) -> np.ndarray:
+  def prediction(self, index: int) -> np.ndarray:
     """Returns uint8 [h, w], the classes of the image that came `index`th."""
-    ids = cv2.imdecode(self._answers[index], cv2.IMREAD_UNCHANGED)
+    ids = cv2.imdecode(self._predictions[index], cv2.IMREAD_UNCHANGED)
     return np.asarray(ids, np.uint8)
 
   def __len__(self) -> int:
-    return len(self._answers)
+    return len(self._predictions)
 
 
-class Comparer(Observed):
+class PredictionComparer(PredictorWrapper):
   """A predictor whose answers are counted against those of a recorder.
 
   Attributes:
@@ -76,12 +76,15 @@ class Comparer(Observed):
   """
 
   def __init__(
-    self, predictor: predictors.Predictor, recorder: Recorder, classes: int
+    self,
+    predictor: predictors.Predictor,
+    recorder: PredictionRecorder,
+    classes: int,
   ):
     super().__init__(predictor)
     self._recorder = recorder
-    self._seen = 0
-    self.confusion = metrics.Confusion(classes)
+    self._num_compared = 0
+    self.confusion = metrics.ConfusionMatrix(classes)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, 3] to `output`.
@@ -89,14 +92,14 @@ class Comparer(Observed):
     Maps of another size than the recorder's are compared at its size.
     """
     output = self._predictor(images)
-    for ids in _ids(output):
-      wanted = self._recorder.answer(self._seen)
-      self._seen += 1
+    for ids in _to_argmax_maps(output):
+      wanted = self._recorder.prediction(self._num_compared)
+      self._num_compared += 1
       ids = resize.resize_nearest(ids, wanted.shape)
       self.confusion.add(wanted, ids)
     return output
 
-  def shares(self) -> dict[str, Any]:
+  def agreement_shares(self) -> dict[str, Any]:
     """Returns `all`, and `classes`: a share of pixels, None for no pixels."""
     matrix = self.confusion.matrix
     totals = matrix.sum(axis=1)

@@ -10,14 +10,14 @@ from deeplab.inference import predictors
 Parity = dict[str, float | int | None]
 
 
-def outputs(
+def predict_images(
   predictor: predictors.Predictor, images: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
   """Returns the predictor's output of each image [H, W, C], one at a time."""
   return [predictor(image[None])[0] for image in images]
 
 
-class Steps:
+class LSBDifferences:
   """Counts how far a file's output is from a simulation, in its own steps."""
 
   def __init__(self, scale: float):
@@ -43,12 +43,12 @@ class Steps:
     self._distances.update(
       {step: int(count) for step, count in enumerate(counts) if count}
     )
-    same = predictors.to_ids(a) == predictors.to_ids(b)
+    same = predictors.argmax(a) == predictors.argmax(b)
     self._images += 1
     self._agree += int(same.sum())
     self._pixels += same.size
 
-  def shares(self) -> dict[str, float | int]:
+  def summary(self) -> dict[str, float | int]:
     """Returns what was found.
 
     `images`: how many; `same` and `within_one`: shares of the outputs that are
@@ -66,19 +66,19 @@ class Steps:
     }
 
 
-def steps(
+def compare_in_lsb(
   simulated: Sequence[np.ndarray],
   found: Sequence[np.ndarray],
   scale: float,
 ) -> dict[str, float | int]:
-  """Compares a simulation with the file that it simulates; see `Steps`."""
-  counted = Steps(scale)
+  """Compares a simulation with the file that it simulates, in LSB."""
+  counted = LSBDifferences(scale)
   for a, b in zip(simulated, found, strict=True):
     counted.add(a, b)
-  return counted.shares()
+  return counted.summary()
 
 
-def compare(
+def compare_outputs(
   expected: Sequence[np.ndarray], found: Sequence[np.ndarray]
 ) -> Parity:
   """Compares outputs at the file's own size, before any resize back.
@@ -102,7 +102,7 @@ def compare(
     if a.shape != b.shape:
       raise ValueError(f'outputs of {a.shape} and {b.shape} are not comparable')
   scores = expected[0].ndim == 3
-  ids = predictors.to_ids if scores else np.asarray
+  ids = predictors.argmax if scores else np.asarray
   pairs = list(zip(expected, found, strict=True))
   agreement = float(np.mean([np.mean(ids(a) == ids(b)) for a, b in pairs]))
   parity: Parity = {

@@ -14,10 +14,10 @@ from deeplab.inference import predictors
 from export import request as request_lib
 from export import source as source_lib
 
-_SAMPLES = 3  # images that a report shows
+_NUM_SHOWN_IMAGES = 3  # images that a report shows
 
 
-def metrics_of(
+def select_iou_metrics(
   result: evaluate.Result | None, names: Sequence[str]
 ) -> dict[str, Any]:
   """Returns `miou`, and `iou` of each class by place; None for no result."""
@@ -41,38 +41,40 @@ class Scorer:
     limit: examples of the validation split, 0 for all.
   """
 
-  source: source_lib.Source
+  source: source_lib.ExportSource
   request: request_lib.Request
   enabled: bool
   limit: int
 
-  def total(self) -> int:
+  def num_images(self) -> int:
     """Returns how many examples an evaluation reads."""
     config = self.source.config
     count = datasets.num_examples(config, config.data.eval_split)
     return min(count, self.limit) if self.limit else count
 
-  def result(
+  def score_predictor(
     self, predictor: predictors.Predictor, name: str
   ) -> evaluate.Result | None:
     """Returns the scores of a predictor with the output of the files."""
     if not self.enabled:
       return None
     logging.info(
-      'Evaluating %s on %s', name, text.plural(self.total(), 'image')
+      'Evaluating %s on %s', name, text.plural(self.num_images(), 'image')
     )
-    return evaluate.evaluate(
-      predictors.static_protocol(predictor, self.request.input_size),
+    return evaluate.evaluate_predictor(
+      predictors.fixed_size_predictor(predictor, self.request.input_size),
       source_lib.eval_examples(self.source, self.limit),
       self.source.info,
-      evaluate.file_protocol(self.source.config.eval),
-      total=self.total(),
-      keep_samples=_SAMPLES,
+      evaluate.single_view_config(self.source.config.eval),
+      total=self.num_images(),
+      keep_samples=_NUM_SHOWN_IMAGES,
     )
 
-  def miou(self, predictor: predictors.Predictor, name: str) -> float | None:
+  def compute_miou(
+    self, predictor: predictors.Predictor, name: str
+  ) -> float | None:
     """Returns the mIoU of a predictor; None without an evaluation."""
-    miou: float | None = metrics_of(
-      self.result(predictor, name), self.source.info.class_names
+    miou: float | None = select_iou_metrics(
+      self.score_predictor(predictor, name), self.source.info.class_names
     )['miou']
     return miou

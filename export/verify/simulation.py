@@ -23,11 +23,11 @@ from export.verify import score
 
 PyTree = Any
 # The plain loops, whose arithmetic the simulation is.
-REFERENCE = 'reference'
+REFERENCE_RESOLVER = 'reference'
 
 
-def predictor(
-  source: source_lib.Source,
+def make_simulated_predictor(
+  source: source_lib.ExportSource,
   network: segmenter.Segmenter,
   variables: PyTree,
   request: request_lib.Request,
@@ -36,43 +36,43 @@ def predictor(
 
   Args:
     source: the model.
-    network: see `source.deployed`.
-    variables: see `source.quantized`.
+    network: see `source.build_export_model`.
+    variables: see `source.prepare_int8_variables`.
     request: the export.
   """
   from deeplab.quantization.simulator import providers  # Qwix may be absent
 
   data = source.config.data
-  net, variables, pixels = litert_converter.network(
+  net, variables, pixels = litert_converter.add_input_normalization(
     network,
     variables,
     request,
     data.mean,
     data.std,
-    source.pixels.highest,
+    source.image_spec.max_value,
   )
   return predictors.FlaxPredictor(
-    providers.simulate(
+    providers.simulate_int8(
       net,
       request.rules,
       pixels,
-      **networks.forms(source.config),
-      narrow_output=request.narrow_output,
+      **networks.conv_kernels(source.config),
+      int8_output=request.needs_int8_output,
     ),
     variables,
     data.mean,
     data.std,
-    request.predicted,
+    request.predictor_output,
     float64=True,
     pixels=pixels is not None,
   )
 
 
-class _Beside(agreement.Observed):
+class _ComparingPredictor(agreement.PredictorWrapper):
   """A simulation, counted against files that are asked about the same images.
 
   Attributes:
-    counted: a `parity.Steps` for each file.
+    differences: a `parity.LSBDifferences` for each file.
   """
 
   def __init__(
@@ -83,7 +83,7 @@ class _Beside(agreement.Observed):
   ):
     super().__init__(simulated)
     self._files = files
-    self.counted = {name: parity.Steps(scale) for name in files}
+    self.differences = {name: parity.LSBDifferences(scale) for name in files}
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] to `output`."""
@@ -91,31 +91,33 @@ class _Beside(agreement.Observed):
     output = self._predictor(images)
     for name, file in self._files.items():
       for simulated, found in zip(output, file(images), strict=True):
-        self.counted[name].add(simulated, found)
+        self.differences[name].add(simulated, found)
     return output
 
 
-def _by_micro(
+def _compare_with_tflm(
   simulated: predictors.Predictor,
   path: str,
   images: Sequence[np.ndarray],
   scale: float,
-) -> dict[str, parity.Steps]:
+) -> dict[str, parity.LSBDifferences]:
   """Returns how far TFLite Micro is; nothing where it cannot run the file."""
-  if not tflm.available():
+  if not tflm.is_available():
     return {}
   try:
     with system.capture_stderr():
-      few = _Beside(simulated, {'tflm': tflm.TFLMPredictor(path)}, scale)
+      few = _ComparingPredictor(
+        simulated, {'tflm': tflm.TFLMPredictor(path)}, scale
+      )
     for image in images:
       few(image[None])
   except ValueError as error:
     logging.info('TFLite Micro does not run %s: %s', path, error)
     return {}
-  return few.counted
+  return few.differences
 
 
-def compare(
+def compare_with_file(
   simulated: predictors.Predictor,
   path: str,
   images: Sequence[np.ndarray],
@@ -127,37 +129,40 @@ def compare(
   without one; TFLite Micro's, which take long, about `images`.
 
   Args:
-    simulated: see `predictor`.
+    simulated: see `make_simulated_predictor`.
     path: the file, with its card beside it.
     images: [H, W, C] of the file's size.
     scorer: gives mIoU.
 
   Returns:
     `miou` of the simulation, and `beside`: by kernels (`litert.RESOLVERS`, and
-    'tflm' where it runs the file) what `parity.Steps.shares` returns, and
-    `miou` for the reference kernels. `beside` is empty for a file of class
-    ids, or of logits that stay in float32: there are no steps to count.
+    'tflm' where it runs the file) the summary of `parity.LSBDifferences`, and
+    `miou` for the reference kernels. `beside` is empty for a file of class ids
+    or of float32 logits, which have no LSB to count in.
   """
   with open(path, 'rb') as f:
-    scale = tflite_graph.output_scale(tflite_graph.read(f.read()))
+    scale = tflite_graph.output_scale(tflite_graph.read_tflite(f.read()))
   if scale is None:
-    return {'miou': scorer.miou(simulated, 'simulated int8'), 'beside': {}}
+    return {
+      'miou': scorer.compute_miou(simulated, 'simulated int8'),
+      'beside': {},
+    }
   with system.capture_stderr():  # interpreters greet
     files = {
       resolver: litert.TFLitePredictor(path, resolver=resolver)
-      for resolver in (REFERENCE, litert.DEFAULT_RESOLVER)
+      for resolver in (REFERENCE_RESOLVER, litert.DEFAULT_RESOLVER)
     }
-  many = _Beside(simulated, files, scale)
-  miou = scorer.miou(many, 'simulated int8, and its file beside it')
+  many = _ComparingPredictor(simulated, files, scale)
+  miou = scorer.compute_miou(many, 'simulated int8, and its file beside it')
   if miou is None:
     for image in images:
       many(image[None])
-  few = _by_micro(simulated, path, images, scale)
+  few = _compare_with_tflm(simulated, path, images, scale)
   beside = {
-    name: {**counted.shares(), 'miou': None}
-    for name, counted in (many.counted | few).items()
+    name: {**counted.summary(), 'miou': None}
+    for name, counted in (many.differences | few).items()
   }
-  beside[REFERENCE]['miou'] = scorer.miou(
-    files[REFERENCE], 'int8_litert on reference kernels'
+  beside[REFERENCE_RESOLVER]['miou'] = scorer.compute_miou(
+    files[REFERENCE_RESOLVER], 'int8_litert on reference kernels'
   )
   return {'miou': miou, 'beside': beside}

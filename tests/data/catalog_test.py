@@ -80,7 +80,9 @@ def test_class_tables(name):
   ],
 )
 def test_train_ids(name, raw, expected):
-  got = dataset_info.train_ids(np.array([raw], np.int32), catalog.INFOS[name])
+  got = dataset_info.raw_to_train_ids(
+    np.array([raw], np.int32), catalog.INFOS[name]
+  )
   assert got.dtype == np.uint8
   assert got.tolist() == [expected]
 
@@ -94,7 +96,7 @@ CITYSCAPES = [
 
 def test_cityscapes_ids_are_the_official_ones():
   raw = np.arange(34, dtype=np.uint8)[None]
-  got = dataset_info.train_ids(raw, catalog.INFOS['cityscapes'])
+  got = dataset_info.raw_to_train_ids(raw, catalog.INFOS['cityscapes'])
   assert got.tolist() == [CITYSCAPES]
 
 
@@ -113,7 +115,7 @@ def test_cityscapes_sample(shared):
     np.asarray(Image.open(folder / f'{stem}_{kind}.png'))
     for kind in ('labelIds', 'labelTrainIds', 'instanceIds')
   )
-  got = dataset_info.train_ids(raw, catalog.INFOS['cityscapes'])
+  got = dataset_info.raw_to_train_ids(raw, catalog.INFOS['cityscapes'])
   one_of = np.where(instances < 1000, instances, instances // 1000)
   np.testing.assert_array_equal(one_of, raw)
   # The pixels that have another train id than most of their raw id.
@@ -135,7 +137,7 @@ def test_samples_fit_their_facts(shared, name):
   assert paths
   for path in paths:
     raw = np.asarray(Image.open(path))
-    got = dataset_info.train_ids(raw, catalog.INFOS[name])
+    got = dataset_info.raw_to_train_ids(raw, catalog.INFOS[name])
     np.testing.assert_array_equal(got == 255, raw == 0)
     np.testing.assert_array_equal(got[raw > 0], raw[raw > 0] - 1)
 

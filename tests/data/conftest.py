@@ -40,9 +40,9 @@ def root(tmp_path):
 @pytest.fixture
 def config(tmp_path):
   """The defaults, reading `root` as a folder of 3 classes."""
-  c = common.base()
+  c = common.default_config()
   c.batch_size = 4
-  folder.data(c)
+  folder.set_folder_data(c)
   c.data.root = str(tmp_path / 'raw')
   c.data.data_dir = str(tmp_path / 'prepared')
   c.data.num_classes = 3

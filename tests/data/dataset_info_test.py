@@ -16,7 +16,7 @@ PLAIN = dataset_info.DatasetInfo(
 
 
 def test_ids_are_kept_and_the_ignored_one_becomes_ignore():
-  got = dataset_info.train_ids(np.array([[0, 1, 11]], np.int32), PLAIN)
+  got = dataset_info.raw_to_train_ids(np.array([[0, 1, 11]], np.int32), PLAIN)
   assert got.dtype == np.uint8
   assert got.tolist() == [[0, 1, 255]]
 
@@ -25,19 +25,21 @@ def test_ids_are_mapped():
   facts = dataclasses.replace(
     PLAIN, ignore_label=None, id_mapping={700: 0, 7: 1}
   )
-  assert dataset_info.train_ids(np.array([[700, 7]]), facts).tolist() == [
-    [0, 1]
-  ]
+  assert dataset_info.raw_to_train_ids(
+    np.array([[700, 7]]), facts
+  ).tolist() == [[0, 1]]
   facts = dataclasses.replace(facts, unmapped=dataset_info.IGNORE)
   raw = np.array([[700, -1, 0, 70000]])
-  assert dataset_info.train_ids(raw, facts).tolist() == [[0, 255, 255, 255]]
+  assert dataset_info.raw_to_train_ids(raw, facts).tolist() == [
+    [0, 255, 255, 255]
+  ]
 
 
 @pytest.mark.parametrize('raw', [2, 255, -3, 65535, 70000])
 def test_unknown_ids_are_named(raw):
   mask = np.array([[0, raw], [raw, 0]], np.int32)
   with pytest.raises(ValueError, match=r'label value .* \(2 pixels\)') as error:
-    dataset_info.train_ids(mask, PLAIN)
+    dataset_info.raw_to_train_ids(mask, PLAIN)
   if 0 <= raw <= 65535:
     assert f'label value {raw} ' in str(error.value)
 
@@ -50,15 +52,15 @@ def test_voc_palette():
 def test_class_tables_with_and_without_colors(tmp_path):
   path = tmp_path / 'classes.txt'
   path.write_text('sky 1 2 3\ntraffic light 4 5 6\n\n', 'utf-8')
-  assert dataset_info.read_classes(path) == (
+  assert dataset_info.read_class_table(path) == (
     ('sky', 'traffic light'),
     ((1, 2, 3), (4, 5, 6)),
   )
   path.write_text('sky\nroad 66\n', 'utf-8')
-  assert dataset_info.read_classes(path) == (('sky', 'road 66'), ())
+  assert dataset_info.read_class_table(path) == (('sky', 'road 66'), ())
   path.write_text('sky\nroad 4 5 6\n', 'utf-8')
   with pytest.raises(ValueError, match='1 of 2 lines end in a colour'):
-    dataset_info.read_classes(path)
+    dataset_info.read_class_table(path)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ def test_class_shares(config):
     examples.append(example['label'].ravel())
   labels = np.concatenate(examples)
   valid = labels[labels != 255]
-  shares = datasets.class_shares(config, facts)
+  shares = datasets.class_frequencies(config, facts)
   assert shares.shape == (facts.num_classes,)
   for i in range(facts.num_classes):
     np.testing.assert_allclose(shares[i], (valid == i).mean())
-  counts = datasets.class_counts(config, facts)
+  counts = datasets.count_class_pixels(config, facts)
   assert counts.shape == (len(examples), facts.num_classes)
   np.testing.assert_array_equal(
     sorted(counts.tolist()),
@@ -48,9 +48,9 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(
 ):
   config.data.name, config.data.root = name, ''
   config.data.train_split = 'trainaug'
-  assert datasets.resolve(config) is config
+  assert datasets.resolve_config(config) is config
   config.data.fallback = 'shapes'
-  resolved = datasets.resolve(config.lock())
+  resolved = datasets.resolve_config(config.lock())
   assert resolved.data.name == 'shapes'
   assert (resolved.data.train_split, resolved.data.eval_split) == (
     'train',
@@ -59,12 +59,14 @@ def test_an_absent_data_set_is_replaced_where_the_config_says(
   assert config.data.name == name
   with config.unlocked():
     config.data.root = str(tmp_path)
-  assert datasets.resolve(config) is config  # an error later, not other data
+  assert (
+    datasets.resolve_config(config) is config
+  )  # an error later, not other data
 
 
 def test_a_folders_class_table_becomes_part_of_the_config(root, config):
   (root / 'classes.txt').write_text('sky 1 2 3\nroad 4 5 6\nold town 7 8 9\n')
-  resolved = datasets.resolve(config)
+  resolved = datasets.resolve_config(config)
   (root / 'classes.txt').unlink()
   facts = catalog.info_for(resolved.data)
   assert facts.class_names == ('sky', 'road', 'old town')

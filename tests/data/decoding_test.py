@@ -32,9 +32,9 @@ def jpeg(image, **options):
 
 def test_labels_decode_to_themselves():
   data = raw_files.encode_png(IDS)
-  assert decoding.label(data).tolist() == IDS.tolist()
+  assert decoding.decode_label(data).tolist() == IDS.tolist()
   with pytest.raises(ValueError, match='a prepared example does not decode'):
-    decoding.label(b'no image')
+    decoding.decode_label(b'no image')
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,12 @@ def test_windows_are_those_of_the_whole(
 ):
   data = jpeg(photograph(), quality=85, **options)
   want = np.asarray(Image.open(io.BytesIO(data)))[rows, columns]
-  np.testing.assert_array_equal(decoding.pixels(data)[rows, columns], want)
+  np.testing.assert_array_equal(
+    decoding.decode_image(data)[rows, columns], want
+  )
   if alone:
-    monkeypatch.setattr(decoding, 'pixels', None)  # is not asked
-  got = decoding.window(data, (HEIGHT, WIDTH), rows, columns)
+    monkeypatch.setattr(decoding, 'decode_image', None)  # is not asked
+  got = decoding.decode_window(data, (HEIGHT, WIDTH), rows, columns)
   assert got.dtype == np.uint8
   np.testing.assert_array_equal(got, want)
 
@@ -70,8 +72,10 @@ def test_an_orientation_tag_turns_nothing():
   exif = Image.Exif()
   exif[0x0112] = 6
   data = jpeg(photograph(), exif=exif)
-  want = decoding.pixels(data)[10:90, 900:950]
-  got = decoding.window(data, (HEIGHT, WIDTH), slice(10, 90), slice(900, 950))
+  want = decoding.decode_image(data)[10:90, 900:950]
+  got = decoding.decode_window(
+    data, (HEIGHT, WIDTH), slice(10, 90), slice(900, 950)
+  )
   np.testing.assert_array_equal(got, want)
 
 
@@ -79,14 +83,16 @@ def test_what_is_no_large_jpeg_is_cut_from_the_whole():
   image = photograph()
   window = slice(5, 25), slice(7, 8)
   for data in (image, raw_files.encode_png(image)):
-    got = decoding.window(data, image.shape[:2], *window)
+    got = decoding.decode_window(data, image.shape[:2], *window)
     np.testing.assert_array_equal(got, image[window])
   small = jpeg(image[:300, :300])
-  got = decoding.window(small, (300, 300), *window)
-  np.testing.assert_array_equal(got, decoding.pixels(small)[window])
+  got = decoding.decode_window(small, (300, 300), *window)
+  np.testing.assert_array_equal(got, decoding.decode_image(small)[window])
 
 
 def test_a_damaged_photograph_is_told():
   data = jpeg(photograph())
   with pytest.raises(ValueError, match='a prepared example does not decode'):
-    decoding.window(data[:200], (HEIGHT, WIDTH), slice(0, 9), slice(0, 9))
+    decoding.decode_window(
+      data[:200], (HEIGHT, WIDTH), slice(0, 9), slice(0, 9)
+    )

@@ -24,9 +24,9 @@ def test_bands_of_tiff_files(tmp_path):
         photometric='minisblack',
         planarconfig='contig' if count > 1 else None,
       )
-      form = image_format.Pixels(count, depth)
+      form = image_format.ImageSpec(count, depth)
       if form != image_format.RGB:
-        np.testing.assert_array_equal(image_format.read(path, form), part)
+        np.testing.assert_array_equal(image_format.read_array(path, form), part)
       if count > 1:
         tifffile.imwrite(
           path,
@@ -35,7 +35,7 @@ def test_bands_of_tiff_files(tmp_path):
           planarconfig='separate',
           compression='zlib',
         )
-        np.testing.assert_array_equal(image_format.read(path, form), part)
+        np.testing.assert_array_equal(image_format.read_array(path, form), part)
 
 
 @pytest.mark.parametrize('compression', ['lzw', 'deflate', 'packbits'])
@@ -49,54 +49,56 @@ def test_compressed_tiff_files(tmp_path, compression):
     compression=compression,
   )
   np.testing.assert_array_equal(
-    image_format.read(path, image_format.Pixels(8, 16)), BANDS
+    image_format.read_array(path, image_format.ImageSpec(8, 16)), BANDS
   )
 
 
 def test_bands_of_png_files(tmp_path):
   path = tmp_path / 'image.png'
-  deep = image_format.Pixels(3, 16)
+  deep = image_format.ImageSpec(3, 16)
   cv2.imwrite(str(path), BANDS[..., 2::-1])
-  np.testing.assert_array_equal(image_format.read(path, deep), BANDS[..., :3])
+  np.testing.assert_array_equal(
+    image_format.read_array(path, deep), BANDS[..., :3]
+  )
   # A grey image repeats its channel, or stays one.
   Image.fromarray(BANDS[..., 0]).save(path)
-  got = image_format.read(path, deep)
+  got = image_format.read_array(path, deep)
   np.testing.assert_array_equal(got, BANDS[..., :1].repeat(3, 2))
-  got = image_format.read(path, image_format.Pixels(1, 16))
+  got = image_format.read_array(path, image_format.ImageSpec(1, 16))
   np.testing.assert_array_equal(got, BANDS[..., :1])
 
 
 def test_bad_bands(tmp_path):
   path = tmp_path / 'image.npy'
   np.save(path, BANDS)
-  form = image_format.Pixels(8, 8)
+  form = image_format.ImageSpec(8, 8)
   with pytest.raises(
     ValueError, match=r'image\.npy: image of uint16 for config\.data\.depth=8'
   ):
-    image_format.read(path, form)
+    image_format.read_array(path, form)
   path.write_bytes(path.read_bytes()[:-5])
   with pytest.raises(ValueError, match=r'image\.npy: damaged or no image'):
-    image_format.read(path, form)
+    image_format.read_array(path, form)
   tif = tmp_path / 'image.tif'
   tifffile.imwrite(tif, BANDS[..., 0])
   tif.write_bytes(tif.read_bytes()[:-50])
   with pytest.raises(ValueError, match=r'image\.tif: damaged or no image'):
-    image_format.read(tif, image_format.Pixels(1, 16))
+    image_format.read_array(tif, image_format.ImageSpec(1, 16))
   png = tmp_path / 'image.png'
   Image.effect_noise((64, 64), 50).save(png)
   png.write_bytes(png.read_bytes()[:-500])
   with pytest.raises(ValueError, match=r'image\.png: damaged or no image'):
-    image_format.read(png, image_format.Pixels(1, 8))
+    image_format.read_array(png, image_format.ImageSpec(1, 8))
   with pytest.raises(ValueError, match='images of 3 channels of 12 bits'):
-    image_format.Pixels(3, 12)
+    image_format.ImageSpec(3, 12)
 
 
 def test_what_a_config_says_of_its_images():
   c = ml_collections.ConfigDict({'mean': (1.0, 2.0, 3.0)})
-  assert image_format.of(c) == image_format.RGB
-  assert str(image_format.of(c)) == 'RGB in 0..255'
+  assert image_format.image_spec(c) == image_format.RGB
+  assert str(image_format.image_spec(c)) == 'RGB in 0..255'
   c.depth, c.mean = 16, (1.0,) * 5
-  assert image_format.of(c) == image_format.Pixels(5, 16)
-  assert image_format.of(c).highest == 65535
-  assert str(image_format.of(c)) == '5 channels in 0..65535'
-  assert str(image_format.Pixels(1)) == 'grey in 0..255'
+  assert image_format.image_spec(c) == image_format.ImageSpec(5, 16)
+  assert image_format.image_spec(c).max_value == 65535
+  assert str(image_format.image_spec(c)) == '5 channels in 0..65535'
+  assert str(image_format.ImageSpec(1)) == 'grey in 0..255'

@@ -44,8 +44,8 @@ def _prepare(config, moment):
     if event in _EVENTS and str(arguments[0]).startswith(config.data.data_dir):
       tick()
 
-  generate = records.generate
-  records.generate = lambda *arguments: ticking(generate(*arguments))
+  generate = records.generate_records
+  records.generate_records = lambda *arguments: ticking(generate(*arguments))
   writer = tfds.core.writer.ExampleWriter
   write = writer.write
 
@@ -55,7 +55,7 @@ def _prepare(config, moment):
 
   writer.write = written
   sys.addaudithook(hook)
-  datasets.prepare(config, [config.data.train_split])
+  datasets.prepare_splits(config, [config.data.train_split])
   return seen
 
 

@@ -91,8 +91,10 @@ def test_photographs_of_which_a_window_is_decoded(root, config, monkeypatch):
   config.data.cache = True
   cached = batches(config, 4)
   config.data.cache = False
-  datasets.prepare(config, ['train'])
-  monkeypatch.setattr(decoding, 'pixels', None)  # the whole is not decoded
+  datasets.prepare_splits(config, ['train'])
+  monkeypatch.setattr(
+    decoding, 'decode_image', None
+  )  # the whole is not decoded
   first = batches(config, 4)
   assert_equal(first, cached)
   assert_equal(batches(config, 2, start=2), first[2:])
@@ -181,7 +183,9 @@ def test_each_epoch_holds_every_example_once(config):
   config.batch_size = 5
   config.data.augment.ops = ()
   originals = [
-    pipeline._Reader(config.data, 'train', catalog.info_for(config.data))(i)
+    pipeline._ExampleReader(
+      config.data, 'train', catalog.info_for(config.data)
+    )(i)
     for i in range(5)
   ]
   orders = []
@@ -196,7 +200,7 @@ def test_each_epoch_holds_every_example_once(config):
     ]
     assert sorted(order) == [0, 1, 2, 3, 4]
     orders.append(order)
-    expected = compose.normalize(
+    expected = compose.normalize_image(
       np.stack([originals[i]['image'] for i in order]),
       config.data.mean,
       config.data.std,
@@ -285,12 +289,12 @@ def test_settings_are_checked(config):
     next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
   config.data.name = 'vok'
   with pytest.raises(ValueError, match="'vok' is not one of ade20k"):
-    datasets.prepare(config, ['val'])
+    datasets.prepare_splits(config, ['val'])
 
 
 @pytest.mark.usefixtures('root')
 def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
-  datasets.prepare(config, ['train', 'val'])
+  datasets.prepare_splits(config, ['train', 'val'])
   first = in_new_process(
     config,
     """
@@ -313,8 +317,10 @@ def test_records_decode_to_what_tfds_decodes(root, config):
   Image.open(image).save(image.with_suffix('.jpg'), exif=exif)
   image.unlink()
   facts = catalog.info_for(config.data)
-  read = pipeline._Reader(config.data, 'train', facts)
-  source = datasets.builder_of(config.data, 'train').as_data_source('examples')
+  read = pipeline._ExampleReader(config.data, 'train', facts)
+  source = datasets.prepare_builder(config.data, 'train').as_data_source(
+    'examples'
+  )
   assert read.count == len(source) == 5
   for i in range(5):
     for key, expected in (

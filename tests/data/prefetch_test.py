@@ -14,15 +14,15 @@ def test_results_come_in_order():
     time.sleep(0.01 * (i % 3 == 0))
     return i * i
 
-  assert list(prefetch.ahead(make, range(20), 4, 8)) == [
+  assert list(prefetch.parallel_map(make, range(20), 4, 8)) == [
     i * i for i in range(20)
   ]
-  assert list(prefetch.ahead(make, (), 4, 8)) == []
+  assert list(prefetch.parallel_map(make, (), 4, 8)) == []
 
 
 def test_no_more_than_prefetch_is_begun():
   begun = []
-  results = prefetch.ahead(begun.append, itertools.count(), 2, 3)
+  results = prefetch.parallel_map(begun.append, itertools.count(), 2, 3)
   next(results)
   results.close()
   assert 0 in begun
@@ -31,7 +31,7 @@ def test_no_more_than_prefetch_is_begun():
 
 
 def test_an_error_comes_at_its_key():
-  results = prefetch.ahead(lambda i: 1 // (2 - i), range(9), 2, 9)
+  results = prefetch.parallel_map(lambda i: 1 // (2 - i), range(9), 2, 9)
   assert [next(results), next(results)] == [0, 1]
   with pytest.raises(ZeroDivisionError):
     next(results)

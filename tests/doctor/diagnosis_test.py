@@ -20,8 +20,10 @@ def seen(counts, split='train', size=(40, 40), empty=0.0):
   pixels = np.zeros(256, np.int64)
   for train_id, count in counts.items():
     pixels[train_id] = count
-  place = load.Place(split, f'{split}.png', 'mask.png')
-  return scan.Scan(place, size=size, pixels=pixels, empty=empty)
+  place = load.ExampleRef(split, f'{split}.png', 'mask.png')
+  return scan.ExampleScan(
+    place, size=size, label_counts=pixels, empty_crop_share=empty
+  )
 
 
 def conclude(config, *scans):
@@ -39,15 +41,17 @@ def test_nothing_is_wrong(config):
   result = conclude(config, GOOD, seen({0: 5, 1: 0, 2: 5}, 'val'))
   (finding,) = result.findings
   assert (finding.kind, finding.details) == ('absent', ('val: class 1',))
-  assert result.healthy
+  assert result.can_train
   # Share ** -1/2, over its mean over the pixels.
   assert result.weights == (0.831, 1.07, 1.31)
-  assert text.balance(result) == [
+  assert text.make_class_rows(result) == [
     ('class 0', '50.0 %', '50.0 %', '0.831'),
     ('class 1', '30.0 %', '-', '1.07'),
     ('class 2', '20.0 %', '50.0 %', '1.31'),
   ]
-  assert text.verdict(result) == '0 errors, 1 warning: training can start.'
+  assert (
+    text.format_verdict(result) == '0 errors, 1 warning: training can start.'
+  )
   config.loss.balance = 1.0
   assert conclude(config, GOOD).weights == (0.667, 1.11, 1.67)
 
@@ -55,7 +59,7 @@ def test_nothing_is_wrong(config):
 def test_advice_has_reasons_and_repeats_nothing(config):
   config.loss.balance = 0.0
   config.data.augment.random_crop.size = (64, 64)
-  balance, crop = conclude(config, GOOD).advice
+  balance, crop = conclude(config, GOOD).suggestions
   assert balance == (
     '--config.loss.balance=0.5',
     'class 2 has 20 % of the labelled pixels, class 0 50 %; this gives the '
@@ -68,29 +72,29 @@ def test_advice_has_reasons_and_repeats_nothing(config):
     'the pixels a step',
   )
   config.loss.balance = 0.5
-  assert conclude(config, GOOD).advice == (crop,)
+  assert conclude(config, GOOD).suggestions == (crop,)
   config.data.augment.random_crop.size = (32, 32)
-  assert conclude(config, GOOD).advice == ()
+  assert conclude(config, GOOD).suggestions == ()
   config.data.augment.random_crop.size = (16, 16)
-  ((_, reason),) = conclude(config, GOOD).advice
+  ((_, reason),) = conclude(config, GOOD).suggestions
   assert reason.endswith('the config has (16, 16); 4.0 times the pixels a step')
   config.data.augment.random_crop.size = (64, 64)
   config.data.augment.ops = ('stretch',)
-  assert conclude(config, GOOD).advice == ()
+  assert conclude(config, GOOD).suggestions == ()
 
 
 def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
   config.data.augment.ops = ('stretch',)
   config.loss.balance = 0.5
   config.data.ignore_label = 255
-  beyond = [dataclasses.replace(GOOD, beyond=i) for i in (3, 6, -1)]
+  beyond = [dataclasses.replace(GOOD, max_unknown_id=i) for i in (3, 6, -1)]
   reason = 'masks hold ids up to 6: if all of them are classes'
-  assert conclude(config, *beyond).advice == (
+  assert conclude(config, *beyond).suggestions == (
     ('--config.data.num_classes=7', reason),
   )
   config.data.ignore_label = 5
   more = ', with a config.data.ignore_label other than 0 to 6'
-  assert conclude(config, *beyond).advice == (
+  assert conclude(config, *beyond).suggestions == (
     ('--config.data.num_classes=7', reason + more),
   )
 
@@ -109,12 +113,12 @@ def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
 def test_the_weights_of_the_table_are_explained(config, loss, said):
   config.loss.update(loss)
   result = conclude(config, GOOD)
-  lines = text.summary(result).splitlines()
+  lines = text.format_summary(result).splitlines()
   last = next(i for i, line in enumerate(lines) if line.startswith('class 2'))
   assert lines[last + 1].startswith('weight: ')
   assert lines[last + 1].endswith(f' {said}')
   escaped = html.escape(lines[last + 1])
-  assert f'</table><p>{escaped}</p>' in report.render(result, config)
+  assert f'</table><p>{escaped}</p>' in report.render_html(result, config)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_the_weights_of_the_table_are_explained(config, loss, said):
 def test_what_the_training_masks_lack(config, counts, kinds):
   result = conclude(config, seen(counts), seen({0: 1, 1: 1, 2: 1}, 'val'))
   assert [finding.kind for finding in result.findings] == kinds
-  assert result.healthy == ('one_class' not in kinds)
+  assert result.can_train == ('one_class' not in kinds)
 
 
 def test_masks_of_0_and_255_are_explained(config):
@@ -170,7 +174,7 @@ def test_what_the_masks_that_score_lack(config, counts, kinds, details):
   result = conclude(config, GOOD, seen(counts, 'val'))
   assert [f.kind for f in result.findings] == kinds
   assert [f.details for f in result.findings] == details
-  assert result.healthy == ('blank' not in kinds)
+  assert result.can_train == ('blank' not in kinds)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +186,8 @@ def test_empty_crops(config, empty, kind):
   other = seen({0: 1, 1: 1, 2: 1}, 'val', empty=1.0)
   result = conclude(config, *scans, other)
   assert [f.kind for f in result.findings] == ([kind] if kind else [])
-  assert result.splits['train'].empty == empty / 2
-  assert result.healthy == (kind != 'empty_crops')
+  assert result.splits['train'].empty_crop_share == empty / 2
+  assert result.can_train == (kind != 'empty_crops')
 
 
 def test_sizes(config):
@@ -196,7 +200,7 @@ def test_sizes(config):
     ('4 of 6 training images',),
   )
   assert result.crop == (32, 192)
-  assert text.size_range(result.splits['train'].sizes) == (
+  assert text.format_size_range(result.splits['train'].sizes) == (
     '3 sizes (heights 49 to 1500, median 49; widths 99 to 1600, median 200)'
   )
   # Scaled twice as large, images of 50 fill a crop of 100.
@@ -213,13 +217,13 @@ def test_weights_follow_the_rule_of_the_config(config):
 
 
 def test_no_example_at_all(config):
-  fault = load.Fault('files', 'raw: split is missing')
+  fault = load.Issue('files', 'raw: split is missing')
   info = catalog.info_for(config.data)
   result = diagnosis.diagnose((), (fault,), config, info)
   assert [f.kind for f in result.findings] == ['files']
-  assert not result.healthy
+  assert not result.can_train
   assert result.crop is None
-  assert text.summary(result).splitlines()[0] == (
+  assert text.format_summary(result).splitlines()[0] == (
     'train: 0 pairs, no size; ignored none of the pixels'
   )
 
@@ -240,7 +244,7 @@ def test_crops_of_the_recipes_fit_a_photograph(page):
   info = catalog.info_for(config.data)
   one = seen(dict.fromkeys(range(21), 5), size=(375, 500))
   one = dataclasses.replace(
-    one, place=one.place._replace(split=config.data.train_split)
+    one, ref=one.ref._replace(split=config.data.train_split)
   )
   scans = [one] * config.batch_size
   assert diagnosis.diagnose(scans, (), config, info).findings == ()

@@ -24,21 +24,21 @@ def read(folder, mask, facts=FACTS):
   shape = mask.shape[:2]
   Image.new('RGB', shape[::-1]).save(folder / 'image.png')
   Image.fromarray(mask).save(folder / 'mask.png')
-  place = load.Place('train', f'{folder}/image.png', f'{folder}/mask.png')
+  place = load.ExampleRef('train', f'{folder}/image.png', f'{folder}/mask.png')
   config = ml_collections.ConfigDict({'data': {'mean': (0.0,) * 3}})
-  return load.load(place, config, facts)
+  return load.load_example(place, config, facts)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_ids(tmp_path, dtype):
   got = read(tmp_path, np.array([[0, 1, 1], [7, 7, 5]], dtype))
   assert got.label.tolist() == [[0, 1, 1], [0, 0, 0]]
-  assert got.wrong.tolist() == [[0, 0, 0], [1, 1, 1]]
-  assert got.beyond == 7
-  assert np.flatnonzero(got.pixels).tolist() == [0, 1]
-  assert got.pixels[:2].tolist() == [1, 2]
-  assert got.faults == (
-    load.Fault(
+  assert got.invalid.tolist() == [[0, 0, 0], [1, 1, 1]]
+  assert got.max_unknown_id == 7
+  assert np.flatnonzero(got.label_counts).tolist() == [0, 1]
+  assert got.label_counts[:2].tolist() == [1, 2]
+  assert got.issues == (
+    load.Issue(
       'value',
       f'{tmp_path}/mask.png: value 7 (2 pixels), 5 (1 pixels): neither one of '
       'the 2 classes nor the ignore label (300)',
@@ -48,9 +48,9 @@ def test_ids(tmp_path, dtype):
 
 def test_ids_that_no_class_can_have(tmp_path):
   got = read(tmp_path, np.array([[0, 1, 255], [9, 300, 999]], np.uint16))
-  assert got.beyond == 9
-  assert read(tmp_path, np.array([[0, 255]], np.uint8)).beyond == -1
-  assert read(tmp_path, np.array([[0, 1]], np.uint8)).beyond == -1
+  assert got.max_unknown_id == 9
+  assert read(tmp_path, np.array([[0, 255]], np.uint8)).max_unknown_id == -1
+  assert read(tmp_path, np.array([[0, 1]], np.uint8)).max_unknown_id == -1
 
 
 def test_what_the_builders_read_is_read_alike(tmp_path):
@@ -61,12 +61,12 @@ def test_what_the_builders_read_is_read_alike(tmp_path):
     expected = np.where(ids == 300, 255, ids)
     np.testing.assert_array_equal(got.label, expected)
     assert got.label.dtype == np.uint8
-    assert got.faults == ()
-    assert got.wrong is None
+    assert got.issues == ()
+    assert got.invalid is None
     np.testing.assert_array_equal(
-      got.pixels, np.bincount(expected.ravel(), minlength=256)
+      got.label_counts, np.bincount(expected.ravel(), minlength=256)
     )
-    record = records.example(
+    record = records.read_record(
       tmp_path / 'image.png', tmp_path / 'mask.png', 'x', FACTS
     )
     assert raw_files.encode_png(got.label) == record['label']
@@ -77,10 +77,10 @@ def test_many_colors_are_counted_and_few_named(tmp_path):
   mask[0, :, 2] = (3, 10, 11, 12, 13, 14, 15, 16, 16)
   mask[0, 0] = 1, 2, 3
   got = read(tmp_path, mask)
-  assert got.faults[0].kind == 'color'
-  assert got.faults[0].text == (
+  assert got.issues[0].kind == 'color'
+  assert got.issues[0].text == (
     f'{tmp_path}/mask.png: colour (0, 0, 16) (2 pixels), (0, 0, 10) (1 pixels),'
     ' (0, 0, 11) (1 pixels), (0, 0, 12) (1 pixels), (0, 0, 13) (1 pixels) and 2'
     ' more: not in the colour map of 3'
   )
-  assert got.pixels[:2].tolist() == [1, 0]
+  assert got.label_counts[:2].tolist() == [1, 0]

@@ -28,9 +28,9 @@ def examine(config, processes=1):
   info = catalog.info_for(config.data)
   splits, faults = {}, []
   for split in (config.data.train_split, config.data.eval_split):
-    splits[split], found = load.listing(config, split)
+    splits[split], found = load.list_examples(config, split)
     faults += found
-  scans = scan.scan(splits, config, info, processes)
+  scans = scan.scan_splits(splits, config, info, processes)
   return diagnosis.diagnose(scans, faults, config, info)
 
 
@@ -135,9 +135,10 @@ def test_one_of_each_fault_is_named(sick, config):
     assert len(got[kind]) == len(starts), got[kind]
     for detail, start in zip(got[kind], starts, strict=True):
       assert detail.startswith(start)
-  assert not result.healthy
+  assert not result.can_train
   assert (
-    text.verdict(result) == '8 errors, 5 warnings: training would go wrong.'
+    text.format_verdict(result)
+    == '8 errors, 5 warnings: training would go wrong.'
   )
 
 
@@ -248,7 +249,7 @@ def test_camvid_passes(shared, config):
   config.data.augment.random_crop.size = (288, 384)
   result = examine(config)
   assert result.findings == ()
-  assert result.healthy
+  assert result.can_train
   assert {k: len(s.scans) for k, s in result.splits.items()} == {
     'train': 367,
     'val': 101,
@@ -256,12 +257,12 @@ def test_camvid_passes(shared, config):
   assert result.crop == (352, 480)
   # Pixels of val/0016E5_07959, counted with PIL apart.
   (one,) = (
-    s for s in result.splits['val'].scans if '0016E5_07959' in s.place.image
+    s for s in result.splits['val'].scans if '0016E5_07959' in s.ref.image
   )
-  assert one.pixels[:11].tolist() == [
+  assert one.label_counts[:11].tolist() == [
     *(15008, 52841, 383, 49063, 15252, 25472, 716, 4141, 6054, 912, 2279)
   ]
-  assert one.pixels[255] == 679
+  assert one.label_counts[255] == 679
 
 
 def test_prepared_data_is_examined_too(config):
@@ -269,11 +270,11 @@ def test_prepared_data_is_examined_too(config):
   config.data.train_split = 'val'
   results = [examine(config, processes) for processes in (1, 2)]
   for result in results:
-    assert result.healthy
+    assert result.can_train
     assert len(result.splits['val'].scans) == 100
     assert result.crop == (97, 97)  # the config's crop is odd
   one, two = (r.splits['val'].scans for r in results)
-  key = lambda s: (s.place.number, s.digest, s.pixels.tobytes())
+  key = lambda s: (s.ref.position, s.digest, s.label_counts.tobytes())
   assert sorted(map(key, one)) == sorted(map(key, two))
 
 
@@ -290,7 +291,7 @@ def test_a_pool_is_examined_as_it_is_trained_on(tmp_path, config, kind):
   config.data.class_names = ('background', 'road', 'car')
   splits = examine(config).splits
   stems = {
-    name: {pathlib.Path(s.place.image).stem for s in split.scans}
+    name: {pathlib.Path(s.ref.image).stem for s in split.scans}
     for name, split in splits.items()
   }
   expected = {f'img{i:03}' for i in (2, 14)}  # as folder_test has them
@@ -346,12 +347,15 @@ def test_images_of_many_channels(root, config):
   result = examine(config)
   assert result.findings == ()
   assert {s.size for s in result.splits['train'].scans} == {SIZE}
-  page = Page(report.render(result, config))
+  page = Page(report.render_html(result, config))
   assert page.images == 8  # a sample of each
   info = catalog.info_for(config.data)
-  prepared = [*load.prepared('train', 0, 1, config, info)]
+  prepared = [*load.load_prepared_shard('train', 0, 1, config, info)]
   assert [one.image.shape for one in prepared] == [(*SIZE, 5)] * 5
-  assert all(scan.examine(one, config.data.augment).look for one in prepared)
+  assert all(
+    scan.scan_example(one, config.data.augment).perceptual_hash
+    for one in prepared
+  )
   shutil.copy(images[0], images[-1])
   np.save(images[1].with_suffix('.npy'), image[..., :4])
   images[1].unlink()

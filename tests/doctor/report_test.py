@@ -10,56 +10,60 @@ from deeplab.doctor import report
 PALETTE = ((10, 20, 30), (200, 0, 0))
 GREY = np.full((2, 3, 3), 100, np.uint8)
 IDS = np.array([[0, 1, 255], [0, 1, 1]], np.uint8)
-PLACE = load.Place('train', 'a.png', 'b.png')
+PLACE = load.ExampleRef('train', 'a.png', 'b.png')
 
 
 def test_masks_are_drawn_over_images_with_wrong_pixels_in_magenta():
   wrong = np.zeros((2, 3), bool)
   wrong[1, 0] = True
-  example = load.Loaded(PLACE, GREY, IDS, wrong)
-  (drawn,) = report.picture(example, PALETTE, masked=True)
+  example = load.LoadedExample(PLACE, GREY, IDS, wrong)
+  (drawn,) = report.draw_example(example, PALETTE, masked=True)
   # 0.4 of the grey and 0.6 of the colour; the ignored pixel is the image's.
   assert drawn[0].tolist() == [[46, 52, 58], [160, 40, 40], [100, 100, 100]]
   assert drawn[1, 0].tolist() == [255, 0, 255]
-  (bare,) = report.picture(example, PALETTE, masked=False)
+  (bare,) = report.draw_example(example, PALETTE, masked=False)
   np.testing.assert_array_equal(bare, GREY)
   assert (GREY == 100).all()
 
 
 def test_what_cannot_be_laid_over_each_other_stands_alone():
-  tall = load.Loaded(PLACE, GREY, IDS.T)
-  image, mask = report.picture(tall, PALETTE, masked=True)
+  tall = load.LoadedExample(PLACE, GREY, IDS.T)
+  image, mask = report.draw_example(tall, PALETTE, masked=True)
   np.testing.assert_array_equal(image, GREY)
   assert mask.shape == (3, 2, 3)
   assert mask[1, 0].tolist() == [200, 0, 0]
-  (mask,) = report.picture(load.Loaded(PLACE, label=IDS), PALETTE, True)
+  (mask,) = report.draw_example(
+    load.LoadedExample(PLACE, label=IDS), PALETTE, True
+  )
   assert mask[0, 1].tolist() == [200, 0, 0]
-  (image,) = report.picture(load.Loaded(PLACE, GREY), PALETTE, True)
+  (image,) = report.draw_example(load.LoadedExample(PLACE, GREY), PALETTE, True)
   np.testing.assert_array_equal(image, GREY)
-  assert report.picture(load.Loaded(PLACE), PALETTE, True) == []
+  assert report.draw_example(load.LoadedExample(PLACE), PALETTE, True) == []
 
 
 def test_sizes_that_differ_are_told():
-  told = report._sizes(load.Loaded(PLACE, GREY, IDS.T))
+  told = report._describe_size_mismatch(load.LoadedExample(PLACE, GREY, IDS.T))
   assert told == ' (image 3x2, mask 2x3)'
-  assert report._sizes(load.Loaded(PLACE, GREY, IDS)) == ''
-  assert report._sizes(load.Loaded(PLACE, GREY)) == ''
+  assert (
+    report._describe_size_mismatch(load.LoadedExample(PLACE, GREY, IDS)) == ''
+  )
+  assert report._describe_size_mismatch(load.LoadedExample(PLACE, GREY)) == ''
 
 
 def test_the_legend_names_the_ignored_value(config):
   config.data.ignore_label = 11
   info = catalog.info_for(config.data)
-  page = report.render(diagnosis.diagnose((), (), config, info), config)
+  page = report.render_html(diagnosis.diagnose((), (), config, info), config)
   assert 'rgb(224, 224, 192)"></span>ignored (11)' in page
   assert 'rgb(255, 0, 255)"></span>no class' in page
 
 
 def test_names_are_escaped_and_long_lists_cut(config):
-  faults = [load.Fault('files', f'<b>{i}</b> & co') for i in range(150)]
+  faults = [load.Issue('files', f'<b>{i}</b> & co') for i in range(150)]
   config.data.class_names = ('<i>', 'road', 'tree')
   info = catalog.info_for(config.data)
   result = diagnosis.diagnose((), faults, config, info)
-  page = report.render(result, config)
+  page = report.render_html(result, config)
   assert '&lt;b&gt;99&lt;/b&gt; &amp; co' in page
   assert '<b>99' not in page
   assert '>and 50 more<' in page
@@ -72,6 +76,6 @@ def test_an_old_report_is_replaced(config, tmp_path):
   result = diagnosis.diagnose((), (), config, info)
   path = tmp_path / 'report.html'
   path.write_text('old')
-  report.write(path, result, config)
+  report.write_html(path, result, config)
   assert path.read_text().startswith('<!doctype html>')
   assert [p.name for p in tmp_path.iterdir()] == ['report.html']

@@ -13,13 +13,13 @@ def test_windows(config):
   augment = config.data.augment
   augment.random_crop.size = (100, 201)
   augment.random_scale.low, augment.random_scale.high = 0.5, 2.5
-  assert scan.windows(augment, (600, 800)) == (
+  assert scan.crop_windows(augment, (600, 800)) == (
     *((200, 402), (100, 201), (67, 134), (50, 100), (40, 80)),
   )
   augment.ops = ('random_crop', 'random_scale')
-  assert scan.windows(augment, (600, 800)) == ((100, 201),)
+  assert scan.crop_windows(augment, (600, 800)) == ((100, 201),)
   augment.ops = ('random_flip',)
-  assert scan.windows(augment, (600, 800)) == ()
+  assert scan.crop_windows(augment, (600, 800)) == ()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_crops_of_a_photograph(config, ops, least, most):
   augment = config.data.augment
   augment.random_crop.size = augment.stretch.size = (512, 512)
   augment.ops = (*ops, 'random_crop')
-  windows = scan.windows(augment, (375, 500))
+  windows = scan.crop_windows(augment, (375, 500))
   assert len(windows) == (1 if least == most else 5)
   assert windows[0] == most
   assert windows[-1] == least
@@ -57,10 +57,12 @@ def test_empty_share():
       )
     )
   assert 0 < expected[0] < 1
-  assert scan.empty_share(labelled, sizes) == pytest.approx(np.mean(expected))
-  assert scan.empty_share(labelled, []) == 0
-  assert scan.empty_share(np.zeros((3, 3), bool), [(99, 99)]) == 1
-  assert scan.empty_share(np.ones((3, 3), bool), [(1, 1)]) == 0
+  assert scan.compute_empty_share(labelled, sizes) == pytest.approx(
+    np.mean(expected)
+  )
+  assert scan.compute_empty_share(labelled, []) == 0
+  assert scan.compute_empty_share(np.zeros((3, 3), bool), [(99, 99)]) == 1
+  assert scan.compute_empty_share(np.ones((3, 3), bool), [(1, 1)]) == 0
 
 
 def test_looks():
@@ -70,7 +72,11 @@ def test_looks():
   scene = np.kron(coarse, np.ones((8, 8, 3))).astype(np.uint8)
   noisy = np.clip(scene * 0.8 + rng.normal(0, 4, scene.shape), 0, 255)
   bits = [
-    np.unpackbits(np.frombuffer(scan.look(image.astype(np.uint8)), np.uint8))
+    np.unpackbits(
+      np.frombuffer(
+        scan.compute_perceptual_hash(image.astype(np.uint8)), np.uint8
+      )
+    )
     for image in (scene, noisy, scene[::2, ::2], scene[:, ::-1])
   ]
   assert bits[0].size == 256
@@ -81,13 +87,15 @@ def test_looks():
   np.testing.assert_array_equal(
     bits[0].reshape(16, 16), np.diff(coarse[..., 0]) > 0
   )
-  assert scan.look(np.full((30, 30, 3), 77, np.uint8)) == b''
+  assert scan.compute_perceptual_hash(np.full((30, 30, 3), 77, np.uint8)) == b''
 
 
 def test_equal_pixels_have_one_digest():
   images = [np.zeros((2, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
   first, again, shape, value = (
-    scan.examine(load.Loaded(load.Place('a', 'b'), image), None).digest
+    scan.scan_example(
+      load.LoadedExample(load.ExampleRef('a', 'b'), image), None
+    ).digest
     for image in (images[0], images[0].copy(), images[1], images[0] + 1)
   )
   assert first == again

@@ -13,9 +13,13 @@ from tests.data import conftest
 
 def told(config, sizes=((40, 40),) * 4):
   """Returns (kind, text) of the faults of images of these sizes."""
-  place = load.Place('train', 'a.png', 'mask.png')
-  train = scan.split_of([scan.Scan(place, size=size) for size in sizes])
-  found = training_checks.faults(train, config, catalog.info_for(config.data))
+  place = load.ExampleRef('train', 'a.png', 'mask.png')
+  train = scan.summarize_split(
+    [scan.ExampleScan(place, size=size) for size in sizes]
+  )
+  found = training_checks.find_issues(
+    train, config, catalog.info_for(config.data)
+  )
   return [(fault.kind, fault.text) for fault in found]
 
 
@@ -83,7 +87,7 @@ def test_images_of_several_sizes(config, root, ops, sizes, batch):
 
 def test_many_sizes_are_not_all_named():
   with pytest.raises(ValueError, match=r'\(1, 3\)\] and 7 more do not make'):
-    compose.one_size([(1, i) for i in range(1, 11)])
+    compose.require_same_size([(1, i) for i in range(1, 11)])
 
 
 @pytest.mark.parametrize(

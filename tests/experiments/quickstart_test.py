@@ -26,12 +26,12 @@ ROOT = os.path.dirname(
 @pytest.fixture(scope='module')
 def exported(smoke_run, tmp_path_factory):
   """Returns (folder, report) of the smoke run's int8 export."""
-  source = source_lib.from_workdir(smoke_run.workdir, 'best', None)
-  assert source.trained and source.step == 6
+  source = source_lib.load_from_workdir(smoke_run.workdir, 'best', None)
+  assert source.is_trained and source.step == 6
   size = tuple(source.config.eval.static_size)
-  request = request_lib.make(('int8',), size, source.info.num_classes)
+  request = request_lib.make_request(('int8',), size, source.info.num_classes)
   folder = str(tmp_path_factory.mktemp('exported') / 'smoke')
-  return folder, build.run(source, request, folder, 6, True, 0)
+  return folder, build.export_model(source, request, folder, 6, True, 0)
 
 
 def test_the_file_scores_as_its_report_says(smoke_run, exported):
@@ -57,7 +57,7 @@ def test_run_and_file_predict(smoke_run, exported, tmp_path):
   example = next(
     pipeline.eval_examples(
       smoke_run.config,
-      source_lib.from_workdir(smoke_run.workdir, 'best', None).info,
+      source_lib.load_from_workdir(smoke_run.workdir, 'best', None).info,
       host_index=0,
       host_count=1,
     )
@@ -90,11 +90,13 @@ def test_a_file_of_another_step_is_not_compared(smoke_run, exported, tmp_path):
 def test_an_export_that_needs_no_images_reads_no_data_set(
   smoke_run, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(datasets, 'builder_of', None)  # fails where it is called
-  source = source_lib.from_workdir(smoke_run.workdir, 'best', None)
-  request = request_lib.make(('float32',), (64, 64), 6)
+  monkeypatch.setattr(
+    datasets, 'prepare_builder', None
+  )  # fails where it is called
+  source = source_lib.load_from_workdir(smoke_run.workdir, 'best', None)
+  request = request_lib.make_request(('float32',), (64, 64), 6)
   folder = str(tmp_path / 'out')
-  report = build.run(source, request, folder, 1, False, 0)
+  report = build.export_model(source, request, folder, 1, False, 0)
   assert 'parity was taken on drawn images' in ' '.join(report['notes'])
   assert report['formats']['float32']['parity']['max_abs_difference'] < 1e-4
 

@@ -19,7 +19,7 @@ PAGES = sorted(
   for path in glob.glob(str(ROOT / 'experiments' / 'ablations' / '*.py'))
   if os.path.basename(path) != '__init__.py'
 )
-CASES = [f'{page}:{form}' for page in PAGES for form in studies.FORMS]
+CASES = [f'{page}:{form}' for page in PAGES for form in studies.VARIANTS]
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def root(monkeypatch):
 
 @pytest.mark.parametrize('name', CASES)
 def test_every_study_expands(name):
-  study = studies.load(name)
-  runs = study.runs()
+  study = studies.load_study(name)
+  runs = study.make_runs()
   combinations = 1
   for settings in study.grid.values():
     combinations *= len(settings)
@@ -40,20 +40,22 @@ def test_every_study_expands(name):
   assert study.name in name
   # Settings are of different configs; flags say what the page says.
   seed = study.base.seeds[0]
-  configs = [studies.config(run.flags) for run in runs if run.seed == seed]
+  configs = [
+    studies.parse_config(run.flags) for run in runs if run.seed == seed
+  ]
   assert len({c.to_json_best_effort(sort_keys=True) for c in configs}) == len(
     configs
   )
   for config in configs:
-    train.check(config)
+    train.check_config(config)
     assert config.seed == seed and config.is_locked
 
 
 def _networks(name):
   """Returns a config of each distinct network of a study."""
   found = {}
-  for run in studies.load(name).runs():
-    config = studies.config(run.flags)
+  for run in studies.load_study(name).make_runs():
+    config = studies.parse_config(run.flags)
     size = tuple(config.data.augment.random_crop.size)
     key = config.model.to_json_best_effort(sort_keys=True), size
     found.setdefault(key, config)
@@ -62,19 +64,19 @@ def _networks(name):
 
 def _assert_traces(config):
   classes = zoo.num_classes(config)
-  _, _, _, step = train.build_step(config, classes, 10, None)
+  _, _, _, step = train.build_train_step(config, classes, 10, None)
   size = tuple(config.data.augment.random_crop.size)
-  state, batch = describe.abstract(config, classes, size)
+  state, batch = describe.abstract_step_inputs(config, classes, size)
   _, metrics = jax.eval_shape(step, state, batch)
   assert metrics['loss'].shape == ()
   # And evaluates.
-  at = registry.at_output_stride(config.model, config.eval.output_stride)
-  model = registry.build(at, classes)
+  at = registry.with_output_stride(config.model, config.eval.output_stride)
+  model = registry.build_model(at, classes)
   image = jax.ShapeDtypeStruct((1, *config.eval.static_size, 3), 'float32')
   logits = jax.eval_shape(model.apply, state.variables, image).logits
   assert logits.shape == (1, *config.eval.static_size, classes)
   assert config.eval.mode in views.MODES
-  assert evaluate.file_protocol(config.eval).output_stride == 0
+  assert evaluate.single_view_config(config.eval).output_stride == 0
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -90,17 +92,17 @@ def test_every_network_traces(name):
 
 
 def test_rates_reach_as_far_at_another_output_stride():
-  config = studies.config(
+  config = studies.parse_config(
     [
       '--config=configs/folder_mnv2.py:smoke',
       '--config.model.head.rates=(6, 12, 18)',
     ]
   )
-  fine = registry.at_output_stride(config.model, 8)
+  fine = registry.with_output_stride(config.model, 8)
   assert (fine.output_stride, fine.head.rates) == (8, (12, 24, 36))
-  coarse = registry.at_output_stride(config.model, 32)
+  coarse = registry.with_output_stride(config.model, 32)
   assert (coarse.output_stride, coarse.head.rates) == (32, (3, 6, 9))
-  assert registry.at_output_stride(config.model, 0) is config.model
+  assert registry.with_output_stride(config.model, 0) is config.model
   assert config.model.head.rates == (6, 12, 18)
 
 
@@ -112,9 +114,9 @@ def test_rates_reach_as_far_at_another_output_stride():
   ],
 )
 def test_without_a_decoder_only_that_is_gone(form, expected):
-  study = studies.load(f'experiments/ablations/output_stride.py:{form}')
-  for run in study.runs():
-    head = studies.config(run.flags).model.head
+  study = studies.load_study(f'experiments/ablations/output_stride.py:{form}')
+  for run in study.make_runs():
+    head = studies.parse_config(run.flags).model.head
     decoder = run.labels['decoder'] == 'on'
     assert head.name == ('deeplabv3plus' if decoder else 'deeplabv3')
     assert head.rates == expected[run.labels['output_stride']]
@@ -122,12 +124,12 @@ def test_without_a_decoder_only_that_is_gone(form, expected):
 
 
 def test_flags_for_all_runs_replace_what_they_have_in_common():
-  study = studies.load('experiments/ablations/image_pooling.py:smoke')
+  study = studies.load_study('experiments/ablations/image_pooling.py:smoke')
   field = 'data.augment.random_crop.size'
   assert field in study.base.fixed
-  for run in study.runs([f'--config.{field}=(64, 64)']):
-    config = studies.config(run.flags)
+  for run in study.make_runs([f'--config.{field}=(64, 64)']):
+    config = studies.parse_config(run.flags)
     assert config.data.augment.random_crop.size == (64, 64)
   for field in ('seed', 'model.head.image_pooling'):
     with pytest.raises(ValueError, match=f'--config.{field} is what the runs'):
-      study.runs([f'--config.{field}=1'])
+      study.make_runs([f'--config.{field}=1'])

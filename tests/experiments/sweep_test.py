@@ -69,7 +69,7 @@ def driver(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fake')
   (folder / 'fake.py').write_text(FAKE)
   (folder / 'driver.py').write_text(DRIVER)
-  config = studies.config(['--config=configs/folder_mnv2.py:smoke'])
+  config = studies.parse_config(['--config=configs/folder_mnv2.py:smoke'])
   (folder / 'config.json').write_text(json.dumps(config.to_dict()))
   return [
     sys.executable,
@@ -128,24 +128,26 @@ def test_a_sweep_goes_on(driver, tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, '_POLL_SECONDS', 0.02)
   monkeypatch.setattr(
     sweep,
-    'command',
+    'build_command',
     lambda run, workdir, python: [
       *(python, fake, tabulate.run_dir(workdir, run.id), config),
       *run.flags,
     ],
   )
   workdir = str(tmp_path)
-  runs = sweep.plan(studies.load(f'{STUDY}:smoke'), workdir, [])[:7]
-  assert sweep.execute(runs[:1], workdir, 1) == []
-  lock = sweep._locked(workdir, runs[1])
-  assert sweep._locked(workdir, runs[1]) is None
+  runs = sweep.write_plan(studies.load_study(f'{STUDY}:smoke'), workdir, [])[:7]
+  assert sweep.execute_runs(runs[:1], workdir, 1) == []
+  lock = sweep._lock_run(workdir, runs[1])
+  assert sweep._lock_run(workdir, runs[1]) is None
   threading.Timer(3.0, lambda: os.close(lock)).start()
-  assert sweep.execute(runs, workdir, 3) == ['8-s1']
+  assert sweep.execute_runs(runs, workdir, 3) == ['8-s1']
   assert _finished(tmp_path) == 6
   assert not list(tmp_path.glob('runs/*/repeated'))
   error = (tmp_path / 'errors' / '8-s1.txt').read_text()
   assert error.startswith('Error: this one never works (status 1')
-  assert tabulate.settings(tabulate.collect(workdir))[1].failed == 1
+  assert (
+    tabulate.group_by_setting(tabulate.collect_sweep(workdir))[1].failed == 1
+  )
 
 
 WRITES = r"""
@@ -167,59 +169,59 @@ def test_runs_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, '_POLL_SECONDS', 0.02)
   monkeypatch.setattr(
     sweep,
-    'command',
+    'build_command',
     lambda run, workdir, python: [
       *(python, '-c', WRITES, place(run.id), place(run.start))
     ],
   )
   runs = [
-    studies.Run('late', {}, 0, (), start='first'),
-    studies.Run('never', {}, 0, (), start='bad'),
+    studies.Run('late', {}, 0, (), init_from='first'),
+    studies.Run('never', {}, 0, (), init_from='bad'),
     studies.Run('bad', {}, 0, ()),
     studies.Run('first', {}, 0, ()),
   ]
-  assert not sweep.startable(runs[0], workdir)
-  assert sweep.execute(runs, workdir, 4) == ['bad', 'never']
-  assert sweep.startable(runs[0], workdir)
+  assert not sweep.can_start(runs[0], workdir)
+  assert sweep.execute_runs(runs, workdir, 4) == ['bad', 'never']
+  assert sweep.can_start(runs[0], workdir)
   assert {p.name for p in (tmp_path / 'runs').iterdir()} == {'first', 'late'}
   error = (tmp_path / 'errors' / 'never.txt').read_text()
   assert error == 'bad, whose weights it starts from, failed'
 
 
 def test_a_start_is_a_work_directory():
-  study = studies.load('experiments/ablations/int8_recipe.py:smoke')
-  runs = {run.id: run for run in study.runs()}
-  assert runs['float-s1'].start == ''
-  assert runs['minmax-s1'].start == 'float-s1'
-  line = sweep.command(runs['minmax-s1'], 'W', 'python')
+  study = studies.load_study('experiments/ablations/int8_recipe.py:smoke')
+  runs = {run.id: run for run in study.make_runs()}
+  assert runs['float-s1'].init_from == ''
+  assert runs['minmax-s1'].init_from == 'float-s1'
+  line = sweep.build_command(runs['minmax-s1'], 'W', 'python')
   assert line[-1] == '--config.init_from=W/runs/float-s1'
   assert not any(
     'init_from' in flag
-    for flag in sweep.command(runs['float-s1'], 'W', 'python')
+    for flag in sweep.build_command(runs['float-s1'], 'W', 'python')
   )
 
 
 def test_a_sweep_belongs_to_one_set_of_configs(tmp_path):
-  study = studies.load(f'{STUDY}:smoke')
-  first = sweep.plan(study, str(tmp_path), [])
-  assert sweep.plan(study, str(tmp_path), ['--config.data.root=/x']) == [
+  study = studies.load_study(f'{STUDY}:smoke')
+  first = sweep.write_plan(study, str(tmp_path), [])
+  assert sweep.write_plan(study, str(tmp_path), ['--config.data.root=/x']) == [
     studies.Run(r.id, r.labels, r.seed, (*r.flags, '--config.data.root=/x'))
     for r in first
   ]
   with pytest.raises(ValueError, match=r'16-s0, .* are of another config'):
-    sweep.plan(study, str(tmp_path), ['--config.total_steps=7'])
+    sweep.write_plan(study, str(tmp_path), ['--config.total_steps=7'])
 
 
 def test_commands_for_other_machines():
   run = studies.Run('a', {}, 0, ('--config=c.py', '--config.x=(1, 2)'))
-  command = sweep.command(run, 'W', 'python')
+  command = sweep.build_command(run, 'W', 'python')
   line = (
     'python -m deeplab.main --workdir=W/runs/a --config=c.py '
     "'--config.x=(1, 2)'"
   )
-  assert launchers.shell('t', [command]).splitlines()[-1] == line
+  assert launchers.shell_script('t', [command]).splitlines()[-1] == line
   # What the shells at the other end make of the quotes.
-  script = launchers.slurm('t', [command, command])
+  script = launchers.slurm_script('t', [command, command])
   assert '#SBATCH --array=0-1\n' in script
   shown = subprocess.run(
     ['bash', '-c', f'srun() {{ printf "%s|" "$@"; }}\n{script}'],
@@ -231,7 +233,7 @@ def test_commands_for_other_machines():
   assert shown == '|'.join([*command, ''])
   gcloud = 'gcloud() { printf "%s\\n" "${@: -1:1}"; }'
   shown = subprocess.run(
-    ['bash', '-c', f'{gcloud}\n{launchers.tpu("t", [command])}'],
+    ['bash', '-c', f'{gcloud}\n{launchers.tpu_script("t", [command])}'],
     env={'TPU': 'pod', 'ZONE': 'z', 'FOLDER': 'deeplab'},
     capture_output=True,
     text=True,
@@ -280,7 +282,7 @@ class _Terminal(io.StringIO):
 def test_a_terminal_shows_a_bar_and_the_time_left(monkeypatch):
   terminal = _Terminal()
   monkeypatch.setattr(sys, 'stderr', terminal)
-  progress = sweep._Progress(10, 4)
+  progress = sweep._ProgressReporter(10, 4)
   clock = [progress._bar.start_t]
   monkeypatch.setattr(progress._bar, '_time', lambda: clock[0])
   # Three in a minute, four were done before; logs speak all ten seconds.
@@ -297,27 +299,27 @@ def test_other_outputs_get_lines_with_the_time_left(tmp_path, monkeypatch):
   monkeypatch.setattr(
     sweep.logging, 'info', lambda text, *values: said.append(text % values)
   )
-  progress = sweep._Progress(10, 4)
+  progress = sweep._ProgressReporter(10, 4)
   progress._began -= 300
   run = studies.Run('8-s0', {}, 0, ())
-  progress.ended(run, 6, 'finished')  # two in five minutes
+  progress.report_ended(run, 6, 'finished')  # two in five minutes
   assert said == ['6/10 8-s0: finished; about 10 minutes left']
   # Parts of runs count by what their logs say.
   log = tmp_path / 'log'
   log.write_text('')
   job = sweep._Job(run, None, str(log))
-  assert job.share() == 0
+  assert job.fraction_done() == 0
   log.write_text('I1 step 20/80  loss 1\nI2 step 60/80  loss 1\n')
-  assert job.share() == 0.75
+  assert job.fraction_done() == 0.75
 
 
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(ValueError, match=r'there is no file nothing\.py'):
-    studies.load('nothing.py')
+    studies.load_study('nothing.py')
   with pytest.raises(ValueError, match=r"form 'tiny' is unknown"):
-    studies.load(f'{STUDY}:tiny')
+    studies.load_study(f'{STUDY}:tiny')
   with pytest.raises(ValueError, match='not the work directory of a sweep'):
-    tabulate.collect(str(tmp_path))
+    tabulate.collect_sweep(str(tmp_path))
 
 
 def _real(workdir, data_dir):
@@ -353,18 +355,18 @@ def whole(data_dir, tmp_path_factory):
 def test_a_smoke_sweep_for_real(whole):
   workdir, table = whole
   assert _finished(workdir) == 4
-  collected = tabulate.collect(str(workdir))
-  assert table.strip() == tabulate.table(collected)
-  on, off = tabulate.settings(collected)
+  collected = tabulate.collect_sweep(str(workdir))
+  assert table.strip() == tabulate.format_table(collected)
+  on, off = tabulate.group_by_setting(collected)
   # Without the branch: no convolution of it, 160 x 64 and 2 x 64 of its norm,
   # and 64 of the 320 inputs of the projection to 64.
   assert on.runs[0]['params'] - off.runs[0]['params'] == 160 * 64 + 128 + 4096
   for row in (on, off):
-    assert len(set(row.values('miou'))) == 2  # two seeds
+    assert len(set(row.metric_values('miou'))) == 2  # two seeds
   found = workdir_lib.read_run_record(tabulate.run_dir(str(workdir), 'on-s0'))
   assert found['step'] == 6 and found['seconds'] > 0
   assert found['versions']['jax'] and len(found['config_hash']) == 16
-  tabulate.draw(collected, str(workdir), str(workdir))
+  tabulate.write_plots(collected, str(workdir), str(workdir))
   assert {path.name for path in workdir.glob('*.png')} == {
     f'image_pooling_smoke_{what}.png'
     for what in ('pareto', 'curves', 'classes')
@@ -375,7 +377,9 @@ def test_a_smoke_sweep_for_real(whole):
 def test_a_machine_that_dies_twice_changes_nothing(whole, data_dir, tmp_path):
   """The sweep and what it runs are killed in the middle of a run."""
   workdir = tmp_path / 'sweep'
-  metrics = lambda where, run: tabulate.record(str(where), run)['metrics']
+  metrics = lambda where, run: tabulate.read_run_record(str(where), run)[
+    'metrics'
+  ]
   killed = ('on-s0', 'off-s0')
   for name in killed:
     process = _real(workdir, data_dir)
@@ -390,7 +394,7 @@ def test_a_machine_that_dies_twice_changes_nothing(whole, data_dir, tmp_path):
     for child in started:
       child.kill()
     process.communicate()
-    assert started and tabulate.record(str(workdir), name) is None
+    assert started and tabulate.read_run_record(str(workdir), name) is None
   process = _real(workdir, data_dir)
   table, said = process.communicate()
   assert process.returncode == 0, said
@@ -398,5 +402,5 @@ def test_a_machine_that_dies_twice_changes_nothing(whole, data_dir, tmp_path):
     log = (workdir / 'logs' / f'{name}.log').read_text()
     assert 'Going on from step' in log
   assert table == whole[1]
-  for run in tabulate.collect(str(workdir))['runs']:
+  for run in tabulate.collect_sweep(str(workdir))['runs']:
     assert metrics(workdir, run['id']) == metrics(whole[0], run['id'])

@@ -45,7 +45,7 @@ def sweep():
 
 
 def test_means_deviations_and_differences(sweep):
-  lines = tabulate.table(sweep).splitlines()
+  lines = tabulate.format_table(sweep).splitlines()
   cells = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
   assert cells[0] == (
     ['output stride', 'GMACs', 'params', 'mIoU', '±', 'to base', 'runs']
@@ -59,7 +59,7 @@ def test_means_deviations_and_differences(sweep):
 
 
 def test_a_page_has_it_all(sweep):
-  page = tabulate.page(sweep)
+  page = tabulate.format_page(sweep)
   for words in (
     'How fine? (`configs/x.py:smoke`, 3 runs, 1.5 hours on 2 x cpu)',
     '- 32-s1: Error: too coarse',
@@ -72,11 +72,11 @@ def test_a_page_has_it_all(sweep):
 def test_pages_are_drawn_anew_where_they_ask_for_it(sweep, tmp_path):
   path = tmp_path / 'README.md'
   marks = (
-    readme_table.begin('ablation:stride_smoke'),
+    readme_table.begin_marker('ablation:stride_smoke'),
     ('<!-- ablation:stride_smoke:end -->'),
   )
   path.write_text('a\n{}\nold\n{}\nz\n'.format(*marks))
-  tabulate.refresh(str(path), [sweep, {**sweep, 'study': 'other'}])
+  tabulate.update_page(str(path), [sweep, {**sweep, 'study': 'other'}])
   text = path.read_text()
   assert text.startswith(f'a\n{marks[0]}\nHow fine?')
   assert text.endswith(f'Finer is better.\n{marks[1]}\nz\n')
@@ -91,7 +91,7 @@ def test_what_runs_left_is_collected(smoke_run, tmp_path, sweep):
   os.symlink(smoke_run.workdir, tabulate.run_dir(workdir, '16-s0'))
   os.makedirs(tmp_path / 'errors')
   (tmp_path / 'errors' / '8-s0.txt').write_text('Error: no\n')
-  done, failed, waiting = tabulate.collect(workdir)['runs']
+  done, failed, waiting = tabulate.collect_sweep(workdir)['runs']
   assert done['record'] == workdir_lib.read_run_record(smoke_run.workdir)
   assert done['size'] == [64, 64]
   variables, _, _ = checkpoints.load_variables(
@@ -101,24 +101,28 @@ def test_what_runs_left_is_collected(smoke_run, tmp_path, sweep):
   assert done['params'] == sum(sizes)
   assert failed['error'] == 'Error: no'
   assert 'record' not in waiting and 'error' not in waiting
-  collected = tabulate.collect(workdir)
-  tabulate.draw(collected, workdir, workdir)
+  collected = tabulate.collect_sweep(workdir)
+  tabulate.write_plots(collected, workdir, workdir)
   assert len(list(tmp_path.glob('stride_smoke_*.png'))) == 3
-  assert tabulate.settings(collected)[0].values('miou') == (
+  assert tabulate.group_by_setting(collected)[0].metric_values('miou') == (
     [smoke_run.metrics['miou']]
   )
 
 
 def test_the_front_leaves_out_what_is_dearer_and_no_better():
-  assert plots.front([1, 2, 2, 3, 4], [50, 40, 55, 55, 60]) == [0, 2, 4]
+  assert plots.pareto_front([1, 2, 2, 3, 4], [50, 40, 55, 55, 60]) == [0, 2, 4]
 
 
 def test_plots_are_pictures():
   pictures = [
-    plots.pareto([('a', 1.0, [0.5, 0.6]), ('b', 9.0, [0.7])]),
-    plots.pareto([('a', 1.0, [0.5, 0.6]), ('b', 1.0, [0.7])]),
-    plots.curves({'a': [[(1, 0.1), (2, 0.3)], [(1, 0.2)]], 'b': [[]]}),
-    plots.classes(['sky', 'car'], {'a': [[0.5, 0.6], []], 'b': [[0.1], [0.2]]}),
+    plots.plot_pareto([('a', 1.0, [0.5, 0.6]), ('b', 9.0, [0.7])]),
+    plots.plot_pareto([('a', 1.0, [0.5, 0.6]), ('b', 1.0, [0.7])]),
+    plots.plot_learning_curves(
+      {'a': [[(1, 0.1), (2, 0.3)], [(1, 0.2)]], 'b': [[]]}
+    ),
+    plots.plot_class_iou(
+      ['sky', 'car'], {'a': [[0.5, 0.6], []], 'b': [[0.1], [0.2]]}
+    ),
   ]
   for picture in pictures:
     assert picture.dtype == np.uint8 and picture.shape[2] == 3

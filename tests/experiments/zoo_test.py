@@ -66,34 +66,36 @@ def printed(count, text):
 
 
 def count(row):
-  return zoo.count(row, zoo.load(row))
+  return zoo.count_macs_and_params(row, zoo.load_config(row))
 
 
 def test_rows_are_whole():
-  rows = zoo.rows()
+  rows = zoo.read_rows()
   assert len(rows) == 95
   assert len({row.id for row in rows}) == 95
   assert len({row.config for row in rows}) == 95
   for row in rows:
-    assert zoo.load(row).eval.static_size == row.size, row.id
+    assert zoo.load_config(row).eval.static_size == row.size, row.id
 
 
 @needs_table
 def test_ids_are_those_of_the_table():
   with open(TABLE, encoding='utf-8', newline='') as f:
     table = list(csv.DictReader(f))
-  rows = zoo.rows()
+  rows = zoo.read_rows()
   assert [row.id for row in rows] == [line['id'] for line in table]
   for row, line in zip(rows, table, strict=True):
     assert f'{row.height}x{row.width}' == f'{line["height"]}x{line["width"]}'
     assert row.aux_counted == (line['aux_counted'] == 'yes')
     if line['classes'] != 'any':
-      assert zoo.num_classes(zoo.load(row)) == int(line['classes']), row.id
+      assert zoo.num_classes(zoo.load_config(row)) == int(line['classes']), (
+        row.id
+      )
 
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_counts(name):
-  (row,) = zoo.rows(name)
+  (row,) = zoo.read_rows(name)
   macs, params = count(row)
   texts = COUNTS[name]
   assert printed(Decimal(macs) / 10**9, texts[0]) == texts[0]
@@ -106,7 +108,7 @@ def test_all_counts():
   """Rows that the table calls exact are; its own counts agree to 0.1%."""
   with open(TABLE, encoding='utf-8', newline='') as f:
     table = {line['id']: line for line in csv.DictReader(f)}
-  described = zoo.describe(zoo.rows())
+  described = zoo.describe_rows(zoo.read_rows())
   compared, wrong = 0, []
   for row in described:
     line = table[row['id']]
@@ -139,7 +141,7 @@ def test_all_counts():
   [('mobilenet_v2', 2_058_752), ('lite_hrnet_18', 1_243_320)],
 )
 def test_auxiliary_outputs_count_where_asked(encoder, params):
-  (row,) = zoo.rows(f'mobileseg_cityscapes_{encoder}')
+  (row,) = zoo.read_rows(f'mobileseg_cityscapes_{encoder}')
   macs, total = count(row._replace(aux_counted=True))
   assert total == params
   assert macs > count(row)[0]
@@ -149,20 +151,20 @@ def test_st_with_21_classes():
   """The vendor's models for VOC, with either pyramid."""
   for variant, params in (('v1', 2_641_589), ('v2', 882_485)):
     model = voc_mnv2_cut.get_config(variant).model
-    assert profile.profile(model, 21, (512, 512)).params == params
+    assert profile.count_macs_and_params(model, 21, (512, 512)).params == params
 
 
 def test_swiftnet_on_resnet_18():
   """The network of its paper, which has 104.0 GMACs and 11.8 M there."""
   model = cityscapes_swiftnet.get_config().model.copy_and_resolve_references()
   model.encoder = ConfigDict({'name': 'resnet_18'})
-  result = profile.profile(model, 19, (1024, 2048))
+  result = profile.count_macs_and_params(model, 19, (1024, 2048))
   assert printed(Decimal(result.macs) / 10**9, '104') == '104'
   assert printed(result.params, '11.8M') == '11.8M'
 
 
 def test_a_glob_chooses_rows():
-  rows = zoo.rows('ti_cocoseg21_*')
+  rows = zoo.read_rows('ti_cocoseg21_*')
   assert [row.config for row in rows] == [
     'configs/cocoseg21_lite.py:deeplab',
     'configs/cocoseg21_lite.py:unet',
@@ -170,7 +172,7 @@ def test_a_glob_chooses_rows():
     'configs/cocoseg21_lite.py:rx800',
   ]
   with pytest.raises(ValueError, match="'mmseg' matches none of the 95 ids"):
-    zoo.rows('mmseg')
+    zoo.read_rows('mmseg')
 
 
 def test_equal_networks_are_traced_once(monkeypatch):
@@ -180,8 +182,10 @@ def test_equal_networks_are_traced_once(monkeypatch):
     traced.append(row.id)
     return 10**9 * len(traced), 7
 
-  monkeypatch.setattr(zoo, 'count', spy)
-  described = zoo.describe(zoo.rows('mmseg_cityscapes_r50*_d8_512x1024_*'))
+  monkeypatch.setattr(zoo, 'count_macs_and_params', spy)
+  described = zoo.describe_rows(
+    zoo.read_rows('mmseg_cityscapes_r50*_d8_512x1024_*')
+  )
   assert [row['gmacs'] for row in described] == [1.0, 1.0, 2.0]
   assert [row['id'][17:21] for row in described] == ['r50_', 'r50_', 'r50b']
 
@@ -195,10 +199,12 @@ def test_our_runs_stand_beside(monkeypatch, tmp_path):
   }
   run = {'name': 'ade20k32_lite_unet', 'data': 'x', 'scores': scores}
   (tmp_path / 'run.json').write_text(json.dumps(run))
-  monkeypatch.setattr(zoo, '_RESULTS', str(tmp_path))
-  monkeypatch.setattr(zoo, 'count', lambda row, config: (2_349_121_536, 1234))
-  described = zoo.describe(zoo.rows('ti_ade20k32_mnv2_*netlite_512'))
-  assert zoo.table(described).splitlines() == [
+  monkeypatch.setattr(zoo, '_RESULTS_DIR', str(tmp_path))
+  monkeypatch.setattr(
+    zoo, 'count_macs_and_params', lambda row, config: (2_349_121_536, 1234)
+  )
+  described = zoo.describe_rows(zoo.read_rows('ti_ade20k32_mnv2_*netlite_512'))
+  assert zoo.format_table(described).splitlines() == [
     '| id                            | config                        '
     '| input   | GMACs  | params | published          '
     '| measured                     |',

@@ -45,7 +45,7 @@ def test_predictors_refuse(tmp_path, kind):
   with pytest.raises(
     ValueError, match=r'damaged or was replaced|is not a TensorFlow Lite file'
   ):
-    load.load(path)
+    load.load_predictor(path)
 
 
 def test_reading_a_graph_never_fails_otherwise():
@@ -56,7 +56,7 @@ def test_reading_a_graph_never_fails_otherwise():
   cases += [flipped(content, seed, count=64) for seed in range(200)]
   for data in cases:
     try:
-      tflite_graph.read(data)
+      tflite_graph.read_tflite(data)
     except ValueError as error:
       assert str(error)
       refused += 1
@@ -68,22 +68,22 @@ def test_the_compiler_gets_half_a_file(tmp_path):
   path.write_bytes(small.int8()[:1500])
   with pytest.raises(ValueError, match=r'Vela cannot compile .*half\.tflite'):
     vela.compile_file(str(path))
-  found = measure._npu(str(path))
+  found = measure._check_npus(str(path))
   assert all('the file' in x['error'] for x in found.values())
 
 
 def test_an_image_of_another_size(tmp_path):
-  predictor = load.load(small.write(tmp_path, small.int8()))
+  predictor = load.load_predictor(small.write(tmp_path, small.int8()))
   with pytest.raises(ValueError, match=r'takes images of \(16, 24, 3\), not'):
     predictor(np.zeros((1, 24, 16, 3), np.uint8))
   with pytest.raises(ValueError, match='computes at'):
-    predictors.Resized(predictor, (8, 8))
+    predictors.ResizedPredictor(predictor, (8, 8))
 
 
 def test_a_card_of_another_size(tmp_path):
   path = small.write(tmp_path, small.int8(), input_size=[32, 32])
   with pytest.raises(ValueError, match='the card is of another file'):
-    load.load(path)
+    load.load_predictor(path)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_a_card_of_another_size(tmp_path):
 )
 def test_calibration_images_that_tell_nothing(images, message):
   with pytest.raises(ValueError, match=message):
-    calibration.check(images)
+    calibration.check_images(images)
   # Training in simulated int8 begins with this.
   with pytest.raises(ValueError, match=message):
-    calibration.calibrate(
+    calibration.calibrate_ranges(
       None,
       rules.Rules(),
       {},
@@ -111,4 +111,4 @@ def test_calibration_images_that_tell_nothing(images, message):
 
 
 def test_calibration_images_of_some_use():
-  calibration.check([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])
+  calibration.check_images([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])

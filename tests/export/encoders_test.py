@@ -65,7 +65,7 @@ KNOWN = {
   ],
 )
 def test_encoder(encoder, output_stride, size, tmp_path):
-  config = common.base().model
+  config = common.default_config().model
   config.encoder = ConfigDict({'name': encoder})
   config.output_stride = output_stride
   # Of these the finest map that all layers go into.
@@ -73,36 +73,40 @@ def test_encoder(encoder, output_stride, size, tmp_path):
   config.head = ConfigDict(
     {'name': 'fcn', 'stage': stage, 'channels': 8, 'convs': 0}
   )
-  network = registry.build(config, 3, depthwise='conv', pointwise='conv')
+  network = registry.build_model(config, 3, depthwise='conv', pointwise='conv')
   variables = weights.draw(network, size)
   path = str(tmp_path / 'saved_model')
-  request = request_lib.make(('float32',), size, 3)
-  compute = saved_model.function(network, variables, request, MEAN, STD)
-  saved_model.write(compute, (*size, 3), path)
-  *samples, image = calibration.synthetic(3, size, 0)
+  request = request_lib.make_request(('float32',), size, 3)
+  compute = saved_model.make_serving_function(
+    network, variables, request, MEAN, STD
+  )
+  saved_model.write_saved_model(compute, (*size, 3), path)
+  *samples, image = calibration.draw_synthetic_images(3, size, 0)
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
-  data = tflite.convert(path, 'float32', request)
+  data = tflite.convert_saved_model(path, 'float32', request)
   actual = running.run(data, image, 3, tmp_path)
   assert expected.std() > 1e-2
   np.testing.assert_allclose(
     actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max()
   )
 
-  request = request_lib.make(
+  request = request_lib.make_request(
     ('int8',), size, 3, input_type='int8', output_type='int8'
   )
-  compute = saved_model.function(network, variables, request, MEAN, STD)
+  compute = saved_model.make_serving_function(
+    network, variables, request, MEAN, STD
+  )
   path = str(tmp_path / 'int8')
-  saved_model.write(compute, (*size, 3), path)
-  data = tflite.convert(
+  saved_model.write_saved_model(compute, (*size, 3), path)
+  data = tflite.convert_saved_model(
     path,
     'int8',
     request,
-    calibration.samples(
+    calibration.representative_dataset(
       samples, size, request.normalization_in_graph, MEAN, STD
     ),
   )
-  graph = tflite_graph.read(data)
+  graph = tflite_graph.read_tflite(data)
   assert max(len(tensor.shape) for tensor in graph.tensors) == 4
-  found = tflite_graph.operators(graph)
+  found = tflite_graph.count_operators(graph)
   assert set(found) <= KNOWN | {'QUANTIZE'}

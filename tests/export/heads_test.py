@@ -51,33 +51,35 @@ OWN = {'erfnet': {'SLICE', 'TRANSPOSE_CONV'}}
 @pytest.mark.full
 @pytest.mark.parametrize('case', CASES)
 def test_head(case, tmp_path):
-  config = common.base().model
+  config = common.default_config().model
   config.encoder = {'name': 'mobilenet_v2_tiny'}
   config.head = CASES[case]
-  network = registry.build(config, 5, depthwise='conv', pointwise='conv')
+  network = registry.build_model(config, 5, depthwise='conv', pointwise='conv')
   variables = weights.draw(network, SIZE)
-  request = request_lib.make(('float32', 'int8'), SIZE, 5)
-  compute = saved_model.function(network, variables, request, MEAN, STD)
+  request = request_lib.make_request(('float32', 'int8'), SIZE, 5)
+  compute = saved_model.make_serving_function(
+    network, variables, request, MEAN, STD
+  )
   path = str(tmp_path / 'saved_model')
-  saved_model.write(compute, (*SIZE, 3), path)
-  *samples, image = calibration.synthetic(9, SIZE, 0)
+  saved_model.write_saved_model(compute, (*SIZE, 3), path)
+  *samples, image = calibration.draw_synthetic_images(9, SIZE, 0)
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
 
-  data = tflite.convert(path, 'float32', request)
-  found = tflite_graph.operators(tflite_graph.read(data))
+  data = tflite.convert_saved_model(path, 'float32', request)
+  found = tflite_graph.count_operators(tflite_graph.read_tflite(data))
   known = OPERATORS | OWN.get(case, set())
   assert set(found) <= known
   np.testing.assert_allclose(
     running.run(data, image, 5, tmp_path), expected, atol=1e-3
   )
 
-  data = tflite.convert(
+  data = tflite.convert_saved_model(
     path,
     'int8',
     request,
-    calibration.samples(samples, SIZE, True, MEAN, STD),
+    calibration.representative_dataset(samples, SIZE, True, MEAN, STD),
   )
-  found = tflite_graph.operators(tflite_graph.read(data))
+  found = tflite_graph.count_operators(tflite_graph.read_tflite(data))
   assert set(found) <= known | {'QUANTIZE', 'DEQUANTIZE'}
   error = running.run(data, image, 5, tmp_path) - expected
   assert np.std(error) < 0.3 * np.std(expected)

@@ -63,7 +63,7 @@ REFUSED = {
 
 def build(encoder=None, head=None):
   """Returns (network, variables, size of images)."""
-  config = common.base().model
+  config = common.default_config().model
   size = (80, 80)
   if encoder:
     size = (64, 64)
@@ -75,10 +75,10 @@ def build(encoder=None, head=None):
   else:
     config.encoder = ConfigDict({'name': 'mobilenet_v2_tiny'})
     config.head = ConfigDict(heads_test.CASES[head])
-  network = registry.build(config, CLASSES, **networks.KERNELS)
+  network = registry.build_model(config, CLASSES, **networks.PLAIN_CONV_OPTIONS)
   return (
     network,
-    batch_norm_folding.fold(network, weights.draw(network, size)),
+    batch_norm_folding.fold_batch_norms(network, weights.draw(network, size)),
     size,
   )
 
@@ -92,7 +92,7 @@ def simulate(network, variables, request, images):
     network, variables, request, MEAN, STD
   )
   net = providers.simulate(
-    net, request.rules, pixels, narrow_output=request.narrow_output
+    net, request.rules, pixels, narrow_output=request.needs_int8_output
   )
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)
@@ -121,8 +121,8 @@ def invoke(content, images):
 
 
 def measure(network, variables, size, images):
-  """Returns (`parity.steps`, the file's logits, the file)."""
-  request = request_lib.make(
+  """Returns (`parity.compare_in_lsb`, the file's logits, the file)."""
+  request = request_lib.make_request(
     *(('int8_litert',), size, CLASSES),
     input_type='int8',
     output_type='int8',
@@ -133,14 +133,14 @@ def measure(network, variables, size, images):
   found, scale = invoke(content, images[4:])
   assert np.stack(found).std() > 10 * scale  # there is something to compare
   simulated = simulate(network, variables, request, images[4:])
-  return parity.steps(list(simulated), found, scale), found, content
+  return parity.compare_in_lsb(list(simulated), found, scale), found, content
 
 
 def compare(network, variables, size):
-  """Returns `parity.steps` of file and simulation, and the operators."""
-  images = calibration.synthetic(6, size, 3)
+  """Returns the LSB differences of file and simulation, and the operators."""
+  images = calibration.draw_synthetic_images(6, size, 3)
   result, _, content = measure(network, variables, size, images)
-  return result, tflite_graph.operators(tflite_graph.read(content))
+  return result, tflite_graph.count_operators(tflite_graph.read_tflite(content))
 
 
 @pytest.mark.full
@@ -178,8 +178,8 @@ def test_layers_of_16_bits(name, wide):
   kind = 'encoder' if name in ENCODERS else 'head'
   network, variables, size = build(**{kind: name})
   rules = rules_lib.Rules(wide_layers=wide)
-  images = calibration.synthetic(6, size, 3)
-  request = request_lib.make(
+  images = calibration.draw_synthetic_images(6, size, 3)
+  request = request_lib.make_request(
     *(('int8_litert',), size, CLASSES),
     input_type='int8',
     output_type='float32',
@@ -189,19 +189,19 @@ def test_layers_of_16_bits(name, wide):
   content = lowering.convert(network, variables, rules, request, MEAN, STD)
   found, _ = invoke(content, images[4:])
   simulated = simulate(network, variables, request, images[4:])
-  graph = tflite_graph.read(content)
+  graph = tflite_graph.read_tflite(content)
   step = tflite_graph.output_scale(graph)
-  result = parity.steps(list(simulated), found, step)
-  print(name, wide, result, tflite_graph.operator_dtypes(graph))
+  result = parity.compare_in_lsb(list(simulated), found, step)
+  print(name, wide, result, tflite_graph.count_operator_dtypes(graph))
   assert result['same'] == 1.0
-  assert tflite_graph.operator_dtypes(graph)['CONV_2D']['int16'] >= 4
+  assert tflite_graph.count_operator_dtypes(graph)['CONV_2D']['int16'] >= 4
 
 
 @pytest.mark.full
 def test_gates_have_no_16_bits():
   network, variables, size = build(encoder='mobilenet_v3_tiny')
   rules = rules_lib.Rules(wide_layers='encoder.*')
-  images = calibration.synthetic(2, size, 3)
+  images = calibration.draw_synthetic_images(2, size, 3)
   with pytest.raises(
     ValueError, match='hard_swish in encoder/stem/norm has no form with 16-bit'
   ):
@@ -219,20 +219,22 @@ def test_refused(name):
 @pytest.mark.full
 def test_a_whole_network():
   """DeepLabV3+ MobileNetV2 of 79 layers, and TFLite Micro beside it."""
-  config = common.base().model
+  config = common.default_config().model
   config.encoder = ConfigDict({'name': 'mobilenet_v2', 'alpha': 0.35})
   config.head = ConfigDict({'name': 'deeplabv3plus', 'channels': 64})
   size = (128, 128)
-  network = registry.build(config, CLASSES, **networks.KERNELS)
-  variables = batch_norm_folding.fold(network, weights.draw(network, size))
-  images = calibration.synthetic(12, size, 3)
+  network = registry.build_model(config, CLASSES, **networks.PLAIN_CONV_OPTIONS)
+  variables = batch_norm_folding.fold_batch_norms(
+    network, weights.draw(network, size)
+  )
+  images = calibration.draw_synthetic_images(12, size, 3)
   result, found, content = measure(network, variables, size, images)
   print(result)
   assert result['images'] == 8
   assert result['same'] == 1.0
-  if not tflm.available():
+  if not tflm.is_available():
     pytest.skip('no tflite-micro')
-  runner = tflm.open_file(content)
+  runner = tflm.make_interpreter(content)
   agreement = []
   for image, wanted in zip(images[4:], found, strict=True):
     runner.set_input((image.astype(np.int16) - 128).astype(np.int8)[None], 0)

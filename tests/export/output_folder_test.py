@@ -10,7 +10,7 @@ from export import output_folder
 def test_an_error_leaves_nothing(tmp_path):
   with (
     pytest.raises(KeyError),
-    output_folder.whole_or_nothing(str(tmp_path / 'new' / 'out')) as inside,
+    output_folder.write_atomically(str(tmp_path / 'new' / 'out')) as inside,
   ):
     open(os.path.join(inside, 'half'), 'w').close()
     raise KeyError
@@ -20,7 +20,7 @@ def test_an_error_leaves_nothing(tmp_path):
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
   output = tmp_path / 'out'
   for text in ('one', 'two'):
-    with output_folder.whole_or_nothing(str(output)) as inside:
+    with output_folder.write_atomically(str(output)) as inside:
       with open(os.path.join(inside, 'report.json'), 'w') as f:
         f.write(text)
       if text == 'two':
@@ -30,7 +30,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
   (output / 'report.json').rename(output / 'thesis.tex')
   with (
     pytest.raises(ValueError, match='holds no earlier export'),
-    output_folder.whole_or_nothing(str(output)),
+    output_folder.write_atomically(str(output)),
   ):
     pass
   assert os.listdir(output) == ['thesis.tex']

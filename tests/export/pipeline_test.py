@@ -40,7 +40,7 @@ SIZE = (33, 33)
 
 
 def config():
-  c = common.base()
+  c = common.default_config()
   c.name = 'tiny'
   c.model.encoder = {'name': 'mobilenet_v2_tiny'}
   c.model.head = {'name': 'deeplabv3plus', 'channels': 8}
@@ -55,25 +55,25 @@ def config():
 def source():
   c = config()
   info = catalog.info_for(c.data)
-  bare = source_lib.Source(c, info, None, 7, '/somewhere/runs/tiny')
-  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
-  return source_lib.Source(
+  bare = source_lib.ExportSource(c, info, None, 7, '/somewhere/runs/tiny')
+  model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
+  return source_lib.ExportSource(
     c, info, weights.draw(model, SIZE), bare.step, bare.workdir
   )
 
 
 def request(*formats):
-  return request_lib.make(formats, SIZE, 6)
+  return request_lib.make_request(formats, SIZE, 6)
 
 
 @pytest.fixture(scope='module')
 def exported(source, tmp_path_factory):
   """An export whose labels are JAX's own predictions."""
-  model = source_lib.model(source, depthwise='conv', pointwise='conv')
+  model = source_lib.build_model(source, depthwise='conv', pointwise='conv')
   data = source.config.data
   mean, std = np.float32(data.mean), np.float32(data.std)
   logits = jax.jit(lambda x: model.apply(source.variables, x).logits)
-  images = calibration.synthetic(10, SIZE, 5)
+  images = calibration.draw_synthetic_images(10, SIZE, 5)
   examples = [
     {
       'image': x,
@@ -89,11 +89,13 @@ def exported(source, tmp_path_factory):
     patch.setattr(
       pipeline,
       'calibration_images',
-      lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
+      lambda _, __, n: iter(calibration.draw_synthetic_images(n, (40, 50), 1)),
     )
     patch.setattr(measure, 'ACCELERATORS', ('ethos-u85-256',))
     asked = request('float32', 'int8', 'onnx')
-    report = build.run(source, asked, folder, 12, True, 9, prove=True)
+    report = build.export_model(
+      source, asked, folder, 12, True, 9, check_devices=True
+    )
   return folder, report
 
 
@@ -130,11 +132,15 @@ def test_the_file_holds_rounded_kernels(source, exported):
   """The very integers that were chosen, not the nearest ones."""
   folder, report = exported
   assert "kernels rounded by 'least_squares'" in ' '.join(report['notes'])
-  images = list(calibration.synthetic(12, (40, 50), 1))
+  images = list(calibration.draw_synthetic_images(12, (40, 50), 1))
   images = [resize.resize_bilinear(image, SIZE) for image in images]
-  network = source_lib.deployed(source, source.config.model.resize_ratio)
-  settled = source_lib.settled(source, network, images, rules_lib.Rules())
-  nearest = batch_norm_folding.fold(network, source.weights)
+  network = source_lib.build_export_model(
+    source, source.config.model.resize_ratio
+  )
+  settled = source_lib.prepare_int8_weights(
+    source, network, images, rules_lib.Rules()
+  )
+  nearest = batch_norm_folding.fold_batch_norms(network, source.float_variables)
 
   def integers(variables):
     found = []
@@ -260,10 +266,12 @@ def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
   def refuse(*_):
     raise checks.BadGraph('CUSTOM:FlexErf (makes tensor "x") is foreign')
 
-  monkeypatch.setattr(tflite, 'convert', refuse)
+  monkeypatch.setattr(tflite, 'convert_saved_model', refuse)
   monkeypatch.setattr(source_lib, 'parity_images', lambda *_: [])
   with pytest.raises(checks.BadGraph, match='FlexErf'):
-    build.run(source, request('float32'), str(tmp_path / 'out'), 1, False, 0)
+    build.export_model(
+      source, request('float32'), str(tmp_path / 'out'), 1, False, 0
+    )
   assert os.listdir(tmp_path) == []
 
 
@@ -278,22 +286,24 @@ def aligned():
     'rates': (1, 2, 3),
     'align_corners': True,
   }
-  registry.complete(c.model)
+  registry.fill_defaults(c.model)
   c.eval.static_size = (65, 65)
-  bare = source_lib.Source(c, catalog.info_for(c.data), None, None, None)
-  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
+  bare = source_lib.ExportSource(c, catalog.info_for(c.data), None, None, None)
+  model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
   return dataclasses.replace(bare, variables=weights.draw(model, (65, 65)))
 
 
 def ask(target, **kwargs):
-  return request_lib.make(('int8',), (65, 65), 6, target=target, **kwargs)
+  return request_lib.make_request(
+    ('int8',), (65, 65), 6, target=target, **kwargs
+  )
 
 
 def test_a_target_gets_its_resize(aligned, tmp_path):
   """5 -> 65 is 16 in one step, which it refuses, and 4 in two."""
   request = ask('ethos-u55-128')
   out = str(tmp_path / 'out')
-  report = build.run(aligned, request, out, 2, False, 0)
+  report = build.export_model(aligned, request, out, 2, False, 0)
   compiled = report['target']['int8']['compiled']
   assert compiled['refused'] == []
   int8 = report['formats']['int8']
@@ -308,10 +318,12 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
 def test_litert_converter_makes_the_same_network(aligned, tmp_path):
   """With the target's resize, and as JAX simulates it."""
   pytest.importorskip('qwix')
-  request = request_lib.make(
+  request = request_lib.make_request(
     *(('int8', 'int8_litert'), (65, 65), 6), target='ethos-u55-128'
   )
-  report = build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
+  report = build.export_model(
+    aligned, request, str(tmp_path / 'out'), 2, False, 0
+  )
   found = report['formats']['int8_litert']
   assert found['operators']['RESIZE_BILINEAR'] == 3
   assert (found['input']['dtype'], found['output']['dtype']) == ('int8', 'int8')
@@ -330,34 +342,36 @@ def test_litert_converter_makes_the_same_network(aligned, tmp_path):
 @pytest.fixture(scope='module')
 def plain(aligned, tmp_path_factory):
   """Its export for no target: folder and report."""
-  request = request_lib.make(
+  request = request_lib.make_request(
     *(('int8', 'onnx', 'c'), (65, 65), 6),
     input_type='int8',
     output_type='int8',
   )
   folder = tmp_path_factory.mktemp('plain') / 'out'
-  return folder, build.run(aligned, request, str(folder), 2, False, 0)
+  return folder, build.export_model(aligned, request, str(folder), 2, False, 0)
 
 
 def test_shapes_alone_tell_the_file(aligned, plain):
   """What the budget search counts is what the converter writes."""
   int8 = plain[1]['formats']['int8']
-  network = source_lib.deployed(aligned, aligned.config.model.resize_ratio)
-  graph = trace.network(network, (65, 65))
-  assert tflite_graph.macs(graph) == int8['macs']
+  network = source_lib.build_export_model(
+    aligned, aligned.config.model.resize_ratio
+  )
+  graph = trace.trace_network(network, (65, 65))
+  assert tflite_graph.count_macs(graph) == int8['macs']
   operators = dict(int8['operators'])
   operators.pop('MUL', 0)  # by 1 / std, which is folded elsewhere
-  assert tflite_graph.operators(graph) == operators
-  activations = memory.lives(graph)
+  assert tflite_graph.count_operators(graph) == operators
+  activations = memory.activation_lifetimes(graph)
   bound = int8['activation_lower_bound_bytes']
   assert memory.lower_bound(activations) == bound
-  assert memory.arena(activations) == int8['peak_activation_bytes']
+  assert memory.plan_arena(activations) == int8['peak_activation_bytes']
 
 
 def test_the_host_resizes(aligned, tmp_path):
   request = ask('stm32n6', resize='host')
   out = str(tmp_path / 'out')
-  report = build.run(aligned, request, out, 2, False, 0)
+  report = build.export_model(aligned, request, out, 2, False, 0)
   assert report['formats']['int8']['output']['shape'] == [1, 5, 5, 6]
   assert report['formats']['int8']['parity']['argmax_agreement'] > 0.5
   assert report['target']['int8']['compiled'] is None
@@ -378,13 +392,13 @@ def test_onnx_and_c_are_made_of_the_same_files(plain):
   }
   header = (folder / 'c' / 'model.h').read_text()
   assert f'MODEL_BYTES {formats["int8"]["file_bytes"]}\n' in header
-  assert load.load(folder / 'onnx_int8.onnx').input_size == (65, 65)
+  assert load.load_predictor(folder / 'onnx_int8.onnx').input_size == (65, 65)
 
 
 def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):
   request = ask('cortex-m7', ram_kib=20)
   with pytest.raises(fit.DoesNotFit, match=r'need .* of RAM, it has 20.0 KiB'):
-    build.run(aligned, request, str(tmp_path / 'out'), 2, False, 0)
+    build.export_model(aligned, request, str(tmp_path / 'out'), 2, False, 0)
   assert os.listdir(tmp_path) == []
 
 

@@ -54,14 +54,14 @@ def imported():
     encoder=ours.model.encoder.clone(options=options),
     head=ours.model.head.clone(options=options),
   )
-  return network, batch_norm_folding.fold(network, ours.variables)
+  return network, batch_norm_folding.fold_batch_norms(network, ours.variables)
 
 
 @functools.cache
 def settled():
   """Returns variables whose kernels are whole int8 steps."""
   network, variables = imported()
-  return gptq.least_squares(
+  return gptq.round_kernels_gptq(
     network,
     rules_lib.Rules(),
     variables,
@@ -77,13 +77,15 @@ def expected():
   network, variables = imported()
   compute = jax.jit(lambda x: network.apply(variables, x).logits.argmax(-1))
   return [
-    np.asarray(compute(compose.normalize(x[None].astype('f4'), MEAN, STD)))[0]
+    np.asarray(
+      compute(compose.normalize_image(x[None].astype('f4'), MEAN, STD))
+    )[0]
     for x in photographs(PHOTOGRAPHS)
   ]
 
 
 def request(kind):
-  return request_lib.make(
+  return request_lib.make_request(
     (kind,), SIZE, 21, input_type='uint8', output_type='int8'
   )
 
@@ -91,10 +93,16 @@ def request(kind):
 def by_tensorflow(tmp_path):
   network, _ = imported()
   asked = request('int8')
-  compute = saved_model.function(network, settled(), asked, MEAN, STD)
-  saved_model.write(compute, (*SIZE, 3), str(tmp_path / 'saved'))
-  samples = calibration.samples(photographs(CALIBRATION), SIZE, True, MEAN, STD)
-  return tflite.convert(str(tmp_path / 'saved'), 'int8', asked, samples)
+  compute = saved_model.make_serving_function(
+    network, settled(), asked, MEAN, STD
+  )
+  saved_model.write_saved_model(compute, (*SIZE, 3), str(tmp_path / 'saved'))
+  samples = calibration.representative_dataset(
+    photographs(CALIBRATION), SIZE, True, MEAN, STD
+  )
+  return tflite.convert_saved_model(
+    str(tmp_path / 'saved'), 'int8', asked, samples
+  )
 
 
 def by_litert_converter(method):
@@ -102,7 +110,7 @@ def by_litert_converter(method):
 
   network, _ = imported()
   rules, variables = rules_lib.Rules(), settled()
-  stats = calibrate.calibrate(
+  stats = calibrate.calibrate_ranges(
     network,
     rules,
     variables,
@@ -112,7 +120,7 @@ def by_litert_converter(method):
     method=method,
     percentile=99.99,
   )
-  return litert_converter.convert(
+  return litert_converter.convert_network(
     network,
     {**variables, 'quant_stats': stats},
     rules,

@@ -9,7 +9,7 @@ ALL = ('saved_model', 'float32', 'float16', 'int8')
 
 
 def make(**kwargs):
-  return request.make(
+  return request.make_request(
     **{'formats': ALL, 'input_size': (33, 65), 'num_classes': 5, **kwargs}
   )
 
@@ -27,16 +27,16 @@ def test_what_is_filled_in():
 )
 def test_types_of_scores(kind, types):
   asked = make(input_type='int8', output='softmax', output_type='uint8')
-  assert asked.types(kind) == types
+  assert asked.io_types(kind) == types
 
 
 def test_onnx_is_two_files():
   asked = make(formats=('onnx',))
   assert asked.formats == ('onnx_float32', 'onnx_int8')
-  assert asked.int8
-  assert asked.types('onnx_int8') == ('uint8', 'float32')
-  assert not make(formats=('float32', 'onnx_float32')).int8
-  assert make(formats=('int16x8',)).int8
+  assert asked.needs_calibration
+  assert asked.io_types('onnx_int8') == ('uint8', 'float32')
+  assert not make(formats=('float32', 'onnx_float32')).needs_calibration
+  assert make(formats=('int16x8',)).needs_calibration
 
 
 def test_a_target_chooses_what_was_not_said():
@@ -58,10 +58,10 @@ def test_what_onnx_and_c_are_made_of():
     (('onnx_int8', 'c'), 'int8'),
   ):
     asked = make(formats=formats, input_type='int8')
-    assert {asked.base(kind) for kind in ('onnx_int8', 'c')} == {base}
-    assert asked.base('int8_litert') == 'int8_litert'
-    assert asked.types('onnx_int8') == ('int8', 'float32')
-  assert make(formats=('onnx',)).base('onnx_float32') == 'float32'
+    assert {asked.base_format(kind) for kind in ('onnx_int8', 'c')} == {base}
+    assert asked.base_format('int8_litert') == 'int8_litert'
+    assert asked.io_types('onnx_int8') == ('int8', 'float32')
+  assert make(formats=('onnx',)).base_format('onnx_float32') == 'float32'
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,17 @@ def test_what_onnx_and_c_are_made_of():
   ],
 )
 def test_a_target_wants_its_scales(target, formats, weights):
-  assert request.target_weights(target, formats) == weights
+  assert request.target_weight_granularity(target, formats) == weights
 
 
 def test_ids_have_one_type_in_all_formats():
   asked = make(output='argmax', output_type='uint8')
-  assert asked.types('float32') == ('float32', 'uint8')
-  assert asked.types('int8') == ('uint8', 'uint8')
-  assert make(formats=('int16x8',)).types('int16x8') == ('float32', 'float32')
+  assert asked.io_types('float32') == ('float32', 'uint8')
+  assert asked.io_types('int8') == ('uint8', 'uint8')
+  assert make(formats=('int16x8',)).io_types('int16x8') == (
+    'float32',
+    'float32',
+  )
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class Study:
 
 @pytest.mark.parametrize('mode', ['one', 'all_but_one'])
 def test_the_worst_stands_first(mode):
-  names = [row['module'] for row in sensitivity.rank(Study(), mode)]
+  names = [row['module'] for row in sensitivity.rank_modules(Study(), mode)]
   assert names == ['encoder/b', 'encoder/a', 'head']
 
 
@@ -43,15 +43,15 @@ def test_the_worst_stands_first(mode):
   [(12.0, 0), (2.0, 1), (0.5, 2), (0.0, 3)],
 )
 def test_the_smallest_set_for_a_loss(points, kept):
-  ranked = sensitivity.rank(Study(), 'one')
-  found = sensitivity.smallest(Study(), ranked, points)
+  ranked = sensitivity.rank_modules(Study(), 'one')
+  found = sensitivity.find_float_modules(Study(), ranked, points)
   assert found['modules'] == ['encoder/b', 'encoder/a', 'head'][:kept]
   assert found['loss_points'] <= points
 
 
 def test_a_loss_that_no_set_reaches():
-  ranked = sensitivity.rank(Study(), 'one')
-  found = sensitivity.smallest(Study(), ranked, -1.0)
+  ranked = sensitivity.rank_modules(Study(), 'one')
+  found = sensitivity.find_float_modules(Study(), ranked, -1.0)
   assert (found['modules'], found['loss_points']) == (
     ['encoder/b', 'encoder/a', 'head'],
     0.0,
@@ -66,15 +66,15 @@ def test_sqnr_by_hand():
 
 
 def test_switches_lie_where_modules_look():
-  found = sensitivity.switches(['', 'encoder/a'], ['encoder/a'])
+  found = sensitivity.build_switches(['', 'encoder/a'], ['encoder/a'])
   assert found == {'on': 0.0, 'encoder': {'a': {'on': 1.0}}}
 
 
 def test_the_regex_is_that_of_whole_paths():
   rules = sensitivity.rules_lib.Rules(
-    float_layers=sensitivity.regex(['encoder/a', 'head'])
+    float_layers=sensitivity.match_any_regex(['encoder/a', 'head'])
   )
-  matches = lambda path: bool(re.fullmatch(rules.stays_float, path))
+  matches = lambda path: bool(re.fullmatch(rules.float_pattern, path))
   assert [matches(p) for p in ('encoder/a', 'head', 'head/b', 'xhead')] == [
     True,
     True,
@@ -87,15 +87,15 @@ def test_the_regex_is_that_of_whole_paths():
 def test_a_network(tmp_path, monkeypatch):
   """Of the tests of exports, on images whose labels are its own classes."""
   pytest.importorskip('qwix')
-  c = common.base()
+  c = common.default_config()
   c.name = 'tiny'
   c.model.encoder = {'name': 'mobilenet_v2_tiny'}
   c.model.head = {'name': 'deeplabv3plus', 'channels': 8}
   c.model.depthwise = c.model.pointwise = 'conv'
   c.eval.static_size = (33, 33)
   info = catalog.info_for(c.data)
-  bare = source_lib.Source(c.lock(), info, None, 7, '/runs/tiny')
-  model = source_lib.model(bare, depthwise='conv', pointwise='conv')
+  bare = source_lib.ExportSource(c.lock(), info, None, 7, '/runs/tiny')
+  model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
   variables = weights.draw(model, (33, 33))
   source = dataclasses.replace(bare, variables=variables)
   predictor = predictors.FlaxPredictor(
@@ -103,16 +103,18 @@ def test_a_network(tmp_path, monkeypatch):
   )
   examples = [
     {'image': x, 'label': predictor(x[None])[0], 'name': str(i)}
-    for i, x in enumerate(calibration.synthetic(3, (33, 33), 5))
+    for i, x in enumerate(calibration.draw_synthetic_images(3, (33, 33), 5))
   ]
   monkeypatch.setattr(pipeline, 'eval_examples', lambda *_, **__: examples)
   monkeypatch.setattr(datasets, 'num_examples', lambda *_: len(examples))
   monkeypatch.setattr(
     pipeline,
     'calibration_images',
-    lambda _, __, n: iter(calibration.synthetic(n, (40, 50), 1)),
+    lambda _, __, n: iter(calibration.draw_synthetic_images(n, (40, 50), 1)),
   )
-  report = sensitivity.run(source, str(tmp_path), 4, 3, 'one', 6.0)
+  report = sensitivity.analyze_sensitivity(
+    source, str(tmp_path), 4, 3, 'one', 6.0
+  )
   # The labels are what the trained network says, before channels are equalised
   # by these few images.
   assert report['miou'] > 0.999

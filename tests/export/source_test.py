@@ -7,4 +7,4 @@ from export import source as source_lib
 
 def test_no_run(tmp_path):
   with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-    source_lib.from_workdir(str(tmp_path), 'latest', None)
+    source_lib.load_from_workdir(str(tmp_path), 'latest', None)

@@ -85,7 +85,7 @@ def test_tflite_float(tmp_path, float_file, resolver):
   predictor = litert.TFLitePredictor(path, resolver=resolver, num_threads=1)
   assert predictor.input_size == (8, 8)
   assert predictor.batch_size == 1
-  assert predictor.pixels == image_format.RGB
+  assert predictor.image_spec == image_format.RGB
   x = predictors_test.images(3, (8, 8))
   np.testing.assert_allclose(
     predictor(x), predictors_test.expected(x), atol=1e-4

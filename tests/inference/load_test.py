@@ -30,14 +30,14 @@ def pair(request, tmp_path_factory):
     'quantization': scale and {'scale': float(scale), 'zero_point': zero}
   }
   (folder / 'x.json').write_text(json.dumps(card))
-  (folder / 'x.onnx').write_bytes(onnx.convert(content))
+  (folder / 'x.onnx').write_bytes(onnx.convert_tflite(content))
   return folder
 
 
 def test_onnx_computes_the_same(pair):
   images = np.stack([small.image(i) for i in range(3)])
-  tflite = load.load(pair / 'x.tflite')
-  onnx = load.load(pair / 'x.onnx')
+  tflite = load.load_predictor(pair / 'x.tflite')
+  onnx = load.load_predictor(pair / 'x.onnx')
   assert (tflite.resolver, onnx.resolver) == ('default', 'onnxruntime')
   assert onnx.input_size == small.SIZE
   wanted, found = tflite(images), onnx(images)
@@ -49,7 +49,7 @@ def test_onnx_computes_the_same(pair):
 
 
 def test_facts(pair):
-  facts = onnx.facts((pair / 'x.onnx').read_bytes())
+  facts = onnx.summarize_onnx((pair / 'x.onnx').read_bytes())
   assert facts['opset'] == 17
   assert facts['operators']['Conv'] == 3
   assert facts['operators']['DequantizeLinear'] > 5
@@ -63,13 +63,13 @@ def test_damage_is_one_error(pair, tmp_path):
   card = json.loads((pair / 'x.json').read_text())
   (tmp_path / 'x.json').write_text(json.dumps(card))
   with pytest.raises(ValueError, match='ONNX Runtime cannot load'):
-    load.load(tmp_path / 'x.onnx')
+    load.load_predictor(tmp_path / 'x.onnx')
   card['sha256'] = hashlib.sha256(content).hexdigest()
   (tmp_path / 'x.json').write_text(json.dumps(card))
   with pytest.raises(ValueError, match='damaged or was replaced'):
-    load.load(tmp_path / 'x.onnx')
+    load.load_predictor(tmp_path / 'x.onnx')
 
 
 def test_unknown_ending():
   with pytest.raises(ValueError, match=r'x\.pb does not end in one of .tflite'):
-    load.load(pathlib.Path('x.pb'))
+    load.load_predictor(pathlib.Path('x.pb'))

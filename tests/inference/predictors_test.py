@@ -137,7 +137,7 @@ def test_resize_nearest_by_hand():
 @pytest.mark.parametrize('output', predictors.OUTPUTS)
 def test_static_protocol(output):
   x = np.repeat(np.repeat(images(2, (4, 4)), 3, axis=1), 3, axis=2)
-  predictor = predictors.static_protocol(flax_predictor(), (8, 8), output)
+  predictor = predictors.fixed_size_predictor(flax_predictor(), (8, 8), output)
   assert predictor.input_size == (8, 8)
   assert predictor.output == output
   inner = flax_predictor(output)
@@ -150,11 +150,11 @@ def test_static_protocol(output):
 
 def test_static_protocol_at_the_models_size_changes_nothing():
   x = images(2, (8, 8))
-  predictor = predictors.static_protocol(flax_predictor(), (8, 8))
+  predictor = predictors.fixed_size_predictor(flax_predictor(), (8, 8))
   np.testing.assert_array_equal(predictor(x), flax_predictor()(x))
 
 
 def test_resized_wants_the_files_own_size():
-  inner = predictors.static_protocol(flax_predictor(), (8, 8))
+  inner = predictors.fixed_size_predictor(flax_predictor(), (8, 8))
   with pytest.raises(ValueError, match=r'at \(8, 8\), not at \(4, 4\)'):
-    predictors.Resized(inner, (4, 4))
+    predictors.ResizedPredictor(inner, (4, 4))

@@ -8,7 +8,7 @@ from deeplab.inference import tflm
 from tests.export import small
 
 needs_tflm = pytest.mark.skipif(
-  not tflm.available(), reason='tflite-micro is not installed'
+  not tflm.is_available(), reason='tflite-micro is not installed'
 )
 
 
@@ -30,9 +30,9 @@ def test_predicts_as_the_reference_kernels(tmp_path):
 
 
 def test_without_the_package(monkeypatch):
-  monkeypatch.setattr(tflm, 'available', lambda: False)
+  monkeypatch.setattr(tflm, 'is_available', lambda: False)
   with pytest.raises(ValueError, match='Lite Micro is not installed'):
-    tflm.open_file(b'')
+    tflm.make_interpreter(b'')
 
 
 @needs_tflm

@@ -63,7 +63,7 @@ class Fake:
       return logits
     if self.output == 'softmax':
       return predictors.softmax(logits)
-    return predictors.to_ids(logits)
+    return predictors.argmax(logits)
 
 
 def channels(images):
@@ -93,7 +93,7 @@ SIZES = ((20, 31), (8, 8), (17, 26), (23, 25), (5, 40))
 )
 def test_a_pixelwise_predictor_is_the_same_in_every_protocol(changes):
   images = random_images(SIZES)
-  results = views.segment(Fake(channels), images, eval_config(**changes))
+  results = views.segment_images(Fake(channels), images, eval_config(**changes))
   for image, ids in zip(images, results, strict=True):
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, image.argmax(-1))
@@ -115,7 +115,7 @@ def test_padded_sizes(size, offset, padded):
 
 def test_batches_hold_one_padded_size():
   fake = Fake(channels)
-  views.segment(fake, random_images(SIZES), eval_config())
+  views.segment_images(fake, random_images(SIZES), eval_config())
   # 20x31, 17x26 and 23x25 all become 24x32.
   assert sorted(fake.seen) == [
     (1, 8, 8, 3),
@@ -128,7 +128,7 @@ def test_windows_of_all_images_share_batches_and_cover_everything():
   fake = Fake(channels)
   images = random_images([(16, 36), (30, 10)])
   config = eval_config(mode='slide', batch_size=4)
-  views.segment(fake, images, config)
+  views.segment_images(fake, images, config)
   # 3 windows, and 3 of the second image, which is padded to 30x16.
   assert fake.seen == [(4, 16, 16, 3), (2, 16, 16, 3)]
 
@@ -156,7 +156,7 @@ def test_overlapping_windows_are_averaged():
     return np.stack([np.full(images.shape[:3], 4.2), columns], -1)
 
   config = eval_config(mode='slide', window=(8, 8), stride=(8, 4))
-  ids = views.segment(Fake(ramp), random_images([(8, 12)]), config)[0]
+  ids = views.segment_images(Fake(ramp), random_images([(8, 12)]), config)[0]
   np.testing.assert_array_equal(ids[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
 
 
@@ -177,25 +177,29 @@ def blur(images):
 @pytest.mark.parametrize('window', [(24, 40), (64, 64)])
 def test_one_window_over_an_image_is_the_whole_image_exactly(window):
   images = random_images([(20, 31), (24, 40), (17, 34)])
-  whole = views.whole(Fake(blur), images, eval_config())
+  whole = views.whole_inference(Fake(blur), images, eval_config())
   config = eval_config(mode='slide', window=window, stride=(10, 10))
   for one, other in zip(
-    views.slide(Fake(blur), images, config), whole, strict=True
+    views.sliding_window_inference(Fake(blur), images, config),
+    whole,
+    strict=True,
   ):
     np.testing.assert_array_equal(one, other)
 
 
 def test_one_window_of_a_network_is_the_whole_image_exactly():
   config = shapes_mnv2.get_config('smoke')
-  model = registry.build(config.model, 3, depthwise='conv', pointwise='conv')
+  model = registry.build_model(
+    config.model, 3, depthwise='conv', pointwise='conv'
+  )
   variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   predictor = predictors.FlaxPredictor(
     model, variables, config.data.mean, config.data.std
   )
   images = random_images([(60, 90)])
   section = eval_config(pad_multiple=32, window=(64, 96), stride=(32, 32))
-  (whole,) = views.whole(predictor, images, section)
-  (one,) = views.slide(predictor, images, section)
+  (whole,) = views.whole_inference(predictor, images, section)
+  (one,) = views.sliding_window_inference(predictor, images, section)
   np.testing.assert_array_equal(one, whole)
   assert np.ptp(whole) > 0
 
@@ -205,7 +209,7 @@ def test_overlapping_windows_are_a_loop_over_crops():
   config = eval_config(
     mode='slide', window=(16, 24), stride=(9, 10), pad_multiple=1, batch_size=4
   )
-  (got,) = views.slide(Fake(blur), [image], config)
+  (got,) = views.sliding_window_inference(Fake(blur), [image], config)
   total, times = np.zeros((37, 45, 3)), np.zeros((37, 45, 1))
   for y in (0, 9, 18, 21):
     for x in (0, 10, 20, 21):
@@ -259,7 +263,7 @@ def test_padding_is_the_mean_colour_and_is_cut_off():
     return images
 
   image = np.full((3, 5, 3), 200, np.uint8)
-  ids = views.segment(Fake(record), [image], eval_config())[0]
+  ids = views.segment_images(Fake(record), [image], eval_config())[0]
   assert ids.shape == (3, 5)
   assert seen[0].shape == (1, 8, 8, 3)
   assert seen[0][0, 2, 4].tolist() == [200, 200, 200]
@@ -278,8 +282,8 @@ def test_flip_averages_probabilities_of_mirrored_images():
     return logits
 
   image = random_images([(8, 16)])[0]
-  plain = views.segment(Fake(left), [image], eval_config())[0]
-  flipped = views.segment(Fake(left), [image], eval_config(flip=True))[0]
+  plain = views.segment_images(Fake(left), [image], eval_config())[0]
+  flipped = views.segment_images(Fake(left), [image], eval_config(flip=True))[0]
   assert np.unique(plain[:, :8]).tolist() == [1]
   assert np.unique(plain[:, 8:]).tolist() == [2]
   # Mean probabilities, by hand: class 1 (e^3/(e^3+2) + 1/(e^2+2)) / 2 = .508,
@@ -301,7 +305,7 @@ def test_scales_average_probabilities_not_logits():
   config = eval_config(scales=(1.0, 0.5, 1.5))
   image = random_images([(16, 16)])[0]
   fake = Fake(by_size)
-  assert np.unique(views.segment(fake, [image], config)[0]) == [1]
+  assert np.unique(views.segment_images(fake, [image], config)[0]) == [1]
   assert fake.seen == [(1, 16, 16, 3), (1, 8, 8, 3), (1, 24, 24, 3)]
 
 
@@ -310,7 +314,7 @@ def test_scaled_views_come_back_in_place():
   image[:, :20, 1] = 60
   image[:, 20:, 2] = 60
   config = eval_config(scales=(0.5, 1.0, 1.5), flip=True)
-  ids = views.segment(Fake(channels), [image], config)[0]
+  ids = views.segment_images(Fake(channels), [image], config)[0]
   np.testing.assert_array_equal(ids[:, :20], 1)
   np.testing.assert_array_equal(ids[:, 20:], 2)
 
@@ -340,7 +344,7 @@ def test_images_are_fitted_into_a_frame_and_back(mode):
   image = np.zeros((12, 20, 3), np.uint8)
   image[:, :10, 1] = image[:, 10:, 2] = 60
   config = eval_config(fit=(80, 24), mode=mode, window=(24, 40))
-  ids = views.segment(fake, [image], config)[0]
+  ids = views.segment_images(fake, [image], config)[0]
   np.testing.assert_array_equal(ids[:, :10], 1)
   np.testing.assert_array_equal(ids[:, 10:], 2)
   assert fake.seen == [(1, 24, 40, 3)]
@@ -357,25 +361,25 @@ def test_logits_are_resized_before_they_are_probabilities():
 
   image = np.zeros((2, 4, 3), np.uint8)
   config = eval_config(scales=(0.5,), pad_multiple=1)
-  ids = views.segment(Fake(slope), [image], config)[0]
+  ids = views.segment_images(Fake(slope), [image], config)[0]
   np.testing.assert_array_equal(ids, [[0, 0, 0, 1]] * 2)
   softmax = Fake(slope, 'softmax')
   softmax.with_output = lambda output: softmax  # a file that has no logits
-  ids = views.segment(softmax, [image], config)[0]
+  ids = views.segment_images(softmax, [image], config)[0]
   np.testing.assert_array_equal(ids, [[0, 0, 1, 1]] * 2)
 
 
 def test_one_scale_that_is_not_one():
   fake = Fake(channels)
   image = random_images([(16, 24)])[0]
-  ids = views.segment(fake, [image], eval_config(scales=(2.0,)))[0]
+  ids = views.segment_images(fake, [image], eval_config(scales=(2.0,)))[0]
   assert ids.shape == (16, 24)
   assert fake.seen == [(1, 32, 48, 3)]
 
 
 def test_static_size_is_resized_and_batched_over_image_sizes():
   fake = Fake(channels, input_size=(16, 16))
-  results = views.segment(fake, random_images(SIZES), eval_config())
+  results = views.segment_images(fake, random_images(SIZES), eval_config())
   assert [x.shape for x in results] == list(SIZES)
   assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
 
@@ -383,11 +387,11 @@ def test_static_size_is_resized_and_batched_over_image_sizes():
 def test_static_mode_is_what_a_file_of_that_size_does():
   images = random_images(SIZES)
   fake = Fake(channels)
-  got = views.segment(fake, images, eval_config(mode='static'))
+  got = views.segment_images(fake, images, eval_config(mode='static'))
   assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
   file = Fake(channels, input_size=(16, 16))
   for one, other in zip(
-    got, views.segment(file, images, eval_config()), strict=True
+    got, views.segment_images(file, images, eval_config()), strict=True
   ):
     np.testing.assert_array_equal(one, other)
 
@@ -395,7 +399,7 @@ def test_static_mode_is_what_a_file_of_that_size_does():
 def test_static_size_slides_windows_of_that_size():
   fake = Fake(channels, input_size=(16, 16))
   images = random_images(SIZES)
-  results = views.segment(fake, images, eval_config(mode='slide'))
+  results = views.segment_images(fake, images, eval_config(mode='slide'))
   for image, ids in zip(images, results, strict=True):
     np.testing.assert_array_equal(ids, image.argmax(-1))
 
@@ -417,7 +421,7 @@ def test_static_size_slides_windows_of_that_size():
 )
 def test_bad_config_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    views.segment(Fake(channels), [], eval_config(**changes))
+    views.segment_images(Fake(channels), [], eval_config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -432,9 +436,9 @@ def test_static_size_refuses_what_it_cannot_do(changes):
   fake = Fake(channels, input_size=(16, 16))
   config = eval_config(stride=(4, 4), **changes)
   with pytest.raises(ValueError, match='static size'):
-    views.check(fake, config)
+    views.check_eval_config(fake, config)
   with pytest.raises(ValueError, match='static size'):
-    views.check(predictors.Resized(fake, (16, 16)), config)
+    views.check_eval_config(predictors.ResizedPredictor(fake, (16, 16)), config)
 
 
 def test_progress_is_a_bar_on_a_terminal_alone(monkeypatch, caplog):
@@ -444,13 +448,13 @@ def test_progress_is_a_bar_on_a_terminal_alone(monkeypatch, caplog):
 
   terminal = Terminal()
   monkeypatch.setattr('sys.stderr', terminal)
-  assert list(views.track(range(3), 3, 'read')) == [0, 1, 2]
+  assert list(views.track_progress(range(3), 3, 'read')) == [0, 1, 2]
   assert 'read: 100%' in terminal.getvalue()
 
   pipe = io.StringIO()
   monkeypatch.setattr('sys.stderr', pipe)
   with caplog.at_level(logging.INFO, logger='absl'):
-    assert list(views.track(range(3), 3, 'read', every=0)) == [0, 1, 2]
+    assert list(views.track_progress(range(3), 3, 'read', every=0)) == [0, 1, 2]
   assert 'read: 2 of 3 images' in caplog.text
   assert '100%' not in pipe.getvalue()
 
@@ -459,9 +463,9 @@ def test_a_batch_counts_once_its_work_is_done(monkeypatch, caplog):
   now = [0.0]
   monkeypatch.setattr(views.time, 'monotonic', lambda: now[0])
   with caplog.at_level('INFO', logger='absl'):
-    for batch in views.track([[1, 2], [3]], 3, 'evaluate', size=len):
+    for batch in views.track_progress([[1, 2], [3]], 3, 'evaluate', size=len):
       now[0] += len(batch)
-    for _ in views.track([1], 1, 'predict'):
+    for _ in views.track_progress([1], 1, 'predict'):
       now[0] += 2.0
   assert caplog.messages == [
     'evaluate: 3 images in 3.0 s',

@@ -92,7 +92,7 @@ def assert_all_close(actual, expected, tolerance):
 def test_depthwise_is_the_convolution(size, stride, rate, padding):
   pads = layers.explicit_padding(padding, size, 3, stride, rate)
   x, kernel = random(2, *size, 3), random(3, 3, 1, 3, seed=1)
-  function = lambda x, kernel: cpu_kernels.depthwise(
+  function = lambda x, kernel: cpu_kernels.depthwise_conv(
     x, kernel, stride, rate, pads
   )
   actual = value_and_gradients(function, x, kernel)
@@ -115,7 +115,7 @@ def test_depthwise_is_the_convolution(size, stride, rate, padding):
 )
 def test_depthwise_other_kernels_and_padding(size, kernel, stride, rate, pads):
   x, kernel = random(3, *size, 2), random(*kernel, 1, 2, seed=1)
-  function = lambda x, kernel: cpu_kernels.depthwise(
+  function = lambda x, kernel: cpu_kernels.depthwise_conv(
     x, kernel, stride, rate, pads
   )
   actual = value_and_gradients(function, x, kernel)
@@ -127,7 +127,7 @@ def test_depthwise_literal():
   x = jnp.arange(1, 10, dtype=jnp.float32).reshape(1, 3, 3, 1)
   kernel = jnp.arange(9, dtype=jnp.float32).reshape(3, 3, 1, 1)
   pads = ((1, 1), (1, 1))
-  function = lambda x, kernel: cpu_kernels.depthwise(x, kernel, 2, 1, pads)
+  function = lambda x, kernel: cpu_kernels.depthwise_conv(x, kernel, 2, 1, pads)
   y, backward = jax.vjp(jax.jit(function), x, kernel)
   # Bottom right taps of the kernel over the top left corner, and so on.
   assert y.ravel().tolist() == [
@@ -147,7 +147,7 @@ def test_depthwise_bfloat16(stride, rate):
   x, kernel = random(2, 12, 12, 4), random(3, 3, 1, 4, seed=1)
   x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
   pads = ((rate, rate), (rate, rate))
-  function = lambda x, kernel: cpu_kernels.depthwise(
+  function = lambda x, kernel: cpu_kernels.depthwise_conv(
     x, kernel, stride, rate, pads
   )
   actual = value_and_gradients(function, x, kernel)
@@ -188,7 +188,7 @@ def test_pointwise_is_the_convolution():
     'VALID',
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-  actual = value_and_gradients(cpu_kernels.pointwise, x, kernel)
+  actual = value_and_gradients(cpu_kernels.pointwise_conv, x, kernel)
   expected = value_and_gradients(convolution, x, kernel)
   assert_all_close(actual, expected, 2e-6)
 
@@ -200,7 +200,9 @@ def test_pointwise_is_the_convolution():
 def test_channel_sum(shape):
   x, y = random(*shape), random(*shape, seed=1)
   function = lambda x, y: x * y + 1
-  actual = jax.jit(cpu_kernels.channel_sum, static_argnums=0)(function, x, y)
+  actual = jax.jit(cpu_kernels.sum_over_pixels, static_argnums=0)(
+    function, x, y
+  )
   expected = (np.float64(x) * np.float64(y) + 1).sum((0, 1, 2))
   np.testing.assert_allclose(actual, expected, rtol=2e-5)
 
@@ -214,7 +216,9 @@ def test_strict_promotion():
     jax.numpy_dtype_promotion('strict'),
     jax.numpy_rank_promotion('raise'),
   ):
-    function = lambda x, kernel: cpu_kernels.depthwise(x, kernel, 2, 1, pads)
+    function = lambda x, kernel: cpu_kernels.depthwise_conv(
+      x, kernel, 2, 1, pads
+    )
 
     def run(x, kernel):
       y, backward = jax.vjp(function, x, kernel)

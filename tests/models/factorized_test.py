@@ -21,7 +21,7 @@ def line(x, weights, rate, axis):
 @pytest.mark.parametrize('rate', [1, 2])
 def test_is_its_definition(rate):
   block = factorized.NonBottleneck1D(
-    rate, layers.Norm(0.9, 0.0), 'symmetric', layers.Options()
+    rate, layers.BatchNormConfig(0.9, 0.0), 'symmetric', layers.Options()
   )
   x = np.random.default_rng(0).normal(size=(6, 7)).astype(np.float32)
   taps = {
@@ -65,7 +65,7 @@ def test_is_its_definition(rate):
 
 def test_kernels():
   block = factorized.NonBottleneck1D(
-    4, layers.Norm(0.9, 1e-3), 'symmetric', layers.Options()
+    4, layers.BatchNormConfig(0.9, 1e-3), 'symmetric', layers.Options()
   )
   shapes = jax.eval_shape(
     lambda x: block.init(jax.random.key(0), x, False), np.zeros((1, 8, 8, 6))

@@ -5,7 +5,7 @@ import pytest
 
 from deeplab.models import layers
 
-NORM = layers.Norm(decay=0.9, epsilon=1e-3)
+NORM = layers.BatchNormConfig(decay=0.9, epsilon=1e-3)
 
 
 def random(*shape, seed=0):
@@ -230,7 +230,7 @@ def test_conv_bn_batch_statistics(dtype):
 @pytest.mark.parametrize('pointwise', ['conv', 'matmul'])
 def test_frozen_norm(pointwise):
   options = layers.Options(pointwise=pointwise)
-  norm = layers.Norm(0.9, 0.0, frozen=True)
+  norm = layers.BatchNormConfig(0.9, 0.0, frozen=True)
   layer = layers.BatchNorm(norm, 'relu', options)
   x = np.array([1, 4, 7], np.float32).reshape(1, 1, 3, 1)
   variables = layer.init(jax.random.key(0), x, True)
@@ -346,7 +346,7 @@ def test_dropout_keeps_the_mean():
 def test_dropout_of_whole_channels():
   x = np.ones((2, 5, 6, 400), np.float32)
   keys = jax.random.split(jax.random.key(0), 2)
-  y = np.asarray(layers.dropout(x, 0.25, keys, channels=True))
+  y = np.asarray(layers.dropout(x, 0.25, keys, drop_channels=True))
   np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
   # 400 draws an image: three standard deviations are 0.065.
   assert np.abs((y[:, 0, 0] == 0).mean(-1) - 0.25).max() < 0.065

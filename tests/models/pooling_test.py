@@ -65,10 +65,10 @@ def test_bfloat16_is_summed_in_float32():
 
 
 def test_check_batch():
-  pooling.check_batch(2, layers.Options())
-  pooling.check_batch(1, layers.Options(frozen_norms=True))
+  pooling.check_batch_size(2, layers.Options())
+  pooling.check_batch_size(1, layers.Options(frozen_norms=True))
   with pytest.raises(ValueError, match='raise batch_size to 2 or more'):
-    pooling.check_batch(1, layers.Options())
+    pooling.check_batch_size(1, layers.Options())
 
 
 @pytest.mark.parametrize('padding', ['symmetric', 'same', 'keras'])

@@ -15,7 +15,7 @@ from deeplab.models import segmenter
 from deeplab.models.heads import fcn
 from deeplab.models.heads import mobileseg
 
-NORM = layers.Norm(0.9, 1e-5)
+NORM = layers.BatchNormConfig(0.9, 1e-5)
 
 
 class Encoder(nn.Module):
@@ -44,7 +44,7 @@ def small(**fields):
 
 
 def model(encoder, head, output_stride):
-  config = common.base().model
+  config = common.default_config().model
   config.encoder = ConfigDict(encoder)
   config.head = ConfigDict(head)
   config.output_stride = output_stride
@@ -52,8 +52,8 @@ def model(encoder, head, output_stride):
 
 
 def test_rows_by_hand():
-  result = profile.profile(small(), 5, (9, 7))
-  row = profile.Layer
+  result = profile.count_macs_and_params(small(), 5, (9, 7))
+  row = profile.LayerProfile
   assert result.rows == (
     row('encoder/stem/conv', 'conv', 3, 2, 1, (9, 7, 3), (5, 4, 4),
         20 * 108, 108),
@@ -71,7 +71,7 @@ def test_rows_by_hand():
 
 
 def test_channels_of_the_image_count():
-  result = profile.profile(small(), 5, (9, 7), channels=4)
+  result = profile.count_macs_and_params(small(), 5, (9, 7), channels=4)
   assert result.rows[0].in_shape == (9, 7, 4)
   assert result.macs == 20 * (144 + 36 + 20)
 
@@ -79,10 +79,10 @@ def test_channels_of_the_image_count():
 def test_auxiliary_head_counts_only_when_asked_for():
   auxiliary = fcn.FCN(num_classes=5, stage=0, channels=6)
   network = small(auxiliary=auxiliary)
-  assert profile.profile(network, 5, (9, 7)) == profile.profile(
-    small(), 5, (9, 7)
-  )
-  result = profile.profile(network, 5, (9, 7), auxiliary=True)
+  assert profile.count_macs_and_params(
+    network, 5, (9, 7)
+  ) == profile.count_macs_and_params(small(), 5, (9, 7))
+  result = profile.count_macs_and_params(network, 5, (9, 7), auxiliary=True)
   assert result.macs == 20 * (108 + 36 + 20) + 20 * (9 * 4 * 6 + 6 * 5)
   assert result.params == 185 + (9 * 4 * 6 + 12) + (6 * 5 + 5)
 
@@ -96,7 +96,9 @@ def test_further_outputs_of_the_head_count_only_when_asked_for():
     classifier_channels=3,
   )
   one, both = (
-    profile.profile(small(head=head), 5, (9, 7), auxiliary=auxiliary)
+    profile.count_macs_and_params(
+      small(head=head), 5, (9, 7), auxiliary=auxiliary
+    )
     for auxiliary in (False, True)
   )
   # A separable convolution 6 -> 3 and a classifier 3 -> 5 on a 5 x 4 map.
@@ -105,7 +107,7 @@ def test_further_outputs_of_the_head_count_only_when_asked_for():
 
 
 def test_table():
-  text = profile.table(profile.profile(small(), 5, (9, 7)))
+  text = profile.format_table(profile.count_macs_and_params(small(), 5, (9, 7)))
   lines = text.splitlines()
   assert len(lines) == 1 + 5 + 1
   assert lines[0].split() == [
@@ -168,7 +170,9 @@ PUBLISHED = {
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_published_networks(name):
   encoder, head, stride, classes, size, macs, params = PUBLISHED[name]
-  result = profile.profile(model(encoder, head, stride), classes, size)
+  result = profile.count_macs_and_params(
+    model(encoder, head, stride), classes, size
+  )
   assert (result.macs, result.params) == (macs, params)
 
 
@@ -185,7 +189,10 @@ def convolutions(jaxpr):
 def test_factorized_and_transposed_rows():
   """Of ERFNet: a 3x1 kernel, and kernels paid for at each input pixel."""
   network = model({'name': 'erfnet_tiny'}, {'name': 'erfnet'}, 8)
-  rows = {row.path: row for row in profile.profile(network, 5, (16, 32)).rows}
+  rows = {
+    row.path: row
+    for row in profile.count_macs_and_params(network, 5, (16, 32)).rows
+  }
   row = rows['encoder/stage3_block2/conv_2_rows']
   assert (row.op, row.kernel, row.rate) == ('conv', (3, 1), 4)
   assert (row.macs, row.params) == (2 * 4 * 3 * 12 * 12, 3 * 12 * 12 + 12)
@@ -193,7 +200,9 @@ def test_factorized_and_transposed_rows():
   assert (row.op, row.kernel, row.stride) == ('transposed', 3, 2)
   assert (row.in_shape, row.out_shape) == ((2, 4, 12), (4, 8, 64))
   assert (row.macs, row.params) == (2 * 4 * 9 * 12 * 64, 9 * 12 * 64 + 64)
-  table = profile.table(profile.profile(network, 5, (16, 32)))
+  table = profile.format_table(
+    profile.count_macs_and_params(network, 5, (16, 32))
+  )
   lines = {line.split()[0]: line.split()[1:5] for line in table.splitlines()}
   assert lines['encoder/stage3_block2/conv_2_rows'] == ['conv', '3x1', '1', '4']
   assert lines['head/classifier'] == ['transposed', '2', '2', '1']
@@ -204,7 +213,7 @@ def test_factorized_and_transposed_rows():
 )
 def test_counts_what_the_trace_holds(encoder):
   config = model({'name': encoder}, {'name': 'deeplabv3plus'}, 8)
-  network = registry.build(config, 4, depthwise='conv', pointwise='conv')
+  network = registry.build_model(config, 4, depthwise='conv', pointwise='conv')
   images = jnp.zeros((1, 65, 49, 3))
   variables = jax.eval_shape(
     lambda x: network.init(jax.random.key(0), x), images
@@ -214,7 +223,7 @@ def test_counts_what_the_trace_holds(encoder):
   for convolution in convolutions(jaxpr.jaxpr):
     kernel, out = convolution.invars[1].aval, convolution.outvars[0].aval
     macs += kernel.size * out.shape[1] * out.shape[2]
-  result = profile.profile(network, 4, (65, 49))
+  result = profile.count_macs_and_params(network, 4, (65, 49))
   assert result.macs == macs
   leaves = jax.tree.leaves(variables['params'])
   assert result.params == sum(leaf.size for leaf in leaves)
@@ -222,7 +231,9 @@ def test_counts_what_the_trace_holds(encoder):
 
 def test_forms_of_convolution_do_not_matter():
   config = model({'name': 'mobilenet_v2_tiny'}, {'name': 'deeplabv3plus'}, 16)
-  shifted = registry.build(config, 4, depthwise='shifted', pointwise='matmul')
-  assert profile.profile(shifted, 4, (65, 49)) == profile.profile(
-    config, 4, (65, 49)
+  shifted = registry.build_model(
+    config, 4, depthwise='shifted', pointwise='matmul'
   )
+  assert profile.count_macs_and_params(
+    shifted, 4, (65, 49)
+  ) == profile.count_macs_and_params(config, 4, (65, 49))

@@ -32,7 +32,7 @@ HEAD_PARAMETERS = {
 
 
 def config(**fields):
-  c = common.base().model
+  c = common.default_config().model
   for name, value in fields.items():
     c[name] = ConfigDict(value) if isinstance(value, dict) else value
   return c
@@ -55,7 +55,9 @@ def test_encoder(name):
   assert cls.__name__ in text
   assert 'cases.count(' in text
   # All of them reach stride 8, and some end there.
-  network = registry.build(config(encoder={'name': name}, output_stride=8), 3)
+  network = registry.build_model(
+    config(encoder={'name': name}, output_stride=8), 3
+  )
   features, shapes = jax.eval_shape(
     lambda x: network.encoder.init_with_output(jax.random.key(0), x, False),
     jax.ShapeDtypeStruct((1, 65, 41, 3), jnp.float32),
@@ -68,7 +70,7 @@ def test_encoder(name):
 
 @pytest.mark.parametrize('name', registry.HEADS)
 def test_head(name):
-  network = registry.build(config(head={'name': name}), 3)
+  network = registry.build_model(config(head={'name': name}), 3)
   features = tuple(
     jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     for size, channels in ((33, 16), (17, 24), (9, 32), (5, 96), (5, 320))
@@ -82,7 +84,7 @@ def test_head(name):
 
 
 def test_fields_reach_the_modules():
-  network = registry.build(
+  network = registry.build_model(
     config(
       encoder={'name': 'mobilenet_v2', 'alpha': 0.5},
       head={'name': 'deeplabv3plus', 'rates': (3, 5), 'align_corners': True},
@@ -117,7 +119,7 @@ def test_fields_reach_the_modules():
 
 def test_forms_of_convolution_can_be_forced():
   c = config(depthwise='shifted', pointwise='matmul')
-  options = registry.build(
+  options = registry.build_model(
     c, 2, depthwise='conv', pointwise='conv'
   ).encoder.options
   assert (options.depthwise, options.pointwise) == ('conv', 'conv')
@@ -125,7 +127,7 @@ def test_forms_of_convolution_can_be_forced():
 
 
 def test_no_auxiliary_head_by_default():
-  assert registry.build(config(), 2).auxiliary is None
+  assert registry.build_model(config(), 2).auxiliary is None
 
 
 @pytest.mark.parametrize(
@@ -150,11 +152,11 @@ def test_no_auxiliary_head_by_default():
 )
 def test_unknown_names_and_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    registry.build(config(**fields), 2)
+    registry.build_model(config(**fields), 2)
 
 
 def test_fields_lists_defaults_that_a_config_may_set():
-  fields = registry.fields(registry.HEADS['fcn'])
+  fields = registry.config_fields(registry.HEADS['fcn'])
   assert fields == {
     'stage': 3,
     'channels': 256,

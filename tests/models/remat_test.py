@@ -22,11 +22,11 @@ TINY = [
 
 def _kept(name, remat):
   """Returns the bytes that the backward pass of an encoder is handed."""
-  config = common.base().model
+  config = common.default_config().model
   config.encoder = ConfigDict({'name': name})
   config.remat = remat
   config.output_stride = 8
-  encoder = registry.build(config, 3).encoder
+  encoder = registry.build_model(config, 3).encoder
   images = jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32)
 
   def pull(images):
@@ -60,14 +60,14 @@ def test_stages_count_from_the_finest():
 
 def test_gradients_and_statistics_are_the_same():
   images = jax.random.normal(jax.random.key(1), (2, 9, 9, 4))
-  conv = resnet.Conv(4, 3, output_stride.Layer(1, 1))
+  conv = resnet.ConvSpec(4, 3, output_stride.StrideRate(1, 1))
   results = []
   for remat in (0, 1):
     options = layers.Options(remat=remat)
-    block = options.block(resnet.Residual, 0)(
+    block = options.maybe_remat(resnet.ResidualUnit, 0)(
       (conv, conv),
       shortcut='sum',
-      norm=layers.Norm(0.9, 1e-3),
+      norm=layers.BatchNormConfig(0.9, 1e-3),
       use_bias=False,
       padding='same',
       options=options,

@@ -93,14 +93,14 @@ def test_gradient_is_the_transpose(align_corners):
   ],
 )
 def test_sizes(start, end, ratio, aligned, expected):
-  actual = resizing.sizes((start, 7), (end, 7), aligned, ratio)
+  actual = resizing.stage_sizes((start, 7), (end, 7), aligned, ratio)
   assert actual == [(size, 7) for size in expected]
-  actual = resizing.sizes((7, start), (7, end), aligned, ratio)
+  actual = resizing.stage_sizes((7, start), (7, end), aligned, ratio)
   assert actual == [(7, size) for size in expected]
 
 
 def test_the_axis_that_grows_most_counts():
-  assert resizing.sizes((4, 4), (8, 64), False, 4) == [(6, 16), (8, 64)]
+  assert resizing.stage_sizes((4, 4), (8, 64), False, 4) == [(6, 16), (8, 64)]
 
 
 @pytest.mark.parametrize('aligned', [False, True])
@@ -110,10 +110,10 @@ def test_no_step_exceeds_the_limit(limit, aligned):
   for start in range(1, 30):
     for end in (*range(start, 40), *range(40, 700, 13), 458, 248, 317, 185):
       other = 40
-      found = resizing.sizes((start, other), (end, other), aligned, limit)
+      found = resizing.stage_sizes((start, other), (end, other), aligned, limit)
       before = (start, other)
       for size in found:
-        grown = resizing.ratios(before, size, aligned)
+        grown = resizing.axis_ratios(before, size, aligned)
         assert max(grown) <= limit, (start, end, found)
         before = size
       assert before == (end, other)
@@ -123,7 +123,7 @@ def test_no_step_exceeds_the_limit(limit, aligned):
 
 
 def test_one_pixel_beside_an_axis_that_grows():
-  assert resizing.sizes((1, 8), (32, 64), False, 2) == [
+  assert resizing.stage_sizes((1, 8), (32, 64), False, 2) == [
     *((32, 16), (32, 32), (32, 64)),
   ]
 
@@ -131,8 +131,8 @@ def test_one_pixel_beside_an_axis_that_grows():
 def test_in_steps():
   """Half-pixel centres, from 2 pixels to 4 to 8, by hand."""
   x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
-  once = resizing.in_steps(x, (1, 8), False, 0).ravel().tolist()
+  once = resizing.resize_in_stages(x, (1, 8), False, 0).ravel().tolist()
   assert once == [0, 0, 1, 3, 5, 7, 8, 8]
-  twice = resizing.in_steps(x, (1, 8), False, 2).ravel().tolist()
+  twice = resizing.resize_in_stages(x, (1, 8), False, 2).ravel().tolist()
   # 0 2 6 8, and quarters between them.
   assert twice == [0, 0.5, 1.5, 3, 5, 6.5, 7.5, 8]

@@ -12,7 +12,7 @@ from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
 from deeplab.models.heads import mobileseg
 
-NORM = layers.Norm(0.9, 1e-3)
+NORM = layers.BatchNormConfig(0.9, 1e-3)
 
 
 class Encoder(nn.Module):

@@ -69,10 +69,12 @@ def imported(path, system, model, variables):
     model: a `Segmenter`, or anything with its fields.
     variables: its variables.
   """
-  found, match = detect.detect(dispatch.read(path), model, variables)
+  found, match = detect.detect_system(
+    dispatch.read_tensors(path), model, variables
+  )
   assert found == system
-  return merge.merge(
-    variables, match.tensors, match.sources, unused=match.unused
+  return merge.merge_tensors(
+    variables, match.tensors, match.tensor_refs, unused=match.unused
   )
 
 

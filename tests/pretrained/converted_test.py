@@ -73,15 +73,15 @@ def bring(path, model, size):
   x = jnp.zeros((1, size, size, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
   variables = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
-  name, match = detect.detect(tflite.read(path), model, variables)
-  assert detect.SYSTEMS[name].folded
-  variables = merge.merge(
-    variables, match.tensors, match.sources, unused=match.unused
+  name, match = detect.detect_system(tflite.read_tflite(path), model, variables)
+  assert detect.SYSTEMS[name].batch_norms_folded
+  variables = merge.merge_tensors(
+    variables, match.tensors, match.tensor_refs, unused=match.unused
   )
-  variables = unfold_batch_norm.identity_norms(
-    model, variables, x, match.sources
+  variables = unfold_batch_norm.set_identity_batch_norms(
+    model, variables, x, match.tensor_refs
   )
-  return Imported(model, variables, match.sources)
+  return Imported(model, variables, match.tensor_refs)
 
 
 def mobile(path, alpha, output_stride, size):
@@ -140,7 +140,7 @@ def test_fine_tuning_starts_from_the_file(published, float_voc):
   assert len(paths) == 8
   x = np.concatenate([read_image(path, 129) for path in paths])
   x = x / np.float32(127.5) - 1
-  restored = unfold_batch_norm.restore_norms(
+  restored = unfold_batch_norm.restore_batch_norms(
     ours.model, ours.variables, [x], ours.sources
   )
   wanted = ours(x)
@@ -233,7 +233,9 @@ class Backbone(nn.Module):
   auxiliary = None
 
   def __call__(self, images, train=False):
-    return segmenter.Output(self.encoder(images, train)[-1].mean((1, 2)))
+    return segmenter.SegmenterOutput(
+      self.encoder(images, train)[-1].mean((1, 2))
+    )
 
 
 def test_an_encoder_of_imagenet(published):
@@ -242,7 +244,7 @@ def test_an_encoder_of_imagenet(published):
     output_stride=32, top_conv=True, padding='same', options=OPTIONS
   )
   ours = bring(path, Backbone(encoder), 224)
-  file, tensors = File(path), tflite.read(path)
+  file, tensors = File(path), tflite.read_tflite(path)
   layer = 'MobileNetV2/top/Conv2d_1x1_output'
   kernel = tensors[f'{layer}/weights'][:, 0, 0].T
   same = []

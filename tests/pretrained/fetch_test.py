@@ -21,7 +21,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def origin(url, digest=f'sha256:{DIGEST[:8]}'):
-  return origins.Origin(url, digest, 'MIT', 'resnet_18', base.IMAGENET)
+  return origins.PublishedWeights(
+    url, digest, 'MIT', 'resnet_18', base.IMAGENET_NORMALIZATION
+  )
 
 
 @pytest.fixture
@@ -32,12 +34,12 @@ def published(tmp_path):
 
 
 def test_a_file_is_fetched_once(cache, published, tmp_path):
-  path = fetch.fetch(published)
+  path = fetch.fetch_weights(published)
   assert path == str(cache / 'net.pth')
   assert (cache / 'net.pth').read_bytes() == CONTENT
   assert os.listdir(cache) == ['net.pth']
   os.remove(tmp_path / 'net.pth')
-  assert fetch.fetch(published) == path
+  assert fetch.fetch_weights(published) == path
   assert fetch.sha256(path) == DIGEST
 
 
@@ -45,22 +47,22 @@ def test_a_file_is_fetched_once(cache, published, tmp_path):
 def test_another_file_is_refused(cache, published, kind):
   wrong = dataclasses.replace(published, digest=f'{kind}:00000000')
   with pytest.raises(ValueError, match=f'not the file.*{kind}.*net.pth again'):
-    fetch.fetch(wrong)
+    fetch.fetch_weights(wrong)
   assert os.listdir(cache) == []
 
 
 def test_a_cached_file_is_checked(cache, published):
-  fetch.fetch(published)
+  fetch.fetch_weights(published)
   (cache / 'net.pth').write_bytes(CONTENT[1:])
   with pytest.raises(ValueError, match='not the file that was published'):
-    fetch.fetch(published)
+    fetch.fetch_weights(published)
 
 
 def test_without_network_it_is_said_what_to_do(cache):
   with pytest.raises(
     OSError, match=r'net\.pth could not be fetched .* put it at .*net\.pth'
   ):
-    fetch.fetch(origin('http://localhost:9/net.pth'))
+    fetch.fetch_weights(origin('http://localhost:9/net.pth'))
   assert os.listdir(cache) == []
 
 
@@ -92,14 +94,14 @@ def server():
 
 
 def test_a_server(cache, server):
-  path = fetch.fetch(origin(f'{server}/net.pth'))
+  path = fetch.fetch_weights(origin(f'{server}/net.pth'))
   assert fetch.sha256(path) == DIGEST
 
 
 @pytest.mark.parametrize('folder', ['cut', 'absent'])
 def test_what_did_not_come_whole_is_not_kept(cache, server, folder):
   with pytest.raises(OSError, match='could not be fetched'):
-    fetch.fetch(origin(f'{server}/{folder}/net.pth'))
+    fetch.fetch_weights(origin(f'{server}/{folder}/net.pth'))
   assert os.listdir(cache) == []
 
 

@@ -22,18 +22,18 @@ from deeplab.pretrained.systems import slim
 from deeplab.pretrained.systems import torchvision
 from tests.export import handmade as fb
 
-ORIGIN = origins.Origin(
+ORIGIN = origins.PublishedWeights(
   url='https://download.example/resnet_tiny.safetensors',
   digest='',
   licence='MIT',
   encoder='resnet_tiny',
-  values=base.IMAGENET,
+  normalization=base.IMAGENET_NORMALIZATION,
 )
 
 
 def config(**fields):
   """Returns a config with the smallest ResNet and torchvision's padding."""
-  c = common.base()
+  c = common.default_config()
   c.model.encoder = ml_collections.ConfigDict(
     {'name': 'resnet_tiny', 'depths': (1, 1, 1, 1)}
   )
@@ -46,7 +46,7 @@ def config(**fields):
     for part in sections:
       section = section[part]
     section[name] = value
-  return common.finish(c)
+  return common.finalize_config(c)
 
 
 _SHAPES = {}
@@ -54,7 +54,7 @@ _SHAPES = {}
 
 def build(c, channels=3):
   """Returns the network of a config, and zeros for its variables."""
-  model = registry.build(c.model, 3)
+  model = registry.build_model(c.model, 3)
   images = np.zeros((1, 33, 33, channels), np.float32)
   key = (str(c.model), channels)
   if key not in _SHAPES:  # most tests have the same network
@@ -70,15 +70,15 @@ def theirs(system, seed=0, whole=True, **fields):
   generator = np.random.default_rng(seed)
   ours = {
     path: generator.normal(size=leaf.shape).astype(np.float32)
-    for path, leaf in merge.flatten(variables).items()
+    for path, leaf in merge.flatten_variables(variables).items()
   }
   parts = [detect.SYSTEMS[system].encoders, detect.SYSTEMS[system].heads]
   tensors = {}
   for known, module in zip(parts, (model.encoder, model.head), strict=True):
-    part = base.find(known, module)
+    part = base.find_mapping(known, module)
     if part is None or (module is model.head and not whole):
       continue
-    for path, source in part.sources(variables).items():
+    for path, source in part.tensor_refs(variables).items():
       value = ours[path]
       if source.layout == 'oihw':
         value = value.transpose(3, 2, 0, 1)
@@ -89,7 +89,7 @@ def theirs(system, seed=0, whole=True, **fields):
 
 def write(tmp_path, tensors, name='resnet_tiny.safetensors', **texts):
   path = str(tmp_path / name)
-  safetensors.write(path, tensors, texts)
+  safetensors.write_safetensors(path, tensors, texts)
   return path
 
 
@@ -99,8 +99,10 @@ def no_batches():
 
 def start(c, channels=3, batches=no_batches):
   model, variables = build(c, channels)
-  variables, manifest = load.initial(c, model, variables, batches)
-  return merge.flatten(variables), manifest
+  variables, manifest = load.load_initial_variables(
+    c, model, variables, batches
+  )
+  return merge.flatten_variables(variables), manifest
 
 
 def test_a_classifier_fills_the_encoder(tmp_path):
@@ -115,7 +117,7 @@ def test_a_classifier_fills_the_encoder(tmp_path):
   assert manifest.unused == ('fc.weight',)
   assert {name.partition('/')[0] for name in manifest.kept} == {'head'}
   assert manifest.variables == sum(n.startswith('encoder/') for n in after)
-  load.record(str(tmp_path), manifest)
+  load.write_manifest(str(tmp_path), manifest)
   with open(tmp_path / 'init.json', encoding='utf-8') as f:
     written = json.load(f)
   assert written['path'] == path
@@ -125,7 +127,7 @@ def test_a_classifier_fills_the_encoder(tmp_path):
   assert written['padding'] == 'symmetric'
   assert not written['bgr']
   # Another attempt without weights leaves no word of them.
-  load.record(str(tmp_path), None)
+  load.write_manifest(str(tmp_path), None)
   assert not (tmp_path / 'init.json').exists()
 
 
@@ -196,7 +198,7 @@ def test_a_foreign_file_says_how_much_was_found(tmp_path):
 @pytest.fixture
 def published(tmp_path, monkeypatch):
   """An origin whose file lies in the cache."""
-  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setitem(origins.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN)
   monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
   os.makedirs(tmp_path / 'weights')
   tensors, ours = theirs('torchvision', whole=False)
@@ -209,14 +211,14 @@ def test_published_weights_by_name(published):
   assert (manifest.url, manifest.licence) == (ORIGIN.url, 'MIT')
   kernel = 'encoder/stem_1/conv/kernel'
   np.testing.assert_array_equal(after[kernel], published[kernel])
-  line = resolve.describe('torchvision:tiny')
+  line = resolve.describe_init_from('torchvision:tiny')
   assert ORIGIN.url in line and 'MIT' in line and ', at /' in line
 
 
 def test_a_file_named_as_published_weights_is_taken_for_them(
   published, tmp_path
 ):
-  path = str(tmp_path / 'weights' / ORIGIN.file)
+  path = str(tmp_path / 'weights' / ORIGIN.filename)
   _, manifest = start(config(init_from=path))
   assert manifest.url == ORIGIN.url
 
@@ -297,11 +299,11 @@ def folded_file(path, variables, model):
   generator = np.random.default_rng(0)
   sources = {}
   for known, module in (
-    (slim.CONVERTED.encoders, model.encoder),
-    (slim.CONVERTED.heads, model.head),
+    (slim.CONVERTED_SYSTEM.encoders, model.encoder),
+    (slim.CONVERTED_SYSTEM.heads, model.head),
   ):
-    sources |= base.find(known, module).sources(variables)
-  leaves, tensors = merge.flatten(variables), {}
+    sources |= base.find_mapping(known, module).tensor_refs(variables)
+  leaves, tensors = merge.flatten_variables(variables), {}
   for ours, source in sources.items():
     value = generator.normal(size=leaves[ours].shape, scale=0.3)
     tensors[source.name] = {
@@ -329,7 +331,7 @@ def folded_file(path, variables, model):
 
 
 def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
-  monkeypatch.setattr(load, 'MEASURED_IMAGES', 12)
+  monkeypatch.setattr(load, 'BATCH_NORM_IMAGES', 12)
   path = tmp_path / 'model.tflite'
   c = config(
     init_from=str(path),
@@ -381,26 +383,28 @@ def test_tensorflow_checkpoints_by_any_name(tmp_path):
   index = tmp_path / 'model.ckpt-7.index'
   index.touch()
   for path in (tmp_path, tmp_path / 'model.ckpt-7', index):
-    assert resolve.find(str(path)) == resolve.Place('', str(index), None)
-    assert resolve.find(f'slim:{path}') == resolve.Place(
+    assert resolve.resolve_init_from(str(path)) == resolve.WeightsSpec(
+      '', str(index), None
+    )
+    assert resolve.resolve_init_from(f'slim:{path}') == resolve.WeightsSpec(
       'slim', str(index), None
     )
 
 
-@pytest.mark.parametrize('name', sorted(origins.ORIGINS))
+@pytest.mark.parametrize('name', sorted(origins.PUBLISHED_WEIGHTS))
 def test_origins_are_of_networks_that_there_are(name):
   """Every field that an origin or its system asks for exists in our class."""
-  origin = origins.ORIGINS[name]
+  origin = origins.PUBLISHED_WEIGHTS[name]
   system = detect.SYSTEMS[name.partition(':')[0]]
   encoder = registry.ENCODERS[origin.encoder]
-  part = base.find(system.encoders, encoder())
+  part = base.find_mapping(system.encoders, encoder())
   assert part is not None
   asked = {f'encoder.{field}' for field in part.fields} | set(origin.model)
-  allowed = {f'encoder.{field}' for field in registry.fields(encoder)}
+  allowed = {f'encoder.{field}' for field in registry.config_fields(encoder)}
   if origin.head:
     head = registry.HEADS[origin.head]
-    allowed |= {f'head.{field}' for field in registry.fields(head)}
-    assert base.find(system.heads, head(num_classes=2)) is not None
+    allowed |= {f'head.{field}' for field in registry.config_fields(head)}
+    assert base.find_mapping(system.heads, head(num_classes=2)) is not None
   asked |= set(origin.trained) - {'output_stride'}
   assert asked <= allowed
   assert origin.url.startswith('https://') and origin.licence
@@ -409,10 +413,10 @@ def test_origins_are_of_networks_that_there_are(name):
 def test_what_is_wrong_is_said_before_anything_is_fetched(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setitem(origins.ORIGINS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setitem(origins.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN)
   monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
   fetched = []
-  monkeypatch.setattr(fetch, 'fetch', fetched.append)
+  monkeypatch.setattr(fetch, 'fetch_weights', fetched.append)
   with pytest.raises(ValueError, match=r'set config\.data\.mean'):
     start(config(init_from='torchvision:tiny', data__mean=(1.0, 1.0, 1.0)))
   assert not fetched
@@ -442,12 +446,14 @@ def test_each_encoder_has_a_kernel_that_reads_the_image(name):
     shapes = jax.eval_shape(
       lambda: encoder.init(jax.random.key(0), images, False)  # noqa: B023
     )
-    leaves = merge.flatten({'params': {'encoder': shapes['params']}})
+    leaves = merge.flatten_variables({'params': {'encoder': shapes['params']}})
     paths.append({path: leaf.shape for path, leaf in leaves.items()})
   three, four = paths
   changed = {path for path in three if three[path] != four[path]}
   if name.startswith('erfnet'):  # which hands the image on beside it
     changed -= {'encoder/down1/conv/bias'}
   (path,) = changed
-  assert set(load._edits(False, {path: np.zeros(four[path])})) == {path}
+  assert set(load._first_kernel_edits(False, {path: np.zeros(four[path])})) == {
+    path
+  }
   assert four[path][2] == 4

@@ -19,9 +19,9 @@ def variables():
 
 
 SOURCES = {
-  'encoder/stem/kernel': merge.Source('conv.weight', 'oihw'),
-  'encoder/bn/scale': merge.Source('bn.weight'),
-  'encoder/bn/mean': merge.Source('bn.running_mean'),
+  'encoder/stem/kernel': merge.TensorRef('conv.weight', 'oihw'),
+  'encoder/bn/scale': merge.TensorRef('bn.weight'),
+  'encoder/bn/mean': merge.TensorRef('bn.running_mean'),
 }
 
 
@@ -35,7 +35,7 @@ def tensors():
 
 def test_tensors_take_their_places_and_the_rest_stays():
   before = variables()
-  after = merge.merge(before, tensors(), SOURCES)
+  after = merge.merge_tensors(before, tensors(), SOURCES)
   kernel = after['params']['encoder']['stem']['kernel']
   # Output 1, input 2, row 0, column 1 of 2 x 3 x 3 x 3.
   assert kernel[0, 1, 2, 1] == 27 + 18 + 1
@@ -69,15 +69,15 @@ def test_a_depthwise_multiplier_keeps_the_outputs_of_an_input_together():
 
 
 def test_roll_brings_the_last_input_channels_to_the_start():
-  names = {'k': merge.Source('k', 'oihw', roll=2)}
+  names = {'k': merge.TensorRef('k', 'oihw', roll=2)}
   theirs = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1)
   start = {'params': {'k': np.zeros((1, 1, 5, 1), np.float32)}}
-  after = merge.merge(start, {'k': theirs}, names)
+  after = merge.merge_tensors(start, {'k': theirs}, names)
   assert after['params']['k'].ravel().tolist() == [3, 4, 0, 1, 2]
 
 
 def test_an_edit_works_on_our_layout():
-  changed = merge.merge(
+  changed = merge.merge_tensors(
     variables(),
     tensors(),
     SOURCES,
@@ -92,7 +92,9 @@ def test_an_edit_works_on_our_layout():
 )
 def test_floats_become_float32(dtype):
   file = tensors() | {'bn.weight': np.array([2, 3]).astype(dtype)}
-  scale = merge.merge(variables(), file, SOURCES)['params']['encoder']['bn']
+  scale = merge.merge_tensors(variables(), file, SOURCES)['params']['encoder'][
+    'bn'
+  ]
   assert scale['scale'].dtype == np.float32
   assert scale['scale'].tolist() == [2, 3]
 
@@ -101,13 +103,13 @@ def test_floats_become_float32(dtype):
 def test_values_that_are_not_finite_are_named(value):
   file = tensors() | {'bn.weight': np.array([1, value])}
   with pytest.raises(ValueError, match=r"'bn\.weight'.*not finite"):
-    merge.merge(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, SOURCES)
 
 
 def test_integers_are_refused():
   file = tensors() | {'bn.weight': np.array([1, 2])}
   with pytest.raises(ValueError, match=r"'bn\.weight' holds int64"):
-    merge.merge(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, SOURCES)
 
 
 def test_one_error_lists_both_sides():
@@ -117,7 +119,7 @@ def test_one_error_lists_both_sides():
   file['conv.weight'] = np.zeros((2, 3), np.float32)
   del file['bn.running_mean']
   with pytest.raises(ValueError) as error:
-    merge.merge(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, SOURCES)
   text = str(error.value)
   assert "  encoder/bn/mean, wanted 'bn.running_mean'\n" in text
   assert "  'fc.weight' (5, 2)\n" in text
@@ -129,7 +131,7 @@ def test_one_error_lists_both_sides():
 def test_a_long_error_is_cut():
   file = tensors() | {f'more.{i}': np.zeros(1) for i in range(23)}
   with pytest.raises(ValueError, match=r'\(23\):') as error:
-    merge.merge(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, SOURCES)
   lines = str(error.value).splitlines()
   assert sum(line.startswith("  'more.") for line in lines) == 20
   assert lines[-1] == '  ... and 3 more'
@@ -137,17 +139,17 @@ def test_a_long_error_is_cut():
 
 def test_unused_excuses_tensors_alone():
   file = tensors() | {'fc.weight': np.zeros((5, 2), np.float32)}
-  merge.merge(variables(), file, SOURCES, unused='fc.*')
+  merge.merge_tensors(variables(), file, SOURCES, unused='fc.*')
   del file['bn.weight']
   with pytest.raises(ValueError, match='encoder/bn/scale'):
-    merge.merge(variables(), file, SOURCES, unused='fc.*|.*bn.*')
+    merge.merge_tensors(variables(), file, SOURCES, unused='fc.*|.*bn.*')
 
 
 def test_skip_excuses_both_sides():
   file = tensors() | {'fc.weight': np.zeros((5, 2), np.float32)}
   file['bn.weight'] = np.zeros(9, np.float32)
   del file['bn.running_mean']
-  after = merge.merge(variables(), file, SOURCES, skip='fc.*|.*/bn/.*')
+  after = merge.merge_tensors(variables(), file, SOURCES, skip='fc.*|.*/bn/.*')
   assert after['params']['encoder']['bn']['scale'].tolist() == [1, 1]
   assert after['batch_stats']['encoder']['bn']['mean'].tolist() == [0, 0]
   assert after['params']['encoder']['stem']['kernel'].any()
@@ -155,7 +157,7 @@ def test_skip_excuses_both_sides():
 
 def test_a_wrong_regular_expression_is_named():
   with pytest.raises(ValueError, match=r"init_skip='\('"):
-    merge.merge(variables(), tensors(), SOURCES, skip='(')
+    merge.merge_tensors(variables(), tensors(), SOURCES, skip='(')
 
 
 def test_adapt_input_gives_a_grey_image_the_same_response():
@@ -163,12 +165,12 @@ def test_adapt_input_gives_a_grey_image_the_same_response():
   kernel = kernel.astype(np.float32)
   response = kernel.sum(axis=2)
   for channels in (1, 3, 4, 7):
-    adapted = merge.adapt_input(kernel, channels)
+    adapted = merge.adapt_input_channels(kernel, channels)
     assert adapted.shape == (3, 3, channels, 4)
     assert adapted.dtype == np.float32
     np.testing.assert_allclose(adapted.sum(axis=2), response, atol=1e-5)
-  np.testing.assert_array_equal(merge.adapt_input(kernel, 3), kernel)
-  four = merge.adapt_input(kernel, 4)
+  np.testing.assert_array_equal(merge.adapt_input_channels(kernel, 3), kernel)
+  four = merge.adapt_input_channels(kernel, 4)
   np.testing.assert_allclose(four[:, :, :3], 0.75 * kernel, rtol=1e-6)
   np.testing.assert_allclose(
     four[:, :, 3], 0.75 * kernel.mean(axis=2), rtol=1e-5, atol=1e-6
@@ -178,4 +180,4 @@ def test_adapt_input_gives_a_grey_image_the_same_response():
 @pytest.mark.parametrize(('inputs', 'channels'), [(3, 2), (3, 0), (4, 5)])
 def test_adapt_input_refuses_what_has_no_meaning(inputs, channels):
   with pytest.raises(ValueError, match=f'{channels} input channels'):
-    merge.adapt_input(np.zeros((3, 3, inputs, 4)), channels)
+    merge.adapt_input_channels(np.zeros((3, 3, inputs, 4)), channels)

@@ -16,7 +16,7 @@ class Net(nn.Module):
 
   @nn.compact
   def __call__(self, images, train=False):
-    norm = layers.Norm(0.9, EPSILON)
+    norm = layers.BatchNormConfig(0.9, EPSILON)
     x = layers.ConvBN(8, norm, kernel=3, stride=2, name='stem')(images, train)
     x = layers.SeparableConvBN(8, norm, name='middle')(x, train)
     x = layers.ConvBN(4, norm, name='fresh')(x, train)
@@ -32,7 +32,7 @@ def images(count, seed):
 
 # The net's first layer, without its ReLU.
 STEM = layers.ConvBN(
-  8, layers.Norm(0.9, EPSILON), kernel=3, stride=2, activation='none'
+  8, layers.BatchNormConfig(0.9, EPSILON), kernel=3, stride=2, activation='none'
 )
 
 
@@ -62,13 +62,15 @@ PATHS = [
 
 @pytest.fixture(scope='module')
 def naive(merged):
-  return unfold_batch_norm.identity_norms(Net(), merged, images(1, 0), PATHS)
+  return unfold_batch_norm.set_identity_batch_norms(
+    Net(), merged, images(1, 0), PATHS
+  )
 
 
 @pytest.fixture(scope='module')
 def restored(naive):
   batches = [images(16, 2), images(8, 3)]
-  return unfold_batch_norm.restore_norms(Net(), naive, batches, PATHS)
+  return unfold_batch_norm.restore_batch_norms(Net(), naive, batches, PATHS)
 
 
 @jax.jit
@@ -119,7 +121,7 @@ def test_evaluation_stays_the_same_function(naive, restored):
 def test_statistics_are_those_of_all_images(merged, restored):
   x = np.concatenate([images(16, 2), images(8, 3)])
   conv, bias = stem(merged, x)
-  leaves = merge.flatten(restored)
+  leaves = merge.flatten_variables(restored)
   np.testing.assert_allclose(
     leaves['stem/norm/bn/mean'], conv.mean((0, 1, 2)), rtol=0, atol=1e-5
   )
@@ -139,8 +141,10 @@ def test_statistics_are_those_of_all_images(merged, restored):
 def test_training_starts_from_nearly_the_same_function(naive, restored):
   # A fresh layer changes the function in training: none is fresh here.
   every = [*PATHS, 'fresh/norm/bn/bias']
-  naive = unfold_batch_norm.identity_norms(Net(), naive, images(1, 0), every)
-  restored = unfold_batch_norm.restore_norms(
+  naive = unfold_batch_norm.set_identity_batch_norms(
+    Net(), naive, images(1, 0), every
+  )
+  restored = unfold_batch_norm.restore_batch_norms(
     Net(), naive, [images(24, 2)], every
   )
   x = images(24, 6)
@@ -150,7 +154,10 @@ def test_training_starts_from_nearly_the_same_function(naive, restored):
 
 
 def test_fresh_layers_keep_their_start(merged, restored):
-  before, after = merge.flatten(merged), merge.flatten(restored)
+  before, after = (
+    merge.flatten_variables(merged),
+    merge.flatten_variables(restored),
+  )
   for name in ('scale', 'bias', 'mean', 'var'):
     path = f'fresh/norm/bn/{name}'
     np.testing.assert_array_equal(before[path], after[path])
@@ -161,9 +168,13 @@ def test_dead_channels_stay_harmless(merged):
   kernel = dead['params']['stem']['conv']['kernel']
   alive = kernel[..., 0].copy()
   kernel[..., 0] = 0
-  dead = unfold_batch_norm.identity_norms(Net(), dead, images(1, 0), PATHS)
-  dead = unfold_batch_norm.restore_norms(Net(), dead, [images(16, 2)], PATHS)
-  leaves = merge.flatten(dead)
+  dead = unfold_batch_norm.set_identity_batch_norms(
+    Net(), dead, images(1, 0), PATHS
+  )
+  dead = unfold_batch_norm.restore_batch_norms(
+    Net(), dead, [images(16, 2)], PATHS
+  )
+  leaves = merge.flatten_variables(dead)
   assert leaves['stem/norm/bn/var'][0] == 0
   np.testing.assert_allclose(leaves['stem/norm/bn/scale'][0], 0.1, rtol=1e-6)
   x = images(16, 6)
@@ -181,8 +192,8 @@ def test_dead_channels_stay_harmless(merged):
 
 def test_images_are_needed_and_must_be_sound(naive):
   with pytest.raises(ValueError, match='there are no images to measure'):
-    unfold_batch_norm.restore_norms(Net(), naive, [], PATHS)
+    unfold_batch_norm.restore_batch_norms(Net(), naive, [], PATHS)
   x = images(2, 0)
   x[0, 5, 5] = np.inf
   with pytest.raises(ValueError, match='enter stem/norm/bn are not finite'):
-    unfold_batch_norm.restore_norms(Net(), naive, [x], PATHS)
+    unfold_batch_norm.restore_batch_norms(Net(), naive, [x], PATHS)

@@ -14,7 +14,7 @@ from deeplab.quantization import fixed_point
 def test_halves_go_away_from_zero():
   x = jnp.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.4])
   np.testing.assert_array_equal(
-    fixed_point.half_away(x), [-3.0, -2.0, -1.0, 1.0, 2.0, 2.0]
+    fixed_point.round_half_away(x), [-3.0, -2.0, -1.0, 1.0, 2.0, 2.0]
   )
 
 
@@ -32,8 +32,22 @@ def _multiplied(x, factor):
 def test_two_roundings():
   # 0.4 * 1 is 0.4: rounded to halves, and then to a whole number, it is 1.
   assert _multiplied(1, 0.4) == 1
-  assert float(fixed_point.multiplied(jnp.float32(1), jnp.float32(0.4))) == 1
-  assert float(fixed_point.multiplied(jnp.float32(1), jnp.float32(0.2))) == 0
+  assert (
+    float(
+      fixed_point.multiply_by_quantized_multiplier(
+        jnp.float32(1), jnp.float32(0.4)
+      )
+    )
+    == 1
+  )
+  assert (
+    float(
+      fixed_point.multiply_by_quantized_multiplier(
+        jnp.float32(1), jnp.float32(0.2)
+      )
+    )
+    == 0
+  )
 
 
 @pytest.mark.parametrize('factor', [0.00731, 0.4, 0.5, 0.99, 1.7, 2**-6])
@@ -42,7 +56,9 @@ def test_multiplication_is_exact_in_float64(factor):
   x = rng.integers(-(2**20), 2**20, 2000)
   factor = float(np.float32(factor))
   with jax.enable_x64(True):
-    found = fixed_point.multiplied(jnp.float64(x), jnp.float64(factor))
+    found = fixed_point.multiply_by_quantized_multiplier(
+      jnp.float64(x), jnp.float64(factor)
+    )
   expected = [_multiplied(int(n), factor) for n in x]
   np.testing.assert_array_equal(np.asarray(found), expected)
 
@@ -50,7 +66,9 @@ def test_multiplication_is_exact_in_float64(factor):
 @pytest.mark.parametrize('compiled', [False, True])
 def test_powers_of_two_to_the_last_bit(compiled):
   n = np.arange(-126, 128)
-  two_to = jax.jit(fixed_point.two_to) if compiled else fixed_point.two_to
+  two_to = (
+    jax.jit(fixed_point.exact_exp2) if compiled else fixed_point.exact_exp2
+  )
   expected = [float(Fraction(2) ** int(i)) for i in n]
   np.testing.assert_array_equal(np.float64(two_to(n)), expected)
 
@@ -59,7 +77,11 @@ def test_powers_of_two_to_the_last_bit(compiled):
 def test_a_half_after_the_shift_is_one(compiled):
   # -23681 * 0.735... is -17408, and that by 2^11 is -8.5.
   factor = 0.0003589393790080134
-  run = jax.jit(fixed_point.multiplied) if compiled else fixed_point.multiplied
+  run = (
+    jax.jit(fixed_point.multiply_by_quantized_multiplier)
+    if compiled
+    else fixed_point.multiply_by_quantized_multiplier
+  )
   with jax.enable_x64(True):
     found = float(run(jnp.float64(-23681), jnp.float64(factor)))
   assert found == _multiplied(-23681, factor) == -9
@@ -72,8 +94,8 @@ def test_resize_by_hand(aligned):
   # By hand: one row of two pixels to five.
   row = np.array([0, 100]).reshape(1, 1, 2, 1)
   with jax.enable_x64(True):
-    found = fixed_point.resize(jnp.float64(row), (1, 5), aligned)
-    same = fixed_point.resize(jnp.float64(x), (5, 7), aligned)
+    found = fixed_point.resize_bilinear(jnp.float64(row), (1, 5), aligned)
+    same = fixed_point.resize_bilinear(jnp.float64(x), (5, 7), aligned)
   np.testing.assert_array_equal(same, x)
   # Steps of 410 and 256 of 1024ths: positions -0.3 .. 1.3 and 0 .. 1.
   expected = {

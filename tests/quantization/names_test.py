@@ -16,11 +16,11 @@ providers = pytest.importorskip('deeplab.quantization.simulator.providers')
 
 
 def _names(head, ratio, size):
-  config = common.base().model
+  config = common.default_config().model
   config.encoder = ConfigDict({'name': 'mobilenet_v2_tiny'})
   config.head = ConfigDict(heads_test.CASES[head])
   config.resize_ratio = ratio
-  network = registry.build(config, 3, **networks.KERNELS)
+  network = registry.build_model(config, 3, **networks.PLAIN_CONV_OPTIONS)
   image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
   variables = jax.eval_shape(network.init, jax.random.key(0), image)
   seen = providers.observe(network, rules.Rules())

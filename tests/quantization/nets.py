@@ -24,7 +24,10 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, images, train):
-    shared = {'norm': layers.Norm(0.5, 1e-3), 'options': self.options}
+    shared = {
+      'norm': layers.BatchNormConfig(0.5, 1e-3),
+      'options': self.options,
+    }
     stem = layers.ConvBN(
       8, kernel=3, stride=2, activation='relu6', **shared, name='stem'
     )(images, train)
@@ -105,7 +108,7 @@ def small(size=(33, 40), **head):
   """Returns a `Small` for images of a size."""
   from export import calibration
 
-  drawn = calibration.synthetic(16, size, 3)
+  drawn = calibration.draw_synthetic_images(16, size, 3)
   normal = (np.stack(drawn).astype(np.float32) - np.float32(MEAN)) / STD
   model = build(**head)
   return Small(
@@ -118,7 +121,7 @@ def small(size=(33, 40), **head):
 
 def calibrated(model, rules, variables, images, mean=MEAN, std=STD):
   """Returns `variables` with the ranges that `images` give."""
-  ranges = calibration.calibrate(
+  ranges = calibration.calibrate_ranges(
     model,
     rules,
     variables,

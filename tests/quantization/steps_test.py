@@ -39,7 +39,7 @@ def _stats():
 def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
   model = providers.simulate(helpers.TinyNet(axis_name=axis_name), RULES)
   optimizer = optax.sgd(0.01)
-  ranges = train_step.Ranges(0.75, 0, model if observer else None)
+  ranges = train_step.RangeTracking(0.75, 0, model if observer else None)
   step = functools.partial(
     train_step.train_step,
     model=model,
@@ -62,7 +62,7 @@ def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
     ema=ema,
   )
   variables, stats = _stats()
-  return train_step.start_from(
+  return train_step.init_from_variables(
     state, {**variables, 'quant_stats': stats}, optimizer
   ), step
 
@@ -133,7 +133,7 @@ def test_accumulation_sees_every_part():
 
 
 def test_ranges_stay_from_their_step_on():
-  ranges = train_step.Ranges(0.75, 1)
+  ranges = train_step.RangeTracking(0.75, 1)
   state, step = _setup(ranges=ranges)
   step = jax.jit(step)
   first, _ = step(state, helpers.batch(seed=0))

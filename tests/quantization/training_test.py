@@ -44,7 +44,7 @@ def test_every_field_is_read(quantized):
 
 @pytest.mark.full
 def test_evaluation_is_what_training_saw(quantized):
-  loaded = workdir_lib.load(quantized.workdir, 'latest')
+  loaded = workdir_lib.load_trained_model(quantized.workdir, 'latest')
   assert set(loaded.variables) == {'params', 'batch_stats', 'quant_stats'}
   found = evaluate.evaluate_workdir(quantized.workdir, which='latest')
   assert found['checkpoint'].metrics['miou'] == quantized.metrics['miou']
@@ -70,24 +70,25 @@ def test_it_resumes_to_the_same_bits(quantized, smoke_run, data_dir, tmp_path):
       runs.smoke(half, data_dir, **_fields(smoke_run))
   runs.smoke(half, data_dir, **_fields(smoke_run))
   one, two = (
-    workdir_lib.load(w, 'latest').variables for w in (quantized.workdir, half)
+    workdir_lib.load_trained_model(w, 'latest').variables
+    for w in (quantized.workdir, half)
   )
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 @pytest.mark.full
 def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
-  source = source_lib.from_workdir(quantized.workdir, 'latest', None)
+  source = source_lib.load_from_workdir(quantized.workdir, 'latest', None)
   size = tuple(source.config.eval.static_size)
   output = str(tmp_path / 'out')
-  request = request_lib.make(
+  request = request_lib.make_request(
     ('int8_litert', 'int16x8'),
     size,
     source.info.num_classes,
     input_type='int8',
     output_type='int8',
   )
-  pipeline.run(source, request, output, 4, True, 8)
+  pipeline.export_model(source, request, output, 4, True, 8)
   with open(os.path.join(output, 'report.json'), encoding='utf-8') as f:
     report = json.load(f)
   found = report['formats']

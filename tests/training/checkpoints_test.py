@@ -86,14 +86,14 @@ def test_another_models_checkpoint_is_refused(tmp_path):
 def test_notes_are_those_of_the_newest_state(tmp_path):
   fields = {'keep_latest': 2, 'keep_best': 1}
   saved = checkpoints.Checkpoints(str(tmp_path / 'c'), **fields)
-  assert saved.notes() == {}
+  assert saved.latest_metadata() == {}
   notes = {'seconds': 12.5, 'plateau': {'best': None, 'stale': 3}}
   saved.save(_state(1), 1, 0.5, {'seconds': 1.0})
   saved.save(_state(2), 2, None, notes)
   saved.close()
   again = checkpoints.Checkpoints(str(tmp_path / 'c'), **fields)
-  assert again.notes() == notes
+  assert again.latest_metadata() == notes
   again.save(_state(3), 3)
   again.wait()
-  assert again.notes() == {}
+  assert again.latest_metadata() == {}
   again.close()

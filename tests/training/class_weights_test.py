@@ -30,33 +30,35 @@ COUNTS = np.array(
   ],
 )
 def test_rules_by_hand(rule, power, expected, monkeypatch, tmp_path):
-  monkeypatch.setattr(datasets, 'class_shares', lambda *_: SHARES)
-  monkeypatch.setattr(datasets, 'class_counts', lambda *_: COUNTS)
+  monkeypatch.setattr(datasets, 'class_frequencies', lambda *_: SHARES)
+  monkeypatch.setattr(datasets, 'count_class_pixels', lambda *_: COUNTS)
   config = runs.config(
     str(tmp_path), loss__balance=power, loss__balance_rule=rule
   )
-  weights = class_weights.balance(config, INFO).loss.class_weights
+  weights = class_weights.balance_loss(config, INFO).loss.class_weights
   assert weights == pytest.approx((*expected, 0.0, 0.0), abs=1e-9)
 
 
 def test_presence_by_hand():
   expected = (1.0, 0.5, 0.5, 0.1, 1.0, 1.0)
-  np.testing.assert_allclose(class_weights.presence(COUNTS), expected)
+  np.testing.assert_allclose(
+    class_weights.class_presence_shares(COUNTS), expected
+  )
 
 
 def test_wrong_rules_are_refused(tmp_path):
   with pytest.raises(ValueError, match=r'set one of the two'):
-    class_weights.balance(
+    class_weights.balance_loss(
       runs.config(
         str(tmp_path), loss__balance=0.5, loss__class_weights=(1.0,) * 6
       ),
       INFO,
     )
   with pytest.raises(ValueError, match=r'has 2 weights for 6 classes; give'):
-    class_weights.balance(
+    class_weights.balance_loss(
       runs.config(str(tmp_path), loss__class_weights=(1.0, 2.0)), INFO
     )
   with pytest.raises(ValueError, match=r"balance_rule='sqrt' is not one of"):
-    class_weights.balance(
+    class_weights.balance_loss(
       runs.config(str(tmp_path), loss__balance_rule='sqrt'), INFO
     )

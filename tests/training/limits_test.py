@@ -34,17 +34,17 @@ def test_what_makes_no_run_is_refused():
   'name', ['batch_size', 'accumulate_steps', 'eval.every_epochs']
 )
 def test_counts_are_positive(name):
-  c = common.base()
-  limits.check(c)
+  c = common.default_config()
+  limits.check_positive(c)
   c.update_from_flattened_dict({name: 0})
   with pytest.raises(ValueError, match=rf'^config\.{name}=0(\.0)? must be gr'):
-    limits.check(c)
+    limits.check_positive(c)
 
 
 def test_batch_norm_needs_two_images():
-  limits.check_batch(config(batch_size=2))
+  limits.check_batch_size(config(batch_size=2))
   with pytest.raises(ValueError, match=r'a single image, .* raise batch_size'):
-    limits.check_batch(config(batch_size=7, accumulate_steps=4))
-  limits.check_batch(config(batch_size=1, model={'frozen_norms': True}))
+    limits.check_batch_size(config(batch_size=7, accumulate_steps=4))
+  limits.check_batch_size(config(batch_size=1, model={'frozen_norms': True}))
   in_int8 = {'name': 'int8', 'frozen_norms': True}
-  limits.check_batch(config(batch_size=1, quantization=in_int8))
+  limits.check_batch_size(config(batch_size=1, quantization=in_int8))

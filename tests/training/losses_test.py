@@ -35,7 +35,7 @@ _NORMALIZED = [
 
 
 def term(name, **fields):
-  return losses.Term(name, fields=fields or TERMS[name])
+  return losses.LossTerm(name, fields=fields or TERMS[name])
 
 
 def make(*terms, **kwargs):
@@ -51,8 +51,10 @@ def make(*terms, **kwargs):
 
 
 def both(loss, logits, labels, auxiliary=(), axis_name=None, step=0):
-  count = loss.count(labels, axis_name)
-  return loss.share(logits, auxiliary, labels, count, axis_name, step=step)
+  count = loss.compute_normalizer(labels, axis_name)
+  return loss.device_loss(
+    logits, auxiliary, labels, count, axis_name, step=step
+  )
 
 
 def value(loss, logits, labels, step=0):
@@ -110,8 +112,8 @@ def test_terms_are_a_weighted_sum():
   logits, labels = example()
   one, two = (value(make(term(n)), logits, labels) for n in ('focal', 'dice'))
   loss = make(
-    losses.Term('focal', 0.5, TERMS['focal']),
-    losses.Term('dice', 3.0, TERMS['dice']),
+    losses.LossTerm('focal', 0.5, TERMS['focal']),
+    losses.LossTerm('dice', 3.0, TERMS['dice']),
   )
   np.testing.assert_allclose(
     value(loss, logits, labels), 0.5 * one + 3 * two, rtol=1e-6
@@ -168,7 +170,7 @@ def test_gradients_are_finite(name, scale):
   fields = TERMS[name]
   if 'gamma' in fields:
     fields = {**fields, 'gamma': 0.5}
-  loss = make(losses.Term(name, 1.0, fields))
+  loss = make(losses.LossTerm(name, 1.0, fields))
   run = jax.jit(jax.value_and_grad(lambda x, y: both(loss, x, y)[0]))
   for labels in (
     np.zeros((2, 3, 4), np.uint8),
@@ -245,7 +247,7 @@ def test_hard_pixels_are_mmsegmentation_s(name, fields, monkeypatch):
     ).sample(x, y[:, None])
   expected = loss(x, y, weight=weight, ignore_index=IGNORE)
   expected.backward()
-  ours = make(losses.Term(name, 1.0, fields), normalizer='all')
+  ours = make(losses.LossTerm(name, 1.0, fields), normalizer='all')
   total, gradient = jax.value_and_grad(lambda x: both(ours, x, labels)[0])(
     jnp.asarray(logits)
   )
@@ -256,29 +258,29 @@ def test_hard_pixels_are_mmsegmentation_s(name, fields, monkeypatch):
 
 
 def test_built_from_the_config():
-  config = common.base().loss
+  config = common.default_config().loss
   config.terms = ('ohem', 'dice')
   config.auxiliary_terms = ('cross_entropy',)
   config.ohem.weight = 2.0
   config.class_weights = (1.0, 2.0)
-  loss = losses.build(config, 2, IGNORE)
+  loss = losses.build_loss(config, 2, IGNORE)
   assert loss == make(
-    losses.Term('ohem', 2.0, {'threshold': 0.0, 'min_kept': 100_000}),
-    losses.Term('dice', 1.0, {'smooth': 1.0}),
+    losses.LossTerm('ohem', 2.0, {'threshold': 0.0, 'min_kept': 100_000}),
+    losses.LossTerm('dice', 1.0, {'smooth': 1.0}),
     class_weights=(1.0, 2.0),
-    auxiliary_terms=(losses.Term('cross_entropy'),),
+    auxiliary_terms=(losses.LossTerm('cross_entropy'),),
   )
   assert not loss.separable
-  assert losses.build(common.base().loss, 2, IGNORE) == make()
+  assert losses.build_loss(common.default_config().loss, 2, IGNORE) == make()
   assert make().separable
 
 
 @pytest.mark.parametrize('name', TERMS)
 def test_defaults_are_of_the_term(name):
-  config = common.base().loss
+  config = common.default_config().loss
   config.terms = (name,)
   logits, labels = example()
-  assert value(losses.build(config, 4, IGNORE), logits, labels) > 0
+  assert value(losses.build_loss(config, 4, IGNORE), logits, labels) > 0
   assert sorted(TERMS) == sorted(losses.TERMS)
 
 
@@ -293,7 +295,7 @@ def test_defaults_are_of_the_term(name):
   ],
 )
 def test_what_is_no_loss_is_refused(fields, message):
-  config = common.base().loss
+  config = common.default_config().loss
   config.update(fields)
   with pytest.raises(ValueError, match=message):
-    losses.build(config, 6, IGNORE)
+    losses.build_loss(config, 6, IGNORE)

@@ -11,8 +11,8 @@ def _lines(path):
 
 
 def test_lines_are_strict_json_with_null_for_nan(tmp_path):
-  book = metric_writer.Records(str(tmp_path), 0)
-  book.scalars(3, 'val', {'miou': 0.5, 'iou/absent': math.nan})
+  book = metric_writer.MetricWriter(str(tmp_path), 0)
+  book.write_scalars(3, 'val', {'miou': 0.5, 'iou/absent': math.nan})
   book.close()
   assert _lines(tmp_path / 'metrics.jsonl') == [
     {'step': 3, 'split': 'val', 'miou': 0.5, 'iou/absent': None}
@@ -27,8 +27,8 @@ def test_a_resumed_run_drops_later_and_half_lines(tmp_path):
     '{"step": 2, "split": "train", "loss": 1.0}\n'
     '{"step": 3, "spl'
   )
-  book = metric_writer.Records(str(tmp_path), 1)
-  book.scalars(2, 'train', {'loss': 1.5})
+  book = metric_writer.MetricWriter(str(tmp_path), 1)
+  book.write_scalars(2, 'train', {'loss': 1.5})
   book.close()
   assert [line['loss'] for line in _lines(path)] == [2.0, 1.5]
 
@@ -37,7 +37,7 @@ def test_a_broken_line_is_named(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 1}\nnot json\n')
   with pytest.raises(ValueError, match=r'metrics.jsonl:2 is not JSON'):
-    metric_writer.read(str(path))
+    metric_writer.read_metrics(str(path))
 
 
 def test_progress_gives_speed_without_pauses(monkeypatch):
@@ -53,7 +53,7 @@ def test_progress_gives_speed_without_pauses(monkeypatch):
     now[0] += 0.5
     yield 'batch'
 
-  assert progress.fetch(slow()) == 'batch'
+  assert progress.next_batch(slow()) == 'batch'
   now[0] = 205.0  # five seconds of work for ten steps
   speed = progress.report(10, {'loss': 1.0, 'learning_rate': 0.1})
   assert speed == {
@@ -78,7 +78,7 @@ def test_the_time_left_may_be_days(monkeypatch, caplog):
 
 def test_the_cost_of_a_step_in_words():
   spent = {'gflops': 2.346, 'arguments': 10.4, 'reused': 8.0, 'work': 99.6}
-  assert metric_writer.cost(spent) == (
+  assert metric_writer.format_step_cost(spent) == (
     '2.35 GFLOPs, 10 MiB of state and batch (8 reused), 100 MiB of work memory'
   )
-  assert metric_writer.cost({}) == 'the back end does not tell'
+  assert metric_writer.format_step_cost({}) == 'the back end does not tell'

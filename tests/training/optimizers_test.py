@@ -20,17 +20,17 @@ PARAMS = {
 
 
 def _schedule(name, total=100, **kwargs):
-  config = common.base().schedule
+  config = common.default_config().schedule
   config.name = name
   config.update(kwargs)
-  return optimizers.schedule(config, 0.1, total, config.warmup_steps)
+  return optimizers.build_schedule(config, 0.1, total, config.warmup_steps)
 
 
 def _optimizer(name, **kwargs):
-  config = common.base().optimizer
+  config = common.default_config().optimizer
   config.name = name
   config.update(kwargs)
-  return optimizers.build(config, lambda _: jnp.float32(0.5))
+  return optimizers.build_optimizer(config, lambda _: jnp.float32(0.5))
 
 
 def _one_update(optimizer, gradient=1.0, steps=1):
@@ -87,11 +87,11 @@ def test_other_forms_of_warmup_by_hand():
 
 def test_the_schedule_may_begin_after_the_warmup():
   """PaddleSeg's: 1e-5 to 0.005 in 1000 steps, then poly over the others."""
-  config = common.base().schedule
+  config = common.default_config().schedule
   config.update(
     {'warmup_steps': 1000, 'warmup_start': 1e-5 / 0.005, 'warmup_first': True}
   )
-  rate = optimizers.schedule(config, 0.005, 80_000, 1000)
+  rate = optimizers.build_schedule(config, 0.005, 80_000, 1000)
   np.testing.assert_allclose(rate(0), 1e-5, rtol=1e-5)
   np.testing.assert_allclose(rate(500), (1e-5 + 0.005) / 2, rtol=1e-5)
   np.testing.assert_allclose(rate(1000), 0.005, rtol=1e-6)
@@ -100,7 +100,7 @@ def test_the_schedule_may_begin_after_the_warmup():
 
 
 def test_warmup_in_epochs_is_a_share_of_the_run():
-  config = common.base()
+  config = common.default_config()
   config.epochs, config.schedule.warmup_steps = 250.0, 0
   config.schedule.warmup_epochs = 5.0
   assert optimizers.warmup_steps(config, 61_750) == 1235
@@ -244,7 +244,7 @@ def test_multipliers_by_path():
   found = {
     path: float(-2 * update[0])
     for path, update in zip(
-      jax.tree.leaves(optimizers.paths(tree)),
+      jax.tree.leaves(optimizers.parameter_paths(tree)),
       jax.tree.leaves(updates),
       strict=True,
     )
@@ -287,7 +287,9 @@ def test_groups_hold_every_parameter_once():
     return groups, state
 
   inner = optax.GradientTransformation(lambda _: (), record)
-  transform = optimizers.grouped(inner, lambda path: path.split('/')[-1])
+  transform = optimizers.flatten_by_label(
+    inner, lambda path: path.split('/')[-1]
+  )
   tree = {
     'a': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.array([6.0])},
     'b': {'kernel': jnp.array([[7.0]])},
@@ -310,8 +312,8 @@ def test_decay_masks_that_do_nothing_are_refused():
 
 def test_voc_leaves_depthwise_kernels_alone():
   """As TF-slim's argument scopes do."""
-  config = common.base()
-  slim.voc(config)
+  config = common.default_config()
+  slim.set_voc_training(config)
   decayed = re.compile(config.optimizer.decay_mask)
   paths = [
     'encoder/block_1/expand/conv/kernel',

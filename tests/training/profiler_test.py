@@ -5,19 +5,19 @@ from deeplab.training import profiler
 
 
 def test_steps_are_a_range():
-  assert profiler.parse('') == range(0)
-  assert list(profiler.parse('3:5')) == [3, 4]
+  assert profiler.parse_steps('') == range(0)
+  assert list(profiler.parse_steps('3:5')) == [3, 4]
   for wrong in ('5', '5:5', '0:3', 'a:b', '3-5'):
     with pytest.raises(ValueError, match=f"profile_steps='{wrong}' is not"):
-      profiler.parse(wrong)
+      profiler.parse_steps(wrong)
 
 
 def test_it_records_what_tensorboard_reads(tmp_path):
-  recorder = profiler.Recorder(range(2, 4), str(tmp_path))
+  recorder = profiler.TraceRecorder(range(2, 4), str(tmp_path))
   for step in range(1, 5):
-    recorder.before(step)
+    recorder.before_step(step)
     result = jnp.ones(3) * step
-    recorder.after(step, result)
+    recorder.after_step(step, result)
     found = list(tmp_path.glob('plugins/profile/*/*.xplane.pb'))
     assert len(found) == (step >= 3)
   assert found[0].stat().st_size > 1000
@@ -25,7 +25,7 @@ def test_it_records_what_tensorboard_reads(tmp_path):
 
 
 def test_a_run_that_ends_early_keeps_its_record(tmp_path):
-  recorder = profiler.Recorder(range(1, 100), str(tmp_path))
-  recorder.before(50)  # it went on from there
+  recorder = profiler.TraceRecorder(range(1, 100), str(tmp_path))
+  recorder.before_step(50)  # it went on from there
   recorder.close()
   assert len(list(tmp_path.glob('plugins/profile/*/*.xplane.pb'))) == 1

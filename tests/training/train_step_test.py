@@ -80,7 +80,7 @@ def test_losses_know_the_step(accumulate_steps):
   """All pixels count at first, and a fifth from the tenth step on."""
 
   def first_loss(done, **fields):
-    term = losses.Term('hardest', 1.0, {'share': 0.2, **fields})
+    term = losses.LossTerm('hardest', 1.0, {'share': 0.2, **fields})
     state, step = _setup(
       loss=dataclasses.replace(LOSS, terms=(term,)),
       accumulate_steps=accumulate_steps,
@@ -107,7 +107,7 @@ def _network(axis_name, kernels, optimizer):
   config.batch_size = 8
   config.ema_decay = 0.9
   config.model.auxiliary = ConfigDict({'name': 'fcn', 'channels': 8})
-  model, transform, _, step = train.build_step(config, 3, 10, axis_name)
+  model, transform, _, step = train.build_train_step(config, 3, 10, axis_name)
   return train_step.init_state(
     model, transform, channels=3, seed=1, ema=True
   ), step
@@ -145,17 +145,17 @@ class _Frozen(helpers.TinyNet):
   def __call__(self, images, train=False, dropout_keys=None):
     del train, dropout_keys
     output = helpers.TinyNet.__call__(self, images, train=False)
-    return segmenter.Output(output.logits, (2 * output.logits,))
+    return segmenter.SegmenterOutput(output.logits, (2 * output.logits,))
 
 
 @pytest.mark.parametrize(
   'terms',
   [
-    (losses.Term('cross_entropy'),),
+    (losses.LossTerm('cross_entropy'),),
     (
-      losses.Term('ohem', 1.0, {'threshold': 0.3, 'min_kept': 5}),
-      losses.Term('lovasz'),
-      losses.Term('dice', 0.5, {'smooth': 1.0}),
+      losses.LossTerm('ohem', 1.0, {'threshold': 0.3, 'min_kept': 5}),
+      losses.LossTerm('lovasz'),
+      losses.LossTerm('dice', 0.5, {'smooth': 1.0}),
     ),
   ],
 )
@@ -181,7 +181,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(terms):
 
 def test_the_second_pass_is_the_first_one_again():
   """With BatchNorm and dropout: of all pixels the hardest are the loss."""
-  all_pixels = losses.Term('ohem', 1.0, {'threshold': 0.0, 'min_kept': 10_000})
+  all_pixels = losses.LossTerm(
+    'ohem', 1.0, {'threshold': 0.0, 'min_kept': 10_000}
+  )
   results = []
   for loss in (LOSS, dataclasses.replace(LOSS, terms=(all_pixels,))):
     state, step = _setup(parallel.AXIS, loss=loss, accumulate_steps=2)
@@ -307,7 +309,7 @@ def test_a_run_may_start_from_other_variables(ema):
     helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
   )
   other = jax.tree.map(lambda x: np.asarray(x) + 1, state.variables)
-  after = train_step.start_from(state, other, optimizer)
+  after = train_step.init_from_variables(state, other, optimizer)
   jax.tree.map(np.testing.assert_array_equal, after.variables, other)
   jax.tree.map(np.testing.assert_array_equal, after.eval_variables, other)
   assert bool(after.ema) == ema

@@ -23,7 +23,7 @@ from deeplab.data.augmentation import sizes
 Example = dict[str, Any]
 
 
-def normalize(image: Any, mean: Any, std: Any) -> Any:
+def normalize_image(image: Any, mean: Any, std: Any) -> Any:
   """Returns (image - mean) / std in float32, channel by channel.
 
   Args:
@@ -55,33 +55,33 @@ OPS: dict[str, Callable[..., Example]] = {
 
 
 # Those that may be given a `deferred.Image`.
-_DEFERRED = (
+_LAZY_OPS = (
   *('pad', 'random_crop', 'random_fit', 'random_scale', 'random_short_side'),
   *('random_stretch', 'stretch'),
 )
 
 
-def output_size(augment: Any) -> tuple[int, int] | None:
-  """Returns the (H, W) that `compose` gives every example; None for no one.
+def fixed_output_size(augment: Any) -> tuple[int, int] | None:
+  """Returns the (H, W) that `compose_ops` gives every example; None for no one.
 
   Args:
-    augment: see `compose`.
+    augment: see `compose_ops`.
   """
   found = {
-    sizes.after(augment, augment.ops, size, quantile)
+    sizes.size_after_ops(augment, augment.ops, size, quantile)
     for size in ((1, 1), (2**14, 2**15))
     for quantile in (0.0, 1.0)
   }
   return found.pop() if len(found) == 1 else None
 
 
-def one_size(sizes_found: Iterable[sizes.Size]) -> sizes.Size:
+def require_same_size(image_sizes: Iterable[sizes.Size]) -> sizes.Size:
   """Returns the one (H, W) that images have to have to make a batch.
 
   Raises:
     ValueError: there are several.
   """
-  found = sorted(set(sizes_found))
+  found = sorted(set(image_sizes))
   if len(found) > 1:
     more = f' and {len(found) - 3} more' if len(found) > 3 else ''
     raise ValueError(
@@ -91,7 +91,7 @@ def one_size(sizes_found: Iterable[sizes.Size]) -> sizes.Size:
   return found[0]
 
 
-def compose(
+def compose_ops(
   augment: Any, mean: Sequence[float]
 ) -> Callable[[Example, np.random.Generator], Example]:
   """Builds one function from `config.data.augment`.
@@ -139,14 +139,14 @@ def compose(
       )
     parameters |= {key: shared[key] for key in known - own}
     if name == 'pad':
-      parameters['size'] = sizes.pad_size(augment)
+      parameters['size'] = sizes.pad_target_size(augment)
     steps.append((name, functools.partial(OPS[name], **parameters)))
 
   def apply(example: Example, rng: np.random.Generator) -> Example:
     for name, step in steps:
-      if name not in _DEFERRED:
-        example = example | {'image': lazy_image.there(example['image'])}
+      if name not in _LAZY_OPS:
+        example = example | {'image': lazy_image.materialize(example['image'])}
       example = step(example, rng)
-    return example | {'image': lazy_image.there(example['image'])}
+    return example | {'image': lazy_image.materialize(example['image'])}
 
   return apply

@@ -31,14 +31,17 @@ cv2.setNumThreads(0)
 # How an image that shrinks is resized: 'area' averages over the area of each
 # new pixel; 'bilinear', as most sources have it, looks at two neighbours a
 # side alone, so that it aliases, and the image is noisier than a real one.
-SHRINK = {'area': cv2.INTER_AREA, 'bilinear': cv2.INTER_LINEAR}
+SHRINK_INTERPOLATION = {'area': cv2.INTER_AREA, 'bilinear': cv2.INTER_LINEAR}
 # Which id a pixel of a resized label takes: that under its 'center', or that
 # under its upper left 'corner', as what calls OpenCV's INTER_NEAREST does. Of
 # labels that shrink the latter lie up to half a new pixel off the image.
-NEAREST = {'center': cv2.INTER_NEAREST_EXACT, 'corner': cv2.INTER_NEAREST}
+NEAREST_INTERPOLATION = {
+  'center': cv2.INTER_NEAREST_EXACT,
+  'corner': cv2.INTER_NEAREST,
+}
 
 
-def resize(
+def resize_example(
   example: Example, size: Sequence[int], shrink: str, nearest: str
 ) -> Example:
   """Resizes to `size` (H, W): image bilinear, label nearest.
@@ -53,8 +56,8 @@ def resize(
     ValueError: `shrink` or `nearest` is none.
   """
   for name, value, known in (
-    ('shrink', shrink, SHRINK),
-    ('nearest', nearest, NEAREST),
+    ('shrink', shrink, SHRINK_INTERPOLATION),
+    ('nearest', nearest, NEAREST_INTERPOLATION),
   ):
     if value not in known:
       raise ValueError(
@@ -64,17 +67,19 @@ def resize(
   if example['label'].shape == (height, width):
     return example
   shrinks = height * width < example['label'].size
-  kind = SHRINK[shrink] if shrinks else cv2.INTER_LINEAR
+  kind = SHRINK_INTERPOLATION[shrink] if shrinks else cv2.INTER_LINEAR
   image = example['image']
-  if isinstance(image, lazy_image.Image):
-    image = image.resized((height, width), kind)
+  if isinstance(image, lazy_image.LazyImage):
+    image = image.resize((height, width), kind)
   else:
-    image = _by_fours(
+    image = _map_channel_groups(
       image,
       lambda part, _: cv2.resize(part, (width, height), interpolation=kind),
     )
   label = cv2.resize(
-    example['label'], (width, height), interpolation=NEAREST[nearest]
+    example['label'],
+    (width, height),
+    interpolation=NEAREST_INTERPOLATION[nearest],
   )
   return example | {'image': image, 'label': label}
 
@@ -89,7 +94,7 @@ def stretch(
 ) -> Example:
   """Resizes to `size` (H, W), whatever the ratio of the sides was."""
   del rng
-  return resize(example, size, shrink, nearest)
+  return resize_example(example, size, shrink, nearest)
 
 
 def random_scale(
@@ -110,15 +115,15 @@ def random_scale(
     low: smallest factor.
     high: largest factor.
     step: draws from low, low + step, ..., high; 0 draws uniformly.
-    shrink: see `resize`.
+    shrink: see `resize_example`.
     nearest: likewise.
   """
   if step:
     factor = low + step * int(rng.integers(round((high - low) / step) + 1))
   else:
     factor = rng.uniform(low, high)
-  return resize(
-    example, sizes.scaled(example['label'].shape, factor), shrink, nearest
+  return resize_example(
+    example, sizes.scale_size(example['label'].shape, factor), shrink, nearest
   )
 
 
@@ -145,13 +150,13 @@ def random_fit(
     high: largest factor.
     long: length of the frame's longer side, which the image's is fitted to.
     short: length of its shorter side.
-    shrink: see `resize`.
+    shrink: see `resize_example`.
     nearest: likewise.
   """
   factor = rng.uniform(low, high)
   shape = example['label'].shape
-  return resize(
-    example, sizes.fitted(shape, factor, long, short), shrink, nearest
+  return resize_example(
+    example, sizes.fit_size(shape, factor, long, short), shrink, nearest
   )
 
 
@@ -169,8 +174,11 @@ def random_short_side(
   `RandomResize` of torchvision's reference.
   """
   short = int(rng.integers(low, high + 1))
-  return resize(
-    example, sizes.short_sided(example['label'].shape, short), shrink, nearest
+  return resize_example(
+    example,
+    sizes.resize_short_side(example['label'].shape, short),
+    shrink,
+    nearest,
   )
 
 
@@ -192,8 +200,11 @@ def random_stretch(
   if rng.random() >= probability:
     return example
   factors = rng.uniform(low, high), rng.uniform(low, high)
-  return resize(
-    example, sizes.stretched(example['label'].shape, factors), shrink, nearest
+  return resize_example(
+    example,
+    sizes.stretch_size(example['label'].shape, factors),
+    shrink,
+    nearest,
   )
 
 
@@ -219,7 +230,7 @@ def random_window(
     center: (low, high) of where its centre is, likewise; what would be outside
       of the image is left.
     probability: of doing so.
-    shrink: see `resize`.
+    shrink: see `resize_example`.
     nearest: likewise.
   """
   if rng.random() >= probability:
@@ -232,7 +243,7 @@ def random_window(
     stop = round(n * min(1.0, middle + half))
     window.append(slice(start, max(stop, start + 1)))
   cut = {key: example[key][tuple(window)] for key in ('image', 'label')}
-  return resize(example | cut, shape, shrink, nearest)
+  return resize_example(example | cut, shape, shrink, nearest)
 
 
 def pad(
@@ -245,7 +256,7 @@ def pad(
   """Pads at the bottom and the right to at least `size` (H, W)."""
   del rng
   shape = example['label'].shape
-  bottom, right = np.subtract(sizes.padded(shape, size), shape).tolist()
+  bottom, right = np.subtract(sizes.pad_to_min(shape, size), shape).tolist()
   if not (bottom or right):
     return example
   border = functools.partial(
@@ -257,8 +268,8 @@ def pad(
     borderType=cv2.BORDER_CONSTANT,
   )
   return example | {
-    'image': _by_fours(
-      lazy_image.there(example['image']),
+    'image': _map_channel_groups(
+      lazy_image.materialize(example['image']),
       lambda part, color: border(part, value=color),
       fill,
     ),
@@ -319,7 +330,9 @@ def random_flip(
   if rng.random() >= probability:
     return example
   return example | {
-    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 1)),
+    'image': _map_channel_groups(
+      example['image'], lambda part, _: cv2.flip(part, 1)
+    ),
     'label': cv2.flip(example['label'], 1),
   }
 
@@ -331,7 +344,9 @@ def random_flip_vertical(
   if rng.random() >= probability:
     return example
   return example | {
-    'image': _by_fours(example['image'], lambda part, _: cv2.flip(part, 0)),
+    'image': _map_channel_groups(
+      example['image'], lambda part, _: cv2.flip(part, 0)
+    ),
     'label': cv2.flip(example['label'], 0),
   }
 
@@ -358,7 +373,7 @@ def random_rotate(
     cv2.warpAffine, M=matrix, dsize=(width, height), borderMode=0
   )
   return example | {
-    'image': _by_fours(
+    'image': _map_channel_groups(
       example['image'],
       lambda part, color: warp(part, flags=cv2.INTER_LINEAR, borderValue=color),
       fill,
@@ -369,7 +384,7 @@ def random_rotate(
   }
 
 
-def _by_fours(
+def _map_channel_groups(
   image: np.ndarray,
   apply: Callable[[np.ndarray, tuple[int, ...]], np.ndarray],
   fill: Fill = (),

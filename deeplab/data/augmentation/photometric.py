@@ -34,24 +34,24 @@ def photometric(
     saturation: (low, high) of the factor on the saturation.
     hue: turns the hue by up to this many half degrees either way.
   """
-  image = _rgb(example, 'photometric')
+  image = _require_rgb(example, 'photometric')
   if rng.random() < 0.5:
-    image = _linear(image, 1.0, rng.uniform(-brightness, brightness))
+    image = _scale_and_shift(image, 1.0, rng.uniform(-brightness, brightness))
   contrast_first = rng.random() < 0.5
   factor = rng.uniform(*contrast) if rng.random() < 0.5 else 1.0
   if contrast_first:
-    image = _linear(image, factor, 0.0)
+    image = _scale_and_shift(image, factor, 0.0)
   saturate, turn = rng.random() < 0.5, rng.random() < 0.5
   if saturate or turn:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     if saturate:
-      hsv[..., 1] = _linear(hsv[..., 1], rng.uniform(*saturation), 0.0)
+      hsv[..., 1] = _scale_and_shift(hsv[..., 1], rng.uniform(*saturation), 0.0)
     if turn:
       delta = round(rng.uniform(-hue, hue))
       hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta) % 180
     image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
   if not contrast_first:
-    image = _linear(image, factor, 0.0)
+    image = _scale_and_shift(image, factor, 0.0)
   return example | {'image': image}
 
 
@@ -79,17 +79,17 @@ def distort(
     hue: turns the hue by up to this many of 256 steps either way; 18 there.
     probability: of each of the four.
   """
-  image = _rgb(example, 'distort')
+  image = _require_rgb(example, 'distort')
   for i in rng.permutation(4):
     if rng.random() >= probability:
       continue
     amount = (brightness, contrast, saturation, hue)[i]
     value = rng.uniform(-amount, amount)
     if i == 0:
-      image = _linear(image, 1 + value, 0.0)
+      image = _scale_and_shift(image, 1 + value, 0.0)
     elif i == 1:
       grey = round(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
-      image = _linear(image, 1 + value, -value * grey)
+      image = _scale_and_shift(image, 1 + value, -value * grey)
     elif i == 2:
       grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
       image = grey + (1 + value) * (image.astype(np.float32) - grey)
@@ -118,7 +118,7 @@ def brightness_contrast(
   """
   factor = 1 + rng.uniform(-contrast, contrast)
   shift = 255 * rng.uniform(-brightness, brightness)
-  image = _rgb(example, 'brightness_contrast')
+  image = _require_rgb(example, 'brightness_contrast')
   levels = np.arange(256)[:, None]
   means = image.reshape(-1, image.shape[2]).mean(0)
   table = (levels - means) * factor + means + shift
@@ -126,7 +126,7 @@ def brightness_contrast(
   return example | {'image': cv2.LUT(image, table[:, None])}
 
 
-def _rgb(example: Example, op: str) -> np.ndarray:
+def _require_rgb(example: Example, op: str) -> np.ndarray:
   """Returns the image of an example, [H, W, 3] uint8.
 
   Raises:
@@ -141,7 +141,9 @@ def _rgb(example: Example, op: str) -> np.ndarray:
   return image
 
 
-def _linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
+def _scale_and_shift(
+  image: np.ndarray, factor: float, offset: float
+) -> np.ndarray:
   """Returns factor * image + offset as uint8, rounded and clipped."""
   levels = np.arange(256) * factor + offset
   return cv2.LUT(image, np.rint(levels.clip(0, 255)).astype(np.uint8))

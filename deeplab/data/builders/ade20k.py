@@ -15,14 +15,14 @@ from typing import Any
 from deeplab.data.builders import image_pairs
 
 URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
-_FOLDERS = {'train': 'training', 'val': 'validation'}
+_SPLIT_FOLDERS = {'train': 'training', 'val': 'validation'}
 
 
-class Ade20k(image_pairs.Files):
+class Ade20k(image_pairs.ImagePairBuilder):
   """ADE20K scene parsing, in one of the readings of its 150 classes."""
 
 
-def builder(data: Any, split: str) -> image_pairs.Files:
+def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
   """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
@@ -30,14 +30,16 @@ def builder(data: Any, split: str) -> image_pairs.Files:
   """
 
   def find(root: pathlib.Path) -> list[image_pairs.Pair]:
-    root = image_pairs.inside(root, 'ADEChallengeData2016')
-    images = root / 'images' / _FOLDERS[split]
-    masks = root / 'annotations' / _FOLDERS[split]
-    return image_pairs.pair_up(
+    root = image_pairs.archive_folder(root, 'ADEChallengeData2016')
+    images = root / 'images' / _SPLIT_FOLDERS[split]
+    masks = root / 'annotations' / _SPLIT_FOLDERS[split]
+    return image_pairs.pair_images_with_masks(
       data,
       images,
       images.glob('*.jpg'),
       lambda image: [masks / f'{image.stem}.png'],
     )
 
-  return image_pairs.build(Ade20k, data, split, tuple(_FOLDERS), (URL,), find)
+  return image_pairs.make_downloadable_builder(
+    Ade20k, data, split, tuple(_SPLIT_FOLDERS), (URL,), find
+  )

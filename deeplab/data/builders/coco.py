@@ -41,7 +41,7 @@ URL = 'http://images.cocodataset.org'
 SPLITS = ('train', 'val')
 # An image has to show more than this of the classes to be trained on, in
 # pixels as the file's `area` counts them.
-LEAST_AREA = 1000
+MIN_AREA = 1000
 REMEDY = (
   f'fetch train{YEAR}.zip, val{YEAR}.zip and annotations_trainval{YEAR}.zip '
   'from https://cocodataset.org/, unpack them into one FOLDER, and give '
@@ -50,7 +50,7 @@ REMEDY = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Index:
+class CocoAnnotations:
   """What a COCO JSON file holds.
 
   Attributes:
@@ -73,13 +73,13 @@ class CocoConfig(tfds.core.BuilderConfig):
   Attributes:
     dataset: its name in the catalog.
     split: 'train' or 'val'.
-    found: the JSON file, and the folder of the images; None if they are to be
+    paths: the JSON file, and the folder of the images; None if they are to be
       downloaded.
   """
 
   dataset: str = ''
   split: str = ''
-  found: tuple[pathlib.Path, pathlib.Path] | None = dataclasses.field(
+  paths: tuple[pathlib.Path, pathlib.Path] | None = dataclasses.field(
     default=None, repr=False
   )
 
@@ -90,33 +90,33 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
+    return records.tfds_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
 
   def _split_generators(self, dl_manager):
     split = self.builder_config.split
-    found = self.builder_config.found or download(dl_manager, split)
-    return {records.SPLIT: self._generate_examples(*found)}
+    found = self.builder_config.paths or download_split(dl_manager, split)
+    return {records.TFDS_SPLIT: self._generate_examples(*found)}
 
   def _generate_examples(self, annotations, images):
     config = self.builder_config
-    index = read_index(annotations)
+    index = read_annotations(annotations)
     whole = config.dataset == 'cocoseg21' and config.split == 'val'
-    sources = sources_of(
+    sources = make_raw_examples(
       images,
       index,
       (
         (entry, shown)
-        for entry, shown in of_voc_classes(index)
-        if whole or sum(annotation['area'] for annotation in shown) > LEAST_AREA
+        for entry, shown in select_voc_annotations(index)
+        if whole or sum(annotation['area'] for annotation in shown) > MIN_AREA
       ),
       config.dataset,
       dataset_info.IGNORE,
     )
     facts = catalog.INFOS[config.dataset]
-    return raw_examples.generate(self, sources, facts, config.split)
+    return raw_examples.generate_records(self, sources, facts, config.split)
 
 
-def builder(data: Any, split: str) -> CocoSeg21:
+def make_builder(data: Any, split: str) -> CocoSeg21:
   """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
@@ -125,29 +125,29 @@ def builder(data: Any, split: str) -> CocoSeg21:
   image_pairs.check_split(data, split, SPLITS)
   found, name = None, f'{data.name}_{split}_download'
   if data.root:
-    found = locate(data.root, split)
-    name = fingerprint.of(split, found, catalog.info_for(data))
+    found = locate_split(data.root, split)
+    name = fingerprint.hash_files(split, found, catalog.info_for(data))
   return CocoSeg21(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=CocoConfig(name=name, dataset=data.name, split=split, found=found),
+    config=CocoConfig(name=name, dataset=data.name, split=split, paths=found),
   )
 
 
-def download(
+def download_split(
   dl_manager: Any, split: str, kind: str = 'instances', remedy: str = REMEDY
 ) -> tuple[pathlib.Path, pathlib.Path]:
-  """Fetches the official archives of a split; otherwise as `locate`."""
+  """Fetches the official archives of a split; otherwise as `locate_split`."""
   prefix = '' if kind == 'instances' else f'{kind}_'
   urls = (
     f'{URL}/annotations/{prefix}annotations_trainval{YEAR}.zip',
     f'{URL}/zips/{split}{YEAR}.zip',
   )
-  base = downloads.fetch(dl_manager, urls, 'coco', remedy)
-  return locate(str(base), split, kind, remedy)
+  base = downloads.download_and_unpack(dl_manager, urls, 'coco', remedy)
+  return locate_split(str(base), split, kind, remedy)
 
 
-def locate(
+def locate_split(
   root: str, split: str, kind: str = 'instances', remedy: str = REMEDY
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Returns a split's JSON file, and the folder of its images.
@@ -175,7 +175,7 @@ def locate(
   )
 
 
-def read_index(path: pathlib.Path) -> Index:
+def read_annotations(path: pathlib.Path) -> CocoAnnotations:
   """Reads a COCO JSON file.
 
   Raises:
@@ -186,7 +186,7 @@ def read_index(path: pathlib.Path) -> Index:
     annotations: dict[int, list[dict[str, Any]]] = {}
     for annotation in content['annotations']:
       annotations.setdefault(annotation['image_id'], []).append(annotation)
-    return Index(
+    return CocoAnnotations(
       path=path,
       images=tuple(sorted(content['images'], key=lambda entry: entry['id'])),
       annotations=annotations,
@@ -199,8 +199,8 @@ def read_index(path: pathlib.Path) -> Index:
     ) from error
 
 
-def of_voc_classes(
-  index: Index,
+def select_voc_annotations(
+  index: CocoAnnotations,
 ) -> Iterable[tuple[dict[str, Any], list[dict[str, Any]]]]:
   """Yields each image and its annotations of VOC's classes."""
   for entry in index.images:
@@ -214,7 +214,7 @@ def of_voc_classes(
     )
 
 
-def image_path(
+def require_image_file(
   folder: pathlib.Path, entry: dict[str, Any], annotations: pathlib.Path
 ) -> pathlib.Path:
   """Returns the file of an image.
@@ -231,40 +231,45 @@ def image_path(
   return path
 
 
-def sources_of(
+def make_raw_examples(
   folder: pathlib.Path,
-  index: Index,
+  index: CocoAnnotations,
   entries: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
   name: str,
-  overlap: int | None,
-) -> list[raw_examples.Source]:
+  overlap_id: int | None,
+) -> list[raw_examples.RawExample]:
   """Returns images whose instances are drawn with VOC's ids.
 
   Args:
     folder: the images.
     index: the JSON file.
-    entries: some of `of_voc_classes`.
+    entries: some of `select_voc_annotations`.
     name: the data set's name, which says what the ids mean.
-    overlap: see `draw`.
+    overlap_id: see `draw_voc_label`.
 
   Raises:
     ValueError: an image is missing.
   """
   found = []
   for entry, shown in entries:
-    with errors.reported():
+    with errors.catch_and_collect():
       found.append(
-        raw_examples.Source(
-          image_path(folder, entry, index.path),
+        raw_examples.RawExample(
+          require_image_file(folder, entry, index.path),
           index.path,
           catalog.INFOS[name],
-          functools.partial(draw, entry=entry, shown=shown, overlap=overlap),
+          functools.partial(
+            draw_voc_label,
+            entry=entry,
+            annotations=shown,
+            overlap_id=overlap_id,
+          ),
         )
       )
   return found
 
 
-def regions_of(
+def rasterize_annotations(
   annotations: Iterable[dict[str, Any]], size: tuple[int, int]
 ) -> Iterable[tuple[int, np.ndarray]]:
   """Yields each annotation's category id and region, [H, W] bool.
@@ -274,7 +279,9 @@ def regions_of(
   """
   for annotation in annotations:
     try:
-      mask = rasterize.draw(annotation.get('segmentation'), size)
+      mask = rasterize.segmentation_to_mask(
+        annotation.get('segmentation'), size
+      )
     except ValueError as error:
       raise ValueError(
         f'annotation {annotation.get("id")} of image '
@@ -283,19 +290,19 @@ def regions_of(
     yield annotation['category_id'], mask
 
 
-def draw(
+def draw_voc_label(
   path: pathlib.Path,
   entry: dict[str, Any],
-  shown: Iterable[dict[str, Any]],
-  overlap: int | None,
+  annotations: Iterable[dict[str, Any]],
+  overlap_id: int | None,
 ) -> np.ndarray:
   """Draws an image's instances with VOC's ids over a background.
 
   Args:
     path: the JSON file, for messages.
     entry: the image's entry.
-    shown: its annotations, all of VOC's classes.
-    overlap: id of the pixels that several instances claim; None for that of
+    annotations: its annotations, all of VOC's classes.
+    overlap_id: id of the pixels that several instances claim; None for that of
       the last one.
 
   Returns:
@@ -307,11 +314,11 @@ def draw(
   size = entry['height'], entry['width']
   label, claims = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
   try:
-    for category, mask in regions_of(shown, size):
+    for category, mask in rasterize_annotations(annotations, size):
       label[mask] = catalog.COCO_TO_VOC[category]
       claims += mask
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
-  if overlap is not None:
-    label[claims > 1] = overlap
+  if overlap_id is not None:
+    label[claims > 1] = overlap_id
   return label

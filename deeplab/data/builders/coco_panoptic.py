@@ -42,26 +42,24 @@ class CocoPanoptic(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(
-      self, __doc__, catalog.INFOS['coco_panoptic'].url
-    )
+    return records.tfds_info(self, __doc__, catalog.INFOS['coco_panoptic'].url)
 
   def _split_generators(self, dl_manager):
     split = self.builder_config.split
-    found = self.builder_config.found or coco.download(
+    found = self.builder_config.paths or coco.download_split(
       dl_manager, split, 'panoptic', _REMEDY
     )
-    return {records.SPLIT: self._generate_examples(*found)}
+    return {records.TFDS_SPLIT: self._generate_examples(*found)}
 
   def _generate_examples(self, annotations, images):
-    sources = find(annotations, images)
+    sources = find_examples(annotations, images)
     facts = catalog.INFOS['coco_panoptic']
-    return raw_examples.generate(
+    return raw_examples.generate_records(
       self, sources, facts, self.builder_config.split
     )
 
 
-def builder(data: Any, split: str) -> CocoPanoptic:
+def make_builder(data: Any, split: str) -> CocoPanoptic:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
@@ -70,24 +68,24 @@ def builder(data: Any, split: str) -> CocoPanoptic:
   image_pairs.check_split(data, split, coco.SPLITS)
   found, name = None, f'{split}_download'
   if data.root:
-    found = coco.locate(data.root, split, 'panoptic', _REMEDY)
+    found = coco.locate_split(data.root, split, 'panoptic', _REMEDY)
     masks = found[0].with_suffix('')
     if not masks.is_dir():
       raise ValueError(f'{masks}: no such folder of PNG files: {_REMEDY}')
     facts = catalog.INFOS['coco_panoptic']
-    name = fingerprint.of(split, (*found, masks), facts)
+    name = fingerprint.hash_files(split, (*found, masks), facts)
   return CocoPanoptic(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=coco.CocoConfig(
-      name=name, dataset='coco_panoptic', split=split, found=found
+      name=name, dataset='coco_panoptic', split=split, paths=found
     ),
   )
 
 
-def find(
+def find_examples(
   annotations: pathlib.Path, images: pathlib.Path
-) -> list[raw_examples.Source]:
+) -> list[raw_examples.RawExample]:
   """Returns the examples of a split.
 
   Args:
@@ -97,10 +95,10 @@ def find(
   Raises:
     ValueError: a damaged JSON file, or a file that it names is missing.
   """
-  index = coco.read_index(annotations)
+  index = coco.read_annotations(annotations)
   found = []
   for entry in index.images:
-    with errors.reported():
+    with errors.catch_and_collect():
       own = index.annotations.get(entry['id'], [])
       if len(own) != 1:
         raise ValueError(
@@ -111,17 +109,19 @@ def find(
       if not mask.is_file():
         raise ValueError(f'{mask}: no such file, but {annotations} names it')
       found.append(
-        raw_examples.Source(
-          coco.image_path(images, entry, annotations),
+        raw_examples.RawExample(
+          coco.require_image_file(images, entry, annotations),
           mask,
           catalog.INFOS['coco_panoptic'],
-          functools.partial(_categories, segments=own[0]['segments_info']),
+          functools.partial(
+            _read_category_ids, segments=own[0]['segments_info']
+          ),
         )
       )
   return found
 
 
-def _categories(
+def _read_category_ids(
   path: pathlib.Path, segments: Iterable[dict[str, Any]]
 ) -> np.ndarray:
   """Reads a PNG of segments as category ids, 0 where there are none."""

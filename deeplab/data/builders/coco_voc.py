@@ -35,13 +35,13 @@ from deeplab.data.preparation import fingerprint
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
 
-LEAST_AREA = 1000  # of one instance of COCO, or of an image's persons
+MIN_AREA = 1000  # of one instance of COCO, or of an image's persons
 VAL_SIZE = 1449
-PERSON = 15  # VOC's id
+PERSON_ID = 15  # VOC's id
 _REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
 
 
-Pairs = dict[str, tuple[image_pairs.Pair, ...]]
+PairsBySplit = dict[str, tuple[image_pairs.Pair, ...]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,7 +52,7 @@ class CocoVocConfig(coco.CocoConfig):
     pairs: (image, mask) files of VOC, by the split's name.
   """
 
-  pairs: Pairs = dataclasses.field(default_factory=dict, repr=False)
+  pairs: PairsBySplit = dataclasses.field(default_factory=dict, repr=False)
 
 
 class CocoVoc(tfds.core.GeneratorBasedBuilder):
@@ -61,48 +61,50 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
+    return records.tfds_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
 
   def _split_generators(self, dl_manager):
-    found, pairs = self.builder_config.found, self.builder_config.pairs
+    found, pairs = self.builder_config.paths, self.builder_config.pairs
     if not found:
-      found = coco.download(dl_manager, 'train', remedy=_REMEDY)
+      found = coco.download_split(dl_manager, 'train', remedy=_REMEDY)
       pairs = {
-        'train': voc.download(dl_manager, 'trainaug', _REMEDY),
-        'val': voc.download(dl_manager, 'val', _REMEDY),
+        'train': voc.download_pairs(dl_manager, 'trainaug', _REMEDY),
+        'val': voc.download_pairs(dl_manager, 'val', _REMEDY),
       }
     annotations, images = found
-    return {records.SPLIT: self._generate_examples(annotations, images, pairs)}
+    return {
+      records.TFDS_SPLIT: self._generate_examples(annotations, images, pairs)
+    }
 
   def _generate_examples(self, annotations, images, pairs):
     config = self.builder_config
     facts = catalog.INFOS[config.dataset]
     train, val = (
       [
-        raw_examples.Source(image, mask, facts, voc.read_mask)
+        raw_examples.RawExample(image, mask, facts, voc.read_mask)
         for image, mask in pairs[split]
       ]
       for split in ('train', 'val')
     )
-    index = coco.read_index(annotations)
-    train += coco.sources_of(
+    index = coco.read_annotations(annotations)
+    train += coco.make_raw_examples(
       images,
       index,
       (
         (entry, shown)
-        for entry, shown in coco.of_voc_classes(index)
-        if any(annotation['area'] > LEAST_AREA for annotation in shown)
+        for entry, shown in coco.select_voc_annotations(index)
+        if any(annotation['area'] > MIN_AREA for annotation in shown)
       ),
       config.dataset,
       None,
     )
     if config.dataset == 'coco_voc_person':
-      train, val = _of_persons(train, val)
+      train, val = _select_persons(train, val)
     sources = train if config.split == 'train' else val
-    return raw_examples.generate(self, sources, facts, config.split)
+    return raw_examples.generate_records(self, sources, facts, config.split)
 
 
-def builder(data: Any, split: str) -> CocoVoc:
+def make_builder(data: Any, split: str) -> CocoVoc:
   """Returns the builder of one split of `config.data.name`.
 
   Reads `name`, `root` and `data_dir`.
@@ -114,15 +116,15 @@ def builder(data: Any, split: str) -> CocoVoc:
   image_pairs.check_split(data, split, coco.SPLITS)
   found, pairs, name = None, {}, f'{data.name}_{split}_download'
   if data.root:
-    found = coco.locate(data.root, 'train', remedy=_REMEDY)
-    base = voc.locate(data.root)
+    found = coco.locate_split(data.root, 'train', remedy=_REMEDY)
+    base = voc.locate_voc(data.root)
     sbd = voc.locate_sbd(base)
     pairs = {
       'train': voc.find_pairs(base, 'trainaug', sbd),
       'val': voc.find_pairs(base, 'val', sbd),
     }
     paths = (path for part in pairs.values() for pair in part for path in pair)
-    name = fingerprint.of(
+    name = fingerprint.hash_files(
       f'{data.name}_{split}', (*found, *paths), catalog.INFOS[data.name]
     )
   return CocoVoc(
@@ -134,9 +136,10 @@ def builder(data: Any, split: str) -> CocoVoc:
   )
 
 
-def _of_persons(
-  train: Sequence[raw_examples.Source], val: Sequence[raw_examples.Source]
-) -> tuple[list[raw_examples.Source], list[raw_examples.Source]]:
+def _select_persons(
+  train: Sequence[raw_examples.RawExample],
+  val: Sequence[raw_examples.RawExample],
+) -> tuple[list[raw_examples.RawExample], list[raw_examples.RawExample]]:
   """Returns (train, val) of persons alone.
 
   Only those images of `train` are looked at that come before the last one
@@ -144,7 +147,7 @@ def _of_persons(
   prepared, so that no polygon is drawn twice.
   """
   asked = [
-    dataclasses.replace(source, wanted=_shows_person)
+    dataclasses.replace(source, predicate=_has_person)
     for source in (*val, *train)
   ]
   chosen, count = [], 0
@@ -154,7 +157,7 @@ def _of_persons(
     unit=' images',
     disable=None,
   )
-  verdicts = raw_examples.wanted(asked)
+  verdicts = raw_examples.evaluate_predicates(asked)
   with bar, contextlib.closing(verdicts):
     pairs = zip((*val, *train), verdicts, strict=True)
     for count, (source, shows) in enumerate(pairs, 1):
@@ -166,6 +169,6 @@ def _of_persons(
   return asked[max(count, len(val)) :], chosen
 
 
-def _shows_person(mask: np.ndarray) -> bool:
+def _has_person(mask: np.ndarray) -> bool:
   """Returns whether enough pixels are VOC's 15; a void border is none."""
-  return int(np.count_nonzero(mask == PERSON)) > LEAST_AREA
+  return int(np.count_nonzero(mask == PERSON_ID)) > MIN_AREA

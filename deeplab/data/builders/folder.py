@@ -59,19 +59,19 @@ class FolderConfig(tfds.core.BuilderConfig):
 
   Attributes:
     split: name of the split.
-    sources: the examples.
-    pixels: channels and depth of the images.
-    facts: classes, ignore label and colours.
+    examples: the examples.
+    image_spec: channels and depth of the images.
+    info: classes, ignore label and colours.
   """
 
   split: str = ''
-  facts: dataset_info.DatasetInfo | None = dataclasses.field(
+  info: dataset_info.DatasetInfo | None = dataclasses.field(
     default=None, repr=False
   )
-  sources: tuple[raw_examples.Source, ...] = dataclasses.field(
+  examples: tuple[raw_examples.RawExample, ...] = dataclasses.field(
     default=(), repr=False
   )
-  pixels: image_format.Pixels = dataclasses.field(
+  image_spec: image_format.ImageSpec = dataclasses.field(
     default=image_format.RGB, repr=False
   )
 
@@ -82,35 +82,36 @@ class Folder(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    pixels = self.builder_config.pixels
-    return records.builder_info(self, __doc__, pixels=pixels)
+    pixels = self.builder_config.image_spec
+    return records.tfds_info(self, __doc__, spec=pixels)
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    return {records.SPLIT: self._generate_examples()}
+    return {records.TFDS_SPLIT: self._generate_examples()}
 
   def _generate_examples(self):
     config = self.builder_config
-    return raw_examples.generate(
-      self, config.sources, config.facts, config.split, config.pixels
+    return raw_examples.generate_records(
+      self, config.examples, config.info, config.split, config.image_spec
     )
 
 
-def builder(data: Any, split: str) -> Folder:
+def make_builder(data: Any, split: str) -> Folder:
   """Returns the builder of one split of `config.data.root`.
 
-  Reads `root`, `data_dir`, what `find`, `bands.of` and `catalog.info_for` read.
+  Reads `root`, `data_dir`, what `find_examples`, `bands.of` and
+  `catalog.info_for` read.
 
   Raises:
     ValueError: no such folder or split, an empty split, or an image or an
       annotation that has no partner.
   """
-  sources = find(data, split)
-  classes = classes_lib.classes_of(data)
-  pixels = image_format.of(data)
+  sources = find_examples(data, split)
+  classes = classes_lib.load_class_table(data)
+  pixels = image_format.image_spec(data)
   files = [path for one in sources for path in (one.image, one.annotation)]
-  name = fingerprint.of(
-    split, dict.fromkeys(files), (classes.facts, classes.ids, pixels)
+  name = fingerprint.hash_files(
+    split, dict.fromkeys(files), (classes.mask_info, classes.ids, pixels)
   )
   return Folder(
     data_dir=data.data_dir or None,
@@ -118,14 +119,14 @@ def builder(data: Any, split: str) -> Folder:
     config=FolderConfig(
       name=name,
       split=split,
-      facts=classes.facts,
-      sources=sources,
-      pixels=pixels,
+      info=classes.mask_info,
+      examples=sources,
+      image_spec=pixels,
     ),
   )
 
 
-def find(data: Any, split: str) -> tuple[raw_examples.Source, ...]:
+def find_examples(data: Any, split: str) -> tuple[raw_examples.RawExample, ...]:
   """Returns the examples of a split, sorted by image.
 
   Args:
@@ -134,25 +135,25 @@ def find(data: Any, split: str) -> tuple[raw_examples.Source, ...]:
     split: name of the split.
 
   Raises:
-    ValueError: as `builder`.
+    ValueError: as `make_builder`.
   """
-  base = _base(data, split)
-  classes = classes_lib.classes_of(data)
-  sources = _find_all(base, data.pool or split, classes)
+  base = _resolve_root(data, split)
+  classes = classes_lib.load_class_table(data)
+  sources = _find_all_examples(base, data.pool or split, classes)
   if data.pool:
-    sources = _share(base, sources, data, split)
+    sources = _select_from_pool(base, sources, data, split)
   if not sources:
-    raise ValueError(_empty(base, split))
+    raise ValueError(_empty_split_message(base, split))
   return tuple(sorted(sources, key=lambda one: (one.image, one.annotation)))
 
 
-def survey(
+def find_pairs_and_issues(
   data: Any, split: str
-) -> tuple[tuple[pairs_lib.Pair, ...], list[pairs_lib.Fault]] | None:
+) -> tuple[tuple[pairs_lib.Pair, ...], list[pairs_lib.PairIssue]] | None:
   """Returns the (image, mask) files of a split, and all that is wrong there.
 
   Args:
-    data: reads what `find` reads.
+    data: reads what `find_examples` reads.
     split: name of the split.
 
   Returns:
@@ -165,44 +166,46 @@ def survey(
     ValueError: no root is given, a damaged annotation file of many images, or
       no such split of the pool.
   """
-  base, classes = _base(data, split), classes_lib.classes_of(data)
+  base, classes = _resolve_root(data, split), classes_lib.load_class_table(data)
   whole = data.pool or split
-  if _drawn(base, whole, classes) is not None:
+  if _find_in_annotation_files(base, whole, classes) is not None:
     return None
-  pairs, faults = pairs_lib.find(base, whole)
+  pairs, faults = pairs_lib.find_pairs(base, whole)
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
   if data.pool:
-    with errors.collected() as more:
-      masks = [raw_examples.Source(*pair, classes.facts) for pair in pairs]
-      chosen = _share(base, masks, data, split)
+    with errors.collect_errors() as more:
+      masks = [
+        raw_examples.RawExample(*pair, classes.mask_info) for pair in pairs
+      ]
+      chosen = _select_from_pool(base, masks, data, split)
     pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
-    faults += map(pairs_lib.Fault, more)
+    faults += map(pairs_lib.PairIssue, more)
   if not pairs and not faults:
-    faults = [pairs_lib.Fault(_empty(base, split))]
+    faults = [pairs_lib.PairIssue(_empty_split_message(base, split))]
   return pairs, faults
 
 
-def ignores_undrawn(data: Any) -> bool:
+def ignores_unannotated_pixels(data: Any) -> bool:
   """Returns whether pixels that nobody drew are ignored, for want of a class.
 
   Args:
-    data: reads what `find` reads.
+    data: reads what `find_examples` reads.
 
   Returns:
     False where annotations are masks, or a class is called 'background'.
   """
-  if classes_lib.BACKGROUND in classes_lib.classes_of(data).ids:
+  if classes_lib.BACKGROUND in classes_lib.load_class_table(data).ids:
     return False
   for split in (data.train_split, data.eval_split):
-    with errors.collected(), contextlib.suppress(ValueError):
-      suffixes = {one.annotation.suffix for one in find(data, split)}
+    with errors.collect_errors(), contextlib.suppress(ValueError):
+      suffixes = {one.annotation.suffix for one in find_examples(data, split)}
       if suffixes & {'.json', '.xml'}:
         return True
   return False
 
 
-def _base(data: Any, split: str) -> pathlib.Path:
+def _resolve_root(data: Any, split: str) -> pathlib.Path:
   """Returns `config.data.root`, a folder."""
   if not data.root:
     raise ValueError(
@@ -218,7 +221,7 @@ def _base(data: Any, split: str) -> pathlib.Path:
   return base
 
 
-def _empty(base: pathlib.Path, split: str) -> str:
+def _empty_split_message(base: pathlib.Path, split: str) -> str:
   """Says that a split is empty."""
   return (
     f'{base / split}: split {split!r} is empty; put pairs of images and masks '
@@ -226,60 +229,63 @@ def _empty(base: pathlib.Path, split: str) -> str:
   )
 
 
-def _drawn(
-  base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[raw_examples.Source] | None:
+def _find_in_annotation_files(
+  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+) -> list[raw_examples.RawExample] | None:
   """Returns the examples of a file of many images, None without one."""
   if not (base / f'{split}.txt').is_file():
     for module in (coco_json, cvat, voc_export):
-      sources = module.find(base, split, classes)
+      sources = module.find_examples(base, split, classes)
       if sources is not None:
         return sources
   return None
 
 
-def _find_all(
-  base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[raw_examples.Source]:
+def _find_all_examples(
+  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+) -> list[raw_examples.RawExample]:
   """Returns all examples of one name, of whatever form."""
-  sources = _drawn(base, split, classes)
+  sources = _find_in_annotation_files(base, split, classes)
   if sources is not None:
     return sources
-  pairs, faults = pairs_lib.find(base, split)
+  pairs, faults = pairs_lib.find_pairs(base, split)
   for fault in faults:
-    errors.report(ValueError(fault.text))
-  drawn = functools.partial(labelme.read, classes=classes)
+    errors.raise_or_collect(ValueError(fault.text))
+  drawn = functools.partial(labelme.read_label, classes=classes)
   return [
-    raw_examples.Source(image, path, classes.drawn, drawn)
+    raw_examples.RawExample(image, path, classes.drawn_info, drawn)
     if path.suffix.lower() == '.json'
-    else raw_examples.Source(image, path, classes.facts)
+    else raw_examples.RawExample(image, path, classes.mask_info)
     for image, path in pairs
   ]
 
 
-def _share(
-  base: pathlib.Path, sources: list[raw_examples.Source], data: Any, split: str
-) -> list[raw_examples.Source]:
+def _select_from_pool(
+  base: pathlib.Path,
+  examples: list[raw_examples.RawExample],
+  data: Any,
+  split: str,
+) -> list[raw_examples.RawExample]:
   """Returns the examples of the pool that belong to a split."""
   listing = base / f'{split}.txt'
   if listing.is_file():
     lines = listing.read_text('utf-8').splitlines()
     wanted = {line.strip() for line in lines if line.strip()}
-    chosen: dict[str, raw_examples.Source] = {}
-    for one in sources:
-      names = _path(base, one), one.image.name
+    chosen: dict[str, raw_examples.RawExample] = {}
+    for one in examples:
+      names = _relative_path(base, one), one.image.name
       for name in (*names, one.image.stem):
         if name in wanted and chosen.setdefault(name, one) is not one:
           error = ValueError(
             f'{listing}: {name!r} is both {one.image} and '
             f'{chosen[name].image}; name them by their paths below {base}'
           )
-          errors.report(error)
+          errors.raise_or_collect(error)
     for name in sorted(wanted - chosen.keys()):
       error = ValueError(
         f'{listing}: {name!r} is no image of the pool {data.pool!r}'
       )
-      errors.report(error)
+      errors.raise_or_collect(error)
     return list(chosen.values())
   if split not in (data.train_split, data.eval_split):
     raise ValueError(
@@ -288,18 +294,21 @@ def _share(
     )
   return [
     one
-    for one in sources
+    for one in examples
     if (split == data.eval_split)
-    == (_draw(_path(base, one), data.pool_seed) < data.pool_share)
+    == (
+      _hash_to_uniform(_relative_path(base, one), data.pool_seed)
+      < data.pool_share
+    )
   ]
 
 
-def _path(base: pathlib.Path, one: raw_examples.Source) -> str:
+def _relative_path(base: pathlib.Path, example: raw_examples.RawExample) -> str:
   """Returns the path of an image from the root on, the same everywhere."""
-  return pathlib.Path(os.path.relpath(one.image, base)).as_posix()
+  return pathlib.Path(os.path.relpath(example.image, base)).as_posix()
 
 
-def _draw(path: str, seed: int) -> float:
+def _hash_to_uniform(path: str, seed: int) -> float:
   """Returns a number in [0, 1) that the path and the seed decide."""
   digest = hashlib.sha256(f'{seed}/{path}'.encode()).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48

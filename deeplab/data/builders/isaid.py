@@ -18,37 +18,37 @@ from deeplab.data.builders import tiles
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import records
 
-_MASK = '_instance_color_RGB.png'
-_GRID = tiles.Grid(
-  size=896, stride=512, name='{stem}_{top}_{bottom}_{left}_{right}'
+_MASK_SUFFIX = '_instance_color_RGB.png'
+_PATCH_GRID = tiles.PatchGrid(
+  size=896, stride=512, name_format='{stem}_{top}_{bottom}_{left}_{right}'
 )
 
 
-class Isaid(image_pairs.Files):
+class Isaid(image_pairs.ImagePairBuilder):
   """iSAID semantic segmentation: patches of aerial images, 16 classes."""
 
   def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
     """Returns the patches of one image."""
     image, mask = pair
-    facts = self.builder_config.facts
-    return tiles.read(image, mask, image.stem, facts, _GRID)
+    facts = self.builder_config.info
+    return tiles.read_patches(image, mask, image.stem, facts, _PATCH_GRID)
 
 
-def builder(data: Any, split: str) -> image_pairs.Files:
+def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
   facts = catalog.info_for(data)
-  root = image_pairs.base(data, split, tuple(facts.splits))
-  pairs = image_pairs.converted(data, root, split, _MASK)
+  root = image_pairs.resolve_root(data, split, tuple(facts.splits))
+  pairs = image_pairs.find_mmseg_pairs(data, root, split, _MASK_SUFFIX)
   if pairs is None:
-    pairs = _find(data, root / split)
-  return image_pairs.make(Isaid, data, split, pairs)
+    pairs = _find_pairs(data, root / split)
+  return image_pairs.make_builder(Isaid, data, split, pairs)
 
 
-def _find(data: Any, folder: pathlib.Path) -> list[image_pairs.Pair]:
+def _find_pairs(data: Any, folder: pathlib.Path) -> list[image_pairs.Pair]:
   """Returns the pairs at or below a split's folder.
 
   Raises:
@@ -56,22 +56,22 @@ def _find(data: Any, folder: pathlib.Path) -> list[image_pairs.Pair]:
   """
   images = {
     path.stem: path
-    for path in image_pairs.below(folder, 'P*.png')
+    for path in image_pairs.glob_nested(folder, 'P*.png')
     if '_instance_' not in path.name
   }
   masks = {
-    path.name.removesuffix(_MASK): path
-    for path in image_pairs.below(folder, f'P*{_MASK}')
+    path.name.removesuffix(_MASK_SUFFIX): path
+    for path in image_pairs.glob_nested(folder, f'P*{_MASK_SUFFIX}')
   }
   for stem in sorted(images.keys() ^ masks.keys()):
     path = images.get(stem) or masks[stem]
     what = 'mask' if stem in images else 'image'
     error = ValueError(
       f'{path} has no {what} below {folder}: '
-      f'{image_pairs.remedy(catalog.info_for(data))}'
+      f'{image_pairs.download_instructions(catalog.info_for(data))}'
     )
-    errors.report(error)
+    errors.raise_or_collect(error)
   both = [images[stem] for stem in images.keys() & masks.keys()]
-  return image_pairs.pair_up(
+  return image_pairs.pair_images_with_masks(
     data, folder, both, lambda image: [masks[image.stem]]
   )

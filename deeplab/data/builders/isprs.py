@@ -21,12 +21,12 @@ from deeplab.data.builders import image_pairs
 from deeplab.data.builders import tiles
 from deeplab.data.preparation import records
 
-_GRID = tiles.Grid(
-  size=512, stride=512, name='{stem}_{left}_{top}_{right}_{bottom}'
+_PATCH_GRID = tiles.PatchGrid(
+  size=512, stride=512, name_format='{stem}_{left}_{top}_{right}_{bottom}'
 )
 
 # The tiles of each split.
-POTSDAM: Mapping[str, tuple[str, ...]] = {
+POTSDAM_TILES: Mapping[str, tuple[str, ...]] = {
   'train': (
     *('2_10', '2_11', '2_12', '3_10', '3_11', '3_12', '4_10', '4_11'),
     *('4_12', '5_10', '5_11', '5_12', '6_7', '6_8', '6_9', '6_10'),
@@ -37,7 +37,7 @@ POTSDAM: Mapping[str, tuple[str, ...]] = {
     *('5_13', '5_14', '5_15', '6_13', '6_14', '6_15', '7_13'),
   ),
 }
-VAIHINGEN: Mapping[str, tuple[str, ...]] = {
+VAIHINGEN_TILES: Mapping[str, tuple[str, ...]] = {
   'train': (
     *('area1', 'area3', 'area5', 'area7', 'area11', 'area13', 'area15'),
     *('area17', 'area21', 'area23', 'area26', 'area28', 'area30', 'area32'),
@@ -51,54 +51,61 @@ VAIHINGEN: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Isprs(image_pairs.Files):
+class Isprs(image_pairs.ImagePairBuilder):
   """ISPRS Potsdam or Vaihingen: patches of orthophotos, six classes."""
 
   def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
     """Returns the patches of one tile."""
     image, mask = pair
     stem = re.sub(r'^top_(potsdam|mosaic_09cm)_|_RGB$', '', image.stem)
-    return tiles.read(image, mask, stem, self.builder_config.facts, _GRID)
+    return tiles.read_patches(
+      image, mask, stem, self.builder_config.info, _PATCH_GRID
+    )
 
 
-def potsdam(data: Any, split: str) -> image_pairs.Files:
+def make_potsdam_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
   """Returns the builder of a split of Potsdam; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = image_pairs.base(data, split, tuple(POTSDAM))
-  pairs = image_pairs.converted(data, root, split)
+  root = image_pairs.resolve_root(data, split, tuple(POTSDAM_TILES))
+  pairs = image_pairs.find_mmseg_pairs(data, root, split)
   if pairs is None:
-    pairs = _find(
+    pairs = _find_pairs(
       data,
       root,
-      [f'top_potsdam_{tile}_RGB.tif' for tile in POTSDAM[split]],
-      [f'top_potsdam_{tile}_label_noBoundary.tif' for tile in POTSDAM[split]],
+      [f'top_potsdam_{tile}_RGB.tif' for tile in POTSDAM_TILES[split]],
+      [
+        f'top_potsdam_{tile}_label_noBoundary.tif'
+        for tile in POTSDAM_TILES[split]
+      ],
     )
-  return image_pairs.make(Isprs, data, split, pairs)
+  return image_pairs.make_builder(Isprs, data, split, pairs)
 
 
-def vaihingen(data: Any, split: str) -> image_pairs.Files:
+def make_vaihingen_builder(
+  data: Any, split: str
+) -> image_pairs.ImagePairBuilder:
   """Returns the builder of a split of Vaihingen; reads `root` and `data_dir`.
 
   Raises:
     ValueError: no such split, or files are missing.
   """
-  root = image_pairs.base(data, split, tuple(VAIHINGEN))
-  pairs = image_pairs.converted(data, root, split)
+  root = image_pairs.resolve_root(data, split, tuple(VAIHINGEN_TILES))
+  pairs = image_pairs.find_mmseg_pairs(data, root, split)
   if pairs is None:
-    stems = [f'top_mosaic_09cm_{area}' for area in VAIHINGEN[split]]
-    pairs = _find(
+    stems = [f'top_mosaic_09cm_{area}' for area in VAIHINGEN_TILES[split]]
+    pairs = _find_pairs(
       data,
       root,
       [f'top/{stem}.tif' for stem in stems],
       [f'{stem}_noBoundary.tif' for stem in stems],
     )
-  return image_pairs.make(Isprs, data, split, pairs)
+  return image_pairs.make_builder(Isprs, data, split, pairs)
 
 
-def _find(
+def _find_pairs(
   data: Any, root: pathlib.Path, images: list[str], masks: list[str]
 ) -> list[image_pairs.Pair]:
   """Returns the named pairs, at or below the root.
@@ -106,7 +113,7 @@ def _find(
   Raises:
     ValueError: one of them is missing.
   """
-  present = image_pairs.below(root, '*.tif')
+  present = image_pairs.glob_nested(root, '*.tif')
 
   def find(name: str) -> pathlib.Path:
     found = (path for path in present if path.match(name))
@@ -115,6 +122,6 @@ def _find(
   partners = {
     find(image): find(mask) for image, mask in zip(images, masks, strict=True)
   }
-  return image_pairs.pair_up(
+  return image_pairs.pair_images_with_masks(
     data, root, partners, lambda image: [partners[image]]
   )

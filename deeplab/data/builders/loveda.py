@@ -16,11 +16,11 @@ from deeplab.data.builders import image_pairs
 URL = 'https://zenodo.org/records/5706578/files'
 
 
-class Loveda(image_pairs.Files):
+class Loveda(image_pairs.ImagePairBuilder):
   """LoveDA land cover: seven classes, pixels without data ignored."""
 
 
-def builder(data: Any, split: str) -> image_pairs.Files:
+def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
@@ -28,14 +28,14 @@ def builder(data: Any, split: str) -> image_pairs.Files:
   """
 
   def find(root: pathlib.Path) -> list[image_pairs.Pair]:
-    pairs = image_pairs.converted(data, root, split)
+    pairs = image_pairs.find_mmseg_pairs(data, root, split)
     if pairs is not None:
       return pairs
     scenes = root / split.title()
     return [
       pair
       for images in (scenes / 'Rural/images_png', scenes / 'Urban/images_png')
-      for pair in image_pairs.pair_up(
+      for pair in image_pairs.pair_images_with_masks(
         data,
         images,
         images.glob('*.png'),
@@ -44,4 +44,6 @@ def builder(data: Any, split: str) -> image_pairs.Files:
     ]
 
   urls = [f'{URL}/{split.title()}.zip']
-  return image_pairs.build(Loveda, data, split, ('train', 'val'), urls, find)
+  return image_pairs.make_downloadable_builder(
+    Loveda, data, split, ('train', 'val'), urls, find
+  )

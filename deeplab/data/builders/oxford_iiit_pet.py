@@ -28,7 +28,7 @@ _REMEDY = (
   f'fetch {" and ".join(URLS)}, unpack into one FOLDER, and give '
   '--config.data.root=FOLDER'
 )
-_LISTS = {'train': 'trainval.txt', 'test': 'test.txt'}
+_SPLIT_LISTS = {'train': 'trainval.txt', 'test': 'test.txt'}
 
 
 class PetSegmentation(tfds.core.GeneratorBasedBuilder):
@@ -37,7 +37,7 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(
+    return records.tfds_info(
       self, __doc__, catalog.INFOS['oxford_iiit_pet'].url
     )
 
@@ -45,33 +45,37 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     pairs = config.pairs
     if not pairs:
-      base = downloads.fetch(dl_manager, URLS, 'oxford_iiit_pet', _REMEDY)
+      base = downloads.download_and_unpack(
+        dl_manager, URLS, 'oxford_iiit_pet', _REMEDY
+      )
       pairs = find_pairs(base, config.split)
-    return {records.SPLIT: self._generate_examples(pairs)}
+    return {records.TFDS_SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['oxford_iiit_pet']
-    sources = [raw_examples.Source(image, mask, facts) for image, mask in pairs]
-    return raw_examples.generate(
+    sources = [
+      raw_examples.RawExample(image, mask, facts) for image, mask in pairs
+    ]
+    return raw_examples.generate_records(
       self, sources, facts, self.builder_config.split
     )
 
 
-def builder(data: Any, split: str) -> PetSegmentation:
+def make_builder(data: Any, split: str) -> PetSegmentation:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
     ValueError: an unknown split, or a file is missing at the root.
   """
-  if split not in _LISTS:
+  if split not in _SPLIT_LISTS:
     raise ValueError(
       f'oxford_iiit_pet has no split {split!r}; its splits are '
-      f'{", ".join(_LISTS)}'
+      f'{", ".join(_SPLIT_LISTS)}'
     )
   if data.root:
     base = pathlib.Path(data.root).expanduser().resolve()
     pairs = find_pairs(base, split)
-    name = fingerprint.of(
+    name = fingerprint.hash_files(
       split,
       (path for pair in pairs for path in pair),
       catalog.INFOS['oxford_iiit_pet'],
@@ -81,7 +85,7 @@ def builder(data: Any, split: str) -> PetSegmentation:
   return PetSegmentation(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=image_pairs.FilesConfig(name=name, split=split, pairs=pairs),
+    config=image_pairs.ImagePairConfig(name=name, split=split, pairs=pairs),
   )
 
 
@@ -95,7 +99,7 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
   Raises:
     ValueError: the list, or a file that it names, is missing.
   """
-  listing = base / 'annotations' / _LISTS[split]
+  listing = base / 'annotations' / _SPLIT_LISTS[split]
   if not listing.is_file():
     raise ValueError(f'{listing}: no such file: {_REMEDY}')
   pairs = []
@@ -105,7 +109,7 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
       continue
     image = base / 'images' / f'{stem}.jpg'
     mask = base / 'annotations' / 'trimaps' / f'{stem}.png'
-    with errors.reported():
+    with errors.catch_and_collect():
       for path in (image, mask):
         if not path.is_file():
           raise ValueError(

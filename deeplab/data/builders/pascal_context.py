@@ -30,10 +30,12 @@ URLS = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar',
   'https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz',
 )
-_RAW = np.array(sorted(catalog.INFOS['pascal_context60'].id_mapping or ()))
+_RAW_CLASS_IDS = np.array(
+  sorted(catalog.INFOS['pascal_context60'].id_mapping or ())
+)
 
 
-class PascalContext(image_pairs.Files):
+class PascalContext(image_pairs.ImagePairBuilder):
   """Pascal Context: 59 classes, and a background scored or ignored."""
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
@@ -43,16 +45,17 @@ class PascalContext(image_pairs.Files):
     mask = raw_files.read_mask(path)
     if mask.dtype != np.uint8 or mask.ndim == 3:
       return mask
-    if mask.max() >= len(_RAW):
+    if mask.max() >= len(_RAW_CLASS_IDS):
       raise ValueError(
         f'{path}: label value {mask.max()} in a mask of 8 bits, which holds '
-        f'0 to {len(_RAW) - 1}: convert the masks anew, or save raw ids in 16 '
+        f'0 to {len(_RAW_CLASS_IDS) - 1}: convert the masks anew, or save raw '
+        'ids in 16 '
         'bits'
       )
-    return _RAW[mask]
+    return _RAW_CLASS_IDS[mask]
 
 
-def builder(data: Any, split: str) -> image_pairs.Files:
+def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
   """Returns the builder of one split; reads `name`, `root` and `data_dir`.
 
   Raises:
@@ -61,12 +64,18 @@ def builder(data: Any, split: str) -> image_pairs.Files:
   known = 'train', 'val', 'trainval'
 
   def find(root: pathlib.Path) -> list[image_pairs.Pair]:
-    return _find(data, split, image_pairs.inside(root, 'VOCdevkit'))
+    return _find_pairs(
+      data, split, image_pairs.archive_folder(root, 'VOCdevkit')
+    )
 
-  return image_pairs.build(PascalContext, data, split, known, URLS, find)
+  return image_pairs.make_downloadable_builder(
+    PascalContext, data, split, known, URLS, find
+  )
 
 
-def _find(data: Any, split: str, root: pathlib.Path) -> list[image_pairs.Pair]:
+def _find_pairs(
+  data: Any, split: str, root: pathlib.Path
+) -> list[image_pairs.Pair]:
   """Returns the pairs at or below a root.
 
   Raises:
@@ -80,7 +89,8 @@ def _find(data: Any, split: str, root: pathlib.Path) -> list[image_pairs.Pair]:
   listing = next((path for path in sets if path.is_file()), None)
   if listing is None:
     raise ValueError(
-      f'{sets[1]} is missing: {image_pairs.remedy(catalog.info_for(data))}'
+      f'{sets[1]} is missing: '
+      f'{image_pairs.download_instructions(catalog.info_for(data))}'
     )
   images = [
     voc / 'JPEGImages' / f'{stem}.jpg'
@@ -94,7 +104,7 @@ def _find(data: Any, split: str, root: pathlib.Path) -> list[image_pairs.Pair]:
       *(folder / mat for folder in (voc, voc.parent, voc.parent.parent)),
     ]
 
-  return image_pairs.pair_up(data, listing, images, masks)
+  return image_pairs.pair_images_with_masks(data, listing, images, masks)
 
 
 def _read_mat(path: pathlib.Path) -> np.ndarray:
@@ -106,4 +116,4 @@ def _read_mat(path: pathlib.Path) -> np.ndarray:
       f'{path}: damaged, or no mask of Pascal Context ({error}); unpack '
       'trainval.tar.gz again'
     ) from error
-  return np.where(np.isin(raw, _RAW), raw, 0)
+  return np.where(np.isin(raw, _RAW_CLASS_IDS), raw, 0)

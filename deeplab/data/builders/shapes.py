@@ -21,16 +21,16 @@ from deeplab.data.preparation import records
 
 SIZE = 128  # pixels, both sides
 SEED = 20  # of the whole data set
-_GRID = np.mgrid[:SIZE, :SIZE].astype(np.float32)  # rows, columns
+_PIXEL_GRID = np.mgrid[:SIZE, :SIZE].astype(np.float32)  # rows, columns
 _SPLITS = catalog.INFOS['shapes'].splits
 # A shape that hides more than this of another, or is cut down to too few
 # pixels by the border of the picture, is left out.
-_VISIBLE = 0.6  # share of each shape that stays in sight
-_LEAST_AREA = 300  # pixels
+_MIN_VISIBLE_SHARE = 0.6  # share of each shape that stays in sight
+_MIN_AREA = 300  # pixels
 # Least distance in RGB between the mean colours of neighbouring regions.
-_CONTRAST = 80.0
+_MIN_COLOR_DISTANCE = 80.0
 # Least and greatest amplitude of a texture, in grey levels.
-_TEXTURE = 25.0, 45.0
+_TEXTURE_AMPLITUDE = 25.0, 45.0
 
 DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
 
@@ -44,17 +44,17 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(self, __doc__)
+    return records.tfds_info(self, __doc__)
 
   def _split_generators(self, dl_manager):
     del dl_manager
     split = self.builder_config.name
     stream, count = list(_SPLITS).index(split), _SPLITS[split]
-    return {records.SPLIT: self._generate_examples(stream, count)}
+    return {records.TFDS_SPLIT: self._generate_examples(stream, count)}
 
   def _generate_examples(self, stream, count):
     def read(i):
-      image, label = draw(np.random.default_rng((SEED, stream, i)))
+      image, label = draw_example(np.random.default_rng((SEED, stream, i)))
       record = {
         'image': raw_files.encode_png(image),
         'label': raw_files.encode_png(label),
@@ -62,7 +62,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
       }
       return [record]
 
-    return records.generate(
+    return records.generate_records(
       self,
       read,
       range(count),
@@ -71,7 +71,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     )
 
 
-def builder(data: Any, split: str) -> Shapes:
+def make_builder(data: Any, split: str) -> Shapes:
   """Returns the builder of one split; reads `data_dir`."""
   if split not in _SPLITS:
     raise ValueError(
@@ -82,7 +82,7 @@ def builder(data: Any, split: str) -> Shapes:
   )
 
 
-def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   """Draws one picture.
 
   Returns:
@@ -93,11 +93,13 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   classes, areas = [0], [0.0]
   for _ in range(int(rng.integers(3, 7))):
     kind = int(rng.integers(DISC, CROSS + 1))
-    mask = _outline(kind, rng)
+    mask = _shape_mask(kind, rng)
     trial = np.where(mask, np.uint8(len(classes)), regions)
-    trial_areas = np.array([*areas, max(mask.sum(), _LEAST_AREA / _VISIBLE)])
+    trial_areas = np.array(
+      [*areas, max(mask.sum(), _MIN_AREA / _MIN_VISIBLE_SHARE)]
+    )
     in_sight = np.bincount(trial.ravel(), minlength=len(trial_areas))
-    if (in_sight < _VISIBLE * trial_areas).any():
+    if (in_sight < _MIN_VISIBLE_SHARE * trial_areas).any():
       continue
     regions = trial
     classes.append(kind)
@@ -105,9 +107,9 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   image: Any = np.zeros((SIZE, SIZE, 3), np.float32)
   colors: list[np.ndarray] = []
   for region in range(len(classes)):
-    colors.append(_color(rng, colors))
+    colors.append(_draw_color(rng, colors))
     mask = regions == region
-    image[mask] = colors[-1] + _texture(classes[region], rng)[mask]
+    image[mask] = colors[-1] + _draw_texture(classes[region], rng)[mask]
   image = cv2.GaussianBlur(image, (3, 3), 0.6)
   noise = rng.standard_normal(image.shape, np.float32)
   image += np.float32(rng.uniform(2, 10)) * noise
@@ -117,12 +119,12 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   return np.rint(image.clip(0, 255)).astype(np.uint8), label
 
 
-def _outline(kind: int, rng: np.random.Generator) -> np.ndarray:
+def _shape_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
   """Returns the [SIZE, SIZE] bool mask of one shape at a random place."""
   radius = rng.uniform(16, 34)
   center = rng.uniform(12, SIZE - 12, 2).astype(np.float32)
   angle = rng.uniform(0, 2 * np.pi)
-  y, x = (_GRID + 0.5 - center[:, None, None]) / radius
+  y, x = (_PIXEL_GRID + 0.5 - center[:, None, None]) / radius
   x, y = (
     x * np.cos(angle) - y * np.sin(angle),
     x * np.sin(angle) + y * np.cos(angle),
@@ -140,19 +142,23 @@ def _outline(kind: int, rng: np.random.Generator) -> np.ndarray:
   return (long < 1) & (short < 0.33)
 
 
-def _color(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
+def _draw_color(
+  rng: np.random.Generator, others: list[np.ndarray]
+) -> np.ndarray:
   """Draws a mean colour that differs from those of the other regions."""
   color = rng.uniform(30, 225, 3)
   for _ in range(20):
-    if all(np.linalg.norm(color - other) > _CONTRAST for other in others):
+    if all(
+      np.linalg.norm(color - other) > _MIN_COLOR_DISTANCE for other in others
+    ):
       break
     color = rng.uniform(30, 225, 3)
   return color
 
 
-def _texture(kind: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_texture(kind: int, rng: np.random.Generator) -> np.ndarray:
   """Draws what a class is covered with: [SIZE, SIZE, 3] about 0."""
-  y, x = _GRID
+  y, x = _PIXEL_GRID
   angle = rng.uniform(0, np.pi)
   u = x * np.cos(angle) + y * np.sin(angle)
   v = y * np.cos(angle) - x * np.sin(angle)
@@ -163,19 +169,19 @@ def _texture(kind: int, rng: np.random.Generator) -> np.ndarray:
   elif kind == SQUARE:
     pattern = np.sign(waves[0]) * np.sign(waves[1])
   elif kind == RING:
-    pattern = _mottled(2.0, rng)
+    pattern = _blurred_noise(2.0, rng)
   elif kind == CROSS:
     pattern = np.where(waves[0] + waves[1] > 1.0, 1.5, -0.5)
   elif kind == TRIANGLE:
     pattern = np.zeros((SIZE, SIZE), np.float32)
   else:
-    pattern = _mottled(16.0, rng)
+    pattern = _blurred_noise(16.0, rng)
   # One direction in RGB: the lightness changes, and the hue a little.
-  direction = rng.uniform(0.3, 1.0, 3) * rng.uniform(*_TEXTURE)
+  direction = rng.uniform(0.3, 1.0, 3) * rng.uniform(*_TEXTURE_AMPLITUDE)
   return pattern[..., None] * direction.astype(np.float32)
 
 
-def _mottled(size: float, rng: np.random.Generator) -> np.ndarray:
+def _blurred_noise(size: float, rng: np.random.Generator) -> np.ndarray:
   noise = rng.standard_normal((SIZE, SIZE), np.float32)
   pattern = cv2.GaussianBlur(noise, (0, 0), size)
   return pattern / pattern.std()

@@ -12,25 +12,25 @@ from deeplab.data.preparation import records
 
 # Share of a mask's pixels that may have a colour of no class. They are ignored:
 # nobody can mend published masks, and other converters do not refuse them.
-_STRAY = 0.01
+_MAX_UNKNOWN_SHARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class PatchGrid:
   """Where patches lie, and what they are called.
 
   Attributes:
     size: pixels of a patch, both sides.
     stride: pixels from one patch to the next; `size` without an overlap.
-    name: their names, of `stem`, `left`, `top`, `right` and `bottom`.
+    name_format: their names, of `stem`, `left`, `top`, `right` and `bottom`.
   """
 
   size: int
   stride: int
-  name: str
+  name_format: str
 
 
-def starts(length: int, grid: Grid) -> list[int]:
+def patch_starts(length: int, grid: PatchGrid) -> list[int]:
   """Returns where the patches along a side of `length` pixels begin.
 
   The last one ends at the border, so it shares more with its neighbour; a side
@@ -40,12 +40,12 @@ def starts(length: int, grid: Grid) -> list[int]:
   return [*range(0, last, grid.stride), last]
 
 
-def read(
+def read_patches(
   image_path: pathlib.Path,
   mask_path: pathlib.Path,
   stem: str,
-  facts: dataset_info.DatasetInfo,
-  grid: Grid,
+  info: dataset_info.DatasetInfo,
+  grid: PatchGrid,
 ) -> list[records.Record]:
   """Reads an image and its mask of colours, and cuts both into patches.
 
@@ -57,20 +57,22 @@ def read(
     image_path: the image.
     mask_path: its annotation.
     stem: the image's part of the patches' names.
-    facts: facts about the data set.
+    info: facts about the data set.
     grid: where patches lie.
 
   Raises:
-    ValueError: as `records.example`.
+    ValueError: as `records.read_record`.
   """
   mask = raw_files.read_mask(mask_path)
   if mask.ndim == 2:
     name = image_path.stem
-    return [records.example(image_path, mask_path, name, facts, lambda _: mask)]
+    return [
+      records.read_record(image_path, mask_path, name, info, lambda _: mask)
+    ]
   image = raw_files.read_pixels(image_path)
   records.check_sizes(image_path, image.shape[:2], mask_path, mask.shape[:2])
   try:
-    label = raw_files.color_ids(mask, facts, _STRAY)
+    label = raw_files.colors_to_train_ids(mask, info, _MAX_UNKNOWN_SHARE)
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   height, width = label.shape
@@ -80,13 +82,15 @@ def read(
     image = cv2.copyMakeBorder(image, *border, fill, value=(0, 0, 0))
     label = cv2.copyMakeBorder(label, *border, fill, value=dataset_info.IGNORE)
   patches = []
-  for top, left in itertools.product(starts(height, grid), starts(width, grid)):
+  for top, left in itertools.product(
+    patch_starts(height, grid), patch_starts(width, grid)
+  ):
     bottom, right = top + grid.size, left + grid.size
     patches.append(
       {
         'image': raw_files.encode_png(image[top:bottom, left:right]),
         'label': raw_files.encode_png(label[top:bottom, left:right]),
-        'name': grid.name.format(
+        'name': grid.name_format.format(
           stem=stem, left=left, top=top, right=right, bottom=bottom
         ),
       }

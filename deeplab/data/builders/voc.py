@@ -49,25 +49,25 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return records.builder_info(self, __doc__, catalog.INFOS['voc'].url)
+    return records.tfds_info(self, __doc__, catalog.INFOS['voc'].url)
 
   def _split_generators(self, dl_manager):
     split = self.builder_config.split
-    pairs = self.builder_config.pairs or download(dl_manager, split)
-    return {records.SPLIT: self._generate_examples(pairs)}
+    pairs = self.builder_config.pairs or download_pairs(dl_manager, split)
+    return {records.TFDS_SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
     facts = catalog.INFOS['voc']
     sources = [
-      raw_examples.Source(image, mask, facts, read_mask)
+      raw_examples.RawExample(image, mask, facts, read_mask)
       for image, mask in pairs
     ]
-    return raw_examples.generate(
+    return raw_examples.generate_records(
       self, sources, facts, self.builder_config.split
     )
 
 
-def builder(data: Any, split: str) -> VocSegmentation:
+def make_builder(data: Any, split: str) -> VocSegmentation:
   """Returns the builder of one split; reads `root` and `data_dir`.
 
   Raises:
@@ -75,9 +75,9 @@ def builder(data: Any, split: str) -> VocSegmentation:
       is missing.
   """
   if data.root:
-    voc = locate(data.root)
+    voc = locate_voc(data.root)
     pairs = find_pairs(voc, split, locate_sbd(voc))
-    name = fingerprint.of(
+    name = fingerprint.hash_files(
       split,
       (path for pair in pairs for path in pair),
       catalog.INFOS['voc'],
@@ -87,11 +87,11 @@ def builder(data: Any, split: str) -> VocSegmentation:
   return VocSegmentation(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=image_pairs.FilesConfig(name=name, split=split, pairs=pairs),
+    config=image_pairs.ImagePairConfig(name=name, split=split, pairs=pairs),
   )
 
 
-def locate(root: str) -> pathlib.Path:
+def locate_voc(root: str) -> pathlib.Path:
   """Returns the VOC2012 folder at or below `root`.
 
   Raises:
@@ -118,10 +118,10 @@ def find_pairs(
     sbd: the folder of SBD with train.txt, val.txt and cls; None without one.
 
   Raises:
-    ValueError: as `builder`.
+    ValueError: as `make_builder`.
   """
   pairs = []
-  for stem in _stems(voc, split, sbd):
+  for stem in _read_stems(voc, split, sbd):
     image = voc / 'JPEGImages' / f'{stem}.jpg'
     masks = [
       voc / 'SegmentationClass' / f'{stem}.png',
@@ -129,7 +129,7 @@ def find_pairs(
       *([sbd / 'cls' / f'{stem}.mat'] if sbd else []),
     ]
     mask = next((path for path in masks if path.is_file()), None)
-    with errors.reported():
+    with errors.catch_and_collect():
       if mask is None or not image.is_file():
         missing = masks[0] if image.is_file() else image
         raise ValueError(
@@ -141,27 +141,31 @@ def find_pairs(
   return tuple(pairs)
 
 
-def _stems(
+def _read_stems(
   voc: pathlib.Path, split: str, sbd: pathlib.Path | None
 ) -> list[str]:
   """Returns the image names of a split."""
   lists = voc / 'ImageSets' / 'Segmentation'
   if (lists / f'{split}.txt').is_file():
-    return _words(lists / f'{split}.txt')
+    return _read_words(lists / f'{split}.txt')
   if split == 'trainaug' and (lists / 'train.txt').is_file():
-    train = _words(lists / 'train.txt')
+    train = _read_words(lists / 'train.txt')
     if (lists / 'aug.txt').is_file():
-      return train + _words(lists / 'aug.txt')
+      return train + _read_words(lists / 'aug.txt')
     if sbd:
-      both = {*train, *_words(sbd / 'train.txt'), *_words(sbd / 'val.txt')}
-      return sorted(both - set(_words(lists / 'val.txt')))
+      both = {
+        *train,
+        *_read_words(sbd / 'train.txt'),
+        *_read_words(sbd / 'val.txt'),
+      }
+      return sorted(both - set(_read_words(lists / 'val.txt')))
   found = ', '.join(sorted(path.stem for path in lists.glob('*.txt')))
   raise ValueError(
     f'{lists}: no list for split {split!r} (there are: {found}): {_REMEDY}'
   )
 
 
-def _words(path: pathlib.Path) -> list[str]:
+def _read_words(path: pathlib.Path) -> list[str]:
   return path.read_text('utf-8').split()
 
 
@@ -186,7 +190,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     ) from error
 
 
-def download(
+def download_pairs(
   dl_manager: Any, split: str, remedy: str = _REMEDY
 ) -> tuple[image_pairs.Pair, ...]:
   """Fetches the official archives and returns the files of a split.
@@ -197,8 +201,10 @@ def download(
     remedy: how to get the files otherwise.
 
   Raises:
-    ValueError: as `downloads.fetch`, or as `find_pairs`.
+    ValueError: as `downloads.download_and_unpack`, or as `find_pairs`.
   """
   urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
-  voc = locate(str(downloads.fetch(dl_manager, urls, 'voc', remedy)))
+  voc = locate_voc(
+    str(downloads.download_and_unpack(dl_manager, urls, 'voc', remedy))
+  )
   return find_pairs(voc, split, locate_sbd(voc))

@@ -23,23 +23,23 @@ BACKGROUND = 'background'
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
+class ClassTable:
   """The classes of a user's own data.
 
   Attributes:
     ids: train id by name; IGNORE for the one name after those of the classes.
-    facts: what the values of mask files mean.
+    mask_info: what the values of mask files mean.
   """
 
   ids: dict[str, int]
-  facts: dataset_info.DatasetInfo
+  mask_info: dataset_info.DatasetInfo
 
   @property
-  def drawn(self) -> dataset_info.DatasetInfo:
+  def drawn_info(self) -> dataset_info.DatasetInfo:
     """What the values of drawn labels mean: train ids, or IGNORE."""
-    return dataclasses.replace(self.facts, ignore_label=dataset_info.IGNORE)
+    return dataclasses.replace(self.mask_info, ignore_label=dataset_info.IGNORE)
 
-  def id_of(self, name: str) -> int:
+  def find_id(self, name: str) -> int:
     """Returns the train id of a name, or IGNORE.
 
     Raises:
@@ -54,7 +54,7 @@ class Classes:
       )
     return self.ids[name]
 
-  def paint(
+  def draw_shapes(
     self, size: tuple[int, int], shapes: Iterable[tuple[str, str, Any]]
   ) -> np.ndarray:
     """Draws shapes one over the other.
@@ -75,28 +75,28 @@ class Classes:
     for what, name, segmentation in shapes:
       try:
         if not isinstance(segmentation, np.ndarray):
-          segmentation = rasterize.draw(segmentation, size)
-        label[segmentation] = self.id_of(name)
+          segmentation = rasterize.segmentation_to_mask(segmentation, size)
+        label[segmentation] = self.find_id(name)
       except ValueError as error:
         raise ValueError(f'{what}: {error}') from error
     return label
 
 
-def classes_of(data: Any) -> Classes:
+def load_class_table(data: Any) -> ClassTable:
   """Returns the classes of a folder; reads what `catalog.info_for` reads."""
   facts = catalog.info_for(data)
-  names = catalog.folder_classes(data)['class_names']
+  names = catalog.read_folder_classes(data)['class_names']
   ids = {name: i for i, name in enumerate(names[: facts.num_classes])}
   ids |= dict.fromkeys(names[facts.num_classes :], dataset_info.IGNORE)
-  return Classes(ids, facts)
+  return ClassTable(ids, facts)
 
 
-def sources_of(
+def make_raw_examples(
   annotation: pathlib.Path,
   folders: Iterable[pathlib.Path],
-  classes: Classes,
+  classes: ClassTable,
   images: Iterable[tuple[str, Callable[[pathlib.Path], np.ndarray]]],
-) -> list[raw_examples.Source]:
+) -> list[raw_examples.RawExample]:
   """Returns the examples of a file of many images.
 
   Args:
@@ -110,13 +110,15 @@ def sources_of(
   """
   folders, found = tuple(folders), []
   for name, read in images:
-    with errors.reported():
-      image = find_image(name, folders, annotation)
-      found.append(raw_examples.Source(image, annotation, classes.drawn, read))
+    with errors.catch_and_collect():
+      image = find_image_file(name, folders, annotation)
+      found.append(
+        raw_examples.RawExample(image, annotation, classes.drawn_info, read)
+      )
   return found
 
 
-def find_image(
+def find_image_file(
   name: str, folders: Iterable[pathlib.Path], annotation: pathlib.Path
 ) -> pathlib.Path:
   """Returns the file of an image that an annotation file names.

@@ -17,9 +17,9 @@ from deeplab.data.formats import classes as classes_lib
 from deeplab.data.preparation import raw_examples
 
 
-def find(
-  base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[raw_examples.Source] | None:
+def find_examples(
+  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+) -> list[raw_examples.RawExample] | None:
   """Returns the examples of a split, or None without such a file.
 
   Raises:
@@ -33,12 +33,12 @@ def find(
   path = next((path for path in files if path.is_file()), None)
   if path is None:
     return None
-  index = coco.read_index(path)
+  index = coco.read_annotations(path)
   folders = (
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images' / split, base / 'images', base),
   )
-  return classes_lib.sources_of(
+  return classes_lib.make_raw_examples(
     path,
     folders,
     classes,
@@ -46,7 +46,7 @@ def find(
       (
         entry['file_name'],
         functools.partial(
-          _read,
+          _draw_label,
           entry=entry,
           annotations=index.annotations.get(entry['id'], []),
           names=index.categories,
@@ -58,12 +58,12 @@ def find(
   )
 
 
-def _read(
+def _draw_label(
   path: pathlib.Path,
   entry: dict[str, Any],
   annotations: list[dict[str, Any]],
   names: dict[int, str],
-  classes: classes_lib.Classes,
+  classes: classes_lib.ClassTable,
 ) -> np.ndarray:
   """Draws one image's annotations."""
   shapes = (
@@ -75,7 +75,7 @@ def _read(
     for a in annotations
   )
   try:
-    return classes.paint((entry['height'], entry['width']), shapes)
+    return classes.draw_shapes((entry['height'], entry['width']), shapes)
   except KeyError as error:
     raise ValueError(
       f'{path}: {entry["file_name"]} or an annotation of it has no {error}'

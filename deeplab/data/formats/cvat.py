@@ -19,9 +19,9 @@ from deeplab.data.preparation import rasterize
 from deeplab.data.preparation import raw_examples
 
 
-def find(
-  base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[raw_examples.Source] | None:
+def find_examples(
+  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+) -> list[raw_examples.RawExample] | None:
   """Returns the examples of a split, or None without such a file.
 
   Raises:
@@ -46,19 +46,21 @@ def find(
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images', base),
   )
-  return classes_lib.sources_of(
+  return classes_lib.make_raw_examples(
     path,
     folders,
     classes,
     (
-      (name, functools.partial(_read, image=image, classes=classes))
+      (name, functools.partial(_draw_label, image=image, classes=classes))
       for name, image in named
     ),
   )
 
 
-def _read(
-  path: pathlib.Path, image: ElementTree.Element, classes: classes_lib.Classes
+def _draw_label(
+  path: pathlib.Path,
+  image: ElementTree.Element,
+  classes: classes_lib.ClassTable,
 ) -> np.ndarray:
   """Draws one image's shapes."""
   name = image.get('name')
@@ -66,13 +68,13 @@ def _read(
     size = int(image.attrib['height']), int(image.attrib['width'])
     shapes = [shape for shape in image if shape.tag != 'tag']
     shapes.sort(key=lambda shape: int(shape.get('z_order', 0)))
-    return classes.paint(
+    return classes.draw_shapes(
       size,
       (
         (
           f'{shape.tag} ({shape.get("label")})',
           shape.get('label', ''),
-          _segmentation(shape, size),
+          _to_segmentation(shape, size),
         )
         for shape in shapes
       ),
@@ -83,7 +85,7 @@ def _read(
     raise ValueError(f'{path}: image {name}: {error}') from error
 
 
-def _segmentation(
+def _to_segmentation(
   shape: ElementTree.Element, size: tuple[int, int]
 ) -> list[list[float]] | np.ndarray:
   """Returns a shape in COCO's form, or as a mask."""
@@ -98,22 +100,24 @@ def _segmentation(
   if shape.tag == 'box':
     left, top, right, bottom = numbers('xtl', 'ytl', 'xbr', 'ybr')
     corners = [left, top, right, top, right, bottom, left, bottom]
-    return [rasterize.rotate(corners, turn)]
+    return [rasterize.rotate_polygon(corners, turn)]
   if shape.tag == 'ellipse':
     return [
-      rasterize.rotate(
-        rasterize.ellipse(*numbers('cx', 'cy', 'rx', 'ry')), turn
+      rasterize.rotate_polygon(
+        rasterize.ellipse_polygon(*numbers('cx', 'cy', 'rx', 'ry')), turn
       )
     ]
   if shape.tag == 'mask':
-    return _mask(shape, size)
+    return _decode_mask(shape, size)
   raise ValueError(
     f'{shape.tag} ({shape.get("label")}): it encloses nothing; draw a polygon '
     'or remove it'
   )
 
 
-def _mask(shape: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:
+def _decode_mask(
+  shape: ElementTree.Element, size: tuple[int, int]
+) -> np.ndarray:
   """Decodes a mask: run lengths along the rows of its bounding box."""
   left, top, width, height = (
     int(shape.attrib[key]) for key in ('left', 'top', 'width', 'height')

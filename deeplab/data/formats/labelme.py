@@ -18,7 +18,9 @@ from deeplab.data.formats import classes as classes_lib
 from deeplab.data.preparation import rasterize
 
 
-def read(path: pathlib.Path, classes: classes_lib.Classes) -> np.ndarray:
+def read_label(
+  path: pathlib.Path, classes: classes_lib.ClassTable
+) -> np.ndarray:
   """Draws the shapes of a file.
 
   Returns:
@@ -37,10 +39,10 @@ def read(path: pathlib.Path, classes: classes_lib.Classes) -> np.ndarray:
       'imageHeight, imageWidth and shapes'
     ) from error
   try:
-    return classes.paint(
+    return classes.draw_shapes(
       size,
       (
-        (f'shape {i} ({name})', name, _segmentation(i, shape, size))
+        (f'shape {i} ({name})', name, _to_segmentation(i, shape, size))
         for i, (name, shape) in enumerate(named, 1)
       ),
     )
@@ -48,30 +50,32 @@ def read(path: pathlib.Path, classes: classes_lib.Classes) -> np.ndarray:
     raise ValueError(f'{path}: {error}') from error
 
 
-def _segmentation(i: int, shape: dict[str, Any], size: tuple[int, int]) -> Any:
+def _to_segmentation(
+  number: int, shape: dict[str, Any], size: tuple[int, int]
+) -> Any:
   """Returns a shape in COCO's form, or as a mask."""
   kind = shape.get('shape_type', 'polygon')
   try:
     points = [(float(x), float(y)) for x, y in shape['points']]
     if kind == 'polygon':
-      return [rasterize.flat(points)]
+      return [rasterize.flatten_points(points)]
     if kind == 'rectangle':
       (left, top), (right, bottom) = points
       return [[left, top, right, top, right, bottom, left, bottom]]
     if kind == 'circle':
       center, edge = points
       radius = math.dist(center, edge)
-      return [rasterize.ellipse(*center, radius, radius)]
+      return [rasterize.ellipse_polygon(*center, radius, radius)]
     if kind == 'mask':
-      return _mask(shape['mask'], points[0], size)
+      return _decode_mask(shape['mask'], points[0], size)
   except (KeyError, OSError, TypeError, ValueError) as error:
-    raise ValueError(f'shape {i}: broken {kind}: {error!r}') from error
+    raise ValueError(f'shape {number}: broken {kind}: {error!r}') from error
   raise ValueError(
-    f'shape {i}: a {kind} encloses nothing; draw a polygon or remove it'
+    f'shape {number}: a {kind} encloses nothing; draw a polygon or remove it'
   )
 
 
-def _mask(
+def _decode_mask(
   data: str, corner: tuple[float, float], size: tuple[int, int]
 ) -> np.ndarray:
   """Decodes a mask, which is a PNG of its bounding box."""

@@ -10,7 +10,7 @@ LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
 Pair = tuple[pathlib.Path, pathlib.Path]
 
 
-class Fault(NamedTuple):
+class PairIssue(NamedTuple):
   """What keeps files from being pairs.
 
   Attributes:
@@ -23,9 +23,9 @@ class Fault(NamedTuple):
   pair: Pair | None = None
 
 
-def find(
+def find_pairs(
   base: pathlib.Path, split: str
-) -> tuple[tuple[Pair, ...], list[Fault]]:
+) -> tuple[tuple[Pair, ...], list[PairIssue]]:
   """Returns the files of a list or of folders.
 
   Args:
@@ -38,11 +38,11 @@ def find(
   """
   listing, folder = base / f'{split}.txt', base / split
   if listing.is_file():
-    pairs, faults = _listed(base, listing)
+    pairs, faults = _read_list(base, listing)
   elif (folder / 'images').is_dir() and (folder / 'labels').is_dir():
-    pairs, faults = _matched(folder / 'images', folder / 'labels')
+    pairs, faults = _pair_by_stem(folder / 'images', folder / 'labels')
   elif any(folder.glob('*.json')):
-    pairs, faults = _matched(folder, folder, ('.json',))
+    pairs, faults = _pair_by_stem(folder, folder, ('.json',))
   else:
     text = (
       f'{base}: split {split!r} is missing; make {split}/images and '
@@ -50,14 +50,14 @@ def find(
       f"of COCO's form or {split}.xml of CVAT's, or let one folder of pairs be "
       'split at random by --config.data.pool=FOLDER'
     )
-    return (), [Fault(text)]
+    return (), [PairIssue(text)]
   return tuple(sorted(pairs)), faults
 
 
-def _listed(
+def _read_list(
   base: pathlib.Path, listing: pathlib.Path
-) -> tuple[list[Pair], list[Fault]]:
-  """Reads a list file; see `find`."""
+) -> tuple[list[Pair], list[PairIssue]]:
+  """Reads a list file; see `find_pairs`."""
   pairs, faults = [], []
   for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
     names = line.strip().split('\t') if '\t' in line else line.split()
@@ -68,21 +68,21 @@ def _listed(
         f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
         'between names that have spaces'
       )
-      faults.append(Fault(text))
+      faults.append(PairIssue(text))
       continue
     image, mask = base / names[0].strip(), base / names[1].strip()
     missing = [path for path in (image, mask) if not path.is_file()]
     for path in missing:
       text = f'{path}: no such file, but line {number} of {listing} names it'
-      faults.append(Fault(text, (image, mask)))
+      faults.append(PairIssue(text, (image, mask)))
     if not missing:
       pairs.append((image, mask))
   return pairs, faults
 
 
-def _by_stem(
+def _index_by_stem(
   folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> tuple[dict[str, pathlib.Path], list[Fault]]:
+) -> tuple[dict[str, pathlib.Path], list[PairIssue]]:
   """Returns the files of a folder by stem, and what is wrong with others."""
   files: dict[str, pathlib.Path] = {}
   faults = []
@@ -91,24 +91,26 @@ def _by_stem(
       continue
     if path.stem in files:
       text = f'{path}: {files[path.stem].name} has the same stem; remove one'
-      faults.append(Fault(text))
+      faults.append(PairIssue(text))
     else:
       files[path.stem] = path
   return files, faults
 
 
-def _matched(
+def _pair_by_stem(
   images_folder: pathlib.Path,
   labels_folder: pathlib.Path,
   suffixes: tuple[str, ...] = LABEL_SUFFIXES,
-) -> tuple[list[Pair], list[Fault]]:
-  """Pairs the files of two folders by stem; see `find`."""
-  images, faults = _by_stem(images_folder, image_format.SUFFIXES)
-  masks, more = _by_stem(labels_folder, suffixes)
+) -> tuple[list[Pair], list[PairIssue]]:
+  """Pairs the files of two folders by stem; see `find_pairs`."""
+  images, faults = _index_by_stem(
+    images_folder, image_format.IMAGE_AND_ARRAY_SUFFIXES
+  )
+  masks, more = _index_by_stem(labels_folder, suffixes)
   faults += more
   if images_folder != labels_folder:
     # A JPEG that stands for a mask is paired too, for its reader to refuse.
-    jpegs, _ = _by_stem(labels_folder, ('.jpg', '.jpeg'))
+    jpegs, _ = _index_by_stem(labels_folder, ('.jpg', '.jpeg'))
     masks = {k: path for k, path in jpegs.items() if k in images} | masks
   for stem in sorted(images.keys() ^ masks.keys()):
     image = images.get(stem, images_folder / stem)
@@ -120,6 +122,6 @@ def _matched(
         f'{mask}: mask without an image; add an image of stem {stem!r} to '
         f'{images_folder} or remove the mask'
       )
-    faults.append(Fault(text, (image, mask)))
+    faults.append(PairIssue(text, (image, mask)))
   stems = sorted(images.keys() & masks.keys())
   return [(images[stem], masks[stem]) for stem in stems], faults

@@ -19,12 +19,12 @@ from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
 
-_BORDER = (224, 224, 192)
+_VOID_COLOR = (224, 224, 192)
 
 
-def find(
-  base: pathlib.Path, split: str, classes: classes_lib.Classes
-) -> list[raw_examples.Source] | None:
+def find_examples(
+  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+) -> list[raw_examples.RawExample] | None:
   """Returns the examples of a split, or None without such a list.
 
   Raises:
@@ -33,22 +33,22 @@ def find(
   listing = base / 'ImageSets' / 'Segmentation' / f'{split}.txt'
   if not listing.is_file():
     return None
-  read, facts = raw_files.read_mask, classes.facts
+  read, facts = raw_files.read_mask, classes.mask_info
   if (base / 'labelmap.txt').is_file():
     table = read_labelmap(base / 'labelmap.txt')
-    read = functools.partial(_read, table=table, classes=classes)
-    facts = classes.drawn
+    read = functools.partial(_read_train_ids, table=table, classes=classes)
+    facts = classes.drawn_info
   found = []
   for stem in listing.read_text('utf-8').split():
     names = [f'{stem}{suffix}' for suffix in dataset_info.IMAGE_SUFFIXES]
     images = [base / 'JPEGImages' / name for name in names]
     image = next((path for path in images if path.is_file()), images[0])
     mask = base / 'SegmentationClass' / f'{stem}.png'
-    with errors.reported():
+    with errors.catch_and_collect():
       for path in (image, mask):
         if not path.is_file():
           raise ValueError(f'{path}: no such file, but {listing} names it')
-      found.append(raw_examples.Source(image, mask, facts, read))
+      found.append(raw_examples.RawExample(image, mask, facts, read))
   return found
 
 
@@ -75,14 +75,14 @@ def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
     class_names=tuple(names),
     palette=tuple(colors),
     ignore_label=dataset_info.IGNORE,
-    ignore_color=None if _BORDER in colors else _BORDER,
+    ignore_color=None if _VOID_COLOR in colors else _VOID_COLOR,
   )
 
 
-def _read(
+def _read_train_ids(
   path: pathlib.Path,
   table: dataset_info.DatasetInfo,
-  classes: classes_lib.Classes,
+  classes: classes_lib.ClassTable,
 ) -> np.ndarray:
   """Reads a mask as train ids."""
   mask = raw_files.read_mask(path)
@@ -91,12 +91,12 @@ def _read(
       if image.mode == 'P':
         mask = np.asarray(image.convert('RGB'))
     if mask.ndim == 3:
-      ids = raw_files.color_ids(mask, table)
+      ids = raw_files.colors_to_train_ids(mask, table)
     else:
-      ids = dataset_info.train_ids(mask, table)
+      ids = dataset_info.raw_to_train_ids(mask, table)
     lut = np.full(256, dataset_info.IGNORE, np.uint8)
     for i in np.unique(ids[ids != dataset_info.IGNORE]).tolist():
-      lut[i] = classes.id_of(table.class_names[i])
+      lut[i] = classes.find_id(table.class_names[i])
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
   return lut[ids]

@@ -11,7 +11,7 @@ from typing import Any
 from deeplab import system
 
 
-def fetch(
+def download_and_unpack(
   dl_manager: Any, urls: Iterable[str], name: str, remedy: str
 ) -> pathlib.Path:
   """Downloads archives and unpacks them into one folder, each once.
@@ -38,7 +38,7 @@ def fetch(
       fcntl.flock(lock, fcntl.LOCK_EX)
     for url in urls:
       try:
-        _add(base, url)
+        _download_archive(base, url)
       except Exception as error:  # whatever the layers of archives raise
         raise ValueError(
           f'{name} could not be downloaded ({url}: {error}): {remedy}'
@@ -46,7 +46,7 @@ def fetch(
   return base
 
 
-def _add(base: pathlib.Path, url: str) -> None:
+def _download_archive(base: pathlib.Path, url: str) -> None:
   """Adds what the archive at an address holds to a folder, if it is not yet."""
   name = url.rsplit('/', 1)[-1]
   archive, done = base / name, base / f'.{name}.done'

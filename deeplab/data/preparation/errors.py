@@ -15,7 +15,7 @@ _COLLECTED: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[list[str]]:
+def collect_errors() -> Iterator[list[str]]:
   """Yields the list that faults are added to until the end."""
   found: list[str] = []
   token = _COLLECTED.set(found)
@@ -25,7 +25,7 @@ def collected() -> Iterator[list[str]]:
     _COLLECTED.reset(token)
 
 
-def report(error: ValueError) -> None:
+def raise_or_collect(error: ValueError) -> None:
   """Raises an error, or adds its sentence where faults are collected."""
   found = _COLLECTED.get()
   if found is None:
@@ -34,15 +34,15 @@ def report(error: ValueError) -> None:
 
 
 @contextlib.contextmanager
-def reported() -> Iterator[None]:
+def catch_and_collect() -> Iterator[None]:
   """Reports a ValueError of one example; what follows goes on without it."""
   try:
     yield
   except ValueError as error:
-    report(error)
+    raise_or_collect(error)
 
 
-def settle() -> None:
+def raise_collected() -> None:
   """Raises ValueError if faults are collected and there are any."""
   found = _COLLECTED.get()
   if found:

@@ -10,23 +10,23 @@ import stat
 from typing import Any
 
 
-def of(split: str, paths: Iterable[pathlib.Path], facts: Any) -> str:
+def hash_files(split: str, paths: Iterable[pathlib.Path], settings: Any) -> str:
   """Returns the split and 12 hex digits that change with any file or fact.
 
   Args:
     split: name of the split.
     paths: files, and folders for the files that lie in them; names, sizes and
       modification times count.
-    facts: how the files are read; what differs must print differently.
+    settings: how the files are read; what differs must print differently.
   """
-  digest = hashlib.sha256(repr((split, facts)).encode())
+  digest = hashlib.sha256(repr((split, settings)).encode())
   for path in paths:
-    for name, state in _files(path):
+    for name, state in _stat_files(path):
       digest.update(f'{name}|{state.st_size}|{state.st_mtime_ns}\n'.encode())
   return re.sub(r'\W', '_', split) + '_' + digest.hexdigest()[:12]
 
 
-def _files(path: pathlib.Path) -> Iterator[tuple[str, os.stat_result]]:
+def _stat_files(path: pathlib.Path) -> Iterator[tuple[str, os.stat_result]]:
   """Yields the name and the state of a file, or of each file of a folder."""
   state = os.stat(path)
   if not stat.S_ISDIR(state.st_mode):

@@ -21,7 +21,7 @@ from typing import Any
 from tensorflow_datasets.core import example_serializer
 
 
-class _Serializer(example_serializer.ExampleSerializer):
+class _DeterministicSerializer(example_serializer.ExampleSerializer):
   """tfds' own, with features in the order of their names."""
 
   def serialize_example(self, example: Any) -> bytes:
@@ -29,10 +29,10 @@ class _Serializer(example_serializer.ExampleSerializer):
 
 
 @contextlib.contextmanager
-def same_bytes() -> Iterator[None]:
+def deterministic_serialization() -> Iterator[None]:
   """Makes tfds write the same bytes for the same examples."""
   original = example_serializer.ExampleSerializer
-  example_serializer.ExampleSerializer = _Serializer
+  example_serializer.ExampleSerializer = _DeterministicSerializer
   try:
     yield
   finally:
@@ -40,14 +40,14 @@ def same_bytes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
+def suppress_stdout() -> Iterator[None]:
   """Drops what tfds prints, which speaks of a download of unknown size."""
   with contextlib.redirect_stdout(io.StringIO()):
     yield
 
 
 @contextlib.contextmanager
-def swept(folder: pathlib.Path) -> Iterator[None]:
+def lock_and_clean(folder: pathlib.Path) -> Iterator[None]:
   """Holds a share of the lock on a folder, which is made if need be.
 
   What dead processes left there, and in the folders beside it (those of other
@@ -60,17 +60,20 @@ def swept(folder: pathlib.Path) -> Iterator[None]:
   folder.mkdir(parents=True, exist_ok=True)
   for place in sorted(folder.parent.iterdir()):
     if place != folder and place.is_dir():
-      with contextlib.suppress(PermissionError), _opened(place) as descriptor:
-        _sweep(place, descriptor)
-  with _opened(folder) as descriptor:
-    _sweep(folder, descriptor)
+      with (
+        contextlib.suppress(PermissionError),
+        _open_folder(place) as descriptor,
+      ):
+        _remove_incomplete(place, descriptor)
+  with _open_folder(folder) as descriptor:
+    _remove_incomplete(folder, descriptor)
     with contextlib.suppress(OSError):
       fcntl.flock(descriptor, fcntl.LOCK_SH)
     yield
 
 
 @contextlib.contextmanager
-def _opened(folder: pathlib.Path) -> Iterator[int]:
+def _open_folder(folder: pathlib.Path) -> Iterator[int]:
   """Opens a folder for the lock on it, which ends with it."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
@@ -79,7 +82,7 @@ def _opened(folder: pathlib.Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def _sweep(folder: pathlib.Path, descriptor: int) -> None:
+def _remove_incomplete(folder: pathlib.Path, descriptor: int) -> None:
   """Removes half-made data, if nobody else holds the lock."""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 
-def draw(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+def segmentation_to_mask(
+  segmentation: Any, size: tuple[int, int]
+) -> np.ndarray:
   """Draws one region.
 
   Args:
@@ -28,27 +30,27 @@ def draw(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     ValueError: the segmentation is broken; the message says how.
   """
   if isinstance(segmentation, dict):
-    return _runs(segmentation, size)
+    return _decode_rle(segmentation, size)
   if not isinstance(segmentation, list) or not segmentation:
     raise ValueError('broken polygon: there are no points')
-  polygons = [_checked(polygon, size) for polygon in segmentation]
+  polygons = [_check_polygon(polygon, size) for polygon in segmentation]
   merged = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
   return coco_mask.decode(merged).astype(bool)
 
 
-def flat(points: Sequence[Sequence[float]]) -> list[float]:
+def flatten_points(points: Sequence[Sequence[float]]) -> list[float]:
   """Returns [[x, y], ...] as one flat list, which is COCO's form."""
   return [value for point in points for value in point]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float) -> list[float]:
+def ellipse_polygon(x: float, y: float, rx: float, ry: float) -> list[float]:
   """Returns an ellipse about (x, y) as a polygon of 90 points."""
   angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
   points = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], -1)
   return points.ravel().tolist()
 
 
-def rotate(polygon: Sequence[float], degrees: float) -> list[float]:
+def rotate_polygon(polygon: Sequence[float], degrees: float) -> list[float]:
   """Turns a polygon clockwise, as y grows downwards, about its middle."""
   points = np.reshape(np.asarray(polygon, np.float64), (-1, 2))
   angle = np.deg2rad(degrees)
@@ -59,7 +61,7 @@ def rotate(polygon: Sequence[float], degrees: float) -> list[float]:
   return ((points - middle) @ turn + middle).ravel().tolist()
 
 
-def _checked(polygon: Any, size: tuple[int, int]) -> list[float]:
+def _check_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
   """Returns a polygon as numbers that can be drawn."""
   height, width = size
   try:
@@ -86,7 +88,7 @@ def _checked(polygon: Any, size: tuple[int, int]) -> list[float]:
   return values.tolist()
 
 
-def _runs(segmentation: dict, size: tuple[int, int]) -> np.ndarray:
+def _decode_rle(segmentation: dict, size: tuple[int, int]) -> np.ndarray:
   """Draws run lengths."""
   counts, own = segmentation.get('counts'), segmentation.get('size')
   if own is None or tuple(own) != tuple(size):

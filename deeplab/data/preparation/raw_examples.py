@@ -21,80 +21,84 @@ from deeplab.data.preparation import records
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RawExample:
   """One example, not read yet.
 
   Attributes:
     image: the image's file, whose stem is the example's name.
     annotation: the file that holds its annotation, and maybe others'.
-    facts: what the values that `read` returns mean.
-    read: reads the annotation, as `records.example` wants it.
-    wanted: tells from what `read` returns whether the example is one at all.
+    info: what the values that `read` returns mean.
+    read: reads the annotation, as `records.read_record` wants it.
+    predicate: tells from what `read` returns whether the example is one at all.
   """
 
   image: pathlib.Path
   annotation: pathlib.Path
-  facts: dataset_info.DatasetInfo
+  info: dataset_info.DatasetInfo
   read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask
-  wanted: Callable[[np.ndarray], bool] | None = None
+  predicate: Callable[[np.ndarray], bool] | None = None
 
 
-def generate(
+def generate_records(
   builder: tfds.core.DatasetBuilder,
-  sources: Sequence[Source],
-  facts: dataset_info.DatasetInfo,
+  examples: Sequence[RawExample],
+  info: dataset_info.DatasetInfo,
   split: str,
-  pixels: image_format.Pixels = image_format.RGB,
+  spec: image_format.ImageSpec = image_format.RGB,
 ) -> Iterator[tuple[int, records.Record]]:
   """Yields the numbered records of wanted sources, in their order.
 
   Args:
     builder: what is being prepared.
-    sources: the examples.
-    facts: facts about the data set.
+    examples: the examples.
+    info: facts about the data set.
     split: name of the split.
-    pixels: channels and depth of the images.
+    spec: channels and depth of the images.
 
   Raises:
-    ValueError: as `records.example`.
+    ValueError: as `records.read_record`.
   """
 
-  def read(source: Source) -> list[records.Record]:
+  def read(source: RawExample) -> list[records.Record]:
     read_mask = source.read
-    if source.wanted:
+    if source.predicate:
       mask = read_mask(source.annotation)
-      if not source.wanted(mask):
+      if not source.predicate(mask):
         return []
       read_mask = lambda _: mask  # it is not drawn twice
     return [
-      records.example(
+      records.read_record(
         source.image,
         source.annotation,
         source.image.stem,
-        source.facts,
+        source.info,
         read_mask,
-        pixels,
+        spec,
       )
     ]
 
-  return records.generate(builder, read, sources, facts, split)
+  return records.generate_records(builder, read, examples, info, split)
 
 
-def wanted(sources: Iterable[Source]) -> Generator[bool]:
+def evaluate_predicates(examples: Iterable[RawExample]) -> Generator[bool]:
   """Yields whether each source is wanted, in order; threads read ahead.
 
   One that cannot be read is reported and not wanted; see `faults`.
   """
 
-  def ask(source: Source) -> bool | ValueError:
+  def ask(source: RawExample) -> bool | ValueError:
     try:
-      return not source.wanted or source.wanted(source.read(source.annotation))
+      return not source.predicate or source.predicate(
+        source.read(source.annotation)
+      )
     except ValueError as error:
       return error
 
-  verdicts = prefetch.ahead(ask, sources, records.THREADS, 2 * records.THREADS)
+  verdicts = prefetch.parallel_map(
+    ask, examples, records.THREADS, 2 * records.THREADS
+  )
   with contextlib.closing(verdicts):
     for verdict in verdicts:
       if isinstance(verdict, ValueError):
-        errors.report(verdict)
+        errors.raise_or_collect(verdict)
       yield verdict is True

@@ -49,9 +49,9 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
     image = Image.open(io.BytesIO(data))
     image.load()
   except Image.DecompressionBombError as error:
-    raise image_format.too_large(path) from error
+    raise image_format.too_large_error(path) from error
   except (OSError, SyntaxError, ValueError) as error:
-    raise image_format.damaged(path, error) from error
+    raise image_format.damaged_file_error(path, error) from error
   # PIL drops the lower bytes of what has 16 bits, without a word.
   depths = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
   deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
@@ -64,12 +64,12 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
   return data, image
 
 
-def is_array(path: pathlib.Path, pixels: image_format.Pixels) -> bool:
+def is_read_as_array(path: pathlib.Path, spec: image_format.ImageSpec) -> bool:
   """Returns whether an image is read as numbers alone, by `bands.read`."""
-  return pixels != image_format.RGB or path.suffix.lower() == '.npy'
+  return spec != image_format.RGB or path.suffix.lower() == '.npy'
 
 
-def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
+def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
   """Reads an image file of RGB, checking that it decodes to its end.
 
   JPEG and PNG files that are RGB of 8 bits keep their bytes. Everything else
@@ -83,8 +83,8 @@ def read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
   Raises:
     ValueError: as `decode_image`, or as `bands.read`.
   """
-  if is_array(path, image_format.RGB):
-    pixels = image_format.read(path, image_format.RGB)
+  if is_read_as_array(path, image_format.RGB):
+    pixels = image_format.read_array(path, image_format.RGB)
     return encode_png(pixels), pixels.shape[:2]
   data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
@@ -112,9 +112,9 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
       mode, kind = image.mode, image.format
       mask = np.asarray(image)
   except Image.DecompressionBombError as error:
-    raise image_format.too_large(path) from error
+    raise image_format.too_large_error(path) from error
   except (OSError, SyntaxError, ValueError) as error:
-    raise image_format.damaged(path, error) from error
+    raise image_format.damaged_file_error(path, error) from error
   if kind == 'JPEG':
     raise ValueError(
       f'{path}: a JPEG mask, whose ids the compression has changed; save masks '
@@ -131,32 +131,34 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
 
 def read_pixels(
-  path: pathlib.Path, pixels: image_format.Pixels = image_format.RGB
+  path: pathlib.Path, spec: image_format.ImageSpec = image_format.RGB
 ) -> np.ndarray:
   """Reads an image file into [H, W, C].
 
   Args:
     path: the file.
-    pixels: the C channels and their depth.
+    spec: the C channels and their depth.
 
   Raises:
     ValueError: as `decode_image`, or as `bands.read`.
   """
-  if is_array(path, pixels):
-    return image_format.read(path, pixels)
+  if is_read_as_array(path, spec):
+    return image_format.read_array(path, spec)
   return np.asarray(decode_image(path)[1].convert('RGB'))
 
 
-def color_ids(
-  mask: np.ndarray, info: dataset_info.DatasetInfo, stray: float = 0.0
+def colors_to_train_ids(
+  mask: np.ndarray,
+  info: dataset_info.DatasetInfo,
+  max_unknown_share: float = 0.0,
 ) -> np.ndarray:
   """Turns a mask of the palette's colours into train ids.
 
   Args:
     mask: [H, W, 3] uint8.
     info: the data set.
-    stray: share of the pixels that may have other colours; they become
-      IGNORE.
+    max_unknown_share: share of the pixels that may have other colours; they
+      become IGNORE.
 
   Returns:
     [H, W] uint8.
@@ -165,11 +167,11 @@ def color_ids(
     ValueError: more pixels than that have a colour that is not in the palette.
   """
   ids = np.full(mask.shape[:2], dataset_info.IGNORE, np.uint8)
-  pixels = _color_codes(mask)
-  codes = _color_codes(np.array([info.palette], np.uint8))[0].tolist()
+  pixels = _pack_colors(mask)
+  codes = _pack_colors(np.array([info.palette], np.uint8))[0].tolist()
   ignored = []
   if info.ignore_color:
-    ignored = _color_codes(np.array([[info.ignore_color]], np.uint8))[0]
+    ignored = _pack_colors(np.array([[info.ignore_color]], np.uint8))[0]
     ignored = ignored.tolist()
   if len({*codes, *ignored}) < len(codes) + len(ignored):
     raise ValueError('two entries of the colour map are the same colour')
@@ -179,7 +181,7 @@ def color_ids(
   for code in ignored:
     wrong &= pixels != code
   count = np.count_nonzero(wrong)
-  if count > stray * wrong.size:
+  if count > max_unknown_share * wrong.size:
     y, x = np.unravel_index(wrong.argmax(), wrong.shape)
     raise ValueError(
       f'colour {tuple(mask[y, x].tolist())} at row {y}, column {x} (and '
@@ -190,7 +192,7 @@ def color_ids(
   return ids
 
 
-def _color_codes(colors: np.ndarray) -> np.ndarray:
+def _pack_colors(colors: np.ndarray) -> np.ndarray:
   """Returns one number a colour: [..., 3] uint8 to [...] uint32."""
   codes = colors[..., 0].astype(np.uint32)
   for channel in (1, 2):

@@ -29,7 +29,7 @@ from deeplab.data.preparation import raw_files
 
 # The tfds name of the one split that a builder prepares. The configs' own names
 # of splits stand in the builder's config: tfds refuses some, such as 'all'.
-SPLIT = 'examples'
+TFDS_SPLIT = 'examples'
 
 # In the metadata of prepared data: the number of pixels of each train id, and
 # of those without one.
@@ -41,15 +41,15 @@ THREADS = min(8, os.cpu_count() or 1)
 Record = dict[str, Any]
 
 
-def features(
-  pixels: image_format.Pixels = image_format.RGB,
+def tfds_features(
+  spec: image_format.ImageSpec = image_format.RGB,
 ) -> tfds.features.FeaturesDict:
   """Returns the features of every prepared data set in here."""
-  if pixels == image_format.RGB:
+  if spec == image_format.RGB:
     image = tfds.features.Image(shape=(None, None, 3))
   else:
     image = tfds.features.Tensor(
-      shape=(None, None, pixels.channels), dtype=pixels.dtype, encoding='zlib'
+      shape=(None, None, spec.channels), dtype=spec.dtype, encoding='zlib'
     )
   return tfds.features.FeaturesDict(
     {
@@ -62,28 +62,28 @@ def features(
   )
 
 
-def builder_info(
+def tfds_info(
   builder: tfds.core.DatasetBuilder,
   description: str,
   homepage: str = '',
-  pixels: image_format.Pixels = image_format.RGB,
+  spec: image_format.ImageSpec = image_format.RGB,
 ) -> tfds.core.DatasetInfo:
   """Returns what tfds asks of every builder in here."""
   return tfds.core.DatasetInfo(
     builder=builder,
     description=description,
     homepage=homepage or None,
-    features=features(pixels),
+    features=tfds_features(spec),
     metadata=tfds.core.MetadataDict(),
     disable_shuffling=True,
   )
 
 
-def generate(
+def generate_records(
   builder: tfds.core.DatasetBuilder,
   read: Callable[[Any], Sequence[Record]],
   sources: Sequence[Any],
-  facts: dataset_info.DatasetInfo,
+  info: dataset_info.DatasetInfo,
   split: str,
 ) -> Iterator[tuple[int, Record]]:
   """Yields the numbered records of a split, in the order of its sources.
@@ -96,7 +96,7 @@ def generate(
     builder: what is being prepared.
     read: returns the records of one source; called in several threads.
     sources: whatever `read` takes.
-    facts: facts about the data set.
+    info: facts about the data set.
     split: name of the split.
 
   Raises:
@@ -105,15 +105,15 @@ def generate(
 
   def counted(source: Any) -> list[tuple[Record, np.ndarray]] | ValueError:
     try:
-      return [(record, _pixels(record)) for record in read(source)]
+      return [(record, _count_label_values(record)) for record in read(source)]
     except ValueError as error:
       return error
 
   count, pixels = 0, np.zeros(256, np.int64)
-  results = prefetch.ahead(counted, sources, THREADS, 2 * THREADS)
+  results = prefetch.parallel_map(counted, sources, THREADS, 2 * THREADS)
   bar = tqdm.tqdm(
     results,
-    desc=f'Preparing {facts.name} {split}',
+    desc=f'Preparing {info.name} {split}',
     total=len(sources),
     unit=' images',
     disable=None,
@@ -121,45 +121,47 @@ def generate(
   with contextlib.closing(results):
     for result in bar:
       if isinstance(result, ValueError):
-        errors.report(result)
+        errors.raise_or_collect(result)
         continue
       for record, more in result:
         yield count, record
         count += 1
         pixels += more
-  errors.settle()
-  published = facts.splits.get(split, count)
+  errors.raise_collected()
+  published = info.splits.get(split, count)
   if count != published:
     logging.warning(
       '%s %s: %d examples here, %d as published.',
-      *(facts.name, split, count, published),
+      *(info.name, split, count, published),
     )
-  builder.info.metadata[CLASS_PIXELS] = pixels[: facts.num_classes].tolist()
+  builder.info.metadata[CLASS_PIXELS] = pixels[: info.num_classes].tolist()
   builder.info.metadata[IGNORED_PIXELS] = int(pixels[dataset_info.IGNORE])
 
 
-def _pixels(record: Record) -> np.ndarray:
+def _count_label_values(record: Record) -> np.ndarray:
   """Returns the number of pixels of each value in a label, [256] int64."""
   with Image.open(io.BytesIO(record['label'])) as label:
     return np.bincount(np.asarray(label).ravel(), minlength=256)
 
 
-def source(builder: tfds.core.DatasetBuilder) -> Sequence[Any]:
+def open_data_source(builder: tfds.core.DatasetBuilder) -> Sequence[Any]:
   """Returns a prepared split's records, still encoded but for arrays."""
   skip = tfds.decode.SkipDecoding()
   encoded = ['label']
   if isinstance(builder.info.features['image'], tfds.features.Image):
     encoded.append('image')
-  return builder.as_data_source(SPLIT, decoders=dict.fromkeys(encoded, skip))
+  return builder.as_data_source(
+    TFDS_SPLIT, decoders=dict.fromkeys(encoded, skip)
+  )
 
 
-def example(
+def read_record(
   image_path: pathlib.Path,
   mask_path: pathlib.Path,
   name: str,
   info: dataset_info.DatasetInfo,
-  read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask,
-  pixels: image_format.Pixels = image_format.RGB,
+  read_mask: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask,
+  spec: image_format.ImageSpec = image_format.RGB,
 ) -> Record:
   """Reads one pair of files into a record.
 
@@ -168,26 +170,26 @@ def example(
     mask_path: its annotation.
     name: the example's name.
     info: facts about the data set.
-    read: reads annotation files that are no images.
-    pixels: channels and depth of the image.
+    read_mask: reads annotation files that are no images.
+    spec: channels and depth of the image.
 
   Raises:
     ValueError: a file is damaged, sizes differ, or a label value or colour is
       not the data set's; the message begins with the file.
   """
   image: bytes | np.ndarray
-  if pixels == image_format.RGB:
-    image, size = raw_files.read_image(image_path)
+  if spec == image_format.RGB:
+    image, size = raw_files.read_encoded_image(image_path)
   else:
-    image = image_format.read(image_path, pixels)
+    image = image_format.read_array(image_path, spec)
     size = image.shape[:2]
-  mask = read(mask_path)
+  mask = read_mask(mask_path)
   check_sizes(image_path, size, mask_path, mask.shape[:2])
   try:
     if mask.ndim == 3:
-      label = raw_files.color_ids(mask, info)
+      label = raw_files.colors_to_train_ids(mask, info)
     else:
-      label = dataset_info.train_ids(mask, info)
+      label = dataset_info.raw_to_train_ids(mask, info)
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   return {'image': image, 'label': raw_files.encode_png(label), 'name': name}

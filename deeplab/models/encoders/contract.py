@@ -38,10 +38,10 @@ from collections.abc import Sequence
 import jax
 
 Array = jax.Array
-Features = tuple[Array, ...]
+FeatureMaps = tuple[Array, ...]
 
 
-def check(field: str, value: object, allowed: Sequence[object]) -> None:
+def check_choice(field: str, value: object, allowed: Sequence[object]) -> None:
   """Raises ValueError unless `value` of `field` is one of `allowed`."""
   if value not in allowed:
     raise ValueError(f'{field}={value!r} is not one of {tuple(allowed)}')

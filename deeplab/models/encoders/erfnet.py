@@ -21,7 +21,7 @@ from deeplab.models.encoders import contract
 Array = jax.Array
 
 
-class Down(nn.Module):
+class DownsamplerBlock(nn.Module):
   """Half the size: a 3x3 convolution beside 2x2 max pooling of the input.
 
   Attributes:
@@ -32,7 +32,7 @@ class Down(nn.Module):
   """
 
   features: int
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -68,8 +68,8 @@ class ERFNet(nn.Module):
     blocks: number of blocks at stride 4.
     rates: atrous rate of each block at stride 8.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
   """
 
   output_stride: int = 8
@@ -97,11 +97,11 @@ class ERFNet(nn.Module):
       )
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check(images.shape[-1])
     shared: dict[str, Any] = {
-      'norm': layers.Norm(self.bn_decay, self.bn_epsilon),
+      'norm': layers.BatchNormConfig(self.bn_decay, self.bn_epsilon),
       'padding': self.padding,
       'options': self.options,
     }
@@ -109,9 +109,11 @@ class ERFNet(nn.Module):
     features: list[Array] = []
     stages: tuple[tuple[int, ...], ...] = ((), (1,) * self.blocks, self.rates)
     for i, rates in enumerate(stages, start=1):
-      x = Down(self.channels[i - 1], name=f'down{i}', **shared)(x, train)
+      x = DownsamplerBlock(self.channels[i - 1], name=f'down{i}', **shared)(
+        x, train
+      )
       for j, rate in enumerate(rates, start=1):
-        x = self.options.block(factorized.NonBottleneck1D, len(features))(
+        x = self.options.maybe_remat(factorized.NonBottleneck1D, len(features))(
           rate, name=f'stage{i}_block{j}', **shared
         )(x, train)
       features.append(x)

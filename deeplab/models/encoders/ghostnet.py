@@ -32,7 +32,7 @@ _SQUEEZE_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 STEM_CHANNELS = 16
 
 
-class Row(NamedTuple):
+class BlockSpec(NamedTuple):
   """One bottleneck: a row of the paper's table."""
 
   kernel: int
@@ -42,34 +42,34 @@ class Row(NamedTuple):
   stride: int
 
 
-ROWS: tuple[Row, ...] = (
-  Row(3, 16, 16, False, 1),
-  Row(3, 48, 24, False, 2),
-  Row(3, 72, 24, False, 1),
-  Row(5, 72, 40, True, 2),
-  Row(5, 120, 40, True, 1),
-  Row(3, 240, 80, False, 2),
-  Row(3, 200, 80, False, 1),
-  Row(3, 184, 80, False, 1),
-  Row(3, 184, 80, False, 1),
-  Row(3, 480, 112, True, 1),
-  Row(3, 672, 112, True, 1),
-  Row(5, 672, 160, True, 2),
-  Row(5, 960, 160, False, 1),
-  Row(5, 960, 160, True, 1),
-  Row(5, 960, 160, False, 1),
-  Row(5, 960, 160, True, 1),
+BLOCKS: tuple[BlockSpec, ...] = (
+  BlockSpec(3, 16, 16, False, 1),
+  BlockSpec(3, 48, 24, False, 2),
+  BlockSpec(3, 72, 24, False, 1),
+  BlockSpec(5, 72, 40, True, 2),
+  BlockSpec(5, 120, 40, True, 1),
+  BlockSpec(3, 240, 80, False, 2),
+  BlockSpec(3, 200, 80, False, 1),
+  BlockSpec(3, 184, 80, False, 1),
+  BlockSpec(3, 184, 80, False, 1),
+  BlockSpec(3, 480, 112, True, 1),
+  BlockSpec(3, 672, 112, True, 1),
+  BlockSpec(5, 672, 160, True, 2),
+  BlockSpec(5, 960, 160, False, 1),
+  BlockSpec(5, 960, 160, True, 1),
+  BlockSpec(5, 960, 160, False, 1),
+  BlockSpec(5, 960, 160, True, 1),
 )
 
-TINY: tuple[Row, ...] = (
-  Row(3, 16, 16, False, 1),
-  Row(3, 24, 24, False, 2),
-  Row(5, 40, 24, True, 1),
-  Row(5, 40, 32, True, 2),
-  Row(3, 48, 40, False, 2),
-  Row(3, 56, 48, True, 1),
-  Row(5, 64, 56, False, 2),
-  Row(5, 64, 56, True, 1),
+TINY_BLOCKS: tuple[BlockSpec, ...] = (
+  BlockSpec(3, 16, 16, False, 1),
+  BlockSpec(3, 24, 24, False, 2),
+  BlockSpec(5, 40, 24, True, 1),
+  BlockSpec(5, 40, 32, True, 2),
+  BlockSpec(3, 48, 40, False, 2),
+  BlockSpec(3, 56, 48, True, 1),
+  BlockSpec(5, 64, 56, False, 2),
+  BlockSpec(5, 64, 56, True, 1),
 )
 
 
@@ -88,7 +88,7 @@ class GhostModule(nn.Module):
   features: int
   rate: int
   activation: str
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -134,17 +134,17 @@ class GhostBottleneck(nn.Module):
     options: what the model's layers share.
   """
 
-  row: Row
+  row: BlockSpec
   features: int
   expanded: int
   squeezed: int
   gate: str
-  plan: Sequence[output_strides.Layer]
-  norm: layers.Norm
+  plan: Sequence[output_strides.StrideRate]
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
-  def _ghost(self, features: int, rate: int, activation: str, name: str):
+  def _ghost_module(self, features: int, rate: int, activation: str, name: str):
     return GhostModule(
       features,
       rate,
@@ -174,7 +174,9 @@ class GhostBottleneck(nn.Module):
     """Maps [B, H, W, C] to [B, H', W', features]."""
     inputs = x
     before, _, behind = self.plan
-    x = self._ghost(self.expanded, before.rate, 'relu', 'ghost_1')(x, train)
+    x = self._ghost_module(self.expanded, before.rate, 'relu', 'ghost_1')(
+      x, train
+    )
     # By the nominal stride: a removed stride removes no layer.
     if self.row.stride > 1:
       x = self._depthwise(x, train, 'depthwise')
@@ -186,7 +188,9 @@ class GhostBottleneck(nn.Module):
         kernel_init=_SQUEEZE_INIT,
         name='squeeze_excite',
       )(x, train)
-    x = self._ghost(self.features, behind.rate, 'none', 'ghost_2')(x, train)
+    x = self._ghost_module(self.features, behind.rate, 'none', 'ghost_2')(
+      x, train
+    )
     if self.row.stride > 1 or inputs.shape[-1] != self.features:
       inputs = self._depthwise(inputs, train, 'shortcut_depthwise')
       inputs = layers.ConvBN(
@@ -214,12 +218,12 @@ class GhostNet(nn.Module):
     squeeze: a quarter of the expanded channels, 'exact' or 'divisible' by 4.
     gate: one of `attention.GATES`.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     top_conv: ends with the 1x1 layer of 960 channels that classifiers have.
   """
 
-  rows = ROWS  # not a field
+  rows = BLOCKS  # not a field
 
   output_stride: int = 16
   multi_grid: tuple[int, ...] = (1, 1, 1)
@@ -234,15 +238,15 @@ class GhostNet(nn.Module):
 
   def _check(self) -> None:
     """Raises ValueError where fields are unknown."""
-    contract.check('squeeze', self.squeeze, ('exact', 'divisible'))
-    contract.check('gate', self.gate, tuple(attention.GATES))
+    contract.check_choice('squeeze', self.squeeze, ('exact', 'divisible'))
+    contract.check_choice('gate', self.gate, tuple(attention.GATES))
     if self.alpha <= 0:
       raise ValueError(f'alpha={self.alpha} must be positive')
 
   def _scale(self, channels: int) -> int:
     return mobilenet_v2.make_divisible(channels * self.alpha, 4)
 
-  def _squeezed(self, row: Row) -> int:
+  def _squeezed(self, row: BlockSpec) -> int:
     """Returns the squeezed channels of a block, 0 if it squeezes nothing."""
     if not row.squeeze:
       return 0
@@ -252,10 +256,10 @@ class GhostNet(nn.Module):
     return mobilenet_v2.make_divisible(quarter, 4)
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     nominal = [2]
     for row in self.rows:
       nominal += [1, row.stride, 1]
@@ -277,7 +281,7 @@ class GhostNet(nn.Module):
     for i, row in enumerate(self.rows):
       if row.stride > 1:
         features.append(x)
-      x = self.options.block(GhostBottleneck, len(features))(
+      x = self.options.maybe_remat(GhostBottleneck, len(features))(
         row,
         self._scale(row.channels),
         self._scale(row.expanded),
@@ -305,6 +309,6 @@ class GhostNetTiny(GhostNet):
   Channels 8, 12, 16, 24, 28 at nominal strides 2 .. 32.
   """
 
-  rows = TINY
+  rows = TINY_BLOCKS
 
   alpha: float = 0.5

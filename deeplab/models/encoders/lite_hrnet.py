@@ -30,7 +30,7 @@ from deeplab.models.encoders import shufflenet_v2
 Array = jax.Array
 
 
-def repeat(x: Array, factor: int, size: Sequence[int]) -> Array:
+def upsample_nearest(x: Array, factor: int, size: Sequence[int]) -> Array:
   """Nearest-neighbour upsampling by a whole factor.
 
   Copies are laid beside each other on the innermost axis and renamed: a
@@ -66,7 +66,7 @@ class Stem(nn.Module):
   """
 
   features: int
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -95,10 +95,10 @@ class Stem(nn.Module):
     y = self._layer(whole, 'expand')(y, train)
     y = self._layer(whole, 'depthwise', groups=whole, **strided)(y, train)
     y = self._layer(half, 'project')(y, train)
-    return fine, shufflenet_v2.interleave(x, y)
+    return fine, shufflenet_v2.interleave_channels(x, y)
 
 
-class Block(nn.Module):
+class ConditionalChannelWeighting(nn.Module):
   """Conditional channel weighting of one half of each branch's channels.
 
   Weights across resolutions come from all branches, pooled to the size of the
@@ -112,7 +112,7 @@ class Block(nn.Module):
   """
 
   reduction: int
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -120,7 +120,7 @@ class Block(nn.Module):
   def __call__(self, branches: Sequence[Array], train: bool) -> list[Array]:
     """Maps the branches, fine to coarse, to as many of the same shapes."""
     halves = [jnp.split(x, 2, axis=-1) for x in branches]
-    maps = self._weight([y for _, y in halves], train)
+    maps = self._cross_resolution_weighting([y for _, y in halves], train)
     for i, y in enumerate(maps):
       y = layers.ConvBN(
         y.shape[-1],
@@ -136,11 +136,13 @@ class Block(nn.Module):
         y.shape[-1] // 4, 'sigmoid', self.options, name=f'squeeze_excite{i}'
       )(y, train)
     return [
-      shufflenet_v2.interleave(x, y)
+      shufflenet_v2.interleave_channels(x, y)
       for (x, _), y in zip(halves, maps, strict=True)
     ]
 
-  def _weight(self, maps: Sequence[Array], train: bool) -> list[Array]:
+  def _cross_resolution_weighting(
+    self, maps: Sequence[Array], train: bool
+  ) -> list[Array]:
     """Returns the maps times their weights across resolutions."""
     size = maps[-1].shape[1:3]
     x = jnp.concatenate(
@@ -165,17 +167,17 @@ class Block(nn.Module):
     for i, w in enumerate(jnp.split(x, splits, axis=-1)):
       w = jax.nn.sigmoid(w)
       if i < last:
-        w = repeat(w, 2 ** (last - i), maps[i].shape[1:3])
+        w = upsample_nearest(w, 2 ** (last - i), maps[i].shape[1:3])
       weighted.append(maps[i] * w)
     return weighted
 
 
-class Module(nn.Module):
+class LiteHRModule(nn.Module):
   """Blocks, then an exchange between all branches.
 
   Attributes:
     blocks: number of blocks.
-    reduction: see `Block`.
+    reduction: see `ConditionalChannelWeighting`.
     norm: BatchNorm constants of the exchange.
     block_norm: of the blocks.
     padding: see `layers.explicit_padding`.
@@ -184,8 +186,8 @@ class Module(nn.Module):
 
   blocks: int
   reduction: int
-  norm: layers.Norm
-  block_norm: layers.Norm
+  norm: layers.BatchNormConfig
+  block_norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -194,7 +196,7 @@ class Module(nn.Module):
     """Maps the branches, fine to coarse, to as many of the same shapes."""
     maps = list(branches)
     for i in range(self.blocks):
-      maps = Block(
+      maps = ConditionalChannelWeighting(
         self.reduction,
         self.block_norm,
         self.padding,
@@ -203,21 +205,27 @@ class Module(nn.Module):
       )(maps, train)
     sums = []
     for i in range(len(maps)):
-      first = maps[0] if i == 0 else self._down(maps[0], maps, i, 0, train)
+      first = (
+        maps[0]
+        if i == 0
+        else self._downsample_branch(maps[0], maps, i, 0, train)
+      )
       total = first + first
       for j in range(1, len(maps)):
         if j < i:
-          total = total + self._down(maps[j], maps, i, j, train)
+          total = total + self._downsample_branch(maps[j], maps, i, j, train)
         elif j == i:
           total = total + maps[j]
         else:
-          total = total + self._up(maps[j], maps[i], i, j, train)
+          total = total + self._upsample_branch(maps[j], maps[i], i, j, train)
       if i == 0:
         maps[0] = total
       sums.append(jax.nn.relu(total))
     return sums
 
-  def _up(self, x: Array, to: Array, i: int, j: int, train: bool) -> Array:
+  def _upsample_branch(
+    self, x: Array, to: Array, i: int, j: int, train: bool
+  ) -> Array:
     """Returns branch j with the channels and the size of branch i."""
     x = layers.ConvBN(
       to.shape[-1],
@@ -226,9 +234,9 @@ class Module(nn.Module):
       options=self.options,
       name=f'fuse{i}_from{j}',
     )(x, train)
-    return repeat(x, 2 ** (j - i), to.shape[1:3])
+    return upsample_nearest(x, 2 ** (j - i), to.shape[1:3])
 
-  def _down(
+  def _downsample_branch(
     self, x: Array, maps: Sequence[Array], i: int, j: int, train: bool
   ) -> Array:
     """Returns branch j with the channels and the size of branch i."""
@@ -265,13 +273,13 @@ class LiteHRNet18(nn.Module):
     blocks: blocks in each module.
     reduction: channels that the weights across resolutions are squeezed by.
     freeze_norm: the BatchNorm of the blocks and of the head is frozen, see
-      `layers.Norm`. PaddleSeg trains so, from ImageNet's statistics and on
-      batches of few images; without pretrained weights the layers would never
-      be normalised, so it is off. Weight decay moves their scales all the
+      `layers.BatchNormConfig`. PaddleSeg trains so, from ImageNet's statistics
+      and on batches of few images; without pretrained weights the layers would
+      never be normalised, so it is off. Weight decay moves their scales all the
       same: leave them out of `optimizer.decay_mask`.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
   """
 
   output_stride: int = 16
@@ -289,7 +297,7 @@ class LiteHRNet18(nn.Module):
 
   def _check(self) -> None:
     """Raises ValueError where fields do not describe a network."""
-    contract.check(
+    contract.check_choice(
       'output_stride', self.output_stride, output_strides.OUTPUT_STRIDES
     )
     if any(factor != 1 for factor in self.multi_grid):
@@ -308,11 +316,13 @@ class LiteHRNet18(nn.Module):
       )
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
-    frozen = layers.Norm(self.bn_decay, self.bn_epsilon, self.freeze_norm)
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    frozen = layers.BatchNormConfig(
+      self.bn_decay, self.bn_epsilon, self.freeze_norm
+    )
     fine, x = Stem(self.stem, norm, self.padding, self.options, name='stem')(
       images, train
     )
@@ -321,7 +331,7 @@ class LiteHRNet18(nn.Module):
       branches = self._transition(branches, stage, norm, train)
       for i in range(modules):
         # Its finest branch is of the second stage.
-        branches = self.options.block(Module, 1)(
+        branches = self.options.maybe_remat(LiteHRModule, 1)(
           self.blocks,
           self.reduction,
           norm,
@@ -330,13 +340,17 @@ class LiteHRNet18(nn.Module):
           self.options,
           name=f'stage{stage}_module{i}',
         )(branches, train)
-    features = [fine, *self._head(branches, frozen, train)]
+    features = [fine, *self._iterative_head(branches, frozen, train)]
     return tuple(
       x for i, x in enumerate(features) if 2 ** (i + 1) <= self.output_stride
     )
 
   def _separable(
-    self, features: int, norm: layers.Norm, name: str, stride: int = 1
+    self,
+    features: int,
+    norm: layers.BatchNormConfig,
+    name: str,
+    stride: int = 1,
   ) -> layers.SeparableConvBN:
     """Returns a 3x3 layer with no activation between its halves."""
     return layers.SeparableConvBN(
@@ -350,7 +364,11 @@ class LiteHRNet18(nn.Module):
     )
 
   def _transition(
-    self, branches: Sequence[Array], stage: int, norm: layers.Norm, train: bool
+    self,
+    branches: Sequence[Array],
+    stage: int,
+    norm: layers.BatchNormConfig,
+    train: bool,
   ) -> list[Array]:
     """Returns the branches of a stage: one more than before, or two at first.
 
@@ -367,8 +385,8 @@ class LiteHRNet18(nn.Module):
       result.append(x)
     return result
 
-  def _head(
-    self, branches: Sequence[Array], norm: layers.Norm, train: bool
+  def _iterative_head(
+    self, branches: Sequence[Array], norm: layers.BatchNormConfig, train: bool
   ) -> list[Array]:
     """Returns the branches, each with the next coarser one's channels added.
 
@@ -378,7 +396,7 @@ class LiteHRNet18(nn.Module):
     for i in reversed(range(len(branches))):
       x = branches[i]
       if maps:
-        x = x + resizing.in_steps(
+        x = x + resizing.resize_in_stages(
           maps[0], x.shape[1:3], True, self.options.resize_ratio
         )
       channels = self.channels[max(i - 1, 0)]

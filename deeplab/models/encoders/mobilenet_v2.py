@@ -31,7 +31,7 @@ STEM_CHANNELS = 32
 TOP_CHANNELS = 1280
 
 
-class Stage(NamedTuple):
+class StageSpec(NamedTuple):
   """One row of the paper's table 2 (its repeats are a field), or one block."""
 
   expansion: int
@@ -40,13 +40,13 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-  Stage(1, 16, 1),
-  Stage(6, 24, 2),
-  Stage(6, 32, 2),
-  Stage(6, 64, 2),
-  Stage(6, 96, 1),
-  Stage(6, 160, 2),
-  Stage(6, 320, 1),
+  StageSpec(1, 16, 1),
+  StageSpec(6, 24, 2),
+  StageSpec(6, 32, 2),
+  StageSpec(6, 64, 2),
+  StageSpec(6, 96, 1),
+  StageSpec(6, 160, 2),
+  StageSpec(6, 320, 1),
 )
 
 # Nominal channels of the stage whose first expansion ends a cut encoder.
@@ -98,9 +98,9 @@ class InvertedResidual(nn.Module):
   features: int
   expanded: int
   expand: bool
-  layer: output_strides.Layer
+  layer: output_strides.StrideRate
   shortcut: bool
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   activation: str
   padding: layers.Padding
   options: layers.Options
@@ -159,9 +159,9 @@ class MobileNetV2(nn.Module):
     activation: 'relu6', or 'relu' as in TI's models.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.
-    bn_decay: see `layers.Norm`. Published: 0.997 (TF), 0.999 (Keras), 0.9
-      (PyTorch).
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`. Published: 0.997 (TF), 0.999
+      (Keras), 0.9 (PyTorch).
+    bn_epsilon: see `layers.BatchNormConfig`.
     tap: 'output' taps the last block of each stage; 'expanded' taps its
       activated depthwise map, six times as wide, for every stage but the last:
       TF DeepLab's decoder reads `layer_4/depthwise_output`, 144 channels at
@@ -197,10 +197,10 @@ class MobileNetV2(nn.Module):
 
   def _check(self) -> None:
     """Raises ValueError where fields are unknown or exclude each other."""
-    contract.check('rounding', self.rounding, ('keras', 'slim'))
-    contract.check('activation', self.activation, ('relu6', 'relu'))
-    contract.check('tap', self.tap, ('output', 'expanded'))
-    contract.check('cut', self.cut, tuple(CUTS))
+    contract.check_choice('rounding', self.rounding, ('keras', 'slim'))
+    contract.check_choice('activation', self.activation, ('relu6', 'relu'))
+    contract.check_choice('tap', self.tap, ('output', 'expanded'))
+    contract.check_choice('cut', self.cut, tuple(CUTS))
     if self.alpha <= 0:
       raise ValueError(f'alpha={self.alpha} must be positive')
     if len(self.repeats) != len(STAGES) or min(self.repeats) < 1:
@@ -220,7 +220,7 @@ class MobileNetV2(nn.Module):
         'could multiply'
       )
 
-  def _blocks(self) -> list[Stage]:
+  def _block_specs(self) -> list[StageSpec]:
     """Returns each block; the first of a stage alone has its stride."""
     return [
       stage if i == 0 else stage._replace(stride=1)
@@ -229,11 +229,11 @@ class MobileNetV2(nn.Module):
     ]
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
-    blocks = self._blocks()
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    blocks = self._block_specs()
     plan = output_strides.atrous(
       [2, *(block.stride for block in blocks)],
       self.output_stride,
@@ -261,7 +261,7 @@ class MobileNetV2(nn.Module):
       if block.expansion > 1:
         expanded = make_divisible(cin * block.expansion, 8)
       cut = block.channels == CUTS[self.cut]
-      x, wide = self.options.block(InvertedResidual, len(features))(
+      x, wide = self.options.maybe_remat(InvertedResidual, len(features))(
         channels,
         expanded,
         block.expansion > 1 or self.expand_first,

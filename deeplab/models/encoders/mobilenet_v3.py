@@ -38,7 +38,7 @@ TOP_EXPANSION = 6
 RELU, SWISH = 'relu', 'hard_swish'
 
 
-class Row(NamedTuple):
+class BlockSpec(NamedTuple):
   """One block: a row of the paper's tables, or of a system's variant."""
 
   kernel: int
@@ -49,62 +49,62 @@ class Row(NamedTuple):
   stride: int
 
 
-LARGE: tuple[Row, ...] = (
-  Row(3, 16, 16, False, RELU, 1),
-  Row(3, 64, 24, False, RELU, 2),
-  Row(3, 72, 24, False, RELU, 1),
-  Row(5, 72, 40, True, RELU, 2),
-  Row(5, 120, 40, True, RELU, 1),
-  Row(5, 120, 40, True, RELU, 1),
-  Row(3, 240, 80, False, SWISH, 2),
-  Row(3, 200, 80, False, SWISH, 1),
-  Row(3, 184, 80, False, SWISH, 1),
-  Row(3, 184, 80, False, SWISH, 1),
-  Row(3, 480, 112, True, SWISH, 1),
-  Row(3, 672, 112, True, SWISH, 1),
-  Row(5, 672, 160, True, SWISH, 2),
-  Row(5, 960, 160, True, SWISH, 1),
-  Row(5, 960, 160, True, SWISH, 1),
+LARGE: tuple[BlockSpec, ...] = (
+  BlockSpec(3, 16, 16, False, RELU, 1),
+  BlockSpec(3, 64, 24, False, RELU, 2),
+  BlockSpec(3, 72, 24, False, RELU, 1),
+  BlockSpec(5, 72, 40, True, RELU, 2),
+  BlockSpec(5, 120, 40, True, RELU, 1),
+  BlockSpec(5, 120, 40, True, RELU, 1),
+  BlockSpec(3, 240, 80, False, SWISH, 2),
+  BlockSpec(3, 200, 80, False, SWISH, 1),
+  BlockSpec(3, 184, 80, False, SWISH, 1),
+  BlockSpec(3, 184, 80, False, SWISH, 1),
+  BlockSpec(3, 480, 112, True, SWISH, 1),
+  BlockSpec(3, 672, 112, True, SWISH, 1),
+  BlockSpec(5, 672, 160, True, SWISH, 2),
+  BlockSpec(5, 960, 160, True, SWISH, 1),
+  BlockSpec(5, 960, 160, True, SWISH, 1),
 )
 
-SMALL: tuple[Row, ...] = (
-  Row(3, 16, 16, True, RELU, 2),
-  Row(3, 72, 24, False, RELU, 2),
-  Row(3, 88, 24, False, RELU, 1),
-  Row(5, 96, 40, True, SWISH, 2),
-  Row(5, 240, 40, True, SWISH, 1),
-  Row(5, 240, 40, True, SWISH, 1),
-  Row(5, 120, 48, True, SWISH, 1),
-  Row(5, 144, 48, True, SWISH, 1),
-  Row(5, 288, 96, True, SWISH, 2),
-  Row(5, 576, 96, True, SWISH, 1),
-  Row(5, 576, 96, True, SWISH, 1),
+SMALL: tuple[BlockSpec, ...] = (
+  BlockSpec(3, 16, 16, True, RELU, 2),
+  BlockSpec(3, 72, 24, False, RELU, 2),
+  BlockSpec(3, 88, 24, False, RELU, 1),
+  BlockSpec(5, 96, 40, True, SWISH, 2),
+  BlockSpec(5, 240, 40, True, SWISH, 1),
+  BlockSpec(5, 240, 40, True, SWISH, 1),
+  BlockSpec(5, 120, 48, True, SWISH, 1),
+  BlockSpec(5, 144, 48, True, SWISH, 1),
+  BlockSpec(5, 288, 96, True, SWISH, 2),
+  BlockSpec(5, 576, 96, True, SWISH, 1),
+  BlockSpec(5, 576, 96, True, SWISH, 1),
 )
 
 # TF DeepLab halves the last stage (`core/feature_extractor.py`).
-LARGE_SEG: tuple[Row, ...] = (
+LARGE_SEG: tuple[BlockSpec, ...] = (
   *LARGE[:12],
-  Row(5, 336, 80, True, SWISH, 2),
-  Row(5, 480, 80, True, SWISH, 1),
-  Row(5, 480, 80, True, SWISH, 1),
+  BlockSpec(5, 336, 80, True, SWISH, 2),
+  BlockSpec(5, 480, 80, True, SWISH, 1),
+  BlockSpec(5, 480, 80, True, SWISH, 1),
 )
 
-SMALL_SEG: tuple[Row, ...] = (
+SMALL_SEG: tuple[BlockSpec, ...] = (
   *SMALL[:8],
-  Row(5, 144, 48, True, SWISH, 2),
-  Row(5, 288, 48, True, SWISH, 1),
-  Row(5, 288, 48, True, SWISH, 1),
+  BlockSpec(5, 144, 48, True, SWISH, 2),
+  BlockSpec(5, 288, 48, True, SWISH, 1),
+  BlockSpec(5, 288, 48, True, SWISH, 1),
 )
 
-TINY: tuple[Row, ...] = (
-  Row(3, 16, 16, False, RELU, 1),
-  Row(3, 32, 32, False, RELU, 2),
-  Row(5, 48, 48, True, RELU, 2),
-  Row(5, 64, 48, True, RELU, 1),
-  Row(3, 80, 64, False, SWISH, 2),
-  Row(3, 96, 80, True, SWISH, 1),
-  Row(5, 96, 96, True, SWISH, 2),
-  Row(5, 128, 96, True, SWISH, 1),
+TINY: tuple[BlockSpec, ...] = (
+  BlockSpec(3, 16, 16, False, RELU, 1),
+  BlockSpec(3, 32, 32, False, RELU, 2),
+  BlockSpec(5, 48, 48, True, RELU, 2),
+  BlockSpec(5, 64, 48, True, RELU, 1),
+  BlockSpec(3, 80, 64, False, SWISH, 2),
+  BlockSpec(3, 96, 80, True, SWISH, 1),
+  BlockSpec(5, 96, 96, True, SWISH, 2),
+  BlockSpec(5, 128, 96, True, SWISH, 1),
 )
 
 
@@ -124,14 +124,14 @@ class InvertedResidual(nn.Module):
     options: what the model's layers share.
   """
 
-  row: Row
+  row: BlockSpec
   features: int
   expanded: int
   expand: bool
   squeezed: int
   gate: str
-  layer: output_strides.Layer
-  norm: layers.Norm
+  layer: output_strides.StrideRate
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -210,8 +210,8 @@ class MobileNetV3(nn.Module):
       network.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     tap: for every stage but the last: 'output' taps the last block of it;
       'first' its first layer, as torchvision does (stride 8: the first block
       of 40 channels); 'expanded' the activated depthwise map of its last
@@ -241,15 +241,17 @@ class MobileNetV3(nn.Module):
 
   def _check(self) -> None:
     """Raises ValueError where fields are unknown."""
-    contract.check('rounding', self.rounding, ('torchvision', 'keras'))
-    contract.check('squeeze', self.squeeze, ('divisible', 'exact'))
-    contract.check('gate', self.gate, tuple(attention.GATES))
-    contract.check('dilation_rule', self.dilation_rule, ('tf', 'torchvision'))
-    contract.check('tap', self.tap, ('output', 'first', 'expanded'))
+    contract.check_choice('rounding', self.rounding, ('torchvision', 'keras'))
+    contract.check_choice('squeeze', self.squeeze, ('divisible', 'exact'))
+    contract.check_choice('gate', self.gate, tuple(attention.GATES))
+    contract.check_choice(
+      'dilation_rule', self.dilation_rule, ('tf', 'torchvision')
+    )
+    contract.check_choice('tap', self.tap, ('output', 'first', 'expanded'))
     if self.alpha <= 0:
       raise ValueError(f'alpha={self.alpha} must be positive')
 
-  def _table(self) -> tuple[Row, ...]:
+  def _block_specs(self) -> tuple[BlockSpec, ...]:
     """Returns the rows, minimalistic if asked for."""
     if not self.minimalistic:
       return self.rows
@@ -258,7 +260,9 @@ class MobileNetV3(nn.Module):
       for row in self.rows
     )
 
-  def _plan(self, rows: tuple[Row, ...]) -> list[output_strides.Layer]:
+  def _plan(
+    self, rows: tuple[BlockSpec, ...]
+  ) -> list[output_strides.StrideRate]:
     """Returns stride and rate of the stem and of each block."""
     strides = [2, *(row.stride for row in rows)]
     plan = output_strides.atrous(strides, self.output_stride, self.multi_grid)
@@ -274,7 +278,7 @@ class MobileNetV3(nn.Module):
       return STEM_CHANNELS
     return mobilenet_v2.make_divisible(STEM_CHANNELS * self.alpha, 8)
 
-  def _expanded(self, row: Row, cin: int, nominal: int) -> int:
+  def _expanded(self, row: BlockSpec, cin: int, nominal: int) -> int:
     """Returns the channels of a depthwise layer.
 
     Args:
@@ -286,7 +290,7 @@ class MobileNetV3(nn.Module):
       return mobilenet_v2.make_divisible(cin * (row.expanded / nominal), 8)
     return mobilenet_v2.make_divisible(row.expanded * self.alpha, 8)
 
-  def _squeezed(self, row: Row, expanded: int) -> int:
+  def _squeezed(self, row: BlockSpec, expanded: int) -> int:
     """Returns the squeezed channels of a block, 0 if it squeezes nothing."""
     if not row.squeeze:
       return 0
@@ -295,11 +299,11 @@ class MobileNetV3(nn.Module):
     return mobilenet_v2.make_divisible(expanded // 4, 8)
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
-    rows = self._table()
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    rows = self._block_specs()
     plan = self._plan(rows)
     outer = RELU if self.minimalistic else SWISH
     x = layers.ConvBN(
@@ -321,7 +325,7 @@ class MobileNetV3(nn.Module):
       if row.stride > 1:
         features.append(taps[self.tap])
       expanded = self._expanded(row, x.shape[-1], nominal)
-      x, wide = self.options.block(InvertedResidual, len(features))(
+      x, wide = self.options.maybe_remat(InvertedResidual, len(features))(
         row,
         mobilenet_v2.make_divisible(row.channels * self.alpha, 8),
         expanded,

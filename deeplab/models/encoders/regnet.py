@@ -34,8 +34,8 @@ class RegNet(nn.Module):
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last units.
     options: what the model's layers share.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     stem_channels: channels of the first layer, 3x3 of stride 2.
     widths: channels of all convolutions in each of the four stages.
     depths: units in each stage; the first has stride 2.
@@ -69,10 +69,10 @@ class RegNet(nn.Module):
     resnet.check_multi_grid(self.multi_grid, self.depths[-1])
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     nominal = [2]
     for depth in self.depths:
       nominal += [2] + [1] * (depth - 1)
@@ -91,16 +91,16 @@ class RegNet(nn.Module):
     )(images, train)
 
     features = [x]
-    one = output_strides.Layer(1, 1)
+    one = output_strides.StrideRate(1, 1)
     for stage, (width, depth) in enumerate(
       zip(self.widths, self.depths, strict=True), start=1
     ):
       for i in range(1, depth + 1):
-        x = self.options.block(resnet.Residual, len(features))(
+        x = self.options.maybe_remat(resnet.ResidualUnit, len(features))(
           (
-            resnet.Conv(width, 1, one),
-            resnet.Conv(width, 3, next(plan), width // self.group_width),
-            resnet.Conv(width, 1, one),
+            resnet.ConvSpec(width, 1, one),
+            resnet.ConvSpec(width, 3, next(plan), width // self.group_width),
+            resnet.ConvSpec(width, 1, one),
           ),
           shortcut='conv' if i == 1 else 'sum',
           norm=norm,

@@ -47,16 +47,16 @@ STEMS = {
 EXPANSION = {'basic': 1, 'bottleneck': 4}
 
 
-class Conv(NamedTuple):
+class ConvSpec(NamedTuple):
   """One convolution of a residual unit."""
 
   features: int
   kernel: int
-  layer: output_strides.Layer
+  layer: output_strides.StrideRate
   groups: int = 1
 
 
-class Residual(nn.Module):
+class ResidualUnit(nn.Module):
   """Convolutions, a shortcut around them, and a ReLU behind the sum.
 
   Attributes:
@@ -69,9 +69,9 @@ class Residual(nn.Module):
     options: what the model's layers share.
   """
 
-  convs: Sequence[Conv]
+  convs: Sequence[ConvSpec]
   shortcut: Literal['conv', 'sum']
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   use_bias: bool
   padding: layers.Padding
   options: layers.Options
@@ -130,7 +130,7 @@ def check_multi_grid(factors: Sequence[int], units: int) -> None:
     )
 
 
-class Unit(NamedTuple):
+class UnitSpec(NamedTuple):
   """One residual unit of the network's table."""
 
   name: str
@@ -179,8 +179,8 @@ class ResNet(nn.Module):
       of even size its strided 3x3 convolutions are centred one row off what the
       shortcuts read.
     pool_padding: of the max pooling; TF-slim's is 'same'.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     cut: 'none'; or the last unit of the third or fourth stage, where the
       encoder ends: 'conv3_block4_out' (nominal stride 8) or 'conv4_block6_out'
       (stride 16) in ResNet-50. STMicroelectronics' models are cut so.
@@ -206,16 +206,20 @@ class ResNet(nn.Module):
 
   def _check(self) -> None:
     """Raises ValueError where fields are unknown or exclude each other."""
-    contract.check('block', self.block, tuple(EXPANSION))
-    contract.check('stem', self.stem, tuple(STEMS))
-    contract.check('stride_unit', self.stride_unit, ('first', 'last'))
-    contract.check('stride_conv', self.stride_conv, ('3x3', '1x1'))
-    contract.check('basic_dilation', self.basic_dilation, ('both', 'first'))
-    contract.check(
+    contract.check_choice('block', self.block, tuple(EXPANSION))
+    contract.check_choice('stem', self.stem, tuple(STEMS))
+    contract.check_choice('stride_unit', self.stride_unit, ('first', 'last'))
+    contract.check_choice('stride_conv', self.stride_conv, ('3x3', '1x1'))
+    contract.check_choice(
+      'basic_dilation', self.basic_dilation, ('both', 'first')
+    )
+    contract.check_choice(
       'multi_grid_mode', self.multi_grid_mode, ('multiply', 'replace')
     )
-    contract.check('padding', self.padding, ('symmetric', 'same'))
-    contract.check('pool_padding', self.pool_padding, ('symmetric', 'same'))
+    contract.check_choice('padding', self.padding, ('symmetric', 'same'))
+    contract.check_choice(
+      'pool_padding', self.pool_padding, ('symmetric', 'same')
+    )
     if [len(self.depths), len(self.widths)] != [4, 4] or min(self.depths) < 1:
       raise ValueError(
         f'depths={tuple(self.depths)} and widths={tuple(self.widths)} must '
@@ -242,7 +246,7 @@ class ResNet(nn.Module):
       )
     check_multi_grid(self.multi_grid, self.depths[-1])
     ends = [f'conv{i}_block{self.depths[i - 2]}_out' for i in (3, 4)]
-    contract.check('cut', self.cut, ('none', *ends))
+    contract.check_choice('cut', self.cut, ('none', *ends))
     uneven = any(factor != 1 for factor in self.multi_grid)
     if self.cut != 'none' and (uneven or replace or self.stride_unit == 'last'):
       raise ValueError(
@@ -252,7 +256,7 @@ class ResNet(nn.Module):
         f'{self.multi_grid_mode!r}'
       )
 
-  def _units(self) -> list[Unit]:
+  def _units(self) -> list[UnitSpec]:
     """Returns the units of all stages."""
     units = []
     for stage, depth in enumerate(self.depths):
@@ -262,7 +266,7 @@ class ResNet(nn.Module):
         else:
           strided = stage + 1 < len(self.depths) and i + 1 == depth
         units.append(
-          Unit(
+          UnitSpec(
             f'conv{stage + 2}_block{i + 1}',
             self.widths[stage],
             2 if strided else 1,
@@ -270,7 +274,7 @@ class ResNet(nn.Module):
         )
     return units
 
-  def _convs(self, units: Sequence[Unit]) -> list[tuple[Conv, ...]]:
+  def _convs(self, units: Sequence[UnitSpec]) -> list[tuple[ConvSpec, ...]]:
     """Returns the convolutions of each unit.
 
     The plan holds the two layers of a unit that may have a stride or a rate: a
@@ -288,32 +292,35 @@ class ResNet(nn.Module):
       for i, rate in enumerate(factors, start=len(plan) - len(factors)):
         plan[i] = plan[i]._replace(rate=rate)
 
-    convs: list[tuple[Conv, ...]] = []
-    one = output_strides.Layer(1, 1)
+    convs: list[tuple[ConvSpec, ...]] = []
+    one = output_strides.StrideRate(1, 1)
     for unit, first, second in zip(units, plan[2::2], plan[3::2], strict=True):
       if self.block == 'bottleneck':
         convs.append(
           (
-            Conv(unit.channels, 1, first._replace(rate=1)),
-            Conv(unit.channels, 3, second),
-            Conv(EXPANSION[self.block] * unit.channels, 1, one),
+            ConvSpec(unit.channels, 1, first._replace(rate=1)),
+            ConvSpec(unit.channels, 3, second),
+            ConvSpec(EXPANSION[self.block] * unit.channels, 1, one),
           )
         )
       else:
         if self.basic_dilation == 'first':
           second = second._replace(rate=1)
         convs.append(
-          (Conv(unit.channels, 3, first), Conv(unit.channels, 3, second))
+          (
+            ConvSpec(unit.channels, 3, first),
+            ConvSpec(unit.channels, 3, second),
+          )
         )
     return convs
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
     units = self._units()
     shared: dict[str, Any] = {
-      'norm': layers.Norm(self.bn_decay, self.bn_epsilon),
+      'norm': layers.BatchNormConfig(self.bn_decay, self.bn_epsilon),
       'use_bias': self.conv_bias,
       'padding': self.padding,
       'options': self.options,
@@ -334,7 +341,7 @@ class ResNet(nn.Module):
     for unit, convs in zip(units, self._convs(units), strict=True):
       if unit.stride > 1:
         features.append(x)
-      x = self.options.block(Residual, len(features))(
+      x = self.options.maybe_remat(ResidualUnit, len(features))(
         convs,
         shortcut='sum' if x.shape[-1] == convs[-1].features else 'conv',
         name=unit.name,

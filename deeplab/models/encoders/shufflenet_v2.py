@@ -23,7 +23,7 @@ Array = jax.Array
 TOP_CHANNELS = 1024
 
 
-def interleave(first: Array, second: Array) -> Array:
+def interleave_channels(first: Array, second: Array) -> Array:
   """Returns the channels of two maps in turn: first 0, second 0, first 1, ...
 
   The channel shuffle of the two maps' concatenation, in two groups, without
@@ -42,7 +42,7 @@ def interleave(first: Array, second: Array) -> Array:
   return x.reshape(batch, height, width, 2 * channels)
 
 
-class Unit(nn.Module):
+class ShuffleUnit(nn.Module):
   """Two branches, their channels interleaved; the paper's figure 3 c and d.
 
   Attributes:
@@ -58,8 +58,8 @@ class Unit(nn.Module):
 
   features: int
   stride: int
-  layer: output_strides.Layer
-  norm: layers.Norm
+  layer: output_strides.StrideRate
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -93,7 +93,7 @@ class Unit(nn.Module):
     x = self._pointwise(x, train, 'expand')
     x = self._depthwise(x, train, 'depthwise')
     x = self._pointwise(x, train, 'project')
-    return interleave(first, x)
+    return interleave_channels(first, x)
 
 
 class ShuffleNetV2(nn.Module):
@@ -109,8 +109,8 @@ class ShuffleNetV2(nn.Module):
     channels: of the stem and the three stages, multiples of 2.
     repeats: units in each stage; the first has stride 2.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     top_conv: ends with the 1x1 layer of 1024 channels that classifiers have.
   """
 
@@ -137,10 +137,10 @@ class ShuffleNetV2(nn.Module):
       )
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     # (channels, stride) of each unit.
     units = [
       (channels, 2 if i == 0 else 1)
@@ -167,7 +167,7 @@ class ShuffleNetV2(nn.Module):
     for i, (channels, stride) in enumerate(units):
       if stride > 1:
         features.append(x)
-      x = self.options.block(Unit, len(features))(
+      x = self.options.maybe_remat(ShuffleUnit, len(features))(
         channels,
         stride,
         plan[i + 2],

@@ -26,8 +26,8 @@ Array = jax.Array
 Shortcut = Literal['conv', 'sum', 'none']
 
 
-class Unit(NamedTuple):
-  """One row of the network's table; fields as in `Block`."""
+class BlockSpec(NamedTuple):
+  """One row of the network's table; fields as in `XceptionBlock`."""
 
   name: str
   features: tuple[int, ...]
@@ -36,7 +36,7 @@ class Unit(NamedTuple):
   pre_activation: bool = True
 
 
-class Block(nn.Module):
+class XceptionBlock(nn.Module):
   """Three separable convolutions and a shortcut; Xception's unit.
 
   Attributes:
@@ -51,10 +51,10 @@ class Block(nn.Module):
   """
 
   features: Sequence[int]
-  plan: Sequence[output_strides.Layer]
+  plan: Sequence[output_strides.StrideRate]
   shortcut: Shortcut
   pre_activation: bool
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   options: layers.Options
 
   @nn.compact
@@ -111,8 +111,8 @@ class Xception(nn.Module):
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the three separable convolutions of `exit_2`.
     options: what the model's layers share.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: (channels, stride) of each block of the entry flow, whose strides
       multiply to 8.
@@ -147,30 +147,30 @@ class Xception(nn.Module):
         'each separable convolution of exit_2'
       )
 
-  def _units(self) -> list[Unit]:
+  def _block_specs(self) -> list[BlockSpec]:
     """Returns the blocks of the entry, middle and exit flow."""
     width = self.entry[-1][0]
     entry = [
-      Unit(f'entry_{i}', (channels,) * 3, stride, 'conv')
+      BlockSpec(f'entry_{i}', (channels,) * 3, stride, 'conv')
       for i, (channels, stride) in enumerate(self.entry, start=1)
     ]
     middle = [
-      Unit(f'middle_{i}', (width,) * 3, 1, 'sum')
+      BlockSpec(f'middle_{i}', (width,) * 3, 1, 'sum')
       for i in range(1, self.middle + 1)
     ]
     return [
       *entry,
       *middle,
-      Unit('exit_1', tuple(self.exit[0]), 2, 'conv'),
-      Unit('exit_2', tuple(self.exit[1]), 1, 'none', pre_activation=False),
+      BlockSpec('exit_1', tuple(self.exit[0]), 2, 'conv'),
+      BlockSpec('exit_2', tuple(self.exit[1]), 1, 'none', pre_activation=False),
     ]
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
     self._check()
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
-    units = self._units()
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    units = self._block_specs()
     nominal = [2, 1]
     for unit in units:
       nominal += [1, 1, unit.stride]
@@ -190,7 +190,7 @@ class Xception(nn.Module):
 
     features: list[Array] = []
     for i, unit in enumerate(units):
-      x, before = self.options.block(Block, len(features))(
+      x, before = self.options.maybe_remat(XceptionBlock, len(features))(
         unit.features,
         plan[3 * i + 2 : 3 * i + 5],
         unit.shortcut,

@@ -24,8 +24,8 @@ from deeplab.models.encoders import contract
 Array = jax.Array
 
 
-def max_pool(
-  x: Array, layer: output_strides.Layer, padding: layers.Padding
+def atrous_max_pool(
+  x: Array, layer: output_strides.StrideRate, padding: layers.Padding
 ) -> Array:
   """Returns the maximum over 3x3 pixels that lie `layer.rate` apart.
 
@@ -59,7 +59,7 @@ def max_pool(
   return x
 
 
-class Block(nn.Module):
+class XceptionBlock(nn.Module):
   """Separable convolutions, a shortcut around them, and max pooling.
 
   Attributes:
@@ -77,11 +77,11 @@ class Block(nn.Module):
   """
 
   features: Sequence[int]
-  plan: Sequence[output_strides.Layer]
+  plan: Sequence[output_strides.StrideRate]
   pooled: bool
   shortcut: bool
   pre_activation: bool
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
 
@@ -104,7 +104,7 @@ class Block(nn.Module):
       )(x, train)
     before = x
     if self.pooled:
-      x = max_pool(x, self.plan[-1], self.padding)
+      x = atrous_max_pool(x, self.plan[-1], self.padding)
       inputs = layers.ConvBN(
         self.features[-1],
         self.norm,
@@ -119,8 +119,8 @@ class Block(nn.Module):
     return x, before
 
 
-class Unit(NamedTuple):
-  """One block of the network's table; fields as in `Block`."""
+class BlockSpec(NamedTuple):
+  """One block of the network's table; fields as in `XceptionBlock`."""
 
   features: tuple[int, ...]
   pooled: bool = False
@@ -149,8 +149,8 @@ class XceptionKeras(nn.Module):
     valid_stem: the two 3x3 layers of the stem are not padded, as in Keras: its
       weights need it. Maps are up to three rows smaller than `contract` says,
       and lie that much off the image's centre.
-    bn_decay: see `layers.Norm`.
-    bn_epsilon: see `layers.Norm`.
+    bn_decay: see `layers.BatchNormConfig`.
+    bn_epsilon: see `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: channels of the three blocks of the entry flow.
     middle: number of blocks in the middle flow.
@@ -169,7 +169,7 @@ class XceptionKeras(nn.Module):
   middle: int = 8
   exit: tuple[tuple[int, int], ...] = ((728, 1024), (1536, 2048))
 
-  def _units(self) -> list[Unit]:
+  def _block_specs(self) -> list[BlockSpec]:
     """Returns the blocks, from `block2` on."""
     if len(self.entry) != 3 or [len(pair) for pair in self.exit] != [2, 2]:
       raise ValueError(
@@ -179,24 +179,24 @@ class XceptionKeras(nn.Module):
     width = self.entry[-1]
     first, last = self.exit
     return [
-      *(Unit((channels,) * 2, pooled=True) for channels in self.entry),
-      *(Unit((width,) * 3) for _ in range(self.middle)),
-      Unit(tuple(first), pooled=True),
-      Unit(tuple(last), shortcut=False, pre_activation=False),
+      *(BlockSpec((channels,) * 2, pooled=True) for channels in self.entry),
+      *(BlockSpec((width,) * 3) for _ in range(self.middle)),
+      BlockSpec(tuple(first), pooled=True),
+      BlockSpec(tuple(last), shortcut=False, pre_activation=False),
     ]
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> contract.Features:
+  def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to the stages' maps; see `contract`."""
-    contract.check('padding', self.padding, ('same', 'symmetric'))
+    contract.check_choice('padding', self.padding, ('same', 'symmetric'))
     uneven = any(factor != 1 for factor in self.multi_grid)
     if uneven and len(self.multi_grid) > 2:
       raise ValueError(
         f'multi_grid={tuple(self.multi_grid)} must hold at most two factors, '
         'one for each separable convolution of block14'
       )
-    norm = layers.Norm(self.bn_decay, self.bn_epsilon)
-    units = self._units()
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    units = self._block_specs()
     nominal = [2, 1]
     for unit in units:
       nominal += [1] * len(unit.features) + [2] * unit.pooled
@@ -220,7 +220,7 @@ class XceptionKeras(nn.Module):
     for number, unit in enumerate(units, start=2):
       count = len(unit.features) + unit.pooled
       own, plan = plan[:count], plan[count:]
-      x, before = self.options.block(Block, len(features))(
+      x, before = self.options.maybe_remat(XceptionBlock, len(features))(
         plan=own,
         norm=norm,
         padding=self.padding,

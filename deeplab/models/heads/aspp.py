@@ -33,7 +33,7 @@ Array = jax.Array
 Refine = Literal['none', 'dense', 'separable']
 
 
-def conv3x3(
+def make_conv3x3(
   features: int,
   *,
   separable: bool,
@@ -85,7 +85,7 @@ class ASPP(nn.Module):
       BatchNorm of the pooled branch would see a single value a channel.
   """
 
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   channels: int = 256
   rates: tuple[int, ...] = (6, 12, 18)
   separable: bool = False
@@ -116,12 +116,12 @@ class ASPP(nn.Module):
     }
     branches = []
     if self.image_pooling:
-      branches.append(self._pool(x, train, shared))
+      branches.append(self._image_pooling(x, train, shared))
     branches.append(
       layers.ConvBN(self.channels, **shared, name='conv')(x, train)
     )
     for i, rate in enumerate(self.rates):
-      branch = conv3x3(
+      branch = make_conv3x3(
         self.channels,
         separable=self.separable,
         depthwise_norm=self.depthwise_norm,
@@ -139,7 +139,7 @@ class ASPP(nn.Module):
     x = layers.dropout(x, self.dropout, dropout_keys if train else None)
     if self.refine == 'none':
       return x
-    return conv3x3(
+    return make_conv3x3(
       self.channels,
       separable=self.refine == 'separable',
       depthwise_norm=self.depthwise_norm,
@@ -147,10 +147,12 @@ class ASPP(nn.Module):
       name='refine',
     )(x, train)
 
-  def _pool(self, x: Array, train: bool, shared: dict[str, Any]) -> Array:
+  def _image_pooling(
+    self, x: Array, train: bool, shared: dict[str, Any]
+  ) -> Array:
     """Returns the image-level branch, [B, h, w, channels]."""
     if train and not self.is_initializing():
-      pooling.check_batch(x.shape[0], self.options)
+      pooling.check_batch_size(x.shape[0], self.options)
     pooled = layers.ConvBN(self.channels, **shared, name='pool')(
       pooling.bins(x, 1, train), train
     )
@@ -179,7 +181,7 @@ class ASPPHead(base.Head):
   dropout: float = 0.0
   dropout_channels: bool = False
 
-  def pyramid(self, x: Array, train: bool, keys: Array | None) -> Array:
+  def apply_aspp(self, x: Array, train: bool, keys: Array | None) -> Array:
     """Maps the last stage's map to [B, h, w, channels]."""
     return ASPP(
       channels=self.channels,
@@ -191,7 +193,7 @@ class ASPPHead(base.Head):
       refine=self.refine,
       dropout=self.aspp_dropout,
       align_corners=self.align_corners,
-      **self.shared,
+      **self.layer_kwargs,
       name='aspp',
     )(x, train, layers.fold_keys(keys, 0))
 
@@ -200,4 +202,4 @@ class ASPPHead(base.Head):
     x = layers.dropout(
       x, self.dropout, layers.fold_keys(keys, 1), self.dropout_channels
     )
-    return base.classifier(self.num_classes, self.options)(x)
+    return base.make_classifier(self.num_classes, self.options)(x)

@@ -33,7 +33,7 @@ class Head(nn.Module):
 
   Attributes:
     num_classes: number of classes.
-    bn_decay, bn_epsilon: see `layers.Norm`.
+    bn_decay, bn_epsilon: see `layers.BatchNormConfig`.
     align_corners: how `resize` samples, see `resizing.resize`.
     options: what the model's layers share.
   """
@@ -45,10 +45,10 @@ class Head(nn.Module):
   options: layers.Options = layers.Options()
 
   @property
-  def shared(self) -> dict[str, Any]:
+  def layer_kwargs(self) -> dict[str, Any]:
     """The fields that all layers with a BatchNorm have in common."""
     return {
-      'norm': layers.Norm(self.bn_decay, self.bn_epsilon),
+      'norm': layers.BatchNormConfig(self.bn_decay, self.bn_epsilon),
       'options': self.options,
     }
 
@@ -56,10 +56,10 @@ class Head(nn.Module):
   def resize(self, x: Array, size: Sequence[int]) -> Array:
     """Resizes [B, h, w, C] to `size` (H, W), as the whole model does."""
     ratio = self.options.resize_ratio
-    return resizing.in_steps(x, size, self.align_corners, ratio)
+    return resizing.resize_in_stages(x, size, self.align_corners, ratio)
 
 
-def finer(features: Sequence[Array], stage: int) -> Array:
+def select_low_level_features(features: Sequence[Array], stage: int) -> Array:
   """Returns the map of a stage before the last.
 
   Raises:
@@ -73,7 +73,7 @@ def finer(features: Sequence[Array], stage: int) -> Array:
   return features[stage]
 
 
-def classifier(
+def make_classifier(
   num_classes: int,
   options: layers.Options,
   *,

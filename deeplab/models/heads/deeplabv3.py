@@ -34,5 +34,5 @@ class DeepLabV3(aspp.ASPPHead):
   ) -> tuple[Array, ...]:
     """Returns the logits; see `base`."""
     keys = dropout_keys if train else None
-    x = self.pyramid(features[-1], train, keys)
+    x = self.apply_aspp(features[-1], train, keys)
     return (self.classify(x, keys),)

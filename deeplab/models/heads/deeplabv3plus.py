@@ -59,20 +59,20 @@ class DeepLabV3Plus(aspp.ASPPHead):
     Raises:
       ValueError: if no finer map stands at `low_level_stage`.
     """
-    low = base.finer(features, self.low_level_stage)
+    low = base.select_low_level_features(features, self.low_level_stage)
     keys = dropout_keys if train else None
-    x = self.pyramid(features[-1], train, keys)
+    x = self.apply_aspp(features[-1], train, keys)
     low = layers.ConvBN(
-      self.low_level_channels, **self.shared, name='low_level'
+      self.low_level_channels, **self.layer_kwargs, name='low_level'
     )(low, train)
     x = self.resize(x, low.shape[1:3])
     x = jnp.concatenate([x, low], axis=-1)
     for i in range(self.decoder_convs):
-      x = aspp.conv3x3(
+      x = aspp.make_conv3x3(
         self.decoder_channels,
         separable=self.decoder_separable,
         depthwise_norm=self.depthwise_norm,
-        **self.shared,
+        **self.layer_kwargs,
         name=f'decoder{i}',
       )(x, train)
     return (self.classify(x, keys),)

@@ -72,11 +72,14 @@ class ERFNet(base.Head):
       for axis, size in ((1, height), (2, width)):
         x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
       x = layers.BatchNorm(
-        self.shared['norm'], 'relu', self.options, name=f'up{i}_norm'
+        self.layer_kwargs['norm'], 'relu', self.options, name=f'up{i}_norm'
       )(x, train)
       for j in range(self.blocks):
         x = factorized.NonBottleneck1D(
-          1, padding=self.padding, name=f'decoder{i}_block{j}', **self.shared
+          1,
+          padding=self.padding,
+          name=f'decoder{i}_block{j}',
+          **self.layer_kwargs,
         )(x, train)
     logits = layers.ConvTranspose(
       self.num_classes,

@@ -58,8 +58,8 @@ class FCN(base.Head):
     x = features[self.stage]
     for i in range(self.convs):
       x = layers.ConvBN(
-        self.channels, kernel=3, **self.shared, name=f'conv{i}'
+        self.channels, kernel=3, **self.layer_kwargs, name=f'conv{i}'
       )(x, train)
     keys = layers.fold_keys(dropout_keys if train else None, 0)
     x = layers.dropout(x, self.dropout, keys, self.dropout_channels)
-    return (base.classifier(self.num_classes, self.options)(x),)
+    return (base.make_classifier(self.num_classes, self.options)(x),)

@@ -39,19 +39,19 @@ class LiteHead(base.Head):
   activation: str = 'relu'
 
   @property
-  def activated(self) -> dict[str, Any]:
+  def conv_bn_kwargs(self) -> dict[str, Any]:
     """The fields of every ConvBN with an activation."""
-    return self.shared | {'activation': self.activation}
+    return self.layer_kwargs | {'activation': self.activation}
 
   @property
-  def separable(self) -> dict[str, Any]:
+  def separable_kwargs(self) -> dict[str, Any]:
     """The fields of every SeparableConvBN."""
-    return self.activated | {
+    return self.conv_bn_kwargs | {
       'depthwise_activation': self.activation,
       'group_size': self.group_size,
     }
 
-  def pyramid(self, x: Array, train: bool, keys: Array | None) -> Array:
+  def apply_aspp(self, x: Array, train: bool, keys: Array | None) -> Array:
     """Maps the last stage's map to [B, h, w, channels]; ASPP's lite form.
 
     Raises:
@@ -62,31 +62,38 @@ class LiteHead(base.Head):
         f"activation={self.activation!r} is not one of ('relu', 'relu6')"
       )
     branches = [
-      layers.ConvBN(self.channels, **self.activated, name='aspp_conv')(x, train)
+      layers.ConvBN(self.channels, **self.conv_bn_kwargs, name='aspp_conv')(
+        x, train
+      )
     ]
     for i, rate in enumerate(self.rates):
       branch = layers.SeparableConvBN(
-        self.channels, rate=rate, **self.separable, name=f'aspp_atrous{i}'
+        self.channels,
+        rate=rate,
+        **self.separable_kwargs,
+        name=f'aspp_atrous{i}',
       )
       branches.append(branch(x, train))
     x = jnp.concatenate(branches, axis=-1)
     keys = layers.fold_keys(keys if train else None, 0)
-    x = layers.dropout(x, self.dropout, keys, channels=True)
+    x = layers.dropout(x, self.dropout, keys, drop_channels=True)
     return layers.ConvBN(
-      self.channels, **self.activated, name='aspp_projection'
+      self.channels, **self.conv_bn_kwargs, name='aspp_projection'
     )(x, train)
 
-  def predict(self, x: Array, train: bool) -> tuple[Array, ...]:
+  def classify(self, x: Array, train: bool) -> tuple[Array, ...]:
     """Returns the logits of the last map: a linear 3x3 layer and a 1x1."""
     x = layers.ConvBN(
       x.shape[-1],
       kernel=3,
       groups=x.shape[-1] // self.group_size,
       activation='none',
-      **self.shared,
+      **self.layer_kwargs,
       name='smooth',
     )(x, train)
-    return (base.classifier(self.num_classes, self.options, use_bias=False)(x),)
+    return (
+      base.make_classifier(self.num_classes, self.options, use_bias=False)(x),
+    )
 
 
 class DeepLabV3Lite(LiteHead):
@@ -110,13 +117,13 @@ class DeepLabV3Lite(LiteHead):
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
     """Returns the logits; see `base`."""
-    low = base.finer(features, self.low_level_stage)
-    x = self.pyramid(features[-1], train, dropout_keys)
+    low = base.select_low_level_features(features, self.low_level_stage)
+    x = self.apply_aspp(features[-1], train, dropout_keys)
     low = layers.ConvBN(
-      self.low_level_channels, **self.activated, name='low_level'
+      self.low_level_channels, **self.conv_bn_kwargs, name='low_level'
     )(low, train)
     x = self.resize(x, low.shape[1:3])
-    return self.predict(jnp.concatenate([x, low], axis=-1), train)
+    return self.classify(jnp.concatenate([x, low], axis=-1), train)
 
 
 class UNetLite(LiteHead):
@@ -140,17 +147,17 @@ class UNetLite(LiteHead):
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
     """Returns the logits; see `base`."""
-    base.finer(features, self.low_level_stage)
-    x = self.pyramid(features[-1], train, dropout_keys)
+    base.select_low_level_features(features, self.low_level_stage)
+    x = self.apply_aspp(features[-1], train, dropout_keys)
     for i in reversed(range(self.low_level_stage, len(features) - 1)):
       low = features[i]
       x = self.resize(x, low.shape[1:3])
       x = layers.SeparableConvBN(
         max(32, 2 * self.num_classes, low.shape[-1]),
-        **self.separable,
+        **self.separable_kwargs,
         name=f'decoder{i}',
       )(jnp.concatenate([x, low], axis=-1), train)
-    return self.predict(x, train)
+    return self.classify(x, train)
 
 
 class FPNLite(LiteHead):
@@ -173,14 +180,14 @@ class FPNLite(LiteHead):
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
     """Returns the logits; see `base`."""
-    base.finer(features, self.low_level_stage)
-    x = self.pyramid(features[-1], train, dropout_keys)
+    base.select_low_level_features(features, self.low_level_stage)
+    x = self.apply_aspp(features[-1], train, dropout_keys)
     for i in reversed(range(self.low_level_stage, len(features) - 1)):
-      low = layers.ConvBN(self.channels, **self.activated, name=f'lateral{i}')(
-        features[i], train
-      )
+      low = layers.ConvBN(
+        self.channels, **self.conv_bn_kwargs, name=f'lateral{i}'
+      )(features[i], train)
       x = low + self.resize(x, low.shape[1:3])
       x = layers.SeparableConvBN(
-        self.channels, **self.separable, name=f'decoder{i}'
+        self.channels, **self.separable_kwargs, name=f'decoder{i}'
       )(x, train)
-    return self.predict(x, train)
+    return self.classify(x, train)

@@ -61,7 +61,7 @@ class LRASPP(base.Head):
     del dropout_keys  # it has no dropout
     if self.gate not in GATES:
       raise ValueError(f'gate={self.gate!r} is not one of {tuple(GATES)}')
-    low = base.finer(features, self.low_level_stage)
+    low = base.select_low_level_features(features, self.low_level_stage)
     high = features[-1]
     size = high.shape[1:3]
     gate = layers.Conv(
@@ -70,11 +70,13 @@ class LRASPP(base.Head):
       options=self.options,
       name='gate',
     )(self._pool(high, train))
-    x = layers.ConvBN(self.channels, **self.shared, name='conv')(high, train)
+    x = layers.ConvBN(self.channels, **self.layer_kwargs, name='conv')(
+      high, train
+    )
     x = x * self.resize(GATES[self.gate](gate), size)
     x = self.resize(x, low.shape[1:3])
     logits = [
-      base.classifier(self.num_classes, self.options, name=name)(y)
+      base.make_classifier(self.num_classes, self.options, name=name)(y)
       for name, y in (('classifier', x), ('low_level_classifier', low))
     ]
     return (logits[0] + logits[1],)

@@ -87,18 +87,21 @@ class MobileSeg(base.Head):
       features,
       depthwise_activation='none',
       pointwise_bias=True,
-      **self.shared,
+      **self.layer_kwargs,
       name=name,
     )
 
   def _context(self, x: Array, train: bool) -> Array:
     """Returns the pooled context, [B, h, w, context_channels]."""
     if train and 1 in self.bins and not self.is_initializing():
-      pooling.check_batch(x.shape[0], self.options)
+      pooling.check_batch_size(x.shape[0], self.options)
     pooled = []
     for i, count in enumerate(self.bins):
       cells = layers.ConvBN(
-        self.context_channels, use_bias=True, **self.shared, name=f'pool{i}'
+        self.context_channels,
+        use_bias=True,
+        **self.layer_kwargs,
+        name=f'pool{i}',
       )(pooling.bins(x, count, train), train)
       pooled.append(self.resize(cells, x.shape[1:3]))
     return self._separable(self.context_channels, 'context')(
@@ -108,7 +111,7 @@ class MobileSeg(base.Head):
   def _classify(self, x: Array, train: bool, prefix: str) -> Array:
     """Returns the logits of one level of the decoder."""
     x = self._separable(self.classifier_channels, f'{prefix}conv')(x, train)
-    return base.classifier(
+    return base.make_classifier(
       self.num_classes,
       self.options,
       use_bias=False,

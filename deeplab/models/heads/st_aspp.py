@@ -71,7 +71,7 @@ class STASPP(base.Head):
       use_bias=True,
       dropout=self.dropout,
       align_corners=self.align_corners,
-      **self.shared,
+      **self.layer_kwargs,
       name='aspp',
     )(x, train, keys)
-    return (base.classifier(self.num_classes, self.options)(x),)
+    return (base.make_classifier(self.num_classes, self.options)(x),)

@@ -16,7 +16,7 @@ from deeplab.models.heads import base
 Array = jax.Array
 
 
-class PreConv(nn.Module):
+class BNReLUConv(nn.Module):
   """BatchNorm, ReLU, then a convolution.
 
   Attributes:
@@ -28,7 +28,7 @@ class PreConv(nn.Module):
 
   features: int
   kernel: int
-  norm: layers.Norm
+  norm: layers.BatchNormConfig
   options: layers.Options
 
   @nn.compact
@@ -86,17 +86,17 @@ class SwiftNet(base.Head):
       x = skip + self.resize(x, size)
       x = self._conv(self.channels, 3, f'decoder{stage}')(x, train)
     x = layers.BatchNorm(
-      self.shared['norm'], 'relu', self.options, name='classifier_norm'
+      self.layer_kwargs['norm'], 'relu', self.options, name='classifier_norm'
     )(x, train)
-    return (base.classifier(self.num_classes, self.options)(x),)
+    return (base.make_classifier(self.num_classes, self.options)(x),)
 
-  def _conv(self, features: int, kernel: int, name: str) -> PreConv:
-    return PreConv(features, kernel, **self.shared, name=name)
+  def _conv(self, features: int, kernel: int, name: str) -> BNReLUConv:
+    return BNReLUConv(features, kernel, **self.layer_kwargs, name=name)
 
   def _pyramid(self, x: Array, train: bool) -> Array:
     """Returns the last map beside its means over cells, [B, h, w, channels]."""
     if train and 1 in self.grids and not self.is_initializing():
-      pooling.check_batch(x.shape[0], self.options)
+      pooling.check_batch_size(x.shape[0], self.options)
     size = x.shape[1:3]
     x = self._conv(self.channels, 1, 'reduce')(x, train)
     levels = [x]

@@ -61,9 +61,9 @@ class UNet(base.Head):
         x = self.resize(x, size)
       for j in range(self.convs):
         x = layers.ConvBN(
-          channels, kernel=3, **self.shared, name=f'decoder{i}_conv{j}'
+          channels, kernel=3, **self.layer_kwargs, name=f'decoder{i}_conv{j}'
         )(x, train)
-    logits = base.classifier(
+    logits = base.make_classifier(
       self.num_classes, self.options, kernel=self.classifier_kernel
     )(x)
     return (logits,)

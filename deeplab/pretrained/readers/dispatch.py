@@ -13,18 +13,18 @@ from deeplab.pretrained.readers import tf_checkpoint
 from deeplab.pretrained.readers import tflite
 
 READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
-  '.safetensors': safetensors.read,
-  '.pth': pth.read,
-  '.pt': pth.read,
-  '.h5': hdf5.read,
-  '.hdf5': hdf5.read,
-  '.keras': hdf5.read,
-  '.tflite': tflite.read,
-  '.index': tf_checkpoint.read,
+  '.safetensors': safetensors.read_safetensors,
+  '.pth': pth.read_pth,
+  '.pt': pth.read_pth,
+  '.h5': hdf5.read_hdf5,
+  '.hdf5': hdf5.read_hdf5,
+  '.keras': hdf5.read_hdf5,
+  '.tflite': tflite.read_tflite,
+  '.index': tf_checkpoint.read_tf_checkpoint,
 }
 
 
-def read(path: str) -> Mapping[str, np.ndarray]:
+def read_tensors(path: str) -> Mapping[str, np.ndarray]:
   """Returns the tensors of a file by their names there.
 
   Raises:

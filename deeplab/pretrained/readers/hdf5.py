@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 # Variables of Keras 3's layers, which its own files only number.
-_VARIABLES = {
+_VARIABLE_NAMES = {
   'batch_normalization': ('gamma', 'beta', 'moving_mean', 'moving_variance'),
   'conv2d': ('kernel', 'bias'),
   'dense': ('kernel', 'bias'),
@@ -26,7 +26,7 @@ _VARIABLES = {
 }
 
 
-def _texts(group: h5py.Group, key: str) -> list[str]:
+def _read_name_list(group: h5py.Group, key: str) -> list[str]:
   """Returns a list of names, which long lists spread over key0, key1, .."""
   values: list[Any] = []
   if key in group.attrs:
@@ -38,13 +38,13 @@ def _texts(group: h5py.Group, key: str) -> list[str]:
   return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
 
 
-def _legacy(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
+def _iterate_keras2(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
   """Yields what Keras 2 wrote: a group a layer, with the variables' names."""
-  for layer in _texts(root, 'layer_names'):
+  for layer in _read_name_list(root, 'layer_names'):
     group = root[layer]
     names = [
       (name.removesuffix(':0').rpartition('/'), group[name][()])
-      for name in _texts(group, 'weight_names')
+      for name in _read_name_list(group, 'weight_names')
     ]
     # A model in the model is one group of many layers.
     nested = len({name[0] for name, _ in names}) > 1
@@ -52,7 +52,7 @@ def _legacy(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
       yield f'{owner if nested else layer}/{variable}', value
 
 
-def _numbered(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
+def _iterate_keras3(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
   """Yields what Keras 3 writes: layers by class, their names as attributes."""
   groups: list[tuple[str, h5py.Group]] = []
   root.visititems(
@@ -69,7 +69,7 @@ def _numbered(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
         'its layers have no names, as older releases of Keras 3 left them out; '
         'save it as .h5 there'
       )
-    variables: Sequence[str] = _VARIABLES.get(kind, ())
+    variables: Sequence[str] = _VARIABLE_NAMES.get(kind, ())
     for key, value in group.items():
       number = int(key)
       known = number < len(variables)
@@ -77,7 +77,7 @@ def _numbered(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
       yield f'{group.attrs["name"]}/{variable}', value[()]
 
 
-def renumbered(layers: Iterable[str]) -> dict[str, str]:
+def renumber_layers(layers: Iterable[str]) -> dict[str, str]:
   """Returns new names of the layers that Keras numbers, by the old ones."""
   kinds: dict[str, list[tuple[int, str]]] = {}
   for layer in set(layers):
@@ -91,7 +91,7 @@ def renumbered(layers: Iterable[str]) -> dict[str, str]:
   }
 
 
-def _read(file: Any) -> dict[str, np.ndarray]:
+def _read_h5_file(file: Any) -> dict[str, np.ndarray]:
   """Returns the tensors of an open .h5 file, or a path."""
   tensors: dict[str, np.ndarray] = {}
   with h5py.File(file, 'r') as f:
@@ -99,12 +99,12 @@ def _read(file: Any) -> dict[str, np.ndarray]:
     legacy = 'layer_names' in root.attrs or 'layer_names0' in root.attrs
     if not legacy and 'layers' not in root:
       raise ValueError('it holds no weights of Keras layers')
-    for name, value in (_legacy if legacy else _numbered)(root):
+    for name, value in (_iterate_keras2 if legacy else _iterate_keras3)(root):
       if name in tensors:
         raise ValueError(f'two of its tensors are {name!r}')
       tensors[name] = value
   renamed = {}
-  numbers = renumbered(name.rpartition('/')[0] for name in tensors)
+  numbers = renumber_layers(name.rpartition('/')[0] for name in tensors)
   for name, value in tensors.items():
     layer, _, variable = name.rpartition('/')
     # Keras 2 calls depthwise kernels so; separable layers have two kernels.
@@ -116,7 +116,7 @@ def _read(file: Any) -> dict[str, np.ndarray]:
   return renamed
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read_hdf5(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by 'layer/variable'.
 
   Raises:
@@ -126,9 +126,9 @@ def read(path: str) -> dict[str, np.ndarray]:
     archive = f.read(2) == b'PK'
   try:
     if not archive:
-      return _read(path)
+      return _read_h5_file(path)
     with zipfile.ZipFile(path) as archive_file:
-      return _read(io.BytesIO(archive_file.read('model.weights.h5')))
+      return _read_h5_file(io.BytesIO(archive_file.read('model.weights.h5')))
   except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as e:
     raise ValueError(
       f'{path} is not a whole weight file of Keras ({e}); fetch it again'

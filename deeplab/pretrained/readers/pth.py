@@ -35,13 +35,13 @@ _DTYPES = {
   'BoolStorage': np.dtype('?'),
 }
 
-_MAGIC = 0x1950A86A20F9469CFC6C
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
 # Keys under which training programs keep a network's tensors, the better first.
-_WRAPPERS = ('state_dict_ema', 'state_dict', 'model')
+_STATE_DICT_KEYS = ('state_dict_ema', 'state_dict', 'model')
 
 
-class _Kind(NamedTuple):
+class _StorageType(NamedTuple):
   """A class of storages."""
 
   name: str
@@ -50,7 +50,7 @@ class _Kind(NamedTuple):
 class _Storage(NamedTuple):
   """A row of numbers in the file."""
 
-  kind: str
+  type_name: str
   key: str
   length: int
 
@@ -64,7 +64,7 @@ class _Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-class _Rebuild:
+class _RebuildTensor:
   """What stands in for PyTorch's functions; a pickle cannot change it."""
 
   __slots__ = ()
@@ -73,8 +73,8 @@ class _Rebuild:
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-class _Parameter:
-  """As `_Rebuild`, for what is a tensor already."""
+class _RebuildParameter:
+  """As `_RebuildTensor`, for what is a tensor already."""
 
   __slots__ = ()
 
@@ -82,16 +82,16 @@ class _Parameter:
     return tensor
 
 
-_GLOBALS: dict[tuple[str, str], Any] = {
+_ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
   ('collections', 'OrderedDict'): OrderedDict,
-  ('torch._utils', '_rebuild_tensor'): _Rebuild(),
-  ('torch._utils', '_rebuild_tensor_v2'): _Rebuild(),
-  ('torch._utils', '_rebuild_parameter'): _Parameter(),
-  **{('torch', name): _Kind(name) for name in _DTYPES},
+  ('torch._utils', '_rebuild_tensor'): _RebuildTensor(),
+  ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
+  ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
+  **{('torch', name): _StorageType(name) for name in _DTYPES},
 }
 
 
-class _Refused(Exception):
+class _UnsafePickle(Exception):
   """The pickle asks for something that no weights need."""
 
 
@@ -107,16 +107,16 @@ class _Unpickler(pickle.Unpickler):
     self.storages: dict[str, _Storage] = {}
 
   def find_class(self, module: str, name: str) -> Any:
-    """Returns what stands for a global; raises `_Refused` for most."""
+    """Returns what stands for a global; raises `_UnsafePickle` for most."""
     try:
-      return _GLOBALS[module, name]
+      return _ALLOWED_GLOBALS[module, name]
     except KeyError:
-      raise _Refused(f'{module}.{name}') from None
+      raise _UnsafePickle(f'{module}.{name}') from None
 
   def persistent_load(self, pid: Any) -> _Storage:
     """Returns the storage that a tensor views."""
     kind, key, count = pid[1], pid[2], pid[4]
-    if pid[0] != 'storage' or not isinstance(kind, _Kind):
+    if pid[0] != 'storage' or not isinstance(kind, _StorageType):
       raise ValueError('it refers to something that is no storage')
     if len(pid) > 5 and pid[5] is not None:
       raise ValueError('its storages are views of others')
@@ -124,8 +124,8 @@ class _Unpickler(pickle.Unpickler):
     return self.storages.setdefault(storage.key, storage)
 
 
-def _numbers(data: bytes, storage: _Storage, order: str) -> np.ndarray:
-  dtype = _DTYPES[storage.kind].newbyteorder(order)
+def _storage_array(data: bytes, storage: _Storage, order: str) -> np.ndarray:
+  dtype = _DTYPES[storage.type_name].newbyteorder(order)
   if len(data) != storage.length * dtype.itemsize:
     raise ValueError('its storages are not whole')
   return np.frombuffer(data, dtype)
@@ -145,7 +145,7 @@ def _read_zip(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
     unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
     loaded = unpickler.load()
     return loaded, {
-      key: _numbers(archive.read(f'{prefix}data/{key}'), storage, order)
+      key: _storage_array(archive.read(f'{prefix}data/{key}'), storage, order)
       for key, storage in unpickler.storages.items()
     }
 
@@ -153,7 +153,7 @@ def _read_zip(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
 def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
   """Returns what was saved, and the storages by their keys."""
   magic, _, system = (_Unpickler(f).load() for _ in range(3))
-  if magic != _MAGIC:
+  if magic != _MAGIC_NUMBER:
     raise ValueError('its first number is not that of the format')
   order = '<' if system['little_endian'] else '>'
   unpickler = _Unpickler(f)
@@ -164,15 +164,15 @@ def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
     storage = unpickler.storages[key]
     if f.read(8) != struct.pack(f'{order}q', storage.length):
       raise ValueError('its storages are not whole')
-    data = f.read(storage.length * _DTYPES[storage.kind].itemsize)
-    numbers[key] = _numbers(data, storage, order)
+    data = f.read(storage.length * _DTYPES[storage.type_name].itemsize)
+    numbers[key] = _storage_array(data, storage, order)
   return loaded, numbers
 
 
-def _unwrap(loaded: Any) -> dict[str, _Tensor]:
+def _unwrap_state_dict(loaded: Any) -> dict[str, _Tensor]:
   """Returns the named tensors of what a training program saved."""
   if isinstance(loaded, Mapping):
-    for key in _WRAPPERS:
+    for key in _STATE_DICT_KEYS:
       if isinstance(loaded.get(key), Mapping):
         loaded = loaded[key]
         break
@@ -182,7 +182,7 @@ def _unwrap(loaded: Any) -> dict[str, _Tensor]:
     or not all(isinstance(tensor, _Tensor) for tensor in loaded.values())
   ):
     raise ValueError(
-      f'no dictionary of tensors, nor one under a key of {_WRAPPERS}'
+      f'no dictionary of tensors, nor one under a key of {_STATE_DICT_KEYS}'
     )
   names = [str(name) for name in loaded]
   if all(name.startswith('module.') for name in names):
@@ -190,7 +190,7 @@ def _unwrap(loaded: Any) -> dict[str, _Tensor]:
   return dict(zip(names, loaded.values(), strict=True))
 
 
-def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+def _strided_view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
   """Returns the view of its storage."""
   _, offset, shape, strides = tensor
   if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)):
@@ -211,7 +211,7 @@ def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
   )
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read_pth(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by name.
 
   A checkpoint that holds them under 'state_dict_ema', 'state_dict' or 'model'
@@ -227,10 +227,10 @@ def read(path: str) -> dict[str, np.ndarray]:
       f.seek(0)
       loaded, numbers = _read_zip(f) if archive else _read_legacy(f)
     return {
-      name: _array(tensor, numbers[tensor.storage.key])
-      for name, tensor in _unwrap(loaded).items()
+      name: _strided_view(tensor, numbers[tensor.storage.key])
+      for name, tensor in _unwrap_state_dict(loaded).items()
     }
-  except _Refused as e:
+  except _UnsafePickle as e:
     raise ValueError(
       f'{path} asks for {e}, which could run any program, or holds more than '
       'tensors; save the state_dict() alone, or as .safetensors'

@@ -10,13 +10,13 @@ import safetensors.numpy
 from deeplab.pretrained import merge
 
 
-def _damaged(path: str, error: Exception) -> ValueError:
+def _damaged_file_error(path: str, error: Exception) -> ValueError:
   return ValueError(
     f'{path} is not a whole .safetensors file ({error}); fetch it again'
   )
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read_safetensors(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by name.
 
   Raises:
@@ -25,29 +25,31 @@ def read(path: str) -> dict[str, np.ndarray]:
   try:
     return safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as e:
-    raise _damaged(path, e) from e
+    raise _damaged_file_error(path, e) from e
 
 
-def metadata(path: str) -> dict[str, str]:
+def read_metadata(path: str) -> dict[str, str]:
   """Returns the texts that a file holds beside its tensors.
 
   Raises:
-    ValueError: as `read`.
+    ValueError: as `read_safetensors`.
   """
   try:
     with safetensors.safe_open(path, 'np') as f:
       return f.metadata() or {}
   except safetensors.SafetensorError as e:
-    raise _damaged(path, e) from e
+    raise _damaged_file_error(path, e) from e
 
 
-def write(path: str, tensors: merge.Tensors, texts: Mapping[str, str]) -> None:
+def write_safetensors(
+  path: str, tensors: merge.Tensors, metadata: Mapping[str, str]
+) -> None:
   """Writes tensors, float32, and texts beside them.
 
   Args:
     path: the file; its folder is made. It appears when it is whole.
     tensors: by name.
-    texts: the metadata.
+    metadata: the metadata.
   """
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   partial = f'{path}.partial'
@@ -57,6 +59,6 @@ def write(path: str, tensors: merge.Tensors, texts: Mapping[str, str]) -> None:
       for name, tensor in tensors.items()
     },
     partial,
-    dict(texts),
+    dict(metadata),
   )
   os.replace(partial, path)

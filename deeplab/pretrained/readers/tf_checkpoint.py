@@ -6,7 +6,7 @@ import pathlib
 from deeplab.pretrained import merge
 
 
-def find(path: str | os.PathLike) -> str | None:
+def find_index_file(path: str | os.PathLike) -> str | None:
   """Returns the `.index` file of a checkpoint, None if there is none.
 
   Args:
@@ -41,11 +41,11 @@ def find(path: str | os.PathLike) -> str | None:
   return str(path) if path.is_file() else None
 
 
-def read(path: str | os.PathLike) -> merge.Tensors:
+def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
   """Reads a TensorFlow checkpoint.
 
   Args:
-    path: see `find`.
+    path: see `find_index_file`.
 
   Returns:
     All its tensors by their names, in the dtypes that they have; strings are
@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> merge.Tensors:
   Raises:
     ValueError: there is no checkpoint, several, or a damaged one.
   """
-  index = find(path)
+  index = find_index_file(path)
   if index is None:
     raise ValueError(f'there is no TensorFlow checkpoint {path}')
   import tensorflow as tf  # slow to import, and needed here alone

@@ -17,10 +17,10 @@ import numpy as np
 
 from deeplab.pretrained import merge
 
-_OPERATORS = {
+_OPERATOR_NAMES = {
   v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
 }
-_TYPES = {
+_TYPE_NAMES = {
   v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)
 }
 # Stored dtypes that weights and biases may have; little-endian in the file.
@@ -35,17 +35,27 @@ _DTYPES = {
 }
 
 # Operators with weights [out, h, w, in], [1, h, w, out] and [out, in].
-LAYERS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
+LAYER_OPERATORS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 # Other places of weights: those that would be lost must not stay unseen.
-_FOREIGN = ('ADD', 'SUB', 'MUL', 'DIV', 'TRANSPOSE_CONV', 'CONV_3D', 'PRELU')
+_UNSUPPORTED_OPERATORS = (
+  'ADD',
+  'SUB',
+  'MUL',
+  'DIV',
+  'TRANSPOSE_CONV',
+  'CONV_3D',
+  'PRELU',
+)
 
 # What a layer's name is followed by in the name of its kernel: the variable's,
 # the operation's, or that of the kernel with its BatchNorm folded in.
-_KERNEL = re.compile(
+_KERNEL_SUFFIX = re.compile(
   r'/(weights|depthwise_weights|kernel|Conv2D|depthwise|MatMul|Conv2D_Fold|'
   r'depthwise_Fold|weights_quant/\w+)\d*$'
 )
-_NORM = re.compile(r'/(BatchNorm|batch_norm|FusedBatchNorm\w*)(/.*)?$')
+_BATCH_NORM_SUFFIX = re.compile(
+  r'/(BatchNorm|batch_norm|FusedBatchNorm\w*)(/.*)?$'
+)
 
 
 def layer_name(tensor: str) -> str:
@@ -61,16 +71,16 @@ def layer_name(tensor: str) -> str:
     part.removeprefix('StatefulPartitionedCall/') for part in tensor.split(';')
   ]
   for part in parts:
-    if _KERNEL.search(part):
-      return _KERNEL.sub('', part)
-  return _NORM.sub('', parts[0])
+    if _KERNEL_SUFFIX.search(part):
+      return _KERNEL_SUFFIX.sub('', part)
+  return _BATCH_NORM_SUFFIX.sub('', parts[0])
 
 
-class _Unfit(ValueError):
+class _UnsupportedFile(ValueError):
   """A whole file that holds what cannot be imported."""
 
 
-class _File:
+class _TFLiteFile:
   """The main graph of a file, and the values of its constants."""
 
   def __init__(self, content: bytes):
@@ -79,7 +89,7 @@ class _File:
     self._buffers = model.buffers
     self._tensors = model.subgraphs[0].tensors
     self.operators = [
-      (self._kind(model.operatorCodes[op.opcodeIndex]), op)
+      (self._operator_name(model.operatorCodes[op.opcodeIndex]), op)
       for op in model.subgraphs[0].operators
     ]
     # A kernel stored in half precision is converted by an operator.
@@ -90,26 +100,26 @@ class _File:
     }
 
   @staticmethod
-  def _kind(code: Any) -> str:
+  def _operator_name(code: Any) -> str:
     # The 8-bit field is what files held before there were 128 operators.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return _OPERATORS.get(number, f'UNKNOWN_{number}')
+    return _OPERATOR_NAMES.get(number, f'UNKNOWN_{number}')
 
   def _tensor(self, index: int) -> Any:
     return self._tensors[self._stored.get(index, index)]
 
-  def name(self, index: int) -> str:
+  def tensor_name(self, index: int) -> str:
     """Returns the name of a tensor."""
     return self._tensor(index).name.decode()
 
-  def elements(self, index: int) -> int:
+  def num_elements(self, index: int) -> int:
     """Returns how many elements a constant has; 0: it is none."""
     tensor = self._tensor(index)
-    if self._bytes(tensor) is None:
+    if self._stored_bytes(tensor) is None:
       return 0
     return math.prod(tensor.shape) if tensor.shape is not None else 1
 
-  def _bytes(self, tensor: Any) -> Any:
+  def _stored_bytes(self, tensor: Any) -> Any:
     """Returns the stored bytes of a tensor, None if it is no constant."""
     buffer = self._buffers[tensor.buffer]
     if buffer.data is not None and len(buffer.data):
@@ -118,20 +128,23 @@ class _File:
       return self._content[buffer.offset : buffer.offset + buffer.size]
     return None
 
-  def value(self, index: int) -> np.ndarray:
+  def dequantized_constant(self, index: int) -> np.ndarray:
     """Returns a constant in float32, dequantised.
 
     Raises:
       _Unfit: it is none, or of a type or scales that are unknown.
     """
     tensor = self._tensor(index)
-    data = self._bytes(tensor)
+    data = self._stored_bytes(tensor)
     if data is None:
-      raise _Unfit(f'tensor {self.name(index)!r} is no constant')
-    kind = _TYPES.get(tensor.type, str(tensor.type))
+      raise _UnsupportedFile(
+        f'tensor {self.tensor_name(index)!r} is no constant'
+      )
+    kind = _TYPE_NAMES.get(tensor.type, str(tensor.type))
     if kind not in _DTYPES:
-      raise _Unfit(
-        f'tensor {self.name(index)!r} is of type {kind}, which cannot be '
+      raise _UnsupportedFile(
+        f'tensor {self.tensor_name(index)!r} is of type {kind}, which cannot '
+        'be '
         f'imported; known are {", ".join(_DTYPES)}'
       )
     shape = [] if tensor.shape is None else [int(n) for n in tensor.shape]
@@ -142,8 +155,8 @@ class _File:
     quantization = tensor.quantization
     scales = getattr(quantization, 'scale', None)
     if scales is None or not len(scales):
-      raise _Unfit(
-        f'tensor {self.name(index)!r} holds integers without a scale'
+      raise _UnsupportedFile(
+        f'tensor {self.tensor_name(index)!r} holds integers without a scale'
       )
     along = [1] * values.ndim
     if len(scales) > 1:
@@ -153,7 +166,7 @@ class _File:
     scales = np.reshape(np.asarray(scales, np.float64), along)
     return ((stored - zeros) * scales).astype(np.float32)
 
-  def layers(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  def iterate_layers(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields name, kernel and bias of each layer, in execution order.
 
     Raises:
@@ -162,28 +175,30 @@ class _File:
     seen: set[int] = set()
     for kind, op in self.operators:
       inputs = [int(i) for i in op.inputs if i >= 0]
-      if kind in _FOREIGN and seen:  # before, it normalises the image
-        lost = [self.name(i) for i in inputs if self.elements(i) > 1]
+      if (
+        kind in _UNSUPPORTED_OPERATORS and seen
+      ):  # before, it normalises the image
+        lost = [self.tensor_name(i) for i in inputs if self.num_elements(i) > 1]
         if lost:
-          raise _Unfit(
+          raise _UnsupportedFile(
             f'{kind} reads the constant {lost[0]!r}, which belongs to no '
             'convolution: convert the model with its BatchNorms folded'
           )
       # A layer that is applied twice has one kernel.
-      if kind not in LAYERS or inputs[1] in seen:
+      if kind not in LAYER_OPERATORS or inputs[1] in seen:
         continue
       seen.add(inputs[1])
-      if kind == 'FULLY_CONNECTED' and not self.elements(inputs[1]):
+      if kind == 'FULLY_CONNECTED' and not self.num_elements(inputs[1]):
         continue  # a product of two maps
-      kernel = self.value(inputs[1])
+      kernel = self.dequantized_constant(inputs[1])
       outputs = kernel.shape[3 if kind == 'DEPTHWISE_CONV_2D' else 0]
       bias = np.zeros(outputs, np.float32)
       if len(inputs) > 2:
-        bias = self.value(inputs[2])
-      yield layer_name(self.name(inputs[1])), kernel, bias
+        bias = self.dequantized_constant(inputs[2])
+      yield layer_name(self.tensor_name(inputs[1])), kernel, bias
 
 
-def read(path: str | os.PathLike) -> merge.Tensors:
+def read_tflite(path: str | os.PathLike) -> merge.Tensors:
   """Reads the kernels and biases of a .tflite file.
 
   Args:
@@ -210,14 +225,14 @@ def read(path: str | os.PathLike) -> merge.Tensors:
     raise ValueError(f'{path} is not a TensorFlow Lite file')
   tensors: dict[str, np.ndarray] = {}
   try:
-    for layer, kernel, bias in _File(content).layers():
+    for layer, kernel, bias in _TFLiteFile(content).iterate_layers():
       name, copies = layer, 0
       while f'{name}/weights' in tensors:
         copies += 1
         name = f'{layer}:{copies}'
       tensors[f'{name}/weights'] = kernel
       tensors[f'{name}/biases'] = bias
-  except _Unfit as e:
+  except _UnsupportedFile as e:
     raise ValueError(f'{path}: {e}') from None
   except (AttributeError, IndexError, TypeError, struct.error, ValueError) as e:
     raise ValueError(

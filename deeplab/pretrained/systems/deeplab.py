@@ -11,25 +11,25 @@ from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.systems import base
 
 
-def _sources(variables: base.PyTree, scope: str) -> base.Sources:
-  layouts = base.nowhere(variables, scope)
-  return {path: merge.Source(path) for path in layouts}
+def _own_tensor_refs(variables: base.PyTree, scope: str) -> base.TensorRefs:
+  layouts = base.missing_tensor_refs(variables, scope)
+  return {path: merge.TensorRef(path) for path in layouts}
 
 
-def _part(scope: str) -> base.Part:
-  return base.Part(functools.partial(_sources, scope=scope))
+def _part_mapping(scope: str) -> base.PartMapping:
+  return base.PartMapping(functools.partial(_own_tensor_refs, scope=scope))
 
 
-SYSTEM = base.System(
-  encoders={nn.Module: _part('encoder')},
-  heads={nn.Module: _part('head')},
-  auxiliaries={nn.Module: _part('auxiliary')},
-  whole='head/',
+SYSTEM = base.WeightSystem(
+  encoders={nn.Module: _part_mapping('encoder')},
+  heads={nn.Module: _part_mapping('head')},
+  auxiliaries={nn.Module: _part_mapping('auxiliary')},
+  segmenter_prefix='head/',
   unused='auxiliary/.*',
 )
 
 
-def write(workdir: str, which: str, output: str) -> None:
+def write_run_weights(workdir: str, checkpoint: str, output: str) -> None:
   """Writes the weights of a run.
 
   Names are our paths without their collection, 'encoder/stem/conv/kernel';
@@ -38,7 +38,7 @@ def write(workdir: str, which: str, output: str) -> None:
 
   Args:
     workdir: the run's work directory.
-    which: 'best' or 'latest' checkpoint.
+    checkpoint: 'best' or 'latest' checkpoint.
     output: the file, named '*.safetensors'.
 
   Raises:
@@ -47,10 +47,10 @@ def write(workdir: str, which: str, output: str) -> None:
   """
   if not output.endswith('.safetensors'):
     raise ValueError(f'--output={output} must end in .safetensors')
-  loaded = workdir_lib.load(workdir, which)
-  safetensors.write(
+  loaded = workdir_lib.load_trained_model(workdir, checkpoint)
+  safetensors.write_safetensors(
     output,
-    merge.flatten(loaded.variables),
+    merge.flatten_variables(loaded.variables),
     {
       'config': json.dumps(loaded.config.to_dict(), sort_keys=True),
       'classes': json.dumps(list(loaded.info.class_names)),

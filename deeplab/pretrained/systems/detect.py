@@ -15,49 +15,52 @@ from deeplab.pretrained.systems import torchvision
 PyTree = Any
 
 # Where several name an encoder alike, the first is taken.
-SYSTEMS: dict[str, base.System] = {
+SYSTEMS: dict[str, base.WeightSystem] = {
   'deeplab': deeplab.SYSTEM,
   'keras': keras.SYSTEM,
   'torchvision': torchvision.SYSTEM,
   'timm': timm.SYSTEM,
   'mmseg': mmseg.SYSTEM,
   'slim': slim.SYSTEM,
-  'slim_folded': slim.CONVERTED,
-  'tensorflow_folded': slim.OFFICIAL,
+  'slim_folded': slim.CONVERTED_SYSTEM,
+  'tensorflow_folded': slim.OFFICIAL_SYSTEM,
 }
 
 
-class Match(NamedTuple):
+class SystemMatch(NamedTuple):
   """A file in the names of one system.
 
   Attributes:
     tensors: of the file, renamed.
-    sources: where our variables come from; the encoder's, and if the file is a
-      whole network's those of the heads.
-    unused: see `merge.merge`.
+    tensor_refs: where our variables come from; the encoder's, and if the file
+      is a whole network's those of the heads.
+    unused: see `merge.merge_tensors`.
     fields: what config.model must hold for the weights to mean what they did,
       by 'encoder.padding'.
-    values: `config.data.mean` and `std` of the system; None if unknown.
+    normalization: `config.data.mean` and `std` of the system; None if unknown.
     bgr: the first convolution reads blue first.
   """
 
   tensors: merge.Tensors
-  sources: base.Sources
+  tensor_refs: base.TensorRefs
   unused: str
   fields: dict[str, Any]
-  values: base.Values | None
+  normalization: base.Normalization | None
   bgr: bool
 
   @property
-  def share(self) -> float:
+  def found_share(self) -> float:
     """Share of the sources that the file has."""
-    found = sum(s.name in self.tensors for s in self.sources.values())
-    return found / max(len(self.sources), 1)
+    found = sum(s.name in self.tensors for s in self.tensor_refs.values())
+    return found / max(len(self.tensor_refs), 1)
 
 
-def match(
-  system: base.System, tensors: merge.Tensors, model: Any, variables: PyTree
-) -> Match | None:
+def match_system(
+  system: base.WeightSystem,
+  tensors: merge.Tensors,
+  model: Any,
+  variables: PyTree,
+) -> SystemMatch | None:
   """Returns the file in the names of a system; None if it lacks the encoder.
 
   Args:
@@ -66,29 +69,29 @@ def match(
     model: the `Segmenter`.
     variables: its variables.
   """
-  encoder = base.find(system.encoders, model.encoder)
+  encoder = base.find_mapping(system.encoders, model.encoder)
   if encoder is None:
     return None
   parts = {'encoder': encoder}
-  sources = encoder.sources(variables)
-  whole = any(name.startswith(system.whole) for name in tensors)
+  sources = encoder.tensor_refs(variables)
+  whole = any(name.startswith(system.segmenter_prefix) for name in tensors)
   if whole:
     for scope, known, module in (
       ('head', system.heads, model.head),
       ('auxiliary', system.auxiliaries, model.auxiliary),
     ):
-      part = base.find(known, module)
+      part = base.find_mapping(known, module)
       if part is None:
-        sources |= base.nowhere(variables, scope)
+        sources |= base.missing_tensor_refs(variables, scope)
       else:
-        sources |= part.sources(variables)
+        sources |= part.tensor_refs(variables)
         parts[scope] = part
   unused = [part.unused for part in parts.values()]
   if whole and model.auxiliary is None:
     unused.append(system.unused)
-  values = encoder.values
-  return Match(
-    _renamed(encoder, tensors),
+  values = encoder.normalization
+  return SystemMatch(
+    _rename_tensors(encoder, tensors),
     sources,
     '|'.join(pattern for pattern in unused if pattern),
     {
@@ -101,7 +104,9 @@ def match(
   )
 
 
-def _renamed(encoder: base.Part, tensors: merge.Tensors) -> merge.Tensors:
+def _rename_tensors(
+  encoder: base.PartMapping, tensors: merge.Tensors
+) -> merge.Tensors:
   """Returns the tensors of a file by the names that sources have.
 
   Where two get one name the second keeps its own, for the merge to list.
@@ -113,9 +118,9 @@ def _renamed(encoder: base.Part, tensors: merge.Tensors) -> merge.Tensors:
   return renamed
 
 
-def detect(
+def detect_system(
   tensors: merge.Tensors, model: Any, variables: PyTree
-) -> tuple[str, Match]:
+) -> tuple[str, SystemMatch]:
   """Returns the system that names most of our variables as the file does.
 
   Args:
@@ -129,12 +134,12 @@ def detect(
   matches = {
     name: fit
     for name, system in SYSTEMS.items()
-    if (fit := match(system, tensors, model, variables)) is not None
+    if (fit := match_system(system, tensors, model, variables)) is not None
   }
-  best = max(matches, key=lambda name: matches[name].share)
-  if matches[best].share < 0.5:
+  best = max(matches, key=lambda name: matches[name].found_share)
+  if matches[best].found_share < 0.5:
     found = ', '.join(
-      f'{name} {m.share:.0%}' for name, m in sorted(matches.items())
+      f'{name} {m.found_share:.0%}' for name, m in sorted(matches.items())
     )
     raise ValueError(
       f'no system names {type(model.encoder).__name__} as the file does '

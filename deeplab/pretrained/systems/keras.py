@@ -59,7 +59,12 @@ def _resnet(module: str, norm: bool) -> str | None:
 
 
 # The shortcuts are the only layers that Keras numbers.
-_SHORTCUTS = {'block2': '', 'block3': '_1', 'block4': '_2', 'block13': '_3'}
+_SHORTCUT_SUFFIXES = {
+  'block2': '',
+  'block3': '_1',
+  'block4': '_2',
+  'block13': '_3',
+}
 
 
 def _xception(module: str, norm: bool) -> str | None:
@@ -71,20 +76,20 @@ def _xception(module: str, norm: bool) -> str | None:
     layer = f'{match[1]}_sepconv{match[2]}'
     return f'{layer}_bn' if norm else f'{layer}/{match[3]}_kernel'
   block, _, part = module.partition('/')
-  if part != 'shortcut' or block not in _SHORTCUTS:
+  if part != 'shortcut' or block not in _SHORTCUT_SUFFIXES:
     return None
   layer = 'batch_normalization' if norm else 'conv2d'
-  return layer + _SHORTCUTS[block]
+  return layer + _SHORTCUT_SUFFIXES[block]
 
 
-def _renamed(name: str) -> str:
+def _to_keras3_name(name: str) -> str:
   """Returns Keras 3's name of one of MobileNetV3's tensors."""
   layer, _, variable = name.rpartition('/')
   layer = layer.replace('/BatchNorm', '_bn').replace('/', '_').lower()
   return f'{layer}/{variable}'
 
 
-def _layers(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
+def _group_by_layer(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
   """Returns the names of each layer's variables, in the order of a file."""
   layers: dict[str, list[str]] = {}
   for name in tensors:
@@ -93,7 +98,7 @@ def _layers(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 @functools.cache
-def _order(application: str) -> list[tuple[str, tuple[str, ...]]]:
+def _layers_in_order(application: str) -> list[tuple[str, tuple[str, ...]]]:
   """Returns the layers of an application and their variables, in order."""
   import keras  # and TensorFlow with it, for old files alone
 
@@ -101,7 +106,7 @@ def _order(application: str) -> list[tuple[str, tuple[str, ...]]]:
     include_top=False, weights=None
   )
   layers = [layer for layer in model.layers if layer.weights]
-  numbers = hdf5.renumbered(layer.name for layer in layers)
+  numbers = hdf5.renumber_layers(layer.name for layer in layers)
   return [
     (
       numbers.get(layer.name, layer.name),
@@ -111,7 +116,7 @@ def _order(application: str) -> list[tuple[str, tuple[str, ...]]]:
   ]
 
 
-def _align(
+def _align_by_order(
   application: str, first: str, classifier: str, tensors: merge.Tensors
 ) -> merge.Tensors:
   """Returns the tensors of an old file by the names that Keras has today.
@@ -122,10 +127,10 @@ def _align(
     classifier: name for the layer that a file may have behind the others.
     tensors: of any file. Those of another network are returned as they are.
   """
-  old = _layers(tensors)
+  old = _group_by_layer(tensors)
   if first in old or any(name.count('/') != 1 for name in tensors):
     return tensors
-  new = [*_order(application), (classifier, ('kernel', 'bias'))]
+  new = [*_layers_in_order(application), (classifier, ('kernel', 'bias'))]
   if not len(new) - 1 <= len(old) <= len(new):
     return tensors
   aligned: dict[str, np.ndarray] = {}
@@ -137,29 +142,34 @@ def _align(
   return aligned
 
 
-def _part(modules: base.Modules, **others: Any) -> base.Part:
-  return base.Part(
-    functools.partial(base.keras, scope='encoder', modules=modules), **others
+def _encoder_mapping(
+  modules: base.ModuleNamer, **others: Any
+) -> base.PartMapping:
+  return base.PartMapping(
+    functools.partial(base.keras_tensor_refs, scope='encoder', modules=modules),
+    **others,
   )
 
 
-SYSTEM = base.System(
+SYSTEM = base.WeightSystem(
   encoders={
-    mobilenet_v2.MobileNetV2: _part(
+    mobilenet_v2.MobileNetV2: _encoder_mapping(
       _mobilenet_v2,
       unused='(predictions|Logits|Conv_1|Conv_1_bn)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      values=base.SIGNED,
-      align=functools.partial(_align, 'MobileNetV2', 'Conv1', 'predictions'),
+      values=base.SIGNED_NORMALIZATION,
+      align=functools.partial(
+        _align_by_order, 'MobileNetV2', 'Conv1', 'predictions'
+      ),
     ),
-    mobilenet_v3.MobileNetV3: _part(
+    mobilenet_v3.MobileNetV3: _encoder_mapping(
       _mobilenet_v3,
       unused='(conv_1|conv_1_bn|conv_2|logits)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      values=base.SIGNED,
-      rename=_renamed,
+      values=base.SIGNED_NORMALIZATION,
+      rename=_to_keras3_name,
     ),
-    resnet.ResNet: _part(
+    resnet.ResNet: _encoder_mapping(
       _resnet,
       unused='(predictions|fc1000|probs)/.*',
       fields={
@@ -168,16 +178,16 @@ SYSTEM = base.System(
         'padding': 'symmetric',
         'bn_epsilon': 1.001e-5,
       },
-      values=base.CAFFE,
+      values=base.CAFFE_NORMALIZATION,
       bgr=True,
     ),
-    xception_keras.XceptionKeras: _part(
+    xception_keras.XceptionKeras: _encoder_mapping(
       _xception,
       unused='predictions/.*',
       fields={'padding': 'same', 'valid_stem': True, 'bn_epsilon': 1e-3},
-      values=base.SIGNED,
+      values=base.SIGNED_NORMALIZATION,
       align=functools.partial(
-        _align, 'Xception', 'block1_conv1', 'predictions'
+        _align_by_order, 'Xception', 'block1_conv1', 'predictions'
       ),
     ),
   }

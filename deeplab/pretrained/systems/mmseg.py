@@ -22,10 +22,10 @@ def _resnet(module: str, norm: bool) -> str | None:
   match = re.fullmatch(r'stem_(\d)', module)
   if match:
     return f'stem.{3 * (int(match[1]) - 1) + int(norm)}'
-  return torchvision.resnet_module(module, norm)
+  return torchvision.resnet_module_name(module, norm)
 
 
-def _renamed(name: str) -> str:
+def _to_mapped_name(name: str) -> str:
   """Drops 'backbone.', and names a plain stem as a deep one's first layer."""
   name = name.removeprefix('backbone.')
   return re.sub(
@@ -33,13 +33,13 @@ def _renamed(name: str) -> str:
   )
 
 
-def _layer(prefix: str, norm: bool) -> str:
+def _conv_module_layer(prefix: str, norm: bool) -> str:
   return f'{prefix}.{"bn" if norm else "conv"}'
 
 
-def _separable(prefix: str, inner: str, norm: bool) -> str:
+def _separable_layer(prefix: str, inner: str, norm: bool) -> str:
   """Returns the name of a ConvModule, or of half a separable one."""
-  return _layer(f'{prefix}.{inner}_conv' if inner else prefix, norm)
+  return _conv_module_layer(f'{prefix}.{inner}_conv' if inner else prefix, norm)
 
 
 def _decode_head(module: str, norm: bool) -> str | None:
@@ -52,7 +52,7 @@ def _decode_head(module: str, norm: bool) -> str | None:
     'low_level': 'c1_bottleneck',
   }.get(module)
   if plain:
-    return _layer(f'decode_head.{plain}', norm)
+    return _conv_module_layer(f'decode_head.{plain}', norm)
   match = re.fullmatch(
     r'(aspp/atrous|decoder)(\d)(?:/(depthwise|pointwise))?', module
   )
@@ -62,29 +62,31 @@ def _decode_head(module: str, norm: bool) -> str | None:
   prefix = f'decode_head.sep_bottleneck.{number}'
   if match[1] == 'aspp/atrous':
     prefix = f'decode_head.aspp_modules.{number + 1}'
-  return _separable(prefix, match[3] or '', norm)
+  return _separable_layer(prefix, match[3] or '', norm)
 
 
-def _fcn(prefix: str) -> base.Modules:
+def _fcn(prefix: str) -> base.ModuleNamer:
   def name(module: str, norm: bool) -> str | None:
     if module == 'classifier':
       return f'{prefix}.conv_seg'
     match = re.fullmatch(r'conv(\d)', module)
-    return _layer(f'{prefix}.convs.{match[1]}', norm) if match else None
+    return (
+      _conv_module_layer(f'{prefix}.convs.{match[1]}', norm) if match else None
+    )
 
   return name
 
 
 # The 769-pixel networks align corners, which their files do not say.
-_HEAD = {'bn_epsilon': 1e-5}
+_HEAD_FIELDS = {'bn_epsilon': 1e-5}
 
-SYSTEM = base.System(
+SYSTEM = base.WeightSystem(
   encoders={
     **{
-      cls: base.torch_part(
+      cls: base.torch_mapping(
         'encoder',
         _resnet,
-        unused=rf'fc\..*|{base.COUNTERS}',
+        unused=rf'fc\..*|{base.BATCH_COUNTERS}',
         fields={
           'padding': 'symmetric',
           'bn_epsilon': 1e-5,
@@ -92,8 +94,8 @@ SYSTEM = base.System(
           'stride_conv': '3x3',
           **fields,
         },
-        values=base.IMAGENET,
-        rename=_renamed,
+        values=base.IMAGENET_NORMALIZATION,
+        rename=_to_mapped_name,
       )
       # The first that fits is taken.
       for cls, fields in (
@@ -104,14 +106,20 @@ SYSTEM = base.System(
     }
   },
   heads={
-    deeplabv3.DeepLabV3: base.torch_part('head', _decode_head, fields=_HEAD),
-    deeplabv3plus.DeepLabV3Plus: base.torch_part(
-      'head', _decode_head, fields=_HEAD
+    deeplabv3.DeepLabV3: base.torch_mapping(
+      'head', _decode_head, fields=_HEAD_FIELDS
     ),
-    fcn.FCN: base.torch_part('head', _fcn('decode_head'), fields=_HEAD),
+    deeplabv3plus.DeepLabV3Plus: base.torch_mapping(
+      'head', _decode_head, fields=_HEAD_FIELDS
+    ),
+    fcn.FCN: base.torch_mapping(
+      'head', _fcn('decode_head'), fields=_HEAD_FIELDS
+    ),
   },
   auxiliaries={
-    fcn.FCN: base.torch_part('auxiliary', _fcn('auxiliary_head'), fields=_HEAD)
+    fcn.FCN: base.torch_mapping(
+      'auxiliary', _fcn('auxiliary_head'), fields=_HEAD_FIELDS
+    )
   },
   unused=r'auxiliary_head\..*',
 )

@@ -20,21 +20,21 @@ from deeplab.pretrained import merge
 from deeplab.pretrained.systems import base
 
 PyTree = Any
-Sources = base.Sources
+TensorRefs = base.TensorRefs
 
 # Tensors that no network of ours takes: optimizers' state, classifiers of
 # ImageNet's classes, and the layer before them where the network has none.
-_UNUSED = (
+_UNUSED_TENSORS = (
   r'global_step|beta[12]_power|'
   r'.*/(Momentum|ExponentialMovingAverage|RMSProp|Adam)(_\d+)?|'
   r'(MobilenetV[23]|xception_\d+|resnet_v1_\d+)/([Ll]ogits|Conv_[12])/.*|'
   r'MobileNetV2/(Conv2d_18_1|top/Conv2d_1x1_output)/.*'
 )
 
-_PATH = re.compile(
+_PATH_PATTERN = re.compile(
   r'(?P<layer>.+?)/(conv/|norm/)?(?P<variable>kernel|bias|bn/\w+)'
 )
-_VARIABLES = {
+_VARIABLE_NAMES = {
   'kernel': 'weights',
   'bias': 'biases',
   'bn/scale': 'BatchNorm/gamma',
@@ -44,9 +44,9 @@ _VARIABLES = {
 }
 
 
-def _sources(
+def _map_layers(
   variables: PyTree, part: str, scope: Callable[[str], str | None]
-) -> Sources:
+) -> TensorRefs:
   """Returns the source of each variable of a part of the network.
 
   Args:
@@ -56,25 +56,29 @@ def _sources(
       where there is no counterpart.
   """
   sources = {}
-  for path in base.nowhere(variables, part):
-    match = _PATH.fullmatch(path.removeprefix(f'{part}/'))
+  for path in base.missing_tensor_refs(variables, part):
+    match = _PATH_PATTERN.fullmatch(path.removeprefix(f'{part}/'))
     there = match and scope(match['layer'])
     if not match or there is None:
-      sources[path] = base.NOWHERE
+      sources[path] = base.NO_TENSOR
     elif match['variable'] == 'kernel' and match['layer'].endswith('depthwise'):
-      sources[path] = merge.Source(f'{there}/depthwise_weights', 'hwim')
+      sources[path] = merge.TensorRef(f'{there}/depthwise_weights', 'hwim')
     else:
-      sources[path] = merge.Source(f'{there}/{_VARIABLES[match["variable"]]}')
+      sources[path] = merge.TensorRef(
+        f'{there}/{_VARIABLE_NAMES[match["variable"]]}'
+      )
   return sources
 
 
-def _numbers(variables: PyTree, pattern: str) -> set[str]:
+def _matched_groups(variables: PyTree, pattern: str) -> set[str]:
   """Returns what the group of a pattern matches at the start of our paths."""
-  matches = (re.match(pattern, path) for path in merge.flatten(variables))
+  matches = (
+    re.match(pattern, path) for path in merge.flatten_variables(variables)
+  )
   return {match[1] for match in matches if match}
 
 
-def _mobilenet(variables: PyTree, root: str) -> Sources:
+def _mobilenet(variables: PyTree, root: str) -> TensorRefs:
   scopes = {
     'stem': 'Conv',
     'top': 'Conv_1',
@@ -89,20 +93,20 @@ def _mobilenet(variables: PyTree, root: str) -> Sources:
     suffix = '' if block == 'block_0' else block.removeprefix('block')
     return f'{root}/expanded_conv{suffix}/{scopes.get(inner, inner)}'
 
-  return _sources(variables, 'encoder', scope)
+  return _map_layers(variables, 'encoder', scope)
 
 
-def _mobilenet_v2(variables: PyTree) -> Sources:
+def _mobilenet_v2(variables: PyTree) -> TensorRefs:
   """Returns the sources of a MobileNetV2 encoder, `nets/mobilenet`."""
   return _mobilenet(variables, 'MobilenetV2')
 
 
-def _mobilenet_v3(variables: PyTree) -> Sources:
+def _mobilenet_v3(variables: PyTree) -> TensorRefs:
   """Returns the sources of a MobileNetV3 encoder, `nets/mobilenet`."""
   return _mobilenet(variables, 'MobilenetV3')
 
 
-def _mobilenet_v2_official(variables: PyTree) -> Sources:
+def _mobilenet_v2_official(variables: PyTree) -> TensorRefs:
   """Returns the sources of a MobileNetV2 encoder trained by newer TensorFlow.
 
   Its blocks count from 1, and other layers have the position in their names.
@@ -118,19 +122,19 @@ def _mobilenet_v2_official(variables: PyTree) -> Sources:
     number = int(block.removeprefix('block_')) + 1
     return f'MobileNetV2/expanded_conv_{number}/{inner}'
 
-  return _sources(variables, 'encoder', scope)
+  return _map_layers(variables, 'encoder', scope)
 
 
-def _xception(variables: PyTree) -> Sources:
+def _xception(variables: PyTree) -> TensorRefs:
   """Returns the sources of an Xception encoder, `core/xception.py`.
 
   The network's name is in them: five blocks in the entry flow are Xception-71,
   eight in the middle flow Xception-41, others Xception-65.
   """
   root = 'xception_65'
-  if len(_numbers(variables, r'encoder/entry_(\d+)')) == 5:
+  if len(_matched_groups(variables, r'encoder/entry_(\d+)')) == 5:
     root = 'xception_71'
-  elif len(_numbers(variables, r'encoder/middle_(\d+)')) == 8:
+  elif len(_matched_groups(variables, r'encoder/middle_(\d+)')) == 8:
     root = 'xception_41'
 
   def scope(layer: str) -> str:
@@ -144,17 +148,17 @@ def _xception(variables: PyTree) -> Sources:
     inner = re.sub(r'separable_(\d)/', r'separable_conv\1_', inner)
     return f'{root}/{flow}_flow/{unit}/xception_module/{inner}'
 
-  return _sources(variables, 'encoder', scope)
+  return _map_layers(variables, 'encoder', scope)
 
 
-def _resnet_v1(variables: PyTree) -> Sources:
+def _resnet_v1(variables: PyTree) -> TensorRefs:
   """Returns the sources of a ResNet encoder of bottlenecks.
 
   Its stem is the one layer of `nets/resnet_v1.py`, or the three of
   `core/resnet_v1_beta.py`.
   """
-  deep = len(_numbers(variables, r'encoder/(conv4_block\d+)')) > 6
-  beta = len(_numbers(variables, r'encoder/stem_(\d)')) > 1
+  deep = len(_matched_groups(variables, r'encoder/(conv4_block\d+)')) > 6
+  beta = len(_matched_groups(variables, r'encoder/stem_(\d)')) > 1
   root = 'resnet_v1_101' if deep else 'resnet_v1_50'
 
   def scope(layer: str) -> str:
@@ -166,19 +170,19 @@ def _resnet_v1(variables: PyTree) -> Sources:
     inner = inner.replace('conv_', 'conv')
     return f'{root}/block{int(stage) - 1}/unit_{unit}/bottleneck_v1/{inner}'
 
-  return _sources(variables, 'encoder', scope)
+  return _map_layers(variables, 'encoder', scope)
 
 
-def _resnet_values(variables: PyTree) -> base.Values:
+def _resnet_normalization(variables: PyTree) -> base.Normalization:
   """Returns how `core/feature_extractor.py` normalises images for ResNet.
 
   Networks with the deep stem see -1..1, others images less a mean alone.
   """
   deep = 'stem_2' in variables['params']['encoder']
-  return base.SIGNED if deep else base.CENTRED
+  return base.SIGNED_NORMALIZATION if deep else base.CENTERED_NORMALIZATION
 
 
-def _deeplab_head(variables: PyTree) -> Sources:
+def _deeplab_head(variables: PyTree) -> TensorRefs:
   """Returns the sources of a DeepLabV3 or DeepLabV3+ head, `model.py`.
 
   It has no `refine`: a layer of that name has no tensor.
@@ -204,63 +208,69 @@ def _deeplab_head(variables: PyTree) -> Sources:
       return f'decoder/decoder_conv{number}{inner}'
     return f'aspp{number + 1}{inner}'
 
-  return _sources(variables, 'head', scope)
+  return _map_layers(variables, 'head', scope)
 
 
-def _folded(sources: Sources) -> Sources:
+def _fold_tensor_refs(tensor_refs: TensorRefs) -> TensorRefs:
   """Returns the sources in a converted file, of kernels and biases alone.
 
   BatchNorms are folded into the layers before them there: their biases come
   from the file, and the module `folded` sets the rest of them.
 
   Args:
-    sources: in a checkpoint.
+    tensor_refs: in a checkpoint.
   """
   result = {}
-  for path, (name, layout, roll) in sources.items():
+  for path, (name, layout, roll) in tensor_refs.items():
     scope, _, kind = name.rpartition('/')
     if kind in ('weights', 'depthwise_weights'):
       layout = 'ohwi' if kind == 'weights' else '1hwo'
-      result[path] = merge.Source(f'{scope}/weights', layout, roll)
+      result[path] = merge.TensorRef(f'{scope}/weights', layout, roll)
     elif kind in ('biases', 'beta'):
       scope = scope.removesuffix('/BatchNorm')
-      result[path] = merge.Source(f'{scope}/biases')
+      result[path] = merge.TensorRef(f'{scope}/biases')
     elif not name:
-      result[path] = base.NOWHERE
+      result[path] = base.NO_TENSOR
   return result
 
 
-def _part(
-  sources: Callable[[PyTree], Sources],
+def _part_mapping(
+  tensor_refs: Callable[[PyTree], TensorRefs],
   converted: bool,
-  values: base.Values | Callable[[PyTree], base.Values] = base.SIGNED,
+  normalization: base.Normalization
+  | Callable[[PyTree], base.Normalization] = base.SIGNED_NORMALIZATION,
   **fields: Any,
-) -> base.Part:
+) -> base.PartMapping:
   """Returns a part that expects `fields`; a converted file has no epsilon."""
   if not converted:
-    return base.Part(sources, _UNUSED, fields, values)
+    return base.PartMapping(tensor_refs, _UNUSED_TENSORS, fields, normalization)
   fields.pop('bn_epsilon')
-  return base.Part(lambda v: _folded(sources(v)), _UNUSED, fields, values)
+  return base.PartMapping(
+    lambda v: _fold_tensor_refs(tensor_refs(v)),
+    _UNUSED_TENSORS,
+    fields,
+    normalization,
+  )
 
 
-def _system(converted: bool) -> base.System:
+def _make_system(converted: bool) -> base.WeightSystem:
   """Returns TF DeepLab's and TF-slim's names, in one kind of file or other."""
   head: dict[str, Any] = {'bn_epsilon': 1e-5}
   if not converted:  # else it may resize maps in any way
     head['align_corners'] = True
-  return base.System(
+  return base.WeightSystem(
     encoders={
-      mobilenet_v2.MobileNetV2: _part(
+      mobilenet_v2.MobileNetV2: _part_mapping(
         _mobilenet_v2, converted, padding='same', bn_epsilon=1e-3
       ),
-      mobilenet_v3.MobileNetV3: _part(
+      mobilenet_v3.MobileNetV3: _part_mapping(
         _mobilenet_v3, converted, padding='same', bn_epsilon=1e-3
       ),
-      xception.Xception: _part(_xception, converted, bn_epsilon=1e-3),
-      resnet.ResNet: _part(
+      xception.Xception: _part_mapping(_xception, converted, bn_epsilon=1e-3),
+      resnet.ResNet: _part_mapping(
         _resnet_v1,
         converted,
-        _resnet_values,
+        _resnet_normalization,
         padding='symmetric',
         pool_padding='same',
         stride_unit='last',
@@ -268,21 +278,23 @@ def _system(converted: bool) -> base.System:
       ),
     },
     heads={
-      deeplabv3.DeepLabV3: _part(_deeplab_head, converted, **head),
-      deeplabv3plus.DeepLabV3Plus: _part(_deeplab_head, converted, **head),
+      deeplabv3.DeepLabV3: _part_mapping(_deeplab_head, converted, **head),
+      deeplabv3plus.DeepLabV3Plus: _part_mapping(
+        _deeplab_head, converted, **head
+      ),
     },
-    whole='logits/semantic/',
-    folded=converted,
+    segmenter_prefix='logits/semantic/',
+    batch_norms_folded=converted,
   )
 
 
-SYSTEM = _system(converted=False)
-CONVERTED = _system(converted=True)
-OFFICIAL = base.System(
+SYSTEM = _make_system(converted=False)
+CONVERTED_SYSTEM = _make_system(converted=True)
+OFFICIAL_SYSTEM = base.WeightSystem(
   encoders={
-    mobilenet_v2.MobileNetV2: _part(
+    mobilenet_v2.MobileNetV2: _part_mapping(
       _mobilenet_v2_official, True, padding='same', bn_epsilon=1e-3
     )
   },
-  folded=True,
+  batch_norms_folded=True,
 )

@@ -16,16 +16,16 @@ from deeplab.pretrained.systems import torchvision
 PyTree = Any
 
 # The first block of each of timm's stages.
-_GHOSTNET = (0, 1, 2, 3, 4, 5, 6, 11, 12)
-_MOBILENET_V2 = (0, *accumulate((1, 2, 3, 4, 3, 3)))
+_GHOSTNET_STAGES = (0, 1, 2, 3, 4, 5, 6, 11, 12)
+_MOBILENET_V2_STAGES = (0, *accumulate((1, 2, 3, 4, 3, 3)))
 # By the number of blocks: Large and Small.
-_MOBILENET_V3 = {
+_MOBILENET_V3_STAGES = {
   15: (0, *accumulate((1, 2, 3, 4, 2))),
   11: (0, *accumulate((1, 2, 3, 2))),
 }
 
 
-def _stage(block: str, firsts: tuple[int, ...]) -> str:
+def _stage_block_name(block: str, firsts: tuple[int, ...]) -> str:
   """Returns 'blocks.<stage>.<number in it>' of our 'block_<number>'."""
   number = int(block.removeprefix('block_'))
   stage = max(i for i, first in enumerate(firsts) if number >= first)
@@ -40,7 +40,7 @@ def _ghostnet(module: str, norm: bool) -> str | None:
   block, _, part = module.partition('/')
   if not part:
     return None
-  prefix = _stage(block, _GHOSTNET)
+  prefix = _stage_block_name(block, _GHOSTNET_STAGES)
   ghost = re.fullmatch(r'ghost_(\d)/(primary|cheap)', part)
   if ghost:
     inner = {'primary': 'primary_conv', 'cheap': 'cheap_operation'}[ghost[2]]
@@ -56,26 +56,31 @@ def _ghostnet(module: str, norm: bool) -> str | None:
 
 
 # The first block has no expansion, so its layers have other numbers.
-_FIRST = {'depthwise': ('conv_dw', 'bn1'), 'project': ('conv_pw', 'bn2')}
-_OTHERS = {
+_FIRST_BLOCK_LAYERS = {
+  'depthwise': ('conv_dw', 'bn1'),
+  'project': ('conv_pw', 'bn2'),
+}
+_BLOCK_LAYERS = {
   'expand': ('conv_pw', 'bn1'),
   'depthwise': ('conv_dw', 'bn2'),
   'project': ('conv_pwl', 'bn3'),
 }
-_GATES = {
+_SQUEEZE_EXCITE_LAYERS = {
   'squeeze_excite/reduce': ('se.conv_reduce',),
   'squeeze_excite/expand': ('se.conv_expand',),
 }
 
 
-def _block(module: str, norm: bool, firsts: tuple[int, ...]) -> str | None:
+def _block_layer_name(
+  module: str, norm: bool, firsts: tuple[int, ...]
+) -> str | None:
   """Returns the name of a layer of an inverted residual block."""
   block, _, part = module.partition('/')
   if not part:
     return None
-  known = _FIRST if block == 'block_0' else _OTHERS
-  pair = (known | _GATES).get(part)
-  return f'{_stage(block, firsts)}.{pair[norm]}' if pair else None
+  known = _FIRST_BLOCK_LAYERS if block == 'block_0' else _BLOCK_LAYERS
+  pair = (known | _SQUEEZE_EXCITE_LAYERS).get(part)
+  return f'{_stage_block_name(block, firsts)}.{pair[norm]}' if pair else None
 
 
 def _mobilenet_v2(module: str, norm: bool) -> str | None:
@@ -83,13 +88,13 @@ def _mobilenet_v2(module: str, norm: bool) -> str | None:
     return 'bn1' if norm else 'conv_stem'
   if module == 'top':
     return 'bn2' if norm else 'conv_head'
-  return _block(module, norm, _MOBILENET_V2)
+  return _block_layer_name(module, norm, _MOBILENET_V2_STAGES)
 
 
-def _mobilenet_v3(variables: PyTree) -> base.Modules:
+def _mobilenet_v3(variables: PyTree) -> base.ModuleNamer:
   params = variables['params']['encoder']
   count = sum(name.startswith('block_') for name in params)
-  firsts = _MOBILENET_V3.get(count, ())
+  firsts = _MOBILENET_V3_STAGES.get(count, ())
 
   def name(module: str, norm: bool) -> str | None:
     if module == 'stem':
@@ -98,7 +103,7 @@ def _mobilenet_v3(variables: PyTree) -> base.Modules:
       return None
     if module == 'top':
       return f'blocks.{len(firsts)}.0.' + ('bn1' if norm else 'conv')
-    return _block(module, norm, firsts)
+    return _block_layer_name(module, norm, firsts)
 
   return name
 
@@ -114,7 +119,7 @@ def _regnet(module: str, norm: bool) -> str | None:
   return f's{match[1]}.b{match[2]}.{inner}.{last}'
 
 
-def _xception(variables: PyTree) -> base.Modules:
+def _xception(variables: PyTree) -> base.ModuleNamer:
   params = variables['params']['encoder']
   flows = ('entry', 'middle', 'exit')
 
@@ -138,12 +143,12 @@ def _xception(variables: PyTree) -> base.Modules:
   return name
 
 
-SYSTEM = base.System(
+SYSTEM = base.WeightSystem(
   encoders={
-    ghostnet.GhostNet: base.torch_part(
+    ghostnet.GhostNet: base.torch_mapping(
       'encoder',
       _ghostnet,
-      unused=rf'(conv_head|classifier|blocks\.9)\..*|{base.COUNTERS}',
+      unused=rf'(conv_head|classifier|blocks\.9)\..*|{base.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'bn_epsilon': 1e-5,
@@ -151,34 +156,34 @@ SYSTEM = base.System(
         'gate': 'hard_sigmoid',
       },
     ),
-    mobilenet_v2.MobileNetV2: base.torch_part(
+    mobilenet_v2.MobileNetV2: base.torch_mapping(
       'encoder',
       _mobilenet_v2,
-      unused=rf'(conv_head|bn2|classifier)\..*|{base.COUNTERS}',
+      unused=rf'(conv_head|bn2|classifier)\..*|{base.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'keras',
         'bn_epsilon': 1e-5,
       },
     ),
-    mobilenet_v3.MobileNetV3: base.varying_torch_part(
+    mobilenet_v3.MobileNetV3: base.varying_torch_mapping(
       _mobilenet_v3,
-      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{base.COUNTERS}',
+      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{base.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'torchvision',
         'bn_epsilon': 1e-5,
       },
     ),
-    regnet.RegNet: base.torch_part(
+    regnet.RegNet: base.torch_mapping(
       'encoder',
       _regnet,
-      unused=rf'head\.fc\..*|{base.COUNTERS}',
+      unused=rf'head\.fc\..*|{base.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-5},
     ),
-    xception.Xception: base.varying_torch_part(
+    xception.Xception: base.varying_torch_mapping(
       _xception,
-      unused=rf'head\.fc\..*|{base.COUNTERS}',
+      unused=rf'head\.fc\..*|{base.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-3},
     ),
     resnet.ResNet: torchvision.SYSTEM.encoders[resnet.ResNet],

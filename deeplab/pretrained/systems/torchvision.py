@@ -21,7 +21,7 @@ from deeplab.pretrained.systems import base
 PyTree = Any
 
 
-def resnet_module(module: str, norm: bool) -> str | None:
+def resnet_module_name(module: str, norm: bool) -> str | None:
   """Returns the name of a ResNet's module; timm and mmsegmentation share it."""
   if module == 'stem_1':
     return 'bn1' if norm else 'conv1'
@@ -49,14 +49,14 @@ def _regnet(module: str, norm: bool) -> str | None:
   return f'{unit}.{part}.{int(norm)}'
 
 
-def _blocks(variables: PyTree) -> dict[str, Any]:
+def _block_params(variables: PyTree) -> dict[str, Any]:
   """Returns the parameters of the numbered blocks of an encoder."""
   params = variables['params']['encoder']
   return {k: v for k, v in params.items() if k.startswith('block_')}
 
 
-def _mobilenet_v2(variables: PyTree) -> base.Modules:
-  blocks = _blocks(variables)
+def _mobilenet_v2(variables: PyTree) -> base.ModuleNamer:
+  blocks = _block_params(variables)
 
   def name(module: str, norm: bool) -> str | None:
     if module in ('stem', 'top'):
@@ -76,8 +76,8 @@ def _mobilenet_v2(variables: PyTree) -> base.Modules:
   return name
 
 
-def _mobilenet_v3(variables: PyTree) -> base.Modules:
-  blocks = _blocks(variables)
+def _mobilenet_v3(variables: PyTree) -> base.ModuleNamer:
+  blocks = _block_params(variables)
 
   def name(module: str, norm: bool) -> str | None:
     if module in ('stem', 'top'):
@@ -99,7 +99,7 @@ def _mobilenet_v3(variables: PyTree) -> base.Modules:
   return name
 
 
-def _shufflenet_v2(variables: PyTree) -> base.Modules:
+def _shufflenet_v2(variables: PyTree) -> base.ModuleNamer:
   units = variables['params']['encoder']
   # Units that begin a stage.
   firsts = sorted(
@@ -145,16 +145,16 @@ def _deeplabv3(module: str, norm: bool) -> str | None:
   return f'classifier.0.convs.{branch}.{int(norm)}'
 
 
-def _deeplabv3_sources(variables: PyTree) -> base.Sources:
-  sources = base.torch(variables, 'head', _deeplabv3)
+def _deeplabv3_tensor_refs(variables: PyTree) -> base.TensorRefs:
+  sources = base.torch_tensor_refs(variables, 'head', _deeplabv3)
   projection = 'head/aspp/projection/conv/kernel'
   # The pooled branch, as wide as the result, is their last and our first.
-  width = merge.flatten(variables)[projection].shape[-1]
+  width = merge.flatten_variables(variables)[projection].shape[-1]
   sources[projection] = sources[projection]._replace(roll=width)
   return sources
 
 
-def _fcn(prefix: str) -> base.Modules:
+def _fcn(prefix: str) -> base.ModuleNamer:
   def name(module: str, norm: bool) -> str | None:
     if module == 'classifier':
       return f'{prefix}.4'
@@ -173,74 +173,80 @@ def _lraspp(module: str, norm: bool) -> str | None:
   return f'classifier.{last}' if last else None
 
 
-def _without_prefix(name: str) -> str:
+def _drop_backbone_prefix(name: str) -> str:
   return name.removeprefix('backbone.')
 
 
-def _features(name: str) -> str:
+def _backbone_to_features(name: str) -> str:
   return re.sub(r'^backbone\.', 'features.', name)
 
 
-_SYMMETRIC = {'padding': 'symmetric', 'bn_epsilon': 1e-5}
-_HEAD = {'bn_epsilon': 1e-5, 'align_corners': False}
+_SYMMETRIC_FIELDS = {'padding': 'symmetric', 'bn_epsilon': 1e-5}
+_HEAD_FIELDS = {'bn_epsilon': 1e-5, 'align_corners': False}
 
-SYSTEM = base.System(
+SYSTEM = base.WeightSystem(
   encoders={
-    mobilenet_v2.MobileNetV2: base.varying_torch_part(
+    mobilenet_v2.MobileNetV2: base.varying_torch_mapping(
       _mobilenet_v2,
-      unused=rf'classifier\.1\..*|features\.18\..*|{base.COUNTERS}',
-      fields={**_SYMMETRIC, 'rounding': 'keras'},
-      values=base.IMAGENET,
+      unused=rf'classifier\.1\..*|features\.18\..*|{base.BATCH_COUNTERS}',
+      fields={**_SYMMETRIC_FIELDS, 'rounding': 'keras'},
+      values=base.IMAGENET_NORMALIZATION,
     ),
-    mobilenet_v3.MobileNetV3: base.varying_torch_part(
+    mobilenet_v3.MobileNetV3: base.varying_torch_mapping(
       _mobilenet_v3,
-      unused=rf'classifier\.[03]\.(weight|bias)|{base.COUNTERS}',
+      unused=rf'classifier\.[03]\.(weight|bias)|{base.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'torchvision',
         'bn_epsilon': 1e-3,
       },
-      values=base.IMAGENET,
-      rename=_features,
+      values=base.IMAGENET_NORMALIZATION,
+      rename=_backbone_to_features,
     ),
-    regnet.RegNet: base.torch_part(
+    regnet.RegNet: base.torch_mapping(
       'encoder',
       _regnet,
-      unused=rf'fc\..*|{base.COUNTERS}',
+      unused=rf'fc\..*|{base.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-5},
-      values=base.IMAGENET,
+      values=base.IMAGENET_NORMALIZATION,
     ),
-    resnet.ResNet: base.torch_part(
+    resnet.ResNet: base.torch_mapping(
       'encoder',
-      resnet_module,
-      unused=rf'fc\..*|{base.COUNTERS}',
+      resnet_module_name,
+      unused=rf'fc\..*|{base.BATCH_COUNTERS}',
       fields={
-        **_SYMMETRIC,
+        **_SYMMETRIC_FIELDS,
         'stem': 'v1',
         'stride_unit': 'first',
         'stride_conv': '3x3',
       },
-      values=base.IMAGENET,
-      rename=_without_prefix,
+      values=base.IMAGENET_NORMALIZATION,
+      rename=_drop_backbone_prefix,
     ),
-    shufflenet_v2.ShuffleNetV2: base.varying_torch_part(
+    shufflenet_v2.ShuffleNetV2: base.varying_torch_mapping(
       _shufflenet_v2,
-      unused=rf'fc\..*|conv5\..*|{base.COUNTERS}',
-      fields=_SYMMETRIC,
-      values=base.IMAGENET,
+      unused=rf'fc\..*|conv5\..*|{base.BATCH_COUNTERS}',
+      fields=_SYMMETRIC_FIELDS,
+      values=base.IMAGENET_NORMALIZATION,
     ),
   },
   heads={
-    deeplabv3.DeepLabV3: base.Part(_deeplabv3_sources, fields=_HEAD),
-    fcn.FCN: base.torch_part('head', _fcn('classifier'), fields=_HEAD),
-    lraspp.LRASPP: base.torch_part(
+    deeplabv3.DeepLabV3: base.PartMapping(
+      _deeplabv3_tensor_refs, fields=_HEAD_FIELDS
+    ),
+    fcn.FCN: base.torch_mapping(
+      'head', _fcn('classifier'), fields=_HEAD_FIELDS
+    ),
+    lraspp.LRASPP: base.torch_mapping(
       'head',
       _lraspp,
-      fields={**_HEAD, 'gate': 'sigmoid', 'gate_bias': False},
+      fields={**_HEAD_FIELDS, 'gate': 'sigmoid', 'gate_bias': False},
     ),
   },
   auxiliaries={
-    fcn.FCN: base.torch_part('auxiliary', _fcn('aux_classifier'), fields=_HEAD)
+    fcn.FCN: base.torch_mapping(
+      'auxiliary', _fcn('aux_classifier'), fields=_HEAD_FIELDS
+    )
   },
   unused=r'aux_classifier\..*',
 )

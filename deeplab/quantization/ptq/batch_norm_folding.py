@@ -14,7 +14,7 @@ PyTree = Any
 Path = tuple[str, ...]
 
 
-def pairs(
+def find_batch_norms(
   model: Any, variables: PyTree, channels: int = 3
 ) -> dict[Path, tuple[Path, float]]:
   """Returns, by each convolution's path, its BatchNorm's and that's epsilon.
@@ -45,7 +45,9 @@ def pairs(
   return found
 
 
-def fold(model: Any, variables: PyTree, channels: int = 3) -> PyTree:
+def fold_batch_norms(
+  model: Any, variables: PyTree, channels: int = 3
+) -> PyTree:
   """Returns variables of the same function whose BatchNorms only add.
 
   Kernels carry the factors: one scale a tensor is then possible, and a channel
@@ -61,7 +63,9 @@ def fold(model: Any, variables: PyTree, channels: int = 3) -> PyTree:
   stats = flax.traverse_util.flatten_dict(variables['batch_stats'])
   params = {k: np.asarray(v) for k, v in params.items()}
   stats = {k: np.asarray(v) for k, v in stats.items()}
-  for conv, (norm, epsilon) in pairs(model, variables, channels).items():
+  for conv, (norm, epsilon) in find_batch_norms(
+    model, variables, channels
+  ).items():
     mean, var = stats[(*norm, 'mean')], stats[(*norm, 'var')]
     factor = params[(*norm, 'scale')] / np.sqrt(var + np.float32(epsilon))
     shift = params[(*norm, 'bias')] - mean * factor

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 PyTree = Any
 
 # Of the moving average of extremes.
-_DECAY = 0.99
+_RANGE_DECAY = 0.99
 
 
-def check(images: Sequence[np.ndarray]) -> None:
+def check_images(images: Sequence[np.ndarray]) -> None:
   """Refuses images that tell no ranges.
 
   Args:
@@ -58,7 +58,9 @@ def check(images: Sequence[np.ndarray]) -> None:
     )
 
 
-def _check(images: Sequence[np.ndarray], method: str, percent: float) -> None:
+def _check_arguments(
+  images: Sequence[np.ndarray], method: str, percent: float
+) -> None:
   if method not in range_estimators.METHODS:
     raise ValueError(
       f'calibration method {method!r} is not one of {range_estimators.METHODS}'
@@ -67,10 +69,10 @@ def _check(images: Sequence[np.ndarray], method: str, percent: float) -> None:
     raise ValueError(
       f'calibration percentile {percent} is not more than 50 and at most 100'
     )
-  check(images)
+  check_images(images)
 
 
-def _by_tensor(tree: PyTree) -> dict[tuple, dict[str, Any]]:
+def _group_by_tensor(tree: PyTree) -> dict[tuple, dict[str, Any]]:
   """Returns the leaves of a collection, tensor by tensor."""
   tensors: dict[tuple, dict[str, Any]] = {}
   for (*path, key), leaf in flax.traverse_util.flatten_dict(tree).items():
@@ -78,7 +80,7 @@ def _by_tensor(tree: PyTree) -> dict[tuple, dict[str, Any]]:
   return tensors
 
 
-def calibrate(
+def calibrate_ranges(
   model: Any,
   rules: rules_lib.Rules,
   variables: PyTree,
@@ -89,7 +91,7 @@ def calibrate(
   method: str,
   percentile: float,
 ) -> PyTree:
-  """Returns 'quant_stats' for `providers.simulate` and `providers.lower`.
+  """Returns the collection 'quant_stats' of calibrated activation ranges.
 
   The network runs in float and in the mode that is deployed (running BatchNorm
   statistics): ranges from training mode saturate.
@@ -105,9 +107,9 @@ def calibrate(
     percentile: of that method, such as 99.99.
 
   Raises:
-    ValueError: as `check`, or an argument has no such value.
+    ValueError: as `check_images`, or an argument has no such value.
   """
-  _check(images, method, percentile)
+  _check_arguments(images, method, percentile)
   from deeplab.quantization.simulator import providers
 
   shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
@@ -119,36 +121,41 @@ def calibrate(
       lambda v, x: network.apply(v, x, mutable=['observed'])[1]['observed']
     )
     for image in images:
-      x = compose.normalize(np.asarray(image, np.float32)[None], shift, scale)
-      yield _by_tensor(seen({**variables, **given}, x))
+      x = compose.normalize_image(
+        np.asarray(image, np.float32)[None], shift, scale
+      )
+      yield _group_by_tensor(seen({**variables, **given}, x))
 
-  seen = list(look(providers.observe(model, rules), {}))
+  seen = list(look(providers.observe_ranges(model, rules), {}))
   whole = {
-    path: range_estimators.extremes([x[path] for x in seen]) for path in seen[0]
+    path: range_estimators.minmax_range([x[path] for x in seen])
+    for path in seen[0]
   }
   if method == 'average':
     whole = {
-      path: range_estimators.average([x[path] for x in seen], _DECAY)
+      path: range_estimators.moving_average_range(
+        [x[path] for x in seen], _RANGE_DECAY
+      )
       for path in whole
     }
   result = dict(whole)
-  if method in range_estimators.FROM_HISTOGRAMS:
+  if method in range_estimators.HISTOGRAM_METHODS:
     counts: dict[tuple, Any] = dict.fromkeys(whole, 0)
-    network = providers.observe(model, rules, histogram=True)
-    for found in look(network, {'quant_stats': _tree(whole)}):
+    network = providers.observe_ranges(model, rules, histogram=True)
+    for found in look(network, {'quant_stats': _unflatten_tensors(whole)}):
       for path, x in found.items():
         counts[path] = counts[path] + x['counts'].astype(np.int64)
     for path, count in counts.items():
       if method == 'percentile':
-        result[path] = range_estimators.percentile(
+        result[path] = range_estimators.percentile_range(
           count, whole[path], percentile
         )
       elif not seen[0][path]['wide']:  # 16 bits have steps enough for all
-        result[path] = range_estimators.mse(count, whole[path])
-  return _tree(result)
+        result[path] = range_estimators.mse_range(count, whole[path])
+  return _unflatten_tensors(result)
 
 
-def equalized(
+def fold_and_equalize(
   model: Any,
   rules: rules_lib.Rules,
   variables: PyTree,
@@ -162,22 +169,24 @@ def equalized(
   pay for it.
 
   Args:
-    model: as of `settled`.
+    model: as of `prepare_int8_weights`.
     rules: likewise.
     variables: likewise.
     images: likewise.
     config: likewise.
   """
   data = config.data
-  variables = batch_norm_folding.fold(model, variables, len(data.mean))
+  variables = batch_norm_folding.fold_batch_norms(
+    model, variables, len(data.mean)
+  )
   if not config.quantization.calibration.equalize or rules.weights == 'tensor':
     return variables
-  return equalization.equalize(
+  return equalization.equalize_channels(
     model, variables, images, mean=data.mean, std=data.std
   )
 
 
-def settled(
+def prepare_int8_weights(
   model: Any,
   rules: rules_lib.Rules,
   variables: PyTree,
@@ -186,7 +195,8 @@ def settled(
 ) -> PyTree:
   """Returns float variables as int8 begins with them, but for ranges.
 
-  They are `equalized`, and kernels rounded as a config's calibration says.
+  They are `fold_and_equalize`, and kernels rounded as a config's calibration
+  says.
 
   Args:
     model: built with depthwise and pointwise 'conv', of normalised images.
@@ -196,25 +206,25 @@ def settled(
     config: the experiment; its `data` and `quantization.calibration` count.
 
   Raises:
-    ValueError: the method of rounding is unknown, or as `check`.
+    ValueError: the method of rounding is unknown, or as `check_images`.
   """
   method = config.quantization.calibration.rounding
-  if method not in gptq.METHODS:
+  if method not in gptq.ROUNDING_METHODS:
     raise ValueError(
       f'config.quantization.calibration.rounding={method!r} is not one of '
-      f'{gptq.METHODS}'
+      f'{gptq.ROUNDING_METHODS}'
     )
-  check(images)
-  variables = equalized(model, rules, variables, images, config)
+  check_images(images)
+  variables = fold_and_equalize(model, rules, variables, images, config)
   if method == 'nearest':
     return variables
   data = config.data
-  return gptq.least_squares(
+  return gptq.round_kernels_gptq(
     model, rules, variables, images, mean=data.mean, std=data.std
   )
 
 
-def prepare(
+def add_activation_ranges(
   model: Any,
   rules: rules_lib.Rules,
   variables: PyTree,
@@ -231,10 +241,10 @@ def prepare(
     config: the experiment; its `data` and `quantization.calibration` count.
 
   Raises:
-    ValueError: as `calibrate`.
+    ValueError: as `calibrate_ranges`.
   """
   calibration = config.quantization.calibration
-  quant_stats = calibrate(
+  quant_stats = calibrate_ranges(
     model,
     rules,
     variables,
@@ -247,7 +257,7 @@ def prepare(
   return {**variables, 'quant_stats': quant_stats}
 
 
-def start_of(
+def initialize_from_float(
   config: 'ConfigDict', info: dataset_info.DatasetInfo, variables: PyTree
 ) -> PyTree:
   """Returns float variables as training in simulated int8 begins with them.
@@ -258,7 +268,7 @@ def start_of(
     variables: {'params', 'batch_stats'}.
 
   Raises:
-    ValueError: as `calibrate`.
+    ValueError: as `calibrate_ranges`.
   """
   q = config.quantization
   images = [
@@ -266,14 +276,16 @@ def start_of(
     for image in pipeline.calibration_images(config, info, q.calibration.images)
   ]
   logging.info('Calibrating int8 on %d training images', len(images))
-  model = registry.build(config.model, info.num_classes, **networks.KERNELS)
+  model = registry.build_model(
+    config.model, info.num_classes, **networks.PLAIN_CONV_OPTIONS
+  )
   rules = rules_lib.from_config(q)
   if q.frozen_norms:
-    variables = settled(model, rules, variables, images, config)
-  return prepare(model, rules, variables, images, config)
+    variables = prepare_int8_weights(model, rules, variables, images, config)
+  return add_activation_ranges(model, rules, variables, images, config)
 
 
-def _tree(tensors: dict[tuple, range_estimators.Range]) -> PyTree:
+def _unflatten_tensors(tensors: dict[tuple, range_estimators.Range]) -> PyTree:
   """Returns the collection of what is known tensor by tensor."""
   return flax.traverse_util.unflatten_dict(
     {(*path, key): v for path, x in tensors.items() for key, v in x.items()}

@@ -27,38 +27,38 @@ PyTree = Any
 Path = tuple[str, ...]
 
 # Activations f with f(s x) = s f(x) for s > 0, and up to which value.
-_LIMITS = {'none': np.inf, 'relu': np.inf, 'relu6': 6.0}
+_LINEAR_LIMITS = {'none': np.inf, 'relu': np.inf, 'relu6': 6.0}
 # Of that value, for images that are brighter than those of the calibration.
-_MARGIN = 0.9
+_LIMIT_MARGIN = 0.9
 # What calibration images hardly use may be used by others.
-_LARGEST = 64.0
+_MAX_FACTOR = 64.0
 # Images on which the function must stay.
-_JUDGES = 2
+_NUM_CHECK_IMAGES = 2
 
 
-class Pair(NamedTuple):
+class ConvPair(NamedTuple):
   """A convolution, and the depthwise one that alone reads it.
 
   Attributes:
-    first: path of the convolution.
-    norm: path of the BatchNorm behind it.
-    second: path of the depthwise convolution.
-    limit: up to where the activation between them is linear.
+    conv: path of the convolution.
+    batch_norm: path of the BatchNorm behind it.
+    depthwise: path of the depthwise convolution.
+    linear_limit: up to where the activation between them is linear.
   """
 
-  first: Path
-  norm: Path
-  second: Path
-  limit: float
+  conv: Path
+  batch_norm: Path
+  depthwise: Path
+  linear_limit: float
 
 
-def _look(
+def _find_pairs(
   model: Any, variables: PyTree, x: Array
-) -> tuple[list[Pair], list[Array]]:
+) -> tuple[list[ConvPair], list[Array]]:
   """Returns all pairs, and the largest values of the maps between them."""
   convolved: list[tuple[Any, Path]] = []
   normed: list[tuple[Any, Path, Path, str]] = []
-  readers: dict[Path, list[tuple[Pair | None, Array]]] = {}
+  readers: dict[Path, list[tuple[ConvPair | None, Array]]] = {}
 
   def watch(call, args, kwargs, context):
     module = context.module
@@ -76,8 +76,13 @@ def _look(
       for value, first, norm, activation in normed:
         if value is args[0]:
           pair = None
-          if activation in _LIMITS and module.groups == value.shape[-1] > 1:
-            pair = Pair(first, norm, module.path, _LIMITS[activation])
+          if (
+            activation in _LINEAR_LIMITS
+            and module.groups == value.shape[-1] > 1
+          ):
+            pair = ConvPair(
+              first, norm, module.path, _LINEAR_LIMITS[activation]
+            )
           largest = jnp.abs(value).max((0, 1, 2))
           readers.setdefault(norm, []).append((pair, largest))
     return out
@@ -89,37 +94,37 @@ def _look(
   return [pair for pair, _ in kept], [largest for _, largest in kept]
 
 
-def _factors(largest: np.ndarray, limit: float) -> np.ndarray:
+def _channel_factors(largest: np.ndarray, linear_limit: float) -> np.ndarray:
   """Returns what to multiply each channel by, 1 at least.
 
   Args:
     largest: of each channel.
-    limit: of `Pair`.
+    linear_limit: of `ConvPair`.
   """
-  top = min(largest.max(), _MARGIN * limit)
+  top = min(largest.max(), _LIMIT_MARGIN * linear_limit)
   used = largest > 1e-6 * top
   factors = np.where(used, top / np.where(used, largest, 1), 1)
-  return np.clip(factors, 1, _LARGEST).astype(np.float32)
+  return np.clip(factors, 1, _MAX_FACTOR).astype(np.float32)
 
 
-def _scaled(
-  params: dict[Path, np.ndarray], pair: Pair, factors: np.ndarray
+def _apply_factors(
+  params: dict[Path, np.ndarray], pair: ConvPair, factors: np.ndarray
 ) -> dict[Path, np.ndarray]:
   changed = dict(params)
   for path in (
-    *((*pair.first, name) for name in ('kernel', 'bias')),
-    (*pair.norm, 'bias'),
+    *((*pair.conv, name) for name in ('kernel', 'bias')),
+    (*pair.batch_norm, 'bias'),
   ):
     if path in params:
       changed[path] = params[path] * factors
   # [h, w, 1, channels * multiplier]
-  kernel = params[(*pair.second, 'kernel')]
+  kernel = params[(*pair.depthwise, 'kernel')]
   multiplier = kernel.shape[-1] // len(factors)
-  changed[(*pair.second, 'kernel')] = kernel / factors.repeat(multiplier)
+  changed[(*pair.depthwise, 'kernel')] = kernel / factors.repeat(multiplier)
   return changed
 
 
-def equalize(
+def equalize_channels(
   model: Any,
   variables: PyTree,
   images: Sequence[np.ndarray],
@@ -145,11 +150,11 @@ def equalize(
     k: np.asarray(v)
     for k, v in flax.traverse_util.flatten_dict(variables['params']).items()
   }
-  pairs: list[Pair] = []
+  pairs: list[ConvPair] = []
 
   @jax.jit
   def look(params: PyTree, x: Array) -> list[Array]:
-    pairs[:], found = _look(model, {'params': params, **stats}, x)
+    pairs[:], found = _find_pairs(model, {'params': params, **stats}, x)
     return found
 
   @jax.jit
@@ -159,20 +164,24 @@ def equalize(
 
   largest: list[np.ndarray] = []
   for image in images:
-    x = compose.normalize(np.asarray(image, np.float32)[None], shift, scale)
+    x = compose.normalize_image(
+      np.asarray(image, np.float32)[None], shift, scale
+    )
     found = [np.asarray(v) for v in look(unflatten(params), x)]
     largest = [
       np.maximum(a, b) for a, b in zip(largest or found, found, strict=True)
     ]
   if not pairs:
     return variables
-  x = compose.normalize(
-    np.stack(images[:_JUDGES]).astype(np.float32), shift, scale
+  x = compose.normalize_image(
+    np.stack(images[:_NUM_CHECK_IMAGES]).astype(np.float32), shift, scale
   )
   wanted = np.asarray(compute(unflatten(params), x))
   close = 1e-3 * np.abs(wanted).max()
   for pair, values in zip(pairs, largest, strict=True):
-    changed = _scaled(params, pair, _factors(values, pair.limit))
+    changed = _apply_factors(
+      params, pair, _channel_factors(values, pair.linear_limit)
+    )
     found_logits = np.asarray(compute(unflatten(changed), x))
     if np.abs(found_logits - wanted).max() <= close:
       params, wanted = changed, found_logits

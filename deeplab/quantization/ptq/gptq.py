@@ -29,32 +29,32 @@ Array = jax.Array
 PyTree = Any
 Path = tuple[str, ...]
 
-METHODS = ('nearest', 'least_squares')
+ROUNDING_METHODS = ('nearest', 'least_squares')
 # Wider kernels are rounded in parts of so many inputs at most: time grows with
 # the third power.
-_WIDEST = 2304
+_MAX_BLOCK_INPUTS = 2304
 # Share of the mean second moment that is added to all: what calibration images
 # never show may yet happen.
 _DAMPING = 0.01
 # Means over so many images are as good as over all; fewer of large ones, since
 # they are computed at once.
-_MEAN_IMAGES = 16
-_MEAN_PIXELS = 16 * 513**2
+_BIAS_IMAGES = 16
+_BIAS_PIXELS = 16 * 513**2
 
 
-def _parts(channels: int, taps: int) -> int:
+def _num_input_blocks(channels: int, taps: int) -> int:
   """Returns into how many equal parts the inputs of a kernel are split."""
   return next(
     parts
     for parts in range(1, channels + 1)
     if channels % parts == 0
-    and (channels // parts * taps <= _WIDEST or parts == channels)
+    and (channels // parts * taps <= _MAX_BLOCK_INPUTS or parts == channels)
   )
 
 
-def _windows(conv: layers.Conv, x: Array) -> Array:
+def _extract_patches(conv: layers.Conv, x: Array) -> Array:
   """Returns what each output pixel of a convolution reads, [N, C, taps]."""
-  size = layers.pair(conv.kernel)
+  size = layers.as_pair(conv.kernel)
   pads = layers.explicit_padding(
     conv.padding, x.shape[1:3], size, conv.stride, conv.rate
   )
@@ -70,7 +70,7 @@ def _windows(conv: layers.Conv, x: Array) -> Array:
   return jnp.stack(taps, -1).reshape(-1, x.shape[-1], len(taps))
 
 
-def moments(
+def measure_second_moments(
   model: Any,
   variables: PyTree,
   images: Sequence[np.ndarray],
@@ -98,9 +98,9 @@ def moments(
     def watch(call, args, kwargs, context):
       conv = context.module
       if context.method_name == '__call__' and isinstance(conv, layers.Conv):
-        read = _windows(conv, args[0])
+        read = _extract_patches(conv, args[0])
         count, channels, taps = read.shape
-        parts = conv.groups * _parts(channels // conv.groups, taps)
+        parts = conv.groups * _num_input_blocks(channels // conv.groups, taps)
         read = read.reshape(count, parts, -1)
         sums = jnp.einsum('npi,npj->pij', read, read)
         # One that is called twice has two inputs.
@@ -116,13 +116,15 @@ def moments(
   see = jax.jit(look)
   total: dict[Path, np.ndarray] = {}
   for image in images:
-    x = compose.normalize(np.asarray(image, np.float32)[None], shift, scale)
+    x = compose.normalize_image(
+      np.asarray(image, np.float32)[None], shift, scale
+    )
     for path, sums in see(variables, x).items():
       total[path] = total.get(path, 0) + np.asarray(sums, np.float64)
   return total
 
 
-def _steps(
+def _round_gptq(
   weights: np.ndarray, kept: np.ndarray, moments: np.ndarray
 ) -> np.ndarray:
   """Returns whole steps, [P, n, M] float64.
@@ -154,11 +156,11 @@ def _steps(
   return np.take_along_axis(steps, np.argsort(order, axis=1)[:, :, None], 1)
 
 
-def _rounded(
+def _round_kernel(
   kernel: np.ndarray,
   moments: np.ndarray,
   rules: rules_lib.Rules,
-  wide: bool = False,
+  int16_activations: bool = False,
 ) -> np.ndarray:
   """Returns a kernel [h, w, in, out] of whole steps of its own scales."""
   axes = (0, 1, 2) if rules.weights == 'channel' else None
@@ -166,11 +168,13 @@ def _rounded(
   largest = size.max(axes, keepdims=True)
   with jax.enable_x64(True):
     scale = np.asarray(
-      qparams.weight_scale(jnp.asarray(largest), rules.power_of_two, wide),
+      qparams.weight_scale(
+        jnp.asarray(largest), rules.power_of_two, int16_activations
+      ),
       np.float64,
     )
   height, width, channels, features = kernel.shape
-  parts = _parts(channels, height * width)
+  parts = _num_input_blocks(channels, height * width)
   groups = len(moments) // parts
 
   def divide(x: np.ndarray) -> np.ndarray:
@@ -180,14 +184,14 @@ def _rounded(
     return x.reshape(groups * parts, -1, features // groups)
 
   # The largest weight is what the scale is computed from, again and again.
-  steps = _steps(divide(kernel / scale), divide(size >= largest), moments)
+  steps = _round_gptq(divide(kernel / scale), divide(size >= largest), moments)
   steps = steps.reshape(groups, parts, -1, features // groups)
   steps = steps.transpose(1, 2, 0, 3)
   steps = steps.reshape(channels, height, width, features)
   return (steps.transpose(1, 2, 0, 3) * scale).astype(np.float32)
 
 
-def least_squares(
+def round_kernels_gptq(
   model: Any,
   rules: rules_lib.Rules,
   variables: PyTree,
@@ -212,19 +216,19 @@ def least_squares(
     std: likewise.
   """
   params = flax.traverse_util.flatten_dict(variables['params'])
-  for path, sums in moments(
+  for path, sums in measure_second_moments(
     model, variables, images, mean=mean, std=std
   ).items():
     name = '/'.join(path)
-    if not re.fullmatch(rules.stays_float, name):
+    if not re.fullmatch(rules.float_pattern, name):
       kernel = np.asarray(params[(*path, 'kernel')], np.float64)
-      wide = rules.is_wide(name)
-      params[(*path, 'kernel')] = _rounded(kernel, sums, rules, wide)
+      wide = rules.has_int16_activations(name)
+      params[(*path, 'kernel')] = _round_kernel(kernel, sums, rules, wide)
   rounded = {**variables, 'params': flax.traverse_util.unflatten_dict(params)}
-  return _unbiased(model, variables, rounded, images, mean=mean, std=std)
+  return _bias_correction(model, variables, rounded, images, mean=mean, std=std)
 
 
-def _unbiased(
+def _bias_correction(
   model: Any,
   variables: PyTree,
   rounded: PyTree,
@@ -239,22 +243,22 @@ def _unbiased(
   Convolutions without a bias, their own or their BatchNorm's, are left.
 
   Args:
-    model: as of `least_squares`.
+    model: as of `round_kernels_gptq`.
     variables: likewise.
     rounded: those that change.
-    images: as of `least_squares`.
+    images: as of `round_kernels_gptq`.
     mean: likewise.
     std: likewise.
   """
-  fit = _MEAN_PIXELS // (images[0].shape[0] * images[0].shape[1])
-  count = max(2, min(_MEAN_IMAGES, fit))
-  x = compose.normalize(
+  fit = _BIAS_PIXELS // (images[0].shape[0] * images[0].shape[1])
+  count = max(2, min(_BIAS_IMAGES, fit))
+  x = compose.normalize_image(
     np.stack(images[:count]).astype(np.float32),
     np.asarray(mean, np.float32),
     np.asarray(std, np.float32),
   )
   params = flax.traverse_util.flatten_dict(rounded['params'])
-  norms = batch_norm_folding.pairs(model, rounded, x.shape[-1])
+  norms = batch_norm_folding.find_batch_norms(model, rounded, x.shape[-1])
   places = {path[:-1]: path for path in params if path[-1] == 'bias'} | {
     conv: (*norm, 'bias') for conv, (norm, _) in norms.items()
   }

@@ -18,20 +18,20 @@ from deeplab.quantization.simulator import ops
 Array = jax.Array
 
 
-class _Narrow(ops.OneWidth, odml_ops.QuantizedOp):
+class _Int8Only(ops.SameBitWidth, odml_ops.QuantizedOp):
   """What has no kernel of 16 bits."""
 
   def _maybe_fake_quant(self, array, rule, quant_stat_name):
-    self._refuse(rule)
+    self._reject_int16(rule)
     return super()._maybe_fake_quant(array, rule, quant_stat_name)
 
-  def _refuse(self, rule: Any) -> None:
+  def _reject_int16(self, rule: Any) -> None:
     """Refuses a rule of 16 bits.
 
     Raises:
       ValueError: the layer is named.
     """
-    if metadata.is_wide(rule):
+    if metadata.has_int16_activations(rule):
       path = '/'.join(flax_util.get_current_module_path())
       raise ValueError(
         f'{self._op_name} in {path} has no form with 16-bit activations: leave '
@@ -40,34 +40,36 @@ class _Narrow(ops.OneWidth, odml_ops.QuantizedOp):
       )
 
 
-class HardSwish(_Narrow):
+class HardSwish(_Int8Only):
   """Hard-swish: HARD_SWISH, with scales of its own for in and out."""
 
   input_idx = (0,)
 
 
-class WholeHardSwish(HardSwish):
+class IntegerHardSwish(HardSwish):
   """Hard-swish of whole numbers."""
 
   def _call_original_op(self, x: Array, *args: Any, **kwargs: Any) -> Array:
     out = super()._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, metadata.GRID, None)
+    grid = aux_data.get(x, metadata.QPARAMS, None)
     if grid is not None:
-      whole = jnp.round(fixed_point.wide(x) / fixed_point.wide(grid.scale))
-      metadata.note_kernel(
+      whole = jnp.round(
+        fixed_point.to_float64(x) / fixed_point.to_float64(grid.scale)
+      )
+      metadata.set_output_kernel(
         out, lambda scale: fixed_point.hard_swish(whole, grid.scale, scale)
       )
     return out
 
 
-class Sigmoid(_Narrow):
+class Sigmoid(_Int8Only):
   """LOGISTIC, whose result has scale 1 / 256 and zero point -128."""
 
   input_idx = (0,)
   fixed_range_for_output = (0.0, 255 / 256)
 
 
-class Ramp(_Narrow):
+class HardSigmoid(_Int8Only):
   """A piecewise linear gate, `attention.ramp` or `jax.nn.hard_sigmoid`.
 
   The convolution before it computes its slope and offset, and saturates at its
@@ -88,34 +90,40 @@ class Ramp(_Narrow):
     if rule is None or rule.act_qtype is None or not fused:
       x = self._maybe_fake_quant(x, rule, name)
       return self._fake_quant_output(self._call_original_op(x, *given), rule)
-    self._refuse(aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, rule))
-    out = self._fused(x, slope * top / 6, offset * top / 6, given)
+    self._reject_int16(aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, rule))
+    out = self._apply_fused(x, slope * top / 6, offset * top / 6, given)
     aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, False)
     aux_data.set(out, odml_ops.AuxDataKey.FIXED_RANGE, (0.0, top))
     return self._fake_quant_output(out, rule)
 
-  def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
+  def _apply_fused(
+    self, x: Array, factor: float, shift: float, given: Any
+  ) -> Array:
     del factor, shift
     return self._call_original_op(x, *given)
 
 
-class WholeRamp(Ramp):
+class IntegerHardSigmoid(HardSigmoid):
   """A gate of whole numbers."""
 
-  def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
-    out = super()._fused(x, factor, shift, given)
-    total = metadata.sum_of(x)
+  def _apply_fused(
+    self, x: Array, factor: float, shift: float, given: Any
+  ) -> Array:
+    out = super()._apply_fused(x, factor, shift, given)
+    total = metadata.get_accumulator(x)
     if total is None:
       return out
-    return metadata.scaled(
+    return metadata.set_scaled_accumulator(
       out, total, jnp.float32(factor), jnp.full(x.shape[-1], shift, jnp.float32)
     )
 
 
-class LoweredRamp(Ramp):
+class LoweredHardSigmoid(HardSigmoid):
   """A gate as the convolution before it computes it."""
 
-  def _fused(self, x: Array, factor: float, shift: float, given: Any) -> Array:
+  def _apply_fused(
+    self, x: Array, factor: float, shift: float, given: Any
+  ) -> Array:
     del given
     vector = lambda n: jnp.full(x.shape[-1], n, jnp.float32)
     return x * vector(factor) + vector(shift)

@@ -16,79 +16,84 @@ from deeplab.quantization import fixed_point
 
 Array = jax.Array
 
-# The `Grid` that an array was rounded to, the `Sum` that it is on the device
-# before that is rounded to int8, and the kernel that makes it int8, a function
-# (scale) to whole numbers; whether a BatchNorm has been folded into what made
-# it; the range that it is to be rounded to, where that is no range of its own;
-# and what it has become in the other number of bits.
-GRID, SUM, KERNEL, NORMALIZED = 'grid', 'sum', 'kernel', 'normalized'
-SPAN, CHANGED = 'span', 'changed'
+# The `QuantParams` that an array was rounded to, the `Accumulator` that it is
+# on the device before that is rounded to int8, and the kernel that makes it
+# int8, a function (scale) to whole numbers; whether a BatchNorm has been folded
+# into what made it; the range that it is to be rounded to, where that is no
+# range of its own; and what it has become in the other number of bits.
+QPARAMS, ACCUMULATOR, OUTPUT_KERNEL, BATCH_NORM_FOLDED = (
+  'grid',
+  'sum',
+  'kernel',
+  'normalized',
+)
+ASSIGNED_RANGE, REQUANTIZED = 'span', 'changed'
 # Whether an array is what the network is called with.
-INPUT = 'input'
+MODEL_INPUT = 'input'
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class QuantParams:
   """Where the values of an int8 or int16 tensor lie.
 
   Attributes:
     scale: of the shape that broadcasts.
-    round: the function (values, integers) onto the grid; the integers are what
-      the values are there, None where nothing is computed.
-    zero: zero point; None where nothing is computed.
-    span: the range (low, high); None of weights.
-    wide: it has 16 bits.
+    fake_quant: the function (values, integers) onto the grid; the integers are
+      what the values are there, None where nothing is computed.
+    zero_point: zero point; None where nothing is computed.
+    value_range: the range (low, high); None of weights.
+    int16: it has 16 bits.
   """
 
   scale: Array
-  round: Callable[..., Array]
-  zero: Array | float | None = None
-  span: tuple[Array, Array] | None = None
-  wide: bool = False
+  fake_quant: Callable[..., Array]
+  zero_point: Array | float | None = None
+  value_range: tuple[Array, Array] | None = None
+  int16: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Sum:
+class Accumulator:
   """What an int8 operator adds up, an int32 number times a step.
 
   Attributes:
     value: the same values as the array's, rounded as on the device; float64
       where that is enabled, and without a gradient.
-    unit: the step, of a shape that broadcasts.
-    long: whether it has 64 bits, as behind 16-bit activations.
-    top: where its int8 or int16 ends; None for the end of the grid. Behind 32
-      bits the value itself ends there.
+    scale: the step, of a shape that broadcasts.
+    int64: whether it has 64 bits, as behind 16-bit activations.
+    clamp_max: where its int8 or int16 ends; None for the end of the grid.
+      Behind 32 bits the value itself ends there.
   """
 
   value: Array
-  unit: Array
-  long: bool = False
-  top: float | None = None
+  scale: Array
+  int64: bool = False
+  clamp_max: float | None = None
 
 
-def narrow(x: Array) -> Array:
+def to_float32(x: Array) -> Array:
   """Returns float32."""
   return x.astype(jnp.float32)
 
 
-def scale_of(array: Any) -> Any:
+def get_scale(array: Any) -> Any:
   """Returns the scale of an array on a grid, or None."""
-  grid = aux_data.get(array, GRID, None)
-  return None if grid is None else fixed_point.wide(grid.scale)
+  grid = aux_data.get(array, QPARAMS, None)
+  return None if grid is None else fixed_point.to_float64(grid.scale)
 
 
-def sum_of(array: Any) -> Sum | None:
-  """Returns the `Sum` that an array is on the device, or None."""
-  total: Sum | None = aux_data.get(array, SUM, None)
-  grid = aux_data.get(array, GRID, None)
-  if total is None and grid is not None and grid.zero is not None:
-    scale = jax.lax.stop_gradient(fixed_point.wide(grid.scale))
-    value = jax.lax.stop_gradient(fixed_point.wide(array))
-    return Sum(jnp.round(value / scale) * scale, scale)
+def get_accumulator(array: Any) -> Accumulator | None:
+  """Returns the `Accumulator` that an array is on the device, or None."""
+  total: Accumulator | None = aux_data.get(array, ACCUMULATOR, None)
+  grid = aux_data.get(array, QPARAMS, None)
+  if total is None and grid is not None and grid.zero_point is not None:
+    scale = jax.lax.stop_gradient(fixed_point.to_float64(grid.scale))
+    value = jax.lax.stop_gradient(fixed_point.to_float64(array))
+    return Accumulator(jnp.round(value / scale) * scale, scale)
   return total
 
 
-def rounded(array: Array) -> Array:
+def get_fake_quantized(array: Array) -> Array:
   """Returns the int8 of an array that others have read as such, or itself.
 
   What moves values would otherwise be computed from more digits than the device
@@ -98,59 +103,67 @@ def rounded(array: Array) -> Array:
   return array if known is None or isinstance(known, str) else known
 
 
-def note_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
+def set_output_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
   """Notes what makes an array int8; its numbers lie around 0."""
-  aux_data.set(array, KERNEL, kernel)
+  aux_data.set(array, OUTPUT_KERNEL, kernel)
 
 
-def kernel_of(array: Any) -> Callable[[Array], Array] | None:
+def get_output_kernel(array: Any) -> Callable[[Array], Array] | None:
   """Returns what makes an array int8, or None."""
-  kernel: Callable[[Array], Array] | None = aux_data.get(array, KERNEL, None)
+  kernel: Callable[[Array], Array] | None = aux_data.get(
+    array, OUTPUT_KERNEL, None
+  )
   return kernel
 
 
-def note(
+def set_accumulator(
   array: Array,
   value: Array,
-  unit: Array,
-  long: bool = False,
-  top: float | None = None,
+  scale: Array,
+  int64: bool = False,
+  clamp_max: float | None = None,
 ) -> Array:
-  """Notes what an array is on the device; see `Sum`."""
+  """Notes what an array is on the device; see `Accumulator`."""
   stop = jax.lax.stop_gradient
-  aux_data.set(array, SUM, Sum(stop(value), stop(unit), long, top))
+  aux_data.set(
+    array, ACCUMULATOR, Accumulator(stop(value), stop(scale), int64, clamp_max)
+  )
   return array
 
 
-def passed(value: Array, x: Array) -> Array:
+def straight_through(value: Array, x: Array) -> Array:
   """Returns `value` with the gradient of x."""
   return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
-def scaled(out: Array, total: Sum, factor: Array, shift: Array) -> Array:
+def set_scaled_accumulator(
+  out: Array, accumulator: Accumulator, factor: Array, shift: Array
+) -> Array:
   """Notes that a sum was multiplied, and a constant added to it.
 
   Args:
     out: the result.
-    total: the sum.
+    accumulator: the sum.
     factor: folded into the kernel, and so into the step.
     shift: folded into the bias.
   """
-  unit = total.unit * jnp.abs(fixed_point.wide(factor))
-  value = total.value * fixed_point.wide(factor) + in_units(shift, unit)
-  return note(out, value, unit, total.long)
+  unit = accumulator.scale * jnp.abs(fixed_point.to_float64(factor))
+  value = accumulator.value * fixed_point.to_float64(factor) + quantize_bias(
+    shift, unit
+  )
+  return set_accumulator(out, value, unit, accumulator.int64)
 
 
-def in_units(x: Array, unit: Array) -> Array:
+def quantize_bias(x: Array, scale: Array) -> Array:
   """Rounds biases to the int32 steps that they are stored in."""
   limit = float(2**31 - 128)
-  steps = fixed_point.half_away(
-    fixed_point.wide(x) / jnp.where(unit > 0, unit, 1.0)
+  steps = fixed_point.round_half_away(
+    fixed_point.to_float64(x) / jnp.where(scale > 0, scale, 1.0)
   )
-  return jnp.clip(steps, -limit, limit) * unit
+  return jnp.clip(steps, -limit, limit) * scale
 
 
-def keep_rule(x: Any, out: Any) -> None:
+def propagate_rule(x: Any, out: Any) -> None:
   """Gives what an operator computes the rule of what it is a part of.
 
   An activation or a bias is in the operator before it, whose result has one
@@ -162,6 +175,6 @@ def keep_rule(x: Any, out: Any) -> None:
       aux_data.set(y, odml_ops.AuxDataKey.FQ_RULE, rule)
 
 
-def is_wide(rule: Any) -> bool:
+def has_int16_activations(rule: Any) -> bool:
   """Returns whether a rule of Qwix has activations of 16 bits."""
   return rule is not None and rule.act_qtype == jnp.int16

@@ -31,7 +31,7 @@ from deeplab.quantization.simulator import ops
 Array = jax.Array
 
 
-def extremes(array: Array) -> dict[str, Array]:
+def minmax_with_zero(array: Array) -> dict[str, Array]:
   """Returns the extremes, 0 among them."""
   return {
     'min': jnp.minimum(jnp.min(array), 0.0).astype(jnp.float32),
@@ -39,26 +39,26 @@ def extremes(array: Array) -> dict[str, Array]:
   }
 
 
-def _name(function: Any) -> str:
+def _full_name(function: Any) -> str:
   """Returns where Qwix finds a function of ours."""
   return f'{function.__module__}.{function.__qualname__}'
 
 
-class Shared:
+class ProviderBase:
   """Which operator of ours computes which of JAX's; mixed into Qwix's."""
 
   conv: Callable[..., Any] = ops.Conv
   batch_norm: Callable[..., Any] = ops.BatchNorm
   ufunc: Callable[..., Any] = ops.Ufunc
   hard_swish = activation_ops.HardSwish
-  ramp = activation_ops.Ramp
-  narrow_output = False
+  hard_sigmoid = activation_ops.HardSigmoid
+  int8_output = False
 
-  def setup(self, rules: rules_lib.Rules) -> None:
+  def register_operators(self, rules: rules_lib.Rules) -> None:
     """Registers the operators; `rules` says how weights are scaled."""
-    self._rules_of_ours = rules
+    self._quantization_rules = rules
     change = lambda op, **more: functools.partial(
-      op, change=self.change, **more
+      op, change=self.requantize, **more
     )
     self._ops.update(  # type: ignore[attr-defined]
       {
@@ -71,19 +71,21 @@ class Shared:
         'jax.custom_jvp.__call__': ops.Relu,
         'jax.numpy.ufunc.__call__': change(self.ufunc),
         'jax.numpy.concatenate': change(
-          layout_ops.Concatenate, joint=self.joint, see=self.see
+          layout_ops.Concatenate,
+          joint=self.concat_barrier,
+          see=self.record_range,
         ),
         'jax.numpy.pad': layout_ops.Pad,
         'jax.numpy.split': layout_ops.Split,
-        _name(layers.shared_relu): ops.SameGrid,
+        _full_name(layers.shared_relu): ops.SameScale,
         'jax.nn.hard_swish': change(self.hard_swish),
         'jax.nn.sigmoid': change(activation_ops.Sigmoid),
-        'jax.nn.hard_sigmoid': change(self.ramp),
-        _name(attention.ramp): change(self.ramp),
-        'flax.linen.max_pool': ops.SameGrid,
-        _name(resizing.resize): ops.SameGrid,
-        _name(pooling.bins): ops.SameGrid,
-        _name(pooling.windows): ops.SameGrid,
+        'jax.nn.hard_sigmoid': change(self.hard_sigmoid),
+        _full_name(attention.ramp): change(self.hard_sigmoid),
+        'flax.linen.max_pool': ops.SameScale,
+        _full_name(resizing.resize): ops.SameScale,
+        _full_name(pooling.bins): ops.SameScale,
+        _full_name(pooling.windows): ops.SameScale,
       }
     )
 
@@ -91,20 +93,20 @@ class Shared:
     """Returns Qwix's, with `moves.Bind` among them."""
     _, numerical = super().get_interceptors()  # type: ignore[misc]
     structural = interception.Interceptor(
-      mapping={interception.PRIMITIVE_BIND_KEY: layout_ops.Bind()},
+      mapping={interception.PRIMITIVE_BIND_KEY: layout_ops.LayoutPrimitive()},
       id=hash((id(self), 0)),
     )
     return [lambda: structural, numerical]
 
-  def apart(self, array: Array) -> Array:
+  def detach(self, array: Array) -> Array:
     """Returns an array of the same values that is another one to Qwix."""
     return jnp.array(array, copy=True)
 
-  def joint(self, array: Array) -> Array:
+  def concat_barrier(self, array: Array) -> Array:
     """Returns a part of what is joined in 16 bits, on its grid."""
     return array
 
-  def see(self, array: Array, name: str) -> None:
+  def record_range(self, array: Array, name: str) -> None:
     """Notes the extremes of what is rounded in parts, where ranges move."""
 
   def process_model_inputs(self, model: Any, args: Any, kwargs: Any) -> Any:
@@ -112,7 +114,7 @@ class Shared:
     found = super().process_model_inputs(model, args, kwargs)  # type: ignore[misc]
     for x in jax.tree.leaves(found[1:]):
       if isinstance(x, jax.Array):
-        aux_data.set(x, metadata.INPUT, True)
+        aux_data.set(x, metadata.MODEL_INPUT, True)
     return found
 
   def process_model_output(self, method_name: str, model_output: Any) -> Any:
@@ -121,13 +123,13 @@ class Shared:
 
     def narrowed(x: Any) -> Any:
       rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
-      if not metadata.is_wide(rule):
+      if not metadata.has_int16_activations(rule):
         return x
-      return self.change(x, dataclasses.replace(rule, act_qtype=jnp.int8))
+      return self.requantize(x, dataclasses.replace(rule, act_qtype=jnp.int8))
 
-    return jax.tree.map(narrowed, found) if self.narrow_output else found
+    return jax.tree.map(narrowed, found) if self.int8_output else found
 
-  def change(
+  def requantize(
     self, array: Array, rule: qwix.QuantizationRule, name: str = ''
   ) -> Array:
     """Returns an array on a grid, in the type of another rule.
@@ -137,19 +139,19 @@ class Shared:
       rule: of Qwix, 8 or 16 bits.
       name: of the range; '' is that which the array has.
     """
-    grid = aux_data.get(array, metadata.GRID, None)
+    grid = aux_data.get(array, metadata.QPARAMS, None)
     if grid is None:
       return array
     key = odml_ops.AuxDataKey
-    known = None if name else aux_data.get(array, metadata.CHANGED, None)
+    known = None if name else aux_data.get(array, metadata.REQUANTIZED, None)
     if known is not None:
       return known
-    out = self.apart(array)
-    total = metadata.sum_of(array)
+    out = self.detach(array)
+    total = metadata.get_accumulator(array)
     if total is not None:
-      metadata.note(out, total.value, total.unit)
+      metadata.set_accumulator(out, total.value, total.scale)
     if not name:
-      aux_data.set(out, metadata.SPAN, grid.span)
+      aux_data.set(out, metadata.ASSIGNED_RANGE, grid.value_range)
     how = qarray.HowToQuantize(
       qtype=rule.act_qtype, calibration_method='minmax'
     )
@@ -158,17 +160,19 @@ class Shared:
     aux_data.set(out, key.FQ_RULE, rule)
     aux_data.set(out, key.FQ_ARRAY, 'self')
     if not name:
-      aux_data.set(array, metadata.CHANGED, out)
+      aux_data.set(array, metadata.REQUANTIZED, out)
     return out
 
-  def weight_grid(self, array: Array, how: qarray.HowToQuantize) -> Array:
+  def weight_scale(self, array: Array, how: qarray.HowToQuantize) -> Array:
     """Returns the scales of a kernel; zero points are 0."""
     absmax = qarray.calibrate(array, how)['absmax']
-    rules = self._rules_of_ours
-    wide = rules.is_wide('/'.join(flax_util.get_current_module_path()))
+    rules = self._quantization_rules
+    wide = rules.has_int16_activations(
+      '/'.join(flax_util.get_current_module_path())
+    )
     return qparams.weight_scale(absmax, rules.power_of_two, wide)
 
-  def range_grid(
+  def activation_qparams(
     self, span: tuple[Array, Array], rank: int, known: bool, wide: bool
   ):
     """Returns (scale, zero point) of an activation of some rank.
@@ -176,23 +180,25 @@ class Shared:
     A range that is `known` beforehand keeps its own zero: pixels have scale 1.
     """
     low, high = (jnp.reshape(x, (1,) * rank) for x in span)
-    power_of_two = self._rules_of_ours.power_of_two and not known
-    return qparams.activation_grid(low, high, power_of_two, wide)
+    power_of_two = self._quantization_rules.power_of_two and not known
+    return qparams.activation_qparams(low, high, power_of_two, wide)
 
 
-def noted_span(array: Array) -> tuple[Array, Array] | None:
+def assigned_range(array: Array) -> tuple[Array, Array] | None:
   """Returns the range of what changes its type alone."""
-  span: tuple[Array, Array] | None = aux_data.get(array, metadata.SPAN, None)
+  span: tuple[Array, Array] | None = aux_data.get(
+    array, metadata.ASSIGNED_RANGE, None
+  )
   return span
 
 
-def fixed(array: Array) -> tuple[Array, Array] | None:
+def fixed_range(array: Array) -> tuple[Array, Array] | None:
   """Returns the range that is known of an array, such as a soft-max's."""
   known = aux_data.get(array, odml_ops.AuxDataKey.FIXED_RANGE, None)
   return known and (jnp.float32(known[0]), jnp.float32(known[1]))
 
 
-def observed(name: str, value: dict[str, Array]) -> None:
+def record_observation(name: str, value: dict[str, Array]) -> None:
   """Records what a call saw, if anybody wants to know."""
   module = flax_util.get_current_module()
   if module.is_mutable_collection('observed'):

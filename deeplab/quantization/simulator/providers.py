@@ -41,18 +41,18 @@ PyTree = Any
 _HISTOGRAM_BINS = 2048
 
 
-class _Observe(provider_base.Shared, odml.OdmlQatProvider):
+class _ObservingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
   """Float arithmetic; records extremes, or histograms within given ranges."""
 
   histogram = False
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    if quant_stat_name is None or provider_base.fixed(array) is not None:
+    if quant_stat_name is None or provider_base.fixed_range(array) is not None:
       return array
     if not self.histogram:
       wide = jnp.bool_(how.qtype == jnp.int16)
-      seen = {**provider_base.extremes(array), 'wide': wide}
-      provider_base.observed(quant_stat_name, seen)
+      seen = {**provider_base.minmax_with_zero(array), 'wide': wide}
+      provider_base.record_observation(quant_stat_name, seen)
       return jnp.array(array, copy=True)  # Qwix notes it as another one
     stats = flax_util.get_current_module().get_variable(
       'quant_stats', quant_stat_name
@@ -61,34 +61,34 @@ class _Observe(provider_base.Shared, odml.OdmlQatProvider):
     place = (array - stats['min']) / span * _HISTOGRAM_BINS
     place = jnp.clip(place.astype(jnp.int32), 0, _HISTOGRAM_BINS - 1)
     counts = jnp.zeros(_HISTOGRAM_BINS, jnp.int32).at[place.ravel()].add(1)
-    provider_base.observed(quant_stat_name, {'counts': counts})
+    provider_base.record_observation(quant_stat_name, {'counts': counts})
     return jnp.array(array, copy=True)
 
 
-class _Simulate(provider_base.Shared, odml.OdmlQatProvider):
+class _SimulatingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
   """Rounds to int8 and back; gradients pass as if it did not."""
 
-  batch_norm = functools.partial(ops.BatchNorm, conv=ops.WholeConv)
-  ufunc = ops.WholeUfunc
-  hard_swish = activation_ops.WholeHardSwish
-  ramp = activation_ops.WholeRamp
+  batch_norm = functools.partial(ops.BatchNorm, conv=ops.IntegerConv)
+  ufunc = ops.IntegerUfunc
+  hard_swish = activation_ops.IntegerHardSwish
+  hard_sigmoid = activation_ops.IntegerHardSigmoid
 
-  def see(self, array: Array, name: str) -> None:
+  def record_range(self, array: Array, name: str) -> None:
     """Notes the extremes of what is rounded in parts."""
-    provider_base.observed(
-      name, jax.lax.stop_gradient(provider_base.extremes(array))
+    provider_base.record_observation(
+      name, jax.lax.stop_gradient(provider_base.minmax_with_zero(array))
     )
 
   def _fake_quant(self, array, how, quant_stat_name=None):
     weight = quant_stat_name is None
     span, wide = None, how.qtype == jnp.int16
     if weight:
-      scale, zero_point = self.weight_grid(array, how), None
+      scale, zero_point = self.weight_scale(array, how), None
     else:
-      known = provider_base.fixed(array)
-      span = provider_base.noted_span(array) or known
+      known = provider_base.fixed_range(array)
+      span = provider_base.assigned_range(array) or known
       if span is None:
-        self.see(array, quant_stat_name)
+        self.record_range(array, quant_stat_name)
         # Parts of what is joined have one range, which is there already.
         module = flax_util.get_current_module()
         if not module.has_variable('quant_stats', quant_stat_name):
@@ -99,7 +99,7 @@ class _Simulate(provider_base.Shared, odml.OdmlQatProvider):
           )
         stats = module.get_variable('quant_stats', quant_stat_name)
         span = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(
+      scale, zero_point = self.activation_qparams(
         span, array.ndim, known is not None, wide
       )
     scale = jax.lax.stop_gradient(scale)
@@ -110,38 +110,46 @@ class _Simulate(provider_base.Shared, odml.OdmlQatProvider):
     def fit(x: Array, steps: Array) -> Array:
       inside = jnp.clip(x, (first - zero) * scale, (last - zero) * scale)
       whole = jnp.clip(steps.astype(scale.dtype) + zero, first, last)
-      return metadata.passed((whole - zero) * scale, inside)
+      return metadata.straight_through((whole - zero) * scale, inside)
 
     def around(x: Array, steps: Array) -> Array:
       return fit(x, steps - zero)
 
-    total, kernel = metadata.sum_of(array), metadata.kernel_of(array)
+    total, kernel = (
+      metadata.get_accumulator(array),
+      metadata.get_output_kernel(array),
+    )
     if kernel is not None:
       out = fit(array, kernel(scale))
     elif weight or total is None:
-      steps = fixed_point.wide(array) / fixed_point.wide(scale)
+      steps = fixed_point.to_float64(array) / fixed_point.to_float64(scale)
       out = fit(
-        array, fixed_point.half_away(steps) if weight else jnp.round(steps)
+        array,
+        fixed_point.round_half_away(steps) if weight else jnp.round(steps),
       )
     else:
       # Rounded, or a compiled graph's last bit decides what is a half.
       whole = jnp.round(
-        total.value / jnp.where(total.unit > 0, total.unit, 1.0)
+        total.value / jnp.where(total.scale > 0, total.scale, 1.0)
       )
       multiply = (
-        fixed_point.multiplied_long if total.long else fixed_point.multiplied
+        fixed_point.multiply_int64_by_quantized_multiplier
+        if total.int64
+        else fixed_point.multiply_by_quantized_multiplier
       )
-      steps = multiply(whole, total.unit / fixed_point.wide(scale))
-      if total.top is not None:
-        top = fixed_point.half_away(total.top / fixed_point.wide(scale))
+      steps = multiply(whole, total.scale / fixed_point.to_float64(scale))
+      if total.clamp_max is not None:
+        top = fixed_point.round_half_away(
+          total.clamp_max / fixed_point.to_float64(scale)
+        )
         steps = jnp.minimum(steps, top)
       out = fit(array, steps)
-    grid = metadata.Grid(scale, around, zero, span, wide and not weight)
-    aux_data.set(out, metadata.GRID, grid)
+    grid = metadata.QuantParams(scale, around, zero, span, wide and not weight)
+    aux_data.set(out, metadata.QPARAMS, grid)
     return out
 
 
-class _Switch(provider_base.Shared, odml.OdmlQatProvider):
+class _SwitchingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
   """Rounds where a module's switch is on; to the grids, not to the last bit."""
 
   def _fake_quant(self, array, how, quant_stat_name=None):
@@ -149,13 +157,13 @@ class _Switch(provider_base.Shared, odml.OdmlQatProvider):
     on = module.get_variable('switches', 'on')
     zero, lowest = 0.0, -127
     if quant_stat_name is None:
-      scale = self.weight_grid(array, how)
+      scale = self.weight_scale(array, how)
     else:
-      span = known = provider_base.fixed(array)
+      span = known = provider_base.fixed_range(array)
       if span is None:
         stats = module.get_variable('quant_stats', quant_stat_name)
         span = stats['min'], stats['max']
-      scale, zero_point = self.range_grid(
+      scale, zero_point = self.activation_qparams(
         span, array.ndim, known is not None, False
       )
       zero, lowest = 0.0 if zero_point is None else zero_point, -128
@@ -163,20 +171,22 @@ class _Switch(provider_base.Shared, odml.OdmlQatProvider):
     return jnp.where(on > 0, (steps - zero) * scale, array)
 
 
-class _Lower(provider_base.Shared, odml.OdmlConversionProvider):
+class _LoweringProvider(
+  provider_base.ProviderBase, odml.OdmlConversionProvider
+):
   """Marks tensors with the scales that the simulation rounds by."""
 
-  ramp = activation_ops.LoweredRamp
+  hard_sigmoid = activation_ops.LoweredHardSigmoid
 
-  def apart(self, array: Array) -> Array:
+  def detach(self, array: Array) -> Array:
     """Returns what the converter leaves as it is; see `widths`."""
     # Two marks behind each other would be one to it.
     return jax.lax.floor(array)
 
   # It knows no CONCATENATION of 16 bits.
-  joint = apart
+  concat_barrier = detach
 
-  def know(self, variables: PyTree) -> None:
+  def bind_constants(self, variables: PyTree) -> None:
     """Names the values of what is traced."""
     name = 'flax.linen.BatchNorm.__call__'
     constants = {k: variables[k] for k in ('params', 'batch_stats')}
@@ -191,18 +201,18 @@ class _Lower(provider_base.Shared, odml.OdmlConversionProvider):
         kernel = array
         if isinstance(array, jax.core.Tracer):
           kernel = self._flatten_params[(*path, name)]
-        scale = self.weight_grid(jnp.reshape(kernel, array.shape), how)
+        scale = self.weight_scale(jnp.reshape(kernel, array.shape), how)
         zero_point = None
       else:
-        known = provider_base.fixed(array)
-        span = provider_base.noted_span(array) or known
+        known = provider_base.fixed_range(array)
+        span = provider_base.assigned_range(array) or known
         if span is None:
           stats = functools.reduce(
             lambda x, key: x[key], path, self._quant_stats
           )
           stats = stats[quant_stat_name]
           span = jnp.float32(stats['min']), jnp.float32(stats['max'])
-        scale, zero_point = self.range_grid(
+        scale, zero_point = self.activation_qparams(
           span, array.ndim, known is not None, wide
         )
       attributes = self._get_attributes(
@@ -223,9 +233,9 @@ class _Lower(provider_base.Shared, odml.OdmlConversionProvider):
     out = mark(array, **attributes)
     aux_data.set(
       out,
-      metadata.GRID,
-      metadata.Grid(
-        scale, lambda x, _: mark(x, **attributes), span=span, wide=wide
+      metadata.QPARAMS,
+      metadata.QuantParams(
+        scale, lambda x, _: mark(x, **attributes), value_range=span, int16=wide
       ),
     )
     return out
@@ -244,17 +254,17 @@ def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
     )
 
   return [
-    qwix.QuantizationRule(module_path=rules.stays_float),
+    qwix.QuantizationRule(module_path=rules.float_pattern),
     rule('normalize', jnp.int8),  # it reads pixels of 8 bits
     *([rule(rules.wide_layers, jnp.int16)] if rules.wide_layers else []),
     rule('.*', jnp.int8),
   ]
 
 
-def observe(
+def observe_ranges(
   model: nn.Module, rules: rules_lib.Rules, histogram: bool = False
 ) -> nn.Module:
-  """Returns the network that records what `simulate` would round.
+  """Returns the network that records what `simulate_int8` would round.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
@@ -262,19 +272,19 @@ def observe(
     histogram: 'observed' holds `counts` [2048] int32 a tensor, of equal bins
       between the extremes in 'quant_stats', instead of extremes.
   """
-  provider = _Observe(_qwix_rules(rules))
-  provider.setup(rules)
+  provider = _ObservingProvider(_qwix_rules(rules))
+  provider.register_operators(rules)
   provider.histogram = histogram
   return qwix.quantize_model(model, provider)
 
 
-def simulate(
+def simulate_int8(
   model: nn.Module,
   rules: rules_lib.Rules,
   input_range: tuple[float, float] | None = None,
   depthwise: str = 'conv',
   pointwise: str = 'conv',
-  narrow_output: bool = False,
+  int8_output: bool = False,
 ) -> nn.Module:
   """Returns the network in simulated int8 arithmetic.
 
@@ -287,22 +297,24 @@ def simulate(
     depthwise: how its depthwise convolutions are computed in spite of that; see
       `layers.Options`. The sums are the same.
     pointwise: likewise.
-    narrow_output: logits of 16 bits become 8.
+    int8_output: logits of 16 bits become 8.
   """
-  provider = _Simulate(_qwix_rules(rules), fixed_range_for_inputs=input_range)
-  provider.narrow_output = narrow_output
-  provider.conv = functools.partial(
-    ops.WholeConv, depthwise=depthwise, pointwise=pointwise
+  provider = _SimulatingProvider(
+    _qwix_rules(rules), fixed_range_for_inputs=input_range
   )
-  provider.setup(rules)
+  provider.int8_output = int8_output
+  provider.conv = functools.partial(
+    ops.IntegerConv, depthwise=depthwise, pointwise=pointwise
+  )
+  provider.register_operators(rules)
   return qwix.quantize_model(model, provider)
 
 
-def switch(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
+def add_int8_switches(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
   """Returns the network whose modules are float or int8, one by one.
 
-  Its variables are those of `simulate` and 'switches': {'on': 0 or 1} at the
-  path of each module that has ranges.
+  Its variables are those of `simulate_int8` and 'switches': {'on': 0 or 1} at
+  the path of each module that has ranges.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
@@ -313,37 +325,37 @@ def switch(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
   """
   if rules.wide_layers:
     raise ValueError('switches turn 8 bits on and off: no wide_layers')
-  provider = _Switch(_qwix_rules(rules))
-  provider.setup(rules)
+  provider = _SwitchingProvider(_qwix_rules(rules))
+  provider.register_operators(rules)
   return qwix.quantize_model(model, provider)
 
 
-def lower(
+def mark_for_conversion(
   model: nn.Module,
   rules: rules_lib.Rules,
   variables: PyTree,
   input_range: tuple[float, float] | None = None,
-  narrow_output: bool = False,
+  int8_output: bool = False,
 ) -> nn.Module:
   """Returns the network whose tensors are marked for the converter.
 
   It is to be traced with these variables as `jax.Array`s, and computes what
-  `simulate` computes.
+  `simulate_int8` computes.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
     rules: what is quantised.
     variables: {'params', 'batch_stats', 'quant_stats'}.
     input_range: what the images hold, where that is known.
-    narrow_output: as of `simulate`.
+    int8_output: as of `simulate_int8`.
   """
-  provider = _Lower(
+  provider = _LoweringProvider(
     _qwix_rules(rules),
     variables['params'],
     variables['quant_stats'],
     fixed_range_for_inputs=input_range,
   )
-  provider.narrow_output = narrow_output
-  provider.setup(rules)
-  provider.know(variables)
+  provider.int8_output = int8_output
+  provider.register_operators(rules)
+  provider.bind_constants(variables)
   return qwix.quantize_model(model, provider)

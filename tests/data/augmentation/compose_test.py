@@ -23,15 +23,15 @@ FILL = (10.0, 20.0, 30.0)
   ],
 )
 def test_output_size(ops, size):
-  config = common.base().data.augment
+  config = common.default_config().data.augment
   config.ops = ops
   config.random_crop.size, config.stretch.size = (7, 9), (5, 6)
-  assert compose.output_size(config) == size
+  assert compose.fixed_output_size(config) == size
 
 
 def test_normalize():
   image = np.array([[[10, 20, 30]]], np.uint8)
-  got = compose.normalize(image, (10.0, 10.0, 10.0), (2.0, 4.0, 5.0))
+  got = compose.normalize_image(image, (10.0, 10.0, 10.0), (2.0, 4.0, 5.0))
   assert got.dtype == np.float32
   np.testing.assert_allclose(got, [[[0.0, 2.5, 4.0]]], rtol=1e-6)
 
@@ -44,7 +44,7 @@ def test_compose_runs_in_order():
       'pad': {'size': (2, 6)},
     }
   )
-  apply = compose.compose(config, FILL)
+  apply = compose.compose_ops(config, FILL)
   label = np.array([[0, 1, 2, 3]] * 2, np.uint8)
   example = {'image': label[..., None].repeat(3, 2), 'label': label}
   got = apply(example, np.random.default_rng(0))
@@ -54,7 +54,7 @@ def test_compose_runs_in_order():
 
 def test_padding_may_come_after_the_colours():
   """As mmsegmentation pads: what is there is distorted, the border is not."""
-  config = common.base().data.augment
+  config = common.default_config().data.augment
   config.ops = ('random_crop', 'random_flip', 'photometric', 'pad')
   config.random_crop.size = (40, 50)
   config.random_crop.padded = False
@@ -63,7 +63,7 @@ def test_padding_may_come_after_the_colours():
   image = rng.integers(0, 256, (24, 60, 3), np.uint8)
   label = np.arange(60, dtype=np.uint8)[None].repeat(24, 0)
   example = {'image': image, 'label': label}
-  apply = compose.compose(config, FILL)
+  apply = compose.compose_ops(config, FILL)
   for seed in range(8):
     got = apply(example, np.random.default_rng(seed))
     assert got['image'].shape == (40, 50, 3)
@@ -74,22 +74,22 @@ def test_padding_may_come_after_the_colours():
     np.testing.assert_array_equal(got['label'][:24], mirrored)
   # Padded first, the border would be distorted along.
   config.random_crop.padded = True
-  apply = compose.compose(config, FILL)
+  apply = compose.compose_ops(config, FILL)
   borders = [
     apply(example, np.random.default_rng(seed))['image'][24:]
     for seed in range(8)
   ]
   assert any((border != FILL).any() for border in borders)
-  assert compose.output_size(config) == (40, 50)
+  assert compose.fixed_output_size(config) == (40, 50)
   config.random_crop.padded = False
-  assert compose.output_size(config) == (40, 50)
+  assert compose.fixed_output_size(config) == (40, 50)
   config.ops = ('random_crop',)
-  assert compose.output_size(config) is None
+  assert compose.fixed_output_size(config) is None
 
 
 @pytest.mark.parametrize('op', ['pad', 'random_crop', 'random_rotate'])
 def test_uncovered_pixels_are_filled(op):
-  config = common.base().data.augment
+  config = common.default_config().data.augment
   config.ops = (op,)
   config.pad.size = config.random_crop.size = (9, 12)
   config.random_rotate.update({'degrees': 60.0, 'probability': 1.0})
@@ -99,7 +99,7 @@ def test_uncovered_pixels_are_filled(op):
   }
 
   def corner():
-    got = compose.compose(config, FILL)(example, np.random.default_rng(3))
+    got = compose.compose_ops(config, FILL)(example, np.random.default_rng(3))
     assert got['label'][0, -1] == 255
     return got['image'][0, -1].tolist()
 
@@ -134,4 +134,4 @@ def test_uncovered_pixels_are_filled(op):
 )
 def test_compose_names_what_it_knows(config, message):
   with pytest.raises(ValueError, match=message):
-    compose.compose(ConfigDict(config), FILL)
+    compose.compose_ops(ConfigDict(config), FILL)

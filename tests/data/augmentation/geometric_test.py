@@ -131,25 +131,25 @@ def test_channels_move_alike(name, dtype):
 def test_scale_is_half_pixel():
   label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
   example = {'image': np.repeat(label[..., None] * 40, 3, 2), 'label': label}
-  double = geometric.resize(example, (8, 8), 'area', 'center')
+  double = geometric.resize_example(example, (8, 8), 'area', 'center')
   assert double['label'][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
   assert double['image'][0, :, 0].tolist() == [0, 10, 30, 50, 70, 90, 110, 120]
-  half = geometric.resize(example, (2, 2), 'area', 'center')
+  half = geometric.resize_example(example, (2, 2), 'area', 'center')
   assert half['image'][0, :, 0].tolist() == [20, 100]
   # A pixel of the smaller map covers two; the second one is read.
   assert half['label'][0].tolist() == [1, 3]
-  corner = geometric.resize(example, (2, 2), 'area', 'corner')
+  corner = geometric.resize_example(example, (2, 2), 'area', 'corner')
   assert corner['label'][0].tolist() == [0, 2]
   np.testing.assert_array_equal(corner['image'], half['image'])
   with pytest.raises(ValueError, match=r"nearest='edge' is not one of \['cen"):
-    geometric.resize(example, (2, 2), 'area', 'edge')
+    geometric.resize_example(example, (2, 2), 'area', 'edge')
 
 
 def test_shrinking_averages_what_it_covers():
   row = np.array([0, 0, 0, 240, 0, 0, 240, 240], np.uint8)
   label = np.zeros((8, 8), np.uint8)
   image = np.tile(row[None, :, None], (8, 1, 3))
-  quarter = geometric.resize(
+  quarter = geometric.resize_example(
     {'image': image, 'label': label}, (2, 2), 'area', 'center'
   )
   # Each pixel is the mean of 16; two neighbours would give 0 and 120.
@@ -171,13 +171,13 @@ def test_bilinear_shrinking_looks_at_two_neighbours_a_side(size):
     expected = expected.take(low, axis) * (1 - part) + (
       expected.take(high, axis) * part
     )
-  got = geometric.resize(example, size, 'bilinear', 'center')
+  got = geometric.resize_example(example, size, 'bilinear', 'center')
   np.testing.assert_allclose(got['image'], expected, atol=1)
-  area = geometric.resize(example, size, 'area', 'center')
+  area = geometric.resize_example(example, size, 'area', 'center')
   assert np.abs(area['image'] - expected).max() > 10
   np.testing.assert_array_equal(got['label'], area['label'])
   with pytest.raises(ValueError, match=r"shrink='cubic' is not one of"):
-    geometric.resize(example, size, 'cubic', 'center')
+    geometric.resize_example(example, size, 'cubic', 'center')
 
 
 def test_a_crop_may_leave_what_is_smaller():
@@ -446,5 +446,5 @@ def test_stretch_has_its_size_whatever_the_ratio():
     example, rng, size=(3, 16), shrink='area', nearest='center'
   )
   assert got['image'].shape[:2] == got['label'].shape == (3, 16)
-  want = geometric.resize(example, (3, 16), 'area', 'center')
+  want = geometric.resize_example(example, (3, 16), 'area', 'center')
   np.testing.assert_array_equal(got['image'], want['image'])

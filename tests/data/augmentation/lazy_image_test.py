@@ -21,7 +21,7 @@ def data():
 
 
 def config(ops, **fields):
-  c = common.base().data.augment
+  c = common.default_config().data.augment
   c.ops = ops
   c.random_crop.size = (129, 161)
   c.update_from_flattened_dict(fields)
@@ -31,10 +31,13 @@ def config(ops, **fields):
 def both(c, data, seed):
   """Returns what becomes of the pixels, and of the deferred image."""
   label = np.random.default_rng(9).integers(0, 5, SIZE).astype(np.uint8)
-  apply = compose.compose(ConfigDict(c), FILL)
+  apply = compose.compose_ops(ConfigDict(c), FILL)
   return (
     apply({'image': image, 'label': label}, np.random.default_rng(seed))
-    for image in (decoding.pixels(data), lazy_image.of(data, SIZE))
+    for image in (
+      decoding.decode_image(data),
+      lazy_image.wrap_image(data, SIZE),
+    )
   )
 
 
@@ -69,12 +72,12 @@ def test_the_same_crops_but_for_rounding(data, ops, shrink, seed):
 def test_windows_anywhere(data, low, corner, shrink):
   size = round(SIZE[0] * low), round(SIZE[1] * low)
   kind = shrink if low < 1 else cv2.INTER_LINEAR
-  want = cv2.resize(decoding.pixels(data), size[::-1], interpolation=kind)
+  want = cv2.resize(decoding.decode_image(data), size[::-1], interpolation=kind)
   top, left = (
     round((n - 128) * at) for n, at in zip(size, corner, strict=True)
   )
   window = slice(top, top + 128), slice(left, left + 128)
-  image = lazy_image.of(data, SIZE).resized(size, kind)
+  image = lazy_image.wrap_image(data, SIZE).resize(size, kind)
   difference = np.abs(image[window].astype(int) - want[window])
   assert difference.max() <= 1
   # A shifted window would not pass.
@@ -84,17 +87,17 @@ def test_windows_anywhere(data, low, corner, shrink):
 
 def test_only_the_window_is_decoded(data, monkeypatch):
   seen = []
-  real = decoding.window
+  real = decoding.decode_window
 
   def window(data, size, rows, columns):
     seen.append((rows.stop - rows.start, columns.stop - columns.start))
     return real(data, size, rows, columns)
 
-  monkeypatch.setattr(decoding, 'window', window)
-  monkeypatch.setattr(decoding, 'pixels', None)  # would be the whole
-  image = lazy_image.of(data, SIZE)
-  image.resized((1200, 2002), cv2.INTER_LINEAR)[100:200, 600:800]
-  image.resized((450, 751), cv2.INTER_AREA)[100:160, 300:360]
+  monkeypatch.setattr(decoding, 'decode_window', window)
+  monkeypatch.setattr(decoding, 'decode_image', None)  # would be the whole
+  image = lazy_image.wrap_image(data, SIZE)
+  image.resize((1200, 2002), cv2.INTER_LINEAR)[100:200, 600:800]
+  image.resize((450, 751), cv2.INTER_AREA)[100:160, 300:360]
   image[5:15, 6:26]
   assert seen[2] == (10, 20)
   for (height, width), least in zip(seen, ((50, 100), (80, 80)), strict=False):
@@ -104,13 +107,13 @@ def test_only_the_window_is_decoded(data, monkeypatch):
 
 def test_decoded_images_are_cut_alike(data):
   """As they are with `config.data.cache`."""
-  pixels = decoding.pixels(data)
+  pixels = decoding.decode_image(data)
   pixels.setflags(write=False)
   for size, kind in (
     ((900, 1500), cv2.INTER_LINEAR),
     ((400, 667), cv2.INTER_AREA),
   ):
     window = slice(30, 200), slice(11, 222)
-    one = lazy_image.of(data, SIZE).resized(size, kind)[window]
-    two = lazy_image.of(pixels).resized(size, kind)[window]
+    one = lazy_image.wrap_image(data, SIZE).resize(size, kind)[window]
+    two = lazy_image.wrap_image(pixels).resize(size, kind)[window]
     np.testing.assert_array_equal(one, two)

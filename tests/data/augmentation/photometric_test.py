@@ -77,7 +77,7 @@ def test_photometric_keeps_grey_grey():
 )
 def test_colours_are_of_rgb(name, image):
   example = {'image': image.astype(np.uint16), 'label': None}
-  fields = common.base().data.augment[name]
+  fields = common.default_config().data.augment[name]
   with pytest.raises(ValueError, match=rf'{name} distorts .* of uint16'):
     compose.OPS[name](example, np.random.default_rng(0), **fields)
 
@@ -90,7 +90,7 @@ def test_the_label_is_left_alone(name):
     'label': rng.integers(0, 5, (16, 16)).astype(np.uint8),
   }
   before = example['image'].copy()
-  fields = common.base().data.augment[name]
+  fields = common.default_config().data.augment[name]
   changed = 0
   for seed in range(20):
     got, again = (

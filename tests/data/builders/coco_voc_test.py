@@ -94,7 +94,7 @@ def read_counts(monkeypatch):
     return apply
 
   monkeypatch.setattr(voc, 'read_mask', counted(voc.read_mask))
-  monkeypatch.setattr(coco, 'draw', counted(coco.draw))
+  monkeypatch.setattr(coco, 'draw_voc_label', counted(coco.draw_voc_label))
   return counts
 
 

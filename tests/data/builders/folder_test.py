@@ -194,7 +194,7 @@ def test_a_root_that_is_not_there(tmp_path, config):
   message = (
     rf'^there is no folder {tmp_path}/nowhere: correct --config\.data\.root'
   )
-  for look in (folder.find, folder.survey):
+  for look in (folder.find_examples, folder.find_pairs_and_issues):
     with pytest.raises(ValueError, match=message):
       look(config.data, 'train')
 
@@ -205,7 +205,7 @@ def test_a_survey_names_every_fault(root, config):
   twice(root)  # in place of the one that is gone
   # A picture beside a mask is no mask.
   Image.new('L', (40, 24)).save(root / 'val/labels/img2.jpg')
-  pairs, faults = folder.survey(config.data, 'val')
+  pairs, faults = folder.find_pairs_and_issues(config.data, 'val')
   assert pairs == (
     (root / 'val/images/img1.jpg', root / 'val/labels/img1.png'),
     (root / 'val/images/img2.png', root / 'val/labels/img2.png'),
@@ -216,7 +216,7 @@ def test_a_survey_names_every_fault(root, config):
   missing = root / 'val/labels/img0.png'
   assert faults[0].pair == (root / 'val/images/img0.png', missing)
   (root / 'val.txt').write_text('a\n\nb.png c.png\n', 'utf-8')
-  pairs, faults = folder.survey(config.data, 'val')
+  pairs, faults = folder.find_pairs_and_issues(config.data, 'val')
   assert pairs == ()
   assert [fault.text.split(':')[0] for fault in faults] == [
     f'{root}/{name}' for name in ('val.txt', 'b.png', 'c.png')
@@ -249,7 +249,8 @@ def test_camvid(shared, config):
   config.data.root = str(shared / 'camvid')
   config.data.num_classes = 11
   counts = {
-    split: len(folder.find(config.data, split)) for split in ('train', 'val')
+    split: len(folder.find_examples(config.data, split))
+    for split in ('train', 'val')
   }
   assert counts == {'train': 367, 'val': 101}
 
@@ -286,7 +287,7 @@ def pool(tmp_path, config):
 
 
 def names(config, split):
-  return [one.image.stem for one in folder.find(config.data, split)]
+  return [one.image.stem for one in folder.find_examples(config.data, split)]
 
 
 def test_a_pool_is_shared_by_name_and_seed(pool, config):
@@ -362,17 +363,19 @@ def test_a_pool_of_one_file(pool, config):
 
 
 def test_what_is_drawn_without_a_background(root, config):
-  assert not folder.ignores_undrawn(config.data)
+  assert not folder.ignores_unannotated_pixels(config.data)
   content = {'images': [], 'annotations': [], 'categories': []}
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
-  assert not folder.ignores_undrawn(config.data)  # no image is in there
+  assert not folder.ignores_unannotated_pixels(
+    config.data
+  )  # no image is in there
   content['images'] = [
     {'id': 1, 'file_name': 'img0.png', 'height': 24, 'width': 40}
   ]
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
-  assert folder.ignores_undrawn(config.data)
+  assert folder.ignores_unannotated_pixels(config.data)
   config.data.class_names = ('road', 'background', 'car')
-  assert not folder.ignores_undrawn(config.data)
+  assert not folder.ignores_unannotated_pixels(config.data)
 
 
 def bands(root, config, channels, depth):
@@ -456,30 +459,30 @@ def one_batch(config):
 def test_classes_are_counted_without_images(root, config):
   bands(root, config, 4, 16)
   config.data.train_split = 'val'
-  shares = datasets.class_shares(config, catalog.info_for(config.data))
+  shares = datasets.class_frequencies(config, catalog.info_for(config.data))
   assert shares.shape == (3,)
   assert abs(shares.sum() - 1) < 1e-12
 
 
 def test_a_survey_is_of_masks_alone(root, config):
   """What is drawn is looked at once it is prepared."""
-  assert folder.survey(config.data, 'val') is not None
+  assert folder.find_pairs_and_issues(config.data, 'val') is not None
   content = {'images': [], 'annotations': [], 'categories': []}
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
-  assert folder.survey(config.data, 'val') is None
+  assert folder.find_pairs_and_issues(config.data, 'val') is None
   config.data.pool = 'val'
-  assert folder.survey(config.data, 'train') is None
+  assert folder.find_pairs_and_issues(config.data, 'train') is None
 
 
 def test_a_survey_of_a_pool_is_of_the_split(pool, config):
   for split in ('train', 'val'):
-    pairs, faults = folder.survey(config.data, split)
+    pairs, faults = folder.find_pairs_and_issues(config.data, split)
     assert faults == []
     assert [image.stem for image, _ in pairs] == names(config, split)
     assert all(mask.parent.name == 'labels' for _, mask in pairs)
   (pool / 'val.txt').write_text('img007\nimg999\n', 'utf-8')
   (pool / 'all/labels/img003.png').unlink()
-  pairs, faults = folder.survey(config.data, 'val')
+  pairs, faults = folder.find_pairs_and_issues(config.data, 'val')
   assert [image.stem for image, _ in pairs] == ['img007']
   assert [fault.text.split(';')[0] for fault in faults] == [
     f'{pool}/all/images/img003.png: image without a mask',

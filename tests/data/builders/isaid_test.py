@@ -42,7 +42,7 @@ def reference_starts(length, size, overlap):
   'length', [1, 895, 896, 897, 1408, 1409, 1500, 4000, 13000]
 )
 def test_patches_overlap_by_384(length):
-  starts = tiles.starts(length, isaid._GRID)
+  starts = tiles.patch_starts(length, isaid._PATCH_GRID)
   assert starts == reference_starts(length, 896, 384)
   if length == 1500:
     assert starts == [0, 512, 604]

@@ -54,8 +54,8 @@ RAW_NAMES = {
 
 @pytest.fixture
 def one_tile(monkeypatch):
-  monkeypatch.setattr(isprs, 'POTSDAM', {'train': ('2_10',)})
-  monkeypatch.setattr(isprs, 'VAIHINGEN', {'train': ('area1',)})
+  monkeypatch.setattr(isprs, 'POTSDAM_TILES', {'train': ('2_10',)})
+  monkeypatch.setattr(isprs, 'VAIHINGEN_TILES', {'train': ('area1',)})
 
 
 def write_tile(root, name, image, mask):
@@ -64,16 +64,18 @@ def write_tile(root, name, image, mask):
 
 
 def patches(width, height):
-  grid = isprs._GRID
-  return len(tiles.starts(width, grid)) * len(tiles.starts(height, grid))
+  grid = isprs._PATCH_GRID
+  return len(tiles.patch_starts(width, grid)) * len(
+    tiles.patch_starts(height, grid)
+  )
 
 
 def test_published_counts():
-  for split, tiles_of_split in isprs.POTSDAM.items():
+  for split, tiles_of_split in isprs.POTSDAM_TILES.items():
     count = len(tiles_of_split) * patches(6000, 6000)
     assert count == catalog.INFOS['potsdam'].splits[split]
     assert count == {'train': 3456, 'val': 2016}[split]
-  for split, areas in isprs.VAIHINGEN.items():
+  for split, areas in isprs.VAIHINGEN_TILES.items():
     count = sum(patches(*AREAS[int(a.removeprefix('area'))]) for a in areas)
     assert count == catalog.INFOS['vaihingen'].splits[split]
     assert count == {'train': 344, 'val': 398}[split]
@@ -81,8 +83,8 @@ def test_published_counts():
 
 def test_splits_share_no_tile():
   for splits, sizes in (
-    (isprs.POTSDAM, (24, 14)),
-    (isprs.VAIHINGEN, (16, 17)),
+    (isprs.POTSDAM_TILES, (24, 14)),
+    (isprs.VAIHINGEN_TILES, (16, 17)),
   ):
     assert (len(set(splits['train'])), len(set(splits['val']))) == sizes
     assert not {*splits['train']} & {*splits['val']}

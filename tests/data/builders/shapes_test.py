@@ -10,7 +10,7 @@ from tests.data.builders import layouts
 
 def pictures(stream, count):
   pairs = [
-    shapes.draw(np.random.default_rng((shapes.SEED, stream, i)))
+    shapes.draw_example(np.random.default_rng((shapes.SEED, stream, i)))
     for i in range(count)
   ]
   return tuple(np.stack(arrays) for arrays in zip(*pairs, strict=True))
@@ -76,7 +76,7 @@ def test_counts():
 
 def test_the_version_belongs_to_the_drawing():
   """Whoever changes what is drawn raises VERSION, and these numbers."""
-  _, label = shapes.draw(np.random.default_rng((shapes.SEED, 0, 0)))
+  _, label = shapes.draw_example(np.random.default_rng((shapes.SEED, 0, 0)))
   counts = np.bincount(label.ravel(), minlength=256)
   assert str(shapes.Shapes.VERSION) == '1.2.0'
   assert counts[[0, 1, 2, 3, 4, 5, 255]].tolist() == [

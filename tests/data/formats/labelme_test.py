@@ -64,7 +64,7 @@ def test_list_files_mix_masks_and_json(named, write_image):
 
 
 def read(named, path):
-  return labelme.read(path, classes.classes_of(named.data))
+  return labelme.read_label(path, classes.load_class_table(named.data))
 
 
 def test_masks(named, tmp_path):

@@ -189,7 +189,7 @@ def sick(request, config):
 def test_all_faults_are_told_at_once(sick):
   config, broken = sick
   split = config.data.eval_split
-  count, found = load.listing(config, split)
+  count, found = load.list_examples(config, split)
   assert count == 0
   assert [fault.kind for fault in found] == ['files'] * 4
   texts = [fault.text for fault in found]
@@ -199,10 +199,10 @@ def test_all_faults_are_told_at_once(sick):
     assert any(part in text for part in told)
   assert 'damaged or no image' in texts[2]
   builder = datasets.BUILDERS[config.data.name]
-  with errors.collected():
+  with errors.collect_errors():
     assert not builder(config.data, split).data_path.exists()
   with pytest.raises(ValueError) as raised:
-    datasets.prepare(config, [split])
+    datasets.prepare_splits(config, [split])
   assert str(raised.value) == texts[0]
 
 
@@ -210,7 +210,7 @@ def test_sound_data_is_prepared_while_faults_are_collected(
   config, root, tmp_path
 ):
   config.data.pool, config.data.eval_split = 'train', 'val'
-  assert load.listing(config, 'train')[1] == []
+  assert load.list_examples(config, 'train')[1] == []
   assert datasets.num_examples(config, 'train') > 0
 
 
@@ -223,11 +223,11 @@ def test_the_doctor_names_a_fault_of_a_pool_once(config):
   info = catalog.info_for(config.data)
   listed, found = {}, []
   for split in ('train', 'val'):
-    listed[split], more = load.listing(config, split)
+    listed[split], more = load.list_examples(config, split)
     found += more
-  scans = scan.scan(listed, config, info, 1)
+  scans = scan.scan_splits(listed, config, info, 1)
   result = diagnosis.diagnose(scans, found, config, info)
-  assert not result.healthy
+  assert not result.can_train
   stems = {
     finding.kind: [pathlib.Path(t.split(':')[0]).stem for t in finding.details]
     for finding in result.findings
@@ -237,4 +237,4 @@ def test_the_doctor_names_a_fault_of_a_pool_once(config):
     stems[kind] for kind in ('files', 'unreadable', 'value')
   )
   assert (files, unreadable, value) == (['b', 'f'], ['c'], ['d'])
-  assert result.advice[0][0] == '--config.data.num_classes=100'
+  assert result.suggestions[0][0] == '--config.data.num_classes=100'

@@ -10,13 +10,15 @@ def test_it_changes_with_files_and_facts(tmp_path):
   path = tmp_path / 'a'
   path.write_text('one')
   facts = catalog.INFOS['voc']
-  first = fingerprint.of('my-split', [path], facts)
+  first = fingerprint.hash_files('my-split', [path], facts)
   assert first.startswith('my_split_')
-  assert first == fingerprint.of('my-split', [path], facts)
-  assert first != fingerprint.of('my-split', [path, path], facts)
-  assert first != fingerprint.of('my-split', [path], catalog.INFOS['isaid'])
+  assert first == fingerprint.hash_files('my-split', [path], facts)
+  assert first != fingerprint.hash_files('my-split', [path, path], facts)
+  assert first != fingerprint.hash_files(
+    'my-split', [path], catalog.INFOS['isaid']
+  )
   path.write_text('four')
-  assert first != fingerprint.of('my-split', [path], facts)
+  assert first != fingerprint.hash_files('my-split', [path], facts)
 
 
 def test_it_changes_with_the_files_of_a_folder(tmp_path):
@@ -25,7 +27,7 @@ def test_it_changes_with_the_files_of_a_folder(tmp_path):
     (tmp_path / name).write_text('one')
 
   def name():
-    return fingerprint.of('train', [tmp_path], facts)
+    return fingerprint.hash_files('train', [tmp_path], facts)
 
   first = name()
   state = tmp_path.stat()

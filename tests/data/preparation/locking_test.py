@@ -100,23 +100,25 @@ def test_whenever_it_is_killed_the_next_one_makes_the_same(
 def test_a_living_preparation_is_left_alone(config, tmp_path):
   """What one holds stays; what nobody holds goes, that of others too."""
   base = pathlib.Path(config.data.data_dir)
-  place = pathlib.Path(folder.builder(config.data, 'train').data_path).parent
-  with locking.swept(place):
+  place = pathlib.Path(
+    folder.make_builder(config.data, 'train').data_path
+  ).parent
+  with locking.lock_and_clean(place):
     at_work = place / 'incomplete.HERE_1.1.0'
     at_work.mkdir()
     beside = place.with_name('train_edited') / 'incomplete.DEAD_1.1.0'
     beside.mkdir(parents=True)
-    datasets.prepare(config, ['train'])
+    datasets.prepare_splits(config, ['train'])
     assert list(base.rglob('incomplete.*')) == [at_work]
-    with locking.swept(place.with_name('val_0')):
+    with locking.lock_and_clean(place.with_name('val_0')):
       assert at_work.exists()
-  with locking.swept(place.with_name('val_0')):
+  with locking.lock_and_clean(place.with_name('val_0')):
     assert not at_work.exists()
 
 
 @pytest.mark.usefixtures('root')
 def test_nothing_is_printed(config, capsys):
-  datasets.prepare(config, ['train'])
+  datasets.prepare_splits(config, ['train'])
   assert pathlib.Path(config.data.data_dir).is_dir()
   assert capsys.readouterr().out == ''
 
@@ -128,6 +130,6 @@ def test_without_locks_all_stays(tmp_path, monkeypatch):
   monkeypatch.setattr(fcntl, 'flock', refuse)
   left = tmp_path / 'a/incomplete.HERE_1.1.0'
   left.mkdir(parents=True)
-  with locking.swept(tmp_path / 'a'):
+  with locking.lock_and_clean(tmp_path / 'a'):
     pass
   assert left.exists()

@@ -7,7 +7,7 @@ from deeplab.data.preparation import rasterize
 
 
 def test_a_polygon_covers_its_pixels():
-  mask = rasterize.draw([[1, 1, 4, 1, 4, 3, 1, 3]], (5, 6))
+  mask = rasterize.segmentation_to_mask([[1, 1, 4, 1, 4, 3, 1, 3]], (5, 6))
   assert mask.dtype == bool
   assert mask.astype(int).tolist() == [
     [0, 0, 0, 0, 0, 0],
@@ -20,13 +20,13 @@ def test_a_polygon_covers_its_pixels():
 
 def test_polygons_are_united():
   square = [0, 0, 2, 0, 2, 2, 0, 2]
-  assert rasterize.draw([square, square], (4, 4)).sum() == 4
+  assert rasterize.segmentation_to_mask([square, square], (4, 4)).sum() == 4
   moved = [value + 1 for value in square]
-  assert rasterize.draw([square, moved], (4, 4)).sum() == 7
+  assert rasterize.segmentation_to_mask([square, moved], (4, 4)).sum() == 7
 
 
 def test_what_lies_outside_is_cut():
-  mask = rasterize.draw([[-2, -2, 2, -2, 2, 2, -2, 2]], (4, 4))
+  mask = rasterize.segmentation_to_mask([[-2, -2, 2, -2, 2, 2, -2, 2]], (4, 4))
   assert mask.sum() == 4
   assert mask[:2, :2].all()
 
@@ -35,14 +35,20 @@ def test_run_lengths_go_down_the_columns():
   # 2 pixels off, 3 on, 1 off: of 3 rows and 2 columns.
   expected = [[0, 1], [0, 1], [1, 0]]
   runs = {'size': [3, 2], 'counts': [2, 3, 1]}
-  assert rasterize.draw(runs, (3, 2)).astype(int).tolist() == expected
+  assert (
+    rasterize.segmentation_to_mask(runs, (3, 2)).astype(int).tolist()
+    == expected
+  )
   # The same, compressed: 6 bits a character, from '0' (48) on.
   runs = {'size': [3, 2], 'counts': '231'}
-  assert rasterize.draw(runs, (3, 2)).astype(int).tolist() == expected
+  assert (
+    rasterize.segmentation_to_mask(runs, (3, 2)).astype(int).tolist()
+    == expected
+  )
 
 
 def test_points_become_pairs():
-  assert rasterize.flat([[1, 2], [3, 4.5]]) == [1, 2, 3, 4.5]
+  assert rasterize.flatten_points([[1, 2], [3, 4.5]]) == [1, 2, 3, 4.5]
 
 
 @pytest.mark.parametrize(
@@ -66,9 +72,9 @@ def test_points_become_pairs():
 )
 def test_broken_segmentations(segmentation, message):
   with pytest.raises(ValueError, match=message):
-    rasterize.draw(segmentation, (3, 4))
+    rasterize.segmentation_to_mask(segmentation, (3, 4))
 
 
 def test_a_region_may_be_empty():
   runs = {'size': [3, 4], 'counts': [12]}
-  assert np.count_nonzero(rasterize.draw(runs, (3, 4))) == 0
+  assert np.count_nonzero(rasterize.segmentation_to_mask(runs, (3, 4))) == 0

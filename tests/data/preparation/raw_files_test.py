@@ -35,7 +35,7 @@ def test_palette_ids_survive(tmp_path):
   grey = np.asarray(Image.open(tmp_path / 'mask.png').convert('L'))
   assert grey.tolist() != IDS.tolist()  # the file does hold a trap
   Image.new('RGB', (3, 2)).save(tmp_path / 'image.jpg')
-  record = records.example(
+  record = records.read_record(
     tmp_path / 'image.jpg', tmp_path / 'mask.png', 'x', catalog.INFOS['voc']
   )
   assert decode(record['label'], 1)[..., 0].tolist() == IDS.tolist()
@@ -69,7 +69,7 @@ def test_colored_masks(tmp_path):
     path = tmp_path / f'{mode}.png'
     Image.fromarray(colors).convert(mode).save(path)
     mask = raw_files.read_mask(path)
-    got = raw_files.color_ids(mask, catalog.INFOS['voc'])
+    got = raw_files.colors_to_train_ids(mask, catalog.INFOS['voc'])
     assert got.dtype == np.uint8
     assert got.tolist() == IDS.tolist()
 
@@ -78,18 +78,22 @@ def test_unknown_colour_is_named():
   mask = np.zeros((2, 3, 3), np.uint8)
   mask[1, 2] = (1, 2, 3)
   with pytest.raises(ValueError, match=r'\(1, 2, 3\) at row 1, column 2'):
-    raw_files.color_ids(mask, catalog.INFOS['voc'])
+    raw_files.colors_to_train_ids(mask, catalog.INFOS['voc'])
 
 
 def test_stray_colours_are_ignored_up_to_a_share():
   mask = np.zeros((2, 3, 3), np.uint8)
   mask[1, 2] = (1, 2, 3)
   mask[0, 1] = catalog.INFOS['voc'].ignore_color
-  got = raw_files.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
+  got = raw_files.colors_to_train_ids(
+    mask, catalog.INFOS['voc'], max_unknown_share=1 / 6
+  )
   assert got.tolist() == [[0, 255, 0], [0, 0, 255]]
   mask[1, 1] = (1, 2, 3)
   with pytest.raises(ValueError, match=r'at row 1, column 1 \(and 1 more pix'):
-    raw_files.color_ids(mask, catalog.INFOS['voc'], stray=1 / 6)
+    raw_files.colors_to_train_ids(
+      mask, catalog.INFOS['voc'], max_unknown_share=1 / 6
+    )
 
 
 def test_rgb_files_keep_their_bytes(tmp_path):
@@ -98,7 +102,7 @@ def test_rgb_files_keep_their_bytes(tmp_path):
   for suffix in ('jpg', 'png'):
     path = tmp_path / f'image.{suffix}'
     Image.fromarray(pixels).save(path)
-    data, size = raw_files.read_image(path)
+    data, size = raw_files.read_encoded_image(path)
     assert data == path.read_bytes()
     assert size == (9, 7)
     np.testing.assert_array_equal(raw_files.read_pixels(path), decode(data, 3))
@@ -112,7 +116,7 @@ def test_other_images_become_rgb(tmp_path, mode):
   image = Image.fromarray(pixels).convert(mode)
   path = tmp_path / ('image.tif' if mode == 'CMYK' else 'image.png')
   image.save(path)
-  data, size = raw_files.read_image(path)
+  data, size = raw_files.read_encoded_image(path)
   assert size == (9, 7)
   got = decode(data, 3)
   assert got.shape == (9, 7, 3)
@@ -122,7 +126,7 @@ def test_other_images_become_rgb(tmp_path, mode):
 def test_sixteen_bit_images_are_refused(tmp_path):
   Image.fromarray(np.ones((3, 3), np.uint16)).save(tmp_path / 'image.png')
   with pytest.raises(ValueError, match=r'image\.png: image of mode I;16'):
-    raw_files.read_image(tmp_path / 'image.png')
+    raw_files.read_encoded_image(tmp_path / 'image.png')
 
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
@@ -134,7 +138,7 @@ def test_sixteen_bit_colours_are_refused(tmp_path, suffix):
   else:
     tifffile.imwrite(path, deep, photometric='rgb')
   with pytest.raises(ValueError, match=r'mode RGB of 16 bits; .*depth=16'):
-    raw_files.read_image(path)
+    raw_files.read_encoded_image(path)
 
 
 def test_truncated_files_are_named(tmp_path):
@@ -142,7 +146,7 @@ def test_truncated_files_are_named(tmp_path):
   Image.effect_noise((64, 64), 50).convert('RGB').save(path)
   path.write_bytes(path.read_bytes()[:-500])
   with pytest.raises(ValueError, match=r'image\.jpg: damaged .* truncated'):
-    raw_files.read_image(path)
+    raw_files.read_encoded_image(path)
   mask = tmp_path / 'mask.png'
   Image.effect_noise((64, 64), 50).save(mask)
   mask.write_bytes(mask.read_bytes()[:-500])
@@ -154,10 +158,10 @@ def test_arrays_of_rgb_are_read(tmp_path):
   path = tmp_path / 'image.npy'
   pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
   np.save(path, pixels)
-  data, size = raw_files.read_image(path)
+  data, size = raw_files.read_encoded_image(path)
   assert size == (4, 5)
   np.testing.assert_array_equal(decode(data, 3), pixels)
   np.testing.assert_array_equal(raw_files.read_pixels(path), pixels)
   np.save(path, pixels.astype(np.uint16))
   with pytest.raises(ValueError, match=r'image\.npy: image of uint16'):
-    raw_files.read_image(path)
+    raw_files.read_encoded_image(path)

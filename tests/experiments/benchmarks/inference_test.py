@@ -5,8 +5,8 @@ from experiments.benchmarks import inference
 
 
 def test_cheapest_row():
-  (row,) = zoo.rows('st_person_mnv2_aspp_v2_256')
-  result = inference.measure(row, 'float32', runs=2, warm_up=1)
+  (row,) = zoo.read_rows('st_person_mnv2_aspp_v2_256')
+  result = inference.measure_speed(row, 'float32', runs=2, warm_up=1)
   seconds = result.pop('seconds')
   assert len(seconds) == 2
   assert result.pop('images_per_second') == pytest.approx(2 / sum(seconds))
@@ -34,6 +34,6 @@ def test_table():
     'memory': 3 * 2**20,
     'memory_kind': 'peak',
   }
-  assert inference.table([result]).splitlines()[-1] == (
+  assert inference.format_table([result]).splitlines()[-1] == (
     '| a  | 256x512 | bfloat16 | some GPU | 12.35    | 3 peak       |'
   )

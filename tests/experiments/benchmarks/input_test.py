@@ -33,18 +33,18 @@ def config(tmp_path):
 
 @pytest.mark.parametrize('cache', [False, True])
 def test_ours(config, cache):
-  side = benchmark.Ours(config, 2, cache)
-  assert 0 < side.step() < 30
+  side = benchmark.DeeplabInput(config, 2, cache)
+  assert 0 < side.run_round() < 30
   assert ('cached' in side.name) == cache
 
 
 def test_photographs(config, tmp_path, monkeypatch):
   """Made up, of the benchmark's size; nothing of the config's own is read."""
   config.data.root = str(tmp_path / 'nowhere')
-  monkeypatch.setattr(benchmark, '_PHOTOGRAPH', (600, 800))
-  made = benchmark.photographs(config, tmp_path / 'made', 3)
+  monkeypatch.setattr(benchmark, '_PHOTOGRAPH_SIZE', (600, 800))
+  made = benchmark.write_photographs(config, tmp_path / 'made', 3)
   assert made.data.augment.random_crop.size == (512, 512)
-  side = benchmark.Ours(made, 1, cache=False)
+  side = benchmark.DeeplabInput(made, 1, cache=False)
   assert next(side._stream)['image'].shape == (3, 512, 512, 3)
   with Image.open(tmp_path / 'made/train/images/2.jpg') as image:
     assert image.size == (800, 600)
@@ -53,16 +53,16 @@ def test_photographs(config, tmp_path, monkeypatch):
 
 def test_torchvision(config):
   torchvision_module.load()
-  side = benchmark.Torchvision(config, 2, sys.executable)
+  side = benchmark.TorchvisionInput(config, 2, sys.executable)
   assert 'v2 transforms' in side.name
-  assert 0 < side.step() < 60  # it raises where the shape is another
+  assert 0 < side.run_round() < 60  # it raises where the shape is another
 
 
 def test_a_python_without_torch_is_told(config):
   with pytest.raises(
     RuntimeError, match='torchvision did not run in /bin/false'
   ):
-    benchmark.Torchvision(config, 2, '/bin/false')
+    benchmark.TorchvisionInput(config, 2, '/bin/false')
 
 
 def test_rounds_are_taken_in_turn():
@@ -77,5 +77,5 @@ def test_rounds_are_taken_in_turn():
       return next(self.seconds)
 
   sides = [Side('a', [9, 1, 3, 2]), Side('b', [9, 4, 4, 8])]
-  assert benchmark.measure(sides, 3) == [2, 4]
+  assert benchmark.measure_rounds(sides, 3) == [2, 4]
   assert calls == ['a', 'b'] * 4

@@ -36,7 +36,7 @@ CARD = {
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory):
   folder = tmp_path_factory.mktemp('c') / 'c'
-  c_source.write(str(folder), small.int8(), CARD, small.image())
+  c_source.write_c_project(str(folder), small.int8(), CARD, small.image())
   return folder
 
 
@@ -52,8 +52,8 @@ def compile_(tree, output, *sources, flags=()):
 def test_macros(tree):
   text = (tree / 'model.h').read_text()
   macros = dict(re.findall(r'#define (\w+) (.+)', text))
-  graph = tflite_graph.read(small.int8())
-  wanted = tflite_graph.quantization(graph.tensors[graph.outputs[0]])
+  graph = tflite_graph.read_tflite(small.int8())
+  wanted = tflite_graph.tensor_qparams(graph.tensors[graph.outputs[0]])
   assert macros['MODEL_BYTES'] == str(len(small.int8()))
   assert macros['MODEL_INPUT_HEIGHT'] == '16'
   assert macros['MODEL_INPUT_ZERO_POINT'] == '-128'
@@ -77,7 +77,7 @@ def test_every_operator_is_added(tree):
 def test_names_of_tflm():
   """Those that are no capitalised words; micro_mutable_op_resolver.h."""
   names = ('BATCH_MATMUL', 'L2_POOL_2D', 'CONV_2D', 'CUMSUM', 'ARG_MAX')
-  assert [c_source._method(name) for name in names] == [
+  assert [c_source._resolver_method(name) for name in names] == [
     *('AddBatchMatMul', 'AddL2Pool2D', 'AddConv2D', 'AddCumSum', 'AddArgMax'),
   ]
 
@@ -127,7 +127,9 @@ def test_images_of_other_channels(tmp_path, channels):
     'normalization_in_graph': False,
   }
   pixels = np.full((*small.SIZE, channels), 30, np.uint8)
-  c_source.write(str(tree), small.int8(channels=channels), card, pixels)
+  c_source.write_c_project(
+    str(tree), small.int8(channels=channels), card, pixels
+  )
   (tmp_path / 'fake.c').write_text(
     f"""
 #include <stdio.h>
@@ -184,7 +186,7 @@ const model_output_t *runner_invoke(void) {{
 
 
 @needs_gcc
-@pytest.mark.skipif(not tflm.available(), reason='no tflite-micro')
+@pytest.mark.skipif(not tflm.is_available(), reason='no tflite-micro')
 @pytest.mark.parametrize('damage', [False, True])
 def test_the_example_by_tflm(tree, tmp_path, damage):
   """The array, what C makes of pixels and of scores; TFLM by its package."""
@@ -208,7 +210,7 @@ const model_output_t *runner_invoke(void) { return invoke(); }
   c = ctypes.CDLL(library)
   size = len(small.int8())
   content = bytes((ctypes.c_ubyte * size).in_dll(c, 'model_data'))
-  runner = tflm.open_file(content)
+  runner = tflm.make_interpreter(content)
   given = np.zeros((1, *small.SIZE, 3), np.int8)
   scores = np.zeros((1, *small.SIZE, small.CLASSES), np.int8)
 

@@ -30,7 +30,8 @@ SIZE = (33, 40)
 def _small():
   small = nets.small(SIZE)
   return dataclasses.replace(
-    small, variables=batch_norm_folding.fold(small.model, small.variables)
+    small,
+    variables=batch_norm_folding.fold_batch_norms(small.model, small.variables),
   )
 
 
@@ -42,7 +43,7 @@ def _quantized(rules):
 
 
 def _request(rules, **fields):
-  return request_lib.make(
+  return request_lib.make_request(
     ('int8_litert',),
     SIZE,
     nets.CLASSES,
@@ -73,7 +74,7 @@ def _simulated(rules, request):
   if pixels is None:
     images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
   net = providers.simulate(
-    net, rules, pixels, narrow_output=request.narrow_output
+    net, rules, pixels, narrow_output=request.needs_int8_output
   )
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)
@@ -116,22 +117,24 @@ def test_the_file_computes_what_is_simulated(name):
   rules = RULES[name]
   data = _file(rules)
   found, scale = _invoke(data, _int8)
-  result = parity.steps(list(_simulated(rules, _request(rules))), found, scale)
+  result = parity.compare_in_lsb(
+    list(_simulated(rules, _request(rules))), found, scale
+  )
   assert result['images'] == 8
   assert result['same'] == 1.0  # bit by bit
   assert np.stack(found).std() > 10 * scale  # there is something to compare
 
 
 def test_every_operator_is_int8():
-  graph = tflite_graph.read(_file(RULES['default']))
-  dtypes = tflite_graph.operator_dtypes(graph)
+  graph = tflite_graph.read_tflite(_file(RULES['default']))
+  dtypes = tflite_graph.count_operator_dtypes(graph)
   assert {d for counts in dtypes.values() for d in counts} == {'int8'}
   assert set(dtypes) == {
     *('CONV_2D', 'DEPTHWISE_CONV_2D', 'ADD', 'CONCATENATION', 'QUANTIZE'),
     *('RESIZE_BILINEAR', 'AVERAGE_POOL_2D'),
   }
   (first,) = graph.inputs
-  assert tflite_graph.quantization(graph.tensors[first]) == {
+  assert tflite_graph.tensor_qparams(graph.tensors[first]) == {
     'scale': 1.0,
     'zero_point': -128,
   }
@@ -141,16 +144,16 @@ def test_every_operator_is_int8():
 def test_no_tensor_is_left_over(ends):
   """TFLite Micro would keep room for it."""
   data = _file(RULES['default'], input_type=ends, output_type=ends)
-  graph = tflite_graph.read(data)
+  graph = tflite_graph.read_tflite(data)
   used = {i for op in graph.operators for i in (*op.inputs, *op.outputs)}
   assert {*range(len(graph.tensors))} == used - {-1}
-  if tflm.available() and ends == 'int8':
-    planned = memory.arena(memory.lives(graph))
-    assert micro.arena(data).head <= 1.3 * planned
+  if tflm.is_available() and ends == 'int8':
+    planned = memory.plan_arena(memory.activation_lifetimes(graph))
+    assert micro.measure_arena(data).head <= 1.3 * planned
 
 
 def test_scales_are_powers_of_two():
-  graph = tflite_graph.read(_file(RULES['powers of two']))
+  graph = tflite_graph.read_tflite(_file(RULES['powers of two']))
   checked = 0
   for tensor in graph.tensors:
     if tensor.dtype == 'int8' and tensor.scales:
@@ -162,7 +165,7 @@ def test_scales_are_powers_of_two():
 
 
 def test_weights_have_one_scale_a_tensor():
-  graph = tflite_graph.read(_file(RULES['one scale a tensor']))
+  graph = tflite_graph.read_tflite(_file(RULES['one scale a tensor']))
   for op in graph.operators:
     if op.name == 'CONV_2D':
       assert len(graph.tensors[op.inputs[1]].scales) == 1
@@ -189,15 +192,15 @@ def test_class_ids(dtype):
   rules = RULES['default']
   expected, _ = _invoke(_file(rules), _int8)
   data = _file(rules, output='argmax', output_type=dtype)
-  graph = tflite_graph.read(data)
-  counts = tflite_graph.operators(graph)
+  graph = tflite_graph.read_tflite(data)
+  counts = tflite_graph.count_operators(graph)
   assert 'DEQUANTIZE' not in counts
   assert (counts['ARG_MAX'], counts.get('CAST', 0)) == (1, dtype == 'uint8')
   assert graph.tensors[graph.outputs[0]].shape == (1, *SIZE)
   found, _ = _invoke(data, _int8)
   np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
-  if dtype == 'int32' and tflm.available():  # it has no CAST to uint8
-    runner = tflm.open_file(data)
+  if dtype == 'int32' and tflm.is_available():  # it has no CAST to uint8
+    runner = tflm.make_interpreter(data)
     runner.set_input(_int8(_small().images[0])[None], 0)
     runner.invoke()
     agreement = np.mean(runner.get_output(0)[0] == found[0])
@@ -222,7 +225,7 @@ def test_a_layer_in_float():
   with pytest.raises(checks.BadGraph, match='DEQUANTIZE'):
     _file(rules)  # asked for in int8
   data = _file(rules, output_type='float32')
-  dtypes = tflite_graph.operator_dtypes(tflite_graph.read(data))
+  dtypes = tflite_graph.count_operator_dtypes(tflite_graph.read_tflite(data))
   assert dtypes['CONV_2D']['float32'] == 1
   assert dtypes['CONV_2D']['int8'] > 5
   found, _ = _invoke(data, _int8)
@@ -246,10 +249,10 @@ WIDE = {
 def test_layers_of_16_bits(wide):
   rules = rules_lib.Rules(wide_layers=wide)
   data = _file(rules, output_type='float32')
-  graph = tflite_graph.read(data)
+  graph = tflite_graph.read_tflite(data)
   found, _ = _invoke(data, _int8)
   simulated = _simulated(rules, _request(rules, output_type='float32'))
-  result = parity.steps(
+  result = parity.compare_in_lsb(
     list(simulated), found, tflite_graph.output_scale(graph)
   )
   assert result['same'] == 1.0  # bit by bit
@@ -271,7 +274,7 @@ def test_layers_of_16_bits(wide):
   assert {
     op.name for op in graph.operators if {'int8', 'int16'} <= set(maps(op))
   } == {'QUANTIZE'}
-  assert 'FLOOR' not in tflite_graph.operators(graph)
+  assert 'FLOOR' not in tflite_graph.count_operators(graph)
   floats = [op.name for op in graph.operators if 'float32' in maps(op)]
   assert floats == ['DEQUANTIZE']
 
@@ -313,14 +316,14 @@ def test_16_bits_beside_other_choices(rules, fields):
 
   found, _ = _invoke(data, feed)
   simulated = _simulated(rules, _request(rules, **fields))
-  step = tflite_graph.output_scale(tflite_graph.read(data))
-  result = parity.steps(list(simulated), found, step)
+  step = tflite_graph.output_scale(tflite_graph.read_tflite(data))
+  result = parity.compare_in_lsb(list(simulated), found, step)
   if rules.float_layers:  # whose sums are float32's
     assert result['within_one'] >= 0.999
   else:
     assert result['same'] == 1.0
   if fields['output_type'] == 'int8':
-    dtypes = tflite_graph.operator_dtypes(tflite_graph.read(data))
+    dtypes = tflite_graph.count_operator_dtypes(tflite_graph.read_tflite(data))
     assert 'DEQUANTIZE' not in dtypes
 
 
@@ -328,7 +331,9 @@ def test_pixels_of_16_bits_have_8():
   """Whoever reads what the network is called with."""
   rules = rules_lib.Rules(wide_layers='.*')
   request = {'normalization': 'caller', 'input_type': 'uint8'}
-  graph = tflite_graph.read(_file(rules, **request, output_type='float32'))
+  graph = tflite_graph.read_tflite(
+    _file(rules, **request, output_type='float32')
+  )
   (first,) = graph.inputs
   low, high = (
     graph.tensors[first].scales[0] * (n - graph.tensors[first].zero_points[0])
@@ -395,6 +400,6 @@ def test_normalised_by_the_caller():
 
   found, scale = _invoke(data, feed)
   simulated = _simulated(rules, _request(rules, **request))
-  result = parity.steps(list(simulated), found, scale)
+  result = parity.compare_in_lsb(list(simulated), found, scale)
   assert result['within_one'] >= 0.998
   assert result['argmax_agreement'] >= 0.999

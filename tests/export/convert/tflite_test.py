@@ -23,7 +23,7 @@ from tests.export import weights
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 SIZE = (33, 41)
-NORM = layers.Norm(0.9, 1e-3)
+NORM = layers.BatchNormConfig(0.9, 1e-3)
 
 
 class Net(nn.Module):
@@ -49,11 +49,11 @@ class Net(nn.Module):
     x = jnp.concatenate(branches, axis=-1)
     x = resizing.resize(x, low.shape[1:3])
     x = layers.Conv(5, use_bias=True, name='logits')(x)
-    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
+    return segmenter.SegmenterOutput(resizing.resize(x, images.shape[1:3]))
 
 
 def ask(*formats, **kwargs):
-  return request_lib.make(formats or ('int8',), SIZE, 5, **kwargs)
+  return request_lib.make_request(formats or ('int8',), SIZE, 5, **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -72,8 +72,10 @@ def write(variables, tmp_path_factory):
       key = key[:2]
     if key not in cache:
       path = str(tmp_path_factory.mktemp('saved_model'))
-      compute = saved_model.function(Net(), variables, request, MEAN, STD)
-      saved_model.write(compute, (*SIZE, 3), path)
+      compute = saved_model.make_serving_function(
+        Net(), variables, request, MEAN, STD
+      )
+      saved_model.write_saved_model(compute, (*SIZE, 3), path)
       cache[key] = compute, path
     return cache[key]
 
@@ -81,11 +83,11 @@ def write(variables, tmp_path_factory):
 
 
 def images(count, seed=0):
-  return calibration.synthetic(count, SIZE, seed)
+  return calibration.draw_synthetic_images(count, SIZE, seed)
 
 
 def samples(request, count=16):
-  return calibration.samples(
+  return calibration.representative_dataset(
     images(count), SIZE, request.normalization_in_graph, MEAN, STD
   )
 
@@ -140,10 +142,10 @@ MACS = (
 def test_float32(write, tmp_path):
   request = ask('float32')
   compute, path = write(request)
-  data = tflite.convert(path, 'float32', request)
-  graph = tflite_graph.read(data)
-  assert tflite_graph.operators(graph) == BODY
-  assert tflite_graph.macs(graph) == MACS
+  data = tflite.convert_saved_model(path, 'float32', request)
+  graph = tflite_graph.read_tflite(data)
+  assert tflite_graph.count_operators(graph) == BODY
+  assert tflite_graph.count_macs(graph) == MACS
   # The atrous layers really are: nothing was moved to a batch dimension, and
   # every convolution keeps the size of its map.
   image = images(1, seed=7)[0]
@@ -157,9 +159,9 @@ def test_float32(write, tmp_path):
 def test_float16(write, tmp_path):
   request = ask('float16')
   compute, path = write(request)
-  data = tflite.convert(path, 'float16', request)
-  graph = tflite_graph.read(data)
-  operators = tflite_graph.operators(graph)
+  data = tflite.convert_saved_model(path, 'float16', request)
+  graph = tflite_graph.read_tflite(data)
+  operators = tflite_graph.count_operators(graph)
   assert operators.pop('DEQUANTIZE') > 10  # the weights, unpacked on loading
   assert operators == BODY
   image = images(1, seed=7)[0]
@@ -174,18 +176,18 @@ def test_int8(write, tmp_path):
   """uint8 in, float32 out; the pixels may be passed as they are."""
   request = ask(input_type='uint8')
   compute, path = write(request)
-  data = tflite.convert(path, 'int8', request, samples(request))
-  graph = tflite_graph.read(data)
-  assert tflite_graph.operators(graph) == {
+  data = tflite.convert_saved_model(path, 'int8', request, samples(request))
+  graph = tflite_graph.read_tflite(data)
+  assert tflite_graph.count_operators(graph) == {
     **BODY,
     'QUANTIZE': 1,
     'DEQUANTIZE': 1,
   }
-  dtypes = tflite_graph.operator_dtypes(graph)
+  dtypes = tflite_graph.count_operator_dtypes(graph)
   assert dtypes.pop('DEQUANTIZE') == {'float32': 1}
   assert all(set(d) == {'int8'} for d in dtypes.values())
-  assert tflite_graph.macs(graph) == MACS
-  assert tflite_graph.quantization(graph.tensors[graph.inputs[0]]) == {
+  assert tflite_graph.count_macs(graph) == MACS
+  assert tflite_graph.tensor_qparams(graph.tensors[graph.inputs[0]]) == {
     'scale': 1.0,
     'zero_point': 0,
   }
@@ -200,7 +202,8 @@ def test_int8_is_deterministic(write):
   request = ask(input_type='uint8')
   _, path = write(request)
   first, second = (
-    tflite.convert(path, 'int8', request, samples(request, 2)) for _ in 'ab'
+    tflite.convert_saved_model(path, 'int8', request, samples(request, 2))
+    for _ in 'ab'
   )
   assert first == second
 
@@ -216,7 +219,7 @@ def test_saved_model(write):
   assert predictor.with_output('logits') is predictor
   with pytest.raises(ValueError, match='gives logits, not ids'):
     predictor.with_output('ids')
-  facts = saved_model.describe(compute, (*SIZE, 3))
+  facts = saved_model.summarize_stablehlo(compute, (*SIZE, 3))
   assert facts['operators']['stablehlo.convolution'] == 8
   assert facts['operators']['odml.upsample_bilinear2d'] == 3
   assert 'stablehlo.dot_general' not in facts['operators']
@@ -239,8 +242,8 @@ def test_int8_softmax(write, tmp_path, input_type, output_type):
     output_type=output_type,
   )
   compute, path = write(request)
-  data = tflite.convert(path, 'int8', request, samples(request))
-  operators = tflite_graph.operators(tflite_graph.read(data))
+  data = tflite.convert_saved_model(path, 'int8', request, samples(request))
+  operators = tflite_graph.count_operators(tflite_graph.read_tflite(data))
   assert operators['SOFTMAX'] == 1
   assert 'SUB' not in operators
   image = images(1, seed=7)[0]
@@ -253,9 +256,9 @@ def test_int8_softmax(write, tmp_path, input_type, output_type):
 def test_int8_ids_in_one_byte(write, tmp_path):
   request = ask(input_type='int8', output='argmax', output_type='uint8')
   compute, path = write(request)
-  data = tflite.convert(path, 'int8', request, samples(request))
-  graph = tflite_graph.read(data)
-  operators = tflite_graph.operators(graph)
+  data = tflite.convert_saved_model(path, 'int8', request, samples(request))
+  graph = tflite_graph.read_tflite(data)
+  operators = tflite_graph.count_operators(graph)
   assert (operators['ARG_MAX'], operators['CAST']) == (1, 1)
   assert graph.tensors[graph.outputs[0]].shape == (1, *SIZE)
   image = images(1, seed=7)[0]
@@ -286,7 +289,7 @@ def test_every_request_of_int8(
     output_type=output_type,
   )
   compute, path = write(request)
-  data = tflite.convert(path, 'int8', request, samples(request))
+  data = tflite.convert_saved_model(path, 'int8', request, samples(request))
   image = images(1, seed=7)[0]
   found = run(data, request, image, tmp_path)
   wanted = expected(compute, request, image)
@@ -309,7 +312,7 @@ class Strided(nn.Module):
       4, NORM, stride=2, padding=self.padding, name='down'
     )(x, train)
     x = layers.Conv(5, use_bias=True, name='logits')(x)
-    return segmenter.Output(resizing.resize(x, images.shape[1:3]))
+    return segmenter.SegmenterOutput(resizing.resize(x, images.shape[1:3]))
 
 
 @pytest.mark.parametrize(
@@ -319,15 +322,17 @@ def test_padding_of_even_maps(padding, pads, tmp_path):
   """Keras pads the end of even maps alone, as SAME does: no PAD operator."""
   size = (32, 40)
   network = Strided(padding)
-  request = request_lib.make(('int8',), size, 5)
-  compute = saved_model.function(
+  request = request_lib.make_request(('int8',), size, 5)
+  compute = saved_model.make_serving_function(
     network, weights.draw(network, size), request, MEAN, STD
   )
   path = str(tmp_path)
-  saved_model.write(compute, (*size, 3), path)
-  images = calibration.synthetic(4, size, 0)
-  drawn = calibration.samples(images, size, True, MEAN, STD)
-  graph = tflite_graph.read(tflite.convert(path, 'int8', request, drawn))
+  saved_model.write_saved_model(compute, (*size, 3), path)
+  images = calibration.draw_synthetic_images(4, size, 0)
+  drawn = calibration.representative_dataset(images, size, True, MEAN, STD)
+  graph = tflite_graph.read_tflite(
+    tflite.convert_saved_model(path, 'int8', request, drawn)
+  )
   assert [op.name for op in graph.operators].count('PAD') == pads
   first = next(op for op in graph.operators if op.name == 'CONV_2D')
   assert graph.tensors[first.outputs[0]].shape == (1, 16, 20, 4)
@@ -341,23 +346,23 @@ def test_a_composite_that_stays_is_refused(tmp_path):
     return halve(image)
 
   path = str(tmp_path)
-  saved_model.write(compute, (*SIZE, 3), path)
+  saved_model.write_saved_model(compute, (*SIZE, 3), path)
   with pytest.raises(checks.BadGraph, match=r'STABLEHLO_COMPOSITE .*tensor'):
-    tflite.convert(path, 'float32', ask('float32'))
+    tflite.convert_saved_model(path, 'float32', ask('float32'))
 
 
 def test_what_cannot_be_converted_is_named(tmp_path):
   compute = lambda image: jax.lax.population_count(image.astype(jnp.int32))
   path = str(tmp_path)
-  saved_model.write(compute, (*SIZE, 3), path)
+  saved_model.write_saved_model(compute, (*SIZE, 3), path)
   with pytest.raises(
     ValueError, match=r'cannot convert the model to float32: .*opulation'
   ):
-    tflite.convert(path, 'float32', ask('float32'))
+    tflite.convert_saved_model(path, 'float32', ask('float32'))
 
 
 def test_refusals(tmp_path):
   with pytest.raises(ValueError, match="kind='int4' is not one of"):
-    tflite.convert(str(tmp_path), 'int4', ask())
+    tflite.convert_saved_model(str(tmp_path), 'int4', ask())
   with pytest.raises(ValueError, match='there are none'):
-    tflite.convert(str(tmp_path), 'int8', ask())
+    tflite.convert_saved_model(str(tmp_path), 'int8', ask())

@@ -11,7 +11,7 @@ from export.devices import vela
 from export.graph import tflite_graph
 from tests.export import handmade
 
-ROOMY = fit.Limits(None, None)
+ROOMY = fit.MemoryLimits(None, None)
 
 
 def graph(resized=64, dtype='int8'):
@@ -34,19 +34,23 @@ def graph(resized=64, dtype='int8'):
     ('CONV_2D', (0, 1, 2), (3,)),
     ('RESIZE_BILINEAR', (3, 4), (5,)),
   ]
-  return tflite_graph.read(handmade.build(tensors, operators, (0,), (5,)))
+  return tflite_graph.read_tflite(
+    handmade.build(tensors, operators, (0,), (5,))
+  )
 
 
 def test_what_fits():
-  target = targets.get('cortex-m7')
-  available = fit.limits(target, None, None)
-  assert available == fit.Limits(512 * 1024, 2 * 1024**2)
-  assert fit.violations(graph(), target, available) == []
+  target = targets.get_target('cortex-m7')
+  available = fit.memory_limits(target, None, None)
+  assert available == fit.MemoryLimits(512 * 1024, 2 * 1024**2)
+  assert fit.find_violations(graph(), target, available) == []
 
 
 def test_memories_name_layer_and_number():
-  target = targets.get('cortex-m7')
-  ram, flash = fit.violations(graph(), target, fit.Limits(32 * 1024, 100))
+  target = targets.get_target('cortex-m7')
+  ram, flash = fit.find_violations(
+    graph(), target, fit.MemoryLimits(32 * 1024, 100)
+  )
   # 8 * 8 * 8 and 64 * 64 * 8 bytes are alive at the resize.
   assert 'need 32.5 KiB of RAM, it has 32.0 KiB' in ram
   assert "RESIZE_BILINEAR (makes tensor 'out', 1x64x64x8 int8): 32.5 KiB" in ram
@@ -56,39 +60,43 @@ def test_memories_name_layer_and_number():
 
 
 def test_limits_of_the_system():
-  target = targets.get('stm32n6')
-  assert fit.limits(target, 1, 2) == fit.Limits(1024, 2048)
+  target = targets.get_target('stm32n6')
+  assert fit.memory_limits(target, 1, 2) == fit.MemoryLimits(1024, 2048)
 
 
 def test_operators():
-  (text,) = fit.violations(graph(), _only('CONV_2D'), ROOMY)
+  (text,) = fit.find_violations(graph(), _only('CONV_2D'), ROOMY)
   assert text.startswith("RESIZE_BILINEAR (makes tensor 'out'")
   assert text.endswith('is no operator it takes')
 
 
 def test_operators_of_16_bits():
   wide = graph(dtype='int16')
-  (refusal,) = fit.violations(wide, targets.get('cortex-m7'), ROOMY)
+  (refusal,) = fit.find_violations(wide, targets.get_target('cortex-m7'), ROOMY)
   assert (
     'RESIZE_BILINEAR' in refusal
     and 'such layers out of --wide_layers' in refusal
   )
-  (refusal, *_) = fit.violations(wide, targets.get('stm32n6'), ROOMY)
+  (refusal, *_) = fit.find_violations(
+    wide, targets.get_target('stm32n6'), ROOMY
+  )
   assert 'CONV_2D' in refusal and 'as 1 more have' in refusal
-  assert fit.violations(wide, targets.get('litert-cpu'), ROOMY) == []
+  assert (
+    fit.find_violations(wide, targets.get_target('litert-cpu'), ROOMY) == []
+  )
 
 
 def _only(*names):
   return dataclasses.replace(
-    targets.get('cortex-m7'), operators=frozenset(names)
+    targets.get_target('cortex-m7'), operators=frozenset(names)
   )
 
 
 def test_a_ratio_comes_with_a_remedy():
-  (ratio,) = fit.violations(graph(24), targets.get('tda4vm'), ROOMY)
+  (ratio,) = fit.find_violations(graph(24), targets.get_target('tda4vm'), ROOMY)
   assert 'resizes by 3 (config.model.head.align_corners=False' in ratio
-  both = dataclasses.replace(targets.get('tda4vm'), align_corners=(2,))
-  (ratio,) = fit.violations(graph(24), both, ROOMY)
+  both = dataclasses.replace(targets.get_target('tda4vm'), align_corners=(2,))
+  (ratio,) = fit.find_violations(graph(24), both, ROOMY)
   assert 'resizes by 3 (config.model.head.align_corners=True' in ratio
 
 
@@ -102,39 +110,46 @@ def test_a_mean_that_is_taken_off_has_a_remedy():
     handmade.tensor('out', 'int8', (1, 8, 8, 3), scales=(1.0,)),
   ]
   content = handmade.build(tensors, [('SUB', (0, 1), (2,))], (0,), (2,))
-  (text,) = fit.violations(
-    tflite_graph.read(content), targets.get('tda4vm'), ROOMY
+  (text,) = fit.find_violations(
+    tflite_graph.read_tflite(content), targets.get_target('tda4vm'), ROOMY
   )
   assert 'is no operator it takes (pass --normalization=caller' in text
 
 
 def test_scales_are_advice():
-  (advice,) = fit.facts(graph(), '', targets.get('tda4vm'), ROOMY)['advice']
+  (advice,) = fit.check_fit(graph(), '', targets.get_target('tda4vm'), ROOMY)[
+    'advice'
+  ]
   assert "CONV_2D (makes tensor 'conv', 1x8x8x8 int8) has 8 weight" in advice
-  assert list(fit.advice(graph(), targets.get('stm32n6'))) == []
+  assert (
+    list(fit.find_performance_issues(graph(), targets.get_target('stm32n6')))
+    == []
+  )
 
 
 def test_refusal_is_one_error():
   with pytest.raises(
     fit.DoesNotFit, match=r'^small.tflite does not fit tda4vm: .*resizes by 3'
   ):
-    fit.facts(graph(24), 'x/small.tflite', targets.get('tda4vm'), ROOMY)
+    fit.check_fit(
+      graph(24), 'x/small.tflite', targets.get_target('tda4vm'), ROOMY
+    )
 
 
 def test_the_compilers_plan_counts_too(monkeypatch):
-  compiled = vela.Compiled((), 33 * 1024, 2048, 1, 1, 0, 0.1, 'x')
+  compiled = vela.VelaSummary((), 33 * 1024, 2048, 1, 1, 0, 0.1, 'x')
   monkeypatch.setattr(vela, 'compile_file', lambda *_: compiled)
-  target = targets.get('ethos-u55-128')
+  target = targets.get_target('ethos-u55-128')
   with pytest.raises(
     fit.DoesNotFit,
     match=r'Vela plans 33.0 KiB of SRAM, it has 32.8 KiB; Vela plans 2.0 KiB',
   ):
-    fit.facts(graph(), '', target, fit.Limits(33600, 1024))
-  facts = fit.facts(graph(), '', target, fit.Limits(34 * 1024, 4096))
+    fit.check_fit(graph(), '', target, fit.MemoryLimits(33600, 1024))
+  facts = fit.check_fit(graph(), '', target, fit.MemoryLimits(34 * 1024, 4096))
   assert facts['compiled']['sram_bytes'] == 33 * 1024
 
 
 def test_facts_without_a_compiler():
-  facts = fit.facts(graph(), '', targets.get('stm32n6'), ROOMY)
+  facts = fit.check_fit(graph(), '', targets.get_target('stm32n6'), ROOMY)
   assert facts['compiled'] is None
   assert facts['estimate_ms'] == 1e3 * (64 * 8 * 36) / (1e9 * 300)

@@ -11,12 +11,12 @@ from tests.export import small
 
 
 def test_latency():
-  assert 0 < measure.latency_ms(small.int8(), runs=3) < 1000
+  assert 0 < measure.measure_latency_ms(small.int8(), runs=3) < 1000
 
 
 def test_images_as_the_file_takes_them():
-  graph = tflite_graph.read(small.int8())
-  found = measure.quantized(graph, small.image(), lambda x: x)
+  graph = tflite_graph.read_tflite(small.int8())
+  found = measure.quantize_input(graph, small.image(), lambda x: x)
   assert found.dtype == np.int8
   wanted = small.image()[None].astype(int) - 128
   np.testing.assert_array_equal(found, wanted)
@@ -25,14 +25,14 @@ def test_images_as_the_file_takes_them():
 def test_what_is_collected(tmp_path, monkeypatch):
   monkeypatch.setattr(measure, 'ACCELERATORS', ('ethos-u55-128',))
   path = small.write(tmp_path, small.int8())
-  found = measure.collect(path, [small.image()], lambda x: x)
+  found = measure.run_device_checks(path, [small.image()], lambda x: x)
   # Half-pixel centres by 2 are what it takes.
   npu = found['npu']['ethos-u55-128']
   assert npu['refused'] == []
   assert npu['seconds'] > 0
   assert npu['planned_bytes'] is None
   assert max(found['memory']['bytes']) == 3072
-  if tflm.available():
+  if tflm.is_available():
     assert found['micro']['first'] is None
     assert found['micro']['operators']['CONV_2D'] == {
       'count': 2,
@@ -46,12 +46,12 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
 
   def compile_file(path, accelerator, sram_bytes):
     asked.append((accelerator, sram_bytes))
-    return vela.Compiled((), 1024, 0, 1, 1, 0, 1e-3, 'a system')
+    return vela.VelaSummary((), 1024, 0, 1, 1, 0, 1e-3, 'a system')
 
   monkeypatch.setattr(vela, 'compile_file', compile_file)
-  npu = measure._npu('x.tflite', 'ethos-u65-256', 4096)
-  measure._npu('x.tflite', 'ethos-u55-32', 2048)
-  measure._npu('x.tflite', 'stm32n6', 2048)
+  npu = measure._check_npus('x.tflite', 'ethos-u65-256', 4096)
+  measure._check_npus('x.tflite', 'ethos-u55-32', 2048)
+  measure._check_npus('x.tflite', 'stm32n6', 2048)
   listed = [(name, None) for name in measure.ACCELERATORS]
   assert asked == [
     *(listed[0], ('ethos-u65-256', 4096), listed[2]),
@@ -59,14 +59,18 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
     *listed,
   ]
   facts = {'memory': {'operators': ['ADD']}, 'npu': npu}
-  rows = [x for x in device_sections.npu('int8', facts) if 'a system' in x]
+  rows = [
+    x
+    for x in device_sections.render_npu_section('int8', facts)
+    if 'a system' in x
+  ]
   planned = ['planned with 4.0 KiB of SRAM' in x for x in rows]
   assert planned == [False, True, False]
 
 
 def test_what_is_absent_is_said(tmp_path, monkeypatch):
-  monkeypatch.setattr(tflm, 'available', lambda: False)
-  found = measure._micro(small.int8(), [])
+  monkeypatch.setattr(tflm, 'is_available', lambda: False)
+  found = measure._check_tflm(small.int8(), [])
   assert found == {'absent': 'the package tflite-micro is not installed'}
   entry = {
     'weight_bytes': 1024,
@@ -74,16 +78,16 @@ def test_what_is_absent_is_said(tmp_path, monkeypatch):
     'activation_lower_bound_bytes': 3072,
     'peak_activation_bytes': 4096,
   }
-  lines = device_sections._memory('int8', entry, {'micro': found})
+  lines = device_sections._memory_section('int8', entry, {'micro': found})
   assert 'TFLite Micro: the package tflite-micro is not installed.' in lines
   assert any('| TFLite Micro, arena |' in x for x in lines)
 
 
-@pytest.mark.skipif(not tflm.available(), reason='no tflite-micro')
+@pytest.mark.skipif(not tflm.is_available(), reason='no tflite-micro')
 def test_what_tflm_cannot_run_is_said():
   """It loads class ids in one byte, and has no such CAST."""
-  content = io_types.ids(small.int8('float32'), 'uint8')
-  found = measure._micro(content, [small.image()[None].view(np.int8)])
+  content = io_types.append_argmax(small.int8('float32'), 'uint8')
+  found = measure._check_tflm(content, [small.image()[None].view(np.int8)])
   assert set(found) == {'arena', 'absent'}
   assert found['absent'].startswith('the file loads and does not run: ')
   assert 'UINT8' in found['absent'] and 'CAST' in found['absent']
@@ -103,6 +107,6 @@ def test_the_first_difference_is_named():
       'share': 0.5,
     },
   }
-  text = '\n'.join(device_sections._micro('int8', {'micro': micro}))
+  text = '\n'.join(device_sections._tflm_section('int8', {'micro': micro}))
   assert '0: 90 (90.000 %), 1: 10 (10.000 %)' in text
   assert 'the first that differs is operator 3, MEAN `pool` (by 1' in text

@@ -16,9 +16,9 @@ def whole(*pairs, aligned=False):
 def test_found_in_order_and_within_functions():
   def compute(scale, x):
     x = jax.jit(lambda x: resizing.resize(x, (4, 6)))(scale * x)
-    return resizing.in_steps(x, (7, 21), True, 2)
+    return resizing.resize_in_stages(x, (7, 21), True, 2)
 
-  found = resizes.of(compute, jnp.ones(()), (1, 2, 3, 5))
+  found = resizes.find_resizes(compute, jnp.ones(()), (1, 2, 3, 5))
   assert found == [
     ((2, 3), (4, 6), False),
     ((4, 6), (5, 11), True),
@@ -39,27 +39,29 @@ def test_found_in_order_and_within_functions():
   ],
 )
 def test_the_largest_ratio_that_will_do(name, pairs, aligned, ratio):
-  target = targets.get(name)
-  assert resizes.ratio(whole(*pairs, aligned=aligned), 0, target) == ratio
+  target = targets.get_target(name)
+  assert (
+    resizes.choose_ratio(whole(*pairs, aligned=aligned), 0, target) == ratio
+  )
 
 
 def test_vela_wants_axes_that_grow_alike():
   wide = [resizes.Resize((32, 32), (32, 64), False)]
   with pytest.raises(ValueError, match='from 32x32 to 32x64'):
-    resizes.ratio(wide, 0, targets.get('ethos-u55-128'))
-  assert resizes.ratio(wide, 0, targets.get('stm32n6')) == 0
+    resizes.choose_ratio(wide, 0, targets.get_target('ethos-u55-128'))
+  assert resizes.choose_ratio(wide, 0, targets.get_target('stm32n6')) == 0
 
 
 def test_what_was_trained_is_kept_if_it_will_do():
-  target = targets.get('ethos-u85-256')
-  assert resizes.ratio(whole((16, 256)), 4, target) == 4
-  assert resizes.ratio(whole((16, 256)), 3, target) == 0
-  target = targets.get('ethos-u55-128')
-  assert resizes.ratio(whole((16, 256)), 4, target) == 2
+  target = targets.get_target('ethos-u85-256')
+  assert resizes.choose_ratio(whole((16, 256)), 4, target) == 4
+  assert resizes.choose_ratio(whole((16, 256)), 3, target) == 0
+  target = targets.get_target('ethos-u55-128')
+  assert resizes.choose_ratio(whole((16, 256)), 4, target) == 2
 
 
 def test_a_resize_that_no_steps_make():
-  target = targets.get('ethos-u55-128')
+  target = targets.get_target('ethos-u55-128')
   message = 'cannot resize a map from 17x17 to 257x257: it takes ratios of 2 a'
   with pytest.raises(ValueError, match=message):
-    resizes.ratio(whole((32, 64), (17, 257)), 0, target)
+    resizes.choose_ratio(whole((32, 64), (17, 257)), 0, target)

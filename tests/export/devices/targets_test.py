@@ -9,10 +9,10 @@ def test_every_file_is_read():
   names = set(targets.TARGETS)
   assert {'stm32n6', 'stm32mp2', 'cortex-m7', 'tda4vm', 'litert-cpu'} <= names
   assert len([n for n in names if n.startswith('ethos-')]) == 4 + 2 + 5
-  u55 = targets.get('ethos-u55-64')
+  u55 = targets.get_target('ethos-u55-64')
   assert (u55.macs_per_cycle, u55.clock_hz) == (64, 500e6)
   assert (u55.compiler, u55.half_pixel) == ('vela', (2,))
-  n6 = targets.get('stm32n6')
+  n6 = targets.get_target('stm32n6')
   assert n6.ram_bytes == 2816 * 1024
   assert n6.memory_bytes == 2816 * 1024 + 32 * 1024**2
 
@@ -25,14 +25,14 @@ def test_every_number_has_a_source():
 
 def test_estimate():
   """One thousand million MACs, 300 a cycle, at 1 GHz."""
-  n6 = targets.get('stm32n6')
+  n6 = targets.get_target('stm32n6')
   assert n6.estimate_ms(10**9) == pytest.approx(1000 / 300)
-  assert targets.get('litert-cpu').estimate_ms(10**9) is None
+  assert targets.get_target('litert-cpu').estimate_ms(10**9) is None
 
 
 def test_unknown_target():
   with pytest.raises(ValueError, match='--target=npu is not one of cortex-m7'):
-    targets.get('npu')
+    targets.get_target('npu')
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,9 @@ def test_unknown_target():
   ],
 )
 def test_bad_files(tmp_path, change, message):
-  fields = json.loads((targets.FOLDER / 'stm32n6.json').read_text())
+  fields = json.loads((targets.TARGETS_FOLDER / 'stm32n6.json').read_text())
   change(fields)
   path = tmp_path / 'x.json'
   path.write_text(json.dumps(fields))
   with pytest.raises(ValueError, match=message):
-    targets.read(path)
+    targets.read_targets(path)

@@ -10,7 +10,7 @@ from export.graph import tflite_graph
 from tests.export import small
 
 pytestmark = pytest.mark.skipif(
-  not tflm.available(), reason='tflite-micro is not installed'
+  not tflm.is_available(), reason='tflite-micro is not installed'
 )
 
 
@@ -20,8 +20,10 @@ def image(seed=0):
 
 def test_arena():
   content = small.int8()
-  found = micro.arena(content)
-  planned = memory.arena(memory.lives(tflite_graph.read(content)))
+  found = micro.measure_arena(content)
+  planned = memory.plan_arena(
+    memory.activation_lifetimes(tflite_graph.read_tflite(content))
+  )
   assert found.total >= found.head + found.tail
   assert found.head == planned == 768 + 768 + 1536  # the concatenation
   assert found.tail > 0
@@ -29,17 +31,19 @@ def test_arena():
 
 def test_single_operator_files():
   content = small.int8()
-  graph = tflite_graph.read(content)
+  graph = tflite_graph.read_tflite(content)
   for step, op in enumerate(graph.operators):
-    (own,) = tflite_graph.read(micro.single(content, step)).operators
+    (own,) = tflite_graph.read_tflite(
+      micro.extract_operator(content, step)
+    ).operators
     assert own.name == op.name
     assert len(own.inputs) == len(op.inputs)
 
 
 def test_every_operator_bit_for_bit():
   content = small.int8()
-  found = micro.operators(content, image())
-  names = [op.name for op in tflite_graph.read(content).operators]
+  found = micro.compare_operators(content, image())
+  names = [op.name for op in tflite_graph.read_tflite(content).operators]
   assert [x.operator for x in found] == names
   assert [x for x in found if x.largest] == []
 
@@ -47,7 +51,7 @@ def test_every_operator_bit_for_bit():
 def test_a_difference_is_found(monkeypatch):
   """One more in the reference, from the first convolution on."""
   content = small.int8()
-  other = micro._reference
+  other = micro._reference_interpreter
 
   def biased(data):
     runner = other(data)
@@ -55,18 +59,18 @@ def test_a_difference_is_found(monkeypatch):
     runner.get_tensor = lambda index: get(index) ^ 1
     return runner
 
-  monkeypatch.setattr(micro, '_reference', biased)
-  found = micro.network(content, [image()])
+  monkeypatch.setattr(micro, '_reference_interpreter', biased)
+  found = micro.compare_network(content, [image()])
   assert found.first.step == 0
   assert (found.first.largest, found.first.share) == (1.0, 1.0)
   assert found.histogram == {1: small.SIZE[0] * small.SIZE[1] * small.CLASSES}
 
 
 def test_networks():
-  found = micro.network(small.int8(), [image(), image(1)])
+  found = micro.compare_network(small.int8(), [image(), image(1)])
   count = 2 * small.SIZE[0] * small.SIZE[1] * small.CLASSES
   assert found == micro.NetworkDifference({0: count}, None)
   # The final DEQUANTIZE is float: its differences are steps all the same.
-  assert micro.network(small.int8('float32'), [image()]).histogram == {
+  assert micro.compare_network(small.int8('float32'), [image()]).histogram == {
     0: count // 2
   }

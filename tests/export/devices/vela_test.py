@@ -17,13 +17,13 @@ IF not (IFM H == IFM W == 1) AND not IFM Shape == OFM Shape:
 Warning (supported operators) operator: PAD, ofm: 'pad'
 Reason: Leading dimensions
 """
-  assert vela.refusals(text) == (
-    vela.Refusal(
+  assert vela.parse_unsupported(text) == (
+    vela.UnsupportedOperator(
       'RESIZE_BILINEAR',
       'a/b;c',
       'Scaling matches and operation has unsupported scale-factor=16',
     ),
-    vela.Refusal('PAD', 'pad', 'Leading dimensions'),
+    vela.UnsupportedOperator('PAD', 'pad', 'Leading dimensions'),
   )
 
 

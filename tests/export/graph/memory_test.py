@@ -34,33 +34,35 @@ def test_lives_of_a_skip_connection():
     (0,),
     (3,),
   )
-  lives = memory.lives(graph)
+  lives = memory.activation_lifetimes(graph)
   assert lives == [
-    memory.Life(10, 0, 0),
-    memory.Life(20, 0, 1 + 1),
-    memory.Life(40, 1, 2),
-    memory.Life(30, 2, 3),
+    memory.Lifetime(10, 0, 0),
+    memory.Lifetime(20, 0, 1 + 1),
+    memory.Lifetime(40, 1, 2),
+    memory.Lifetime(30, 2, 3),
   ]
   assert memory.lower_bound(lives) == 20 + 40 + 30
   # b at 0 (40 -> 48), out at 48 (30 -> 80), a at 80; in fits before b lives.
-  assert memory.arena(lives) == 80 + 20
+  assert memory.plan_arena(lives) == 80 + 20
 
 
 def test_alignment_is_16_bytes():
-  lives = [memory.Life(17, 0, 0), memory.Life(1, 0, 0)]
+  lives = [memory.Lifetime(17, 0, 0), memory.Lifetime(1, 0, 0)]
   assert memory.lower_bound(lives) == 18
-  assert memory.arena(lives) == 33
+  assert memory.plan_arena(lives) == 33
 
 
 def test_arena_can_exceed_the_lower_bound():
   lives = [
-    memory.Life(16, 0, 2),  # at 64, beside the first large one
-    memory.Life(64, 1, 1),  # at 0
-    memory.Life(16, 2, 3),  # at 80, beside the second and the other small one
-    memory.Life(64, 3, 4),  # at 0
+    memory.Lifetime(16, 0, 2),  # at 64, beside the first large one
+    memory.Lifetime(64, 1, 1),  # at 0
+    memory.Lifetime(
+      16, 2, 3
+    ),  # at 80, beside the second and the other small one
+    memory.Lifetime(64, 3, 4),  # at 0
   ]
   assert memory.lower_bound(lives) == 64 + 16
-  assert memory.arena(lives) == 80 + 16
+  assert memory.plan_arena(lives) == 80 + 16
 
 
 def test_of_one_size_the_last_made_is_placed_first():
@@ -68,13 +70,13 @@ def test_of_one_size_the_last_made_is_placed_first():
   sizes = (1152, 768, 768, 768, 8, 768, 1536, 480, 1920)
   first = (0, 0, 1, 2, 3, 4, 5, 6, 7)
   last = (0, 2, 2, 5, 4, 5, 6, 7, 8)
-  lives = [memory.Life(*x) for x in zip(sizes, first, last, strict=True)]
-  assert memory.arena(lives) == 3072
+  lives = [memory.Lifetime(*x) for x in zip(sizes, first, last, strict=True)]
+  assert memory.plan_arena(lives) == 3072
 
 
 def test_disjoint_lives_share_memory():
-  lives = [memory.Life(100, step, step + 1) for step in (0, 2, 4)]
-  assert memory.arena(lives) == 100
+  lives = [memory.Lifetime(100, step, step + 1) for step in (0, 2, 4)]
+  assert memory.plan_arena(lives) == 100
 
 
 def test_unpacked_weights_are_no_activations():
@@ -89,9 +91,9 @@ def test_unpacked_weights_are_no_activations():
     (2,),
     (3,),
   )
-  assert memory.unpacked_bytes(graph) == 16
-  assert memory.lower_bound(memory.lives(graph)) == 8
+  assert memory.unpacked_weight_bytes(graph) == 16
+  assert memory.lower_bound(memory.activation_lifetimes(graph)) == 8
 
 
 def test_empty():
-  assert memory.lower_bound([]) == memory.arena([]) == 0
+  assert memory.lower_bound([]) == memory.plan_arena([]) == 0

@@ -34,22 +34,22 @@ def convolution(dtype='int8', bias='int32', weight_scales=4):
 
 
 def test_facts_of_a_convolution():
-  read = tflite_graph.read(convolution())
-  assert tflite_graph.operators(read) == {'CONV_2D': 1}
-  assert tflite_graph.operator_dtypes(read) == {'CONV_2D': {'int8': 1}}
+  read = tflite_graph.read_tflite(convolution())
+  assert tflite_graph.count_operators(read) == {'CONV_2D': 1}
+  assert tflite_graph.count_operator_dtypes(read) == {'CONV_2D': {'int8': 1}}
   assert tflite_graph.weight_bytes(read) == 4 * 3 * 3 * 3 + 4 * 4
-  assert tflite_graph.macs(read) == 4 * 4 * 4 * 3 * 3 * 3
+  assert tflite_graph.count_macs(read) == 4 * 4 * 4 * 3 * 3 * 3
   assert read.tensors[0].nbytes == 192
-  assert tflite_graph.quantization(read.tensors[3]) == {
+  assert tflite_graph.tensor_qparams(read.tensors[3]) == {
     'scale': 0.5,
     'zero_point': 0,
   }
-  assert tflite_graph.quantization(read.tensors[1]) is None
+  assert tflite_graph.tensor_qparams(read.tensors[1]) is None
   checks.check_graph(read, 'it', 'int8', 'int8', 'int8')
 
 
 def test_macs_by_operator():
-  read = tflite_graph.read(
+  read = tflite_graph.read_tflite(
     fb.build(
       [
         fb.tensor('x', 'float32', (1, 5, 7, 6)),
@@ -67,7 +67,7 @@ def test_macs_by_operator():
       (4,),
     )
   )
-  assert tflite_graph.macs(read) == 5 * 7 * 6 * 9 + 10 * 210
+  assert tflite_graph.count_macs(read) == 5 * 7 * 6 * 9 + 10 * 210
 
 
 def test_shared_constants_count_once():
@@ -83,16 +83,16 @@ def test_shared_constants_count_once():
     (0,),
     (3,),
   )
-  assert tflite_graph.weight_bytes(tflite_graph.read(data)) == 16
+  assert tflite_graph.weight_bytes(tflite_graph.read_tflite(data)) == 16
 
 
 def test_not_a_file():
   with pytest.raises(ValueError, match=r'not a \.tflite file'):
-    tflite_graph.read(b'PK\x03\x04 something else')
+    tflite_graph.read_tflite(b'PK\x03\x04 something else')
 
 
 def test_float_file_that_is_called_int8():
-  read = tflite_graph.read(convolution('float32', 'float32'))
+  read = tflite_graph.read_tflite(convolution('float32', 'float32'))
   checks.check_graph(read, 'it', 'float32')
   with pytest.raises(
     checks.BadGraph,
@@ -107,7 +107,7 @@ def test_float_file_that_is_called_int8():
 @pytest.mark.parametrize('kind', ['float32', 'int8'])
 def test_foreign_operators(name, kind):
   dtype = 'int8' if kind == 'int8' else 'float32'
-  read = tflite_graph.read(
+  read = tflite_graph.read_tflite(
     fb.build(
       [fb.tensor('x', dtype, (4,)), fb.tensor('peaks', dtype, (4,))],
       [(name, (0,), (1,))],
@@ -123,7 +123,7 @@ def test_foreign_operators(name, kind):
 
 def ends(middle=()):
   """float in -> QUANTIZE -> DEQUANTIZE -> float out, or with more between."""
-  return tflite_graph.read(
+  return tflite_graph.read_tflite(
     fb.build(
       [
         fb.tensor('x', 'float32', (4,)),
@@ -167,18 +167,18 @@ def test_types_of_the_ends():
     checks.BadGraph, match="input tensor 'image' is int8, not uint8"
   ):
     checks.check_graph(
-      tflite_graph.read(convolution()), 'it', 'int8', 'uint8', 'int8'
+      tflite_graph.read_tflite(convolution()), 'it', 'int8', 'uint8', 'int8'
     )
 
 
 def test_weights_with_one_scale_for_all_channels():
-  read = tflite_graph.read(convolution(weight_scales=1))
+  read = tflite_graph.read_tflite(convolution(weight_scales=1))
   with pytest.raises(checks.BadGraph, match='1 weight scales for 4 channels'):
     checks.check_graph(read, 'it', 'int8', 'int8', 'int8')
 
 
 def test_float16_file_with_float32_weights():
-  read = tflite_graph.read(convolution('float32', 'float32'))
+  read = tflite_graph.read_tflite(convolution('float32', 'float32'))
   with pytest.raises(
     checks.BadGraph, match="'kernel', which is stored as float32"
   ):
@@ -186,7 +186,7 @@ def test_float16_file_with_float32_weights():
 
 
 def test_many_complaints_are_counted():
-  read = tflite_graph.read(
+  read = tflite_graph.read_tflite(
     fb.build(
       [fb.tensor('x', 'float32', (4,)), fb.tensor('y', 'float32', (4,))],
       [('CUSTOM:A', (0,), (1,))] * 7,
@@ -219,7 +219,9 @@ def test_names_are_those_of_layers():
     main.tensors.append(tensor)
   model.version, model.buffers = 3, [schema.BufferT()]
   model.subgraphs, model.operatorCodes = [main], []
-  found = tflite_graph.read(edit.shorten_tensor_names(edit.pack(model)))
+  found = tflite_graph.read_tflite(
+    edit.shorten_tensor_names(edit.serialize_model(model))
+  )
   assert [tensor.name for tensor in found.tensors] == [
     *(names[0], 'encoder/stem/norm/bn/add', 'encoder/stem/norm/bn/add:2'),
     *names[3:],

@@ -13,15 +13,15 @@ from tests.export.convert import tflite_test
 
 
 def test_every_operator_of_the_family():
-  graph = trace.network(tflite_test.Net(), tflite_test.SIZE)
-  found = tflite_graph.operators(graph)
+  graph = trace.trace_network(tflite_test.Net(), tflite_test.SIZE)
+  found = tflite_graph.count_operators(graph)
   # The converter leaves the division by std there, and folds it elsewhere.
   assert found == {k: v for k, v in tflite_test.BODY.items() if k != 'MUL'}
-  assert tflite_graph.macs(graph) == tflite_test.MACS
+  assert tflite_graph.count_macs(graph) == tflite_test.MACS
 
 
 def of(function, shape=(1, 8, 8, 4), variables=()):
-  return trace.trace(lambda _, x: function(x), variables, shape)
+  return trace.trace_function(lambda _, x: function(x), variables, shape)
 
 
 def test_memory_and_weights_by_hand():
@@ -30,21 +30,23 @@ def test_memory_and_weights_by_hand():
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
-      x = layers.ConvBN(6, layers.Norm(0.9, 1e-3), kernel=3, name='a')(x, False)
+      x = layers.ConvBN(
+        6, layers.BatchNormConfig(0.9, 1e-3), kernel=3, name='a'
+      )(x, False)
       y = layers.Conv(6, kernel=3, groups=6, name='b')(x)
       return x + y
 
   net = Net()
   image = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
   variables = jax.eval_shape(net.init, jax.random.key(0), image)
-  graph = trace.trace(net.apply, variables, (1, 8, 8, 4))
+  graph = trace.trace_function(net.apply, variables, (1, 8, 8, 4))
   assert [op.name for op in graph.operators] == [
     *('CONV_2D', 'DEPTHWISE_CONV_2D', 'ADD'),
   ]
   assert tflite_graph.weight_bytes(graph) == 6 * 36 + 24 + 9 * 6 + 24
-  assert tflite_graph.macs(graph) == 64 * 6 * 36 + 64 * 6 * 9
-  lives = memory.lives(graph)
-  assert memory.timeline(lives) == [
+  assert tflite_graph.count_macs(graph) == 64 * 6 * 36 + 64 * 6 * 9
+  lives = memory.activation_lifetimes(graph)
+  assert memory.live_bytes(lives) == [
     *(256 + 384, 2 * 384, 3 * 384, 384),
   ]
 
@@ -77,6 +79,6 @@ def test_padding_of_a_strided_convolution(padding, names):
   conv = layers.Conv(4, kernel=3, stride=2, padding=padding)
   image = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
   variables = jax.eval_shape(conv.init, jax.random.key(0), image)
-  graph = trace.trace(conv.apply, variables, (1, 8, 8, 4))
+  graph = trace.trace_function(conv.apply, variables, (1, 8, 8, 4))
   assert [op.name for op in graph.operators] == names
   assert graph.tensors[graph.outputs[0]].shape == (1, 4, 4, 4)

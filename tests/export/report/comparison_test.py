@@ -33,10 +33,10 @@ def test_float_calibrated_and_trained(tmp_path):
   trained = report(
     jax={'miou': 0.499}, formats={'int8_litert': {'miou': 0.501}}
   )
-  trained['beside'] = comparison.read(earlier(tmp_path), trained)
+  trained['beside'] = comparison.read_baseline(earlier(tmp_path), trained)
   rows = [
     [cell.strip() for cell in line.strip('|').split('|')]
-    for line in comparison.lines(trained)
+    for line in comparison.render_comparison(trained)
     if line.startswith('|')
   ]
   assert rows[2:] == [
@@ -46,7 +46,7 @@ def test_float_calibrated_and_trained(tmp_path):
     ['this', 'JAX', '0.4990', '-0.10'],
     ['this', 'int8_litert', '0.5010', '+0.10'],
   ]
-  assert comparison.lines(report()) == []
+  assert comparison.render_comparison(report()) == []
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_float_calibrated_and_trained(tmp_path):
 )
 def test_scores_of_something_else(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
-    comparison.read(earlier(tmp_path, **changes), report())
+    comparison.read_baseline(earlier(tmp_path, **changes), report())
 
 
 def test_no_export(tmp_path):
   with pytest.raises(ValueError, match='holds no earlier export'):
-    comparison.read(str(tmp_path), report())
+    comparison.read_baseline(str(tmp_path), report())

@@ -9,12 +9,10 @@ from export.report import html_page
 
 
 def test_tables_and_pictures(tmp_path):
-  visualize.save(np.full((3, 4, 3), 200, np.uint8), tmp_path / 'a.png')
-  lines = text.markdown_table(
-    ('what', 'KiB'), [('a & b', '1.0'), ('c', '22.5')]
-  )
+  visualize.save_image(np.full((3, 4, 3), 200, np.uint8), tmp_path / 'a.png')
+  lines = text.format_table(('what', 'KiB'), [('a & b', '1.0'), ('c', '22.5')])
   page = '\n'.join(['# A report', '', *lines, '', '![x](a.png)', ''])
-  html = html_page.html(page, str(tmp_path))
+  html = html_page.render_page(page, str(tmp_path))
   assert html.startswith('<!doctype html>')
   assert '<title>A report</title>' in html
   assert html.count('<tr>') == 3
@@ -24,7 +22,7 @@ def test_tables_and_pictures(tmp_path):
 
 
 def test_tables_are_aligned():
-  assert text.markdown_table(('a', 'bbb'), [('cc', '1')]) == [
+  assert text.format_table(('a', 'bbb'), [('cc', '1')]) == [
     '| a  | bbb |',
     '| -- | --: |',
     '| cc |   1 |',

@@ -10,9 +10,9 @@ TIMELINE = {
 
 
 def test_memory_marks_the_peak_and_the_limit():
-  free = plots.memory(TIMELINE, 4096, None)
-  full = plots.memory(TIMELINE, 4096, 6000)
-  roomy = plots.memory(TIMELINE, 4096, 10**9)
+  free = plots.plot_memory(TIMELINE, 4096, None)
+  full = plots.plot_memory(TIMELINE, 4096, 6000)
+  roomy = plots.plot_memory(TIMELINE, 4096, 10**9)
   assert free.shape == full.shape == (400, 1000, 3)
   assert (free != full).any()
   np.testing.assert_array_equal(free, roomy)  # a line far above says nothing
@@ -25,8 +25,8 @@ def test_errors_are_drawn_for_scores_and_ids(scores):
   shape = (24, 32, 4) if scores else (24, 32)
   kind = np.float32 if scores else np.uint8
   expected = [rng.integers(0, 4, shape).astype(kind) for _ in images]
-  same = plots.errors(images, expected, expected)
-  other = plots.errors(images, expected, expected[::-1])
+  same = plots.plot_errors(images, expected, expected)
+  other = plots.plot_errors(images, expected, expected[::-1])
   assert same.shape == other.shape
   assert (same != other).mean() > 0.01
 
@@ -37,8 +37,8 @@ def test_overlays_have_a_row_an_image():
   mask[:, 30:] = 1
   rows = [(image, [('JAX', mask), ('label', 1 - mask)])]
   palette = [(255, 0, 0), (0, 0, 255)]
-  one = plots.overlays(rows, ['a', 'b'], palette)
-  two = plots.overlays(rows * 2, ['a', 'b'], palette)
+  one = plots.draw_overlays(rows, ['a', 'b'], palette)
+  two = plots.draw_overlays(rows * 2, ['a', 'b'], palette)
   assert one.shape[1] == two.shape[1] == 2 * 328 + 8
   assert two.shape[0] - one.shape[0] == 240 + 30
   left, right = one[120, 60], one[120, 260]

@@ -28,12 +28,14 @@ def images(count):
 
 
 def test_shares_by_class():
-  first = agreement.Recorder(Fake([[[0, 0], [1, 1]], [[0, 0], [0, 1]]]))
+  first = agreement.PredictionRecorder(
+    Fake([[[0, 0], [1, 1]], [[0, 0], [0, 1]]])
+  )
   first(images(2))
   assert len(first) == 2
-  np.testing.assert_array_equal(first.answer(1), [[0, 0], [0, 1]])
+  np.testing.assert_array_equal(first.prediction(1), [[0, 0], [0, 1]])
   # One at a time, as scores, and one pixel of each class is another.
-  second = agreement.Comparer(
+  second = agreement.PredictionComparer(
     Fake([[[0, 2], [1, 1]], [[0, 0], [0, 0]]], 'logits'), first, 3
   )
   second(images(1))
@@ -41,22 +43,22 @@ def test_shares_by_class():
   np.testing.assert_array_equal(
     second.confusion.matrix, [[4, 0, 1], [1, 2, 0], [0, 0, 0]]
   )
-  assert second.shares() == {
+  assert second.agreement_shares() == {
     'all': pytest.approx(6 / 8),
     'classes': [pytest.approx(4 / 5), pytest.approx(2 / 3), None],
   }
 
 
 def test_smaller_maps_are_enlarged():
-  first = agreement.Recorder(Fake([[[1, 1], [1, 1]]]))
+  first = agreement.PredictionRecorder(Fake([[[1, 1], [1, 1]]]))
   first(images(1))
-  second = agreement.Comparer(Fake([[[1]]]), first, 2)
+  second = agreement.PredictionComparer(Fake([[[1]]]), first, 2)
   second(images(1))
-  assert second.shares()['all'] == 1.0
+  assert second.agreement_shares()['all'] == 1.0
 
 
 def test_another_output_is_refused():
   with pytest.raises(ValueError, match='observed is ids, not logits'):
-    agreement.Comparer(Fake([]), agreement.Recorder(Fake([])), 2).with_output(
-      'logits'
-    )
+    agreement.PredictionComparer(
+      Fake([]), agreement.PredictionRecorder(Fake([])), 2
+    ).with_output('logits')

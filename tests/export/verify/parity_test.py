@@ -9,7 +9,7 @@ from export.verify import parity
 def test_logits():
   expected = [np.array([[[1.0, 3.0], [-4.0, 0.0]]], np.float32)]
   found = [np.array([[[3.5, 3.0], [-4.0, 0.5]]], np.float32)]
-  assert parity.compare(expected, found) == {
+  assert parity.compare_outputs(expected, found) == {
     'images': 1,
     'argmax_agreement': 0.5,
     'max_abs_difference': 2.5,
@@ -20,23 +20,23 @@ def test_logits():
 
 def test_ids():
   ids = np.array([[1, 2, 3, 4]], np.uint8)
-  found = parity.compare([ids, ids], [ids, ids[:, ::-1]])
+  found = parity.compare_outputs([ids, ids], [ids, ids[:, ::-1]])
   assert found['argmax_agreement'] == 0.5
   assert found['max_abs_difference'] is None
 
 
 def test_refusals():
   with pytest.raises(ValueError, match='no images'):
-    parity.compare([], [])
+    parity.compare_outputs([], [])
   with pytest.raises(ValueError, match='not comparable'):
-    parity.compare([np.zeros((2, 2))], [np.zeros((2, 3))])
+    parity.compare_outputs([np.zeros((2, 2))], [np.zeros((2, 3))])
 
 
 def test_steps():
   """Half a unit a step: distances 0, 1, 2 and 1."""
   simulated = np.array([[[1.0, 3.0], [-4.0, 0.0]]], np.float32)
   found = np.array([[[1.0, 3.5], [-3.0, -0.5]]], np.float32)
-  counted = parity.Steps(0.5)
+  counted = parity.LSBDifferences(0.5)
   counted.add(simulated, found)
   counted.add(simulated, simulated)
   wanted = {
@@ -46,10 +46,12 @@ def test_steps():
     'max_steps': 2,
     'argmax_agreement': 1.0,
   }
-  assert counted.shares() == wanted
-  assert parity.steps([simulated] * 2, [found, simulated], 0.5) == wanted
+  assert counted.summary() == wanted
+  assert (
+    parity.compare_in_lsb([simulated] * 2, [found, simulated], 0.5) == wanted
+  )
   other = np.array([[[1.0, 3.0], [-2.0, -2.5]]], np.float32)
-  assert parity.steps([simulated], [other], 0.5) == {
+  assert parity.compare_in_lsb([simulated], [other], 0.5) == {
     'images': 1,
     'same': 0.5,
     'within_one': 0.5,

@@ -48,4 +48,4 @@ def test_lite_hrnet_leaves_out_what_is_coarser(output_stride):
 
 def test_unknown_value_is_named():
   with pytest.raises(ValueError, match=r"tap='both' is not one of \('a', 'b'"):
-    contract.check('tap', 'both', ('a', 'b'))
+    contract.check_choice('tap', 'both', ('a', 'b'))

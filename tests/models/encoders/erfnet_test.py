@@ -34,7 +34,9 @@ def test_rates():
 
 
 def test_downsampling_keeps_the_maxima():
-  layer = erfnet.Down(3, layers.Norm(0.9, 0.0), 'symmetric', layers.Options())
+  layer = erfnet.DownsamplerBlock(
+    3, layers.BatchNormConfig(0.9, 0.0), 'symmetric', layers.Options()
+  )
   x = np.arange(1, 16, dtype=np.float32).reshape(1, 3, 5, 1)
   # BatchNorm starts as the identity.
   y, _ = layer.init_with_output(jax.random.key(0), x, False)

@@ -70,14 +70,16 @@ def test_module_names():
 def test_repeat_is_its_definition(size):
   x = np.random.default_rng(0).normal(size=(2, 2, 4, 3)).astype(np.float32)
   expected = x.repeat(3, axis=1).repeat(3, axis=2)[:, : size[0], : size[1]]
-  np.testing.assert_array_equal(lite_hrnet.repeat(x, 3, size), expected)
+  np.testing.assert_array_equal(
+    lite_hrnet.upsample_nearest(x, 3, size), expected
+  )
 
 
 def test_finest_branch_counts_twice():
   """The other branches are blocked, and what is left can be said by hand."""
-  norm = layers.Norm(0.9, 0.0)
+  norm = layers.BatchNormConfig(0.9, 0.0)
   options = layers.Options()
-  module = lite_hrnet.Module(0, 8, norm, norm, 'symmetric', options)
+  module = lite_hrnet.LiteHRModule(0, 8, norm, norm, 'symmetric', options)
   branches = [
     np.full((1, 4, 4, 8), 1.0, np.float32),
     np.full((1, 2, 2, 8), 5.0, np.float32),

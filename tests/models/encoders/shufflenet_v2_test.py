@@ -51,7 +51,7 @@ def test_interleave_is_the_channel_shuffle():
   together = np.concatenate([a, b], axis=-1)
   shuffled = together.reshape(2, 3, 4, 2, 5).swapaxes(-1, -2)
   np.testing.assert_array_equal(
-    shufflenet_v2.interleave(np.float32(a), np.float32(b)),
+    shufflenet_v2.interleave_channels(np.float32(a), np.float32(b)),
     np.float32(shuffled.reshape(2, 3, 4, 10)),
   )
 

@@ -68,7 +68,9 @@ def test_max_pool_is_its_definition(size, layer, padding):
       stride * j : stride * j + 2 * rate + 1 : rate,
     ]
     expected[:, i, j] = window.max((1, 2))
-  actual = xception_keras.max_pool(x, output_stride.Layer(*layer), padding)
+  actual = xception_keras.atrous_max_pool(
+    x, output_stride.StrideRate(*layer), padding
+  )
   np.testing.assert_array_equal(actual, expected)
 
 

@@ -8,7 +8,7 @@ import pytest
 from deeplab.models import layers
 from deeplab.models.heads import aspp
 
-NORM = layers.Norm(decay=0.9, epsilon=1e-3)
+NORM = layers.BatchNormConfig(decay=0.9, epsilon=1e-3)
 
 
 def make(**fields):
@@ -113,7 +113,7 @@ def test_mean_in_training_equals_pooling_in_evaluation(random_variables):
   # Decay 0 makes the running statistics those of the last batch, so that both
   # modes normalise alike; the variance of flax's BatchNorm is biased in both.
   x = noise((3, 9, 7, 5))
-  module = make(norm=layers.Norm(0.0, 1e-3), dropout=0.0)
+  module = make(norm=layers.BatchNormConfig(0.0, 1e-3), dropout=0.0)
   variables = random_variables(module, x, False)
   trained, updates = jax.jit(
     lambda x: module.apply(variables, x, True, mutable=['batch_stats'])

@@ -20,7 +20,7 @@ def make(name, **fields):
 
 
 def test_classifier_starts_wide_and_has_a_bias():
-  module = base.classifier(50, layers.Options(dtype='bfloat16'))
+  module = base.make_classifier(50, layers.Options(dtype='bfloat16'))
   variables = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 1, 1, 400)))
   kernel = variables['params']['kernel']
   assert kernel.dtype == jnp.float32
@@ -32,7 +32,7 @@ def test_classifier_starts_wide_and_has_a_bias():
 
 
 def test_classifier_fields():
-  module = base.classifier(
+  module = base.make_classifier(
     3, layers.Options(), kernel=3, use_bias=False, name='other'
   )
   shapes = jax.eval_shape(
@@ -46,9 +46,9 @@ def test_classifier_fields():
 @pytest.mark.parametrize('stage', [-1, 2, 3])
 def test_finer(stage):
   maps = cases.features((2, 3, 4))
-  assert base.finer(maps, 1) is maps[1]
+  assert base.select_low_level_features(maps, 1) is maps[1]
   with pytest.raises(ValueError, match=f'low_level_stage={stage} .* 3 stages'):
-    base.finer(maps, stage)
+    base.select_low_level_features(maps, stage)
 
 
 # The promises of `base`, kept by every head.
@@ -116,7 +116,7 @@ def test_norm_fields_reach_every_batch_norm(name):
   head = make(name, bn_decay=0.7, bn_epsilon=0.01)
   norms = [m.norm for _, m in cases.calls(head, maps, layers.BatchNorm)]
   assert norms
-  assert set(norms) == {layers.Norm(decay=0.7, epsilon=0.01)}
+  assert set(norms) == {layers.BatchNormConfig(decay=0.7, epsilon=0.01)}
 
 
 @pytest.mark.parametrize('name', registry.HEADS)

@@ -81,7 +81,7 @@ def test_norm_fields_reach_every_batch_norm():
         jax.random.key(0), features(), False
       )
     )
-  assert norms == [layers.Norm(decay=0.7, epsilon=0.01)] * 5
+  assert norms == [layers.BatchNormConfig(decay=0.7, epsilon=0.01)] * 5
 
 
 def test_two_dropout_sites_draw_from_distinct_keys():

@@ -46,7 +46,7 @@ NAMES = {
 def test_keras_2(tmp_path, root):
   path = str(tmp_path / 'a.h5')
   legacy(path, root)
-  read = hdf5.read(path)
+  read = hdf5.read_hdf5(path)
   assert read.keys() == NAMES
   assert read['dw/BatchNorm/moving_mean'].tolist() == [2, 2]
   assert read['Conv1/kernel'].dtype == np.float32
@@ -59,7 +59,7 @@ def test_names_that_do_not_fit_one_attribute(tmp_path):
     names = list(f.attrs['layer_names'])
     del f.attrs['layer_names']
     f.attrs['layer_names0'], f.attrs['layer_names1'] = names[:2], names[2:]
-  assert hdf5.read(path).keys() == NAMES
+  assert hdf5.read_hdf5(path).keys() == NAMES
 
 
 def numbered(path, **attributes):
@@ -80,7 +80,7 @@ VARIABLES = ('gamma', 'beta', 'moving_mean', 'moving_variance')
 def test_keras_3(tmp_path):
   path = str(tmp_path / 'a.weights.h5')
   numbered(path)
-  read = hdf5.read(path)
+  read = hdf5.read_hdf5(path)
   norms = {f'stem_bn/{name}' for name in VARIABLES}
   assert read.keys() == {'stem/kernel', 'stem/bias', *norms}
   assert read['stem_bn/moving_variance'].tolist() == [3, 3]
@@ -92,14 +92,14 @@ def test_keras_3_whole_models(tmp_path):
   path = str(tmp_path / 'a.keras')
   with zipfile.ZipFile(path, 'w') as archive:
     archive.write(weights, 'model.weights.h5')
-  assert hdf5.read(path).keys() == hdf5.read(weights).keys()
+  assert hdf5.read_hdf5(path).keys() == hdf5.read_hdf5(weights).keys()
 
 
 def test_layers_without_names_are_refused(tmp_path):
   path = str(tmp_path / 'a.weights.h5')
   numbered(path, other='x')
   with pytest.raises(ValueError, match=r'a\.weights\.h5.*have no names'):
-    hdf5.read(path)
+    hdf5.read_hdf5(path)
 
 
 @pytest.mark.parametrize('end', ['weights.h5', 'h5', 'keras'])
@@ -116,7 +116,7 @@ def test_files_of_keras_itself(tmp_path, end):
   path = str(tmp_path / f'a.{end}')
   save = model.save_weights if end == 'weights.h5' else model.save
   save(path)
-  read = hdf5.read(path)
+  read = hdf5.read_hdf5(path)
   expected = {
     f'{layer.name}/{weight.name}': weight
     for layer in model.layers
@@ -137,7 +137,7 @@ def test_a_model_in_the_model(tmp_path):
       group.attrs['weight_names'] = [name.encode() for name in weights]
       for name in weights:
         group[name] = np.zeros(2)
-  assert hdf5.read(path).keys() == {'a/kernel', 'b/bias', 'last/bias'}
+  assert hdf5.read_hdf5(path).keys() == {'a/kernel', 'b/bias', 'last/bias'}
 
 
 def test_layers_that_keras_numbers_are_counted_from_the_first(tmp_path):
@@ -149,7 +149,7 @@ def test_layers_that_keras_numbers_are_counted_from_the_first(tmp_path):
       group = f.create_group(layer)
       group.attrs['weight_names'] = [b'x/kernel:0']
       group['x/kernel:0'] = np.full(1, i)
-  read = hdf5.read(path)
+  read = hdf5.read_hdf5(path)
   assert {name: int(value[0]) for name, value in read.items()} == {
     'conv2d/kernel': 0,
     'conv2d_1/kernel': 1,
@@ -166,14 +166,14 @@ def test_damage_is_one_sentence_with_the_path(tmp_path):
     cut = tmp_path / 'cut.h5'
     cut.write_bytes(whole[:length])
     with pytest.raises(ValueError, match=r'cut\.h5 is not a whole'):
-      hdf5.read(str(cut))
+      hdf5.read_hdf5(str(cut))
   with h5py.File(path, 'w') as f:
     f['x'] = 1
   with pytest.raises(ValueError, match='no weights of Keras layers'):
-    hdf5.read(str(path))
+    hdf5.read_hdf5(str(path))
   f = io.BytesIO()
   with zipfile.ZipFile(f, 'w') as archive:
     archive.writestr('config.json', '{}')
   path.write_bytes(f.getvalue())
   with pytest.raises(ValueError, match=r'model\.weights\.h5'):
-    hdf5.read(str(path))
+    hdf5.read_hdf5(str(path))

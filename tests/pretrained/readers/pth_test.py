@@ -100,32 +100,32 @@ EXPECTED = [[1, 2, 3], [5, 6, 7]]
 
 def test_zip(tmp_path, torch):
   state = OrderedDict({'conv.weight': tensor(torch)})
-  read = pth.read(write_zip(tmp_path / 'a.pth', state))
+  read = pth.read_pth(write_zip(tmp_path / 'a.pth', state))
   assert list(read) == ['conv.weight']
   assert read['conv.weight'].tolist() == EXPECTED
 
 
 def test_legacy(tmp_path, torch):
   path = write_legacy(tmp_path / 'a.pth', {'w': tensor(torch, view=(None,))})
-  assert pth.read(path)['w'].tolist() == EXPECTED
+  assert pth.read_pth(path)['w'].tolist() == EXPECTED
 
 
 def test_big_endian(tmp_path, torch):
   data = VALUES.astype('>f4').tobytes()
   path = write_zip(tmp_path / 'a', {'w': tensor(torch)}, data, b'big')
-  assert pth.read(path)['w'].tolist() == EXPECTED
+  assert pth.read_pth(path)['w'].tolist() == EXPECTED
 
 
 @pytest.mark.parametrize('key', ['state_dict', 'model', 'state_dict_ema'])
 def test_checkpoints_are_unwrapped(tmp_path, torch, key):
   saved = {'epoch': 3, key: {'module.w': tensor(torch)}, 'args': [1.5, 'x']}
-  assert list(pth.read(write_zip(tmp_path / 'a', saved))) == ['w']
+  assert list(pth.read_pth(write_zip(tmp_path / 'a', saved))) == ['w']
 
 
 def test_the_average_comes_first(tmp_path, torch):
   saved = {'state_dict': {'w': tensor(torch)}}
   saved['state_dict_ema'] = {'w': tensor(torch, offset=0)}
-  read = pth.read(write_zip(tmp_path / 'a', saved))
+  read = pth.read_pth(write_zip(tmp_path / 'a', saved))
   assert read['w'].tolist() == [[0, 1, 2], [4, 5, 6]]
 
 
@@ -143,7 +143,7 @@ def test_a_program_is_refused_and_not_run(tmp_path, torch, write):
   value = {'w': tensor(torch), 'x': Evil(folder)}
   path = write(tmp_path / 'a.pth', value)
   with pytest.raises(ValueError, match=r'a\.pth asks for (posix|nt)\.mkdir'):
-    pth.read(path)
+    pth.read_pth(path)
   assert not os.path.exists(folder)
   # It is a program indeed.
   pickle.loads(pickle.dumps(Evil(folder)))
@@ -158,7 +158,7 @@ def test_builtins_are_refused(tmp_path, name):
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('m/data.pkl', f'cbuiltins\n{name}\n.'.encode())
   with pytest.raises(ValueError, match=f'asks for builtins.{name}'):
-    pth.read(str(path))
+    pth.read_pth(str(path))
 
 
 def test_attributes_of_what_is_admitted_are_not_reached(tmp_path):
@@ -168,7 +168,7 @@ def test_attributes_of_what_is_admitted_are_not_reached(tmp_path):
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('m/data.pkl', code)
   with pytest.raises(ValueError, match=r'asks for collections\.OrderedDict\.f'):
-    pth.read(str(path))
+    pth.read_pth(str(path))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_attributes_of_what_is_admitted_are_not_reached(tmp_path):
 def test_tensors_lie_within_their_storages(tmp_path, torch, fields):
   path = write_zip(tmp_path / 'a.pth', {'w': tensor(torch, **fields)})
   with pytest.raises(ValueError, match=r'a\.pth is not a whole'):
-    pth.read(path)
+    pth.read_pth(path)
 
 
 @pytest.mark.parametrize('write', [write_zip, write_legacy])
@@ -201,13 +201,13 @@ def test_a_cut_file_is_damage(tmp_path, torch, write):
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(whole[:length])
     with pytest.raises(ValueError, match=r'cut\.pth (is not a whole|asks for)'):
-      pth.read(str(cut))
+      pth.read_pth(str(cut))
 
 
 @pytest.mark.parametrize('value', [[1, 2], {}, {'w': 1.5}, {'model': {'w': 1}}])
 def test_what_holds_no_tensors_is_refused(tmp_path, torch, value):
   with pytest.raises(ValueError, match='no dictionary of tensors'):
-    pth.read(write_zip(tmp_path / 'a', value))
+    pth.read_pth(write_zip(tmp_path / 'a', value))
 
 
 @pytest.mark.parametrize('legacy', [False, True])
@@ -224,7 +224,7 @@ def test_files_of_torch_itself(tmp_path, legacy):
     path,
     _use_new_zipfile_serialization=not legacy,
   )
-  read = pth.read(path)
+  read = pth.read_pth(path)
   assert read.keys() == state.keys()
   for name, value in state.items():
     expected = value.detach().float().numpy()

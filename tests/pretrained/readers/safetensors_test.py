@@ -21,12 +21,12 @@ def test_what_is_written_is_read(tmp_path):
     'a': np.array(5, np.float32),
     'empty': np.zeros((0, 3), np.float32),
   }
-  safetensors.write(path, tensors, {'classes': 'cat, dog'})
-  back = safetensors.read(path)
+  safetensors.write_safetensors(path, tensors, {'classes': 'cat, dog'})
+  back = safetensors.read_safetensors(path)
   assert back.keys() == tensors.keys()
   for name, value in tensors.items():
     np.testing.assert_array_equal(back[name], value)
-  assert safetensors.metadata(path) == {'classes': 'cat, dog'}
+  assert safetensors.read_metadata(path) == {'classes': 'cat, dog'}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,9 @@ def test_other_types(tmp_path, name, dtype):
   header = {
     'x': {'dtype': name, 'shape': [3], 'data_offsets': [0, value.nbytes]}
   }
-  back = safetensors.read(raw(tmp_path / 'x', header, value.tobytes()))['x']
+  back = safetensors.read_safetensors(
+    raw(tmp_path / 'x', header, value.tobytes())
+  )['x']
   assert back.dtype == value.dtype
   assert back.tolist() == [1, -2, 3]
 
@@ -63,12 +65,12 @@ def test_damage_is_one_sentence_with_the_path(tmp_path, header, data):
     header = {'x': whole | header}
   path = raw(tmp_path / 'x.safetensors', header, data)
   with pytest.raises(ValueError, match=r'x\.safetensors is not a whole'):
-    safetensors.read(path)
+    safetensors.read_safetensors(path)
   with pytest.raises(ValueError, match=r'x\.safetensors is not a whole'):
-    safetensors.metadata(path)
+    safetensors.read_metadata(path)
 
 
 def test_no_texts(tmp_path):
   header = {'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}
   path = raw(tmp_path / 'x', header, bytes(4))
-  assert safetensors.metadata(path) == {}
+  assert safetensors.read_metadata(path) == {}

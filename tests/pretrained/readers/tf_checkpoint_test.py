@@ -24,7 +24,7 @@ def prefix(tmp_path):
 
 def test_every_way_to_name_a_checkpoint(prefix):
   for path in (prefix, f'{prefix}.index', prefix.parent):
-    tensors = tf_checkpoint.read(path)
+    tensors = tf_checkpoint.read_tf_checkpoint(path)
     assert list(tensors) == ['step', 'x']
     np.testing.assert_array_equal(tensors['x'], np.full((2, 3), 0.5))
     assert tensors['step'] == 7
@@ -33,34 +33,34 @@ def test_every_way_to_name_a_checkpoint(prefix):
 def test_a_folder_of_several_must_say_which(prefix):
   save(prefix.with_name('model.ckpt-9'), 0.25)
   with pytest.raises(ValueError, match=r'holds 2 checkpoints .* and no file'):
-    tf_checkpoint.read(prefix.parent)
+    tf_checkpoint.read_tf_checkpoint(prefix.parent)
   # Copied from another machine.
   (prefix.parent / 'checkpoint').write_text(
     'model_checkpoint_path: "/there/model.ckpt-9"\n'
     'all_model_checkpoint_paths: "/there/model.ckpt-5"\n'
   )
-  assert tf_checkpoint.read(prefix.parent)['x'].max() == 0.25
+  assert tf_checkpoint.read_tf_checkpoint(prefix.parent)['x'].max() == 0.25
 
 
 def test_absent_and_damaged_files(prefix):
   missing = prefix.with_name('model.ckpt-6')
-  assert tf_checkpoint.find(missing) is None
+  assert tf_checkpoint.find_index_file(missing) is None
   with pytest.raises(ValueError, match=re.escape(f'checkpoint {missing}')):
-    tf_checkpoint.read(missing)
+    tf_checkpoint.read_tf_checkpoint(missing)
   latest = prefix.with_name('checkpoint')
   latest.write_text('model_checkpoint_path: "model.ckpt-6"\n')
   with pytest.raises(ValueError, match=r'names model\.ckpt-6\.index, which is'):
-    tf_checkpoint.find(prefix.parent)
+    tf_checkpoint.find_index_file(prefix.parent)
   index = prefix.with_name(f'{prefix.name}.index')
   index.write_bytes(index.read_bytes()[:50])
   with pytest.raises(
     ValueError, match=re.escape(f'{index}, or the data beside')
   ):
-    tf_checkpoint.read(prefix)
+    tf_checkpoint.read_tf_checkpoint(prefix)
   save(prefix, 0.5)
   data = prefix.with_name(f'{prefix.name}.data-00000-of-00001')
   data.write_bytes(data.read_bytes()[:8])
   with pytest.raises(
     ValueError, match=re.escape(f'{index}, or the data beside')
   ):
-    tf_checkpoint.read(prefix)
+    tf_checkpoint.read_tf_checkpoint(prefix)

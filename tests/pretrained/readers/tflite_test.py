@@ -37,7 +37,7 @@ def test_float_layers_come_out_as_they_are(path):
     fb.tensor('a/stem/weights', 'float32', kernel.shape, data=kernel),
     fb.tensor('a/stem/Conv2D_bias', 'float32', (2,), data=bias),
   )
-  tensors = tflite.read(path)
+  tensors = tflite.read_tflite(path)
   assert list(tensors) == ['a/stem/weights', 'a/stem/biases']
   np.testing.assert_array_equal(tensors['a/stem/weights'], kernel)
   assert tensors['a/stem/biases'].tolist() == [5, 6]
@@ -54,7 +54,7 @@ def test_a_tensor_of_one_scale_is_dequantised(path):
     ),
     fb.tensor('x/bias', 'int32', (2,), data=bias, scales=[2.0**-30]),
   )
-  tensors = tflite.read(path)
+  tensors = tflite.read_tflite(path)
   assert tensors['x/weights'].reshape(2, 3).tolist() == [
     [-64.0, 0.0, 63.5],
     [0.0, 0.5, 1.0],
@@ -79,7 +79,7 @@ def test_a_tensor_of_a_scale_a_channel_is_dequantised(path):
       scales=[0.25, 2.0],
     ),
   )
-  tensors = tflite.read(path)
+  tensors = tflite.read_tflite(path)
   assert tensors['x/weights'].tolist() == [[[[0.5, -8.0]], [[1.5, 16.0]]]]
   assert tensors['x/biases'].tolist() == [2.0, 16.0]
 
@@ -96,7 +96,7 @@ def test_half_precision_and_a_missing_bias(path):
     ('DEQUANTIZE', [1], [2]),
     ('FULLY_CONNECTED', [0, 2, -1], [3]),
   ]
-  read = tflite.read(write(path, tensors, operators))
+  read = tflite.read_tflite(write(path, tensors, operators))
   assert read['x/weights'].tolist() == [[1.5, -2.0, 3.0]]
   assert read['x/biases'].tolist() == [0.0]
 
@@ -111,7 +111,7 @@ def test_one_name_twice_and_one_kernel_twice(path):
     ),
     MAP,
   ]
-  read = tflite.read(
+  read = tflite.read_tflite(
     write(path, tensors, [('CONV_2D', [0, i], [3]) for i in (1, 2, 1)])
   )
   assert sorted(read) == [
@@ -123,7 +123,7 @@ def test_one_name_twice_and_one_kernel_twice(path):
 
 def test_products_of_maps_are_no_layers(path):
   tensors = [IMAGE, fb.tensor('keys', 'float32', (3, 3)), MAP]
-  assert not tflite.read(
+  assert not tflite.read_tflite(
     write(path, tensors, [('FULLY_CONNECTED', [0, 1, -1], [2])])
   )
 
@@ -146,10 +146,10 @@ def test_weights_elsewhere_are_refused(path):
   ]
   # What normalises the image, and plain numbers, are no weights.
   plain = [('SUB', [0, 1], [0]), ('CONV_2D', [0, 2], [5]), ('MUL', [5, 3], [5])]
-  assert len(tflite.read(write(path, tensors, plain))) == 2
+  assert len(tflite.read_tflite(write(path, tensors, plain))) == 2
   write(path, tensors, [*plain, ('MUL', [5, 4], [5])])
   with pytest.raises(ValueError, match=r"model.tflite: MUL reads .*'x/gamma'"):
-    tflite.read(path)
+    tflite.read_tflite(path)
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,14 @@ def test_integers_need_a_scale_and_a_known_type(path):
     fb.tensor('x/weights', 'int8', kernel.shape, data=kernel),
   )
   with pytest.raises(ValueError, match="'x/weights' holds integers without"):
-    tflite.read(path)
+    tflite.read_tflite(path)
   one_layer(
     path,
     'CONV_2D',
     fb.tensor('x/weights', 'bool', kernel.shape, data=kernel),
   )
   with pytest.raises(ValueError, match="'x/weights' is of type BOOL, which"):
-    tflite.read(path)
+    tflite.read_tflite(path)
 
 
 def test_no_damaged_file_passes(path):
@@ -204,16 +204,16 @@ def test_no_damaged_file_passes(path):
     with pytest.raises(
       ValueError, match=re.escape(f'{path} is damaged or cut')
     ):
-      tflite.read(path)
+      tflite.read_tflite(path)
   path.write_bytes(b'PK\3\4 something else')
   with pytest.raises(ValueError, match='is not a TensorFlow Lite file'):
-    tflite.read(path)
+    tflite.read_tflite(path)
   with pytest.raises(ValueError, match=r'there is no file .*none.tflite'):
-    tflite.read(path.with_name('none.tflite'))
+    tflite.read_tflite(path.with_name('none.tflite'))
 
 
 def test_a_published_file(published):
-  tensors = tflite.read(
+  tensors = tflite.read_tflite(
     published / 'models' / 'deeplabv3plus_mnv2_ade20k32_int8.tflite'
   )
   # A stem, 17 blocks of which one has no expansion, and the head's layers.

@@ -21,13 +21,15 @@ from tests import runs
 
 def test_a_run_leaves_as_a_file(smoke_run, tmp_path):
   path = str(tmp_path / 'weights.safetensors')
-  deeplab.write(smoke_run.workdir, 'best', path)
-  texts = safetensors.metadata(path)
+  deeplab.write_run_weights(smoke_run.workdir, 'best', path)
+  texts = safetensors.read_metadata(path)
   assert json.loads(texts['config'])['name'] == smoke_run.config.name
   assert json.loads(texts['classes'])[:2] == ['background', 'disc']
   assert texts['step'] == '6'
-  tensors = safetensors.read(path)
-  ours = merge.flatten(workdir_lib.load(smoke_run.workdir).variables)
+  tensors = safetensors.read_safetensors(path)
+  ours = merge.flatten_variables(
+    workdir_lib.load_trained_model(smoke_run.workdir).variables
+  )
   assert tensors.keys() == ours.keys()
   for name, value in tensors.items():
     np.testing.assert_array_equal(value, ours[name])
@@ -40,7 +42,7 @@ def test_the_command(smoke_run, tmp_path):
   subprocess.run(
     [*command, f'--workdir={smoke_run.workdir}', f'--output={path}'], check=True
   )
-  assert safetensors.metadata(path)['step'] == '6'
+  assert safetensors.read_metadata(path)['step'] == '6'
   done = subprocess.run(
     [*command, f'--output={path}'], capture_output=True, text=True, check=False
   )
@@ -49,7 +51,7 @@ def test_the_command(smoke_run, tmp_path):
 
 def test_another_end_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r'weights\.pth must end in'):
-    deeplab.write('nowhere', 'best', str(tmp_path / 'weights.pth'))
+    deeplab.write_run_weights('nowhere', 'best', str(tmp_path / 'weights.pth'))
 
 
 def start_from(donor, data_dir):
@@ -66,7 +68,7 @@ def start_from(donor, data_dir):
 def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
   workdir = str(tmp_path / 'run')
   train.train(start_from(smoke_run.workdir, data_dir), workdir)
-  start = workdir_lib.load(smoke_run.workdir).variables['params']
+  start = workdir_lib.load_trained_model(smoke_run.workdir).variables['params']
   # Where there are averages, they are what is read.
   after, _, _ = checkpoints.load_variables(
     workdir_lib.checkpoint_dir(workdir), 'latest'
@@ -94,7 +96,7 @@ def test_a_resume_needs_the_donor_no_more(smoke_run, data_dir, tmp_path):
 @pytest.mark.full
 def test_weights_that_do_not_fit_take_no_work_directory(data_dir, tmp_path):
   path, workdir = str(tmp_path / 'a.safetensors'), str(tmp_path / 'run')
-  safetensors.write(path, {'x': np.zeros(1, np.float32)}, {})
+  safetensors.write_safetensors(path, {'x': np.zeros(1, np.float32)}, {})
   with pytest.raises(ValueError, match='no system names'):
     train.train(start_from(path, data_dir), workdir)
   assert not os.path.exists(workdir_lib.config_path(workdir))

@@ -260,16 +260,22 @@ def test_the_cut_network_starts_from_a_published_file(tmp_path):
     input_shape=(64, 64, 3), alpha=0.5, include_top=False, weights=None
   )
   config = person_mnv2.get_config().unlock()
-  name = published.ORIGINS[config.init_from].file.removesuffix('.h5')
+  name = published.PUBLISHED_WEIGHTS[config.init_from].filename.removesuffix(
+    '.h5'
+  )
   model.save_weights(tmp_path / f'{name}.weights.h5')
   config.init_from = str(tmp_path / f'{name}.h5')
   (tmp_path / f'{name}.weights.h5').rename(config.init_from)
-  network = registry.build(config.model, 2, depthwise='conv', pointwise='conv')
+  network = registry.build_model(
+    config.model, 2, depthwise='conv', pointwise='conv'
+  )
   like = jax.eval_shape(
     network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
   )
   variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), dict(like))
-  got, manifest = load.initial(config, network, variables, lambda: iter(()))
+  got, manifest = load.load_initial_variables(
+    config, network, variables, lambda: iter(())
+  )
   np.testing.assert_array_equal(
     got['params']['encoder']['block_13']['expand']['conv']['kernel'],
     model.get_layer('block_13_expand').get_weights()[0],

@@ -36,9 +36,9 @@ def network(encoder, head):
 
 def sources(encoder, head, system=slim.SYSTEM, file=('logits/semantic/x',)):
   """Returns where the variables of a network come from."""
-  return detect.match(
+  return detect.match_system(
     system, dict.fromkeys(file), *network(encoder, head)
-  ).sources
+  ).tensor_refs
 
 
 class Scopes:
@@ -92,15 +92,17 @@ def save(path, tensors):
 def arrive(tmp_path, encoder, head, scopes):
   """Imports the tensors by way of a file; all variables must arrive."""
   save(tmp_path / 'model.ckpt-30000', scopes.tensors)
-  tensors = tf_checkpoint.read(tmp_path)
+  tensors = tf_checkpoint.read_tf_checkpoint(tmp_path)
   model, before = network(encoder, head)
-  name, match = detect.detect(tensors, model, before)
+  name, match = detect.detect_system(tensors, model, before)
   assert name == 'slim'
-  after = merge.merge(before, match.tensors, match.sources, unused=match.unused)
+  after = merge.merge_tensors(
+    before, match.tensors, match.tensor_refs, unused=match.unused
+  )
   leaves = {
     path: value
-    for path, value in merge.flatten(after).items()
-    if path in match.sources
+    for path, value in merge.flatten_variables(after).items()
+    if path in match.tensor_refs
   }
   assert len(leaves) == len(scopes.tensors)
   # Layouts move values within a tensor: sums tell which arrived.
@@ -189,12 +191,12 @@ def test_an_encoder_of_imagenet(tmp_path):
   classifier.biased('MobilenetV2/Logits/Conv2d_1c_1x1', 1280, 1001)
   tensors = scopes.tensors | classifier.tensors
   model, before = network(encoder, head)
-  match = detect.match(slim.SYSTEM, tensors, model, before)
-  merge.merge(before, tensors, match.sources, unused=match.unused)
+  match = detect.match_system(slim.SYSTEM, tensors, model, before)
+  merge.merge_tensors(before, tensors, match.tensor_refs, unused=match.unused)
   # What a file holds besides is not passed over in silence.
   tensors['MobilenetV2/Conv_9/weights'] = np.zeros(1, np.float32)
   with pytest.raises(ValueError, match='MobilenetV2/Conv_9/weights'):
-    merge.merge(before, tensors, match.sources, unused=match.unused)
+    merge.merge_tensors(before, tensors, match.tensor_refs, unused=match.unused)
   # The layer before the classifier has its place in an encoder with `top`.
   scopes.conv('MobilenetV2/Conv_1', 1, 80, 1280)
   encoder = mobilenet_v2.MobileNetV2Tiny(top_conv=True)
@@ -287,9 +289,9 @@ def test_xception_by_its_depth(entry, middle, name):
   blocks = [f'entry_{i + 1}' for i in range(entry)]
   blocks += [f'middle_{i + 1}' for i in range(middle)]
   model = segmenter.Segmenter(xception.Xception(), None, None, 7)
-  found = detect.match(
+  found = detect.match_system(
     slim.SYSTEM, {}, model, {'params': {'encoder': dict.fromkeys(blocks, leaf)}}
-  ).sources
+  ).tensor_refs
   path = 'encoder/entry_2/separable_1/depthwise/conv/kernel'
   assert found[path].name == (
     f'{name}/entry_flow/block2/unit_1/xception_module/'
@@ -356,7 +358,7 @@ def test_names_in_converted_files():
     mobilenet_v2.MobileNetV2Tiny(top_conv=True),
     deeplabv3.DeepLabV3(7, rates=()),
   )
-  found = sources(*parts, slim.CONVERTED)
+  found = sources(*parts, slim.CONVERTED_SYSTEM)
   wanted = {
     'encoder/stem/conv/kernel': ('MobilenetV2/Conv/weights', 'ohwi', 0),
     'encoder/block_0/depthwise/conv/kernel': (
@@ -370,7 +372,7 @@ def test_names_in_converted_files():
   assert wanted.items() <= found.items()
   # Kernels and biases alone.
   assert {path.rsplit('/', 1)[1] for path in found} == {'kernel', 'bias'}
-  found = sources(*parts, slim.OFFICIAL)
+  found = sources(*parts, slim.OFFICIAL_SYSTEM)
   wanted = {
     'encoder/stem/conv/kernel': ('MobileNetV2/Conv2d_0_0/weights', 'ohwi', 0),
     'encoder/block_0/depthwise/norm/bn/bias': (

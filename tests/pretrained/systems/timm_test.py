@@ -42,7 +42,7 @@ def saved(tmp_path, model):
   state = {
     k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()
   }
-  safetensors.write(path, state, {})
+  safetensors.write_safetensors(path, state, {})
   return path
 
 

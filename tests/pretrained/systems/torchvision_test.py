@@ -247,6 +247,8 @@ def auxiliary(model, variables, x):
 
   def run(module, x):
     features = module.encoder(x, False)
-    return module._run(module.auxiliary, features, False, None, 1, x.shape[1:3])
+    return module._apply_head(
+      module.auxiliary, features, False, None, 1, x.shape[1:3]
+    )
 
   return model.apply(variables, x, method=run)[0]

@@ -14,7 +14,7 @@ def small():
 
 
 def test_every_convolution_with_a_norm_is_found(small):
-  found = batch_norm_folding.pairs(small.model, small.variables)
+  found = batch_norm_folding.find_batch_norms(small.model, small.variables)
   assert len(found) == 14
   assert found['encoder', 'down', 'depthwise', 'conv'] == (
     ('encoder', 'down', 'depthwise', 'norm', 'bn'),
@@ -24,7 +24,7 @@ def test_every_convolution_with_a_norm_is_found(small):
 
 
 def test_the_function_is_the_same(small):
-  folded = batch_norm_folding.fold(small.model, small.variables)
+  folded = batch_norm_folding.fold_batch_norms(small.model, small.variables)
   x = np.float32(np.random.default_rng(1).normal(size=(2, 33, 40, 3)))
   run = jax.jit(lambda v: small.model.apply(v, x).logits)
   before, after = run(small.variables), run(folded)
@@ -41,7 +41,7 @@ class Biased(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    norm = layers.Norm(0.9, 1e-3)
+    norm = layers.BatchNormConfig(0.9, 1e-3)
     return layers.ConvBN(4, norm, kernel=3, use_bias=True, name='c')(x, False)
 
 
@@ -52,8 +52,10 @@ def test_a_bias_before_the_norm_is_folded_too():
     lambda leaf: np.float32(rng.uniform(0.5, 1.5, leaf.shape)),
     Biased().init(jax.random.key(0), x),
   )
-  folded = batch_norm_folding.fold(Biased(), drawn)
-  assert set(batch_norm_folding.pairs(Biased(), drawn)) == {('c', 'conv')}
+  folded = batch_norm_folding.fold_batch_norms(Biased(), drawn)
+  assert set(batch_norm_folding.find_batch_norms(Biased(), drawn)) == {
+    ('c', 'conv')
+  }
   np.testing.assert_allclose(
     Biased().apply(drawn, x), Biased().apply(folded, x), rtol=1e-5
   )

@@ -14,7 +14,7 @@ from deeplab.quantization.ptq import calibration
 from deeplab.quantization.ptq import equalization
 
 STILL = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
-NORM = layers.Norm(0.9, 1e-3)
+NORM = layers.BatchNormConfig(0.9, 1e-3)
 
 
 class Net(nn.Module):
@@ -42,7 +42,7 @@ class Net(nn.Module):
       )(x, False)
       for name in names
     )
-    return segmenter.Output(y + x if self.tapped else y)
+    return segmenter.SegmenterOutput(y + x if self.tapped else y)
 
 
 def _images():
@@ -62,7 +62,7 @@ def _variables(net):
   first['norm']['bn']['bias'] = np.float32([-0.2, -0.02, -0.002, 0])
   if net.biased:
     first['conv']['bias'] = np.float32([0.1, 0.01, 0.001, 0])
-  return batch_norm_folding.fold(net, variables)
+  return batch_norm_folding.fold_batch_norms(net, variables)
 
 
 def _largest(net, variables):
@@ -89,7 +89,7 @@ def _largest(net, variables):
 )
 def test_ranges_become_one_and_the_function_stays(net):
   variables = _variables(net)
-  found = equalization.equalize(net, variables, _images(), **STILL)
+  found = equalization.equalize_channels(net, variables, _images(), **STILL)
   before, after = _largest(net, variables), _largest(net, found)
   assert before[2] < 0.02 * before[0]
   # A hundredth is further than the largest factor, 64.
@@ -112,7 +112,7 @@ def test_ranges_become_one_and_the_function_stays(net):
 )
 def test_what_would_change_the_function_stays(net):
   variables = _variables(net)
-  found = equalization.equalize(net, variables, _images(), **STILL)
+  found = equalization.equalize_channels(net, variables, _images(), **STILL)
   jax.tree.map(np.testing.assert_array_equal, variables, found)
 
 
@@ -122,7 +122,7 @@ def test_an_activation_that_clips_keeps_a_margin():
   variables = _variables(net)
   kernel = variables['params']['expand']['conv']['kernel']
   variables['params']['expand']['conv']['kernel'] = kernel * 20
-  found = equalization.equalize(net, variables, _images(), **STILL)
+  found = equalization.equalize_channels(net, variables, _images(), **STILL)
   before, after = _largest(net, variables), _largest(net, found)
   assert before[0] == after[0] == 6
   np.testing.assert_allclose(after[1], 5.4, rtol=1e-4)
@@ -136,7 +136,7 @@ def test_one_scale_a_tensor_is_left_alone():
 
   def changed(weights, equalized=True):
     config.quantization.calibration.equalize = equalized
-    found = calibration.equalized(
+    found = calibration.fold_and_equalize(
       net, rules.Rules(weights=weights), variables, _images(), config
     )
     kernels = (v['params']['depthwise']['conv'] for v in (variables, found))

@@ -75,7 +75,7 @@ CONVOLUTIONS = {
 def test_outputs_change_less_than_by_rounding_to_nearest(name, weights):
   network = Single(tuple(CONVOLUTIONS[name].items()))
   variables = _variables(network)
-  found = gptq.least_squares(
+  found = gptq.round_kernels_gptq(
     network, rules.Rules(weights=weights), variables, _images(), **STILL
   )
   # Whole steps, of the scale that the kernel had.
@@ -97,7 +97,7 @@ def test_flat_areas_stay_without_an_answer():
   variables['params']['conv']['kernel'] = kernel
   flat = np.full((3, 12, 12, 8), 6, np.float32)
   flat += np.random.default_rng(0).normal(0, 0.3, flat.shape).astype('f4')
-  found = gptq.least_squares(network, RULES, variables, flat, **STILL)
+  found = gptq.round_kernels_gptq(network, RULES, variables, flat, **STILL)
   inner = lambda v: np.abs(_kernel(v).sum((0, 1, 2)) / _scale(kernel).ravel())
   # A step is what one weight can make up for.
   assert inner(found).max() < 0.51 < inner(_nearest(variables)).max()
@@ -107,7 +107,9 @@ def test_moments_are_those_of_what_is_read():
   network = Single((('kernel', 3),))
   variables = _variables(network)
   images = _images(2)
-  (sums,) = gptq.moments(network, variables, images, **STILL).values()
+  (sums,) = gptq.measure_second_moments(
+    network, variables, images, **STILL
+  ).values()
   padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
   expected = np.zeros((72, 72))
   for image in padded:
@@ -121,10 +123,12 @@ def test_moments_are_those_of_what_is_read():
 def test_a_wide_kernel_is_rounded_in_parts(monkeypatch):
   network = Single((('kernel', 3), ('groups', 2)))
   variables = _variables(network)
-  monkeypatch.setattr(gptq, '_WIDEST', 18)  # 2 of 4 channels
-  (sums,) = gptq.moments(network, variables, _images(), **STILL).values()
+  monkeypatch.setattr(gptq, '_MAX_BLOCK_INPUTS', 18)  # 2 of 4 channels
+  (sums,) = gptq.measure_second_moments(
+    network, variables, _images(), **STILL
+  ).values()
   assert sums.shape == (4, 18, 18)
-  found = gptq.least_squares(network, RULES, variables, _images(), **STILL)
+  found = gptq.round_kernels_gptq(network, RULES, variables, _images(), **STILL)
   nearest = _error(network, variables, _nearest(variables), _images())
   assert _error(network, variables, found, _images()) < 0.8 * nearest
 
@@ -133,11 +137,13 @@ def test_what_stays_float_and_powers_of_two():
   network = Single()
   variables = _variables(network)
   as_float = rules.Rules(float_layers='conv')
-  found = gptq.least_squares(network, as_float, variables, _images(), **STILL)
+  found = gptq.round_kernels_gptq(
+    network, as_float, variables, _images(), **STILL
+  )
   np.testing.assert_array_equal(_kernel(found), _kernel(variables))
   power = rules.Rules(power_of_two=True)
   kernel = _kernel(
-    gptq.least_squares(network, power, variables, _images(), **STILL)
+    gptq.round_kernels_gptq(network, power, variables, _images(), **STILL)
   )
   scale = 2 ** np.ceil(np.log2(_scale(_kernel(variables))))
   np.testing.assert_array_equal(kernel / scale, np.rint(kernel / scale))
@@ -152,7 +158,7 @@ class Deep(nn.Module):
     x = images
     for i in range(3):
       x = layers.ConvBN(
-        8, norm=layers.Norm(0.9, 1e-3), kernel=3, name=f'layer{i}'
+        8, norm=layers.BatchNormConfig(0.9, 1e-3), kernel=3, name=f'layer{i}'
       )(x, False)
     return layers.Conv(4, use_bias=True, name='last')(x)
 
@@ -162,8 +168,8 @@ def test_biases_keep_the_means():
   variables = jax.tree.map(
     np.asarray, jax.jit(network.init)(jax.random.key(0), images)
   )
-  variables = batch_norm_folding.fold(network, variables, 8)
-  found = gptq.least_squares(network, RULES, variables, images, **STILL)
+  variables = batch_norm_folding.fold_batch_norms(network, variables, 8)
+  found = gptq.round_kernels_gptq(network, RULES, variables, images, **STILL)
   mean = lambda v: np.asarray(network.apply(v, images)).mean((0, 1, 2))
   np.testing.assert_allclose(mean(found), mean(variables), atol=1e-4)
   # Without them the rounded kernels have other means.
