@@ -91,7 +91,7 @@ def _keras_weights(
     digest=digest,
     licence='Apache-2.0',
     encoder=encoder,
-    **({'values': names.SIGNED_NORMALIZATION} | fields),
+    **({'normalization': names.SIGNED_NORMALIZATION} | fields),
   )
 
 
@@ -123,7 +123,7 @@ def _keras_resnet(name: str, digest: str) -> PublishedWeights:
     f'resnet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5',
     f'md5:{digest}',
     name.replace('resnet', 'resnet_'),
-    values=names.CAFFE_NORMALIZATION,
+    normalization=names.CAFFE_NORMALIZATION,
   )
 
 

@@ -8,7 +8,6 @@ import copy
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
-from export.graph import checks
 from export.graph import edit
 from export.graph import tflite_graph
 
@@ -35,7 +34,7 @@ def set_io_types(data: bytes, input_type: str, output_type: str) -> bytes:
       if outer in getattr(op, at) and names[i] == name
     ]
     if len(places) != 1:
-      raise checks.BadGraph(
+      raise tflite_graph.BadGraph(
         f'the {at[:-1]} of the file is not one {name}: it cannot be {wanted}'
       )
     operator = main.operators[places[0]]

@@ -132,8 +132,8 @@ def convert_network(
       weights=rules.weights,
       floats_allowed=bool(rules.float_layers),
     )
-  except checks.BadGraph as error:
-    raise checks.BadGraph(
+  except tflite_graph.BadGraph as error:
+    raise tflite_graph.BadGraph(
       f'{error}; --formats=int8 has operators for more layers'
     ) from None
   return data

@@ -21,10 +21,6 @@ _INTEGER_FORMATS = ('int8', 'int16x8')
 _UNSUPPORTED_PREFIXES = ('CUSTOM', 'DELEGATE', 'STABLEHLO_', 'UNKNOWN_')
 
 
-class BadGraph(ValueError):
-  """A file holds an operator that must not be in it."""
-
-
 def _is_io_cast(
   graph: tflite_graph.Graph,
   op: tflite_graph.Operator,
@@ -137,4 +133,6 @@ def check_graph(
   )
   if complaints:
     rest = f', and {len(complaints) - 3} more' if len(complaints) > 3 else ''
-    raise BadGraph(f'{name} is refused: {"; ".join(complaints[:3])}{rest}')
+    raise tflite_graph.BadGraph(
+      f'{name} is refused: {"; ".join(complaints[:3])}{rest}'
+    )

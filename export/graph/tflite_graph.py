@@ -13,8 +13,6 @@ import struct
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
-from export.graph import checks
-
 _OPERATOR_NAMES = {
   v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
 }
@@ -72,9 +70,7 @@ class Tensor:
   def nbytes(self) -> int:
     """Bytes in memory, unpadded."""
     if self.dtype not in _DTYPE_BITS:
-      raise checks.BadGraph(
-        f'tensor {self.name!r} has no fixed size: {self.dtype}'
-      )
+      raise BadGraph(f'tensor {self.name!r} has no fixed size: {self.dtype}')
     return -(-math.prod(self.shape) * _DTYPE_BITS[self.dtype] // 8)
 
 
@@ -249,3 +245,7 @@ def output_scale(graph: Graph) -> float | None:
       output = op.inputs[0]
   scales = graph.tensors[output].scales
   return scales[0] if scales else None
+
+
+class BadGraph(ValueError):
+  """A file holds an operator that must not be in it."""

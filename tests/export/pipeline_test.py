@@ -30,7 +30,6 @@ from export import source as source_lib
 from export.convert import tflite
 from export.devices import fit
 from export.devices import measure
-from export.graph import checks
 from export.graph import memory
 from export.graph import tflite_graph
 from export.graph import trace
@@ -264,11 +263,11 @@ def test_markdown_says_the_same(exported):
 
 def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
   def refuse(*_):
-    raise checks.BadGraph('CUSTOM:FlexErf (makes tensor "x") is foreign')
+    raise tflite_graph.BadGraph('CUSTOM:FlexErf (makes tensor "x") is foreign')
 
   monkeypatch.setattr(tflite, 'convert_saved_model', refuse)
   monkeypatch.setattr(source_lib, 'parity_images', lambda *_: [])
-  with pytest.raises(checks.BadGraph, match='FlexErf'):
+  with pytest.raises(tflite_graph.BadGraph, match='FlexErf'):
     build.export_model(
       source, request('float32'), str(tmp_path / 'out'), 1, False, 0
     )

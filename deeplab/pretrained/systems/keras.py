@@ -157,7 +157,7 @@ SYSTEM = base.WeightSystem(
       _mobilenet_v2,
       unused='(predictions|Logits|Conv_1|Conv_1_bn)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      values=base.SIGNED_NORMALIZATION,
+      normalization=base.SIGNED_NORMALIZATION,
       align=functools.partial(
         _align_by_order, 'MobileNetV2', 'Conv1', 'predictions'
       ),
@@ -166,7 +166,7 @@ SYSTEM = base.WeightSystem(
       _mobilenet_v3,
       unused='(conv_1|conv_1_bn|conv_2|logits)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      values=base.SIGNED_NORMALIZATION,
+      normalization=base.SIGNED_NORMALIZATION,
       rename=_to_keras3_name,
     ),
     resnet.ResNet: _encoder_mapping(
@@ -178,14 +178,14 @@ SYSTEM = base.WeightSystem(
         'padding': 'symmetric',
         'bn_epsilon': 1.001e-5,
       },
-      values=base.CAFFE_NORMALIZATION,
+      normalization=base.CAFFE_NORMALIZATION,
       bgr=True,
     ),
     xception_keras.XceptionKeras: _encoder_mapping(
       _xception,
       unused='predictions/.*',
       fields={'padding': 'same', 'valid_stem': True, 'bn_epsilon': 1e-3},
-      values=base.SIGNED_NORMALIZATION,
+      normalization=base.SIGNED_NORMALIZATION,
       align=functools.partial(
         _align_by_order, 'Xception', 'block1_conv1', 'predictions'
       ),

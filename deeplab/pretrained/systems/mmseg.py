@@ -94,7 +94,7 @@ SYSTEM = base.WeightSystem(
           'stride_conv': '3x3',
           **fields,
         },
-        values=base.IMAGENET_NORMALIZATION,
+        normalization=base.IMAGENET_NORMALIZATION,
         rename=_to_mapped_name,
       )
       # The first that fits is taken.

@@ -190,7 +190,7 @@ SYSTEM = base.WeightSystem(
       _mobilenet_v2,
       unused=rf'classifier\.1\..*|features\.18\..*|{base.BATCH_COUNTERS}',
       fields={**_SYMMETRIC_FIELDS, 'rounding': 'keras'},
-      values=base.IMAGENET_NORMALIZATION,
+      normalization=base.IMAGENET_NORMALIZATION,
     ),
     mobilenet_v3.MobileNetV3: base.varying_torch_mapping(
       _mobilenet_v3,
@@ -200,7 +200,7 @@ SYSTEM = base.WeightSystem(
         'rounding': 'torchvision',
         'bn_epsilon': 1e-3,
       },
-      values=base.IMAGENET_NORMALIZATION,
+      normalization=base.IMAGENET_NORMALIZATION,
       rename=_backbone_to_features,
     ),
     regnet.RegNet: base.torch_mapping(
@@ -208,7 +208,7 @@ SYSTEM = base.WeightSystem(
       _regnet,
       unused=rf'fc\..*|{base.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-5},
-      values=base.IMAGENET_NORMALIZATION,
+      normalization=base.IMAGENET_NORMALIZATION,
     ),
     resnet.ResNet: base.torch_mapping(
       'encoder',
@@ -220,14 +220,14 @@ SYSTEM = base.WeightSystem(
         'stride_unit': 'first',
         'stride_conv': '3x3',
       },
-      values=base.IMAGENET_NORMALIZATION,
+      normalization=base.IMAGENET_NORMALIZATION,
       rename=_drop_backbone_prefix,
     ),
     shufflenet_v2.ShuffleNetV2: base.varying_torch_mapping(
       _shufflenet_v2,
       unused=rf'fc\..*|conv5\..*|{base.BATCH_COUNTERS}',
       fields=_SYMMETRIC_FIELDS,
-      values=base.IMAGENET_NORMALIZATION,
+      normalization=base.IMAGENET_NORMALIZATION,
     ),
   },
   heads={

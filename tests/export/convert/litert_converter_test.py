@@ -14,7 +14,6 @@ from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
 from export import request as request_lib
 from export.devices import tflm as micro
-from export.graph import checks
 from export.graph import memory
 from export.graph import tflite_graph
 from export.verify import parity
@@ -222,7 +221,7 @@ def test_class_ids_of_other_logits(fields):
 
 def test_a_layer_in_float():
   rules = rules_lib.Rules(float_layers='head/classifier')
-  with pytest.raises(checks.BadGraph, match='DEQUANTIZE'):
+  with pytest.raises(tflite_graph.BadGraph, match='DEQUANTIZE'):
     _file(rules)  # asked for in int8
   data = _file(rules, output_type='float32')
   dtypes = tflite_graph.count_operator_dtypes(tflite_graph.read_tflite(data))

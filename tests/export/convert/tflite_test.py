@@ -17,7 +17,6 @@ from export import calibration
 from export import request as request_lib
 from export.convert import saved_model
 from export.convert import tflite
-from export.graph import checks
 from export.graph import tflite_graph
 from tests.export import weights
 
@@ -347,7 +346,9 @@ def test_a_composite_that_stays_is_refused(tmp_path):
 
   path = str(tmp_path)
   saved_model.write_saved_model(compute, (*SIZE, 3), path)
-  with pytest.raises(checks.BadGraph, match=r'STABLEHLO_COMPOSITE .*tensor'):
+  with pytest.raises(
+    tflite_graph.BadGraph, match=r'STABLEHLO_COMPOSITE .*tensor'
+  ):
     tflite.convert_saved_model(path, 'float32', ask('float32'))
 
 

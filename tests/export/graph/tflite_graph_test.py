@@ -95,7 +95,7 @@ def test_float_file_that_is_called_int8():
   read = tflite_graph.read_tflite(convolution('float32', 'float32'))
   checks.check_graph(read, 'it', 'float32')
   with pytest.raises(
-    checks.BadGraph,
+    tflite_graph.BadGraph,
     match=r"CONV_2D .*'map'.* is a float operator: 'image'",
   ):
     checks.check_graph(read, 'it', 'int8')
@@ -116,7 +116,7 @@ def test_foreign_operators(name, kind):
     )
   )
   with pytest.raises(
-    checks.BadGraph, match=f"{name} .*'peaks'.* is no builtin operator"
+    tflite_graph.BadGraph, match=f"{name} .*'peaks'.* is no builtin operator"
   ):
     checks.check_graph(read, 'it', kind, dtype, dtype)
 
@@ -142,9 +142,13 @@ def ends(middle=()):
 def test_float_ends_are_allowed_where_asked_for():
   read = ends([('DEQUANTIZE', (1,), (2,))])
   checks.check_graph(read, 'it', 'int8', 'float32', 'float32')
-  with pytest.raises(checks.BadGraph, match=r"QUANTIZE \(makes tensor 'q'\)"):
+  with pytest.raises(
+    tflite_graph.BadGraph, match=r"QUANTIZE \(makes tensor 'q'\)"
+  ):
     checks.check_graph(read, 'it', 'int8', 'uint8', 'float32')
-  with pytest.raises(checks.BadGraph, match=r"DEQUANTIZE \(makes tensor 'y'\)"):
+  with pytest.raises(
+    tflite_graph.BadGraph, match=r"DEQUANTIZE \(makes tensor 'y'\)"
+  ):
     checks.check_graph(read, 'it', 'int8', 'float32', 'int8')
 
 
@@ -157,14 +161,14 @@ def test_a_float_island_is_refused():
     ]
   )
   with pytest.raises(
-    checks.BadGraph, match=r"DEQUANTIZE .*'inner'.*QUANTIZE .*'q2'"
+    tflite_graph.BadGraph, match=r"DEQUANTIZE .*'inner'.*QUANTIZE .*'q2'"
   ):
     checks.check_graph(read, 'it', 'int8')
 
 
 def test_types_of_the_ends():
   with pytest.raises(
-    checks.BadGraph, match="input tensor 'image' is int8, not uint8"
+    tflite_graph.BadGraph, match="input tensor 'image' is int8, not uint8"
   ):
     checks.check_graph(
       tflite_graph.read_tflite(convolution()), 'it', 'int8', 'uint8', 'int8'
@@ -173,14 +177,16 @@ def test_types_of_the_ends():
 
 def test_weights_with_one_scale_for_all_channels():
   read = tflite_graph.read_tflite(convolution(weight_scales=1))
-  with pytest.raises(checks.BadGraph, match='1 weight scales for 4 channels'):
+  with pytest.raises(
+    tflite_graph.BadGraph, match='1 weight scales for 4 channels'
+  ):
     checks.check_graph(read, 'it', 'int8', 'int8', 'int8')
 
 
 def test_float16_file_with_float32_weights():
   read = tflite_graph.read_tflite(convolution('float32', 'float32'))
   with pytest.raises(
-    checks.BadGraph, match="'kernel', which is stored as float32"
+    tflite_graph.BadGraph, match="'kernel', which is stored as float32"
   ):
     checks.check_graph(read, 'it', 'float16')
 
@@ -194,7 +200,7 @@ def test_many_complaints_are_counted():
       (1,),
     )
   )
-  with pytest.raises(checks.BadGraph, match=r'and 4 more$'):
+  with pytest.raises(tflite_graph.BadGraph, match=r'and 4 more$'):
     checks.check_graph(read, 'it', 'float32')
 
 
