@@ -185,17 +185,17 @@ def _load_files(
   known = np.array([i is not None for i in ids])
   table = np.array([i or 0 for i in ids], np.uint8)
   parts['label'] = _map_values(raw, values, table)
-  parts['pixels'] = np.bincount(table[known], counts[known], 256).astype(
+  parts['label_counts'] = np.bincount(table[known], counts[known], 256).astype(
     np.int64
   )
   if not known.all():
-    parts['wrong'] = _map_values(raw, values, (~known).astype(np.uint8)) == 1
+    parts['invalid'] = _map_values(raw, values, (~known).astype(np.uint8)) == 1
     faults.append(
       _unknown_values_issue(ref, values[~known], counts[~known], info)
     )
     if values.ndim == 1:
       possible = values[~known & (values < dataset_info.IGNORE)]
-      parts['beyond'] = int(possible.max(initial=-1))
+      parts['max_unknown_id'] = int(possible.max(initial=-1))
   if colors:
     parts['palette'] = tuple(
       (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))

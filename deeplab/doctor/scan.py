@@ -150,11 +150,13 @@ def scan_example(example: load.LoadedExample, augment: Any) -> ExampleScan:
     result |= {
       'size': image.shape[:2],
       'digest': digest.digest(),
-      'look': compute_perceptual_hash(image),
+      'perceptual_hash': compute_perceptual_hash(image),
     }
   if label is not None:
     crops = crop_windows(augment, label.shape)
-    result['empty'] = compute_empty_share(label != dataset_info.IGNORE, crops)
+    result['empty_crop_share'] = compute_empty_share(
+      label != dataset_info.IGNORE, crops
+    )
   return ExampleScan(
     example.ref,
     example.issues,
