@@ -314,12 +314,14 @@ class Run:
         'data': {'eval_split': 'val'},
       }
     )
-    loaded = evaluate.workdir_lib.Loaded(config, INFO, {}, 3, 0.5)
+    loaded = evaluate.workdir_lib.TrainedModel(config, INFO, {}, 3, 0.5)
     patch = monkeypatch.setattr
-    patch(evaluate.workdir_lib, 'load', lambda workdir, which: loaded)
+    patch(
+      evaluate.workdir_lib, 'load_trained_model', lambda workdir, which: loaded
+    )
     patch(evaluate, 'checkpoint_predictor', lambda loaded, stride=0: fake)
-    patch(evaluate.load, 'load', lambda path: self.tflite)
-    patch(evaluate.datasets, 'prepare', lambda config, splits: None)
+    patch(evaluate.load, 'load_predictor', lambda path: self.tflite)
+    patch(evaluate.datasets, 'prepare_splits', lambda config, splits: None)
     patch(evaluate.datasets, 'num_examples', lambda config, split: 5)
     patch(
       evaluate.pipeline,

@@ -213,7 +213,7 @@ def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
   )
   monkeypatch.setattr(
     predict.evaluate,
-    'flax_predictor',
+    'checkpoint_predictor',
     lambda loaded, output_stride: views_test.Fake(views_test.channels),
   )
   image = blocks((21 * 8, 40))[:163]
@@ -236,11 +236,11 @@ def _flags(**values):
 def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
   class File(views_test.Fake):
     card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
-    pixels = image_format.RGB
+    image_spec = image_format.RGB
 
   monkeypatch.setattr(
     predict.load,
-    'load',
+    'load_predictor',
     lambda path: File(views_test.channels, input_size=(16, 16)),
   )
   image = np.zeros((32, 48, 3), np.uint8)

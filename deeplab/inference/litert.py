@@ -29,6 +29,46 @@ RESOLVERS = {
 }
 DEFAULT_RESOLVER = 'default'
 
+
+def open_interpreter(
+  content: bytes,
+  *,
+  resolver: str = DEFAULT_RESOLVER,
+  num_threads: int | None = None,
+  preserve_all_tensors: bool = False,
+  name: str | os.PathLike = 'the file',
+) -> interpreter.Interpreter:
+  """Opens a .tflite file in LiteRT and allocates its tensors.
+
+  Every LiteRT interpreter of the project comes from here.
+
+  Args:
+    content: bytes of the file.
+    resolver: kernels that run it, a key of `RESOLVERS`.
+    num_threads: CPU threads; None takes one for each core that this process may
+      use.
+    preserve_all_tensors: keep intermediate tensors readable after `invoke`, in
+      exchange for memory.
+    name: path of the file, for the error message.
+
+  Raises:
+    ValueError: `resolver` is unknown, or LiteRT cannot load the file.
+  """
+  if resolver not in RESOLVERS:
+    raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
+  try:
+    opened = interpreter.Interpreter(
+      model_content=content,
+      num_threads=num_threads or system.cpu_count(),
+      experimental_op_resolver_type=RESOLVERS[resolver],
+      experimental_preserve_all_tensors=preserve_all_tensors,
+    )
+    opened.allocate_tensors()
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(f'LiteRT cannot load {name}: {error}') from error
+  return opened
+
+
 CARD_KEYS = (
   'input_size',
   'value_range',
@@ -136,8 +176,6 @@ class TFLitePredictor:
       ValueError: no such file, no TensorFlow Lite file or a damaged one, or a
         card that is missing or does not fit it.
     """
-    if resolver not in RESOLVERS:
-      raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
     self.resolver = resolver
     self._num_threads = num_threads
     self._load(path)
@@ -206,15 +244,12 @@ class TFLitePredictor:
 
   def _make_interpreter(self, content: bytes) -> tuple[list[dict], list[dict]]:
     """Makes the interpreter; returns details of its inputs and outputs."""
-    try:
-      self._interpreter: Any = interpreter.Interpreter(
-        model_content=content,
-        num_threads=self._num_threads or system.cpu_count(),
-        experimental_op_resolver_type=RESOLVERS[self.resolver],
-      )
-      self._interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-      raise ValueError(f'LiteRT cannot load {self.path}: {error}') from error
+    self._interpreter: Any = open_interpreter(
+      content,
+      resolver=self.resolver,
+      num_threads=self._num_threads,
+      name=self.path,
+    )
     return (
       self._interpreter.get_input_details(),
       self._interpreter.get_output_details(),

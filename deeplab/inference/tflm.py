@@ -9,7 +9,6 @@ import importlib.util
 import os
 from typing import Any
 
-from ai_edge_litert import interpreter
 import numpy as np
 
 from deeplab.inference import litert
@@ -71,7 +70,7 @@ def _tensor_bytes(content: bytes) -> int:
 
   TFLM does not check what it reads, and would end the process.
   """
-  checked = interpreter.Interpreter(model_content=content)
+  checked = litert.open_interpreter(content, resolver='reference')
   return sum(
     int(np.prod(detail['shape'], dtype=np.int64))
     * np.dtype(detail['dtype']).itemsize

@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 from absl import app
 from absl import flags
-from ai_edge_litert import interpreter
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -35,8 +34,8 @@ from configs import person_mnv2
 from configs import voc_mnv2
 from deeplab import cli
 from deeplab import networks
-from deeplab import system
 from deeplab import text
+from deeplab.inference import litert
 from deeplab.models import registry
 from deeplab.pretrained import merge
 from deeplab.pretrained import unfold_batch_norm
@@ -192,10 +191,7 @@ def measure_latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   """Returns the median milliseconds of each file, run in turns."""
   runners = []
   for content in contents:
-    runner = interpreter.Interpreter(
-      model_content=content, num_threads=system.cpu_count()
-    )
-    runner.allocate_tensors()
+    runner = litert.open_interpreter(content)
     runner.invoke()
     runners.append(runner)
   seconds: list[list[float]] = [[] for _ in runners]

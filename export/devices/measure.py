@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 from absl import logging
-from ai_edge_litert import interpreter
 import numpy as np
 
 from deeplab import evaluate
@@ -42,10 +41,7 @@ def measure_latency_ms(content: bytes, runs: int = _TIMED_RUNS) -> float:
     content: of a .tflite file.
     runs: how many are timed, after two that are not.
   """
-  runner = interpreter.Interpreter(
-    model_content=content, num_threads=system.cpu_count()
-  )
-  runner.allocate_tensors()
+  runner = litert.open_interpreter(content)
   seconds = []
   for _ in range(runs + 2):
     start = time.perf_counter()

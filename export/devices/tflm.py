@@ -10,11 +10,11 @@ import re
 from typing import Any
 from typing import NamedTuple
 
-from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
 from deeplab import system
+from deeplab.inference import litert
 from deeplab.inference import tflm
 from export.graph import edit
 from export.graph import tflite_graph
@@ -82,13 +82,9 @@ def measure_arena(content: bytes) -> ArenaUsage:
 
 
 def _reference_interpreter(content: bytes) -> Any:
-  runner = interpreter.Interpreter(
-    model_content=content,
-    experimental_op_resolver_type=interpreter.OpResolverType.BUILTIN_REF,
-    experimental_preserve_all_tensors=True,
+  return litert.open_interpreter(
+    content, resolver='reference', preserve_all_tensors=True
   )
-  runner.allocate_tensors()
-  return runner
 
 
 def extract_operator(content: bytes, step: int) -> bytes:

@@ -101,13 +101,7 @@ def simulate(network, variables, request, images):
 
 def invoke(content, images):
   """Returns logits of the reference kernels, and their step."""
-  from ai_edge_litert import interpreter
-
-  run = interpreter.Interpreter(
-    model_content=content,
-    experimental_op_resolver_type=litert.RESOLVERS['reference'],
-  )
-  run.allocate_tensors()
+  run = litert.open_interpreter(content, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   scale, zero_point = out['quantization']
   found = []

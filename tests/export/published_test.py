@@ -135,13 +135,7 @@ def agreement(content):
 
   A file of 513x513 is compared at every second pixel: corners are aligned.
   """
-  from ai_edge_litert import interpreter
-
-  run = interpreter.Interpreter(
-    model_content=content,
-    experimental_op_resolver_type=litert.RESOLVERS['reference'],
-  )
-  run.allocate_tensors()
+  run = litert.open_interpreter(content, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   size = tuple(into['shape'][1:3])
   step = (size[0] - 1) // (SIZE[0] - 1)

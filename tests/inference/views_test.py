@@ -224,21 +224,23 @@ _TILE = """
 import resource
 import numpy as np
 from configs import potsdam_resnet
-from deeplab import inference
-from deeplab import predictors
+from deeplab.inference import predictors
+from deeplab.inference import views
 from deeplab.models import registry
 import jax, jax.numpy as jnp
 
 config = potsdam_resnet.get_config('smoke').unlock()
 config.eval.mode, config.eval.batch_size = 'slide', 4
 config.eval.window, config.eval.stride = (512, 512), (341, 341)
-model = registry.build(config.model, 6, depthwise='conv', pointwise='conv')
+model = registry.build_model(
+  config.model, 6, depthwise='conv', pointwise='conv'
+)
 variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 predictor = predictors.FlaxPredictor(
   model, variables, config.data.mean, config.data.std
 )
 tile = np.random.default_rng(0).integers(0, 256, (6000, 6000, 3), np.uint8)
-(ids,) = inference.segment(predictor, [tile], config.eval)
+(ids,) = views.segment_images(predictor, [tile], config.eval)
 assert ids.shape == (6000, 6000) and len(np.unique(ids)) > 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -1,6 +1,7 @@
 """Published .tflite files in our networks, against LiteRT running the files."""
 
-from ai_edge_litert import interpreter
+import pathlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from deeplab.inference import litert
 from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models import segmenter
@@ -48,8 +50,9 @@ class File:
   """A .tflite file, run by LiteRT."""
 
   def __init__(self, path):
-    self._run = interpreter.Interpreter(str(path), num_threads=1)
-    self._run.allocate_tensors()
+    self._run = litert.open_interpreter(
+      pathlib.Path(path).read_bytes(), num_threads=1
+    )
 
   def __call__(self, x):
     self._run.set_tensor(self._run.get_input_details()[0]['index'], x)

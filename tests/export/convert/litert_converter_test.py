@@ -82,13 +82,7 @@ def _simulated(rules, request):
 
 def _invoke(data, feed):
   """Returns what LiteRT's reference kernels give, and the output's scale."""
-  from ai_edge_litert import interpreter
-
-  run = interpreter.Interpreter(
-    model_content=data,
-    experimental_op_resolver_type=litert.RESOLVERS['reference'],
-  )
-  run.allocate_tensors()
+  run = litert.open_interpreter(data, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   scale, zero_point = out['quantization']
   results = []
