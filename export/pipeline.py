@@ -43,6 +43,7 @@ from export.report import contents
 from export.report import html_page
 from export.report import markdown
 from export.report import model_card
+from export.report import plots
 from export.report import remarks
 from export.verify import agreement
 from export.verify import parity
@@ -309,13 +310,13 @@ def _write_export(
         content
       )
     if check_devices and kind.startswith('int8'):
-      report['proof'][kind] = measure.check_and_plot(
+      report['proof'][kind] = _check_devices(
         folder, kind, report, images, expected, found, source
       )
       shown += [] if result is None else [(kind, result)]
   report['notes'] += remarks.padding_remarks(report)
   if check_devices and shown:
-    measure.draw_masks(folder, shown, source.info)
+    plots.write_overlays(folder, shown, source.info)
     report['overlays'] = True
   if 'saved_model' not in request.formats:
     shutil.rmtree(saved)
@@ -333,6 +334,35 @@ def _write_export(
     with open(os.path.join(folder, name), 'w', encoding='utf-8') as f:
       f.write(whole)
   return report
+
+
+def _check_devices(
+  folder: str,
+  kind: str,
+  report: markdown.Report,
+  images: list[np.ndarray],
+  expected: list[np.ndarray],
+  found: list[np.ndarray],
+  source: source_lib.ExportSource,
+) -> dict[str, Any]:
+  """Runs the device checks of an int8 file and draws their plots."""
+  logging.info('Checking %s with device compilers and TFLite Micro', kind)
+  normalization = None
+  if not report['request']['normalization_in_graph']:
+    normalization = (source.config.data.mean, source.config.data.std)
+  target = report['target'].get(kind, {})
+  ram = target.get('ram_bytes')
+  checks = measure.run_device_checks(
+    os.path.join(folder, f'{kind}.tflite'),
+    images,
+    normalization,
+    target.get('name', ''),
+    ram,
+  )
+  arena = report['formats'][kind]['peak_activation_bytes']
+  plots.write_memory_plot(folder, kind, checks['memory'], arena, ram)
+  plots.write_error_plot(folder, kind, images, expected, found)
+  return checks
 
 
 def _convert_by_litert(

@@ -38,10 +38,36 @@ def convert_tflite(content: bytes) -> bytes:
       f.write(content)
     try:
       model, _ = tf2onnx.from_tflite(path, opset=OPSET)
+      _split_shared_zero_points(model.graph)
       onnx.checker.check_model(model)
     except Exception as error:  # of many types
       raise ValueError(f'tf2onnx cannot convert the file: {error}') from error
   return model.SerializeToString()
+
+
+def _split_shared_zero_points(graph: Any) -> None:
+  """Gives every int8 kernel of an `onnx.GraphProto` its own zero point.
+
+  tf2onnx stores equal zero points once. On x86 CPUs without VNNI,
+  `session.x64quantprecision` makes ONNX Runtime rewrite kernels as uint8 with
+  their zero points, one kernel at a time, and loading fails when it rewrites a
+  zero point for the second time.
+  """
+  from onnx import TensorProto
+
+  constants = {tensor.name: tensor for tensor in graph.initializer}
+  uses = collections.Counter(name for node in graph.node for name in node.input)
+  for node in graph.node:
+    if node.op_type != 'DequantizeLinear' or node.input[0] not in constants:
+      continue
+    zero_point = constants[node.input[2]]
+    if zero_point.data_type != TensorProto.INT8 or uses[zero_point.name] < 2:
+      continue
+    uses[zero_point.name] -= 1
+    own = graph.initializer.add()
+    own.CopyFrom(zero_point)
+    own.name = f'{node.name}_zero_point'
+    node.input[2] = own.name
 
 
 def summarize_onnx(content: bytes) -> dict[str, Any]:

@@ -1,116 +1,138 @@
-"""What devices make of an int8 file, as far as this machine can tell.
+"""Device checks of an int8 file, as far as this machine can run them.
 
-Memory by our planner and by TFLite Micro, bits by TFLite Micro beside LiteRT's
-reference kernels, Arm's compiler for Ethos-U, estimates for other targets, and
-the time that LiteRT takes here.
+Activation memory at each operator, TFLite Micro's arena and its outputs
+compared bit by bit with LiteRT's reference kernels, Arm's Vela compiler for
+Ethos-U, and a lower bound of the latency on targets that publish their MACs per
+cycle. The functions return numbers; `report.plots` draws them.
 """
 
 from collections.abc import Sequence
-import os
 import statistics
 import time
 from typing import Any
 
-from absl import logging
 import numpy as np
 
-from deeplab import evaluate
 from deeplab import system
-from deeplab import visualize
-from deeplab.data import dataset_info
 from deeplab.data.augmentation import compose
 from deeplab.inference import litert
 from deeplab.inference import tflm
-from export import source as source_lib
 from export.devices import targets
 from export.devices import tflm as micro
 from export.devices import vela
 from export.graph import memory
 from export.graph import tflite_graph
-from export.report import plots
 
+# Accelerators that every int8 file is compiled for, one of each generation.
 ACCELERATORS = ('ethos-u55-128', 'ethos-u65-256', 'ethos-u85-256')
 _TIMED_RUNS = 11
-_TFLM_IMAGES = 2
+_WARMUP_RUNS = 2
+_TFLM_IMAGES = 2  # TFLite Micro's portable kernels take seconds an image
 
 
 def measure_latency_ms(content: bytes, runs: int = _TIMED_RUNS) -> float:
-  """Returns the median time of LiteRT on this CPU, one thread a core.
+  """Measures LiteRT on this CPU with one thread per core.
 
   Args:
-    content: of a .tflite file.
-    runs: how many are timed, after two that are not.
+    content: bytes of a .tflite file.
+    runs: number of timed runs, after two warm-up runs.
+
+  Returns:
+    The median latency, milliseconds.
   """
   runner = litert.open_interpreter(content)
   seconds = []
-  for _ in range(runs + 2):
+  for _ in range(runs + _WARMUP_RUNS):
     start = time.perf_counter()
     runner.invoke()
     seconds.append(time.perf_counter() - start)
-  return 1e3 * statistics.median(seconds[2:])
+  return 1e3 * statistics.median(seconds[_WARMUP_RUNS:])
 
 
 def quantize_input(
-  graph: tflite_graph.Graph, image: np.ndarray, normalize: Any
+  graph: tflite_graph.Graph,
+  image: np.ndarray,
+  normalization: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> np.ndarray:
-  """Returns an image as the file takes it.
+  """Converts an image to the input tensor of a file.
 
   Args:
-    graph: of the file.
-    image: [H, W, C], values as they are, of its size.
-    normalize: what the caller does to pixels; the identity where the file
-      normalises.
+    graph: graph of the file.
+    image: [H, W, C] pixel values, of the file's size.
+    normalization: (mean, std), a value per channel each, for a file whose
+      caller normalises; None where normalization is in the graph.
+
+  Returns:
+    [1, H, W, C] in the input's dtype, quantised with its scale.
   """
   tensor = graph.tensors[graph.inputs[0]]
-  x = normalize(np.asarray(image, np.float32))[None]
-  found = tflite_graph.tensor_qparams(tensor) or {'scale': 0.0, 'zero_point': 0}
+  x = np.asarray(image, np.float32)
+  if normalization is not None:
+    mean, std = (np.asarray(v, np.float32) for v in normalization)
+    x = compose.normalize_image(x, mean, std)
+  qparams = tflite_graph.tensor_qparams(tensor) or {
+    'scale': 0.0,
+    'zero_point': 0,
+  }
   return litert.quantize_input(
-    x,
+    x[None],
     {
       'dtype': np.dtype(tensor.dtype).type,
-      'quantization': (found['scale'], found['zero_point']),
+      'quantization': (qparams['scale'], qparams['zero_point']),
     },
   )
 
 
-def _check_tflm(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
-  """Returns what TFLM makes of a file; or `absent`, why a part of it is."""
+def check_tflm(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+  """Runs a file on TFLite Micro and compares it with LiteRT.
+
+  Args:
+    content: bytes of an int8 .tflite file.
+    inputs: [1, H, W, C] in the input's dtype; at least one.
+
+  Returns:
+    `arena` (`tflm.ArenaUsage` as a dict), `operators` (name -> `count`, `equal`
+    and `largest` difference in LSB), `images`, `histogram` (LSB -> number of
+    output values) and `first` (the first operator that differs, or None). If
+    TFLite Micro is not installed or cannot run the file, `absent` says why and
+    the keys that it could not fill are missing.
+  """
   if not tflm.is_available():
     return {'absent': 'the package tflite-micro is not installed'}
   try:
     arena = micro.measure_arena(content)
   except ValueError as error:
     return {'absent': str(error)}
-  with system.capture_stderr() as held:
+  with system.capture_stderr() as captured:
     try:
       return {
         'arena': arena._asdict(),
         **_compare_with_reference(content, inputs),
       }
     except RuntimeError:
-      said = held().strip().splitlines() or ['it says nothing']
+      lines = captured().strip().splitlines() or ['it prints no reason']
   return {
     'arena': arena._asdict(),
-    'absent': f'the file loads and does not run: {"; ".join(said[:2])}',
+    'absent': f'the file loads and does not run: {"; ".join(lines[:2])}',
   }
 
 
 def _compare_with_reference(
   content: bytes, inputs: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-  """Returns where TFLM differs from LiteRT's reference kernels.
+  """Compares TFLite Micro with LiteRT's reference kernels.
 
   Raises:
-    RuntimeError: TFLM cannot run an operator.
+    RuntimeError: TFLite Micro cannot run an operator.
   """
   operators: dict[str, dict[str, Any]] = {}
-  for found in micro.compare_operators(content, inputs[0]):
+  for difference in micro.compare_operators(content, inputs[0]):
     row = operators.setdefault(
-      found.operator, {'count': 0, 'equal': 0, 'largest': 0.0}
+      difference.operator, {'count': 0, 'equal': 0, 'largest': 0.0}
     )
     row['count'] += 1
-    row['equal'] += int(found.largest == 0)
-    row['largest'] = max(row['largest'], found.largest)
+    row['equal'] += int(difference.largest == 0)
+    row['largest'] = max(row['largest'], difference.largest)
   network = micro.compare_network(content, inputs[:_TFLM_IMAGES])
   return {
     'operators': operators,
@@ -120,17 +142,22 @@ def _compare_with_reference(
   }
 
 
-def _check_npus(
+def check_vela(
   path: str, target: str = '', ram_bytes: int | None = None
 ) -> dict[str, Any]:
-  """Returns Vela's summary by accelerator, or its error.
+  """Compiles a file with Vela for each accelerator of `ACCELERATORS`.
 
   Args:
     path: the .tflite file.
-    target: one more accelerator, or one of these.
-    ram_bytes: what Vela plans that one's SRAM with; None for its default.
+    target: a further accelerator, or one of `ACCELERATORS`; any other target is
+      ignored.
+    ram_bytes: SRAM that Vela plans the target with; None for Vela's default.
+
+  Returns:
+    Accelerator -> Vela's summary and `planned_bytes` (the given SRAM), or
+    `error`.
   """
-  found: dict[str, Any] = {}
+  summaries: dict[str, Any] = {}
   names = dict.fromkeys(ACCELERATORS)
   if target in vela.ACCELERATORS:
     names[target] = None
@@ -138,14 +165,19 @@ def _check_npus(
     given = ram_bytes if name == target else None
     try:
       compiled = vela.summary_to_json(vela.compile_file(path, name, given))
-      found[name] = {**compiled, 'planned_bytes': given}
+      summaries[name] = {**compiled, 'planned_bytes': given}
     except ValueError as error:
-      found[name] = {'error': str(error).replace(path, 'the file')}
-  return found
+      summaries[name] = {'error': str(error).replace(path, 'the file')}
+  return summaries
 
 
-def _memory_timeline(graph: tflite_graph.Graph) -> dict[str, Any]:
-  """Returns bytes alive at each operator, and the operators' names."""
+def memory_timeline(graph: tflite_graph.Graph) -> dict[str, Any]:
+  """Lists the activation memory at each operator, in execution order.
+
+  Returns:
+    `bytes` alive at each operator and, last, at the output; `operators`, their
+    names; and `tensors`, the names of the tensors that they write.
+  """
   return {
     'bytes': memory.live_bytes(memory.activation_lifetimes(graph)),
     'operators': [op.name for op in graph.operators],
@@ -153,95 +185,49 @@ def _memory_timeline(graph: tflite_graph.Graph) -> dict[str, Any]:
   }
 
 
+def estimate_latencies(macs: int) -> dict[str, float | None]:
+  """Estimates the least milliseconds of a network, target by target.
+
+  Targets with a compiler are left out: `check_vela` has its estimate.
+
+  Args:
+    macs: multiply-accumulates of the network.
+  """
+  return {
+    name: target.estimate_ms(macs)
+    for name, target in targets.TARGETS.items()
+    if target.compiler is None
+  }
+
+
 def run_device_checks(
   path: str,
   images: Sequence[np.ndarray],
-  normalize: Any,
+  normalization: tuple[Sequence[float], Sequence[float]] | None = None,
   target: str = '',
   ram_bytes: int | None = None,
 ) -> dict[str, Any]:
-  """Returns what there is to say of an int8 file.
+  """Runs all device checks on an int8 file.
 
   Args:
     path: the .tflite file.
-    images: [H, W, 3] in 0..255, of its size; at least one.
-    normalize: see `quantize_input`.
-    target: see `_check_npus`.
-    ram_bytes: likewise.
+    images: [H, W, C] pixel values, of the file's size; at least one.
+    normalization: (mean, std) for a file whose caller normalises; None where
+      normalization is in the graph.
+    target: device that the file was exported for, '' for none.
+    ram_bytes: RAM of that device; None for its default.
 
   Returns:
-    `memory`, see `_memory_timeline`; `micro`; `npu`; and `estimates`, the least
-    milliseconds by target (`Target.estimate_ms`).
+    `memory` (`memory_timeline`), `micro` (`check_tflm`), `npu` (`check_vela`)
+    and `estimates` (`estimate_latencies`).
   """
   with open(path, 'rb') as f:
     content = f.read()
   graph = tflite_graph.read_tflite(content)
-  inputs = [quantize_input(graph, image, normalize) for image in images]
-  macs = tflite_graph.count_macs(graph)
+  inputs = [quantize_input(graph, image, normalization) for image in images]
   return {
-    'memory': _memory_timeline(graph),
-    'micro': _check_tflm(content, inputs),
-    'npu': _check_npus(path, target, ram_bytes),
-    'estimates': {
-      name: target.estimate_ms(macs)
-      for name, target in targets.TARGETS.items()
-      if target.compiler is None
-    },
+    'memory': memory_timeline(graph),
+    'micro': check_tflm(content, inputs),
+    'npu': check_vela(path, target, ram_bytes),
+    'estimates': estimate_latencies(tflite_graph.count_macs(graph)),
   }
-
-
-def check_and_plot(
-  folder: str,
-  kind: str,
-  report: dict[str, Any],
-  images: list[np.ndarray],
-  expected: list[np.ndarray],
-  found: list[np.ndarray],
-  source: source_lib.ExportSource,
-) -> dict[str, Any]:
-  """Collects what devices make of an int8 file, and draws it."""
-  logging.info('Asking compilers and TFLite Micro about %s', kind)
-  request, data = report['request'], source.config.data
-
-  def normalize(image: np.ndarray) -> np.ndarray:
-    if request['normalization_in_graph']:
-      return image
-    mean, std = np.float32(data.mean), np.float32(data.std)
-    return compose.normalize_image(image, mean, std)
-
-  target = report['target'].get(kind, {})
-  ram = target.get('ram_bytes')
-  path = os.path.join(folder, f'{kind}.tflite')
-  facts = run_device_checks(
-    path, images, normalize, target.get('name', ''), ram
-  )
-  arena = report['formats'][kind]['peak_activation_bytes']
-  visualize.save_image(
-    plots.plot_memory(facts['memory'], arena, ram),
-    os.path.join(folder, f'memory_{kind}.png'),
-  )
-  visualize.save_image(
-    plots.plot_errors(images[:3], expected[:3], found[:3]),
-    os.path.join(folder, f'errors_{kind}.png'),
-  )
-  return facts
-
-
-def draw_masks(
-  folder: str,
-  shown: list[tuple[str, evaluate.Result]],
-  info: dataset_info.DatasetInfo,
-) -> None:
-  """Draws the first images of an evaluation: JAX, files, label."""
-  rows = []
-  for samples in zip(*(result.samples for _, result in shown), strict=True):
-    masks = [
-      (name, sample.prediction)
-      for (name, _), sample in zip(shown, samples, strict=True)
-    ]
-    masks.append(('label', samples[0].label))
-    rows.append((samples[0].image, masks))
-  visualize.save_image(
-    plots.draw_overlays(rows, info.class_names, info.palette),
-    os.path.join(folder, 'overlays.png'),
-  )

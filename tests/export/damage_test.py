@@ -68,7 +68,7 @@ def test_the_compiler_gets_half_a_file(tmp_path):
   path.write_bytes(small.int8()[:1500])
   with pytest.raises(ValueError, match=r'Vela cannot compile .*half\.tflite'):
     vela.compile_file(str(path))
-  found = measure._check_npus(str(path))
+  found = measure.check_vela(str(path))
   assert all('the file' in x['error'] for x in found.values())
 
 

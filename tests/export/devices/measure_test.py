@@ -16,7 +16,7 @@ def test_latency():
 
 def test_images_as_the_file_takes_them():
   graph = tflite_graph.read_tflite(small.int8())
-  found = measure.quantize_input(graph, small.image(), lambda x: x)
+  found = measure.quantize_input(graph, small.image())
   assert found.dtype == np.int8
   wanted = small.image()[None].astype(int) - 128
   np.testing.assert_array_equal(found, wanted)
@@ -25,7 +25,7 @@ def test_images_as_the_file_takes_them():
 def test_what_is_collected(tmp_path, monkeypatch):
   monkeypatch.setattr(measure, 'ACCELERATORS', ('ethos-u55-128',))
   path = small.write(tmp_path, small.int8())
-  found = measure.run_device_checks(path, [small.image()], lambda x: x)
+  found = measure.run_device_checks(path, [small.image()])
   # Half-pixel centres by 2 are what it takes.
   npu = found['npu']['ethos-u55-128']
   assert npu['refused'] == []
@@ -49,9 +49,9 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
     return vela.VelaSummary((), 1024, 0, 1, 1, 0, 1e-3, 'a system')
 
   monkeypatch.setattr(vela, 'compile_file', compile_file)
-  npu = measure._check_npus('x.tflite', 'ethos-u65-256', 4096)
-  measure._check_npus('x.tflite', 'ethos-u55-32', 2048)
-  measure._check_npus('x.tflite', 'stm32n6', 2048)
+  npu = measure.check_vela('x.tflite', 'ethos-u65-256', 4096)
+  measure.check_vela('x.tflite', 'ethos-u55-32', 2048)
+  measure.check_vela('x.tflite', 'stm32n6', 2048)
   listed = [(name, None) for name in measure.ACCELERATORS]
   assert asked == [
     *(listed[0], ('ethos-u65-256', 4096), listed[2]),
@@ -70,7 +70,7 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
 
 def test_what_is_absent_is_said(tmp_path, monkeypatch):
   monkeypatch.setattr(tflm, 'is_available', lambda: False)
-  found = measure._check_tflm(small.int8(), [])
+  found = measure.check_tflm(small.int8(), [])
   assert found == {'absent': 'the package tflite-micro is not installed'}
   entry = {
     'weight_bytes': 1024,
@@ -87,7 +87,7 @@ def test_what_is_absent_is_said(tmp_path, monkeypatch):
 def test_what_tflm_cannot_run_is_said():
   """It loads class ids in one byte, and has no such CAST."""
   content = io_types.append_argmax(small.int8('float32'), 'uint8')
-  found = measure._check_tflm(content, [small.image()[None].view(np.int8)])
+  found = measure.check_tflm(content, [small.image()[None].view(np.int8)])
   assert set(found) == {'arena', 'absent'}
   assert found['absent'].startswith('the file loads and does not run: ')
   assert 'UINT8' in found['absent'] and 'CAST' in found['absent']
