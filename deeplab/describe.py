@@ -16,7 +16,7 @@ from deeplab.data import image_format
 from deeplab.data.augmentation import compose
 from deeplab.models import profile
 from deeplab.models import registry
-from deeplab.pretrained import published
+from deeplab.pretrained import published_weights
 from deeplab.pretrained import resolve
 from deeplab.training import train_step
 
@@ -43,7 +43,7 @@ def list_choices() -> str:
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
-  for name, origin in sorted(published.PUBLISHED_WEIGHTS.items()):
+  for name, origin in sorted(published_weights.PUBLISHED_WEIGHTS.items()):
     head = f' with {origin.head}' if origin.head else ''
     lines.append(f'  {name:<42} {origin.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']

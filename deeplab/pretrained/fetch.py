@@ -7,12 +7,12 @@ import tempfile
 from absl import logging
 
 from deeplab import system
-from deeplab.pretrained import published
+from deeplab.pretrained import published_weights
 
 _CHUNK_BYTES = 1 << 20
 
 
-def cache_path(origin: published.PublishedWeights) -> str:
+def cache_path(origin: published_weights.PublishedWeights) -> str:
   """Returns where the file of an origin lies, or would.
 
   In `weights` below $DEEPLAB_CACHE, by default ~/.cache/deeplab.
@@ -32,7 +32,7 @@ def sha256(*paths: str) -> str:
   return digest.hexdigest()
 
 
-def check_digest(path: str, origin: published.PublishedWeights) -> None:
+def check_digest(path: str, origin: published_weights.PublishedWeights) -> None:
   """Refuses a file that is not the one that was published.
 
   Raises:
@@ -51,7 +51,7 @@ def check_digest(path: str, origin: published.PublishedWeights) -> None:
     )
 
 
-def fetch_weights(origin: published.PublishedWeights) -> str:
+def fetch_weights(origin: published_weights.PublishedWeights) -> str:
   """Returns the path of an origin's file, fetched if it is not in the cache.
 
   Raises:

@@ -18,7 +18,7 @@ from typing import Any
 from deeplab import workdir as workdir_lib
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
-from deeplab.pretrained import published
+from deeplab.pretrained import published_weights
 from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.readers import tf_checkpoint
@@ -37,7 +37,7 @@ class WeightsSpec:
 
   system: str
   path: str
-  published: published.PublishedWeights | None
+  published: published_weights.PublishedWeights | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,11 @@ def resolve_init_from(init_from: str) -> WeightsSpec:
   Raises:
     ValueError: it is neither published nor a path.
   """
-  if init_from in published.PUBLISHED_WEIGHTS:
+  if init_from in published_weights.PUBLISHED_WEIGHTS:
     system = init_from.partition(':')[0]
-    return WeightsSpec(system, '', published.PUBLISHED_WEIGHTS[init_from])
+    return WeightsSpec(
+      system, '', published_weights.PUBLISHED_WEIGHTS[init_from]
+    )
   system, colon, path = init_from.partition(':')
   if not colon or system not in detect.SYSTEMS:
     system, path = '', init_from
@@ -89,9 +91,9 @@ def resolve_init_from(init_from: str) -> WeightsSpec:
     raise ValueError(
       f'config.init_from={init_from!r} is neither a file or work directory nor '
       'a name of published weights; known are '
-      f'{sorted(published.PUBLISHED_WEIGHTS)}'
+      f'{sorted(published_weights.PUBLISHED_WEIGHTS)}'
     )
-  for name, origin in published.PUBLISHED_WEIGHTS.items():
+  for name, origin in published_weights.PUBLISHED_WEIGHTS.items():
     if os.path.basename(path) == origin.filename:
       return WeightsSpec(name.partition(':')[0], path, origin)
   return WeightsSpec(system, path, None)
@@ -152,7 +154,7 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
 
 
 def _requirements_of_published(
-  published: published.PublishedWeights,
+  published: published_weights.PublishedWeights,
 ) -> WeightsRequirements:
   names = {'encoder.name': published.encoder}
   if published.head:

@@ -39,7 +39,7 @@ from deeplab.inference import litert
 from deeplab.models import registry
 from deeplab.pretrained import merge
 from deeplab.pretrained import unfold_batch_norm
-from deeplab.pretrained.readers import tflite as tflite_weights
+from deeplab.pretrained.readers import tflite_weights
 from deeplab.pretrained.systems import detect
 from deeplab.quantization import rules as rules_lib
 from export import calibration

@@ -14,7 +14,7 @@ from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.heads import mobileseg
 from tests.models import paddle_cases
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 
 def conv_norm(kind):
@@ -207,13 +207,13 @@ ENCODERS = {
 @pytest.mark.parametrize('name', ENCODERS)
 def test_encoder(name, tmp_path):
   encoder, (backbone, fields), module_name = ENCODERS[name]
-  variables = cases.variables(encoder)
-  x = cases.images(64, 96, seed=1)
+  variables = encoder_cases.variables(encoder)
+  x = encoder_cases.images(64, 96, seed=1)
   request = {'backbone': backbone, 'fields': fields}
   theirs = paddle_cases.features(request, variables, module_name, x, tmp_path)
   # Without the map at stride 2.
-  ours = cases.features(encoder, variables, x)[1:]
-  cases.assert_equal(ours, theirs, 1e-4)
+  ours = encoder_cases.features(encoder, variables, x)[1:]
+  encoder_cases.assert_equal(ours, theirs, 1e-4)
 
 
 @pytest.mark.full
@@ -230,8 +230,8 @@ def test_mobileseg(name, tmp_path):
     auxiliary=None,
     num_classes=19,
   )
-  variables = cases.variables(network, (64, 96))
-  x = cases.images(64, 96, seed=1)
+  variables = encoder_cases.variables(network, (64, 96))
+  x = encoder_cases.images(64, 96, seed=1)
   request = {
     'backbone': backbone,
     'fields': fields,
@@ -253,4 +253,4 @@ def test_mobileseg(name, tmp_path):
 
   theirs = paddle_cases.features(request, variables, names, x, tmp_path)
   ours = jax.jit(lambda v, x: network.apply(v, x).logits)(variables, x)
-  cases.assert_equal([ours], theirs, 1e-4)
+  encoder_cases.assert_equal([ours], theirs, 1e-4)

@@ -18,7 +18,7 @@ from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.pretrained import merge
 from deeplab.pretrained import unfold_batch_norm
-from deeplab.pretrained.readers import tflite
+from deeplab.pretrained.readers import tflite_weights
 from deeplab.pretrained.systems import detect
 
 OPTIONS = layers.Options(depthwise='shifted', pointwise='matmul')
@@ -76,7 +76,9 @@ def bring(path, model, size):
   x = jnp.zeros((1, size, size, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
   variables = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
-  name, match = detect.detect_system(tflite.read_tflite(path), model, variables)
+  name, match = detect.detect_system(
+    tflite_weights.read_tflite(path), model, variables
+  )
   assert detect.SYSTEMS[name].batch_norms_folded
   variables = merge.merge_tensors(
     variables, match.tensors, match.tensor_refs, unused=match.unused
@@ -247,7 +249,7 @@ def test_an_encoder_of_imagenet(published):
     output_stride=32, top_conv=True, padding='same', options=OPTIONS
   )
   ours = bring(path, Backbone(encoder), 224)
-  file, tensors = File(path), tflite.read_tflite(path)
+  file, tensors = File(path), tflite_weights.read_tflite(path)
   layer = 'MobileNetV2/top/Conv2d_1x1_output'
   kernel = tensors[f'{layer}/weights'][:, 0, 0].T
   same = []

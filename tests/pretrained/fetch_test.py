@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from deeplab.pretrained import fetch
-from deeplab.pretrained import published as origins
-from deeplab.pretrained.systems import base
+from deeplab.pretrained import published_weights
+from deeplab.pretrained.systems import mapping
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -21,8 +21,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def origin(url, digest=f'sha256:{DIGEST[:8]}'):
-  return origins.PublishedWeights(
-    url, digest, 'MIT', 'resnet_18', base.IMAGENET_NORMALIZATION
+  return published_weights.PublishedWeights(
+    url, digest, 'MIT', 'resnet_18', mapping.IMAGENET_NORMALIZATION
   )
 
 

@@ -13,21 +13,21 @@ from deeplab.models.encoders import resnet
 from deeplab.pretrained import fetch
 from deeplab.pretrained import load
 from deeplab.pretrained import merge
-from deeplab.pretrained import published as origins
+from deeplab.pretrained import published_weights
 from deeplab.pretrained import resolve
 from deeplab.pretrained.readers import safetensors
-from deeplab.pretrained.systems import base
 from deeplab.pretrained.systems import detect
+from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import slim
 from deeplab.pretrained.systems import torchvision
-from tests.export import handmade as fb
+from tests.export import handmade
 
-ORIGIN = origins.PublishedWeights(
+ORIGIN = published_weights.PublishedWeights(
   url='https://download.example/resnet_tiny.safetensors',
   digest='',
   licence='MIT',
   encoder='resnet_tiny',
-  normalization=base.IMAGENET_NORMALIZATION,
+  normalization=mapping.IMAGENET_NORMALIZATION,
 )
 
 
@@ -75,7 +75,7 @@ def theirs(system, seed=0, whole=True, **fields):
   parts = [detect.SYSTEMS[system].encoders, detect.SYSTEMS[system].heads]
   tensors = {}
   for known, module in zip(parts, (model.encoder, model.head), strict=True):
-    part = base.find_mapping(known, module)
+    part = mapping.find_mapping(known, module)
     if part is None or (module is model.head and not whole):
       continue
     for path, source in part.tensor_refs(variables).items():
@@ -198,7 +198,9 @@ def test_a_foreign_file_says_how_much_was_found(tmp_path):
 @pytest.fixture
 def published(tmp_path, monkeypatch):
   """An origin whose file lies in the cache."""
-  monkeypatch.setitem(origins.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setitem(
+    published_weights.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN
+  )
   monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
   os.makedirs(tmp_path / 'weights')
   tensors, ours = theirs('torchvision', whole=False)
@@ -302,7 +304,7 @@ def folded_file(path, variables, model):
     (slim.CONVERTED_SYSTEM.encoders, model.encoder),
     (slim.CONVERTED_SYSTEM.heads, model.head),
   ):
-    sources |= base.find_mapping(known, module).tensor_refs(variables)
+    sources |= mapping.find_mapping(known, module).tensor_refs(variables)
   leaves, tensors = merge.flatten_variables(variables), {}
   for ours, source in sources.items():
     value = generator.normal(size=leaves[ours].shape, scale=0.3)
@@ -312,7 +314,7 @@ def folded_file(path, variables, model):
       'same': lambda x: x,
     }[source.layout](value.astype(np.float32))
   constants = [
-    fb.tensor(name, 'float32', value.shape, data=value)
+    handmade.tensor(name, 'float32', value.shape, data=value)
     for name, value in tensors.items()
   ]
   index = {name: i + 1 for i, name in enumerate(tensors)}
@@ -325,8 +327,8 @@ def folded_file(path, variables, model):
     for name in tensors
     if name.endswith('/weights')
   ]
-  image = fb.tensor('image', 'float32', (1, 33, 33, 3))
-  path.write_bytes(fb.build([image, *constants], operators, [0], [0]))
+  image = handmade.tensor('image', 'float32', (1, 33, 33, 3))
+  path.write_bytes(handmade.build([image, *constants], operators, [0], [0]))
   return tensors
 
 
@@ -391,20 +393,20 @@ def test_tensorflow_checkpoints_by_any_name(tmp_path):
     )
 
 
-@pytest.mark.parametrize('name', sorted(origins.PUBLISHED_WEIGHTS))
+@pytest.mark.parametrize('name', sorted(published_weights.PUBLISHED_WEIGHTS))
 def test_origins_are_of_networks_that_there_are(name):
   """Every field that an origin or its system asks for exists in our class."""
-  origin = origins.PUBLISHED_WEIGHTS[name]
+  origin = published_weights.PUBLISHED_WEIGHTS[name]
   system = detect.SYSTEMS[name.partition(':')[0]]
   encoder = registry.ENCODERS[origin.encoder]
-  part = base.find_mapping(system.encoders, encoder())
+  part = mapping.find_mapping(system.encoders, encoder())
   assert part is not None
   asked = {f'encoder.{field}' for field in part.fields} | set(origin.model)
   allowed = {f'encoder.{field}' for field in registry.config_fields(encoder)}
   if origin.head:
     head = registry.HEADS[origin.head]
     allowed |= {f'head.{field}' for field in registry.config_fields(head)}
-    assert base.find_mapping(system.heads, head(num_classes=2)) is not None
+    assert mapping.find_mapping(system.heads, head(num_classes=2)) is not None
   asked |= set(origin.trained) - {'output_stride'}
   assert asked <= allowed
   assert origin.url.startswith('https://') and origin.licence
@@ -413,7 +415,9 @@ def test_origins_are_of_networks_that_there_are(name):
 def test_what_is_wrong_is_said_before_anything_is_fetched(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setitem(origins.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN)
+  monkeypatch.setitem(
+    published_weights.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN
+  )
   monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
   fetched = []
   monkeypatch.setattr(fetch, 'fetch_weights', fetched.append)

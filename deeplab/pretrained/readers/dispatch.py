@@ -10,7 +10,7 @@ from deeplab.pretrained.readers import hdf5
 from deeplab.pretrained.readers import pth
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.readers import tf_checkpoint
-from deeplab.pretrained.readers import tflite
+from deeplab.pretrained.readers import tflite_weights
 
 READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
   '.safetensors': safetensors.read_safetensors,
@@ -19,7 +19,7 @@ READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
   '.h5': hdf5.read_hdf5,
   '.hdf5': hdf5.read_hdf5,
   '.keras': hdf5.read_hdf5,
-  '.tflite': tflite.read_tflite,
+  '.tflite': tflite_weights.read_tflite,
   '.index': tf_checkpoint.read_tf_checkpoint,
 }
 

@@ -8,19 +8,21 @@ import flax.linen as nn
 from deeplab import workdir as workdir_lib
 from deeplab.pretrained import merge
 from deeplab.pretrained.readers import safetensors
-from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import mapping
 
 
-def _own_tensor_refs(variables: base.PyTree, scope: str) -> base.TensorRefs:
-  layouts = base.missing_tensor_refs(variables, scope)
+def _own_tensor_refs(
+  variables: mapping.PyTree, scope: str
+) -> mapping.TensorRefs:
+  layouts = mapping.missing_tensor_refs(variables, scope)
   return {path: merge.TensorRef(path) for path in layouts}
 
 
-def _part_mapping(scope: str) -> base.PartMapping:
-  return base.PartMapping(functools.partial(_own_tensor_refs, scope=scope))
+def _part_mapping(scope: str) -> mapping.PartMapping:
+  return mapping.PartMapping(functools.partial(_own_tensor_refs, scope=scope))
 
 
-SYSTEM = base.WeightSystem(
+SYSTEM = mapping.WeightSystem(
   encoders={nn.Module: _part_mapping('encoder')},
   heads={nn.Module: _part_mapping('head')},
   auxiliaries={nn.Module: _part_mapping('auxiliary')},

@@ -4,9 +4,9 @@ from typing import Any
 from typing import NamedTuple
 
 from deeplab.pretrained import merge
-from deeplab.pretrained.systems import base
 from deeplab.pretrained.systems import deeplab
 from deeplab.pretrained.systems import keras
+from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import mmseg
 from deeplab.pretrained.systems import slim
 from deeplab.pretrained.systems import timm
@@ -15,7 +15,7 @@ from deeplab.pretrained.systems import torchvision
 PyTree = Any
 
 # Where several name an encoder alike, the first is taken.
-SYSTEMS: dict[str, base.WeightSystem] = {
+SYSTEMS: dict[str, mapping.WeightSystem] = {
   'deeplab': deeplab.SYSTEM,
   'keras': keras.SYSTEM,
   'torchvision': torchvision.SYSTEM,
@@ -42,10 +42,10 @@ class SystemMatch(NamedTuple):
   """
 
   tensors: merge.Tensors
-  tensor_refs: base.TensorRefs
+  tensor_refs: mapping.TensorRefs
   unused: str
   fields: dict[str, Any]
-  normalization: base.Normalization | None
+  normalization: mapping.Normalization | None
   bgr: bool
 
   @property
@@ -56,7 +56,7 @@ class SystemMatch(NamedTuple):
 
 
 def match_system(
-  system: base.WeightSystem,
+  system: mapping.WeightSystem,
   tensors: merge.Tensors,
   model: Any,
   variables: PyTree,
@@ -69,7 +69,7 @@ def match_system(
     model: the `Segmenter`.
     variables: its variables.
   """
-  encoder = base.find_mapping(system.encoders, model.encoder)
+  encoder = mapping.find_mapping(system.encoders, model.encoder)
   if encoder is None:
     return None
   parts = {'encoder': encoder}
@@ -80,9 +80,9 @@ def match_system(
       ('head', system.heads, model.head),
       ('auxiliary', system.auxiliaries, model.auxiliary),
     ):
-      part = base.find_mapping(known, module)
+      part = mapping.find_mapping(known, module)
       if part is None:
-        sources |= base.missing_tensor_refs(variables, scope)
+        sources |= mapping.missing_tensor_refs(variables, scope)
       else:
         sources |= part.tensor_refs(variables)
         parts[scope] = part
@@ -105,7 +105,7 @@ def match_system(
 
 
 def _rename_tensors(
-  encoder: base.PartMapping, tensors: merge.Tensors
+  encoder: mapping.PartMapping, tensors: merge.Tensors
 ) -> merge.Tensors:
   """Returns the tensors of a file by the names that sources have.
 

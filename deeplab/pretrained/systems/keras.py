@@ -19,7 +19,7 @@ from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception_keras
 from deeplab.pretrained import merge
 from deeplab.pretrained.readers import hdf5
-from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import mapping
 
 
 def _mobilenet_v2(module: str, norm: bool) -> str | None:
@@ -143,21 +143,23 @@ def _align_by_order(
 
 
 def _encoder_mapping(
-  modules: base.ModuleNamer, **others: Any
-) -> base.PartMapping:
-  return base.PartMapping(
-    functools.partial(base.keras_tensor_refs, scope='encoder', modules=modules),
+  modules: mapping.ModuleNamer, **others: Any
+) -> mapping.PartMapping:
+  return mapping.PartMapping(
+    functools.partial(
+      mapping.keras_tensor_refs, scope='encoder', modules=modules
+    ),
     **others,
   )
 
 
-SYSTEM = base.WeightSystem(
+SYSTEM = mapping.WeightSystem(
   encoders={
     mobilenet_v2.MobileNetV2: _encoder_mapping(
       _mobilenet_v2,
       unused='(predictions|Logits|Conv_1|Conv_1_bn)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      normalization=base.SIGNED_NORMALIZATION,
+      normalization=mapping.SIGNED_NORMALIZATION,
       align=functools.partial(
         _align_by_order, 'MobileNetV2', 'Conv1', 'predictions'
       ),
@@ -166,7 +168,7 @@ SYSTEM = base.WeightSystem(
       _mobilenet_v3,
       unused='(conv_1|conv_1_bn|conv_2|logits)/.*',
       fields={'padding': 'keras', 'rounding': 'keras', 'bn_epsilon': 1e-3},
-      normalization=base.SIGNED_NORMALIZATION,
+      normalization=mapping.SIGNED_NORMALIZATION,
       rename=_to_keras3_name,
     ),
     resnet.ResNet: _encoder_mapping(
@@ -178,14 +180,14 @@ SYSTEM = base.WeightSystem(
         'padding': 'symmetric',
         'bn_epsilon': 1.001e-5,
       },
-      normalization=base.CAFFE_NORMALIZATION,
+      normalization=mapping.CAFFE_NORMALIZATION,
       bgr=True,
     ),
     xception_keras.XceptionKeras: _encoder_mapping(
       _xception,
       unused='predictions/.*',
       fields={'padding': 'same', 'valid_stem': True, 'bn_epsilon': 1e-3},
-      normalization=base.SIGNED_NORMALIZATION,
+      normalization=mapping.SIGNED_NORMALIZATION,
       align=functools.partial(
         _align_by_order, 'Xception', 'block1_conv1', 'predictions'
       ),

@@ -12,7 +12,7 @@ from deeplab.models.encoders import resnet
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
-from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import torchvision
 
 
@@ -65,7 +65,7 @@ def _decode_head(module: str, norm: bool) -> str | None:
   return _separable_layer(prefix, match[3] or '', norm)
 
 
-def _fcn(prefix: str) -> base.ModuleNamer:
+def _fcn(prefix: str) -> mapping.ModuleNamer:
   def name(module: str, norm: bool) -> str | None:
     if module == 'classifier':
       return f'{prefix}.conv_seg'
@@ -80,13 +80,13 @@ def _fcn(prefix: str) -> base.ModuleNamer:
 # The 769-pixel networks align corners, which their files do not say.
 _HEAD_FIELDS = {'bn_epsilon': 1e-5}
 
-SYSTEM = base.WeightSystem(
+SYSTEM = mapping.WeightSystem(
   encoders={
     **{
-      cls: base.torch_mapping(
+      cls: mapping.torch_mapping(
         'encoder',
         _resnet,
-        unused=rf'fc\..*|{base.BATCH_COUNTERS}',
+        unused=rf'fc\..*|{mapping.BATCH_COUNTERS}',
         fields={
           'padding': 'symmetric',
           'bn_epsilon': 1e-5,
@@ -94,7 +94,7 @@ SYSTEM = base.WeightSystem(
           'stride_conv': '3x3',
           **fields,
         },
-        normalization=base.IMAGENET_NORMALIZATION,
+        normalization=mapping.IMAGENET_NORMALIZATION,
         rename=_to_mapped_name,
       )
       # The first that fits is taken.
@@ -106,18 +106,18 @@ SYSTEM = base.WeightSystem(
     }
   },
   heads={
-    deeplabv3.DeepLabV3: base.torch_mapping(
+    deeplabv3.DeepLabV3: mapping.torch_mapping(
       'head', _decode_head, fields=_HEAD_FIELDS
     ),
-    deeplabv3plus.DeepLabV3Plus: base.torch_mapping(
+    deeplabv3plus.DeepLabV3Plus: mapping.torch_mapping(
       'head', _decode_head, fields=_HEAD_FIELDS
     ),
-    fcn.FCN: base.torch_mapping(
+    fcn.FCN: mapping.torch_mapping(
       'head', _fcn('decode_head'), fields=_HEAD_FIELDS
     ),
   },
   auxiliaries={
-    fcn.FCN: base.torch_mapping(
+    fcn.FCN: mapping.torch_mapping(
       'auxiliary', _fcn('auxiliary_head'), fields=_HEAD_FIELDS
     )
   },

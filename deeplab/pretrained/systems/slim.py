@@ -17,10 +17,10 @@ from deeplab.models.encoders import xception
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.pretrained import merge
-from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import mapping
 
 PyTree = Any
-TensorRefs = base.TensorRefs
+TensorRefs = mapping.TensorRefs
 
 # Tensors that no network of ours takes: optimizers' state, classifiers of
 # ImageNet's classes, and the layer before them where the network has none.
@@ -56,11 +56,11 @@ def _map_layers(
       where there is no counterpart.
   """
   sources = {}
-  for path in base.missing_tensor_refs(variables, part):
+  for path in mapping.missing_tensor_refs(variables, part):
     match = _PATH_PATTERN.fullmatch(path.removeprefix(f'{part}/'))
     there = match and scope(match['layer'])
     if not match or there is None:
-      sources[path] = base.NO_TENSOR
+      sources[path] = mapping.NO_TENSOR
     elif match['variable'] == 'kernel' and match['layer'].endswith('depthwise'):
       sources[path] = merge.TensorRef(f'{there}/depthwise_weights', 'hwim')
     else:
@@ -173,13 +173,15 @@ def _resnet_v1(variables: PyTree) -> TensorRefs:
   return _map_layers(variables, 'encoder', scope)
 
 
-def _resnet_normalization(variables: PyTree) -> base.Normalization:
+def _resnet_normalization(variables: PyTree) -> mapping.Normalization:
   """Returns how `core/feature_extractor.py` normalises images for ResNet.
 
   Networks with the deep stem see -1..1, others images less a mean alone.
   """
   deep = 'stem_2' in variables['params']['encoder']
-  return base.SIGNED_NORMALIZATION if deep else base.CENTERED_NORMALIZATION
+  return (
+    mapping.SIGNED_NORMALIZATION if deep else mapping.CENTERED_NORMALIZATION
+  )
 
 
 def _deeplab_head(variables: PyTree) -> TensorRefs:
@@ -230,22 +232,24 @@ def _fold_tensor_refs(tensor_refs: TensorRefs) -> TensorRefs:
       scope = scope.removesuffix('/BatchNorm')
       result[path] = merge.TensorRef(f'{scope}/biases')
     elif not name:
-      result[path] = base.NO_TENSOR
+      result[path] = mapping.NO_TENSOR
   return result
 
 
 def _part_mapping(
   tensor_refs: Callable[[PyTree], TensorRefs],
   converted: bool,
-  normalization: base.Normalization
-  | Callable[[PyTree], base.Normalization] = base.SIGNED_NORMALIZATION,
+  normalization: mapping.Normalization
+  | Callable[[PyTree], mapping.Normalization] = mapping.SIGNED_NORMALIZATION,
   **fields: Any,
-) -> base.PartMapping:
+) -> mapping.PartMapping:
   """Returns a part that expects `fields`; a converted file has no epsilon."""
   if not converted:
-    return base.PartMapping(tensor_refs, _UNUSED_TENSORS, fields, normalization)
+    return mapping.PartMapping(
+      tensor_refs, _UNUSED_TENSORS, fields, normalization
+    )
   fields.pop('bn_epsilon')
-  return base.PartMapping(
+  return mapping.PartMapping(
     lambda v: _fold_tensor_refs(tensor_refs(v)),
     _UNUSED_TENSORS,
     fields,
@@ -253,12 +257,12 @@ def _part_mapping(
   )
 
 
-def _make_system(converted: bool) -> base.WeightSystem:
+def _make_system(converted: bool) -> mapping.WeightSystem:
   """Returns TF DeepLab's and TF-slim's names, in one kind of file or other."""
   head: dict[str, Any] = {'bn_epsilon': 1e-5}
   if not converted:  # else it may resize maps in any way
     head['align_corners'] = True
-  return base.WeightSystem(
+  return mapping.WeightSystem(
     encoders={
       mobilenet_v2.MobileNetV2: _part_mapping(
         _mobilenet_v2, converted, padding='same', bn_epsilon=1e-3
@@ -290,7 +294,7 @@ def _make_system(converted: bool) -> base.WeightSystem:
 
 SYSTEM = _make_system(converted=False)
 CONVERTED_SYSTEM = _make_system(converted=True)
-OFFICIAL_SYSTEM = base.WeightSystem(
+OFFICIAL_SYSTEM = mapping.WeightSystem(
   encoders={
     mobilenet_v2.MobileNetV2: _part_mapping(
       _mobilenet_v2_official, True, padding='same', bn_epsilon=1e-3

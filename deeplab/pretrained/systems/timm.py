@@ -10,7 +10,7 @@ from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import regnet
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
-from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import torchvision
 
 PyTree = Any
@@ -91,7 +91,7 @@ def _mobilenet_v2(module: str, norm: bool) -> str | None:
   return _block_layer_name(module, norm, _MOBILENET_V2_STAGES)
 
 
-def _mobilenet_v3(variables: PyTree) -> base.ModuleNamer:
+def _mobilenet_v3(variables: PyTree) -> mapping.ModuleNamer:
   params = variables['params']['encoder']
   count = sum(name.startswith('block_') for name in params)
   firsts = _MOBILENET_V3_STAGES.get(count, ())
@@ -119,7 +119,7 @@ def _regnet(module: str, norm: bool) -> str | None:
   return f's{match[1]}.b{match[2]}.{inner}.{last}'
 
 
-def _xception(variables: PyTree) -> base.ModuleNamer:
+def _xception(variables: PyTree) -> mapping.ModuleNamer:
   params = variables['params']['encoder']
   flows = ('entry', 'middle', 'exit')
 
@@ -143,12 +143,12 @@ def _xception(variables: PyTree) -> base.ModuleNamer:
   return name
 
 
-SYSTEM = base.WeightSystem(
+SYSTEM = mapping.WeightSystem(
   encoders={
-    ghostnet.GhostNet: base.torch_mapping(
+    ghostnet.GhostNet: mapping.torch_mapping(
       'encoder',
       _ghostnet,
-      unused=rf'(conv_head|classifier|blocks\.9)\..*|{base.BATCH_COUNTERS}',
+      unused=rf'(conv_head|classifier|blocks\.9)\..*|{mapping.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'bn_epsilon': 1e-5,
@@ -156,34 +156,34 @@ SYSTEM = base.WeightSystem(
         'gate': 'hard_sigmoid',
       },
     ),
-    mobilenet_v2.MobileNetV2: base.torch_mapping(
+    mobilenet_v2.MobileNetV2: mapping.torch_mapping(
       'encoder',
       _mobilenet_v2,
-      unused=rf'(conv_head|bn2|classifier)\..*|{base.BATCH_COUNTERS}',
+      unused=rf'(conv_head|bn2|classifier)\..*|{mapping.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'keras',
         'bn_epsilon': 1e-5,
       },
     ),
-    mobilenet_v3.MobileNetV3: base.varying_torch_mapping(
+    mobilenet_v3.MobileNetV3: mapping.varying_torch_mapping(
       _mobilenet_v3,
-      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{base.BATCH_COUNTERS}',
+      unused=rf'(conv_head|classifier|blocks\.[56]\.0)\..*|{mapping.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'torchvision',
         'bn_epsilon': 1e-5,
       },
     ),
-    regnet.RegNet: base.torch_mapping(
+    regnet.RegNet: mapping.torch_mapping(
       'encoder',
       _regnet,
-      unused=rf'head\.fc\..*|{base.BATCH_COUNTERS}',
+      unused=rf'head\.fc\..*|{mapping.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-5},
     ),
-    xception.Xception: base.varying_torch_mapping(
+    xception.Xception: mapping.varying_torch_mapping(
       _xception,
-      unused=rf'head\.fc\..*|{base.BATCH_COUNTERS}',
+      unused=rf'head\.fc\..*|{mapping.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-3},
     ),
     resnet.ResNet: torchvision.SYSTEM.encoders[resnet.ResNet],

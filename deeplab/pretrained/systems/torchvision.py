@@ -16,7 +16,7 @@ from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import fcn
 from deeplab.models.heads import lraspp
 from deeplab.pretrained import merge
-from deeplab.pretrained.systems import base
+from deeplab.pretrained.systems import mapping
 
 PyTree = Any
 
@@ -55,7 +55,7 @@ def _block_params(variables: PyTree) -> dict[str, Any]:
   return {k: v for k, v in params.items() if k.startswith('block_')}
 
 
-def _mobilenet_v2(variables: PyTree) -> base.ModuleNamer:
+def _mobilenet_v2(variables: PyTree) -> mapping.ModuleNamer:
   blocks = _block_params(variables)
 
   def name(module: str, norm: bool) -> str | None:
@@ -76,7 +76,7 @@ def _mobilenet_v2(variables: PyTree) -> base.ModuleNamer:
   return name
 
 
-def _mobilenet_v3(variables: PyTree) -> base.ModuleNamer:
+def _mobilenet_v3(variables: PyTree) -> mapping.ModuleNamer:
   blocks = _block_params(variables)
 
   def name(module: str, norm: bool) -> str | None:
@@ -99,7 +99,7 @@ def _mobilenet_v3(variables: PyTree) -> base.ModuleNamer:
   return name
 
 
-def _shufflenet_v2(variables: PyTree) -> base.ModuleNamer:
+def _shufflenet_v2(variables: PyTree) -> mapping.ModuleNamer:
   units = variables['params']['encoder']
   # Units that begin a stage.
   firsts = sorted(
@@ -145,8 +145,8 @@ def _deeplabv3(module: str, norm: bool) -> str | None:
   return f'classifier.0.convs.{branch}.{int(norm)}'
 
 
-def _deeplabv3_tensor_refs(variables: PyTree) -> base.TensorRefs:
-  sources = base.torch_tensor_refs(variables, 'head', _deeplabv3)
+def _deeplabv3_tensor_refs(variables: PyTree) -> mapping.TensorRefs:
+  sources = mapping.torch_tensor_refs(variables, 'head', _deeplabv3)
   projection = 'head/aspp/projection/conv/kernel'
   # The pooled branch, as wide as the result, is their last and our first.
   width = merge.flatten_variables(variables)[projection].shape[-1]
@@ -154,7 +154,7 @@ def _deeplabv3_tensor_refs(variables: PyTree) -> base.TensorRefs:
   return sources
 
 
-def _fcn(prefix: str) -> base.ModuleNamer:
+def _fcn(prefix: str) -> mapping.ModuleNamer:
   def name(module: str, norm: bool) -> str | None:
     if module == 'classifier':
       return f'{prefix}.4'
@@ -184,67 +184,67 @@ def _backbone_to_features(name: str) -> str:
 _SYMMETRIC_FIELDS = {'padding': 'symmetric', 'bn_epsilon': 1e-5}
 _HEAD_FIELDS = {'bn_epsilon': 1e-5, 'align_corners': False}
 
-SYSTEM = base.WeightSystem(
+SYSTEM = mapping.WeightSystem(
   encoders={
-    mobilenet_v2.MobileNetV2: base.varying_torch_mapping(
+    mobilenet_v2.MobileNetV2: mapping.varying_torch_mapping(
       _mobilenet_v2,
-      unused=rf'classifier\.1\..*|features\.18\..*|{base.BATCH_COUNTERS}',
+      unused=rf'classifier\.1\..*|features\.18\..*|{mapping.BATCH_COUNTERS}',
       fields={**_SYMMETRIC_FIELDS, 'rounding': 'keras'},
-      normalization=base.IMAGENET_NORMALIZATION,
+      normalization=mapping.IMAGENET_NORMALIZATION,
     ),
-    mobilenet_v3.MobileNetV3: base.varying_torch_mapping(
+    mobilenet_v3.MobileNetV3: mapping.varying_torch_mapping(
       _mobilenet_v3,
-      unused=rf'classifier\.[03]\.(weight|bias)|{base.BATCH_COUNTERS}',
+      unused=rf'classifier\.[03]\.(weight|bias)|{mapping.BATCH_COUNTERS}',
       fields={
         'padding': 'symmetric',
         'rounding': 'torchvision',
         'bn_epsilon': 1e-3,
       },
-      normalization=base.IMAGENET_NORMALIZATION,
+      normalization=mapping.IMAGENET_NORMALIZATION,
       rename=_backbone_to_features,
     ),
-    regnet.RegNet: base.torch_mapping(
+    regnet.RegNet: mapping.torch_mapping(
       'encoder',
       _regnet,
-      unused=rf'fc\..*|{base.BATCH_COUNTERS}',
+      unused=rf'fc\..*|{mapping.BATCH_COUNTERS}',
       fields={'bn_epsilon': 1e-5},
-      normalization=base.IMAGENET_NORMALIZATION,
+      normalization=mapping.IMAGENET_NORMALIZATION,
     ),
-    resnet.ResNet: base.torch_mapping(
+    resnet.ResNet: mapping.torch_mapping(
       'encoder',
       resnet_module_name,
-      unused=rf'fc\..*|{base.BATCH_COUNTERS}',
+      unused=rf'fc\..*|{mapping.BATCH_COUNTERS}',
       fields={
         **_SYMMETRIC_FIELDS,
         'stem': 'v1',
         'stride_unit': 'first',
         'stride_conv': '3x3',
       },
-      normalization=base.IMAGENET_NORMALIZATION,
+      normalization=mapping.IMAGENET_NORMALIZATION,
       rename=_drop_backbone_prefix,
     ),
-    shufflenet_v2.ShuffleNetV2: base.varying_torch_mapping(
+    shufflenet_v2.ShuffleNetV2: mapping.varying_torch_mapping(
       _shufflenet_v2,
-      unused=rf'fc\..*|conv5\..*|{base.BATCH_COUNTERS}',
+      unused=rf'fc\..*|conv5\..*|{mapping.BATCH_COUNTERS}',
       fields=_SYMMETRIC_FIELDS,
-      normalization=base.IMAGENET_NORMALIZATION,
+      normalization=mapping.IMAGENET_NORMALIZATION,
     ),
   },
   heads={
-    deeplabv3.DeepLabV3: base.PartMapping(
+    deeplabv3.DeepLabV3: mapping.PartMapping(
       _deeplabv3_tensor_refs, fields=_HEAD_FIELDS
     ),
-    fcn.FCN: base.torch_mapping(
+    fcn.FCN: mapping.torch_mapping(
       'head', _fcn('classifier'), fields=_HEAD_FIELDS
     ),
-    lraspp.LRASPP: base.torch_mapping(
+    lraspp.LRASPP: mapping.torch_mapping(
       'head',
       _lraspp,
       fields={**_HEAD_FIELDS, 'gate': 'sigmoid', 'gate_bias': False},
     ),
   },
   auxiliaries={
-    fcn.FCN: base.torch_mapping(
+    fcn.FCN: mapping.torch_mapping(
       'auxiliary', _fcn('aux_classifier'), fields=_HEAD_FIELDS
     )
   },

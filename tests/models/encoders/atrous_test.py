@@ -7,7 +7,7 @@ The same weights give the same features where the grids meet: see
 import pytest
 
 from deeplab.models import registry
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 # Where padding is not symmetric, sizes must be 1 modulo 32.
 ODD, ANY = (33, 65), (50, 64)
@@ -48,10 +48,10 @@ def test_published(name, fields, size):
   encoder = lambda output_stride: registry.ENCODERS[name](
     output_stride, **fields
   )
-  weights = cases.constant_gates(cases.variables(encoder(32)))
-  x = cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights = encoder_cases.constant_gates(encoder_cases.variables(encoder(32)))
+  x = encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   assert all(f.std() > 1e-2 for f in coarse)
   for output_stride in (8, 16):
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride, atol=1e-4)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride, atol=1e-4)

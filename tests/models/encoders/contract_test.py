@@ -10,7 +10,7 @@ from deeplab.models.encoders import resnet
 from deeplab.models.encoders import shufflenet_v2
 from deeplab.models.encoders import xception
 from deeplab.models.encoders import xception_keras
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 
 @pytest.mark.parametrize('output_stride', [4, 8, 16, 32])
@@ -28,7 +28,7 @@ from tests.models.encoders import cases
   ],
 )
 def test_one_entry_a_stage(encoder, channels, output_stride):
-  shapes = cases.shapes(encoder(output_stride=output_stride), 61, 40)
+  shapes = encoder_cases.shapes(encoder(output_stride=output_stride), 61, 40)
   expected = []
   for stride, c in zip((2, 4, 8, 16, 32), channels, strict=True):
     stride = min(stride, output_stride)
@@ -39,7 +39,7 @@ def test_one_entry_a_stage(encoder, channels, output_stride):
 @pytest.mark.parametrize('output_stride', [4, 8, 16, 32])
 def test_lite_hrnet_leaves_out_what_is_coarser(output_stride):
   encoder = lite_hrnet.LiteHRNetTiny(output_stride=output_stride)
-  assert cases.shapes(encoder, 61, 40) == [
+  assert encoder_cases.shapes(encoder, 61, 40) == [
     (-(-61 // stride), -(-40 // stride), c)
     for stride, c in zip((2, 4, 8, 16, 32), (8, 16, 16, 24, 32), strict=True)
     if stride <= output_stride

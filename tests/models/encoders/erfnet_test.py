@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import erfnet
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = erfnet.ERFNetTiny
 
@@ -15,11 +15,11 @@ def test_counts():
   down = lambda a, b: 9 * a * (b - a) + (b - a) + 2 * b
   total = down(3, 16) + down(16, 64) + down(64, 128)
   total += 5 * block(64) + 8 * block(128)
-  assert cases.count(erfnet.ERFNet())[0] == total == 1_874_044
+  assert encoder_cases.count(erfnet.ERFNet())[0] == total == 1_874_044
 
 
 def test_maps():
-  assert cases.shapes(erfnet.ERFNet(), 65, 40) == [
+  assert encoder_cases.shapes(erfnet.ERFNet(), 65, 40) == [
     (33, 20, 16),
     (17, 10, 64),
     (9, 5, 128),
@@ -27,7 +27,7 @@ def test_maps():
 
 
 def test_rates():
-  plan = [layer for layer in cases.kernel_plan(erfnet.ERFNet(), 1)]
+  plan = [layer for layer in encoder_cases.kernel_plan(erfnet.ERFNet(), 1)]
   # The second 1x3 convolution of each block.
   assert [rate for _, rate in plan[1::2]] == 5 * [1] + 2 * [2, 4, 8, 16]
   assert {rate for _, rate in plan[::2]} == {1}
@@ -46,11 +46,11 @@ def test_downsampling_keeps_the_maxima():
 
 @pytest.mark.full
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)
 
 
 def test_the_first_stage_has_more_channels_than_the_image():

@@ -3,7 +3,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import ghostnet
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 GhostNet = ghostnet.GhostNet
 Tiny = ghostnet.GhostNetTiny
@@ -36,15 +36,15 @@ def test_parameter_counts():
     *((5, 960, 160, 0, 1), (5, 960, 160, 240, 1)),
   ]
   # MobileSeg's 2,670,568 has 155,432 in its head.
-  assert by_hand(rows) == cases.count(GhostNet())[0] == 2_515_136
+  assert by_hand(rows) == encoder_cases.count(GhostNet())[0] == 2_515_136
   # The authors round 18 and 30 to 20 and 32; then a 1x1 layer of 960.
   original = GhostNet(squeeze='divisible', gate='hard_sigmoid', top_conv=True)
   more = 2 * (2 * 72 + 1) + 2 * (2 * 120 + 1) + 160 * 960 + 2 * 960
-  assert cases.count(original)[0] == 2_515_136 + more
+  assert encoder_cases.count(original)[0] == 2_515_136 + more
 
 
 def test_maps():
-  assert cases.shapes(GhostNet(32), 65, 64) == [
+  assert encoder_cases.shapes(GhostNet(32), 65, 64) == [
     (33, 32, 16),
     (17, 16, 24),
     (9, 8, 40),
@@ -53,7 +53,7 @@ def test_maps():
   ]
   # 0.5 of each, to multiples of 4.
   half = GhostNet(8, alpha=0.5, top_conv=True)
-  assert cases.shapes(half, 33, 33) == [
+  assert encoder_cases.shapes(half, 33, 33) == [
     (17, 17, 8),
     (9, 9, 12),
     (5, 5, 20),
@@ -64,7 +64,7 @@ def test_maps():
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem/conv/kernel'].shape == (3, 3, 3, 8)
   assert flat['block_1/ghost_1/primary/conv/kernel'].shape == (1, 1, 8, 6)
@@ -91,12 +91,12 @@ def test_module_names():
 def test_atrous_consistency(padding, size, output_strides):
   """Up to the gates: the means of other grids differ."""
   encoder = lambda output_stride: Tiny(output_stride, padding=padding)
-  weights = cases.constant_gates(cases.variables(encoder(32)))
-  x = cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights = encoder_cases.constant_gates(encoder_cases.variables(encoder(32)))
+  x = encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   for output_stride in output_strides:
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 def strided(stride, before, behind):
@@ -145,20 +145,20 @@ def widened(rate):
   ],
 )
 def test_rates(output_stride, plan):
-  assert cases.depthwise_plan(GhostNet(output_stride)) == plan
+  assert encoder_cases.depthwise_plan(GhostNet(output_stride)) == plan
 
 
 def test_multi_grid_multiplies_whole_blocks():
-  plan = cases.depthwise_plan(GhostNet(16, multi_grid=(1, 2, 4)))
+  plan = encoder_cases.depthwise_plan(GhostNet(16, multi_grid=(1, 2, 4)))
   assert plan[-8:] == [*(4 * [(1, 2)]), *(2 * [(1, 4)]), *(2 * [(1, 8)])]
 
 
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -12,19 +12,19 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import lite_hrnet
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = lite_hrnet.LiteHRNetTiny
 
 
 def test_counts():
   # PaddleSeg's 1,233,656 of MobileSeg has 103,584 in its head.
-  assert cases.count(lite_hrnet.LiteHRNet18(32))[0] == 1_130_072
+  assert encoder_cases.count(lite_hrnet.LiteHRNet18(32))[0] == 1_130_072
 
 
 def test_maps():
   """Channels of PaddleSeg's, behind the stem's."""
-  assert cases.shapes(lite_hrnet.LiteHRNet18(32), 64, 96) == [
+  assert encoder_cases.shapes(lite_hrnet.LiteHRNet18(32), 64, 96) == [
     (32, 48, 32),
     (16, 24, 40),
     (8, 12, 40),
@@ -35,9 +35,9 @@ def test_maps():
 
 @pytest.mark.full
 def test_output_stride_leaves_maps_out_and_changes_none():
-  weights, x = cases.variables(Tiny(32)), cases.images(61, 40)
-  whole = cases.features(Tiny(32), weights, x)
-  maps = cases.features(Tiny(8), weights, x)
+  weights, x = encoder_cases.variables(Tiny(32)), encoder_cases.images(61, 40)
+  whole = encoder_cases.features(Tiny(32), weights, x)
+  maps = encoder_cases.features(Tiny(8), weights, x)
   assert len(maps) == 3
   for a, b in zip(maps, whole, strict=False):
     np.testing.assert_array_equal(a, b)
@@ -45,7 +45,7 @@ def test_output_stride_leaves_maps_out_and_changes_none():
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem/depthwise/conv/kernel'].shape == (3, 3, 1, 8)
   assert flat['transition0_branch1/pointwise/conv/kernel'].shape[2:] == (8, 24)
@@ -113,7 +113,7 @@ def test_freeze_norm(freeze_norm):
     return call(*args, **kwargs)
 
   with nn.intercept_methods(record):
-    cases.shapes(encoder, 32, 32)
+    encoder_cases.shapes(encoder, 32, 32)
   chosen = {path for path, value in frozen.items() if value}
   expected = {path for path in frozen if 'block' in path or 'head' in path}
   assert 0 < len(expected) < len(frozen)
@@ -123,11 +123,11 @@ def test_freeze_norm(freeze_norm):
 @pytest.mark.full
 def test_trains():
   # The map at stride 4 holds all the others.
-  cases.assert_trains(Tiny(4))
+  encoder_cases.assert_trains(Tiny(4))
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import mobilenet_v2
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = mobilenet_v2.MobileNetV2Tiny
 
@@ -23,20 +23,20 @@ Tiny = mobilenet_v2.MobileNetV2Tiny
 )
 def test_parameter_counts_are_those_of_keras(alpha, params, statistics):
   encoder = mobilenet_v2.MobileNetV2(alpha=alpha, top_conv=True)
-  assert cases.count(encoder) == (params, statistics)
+  assert encoder_cases.count(encoder) == (params, statistics)
 
 
 def test_parameter_counts_without_top():
   # 320 * 1280 + 2 * 1280 fewer.
-  assert cases.count(mobilenet_v2.MobileNetV2())[0] == 1_811_712
+  assert encoder_cases.count(mobilenet_v2.MobileNetV2())[0] == 1_811_712
   # TF's dm05 model of 0.697 M has 219,925 in its head.
   slim = mobilenet_v2.MobileNetV2(alpha=0.5, rounding='slim')
-  assert cases.count(slim)[0] == 477_088
+  assert encoder_cases.count(slim)[0] == 477_088
 
 
 def test_slim_leaves_channels_unrounded():
   slim = mobilenet_v2.MobileNetV2(output_stride=32, alpha=0.5, rounding='slim')
-  assert cases.shapes(slim, 33, 33) == [
+  assert encoder_cases.shapes(slim, 33, 33) == [
     (17, 17, 8),
     (9, 9, 12),
     (5, 5, 16),
@@ -53,16 +53,16 @@ def test_slim_leaves_channels_unrounded():
 
 def test_cut_and_taps():
   st = mobilenet_v2.MobileNetV2(alpha=0.5, cut='block_13_expand')
-  assert cases.shapes(st, 32, 32) == [
+  assert encoder_cases.shapes(st, 32, 32) == [
     (16, 16, 8),
     (8, 8, 16),
     (4, 4, 16),
     (2, 2, 288),
   ]
   early = mobilenet_v2.MobileNetV2(cut='block_6_expand')
-  assert cases.shapes(early, 33, 33)[-1] == (5, 5, 192)
+  assert encoder_cases.shapes(early, 33, 33)[-1] == (5, 5, 192)
   wide = mobilenet_v2.MobileNetV2(output_stride=32, tap='expanded')
-  assert [c for _, _, c in cases.shapes(wide, 33, 33)] == [
+  assert [c for _, _, c in encoder_cases.shapes(wide, 33, 33)] == [
     32,
     144,
     192,
@@ -72,10 +72,10 @@ def test_cut_and_taps():
 
 
 def test_expanded_tap_is_what_the_projection_reads():
-  encoder, x = Tiny(tap='expanded'), cases.images(33, 33)
-  weights = cases.variables(encoder)
-  (wide,) = cases.features(encoder, weights, x, slice(3, 4))
-  (narrow,) = cases.features(Tiny(), weights, x, slice(3, 4))
+  encoder, x = Tiny(tap='expanded'), encoder_cases.images(33, 33)
+  weights = encoder_cases.variables(encoder)
+  (wide,) = encoder_cases.features(encoder, weights, x, slice(3, 4))
+  (narrow,) = encoder_cases.features(Tiny(), weights, x, slice(3, 4))
   block = weights['params']['block_5']['project']
   means = weights['batch_stats']['block_5']['project']['norm']['bn']
   bn = block['norm']['bn']
@@ -89,7 +89,7 @@ def test_expanded_tap_is_what_the_projection_reads():
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem/conv/kernel'].shape == (3, 3, 3, 8)
   assert flat['block_1/expand/conv/kernel'].shape == (1, 1, 8, 48)
@@ -110,25 +110,27 @@ def test_module_names():
 )
 def test_atrous_consistency(padding, size, output_strides):
   encoder = lambda output_stride: Tiny(output_stride, padding=padding)
-  weights, x = cases.variables(encoder(32)), cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights, x = encoder_cases.variables(encoder(32)), encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   for output_stride in output_strides:
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 def test_same_padding_on_even_sizes():
   encoder = lambda output_stride: Tiny(output_stride, padding='same')
-  weights = cases.variables(encoder(32))
+  weights = encoder_cases.variables(encoder(32))
   # 40 / 8 = 5 is 1 modulo 4: the strides to be removed meet odd maps.
-  x = cases.images(40, 40)
-  coarse = cases.features(encoder(32), weights, x)
-  cases.assert_subsampled(cases.features(encoder(8), weights, x), coarse, 8)
+  x = encoder_cases.images(40, 40)
+  coarse = encoder_cases.features(encoder(32), weights, x)
+  encoder_cases.assert_subsampled(
+    encoder_cases.features(encoder(8), weights, x), coarse, 8
+  )
   # 64 is a multiple of 32: the grid moves, by the strides that are removed.
-  x = cases.images(64, 64)
-  coarse = cases.features(encoder(32), weights, x)
-  fine = cases.features(encoder(8), weights, x)
-  cases.assert_subsampled(fine, coarse, 8, offset=1)
+  x = encoder_cases.images(64, 64)
+  coarse = encoder_cases.features(encoder(32), weights, x)
+  fine = encoder_cases.features(encoder(8), weights, x)
+  encoder_cases.assert_subsampled(fine, coarse, 8, offset=1)
   error = np.abs(fine[-1][:, ::4, ::4] - coarse[-1]).max()
   assert error > 0.5 * coarse[-1].std()
 
@@ -137,13 +139,15 @@ def test_rates():
   full = mobilenet_v2.MobileNetV2
   # Blocks 0 .. 6 are the same at output stride 8 and more.
   first = [(1, 1), (2, 1), (1, 1), (2, 1), (1, 1), (1, 1)]
-  plan = cases.depthwise_plan(full(output_stride=16))
+  plan = encoder_cases.depthwise_plan(full(output_stride=16))
   assert plan == [
     *first,
     *((2, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)),
     *((1, 1), (1, 2), (1, 2), (1, 2)),
   ]
-  plan = cases.depthwise_plan(full(output_stride=8, multi_grid=(1, 2, 4)))
+  plan = encoder_cases.depthwise_plan(
+    full(output_stride=8, multi_grid=(1, 2, 4))
+  )
   assert plan == [
     *first,
     *((1, 1), (1, 2), (1, 2), (1, 2), (1, 2), (1, 2), (1, 2)),
@@ -152,30 +156,30 @@ def test_rates():
 
 
 def test_a_removed_stride_without_rates():
-  plan = cases.depthwise_plan(Tiny(output_stride=8, atrous=False))
+  plan = encoder_cases.depthwise_plan(Tiny(output_stride=8, atrous=False))
   strides = [2 if i in (1, 3) else 1 for i in range(9)]
   assert plan == [(stride, 1) for stride in strides]
-  assert cases.shapes(Tiny(8, atrous=False), 33, 33) == cases.shapes(
-    Tiny(8), 33, 33
-  )
+  assert encoder_cases.shapes(
+    Tiny(8, atrous=False), 33, 33
+  ) == encoder_cases.shapes(Tiny(8), 33, 33)
 
 
 def test_expansion_in_the_first_block():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny(expand_first=True))['params'], sep='/'
+    encoder_cases.variables(Tiny(expand_first=True))['params'], sep='/'
   )
   assert flat['block_0/expand/conv/kernel'].shape == (1, 1, 8, 8)
   # 32 * 32 + 2 * 32 more, in PaddleSeg's.
   paddle = mobilenet_v2.MobileNetV2(expand_first=True)
-  assert cases.count(paddle)[0] == 1_811_712 + 1_088
-  cases.assert_trains(Tiny(expand_first=True))
+  assert encoder_cases.count(paddle)[0] == 1_811_712 + 1_088
+  encoder_cases.assert_trains(Tiny(expand_first=True))
 
 
 def test_activations_differ_above_six():
-  x = 50 * cases.images(33, 33)
-  weights = cases.variables(Tiny())
+  x = 50 * encoder_cases.images(33, 33)
+  weights = encoder_cases.variables(Tiny())
   bounded, free = (
-    cases.features(
+    encoder_cases.features(
       Tiny(tap='expanded', activation=activation), weights, x, slice(1)
     )[0]
     for activation in ('relu6', 'relu')
@@ -185,11 +189,11 @@ def test_activations_differ_above_six():
 
 
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -210,4 +214,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import mobilenet_v3
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Large = mobilenet_v3.MobileNetV3Large
 Small = mobilenet_v3.MobileNetV3Small
@@ -34,7 +34,7 @@ PADDLE = {
   ],
 )
 def test_parameter_counts_are_published(encoder, fields, params):
-  assert cases.count(encoder(**fields))[0] == params
+  assert encoder_cases.count(encoder(**fields))[0] == params
 
 
 def by_hand(rows, top):
@@ -65,8 +65,8 @@ def test_parameter_counts_of_tf_by_hand():
     *((5, 120, 48, 32), (5, 144, 48, 40)),
     *((5, 144, 48, 40), (5, 288, 48, 72), (5, 288, 48, 72)),
   ]
-  assert by_hand(large, 480) == cases.count(LargeSeg())[0] == 1_379_184
-  assert by_hand(small, 288) == cases.count(SmallSeg())[0] == 390_576
+  assert by_hand(large, 480) == encoder_cases.count(LargeSeg())[0] == 1_379_184
+  assert by_hand(small, 288) == encoder_cases.count(SmallSeg())[0] == 390_576
   # LR-ASPP on 19 classes: a branch of 128 channels, gates with biases, and
   # two classifiers. The paper has 1.51 M and 0.47 M.
   head = lambda top, low: 2 * (top * 128 + 128) + 128 + 19 * (128 + low + 2)
@@ -75,21 +75,21 @@ def test_parameter_counts_of_tf_by_hand():
 
 
 def test_maps():
-  assert cases.shapes(Large(32), 65, 64) == [
+  assert encoder_cases.shapes(Large(32), 65, 64) == [
     (33, 32, 16),
     (17, 16, 24),
     (9, 8, 40),
     (5, 4, 112),
     (3, 2, 960),
   ]
-  assert cases.shapes(Small(8), 65, 64) == [
+  assert encoder_cases.shapes(Small(8), 65, 64) == [
     (33, 32, 16),
     (17, 16, 16),
     (9, 8, 24),
     (9, 8, 48),
     (9, 8, 576),
   ]
-  paddle = cases.shapes(Large(32, **PADDLE), 64, 64)
+  paddle = encoder_cases.shapes(Large(32, **PADDLE), 64, 64)
   assert paddle[-1] == (2, 2, 160)
 
 
@@ -106,16 +106,16 @@ def test_maps():
   ],
 )
 def test_taps(encoder, tap, channels):
-  shapes = cases.shapes(encoder(32, tap=tap), 33, 33)
+  shapes = encoder_cases.shapes(encoder(32, tap=tap), 33, 33)
   assert [c for _, _, c in shapes] == list(channels)
   assert [h for h, _, _ in shapes] == [17, 9, 5, 3, 2]
 
 
 def test_first_tap_is_the_strided_block():
   """Block 2 of the tiny network is the first of its stage, block 3 the last."""
-  encoder, x = Tiny(tap='first'), cases.images(33, 33)
-  weights = cases.variables(encoder)
-  (first,) = cases.features(encoder, weights, x, slice(2, 3))
+  encoder, x = Tiny(tap='first'), encoder_cases.images(33, 33)
+  weights = encoder_cases.variables(encoder)
+  (first,) = encoder_cases.features(encoder, weights, x, slice(2, 3))
   block = flax.traverse_util.flatten_dict(weights['params']['block_3'])
   still = {
     path: np.zeros_like(v) if path[0] == 'project' else v
@@ -123,16 +123,16 @@ def test_first_tap_is_the_strided_block():
   }
   weights['params']['block_3'] = flax.traverse_util.unflatten_dict(still)
   # Block 3 adds nothing to its input.
-  (last,) = cases.features(Tiny(), weights, x, slice(2, 3))
+  (last,) = encoder_cases.features(Tiny(), weights, x, slice(2, 3))
   np.testing.assert_array_equal(first, last)
 
 
 def test_expanded_tap_is_before_the_gates():
   """The projection reads the tapped map times the gates."""
-  encoder, x = Tiny(tap='expanded'), cases.images(33, 33)
-  weights = cases.variables(encoder)
-  (wide,) = cases.features(encoder, weights, x, slice(3, 4))
-  (narrow,) = cases.features(Tiny(), weights, x, slice(3, 4))
+  encoder, x = Tiny(tap='expanded'), encoder_cases.images(33, 33)
+  weights = encoder_cases.variables(encoder)
+  (wide,) = encoder_cases.features(encoder, weights, x, slice(3, 4))
+  (narrow,) = encoder_cases.features(Tiny(), weights, x, slice(3, 4))
   block = weights['params']['block_5']
   se = block['squeeze_excite']
   hidden = wide.mean(axis=(1, 2)) @ se['reduce']['kernel'][0, 0]
@@ -152,7 +152,7 @@ def test_expanded_tap_is_before_the_gates():
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem/conv/kernel'].shape == (3, 3, 3, 8)
   assert flat['block_1/expand/conv/kernel'].shape == (1, 1, 8, 16)
@@ -162,7 +162,7 @@ def test_module_names():
   assert flat['block_2/project/norm/bn/scale'].shape == (24,)
   assert flat['top/conv/kernel'].shape == (1, 1, 48, 288)
   assert 'block_0/expand/conv/kernel' not in flat
-  paddle = cases.variables(Tiny(**PADDLE))['params']
+  paddle = encoder_cases.variables(Tiny(**PADDLE))['params']
   assert paddle['block_0']['expand']['conv']['kernel'].shape == (1, 1, 8, 8)
   assert paddle['block_2']['squeeze_excite']['reduce']['bias'].shape == (6,)
   assert 'top' not in paddle
@@ -172,11 +172,13 @@ def test_alpha():
   # 0.75 of 16, 24, 40, 112 and 160, to multiples of 8.
   for rounding in ('torchvision', 'keras'):
     encoder = Large(32, alpha=0.75, rounding=rounding, top_conv=False)
-    shapes = cases.shapes(encoder, 33, 33)
+    shapes = encoder_cases.shapes(encoder, 33, 33)
     assert [c for _, _, c in shapes] == [16, 24, 32, 88, 120]
   widths = {}
   for rounding in ('torchvision', 'keras'):
-    params = cases.variables(Large(alpha=0.5, rounding=rounding))['params']
+    params = encoder_cases.variables(Large(alpha=0.5, rounding=rounding))[
+      'params'
+    ]
     widths[rounding] = [
       params['stem']['conv']['kernel'].shape[-1],
       *(
@@ -191,14 +193,14 @@ def test_alpha():
 
 
 def test_minimalistic():
-  params = cases.variables(Large(minimalistic=True))['params']
+  params = encoder_cases.variables(Large(minimalistic=True))['params']
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   assert not any('squeeze_excite' in path for path in flat)
   kernels = {v.shape[0] for p, v in flat.items() if p.endswith('conv/kernel')}
   assert kernels == {1, 3}
   encoder = Tiny(minimalistic=True)
-  x = cases.images(33, 33)
-  top = cases.features(encoder, cases.variables(encoder), x)[-1]
+  x = encoder_cases.images(33, 33)
+  top = encoder_cases.features(encoder, encoder_cases.variables(encoder), x)[-1]
   assert top.min() == 0.0  # hard-swish goes below
 
 
@@ -214,20 +216,22 @@ def test_minimalistic():
 def test_atrous_consistency(padding, size, output_strides):
   """By the rule of TF, and up to the gates: the means of other grids differ."""
   encoder = lambda output_stride: Tiny(output_stride, padding=padding)
-  weights = cases.constant_gates(cases.variables(encoder(32)))
-  x = cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights = encoder_cases.constant_gates(encoder_cases.variables(encoder(32)))
+  x = encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   for output_stride in output_strides:
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 def test_torchvision_dilates_what_it_should_not():
   """Its block that lost its stride sees its input at twice the distance."""
-  weights = cases.constant_gates(cases.variables(Tiny(32)))
-  x = cases.images(33, 65)
-  coarse = cases.features(Tiny(32), weights, x)
-  fine = cases.features(Tiny(16, dilation_rule='torchvision'), weights, x)
+  weights = encoder_cases.constant_gates(encoder_cases.variables(Tiny(32)))
+  x = encoder_cases.images(33, 65)
+  coarse = encoder_cases.features(Tiny(32), weights, x)
+  fine = encoder_cases.features(
+    Tiny(16, dilation_rule='torchvision'), weights, x
+  )
   np.testing.assert_allclose(fine[3], coarse[3], rtol=0, atol=1e-5)
   error = np.abs(fine[4][:, ::2, ::2] - coarse[4]).max()
   assert error > 0.1 * coarse[4].std()
@@ -291,20 +295,20 @@ SMALL_PLAN = [(2, 1), (2, 1), (1, 1), (2, 1)]
   ],
 )
 def test_rates(encoder, fields, plan):
-  assert cases.depthwise_plan(encoder.clone(**fields)) == plan
+  assert encoder_cases.depthwise_plan(encoder.clone(**fields)) == plan
 
 
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_trains_as_on_a_cpu():
   options = layers.Options(depthwise='shifted', pointwise='matmul')
-  cases.assert_trains(Tiny(options=options))
+  encoder_cases.assert_trains(Tiny(options=options))
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -322,4 +326,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -3,7 +3,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import regnet
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = regnet.RegNetXTiny
 
@@ -23,7 +23,7 @@ Tiny = regnet.RegNetXTiny
   ],
 )
 def test_parameter_counts(encoder, params, statistics):
-  assert cases.count(encoder) == (params, statistics)
+  assert encoder_cases.count(encoder) == (params, statistics)
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_parameter_counts(encoder, params, statistics):
 )
 def test_maps(encoder, channels):
   sizes = ((33, 32), (17, 16), (9, 8), (5, 4), (3, 2))
-  assert cases.shapes(encoder(32), 65, 64) == [
+  assert encoder_cases.shapes(encoder(32), 65, 64) == [
     (*size, c) for size, c in zip(sizes, channels, strict=True)
   ]
 
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem/conv/kernel'].shape == (3, 3, 3, 8)
   # A shortcut even where the stem has the width of the first stage.
@@ -80,9 +80,9 @@ FIRST = [(2, 1), *[(2, 1)], *[(2, 1), (1, 1), (1, 1)]]
 )  # fmt: skip
 def test_rates(output_stride, multi_grid, third, fourth):
   encoder = regnet.RegNetX800MF(output_stride, multi_grid=multi_grid)
-  assert cases.kernel_plan(encoder, 3) == FIRST + third + fourth
+  assert encoder_cases.kernel_plan(encoder, 3) == FIRST + third + fourth
   # All of them but the stem's are grouped.
-  assert cases.depthwise_plan(encoder) == FIRST[1:] + third + fourth
+  assert encoder_cases.depthwise_plan(encoder) == FIRST[1:] + third + fourth
 
 
 @pytest.mark.parametrize(
@@ -94,19 +94,19 @@ def test_rates(output_stride, multi_grid, third, fourth):
   ],
 )
 def test_atrous_consistency(size, output_strides):
-  weights, x = cases.variables(Tiny()), cases.images(*size)
-  coarse = cases.features(Tiny(32), weights, x)
+  weights, x = encoder_cases.variables(Tiny()), encoder_cases.images(*size)
+  coarse = encoder_cases.features(Tiny(32), weights, x)
   for output_stride in output_strides:
-    fine = cases.features(Tiny(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(Tiny(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

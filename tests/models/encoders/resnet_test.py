@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import resnet
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = resnet.ResNetTiny
 
@@ -35,18 +35,18 @@ Tiny = resnet.ResNetTiny
   ],
 )
 def test_parameter_counts(encoder, params, statistics):
-  assert cases.count(encoder) == (params, statistics)
+  assert encoder_cases.count(encoder) == (params, statistics)
 
 
 def test_maps():
   basic = [(33, 32, 64), (17, 16, 64), (9, 8, 128), (9, 8, 256), (9, 8, 512)]
-  assert cases.shapes(resnet.ResNet18(8), 65, 64) == basic
+  assert encoder_cases.shapes(resnet.ResNet18(8), 65, 64) == basic
   for encoder in (
     resnet.ResNet50(32),
     resnet.ResNet50(32, stem='v1c'),
     resnet.ResNet50(32, stem='beta', stride_unit='last'),
   ):
-    assert cases.shapes(encoder, 65, 64) == [
+    assert encoder_cases.shapes(encoder, 65, 64) == [
       (33, 32, 128 if encoder.stem == 'beta' else 64),
       (17, 16, 256),
       (9, 8, 512),
@@ -56,27 +56,29 @@ def test_maps():
 
 
 def test_cuts():
-  maps = cases.shapes(resnet.ResNet50(32), 64, 65)
+  maps = encoder_cases.shapes(resnet.ResNet50(32), 64, 65)
   cut = resnet.ResNet50(cut='conv4_block6_out')
-  assert cases.shapes(cut, 64, 65) == maps[:4]
+  assert encoder_cases.shapes(cut, 64, 65) == maps[:4]
   cut = resnet.ResNet50(8, cut='conv3_block4_out')
-  assert cases.shapes(cut, 64, 65) == maps[:3]
+  assert encoder_cases.shapes(cut, 64, 65) == maps[:3]
   cut = resnet.ResNet101(cut='conv4_block23_out')
-  assert cases.shapes(cut, 64, 65) == maps[:4]
+  assert encoder_cases.shapes(cut, 64, 65) == maps[:4]
 
 
 def test_cut_is_the_same_network():
-  cut, x = Tiny(cut='conv4_block2_out'), cases.images(33, 33)
-  variables = cases.variables(Tiny())
-  own = cases.subset(cases.variables(cut), variables)
+  cut, x = Tiny(cut='conv4_block2_out'), encoder_cases.images(33, 33)
+  variables = encoder_cases.variables(Tiny())
+  own = encoder_cases.subset(encoder_cases.variables(cut), variables)
   assert 'conv4_block2' in own['params'] and 'conv5_block1' not in own['params']
-  maps = cases.features(cut, own, x)
-  cases.assert_equal(maps, cases.features(Tiny(), variables, x)[:4])
+  maps = encoder_cases.features(cut, own, x)
+  encoder_cases.assert_equal(
+    maps, encoder_cases.features(Tiny(), variables, x)[:4]
+  )
 
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem_1/conv/kernel'].shape == (7, 7, 3, 4)
   assert flat['conv2_block1/conv_1/conv/kernel'].shape == (1, 1, 4, 4)
@@ -86,7 +88,9 @@ def test_module_names():
   assert 'conv2_block2/shortcut/conv/kernel' not in flat
   assert 'conv2_block1/conv_1/conv/bias' not in flat
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny(block='basic', stem='v1c', conv_bias=True))['params'],
+    encoder_cases.variables(Tiny(block='basic', stem='v1c', conv_bias=True))[
+      'params'
+    ],
     sep='/',
   )
   assert flat['stem_1/conv/kernel'].shape == (3, 3, 3, 2)
@@ -151,8 +155,8 @@ def test_rates(output_stride, multi_grid, mode, fourth, fifth):
   encoder = resnet.ResNet50(
     output_stride, multi_grid=multi_grid, multi_grid_mode=mode
   )
-  assert cases.kernel_plan(encoder, 7) == [(2, 1)]
-  plan = cases.kernel_plan(encoder, 3)
+  assert encoder_cases.kernel_plan(encoder, 7) == [(2, 1)]
+  plan = encoder_cases.kernel_plan(encoder, 3)
   assert plan == SECOND + THIRD + fourth + fifth
 
 
@@ -160,7 +164,7 @@ def test_rates_of_the_deepest():
   encoder = resnet.ResNet101(
     stem='v1c', multi_grid=(1, 2, 4), multi_grid_mode='replace'
   )
-  assert cases.kernel_plan(encoder, 3) == [
+  assert encoder_cases.kernel_plan(encoder, 3) == [
     *((2, 1), (1, 1), (1, 1)),
     *(SECOND + THIRD),
     *((2, 1), *(22 * [(1, 1)])),
@@ -175,19 +179,19 @@ def test_rates_with_the_stride_in_the_last_unit():
   )
   stem = [(2, 1), (1, 1), (1, 1)]
   second = [(1, 1), (1, 1), (2, 1)]
-  assert cases.kernel_plan(encoder(32), 3) == [
+  assert encoder_cases.kernel_plan(encoder(32), 3) == [
     *(stem + second),
     *((1, 1), (1, 1), (1, 1), (2, 1)),
     *((1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (2, 1)),
     *((1, 1), (1, 2), (1, 4)),
   ]
-  assert cases.kernel_plan(encoder(16), 3) == [
+  assert encoder_cases.kernel_plan(encoder(16), 3) == [
     *(stem + second),
     *((1, 1), (1, 1), (1, 1), (2, 1)),
     *((1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)),
     *((1, 2), (1, 4), (1, 8)),
   ]
-  assert cases.kernel_plan(encoder(8), 3) == [
+  assert encoder_cases.kernel_plan(encoder(8), 3) == [
     *(stem + second),
     *((1, 1), (1, 1), (1, 1), (1, 1)),
     *((1, 2), (1, 2), (1, 2), (1, 2), (1, 2), (1, 2)),
@@ -198,8 +202,8 @@ def test_rates_with_the_stride_in_the_last_unit():
 def test_rates_with_the_stride_in_the_first_convolution():
   """The 3x3 convolution lies behind the lost stride, and is atrous."""
   encoder = resnet.ResNet50(16, stride_conv='1x1')
-  assert cases.kernel_plan(encoder, 3) == 13 * [(1, 1)] + 3 * [(1, 2)]
-  plan = cases.kernel_plan(encoder, 1)
+  assert encoder_cases.kernel_plan(encoder, 3) == 13 * [(1, 1)] + 3 * [(1, 2)]
+  plan = encoder_cases.kernel_plan(encoder, 1)
   # conv_1, conv_3 and shortcut of conv3_block1 and of conv4_block1.
   strided = [(2, 1), (1, 1), (2, 1)]
   assert plan == [
@@ -229,7 +233,7 @@ def test_rates_with_the_stride_in_the_first_convolution():
 )  # fmt: skip
 def test_rates_of_basic_blocks(output_stride, dilation, fourth, fifth):
   encoder = resnet.ResNet18(output_stride, basic_dilation=dilation)
-  plan = cases.kernel_plan(encoder, 3)
+  plan = encoder_cases.kernel_plan(encoder, 3)
   second, third = 4 * [(1, 1)], [(2, 1), (1, 1), (1, 1), (1, 1)]
   assert plan == second + third + fourth + fifth
 
@@ -246,7 +250,7 @@ def test_multi_grid_of_basic_blocks(mode, dilation, fifth):
   encoder = resnet.ResNet18(
     multi_grid=(1, 4), multi_grid_mode=mode, basic_dilation=dilation
   )
-  assert cases.kernel_plan(encoder, 3)[12:] == fifth
+  assert encoder_cases.kernel_plan(encoder, 3)[12:] == fifth
 
 
 @pytest.mark.parametrize(
@@ -274,19 +278,19 @@ def test_multi_grid_of_basic_blocks(mode, dilation, fifth):
 )
 def test_atrous_consistency(fields, size, output_strides):
   encoder = lambda output_stride: Tiny(output_stride, **fields)
-  weights, x = cases.variables(encoder(32)), cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights, x = encoder_cases.variables(encoder(32)), encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   for output_stride in output_strides:
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 def test_paddings_agree_where_each_map_is_odd():
-  weights = cases.variables(Tiny())
+  weights = encoder_cases.variables(Tiny())
   for size, agree in (((33, 65), True), ((64, 64), False)):
-    x = cases.images(*size)
+    x = encoder_cases.images(*size)
     maps = [
-      cases.features(Tiny(padding=padding), weights, x)[-1]
+      encoder_cases.features(Tiny(padding=padding), weights, x)[-1]
       for padding in ('symmetric', 'same')
     ]
     error = np.abs(maps[0] - maps[1]).max() / maps[0].std()
@@ -294,7 +298,7 @@ def test_paddings_agree_where_each_map_is_odd():
 
 
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 @pytest.mark.full
@@ -303,11 +307,11 @@ def test_trains():
   [{'block': 'basic', 'stem': 'v1c'}, {'stem': 'beta', 'stride_unit': 'last'}],
 )
 def test_variants_train(fields):
-  cases.assert_trains(Tiny(**fields))
+  encoder_cases.assert_trains(Tiny(**fields))
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -337,4 +341,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import shufflenet_v2
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 ShuffleNet = shufflenet_v2.ShuffleNetV2
 Tiny = shufflenet_v2.ShuffleNetV2Tiny
@@ -14,24 +14,28 @@ def test_parameter_counts_are_published():
   # torchvision's 2,278,604 without its classifier of 1024 * 1000 + 1000, and
   # without the last convolution of 464 * 1024 + 2 * 1024. MobileSeg's
   # 1,113,224 has 336,804 in its head.
-  assert cases.count(ShuffleNet(top_conv=True))[0] == 1_253_604
-  assert cases.count(ShuffleNet())[0] == 776_420
+  assert encoder_cases.count(ShuffleNet(top_conv=True))[0] == 1_253_604
+  assert encoder_cases.count(ShuffleNet())[0] == 776_420
 
 
 def test_maps():
-  assert cases.shapes(ShuffleNet(32), 65, 64) == [
+  assert encoder_cases.shapes(ShuffleNet(32), 65, 64) == [
     (33, 32, 24),
     (17, 16, 24),
     (9, 8, 116),
     (5, 4, 232),
     (3, 2, 464),
   ]
-  assert cases.shapes(ShuffleNet(8, top_conv=True), 64, 65)[-1] == (8, 9, 1024)
+  assert encoder_cases.shapes(ShuffleNet(8, top_conv=True), 64, 65)[-1] == (
+    8,
+    9,
+    1024,
+  )
 
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['stem/conv/kernel'].shape == (3, 3, 3, 8)
   assert flat['unit_0/expand/conv/kernel'].shape == (1, 1, 8, 6)
@@ -66,11 +70,11 @@ def test_interleave_is_the_channel_shuffle():
 )
 def test_atrous_consistency(padding, size, output_strides):
   encoder = lambda output_stride: Tiny(output_stride, padding=padding)
-  weights, x = cases.variables(encoder(32)), cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights, x = encoder_cases.variables(encoder(32)), encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   for output_stride in output_strides:
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 @pytest.mark.parametrize(
@@ -112,15 +116,15 @@ def test_atrous_consistency(padding, size, output_strides):
   ],
 )
 def test_rates(encoder, plan):
-  assert cases.depthwise_plan(encoder) == plan
+  assert encoder_cases.depthwise_plan(encoder) == plan
 
 
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -136,4 +140,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -7,20 +7,20 @@ import pytest
 from deeplab.models import layers
 from deeplab.models import output_stride
 from deeplab.models.encoders import xception_keras
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = xception_keras.XceptionKerasTiny
 
 
 def test_counts():
   """Less the classifier's 2,049,000: Keras' 22,910,480 in all."""
-  parameters, statistics = cases.count(xception_keras.XceptionKeras())
+  parameters, statistics = encoder_cases.count(xception_keras.XceptionKeras())
   assert (parameters, statistics) == (20_806_952, 54_528)
   assert parameters + statistics + 2_049_000 == 22_910_480
 
 
 def test_maps():
-  assert cases.shapes(xception_keras.XceptionKeras(), 65, 64) == [
+  assert encoder_cases.shapes(xception_keras.XceptionKeras(), 65, 64) == [
     (33, 32, 128),
     (17, 16, 256),
     (9, 8, 728),
@@ -29,13 +29,13 @@ def test_maps():
   ]
   # Keras at its own size.
   encoder = xception_keras.XceptionKeras(output_stride=32, valid_stem=True)
-  sizes = [shape[0] for shape in cases.shapes(encoder, 299, 299)]
+  sizes = [shape[0] for shape in encoder_cases.shapes(encoder, 299, 299)]
   assert sizes == [147, 74, 37, 19, 10]
 
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   assert flat['block1_conv1/conv/kernel'].shape == (3, 3, 3, 4)
   assert flat['block5/separable_3/depthwise/kernel'].shape == (3, 3, 1, 16)
@@ -88,18 +88,18 @@ def test_max_pool_is_its_definition(size, layer, padding):
 )
 def test_atrous_consistency(fields, size, output_strides):
   encoder = lambda output_stride: Tiny(output_stride, **fields)
-  weights, x = cases.variables(encoder(32)), cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights, x = encoder_cases.variables(encoder(32)), encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   # Taps are linear, the last map is activated.
   assert all(f.min() < 0 for f in coarse[:-1])
   assert coarse[-1].min() == 0.0
   for stride in output_strides:
-    fine = cases.features(encoder(stride), weights, x)
-    cases.assert_subsampled(fine, coarse, stride)
+    fine = encoder_cases.features(encoder(stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, stride)
 
 
 def test_rates():
-  plan = cases.depthwise_plan(Tiny(8, multi_grid=(1, 2)))
+  plan = encoder_cases.depthwise_plan(Tiny(8, multi_grid=(1, 2)))
   assert plan == [
     *(6 * [(1, 1)]),
     *(3 * [(1, 2)]),
@@ -110,11 +110,11 @@ def test_rates():
 
 @pytest.mark.full
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -3,7 +3,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import xception
-from tests.models.encoders import cases
+from tests.models.encoders import encoder_cases
 
 Tiny = xception.XceptionTiny
 # An entry flow of five blocks, as Xception-71 has it.
@@ -31,11 +31,11 @@ def test_counts(encoder, entry, middle, parameters, statistics):
   total += separable(1024, 1536) + separable(1536, 1536)
   total += separable(1536, 2048)
   assert total == parameters
-  assert cases.count(encoder()) == (parameters, statistics)
+  assert encoder_cases.count(encoder()) == (parameters, statistics)
 
 
 def test_xception_65_maps():
-  assert cases.shapes(xception.Xception65(), 65, 64) == [
+  assert encoder_cases.shapes(xception.Xception65(), 65, 64) == [
     (33, 32, 128),
     (17, 16, 256),
     (9, 8, 728),
@@ -45,7 +45,7 @@ def test_xception_65_maps():
 
 
 def test_xception_71_taps_the_third_block_at_stride_4():
-  assert cases.shapes(xception.Xception71(), 65, 64) == [
+  assert encoder_cases.shapes(xception.Xception71(), 65, 64) == [
     (33, 32, 128),
     (17, 16, 256),
     (9, 8, 728),
@@ -55,7 +55,7 @@ def test_xception_71_taps_the_third_block_at_stride_4():
 
 
 def test_entry_flow_is_a_field():
-  assert cases.shapes(Tiny(32, entry=FIVE), 33, 33) == [
+  assert encoder_cases.shapes(Tiny(32, entry=FIVE), 33, 33) == [
     (17, 17, 8),
     (9, 9, 20),
     (5, 5, 28),
@@ -66,7 +66,7 @@ def test_entry_flow_is_a_field():
 
 def test_module_names():
   flat = flax.traverse_util.flatten_dict(
-    cases.variables(Tiny())['params'], sep='/'
+    encoder_cases.variables(Tiny())['params'], sep='/'
   )
   depthwise = 'entry_1/separable_3/depthwise/conv/kernel'
   assert flat[depthwise].shape == (3, 3, 1, 8)
@@ -89,27 +89,27 @@ def test_module_names():
 def test_atrous_consistency(entry, size, output_strides):
   """With the entry flow of Xception-41 and 65, and of Xception-71."""
   encoder = lambda output_stride: Tiny(output_stride, entry=entry)
-  weights, x = cases.variables(encoder(32)), cases.images(*size)
-  coarse = cases.features(encoder(32), weights, x)
+  weights, x = encoder_cases.variables(encoder(32)), encoder_cases.images(*size)
+  coarse = encoder_cases.features(encoder(32), weights, x)
   # Taps are linear, the last map is activated.
   assert all(f.min() < 0 for f in coarse[:-1])
   assert coarse[-1].min() == 0.0
   for output_stride in output_strides:
-    fine = cases.features(encoder(output_stride), weights, x)
-    cases.assert_subsampled(fine, coarse, output_stride)
+    fine = encoder_cases.features(encoder(output_stride), weights, x)
+    encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
 def test_rates():
   """Rates of the separable convolutions: entry, middle, exit flow."""
   entry = [(1, 1), (1, 1), (2, 1)]
-  plan = cases.depthwise_plan(
+  plan = encoder_cases.depthwise_plan(
     xception.Xception65(output_stride=16, multi_grid=(1, 2, 4))
   )
   assert plan == [
     *(3 * entry + 16 * 3 * [(1, 1)]),
     *((1, 1), (1, 1), (1, 1), (1, 2), (1, 4), (1, 8)),
   ]
-  plan = cases.depthwise_plan(xception.Xception65(output_stride=8))
+  plan = encoder_cases.depthwise_plan(xception.Xception65(output_stride=8))
   assert plan == [
     *(2 * entry + 3 * [(1, 1)] + 16 * 3 * [(1, 2)]),
     *((1, 2), (1, 2), (1, 2), (1, 4), (1, 4), (1, 4)),
@@ -118,11 +118,11 @@ def test_rates():
 
 @pytest.mark.full
 def test_trains():
-  cases.assert_trains(Tiny())
+  encoder_cases.assert_trains(Tiny())
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
+  encoder_cases.assert_bfloat16(Tiny(options=layers.Options(dtype='bfloat16')))
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_bfloat16():
 )
 def test_refuses_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.shapes(Tiny(**fields), 33, 33)
+    encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -8,7 +8,7 @@ from deeplab.models import layers
 from deeplab.models import registry
 from deeplab.models import resizing
 from deeplab.models.heads import base
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 CHANNELS = (4, 4, 6, 6, 8)
 # Of an 80 x 70 image at output stride 16.
@@ -45,7 +45,7 @@ def test_classifier_fields():
 
 @pytest.mark.parametrize('stage', [-1, 2, 3])
 def test_finer(stage):
-  maps = cases.features((2, 3, 4))
+  maps = head_cases.features((2, 3, 4))
   assert base.select_low_level_features(maps, 1) is maps[1]
   with pytest.raises(ValueError, match=f'low_level_stage={stage} .* 3 stages'):
     base.select_low_level_features(maps, stage)
@@ -56,9 +56,9 @@ def test_finer(stage):
 
 @pytest.mark.parametrize('name', registry.HEADS)
 def test_a_tuple_of_logits(name):
-  maps = cases.features(CHANNELS, SIZES)
-  trained, variables = cases.trace(make(name), maps, train=True)
-  evaluated, _ = cases.trace(make(name), maps)
+  maps = head_cases.features(CHANNELS, SIZES)
+  trained, variables = head_cases.trace(make(name), maps, train=True)
+  evaluated, _ = head_cases.trace(make(name), maps)
   assert isinstance(evaluated, tuple) and len(evaluated) == 1
   assert evaluated[0] == trained[0]
   for logits in trained:
@@ -79,10 +79,10 @@ def test_align_corners_reaches_every_resize(name, monkeypatch):
     return resize(x, size, align_corners)
 
   monkeypatch.setattr(resizing, 'resize', record)
-  maps = cases.features(CHANNELS, SIZES)
+  maps = head_cases.features(CHANNELS, SIZES)
   for value in (False, True):
     aligned.clear()
-    cases.trace(make(name, align_corners=value), maps)
+    head_cases.trace(make(name, align_corners=value), maps)
     assert set(aligned) <= {value}
     # A single map, and transposed convolutions.
     assert bool(aligned) == (name not in ('fcn', 'erfnet'))
@@ -101,24 +101,24 @@ def test_no_resize_is_larger_than_allowed(name, monkeypatch):
 
   monkeypatch.setattr(resizing, 'resize', record)
   sizes = [(80, 48), (20, 12), (20, 12), (5, 3), (5, 3)]
-  maps = cases.features(CHANNELS, sizes)
+  maps = head_cases.features(CHANNELS, sizes)
   options = layers.Options(resize_ratio=2)
-  cases.trace(make(name, options=options), maps)
+  head_cases.trace(make(name, options=options), maps)
   assert max(ratios, default=1) <= 2
   ratios.clear()
-  cases.trace(make(name), maps)
+  head_cases.trace(make(name), maps)
   assert max(ratios, default=4) >= 4
 
 
 @pytest.mark.parametrize('name', registry.HEADS)
 def test_norm_fields_reach_every_batch_norm(name):
-  maps = cases.features(CHANNELS, SIZES)
+  maps = head_cases.features(CHANNELS, SIZES)
   head = make(name, bn_decay=0.7, bn_epsilon=0.01)
-  norms = [m.norm for _, m in cases.calls(head, maps, layers.BatchNorm)]
+  norms = [m.norm for _, m in head_cases.calls(head, maps, layers.BatchNorm)]
   assert norms
   assert set(norms) == {layers.BatchNormConfig(decay=0.7, epsilon=0.01)}
 
 
 @pytest.mark.parametrize('name', registry.HEADS)
 def test_bfloat16(name):
-  cases.assert_bfloat16(make(name), CHANNELS)
+  head_cases.assert_bfloat16(make(name), CHANNELS)

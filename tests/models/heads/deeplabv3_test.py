@@ -8,7 +8,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.heads import deeplabv3
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 
 def features(batch=2, size=(5, 7), dtype=jnp.float32):
@@ -51,8 +51,8 @@ TORCHVISION = {'rates': (12, 24, 36), 'refine': 'dense', 'aspp_dropout': 0.5}
 )
 def test_parameters(channels, classes, fields, count):
   head = deeplabv3.DeepLabV3(num_classes=classes, **fields)
-  _, variables = cases.trace(head, cases.features((1, channels)))
-  assert cases.count(variables) == count
+  _, variables = head_cases.trace(head, head_cases.features((1, channels)))
+  assert head_cases.count(variables) == count
 
 
 def test_names_are_an_interface():

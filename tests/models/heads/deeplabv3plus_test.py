@@ -6,7 +6,7 @@ import pytest
 
 from deeplab.models import resizing
 from deeplab.models.heads import deeplabv3plus
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 
 def make(**fields):
@@ -100,12 +100,12 @@ def mmseg(channels, low):
 )
 def test_parameters(stages, fields, count):
   head = deeplabv3plus.DeepLabV3Plus(num_classes=19, **fields)
-  _, variables = cases.trace(head, cases.features((1, *stages)))
-  assert cases.count(variables) == count
+  _, variables = head_cases.trace(head, head_cases.features((1, *stages)))
+  assert head_cases.count(variables) == count
 
 
 def test_every_3x3_convolution_of_the_defaults_is_separable():
-  found = cases.calls(make(), features())
+  found = head_cases.calls(make(), features())
   assert {conv.groups for _, conv in found if conv.kernel == 3} == {5, 6}
   assert [conv.rate for _, conv in found if conv.kernel == 3] == [2, 1, 1]
 

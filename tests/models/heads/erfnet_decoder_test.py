@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.heads import erfnet_decoder
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 CHANNELS = (4, 6, 8)
 
@@ -24,23 +24,25 @@ def make(**fields):
   ],
 )
 def test_logits_at_the_size_of_the_image(sizes, size):
-  (out,), _ = cases.trace(make(), cases.features(CHANNELS, sizes))
+  (out,), _ = head_cases.trace(make(), head_cases.features(CHANNELS, sizes))
   assert out.shape == (2, *size, 3)
 
 
 def test_parameters():
   """By hand; with the encoder's 1,874,044 the 2.06 M of the paper."""
   head = erfnet_decoder.ERFNet(num_classes=19)
-  _, variables = cases.trace(head, cases.features((16, 64, 128)))
+  _, variables = head_cases.trace(head, head_cases.features((16, 64, 128)))
   block = lambda c: 4 * (3 * c * c + c) + 2 * 2 * c
   total = 9 * 128 * 64 + 64 + 128 + 2 * block(64)
   total += 9 * 64 * 16 + 16 + 32 + 2 * block(16)
   total += 4 * 16 * 19 + 19
-  assert cases.count(variables) == total == 190_147
+  assert head_cases.count(variables) == total == 190_147
 
 
 def test_transposed_convolutions():
-  found = cases.calls(make(), cases.features(CHANNELS), layers.ConvTranspose)
+  found = head_cases.calls(
+    make(), head_cases.features(CHANNELS), layers.ConvTranspose
+  )
   assert [(name, c.kernel, c.stride, c.use_bias) for name, c in found] == [
     ('up0', 3, 2, True),
     ('up1', 3, 2, True),
@@ -49,14 +51,14 @@ def test_transposed_convolutions():
 
 
 def test_bfloat16():
-  cases.assert_bfloat16(make(), CHANNELS)
+  head_cases.assert_bfloat16(make(), CHANNELS)
 
 
 def test_too_few_stages():
   with pytest.raises(ValueError, match='returns 2 stages'):
-    cases.trace(make(), cases.features(CHANNELS[:2]))
+    head_cases.trace(make(), head_cases.features(CHANNELS[:2]))
 
 
 @pytest.mark.full
 def test_trains():
-  cases.assert_trains(make(), cases.features(CHANNELS, seed=0))
+  head_cases.assert_trains(make(), head_cases.features(CHANNELS, seed=0))

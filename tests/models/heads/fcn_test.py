@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from deeplab.models.heads import fcn
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 STAGES = tuple(jnp.ones((2, 2 * n, n, n)) for n in (8, 5, 3))
 
@@ -48,8 +48,8 @@ def test_parameters():
 )
 def test_published_parameters(channels, classes, fields, count):
   head = fcn.FCN(num_classes=classes, stage=0, **fields)
-  _, variables = cases.trace(head, cases.features((channels,)))
-  assert cases.count(variables) == count
+  _, variables = head_cases.trace(head, head_cases.features((channels,)))
+  assert head_cases.count(variables) == count
 
 
 @pytest.mark.parametrize('train', [False, True])

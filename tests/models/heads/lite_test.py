@@ -5,7 +5,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.heads import lite
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 HEADS = (lite.DeepLabV3Lite, lite.UNetLite, lite.FPNLite)
 CHANNELS = (2, 4, 6, 8, 10)
@@ -24,10 +24,10 @@ def make(head, **fields):
   ],
 )
 def test_logits_have_the_finest_size(head, size):
-  (out,), _ = cases.trace(make(head), cases.features(CHANNELS))
+  (out,), _ = head_cases.trace(make(head), head_cases.features(CHANNELS))
   assert out.shape == (2, *size, 3)
-  (out,), _ = cases.trace(
-    make(head, low_level_stage=2), cases.features(CHANNELS)
+  (out,), _ = head_cases.trace(
+    make(head, low_level_stage=2), head_cases.features(CHANNELS)
   )
   assert out.shape == (2, 9, 7, 3)
 
@@ -63,8 +63,8 @@ MOBILENET = (16, 24, 32, 96, 320)
 )
 def test_parameters(head, channels, classes, fields, count):
   module = head(num_classes=classes, **fields)
-  _, variables = cases.trace(module, cases.features(channels))
-  assert cases.count(variables) == count
+  _, variables = head_cases.trace(module, head_cases.features(channels))
+  assert head_cases.count(variables) == count
 
 
 def test_names_are_an_interface():
@@ -79,7 +79,7 @@ def test_names_are_an_interface():
     },
   }
   for head in HEADS:
-    _, variables = cases.trace(make(head), cases.features(CHANNELS))
+    _, variables = head_cases.trace(make(head), head_cases.features(CHANNELS))
     assert set(variables['params']) == pyramid | own[head] | {
       'smooth',
       'classifier',
@@ -90,11 +90,11 @@ def test_names_are_an_interface():
 def test_convolutions(head):
   """Rates, groups, and no bias anywhere."""
   channels = (4, 8, 16, 16, 24)
-  found = cases.calls(
+  found = head_cases.calls(
     make(head, group_size=4, low_level_channels=8)
     if head is lite.DeepLabV3Lite
     else make(head, group_size=4, num_classes=16),
-    cases.features(channels),
+    head_cases.features(channels),
   )
   assert not any(conv.use_bias for _, conv in found)
   for name, conv in found:
@@ -109,8 +109,8 @@ def test_convolutions(head):
 
 def test_unet_channels():
   """As many as the finer map's, twice the classes, or 32."""
-  _, variables = cases.trace(
-    lite.UNetLite(num_classes=20), cases.features(MOBILENET)
+  _, variables = head_cases.trace(
+    lite.UNetLite(num_classes=20), head_cases.features(MOBILENET)
   )
   widths = [
     variables['params'][f'decoder{i}']['pointwise']['conv']['kernel'].shape[-1]
@@ -121,23 +121,25 @@ def test_unet_channels():
 
 @pytest.mark.parametrize('head', HEADS)
 def test_activations(head):
-  found = cases.calls(
+  found = head_cases.calls(
     make(head, activation='relu6'),
-    cases.features(CHANNELS),
+    head_cases.features(CHANNELS),
     layers.BatchNorm,
   )
   linear = [name for name, m in found if m.activation == 'none']
   assert linear == ['smooth/norm']
   assert {m.activation for _, m in found} == {'none', 'relu6'}
   with pytest.raises(ValueError, match="activation='swish'"):
-    cases.trace(make(head, activation='swish'), cases.features(CHANNELS))
+    head_cases.trace(
+      make(head, activation='swish'), head_cases.features(CHANNELS)
+    )
 
 
 @pytest.mark.parametrize('head', HEADS)
 @pytest.mark.parametrize('train', [False, True])
 def test_dropout_in_training_only(head, train, dropout_calls):
   keys = jax.random.split(jax.random.key(0), 2)
-  maps = cases.features(CHANNELS)
+  maps = head_cases.features(CHANNELS)
   jax.eval_shape(lambda: make(head).init(jax.random.key(0), maps, train, keys))
   ((rate, used),) = dropout_calls
   assert rate == 0.2
@@ -146,17 +148,17 @@ def test_dropout_in_training_only(head, train, dropout_calls):
 
 @pytest.mark.parametrize('head', HEADS)
 def test_bad_fields(head):
-  maps = cases.features(CHANNELS)
+  maps = head_cases.features(CHANNELS)
   with pytest.raises(ValueError, match='low_level_stage=4'):
-    cases.trace(make(head, low_level_stage=4), maps)
+    head_cases.trace(make(head, low_level_stage=4), maps)
   with pytest.raises(ValueError, match='group_size=7 does not divide the 10'):
-    cases.trace(make(head, group_size=7), maps)
+    head_cases.trace(make(head, group_size=7), maps)
 
 
 @pytest.mark.parametrize(
   'head', [pytest.param(h, marks=pytest.mark.full) for h in HEADS]
 )
 def test_trains(head):
-  cases.assert_trains(
-    make(head, rates=(1, 2)), cases.features(CHANNELS, seed=0)
+  head_cases.assert_trains(
+    make(head, rates=(1, 2)), head_cases.features(CHANNELS, seed=0)
   )

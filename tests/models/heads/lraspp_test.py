@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab.models.heads import lraspp
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 TF = {
   'gate': 'hard_sigmoid',
@@ -22,14 +22,14 @@ def make(**fields):
 
 def maps(seed=None, size=(5, 6)):
   sizes = [(20, 24), (20, 24), (10, 12), size]
-  return cases.features((2, 2, 3, 5), sizes, seed=seed)
+  return head_cases.features((2, 2, 3, 5), sizes, seed=seed)
 
 
 @pytest.mark.parametrize(
   ('stage', 'size'), [(2, (10, 12)), (1, (20, 24)), (0, (20, 24))]
 )
 def test_logits_have_the_low_level_size(stage, size):
-  (out,), _ = cases.trace(make(low_level_stage=stage), maps())
+  (out,), _ = head_cases.trace(make(low_level_stage=stage), maps())
   assert out.shape == (2, *size, 3)
 
 
@@ -43,9 +43,9 @@ def test_logits_have_the_low_level_size(stage, size):
   ],
 )
 def test_parameters(channels, low, fields, count):
-  features = cases.features((1, 1, low, channels))
-  _, variables = cases.trace(make(**fields), features)
-  assert cases.count(variables) == count
+  features = head_cases.features((1, 1, low, channels))
+  _, variables = head_cases.trace(make(**fields), features)
+  assert head_cases.count(variables) == count
 
 
 @pytest.mark.parametrize('fields', [{}, {'gate': 'hard_sigmoid'}])
@@ -83,8 +83,8 @@ def test_windows_vary_the_gate_over_the_map(monkeypatch):
     return y
 
   monkeypatch.setattr(lraspp.pooling, 'windows', record)
-  cases.trace(make(**TF), maps(), train=True)
-  cases.trace(make(**TF), maps(size=(2, 9)), train=True)
+  head_cases.trace(make(**TF), maps(), train=True)
+  head_cases.trace(make(**TF), maps(size=(2, 9)), train=True)
   # (5 - 3) // 2 + 1 by (6 - 4) // 1 + 1; then a window of the two rows.
   assert ((5, 6), (3, 4), (2, 3)) in sizes
   assert ((2, 9), (2, 4), (1, 6)) in sizes
@@ -111,9 +111,11 @@ def test_a_window_of_the_whole_map_is_the_mean(random_variables):
 )
 def test_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.trace(make(**fields), maps())
+    head_cases.trace(make(**fields), maps())
 
 
 @pytest.mark.parametrize('fields', [{}, TF])
 def test_trains(fields):
-  cases.assert_trains(make(**fields), jax.tree.map(jnp.asarray, maps(seed=0)))
+  head_cases.assert_trains(
+    make(**fields), jax.tree.map(jnp.asarray, maps(seed=0))
+  )

@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.models import layers
 from deeplab.models.heads import mobileseg
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 CHANNELS = (2, 3, 4, 5, 6)
 
@@ -20,14 +20,14 @@ def make(**fields):
 
 
 def test_three_outputs_in_training_and_one_in_evaluation():
-  maps = cases.features(CHANNELS)
-  trained, variables = cases.trace(make(), maps, train=True)
+  maps = head_cases.features(CHANNELS)
+  trained, variables = head_cases.trace(make(), maps, train=True)
   assert [x.shape for x in trained] == [
     (2, 9, 7, 3),
     (2, 5, 4, 3),
     (2, 3, 2, 3),
   ]
-  evaluated, _ = cases.trace(make(), maps)
+  evaluated, _ = head_cases.trace(make(), maps)
   assert [x.shape for x in evaluated] == [(2, 9, 7, 3)]
   # Parameters are there whatever the mode.
   assert {k for k in variables['params'] if k.startswith('auxiliary')} == {
@@ -40,8 +40,8 @@ def test_three_outputs_in_training_and_one_in_evaluation():
 
 def test_finer_stages():
   """Lite-HRNet's: strides 4, 8 and 16."""
-  outputs, _ = cases.trace(
-    make(stages=(1, 2, 3)), cases.features(CHANNELS[:4]), train=True
+  outputs, _ = head_cases.trace(
+    make(stages=(1, 2, 3)), head_cases.features(CHANNELS[:4]), train=True
   )
   assert [x.shape[1:3] for x in outputs] == [(17, 13), (9, 7), (5, 4)]
 
@@ -63,20 +63,20 @@ def test_finer_stages():
 )
 def test_parameters(channels, count):
   head = mobileseg.MobileSeg(num_classes=19)
-  _, variables = cases.trace(head, cases.features(channels))
-  assert cases.count(variables) == count
+  _, variables = head_cases.trace(head, head_cases.features(channels))
+  assert head_cases.count(variables) == count
 
 
 def test_biases():
   """In the pooled 1x1 layers and the pointwise halves, and nowhere else."""
-  for name, conv in cases.calls(make(), cases.features(CHANNELS)):
+  for name, conv in head_cases.calls(make(), head_cases.features(CHANNELS)):
     expected = name.startswith('pool') or name.endswith('pointwise/conv')
     assert conv.use_bias == expected, name
 
 
 def test_the_depthwise_halves_are_linear():
-  for name, norm in cases.calls(
-    make(), cases.features(CHANNELS), layers.BatchNorm
+  for name, norm in head_cases.calls(
+    make(), head_cases.features(CHANNELS), layers.BatchNorm
   ):
     linear = name.endswith('depthwise/norm')
     assert norm.activation == ('none' if linear else 'relu'), name
@@ -94,18 +94,18 @@ def test_the_depthwise_halves_are_linear():
 )
 def test_bad_fields(fields, message):
   with pytest.raises(ValueError, match=message):
-    cases.trace(make(**fields), cases.features(CHANNELS))
+    head_cases.trace(make(**fields), head_cases.features(CHANNELS))
 
 
 def test_batch_of_one_is_refused_in_training():
-  single = cases.features(CHANNELS, batch=1)
+  single = head_cases.features(CHANNELS, batch=1)
   with pytest.raises(ValueError, match='raise batch_size'):
-    cases.trace(make(), single, train=True)
-  cases.trace(make(bins=(2, 4)), single, train=True)
-  cases.trace(make(), single)
+    head_cases.trace(make(), single, train=True)
+  head_cases.trace(make(bins=(2, 4)), single, train=True)
+  head_cases.trace(make(), single)
 
 
 @pytest.mark.full
 def test_trains():
-  maps = cases.features(CHANNELS, seed=0, batch=3)
-  cases.assert_trains(make(), maps)
+  maps = head_cases.features(CHANNELS, seed=0, batch=3)
+  head_cases.assert_trains(make(), maps)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from deeplab.models.heads import st_aspp
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 
 def make(**fields):
@@ -12,7 +12,7 @@ def make(**fields):
 
 
 def maps(height, channels=8):
-  return cases.features((channels,), [(height, 7)])
+  return head_cases.features((channels,), [(height, 7)])
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_rates_follow_the_height(height, rates, separable):
   head = make(separable=separable, channels=4)
   found = [
     conv.rate
-    for name, conv in cases.calls(head, maps(height))
+    for name, conv in head_cases.calls(head, maps(height))
     if 'atrous' in name and conv.kernel == 3
   ]
   assert tuple(found) == rates
@@ -42,14 +42,14 @@ def test_rates_follow_the_height(height, rates, separable):
 def test_rates_can_be_named():
   found = {
     conv.rate
-    for _, conv in cases.calls(make(channels=4, rates=(2, 7)), maps(3))
+    for _, conv in head_cases.calls(make(channels=4, rates=(2, 7)), maps(3))
   }
   assert found == {1, 2, 7}
 
 
 def test_low_maps_need_named_rates():
   with pytest.raises(ValueError, match='4 rows are fewer than 5'):
-    cases.trace(make(), maps(4))
+    head_cases.trace(make(), maps(4))
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_low_maps_need_named_rates():
   ],
 )
 def test_parameters(fields, count):
-  _, variables = cases.trace(make(**fields), maps(16, 288))
-  assert cases.count(variables) == count
+  _, variables = head_cases.trace(make(**fields), maps(16, 288))
+  assert head_cases.count(variables) == count
 
 
 def test_every_convolution_has_a_bias():
-  assert all(conv.use_bias for _, conv in cases.calls(make(), maps(16)))
+  assert all(conv.use_bias for _, conv in head_cases.calls(make(), maps(16)))
 
 
 @pytest.mark.parametrize('train', [False, True])
@@ -82,12 +82,12 @@ def test_dropout_in_training_only(train, dropout_calls):
 
 
 def test_batch_of_one_is_refused_in_training():
-  single = cases.features((8,), [(16, 7)], batch=1)
+  single = head_cases.features((8,), [(16, 7)], batch=1)
   with pytest.raises(ValueError, match='raise batch_size'):
-    cases.trace(make(), single, train=True)
+    head_cases.trace(make(), single, train=True)
 
 
 @pytest.mark.parametrize('separable', [False, True])
 def test_trains(separable):
   head = make(channels=4, separable=separable)
-  cases.assert_trains(head, cases.features((4,), [(10, 7)], seed=0))
+  head_cases.assert_trains(head, head_cases.features((4,), [(10, 7)], seed=0))

@@ -3,7 +3,7 @@
 import pytest
 
 from deeplab.models.heads import unet
-from tests.models.heads import cases
+from tests.models.heads import head_cases
 
 CHANNELS = (2, 3, 4, 5, 6)
 
@@ -24,7 +24,7 @@ def make(**fields):
 )
 def test_steps(steps, size):
   head = make(channels=(4,) * steps)
-  (out,), variables = cases.trace(head, cases.features(CHANNELS))
+  (out,), variables = head_cases.trace(head, head_cases.features(CHANNELS))
   assert out.shape == (2, *size, 3)
   assert set(variables['params']) == {'classifier'} | {
     f'decoder{i}_conv{j}' for i in range(steps) for j in (0, 1)
@@ -32,25 +32,27 @@ def test_steps(steps, size):
 
 
 def test_parameters():
-  _, variables = cases.trace(make(), cases.features(CHANNELS))
+  _, variables = head_cases.trace(make(), head_cases.features(CHANNELS))
   total, x = 0, 6
   for skip, y in ((5, 6), (4, 5), (3, 4), (2, 3), (0, 2)):
     total += 9 * (x + skip) * y + 2 * y + 9 * y * y + 2 * y
     x = y
-  assert cases.count(variables) == total + 9 * 2 * 3 + 3
+  assert head_cases.count(variables) == total + 9 * 2 * 3 + 3
 
 
 def test_fields():
   head = make(convs=1, classifier_kernel=1)
-  kernels = [c.kernel for _, c in cases.calls(head, cases.features(CHANNELS))]
+  kernels = [
+    c.kernel for _, c in head_cases.calls(head, head_cases.features(CHANNELS))
+  ]
   assert kernels == [3, 3, 3, 3, 3, 1]
 
 
 def test_more_steps_than_stages():
   with pytest.raises(ValueError, match=r'asks for 6 steps.* 5 stages'):
-    cases.trace(make(channels=(2,) * 6), cases.features(CHANNELS))
+    head_cases.trace(make(channels=(2,) * 6), head_cases.features(CHANNELS))
 
 
 @pytest.mark.full
 def test_trains():
-  cases.assert_trains(make(), cases.features(CHANNELS, seed=0))
+  head_cases.assert_trains(make(), head_cases.features(CHANNELS, seed=0))

@@ -13,9 +13,9 @@ from deeplab.models.encoders import mobilenet_v3
 from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception_keras
 from deeplab.pretrained import load
-from deeplab.pretrained import published
+from deeplab.pretrained import published_weights
 from deeplab.pretrained.systems import keras
-from tests.pretrained import cases
+from tests.pretrained import weight_cases
 
 MOBILENET_V2 = (
   'expanded_conv_project_BN',
@@ -60,7 +60,7 @@ def application(name, size, taps, **arguments):
   model = getattr(keras.applications, name)(
     input_shape=(*size, 3), include_top=False, weights=None, **arguments
   )
-  cases.keras_state(model)
+  weight_cases.keras_state(model)
   outputs = [
     model.output
     if tap is None
@@ -69,7 +69,7 @@ def application(name, size, taps, **arguments):
     else model.get_layer(tap).output
     for tap in taps
   ]
-  x = 4 * cases.images(*size, seed=1)  # so that ReLU6 clips some maps
+  x = 4 * weight_cases.images(*size, seed=1)  # so that ReLU6 clips some maps
   maps = keras.Model(model.input, outputs)(x)
   return model, x, [np.asarray(f) for f in maps]
 
@@ -95,7 +95,7 @@ def test_mobilenet_v2(tmp_path, alpha, size):
   )
   path = str(tmp_path / 'mobilenet_v2.h5')
   model.save(path)
-  cases.assert_features(path, 'keras', encoder, x, maps)
+  weight_cases.assert_features(path, 'keras', encoder, x, maps)
 
 
 @pytest.mark.full
@@ -105,14 +105,14 @@ def test_mobilenet_v2_without_top_and_cut(tmp_path):
   path = str(tmp_path / 'mobilenet_v2.weights.h5')
   model.save_weights(path)
   whole = mobilenet_v2.MobileNetV2(alpha=0.5, padding='keras')
-  variables = cases.import_encoder(path, 'keras', whole)
+  variables = weight_cases.import_encoder(path, 'keras', whole)
   ours = []
   for name in names:
     cut = whole.clone(cut=name.removesuffix('_relu'))
-    own = cases.encoder_cases.variables(cut)
-    own = cases.encoder_cases.subset(own, variables)
-    ours.append(cases.encoder_cases.features(cut, own, x)[-1])
-  cases.encoder_cases.assert_equal(ours, maps)
+    own = weight_cases.encoder_cases.variables(cut)
+    own = weight_cases.encoder_cases.subset(own, variables)
+    ours.append(weight_cases.encoder_cases.features(cut, own, x)[-1])
+  weight_cases.encoder_cases.assert_equal(ours, maps)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_mobilenet_v3(tmp_path, name, taps, size, fields):
   )
   path = str(tmp_path / 'mobilenet_v3.keras')
   model.save(path)
-  cases.assert_features(path, 'keras', encoder, x, maps)
+  weight_cases.assert_features(path, 'keras', encoder, x, maps)
 
 
 @pytest.mark.full
@@ -151,7 +151,7 @@ def test_resnet(tmp_path, name, taps, size):
   encoder = getattr(resnet, name)(32, **FIELDS)
   path = str(tmp_path / 'resnet.weights.h5')
   model.save_weights(path)
-  cases.assert_features(path, 'keras', encoder, x, maps)
+  weight_cases.assert_features(path, 'keras', encoder, x, maps)
 
 
 XCEPTION = (
@@ -169,7 +169,7 @@ def test_xception(tmp_path, size):
   encoder = xception_keras.XceptionKeras(32, valid_stem=True)
   path = str(tmp_path / 'xception.keras')
   model.save(path)
-  cases.assert_features(path, 'keras', encoder, x, maps)
+  weight_cases.assert_features(path, 'keras', encoder, x, maps)
 
 
 def old_file(path, model, names):
@@ -203,7 +203,7 @@ def test_an_old_file_is_read_by_its_order(tmp_path):
   encoder = mobilenet_v2.MobileNetV2(
     output_stride=32, alpha=0.35, padding='keras', top_conv=True
   )
-  cases.assert_features(path, 'keras', encoder, x, maps)
+  weight_cases.assert_features(path, 'keras', encoder, x, maps)
 
 
 @pytest.mark.full
@@ -212,7 +212,7 @@ def test_an_old_file_of_xception(tmp_path):
   path = str(tmp_path / 'xception.h5')
   old_file(path, model, lambda i, layer: f'{type(layer).__name__.lower()}_{i}')
   encoder = xception_keras.XceptionKeras(32, valid_stem=True)
-  cases.assert_features(path, 'keras', encoder, x, maps)
+  weight_cases.assert_features(path, 'keras', encoder, x, maps)
 
 
 @pytest.mark.full
@@ -221,14 +221,16 @@ def test_resnet_cuts(tmp_path):
   model, x, maps = application('ResNet50', (64, 64), names)
   path = str(tmp_path / 'resnet.h5')
   model.save(path)
-  variables = cases.import_encoder(path, 'keras', resnet.ResNet50(32, **FIELDS))
+  variables = weight_cases.import_encoder(
+    path, 'keras', resnet.ResNet50(32, **FIELDS)
+  )
   ours = []
   for name in names:
     cut = resnet.ResNet50(cut=name, **FIELDS)
-    own = cases.encoder_cases.variables(cut)
-    own = cases.encoder_cases.subset(own, variables)
-    ours.append(cases.encoder_cases.features(cut, own, x)[-1])
-  cases.encoder_cases.assert_equal(ours, maps)
+    own = weight_cases.encoder_cases.variables(cut)
+    own = weight_cases.encoder_cases.subset(own, variables)
+    ours.append(weight_cases.encoder_cases.features(cut, own, x)[-1])
+  weight_cases.encoder_cases.assert_equal(ours, maps)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +262,9 @@ def test_the_cut_network_starts_from_a_published_file(tmp_path):
     input_shape=(64, 64, 3), alpha=0.5, include_top=False, weights=None
   )
   config = person_mnv2.get_config().unlock()
-  name = published.PUBLISHED_WEIGHTS[config.init_from].filename.removesuffix(
-    '.h5'
-  )
+  name = published_weights.PUBLISHED_WEIGHTS[
+    config.init_from
+  ].filename.removesuffix('.h5')
   model.save_weights(tmp_path / f'{name}.weights.h5')
   config.init_from = str(tmp_path / f'{name}.h5')
   (tmp_path / f'{name}.weights.h5').rename(config.init_from)

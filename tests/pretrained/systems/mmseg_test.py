@@ -10,7 +10,7 @@ from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
 from tests import mmseg_module
 from tests import torchvision_module
-from tests.pretrained import cases
+from tests.pretrained import weight_cases
 
 NORM = {'type': 'BN', 'requires_grad': True}
 
@@ -54,7 +54,7 @@ def network(torch, mmseg, depth, stem, strides, dilations, rates, widths, **kw):
     concat_input=False,
     **head,
   )
-  return cases.torch_state(module)
+  return weight_cases.torch_state(module)
 
 
 @pytest.mark.filterwarnings('ignore')  # mmsegmentation deprecates its own
@@ -128,9 +128,9 @@ def test_deeplabv3plus(
     lambda: model.init(jax.random.key(0), np.zeros((1, 65, 65, 3), np.float32))
   )
   start = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), shapes)
-  variables = cases.imported(path, 'mmseg', model, start)
+  variables = weight_cases.imported(path, 'mmseg', model, start)
 
-  x = cases.images(*size, seed=1)
+  x = weight_cases.images(*size, seed=1)
   with torch.no_grad():
     maps = module.backbone(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
     expected = [module.decode_head(maps), module.auxiliary_head(maps)]

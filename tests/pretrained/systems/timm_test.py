@@ -10,7 +10,7 @@ from deeplab.models.encoders import resnet
 from deeplab.models.encoders import xception
 from deeplab.pretrained.readers import safetensors
 from tests import torchvision_module
-from tests.pretrained import cases
+from tests.pretrained import weight_cases
 
 GHOSTNET = ghostnet.GhostNet(
   32, squeeze='divisible', gate='hard_sigmoid', top_conv=True
@@ -80,11 +80,11 @@ def saved(tmp_path, model):
 def test_encoders(tmp_path, name, encoder, layers, taps, size):
   torchvision_module.load()
   timm = pytest.importorskip('timm')
-  model = cases.torch_state(timm.create_model(name, pretrained=False))
-  x = cases.images(*size, seed=1)
-  maps = cases.torch_maps(layers(model), x, taps)
+  model = weight_cases.torch_state(timm.create_model(name, pretrained=False))
+  x = weight_cases.images(*size, seed=1)
+  maps = weight_cases.torch_maps(layers(model), x, taps)
   system = 'torchvision' if name == 'resnet18' else 'timm'
-  cases.assert_features(saved(tmp_path, model), system, encoder, x, maps)
+  weight_cases.assert_features(saved(tmp_path, model), system, encoder, x, maps)
 
 
 def xception_maps(model, x):
@@ -122,8 +122,8 @@ def test_xception(tmp_path, name, size):
   torchvision_module.load()
   timm = pytest.importorskip('timm')
   model = timm.create_model(f'xception{name}', pretrained=False)
-  cases.torch_state(model)
+  weight_cases.torch_state(model)
   encoder = getattr(xception, f'Xception{name}')(output_stride=32)
-  x = cases.images(*size, seed=1)
+  x = weight_cases.images(*size, seed=1)
   maps = xception_maps(model, x)
-  cases.assert_features(saved(tmp_path, model), 'timm', encoder, x, maps)
+  weight_cases.assert_features(saved(tmp_path, model), 'timm', encoder, x, maps)

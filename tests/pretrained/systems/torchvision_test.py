@@ -18,7 +18,7 @@ from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import fcn
 from deeplab.models.heads import lraspp
 from tests import torchvision_module
-from tests.pretrained import cases
+from tests.pretrained import weight_cases
 
 
 def resnet_layers(model):
@@ -63,10 +63,12 @@ def check(tmp_path, name, encoder, taps, size, **arguments):
   """Asserts equal features of one of torchvision's classifiers."""
   torchvision = torchvision_module.load()[1]
   model = getattr(torchvision.models, name)(weights=None, **arguments)
-  cases.torch_state(model)
-  x = cases.images(*size, seed=1)
-  maps = cases.torch_maps(taps[0](model), x, taps[1])
-  cases.assert_features(saved(tmp_path, model), 'torchvision', encoder, x, maps)
+  weight_cases.torch_state(model)
+  x = weight_cases.images(*size, seed=1)
+  maps = weight_cases.torch_maps(taps[0](model), x, taps[1])
+  weight_cases.assert_features(
+    saved(tmp_path, model), 'torchvision', encoder, x, maps
+  )
 
 
 def mark(*values):
@@ -220,14 +222,14 @@ def test_networks(tmp_path, name, model, size):
   theirs = getattr(torchvision.models.segmentation, name)(
     weights=None, weights_backbone=None, num_classes=5, **arguments
   )
-  cases.torch_state(theirs)
+  weight_cases.torch_state(theirs)
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), np.zeros((1, 65, 65, 3), np.float32))
   )
   start = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), shapes)
   path = saved(tmp_path, theirs)
-  variables = cases.imported(path, 'torchvision', model, start)
-  x = cases.images(*size, seed=1)
+  variables = weight_cases.imported(path, 'torchvision', model, start)
+  x = weight_cases.images(*size, seed=1)
   with torch.no_grad():
     maps = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
   pairs = [(maps['out'], lambda v, x: model.apply(v, x).logits)]

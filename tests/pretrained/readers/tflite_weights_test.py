@@ -3,15 +3,15 @@ import re
 import numpy as np
 import pytest
 
-from deeplab.pretrained.readers import tflite
-from tests.export import handmade as fb
+from deeplab.pretrained.readers import tflite_weights
+from tests.export import handmade
 
-IMAGE = fb.tensor('image', 'float32', (1, 4, 4, 3))
-MAP = fb.tensor('map', 'float32', (1, 4, 4, 2))
+IMAGE = handmade.tensor('image', 'float32', (1, 4, 4, 3))
+MAP = handmade.tensor('map', 'float32', (1, 4, 4, 2))
 
 
 def write(path, tensors, operators):
-  path.write_bytes(fb.build(tensors, operators, [0], [len(tensors) - 1]))
+  path.write_bytes(handmade.build(tensors, operators, [0], [len(tensors) - 1]))
   return path
 
 
@@ -34,10 +34,10 @@ def test_float_layers_come_out_as_they_are(path):
   one_layer(
     path,
     'CONV_2D',
-    fb.tensor('a/stem/weights', 'float32', kernel.shape, data=kernel),
-    fb.tensor('a/stem/Conv2D_bias', 'float32', (2,), data=bias),
+    handmade.tensor('a/stem/weights', 'float32', kernel.shape, data=kernel),
+    handmade.tensor('a/stem/Conv2D_bias', 'float32', (2,), data=bias),
   )
-  tensors = tflite.read_tflite(path)
+  tensors = tflite_weights.read_tflite(path)
   assert list(tensors) == ['a/stem/weights', 'a/stem/biases']
   np.testing.assert_array_equal(tensors['a/stem/weights'], kernel)
   assert tensors['a/stem/biases'].tolist() == [5, 6]
@@ -49,12 +49,12 @@ def test_a_tensor_of_one_scale_is_dequantised(path):
   one_layer(
     path,
     'CONV_2D',
-    fb.tensor(
+    handmade.tensor(
       'x/weights', 'uint8', kernel.shape, data=kernel, scales=[0.5], zeros=[128]
     ),
-    fb.tensor('x/bias', 'int32', (2,), data=bias, scales=[2.0**-30]),
+    handmade.tensor('x/bias', 'int32', (2,), data=bias, scales=[2.0**-30]),
   )
-  tensors = tflite.read_tflite(path)
+  tensors = tflite_weights.read_tflite(path)
   assert tensors['x/weights'].reshape(2, 3).tolist() == [
     [-64.0, 0.0, 63.5],
     [0.0, 0.5, 1.0],
@@ -68,10 +68,10 @@ def test_a_tensor_of_a_scale_a_channel_is_dequantised(path):
   one_layer(
     path,
     'DEPTHWISE_CONV_2D',
-    fb.tensor(
+    handmade.tensor(
       'x/weights', 'int8', kernel.shape, data=kernel, scales=[0.5, 4.0], axis=3
     ),
-    fb.tensor(
+    handmade.tensor(
       'x/bias',
       'int32',
       (2,),
@@ -79,7 +79,7 @@ def test_a_tensor_of_a_scale_a_channel_is_dequantised(path):
       scales=[0.25, 2.0],
     ),
   )
-  tensors = tflite.read_tflite(path)
+  tensors = tflite_weights.read_tflite(path)
   assert tensors['x/weights'].tolist() == [[[[0.5, -8.0]], [[1.5, 16.0]]]]
   assert tensors['x/biases'].tolist() == [2.0, 16.0]
 
@@ -88,15 +88,15 @@ def test_half_precision_and_a_missing_bias(path):
   kernel = np.array([[1.5, -2.0, 3.0]], np.float16)
   tensors = [
     IMAGE,
-    fb.tensor('x/MatMul', 'float16', (1, 3), data=kernel),
-    fb.tensor('x/dequantized', 'float32', (1, 3)),
+    handmade.tensor('x/MatMul', 'float16', (1, 3), data=kernel),
+    handmade.tensor('x/dequantized', 'float32', (1, 3)),
     MAP,
   ]
   operators = [
     ('DEQUANTIZE', [1], [2]),
     ('FULLY_CONNECTED', [0, 2, -1], [3]),
   ]
-  read = tflite.read_tflite(write(path, tensors, operators))
+  read = tflite_weights.read_tflite(write(path, tensors, operators))
   assert read['x/weights'].tolist() == [[1.5, -2.0, 3.0]]
   assert read['x/biases'].tolist() == [0.0]
 
@@ -106,12 +106,12 @@ def test_one_name_twice_and_one_kernel_twice(path):
   tensors = [
     IMAGE,
     *(
-      fb.tensor('x/weights', 'float32', (2, 1, 1, 3), data=kernel)
+      handmade.tensor('x/weights', 'float32', (2, 1, 1, 3), data=kernel)
       for kernel in kernels
     ),
     MAP,
   ]
-  read = tflite.read_tflite(
+  read = tflite_weights.read_tflite(
     write(path, tensors, [('CONV_2D', [0, i], [3]) for i in (1, 2, 1)])
   )
   assert sorted(read) == [
@@ -122,8 +122,8 @@ def test_one_name_twice_and_one_kernel_twice(path):
 
 
 def test_products_of_maps_are_no_layers(path):
-  tensors = [IMAGE, fb.tensor('keys', 'float32', (3, 3)), MAP]
-  assert not tflite.read_tflite(
+  tensors = [IMAGE, handmade.tensor('keys', 'float32', (3, 3)), MAP]
+  assert not tflite_weights.read_tflite(
     write(path, tensors, [('FULLY_CONNECTED', [0, 1, -1], [2])])
   )
 
@@ -133,23 +133,23 @@ def test_weights_elsewhere_are_refused(path):
   mean = np.array([1, 2, 3], np.float32)
   tensors = [
     IMAGE,
-    fb.tensor('mean', 'float32', (3,), data=mean),
-    fb.tensor(
+    handmade.tensor('mean', 'float32', (3,), data=mean),
+    handmade.tensor(
       'x/weights',
       'float32',
       (2, 1, 1, 3),
       data=np.ones((2, 1, 1, 3), np.float32),
     ),
-    fb.tensor('half', 'float32', (), data=scale[:1]),
-    fb.tensor('x/gamma', 'float32', (2,), data=scale),
+    handmade.tensor('half', 'float32', (), data=scale[:1]),
+    handmade.tensor('x/gamma', 'float32', (2,), data=scale),
     MAP,
   ]
   # What normalises the image, and plain numbers, are no weights.
   plain = [('SUB', [0, 1], [0]), ('CONV_2D', [0, 2], [5]), ('MUL', [5, 3], [5])]
-  assert len(tflite.read_tflite(write(path, tensors, plain))) == 2
+  assert len(tflite_weights.read_tflite(write(path, tensors, plain))) == 2
   write(path, tensors, [*plain, ('MUL', [5, 4], [5])])
   with pytest.raises(ValueError, match=r"model.tflite: MUL reads .*'x/gamma'"):
-    tflite.read_tflite(path)
+    tflite_weights.read_tflite(path)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_weights_elsewhere_are_refused(path):
   ],
 )
 def test_layer_names(tensor, layer):
-  assert tflite.layer_name(tensor) == layer
+  assert tflite_weights.layer_name(tensor) == layer
 
 
 def test_integers_need_a_scale_and_a_known_type(path):
@@ -178,17 +178,17 @@ def test_integers_need_a_scale_and_a_known_type(path):
   one_layer(
     path,
     'CONV_2D',
-    fb.tensor('x/weights', 'int8', kernel.shape, data=kernel),
+    handmade.tensor('x/weights', 'int8', kernel.shape, data=kernel),
   )
   with pytest.raises(ValueError, match="'x/weights' holds integers without"):
-    tflite.read_tflite(path)
+    tflite_weights.read_tflite(path)
   one_layer(
     path,
     'CONV_2D',
-    fb.tensor('x/weights', 'bool', kernel.shape, data=kernel),
+    handmade.tensor('x/weights', 'bool', kernel.shape, data=kernel),
   )
   with pytest.raises(ValueError, match="'x/weights' is of type BOOL, which"):
-    tflite.read_tflite(path)
+    tflite_weights.read_tflite(path)
 
 
 def test_no_damaged_file_passes(path):
@@ -196,7 +196,7 @@ def test_no_damaged_file_passes(path):
   one_layer(
     path,
     'CONV_2D',
-    fb.tensor('x/weights', 'float32', kernel.shape, data=kernel),
+    handmade.tensor('x/weights', 'float32', kernel.shape, data=kernel),
   )
   whole = path.read_bytes()
   for share in (0.1, 0.3, 0.5, 0.7, 0.9):
@@ -204,16 +204,16 @@ def test_no_damaged_file_passes(path):
     with pytest.raises(
       ValueError, match=re.escape(f'{path} is damaged or cut')
     ):
-      tflite.read_tflite(path)
+      tflite_weights.read_tflite(path)
   path.write_bytes(b'PK\3\4 something else')
   with pytest.raises(ValueError, match='is not a TensorFlow Lite file'):
-    tflite.read_tflite(path)
+    tflite_weights.read_tflite(path)
   with pytest.raises(ValueError, match=r'there is no file .*none.tflite'):
-    tflite.read_tflite(path.with_name('none.tflite'))
+    tflite_weights.read_tflite(path.with_name('none.tflite'))
 
 
 def test_a_published_file(published):
-  tensors = tflite.read_tflite(
+  tensors = tflite_weights.read_tflite(
     published / 'models' / 'deeplabv3plus_mnv2_ade20k32_int8.tflite'
   )
   # A stem, 17 blocks of which one has no expansion, and the head's layers.

@@ -10,7 +10,7 @@ from deeplab.pretrained import merge
 from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.systems import detect
 from tests import torchvision_module
-from tests.models.encoders import cases as encoder_cases
+from tests.models.encoders import encoder_cases
 
 images = encoder_cases.images
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 from typing import Any
 
-from deeplab.pretrained.systems import base as names
+from deeplab.pretrained.systems import mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _pytorch_weights(
     url=f'{folder}{file}',
     digest=f'sha256:{digest}',
     licence=licence,
-    normalization=names.IMAGENET_NORMALIZATION,
+    normalization=mapping.IMAGENET_NORMALIZATION,
     **fields,
   )
 
@@ -91,7 +91,7 @@ def _keras_weights(
     digest=digest,
     licence='Apache-2.0',
     encoder=encoder,
-    **({'normalization': names.SIGNED_NORMALIZATION} | fields),
+    **({'normalization': mapping.SIGNED_NORMALIZATION} | fields),
   )
 
 
@@ -123,7 +123,7 @@ def _keras_resnet(name: str, digest: str) -> PublishedWeights:
     f'resnet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5',
     f'md5:{digest}',
     name.replace('resnet', 'resnet_'),
-    normalization=names.CAFFE_NORMALIZATION,
+    normalization=mapping.CAFFE_NORMALIZATION,
   )
 
 
