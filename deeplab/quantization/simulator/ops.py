@@ -223,7 +223,7 @@ class BatchNorm(odml_ops.BatchNorm):
       op_full_name='jax.lax.conv_general_dilated',
       get_rule_and_op_id_fn=self._get_rule_and_op_id_fn,
       fake_quant_fn=self._fake_quant_fn,
-      change=self.requantize,
+      requantize=self.requantize,
     )
     y = conv(
       x,
@@ -347,7 +347,7 @@ class SameScale(odml_ops.QuantizedOp):
     out = self._call_original_op(x, *args, **kwargs)
     grid = aux_data.get(x, metadata.QPARAMS, None)
     if grid is not None:
-      out = grid.round(out, self._integer_result(x, grid, *args, **kwargs))
+      out = grid.fake_quant(out, self._integer_result(x, grid, *args, **kwargs))
       aux_data.set(out, metadata.QPARAMS, grid)
     aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
     return self._fake_quant_output(out, rule)

@@ -58,7 +58,7 @@ class ProviderBase:
     """Registers the operators; `rules` says how weights are scaled."""
     self._quantization_rules = rules
     change = lambda op, **more: functools.partial(
-      op, change=self.requantize, **more
+      op, requantize=self.requantize, **more
     )
     self._ops.update(  # type: ignore[attr-defined]
       {
@@ -72,8 +72,8 @@ class ProviderBase:
         'jax.numpy.ufunc.__call__': change(self.ufunc),
         'jax.numpy.concatenate': change(
           layout_ops.Concatenate,
-          joint=self.concat_barrier,
-          see=self.record_range,
+          concat_barrier=self.concat_barrier,
+          record_range=self.record_range,
         ),
         'jax.numpy.pad': layout_ops.Pad,
         'jax.numpy.split': layout_ops.Split,
