@@ -22,7 +22,7 @@ from tests.export import weights
 from tests.quantization import nets
 
 providers = pytest.importorskip('deeplab.quantization.simulator.providers')
-lowering = pytest.importorskip('export.convert.litert_converter')
+litert_converter = pytest.importorskip('export.convert.litert_converter')
 
 CLASSES = 3
 RULES = rules_lib.Rules()
@@ -88,10 +88,10 @@ def quantize(network, variables, images, rules=RULES):
 
 
 def simulate(network, variables, request, images):
-  net, variables, pixels = lowering.network(
+  net, variables, pixels = litert_converter.add_input_normalization(
     network, variables, request, MEAN, STD
   )
-  net = providers.simulate(
+  net = providers.simulate_int8(
     net, request.rules, pixels, narrow_output=request.needs_int8_output
   )
   with jax.enable_x64(True):
@@ -123,7 +123,9 @@ def measure(network, variables, size, images):
     rules=RULES,
   )
   variables = quantize(network, variables, images[:4])
-  content = lowering.convert(network, variables, RULES, request, MEAN, STD)
+  content = litert_converter.convert_network(
+    network, variables, RULES, request, MEAN, STD
+  )
   found, scale = invoke(content, images[4:])
   assert np.stack(found).std() > 10 * scale  # there is something to compare
   simulated = simulate(network, variables, request, images[4:])
@@ -180,7 +182,9 @@ def test_layers_of_16_bits(name, wide):
     rules=rules,
   )
   variables = quantize(network, variables, images[:4], rules)
-  content = lowering.convert(network, variables, rules, request, MEAN, STD)
+  content = litert_converter.convert_network(
+    network, variables, rules, request, MEAN, STD
+  )
   found, _ = invoke(content, images[4:])
   simulated = simulate(network, variables, request, images[4:])
   graph = tflite_graph.read_tflite(content)

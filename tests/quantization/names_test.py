@@ -23,7 +23,7 @@ def _names(head, ratio, size):
   network = registry.build_model(config, 3, **networks.PLAIN_CONV_OPTIONS)
   image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
   variables = jax.eval_shape(network.init, jax.random.key(0), image)
-  seen = providers.observe(network, rules.Rules())
+  seen = providers.observe_ranges(network, rules.Rules())
   found = jax.eval_shape(
     lambda v, x: seen.apply(v, x, mutable=['observed'])[1]['observed'],
     variables,

@@ -37,7 +37,7 @@ def _stats():
 
 
 def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
-  model = providers.simulate(helpers.TinyNet(axis_name=axis_name), RULES)
+  model = providers.simulate_int8(helpers.TinyNet(axis_name=axis_name), RULES)
   optimizer = optax.sgd(0.01)
   ranges = train_step.RangeTracking(0.75, 0, model if observer else None)
   step = functools.partial(
@@ -50,12 +50,12 @@ def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
       'seed': 7,
       'accumulate_steps': 1,
       'ema_decay': 0.9,
-      'ranges': ranges,
+      'range_tracking': ranges,
       **kwargs,
     },
   )
   state = train_step.init_state(
-    providers.simulate(helpers.TinyNet(), RULES),
+    providers.simulate_int8(helpers.TinyNet(), RULES),
     optimizer,
     channels=3,
     seed=1,
@@ -134,7 +134,7 @@ def test_accumulation_sees_every_part():
 
 def test_ranges_stay_from_their_step_on():
   ranges = train_step.RangeTracking(0.75, 1)
-  state, step = _setup(ranges=ranges)
+  state, step = _setup(range_tracking=ranges)
   step = jax.jit(step)
   first, _ = step(state, helpers.batch(seed=0))
   second, _ = step(first, helpers.batch(seed=1))

@@ -20,7 +20,7 @@ from export.verify import parity
 from tests.quantization import nets
 
 providers = pytest.importorskip('deeplab.quantization.simulator.providers')
-lowering = pytest.importorskip('export.convert.litert_converter')
+litert_converter = pytest.importorskip('export.convert.litert_converter')
 
 SIZE = (33, 40)
 
@@ -53,7 +53,7 @@ def _request(rules, **fields):
 
 @functools.cache
 def _file(rules, **fields):
-  return lowering.convert(
+  return litert_converter.convert_network(
     _small().model,
     _quantized(rules),
     rules,
@@ -66,13 +66,13 @@ def _file(rules, **fields):
 def _simulated(rules, request):
   """Returns logits [8, H, W, K] of the simulation."""
   small = _small()
-  net, variables, pixels = lowering.network(
+  net, variables, pixels = litert_converter.add_input_normalization(
     small.model, _quantized(rules), request, nets.MEAN, nets.STD
   )
   images = np.stack(small.images).astype(np.float32)
   if pixels is None:
     images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
-  net = providers.simulate(
+  net = providers.simulate_int8(
     net, rules, pixels, narrow_output=request.needs_int8_output
   )
   with jax.enable_x64(True):
@@ -339,7 +339,7 @@ def test_training_through_16_bits():
   rules = rules_lib.Rules(wide_layers='head.*')
   small = _small()
   variables = _quantized(rules)
-  net = providers.simulate(small.model, rules)
+  net = providers.simulate_int8(small.model, rules)
   x = (np.stack(small.images[:2]) - np.float32(nets.MEAN)) / nets.STD
 
   def loss(params, x):
@@ -361,7 +361,7 @@ def test_ranges_of_what_is_joined_in_16_bits_can_grow():
   x = (np.stack(small.images[:2]) - np.float32(nets.MEAN)) / nets.STD
   x = jax.numpy.asarray(x, jax.numpy.float32)
   halved = jax.tree.map(lambda y: y / 2, variables['quant_stats'])
-  net = providers.simulate(small.model, rules)
+  net = providers.simulate_int8(small.model, rules)
 
   def see(stats):
     given = {**variables, 'quant_stats': stats}

@@ -22,7 +22,7 @@ def test_cpu_kernels_compute_the_same():
   images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
   found = []
   for forms in ({}, {'depthwise': 'shifted', 'pointwise': 'matmul'}):
-    model = providers.simulate(net.model, RULES, **forms)
+    model = providers.simulate_int8(net.model, RULES, **forms)
 
     def loss(params, model=model):
       logits = model.apply({'params': params, **rest}, images).logits
@@ -62,7 +62,7 @@ def test_means_that_are_a_half(x64):
   whole[0, -1, -1] = np.where((last >= 0) & (last < 256), last, 0)
   mean = whole.mean((0, 1, 2))
   assert np.sum(mean % 1 == 0.5) > 100
-  net = providers.simulate(Mean(), RULES, (0.0, 255.0))
+  net = providers.simulate_int8(Mean(), RULES, (0.0, 255.0))
   x = jnp.asarray(whole, jnp.float32)
   variables = net.init(jax.random.key(0), x)
   span = {'min': jnp.float32(0), 'max': jnp.float32(6)}
@@ -92,7 +92,7 @@ def test_a_dead_channel_has_its_bias(wide):
   x = jnp.linspace(0, 6, 64).reshape(1, 8, 8, 1)
   kernel = jnp.asarray([[[[1.0, 1e-6]]]])
   params = {'conv': {'kernel': kernel, 'bias': jnp.full(2, 0.5)}}
-  net = providers.simulate(Biased(), rules.Rules(wide_layers=wide))
+  net = providers.simulate_int8(Biased(), rules.Rules(wide_layers=wide))
   variables = net.init(jax.random.key(0), x)
   span = {'min': jnp.float32(0), 'max': jnp.float32(7)}
   stats = jax.tree.map(
