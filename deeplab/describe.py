@@ -69,7 +69,7 @@ def dry_run(config: ConfigDict) -> str:
     compiled step on this host's back end.
   """
   train.check_config(config)
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   export = tuple(config.eval.static_size)
   # Images of their own sizes are taken to be of the size that is exported.
   crop = compose.fixed_output_size(config.data.augment) or export
@@ -79,9 +79,9 @@ def dry_run(config: ConfigDict) -> str:
     # An auxiliary head is trained and not exported.
     traced = profile.count_macs_and_params(
       config.model,
-      info.num_classes,
+      dataset.info.num_classes,
       size,
-      channels=image_format.image_spec(config.data).channels,
+      channels=dataset.spec.channels,
       auxiliary=name != 'export',
     )
     if not out:
@@ -92,8 +92,8 @@ def dry_run(config: ConfigDict) -> str:
     )
   if config.init_from:
     out.append(f'starts from {resolve.describe_init_from(config.init_from)}')
-  _, _, _, step = _build_step(config, info.num_classes)
-  state, batch = abstract_step_inputs(config, info.num_classes, crop)
+  _, _, _, step = _build_step(config, dataset.info.num_classes)
+  state, batch = abstract_step_inputs(config, dataset.info.num_classes, crop)
   logging.info(
     'Compiling the training step, which may take minutes, for its memory…'
   )

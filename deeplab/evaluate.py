@@ -30,11 +30,9 @@ from deeplab import system
 from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
-from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
-from deeplab.data import pipeline
 from deeplab.data import resize
 from deeplab.inference import litert
 from deeplab.inference import load
@@ -112,7 +110,7 @@ def evaluate_predictor(
   predictor: predictors.Predictor,
   examples: Iterable[dict],
   info: dataset_info.DatasetInfo,
-  config: Any,
+  protocol: Any,
   *,
   total: int | None = None,
   keep_samples: int = 0,
@@ -127,7 +125,7 @@ def evaluate_predictor(
       'name': str}, this host's share of the split. Labels are train ids, 255 is
       ignored.
     info: the data set: how many classes and their names.
-    config: `config.eval`: batch_size, mode (see `inference.MODES`), window,
+    protocol: `config.eval`: batch_size, mode (see `inference.MODES`), window,
       stride, static_size, fit, resize_labels, scales, flip, pad_multiple,
       pad_offset, boundary_share, loss.
     total: how many examples come, for the progress bar.
@@ -139,34 +137,34 @@ def evaluate_predictor(
 
   Raises:
     ValueError: there are no examples, a label is of another size than its
-      image or holds a value that is no class, or the config asks what the
+      image or holds a value that is no class, or the protocol asks what the
       predictor cannot do.
   """
-  predictor = views.apply_static_mode(predictor, config)
-  views.check_eval_config(predictor, config)
-  if config.resize_labels:
-    size, frame = predictor.input_size, config.fit
+  predictor = views.apply_static_mode(predictor, protocol)
+  views.check_eval_config(predictor, protocol)
+  if protocol.resize_labels:
+    size, frame = predictor.input_size, protocol.fit
     examples = (_resize_example(x, size, frame) for x in examples)
-    config = ConfigDict(config)
-    with config.unlocked():
-      config.fit = ()
+    protocol = ConfigDict(protocol)
+    with protocol.unlocked():
+      protocol.fit = ()
   confusion = metrics.ConfusionMatrix(info.num_classes)
-  boundary = metrics.BoundaryIoU(info.num_classes, config.boundary_share)
+  boundary = metrics.BoundaryIoU(info.num_classes, protocol.boundary_share)
   images = metrics.ImageIoU()
   loss = metrics.CrossEntropy(sigmoid='sigmoid_cross_entropy' in loss_terms)
   ask = views.predict_logits if loss.sigmoid else views.predict_probabilities
   kept: dict[int, Sample] = {}
   count = 0
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
-  batches = _group_by_padded_size(numbered, predictor, config)
+  batches = _group_by_padded_size(numbered, predictor, protocol)
   for batch in views.track_progress(batches, total, 'evaluate', size=len):
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
-    if config.loss:
-      scores = ask(predictor, pictures, config)
+    if protocol.loss:
+      scores = ask(predictor, pictures, protocol)
       predictions = [predictors.argmax(x) for x in scores]
     else:
-      predictions = views.segment_images(predictor, pictures, config)
+      predictions = views.segment_images(predictor, pictures, protocol)
     for example, prediction, likely in zip(
       batch, predictions, scores, strict=True
     ):
@@ -203,7 +201,7 @@ def evaluate_predictor(
       counts['boundary'],
       counts['images'],
       info.unscored,
-      counts['loss'] if config.loss else None,
+      counts['loss'] if protocol.loss else None,
     ),
     counts['confusion'],
     counts['boundary'],
@@ -255,7 +253,7 @@ def checkpoint_predictor(
     loaded: the run.
     output_stride: see `config.eval`; 0 for the one that was trained.
   """
-  config, classes = loaded.config, loaded.info.num_classes
+  config, classes = loaded.config, loaded.dataset.info.num_classes
   variables = networks.eval_variables(config, classes, loaded.variables)
   return predictors.build_flax_predictor(
     config, classes, variables, output_stride=output_stride
@@ -380,18 +378,19 @@ def evaluate_workdir(
       or see `evaluate_predictor`.
   """
   loaded = workdir_lib.load_trained_model(workdir, which)
-  info = loaded.info
+  dataset = loaded.dataset
   own = config is None
   config = _override_eval_and_data(loaded.config, config, overrides)
   other = '' if own else _protocol_suffix(config, loaded.config)
   if not own:
-    info = catalog.info_for(config.data)
-    if info.num_classes != loaded.info.num_classes:
+    dataset = datasets.Dataset(config.data)
+    if dataset.info.num_classes != loaded.dataset.info.num_classes:
       raise ValueError(
-        f'{workdir} tells {loaded.info.num_classes} classes apart and the '
-        f'data of --config has {info.num_classes}; leave --config out for the '
-        "run's own data"
+        f'the run in {workdir} has {loaded.dataset.info.num_classes} classes '
+        f'and the data of --config has {dataset.info.num_classes}; leave '
+        "--config out for the run's own data"
       )
+  info = dataset.info
   protocol = config.eval
   if tflite is None:
     contenders: dict[str, predictors.Predictor] = {
@@ -416,20 +415,20 @@ def evaluate_workdir(
         file, size
       ),
     }
-  datasets.prepare_splits(config, [config.data.eval_split])
+  split = config.data.eval_split
+  dataset.prepare(split)
   results = {}
   for name, predictor in contenders.items():
     results[name] = evaluate_predictor(
       predictor,
-      pipeline.eval_examples(
-        config,
-        info,
+      dataset.examples(
+        split,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
       ),
       info,
       protocol,
-      total=datasets.num_examples(config, config.data.eval_split),
+      total=dataset.num_examples(split),
       loss_terms=config.loss.terms,
       sum_counts=parallel.sum_over_hosts,
     )

@@ -131,9 +131,9 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
     loaded, loaded.config.eval.output_stride
   )
   return Segmenter(
-    tuple(loaded.info.class_names),
-    tuple(loaded.info.palette),
-    image_format.image_spec(loaded.config.data),
+    tuple(loaded.dataset.info.class_names),
+    tuple(loaded.dataset.info.palette),
+    loaded.dataset.spec,
     lambda images: views.segment_images(predictor, images, loaded.config.eval),
   )
 

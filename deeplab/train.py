@@ -23,11 +23,8 @@ from deeplab import parallel
 from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
-from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.data import image_format
-from deeplab.data import pipeline
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.pretrained import load
@@ -127,15 +124,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   # Data.
   config = datasets.resolve_config(config)
-  names = config.data.train_split, config.data.eval_split
-  parallel.first_host_first(lambda: datasets.prepare_splits(config, names))
-  info = catalog.info_for(config.data)
-  config = class_weights.balance_loss(config, info)
+  dataset = datasets.Dataset(config.data)
+  parallel.first_host_first(dataset.prepare)
+  info = dataset.info
+  config = class_weights.balance_loss(config, dataset)
   early_stopping.check_monitored_metrics(
     config,
     metrics.metric_names(info.class_names, info.unscored, config.eval.loss),
   )
-  examples = datasets.num_examples(config, config.data.train_split)
+  examples = dataset.num_examples(config.data.train_split)
   total = limits.total_steps(config, examples)
   per_epoch = examples // config.batch_size
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
@@ -147,7 +144,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   state = steps.init_state(
     model,
     optimizer,
-    channels=image_format.image_spec(config.data).channels,
+    channels=dataset.spec.channels,
     seed=config.seed,
     ema=config.ema_decay > 0,
   )
@@ -191,12 +188,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       ),
       {'params': state.params, 'batch_stats': state.batch_stats},
       # All hosts see the whole batches, or their variables would differ.
-      lambda: pipeline.train_batches(
-        config, info, host_index=0, host_count=1, start_step=0
+      lambda: dataset.train_batches(
+        seed=config.seed, batch_size=config.batch_size
       ),
     )
     if networks.is_int8(config):
-      variables = calibration.initialize_from_float(config, info, variables)
+      variables = calibration.initialize_from_float(config, dataset, variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
     state = steps.init_from_variables(state, variables, optimizer)
@@ -234,8 +231,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     output_stride=config.eval.output_stride,
   )
   record = metric_writer.MetricWriter(workdir, start) if host == 0 else None
-  batches = pipeline.train_batches(
-    config, info, host_index=host, host_count=hosts, start_step=start
+  batches = dataset.train_batches(
+    seed=config.seed,
+    batch_size=config.batch_size,
+    start_step=start,
+    host_index=host,
+    host_count=hosts,
   )
 
   def score(
@@ -247,7 +248,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     return evaluate.evaluate_predictor(
       predictor.with_variables(to_score(state)),
       watch(
-        pipeline.eval_examples(config, info, host_index=host, host_count=hosts)
+        dataset.examples(
+          config.data.eval_split, host_index=host, host_count=hosts
+        )
       ),
       info,
       config.eval,

@@ -26,8 +26,7 @@ from ml_collections import ConfigDict
 
 from deeplab import parallel
 from deeplab import system
-from deeplab.data import catalog
-from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.training import checkpoints
 
 PyTree = Any
@@ -60,7 +59,7 @@ class TrainedModel:
 
   Attributes:
     config: the run's config, locked.
-    info: facts of its data set.
+    dataset: the run's data set.
     variables: {'params', 'batch_stats'} of NumPy arrays, and 'quant_stats'
       where the run simulated int8.
     step: the checkpoint's step.
@@ -68,7 +67,7 @@ class TrainedModel:
   """
 
   config: ConfigDict
-  info: dataset_info.DatasetInfo
+  dataset: datasets.Dataset
   variables: PyTree
   step: int
   miou: float
@@ -190,7 +189,7 @@ def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   )
   return TrainedModel(
     config=config,
-    info=catalog.info_for(config.data),
+    dataset=datasets.Dataset(config.data),
     variables=variables,
     step=step,
     miou=miou,

@@ -20,8 +20,7 @@ from absl import flags
 from PIL import Image
 
 from configs import shapes_mnv2
-from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import datasets
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/quickstart', 'Where everything is written.'
@@ -41,9 +40,7 @@ def _write_images(directory: str, count: int) -> None:
   """Writes a few validation images as PNG, as a user has them."""
   os.makedirs(directory, exist_ok=True)
   config = shapes_mnv2.get_config()
-  examples = pipeline.eval_examples(
-    config, catalog.info_for(config.data), host_index=0, host_count=1
-  )
+  examples = datasets.Dataset(config.data).examples(config.data.eval_split)
   for _, example in zip(range(count), examples, strict=False):
     image = Image.fromarray(example['image'])
     image.save(os.path.join(directory, f'{example["name"]}.png'))

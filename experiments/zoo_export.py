@@ -147,7 +147,7 @@ def export_untrained(
   request = request_lib.make_request(
     ('float32', 'int8'),
     size,
-    source.info.num_classes,
+    source.dataset.info.num_classes,
     input_type='int8',
     output_type='int8',
   )

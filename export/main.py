@@ -60,8 +60,7 @@ from ml_collections import config_flags
 
 from deeplab import cli
 from deeplab import networks
-from deeplab.data import catalog
-from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import gptq
 from deeplab.quantization.ptq import range_estimators
@@ -307,12 +306,12 @@ def _apply_quantization_flags(config: ConfigDict) -> ConfigDict:
 
 
 def _make_request(
-  config: ConfigDict, info: dataset_info.DatasetInfo
+  config: ConfigDict, dataset: datasets.Dataset
 ) -> request_lib.Request:
   request = request_lib.make_request(
     _FORMATS.value,
     _input_size(config),
-    info.num_classes,
+    dataset.info.num_classes,
     _NORMALIZATION.value,
     _INPUT_TYPE.value,
     _OUTPUT_KIND.value,
@@ -345,13 +344,13 @@ def _run() -> None:
     source = dataclasses.replace(
       source, config=_apply_quantization_flags(source.config)
     )
-    request = _make_request(source.config, source.info)
+    request = _make_request(source.config, source.dataset)
   else:
     # What makes no sense is refused before the model is initialised.
     config = cli.config_from_flag(_CONFIG)
     assert config is not None  # checked above
     config = _apply_quantization_flags(config)
-    request = _make_request(config, catalog.info_for(config.data))
+    request = _make_request(config, datasets.Dataset(config.data))
     source = source_lib.init_untrained(config)
   report = pipeline.export_model(
     source,

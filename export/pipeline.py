@@ -89,7 +89,7 @@ def _reference_predictor(
   config = source_lib.float32_config(source.config)
   return predictors.build_flax_predictor(
     config,
-    source.info.num_classes,
+    source.dataset.info.num_classes,
     networks.add_input_normalization(config, source.variables),
     request.predictor_output,
   )
@@ -133,10 +133,10 @@ def export_model(
       '--resize=host is for float runs: simulated int8 knows the ranges of the '
       'whole network; pass --resize=trained'
     )
-  if 'c' in request.formats and source.image_spec.depth > 8:
+  if 'c' in request.formats and source.dataset.spec.depth > 8:
     raise ValueError(
       f'--formats=c: the example reads images of 8 bits, and this network has '
-      f'{source.image_spec.depth}; leave c out'
+      f'{source.dataset.spec.depth}; leave c out'
     )
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
   with output_folder.write_atomically(output) as folder:
@@ -163,8 +163,8 @@ def _write_export(
   """Writes the whole export into a folder; see `export_model`."""
   data, size = source.config.data, request.input_size
   scored_on = {
-    'dataset': source.info.name,
-    'classes': list(source.info.class_names),
+    'dataset': source.dataset.info.name,
+    'classes': list(source.dataset.info.class_names),
     'scored': scorer.num_images() if scorer.enabled else None,
     'request': dataclasses.asdict(request),
   }
@@ -172,9 +172,9 @@ def _write_export(
   earlier = comparison.read_baseline(baseline, scored_on) if baseline else None
   ratio = source_lib.resize_ratio(source, request)
   network = source_lib.build_export_model(source, ratio)
-  channels = source.image_spec.channels
+  channels = source.dataset.spec.channels
   traced = profile.count_macs_and_params(
-    network, source.info.num_classes, size, channels=channels
+    network, source.dataset.info.num_classes, size, channels=channels
   )
   compute = saved_model.make_serving_function(
     network, source.float_variables, request, data.mean, data.std
@@ -215,7 +215,7 @@ def _write_export(
       'arithmetic': (
         'simulated int8' if networks.is_int8(source.config) else 'float32'
       ),
-      **score.select_iou_metrics(scored, source.info.class_names),
+      **score.select_iou_metrics(scored, source.dataset.info.class_names),
     },
     'formats': {},
     'beside': earlier,
@@ -224,7 +224,7 @@ def _write_export(
     'versions': workdir_lib.package_versions(_PACKAGES),
     'resolver': litert.DEFAULT_RESOLVER,
   }
-  model_card.write_labels(folder, source.info)
+  model_card.write_labels(folder, source.dataset.info)
   saved = os.path.join(folder, 'saved_model')
   saved_model.write_saved_model(compute, (*size, channels), saved)
   weights = source.float_variables
@@ -282,10 +282,10 @@ def _write_export(
     candidate = _open_predictor(os.path.join(folder, file), request, data)
     found = parity.predict_images(candidate, images)
     comparer = agreement.PredictionComparer(
-      candidate, recorder, source.info.num_classes
+      candidate, recorder, source.dataset.info.num_classes
     )
     result = scorer.score_predictor(comparer, kind)
-    metrics = score.select_iou_metrics(result, source.info.class_names)
+    metrics = score.select_iou_metrics(result, source.dataset.info.class_names)
     miou = metrics['miou']
     model_card.write_card(folder, kind, {**card, 'miou': miou})
     report['formats'][kind] = {
@@ -316,7 +316,7 @@ def _write_export(
       shown += [] if result is None else [(kind, result)]
   report['notes'] += remarks.padding_remarks(report)
   if check_devices and shown:
-    plots.write_overlays(folder, shown, source.info)
+    plots.write_overlays(folder, shown, source.dataset.info)
     report['overlays'] = True
   if 'saved_model' not in request.formats:
     shutil.rmtree(saved)
@@ -386,7 +386,7 @@ def _convert_by_litert(
     request,
     source.config.data.mean,
     source.config.data.std,
-    source.image_spec.max_value,
+    source.dataset.spec.max_value,
   )
   return content, simulation.make_simulated_predictor(
     source, network, variables, request
@@ -417,7 +417,7 @@ def _representative_dataset(
     request.normalization_in_graph,
     source.config.data.mean,
     source.config.data.std,
-    source.image_spec.max_value,
+    source.dataset.spec.max_value,
   )
 
 

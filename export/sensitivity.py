@@ -123,7 +123,7 @@ class SensitivityAnalysis:
     self._owners = {
       '/'.join(norm): '/'.join(conv)
       for conv, (norm, _) in batch_norm_folding.find_batch_norms(
-        network, plain, source.image_spec.channels
+        network, plain, source.dataset.spec.channels
       ).items()
     }
     stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
@@ -142,7 +142,7 @@ class SensitivityAnalysis:
       data.std,
     )
     request = request_lib.make_request(
-      ('float32',), size, source.info.num_classes
+      ('float32',), size, source.dataset.info.num_classes
     )
     self._scorer = score.Scorer(source, request, True, images)
     self._images = [

@@ -14,10 +14,7 @@ import numpy as np
 
 from deeplab import networks
 from deeplab import workdir as workdir_lib
-from deeplab.data import catalog
-from deeplab.data import dataset_info
-from deeplab.data import image_format
-from deeplab.data import pipeline
+from deeplab.data import datasets
 from deeplab.data import resize
 from deeplab.models import registry
 from deeplab.models import segmenter
@@ -38,7 +35,7 @@ class ExportSource:
 
   Attributes:
     config: the experiment.
-    info: facts of its data set.
+    dataset: its data set.
     variables: {'params', 'batch_stats'}, and 'quant_stats' of a run in
       simulated int8.
     step: training steps behind the weights; None for untrained ones.
@@ -46,15 +43,10 @@ class ExportSource:
   """
 
   config: ConfigDict
-  info: dataset_info.DatasetInfo
+  dataset: datasets.Dataset
   variables: PyTree
   step: int | None
   workdir: str | None
-
-  @property
-  def image_spec(self) -> image_format.ImageSpec:
-    """Channels and depth of the images."""
-    return image_format.image_spec(self.config.data)
 
   @property
   def float_variables(self) -> PyTree:
@@ -105,9 +97,11 @@ def load_from_workdir(
     with config.unlocked():
       config.data.root = data_root
   variables = networks.fold_and_round(
-    config, loaded.info.num_classes, loaded.variables
+    config, loaded.dataset.info.num_classes, loaded.variables
   )
-  return ExportSource(config, loaded.info, variables, loaded.step, workdir)
+  return ExportSource(
+    config, datasets.Dataset(config.data), variables, loaded.step, workdir
+  )
 
 
 def init_untrained(config: ConfigDict) -> ExportSource:
@@ -118,27 +112,25 @@ def init_untrained(config: ConfigDict) -> ExportSource:
   config = ConfigDict(config)
   with config.unlocked():
     config.quantization.name = 'none'
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   model = registry.build_model(
     float32_config(config).model,
-    info.num_classes,
+    dataset.info.num_classes,
     **networks.PLAIN_CONV_OPTIONS,
   )
-  shape = (
-    1,
-    *config.eval.static_size,
-    image_format.image_spec(config.data).channels,
-  )
+  shape = (1, *config.eval.static_size, dataset.spec.channels)
   variables = jax.jit(model.init)(
     jax.random.key(config.seed), jnp.zeros(shape, jnp.float32)
   )
-  return ExportSource(config, info, variables, None, None)
+  return ExportSource(config, dataset, variables, None, None)
 
 
 def build_model(source: ExportSource, **kernels: Any) -> segmenter.Segmenter:
   """Builds the network in float32; `kernels` as in `registry.build_model`."""
   return registry.build_model(
-    float32_config(source.config).model, source.info.num_classes, **kernels
+    float32_config(source.config).model,
+    source.dataset.info.num_classes,
+    **kernels,
   )
 
 
@@ -168,7 +160,7 @@ def resize_ratio(source: ExportSource, request: request_lib.Request) -> int:
   trained = source.config.model.resize_ratio
   if not request.target or request.resize == 'trained':
     return trained
-  shape = 1, *request.input_size, source.image_spec.channels
+  shape = 1, *request.input_size, source.dataset.spec.channels
   host = request.resize == 'host'
   whole = resizes.find_network_resizes(
     build_export_model(source, 0), shape, host
@@ -215,7 +207,7 @@ def prepare_int8_weights(
     return source.float_variables
   if not source.is_trained:
     return batch_norm_folding.fold_batch_norms(
-      network, source.float_variables, source.image_spec.channels
+      network, source.float_variables, source.dataset.spec.channels
     )
   images = [np.rint(image) for image in images]
   return calibrate.prepare_int8_weights(
@@ -256,17 +248,15 @@ def calibration_images(
   """
   if not source.is_trained:
     return calibration.draw_synthetic_images(
-      count, size, source.config.seed, source.image_spec
+      count, size, source.config.seed, source.dataset.spec
     )
-  images = pipeline.calibration_images(source.config, source.info, count)
+  images = source.dataset.calibration_images(count, source.config.seed)
   return [resize.resize_bilinear(image, size) for image in images]
 
 
 def eval_examples(source: ExportSource, limit: int) -> Iterator[dict[str, Any]]:
   """Yields the validation split, or its first `limit` examples."""
-  examples = pipeline.eval_examples(
-    source.config, source.info, host_index=0, host_count=1
-  )
+  examples = source.dataset.examples(source.config.data.eval_split)
   return itertools.islice(examples, limit or None)
 
 
@@ -277,6 +267,6 @@ def parity_images(
   if not from_validation:
     # Others than those of the calibration.
     return calibration.draw_synthetic_images(
-      count, size, source.config.seed + 1, source.image_spec
+      count, size, source.config.seed + 1, source.dataset.spec
     )
   return [x['image'] for x in eval_examples(source, count)]

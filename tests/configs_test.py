@@ -13,9 +13,7 @@ from configs import common
 from configs.recipes import mmseg
 from deeplab import describe
 from deeplab import train
-from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.data.augmentation import compose
 from deeplab.models import registry
 from experiments import zoo
@@ -165,15 +163,16 @@ def test_configs_make_a_step(module, variant):
 
 def test_steps_are_traced_at_what_the_pipeline_gives(data_dir):
   config = runs.config(data_dir)
-  datasets.prepare_splits(config, [config.data.train_split])
-  info = catalog.info_for(config.data)
-  batches = pipeline.train_batches(
-    config, info, host_index=0, host_count=1, start_step=0
+  dataset = datasets.Dataset(config.data)
+  batches = dataset.train_batches(
+    seed=config.seed, batch_size=config.batch_size
   )
   batch = next(batches)
   batches.close()
   size = compose.fixed_output_size(config.data.augment)
-  _, traced = describe.abstract_step_inputs(config, info.num_classes, size)
+  _, traced = describe.abstract_step_inputs(
+    config, dataset.info.num_classes, size
+  )
   assert batch['image'].shape == (4, 65, 65, 3)
   assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {
     k: (x.shape, x.dtype) for k, x in traced.items()

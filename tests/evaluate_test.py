@@ -11,6 +11,7 @@ from configs import common
 from configs import voc_resnet
 from deeplab import evaluate
 from deeplab.data import dataset_info
+from deeplab.data import image_format
 from deeplab.inference import predictors
 from tests.inference import views_test
 
@@ -300,6 +301,24 @@ def test_summary_is_one_line():
   )
 
 
+class FakeDataset:
+  """Five examples that are not read from anywhere."""
+
+  info = INFO
+  spec = image_format.RGB
+
+  def prepare(self, *splits):
+    del splits
+
+  def num_examples(self, split):
+    del split
+    return 5
+
+  def examples(self, split, *, host_index, host_count):
+    del split, host_index, host_count
+    return examples()
+
+
 class Run:
   """A work directory's content without training."""
 
@@ -314,20 +333,15 @@ class Run:
         'data': {'eval_split': 'val'},
       }
     )
-    loaded = evaluate.workdir_lib.TrainedModel(config, INFO, {}, 3, 0.5)
+    loaded = evaluate.workdir_lib.TrainedModel(
+      config, FakeDataset(), {}, 3, 0.5
+    )
     patch = monkeypatch.setattr
     patch(
       evaluate.workdir_lib, 'load_trained_model', lambda workdir, which: loaded
     )
     patch(evaluate, 'checkpoint_predictor', lambda loaded, stride=0: fake)
     patch(evaluate.load, 'load_predictor', lambda path: self.tflite)
-    patch(evaluate.datasets, 'prepare_splits', lambda config, splits: None)
-    patch(evaluate.datasets, 'num_examples', lambda config, split: 5)
-    patch(
-      evaluate.pipeline,
-      'eval_examples',
-      lambda config, info, host_index, host_count: examples(),
-    )
 
 
 def test_a_run_is_evaluated_into_its_folder(monkeypatch, tmp_path):

@@ -208,7 +208,7 @@ def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
     workdir_lib,
     'load_trained_model',
     lambda workdir, which: workdir_lib.TrainedModel(
-      config, evaluate_test.INFO, {}, 3, 0.5
+      config, evaluate_test.FakeDataset(), {}, 3, 0.5
     ),
   )
   monkeypatch.setattr(

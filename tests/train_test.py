@@ -26,7 +26,6 @@ from deeplab import train
 from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.training import checkpoints
@@ -54,14 +53,14 @@ def _assert_bitwise_equal(a, b):
 
 def _patch_batches(monkeypatch, change):
   """Makes `change(step, batch)` see each batch on its way to the step."""
-  original = pipeline.train_batches
+  original = datasets.Dataset.train_batches
 
-  def patched(config, info, *, start_step, **kwargs):
-    batches = original(config, info, start_step=start_step, **kwargs)
+  def patched(self, *, start_step=0, **kwargs):
+    batches = original(self, start_step=start_step, **kwargs)
     for step, batch in enumerate(batches, start_step + 1):
       yield change(step, batch)
 
-  monkeypatch.setattr(pipeline, 'train_batches', patched)
+  monkeypatch.setattr(datasets.Dataset, 'train_batches', patched)
 
 
 def test_a_run_leaves_what_it_says(smoke_run):
@@ -157,7 +156,7 @@ def test_sigterm_while_the_step_runs_is_not_missed(
 
 
 def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
-  examples = pipeline.eval_examples
+  examples = datasets.Dataset.examples
   seen = []
 
   def ask(*args, **kwargs):
@@ -173,7 +172,7 @@ def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
     smoke_run.config.data.data_dir, eval__every_epochs=3 / 150
   )
   with monkeypatch.context() as patch:
-    patch.setattr(pipeline, 'eval_examples', ask)
+    patch.setattr(datasets.Dataset, 'examples', ask)
     assert train.train(config, workdir) == {}
   assert 5 <= len(seen) < 100
   assert _variables(workdir)[1] == 3
@@ -439,10 +438,10 @@ def test_one_batch_overfits(data_dir):
   config.batch_size = 4
   config.schedule.warmup_steps = 0
   config.model.depthwise = config.model.pointwise = 'conv'
-  datasets.prepare_splits(config, [config.data.train_split])
-  info = catalog.info_for(config.data)
-  batches = pipeline.train_batches(
-    config, info, host_index=0, host_count=1, start_step=0
+  dataset = datasets.Dataset(config.data)
+  info = dataset.info
+  batches = dataset.train_batches(
+    seed=config.seed, batch_size=config.batch_size
   )
   batch = next(batches)
   batches.close()

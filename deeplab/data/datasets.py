@@ -5,7 +5,8 @@ only while data is being prepared, if then, and for crops of large photographs.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Generator
+from collections.abc import Iterator
 import copy
 import pathlib
 from typing import Any
@@ -17,6 +18,8 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import decoding
+from deeplab.data import image_format
+from deeplab.data import pipeline
 from deeplab.data.builders import ade20k
 from deeplab.data.builders import cityscapes
 from deeplab.data.builders import coco
@@ -104,66 +107,168 @@ def _is_available(data: Any) -> bool:
     return False
 
 
-def prepare_splits(config: Config, splits: Iterable[str]) -> None:
-  """Prepares splits where they are not yet.
+class Dataset:
+  """One data set, made once for each command and passed along.
 
-  Raises:
-    ValueError: the raw data is missing or bad; the message names the file and
-      the remedy, and nothing half made is left behind.
+  It reads nothing until it is asked for examples, and holds no open files, so
+  that it can be pickled for other processes.
+
+  Attributes:
+    config: `config.data`, as `resolve_config` returns it.
+    info: names, colours and ids of the classes.
+    spec: channels and depth of the images.
   """
-  for split in dict.fromkeys(splits):
-    prepare_builder(config.data, split)
 
+  def __init__(self, config: Config):
+    """Describes the data set of `config.data`.
 
-def num_examples(config: Config, split: str) -> int:
-  """Returns the number of examples of a split, preparing it if needed."""
-  return (
-    prepare_builder(config.data, split)
-    .info.splits[records.TFDS_SPLIT]
-    .num_examples
-  )
+    Args:
+      config: the section `data` of a config.
 
+    Raises:
+      ValueError: the name is unknown, a folder is described inconsistently, or
+        the depth is not 8 or 16.
+    """
+    self.config = config
+    self.info: dataset_info.DatasetInfo = catalog.info_for(config)
+    self.spec: image_format.ImageSpec = image_format.image_spec(config)
 
-def class_frequencies(
-  config: Config, info: dataset_info.DatasetInfo
-) -> np.ndarray:
-  """Returns each class's share of the labelled training pixels, [K] float64.
+  def prepare(self, *splits: str) -> None:
+    """Prepares splits that are not prepared yet.
 
-  Raises:
-    ValueError: no pixel of the split is labelled.
-  """
-  split = config.data.train_split
-  check_info(config.data, info)
-  metadata = prepare_builder(config.data, split).info.metadata
-  counts = np.array(metadata[records.CLASS_PIXELS], np.int64)
-  if not counts.any():
-    raise ValueError(
-      f'no pixel of the split {split!r} has a label; look at the masks and '
-      'config.data.ignore_label'
+    Args:
+      *splits: their names; by default those for training and evaluation.
+
+    Raises:
+      ValueError: raw data is missing or bad; the message names the file and the
+        remedy. No partly prepared split is left behind.
+    """
+    names = splits or (self.config.train_split, self.config.eval_split)
+    for split in dict.fromkeys(names):
+      prepare_builder(self.config, split)
+
+  def num_examples(self, split: str) -> int:
+    """Returns the number of examples of a split, preparing it if needed."""
+    builder = prepare_builder(self.config, split)
+    return builder.info.splits[records.TFDS_SPLIT].num_examples
+
+  def class_frequencies(self) -> np.ndarray:
+    """Returns each class's share of the labelled training pixels.
+
+    The pixels were counted when the split was prepared; no image is read.
+
+    Returns:
+      float64 [K], in the order of the train ids; the sum is 1.
+
+    Raises:
+      ValueError: no pixel of the split is labelled.
+    """
+    split = self.config.train_split
+    metadata = prepare_builder(self.config, split).info.metadata
+    counts = np.array(metadata[records.CLASS_PIXELS], np.int64)
+    if not counts.any():
+      raise ValueError(
+        f'no pixel of the split {split!r} has a label; look at the masks and '
+        'config.data.ignore_label'
+      )
+    return counts / counts.sum()
+
+  def count_class_pixels(self) -> np.ndarray:
+    """Returns the pixels of each training image by class, int64 [N, K]."""
+    builder = prepare_builder(self.config, self.config.train_split)
+    source = records.open_data_source(builder)
+    counts = np.zeros((len(source), self.info.num_classes), np.int64)
+    for i in range(len(source)):
+      label = decoding.decode_label(source[i]['label'])
+      pixels = np.bincount(label.ravel(), minlength=256)
+      counts[i] = pixels[: self.info.num_classes]
+    return counts
+
+  def train_batches(
+    self,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    host_index: int = 0,
+    host_count: int = 1,
+  ) -> Generator[pipeline.Batch]:
+    """Returns an endless iterator over this host's training batches.
+
+    The batch of a step depends on `seed`, `batch_size` and the step alone.
+    Close the iterator (`.close()`) to end its threads early. An error in a
+    thread reaches the caller at the step that it belongs to.
+
+    Args:
+      seed: draws the order of the examples and their augmentation.
+      batch_size: examples of a batch over all hosts.
+      start_step: step of the first batch.
+      host_index: index of this host.
+      host_count: number of hosts.
+
+    Returns:
+      An iterator over {'image' [b, h, w, C] float32 normalised, 'label'
+      [b, h, w] uint8 train ids or IGNORE, 'index' [b] uint32 global position},
+      with b = batch_size / host_count.
+
+    Raises:
+      ValueError: the hosts cannot share the batch evenly, or the data is bad.
+    """
+    return pipeline.train_batches(
+      self.config,
+      prepare_builder(self.config, self.config.train_split),
+      seed=seed,
+      batch_size=batch_size,
+      start_step=start_step,
+      host_index=host_index,
+      host_count=host_count,
     )
-  return counts / counts.sum()
 
+  def examples(
+    self,
+    split: str,
+    *,
+    host_index: int = 0,
+    host_count: int = 1,
+    threads: int | None = None,
+  ) -> Iterator[pipeline.Example]:
+    """Returns an iterator over this host's share of a split, at native size.
 
-def count_class_pixels(
-  config: Config, info: dataset_info.DatasetInfo
-) -> np.ndarray:
-  """Returns the pixels of each training image by class, [N, K] int64."""
-  source = records.open_data_source(
-    prepare_builder(config.data, config.data.train_split)
-  )
-  counts = np.zeros((len(source), info.num_classes), np.int64)
-  for i in range(len(source)):
-    label = decoding.decode_label(source[i]['label'])
-    pixels = np.bincount(label.ravel(), minlength=256)
-    counts[i] = pixels[: info.num_classes]
-  return counts
+    Over all hosts every example comes once; shares differ by at most one.
 
+    Args:
+      split: name of the split.
+      host_index: index of this host.
+      host_count: number of hosts.
+      threads: number of threads that read; by default `config.threads`.
 
-def check_info(data: Any, info: dataset_info.DatasetInfo) -> None:
-  """Raises ValueError if the facts are those of another data set."""
-  if info.name != data.name:
-    raise ValueError(
-      f'facts of {info.name!r} for config.data.name={data.name!r}'
+    Returns:
+      An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
+      train ids or IGNORE, 'name' str}.
+    """
+    return pipeline.split_examples(
+      self.config,
+      prepare_builder(self.config, split),
+      host_index=host_index,
+      host_count=host_count,
+      threads=threads,
+    )
+
+  def calibration_images(self, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields training images at native size, each once.
+
+    Args:
+      count: number of images; all of the split where it has fewer.
+      seed: draws the choice and its order.
+
+    Yields:
+      [H, W, C] uint8 or uint16.
+    """
+    return pipeline.calibration_images(
+      self.config,
+      prepare_builder(self.config, self.config.train_split),
+      count,
+      seed,
     )
 
 

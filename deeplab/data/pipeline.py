@@ -17,10 +17,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tensorflow_datasets as tfds
 
 from deeplab import system
-from deeplab.data import dataset_info
-from deeplab.data import datasets
 from deeplab.data import decoding
 from deeplab.data import image_format
 from deeplab.data import prefetch
@@ -30,6 +29,7 @@ from deeplab.data.preparation import records
 
 Config = Any
 Batch = dict[str, np.ndarray]
+Example = compose.Example
 
 # Streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
@@ -37,23 +37,24 @@ _ORDER, _AUGMENT, _CALIBRATE = range(3)
 
 def train_batches(
   config: Config,
-  info: dataset_info.DatasetInfo,
+  builder: tfds.core.DatasetBuilder,
   *,
+  seed: int,
+  batch_size: int,
+  start_step: int,
   host_index: int,
   host_count: int,
-  start_step: int,
 ) -> Generator[Batch]:
   """Returns an endless iterator over this host's training batches.
 
-  Close it (`.close()`) to end its threads early. An error in a thread reaches
-  the caller at the step that it belongs to.
-
   Args:
-    config: reads `seed`, `batch_size` and `data`.
-    info: facts about the data set.
-    host_index: which host this is.
-    host_count: number of hosts.
+    config: `config.data`.
+    builder: the prepared training split.
+    seed: draws the order of the examples and their augmentation.
+    batch_size: examples of a batch over all hosts.
     start_step: step of the first batch.
+    host_index: index of this host.
+    host_count: number of hosts.
 
   Returns:
     An iterator over {'image' [b, h, w, C] float32 normalised, 'label'
@@ -61,37 +62,36 @@ def train_batches(
     with b = batch_size / host_count.
 
   Raises:
-    ValueError: a batch size that the hosts cannot share, or bad data.
+    ValueError: the hosts cannot share the batch evenly, or the data is bad.
   """
-  if config.batch_size % host_count:
+  if batch_size % host_count:
     raise ValueError(
-      f'config.batch_size={config.batch_size} is not a multiple of the '
+      f'config.batch_size={batch_size} is not a multiple of the '
       f'{host_count} hosts'
     )
-  local = config.batch_size // host_count
+  local = batch_size // host_count
   read = _ExampleReader(
-    config.data,
-    config.data.train_split,
-    info,
-    cache=config.data.cache,
-    defer=image_format.image_spec(config.data) == image_format.RGB,
+    config,
+    builder,
+    cache=config.cache,
+    defer=image_format.image_spec(config) == image_format.RGB,
   )
-  transform = compose.compose_ops(config.data.augment, config.data.mean)
-  normalize = _make_normalizer(config.data.mean, config.data.std)
+  transform = compose.compose_ops(config.augment, config.mean)
+  normalize = _make_normalizer(config.mean, config.std)
   order = functools.lru_cache(maxsize=4)(
-    lambda epoch: _make_rng(config.seed, _ORDER, epoch).permutation(read.count)
+    lambda epoch: _make_rng(seed, _ORDER, epoch).permutation(read.count)
   )
 
   def make(position: int) -> compose.Example:
     epoch, offset = divmod(position, read.count)
     example = read(int(order(epoch)[offset]))
-    return transform(example, _make_rng(config.seed, _AUGMENT, position))
+    return transform(example, _make_rng(seed, _AUGMENT, position))
 
   def batch(step: int) -> Batch:
-    first = step * config.batch_size + host_index * local
+    first = step * batch_size + host_index * local
     made = [make(position) for position in range(first, first + local)]
     size = compose.require_same_size(example['label'].shape for example in made)
-    channels = len(config.data.mean)
+    channels = len(config.mean)
     image = np.empty((local, *size, channels), np.float32)
     for example, place in zip(made, image, strict=True):
       normalize(example['image'], place)
@@ -101,63 +101,46 @@ def train_batches(
       'index': np.arange(first, first + local).astype(np.uint32),
     }
 
-  return _parallel_map(batch, itertools.count(start_step), config.data)
+  return _parallel_map(batch, itertools.count(start_step), config)
 
 
-def eval_examples(
+def split_examples(
   config: Config,
-  info: dataset_info.DatasetInfo,
+  builder: tfds.core.DatasetBuilder,
   *,
   host_index: int,
   host_count: int,
-) -> Iterator[dict[str, Any]]:
-  """Returns `read_split` of the evaluation split."""
-  return read_split(
-    config,
-    info,
-    config.data.eval_split,
-    host_index=host_index,
-    host_count=host_count,
-  )
-
-
-def read_split(
-  config: Config,
-  info: dataset_info.DatasetInfo,
-  split: str,
-  *,
-  host_index: int,
-  host_count: int,
-) -> Iterator[dict[str, Any]]:
-  """Returns an iterator over this host's share of a split.
+  threads: int | None = None,
+) -> Iterator[Example]:
+  """Returns an iterator over this host's share of a split, at native size.
 
   Over all hosts every example comes once; shares differ by at most one.
 
   Args:
-    config: reads `data`.
-    info: facts about the data set.
-    split: name of the split.
-    host_index: which host this is.
+    config: `config.data`.
+    builder: the prepared split.
+    host_index: index of this host.
     host_count: number of hosts.
+    threads: number of threads that read; by default `config.threads`.
 
   Returns:
     An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
-    train ids or IGNORE, 'name' str}, at native size.
+    train ids or IGNORE, 'name' str}.
   """
-  read = _ExampleReader(config.data, split, info)
+  read = _ExampleReader(config, builder)
   indices = range(host_index, read.count, host_count)
-  return _parallel_map(read, iter(indices), config.data)
+  return _parallel_map(read, iter(indices), config, threads)
 
 
 def calibration_images(
-  config: Config, info: dataset_info.DatasetInfo, count: int
+  config: Config, builder: tfds.core.DatasetBuilder, count: int, seed: int
 ) -> Iterator[np.ndarray]:
-  """Yields `count` training images [H, W, C], or all there are.
+  """Yields `count` images [H, W, C] of a split, or all there are.
 
-  They come at native size, each once, drawn for `config.seed`.
+  They come at native size, each once, in an order drawn for `seed`.
   """
-  read = _ExampleReader(config.data, config.data.train_split, info)
-  order = _make_rng(config.seed, _CALIBRATE, 0).permutation(read.count)
+  read = _ExampleReader(config, builder)
+  order = _make_rng(seed, _CALIBRATE, 0).permutation(read.count)
   for index in order[:count].tolist():
     yield read(index)['image']
 
@@ -171,23 +154,18 @@ class _ExampleReader:
 
   def __init__(
     self,
-    data: Any,
-    split: str,
-    info: dataset_info.DatasetInfo,
+    config: Config,
+    builder: tfds.core.DatasetBuilder,
     cache: bool = False,
     defer: bool = False,
   ):
-    datasets.check_info(data, info)
-    builder = datasets.prepare_builder(data, split)
-    pixels, image = (
-      image_format.image_spec(data),
-      builder.info.features['image'],
-    )
-    if image.shape[-1] != pixels.channels or image.np_dtype != pixels.dtype:
+    spec = image_format.image_spec(config)
+    image = builder.info.features['image']
+    if image.shape[-1] != spec.channels or image.np_dtype != spec.dtype:
       raise ValueError(
-        f'config.data.mean has {pixels.channels} values, of images of '
-        f'{pixels.depth} bits, for the {image.shape[-1]} channels of '
-        f'{np.dtype(image.np_dtype)} of {data.name}'
+        f'config.data.mean has {spec.channels} values, of images of '
+        f'{spec.depth} bits, for the {image.shape[-1]} channels of '
+        f'{np.dtype(image.np_dtype)} of {config.name}'
       )
     self._source = records.open_data_source(builder)
     self._cache: dict[int, compose.Example] | None = {} if cache else None
@@ -236,17 +214,23 @@ def _make_normalizer(
 
 
 def _parallel_map(
-  make: Callable[[Any], Any], keys: Iterator[Any], data: Any
+  make: Callable[[Any], Any],
+  keys: Iterator[Any],
+  config: Config,
+  threads: int | None = None,
 ) -> Generator[Any]:
   """Returns make(key) for each key in turn, computed ahead by threads."""
-  if data.threads < 0 or data.prefetch < 1:
+  threads = config.threads if threads is None else threads
+  if threads < 0 or config.prefetch < 1:
     raise ValueError(
-      f'config.data.threads={data.threads} must be at least 0, and '
-      f'config.data.prefetch={data.prefetch} at least 1'
+      f'config.data.threads={threads} must be at least 0, and '
+      f'config.data.prefetch={config.prefetch} at least 1'
     )
-  threads = data.threads or system.cpu_count()
+  threads = threads or system.cpu_count()
   # Each thread makes one result; with fewer in hand than threads, some idle.
-  return prefetch.parallel_map(make, keys, threads, max(data.prefetch, threads))
+  return prefetch.parallel_map(
+    make, keys, threads, max(config.prefetch, threads)
+  )
 
 
 def _make_rng(seed: int, stream: int, index: int) -> np.random.Generator:

@@ -15,7 +15,6 @@ from ml_collections import config_flags
 
 from deeplab import cli
 from deeplab import system
-from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
 from deeplab.doctor import load
@@ -42,18 +41,18 @@ def _run() -> None:
       '--config=configs/folder_mnv2.py --config.data.root=FOLDER'
     )
   config = datasets.resolve_config(config)
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   found, faults = {}, []
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
-    found[split], more = load.list_examples(config, split)
+    found[split], more = load.list_examples(dataset, split)
     faults += more
   scans = scan.scan_splits(
-    found, config, info, _PROCESSES.value or system.cpu_count()
+    found, dataset, _PROCESSES.value or system.cpu_count()
   )
-  result = diagnosis.diagnose(scans, faults, config, info)
+  result = diagnosis.diagnose(scans, faults, config, dataset)
   print(text.format_summary(result))
   if _OUTPUT.value:
-    report.write_html(_OUTPUT.value, result, config)
+    report.write_html(_OUTPUT.value, result, dataset)
     print(f'Report with pictures: {_OUTPUT.value}')
   if not result.can_train:
     raise SystemExit(1)

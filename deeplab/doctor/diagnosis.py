@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.doctor import findings
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -60,16 +61,17 @@ def diagnose(
   scans: Sequence[scan.ExampleScan],
   issues: Sequence[load.Issue],
   config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
 ) -> Diagnosis:
   """Draws the conclusions.
 
   Args:
     scans: of the examples of both splits.
     issues: of the splits as such; see `load.list_examples`.
-    config: the experiment; see `start.faults`.
-    info: facts about the data set.
+    config: the experiment; see `training_checks.find_issues`.
+    dataset: its data set.
   """
+  info = dataset.info
   train, evaluation = config.data.train_split, config.data.eval_split
   splits = {
     name: scan.summarize_split([s for s in scans if s.ref.split == name])
@@ -85,11 +87,11 @@ def diagnose(
     counts = functools.partial(splits[train].class_counts, info.num_classes)
     values = class_weights.compute_weights(shares, counts, rule, power)
     weights = tuple(values.tolist())
-  found = findings.collect_findings(scans, issues, splits, config, info)
+  found = findings.collect_findings(scans, issues, splits, config, dataset)
   crop = _largest_filled_crop(splits[train], config)
   advice = (
     *_suggest_num_classes(scans, info),
-    *_suggest_balance(shares, config, info),
+    *_suggest_balance(shares, config.loss, info),
     *_suggest_crop_size(crop, splits[train], config),
   )
   use = _describe_weights(config.loss) if weights else ''
@@ -128,10 +130,10 @@ def _suggest_num_classes(
 
 
 def _suggest_balance(
-  shares: np.ndarray, config: Any, info: dataset_info.DatasetInfo
+  shares: np.ndarray, loss: Any, info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
   """Suggests class weights to a config that has none."""
-  if config.loss.balance or config.loss.class_weights or not shares.any():
+  if loss.balance or loss.class_weights or not shares.any():
     return
   most = int(shares.argmax())
   least = int(np.where(shares > 0, shares, 2).argmin())

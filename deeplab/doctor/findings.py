@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.data.builders import folder
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -152,7 +153,7 @@ def collect_findings(
   issues: Sequence[load.Issue],
   splits: Mapping[str, scan.SplitStatistics],
   config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
 ) -> tuple[Finding, ...]:
   """Returns what is wrong or worth a word, in the order of KINDS.
 
@@ -160,13 +161,14 @@ def collect_findings(
     scans: of the examples of both splits.
     issues: of the splits as such; see `load.list_examples`.
     splits: the scans by split.
-    config: the experiment; see `start.faults`.
-    info: facts about the data set.
+    config: the experiment; see `training_checks.find_issues`.
+    dataset: its data set.
   """
   train = splits[config.data.train_split]
+  info = dataset.info
   found = [
     *_issue_findings(
-      scans, (*issues, *training_checks.find_issues(train, config, info))
+      scans, (*issues, *training_checks.find_issues(train, config, dataset))
     ),
     *_palette_findings(scans),
     *_label_findings(splits, info),

@@ -19,7 +19,6 @@ from PIL import Image
 from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
-from deeplab.data import pipeline
 from deeplab.data.builders import folder
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
@@ -89,12 +88,12 @@ class LoadedExample:
 
 
 def list_examples(
-  config: Any, split: str
+  dataset: datasets.Dataset, split: str
 ) -> tuple[Sequence[ExampleRef] | int, list[Issue]]:
   """Returns what there is of a split, and what is missing or in the way.
 
   Args:
-    config: the experiment; reads `data`.
+    dataset: the data set.
     split: name of the split.
 
   Returns:
@@ -102,15 +101,15 @@ def list_examples(
   """
   with errors.collect_errors() as texts:
     try:
-      if config.data.name == 'folder':
-        found = folder.find_pairs_and_issues(config.data, split)
+      if dataset.info.name == 'folder':
+        found = folder.find_pairs_and_issues(dataset.config, split)
         if found is not None:
           pairs, wrong = found
           return [_ref_of_pair(split, pair) for pair in pairs], [
             Issue('files', text, _ref_of_pair(split, pair) if pair else None)
             for text, pair in wrong
           ]
-      count = datasets.num_examples(config, split)
+      count = dataset.num_examples(split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder has been looked through twice.
@@ -123,35 +122,28 @@ def _ref_of_pair(
   return ExampleRef(split, str(pair[0]), str(pair[1]))
 
 
-def load_example(
-  ref: ExampleRef, config: Any, info: dataset_info.DatasetInfo
-) -> LoadedExample:
+def load_example(ref: ExampleRef, dataset: datasets.Dataset) -> LoadedExample:
   """Reads one example; faults do not raise.
 
   Args:
     ref: where it is.
-    config: the experiment, with `data`.
-    info: facts about the data set.
+    dataset: its data set.
   """
   if ref.mask:
-    return _load_files(ref, info, image_format.image_spec(config.data))
-  count = datasets.num_examples(config, ref.split)
-  return next(load_prepared_shard(ref.split, ref.position, count, config, info))
+    return _load_files(ref, dataset.info, dataset.spec)
+  count = dataset.num_examples(ref.split)
+  return next(load_prepared_shard(ref.split, ref.position, count, dataset))
 
 
 def load_prepared_shard(
   split: str,
   shard_index: int,
   num_shards: int,
-  config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
 ) -> Iterator[LoadedExample]:
   """Yields every `num_shards`-th example of a prepared split."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.data.threads = 1
-  examples = pipeline.read_split(
-    config, info, split, host_index=shard_index, host_count=num_shards
+  examples = dataset.examples(
+    split, host_index=shard_index, host_count=num_shards, threads=1
   )
   for i, example in enumerate(examples):
     yield LoadedExample(

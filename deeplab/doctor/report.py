@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import html
 import os
 import pathlib
-from typing import Any
 
 import cv2
 import numpy as np
 
 from deeplab import visualize
 from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.doctor import diagnosis
 from deeplab.doctor import findings
 from deeplab.doctor import load
@@ -104,16 +104,17 @@ def _render_image(image: np.ndarray) -> str:
 
 def _render_figure(
   refs: Sequence[load.ExampleRef],
-  config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
   masked: bool,
 ) -> str:
   """Returns the pictures of a group of examples, with their names."""
   images: list[str] = []
   sizes = ''
   for place in refs[:2]:
-    example = load.load_example(place, config, info)
-    images += map(_render_image, draw_example(example, info.palette, masked))
+    example = load.load_example(place, dataset)
+    images += map(
+      _render_image, draw_example(example, dataset.info.palette, masked)
+    )
     if masked:
       sizes += _describe_size_mismatch(example)
   if not images:
@@ -141,13 +142,13 @@ def _render_pictures(figures: Iterable[str]) -> str:
 
 
 def _render_finding(
-  finding: findings.Finding, config: Any, info: dataset_info.DatasetInfo
+  finding: findings.Finding, dataset: datasets.Dataset
 ) -> str:
   lines = [f'<li>{html.escape(d)}</li>' for d in finding.details[:_MAX_LINES]]
   if len(finding.details) > _MAX_LINES:
     lines.append(f'<li>and {len(finding.details) - _MAX_LINES} more</li>')
   figures = _render_pictures(
-    _render_figure(group, config, info, finding.kind not in _UNMASKED_KINDS)
+    _render_figure(group, dataset, finding.kind not in _UNMASKED_KINDS)
     for group in finding.refs[:_MAX_PICTURES]
   )
   return (
@@ -235,26 +236,23 @@ def _render_legend(info: dataset_info.DatasetInfo) -> str:
 
 
 def _render_samples(
-  split: scan.SplitStatistics, config: Any, info: dataset_info.DatasetInfo
+  split: scan.SplitStatistics, dataset: datasets.Dataset
 ) -> str:
   """Returns examples of a split at even distances."""
   places = [s.ref for s in split.scans]
   count = min(_MAX_SAMPLES, len(places))
   chosen = [places[i * len(places) // count] for i in range(count)]
-  return _render_pictures(
-    _render_figure((p,), config, info, True) for p in chosen
-  )
+  return _render_pictures(_render_figure((p,), dataset, True) for p in chosen)
 
 
-def render_html(result: diagnosis.Diagnosis, config: Any) -> str:
+def render_html(result: diagnosis.Diagnosis, dataset: datasets.Dataset) -> str:
   """Returns the page.
 
   Args:
     result: the diagnosis.
-    config: the experiment; reads `data` and `name`.
+    dataset: the data set.
   """
-  info = result.info
-  where = config.data.root or config.data.name
+  where = dataset.config.root or dataset.info.name
   title = html.escape(f'Doctor: {where}')
   parts = [
     f'<h1>{title}</h1>',
@@ -262,11 +260,11 @@ def render_html(result: diagnosis.Diagnosis, config: Any) -> str:
     f'{text.format_verdict(result)}</p>',
     _render_splits(result),
     '<h2>Findings</h2>',
-    *(_render_finding(finding, config, info) for finding in result.findings),
+    *(_render_finding(finding, dataset) for finding in result.findings),
     '' if result.findings else '<p>None.</p>',
     '<h2>Share of the labelled pixels</h2>',
     _render_class_table(result),
-    _render_legend(info),
+    _render_legend(dataset.info),
     '<h2>Suggested</h2>' if result.suggestions else '',
     *(
       f'<p><code>{html.escape(flag)}</code> {html.escape(reason)}</p>'
@@ -276,7 +274,7 @@ def render_html(result: diagnosis.Diagnosis, config: Any) -> str:
   for name, split in result.splits.items():
     parts += [
       f'<h2>Samples: {html.escape(name)}</h2>',
-      _render_samples(split, config, info),
+      _render_samples(split, dataset),
     ]
   body = '\n'.join(filter(None, parts))
   return (
@@ -287,18 +285,20 @@ def render_html(result: diagnosis.Diagnosis, config: Any) -> str:
 
 
 def write_html(
-  path: str | os.PathLike[str], result: diagnosis.Diagnosis, config: Any
+  path: str | os.PathLike[str],
+  result: diagnosis.Diagnosis,
+  dataset: datasets.Dataset,
 ) -> None:
   """Writes the page, whole or not at all.
 
   Args:
     path: the file.
     result: the diagnosis.
-    config: as for `render_html`.
+    dataset: the data set.
   """
   path = pathlib.Path(path).expanduser()
   path.parent.mkdir(parents=True, exist_ok=True)
-  page = render_html(result, config)
+  page = render_html(result, dataset)
   temporary = path.with_name(f'.{os.getpid()}.{path.name}')
   try:
     temporary.write_text(page, 'utf-8')

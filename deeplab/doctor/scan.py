@@ -19,6 +19,7 @@ import tqdm
 
 from deeplab import visualize
 from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
 
@@ -222,32 +223,29 @@ def summarize_split(scans: Sequence[ExampleScan]) -> SplitStatistics:
 
 def _scan_files(
   refs: Sequence[load.ExampleRef],
-  config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
 ) -> list[ExampleScan]:
   """Scans a few pairs of files."""
   return [
-    scan_example(load.load_example(p, config, info), config.data.augment)
+    scan_example(load.load_example(p, dataset), dataset.config.augment)
     for p in refs
   ]
 
 
 def _scan_prepared(
   shard: tuple[str, int, int],
-  config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
 ) -> list[ExampleScan]:
   """Scans a share of a prepared split."""
   return [
-    scan_example(e, config.data.augment)
-    for e in load.load_prepared_shard(*shard, config, info)
+    scan_example(e, dataset.config.augment)
+    for e in load.load_prepared_shard(*shard, dataset)
   ]
 
 
 def scan_splits(
   splits: dict[str, Sequence[load.ExampleRef] | int],
-  config: Any,
-  info: dataset_info.DatasetInfo,
+  dataset: datasets.Dataset,
   processes: int,
 ) -> list[ExampleScan]:
   """Scans examples; on a terminal, shows a bar with rate and ETA.
@@ -255,27 +253,25 @@ def scan_splits(
   Args:
     splits: places of the files of each split, or the number of its prepared
       examples.
-    config: the experiment; reads `data`.
-    info: facts about the data set.
+    dataset: their data set.
     processes: how many share the work; 1 is this one.
 
   Returns:
     A scan of each example; the order is always the same.
   """
-  use = {'config': config, 'info': info}
   tasks = []
   total = 0
   for split, places in splits.items():
     if isinstance(places, int):
       parts = min(places, 4 * processes)
       tasks += [
-        functools.partial(_scan_prepared, (split, i, parts), **use)
+        functools.partial(_scan_prepared, (split, i, parts), dataset)
         for i in range(parts)
       ]
       total += places
     else:
       tasks += [
-        functools.partial(_scan_files, places[i : i + _CHUNK_SIZE], **use)
+        functools.partial(_scan_files, places[i : i + _CHUNK_SIZE], dataset)
         for i in range(0, len(places), _CHUNK_SIZE)
       ]
       total += len(places)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import dataset_info
-from deeplab.data import image_format
+from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
@@ -21,20 +20,22 @@ from deeplab.training import limits
 
 
 def find_issues(
-  train: scan.SplitStatistics, config: Any, info: dataset_info.DatasetInfo
+  train: scan.SplitStatistics, config: Any, dataset: datasets.Dataset
 ) -> list[load.Issue]:
   """Returns what would end the training before it learned anything.
 
   Args:
     train: the scans of the training split.
-    config: the experiment; reads `data`, `loss`, and what `amounts` reads.
-    info: facts about the data set.
+    config: the experiment; reads `data`, `loss`, and what `limits` reads.
+    dataset: its data set.
   """
   checks: list[tuple[str, Callable[[], Any]]] = [
-    ('augment', lambda: _run_augmentation_once(config.data)),
+    ('augment', lambda: _run_augmentation_once(dataset)),
     (
       'weights',
-      lambda: class_weights.check_loss_config(config.loss, info.num_classes),
+      lambda: class_weights.check_loss_config(
+        config.loss, dataset.info.num_classes
+      ),
     ),
     ('batch', lambda: _check_limits(config, len(train.scans))),
   ]
@@ -62,18 +63,17 @@ def _check_limits(config: Any, examples: int) -> None:
     limits.total_steps(config, examples)
 
 
-def _run_augmentation_once(data: Any) -> None:
+def _run_augmentation_once(dataset: datasets.Dataset) -> None:
   """Builds the augmentation, and runs it on a black image of the data's kind.
 
   Raises:
     ValueError: an op is unknown, or not made for such images or parameters.
   """
-  pixels = image_format.image_spec(data)
   example = {
-    'image': np.zeros((8, 8, pixels.channels), pixels.dtype),
+    'image': np.zeros((8, 8, dataset.spec.channels), dataset.spec.dtype),
     'label': np.zeros((8, 8), np.uint8),
   }
-  compose.compose_ops(data.augment, data.mean)(
+  compose.compose_ops(dataset.config.augment, dataset.config.mean)(
     example, np.random.default_rng(0)
   )
 

@@ -1,12 +1,10 @@
 """Class weights from how often each class is seen in the training split."""
 
 from collections.abc import Callable
-import functools
 
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.training import limits
 
@@ -104,22 +102,20 @@ def check_loss_config(loss: ConfigDict, num_classes: int) -> None:
   limits.check_class_weights(loss.class_weights, num_classes)
 
 
-def balance_loss(
-  config: ConfigDict, info: dataset_info.DatasetInfo
-) -> ConfigDict:
+def balance_loss(config: ConfigDict, dataset: datasets.Dataset) -> ConfigDict:
   """Returns the config with the class weights that `loss.balance` asks for.
 
   Raises:
     ValueError: as `check_loss_config`, or no pixel of the training split is
       labelled.
   """
-  check_loss_config(config.loss, info.num_classes)
+  check_loss_config(config.loss, dataset.info.num_classes)
   power, rule = config.loss.balance, config.loss.balance_rule
   if not power:
     return config
-  shares = datasets.class_frequencies(config, info)
-  counts = functools.partial(datasets.count_class_pixels, config, info)
-  weights = compute_weights(shares, counts, rule, power)
+  weights = compute_weights(
+    dataset.class_frequencies(), dataset.count_class_pixels, rule, power
+  )
   balanced = ConfigDict(config)
   with balanced.unlocked():
     balanced.loss.class_weights = tuple(weights.tolist())

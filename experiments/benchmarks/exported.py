@@ -164,7 +164,7 @@ def export_int8(
   source = source_lib.init_untrained(config)
   source = dataclasses.replace(source, variables=make_variables(source))
   request = request_lib.make_request(
-    ('int8',), size, source.info.num_classes, **options
+    ('int8',), size, source.dataset.info.num_classes, **options
   )
   network = source_lib.build_export_model(
     source, source_lib.resize_ratio(source, request)
@@ -182,7 +182,7 @@ def export_int8(
   )
   with tempfile.TemporaryDirectory() as folder:
     saved_model.write_saved_model(
-      compute, (*size, source.image_spec.channels), folder
+      compute, (*size, source.dataset.spec.channels), folder
     )
     return tflite.convert_saved_model(folder, 'int8', request, samples)
 

@@ -31,10 +31,8 @@ import cv2
 from ml_collections import config_flags
 import numpy as np
 
-from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
 _CACHE = flags.DEFINE_bool(
@@ -108,15 +106,12 @@ class DeeplabInput:
       config.data.augment.random_crop.max_class_share = 1.0
     self.name = f'ours{", decoded images cached" if cache else ""}'
     self._batches = batches
-    self._stream = pipeline.train_batches(
-      config,
-      catalog.info_for(config.data),
-      host_index=0,
-      host_count=1,
-      start_step=0,
+    dataset = datasets.Dataset(config.data)
+    self._stream = dataset.train_batches(
+      seed=config.seed, batch_size=config.batch_size
     )
     if cache:
-      count = datasets.num_examples(config, config.data.train_split)
+      count = dataset.num_examples(config.data.train_split)
       for _ in range(-(-count // config.batch_size)):
         next(self._stream)
       time.sleep(0.5)

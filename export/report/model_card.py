@@ -52,8 +52,8 @@ def make_card(
     file_summary: holds `input` and `output`, as `describe_tensor` returns them.
     digest: SHA-256 of the file, None for a folder.
   """
-  info, data = source.info, source.config.data
-  wants = str(source.image_spec)
+  info, data = source.dataset.info, source.config.data
+  wants = str(source.dataset.spec)
   if not request.normalization_in_graph:
     wants = f'({wants} - mean) / std'
   if file_summary['input']['quantization'] is not None:
@@ -68,9 +68,9 @@ def make_card(
     'palette': [list(color) for color in info.palette],
     'labels': LABELS_FILE,
     'input_size': list(request.input_size),
-    'channels': source.image_spec.channels,
-    'depth': source.image_spec.depth,
-    'value_range': [0, source.image_spec.max_value],
+    'channels': source.dataset.spec.channels,
+    'depth': source.dataset.spec.depth,
+    'value_range': [0, source.dataset.spec.max_value],
     'mean': [float(x) for x in data.mean],
     'std': [float(x) for x in data.std],
     'normalization_in_graph': request.normalization_in_graph,

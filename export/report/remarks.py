@@ -78,7 +78,7 @@ def general_remarks(
       f'(seed {source.config.seed})'
     )
     notes.append(_describe_ranges(source, request, images))
-    if source.image_spec.depth > 8:
+    if source.dataset.spec.depth > 8:
       notes.append(
         'The images have 16 bits and the int8 file reads 8 of them: its input '
         'has 256 levels over the whole range, 0..65535. Images that fill a '

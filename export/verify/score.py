@@ -9,7 +9,6 @@ from absl import logging
 
 from deeplab import evaluate
 from deeplab import text
-from deeplab.data import datasets
 from deeplab.inference import predictors
 from export import request as request_lib
 from export import source as source_lib
@@ -48,8 +47,8 @@ class Scorer:
 
   def num_images(self) -> int:
     """Returns how many examples an evaluation reads."""
-    config = self.source.config
-    count = datasets.num_examples(config, config.data.eval_split)
+    dataset = self.source.dataset
+    count = dataset.num_examples(dataset.config.eval_split)
     return min(count, self.limit) if self.limit else count
 
   def score_predictor(
@@ -64,7 +63,7 @@ class Scorer:
     return evaluate.evaluate_predictor(
       predictors.fixed_size_predictor(predictor, self.request.input_size),
       source_lib.eval_examples(self.source, self.limit),
-      self.source.info,
+      self.source.dataset.info,
       evaluate.single_view_config(self.source.config.eval),
       total=self.num_images(),
       keep_samples=_NUM_SHOWN_IMAGES,
@@ -75,6 +74,7 @@ class Scorer:
   ) -> float | None:
     """Returns the mIoU of a predictor; None without an evaluation."""
     miou: float | None = select_iou_metrics(
-      self.score_predictor(predictor, name), self.source.info.class_names
+      self.score_predictor(predictor, name),
+      self.source.dataset.info.class_names,
     )['miou']
     return miou

@@ -49,7 +49,7 @@ def make_simulated_predictor(
     request,
     data.mean,
     data.std,
-    source.image_spec.max_value,
+    source.dataset.spec.max_value,
   )
   return predictors.FlaxPredictor(
     providers.simulate_int8(

@@ -7,26 +7,23 @@ import pytest
 
 from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.data.builders import folder
 
 
 @pytest.mark.usefixtures('root')
 def test_class_shares(config):
-  facts = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
+  facts = dataset.info
   examples = []
-  config.data.eval_split = config.data.train_split
-  for example in pipeline.eval_examples(
-    config, facts, host_index=0, host_count=1
-  ):
+  for example in dataset.examples(config.data.train_split):
     examples.append(example['label'].ravel())
   labels = np.concatenate(examples)
   valid = labels[labels != 255]
-  shares = datasets.class_frequencies(config, facts)
+  shares = dataset.class_frequencies()
   assert shares.shape == (facts.num_classes,)
   for i in range(facts.num_classes):
     np.testing.assert_allclose(shares[i], (valid == i).mean())
-  counts = datasets.count_class_pixels(config, facts)
+  counts = dataset.count_class_pixels()
   assert counts.shape == (len(examples), facts.num_classes)
   np.testing.assert_array_equal(
     sorted(counts.tolist()),
@@ -77,15 +74,16 @@ def test_a_folders_class_table_becomes_part_of_the_config(root, config):
 def test_two_processes_may_prepare_at_once(config, monkeypatch):
   generate = folder.Folder._generate_examples
   nested = []
+  dataset = datasets.Dataset(config.data)
 
   def overtaken(self):
     if not nested:
       nested.append(True)
-      datasets.num_examples(config, 'train')  # the other one finishes first
+      dataset.num_examples('train')  # the other one finishes first
     return generate(self)
 
   monkeypatch.setattr(folder.Folder, '_generate_examples', overtaken)
-  assert datasets.num_examples(config, 'train') == 5
+  assert dataset.num_examples('train') == 5
   assert nested
   left = [
     name

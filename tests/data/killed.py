@@ -55,7 +55,7 @@ def _prepare(config, moment):
 
   writer.write = written
   sys.addaudithook(hook)
-  datasets.prepare_splits(config, [config.data.train_split])
+  datasets.Dataset(config.data).prepare(config.data.train_split)
   return seen
 
 

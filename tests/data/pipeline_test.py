@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import decoding
 from deeplab.data import pipeline
@@ -20,12 +19,12 @@ from tests.data import decoding_test
 
 
 def batches(config, count, start=0, host_index=0, host_count=1):
-  iterator = pipeline.train_batches(
-    config,
-    catalog.info_for(config.data),
+  iterator = datasets.Dataset(config.data).train_batches(
+    seed=config.seed,
+    batch_size=config.batch_size,
+    start_step=start,
     host_index=host_index,
     host_count=host_count,
-    start_step=start,
   )
   result = list(itertools.islice(iterator, count))
   iterator.close()
@@ -91,7 +90,7 @@ def test_photographs_of_which_a_window_is_decoded(root, config, monkeypatch):
   config.data.cache = True
   cached = batches(config, 4)
   config.data.cache = False
-  datasets.prepare_splits(config, ['train'])
+  datasets.Dataset(config.data).prepare('train')
   monkeypatch.setattr(
     decoding, 'decode_image', None
   )  # the whole is not decoded
@@ -142,12 +141,11 @@ def in_new_process(config, body):
   program = f"""
 import hashlib, sys
 from ml_collections import ConfigDict
-from deeplab.data import catalog, pipeline
+from deeplab.data import datasets
 config = ConfigDict({config.to_dict()!r})
 def batches(start):
-  return pipeline.train_batches(
-    config, catalog.info_for(config.data), host_index=0, host_count=1,
-    start_step=start)
+  return datasets.Dataset(config.data).train_batches(
+    seed=config.seed, batch_size=config.batch_size, start_step=start)
 {body}
 """
   root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
@@ -182,12 +180,9 @@ print(hashlib.sha256(data).hexdigest())
 def test_each_epoch_holds_every_example_once(config):
   config.batch_size = 5
   config.data.augment.ops = ()
-  originals = [
-    pipeline._ExampleReader(
-      config.data, 'train', catalog.info_for(config.data)
-    )(i)
-    for i in range(5)
-  ]
+  builder = datasets.prepare_builder(config.data, 'train')
+  reader = pipeline._ExampleReader(config.data, builder)
+  originals = [reader(i) for i in range(5)]
   orders = []
   for batch in batches(config, 6):
     order = [
@@ -235,14 +230,11 @@ def test_a_crop_larger_than_any_image_pads(config):
 @pytest.mark.usefixtures('root')
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_evaluation_sees_every_example_once(config, hosts):
-  facts = catalog.info_for(config.data)
-  config.data.eval_split = 'train'
+  dataset = datasets.Dataset(config.data)
   names = [
     [
       example['name']
-      for example in pipeline.eval_examples(
-        config, facts, host_index=h, host_count=hosts
-      )
+      for example in dataset.examples('train', host_index=h, host_count=hosts)
     ]
     for h in range(hosts)
   ]
@@ -252,9 +244,9 @@ def test_evaluation_sees_every_example_once(config, hosts):
 
 @pytest.mark.usefixtures('root')
 def test_calibration_images(config):
-  facts = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   first, again, few = (
-    list(pipeline.calibration_images(config, facts, count))
+    list(dataset.calibration_images(count, config.seed))
     for count in (99, 99, 2)
   )
   assert len(first) == 5
@@ -285,16 +277,14 @@ def test_settings_are_checked(config):
   config.data.threads = -1
   with pytest.raises(ValueError, match='threads=-1 must be at least 0'):
     batches(config, 1)
-  with pytest.raises(ValueError, match="facts of 'voc' for config"):
-    next(pipeline.calibration_images(config, catalog.INFOS['voc'], 1))
   config.data.name = 'vok'
   with pytest.raises(ValueError, match="'vok' is not one of ade20k"):
-    datasets.prepare_splits(config, ['val'])
+    datasets.Dataset(config.data).prepare('val')
 
 
 @pytest.mark.usefixtures('root')
 def test_reading_prepared_data_imports_no_jax_and_no_tensorflow(config):
-  datasets.prepare_splits(config, ['train', 'val'])
+  datasets.Dataset(config.data).prepare()
   first = in_new_process(
     config,
     """
@@ -316,11 +306,9 @@ def test_records_decode_to_what_tfds_decodes(root, config):
   image = root / 'train/images/img1.png'
   Image.open(image).save(image.with_suffix('.jpg'), exif=exif)
   image.unlink()
-  facts = catalog.info_for(config.data)
-  read = pipeline._ExampleReader(config.data, 'train', facts)
-  source = datasets.prepare_builder(config.data, 'train').as_data_source(
-    'examples'
-  )
+  builder = datasets.prepare_builder(config.data, 'train')
+  read = pipeline._ExampleReader(config.data, builder)
+  source = builder.as_data_source('examples')
   assert read.count == len(source) == 5
   for i in range(5):
     for key, expected in (

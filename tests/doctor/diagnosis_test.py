@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 
-from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.doctor import diagnosis
 from deeplab.doctor import load
 from deeplab.doctor import report
@@ -28,10 +28,10 @@ def seen(counts, split='train', size=(40, 40), empty=0.0):
 
 def conclude(config, *scans):
   """Concludes from scans, twice each, so that training ones make a batch."""
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   config.batch_size = 2
   scans = [s for s in scans for _ in range(2)]
-  return diagnosis.diagnose(scans, (), config, info)
+  return diagnosis.diagnose(scans, (), config, dataset)
 
 
 GOOD = seen({0: 50, 1: 30, 2: 20})
@@ -118,7 +118,8 @@ def test_the_weights_of_the_table_are_explained(config, loss, said):
   assert lines[last + 1].startswith('weight: ')
   assert lines[last + 1].endswith(f' {said}')
   escaped = html.escape(lines[last + 1])
-  assert f'</table><p>{escaped}</p>' in report.render_html(result, config)
+  page = report.render_html(result, datasets.Dataset(config.data))
+  assert f'</table><p>{escaped}</p>' in page
 
 
 @pytest.mark.parametrize(
@@ -218,8 +219,8 @@ def test_weights_follow_the_rule_of_the_config(config):
 
 def test_no_example_at_all(config):
   fault = load.Issue('files', 'raw: split is missing')
-  info = catalog.info_for(config.data)
-  result = diagnosis.diagnose((), (fault,), config, info)
+  dataset = datasets.Dataset(config.data)
+  result = diagnosis.diagnose((), (fault,), config, dataset)
   assert [f.kind for f in result.findings] == ['files']
   assert not result.can_train
   assert result.crop is None
@@ -241,14 +242,14 @@ def test_crops_of_the_recipes_fit_a_photograph(page):
   name, _, variant = page.partition(':')
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(variant)
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   one = seen(dict.fromkeys(range(21), 5), size=(375, 500))
   one = dataclasses.replace(
     one, ref=one.ref._replace(split=config.data.train_split)
   )
   scans = [one] * config.batch_size
-  assert diagnosis.diagnose(scans, (), config, info).findings == ()
+  assert diagnosis.diagnose(scans, (), config, dataset).findings == ()
   small = [dataclasses.replace(one, size=(37, 50))] * config.batch_size
   config.data.augment.ops = ('random_crop',)
-  (finding,) = diagnosis.diagnose(small, (), config, info).findings
+  (finding,) = diagnosis.diagnose(small, (), config, dataset).findings
   assert finding.kind == 'padded'

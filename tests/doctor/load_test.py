@@ -1,11 +1,13 @@
 """Masks of every depth, with values of every class and of none."""
 
-import ml_collections
+import types
+
 import numpy as np
 from PIL import Image
 import pytest
 
 from deeplab.data import dataset_info
+from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 from deeplab.doctor import load
@@ -25,8 +27,8 @@ def read(folder, mask, facts=FACTS):
   Image.new('RGB', shape[::-1]).save(folder / 'image.png')
   Image.fromarray(mask).save(folder / 'mask.png')
   place = load.ExampleRef('train', f'{folder}/image.png', f'{folder}/mask.png')
-  config = ml_collections.ConfigDict({'data': {'mean': (0.0,) * 3}})
-  return load.load_example(place, config, facts)
+  dataset = types.SimpleNamespace(info=facts, spec=image_format.RGB)
+  return load.load_example(place, dataset)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])

@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 import tifffile
 
-from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.doctor import diagnosis
 from deeplab.doctor import load
 from deeplab.doctor import report
@@ -25,13 +25,13 @@ SIZE = (24, 40)
 
 
 def examine(config, processes=1):
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   splits, faults = {}, []
   for split in (config.data.train_split, config.data.eval_split):
-    splits[split], found = load.list_examples(config, split)
+    splits[split], found = load.list_examples(dataset, split)
     faults += found
-  scans = scan.scan_splits(splits, config, info, processes)
-  return diagnosis.diagnose(scans, faults, config, info)
+  scans = scan.scan_splits(splits, dataset, processes)
+  return diagnosis.diagnose(scans, faults, config, dataset)
 
 
 def add(root, split, stem, image=None, mask=None):
@@ -347,10 +347,10 @@ def test_images_of_many_channels(root, config):
   result = examine(config)
   assert result.findings == ()
   assert {s.size for s in result.splits['train'].scans} == {SIZE}
-  page = Page(report.render_html(result, config))
+  dataset = datasets.Dataset(config.data)
+  page = Page(report.render_html(result, dataset))
   assert page.images == 8  # a sample of each
-  info = catalog.info_for(config.data)
-  prepared = [*load.load_prepared_shard('train', 0, 1, config, info)]
+  prepared = [*load.load_prepared_shard('train', 0, 1, dataset)]
   assert [one.image.shape for one in prepared] == [(*SIZE, 5)] * 5
   assert all(
     scan.scan_example(one, config.data.augment).perceptual_hash

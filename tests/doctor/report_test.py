@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.doctor import diagnosis
 from deeplab.doctor import load
 from deeplab.doctor import report
@@ -52,8 +52,10 @@ def test_sizes_that_differ_are_told():
 
 def test_the_legend_names_the_ignored_value(config):
   config.data.ignore_label = 11
-  info = catalog.info_for(config.data)
-  page = report.render_html(diagnosis.diagnose((), (), config, info), config)
+  dataset = datasets.Dataset(config.data)
+  page = report.render_html(
+    diagnosis.diagnose((), (), config, dataset), dataset
+  )
   assert 'rgb(224, 224, 192)"></span>ignored (11)' in page
   assert 'rgb(255, 0, 255)"></span>no class' in page
 
@@ -61,9 +63,9 @@ def test_the_legend_names_the_ignored_value(config):
 def test_names_are_escaped_and_long_lists_cut(config):
   faults = [load.Issue('files', f'<b>{i}</b> & co') for i in range(150)]
   config.data.class_names = ('<i>', 'road', 'tree')
-  info = catalog.info_for(config.data)
-  result = diagnosis.diagnose((), faults, config, info)
-  page = report.render_html(result, config)
+  dataset = datasets.Dataset(config.data)
+  result = diagnosis.diagnose((), faults, config, dataset)
+  page = report.render_html(result, dataset)
   assert '&lt;b&gt;99&lt;/b&gt; &amp; co' in page
   assert '<b>99' not in page
   assert '>and 50 more<' in page
@@ -72,10 +74,10 @@ def test_names_are_escaped_and_long_lists_cut(config):
 
 
 def test_an_old_report_is_replaced(config, tmp_path):
-  info = catalog.info_for(config.data)
-  result = diagnosis.diagnose((), (), config, info)
+  dataset = datasets.Dataset(config.data)
+  result = diagnosis.diagnose((), (), config, dataset)
   path = tmp_path / 'report.html'
   path.write_text('old')
-  report.write_html(path, result, config)
+  report.write_html(path, result, dataset)
   assert path.read_text().startswith('<!doctype html>')
   assert [p.name for p in tmp_path.iterdir()] == ['report.html']

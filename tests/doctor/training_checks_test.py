@@ -2,8 +2,7 @@
 
 import pytest
 
-from deeplab.data import catalog
-from deeplab.data import pipeline
+from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -18,7 +17,7 @@ def told(config, sizes=((40, 40),) * 4):
     [scan.ExampleScan(place, size=size) for size in sizes]
   )
   found = training_checks.find_issues(
-    train, config, catalog.info_for(config.data)
+    train, config, datasets.Dataset(config.data)
   )
   return [(fault.kind, fault.text) for fault in found]
 
@@ -70,12 +69,8 @@ def test_images_of_several_sizes(config, root, ops, sizes, batch):
     conftest.write_pair(root / 'train', f'img{i}', i, size)
   for kind in ('images', 'labels'):
     (root / 'train' / kind / 'img4.png').unlink()
-  stream = pipeline.train_batches(
-    config,
-    catalog.info_for(config.data),
-    host_index=0,
-    host_count=1,
-    start_step=0,
+  stream = datasets.Dataset(config.data).train_batches(
+    seed=config.seed, batch_size=config.batch_size
   )
   if batch:
     next(stream)

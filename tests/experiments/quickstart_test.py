@@ -13,7 +13,6 @@ import pytest
 from deeplab import evaluate
 from deeplab import predict
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from export import pipeline as build
 from export import request as request_lib
 from export import source as source_lib
@@ -29,7 +28,9 @@ def exported(smoke_run, tmp_path_factory):
   source = source_lib.load_from_workdir(smoke_run.workdir, 'best', None)
   assert source.is_trained and source.step == 6
   size = tuple(source.config.eval.static_size)
-  request = request_lib.make_request(('int8',), size, source.info.num_classes)
+  request = request_lib.make_request(
+    ('int8',), size, source.dataset.info.num_classes
+  )
   folder = str(tmp_path_factory.mktemp('exported') / 'smoke')
   return folder, build.export_model(source, request, folder, 6, True, 0)
 
@@ -55,12 +56,9 @@ def test_the_file_scores_as_its_report_says(smoke_run, exported):
 def test_run_and_file_predict(smoke_run, exported, tmp_path):
   folder, _ = exported
   example = next(
-    pipeline.eval_examples(
-      smoke_run.config,
-      source_lib.load_from_workdir(smoke_run.workdir, 'best', None).info,
-      host_index=0,
-      host_count=1,
-    )
+    source_lib.load_from_workdir(
+      smoke_run.workdir, 'best', None
+    ).dataset.examples('val')
   )
   path = str(tmp_path / 'photo.png')
   Image.fromarray(example['image'][:100]).save(path)

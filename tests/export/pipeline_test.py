@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import pipeline
 from deeplab.data import resize
@@ -53,11 +52,11 @@ def config():
 @pytest.fixture(scope='module')
 def source():
   c = config()
-  info = catalog.info_for(c.data)
-  bare = source_lib.ExportSource(c, info, None, 7, '/somewhere/runs/tiny')
+  dataset = datasets.Dataset(c.data)
+  bare = source_lib.ExportSource(c, dataset, None, 7, '/somewhere/runs/tiny')
   model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
   return source_lib.ExportSource(
-    c, info, weights.draw(model, SIZE), bare.step, bare.workdir
+    c, dataset, weights.draw(model, SIZE), bare.step, bare.workdir
   )
 
 
@@ -83,8 +82,8 @@ def exported(source, tmp_path_factory):
   ]
   folder = str(tmp_path_factory.mktemp('parent') / 'exports' / 'tiny')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pipeline, 'eval_examples', lambda *_, **__: iter(examples))
-    patch.setattr(datasets, 'num_examples', lambda *_: len(examples))
+    patch.setattr(datasets.Dataset, 'examples', lambda *_, **__: iter(examples))
+    patch.setattr(datasets.Dataset, 'num_examples', lambda *_: len(examples))
     patch.setattr(
       pipeline,
       'calibration_images',
@@ -287,7 +286,8 @@ def aligned():
   }
   registry.fill_defaults(c.model)
   c.eval.static_size = (65, 65)
-  bare = source_lib.ExportSource(c, catalog.info_for(c.data), None, None, None)
+  dataset = datasets.Dataset(c.data)
+  bare = source_lib.ExportSource(c, dataset, None, None, None)
   model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
   return dataclasses.replace(bare, variables=weights.draw(model, (65, 65)))
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data import pipeline
 from deeplab.inference import predictors
@@ -93,8 +92,8 @@ def test_a_network(tmp_path, monkeypatch):
   c.model.head = {'name': 'deeplabv3plus', 'channels': 8}
   c.model.depthwise = c.model.pointwise = 'conv'
   c.eval.static_size = (33, 33)
-  info = catalog.info_for(c.data)
-  bare = source_lib.ExportSource(c.lock(), info, None, 7, '/runs/tiny')
+  dataset = datasets.Dataset(c.data)
+  bare = source_lib.ExportSource(c.lock(), dataset, None, 7, '/runs/tiny')
   model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
   variables = weights.draw(model, (33, 33))
   source = dataclasses.replace(bare, variables=variables)
@@ -105,8 +104,10 @@ def test_a_network(tmp_path, monkeypatch):
     {'image': x, 'label': predictor(x[None])[0], 'name': str(i)}
     for i, x in enumerate(calibration.draw_synthetic_images(3, (33, 33), 5))
   ]
-  monkeypatch.setattr(pipeline, 'eval_examples', lambda *_, **__: examples)
-  monkeypatch.setattr(datasets, 'num_examples', lambda *_: len(examples))
+  monkeypatch.setattr(datasets.Dataset, 'examples', lambda *_, **__: examples)
+  monkeypatch.setattr(
+    datasets.Dataset, 'num_examples', lambda *_: len(examples)
+  )
   monkeypatch.setattr(
     pipeline,
     'calibration_images',

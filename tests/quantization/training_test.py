@@ -84,7 +84,7 @@ def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
   request = request_lib.make_request(
     ('int8_litert', 'int16x8'),
     size,
-    source.info.num_classes,
+    source.dataset.info.num_classes,
     input_type='int8',
     output_type='int8',
   )

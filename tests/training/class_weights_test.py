@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
 
-from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.training import class_weights
 from tests import runs
 
-INFO = catalog.INFOS['shapes']
 SHARES = np.array([0.64, 0.25, 0.09, 0.02, 0.0, 0.0])
 # Three images of 10, 40 and 50 labelled pixels.
 COUNTS = np.array(
   [[3, 0, 5, 2, 0, 0], [36, 0, 4, 0, 0, 0], [25, 25, 0, 0, 0, 0]]
 )
+
+
+def _balance(config):
+  return class_weights.balance_loss(config, datasets.Dataset(config.data))
 
 
 @pytest.mark.parametrize(
@@ -30,12 +32,13 @@ COUNTS = np.array(
   ],
 )
 def test_rules_by_hand(rule, power, expected, monkeypatch, tmp_path):
-  monkeypatch.setattr(datasets, 'class_frequencies', lambda *_: SHARES)
-  monkeypatch.setattr(datasets, 'count_class_pixels', lambda *_: COUNTS)
+  cls = datasets.Dataset
+  monkeypatch.setattr(cls, 'class_frequencies', lambda self: SHARES)
+  monkeypatch.setattr(cls, 'count_class_pixels', lambda self: COUNTS)
   config = runs.config(
     str(tmp_path), loss__balance=power, loss__balance_rule=rule
   )
-  weights = class_weights.balance_loss(config, INFO).loss.class_weights
+  weights = _balance(config).loss.class_weights
   assert weights == pytest.approx((*expected, 0.0, 0.0), abs=1e-9)
 
 
@@ -48,17 +51,12 @@ def test_presence_by_hand():
 
 def test_wrong_rules_are_refused(tmp_path):
   with pytest.raises(ValueError, match=r'set one of the two'):
-    class_weights.balance_loss(
+    _balance(
       runs.config(
         str(tmp_path), loss__balance=0.5, loss__class_weights=(1.0,) * 6
-      ),
-      INFO,
+      )
     )
   with pytest.raises(ValueError, match=r'has 2 weights for 6 classes; give'):
-    class_weights.balance_loss(
-      runs.config(str(tmp_path), loss__class_weights=(1.0, 2.0)), INFO
-    )
+    _balance(runs.config(str(tmp_path), loss__class_weights=(1.0, 2.0)))
   with pytest.raises(ValueError, match=r"balance_rule='sqrt' is not one of"):
-    class_weights.balance_loss(
-      runs.config(str(tmp_path), loss__balance_rule='sqrt'), INFO
-    )
+    _balance(runs.config(str(tmp_path), loss__balance_rule='sqrt'))

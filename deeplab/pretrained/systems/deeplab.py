@@ -55,7 +55,7 @@ def write_run_weights(workdir: str, checkpoint: str, output: str) -> None:
     merge.flatten_variables(loaded.variables),
     {
       'config': json.dumps(loaded.config.to_dict(), sort_keys=True),
-      'classes': json.dumps(list(loaded.info.class_names)),
+      'classes': json.dumps(list(loaded.dataset.info.class_names)),
       'step': str(loaded.step),
       'miou': str(loaded.miou),
     },

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from deeplab import networks
-from deeplab.data import dataset_info
-from deeplab.data import pipeline
+from deeplab.data import datasets
 from deeplab.data import resize
 from deeplab.data.augmentation import compose
 from deeplab.models import registry
@@ -258,13 +257,13 @@ def add_activation_ranges(
 
 
 def initialize_from_float(
-  config: 'ConfigDict', info: dataset_info.DatasetInfo, variables: PyTree
+  config: 'ConfigDict', dataset: datasets.Dataset, variables: PyTree
 ) -> PyTree:
   """Returns float variables as training in simulated int8 begins with them.
 
   Args:
     config: the experiment.
-    info: facts of its data set, whose training images are looked at.
+    dataset: its training images are looked at.
     variables: {'params', 'batch_stats'}.
 
   Raises:
@@ -273,11 +272,11 @@ def initialize_from_float(
   q = config.quantization
   images = [
     resize.resize_bilinear(image, config.eval.static_size)
-    for image in pipeline.calibration_images(config, info, q.calibration.images)
+    for image in dataset.calibration_images(q.calibration.images, config.seed)
   ]
   logging.info('Calibrating int8 on %d training images', len(images))
   model = registry.build_model(
-    config.model, info.num_classes, **networks.PLAIN_CONV_OPTIONS
+    config.model, dataset.info.num_classes, **networks.PLAIN_CONV_OPTIONS
   )
   rules = rules_lib.from_config(q)
   if q.frozen_norms:

@@ -7,9 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.data.builders import folder
 from tests.data import conftest
 from tests.data.builders import layouts
@@ -32,7 +30,7 @@ def test_folders(root, config):
     np.testing.assert_array_equal(example['image'], np.asarray(image))
     np.testing.assert_array_equal(example['label'], label)
     assert example['image'].dtype == example['label'].dtype == np.uint8
-  assert datasets.num_examples(config, 'train') == 5
+  assert datasets.Dataset(config.data).num_examples('train') == 5
 
 
 def test_list_files(root, config):
@@ -447,9 +445,8 @@ def test_batches_of_bands(root, config):
 
 
 def one_batch(config):
-  facts = catalog.info_for(config.data)
-  iterator = pipeline.train_batches(
-    config, facts, host_index=0, host_count=1, start_step=0
+  iterator = datasets.Dataset(config.data).train_batches(
+    seed=config.seed, batch_size=config.batch_size
   )
   batch = next(iterator)
   iterator.close()
@@ -459,7 +456,7 @@ def one_batch(config):
 def test_classes_are_counted_without_images(root, config):
   bands(root, config, 4, 16)
   config.data.train_split = 'val'
-  shares = datasets.class_frequencies(config, catalog.info_for(config.data))
+  shares = datasets.Dataset(config.data).class_frequencies()
   assert shares.shape == (3,)
   assert abs(shares.sum() - 1) < 1e-12
 

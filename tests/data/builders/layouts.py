@@ -9,7 +9,6 @@ import scipy.io
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.data.preparation import records
 
 
@@ -23,8 +22,8 @@ def point(config, name, root, split='val'):
 
 def examples(config):
   """Returns the examples of the evaluation split."""
-  facts = catalog.info_for(config.data)
-  return list(pipeline.eval_examples(config, facts, host_index=0, host_count=1))
+  dataset = datasets.Dataset(config.data)
+  return list(dataset.examples(config.data.eval_split))
 
 
 def metadata(config):

@@ -67,7 +67,7 @@ def test_builder(config, monkeypatch):
   for i in range(2):
     np.testing.assert_array_equal(got[i]['image'], images[i])
     np.testing.assert_array_equal(got[i]['label'], labels[i])
-  assert datasets.num_examples(config, 'train') == 3
+  assert datasets.Dataset(config.data).num_examples('train') == 3
 
 
 def test_counts():

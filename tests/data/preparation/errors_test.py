@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.data.preparation import errors
 from deeplab.doctor import diagnosis
@@ -189,7 +188,7 @@ def sick(request, config):
 def test_all_faults_are_told_at_once(sick):
   config, broken = sick
   split = config.data.eval_split
-  count, found = load.list_examples(config, split)
+  count, found = load.list_examples(datasets.Dataset(config.data), split)
   assert count == 0
   assert [fault.kind for fault in found] == ['files'] * 4
   texts = [fault.text for fault in found]
@@ -202,7 +201,7 @@ def test_all_faults_are_told_at_once(sick):
   with errors.collect_errors():
     assert not builder(config.data, split).data_path.exists()
   with pytest.raises(ValueError) as raised:
-    datasets.prepare_splits(config, [split])
+    datasets.Dataset(config.data).prepare(split)
   assert str(raised.value) == texts[0]
 
 
@@ -210,8 +209,9 @@ def test_sound_data_is_prepared_while_faults_are_collected(
   config, root, tmp_path
 ):
   config.data.pool, config.data.eval_split = 'train', 'val'
-  assert load.list_examples(config, 'train')[1] == []
-  assert datasets.num_examples(config, 'train') > 0
+  dataset = datasets.Dataset(config.data)
+  assert load.list_examples(dataset, 'train')[1] == []
+  assert dataset.num_examples('train') > 0
 
 
 def test_the_doctor_names_a_fault_of_a_pool_once(config):
@@ -220,13 +220,13 @@ def test_the_doctor_names_a_fault_of_a_pool_once(config):
   root = pathlib.Path(config.data.root)
   make_pool(root, config.data)
   (root / 'train.txt').write_text('e')
-  info = catalog.info_for(config.data)
+  dataset = datasets.Dataset(config.data)
   listed, found = {}, []
   for split in ('train', 'val'):
-    listed[split], more = load.list_examples(config, split)
+    listed[split], more = load.list_examples(dataset, split)
     found += more
-  scans = scan.scan_splits(listed, config, info, 1)
-  result = diagnosis.diagnose(scans, found, config, info)
+  scans = scan.scan_splits(listed, dataset, 1)
+  result = diagnosis.diagnose(scans, found, config, dataset)
   assert not result.can_train
   stems = {
     finding.kind: [pathlib.Path(t.split(':')[0]).stem for t in finding.details]

@@ -108,7 +108,7 @@ def test_a_living_preparation_is_left_alone(config, tmp_path):
     at_work.mkdir()
     beside = place.with_name('train_edited') / 'incomplete.DEAD_1.1.0'
     beside.mkdir(parents=True)
-    datasets.prepare_splits(config, ['train'])
+    datasets.Dataset(config.data).prepare('train')
     assert list(base.rglob('incomplete.*')) == [at_work]
     with locking.lock_and_clean(place.with_name('val_0')):
       assert at_work.exists()
@@ -118,7 +118,7 @@ def test_a_living_preparation_is_left_alone(config, tmp_path):
 
 @pytest.mark.usefixtures('root')
 def test_nothing_is_printed(config, capsys):
-  datasets.prepare_splits(config, ['train'])
+  datasets.Dataset(config.data).prepare('train')
   assert pathlib.Path(config.data.data_dir).is_dir()
   assert capsys.readouterr().out == ''
 

@@ -16,7 +16,7 @@ def test_a_bar_shows_progress_on_a_terminal_alone(
   stream = io.StringIO()
   stream.isatty = lambda: terminal
   monkeypatch.setattr(sys, 'stderr', stream)
-  datasets.prepare_splits(config, ['train'])
+  datasets.Dataset(config.data).prepare('train')
   shown = stream.getvalue()
   assert ('Preparing folder train: 100%' in shown) == terminal
   assert ('| 5/5 [' in shown) == terminal
