@@ -26,7 +26,7 @@ EPOCHS, EPOCHS_REGNET = 120.0, 60.0
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'ade20k32_lite'
   chosen = common.parse_variant(
@@ -40,10 +40,11 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'ade20k32_other'
 
-  # Model, optimiser, schedule and evaluation.
+  # Model, optimizer, schedule and evaluation.
   network = chosen['network']
   size = SIZES[chosen['size']]
-  lite.set_model_and_training(c, network, size=size, batch_size=16)
+  lite.set_model(c, network)
+  lite.set_training(c, network, size=size, batch_size=16)
   c.epochs = EPOCHS_REGNET if network.startswith('rx') else EPOCHS
 
   if chosen['run'] == 'smoke':

@@ -21,7 +21,7 @@ STEPS = {'80k': 80_000, '160k': 160_000}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'ade20k_resnet'
   chosen = common.parse_variant(
@@ -39,7 +39,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model.
   mmseg.set_model(c, chosen['encoder'])
 
-  # Optimiser, schedule and evaluation.
+  # Optimizer, schedule and evaluation.
   mmseg.set_training(
     c,
     crop=(512, 512),

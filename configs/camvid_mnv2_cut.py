@@ -25,7 +25,7 @@ from configs.recipes import stm32
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = folder.make_config('camvid_mnv2_cut')
   chosen = common.parse_variant(
     c, variant, pyramid=('v2', 'v1'), stage=('', 'qat'), run=('', 'smoke')

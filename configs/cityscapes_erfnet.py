@@ -38,7 +38,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.model.head = ConfigDict({'name': 'erfnet'})
   c.model.output_stride = 8
 
-  # Loss, optimiser, schedule and evaluation.
+  # Loss, optimizer, schedule and evaluation.
   c.loss.normalizer = 'weight'
   c.loss.balance = 1.0
   c.loss.balance_rule = 'log'

@@ -26,7 +26,7 @@ SIZES = {'size384': (384, 768), 'size512': (512, 1024), 'size768': (768, 1536)}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cityscapes_lite'
   chosen = common.parse_variant(
@@ -41,9 +41,10 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'cityscapes'
 
-  # Model, optimiser, schedule and evaluation.
+  # Model, optimizer, schedule and evaluation.
   size = SIZES[chosen['size']]
-  lite.set_model_and_training(c, chosen['network'], size=size, batch_size=12)
+  lite.set_model(c, chosen['network'])
+  lite.set_training(c, chosen['network'], size=size, batch_size=12)
   c.epochs = 250.0
   if chosen['stage'] == 'qat':
     c.optimizer.learning_rate = 1e-5

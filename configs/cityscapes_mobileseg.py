@@ -40,7 +40,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cityscapes_mobileseg'
   chosen = common.parse_variant(
@@ -72,7 +72,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.loss.ohem.update({'threshold': 0.7, 'min_kept': 32_500})
   c.loss.auxiliary_weight = 1.0
 
-  # Optimiser and schedule.
+  # Optimizer and schedule.
   c.batch_size = 16
   c.total_steps = 80_000
   c.optimizer.name = 'sgd'

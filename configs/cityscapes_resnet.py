@@ -30,7 +30,7 @@ STEPS = {'40k': 40_000, '80k': 80_000}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cityscapes_resnet'
   chosen = common.parse_variant(
@@ -58,7 +58,7 @@ def get_config(variant: str = '') -> ConfigDict:
   if chosen['dtype'] == 'bf16':
     c.model.dtype = 'bfloat16'
 
-  # Optimiser, schedule and evaluation.
+  # Optimizer, schedule and evaluation.
   mmseg.set_training(
     c,
     crop=CROPS[chosen['crop']],

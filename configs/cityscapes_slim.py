@@ -15,53 +15,31 @@ Variants: mnv2, mnv3 or xception65; flip or ms (views of evaluation); smoke
   (seconds, on `shapes` if no root is given).
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import common
 from configs.recipes import slim
 
-_HEAD = {'bn_decay': 0.9997, 'align_corners': True}
-# `encoder`, `head` and `output_stride` of `config.model`.
-NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-  'mnv2': (slim.MNV2_ENCODER, slim.MOBILE_HEAD, 16),
-  'mnv3': (
-    {'name': 'mobilenet_v3_large_seg', 'padding': 'same'},
-    {
-      'name': 'lraspp',
-      'gate': 'hard_sigmoid_tf',
-      'gate_bias': True,
-      # Windows of the training crop's size: a whole image has several.
-      'pool_window': (25, 25),
-      'pool_stride': (4, 5),
-      **_HEAD,
-    },
-    32,
-  ),
-  'xception65': (
-    {'name': 'xception_65', 'bn_decay': 0.9997},
-    {'name': 'deeplabv3plus', 'rates': (6, 12, 18), **_HEAD},
-    16,
-  ),
-}
+NETWORKS = ('mnv2', 'mnv3', 'xception65')  # keys of `slim.NETWORKS`
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cityscapes_slim'
   chosen = common.parse_variant(
     c, variant, network=NETWORKS, views=common.TTA_VARIANTS, run=('', 'smoke')
   )
 
-  # Data, optimiser, schedule and evaluation.
-  slim.set_cityscapes_training(c)
+  # Data.
+  c.data.name = 'cityscapes'
 
   # Model.
-  encoder, head, c.model.output_stride = NETWORKS[chosen['network']]
-  c.model.encoder = ConfigDict(encoder)
-  c.model.head = ConfigDict(head)
+  slim.set_model(c, chosen['network'])
+
+  # Training and evaluation. Files are exported for whole images of 1024x2048,
+  # with one more row and column.
+  slim.set_training(c, steps=90_000, crop=(769, 769), export=(1025, 2049))
   common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':

@@ -34,7 +34,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.model.head = ConfigDict({'name': 'swiftnet'})
   c.model.output_stride = 32
 
-  # Optimiser and schedule: trained weights learn at a quarter of the rate.
+  # Optimizer and schedule: trained weights learn at a quarter of the rate.
   c.batch_size = 12
   c.epochs = 250.0
   c.optimizer.name = 'adam'

@@ -19,7 +19,7 @@ from configs.recipes import torchvision
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cityscapes_torchvision'
   chosen = common.parse_variant(
@@ -29,9 +29,10 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'cityscapes'
 
-  # Model, optimiser, schedule and evaluation.
+  # Model, optimizer, schedule and evaluation.
   size = (520, 1040)
-  torchvision.set_model_and_training(c, chosen['network'], crop=size, size=size)
+  torchvision.set_model(c, chosen['network'])
+  torchvision.set_training(c, chosen['network'], crop=size, export=size)
 
   if chosen['run'] == 'smoke':
     common.shrink_to_smoke_test(c, encoder='resnet_tiny', channels=16)

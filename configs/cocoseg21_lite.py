@@ -21,7 +21,7 @@ from configs.recipes import lite
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cocoseg21_lite'
   chosen = common.parse_variant(
@@ -34,9 +34,10 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'cocoseg21_ti'
 
-  # Model, optimiser, schedule and evaluation.
+  # Model, optimizer, schedule and evaluation.
   network = chosen['network']
-  lite.set_model_and_training(c, network, size=(512, 512), batch_size=32)
+  lite.set_model(c, network)
+  lite.set_training(c, network, size=(512, 512), batch_size=32)
   c.epochs = 60.0
   if network != 'rx800':
     c.optimizer.name = 'sgd'

@@ -20,7 +20,7 @@ from configs.recipes import torchvision
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'cocoseg21_torchvision'
   chosen = common.parse_variant(
@@ -33,9 +33,10 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'cocoseg21'
 
-  # Model, optimiser, schedule and evaluation.
-  torchvision.set_model_and_training(
-    c, chosen['network'], crop=(480, 480), size=(520, 520)
+  # Model, optimizer, schedule and evaluation.
+  torchvision.set_model(c, chosen['network'])
+  torchvision.set_training(
+    c, chosen['network'], crop=(480, 480), export=(520, 520)
   )
 
   if chosen['run'] == 'smoke':

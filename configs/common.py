@@ -1,10 +1,10 @@
-"""What the experiments share: every default value there is.
+"""Defaults of every config field, and helpers for config pages.
 
-A config file starts from `base()`, reads its variant by `choose()`, says what
-its experiment changes, and ends with `finish()`, which writes down every field
-of the encoder and the heads that were chosen. So what a run did is what its
-`config.json` says, and any field can be overridden on the command line. What
-the pages of one source share is in `recipes/`.
+A config page starts from `default_config()`, parses its variant with
+`parse_variant()`, sets the fields that its experiment changes, and ends with
+`finalize_config()`, which fills in every field of the chosen encoder and heads.
+A run's `config.json` is therefore complete, and any field can be overridden on
+the command line. Settings that the pages of one source share are in `recipes/`.
 """
 
 from collections.abc import Iterable
@@ -16,37 +16,37 @@ from deeplab.models import registry
 
 
 def default_config() -> ConfigDict:
-  """Returns the defaults, section by section."""
+  """Returns the default config."""
   c = ConfigDict()
   c.name = 'base'
   c.seed = 0
 
-  # Data. Pixel values are 0..255, or 0..65535, until `mean` and `std` normalise
-  # them; these have a value for each channel of the images.
+  # Data. `mean` and `std` have one value per channel, in the units of the
+  # pixels (0..255, or 0..65535 for 16-bit images).
   c.data = ConfigDict()
   c.data.name = 'shapes'
-  c.data.data_dir = ''  # prepared data; '' is ~/tensorflow_datasets
-  c.data.root = ''  # the raw data set, for builders that read one
-  c.data.fallback = ''  # takes the place of a data set that is absent
+  c.data.data_dir = ''  # prepared records; '': ~/tensorflow_datasets
+  c.data.root = ''  # folder of the raw data set
+  c.data.fallback = ''  # data set to use where this one is absent
   c.data.train_split = 'train'
   c.data.eval_split = 'val'
   c.data.mean = (123.675, 116.28, 103.53)
   c.data.std = (58.395, 57.12, 57.375)
-  # Augmentation: `ops` in order; an op's parameters stand under its name.
+  # Augmentation: `ops` run in this order; parameters are under an op's name.
   c.data.augment = ConfigDict()
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
-  # What shrinks: 'area' averages what a pixel covers, 'bilinear' does not, as
-  # evaluation at a static size does not.
+  # How images are downscaled: 'area' averages the covered pixels, 'bilinear'
+  # does not (nor does evaluation at a static size).
   c.data.augment.shrink = 'area'
-  # The id that a resized label takes: under a pixel's 'center', or under its
-  # 'corner', as OpenCV's nearest neighbour of most sources does.
+  # Where nearest-neighbor resizing of labels samples a pixel: at its 'center',
+  # or at its 'corner' as OpenCV does, which most sources use.
   c.data.augment.nearest = 'center'
-  # What uncovered pixels get, a value a channel; (): those of `mean`.
+  # Value of padded pixels, one per channel; (): `mean`.
   c.data.augment.fill = ()
   c.data.augment.random_scale = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'step': 0.0}  # 0: any factor in between
   )
-  # As large as fits into (long, short), times a factor.
+  # Resized to fit into (long, short), times a random factor.
   c.data.augment.random_fit = ConfigDict(
     {'low': 0.5, 'high': 2.0, 'long': 2048, 'short': 512}
   )
@@ -61,8 +61,8 @@ def default_config() -> ConfigDict:
   c.data.augment.random_crop = ConfigDict(
     {
       'size': (257, 257),
-      'max_class_share': 1.0,  # 1: any crop will do
-      # False: images that are smaller stay so, for a `pad` that comes later.
+      'max_class_share': 1.0,  # 1: accept any crop
+      # False: smaller images are not padded, for a `pad` op that comes later.
       'padded': True,
     }
   )
@@ -92,9 +92,9 @@ def default_config() -> ConfigDict:
     {'brightness': 0.3, 'contrast': 0.4}
   )
   c.data.augment.pad = ConfigDict({'size': ()})  # (): that of random_crop
-  c.data.threads = 0  # threads that read and augment; 0: one a core
-  c.data.prefetch = 4  # batches ahead of the step, if not fewer than threads
-  # True: decode once and keep the whole split in memory, 4 bytes a pixel.
+  c.data.threads = 0  # threads that read and augment; 0: one per core
+  c.data.prefetch = 4  # batches to prefetch; at least `threads`
+  # True: decode once and keep the split in memory (4 bytes per pixel).
   c.data.cache = False
 
   # Model.
@@ -104,101 +104,109 @@ def default_config() -> ConfigDict:
   c.model.auxiliary = ConfigDict({'name': 'none'})
   c.model.output_stride = 16
   c.model.multi_grid = (1, 1, 1)
-  # Of one resize; what grows by more takes steps. 0: any. Ethos-U55 takes 2.
+  # Largest ratio of one resize; larger ones run in stages. 0: no limit. The
+  # Ethos-U55 supports 2.
   c.model.resize_ratio = 0
   c.model.dtype = 'float32'  # or 'bfloat16'
-  # So many stages of the encoder, from the finest, keep only the inputs of
-  # their blocks for the backward pass, which computes the rest again: less
-  # memory, a forward pass more. 0: none; 5: all. (XLA ignores it on a CPU.)
+  # Rematerialization: the first `remat` stages of the encoder keep only the
+  # inputs of their blocks and recompute the rest in the backward pass, which
+  # saves memory for one more forward pass. 0: none; 5: all. (No effect on CPU.)
   c.model.remat = 0
-  # True: BatchNorms keep the statistics of `init_from`, for batches that are
-  # too small to have any; scales and offsets are trained on. (Of int8 runs
-  # `quantization.frozen_norms` says it.)
+  # True: BatchNorm uses the statistics of `init_from`, for batches too small to
+  # estimate them; scales and offsets are still trained. (Runs in simulated int8
+  # have `quantization.frozen_norms`.)
   c.model.frozen_norms = False
-  c.model.depthwise = 'shifted'  # on a CPU; accelerators always use 'conv'
-  c.model.pointwise = 'matmul'  # on a CPU; accelerators always use 'conv'
+  # Kernels on a CPU; accelerators always use 'conv'.
+  c.model.depthwise = 'shifted'
+  c.model.pointwise = 'matmul'
 
-  # Trained weights to start from: published ones ('torchvision:resnet50'), a
-  # file, or a work directory (deeplab/pretrained/resolve.py). '': none.
+  # Weights to start from: a published name ('torchvision:resnet50'), a file, or
+  # a work directory (deeplab/pretrained/resolve.py). '': random.
   c.init_from = ''
-  # Regex of whole paths of ours that start at random all the same, and of
-  # tensors of the file that are left: 'head/classifier/.*'. '': none.
+  # Regex of parameters to initialize randomly all the same, and of tensors of
+  # the file to leave out ('head/classifier/.*'); matches whole paths. '': none.
   c.init_skip = ''
 
-  # Quantisation: 'int8' trains on, in simulated int8, from the float weights of
-  # `init_from`; exports take `float_layers` to `calibration` as defaults.
+  # Quantization: 'int8' is quantization-aware training from the float weights
+  # of `init_from`. An export takes the fields from `float_layers` to
+  # `calibration` as its defaults.
   c.quantization = ConfigDict()
   c.quantization.name = 'none'
   c.quantization.float_layers = ''  # regex of whole module paths: 'head/.*'
-  c.quantization.wide_layers = ''  # likewise, with activations of 16 bits
-  c.quantization.weights = 'channel'  # one scale each, or a 'tensor'
-  c.quantization.power_of_two = False  # scales; zero points are then 0
+  c.quantization.wide_layers = ''  # the same for int16 activations
+  c.quantization.weights = 'channel'  # one scale per 'channel' or 'tensor'
+  # True: scales are powers of two, and zero points 0.
+  c.quantization.power_of_two = False
   c.quantization.calibration = ConfigDict(
     {
       'images': 64,
       'method': 'mse',  # or 'minmax', 'average', 'percentile'
       'percentile': 99.99,
-      # Channels that depthwise kernels read are brought to one range; not
-      # with weights of one scale a 'tensor'.
+      # Cross-layer equalization of the channels that depthwise kernels read;
+      # not with one weight scale per 'tensor'.
       'equalize': True,
-      # Of the kernels of float weights; or 'nearest'.
+      # Rounding of kernels: 'least_squares' is GPTQ; or 'nearest'.
       'rounding': 'least_squares',
     }
   )
-  c.quantization.frozen_norms = True  # BatchNorms keep their statistics
-  # Ranges follow what training sees; from step `range_steps` on (0: never)
-  # they stay.
+  c.quantization.frozen_norms = True  # BatchNorm statistics stay fixed
+  # Activation ranges are moving averages with this decay, and are frozen from
+  # step `range_steps` on (0: never).
   c.quantization.range_decay = 0.99
   c.quantization.range_steps = 0
 
-  # Loss: the sum of `terms`; a term's factor and its parameters stand under its
+  # Loss: the sum of `terms`; the weight and parameters of a term are under its
   # name.
   c.loss = ConfigDict()
   c.loss.terms = ('cross_entropy',)
-  c.loss.auxiliary_terms = ()  # of each output that only training has; () same
+  c.loss.auxiliary_terms = ()  # of auxiliary outputs; (): `terms`
   c.loss.cross_entropy = ConfigDict({'weight': 1.0})
   c.loss.sigmoid_cross_entropy = ConfigDict({'weight': 1.0})
   c.loss.focal = ConfigDict({'weight': 1.0, 'gamma': 2.0})
   c.loss.ohem = ConfigDict(
     {
       'weight': 1.0,
-      'threshold': 0.0,  # probability; 0: the `min_kept` of the largest loss
-      'min_kept': 100_000,  # pixels an image, on average over the batch
+      'threshold': 0.0,  # probability; 0: keep `min_kept` largest losses
+      'min_kept': 100_000,  # pixels per image, averaged over the batch
     }
   )
-  # The hardest `share` of all pixels, which falls from 1 in `ramp_steps`.
+  # Hard example mining: the hardest `share` of all pixels; it falls from 1 to
+  # `share` within `ramp_steps`.
   c.loss.hardest = ConfigDict({'weight': 1.0, 'share': 0.25, 'ramp_steps': 0})
   c.loss.dice = ConfigDict({'weight': 1.0, 'smooth': 1.0})
   c.loss.tversky = ConfigDict(
     {'weight': 1.0, 'alpha': 0.3, 'beta': 0.7, 'gamma': 1.0, 'smooth': 1.0}
   )
   c.loss.lovasz = ConfigDict({'weight': 1.0})
-  c.loss.normalizer = 'valid'  # mean over 'valid' pixels, 'all', or 'weight'
-  c.loss.class_weights = ()  # one a class; () for 1 everywhere
-  # Or class weights from the training split, to this power. 0: none; 0.5 is
-  # mild; 1 counts classes alike.
+  # Divide by the number of 'valid' pixels, of 'all', or by the sum of 'weight'.
+  c.loss.normalizer = 'valid'
+  c.loss.class_weights = ()  # one per class; (): 1
+  # Class weights from the frequencies of the training split, to this power.
+  # 0: none; 0.5: mild; 1: all classes count alike.
   c.loss.balance = 0.0
-  # By the 'inverse' of a class's share of the pixels, 1 for the mean pixel; by
-  # the 'median' of the classes' frequencies; or by the 'log' of ENet.
+  # 'inverse' frequency (mean over pixels 1), 'median' frequency, or the 'log'
+  # rule of ENet (arXiv:1606.02147).
   c.loss.balance_rule = 'inverse'
-  # The share of steps, drawn at random, in which class weights hold.
+  # Share of steps, drawn at random, in which class weights apply.
   c.loss.weighted_steps = 1.0
-  c.loss.auxiliary_weight = 0.4  # of each output that only training has
+  c.loss.auxiliary_weight = 0.4  # weight of each auxiliary output
 
-  # Optimiser and schedule.
-  c.batch_size = 8  # global: the sum over devices
+  # Optimizer and schedule.
+  c.batch_size = 8  # global: summed over devices
   c.accumulate_steps = 1
-  c.total_steps = 0  # 0: as many as `epochs` takes
+  c.total_steps = 0  # 0: from `epochs`
   c.epochs = 30.0
   c.optimizer = ConfigDict()
   c.optimizer.name = 'adamw'
   c.optimizer.learning_rate = 1e-3
   c.optimizer.weight_decay = 1e-2
   c.optimizer.decay_mask = '.*/kernel$'  # regex of decayed parameter paths
-  c.optimizer.encoder_multiplier = 1.0  # on the rate below 'encoder/'
-  c.optimizer.head_multiplier = 1.0  # below 'head/'
-  c.optimizer.auxiliary_multiplier = 1.0  # below 'auxiliary/'
-  c.optimizer.bias_multiplier = 1.0  # on biases besides, BatchNorm's excepted
+  # Factors of the learning rate; `bias_multiplier` applies to biases on top of
+  # the others, but not to those of BatchNorm.
+  c.optimizer.encoder_multiplier = 1.0
+  c.optimizer.head_multiplier = 1.0
+  c.optimizer.auxiliary_multiplier = 1.0
+  c.optimizer.bias_multiplier = 1.0
   c.optimizer.clip_norm = 0.0  # 0: no clipping
   c.optimizer.sgd = ConfigDict({'momentum': 0.9, 'nesterov': False})
   c.optimizer.adam = ConfigDict({'b1': 0.9, 'b2': 0.999, 'epsilon': 1e-8})
@@ -206,15 +214,15 @@ def default_config() -> ConfigDict:
   c.schedule = ConfigDict()
   c.schedule.name = 'poly'
   c.schedule.warmup_steps = 100
-  c.schedule.warmup_epochs = 0.0  # in place of `warmup_steps`, for `epochs`
+  c.schedule.warmup_epochs = 0.0  # instead of `warmup_steps`, with `epochs`
   c.schedule.warmup = 'linear'  # or 'constant'
-  c.schedule.warmup_start = 0.0  # factor; 0: (t + 1) / steps of the warm-up
-  c.schedule.warmup_first = False  # True: the schedule begins after it
+  c.schedule.warmup_start = 0.0  # first factor; 0: (t + 1) / warmup_steps
+  c.schedule.warmup_first = False  # True: the schedule starts after warm-up
   c.schedule.poly = ConfigDict({'power': 0.9, 'end': 0.0})
   c.schedule.cosine = ConfigDict({'end': 0.0})
   c.schedule.step = ConfigDict({'milestones': (0.6, 0.8), 'gamma': 0.1})
   c.schedule.one_cycle = ConfigDict({'rise': 0.3, 'start': 0.04, 'end': 4e-6})
-  # `factor` after `patience` evaluations without a better `metric`.
+  # Multiply by `factor` after `patience` evaluations without a better `metric`.
   c.schedule.plateau = ConfigDict(
     {
       'metric': 'miou',
@@ -224,10 +232,10 @@ def default_config() -> ConfigDict:
       'end': 1e-6,  # the lowest rate
     }
   )
-  c.ema_decay = 0.0  # 0: no average of the weights
-  # Ends a run before `total_steps`: after `patience` evaluations without a
-  # better `metric` (0: never), or at the first report after so many minutes of
-  # training and evaluation, restarts added up (0: none). Schedules do not know.
+  c.ema_decay = 0.0  # exponential moving average of the weights; 0: none
+  # Early stopping: after `patience` evaluations without a better `metric` (0:
+  # never), or at the first log step after `max_minutes` of training and
+  # evaluation, summed over restarts (0: no limit). Schedules ignore both.
   c.early_stopping = ConfigDict(
     {'metric': 'miou', 'patience': 0, 'min_delta': 0.0}
   )
@@ -237,33 +245,35 @@ def default_config() -> ConfigDict:
   c.eval = ConfigDict()
   c.eval.every_epochs = 10.0
   c.eval.batch_size = 4
-  c.eval.output_stride = 0  # of the weights that were trained at another; 0: no
-  # 'slide': by windows. 'static': resized to `static_size`, and back again.
+  c.eval.output_stride = 0  # evaluate at another output stride; 0: the model's
+  # 'whole' images, 'slide' (sliding window), or 'static' (resized to
+  # `static_size`, the output resized back).
   c.eval.mode = 'whole'
-  c.eval.window = (257, 257)  # of 'slide' (H, W)
-  c.eval.stride = (171, 171)  # between windows; a third of each overlaps
-  # Images are first resized to fit into (long, short); (): they are not.
-  # mmsegmentation: (2048, 512) on ADE20K and VOC, in its one-view test alone.
+  c.eval.window = (257, 257)  # (H, W) of a sliding window
+  c.eval.stride = (171, 171)  # between windows, which overlap by a third
+  # Images are first resized to fit into (long, short); (): no resize.
+  # mmsegmentation uses (2048, 512) on ADE20K and VOC for single-scale tests.
   c.eval.fit = ()
-  # True: scores are of labels resized along, as torchvision and the STM32 model
-  # zoo have them; False: of every pixel of the data set.
+  # True: labels are resized with the images, and metrics computed at that size
+  # (torchvision, STM32 model zoo). False: at the size of the data set.
   c.eval.resize_labels = False
-  # True: the cross entropy too, of sigmoids where `loss.terms` has that, and
-  # without weights; logits leave the device for it.
+  # True: also the unweighted cross entropy (of sigmoids where `loss.terms` has
+  # them), which copies logits from the device.
   c.eval.loss = False
   c.eval.scales = (1.0,)
   c.eval.flip = False
-  c.eval.boundary_share = 0.02  # of the diagonal, for boundary IoU
-  # Whole images are padded to a multiple of this, plus the offset: 1 keeps the
-  # grids of 'symmetric' padding and aligned corners aligned.
+  c.eval.boundary_share = 0.02  # width of boundary IoU, of the diagonal
+  # Whole images are padded to a multiple of `pad_multiple`, plus `pad_offset`:
+  # an offset of 1 keeps the grids of 'symmetric' padding and of aligned corners
+  # aligned.
   c.eval.pad_multiple = 32
   c.eval.pad_offset = 0
-  # The size of an exported file (H, W); a static-size evaluation resizes.
+  # (H, W) of an exported file and of evaluation in mode 'static'.
   c.eval.static_size = (257, 257)
 
-  # Records.
+  # Logs, profiles and checkpoints.
   c.log_every_steps = 20
-  # '100:110' records where the time of steps 100 to 109 goes, for TensorBoard.
+  # '100:110' profiles steps 100 to 109 for TensorBoard.
   c.profile_steps = ''
   c.checkpoint = ConfigDict()
   c.checkpoint.every_steps = 500
@@ -273,10 +283,10 @@ def default_config() -> ConfigDict:
 
 
 def finalize_config(c: ConfigDict) -> ConfigDict:
-  """Returns the config, whole and locked.
+  """Fills in the fields of encoder and heads, and locks the config.
 
   Raises:
-    ValueError: an encoder or a head has a field that its class has not.
+    ValueError: an encoder or a head is given a field that its class lacks.
   """
   registry.fill_defaults(c.model)
   return c.lock()
@@ -285,21 +295,21 @@ def finalize_config(c: ConfigDict) -> ConfigDict:
 def parse_variant(
   c: ConfigDict, variant: str, **choices: Iterable[str]
 ) -> dict[str, str]:
-  """Reads a variant: tokens with commas between, at most one of each choice.
+  """Parses a variant: comma-separated tokens, at most one of each choice.
 
-  They are added to the config's name, in the order of the choices. A choice's
-  first token holds where the variant has none of it, and adds no word.
+  Tokens are appended to the config's name, in the order of the choices. The
+  first token of a choice is its default and is not appended.
 
   Args:
     c: the config, named after its page.
-    variant: such as 'r101,80k'; '' is the page's default.
-    **choices: tokens of each choice; '' is the choice of nothing.
+    variant: such as 'r101,80k'; '': all defaults.
+    **choices: tokens of each choice; '' is the choice of none.
 
   Returns:
     The token of each choice.
 
   Raises:
-    ValueError: a token is unknown, or two are of one choice.
+    ValueError: a token is unknown, or two belong to one choice.
   """
   options = {name: tuple(tokens) for name, tokens in choices.items()}
   owner = {token: name for name, all_ in options.items() for token in all_}
@@ -320,26 +330,25 @@ def parse_variant(
   return chosen
 
 
-# The choice of how evaluation looks at an image; see
-# `set_test_time_augmentation`.
+# Tokens of test-time augmentation.
 TTA_VARIANTS = ('', 'flip', 'ms')
-# Of mmsegmentation and TF DeepLab.
+# Scales of mmsegmentation and TF DeepLab.
 TTA_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 def set_test_time_augmentation(
   c: ConfigDict, chosen: str, scales: tuple[float, ...] = TTA_SCALES
 ) -> None:
-  """Sets the views that evaluation averages: the protocols of the tables.
+  """Sets the views that evaluation averages, as in the published tables.
 
-  A run in one view is evaluated in several by
+  A trained run is evaluated with several views by
   `--mode=evaluate --workdir=RUN --config=PAGE:VARIANT,ms`.
 
   Args:
-    c: the config, whose `eval.fit` is that of one view.
-    chosen: one of `TTA_VARIANTS`: '' looks once; 'flip' at the mirrored image
-      too; 'ms' at both, at each scale of the image's own size.
-    scales: of 'ms'.
+    c: the config; its `eval.fit` applies to single-scale evaluation only.
+    chosen: one of `TTA_VARIANTS`: '' is one view; 'flip' adds the mirrored
+      image; 'ms' evaluates both at each scale of the image's own size.
+    scales: the scales of 'ms'.
   """
   if chosen:
     c.eval.flip = True
@@ -353,12 +362,12 @@ def set_sizes(
   crop: tuple[int, int],
   export: tuple[int, int] | None = None,
 ) -> None:
-  """Sets (H, W) of the crops, of an export and of a sliding evaluation.
+  """Sets (H, W) of crops, of sliding windows and of the exported file.
 
   Args:
     c: the config.
-    crop: size of crops and windows, a third of which overlaps the next one.
-    export: size of an exported file; None for that of the crop.
+    crop: (H, W) of crops and windows; windows overlap by a third.
+    export: (H, W) of the exported file; None for that of the crop.
   """
   c.data.augment.random_crop.size = crop
   c.eval.window = crop
@@ -369,14 +378,14 @@ def set_sizes(
 def shrink_to_smoke_test(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   """Shrinks a config to a run of seconds: a tiny encoder, small crops, 6 steps.
 
-  It runs on `shapes` unless its own data is there.
+  It trains on `shapes` where the data set of the page is absent.
 
   Args:
     c: the config.
-    encoder: name of the family's tiny encoder.
-    **head: fields of the head to replace, its channels for instance.
+    encoder: name of the tiny encoder of the family.
+    **head: fields of the head to replace, such as its channels.
   """
-  # It starts from nothing, and so cannot be a stage that goes on.
+  # It starts from random weights, so it cannot fine-tune a run (QAT).
   c.init_from = c.init_skip = ''
   c.quantization.name = 'none'
   c.data.fallback = 'shapes'
@@ -398,6 +407,6 @@ def shrink_to_smoke_test(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   c.eval.batch_size = 16
   c.log_every_steps = 2
   c.checkpoint.every_steps = 2
-  # Real convolutions compile in half the time, and six steps do not care.
+  # 'conv' compiles in half the time; speed does not matter for six steps.
   c.model.depthwise = 'conv'
   c.model.pointwise = 'conv'

@@ -31,7 +31,7 @@ SIZES = {'size320': (320, 320), 'size640': (640, 640), 'size1024': (1024, 1024)}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'folder_deeplabv3plus'
   chosen = common.parse_variant(
@@ -39,7 +39,7 @@ def get_config(variant: str = '') -> ConfigDict:
   )
 
   # Data.
-  folder.set_folder_data(c)
+  folder.set_data(c)
   common.set_sizes(c, SIZES[chosen['size']])
 
   # Model.
@@ -47,7 +47,7 @@ def get_config(variant: str = '') -> ConfigDict:
   c.model.encoder = ConfigDict({'name': encoder})
   c.model.head = ConfigDict({'name': 'deeplabv3plus', 'rates': (6, 12, 18)})
 
-  # Loss: mIoU counts classes, and some have few pixels.
+  # mIoU averages over classes, and some have few pixels.
   c.loss.balance = 0.5
 
   if chosen['run'] == 'imagenet':

@@ -20,7 +20,7 @@ from configs.recipes import mmseg
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'isaid_resnet'
   chosen = common.parse_variant(
@@ -37,7 +37,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model.
   mmseg.set_model(c, chosen['encoder'])
 
-  # Optimiser, schedule and evaluation.
+  # Optimizer, schedule and evaluation.
   mmseg.set_training(
     c,
     crop=(896, 896),

@@ -24,7 +24,7 @@ STEPS = {'40k': 40_000, '80k': 80_000}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'pascal_context_resnet'
   chosen = common.parse_variant(
@@ -42,7 +42,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model.
   mmseg.set_model(c, 'r101')
 
-  # Optimiser, schedule and evaluation.
+  # Optimizer, schedule and evaluation.
   mmseg.set_training(
     c,
     crop=(480, 480),

@@ -22,7 +22,7 @@ from configs.recipes import stm32
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'person_mnv2'
   chosen = common.parse_variant(
@@ -35,8 +35,9 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'coco_voc_person'
 
-  # Model, optimiser, schedule and evaluation.
-  stm32.set_model_and_training(c, chosen['size'], separable=True)
+  # Model, optimizer, schedule and evaluation.
+  stm32.set_model(c, chosen['size'], separable=True)
+  stm32.set_training(c, chosen['size'])
   c.loss.terms = ('sigmoid_cross_entropy',)
 
   if chosen['run'] == 'smoke':

@@ -29,8 +29,9 @@ def get_config(variant: str = '') -> ConfigDict:
   c.data.name = 'oxford_iiit_pet'
   c.data.eval_split = 'test'
 
-  # Model and loss.
+  # Model and training.
   folder.set_model(c)
+  folder.set_training(c)
   if run != 'scratch':
     folder.init_from_imagenet(c)
   c.epochs = 3.0

@@ -29,7 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
     {
       'name': 'mobilenet_v2',
       'alpha': 0.5,
-      # One block a stage: from scratch, depth is what takes long to train.
+      # One block per stage: from random weights, depth is slow to train.
       'repeats': (1, 1, 1, 1, 1, 1, 1),
       'padding': 'same',
       'bn_decay': 0.9,
@@ -45,7 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     }
   )
 
-  # Optimiser and schedule.
+  # Optimizer and schedule.
   c.epochs = 20.0
   c.optimizer.learning_rate = 1e-2
 

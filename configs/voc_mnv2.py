@@ -28,7 +28,7 @@ from configs.recipes import slim
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'voc_mnv2'
   chosen = common.parse_variant(
@@ -41,36 +41,20 @@ def get_config(variant: str = '') -> ConfigDict:
     run=('', 'smoke'),
   )
 
-  # Data, optimiser, schedule and evaluation.
-  slim.set_voc_training(c)
+  os8 = chosen['output_stride'] == 'os8'
+
+  # Data.
+  c.data.name = 'voc'
+  c.data.train_split = 'trainaug'
 
   # Model.
-  c.model.encoder = ConfigDict(
-    {
-      'name': 'mobilenet_v2',
-      'alpha': 1.0,
-      'bn_decay': 0.997,
-    }
-  )
-  c.model.head = ConfigDict(
-    {
-      'name': 'deeplabv3plus',
-      'rates': (6, 12, 18),
-      'bn_decay': 0.9997,
-      'align_corners': True,
-    }
-  )
-  if chosen['network']:
-    c.model.encoder = ConfigDict(slim.MNV2_ENCODER)
-    c.model.head = ConfigDict(slim.MOBILE_HEAD)
-  if chosen['network'] == 'dm05':
-    c.model.encoder.alpha = 0.5
-    c.model.encoder.rounding = 'slim'
-  if chosen['output_stride'] == 'os8':
-    c.model.output_stride = 8
-    c.model.head.rates = tuple(2 * rate for rate in c.model.head.rates)
-    c.eval.static_size = (512, 512)
+  network = {'': 'mnv2_decoder', 'mobile': 'mnv2', 'dm05': 'dm05'}
+  slim.set_model(c, network[chosen['network']], output_stride=8 if os8 else 16)
 
+  # Training and evaluation.
+  slim.set_training(
+    c, steps=30_000, crop=(513, 513), export=(512, 512) if os8 else None
+  )
   if chosen['stage'] == 'qat':
     c.optimizer.learning_rate = 3e-5
     c.total_steps = 3000

@@ -19,7 +19,7 @@ from configs.recipes import stm32
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'voc_mnv2_cut'
   chosen = common.parse_variant(
@@ -29,10 +29,9 @@ def get_config(variant: str = '') -> ConfigDict:
   # Data.
   c.data.name = 'coco_voc21'
 
-  # Model, optimiser, schedule and evaluation.
-  stm32.set_model_and_training(
-    c, 'size512', separable=chosen['pyramid'] == 'v2'
-  )
+  # Model, training and evaluation.
+  stm32.set_model(c, 'size512', separable=chosen['pyramid'] == 'v2')
+  stm32.set_training(c, 'size512')
 
   if chosen['run'] == 'smoke':
     common.shrink_to_smoke_test(c, encoder='mobilenet_v2_tiny', channels=16)

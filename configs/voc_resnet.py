@@ -22,7 +22,7 @@ STEPS = {'20k': 20_000, '40k': 40_000}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'voc_resnet'
   chosen = common.parse_variant(
@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model.
   mmseg.set_model(c, chosen['encoder'])
 
-  # Optimiser, schedule and evaluation.
+  # Optimizer, schedule and evaluation.
   mmseg.set_training(
     c,
     crop=(512, 512),
@@ -49,7 +49,7 @@ def get_config(variant: str = '') -> ConfigDict:
     steps=STEPS[chosen['steps']],
     fit_size=(2048, 512),
   )
-  # This page of the original alone pads images, before they are normalised.
+  # This page of the original alone pads images, before normalization.
   c.data.augment.fill = (0.0, 0.0, 0.0)
   common.set_test_time_augmentation(c, chosen['views'])
 

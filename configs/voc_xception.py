@@ -21,7 +21,7 @@ from configs.recipes import slim
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  """Returns the config; `variant` is of the tokens above."""
+  """Returns the config; `variant` lists tokens of the page header."""
   c = common.default_config()
   c.name = 'voc_xception'
   chosen = common.parse_variant(
@@ -32,23 +32,19 @@ def get_config(variant: str = '') -> ConfigDict:
     run=('', 'smoke'),
   )
 
-  # Data, optimiser, schedule and evaluation.
-  slim.set_voc_training(c)
+  os8 = chosen['output_stride'] == 'os8'
+
+  # Data.
+  c.data.name = 'voc'
+  c.data.train_split = 'trainaug'
 
   # Model.
-  c.model.encoder = ConfigDict({'name': 'xception_65', 'bn_decay': 0.9997})
-  c.model.head = ConfigDict(
-    {
-      'name': 'deeplabv3plus',
-      'rates': (6, 12, 18),
-      'bn_decay': 0.9997,
-      'align_corners': True,
-    }
+  slim.set_model(c, 'xception65', output_stride=8 if os8 else 16)
+
+  # Training and evaluation.
+  slim.set_training(
+    c, steps=30_000, crop=(513, 513), export=(512, 512) if os8 else None
   )
-  if chosen['output_stride'] == 'os8':
-    c.model.output_stride = 8
-    c.model.head.rates = (12, 24, 36)
-    c.eval.static_size = (512, 512)
   common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':

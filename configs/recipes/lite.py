@@ -1,17 +1,20 @@
 """Texas Instruments' lite networks (edgeai-torchvision) and their training.
 
-MobileNetV2 with ReLU (the 1.4 times wider one with ReLU6) or RegNetX, and
-decoders whose 3x3 layers are depthwise, or of the encoder's group width. Pixels
-are normalised as (x - 128) / 64. MobileNetV2 is trained by Adam with a rate
-that falls to a quarter twice, RegNetX by SGD with a cosine. Images are resized
-to the network's size, whatever their ratio, for training as for evaluation.
+The encoder is MobileNetV2 with ReLU (the one of width 1.4 has ReLU6) or
+RegNetX. The 3x3 layers of the decoders are depthwise, or grouped with the
+encoder's group width. Pixels are normalized as (x - 128) / 64. MobileNetV2 is
+trained with Adam and a step schedule, RegNetX with SGD and a cosine schedule.
+Training and evaluation resize images to the size of the network without keeping
+their aspect ratio.
 
-The rate falls at two and four fifths of a run, as at epochs 100 and 200 of 250.
-Nothing starts from ImageNet's weights here: those that the original had are not
-at a public address, and other ones expect other pixel values.
+The step schedule multiplies the rate by 1/4 at 2/5 and 4/5 of the run (epochs
+100 and 200 of 250 in the original). Networks start from random weights: the
+ImageNet weights of the original have no public address, and other ImageNet
+weights expect other pixel values.
 
-The original brings a table of class weights for each data set; here they are
-ENet's rule of the training pixels, which such tables come from.
+The original ships a table of class weights for each data set. Here the weights
+are computed from the training labels by the rule of ENet (arXiv:1606.02147),
+from which such tables come.
 """
 
 from typing import Any
@@ -26,7 +29,7 @@ _MNV2 = {'name': 'mobilenet_v2', 'activation': 'relu', **_BN}
 
 
 class NetworkSpec(NamedTuple):
-  """One network: `encoder` and `head` of `config.model`, and output stride."""
+  """Fields of `config.model`: `encoder`, `head` and `output_stride`."""
 
   encoder: dict[str, Any]
   head: dict[str, Any]
@@ -56,19 +59,31 @@ NETWORKS = {
 }
 
 
-def set_model_and_training(
-  c: ConfigDict, network: str, *, size: tuple[int, int], batch_size: int
-) -> None:
-  """Sets model, normalisation, augmentation, optimiser and schedule.
+def set_model(c: ConfigDict, network: str) -> None:
+  """Sets the encoder, the head and the normalization of their input.
 
   Args:
     c: the config.
-    network: one of `NETWORKS`.
-    size: (H, W) of crops and of the exported file.
-    batch_size: images a step.
+    network: a key of `NETWORKS`.
   """
   c.data.mean = (128.0, 128.0, 128.0)
   c.data.std = (64.0, 64.0, 64.0)
+  c.model.encoder = ConfigDict(NETWORKS[network].encoder)
+  c.model.head = ConfigDict(NETWORKS[network].head)
+  c.model.output_stride = NETWORKS[network].output_stride
+
+
+def set_training(
+  c: ConfigDict, network: str, *, size: tuple[int, int], batch_size: int
+) -> None:
+  """Sets augmentation, loss, optimizer, schedule and evaluation.
+
+  Args:
+    c: the config.
+    network: a key of `NETWORKS`; RegNetX trains with SGD, the others with Adam.
+    size: (H, W) of training images and of the exported file.
+    batch_size: images per step.
+  """
   c.data.augment.ops = (
     *('random_rotate', 'stretch', 'random_stretch', 'random_crop'),
     'random_flip',
@@ -79,10 +94,7 @@ def set_model_and_training(
   c.data.augment.stretch.size = size
   c.data.augment.shrink = 'bilinear'
   c.data.augment.nearest = 'corner'
-  c.model.encoder = ConfigDict(NETWORKS[network].encoder)
-  c.model.head = ConfigDict(NETWORKS[network].head)
-  c.model.output_stride = NETWORKS[network].output_stride
-  # Class weights hold in a fifth of the steps.
+  # Class weights apply in a fifth of the steps.
   c.loss.normalizer = 'all'
   c.loss.balance = 1.0
   c.loss.balance_rule = 'log'

@@ -1,14 +1,13 @@
 """mmsegmentation's DeepLabV3+ with ResNets (`DepthwiseSeparableASPPHead`).
 
-The network: a ResNet with three 3x3 layers for a stem (`v1c`; torchvision's
-stem in the encoders whose token ends in b), a separable pyramid whose
-projection is 3x3, and an FCN on stage 3 as a second loss. The training: SGD
-from 0.01 by a polynomial rate to 1e-4, weight decay 5e-4 on everything, and a
-loss that is averaged over ignored pixels too.
+The network is a ResNet whose stem has three 3x3 layers (`v1c`; torchvision's
+stem in the encoders whose token ends in b), a separable ASPP whose projection
+is 3x3, and an auxiliary FCN head on stage 3. Training is SGD from 0.01 with a
+polynomial schedule to 1e-4, weight decay 5e-4 on all parameters, and a loss
+averaged over all pixels, ignored ones included.
 
-Whole images are evaluated at their own sizes, and the network is compiled for
-each of these: --config.eval.pad_multiple=32 fills images up, so that sizes
-repeat.
+Whole images are evaluated at their own sizes, and the network is compiled once
+per size: --config.eval.pad_multiple=32 pads images so that fewer sizes occur.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +22,7 @@ ENCODERS = {
   'r50b': {'name': 'resnet_50', 'stem': 'v1'},
   'r101b': {'name': 'resnet_101', 'stem': 'v1'},
 }
-# ImageNet's weights, with the stem that each has.
+# ImageNet weights with the stem of each encoder.
 IMAGENET_WEIGHTS = {
   'r18': 'mmseg:resnet18_v1c',
   'r50': 'mmseg:resnet50_v1c',
@@ -41,23 +40,23 @@ def set_model(
   multi_grid: bool = False,
   align_corners: bool = False,
 ) -> None:
-  """Sets the model, and the weights that its encoder starts from.
+  """Sets the encoder, the heads and ImageNet weights to start from.
 
   Args:
     c: the config.
-    encoder: one of `ENCODERS`.
-    multi_grid: output stride 16 and rates 1, 2, 4 in the last stage, instead of
-      output stride 8; the loss is then of the hardest pixels.
-    align_corners: of every resize.
+    encoder: a key of `ENCODERS`.
+    multi_grid: True for output stride 16 with rates 1, 2, 4 in the last stage
+      and online hard example mining; False for output stride 8.
+    align_corners: whether resizes align corners.
 
   Raises:
-    ValueError: rates for three units, and an encoder that has two.
+    ValueError: `multi_grid` (three units) for an encoder with two units.
   """
   small = encoder.startswith('r18')
   if small and multi_grid:
     raise ValueError(
-      f'variant mg124 has rates for three units, and the last stage of '
-      f'{encoder} has two: choose r50 or r101'
+      f'variant mg124 has rates for three units, but the last stage of '
+      f'{encoder} has two; choose r50 or r101'
     )
   c.init_from = IMAGENET_WEIGHTS[encoder]
   c.model.encoder = ConfigDict(ENCODERS[encoder])
@@ -68,7 +67,7 @@ def set_model(
     c.model.encoder.multi_grid_mode = 'replace'
     c.model.multi_grid = (1, 2, 4)
     c.model.output_stride = 16
-    # The 100,000 pixels an image that are hardest.
+    # OHEM of the 100,000 hardest pixels per image.
     c.loss.terms = ('ohem',)
     c.loss.auxiliary_terms = ('cross_entropy',)
   channels = 128 if small else 512
@@ -109,17 +108,16 @@ def set_training(
   fit_size: tuple[int, int],
   eval_fit_size: tuple[int, int] | None = None,
 ) -> None:
-  """Sets augmentation, loss, optimiser, schedule and the sizes of evaluation.
+  """Sets augmentation, loss, optimizer, schedule and evaluation.
 
   Args:
     c: the config.
     crop: (H, W).
-    batch_size: images a step.
+    batch_size: images per step.
     steps: length of the run.
-    fit_size: (long, short) that images are fitted into before the random
-      factor.
-    eval_fit_size: the same in the test of one view, which several scales have
-      not (`common.set_test_time_augmentation`); None for that of training.
+    fit_size: (long, short) that images are resized to fit into, before the
+      random factor.
+    eval_fit_size: the same for single-scale evaluation; None for `fit_size`.
   """
   c.data.augment.ops = (
     *('random_fit', 'random_crop', 'random_flip', 'photometric', 'pad'),

@@ -1,19 +1,20 @@
 """STMicroelectronics' DeepLabV3 for microcontrollers, and its training.
 
-MobileNetV2 of alpha 0.5, cut at output stride 16 and without atrous layers,
-and a pyramid whose rates are 1, 2 and 3 times a fifth of the map's rows; they
-are written down for each size, because a network that follows the height is
-another one on a whole image. Adam from 1e-3, batches of 32, at most 400 epochs:
-the rate is halved where the validation loss has not fallen for 20 epochs, and
-the run ends after 80. Scores are taken at the network's size; `image_iou` is
-the original's "average IoU".
+The encoder is MobileNetV2 with alpha 0.5, cut at output stride 16 and without
+atrous layers. The rates of the pyramid are 1, 2 and 3 times a fifth of the rows
+of its input map; they are fixed for each size here, because rates that followed
+the height would give another network on a whole image. Training is Adam from
+1e-3 with batches of 32 for at most 400 epochs: the learning rate is halved when
+the validation loss has not fallen for 20 epochs, and the run ends when it has
+not fallen for 80. Metrics are computed at the size of the network; `image_iou`
+is the original's "average IoU".
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# Height and width, and the rates of the pyramid there.
+# Height and width in pixels, and the rates of the pyramid.
 SIZES = {
   'size256': (256, (3, 6, 9)),
   'size320': (320, (4, 8, 12)),
@@ -23,13 +24,13 @@ SIZES = {
 
 
 def set_model(c: ConfigDict, size: str, *, separable: bool) -> None:
-  """Sets model, first weights and their normalisation.
+  """Sets the model, its initial weights and the normalization of its input.
 
   Args:
     c: the config.
-    size: one of `SIZES`.
-    separable: ASPPv2, whose atrous branches are depthwise-separable, instead of
-      ASPPv1.
+    size: a key of `SIZES`.
+    separable: True for ASPPv2, whose atrous branches are depthwise separable;
+      False for ASPPv1.
   """
   _, rates = SIZES[size]
   c.data.mean = (127.5, 127.5, 127.5)
@@ -55,21 +56,17 @@ def set_model(c: ConfigDict, size: str, *, separable: bool) -> None:
     }
   )
   c.init_from = 'keras:mobilenet_v2_0.5'
-  # What comes after the cut.
+  # Layers after the cut.
   c.init_skip = r'block_13_(depthwise|project).*|block_1[456]_.*|Conv_1.*'
 
 
-def set_model_and_training(
-  c: ConfigDict, size: str, *, separable: bool
-) -> None:
-  """Sets model, normalisation, augmentation, optimiser and schedule.
+def set_training(c: ConfigDict, size: str) -> None:
+  """Sets augmentation, optimizer, schedule and evaluation.
 
   Args:
     c: the config.
-    size: as of `set_model`.
-    separable: as of `set_model`.
+    size: a key of `SIZES`.
   """
-  set_model(c, size, separable=separable)
   pixels, _ = SIZES[size]
   window = ('random_window',) if pixels <= 320 else ()
   c.data.augment.ops = (

@@ -1,11 +1,12 @@
 """torchvision's segmentation networks and their training.
 
-The encoders with output stride 8 (ResNet-50) or 16 (MobileNetV3-Large), and
-the heads `LRASPP`, `DeepLabHead` and `FCNHead`; SGD with a polynomial rate, 30
-epochs of batches of 32, crops of 480 of images whose shorter side is 260 to
-1040; the auxiliary head learns ten times as fast. Tests resize the shorter side
-to 520. A crop is black beyond its image; in tests images are filled up to
-multiples of 32, so that sizes repeat.
+Encoders have output stride 8 (ResNet-50) or 16 (MobileNetV3-Large); heads are
+`LRASPP`, `DeepLabHead` and `FCNHead`. Training is SGD with a polynomial
+schedule, 30 epochs of batches of 32, on crops of 480x480 of images whose
+shorter side is resized to 260 to 1040 pixels; the auxiliary head learns ten
+times as fast. Evaluation resizes the shorter side to 520. Crops are padded with
+black; in evaluation images are padded to multiples of 32, so that few distinct
+sizes have to be compiled.
 """
 
 from typing import Any
@@ -33,8 +34,7 @@ IMAGENET_WEIGHTS = {
   'mobilenet_v3_large': 'torchvision:mobilenet_v3_large',
 }
 
-# `encoder`, `head` and `output_stride` of `config.model`, and the tapped stage
-# and channels of the auxiliary head.
+# Fields of `config.model`, and (stage, channels) of the auxiliary head.
 NETWORKS: dict[str, dict[str, Any]] = {
   'fcn_r50': {
     'encoder': _R50,
@@ -63,16 +63,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def set_model_and_training(
-  c: ConfigDict, network: str, *, crop: tuple[int, int], size: tuple[int, int]
-) -> None:
-  """Sets model, augmentation, optimiser and schedule.
+def set_model(c: ConfigDict, network: str) -> None:
+  """Sets the encoder, the heads and ImageNet weights to start from.
 
   Args:
     c: the config.
-    network: one of `NETWORKS`.
-    crop: (H, W) of training.
-    size: (H, W) of the exported file.
+    network: a key of `NETWORKS`.
   """
   chosen = NETWORKS[network]
   c.init_from = IMAGENET_WEIGHTS[chosen['encoder']['name']]
@@ -84,6 +80,20 @@ def set_model_and_training(
     c.model.auxiliary = ConfigDict(
       {'name': 'fcn', 'stage': stage, 'channels': channels, 'dropout': 0.1}
     )
+
+
+def set_training(
+  c: ConfigDict, network: str, *, crop: tuple[int, int], export: tuple[int, int]
+) -> None:
+  """Sets augmentation, optimizer, schedule and evaluation.
+
+  Args:
+    c: the config.
+    network: a key of `NETWORKS`; MobileNetV3 has half the learning rate.
+    crop: (H, W) of training.
+    export: (H, W) of the exported file.
+  """
+  if NETWORKS[network]['auxiliary']:
     c.loss.auxiliary_weight = 0.5
     c.optimizer.auxiliary_multiplier = 10.0
   c.data.augment.ops = (*('random_short_side', 'random_crop', 'random_flip'),)
@@ -98,7 +108,7 @@ def set_model_and_training(
     c.optimizer.weight_decay = 1e-6
   c.optimizer.decay_mask = '.*'
   c.schedule.warmup_steps = 0
-  common.set_sizes(c, crop, export=size)
+  common.set_sizes(c, crop, export)
   c.eval.fit = (65536, 520)  # the shorter side, however long the other is
   c.eval.resize_labels = True
   c.checkpoint.every_steps = 1000

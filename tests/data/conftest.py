@@ -42,7 +42,7 @@ def config(tmp_path):
   """The defaults, reading `root` as a folder of 3 classes."""
   c = common.default_config()
   c.batch_size = 4
-  folder.set_folder_data(c)
+  folder.set_data(c)
   c.data.root = str(tmp_path / 'raw')
   c.data.data_dir = str(tmp_path / 'prepared')
   c.data.num_classes = 3
