@@ -34,7 +34,7 @@ from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
 from deeplab.data import resize
-from deeplab.inference import litert
+from deeplab.inference import file_predictor
 from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
@@ -94,7 +94,7 @@ def _resize_example(
 
   Args:
     example: with 'image' and 'label'.
-    size: (H, W); None fits the image into `frame` (see `inference.view_size`).
+    size: (H, W); None fits the image into `frame` (see `views.view_size`).
     frame: (long, short), or ().
   """
   image = example['image']
@@ -140,7 +140,7 @@ def evaluate_predictor(
       image or holds a value that is no class, or the protocol asks what the
       predictor cannot do.
   """
-  predictor = views.apply_static_mode(predictor, protocol)
+  predictor = views.apply_mode(predictor, protocol)
   views.check_eval_config(predictor, protocol)
   if protocol.resize_labels:
     size, frame = predictor.input_size, protocol.fit
@@ -157,7 +157,7 @@ def evaluate_predictor(
   count = 0
   numbered = (dict(x, number=i) for i, x in enumerate(examples))
   batches = _group_by_padded_size(numbered, predictor, protocol)
-  for batch in views.track_progress(batches, total, 'evaluate', size=len):
+  for batch in system.track_progress(batches, total, 'evaluate', size=len):
     pictures = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if protocol.loss:
@@ -332,7 +332,9 @@ def _protocol_suffix(config: ConfigDict, run: ConfigDict) -> str:
 
 
 def _check_same_step(
-  file: litert.TFLitePredictor, loaded: workdir_lib.TrainedModel, workdir: str
+  file: file_predictor.FilePredictor,
+  loaded: workdir_lib.TrainedModel,
+  workdir: str,
 ) -> None:
   """Refuses to compare a file with a checkpoint of another step."""
   step = (file.card.get('source') or {}).get('step')

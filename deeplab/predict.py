@@ -38,6 +38,7 @@ from PIL import ImageOps
 
 from deeplab import cli
 from deeplab import evaluate
+from deeplab import system
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
 from deeplab.data import image_format
@@ -154,7 +155,7 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
 
   def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     outputs = [predictor(image[None])[0] for image in images]
-    if predictor.output == 'ids':
+    if predictor.output == 'argmax':
       return outputs
     return [predictors.argmax(x) for x in outputs]
 
@@ -233,7 +234,7 @@ def predict_files(
   names = find_images(pathlib.Path(images), output)
   every = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
-  tracked = views.track_progress(names.items(), len(names), 'predict')
+  tracked = system.track_progress(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
     try:
       image = read_image(path, segmenter.image_spec)

@@ -1,27 +1,27 @@
-"""Numbers and Markdown tables in text."""
+"""Numbers, plurals and Markdown tables as text."""
 
 from collections.abc import Sequence
 
 
 def plural(number: int, noun: str, plural_noun: str = '') -> str:
-  """Returns '1 image', '2 images'."""
+  """Returns a number with its noun: '1 image', '2 images'."""
   return f'{number} {noun if number == 1 else plural_noun or f"{noun}s"}'
 
 
 def format_number(value: float | int | None, format_spec: str = ',') -> str:
-  """Returns a number in a format, '' for None."""
+  """Formats a number, thousands separated by default; None becomes ''."""
   return '' if value is None else format(value, format_spec)
 
 
 def format_table(
   header: Sequence[str], rows: Sequence[Sequence[str]], right_align: bool = True
 ) -> list[str]:
-  """Returns the lines of a table.
+  """Returns the lines of a Markdown table with padded cells.
 
   Args:
-    header: a word or two a column.
-    rows: the cells.
-    right_align: all columns but the first are numbers, and stand to the right.
+    header: one title per column.
+    rows: one sequence of cells per row.
+    right_align: align all columns but the first to the right, for numbers.
   """
   cells = [list(header), *[list(row) for row in rows]]
   widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]

@@ -227,7 +227,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     config,
     info.num_classes,
     {},  # each scoring brings its own
-    output='ids',
+    output='argmax',
     output_stride=config.eval.output_stride,
   )
   record = metric_writer.MetricWriter(workdir, start) if host == 0 else None

@@ -24,7 +24,6 @@ from deeplab.data import resize
 from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import predictors
-from deeplab.inference import views
 from deeplab.models import profile
 from deeplab.quantization.ptq import calibration as calibrate
 from export import calibration
@@ -91,7 +90,7 @@ def _reference_predictor(
     config,
     source.dataset.info.num_classes,
     networks.add_input_normalization(config, source.variables),
-    request.predictor_output,
+    request.output,
   )
 
 
@@ -412,7 +411,7 @@ def _representative_dataset(
 ) -> Iterator[np.ndarray]:
   """Yields what TensorFlow's calibration runs."""
   yield from calibration.representative_dataset(
-    views.track_progress(images, len(images), 'calibrate'),
+    system.track_progress(images, len(images), 'calibrate'),
     request.input_size,
     request.normalization_in_graph,
     source.config.data.mean,

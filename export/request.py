@@ -69,11 +69,6 @@ class Request:
     return base_format(kind, self.formats)
 
   @property
-  def predictor_output(self) -> str:
-    """The output as predictors name it, of `predictors.OUTPUTS`."""
-    return 'ids' if self.output == 'argmax' else self.output
-
-  @property
   def needs_int8_output(self) -> bool:
     """Whether logits of 16 bits must become 8: devices ask for those."""
     return self.output == 'argmax' or self.output_type != 'float32'

@@ -400,7 +400,7 @@ def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
 
 def test_a_file_is_compared_at_its_size_in_its_form(monkeypatch, tmp_path):
   run = Run(monkeypatch)
-  for run.tflite.output in ('logits', 'ids'):
+  for run.tflite.output in ('logits', 'argmax'):
     results = evaluate.evaluate_workdir(str(tmp_path), tflite='x/int8.tflite')
     assert list(results) == ['checkpoint_16x16', 'int8']
     # The same function in both: only one protocol gives equal counts.

@@ -1,6 +1,5 @@
 """Counts and scores against hand-computed values and a naive boundary IoU."""
 
-import json
 import math
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from scipy import ndimage
 
 from deeplab import metrics
-from deeplab import system
 from tests import mmseg_module
 from tests import torchvision_module
 
@@ -274,9 +272,3 @@ def test_perfect_prediction_beside_ignored_pixels_scores_one():
   boundary = metrics.BoundaryIoU(2, 0.1)
   boundary.add(label, np.where(label == 255, 1, label))
   np.testing.assert_array_equal(boundary.counts[0], boundary.counts[1])
-
-
-def test_jsonable_is_strict_json():
-  value = {'a': np.float32('nan'), 'b': [1, np.int64(2)], 'c': np.eye(2)}
-  text = json.dumps(system.to_jsonable(value), allow_nan=False)
-  assert json.loads(text) == {'a': None, 'b': [1, 2], 'c': [[1, 0], [0, 1]]}

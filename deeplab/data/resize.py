@@ -1,4 +1,4 @@
-"""Resizing of images and label maps in NumPy."""
+"""Resizes images and label maps on the host, as models resize on devices."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,21 @@ import numpy as np
 
 
 def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes [H, W, C] to float32 [h, w, C], half-pixel centres, no filter."""
+  """Resizes an image bilinearly, with half-pixel centers, without antialiasing.
+
+  Args:
+    image: [H, W, C], integers or floats.
+    size: (h, w).
+
+  Returns:
+    float32 [h, w, C].
+  """
   image = np.asarray(image, np.float32)
   if image.shape[:2] == tuple(size):
     return image
   height, width = (int(n) for n in size)
   result = np.empty((height, width, image.shape[2]), np.float32)
-  for start in range(0, image.shape[2], 4):  # cv2 is made for few channels
+  for start in range(0, image.shape[2], 4):  # OpenCV takes up to 4 here
     part = np.ascontiguousarray(image[..., start : start + 4])
     part = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
     result[..., start : start + 4] = part.reshape(height, width, -1)
@@ -21,7 +29,7 @@ def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def resize_nearest(ids: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes integer ids [H, W] to [h, w] by the nearest pixel centre."""
+  """Resizes integer ids [H, W] to `size` (h, w) by the nearest pixel center."""
   if ids.shape == tuple(size):
     return ids
   return cv2.resize(

@@ -1,26 +1,33 @@
-"""Exported files of any format, as predictors."""
+"""Loads exported files of any format as predictors."""
 
 import os
 import pathlib
 
+from deeplab.inference import file_predictor
 from deeplab.inference import litert
 from deeplab.inference import onnx
 
-PREDICTOR_CLASSES: dict[str, type[litert.TFLitePredictor]] = {
+# The predictor of each file format. `tflm.TFLMPredictor` reads .tflite files
+# too, but is asked for by name: it is slow.
+PREDICTOR_CLASSES: dict[str, type[file_predictor.FilePredictor]] = {
   '.tflite': litert.TFLitePredictor,
   '.onnx': onnx.ONNXPredictor,
 }
 
 
-def load_predictor(path: str | os.PathLike) -> litert.TFLitePredictor:
-  """Returns the predictor of a file by its ending.
+def load_predictor(path: str | os.PathLike) -> file_predictor.FilePredictor:
+  """Loads an exported file with the runtime of its suffix.
+
+  Args:
+    path: NAME.tflite or NAME.onnx; NAME.json beside it is its model card.
 
   Raises:
-    ValueError: an unknown ending, and what the predictors raise.
+    ValueError: the suffix is unknown, the file is absent or damaged, or its
+      model card is absent or belongs to another file.
   """
-  ending = pathlib.Path(path).suffix
-  if ending not in PREDICTOR_CLASSES:
+  suffix = pathlib.Path(path).suffix
+  if suffix not in PREDICTOR_CLASSES:
     raise ValueError(
       f'{path} does not end in one of {", ".join(PREDICTOR_CLASSES)}'
     )
-  return PREDICTOR_CLASSES[ending](path)
+  return PREDICTOR_CLASSES[suffix](path)

@@ -1,7 +1,7 @@
 """Exported .onnx files, run by ONNX Runtime on the CPU.
 
-They take and give what the .tflite files that they were made of do, images
-[B, H, W, 3], and have the same model card.
+Their inputs and outputs are those of the .tflite files that they were converted
+from: images [B, H, W, C], and the same model card.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deeplab import system
-from deeplab.inference import litert
+from deeplab.inference import file_predictor
 
 _DTYPES = {
   'tensor(float)': np.float32,
@@ -20,18 +20,20 @@ _DTYPES = {
 }
 
 
-# Session options under which int8 is exact on every CPU, the fastest first. On
-# x86 without VNNI, ONNX Runtime multiplies uint8 by int8 with instructions
-# whose 16-bit sums saturate (vpmaddubsw). The first option avoids those; other
-# CPUs ignore it. It fails for kernels that share a zero point, as in files that
-# were exported before each had its own: the second computes those in float32
-# between QuantizeLinear and DequantizeLinear.
+# Session options that make int8 exact on every CPU, the fastest first. On x86
+# without VNNI, ONNX Runtime multiplies uint8 by int8 with instructions whose
+# 16-bit sums saturate (vpmaddubsw). The first option avoids those; other CPUs
+# ignore it. It fails for kernels that share a zero point, as in files that were
+# exported before each had its own: the second computes those in float32 between
+# QuantizeLinear and DequantizeLinear.
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 _EXACT_INT8_OPTIONS = ('session.x64quantprecision', 'session.disable_quant_qdq')
 
 
-class ONNXPredictor(litert.TFLitePredictor):
-  """An .onnx file with its model card."""
+class ONNXPredictor(file_predictor.FilePredictor):
+  """An .onnx file with its model card, run by ONNX Runtime on the CPU."""
+
+  resolver = 'onnxruntime'
 
   def __init__(
     self, path: str | os.PathLike, *, num_threads: int | None = None
@@ -39,36 +41,34 @@ class ONNXPredictor(litert.TFLitePredictor):
     """Loads a file.
 
     Args:
-      path: NAME.onnx; NAME.json beside it is its card.
-      num_threads: CPU threads; None is one for each core this process may use.
+      path: NAME.onnx; NAME.json beside it is its model card.
+      num_threads: CPU threads; None takes one for each core that this process
+        may use.
 
     Raises:
-      ValueError: no such file, none that ONNX Runtime can load, or a card that
-        is missing or does not fit it.
+      ValueError: the file is absent, ONNX Runtime cannot load it, or its card
+        is absent or belongs to another file.
     """
-    self.resolver = 'onnxruntime'
     self._num_threads = num_threads
-    self._load(path)
+    super().__init__(path)
 
-  def _check_format(self, content: bytes) -> None:
-    pass  # ONNX Runtime says what is wrong
-
-  def _make_interpreter(self, content: bytes) -> tuple[list[dict], list[dict]]:
+  def _open(self, content: bytes) -> file_predictor.InputsAndOutputs:
     for option in _EXACT_INT8_OPTIONS:
       try:
-        self._interpreter = self._open_session(content, option)
+        self._session = self._open_session(content, option)
         break
-      except Exception as error:  # of its own types, which share no base
+      # ONNX Runtime raises types of its own that share no base class.
+      except Exception as error:
         failure = error
     else:
       raise ValueError(
         f'ONNX Runtime cannot load {self.path}: {failure}'
       ) from failure
     return (
-      [self._tensor_detail(x, 'input') for x in self._interpreter.get_inputs()],
+      [self._tensor_detail(x, 'input') for x in self._session.get_inputs()],
       [
         self._tensor_detail(x, 'output_tensor')
-        for x in self._interpreter.get_outputs()
+        for x in self._session.get_outputs()
       ],
     )
 
@@ -78,28 +78,32 @@ class ONNXPredictor(litert.TFLitePredictor):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = self._num_threads or system.cpu_count()
-    options.log_severity_level = 4  # fatal: what else fails is raised
+    options.log_severity_level = 4  # fatal; other failures are raised
     options.add_session_config_entry(option, '1')
     return onnxruntime.InferenceSession(
       content, options, providers=['CPUExecutionProvider']
     )
 
-  def _tensor_detail(self, end: Any, key: str) -> dict:
-    """Returns details of one end by LiteRT's names.
+  def _tensor_detail(
+    self, tensor: Any, card_key: str
+  ) -> file_predictor.TensorDetail:
+    """Describes an input or output.
 
-    ONNX stores no scale with an input or output; the card does.
+    ONNX stores no scale with inputs and outputs; the model card does.
+
+    Args:
+      tensor: `onnxruntime.NodeArg`.
+      card_key: key of its description in the model card.
     """
-    quantization = self.card.get(key, {}).get('quantization') or {}
-    return {
-      'name': end.name,
-      'dtype': _DTYPES[end.type],
-      'shape': end.shape,
-      'quantization': (
-        quantization.get('scale', 0.0),
-        quantization.get('zero_point', 0),
-      ),
-    }
+    quantization = self.card.get(card_key, {}).get('quantization') or {}
+    return file_predictor.TensorDetail(
+      _DTYPES[tensor.type],
+      tuple(tensor.shape),
+      quantization.get('scale', 0.0),
+      quantization.get('zero_point', 0),
+      key=tensor.name,
+    )
 
   def _run(self, values: np.ndarray) -> np.ndarray:
-    (result,) = self._interpreter.run(None, {self._input['name']: values})
+    (result,) = self._session.run(None, {self._input.key: values})
     return result

@@ -6,7 +6,7 @@ trained), and returns what its `output` says:
 
     'logits'   float32 [B, H, W, K]
     'softmax'  float32 [B, H, W, K], probabilities
-    'ids'      uint8 [B, H, W], the class of the highest logit
+    'argmax'   uint8 [B, H, W], the class of the highest logit
 
 `evaluate` and `predict` know nothing else about a model, so a checkpoint and
 an exported file are scored by the same code.
@@ -28,7 +28,7 @@ from deeplab import parallel
 from deeplab.data import resize
 from deeplab.data.augmentation import compose
 
-OUTPUTS = ('logits', 'softmax', 'ids')
+OUTPUTS = ('logits', 'softmax', 'argmax')
 
 
 class Predictor(Protocol):
@@ -40,7 +40,7 @@ class Predictor(Protocol):
 
   @property
   def output(self) -> str:
-    """'logits', 'softmax' or 'ids'."""
+    """'logits', 'softmax' or 'argmax'."""
 
   @property
   def batch_size(self) -> int | None:
@@ -99,7 +99,7 @@ def _make_forward(
     else:
       images = compose.normalize_image(images, mean, std)
     logits = model.apply(variables, images).logits.astype(jnp.float32)
-    if output == 'ids':
+    if output == 'argmax':
       return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
     if output == 'softmax':
       return jax.nn.softmax(logits, axis=-1)
@@ -261,7 +261,7 @@ class ResizedPredictor:
     self, output: np.ndarray, size: Sequence[int]
   ) -> np.ndarray:
     """Returns one output, [h, w, K] or [h, w], at `size` (H, W)."""
-    if self.output == 'ids':
+    if self.output == 'argmax':
       return resize.resize_nearest(output, size)
     return resize.resize_bilinear(output, size)
 
@@ -282,7 +282,7 @@ def fixed_size_predictor(
   Args:
     predictor: any predictor.
     size: (H, W) of the file.
-    output: what the file returns ('logits', 'softmax' or 'ids'), before the
+    output: what the file returns ('logits', 'softmax' or 'argmax'), before the
       resize back; None keeps the predictor's.
   """
   if output is not None:

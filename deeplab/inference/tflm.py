@@ -1,24 +1,24 @@
 """Exported .tflite files, run by TensorFlow Lite Micro on this machine.
 
-The kernels are the portable ones of a micro-controller, without its own
-instructions: slow, and what such a device computes. The package `tflite-micro`
-has them for Linux alone.
+The kernels are the portable ones for microcontrollers, without CMSIS-NN or
+other device-specific instructions: slow, but what such a device computes. The
+package `tflite-micro` exists for Linux only.
 """
 
 import importlib.util
-import os
 from typing import Any
 
 import numpy as np
 
+from deeplab.inference import file_predictor
 from deeplab.inference import litert
 
-# What its bookkeeping takes at most beside the activations.
+# Upper bound of TFLM's bookkeeping beside the activations.
 _BOOKKEEPING_BYTES = 8 * 1024**2
 
 
 def is_available() -> bool:
-  """Whether this machine has the package."""
+  """Returns True if the package `tflite-micro` is installed."""
   return importlib.util.find_spec('tflite_micro') is not None
 
 
@@ -27,21 +27,21 @@ def make_interpreter(
   arena_bytes: int | None = None,
   preserve_all_tensors: bool = False,
 ) -> Any:
-  """Returns an interpreter of a file, with the memory it needs.
+  """Opens a .tflite file in TFLM.
 
   Args:
-    content: bytes of a .tflite file, which LiteRT can load.
-    arena_bytes: for activations and bookkeeping; None: as much as all tensors
-      take together.
-    preserve_all_tensors: keeps every tensor, for `GetTensor`.
+    content: bytes of a file that LiteRT can load.
+    arena_bytes: memory for activations and bookkeeping; None takes enough for
+      all tensors at once.
+    preserve_all_tensors: keep every tensor readable by `GetTensor`.
 
   Raises:
-    ValueError: no package here, or TFLM cannot load the file.
+    ValueError: the package is not installed, or TFLM cannot load the file.
   """
   if not is_available():
     raise ValueError(
       'TensorFlow Lite Micro is not installed: `pip install tflite-micro` '
-      '(Linux alone) as in requirements.txt'
+      '(Linux only) as in requirements.txt'
     )
   from tflite_micro.python.tflite_micro import runtime
 
@@ -60,15 +60,16 @@ def make_interpreter(
     )
   except (RuntimeError, ValueError) as error:
     raise ValueError(
-      f'TensorFlow Lite Micro cannot load the file ({error}); what it printed '
-      'names the operator'
+      f'TensorFlow Lite Micro cannot load the file ({error}); the operator is '
+      'named in its output on stderr'
     ) from error
 
 
 def _tensor_bytes(content: bytes) -> int:
-  """Returns the bytes of all tensors; LiteRT refuses what is no file.
+  """Returns the bytes of all tensors of a file together.
 
-  TFLM does not check what it reads, and would end the process.
+  LiteRT opens the file first, because TFLM does not validate its input and a
+  damaged file would end the process.
   """
   checked = litert.open_interpreter(content, resolver='reference')
   return sum(
@@ -78,26 +79,23 @@ def _tensor_bytes(content: bytes) -> int:
   )
 
 
-class TFLMPredictor(litert.TFLitePredictor):
-  """A .tflite file with its model card, run by TFLM's portable kernels."""
+class TFLMPredictor(file_predictor.FilePredictor):
+  """A .tflite file with its model card, run by TFLM's portable kernels.
 
-  def __init__(self, path: str | os.PathLike):
-    """Loads a file.
+  Construction raises ValueError if the package `tflite-micro` is not installed,
+  TFLM cannot load the file, or the card does not belong to it.
+  """
 
-    Args:
-      path: as of `litert.TFLitePredictor`.
+  resolver = 'tflm'
 
-    Raises:
-      ValueError: as there, or no package here.
-    """
-    self.resolver = 'tflm'
-    self._load(path)
+  def _check_format(self, content: bytes) -> None:
+    litert.check_tflite_format(self.path, content)
 
-  def _make_interpreter(self, content: bytes) -> tuple[list[dict], list[dict]]:
+  def _open(self, content: bytes) -> file_predictor.InputsAndOutputs:
     self._interpreter = make_interpreter(content)
     return (
-      [_litert_detail(self._interpreter.get_input_details(0))],
-      [_litert_detail(self._interpreter.get_output_details(0))],
+      [_tensor_detail(self._interpreter.get_input_details(0))],
+      [_tensor_detail(self._interpreter.get_output_details(0))],
     )
 
   def _run(self, values: np.ndarray) -> np.ndarray:
@@ -106,19 +104,23 @@ class TFLMPredictor(litert.TFLitePredictor):
       self._interpreter.invoke()
     except RuntimeError as error:
       raise ValueError(
-        f'TensorFlow Lite Micro cannot run the file ({error}); what it printed '
-        'names the operator'
+        f'TensorFlow Lite Micro cannot run the file ({error}); the operator is '
+        'named in its output on stderr'
       ) from error
     return self._interpreter.get_output(0)
 
 
-def _litert_detail(detail: dict) -> dict:
-  """Returns details of a tensor by LiteRT's names."""
+def _tensor_detail(detail: dict) -> file_predictor.TensorDetail:
+  """Converts TFLM's description of an input or output."""
   parameters = detail['quantization_parameters']
-  scales, zeros = parameters['scales'], parameters['zero_points']
-  one = len(scales) == 1
-  return {
-    'dtype': detail['dtype'],
-    'shape': detail['shape'],
-    'quantization': (float(scales[0]), int(zeros[0])) if one else (0.0, 0),
-  }
+  scales, zero_points = parameters['scales'], parameters['zero_points']
+  if len(scales) != 1:
+    return file_predictor.TensorDetail(
+      detail['dtype'], tuple(detail['shape']), 0.0, 0
+    )
+  return file_predictor.TensorDetail(
+    detail['dtype'],
+    tuple(detail['shape']),
+    float(scales[0]),
+    int(zero_points[0]),
+  )

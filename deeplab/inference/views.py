@@ -1,24 +1,27 @@
-"""Inference over images of any size: whole or by windows, in several views.
+"""Inference on images of any size: whole, resized or by sliding windows.
 
-What a model computes on (padded batches, windows, scaled and mirrored views)
-is arranged here and undone again, so that each image gets one map of its own
-size whichever predictor ran.
+Three protocols (`config.eval.mode`) bring an image to sizes that a model
+computes at, and its outputs back to the size of the image:
+
+    'whole'   `whole_inference`: the image is padded to a multiple of the
+              network's stride, and the padding is cut off again
+    'static'  `resized_inference`: the image is resized to one fixed size, and
+              the output is resized back, as with an exported file
+    'slide'   `sliding_window_inference`: outputs of overlapping windows are
+              averaged
+
+The first and the third can be repeated for several scales and for the mirror
+image (`tta_inference`, test-time augmentation). With every protocol an image
+gets one map of its own size.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-import sys
-import time
 from typing import Any
 
-from absl import logging
 import numpy as np
-import tqdm
 
-from deeplab import text
 from deeplab.data import resize
 from deeplab.data.augmentation import sizes
 from deeplab.inference import predictors
@@ -26,167 +29,307 @@ from deeplab.inference import predictors
 MODES = ('whole', 'slide', 'static')
 
 
-def track_progress(
-  items: Iterable,
-  total: int | None,
-  what: str,
-  every: float = 30.0,
-  size: Callable[[Any], int] = lambda item: 1,
-) -> Iterator:
-  """Yields the items, with a bar on a terminal and log lines elsewhere.
+def segment_images(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+) -> list[np.ndarray]:
+  """Predicts the class of each pixel.
+
+  For one view of whole images the predictor computes the arg-max itself if it
+  can, on the device. Several views (scales, mirror images) are resized to the
+  size of the image bilinearly, as logits if the predictor has them, and
+  averaged as probabilities, as mmsegmentation and TF DeepLab do. Sliding
+  windows are averaged before that, in the predictor's own output.
 
   Args:
-    items: what to go through; an item counts when the next one is asked for.
-    total: how many images there are, if known.
-    what: what is being done, a word or two.
-    every: seconds between log lines.
-    size: how many images an item is.
+    predictor: any predictor. One of a fixed size, such as an exported file, is
+      given images resized to that size.
+    images: uint8 or uint16 [H, W, C] each, of any sizes.
+    protocol: `config.eval`.
+
+  Returns:
+    uint8 [H, W], class ids, for each image.
+
+  Raises:
+    ValueError: the protocol is invalid, or the predictor cannot follow it.
   """
-  if sys.stderr.isatty():
-    with tqdm.tqdm(
-      total=total, desc=what, unit='image', dynamic_ncols=True
-    ) as bar:
-      for item in items:
-        yield item
-        bar.update(size(item))
-    return
-  start = last = time.monotonic()
-  count = 0
-  of = '' if total is None else f' of {total}'
-  for item in items:
-    yield item
-    count += size(item)
-    now = time.monotonic()
-    if now - last >= every:
-      last = now
-      logging.info(
-        '%s: %d%s images, %.1f a second', what, count, of, count / (now - start)
+  outputs, kind = _predict(predictor, images, protocol, allow_argmax=True)
+  return (
+    outputs if kind == 'argmax' else [predictors.argmax(x) for x in outputs]
+  )
+
+
+def predict_probabilities(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+) -> list[np.ndarray]:
+  """Predicts the class probabilities of each pixel.
+
+  Args:
+    predictor: any predictor that has logits or probabilities.
+    images: uint8 or uint16 [H, W, C] each, of any sizes.
+    protocol: `config.eval`.
+
+  Returns:
+    float32 [H, W, K] for each image; the arg-max is that of `segment_images`.
+
+  Raises:
+    ValueError: the protocol is invalid, or the predictor cannot follow it or
+      returns class ids only.
+  """
+  outputs, kind = _predict(predictor, images, protocol, allow_argmax=False)
+  if kind == 'softmax':
+    return outputs
+  return [predictors.softmax(x) for x in outputs]
+
+
+def predict_logits(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+) -> list[np.ndarray]:
+  """Predicts the logits of each pixel, from one view of each image.
+
+  Args:
+    predictor: a predictor that has logits.
+    images: uint8 or uint16 [H, W, C] each, of any sizes.
+    protocol: `config.eval`.
+
+  Returns:
+    float32 [H, W, K] for each image; the arg-max is that of `segment_images`.
+
+  Raises:
+    ValueError: the protocol is invalid or has several views, which are averaged
+      as probabilities; or the predictor has no logits.
+  """
+  if not _is_single_view(protocol):
+    raise ValueError(
+      f'eval.loss=True with eval.scales={tuple(protocol.scales)}, '
+      f'eval.flip={protocol.flip} and eval.fit={tuple(protocol.fit)}: the loss '
+      'sigmoid_cross_entropy needs logits, and views are averaged as '
+      'probabilities; use (1.0,), False and (), or eval.loss=False'
+    )
+  if predictor.output == 'softmax':
+    raise ValueError(
+      'the loss sigmoid_cross_entropy needs logits, and the model has '
+      'probabilities: use eval.loss=False'
+    )
+  return _predict(predictor, images, protocol, allow_argmax=False)[0]
+
+
+def _predict(
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  allow_argmax: bool,
+) -> tuple[list[np.ndarray], str]:
+  """Computes one output per image by the protocol.
+
+  Args:
+    predictor: any predictor.
+    images: [H, W, C] each, of any sizes.
+    protocol: `config.eval`.
+    allow_argmax: True if class ids are enough for the caller.
+
+  Returns:
+    ([H, W, K] or [H, W] for each image, the kind of output).
+  """
+  predictor = apply_mode(predictor, protocol)
+  check_eval_config(predictor, protocol)
+  predictor = predictor.with_output(
+    _choose_output(predictor, protocol, allow_argmax)
+  )
+  if _is_single_view(protocol):
+    return _infer(predictor, images, protocol), predictor.output
+  return tta_inference(predictor, images, protocol), 'softmax'
+
+
+def _choose_output(
+  predictor: predictors.Predictor, protocol: Any, allow_argmax: bool
+) -> str:
+  """Returns the output that a predictor is asked for.
+
+  Only one view of whole images can be computed as class ids: windows and views
+  are averaged. A predictor of a fixed size keeps its own output, as the file it
+  stands for would.
+  """
+  averages = protocol.mode == 'slide' or not _is_single_view(protocol)
+  if averages or not allow_argmax:
+    return 'logits' if predictor.output == 'argmax' else predictor.output
+  return 'argmax' if predictor.input_size is None else predictor.output
+
+
+# The protocol: which inference, at which size, and is that possible?
+
+
+def apply_mode(
+  predictor: predictors.Predictor, protocol: Any
+) -> predictors.Predictor:
+  """Wraps a predictor so that it computes at the size of the protocol.
+
+  Mode 'static' resizes every image to `static_size`. A predictor of a fixed
+  size resizes images to that size in mode 'whole' too.
+
+  Args:
+    predictor: any predictor; one that resizes already is returned unchanged.
+    protocol: `config.eval`.
+
+  Raises:
+    ValueError: the predictor has another fixed size than `static_size`.
+  """
+  if protocol.mode == 'slide' or isinstance(
+    predictor, predictors.ResizedPredictor
+  ):
+    return predictor
+  if protocol.mode == 'static':
+    return predictors.ResizedPredictor(predictor, protocol.static_size)
+  if predictor.input_size is not None:
+    return predictors.ResizedPredictor(predictor, predictor.input_size)
+  return predictor
+
+
+def check_eval_config(predictor: predictors.Predictor, protocol: Any) -> None:
+  """Rejects a protocol that is invalid or that a predictor cannot follow.
+
+  Args:
+    predictor: any predictor.
+    protocol: `config.eval`.
+
+  Raises:
+    ValueError: names the field of `config.eval` and the remedy.
+  """
+  if protocol.mode not in MODES:
+    raise ValueError(f'eval.mode={protocol.mode!r} is not one of {MODES}')
+  for name in ('batch_size', 'pad_multiple'):
+    if protocol[name] < 1:
+      raise ValueError(f'eval.{name}={protocol[name]} is not positive')
+  if not protocol.scales or min(protocol.scales) <= 0:
+    raise ValueError(f'eval.scales={tuple(protocol.scales)} must be positive')
+  if protocol.fit and (len(protocol.fit) != 2 or min(protocol.fit) < 1):
+    raise ValueError(
+      f'eval.fit={tuple(protocol.fit)} is not a longer and a shorter side; '
+      'use () to leave images as they are'
+    )
+  if protocol.mode == 'slide':
+    _check_windows(predictor, protocol)
+  elif predictor.input_size is not None and (
+    tuple(protocol.scales) != (1.0,) or protocol.fit
+  ):
+    raise ValueError(
+      f'eval.scales={tuple(protocol.scales)}, eval.fit={tuple(protocol.fit)}: '
+      f'a model of static size {tuple(predictor.input_size)} sees every image '
+      'at that size; use eval.scales=(1.0,) and eval.fit=()'
+    )
+
+
+def _check_windows(predictor: predictors.Predictor, protocol: Any) -> None:
+  """Rejects windows that leave gaps or that a predictor cannot compute."""
+  for window, stride in zip(protocol.window, protocol.stride, strict=True):
+    if not 0 < stride <= window:
+      raise ValueError(
+        f'eval.stride={tuple(protocol.stride)} leaves gaps between windows of '
+        f'eval.window={tuple(protocol.window)}: use 1 up to the window size'
       )
-  seconds = max(time.monotonic() - start, 1e-6)
-  logging.info('%s: %s in %.1f s', what, text.plural(count, 'image'), seconds)
+  if predictor.input_size is not None and (
+    isinstance(predictor, predictors.ResizedPredictor)
+    or tuple(protocol.window) != tuple(predictor.input_size)
+  ):
+    raise ValueError(
+      f'a model of static size {tuple(predictor.input_size)} has no sliding '
+      f'windows of {tuple(protocol.window)}: use eval.mode=whole, or that size '
+      'as eval.window and the model itself, not resized'
+    )
 
 
-def padded_size(size: Sequence[int], config: Any) -> tuple[int, int]:
-  """Returns (H, W) rounded up to multiples of `pad_multiple` + `pad_offset`."""
-  multiple, offset = config.pad_multiple, config.pad_offset
+def _infer(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+) -> list[np.ndarray]:
+  """Computes one view of each image; [H, W, K] or [H, W] each."""
+  if protocol.mode == 'slide':
+    return sliding_window_inference(predictor, images, protocol)
+  if isinstance(predictor, predictors.ResizedPredictor):
+    return resized_inference(predictor, images, protocol)
+  return whole_inference(predictor, images, protocol)
+
+
+# Whole images: padded, and cut again.
+
+
+def whole_inference(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+) -> list[np.ndarray]:
+  """Computes whole images, padded to a multiple of the network's stride.
+
+  Images of the same padded size run in one batch.
+
+  Args:
+    predictor: computes at any size.
+    images: [H, W, C] each, of any sizes.
+    protocol: `config.eval`, for its pad_multiple, pad_offset and batch_size.
+
+  Returns:
+    [H, W, K] or [H, W] for each image.
+  """
+  padded = [pad_to_multiple(x, protocol, predictor.mean) for x in images]
+  outputs = _run_in_batches(predictor, padded, protocol.batch_size)
+  return [
+    output[: image.shape[0], : image.shape[1]]
+    for output, image in zip(outputs, images, strict=True)
+  ]
+
+
+def padded_size(size: Sequence[int], protocol: Any) -> tuple[int, int]:
+  """Rounds (H, W) up to a multiple of `pad_multiple`, plus `pad_offset`.
+
+  With an offset of 1 corners stay aligned: 513 = 16 * 32 + 1.
+  """
+  multiple, offset = protocol.pad_multiple, protocol.pad_offset
   height, width = (-(-(n - offset) // multiple) for n in size[:2])
   return height * multiple + offset, width * multiple + offset
 
 
-def view_size(
-  size: Sequence[int], frame: Sequence[int], scale: float
-) -> tuple[int, int]:
-  """Returns (H, W) of an image's view.
-
-  Args:
-    size: (H, W) of the image.
-    frame: (long, short) that the image is fitted into first, its sides in
-      their ratio; () leaves it as it is.
-    scale: factor on both sides; halves are rounded up (mmcv).
-  """
-  size = sizes.fit_size(size[:2], 1.0, *frame) if frame else size[:2]
-  height, width = (max(1, int(n * scale + 0.5)) for n in size)
-  return height, width
+def pad_to_multiple(
+  image: np.ndarray, protocol: Any, fill: Sequence[float]
+) -> np.ndarray:
+  """Pads [H, W, C] to `padded_size` with one value per channel."""
+  return pad_image(image, padded_size(image.shape, protocol), fill)
 
 
 def pad_image(
   image: np.ndarray, size: Sequence[int], fill: Sequence[float]
 ) -> np.ndarray:
-  """Pads [H, W, C] at the bottom and the right with a colour, to (H, W)."""
+  """Pads an image at the bottom and the right.
+
+  Args:
+    image: [H, W, C], integers or floats.
+    size: (H, W) to pad to.
+    fill: one value per channel, rounded for integer images.
+  """
   height, width = image.shape[:2]
   if (height, width) == tuple(size):
     return image
-  colour = np.asarray(fill)
+  color = np.asarray(fill)
   if np.issubdtype(image.dtype, np.integer):
-    colour = np.rint(colour)
-  result = np.empty((*size, image.shape[2]), image.dtype)
-  result[:] = colour.astype(image.dtype)
-  result[:height, :width] = image
-  return result
+    color = np.rint(color)
+  padded = np.empty((*size, image.shape[2]), image.dtype)
+  padded[:] = color.astype(image.dtype)
+  padded[:height, :width] = image
+  return padded
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-  """Returns where windows begin on an axis; the last one ends at its end."""
-  if length <= window:
-    return [0]
-  starts = list(range(0, length - window, stride))
-  return [*starts, length - window]
-
-
-def whole_inference(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+def _run_in_batches(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], batch_size: int
 ) -> list[np.ndarray]:
-  """Asks about whole images [H, W, C]; returns [H, W, K] or [H, W] each.
-
-  Images that have one size once padded (or resized, for a predictor of one
-  size) run together.
-  """
-  if isinstance(predictor, predictors.ResizedPredictor):
-    run, restore = predictor.predictor, predictor.resize_output
-    ready = [predictor.resize_input(image) for image in images]
-  else:
-    run = predictor
-    restore = lambda output, size: output[: size[0], : size[1]]
-    ready = [
-      pad_image(x, padded_size(x.shape, config), predictor.mean) for x in images
-    ]
-  results: list = [None] * len(images)
-  for batch in _batch_same_shape(ready, config.batch_size):
-    outputs = run(np.stack([ready[i] for i in batch]))
-    for i, output in zip(batch, outputs, strict=True):
-      results[i] = restore(output, images[i].shape[:2])
-  return results
-
-
-def sliding_window_inference(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
-) -> list[np.ndarray]:
-  """Asks about overlapping windows; returns mean outputs [H, W, K] each.
-
-  A side shorter than the window is a window's whole side, padded as whole
-  images are (mmsegmentation's windows shrink likewise): one window that covers
-  an image is the whole image. A predictor of one size has the image padded to
-  that instead. Windows of one size run together in batches; sums are kept on
-  the host, one image at a time costing its own size times K.
-  """
-  ready, places = [], []
-  for i, image in enumerate(images):
-    window = config.window
-    if predictor.input_size is None:
-      window = np.minimum(window, padded_size(image.shape, config))
-    size = np.maximum(image.shape[:2], window)
-    ready.append(pad_image(image, tuple(size), predictor.mean))
-    places += [
-      (i, slice(y, y + window[0]), slice(x, x + window[1]))
-      for y in window_starts(size[0], window[0], config.stride[0])
-      for x in window_starts(size[1], window[1], config.stride[1])
-    ]
-  cuts = [ready[i][y, x] for i, y, x in places]
-  results: list = [None] * len(images)
-  left = collections.Counter(i for i, _, _ in places)
-  counts: dict[int, np.ndarray] = {}
-  for batch in _batch_same_shape(cuts, config.batch_size):
-    outputs = predictor(np.stack([cuts[n] for n in batch]))
-    for n, output in zip(batch, outputs, strict=True):
-      i, y, x = places[n]
-      if results[i] is None:
-        shape = ready[i].shape[:2]
-        results[i] = np.zeros((*shape, output.shape[-1]), np.float32)
-        counts[i] = np.zeros((*shape, 1), np.float32)
-      results[i][y, x] += output
-      counts[i][y, x] += 1
-      left[i] -= 1
-      if not left[i]:
-        height, width = images[i].shape[:2]
-        results[i] = results[i][:height, :width]
-        results[i] /= counts.pop(i)[:height, :width]
-  return results
+  """Runs images [H, W, C], those of the same shape together, in their order."""
+  outputs: list = [None] * len(images)
+  for batch in _batch_same_shape(images, batch_size):
+    for i, output in zip(
+      batch, predictor(np.stack([images[i] for i in batch])), strict=True
+    ):
+      outputs[i] = output
+  return outputs
 
 
 def _batch_same_shape(
   images: Sequence[np.ndarray], batch_size: int
 ) -> Iterator[list[int]]:
-  """Groups the indices of images of one shape and type, up to a batch."""
+  """Groups the indices of images of the same shape and type, up to a batch."""
   groups: dict[tuple, list[int]] = {}
   for i, image in enumerate(images):
     groups.setdefault((image.shape, image.dtype), []).append(i)
@@ -195,199 +338,187 @@ def _batch_same_shape(
       yield members[start : start + batch_size]
 
 
-def apply_static_mode(
-  predictor: predictors.Predictor, config: Any
-) -> predictors.Predictor:
-  """Returns what answers: under the mode 'static', at `static_size` alone.
-
-  Args:
-    predictor: see `predictors`.
-    config: `config.eval`.
-  """
-  if config.mode != 'static' or isinstance(
-    predictor, predictors.ResizedPredictor
-  ):
-    return predictor
-  return predictors.ResizedPredictor(predictor, config.static_size)
+# Resized images: at one size, and back.
 
 
-def check_eval_config(predictor: predictors.Predictor, config: Any) -> None:
-  """Refuses what the predictor or the config cannot do.
-
-  Raises:
-    ValueError: says which field of `config.eval` and what to set instead.
-  """
-  if config.mode not in MODES:
-    raise ValueError(f'eval.mode={config.mode!r} is not one of {MODES}')
-  for name in ('batch_size', 'pad_multiple'):
-    if config[name] < 1:
-      raise ValueError(f'eval.{name}={config[name]} is not positive')
-  if not config.scales or min(config.scales) <= 0:
-    raise ValueError(f'eval.scales={tuple(config.scales)} must be positive')
-  if config.fit and (len(config.fit) != 2 or min(config.fit) < 1):
-    raise ValueError(
-      f'eval.fit={tuple(config.fit)} is not a longer and a shorter side; '
-      'use () to leave images as they are'
-    )
-  slide = config.mode == 'slide'
-  if slide:
-    for window, stride in zip(config.window, config.stride, strict=True):
-      if not 0 < stride <= window:
-        raise ValueError(
-          f'eval.stride={tuple(config.stride)} leaves gaps between windows of '
-          f'eval.window={tuple(config.window)}: use 1 up to the window size'
-        )
-  if predictor.input_size is None:
-    return
-  if slide and (
-    isinstance(predictor, predictors.ResizedPredictor)
-    or tuple(config.window) != tuple(predictor.input_size)
-  ):
-    raise ValueError(
-      f'a model of static size {tuple(predictor.input_size)} has no sliding '
-      f'windows of {tuple(config.window)}: use eval.mode=whole, or that size '
-      'as eval.window and the model itself, not resized'
-    )
-  if not slide and (tuple(config.scales) != (1.0,) or config.fit):
-    raise ValueError(
-      f'eval.scales={tuple(config.scales)}, eval.fit={tuple(config.fit)}: a '
-      f'model of static size {tuple(predictor.input_size)} sees every image at '
-      'that size; use eval.scales=(1.0,) and eval.fit=()'
-    )
-
-
-def segment_images(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+def resized_inference(
+  predictor: predictors.ResizedPredictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
 ) -> list[np.ndarray]:
-  """Returns the class of each pixel of each image.
-
-  Whole images are computed at their own size; under the mode 'static' they are
-  resized to `static_size` and what comes out is resized back, as a file of
-  that size is used.
-
-  One view of whole images as they are is the arg-max, taken on the device where
-  the predictor can. Other views (scales, flip, images fitted into a frame) are
-  resized bilinearly to the image's size, as logits where the predictor has
-  them, and averaged as probabilities (mmsegmentation, TF DeepLab); sliding
-  windows are averaged as the predictor's own output before that.
+  """Computes images resized to one size, in batches across image sizes.
 
   Args:
-    predictor: see `predictors`. One of static size is asked through
-      `predictors.ResizedPredictor`.
-    images: uint8 or uint16 [H, W, C] each, of any sizes.
-    config: `config.eval`.
+    predictor: holds the size and both resizes.
+    images: [H, W, C] each, of any sizes.
+    protocol: `config.eval`, for its batch_size.
 
   Returns:
-    uint8 [H, W] each.
-
-  Raises:
-    ValueError: the config asks what the predictor cannot do.
+    [H, W, K] or [H, W] for each image.
   """
-  outputs, form = _predict_views(predictor, images, config, allow_argmax=True)
-  return outputs if form == 'ids' else [predictors.argmax(x) for x in outputs]
+  resized = [predictor.resize_input(image) for image in images]
+  outputs = _run_in_batches(predictor.predictor, resized, protocol.batch_size)
+  return [
+    predictor.resize_output(output, image.shape[:2])
+    for output, image in zip(outputs, images, strict=True)
+  ]
 
 
-def predict_probabilities(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
+# Sliding windows: overlapping crops, averaged.
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+  """Returns the starts of windows on one axis; the last window ends with it."""
+  if length <= window:
+    return [0]
+  starts = list(range(0, length - window, stride))
+  return [*starts, length - window]
+
+
+class _WindowMean:
+  """Mean of the outputs of the windows of one image, summed on the host."""
+
+  def __init__(self, size: Sequence[int], num_channels: int, num_windows: int):
+    self._sum = np.zeros((*size, num_channels), np.float32)
+    self._count = np.zeros((*size, 1), np.float32)
+    self._missing = num_windows
+
+  def add(self, window: tuple[slice, slice], output: np.ndarray) -> bool:
+    """Adds one output; returns True if it was the last of the image."""
+    self._sum[window] += output
+    self._count[window] += 1
+    self._missing -= 1
+    return not self._missing
+
+  def mean(self, size: Sequence[int]) -> np.ndarray:
+    """Returns the mean, [H, W, K], with the padding beyond `size` cut off."""
+    height, width = size
+    mean = self._sum[:height, :width]
+    mean /= self._count[:height, :width]
+    return mean
+
+
+def sliding_window_inference(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
 ) -> list[np.ndarray]:
-  """Returns float32 [H, W, K] each, whose arg-max is `segment_images`.
+  """Computes overlapping windows of images and averages their outputs.
 
-  Raises:
-    ValueError: the config asks what the predictor cannot do, or it gives ids
-      alone.
-  """
-  outputs, form = _predict_views(predictor, images, config, allow_argmax=False)
-  if form == 'softmax':
-    return outputs
-  return [predictors.softmax(x) for x in outputs]
-
-
-def predict_logits(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], config: Any
-) -> list[np.ndarray]:
-  """Returns float32 [H, W, K] each, whose arg-max is `segment_images`.
-
-  Raises:
-    ValueError: the config asks what the predictor cannot do, or for several
-      views, which are averaged as probabilities; or it has no logits.
-  """
-  if not _is_single_view(config):
-    raise ValueError(
-      f'eval.loss=True with eval.scales={tuple(config.scales)}, '
-      f'eval.flip={config.flip} and eval.fit={tuple(config.fit)}: the loss '
-      'sigmoid_cross_entropy is of logits, and views are averaged as '
-      'probabilities; use (1.0,), False and (), or eval.loss=False'
-    )
-  if predictor.output == 'softmax':
-    raise ValueError(
-      'the loss sigmoid_cross_entropy is of logits, and the model has '
-      'probabilities: use eval.loss=False'
-    )
-  return _predict_views(predictor, images, config, allow_argmax=False)[0]
-
-
-def _tta_views(config: Any) -> list[tuple[float, bool]]:
-  """Returns (scale, flip) of each view of an image."""
-  flips = (False, True) if config.flip else (False,)
-  return [(scale, flip) for scale in config.scales for flip in flips]
-
-
-def _is_single_view(config: Any) -> bool:
-  """Returns whether images are looked at once, as they are."""
-  return _tta_views(config) == [(1.0, False)] and not config.fit
-
-
-def _predict_views(
-  predictor: predictors.Predictor,
-  images: Sequence[np.ndarray],
-  config: Any,
-  allow_argmax: bool,
-) -> tuple[list[np.ndarray], str]:
-  """Returns one output an image and what it is, as of predictors.
+  A window is never larger than the image as `whole_inference` would pad it, so
+  one window that covers an image computes exactly the whole image
+  (mmsegmentation shrinks its windows in the same way). A predictor of a fixed
+  size gets the image padded to that size instead. Windows of the same size run
+  in one batch, across images. Sums are kept on the host, for one image at a
+  time: H x W x K floats.
 
   Args:
-    predictor: see `segment_images`.
-    images: likewise.
-    config: likewise.
-    allow_argmax: ids will do.
-  """
-  predictor = apply_static_mode(predictor, config)
-  check_eval_config(predictor, config)
-  at_once = config.mode != 'slide'
-  size = predictor.input_size if at_once else None
-  if size is not None and not isinstance(
-    predictor, predictors.ResizedPredictor
-  ):
-    predictor = predictors.ResizedPredictor(predictor, size)
-  views, one_view = _tta_views(config), _is_single_view(config)
-  output = predictor.output
-  if allow_argmax and at_once and one_view:
-    output = 'ids' if size is None else output
-  else:
-    output = 'logits' if output == 'ids' else output
-  predictor = predictor.with_output(output)
-  run = whole_inference if at_once else sliding_window_inference
-  if one_view:
-    return run(predictor, images, config), output
+    predictor: computes at any size, or at the size of the window.
+    images: [H, W, C] each, of any sizes.
+    protocol: `config.eval`, for its window, stride, padding and batch_size.
 
-  sums: list = [None] * len(images)
+  Returns:
+    float32 [H, W, K] for each image.
+  """
+  padded, windows = [], []
+  for i, image in enumerate(images):
+    window = protocol.window
+    if predictor.input_size is None:
+      window = np.minimum(window, padded_size(image.shape, protocol))
+    size = np.maximum(image.shape[:2], window)
+    padded.append(pad_image(image, tuple(size), predictor.mean))
+    windows += [
+      (i, (slice(y, y + window[0]), slice(x, x + window[1])))
+      for y in window_starts(size[0], window[0], protocol.stride[0])
+      for x in window_starts(size[1], window[1], protocol.stride[1])
+    ]
+  num_windows = collections.Counter(i for i, _ in windows)
+  crops = [padded[i][window] for i, window in windows]
+  means: dict[int, _WindowMean] = {}
+  results: list = [None] * len(images)
+  for batch in _batch_same_shape(crops, protocol.batch_size):
+    outputs = predictor(np.stack([crops[n] for n in batch]))
+    for n, output in zip(batch, outputs, strict=True):
+      i, window = windows[n]
+      if i not in means:
+        means[i] = _WindowMean(
+          padded[i].shape[:2], output.shape[-1], num_windows[i]
+        )
+      if means[i].add(window, output):
+        results[i] = means.pop(i).mean(images[i].shape[:2])
+  return results
+
+
+# Test-time augmentation: scales and mirror images, averaged.
+
+
+def _tta_views(protocol: Any) -> list[tuple[float, bool]]:
+  """Returns (scale, flip) of each view of an image."""
+  flips = (False, True) if protocol.flip else (False,)
+  return [(scale, flip) for scale in protocol.scales for flip in flips]
+
+
+def _is_single_view(protocol: Any) -> bool:
+  """Returns True if images are computed once, at their own size."""
+  return _tta_views(protocol) == [(1.0, False)] and not protocol.fit
+
+
+def view_size(
+  size: Sequence[int], fit: Sequence[int], scale: float
+) -> tuple[int, int]:
+  """Returns (H, W) of one view of an image.
+
+  Args:
+    size: (H, W) of the image.
+    fit: (longer, shorter) side that the image is fitted into first, keeping its
+      aspect ratio; () leaves it as it is.
+    scale: factor on both sides; halves are rounded up, as in mmcv.
+  """
+  size = sizes.fit_size(size[:2], 1.0, *fit) if fit else size[:2]
+  height, width = (max(1, int(n * scale + 0.5)) for n in size)
+  return height, width
+
+
+def resize_to_fit(
+  image: np.ndarray, fit: Sequence[int], scale: float
+) -> np.ndarray:
+  """Resizes [H, W, C] to `view_size`: float32 unless it has that size."""
+  size = view_size(image.shape, fit, scale)
+  if size == image.shape[:2]:
+    return image
+  return resize.resize_bilinear(image, size)
+
+
+def tta_inference(
+  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+) -> list[np.ndarray]:
+  """Averages the probabilities of several views: test-time augmentation.
+
+  Each view, a scale with or without mirroring, is resized back to the size of
+  the image before its soft-max.
+
+  Args:
+    predictor: has logits or probabilities.
+    images: [H, W, C] each, of any sizes.
+    protocol: `config.eval`, for its scales, flip and fit.
+
+  Returns:
+    float32 [H, W, K] for each image.
+  """
+  views = _tta_views(protocol)
+  means: list = [None] * len(images)
   for scale, flip in views:
-    scaled = []
-    for image in images:
-      size = view_size(image.shape, config.fit, scale)
-      if size != image.shape[:2]:
-        image = resize.resize_bilinear(image, size)
-      scaled.append(image[:, ::-1] if flip else image)
-    for i, result in enumerate(run(predictor, scaled, config)):
-      if flip:
-        result = result[:, ::-1]
-      result = resize.resize_bilinear(result, images[i].shape[:2])
+    scaled = [resize_to_fit(x, protocol.fit, scale) for x in images]
+    outputs = _infer(
+      predictor, [x[:, ::-1] if flip else x for x in scaled], protocol
+    )
+    for i, output in enumerate(outputs):
+      output = output[:, ::-1] if flip else output
+      output = resize.resize_bilinear(output, images[i].shape[:2])
       if predictor.output == 'logits':
-        result = predictors.softmax(result)
-      if sums[i] is None:
-        sums[i] = np.array(result)
+        output = predictors.softmax(output)
+      if means[i] is None:
+        means[i] = np.array(output)
       else:
-        sums[i] += result
-  for total in sums:
-    total /= len(views)
-  return sums, 'softmax'
+        means[i] += output
+  for mean in means:
+    mean /= len(views)
+  return means

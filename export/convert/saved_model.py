@@ -165,7 +165,7 @@ class SavedModelPredictor:
     self._std = np.asarray(std, np.float32)
     self.mean = tuple(float(x) for x in mean)
     self.input_size = request.input_size
-    self.output = request.predictor_output
+    self.output = request.output
 
   def with_output(self, output: str) -> 'SavedModelPredictor':
     """Returns itself; a file has the output it was exported with."""
@@ -181,4 +181,4 @@ class SavedModelPredictor:
       images = compose.normalize_image(images, mean, self._std)
     outputs = [self._serve(image=tf.constant(x[None])) for x in images]
     result = np.concatenate([o['output'].numpy() for o in outputs])
-    return result.astype(np.uint8 if self.output == 'ids' else np.float32)
+    return result.astype(np.uint8 if self.output == 'argmax' else np.float32)

@@ -15,6 +15,7 @@ import numpy as np
 
 from deeplab import system
 from deeplab.data.augmentation import compose
+from deeplab.inference import file_predictor
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from export.devices import targets
@@ -74,12 +75,14 @@ def quantize_input(
     'scale': 0.0,
     'zero_point': 0,
   }
-  return litert.quantize_input(
+  return file_predictor.quantize_input(
     x[None],
-    {
-      'dtype': np.dtype(tensor.dtype).type,
-      'quantization': (qparams['scale'], qparams['zero_point']),
-    },
+    file_predictor.TensorDetail(
+      np.dtype(tensor.dtype).type,
+      (1, *x.shape),
+      qparams['scale'],
+      int(qparams['zero_point']),
+    ),
   )
 
 

@@ -62,7 +62,7 @@ def make_simulated_predictor(
     variables,
     data.mean,
     data.std,
-    request.predictor_output,
+    request.output,
     float64=True,
     pixels=pixels is not None,
   )

@@ -82,7 +82,7 @@ def test_an_image_of_another_size(tmp_path):
 
 def test_a_card_of_another_size(tmp_path):
   path = small.write(tmp_path, small.int8(), input_size=[32, 32])
-  with pytest.raises(ValueError, match='the card is of another file'):
+  with pytest.raises(ValueError, match='the card belongs to another file'):
     load.load_predictor(path)
 
 

@@ -17,7 +17,7 @@ from configs import common
 from deeplab.data import datasets
 from deeplab.data import pipeline
 from deeplab.data import resize
-from deeplab.inference import litert
+from deeplab.inference import file_predictor
 from deeplab.inference import load
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
@@ -231,7 +231,7 @@ def test_proof(exported):
 
 def test_cards(exported):
   folder, report = exported
-  card = litert.read_card(os.path.join(folder, 'int8.tflite'))
+  card = file_predictor.read_card(os.path.join(folder, 'int8.tflite'))
   assert card['input_size'] == [33, 33]
   assert card['normalization_in_graph'] is True
   assert card['mean'] == [123.675, 116.28, 103.53]

@@ -98,7 +98,7 @@ def test_a_network(tmp_path, monkeypatch):
   variables = weights.draw(model, (33, 33))
   source = dataclasses.replace(bare, variables=variables)
   predictor = predictors.FlaxPredictor(
-    model, variables, c.data.mean, c.data.std, 'ids'
+    model, variables, c.data.mean, c.data.std, 'argmax'
   )
   examples = [
     {'image': x, 'label': predictor(x[None])[0], 'name': str(i)}

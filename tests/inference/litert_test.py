@@ -91,7 +91,7 @@ def test_tflite_float(tmp_path, float_file, resolver):
     predictor(x), predictors_test.expected(x), atol=1e-4
   )
   np.testing.assert_array_equal(
-    predictor.with_output('ids')(x), predictors_test.expected(x).argmax(-1)
+    predictor.with_output('argmax')(x), predictors_test.expected(x).argmax(-1)
   )
   np.testing.assert_allclose(
     predictor.with_output('softmax')(x),
@@ -129,7 +129,7 @@ def test_tflite_kinds(
 def test_tflite_argmax_gives_ids_and_nothing_else(tmp_path):
   content = _convert(True, 'argmax', 'float32', 'float32')
   predictor = litert.TFLitePredictor(_write(tmp_path, content, output='argmax'))
-  assert predictor.output == 'ids'
+  assert predictor.output == 'argmax'
   x = predictors_test.images(2, (8, 8))
   np.testing.assert_array_equal(
     predictor(x), predictors_test.expected(x).argmax(-1)
@@ -145,7 +145,7 @@ def test_tflite_refuses_what_does_not_fit(tmp_path, float_file):
   with pytest.raises(ValueError, match="resolver='fast'"):
     litert.TFLitePredictor(path, resolver='fast')
   _write(tmp_path, float_file, input_size=[16, 16])
-  with pytest.raises(ValueError, match='card is of another file'):
+  with pytest.raises(ValueError, match='card belongs to another file'):
     litert.TFLitePredictor(path)
   _write(tmp_path, float_file, mean=[1, 2, 3, 4], std=[1, 1, 1, 1])
   with pytest.raises(ValueError, match=r'of \[8, 8, 3\], .* says \[8, 8, 4\]'):
@@ -157,7 +157,7 @@ def test_tflite_refuses_what_does_not_fit(tmp_path, float_file):
   with pytest.raises(ValueError, match='lacks input_size, value_range, std'):
     litert.TFLitePredictor(path)
   path.with_suffix('.json').write_text('no JSON')
-  with pytest.raises(ValueError, match='is no JSON'):
+  with pytest.raises(ValueError, match='is not valid JSON'):
     litert.TFLitePredictor(path)
   path.with_suffix('.json').unlink()
   with pytest.raises(ValueError, match=r'put model\.json'):

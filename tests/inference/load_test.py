@@ -23,11 +23,11 @@ def pair(request, tmp_path_factory):
   path = small.write(folder, content)
   detail = litert.TFLitePredictor(path)._output
   ends = {'quantization': {'scale': 1.0, 'zero_point': -128}}
-  scale, zero = detail['quantization']
   card = json.loads((folder / 'x.json').read_text())
   card['input'] = ends
   card['output_tensor'] = {
-    'quantization': scale and {'scale': float(scale), 'zero_point': zero}
+    'quantization': detail.scale
+    and {'scale': float(detail.scale), 'zero_point': detail.zero_point}
   }
   (folder / 'x.json').write_text(json.dumps(card))
   (folder / 'x.onnx').write_bytes(onnx.convert_tflite(content))
@@ -44,7 +44,7 @@ def test_onnx_computes_the_same(pair):
   step = np.diff(np.unique(wanted)).min()
   assert np.abs(found - wanted).max() < 2.5 * step
   assert np.mean(np.abs(found - wanted) < 0.5 * step) > 0.8
-  ids = onnx.with_output('ids')(images)
+  ids = onnx.with_output('argmax')(images)
   np.testing.assert_array_equal(ids, found.argmax(-1))
 
 

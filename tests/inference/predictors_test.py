@@ -59,14 +59,14 @@ def test_flax_outputs(dtype):
   np.testing.assert_allclose(
     soft, powers / powers.sum(-1, keepdims=True), atol=1e-5
   )
-  ids = predictor.with_output('ids')(x)
+  ids = predictor.with_output('argmax')(x)
   assert ids.dtype == np.uint8
   np.testing.assert_array_equal(ids, expected(x).argmax(-1))
   assert predictor.with_output('logits') is predictor
 
 
 def test_last_batch_and_new_weights_do_not_compile_again():
-  predictor = flax_predictor('ids')
+  predictor = flax_predictor('argmax')
   predictor(images(4))
   before = Pointwise.traces
   x = images(1, seed=1)
@@ -98,42 +98,6 @@ def test_unknown_output_is_refused():
     flax_predictor('labels')
 
 
-def test_resize_bilinear_by_hand():
-  row = np.array([[[0.0], [10.0]]], np.float32)
-  np.testing.assert_allclose(
-    resize.resize_bilinear(row, (1, 4))[0, :, 0], [0, 2.5, 7.5, 10]
-  )
-  # Going down reads two neighbours: no filter.
-  row = np.array([[[0.0], [1.0], [5.0], [9.0]]], np.float32)
-  np.testing.assert_allclose(
-    resize.resize_bilinear(row, (1, 2))[0, :, 0], [0.5, 7.0]
-  )
-
-
-def test_resize_bilinear_of_many_classes():
-  rng = np.random.default_rng(0)
-  logits = rng.normal(size=(5, 7, 150)).astype(np.float32)
-  resized = resize.resize_bilinear(logits, (11, 13))
-  assert resized.shape == (11, 13, 150)
-  for k in (0, 149):
-    np.testing.assert_allclose(
-      resized[..., k : k + 1],
-      resize.resize_bilinear(logits[..., k : k + 1], (11, 13)),
-      atol=1e-6,
-    )
-
-
-def test_resize_nearest_by_hand():
-  ids = np.array([[1, 2, 3]], np.uint8)
-  np.testing.assert_array_equal(
-    resize.resize_nearest(ids, (2, 6)), [[1, 1, 2, 2, 3, 3]] * 2
-  )
-  np.testing.assert_array_equal(
-    resize.resize_nearest(np.arange(9, dtype=np.uint8)[None], (1, 3)),
-    [[1, 4, 7]],
-  )
-
-
 @pytest.mark.parametrize('output', predictors.OUTPUTS)
 def test_static_protocol(output):
   x = np.repeat(np.repeat(images(2, (4, 4)), 3, axis=1), 3, axis=2)
@@ -142,7 +106,9 @@ def test_static_protocol(output):
   assert predictor.output == output
   inner = flax_predictor(output)
   small = np.stack([resize.resize_bilinear(i, (8, 8)) for i in x])
-  to_size = resize.resize_nearest if output == 'ids' else resize.resize_bilinear
+  to_size = (
+    resize.resize_nearest if output == 'argmax' else resize.resize_bilinear
+  )
   np.testing.assert_array_equal(
     predictor(x), np.stack([to_size(o, (12, 12)) for o in inner(small)])
   )

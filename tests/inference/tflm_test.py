@@ -25,7 +25,7 @@ def test_predicts_as_the_reference_kernels(tmp_path):
   assert np.ptp(logits) > 1
   np.testing.assert_array_equal(logits, wanted(images))
   np.testing.assert_array_equal(
-    found.with_output('ids')(images), logits.argmax(-1)
+    found.with_output('argmax')(images), logits.argmax(-1)
   )
 
 

@@ -1,7 +1,5 @@
 """Padding, windows and views: nothing moves, nothing is counted twice."""
 
-import io
-import logging
 import subprocess
 import sys
 
@@ -441,35 +439,3 @@ def test_static_size_refuses_what_it_cannot_do(changes):
     views.check_eval_config(fake, config)
   with pytest.raises(ValueError, match='static size'):
     views.check_eval_config(predictors.ResizedPredictor(fake, (16, 16)), config)
-
-
-def test_progress_is_a_bar_on_a_terminal_alone(monkeypatch, caplog):
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
-
-  terminal = Terminal()
-  monkeypatch.setattr('sys.stderr', terminal)
-  assert list(views.track_progress(range(3), 3, 'read')) == [0, 1, 2]
-  assert 'read: 100%' in terminal.getvalue()
-
-  pipe = io.StringIO()
-  monkeypatch.setattr('sys.stderr', pipe)
-  with caplog.at_level(logging.INFO, logger='absl'):
-    assert list(views.track_progress(range(3), 3, 'read', every=0)) == [0, 1, 2]
-  assert 'read: 2 of 3 images' in caplog.text
-  assert '100%' not in pipe.getvalue()
-
-
-def test_a_batch_counts_once_its_work_is_done(monkeypatch, caplog):
-  now = [0.0]
-  monkeypatch.setattr(views.time, 'monotonic', lambda: now[0])
-  with caplog.at_level('INFO', logger='absl'):
-    for batch in views.track_progress([[1, 2], [3]], 3, 'evaluate', size=len):
-      now[0] += len(batch)
-    for _ in views.track_progress([1], 1, 'predict'):
-      now[0] += 2.0
-  assert caplog.messages == [
-    'evaluate: 3 images in 3.0 s',
-    'predict: 1 image in 2.0 s',
-  ]

@@ -104,7 +104,7 @@ def damage(server, kind):
 @pytest.mark.parametrize(
   ('kind', 'message'),
   [
-    ('cut off', r'\d+ bytes of \d+ came'),
+    ('cut off', r'received \d+ of \d+ bytes'),
     ('damaged', '(Compressed file ended|unexpected end of data)'),
     ('a page', '.*not a compressed or uncompressed tar file'),
     ('missing', 'HTTP Error 404: File not found'),

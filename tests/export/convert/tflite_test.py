@@ -217,7 +217,7 @@ def test_saved_model(write):
   )
   assert predictor.with_output('logits') is predictor
   with pytest.raises(ValueError, match='gives logits, not ids'):
-    predictor.with_output('ids')
+    predictor.with_output('argmax')
   facts = saved_model.summarize_stablehlo(compute, (*SIZE, 3))
   assert facts['operators']['stablehlo.convolution'] == 8
   assert facts['operators']['odml.upsample_bilinear2d'] == 3

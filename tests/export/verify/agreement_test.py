@@ -11,7 +11,7 @@ class Fake:
   batch_size = None
   mean = (0.0, 0.0, 0.0)
 
-  def __init__(self, answers, output='ids'):
+  def __init__(self, answers, output='argmax'):
     self._answers = [np.uint8(x) for x in answers]
     self.output = output
 
@@ -58,7 +58,7 @@ def test_smaller_maps_are_enlarged():
 
 
 def test_another_output_is_refused():
-  with pytest.raises(ValueError, match='observed is ids, not logits'):
+  with pytest.raises(ValueError, match='observed is argmax, not logits'):
     agreement.PredictionComparer(
       Fake([]), agreement.PredictionRecorder(Fake([])), 2
     ).with_output('logits')

@@ -1,0 +1,261 @@
+"""The model card of an exported file, and what predictors of files share.
+
+A file stores the types and shapes of its input and output. Their meaning
+(normalization, classes, colors) is in its model card: NAME.json beside
+NAME.tflite or NAME.onnx.
+"""
+
+import abc
+import copy
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+from typing import NamedTuple
+from typing import Self
+
+import numpy as np
+
+from deeplab.data import image_format
+from deeplab.data.augmentation import compose
+from deeplab.inference import predictors
+
+CARD_KEYS = (
+  'input_size',
+  'value_range',
+  'mean',
+  'std',
+  'normalization_in_graph',
+  'output',
+  'classes',
+  'palette',
+)
+
+
+def card_path(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the path of a file's model card: NAME.json beside NAME.tflite."""
+  return pathlib.Path(path).with_suffix('.json')
+
+
+def read_card(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads the model card of an exported file.
+
+  Args:
+    path: the .tflite or .onnx file.
+
+  Returns:
+    The card. Keys that every card has: `input_size` [H, W]; `value_range` of
+    the images, [0, 255] or [0, 65535]; `mean` and `std`, one value per channel
+    in that range; `normalization_in_graph`, True if the file takes raw pixels;
+    `output`, 'logits', 'softmax' or 'argmax'; `classes`, K names; `palette`,
+    K RGB triples. The exporter adds more, such as the file's `sha256`.
+
+  Raises:
+    ValueError: the card is absent, is not JSON, or lacks a key.
+  """
+  card_file = card_path(path)
+  if not card_file.is_file():
+    raise ValueError(
+      f'{path} has no model card: put {card_file.name}, which the export '
+      'writes, beside it'
+    )
+  try:
+    card = json.loads(card_file.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f'the model card {card_file} is not valid JSON: {error}'
+    ) from None
+  missing = [key for key in CARD_KEYS if key not in card]
+  if missing:
+    raise ValueError(
+      f'the model card {card_file} lacks {", ".join(missing)}: export the '
+      'model again'
+    )
+  if card['output'] not in predictors.OUTPUTS:
+    raise ValueError(
+      f'the model card {card_file} says output={card["output"]!r}, which is '
+      f'not one of {", ".join(predictors.OUTPUTS)}'
+    )
+  return card
+
+
+class TensorDetail(NamedTuple):
+  """Type of a file's input or output.
+
+  Attributes:
+    dtype: NumPy type.
+    shape: its sizes; [B, H, W, C] for the input.
+    scale: quantization scale; 0 for a tensor that is not quantized.
+    zero_point: quantization zero point.
+    key: index or name by which the runtime addresses it.
+  """
+
+  dtype: Any
+  shape: tuple[int, ...]
+  scale: float
+  zero_point: int
+  key: Any = None
+
+
+InputsAndOutputs = tuple[list[TensorDetail], list[TensorDetail]]
+
+
+def quantize_input(x: np.ndarray, detail: TensorDetail) -> np.ndarray:
+  """Converts float values of any shape to the type of a file's input."""
+  if not np.issubdtype(detail.dtype, np.integer):
+    return x.astype(detail.dtype)
+  if detail.scale:
+    x = x / detail.scale + detail.zero_point
+  limits = np.iinfo(detail.dtype)
+  return np.clip(np.rint(x), limits.min, limits.max).astype(detail.dtype)
+
+
+def _dequantize_output(q: np.ndarray, detail: TensorDetail) -> np.ndarray:
+  """Converts an output of any shape to the float32 values it stands for."""
+  if np.issubdtype(q.dtype, np.integer) and detail.scale:
+    return (q.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
+  return q.astype(np.float32)
+
+
+class FilePredictor(abc.ABC):
+  """An exported file with its model card, as a `predictors.Predictor`.
+
+  The file computes at one size; `predictors.ResizedPredictor` adapts it to
+  images of any size. Input and output may be float32, int8 or uint8: quantized
+  values are converted with the scales of the file.
+
+  A subclass is a runtime. It implements `_open`, which loads the file, and
+  `_run`, which computes one batch; `litert`, `onnx` and `tflm` are examples.
+
+  Attributes:
+    path: of the file.
+    card: its model card, see `read_card`.
+    resolver: name of the kernels that run it.
+    batch_size: images per run of the file; any number may be passed.
+    input_size: (H, W) of the file.
+    mean: one value per channel, the color of padding.
+    image_spec: channels and bit depth of the images.
+    output: 'logits', 'softmax' or 'argmax'.
+  """
+
+  resolver: str
+
+  def __init__(self, path: str | os.PathLike):
+    """Reads file and card, and checks that they belong together.
+
+    Args:
+      path: of the file; NAME.json beside it is the card.
+
+    Raises:
+      ValueError: the file is absent, damaged or in another format, or the card
+        is absent or belongs to another file.
+    """
+    self.path = pathlib.Path(path)
+    if not self.path.is_file():
+      raise ValueError(f'there is no file {self.path}')
+    content = self.path.read_bytes()
+    self._check_format(content)
+    self.card = read_card(self.path)
+    digest = self.card.get('sha256')
+    if digest and digest != hashlib.sha256(content).hexdigest():
+      raise ValueError(
+        f'{self.path} does not match the sha256 in its model card '
+        f'{card_path(path)}: it is damaged or was replaced, so export it again'
+      )
+    inputs, outputs = self._open(content)
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
+      raise ValueError(
+        f'{self.path} has {len(inputs)} inputs and {len(outputs)} outputs; a '
+        'segmentation model maps one image [B, H, W, C] to one output'
+      )
+    self._input, self._output = inputs[0], outputs[0]
+    batch, *shape = (int(n) for n in self._input.shape)
+    self.batch_size = batch
+    self.input_size = (shape[0], shape[1])
+    card_shape = [*self.card['input_size'], len(self.card['mean'])]
+    if card_shape != shape:
+      raise ValueError(
+        f'{self.path} takes images of {shape}, its model card says '
+        f'{card_shape}: the card belongs to another file'
+      )
+    self.mean = tuple(float(x) for x in self.card['mean'])
+    self.image_spec = image_format.ImageSpec(
+      len(self.mean), 16 if self.card['value_range'][1] > 255 else 8
+    )
+    self._file_output = self.output = self.card['output']
+
+  def _check_format(self, content: bytes) -> None:
+    """Raises ValueError if the content is obviously in another format."""
+    del content  # by default the runtime is the judge, in `_open`
+
+  @abc.abstractmethod
+  def _open(self, content: bytes) -> InputsAndOutputs:
+    """Loads the file into the runtime.
+
+    Args:
+      content: bytes of the file; `self.card` is already read.
+
+    Returns:
+      The inputs and the outputs of the file.
+
+    Raises:
+      ValueError: the runtime is not installed or cannot load the file.
+    """
+
+  @abc.abstractmethod
+  def _run(self, values: np.ndarray) -> np.ndarray:
+    """Maps one batch [B, H, W, C] to the output, in the types of the file."""
+
+  def with_output(self, output: str) -> Self:
+    """Returns this predictor with another output, computed on the host."""
+    if output == self.output:
+      return self
+    order = predictors.OUTPUTS
+    if order.index(predictors.check_output(output)) < order.index(
+      self._file_output
+    ):
+      raise ValueError(
+        f'{self.path} returns {self._file_output}, and no {output} can be made '
+        'from that: export it with another output, or evaluate one view of '
+        "whole images (eval.mode='whole', eval.scales=(1.0,), eval.flip=False)"
+      )
+    other = copy.copy(self)
+    other.output = output
+    return other
+
+  def _predict_batch(self, images: np.ndarray) -> np.ndarray:
+    """Maps float32 [B, H, W, C] of the file's batch size to its output."""
+    result = self._run(quantize_input(images, self._input))
+    if self._file_output == 'argmax':
+      result = result[..., 0] if result.ndim == 4 else result
+      return result.astype(np.uint8)
+    return _dequantize_output(result, self._output)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, C] at the file's size and value range to `output`."""
+    expected = (*self.input_size, self.image_spec.channels)
+    if images.shape[1:] != expected:
+      raise ValueError(
+        f'{self.path} takes images of {expected}, not {images.shape[1:]}: '
+        'wrap it in predictors.ResizedPredictor'
+      )
+    count = len(images)
+    images = np.asarray(images, np.float32)
+    if not self.card['normalization_in_graph']:
+      mean = np.asarray(self.card['mean'], np.float32)
+      std = np.asarray(self.card['std'], np.float32)
+      images = compose.normalize_image(images, mean, std)
+    surplus = -count % self.batch_size
+    images = np.concatenate([images, images[-1:].repeat(surplus, axis=0)])
+    result = np.concatenate(
+      [
+        self._predict_batch(images[start : start + self.batch_size])
+        for start in range(0, len(images), self.batch_size)
+      ]
+    )[:count]
+    if self.output == self._file_output:
+      return result
+    if self.output == 'softmax':
+      return predictors.softmax(result)
+    return predictors.argmax(result)

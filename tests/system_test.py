@@ -1,0 +1,118 @@
+"""Atomic files, strict JSON, downloads, progress and native stderr."""
+
+import http.server
+import io
+import json
+import logging
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from deeplab import system
+
+
+def test_text_is_written_atomically_into_a_new_folder(tmp_path):
+  path = tmp_path / 'new' / 'a.txt'
+  for content in ('first', 'sécond'):
+    system.write_text(str(path), content)
+    assert path.read_text('utf-8') == content
+  assert os.listdir(path.parent) == ['a.txt']
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+  path = tmp_path / 'a.txt'
+  system.write_text(str(path), 'old')
+  with pytest.raises(UnicodeEncodeError):
+    system.write_text(str(path), 'new \ud800')
+  assert path.read_text() == 'old'
+
+
+def test_json_file_is_strict(tmp_path):
+  system.write_json(tmp_path / 'a.json', {'x': np.float32('nan'), 'y': (1, 2)})
+  content = (tmp_path / 'a.json').read_text()
+  assert content.endswith('\n')
+  assert json.loads(content) == {'x': None, 'y': [1, 2]}
+
+
+def test_jsonable_is_strict_json():
+  value = {'a': np.float32('nan'), 'b': [1, np.int64(2)], 'c': np.eye(2)}
+  text = json.dumps(system.to_jsonable(value), allow_nan=False)
+  assert json.loads(text) == {'a': None, 'b': [1, 2], 'c': [[1, 0], [0, 1]]}
+
+
+@pytest.fixture
+def url():
+  """Address of a server of 3 bytes that may announce more than it sends."""
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.send_header('Content-Length', self.path[1:])
+      self.end_headers()
+      self.wfile.write(b'abc')
+
+    def log_message(self, format, *args):
+      del format, args
+
+  server = http.server.HTTPServer(('127.0.0.1', 0), Handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  yield f'http://127.0.0.1:{server.server_port}'
+  server.shutdown()
+  server.server_close()
+
+
+def test_download(url):
+  file = io.BytesIO()
+  system.download(f'{url}/3', file, 'a')
+  assert file.getvalue() == b'abc'
+
+
+def test_a_download_that_ends_early_is_an_error(url):
+  with pytest.raises(OSError, match=r'3 of 9 bytes|IncompleteRead'):
+    system.download(f'{url}/9', io.BytesIO(), 'a')
+
+
+def test_stderr_of_native_code_is_captured(capfd):
+  with system.capture_stderr() as captured:
+    os.write(2, b'from C++')
+    assert captured() == 'from C++'
+  os.write(2, b'after')
+  assert capfd.readouterr().err == 'after'
+
+
+def test_progress_is_a_bar_on_a_terminal_and_log_lines_elsewhere(
+  monkeypatch, caplog
+):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  terminal = Terminal()
+  monkeypatch.setattr('sys.stderr', terminal)
+  assert list(system.track_progress(range(3), 3, 'read')) == [0, 1, 2]
+  assert 'read: 100%' in terminal.getvalue()
+
+  pipe = io.StringIO()
+  monkeypatch.setattr('sys.stderr', pipe)
+  with caplog.at_level(logging.INFO, logger='absl'):
+    assert list(
+      system.track_progress(range(3), 3, 'read', log_every_seconds=0)
+    ) == [0, 1, 2]
+  assert 'read: 2 of 3 images' in caplog.text
+  assert '100%' not in pipe.getvalue()
+
+
+def test_a_batch_counts_when_it_is_done(monkeypatch, caplog):
+  now = [0.0]
+  monkeypatch.setattr(system.time, 'monotonic', lambda: now[0])
+  with caplog.at_level('INFO', logger='absl'):
+    for batch in system.track_progress([[1, 2], [3]], 3, 'evaluate', size=len):
+      now[0] += len(batch)
+    for _ in system.track_progress([1], 1, 'predict'):
+      now[0] += 2.0
+  assert caplog.messages == [
+    'evaluate: 3 images in 3.0 s',
+    'predict: 1 image in 2.0 s',
+  ]
