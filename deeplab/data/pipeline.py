@@ -23,13 +23,14 @@ from deeplab import system
 from deeplab.data import decoding
 from deeplab.data import image_format
 from deeplab.data import prefetch
+from deeplab.data.augmentation import base
 from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import lazy_image
 from deeplab.data.preparation import records
 
 Config = Any
 Batch = dict[str, np.ndarray]
-Example = compose.Example
+Example = base.Example
 
 # Streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
@@ -82,7 +83,7 @@ def train_batches(
     lambda epoch: _make_rng(seed, _ORDER, epoch).permutation(read.count)
   )
 
-  def make(position: int) -> compose.Example:
+  def make(position: int) -> base.Example:
     epoch, offset = divmod(position, read.count)
     example = read(int(order(epoch)[offset]))
     return transform(example, _make_rng(seed, _AUGMENT, position))
@@ -168,11 +169,11 @@ class _ExampleReader:
         f'{np.dtype(image.np_dtype)} of {config.name}'
       )
     self._source = records.open_data_source(builder)
-    self._cache: dict[int, compose.Example] | None = {} if cache else None
+    self._cache: dict[int, base.Example] | None = {} if cache else None
     self._lazy = defer
     self.count = len(self._source)
 
-  def __call__(self, index: int) -> compose.Example:
+  def __call__(self, index: int) -> base.Example:
     if self._cache is not None and index in self._cache:
       example = dict(self._cache[index])
     else:

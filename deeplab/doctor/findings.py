@@ -10,6 +10,7 @@ import numpy as np
 
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.data.augmentation import compose
 from deeplab.data.builders import folder
 from deeplab.doctor import load
 from deeplab.doctor import scan
@@ -173,7 +174,7 @@ def collect_findings(
     *_palette_findings(scans),
     *_label_findings(splits, info),
     *_class_findings(train, info),
-    *_crop_findings(train, config.data.augment),
+    *_crop_findings(train, compose.compose_known_ops(config.data.augment)),
     *_duplicate_findings(scans),
   ]
   if len(splits) > 1:
@@ -296,7 +297,7 @@ def _class_findings(
 
 
 def _crop_findings(
-  train: scan.SplitStatistics, augment: Any
+  train: scan.SplitStatistics, ops: compose.Compose
 ) -> Iterable[Finding]:
   """Looks at what training crops would hold."""
   if train.empty_crop_share >= _EMPTY_WARNING_SHARE:
@@ -319,7 +320,7 @@ def _crop_findings(
   small = sum(
     count
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
-    if _is_padded(scan.crop_windows(augment, (size[0], size[1])), size)
+    if _is_padded(scan.crop_windows(ops, (size[0], size[1])), size)
   )
   if small > 0.5 * len(train.sizes):
     yield Finding('padded', (f'{small} of {len(train.sizes)} training images',))

@@ -20,6 +20,8 @@ import tqdm
 from deeplab import visualize
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.data.augmentation import compose
+from deeplab.data.augmentation import geometric
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
 
@@ -27,6 +29,8 @@ from deeplab.doctor import load
 _CHUNK_SIZE = 32
 # Rows and columns of the perceptual hash; a bit each.
 _HASH_GRID = 16
+# Where between the smallest and the largest scale crops are looked at.
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # An image whose grey levels span less, shrunk to that grid, is blank.
 _MIN_GREY_RANGE = 16
 
@@ -60,34 +64,43 @@ class ExampleScan:
   perceptual_hash: bytes = b''
 
 
-def crop_windows(augment: Any, size: sizes.Size) -> tuple[sizes.Size, ...]:
-  """Returns the sizes that crops have in pixels of the image as it is.
+def crop_windows(
+  ops: compose.Compose, size: sizes.Size
+) -> tuple[sizes.Size, ...]:
+  """Returns the sizes of training crops in pixels of the original image.
+
+  A crop of 100 pixels from an image that was enlarged twofold shows 50 pixels
+  of the original.
 
   Args:
-    augment: `config.data.augment`.
+    ops: the augmentation.
     size: (H, W) of the image.
 
   Returns:
-    (H, W) at five scales from the least to the largest, or at the only one; a
-    side is longer than the image's where the crop is padded. () without crops.
+    (H, W) of the first `RandomCrop`'s window at five quantiles of the ops
+    before it, from the smallest scale to the largest, or at the only one. A
+    side is longer than the image's where the crop is padded. () without a crop.
   """
-  ops = list(augment.ops)
-  if 'random_crop' not in ops:
+  crop = first_crop(ops)
+  if crop is None:
     return ()
-  ops = ops[: ops.index('random_crop')]
-  crop = augment.random_crop.size
-  scaled = [
-    sizes.size_after_ops(augment, ops, size, quantile)
-    for quantile in (0.0, 0.25, 0.5, 0.75, 1.0)
-  ]
+  before = compose.Compose(ops.ops[: ops.ops.index(crop)])
+  scaled = [before.size_after(size, quantile) for quantile in _QUANTILES]
   if len(set(scaled)) == 1:
     scaled = scaled[:1]
   return tuple(
     (
-      max(1, round(crop[0] * size[0] / height)),
-      max(1, round(crop[1] * size[1] / width)),
+      max(1, round(crop.size[0] * size[0] / height)),
+      max(1, round(crop.size[1] * size[1] / width)),
     )
     for height, width in scaled
+  )
+
+
+def first_crop(ops: compose.Compose) -> geometric.RandomCrop | None:
+  """Returns the first op that crops; None if none does."""
+  return next(
+    (op for op in ops.ops if isinstance(op, geometric.RandomCrop)), None
   )
 
 
@@ -136,12 +149,14 @@ def compute_perceptual_hash(image: np.ndarray) -> bytes:
   return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
 
 
-def scan_example(example: load.LoadedExample, augment: Any) -> ExampleScan:
+def scan_example(
+  example: load.LoadedExample, ops: compose.Compose
+) -> ExampleScan:
   """Returns what the doctor keeps of an example.
 
   Args:
     example: the example.
-    augment: `config.data.augment`.
+    ops: the augmentation, whose crops are looked at for labels.
   """
   image, label = example.image, example.label
   result: dict[str, Any] = {}
@@ -154,7 +169,7 @@ def scan_example(example: load.LoadedExample, augment: Any) -> ExampleScan:
       'perceptual_hash': compute_perceptual_hash(image),
     }
   if label is not None:
-    crops = crop_windows(augment, label.shape)
+    crops = crop_windows(ops, label.shape)
     result['empty_crop_share'] = compute_empty_share(
       label != dataset_info.IGNORE, crops
     )
@@ -226,10 +241,8 @@ def _scan_files(
   dataset: datasets.Dataset,
 ) -> list[ExampleScan]:
   """Scans a few pairs of files."""
-  return [
-    scan_example(load.load_example(p, dataset), dataset.config.augment)
-    for p in refs
-  ]
+  ops = compose.compose_known_ops(dataset.config.augment)
+  return [scan_example(load.load_example(ref, dataset), ops) for ref in refs]
 
 
 def _scan_prepared(
@@ -237,9 +250,10 @@ def _scan_prepared(
   dataset: datasets.Dataset,
 ) -> list[ExampleScan]:
   """Scans a share of a prepared split."""
+  ops = compose.compose_known_ops(dataset.config.augment)
   return [
-    scan_example(e, dataset.config.augment)
-    for e in load.load_prepared_shard(*shard, dataset)
+    scan_example(example, ops)
+    for example in load.load_prepared_shard(*shard, dataset)
   ]
 
 

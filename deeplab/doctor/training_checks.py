@@ -40,7 +40,8 @@ def find_issues(
     ('batch', lambda: _check_limits(config, len(train.scans))),
   ]
   if len(train.sizes):
-    after = _possible_output_sizes(config.data.augment, train.sizes)
+    ops = compose.compose_known_ops(config.data.augment)
+    after = _possible_output_sizes(ops, train.sizes)
     checks.append(('sizes', lambda: compose.require_same_size(after)))
   found = []
   for kind, check in checks:
@@ -79,12 +80,16 @@ def _run_augmentation_once(dataset: datasets.Dataset) -> None:
 
 
 def _possible_output_sizes(
-  options: Any, found: np.ndarray
+  ops: compose.Compose, image_sizes: np.ndarray
 ) -> Iterable[sizes.Size]:
-  """Returns the sizes, [n, 2], at both ends of what the ops may draw."""
-  known = [name for name in options.ops if name in compose.OPS]
+  """Returns the smallest and the largest sizes that the ops may make.
+
+  Args:
+    ops: the augmentation.
+    image_sizes: int [n, 2], (H, W) of each image.
+  """
   return {
-    sizes.size_after_ops(options, known, (height, width), quantile)
-    for height, width in np.unique(found, axis=0).tolist()
+    ops.size_after((height, width), quantile)
+    for height, width in np.unique(image_sizes, axis=0).tolist()
     for quantile in (0.0, 1.0)
   }

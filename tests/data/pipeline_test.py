@@ -15,6 +15,7 @@ from deeplab.data import datasets
 from deeplab.data import decoding
 from deeplab.data import pipeline
 from deeplab.data.augmentation import compose
+from deeplab.data.augmentation import geometric
 from tests.data import decoding_test
 
 
@@ -123,11 +124,11 @@ def test_all_threads_work_at_once(config, monkeypatch):
   config.batch_size = 1
   barrier = threading.Barrier(3, timeout=30)
 
-  def meet(example, rng, *, probability):
+  def meet(self, example, rng):
     barrier.wait()
     return example
 
-  monkeypatch.setitem(compose.OPS, 'random_flip', meet)
+  monkeypatch.setattr(geometric.RandomFlip, '__call__', meet)
   assert len(batches(config, 1)) == 1
 
 
@@ -261,10 +262,10 @@ def test_calibration_images(config):
 
 @pytest.mark.usefixtures('root')
 def test_errors_in_threads_reach_the_caller(config, monkeypatch):
-  def fail(example, rng, *, probability):
+  def fail(self, example, rng):
     raise RuntimeError('broken op')
 
-  monkeypatch.setitem(compose.OPS, 'random_flip', fail)
+  monkeypatch.setattr(geometric.RandomFlip, '__call__', fail)
   with pytest.raises(RuntimeError, match='broken op'):
     batches(config, 1)
 

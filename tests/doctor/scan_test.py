@@ -5,21 +5,26 @@ import itertools
 import numpy as np
 import pytest
 
+from deeplab.data.augmentation import compose
 from deeplab.doctor import load
 from deeplab.doctor import scan
+
+
+def windows(augment, size):
+  return scan.crop_windows(compose.compose_known_ops(augment), size)
 
 
 def test_windows(config):
   augment = config.data.augment
   augment.random_crop.size = (100, 201)
   augment.random_scale.low, augment.random_scale.high = 0.5, 2.5
-  assert scan.crop_windows(augment, (600, 800)) == (
+  assert windows(augment, (600, 800)) == (
     *((200, 402), (100, 201), (67, 134), (50, 100), (40, 80)),
   )
   augment.ops = ('random_crop', 'random_scale')
-  assert scan.crop_windows(augment, (600, 800)) == ((100, 201),)
+  assert windows(augment, (600, 800)) == ((100, 201),)
   augment.ops = ('random_flip',)
-  assert scan.crop_windows(augment, (600, 800)) == ()
+  assert windows(augment, (600, 800)) == ()
 
 
 @pytest.mark.parametrize(
@@ -39,10 +44,10 @@ def test_crops_of_a_photograph(config, ops, least, most):
   augment = config.data.augment
   augment.random_crop.size = augment.stretch.size = (512, 512)
   augment.ops = (*ops, 'random_crop')
-  windows = scan.crop_windows(augment, (375, 500))
-  assert len(windows) == (1 if least == most else 5)
-  assert windows[0] == most
-  assert windows[-1] == least
+  sizes = windows(augment, (375, 500))
+  assert len(sizes) == (1 if least == most else 5)
+  assert sizes[0] == most
+  assert sizes[-1] == least
 
 
 def test_empty_share():
@@ -94,7 +99,8 @@ def test_equal_pixels_have_one_digest():
   images = [np.zeros((2, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
   first, again, shape, value = (
     scan.scan_example(
-      load.LoadedExample(load.ExampleRef('a', 'b'), image), None
+      load.LoadedExample(load.ExampleRef('a', 'b'), image),
+      compose.Compose(()),
     ).digest
     for image in (images[0], images[0].copy(), images[1], images[0] + 1)
   )

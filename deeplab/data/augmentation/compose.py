@@ -1,26 +1,148 @@
-"""Augmentations: what ops there are, and several of them in a row.
+"""The registry of augmentation ops, and ops applied one after the other."""
 
-An example is a dict with 'image' [H, W, C] (RGB of uint8, or any number of
-channels of uint8 or uint16) and 'label' [H, W] uint8 train ids. Every op takes
-the whole example, a random generator and its own parameters, and returns a new
-example; it keeps no state and changes no input. Other keys pass through.
-"""
-
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
-import functools
-import inspect
+import dataclasses
 from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
+from deeplab.data.augmentation import base
 from deeplab.data.augmentation import geometric
 from deeplab.data.augmentation import lazy_image
 from deeplab.data.augmentation import photometric
 from deeplab.data.augmentation import sizes
 
-Example = dict[str, Any]
+# Every op, by its name in `config.data.augment.ops`.
+OPS: dict[str, type[base.Op]] = {
+  'brightness_contrast': photometric.BrightnessContrast,
+  'distort': photometric.Distort,
+  'pad': geometric.Pad,
+  'photometric': photometric.Photometric,
+  'random_crop': geometric.RandomCrop,
+  'random_fit': geometric.RandomFit,
+  'random_flip': geometric.RandomFlip,
+  'random_flip_vertical': geometric.RandomFlipVertical,
+  'random_rotate': geometric.RandomRotate,
+  'random_scale': geometric.RandomScale,
+  'random_short_side': geometric.RandomShortSide,
+  'random_stretch': geometric.RandomStretch,
+  'random_window': geometric.RandomWindow,
+  'stretch': geometric.Stretch,
+}
+
+# Parameters that all ops share: an op with a field of this name gets its value
+# from `config.data.augment` itself instead of from its own section.
+_SHARED = ('fill', 'shrink', 'nearest')
+
+
+@dataclasses.dataclass(frozen=True)
+class Compose(base.Op):
+  """Several ops in a row.
+
+  Attributes:
+    ops: the ops, in the order in which they are applied.
+  """
+
+  ops: tuple[base.Op, ...]
+  accepts_lazy: ClassVar[bool] = True
+
+  def __call__(
+    self, example: base.Example, rng: np.random.Generator
+  ) -> base.Example:
+    """Applies the ops; the image that is returned is an array in any case."""
+    for op in self.ops:
+      if not op.accepts_lazy:
+        example = _materialize(example)
+      example = op(example, rng)
+    return _materialize(example)
+
+  def size_after(self, size: sizes.Size, quantile: float) -> sizes.Size:
+    """Returns the size after all ops, each at the same quantile."""
+    for op in self.ops:
+      size = op.size_after(size, quantile)
+    return size
+
+
+def compose_ops(augment: Any, mean: Sequence[float]) -> Compose:
+  """Builds the augmentation of a config.
+
+  Args:
+    augment: `config.data.augment`: `ops` names the ops in order; the parameters
+      of each stand in a section of its name; `shrink`, `nearest` and `fill`
+      are shared by the ops that have a field of this name.
+    mean: one value per channel, the colour of uncovered pixels where `fill` is
+      empty.
+
+  Raises:
+    ValueError: an op is unknown, its parameters are missing or unknown, or
+      `fill` has another number of channels than `mean`.
+  """
+  fill = tuple(augment.get('fill') or mean)
+  if len(fill) != len(mean):
+    raise ValueError(
+      f'config.data.augment.fill={fill} is not a value for each of the '
+      f'{len(mean)} channels; use () for config.data.mean'
+    )
+  for name in sorted(set(augment) - {'ops', *_SHARED}):
+    _require_known(name)
+  return Compose(tuple(_build_op(name, augment, fill) for name in augment.ops))
+
+
+def compose_known_ops(augment: Any) -> Compose:
+  """Builds the ops of a config and skips those that cannot be built.
+
+  The doctor follows sizes through the ops of a config that training rejects,
+  to report all of its mistakes at once.
+
+  Args:
+    augment: `config.data.augment`.
+  """
+  ops = []
+  for name in augment.ops:
+    try:
+      ops.append(_build_op(name, augment, fill=()))
+    except ValueError:
+      continue
+  return Compose(tuple(ops))
+
+
+def fixed_output_size(augment: Any) -> sizes.Size | None:
+  """Returns the (H, W) of every augmented example; None if sizes differ.
+
+  Args:
+    augment: `config.data.augment`.
+
+  Raises:
+    ValueError: an op is unknown, or its parameters are missing or unknown.
+  """
+  ops = Compose(tuple(_build_op(name, augment, ()) for name in augment.ops))
+  found = {
+    ops.size_after(size, quantile)
+    for size in ((1, 1), (2**14, 2**15))
+    for quantile in (0.0, 1.0)
+  }
+  return found.pop() if len(found) == 1 else None
+
+
+def require_same_size(image_sizes: Iterable[sizes.Size]) -> sizes.Size:
+  """Returns the (H, W) that all images of a batch share.
+
+  Args:
+    image_sizes: (H, W) of each image.
+
+  Raises:
+    ValueError: they differ, so that the images cannot be stacked.
+  """
+  found = sorted(set(image_sizes))
+  if len(found) > 1:
+    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+    raise ValueError(
+      f'examples of sizes {found[:3]}{more} do not make a batch: end '
+      'config.data.augment.ops with random_crop or stretch'
+    )
+  return found[0]
 
 
 def normalize_image(image: Any, mean: Any, std: Any) -> Any:
@@ -35,118 +157,43 @@ def normalize_image(image: Any, mean: Any, std: Any) -> Any:
   return (image.astype(np.float32) - mean) * (np.float32(1) / std)
 
 
-# Every op, by the name that configs use.
-OPS: dict[str, Callable[..., Example]] = {
-  'brightness_contrast': photometric.brightness_contrast,
-  'distort': photometric.distort,
-  'pad': geometric.pad,
-  'photometric': photometric.photometric,
-  'random_crop': geometric.random_crop,
-  'random_fit': geometric.random_fit,
-  'random_flip': geometric.random_flip,
-  'random_flip_vertical': geometric.random_flip_vertical,
-  'random_rotate': geometric.random_rotate,
-  'random_scale': geometric.random_scale,
-  'random_short_side': geometric.random_short_side,
-  'random_stretch': geometric.random_stretch,
-  'random_window': geometric.random_window,
-  'stretch': geometric.stretch,
-}
+def _require_known(name: str) -> None:
+  """Raises ValueError if no op has this name."""
+  if name not in OPS:
+    raise ValueError(
+      f'config.data.augment names {name!r}, which is not one of '
+      f'{", ".join(OPS)}'
+    )
 
 
-# Those that may be given a `deferred.Image`.
-_LAZY_OPS = (
-  *('pad', 'random_crop', 'random_fit', 'random_scale', 'random_short_side'),
-  *('random_stretch', 'stretch'),
-)
-
-
-def fixed_output_size(augment: Any) -> tuple[int, int] | None:
-  """Returns the (H, W) that `compose_ops` gives every example; None for no one.
+def _build_op(name: str, augment: Any, fill: Sequence[float]) -> base.Op:
+  """Builds one op from its section of the config.
 
   Args:
-    augment: see `compose_ops`.
-  """
-  found = {
-    sizes.size_after_ops(augment, augment.ops, size, quantile)
-    for size in ((1, 1), (2**14, 2**15))
-    for quantile in (0.0, 1.0)
-  }
-  return found.pop() if len(found) == 1 else None
-
-
-def require_same_size(image_sizes: Iterable[sizes.Size]) -> sizes.Size:
-  """Returns the one (H, W) that images have to have to make a batch.
+    name: a key of OPS.
+    augment: `config.data.augment`.
+    fill: colour of uncovered pixels, one value per channel; () will do for an
+      op that is asked for sizes alone.
 
   Raises:
-    ValueError: there are several.
+    ValueError: the op is unknown, or its parameters are missing or unknown.
   """
-  found = sorted(set(image_sizes))
-  if len(found) > 1:
-    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+  _require_known(name)
+  fields = {field.name for field in dataclasses.fields(OPS[name])}
+  own = fields - set(_SHARED)
+  parameters = dict(augment[name]) if name in augment else {}
+  if set(parameters) != own:
     raise ValueError(
-      f'examples of sizes {found[:3]}{more} do not make a batch: end '
-      'config.data.augment.ops with random_crop or stretch'
+      f'config.data.augment.{name} has the parameters '
+      f'{sorted(parameters)}; {name} takes {sorted(own)}'
     )
-  return found[0]
+  if name == 'pad' and not parameters['size']:
+    parameters['size'] = augment.random_crop.size
+  for key in fields - own:
+    parameters[key] = fill if key == 'fill' else augment.get(key)
+  return OPS[name](**parameters)
 
 
-def compose_ops(
-  augment: Any, mean: Sequence[float]
-) -> Callable[[Example, np.random.Generator], Example]:
-  """Builds one function from `config.data.augment`.
-
-  Args:
-    augment: a ConfigDict with `ops`, names in the order of their use, and
-      under each name the op's parameters, all of them; and `shrink` and
-      `nearest`, see `geometry.resize`, for the ops that resize, and `fill`, a
-      value a channel, for the ops that uncover pixels.
-    mean: a value a channel, what uncovered pixels get where `fill` is empty.
-
-  Returns:
-    A function (example, rng) -> example; a `deferred.Image` becomes pixels.
-
-  Raises:
-    ValueError: an unknown op, parameters missing or unknown, or a `fill` of
-      another number of channels.
-  """
-  steps = []
-  fill = tuple(augment.get('fill') or mean)
-  if len(fill) != len(mean):
-    raise ValueError(
-      f'config.data.augment.fill={fill} is not a value for each of the '
-      f'{len(mean)} channels; use () for config.data.mean'
-    )
-  shared = {
-    'fill': fill,
-    'shrink': augment.get('shrink'),
-    'nearest': augment.get('nearest'),
-  }
-  for name in sorted(set(augment) - {'ops', *shared}) + list(augment.ops):
-    if name not in OPS:
-      raise ValueError(
-        f'config.data.augment names {name!r}, which is not one of '
-        f'{", ".join(OPS)}'
-      )
-  for name in augment.ops:
-    parameters = dict(augment[name]) if name in augment else {}
-    known = set(inspect.signature(OPS[name]).parameters) - {'example', 'rng'}
-    own = known - set(shared)
-    if set(parameters) != own:
-      raise ValueError(
-        f'config.data.augment.{name} has the parameters '
-        f'{sorted(parameters)}; {name} takes {sorted(own)}'
-      )
-    parameters |= {key: shared[key] for key in known - own}
-    if name == 'pad':
-      parameters['size'] = sizes.pad_target_size(augment)
-    steps.append((name, functools.partial(OPS[name], **parameters)))
-
-  def apply(example: Example, rng: np.random.Generator) -> Example:
-    for name, step in steps:
-      if name not in _LAZY_OPS:
-        example = example | {'image': lazy_image.materialize(example['image'])}
-      example = step(example, rng)
-    return example | {'image': lazy_image.materialize(example['image'])}
-
-  return apply
+def _materialize(example: base.Example) -> base.Example:
+  """Returns the example with its image as an array."""
+  return example | {'image': lazy_image.materialize(example['image'])}

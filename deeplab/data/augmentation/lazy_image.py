@@ -1,8 +1,9 @@
-"""RGB images that are decoded and resized when it is known which part counts.
+"""RGB images that are decoded and resized only where a crop shows them.
 
-A training crop shows a part of an image that was made larger or smaller: only
-the pixels that the part is made of are decoded and resized. They are those of
-the whole image resized and cropped, but for a grey level of rounding.
+A training crop is a part of an image that was resized. A `LazyImage` remembers
+the encoded image and the size it should have; indexing it with a window decodes
+and resizes only the pixels under that window. The result equals that of
+resizing the whole image and cropping, up to one grey level of rounding.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ from deeplab.data.augmentation import sizes
 
 @dataclasses.dataclass(frozen=True)
 class LazyImage:
-  """An image that is not there yet.
+  """An RGB image whose decoding and resizing are still pending.
 
   Attributes:
-    data: the encoded image, or uint8 [H, W, 3].
-    stored_size: its (H, W).
-    size: (H, W) that it is resized to.
-    interpolation: OpenCV's, of the resizing.
+    data: the encoded image (JPEG or PNG), or uint8 [H, W, 3].
+    stored_size: (H, W) of `data`.
+    size: (H, W) after the pending resize; `stored_size` if there is none.
+    interpolation: OpenCV's interpolation flag of the pending resize.
   """
 
   data: bytes | np.ndarray
@@ -32,21 +33,36 @@ class LazyImage:
   interpolation: int = cv2.INTER_LINEAR
 
   def resize(self, size: sizes.Size, interpolation: int) -> 'LazyImage':
-    """Returns the image at another (H, W)."""
-    base = self
-    if self.size != self.stored_size:  # twice in a row
-      base = wrap_image(self.to_array())
-    return dataclasses.replace(base, size=size, interpolation=interpolation)
+    """Returns the image with a pending resize.
+
+    A resize that is already pending is carried out first.
+
+    Args:
+      size: (H, W) afterwards.
+      interpolation: OpenCV's interpolation flag.
+    """
+    source = self
+    if self.size != self.stored_size:
+      source = wrap_image(self.to_array())
+    return dataclasses.replace(source, size=size, interpolation=interpolation)
 
   def to_array(self) -> np.ndarray:
-    """Returns uint8 [H, W, 3]."""
+    """Decodes and resizes the whole image, to uint8 [H, W, 3]."""
     pixels = decoding.decode_image(self.data)
     if self.size == self.stored_size:
       return pixels
     return cv2.resize(pixels, self.size[::-1], interpolation=self.interpolation)
 
   def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-    """Returns uint8 [h, w, 3] of a window; both ranges have ends."""
+    """Decodes and resizes a window.
+
+    Args:
+      window: ranges of rows and of columns, in pixels of the resized image.
+        Both need a start and a stop, and no step.
+
+    Returns:
+      uint8 [h, w, 3].
+    """
     rows, columns = window
     if self.size == self.stored_size:
       return decoding.decode_window(self.data, self.stored_size, rows, columns)
@@ -59,12 +75,16 @@ class LazyImage:
     return self.to_array()[window]
 
   def _bilinear_window(self, rows: slice, columns: slice) -> np.ndarray:
-    """Returns a window of the image resized bilinearly."""
+    """Returns a window of the image resized bilinearly, uint8 [h, w, 3].
+
+    The affine map from window to stored pixels keeps the fraction of a pixel by
+    which the window's corner is off the stored grid.
+    """
     matrix, spans = np.eye(2, 3), []
     axes = zip((rows, columns), self.stored_size, self.size, strict=True)
     for axis, (part, stored, size) in enumerate(axes):
       scale = stored / size
-      # Of the middles of the first and the last pixel, in stored pixels.
+      # Centres of the window's first and last pixel, in stored pixels.
       first, last = (
         (i + 0.5) * scale - 0.5 for i in (part.start, part.stop - 1)
       )
@@ -80,10 +100,11 @@ class LazyImage:
     )
 
   def _area_window(self, rows: slice, columns: slice) -> np.ndarray:
-    """Returns a window of the image shrunk by averages.
+    """Returns a window of the image shrunk by area averages, uint8 [h, w, 3].
 
-    OpenCV averages from the corner on, so what is above and to the left of the
-    window is resized too, but not decoded.
+    OpenCV lays the averaged areas out from the upper left corner of its input,
+    so the part above and to the left of the window has to be resized too. It is
+    black: only the pixels under the window are decoded.
     """
     spans = []
     axes = zip((rows, columns), self.stored_size, self.size, strict=True)
@@ -108,11 +129,11 @@ class LazyImage:
 def wrap_image(
   data: bytes | np.ndarray, size: sizes.Size | None = None
 ) -> LazyImage:
-  """Returns an image that is not resized yet.
+  """Wraps an image, with no resize pending.
 
   Args:
     data: the encoded image, or uint8 [H, W, 3].
-    size: its (H, W), of an encoded one.
+    size: (H, W) of an encoded image; an array has its own.
   """
   if isinstance(data, np.ndarray):
     size = data.shape[0], data.shape[1]
@@ -121,5 +142,5 @@ def wrap_image(
 
 
 def materialize(image: LazyImage | np.ndarray) -> np.ndarray:
-  """Returns an image's pixels, whether it is deferred or not."""
+  """Returns an image as an array [H, W, C], decoded and resized if lazy."""
   return image.to_array() if isinstance(image, LazyImage) else image

@@ -1,136 +1,146 @@
-"""Augmentations of an image's colours, the label left alone.
+"""Ops that change the pixels of an image and leave its label alone.
 
-Ops as in `augment.py`, of RGB images of 8 bits.
+Those that compute with colours need RGB images of 8 bits.
 """
 
-from typing import Any
+import dataclasses
 
 import cv2
 import numpy as np
 
-Example = dict[str, Any]
+from deeplab.data.augmentation import base
 
 
-def photometric(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  brightness: float,
-  contrast: tuple[float, float],
-  saturation: tuple[float, float],
-  hue: float,
-) -> Example:
-  """Distorts colours: each of four changes with probability 1/2.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Photometric(base.Op):
+  """Distorts brightness, contrast, saturation and hue, each in half the cases.
 
-  Brightness first; contrast either before or after the two changes in HSV
-  space, with equal chance (SSD's scheme, Liu et al. 2016, as MMSegmentation
-  has it with 32, (.5, 1.5), (.5, 1.5) and 18).
+  Brightness comes first; contrast comes either before or after the two changes
+  in HSV space, with equal chance. This is the scheme of SSD
+  (https://arxiv.org/abs/1512.02325); MMSegmentation's
+  `PhotoMetricDistortion` has it with 32, (0.5, 1.5), (0.5, 1.5) and 18.
 
-  Args:
-    example: the example.
-    rng: source of randomness.
-    brightness: adds up to this many grey levels, or takes them away.
+  Attributes:
+    brightness: adds an offset drawn from -brightness to brightness, in levels
+      of 255.
     contrast: (low, high) of the factor on all channels.
     saturation: (low, high) of the factor on the saturation.
-    hue: turns the hue by up to this many half degrees either way.
+    hue: turns the hue by up to this many units of 2 degrees either way.
   """
-  image = _require_rgb(example, 'photometric')
-  if rng.random() < 0.5:
-    image = _scale_and_shift(image, 1.0, rng.uniform(-brightness, brightness))
-  contrast_first = rng.random() < 0.5
-  factor = rng.uniform(*contrast) if rng.random() < 0.5 else 1.0
-  if contrast_first:
-    image = _scale_and_shift(image, factor, 0.0)
-  saturate, turn = rng.random() < 0.5, rng.random() < 0.5
-  if saturate or turn:
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    if saturate:
-      hsv[..., 1] = _scale_and_shift(hsv[..., 1], rng.uniform(*saturation), 0.0)
-    if turn:
-      delta = round(rng.uniform(-hue, hue))
-      hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta) % 180
-    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-  if not contrast_first:
-    image = _scale_and_shift(image, factor, 0.0)
-  return example | {'image': image}
+
+  brightness: float
+  contrast: tuple[float, float]
+  saturation: tuple[float, float]
+  hue: float
+
+  def __call__(
+    self, example: base.Example, rng: np.random.Generator
+  ) -> base.Example:
+    """Draws the changes and applies them to the image."""
+    image = _require_rgb(example, 'photometric')
+    if rng.random() < 0.5:
+      offset = rng.uniform(-self.brightness, self.brightness)
+      image = _scale_and_shift(image, 1.0, offset)
+    contrast_first = rng.random() < 0.5
+    factor = rng.uniform(*self.contrast) if rng.random() < 0.5 else 1.0
+    if contrast_first:
+      image = _scale_and_shift(image, factor, 0.0)
+    saturate, turn = rng.random() < 0.5, rng.random() < 0.5
+    if saturate or turn:
+      hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+      if saturate:
+        hsv[..., 1] = _scale_and_shift(
+          hsv[..., 1], rng.uniform(*self.saturation), 0.0
+        )
+      if turn:
+        delta = round(rng.uniform(-self.hue, self.hue))
+        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta) % 180
+      image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first:
+      image = _scale_and_shift(image, factor, 0.0)
+    return example | {'image': image}
 
 
-def distort(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  brightness: float,
-  contrast: float,
-  saturation: float,
-  hue: float,
-  probability: float,
-) -> Example:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distort(base.Op):
   """Distorts colours in random order (PaddleSeg's `RandomDistort`).
 
   Brightness, contrast and saturation are Pillow's enhancements: a blend with
-  black, with the mean grey of the image, and with its own grey.
+  black, with the mean grey of the image, and with the image in grey.
 
-  Args:
-    example: the example.
-    rng: source of randomness.
+  Attributes:
     brightness: the factor is drawn from 1 - brightness to 1 + brightness.
-    contrast: likewise.
-    saturation: likewise.
-    hue: turns the hue by up to this many of 256 steps either way; 18 there.
+    contrast: the factor is drawn from 1 - contrast to 1 + contrast.
+    saturation: the factor is drawn from 1 - saturation to 1 + saturation.
+    hue: turns the hue by up to this many of 256 steps either way; PaddleSeg
+      has 18.
     probability: of each of the four.
   """
-  image = _require_rgb(example, 'distort')
-  for i in rng.permutation(4):
-    if rng.random() >= probability:
-      continue
-    amount = (brightness, contrast, saturation, hue)[i]
-    value = rng.uniform(-amount, amount)
-    if i == 0:
-      image = _scale_and_shift(image, 1 + value, 0.0)
-    elif i == 1:
-      grey = round(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
-      image = _scale_and_shift(image, 1 + value, -value * grey)
-    elif i == 2:
-      grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-      image = grey + (1 + value) * (image.astype(np.float32) - grey)
-      image = np.rint(image.clip(0, 255)).astype(np.uint8)
-    elif turn := round(value):
-      hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-      hsv[..., 0] = (hsv[..., 0].astype(np.int16) + turn) % 256
-      image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-  return example | {'image': image}
+
+  brightness: float
+  contrast: float
+  saturation: float
+  hue: float
+  probability: float
+
+  def __call__(
+    self, example: base.Example, rng: np.random.Generator
+  ) -> base.Example:
+    """Draws the order and the changes, and applies them to the image."""
+    image = _require_rgb(example, 'distort')
+    amounts = self.brightness, self.contrast, self.saturation, self.hue
+    for i in rng.permutation(4):
+      if rng.random() >= self.probability:
+        continue
+      value = rng.uniform(-amounts[i], amounts[i])
+      if i == 0:
+        image = _scale_and_shift(image, 1 + value, 0.0)
+      elif i == 1:
+        grey = round(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
+        image = _scale_and_shift(image, 1 + value, -value * grey)
+      elif i == 2:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+        image = grey + (1 + value) * (image.astype(np.float32) - grey)
+        image = np.rint(image.clip(0, 255)).astype(np.uint8)
+      elif turn := round(value):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + turn) % 256
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+    return example | {'image': image}
 
 
-def brightness_contrast(
-  example: Example,
-  rng: np.random.Generator,
-  *,
-  brightness: float,
-  contrast: float,
-) -> Example:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BrightnessContrast(base.Op):
   """Scales each channel about its mean, then shifts all (ST's model zoo).
 
-  Args:
-    example: the example.
-    rng: source of randomness.
+  Attributes:
     brightness: shifts by up to this share of the 255 levels either way.
     contrast: the factor is drawn from 1 - contrast to 1 + contrast.
   """
-  factor = 1 + rng.uniform(-contrast, contrast)
-  shift = 255 * rng.uniform(-brightness, brightness)
-  image = _require_rgb(example, 'brightness_contrast')
-  levels = np.arange(256)[:, None]
-  means = image.reshape(-1, image.shape[2]).mean(0)
-  table = (levels - means) * factor + means + shift
-  table = np.rint(table.clip(0, 255)).astype(np.uint8)
-  return example | {'image': cv2.LUT(image, table[:, None])}
+
+  brightness: float
+  contrast: float
+
+  def __call__(
+    self, example: base.Example, rng: np.random.Generator
+  ) -> base.Example:
+    """Draws factor and shift, and applies them to the image."""
+    factor = 1 + rng.uniform(-self.contrast, self.contrast)
+    shift = 255 * rng.uniform(-self.brightness, self.brightness)
+    image = _require_rgb(example, 'brightness_contrast')
+    levels = np.arange(256)[:, None]
+    means = image.reshape(-1, image.shape[2]).mean(0)
+    table = (levels - means) * factor + means + shift
+    table = np.rint(table.clip(0, 255)).astype(np.uint8)
+    return example | {'image': cv2.LUT(image, table[:, None])}
 
 
-def _require_rgb(example: Example, op: str) -> np.ndarray:
+def _require_rgb(example: base.Example, op: str) -> np.ndarray:
   """Returns the image of an example, [H, W, 3] uint8.
 
   Raises:
-    ValueError: it is none; the message names the op.
+    ValueError: the image has other channels or another depth; the message
+      names the op.
   """
   image = example['image']
   if image.dtype != np.uint8 or image.shape[2] != 3:

@@ -1,24 +1,31 @@
-"""What the augmentations do to an image's size, and nothing else.
+"""Arithmetic of image sizes, (H, W) in pixels.
 
-The ops in `augment` compute their sizes here, from what they drew. The doctor,
-which draws nothing, follows an image through the same functions:
-`size_after_ops` goes through the ops at a quantile of their factors.
+The ops of `geometric` compute with the same functions in `__call__`, where a
+factor was drawn, and in `size_after`, where a quantile stands for it.
 """
 
-from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import Any
 
 Size = tuple[int, int]
 
 
 def scale_size(size: Sequence[int], factor: float) -> Size:
-  """Returns (H, W) times a factor."""
+  """Multiplies both sides by one factor and rounds; a side is at least 1.
+
+  Args:
+    size: (H, W).
+    factor: the factor.
+  """
   return stretch_size(size, (factor, factor))
 
 
 def stretch_size(size: Sequence[int], factors: Sequence[float]) -> Size:
-  """Returns (H, W) times a factor each."""
+  """Multiplies each side by its own factor and rounds; a side is at least 1.
+
+  Args:
+    size: (H, W).
+    factors: those of height and width.
+  """
   height, width = (
     max(1, round(n * f)) for n, f in zip(size, factors, strict=True)
   )
@@ -26,14 +33,32 @@ def stretch_size(size: Sequence[int], factors: Sequence[float]) -> Size:
 
 
 def fit_size(size: Sequence[int], factor: float, long: int, short: int) -> Size:
-  """Returns (H, W) fitted into a frame times a factor; see `random_fit`."""
+  """Scales a size, at its own aspect ratio, to fit into a scaled frame.
+
+  The result is the largest whose longer side is at most `factor * long` and
+  whose shorter side is at most `factor * short`, rounded as mmcv's
+  `imrescale` rounds.
+
+  Args:
+    size: (H, W).
+    factor: scales the frame.
+    long: the frame's longer side.
+    short: the frame's shorter side.
+  """
   scale = min(int(long * factor) / max(size), int(short * factor) / min(size))
   height, width = (max(1, int(n * scale + 0.5)) for n in size)
   return height, width
 
 
-def resize_short_side(size: Sequence[int], short: int) -> Size:
-  """Returns (H, W) with another shorter side; see `random_short_side`."""
+def short_side_size(size: Sequence[int], short: int) -> Size:
+  """Scales a size, at its own aspect ratio, to a given shorter side.
+
+  The longer side is rounded down, as torchvision's `resize` does.
+
+  Args:
+    size: (H, W).
+    short: length of the shorter side.
+  """
   height, width = (
     short if n == min(size) else int(short * n / min(size)) for n in size
   )
@@ -41,62 +66,15 @@ def resize_short_side(size: Sequence[int], short: int) -> Size:
 
 
 def pad_to_min(size: Sequence[int], min_size: Sequence[int]) -> Size:
-  """Returns (H, W), each side at least as long as that of `min_size`."""
+  """Returns (H, W), each side raised to that of `min_size` if it is shorter."""
   return max(size[0], min_size[0]), max(size[1], min_size[1])
 
 
 def crop_to_max(size: Sequence[int], max_size: Sequence[int]) -> Size:
-  """Returns (H, W), each side at most as long as that of `max_size`."""
+  """Returns (H, W), each side cut to that of `max_size` if it is longer."""
   return min(size[0], max_size[0]), min(size[1], max_size[1])
 
 
-def pad_target_size(augment: Any) -> Size:
-  """Returns the (H, W) that `pad` fills up to."""
-  height, width = augment.pad.size or augment.random_crop.size
-  return height, width
-
-
-def size_after_ops(
-  augment: Any, ops: Iterable[str], size: Size, quantile: float
-) -> Size:
-  """Returns the size that ops leave an image of `size` (H, W).
-
-  Args:
-    augment: `config.data.augment`.
-    ops: names, in the order of their use.
-    size: (H, W) before them.
-    quantile: 0..1; 0 is the smallest factor of each op, 1 the largest.
-  """
-  for name in ops:
-    if name == 'stretch':
-      size = augment.stretch.size[0], augment.stretch.size[1]
-    elif name == 'random_crop':
-      crop = augment.random_crop
-      size = crop_to_max(
-        pad_to_min(size, crop.size) if crop.padded else size, crop.size
-      )
-    elif name == 'pad':
-      size = pad_to_min(size, pad_target_size(augment))
-    elif name == 'random_scale':
-      size = scale_size(size, _factor_at_quantile(augment[name], quantile))
-    elif name == 'random_fit':
-      op = augment.random_fit
-      size = fit_size(
-        size, _factor_at_quantile(op, quantile), op.long, op.short
-      )
-    elif name == 'random_short_side':
-      size = resize_short_side(
-        size, round(_factor_at_quantile(augment[name], quantile))
-      )
-    elif name == 'random_stretch':
-      op = augment.random_stretch
-      drawn = 1 - op.probability  # below this quantile it does nothing
-      if quantile > drawn:
-        part = (quantile - drawn) / op.probability
-        size = scale_size(size, _factor_at_quantile(op, part))
-  return size
-
-
-def _factor_at_quantile(op: Any, quantile: float) -> float:
-  """Returns the factor of an op at a quantile."""
-  return op.low + quantile * (op.high - op.low)
+def interpolate(low: float, high: float, quantile: float) -> float:
+  """Returns the quantile, 0..1, of a uniform distribution on [low, high]."""
+  return low + quantile * (high - low)

@@ -1,4 +1,4 @@
-"""Ops in a row, and their parameters checked."""
+"""Several ops in a row, and how a config names them."""
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -53,7 +53,7 @@ def test_compose_runs_in_order():
 
 
 def test_padding_may_come_after_the_colours():
-  """As mmsegmentation pads: what is there is distorted, the border is not."""
+  """As in mmsegmentation: colours of the image change, the border's do not."""
   config = common.default_config().data.augment
   config.ops = ('random_crop', 'random_flip', 'photometric', 'pad')
   config.random_crop.size = (40, 50)
@@ -132,6 +132,17 @@ def test_uncovered_pixels_are_filled(op):
     ),
   ],
 )
-def test_compose_names_what_it_knows(config, message):
+def test_mistakes_in_a_config_are_named(config, message):
   with pytest.raises(ValueError, match=message):
     compose.compose_ops(ConfigDict(config), FILL)
+
+
+def test_unknown_ops_are_skipped_where_only_sizes_count():
+  """The doctor follows sizes through configs that training rejects."""
+  config = common.default_config().data.augment
+  config.ops = ('random_flop', 'random_crop', 'random_flip')
+  config.random_flip = ConfigDict({'probabilty': 1.0})
+  (crop,) = compose.compose_known_ops(config).ops
+  assert crop.size == (257, 257)
+  with pytest.raises(ValueError, match="'random_flop', which is not one of"):
+    compose.fixed_output_size(config)

@@ -1,4 +1,4 @@
-"""Crops of images that are decoded and resized only where they show."""
+"""Lazy images against whole images that are decoded, resized and cropped."""
 
 import cv2
 from ml_collections import ConfigDict
@@ -28,8 +28,8 @@ def config(ops, **fields):
   return c
 
 
-def both(c, data, seed):
-  """Returns what becomes of the pixels, and of the deferred image."""
+def augment_both(c, data, seed):
+  """Returns the augmented examples of an array and of a lazy image."""
   label = np.random.default_rng(9).integers(0, 5, SIZE).astype(np.uint8)
   apply = compose.compose_ops(ConfigDict(c), FILL)
   return (
@@ -56,9 +56,9 @@ def both(c, data, seed):
     ('random_stretch',),
   ],
 )
-def test_the_same_crops_but_for_rounding(data, ops, shrink, seed):
+def test_lazy_crops_equal_eager_ones_up_to_rounding(data, ops, shrink, seed):
   c = config(ops, shrink=shrink)
-  want, got = both(c, data, seed)
+  want, got = augment_both(c, data, seed)
   np.testing.assert_array_equal(got['label'], want['label'])
   assert isinstance(got['image'], np.ndarray)
   assert got['image'].dtype == np.uint8
@@ -69,7 +69,7 @@ def test_the_same_crops_but_for_rounding(data, ops, shrink, seed):
 @pytest.mark.parametrize('low', [0.5, 0.61, 0.97, 1.03, 1.7, 2.0])
 @pytest.mark.parametrize('corner', [(0, 0), (1, 1), (0.37, 0.81)])
 @pytest.mark.parametrize('shrink', [cv2.INTER_AREA, cv2.INTER_LINEAR])
-def test_windows_anywhere(data, low, corner, shrink):
+def test_windows_at_any_place_and_scale(data, low, corner, shrink):
   size = round(SIZE[0] * low), round(SIZE[1] * low)
   kind = shrink if low < 1 else cv2.INTER_LINEAR
   want = cv2.resize(decoding.decode_image(data), size[::-1], interpolation=kind)
@@ -86,27 +86,29 @@ def test_windows_anywhere(data, low, corner, shrink):
 
 
 def test_only_the_window_is_decoded(data, monkeypatch):
-  seen = []
+  decoded = []
   real = decoding.decode_window
 
   def window(data, size, rows, columns):
-    seen.append((rows.stop - rows.start, columns.stop - columns.start))
+    decoded.append((rows.stop - rows.start, columns.stop - columns.start))
     return real(data, size, rows, columns)
 
   monkeypatch.setattr(decoding, 'decode_window', window)
-  monkeypatch.setattr(decoding, 'decode_image', None)  # would be the whole
+  monkeypatch.setattr(decoding, 'decode_image', None)  # fails if called
   image = lazy_image.wrap_image(data, SIZE)
   image.resize((1200, 2002), cv2.INTER_LINEAR)[100:200, 600:800]
   image.resize((450, 751), cv2.INTER_AREA)[100:160, 300:360]
   image[5:15, 6:26]
-  assert seen[2] == (10, 20)
-  for (height, width), least in zip(seen, ((50, 100), (80, 80)), strict=False):
+  assert decoded[2] == (10, 20)
+  for (height, width), least in zip(
+    decoded, ((50, 100), (80, 80)), strict=False
+  ):
     assert least[0] <= height <= least[0] + 4
     assert least[1] <= width <= least[1] + 4
 
 
-def test_decoded_images_are_cut_alike(data):
-  """As they are with `config.data.cache`."""
+def test_arrays_give_the_windows_of_encoded_images(data):
+  """`config.data.cache` keeps decoded arrays."""
   pixels = decoding.decode_image(data)
   pixels.setflags(write=False)
   for size, kind in (

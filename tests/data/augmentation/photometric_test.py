@@ -1,11 +1,11 @@
-"""Colours change, labels do not."""
+"""Ops that change colours, against numbers by hand and Pillow."""
 
 import numpy as np
 import pytest
 
-from configs import common
 from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import photometric
+from tests.data.augmentation import ops_test
 
 PHOTOMETRIC = {
   'brightness': 32.0,
@@ -23,7 +23,7 @@ NONE = {
 
 
 class Fixed:
-  """Draws what it is told, and does everything in order."""
+  """A generator that returns given values, and keeps the order of a list."""
 
   def __init__(self, *values):
     self.values = list(values)
@@ -49,8 +49,8 @@ def test_photometric_changes_colours_only():
   changed = 0
   for seed in range(20):
     got, again = (
-      photometric.photometric(
-        example, np.random.default_rng(seed), **PHOTOMETRIC
+      photometric.Photometric(**PHOTOMETRIC)(
+        example, np.random.default_rng(seed)
       )
       for _ in range(2)
     )
@@ -64,8 +64,8 @@ def test_photometric_keeps_grey_grey():
   grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
   example = {'image': grey, 'label': grey[..., 0]}
   for seed in range(10):
-    image = photometric.photometric(
-      example, np.random.default_rng(seed), **PHOTOMETRIC
+    image = photometric.Photometric(**PHOTOMETRIC)(
+      example, np.random.default_rng(seed)
     )['image'].astype(int)
     assert np.ptp(image, axis=2).max() == 0
     assert (np.diff(image[0, :, 0]) >= 0).all()
@@ -75,28 +75,25 @@ def test_photometric_keeps_grey_grey():
 @pytest.mark.parametrize(
   'name', ['photometric', 'distort', 'brightness_contrast']
 )
-def test_colours_are_of_rgb(name, image):
+def test_colour_ops_reject_all_but_8_bit_rgb(name, image):
   example = {'image': image.astype(np.uint16), 'label': None}
-  fields = common.default_config().data.augment[name]
+  op = ops_test.build(name)
   with pytest.raises(ValueError, match=rf'{name} distorts .* of uint16'):
-    compose.OPS[name](example, np.random.default_rng(0), **fields)
+    op(example, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize('name', ['distort', 'brightness_contrast'])
-def test_the_label_is_left_alone(name):
+def test_labels_stay(name):
   rng = np.random.default_rng(0)
   example = {
     'image': rng.integers(0, 256, (16, 16, 3)).astype(np.uint8),
     'label': rng.integers(0, 5, (16, 16)).astype(np.uint8),
   }
   before = example['image'].copy()
-  fields = common.default_config().data.augment[name]
+  (op,) = compose.compose_ops(ops_test.config(name), ops_test.FILL).ops
   changed = 0
   for seed in range(20):
-    got, again = (
-      compose.OPS[name](example, np.random.default_rng(seed), **fields)
-      for _ in range(2)
-    )
+    got, again = (op(example, np.random.default_rng(seed)) for _ in range(2))
     np.testing.assert_array_equal(got['image'], again['image'])
     assert got['label'] is example['label']
     assert got['image'].dtype == np.uint8
@@ -113,16 +110,16 @@ def test_the_label_is_left_alone(name):
     ('saturation', (0, 0, 0.45, 0), 'Color'),
   ],
 )
-def test_distort_is_pillow_s_enhancement(field, values, enhancement):
+def test_distort_equals_pillow_s_enhancements(field, values, enhancement):
   images = pytest.importorskip('PIL.Image')
   enhance = pytest.importorskip('PIL.ImageEnhance')
   image = np.random.default_rng(0).integers(60, 190, (8, 9, 3)).astype(np.uint8)
   fields = NONE | {field: 0.5}
-  got = photometric.distort({'image': image}, Fixed(*values), **fields)['image']
+  got = photometric.Distort(**fields)({'image': image}, Fixed(*values))['image']
   expected = getattr(enhance, enhancement)(images.fromarray(image)).enhance(
     1 + sum(values)
   )
-  # It cuts fractions off.
+  # Pillow cuts fractions off.
   assert abs(got.astype(int) - np.asarray(expected, int)).max() <= 1
   assert abs(got.astype(int) - image).max() > 10
 
@@ -131,14 +128,14 @@ def test_distort_turns_the_hue():
   red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
   fields = NONE | {'hue': 100.0}
   # A third of 256 steps makes red green.
-  got = photometric.distort({'image': red}, Fixed(0, 0, 0, 85.3), **fields)
+  got = photometric.Distort(**fields)({'image': red}, Fixed(0, 0, 0, 85.3))
   np.testing.assert_allclose(got['image'][0, 0], [0, 200, 0], atol=4)
 
 
 def test_brightness_and_contrast_by_hand():
   image = np.array([[[100, 20, 0], [140, 40, 255]]], np.uint8)
-  got = photometric.brightness_contrast(
-    {'image': image}, Fixed(0.4, -0.1), brightness=0.3, contrast=0.4
+  got = photometric.BrightnessContrast(brightness=0.3, contrast=0.4)(
+    {'image': image}, Fixed(0.4, -0.1)
   )['image']
   # Means 120, 30, 127.5; 1.4 times the distance from them, less 25.5.
   assert got[0].tolist() == [[66, 0, 0], [122, 18, 255]]
