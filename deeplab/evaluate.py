@@ -1,9 +1,13 @@
-"""Evaluation of anything that segments images, over a whole split.
+"""The evaluator: scores checkpoints and exported files by the same code.
 
-Every pixel of every image counts once, at the label's own resolution. Images
-are padded to run in batches, and what was padding is cut off again before
-anything is counted. What is counted are integers: hosts that each evaluated a
-share of the split add them up and divide once.
+Whatever the predictor, every pixel of every image of a split counts once, at
+the resolution of its label. Images are padded to run in batches; the padding is
+cut off before anything is counted. All counts are integers, so that hosts which
+each evaluate a share of the split add them up exactly and divide once.
+
+`evaluate_predictor` scores one predictor; training and export call it, too.
+`evaluate_workdir` is the command: it chooses predictors, data and protocol.
+The protocol is `config.eval`; `inference.views` carries it out.
 """
 
 from collections.abc import Callable
@@ -39,12 +43,20 @@ from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
 
+# int64 arrays by name, added up over hosts.
 Counts = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One evaluated image, [H, W, C] as it is, and uint8 ids [H, W] twice."""
+  """One evaluated image, to look at.
+
+  Attributes:
+    name: of the example.
+    image: uint8 or uint16 [H, W, C].
+    label: uint8 [H, W], train ids or 255.
+    prediction: uint8 [H, W], class ids.
+  """
 
   name: str
   image: np.ndarray
@@ -54,14 +66,15 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What an evaluation found.
+  """Scores of one evaluation.
 
   Attributes:
-    metrics: see `metrics.compute_scores`; NaN where a class is absent.
+    metrics: value by name, as computed by `metrics.compute_scores`; NaN for a
+      class that is absent.
     confusion: int64 [K, K], rows = label, columns = prediction.
     boundary: int64 [2, K], intersections and unions of boundary bands.
     examples: number of images.
-    samples: the first few of this host's images, to look at.
+    samples: the first few images of this host.
   """
 
   metrics: dict[str, float]
@@ -71,39 +84,7 @@ class Result:
   samples: tuple[Sample, ...] = ()
 
 
-def _group_by_padded_size(
-  examples: Iterable[dict], predictor: predictors.Predictor, config: Any
-) -> Iterator[list[dict]]:
-  """Groups examples that run together: one padded size, up to a batch."""
-  waiting: dict[Any, list[dict]] = {}
-  for example in examples:
-    key = predictor.input_size or views.padded_size(
-      example['image'].shape, config
-    )
-    group = waiting.setdefault(key, [])
-    group.append(example)
-    if len(group) == config.batch_size:
-      yield waiting.pop(key)
-  yield from waiting.values()
-
-
-def _resize_example(
-  example: dict, size: tuple[int, int] | None, frame: Sequence[int]
-) -> dict:
-  """Returns an example, its label too, at the size that is computed at.
-
-  Args:
-    example: with 'image' and 'label'.
-    size: (H, W); None fits the image into `frame` (see `views.view_size`).
-    frame: (long, short), or ().
-  """
-  image = example['image']
-  size = size or views.view_size(image.shape, frame, 1.0)
-  levels = np.rint(resize.resize_bilinear(image, size))
-  return example | {
-    'image': levels.astype(image.dtype),
-    'label': resize.resize_nearest(example['label'], size),
-  }
+# A split: predict, count, score.
 
 
 def evaluate_predictor(
@@ -120,76 +101,43 @@ def evaluate_predictor(
   """Scores a predictor on a split.
 
   Args:
-    predictor: see `predictors`.
+    predictor: any predictor.
     examples: {'image': uint8 or uint16 [H, W, C], 'label': uint8 [H, W],
-      'name': str}, this host's share of the split. Labels are train ids, 255 is
+      'name': str}, this host's share of the split. Labels are train ids; 255 is
       ignored.
-    info: the data set: how many classes and their names.
-    protocol: `config.eval`: batch_size, mode (see `inference.MODES`), window,
-      stride, static_size, fit, resize_labels, scales, flip, pad_multiple,
-      pad_offset, boundary_share, loss.
-    total: how many examples come, for the progress bar.
-    keep_samples: how many of the first images to keep in the result.
-    loss_terms: `config.loss.terms` of the run: where `sigmoid_cross_entropy` is
-      one of them, `loss` is that, else the cross entropy of the softmax.
-    sum_counts: adds int64 arrays, by name, over the hosts; called once, at the
-      end. The default is for one host.
+    info: names and number of the classes.
+    protocol: `config.eval`.
+    total: number of examples, for the progress bar.
+    keep_samples: number of images to keep in the result, from the first.
+    loss_terms: `config.loss.terms` of the run. The metric `loss` is the
+      cross entropy of independent sigmoids if `sigmoid_cross_entropy` is among
+      them, of the soft-max otherwise.
+    sum_counts: adds counts up over hosts; called once, at the end. The default
+      is for one host.
 
   Raises:
-    ValueError: there are no examples, a label is of another size than its
-      image or holds a value that is no class, or the protocol asks what the
-      predictor cannot do.
+    ValueError: there are no examples, a label has another size than its image
+      or a value that is no class, or the predictor cannot follow the protocol.
   """
   predictor = views.apply_mode(predictor, protocol)
   views.check_eval_config(predictor, protocol)
   if protocol.resize_labels:
-    size, frame = predictor.input_size, protocol.fit
-    examples = (_resize_example(x, size, frame) for x in examples)
-    protocol = ConfigDict(protocol)
-    with protocol.unlocked():
-      protocol.fit = ()
-  confusion = metrics.ConfusionMatrix(info.num_classes)
-  boundary = metrics.BoundaryIoU(info.num_classes, protocol.boundary_share)
-  images = metrics.ImageIoU()
-  loss = metrics.CrossEntropy(sigmoid='sigmoid_cross_entropy' in loss_terms)
-  ask = views.predict_logits if loss.sigmoid else views.predict_probabilities
-  kept: dict[int, Sample] = {}
-  count = 0
-  numbered = (dict(x, number=i) for i, x in enumerate(examples))
-  batches = _group_by_padded_size(numbered, predictor, protocol)
-  for batch in system.track_progress(batches, total, 'evaluate', size=len):
-    pictures = [x['image'] for x in batch]
-    scores: list = [None] * len(batch)
-    if protocol.loss:
-      scores = ask(predictor, pictures, protocol)
-      predictions = [predictors.argmax(x) for x in scores]
-    else:
-      predictions = views.segment_images(predictor, pictures, protocol)
-    for example, prediction, likely in zip(
-      batch, predictions, scores, strict=True
-    ):
-      label = example['label']
-      try:
-        images.add(confusion.add(label, prediction))
-      except ValueError as error:
-        raise ValueError(f'{example["name"]}: {error}') from None
-      boundary.add(label, prediction)
-      if likely is not None:
-        loss.add(label, likely)
-      count += 1
-      if example['number'] < keep_samples:
-        kept[example['number']] = Sample(
-          example['name'], example['image'], label, prediction
-        )
-  counts = sum_counts(
-    {
-      'confusion': confusion.matrix,
-      'boundary': boundary.counts,
-      'images': images.counts,
-      'loss': loss.counts,
-      'examples': np.array(count, np.int64),
-    }
+    examples, protocol = _resize_examples(examples, predictor, protocol)
+  counter = _MetricCounter(
+    info.num_classes,
+    protocol.boundary_share,
+    sigmoid_loss='sigmoid_cross_entropy' in loss_terms,
   )
+  samples: dict[int, Sample] = {}
+  for example, prediction, scores in _predict_examples(
+    predictor, examples, protocol, total, counter.loss.sigmoid
+  ):
+    counter.add(example, prediction, scores)
+    if example['index'] < keep_samples:
+      samples[example['index']] = Sample(
+        example['name'], example['image'], example['label'], prediction
+      )
+  counts = sum_counts(counter.counts())
   if not counts['examples']:
     raise ValueError(
       f'the evaluation split of {info.name} is empty: nothing to score'
@@ -198,20 +146,155 @@ def evaluate_predictor(
     metrics.compute_scores(
       counts['confusion'],
       info.class_names,
-      counts['boundary'],
-      counts['images'],
-      info.unscored,
-      counts['loss'] if protocol.loss else None,
+      boundary=counts['boundary'],
+      images=counts['images'],
+      unscored=info.unscored,
+      loss=counts['loss'] if protocol.loss else None,
     ),
     counts['confusion'],
     counts['boundary'],
     int(counts['examples']),
-    tuple(kept[i] for i in sorted(kept)),
+    tuple(samples[i] for i in sorted(samples)),
   )
 
 
+def _resize_examples(
+  examples: Iterable[dict], predictor: predictors.Predictor, protocol: Any
+) -> tuple[Iterator[dict], Any]:
+  """Resizes images and labels to the size that the predictor computes at.
+
+  Scores are then counted at that size, as STMicroelectronics does.
+
+  Args:
+    examples: with 'image' [H, W, C] and 'label' [H, W].
+    predictor: of a fixed size, or of any; then `protocol.fit` gives the size.
+    protocol: `config.eval`.
+
+  Returns:
+    (resized examples, protocol that does not resize again)
+  """
+
+  def resize_example(example: dict) -> dict:
+    image = example['image']
+    size = predictor.input_size or views.view_size(
+      image.shape, protocol.fit, 1.0
+    )
+    pixels = np.rint(resize.resize_bilinear(image, size))
+    return example | {
+      'image': pixels.astype(image.dtype),
+      'label': resize.resize_nearest(example['label'], size),
+    }
+
+  unfitted = ConfigDict(protocol)
+  with unfitted.unlocked():
+    unfitted.fit = ()
+  return map(resize_example, examples), unfitted
+
+
+def _predict_examples(
+  predictor: predictors.Predictor,
+  examples: Iterable[dict],
+  protocol: Any,
+  total: int | None,
+  sigmoid_loss: bool,
+) -> Iterator[tuple[dict, np.ndarray, np.ndarray | None]]:
+  """Predicts examples in batches of images of the same padded size.
+
+  Args:
+    predictor: any predictor.
+    examples: with 'image' [H, W, C].
+    protocol: `config.eval`.
+    total: number of examples, for the progress bar.
+    sigmoid_loss: True if the loss needs logits rather than probabilities.
+
+  Yields:
+    (example with its 'index' in the split, uint8 [H, W] class ids, scores
+    [H, W, K] if `protocol.loss` needs them), not in the order of the split.
+  """
+  indexed = (dict(x, index=i) for i, x in enumerate(examples))
+  batches = _group_by_padded_size(indexed, predictor, protocol)
+  predict_scores = (
+    views.predict_logits if sigmoid_loss else views.predict_probabilities
+  )
+  for batch in system.track_progress(batches, total, 'evaluate', size=len):
+    images = [x['image'] for x in batch]
+    scores: list = [None] * len(batch)
+    if protocol.loss:
+      scores = predict_scores(predictor, images, protocol)
+      predictions = [predictors.argmax(x) for x in scores]
+    else:
+      predictions = views.segment_images(predictor, images, protocol)
+    yield from zip(batch, predictions, scores, strict=True)
+
+
+def _group_by_padded_size(
+  examples: Iterable[dict], predictor: predictors.Predictor, protocol: Any
+) -> Iterator[list[dict]]:
+  """Groups examples that run in one batch: those of the same padded size."""
+  waiting: dict[Any, list[dict]] = {}
+  for example in examples:
+    key = predictor.input_size or views.padded_size(
+      example['image'].shape, protocol
+    )
+    group = waiting.setdefault(key, [])
+    group.append(example)
+    if len(group) == protocol.batch_size:
+      yield waiting.pop(key)
+  yield from waiting.values()
+
+
+class _MetricCounter:
+  """Integer counts of all metrics over the images of one host."""
+
+  def __init__(
+    self, num_classes: int, boundary_share: float, sigmoid_loss: bool
+  ):
+    self.confusion = metrics.ConfusionMatrix(num_classes)
+    self.boundary = metrics.BoundaryIoU(num_classes, boundary_share)
+    self.images = metrics.ImageIoU()
+    self.loss = metrics.CrossEntropy(sigmoid=sigmoid_loss)
+    self.examples = 0
+
+  def add(
+    self, example: dict, prediction: np.ndarray, scores: np.ndarray | None
+  ) -> None:
+    """Counts one image.
+
+    Args:
+      example: its 'label', uint8 [H, W], and 'name'.
+      prediction: uint8 [H, W], class ids.
+      scores: float32 [H, W, K] for the loss, if there is one.
+
+    Raises:
+      ValueError: the sizes differ, or the label has a value that is no class;
+        the message names the example.
+    """
+    label = example['label']
+    try:
+      self.images.add(self.confusion.add(label, prediction))
+    except ValueError as error:
+      raise ValueError(f'{example["name"]}: {error}') from None
+    self.boundary.add(label, prediction)
+    if scores is not None:
+      self.loss.add(label, scores)
+    self.examples += 1
+
+  def counts(self) -> Counts:
+    """Returns the counts by metric, for summation over hosts."""
+    return {
+      'confusion': self.confusion.matrix,
+      'boundary': self.boundary.counts,
+      'images': self.images.counts,
+      'loss': self.loss.counts,
+      'examples': np.array(self.examples, np.int64),
+    }
+
+
+# Results: one line for the log, files for the work directory.
+
+
 def summarize_result(result: Result) -> str:
-  """Returns the main metrics in one line."""
+  """Formats the main metrics in one line."""
   names = ('miou', 'pixel_accuracy', 'mean_accuracy', 'boundary_iou')
   numbers = ', '.join(f'{name} {result.metrics[name]:.4f}' for name in names)
   return f'{numbers} ({text.plural(result.examples, "image")})'
@@ -222,7 +305,7 @@ def write_result(
 ) -> None:
   """Writes metrics.json, confusion.json and confusion.png to a directory.
 
-  A class that is absent from labels and predictions has null for its scores.
+  The scores of a class that is absent from labels and predictions are null.
   """
   directory = pathlib.Path(directory)
   tables = {
@@ -244,6 +327,85 @@ def write_result(
   )
 
 
+# A run: which predictors, on which data, by which protocol.
+
+
+def evaluate_workdir(
+  workdir: str,
+  *,
+  tflite: str | None = None,
+  which: str = 'best',
+  config: ConfigDict | None = None,
+  overrides: Collection[str] = (),
+) -> dict[str, Result]:
+  """Evaluates the checkpoint of a run, or an exported file and the checkpoint.
+
+  A file has one size and one kind of output. The checkpoint that it is compared
+  with is evaluated at the same size and with the same output, and both in one
+  view of whole images unless `config` says otherwise. Results go to folders of
+  W/eval: `checkpoint`, or `checkpoint_HxW` and one named after the file.
+  Differences from the run's own data and protocol are appended to the name.
+
+  Args:
+    workdir: work directory W of the run.
+    tflite: an exported file, .tflite or .onnx, with its model card beside it;
+      or None.
+    which: 'best' or 'latest' checkpoint.
+    config: a config whose `eval` and `data` replace those of the run.
+    overrides: names of its fields, such as 'data.root', that also apply if its
+      data set is that of the run. The other fields of `data` are then the
+      run's.
+
+  Returns:
+    Results by the name of their folder.
+
+  Raises:
+    FileNotFoundError: `workdir` holds no run or no checkpoint.
+    ValueError: the file has other classes or was exported from another step,
+      or `evaluate_predictor` raises.
+  """
+  loaded = workdir_lib.load_trained_model(workdir, which)
+  dataset, merged, suffix = loaded.dataset, loaded.config, ''
+  if config is not None:
+    merged = _override_eval_and_data(loaded.config, config, overrides)
+    suffix = _protocol_suffix(merged, loaded.config)
+    dataset = _dataset_of_same_classes(merged, loaded, workdir)
+  protocol = merged.eval
+  if tflite is None:
+    contenders: dict[str, predictors.Predictor] = {
+      'checkpoint': checkpoint_predictor(loaded, protocol.output_stride)
+    }
+  else:
+    file = load.load_predictor(tflite)
+    _check_same_model(file, loaded, dataset.info, workdir)
+    contenders = _file_and_checkpoint(file, loaded)
+    if config is None:
+      protocol = single_view_config(protocol)
+  split = merged.data.eval_split
+  dataset.prepare(split)
+  results = {}
+  for name, predictor in contenders.items():
+    result = evaluate_predictor(
+      predictor,
+      dataset.examples(
+        split,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+      ),
+      dataset.info,
+      protocol,
+      total=dataset.num_examples(split),
+      loss_terms=merged.loss.terms,
+      sum_counts=parallel.sum_over_hosts,
+    )
+    folder = name + suffix
+    if jax.process_index() == 0:
+      write_result(result, os.path.join(workdir, 'eval', folder), dataset.info)
+    logging.info('%s: %s', folder, summarize_result(result))
+    results[folder] = result
+  return results
+
+
 def checkpoint_predictor(
   loaded: workdir_lib.TrainedModel, output_stride: int = 0
 ) -> predictors.FlaxPredictor:
@@ -260,13 +422,62 @@ def checkpoint_predictor(
   )
 
 
-def single_view_config(config: Any) -> Any:
-  """Returns `config.eval` with one view of whole images.
+def _file_and_checkpoint(
+  file: file_predictor.FilePredictor, loaded: workdir_lib.TrainedModel
+) -> dict[str, predictors.Predictor]:
+  """Returns a file's predictor and the checkpoint's, made comparable.
 
-  It is how an exported file, which has one size, and the model that it is
-  compared with are scored.
+  Both compute at the size of the file and have its output.
+
+  Args:
+    file: the exported file.
+    loaded: the run that it was exported from.
+
+  Returns:
+    Predictors by name, the checkpoint first.
   """
-  changed = ConfigDict(config)
+  size = file.input_size
+  return {
+    f'checkpoint_{size[0]}x{size[1]}': predictors.fixed_size_predictor(
+      checkpoint_predictor(loaded), size, file.output
+    ),
+    file.path.stem: predictors.fixed_size_predictor(file, size),
+  }
+
+
+def _check_same_model(
+  file: file_predictor.FilePredictor,
+  loaded: workdir_lib.TrainedModel,
+  info: dataset_info.DatasetInfo,
+  workdir: str,
+) -> None:
+  """Rejects a file that was not exported from a checkpoint.
+
+  Raises:
+    ValueError: the file has other classes or the weights of another step.
+  """
+  classes = list(file.card['classes'])
+  if classes != list(info.class_names):
+    raise ValueError(
+      f'{file.path} has the classes {classes}, the data of {workdir} '
+      f'{list(info.class_names)}: it was not exported from it'
+    )
+  step = (file.card.get('source') or {}).get('step')
+  if step is not None and step != loaded.step:
+    raise ValueError(
+      f'{file.path} holds the weights of step {step}, and the checkpoint of '
+      f'{workdir} is of step {loaded.step}: choose it with '
+      '--checkpoint=best or --checkpoint=latest, or export again'
+    )
+
+
+def single_view_config(protocol: Any) -> Any:
+  """Returns `config.eval` changed to one view of whole images.
+
+  An exported file, which has one size, and the model that it is compared with
+  are scored in this way.
+  """
+  changed = ConfigDict(protocol)
   with changed.unlocked():
     changed.update(
       {
@@ -282,39 +493,52 @@ def single_view_config(config: Any) -> Any:
 
 
 def _override_eval_and_data(
-  config: ConfigDict, other: ConfigDict | None, overrides: Collection[str]
+  run: ConfigDict, other: ConfigDict, overrides: Collection[str]
 ) -> ConfigDict:
-  """Returns a run's config with `eval` and `data` of another.
+  """Returns the config of a run with `eval` and `data` of another config.
 
-  Of the same data set the run's own fields stay, but for those that are given.
-  The kind of images and their normalisation stay: the weights expect them.
+  If both have the same data set, the run's fields of `data` stay, except for
+  `overrides`. The depth of the images and their normalization always stay: the
+  weights expect them.
   """
-  if other is None:
-    return config
-  changed = config.copy_and_resolve_references()
-  with changed.unlocked():
-    changed.eval = other.eval
-    if other.data.name == config.data.name:
-      changed.update_from_flattened_dict(
+  merged = run.copy_and_resolve_references()
+  with merged.unlocked():
+    merged.eval = other.eval
+    if other.data.name == run.data.name:
+      merged.update_from_flattened_dict(
         {
           name: functools.reduce(
-            lambda x, part: x[part], name.split('.'), other
+            lambda section, part: section[part], name.split('.'), other
           )
           for name in overrides
           if name.startswith('data.')
         }
       )
-      changed = datasets.resolve_config(changed)
+      merged = datasets.resolve_config(merged)
     else:
-      changed.data = ConfigDict(datasets.resolve_config(other).data)
-    with changed.data.unlocked():
-      changed.data.mean, changed.data.std = config.data.mean, config.data.std
-      changed.data.depth = image_format.image_spec(config.data).depth
-  return changed
+      merged.data = ConfigDict(datasets.resolve_config(other).data)
+    with merged.data.unlocked():
+      merged.data.mean, merged.data.std = run.data.mean, run.data.std
+      merged.data.depth = image_format.image_spec(run.data).depth
+  return merged
+
+
+def _dataset_of_same_classes(
+  config: ConfigDict, loaded: workdir_lib.TrainedModel, workdir: str
+) -> datasets.Dataset:
+  """Returns the data set of a config; ValueError if a run cannot predict it."""
+  dataset = datasets.Dataset(config.data)
+  trained, given = loaded.dataset.info.num_classes, dataset.info.num_classes
+  if given != trained:
+    raise ValueError(
+      f'the run in {workdir} has {trained} classes and the data of --config '
+      f"has {given}; leave --config out for the run's own data"
+    )
+  return dataset
 
 
 def _protocol_suffix(config: ConfigDict, run: ConfigDict) -> str:
-  """Returns what of a protocol is not the run's own, to name its results by."""
+  """Returns the differences from a run's data and protocol, for a file name."""
   name = ''
   if config.data.name != run.data.name:
     name += f'_{config.data.name}'
@@ -329,112 +553,3 @@ def _protocol_suffix(config: ConfigDict, run: ConfigDict) -> str:
   if config.eval.output_stride != run.eval.output_stride:
     name += f'_os{config.eval.output_stride}'
   return re.sub(r'[^\w.-]', '_', name)
-
-
-def _check_same_step(
-  file: file_predictor.FilePredictor,
-  loaded: workdir_lib.TrainedModel,
-  workdir: str,
-) -> None:
-  """Refuses to compare a file with a checkpoint of another step."""
-  step = (file.card.get('source') or {}).get('step')
-  if step is not None and step != loaded.step:
-    raise ValueError(
-      f'{file.path} holds the weights of step {step}, and the checkpoint of '
-      f'{workdir} is of step {loaded.step}: choose it with '
-      '--checkpoint=best or --checkpoint=latest, or export again'
-    )
-
-
-def evaluate_workdir(
-  workdir: str,
-  *,
-  tflite: str | None = None,
-  which: str = 'best',
-  config: ConfigDict | None = None,
-  overrides: Collection[str] = (),
-) -> dict[str, Result]:
-  """Evaluates a run's checkpoint, or a file exported from it beside it.
-
-  A file is of one size and returns one form (logits, probabilities, ids). To
-  compare like with like the checkpoint is then scored at that size and in that
-  form too, and both in one view (unless `config` says otherwise). Results go to
-  folders of W/eval: `checkpoint`, or `checkpoint_HxW` and one named after the
-  file; what is not the run's own protocol or data is part of the name.
-
-  Args:
-    workdir: the run's work directory W.
-    tflite: an exported file, .tflite or .onnx, with its model card beside it;
-      or None.
-    which: 'best' or 'latest' checkpoint.
-    config: its `eval` and `data` are used instead of the run's own.
-    overrides: fields of it that hold even where its data set is the run's own,
-      such as 'data.root'; the others of `data` are then the run's.
-
-  Returns:
-    Results by the name of their folder.
-
-  Raises:
-    FileNotFoundError: no run, or no checkpoint, is there.
-    ValueError: the file is not of this data set's classes or of another step,
-      or see `evaluate_predictor`.
-  """
-  loaded = workdir_lib.load_trained_model(workdir, which)
-  dataset = loaded.dataset
-  own = config is None
-  config = _override_eval_and_data(loaded.config, config, overrides)
-  other = '' if own else _protocol_suffix(config, loaded.config)
-  if not own:
-    dataset = datasets.Dataset(config.data)
-    if dataset.info.num_classes != loaded.dataset.info.num_classes:
-      raise ValueError(
-        f'the run in {workdir} has {loaded.dataset.info.num_classes} classes '
-        f'and the data of --config has {dataset.info.num_classes}; leave '
-        "--config out for the run's own data"
-      )
-  info = dataset.info
-  protocol = config.eval
-  if tflite is None:
-    contenders: dict[str, predictors.Predictor] = {
-      f'checkpoint{other}': checkpoint_predictor(loaded, protocol.output_stride)
-    }
-  else:
-    file = load.load_predictor(tflite)
-    protocol = single_view_config(config.eval) if own else config.eval
-    if list(file.card['classes']) != list(info.class_names):
-      raise ValueError(
-        f'{tflite} has the classes {list(file.card["classes"])}, the data of '
-        f'{workdir} {list(info.class_names)}: it was not exported from it'
-      )
-    _check_same_step(file, loaded, workdir)
-    float_model = checkpoint_predictor(loaded)
-    size = file.input_size
-    contenders = {
-      f'checkpoint_{size[0]}x{size[1]}{other}': predictors.fixed_size_predictor(
-        float_model, size, file.output
-      ),
-      f'{pathlib.Path(tflite).stem}{other}': predictors.fixed_size_predictor(
-        file, size
-      ),
-    }
-  split = config.data.eval_split
-  dataset.prepare(split)
-  results = {}
-  for name, predictor in contenders.items():
-    results[name] = evaluate_predictor(
-      predictor,
-      dataset.examples(
-        split,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-      ),
-      info,
-      protocol,
-      total=dataset.num_examples(split),
-      loss_terms=config.loss.terms,
-      sum_counts=parallel.sum_over_hosts,
-    )
-    if jax.process_index() == 0:
-      write_result(results[name], os.path.join(workdir, 'eval', name), info)
-    logging.info('%s: %s', name, summarize_result(results[name]))
-  return results

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -326,6 +327,7 @@ class Run:
     fake = views_test.Fake(views_test.channels)
     self.tflite = views_test.Fake(views_test.channels, input_size=(16, 16))
     self.tflite.card = {'classes': list(classes)}
+    self.tflite.path = pathlib.Path('x/int8.tflite')
     config = views_test.ConfigDict(
       {
         'eval': views_test.eval_config(loss=loss is not None),
