@@ -1,4 +1,4 @@
-"""What output stride, rates and ASPP do, as arrays and pictures."""
+"""Visualizes output stride, atrous rates and ASPP as arrays and images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from deeplab.models import registry
 
 
 def sampling_masks(rates: Sequence[int], size: int) -> np.ndarray:
-  """Returns which pixels one output of each branch of a pyramid reads.
+  """Returns the pixels that the central output of each ASPP branch reads.
 
   Args:
-    rates: of the 3x3 convolutions; 0 stands for the 1x1.
-    size: height and width of the map; the output is its centre.
+    rates: rates of the 3x3 convolutions; 0 is the 1x1 convolution.
+    size: height and width of the map.
 
   Returns:
     bool [branches, size, size].
@@ -33,15 +33,16 @@ def sampling_masks(rates: Sequence[int], size: int) -> np.ndarray:
 def receptive_field(
   strides: Sequence[int], output_stride: int, size: int
 ) -> np.ndarray:
-  """Returns in how many ways a last output reads each pixel of a line.
+  """Returns the receptive field of the central output in one dimension.
 
   Args:
-    strides: nominal strides of layers of kernel 3.
-    output_stride: what their product becomes; rates make up for it.
-    size: length of the line; the output is its middle one.
+    strides: nominal strides of layers with kernel size 3.
+    output_stride: the desired product of strides; rates replace the rest.
+    size: length of the input.
 
   Returns:
-    float64 [size], the sum is 1: 3 ** layers paths, as shares.
+    float64 [size]: share of the 3 ** layers paths through each pixel; sums to
+    1.
   """
   plan = output_strides.atrous(strides, output_stride, (1,))
   offsets = {0: 1.0}
@@ -64,12 +65,12 @@ def receptive_field(
 def encode_at_output_strides(
   config: Any, variables: Any, image: np.ndarray, strides: Sequence[int]
 ) -> list[np.ndarray]:
-  """Returns the encoder's last map of the same weights at output strides.
+  """Computes the last feature map of one encoder at several output strides.
 
   Args:
     config: `config.model`.
     variables: {'params', 'batch_stats'} of the network.
-    image: float32 [H, W, 3], normalised.
+    image: float32 [H, W, 3], normalized.
     strides: output strides.
 
   Returns:
@@ -86,7 +87,7 @@ def encode_at_output_strides(
 
 
 def heatmap_colors(values: np.ndarray) -> np.ndarray:
-  """Returns an array [h, w] as colours, uint8 [h, w, 3]; 0 is dark."""
+  """Maps an array [h, w] to colors, uint8 [h, w, 3]; 0 is dark."""
   values = np.asarray(values, np.float64)
   shares = values / max(values.max(), 1e-12)
   return (255 * colormaps['magma'](shares)[..., :3]).round().astype(np.uint8)

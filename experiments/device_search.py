@@ -1,17 +1,17 @@
-r"""Which sizes of a network fit a device, before anything is trained.
+r"""Finds the network sizes that fit a device, without training.
 
     python -m experiments.device_search --target=stm32n6 \
         --config=configs/person_mnv2.py --ram_kib=2048 --max_ms=20
 
-traces the config's network at each width multiplier, input size, head width
-and output stride asked for (shapes alone, a few seconds each), and plans
-memory and counts weights and multiply-accumulates as for an int8 file. What is
-printed are the networks that fit and of which none that fits is larger in all
-four: what is left to choose from by training. --output=FOLDER keeps the table
-of all of them and a plot. Resizes take the steps that the target takes, as in
-an export.
+traces the config's network at each requested width multiplier, input size, head
+width and output stride (shapes only, a few seconds each), plans its memory, and
+counts weights and MACs as for an int8 file. It prints the Pareto-optimal
+candidates: those that fit and are not exceeded in all four sizes by another
+that fits. Training decides among them. --output=FOLDER writes the table of all
+candidates and a plot. Large resizes run in stages where the target needs it, as
+in an export.
 
-Cycles and time are estimates: multiply-accumulates at the device's best rate.
+Cycles and time are estimates: MACs at the peak rate of the device.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ from export.graph import trace
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """What is chosen; None where the network has no such field."""
+  """Sizes of one network; None where the network has no such field."""
 
   alpha: float | None
   size: tuple[int, int]
@@ -55,7 +55,7 @@ class Candidate:
   output_stride: int
 
   def dominates(self, other: 'Candidate') -> bool:
-    """Whether it is at least as large in everything, and not the same."""
+    """Returns True if it is at least as large in every size, and not equal."""
     pairs = (
       (self.alpha or 0, other.alpha or 0),
       (self.size[0] * self.size[1], other.size[0] * other.size[1]),
@@ -67,15 +67,15 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceCost:
-  """What a choice costs as an int8 file.
+  """Cost of a candidate as an int8 file.
 
   Attributes:
-    macs: multiply-accumulates.
-    ram_bytes: the planned arena.
-    flash_bytes: weights.
-    cycles: estimate; None where the target's speed is not known.
-    ms: likewise.
-    refusals: why it does not fit, a phrase each.
+    macs: multiply-accumulates per image.
+    ram_bytes: planned arena in bytes.
+    flash_bytes: weights in bytes.
+    cycles: estimate; None if the speed of the target is not known.
+    ms: estimated milliseconds; None if the speed is not known.
+    refusals: reasons why it does not fit, one phrase each.
   """
 
   macs: int
@@ -93,10 +93,10 @@ def iterate_candidates(
   channels: Sequence[int] | None = None,
   strides: Sequence[int] | None = None,
 ) -> Iterator[Candidate]:
-  """Yields every combination; None is what the config has.
+  """Yields every combination; None keeps the value of the config.
 
   Raises:
-    ValueError: the encoder or the head has no such field.
+    ValueError: the encoder or the head lacks a field.
   """
   model = config.model
   for flag, asked, part, field in (
@@ -128,15 +128,15 @@ def estimate_cost(
   max_cycles: float | None = None,
   host: bool = False,
 ) -> DeviceCost:
-  """Traces one choice.
+  """Traces one candidate and estimates its cost.
 
   Args:
     config: the experiment.
-    candidate: what to replace in it.
+    candidate: sizes to set in the config.
     target: the device.
-    memory_limits: its memories.
-    max_ms, max_cycles: limits of the estimates; None for none.
-    host: leaves the last resize out.
+    memory_limits: RAM and flash of the device.
+    max_ms, max_cycles: limits of the estimates; None for no limit.
+    host: True if the host computes the last resize.
   """
   model = ConfigDict(config.model)
   with model.unlocked():
@@ -179,7 +179,7 @@ SearchResults = list[tuple[Candidate, DeviceCost]]
 
 
 def pareto_front(found: SearchResults) -> SearchResults:
-  """Returns what fits and no larger one does, the most work last."""
+  """Returns the fitting candidates that none dominates, by increasing MACs."""
   fitting = [(choice, cost) for choice, cost in found if not cost.refusals]
   best = [
     (choice, cost)
@@ -190,7 +190,7 @@ def pareto_front(found: SearchResults) -> SearchResults:
 
 
 def format_table(found: SearchResults) -> str:
-  """Returns a table of choices and costs."""
+  """Returns a Markdown table of candidates and their costs."""
   header = (
     *('alpha', 'input', 'head', 'output stride', 'MACs (M)', 'RAM KiB'),
     *('flash KiB', 'cycles (M), at least', 'ms, at least', 'fits'),
@@ -216,7 +216,7 @@ def format_table(found: SearchResults) -> str:
 def plot_candidates(
   found: SearchResults, memory_limits: fit.MemoryLimits, title: str
 ) -> np.ndarray:
-  """Draws RAM and multiply-accumulates of all choices; uint8 [H, W, 3]."""
+  """Plots RAM over MACs of all candidates; returns uint8 [H, W, 3]."""
   from matplotlib import figure as figures
 
   figure = figures.Figure(figsize=(8, 5), dpi=100, layout='constrained')
@@ -264,7 +264,7 @@ def plot_candidates(
 def _parse_list(
   name: str, texts: Sequence[str] | None, kind: Callable[[str], Any]
 ) -> list[Any] | None:
-  """Returns the values of a list flag, None where it was not given."""
+  """Returns the values of a list flag; None if it was not given."""
   try:
     return None if texts is None else [kind(x) for x in texts]
   except ValueError as error:
@@ -285,21 +285,29 @@ def define_flags() -> flags.FlagHolder:
     ('channels', 'Widths of the head'),
     ('output_strides', 'Output strides'),
   ):
-    flags.DEFINE_list(name, None, f"{what}; default the config's.")
-  flags.DEFINE_integer('ram_kib', None, "In place of the target's.")
-  flags.DEFINE_integer('flash_kib', None, "In place of the target's.")
-  flags.DEFINE_float('max_ms', None, 'Limit of the estimated time.')
-  flags.DEFINE_float('max_cycles', None, 'Limit of the estimated cycles.')
+    flags.DEFINE_list(name, None, f'{what}; default: that of the config.')
+  flags.DEFINE_integer(
+    'ram_kib', None, 'RAM in KiB, instead of that of the target.'
+  )
+  flags.DEFINE_integer(
+    'flash_kib', None, 'Flash in KiB, instead of that of the target.'
+  )
+  flags.DEFINE_float(
+    'max_ms', None, 'Upper limit of the estimated milliseconds.'
+  )
+  flags.DEFINE_float('max_cycles', None, 'Upper limit of the estimated cycles.')
   flags.DEFINE_enum(
     'resize',
     'graph',
     ['graph', 'host'],
-    'host: the last resize is not counted.',
+    'Where the last resize runs; "host": it is not counted.',
   )
   flags.DEFINE_string(
     'output', None, 'Folder for budget.json, budget.md and budget.png.'
   )
-  return config_flags.DEFINE_config_file('config', None, 'The network.')
+  return config_flags.DEFINE_config_file(
+    'config', None, 'Config of the network.'
+  )
 
 
 def _run(config_flag: flags.FlagHolder) -> None:
@@ -315,7 +323,7 @@ def _run(config_flag: flags.FlagHolder) -> None:
   ):
     if values[flag].value is not None and estimate is None:
       raise ValueError(
-        f'--{flag}: there is no estimate for {target.name}, whose speed is not '
+        f'--{flag}: there is no estimate for {target.name}; its speed is not '
         'published'
       )
   asked = list(
@@ -351,7 +359,7 @@ def _write_results(
   memory_limits: fit.MemoryLimits,
   found: SearchResults,
 ) -> None:
-  """Writes all that was found to a folder."""
+  """Writes the tables and the plot to a folder."""
   os.makedirs(folder, exist_ok=True)
   rows = [
     {'choice': dataclasses.asdict(a), 'cost': dataclasses.asdict(b)}

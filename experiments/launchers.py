@@ -1,4 +1,4 @@
-"""The commands of a sweep, for machines that it does not run on itself."""
+"""Scripts that run a sweep's commands on other machines."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ def _quote_commands(commands: Commands) -> list[str]:
 
 
 def shell_script(title: str, commands: Commands) -> str:
-  """Returns a script that runs one after another, whatever fails."""
+  """Returns a shell script that runs all commands in order."""
   return (
     '\n'.join(('#!/bin/bash', f'# {title}', *_quote_commands(commands))) + '\n'
   )
 
 
 def slurm_script(title: str, commands: Commands) -> str:
-  """Returns a job array for `sbatch`, a task a run.
+  """Returns a job array for `sbatch`, one task per run.
 
-  With `--nodes` and `--ntasks` a run spans several machines: `srun` starts a
-  process on each, and they find each other.
+  With `--nodes` and `--ntasks` a run spans several machines: `srun` starts one
+  process on each, and the processes connect to each other.
   """
   if not commands:
     return shell_script(title, commands)
@@ -46,11 +46,11 @@ def slurm_script(title: str, commands: Commands) -> str:
 
 
 def tpu_script(title: str, commands: Commands) -> str:
-  """Returns a script that runs one after another on all hosts of a pod.
+  """Returns a script that runs the commands in order on all hosts of a TPU pod.
 
-  It reads the pod's name and zone from $TPU and $ZONE, and the folder of the
-  project on its hosts from $FOLDER. Work directories must be on a disk that all
-  hosts see.
+  It reads the name and zone of the pod from $TPU and $ZONE, and the project's
+  folder on the hosts from $FOLDER. Work directories must be on a file system
+  that all hosts share.
   """
   lines = [
     'gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all '

@@ -1,4 +1,4 @@
-"""The plots of a sweep, as pictures: uint8 [H, W, 3]."""
+"""Plots of a sweep, rendered as uint8 images [H, W, 3]."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ def _make_axes(title: str, width: float = 7.0) -> tuple[Any, Any]:
 
 
 def _add_legend(axes: Any) -> None:
-  """Names the settings beside the plot, where no line is."""
+  """Adds the legend beside the plot, where it covers no line."""
   axes.legend(
     frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5)
   )
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-  """Returns which points no cheaper one equals or beats, cheapest first."""
+  """Returns the indices of the Pareto-optimal points, cheapest first."""
   order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
   best: list[int] = []
   for i in order:
@@ -41,7 +41,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 def _plot_rows(points: Points, means: Sequence[float]) -> np.ndarray:
-  """Plots mIoU, a row a setting."""
+  """Plots mIoU, one row per setting."""
   figure, axes = _make_axes('mIoU at equal operations (red: the base)')
   for i, (_, _, values) in enumerate(points):
     axes.plot([100 * min(values), 100 * max(values)], [i] * 2, color='0.7')
@@ -53,12 +53,12 @@ def _plot_rows(points: Points, means: Sequence[float]) -> np.ndarray:
 
 
 def plot_pareto(points: Points) -> np.ndarray:
-  """Plots mIoU over operations, with the range of the seeds, and the front.
+  """Plots mIoU over MACs with the range over seeds and the Pareto front.
 
-  Settings that all cost the same have a row each.
+  If all settings cost the same, each gets a row instead.
 
   Args:
-    points: (name, GMACs, mIoU of each seed), the base first.
+    points: (name, GMACs, mIoU of each seed), the baseline first.
   """
   costs = [cost for _, cost, _ in points]
   means = [100 * statistics.fmean(values) for *_, values in points]
@@ -95,10 +95,10 @@ def plot_pareto(points: Points) -> np.ndarray:
 def plot_learning_curves(
   series: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
 ) -> np.ndarray:
-  """Plots mIoU over steps, a colour a setting and a line a seed.
+  """Plots mIoU over steps, one color per setting and one line per seed.
 
   Args:
-    series: for each setting, for each seed, (step, mIoU) in order.
+    series: name of a setting -> for each seed its (step, mIoU) pairs in order.
   """
   figure, axes = _make_axes('mIoU over steps')
   for i, (name, lines) in enumerate(series.items()):
@@ -122,12 +122,12 @@ def plot_learning_curves(
 def plot_class_iou(
   names: Sequence[str], shares: Mapping[str, Sequence[Sequence[float]]]
 ) -> np.ndarray:
-  """Plots the IoU of each class as bars, a bar a setting.
+  """Plots the IoU of each class, one bar per setting.
 
   Args:
-    names: of the classes.
-    shares: for each setting, for each class, its IoU of each seed; none where
-      it was absent.
+    names: class names.
+    shares: name of a setting -> for each class its IoU by seed; empty where the
+      class was absent.
   """
   width = max(7.0, 0.12 * len(names) * len(shares))
   figure, axes = _make_axes('IoU by class, mean over seeds', min(width, 40.0))

@@ -1,11 +1,11 @@
-"""The whole path on drawn shapes: train, predict, export, compare.
+"""Trains, predicts, exports and evaluates on drawn shapes.
 
     python -m experiments.quickstart
 
 runs the commands that you would run for your own data, prints each, and ends
-with the mIoU of the trained network and of its int8 file. No network needed;
-about four minutes on two CPU cores. Everything is left in runs/quickstart;
-started again, it goes on where it was stopped.
+with the mIoU of the trained network and of its int8 file. It needs no network
+access and about five minutes on two CPU cores. Everything is written to
+runs/quickstart; started again, it resumes.
 """
 
 import json
@@ -23,7 +23,7 @@ from configs import shapes_mnv2
 from deeplab.data import datasets
 
 _WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/quickstart', 'Where everything is written.'
+  'workdir', 'runs/quickstart', 'Folder that gets all files.'
 )
 _CONFIG_PATH = 'configs/shapes_mnv2.py'
 
@@ -37,7 +37,7 @@ def _run_command(module: str, *arguments: str) -> None:
 
 
 def _write_images(directory: str, count: int) -> None:
-  """Writes a few validation images as PNG, as a user has them."""
+  """Writes a few validation images as PNG files."""
   os.makedirs(directory, exist_ok=True)
   config = shapes_mnv2.get_config()
   examples = datasets.Dataset(config.data).examples(config.data.eval_split)
@@ -52,7 +52,7 @@ def _read_miou(path: str) -> float:
 
 
 def main(argv: list[str]) -> None:
-  """Runs the path and prints the two scores."""
+  """Runs all commands and prints the two scores."""
   del argv
   start = time.monotonic()
   workdir = _WORKDIR.value
@@ -92,10 +92,11 @@ def main(argv: list[str]) -> None:
     f'\nmIoU float {float_miou:.4f}, int8 {int8_miou:.4f} '
     f'(difference {100 * (int8_miou - float_miou):+.2f} points), '
     f'{time.monotonic() - start:.0f} s in all.\n'
-    'Both are of the validation images at the size of the exported file; the '
-    'mIoUs that training\nprinted are of those images at their own size, after '
-    'so many steps. On drawn shapes they say that\neverything works, not what '
-    'the network is worth on photographs.\n'
+    'Both are measured on the validation images at the size of the exported '
+    'file; training\nprinted the mIoU at the size of each image. On drawn '
+    'shapes '
+    'they show that everything\nworks, not how good the network is on '
+    'photographs.\n'
     f'Look at {masks}/contact_sheet.png, {workdir}/curves.png and '
     f'{exported}/report.md.'
   )

@@ -1,9 +1,9 @@
-"""Writes the README's table of results from what runs have left.
+"""Regenerates the table of results in README.md from finished runs.
 
     python -m experiments.readme_table --workdirs=runs/quickstart,runs/camvid
 
-reads config.json and eval/*/metrics.json of each run, keeps one small JSON a
-run in experiments/results/, and puts the table of all of them between the
+reads config.json and eval/*/metrics.json of each run, saves one small JSON file
+per run in experiments/results/, and writes the table of all of them between the
 markers in README.md.
 """
 
@@ -18,16 +18,16 @@ from deeplab import system
 from deeplab import workdir as workdir_lib
 
 _WORKDIRS_FLAG = flags.DEFINE_list(
-  'workdirs', [], 'Finished runs to add; none: only draw the table anew.'
+  'workdirs', [], 'Finished runs to add; none: only regenerate the table.'
 )
 _RESULTS_DIR = os.path.join('experiments', 'results')
 
 
 def summarize_run(workdir: str) -> dict:
-  """Returns what is worth keeping of one run.
+  """Returns name, data set and scores of one run.
 
   Raises:
-    ValueError: the run was not evaluated.
+    ValueError: the run has no evaluation.
   """
   config = workdir_lib.read_config(workdir)
   scores = {}
@@ -38,7 +38,9 @@ def summarize_run(workdir: str) -> dict:
       name: metrics[name]
       for name in ('miou', 'pixel_accuracy', 'boundary_iou', 'examples')
     }
-  if 'checkpoint' in scores:  # of the best, which the last one may be
+  if (
+    'checkpoint' in scores
+  ):  # 'checkpoint' is the best one, maybe also the last
     scores.pop('last', None)
   if not scores:
     raise ValueError(
@@ -53,7 +55,7 @@ def _format_number(value: float | None) -> str:
 
 
 def format_table(results: list[dict]) -> str:
-  """Returns the results as Markdown."""
+  """Returns the results as a Markdown table."""
   lines = [
     '| run | evaluated | images | mIoU | pixel accuracy | boundary IoU |',
     '|---|---|---|---|---|---|',
@@ -70,15 +72,15 @@ def format_table(results: list[dict]) -> str:
 
 
 def begin_marker(name: str) -> str:
-  """Returns the marker behind which the table of that name stands."""
+  """Returns the marker that precedes the table of that name."""
   return f'<!-- {name}:begin -->'
 
 
 def replace_between_markers(text: str, new: str, name: str) -> str:
-  """Returns a Markdown page with `new` between the markers of a table.
+  """Replaces the text between the markers of a table in a Markdown page.
 
   Raises:
-    ValueError: there are no such markers.
+    ValueError: the page lacks the markers.
   """
   start, end = begin_marker(name), f'<!-- {name}:end -->'
   if start not in text or end not in text:
@@ -88,7 +90,7 @@ def replace_between_markers(text: str, new: str, name: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-  """Collects the runs and draws the table."""
+  """Adds the runs and regenerates the table."""
   del argv
   for workdir in _WORKDIRS_FLAG.value:
     result = summarize_run(workdir)

@@ -1,11 +1,11 @@
-"""A study: one question, and the runs that answer it.
+"""Ablation studies: a question and the training runs that answer it.
 
-A page under `ablations/` has `get_study(form)`, which returns a `Study`: a
-config, the axes along which its fields vary, and seeds. Every combination of
-one setting of each axis and one seed is a run of `python -m deeplab.main`.
+Each page under `ablations/` has `get_study(variant)`, which returns a `Study`:
+a base config, axes along which fields vary, and seeds. Every combination of one
+setting per axis and one seed is a run of `python -m deeplab.main`.
 
-Every page has three forms: '' is the paper's, for accelerators; 'camvid' is
-small enough for two CPU cores; 'smoke' ends in minutes, on drawn shapes.
+Every page has three variants: '' is the paper's setting, for accelerators;
+'camvid' runs on two CPU cores; 'smoke' takes minutes on drawn shapes.
 """
 
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ VARIANTS = ('', 'camvid', 'smoke')
 
 @dataclasses.dataclass(frozen=True)
 class StudyBase:
-  """What all runs of a study start from.
+  """The config that all runs of a study share.
 
   Attributes:
     variant: one of `VARIANTS`.
-    config: a page, perhaps with ':variant', as --config takes it.
-    fixed: fields that differ from the page's in every run.
-    seeds: one run of each setting a seed.
+    config: a config page, optionally with ':variant', as --config takes it.
+    fixed: fields that every run sets to other values than the page.
+    seeds: one run per setting and seed.
   """
 
   variant: str
@@ -51,11 +51,11 @@ class Run:
   """One run of a study.
 
   Attributes:
-    id: names its work directory.
+    id: name of its work directory.
     labels: its setting on each axis.
-    seed: its seed.
-    flags: of `deeplab.main`, but for the work directory and the start.
-    init_from: id of the run whose weights this one goes on from, or ''.
+    seed: random seed.
+    flags: flags of `deeplab.main` except --workdir and --config.init_from.
+    init_from: id of the run whose weights this run starts from, or ''.
   """
 
   id: str
@@ -67,18 +67,18 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """One question, and the runs that answer it.
+  """One question and the grid of runs that answers it.
 
   Attributes:
     name: the page's name.
-    question: what is asked.
-    reference: what was published about it, as a Markdown table.
-    base: what all runs start from.
-    grid: the axes; each has settings, fields by label. The first setting of
-      each axis is what the others are compared with.
-    verdict: what our own runs said; '' before there are any.
-    init_from: the labels, an axis each, of the setting whose weights all others
-      go on from, seed by seed; () where each run has a start of its own.
+    question: the question, one sentence.
+    reference: published results as a Markdown table.
+    base: the config that all runs share.
+    grid: axis -> label of a setting -> fields. The first setting of each axis
+      is the baseline.
+    verdict: the conclusion from our runs; '' before there are any.
+    init_from: labels (one per axis) of the setting whose weights all other
+      settings start from, seed by seed; () if every run starts on its own.
   """
 
   name: str
@@ -91,19 +91,19 @@ class Study:
 
   @property
   def title(self) -> str:
-    """The name with the form."""
+    """Name and variant, joined by an underscore."""
     return '_'.join(filter(None, (self.name, self.base.variant)))
 
   def make_runs(self, extra: Sequence[str] = ()) -> list[Run]:
-    """Returns all runs, seed by seed, so that early results are of each.
+    """Returns all runs, ordered by seed, so that each setting is run early.
 
     Args:
-      extra: further flags of `deeplab.main` for every run; they replace what
-        all runs have in common.
+      extra: further flags of `deeplab.main` for every run; they override
+        the flags that all runs share.
 
     Raises:
-      ValueError: a setting has a label that cannot name a folder, or `extra`
-        gives a field in which the runs differ.
+      ValueError: a label cannot be a folder name, or an extra flag sets a field
+        in which the runs differ.
     """
     given = {flag.partition('=')[0].removeprefix('--config.') for flag in extra}
     varied = {'seed'}.union(
@@ -111,10 +111,10 @@ class Study:
     )
     if given & varied:
       raise ValueError(
-        f'--config.{min(given & varied)} is what the runs of the study '
-        f'{self.name} differ in; it cannot be given for all of them'
+        f'--config.{min(given & varied)} is an axis of the study {self.name} '
+        'and cannot be set for all runs'
       )
-    # A tuple that is given twice would be as long as both.
+    # absl concatenates a tuple flag that is given twice.
     fixed = {k: v for k, v in self.base.fixed.items() if k not in given}
     runs = []
     for seed in self.base.seeds:
@@ -148,10 +148,10 @@ class Study:
 
 
 def load_study(name: str) -> Study:
-  """Returns the study of 'FILE.py' or 'FILE.py:form'.
+  """Loads the study 'FILE.py' or 'FILE.py:variant'.
 
   Raises:
-    ValueError: there is no such page or form.
+    ValueError: there is no such page or variant.
   """
   path, _, form = name.partition(':')
   if not os.path.isfile(path):
@@ -167,11 +167,11 @@ def load_study(name: str) -> Study:
 
 
 def parse_config(arguments: Sequence[str]) -> ConfigDict:
-  """Returns the config that `deeplab.main` makes of these flags.
+  """Returns the config that `deeplab.main` builds from flags.
 
   Raises:
-    ValueError: a flag is wrong.
-    SystemExit: a field or a value is, in one sentence.
+    ValueError: a flag is unknown.
+    SystemExit: a config field or value is invalid; the message says which.
   """
   values = flags.FlagValues()
   argv = ['main', *arguments]
@@ -188,28 +188,28 @@ def parse_config(arguments: Sequence[str]) -> ConfigDict:
 
 
 def select_base(variant: str, paper: str = '') -> StudyBase:
-  """Returns what a page's form starts from.
+  """Returns the base of a variant of a study page.
 
   Args:
     variant: one of `VARIANTS`.
-    paper: the config of the paper's form; '' is DeepLabV3+ with ResNet-50 at
-      output stride 16, on VOC.
+    paper: config of the paper's variant; '' is DeepLabV3+ with ResNet-50 at
+      output stride 16 on VOC.
 
   Raises:
-    ValueError: another form.
+    ValueError: `variant` is unknown.
   """
   if variant == 'camvid':
     return StudyBase(
       variant, 'configs/camvid_mnv2.py:scratch', _CAMVID_OVERRIDES, (0, 1)
     )
   if variant == 'smoke':
-    # Two seeds, so that there is something to take a deviation of.
+    # Two seeds: the smallest number that has a standard deviation.
     return StudyBase(
       variant, 'configs/shapes_mnv2.py', _SHAPES_OVERRIDES, (0, 1)
     )
   if variant:
     raise ValueError(
-      f'form {variant!r} is unknown; there are {VARIANTS[1:]} and none'
+      f'variant {variant!r} is unknown; known are {VARIANTS[1:]} and none'
     )
   if paper:
     return StudyBase(variant, paper, {}, (0, 1, 2))
@@ -220,14 +220,14 @@ def select_base(variant: str, paper: str = '') -> StudyBase:
 
 _RESNET_OVERRIDES = {'model.output_stride': 16, 'model.head.rates': (6, 12, 18)}
 
-# About a minute a run on two cores, and yet far from chance.
+# About a minute per run on two cores, and far above chance.
 _SHAPES_OVERRIDES = {
   'epochs': 4.0,
   'data.augment.ops': ('random_crop', 'random_flip'),
   'data.augment.random_crop.size': (128, 128),
 }
 
-# Under five minutes a run on two cores.
+# Under five minutes per run on two cores.
 _CAMVID_OVERRIDES = {
   'model.encoder.alpha': 0.35,
   'data.augment.random_crop.size': (192, 192),
@@ -236,9 +236,10 @@ _CAMVID_OVERRIDES = {
 
 
 def without_decoder(study_base: StudyBase) -> Overrides:
-  """Returns what makes a DeepLabV3 of a base that is a DeepLabV3+.
+  """Returns the overrides that turn a DeepLabV3+ base into a DeepLabV3.
 
-  The pyramid keeps the page's fields; its rates are the caller's to give.
+  ASPP keeps the fields of the page, except for its rates, which the caller
+  sets.
   """
   head = parse_config([f'--config={study_base.config}']).model.head
   own = set(registry.config_fields(registry.HEADS['deeplabv3'])) - {'rates'}

@@ -1,22 +1,22 @@
-r"""Runs a study: every combination of its settings and seeds.
+r"""Runs every combination of settings and seeds of a study.
 
     python -m experiments.sweep --workdir=runs/output_stride \
         --study=experiments/ablations/output_stride.py:smoke
     python -m experiments.sweep --study=... --workdir=W --jobs=2 -- \
         --config.data.root=CAMVID
 
-What stands behind `--` goes to every run. The same command goes on where it
-was stopped, however that was: finished runs stay as they are, others resume
-from their checkpoints, and those that failed are tried again. A run that fails
-leaves its error in W/errors, its output in W/logs, and the others go on.
-Several sweeps may share a work directory: each run is done by one of them.
+Flags after `--` are passed to every run. The same command resumes an
+interrupted sweep: finished runs are kept, others resume from their checkpoints,
+and failed runs are tried again. A failed run leaves its error in W/errors and
+its output in W/logs; the other runs continue. Several sweeps may share a work
+directory: each run is executed by one of them.
 
-    --print=shell   the commands of what is left, as a shell script
-    --print=slurm   as a job array for sbatch
-    --print=tpu     for all hosts of a TPU pod, by gcloud
+    --print=shell   print the remaining commands as a shell script
+    --print=slurm   print a job array for sbatch
+    --print=tpu     print gcloud commands for all hosts of a TPU pod
 
-`python -m experiments.tabulate --workdir=W` makes tables and plots of what is
-there, at any time.
+`python -m experiments.tabulate --workdir=W` makes tables and plots of the
+finished runs, at any time.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ _STEP = re.compile(rb'step (\d+)/(\d+)')
 
 
 def build_command(run: studies.Run, workdir: str, python: str) -> list[str]:
-  """Returns the command of a run, to be started at the root of the project."""
+  """Returns the command of a run, to be started in the project's root."""
   line = [
     *(python, '-m', 'deeplab.main'),
     f'--workdir={tabulate.run_dir(workdir, run.id)}',
@@ -64,7 +64,7 @@ def build_command(run: studies.Run, workdir: str, python: str) -> list[str]:
 
 
 def can_start(run: studies.Run, workdir: str) -> bool:
-  """Returns whether the run that another goes on from is finished."""
+  """Returns True if the run that provides the initial weights is finished."""
   return (
     not run.init_from
     or tabulate.read_run_record(workdir, run.init_from) is not None
@@ -74,7 +74,7 @@ def can_start(run: studies.Run, workdir: str) -> bool:
 def write_plan(
   study: studies.Study, workdir: str, extra_flags: Sequence[str]
 ) -> list[studies.Run]:
-  """Writes down what the sweep is of, and returns its runs.
+  """Writes the plan of the sweep (plan.json) and returns its runs.
 
   Raises:
     ValueError: the work directory holds runs of other configs.
@@ -93,7 +93,7 @@ def write_plan(
     if other:
       raise ValueError(
         f'{workdir} holds a sweep in which {", ".join(other[:3])} '
-        f'{"are" if len(other) > 1 else "is"} of another config, or absent; '
+        f'{"have" if len(other) > 1 else "has"} another config or is absent; '
         'choose another --workdir'
       )
   described = {
@@ -121,14 +121,14 @@ def write_plan(
 
 @dataclasses.dataclass
 class _Job:
-  """A run that is going on here."""
+  """A run that this process has started."""
 
   run: studies.Run
   process: subprocess.Popen
   log: str
 
   def fraction_done(self) -> float:
-    """Returns how much of its steps is done, as its log says."""
+    """Returns the share of steps that its metrics log has reached."""
     with open(self.log, 'rb') as f:
       f.seek(0, os.SEEK_END)
       f.seek(max(f.tell() - 4096, 0))
@@ -137,10 +137,10 @@ class _Job:
 
 
 def _lock_run(workdir: str, run: studies.Run) -> int | None:
-  """Returns a file that only one process at a time can lock; None if held.
+  """Locks a run; returns the lock's file descriptor, None if it is held.
 
-  The run inherits it: as long as it lives, though its sweep was killed, no
-  other sweep starts it.
+  The run inherits the descriptor. While it is alive, no other sweep starts it,
+  even if its own sweep was killed.
   """
   path = os.path.join(workdir, 'locks', run.id)
   os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -163,14 +163,14 @@ def _start_run(run: studies.Run, workdir: str, lock: int) -> _Job:
       stdout=f,
       stderr=subprocess.STDOUT,
       pass_fds=(lock,),
-      # An interrupt from the terminal is the sweep's to pass on.
+      # Ctrl-C on the terminal reaches the sweep only, which passes it on.
       start_new_session=True,
     )
   return _Job(run, process, log)
 
 
 def _finish_run(job: _Job, workdir: str) -> str | None:
-  """Returns what a run that is over said of its failure, and keeps it."""
+  """Saves and returns the error of an ended run, None if it succeeded."""
   path = tabulate.error_path(workdir, job.run.id)
   if tabulate.read_run_record(workdir, job.run.id) is not None:
     with contextlib.suppress(FileNotFoundError):
@@ -186,7 +186,7 @@ def _finish_run(job: _Job, workdir: str) -> str | None:
 
 
 def _stop_jobs(jobs: Sequence[_Job]) -> None:
-  """Ends runs; they save what they have."""
+  """Terminates runs; each saves a checkpoint first."""
   for job in jobs:
     job.process.terminate()
   deadline = time.monotonic() + _STOP_SECONDS
@@ -199,7 +199,7 @@ def _stop_jobs(jobs: Sequence[_Job]) -> None:
 
 
 class _ProgressReporter:
-  """A bar on a terminal, log lines elsewhere; both with the time left."""
+  """Shows a progress bar, or log lines without a terminal, with the ETA."""
 
   def __init__(self, total: int, finished: int):
     self._total, self._first = total, finished
@@ -213,11 +213,11 @@ class _ProgressReporter:
     )
 
   def update(self, done: float) -> None:
-    """Says how many runs are done; parts count."""
+    """Updates the bar; running runs count in part."""
     self._bar.update(max(done - self._bar.n, 0.0))
 
   def report_ended(self, run: studies.Run, done: int, what: str) -> None:
-    """Says how a run ended."""
+    """Reports how a run ended."""
     spent = time.monotonic() - self._began
     left = spent / max(done - self._first, 1) * (self._total - done)
     with tqdm.tqdm.external_write_mode():
@@ -227,19 +227,19 @@ class _ProgressReporter:
       )
 
   def close(self) -> None:
-    """Leaves the terminal in order."""
+    """Closes the progress bar."""
     self._bar.close()
 
 
 def execute_runs(
   runs: Sequence[studies.Run], workdir: str, max_jobs: int
 ) -> list[str]:
-  """Runs what is not finished, some at a time.
+  """Executes the unfinished runs, `max_jobs` at a time.
 
   Args:
-    runs: of `write_plan`.
-    workdir: the sweep's.
-    max_jobs: how many at a time.
+    runs: the result of `write_plan`.
+    workdir: work directory of the sweep.
+    max_jobs: number of concurrent runs.
 
   Returns:
     The ids of runs that failed.
@@ -308,20 +308,20 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     'study',
     None,
-    'A page of experiments/ablations, maybe with ":form".',
+    'Page of experiments/ablations, optionally with ":variant".',
     flag_values=values,
   )
   flags.DEFINE_string(
-    'workdir', None, 'Where all runs are written.', flag_values=values
+    'workdir', None, 'Folder that gets all runs.', flag_values=values
   )
   flags.DEFINE_integer(
-    'jobs', 1, 'Runs at a time.', lower_bound=1, flag_values=values
+    'jobs', 1, 'Number of concurrent runs.', lower_bound=1, flag_values=values
   )
   flags.DEFINE_enum(
     'print',
     'none',
     ['none', *launchers.LAUNCHERS],
-    'Print commands, run nothing.',
+    'Print the remaining commands instead of running them.',
     flag_values=values,
   )
 
@@ -365,7 +365,7 @@ def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
 
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
-  """Runs the study, or prints how to."""
+  """Runs the study or prints its commands."""
   extra = argv[1:]
   wrong = [argument for argument in extra if not argument.startswith('--')]
   if wrong:

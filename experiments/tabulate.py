@@ -1,16 +1,16 @@
-r"""Tables and plots of a sweep, from the records that its runs left.
+r"""Makes tables and plots of a sweep from the records of its runs.
 
     python -m experiments.tabulate --workdir=runs/output_stride
 
-prints the table and leaves it in the sweep's work directory, with a plot of
-mIoU over operations (the Pareto front drawn), one of the learning curves, and
-one of the classes. With --keep the numbers and the first plot also go to
+prints the table and writes it to the sweep's work directory, with plots of mIoU
+over MACs (and the Pareto front), of learning curves, and of class IoU. With
+--keep the numbers and the first plot are also copied to
 experiments/results/ablations, and the tables of README.md and
-experiments/README.md are drawn anew, between the markers
+experiments/README.md are regenerated between the markers
 
     <!-- ablation:TITLE:begin --> and <!-- ablation:TITLE:end -->
 
-Without --workdir only that is done, from what was kept.
+Without --workdir only the pages are regenerated, from the kept results.
 """
 
 import glob
@@ -40,7 +40,7 @@ _PAGES = ('README.md', os.path.join('experiments', 'README.md'))
 
 
 def plan_path(workdir: str) -> str:
-  """Returns where a sweep keeps what it is of."""
+  """Returns the path of a sweep's plan."""
   return os.path.join(workdir, 'sweep.json')
 
 
@@ -50,17 +50,17 @@ def run_dir(workdir: str, run: str) -> str:
 
 
 def error_path(workdir: str, run: str) -> str:
-  """Returns where the error of a run that failed is kept."""
+  """Returns the path of the error of a failed run."""
   return os.path.join(workdir, 'errors', f'{run}.txt')
 
 
 def read_run_record(workdir: str, run: str) -> dict[str, Any] | None:
-  """Returns what a finished run left; None if it is not finished."""
+  """Returns the record (run.json) of a run; None if it is not finished."""
   return workdir_lib.read_run_record(run_dir(workdir, run))
 
 
 def read_plan(workdir: str) -> dict[str, Any] | None:
-  """Returns what a sweep is of; None where none was started."""
+  """Returns the plan of a sweep; None if none was started."""
   if not os.path.exists(plan_path(workdir)):
     return None
   with open(plan_path(workdir), encoding='utf-8') as f:
@@ -70,7 +70,7 @@ def read_plan(workdir: str) -> dict[str, Any] | None:
 def _network_cost(
   workdir: str, known: dict[str, tuple[int, int]]
 ) -> dict[str, Any]:
-  """Returns 'gmacs' and 'params' of a run's network as it is evaluated."""
+  """Returns 'gmacs' and 'params' of a run's network in evaluation."""
   config = workdir_lib.read_config(workdir)
   model = registry.with_output_stride(config.model, config.eval.output_stride)
   size = tuple(config.eval.static_size)
@@ -84,12 +84,12 @@ def _network_cost(
 
 
 def collect_sweep(workdir: str) -> dict[str, Any]:
-  """Returns the sweep with all that its runs have left so far.
+  """Returns the sweep with the results of its runs so far.
 
-  A run has 'record' if it is finished, 'error' if it failed, or neither.
+  A finished run has 'record', a failed one 'error', a pending one neither.
 
   Raises:
-    ValueError: no sweep is there.
+    ValueError: `workdir` holds no sweep.
   """
   sweep = read_plan(workdir)
   if sweep is None:
@@ -110,13 +110,13 @@ def collect_sweep(workdir: str) -> dict[str, Any]:
 
 
 class Setting(NamedTuple):
-  """One row of a table: a setting of each axis, over its seeds.
+  """One row of the table: one setting per axis, over all seeds.
 
   Attributes:
-    labels: by axis.
-    runs: the finished ones.
-    failed: how many failed.
-    pending: how many are neither.
+    labels: label of the setting by axis.
+    runs: finished runs.
+    failed: number of failed runs.
+    pending: number of runs neither finished nor failed.
   """
 
   labels: tuple[str, ...]
@@ -126,17 +126,17 @@ class Setting(NamedTuple):
 
   @property
   def name(self) -> str:
-    """The labels in one."""
+    """The labels, joined."""
     return ', '.join(self.labels)
 
   def metric_values(self, metric: str) -> list[float]:
-    """Returns a metric of each finished run, but for those without it."""
+    """Returns a metric of the finished runs that have it."""
     found = [run['record']['metrics'].get(metric) for run in self.runs]
     return [value for value in found if value is not None]
 
 
 def group_by_setting(sweep: dict[str, Any]) -> list[Setting]:
-  """Returns the settings, the one to compare with first."""
+  """Groups runs by setting, the baseline first."""
   groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
   for run in sweep['runs']:
     groups.setdefault(tuple(run['labels'].values()), []).append(run)
@@ -158,10 +158,10 @@ def _format_percent(values: list[float], signed: bool = False) -> str:
 
 
 def format_table(sweep: dict[str, Any]) -> str:
-  """Returns a line a setting as Markdown, mIoU in percent.
+  """Returns a Markdown table, one line per setting, mIoU in percent.
 
-  The deviation is the sample's, over the seeds; the difference is to the first
-  line, in points.
+  The deviation is the sample standard deviation over seeds; the difference is
+  to the first line, in percentage points.
   """
   rows = group_by_setting(sweep)
   base = rows[0].metric_values('miou')
@@ -191,7 +191,7 @@ def format_table(sweep: dict[str, Any]) -> str:
 
 
 def format_page(sweep: dict[str, Any]) -> str:
-  """Returns the question, our table, what was published, and the verdict."""
+  """Returns the question, our table, published results and the verdict."""
   failed = [
     f'- {run["id"]}: {run["error"]}' for run in sweep['runs'] if 'error' in run
   ]
@@ -212,13 +212,13 @@ def format_page(sweep: dict[str, Any]) -> str:
 def write_plots(
   sweep: dict[str, Any], folder: str, workdir: str | None
 ) -> None:
-  """Writes the plots of a sweep that has finished runs.
+  """Writes the plots of the finished runs of a sweep.
 
   Args:
-    sweep: of `collect_sweep`.
-    folder: gets TITLE_pareto.png, and with `workdir` TITLE_curves.png and
+    sweep: the result of `collect_sweep`.
+    folder: gets TITLE_pareto.png and, with `workdir`, TITLE_curves.png and
       TITLE_classes.png.
-    workdir: the sweep's, where the runs' own records are.
+    workdir: work directory of the sweep, with the records of its runs.
   """
   rows = [row for row in group_by_setting(sweep) if row.metric_values('miou')]
   if not rows:
@@ -270,11 +270,11 @@ def read_kept_sweeps() -> list[dict[str, Any]]:
 
 
 def update_page(path: str, sweeps: list[dict[str, Any]]) -> None:
-  """Draws anew the tables that a page has markers for.
+  """Regenerates the tables for which a page has markers.
 
   Args:
     path: a Markdown file.
-    sweeps: what there is to show.
+    sweeps: results of `collect_sweep`.
   """
   with open(path, encoding='utf-8') as f:
     text = new = f.read()
@@ -289,12 +289,16 @@ def update_page(path: str, sweeps: list[dict[str, Any]]) -> None:
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
   flags.DEFINE_string(
-    'workdir', None, 'A sweep, finished or not.', flag_values=values
+    'workdir',
+    None,
+    'Work directory of a sweep, finished or not.',
+    flag_values=values,
   )
   flags.DEFINE_bool(
     'keep',
     False,
-    'Keep the numbers, and draw the pages that show them.',
+    'Copy the results to experiments/results and regenerate the tables of the '
+    'README pages.',
     flag_values=values,
   )
 
@@ -315,7 +319,7 @@ def _run(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
-  """Draws the tables and plots."""
+  """Writes the tables and plots."""
   cli.run_command(argv, lambda: _run(values))
 
 

@@ -1,20 +1,20 @@
-r"""The published models that there is a config for, and what each costs.
+r"""Lists the published models that have a config, with cost and scores.
 
     python -m experiments.zoo
     python -m experiments.zoo --rows='mmseg_cityscapes_*' --json=zoo.json
 
-prints a line a row of experiments/zoo.csv: its config, the size that the
-source publishes it at, multiply-accumulates and parameters, the published
-scores, and the mIoU of our own runs (experiments/results/, by the config's
-name). Train one with `python -m deeplab.main --config=CONFIG`.
+prints one line per row of experiments/zoo.csv: config, published input size,
+multiply-accumulates (MACs), parameters, published scores, and the mIoU of our
+own runs (experiments/results/, matched by config name). Train a model with
+`python -m deeplab.main --config=CONFIG`.
 
-MACs are those of convolutions, for one image. Parameters are without running
-statistics. Auxiliary outputs are counted only where the source counts them. The
-network is traced by shapes alone: no data, no weights, about a minute for all.
+MACs are those of the convolutions for one image. Parameters exclude running
+statistics. Auxiliary heads are counted only if the source counts them. Networks
+are traced by shape only: no data, no weights, about a minute for all rows.
 
-Published scores are percentages: mIoU, with '/' before those with flipped and
-with flipped and resized views; the source says what else. Published GMACs are
-those of the source's own table, by its own way of counting.
+Published scores are mIoU in percent; a '/' separates single-view scores from
+those with flipping and with flipping and several scales. Published GMACs are
+copied from the source's table and follow its way of counting.
 """
 
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ from deeplab import text
 from deeplab.data import catalog
 from deeplab.models import profile
 
-ROWS = flags.DEFINE_string('rows', '*', 'Rows to show: a glob of their ids.')
-JSON = flags.DEFINE_string('json', '', 'File to write the rows into, too.')
+ROWS = flags.DEFINE_string('rows', '*', 'Rows to show: a glob over their ids.')
+JSON = flags.DEFINE_string('json', '', 'Also write the rows to this JSON file.')
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 _CSV_PATH = os.path.join(_FOLDER, 'zoo.csv')
@@ -50,15 +50,15 @@ class Row(NamedTuple):
   """One line of zoo.csv: a published model.
 
   Attributes:
-    id: source, data set, encoder, head and size in short.
+    id: abbreviated source, data set, encoder, head and size.
     config: page and variant, as --config takes them.
-    height: of the image that the source counts and scores.
-    width: likewise.
-    aux_counted: the source's counts include the auxiliary head.
-    published: the source's scores; '' if there are none.
-    published_gmacs: as the source prints them; '' if it does not.
-    published_params: likewise.
-    source: where all this is published.
+    height: image height for which the source reports cost and scores.
+    width: image width for which the source reports cost and scores.
+    aux_counted: True if the source's counts include the auxiliary head.
+    published: scores of the source; '' if there are none.
+    published_gmacs: GMACs of the source; '' if there are none.
+    published_params: parameters of the source; '' if there are none.
+    source: publication.
   """
 
   id: str
@@ -81,7 +81,7 @@ def read_rows(pattern: str = '*') -> list[Row]:
   """Returns the rows whose ids match a glob.
 
   Raises:
-    ValueError: none does.
+    ValueError: no id matches.
   """
   with open(_CSV_PATH, encoding='utf-8', newline='') as f:
     lines: list[dict[str, Any]] = list(csv.DictReader(f))
@@ -120,7 +120,7 @@ def count_macs_and_params(row: Row, config: ConfigDict) -> tuple[int, int]:
 
 
 def read_measured_miou() -> dict[str, dict[str, float]]:
-  """Returns our runs' mIoU, by the config's name and what was evaluated."""
+  """Returns the mIoU of our runs: config name -> evaluation -> mIoU."""
   scores = {}
   for path in sorted(glob.glob(os.path.join(_RESULTS_DIR, '*.json'))):
     with open(path, encoding='utf-8') as f:
@@ -134,16 +134,18 @@ def read_measured_miou() -> dict[str, dict[str, float]]:
 
 
 def describe_rows(chosen: Sequence[Row]) -> list[dict[str, Any]]:
-  """Returns what there is to say about each row, as JSON can hold it.
+  """Returns one JSON-serializable dict per row.
 
-  `published_gmacs`, `published_params` and `read_measured_miou` are None where
-  there are none.
+  `published_gmacs`, `published_params` and `measured` are None where there is
+  no value.
   """
   runs = read_measured_miou()
   configs = [load_config(row) for row in chosen]
-  traced: dict[str, tuple[int, int]] = {}  # equal networks are traced once
+  traced: dict[
+    str, tuple[int, int]
+  ] = {}  # each distinct network is traced once
   described = []
-  # Nothing is drawn where standard error is no terminal.
+  # disable=None: no bar unless stderr is a terminal.
   progress = tqdm.tqdm(chosen, unit='row', leave=False, disable=None)
   for row, config in zip(progress, configs, strict=True):
     network = json.dumps(
@@ -179,12 +181,12 @@ def describe_rows(chosen: Sequence[Row]) -> list[dict[str, Any]]:
 def markdown_table(
   header: Sequence[str], lines: Sequence[Sequence[str]]
 ) -> str:
-  """Returns a Markdown table whose columns stand below each other."""
+  """Returns a Markdown table with aligned columns."""
   return '\n'.join(text.format_table(header, lines, right_align=False))
 
 
 def format_table(described: Sequence[dict[str, Any]]) -> str:
-  """Returns the rows that `describe_rows` describes as Markdown."""
+  """Returns the result of `describe_rows` as a Markdown table."""
   lines = []
   for row in described:
     published = [row['published']] if row['published'] else []
@@ -207,7 +209,7 @@ def format_table(described: Sequence[dict[str, Any]]) -> str:
 
 
 def write_json(path: str, values: Any) -> None:
-  """Writes a file of JSON, whole or not at all."""
+  """Writes a JSON file atomically."""
   system.write_text(path, json.dumps(values, indent=1) + '\n')
 
 

@@ -1,15 +1,16 @@
-r"""What the published models become as files for devices.
+r"""Exports every distinct network of the zoo and checks the files.
 
     python -m experiments.zoo_export
     python -m experiments.zoo_export --rows='ti_*' --results=
 
-exports each distinct network of the zoo with untrained weights at a small
-input, once in float32 and once in int8, and prints per row: how far the float32
-file is from JAX, the operators of the int8 file (builtin integer ones, or the
-export fails), and those of them that an Ethos-U55 refuses, by Arm's compiler.
+exports each distinct network of the zoo with untrained weights at a small input
+size, in float32 and in int8, and prints per row: the difference between the
+float32 file and JAX, the operators of the int8 file (builtin integer operators
+only, or the export fails), and those that an Ethos-U55 does not support
+according to Arm's compiler.
 
-What is found is kept in experiments/exports.json after each network; the
-networks in it are not exported again, so that an interrupted run goes on.
+Results are saved to experiments/exports.json after each network. Networks that
+are in it are not exported again, so an interrupted run can be resumed.
 """
 
 from collections.abc import Sequence
@@ -45,34 +46,34 @@ RESULTS_PATH = os.path.join(
 _RESULTS_FLAG = flags.DEFINE_string(
   'results',
   RESULTS_PATH,
-  'File that keeps what was found; empty: none, everything is exported.',
+  'JSON file of the results; empty: save none, and export every network.',
 )
 
-# What float32 files may differ from JAX, as a share of the largest logit.
+# Tolerance of float32 files against JAX, relative to the largest logit.
 FLOAT32_TOLERANCE = 1e-4
 
 
 def export_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
-  """Returns the size that a row's network is exported at.
+  """Returns the (H, W) at which a row's network is exported.
 
-  It leaves 8 x 8 pixels at the output stride, as many as any pooling grid has,
-  and is even or of the form 32 k + 1 as the published one. (One row differs
-  from its own size all the same: TF's LR-ASPP pools windows of 25 x 25 pixels
-  of a larger map, here the whole map.)
+  The map at the output stride has 8 x 8 pixels, the largest pooling grid, and
+  the size is even or of the form 32 k + 1 as the published one is. (One row is
+  not equivalent to its published size: TF's LR-ASPP pools windows of 25 x 25
+  pixels of a larger map, here the whole map.)
   """
   size = 8 * max(output_stride, 16) + row.height % 2
   return size, size
 
 
 def network_key(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
-  """Returns what distinguishes the exports of two rows.
+  """Returns the key by which equal exports of different rows are recognized.
 
-  The number of classes is left out: it is the width of the last layer and
-  nothing else.
+  It excludes the number of classes, which only sets the width of the last
+  layer.
   """
   model = config.model.to_dict()
-  # Files have no auxiliary head nor a backward pass, and are float32 before
-  # they are int8.
+  # Exported files have no auxiliary head and no backward pass, and int8 is
+  # converted from float32.
   for name in ('auxiliary', 'dtype', 'frozen_norms', 'remat'):
     model.pop(name)
   size = export_size(row, config.model.output_stride)
@@ -82,15 +83,15 @@ def network_key(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
 def estimate_bn_statistics(
   model: segmenter.Segmenter, variables: Any, images: np.ndarray
 ) -> Any:
-  """Returns untrained variables with BatchNorm statistics of some images.
+  """Estimates the BatchNorm statistics of an untrained network on images.
 
-  As they are initialised, activations of a deep network grow from layer to
-  layer until gates are saturated, and then rounding decides what it computes.
+  With the initial statistics, activations grow from layer to layer until
+  sigmoid gates saturate, and rounding errors decide the result.
 
   Args:
     model: the network.
     variables: {'params', 'batch_stats'}.
-    images: normalised float32 [B, H, W, C], at least two.
+    images: normalized float32 [B, H, W, C], B >= 2.
   """
 
   @jax.jit
@@ -104,7 +105,7 @@ def estimate_bn_statistics(
     )
     return new['batch_stats']
 
-  # Each layer averages with its own decay, which two starts tell.
+  # Each layer has its own decay, which follows from updates of 0 and of 1.
   zeros = jax.tree.map(np.zeros_like, variables['batch_stats'])
   low = updated(zeros)
   high = updated(jax.tree.map(np.ones_like, zeros))
@@ -115,21 +116,21 @@ def estimate_bn_statistics(
 def export_untrained(
   config: ConfigDict, size: tuple[int, int]
 ) -> dict[str, Any]:
-  """Exports an untrained network and returns what its files are.
+  """Exports an untrained network and summarizes its files.
 
   Args:
     config: the experiment.
     size: (H, W) of the files' input.
 
   Returns:
-    `float32_difference`, the largest difference from JAX as a share of the
+    `float32_difference`, the largest difference from JAX relative to the
     largest logit; `argmax_agreement` of the int8 file with JAX; `operators` of
-    the int8 file with their counts; `refused`, those of them that stay off the
-    NPU, with Vela's reason.
+    the int8 file with their counts; `refused`, the operators that do not run on
+    the NPU, with Vela's reason.
 
   Raises:
-    graph.BadGraph: a file holds an operator that it must not hold.
-    ValueError: the float32 file computes something else.
+    tflite_graph.BadGraph: a file contains a forbidden operator.
+    ValueError: the float32 file differs from JAX by more than the tolerance.
   """
   config = ConfigDict(config)
   with config.unlocked():
@@ -176,7 +177,7 @@ def export_untrained(
 
 
 def read_results(path: str) -> list[dict[str, Any]]:
-  """Returns what was found before; nothing where there is no file."""
+  """Returns the saved results; [] if there is no file."""
   if not path or not os.path.exists(path):
     return []
   with open(path, encoding='utf-8') as f:
@@ -186,12 +187,13 @@ def read_results(path: str) -> list[dict[str, Any]]:
 def collect_exports(
   chosen: Sequence[zoo.Row], path: str
 ) -> list[dict[str, Any]]:
-  """Returns what each row's files are, exporting what `path` does not hold.
+  """Returns the results of each row, exporting networks not yet in `path`.
 
   Args:
     chosen: rows of the zoo.
-    path: JSON file that holds and gets one entry a network: `network_key` (see
-      there), `rows` (ids) and what `export_untrained` returns; '' for none.
+    path: JSON file with one entry per network: `network` (the result of
+      `network_key`), `rows` (ids) and the result of `export_untrained`; ''
+      saves nothing.
   """
   known = {
     json.dumps(x['network'], sort_keys=True): x for x in read_results(path)
@@ -214,7 +216,7 @@ def collect_exports(
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
-  """Returns one line a row as Markdown."""
+  """Returns a Markdown table, one line per row."""
   lines = []
   for entry in found:
     operators = sorted(entry['operators'].items())
@@ -242,7 +244,7 @@ def _run() -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Exports what is missing and prints the table."""
+  """Exports the missing networks and prints the table."""
   cli.run_command(argv, _run)
 
 

@@ -1,1 +1,1 @@
-"""Side-by-side measurements. Run by hand, never as a timed test."""
+"""Side-by-side benchmarks, run by hand and never as timed tests."""

@@ -1,14 +1,13 @@
-r"""Seconds that the doctor takes for many pairs of images and masks.
+r"""Measures the time of the doctor on many pairs of images and masks.
 
     python -m experiments.benchmarks.doctor --config.data.root=CAMVID
 
-The pairs of a folder's training split are listed again and again until there
-are enough, and the command `python -m deeplab.doctor` examines that list
-from its start to its last line: every pair is read, decoded and compared with
-all others. The files are in the system's cache after the first time, as they
-may be not when a data set is read once.
+The pairs of a folder's training split are repeated until there are enough, and
+`python -m deeplab.doctor` examines that list: every pair is read, decoded and
+compared with all others. After the first pass the files are in the file system
+cache, which need not be so for a data set that is read once.
 
-README.md has numbers.
+README.md has results.
 """
 
 import itertools
@@ -33,12 +32,12 @@ _PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
 
 
 class RunCost(NamedTuple):
-  """What a run took.
+  """Cost of one run.
 
   Attributes:
-    seconds: from start to end.
-    processor_seconds: seconds of processor time, of all its processes.
-    pairs: how many pairs the doctor says it examined for training.
+    seconds: wall time.
+    processor_seconds: processor time of all processes.
+    pairs: number of training pairs that the doctor reports.
   """
 
   seconds: float
@@ -58,13 +57,13 @@ def measure_doctor(
 
   Args:
     config: path of the config.
-    data: its `data`, with `root`; the evaluation split is examined as it is.
-    pairs: how many.
-    processes: how many share the work; 0 is one a core.
+    data: `config.data` with `root`; the evaluation split is examined unchanged.
+    pairs: number of pairs.
+    processes: number of worker processes; 0: one per core.
 
   Raises:
-    RuntimeError: the doctor did not come to its end.
-    ValueError: the folder has no such splits.
+    RuntimeError: the doctor failed.
+    ValueError: the folder lacks the splits.
   """
   with tempfile.TemporaryDirectory() as temporary:
     for split in (data.train_split, data.eval_split):

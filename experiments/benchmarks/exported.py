@@ -1,16 +1,16 @@
-r"""Our int8 files beside published ones of the same networks.
+r"""Compares our int8 files with published files of the same networks.
 
     python -m experiments.benchmarks.exported --models=FOLDER
     python -m experiments.benchmarks.exported --person
 
-The first exports the networks of three public files, with the weights of those
-files, and prints constants, file size, LiteRT's time on this CPU, and what
-Arm's compiler for Ethos-U makes of both. FOLDER holds the public files. Times
-are medians of runs that take turns. An Ethos-U85 fills what SRAM it is given:
-ours is given as much as the public file takes.
+The first command exports the networks of three public files with the weights of
+those files, and prints the size of constants, the file size, the LiteRT latency
+on this CPU and the result of Arm's Ethos-U compiler for both. FOLDER holds the
+public files. Latencies are medians of interleaved runs. The compiler uses all
+the SRAM that an Ethos-U85 has, so ours is limited to what the public file uses.
 
-The second prints constants and the arena of TFLite Micro for
-STMicroelectronics' person network, beside the memory that its makers publish.
+The second prints the constants and the TFLite Micro arena of
+STMicroelectronics' person network, beside the memory that they publish.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ PERSON_PUBLISHED_KIB = {
 
 
 def _ade20k32_config() -> ConfigDict:
-  """The network of the mobile benchmark's ADE20K file."""
+  """Returns the config of the MLPerf Mobile ADE20K network."""
   c = ConfigDict(ade20k32_lite.get_config())
   with c.unlocked():
     c.model.encoder = {
@@ -76,12 +76,12 @@ def _ade20k32_config() -> ConfigDict:
 
 
 class PublicModel(NamedTuple):
-  """What a public file holds.
+  """A public .tflite file.
 
   Attributes:
-    config: makes the config of its network.
-    size: of its input.
-    weights: whether it has a scale a 'channel' or a 'tensor'.
+    config: returns the config of its network.
+    size: (H, W) of its input.
+    weights: granularity of weight scales, 'channel' or 'tensor'.
   """
 
   config: Callable[[], ConfigDict]
@@ -89,11 +89,11 @@ class PublicModel(NamedTuple):
   weights: str
 
   def export_ours(self, path: str, **options: Any) -> bytes:
-    """Returns our file of the same network, normalised by its input's scale.
+    """Exports our file of the same network, with the same input scale.
 
     Args:
       path: the public file.
-      **options: of `request.make_request`, the target for one.
+      **options: arguments of `request.make_request`, such as the target.
     """
     return export_int8(
       self.config(),
@@ -134,7 +134,7 @@ def _import_public_weights(source: source_lib.ExportSource, path: str) -> Any:
 
 
 def _perturb_weights(source: source_lib.ExportSource) -> Any:
-  """Adds a little to each weight: biases that are all 0 would share bytes."""
+  """Adds noise to each weight; equal (zero) biases would share a buffer."""
   rng = np.random.default_rng(0)
 
   def add(x: Any) -> np.ndarray:
@@ -155,8 +155,8 @@ def export_int8(
   Args:
     config: the experiment.
     size: (H, W).
-    make_variables: makes variables of an untrained source.
-    **options: of `request.make_request`.
+    make_variables: maps an untrained source to its variables.
+    **options: arguments of `request.make_request`.
   """
   config = ConfigDict(config)
   with config.unlocked():
@@ -188,7 +188,7 @@ def export_int8(
 
 
 def measure_latencies(contents: Sequence[bytes], runs: int) -> list[float]:
-  """Returns the median milliseconds of each file, run in turns."""
+  """Returns the median latency of each file in ms, from interleaved runs."""
   runners = []
   for content in contents:
     runner = litert.open_interpreter(content)
@@ -217,7 +217,7 @@ def _compile_with_vela(
 def _compare_public_model(
   folder: str, name: str, runs: int
 ) -> list[tuple[str, ...]]:
-  """Returns a row for each quantity of one public file and ours."""
+  """Returns one table row per quantity for a public file and ours."""
   public = PUBLIC_MODELS[name]
   path = os.path.join(folder, f'{name}.tflite')
   with open(path, 'rb') as f:

@@ -1,13 +1,13 @@
-r"""Images a second and memory of the published models, forward pass alone.
+r"""Measures images per second and memory of the forward pass of zoo models.
 
     python -m experiments.benchmarks.inference --rows='mmseg_cityscapes_*'
     python -m experiments.benchmarks.inference --rows='mobileseg_*' \
         --dtype=float32 --json=speed.json
 
-runs each row of `python -m experiments.zoo` at its size on the device that JAX
-finds: one image, random weights, logits at full resolution that stay on the
-device. A row has a process of its own, so that its memory is its own; one that
-fails is told and left out.
+runs each row of `python -m experiments.zoo` at its size on JAX's default
+device: one image, random weights, full-resolution logits that stay on the
+device. Each row runs in its own process, so that memory is measured separately;
+rows that fail are reported and left out.
 
 Needs jax, flax and ml_collections, no TensorFlow.
 """
@@ -42,7 +42,7 @@ flags.adopt_module_key_flags(zoo)
 
 
 def _memory_bytes(compiled: Any) -> tuple[int, str]:
-  """Returns bytes, and whether they are the device's peak or the compiler's."""
+  """Returns (bytes, 'peak' of the device or plan of the 'compiler')."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
     return stats['peak_bytes_in_use'], 'peak'
@@ -57,19 +57,19 @@ def _memory_bytes(compiled: Any) -> tuple[int, str]:
 def measure_speed(
   row: zoo.Row, dtype: str, runs: int, warm_up: int
 ) -> dict[str, Any]:
-  """Times a row's network.
+  """Measures the speed and memory of a row's network.
 
   Args:
     row: the row.
-    dtype: 'bfloat16' or 'float32', of all but the logits.
-    runs: images timed.
-    warm_up: images before those.
+    dtype: 'bfloat16' or 'float32'; logits are always float32.
+    runs: number of timed images.
+    warm_up: number of images before those.
 
   Returns:
-    `id`, `height`, `width`, `dtype`, `device`, `seconds` (of each image),
-    `images_per_second` (of the median), `memory` in bytes, weights included,
-    and `memory_kind`: 'peak' is what the device says, 'compiled' what the
-    compiler planned, where no device says.
+    `id`, `height`, `width`, `dtype`, `device`, `seconds` (per image),
+    `images_per_second` (from the median), `memory` (bytes, with weights) and
+    `memory_kind`: 'peak' as the device reports it, or 'compiled' as the
+    compiler plans it where the device reports none.
   """
   config = zoo.load_config(row)
   with config.unlocked():
@@ -108,7 +108,7 @@ def measure_speed(
 
 
 def format_table(results: list[dict[str, Any]]) -> str:
-  """Returns the results as Markdown."""
+  """Returns the results as a Markdown table."""
   header = ('id', 'input', 'dtype', 'device', 'images/s', 'memory (MiB)')
   return zoo.markdown_table(
     header,

@@ -1,18 +1,19 @@
-r"""Training batches, ours beside torchvision's, in images a second and core.
+r"""Compares our input pipeline with torchvision's, in images per core-second.
 
-Read, scale, crop, flip, normalise, batch: our pipeline and torchvision's v2
-transforms with a DataLoader do the same to the same files, in turn:
+Both sides read, scale, crop, flip, normalize and batch the same files, ours
+with the training pipeline and torchvision's with v2 transforms and a
+DataLoader, in interleaved rounds:
 
     python -m experiments.benchmarks.input --config.data.root=CAMVID
     python -m experiments.benchmarks.input --config.data.root=CAMVID --cache \
         --torch_python=OTHER/bin/python
     python -m experiments.benchmarks.input --photographs=48
 
-What counts is processor time, which other programs on the machine change
-little. Both sides work in one process; what a DataLoader's worker processes
-would add to hand their batches over is not counted.
+The benchmark measures processor time, which other programs on the machine
+affect little. Each side runs in one process; the cost of passing batches
+between DataLoader workers is not included.
 
-Needs torch and torchvision for the other side; README.md has numbers.
+Needs torch and torchvision for the other side; README.md has results.
 """
 
 import json
@@ -57,12 +58,12 @@ _OPS = ('random_scale', 'random_crop', 'random_flip')
 
 
 def write_photographs(config: Any, folder: pathlib.Path, count: int) -> Any:
-  """Returns a config that reads made-up photographs, which it writes.
+  """Writes synthetic photographs and returns a config that reads them.
 
   Args:
-    config: the other settings.
-    folder: where they are written and prepared.
-    count: how many there are to train on.
+    config: the config to start from.
+    folder: folder for the files and the prepared records.
+    count: number of training images.
   """
   rng = np.random.default_rng(0)
   height, width = _PHOTOGRAPH_SIZE
@@ -117,7 +118,7 @@ class DeeplabInput:
       time.sleep(0.5)
 
   def run_round(self) -> float:
-    """Returns the seconds of processor time of a round."""
+    """Runs one round and returns its processor seconds."""
     start = time.process_time()
     for _ in range(self._batches):
       next(self._stream)
@@ -127,10 +128,10 @@ class DeeplabInput:
 
 
 class TorchvisionInput:
-  """The other side, in a process of its own.
+  """The torchvision side, in its own process.
 
   Raises:
-    RuntimeError: it did not start.
+    RuntimeError: the process did not start.
   """
 
   def __init__(self, config: Any, batches: int, python: str):
@@ -181,7 +182,7 @@ class TorchvisionInput:
     return json.loads(line)
 
   def run_round(self) -> float:
-    """Returns the seconds of processor time of a round."""
+    """Runs one round and returns its processor seconds."""
     message = self._ask('round')
     if message['shape'] != self._shape:
       raise RuntimeError(f'batches of {message["shape"]}, not {self._shape}')
@@ -189,11 +190,11 @@ class TorchvisionInput:
 
 
 def measure_rounds(sides: list[Any], rounds: int) -> list[float]:
-  """Returns the median seconds of a round on each side, taken in turn.
+  """Returns the median seconds of interleaved rounds of each side.
 
   Args:
-    sides: what has `step`.
-    rounds: how many count; one more goes before them.
+    sides: objects with `run_round()`.
+    rounds: number of measured rounds; one warm-up round precedes them.
   """
   seconds = [[side.step() for side in sides] for _ in range(1 + rounds)]
   return [statistics.median(times) for times in zip(*seconds[1:], strict=True)]

@@ -1,16 +1,16 @@
-r"""What remat, accumulation and bfloat16 save of a training step's memory.
+r"""Measures how remat, accumulation and bfloat16 reduce training memory.
 
     python -m experiments.benchmarks.memory
     python -m experiments.benchmarks.memory --config=configs/voc_mnv2.py \
         --config.batch_size=16 --steps=20
     python -m experiments.benchmarks.memory --write=experiments/README.md
 
-compiles the step of a config for one device, once a setting.
-`count_residual_bytes` is what autodiff hands from the forward to the backward
-pass, by its shapes; `work` is the memory that the compiler plans besides state
-and batch. With --steps the step also runs, for its time; without, nothing is
-computed, and any size will do. --write puts the table between its markers in a
-page.
+compiles the training step of a config for one device, once per setting. `kept`
+is the size of the residuals that automatic differentiation passes from the
+forward to the backward pass, computed from shapes; `work` is the memory that
+the compiler plans besides state and batch. With --steps the step also runs and
+is timed; without it nothing is computed, so any size works. --write puts the
+table between its markers in a page.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _TABLE_NAME = 'memory'
 
 @dataclasses.dataclass(frozen=True)
 class StepSetting:
-  """One way to train the same network.
+  """One setting of the memory-saving fields.
 
   Attributes:
     dtype: `model.dtype`.
@@ -69,12 +69,12 @@ SETTINGS = (
 
 
 def count_residual_bytes(model: Any, state: Any, batch: dict[str, Any]) -> int:
-  """Returns the bytes that the backward pass is handed by the forward pass.
+  """Returns the bytes of the residuals kept for the backward pass.
 
   Args:
     model: the network.
     state: shapes of its `TrainState`.
-    batch: shapes of the images that are worked off together.
+    batch: shapes of the images of one accumulation step.
   """
 
   def pull(state, batch):
@@ -97,17 +97,17 @@ def count_residual_bytes(model: Any, state: Any, batch: dict[str, Any]) -> int:
 def measure_memory(
   config: ConfigDict, setting: StepSetting, timed_steps: int
 ) -> dict[str, float | None]:
-  """Compiles one step, and runs it if asked.
+  """Compiles one training step, and optionally times it.
 
   Args:
     config: the experiment; its batch is that of one device.
-    setting: what to change in it.
-    timed_steps: steps to time after two that are not; 0 for none.
+    setting: fields to change.
+    timed_steps: number of timed steps, after two warm-up steps; 0: none.
 
   Returns:
-    Bytes `count_residual_bytes`, `arguments` (state and batch) and `work`, None
-    where the back end does not tell; and `seconds` of the median step, None
-    without steps.
+    `kept`, `arguments` (state and batch) and `work` in bytes, None where the
+    backend does not report them; and `seconds` of the median step, None without
+    steps.
   """
   config = ConfigDict(config)
   with config.unlocked():
@@ -158,7 +158,7 @@ def measure_memory(
 def format_table(
   found: list[tuple[StepSetting, dict[str, float | None]]],
 ) -> str:
-  """Returns the measurements as Markdown, MiB and milliseconds."""
+  """Returns the measurements as a Markdown table, in MiB and ms."""
   timed = found[0][1]['seconds'] is not None
 
   def scaled(value: float | None, unit: float) -> str:

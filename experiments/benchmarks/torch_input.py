@@ -1,9 +1,9 @@
-"""Training batches by torchvision's v2 transforms, for `input.py`.
+"""Torchvision side of `input.py`: batches made by its v2 transforms.
 
-A program of its own, so that PyTorch may live in another Python than ours. It
-needs torch, torchvision and numpy. The first line that it reads is a JSON
-object with what to do; it answers with what it runs, and then, to each line it
-reads, with the seconds of processor time that some batches took.
+It is a separate program, so that PyTorch can be installed in another Python
+environment. It needs torch, torchvision and numpy. The first input line is a
+JSON object with the settings; the program answers with its versions, and then,
+for each further line, with the processor seconds of some batches.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from torchvision.transforms import v2  # noqa: E402
 
 
 def _has_decoders() -> bool:
-  """Tells whether torchvision's own decoders are compiled in."""
+  """Returns True if torchvision was built with image decoders."""
   one = torch.frombuffer(bytearray(b'none'), dtype=torch.uint8)
   try:
     torchvision.io.decode_image(one)
@@ -40,7 +40,7 @@ _HAS_DECODERS = _has_decoders()
 
 
 def _read_image(path: str, mode: str) -> torch.Tensor:
-  """Returns uint8 [C, H, W] of a file."""
+  """Reads a file as uint8 [C, H, W]."""
   if _HAS_DECODERS:
     kind = torchvision.io.ImageReadMode[mode]
     return torchvision.io.decode_image(torchvision.io.read_file(path), kind)
@@ -68,7 +68,7 @@ class _RandomScale(torch.nn.Module):
 
 
 class _PairDataset(torch.utils.data.Dataset):
-  """Augmented pairs of files."""
+  """Augmented pairs of image and mask files."""
 
   def __init__(self, settings):
     self.pairs = settings['pairs']
@@ -103,7 +103,7 @@ class _PairDataset(torch.utils.data.Dataset):
 
 
 def main() -> None:
-  """Runs until its input ends."""
+  """Serves requests until stdin ends."""
   settings = json.loads(sys.stdin.readline())
   torch.set_num_threads(1)
   torch.manual_seed(0)

@@ -1,9 +1,10 @@
-"""Training steps in PyTorch, one at a time, for `train_step.py`.
+"""PyTorch side of `train_step.py`: runs one training step at a time.
 
-A program of its own, so that PyTorch may live in another Python than JAX. It
-needs torch, and takes the network from segmentation_models_pytorch where that
-is installed; else it builds the same one itself. Talks JSON, one object a
-line: first what it runs, then the seconds of one step for each line it reads.
+It is a separate program, so that PyTorch can be installed in another Python
+environment. It needs torch, and takes the network from
+segmentation_models_pytorch if installed; otherwise it builds the same network
+itself. It writes one JSON object per line: first its versions, then the seconds
+of one step for each line that it reads.
 """
 
 import argparse
@@ -20,13 +21,13 @@ from torch.nn import functional as F
 
 
 def declare_missing_operators() -> torch.library.Library | None:
-  """Lets torchvision be imported where its compiled part does not load.
+  """Declares operators so that torchvision imports without its C++ library.
 
-  Its Python part asks for a few operators by name at import; no segmentation
-  network calls them.
+  Its Python code looks up a few operators at import that no segmentation
+  network calls.
 
   Returns:
-    The declarations, which last as long as this object.
+    The operator library; the declarations live as long as this object.
   """
   spec = importlib.util.find_spec('torchvision')
   if spec is None or spec.origin is None:
@@ -66,7 +67,7 @@ def _separable(cin, cout, rate=1):
 
 
 class _Block(nn.Module):
-  """MobileNetV2's inverted residual."""
+  """Inverted residual block of MobileNetV2."""
 
   def __init__(self, cin, cout, stride, rate, expansion):
     super().__init__()
@@ -85,7 +86,7 @@ class _Block(nn.Module):
 
 
 class _DeepLabV3Plus(nn.Module):
-  """DeepLabV3+ MobileNetV2, output stride 16, as in smp."""
+  """DeepLabV3+ with MobileNetV2 at output stride 16, as in smp."""
 
   def __init__(self, classes):
     super().__init__()
@@ -130,7 +131,7 @@ class _DeepLabV3Plus(nn.Module):
 
 
 def _build_network(classes: int) -> tuple[str, nn.Module]:
-  """Returns where the network comes from, and the network."""
+  """Returns (origin, network)."""
   declarations = declare_missing_operators()
   try:
     import segmentation_models_pytorch as smp
@@ -147,7 +148,7 @@ def _build_network(classes: int) -> tuple[str, nn.Module]:
 
 
 def _count_macs(network: nn.Module, images: torch.Tensor) -> int:
-  """Returns the multiply-accumulates of all convolutions for one image."""
+  """Returns the MACs of all convolutions for one image."""
   total = 0
 
   def add(conv, _, out):
@@ -166,7 +167,7 @@ def _count_macs(network: nn.Module, images: torch.Tensor) -> int:
 
 
 def main() -> None:
-  """Runs until its input ends."""
+  """Serves requests until stdin ends."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     '--device', choices=('auto', 'cpu', 'cuda'), required=True

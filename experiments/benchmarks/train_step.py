@@ -1,15 +1,15 @@
-r"""One training step, ours beside PyTorch's.
+r"""Compares one training step with PyTorch.
 
-DeepLabV3+ MobileNetV2 (alpha 1.0, output stride 16, 21 classes), SGD with
-momentum, the same network on both sides, steps taken in turn, so that whatever
-else the machine does falls on both:
+Both sides train the same network, DeepLabV3+ with MobileNetV2 (alpha 1.0,
+output stride 16, 21 classes), with SGD and momentum. Steps are interleaved, so
+that other load on the machine affects both:
 
     python -m experiments.benchmarks.train_step
     python -m experiments.benchmarks.train_step --torch_python=OTHER/bin/python
     python -m experiments.benchmarks.train_step --threads=0 --batch=32 \
         --size=513 --dtype=bfloat16
 
-Needs jax, flax and optax, and torch for the other side; README.md has numbers.
+Needs jax, flax and optax, and torch for the other side; README.md has results.
 """
 
 import functools
@@ -146,10 +146,10 @@ class JaxTrainer:
 
 
 class TorchTrainer:
-  """PyTorch's side, in a process of its own.
+  """The PyTorch side, in its own process.
 
   Raises:
-    RuntimeError: it did not start.
+    RuntimeError: the process did not start.
   """
 
   def __init__(self):

@@ -131,5 +131,7 @@ def test_flags_for_all_runs_replace_what_they_have_in_common():
     config = studies.parse_config(run.flags)
     assert config.data.augment.random_crop.size == (64, 64)
   for field in ('seed', 'model.head.image_pooling'):
-    with pytest.raises(ValueError, match=f'--config.{field} is what the runs'):
+    with pytest.raises(
+      ValueError, match=f'--config.{field} is an axis of the study'
+    ):
       study.make_runs([f'--config.{field}=1'])

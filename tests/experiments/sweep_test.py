@@ -208,7 +208,7 @@ def test_a_sweep_belongs_to_one_set_of_configs(tmp_path):
     studies.Run(r.id, r.labels, r.seed, (*r.flags, '--config.data.root=/x'))
     for r in first
   ]
-  with pytest.raises(ValueError, match=r'16-s0, .* are of another config'):
+  with pytest.raises(ValueError, match=r'16-s0, .* have another config'):
     sweep.write_plan(study, str(tmp_path), ['--config.total_steps=7'])
 
 
@@ -316,7 +316,7 @@ def test_other_outputs_get_lines_with_the_time_left(tmp_path, monkeypatch):
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(ValueError, match=r'there is no file nothing\.py'):
     studies.load_study('nothing.py')
-  with pytest.raises(ValueError, match=r"form 'tiny' is unknown"):
+  with pytest.raises(ValueError, match=r"variant 'tiny' is unknown"):
     studies.load_study(f'{STUDY}:tiny')
   with pytest.raises(ValueError, match='not the work directory of a sweep'):
     tabulate.collect_sweep(str(tmp_path))
