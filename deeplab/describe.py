@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from deeplab import networks
 from deeplab import parallel
 from deeplab import train
 from deeplab.data import catalog
 from deeplab.data import datasets
-from deeplab.data import image_format
 from deeplab.data.augmentation import compose
 from deeplab.models import profile
 from deeplab.models import registry
@@ -92,8 +92,9 @@ def dry_run(config: ConfigDict) -> str:
     )
   if config.init_from:
     out.append(f'starts from {resolve.describe_init_from(config.init_from)}')
-  _, _, _, step = _build_step(config, dataset.info.num_classes)
-  state, batch = abstract_step_inputs(config, dataset.info.num_classes, crop)
+  network = networks.Network(config, dataset)
+  _, _, _, step = _build_step(network)
+  state, batch = abstract_step_inputs(network, crop)
   logging.info(
     'Compiling the training step, which may take minutes, for its memory…'
   )
@@ -108,16 +109,15 @@ def dry_run(config: ConfigDict) -> str:
   return '\n'.join(out)
 
 
-def _build_step(config: ConfigDict, num_classes: int):
-  return train.build_train_step(config, num_classes, 1000, None)
+def _build_step(network: networks.Network):
+  return train.build_train_step(network, 1000, None)
 
 
-def abstract_step_inputs(
-  config: ConfigDict, num_classes: int, size: tuple[int, int]
-):
+def abstract_step_inputs(network: networks.Network, size: tuple[int, int]):
   """Returns shapes of (state, batch) of one device's training step."""
-  model, optimizer, _, _ = _build_step(config, num_classes)
-  b, channels = config.batch_size, image_format.image_spec(config.data).channels
+  config = network.config
+  model, optimizer, _, _ = _build_step(network)
+  b, channels = config.batch_size, network.dataset.spec.channels
   state = jax.eval_shape(
     lambda: train_step.init_state(
       model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0

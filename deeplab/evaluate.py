@@ -415,11 +415,9 @@ def checkpoint_predictor(
     loaded: the run.
     output_stride: see `config.eval`; 0 for the one that was trained.
   """
-  config, classes = loaded.config, loaded.dataset.info.num_classes
-  variables = networks.eval_variables(config, classes, loaded.variables)
-  return predictors.build_flax_predictor(
-    config, classes, variables, output_stride=output_stride
-  )
+  network = networks.Network(loaded.config, loaded.dataset)
+  variables = network.eval_variables(loaded.variables)
+  return network.predictor(variables, output_stride=output_stride)
 
 
 def _file_and_checkpoint(

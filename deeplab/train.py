@@ -25,10 +25,8 @@ from deeplab import visualize
 from deeplab import workdir as workdir_lib
 from deeplab.data import dataset_info
 from deeplab.data import datasets
-from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.pretrained import load
-from deeplab.quantization.ptq import calibration
 from deeplab.training import checkpoints
 from deeplab.training import class_weights
 from deeplab.training import early_stopping
@@ -52,7 +50,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def build_train_step(
-  config: ConfigDict, num_classes: int, total: int, axis_name: str | None
+  network: networks.Network, total: int, axis_name: str | None
 ) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
   """Builds (model, optimizer, learning rate, step) of a run of `total` steps.
 
@@ -61,15 +59,9 @@ def build_train_step(
   Raises:
     ValueError: BatchNorm would see a single image.
   """
-  limits.check_batch_size(config)
-  model = networks.build_model(config, num_classes, axis_name=axis_name)
-  ranges = None
-  if networks.is_int8(config):
-    q = config.quantization
-    ranges = steps.RangeTracking(q.range_decay, q.range_steps)
-    if not limits.has_frozen_batch_norm(config):
-      # Batch statistics are not what is deployed.
-      ranges = dataclasses.replace(ranges, observer=model)
+  config, num_classes = network.config, network.num_classes
+  limits.check_batch_size(config, network.has_frozen_batch_norm)
+  model = network.train_model(axis_name)
   rate = optimizers.build_schedule(
     config.schedule,
     config.optimizer.learning_rate,
@@ -86,7 +78,7 @@ def build_train_step(
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
     axis_name=axis_name,
-    range_tracking=ranges,
+    range_tracking=network.range_tracking(model),
   )
   return model, optimizer, rate, step
 
@@ -138,8 +130,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
   evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
 
   # Model, optimiser, state.
+  network = networks.Network(config, dataset)
   model, optimizer, rate, step_fn = build_train_step(
-    config, info.num_classes, total, parallel.AXIS
+    network, total, parallel.AXIS
   )
   state = steps.init_state(
     model,
@@ -192,8 +185,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         seed=config.seed, batch_size=config.batch_size
       ),
     )
-    if networks.is_int8(config):
-      variables = calibration.initialize_from_float(config, dataset, variables)
+    variables = network.start_from(variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
     state = steps.init_from_variables(state, variables, optimizer)
@@ -221,11 +213,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
   def to_score(state: steps.TrainState) -> Any:
     variables = parallel.to_local(state.eval_variables)
-    return networks.eval_variables(config, info.num_classes, variables)
+    return network.eval_variables(variables)
 
-  predictor = predictors.build_flax_predictor(
-    config,
-    info.num_classes,
+  predictor = network.predictor(
     {},  # each scoring brings its own
     output='argmax',
     output_stride=config.eval.output_stride,

@@ -59,7 +59,6 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from deeplab import cli
-from deeplab import networks
 from deeplab.data import datasets
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import gptq
@@ -270,7 +269,7 @@ def _input_size(config: ConfigDict) -> tuple[int, ...]:
 
 def _target_weights(config: ConfigDict) -> str | None:
   """Returns the scales that the target wants; None for the config's."""
-  if not _TARGET.value or networks.is_int8(config):
+  if not _TARGET.value or rules_lib.is_int8(config):
     return None
   return request_lib.target_weight_granularity(_TARGET.value, _FORMATS.value)
 
@@ -291,7 +290,7 @@ def _apply_quantization_flags(config: ConfigDict) -> ConfigDict:
     'calibration.rounding': _CALIBRATION_ROUNDING.value,
   }
   asked = {k: v for k, v in asked.items() if v is not None}
-  if asked and networks.is_int8(config):
+  if asked and rules_lib.is_int8(config):
     flag = next(iter(asked)).replace('calibration.', 'calibration_')
     raise ValueError(
       f'--{flag} is for float runs: this one was trained in the int8 that '

@@ -17,7 +17,6 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from deeplab import networks
 from deeplab import system
 from deeplab import workdir as workdir_lib
 from deeplab.data import resize
@@ -85,12 +84,9 @@ def _reference_predictor(
   source: source_lib.ExportSource, request: request_lib.Request
 ) -> predictors.FlaxPredictor:
   """Returns JAX as it is evaluated, with the platform's own kernels."""
-  config = source_lib.float32_config(source.config)
-  return predictors.build_flax_predictor(
-    config,
-    source.dataset.info.num_classes,
-    networks.add_input_normalization(config, source.variables),
-    request.output,
+  network = source.network
+  return network.predictor(
+    network.add_input_normalization(source.variables), request.output
   )
 
 
@@ -127,7 +123,7 @@ def export_model(
     fit.DoesNotFit: an int8 file does not fit its target; likewise.
     ValueError: conversion or evaluation is impossible, and why.
   """
-  if networks.is_int8(source.config) and request.resize == 'host':
+  if source.network.has_trained_ranges and request.resize == 'host':
     raise ValueError(
       '--resize=host is for float runs: simulated int8 knows the ranges of the '
       'whole network; pass --resize=trained'
@@ -211,9 +207,7 @@ def _write_export(
     ],
     'model': {'macs': traced.macs, 'params': traced.params},
     'jax': {
-      'arithmetic': (
-        'simulated int8' if networks.is_int8(source.config) else 'float32'
-      ),
+      'arithmetic': source.network.arithmetic,
       **score.select_iou_metrics(scored, source.dataset.info.class_names),
     },
     'formats': {},

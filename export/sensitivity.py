@@ -36,7 +36,6 @@ import jax
 import numpy as np
 
 from deeplab import cli
-from deeplab import networks
 from deeplab import system
 from deeplab import visualize
 from deeplab.data import resize
@@ -44,6 +43,7 @@ from deeplab.inference import predictors
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.quantization.ptq import calibration as calibrate
+from deeplab.quantization.simulator import providers
 from export import request as request_lib
 from export import source as source_lib
 from export.verify import parity
@@ -99,9 +99,7 @@ class SensitivityAnalysis:
     Raises:
       ValueError: the run was trained in simulated int8.
     """
-    from deeplab.quantization.simulator import providers  # Qwix may be absent
-
-    if networks.is_int8(source.config):
+    if source.network.has_trained_ranges:
       raise ValueError(
         f'{source.workdir} was trained in simulated int8: name the float run '
         'that it began with'
@@ -109,7 +107,7 @@ class SensitivityAnalysis:
     rules = rules_lib.Rules()
     height, width = source.config.eval.static_size
     size = height, width
-    network = source_lib.build_model(source, **networks.PLAIN_CONV_OPTIONS)
+    network = source.network.export_model()
     seen = source_lib.calibration_images(source, size, calibration)
     settled = source_lib.prepare_int8_weights(source, network, seen, rules)
     variables = source_lib.prepare_int8_variables(

@@ -49,6 +49,11 @@ class ExportSource:
   workdir: str | None
 
   @property
+  def network(self) -> networks.Network:
+    """The network, in float32 as in files."""
+    return networks.Network(float32_config(self.config), self.dataset)
+
+  @property
   def float_variables(self) -> PyTree:
     """The variables of the network in float."""
     return {k: self.variables[k] for k in ('params', 'batch_stats')}
@@ -96,12 +101,10 @@ def load_from_workdir(
   if data_root:
     with config.unlocked():
       config.data.root = data_root
-  variables = networks.fold_and_round(
-    config, loaded.dataset.info.num_classes, loaded.variables
-  )
-  return ExportSource(
-    config, datasets.Dataset(config.data), variables, loaded.step, workdir
-  )
+  dataset = datasets.Dataset(config.data)
+  network = networks.Network(config, dataset)
+  variables = network.export_variables(loaded.variables)
+  return ExportSource(config, dataset, variables, loaded.step, workdir)
 
 
 def init_untrained(config: ConfigDict) -> ExportSource:
@@ -113,11 +116,7 @@ def init_untrained(config: ConfigDict) -> ExportSource:
   with config.unlocked():
     config.quantization.name = 'none'
   dataset = datasets.Dataset(config.data)
-  model = registry.build_model(
-    float32_config(config).model,
-    dataset.info.num_classes,
-    **networks.PLAIN_CONV_OPTIONS,
-  )
+  model = networks.Network(config, dataset).export_model()
   shape = (1, *config.eval.static_size, dataset.spec.channels)
   variables = jax.jit(model.init)(
     jax.random.key(config.seed), jnp.zeros(shape, jnp.float32)
@@ -174,13 +173,7 @@ def build_export_model(
   source: ExportSource, max_resize_ratio: int
 ) -> segmenter.Segmenter:
   """Builds the network that files hold: real convolutions, limited resizes."""
-  config = ConfigDict(source.config)
-  with config.unlocked():
-    config.model = ConfigDict(config.model)
-    config.model.resize_ratio = max_resize_ratio
-  return build_model(
-    dataclasses.replace(source, config=config), **networks.PLAIN_CONV_OPTIONS
-  )
+  return source.network.export_model(max_resize_ratio)
 
 
 def prepare_int8_weights(

@@ -19,6 +19,7 @@ from deeplab.inference import file_predictor
 from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
+from tests import helpers
 
 SIZE = (64, 64)
 
@@ -146,7 +147,7 @@ def test_its_files_are_evaluated_and_predict(run):
 def test_grey_images_are_traced_and_exported_untrained(monkeypatch):
   c = folder_mnv2.get_config('smoke').unlock()
   c.data.mean, c.data.std = (120.0,), (60.0,)
-  state, batch = describe.abstract_step_inputs(c, 2, (65, 65))
+  state, batch = describe.abstract_step_inputs(helpers.network(c, 2), (65, 65))
   assert state.params['encoder']['stem']['conv']['kernel'].shape[2] == 1
   assert batch['image'].shape == (4, 65, 65, 1)
   # Shapes are enough.

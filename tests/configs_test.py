@@ -12,11 +12,13 @@ import pytest
 from configs import common
 from configs.recipes import mmseg
 from deeplab import describe
+from deeplab import networks
 from deeplab import train
 from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.models import registry
 from experiments import zoo
+from tests import helpers
 from tests import runs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -150,10 +152,10 @@ def test_configs_are_locked_pages(module, variant):
 def test_configs_make_a_step(module, variant):
   """Traced at the sizes that the config trains at."""
   config = get(module, variant)
-  classes = zoo.num_classes(config)
-  _, _, _, step = train.build_train_step(config, classes, 10, None)
+  network = helpers.network(config, zoo.num_classes(config))
+  _, _, _, step = train.build_train_step(network, 10, None)
   size = compose.fixed_output_size(config.data.augment) or (128, 128)
-  state, batch = describe.abstract_step_inputs(config, classes, size)
+  state, batch = describe.abstract_step_inputs(network, size)
   after, metrics = jax.eval_shape(step, state, batch)
   assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
     lambda x: x.shape, state
@@ -171,7 +173,7 @@ def test_steps_are_traced_at_what_the_pipeline_gives(data_dir):
   batches.close()
   size = compose.fixed_output_size(config.data.augment)
   _, traced = describe.abstract_step_inputs(
-    config, dataset.info.num_classes, size
+    networks.Network(config, dataset), size
   )
   assert batch['image'].shape == (4, 65, 65, 3)
   assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {

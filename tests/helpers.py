@@ -1,12 +1,23 @@
 """A very small network with everything the steps care about."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from deeplab import networks
+from deeplab.data import image_format
 from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models import segmenter
+
+
+def network(config, num_classes):
+  """Returns the network of a config, for data that need not exist."""
+  info = types.SimpleNamespace(num_classes=num_classes)
+  spec = image_format.image_spec(config.data)
+  return networks.Network(config, types.SimpleNamespace(info=info, spec=spec))
 
 
 class TinyNet(nn.Module):

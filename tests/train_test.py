@@ -21,6 +21,7 @@ from configs import shapes_mnv2
 from deeplab import describe
 from deeplab import evaluate
 from deeplab import metrics
+from deeplab import networks
 from deeplab import parallel
 from deeplab import train
 from deeplab import workdir as workdir_lib
@@ -32,6 +33,7 @@ from deeplab.training import checkpoints
 from deeplab.training import metric_writer
 from deeplab.training import train_step
 from tests import configs_test
+from tests import helpers
 from tests import runs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -372,13 +374,15 @@ def test_wrong_sizes_are_refused(data_dir, tmp_path):
     train.train(config, str(tmp_path / 'run'))
   config = runs.config(data_dir, accumulate_steps=4)
   with pytest.raises(ValueError, match=r'leaves BatchNorm a single image'):
-    train.build_train_step(config, 6, 10, None)
+    train.build_train_step(helpers.network(config, 6), 10, None)
 
 
 @pytest.mark.full
 def test_frozen_norms_keep_their_statistics(data_dir):
   config = runs.config(data_dir, model__frozen_norms=True, batch_size=1)
-  model, optimizer, _, step = train.build_train_step(config, 6, 10, None)
+  model, optimizer, _, step = train.build_train_step(
+    helpers.network(config, 6), 10, None
+  )
   state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
   rng = np.random.default_rng(0)
   batch = {
@@ -419,8 +423,10 @@ def test_the_step_lowers_for_accelerators(platform, monkeypatch, data_dir):
   config = runs.config(
     data_dir, model__depthwise='shifted', model__pointwise='matmul'
   )
-  _, _, _, step = train.build_train_step(config, 6, 10, None)
-  state, batch = describe.abstract_step_inputs(config, 6, (65, 65))
+  _, _, _, step = train.build_train_step(helpers.network(config, 6), 10, None)
+  state, batch = describe.abstract_step_inputs(
+    helpers.network(config, 6), (65, 65)
+  )
   text = (
     jax.jit(step)
     .trace(state, batch)
@@ -446,7 +452,7 @@ def test_one_batch_overfits(data_dir):
   batch = next(batches)
   batches.close()
   model, optimizer, _, step = train.build_train_step(
-    config, info.num_classes, 150, None
+    networks.Network(config, dataset), 150, None
   )
   state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
   step = jax.jit(step, donate_argnums=0)
@@ -602,7 +608,7 @@ def test_a_run_on_a_full_disk_loses_nothing(
 def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
   state = train_step.init_state(
     registry.build_model(smoke_run.config.model, 6),
-    train.build_train_step(smoke_run.config, 6, 10, None)[1],
+    train.build_train_step(helpers.network(smoke_run.config, 6), 10, None)[1],
     channels=3,
     seed=0,
     ema=False,

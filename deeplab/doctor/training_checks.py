@@ -15,6 +15,7 @@ from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import load
 from deeplab.doctor import scan
+from deeplab.quantization import rules
 from deeplab.training import class_weights
 from deeplab.training import limits
 
@@ -59,7 +60,7 @@ def _check_limits(config: Any, examples: int) -> None:
     ValueError: they do not.
   """
   limits.check_positive(config)
-  limits.check_batch_size(config)
+  limits.check_batch_size(config, rules.has_frozen_batch_norm(config))
   if examples:
     limits.total_steps(config, examples)
 

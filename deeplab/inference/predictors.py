@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import copy
+import dataclasses
 from typing import Any
 from typing import Protocol
 
@@ -23,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab import networks
 from deeplab import parallel
 from deeplab.data import resize
 from deeplab.data.augmentation import compose
@@ -84,37 +84,33 @@ def check_output(output: str) -> str:
   return output
 
 
-def _make_forward(
-  model: Any,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-  output: str,
-  takes_raw_pixels: bool,
-) -> Callable[[Any, jax.Array], jax.Array]:
-  """Returns the function (variables, images) -> output of one model."""
+@dataclasses.dataclass(frozen=True)
+class WithNormalization:
+  """A model behind the normalization of its images, for `Int8Predictor`.
 
-  def compute(variables, images):
-    if takes_raw_pixels:
-      images = images.astype(jnp.float32)
-    else:
-      images = compose.normalize_image(images, mean, std)
-    logits = model.apply(variables, images).logits.astype(jnp.float32)
-    if output == 'argmax':
-      return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-    if output == 'softmax':
-      return jax.nn.softmax(logits, axis=-1)
-    return logits
+  Attributes:
+    model: of normalized images.
+    mean: one value for each channel.
+    std: one value for each channel.
+  """
 
-  return compute
+  model: Any
+  mean: Sequence[float]
+  std: Sequence[float]
+
+  def apply(self, variables: Any, images: jax.Array, **kwargs: Any) -> Any:
+    """Returns what the model returns for images [B, H, W, C]."""
+    images = compose.normalize_image(images, self.mean, self.std)
+    return self.model.apply(variables, images, **kwargs)
 
 
 class FlaxPredictor:
   """A Flax model and its variables.
 
-  Normalisation, model and soft-max or arg-max are one compiled function; the
+  Normalization, model and softmax or argmax are one compiled function; the
   batch is spread over the local devices. A batch smaller than one already seen
   at its size is filled up to it, so that the last batch of a data set is not
-  compiled anew.
+  compiled again.
   """
 
   input_size = None
@@ -127,31 +123,45 @@ class FlaxPredictor:
     mean: Sequence[float],
     std: Sequence[float],
     output: str = 'logits',
-    float64: bool = False,
-    pixels: bool = False,
   ):
-    """Wraps a model.
+    """Wraps a model of normalized images.
 
     Args:
       model: `model.apply(variables, images)` returns an object whose `logits`
         are float32 [B, H, W, K].
       variables: {'params', 'batch_stats'}.
-      mean: a value a channel that the images are normalised with.
-      std: likewise.
-      output: see the module.
-      float64: float64 is enabled while it is computed, which is what simulated
-        int8 needs to be what the device computes.
-      pixels: the model takes images as they are, and normalises them itself.
+      mean: one value for each channel that the images are normalized with.
+      std: one value for each channel that the images are normalized with.
+      output: 'logits', 'softmax' or 'argmax'.
     """
     self.model = model
     self.variables = jax.device_put(variables)  # once, not with every batch
     self.mean = tuple(float(x) for x in mean)
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
-    self._float64 = float64
-    self._takes_raw_pixels = pixels
     self._compiled: dict[str, Any] = {}
     self._batches: dict[tuple, int] = {}
+
+  def _make_forward(self) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns the function (variables, images [B, H, W, C]) -> output."""
+    model, output, to_input = self.model, self.output, self._to_model_input
+
+    def compute(variables, images):
+      logits = model.apply(variables, to_input(images)).logits
+      logits = logits.astype(jnp.float32)
+      if output == 'argmax':
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+      if output == 'softmax':
+        return jax.nn.softmax(logits, axis=-1)
+      return logits
+
+    return compute
+
+  def _to_model_input(self, images: jax.Array) -> jax.Array:
+    return compose.normalize_image(images, self.mean, self.std)
+
+  def _precision(self) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext()
 
   def _copy_with(self, variables: Any, output: str) -> 'FlaxPredictor':
     other = copy.copy(self)
@@ -178,11 +188,7 @@ class FlaxPredictor:
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C], integers or float32, to `output`."""
     if self.output not in self._compiled:
-      self._compiled[self.output] = parallel.map_predict(
-        _make_forward(
-          self.model, self.mean, self.std, self.output, self._takes_raw_pixels
-        )
-      )
+      self._compiled[self.output] = parallel.map_predict(self._make_forward())
     count = len(images)
     key = (self.output, images.dtype, images.shape[1:])
     full = max(count, self._batches.get(key, 0))
@@ -190,39 +196,41 @@ class FlaxPredictor:
     if count < full:
       rest = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
       images = np.concatenate([images, rest])
-    wide = jax.enable_x64(True) if self._float64 else contextlib.nullcontext()
-    with wide:
+    with self._precision():
       outputs = self._compiled[self.output](self.variables, images)
     return np.asarray(outputs)[:count]
 
 
-def build_flax_predictor(
-  config: Any,
-  num_classes: int,
-  variables: Any,
-  output: str = 'logits',
-  output_stride: int = 0,
-) -> FlaxPredictor:
-  """Returns the predictor whose scores are those of a config.
+class Int8Predictor(FlaxPredictor):
+  """A model in simulated int8, which normalizes images in its first layer.
 
-  Args:
-    config: the experiment.
-    num_classes: number of classes.
-    variables: as `networks.eval_variables` returns them; {} where each scoring
-      brings its own.
-    output: see the module.
-    output_stride: see `config.eval`; 0 for the one that was trained.
+  It runs with float64 enabled: integers of up to 32 bits and their products
+  with scales are then exact, as on the device. In float32 about one value in
+  1e5 is off by one LSB, and a deep network spreads the error.
   """
-  int8 = networks.is_int8(config)
-  return FlaxPredictor(
-    networks.eval_model(config, num_classes, output_stride),
-    variables,
-    config.data.mean,
-    config.data.std,
-    output,
-    float64=int8,
-    pixels=int8,
-  )
+
+  def __init__(
+    self,
+    model: Any,
+    variables: Any,
+    mean: Sequence[float],
+    output: str = 'logits',
+  ):
+    """Wraps a model of images that are not normalized.
+
+    Args:
+      model: as `networks.Network.simulate_int8` returns it.
+      variables: {'params', 'batch_stats', 'quant_stats'}.
+      mean: one value for each channel, to pad images with.
+      output: 'logits', 'softmax' or 'argmax'.
+    """
+    super().__init__(model, variables, mean, (1.0,) * len(mean), output)
+
+  def _to_model_input(self, images: jax.Array) -> jax.Array:
+    return images.astype(jnp.float32)
+
+  def _precision(self) -> contextlib.AbstractContextManager:
+    return jax.enable_x64(True)
 
 
 class ResizedPredictor:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
   # Only named here: a machine without it can still build modules.
   from ml_collections import ConfigDict
 
+NAMES = ('none', 'int8')
 WEIGHT_GRANULARITIES = ('channel', 'tensor')
 # Never deployed: heads that only training has.
 _TRAINING_ONLY_LAYERS = r'(.*/)?auxiliary.*'
@@ -62,6 +63,32 @@ class Rules:
     if not self.float_layers:
       return _TRAINING_ONLY_LAYERS
     return f'{_TRAINING_ONLY_LAYERS}|{self.float_layers}'
+
+
+def is_int8(config: 'ConfigDict') -> bool:
+  """Returns True if a run trains in simulated int8.
+
+  Args:
+    config: the experiment. Configs without `quantization` are float.
+
+  Raises:
+    ValueError: `quantization.name` is unknown.
+  """
+  name = config.get('quantization', {'name': 'none'})['name']
+  if name not in NAMES:
+    raise ValueError(f'config.quantization.name={name!r} is not one of {NAMES}')
+  return name != 'none'
+
+
+def has_frozen_batch_norm(config: 'ConfigDict') -> bool:
+  """Returns True if BatchNorm keeps its running statistics during training.
+
+  Args:
+    config: the experiment. Float runs read `model.frozen_norms`, and those in
+      simulated int8 `quantization.frozen_norms`.
+  """
+  section = config.quantization if is_int8(config) else config.model
+  return section.frozen_norms
 
 
 def from_config(config: 'ConfigDict') -> Rules:

@@ -31,20 +31,14 @@ def check_positive(config: 'ConfigDict') -> None:
       raise ValueError(f'config.{name}={value} must be greater than 0')
 
 
-def has_frozen_batch_norm(config: 'ConfigDict') -> bool:
-  """Returns whether BatchNorms keep their statistics in training."""
-  in_int8 = config.quantization.name != 'none'
-  return (config.quantization if in_int8 else config.model).frozen_norms
-
-
-def check_batch_size(config: 'ConfigDict') -> None:
+def check_batch_size(config: 'ConfigDict', frozen_batch_norm: bool) -> None:
   """Refuses steps of a single image.
 
   Raises:
     ValueError: BatchNorm would see a single image.
   """
   images = config.batch_size // config.accumulate_steps
-  if images < 2 and not has_frozen_batch_norm(config):
+  if images < 2 and not frozen_batch_norm:
     raise ValueError(
       f'batch_size={config.batch_size} over accumulate_steps='
       f'{config.accumulate_steps} leaves BatchNorm a single image, whose '

@@ -33,7 +33,6 @@ from configs import ade20k32_lite
 from configs import person_mnv2
 from configs import voc_mnv2
 from deeplab import cli
-from deeplab import networks
 from deeplab import text
 from deeplab.inference import litert
 from deeplab.models import registry
@@ -120,7 +119,7 @@ PUBLIC_MODELS = {
 
 def _import_public_weights(source: source_lib.ExportSource, path: str) -> Any:
   """Returns the variables with the weights of a public file."""
-  network = source_lib.build_model(source, **networks.PLAIN_CONV_OPTIONS)
+  network = source.network.export_model()
   _, match = detect.detect_system(
     tflite_weights.read_tflite(path), network, source.variables
   )

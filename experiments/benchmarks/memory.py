@@ -28,10 +28,11 @@ from ml_collections import config_flags
 
 from deeplab import cli
 from deeplab import describe
+from deeplab import networks
 from deeplab import parallel
 from deeplab import system
 from deeplab import train
-from deeplab.data import catalog
+from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.training import train_step
 from experiments import readme_table
@@ -114,16 +115,12 @@ def measure_memory(
     config.model.dtype = setting.dtype
     config.model.remat = setting.remat
     config.accumulate_steps = setting.accumulate
-  info = catalog.info_for(config.data)
   size = (
     compose.fixed_output_size(config.data.augment) or config.eval.static_size
   )
-  model, _, _, step = train.build_train_step(
-    config, info.num_classes, 1000, None
-  )
-  state, batch = describe.abstract_step_inputs(
-    config, info.num_classes, tuple(size)
-  )
+  network = networks.Network(config, datasets.Dataset(config.data))
+  model, _, _, step = train.build_train_step(network, 1000, None)
+  state, batch = describe.abstract_step_inputs(network, tuple(size))
   part = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       (x.shape[0] // setting.accumulate, *x.shape[1:]), x.dtype

@@ -19,6 +19,7 @@ from deeplab.data import image_format
 from deeplab.models import segmenter
 from deeplab.quantization import pixel_input
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization.simulator import providers
 from export import request as request_lib
 from export.convert import io_types
 from export.convert import mixed_precision
@@ -97,8 +98,6 @@ def convert_network(
       tensor are named.
     ValueError: the converter failed, and why.
   """
-  from deeplab.quantization.simulator import providers
-
   net, variables, pixels = add_input_normalization(
     model, variables, request, mean, std, max_value
   )

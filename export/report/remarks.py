@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from deeplab import networks
 from export import request as request_lib
 from export import source as source_lib
 from export.verify import score
@@ -84,7 +83,7 @@ def general_remarks(
         'has 256 levels over the whole range, 0..65535. Images that fill a '
         'part of it keep as much less: stretch them, for training too.'
       )
-  if networks.is_int8(source.config):
+  if source.network.has_trained_ranges:
     notes.append(
       'The run was trained in simulated int8; the row of JAX computes that.'
     )

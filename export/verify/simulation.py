@@ -7,7 +7,6 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from deeplab import networks
 from deeplab import system
 from deeplab.inference import litert
 from deeplab.inference import predictors
@@ -40,8 +39,6 @@ def make_simulated_predictor(
     variables: see `source.prepare_int8_variables`.
     request: the export.
   """
-  from deeplab.quantization.simulator import providers  # Qwix may be absent
-
   data = source.config.data
   net, variables, pixels = litert_converter.add_input_normalization(
     network,
@@ -51,21 +48,12 @@ def make_simulated_predictor(
     data.std,
     source.dataset.spec.max_value,
   )
-  return predictors.FlaxPredictor(
-    providers.simulate_int8(
-      net,
-      request.rules,
-      pixels,
-      **networks.conv_kernels(source.config),
-      int8_output=request.needs_int8_output,
-    ),
-    variables,
-    data.mean,
-    data.std,
-    request.output,
-    float64=True,
-    pixels=pixels is not None,
+  model = source.network.simulate_int8(
+    net, request.rules, pixels, int8_output=request.needs_int8_output
   )
+  if not request.normalization_in_graph:
+    model = predictors.WithNormalization(model, data.mean, data.std)
+  return predictors.Int8Predictor(model, variables, data.mean, request.output)
 
 
 class _ComparingPredictor(agreement.PredictorWrapper):

@@ -12,6 +12,7 @@ from deeplab.inference import views
 from deeplab.models import registry
 from experiments import study as studies
 from experiments import zoo
+from tests import helpers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PAGES = sorted(
@@ -64,9 +65,10 @@ def _networks(name):
 
 def _assert_traces(config):
   classes = zoo.num_classes(config)
-  _, _, _, step = train.build_train_step(config, classes, 10, None)
+  network = helpers.network(config, classes)
+  _, _, _, step = train.build_train_step(network, 10, None)
   size = tuple(config.data.augment.random_crop.size)
-  state, batch = describe.abstract_step_inputs(config, classes, size)
+  state, batch = describe.abstract_step_inputs(network, size)
   _, metrics = jax.eval_shape(step, state, batch)
   assert metrics['loss'].shape == ()
   # And evaluates.

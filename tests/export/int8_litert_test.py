@@ -92,7 +92,7 @@ def simulate(network, variables, request, images):
     network, variables, request, MEAN, STD
   )
   net = providers.simulate_int8(
-    net, request.rules, pixels, narrow_output=request.needs_int8_output
+    net, request.rules, pixels, int8_output=request.needs_int8_output
   )
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)

@@ -42,9 +42,7 @@ def test_counts_are_positive(name):
 
 
 def test_batch_norm_needs_two_images():
-  limits.check_batch_size(config(batch_size=2))
+  limits.check_batch_size(config(batch_size=2), False)
   with pytest.raises(ValueError, match=r'a single image, .* raise batch_size'):
-    limits.check_batch_size(config(batch_size=7, accumulate_steps=4))
-  limits.check_batch_size(config(batch_size=1, model={'frozen_norms': True}))
-  in_int8 = {'name': 'int8', 'frozen_norms': True}
-  limits.check_batch_size(config(batch_size=1, quantization=in_int8))
+    limits.check_batch_size(config(batch_size=7, accumulate_steps=4), False)
+  limits.check_batch_size(config(batch_size=1), True)

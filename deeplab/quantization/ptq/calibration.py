@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-from absl import logging
 import flax.traverse_util
 import jax
 import numpy as np
 
-from deeplab import networks
-from deeplab.data import datasets
-from deeplab.data import resize
 from deeplab.data.augmentation import compose
-from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
+from deeplab.quantization import simulator
 from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.quantization.ptq import equalization
 from deeplab.quantization.ptq import gptq
@@ -109,8 +105,7 @@ def calibrate_ranges(
     ValueError: as `check_images`, or an argument has no such value.
   """
   _check_arguments(images, method, percentile)
-  from deeplab.quantization.simulator import providers
-
+  providers = simulator.load_providers()
   shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
   variables = jax.tree.map(jax.numpy.asarray, variables)
@@ -254,34 +249,6 @@ def add_activation_ranges(
     percentile=calibration.percentile,
   )
   return {**variables, 'quant_stats': quant_stats}
-
-
-def initialize_from_float(
-  config: 'ConfigDict', dataset: datasets.Dataset, variables: PyTree
-) -> PyTree:
-  """Returns float variables as training in simulated int8 begins with them.
-
-  Args:
-    config: the experiment.
-    dataset: its training images are looked at.
-    variables: {'params', 'batch_stats'}.
-
-  Raises:
-    ValueError: as `calibrate_ranges`.
-  """
-  q = config.quantization
-  images = [
-    resize.resize_bilinear(image, config.eval.static_size)
-    for image in dataset.calibration_images(q.calibration.images, config.seed)
-  ]
-  logging.info('Calibrating int8 on %d training images', len(images))
-  model = registry.build_model(
-    config.model, dataset.info.num_classes, **networks.PLAIN_CONV_OPTIONS
-  )
-  rules = rules_lib.from_config(q)
-  if q.frozen_norms:
-    variables = prepare_int8_weights(model, rules, variables, images, config)
-  return add_activation_ranges(model, rules, variables, images, config)
 
 
 def _unflatten_tensors(tensors: dict[tuple, range_estimators.Range]) -> PyTree:

@@ -73,7 +73,7 @@ def _simulated(rules, request):
   if pixels is None:
     images = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
   net = providers.simulate_int8(
-    net, rules, pixels, narrow_output=request.needs_int8_output
+    net, rules, pixels, int8_output=request.needs_int8_output
   )
   with jax.enable_x64(True):
     run = jax.jit(lambda v, x: net.apply(v, x).logits)

@@ -1,7 +1,7 @@
 import numpy as np
 
+from deeplab.quantization import qparams
 from deeplab.quantization import rules
-from deeplab.quantization import snapping
 
 RULES = rules.Rules()
 
@@ -24,7 +24,7 @@ def _undecided():
 def test_a_factor_moves_no_weight_to_another_step():
   kernel = _undecided()
   factor = np.float32(1) + np.linspace(-0.01, 0.01, 8, dtype=np.float32)
-  snapped = snapping.round_to_qparams(
+  snapped = qparams.round_kernels(
     {'params': {'conv': {'kernel': kernel}}, 'x': 1}, RULES
   )
   assert snapped['x'] == 1
@@ -38,10 +38,10 @@ def test_a_factor_moves_no_weight_to_another_step():
 def test_what_stays_float_is_left():
   params = {'head': {'kernel': _undecided(), 'bias': np.ones(8, np.float32)}}
   float_head = rules.Rules(float_layers='head')
-  found = snapping.round_to_qparams({'params': params}, float_head)
+  found = qparams.round_kernels({'params': params}, float_head)
   np.testing.assert_array_equal(
     found['params']['head']['kernel'], params['head']['kernel']
   )
-  found = snapping.round_to_qparams({'params': params}, RULES)['params']['head']
+  found = qparams.round_kernels({'params': params}, RULES)['params']['head']
   assert (found['kernel'] != params['head']['kernel']).any()
   np.testing.assert_array_equal(found['bias'], params['head']['bias'])
