@@ -20,7 +20,7 @@ import numpy as np
 from deeplab import system
 from deeplab import workdir as workdir_lib
 from deeplab.data import resize
-from deeplab.inference import litert
+from deeplab.inference import interpreters
 from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.models import profile
@@ -35,6 +35,7 @@ from export.convert import tflite
 from export.devices import fit
 from export.devices import measure
 from export.devices import targets
+from export.devices import tflm
 from export.graph import tflite_graph
 from export.report import comparison
 from export.report import contents
@@ -215,7 +216,7 @@ def _write_export(
     'target': {},
     'proof': {},
     'versions': workdir_lib.package_versions(_PACKAGES),
-    'resolver': litert.DEFAULT_RESOLVER,
+    'resolver': interpreters.DEFAULT_RESOLVER,
   }
   model_card.write_labels(folder, source.dataset.info)
   saved = os.path.join(folder, 'saved_model')
@@ -260,7 +261,11 @@ def _write_export(
       if kind == 'c':
         card = _model_card(kind, converted[base], request, source)
         c_source.write_c_project(
-          os.path.join(folder, kind), converted[base], card, images[0]
+          os.path.join(folder, kind),
+          converted[base],
+          card,
+          images[0],
+          tflm.recommend_arena_bytes(converted[base]),
         )
         continue
       file, content, facts = contents.derive_file(kind, converted[base])

@@ -2,61 +2,10 @@
 
 import os
 
-from ai_edge_litert import interpreter
 import numpy as np
 
-from deeplab import system
 from deeplab.inference import file_predictor
-
-# LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
-# 'builtin' uses the optimized kernels without delegates, 'reference' the plain
-# loops that the others are checked against (slow). Quantized results of the
-# three differ by up to two LSB, so a report names the one it used.
-RESOLVERS = {
-  'default': interpreter.OpResolverType.AUTO,
-  'builtin': interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-  'reference': interpreter.OpResolverType.BUILTIN_REF,
-}
-DEFAULT_RESOLVER = 'default'
-
-
-def open_interpreter(
-  content: bytes,
-  *,
-  resolver: str = DEFAULT_RESOLVER,
-  num_threads: int | None = None,
-  preserve_all_tensors: bool = False,
-  name: str | os.PathLike = 'the file',
-) -> interpreter.Interpreter:
-  """Opens a .tflite file in LiteRT and allocates its tensors.
-
-  Every LiteRT interpreter of the project comes from here.
-
-  Args:
-    content: bytes of the file.
-    resolver: kernels that run it, a key of `RESOLVERS`.
-    num_threads: CPU threads; None takes one for each core that this process may
-      use.
-    preserve_all_tensors: keep intermediate tensors readable after `invoke`, in
-      exchange for memory.
-    name: path of the file, for the error message.
-
-  Raises:
-    ValueError: `resolver` is unknown, or LiteRT cannot load the file.
-  """
-  if resolver not in RESOLVERS:
-    raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
-  try:
-    opened = interpreter.Interpreter(
-      model_content=content,
-      num_threads=num_threads or system.cpu_count(),
-      experimental_op_resolver_type=RESOLVERS[resolver],
-      experimental_preserve_all_tensors=preserve_all_tensors,
-    )
-    opened.allocate_tensors()
-  except (ValueError, RuntimeError) as error:
-    raise ValueError(f'LiteRT cannot load {name}: {error}') from error
-  return opened
+from deeplab.inference import interpreters
 
 
 def check_tflite_format(path: os.PathLike, content: bytes) -> None:
@@ -84,7 +33,7 @@ class TFLitePredictor(file_predictor.FilePredictor):
     self,
     path: str | os.PathLike,
     *,
-    resolver: str = DEFAULT_RESOLVER,
+    resolver: str = interpreters.DEFAULT_RESOLVER,
     num_threads: int | None = None,
   ):
     """Loads a file.
@@ -107,7 +56,7 @@ class TFLitePredictor(file_predictor.FilePredictor):
     check_tflite_format(self.path, content)
 
   def _open(self, content: bytes) -> file_predictor.InputsAndOutputs:
-    self._interpreter = open_interpreter(
+    self._interpreter = interpreters.open_litert(
       content,
       resolver=self.resolver,
       num_threads=self._num_threads,

@@ -34,7 +34,7 @@ from configs import person_mnv2
 from configs import voc_mnv2
 from deeplab import cli
 from deeplab import text
-from deeplab.inference import litert
+from deeplab.inference import interpreters
 from deeplab.models import registry
 from deeplab.pretrained import merge
 from deeplab.pretrained import unfold_batch_norm
@@ -190,7 +190,7 @@ def measure_latencies(contents: Sequence[bytes], runs: int) -> list[float]:
   """Returns the median latency of each file in ms, from interleaved runs."""
   runners = []
   for content in contents:
-    runner = litert.open_interpreter(content)
+    runner = interpreters.open_litert(content)
     runner.invoke()
     runners.append(runner)
   seconds: list[list[float]] = [[] for _ in runners]

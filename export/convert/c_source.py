@@ -6,7 +6,6 @@ here; without them it compiles all but the few lines that call them.
 """
 
 from collections.abc import Iterable
-import math
 import os
 import pathlib
 import string
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from deeplab import system
+from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import tflm
-from export.devices import tflm as micro
-from export.graph import memory
 from export.graph import tflite_graph
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'c_template'
@@ -42,7 +40,6 @@ _RESOLVER_METHODS = {
   'PADV2': 'PadV2',
   'RELU6': 'Relu6',
 }
-_ARENA_MARGIN = 1.1  # of bookkeeping, and of a plan that is not TFLM's
 
 
 def _resolver_method(operator: str) -> str:
@@ -58,23 +55,6 @@ def _c_initializer(values: Iterable[int]) -> str:
   texts = [str(value) for value in values]
   rows = [texts[i : i + 20] for i in range(0, len(texts), 20)]
   return '\n'.join('  ' + ', '.join(row) + ',' for row in rows)
-
-
-def recommend_arena_bytes(content: bytes) -> int:
-  """Returns the bytes an arena should have: TFLM's own, or a careful plan.
-
-  Bookkeeping has room to grow: other versions of TFLM have larger structures.
-
-  Args:
-    content: of an int8 .tflite file.
-  """
-  if tflm.is_available():
-    found = micro.measure_arena(content)
-    needed = found.head + _ARENA_MARGIN * found.tail
-    return math.ceil(needed / 1024) * 1024
-  graph = tflite_graph.read_tflite(content)
-  planned = memory.plan_arena(memory.activation_lifetimes(graph))
-  return math.ceil(_ARENA_MARGIN * (planned + 64 * len(graph.tensors)))
 
 
 def expected_argmax(
@@ -94,10 +74,10 @@ def expected_argmax(
     system.write_json(os.path.join(folder, 'model.json'), card)
     predictor = (
       tflm.TFLMPredictor(path)
-      if tflm.is_available()
+      if interpreters.has_tflm()
       else litert.TFLitePredictor(path, resolver='reference')
     )
-    return predictor.with_output('argmax')(image[None])[0]
+    return predictor.with_output('ids')(image[None])[0]
 
 
 def _template_values(
@@ -160,7 +140,11 @@ def _dtype_limit(dtype: str, which: str) -> int:
 
 
 def write_c_project(
-  folder: str, content: bytes, card: dict[str, Any], image: np.ndarray
+  folder: str,
+  content: bytes,
+  card: dict[str, Any],
+  image: np.ndarray,
+  arena_bytes: int,
 ) -> None:
   """Writes the tree.
 
@@ -172,14 +156,14 @@ def write_c_project(
       it is the sample.
   """
   pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-  names = _template_values(content, card, recommend_arena_bytes(content))
+  names = _template_values(content, card, arena_bytes)
   names |= {
     'MODEL_DATA': _c_initializer(content),
     'SAMPLE_PIXELS': _c_initializer(pixels.ravel().tolist()),
     'SAMPLE_IDS': _c_initializer(
       expected_argmax(content, card, pixels).ravel().tolist()
     ),
-    'KERNELS': 'TFLite Micro' if tflm.is_available() else 'LiteRT',
+    'KERNELS': 'TFLite Micro' if interpreters.has_tflm() else 'LiteRT',
   }
   os.makedirs(folder)
   for template in sorted(_TEMPLATES.iterdir()):

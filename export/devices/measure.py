@@ -16,10 +16,9 @@ import numpy as np
 from deeplab import system
 from deeplab.data.augmentation import compose
 from deeplab.inference import file_predictor
-from deeplab.inference import litert
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from export.devices import targets
-from export.devices import tflm as micro
+from export.devices import tflm
 from export.devices import vela
 from export.graph import memory
 from export.graph import tflite_graph
@@ -41,7 +40,7 @@ def measure_latency_ms(content: bytes, runs: int = _TIMED_RUNS) -> float:
   Returns:
     The median latency, milliseconds.
   """
-  runner = litert.open_interpreter(content)
+  runner = interpreters.open_litert(content)
   seconds = []
   for _ in range(runs + _WARMUP_RUNS):
     start = time.perf_counter()
@@ -100,10 +99,10 @@ def check_tflm(content: bytes, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
     TFLite Micro is not installed or cannot run the file, `absent` says why and
     the keys that it could not fill are missing.
   """
-  if not tflm.is_available():
+  if not interpreters.has_tflm():
     return {'absent': 'the package tflite-micro is not installed'}
   try:
-    arena = micro.measure_arena(content)
+    arena = tflm.measure_arena(content)
   except ValueError as error:
     return {'absent': str(error)}
   with system.capture_stderr() as captured:
@@ -129,14 +128,14 @@ def _compare_with_reference(
     RuntimeError: TFLite Micro cannot run an operator.
   """
   operators: dict[str, dict[str, Any]] = {}
-  for difference in micro.compare_operators(content, inputs[0]):
+  for difference in tflm.compare_operators(content, inputs[0]):
     row = operators.setdefault(
       difference.operator, {'count': 0, 'equal': 0, 'largest': 0.0}
     )
     row['count'] += 1
     row['equal'] += int(difference.largest == 0)
     row['largest'] = max(row['largest'], difference.largest)
-  network = micro.compare_network(content, inputs[:_TFLM_IMAGES])
+  network = tflm.compare_network(content, inputs[:_TFLM_IMAGES])
   return {
     'operators': operators,
     'images': min(len(inputs), _TFLM_IMAGES),

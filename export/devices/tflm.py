@@ -6,6 +6,7 @@ specification of int8 arithmetic names.
 
 import collections
 from collections.abc import Sequence
+import math
 import re
 from typing import Any
 from typing import NamedTuple
@@ -14,10 +15,13 @@ from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
 from deeplab import system
-from deeplab.inference import litert
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from export.graph import edit
+from export.graph import memory
 from export.graph import tflite_graph
+
+_ARENA_MARGIN = 1.1
+_TENSOR_BYTES = 64  # TFLM's structures of one tensor
 
 
 class ArenaUsage(NamedTuple):
@@ -70,9 +74,9 @@ def measure_arena(content: bytes) -> ArenaUsage:
   """Returns the memory that TFLM needs for a file.
 
   Raises:
-    ValueError: see `tflm.make_interpreter`.
+    ValueError: see `interpreters.open_tflm`.
   """
-  runner = tflm.make_interpreter(content)
+  runner = interpreters.open_tflm(content)
   with system.capture_stderr() as held:
     runner.print_allocations()
     text = held()
@@ -81,8 +85,29 @@ def measure_arena(content: bytes) -> ArenaUsage:
   return ArenaUsage(*(int(found[key]) for key in ('total', 'head', 'tail')))
 
 
+def recommend_arena_bytes(content: bytes) -> int:
+  """Returns the bytes that a device should reserve for TFLite Micro's arena.
+
+  The measured arena, whose bookkeeping part gets a margin of 10 % because its
+  structures grow with TFLM's version; without the package the planned
+  activations and 64 bytes per tensor, with the same margin.
+
+  Args:
+    content: bytes of an int8 .tflite file.
+  """
+  if interpreters.has_tflm():
+    arena = measure_arena(content)
+    needed = arena.head + _ARENA_MARGIN * arena.tail
+    return math.ceil(needed / 1024) * 1024
+  graph = tflite_graph.read_tflite(content)
+  planned = memory.plan_arena(memory.activation_lifetimes(graph))
+  return math.ceil(
+    _ARENA_MARGIN * (planned + _TENSOR_BYTES * len(graph.tensors))
+  )
+
+
 def _reference_interpreter(content: bytes) -> Any:
-  return litert.open_interpreter(
+  return interpreters.open_litert(
     content, resolver='reference', preserve_all_tensors=True
   )
 
@@ -138,7 +163,7 @@ def compare_operators(
   reference.invoke()
   found = []
   for step, op in enumerate(graph.operators):
-    runner = tflm.make_interpreter(extract_operator(content, step))
+    runner = interpreters.open_tflm(extract_operator(content, step))
     own = sorted({i for i in op.inputs if not graph.is_constant(i)})
     for place, index in enumerate(own):
       runner.set_input(reference.get_tensor(index), place)
@@ -161,7 +186,7 @@ def compare_network(
   """
   graph = tflite_graph.read_tflite(content)
   reference = _reference_interpreter(content)
-  runner = tflm.make_interpreter(content, preserve_all_tensors=True)
+  runner = interpreters.open_tflm(content, preserve_all_tensors=True)
   histogram: collections.Counter[int] = collections.Counter()
   first = None
   for image in images:

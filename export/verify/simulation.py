@@ -8,6 +8,7 @@ from absl import logging
 import numpy as np
 
 from deeplab import system
+from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from deeplab.inference import tflm
@@ -90,7 +91,7 @@ def _compare_with_tflm(
   scale: float,
 ) -> dict[str, parity.LSBDifferences]:
   """Returns how far TFLite Micro is; nothing where it cannot run the file."""
-  if not tflm.is_available():
+  if not interpreters.has_tflm():
     return {}
   try:
     with system.capture_stderr():
@@ -123,10 +124,11 @@ def compare_with_file(
     scorer: gives mIoU.
 
   Returns:
-    `miou` of the simulation, and `beside`: by kernels (`litert.RESOLVERS`, and
-    'tflm' where it runs the file) the summary of `parity.LSBDifferences`, and
-    `miou` for the reference kernels. `beside` is empty for a file of class ids
-    or of float32 logits, which have no LSB to count in.
+    `miou` of the simulation, and `beside`: by kernels
+    (`interpreters.RESOLVERS`, and 'tflm' where it runs the file) the summary of
+    `parity.LSBDifferences`, and `miou` for the reference kernels. `beside` is
+    empty for a file of class ids or of float32 logits, which have no LSB to
+    count in.
   """
   with open(path, 'rb') as f:
     scale = tflite_graph.output_scale(tflite_graph.read_tflite(f.read()))
@@ -138,7 +140,7 @@ def compare_with_file(
   with system.capture_stderr():  # interpreters greet
     files = {
       resolver: litert.TFLitePredictor(path, resolver=resolver)
-      for resolver in (REFERENCE_RESOLVER, litert.DEFAULT_RESOLVER)
+      for resolver in (REFERENCE_RESOLVER, interpreters.DEFAULT_RESOLVER)
     }
   many = _ComparingPredictor(simulated, files, scale)
   miou = scorer.compute_miou(many, 'simulated int8, and its file beside it')

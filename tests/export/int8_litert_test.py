@@ -7,8 +7,7 @@ import pytest
 
 from configs import common
 from deeplab import networks
-from deeplab.inference import litert
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
@@ -101,7 +100,7 @@ def simulate(network, variables, request, images):
 
 def invoke(content, images):
   """Returns logits of the reference kernels, and their step."""
-  run = litert.open_interpreter(content, resolver='reference')
+  run = interpreters.open_litert(content, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   scale, zero_point = out['quantization']
   found = []
@@ -230,9 +229,9 @@ def test_a_whole_network():
   print(result)
   assert result['images'] == 8
   assert result['same'] == 1.0
-  if not tflm.is_available():
+  if not interpreters.has_tflm():
     pytest.skip('no tflite-micro')
-  runner = tflm.make_interpreter(content)
+  runner = interpreters.open_tflm(content)
   agreement = []
   for image, wanted in zip(images[4:], found, strict=True):
     runner.set_input((image.astype(np.int16) - 128).astype(np.int8)[None], 0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deeplab.data.augmentation import compose
-from deeplab.inference import litert
+from deeplab.inference import interpreters
 from deeplab.models import layers
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
@@ -135,7 +135,7 @@ def agreement(content):
 
   A file of 513x513 is compared at every second pixel: corners are aligned.
   """
-  run = litert.open_interpreter(content, resolver='reference')
+  run = interpreters.open_litert(content, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   size = tuple(into['shape'][1:3])
   step = (size[0] - 1) // (SIZE[0] - 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deeplab.data import image_format
+from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from tests.export import small
@@ -79,7 +80,7 @@ def float_file():
   return _convert(True, 'logits', 'float32', 'float32')
 
 
-@pytest.mark.parametrize('resolver', litert.RESOLVERS)
+@pytest.mark.parametrize('resolver', interpreters.RESOLVERS)
 def test_tflite_float(tmp_path, float_file, resolver):
   path = _write(tmp_path, float_file)
   predictor = litert.TFLitePredictor(path, resolver=resolver, num_threads=1)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from tests.export import small
 
 needs_tflm = pytest.mark.skipif(
-  not tflm.is_available(), reason='tflite-micro is not installed'
+  not interpreters.has_tflm(), reason='tflite-micro is not installed'
 )
 
 
@@ -30,9 +31,9 @@ def test_predicts_as_the_reference_kernels(tmp_path):
 
 
 def test_without_the_package(monkeypatch):
-  monkeypatch.setattr(tflm, 'is_available', lambda: False)
+  monkeypatch.setattr(interpreters, 'has_tflm', lambda: False)
   with pytest.raises(ValueError, match='Lite Micro is not installed'):
-    tflm.make_interpreter(b'')
+    interpreters.open_tflm(b'')
 
 
 @needs_tflm

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.inference import litert
+from deeplab.inference import interpreters
 from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models import segmenter
@@ -50,7 +50,7 @@ class File:
   """A .tflite file, run by LiteRT."""
 
   def __init__(self, path):
-    self._run = litert.open_interpreter(
+    self._run = interpreters.open_litert(
       pathlib.Path(path).read_bytes(), num_threads=1
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import shapes_mnv2
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from experiments.benchmarks import exported
 from export.graph import tflite_graph
 from tests import shared
@@ -33,7 +33,7 @@ def test_an_export_of_the_untrained():
 )
 def test_person_needs_no_more_than_published(size, arena_kib):
   """STMicroelectronics' rows: weights, and 15 % over the widest layer."""
-  if not tflm.is_available():
+  if not interpreters.has_tflm():
     pytest.skip('tflite-micro is not installed')
   row = exported.compare_person_network(size)
   constants, published, arena = (

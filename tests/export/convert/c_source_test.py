@@ -11,8 +11,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from export.convert import c_source
+from export.devices import tflm
 from export.graph import tflite_graph
 from tests.export import small
 
@@ -36,7 +37,13 @@ CARD = {
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory):
   folder = tmp_path_factory.mktemp('c') / 'c'
-  c_source.write_c_project(str(folder), small.int8(), CARD, small.image())
+  c_source.write_c_project(
+    str(folder),
+    small.int8(),
+    CARD,
+    small.image(),
+    tflm.recommend_arena_bytes(small.int8()),
+  )
   return folder
 
 
@@ -127,9 +134,9 @@ def test_images_of_other_channels(tmp_path, channels):
     'normalization_in_graph': False,
   }
   pixels = np.full((*small.SIZE, channels), 30, np.uint8)
-  c_source.write_c_project(
-    str(tree), small.int8(channels=channels), card, pixels
-  )
+  content = small.int8(channels=channels)
+  arena = tflm.recommend_arena_bytes(content)
+  c_source.write_c_project(str(tree), content, card, pixels, arena)
   (tmp_path / 'fake.c').write_text(
     f"""
 #include <stdio.h>
@@ -186,7 +193,7 @@ const model_output_t *runner_invoke(void) {{
 
 
 @needs_gcc
-@pytest.mark.skipif(not tflm.is_available(), reason='no tflite-micro')
+@pytest.mark.skipif(not interpreters.has_tflm(), reason='no tflite-micro')
 @pytest.mark.parametrize('damage', [False, True])
 def test_the_example_by_tflm(tree, tmp_path, damage):
   """The array, what C makes of pixels and of scores; TFLM by its package."""
@@ -210,7 +217,7 @@ const model_output_t *runner_invoke(void) { return invoke(); }
   c = ctypes.CDLL(library)
   size = len(small.int8())
   content = bytes((ctypes.c_ubyte * size).in_dll(c, 'model_data'))
-  runner = tflm.make_interpreter(content)
+  runner = interpreters.open_tflm(content)
   given = np.zeros((1, *small.SIZE, 3), np.int8)
   scores = np.zeros((1, *small.SIZE, small.CLASSES), np.int8)
 

@@ -8,12 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab.inference import litert
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
 from export import request as request_lib
-from export.devices import tflm as micro
+from export.devices import tflm
 from export.graph import memory
 from export.graph import tflite_graph
 from export.verify import parity
@@ -82,7 +81,7 @@ def _simulated(rules, request):
 
 def _invoke(data, feed):
   """Returns what LiteRT's reference kernels give, and the output's scale."""
-  run = litert.open_interpreter(data, resolver='reference')
+  run = interpreters.open_litert(data, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   scale, zero_point = out['quantization']
   results = []
@@ -140,9 +139,9 @@ def test_no_tensor_is_left_over(ends):
   graph = tflite_graph.read_tflite(data)
   used = {i for op in graph.operators for i in (*op.inputs, *op.outputs)}
   assert {*range(len(graph.tensors))} == used - {-1}
-  if tflm.is_available() and ends == 'int8':
+  if interpreters.has_tflm() and ends == 'int8':
     planned = memory.plan_arena(memory.activation_lifetimes(graph))
-    assert micro.measure_arena(data).head <= 1.3 * planned
+    assert tflm.measure_arena(data).head <= 1.3 * planned
 
 
 def test_scales_are_powers_of_two():
@@ -192,8 +191,8 @@ def test_class_ids(dtype):
   assert graph.tensors[graph.outputs[0]].shape == (1, *SIZE)
   found, _ = _invoke(data, _int8)
   np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
-  if dtype == 'int32' and tflm.is_available():  # it has no CAST to uint8
-    runner = tflm.make_interpreter(data)
+  if dtype == 'int32' and interpreters.has_tflm():  # it has no CAST to uint8
+    runner = interpreters.open_tflm(data)
     runner.set_input(_int8(_small().images[0])[None], 0)
     runner.invoke()
     agreement = np.mean(runner.get_output(0)[0] == found[0])

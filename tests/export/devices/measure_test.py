@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deeplab.inference import tflm
+from deeplab.inference import interpreters
 from export.convert import io_types
 from export.devices import measure
 from export.devices import vela
@@ -32,7 +32,7 @@ def test_what_is_collected(tmp_path, monkeypatch):
   assert npu['seconds'] > 0
   assert npu['planned_bytes'] is None
   assert max(found['memory']['bytes']) == 3072
-  if tflm.is_available():
+  if interpreters.has_tflm():
     assert found['micro']['first'] is None
     assert found['micro']['operators']['CONV_2D'] == {
       'count': 2,
@@ -69,7 +69,7 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
 
 
 def test_what_is_absent_is_said(tmp_path, monkeypatch):
-  monkeypatch.setattr(tflm, 'is_available', lambda: False)
+  monkeypatch.setattr(interpreters, 'has_tflm', lambda: False)
   found = measure.check_tflm(small.int8(), [])
   assert found == {'absent': 'the package tflite-micro is not installed'}
   entry = {
@@ -83,7 +83,7 @@ def test_what_is_absent_is_said(tmp_path, monkeypatch):
   assert any('| TFLite Micro, arena |' in x for x in lines)
 
 
-@pytest.mark.skipif(not tflm.is_available(), reason='no tflite-micro')
+@pytest.mark.skipif(not interpreters.has_tflm(), reason='no tflite-micro')
 def test_what_tflm_cannot_run_is_said():
   """It loads class ids in one byte, and has no such CAST."""
   content = io_types.append_argmax(small.int8('float32'), 'uint8')

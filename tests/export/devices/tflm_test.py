@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from deeplab.inference import tflm
-from export.devices import tflm as micro
+from deeplab.inference import interpreters
+from export.devices import tflm
 from export.graph import memory
 from export.graph import tflite_graph
 from tests.export import small
 
 pytestmark = pytest.mark.skipif(
-  not tflm.is_available(), reason='tflite-micro is not installed'
+  not interpreters.has_tflm(), reason='tflite-micro is not installed'
 )
 
 
@@ -20,7 +20,7 @@ def image(seed=0):
 
 def test_arena():
   content = small.int8()
-  found = micro.measure_arena(content)
+  found = tflm.measure_arena(content)
   planned = memory.plan_arena(
     memory.activation_lifetimes(tflite_graph.read_tflite(content))
   )
@@ -34,7 +34,7 @@ def test_single_operator_files():
   graph = tflite_graph.read_tflite(content)
   for step, op in enumerate(graph.operators):
     (own,) = tflite_graph.read_tflite(
-      micro.extract_operator(content, step)
+      tflm.extract_operator(content, step)
     ).operators
     assert own.name == op.name
     assert len(own.inputs) == len(op.inputs)
@@ -42,7 +42,7 @@ def test_single_operator_files():
 
 def test_every_operator_bit_for_bit():
   content = small.int8()
-  found = micro.compare_operators(content, image())
+  found = tflm.compare_operators(content, image())
   names = [op.name for op in tflite_graph.read_tflite(content).operators]
   assert [x.operator for x in found] == names
   assert [x for x in found if x.largest] == []
@@ -51,7 +51,7 @@ def test_every_operator_bit_for_bit():
 def test_a_difference_is_found(monkeypatch):
   """One more in the reference, from the first convolution on."""
   content = small.int8()
-  other = micro._reference_interpreter
+  other = tflm._reference_interpreter
 
   def biased(data):
     runner = other(data)
@@ -59,18 +59,18 @@ def test_a_difference_is_found(monkeypatch):
     runner.get_tensor = lambda index: get(index) ^ 1
     return runner
 
-  monkeypatch.setattr(micro, '_reference_interpreter', biased)
-  found = micro.compare_network(content, [image()])
+  monkeypatch.setattr(tflm, '_reference_interpreter', biased)
+  found = tflm.compare_network(content, [image()])
   assert found.first.step == 0
   assert (found.first.largest, found.first.share) == (1.0, 1.0)
   assert found.histogram == {1: small.SIZE[0] * small.SIZE[1] * small.CLASSES}
 
 
 def test_networks():
-  found = micro.compare_network(small.int8(), [image(), image(1)])
+  found = tflm.compare_network(small.int8(), [image(), image(1)])
   count = 2 * small.SIZE[0] * small.SIZE[1] * small.CLASSES
-  assert found == micro.NetworkDifference({0: count}, None)
+  assert found == tflm.NetworkDifference({0: count}, None)
   # The final DEQUANTIZE is float: its differences are steps all the same.
-  assert micro.compare_network(small.int8('float32'), [image()]).histogram == {
+  assert tflm.compare_network(small.int8('float32'), [image()]).histogram == {
     0: count // 2
   }

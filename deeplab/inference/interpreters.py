@@ -1,0 +1,127 @@
+"""Interpreters of .tflite files: LiteRT, and TensorFlow Lite Micro (TFLM).
+
+Every interpreter of the project is opened here. The module imports neither JAX
+nor a predictor, so that device checks of a file load in a fraction of a second.
+"""
+
+import importlib.util
+import os
+from typing import Any
+
+from ai_edge_litert import interpreter
+import numpy as np
+
+from deeplab import system
+
+# LiteRT's kernels. 'default' runs float and int8 graphs through XNNPACK,
+# 'builtin' uses the optimized kernels without delegates, 'reference' the plain
+# loops that the others are checked against (slow). Quantized results of the
+# three differ by up to two LSB, so a report names the one it used.
+RESOLVERS = {
+  'default': interpreter.OpResolverType.AUTO,
+  'builtin': interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+  'reference': interpreter.OpResolverType.BUILTIN_REF,
+}
+DEFAULT_RESOLVER = 'default'
+
+# Upper bound of TFLM's bookkeeping beside the activations.
+_BOOKKEEPING_BYTES = 8 * 1024**2
+
+
+def open_litert(
+  content: bytes,
+  *,
+  resolver: str = DEFAULT_RESOLVER,
+  num_threads: int | None = None,
+  preserve_all_tensors: bool = False,
+  name: str | os.PathLike = 'the file',
+) -> interpreter.Interpreter:
+  """Opens a .tflite file in LiteRT and allocates its tensors.
+
+  Args:
+    content: bytes of the file.
+    resolver: kernels that run it, a key of `RESOLVERS`.
+    num_threads: CPU threads; None takes one for each core that this process may
+      use.
+    preserve_all_tensors: keep intermediate tensors readable after `invoke`, in
+      exchange for memory.
+    name: path of the file, for the error message.
+
+  Raises:
+    ValueError: `resolver` is unknown, or LiteRT cannot load the file.
+  """
+  if resolver not in RESOLVERS:
+    raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
+  try:
+    opened = interpreter.Interpreter(
+      model_content=content,
+      num_threads=num_threads or system.cpu_count(),
+      experimental_op_resolver_type=RESOLVERS[resolver],
+      experimental_preserve_all_tensors=preserve_all_tensors,
+    )
+    opened.allocate_tensors()
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(f'LiteRT cannot load {name}: {error}') from error
+  return opened
+
+
+def has_tflm() -> bool:
+  """Returns True if the package `tflite-micro` is installed."""
+  return importlib.util.find_spec('tflite_micro') is not None
+
+
+def open_tflm(
+  content: bytes,
+  arena_bytes: int | None = None,
+  preserve_all_tensors: bool = False,
+) -> Any:
+  """Opens a .tflite file in TFLM.
+
+  Args:
+    content: bytes of a file that LiteRT can load.
+    arena_bytes: memory for activations and bookkeeping; None takes enough for
+      all tensors at once.
+    preserve_all_tensors: keep every tensor readable by `GetTensor`.
+
+  Raises:
+    ValueError: the package is not installed, or TFLM cannot load the file.
+  """
+  if not has_tflm():
+    raise ValueError(
+      'TensorFlow Lite Micro is not installed: `pip install tflite-micro` '
+      '(Linux only) as in requirements.txt'
+    )
+  from tflite_micro.python.tflite_micro import runtime
+
+  if arena_bytes is None:
+    arena_bytes = _tensor_bytes(content) + _BOOKKEEPING_BYTES
+  config = runtime.InterpreterConfig
+  try:
+    return runtime.Interpreter.from_bytes(
+      content,
+      arena_size=arena_bytes,
+      intrepreter_config=(
+        config.kPreserveAllTensors
+        if preserve_all_tensors
+        else config.kAllocationRecording
+      ),
+    )
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(
+      f'TensorFlow Lite Micro cannot load the file ({error}); the operator is '
+      'named in its output on stderr'
+    ) from error
+
+
+def _tensor_bytes(content: bytes) -> int:
+  """Returns the bytes of all tensors of a file together.
+
+  LiteRT opens the file first, because TFLM does not validate its input and a
+  damaged file would end the process.
+  """
+  checked = open_litert(content, resolver='reference')
+  return sum(
+    int(np.prod(detail['shape'], dtype=np.int64))
+    * np.dtype(detail['dtype']).itemsize
+    for detail in checked.get_tensor_details()
+  )
