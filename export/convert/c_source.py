@@ -77,7 +77,7 @@ def expected_argmax(
       if interpreters.has_tflm()
       else litert.TFLitePredictor(path, resolver='reference')
     )
-    return predictor.with_output('ids')(image[None])[0]
+    return predictor.with_output('argmax')(image[None])[0]
 
 
 def _template_values(
