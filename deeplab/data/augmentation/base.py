@@ -19,9 +19,9 @@ Example = dict[str, Any]
 class Op(abc.ABC):
   """One augmentation: a function of an example and a random generator.
 
-  A subclass is a frozen dataclass. Its fields are the op's parameters, under
-  the names that they have in `config.data.augment.OP`; `compose.OPS` is the
-  one place where it is registered.
+  A subclass is a frozen dataclass, registered once, in `OPS` of its module. Its
+  fields are the op's parameters, under the names that they have in
+  `config.data.augment.OP`.
 
   An op keeps no state and changes no array in place: cached examples are
   shared between epochs. All of its randomness comes from the generator, which

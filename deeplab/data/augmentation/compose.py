@@ -1,4 +1,4 @@
-"""The registry of augmentation ops, and ops applied one after the other."""
+"""Builds the ops of a config and applies them one after the other."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -14,23 +14,11 @@ from deeplab.data.augmentation import lazy_image
 from deeplab.data.augmentation import photometric
 from deeplab.data.augmentation import sizes
 
-# Every op, by its name in `config.data.augment.ops`.
-OPS: dict[str, type[base.Op]] = {
-  'brightness_contrast': photometric.BrightnessContrast,
-  'distort': photometric.Distort,
-  'pad': geometric.Pad,
-  'photometric': photometric.Photometric,
-  'random_crop': geometric.RandomCrop,
-  'random_fit': geometric.RandomFit,
-  'random_flip': geometric.RandomFlip,
-  'random_flip_vertical': geometric.RandomFlipVertical,
-  'random_rotate': geometric.RandomRotate,
-  'random_scale': geometric.RandomScale,
-  'random_short_side': geometric.RandomShortSide,
-  'random_stretch': geometric.RandomStretch,
-  'random_window': geometric.RandomWindow,
-  'stretch': geometric.Stretch,
-}
+# Every op, by its name in `config.data.augment.ops`. Each is registered once,
+# in the module of its class.
+OPS: dict[str, type[base.Op]] = dict(
+  sorted((geometric.OPS | photometric.OPS).items())
+)
 
 # Parameters that all ops share: an op with a field of this name gets its value
 # from `config.data.augment` itself instead of from its own section.

@@ -466,6 +466,22 @@ class RandomRotate(base.Op):
     }
 
 
+# The ops of this module, by their names in `config.data.augment.ops`.
+OPS: dict[str, type[base.Op]] = {
+  'pad': Pad,
+  'random_crop': RandomCrop,
+  'random_fit': RandomFit,
+  'random_flip': RandomFlip,
+  'random_flip_vertical': RandomFlipVertical,
+  'random_rotate': RandomRotate,
+  'random_scale': RandomScale,
+  'random_short_side': RandomShortSide,
+  'random_stretch': RandomStretch,
+  'random_window': RandomWindow,
+  'stretch': Stretch,
+}
+
+
 def _flip_example(example: base.Example, axis: int) -> base.Example:
   """Reverses rows (axis 0) or columns (axis 1) of image and label."""
   return example | {

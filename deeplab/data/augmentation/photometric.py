@@ -135,6 +135,14 @@ class BrightnessContrast(base.Op):
     return example | {'image': cv2.LUT(image, table[:, None])}
 
 
+# The ops of this module, by their names in `config.data.augment.ops`.
+OPS: dict[str, type[base.Op]] = {
+  'brightness_contrast': BrightnessContrast,
+  'distort': Distort,
+  'photometric': Photometric,
+}
+
+
 def _require_rgb(example: base.Example, op: str) -> np.ndarray:
   """Returns the image of an example, [H, W, 3] uint8.
 
