@@ -17,10 +17,10 @@ from deeplab import cli
 from deeplab import system
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import report
 from deeplab.doctor import scan
-from deeplab.doctor import text
+from deeplab.doctor import summary
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
@@ -44,13 +44,13 @@ def _run() -> None:
   dataset = datasets.Dataset(config.data)
   found, faults = {}, []
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
-    found[split], more = load.list_examples(dataset, split)
+    found[split], more = example_loader.list_examples(dataset, split)
     faults += more
   scans = scan.scan_splits(
     found, dataset, _PROCESSES.value or system.cpu_count()
   )
   result = diagnosis.diagnose(scans, faults, config, dataset)
-  print(text.format_summary(result))
+  print(summary.format_summary(result))
   if _OUTPUT.value:
     report.write_html(_OUTPUT.value, result, dataset)
     print(f'Report with pictures: {_OUTPUT.value}')

@@ -11,8 +11,8 @@ import numpy as np
 
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.doctor import example_loader
 from deeplab.doctor import findings
-from deeplab.doctor import load
 from deeplab.doctor import scan
 from deeplab.training import class_weights
 
@@ -59,7 +59,7 @@ class Diagnosis:
 
 def diagnose(
   scans: Sequence[scan.ExampleScan],
-  issues: Sequence[load.Issue],
+  issues: Sequence[example_loader.Issue],
   config: Any,
   dataset: datasets.Dataset,
 ) -> Diagnosis:

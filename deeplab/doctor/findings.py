@@ -12,7 +12,7 @@ from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.data.builders import folder
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import scan
 from deeplab.doctor import training_checks
 
@@ -135,7 +135,7 @@ class Finding:
 
   kind: str
   details: tuple[str, ...]
-  refs: tuple[tuple[load.ExampleRef, ...], ...] = ()
+  refs: tuple[tuple[example_loader.ExampleRef, ...], ...] = ()
   cause: str = ''
 
   @property
@@ -151,7 +151,7 @@ class Finding:
 
 def collect_findings(
   scans: Sequence[scan.ExampleScan],
-  issues: Sequence[load.Issue],
+  issues: Sequence[example_loader.Issue],
   splits: Mapping[str, scan.SplitStatistics],
   config: Any,
   dataset: datasets.Dataset,
@@ -198,11 +198,11 @@ def _ignores_unannotated_pixels(data: Any) -> bool:
 
 
 def _issue_findings(
-  scans: Sequence[scan.ExampleScan], issues: Sequence[load.Issue]
+  scans: Sequence[scan.ExampleScan], issues: Sequence[example_loader.Issue]
 ) -> Iterable[Finding]:
   """Collects the faults of single files by kind."""
   texts: dict[str, list[str]] = {}
-  places: dict[str, list[tuple[load.ExampleRef, ...]]] = {}
+  places: dict[str, list[tuple[example_loader.ExampleRef, ...]]] = {}
   # A pool is looked at twice.
   for fault in {(f.kind, f.text): f for f in issues}.values():
     texts.setdefault(fault.kind, []).append(fault.text)
@@ -218,8 +218,8 @@ def _issue_findings(
 
 def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
   """Tells of palette masks, and of palettes that contradict each other."""
-  first: dict[int, tuple[dataset_info.Color, load.ExampleRef]] = {}
-  clashes: dict[int, tuple[str, tuple[load.ExampleRef, ...]]] = {}
+  first: dict[int, tuple[dataset_info.Color, example_loader.ExampleRef]] = {}
+  clashes: dict[int, tuple[str, tuple[example_loader.ExampleRef, ...]]] = {}
   for s in scans:
     for value, color in s.palette:
       known, place = first.setdefault(value, (color, s.ref))
@@ -332,13 +332,13 @@ def _is_padded(windows: Sequence[tuple[int, int]], size: Sequence[int]) -> bool:
   return bool(np.any(np.less(size, least)))
 
 
-def _display_name(ref: load.ExampleRef) -> str:
+def _display_name(ref: example_loader.ExampleRef) -> str:
   return ref.image if ref.mask else f'{ref.split}/{ref.image}'
 
 
 def _duplicate_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
   """Finds images of equal pixels, within a split and across splits."""
-  groups: dict[bytes, list[load.ExampleRef]] = {}
+  groups: dict[bytes, list[example_loader.ExampleRef]] = {}
   for s in scans:
     if s.digest:
       groups.setdefault(s.digest, []).append(s.ref)

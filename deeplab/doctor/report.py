@@ -14,10 +14,10 @@ from deeplab import visualize
 from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
+from deeplab.doctor import example_loader
 from deeplab.doctor import findings
-from deeplab.doctor import load
 from deeplab.doctor import scan
-from deeplab.doctor import text
+from deeplab.doctor import summary
 
 # Groups of pictures and lines of a finding, and samples of a split, at most.
 _MAX_PICTURES, _MAX_LINES, _MAX_SAMPLES = 6, 100, 8
@@ -58,7 +58,9 @@ code { background: #f2f2f2; padding: .1em .3em; overflow-wrap: anywhere; }
 
 
 def draw_example(
-  example: load.LoadedExample, palette: visualize.Palette, masked: bool
+  example: example_loader.LoadedExample,
+  palette: visualize.Palette,
+  masked: bool,
 ) -> list[np.ndarray]:
   """Returns what there is to see of an example.
 
@@ -103,7 +105,7 @@ def _render_image(image: np.ndarray) -> str:
 
 
 def _render_figure(
-  refs: Sequence[load.ExampleRef],
+  refs: Sequence[example_loader.ExampleRef],
   dataset: datasets.Dataset,
   masked: bool,
 ) -> str:
@@ -111,7 +113,7 @@ def _render_figure(
   images: list[str] = []
   sizes = ''
   for place in refs[:2]:
-    example = load.load_example(place, dataset)
+    example = example_loader.load_example(place, dataset)
     images += map(
       _render_image, draw_example(example, dataset.info.palette, masked)
     )
@@ -127,7 +129,7 @@ def _render_figure(
   )
 
 
-def _describe_size_mismatch(example: load.LoadedExample) -> str:
+def _describe_size_mismatch(example: example_loader.LoadedExample) -> str:
   """Returns the sizes of an image and a mask that differ."""
   if example.image is None or example.label is None:
     return ''
@@ -177,9 +179,9 @@ def _render_splits(result: diagnosis.Diagnosis) -> str:
       (
         html.escape(name),
         str(len(split.scans)),
-        f'<span class="sizes">{text.format_size_range(split.sizes)}</span>',
-        text.format_share(split.ignored_share),
-        text.format_share(split.empty_crop_share) if cropped else '',
+        f'<span class="sizes">{summary.format_size_range(split.sizes)}</span>',
+        summary.format_share(split.ignored_share),
+        summary.format_share(split.empty_crop_share) if cropped else '',
       )
     )
   return _render_table(rows)
@@ -193,7 +195,7 @@ def _render_class_table(result: diagnosis.Diagnosis) -> str:
   ]
   largest = max([1e-9, *(float(values.max()) for values in shares)])
   rows = [('class', *map(html.escape, result.splits), 'weight')]
-  for i, (name, *cells) in enumerate(text.make_class_rows(result)):
+  for i, (name, *cells) in enumerate(summary.make_class_rows(result)):
     bars = [
       '<span class="track"><span class="bar" '
       f'style="width: {values[i] / largest * 100:.1f}%"></span></span>'
@@ -257,7 +259,7 @@ def render_html(result: diagnosis.Diagnosis, dataset: datasets.Dataset) -> str:
   parts = [
     f'<h1>{title}</h1>',
     f'<p class="verdict {"good" if result.can_train else "bad"}">'
-    f'{text.format_verdict(result)}</p>',
+    f'{summary.format_verdict(result)}</p>',
     _render_splits(result),
     '<h2>Findings</h2>',
     *(_render_finding(finding, dataset) for finding in result.findings),

@@ -23,7 +23,7 @@ from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import geometric
 from deeplab.data.augmentation import sizes
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 
 # Examples that a process takes at a time.
 _CHUNK_SIZE = 32
@@ -53,11 +53,11 @@ class ExampleScan:
     perceptual_hash: perceptual hash, 256 bits; b'' of a blank image.
   """
 
-  ref: load.ExampleRef
-  issues: tuple[load.Issue, ...] = ()
+  ref: example_loader.ExampleRef
+  issues: tuple[example_loader.Issue, ...] = ()
   size: tuple[int, int] | None = None
   label_counts: np.ndarray | None = None
-  palette: load.Palette = ()
+  palette: example_loader.Palette = ()
   max_unknown_id: int = -1
   empty_crop_share: float = 0.0
   digest: bytes = b''
@@ -150,7 +150,7 @@ def compute_perceptual_hash(image: np.ndarray) -> bytes:
 
 
 def scan_example(
-  example: load.LoadedExample, ops: compose.Compose
+  example: example_loader.LoadedExample, ops: compose.Compose
 ) -> ExampleScan:
   """Returns what the doctor keeps of an example.
 
@@ -237,12 +237,14 @@ def summarize_split(scans: Sequence[ExampleScan]) -> SplitStatistics:
 
 
 def _scan_files(
-  refs: Sequence[load.ExampleRef],
+  refs: Sequence[example_loader.ExampleRef],
   dataset: datasets.Dataset,
 ) -> list[ExampleScan]:
   """Scans a few pairs of files."""
   ops = compose.compose_known_ops(dataset.config.augment)
-  return [scan_example(load.load_example(ref, dataset), ops) for ref in refs]
+  return [
+    scan_example(example_loader.load_example(ref, dataset), ops) for ref in refs
+  ]
 
 
 def _scan_prepared(
@@ -253,12 +255,12 @@ def _scan_prepared(
   ops = compose.compose_known_ops(dataset.config.augment)
   return [
     scan_example(example, ops)
-    for example in load.load_prepared_shard(*shard, dataset)
+    for example in example_loader.load_prepared_shard(*shard, dataset)
   ]
 
 
 def scan_splits(
-  splits: dict[str, Sequence[load.ExampleRef] | int],
+  splits: dict[str, Sequence[example_loader.ExampleRef] | int],
   dataset: datasets.Dataset,
   processes: int,
 ) -> list[ExampleScan]:

@@ -13,7 +13,7 @@ import numpy as np
 from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import sizes
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import scan
 from deeplab.quantization import rules
 from deeplab.training import class_weights
@@ -22,7 +22,7 @@ from deeplab.training import limits
 
 def find_issues(
   train: scan.SplitStatistics, config: Any, dataset: datasets.Dataset
-) -> list[load.Issue]:
+) -> list[example_loader.Issue]:
   """Returns what would end the training before it learned anything.
 
   Args:
@@ -49,7 +49,7 @@ def find_issues(
     try:
       check()
     except ValueError as error:
-      found.append(load.Issue(kind, str(error)))
+      found.append(example_loader.Issue(kind, str(error)))
   return found
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import report
 from deeplab.doctor import scan
-from deeplab.doctor import text
+from deeplab.doctor import summary
 
 
 def seen(counts, split='train', size=(40, 40), empty=0.0):
@@ -20,7 +20,7 @@ def seen(counts, split='train', size=(40, 40), empty=0.0):
   pixels = np.zeros(256, np.int64)
   for train_id, count in counts.items():
     pixels[train_id] = count
-  place = load.ExampleRef(split, f'{split}.png', 'mask.png')
+  place = example_loader.ExampleRef(split, f'{split}.png', 'mask.png')
   return scan.ExampleScan(
     place, size=size, label_counts=pixels, empty_crop_share=empty
   )
@@ -44,13 +44,13 @@ def test_nothing_is_wrong(config):
   assert result.can_train
   # Share ** -1/2, over its mean over the pixels.
   assert result.weights == (0.831, 1.07, 1.31)
-  assert text.make_class_rows(result) == [
+  assert summary.make_class_rows(result) == [
     ('class 0', '50.0 %', '50.0 %', '0.831'),
     ('class 1', '30.0 %', '-', '1.07'),
     ('class 2', '20.0 %', '50.0 %', '1.31'),
   ]
   assert (
-    text.format_verdict(result) == '0 errors, 1 warning: training can start.'
+    summary.format_verdict(result) == '0 errors, 1 warning: training can start.'
   )
   config.loss.balance = 1.0
   assert conclude(config, GOOD).weights == (0.667, 1.11, 1.67)
@@ -113,7 +113,7 @@ def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
 def test_the_weights_of_the_table_are_explained(config, loss, said):
   config.loss.update(loss)
   result = conclude(config, GOOD)
-  lines = text.format_summary(result).splitlines()
+  lines = summary.format_summary(result).splitlines()
   last = next(i for i, line in enumerate(lines) if line.startswith('class 2'))
   assert lines[last + 1].startswith('weight: ')
   assert lines[last + 1].endswith(f' {said}')
@@ -201,7 +201,7 @@ def test_sizes(config):
     ('4 of 6 training images',),
   )
   assert result.crop == (32, 192)
-  assert text.format_size_range(result.splits['train'].sizes) == (
+  assert summary.format_size_range(result.splits['train'].sizes) == (
     '3 sizes (heights 49 to 1500, median 49; widths 99 to 1600, median 200)'
   )
   # Scaled twice as large, images of 50 fill a crop of 100.
@@ -218,13 +218,13 @@ def test_weights_follow_the_rule_of_the_config(config):
 
 
 def test_no_example_at_all(config):
-  fault = load.Issue('files', 'raw: split is missing')
+  fault = example_loader.Issue('files', 'raw: split is missing')
   dataset = datasets.Dataset(config.data)
   result = diagnosis.diagnose((), (fault,), config, dataset)
   assert [f.kind for f in result.findings] == ['files']
   assert not result.can_train
   assert result.crop is None
-  assert text.format_summary(result).splitlines()[0] == (
+  assert summary.format_summary(result).splitlines()[0] == (
     'train: 0 pairs, no size; ignored none of the pixels'
   )
 

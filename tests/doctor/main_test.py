@@ -15,10 +15,10 @@ import tifffile
 from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.doctor import diagnosis
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import report
 from deeplab.doctor import scan
-from deeplab.doctor import text
+from deeplab.doctor import summary
 from tests.data import conftest
 from tests.data.formats import labelme_test
 
@@ -29,7 +29,7 @@ def examine(config, processes=1):
   dataset = datasets.Dataset(config.data)
   splits, faults = {}, []
   for split in (config.data.train_split, config.data.eval_split):
-    splits[split], found = load.list_examples(dataset, split)
+    splits[split], found = example_loader.list_examples(dataset, split)
     faults += found
   scans = scan.scan_splits(splits, dataset, processes)
   return diagnosis.diagnose(scans, faults, config, dataset)
@@ -138,7 +138,7 @@ def test_one_of_each_fault_is_named(sick, config):
       assert detail.startswith(start)
   assert not result.can_train
   assert (
-    text.format_verdict(result)
+    summary.format_verdict(result)
     == '8 errors, 5 warnings: training would go wrong.'
   )
 
@@ -351,7 +351,7 @@ def test_images_of_many_channels(root, config):
   dataset = datasets.Dataset(config.data)
   page = Page(report.render_html(result, dataset))
   assert page.images == 8  # a sample of each
-  prepared = [*load.load_prepared_shard('train', 0, 1, dataset)]
+  prepared = [*example_loader.load_prepared_shard('train', 0, 1, dataset)]
   assert [one.image.shape for one in prepared] == [(*SIZE, 5)] * 5
   ops = compose.compose_known_ops(config.data.augment)
   assert all(scan.scan_example(one, ops).perceptual_hash for one in prepared)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab.data.augmentation import compose
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import scan
 
 
@@ -99,7 +99,7 @@ def test_equal_pixels_have_one_digest():
   images = [np.zeros((2, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
   first, again, shape, value = (
     scan.scan_example(
-      load.LoadedExample(load.ExampleRef('a', 'b'), image),
+      example_loader.LoadedExample(example_loader.ExampleRef('a', 'b'), image),
       compose.Compose(()),
     ).digest
     for image in (images[0], images[0].copy(), images[1], images[0] + 1)

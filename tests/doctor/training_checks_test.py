@@ -4,7 +4,7 @@ import pytest
 
 from deeplab.data import datasets
 from deeplab.data.augmentation import compose
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 from deeplab.doctor import scan
 from deeplab.doctor import training_checks
 from tests.data import conftest
@@ -12,7 +12,7 @@ from tests.data import conftest
 
 def told(config, sizes=((40, 40),) * 4):
   """Returns (kind, text) of the faults of images of these sizes."""
-  place = load.ExampleRef('train', 'a.png', 'mask.png')
+  place = example_loader.ExampleRef('train', 'a.png', 'mask.png')
   train = scan.summarize_split(
     [scan.ExampleScan(place, size=size) for size in sizes]
   )

@@ -10,8 +10,8 @@ import pytest
 from deeplab.data import datasets
 from deeplab.data.preparation import errors
 from deeplab.doctor import diagnosis
+from deeplab.doctor import example_loader
 from deeplab.doctor import findings
-from deeplab.doctor import load
 from deeplab.doctor import scan
 from tests.data.builders import layouts
 
@@ -188,7 +188,9 @@ def sick(request, config):
 def test_all_faults_are_told_at_once(sick):
   config, broken = sick
   split = config.data.eval_split
-  count, found = load.list_examples(datasets.Dataset(config.data), split)
+  count, found = example_loader.list_examples(
+    datasets.Dataset(config.data), split
+  )
   assert count == 0
   assert [fault.kind for fault in found] == ['files'] * 4
   texts = [fault.text for fault in found]
@@ -210,7 +212,7 @@ def test_sound_data_is_prepared_while_faults_are_collected(
 ):
   config.data.pool, config.data.eval_split = 'train', 'val'
   dataset = datasets.Dataset(config.data)
-  assert load.list_examples(dataset, 'train')[1] == []
+  assert example_loader.list_examples(dataset, 'train')[1] == []
   assert dataset.num_examples('train') > 0
 
 
@@ -223,7 +225,7 @@ def test_the_doctor_names_a_fault_of_a_pool_once(config):
   dataset = datasets.Dataset(config.data)
   listed, found = {}, []
   for split in ('train', 'val'):
-    listed[split], more = load.list_examples(dataset, split)
+    listed[split], more = example_loader.list_examples(dataset, split)
     found += more
   scans = scan.scan_splits(listed, dataset, 1)
   result = diagnosis.diagnose(scans, found, config, dataset)

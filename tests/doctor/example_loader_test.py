@@ -10,7 +10,7 @@ from deeplab.data import dataset_info
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
-from deeplab.doctor import load
+from deeplab.doctor import example_loader
 
 FACTS = dataset_info.DatasetInfo(
   name='plain',
@@ -26,9 +26,11 @@ def read(folder, mask, facts=FACTS):
   shape = mask.shape[:2]
   Image.new('RGB', shape[::-1]).save(folder / 'image.png')
   Image.fromarray(mask).save(folder / 'mask.png')
-  place = load.ExampleRef('train', f'{folder}/image.png', f'{folder}/mask.png')
+  place = example_loader.ExampleRef(
+    'train', f'{folder}/image.png', f'{folder}/mask.png'
+  )
   dataset = types.SimpleNamespace(info=facts, spec=image_format.RGB)
-  return load.load_example(place, dataset)
+  return example_loader.load_example(place, dataset)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
@@ -40,7 +42,7 @@ def test_ids(tmp_path, dtype):
   assert np.flatnonzero(got.label_counts).tolist() == [0, 1]
   assert got.label_counts[:2].tolist() == [1, 2]
   assert got.issues == (
-    load.Issue(
+    example_loader.Issue(
       'value',
       f'{tmp_path}/mask.png: value 7 (2 pixels), 5 (1 pixels): neither one of '
       'the 2 classes nor the ignore label (300)',
