@@ -4,13 +4,14 @@ import os
 
 import numpy as np
 
+from deeplab import tflite_schema
 from deeplab.inference import file_predictor
 from deeplab.inference import interpreters
 
 
 def check_tflite_format(path: os.PathLike, content: bytes) -> None:
   """Raises ValueError if a file lacks the identifier of TensorFlow Lite."""
-  if content[4:8] != b'TFL3':
+  if not tflite_schema.has_identifier(content):
     raise ValueError(f'{path} is not a TensorFlow Lite file')
 
 

@@ -8,6 +8,7 @@ import copy
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
+from deeplab import tflite_schema
 from export.graph import edit
 from export.graph import tflite_graph
 
@@ -136,13 +137,13 @@ def _append_operator(
 
 def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
   code = model.operatorCodes[operator.opcodeIndex]
-  return tflite_graph.operator_name(code)
+  return tflite_schema.operator_name(code)
 
 
 def _operator_code_index(model: schema.ModelT, name: str, version: int) -> int:
   """Returns the index of an operator among the model's, added if need be."""
   for i, code in enumerate(model.operatorCodes):
-    if tflite_graph.operator_name(code) == name:
+    if tflite_schema.operator_name(code) == name:
       return i
   code = schema.OperatorCodeT()
   code.builtinCode = code.deprecatedBuiltinCode = getattr(

@@ -10,8 +10,8 @@ parts come behind a FLOOR, too.
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
+from deeplab import tflite_schema
 from export.graph import edit
-from export.graph import tflite_graph
 
 _OPERATORS_WITH_BIAS = ('CONV_2D', 'DEPTHWISE_CONV_2D')
 
@@ -25,7 +25,7 @@ def insert_requantize(data: bytes) -> bytes:
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   (main,) = model.subgraphs
   makers = {int(i): op for op in main.operators for i in op.outputs}
-  name = lambda op: tflite_graph.operator_name(
+  name = lambda op: tflite_schema.operator_name(
     model.operatorCodes[op.opcodeIndex]
   )
 

@@ -1,1 +1,1 @@
-"""TFLite graphs: reading, checking, editing, memory."""
+"""Graphs of .tflite files: read, check, edit, trace, plan memory."""

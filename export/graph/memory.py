@@ -1,16 +1,15 @@
-"""How much memory the activations of a graph need at least, and in a plan.
+"""Memory of a graph's activations: a lower bound, and an arena plan.
 
-Every runtime plans its own arena; these two figures need none of them:
+Every runtime plans its own arena. Two numbers are computed without one:
 
-* `lower_bound`: the largest sum of activations alive at one operator. No plan
-  can be smaller.
-* `plan_arena`: where a greedy planner puts them, largest first, each at
-  the lowest offset that is free during its whole life, 16-byte aligned: the
-  scheme of
-  TFLite's and TFLite Micro's planners. Scratch memory of kernels, alignment of
-  other targets and in-place tricks are not in it.
+* `lower_bound`: the largest sum of activations that are alive at one operator.
+  No plan can be smaller.
+* `plan_arena`: a greedy plan that places the largest activation first, at the
+  lowest offset that is free during its whole lifetime, 16-byte aligned, as the
+  planners of TFLite and TFLite Micro do. Kernels' scratch memory, the alignment
+  of other targets and in-place operators are not included.
 
-A graph input lives from the start, a graph output to the end.
+A graph input is alive from the start, a graph output until the end.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,13 @@ _ALIGNMENT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Lifetime:
-  """One activation: its bytes, first and last operator it is alive at."""
+  """The lifetime of one activation.
+
+  Attributes:
+    size: bytes.
+    first: index of the first operator at which it is alive.
+    last: index of the last one; the number of operators for a graph output.
+  """
 
   size: int
   first: int
@@ -31,30 +36,40 @@ class Lifetime:
 
 
 def find_unpacked_weights(graph: tflite_graph.Graph) -> frozenset[int]:
-  """Returns the tensors computed from constants alone.
+  """Returns the tensors that are computed from constants alone.
 
-  A float16 file unpacks its weights with DEQUANTIZE; interpreters do so once
+  A float16 file unpacks its weights with DEQUANTIZE. Interpreters do so once
   and keep the result, which is therefore no activation.
   """
-  known: set[int] = set()
+  computed: set[int] = set()
   for op in graph.operators:
-    if op.inputs and all(graph.is_constant(i) or i in known for i in op.inputs):
-      known.update(op.outputs)
-  return frozenset(known)
+    if op.inputs and all(
+      graph.is_constant(i) or i in computed for i in op.inputs
+    ):
+      computed.update(op.outputs)
+  return frozenset(computed)
+
+
+def unpacked_weight_bytes(graph: tflite_graph.Graph) -> int:
+  """Returns the bytes of `find_unpacked_weights`.
+
+  This memory is needed in addition to the file and the arena.
+  """
+  return sum(graph.tensors[i].nbytes for i in find_unpacked_weights(graph))
 
 
 def activation_lifetimes(graph: tflite_graph.Graph) -> list[Lifetime]:
-  """Returns the life of every activation, in order of the first operator."""
+  """Returns the lifetimes of all activations, ordered by first operator."""
   end = len(graph.operators)
   first = dict.fromkeys(graph.inputs, 0)
   last = dict.fromkeys(graph.inputs, 0)
-  for step, op in enumerate(graph.operators):
+  for index, op in enumerate(graph.operators):
     for i in op.outputs:
-      first.setdefault(i, step)
-      last[i] = step
+      first.setdefault(i, index)
+      last[i] = index
     for i in op.inputs:
       if i in last:
-        last[i] = step
+        last[i] = index
   for i in graph.outputs:
     last[i] = end
   return [
@@ -65,29 +80,27 @@ def activation_lifetimes(graph: tflite_graph.Graph) -> list[Lifetime]:
   ]
 
 
-def unpacked_weight_bytes(graph: tflite_graph.Graph) -> int:
-  """Bytes of `find_unpacked_weights`: memory besides file and arena."""
-  return sum(graph.tensors[i].nbytes for i in find_unpacked_weights(graph))
-
-
 def live_bytes(activations: Sequence[Lifetime]) -> list[int]:
-  """Returns the bytes alive at each operator, in order of execution."""
-  steps = range(max((a.last for a in activations), default=-1) + 1)
+  """Returns the bytes alive at each operator, in execution order.
+
+  The last number is that of the graph outputs after the last operator.
+  """
+  indices = range(max((a.last for a in activations), default=-1) + 1)
   return [
-    sum(a.size for a in activations if a.first <= s <= a.last) for s in steps
+    sum(a.size for a in activations if a.first <= i <= a.last) for i in indices
   ]
 
 
 def lower_bound(activations: Sequence[Lifetime]) -> int:
-  """Returns the most bytes that are alive at once."""
+  """Returns the largest number of bytes that are alive at once."""
   return max(live_bytes(activations), default=0)
 
 
 def plan_arena(activations: Sequence[Lifetime]) -> int:
-  """Returns the bytes of the greedy plan described above."""
+  """Returns the bytes of the greedy plan that the module describes."""
   placed: list[tuple[int, Lifetime]] = []
-  # Of one size the last made comes first, as in TFLite Micro: the order decides
-  # how well a plan packs, and its arena should be this one.
+  # Among activations of one size TFLite Micro places the last one first. The
+  # order decides how well a plan packs, and this plan is to match its arena.
   for life in sorted(reversed(activations), key=lambda a: -a.size):
     offset = 0
     for start, other in sorted(placed, key=lambda p: p[0]):

@@ -1,24 +1,20 @@
-"""Reads a .tflite file: operators, dtypes, constants, MACs; and judges it.
+"""The graph of a .tflite file: operators, tensors, constants, MACs.
 
-A converter that could not lower something does not always say so: it may
-leave a Flex, custom or STABLEHLO_COMPOSITE operator that one runtime accepts
-and the device does not, or float arithmetic in a file that is called int8.
-`check` is what stands between such a file and the user.
+`read_tflite` parses the bytes; the functions after it summarize the graph.
+Whether a device can run it is judged in `checks`, its memory is planned in
+`memory`, and `trace` builds the same graph from a network without a file.
 """
 
 import dataclasses
 import math
 import struct
+from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
-_OPERATOR_NAMES = {
-  v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
-}
-_DTYPE_NAMES = {
-  v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)
-}
+from deeplab import tflite_schema
+
 _DTYPE_BITS = {
   'float64': 64,
   'float32': 32,
@@ -37,25 +33,30 @@ _DTYPE_BITS = {
   'uint4': 4,
   'int2': 2,
 }
-# Offsets and sizes of a damaged file lead anywhere.
+# Offsets and sizes in a damaged file can point anywhere.
 _PARSE_ERRORS = (
   *(struct.error, ArithmeticError, AttributeError, LookupError),
   *(MemoryError, TypeError, UnicodeDecodeError),
 )
 
 
+class BadGraph(ValueError):
+  """A graph has operators or tensors that it must not have."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One tensor.
+  """One tensor of a graph.
 
   Attributes:
-    name: as in the file.
+    name: name in the file.
     dtype: lower-case name, such as 'int8'.
     shape: static shape.
     constant_bytes: bytes stored in the file, 0 for activations.
     buffer: index of the stored data; tensors may share it.
-    scales: quantisation scales, () where unquantised; several are per-channel.
-    zero_points: as many.
+    scales: quantization scales: () if not quantized, one per tensor, or one per
+      channel.
+    zero_points: as many as `scales`.
   """
 
   name: str
@@ -68,7 +69,11 @@ class Tensor:
 
   @property
   def nbytes(self) -> int:
-    """Bytes in memory, unpadded."""
+    """Bytes in memory, without padding.
+
+    Raises:
+      BadGraph: the dtype has no fixed size, as 'string'.
+    """
     if self.dtype not in _DTYPE_BITS:
       raise BadGraph(f'tensor {self.name!r} has no fixed size: {self.dtype}')
     return -(-math.prod(self.shape) * _DTYPE_BITS[self.dtype] // 8)
@@ -76,7 +81,13 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-  """One operator; tensors by index, absent optional inputs left out."""
+  """One operator.
+
+  Attributes:
+    name: TFLite name, such as 'CONV_2D'.
+    inputs: tensor indices, without absent optional inputs.
+    outputs: tensor indices.
+  """
 
   name: str
   inputs: tuple[int, ...]
@@ -85,14 +96,14 @@ class Operator:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-  """The main subgraph of a file, in execution order.
+  """The main subgraph of a file.
 
   Attributes:
     tensors: all tensors.
-    operators: all operators.
-    inputs: tensor indices the caller sets.
-    outputs: tensor indices the caller reads.
-    subgraphs: number of subgraphs in the file; 1 where nothing is nested.
+    operators: all operators, in execution order.
+    inputs: tensor indices that the caller sets.
+    outputs: tensor indices that the caller reads.
+    subgraphs: number of subgraphs in the file; 1 if nothing is nested.
   """
 
   tensors: tuple[Tensor, ...]
@@ -102,48 +113,17 @@ class Graph:
   subgraphs: int
 
   def is_constant(self, index: int) -> bool:
-    """Whether the tensor's data is stored in the file."""
+    """Returns True if the tensor's data is stored in the file."""
     return self.tensors[index].constant_bytes > 0
-
-
-def operator_name(code: schema.OperatorCodeT) -> str:
-  """Returns the name of an operator code, CUSTOM's with its own behind."""
-  # The 8-bit field is what files held before there were 128 operators.
-  number = max(code.builtinCode, code.deprecatedBuiltinCode)
-  name = _OPERATOR_NAMES.get(number, f'UNKNOWN_{number}')
-  if name == 'CUSTOM':
-    custom = code.customCode or b''
-    return f'CUSTOM:{custom.decode(errors="replace")}'
-  return name
-
-
-def _parse_tensor(table, buffers) -> Tensor:
-  buffer = buffers[table.buffer]
-  # Data of files beyond 2 GB lies behind the table, found by offset and size.
-  stored = 0 if buffer.data is None else len(buffer.data)
-  quantization = table.quantization
-  scales = getattr(quantization, 'scale', None)
-  zeros = getattr(quantization, 'zeroPoint', None)
-  return Tensor(
-    name=(table.name or b'').decode(errors='replace'),
-    dtype=_DTYPE_NAMES[table.type],
-    shape=tuple(
-      int(n) for n in (table.shape if table.shape is not None else [])
-    ),
-    constant_bytes=int(stored or getattr(buffer, 'size', 0) or 0),
-    buffer=table.buffer,
-    scales=tuple(float(s) for s in (scales if scales is not None else [])),
-    zero_points=tuple(int(z) for z in (zeros if zeros is not None else [])),
-  )
 
 
 def read_tflite(data: bytes) -> Graph:
   """Parses the bytes of a .tflite file.
 
   Raises:
-    ValueError: they are none, or they are damaged.
+    ValueError: the bytes are no .tflite file, or a damaged one.
   """
-  if data[4:8] != b'TFL3':
+  if not tflite_schema.has_identifier(data):
     raise ValueError(
       f'not a .tflite file: bytes 4 to 8 are {data[4:8]!r}, not TFL3'
     )
@@ -156,17 +136,40 @@ def read_tflite(data: bytes) -> Graph:
 def _parse_graph(data: bytes) -> Graph:
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   main = model.subgraphs[0]
-  codes = [operator_name(code) for code in model.operatorCodes]
+  names = [tflite_schema.operator_name(code) for code in model.operatorCodes]
   indices = lambda xs: tuple(int(i) for i in xs if i >= 0)
   return Graph(
     tensors=tuple(_parse_tensor(t, model.buffers) for t in main.tensors),
     operators=tuple(
-      Operator(codes[op.opcodeIndex], indices(op.inputs), indices(op.outputs))
+      Operator(names[op.opcodeIndex], indices(op.inputs), indices(op.outputs))
       for op in main.operators
     ),
     inputs=indices(main.inputs),
     outputs=indices(main.outputs),
     subgraphs=len(model.subgraphs),
+  )
+
+
+def _parse_tensor(table: Any, buffers: Any) -> Tensor:
+  buffer = buffers[table.buffer]
+  # In files of more than 2 GB the data lies after the flatbuffer, and the
+  # buffer has its offset and size only.
+  stored = 0 if buffer.data is None else len(buffer.data)
+  quantization = table.quantization
+  scales = getattr(quantization, 'scale', None)
+  zero_points = getattr(quantization, 'zeroPoint', None)
+  # The generated schema returns None for an empty vector, else an array.
+  as_tuple = lambda values, kind: (
+    () if values is None else tuple(kind(value) for value in values)
+  )
+  return Tensor(
+    name=(table.name or b'').decode(errors='replace'),
+    dtype=tflite_schema.DTYPE_NAMES[table.type],
+    shape=as_tuple(table.shape, int),
+    constant_bytes=int(stored or getattr(buffer, 'size', 0) or 0),
+    buffer=table.buffer,
+    scales=as_tuple(scales, float),
+    zero_points=as_tuple(zero_points, int),
   )
 
 
@@ -179,7 +182,7 @@ def count_operators(graph: Graph) -> dict[str, int]:
 
 
 def count_operator_dtypes(graph: Graph) -> dict[str, dict[str, int]]:
-  """Counts, operator by operator, the dtype of the first output."""
+  """Counts the dtype of the first output for each operator name."""
   result: dict[str, dict[str, int]] = {
     name: {} for name in count_operators(graph)
   }
@@ -190,21 +193,23 @@ def count_operator_dtypes(graph: Graph) -> dict[str, dict[str, int]]:
 
 
 def weight_bytes(graph: Graph) -> int:
-  """Bytes of all constants that operators read, biases and shapes included.
+  """Returns the bytes of all constants that operators read.
 
-  Data which several tensors share counts once; tables around it do not.
+  Biases and shapes are included. Data that several tensors share counts once;
+  the flatbuffer tables around it do not count.
   """
-  read_ = {i for op in graph.operators for i in op.inputs}
-  constants = {
-    graph.tensors[i].buffer: graph.tensors[i].constant_bytes for i in read_
+  inputs = {i for op in graph.operators for i in op.inputs}
+  bytes_by_buffer = {
+    graph.tensors[i].buffer: graph.tensors[i].constant_bytes for i in inputs
   }
-  return sum(constants.values())
+  return sum(bytes_by_buffer.values())
 
 
 def count_macs(graph: Graph) -> int:
-  """Multiply-accumulates of convolutions and matrix products, padding counted.
+  """Counts multiply-accumulates of convolutions and matrix products.
 
-  Element-wise operators, resizes and pooling count as none.
+  Products with padding are included. Element-wise operators, resizes and
+  pooling count as none.
   """
   total = 0
   for op in graph.operators:
@@ -224,9 +229,9 @@ def count_macs(graph: Graph) -> int:
 
 
 def tensor_qparams(tensor: Tensor) -> dict[str, float | int] | None:
-  """Returns {'scale', 'zero_point'} of a per-tensor quantised tensor.
+  """Returns the `scale` and `zero_point` of a tensor quantized per tensor.
 
-  real = (quantised - zero_point) * scale. None for any other tensor.
+  real = (quantized - zero_point) * scale. None for any other tensor.
   """
   if len(tensor.scales) != 1:
     return None
@@ -238,14 +243,13 @@ def tensor_qparams(tensor: Tensor) -> dict[str, float | int] | None:
 
 
 def output_scale(graph: Graph) -> float | None:
-  """Returns the step of a file's output, also behind a DEQUANTIZE, or None."""
+  """Returns the scale of the output, one LSB; None if it is not quantized.
+
+  A float output after a DEQUANTIZE has the scale of that operator's input.
+  """
   (output,) = graph.outputs
   for op in graph.operators:
     if op.name == 'DEQUANTIZE' and output in op.outputs:
       output = op.inputs[0]
   scales = graph.tensors[output].scales
   return scales[0] if scales else None
-
-
-class BadGraph(ValueError):
-  """A file holds an operator that must not be in it."""

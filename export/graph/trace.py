@@ -1,9 +1,9 @@
-"""The int8 graph that a network will become, from shapes alone.
+"""Predicts the int8 graph of a network from shapes, without a conversion.
 
-Nothing is computed or converted: the network is traced, BatchNorm and
-activations are taken to be fused into the operator before them, as the
-converter does, and what is left has the operators, shapes and constants of the
-file. It takes a second, where a conversion takes a minute.
+JAX traces the network; BatchNorm and activations are assumed to be fused into
+the preceding operator, as the converter does. The result has the operators,
+shapes and constants of the exported file. It takes a second, where a conversion
+takes a minute, so that thousands of networks can be searched.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _POOLING_OPERATORS = {
   'reduce_window': 'AVERAGE_POOL_2D',
   'reduce_window_max': 'MAX_POOL_2D',
 }
-# Operators of one name that read maps and make one.
+# JAX primitives that become one TFLite operator, whatever their parameters.
 _DIRECT_OPERATORS = {
   'concatenate': 'CONCATENATION',
   'transpose': 'TRANSPOSE',
@@ -43,7 +43,13 @@ _BIAS_BYTES = 4
 
 
 class _GraphBuilder:
-  """Collects operators while a jaxpr is read."""
+  """Builds the tensors and operators of a graph from a jaxpr.
+
+  Attributes:
+    tensors: the tensors so far.
+    operators: the operators so far, in execution order.
+    inputs: indices of the graph inputs.
+  """
 
   def __init__(self) -> None:
     self.tensors: list[tflite_graph.Tensor] = []
@@ -53,7 +59,7 @@ class _GraphBuilder:
   def add_tensor(
     self, shape: Sequence[int], dtype: str = 'int8', constant: bool = False
   ) -> int:
-    """Adds a tensor; returns its index."""
+    """Adds a tensor, quantized with one scale, and returns its index."""
     index = len(self.tensors)
     size = math.prod(shape) * (_BIAS_BYTES if dtype == 'int32' else 1)
     name = '/'.join(map(str, shape))
@@ -75,13 +81,24 @@ class _GraphBuilder:
   def add_operator(
     self, name: str, inputs: Sequence[int], shape: Sequence[int]
   ) -> int:
-    """Adds an operator and the map that it makes; returns the map's index."""
+    """Adds an operator and its output tensor; returns the tensor's index."""
     out = self.add_tensor(shape)
     self.operators.append(tflite_graph.Operator(name, tuple(inputs), (out,)))
     return out
 
   def add_convolution(self, x: int, equation: Any) -> int:
-    """Adds a convolution, and the PAD that the converter puts before it."""
+    """Adds a convolution, after the PAD that the converter may need for it.
+
+    TFLite's convolutions have 'SAME' and 'VALID' padding only; any other
+    padding is an operator of its own.
+
+    Args:
+      x: tensor index of the feature map.
+      equation: `conv_general_dilated` with a kernel [h, w, in, out].
+
+    Returns:
+      Tensor index of the output.
+    """
     left, right = (v.aval.shape for v in equation.invars)
     shape = equation.outvars[0].aval.shape
     p = equation.params
@@ -110,39 +127,60 @@ class _GraphBuilder:
       shape,
     )
 
-  def trace_jaxpr(self, jaxpr: Any, known: dict[Any, int]) -> None:
-    """Reads equations; `known` maps variables to the maps that they hold."""
+  def trace_jaxpr(self, jaxpr: Any, tensor_of: dict[Any, int]) -> None:
+    """Adds the operators of a jaxpr.
+
+    Equations without a feature map among their inputs are constants and are
+    skipped.
+
+    Args:
+      jaxpr: the jaxpr.
+      tensor_of: variable -> tensor index of the feature map it holds; extended
+        in place.
+    """
     for equation in jaxpr.eqns:
       maps = [v for v in equation.invars if isinstance(v, core.Var)]
-      operands = [known[v] for v in maps if v in known]
+      operands = [tensor_of[v] for v in maps if v in tensor_of]
       if not operands:
         continue
       name = equation.primitive.name
       inner = equation.params.get('jaxpr') or equation.params.get('call_jaxpr')
       if inner is not None and name != 'composite':
-        self._trace_inner_jaxpr(equation, getattr(inner, 'jaxpr', inner), known)
+        self._trace_inner_jaxpr(
+          equation, getattr(inner, 'jaxpr', inner), tensor_of
+        )
         continue
-      known[equation.outvars[0]] = self._trace_equation(
+      tensor_of[equation.outvars[0]] = self._trace_equation(
         name, equation, operands
       )
 
   def _trace_inner_jaxpr(
-    self, equation: Any, inner: Any, known: dict[Any, int]
+    self, equation: Any, inner: Any, tensor_of: dict[Any, int]
   ) -> None:
     own = {
-      v: known[outer]
+      v: tensor_of[outer]
       for v, outer in zip(inner.invars, equation.invars, strict=True)
-      if isinstance(outer, core.Var) and outer in known
+      if isinstance(outer, core.Var) and outer in tensor_of
     }
     self.trace_jaxpr(inner, own)
     for outer, v in zip(equation.outvars, inner.outvars, strict=True):
       if isinstance(v, core.Var) and v in own:
-        known[outer] = own[v]
+        tensor_of[outer] = own[v]
 
   def _trace_equation(
     self, name: str, equation: Any, operands: list[int]
   ) -> int:
-    """Returns the map that an equation makes, an old one where it is fused."""
+    """Adds the operator of one equation.
+
+    Args:
+      name: name of the primitive.
+      equation: the equation.
+      operands: tensor indices of its feature maps; at least one.
+
+    Returns:
+      Tensor index of its output, or of its input if the converter fuses the
+      equation into the preceding operator.
+    """
     shape = equation.outvars[0].aval.shape
     if name == 'conv_general_dilated':
       return self.add_convolution(operands[0], equation)
@@ -157,9 +195,8 @@ class _GraphBuilder:
         return self.add_operator('HARD_SWISH', operands[:1], shape)
       return self.add_operator(_BINARY_OPERATORS[name], operands, shape)
     if name == 'sub' and operands[0] in self.inputs:
-      return self.add_operator(
-        'SUB', operands, shape
-      )  # what the mean is taken by
+      # Input normalization: the mean is subtracted from the image.
+      return self.add_operator('SUB', operands, shape)
     if shape != self.tensors[operands[0]].shape and name == 'reshape':
       return self.add_operator('RESHAPE', operands, shape)
     return operands[0]
@@ -168,24 +205,27 @@ class _GraphBuilder:
 def trace_function(
   compute: Callable[..., jax.Array], variables: Any, shape: Sequence[int]
 ) -> tflite_graph.Graph:
-  """Returns the graph of a function of variables and an image.
+  """Traces a function of variables and an image.
 
   Args:
-    compute: maps variables and [1, H, W, 3] to a map.
-    variables: arrays, or their shapes.
-    shape: (1, H, W, 3).
+    compute: maps (variables, [1, H, W, C] float32) to one feature map.
+    variables: PyTree of arrays, or of their shapes.
+    shape: (1, H, W, C) of the image.
+
+  Returns:
+    The predicted int8 graph.
   """
   image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
   closed = jax.make_jaxpr(compute)(variables, image)
-  collected = _GraphBuilder()
-  entry = collected.add_tensor(shape)
-  collected.inputs.append(entry)
-  known = {closed.jaxpr.invars[-1]: entry}
-  collected.trace_jaxpr(closed.jaxpr, known)
-  last = known[closed.jaxpr.outvars[0]]
+  builder = _GraphBuilder()
+  entry = builder.add_tensor(shape)
+  builder.inputs.append(entry)
+  tensor_of = {closed.jaxpr.invars[-1]: entry}
+  builder.trace_jaxpr(closed.jaxpr, tensor_of)
+  last = tensor_of[closed.jaxpr.outvars[0]]
   return tflite_graph.Graph(
-    tuple(collected.tensors),
-    tuple(collected.operators),
+    tuple(builder.tensors),
+    tuple(builder.operators),
     (entry,),
     (last,),
     1,
@@ -197,12 +237,15 @@ def trace_network(
   size: Sequence[int],
   skip_last_resize: bool = False,
 ) -> tflite_graph.Graph:
-  """Returns the graph of a network with normalisation in it.
+  """Traces a network of RGB images with input normalization in the graph.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
     size: (H, W) of the image.
-    skip_last_resize: leaves the last resize out.
+    skip_last_resize: leaves out the last resize, which the host then does.
+
+  Returns:
+    The predicted int8 graph.
   """
   shape = (1, *size, 3)
   variables = jax.eval_shape(

@@ -69,3 +69,34 @@ def build(tensors, operators, inputs, outputs):
   builder = flatbuffers.Builder(1024)
   builder.Finish(model.Pack(builder), b'TFL3')
   return bytes(builder.Output())
+
+
+def convolution(dtype='int8', bias='int32', weight_scales=4):
+  """Returns a file of one 3x3 convolution of stride 2.
+
+  `image` [1, 8, 8, 3] -> `map` [1, 4, 4, 4].
+
+  Args:
+    dtype: 'int8' or 'float32', of all but the bias.
+    bias: dtype of the bias.
+    weight_scales: number of scales of an int8 kernel.
+  """
+  np_dtype = np.dtype(dtype)
+  quantized = dtype == 'int8'
+  return build(
+    [
+      tensor('image', dtype, (1, 8, 8, 3), scales=[1.0] * quantized),
+      tensor(
+        'kernel',
+        dtype,
+        (4, 3, 3, 3),
+        data=np.zeros((4, 3, 3, 3), np_dtype),
+        scales=[0.1] * (weight_scales if quantized else 0),
+      ),
+      tensor('bias', bias, (4,), data=np.zeros(4, np.dtype(bias))),
+      tensor('map', dtype, (1, 4, 4, 4), scales=[0.5] * quantized),
+    ],
+    [('CONV_2D', (0, 1, 2), (3,))],
+    (0,),
+    (3,),
+  )

@@ -15,23 +15,18 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
 
+from deeplab import tflite_schema
 from deeplab.pretrained import merge
 
-_OPERATOR_NAMES = {
-  v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)
-}
-_TYPE_NAMES = {
-  v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)
-}
 # Stored dtypes that weights and biases may have; little-endian in the file.
 _DTYPES = {
-  'FLOAT32': '<f4',
-  'FLOAT16': '<f2',
-  'INT64': '<i8',
-  'INT32': '<i4',
-  'INT16': '<i2',
-  'INT8': 'i1',
-  'UINT8': 'u1',
+  'float32': '<f4',
+  'float16': '<f2',
+  'int64': '<i8',
+  'int32': '<i4',
+  'int16': '<i2',
+  'int8': 'i1',
+  'uint8': 'u1',
 }
 
 # Operators with weights [out, h, w, in], [1, h, w, out] and [out, in].
@@ -89,7 +84,7 @@ class _TFLiteFile:
     self._buffers = model.buffers
     self._tensors = model.subgraphs[0].tensors
     self.operators = [
-      (self._operator_name(model.operatorCodes[op.opcodeIndex]), op)
+      (tflite_schema.operator_name(model.operatorCodes[op.opcodeIndex]), op)
       for op in model.subgraphs[0].operators
     ]
     # A kernel stored in half precision is converted by an operator.
@@ -98,12 +93,6 @@ class _TFLiteFile:
       for kind, op in self.operators
       if kind == 'DEQUANTIZE'
     }
-
-  @staticmethod
-  def _operator_name(code: Any) -> str:
-    # The 8-bit field is what files held before there were 128 operators.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return _OPERATOR_NAMES.get(number, f'UNKNOWN_{number}')
 
   def _tensor(self, index: int) -> Any:
     return self._tensors[self._stored.get(index, index)]
@@ -140,7 +129,7 @@ class _TFLiteFile:
       raise _UnsupportedFile(
         f'tensor {self.tensor_name(index)!r} is no constant'
       )
-    kind = _TYPE_NAMES.get(tensor.type, str(tensor.type))
+    kind = tflite_schema.DTYPE_NAMES.get(tensor.type, str(tensor.type))
     if kind not in _DTYPES:
       raise _UnsupportedFile(
         f'tensor {self.tensor_name(index)!r} is of type {kind}, which cannot '
@@ -221,7 +210,7 @@ def read_tflite(path: str | os.PathLike) -> merge.Tensors:
   if not path.is_file():
     raise ValueError(f'there is no file {path}')
   content = path.read_bytes()
-  if content[4:8] != b'TFL3':
+  if not tflite_schema.has_identifier(content):
     raise ValueError(f'{path} is not a TensorFlow Lite file')
   tensors: dict[str, np.ndarray] = {}
   try:

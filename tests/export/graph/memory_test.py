@@ -20,7 +20,7 @@ def make(tensors, operators, inputs, outputs):
   )
 
 
-def test_lives_of_a_skip_connection():
+def test_lifetimes_of_a_skip_connection():
   """0 -A-> 1 -B-> 2 -C-> 3 = out, and C reads 1 too; 4 is a weight."""
   graph = make(
     [
@@ -56,16 +56,14 @@ def test_arena_can_exceed_the_lower_bound():
   lives = [
     memory.Lifetime(16, 0, 2),  # at 64, beside the first large one
     memory.Lifetime(64, 1, 1),  # at 0
-    memory.Lifetime(
-      16, 2, 3
-    ),  # at 80, beside the second and the other small one
+    memory.Lifetime(16, 2, 3),  # at 80, beside the second and a small one
     memory.Lifetime(64, 3, 4),  # at 0
   ]
   assert memory.lower_bound(lives) == 64 + 16
   assert memory.plan_arena(lives) == 80 + 16
 
 
-def test_of_one_size_the_last_made_is_placed_first():
+def test_among_equal_sizes_the_last_is_placed_first():
   """TFLite Micro needs 3,072 bytes for these; the other order 3,456."""
   sizes = (1152, 768, 768, 768, 8, 768, 1536, 480, 1920)
   first = (0, 0, 1, 2, 3, 4, 5, 6, 7)
@@ -74,12 +72,12 @@ def test_of_one_size_the_last_made_is_placed_first():
   assert memory.plan_arena(lives) == 3072
 
 
-def test_disjoint_lives_share_memory():
+def test_disjoint_lifetimes_share_memory():
   lives = [memory.Lifetime(100, step, step + 1) for step in (0, 2, 4)]
   assert memory.plan_arena(lives) == 100
 
 
-def test_unpacked_weights_are_no_activations():
+def test_unpacked_weights_do_not_count_as_activations():
   graph = make(
     [
       tensor('w16', 8, constant=True),
@@ -95,5 +93,5 @@ def test_unpacked_weights_are_no_activations():
   assert memory.lower_bound(memory.activation_lifetimes(graph)) == 8
 
 
-def test_empty():
+def test_a_graph_without_activations():
   assert memory.lower_bound([]) == memory.plan_arena([]) == 0

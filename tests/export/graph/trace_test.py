@@ -1,4 +1,4 @@
-"""Graphs from shapes, beside what the converter makes of the same network."""
+"""Traced graphs against those that the converter makes of the same network."""
 
 import flax.linen as nn
 import jax
@@ -12,19 +12,20 @@ from export.graph import trace
 from tests.export.convert import tflite_test
 
 
-def test_every_operator_of_the_family():
+def test_every_operator_of_the_model_family():
   graph = trace.trace_network(tflite_test.Net(), tflite_test.SIZE)
   found = tflite_graph.count_operators(graph)
-  # The converter leaves the division by std there, and folds it elsewhere.
+  # The converter keeps the division by std in this network, and folds it into
+  # the first convolution of others.
   assert found == {k: v for k, v in tflite_test.BODY.items() if k != 'MUL'}
   assert tflite_graph.count_macs(graph) == tflite_test.MACS
 
 
-def of(function, shape=(1, 8, 8, 4), variables=()):
+def trace_graph(function, shape=(1, 8, 8, 4), variables=()):
   return trace.trace_function(lambda _, x: function(x), variables, shape)
 
 
-def test_memory_and_weights_by_hand():
+def test_memory_and_weights():
   """8x8x4 -> 3x3 convolution -> 8x8x6, plus itself after a depthwise one."""
 
   class Net(nn.Module):
@@ -63,7 +64,7 @@ def test_memory_and_weights_by_hand():
   ],
 )
 def test_operators(function, names):
-  assert [op.name for op in of(function).operators] == names
+  assert [op.name for op in trace_graph(function).operators] == names
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_operators(function, names):
   ],
 )
 def test_padding_of_a_strided_convolution(padding, names):
-  """An even map that is padded alike on both sides needs a PAD."""
+  """Symmetric padding of an even feature map needs a PAD operator."""
   conv = layers.Conv(4, kernel=3, stride=2, padding=padding)
   image = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
   variables = jax.eval_shape(conv.init, jax.random.key(0), image)

@@ -187,7 +187,7 @@ def test_integers_need_a_scale_and_a_known_type(path):
     'CONV_2D',
     handmade.tensor('x/weights', 'bool', kernel.shape, data=kernel),
   )
-  with pytest.raises(ValueError, match="'x/weights' is of type BOOL, which"):
+  with pytest.raises(ValueError, match="'x/weights' is of type bool, which"):
     tflite_weights.read_tflite(path)
 
 
