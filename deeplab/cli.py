@@ -1,4 +1,9 @@
-"""What every command does first, and how it says that it failed."""
+"""Command lines: set-up, flags, config overrides and one-line errors.
+
+Every command of the project runs in `run_command` and parses its flags with
+`parse_flags`. An error that the user can mend ends the command with one line
+and status 1; anything else keeps its traceback.
+"""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -19,7 +24,7 @@ from ml_collections import config_flags
 
 from deeplab.models import registry
 
-# Libraries that log every step they take, and the least level that shows.
+# Lowest level that is shown of libraries that log every step.
 _LIBRARY_LOG_LEVELS = {
   'httpx': py_logging.WARNING,
   'orbax': py_logging.ERROR,
@@ -29,6 +34,7 @@ _LIBRARY_LOG_LEVELS = {
 
 
 def _filter_library_logs(record: py_logging.LogRecord) -> bool:
+  """Returns True if a log record is to be shown."""
   return all(
     record.levelno >= level or name not in record.pathname
     for name, level in _LIBRARY_LOG_LEVELS.items()
@@ -36,13 +42,14 @@ def _filter_library_logs(record: py_logging.LogRecord) -> bool:
 
 
 def set_up() -> None:
-  """Hides accelerators from TensorFlow, keeps compilations, calms the log.
+  """Prepares TensorFlow, JAX and the log for a command or a notebook.
 
-  Compiled steps are kept in ~/.cache/deeplab (or where
-  JAX_COMPILATION_CACHE_DIR says), so that a restarted run does not compile
-  anew.
+  Accelerators are hidden from TensorFlow, which would reserve their memory.
+  Compiled functions are cached in ~/.cache/deeplab (or in
+  JAX_COMPILATION_CACHE_DIR), so that a restarted run need not compile again.
+  Library messages below `_LIBRARY_LOG_LEVELS` are dropped.
   """
-  tf = sys.modules.get('tensorflow')  # several commands never import it
+  tf = sys.modules.get('tensorflow')  # many commands never import it
   if tf is not None:
     for kind in ('GPU', 'TPU'):
       tf.config.set_visible_devices([], kind)
@@ -52,78 +59,104 @@ def set_up() -> None:
       'jax_compilation_cache_dir',
       os.path.join(os.path.expanduser('~'), '.cache', 'deeplab', 'xla'),
     )
-  logging.use_absl_handler()  # a notebook has not, as commands have
+  logging.use_absl_handler()  # absl.app does so; notebooks do not use it
   logging.get_absl_handler().addFilter(_filter_library_logs)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line; for `app.run(main, flags_parser=...)`.
 
+  Args:
+    argv: the command and its arguments.
+
+  Returns:
+    The command and its positional arguments.
+
   Raises:
-    SystemExit: an unknown flag or value, a misspelt config field or variant,
-      in one sentence.
+    SystemExit: one line that names the unknown flag, bad value, or misspelled
+      field or variant of a config.
   """
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    text = str(error).strip()
-    if isinstance(error, flags.UnrecognizedFlagError):
-      if error.flagname.startswith('config.'):
-        raise SystemExit(
-          f'Error: --{error.flagname} changes a field of a config: give the '
-          'page too, --config=configs/PAGE.py'
-        ) from None
-      raise SystemExit(
-        f'Error: there is no flag --{error.flagname}; the flags of this '
-        f'command are {_command_flags(argv[0])} (--help says more)'
-      ) from None
-    group = re.match(r'flag --(\S+)=(.*): Failed to parse .* as a Conf', text)
-    if group:
-      name, value = group.groups()
-      raise SystemExit(
-        f'Error: --{name}={value}: {name} is a group of fields; say '
-        f'--{name}.FIELD=..., configs/common.py lists them'
-      ) from None
-    if 'parsing config file' not in text:
-      raise SystemExit(f'Error: {text} (--help says more)') from None
-    # ml_collections puts a traceback before the error of a config's page.
-    sentence = text.splitlines()[-1].partition(': ')[2]
-    raise SystemExit(f'Error: a --config flag is wrong: {sentence}') from None
+    raise SystemExit(f'Error: {_explain_flag_error(error, argv[0])}') from None
   except (AttributeError, KeyError, TypeError, OSError) as error:
-    # ml_collections wraps the error that says what may be meant.
-    reason: Any = error
-    while isinstance(reason, BaseException) and reason.args:
-      reason = reason.args[0]
-    reason = ': '.join(str(reason).split('\n'))
-    if reason.strip('\'"').isidentifier():
-      reason = f'there is no field {reason}; configs/common.py lists them all'
+    reason = _explain_field_error(error)
     raise SystemExit(f'Error: a --config flag is wrong: {reason}') from None
 
 
+def _explain_flag_error(error: flags.Error, command: str) -> str:
+  """Returns one line for an error of absl's flags.
+
+  Args:
+    error: the error.
+    command: path of the module whose flags are listed.
+  """
+  message = str(error).strip()
+  if isinstance(error, flags.UnrecognizedFlagError):
+    if error.flagname.startswith('config.'):
+      return (
+        f'--{error.flagname} changes a field of a config: give the config too, '
+        '--config=configs/PAGE.py'
+      )
+    return (
+      f'there is no flag --{error.flagname}; the flags of this command are '
+      f'{_command_flags(command)} (--help says more)'
+    )
+  section = re.match(
+    r'flag --(\S+)=(.*): Failed to parse .* as a Conf', message
+  )
+  if section:
+    name, value = section.groups()
+    return (
+      f'--{name}={value}: {name} is a section of the config, not a field; use '
+      f'--{name}.FIELD=...; configs/common.py lists the fields'
+    )
+  if 'parsing config file' not in message:
+    return f'{message} (--help says more)'
+  # ml_collections puts a traceback before the error that the config raises.
+  reason = message.splitlines()[-1].partition(': ')[2]
+  return f'a --config flag is wrong: {reason}'
+
+
+def _explain_field_error(error: BaseException) -> str:
+  """Returns one line for an error that ml_collections raises for a field.
+
+  The error that suggests similar names is wrapped in others.
+  """
+  reason: Any = error
+  while isinstance(reason, BaseException) and reason.args:
+    reason = reason.args[0]
+  reason = ': '.join(str(reason).split('\n'))
+  if reason.strip('\'"').isidentifier():
+    return f'there is no field {reason}; configs/common.py lists all fields'
+  return reason
+
+
 def _command_flags(module: str) -> str:
-  """Returns the flags that a module defines, but for fields of a config."""
+  """Lists the flags that a module defines, without fields of a config."""
   names = sorted(flag.name for flag in flags.FLAGS.get_flags_for_module(module))
   return ', '.join(f'--{name}' for name in names if '.' not in name)
 
 
 def _check_config_exists(path: str) -> None:
-  """Refuses a page that is not there, with those that may be meant."""
+  """Raises ValueError for a config file that is absent; suggests others."""
   if os.path.exists(path):
     return
   folder = os.path.dirname(path)
-  pages = glob.glob(os.path.join(folder or 'configs', '*.py'))
-  meant = difflib.get_close_matches(path, pages, 3)
+  configs = glob.glob(os.path.join(folder or 'configs', '*.py'))
+  similar = difflib.get_close_matches(path, configs, 3)
   raise ValueError(
-    f'--config={path}: there is no such page; '
-    + (f'did you mean {", ".join(meant)}? ' if meant else '')
-    + 'python -m deeplab.main --list shows them all'
+    f'--config={path}: there is no such file; '
+    + (f'did you mean {", ".join(similar)}? ' if similar else '')
+    + 'python -m deeplab.main --list shows all configs'
   )
 
 
 def overridden_fields(
   flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
 ) -> frozenset[str]:
-  """Returns the fields, 'data.root', that the command line gives itself."""
+  """Returns the config fields that the command line sets, like 'data.root'."""
   if not values[flag.name].present:
     return frozenset()
   return frozenset(config_flags.get_override_values(values[flag.name]))
@@ -132,14 +165,19 @@ def overridden_fields(
 def config_from_flag(
   flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
 ) -> ConfigDict | None:
-  """Returns the value of a --config flag, None where it was not given.
+  """Returns the config of a --config flag, or None if it is not given.
 
-  An encoder or a head that the command line names in place of the page's starts
-  from its own defaults, but for the fields that are given beside its name.
+  An encoder or head that the command line replaces starts from its own
+  defaults, and not from the fields of the one in the config file. Only fields
+  that the command line sets as well are changed.
+
+  Args:
+    flag: of `config_flags.DEFINE_config_file`.
+    values: the parsed flags.
 
   Raises:
-    ValueError: there is no such page, an unknown encoder or head, or a field
-      that it has not.
+    ValueError: the file does not exist, or the encoder, the head or one of its
+      fields is unknown.
   """
   if values[flag.name].present:
     name = config_flags.get_config_filename(values[flag.name])
@@ -147,28 +185,34 @@ def config_from_flag(
   if flag.value is None:
     return None
   config = ConfigDict(flag.value)
-  given = config_flags.get_override_values(values[flag.name])
+  overrides = config_flags.get_override_values(values[flag.name])
   with config.unlocked():
     for slot in registry.SLOTS:
       prefix = f'model.{slot}.'
-      if prefix + 'name' in given:
-        own = {p.removeprefix(prefix) for p in given if p.startswith(prefix)}
-        part = config.model[slot]
-        config.model[slot] = ConfigDict({name: part[name] for name in own})
+      if prefix + 'name' in overrides:
+        fields = {
+          path.removeprefix(prefix)
+          for path in overrides
+          if path.startswith(prefix)
+        }
+        section = config.model[slot]
+        config.model[slot] = ConfigDict(
+          {name: section[name] for name in fields}
+        )
     registry.fill_defaults(config.model)
   return config
 
 
 def run_command(argv: Sequence[str], command: Callable[[], None]) -> None:
-  """Sets up and runs a command; an error that the user can mend is one line.
+  """Runs a command; an error that the user can mend becomes one line.
 
   Args:
-    argv: what is left of the command line behind the flags.
-    command: the work.
+    argv: the command and its positional arguments; there may be none.
+    command: does the work.
 
   Raises:
-    UsageError: something is left of the command line.
-    SystemExit: with that line; `--verbosity=1` shows the traceback too.
+    UsageError: there are positional arguments.
+    SystemExit: with the line; `--verbosity=1` logs the traceback, too.
   """
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')

@@ -1,15 +1,16 @@
-"""A page in the browser to try a model on your own pictures.
+"""Serves a page in the browser to try a model on your own images.
 
     python -m deeplab.demo --workdir=W
     python -m deeplab.demo --workdir=W --tflite=exports/int8.tflite
 
-Upload a picture or take one with the webcam: the page shows the classes over
-it, as `deeplab.predict` draws them, how long that took, and the legend; with
---tflite the exported file beside the checkpoint, and on how many pixels the
-two agree. The page is served on this machine alone; --host=0.0.0.0 shows it to
-the network.
+Upload an image or take one with the webcam. The page shows the class colors
+over it, the latency, and a legend. With --workdir and --tflite it shows
+checkpoint and exported file side by side, and the share of pixels on which they
+agree.
 
-It needs Gradio, which nothing else does:
+Only this machine can open the page; --host=0.0.0.0 opens it to the network.
+
+The page needs Gradio, which no other part of the project uses:
 
     pip install -r notebooks/requirements.txt
 """
@@ -32,12 +33,12 @@ from deeplab.data import image_format
 
 @dataclasses.dataclass(frozen=True)
 class TimedPrediction:
-  """What one model says of a picture.
+  """Prediction of one model for one image, and its latency.
 
   Attributes:
     name: of the model.
-    ids: uint8 [H, W].
-    milliseconds: it took, compilation left out.
+    ids: uint8 [H, W], class ids.
+    milliseconds: latency without compilation.
   """
 
   name: str
@@ -46,16 +47,19 @@ class TimedPrediction:
 
 
 def load_segmenters(workdir: str | None, tflite: str | None) -> dict[str, Any]:
-  """Returns the `predict.Segmenter`s to compare, by name.
+  """Loads the models to compare.
 
   Args:
-    workdir: of a run, for its best checkpoint.
-    tflite: an exported file.
+    workdir: work directory of a run, for its best checkpoint; or None.
+    tflite: an exported file; or None.
+
+  Returns:
+    A `predict.Segmenter` by name, for each that is given.
 
   Raises:
-    ValueError: neither is given, they have different classes, or the model
-      takes no RGB pictures.
-    FileNotFoundError: see `predict.from_workdir`.
+    ValueError: neither is given, their classes differ, or a model does not take
+      8-bit RGB images.
+    FileNotFoundError: `workdir` holds no run or no checkpoint.
   """
   segmenters = {}
   if workdir:
@@ -63,17 +67,17 @@ def load_segmenters(workdir: str | None, tflite: str | None) -> dict[str, Any]:
   if tflite:
     segmenters[os.path.basename(tflite)] = predict.from_tflite(tflite)
   if not segmenters:
-    raise ValueError('--workdir or --tflite is needed; see --help')
+    raise ValueError('--workdir or --tflite is required; see --help')
   if len({s.class_names for s in segmenters.values()}) > 1:
     raise ValueError(
-      f'{tflite} has other classes than the run in {workdir}: give the file '
-      'that was exported from it'
+      f'{tflite} has other classes than the run in {workdir}: give a file '
+      'that was exported from this run'
     )
   for name, segmenter in segmenters.items():
     if segmenter.image_spec != image_format.RGB:
       raise ValueError(
-        f'the {name} takes images of {segmenter.image_spec}, which no browser '
-        'has: use python -m deeplab.predict'
+        f'{name} takes images of {segmenter.image_spec}, and browsers have '
+        '8-bit RGB only: use python -m deeplab.predict'
       )
   return segmenters
 
@@ -83,38 +87,38 @@ def time_predictions(
   image: np.ndarray,
   compiled_shapes: set[tuple[int, ...]],
 ) -> list[TimedPrediction]:
-  """Asks every model, and measures.
+  """Segments an image with every model and measures the latency.
 
   Args:
-    segmenters: by name.
+    segmenters: models by name.
     image: uint8 [H, W, 3].
-    compiled_shapes: shapes that were asked before; a new one is asked twice, as
-      the first answer waits for the compiler. The shape is added.
+    compiled_shapes: shapes that are compiled. An image of a new shape is
+      segmented twice, because the first run compiles; its shape is added.
   """
-  answers = []
+  predictions = []
   for name, segmenter in segmenters.items():
     if image.shape not in compiled_shapes:
       segmenter.predict(image)
-    began = time.perf_counter()
+    start = time.perf_counter()
     ids = segmenter.predict(image)
-    answers.append(
-      TimedPrediction(name, ids, 1e3 * (time.perf_counter() - began))
+    predictions.append(
+      TimedPrediction(name, ids, 1e3 * (time.perf_counter() - start))
     )
   compiled_shapes.add(image.shape)
-  return answers
+  return predictions
 
 
-def summarize_predictions(answers: Sequence[TimedPrediction]) -> str:
-  """Returns latencies, and of two models the share of equal pixels."""
-  parts = [f'{a.name}: {a.milliseconds:.0f} ms' for a in answers]
-  if len(answers) == 2:
-    equal = np.mean(answers[0].ids == answers[1].ids)
+def summarize_predictions(predictions: Sequence[TimedPrediction]) -> str:
+  """Formats latencies and, for two models, the share of equal pixels."""
+  parts = [f'{p.name}: {p.milliseconds:.0f} ms' for p in predictions]
+  if len(predictions) == 2:
+    equal = np.mean(predictions[0].ids == predictions[1].ids)
     parts.append(f'same class on {100 * equal:.1f}% of the pixels')
   return ', '.join(parts)
 
 
 def import_gradio() -> Any:
-  """Returns the module; ValueError where it is not installed."""
+  """Imports Gradio; raises ValueError if it is not installed."""
   try:
     import gradio as gr
   except ImportError:
@@ -125,7 +129,13 @@ def import_gradio() -> Any:
 
 
 def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
-  """Returns the page, a `gradio.Blocks` to `launch`.
+  """Builds the page.
+
+  Args:
+    segmenters: models by name, shown from left to right.
+
+  Returns:
+    A `gradio.Blocks`; its `launch` serves the page.
 
   Raises:
     ValueError: Gradio is not installed.
@@ -133,30 +143,33 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
   gr = import_gradio()
   first = next(iter(segmenters.values()))
   palette = first.palette
-  seen: set[tuple[int, ...]] = set()
+  compiled_shapes: set[tuple[int, ...]] = set()
 
-  def draw(asked, opacity):
-    if asked is None:
+  def draw(state, opacity):
+    """Returns one overlay per model of the image in the page's state."""
+    if state is None:
       return [None] * len(segmenters)
-    image, answers = asked
+    image, predictions = state
     return [
-      visualize.draw_overlay(image, a.ids, palette, opacity) for a in answers
+      visualize.draw_overlay(image, p.ids, palette, opacity)
+      for p in predictions
     ]
 
-  def answer(path, opacity):
+  def segment(path, opacity):
+    """Returns the page's new state, the summary and the overlays."""
     if path is None:
       return None, '', *draw(None, opacity)
     image = predict.read_image(path, image_format.RGB)
-    answers = time_predictions(segmenters, image, seen)
-    asked = image, answers
-    return asked, summarize_predictions(answers), *draw(asked, opacity)
+    predictions = time_predictions(segmenters, image, compiled_shapes)
+    state = image, predictions
+    return state, summarize_predictions(predictions), *draw(state, opacity)
 
   with gr.Blocks(
     title='deeplab',
     analytics_enabled=False,
-    delete_cache=(3600, 3600),  # pictures are forgotten after an hour
+    delete_cache=(3600, 3600),  # uploads are deleted after an hour
   ) as blocks:
-    asked = gr.State()
+    state = gr.State()
     with gr.Row():
       photo = gr.Image(
         label='picture',
@@ -164,7 +177,7 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
         sources=['upload', 'webcam', 'clipboard'],
         elem_id='photo',
       )
-      drawn = [
+      overlays = [
         gr.Image(
           label=name,
           format='png',
@@ -174,7 +187,7 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
         )
         for i, name in enumerate(segmenters)
       ]
-    said = gr.Markdown(elem_id='said')
+    summary = gr.Markdown(elem_id='summary')
     opacity = gr.Slider(
       0, 1, 0.5, step=0.05, label='opacity of the classes', elem_id='opacity'
     )
@@ -186,27 +199,38 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
       buttons=[],
       elem_id='legend',
     )
-    photo.change(answer, [photo, opacity], [asked, said, *drawn])
-    opacity.release(draw, [asked, opacity], drawn)
+    photo.change(segment, [photo, opacity], [state, summary, *overlays])
+    opacity.release(draw, [state, opacity], overlays)
   return blocks
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
   flags.DEFINE_string(
-    'workdir', None, 'Work directory of a run.', flag_values=values
+    'workdir',
+    None,
+    'Work directory of a run; its best checkpoint predicts.',
+    flag_values=values,
   )
   flags.DEFINE_string(
-    'tflite', None, 'Exported file to show beside it.', flag_values=values
+    'tflite',
+    None,
+    'Exported file, .tflite or .onnx, to show alone or beside the checkpoint.',
+    flag_values=values,
   )
   flags.DEFINE_string(
-    'host', '127.0.0.1', 'Address to serve the page on.', flag_values=values
+    'host',
+    '127.0.0.1',
+    'Address to serve the page on; 0.0.0.0 opens it to the network.',
+    flag_values=values,
   )
-  flags.DEFINE_integer('port', 7860, 'Its port.', flag_values=values)
+  flags.DEFINE_integer(
+    'port', 7860, 'Port to serve the page on.', flag_values=values
+  )
 
 
 def _run(values: flags.FlagValues) -> None:
-  import_gradio()  # before a model is loaded for nothing
+  import_gradio()  # fail before the models are loaded, which takes seconds
   build_page(load_segmenters(values.workdir, values.tflite)).launch(
     server_name=values.host,
     server_port=values.port,

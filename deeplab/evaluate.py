@@ -111,7 +111,7 @@ def evaluate_predictor(
     keep_samples: number of images to keep in the result, from the first.
     loss_terms: `config.loss.terms` of the run. The metric `loss` is the
       cross entropy of independent sigmoids if `sigmoid_cross_entropy` is among
-      them, of the soft-max otherwise.
+      them, of the softmax otherwise.
     sum_counts: adds counts up over hosts; called once, at the end. The default
       is for one host.
 

@@ -2,21 +2,23 @@
 
     python -m deeplab.predict --workdir=W --images=FILE_OR_FOLDER --output=DIR
 
-W is the work directory of a run; its best checkpoint is used, or the latest if
-none was scored. With --tflite=F an exported file does the work instead, and
---workdir may be left out: the model card beside F knows the classes.
+W is the work directory of a run; its best checkpoint is used, or the latest one
+if none was evaluated. With --tflite=F an exported file (.tflite or .onnx) is
+used instead, and --workdir is not needed: the model card beside F has the
+classes.
 
-DIR then holds, for each image and at the image's own size:
+For each image, at its own size, DIR then holds
 
-    masks/NAME.png      class ids as pixel values, in the palette of the classes
-    overlays/NAME.jpg   the classes' colours over the image (--opacity)
-    contact_sheet.png   all of them on one page, with a legend
+    masks/NAME.png      class ids as pixel values, with a palette of the classes
+    overlays/NAME.jpg   class colors over the image (--opacity)
 
-Images are RGB of 8 bits, or what else the model was trained on: TIFF or NumPy
-files (.npy) of any channels, of 8 or 16 bits, whose overlays show the first
-three. A folder is searched with all its subfolders, and DIR mirrors them. A
-file that is no readable image is named, the others are done all the same, and
-the exit status is 1.
+and contact_sheet.png, up to 48 of the images on one page, with a legend.
+
+Images are 8-bit RGB, unless the model was trained on others: TIFF or NumPy
+files (.npy) with any number of channels of 8 or 16 bits, whose overlays show
+the first three channels. A folder is searched recursively, and DIR has the same
+subfolders. A file that cannot be read is reported, the other images are still
+segmented, and the exit status is 1.
 
 In Python:
 
@@ -47,26 +49,29 @@ from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
 
-# What goes on the contact sheet: at most so many, evenly chosen.
+# Limits of the contact sheet. Of more images, evenly spaced ones are shown.
 _SHEET_IMAGES = 48
-_CELL_SIZE = (360, 480)  # image and overlay side by side, at most
+_CELL_SIZE = (360, 480)  # (H, W) of an image beside its overlay
 
 
 def read_image(
   path: str | os.PathLike, image_spec: image_format.ImageSpec
 ) -> np.ndarray:
-  """Reads an image file as a model takes it.
+  """Reads an image file for a model.
+
+  For models of 8-bit RGB, gray, palette and transparent images are converted
+  and EXIF orientation is applied. Other images are read as they are stored.
 
   Args:
     path: the file.
     image_spec: channels and depth that the model takes.
 
   Returns:
-    [H, W, C] of that depth. RGB of 8 bits is made of what there is, and turned
-    as its EXIF says; others are as they are stored.
+    uint8 or uint16 [H, W, C].
 
   Raises:
-    ValueError: the file is no image, is cut off, or has other pixels.
+    ValueError: the file is absent, damaged, not an image, or has another depth
+      or number of channels.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -79,13 +84,13 @@ def read_image(
 
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
-  """A trained model that takes images and returns masks.
+  """A trained model that maps images to masks.
 
   Attributes:
-    class_names: a name a class id.
-    palette: an RGB colour a class id.
-    image_spec: channels and depth of the images that it takes.
-    segment: maps such images [H, W, C] to ids, uint8 [H, W].
+    class_names: one name per class id.
+    palette: one RGB color per class id.
+    image_spec: channels and depth of the images.
+    segment: maps a list of images [H, W, C] to class ids, uint8 [H, W] each.
   """
 
   class_names: tuple[str, ...]
@@ -97,14 +102,15 @@ class Segmenter:
     """Segments one image.
 
     Args:
-      image: [H, W, C] of `pixels` (uint8 RGB, if nothing else was trained), or
-        the path of an image file.
+      image: [H, W, C] with the channels and depth of `image_spec` (uint8 RGB
+        for most models), or the path of an image file.
 
     Returns:
       uint8 [H, W], the class id of each pixel.
 
     Raises:
-      ValueError: the file is no readable image, or the array is none.
+      ValueError: the file cannot be read, or the array has another type, depth
+        or number of channels.
     """
     if not isinstance(image, np.ndarray):
       image = read_image(image, self.image_spec)
@@ -118,14 +124,14 @@ class Segmenter:
 
 
 def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
-  """Loads the model of a run; it predicts as the run's config evaluates.
+  """Loads the model of a run, with the evaluation protocol of its config.
 
   Args:
-    workdir: the run's work directory.
-    which: 'best' (the latest, where none was scored) or 'latest'.
+    workdir: work directory of the run.
+    which: 'best' checkpoint (the latest if none was evaluated) or 'latest'.
 
   Raises:
-    FileNotFoundError: there is no run, or it has no checkpoint.
+    FileNotFoundError: `workdir` holds no run or no checkpoint.
   """
   loaded = workdir_lib.load_trained_model(os.fspath(workdir), which)
   predictor = evaluate.checkpoint_predictor(
@@ -140,16 +146,20 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
 
 
 def from_tflite(path: str | os.PathLike) -> Segmenter:
-  """Loads an exported file; classes and colours are in its model card.
+  """Loads an exported file, with classes and colors from its model card.
+
+  Args:
+    path: .tflite or .onnx file, with its model card beside it.
 
   Raises:
-    ValueError: see `files.load`.
+    ValueError: the file or its card is absent, damaged, or does not fit the
+      other.
   """
   file = load.load_predictor(path)
   predictor = predictors.fixed_size_predictor(file, file.input_size)
   logging.info(
-    'the file sees every image at %dx%d; weights of its run see what '
-    'config.eval says, so that their masks may differ',
+    'The file sees every image at %dx%d. A checkpoint follows config.eval of '
+    'its run, so its masks may differ.',
     *file.input_size,
   )
 
@@ -170,27 +180,31 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
 def find_images(
   images: pathlib.Path, output: pathlib.Path
 ) -> dict[pathlib.Path, str]:
-  """Returns the name of the results by image file, in order.
+  """Finds the images to segment and names their results.
 
   Args:
-    images: a file, or a folder with subfolders.
-    output: where results go; left out if it is within the folder.
+    images: a file, or a folder that is searched recursively.
+    output: folder of the results, which is not searched.
+
+  Returns:
+    The name of the results by image file, in the order of the files: its path
+    in the folder without the suffix.
 
   Raises:
-    ValueError: there is no such file or no image in the folder.
+    ValueError: `images` does not exist or holds no image.
   """
   if images.is_file():
     return {images: images.stem}
   if not images.is_dir():
     raise ValueError(f'--images={images}: there is no such file or folder')
-  out = output.resolve()
+  output = output.resolve()
   files = sorted(
     path
     for path in images.rglob('*')
     if path.suffix.lower() in image_format.IMAGE_AND_ARRAY_SUFFIXES
     and path.is_file()
     and not path.name.startswith('.')
-    and out not in path.resolve().parents
+    and output not in path.resolve().parents
   )
   if not files:
     raise ValueError(
@@ -199,7 +213,7 @@ def find_images(
     )
   stems = [str(path.relative_to(images).with_suffix('')) for path in files]
   return {
-    # a.jpg and a.png beside each other keep their endings.
+    # a.jpg and a.png beside each other become a_jpg and a_png.
     path: stem if stems.count(stem) == 1 else stem + '_' + path.suffix[1:]
     for path, stem in zip(files, stems, strict=True)
   }
@@ -211,20 +225,20 @@ def predict_files(
   output: str | os.PathLike,
   opacity: float,
 ) -> list[str]:
-  """Segments a file or a folder and writes what the module says.
+  """Segments a file or a folder; writes masks, overlays and a contact sheet.
 
   Args:
     segmenter: the model.
-    images: a file or a folder.
+    images: an image file, or a folder of images.
     output: folder to write to.
-    opacity: of the overlays, 0 to 1.
+    opacity: of the class colors in overlays, 0 to 1.
 
   Returns:
-    A sentence for each image that could not be read.
+    One error message for each image that could not be read.
 
   Raises:
-    ValueError: there is nothing to segment, the output is no folder, or opacity
-      is not in 0..1.
+    ValueError: there is no image, `output` is a file, or the opacity is not in
+      0..1.
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
@@ -232,7 +246,7 @@ def predict_files(
   if output.exists() and not output.is_dir():
     raise ValueError(f'--output={output} is a file: name a folder')
   names = find_images(pathlib.Path(images), output)
-  every = -(-len(names) // _SHEET_IMAGES)
+  sheet_stride = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
   tracked = system.track_progress(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
@@ -242,13 +256,13 @@ def predict_files(
       failures.append(str(error))
       continue
     ids = segmenter.predict(image)
-    drawn = visualize.draw_overlay(image, ids, segmenter.palette, opacity)
+    overlay = visualize.draw_overlay(image, ids, segmenter.palette, opacity)
     visualize.save_image(
       ids, output / 'masks' / f'{name}.png', segmenter.palette
     )
-    visualize.save_image(drawn, output / 'overlays' / f'{name}.jpg')
-    if i % every == 0:
-      pair = np.concatenate([visualize.to_rgb(image), drawn], axis=1)
+    visualize.save_image(overlay, output / 'overlays' / f'{name}.jpg')
+    if i % sheet_stride == 0:
+      pair = np.concatenate([visualize.to_rgb(image), overlay], axis=1)
       pictures.append((name, visualize.thumbnail(pair, _CELL_SIZE)))
   if pictures:
     visualize.save_image(
@@ -260,7 +274,15 @@ def predict_files(
 def _make_contact_sheet(
   segmenter: Segmenter, pictures: Sequence[tuple[str, np.ndarray]]
 ) -> np.ndarray:
-  """Returns the contact sheet, its legend of all classes."""
+  """Draws the contact sheet, with a legend of all classes below.
+
+  Args:
+    segmenter: for the names and colors of the classes.
+    pictures: (caption, uint8 [H, W, 3]) each, within `_CELL_SIZE`.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
   columns = min(4, max(1, round(len(pictures) ** 0.5)))
   footer = visualize.draw_legend(
     segmenter.class_names,
@@ -276,34 +298,47 @@ def _make_contact_sheet(
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
   flags.DEFINE_string(
-    'workdir', None, 'Work directory of a run.', flag_values=values
+    'workdir',
+    None,
+    'Work directory of a run; its best checkpoint predicts.',
+    flag_values=values,
   )
   flags.DEFINE_string(
-    'images', None, 'Image file, or folder of images.', flag_values=values
+    'images',
+    None,
+    'Image file, or folder of images that is searched recursively.',
+    flag_values=values,
   )
   flags.DEFINE_string(
-    'output', None, 'Folder for masks and overlays.', flag_values=values
+    'output',
+    None,
+    'Folder that masks, overlays and the contact sheet are written to.',
+    flag_values=values,
   )
   flags.DEFINE_string(
     'tflite',
     None,
-    'Exported file that predicts instead of the checkpoint.',
+    'Exported file, .tflite or .onnx, that predicts instead of a checkpoint. '
+    'Its model card must be beside it.',
     flag_values=values,
   )
   flags.DEFINE_float(
-    'opacity', 0.5, 'Of the overlays, 0 to 1.', flag_values=values
+    'opacity',
+    0.5,
+    'Opacity of the class colors in overlays, 0 to 1.',
+    flag_values=values,
   )
 
 
 def _run(values: flags.FlagValues) -> None:
   if not values.images or not values.output:
-    raise ValueError('--images and --output are needed; see --help')
+    raise ValueError('--images and --output are required; see --help')
   if values.tflite:
     segmenter = from_tflite(values.tflite)
   elif values.workdir:
     segmenter = from_workdir(values.workdir)
   else:
-    raise ValueError('--workdir or --tflite is needed; see --help')
+    raise ValueError('--workdir or --tflite is required; see --help')
   failures = predict_files(
     segmenter, values.images, values.output, values.opacity
   )

@@ -1,8 +1,11 @@
-"""Pictures: masks in the palette, overlays, sheets, matrices and curves.
+"""Pictures: colored masks, overlays, contact sheets, matrices and curves.
 
-Every function returns pixels, uint8 [H, W, 3], for a file (`save_image`) or for
-TensorBoard alike. Matplotlib is loaded when a plot is asked for, without a
-display.
+Functions that draw return uint8 [H, W, 3], for a file (`save_image`) or for
+TensorBoard. Matplotlib is imported by the first plot, because the import takes
+longer than most commands' own, and needs no display.
+
+Commands, the doctor, export and experiments draw with this module. It uses
+`deeplab.data` for class ids only; `deeplab.data` must not import it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from deeplab.data import dataset_info
 
 Palette = Sequence[Sequence[int]]
 
-# What ignored pixels are drawn in: VOC's colour of the void border.
+# Color of ignored pixels: the void border of VOC.
 IGNORE_COLOR = (224, 224, 192)
 
 _INK = (32, 32, 32)
@@ -30,7 +33,7 @@ _PAPER = (255, 255, 255)
 
 
 def color_table(palette: Palette) -> np.ndarray:
-  """Returns uint8 [256, 3]: a colour for each id, black for ids without one."""
+  """Returns the color of each id, uint8 [256, 3]; black for ids without one."""
   table = np.zeros((256, 3), np.uint8)
   table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
   table[dataset_info.IGNORE] = IGNORE_COLOR
@@ -38,24 +41,27 @@ def color_table(palette: Palette) -> np.ndarray:
 
 
 def colorize(ids: np.ndarray, palette: Palette) -> np.ndarray:
-  """Returns [H, W, 3] in class colours of uint8 ids [H, W]."""
+  """Draws uint8 ids [H, W] in the colors of the palette, uint8 [H, W, 3]."""
   return color_table(palette)[np.asarray(ids, np.uint8)]
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-  """Returns an image of any number of channels as one to look at, [H, W, 3].
+  """Converts an image of any number of channels and 8 or 16 bits to RGB.
 
-  It shows the first three channels, or the first alone as grey where there are
-  fewer. 16 bits are seldom all used: the darkest and the brightest percent of
-  the values become black and white, by one scale for all channels.
+  RGB are the first three channels, or the first one three times if there are
+  fewer. Images of 16 bits seldom use the whole range: their darkest and their
+  brightest percent become black and white, with one scale for all channels.
 
   Args:
     image: uint8 or uint16 [H, W, C].
+
+  Returns:
+    uint8 [H, W, 3].
   """
   image = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, 2)
   if image.dtype == np.uint8:
     return image
-  step = max(1, min(image.shape[:2]) // 256)  # enough to tell percents
+  step = max(1, min(image.shape[:2]) // 256)  # enough pixels for percentiles
   low, high = np.percentile(image[::step, ::step], (1, 99))
   scaled = (image - np.float32(low)) * np.float32(255 / max(1, high - low))
   return np.rint(scaled.clip(0, 255)).astype(np.uint8)
@@ -64,41 +70,51 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 def draw_overlay(
   image: np.ndarray, ids: np.ndarray, palette: Palette, opacity: float
 ) -> np.ndarray:
-  """Draws class colours over the grey tones of a photograph.
+  """Draws class colors over the grayscale of an image.
 
-  Over its colours, a red car on blue road could be any class. A class in black,
-  which would hide what is under it, shows the photograph as it is.
+  Over the image's own colors, a red car on a blue road could be any class.
+  Ignored pixels (255) and classes whose color is black show the image itself,
+  which black would hide.
 
   Args:
-    image: uint8 or uint16 [H, W, C]; see `to_rgb`.
-    ids: uint8 [H, W]; ignored pixels (255) show the photograph.
-    palette: a colour a class.
-    opacity: 0 (grey tones) to 1 (colours).
+    image: uint8 or uint16 [H, W, C], drawn by `to_rgb`.
+    ids: uint8 [H, W].
+    palette: one RGB color per class.
+    opacity: of the colors, 0 to 1.
+
+  Returns:
+    uint8 [H, W, 3].
+
+  Raises:
+    ValueError: the opacity is not in 0..1.
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
   ids, image = np.asarray(ids, np.uint8), to_rgb(image)
-  grey = cv2.cvtColor(
+  gray = cv2.cvtColor(
     cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
   )
   mixed = cv2.addWeighted(
-    grey, 1 - opacity, colorize(ids, palette), opacity, 0.0
+    gray, 1 - opacity, colorize(ids, palette), opacity, 0.0
   )
-  bare = (color_table(palette) == 0).all(axis=1)
-  bare[dataset_info.IGNORE] = True
-  return np.where(bare[ids][..., None], image, mixed)
+  transparent = (color_table(palette) == 0).all(axis=1)
+  transparent[dataset_info.IGNORE] = True
+  return np.where(transparent[ids][..., None], image, mixed)
 
 
 def side_by_side(
   image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: Palette
 ) -> np.ndarray:
-  """Returns photograph, label and prediction in one row, [H, 3 W + 8, 3].
+  """Draws an image, its label and its prediction in one row.
 
   Args:
-    image: uint8 or uint16 [H, W, C]; see `to_rgb`.
-    label: ids [H, W].
-    prediction: likewise.
-    palette: a colour a class.
+    image: uint8 or uint16 [H, W, C], drawn by `to_rgb`.
+    label: class ids [H, W].
+    prediction: class ids [H, W].
+    palette: one RGB color per class.
+
+  Returns:
+    uint8 [H, 3 W + 8, 3].
   """
   gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
   return np.concatenate(
@@ -114,7 +130,7 @@ def side_by_side(
 
 
 def thumbnail(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Shrinks or grows an image to the largest of its shape in (H, W)."""
+  """Resizes an image [h, w, 3] to fit (H, W), keeping its aspect ratio."""
   height, width = image.shape[:2]
   scale = min(size[0] / height, size[1] / width)
   new = max(1, round(width * scale)), max(1, round(height * scale))
@@ -127,7 +143,10 @@ def _text_width(text: str, font: Any) -> int:
 
 
 def _truncate_text(text: str, width: int, font: Any) -> str:
-  """Cuts a text to a width in pixels; its end is what tells files apart."""
+  """Cuts the start of a text to fit a width in pixels.
+
+  The end stays, because file names of one folder differ there.
+  """
   if _text_width(text, font) <= width:
     return text
   while text and _text_width('…' + text, font) > width:
@@ -138,21 +157,31 @@ def _truncate_text(text: str, width: int, font: Any) -> str:
 def draw_legend(
   class_names: Sequence[str], palette: Palette, width: int, font_size: int = 14
 ) -> np.ndarray:
-  """Returns colour swatches with class names, in rows of `width` pixels."""
+  """Draws color swatches with class names.
+
+  Args:
+    class_names: K names.
+    palette: one RGB color per class.
+    width: of the picture, in pixels; swatches wrap into rows.
+    font_size: in pixels.
+
+  Returns:
+    uint8 [H, width, 3].
+  """
   font = ImageFont.load_default(font_size)
   swatch, gap, row = font_size + 2, 6, font_size + 10
-  places = []
+  swatches = []
   x, y = gap, gap
   for name in class_names:
     name = _truncate_text(name, width - swatch - 3 * gap, font)
     length = swatch + gap + _text_width(name, font)
     if x > gap and x + length + gap > width:
       x, y = gap, y + row
-    places.append((x, y, name))
+    swatches.append((x, y, name))
     x += length + 3 * gap
   canvas = Image.new('RGB', (width, y + row), _PAPER)
   draw = ImageDraw.Draw(canvas)
-  for (x, y, name), color in zip(places, palette, strict=True):
+  for (x, y, name), color in zip(swatches, palette, strict=True):
     draw.rectangle(
       (x, y, x + swatch, y + font_size),
       fill=tuple(int(c) for c in color),
@@ -174,36 +203,42 @@ def contact_sheet(
   cell: Sequence[int],
   footer: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Returns captioned thumbnails in rows, and a legend below them.
+  """Draws captioned thumbnails in rows, with a footer below them.
 
   Args:
     pictures: (caption, uint8 [H, W, 3]) each, of any sizes.
-    columns: pictures in a row, at most.
-    cell: (H, W) that each picture is fitted into, at the bottom.
-    footer: uint8 [h, w, 3] below the pictures, such as a `draw_legend`.
+    columns: largest number of pictures in a row.
+    cell: (H, W) that each picture is fitted into, at its bottom.
+    footer: uint8 [h, w, 3], such as the result of `draw_legend`.
+
+  Returns:
+    uint8 [H, W, 3].
+
+  Raises:
+    ValueError: there is no picture.
   """
   if not pictures:
     raise ValueError('a contact sheet needs at least one picture')
   columns = min(columns, len(pictures))
-  gap, caption = 8, 22
+  gap, caption_height = 8, 22
   font = ImageFont.load_default(14)
-  step = cell[0] + caption + gap, cell[1] + gap
+  pitch = cell[0] + caption_height + gap, cell[1] + gap
   rows = -(-len(pictures) // columns)
-  width = columns * step[1] + gap
-  height = rows * step[0] + gap
-  below = 0 if footer is None else footer.shape[0]
+  width = columns * pitch[1] + gap
+  height = rows * pitch[0] + gap
+  footer_height = 0 if footer is None else footer.shape[0]
   if footer is not None:
     width = max(width, footer.shape[1])
-  canvas = Image.new('RGB', (width, height + below), _PAPER)
+  canvas = Image.new('RGB', (width, height + footer_height), _PAPER)
   draw = ImageDraw.Draw(canvas)
-  for i, (name, picture) in enumerate(pictures):
-    y, x = gap + i // columns * step[0], gap + i % columns * step[1]
+  for i, (caption, picture) in enumerate(pictures):
+    y, x = gap + i // columns * pitch[0], gap + i % columns * pitch[1]
     small = thumbnail(picture, cell)
     corner = (x + (cell[1] - small.shape[1]) // 2, y + cell[0] - small.shape[0])
     canvas.paste(Image.fromarray(small), corner)
     draw.text(
-      (x + cell[1] // 2, y + cell[0] + caption // 2),
-      _truncate_text(name, cell[1], font),
+      (x + cell[1] // 2, y + cell[0] + caption_height // 2),
+      _truncate_text(caption, cell[1], font),
       fill=_INK,
       font=font,
       anchor='mm',
@@ -214,7 +249,10 @@ def contact_sheet(
 
 
 def render_figure(figure: Any) -> np.ndarray:
-  """Renders a Matplotlib figure that was made without pyplot.
+  """Renders a Matplotlib figure that was created without pyplot.
+
+  Args:
+    figure: `matplotlib.figure.Figure`.
 
   Returns:
     uint8 [H, W, 3].
@@ -229,14 +267,17 @@ def render_figure(figure: Any) -> np.ndarray:
 def plot_confusion_matrix(
   matrix: np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
-  """Plots a confusion matrix, each row as shares of its label's pixels.
+  """Plots a confusion matrix, each row in percent of its label's pixels.
 
-  Up to 25 classes the cells hold percentages, but for those below 0.5. Rows
-  of classes that no label has are grey.
+  With up to 25 classes the cells hold percentages of 0.5 and more. Rows of
+  classes that are in no label are gray.
 
   Args:
     matrix: int64 [K, K], rows = label, columns = prediction.
     class_names: K names.
+
+  Returns:
+    uint8 [H, W, 3].
   """
   from matplotlib import colormaps
   from matplotlib import figure as figures
@@ -245,9 +286,9 @@ def plot_confusion_matrix(
   count = len(class_names)
   totals = matrix.sum(axis=1, keepdims=True)
   shares = np.where(totals > 0, matrix / np.maximum(totals, 1), np.nan)
-  written = count <= 25
-  side = max(2.2, count * (0.48 if written else 0.15))
-  font = 9 if written else 7
+  has_numbers = count <= 25
+  side = max(2.2, count * (0.48 if has_numbers else 0.15))
+  font = 9 if has_numbers else 7
   longest = max(len(name) for name in class_names)
   margin = 0.75 + longest * font / 72 * 0.6  # inches beside the matrix
   top, bar = 0.45, 1.0
@@ -257,13 +298,13 @@ def plot_confusion_matrix(
     (margin / width, margin / height, side / width, side / height)
   )
   colors = colormaps['Blues'].with_extremes(bad='0.85')
-  drawn = axes.imshow(100 * shares, cmap=colors, vmin=0, vmax=100)
+  cells = axes.imshow(100 * shares, cmap=colors, vmin=0, vmax=100)
   axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
   axes.set_yticks(range(count), class_names, fontsize=font)
   axes.set_xlabel('prediction')
   axes.set_ylabel('label')
   axes.set_title("% of each label's pixels", fontsize=11)
-  if written:
+  if has_numbers:
     for i, j in np.argwhere(shares >= 0.005):
       axes.text(
         j,
@@ -282,18 +323,21 @@ def plot_confusion_matrix(
       side / height,
     )
   )
-  legend = figure.colorbar(drawn, cax=scale, format='%d %%')
+  legend = figure.colorbar(cells, cax=scale, format='%d %%')
   legend.ax.tick_params(labelsize=8)
   return render_figure(figure)
 
 
 def plot_training_curves(path: str | os.PathLike) -> np.ndarray:
-  """Plots loss and mIoU over the steps of a run.
+  """Plots loss and mIoU of a run against the training step.
 
   Args:
-    path: `metrics.jsonl`: a JSON object a line, with `step`, `split` and
-      `loss` or `miou` among others. Half a line, from a run that was killed
-      or goes on, ends it.
+    path: `metrics.jsonl` of the run: one JSON object per line, with `step`,
+      `split` and `loss` or `miou`. An incomplete last line, of a run that was
+      killed or is still running, is ignored.
+
+  Returns:
+    uint8 [H, W, 3].
 
   Raises:
     ValueError: no line has a loss or an mIoU.
@@ -338,11 +382,15 @@ def plot_bars(
   names: Sequence[str],
   panels: Sequence[tuple[str, Sequence[float]]],
 ) -> np.ndarray:
-  """Draws values by name, first name on top, one panel a title.
+  """Plots horizontal bars, with names shared by all panels.
 
   Args:
-    names: what the values belong to.
-    panels: (title, values) each; values that are not finite are left out.
+    names: label of each bar, from top to bottom.
+    panels: (title, one value per name) each; values that are not finite are
+      left out.
+
+  Returns:
+    uint8 [H, W, 3].
   """
   from matplotlib import figure as figures
 
@@ -352,14 +400,14 @@ def plot_bars(
     layout='constrained',
   )
   row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-  places = np.arange(len(names))
+  positions = np.arange(len(names))
   for axes, (title, values) in zip(row, panels, strict=True):
     lengths = np.where(np.isfinite(values), values, 0.0)
-    axes.barh(places, lengths, height=0.7)
+    axes.barh(positions, lengths, height=0.7)
     axes.set_title(title)
     axes.grid(alpha=0.3, axis='x')
     axes.spines[['top', 'right']].set_visible(False)
-  row[0].set_yticks(places, names, fontsize=7)
+  row[0].set_yticks(positions, names, fontsize=7)
   row[0].set_ylim(len(names) - 0.4, -0.6)
   return render_figure(figure)
 
@@ -369,13 +417,13 @@ def save_image(
   path: str | os.PathLike,
   palette: Palette | None = None,
 ) -> None:
-  """Writes an image file, whole or not at all.
+  """Writes an image file atomically, and creates its folder.
 
   Args:
-    picture: uint8 [H, W, 3], or ids [H, W] with `palette`.
-    path: its ending says the format; ids want .png.
-    palette: makes it an index image: its pixels are the ids themselves, the
-      colours are beside them.
+    picture: uint8 [H, W, 3]; or class ids [H, W], with `palette`.
+    path: of the file; its suffix is the format, .png for class ids.
+    palette: one RGB color per class, stored as the palette of an indexed image
+      whose pixels are the class ids.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def _first(images):
   return [np.zeros(x.shape[:2], np.uint8) for x in images]
 
 
-def test_answers_and_summary():
+def test_predictions_and_summary():
   asked = []
 
   def segment(images):
@@ -56,7 +56,7 @@ def test_answers_and_summary():
   assert (slow.name, fast.name) == ('checkpoint', 'a.tflite')
   np.testing.assert_array_equal(slow.ids, image[..., 1] // 9)
   assert slow.milliseconds >= 20
-  # A new shape is asked twice, for the compiler.
+  # A new shape is segmented twice: the first run compiles.
   demo.time_predictions(models, image, seen)
   demo.time_predictions(models, image[:2], seen)
   assert asked == [(4, 6, 3)] * 3 + [(2, 6, 3)] * 2
@@ -70,8 +70,8 @@ def test_answers_and_summary():
   assert demo.summarize_predictions(answers[:1]) == 'checkpoint: 20 ms'
 
 
-def test_what_cannot_be_shown_is_one_sentence(monkeypatch):
-  with pytest.raises(ValueError, match='--workdir or --tflite is needed'):
+def test_bad_models_are_one_error(monkeypatch):
+  with pytest.raises(ValueError, match='--workdir or --tflite is required'):
     demo.load_segmenters(None, None)
   others = ('a', 'b', 'c', 'd')
   monkeypatch.setattr(predict, 'from_workdir', lambda _: _segmenter(_first))
@@ -90,13 +90,13 @@ def test_what_cannot_be_shown_is_one_sentence(monkeypatch):
     demo.load_segmenters('run', None)
 
 
-def test_without_gradio_the_remedy_is_said(monkeypatch):
+def test_without_gradio_the_error_names_the_remedy(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   with pytest.raises(ValueError, match='install -r notebooks/'):
     demo.build_page({'checkpoint': _segmenter(_first)})
 
 
-def test_it_is_shown_to_this_machine_alone(monkeypatch):
+def test_only_this_machine_may_open_the_page(monkeypatch):
   asked = []
   shown = types.SimpleNamespace(launch=lambda **more: asked.append(more))
   monkeypatch.setattr(demo, 'import_gradio', lambda: None)
@@ -211,10 +211,10 @@ def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
       np.testing.assert_array_equal(
         _shown(browser, place), visualize.draw_overlay(image, own, palette, 0.5)
       )
-    said = browser.inner_text('#said')
+    summary = browser.inner_text('#summary')
     share = 100 * np.mean(ids[0] == ids[1])
-    assert said.startswith('checkpoint: ') and 'int8.tflite: ' in said
-    assert said.endswith(f'same class on {share:.1f}% of the pixels')
+    assert summary.startswith('checkpoint: ') and 'int8.tflite: ' in summary
+    assert summary.endswith(f'same class on {share:.1f}% of the pixels')
     np.testing.assert_array_equal(
       _shown(browser, 'legend'),
       visualize.draw_legend(models[0].class_names, palette, 800),

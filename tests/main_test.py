@@ -79,8 +79,8 @@ def test_a_wrong_flag_is_one_sentence(flag, sentence):
   [
     (
       ('--mode=evaluate', '--config.eval.flip=True'),
-      'Error: --config.eval.flip changes a field of a config: give the page '
-      'too, --config=configs/PAGE.py',
+      'Error: --config.eval.flip changes a field of a config: give the '
+      'config too, --config=configs/PAGE.py',
     ),
     (
       (
@@ -88,13 +88,13 @@ def test_a_wrong_flag_is_one_sentence(flag, sentence):
         '--config.model.encoder=mobilenet_v2',
       ),
       'Error: --config.model.encoder=mobilenet_v2: config.model.encoder is a '
-      'group of fields; say --config.model.encoder.FIELD=..., '
-      'configs/common.py lists them',
+      'section of the config, not a field; use --config.model.encoder.FIELD='
+      '...; configs/common.py lists the fields',
     ),
     (
       ('--config=configs/shapes_mnv2.py', '--config.eval_every=10'),
       "Error: a --config flag is wrong: there is no field 'eval_every'; "
-      'configs/common.py lists them all',
+      'configs/common.py lists all fields',
     ),
   ],
 )
@@ -115,7 +115,7 @@ def test_a_misspelt_page_is_one_sentence(parsed, monkeypatch):
   with pytest.raises(SystemExit) as refused:
     main.main(['main'])
   assert str(refused.value).startswith(
-    'Error: --config=configs/foldr_mnv2.py: there is no such page; did you '
+    'Error: --config=configs/foldr_mnv2.py: there is no such file; did you '
     'mean configs/folder_mnv2.py'
   )
 

@@ -57,7 +57,7 @@ def test_unscored_classes_are_void_but_may_be_predicted():
   # road: 2 of 3 labelled, and nothing else that is scored was called road;
   # car: 1 of 2, and a road pixel was called car.
   assert scores['miou_scored'] == pytest.approx((2 / 3 + 1 / 3) / 2)
-  with pytest.raises(ValueError, match=r"classes \['moon'\] are none of"):
+  with pytest.raises(ValueError, match=r"classes \['moon'\] are not among"):
     metrics.compute_scores(_three_classes().matrix, NAMES, unscored=('moon',))
 
 
@@ -194,7 +194,7 @@ def test_counts_pass_float32_and_int32():
     ([-1], [0], 'labels hold the value -1'),
     ([0], [300], 'predictions hold the value 300'),
     ([0.0], [0], 'class ids are integers'),
-    ([0, 1], [0], 'not of one shape'),
+    ([0, 1], [0], 'have different shapes'),
   ],
 )
 def test_what_is_no_class_id_is_refused(labels, predictions, message):

@@ -263,7 +263,7 @@ def _error(values):
 
 
 def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch, segmenter):
-  assert '--images and --output are needed' in _error(_flags())
+  assert '--images and --output are required' in _error(_flags())
   values = _flags(images=tmp_path, output=tmp_path / 'out')
   assert '--workdir or --tflite' in _error(values)
   values = _flags(images=tmp_path, output=tmp_path / 'out', workdir=tmp_path)

@@ -34,7 +34,7 @@ def segment_images(
 ) -> list[np.ndarray]:
   """Predicts the class of each pixel.
 
-  For one view of whole images the predictor computes the arg-max itself if it
+  For one view of whole images the predictor computes the argmax itself if it
   can, on the device. Several views (scales, mirror images) are resized to the
   size of the image bilinearly, as logits if the predictor has them, and
   averaged as probabilities, as mmsegmentation and TF DeepLab do. Sliding
@@ -69,7 +69,7 @@ def predict_probabilities(
     protocol: `config.eval`.
 
   Returns:
-    float32 [H, W, K] for each image; the arg-max is that of `segment_images`.
+    float32 [H, W, K] for each image; the argmax is that of `segment_images`.
 
   Raises:
     ValueError: the protocol is invalid, or the predictor cannot follow it or
@@ -92,7 +92,7 @@ def predict_logits(
     protocol: `config.eval`.
 
   Returns:
-    float32 [H, W, K] for each image; the arg-max is that of `segment_images`.
+    float32 [H, W, K] for each image; the argmax is that of `segment_images`.
 
   Raises:
     ValueError: the protocol is invalid or has several views, which are averaged
@@ -493,7 +493,7 @@ def tta_inference(
   """Averages the probabilities of several views: test-time augmentation.
 
   Each view, a scale with or without mirroring, is resized back to the size of
-  the image before its soft-max.
+  the image before its softmax.
 
   Args:
     predictor: has logits or probabilities.
