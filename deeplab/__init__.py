@@ -1,9 +1,9 @@
-"""DeepLab-style segmentation in JAX, from training to an int8 file."""
+"""DeepLab-style segmentation in JAX, from training to int8 TFLite files."""
 
 import os
 
-# Read when JAX and TensorFlow are first imported. Their C++ side reports
-# cached compilations as errors (what really fails also raises in Python), and
-# TensorFlow announces oneDNN's kernels, which nothing in here uses.
+# JAX and TensorFlow read these when they are first imported. Without them their
+# C++ code logs cached compilations as errors (a failure that matters is raised
+# in Python, too), and TensorFlow announces oneDNN kernels, which are not used.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')

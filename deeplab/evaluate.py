@@ -409,11 +409,12 @@ def evaluate_workdir(
 def checkpoint_predictor(
   loaded: workdir_lib.TrainedModel, output_stride: int = 0
 ) -> predictors.FlaxPredictor:
-  """Returns the predictor of a run's checkpoint.
+  """Returns the predictor of a run's checkpoint, with logits.
 
   Args:
     loaded: the run.
-    output_stride: see `config.eval`; 0 for the one that was trained.
+    output_stride: of the encoder, as in `config.eval.output_stride`; 0 for the
+      one that was trained.
   """
   network = networks.Network(loaded.config, loaded.dataset)
   variables = network.eval_variables(loaded.variables)

@@ -1,1 +1,1 @@
-"""Predictors of checkpoints and exported files."""
+"""Inference: predictors of checkpoints and exported files, and protocols."""

@@ -1,15 +1,15 @@
-"""Predictors: one way to ask any model, whatever it runs on.
+"""Predictors: one interface for models in JAX and exported files.
 
-A predictor is called with images `[B, H, W, C]`, integers or float32, that are
-not normalised (RGB in 0..255, or other channels and 0..65535, as the model was
-trained), and returns what its `output` says:
+A predictor maps images [B, H, W, C], integers or float32, to its `output`:
 
     'logits'   float32 [B, H, W, K]
     'softmax'  float32 [B, H, W, K], probabilities
     'argmax'   uint8 [B, H, W], the class of the highest logit
 
-`evaluate` and `predict` know nothing else about a model, so a checkpoint and
-an exported file are scored by the same code.
+Images are not normalized: RGB in 0..255, or the channels and the range, up to
+0..65535, that the model was trained on. `evaluate` and `predict` use nothing
+else of a model, so a checkpoint and an exported file are scored by the same
+code.
 """
 
 from collections.abc import Callable
@@ -28,57 +28,65 @@ from deeplab import parallel
 from deeplab.data import resize
 from deeplab.data.augmentation import compose
 
+# In this order: each can be computed from those before it.
 OUTPUTS = ('logits', 'softmax', 'argmax')
 
 
 class Predictor(Protocol):
-  """What evaluation and prediction ask of a model."""
+  """Interface of a model for evaluation and prediction."""
 
   @property
   def input_size(self) -> tuple[int, int] | None:
-    """The only (H, W) the model computes at, or None for any."""
+    """(H, W) of a model of a fixed size; None if it computes at any size."""
 
   @property
   def output(self) -> str:
-    """'logits', 'softmax' or 'argmax'."""
+    """Kind of output: 'logits', 'softmax' or 'argmax'."""
 
   @property
   def batch_size(self) -> int | None:
-    """The only batch the model computes, or None for any.
+    """Batch size of a model that has a fixed one; None for any.
 
-    Any number of images may be passed all the same.
+    Any number of images may be passed; the predictor forms the batches.
     """
 
   @property
   def mean(self) -> tuple[float, ...]:
-    """A value a channel, what to fill up an image with."""
+    """One value per channel, to pad images with."""
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, C] to `output`."""
+    """Maps [B, H, W, C] to [B, H, W, K] or [B, H, W], as `output` says."""
 
   def with_output(self, output: str) -> 'Predictor':
-    """Returns the same model with another output; ValueError if it cannot."""
+    """Returns the same model with another output.
+
+    Raises:
+      ValueError: the output is unknown, or cannot be computed from the model's.
+    """
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-  """Returns float32 probabilities over the last axis."""
-  powers = logits - logits.max(axis=-1, keepdims=True)
-  np.exp(powers, out=powers)
-  powers /= powers.sum(axis=-1, keepdims=True)
-  return powers
+  """Computes probabilities, float32 [..., K], from logits [..., K]."""
+  exponentials = logits - logits.max(axis=-1, keepdims=True)
+  np.exp(exponentials, out=exponentials)
+  exponentials /= exponentials.sum(axis=-1, keepdims=True)
+  return exponentials
 
 
 def argmax(scores: np.ndarray) -> np.ndarray:
-  """Returns uint8 [..., H, W] of logits or probabilities [..., H, W, K]."""
+  """Computes class ids, uint8 [..., H, W], from scores [..., H, W, K].
+
+  It works on one item of the first axis at a time: NumPy's argmax of a whole
+  aerial image would be int64 first, eight bytes per pixel.
+  """
   ids = np.empty(scores.shape[:-1], np.uint8)
-  # Row by row: whole, an aerial image's would be eight bytes a pixel first.
-  for place, row in zip(ids, scores, strict=True):
-    place[...] = row.argmax(axis=-1)
+  for ids_row, scores_row in zip(ids, scores, strict=True):
+    ids_row[...] = scores_row.argmax(axis=-1)
   return ids
 
 
 def check_output(output: str) -> str:
-  """Returns what it is given; ValueError if that is no output."""
+  """Returns the kind of output unchanged; ValueError if it is unknown."""
   if output not in OUTPUTS:
     raise ValueError(f'output={output!r} is not one of {OUTPUTS}')
   return output
@@ -105,12 +113,12 @@ class WithNormalization:
 
 
 class FlaxPredictor:
-  """A Flax model and its variables.
+  """A Flax model and its variables, for normalized images.
 
-  Normalization, model and softmax or argmax are one compiled function; the
-  batch is spread over the local devices. A batch smaller than one already seen
-  at its size is filled up to it, so that the last batch of a data set is not
-  compiled again.
+  Normalization, model, and softmax or argmax are one compiled function; the
+  batch is spread over the local devices. A batch that is smaller than an
+  earlier one of the same image size is filled up to that, so that the last
+  batch of a data set needs no compilation of its own.
   """
 
   input_size = None
@@ -140,7 +148,8 @@ class FlaxPredictor:
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
     self._compiled: dict[str, Any] = {}
-    self._batches: dict[tuple, int] = {}
+    # Largest batch so far by (output, dtype, image shape).
+    self._largest_batches: dict[tuple, int] = {}
 
   def _make_forward(self) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the function (variables, images [B, H, W, C]) -> output."""
@@ -158,9 +167,11 @@ class FlaxPredictor:
     return compute
 
   def _to_model_input(self, images: jax.Array) -> jax.Array:
+    """Converts images [B, H, W, C] to the input of the model."""
     return compose.normalize_image(images, self.mean, self.std)
 
   def _precision(self) -> contextlib.AbstractContextManager:
+    """Returns the context that the model runs in."""
     return contextlib.nullcontext()
 
   def _copy_with(self, variables: Any, output: str) -> 'FlaxPredictor':
@@ -176,26 +187,26 @@ class FlaxPredictor:
     return self._copy_with(self.variables, output)
 
   def with_variables(self, variables: Any) -> 'FlaxPredictor':
-    """Returns this predictor with other weights; nothing is recompiled."""
+    """Returns this predictor with other weights, without compilation."""
     return self._copy_with(variables, self.output)
 
   def with_model(self, model: Any) -> 'FlaxPredictor':
-    """Returns another model with the same weights."""
+    """Returns this predictor with another model and the same weights."""
     other = self._copy_with(self.variables, self.output)
     other.model, other._compiled = model, {}
     return other
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, C], integers or float32, to `output`."""
+    """Maps [B, H, W, C] to [B, H, W, K] or [B, H, W], as `output` says."""
     if self.output not in self._compiled:
       self._compiled[self.output] = parallel.map_predict(self._make_forward())
     count = len(images)
     key = (self.output, images.dtype, images.shape[1:])
-    full = max(count, self._batches.get(key, 0))
-    self._batches[key] = full
+    full = max(count, self._largest_batches.get(key, 0))
+    self._largest_batches[key] = full
     if count < full:
-      rest = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
-      images = np.concatenate([images, rest])
+      padding = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
+      images = np.concatenate([images, padding])
     with self._precision():
       outputs = self._compiled[self.output](self.variables, images)
     return np.asarray(outputs)[:count]
@@ -234,19 +245,31 @@ class Int8Predictor(FlaxPredictor):
 
 
 class ResizedPredictor:
-  """A predictor at one size, asked about images of any size.
+  """A predictor that computes at one size, for images of any size.
 
-  Images are resized to the model's size, bilinearly with half-pixel centres;
-  logits and probabilities are resized back bilinearly, ids by the nearest
-  pixel. Aspect ratio is not kept: that is what a model in a fixed-size graph
-  is given on a device.
+  Images are resized to this size bilinearly, with half-pixel centers. Logits
+  and probabilities are resized back bilinearly, class ids to the nearest pixel.
+  The aspect ratio is not kept, because a device that runs a fixed-size graph
+  does not keep it either.
 
   Attributes:
-    predictor: what computes.
-    input_size: (H, W) it computes at.
+    predictor: computes at `input_size`.
+    input_size: (H, W).
+    output: 'logits', 'softmax' or 'argmax'.
+    batch_size: that of `predictor`.
+    mean: one value per channel, to pad images with.
   """
 
   def __init__(self, predictor: Predictor, size: Sequence[int]):
+    """Wraps a predictor.
+
+    Args:
+      predictor: computes at any size, or at `size` only.
+      size: (H, W) to compute at.
+
+    Raises:
+      ValueError: the predictor computes at another size only.
+    """
     if predictor.input_size not in (None, tuple(size)):
       raise ValueError(
         f'the model computes at {predictor.input_size}, not at {tuple(size)}'
@@ -258,23 +281,23 @@ class ResizedPredictor:
     self.mean = predictor.mean
 
   def with_output(self, output: str) -> 'ResizedPredictor':
-    """Returns this predictor with another output before resizing back."""
+    """Returns this predictor with another output, which is resized back."""
     return ResizedPredictor(self.predictor.with_output(output), self.input_size)
 
   def resize_input(self, image: np.ndarray) -> np.ndarray:
-    """Returns an image [H, W, C] as float32 at the model's size."""
+    """Resizes an image [H, W, C] to `input_size`, as float32."""
     return resize.resize_bilinear(image, self.input_size)
 
   def resize_output(
     self, output: np.ndarray, size: Sequence[int]
   ) -> np.ndarray:
-    """Returns one output, [h, w, K] or [h, w], at `size` (H, W)."""
+    """Resizes one output, [h, w, K] or [h, w], to `size` (H, W)."""
     if self.output == 'argmax':
       return resize.resize_nearest(output, size)
     return resize.resize_bilinear(output, size)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, C] to `output` at H x W."""
+    """Maps [B, H, W, C] to [B, H, W, K] or [B, H, W], as `output` says."""
     outputs = self.predictor(np.stack([self.resize_input(x) for x in images]))
     return np.stack([self.resize_output(x, images.shape[1:3]) for x in outputs])
 
@@ -282,16 +305,16 @@ class ResizedPredictor:
 def fixed_size_predictor(
   predictor: Predictor, size: Sequence[int], output: str | None = None
 ) -> ResizedPredictor:
-  """Returns a predictor as a fixed-size file would compute it.
+  """Makes a predictor compute as an exported file of a fixed size does.
 
-  A float model and the files made of it are compared only when both are asked
-  through this function, with one size and one output.
+  A float model and its exported files are comparable only if this function
+  wraps both, with the same size and output.
 
   Args:
     predictor: any predictor.
     size: (H, W) of the file.
-    output: what the file returns ('logits', 'softmax' or 'argmax'), before the
-      resize back; None keeps the predictor's.
+    output: kind of output of the file, which is resized back; None keeps that
+      of the predictor.
   """
   if output is not None:
     predictor = predictor.with_output(output)
