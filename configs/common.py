@@ -384,10 +384,16 @@ def shrink_to_smoke_test(c: ConfigDict, *, encoder: str, **head: Any) -> None:
     c: the config.
     encoder: name of the tiny encoder of the family.
     **head: fields of the head to replace, such as its channels.
+
+  Raises:
+    ValueError: the config trains in simulated int8, which needs a trained run.
   """
-  # It starts from random weights, so it cannot fine-tune a run (QAT).
+  if c.quantization.name != 'none':
+    raise ValueError(
+      "variant 'smoke' starts from random weights and 'qat' from a trained "
+      'run; choose one of them'
+    )
   c.init_from = c.init_skip = ''
-  c.quantization.name = 'none'
   c.data.fallback = 'shapes'
   c.data.augment.ops = ('random_scale', 'random_crop', 'random_flip')
   c.data.augment.random_crop.padded = True

@@ -210,6 +210,8 @@ def test_variants_choose_one_of_each():
     ('shapes_mnv2', 'smok', "variant 'smok' is unknown; this config has"),
     ('shapes_mnv2', 'smoke,', "variant '' is unknown"),
     ('voc_resnet', 'r50,r101', "'r50,r101' names two of r50, r101: give one"),
+    ('cityscapes_lite', 'fpn,qat,smoke', "'smoke' starts from random weights"),
+    ('camvid_mnv2_cut', 'qat,smoke', "'qat' from a trained"),
   ],
 )
 def test_wrong_variants_are_refused(module, variant, message):
