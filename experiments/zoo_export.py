@@ -33,7 +33,6 @@ from deeplab.data.augmentation import compose
 from deeplab.models import segmenter
 from deeplab.training import train_step
 from experiments import zoo
-from export import calibration
 from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
@@ -136,25 +135,32 @@ def export_untrained(
   with config.unlocked():
     config.eval.static_size = size
   source = source_lib.init_untrained(config)
-  images = np.stack(calibration.draw_synthetic_images(4, size, config.seed))
+  images = np.stack(source_lib.draw_synthetic_images(4, size, config.seed))
   source = dataclasses.replace(
     source,
     variables=estimate_bn_statistics(
-      source_lib.build_model(source, depthwise='conv', pointwise='conv'),
+      source.network.export_model(),
       source.variables,
       compose.normalize_image(images, config.data.mean, config.data.std),
     ),
   )
   request = request_lib.make_request(
-    ('float32', 'int8'),
-    size,
-    source.dataset.info.num_classes,
+    formats=('float32', 'int8'),
+    input_size=size,
+    num_classes=source.dataset.info.num_classes,
     input_type='int8',
     output_type='int8',
   )
   with tempfile.TemporaryDirectory() as folder:
     output = os.path.join(folder, 'export')
-    report = pipeline.export_model(source, request, output, 4, False, 0)
+    report = pipeline.export_model(
+      source,
+      request,
+      output,
+      num_calibration_images=4,
+      evaluate_files=False,
+      eval_limit=0,
+    )
     compiled = vela.compile_file(os.path.join(output, 'int8.tflite'))
   exact, int8 = (report['formats'][kind] for kind in ('float32', 'int8'))
   refused: dict[str, str] = {}

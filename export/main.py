@@ -1,52 +1,54 @@
-"""Exports a trained model as SavedModel and TFLite files, and checks them.
+"""Exports a trained model as SavedModel, TFLite, ONNX or C, and checks it.
 
     python -m export.main --workdir=runs/shapes_mnv2/1 --output=exports/shapes
 
-writes, under --output, saved_model/, float32.tflite, float16.tflite and
-int8.tflite, a model card (.json) beside each, labels.txt, and report.md and
-report.json: sizes, operators, memory, distance from JAX and mIoU of each file.
-The whole validation split is evaluated with JAX and with every file;
---eval_limit=50 shortens that, --noeval leaves it out; without it and without
-int8 no data set is read.
+writes saved_model/, float32.tflite, float16.tflite and int8.tflite to --output,
+with a model card (.json) beside each, labels.txt, and a report (.json, .md and
+.html): size, operators, memory, differences from JAX and mIoU of each file. JAX
+and every file are evaluated on the whole validation split; --eval_limit=50
+shortens that, --noeval skips it. Without an evaluation and without integer
+files no data set is read.
 
     python -m export.main --config=configs/voc_mnv2.py --output=exports/voc
 
-needs no training and no data: an untrained model of that shape, to see
-operators, sizes and speed. Fields may be overridden: --config.model.X=Y.
+needs no training and no data: it exports an untrained model of that config, to
+look at operators, size and speed. Any field can be overridden:
+--config.model.X=Y.
 
-Some of what devices ask for:
+Common requirements of devices:
 
-    uint8 image in, float32 confidences out (ST):
+    uint8 image in, float32 probabilities out (ST):
         --formats=int8 --input_type=uint8 --output_kind=softmax
-    int8 in, int8 out (an NPU with nothing left on the CPU):
+    int8 in, int8 out (an NPU that leaves nothing to the CPU):
         --formats=int8 --input_type=int8 --output_type=int8
-    a mask, one byte a pixel:
+    a mask of one byte per pixel:
         --output_kind=argmax --output_type=uint8
-    ONNX, float and int8, and C with an example that builds on TFLite Micro
-    (of the int8_litert file, if that stands in int8's place):
+    ONNX in float and int8, and C sources with an example for TFLite Micro
+    (both are made from the int8_litert file if int8 is not exported):
         --formats=int8,onnx,c
-    what a certain device takes, or a sentence that says why it cannot:
+    a certain device, which is checked layer by layer:
         --target=ethos-u55-128 --output_kind=argmax
 
-The report, Markdown and one HTML page, also says what devices make of the int8
-file, with pictures: TFLite Micro's memory and bits, Arm's compiler for Ethos-U,
-LiteRT's time here, estimates for other targets; --noproof leaves that out.
+The report also holds device checks of the int8 files, with plots: arena and
+outputs of TFLite Micro, Arm's Vela compiler for Ethos-U, latency of LiteRT on
+this machine, estimates for other targets. --noproof skips them.
 
-Integer files (--formats) come by two ways:
+Integer formats come from two converters:
 
-    int8         TensorFlow's converter, ranges by its own calibration
-    int16x8      likewise, with 16-bit activations
-    int8_litert  litert-converter, ranges by --calibration_method or by training
-                 in simulated int8 (config.quantization); its file computes what
-                 that simulation computes, on LiteRT's reference kernels
+    int8         TensorFlow's converter; ranges are the extremes over images
+    int16x8      the same with 16-bit activations
+    int8_litert  litert-converter; ranges by --calibration_method, or trained in
+                 simulated int8 (config.quantization). Its file computes what
+                 that simulation computes, bit by bit on LiteRT's reference
+                 kernels
 
-and of the last, --wide_layers='head.*' computes layers with activations of 16
-bits, --float_layers='head.*' keeps them in float32, and --power_of_two makes
-every scale a power of two.
+In int8_litert files, --wide_layers='head.*' gives layers 16-bit activations,
+--float_layers='head.*' keeps layers in float32, and --power_of_two makes every
+scale a power of two.
 
-A file with an operator that LiteRT's builtin kernels do not have, or an int8
-file with float arithmetic in it, is refused: the command fails, names operator
-and tensor, and writes nothing.
+The command fails, names the operator and its tensor, and writes nothing if a
+file holds an operator that LiteRT's builtin kernels lack, or if an int8 file
+computes in float.
 """
 
 import dataclasses
@@ -59,317 +61,383 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from deeplab import cli
+from deeplab import networks
 from deeplab.data import datasets
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import gptq
 from deeplab.quantization.ptq import range_estimators
+from export import file_formats
 from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
 from export.devices import targets
 from export.report import markdown
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Work directory of the run to export.'
-)
-_CHECKPOINT = flags.DEFINE_enum(
-  'checkpoint', 'best', ['best', 'latest'], 'With --workdir: which one.'
-)
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'Instead of --workdir: export an untrained model of this config, without '
-  'any data set.',
-)
-_DATA_ROOT = flags.DEFINE_string(
-  'data_root',
-  None,
-  "With --workdir: where the run's data set lies now, if it was moved.",
-)
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'Folder to write. An earlier export there is replaced.'
-)
-_FORMATS = flags.DEFINE_list(
-  'formats',
-  list(request_lib.DEFAULT_FORMATS),
-  f'Which files to write, of {", ".join(request_lib.FORMATS)}; onnx is both '
-  'of its kinds.',
-)
-_INPUT_SIZE = flags.DEFINE_list(
-  'input_size', None, 'H,W of the files; default config.eval.static_size.'
-)
-_NORMALIZATION = flags.DEFINE_enum(
-  'normalization',
-  'graph',
-  ['graph', 'caller'],
-  'graph: the files take images as they are (RGB in 0..255) and normalise '
-  'them; caller: they take (image - mean) / std. The int8 file then takes that '
-  'quantised.',
-)
-_INPUT_TYPE = flags.DEFINE_string(
-  'input_type',
-  None,
-  'Input of int8 and int8_litert files: uint8 (default), int8 or float32. The '
-  'other formats take float32.',
-)
-_OUTPUT_KIND = flags.DEFINE_enum(
-  'output_kind',
-  'logits',
-  list(request_lib.OUTPUT_KINDS),
-  'What the files return a pixel: K logits, K probabilities, or a class id.',
-)
-_OUTPUT_TYPE = flags.DEFINE_string(
-  'output_type',
-  None,
-  'Output of int8 and int8_litert files: float32 (default), int8 or uint8; '
-  'with --output_kind=argmax of every file: int32 (default) or uint8.',
-)
-_TARGET = flags.DEFINE_enum(
-  'target',
-  None,
-  sorted(targets.TARGETS),
-  'Device that int8 and int8_litert files must fit. It chooses their ends and '
-  'the steps of resizes, unless they are given; operators and memories '
-  'are checked.',
-)
-_RESIZE = flags.DEFINE_enum(
-  'resize',
-  None,
-  list(request_lib.RESIZE_MODES),
-  'How maps and logits are enlarged: as the model was trained (default without '
-  '--target), in as few steps as the target takes (default with), or so, but '
-  'for the last resize, which is left to the host and not in the files.',
-)
-_RAM = flags.DEFINE_integer(
-  'ram_kib', None, "With --target: RAM in place of the target's."
-)
-_FLASH = flags.DEFINE_integer(
-  'flash_kib', None, "With --target: flash in place of the target's."
-)
-_CALIBRATION_IMAGES = flags.DEFINE_integer(
-  'calibration_images',
-  100,
-  'Images of the training split that integer ranges are taken from; drawn '
-  'ones with --config.',
-  lower_bound=2,
-)
-_CALIBRATION_METHOD = flags.DEFINE_enum(
-  'calibration_method',
-  None,
-  list(range_estimators.METHODS),
-  'How int8_litert takes ranges from images; default '
-  'config.quantization.calibration.method.',
-)
-_CALIBRATION_ROUNDING = flags.DEFINE_enum(
-  'calibration_rounding',
-  None,
-  list(gptq.ROUNDING_METHODS),
-  'How kernels of integer files are rounded; default '
-  'config.quantization.calibration.rounding.',
-)
-_CALIBRATION_EQUALIZE = flags.DEFINE_bool(
-  'calibration_equalize',
-  None,
-  'Channels that depthwise kernels read are brought to one range (not with '
-  '--weights=tensor); default '
-  'config.quantization.calibration.equalize.',
-)
-_WEIGHTS = flags.DEFINE_enum(
-  'weights',
-  None,
-  list(rules_lib.WEIGHT_GRANULARITIES),
-  'One scale of the weights a channel, or a tensor; default what --target '
-  'wants, or config.quantization.weights.',
-)
-_FLOAT_LAYERS = flags.DEFINE_string(
-  'float_layers',
-  None,
-  'Regular expression of whole module paths that int8_litert keeps in float32.',
-)
-_WIDE_LAYERS = flags.DEFINE_string(
-  'wide_layers',
-  None,
-  'Likewise, whose operators int8_litert computes with 16-bit activations.',
-)
-_POWER_OF_TWO = flags.DEFINE_bool(
-  'power_of_two', None, 'Scales of int8_litert are powers of two.'
-)
-_EVAL = flags.DEFINE_bool(
-  'eval',
-  None,
-  'Evaluate JAX and every file on the validation split; default with '
-  '--workdir, impossible with --config.',
-)
-_EVAL_LIMIT = flags.DEFINE_integer(
-  'eval_limit', 0, 'Only the first so many images; 0: all.', lower_bound=0
-)
-_BESIDE = flags.DEFINE_string(
-  'beside',
-  None,
-  'Folder of an earlier export, of the float run say that this one began with: '
-  'the report sets its mIoU beside the new ones.',
-)
-_PROOF = flags.DEFINE_bool(
-  'proof',
-  True,
-  'Ask TFLite Micro, Vela and this CPU what they make of the int8 file, and '
-  'draw pictures.',
-)
+# Flags that override fields of config.quantization.
+_QUANTIZATION_FIELDS = {
+  'float_layers': 'float_layers',
+  'wide_layers': 'wide_layers',
+  'weights': 'weights',
+  'power_of_two': 'power_of_two',
+  'calibration_method': 'calibration.method',
+  'calibration_equalize': 'calibration.equalize',
+  'calibration_rounding': 'calibration.rounding',
+}
 
 
-def _check_flags() -> None:
-  """Refuses flags that contradict each other.
+def define_flags(
+  values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none.
 
-  Raises:
-    ValueError: which ones, and what to pass instead.
+  Returns:
+    The flag --config.
   """
-  workdir, config = bool(_WORKDIR.value), _CONFIG.value is not None
-  if workdir == config:
-    raise ValueError(
-      'pass either --workdir (a run) or --config (an untrained model)'
-    )
-  if not _OUTPUT.value:
-    raise ValueError('--output is missing: the folder to write')
-  if config and _EVAL.value:
-    raise ValueError(
-      '--eval needs --workdir: an untrained model (--config) has no mIoU'
-    )
-  if config and flags.FLAGS['checkpoint'].present:
-    raise ValueError('--checkpoint needs --workdir: --config has none')
-  for name in ('calibration_rounding', 'calibration_equalize'):
-    if config and flags.FLAGS[name].present:
-      raise ValueError(
-        f'--{name} needs --workdir: kernels of an untrained model (--config) '
-        'are rounded to the nearest step'
-      )
-  if config and _DATA_ROOT.value:
-    raise ValueError('--data_root needs --workdir: --config reads no data')
-  evaluates = workdir and _EVAL.value is not False
-  if _BESIDE.value and not evaluates:
-    raise ValueError('--beside has no meaning without an evaluation')
-  if _EVAL_LIMIT.value and not evaluates:
-    raise ValueError('--eval_limit has no meaning without an evaluation')
-  if _CALIBRATION_METHOD.value and 'int8_litert' not in _FORMATS.value:
-    raise ValueError(
-      '--calibration_method needs int8_litert among --formats: TensorFlow '
-      'takes extremes'
-    )
+  _define_source_flags(values)
+  _define_file_flags(values)
+  _define_quantization_flags(values)
+  _define_check_flags(values)
+  return config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Instead of --workdir: export an untrained model of this config, without '
+    'a data set.',
+    flag_values=values,
+  )
 
 
-def _input_size(config: ConfigDict) -> tuple[int, ...]:
-  if _INPUT_SIZE.value is None:
+def _define_source_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'workdir', None, 'Work directory of the run to export.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'checkpoint',
+    'best',
+    ['best', 'latest'],
+    'With --workdir: the checkpoint to export.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'data_root',
+    None,
+    "With --workdir: root of the run's data set, if it has moved.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'output',
+    None,
+    'Folder to write. An earlier export in it is replaced.',
+    flag_values=values,
+  )
+
+
+def _define_file_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_list(
+    'formats',
+    list(file_formats.DEFAULT_FORMATS),
+    f'Files to write, of {", ".join(file_formats.FORMATS)}; onnx selects both '
+    'ONNX formats.',
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    'input_size',
+    None,
+    'H,W of the files; default config.eval.static_size.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'normalization',
+    'graph',
+    list(request_lib.NORMALIZATIONS),
+    'graph: the files take RGB pixels in 0..255 and normalise them; caller: '
+    'they take (image - mean) / std, which the int8 file takes quantised.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'input_type',
+    None,
+    'Input dtype of int8 and int8_litert files: uint8 (default), int8 or '
+    'float32. Other formats take float32.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'output_kind',
+    'logits',
+    list(request_lib.OUTPUT_KINDS),
+    'Output of the files per pixel: K logits, K probabilities, or a class id.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'output_type',
+    None,
+    'Output dtype of int8 and int8_litert files: float32 (default), int8 or '
+    'uint8; with --output_kind=argmax of every file: int32 (default) or uint8.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'target',
+    None,
+    sorted(targets.TARGETS),
+    'Device that int8 and int8_litert files must fit. It sets the defaults of '
+    'the I/O dtypes and of --resize; operators and memory are checked.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'resize',
+    None,
+    list(request_lib.RESIZE_MODES),
+    'Upsampling of features and logits: trained: as the model was trained '
+    '(default without --target); steps: in as few steps as the target takes '
+    '(default with it); host: like steps, but the last resize is left to the '
+    'host and is not in the files.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'ram_kib',
+    None,
+    "With --target: RAM in place of the target's.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'flash_kib',
+    None,
+    "With --target: flash memory in place of the target's.",
+    flag_values=values,
+  )
+
+
+def _define_quantization_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_integer(
+    'calibration_images',
+    100,
+    'Number of training images that integer files calibrate on; synthetic '
+    'images with --config.',
+    lower_bound=2,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'calibration_method',
+    None,
+    list(range_estimators.METHODS),
+    'Range estimator of int8_litert; default '
+    'config.quantization.calibration.method.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'calibration_rounding',
+    None,
+    list(gptq.ROUNDING_METHODS),
+    'Rounding of the kernels of integer files; default '
+    'config.quantization.calibration.rounding.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'calibration_equalize',
+    None,
+    'Cross-layer equalization: scale the input channels of depthwise kernels '
+    'to equal ranges (not with --weights=tensor); default '
+    'config.quantization.calibration.equalize.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'weights',
+    None,
+    list(rules_lib.WEIGHT_GRANULARITIES),
+    'One scale of the weights per channel or per tensor; default that of '
+    '--target, or config.quantization.weights.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'float_layers',
+    None,
+    'Regular expression of module paths that int8_litert keeps in float32; it '
+    'must match the whole path.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'wide_layers',
+    None,
+    'Regular expression of module paths that int8_litert computes with 16-bit '
+    'activations; it must match the whole path.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'power_of_two',
+    None,
+    'Make every scale of int8_litert a power of two.',
+    flag_values=values,
+  )
+
+
+def _define_check_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_bool(
+    'eval',
+    None,
+    'Evaluate JAX and every file on the validation split; default with '
+    '--workdir, impossible with --config.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'eval_limit',
+    0,
+    'Number of validation images to evaluate; 0 for all.',
+    lower_bound=0,
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'baseline',
+    None,
+    'Folder of an earlier export, for example of the float run that this run '
+    'started from; the report compares the mIoU of both.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'proof',
+    True,
+    'Run the device checks (TFLite Micro, Vela, latency on this machine) on '
+    'int8 files, and draw plots.',
+    flag_values=values,
+  )
+
+
+def _given_flags(
+  values: flags.FlagValues, config_flag: flags.FlagHolder
+) -> frozenset[str]:
+  """Returns the flags that the command line sets; of booleans the true ones."""
+  given = {
+    name
+    for name in values
+    if values[name].present and values[name].value not in (None, False, '')
+  }
+  given.discard('config')
+  if config_flag.value is not None:
+    given.add('config')
+  # Equalization is set by --nocalibration_equalize, too.
+  if values['calibration_equalize'].present:
+    given.add('calibration_equalize')
+  return frozenset(given)
+
+
+def _parse_input_size(
+  values: flags.FlagValues, config: ConfigDict
+) -> tuple[int, ...]:
+  if values.input_size is None:
     return tuple(config.eval.static_size)
   try:
-    return tuple(int(n) for n in _INPUT_SIZE.value)
+    return tuple(int(n) for n in values.input_size)
   except ValueError:
     raise ValueError(
-      f'--input_size={",".join(_INPUT_SIZE.value)} is not a height and a width'
+      f'--input_size={",".join(values.input_size)} is not a height and a width'
     ) from None
 
 
-def _target_weights(config: ConfigDict) -> str | None:
-  """Returns the scales that the target wants; None for the config's."""
-  if not _TARGET.value or rules_lib.is_int8(config):
-    return None
-  return request_lib.target_weight_granularity(_TARGET.value, _FORMATS.value)
+def _apply_quantization_flags(
+  values: flags.FlagValues, config: ConfigDict, network: networks.Network
+) -> ConfigDict:
+  """Returns the config with the quantization that the flags ask for.
 
-
-def _apply_quantization_flags(config: ConfigDict) -> ConfigDict:
-  """Returns the config with the quantisation that the flags ask for.
+  Args:
+    values: the flags.
+    config: the experiment.
+    network: its network, whose quantization may be fixed by training.
 
   Raises:
-    ValueError: the run was trained in simulated int8, which says it all.
+    ValueError: a flag would change what training has fixed.
   """
-  asked = {
-    'float_layers': _FLOAT_LAYERS.value,
-    'wide_layers': _WIDE_LAYERS.value,
-    'weights': _WEIGHTS.value or _target_weights(config),
-    'power_of_two': _POWER_OF_TWO.value,
-    'calibration.method': _CALIBRATION_METHOD.value,
-    'calibration.equalize': _CALIBRATION_EQUALIZE.value,
-    'calibration.rounding': _CALIBRATION_ROUNDING.value,
-  }
-  asked = {k: v for k, v in asked.items() if v is not None}
-  if asked and rules_lib.is_int8(config):
-    flag = next(iter(asked)).replace('calibration.', 'calibration_')
-    raise ValueError(
-      f'--{flag} is for float runs: this one was trained in the int8 that '
-      'config.quantization describes'
+  overrides = {name: values[name].value for name in _QUANTIZATION_FIELDS}
+  if network.has_trained_ranges:
+    request_lib.check_trained_quantization(
+      [name for name, value in overrides.items() if value is not None]
+    )
+    return config
+  if values.target and overrides['weights'] is None:
+    overrides['weights'] = request_lib.target_weight_granularity(
+      values.target, values.formats
     )
   config = ConfigDict(config)
   with config.unlocked():
     config.update_from_flattened_dict(
-      {f'quantization.{k}': v for k, v in asked.items()}
+      {
+        f'quantization.{_QUANTIZATION_FIELDS[name]}': value
+        for name, value in overrides.items()
+        if value is not None
+      }
     )
   return config
 
 
 def _make_request(
-  config: ConfigDict, dataset: datasets.Dataset
+  values: flags.FlagValues, config: ConfigDict, dataset: datasets.Dataset
 ) -> request_lib.Request:
-  request = request_lib.make_request(
-    _FORMATS.value,
-    _input_size(config),
-    dataset.info.num_classes,
-    _NORMALIZATION.value,
-    _INPUT_TYPE.value,
-    _OUTPUT_KIND.value,
-    _OUTPUT_TYPE.value,
-    _TARGET.value or '',
-    _RESIZE.value,
-    _RAM.value,
-    _FLASH.value,
-    rules_lib.from_config(config.quantization),
+  return request_lib.make_request(
+    formats=values.formats,
+    input_size=_parse_input_size(values, config),
+    num_classes=dataset.info.num_classes,
+    normalization=values.normalization,
+    input_type=values.input_type,
+    output=values.output_kind,
+    output_type=values.output_type,
+    target=values.target or '',
+    resize=values.resize,
+    ram_kib=values.ram_kib,
+    flash_kib=values.flash_kib,
+    rules=rules_lib.from_config(config.quantization),
   )
-  for name in ('images', 'rounding', 'equalize'):
-    if (
-      flags.FLAGS[f'calibration_{name}'].present
-      and not request.needs_calibration
-    ):
-      raise ValueError(
-        f'--calibration_{name} needs a format in integers among --formats, '
-        'such as int8'
-      )
-  return request
 
 
-def _run() -> None:
-  start = time.monotonic()
-  _check_flags()
-  if _WORKDIR.value:
+def _load(
+  values: flags.FlagValues, config_flag: flags.FlagHolder
+) -> tuple[source_lib.ExportSource, request_lib.Request]:
+  """Loads the run, or initialises the model of --config."""
+  if values.workdir:
     source = source_lib.load_from_workdir(
-      _WORKDIR.value, _CHECKPOINT.value, _DATA_ROOT.value
+      values.workdir, values.checkpoint, values.data_root
     )
-    source = dataclasses.replace(
-      source, config=_apply_quantization_flags(source.config)
-    )
-    request = _make_request(source.config, source.dataset)
-  else:
-    # What makes no sense is refused before the model is initialised.
-    config = cli.config_from_flag(_CONFIG)
-    assert config is not None  # checked above
-    config = _apply_quantization_flags(config)
-    request = _make_request(config, datasets.Dataset(config.data))
-    source = source_lib.init_untrained(config)
+    config = _apply_quantization_flags(values, source.config, source.network)
+    source = dataclasses.replace(source, config=config)
+    return source, _make_request(values, config, source.dataset)
+  # A request that makes no sense is refused before the model is initialised.
+  config = cli.config_from_flag(config_flag, values)
+  assert config is not None  # by check_flags
+  dataset = datasets.Dataset(config.data)
+  config = _apply_quantization_flags(
+    values, config, networks.Network(config, dataset)
+  )
+  request = _make_request(values, config, dataset)
+  return source_lib.init_untrained(config), request
+
+
+def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
+  start = time.monotonic()
+  given = _given_flags(values, config_flag)
+  evaluates = bool(values.workdir) and values.eval is not False
+  request_lib.check_flags(given, evaluates)
+  source, request = _load(values, config_flag)
+  request_lib.check_calibration_flags(given, request)
   report = pipeline.export_model(
     source,
     request,
-    str(_OUTPUT.value),
-    _CALIBRATION_IMAGES.value,
-    source.is_trained and _EVAL.value is not False,
-    _EVAL_LIMIT.value,
-    _PROOF.value,
-    _BESIDE.value or '',
+    values.output,
+    num_calibration_images=values.calibration_images,
+    evaluate_files=evaluates,
+    eval_limit=values.eval_limit,
+    check_devices=values.proof,
+    baseline=values.baseline or '',
   )
   print(markdown.render_quality_table(report))
-  print(f'\nWrote {_OUTPUT.value} in {time.monotonic() - start:.0f} s.')
+  print(f'\nWrote {values.output} in {time.monotonic() - start:.0f} s.')
 
 
-def main(argv: list[str]) -> None:
-  """Exports; an error that the user can mend is one line."""
-  cli.run_command(argv, _run)
+def main(
+  argv: list[str],
+  config_flag: flags.FlagHolder,
+  values: flags.FlagValues = flags.FLAGS,
+) -> None:
+  """Exports; an error that the user can mend is printed in one line."""
+  cli.run_command(argv, lambda: _run(values, config_flag))
 
 
 if __name__ == '__main__':
+  _config_flag = define_flags()
   jax.config.config_with_absl()
-  app.run(main, flags_parser=cli.parse_flags)
+  app.run(lambda argv: main(argv, _config_flag), flags_parser=cli.parse_flags)

@@ -1,50 +1,68 @@
-"""What one export was asked for, and which requests make no sense."""
+"""The request for one export, and the one place that checks what is legal.
 
+`check_flags` refuses flags that contradict each other, before anything is read;
+`make_request` fills in defaults and refuses files that cannot exist. What a
+single format cannot hold is refused by its `check` in `file_formats.FORMATS`.
+"""
+
+from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
 
 from deeplab.quantization import rules as rules_lib
+from export import file_formats
 from export.devices import targets
 
-FORMATS = (
-  *('saved_model', 'float32', 'float16', 'int8', 'int16x8', 'int8_litert'),
-  *('onnx_float32', 'onnx_int8', 'c'),
-)
-DEFAULT_FORMATS = FORMATS[:4]
-_FORMAT_GROUPS = {'onnx': ('onnx_float32', 'onnx_int8')}
-# Formats that are made of another one's file; see `base_format`.
-_BASE_FORMATS = {'onnx_float32': 'float32', 'onnx_int8': 'int8', 'c': 'int8'}
-# Those whose ranges come from images; and those with ends in integers.
-CALIBRATED_FORMATS = ('int8', 'int16x8', 'int8_litert')
-INTEGER_IO_FORMATS = ('int8', 'int8_litert')
 _DEFAULT_RULES = rules_lib.Rules()
 OUTPUT_KINDS = ('logits', 'softmax', 'argmax')
 INPUT_TYPES = ('float32', 'int8', 'uint8')
+NORMALIZATIONS = ('graph', 'caller')
 RESIZE_MODES = ('trained', 'steps', 'host')
 OUTPUT_TYPES = ('float32', 'int8', 'uint8', 'int32')
+
+# Flags that need the data or the weights of a run, and the reason that is
+# given with --config.
+_NEED_WORKDIR = {
+  'eval': 'an untrained model (--config) has no mIoU',
+  'checkpoint': '--config has none',
+  'calibration_rounding': (
+    'kernels of an untrained model (--config) are rounded to the nearest step'
+  ),
+  'calibration_equalize': (
+    'channels of an untrained model (--config) are not equalized'
+  ),
+  'data_root': '--config reads no data',
+}
+_NEED_EVALUATION = ('baseline', 'eval_limit')
+_NEED_CALIBRATION = (
+  'calibration_images',
+  'calibration_rounding',
+  'calibration_equalize',
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One export.
+  """The files of one export. report.json repeats these fields under `request`.
 
   Attributes:
-    formats: of `FORMATS`.
-    input_size: (H, W), static.
-    normalization_in_graph: the files take images as they are, RGB in 0..255
-      for one; otherwise they take (image - mean) / std.
-    input_type: dtype of the input of `INTEGER_IO_FORMATS`. Other formats take
-      float32.
-    output: of `OUTPUT_KINDS`.
-    output_type: dtype of the output: of every format for 'argmax', of
-      `INTEGER_IO_FORMATS` for the others, whose other formats return float32.
-    target: of `targets.TARGETS`, the device that files of `INTEGER_IO_FORMATS`
-      must fit; '' for none.
-    resize: of `RESIZE_MODES`, how maps and logits are enlarged: as the model
-      was trained, in as many steps as the target takes, or not in the file.
-    ram_kib: RAM in place of the target's; None for that.
-    flash_kib: flash likewise.
-    rules: what the integer files quantise, and how.
+    formats: keys of `file_formats.FORMATS`.
+    input_size: static (H, W).
+    normalization_in_graph: True if the files take RGB pixels in 0..255 and
+      normalise them; False if they take (image - mean) / std.
+    input_type: dtype of the input of formats with `Format.integer_io`. All
+      other formats take float32.
+    output: one of `OUTPUT_KINDS`.
+    output_type: dtype of the output. For 'argmax' it holds for every format,
+      otherwise for those with `Format.integer_io`; the others return float32.
+    target: device that the integer files must fit, of `targets.TARGETS`; '' for
+      none.
+    resize: one of `RESIZE_MODES`: features and logits are upsampled as the
+      model was trained, in as many steps as the target takes, or ('host') with
+      the last resize left out of the file.
+    ram_kib: RAM in place of the target's; None keeps the target's.
+    flash_kib: flash memory in place of the target's; None keeps the target's.
+    rules: layers that the integer files quantise, and how.
   """
 
   formats: tuple[str, ...]
@@ -61,135 +79,220 @@ class Request:
 
   @property
   def needs_calibration(self) -> bool:
-    """Whether any of the formats needs ranges of activations."""
-    return _includes_any(self.formats, CALIBRATED_FORMATS)
+    """True if a format takes activation ranges from calibration images."""
+    return any(
+      file_formats.base_format(name, self.formats).calibrated
+      for name in self.formats
+    )
 
-  def base_format(self, kind: str) -> str:
-    """Returns the format whose file one is made of, often itself."""
-    return base_format(kind, self.formats)
+  def base_format(self, name: str) -> str:
+    """Returns the name of the .tflite format that a format is derived from.
+
+    That is the format itself where it is converted from the network.
+    """
+    return file_formats.base_format(name, self.formats).name
 
   @property
   def needs_int8_output(self) -> bool:
-    """Whether logits of 16 bits must become 8: devices ask for those."""
+    """True if logits of 16-bit layers are requantized to int8.
+
+    Class ids and integer outputs are computed from int8 logits.
+    """
     return self.output == 'argmax' or self.output_type != 'float32'
 
-  def io_types(self, kind: str) -> tuple[str, str]:
-    """Returns the (input, output) dtypes of one format's file."""
-    if self.base_format(kind) in INTEGER_IO_FORMATS:
+  def io_types(self, name: str) -> tuple[str, str]:
+    """Returns the (input, output) dtypes of the file of one format."""
+    if file_formats.base_format(name, self.formats).integer_io:
       return self.input_type, self.output_type
     return 'float32', self.output_type if self.output == 'argmax' else 'float32'
 
 
-def base_format(kind: str, formats: Sequence[str]) -> str:
-  """Returns the format whose file one of several is made of, often itself.
-
-  ONNX and C hold what litert-converter makes where that is the only int8 file,
-  as it is for runs in simulated int8: TensorFlow's would have other ranges.
-  """
-  made_of = _BASE_FORMATS.get(kind, kind)
-  if kind != made_of == 'int8' and 'int8' not in formats:
-    return 'int8_litert' if 'int8_litert' in formats else made_of
-  return made_of
-
-
-def _includes_any(formats: Sequence[str], kinds: Sequence[str]) -> bool:
-  """Returns whether any of the formats is of those kinds, or made of one."""
-  return any(base_format(kind, formats) in kinds for kind in formats)
-
-
-def _check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
+def _check_choice(flag: str, value: str, choices: Collection[str]) -> None:
   if value not in choices:
     raise ValueError(f'{flag}={value} is not one of {", ".join(choices)}')
 
 
-def _resolve_output_type(
-  requested: str | None, output: str, num_classes: int, int8: bool
-):
-  """Returns the output's dtype, the natural one where none was asked for."""
-  if requested is not None:
-    _check_choice('--output_type', requested, OUTPUT_TYPES)
-  if output == 'argmax':
-    if requested in ('float32', 'int8'):
-      raise ValueError(
-        f'--output_type={requested} is no type for the class ids of '
-        '--output_kind=argmax: pass int32 or uint8'
-      )
-    if requested == 'uint8' and num_classes > 256:
-      raise ValueError(
-        f'--output_type=uint8 cannot hold the ids of {num_classes} classes: '
-        'pass int32'
-      )
-    return requested or 'int32'
-  if requested == 'int32':
+def check_flags(given: Collection[str], evaluates: bool) -> None:
+  """Refuses flags of `export.main` that contradict each other.
+
+  Args:
+    given: names of the flags on the command line, without dashes; of a boolean
+      flag only if it is true.
+    evaluates: True if the files are evaluated on the validation split.
+
+  Raises:
+    ValueError: the contradiction, and the flag to pass instead.
+  """
+  if ('workdir' in given) == ('config' in given):
     raise ValueError(
-      f'--output_type=int32 is for --output_kind=argmax; {output} are float32, '
-      'int8 or uint8'
+      'pass either --workdir (a run) or --config (an untrained model)'
     )
-  if requested in ('int8', 'uint8') and not int8:
-    raise ValueError(
-      f'--output_type={requested} needs int8 or int8_litert among --formats: '
-      'only '
-      f'those files return quantised {output}'
-    )
-  return requested or 'float32'
+  if 'output' not in given:
+    raise ValueError('--output is missing: the folder to write')
+  if 'config' in given:
+    for name, reason in _NEED_WORKDIR.items():
+      if name in given:
+        raise ValueError(f'--{name} needs --workdir: {reason}')
+  for name in _NEED_EVALUATION:
+    if name in given and not evaluates:
+      raise ValueError(f'--{name} has no effect without an evaluation')
 
 
-def _check_rules(
-  formats: Sequence[str],
-  output: str,
-  resize: str | None,
-  rules: rules_lib.Rules,
-) -> None:
-  """Refuses what a converter cannot do."""
-  if 'int8_litert' in formats and output == 'softmax':
+def check_calibration_flags(given: Collection[str], request: Request) -> None:
+  """Refuses flags of the calibration that no requested format reads.
+
+  Args:
+    given: names of the flags on the command line, without dashes.
+    request: the files to export.
+
+  Raises:
+    ValueError: the flag, and the format that reads it.
+  """
+  if 'calibration_method' in given and 'int8_litert' not in request.formats:
     raise ValueError(
-      '--output_kind=softmax: the int8_litert file returns logits or class '
-      'ids; pass --output_kind=logits, or --formats=int8'
+      '--calibration_method needs int8_litert among --formats: the ranges of '
+      "TensorFlow's converter are always the extremes"
     )
-  if 'int8_litert' in formats and resize == 'host':
-    raise ValueError(
-      '--resize=host: the int8_litert file holds the whole network; pass '
-      '--resize=trained, or --formats=int8'
-    )
-  for kind in formats:
-    by_tensorflow = base_format(kind, formats) in ('int8', 'int16x8')
-    if by_tensorflow and (
-      rules.float_layers or rules.wide_layers or rules.power_of_two
-    ):
+  for name in _NEED_CALIBRATION:
+    if name in given and not request.needs_calibration:
       raise ValueError(
-        f'--formats={kind} has neither layers in float or 16 bits nor scales '
-        'that are powers of two (--float_layers, --wide_layers, '
-        '--power_of_two): pass --formats=int8_litert for those'
+        f'--{name} needs an integer format among --formats, such as int8'
       )
-    if kind == 'onnx_int8' and rules.wide_layers:
-      raise ValueError(
-        '--formats=onnx_int8: ONNX Runtime takes no bias of 64 bits, as layers '
-        f'with 16-bit activations have; leave out that format or '
-        f'--wide_layers={rules.wide_layers!r}'
-      )
-  if 'int16x8' in formats and rules.weights == 'tensor':
+
+
+def check_trained_quantization(given: Collection[str]) -> None:
+  """Refuses flags that would change the quantization of a trained int8 run.
+
+  Args:
+    given: names of the quantization flags on the command line.
+
+  Raises:
+    ValueError: one of them.
+  """
+  if given:
     raise ValueError(
-      '--weights=tensor is for int8 and int8_litert, not for --formats=int16x8'
+      f'--{next(iter(given))} is for float runs: this run was trained in the '
+      'simulated int8 that its config.quantization describes'
     )
 
 
 def target_weight_granularity(
   target: str, formats: Sequence[str]
 ) -> str | None:
-  """Returns 'tensor' for a device that is made for it, None for others.
+  """Returns 'tensor' for a device whose kernels are made for it, else None.
 
-  None too where a format has no such weights; `fit.find_performance_issues`
-  says so then.
+  Also None where a format has no per-tensor weights;
+  `fit.find_performance_issues` reports that.
 
   Args:
-    target: of `targets.TARGETS`.
-    formats: of `FORMATS`.
+    target: key of `targets.TARGETS`.
+    formats: keys of `file_formats.FORMATS`.
   """
   per_tensor = targets.get_target(target).weights == 'per_tensor'
   return 'tensor' if per_tensor and 'int16x8' not in formats else None
 
 
+def _check_formats(names: Sequence[str]) -> tuple[str, ...]:
+  """Expands groups such as 'onnx'; refuses unknown and repeated formats."""
+  formats = file_formats.expand_groups(names)
+  known = list(file_formats.FORMATS)
+  if not formats:
+    raise ValueError(f'--formats is empty; choose of {", ".join(known)}')
+  for name in formats:
+    _check_choice('--formats', name, known)
+  if len(set(formats)) != len(formats):
+    raise ValueError(f'--formats={",".join(formats)} names a format twice')
+  return formats
+
+
+def _check_input_size(input_size: Sequence[int]) -> tuple[int, int]:
+  size = tuple(int(n) for n in input_size)
+  if len(size) != 2 or min(size) < 1:
+    raise ValueError(
+      f'--input_size={",".join(map(str, size))} is not a height and a width'
+    )
+  return size[0], size[1]
+
+
+def _check_input_type(input_type: str | None, integer_io: bool) -> None:
+  if input_type is None:
+    return
+  _check_choice('--input_type', input_type, INPUT_TYPES)
+  if input_type != 'float32' and not integer_io:
+    raise ValueError(
+      f'--input_type={input_type} needs int8 or int8_litert among '
+      '--formats: every other format takes float32'
+    )
+
+
+def _check_target(
+  target: str, formats: Sequence[str], output: str, output_type: str | None
+) -> None:
+  """Refuses formats and types that a target cannot be checked with."""
+  device = targets.get_target(target)
+  if not any(file_formats.FORMATS[name].integer_io for name in formats):
+    raise ValueError(
+      f'--target={target} needs int8 or int8_litert among --formats: that '
+      'file is checked'
+    )
+  if (
+    output == 'argmax'
+    and output_type in targets.ARGMAX_TYPES
+    and output_type not in device.argmax_types
+  ):
+    raise ValueError(
+      f'--output_type={output_type}: {target} cannot compute class ids of that '
+      f'type ({device.sources["types"]}); pass '
+      f'{" or ".join(device.argmax_types)}'
+    )
+
+
+def _resolve_output_type(
+  output_type: str | None, output: str, num_classes: int, integer_io: bool
+) -> str:
+  """Returns the dtype of the output: the default one for None."""
+  if output_type is not None:
+    _check_choice('--output_type', output_type, OUTPUT_TYPES)
+  if output == 'argmax':
+    if output_type in ('float32', 'int8'):
+      raise ValueError(
+        f'--output_type={output_type} is no type for the class ids of '
+        '--output_kind=argmax: pass int32 or uint8'
+      )
+    if output_type == 'uint8' and num_classes > 256:
+      raise ValueError(
+        f'--output_type=uint8 cannot hold the ids of {num_classes} classes: '
+        'pass int32'
+      )
+    return output_type or 'int32'
+  if output_type == 'int32':
+    raise ValueError(
+      f'--output_type=int32 is for --output_kind=argmax; {output} are float32, '
+      'int8 or uint8'
+    )
+  if output_type in ('int8', 'uint8') and not integer_io:
+    raise ValueError(
+      f'--output_type={output_type} needs int8 or int8_litert among '
+      f'--formats: only those files return quantised {output}'
+    )
+  return output_type or 'float32'
+
+
+def _resolve_resize(resize: str | None, target: str) -> str:
+  """Returns the resize mode: the default one for None."""
+  if resize is None:
+    return 'steps' if target else 'trained'
+  _check_choice('--resize', resize, RESIZE_MODES)
+  if resize == 'steps' and not target:
+    raise ValueError(
+      '--resize=steps needs --target, which defines the ratios it takes; set '
+      'config.model.resize_ratio to train with steps'
+    )
+  return resize
+
+
 def make_request(
+  *,
   formats: Sequence[str],
   input_size: Sequence[int],
   num_classes: int,
@@ -203,88 +306,89 @@ def make_request(
   flash_kib: int | None = None,
   rules: rules_lib.Rules = _DEFAULT_RULES,
 ) -> Request:
-  """Checks the flags of an export and fills in what was not said.
+  """Checks what an export is asked for, and fills in defaults.
 
   Args:
-    formats: of `FORMATS`; `onnx` is both of its kinds.
+    formats: keys of `file_formats.FORMATS`; 'onnx' selects both of its formats.
     input_size: (H, W).
-    num_classes: of the model.
+    num_classes: number of classes of the model.
     normalization: 'graph' or 'caller'.
-    input_type: of `INPUT_TYPES`; None is the target's, or uint8.
-    output: of `OUTPUT_KINDS`.
-    output_type: of `OUTPUT_TYPES`; None is int32 for argmax, the target's, or
-      float32.
-    target: of `targets.TARGETS`, or ''.
-    resize: of `RESIZE_MODES`; None is 'steps' for a target and 'trained'
+    input_type: one of `INPUT_TYPES`; None for the target's, or uint8.
+    output: one of `OUTPUT_KINDS`.
+    output_type: one of `OUTPUT_TYPES`; None for int32 with argmax, otherwise
+      for the target's, or float32.
+    target: key of `targets.TARGETS`, or ''.
+    resize: one of `RESIZE_MODES`; None for 'steps' with a target and 'trained'
       without.
-    ram_kib: see `Request`.
-    flash_kib: see `Request`.
-    rules: of the integer files.
+    ram_kib: RAM in place of the target's, KiB.
+    flash_kib: flash memory in place of the target's, KiB.
+    rules: quantization rules of the integer files.
 
   Raises:
-    ValueError: the flag at fault, and what to pass instead.
+    ValueError: the flag at fault, and the value to pass instead.
   """
-  formats = tuple(f for x in formats for f in _FORMAT_GROUPS.get(x, (x,)))
-  if not formats:
-    raise ValueError(f'--formats is empty; choose of {", ".join(FORMATS)}')
-  for kind in formats:
-    _check_choice('--formats', kind, FORMATS)
-  if len(set(formats)) != len(formats):
-    raise ValueError(f'--formats={",".join(formats)} names a format twice')
-  size = tuple(int(n) for n in input_size)
-  if len(size) != 2 or min(size) < 1:
-    raise ValueError(
-      f'--input_size={",".join(map(str, size))} is not a height and a width'
-    )
-  _check_choice('--normalization', normalization, ('graph', 'caller'))
+  formats = _check_formats(formats)
+  size = _check_input_size(input_size)
+  _check_choice('--normalization', normalization, NORMALIZATIONS)
   _check_choice('--output_kind', output, OUTPUT_KINDS)
-  int8 = _includes_any(formats, INTEGER_IO_FORMATS)
-  if input_type is not None:
-    _check_choice('--input_type', input_type, INPUT_TYPES)
-    if input_type != 'float32' and not int8:
-      raise ValueError(
-        f'--input_type={input_type} needs int8 or int8_litert among '
-        '--formats: every other format takes float32'
-      )
+  integer_io = any(
+    file_formats.base_format(name, formats).integer_io for name in formats
+  )
+  _check_input_type(input_type, integer_io)
   if target:
+    _check_target(target, formats, output, output_type)
     device = targets.get_target(target)
-    if not set(INTEGER_IO_FORMATS) & set(formats):
-      raise ValueError(
-        f'--target={target} needs int8 or int8_litert among --formats: that '
-        'file is checked'
-      )
     input_type = input_type or device.input_type
     if output != 'argmax':
       output_type = output_type or device.output_type
-    elif (
-      output_type in targets.ARGMAX_TYPES
-      and output_type not in device.argmax_types
-    ):
-      raise ValueError(
-        f'--output_type={output_type}: {target} cannot make class ids of that '
-        f'type ({device.sources["types"]}); pass '
-        f'{" or ".join(device.argmax_types)}'
-      )
   elif ram_kib is not None or flash_kib is not None:
     raise ValueError('--ram_kib and --flash_kib need --target')
-  _check_rules(formats, output, resize, rules)
-  if resize is not None:
-    _check_choice('--resize', resize, RESIZE_MODES)
-    if resize == 'steps' and not target:
-      raise ValueError(
-        '--resize=steps needs --target, which says the ratios it takes; set '
-        'config.model.resize_ratio to train with steps'
-      )
-  return Request(
+  request = Request(
     formats=formats,
-    input_size=(size[0], size[1]),
+    input_size=size,
     normalization_in_graph=normalization == 'graph',
     input_type=input_type or 'uint8',
     output=output,
-    output_type=_resolve_output_type(output_type, output, num_classes, int8),
+    output_type=_resolve_output_type(
+      output_type, output, num_classes, integer_io
+    ),
     target=target,
-    resize=resize or ('steps' if target else 'trained'),
+    resize=_resolve_resize(resize, target),
     ram_kib=ram_kib,
     flash_kib=flash_kib,
     rules=rules,
   )
+  for name in formats:
+    for file_format in (
+      file_formats.base_format(name, formats),
+      file_formats.FORMATS[name],
+    ):
+      if file_format.check:
+        file_format.check(request, name)
+  return request
+
+
+def check_source(
+  request: Request, depth: int, has_trained_ranges: bool
+) -> None:
+  """Refuses files that cannot be made of a certain model.
+
+  Args:
+    request: the files to export.
+    depth: bits per channel of the images that the model takes.
+    has_trained_ranges: True for a run that was trained in simulated int8.
+
+  Raises:
+    ValueError: the flag at fault, and the value to pass instead.
+  """
+  if has_trained_ranges and request.resize == 'host':
+    raise ValueError(
+      '--resize=host is for float runs: the ranges of a run trained in '
+      'simulated int8 are those of the whole network; pass --resize=trained'
+    )
+  for name in request.formats:
+    if depth > file_formats.FORMATS[name].max_depth:
+      raise ValueError(
+        f'--formats={name}: the example reads images of 8 bits, and this '
+        f'network takes {depth}; leave {name} out'
+      )

@@ -1,28 +1,27 @@
-"""Which layers int8 hurts: one at a time, ranked.
+"""Ranks the layers of a float run by how much int8 hurts them.
 
     python -m export.sensitivity --workdir=runs/voc/1 --output=sensitivity
 
-calibrates the float run on training images, quantises one module's weights and
-activations at a time (--mode=all_but_one: all others), and writes, for every
-module, the signal-to-noise ratio of the logits (SQNR, dB, on --images images of
-the validation split) and the loss of mIoU on them:
+calibrates the run on training images, quantises the weights and activations of
+one module at a time (--mode=all_but_one: of all other modules), and measures
+the signal-to-quantization-noise ratio of the logits (SQNR, dB) and the loss of
+mIoU on --images validation images:
 
-    sensitivity.json   everything, worst first
-    sensitivity.md     the table
-    sensitivity.png    its picture
+    sensitivity.json   all results, the most sensitive module first
+    sensitivity.md     the same as a table
+    sensitivity.png    the same as a plot
 
-Losses are those from the trained network. What equalising its channels costs
-before anything is int8 (nothing, on images like those of the calibration) has
-a line of its own.
+Losses are relative to the trained network. The cost of channel equalization
+alone, before anything is int8, is a row of its own; it is zero on images like
+those of the calibration.
 
-The smallest set to keep in float32 for --loss points of mIoU is sought among
-the worst: the first, the first two, and so on; it comes as the value of
---float_layers of `python -m export.main`.
+The command also searches the smallest number of modules that must stay in
+float32 for a loss of at most --loss points of mIoU, and prints them as the
+value of --float_layers of `python -m export.main`.
 """
 
 from collections.abc import Iterable
 from collections.abc import Sequence
-import itertools
 import math
 import os
 import re
@@ -40,10 +39,10 @@ from deeplab import system
 from deeplab import visualize
 from deeplab.data import resize
 from deeplab.inference import predictors
-from deeplab.quantization import rules as rules_lib
+from deeplab.quantization import simulator
 from deeplab.quantization.ptq import batch_norm_folding
-from deeplab.quantization.ptq import calibration as calibrate
-from deeplab.quantization.simulator import providers
+from deeplab.quantization.ptq import calibration
+from export import frozen_model
 from export import request as request_lib
 from export import source as source_lib
 from export.verify import parity
@@ -54,11 +53,14 @@ Row = dict[str, Any]
 
 
 def build_switches(modules: Iterable[str], enabled: Iterable[str]) -> PyTree:
-  """Returns the collection 'switches' of `providers.add_int8_switches`.
+  """Builds the collection 'switches' that `providers.add_int8_switches` reads.
 
   Args:
-    modules: paths of all modules with ranges; '' is the network itself.
-    enabled: those that are int8.
+    modules: paths of all modules with activation ranges; '' is the network.
+    enabled: paths of the modules that compute in int8.
+
+  Returns:
+    A tree of float32, 1 for enabled modules and 0 for the others.
   """
   enabled = set(enabled)
   return flax.traverse_util.unflatten_dict(
@@ -70,7 +72,14 @@ def build_switches(modules: Iterable[str], enabled: Iterable[str]) -> PyTree:
 
 
 def sqnr(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-  """Returns 10 log10 of the signal's over the error's energy; inf if equal."""
+  """Computes the signal-to-quantization-noise ratio in dB.
+
+  It is 10 log10(sum(expected^2) / sum((expected - found)^2)), inf if equal.
+
+  Args:
+    expected: outputs of the float network, one array per image.
+    found: outputs of the quantised network, in the same shapes.
+  """
   signal = sum(float(np.sum(np.float64(a) ** 2)) for a in expected)
   noise = sum(
     float(np.sum((np.float64(a) - b) ** 2))
@@ -80,50 +89,78 @@ def sqnr(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
 
 
 def match_any_regex(names: Sequence[str]) -> str:
-  """Returns the regular expression of whole paths that are those names."""
+  """Returns a regular expression that matches exactly those module paths."""
   return '|'.join(re.escape(name) for name in names)
 
 
 class SensitivityAnalysis:
-  """A network, quantised in parts.
+  """A float network of which any set of modules can be quantised.
 
   Attributes:
-    modules: paths of what has weights or ranges to quantise.
+    modules: paths of all modules with weights or ranges to quantise.
+    miou: mIoU of the trained float network.
   """
 
   def __init__(
-    self, source: source_lib.ExportSource, calibration: int, images: int
+    self,
+    source: source_lib.ExportSource,
+    num_calibration_images: int,
+    num_images: int,
   ):
-    """Calibrates.
+    """Calibrates the network and evaluates it in float.
+
+    Args:
+      source: a float run.
+      num_calibration_images: number of training images for the ranges.
+      num_images: number of validation images that losses are measured on.
 
     Raises:
       ValueError: the run was trained in simulated int8.
     """
     if source.network.has_trained_ranges:
       raise ValueError(
-        f'{source.workdir} was trained in simulated int8: name the float run '
-        'that it began with'
+        f'{source.workdir} was trained in simulated int8: pass the float run '
+        'that it started from'
       )
-    rules = rules_lib.Rules()
-    height, width = source.config.eval.static_size
-    size = height, width
-    network = source.network.export_model()
-    seen = source_lib.calibration_images(source, size, calibration)
-    settled = source_lib.prepare_int8_weights(source, network, seen, rules)
-    variables = source_lib.prepare_int8_variables(
-      source, network, settled, seen, rules
+    request = request_lib.make_request(
+      formats=('float32',),
+      input_size=source.config.eval.static_size,
+      num_classes=source.dataset.info.num_classes,
     )
-    plain = calibrate.fold_and_equalize(
-      network, rules, source.float_variables, seen, source.config
+    model = frozen_model.FrozenModel(
+      source, request, num_calibration_images=num_calibration_images
     )
-    self._params = plain['params'], settled['params']
-    # A bias belongs to the kernel whose rounding it makes up for.
+    self._scorer = score.Scorer(source, request, True, num_images)
+    self._images = [
+      resize.resize_bilinear(x['image'], request.input_size)
+      for x in source_lib.eval_examples(source, num_images)
+    ]
+    self._set_up_variables(model)
+    trained = predictors.FlaxPredictor(
+      model.network, source.float_variables, model.mean, model.std
+    )
+    self._float_outputs = parity.predict_images(trained, self._images)
+    self.miou = self._compute_miou(trained)
+
+  def _set_up_variables(self, model: frozen_model.FrozenModel) -> None:
+    """Computes float and rounded kernels, and finds the modules."""
+    network, rules = model.network, model.request.rules
+    equalized = calibration.fold_and_equalize(
+      network,
+      rules,
+      model.source.float_variables,
+      model.calibration_images,
+      model.source.config,
+    )
+    self._params = equalized['params'], model.integer_weights['params']
+    # Biases are in the BatchNorm's module, but correct the kernel's rounding.
     self._owners = {
       '/'.join(norm): '/'.join(conv)
       for conv, (norm, _) in batch_norm_folding.find_batch_norms(
-        network, plain, source.dataset.spec.channels
+        network, equalized, model.source.dataset.spec.channels
       ).items()
     }
+    variables = model.simulation_variables
     stats = flax.traverse_util.flatten_dict(variables['quant_stats'])
     params = flax.traverse_util.flatten_dict(variables['params'])
     modules = {'/'.join(path[:-2]) for path in stats}
@@ -131,44 +168,36 @@ class SensitivityAnalysis:
     self.modules = sorted(
       name for name in modules if not re.fullmatch(rules.float_pattern, name)
     )
-    self._variables = {**variables, 'params': plain['params']}
-    data = source.config.data
+    self._variables = {**variables, 'params': equalized['params']}
     self._predictor = predictors.FlaxPredictor(
-      providers.add_int8_switches(network, rules),
+      simulator.load_providers().add_int8_switches(network, rules),
       {**self._variables, 'switches': build_switches(self.modules, ())},
-      data.mean,
-      data.std,
+      model.mean,
+      model.std,
     )
-    request = request_lib.make_request(
-      ('float32',), size, source.dataset.info.num_classes
-    )
-    self._scorer = score.Scorer(source, request, True, images)
-    self._images = [
-      resize.resize_bilinear(x['image'], size)
-      for x in itertools.islice(
-        source_lib.eval_examples(source, images), images
-      )
-    ]
-    trained = predictors.FlaxPredictor(
-      network, source.float_variables, data.mean, data.std
-    )
-    self._float_outputs = parity.predict_images(trained, self._images)
-    self.miou = self._compute_miou(trained)
 
   def _compute_miou(self, predictor: predictors.Predictor) -> float:
-    found = self._scorer.compute_miou(predictor, 'a part of it')
-    assert found is not None  # it is enabled
-    return found
+    miou = self._scorer.compute_miou(predictor, 'the partly quantised network')
+    assert miou is not None  # the scorer is enabled
+    return miou
 
   def measure_loss(self, quantized: Iterable[str]) -> Row:
-    """Returns `sqnr_db`, `miou` and `loss_points` with some modules in int8."""
+    """Measures the network with some modules in int8.
+
+    Args:
+      quantized: paths of those modules.
+
+    Returns:
+      `sqnr_db` of the logits, `miou`, and `loss_points` of mIoU against the
+      trained network.
+    """
     quantized = set(quantized)
-    plain, settled = map(flax.traverse_util.flatten_dict, self._params)
-    params = dict(plain)
-    for path in plain:
+    equalized, rounded = map(flax.traverse_util.flatten_dict, self._params)
+    params = dict(equalized)
+    for path in equalized:
       module = '/'.join(path[:-1])
       if self._owners.get(module, module) in quantized:
-        params[path] = settled[path]
+        params[path] = rounded[path]
     predictor = self._predictor.with_variables(
       {
         **self._variables,
@@ -186,18 +215,22 @@ class SensitivityAnalysis:
 
 
 def rank_modules(analysis: Any, mode: str) -> list[Row]:
-  """Returns a row a module, the worst first.
+  """Measures every module and sorts them, the most sensitive first.
 
   Args:
-    analysis: see `SensitivityAnalysis`.
-    mode: 'one' quantises a module alone, and the lowest ratio is the worst;
-      'all_but_one' leaves it alone, and the highest is.
+    analysis: a `SensitivityAnalysis`.
+    mode: 'one' quantises the module alone, and the lowest SQNR is the worst;
+      'all_but_one' quantises all others, and the highest SQNR is the worst.
+
+  Returns:
+    The results of `SensitivityAnalysis.measure_loss` with `module`, one row per
+    module.
   """
   rows = []
   for i, name in enumerate(analysis.modules):
-    rest = [m for m in analysis.modules if m != name]
-    found = analysis.measure_loss([name] if mode == 'one' else rest)
-    rows.append({'module': name, **found})
+    others = [m for m in analysis.modules if m != name]
+    losses = analysis.measure_loss([name] if mode == 'one' else others)
+    rows.append({'module': name, **losses})
     logging.info('%d of %d: %s', i + 1, len(analysis.modules), rows[-1])
   sign = 1 if mode == 'one' else -1
   return sorted(rows, key=lambda row: (sign * row['sqnr_db'], row['module']))
@@ -206,10 +239,19 @@ def rank_modules(analysis: Any, mode: str) -> list[Row]:
 def find_float_modules(
   analysis: Any, ranked: Sequence[Row], max_loss_points: float
 ) -> Row:
-  """Returns what to keep in float32 for a loss of so many points at most.
+  """Finds the modules to keep in float32 for a bounded loss of mIoU.
 
-  The worst modules are added one by one; all of them, where that loss is beyond
-  reach. Returns `modules` and what `Study.damage` says of the rest in int8.
+  The most sensitive modules are added one by one until the loss is small
+  enough; all of them if it never is.
+
+  Args:
+    analysis: a `SensitivityAnalysis`.
+    ranked: the rows of `rank_modules`.
+    max_loss_points: the largest loss, points of mIoU.
+
+  Returns:
+    `modules` to keep in float32, and the results of
+    `SensitivityAnalysis.measure_loss` with all others in int8.
   """
   names = [row['module'] for row in ranked]
   row: Row = {}
@@ -221,30 +263,31 @@ def find_float_modules(
 
 
 def render_markdown(report: Row) -> str:
-  """Returns the table of sensitivity.json for people."""
-  kept = report['keep_float']
+  """Renders sensitivity.json as Markdown, with a table of all modules."""
+  choice = report['keep_float']
   layers = (
-    f'{len(kept["modules"])} modules stay in float32 (mIoU '
-    f'{kept["miou"]:.4f}): '
-    f'`--float_layers={match_any_regex(kept["modules"])!r}`'
+    f'{len(choice["modules"])} modules stay in float32 (mIoU '
+    f'{choice["miou"]:.4f}): '
+    f'`--float_layers={match_any_regex(choice["modules"])!r}`'
   )
-  if kept['loss_points'] > report['loss']:
+  if choice['loss_points'] > report['loss']:
     layers = (
-      'even all in float32 are not enough: folding BatchNorms and equalising '
-      f'channels cost {kept["loss_points"]:.2f} (more calibration images, or '
+      'all modules in float32 are not enough: folding BatchNorms and '
+      f'equalizing channels alone costs {choice["loss_points"]:.2f} points '
+      '(more calibration images, or '
       '`config.quantization.calibration.equalize=False`, may help)'
     )
   lines = [
     f'# Sensitivity to int8 of {report["source"]["config"]}',
     '',
     f'Mode `{report["mode"]}`, {report["images"]} validation images; float '
-    f'mIoU {report["miou"]:.4f}, with equalised channels '
+    f'mIoU {report["miou"]:.4f}, with equalized channels '
     f'{report["none"]["miou"]:.4f}, all in int8 {report["all"]["miou"]:.4f} '
     f'(SQNR {report["all"]["sqnr_db"]:.1f} dB).',
     '',
-    f'For a loss of {report["loss"]:g} points at most, {layers}',
+    f'For a loss of at most {report["loss"]:g} points, {layers}',
     '',
-    '| module | SQNR (dB) | mIoU lost (points) |',
+    '| module | SQNR (dB) | mIoU loss (points) |',
     '|---|---:|---:|',
     *(
       f'| {row["module"] or "(network)"} | {row["sqnr_db"]:.1f} | '
@@ -264,22 +307,34 @@ def analyze_sensitivity(
   mode: str,
   max_loss_points: float,
 ) -> Row:
-  """Measures and writes; returns what sensitivity.json holds.
+  """Analyses a run and writes sensitivity.json, .md and .png.
+
+  Args:
+    source: a float run.
+    output: folder to write.
+    num_calibration_images: number of training images for the ranges.
+    num_images: number of validation images that losses are measured on.
+    mode: 'one' or 'all_but_one' (`rank_modules`).
+    max_loss_points: the largest loss, points of mIoU, for which modules to keep
+      in float32 are searched.
+
+  Returns:
+    The content of sensitivity.json.
 
   Raises:
-    ValueError: as `SensitivityAnalysis`.
+    ValueError: the run was trained in simulated int8.
   """
-  study = SensitivityAnalysis(source, num_calibration_images, num_images)
-  ranked = rank_modules(study, mode)
+  analysis = SensitivityAnalysis(source, num_calibration_images, num_images)
+  ranked = rank_modules(analysis, mode)
   report = {
     'source': source.describe(),
     'mode': mode,
     'images': num_images,
     'loss': max_loss_points,
-    'miou': study.miou,
-    'none': study.measure_loss(()),
-    'all': study.measure_loss(study.modules),
-    'keep_float': find_float_modules(study, ranked, max_loss_points),
+    'miou': analysis.miou,
+    'none': analysis.measure_loss(()),
+    'all': analysis.measure_loss(analysis.modules),
+    'keep_float': find_float_modules(analysis, ranked, max_loss_points),
     'modules': ranked,
   }
   os.makedirs(output, exist_ok=True)
@@ -290,7 +345,7 @@ def analyze_sensitivity(
     [row['module'] or '(network)' for row in ranked],
     [
       ('SQNR of the logits (dB)', [row['sqnr_db'] for row in ranked]),
-      ('mIoU lost (points)', [row['loss_points'] for row in ranked]),
+      ('mIoU loss (points)', [row['loss_points'] for row in ranked]),
     ],
   )
   visualize.save_image(picture, f'{path}.png')
@@ -306,14 +361,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     'images',
     20,
-    'Validation images that damage is measured on.',
+    'Number of validation images that losses are measured on.',
     lower_bound=1,
     flag_values=values,
   )
   flags.DEFINE_integer(
     'calibration_images',
     32,
-    'Training images for the ranges.',
+    'Number of training images for the ranges.',
     lower_bound=1,
     flag_values=values,
   )
@@ -321,13 +376,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'mode',
     'one',
     ['one', 'all_but_one'],
-    'What is quantised for each row.',
+    'Quantise one module at a time, or all but one.',
     flag_values=values,
   )
   flags.DEFINE_float(
     'loss',
     0.5,
-    'Points of mIoU that may be lost.',
+    'Largest loss of mIoU, in points, for which --float_layers is searched.',
     lower_bound=0.0,
     flag_values=values,
   )
@@ -336,7 +391,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def _run(values: flags.FlagValues) -> None:
   if not values.workdir or not values.output:
     raise ValueError(
-      '--workdir (a float run) and --output (a folder) are needed'
+      'pass both --workdir (a float run) and --output (the folder to write)'
     )
   report = analyze_sensitivity(
     source_lib.load_from_workdir(values.workdir, 'best', None),
@@ -350,7 +405,7 @@ def _run(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
-  """Measures; an error that the user can mend is one line."""
+  """Runs the analysis; an error the user can mend is printed in one line."""
   cli.run_command(argv, lambda: _run(values))
 
 

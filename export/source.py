@@ -1,8 +1,13 @@
-"""Where the weights and the images of an export come from."""
+"""The source of an export: a config, its data set, and the weights of a run.
+
+Everything that depends on the request as well (the network that files hold,
+rounded kernels, activation ranges) is computed by `frozen_model.FrozenModel`.
+"""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import os
 from typing import Any
@@ -15,18 +20,12 @@ import numpy as np
 from deeplab import networks
 from deeplab import workdir as workdir_lib
 from deeplab.data import datasets
+from deeplab.data import image_format
 from deeplab.data import resize
-from deeplab.models import registry
-from deeplab.models import segmenter
-from deeplab.quantization import rules as rules_lib
-from deeplab.quantization.ptq import batch_norm_folding
-from deeplab.quantization.ptq import calibration as calibrate
-from export import calibration
-from export import request as request_lib
-from export.devices import resizes
-from export.devices import targets
 
 PyTree = Any
+
+_BLOB_CELLS = (8, 8)  # synthetic images: rows and columns of their blobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +35,10 @@ class ExportSource:
   Attributes:
     config: the experiment.
     dataset: its data set.
-    variables: {'params', 'batch_stats'}, and 'quant_stats' of a run in
-      simulated int8.
-    step: training steps behind the weights; None for untrained ones.
-    workdir: where they were read, None for untrained ones.
+    variables: {'params', 'batch_stats'}, and 'quant_stats' for a run that was
+      trained in simulated int8.
+    step: number of training steps; None for untrained weights.
+    workdir: work directory of the run; None for untrained weights.
   """
 
   config: ConfigDict
@@ -48,23 +47,27 @@ class ExportSource:
   step: int | None
   workdir: str | None
 
-  @property
+  @functools.cached_property
   def network(self) -> networks.Network:
     """The network, in float32 as in files."""
-    return networks.Network(float32_config(self.config), self.dataset)
+    config = ConfigDict(self.config)
+    with config.unlocked():
+      config.model = ConfigDict(config.model)
+      config.model.dtype = 'float32'
+    return networks.Network(config, self.dataset)
 
   @property
   def float_variables(self) -> PyTree:
-    """The variables of the network in float."""
+    """The variables without activation ranges."""
     return {k: self.variables[k] for k in ('params', 'batch_stats')}
 
   @property
   def is_trained(self) -> bool:
-    """Whether the weights are those of a run."""
+    """True for the weights of a run, False for untrained ones."""
     return self.step is not None
 
   def describe(self) -> dict[str, Any]:
-    """Returns what cards and reports say about the weights."""
+    """Returns the `source` entry of model cards and reports."""
     return {
       'config': self.config.name,
       'trained': self.is_trained,
@@ -73,28 +76,19 @@ class ExportSource:
     }
 
 
-def float32_config(config: ConfigDict) -> ConfigDict:
-  """Returns the config with a model that computes in float32, as files do."""
-  config = ConfigDict(config)
-  with config.unlocked():
-    config.model = ConfigDict(config.model)
-    config.model.dtype = 'float32'
-  return config
-
-
 def load_from_workdir(
   workdir: str, checkpoint: str, data_root: str | None
 ) -> ExportSource:
-  """Reads a run's model.
+  """Loads the model of a run.
 
   Args:
-    workdir: the run's work directory.
-    checkpoint: 'best' or 'latest' checkpoint.
-    data_root: where the run's data set lies now; None: where it lay then.
+    workdir: work directory of the run.
+    checkpoint: 'best' or 'latest'.
+    data_root: root of the run's data set if it has moved since; else None.
 
   Raises:
-    FileNotFoundError: no run, or no checkpoint, is there.
-    ValueError: the run is older than fields that configs have now.
+    FileNotFoundError: there is no run or no checkpoint.
+    ValueError: the run is older than a config field that it needs.
   """
   loaded = workdir_lib.load_trained_model(workdir, checkpoint)
   config = ConfigDict(loaded.config)
@@ -108,9 +102,10 @@ def load_from_workdir(
 
 
 def init_untrained(config: ConfigDict) -> ExportSource:
-  """Initialises a model from `config.seed`; no data set is read.
+  """Initialises a float model from `config.seed`; no data set is read.
 
-  It is a float one: ranges come from images.
+  It is a float model even if the config trains in simulated int8: activation
+  ranges come from images.
   """
   config = ConfigDict(config)
   with config.unlocked():
@@ -124,123 +119,24 @@ def init_untrained(config: ConfigDict) -> ExportSource:
   return ExportSource(config, dataset, variables, None, None)
 
 
-def build_model(source: ExportSource, **kernels: Any) -> segmenter.Segmenter:
-  """Builds the network in float32; `kernels` as in `registry.build_model`."""
-  return registry.build_model(
-    float32_config(source.config).model,
-    source.dataset.info.num_classes,
-    **kernels,
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class WithoutLastResize:
-  """A network without its last resize, for `predictors.FlaxPredictor`."""
-
-  model: segmenter.Segmenter
-
-  def apply(
-    self, variables: PyTree, images: jax.Array
-  ) -> segmenter.SegmenterOutput:
-    """Returns logits of the head's own size."""
-    output: Any = self.model.apply(variables, images, full_resolution=False)
-    return output
-
-
-def resize_ratio(source: ExportSource, request: request_lib.Request) -> int:
-  """Returns the largest ratio of a resize in the files.
-
-  That which the model was trained with, unless the request wants what its
-  target takes, and it does not take that.
-
-  Raises:
-    ValueError: the target takes no such limit.
-  """
-  trained = source.config.model.resize_ratio
-  if not request.target or request.resize == 'trained':
-    return trained
-  shape = 1, *request.input_size, source.dataset.spec.channels
-  host = request.resize == 'host'
-  whole = resizes.find_network_resizes(
-    build_export_model(source, 0), shape, host
-  )
-  return resizes.choose_ratio(
-    whole, trained, targets.get_target(request.target)
-  )
-
-
-def build_export_model(
-  source: ExportSource, max_resize_ratio: int
-) -> segmenter.Segmenter:
-  """Builds the network that files hold: real convolutions, limited resizes."""
-  return source.network.export_model(max_resize_ratio)
-
-
-def prepare_int8_weights(
-  source: ExportSource,
-  network: segmenter.Segmenter,
-  images: Sequence[np.ndarray],
-  rules: rules_lib.Rules,
-) -> PyTree:
-  """Returns the weights of integer files: BatchNorms folded, kernels rounded.
-
-  Those of a run that was trained in simulated int8 are that already. Untrained
-  kernels go to the nearest step.
-
-  Args:
-    source: the model.
-    network: see `build_export_model`.
-    images: [H, W, C] each, values as they are, of the file's size.
-    rules: what is quantised.
-
-  Raises:
-    ValueError: as `calibrate.settled`.
-  """
-  if 'quant_stats' in source.variables:
-    return source.float_variables
-  if not source.is_trained:
-    return batch_norm_folding.fold_batch_norms(
-      network, source.float_variables, source.dataset.spec.channels
-    )
-  images = [np.rint(image) for image in images]
-  return calibrate.prepare_int8_weights(
-    network, rules, source.float_variables, images, source.config
-  )
-
-
-def prepare_int8_variables(
-  source: ExportSource,
-  network: segmenter.Segmenter,
-  weights: PyTree,
-  images: Sequence[np.ndarray],
-  rules: rules_lib.Rules,
-) -> PyTree:
-  """Returns variables with 'quant_stats', the run's or calibrated ones.
-
-  Args:
-    source: the model.
-    network: see `build_export_model`.
-    weights: see `prepare_int8_weights`.
-    images: [H, W, C] each, values as they are, of the file's size.
-    rules: what is quantised.
-  """
-  if 'quant_stats' in source.variables:
-    return source.variables
-  images = [np.rint(image) for image in images]
-  return calibrate.add_activation_ranges(
-    network, rules, weights, images, source.config
-  )
-
-
 def calibration_images(
   source: ExportSource, size: tuple[int, int], count: int
 ) -> list[np.ndarray]:
-  """Returns images of the training split, or drawn ones for no data set.
+  """Returns training images, or synthetic ones for an untrained model.
 
-  They come at `size`, so that a few hundred photographs fit into memory.
+  They are resized to `size` at once, so that a few hundred photographs fit into
+  memory.
+
+  Args:
+    source: the model.
+    size: (H, W).
+    count: number of images.
+
+  Returns:
+    [H, W, C] each.
   """
   if not source.is_trained:
-    return calibration.draw_synthetic_images(
+    return draw_synthetic_images(
       count, size, source.config.seed, source.dataset.spec
     )
   images = source.dataset.calibration_images(count, source.config.seed)
@@ -248,7 +144,12 @@ def calibration_images(
 
 
 def eval_examples(source: ExportSource, limit: int) -> Iterator[dict[str, Any]]:
-  """Yields the validation split, or its first `limit` examples."""
+  """Yields examples of the validation split, the first `limit` or, for 0, all.
+
+  Args:
+    source: the model.
+    limit: number of examples, 0 for all.
+  """
   examples = source.dataset.examples(source.config.data.eval_split)
   return itertools.islice(examples, limit or None)
 
@@ -256,10 +157,52 @@ def eval_examples(source: ExportSource, limit: int) -> Iterator[dict[str, Any]]:
 def parity_images(
   source: ExportSource, size: tuple[int, int], count: int, from_validation: bool
 ) -> list[np.ndarray]:
-  """Returns the first validation images if `from_validation`, or drawn ones."""
+  """Returns the images on which the outputs of files are compared with JAX.
+
+  Args:
+    source: the model.
+    size: (H, W) of synthetic images.
+    count: number of images.
+    from_validation: True for the first validation images [h, w, C] at native
+      size, False for synthetic ones.
+  """
   if not from_validation:
-    # Others than those of the calibration.
-    return calibration.draw_synthetic_images(
+    # Not the seed of the calibration images.
+    return draw_synthetic_images(
       count, size, source.config.seed + 1, source.dataset.spec
     )
   return [x['image'] for x in eval_examples(source, count)]
+
+
+def draw_synthetic_images(
+  count: int,
+  size: Sequence[int],
+  seed: int,
+  image_spec: image_format.ImageSpec = image_format.RGB,
+) -> list[np.ndarray]:
+  """Draws images that need no data set: coarse blobs under fine noise.
+
+  They exercise every operator, but tell nothing about activation ranges or
+  accuracy on photographs.
+
+  Args:
+    count: number of images.
+    size: (H, W).
+    seed: seed of the generator; equal arguments give equal images.
+    image_spec: channels and bits per channel.
+
+  Returns:
+    [H, W, C] each, uint8 or uint16 by the image spec.
+  """
+  rng = np.random.default_rng(seed)
+  images = []
+  for _ in range(count):
+    blobs = rng.uniform(
+      0, image_spec.max_value, (*_BLOB_CELLS, image_spec.channels)
+    )
+    image = resize.resize_bilinear(blobs, size)
+    noise = rng.normal(0, image_spec.max_value * 16 / 255, image.shape)
+    image += noise.astype(np.float32)
+    image = np.clip(np.rint(image), 0, image_spec.max_value)
+    images.append(image.astype(image_spec.dtype))
+  return images

@@ -66,9 +66,16 @@ def exported(run):
   folder, _ = run
   source = source_lib.load_from_workdir(str(folder / 'run'), 'latest', None)
   formats = 'float32', 'int8', 'int8_litert'
-  request = request_lib.make_request(formats, SIZE, 2)
+  request = request_lib.make_request(
+    formats=formats, input_size=SIZE, num_classes=2
+  )
   return pipeline.export_model(
-    source, request, str(folder / 'export'), 12, True, 0
+    source,
+    request,
+    str(folder / 'export'),
+    num_calibration_images=12,
+    evaluate_files=True,
+    eval_limit=0,
   )
 
 

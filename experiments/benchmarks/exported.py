@@ -41,7 +41,7 @@ from deeplab.pretrained import unfold_batch_norm
 from deeplab.pretrained.readers import tflite_weights
 from deeplab.pretrained.systems import detect
 from deeplab.quantization import rules as rules_lib
-from export import calibration
+from export import frozen_model
 from export import request as request_lib
 from export import source as source_lib
 from export.convert import saved_model
@@ -163,25 +163,22 @@ def export_int8(
   source = source_lib.init_untrained(config)
   source = dataclasses.replace(source, variables=make_variables(source))
   request = request_lib.make_request(
-    ('int8',), size, source.dataset.info.num_classes, **options
+    formats=('int8',),
+    input_size=size,
+    num_classes=source.dataset.info.num_classes,
+    **options,
   )
-  network = source_lib.build_export_model(
-    source, source_lib.resize_ratio(source, request)
-  )
-  data = source.config.data
-  compute = saved_model.make_serving_function(
-    network, source.variables, request, data.mean, data.std
-  )
-  samples = calibration.representative_dataset(
-    calibration.draw_synthetic_images(2, size, 0),
+  model = frozen_model.FrozenModel(source, request)
+  samples = tflite.representative_dataset(
+    source_lib.draw_synthetic_images(2, size, 0),
     size,
     True,
-    data.mean,
-    data.std,
+    model.mean,
+    model.std,
   )
   with tempfile.TemporaryDirectory() as folder:
     saved_model.write_saved_model(
-      compute, (*size, source.dataset.spec.channels), folder
+      model.serving_function, model.input_shape, folder
     )
     return tflite.convert_saved_model(folder, 'int8', request, samples)
 

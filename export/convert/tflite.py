@@ -1,11 +1,17 @@
 """SavedModel -> .tflite, in float32, float16, int8 or int16x8."""
 
 from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab import system
+from deeplab.data import image_format
+from deeplab.data import resize
+from deeplab.data.augmentation import compose
+from export import file_formats
 from export import request as request_lib
 from export.graph import checks
 from export.graph import edit
@@ -60,7 +66,7 @@ def convert_saved_model(
     raise ValueError(f'kind={kind!r} is not one of {KINDS}')
   samples = iter(samples)
   first = next(samples, None)
-  if kind in request_lib.CALIBRATED_FORMATS and first is None:
+  if file_formats.FORMATS[kind].calibrated and first is None:
     raise ValueError(f'{kind} needs calibration images, and there are none')
 
   def representative():
@@ -75,7 +81,7 @@ def convert_saved_model(
       converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == 'float16':
       converter.target_spec.supported_types = [tf.float16]
-    if kind in request_lib.CALIBRATED_FORMATS:
+    if file_formats.FORMATS[kind].calibrated:
       converter.representative_dataset = representative
     if kind == 'int16x8':
       converter.target_spec.supported_ops = [_INT16X8]
@@ -105,3 +111,40 @@ def convert_saved_model(
     weights=request.rules.weights,
   )
   return data
+
+
+def representative_dataset(
+  images: Iterable[np.ndarray],
+  size: Sequence[int],
+  normalization_in_graph: bool,
+  mean: Sequence[float],
+  std: Sequence[float],
+  max_value: int = image_format.RGB.max_value,
+) -> Iterator[np.ndarray]:
+  """Yields the inputs [1, H, W, C] float32 that calibration runs.
+
+  Images are resized as `predictors.ResizedPredictor` does it. One black and one
+  white pixel in the first one make the input's range that of all pixel values,
+  so that its scale does not hang on the brightest photograph: with
+  normalisation in the graph, scale 1 and zero point 0 (-128 for int8), pixels
+  as they are; or scale 257 for images of 16 bits.
+
+  Args:
+    images: [h, w, C], any size.
+    size: (H, W) of the file.
+    normalization_in_graph: the file takes images as they are.
+    mean: a value a channel.
+    std: likewise.
+    max_value: the largest value that a pixel may have.
+  """
+  for i, image in enumerate(images):
+    # A copy: an image of the right size comes back as it is.
+    x = np.array(resize.resize_bilinear(image, size), np.float32)
+    if i == 0:
+      x[0, 0] = 0
+      x[-1, -1] = max_value
+    if not normalization_in_graph:
+      x = compose.normalize_image(
+        x, np.asarray(mean, np.float32), np.asarray(std, np.float32)
+      )
+    yield x[None]

@@ -29,7 +29,7 @@ def read_baseline(folder: str, report: Report) -> Report:
   """
   path = os.path.join(folder, 'report.json')
   if not os.path.isfile(path):
-    raise ValueError(f'--beside={folder} holds no earlier export: no {path}')
+    raise ValueError(f'--baseline={folder} holds no earlier export: no {path}')
   with open(path, encoding='utf-8') as f:
     other = json.load(f)
   same = [
@@ -45,8 +45,8 @@ def read_baseline(folder: str, report: Report) -> Report:
   for what, theirs, ours in same:
     if theirs != ours:
       raise ValueError(
-        f'--beside={folder}: its {what} is {theirs}, here it is {ours}: their '
-        'mIoU is not comparable'
+        f'--baseline={folder}: its {what} is {theirs}, here it is {ours}: the '
+        'mIoU of the two is not comparable'
       )
   return {
     'export': os.path.basename(os.path.abspath(folder)),

@@ -51,14 +51,19 @@ def summarize_saved_model(
   }
 
 
-def derive_file(kind: str, content: bytes) -> tuple[str, bytes, dict[str, Any]]:
-  """Returns name, bytes and facts of a format, made of .tflite bytes."""
-  facts = summarize_tflite(content)
-  if not kind.startswith('onnx'):
-    return f'{kind}.tflite', content, facts
-  content = onnx.convert_tflite(content)
+def summarize_onnx(content: bytes, base: bytes) -> dict[str, Any]:
+  """Summarizes an .onnx file that was converted from a .tflite file.
+
+  Args:
+    content: bytes of the .onnx file.
+    base: bytes of the .tflite file; MACs and I/O tensors are the same.
+
+  Returns:
+    The keys of `summarize_tflite`. ONNX Runtime plans activations when it
+    runs, so their bytes are None.
+  """
   own = onnx.summarize_onnx(content)
-  facts |= {
+  return summarize_tflite(base) | {
     'weight_bytes': own['weight_bytes'],
     'peak_activation_bytes': None,
     'activation_lower_bound_bytes': None,
@@ -68,4 +73,3 @@ def derive_file(kind: str, content: bytes) -> tuple[str, bytes, dict[str, Any]]:
       for name, count in own['operators'].items()
     },
   }
-  return f'{kind}.onnx', content, facts

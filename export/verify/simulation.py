@@ -1,4 +1,9 @@
-"""Int8 as JAX simulates it, beside the file that litert-converter makes."""
+"""Compares the int8_litert file with the JAX simulation of its arithmetic.
+
+litert-converter's file computes what `quantization.simulator` computes: on
+LiteRT's reference kernels outputs are equal bit by bit, on the others they may
+differ by a few LSB.
+"""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -12,56 +17,50 @@ from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from deeplab.inference import tflm
-from deeplab.models import segmenter
-from export import request as request_lib
-from export import source as source_lib
-from export.convert import litert_converter
+from export import frozen_model
 from export.graph import tflite_graph
 from export.verify import agreement
 from export.verify import parity
 from export.verify import score
 
-PyTree = Any
-# The plain loops, whose arithmetic the simulation is.
+# The plain loops, which the simulation matches bit by bit.
 REFERENCE_RESOLVER = 'reference'
 
 
 def make_simulated_predictor(
-  source: source_lib.ExportSource,
-  network: segmenter.Segmenter,
-  variables: PyTree,
-  request: request_lib.Request,
+  model: frozen_model.FrozenModel,
 ) -> predictors.FlaxPredictor:
-  """Returns the network of the file, in simulated int8.
+  """Returns the network of the int8_litert file, in simulated int8.
 
   Args:
-    source: the model.
-    network: see `source.build_export_model`.
-    variables: see `source.prepare_int8_variables`.
-    request: the export.
+    model: the model as the files hold it.
   """
-  data = source.config.data
-  net, variables, pixels = litert_converter.add_input_normalization(
-    network,
-    variables,
+  from export.convert import litert_converter
+
+  request = model.request
+  net, variables, input_range = litert_converter.add_input_normalization(
+    model.network,
+    model.simulation_variables,
     request,
-    data.mean,
-    data.std,
-    source.dataset.spec.max_value,
+    model.mean,
+    model.std,
+    model.max_value,
   )
-  model = source.network.simulate_int8(
-    net, request.rules, pixels, int8_output=request.needs_int8_output
+  simulated: Any = model.source.network.simulate_int8(
+    net, request.rules, input_range, int8_output=request.needs_int8_output
   )
   if not request.normalization_in_graph:
-    model = predictors.WithNormalization(model, data.mean, data.std)
-  return predictors.Int8Predictor(model, variables, data.mean, request.output)
+    simulated = predictors.WithNormalization(simulated, model.mean, model.std)
+  return predictors.Int8Predictor(
+    simulated, variables, model.mean, request.output
+  )
 
 
 class _ComparingPredictor(agreement.PredictorWrapper):
-  """A simulation, counted against files that are asked about the same images.
+  """A simulation that also runs files on each image, and counts differences.
 
   Attributes:
-    differences: a `parity.LSBDifferences` for each file.
+    differences: name of a file -> `parity.LSBDifferences`.
   """
 
   def __init__(
@@ -90,20 +89,20 @@ def _compare_with_tflm(
   images: Sequence[np.ndarray],
   scale: float,
 ) -> dict[str, parity.LSBDifferences]:
-  """Returns how far TFLite Micro is; nothing where it cannot run the file."""
+  """Counts the differences of TFLite Micro; {} if it cannot run the file."""
   if not interpreters.has_tflm():
     return {}
   try:
     with system.capture_stderr():
-      few = _ComparingPredictor(
+      comparing = _ComparingPredictor(
         simulated, {'tflm': tflm.TFLMPredictor(path)}, scale
       )
     for image in images:
-      few(image[None])
+      comparing(image[None])
   except ValueError as error:
     logging.info('TFLite Micro does not run %s: %s', path, error)
     return {}
-  return few.differences
+  return comparing.differences
 
 
 def compare_with_file(
@@ -112,23 +111,22 @@ def compare_with_file(
   images: Sequence[np.ndarray],
   scorer: score.Scorer,
 ) -> dict[str, Any]:
-  """Returns how far a file is from its simulation, on kernels of three kinds.
+  """Compares a file on three kinds of kernels with its simulation.
 
-  LiteRT's are asked about all images of the evaluation, or about `images`
-  without one; TFLite Micro's, which take long, about `images`.
+  LiteRT's kernels run all images of the evaluation, or `images` without one.
+  TFLite Micro's kernels, which are slow, run `images`.
 
   Args:
-    simulated: see `make_simulated_predictor`.
-    path: the file, with its card beside it.
-    images: [H, W, C] of the file's size.
-    scorer: gives mIoU.
+    simulated: the predictor of `make_simulated_predictor`.
+    path: the .tflite file, with its model card beside it.
+    images: [H, W, C] each, of the file's size.
+    scorer: evaluates on the validation split, or not at all.
 
   Returns:
-    `miou` of the simulation, and `beside`: by kernels
-    (`interpreters.RESOLVERS`, and 'tflm' where it runs the file) the summary of
-    `parity.LSBDifferences`, and `miou` for the reference kernels. `beside` is
-    empty for a file of class ids or of float32 logits, which have no LSB to
-    count in.
+    `miou` of the simulation, and `beside`: kernels (those of
+    `interpreters.RESOLVERS`, and 'tflm' if it runs the file) -> the summary of
+    `parity.LSBDifferences`, and `miou` of the reference kernels. `beside` is
+    empty for a file of class ids or float32 logits, whose output has no LSB.
   """
   with open(path, 'rb') as f:
     scale = tflite_graph.output_scale(tflite_graph.read_tflite(f.read()))
@@ -137,22 +135,24 @@ def compare_with_file(
       'miou': scorer.compute_miou(simulated, 'simulated int8'),
       'beside': {},
     }
-  with system.capture_stderr():  # interpreters greet
+  with system.capture_stderr():  # interpreters print a greeting
     files = {
       resolver: litert.TFLitePredictor(path, resolver=resolver)
       for resolver in (REFERENCE_RESOLVER, interpreters.DEFAULT_RESOLVER)
     }
-  many = _ComparingPredictor(simulated, files, scale)
-  miou = scorer.compute_miou(many, 'simulated int8, and its file beside it')
+  comparing = _ComparingPredictor(simulated, files, scale)
+  miou = scorer.compute_miou(comparing, 'simulated int8 and its file')
   if miou is None:
     for image in images:
-      many(image[None])
-  few = _compare_with_tflm(simulated, path, images, scale)
-  beside = {
+      comparing(image[None])
+  differences = comparing.differences | _compare_with_tflm(
+    simulated, path, images, scale
+  )
+  kernels = {
     name: {**counted.summary(), 'miou': None}
-    for name, counted in (many.differences | few).items()
+    for name, counted in differences.items()
   }
-  beside[REFERENCE_RESOLVER]['miou'] = scorer.compute_miou(
+  kernels[REFERENCE_RESOLVER]['miou'] = scorer.compute_miou(
     files[REFERENCE_RESOLVER], 'int8_litert on reference kernels'
   )
-  return {'miou': miou, 'beside': beside}
+  return {'miou': miou, 'beside': kernels}

@@ -29,10 +29,19 @@ def exported(smoke_run, tmp_path_factory):
   assert source.is_trained and source.step == 6
   size = tuple(source.config.eval.static_size)
   request = request_lib.make_request(
-    ('int8',), size, source.dataset.info.num_classes
+    formats=('int8',),
+    input_size=size,
+    num_classes=source.dataset.info.num_classes,
   )
   folder = str(tmp_path_factory.mktemp('exported') / 'smoke')
-  return folder, build.export_model(source, request, folder, 6, True, 0)
+  return folder, build.export_model(
+    source,
+    request,
+    folder,
+    num_calibration_images=6,
+    evaluate_files=True,
+    eval_limit=0,
+  )
 
 
 def test_the_file_scores_as_its_report_says(smoke_run, exported):
@@ -92,9 +101,18 @@ def test_an_export_that_needs_no_images_reads_no_data_set(
     datasets, 'prepare_builder', None
   )  # fails where it is called
   source = source_lib.load_from_workdir(smoke_run.workdir, 'best', None)
-  request = request_lib.make_request(('float32',), (64, 64), 6)
+  request = request_lib.make_request(
+    formats=('float32',), input_size=(64, 64), num_classes=6
+  )
   folder = str(tmp_path / 'out')
-  report = build.export_model(source, request, folder, 1, False, 0)
+  report = build.export_model(
+    source,
+    request,
+    folder,
+    num_calibration_images=1,
+    evaluate_files=False,
+    eval_limit=0,
+  )
   assert 'parity was taken on drawn images' in ' '.join(report['notes'])
   assert report['formats']['float32']['parity']['max_abs_difference'] < 1e-4
 

@@ -7,8 +7,8 @@ import pytest
 
 from configs import common
 from deeplab.models import registry
-from export import calibration
 from export import request as request_lib
+from export import source as source_lib
 from export.convert import saved_model
 from export.convert import tflite
 from export.graph import tflite_graph
@@ -76,12 +76,14 @@ def test_encoder(encoder, output_stride, size, tmp_path):
   network = registry.build_model(config, 3, depthwise='conv', pointwise='conv')
   variables = weights.draw(network, size)
   path = str(tmp_path / 'saved_model')
-  request = request_lib.make_request(('float32',), size, 3)
+  request = request_lib.make_request(
+    formats=('float32',), input_size=size, num_classes=3
+  )
   compute = saved_model.make_serving_function(
     network, variables, request, MEAN, STD
   )
   saved_model.write_saved_model(compute, (*size, 3), path)
-  *samples, image = calibration.draw_synthetic_images(3, size, 0)
+  *samples, image = source_lib.draw_synthetic_images(3, size, 0)
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
   data = tflite.convert_saved_model(path, 'float32', request)
   actual = running.run(data, image, 3, tmp_path)
@@ -91,7 +93,11 @@ def test_encoder(encoder, output_stride, size, tmp_path):
   )
 
   request = request_lib.make_request(
-    ('int8',), size, 3, input_type='int8', output_type='int8'
+    formats=('int8',),
+    input_size=size,
+    num_classes=3,
+    input_type='int8',
+    output_type='int8',
   )
   compute = saved_model.make_serving_function(
     network, variables, request, MEAN, STD
@@ -102,7 +108,7 @@ def test_encoder(encoder, output_stride, size, tmp_path):
     path,
     'int8',
     request,
-    calibration.representative_dataset(
+    tflite.representative_dataset(
       samples, size, request.normalization_in_graph, MEAN, STD
     ),
   )

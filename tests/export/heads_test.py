@@ -6,8 +6,8 @@ import pytest
 
 from configs import common
 from deeplab.models import registry
-from export import calibration
 from export import request as request_lib
+from export import source as source_lib
 from export.convert import saved_model
 from export.convert import tflite
 from export.graph import tflite_graph
@@ -56,13 +56,15 @@ def test_head(case, tmp_path):
   config.head = CASES[case]
   network = registry.build_model(config, 5, depthwise='conv', pointwise='conv')
   variables = weights.draw(network, SIZE)
-  request = request_lib.make_request(('float32', 'int8'), SIZE, 5)
+  request = request_lib.make_request(
+    formats=('float32', 'int8'), input_size=SIZE, num_classes=5
+  )
   compute = saved_model.make_serving_function(
     network, variables, request, MEAN, STD
   )
   path = str(tmp_path / 'saved_model')
   saved_model.write_saved_model(compute, (*SIZE, 3), path)
-  *samples, image = calibration.draw_synthetic_images(9, SIZE, 0)
+  *samples, image = source_lib.draw_synthetic_images(9, SIZE, 0)
   expected = np.asarray(jax.jit(compute)(np.float32(image)[None]))
 
   data = tflite.convert_saved_model(path, 'float32', request)
@@ -77,7 +79,7 @@ def test_head(case, tmp_path):
     path,
     'int8',
     request,
-    calibration.representative_dataset(samples, SIZE, True, MEAN, STD),
+    tflite.representative_dataset(samples, SIZE, True, MEAN, STD),
   )
   found = tflite_graph.count_operators(tflite_graph.read_tflite(data))
   assert set(found) <= known | {'QUANTIZE', 'DEQUANTIZE'}

@@ -11,8 +11,8 @@ from deeplab.inference import interpreters
 from deeplab.models import registry
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
-from export import calibration
 from export import request as request_lib
+from export import source as source_lib
 from export.graph import tflite_graph
 from export.verify import parity
 from tests.export import heads_test
@@ -116,7 +116,9 @@ def invoke(content, images):
 def measure(network, variables, size, images):
   """Returns (`parity.compare_in_lsb`, the file's logits, the file)."""
   request = request_lib.make_request(
-    *(('int8_litert',), size, CLASSES),
+    formats=('int8_litert',),
+    input_size=size,
+    num_classes=CLASSES,
     input_type='int8',
     output_type='int8',
     rules=RULES,
@@ -133,7 +135,7 @@ def measure(network, variables, size, images):
 
 def compare(network, variables, size):
   """Returns the LSB differences of file and simulation, and the operators."""
-  images = calibration.draw_synthetic_images(6, size, 3)
+  images = source_lib.draw_synthetic_images(6, size, 3)
   result, _, content = measure(network, variables, size, images)
   return result, tflite_graph.count_operators(tflite_graph.read_tflite(content))
 
@@ -173,9 +175,11 @@ def test_layers_of_16_bits(name, wide):
   kind = 'encoder' if name in ENCODERS else 'head'
   network, variables, size = build(**{kind: name})
   rules = rules_lib.Rules(wide_layers=wide)
-  images = calibration.draw_synthetic_images(6, size, 3)
+  images = source_lib.draw_synthetic_images(6, size, 3)
   request = request_lib.make_request(
-    *(('int8_litert',), size, CLASSES),
+    formats=('int8_litert',),
+    input_size=size,
+    num_classes=CLASSES,
     input_type='int8',
     output_type='float32',
     rules=rules,
@@ -198,7 +202,7 @@ def test_layers_of_16_bits(name, wide):
 def test_gates_have_no_16_bits():
   network, variables, size = build(encoder='mobilenet_v3_tiny')
   rules = rules_lib.Rules(wide_layers='encoder.*')
-  images = calibration.draw_synthetic_images(2, size, 3)
+  images = source_lib.draw_synthetic_images(2, size, 3)
   with pytest.raises(
     ValueError, match='hard_swish in encoder/stem/norm has no form with 16-bit'
   ):
@@ -224,7 +228,7 @@ def test_a_whole_network():
   variables = batch_norm_folding.fold_batch_norms(
     network, weights.draw(network, size)
   )
-  images = calibration.draw_synthetic_images(12, size, 3)
+  images = source_lib.draw_synthetic_images(12, size, 3)
   result, found, content = measure(network, variables, size, images)
   print(result)
   assert result['images'] == 8

@@ -1,4 +1,4 @@
-"""A whole export: files, cards, labels, report, and nothing when it fails."""
+"""A whole export: files, model cards, labels, report; nothing on failure."""
 
 import dataclasses
 import json
@@ -15,15 +15,13 @@ import pytest
 
 from configs import common
 from deeplab.data import datasets
-from deeplab.data import pipeline
-from deeplab.data import resize
 from deeplab.inference import file_predictor
 from deeplab.inference import load
 from deeplab.models import registry
-from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
-from export import calibration
-from export import pipeline as build
+from export import file_formats
+from export import frozen_model
+from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
 from export.convert import tflite
@@ -54,24 +52,26 @@ def source():
   c = config()
   dataset = datasets.Dataset(c.data)
   bare = source_lib.ExportSource(c, dataset, None, 7, '/somewhere/runs/tiny')
-  model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
+  model = bare.network.export_model()
   return source_lib.ExportSource(
     c, dataset, weights.draw(model, SIZE), bare.step, bare.workdir
   )
 
 
 def request(*formats):
-  return request_lib.make_request(formats, SIZE, 6)
+  return request_lib.make_request(
+    formats=formats, input_size=SIZE, num_classes=6
+  )
 
 
 @pytest.fixture(scope='module')
 def exported(source, tmp_path_factory):
   """An export whose labels are JAX's own predictions."""
-  model = source_lib.build_model(source, depthwise='conv', pointwise='conv')
+  model = source.network.export_model()
   data = source.config.data
   mean, std = np.float32(data.mean), np.float32(data.std)
   logits = jax.jit(lambda x: model.apply(source.variables, x).logits)
-  images = calibration.draw_synthetic_images(10, SIZE, 5)
+  images = source_lib.draw_synthetic_images(10, SIZE, 5)
   examples = [
     {
       'image': x,
@@ -85,19 +85,25 @@ def exported(source, tmp_path_factory):
     patch.setattr(datasets.Dataset, 'examples', lambda *_, **__: iter(examples))
     patch.setattr(datasets.Dataset, 'num_examples', lambda *_: len(examples))
     patch.setattr(
-      pipeline,
+      datasets.Dataset,
       'calibration_images',
-      lambda _, __, n: iter(calibration.draw_synthetic_images(n, (40, 50), 1)),
+      lambda _, n, seed: iter(source_lib.draw_synthetic_images(n, (40, 50), 1)),
     )
     patch.setattr(measure, 'ACCELERATORS', ('ethos-u85-256',))
     asked = request('float32', 'int8', 'onnx')
-    report = build.export_model(
-      source, asked, folder, 12, True, 9, check_devices=True
+    report = pipeline.export_model(
+      source,
+      asked,
+      folder,
+      num_calibration_images=12,
+      evaluate_files=True,
+      eval_limit=9,
+      check_devices=True,
     )
   return folder, report
 
 
-def test_what_is_written(exported):
+def test_files_of_an_export(exported):
   folder, report = exported
   assert sorted(os.listdir(folder)) == [
     'errors_int8.png',
@@ -127,18 +133,21 @@ def test_what_is_written(exported):
 
 
 def test_the_file_holds_rounded_kernels(source, exported):
-  """The very integers that were chosen, not the nearest ones."""
+  """They hold the integers that GPTQ chose, not the nearest ones."""
   folder, report = exported
   assert "kernels rounded by 'least_squares'" in ' '.join(report['notes'])
-  images = list(calibration.draw_synthetic_images(12, (40, 50), 1))
-  images = [resize.resize_bilinear(image, SIZE) for image in images]
-  network = source_lib.build_export_model(
-    source, source.config.model.resize_ratio
+  images = source_lib.draw_synthetic_images(12, (40, 50), 1)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      datasets.Dataset, 'calibration_images', lambda *_: iter(images)
+    )
+    model = frozen_model.FrozenModel(
+      source, request('int8'), num_calibration_images=12
+    )
+    rounded = model.integer_weights
+  nearest = batch_norm_folding.fold_batch_norms(
+    model.network, source.float_variables
   )
-  settled = source_lib.prepare_int8_weights(
-    source, network, images, rules_lib.Rules()
-  )
-  nearest = batch_norm_folding.fold_batch_norms(network, source.float_variables)
 
   def integers(variables):
     found = []
@@ -152,11 +161,13 @@ def test_the_file_holds_rounded_kernels(source, exported):
     return found
 
   with open(os.path.join(folder, 'int8.tflite'), 'rb') as f:
-    model = schema.ModelT.InitFromPackedBuf(f.read(), 0)
-  held = {bytes(np.uint8(b.data)) for b in model.buffers if b.data is not None}
-  chosen = integers(settled)
-  assert len(chosen) > 10 and set(chosen) <= held
-  assert not set(integers(nearest)) <= held
+    file = schema.ModelT.InitFromPackedBuf(f.read(), 0)
+  buffers = {
+    bytes(np.uint8(b.data)) for b in file.buffers if b.data is not None
+  }
+  chosen = integers(rounded)
+  assert len(chosen) > 10 and set(chosen) <= buffers
+  assert not set(integers(nearest)) <= buffers
 
 
 def test_report_of_the_formats(exported):
@@ -195,8 +206,8 @@ def test_quality_is_scored_by_one_protocol(exported):
   assert 'the first 9' in ' '.join(report['notes'])
 
 
-def test_classes(exported):
-  """Its own labels: the agreement of a class is then its accuracy."""
+def test_agreement_per_class(exported):
+  """JAX's own labels: the agreement per class is then its accuracy."""
   _, report = exported
   int8 = report['formats']['int8']
   assert 0.9 < int8['agreement']['all'] < 1
@@ -206,7 +217,7 @@ def test_classes(exported):
   assert report['formats']['float32']['agreement']['all'] > 0.999
 
 
-def test_proof(exported):
+def test_device_checks(exported):
   folder, report = exported
   found = report['proof']['int8']
   formats = report['formats']
@@ -249,7 +260,7 @@ def test_cards(exported):
   }
 
 
-def test_markdown_says_the_same(exported):
+def test_markdown_agrees_with_json(exported):
   folder, report = exported
   with open(os.path.join(folder, 'report.md'), encoding='utf-8') as f:
     text = f.read()
@@ -267,15 +278,20 @@ def test_a_refused_file_leaves_nothing(source, tmp_path, monkeypatch):
   monkeypatch.setattr(tflite, 'convert_saved_model', refuse)
   monkeypatch.setattr(source_lib, 'parity_images', lambda *_: [])
   with pytest.raises(tflite_graph.BadGraph, match='FlexErf'):
-    build.export_model(
-      source, request('float32'), str(tmp_path / 'out'), 1, False, 0
+    pipeline.export_model(
+      source,
+      request('float32'),
+      str(tmp_path / 'out'),
+      num_calibration_images=1,
+      evaluate_files=False,
+      eval_limit=0,
     )
   assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture(scope='module')
 def aligned():
-  """An untrained network whose resizes an Ethos-U55 takes, but for the last."""
+  """An untrained network; Ethos-U55 takes all its resizes but the last."""
   c = config().unlock()
   c.model.output_stride = 16
   c.model.head = {
@@ -288,21 +304,32 @@ def aligned():
   c.eval.static_size = (65, 65)
   dataset = datasets.Dataset(c.data)
   bare = source_lib.ExportSource(c, dataset, None, None, None)
-  model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
+  model = bare.network.export_model()
   return dataclasses.replace(bare, variables=weights.draw(model, (65, 65)))
 
 
 def ask(target, **kwargs):
   return request_lib.make_request(
-    ('int8',), (65, 65), 6, target=target, **kwargs
+    formats=('int8',),
+    input_size=(65, 65),
+    num_classes=6,
+    target=target,
+    **kwargs,
   )
 
 
-def test_a_target_gets_its_resize(aligned, tmp_path):
-  """5 -> 65 is 16 in one step, which it refuses, and 4 in two."""
+def test_a_target_limits_the_resize_ratio(aligned, tmp_path):
+  """5 -> 65 is a ratio of 16, which it refuses; in two steps it is 4."""
   request = ask('ethos-u55-128')
   out = str(tmp_path / 'out')
-  report = build.export_model(aligned, request, out, 2, False, 0)
+  report = pipeline.export_model(
+    aligned,
+    request,
+    out,
+    num_calibration_images=2,
+    evaluate_files=False,
+    eval_limit=0,
+  )
   compiled = report['target']['int8']['compiled']
   assert compiled['refused'] == []
   int8 = report['formats']['int8']
@@ -315,13 +342,21 @@ def test_a_target_gets_its_resize(aligned, tmp_path):
 
 @pytest.mark.full
 def test_litert_converter_makes_the_same_network(aligned, tmp_path):
-  """With the target's resize, and as JAX simulates it."""
+  """Resizes suit the target, and outputs are those of the simulation."""
   pytest.importorskip('qwix')
   request = request_lib.make_request(
-    *(('int8', 'int8_litert'), (65, 65), 6), target='ethos-u55-128'
+    formats=('int8', 'int8_litert'),
+    input_size=(65, 65),
+    num_classes=6,
+    target='ethos-u55-128',
   )
-  report = build.export_model(
-    aligned, request, str(tmp_path / 'out'), 2, False, 0
+  report = pipeline.export_model(
+    aligned,
+    request,
+    str(tmp_path / 'out'),
+    num_calibration_images=2,
+    evaluate_files=False,
+    eval_limit=0,
   )
   found = report['formats']['int8_litert']
   assert found['operators']['RESIZE_BILINEAR'] == 3
@@ -340,23 +375,29 @@ def test_litert_converter_makes_the_same_network(aligned, tmp_path):
 
 @pytest.fixture(scope='module')
 def plain(aligned, tmp_path_factory):
-  """Its export for no target: folder and report."""
+  """The same network exported for no target: folder and report."""
   request = request_lib.make_request(
-    *(('int8', 'onnx', 'c'), (65, 65), 6),
+    formats=('int8', 'onnx', 'c'),
+    input_size=(65, 65),
+    num_classes=6,
     input_type='int8',
     output_type='int8',
   )
   folder = tmp_path_factory.mktemp('plain') / 'out'
-  return folder, build.export_model(aligned, request, str(folder), 2, False, 0)
-
-
-def test_shapes_alone_tell_the_file(aligned, plain):
-  """What the budget search counts is what the converter writes."""
-  int8 = plain[1]['formats']['int8']
-  network = source_lib.build_export_model(
-    aligned, aligned.config.model.resize_ratio
+  return folder, pipeline.export_model(
+    aligned,
+    request,
+    str(folder),
+    num_calibration_images=2,
+    evaluate_files=False,
+    eval_limit=0,
   )
-  graph = trace.trace_network(network, (65, 65))
+
+
+def test_traced_shapes_agree_with_the_file(aligned, plain):
+  """The device search counts what the converter writes, without converting."""
+  int8 = plain[1]['formats']['int8']
+  graph = trace.trace_network(aligned.network.export_model(), (65, 65))
   assert tflite_graph.count_macs(graph) == int8['macs']
   operators = dict(int8['operators'])
   operators.pop('MUL', 0)  # by 1 / std, which is folded elsewhere
@@ -370,19 +411,26 @@ def test_shapes_alone_tell_the_file(aligned, plain):
 def test_the_host_resizes(aligned, tmp_path):
   request = ask('stm32n6', resize='host')
   out = str(tmp_path / 'out')
-  report = build.export_model(aligned, request, out, 2, False, 0)
+  report = pipeline.export_model(
+    aligned,
+    request,
+    out,
+    num_calibration_images=2,
+    evaluate_files=False,
+    eval_limit=0,
+  )
   assert report['formats']['int8']['output']['shape'] == [1, 5, 5, 6]
   assert report['formats']['int8']['parity']['argmax_agreement'] > 0.5
   assert report['target']['int8']['compiled'] is None
 
 
-def test_onnx_and_c_are_made_of_the_same_files(plain):
+def test_onnx_and_c_are_derived_from_tflite(plain):
   folder, report = plain
   formats = report['formats']
   assert list(formats) == ['int8', 'onnx_float32', 'onnx_int8']
   float_parity = formats['onnx_float32']['parity']
   assert float_parity['max_abs_difference'] < 1e-4
-  # The same arithmetic but for roundings.
+  # The same arithmetic but for rounding.
   int8, onnx = (formats[k]['parity'] for k in ('int8', 'onnx_int8'))
   assert onnx['mean_abs_difference'] < 2 * int8['mean_abs_difference']
   assert formats['onnx_int8']['operators']['QuantizeLinear'] > 10
@@ -397,7 +445,14 @@ def test_onnx_and_c_are_made_of_the_same_files(plain):
 def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):
   request = ask('cortex-m7', ram_kib=20)
   with pytest.raises(fit.DoesNotFit, match=r'need .* of RAM, it has 20.0 KiB'):
-    build.export_model(aligned, request, str(tmp_path / 'out'), 2, False, 0)
+    pipeline.export_model(
+      aligned,
+      request,
+      str(tmp_path / 'out'),
+      num_calibration_images=2,
+      evaluate_files=False,
+      eval_limit=0,
+    )
   assert os.listdir(tmp_path) == []
 
 
@@ -413,7 +468,7 @@ def run_main(*args):
 
 @pytest.mark.full
 def test_command_without_data(tmp_path):
-  """An untrained model in all formats, and twice the same int8 file."""
+  """An untrained model in the default formats; int8 is reproducible."""
   results = []
   for name in ('one', 'two'):
     done = run_main(
@@ -427,7 +482,7 @@ def test_command_without_data(tmp_path):
     results.append((tmp_path / name / 'int8.tflite').read_bytes())
   assert results[0] == results[1]
   report = json.loads((tmp_path / 'one' / 'report.json').read_text())
-  assert list(report['formats']) == list(request_lib.DEFAULT_FORMATS)
+  assert list(report['formats']) == list(file_formats.DEFAULT_FORMATS)
   for entry in report['formats'].values():
     assert entry['miou'] is None
   assert 'untrained' in report['notes'][0]

@@ -17,7 +17,6 @@ from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.quantization.ptq import calibration as calibrate
 from deeplab.quantization.ptq import gptq
-from export import calibration
 from export import request as request_lib
 from export.convert import saved_model
 from export.convert import tflite
@@ -86,7 +85,11 @@ def expected():
 
 def request(kind):
   return request_lib.make_request(
-    (kind,), SIZE, 21, input_type='uint8', output_type='int8'
+    formats=(kind,),
+    input_size=SIZE,
+    num_classes=21,
+    input_type='uint8',
+    output_type='int8',
   )
 
 
@@ -97,7 +100,7 @@ def by_tensorflow(tmp_path):
     network, settled(), asked, MEAN, STD
   )
   saved_model.write_saved_model(compute, (*SIZE, 3), str(tmp_path / 'saved'))
-  samples = calibration.representative_dataset(
+  samples = tflite.representative_dataset(
     photographs(CALIBRATION), SIZE, True, MEAN, STD
   )
   return tflite.convert_saved_model(

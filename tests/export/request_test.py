@@ -103,7 +103,7 @@ def test_ids_have_one_type_in_all_formats():
     ),
     (
       {'target': 'cortex-m7', 'output': 'argmax', 'output_type': 'uint8'},
-      'output_type=uint8: cortex-m7 cannot make class ids of that type',
+      'output_type=uint8: cortex-m7 cannot compute class ids of that type',
     ),
     ({'resize': 'steps'}, 'resize=steps needs --target'),
     ({'ram_kib': 3}, 'need --target'),

@@ -8,20 +8,19 @@ import pytest
 
 from configs import common
 from deeplab.data import datasets
-from deeplab.data import pipeline
 from deeplab.inference import predictors
-from export import calibration
+from deeplab.quantization import rules as rules_lib
 from export import sensitivity
 from export import source as source_lib
 from tests.export import weights
 
 
-class Study:
-  """Modules whose damage is known, and adds up."""
+class Analysis:
+  """A `SensitivityAnalysis` of known losses, which add up."""
 
   modules = ('encoder/a', 'encoder/b', 'head')
 
-  def damage(self, quantized):
+  def measure_loss(self, quantized):
     noise = {'encoder/a': 1.0, 'encoder/b': 10.0, 'head': 0.1}
     total = sum(noise[name] for name in quantized)
     return {
@@ -32,8 +31,8 @@ class Study:
 
 
 @pytest.mark.parametrize('mode', ['one', 'all_but_one'])
-def test_the_worst_stands_first(mode):
-  names = [row['module'] for row in sensitivity.rank_modules(Study(), mode)]
+def test_the_most_sensitive_module_is_first(mode):
+  names = [row['module'] for row in sensitivity.rank_modules(Analysis(), mode)]
   assert names == ['encoder/b', 'encoder/a', 'head']
 
 
@@ -41,16 +40,16 @@ def test_the_worst_stands_first(mode):
   ('points', 'kept'),
   [(12.0, 0), (2.0, 1), (0.5, 2), (0.0, 3)],
 )
-def test_the_smallest_set_for_a_loss(points, kept):
-  ranked = sensitivity.rank_modules(Study(), 'one')
-  found = sensitivity.find_float_modules(Study(), ranked, points)
+def test_fewest_float_modules_for_a_loss(points, kept):
+  ranked = sensitivity.rank_modules(Analysis(), 'one')
+  found = sensitivity.find_float_modules(Analysis(), ranked, points)
   assert found['modules'] == ['encoder/b', 'encoder/a', 'head'][:kept]
   assert found['loss_points'] <= points
 
 
-def test_a_loss_that_no_set_reaches():
-  ranked = sensitivity.rank_modules(Study(), 'one')
-  found = sensitivity.find_float_modules(Study(), ranked, -1.0)
+def test_a_loss_that_cannot_be_reached():
+  ranked = sensitivity.rank_modules(Analysis(), 'one')
+  found = sensitivity.find_float_modules(Analysis(), ranked, -1.0)
   assert (found['modules'], found['loss_points']) == (
     ['encoder/b', 'encoder/a', 'head'],
     0.0,
@@ -64,13 +63,13 @@ def test_sqnr_by_hand():
   assert sensitivity.sqnr(signal, signal) == math.inf
 
 
-def test_switches_lie_where_modules_look():
+def test_switches_of_modules():
   found = sensitivity.build_switches(['', 'encoder/a'], ['encoder/a'])
   assert found == {'on': 0.0, 'encoder': {'a': {'on': 1.0}}}
 
 
-def test_the_regex_is_that_of_whole_paths():
-  rules = sensitivity.rules_lib.Rules(
+def test_the_regex_matches_whole_paths():
+  rules = rules_lib.Rules(
     float_layers=sensitivity.match_any_regex(['encoder/a', 'head'])
   )
   matches = lambda path: bool(re.fullmatch(rules.float_pattern, path))
@@ -84,7 +83,7 @@ def test_the_regex_is_that_of_whole_paths():
 
 @pytest.mark.full
 def test_a_network(tmp_path, monkeypatch):
-  """Of the tests of exports, on images whose labels are its own classes."""
+  """The tiny network, on images whose labels are its own predictions."""
   pytest.importorskip('qwix')
   c = common.default_config()
   c.name = 'tiny'
@@ -94,7 +93,7 @@ def test_a_network(tmp_path, monkeypatch):
   c.eval.static_size = (33, 33)
   dataset = datasets.Dataset(c.data)
   bare = source_lib.ExportSource(c.lock(), dataset, None, 7, '/runs/tiny')
-  model = source_lib.build_model(bare, depthwise='conv', pointwise='conv')
+  model = bare.network.export_model()
   variables = weights.draw(model, (33, 33))
   source = dataclasses.replace(bare, variables=variables)
   predictor = predictors.FlaxPredictor(
@@ -102,22 +101,22 @@ def test_a_network(tmp_path, monkeypatch):
   )
   examples = [
     {'image': x, 'label': predictor(x[None])[0], 'name': str(i)}
-    for i, x in enumerate(calibration.draw_synthetic_images(3, (33, 33), 5))
+    for i, x in enumerate(source_lib.draw_synthetic_images(3, (33, 33), 5))
   ]
   monkeypatch.setattr(datasets.Dataset, 'examples', lambda *_, **__: examples)
   monkeypatch.setattr(
     datasets.Dataset, 'num_examples', lambda *_: len(examples)
   )
   monkeypatch.setattr(
-    pipeline,
+    datasets.Dataset,
     'calibration_images',
-    lambda _, __, n: iter(calibration.draw_synthetic_images(n, (40, 50), 1)),
+    lambda _, n, seed: iter(source_lib.draw_synthetic_images(n, (40, 50), 1)),
   )
   report = sensitivity.analyze_sensitivity(
     source, str(tmp_path), 4, 3, 'one', 6.0
   )
-  # The labels are what the trained network says, before channels are equalised
-  # by these few images.
+  # The labels are predictions of the trained network, before its channels are
+  # equalized on these few images.
   assert report['miou'] > 0.999
   assert report['none']['loss_points'] == 100 * (
     report['miou'] - report['none']['miou']

@@ -10,6 +10,7 @@ from deeplab.models import layers
 from deeplab.models import segmenter
 from deeplab.models.heads import deeplabv3plus
 from deeplab.quantization.ptq import calibration
+from export import source as source_lib
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 CLASSES = 3
@@ -106,9 +107,8 @@ class Small:
 
 def small(size=(33, 40), **head):
   """Returns a `Small` for images of a size."""
-  from export import calibration
 
-  drawn = calibration.draw_synthetic_images(16, size, 3)
+  drawn = source_lib.draw_synthetic_images(16, size, 3)
   normal = (np.stack(drawn).astype(np.float32) - np.float32(MEAN)) / STD
   model = build(**head)
   return Small(

@@ -82,13 +82,20 @@ def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
   size = tuple(source.config.eval.static_size)
   output = str(tmp_path / 'out')
   request = request_lib.make_request(
-    ('int8_litert', 'int16x8'),
-    size,
-    source.dataset.info.num_classes,
+    formats=('int8_litert', 'int16x8'),
+    input_size=size,
+    num_classes=source.dataset.info.num_classes,
     input_type='int8',
     output_type='int8',
   )
-  pipeline.export_model(source, request, output, 4, True, 8)
+  pipeline.export_model(
+    source,
+    request,
+    output,
+    num_calibration_images=4,
+    evaluate_files=True,
+    eval_limit=8,
+  )
   with open(os.path.join(output, 'report.json'), encoding='utf-8') as f:
     report = json.load(f)
   found = report['formats']

@@ -42,9 +42,9 @@ def _quantized(rules):
 
 def _request(rules, **fields):
   return request_lib.make_request(
-    ('int8_litert',),
-    SIZE,
-    nets.CLASSES,
+    formats=('int8_litert',),
+    input_size=SIZE,
+    num_classes=nets.CLASSES,
     **{'input_type': 'int8', 'output_type': 'int8', **fields},
     rules=rules,
   )

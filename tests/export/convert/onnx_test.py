@@ -14,18 +14,16 @@ onnx_package = pytest.importorskip('onnx')
 
 
 def write_card(folder):
-  """Writes the card of `small.int8`, with the scales of its ends."""
-  detail = litert.TFLitePredictor(small.write(folder, small.int8()))
+  """Writes the model card of `small.int8`, with its I/O scales."""
+  predictor = litert.TFLitePredictor(small.write(folder, small.int8()))
   tensor = lambda end: {
-    'quantization': dict(
-      zip(('scale', 'zero_point'), end['quantization'], strict=True)
-    )
+    'quantization': {'scale': end.scale, 'zero_point': end.zero_point}
   }
   small.write(
     folder,
     small.int8(),
-    input=tensor(detail._input),
-    output_tensor=tensor(detail._output),
+    input=tensor(predictor._input),
+    output_tensor=tensor(predictor._output),
   )
 
 
@@ -47,7 +45,7 @@ def test_every_kernel_has_a_zero_point_of_its_own():
 
 
 def test_files_with_shared_zero_points_are_still_read(tmp_path, monkeypatch):
-  """As all were before kernels had zero points of their own."""
+  """Exports were such files before kernels had zero points of their own."""
   write_card(tmp_path)
   path = tmp_path / 'x.onnx'
   outputs = []

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deeplab.data import image_format
 from deeplab.inference import litert
 from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models import segmenter
-from export import calibration
 from export import request as request_lib
+from export import source as source_lib
 from export.convert import saved_model
 from export.convert import tflite
 from export.graph import tflite_graph
@@ -52,7 +53,9 @@ class Net(nn.Module):
 
 
 def ask(*formats, **kwargs):
-  return request_lib.make_request(formats or ('int8',), SIZE, 5, **kwargs)
+  return request_lib.make_request(
+    formats=formats or ('int8',), input_size=SIZE, num_classes=5, **kwargs
+  )
 
 
 @pytest.fixture(scope='module')
@@ -82,11 +85,11 @@ def write(variables, tmp_path_factory):
 
 
 def images(count, seed=0):
-  return calibration.draw_synthetic_images(count, SIZE, seed)
+  return source_lib.draw_synthetic_images(count, SIZE, seed)
 
 
 def samples(request, count=16):
-  return calibration.representative_dataset(
+  return tflite.representative_dataset(
     images(count), SIZE, request.normalization_in_graph, MEAN, STD
   )
 
@@ -321,14 +324,16 @@ def test_padding_of_even_maps(padding, pads, tmp_path):
   """Keras pads the end of even maps alone, as SAME does: no PAD operator."""
   size = (32, 40)
   network = Strided(padding)
-  request = request_lib.make_request(('int8',), size, 5)
+  request = request_lib.make_request(
+    formats=('int8',), input_size=size, num_classes=5
+  )
   compute = saved_model.make_serving_function(
     network, weights.draw(network, size), request, MEAN, STD
   )
   path = str(tmp_path)
   saved_model.write_saved_model(compute, (*size, 3), path)
-  images = calibration.draw_synthetic_images(4, size, 0)
-  drawn = calibration.representative_dataset(images, size, True, MEAN, STD)
+  images = source_lib.draw_synthetic_images(4, size, 0)
+  drawn = tflite.representative_dataset(images, size, True, MEAN, STD)
   graph = tflite_graph.read_tflite(
     tflite.convert_saved_model(path, 'int8', request, drawn)
   )
@@ -367,3 +372,31 @@ def test_refusals(tmp_path):
     tflite.convert_saved_model(str(tmp_path), 'int4', ask())
   with pytest.raises(ValueError, match='there are none'):
     tflite.convert_saved_model(str(tmp_path), 'int8', ask())
+
+
+def test_samples_span_all_pixel_values_and_leave_images_alone():
+  images = [np.full((4, 5, 3), 100, np.uint8), np.full((8, 10, 3), 50.0)]
+  raw = list(
+    tflite.representative_dataset(images, (4, 5), True, (50, 0, 0), (2, 1, 1))
+  )
+  assert [x.shape for x in raw] == [(1, 4, 5, 3)] * 2
+  assert raw[0].dtype == np.float32
+  assert (raw[0].min(), raw[0].max(), np.median(raw[0])) == (0, 255, 100)
+  assert (raw[1] == 50).all()
+  assert (images[0] == 100).all()
+  normal = list(
+    tflite.representative_dataset(images, (4, 5), False, (50, 0, 0), (2, 1, 1))
+  )
+  np.testing.assert_array_equal(normal[1][0, 0, 0], [0, 50, 50])
+  np.testing.assert_array_equal(normal[0][0, 0, 0], [-25, 0, 0])
+
+
+def test_samples_of_16_bits():
+  pixels = image_format.ImageSpec(5, 16)
+  (image,) = source_lib.draw_synthetic_images(1, (9, 7), 3, pixels)
+  (sample,) = tflite.representative_dataset(
+    [image // 2], (9, 7), True, (1.0,) * 5, (1.0,) * 5, pixels.max_value
+  )
+  assert sample.shape == (1, 9, 7, 5)
+  assert (sample[0, 0, 0] == 0).all()
+  assert (sample[0, -1, -1] == 65535).all()
