@@ -1,1 +1,1 @@
-"""Targets, whether a model fits them, and what they measure."""
+"""Target devices: their limits, whether a file fits, device checks."""

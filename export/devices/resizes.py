@@ -1,4 +1,9 @@
-"""The resizes of a network, and the steps in which a target makes them."""
+"""The bilinear resizes of a network, and the stages a target needs for them.
+
+Some devices resize by few ratios only: an Ethos-U55 by 2 with half-pixel
+centres. A network with `config.model.resize_ratio=2` resizes in stages of at
+most that ratio, and `choose_ratio` finds the largest ratio that a target runs.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -17,12 +22,13 @@ from export.devices import targets
 
 
 class Resize(NamedTuple):
-  """A resize in one step.
+  """One bilinear resize operator.
 
   Attributes:
-    start: (h, w).
-    end: (H, W).
-    align_corners: see `resizing.resize`.
+    start: (h, w) of the input.
+    end: (H, W) of the output.
+    align_corners: True if the corner pixels' centres coincide, False for
+      half-pixel centres (`resizing.resize`).
   """
 
   start: tuple[int, ...]
@@ -30,14 +36,18 @@ class Resize(NamedTuple):
   align_corners: bool
 
   def is_supported_by(self, target: targets.Target) -> bool:
-    """Whether the target makes it at once; Vela wants axes to grow alike."""
-    found = resizing.axis_ratios(self.start, self.end, self.align_corners)
+    """Returns True if the target runs it as one operator.
+
+    Vela also requires the same ratio for height and width.
+    """
+    ratios = resizing.axis_ratios(self.start, self.end, self.align_corners)
     return all(
-      target.supports_resize_ratio(ratio, self.align_corners) for ratio in found
-    ) and (target.compiler != 'vela' or len(set(found)) == 1)
+      target.supports_resize_ratio(ratio, self.align_corners)
+      for ratio in ratios
+    ) and (target.compiler != 'vela' or len(set(ratios)) == 1)
 
   def stages(self, ratio: int) -> Iterator['Resize']:
-    """Yields the resizes that a network with that `resize_ratio` has."""
+    """Yields the resizes that replace it in a network with a `resize_ratio`."""
     aligned = self.align_corners
     sizes = resizing.stage_sizes(self.start, self.end, aligned, ratio)
     for start, end in itertools.pairwise((self.start, *sizes)):
@@ -47,34 +57,35 @@ class Resize(NamedTuple):
 def find_resizes(
   compute: Callable[..., Any], variables: Any, shape: Sequence[int]
 ) -> list[Resize]:
-  """Returns the resizes of a function, in the order of execution.
+  """Lists the resizes of a function in execution order.
 
   Args:
-    compute: maps variables and images to anything.
-    variables: arrays, or their shapes.
-    shape: [B, H, W, C] of the images.
+    compute: function of (variables, images).
+    variables: PyTree of arrays, or of their shapes.
+    shape: [B, H, W, C] of the images, float32.
   """
-  image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-  return list(_walk_jaxpr(jax.make_jaxpr(compute)(variables, image).jaxpr))
+  images = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+  return list(_walk_jaxpr(jax.make_jaxpr(compute)(variables, images).jaxpr))
 
 
 def find_network_resizes(
   model: segmenter.Segmenter, shape: Sequence[int], skip_last: bool
 ) -> list[Resize]:
-  """Returns the resizes of a network.
+  """Lists the resizes of a network in execution order.
 
   Args:
     model: the network.
     shape: [B, H, W, C] of the images.
-    skip_last: leaves the last one out.
+    skip_last: leaves out the last resize, to the size of the image.
   """
-  image = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  images = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
   compute = functools.partial(model.apply, full_resolution=not skip_last)
   return find_resizes(compute, variables, shape)
 
 
 def _walk_jaxpr(jaxpr: Any) -> Iterator[Resize]:
+  """Yields the resizes of a jaxpr, which are composites with attributes."""
   for equation in jaxpr.eqns:
     params = equation.params
     if equation.primitive.name == 'composite':
@@ -92,29 +103,34 @@ def _walk_jaxpr(jaxpr: Any) -> Iterator[Resize]:
 def choose_ratio(
   resizes: Sequence[Resize], trained: int, target: targets.Target
 ) -> int:
-  """Returns the `resize_ratio` with which a target makes all resizes.
+  """Chooses the `resize_ratio` with which a target runs all resizes.
+
+  The trained ratio is kept if the target supports it, then resizes without
+  stages are tried, then the target's ratios from the largest.
 
   Args:
-    resizes: the resizes of the network without a limit.
-    trained: the limit that it was trained with; kept if it will do.
+    resizes: the resizes of the network without stages.
+    trained: the `resize_ratio` that it was trained with.
     target: the device.
 
   Returns:
-    The largest that will do; 0 for no limit.
+    The ratio; 0 for resizes without stages.
 
   Raises:
-    ValueError: none does; names the resize and what to change.
+    ValueError: no ratio is supported; names the resize and the remedy.
   """
-  allowed = set().union(
+  supported = set().union(
     *(target.resize_ratios(resize.align_corners) or () for resize in resizes)
   )
   refused = None
-  for limit in (trained, 0, *sorted(allowed, reverse=True)):
+  for limit in (trained, 0, *sorted(supported, reverse=True)):
     refused = next(
       (
-        x
-        for x in resizes
-        if not all(s.is_supported_by(target) for s in x.stages(limit))
+        resize
+        for resize in resizes
+        if not all(
+          stage.is_supported_by(target) for stage in resize.stages(limit)
+        )
       ),
       None,
     )
@@ -124,9 +140,8 @@ def choose_ratio(
   start, end = ('x'.join(map(str, size)) for size in refused[:2])
   ratios = target.resize_ratios(refused.align_corners) or ()
   raise ValueError(
-    f'{target.name} cannot resize a map from {start} to {end}: it takes ratios '
-    f'of {", ".join(map(str, ratios)) or "no kind"} a step'
-    f'{" of size - 1" if refused.align_corners else ""}; choose another size '
-    'of images or config.model.head.align_corners, or leave the last resize '
-    'to the host'
+    f'{target.name} cannot resize a map from {start} to {end}: the ratio of '
+    f'{"size - 1" if refused.align_corners else "sizes"} per stage must be '
+    f'{" or ".join(map(str, ratios)) or "1"}; choose another image size or '
+    'config.model.head.align_corners, or leave the last resize to the host'
   )

@@ -1,8 +1,8 @@
-"""Devices: what they run and hold, read from the files of targets/.
+"""Target devices, read from the JSON files in targets/.
 
-A file describes a device, or a family whose `sizes` differ in some fields.
-Every number names its source; null stands for what is not published or is no
-property of the device, and nothing is checked against it.
+A file describes one device, or a family whose `sizes` differ in some fields.
+Every number names its source. A null value is not published, or is no property
+of the device, and nothing is checked against it. README.md lists the fields.
 """
 
 from collections.abc import Mapping
@@ -24,24 +24,25 @@ class Target:
   """One device.
 
   Attributes:
-    name: as `--target` takes it.
-    title: for people.
-    compiler: 'vela', which then judges operators, or None.
-    clock_hz: of what multiplies.
-    macs_per_cycle: 8-bit multiply-accumulates, at best.
-    ram_bytes: for activations, on chip.
-    external_ram_bytes: for activations that find no room there.
-    flash_bytes: for weights.
-    operators: TFLite names that it takes; None: not checked.
-    int16_operators: those of them that are known to take maps of 16 bits.
-    half_pixel: whole ratios of a bilinear resize with half-pixel centres; None
-      for any.
-    align_corners: likewise of size - 1, with aligned corners.
-    weights: 'per_channel' or 'per_tensor' scales.
-    input_type: dtype that an int8 file should take.
-    output_type: dtype that it should return.
-    argmax_types: dtypes of class ids that it can return.
-    sources: where each field comes from.
+    name: value of `--target`.
+    title: name in reports.
+    compiler: 'vela', which then decides about operators, or None.
+    clock_hz: clock of the multipliers.
+    macs_per_cycle: peak number of 8-bit multiply-accumulates.
+    ram_bytes: on-chip memory for activations.
+    external_ram_bytes: memory for activations that do not fit on the chip.
+    flash_bytes: memory for weights.
+    operators: TFLite operators that it runs; None if they are not checked.
+    int16_operators: those of them that are known to run on int16 activations.
+    half_pixel: integer ratios of a bilinear resize with half-pixel centers;
+      None for any ratio.
+    align_corners: integer ratios of size - 1 with aligned corners; None for
+      any ratio.
+    weights: granularity of weight scales, 'per_channel' or 'per_tensor'.
+    input_type: default input dtype of an int8 file.
+    output_type: default output dtype of an int8 file.
+    argmax_types: output dtypes of class ids that it supports.
+    sources: field -> document that the value was taken from.
   """
 
   name: str
@@ -64,37 +65,46 @@ class Target:
 
   @property
   def memory_bytes(self) -> int | None:
-    """Bytes that activations may take, external RAM included."""
+    """Bytes for activations, external RAM included; None for no limit."""
     if self.ram_bytes is None:
       return None
     return self.ram_bytes + (self.external_ram_bytes or 0)
 
   def estimate_cycles(self, macs: int) -> float | None:
-    """Returns the least cycles that multiplying takes: a roofline, no more.
+    """Estimates a lower bound of the cycles of a network.
 
-    Memory traffic, what else there is to compute, and idle multipliers all come
-    on top.
+    This is a compute roofline: memory traffic, other operators and idle
+    multipliers add to it. None without `macs_per_cycle`.
+
+    Args:
+      macs: multiply-accumulates of the network.
     """
     return None if self.macs_per_cycle is None else macs / self.macs_per_cycle
 
   def estimate_ms(self, macs: int) -> float | None:
-    """Returns the time of `estimate_cycles`, milliseconds."""
+    """Returns the time of `estimate_cycles` in milliseconds, or None."""
     cycles = self.estimate_cycles(macs)
     if self.clock_hz is None or cycles is None:
       return None
     return 1e3 * cycles / self.clock_hz
 
   def supports_resize_ratio(self, ratio: float, align_corners: bool) -> bool:
-    """Whether it resizes by `ratio` in one step."""
-    allowed = self.resize_ratios(align_corners)
-    return allowed is None or ratio == 1 or ratio in allowed
+    """Returns True if it resizes by `ratio` with one operator."""
+    ratios = self.resize_ratios(align_corners)
+    return ratios is None or ratio == 1 or ratio in ratios
 
   def resize_ratios(self, align_corners: bool) -> tuple[int, ...] | None:
-    """Returns the ratios of a resize that it takes; None for any."""
+    """Returns the resize ratios that it supports; None for any."""
     return self.align_corners if align_corners else self.half_pixel
 
 
 def _parse_target(name: str, fields: Mapping[str, Any]) -> Target:
+  """Makes a target of the fields of a JSON file.
+
+  Raises:
+    KeyError: a field is missing.
+    ValueError: a source is missing, or `weights` has another value.
+  """
   ratios = lambda xs: None if xs is None else tuple(xs)
   operators = fields['operators']['names']
   sources = {key: fields[key]['source'] for key in _NUMERIC_FIELDS}
@@ -124,10 +134,10 @@ def _parse_target(name: str, fields: Mapping[str, Any]) -> Target:
 
 
 def read_targets(path: pathlib.Path) -> list[Target]:
-  """Returns the targets of one file.
+  """Reads the targets of one JSON file.
 
   Raises:
-    ValueError: the file lacks a field, a source, or is no JSON.
+    ValueError: the file is no JSON, or lacks a field or the source of one.
   """
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))
@@ -149,7 +159,11 @@ TARGETS: dict[str, Target] = {
 
 
 def get_target(name: str) -> Target:
-  """Returns a target by its name; ValueError if there is none."""
+  """Returns a target by its name.
+
+  Raises:
+    ValueError: no target has that name; lists those that there are.
+  """
   if name not in TARGETS:
     raise ValueError(f'--target={name} is not one of {", ".join(TARGETS)}')
   return TARGETS[name]

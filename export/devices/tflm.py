@@ -1,7 +1,7 @@
-"""What TensorFlow Lite Micro makes of a file: memory, and which bits differ.
+"""Measures a file on TensorFlow Lite Micro (TFLM): arena and bit differences.
 
-LiteRT's reference kernels are what is compared with: the plain loops that the
-specification of int8 arithmetic names.
+TFLM's outputs are compared with those of LiteRT's reference kernels, the plain
+loops that the specification of TFLite's int8 arithmetic is written after.
 """
 
 import collections
@@ -25,12 +25,12 @@ _TENSOR_BYTES = 64  # TFLM's structures of one tensor
 
 
 class ArenaUsage(NamedTuple):
-  """Memory that TFLM took, in bytes.
+  """Arena memory that TFLM uses, bytes.
 
   Attributes:
-    total: of the arena.
-    head: activations and scratch, planned to overlap.
-    tail: what lasts: tensors, kernels' own data, quantised multipliers.
+    total: the whole arena.
+    head: activations and scratch memory, which overlap.
+    tail: persistent data: tensors, kernels' data, quantized multipliers.
   """
 
   total: int
@@ -39,15 +39,15 @@ class ArenaUsage(NamedTuple):
 
 
 class OperatorDifference(NamedTuple):
-  """One operator, run alone on the inputs that it has in the network.
+  """Difference between TFLM and LiteRT at one operator's output.
 
   Attributes:
-    step: place in the order of execution.
+    step: position in execution order.
     operator: TFLite name.
-    tensor: the tensor that it makes.
-    largest: the largest difference, in steps of that tensor's scale (of the
-      values themselves for floats); 0 is bit for bit.
-    share: of the values that differ.
+    tensor: name of the output tensor.
+    largest: largest absolute difference, in LSB, or in the values themselves
+      for float outputs; 0 if all bits are equal.
+    share: share of the values that differ.
   """
 
   step: int
@@ -58,12 +58,12 @@ class OperatorDifference(NamedTuple):
 
 
 class NetworkDifference(NamedTuple):
-  """A whole network on some images.
+  """Difference between TFLM and LiteRT over a whole network.
 
   Attributes:
-    histogram: absolute difference of the output, in steps, and its count.
-    first: the first operator, in order of execution, whose output differs;
-      None if no tensor does.
+    histogram: absolute difference of output values in LSB -> number of values.
+    first: the first operator in execution order whose output differs; None if
+      all tensors are equal.
   """
 
   histogram: dict[int, int]
@@ -71,18 +71,21 @@ class NetworkDifference(NamedTuple):
 
 
 def measure_arena(content: bytes) -> ArenaUsage:
-  """Returns the memory that TFLM needs for a file.
+  """Measures the arena that TFLM needs for a file.
+
+  Args:
+    content: bytes of a .tflite file.
 
   Raises:
-    ValueError: see `interpreters.open_tflm`.
+    ValueError: `tflite-micro` is not installed, or cannot load the file.
   """
   runner = interpreters.open_tflm(content)
-  with system.capture_stderr() as held:
+  with system.capture_stderr() as captured:
     runner.print_allocations()
-    text = held()
-  found = dict(re.findall(r'Arena allocation (\w+) (\d+) bytes', text))
-  # The larger of the two plans that were made when it was loaded.
-  return ArenaUsage(*(int(found[key]) for key in ('total', 'head', 'tail')))
+    printed = captured()
+  sizes = dict(re.findall(r'Arena allocation (\w+) (\d+) bytes', printed))
+  # TFLM makes two plans when it loads a file; these sizes are the larger one's.
+  return ArenaUsage(*(int(sizes[key]) for key in ('total', 'head', 'tail')))
 
 
 def recommend_arena_bytes(content: bytes) -> int:
@@ -113,7 +116,12 @@ def _reference_interpreter(content: bytes) -> Any:
 
 
 def extract_operator(content: bytes, step: int) -> bytes:
-  """Returns a file of one operator of another file, its constants included."""
+  """Returns a file with one operator of another file and its constants.
+
+  Args:
+    content: bytes of a .tflite file.
+    step: position of the operator in execution order.
+  """
   model = schema.ModelT.InitFromPackedBuf(content, 0)
   graph = model.subgraphs[0]
   op = graph.operators[step]
@@ -134,55 +142,44 @@ def extract_operator(content: bytes, step: int) -> bytes:
   return edit.serialize_model(model)
 
 
-def _operator_difference(
-  graph: tflite_graph.Graph, step: int, a: np.ndarray, b: np.ndarray
-) -> OperatorDifference:
-  op = graph.operators[step]
-  apart = np.abs(a.astype(np.float64) - np.asarray(b).astype(np.float64))
-  return OperatorDifference(
-    step,
-    op.name,
-    graph.tensors[op.outputs[0]].name,
-    float(apart.max(initial=0)),
-    float(np.mean(apart > 0)),
-  )
-
-
 def compare_operators(
   content: bytes, image: np.ndarray
 ) -> list[OperatorDifference]:
-  """Runs each operator alone by TFLM, on what LiteRT gives it.
+  """Runs each operator alone on TFLM, with LiteRT's tensors as its inputs.
 
   Args:
-    content: bytes of a file.
-    image: its input, in its own type and shape.
+    content: bytes of a .tflite file.
+    image: [1, H, W, C] in the input's dtype.
+
+  Returns:
+    One difference per operator, in execution order.
   """
   graph = tflite_graph.read_tflite(content)
   reference = _reference_interpreter(content)
   reference.set_tensor(graph.inputs[0], image)
   reference.invoke()
-  found = []
+  differences = []
   for step, op in enumerate(graph.operators):
     runner = interpreters.open_tflm(extract_operator(content, step))
-    own = sorted({i for i in op.inputs if not graph.is_constant(i)})
-    for place, index in enumerate(own):
-      runner.set_input(reference.get_tensor(index), place)
+    inputs = sorted({i for i in op.inputs if not graph.is_constant(i)})
+    for position, index in enumerate(inputs):
+      runner.set_input(reference.get_tensor(index), position)
     runner.invoke()
-    wanted = reference.get_tensor(op.outputs[0])
-    found.append(
-      _operator_difference(graph, step, wanted, runner.get_output(0))
+    expected = reference.get_tensor(op.outputs[0])
+    differences.append(
+      _operator_difference(graph, step, expected, runner.get_output(0))
     )
-  return found
+  return differences
 
 
 def compare_network(
   content: bytes, images: Sequence[np.ndarray]
 ) -> NetworkDifference:
-  """Compares a whole network by both.
+  """Runs a whole network on TFLM and on LiteRT's reference kernels.
 
   Args:
-    content: bytes of a file.
-    images: its inputs, in its own type and shape.
+    content: bytes of a .tflite file.
+    images: [1, H, W, C] in the input's dtype.
   """
   graph = tflite_graph.read_tflite(content)
   reference = _reference_interpreter(content)
@@ -194,29 +191,53 @@ def compare_network(
     reference.invoke()
     runner.set_input(image, 0)
     runner.invoke()
-    for step, op in enumerate(graph.operators):
-      if first is not None and step >= first.step:
-        break
-      own = runner.GetTensor(op.outputs[0], 0)['tensor_data']
-      difference = _operator_difference(
-        graph, step, reference.get_tensor(op.outputs[0]), own
-      )
-      if difference.largest:
-        first = difference
+    end = len(graph.operators) if first is None else first.step
+    first = _first_difference(graph, reference, runner, end) or first
     histogram.update(_count_lsb_differences(graph, reference, runner))
   return NetworkDifference(dict(sorted(histogram.items())), first)
+
+
+def _first_difference(
+  graph: tflite_graph.Graph, reference: Any, runner: Any, end: int
+) -> OperatorDifference | None:
+  """Returns the first difference among the operators before `end`, or None."""
+  for step, op in enumerate(graph.operators[:end]):
+    found = runner.GetTensor(op.outputs[0], 0)['tensor_data']
+    difference = _operator_difference(
+      graph, step, reference.get_tensor(op.outputs[0]), found
+    )
+    if difference.largest:
+      return difference
+  return None
+
+
+def _operator_difference(
+  graph: tflite_graph.Graph, step: int, expected: Any, found: Any
+) -> OperatorDifference:
+  op = graph.operators[step]
+  distance = _absolute_difference(expected, found)
+  return OperatorDifference(
+    step,
+    op.name,
+    graph.tensors[op.outputs[0]].name,
+    float(distance.max(initial=0)),
+    float(np.mean(distance > 0)),
+  )
 
 
 def _count_lsb_differences(
   graph: tflite_graph.Graph, reference: Any, runner: Any
 ) -> collections.Counter[int]:
-  """Counts the differences of one output, in steps of its scale."""
-  index = graph.outputs[0]
-  a, b = reference.get_tensor(index), runner.get_output(0)
-  apart = np.abs(a.astype(np.float64) - np.asarray(b).astype(np.float64))
-  if a.dtype.kind == 'f':
-    apart /= tflite_graph.output_scale(graph) or 1.0
-  values, counts = np.unique(np.rint(apart).astype(int), return_counts=True)
+  """Counts the absolute differences of one output, in LSB."""
+  expected = reference.get_tensor(graph.outputs[0])
+  distance = _absolute_difference(expected, runner.get_output(0))
+  if expected.dtype.kind == 'f':
+    distance /= tflite_graph.output_scale(graph) or 1.0
+  values, counts = np.unique(np.rint(distance).astype(int), return_counts=True)
   return collections.Counter(
     dict(zip(values.tolist(), counts.tolist(), strict=True))
   )
+
+
+def _absolute_difference(a: Any, b: Any) -> np.ndarray:
+  return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))

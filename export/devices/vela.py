@@ -1,7 +1,7 @@
-"""What Arm's compiler for Ethos-U NPUs makes of an int8 file.
+"""Compiles int8 files with Vela, Arm's compiler for Ethos-U NPUs.
 
-Vela (`ethos-u-vela`) places every operator that the NPU cannot run on the
-processor beside it, and says why. It needs no board.
+Vela (`ethos-u-vela`) leaves every operator that the NPU cannot run to the host
+processor and prints the reason. It needs no board.
 """
 
 import csv
@@ -27,12 +27,12 @@ _UNSUPPORTED_WARNING = re.compile(
 
 
 class UnsupportedOperator(NamedTuple):
-  """An operator that stays off the NPU.
+  """An operator that the NPU does not run.
 
   Attributes:
-    operator: its TFLite name.
-    tensor: the tensor that it writes.
-    reason: Vela's, the first line.
+    operator: TFLite name.
+    tensor: name of its output tensor.
+    reason: first line of Vela's reason.
   """
 
   operator: str
@@ -44,15 +44,15 @@ class VelaSummary(NamedTuple):
   """Vela's summary of one file.
 
   Attributes:
-    refused: what stays off the NPU, in the order of the graph.
-    sram_bytes: SRAM that the NPU's memory plan takes.
-    flash_bytes: weights and commands, off chip.
-    macs: multiply-accumulates that the NPU does.
-    cycles: Vela's estimate, of the NPU alone.
-    dram_bytes: DRAM of plans that use it: what finds no place in the SRAM, and
-      weights.
-    seconds: Vela's estimate of the time, memories included.
-    system: Vela's names of clocks and memories that the estimates hold for.
+    refused: operators that the NPU does not run, in execution order.
+    sram_bytes: SRAM in the NPU's memory plan.
+    flash_bytes: weights and commands in off-chip flash.
+    macs: multiply-accumulates on the NPU.
+    cycles: estimated cycles of the NPU alone.
+    dram_bytes: DRAM in plans that use it, for weights and for activations that
+      do not fit into the SRAM.
+    seconds: estimated latency, memory accesses included.
+    system: Vela's names of the clocks and memories that the estimates assume.
   """
 
   refused: tuple[UnsupportedOperator, ...]
@@ -66,13 +66,13 @@ class VelaSummary(NamedTuple):
 
 
 def summary_to_json(compiled: VelaSummary) -> dict[str, Any]:
-  """Returns the summary as JSON takes it."""
+  """Converts a summary to a dict of JSON values."""
   refused = [refusal._asdict() for refusal in compiled.refused]
   return {**compiled._asdict(), 'refused': refused}
 
 
 def parse_unsupported(text: str) -> tuple[UnsupportedOperator, ...]:
-  """Returns the operators that Vela's messages call unsupported."""
+  """Parses the unsupported operators in what Vela prints."""
   return tuple(
     UnsupportedOperator(*match.groups())
     for match in _UNSUPPORTED_WARNING.finditer(text)
@@ -82,14 +82,15 @@ def parse_unsupported(text: str) -> tuple[UnsupportedOperator, ...]:
 def compile_file(
   path: str, accelerator: str = 'ethos-u55-128', sram_bytes: int | None = None
 ) -> VelaSummary:
-  """Compiles a .tflite file for an NPU, and keeps the summary alone.
+  """Compiles a .tflite file for an NPU and returns Vela's summary.
+
+  The compiled file itself is discarded.
 
   Args:
     path: an int8 file.
-    accelerator: one of `ACCELERATORS`, with Vela's default memories.
-    sram_bytes: SRAM that Vela may plan with, which it fills where that is
-      faster; None for its default. It may still plan with more, if the network
-      needs it.
+    accelerator: one of `ACCELERATORS`, with Vela's default clocks and memories.
+    sram_bytes: SRAM that Vela plans with; None for its default. Vela fills it
+      where that is faster, and exceeds it if the network needs more.
 
   Raises:
     ValueError: the accelerator is unknown, or Vela cannot compile the file.
@@ -98,32 +99,13 @@ def compile_file(
     raise ValueError(
       f'accelerator={accelerator!r} is not one of {", ".join(ACCELERATORS)}'
     )
-  size = [] if sram_bytes is None else ['--arena-cache-size', f'{sram_bytes}']
   with tempfile.TemporaryDirectory() as folder:
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'ethosu.vela', os.path.abspath(path)),
-        *('--accelerator-config', accelerator, '--output-dir', folder),
-        *size,
-      ],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      check=False,
-    )
-    summaries = glob.glob(os.path.join(folder, '*_summary_*.csv'))
-    if done.returncode or not summaries:
-      lines = done.stdout.strip().splitlines() or ['it said nothing']
-      reason = lines[-1]
-      if done.returncode < 0:
-        reason = f'it was ended by {signal.Signals(-done.returncode).name}'
-      raise ValueError(
-        f'Vela cannot compile {path} for {accelerator}: {reason}'
-      )
-    with open(summaries[0], newline='', encoding='utf-8') as f:
+    printed = _run_vela(path, accelerator, sram_bytes, folder)
+    summary, *_ = glob.glob(os.path.join(folder, '*_summary_*.csv'))
+    with open(summary, newline='', encoding='utf-8') as f:
       (row,) = csv.DictReader(f)
   return VelaSummary(
-    refused=parse_unsupported(done.stdout),
+    refused=parse_unsupported(printed),
     sram_bytes=round(1024 * float(row['sram_memory_used'])),
     flash_bytes=round(1024 * float(row['off_chip_flash_memory_used'])),
     macs=int(row['nn_macs']),
@@ -132,3 +114,32 @@ def compile_file(
     seconds=float(row['inference_time']),
     system=f'{row["system_config"]}, {row["memory_mode"]}',
   )
+
+
+def _run_vela(
+  path: str, accelerator: str, sram_bytes: int | None, folder: str
+) -> str:
+  """Runs Vela's command and returns what it prints.
+
+  Raises:
+    ValueError: Vela fails, with its last line or the signal that ended it.
+  """
+  cache = [] if sram_bytes is None else ['--arena-cache-size', f'{sram_bytes}']
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'ethosu.vela', os.path.abspath(path)),
+      *('--accelerator-config', accelerator, '--output-dir', folder),
+      *cache,
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    check=False,
+  )
+  if done.returncode or not glob.glob(os.path.join(folder, '*_summary_*.csv')):
+    lines = done.stdout.strip().splitlines() or ['it prints no reason']
+    reason = lines[-1]
+    if done.returncode < 0:
+      reason = f'it was ended by {signal.Signals(-done.returncode).name}'
+    raise ValueError(f'Vela cannot compile {path} for {accelerator}: {reason}')
+  return done.stdout

@@ -1,4 +1,4 @@
-"""Fitting a graph of two operators, small enough to count by hand."""
+"""Checks of a two-operator graph, small enough to count by hand."""
 
 import dataclasses
 
@@ -39,14 +39,14 @@ def graph(resized=64, dtype='int8'):
   )
 
 
-def test_what_fits():
+def test_a_graph_that_fits():
   target = targets.get_target('cortex-m7')
   available = fit.memory_limits(target, None, None)
   assert available == fit.MemoryLimits(512 * 1024, 2 * 1024**2)
   assert fit.find_violations(graph(), target, available) == []
 
 
-def test_memories_name_layer_and_number():
+def test_memory_violations_name_layer_and_number():
   target = targets.get_target('cortex-m7')
   ram, flash = fit.find_violations(
     graph(), target, fit.MemoryLimits(32 * 1024, 100)
@@ -59,30 +59,32 @@ def test_memories_name_layer_and_number():
   assert "CONV_2D (makes tensor 'conv'" in flash
 
 
-def test_limits_of_the_system():
+def test_memory_limits_of_the_users_system():
   target = targets.get_target('stm32n6')
   assert fit.memory_limits(target, 1, 2) == fit.MemoryLimits(1024, 2048)
 
 
-def test_operators():
+def test_an_operator_that_the_target_lacks():
   (text,) = fit.find_violations(graph(), _only('CONV_2D'), ROOMY)
   assert text.startswith("RESIZE_BILINEAR (makes tensor 'out'")
   assert text.endswith('is no operator it takes')
 
 
-def test_operators_of_16_bits():
-  wide = graph(dtype='int16')
-  (refusal,) = fit.find_violations(wide, targets.get_target('cortex-m7'), ROOMY)
+def test_int16_operators():
+  int16 = graph(dtype='int16')
+  (refusal,) = fit.find_violations(
+    int16, targets.get_target('cortex-m7'), ROOMY
+  )
   assert (
     'RESIZE_BILINEAR' in refusal
     and 'such layers out of --wide_layers' in refusal
   )
   (refusal, *_) = fit.find_violations(
-    wide, targets.get_target('stm32n6'), ROOMY
+    int16, targets.get_target('stm32n6'), ROOMY
   )
-  assert 'CONV_2D' in refusal and 'as 1 more have' in refusal
+  assert 'CONV_2D' in refusal and '(and 1 more) has 16-bit' in refusal
   assert (
-    fit.find_violations(wide, targets.get_target('litert-cpu'), ROOMY) == []
+    fit.find_violations(int16, targets.get_target('litert-cpu'), ROOMY) == []
   )
 
 
@@ -92,7 +94,7 @@ def _only(*names):
   )
 
 
-def test_a_ratio_comes_with_a_remedy():
+def test_a_resize_ratio_has_a_remedy():
   (ratio,) = fit.find_violations(graph(24), targets.get_target('tda4vm'), ROOMY)
   assert 'resizes by 3 (config.model.head.align_corners=False' in ratio
   both = dataclasses.replace(targets.get_target('tda4vm'), align_corners=(2,))
@@ -100,8 +102,8 @@ def test_a_ratio_comes_with_a_remedy():
   assert 'resizes by 3 (config.model.head.align_corners=True' in ratio
 
 
-def test_a_mean_that_is_taken_off_has_a_remedy():
-  """Normalisation begins with the one SUB of most networks."""
+def test_subtraction_of_the_mean_has_a_remedy():
+  """Input normalization is the only SUB of most networks."""
   tensors = [
     handmade.tensor('in', 'int8', (1, 8, 8, 3), scales=(1.0,)),
     handmade.tensor(
@@ -116,7 +118,7 @@ def test_a_mean_that_is_taken_off_has_a_remedy():
   assert 'is no operator it takes (pass --normalization=caller' in text
 
 
-def test_scales_are_advice():
+def test_per_channel_scales_are_advice():
   (advice,) = fit.check_fit(graph(), '', targets.get_target('tda4vm'), ROOMY)[
     'advice'
   ]
@@ -127,7 +129,7 @@ def test_scales_are_advice():
   )
 
 
-def test_refusal_is_one_error():
+def test_violations_are_one_error():
   with pytest.raises(
     fit.DoesNotFit, match=r'^small.tflite does not fit tda4vm: .*resizes by 3'
   ):
@@ -136,7 +138,7 @@ def test_refusal_is_one_error():
     )
 
 
-def test_the_compilers_plan_counts_too(monkeypatch):
+def test_the_compilers_memory_plan_is_checked(monkeypatch):
   compiled = vela.VelaSummary((), 33 * 1024, 2048, 1, 1, 0, 0.1, 'x')
   monkeypatch.setattr(vela, 'compile_file', lambda *_: compiled)
   target = targets.get_target('ethos-u55-128')
@@ -145,11 +147,11 @@ def test_the_compilers_plan_counts_too(monkeypatch):
     match=r'Vela plans 33.0 KiB of SRAM, it has 32.8 KiB; Vela plans 2.0 KiB',
   ):
     fit.check_fit(graph(), '', target, fit.MemoryLimits(33600, 1024))
-  facts = fit.check_fit(graph(), '', target, fit.MemoryLimits(34 * 1024, 4096))
-  assert facts['compiled']['sram_bytes'] == 33 * 1024
+  result = fit.check_fit(graph(), '', target, fit.MemoryLimits(34 * 1024, 4096))
+  assert result['compiled']['sram_bytes'] == 33 * 1024
 
 
-def test_facts_without_a_compiler():
-  facts = fit.check_fit(graph(), '', targets.get_target('stm32n6'), ROOMY)
-  assert facts['compiled'] is None
-  assert facts['estimate_ms'] == 1e3 * (64 * 8 * 36) / (1e9 * 300)
+def test_result_without_a_compiler():
+  result = fit.check_fit(graph(), '', targets.get_target('stm32n6'), ROOMY)
+  assert result['compiled'] is None
+  assert result['estimate_ms'] == 1e3 * (64 * 8 * 36) / (1e9 * 300)

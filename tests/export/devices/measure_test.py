@@ -1,3 +1,5 @@
+"""Device checks, and the sections of the report that show them."""
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def test_latency():
   assert 0 < measure.measure_latency_ms(small.int8(), runs=3) < 1000
 
 
-def test_images_as_the_file_takes_them():
+def test_quantized_inputs():
   graph = tflite_graph.read_tflite(small.int8())
   found = measure.quantize_input(graph, small.image())
   assert found.dtype == np.int8
@@ -22,11 +24,11 @@ def test_images_as_the_file_takes_them():
   np.testing.assert_array_equal(found, wanted)
 
 
-def test_what_is_collected(tmp_path, monkeypatch):
+def test_all_checks_of_a_file(tmp_path, monkeypatch):
   monkeypatch.setattr(measure, 'ACCELERATORS', ('ethos-u55-128',))
   path = small.write(tmp_path, small.int8())
   found = measure.run_device_checks(path, [small.image()])
-  # Half-pixel centres by 2 are what it takes.
+  # An Ethos-U55 resizes by 2 with half-pixel centers, as the file does.
   npu = found['npu']['ethos-u55-128']
   assert npu['refused'] == []
   assert npu['seconds'] > 0
@@ -41,11 +43,11 @@ def test_what_is_collected(tmp_path, monkeypatch):
     }
 
 
-def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
-  asked = []
+def test_vela_plans_the_target_with_its_own_memory(tmp_path, monkeypatch):
+  calls = []
 
   def compile_file(path, accelerator, sram_bytes):
-    asked.append((accelerator, sram_bytes))
+    calls.append((accelerator, sram_bytes))
     return vela.VelaSummary((), 1024, 0, 1, 1, 0, 1e-3, 'a system')
 
   monkeypatch.setattr(vela, 'compile_file', compile_file)
@@ -53,7 +55,7 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
   measure.check_vela('x.tflite', 'ethos-u55-32', 2048)
   measure.check_vela('x.tflite', 'stm32n6', 2048)
   listed = [(name, None) for name in measure.ACCELERATORS]
-  assert asked == [
+  assert calls == [
     *(listed[0], ('ethos-u65-256', 4096), listed[2]),
     *(*listed, ('ethos-u55-32', 2048)),
     *listed,
@@ -68,7 +70,7 @@ def test_the_target_is_planned_with_its_own_memory(tmp_path, monkeypatch):
   assert planned == [False, True, False]
 
 
-def test_what_is_absent_is_said(tmp_path, monkeypatch):
+def test_a_missing_package_is_reported(tmp_path, monkeypatch):
   monkeypatch.setattr(interpreters, 'has_tflm', lambda: False)
   found = measure.check_tflm(small.int8(), [])
   assert found == {'absent': 'the package tflite-micro is not installed'}
@@ -84,8 +86,8 @@ def test_what_is_absent_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not interpreters.has_tflm(), reason='no tflite-micro')
-def test_what_tflm_cannot_run_is_said():
-  """It loads class ids in one byte, and has no such CAST."""
+def test_an_operator_that_tflm_lacks_is_reported():
+  """TFLM loads a file of uint8 class ids but has no CAST to uint8."""
   content = io_types.append_argmax(small.int8('float32'), 'uint8')
   found = measure.check_tflm(content, [small.image()[None].view(np.int8)])
   assert set(found) == {'arena', 'absent'}
@@ -94,7 +96,7 @@ def test_what_tflm_cannot_run_is_said():
   assert found['arena']['total'] > 3072
 
 
-def test_the_first_difference_is_named():
+def test_the_first_difference_is_reported():
   micro = {
     'operators': {'MEAN': {'count': 2, 'equal': 1, 'largest': 1.0}},
     'images': 1,

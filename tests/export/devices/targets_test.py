@@ -1,3 +1,5 @@
+"""Targets, and the errors of files that describe them badly."""
+
 import json
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from export.devices import targets
 
 
-def test_every_file_is_read():
+def test_all_files_are_read():
   names = set(targets.TARGETS)
   assert {'stm32n6', 'stm32mp2', 'cortex-m7', 'tda4vm', 'litert-cpu'} <= names
   assert len([n for n in names if n.startswith('ethos-')]) == 4 + 2 + 5
@@ -23,8 +25,8 @@ def test_every_number_has_a_source():
     assert target.title
 
 
-def test_estimate():
-  """One thousand million MACs, 300 a cycle, at 1 GHz."""
+def test_estimated_latency():
+  """1e9 MACs, 300 per cycle, at 1 GHz."""
   n6 = targets.get_target('stm32n6')
   assert n6.estimate_ms(10**9) == pytest.approx(1000 / 300)
   assert targets.get_target('litert-cpu').estimate_ms(10**9) is None
@@ -43,7 +45,7 @@ def test_unknown_target():
     (lambda x: x['weights'].update(value='none'), "weights='none' is not"),
   ],
 )
-def test_bad_files(tmp_path, change, message):
+def test_incomplete_files(tmp_path, change, message):
   fields = json.loads((targets.TARGETS_FOLDER / 'stm32n6.json').read_text())
   change(fields)
   path = tmp_path / 'x.json'

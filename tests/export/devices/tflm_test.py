@@ -1,4 +1,4 @@
-"""TFLM beside LiteRT's reference kernels."""
+"""TFLM compared with LiteRT's reference kernels."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def image(seed=0):
   return (small.image(seed)[None].astype(np.int16) - 128).astype(np.int8)
 
 
-def test_arena():
+def test_measured_arena():
   content = small.int8()
   found = tflm.measure_arena(content)
   planned = memory.plan_arena(
@@ -29,7 +29,7 @@ def test_arena():
   assert found.tail > 0
 
 
-def test_single_operator_files():
+def test_files_of_single_operators():
   content = small.int8()
   graph = tflite_graph.read_tflite(content)
   for step, op in enumerate(graph.operators):
@@ -40,7 +40,7 @@ def test_single_operator_files():
     assert len(own.inputs) == len(op.inputs)
 
 
-def test_every_operator_bit_for_bit():
+def test_every_operator_is_bit_exact():
   content = small.int8()
   found = tflm.compare_operators(content, image())
   names = [op.name for op in tflite_graph.read_tflite(content).operators]
@@ -49,7 +49,7 @@ def test_every_operator_bit_for_bit():
 
 
 def test_a_difference_is_found(monkeypatch):
-  """One more in the reference, from the first convolution on."""
+  """The reference has a flipped bit from the first convolution on."""
   content = small.int8()
   other = tflm._reference_interpreter
 
@@ -66,11 +66,11 @@ def test_a_difference_is_found(monkeypatch):
   assert found.histogram == {1: small.SIZE[0] * small.SIZE[1] * small.CLASSES}
 
 
-def test_networks():
+def test_networks_are_bit_exact():
   found = tflm.compare_network(small.int8(), [image(), image(1)])
   count = 2 * small.SIZE[0] * small.SIZE[1] * small.CLASSES
   assert found == tflm.NetworkDifference({0: count}, None)
-  # The final DEQUANTIZE is float: its differences are steps all the same.
+  # The final DEQUANTIZE is float; its differences are counted in LSB, too.
   assert tflm.compare_network(small.int8('float32'), [image()]).histogram == {
     0: count // 2
   }

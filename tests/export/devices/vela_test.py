@@ -1,3 +1,5 @@
+"""Vela, on a file of two operators."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,7 +8,7 @@ from export.devices import vela
 from tests.export import small
 
 
-def test_refusals_are_read_from_the_messages():
+def test_unsupported_operators_are_parsed():
   text = """
 Warning: No memory mode specified. Using a default of Shared_Sram.
 
@@ -45,9 +47,9 @@ def file(tmp_path_factory):
   return str(path)
 
 
-def test_compiles(file):
+def test_summary_of_a_compiled_file(file):
   compiled = vela.compile_file(file)
-  # Pixel areas that keep their borders are enlarged by 2 alone.
+  # With half-pixel centers an Ethos-U55 resizes by 2 only.
   assert [x.operator for x in compiled.refused] == ['RESIZE_BILINEAR']
   assert 'scale-factor=4' in compiled.refused[0].reason
   assert compiled.macs == 8 * 8 * 8 * 27
@@ -57,8 +59,8 @@ def test_compiles(file):
   assert compiled.flash_bytes >= 8 * 27
 
 
-def test_vela_plans_with_the_memory_that_it_is_given(file):
-  """An Ethos-U85 fills its SRAM with what would else lie in DRAM."""
+def test_vela_plans_with_the_given_sram(file):
+  """With more SRAM an Ethos-U85 keeps more activations out of DRAM."""
   default = vela.compile_file(file, 'ethos-u85-256').sram_bytes
   assert default > 0
   given = default // 2
@@ -70,7 +72,7 @@ def test_unknown_accelerator(file):
     vela.compile_file(file, 'ethos-u1')
 
 
-def test_no_file_of_its_kind(tmp_path):
+def test_a_damaged_file_is_an_error(tmp_path):
   path = tmp_path / 'broken.tflite'
   path.write_bytes(b'0000TFL3')
   with pytest.raises(ValueError, match=r'Vela cannot compile .*broken\.tflite'):
