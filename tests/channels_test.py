@@ -1,4 +1,4 @@
-"""A run on TIFF files of four channels of 16 bits, by every command."""
+"""Every command on TIFF files with four channels of 16 bits."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SIZE = (64, 64)
 
 
 def write(split, count, seed):
-  """Writes pairs whose classes only the fourth channel tells apart."""
+  """Writes pairs whose classes differ in the fourth channel only."""
   rng = np.random.default_rng(seed)
   for name in ('images', 'labels'):
     (split / name).mkdir(parents=True)
@@ -44,7 +44,7 @@ def write(split, count, seed):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Returns the folder of a run, its data and an export; and the metrics."""
+  """Trains; returns (folder of run, data and export, metrics)."""
   folder = tmp_path_factory.mktemp('channels')
   write(folder / 'raw/train', 12, 0)
   write(folder / 'raw/val', 4, 1)
@@ -79,15 +79,15 @@ def exported(run):
   )
 
 
-def test_it_learns_from_the_fourth_channel(run):
+def test_training_uses_the_fourth_channel(run):
   folder, metrics = run
   print(f'mIoU {metrics["miou"]:.4f}')
-  assert metrics['miou'] > 0.7  # 0.41 where all is one class
+  assert metrics['miou'] > 0.7  # 0.41 if every pixel has the same class
   results = evaluate.evaluate_workdir(str(folder / 'run'), which='latest')
   assert results['checkpoint'].metrics['miou'] == metrics['miou']
 
 
-def test_it_predicts_such_files(run, tmp_path):
+def test_prediction_reads_tiff_files(run, tmp_path):
   folder, _ = run
   segmenter = predict.from_workdir(str(folder / 'run'), 'latest')
   assert segmenter.image_spec == image_format.ImageSpec(4, 16)
@@ -108,7 +108,7 @@ def test_it_predicts_such_files(run, tmp_path):
     segmenter.predict(np.zeros((64, 64, 4), np.uint8))
 
 
-def test_its_files_take_such_images(run, exported):
+def test_exported_files_take_four_channels(run, exported):
   folder, metrics = run
   float32, int8 = (exported['formats'][k] for k in ('float32', 'int8'))
   assert float32['miou'] == pytest.approx(metrics['miou'], abs=1e-3)
@@ -125,7 +125,7 @@ def test_its_files_take_such_images(run, exported):
   assert card['input']['quantization'] == {'scale': 257.0, 'zero_point': 0}
 
 
-def test_simulated_int8_takes_such_images(exported):
+def test_simulated_int8_takes_four_channels(exported):
   found = exported['formats']['int8_litert']
   assert found['input']['shape'] == [1, 64, 64, 4]
   assert found['input']['quantization'] == {'scale': 257.0, 'zero_point': 0}
@@ -136,7 +136,7 @@ def test_simulated_int8_takes_such_images(exported):
 
 
 @pytest.mark.usefixtures('exported')
-def test_its_files_are_evaluated_and_predict(run):
+def test_exported_files_are_evaluated_and_predict(run):
   folder, _ = run
   file = folder / 'export/int8.tflite'
   results = evaluate.evaluate_workdir(
@@ -151,7 +151,7 @@ def test_its_files_are_evaluated_and_predict(run):
   assert os.listdir(folder / 'run/eval/int8')
 
 
-def test_grey_images_are_traced_and_exported_untrained(monkeypatch):
+def test_gray_images_are_traced_and_exported_untrained(monkeypatch):
   c = folder_mnv2.get_config('smoke').unlock()
   c.data.mean, c.data.std = (120.0,), (60.0,)
   state, batch = describe.abstract_step_inputs(helpers.network(c, 2), (65, 65))

@@ -1,11 +1,11 @@
-"""Settings for every test, and one small training run that many look at."""
+"""Settings of all tests, and one small training run that many tests share."""
 
 import os
 import shutil
 import tempfile
 
-# Before JAX starts: what runs on many devices is tested on two. Tests, and the
-# commands they start, compile each function once, and with little effort.
+# Before JAX starts: two CPU devices, so that multi-device code is tested. Tests
+# and the commands they start share compiled functions, with low optimization.
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers inherit all of it
   os.environ['XLA_FLAGS'] = ' '.join(
     (
@@ -26,17 +26,17 @@ from tests import runs
 
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
-  """Where prepared data of the whole test session lies."""
+  """Folder of prepared data for the whole test session."""
   return str(tmp_path_factory.mktemp('prepared'))
 
 
 @pytest.fixture(scope='session')
 def smoke_run(tmp_path_factory, data_dir):
-  """A finished run of configs/shapes_mnv2.py:smoke; see `runs.Run`."""
+  """A finished run of configs/shapes_mnv2.py:smoke, a `runs.Run`."""
   return runs.smoke(str(tmp_path_factory.mktemp('smoke') / 'run'), data_dir)
 
 
 def pytest_sessionfinish():
-  """Leaves no compilations behind."""
+  """Deletes the compilation cache of the session."""
   if 'PYTEST_XDIST_WORKER' not in os.environ:
     shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)

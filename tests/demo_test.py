@@ -1,4 +1,4 @@
-"""The page to try a model; in the full tier in a browser."""
+"""The demo page; the full tier opens it in a browser."""
 
 import importlib.util
 import io
@@ -32,7 +32,7 @@ def _segmenter(
 
 
 def _brightest(images):
-  """Segments by the brightest channel, in 20 ms."""
+  """Predicts the brightest channel, in 20 ms."""
   time.sleep(0.02)
   return [x.argmax(-1).astype(np.uint8) for x in images]
 
@@ -113,7 +113,7 @@ def test_only_this_machine_may_open_the_page(monkeypatch):
 
 @pytest.fixture
 def browser():
-  """A page of Chromium, without a window."""
+  """A page of headless Chromium."""
   for name in ('gradio', 'playwright'):
     if importlib.util.find_spec(name) is None:
       pytest.skip(f'{name} is not installed: see notebooks/requirements.txt')
@@ -136,7 +136,7 @@ def browser():
 
 
 def _serve(*arguments):
-  """Starts the command; returns (process, its address) once it answers."""
+  """Starts the command; returns (process, address) when it responds."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
@@ -166,14 +166,14 @@ def _answers(host, port):
 
 
 def _shown(browser, place):
-  """Returns the pixels of a picture of the page."""
+  """Returns the pixels of an image on the page."""
   source = browser.get_attribute(f'#{place} img', 'src')
   with urllib.request.urlopen(source) as reply:
     return np.asarray(Image.open(io.BytesIO(reply.read())).convert('RGB'))
 
 
 @pytest.mark.full
-def test_an_uploaded_picture_is_segmented(browser, smoke_run, tmp_path):
+def test_an_uploaded_image_is_segmented(browser, smoke_run, tmp_path):
   exported = tmp_path / 'exported'
   done = subprocess.run(
     [

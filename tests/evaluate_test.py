@@ -1,4 +1,4 @@
-"""The evaluator: every pixel once, exact counts, strict files."""
+"""The evaluator: every pixel once, exact counts, strict JSON."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ INFO = dataset_info.DatasetInfo(
 
 
 def examples(sizes=views_test.SIZES):
-  """Images whose label is the brightest channel, with errors and void."""
+  """Yields images labeled by brightest channel, with errors and void."""
   rng = np.random.default_rng(7)
   for i, image in enumerate(views_test.random_images(sizes)):
     label = image.argmax(-1).astype(np.uint8)
@@ -36,7 +36,7 @@ def examples(sizes=views_test.SIZES):
 
 
 def by_hand(items):
-  """The confusion matrix, pixel by pixel."""
+  """Counts the confusion matrix pixel by pixel."""
   matrix = np.zeros((4, 4), np.int64)
   for item in items:
     guess = item['image'].argmax(-1)
@@ -60,12 +60,12 @@ def test_every_pixel_counts_once(changes):
   assert math.isnan(result.metrics['iou/never'])
   assert 0.5 < result.metrics['miou'] < 1
   assert 0 < result.metrics['boundary_iou'] < 1
-  # Images have 0.8 to 0.9 right; each counts once, not each pixel.
+  # 0.8 to 0.9 of an image is right; every image has the same weight.
   assert 0.5 < result.metrics['image_iou'] < 1
   assert result.metrics['image_iou'] != result.metrics['miou']
 
 
-def test_a_second_mean_leaves_out_what_the_data_set_says():
+def test_miou_scored_leaves_out_unscored_classes():
   info = dataclasses.replace(INFO, unscored=('blue', 'never'))
   items = list(examples())
   result = evaluate.evaluate_predictor(
@@ -119,7 +119,7 @@ def test_samples_are_the_first_images_in_order():
   np.testing.assert_array_equal(sample.prediction, sample.image.argmax(-1))
 
 
-def test_static_size_is_scored_at_the_labels_resolution():
+def test_fixed_size_is_scored_at_the_resolution_of_the_label():
   config = views_test.eval_config()
   image = np.zeros((30, 42, 3), np.uint8)
   image[:, :21, 0] = image[:, 21:, 2] = 99
@@ -148,7 +148,7 @@ def test_static_size_is_scored_at_the_labels_resolution():
     ({}, (30, 42)),
   ],
 )
-def test_labels_may_be_resized_along(changes, size):
+def test_labels_are_resized_with_images(changes, size):
   image = np.zeros((30, 42, 3), np.uint8)
   image[:, :21, 0] = image[:, 21:, 2] = 99
   label = image.argmax(-1).astype(np.uint8)
@@ -171,7 +171,7 @@ def test_labels_may_be_resized_along(changes, size):
   'changes',
   [{}, {'mode': 'slide'}, {'flip': True}, {'mode': 'static'}],
 )
-def test_the_loss_is_that_of_the_probabilities(changes):
+def test_loss_of_a_softmax(changes):
   # The true class has the logit 2, the others 0: log(1 + 2 exp(-2)).
   image = np.zeros((16, 16, 3), np.uint8)
   image[:, :8, 0] = image[:, 8:, 1] = 2
@@ -188,7 +188,7 @@ def test_the_loss_is_that_of_the_probabilities(changes):
 
 
 def _two_classes(output='logits', **changes):
-  """Scores logits of (2, 0) and (0, 2) where the first is the true class."""
+  """Evaluates logits (2, 0) and (0, 2), labeled with the first class."""
   image = np.zeros((16, 16, 3), np.uint8)
   image[:, :8, 0] = image[:, 8:, 1] = 2
   label = np.zeros((16, 16), np.uint8)
@@ -207,7 +207,7 @@ def _two_classes(output='logits', **changes):
 
 
 @pytest.mark.parametrize('changes', [{}, {'mode': 'slide'}, {'mode': 'static'}])
-def test_the_loss_is_of_sigmoids_where_training_s_is(changes):
+def test_loss_of_sigmoids(changes):
   # (log(1 + e^-2) + log 2) / 2 in one half, (log 2 + log(1 + e^2)) / 2 in the
   # other.
   expected = (0.126928 + 2 * 0.693147 + 2.126928) / 4
@@ -223,7 +223,7 @@ def test_the_loss_is_of_sigmoids_where_training_s_is(changes):
     ({'output': 'softmax'}, 'the model has probabilities: use eval.loss=False'),
   ],
 )
-def test_sigmoids_need_logits(fields, message):
+def test_loss_of_sigmoids_needs_logits_of_one_view(fields, message):
   with pytest.raises(ValueError, match=message):
     _two_classes(**fields)
 
@@ -303,7 +303,7 @@ def test_summary_is_one_line():
 
 
 class FakeDataset:
-  """Five examples that are not read from anywhere."""
+  """A data set of five examples in memory."""
 
   info = INFO
   spec = image_format.RGB
@@ -321,7 +321,7 @@ class FakeDataset:
 
 
 class Run:
-  """A work directory's content without training."""
+  """Replaces loading of a run, so that none need be trained."""
 
   def __init__(self, monkeypatch, classes=INFO.class_names, loss=None):
     fake = views_test.Fake(views_test.channels)
@@ -355,7 +355,7 @@ def test_a_run_is_evaluated_into_its_folder(monkeypatch, tmp_path):
   assert (tmp_path / 'eval' / 'checkpoint' / 'metrics.json').is_file()
 
 
-def test_views_have_results_and_data_of_their_own(tmp_path):
+def test_another_protocol_has_a_folder_of_its_own(tmp_path):
   run = voc_resnet.get_config('r50').unlock()
   run.data.root, run.data.eval_split = '/VOC', 'mine'
   page = voc_resnet.get_config('r50,ms').unlock()
@@ -367,20 +367,22 @@ def test_views_have_results_and_data_of_their_own(tmp_path):
     '_x0.5_0.75_1_1.25_1.5_1.75_flip'
   )
   assert evaluate._protocol_suffix(run, run) == ''
-  # What is given by hand holds.
+  # Overrides of the command line apply.
   config = evaluate._override_eval_and_data(
     run, page, {'data.eval_split', 'seed'}
   )
   assert (config.data.root, config.data.eval_split) == ('/VOC', 'val')
   assert evaluate._protocol_suffix(config, run).startswith('_val_x0.5')
-  # Other data is the page's.
+  # Another data set comes from the given config.
   page.data.root, page.data.name = str(tmp_path), 'shapes'
   config = evaluate._override_eval_and_data(run, page, ())
   assert config.data.root == str(tmp_path)
   assert evaluate._protocol_suffix(config, run).startswith('_shapes_val_x0.5')
 
 
-def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
+def test_a_run_is_evaluated_with_the_loss_of_its_training(
+  monkeypatch, tmp_path
+):
   found = {}
   for name in ('cross_entropy', 'focal', 'sigmoid_cross_entropy'):
     Run(monkeypatch, loss=name)
@@ -400,7 +402,7 @@ def test_a_run_has_the_loss_of_its_terms(monkeypatch, tmp_path):
   assert found['cross_entropy'] != pytest.approx(by_hand, rel=1e-2)
 
 
-def test_a_file_is_compared_at_its_size_in_its_form(monkeypatch, tmp_path):
+def test_a_file_is_compared_at_its_size_and_output(monkeypatch, tmp_path):
   run = Run(monkeypatch)
   for run.tflite.output in ('logits', 'argmax'):
     results = evaluate.evaluate_workdir(str(tmp_path), tflite='x/int8.tflite')
@@ -412,13 +414,13 @@ def test_a_file_is_compared_at_its_size_in_its_form(monkeypatch, tmp_path):
     assert (tmp_path / 'eval' / 'int8' / 'confusion.png').is_file()
 
 
-def test_a_file_of_other_classes_is_refused(monkeypatch, tmp_path):
+def test_a_file_with_other_classes_is_rejected(monkeypatch, tmp_path):
   Run(monkeypatch, classes=('cat', 'dog'))
   with pytest.raises(ValueError, match='was not exported from it'):
     evaluate.evaluate_workdir(str(tmp_path), tflite='int8.tflite')
 
 
-def test_another_configs_data_keeps_the_normalisation():
+def test_another_data_set_keeps_the_normalization():
   run, other = common.default_config(), common.default_config()
   other.data.mean, other.data.eval_split = (1.0, 2.0, 3.0), 'test'
   other.data.depth = 16
@@ -433,7 +435,7 @@ def test_another_configs_data_keeps_the_normalisation():
   assert other.data.mean == (1.0, 2.0, 3.0)
 
 
-def test_a_file_is_scored_in_one_view():
+def test_single_view_config():
   config = common.default_config().eval
   config.flip, config.mode, config.scales = True, 'slide', (0.5, 1.0)
   config.fit = (2048, 512)

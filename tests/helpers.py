@@ -1,4 +1,4 @@
-"""A very small network with everything the steps care about."""
+"""A tiny network with all that a training step handles, and its batches."""
 
 import types
 
@@ -14,14 +14,14 @@ from deeplab.models import segmenter
 
 
 def network(config, num_classes):
-  """Returns the network of a config, for data that need not exist."""
+  """Returns the network of a config; its data need not exist."""
   info = types.SimpleNamespace(num_classes=num_classes)
   spec = image_format.image_spec(config.data)
   return networks.Network(config, types.SimpleNamespace(info=info, spec=spec))
 
 
 class TinyNet(nn.Module):
-  """Convolution, cross-device BatchNorm, dropout, logits at full size."""
+  """Convolution, cross-device BatchNorm, dropout, logits at image size."""
 
   num_classes: int = 3
   axis_name: str | None = None
@@ -47,7 +47,7 @@ class TinyNet(nn.Module):
 
 
 def batch(size=8, height=9, width=9, classes=3, seed=0):
-  """Returns a training batch whose images share of void pixels differs."""
+  """Returns a training batch with a different share of void in each image."""
   keys = jax.random.split(jax.random.key(seed), 3)
   labels = jax.random.randint(keys[1], (size, height, width), 0, classes)
   rows = jnp.arange(height)[None, :, None] < jnp.arange(size)[:, None, None]

@@ -1,4 +1,4 @@
-"""Counts and scores against hand-computed values and a naive boundary IoU."""
+"""Metrics against values computed by hand and a naive boundary IoU."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_scores_by_hand():
     assert absent not in scores
 
 
-def test_unscored_classes_are_void_but_may_be_predicted():
+def test_unscored_classes_are_void_in_labels_only():
   scores = metrics.compute_scores(
     _three_classes().matrix, NAMES, unscored=('sky',)
   )
@@ -75,7 +75,7 @@ def test_image_iou_is_a_mean_over_images():
   assert scores['miou'] == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
 
 
-def test_names_are_those_of_an_evaluation():
+def test_metric_names_are_those_of_the_scores():
   found = metrics.metric_names(NAMES, (), loss=False)
   assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(found)
   assert 'miou_scored' not in found
@@ -112,7 +112,7 @@ def test_sigmoid_cross_entropy_by_hand():
   assert loss.counts[0] * 2**-20 == pytest.approx(2 * expected + 1e4)
 
 
-def test_scores_are_mmsegmentation_s(monkeypatch):
+def test_scores_equal_mmsegmentation(monkeypatch):
   torch, _ = torchvision_module.load()
   mmseg = mmseg_module.load(monkeypatch, 'mmseg.evaluation')
   rng = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def test_absent_class_is_nan_and_in_no_mean():
   assert scores['miou'] == scores['mean_dice'] == scores['fw_iou'] == 1.0
 
 
-def test_predicted_but_unlabelled_class_scores_zero_iou():
+def test_predicted_but_unlabeled_class_scores_zero_iou():
   scores = metrics.compute_scores(np.array([[4, 4], [0, 0]]), ('a', 'b'))
   assert scores['iou/b'] == 0.0
   assert math.isnan(scores['accuracy/b'])
@@ -164,7 +164,7 @@ def test_nothing_counted_is_nan_not_zero():
   assert all(math.isnan(value) for value in scores.values())
 
 
-def test_parts_add_up_to_the_whole():
+def test_counts_of_images_add_up():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 4, (6, 5, 7), np.uint8)
   labels[labels == 3] = 255
@@ -178,7 +178,7 @@ def test_parts_add_up_to_the_whole():
   assert whole.matrix.sum() == np.count_nonzero(labels != 255)
 
 
-def test_counts_pass_float32_and_int32():
+def test_counts_beyond_float32_and_int32_are_exact():
   confusion = metrics.ConfusionMatrix(2)
   confusion.matrix[0, 0] = 2**40
   confusion.add(np.zeros(1, np.uint8), np.zeros(1, np.uint8))
@@ -197,12 +197,12 @@ def test_counts_pass_float32_and_int32():
     ([0, 1], [0], 'have different shapes'),
   ],
 )
-def test_what_is_no_class_id_is_refused(labels, predictions, message):
+def test_invalid_class_ids_are_rejected(labels, predictions, message):
   with pytest.raises(ValueError, match=message):
     metrics.ConfusionMatrix(3).add(np.array(labels), np.array(predictions))
 
 
-def test_class_counts_that_do_not_fit_are_refused():
+def test_invalid_numbers_of_classes_are_rejected():
   with pytest.raises(ValueError, match='2 class names'):
     metrics.compute_scores(np.zeros((3, 3), np.int64), ('a', 'b'))
   with pytest.raises(ValueError, match='num_classes=256'):
@@ -218,7 +218,7 @@ def test_boundary_distance(size, share, pixels):
 
 
 def _naive_band(mask, distance):
-  """The paper's: what `distance` erosions on a zero-padded mask remove."""
+  """Returns the pixels that `distance` erosions remove, as in the paper."""
   eroded = ndimage.binary_erosion(
     mask, np.ones((3, 3)), iterations=distance, border_value=0
   )

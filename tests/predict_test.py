@@ -1,4 +1,4 @@
-"""The prediction command: exact masks, every file named, nothing half done."""
+"""The prediction command: exact masks, and an error for each bad file."""
 
 import pathlib
 import subprocess
@@ -30,7 +30,7 @@ def segmenter():
 
 
 def blocks(size, seed=0):
-  """An image of 8x8 blocks in pure colours, safe from JPEG."""
+  """Returns an image of 8x8 blocks in pure colors, which JPEG preserves."""
   rng = np.random.default_rng(seed)
   ids = rng.integers(0, 3, (size[0] // 8, size[1] // 8))
   ids = np.kron(ids, np.ones((8, 8), int))
@@ -66,7 +66,7 @@ def test_folder(tmp_path, segmenter):
   }
 
 
-def test_output_within_the_images_is_no_input(tmp_path, segmenter):
+def test_output_in_the_image_folder_is_not_segmented(tmp_path, segmenter):
   Image.fromarray(blocks((16, 16))).save(tmp_path / 'a.png')
   for _ in range(2):
     assert (
@@ -75,14 +75,14 @@ def test_output_within_the_images_is_no_input(tmp_path, segmenter):
   assert len(list((tmp_path / 'out' / 'masks').iterdir())) == 1
 
 
-def test_names_that_differ_by_their_ending_stay_apart(tmp_path, segmenter):
+def test_names_that_differ_in_the_suffix_are_kept_distinct(tmp_path, segmenter):
   for name in ('a.png', 'a.bmp', 'b.png'):
     Image.fromarray(blocks((16, 16))).save(tmp_path / name)
   names = predict.find_images(tmp_path, tmp_path / 'out')
   assert sorted(names.values()) == ['a_bmp', 'a_png', 'b']
 
 
-def test_results_go_into_a_folder(tmp_path, segmenter):
+def test_output_must_be_a_folder(tmp_path, segmenter):
   Image.fromarray(blocks((64, 64))).save(tmp_path / 'good.png')
   (tmp_path / 'file').write_text('mine')
   with pytest.raises(ValueError, match=r'--output=.*file is a file: name a fo'):
@@ -92,7 +92,9 @@ def test_results_go_into_a_folder(tmp_path, segmenter):
   assert (tmp_path / 'file').read_text() == 'mine'
 
 
-def test_a_broken_image_is_named_and_the_rest_is_done(tmp_path, segmenter):
+def test_a_damaged_image_is_reported_and_the_others_are_segmented(
+  tmp_path, segmenter
+):
   images, output = tmp_path / 'images', tmp_path / 'out'
   images.mkdir()
   Image.fromarray(blocks((64, 64))).save(images / 'good.jpg')
@@ -114,7 +116,7 @@ def test_a_broken_image_is_named_and_the_rest_is_done(tmp_path, segmenter):
   ]
 
 
-def test_exif_orientation_turns_the_image(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
   image = blocks((16, 32))
   exif = Image.Exif()
   exif[0x0112] = 6  # turn a quarter clockwise to see it upright
@@ -125,7 +127,7 @@ def test_exif_orientation_turns_the_image(tmp_path):
   )
 
 
-def test_grey_and_transparent_images_become_rgb(tmp_path):
+def test_gray_and_transparent_images_become_rgb(tmp_path):
   for mode in ('L', 'RGBA', 'P', '1'):
     path = tmp_path / f'{mode}.png'
     Image.new(mode, (5, 4)).save(path)
@@ -136,7 +138,7 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
-def test_deep_colours_are_never_cut_to_8_bits(tmp_path, suffix):
+def test_16_bit_images_are_never_cut_to_8_bits(tmp_path, suffix):
   path = tmp_path / f'deep.{suffix}'
   pixels = np.random.default_rng(0).integers(0, 65536, (4, 5, 3), np.uint16)
   cv2.imwrite(str(path), pixels[..., ::-1])
@@ -184,7 +186,7 @@ def test_images_of_other_channels(tmp_path):
 @pytest.mark.parametrize(
   'image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)]
 )
-def test_arrays_that_are_no_images_are_refused(segmenter, image):
+def test_arrays_of_another_type_or_shape_are_rejected(segmenter, image):
   with pytest.raises(ValueError, match='an image is uint8'):
     segmenter.predict(image)
 
@@ -200,7 +202,7 @@ def test_nothing_to_segment(tmp_path, segmenter):
     segmenter.predict(tmp_path / 'none.png')
 
 
-def test_from_workdir_predicts_as_it_evaluates(monkeypatch, tmp_path):
+def test_from_workdir_follows_the_evaluation_protocol(monkeypatch, tmp_path):
   config = views_test.ConfigDict(
     {'eval': views_test.eval_config(), 'data': {'mean': (0.0,) * 3}}
   )
@@ -262,7 +264,7 @@ def _error(values):
   return str(stopped.value)  # a message as its code is exit status 1
 
 
-def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch, segmenter):
+def test_errors_are_one_line_and_status_1(tmp_path, monkeypatch, segmenter):
   assert '--images and --output are required' in _error(_flags())
   values = _flags(images=tmp_path, output=tmp_path / 'out')
   assert '--workdir or --tflite' in _error(values)
@@ -274,7 +276,7 @@ def test_errors_are_one_sentence_and_status_1(tmp_path, monkeypatch, segmenter):
   assert 'bad.png: damaged or no image' in _error(values)
 
 
-def test_help_teaches():
+def test_help_shows_usage_and_flags():
   shown = subprocess.run(
     [sys.executable, '-m', 'deeplab.predict', '--help'],
     cwd=pathlib.Path(__file__).resolve().parents[1],

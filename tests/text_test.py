@@ -1,7 +1,7 @@
 from deeplab import text
 
 
-def test_counts():
+def test_plural():
   assert [text.plural(n, 'image') for n in (0, 1, 2)] == [
     *('0 images', '1 image', '2 images'),
   ]

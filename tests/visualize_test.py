@@ -1,4 +1,4 @@
-"""Pictures: exact colours and ids; plots of few and of many classes."""
+"""Pictures: exact colors and ids; plots with few and with many classes."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_colorize_and_overlay():
     visualize.draw_overlay(image, ids, PALETTE, 1.5)
 
 
-def test_pictures_of_any_channels():
+def test_to_rgb_of_any_number_of_channels():
   image = np.arange(4 * 5 * 5, dtype=np.uint8).reshape(4, 5, 5)
   np.testing.assert_array_equal(visualize.to_rgb(image), image[..., :3])
   for channels in (1, 2):
@@ -41,7 +41,7 @@ def test_pictures_of_any_channels():
   assert drawn[0, :4, 0].tolist() == [0, 0, 0, 1]
   assert drawn[1, 33].tolist() == [128, 128, 128]  # of value 100, the middle
   assert drawn[2, -4:, 2].tolist() == [254, 255, 255, 255]
-  # One scale for all channels: colours stay.
+  # One scale for all channels preserves colors.
   deep = np.zeros((2, 2, 4), np.uint16)
   deep[0, :, 0], deep[1, :, 1], deep[..., 3] = 4000, 2000, 60_000
   drawn = visualize.to_rgb(deep)
@@ -51,7 +51,7 @@ def test_pictures_of_any_channels():
   assert (black == 0).all()
 
 
-def test_images_of_any_channels_are_drawn():
+def test_overlays_of_any_number_of_channels():
   image = np.full((2, 3, 1), 200, np.uint8)
   ids = np.full((2, 3), 255, np.uint8)
   assert (visualize.draw_overlay(image, ids, PALETTE, 0.5) == 200).all()
@@ -105,12 +105,12 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(
   ('size', 'small'),
   [((10, 40), (5, 20)), ((40, 10), (20, 5)), ((2, 4), (10, 20))],
 )
-def test_thumbnail_keeps_the_shape(size, small):
+def test_thumbnail_keeps_the_aspect_ratio(size, small):
   picture = visualize.thumbnail(np.zeros((*size, 3), np.uint8), (20, 20))
   assert picture.shape == (*small, 3)
 
 
-def test_sheet_holds_every_picture_and_the_legend():
+def test_contact_sheet_holds_all_pictures_and_the_legend():
   red = np.zeros((8, 8, 3), np.uint8)
   red[..., 0] = 255
   footer = visualize.draw_legend(('background', 'a', 'b'), PALETTE, 200)

@@ -1,4 +1,4 @@
-"""Files of every kind against the function they were made of."""
+"""Converted .tflite files of all types against the function in NumPy."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tests.inference import predictors_test
 
 
 def _convert(normalized, output, input_type, output_type):
-  """Converts the 1x1 convolution; integer types quantise it wholly."""
+  """Converts a 1x1 convolution; integer types quantize all of it."""
   tf = pytest.importorskip('tensorflow')
   weights = predictors_test.WEIGHTS.reshape(1, 1, 3, 4)
 
@@ -110,7 +110,7 @@ def test_tflite_float(tmp_path, float_file, resolver):
     (True, 'softmax', 'uint8', 'uint8', 0.05),
   ],
 )
-def test_tflite_kinds(
+def test_tflite_types(
   tmp_path, normalized, output, input_type, output_type, tolerance
 ):
   content = _convert(normalized, output, input_type, output_type)
@@ -127,7 +127,7 @@ def test_tflite_kinds(
   np.testing.assert_allclose(got, want, atol=tolerance)
 
 
-def test_tflite_argmax_gives_ids_and_nothing_else(tmp_path):
+def test_tflite_argmax_has_no_other_output(tmp_path):
   content = _convert(True, 'argmax', 'float32', 'float32')
   predictor = litert.TFLitePredictor(_write(tmp_path, content, output='argmax'))
   assert predictor.output == 'argmax'
@@ -139,7 +139,7 @@ def test_tflite_argmax_gives_ids_and_nothing_else(tmp_path):
     predictor.with_output('softmax')
 
 
-def test_tflite_refuses_what_does_not_fit(tmp_path, float_file):
+def test_cards_and_images_that_do_not_fit_are_rejected(tmp_path, float_file):
   path = _write(tmp_path, float_file)
   with pytest.raises(ValueError, match=r'\(8, 8, 3\), not \(9, 9, 3\)'):
     litert.TFLitePredictor(path)(predictors_test.images(1, (9, 9)))
@@ -165,7 +165,7 @@ def test_tflite_refuses_what_does_not_fit(tmp_path, float_file):
     litert.TFLitePredictor(path)
 
 
-def test_wrong_files_are_named(tmp_path, float_file):
+def test_errors_name_the_file(tmp_path, float_file):
   with pytest.raises(ValueError, match=r'no file .*none'):
     litert.TFLitePredictor(tmp_path / 'none.tflite')
   path = _write(tmp_path, b'\x89PNG rather')
@@ -176,8 +176,8 @@ def test_wrong_files_are_named(tmp_path, float_file):
     litert.TFLitePredictor(path)
 
 
-def test_a_damaged_file_is_told_by_its_card(tmp_path):
-  """One byte of the weights: still a TensorFlow Lite file."""
+def test_the_hash_in_the_card_detects_damage(tmp_path):
+  """One bit of the weights is flipped: still a valid TFLite file."""
   content = small.int8()
   digest = hashlib.sha256(content).hexdigest()
   path = small.write(tmp_path, content, sha256=digest)

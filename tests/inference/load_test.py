@@ -1,4 +1,4 @@
-"""Exported files by their ending, and ONNX beside TFLite."""
+"""Exported files by their suffix, and ONNX Runtime against LiteRT."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ pytest.importorskip('onnxruntime')
 
 @pytest.fixture(scope='module', params=['float32', 'int8'])
 def pair(request, tmp_path_factory):
-  """The same network as both, and its step."""
+  """Folder with one network as .tflite and .onnx, and its card."""
   folder = tmp_path_factory.mktemp(request.param)
   content = small.int8(request.param)
   path = small.write(folder, content)
@@ -48,7 +48,7 @@ def test_onnx_computes_the_same(pair):
   np.testing.assert_array_equal(ids, found.argmax(-1))
 
 
-def test_facts(pair):
+def test_summary_of_a_file(pair):
   facts = onnx.summarize_onnx((pair / 'x.onnx').read_bytes())
   assert facts['opset'] == 17
   assert facts['operators']['Conv'] == 3
@@ -57,7 +57,7 @@ def test_facts(pair):
   assert 216 + 72 + 80 + 4 * 21 < facts['weight_bytes'] < 3000
 
 
-def test_damage_is_one_error(pair, tmp_path):
+def test_damaged_files_are_errors(pair, tmp_path):
   content = (pair / 'x.onnx').read_bytes()
   (tmp_path / 'x.onnx').write_bytes(content[: len(content) // 2])
   card = json.loads((pair / 'x.json').read_text())
@@ -70,6 +70,6 @@ def test_damage_is_one_error(pair, tmp_path):
     load.load_predictor(tmp_path / 'x.onnx')
 
 
-def test_unknown_ending():
+def test_unknown_suffix():
   with pytest.raises(ValueError, match=r'x\.pb does not end in one of .tflite'):
     load.load_predictor(pathlib.Path('x.pb'))

@@ -1,4 +1,4 @@
-"""Predictors: a Flax model, resizing, static size."""
+"""Predictors of Flax models, and of models of a fixed size."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Output(NamedTuple):
 
 
 class Pointwise:
-  """A 1x1 convolution in place of a network."""
+  """A 1x1 convolution instead of a network."""
 
   traces = 0
 
@@ -65,7 +65,7 @@ def test_flax_outputs(dtype):
   assert predictor.with_output('logits') is predictor
 
 
-def test_last_batch_and_new_weights_do_not_compile_again():
+def test_last_batch_and_other_weights_need_no_compilation():
   predictor = flax_predictor('argmax')
   predictor(images(4))
   before = Pointwise.traces
@@ -93,13 +93,13 @@ def test_a_batch_is_spread_over_the_devices(monkeypatch):
   assert len(calls) == 1
 
 
-def test_unknown_output_is_refused():
+def test_unknown_output_is_rejected():
   with pytest.raises(ValueError, match="output='labels'"):
     flax_predictor('labels')
 
 
 @pytest.mark.parametrize('output', predictors.OUTPUTS)
-def test_static_protocol(output):
+def test_resized_protocol(output):
   x = np.repeat(np.repeat(images(2, (4, 4)), 3, axis=1), 3, axis=2)
   predictor = predictors.fixed_size_predictor(flax_predictor(), (8, 8), output)
   assert predictor.input_size == (8, 8)
@@ -114,13 +114,13 @@ def test_static_protocol(output):
   )
 
 
-def test_static_protocol_at_the_models_size_changes_nothing():
+def test_resizing_to_the_size_of_the_image_changes_nothing():
   x = images(2, (8, 8))
   predictor = predictors.fixed_size_predictor(flax_predictor(), (8, 8))
   np.testing.assert_array_equal(predictor(x), flax_predictor()(x))
 
 
-def test_resized_wants_the_files_own_size():
+def test_a_predictor_of_another_size_cannot_be_resized():
   inner = predictors.fixed_size_predictor(flax_predictor(), (8, 8))
   with pytest.raises(ValueError, match=r'at \(8, 8\), not at \(4, 4\)'):
     predictors.ResizedPredictor(inner, (4, 4))

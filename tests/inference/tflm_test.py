@@ -1,4 +1,4 @@
-"""TensorFlow Lite Micro as a predictor."""
+"""Predictions of TensorFlow Lite Micro against LiteRT."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ needs_tflm = pytest.mark.skipif(
 
 
 @needs_tflm
-def test_predicts_as_the_reference_kernels(tmp_path):
+def test_tflm_predicts_like_the_reference_kernels(tmp_path):
   path = small.write(tmp_path, small.int8())
   images = np.stack([small.image(i) for i in range(3)])
   found = tflm.TFLMPredictor(path)

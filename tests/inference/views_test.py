@@ -1,4 +1,4 @@
-"""Padding, windows and views: nothing moves, nothing is counted twice."""
+"""Padding, resizing, windows and views leave every pixel in its place."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from deeplab.models import registry
 
 
 def eval_config(**changes):
-  """An `eval` section with everything in it."""
+  """Returns a complete `config.eval`."""
   config = ConfigDict(
     {
       'batch_size': 3,
@@ -40,7 +40,7 @@ def eval_config(**changes):
 
 
 class Fake:
-  """Applies a function to batches and remembers the shapes it saw."""
+  """A predictor that applies a function and records the shapes of batches."""
 
   batch_size = None
   mean = (10.4, 20.0, 30.0)
@@ -65,7 +65,7 @@ class Fake:
 
 
 def channels(images):
-  """Logits are the colours: the class of a pixel is its brightest channel."""
+  """Returns the pixels as logits: the class is the brightest channel."""
   return images
 
 
@@ -89,7 +89,7 @@ SIZES = ((20, 31), (8, 8), (17, 26), (23, 25), (5, 40))
     {'mode': 'slide', 'flip': True},
   ],
 )
-def test_a_pixelwise_predictor_is_the_same_in_every_protocol(changes):
+def test_pixelwise_predictions_are_equal_in_every_protocol(changes):
   images = random_images(SIZES)
   results = views.segment_images(Fake(channels), images, eval_config(**changes))
   for image, ids in zip(images, results, strict=True):
@@ -111,7 +111,7 @@ def test_padded_sizes(size, offset, padded):
   assert views.padded_size(size, config) == padded
 
 
-def test_batches_hold_one_padded_size():
+def test_batches_hold_images_of_one_padded_size():
   fake = Fake(channels)
   views.segment_images(fake, random_images(SIZES), eval_config())
   # 20x31, 17x26 and 23x25 all become 24x32.
@@ -159,7 +159,7 @@ def test_overlapping_windows_are_averaged():
 
 
 def blur(images):
-  """Logits that depend on a pixel's neighbours, and on where the image ends."""
+  """Returns logits that depend on neighbors and on the image border."""
   result = []
   for image in np.asarray(images, np.float32):
     padded = np.pad(image, ((3, 3), (3, 3), (0, 0)))
@@ -202,7 +202,7 @@ def test_one_window_of_a_network_is_the_whole_image_exactly():
   assert np.ptp(whole) > 0
 
 
-def test_overlapping_windows_are_a_loop_over_crops():
+def test_windows_equal_a_loop_over_crops():
   (image,) = random_images([(37, 45)])
   config = eval_config(
     mode='slide', window=(16, 24), stride=(9, 10), pad_multiple=1, batch_size=4
@@ -255,7 +255,7 @@ def test_an_aerial_tile_takes_less_than_four_gib():
   assert peak < 4
 
 
-def test_padding_is_the_mean_colour_and_is_cut_off():
+def test_padding_has_the_mean_color_and_is_cut_off():
   seen = []
 
   def record(images):
@@ -309,7 +309,7 @@ def test_scales_average_probabilities_not_logits():
   assert fake.seen == [(1, 16, 16, 3), (1, 8, 8, 3), (1, 24, 24, 3)]
 
 
-def test_scaled_views_come_back_in_place():
+def test_scaled_views_are_aligned():
   image = np.zeros((24, 40, 3), np.uint8)
   image[:, :20, 1] = 60
   image[:, 20:, 2] = 60
@@ -350,7 +350,7 @@ def test_images_are_fitted_into_a_frame_and_back(mode):
   assert fake.seen == [(1, 24, 40, 3)]
 
 
-def test_logits_are_resized_before_they_are_probabilities():
+def test_logits_are_resized_before_the_softmax():
   # Halfway between logits (8, 0) and (0, 1) class 0 leads; the mean of the
   # probabilities (1, 0) and (.27, .73) says so too, but a quarter of the way
   # from the second, (2, .75) against (.45, .55), they differ.
@@ -369,7 +369,7 @@ def test_logits_are_resized_before_they_are_probabilities():
   np.testing.assert_array_equal(ids, [[0, 0, 1, 1]] * 2)
 
 
-def test_one_scale_that_is_not_one():
+def test_a_single_scale_other_than_one():
   fake = Fake(channels)
   image = random_images([(16, 24)])[0]
   ids = views.segment_images(fake, [image], eval_config(scales=(2.0,)))[0]
@@ -377,14 +377,14 @@ def test_one_scale_that_is_not_one():
   assert fake.seen == [(1, 32, 48, 3)]
 
 
-def test_static_size_is_resized_and_batched_over_image_sizes():
+def test_resized_images_share_batches_across_image_sizes():
   fake = Fake(channels, input_size=(16, 16))
   results = views.segment_images(fake, random_images(SIZES), eval_config())
   assert [x.shape for x in results] == list(SIZES)
   assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
 
 
-def test_static_mode_is_what_a_file_of_that_size_does():
+def test_static_mode_equals_a_file_of_that_size():
   images = random_images(SIZES)
   fake = Fake(channels)
   got = views.segment_images(fake, images, eval_config(mode='static'))
@@ -396,7 +396,7 @@ def test_static_mode_is_what_a_file_of_that_size_does():
     np.testing.assert_array_equal(one, other)
 
 
-def test_static_size_slides_windows_of_that_size():
+def test_a_predictor_of_one_size_slides_windows_of_that_size():
   fake = Fake(channels, input_size=(16, 16))
   images = random_images(SIZES)
   results = views.segment_images(fake, images, eval_config(mode='slide'))
@@ -419,7 +419,7 @@ def test_static_size_slides_windows_of_that_size():
     ({'mode': 'slide', 'stride': (0, 4)}, 'leaves gaps'),
   ],
 )
-def test_bad_config_is_refused(changes, message):
+def test_invalid_protocols_are_rejected(changes, message):
   with pytest.raises(ValueError, match=message):
     views.segment_images(Fake(channels), [], eval_config(**changes))
 
@@ -432,7 +432,7 @@ def test_bad_config_is_refused(changes, message):
     {'mode': 'slide', 'window': (8, 8)},
   ],
 )
-def test_static_size_refuses_what_it_cannot_do(changes):
+def test_a_predictor_of_one_size_rejects_other_protocols(changes):
   fake = Fake(channels, input_size=(16, 16))
   config = eval_config(stride=(4, 4), **changes)
   with pytest.raises(ValueError, match='static size'):
