@@ -109,7 +109,7 @@ def test_a_damaged_image_is_reported_and_the_others_are_segmented(
   for failure, name in zip(
     failures, ('cut.jpg', 'cut.png', 'text.png'), strict=True
   ):
-    assert f'{name}: damaged or no image' in failure
+    assert f'{name}: damaged or not an image' in failure
   assert sorted(p.name for p in (output / 'masks').iterdir()) == [
     'good.png',
     'whole.png',
@@ -273,7 +273,7 @@ def test_errors_are_one_line_and_status_1(tmp_path, monkeypatch, segmenter):
 
   (tmp_path / 'bad.png').write_text('hello')
   monkeypatch.setattr(predict, 'from_workdir', lambda workdir: segmenter)
-  assert 'bad.png: damaged or no image' in _error(values)
+  assert 'bad.png: damaged or not an image' in _error(values)
 
 
 def test_help_shows_usage_and_flags():

@@ -1,1 +1,1 @@
-"""Data sets, augmentation and input pipelines. Imports no JAX."""
+"""Data sets, augmentation and input pipelines; none imports JAX."""

@@ -1,8 +1,8 @@
-"""The data sets we know: classes, colours, ids, counts, terms.
+"""Catalog of data sets: classes, colours, label ids, sizes and licences.
 
-Class tables are text files in `classes/`, one class a line in the order of the
-train ids: a name, then its colour as three numbers. Names and colours are
-those in common use for each set (MMSegmentation's tables, where it has one).
+Class tables are text files in `classes/` with one line for each class, in the
+order of the train ids: its name, then its colour as three numbers. Names and
+colours are those in common use (MMSegmentation's, if it has the data set).
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _CLASS_TABLES = pathlib.Path(__file__).parent / 'classes'
 def _check_colors(
   rows: Iterable[Iterable[int]],
 ) -> tuple[dataset_info.Color, ...]:
-  """Turns rows of three numbers into colours, checked."""
+  """Checks that each row has three numbers in 0..255; returns tuples."""
   colors = []
   for row in rows:
     color = tuple(int(value) for value in row)
@@ -30,12 +30,18 @@ def _check_colors(
 
 
 def read_folder_classes(data: Any) -> dict[str, tuple]:
-  """Returns `class_names` and `color_map` of a folder, as info_for finds them.
+  """Returns `class_names` and `color_map` of the user's folder.
 
-  Either may come from ROOT/classes.txt, and may be empty.
+  Whichever of the two is empty in the config is read from ROOT/classes.txt, if
+  that file exists; it may stay empty.
+
+  Args:
+    data: `config.data`; reads `root`, `num_classes`, `class_names` and
+      `color_map`.
 
   Raises:
-    ValueError: not one a class, or one more.
+    ValueError: there is neither one entry for each class nor one more, which is
+      that of the ignored pixels.
   """
   count = data.num_classes
   names, colors = tuple(data.class_names), _check_colors(data.color_map)
@@ -53,11 +59,11 @@ def read_folder_classes(data: Any) -> dict[str, tuple]:
 
 
 def _check_row_count(subject: str, rows: Sequence[Any], count: int) -> None:
-  """Raises ValueError unless there is a row a class, or one more, or none."""
+  """Raises ValueError unless there are `count` rows, one more, or none."""
   given = len(rows)
   if given in (0, count, count + 1):
     return
-  less = f', or {given - 1} if the last is of the ignored pixels'
+  less = f', or {given - 1} if the last one stands for ignored pixels'
   raise ValueError(
     f'{subject} {text.plural(given, "class", "classes")} and '
     f'config.data.num_classes is {count}: use '
@@ -66,14 +72,14 @@ def _check_row_count(subject: str, rows: Sequence[Any], count: int) -> None:
 
 
 def _folder_info(data: Any) -> dataset_info.DatasetInfo:
-  """Describes the user's own folder by the config, or by ROOT/classes.txt."""
+  """Builds the info of the user's folder from the config and classes.txt."""
   count = data.num_classes
   names, colors = read_folder_classes(data).values()
   label = data.ignore_label
   if 0 <= label < count or not -1 <= label <= 65535:
     raise ValueError(
       f'config.data.ignore_label={label} with {count} classes: give an id '
-      f'that is no class (at least {count}), or -1 for none'
+      f'that is not a class (at least {count}), or -1 for none'
     )
   return dataset_info.DatasetInfo(
     name='folder',
@@ -85,17 +91,17 @@ def _folder_info(data: Any) -> dataset_info.DatasetInfo:
 
 
 def info_for(data: Any) -> dataset_info.DatasetInfo:
-  """Returns the facts about the data set of `config.data`.
+  """Returns the info of the data set that `config.data` names.
 
   Args:
-    data: the `data` section of a config. For 'folder' these fields are read:
-      `root`, `num_classes`, `ignore_label` (-1: none), `class_names` and
-      `color_map` (a colour a class, and one more for ignored pixels if there
-      are any; both may be empty, and are then taken from ROOT/classes.txt if
-      that exists).
+    data: `config.data`; reads `name`. For 'folder' it also reads `root`,
+      `num_classes`, `ignore_label` (-1: none), `class_names` and `color_map`
+      (one entry for each class, and optionally one more for ignored pixels; if
+      empty, they are read from ROOT/classes.txt, if that exists).
 
   Raises:
-    ValueError: an unknown name, or a folder described inconsistently.
+    ValueError: an unknown name, or fields of a folder that contradict each
+      other.
   """
   if data.name == 'folder':
     return _folder_info(data)
@@ -110,7 +116,14 @@ def info_for(data: Any) -> dataset_info.DatasetInfo:
 def _published_info(
   name: str, table: str, first: int = 0, **fields: Any
 ) -> dataset_info.DatasetInfo:
-  """Describes a published set by `classes/TABLE.txt`, from line `first`."""
+  """Builds an info from classes/TABLE.txt, leaving out its first lines.
+
+  Args:
+    name: name of the data set.
+    table: stem of the class table.
+    first: index of the first class that is used.
+    **fields: other fields of `DatasetInfo`.
+  """
   names, colors = dataset_info.read_class_table(_CLASS_TABLES / f'{table}.txt')
   fields.setdefault('ignore_label', None)
   return dataset_info.DatasetInfo(
@@ -119,21 +132,22 @@ def _published_info(
 
 
 def _reduce_zero_label(num_classes: int) -> dict[int, int]:
-  """Maps raw 0 to IGNORE and raw n to n - 1, which some toolkits call
-  `reduce_zero_label`; a raw 255 is ignored too.
+  """Maps raw 0 and 255 to IGNORE and raw n to n - 1.
+
+  mmsegmentation's `reduce_zero_label` does the same.
   """
   mapping = {i + 1: i for i in range(num_classes)}
   return {0: dataset_info.IGNORE, 255: dataset_info.IGNORE} | mapping
 
 
-# Raw `labelIds` of the 19 classes that Cityscapes scores, in their order.
+# Raw `labelIds` of the 19 classes that Cityscapes scores, by train id.
 _CITYSCAPES = (
   *(7, 8, 11, 12, 13, 17, 19, 20, 21, 22),
   *(23, 24, 25, 26, 27, 28, 31, 32, 33),
 )
 
-# Raw ids of Pascal Context's 60 classes, 0 (background) among them; the train
-# ids follow the sorted order.
+# Raw ids of Pascal Context's 60 classes, including 0 (background), by train id:
+# their sorted order.
 _PASCAL_CONTEXT = tuple(
   sorted(
     (
@@ -146,7 +160,7 @@ _PASCAL_CONTEXT = tuple(
   )
 )
 
-# COCO's category ids of VOC's classes, in the order of VOC's ids from 1 on.
+# VOC's class id by COCO's category id; the list is in the order of VOC's ids.
 COCO_TO_VOC = {
   category: i
   for i, category in enumerate(
@@ -154,7 +168,7 @@ COCO_TO_VOC = {
   )
 }
 
-# COCO's category ids: 80 things up to 90, then 53 stuffs.
+# COCO's category ids by train id: 80 things up to 90, then 53 stuff classes.
 _COCO_PANOPTIC = (
   *sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}),
   *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138),
@@ -197,6 +211,8 @@ _VOC: dict[str, Any] = {
   'licence': 'images keep their Flickr terms',
 }
 
+# `fingerprint.hash_files` covers all fields, `instructions` included: changing
+# any of them prepares the data set again.
 INFOS: dict[str, dataset_info.DatasetInfo] = {
   info.name: info
   for info in (
@@ -231,17 +247,17 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
     _published_info(
       'ade20k', 'ade20k', id_mapping=_reduce_zero_label(150), **_ADE20K
     ),
-    # Two readings of "ADE20K-32" that give different numbers: class 0
-    # ("other", and every rarer class) scored as a class of its own, ...
+    # Two conventions for "ADE20K-32" that give different mIoU. Here class 0
+    # ("other", with all rarer classes) is scored as a class of its own.
     _published_info(
       'ade20k32_other',
       'ade20k32',
       id_mapping={i: i for i in range(32)},
       unmapped=0,
-      unscored=('other',),  # MLPerf's mean, beside TI's of all 32
+      unscored=('other',),  # MLPerf's mean leaves it out, TI's has all 32
       **_ADE20K,
     ),
-    # ... or ignored, with 31 classes (MLPerf mobile).
+    # Here class 0 is ignored, which leaves 31 classes (MLPerf mobile).
     _published_info(
       'ade20k32_ignore',
       'ade20k32',
@@ -275,9 +291,9 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       licence='CC BY-NC-SA 4.0',
       instructions='Fetch Train.zip and Val.zip, and unpack both into FOLDER.',
     ),
-    # The ids are those that converters write. The colours are RGB; a converter
-    # that reads the files as BGR must swap its table too, or buildings become
-    # clutter and low vegetation becomes cars.
+    # The ids are those that mmsegmentation's converters write. The colours are
+    # RGB; a converter that reads files as BGR must swap its table too, or else
+    # buildings become clutter and low vegetation becomes cars.
     _published_info(
       'potsdam',
       'isprs',
@@ -309,8 +325,8 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       instructions='Fetch the images of DOTA-v1.0 and the semantic masks of '
       'iSAID, and unpack those of each split into FOLDER/SPLIT.',
     ),
-    # VOC and COCO, where the void border counts as background; of 21 classes,
-    # or with every class but the person as background.
+    # VOC and COCO with VOC's void border as background: with 21 classes, or
+    # with all classes but the person as background.
     _published_info(
       'coco_voc21',
       'voc',
@@ -326,8 +342,8 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       splits={'val': 1449},
       **_COCO_VOC,
     ),
-    # Two readings: of all images of `val` (torchvision), or of those alone that
-    # show enough of the classes (Texas Instruments).
+    # Two conventions: `val` has all images (torchvision), or only those that
+    # show more than 1,000 pixels of the classes (Texas Instruments).
     _published_info(
       'cocoseg21', 'voc', ignore_label=255, splits={'val': 5000}, **_COCO
     ),
@@ -345,7 +361,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
         'archives in annotations/.'
       },
     ),
-    # Trimaps: 1 is the animal, 2 the rest, 3 the border between them.
+    # Trimaps: 1 is the animal, 2 the background, 3 the border between them.
     _published_info(
       'oxford_iiit_pet',
       'oxford_iiit_pet',

@@ -1,9 +1,10 @@
-"""What a data set's labels mean: classes, colours, ids.
+"""The classes of a data set: names, colours, and the meaning of label values.
 
-Everything after the builders sees train ids: 0..num_classes - 1, and IGNORE
-where nothing is scored. What a raw annotation file holds instead is said by a
-`DatasetInfo`, in `ignore_label` or `id_mapping`, and `raw_to_train_ids` is the
-one way from the former to the latter. `catalog.py` holds the facts of each set.
+Prepared data, and all code after it, uses train ids: 0..num_classes - 1, and
+IGNORE for pixels that are neither trained on nor scored. Raw annotation files
+may use other ids; `DatasetInfo` defines them by `ignore_label` or `id_mapping`,
+and only `raw_to_train_ids` converts them. `catalog.py` has the `DatasetInfo` of
+each data set.
 """
 
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ import pathlib
 
 import numpy as np
 
-# The id of pixels that are neither trained on nor scored, after reading.
+# Train id of pixels that are neither trained on nor scored.
 IGNORE = 255
-# Images that people have; masks are never JPEG.
+# Suffixes of image files. Masks are never JPEG, whose compression changes ids.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 Color = tuple[int, int, int]
@@ -23,22 +24,24 @@ Color = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """The facts about one data set, as one way of using it reads them.
+  """Classes, label values and origin of one data set.
+
+  Two conventions for the same files, such as ADE20K with 150 or with 32
+  classes, are two data sets.
 
   Attributes:
     name: name in configs.
-    class_names: one name a train id.
-    palette: one RGB colour a train id, 0..255.
-    ignore_label: the raw id that becomes IGNORE; None where there is none, or
-      where `id_mapping` says it all.
-    ignore_color: the RGB colour that becomes IGNORE in RGB-coloured masks.
-    splits: number of examples by split, of the published sets.
-    id_mapping: train id (or IGNORE) by raw id; None if the raw ids are the
-      train ids.
-    unmapped: train id of the raw ids that `id_mapping` does not name; None if
-      such an id is an error.
-    unscored: names of the classes that one of two published readings counts
-      as void; `miou_scored` is the mean IoU of the others.
+    class_names: one name for each train id.
+    palette: one RGB colour for each train id, 0..255.
+    ignore_label: raw id that becomes IGNORE; None if there is none, or if
+      `id_mapping` is given.
+    ignore_color: RGB colour that becomes IGNORE in RGB masks.
+    splits: published number of examples by split.
+    id_mapping: train id (or IGNORE) by raw id; None if raw ids are train ids.
+    unmapped: train id of raw ids that `id_mapping` lacks; None if such an id is
+      an error.
+    unscored: names of classes that only some published evaluations score;
+      `miou_scored` is the mean IoU of the others.
     url: home page.
     licence: terms of use, in short.
     instructions: how to get the data.
@@ -60,8 +63,8 @@ class DatasetInfo:
   def __post_init__(self):
     if not 1 <= len(self.class_names) <= IGNORE:
       raise ValueError(
-        f'{self.name}: {len(self.class_names)} classes; label images of 8 bits'
-        f' hold 1 to {IGNORE}, beside the ignored id {IGNORE}'
+        f'{self.name}: {len(self.class_names)} classes; labels of 8 bits can '
+        f'have 1 to {IGNORE} classes besides the ignored id {IGNORE}'
       )
     if len(self.palette) != len(self.class_names):
       raise ValueError(
@@ -71,22 +74,22 @@ class DatasetInfo:
 
   @property
   def num_classes(self) -> int:
-    """Number of train ids."""
+    """Number of classes, IGNORE not counted."""
     return len(self.class_names)
 
 
 def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
-  """Turns the ids of an annotation file into train ids.
+  """Converts raw ids of an annotation file to train ids.
 
   Args:
     raw: [H, W] of any integer dtype.
-    info: the data set.
+    info: gives the mapping.
 
   Returns:
-    [H, W] uint8 with values below `info.num_classes`, or IGNORE.
+    [H, W] uint8 train ids below `info.num_classes`, or IGNORE.
 
   Raises:
-    ValueError: an id that the data set does not have.
+    ValueError: a raw id has no train id.
   """
   if info.id_mapping is None:
     mapping = {i: i for i in range(info.num_classes)}
@@ -110,10 +113,10 @@ def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:
-  """Returns the first `count` colours of VOC's scheme.
+  """Returns the first `count` colours of Pascal VOC's palette.
 
-  Bits 0, 1, 2 of the class id become the top bits of red, green and blue;
-  bits 3, 4, 5 the next ones; and so on (VOC development kit).
+  Bits 0, 1, 2 of the class id are the top bits of red, green and blue; bits 3,
+  4, 5 are the next ones, and so on (VOC development kit).
   """
   colors = []
   for i in range(count):
@@ -127,13 +130,13 @@ def voc_palette(count: int) -> tuple[Color, ...]:
 def read_class_table(
   path: str | os.PathLike[str],
 ) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-  """Reads a class table: a line `name` or `name red green blue` a class.
+  """Reads a class table with one line `name` or `name red green blue` a class.
 
   Returns:
-    Names, and as many colours or none.
+    The names, and one colour for each of them or none at all.
 
   Raises:
-    ValueError: some lines have colours and others not.
+    ValueError: some lines have a colour and others do not.
   """
   names: list[str] = []
   colors: list[Color] = []
@@ -149,6 +152,6 @@ def read_class_table(
   if colors and len(colors) != len(names):
     raise ValueError(
       f'{path}: {len(colors)} of {len(names)} lines end in a colour; give '
-      'every class one, or none'
+      'every class a colour, or none'
     )
   return tuple(names), tuple(colors)

@@ -1,7 +1,7 @@
-"""Splits of the data sets: what prepares one, and what its labels hold.
+"""The data set of a command: its classes, prepared splits and batches.
 
-Prepared data is ArrayRecord, read by random access; TensorFlow is imported
-only while data is being prepared, if then, and for crops of large photographs.
+Prepared data is ArrayRecord, which is read by random access. TensorFlow is
+imported only by some builders, and for crops of large JPEG images.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from deeplab.data.preparation import records
 
 Config = Any
 
-# What makes the tfds builder of a split, by `config.data.name`.
+# Functions that return the tfds builder of a split, by `config.data.name`.
 BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
   'ade20k': ade20k.make_builder,
   'ade20k32_ignore': ade20k.make_builder,
@@ -63,15 +63,20 @@ BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
 
 
 def resolve_config(config: Config) -> Config:
-  """Returns the config with what depends on the data at hand written into it.
+  """Returns the config with all that depends on files written into its fields.
 
-  Where the data set is absent (no root is given and nothing was prepared) and
-  `config.data.fallback` names another one, that takes its place; a folder's
-  classes.txt becomes its class names and colours; the root becomes absolute.
-  Whoever reads the result later needs none of it.
+  A run stores the result, so that its model can be loaded without the data:
+
+  1. If the data set is absent (no root is given and nothing was prepared) and
+     `config.data.fallback` names another one, that one replaces it.
+  2. A folder's classes.txt becomes its class names and colours.
+  3. The root becomes an absolute path.
+
+  Args:
+    config: the experiment; only `config.data` is read and changed.
 
   Raises:
-    ValueError: a folder described inconsistently.
+    ValueError: fields of a folder contradict each other.
   """
   data = config.data
   changes = {}
@@ -96,6 +101,7 @@ def resolve_config(config: Config) -> Config:
 
 
 def _is_available(data: Any) -> bool:
+  """Returns True if a root is given or both splits are prepared."""
   if data.root:
     return True
   splits = data.train_split, data.eval_split
@@ -103,7 +109,7 @@ def _is_available(data: Any) -> bool:
     return all(
       BUILDERS[data.name](data, split).data_path.exists() for split in splits
     )
-  except (KeyError, ValueError):  # unknown, or it reads a root
+  except (KeyError, ValueError):  # an unknown name, or a set that needs a root
     return False
 
 
@@ -273,16 +279,25 @@ class Dataset:
 
 
 def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
-  """Returns the builder of a split whose data stands on disk."""
-  catalog.info_for(data)  # an unknown name is an error
+  """Returns the builder of a split, preparing its data if needed.
+
+  Args:
+    data: `config.data`.
+    split: name of the split.
+
+  Raises:
+    ValueError: an unknown name, or raw data is missing or bad.
+  """
+  catalog.info_for(data)  # raises for an unknown name
   builder = BUILDERS[data.name](data, split)
   if builder.data_path.exists():
     return builder
   logging.info('Preparing %s (%s) once.', builder.info.full_name, split)
-  tfds.display_progress_bar(False)  # it knows no total; the builders' does
-  place = pathlib.Path(builder.data_path).parent
+  # tfds' progress bar knows no total; the builders show one that does.
+  tfds.display_progress_bar(False)
+  folder_path = pathlib.Path(builder.data_path).parent
   with (
-    locking.lock_and_clean(place),
+    locking.lock_and_clean(folder_path),
     locking.deterministic_serialization(),
     locking.suppress_stdout(),
   ):
@@ -291,8 +306,8 @@ def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     except OSError:
-      # Another process finished the same work first, and the last step of ours,
-      # renaming a folder onto its own, was refused.
+      # Another process prepared the same split first, so that our last step,
+      # renaming the unfinished folder to the finished one, failed.
       if not builder.data_path.exists():
         raise
   logging.info('Prepared %s.', builder.data_path)

@@ -1,20 +1,28 @@
-"""Encoded images as they stand in prepared data, whole or in part."""
+"""Decodes the images and labels of prepared records, in whole or in part."""
 
 import cv2
 import numpy as np
 
-# A window of a JPEG is decoded alone where that spares so many pixels, and half
-# of them: less does not pay.
+# A window of a JPEG is decoded alone only if that saves at least this many
+# pixels and half of the image; otherwise decoding all of it is as fast.
 _MIN_SAVED_PIXELS = 2**18
-# Rows and columns around a window that are decoded with it: colours that are
-# stored at half the size are interpolated from their neighbours.
+# Rows and columns decoded around a window, in pixels. JPEG stores chroma at
+# half resolution, and upsampling interpolates from neighbours outside the
+# window.
 _MARGIN = 16
 
 
 def decode_image(data: bytes | np.ndarray) -> np.ndarray:
-  """Decodes a record's image, [H, W, C], as it is stored.
+  """Decodes the image of a record.
 
-  tfds decodes RGB images to the same pixels, in two passes more.
+  tfds decodes RGB images to the same pixels, but with two more passes over
+  them.
+
+  Args:
+    data: bytes of a JPEG or PNG file, or an array, which is returned as it is.
+
+  Returns:
+    [H, W, C] uint8 or uint16.
 
   Raises:
     ValueError: the prepared data is damaged.
@@ -25,7 +33,13 @@ def decode_image(data: bytes | np.ndarray) -> np.ndarray:
 
 
 def decode_label(data: bytes) -> np.ndarray:
-  """Decodes a record's label, uint8 [H, W] train ids or IGNORE.
+  """Decodes the label of a record.
+
+  Args:
+    data: bytes of a PNG file.
+
+  Returns:
+    [H, W] uint8 train ids or IGNORE.
 
   Raises:
     ValueError: the prepared data is damaged.
@@ -36,39 +50,44 @@ def decode_label(data: bytes) -> np.ndarray:
 def decode_window(
   data: bytes | np.ndarray, size: tuple[int, int], rows: slice, columns: slice
 ) -> np.ndarray:
-  """Returns `pixels(data)[rows, columns]`, without the rest where it can.
+  """Decodes a window of an image, bitwise equal to a crop of the whole.
+
+  Large JPEG images are decoded only around the window.
 
   Args:
-    data: the image.
-    size: its (H, W).
-    rows: a range that is not empty.
-    columns: likewise.
+    data: bytes of a JPEG or PNG file, or an array.
+    size: (H, W) of the image.
+    rows: rows of the window, not empty.
+    columns: columns of the window, not empty.
+
+  Returns:
+    `decode_image(data)[rows, columns]`, [h, w, C].
 
   Raises:
     ValueError: the prepared data is damaged.
   """
   top, bottom = _add_margin(rows, size[0])
   left, right = _add_margin(columns, size[1])
-  whole, part = size[0] * size[1], (bottom - top) * (right - left)
-  spared = whole - part
+  window_pixels = (bottom - top) * (right - left)
+  saved_pixels = size[0] * size[1] - window_pixels
   if (
     isinstance(data, np.ndarray)
     or data[:2] != b'\xff\xd8'
-    or spared < max(_MIN_SAVED_PIXELS, part)
+    or saved_pixels < max(_MIN_SAVED_PIXELS, window_pixels)
   ):
     return decode_image(data)[rows, columns]
-  import tensorflow as tf  # training has it anyway; other readers need it not
+  import tensorflow as tf  # slow to import, and needed here only
 
   try:
-    found = tf.io.decode_and_crop_jpeg(
+    window = tf.io.decode_and_crop_jpeg(
       data,
       (top, left, bottom - top, right - left),
       channels=3,
       dct_method='INTEGER_ACCURATE',
     ).numpy()
-  except tf.errors.InvalidArgumentError:  # damaged, or just unusual
+  except tf.errors.InvalidArgumentError:  # damaged, or a kind OpenCV can read
     return decode_image(data)[rows, columns]
-  return found[
+  return window[
     rows.start - top : rows.stop - top,
     columns.start - left : columns.stop - left,
   ]
@@ -79,10 +98,10 @@ def _add_margin(part: slice, length: int) -> tuple[int, int]:
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray:
-  found = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-  if found is None:
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  if image is None:
     raise ValueError(
-      'a prepared example does not decode: remove its folder below '
-      'config.data.data_dir, to have it prepared again'
+      'a prepared example does not decode: remove its data set below '
+      'config.data.data_dir, so that it is prepared again'
     )
-  return found
+  return image

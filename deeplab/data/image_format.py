@@ -1,4 +1,4 @@
-"""Images of any number of channels, of 8 or 16 bits each."""
+"""Images with any number of channels of 8 or 16 bits."""
 
 import dataclasses
 import pathlib
@@ -12,18 +12,18 @@ import tifffile
 
 from deeplab.data import dataset_info
 
-# What `read_array` reads. Arrays (.npy) are images here, beside the files that
-# all read.
+# Suffixes of all files that are read as images: `read_array` also reads NumPy
+# arrays.
 IMAGE_AND_ARRAY_SUFFIXES = (*dataset_info.IMAGE_SUFFIXES, '.npy')
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-  """What the images of a data set are made of.
+  """Channels and bit depth of the images of a data set.
 
   Attributes:
     channels: number of channels.
-    depth: bits a channel, 8 or 16.
+    depth: bits of each channel, 8 or 16.
   """
 
   channels: int = 3
@@ -33,18 +33,18 @@ class ImageSpec:
     if self.depth not in (8, 16) or self.channels < 1:
       raise ValueError(
         f'images of {self.channels} channels of {self.depth} bits: '
-        'config.data.mean gives one value a channel, and config.data.depth '
-        'is 8 or 16'
+        'config.data.mean must have one value for each channel, and '
+        'config.data.depth must be 8 or 16'
       )
 
   @property
   def dtype(self) -> np.dtype:
-    """uint8 or uint16."""
+    """NumPy dtype of the images, uint8 or uint16."""
     return np.dtype(f'uint{self.depth}')
 
   @property
   def max_value(self) -> int:
-    """The largest value, 255 or 65535."""
+    """Largest pixel value, 255 or 65535."""
     return 2**self.depth - 1
 
   def __str__(self) -> str:
@@ -57,27 +57,31 @@ RGB = ImageSpec()
 
 
 def image_spec(data: Any) -> ImageSpec:
-  """Returns what the images of a config are made of.
+  """Returns the channels and bit depth of a config's images.
 
   Args:
-    data: `config.data`; reads `mean` (for the number of channels), and `depth`
-      where the data set has a choice.
+    data: `config.data`; reads `mean`, whose length is the number of channels,
+      and `depth`, if the field exists.
 
   Raises:
-    ValueError: a depth that is not 8 or 16.
+    ValueError: the depth is not 8 or 16.
   """
   return ImageSpec(len(data.mean), data.get('depth', 8))
 
 
 def read_array(path: pathlib.Path, spec: ImageSpec) -> np.ndarray:
-  """Reads an image that is not RGB of 8 bits.
+  """Reads an image of any number of channels, of 8 or 16 bits.
 
-  TIFF files may have any number of channels, and so may NumPy's (.npy), which
-  are [H, W] or [H, W, C]; a TIFF's alpha channel counts as a channel.
+  TIFF and NumPy (.npy, [H, W] or [H, W, C]) files may have any number of
+  channels; an alpha channel of a TIFF counts as one.
+
+  Args:
+    path: the file.
+    spec: the expected channels and depth.
 
   Returns:
-    [H, W, C] of `spec`' channels and dtype. A grey image of a set of three
-    channels repeats its own.
+    [H, W, C] with the channels and dtype of `spec`. If it has three channels, a
+    grey image repeats its one channel.
 
   Raises:
     ValueError: the file is damaged, or has other channels or another depth.
@@ -89,11 +93,11 @@ def read_array(path: pathlib.Path, spec: ImageSpec) -> np.ndarray:
     elif path.suffix.lower() in ('.tif', '.tiff'):
       with tifffile.TiffFile(path) as file:
         image, axes = file.series[0].asarray(), file.series[0].axes
-      if axes.endswith('YX') and image.ndim == 3:  # channel by channel
+      if axes.endswith('YX') and image.ndim == 3:  # stored as [C, H, W]
         image = np.moveaxis(image, 0, -1)
     else:
       with Image.open(path) as file:
-        file.load()  # OpenCV would return half of a damaged file
+        file.load()  # raises if truncated; OpenCV would return half the image
       image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
       if image.ndim == 3:
         image = image[..., [2, 1, 0, 3][: image.shape[2]]]
@@ -107,32 +111,33 @@ def read_array(path: pathlib.Path, spec: ImageSpec) -> np.ndarray:
   if image.ndim != 3 or image.shape[2] != spec.channels:
     raise ValueError(
       f'{path}: image of shape {list(image.shape)} for {spec.channels} '
-      'channels; convert the image, or train with one value a channel in '
-      'config.data.mean and std'
+      'channels; convert the image, or give config.data.mean and std one value '
+      'for each of its channels'
     )
   if image.dtype != spec.dtype:
     raise ValueError(
       f'{path}: image of {image.dtype} for config.data.depth={spec.depth}; '
-      'convert the image, or train with the depth (8 or 16) that it has'
+      'convert the image, or set config.data.depth to its depth, 8 or 16'
     )
   return np.ascontiguousarray(image)
 
 
 def damaged_file_error(path: pathlib.Path, error: Exception) -> ValueError:
-  """Returns the error of a file that does not decode."""
+  """Returns the error for an image file that does not decode."""
   reason = str(error)
   if isinstance(error, UnidentifiedImageError):
-    reason = 'of no format that is known'  # Pillow names an object in memory
+    # Pillow's own text names an object in memory.
+    reason = 'of an unknown format'
   return ValueError(
-    f'{path}: damaged or no image ({reason}); replace the file, or remove it, '
-    'with what belongs to it'
+    f'{path}: damaged or not an image ({reason}); replace the file, or remove '
+    'both image and mask'
   )
 
 
 def too_large_error(path: pathlib.Path) -> ValueError:
-  """Returns the error of an image that PIL takes for an attack."""
+  """Returns the error for an image above PIL's limit (decompression bomb)."""
   limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
   return ValueError(
-    f'{path}: an image of more than {limit:.0f} million pixels; cut it and its '
-    'mask into tiles'
+    f'{path}: the image has more than {limit:.0f} million pixels; cut it and '
+    'its mask into tiles'
   )

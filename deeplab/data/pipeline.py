@@ -1,11 +1,13 @@
-"""From prepared data to batches: stateless, sharded, and exact.
+"""Input pipelines from prepared data to batches: stateless, sharded, exact.
 
-The training batch at step N is a function of (seed, N) alone: it holds the
-global positions N * B .. N * B + B - 1 of an endless sequence of epochs, each
-epoch a permutation drawn for (seed, epoch), each example augmented by a
-generator keyed by (seed, position). Hosts take contiguous shares of each
-batch, so the union over hosts does not depend on how many there are, and
-starting at any step costs nothing.
+The training batch of step N depends on (seed, N) alone. With batch size B it
+holds the global positions N * B .. N * B + B - 1 of an endless sequence of
+epochs. Each epoch is a permutation drawn for (seed, epoch), and each example is
+augmented with a generator keyed by (seed, position). Hosts take contiguous
+parts of each batch, so the global batch does not depend on their number, and
+resuming at any step costs nothing.
+
+`datasets.Dataset` is the public interface of this module.
 """
 
 from collections.abc import Callable
@@ -32,7 +34,7 @@ Config = Any
 Batch = dict[str, np.ndarray]
 Example = base.Example
 
-# Streams of random numbers under one seed.
+# Independent streams of random numbers under one seed.
 _ORDER, _AUGMENT, _CALIBRATE = range(3)
 
 
@@ -70,39 +72,39 @@ def train_batches(
       f'config.batch_size={batch_size} is not a multiple of the '
       f'{host_count} hosts'
     )
-  local = batch_size // host_count
-  read = _ExampleReader(
+  local_size = batch_size // host_count
+  reader = _ExampleReader(
     config,
     builder,
     cache=config.cache,
-    defer=image_format.image_spec(config) == image_format.RGB,
+    lazy=image_format.image_spec(config) == image_format.RGB,
   )
   transform = compose.compose_ops(config.augment, config.mean)
   normalize = _make_normalizer(config.mean, config.std)
   order = functools.lru_cache(maxsize=4)(
-    lambda epoch: _make_rng(seed, _ORDER, epoch).permutation(read.count)
+    lambda epoch: _make_rng(seed, _ORDER, epoch).permutation(reader.count)
   )
 
-  def make(position: int) -> base.Example:
-    epoch, offset = divmod(position, read.count)
-    example = read(int(order(epoch)[offset]))
+  def make_example(position: int) -> base.Example:
+    epoch, offset = divmod(position, reader.count)
+    example = reader(int(order(epoch)[offset]))
     return transform(example, _make_rng(seed, _AUGMENT, position))
 
-  def batch(step: int) -> Batch:
-    first = step * batch_size + host_index * local
-    made = [make(position) for position in range(first, first + local)]
-    size = compose.require_same_size(example['label'].shape for example in made)
+  def make_batch(step: int) -> Batch:
+    first = step * batch_size + host_index * local_size
+    examples = [make_example(i) for i in range(first, first + local_size)]
+    size = compose.require_same_size(x['label'].shape for x in examples)
     channels = len(config.mean)
-    image = np.empty((local, *size, channels), np.float32)
-    for example, place in zip(made, image, strict=True):
-      normalize(example['image'], place)
+    image = np.empty((local_size, *size, channels), np.float32)
+    for example, target in zip(examples, image, strict=True):
+      normalize(example['image'], target)
     return {
       'image': image,
-      'label': np.stack([e['label'] for e in made]),
-      'index': np.arange(first, first + local).astype(np.uint32),
+      'label': np.stack([x['label'] for x in examples]),
+      'index': np.arange(first, first + local_size).astype(np.uint32),
     }
 
-  return _parallel_map(batch, itertools.count(start_step), config)
+  return _parallel_map(make_batch, itertools.count(start_step), config)
 
 
 def split_examples(
@@ -128,9 +130,9 @@ def split_examples(
     An iterator over {'image' [H, W, C] uint8 or uint16, 'label' [H, W] uint8
     train ids or IGNORE, 'name' str}.
   """
-  read = _ExampleReader(config, builder)
-  indices = range(host_index, read.count, host_count)
-  return _parallel_map(read, iter(indices), config, threads)
+  reader = _ExampleReader(config, builder)
+  indices = range(host_index, reader.count, host_count)
+  return _parallel_map(reader, iter(indices), config, threads)
 
 
 def calibration_images(
@@ -140,37 +142,45 @@ def calibration_images(
 
   They come at native size, each once, in an order drawn for `seed`.
   """
-  read = _ExampleReader(config, builder)
-  order = _make_rng(seed, _CALIBRATE, 0).permutation(read.count)
+  reader = _ExampleReader(config, builder)
+  order = _make_rng(seed, _CALIBRATE, 0).permutation(reader.count)
   for index in order[:count].tolist():
-    yield read(index)['image']
+    yield reader(index)['image']
 
 
 class _ExampleReader:
-  """Random access to the decoded examples of one prepared split.
-
-  With `cache` examples are decoded once and stay in memory, as read-only
-  arrays. With `defer` images are `deferred.Image`.
-  """
+  """Random access to the decoded examples of one prepared split."""
 
   def __init__(
     self,
     config: Config,
     builder: tfds.core.DatasetBuilder,
     cache: bool = False,
-    defer: bool = False,
+    lazy: bool = False,
   ):
+    """Opens a split.
+
+    Args:
+      config: `config.data`.
+      builder: the prepared split.
+      cache: keep decoded examples in memory, as read-only arrays.
+      lazy: return images as `lazy_image.LazyImage`, which is decoded when its
+        pixels are needed.
+
+    Raises:
+      ValueError: `config.mean` or `config.depth` do not fit the images.
+    """
     spec = image_format.image_spec(config)
     image = builder.info.features['image']
     if image.shape[-1] != spec.channels or image.np_dtype != spec.dtype:
       raise ValueError(
-        f'config.data.mean has {spec.channels} values, of images of '
-        f'{spec.depth} bits, for the {image.shape[-1]} channels of '
-        f'{np.dtype(image.np_dtype)} of {config.name}'
+        f'config.data.mean and config.data.depth describe {spec.channels} '
+        f'channels of {spec.depth} bits, but images of {config.name} have '
+        f'{image.shape[-1]} channels of {np.dtype(image.np_dtype)}'
       )
     self._source = records.open_data_source(builder)
     self._cache: dict[int, base.Example] | None = {} if cache else None
-    self._lazy = defer
+    self._lazy = lazy
     self.count = len(self._source)
 
   def __call__(self, index: int) -> base.Example:
@@ -199,17 +209,25 @@ class _ExampleReader:
 def _make_normalizer(
   mean: Any, std: Any
 ) -> Callable[[np.ndarray, np.ndarray], None]:
-  """Returns what writes the normalised pixels of an image to a place."""
-  # The 256 grey levels normalised, [256, 1, 3]: looking up is several times
-  # faster than the arithmetic, and the same to the last bit.
+  """Returns a function that writes a normalised image to an array.
+
+  Args:
+    mean: one value for each channel, in pixel units.
+    std: one value for each channel, in pixel units.
+
+  Returns:
+    normalize(image [H, W, C] uint8 or uint16, target [H, W, C] float32).
+  """
+  # A lookup table of the 256 normalised values, [256, 1, 3], is several times
+  # faster than the arithmetic and bitwise equal to it.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
   levels = compose.normalize_image(levels, mean, std)
 
-  def normalize(image: np.ndarray, place: np.ndarray) -> None:
+  def normalize(image: np.ndarray, target: np.ndarray) -> None:
     if image.dtype == np.uint8 and image.shape[-1] == 3:
-      cv2.LUT(image, levels, place)
+      cv2.LUT(image, levels, target)
     else:
-      place[...] = compose.normalize_image(image, mean, std)
+      target[...] = compose.normalize_image(image, mean, std)
 
   return normalize
 
@@ -220,7 +238,7 @@ def _parallel_map(
   config: Config,
   threads: int | None = None,
 ) -> Generator[Any]:
-  """Returns make(key) for each key in turn, computed ahead by threads."""
+  """Yields make(key) for each key in order; threads of `config` work ahead."""
   threads = config.threads if threads is None else threads
   if threads < 0 or config.prefetch < 1:
     raise ValueError(
@@ -228,13 +246,13 @@ def _parallel_map(
       f'config.data.prefetch={config.prefetch} at least 1'
     )
   threads = threads or system.cpu_count()
-  # Each thread makes one result; with fewer in hand than threads, some idle.
+  # With fewer results in progress than threads, some threads would idle.
   return prefetch.parallel_map(
     make, keys, threads, max(config.prefetch, threads)
   )
 
 
 def _make_rng(seed: int, stream: int, index: int) -> np.random.Generator:
-  """Returns the generator of one (seed, stream, index); order is free."""
+  """Returns the random generator of (seed, stream, index)."""
   bits = np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream])
   return np.random.Generator(bits)

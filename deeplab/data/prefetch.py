@@ -1,4 +1,4 @@
-"""Work done ahead of its reader by threads, in order."""
+"""Ordered prefetching with threads."""
 
 import collections
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from typing import Any
 def parallel_map(
   make: Callable[[Any], Any], keys: Iterable[Any], threads: int, prefetch: int
 ) -> Generator[Any]:
-  """Yields make(key) for each key in turn, computed ahead by threads.
+  """Yields make(key) for each key in order, computed ahead by threads.
 
-  Close it (`.close()`) to end its threads early. An error in a thread reaches
-  the caller at the key that it belongs to.
+  Close the generator (`.close()`) to end its threads early. An exception in a
+  thread is raised to the caller at its key.
 
   Args:
-    make: is called in several threads at once.
-    keys: read as they are needed; may be endless.
+    make: function of a key; called in several threads at once.
+    keys: keys, read only as far as needed; may be endless.
     threads: number of threads, at least 1.
-    prefetch: number of results in work or waiting, at least 1.
+    prefetch: maximum number of results in progress or waiting, at least 1.
   """
   keys = iter(keys)
   with futures.ThreadPoolExecutor(threads, 'data') as pool:

@@ -7,21 +7,22 @@ import numpy as np
 
 
 def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes an image bilinearly, with half-pixel centers, without antialiasing.
+  """Resizes an image bilinearly, with half-pixel centres and no antialiasing.
 
   Args:
-    image: [H, W, C], integers or floats.
-    size: (h, w).
+    image: [H, W, C] of any number of channels.
+    size: (h, w) of the result.
 
   Returns:
-    float32 [h, w, C].
+    [h, w, C] float32.
   """
   image = np.asarray(image, np.float32)
   if image.shape[:2] == tuple(size):
     return image
   height, width = (int(n) for n in size)
   result = np.empty((height, width, image.shape[2]), np.float32)
-  for start in range(0, image.shape[2], 4):  # OpenCV takes up to 4 here
+  # OpenCV is made for up to four channels: larger images go in groups of four.
+  for start in range(0, image.shape[2], 4):
     part = np.ascontiguousarray(image[..., start : start + 4])
     part = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
     result[..., start : start + 4] = part.reshape(height, width, -1)
@@ -29,7 +30,15 @@ def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def resize_nearest(ids: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes integer ids [H, W] to `size` (h, w) by the nearest pixel center."""
+  """Resizes a label map to the nearest pixel centre.
+
+  Args:
+    ids: integers [H, W].
+    size: (h, w) of the result.
+
+  Returns:
+    [h, w] of the same dtype.
+  """
   if ids.shape == tuple(size):
     return ids
   return cv2.resize(

@@ -1,4 +1,4 @@
-"""The data sets we know, by literal tables and real samples; the user's own."""
+"""The catalog against literal tables and real samples; the user's folder."""
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -45,19 +45,19 @@ def folder_config(**fields):
   )
 
 
-def test_every_data_set_is_pinned():
+def test_every_data_set_is_in_the_table():
   assert set(catalog.INFOS) == set(TABLE)
 
 
 @pytest.mark.parametrize('name', TABLE)
 def test_class_tables(name):
-  facts = catalog.INFOS[name]
+  info = catalog.INFOS[name]
   count, first, last = TABLE[name]
-  assert facts.name == name
-  assert facts.num_classes == len(facts.palette) == count
-  assert (facts.class_names[0], facts.class_names[-1]) == (first, last)
-  assert len(set(facts.class_names)) == count
-  assert facts.instructions
+  assert info.name == name
+  assert info.num_classes == len(info.palette) == count
+  assert (info.class_names[0], info.class_names[-1]) == (first, last)
+  assert len(set(info.class_names)) == count
+  assert info.instructions
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ CITYSCAPES = [
 ]
 
 
-def test_cityscapes_ids_are_the_official_ones():
+def test_cityscapes_ids_are_official():
   raw = np.arange(34, dtype=np.uint8)[None]
   got = dataset_info.raw_to_train_ids(raw, catalog.INFOS['cityscapes'])
   assert got.tolist() == [CITYSCAPES]
@@ -128,7 +128,7 @@ def test_cityscapes_sample(shared):
 
 
 @pytest.mark.parametrize('name', ['ade20k', 'loveda', 'potsdam', 'vaihingen'])
-def test_samples_fit_their_facts(shared, name):
+def test_samples_match_their_info(shared, name):
   paths = [
     path
     for path in sorted((shared / 'samples' / name).rglob('*.png'))
@@ -142,7 +142,7 @@ def test_samples_fit_their_facts(shared, name):
     np.testing.assert_array_equal(got[raw > 0], raw[raw > 0] - 1)
 
 
-def test_voc_colors_are_the_scheme():
+def test_voc_colors_follow_the_palette():
   assert dataset_info.voc_palette(21) == catalog.INFOS['voc'].palette
 
 
@@ -166,43 +166,44 @@ def test_coco_categories():
 
 
 def test_folder_defaults():
-  facts = catalog.info_for(folder_config())
-  assert facts.class_names == ('class 0', 'class 1', 'class 2')
-  assert facts.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
-  assert facts.ignore_label == 255
+  info = catalog.info_for(folder_config())
+  assert info.class_names == ('class 0', 'class 1', 'class 2')
+  assert info.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+  assert info.ignore_label == 255
   assert catalog.info_for(folder_config(ignore_label=-1)).ignore_label is None
 
 
 def test_folder_from_config():
-  facts = catalog.info_for(
+  info = catalog.info_for(
     folder_config(
       num_classes=2,
       class_names=('sky', 'road'),
       color_map=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
     )
   )
-  assert facts.class_names == ('sky', 'road')
-  assert facts.palette == ((1, 2, 3), (4, 5, 6))
-  assert facts.ignore_color == (7, 8, 9)
+  assert info.class_names == ('sky', 'road')
+  assert info.palette == ((1, 2, 3), (4, 5, 6))
+  assert info.ignore_color == (7, 8, 9)
 
 
 def test_folder_from_classes_file(tmp_path):
   (tmp_path / 'classes.txt').write_text(
     'sky 1 2 3\ntraffic light 4 5 6\n\nvoid 7 8 9\n', 'utf-8'
   )
-  facts = catalog.info_for(folder_config(root=str(tmp_path), num_classes=2))
-  assert facts.class_names == ('sky', 'traffic light')
-  assert facts.palette == ((1, 2, 3), (4, 5, 6))
-  assert facts.ignore_color == (7, 8, 9)
+  info = catalog.info_for(folder_config(root=str(tmp_path), num_classes=2))
+  assert info.class_names == ('sky', 'traffic light')
+  assert info.palette == ((1, 2, 3), (4, 5, 6))
+  assert info.ignore_color == (7, 8, 9)
 
 
-def test_more_names_in_the_file_than_classes(tmp_path):
+def test_too_many_names_in_the_classes_file(tmp_path):
   (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n', 'utf-8')
   with pytest.raises(ValueError) as caught:
     catalog.info_for(folder_config(root=str(tmp_path), num_classes=2))
   assert str(caught.value) == (
     f'{tmp_path}/classes.txt names 4 classes and config.data.num_classes is 2: '
-    'use --config.data.num_classes=4, or 3 if the last is of the ignored pixels'
+    'use --config.data.num_classes=4, or 3 if the last one stands for ignored '
+    'pixels'
   )
 
 
@@ -219,13 +220,13 @@ def test_more_names_in_the_file_than_classes(tmp_path):
     (
       {'color_map': ((0, 0, 0),) * 5},
       r'color_map colours 5 classes and .* is 3: '
-      r'use --config\.data\.num_classes=5, or 4 if the last is of the ignored '
-      'pixels$',
+      r'use --config\.data\.num_classes=5, or 4 if the last one stands '
+      'for ignored pixels$',
     ),
     ({'color_map': ((0, 0, 300),)}, 'not three numbers in 0..255'),
     ({'name': 'vok'}, "'vok' is not one of ade20k"),
   ],
 )
-def test_bad_descriptions(fields, message):
+def test_inconsistent_fields_are_rejected(fields, message):
   with pytest.raises(ValueError, match=message):
     catalog.info_for(folder_config(**fields))

@@ -1,4 +1,4 @@
-"""A small folder data set, the config that reads it, and a server of files."""
+"""Fixtures: a small folder, the config that reads it, and a file server."""
 
 import functools
 import http.server
@@ -39,7 +39,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def config(tmp_path):
-  """The defaults, reading `root` as a folder of 3 classes."""
+  """The default config, for the folder of fixture `root` with 3 classes."""
   c = common.default_config()
   c.batch_size = 4
   folder.set_data(c)
@@ -54,14 +54,14 @@ def config(tmp_path):
 
 @pytest.fixture
 def shared():
-  """The folder of real samples; tests that need it skip without it."""
+  """The folder of real samples; tests that use it are skipped without it."""
   if not DATA.is_dir():
     pytest.skip(f'no real data at {DATA}')
   return DATA
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-  """Serves files; those in `server.cut` end amid their bytes."""
+  """Serves files; those in `server.cut` are truncated."""
 
   def log_message(self, *arguments):
     pass
@@ -82,7 +82,10 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-  """Serves tmp_path/served; has `url`, `asked`, `cut` and `folder`."""
+  """A server of the files in tmp_path/served.
+
+  It has `url`, `folder`, the requested paths `asked` and the truncated `cut`.
+  """
   folder = tmp_path / 'served'
   folder.mkdir()
   monkeypatch.setenv('no_proxy', '*')

@@ -1,4 +1,4 @@
-"""What a label file's ids become, and the tables that classes are read from."""
+"""Raw ids to train ids, palettes, and class tables."""
 
 import dataclasses
 
@@ -15,28 +15,28 @@ PLAIN = dataset_info.DatasetInfo(
 )
 
 
-def test_ids_are_kept_and_the_ignored_one_becomes_ignore():
+def test_ids_without_a_mapping():
   got = dataset_info.raw_to_train_ids(np.array([[0, 1, 11]], np.int32), PLAIN)
   assert got.dtype == np.uint8
   assert got.tolist() == [[0, 1, 255]]
 
 
 def test_ids_are_mapped():
-  facts = dataclasses.replace(
+  info = dataclasses.replace(
     PLAIN, ignore_label=None, id_mapping={700: 0, 7: 1}
   )
-  assert dataset_info.raw_to_train_ids(
-    np.array([[700, 7]]), facts
-  ).tolist() == [[0, 1]]
-  facts = dataclasses.replace(facts, unmapped=dataset_info.IGNORE)
+  assert dataset_info.raw_to_train_ids(np.array([[700, 7]]), info).tolist() == [
+    [0, 1]
+  ]
+  info = dataclasses.replace(info, unmapped=dataset_info.IGNORE)
   raw = np.array([[700, -1, 0, 70000]])
-  assert dataset_info.raw_to_train_ids(raw, facts).tolist() == [
+  assert dataset_info.raw_to_train_ids(raw, info).tolist() == [
     [0, 255, 255, 255]
   ]
 
 
 @pytest.mark.parametrize('raw', [2, 255, -3, 65535, 70000])
-def test_unknown_ids_are_named(raw):
+def test_the_error_names_unknown_ids(raw):
   mask = np.array([[0, raw], [raw, 0]], np.int32)
   with pytest.raises(ValueError, match=r'label value .* \(2 pixels\)') as error:
     dataset_info.raw_to_train_ids(mask, PLAIN)
@@ -71,6 +71,6 @@ def test_class_tables_with_and_without_colors(tmp_path):
     (('x', 'y'), ((0, 0, 0),), '1 colours for 2 classes'),
   ],
 )
-def test_bad_facts(names, palette, message):
+def test_inconsistent_infos_are_rejected(names, palette, message):
   with pytest.raises(ValueError, match=message):
     dataset_info.DatasetInfo('bad', names, palette, ignore_label=None)

@@ -1,4 +1,4 @@
-"""Encoded images, whole and in part."""
+"""Decoding of records, whole and in part."""
 
 import io
 
@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 600, 1001
 
 
 def photograph(height=HEIGHT, width=WIDTH):
-  """Returns uint8 [H, W, 3] of coloured blobs under noise."""
+  """Returns an image uint8 [H, W, 3] of coloured blobs and noise."""
   rng = np.random.default_rng(0)
   blobs = rng.integers(0, 256, (height // 12, width // 12, 3)).astype(np.uint8)
   image = cv2.resize(blobs, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -30,7 +30,7 @@ def jpeg(image, **options):
   return file.getvalue()
 
 
-def test_labels_decode_to_themselves():
+def test_labels_decode_losslessly():
   data = raw_files.encode_png(IDS)
   assert decoding.decode_label(data).tolist() == IDS.tolist()
   with pytest.raises(ValueError, match='a prepared example does not decode'):
@@ -53,7 +53,7 @@ def test_labels_decode_to_themselves():
   [{'subsampling': i} for i in range(3)] + [{'progressive': True}],
   ids=['444', '422', '420', 'progressive'],
 )
-def test_windows_are_those_of_the_whole(
+def test_windows_equal_crops_of_the_whole_image(
   monkeypatch, options, rows, columns, alone
 ):
   data = jpeg(photograph(), quality=85, **options)
@@ -68,7 +68,7 @@ def test_windows_are_those_of_the_whole(
   np.testing.assert_array_equal(got, want)
 
 
-def test_an_orientation_tag_turns_nothing():
+def test_exif_orientation_is_not_applied():
   exif = Image.Exif()
   exif[0x0112] = 6
   data = jpeg(photograph(), exif=exif)
@@ -79,7 +79,7 @@ def test_an_orientation_tag_turns_nothing():
   np.testing.assert_array_equal(got, want)
 
 
-def test_what_is_no_large_jpeg_is_cut_from_the_whole():
+def test_other_images_are_decoded_whole_and_cropped():
   image = photograph()
   window = slice(5, 25), slice(7, 8)
   for data in (image, raw_files.encode_png(image)):
@@ -90,7 +90,7 @@ def test_what_is_no_large_jpeg_is_cut_from_the_whole():
   np.testing.assert_array_equal(got, decoding.decode_image(small)[window])
 
 
-def test_a_damaged_photograph_is_told():
+def test_a_damaged_jpeg_is_an_error():
   data = jpeg(photograph())
   with pytest.raises(ValueError, match='a prepared example does not decode'):
     decoding.decode_window(

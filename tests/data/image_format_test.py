@@ -1,4 +1,4 @@
-"""Images of any number of channels, and what is wrong with them."""
+"""Images of any number of channels, and their errors."""
 
 import cv2
 import ml_collections
@@ -12,8 +12,8 @@ from deeplab.data import image_format
 BANDS = np.random.default_rng(0).integers(0, 65536, (9, 7, 8), np.uint16)
 
 
-def test_bands_of_tiff_files(tmp_path):
-  """Band by band or pixel by pixel, of any number, in their order."""
+def test_channels_of_tiff_files(tmp_path):
+  """Channels are planar or interleaved, of any number, in their order."""
   path = tmp_path / 'image.tif'
   for depth, pixels in ((16, BANDS), (8, (BANDS >> 8).astype(np.uint8))):
     for count in (1, 3, 4, 5, 8):
@@ -53,7 +53,7 @@ def test_compressed_tiff_files(tmp_path, compression):
   )
 
 
-def test_bands_of_png_files(tmp_path):
+def test_channels_of_png_files(tmp_path):
   path = tmp_path / 'image.png'
   deep = image_format.ImageSpec(3, 16)
   cv2.imwrite(str(path), BANDS[..., 2::-1])
@@ -68,7 +68,7 @@ def test_bands_of_png_files(tmp_path):
   np.testing.assert_array_equal(got, BANDS[..., :1])
 
 
-def test_bad_bands(tmp_path):
+def test_other_channels_or_depth_are_rejected(tmp_path):
   path = tmp_path / 'image.npy'
   np.save(path, BANDS)
   form = image_format.ImageSpec(8, 8)
@@ -77,23 +77,23 @@ def test_bad_bands(tmp_path):
   ):
     image_format.read_array(path, form)
   path.write_bytes(path.read_bytes()[:-5])
-  with pytest.raises(ValueError, match=r'image\.npy: damaged or no image'):
+  with pytest.raises(ValueError, match=r'image\.npy: damaged or not an image'):
     image_format.read_array(path, form)
   tif = tmp_path / 'image.tif'
   tifffile.imwrite(tif, BANDS[..., 0])
   tif.write_bytes(tif.read_bytes()[:-50])
-  with pytest.raises(ValueError, match=r'image\.tif: damaged or no image'):
+  with pytest.raises(ValueError, match=r'image\.tif: damaged or not an image'):
     image_format.read_array(tif, image_format.ImageSpec(1, 16))
   png = tmp_path / 'image.png'
   Image.effect_noise((64, 64), 50).save(png)
   png.write_bytes(png.read_bytes()[:-500])
-  with pytest.raises(ValueError, match=r'image\.png: damaged or no image'):
+  with pytest.raises(ValueError, match=r'image\.png: damaged or not an image'):
     image_format.read_array(png, image_format.ImageSpec(1, 8))
   with pytest.raises(ValueError, match='images of 3 channels of 12 bits'):
     image_format.ImageSpec(3, 12)
 
 
-def test_what_a_config_says_of_its_images():
+def test_image_spec_of_a_config():
   c = ml_collections.ConfigDict({'mean': (1.0, 2.0, 3.0)})
   assert image_format.image_spec(c) == image_format.RGB
   assert str(image_format.image_spec(c)) == 'RGB in 0..255'

@@ -1,4 +1,4 @@
-"""Batches: a function of (seed, step), shared among hosts without remainder."""
+"""Batches depend on (seed, step) alone, and hosts share them exactly."""
 
 import hashlib
 import itertools
@@ -41,7 +41,7 @@ def assert_equal(got, expected):
 
 
 @pytest.mark.usefixtures('root')
-def test_a_batch_depends_on_seed_and_step_alone(config):
+def test_a_batch_depends_only_on_seed_and_step(config):
   first = batches(config, 6)
   assert first[0]['image'].shape == (4, 17, 33, 3)
   assert first[0]['image'].dtype == np.float32
@@ -79,8 +79,8 @@ def test_hosts_and_threads_share_each_batch(config, hosts, threads):
   assert_equal(joined, whole[2:])
 
 
-def test_photographs_of_which_a_window_is_decoded(root, config, monkeypatch):
-  """The same batches across restarts, threads and hosts, and from a cache."""
+def test_batches_of_partly_decoded_jpegs(root, config, monkeypatch):
+  """Batches are the same across restarts, threads and hosts, or cached."""
   image = decoding_test.photograph()
   for i in range(5):
     data = decoding_test.jpeg(np.roll(image, 50 * i, 1))
@@ -118,7 +118,7 @@ def test_hosts_must_divide_the_batch(config):
 
 @pytest.mark.usefixtures('root')
 def test_all_threads_work_at_once(config, monkeypatch):
-  """More than `prefetch` of them: each waits for the others."""
+  """There are more threads than `prefetch`; each waits for the others."""
   config.data.augment.ops = ('random_flip',)
   config.data.threads, config.data.prefetch = 3, 1
   config.batch_size = 1
@@ -138,7 +138,10 @@ def digest(batch):
 
 
 def in_new_process(config, body):
-  """Returns the last line that code prints; it has `config` and `batches`."""
+  """Runs code in a new process and returns the last line that it prints.
+
+  `config` and `batches(start)` are defined for it.
+  """
   program = f"""
 import hashlib, sys
 from ml_collections import ConfigDict
@@ -161,7 +164,7 @@ def batches(start):
 
 
 @pytest.mark.usefixtures('root')
-def test_a_restart_goes_on_with_the_same_batches(config):
+def test_a_restarted_run_gets_the_same_batches(config):
   expected = digest(batches(config, 5)[4])
   config.data.threads, config.data.cache = 3, True
   got = in_new_process(
@@ -206,7 +209,7 @@ def test_each_epoch_holds_every_example_once(config):
 
 
 @pytest.mark.usefixtures('root')
-def test_repeats_of_an_example_are_augmented_anew(config):
+def test_repeats_of_an_example_are_augmented_differently(config):
   config.batch_size = 5
   config.data.augment.ops = ('random_crop',)
   first, second = (
@@ -217,7 +220,7 @@ def test_repeats_of_an_example_are_augmented_anew(config):
 
 
 @pytest.mark.usefixtures('root')
-def test_a_crop_larger_than_any_image_pads(config):
+def test_images_smaller_than_the_crop_are_padded(config):
   config.data.augment.ops = ('random_crop',)
   config.data.augment.random_crop.size = (64, 80)
   batch = batches(config, 1)[0]
@@ -261,7 +264,7 @@ def test_calibration_images(config):
 
 
 @pytest.mark.usefixtures('root')
-def test_errors_in_threads_reach_the_caller(config, monkeypatch):
+def test_errors_in_threads_are_raised_to_the_caller(config, monkeypatch):
   def fail(self, example, rng):
     raise RuntimeError('broken op')
 
@@ -300,8 +303,8 @@ sys.exit(str(bad) if bad else 0)
 
 
 @pytest.mark.usefixtures('root')
-def test_records_decode_to_what_tfds_decodes(root, config):
-  """A JPEG, with an orientation tag at that, and PNG."""
+def test_records_decode_as_by_tfds(root, config):
+  """A JPEG with an EXIF orientation, and PNG files."""
   exif = Image.Exif()
   exif[0x0112] = 6
   image = root / 'train/images/img1.png'

@@ -1,4 +1,4 @@
-"""Work ahead: the order, the bound, errors, and an early end."""
+"""Prefetching: order, limit, errors, and early close."""
 
 import itertools
 import threading
@@ -9,7 +9,7 @@ import pytest
 from deeplab.data import prefetch
 
 
-def test_results_come_in_order():
+def test_results_are_in_order():
   def make(i):
     time.sleep(0.01 * (i % 3 == 0))
     return i * i
@@ -20,7 +20,7 @@ def test_results_come_in_order():
   assert list(prefetch.parallel_map(make, (), 4, 8)) == []
 
 
-def test_no_more_than_prefetch_is_begun():
+def test_at_most_prefetch_results_are_in_progress():
   begun = []
   results = prefetch.parallel_map(begun.append, itertools.count(), 2, 3)
   next(results)
@@ -30,7 +30,7 @@ def test_no_more_than_prefetch_is_begun():
   assert not [t for t in threading.enumerate() if t.name.startswith('data')]
 
 
-def test_an_error_comes_at_its_key():
+def test_an_error_is_raised_at_its_key():
   results = prefetch.parallel_map(lambda i: 1 // (2 - i), range(9), 2, 9)
   assert [next(results), next(results)] == [0, 1]
   with pytest.raises(ZeroDivisionError):

@@ -69,8 +69,8 @@ def sick(root, config):
   expected = {'absent': ['train: class 3', 'val: class 3']}
   image, mask = add(root, 'train', 'cut')
   expected['unreadable'] = [
-    f'{cut(image)}: damaged or no image',
-    f'{cut(mask)}: damaged or no image',
+    f'{cut(image)}: damaged or not an image',
+    f'{cut(mask)}: damaged or not an image',
   ]
   _, mask = add(root, 'train', 'size', mask=np.zeros((25, 40), np.uint8))
   expected['mismatch'] = [f'{mask}: mask of 40x25 pixels for an image of 40x24']
@@ -90,7 +90,7 @@ def sick(root, config):
   lossy = mask.with_suffix('.jpg')
   Image.open(mask).save(lossy)
   mask.unlink()
-  expected['jpeg'] = [f'{lossy}: a JPEG mask']
+  expected['jpeg'] = [f'{lossy}: the mask is a JPEG']
   masks = [
     add(root, 'train', stem, mask=palette_mask([(0, 0, 0), color]))[1]
     for stem, color in (('map1', (9, 9, 9)), ('map2', (8, 8, 8)))

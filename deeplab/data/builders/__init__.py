@@ -1,1 +1,1 @@
-"""tfds builders, one file a data set."""
+"""tfds builders that prepare data sets, one file for each."""

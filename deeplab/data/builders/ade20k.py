@@ -2,9 +2,9 @@
 
 `config.data.root` is ADEChallengeData2016, or the folder that holds it: images
 in images/{training,validation}, index masks in annotations/. Without a root the
-official archive (0.9 GB) is downloaded. The readings of
-the same files differ in the catalog's `id_mapping` alone: `ade20k`,
-`ade20k32_other` and `ade20k32_ignore`.
+official archive (0.9 GB) is downloaded. `ade20k`, `ade20k32_other` and
+`ade20k32_ignore` read the same files and differ only in the catalog's
+`id_mapping`.
 
 Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017.
 """
@@ -19,17 +19,21 @@ _SPLIT_FOLDERS = {'train': 'training', 'val': 'validation'}
 
 
 class Ade20k(image_pairs.ImagePairBuilder):
-  """ADE20K scene parsing, in one of the readings of its 150 classes."""
+  """ADE20K scene parsing with 150 classes, or with the 32 most frequent."""
 
 
 def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
 
-  def find(root: pathlib.Path) -> list[image_pairs.Pair]:
+  def find_pairs(root: pathlib.Path) -> list[image_pairs.Pair]:
     root = image_pairs.archive_folder(root, 'ADEChallengeData2016')
     images = root / 'images' / _SPLIT_FOLDERS[split]
     masks = root / 'annotations' / _SPLIT_FOLDERS[split]
@@ -41,5 +45,5 @@ def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
     )
 
   return image_pairs.make_downloadable_builder(
-    Ade20k, data, split, tuple(_SPLIT_FOLDERS), (URL,), find
+    Ade20k, data, split, tuple(_SPLIT_FOLDERS), (URL,), find_pairs
   )

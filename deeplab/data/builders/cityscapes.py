@@ -1,9 +1,9 @@
 """Cityscapes with its 19 scored classes, in the official layout.
 
 `config.data.root` holds leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and
-gtFine/SPLIT/CITY/*_gtFine_labelIds.png. The raw ids become train ids here;
-where a labelIds file is missing, the labelTrainIds file that the data set's
-own scripts make of it is taken.
+gtFine/SPLIT/CITY/*_gtFine_labelIds.png. Raw ids are mapped to train ids. Where
+a labelIds file is missing, the labelTrainIds file is read, which Cityscapes'
+own scripts generate.
 
 Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding,
 CVPR 2016.
@@ -26,21 +26,25 @@ class CityscapesSegmentation(image_pairs.ImagePairBuilder):
   """Cityscapes semantic segmentation: street scenes, 19 classes."""
 
   def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
-    """Returns the one record of a frame."""
+    """Returns one record; its label is read from labelIds or labelTrainIds."""
     image, mask = pair
-    facts = self.builder_config.info
+    info = self.builder_config.info
     if mask.name.endswith(_TRAIN_IDS_SUFFIX):
-      facts = dataclasses.replace(
-        facts, id_mapping=None, unmapped=None, ignore_label=dataset_info.IGNORE
+      info = dataclasses.replace(
+        info, id_mapping=None, unmapped=None, ignore_label=dataset_info.IGNORE
       )
-    return [records.read_record(image, mask, _stem(image), facts)]
+    return [records.read_record(image, mask, _stem(image), info)]
 
 
 def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
   root = image_pairs.resolve_root(
     data, split, tuple(catalog.info_for(data).splits)

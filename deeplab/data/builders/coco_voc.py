@@ -1,19 +1,19 @@
-"""COCO 2017 and VOC 2012 as one set, as STMicroelectronics' tools make it.
+"""COCO 2017 and VOC 2012 as one data set, as STMicroelectronics combines them.
 
-`config.data.root` holds COCO 2017 (see `coco`) and VOC 2012 with SBD's masks
-(see `voc`), both unpacked into it. `train` is COCO's train2017 and VOC's
-trainaug, `val` VOC's val. Without a root the official archives of all of them
-are downloaded, some 22 GB.
+`config.data.root` holds COCO 2017 (laid out as in `coco.py`) and VOC 2012 with
+SBD's masks (as in `voc.py`), both unpacked into it. `train` is COCO's train2017
+and VOC's trainaug; `val` is VOC's val. Without a root all official archives are
+downloaded, about 22 GB.
 
-With 21 classes, COCO's images that show an instance of VOC's classes with an
-area of more than 1,000 pixels are taken; a later instance is drawn over an
-earlier one. With the person alone, images with more than 1,000 pixels of
-persons are taken of both sets, and `val`, short by then, is topped up to its
-old number of 1,449 from the beginning of `train`, which loses those.
+`coco_voc21` takes the images of COCO that have an instance of VOC's classes
+with an area above 1,000 pixels; a later instance is drawn over an earlier one.
+`coco_voc_person` takes the images of both sets with more than 1,000 pixels of
+persons; `val` is then filled up to VOC's 1,449 images from the beginning of
+`train`, which loses those.
 
-VOC's void border counts as background. Which images of `train` top up `val`
-depends there on the order of a folder's listing, so the persons' `val` is not
-the published one to the image.
+VOC's void border counts as background. In STMicroelectronics' tools the order
+of a directory listing decides which images fill up `val`, so `val` of persons
+differs from the published one in single images.
 
 STM32 model zoo, semantic_segmentation/datasets.
 """
@@ -31,13 +31,14 @@ from deeplab.data import catalog
 from deeplab.data.builders import coco
 from deeplab.data.builders import image_pairs
 from deeplab.data.builders import voc
+from deeplab.data.formats import coco_annotations
 from deeplab.data.preparation import fingerprint
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
 
-MIN_AREA = 1000  # of one instance of COCO, or of an image's persons
+MIN_AREA = 1000  # pixels of one COCO instance, or of all persons of an image
 VAL_SIZE = 1449
-PERSON_ID = 15  # VOC's id
+PERSON_ID = 15  # VOC's class id
 _REMEDY = f'{coco.REMEDY}; there unpack {voc.VOC_URL} and {voc.SBD_URL} as well'
 
 
@@ -46,17 +47,17 @@ PairsBySplit = dict[str, tuple[image_pairs.Pair, ...]]
 
 @dataclasses.dataclass(eq=False)
 class CocoVocConfig(coco.CocoConfig):
-  """One split of one reading.
+  """One split of one data set.
 
   Attributes:
-    pairs: (image, mask) files of VOC, by the split's name.
+    pairs: (image, mask) files of VOC by split.
   """
 
   pairs: PairsBySplit = dataclasses.field(default_factory=dict, repr=False)
 
 
 class CocoVoc(tfds.core.GeneratorBasedBuilder):
-  """COCO 2017 and VOC 2012, of 21 classes or of persons alone."""
+  """COCO 2017 and VOC 2012 with VOC's 21 classes, or with persons only."""
 
   VERSION = tfds.core.Version('1.0.0')
 
@@ -64,74 +65,79 @@ class CocoVoc(tfds.core.GeneratorBasedBuilder):
     return records.tfds_info(self, __doc__, catalog.INFOS['cocoseg21'].url)
 
   def _split_generators(self, dl_manager):
-    found, pairs = self.builder_config.paths, self.builder_config.pairs
-    if not found:
-      found = coco.download_split(dl_manager, 'train', remedy=_REMEDY)
+    paths, pairs = self.builder_config.paths, self.builder_config.pairs
+    if not paths:
+      paths = coco.download_split(dl_manager, 'train', remedy=_REMEDY)
       pairs = {
         'train': voc.download_pairs(dl_manager, 'trainaug', _REMEDY),
         'val': voc.download_pairs(dl_manager, 'val', _REMEDY),
       }
-    annotations, images = found
+    annotations, images = paths
     return {
       records.TFDS_SPLIT: self._generate_examples(annotations, images, pairs)
     }
 
   def _generate_examples(self, annotations, images, pairs):
     config = self.builder_config
-    facts = catalog.INFOS[config.dataset]
+    info = catalog.INFOS[config.dataset]
     train, val = (
       [
-        raw_examples.RawExample(image, mask, facts, voc.read_mask)
+        raw_examples.RawExample(image, mask, info, voc.read_mask)
         for image, mask in pairs[split]
       ]
       for split in ('train', 'val')
     )
-    index = coco.read_annotations(annotations)
+    index = coco_annotations.read_annotations(annotations)
     train += coco.make_raw_examples(
       images,
       index,
       (
-        (entry, shown)
-        for entry, shown in coco.select_voc_annotations(index)
-        if any(annotation['area'] > MIN_AREA for annotation in shown)
+        (entry, annotations)
+        for entry, annotations in coco.select_voc_annotations(index)
+        if any(a['area'] > MIN_AREA for a in annotations)
       ),
       config.dataset,
       None,
     )
     if config.dataset == 'coco_voc_person':
       train, val = _select_persons(train, val)
-    sources = train if config.split == 'train' else val
-    return raw_examples.generate_records(self, sources, facts, config.split)
+    examples = train if config.split == 'train' else val
+    return raw_examples.generate_records(self, examples, info, config.split)
 
 
 def make_builder(data: Any, split: str) -> CocoVoc:
-  """Returns the builder of one split of `config.data.name`.
+  """Returns the builder of one split.
 
-  Reads `name`, `root` and `data_dir`.
+  Args:
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: 'train' or 'val'.
 
   Raises:
-    ValueError: COCO's or VOC's part is missing at the root, or an unknown
-      split.
+    ValueError: an unknown split, or COCO or VOC is missing at the root.
   """
   image_pairs.check_split(data, split, coco.SPLITS)
-  found, pairs, name = None, {}, f'{data.name}_{split}_download'
+  paths, pairs, name = None, {}, f'{data.name}_{split}_download'
   if data.root:
-    found = coco.locate_split(data.root, 'train', remedy=_REMEDY)
+    paths = coco.locate_split(data.root, 'train', remedy=_REMEDY)
     base = voc.locate_voc(data.root)
     sbd = voc.locate_sbd(base)
     pairs = {
       'train': voc.find_pairs(base, 'trainaug', sbd),
       'val': voc.find_pairs(base, 'val', sbd),
     }
-    paths = (path for part in pairs.values() for pair in part for path in pair)
+    voc_files = [
+      file for part in pairs.values() for pair in part for file in pair
+    ]
     name = fingerprint.hash_files(
-      f'{data.name}_{split}', (*found, *paths), catalog.INFOS[data.name]
+      f'{data.name}_{split}',
+      (*paths, *voc_files),
+      repr(catalog.INFOS[data.name]),
     )
   return CocoVoc(
     data_dir=data.data_dir or None,
     file_format='array_record',
     config=CocoVocConfig(
-      name=name, dataset=data.name, split=split, found=found, pairs=pairs
+      name=name, dataset=data.name, split=split, paths=paths, pairs=pairs
     ),
   )
 
@@ -140,35 +146,34 @@ def _select_persons(
   train: Sequence[raw_examples.RawExample],
   val: Sequence[raw_examples.RawExample],
 ) -> tuple[list[raw_examples.RawExample], list[raw_examples.RawExample]]:
-  """Returns (train, val) of persons alone.
+  """Returns the (train, val) examples with persons, `val` filled up.
 
-  Only those images of `train` are looked at that come before the last one
-  which tops up `val`. Whether the others show a person is told while they are
-  prepared, so that no polygon is drawn twice.
+  Images of `train` are read here only until `val` is full. The others are
+  filtered while they are prepared, so that no polygon is rasterized twice.
   """
-  asked = [
-    dataclasses.replace(source, predicate=_has_person)
-    for source in (*val, *train)
+  candidates = [
+    dataclasses.replace(example, predicate=_has_person)
+    for example in (*val, *train)
   ]
-  chosen, count = [], 0
+  selected, count = [], 0
   bar = tqdm.tqdm(
     total=VAL_SIZE,
     desc='Choosing persons for val',
     unit=' images',
     disable=None,
   )
-  verdicts = raw_examples.evaluate_predicates(asked)
-  with bar, contextlib.closing(verdicts):
-    pairs = zip((*val, *train), verdicts, strict=True)
-    for count, (source, shows) in enumerate(pairs, 1):
-      if shows:
-        chosen.append(source)
+  results = raw_examples.evaluate_predicates(candidates)
+  with bar, contextlib.closing(results):
+    pairs = zip((*val, *train), results, strict=True)
+    for count, (example, has_person) in enumerate(pairs, 1):
+      if has_person:
+        selected.append(example)
         bar.update()
-      if count >= len(val) and len(chosen) >= VAL_SIZE:
+      if count >= len(val) and len(selected) >= VAL_SIZE:
         break
-  return asked[max(count, len(val)) :], chosen
+  return candidates[max(count, len(val)) :], selected
 
 
 def _has_person(mask: np.ndarray) -> bool:
-  """Returns whether enough pixels are VOC's 15; a void border is none."""
+  """Returns True if the mask has more than 1,000 pixels of VOC's person."""
   return int(np.count_nonzero(mask == PERSON_ID)) > MIN_AREA

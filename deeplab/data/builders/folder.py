@@ -1,32 +1,36 @@
-"""Your own images and annotations, in the forms that tools save them in.
+"""Your own images and annotations, in the formats of annotation tools.
 
-A split is, below `config.data.root`, the first of these that exists:
+A split is the first of these that exists below ROOT, `config.data.root`:
 
-- SPLIT.txt, a list with a line `image annotation` a pair, both relative to
-  ROOT; a tab between them if names have spaces;
-- COCO JSON, CVAT's XML, or an export in the form of Pascal VOC: see `formats`;
+- SPLIT.txt, a list with one line `image annotation` for each pair, as paths
+  relative to ROOT, separated by a tab if names have spaces;
+- a COCO JSON file, a CVAT XML file, or an export in the layout of Pascal VOC
+  (see the modules in `deeplab/data/formats`);
 - folders SPLIT/images and SPLIT/labels, whose files are paired by stem, or one
-  folder SPLIT of images with labelme's JSON files beside them.
+  folder SPLIT with images and labelme's JSON files beside them.
 
-Formats that name their classes are drawn by the names in
-`config.data.class_names` or ROOT/classes.txt; `formats.classes` says how.
+Formats that name their classes are mapped to train ids by the names in
+`config.data.class_names` or ROOT/classes.txt (see `formats/class_table.py`).
 
-Images are RGB of 8 bits, or, by the length of `config.data.mean` and by
-`config.data.depth`, of any number of channels and of 16: TIFF, PNG or .npy.
+Images are RGB of 8 bits. With other lengths of `config.data.mean`, or with
+`config.data.depth` = 16, they have that many channels or 16 bits, as TIFF, PNG
+or .npy files.
 
-Annotations of one image are index, palette or grey images that hold class ids,
-RGB images whose colours stand in `config.data.color_map` or ROOT/classes.txt,
-or labelme's JSON files.
+Annotations of single images are palette or grey images of class ids, RGB images
+whose colours are listed in `config.data.color_map` or ROOT/classes.txt, or
+labelme's JSON files.
 
-With `config.data.pool` all examples are one split of that name ('.': ROOT
-itself). The examples that SPLIT.txt names, by file or by stem, one a line, are
-that split; without lists `eval_split` takes `pool_share` of them and
-`train_split` the rest. An image's path below ROOT and `pool_seed` alone decide
-that, so that other images may come and go.
+With `config.data.pool` all examples are found under that one name ('.' for ROOT
+itself) and then split. If SPLIT.txt exists, the split has the examples that it
+lists by file or by stem, one on each line. Otherwise `eval_split` takes
+`pool_share` of the pool and `train_split` the rest. That choice depends only on
+an image's path below ROOT and on `pool_seed`, so adding or removing images
+leaves the others in their splits.
 
-A fingerprint of the files (names, sizes, times) and of the class facts is part
-of the prepared data's name, so an edited mask is prepared anew and never
-served stale. What was prepared before an edit stays on disk until removed.
+The name of the prepared data contains a fingerprint of the files (names, sizes,
+modification times) and of the classes, so an edited mask is prepared again and
+never served stale. Data that was prepared before an edit stays on disk until
+you remove it.
 """
 
 import contextlib
@@ -41,16 +45,21 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import dataset_info
 from deeplab.data import image_format
-from deeplab.data.formats import classes as classes_lib
+from deeplab.data.formats import class_table
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
+from deeplab.data.formats import file_pairs
 from deeplab.data.formats import labelme
-from deeplab.data.formats import pairs as pairs_lib
 from deeplab.data.formats import voc_export
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
+
+# Formats whose annotation files hold many images, in the order in which they
+# are tried. Each module has `find_examples(base, split, classes)`, which
+# returns None if its file is missing.
+_FORMATS = coco_json, cvat, voc_export
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,9 +68,9 @@ class FolderConfig(tfds.core.BuilderConfig):
 
   Attributes:
     split: name of the split.
-    examples: the examples.
-    image_spec: channels and depth of the images.
     info: classes, ignore label and colours.
+    examples: the examples, in the order of the records.
+    image_spec: channels and depth of the images.
   """
 
   split: str = ''
@@ -77,13 +86,13 @@ class FolderConfig(tfds.core.BuilderConfig):
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
-  """Images and annotations from a folder of the user's own."""
+  """Images and annotations in a folder of the user's own."""
 
   VERSION = tfds.core.Version('1.1.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    pixels = self.builder_config.image_spec
-    return records.tfds_info(self, __doc__, spec=pixels)
+    spec = self.builder_config.image_spec
+    return records.tfds_info(self, __doc__, spec=spec)
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -99,19 +108,21 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 def make_builder(data: Any, split: str) -> Folder:
   """Returns the builder of one split of `config.data.root`.
 
-  Reads `root`, `data_dir`, what `find_examples`, `bands.of` and
-  `catalog.info_for` read.
+  Args:
+    data: `config.data`; reads `data_dir`, `mean`, `depth` and the fields that
+      `find_examples` reads.
+    split: name of the split.
 
   Raises:
-    ValueError: no such folder or split, an empty split, or an image or an
-      annotation that has no partner.
+    ValueError: the folder or the split does not exist, the split is empty, or
+      an image or an annotation has no partner.
   """
-  sources = find_examples(data, split)
-  classes = classes_lib.load_class_table(data)
-  pixels = image_format.image_spec(data)
-  files = [path for one in sources for path in (one.image, one.annotation)]
+  examples = find_examples(data, split)
+  classes = class_table.load_class_table(data)
+  spec = image_format.image_spec(data)
+  files = [path for x in examples for path in (x.image, x.annotation)]
   name = fingerprint.hash_files(
-    split, dict.fromkeys(files), (classes.mask_info, classes.ids, pixels)
+    split, dict.fromkeys(files), describe_settings(classes, spec)
   )
   return Folder(
     data_dir=data.data_dir or None,
@@ -120,109 +131,121 @@ def make_builder(data: Any, split: str) -> Folder:
       name=name,
       split=split,
       info=classes.mask_info,
-      examples=sources,
-      image_spec=pixels,
+      examples=examples,
+      image_spec=spec,
     ),
   )
+
+
+def describe_settings(
+  classes: class_table.ClassTable, spec: image_format.ImageSpec
+) -> str:
+  """Returns the settings that a folder's fingerprint covers, as text.
+
+  `Pixels` is a former name of `ImageSpec`. It stays, because another text would
+  prepare every folder again.
+  """
+  pixels = f'Pixels(channels={spec.channels}, depth={spec.depth})'
+  return f'({classes.mask_info!r}, {classes.ids!r}, {pixels})'
 
 
 def find_examples(data: Any, split: str) -> tuple[raw_examples.RawExample, ...]:
   """Returns the examples of a split, sorted by image.
 
   Args:
-    data: reads `root`, `pool`, `pool_share`, `pool_seed`, `train_split`,
-      `eval_split` and what `catalog.info_for` reads.
+    data: `config.data`; reads `root`, `pool`, `pool_share`, `pool_seed`,
+      `train_split`, `eval_split`, `num_classes`, `ignore_label`, `class_names`
+      and `color_map`.
     split: name of the split.
 
   Raises:
-    ValueError: as `make_builder`.
+    ValueError: the folder or the split does not exist, the split is empty, or
+      an image or an annotation has no partner.
   """
   base = _resolve_root(data, split)
-  classes = classes_lib.load_class_table(data)
-  sources = _find_all_examples(base, data.pool or split, classes)
+  classes = class_table.load_class_table(data)
+  examples = _find_all_examples(base, data.pool or split, classes)
   if data.pool:
-    sources = _select_from_pool(base, sources, data, split)
-  if not sources:
+    examples = _select_from_pool(base, examples, data, split)
+  if not examples:
     raise ValueError(_empty_split_message(base, split))
-  return tuple(sorted(sources, key=lambda one: (one.image, one.annotation)))
+  return tuple(sorted(examples, key=lambda x: (x.image, x.annotation)))
 
 
 def find_pairs_and_issues(
   data: Any, split: str
-) -> tuple[tuple[pairs_lib.Pair, ...], list[pairs_lib.PairIssue]] | None:
-  """Returns the (image, mask) files of a split, and all that is wrong there.
+) -> tuple[tuple[file_pairs.Pair, ...], list[file_pairs.PairIssue]] | None:
+  """Returns the (image, mask) files of a split and the issues among them.
 
   Args:
-    data: reads what `find_examples` reads.
+    data: `config.data`; reads the fields that `find_examples` reads.
     split: name of the split.
 
   Returns:
-    The pairs that there are, sorted by image, and a fault for each file
-    without a partner, each bad line of a list, or the lack of all files; none
-    if the split is whole. None where there are no masks to look at: for
-    annotations that are drawn.
+    The pairs, sorted by image, and an issue for each file without a partner,
+    for each malformed line of a list, or for an empty split. None if labels are
+    drawn from annotation files, so that there are no masks to check.
 
   Raises:
-    ValueError: no root is given, a damaged annotation file of many images, or
-      no such split of the pool.
+    ValueError: the root is not given, an annotation file of many images is
+      damaged, or the pool has no such split.
   """
-  base, classes = _resolve_root(data, split), classes_lib.load_class_table(data)
-  whole = data.pool or split
-  if _find_in_annotation_files(base, whole, classes) is not None:
+  base, classes = _resolve_root(data, split), class_table.load_class_table(data)
+  name = data.pool or split
+  if _find_in_annotation_files(base, name, classes) is not None:
     return None
-  pairs, faults = pairs_lib.find_pairs(base, whole)
+  pairs, issues = file_pairs.find_pairs(base, name)
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
   if data.pool:
-    with errors.collect_errors() as more:
-      masks = [
+    with errors.collect_errors() as messages:
+      examples = [
         raw_examples.RawExample(*pair, classes.mask_info) for pair in pairs
       ]
-      chosen = _select_from_pool(base, masks, data, split)
-    pairs = tuple(sorted((one.image, one.annotation) for one in chosen))
-    faults += map(pairs_lib.PairIssue, more)
-  if not pairs and not faults:
-    faults = [pairs_lib.PairIssue(_empty_split_message(base, split))]
-  return pairs, faults
+      selected = _select_from_pool(base, examples, data, split)
+    pairs = tuple(sorted((x.image, x.annotation) for x in selected))
+    issues += map(file_pairs.PairIssue, messages)
+  if not pairs and not issues:
+    issues = [file_pairs.PairIssue(_empty_split_message(base, split))]
+  return pairs, issues
 
 
 def ignores_unannotated_pixels(data: Any) -> bool:
-  """Returns whether pixels that nobody drew are ignored, for want of a class.
+  """Returns True if pixels without a shape are ignored.
+
+  This is so where labels are drawn from shapes and no class is named
+  'background'; it is False for masks.
 
   Args:
-    data: reads what `find_examples` reads.
-
-  Returns:
-    False where annotations are masks, or a class is called 'background'.
+    data: `config.data`; reads the fields that `find_examples` reads.
   """
-  if classes_lib.BACKGROUND in classes_lib.load_class_table(data).ids:
+  if class_table.BACKGROUND in class_table.load_class_table(data).ids:
     return False
   for split in (data.train_split, data.eval_split):
     with errors.collect_errors(), contextlib.suppress(ValueError):
-      suffixes = {one.annotation.suffix for one in find_examples(data, split)}
+      suffixes = {x.annotation.suffix for x in find_examples(data, split)}
       if suffixes & {'.json', '.xml'}:
         return True
   return False
 
 
 def _resolve_root(data: Any, split: str) -> pathlib.Path:
-  """Returns `config.data.root`, a folder."""
+  """Returns `config.data.root` as an absolute path, which exists."""
   if not data.root:
     raise ValueError(
-      'config.data.root is empty: give --config.data.root=FOLDER, which holds '
-      f'{split}/images and {split}/labels'
+      'config.data.root is empty: give --config.data.root=FOLDER, where FOLDER '
+      f'holds {split}/images and {split}/labels'
     )
   base = pathlib.Path(data.root).expanduser().resolve()
   if not base.is_dir():
     raise ValueError(
-      f'there is no folder {base}: correct --config.data.root, the folder that '
-      'holds your images and annotations'
+      f'there is no folder {base}: set --config.data.root to the folder with '
+      'your images and annotations'
     )
   return base
 
 
 def _empty_split_message(base: pathlib.Path, split: str) -> str:
-  """Says that a split is empty."""
   return (
     f'{base / split}: split {split!r} is empty; put pairs of images and masks '
     'there'
@@ -230,30 +253,30 @@ def _empty_split_message(base: pathlib.Path, split: str) -> str:
 
 
 def _find_in_annotation_files(
-  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable
 ) -> list[raw_examples.RawExample] | None:
-  """Returns the examples of a file of many images, None without one."""
+  """Returns the examples of an annotation file of many images, if any."""
   if not (base / f'{split}.txt').is_file():
-    for module in (coco_json, cvat, voc_export):
-      sources = module.find_examples(base, split, classes)
-      if sources is not None:
-        return sources
+    for module in _FORMATS:
+      examples = module.find_examples(base, split, classes)
+      if examples is not None:
+        return examples
   return None
 
 
 def _find_all_examples(
-  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable
 ) -> list[raw_examples.RawExample]:
-  """Returns all examples of one name, of whatever form."""
-  sources = _find_in_annotation_files(base, split, classes)
-  if sources is not None:
-    return sources
-  pairs, faults = pairs_lib.find_pairs(base, split)
-  for fault in faults:
-    errors.raise_or_collect(ValueError(fault.text))
-  drawn = functools.partial(labelme.read_label, classes=classes)
+  """Returns all examples of a split or pool, whatever their format."""
+  examples = _find_in_annotation_files(base, split, classes)
+  if examples is not None:
+    return examples
+  pairs, issues = file_pairs.find_pairs(base, split)
+  for issue in issues:
+    errors.raise_or_collect(ValueError(issue.text))
+  read_labelme = functools.partial(labelme.read_label, classes=classes)
   return [
-    raw_examples.RawExample(image, path, classes.drawn_info, drawn)
+    raw_examples.RawExample(image, path, classes.drawn_info, read_labelme)
     if path.suffix.lower() == '.json'
     else raw_examples.RawExample(image, path, classes.mask_info)
     for image, path in pairs
@@ -270,45 +293,45 @@ def _select_from_pool(
   listing = base / f'{split}.txt'
   if listing.is_file():
     lines = listing.read_text('utf-8').splitlines()
-    wanted = {line.strip() for line in lines if line.strip()}
-    chosen: dict[str, raw_examples.RawExample] = {}
-    for one in examples:
-      names = _relative_path(base, one), one.image.name
-      for name in (*names, one.image.stem):
-        if name in wanted and chosen.setdefault(name, one) is not one:
+    listed = {line.strip() for line in lines if line.strip()}
+    selected: dict[str, raw_examples.RawExample] = {}
+    for example in examples:
+      image = example.image
+      for name in (_relative_path(base, example), image.name, image.stem):
+        if name in listed and selected.setdefault(name, example) is not example:
           error = ValueError(
-            f'{listing}: {name!r} is both {one.image} and '
-            f'{chosen[name].image}; name them by their paths below {base}'
+            f'{listing}: {name!r} is both {image} and '
+            f'{selected[name].image}; list them by their paths below {base}'
           )
           errors.raise_or_collect(error)
-    for name in sorted(wanted - chosen.keys()):
+    for name in sorted(listed - selected.keys()):
       error = ValueError(
-        f'{listing}: {name!r} is no image of the pool {data.pool!r}'
+        f'{listing}: {name!r} is not an image of the pool {data.pool!r}'
       )
       errors.raise_or_collect(error)
-    return list(chosen.values())
+    return list(selected.values())
   if split not in (data.train_split, data.eval_split):
     raise ValueError(
       f'{listing}: no such list; without lists the pool {data.pool!r} has the '
       f'splits {data.train_split!r} and {data.eval_split!r}'
     )
   return [
-    one
-    for one in examples
+    example
+    for example in examples
     if (split == data.eval_split)
     == (
-      _hash_to_uniform(_relative_path(base, one), data.pool_seed)
+      _hash_to_uniform(_relative_path(base, example), data.pool_seed)
       < data.pool_share
     )
   ]
 
 
 def _relative_path(base: pathlib.Path, example: raw_examples.RawExample) -> str:
-  """Returns the path of an image from the root on, the same everywhere."""
+  """Returns the image's path below the root, with / on every system."""
   return pathlib.Path(os.path.relpath(example.image, base)).as_posix()
 
 
 def _hash_to_uniform(path: str, seed: int) -> float:
-  """Returns a number in [0, 1) that the path and the seed decide."""
+  """Hashes a path and a seed to a number in [0, 1)."""
   digest = hashlib.sha256(f'{seed}/{path}'.encode()).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48

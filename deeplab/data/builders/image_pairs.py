@@ -1,10 +1,10 @@
-"""What the builders of published data sets share: pairs of files, and a root.
+"""Base builder of published data sets that consist of (image, mask) files.
 
-A data set has its own `ImagePairBuilder` class, which says how a pair becomes
-records, and its own search for the pairs of a split in the official layout.
+A data set has a subclass of `ImagePairBuilder`, which reads a pair into
+records, and a function that finds the pairs of a split in the official layout.
 
-Besides that layout the aerial sets are read as mmsegmentation's converters
-leave them: `img_dir/SPLIT` and `ann_dir/SPLIT`, with class ids as masks.
+Aerial data sets are also read as mmsegmentation's converters write them:
+`img_dir/SPLIT` and `ann_dir/SPLIT`, with masks of class ids.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,9 @@ class ImagePairConfig(tfds.core.BuilderConfig):
 
   Attributes:
     split: name of the split.
-    pairs: (image, mask) files; empty if they are to be downloaded.
-    info: facts about the data set.
-    urls: the archives that hold them.
+    pairs: (image, mask) files; empty to download them.
+    info: classes of the data set.
+    urls: the archives to download.
     find_pairs: returns the pairs in the folder of the unpacked archives.
   """
 
@@ -48,21 +48,21 @@ class ImagePairConfig(tfds.core.BuilderConfig):
 
 
 class ImagePairBuilder(tfds.core.GeneratorBasedBuilder):
-  """Prepares pairs of files; a data set's class says how one is read."""
+  """Prepares (image, mask) files; subclasses override how a pair is read."""
 
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self) -> tfds.core.DatasetInfo:
-    facts = self.builder_config.info
-    return records.tfds_info(self, self.__doc__ or '', facts.url)
+    url = self.builder_config.info.url
+    return records.tfds_info(self, self.__doc__ or '', url)
 
   def _split_generators(self, dl_manager):
     config = self.builder_config
     pairs = config.pairs
     if config.find_pairs:
-      facts = config.info
+      remedy = download_instructions(config.info)
       base = downloads.download_and_unpack(
-        dl_manager, config.urls, self.name, download_instructions(facts)
+        dl_manager, config.urls, self.name, remedy
       )
       pairs = tuple(config.find_pairs(base))
     return {records.TFDS_SPLIT: self._generate_examples(pairs)}
@@ -74,14 +74,17 @@ class ImagePairBuilder(tfds.core.GeneratorBasedBuilder):
     )
 
   def read_pair(self, pair: Pair) -> list[records.Record]:
-    """Returns the records of an image and its mask."""
+    """Returns the records of an (image, mask) pair; one, unless overridden."""
     image, mask = pair
-    facts = self.builder_config.info
-    read = self.read_mask
-    return [records.read_record(image, mask, image.stem, facts, read_mask=read)]
+    info = self.builder_config.info
+    return [
+      records.read_record(
+        image, mask, image.stem, info, read_mask=self.read_mask
+      )
+    ]
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
-    """Returns raw ids [H, W], or colours [H, W, 3]."""
+    """Reads a mask as raw ids [H, W] or colours [H, W, 3] uint8."""
     return raw_files.read_mask(path)
 
 
@@ -91,15 +94,22 @@ def make_builder(
   split: str,
   pairs: Iterable[Pair],
 ) -> ImagePairBuilder:
-  """Returns the builder of one split; reads `name` and `data_dir`."""
-  facts, pairs = catalog.info_for(data), tuple(pairs)
+  """Returns the builder of one split whose files are at hand.
+
+  Args:
+    builder_cls: the data set's subclass.
+    data: `config.data`; reads `name` and `data_dir`.
+    split: name of the split.
+    pairs: (image, mask) files, in the order of the records.
+  """
+  info, pairs = catalog.info_for(data), tuple(pairs)
   name = fingerprint.hash_files(
-    split, (path for pair in pairs for path in pair), facts
+    split, (path for pair in pairs for path in pair), repr(info)
   )
   return builder_cls(
     data_dir=data.data_dir or None,
     file_format='array_record',
-    config=ImagePairConfig(name=name, split=split, pairs=pairs, info=facts),
+    config=ImagePairConfig(name=name, split=split, pairs=pairs, info=info),
   )
 
 
@@ -111,18 +121,18 @@ def make_downloadable_builder(
   urls: Iterable[str],
   find_pairs: Callable[[pathlib.Path], Iterable[Pair]],
 ) -> ImagePairBuilder:
-  """Returns the builder of one split; without a root it downloads first.
+  """Returns the builder of one split; without a root it downloads the files.
 
   Args:
-    builder_cls: the data set's class.
-    data: the `data` section of a config; reads `name`, `root` and `data_dir`.
-    split: name of the wanted split.
-    known_splits: the splits that the data set has.
-    urls: the archives that the split needs.
-    find_pairs: returns the pairs at or below a root.
+    builder_cls: the data set's subclass.
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: name of the split.
+    known_splits: names of the data set's splits.
+    urls: archives to download for the split.
+    find_pairs: returns the pairs of the split at or below a root.
 
   Raises:
-    ValueError: an unknown split, no such root, or as `find_pairs`.
+    ValueError: an unknown split, the root does not exist, or files are missing.
   """
   if data.root:
     return make_builder(
@@ -146,13 +156,16 @@ def make_downloadable_builder(
 
 
 def download_instructions(info: dataset_info.DatasetInfo) -> str:
-  """Returns what to do where a file is missing."""
+  """Returns instructions to get a data set, for messages on missing files."""
   fetch = info.instructions[0].lower() + info.instructions[1:].rstrip('.')
   return f'{fetch} ({info.url}), and give --config.data.root=FOLDER'
 
 
 def glob_nested(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-  """Returns what matches in a folder and three levels down, through links."""
+  """Returns the paths that match in a folder and up to three levels below.
+
+  Unlike `Path.rglob` it follows symbolic links.
+  """
   return [
     path
     for depth in range(4)
@@ -161,7 +174,7 @@ def glob_nested(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 def check_split(data: Any, split: str, known_splits: Sequence[str]) -> None:
-  """Raises ValueError for a split that a data set does not have."""
+  """Raises ValueError if a data set has no split of that name."""
   if split not in known_splits:
     raise ValueError(
       f'{data.name} has no split {split!r}; its splits are '
@@ -172,32 +185,32 @@ def check_split(data: Any, split: str, known_splits: Sequence[str]) -> None:
 def resolve_root(
   data: Any, split: str, known_splits: Sequence[str]
 ) -> pathlib.Path:
-  """Returns the folder with the data, `config.data.root`.
+  """Returns the folder `config.data.root`.
 
   Args:
-    data: the `data` section of a config.
-    split: name of the wanted split.
-    known_splits: the splits that the data set has.
+    data: `config.data`; reads `name` and `root`.
+    split: name of the split.
+    known_splits: names of the data set's splits.
 
   Raises:
-    ValueError: an unknown split, or no such root.
+    ValueError: an unknown split, or the root is empty or not a folder.
   """
-  facts = catalog.info_for(data)
+  info = catalog.info_for(data)
   check_split(data, split, known_splits)
   if not data.root:
     raise ValueError(
-      f'config.data.root is empty: {download_instructions(facts)}'
+      f'config.data.root is empty: {download_instructions(info)}'
     )
   root = pathlib.Path(data.root).expanduser().resolve()
   if not root.is_dir():
     raise ValueError(
-      f'config.data.root={root} is no folder: {download_instructions(facts)}'
+      f'config.data.root={root} is not a folder: {download_instructions(info)}'
     )
   return root
 
 
 def archive_folder(root: pathlib.Path, archive: str) -> pathlib.Path:
-  """Returns the folder that an archive makes, which the root may be itself."""
+  """Returns the folder of an unpacked archive: below the root, or the root."""
   return root / archive if (root / archive).is_dir() else root
 
 
@@ -207,51 +220,49 @@ def pair_images_with_masks(
   images: Iterable[pathlib.Path],
   mask_candidates: Callable[[pathlib.Path], Sequence[pathlib.Path]],
 ) -> list[Pair]:
-  """Finds the masks of images.
+  """Pairs each image with its mask.
 
   Args:
-    data: the `data` section of a config.
-    searched: the place where images are looked for, for messages.
+    data: `config.data`; reads `name`.
+    searched: the folder or list of the images, for messages.
     images: the images, in any order.
-    mask_candidates: the places where the mask of an image may be; the first one
-      counts.
+    mask_candidates: returns possible masks of an image; the first that exists
+      is taken.
 
   Returns:
     (image, mask) files, sorted by image.
 
   Raises:
-    ValueError: there are no images, or one or its mask is no file.
+    ValueError: there are no images, or an image or its mask does not exist.
   """
-  facts = catalog.info_for(data)
+  info = catalog.info_for(data)
   pairs = []
   for image in sorted(images):
-    places = mask_candidates(image)
-    mask = next((path for path in places if path.is_file()), places[0])
+    candidates = mask_candidates(image)
+    mask = next((path for path in candidates if path.is_file()), candidates[0])
     with errors.catch_and_collect():
       for path in (image, mask):
         if not path.is_file():
-          raise ValueError(f'{path} is missing: {download_instructions(facts)}')
+          raise ValueError(f'{path} is missing: {download_instructions(info)}')
       pairs.append((image, mask))
   if not pairs:
-    raise ValueError(
-      f'{searched} holds no images: {download_instructions(facts)}'
-    )
+    raise ValueError(f'{searched} has no images: {download_instructions(info)}')
   return pairs
 
 
 def find_mmseg_pairs(
   data: Any, root: pathlib.Path, split: str, mask_suffix: str = '.png'
 ) -> list[Pair] | None:
-  """Returns the pairs of `img_dir` and `ann_dir`; None without such folders.
+  """Returns the pairs in mmsegmentation's folders, None if there are none.
 
   Args:
-    data: the `data` section of a config.
-    root: the folder that holds the two.
+    data: `config.data`; reads `name`.
+    root: the folder that holds `img_dir` and `ann_dir`.
     split: name of the split.
-    mask_suffix: what a mask's name has in the place of the image's `.png`.
+    mask_suffix: ending of a mask's name that replaces the image's `.png`.
 
   Raises:
-    ValueError: as `pair_images_with_masks`.
+    ValueError: `img_dir/SPLIT` has no images, or a mask is missing.
   """
   images, masks = root / 'img_dir' / split, root / 'ann_dir' / split
   if not images.is_dir():

@@ -1,9 +1,9 @@
 """iSAID: objects in aerial images, 15 classes and a background.
 
-`config.data.root` holds a folder a split with the images of DOTA-v1.0 (P*.png)
-and the semantic masks of iSAID (P*_instance_color_RGB.png), up to three folders
-down. Both are cut into patches of 896 pixels, 384 of them shared, with
-mmsegmentation's names.
+`config.data.root` holds one folder for each split with the images of DOTA-v1.0
+(P*.png) and the semantic masks of iSAID (P*_instance_color_RGB.png), up to
+three levels deep. Both are cut into patches of 896 pixels that overlap by 384,
+with mmsegmentation's names.
 
 Waqas Zamir et al., iSAID: A Large-scale Dataset for Instance Segmentation in
 Aerial Images, CVPR Workshops 2019.
@@ -28,20 +28,24 @@ class Isaid(image_pairs.ImagePairBuilder):
   """iSAID semantic segmentation: patches of aerial images, 16 classes."""
 
   def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
-    """Returns the patches of one image."""
+    """Returns one record for each patch of an image."""
     image, mask = pair
-    facts = self.builder_config.info
-    return tiles.read_patches(image, mask, image.stem, facts, _PATCH_GRID)
+    info = self.builder_config.info
+    return tiles.read_patches(image, mask, image.stem, info, _PATCH_GRID)
 
 
 def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
-  facts = catalog.info_for(data)
-  root = image_pairs.resolve_root(data, split, tuple(facts.splits))
+  known_splits = tuple(catalog.info_for(data).splits)
+  root = image_pairs.resolve_root(data, split, known_splits)
   pairs = image_pairs.find_mmseg_pairs(data, root, split, _MASK_SUFFIX)
   if pairs is None:
     pairs = _find_pairs(data, root / split)
@@ -49,10 +53,10 @@ def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
 
 
 def _find_pairs(data: Any, folder: pathlib.Path) -> list[image_pairs.Pair]:
-  """Returns the pairs at or below a split's folder.
+  """Returns the pairs in the folder of a split, up to three levels deep.
 
   Raises:
-    ValueError: an image without a mask, or a mask without an image.
+    ValueError: an image has no mask, or a mask has no image.
   """
   images = {
     path.stem: path
@@ -65,13 +69,13 @@ def _find_pairs(data: Any, folder: pathlib.Path) -> list[image_pairs.Pair]:
   }
   for stem in sorted(images.keys() ^ masks.keys()):
     path = images.get(stem) or masks[stem]
-    what = 'mask' if stem in images else 'image'
+    partner = 'mask' if stem in images else 'image'
     error = ValueError(
-      f'{path} has no {what} below {folder}: '
+      f'{path} has no {partner} below {folder}: '
       f'{image_pairs.download_instructions(catalog.info_for(data))}'
     )
     errors.raise_or_collect(error)
-  both = [images[stem] for stem in images.keys() & masks.keys()]
+  paired = [images[stem] for stem in images.keys() & masks.keys()]
   return image_pairs.pair_images_with_masks(
-    data, folder, both, lambda image: [masks[image.stem]]
+    data, folder, paired, lambda image: [masks[image.stem]]
   )

@@ -1,11 +1,12 @@
 """ISPRS Potsdam and Vaihingen, cut from the raw tiles: six classes.
 
-The tiles and their labels without boundaries lie in `config.data.root` or up to
-three folders down, under their official names. Both are cut into patches of
-512 pixels side by side; the last of a row or column is moved back to the
-border. That gives the published counts, and mmsegmentation's names.
+`config.data.root` holds the tiles and their labels without boundaries under
+their official names, up to three levels deep. Both are cut into adjacent
+patches of 512 pixels; the last of a row or column is moved back so that it ends
+at the border. This gives the published number of patches and mmsegmentation's
+names.
 
-The labels are RGB colours: buildings are blue and clutter is red. Black, the
+Labels are RGB colours: buildings are blue and clutter is red. Black, the
 boundaries of objects, is ignored.
 
 Rottensteiner et al., The ISPRS benchmark on urban object classification and 3D
@@ -55,7 +56,7 @@ class Isprs(image_pairs.ImagePairBuilder):
   """ISPRS Potsdam or Vaihingen: patches of orthophotos, six classes."""
 
   def read_pair(self, pair: image_pairs.Pair) -> list[records.Record]:
-    """Returns the patches of one tile."""
+    """Returns one record for each patch of a tile."""
     image, mask = pair
     stem = re.sub(r'^top_(potsdam|mosaic_09cm)_|_RGB$', '', image.stem)
     return tiles.read_patches(
@@ -64,10 +65,14 @@ class Isprs(image_pairs.ImagePairBuilder):
 
 
 def make_potsdam_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of a split of Potsdam; reads `root` and `data_dir`.
+  """Returns the builder of a split of Potsdam.
+
+  Args:
+    data: `config.data`; reads `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
   root = image_pairs.resolve_root(data, split, tuple(POTSDAM_TILES))
   pairs = image_pairs.find_mmseg_pairs(data, root, split)
@@ -87,10 +92,14 @@ def make_potsdam_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
 def make_vaihingen_builder(
   data: Any, split: str
 ) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of a split of Vaihingen; reads `root` and `data_dir`.
+  """Returns the builder of a split of Vaihingen.
+
+  Args:
+    data: `config.data`; reads `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
   root = image_pairs.resolve_root(data, split, tuple(VAIHINGEN_TILES))
   pairs = image_pairs.find_mmseg_pairs(data, root, split)
@@ -108,20 +117,21 @@ def make_vaihingen_builder(
 def _find_pairs(
   data: Any, root: pathlib.Path, images: list[str], masks: list[str]
 ) -> list[image_pairs.Pair]:
-  """Returns the named pairs, at or below the root.
+  """Returns the pairs of the given names, up to three levels below the root.
 
   Raises:
-    ValueError: one of them is missing.
+    ValueError: one of the files is missing.
   """
   present = image_pairs.glob_nested(root, '*.tif')
 
-  def find(name: str) -> pathlib.Path:
-    found = (path for path in present if path.match(name))
-    return next(found, root / name)
+  def locate(name: str) -> pathlib.Path:
+    matches = (path for path in present if path.match(name))
+    return next(matches, root / name)
 
-  partners = {
-    find(image): find(mask) for image, mask in zip(images, masks, strict=True)
+  mask_of = {
+    locate(image): locate(mask)
+    for image, mask in zip(images, masks, strict=True)
   }
   return image_pairs.pair_images_with_masks(
-    data, root, partners, lambda image: [partners[image]]
+    data, root, mask_of, lambda image: [mask_of[image]]
   )

@@ -1,8 +1,8 @@
 """LoveDA: rural and urban land cover, seven classes, in its official layout.
 
-`config.data.root` holds {Train,Val}/{Rural,Urban}/{images_png,masks_png}; the
-two scenes are one data set. Without a root the split's archive (2.4 to 4.0 GB)
-is downloaded. The test masks are not published.
+`config.data.root` holds {Train,Val}/{Rural,Urban}/{images_png,masks_png}; rural
+and urban scenes form one data set. Without a root the split's archive (2.4 to
+4.0 GB) is downloaded. The test masks are not published.
 
 Wang et al., LoveDA: A Remote Sensing Land-Cover Dataset for Domain Adaptive
 Semantic Segmentation, NeurIPS Datasets and Benchmarks 2021.
@@ -17,17 +17,21 @@ URL = 'https://zenodo.org/records/5706578/files'
 
 
 class Loveda(image_pairs.ImagePairBuilder):
-  """LoveDA land cover: seven classes, pixels without data ignored."""
+  """LoveDA land cover: seven classes; pixels without data are ignored."""
 
 
 def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
 
-  def find(root: pathlib.Path) -> list[image_pairs.Pair]:
+  def find_pairs(root: pathlib.Path) -> list[image_pairs.Pair]:
     pairs = image_pairs.find_mmseg_pairs(data, root, split)
     if pairs is not None:
       return pairs
@@ -45,5 +49,5 @@ def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
 
   urls = [f'{URL}/{split.title()}.zip']
   return image_pairs.make_downloadable_builder(
-    Loveda, data, split, ('train', 'val'), urls, find
+    Loveda, data, split, ('train', 'val'), urls, find_pairs
   )

@@ -2,9 +2,10 @@
 
 The archives (0.8 GB) are downloaded, unless `config.data.root` holds them
 unpacked: images/*.jpg and annotations/{trimaps/*.png,trainval.txt,test.txt}.
-The splits are `train` and `test`, without one for validation.
+The splits are `train` and `test`; there is none for validation.
 
-A trimap's 1 is the animal, 2 the rest, and 3 the border between, ignored.
+In a trimap 1 is the animal, 2 the background, and 3 the border between them,
+which is ignored.
 
 Parkhi et al., Cats and dogs, CVPR 2012.
 """
@@ -32,7 +33,7 @@ _SPLIT_LISTS = {'train': 'trainval.txt', 'test': 'test.txt'}
 
 
 class PetSegmentation(tfds.core.GeneratorBasedBuilder):
-  """Oxford-IIIT Pet: the animal, the background, and no breeds."""
+  """Oxford-IIIT Pet with two classes, animal and background; no breeds."""
 
   VERSION = tfds.core.Version('1.0.0')
 
@@ -52,20 +53,24 @@ class PetSegmentation(tfds.core.GeneratorBasedBuilder):
     return {records.TFDS_SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
-    facts = catalog.INFOS['oxford_iiit_pet']
-    sources = [
-      raw_examples.RawExample(image, mask, facts) for image, mask in pairs
+    info = catalog.INFOS['oxford_iiit_pet']
+    examples = [
+      raw_examples.RawExample(image, mask, info) for image, mask in pairs
     ]
     return raw_examples.generate_records(
-      self, sources, facts, self.builder_config.split
+      self, examples, info, self.builder_config.split
     )
 
 
 def make_builder(data: Any, split: str) -> PetSegmentation:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: an unknown split, or a file is missing at the root.
+    ValueError: the data set has no such split, or files are missing.
   """
   if split not in _SPLIT_LISTS:
     raise ValueError(
@@ -78,7 +83,7 @@ def make_builder(data: Any, split: str) -> PetSegmentation:
     name = fingerprint.hash_files(
       split,
       (path for pair in pairs for path in pair),
-      catalog.INFOS['oxford_iiit_pet'],
+      repr(catalog.INFOS['oxford_iiit_pet']),
     )
   else:
     pairs, name = (), f'{split}_download'
@@ -97,7 +102,8 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
     split: 'train' or 'test'.
 
   Raises:
-    ValueError: the list, or a file that it names, is missing.
+    ValueError: the list is missing or empty, or a file that it names is
+      missing.
   """
   listing = base / 'annotations' / _SPLIT_LISTS[split]
   if not listing.is_file():
@@ -117,5 +123,5 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
           )
       pairs.append((image, mask))
   if not pairs:
-    raise ValueError(f'{listing}: names no image: {_REMEDY}')
+    raise ValueError(f'{listing}: the list is empty: {_REMEDY}')
   return tuple(pairs)

@@ -1,16 +1,16 @@
 """Pascal Context: 59 classes of objects and stuff, with or without the rest.
 
 `config.data.root` is VOC2010, VOCdevkit, or the folder that holds it; without a
-root the official archives (1.3 GB) are downloaded. A mask is
-the first of these that exists, and what its values mean follows from its kind:
+root the official archives (1.3 GB) are downloaded. The mask of an image is the
+first of these that exists; its kind decides the meaning of its values:
 
 - SegmentationClassContext/*.png of 8 bits: 0..59, as converters write them;
-- the same of 16 bits: raw ids, of which 59 are classes;
-- trainval/*.mat, the official download, beside or above VOC2010: raw ids of
-  459 classes, of which all but those 59 are background.
+- SegmentationClassContext/*.png of 16 bits: raw ids, 59 of which are classes;
+- trainval/*.mat, the official download, in VOC2010 or in one of the two folders
+  above it: raw ids of 459 classes; all but those 59 are background.
 
-The splits are ImageSets/SegmentationContext/*.txt, which converters write, or
-else VOC 2010's own ImageSets/Main.
+The splits are the lists in ImageSets/SegmentationContext, which converters
+write, or else VOC 2010's own in ImageSets/Main.
 
 Mottaghi et al., The Role of Context for Object Detection and Semantic
 Segmentation in the Wild, CVPR 2014.
@@ -36,10 +36,10 @@ _RAW_CLASS_IDS = np.array(
 
 
 class PascalContext(image_pairs.ImagePairBuilder):
-  """Pascal Context: 59 classes, and a background scored or ignored."""
+  """Pascal Context: 59 classes; the background is scored or ignored."""
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
-    """Returns raw ids [H, W]."""
+    """Reads a mask as raw ids, integers [H, W]."""
     if path.suffix == '.mat':
       return _read_mat(path)
     mask = raw_files.read_mask(path)
@@ -48,35 +48,38 @@ class PascalContext(image_pairs.ImagePairBuilder):
     if mask.max() >= len(_RAW_CLASS_IDS):
       raise ValueError(
         f'{path}: label value {mask.max()} in a mask of 8 bits, which holds '
-        f'0 to {len(_RAW_CLASS_IDS) - 1}: convert the masks anew, or save raw '
-        'ids in 16 '
-        'bits'
+        f'0 to {len(_RAW_CLASS_IDS) - 1}: convert the masks again, or save raw '
+        'ids in 16 bits'
       )
     return _RAW_CLASS_IDS[mask]
 
 
 def make_builder(data: Any, split: str) -> image_pairs.ImagePairBuilder:
-  """Returns the builder of one split; reads `name`, `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `name`, `root` and `data_dir`.
+    split: name of the split.
 
   Raises:
-    ValueError: no such split, or files are missing.
+    ValueError: the data set has no such split, or files are missing.
   """
-  known = 'train', 'val', 'trainval'
+  known_splits = 'train', 'val', 'trainval'
 
-  def find(root: pathlib.Path) -> list[image_pairs.Pair]:
+  def find_pairs(root: pathlib.Path) -> list[image_pairs.Pair]:
     return _find_pairs(
       data, split, image_pairs.archive_folder(root, 'VOCdevkit')
     )
 
   return image_pairs.make_downloadable_builder(
-    PascalContext, data, split, known, URLS, find
+    PascalContext, data, split, known_splits, URLS, find_pairs
   )
 
 
 def _find_pairs(
   data: Any, split: str, root: pathlib.Path
 ) -> list[image_pairs.Pair]:
-  """Returns the pairs at or below a root.
+  """Returns the pairs of VOC2010 at or below a root.
 
   Raises:
     ValueError: files are missing.
@@ -108,12 +111,12 @@ def _find_pairs(
 
 
 def _read_mat(path: pathlib.Path) -> np.ndarray:
-  """Reads one of the official MATLAB files; other classes become 0."""
+  """Reads an official MATLAB file; all but the 59 classes become 0."""
   try:
     raw = scipy.io.loadmat(path)['LabelMap']
-  except Exception as error:  # scipy raises many kinds for damaged files
+  except Exception as error:  # scipy raises many types for damaged files
     raise ValueError(
-      f'{path}: damaged, or no mask of Pascal Context ({error}); unpack '
+      f'{path}: damaged, or not a mask of Pascal Context ({error}); unpack '
       'trainval.tar.gz again'
     ) from error
   return np.where(np.isin(raw, _RAW_CLASS_IDS), raw, 0)

@@ -1,10 +1,10 @@
-"""Procedural shapes: a data set that is made on first use, without a network.
+"""Procedural shapes: a data set that is generated on first use, offline.
 
-Striped discs, checked squares, plain triangles, mottled rings and dotted
-crosses, 128x128 pixels, turned, scaled and occluding each other, over a shaded
-background. All take their colours from one distribution, so a colour says
-nothing about the class: outline and texture do. Pixels at the edge of two
-regions are void, as in VOC.
+Images of 128x128 pixels show striped discs, checked squares, plain triangles,
+mottled rings and dotted crosses, rotated, scaled and occluding each other, over
+a shaded background. All classes draw their colours from one distribution, so
+that only outline and texture tell them apart. Pixels on the edge of two regions
+are void, as in VOC.
 """
 
 from typing import Any
@@ -20,16 +20,16 @@ from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
 SIZE = 128  # pixels, both sides
-SEED = 20  # of the whole data set
+SEED = 20
 _PIXEL_GRID = np.mgrid[:SIZE, :SIZE].astype(np.float32)  # rows, columns
 _SPLITS = catalog.INFOS['shapes'].splits
-# A shape that hides more than this of another, or is cut down to too few
-# pixels by the border of the picture, is left out.
-_MIN_VISIBLE_SHARE = 0.6  # share of each shape that stays in sight
+# A shape is left out if less than this share of another shape stays visible, or
+# if the border of the image cuts it to a smaller area than this.
+_MIN_VISIBLE_SHARE = 0.6
 _MIN_AREA = 300  # pixels
-# Least distance in RGB between the mean colours of neighbouring regions.
+# Minimum distance in RGB between the mean colours of two regions.
 _MIN_COLOR_DISTANCE = 80.0
-# Least and greatest amplitude of a texture, in grey levels.
+# Range of the amplitude of textures, in grey levels.
 _TEXTURE_AMPLITUDE = 25.0, 45.0
 
 DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
@@ -38,7 +38,7 @@ DISC, SQUARE, TRIANGLE, RING, CROSS = range(1, 6)
 class Shapes(tfds.core.GeneratorBasedBuilder):
   """Procedural shapes of five classes over a background."""
 
-  VERSION = tfds.core.Version('1.2.0')  # of the drawing, too
+  VERSION = tfds.core.Version('1.2.0')  # raise it with each change of drawing
   BUILDER_CONFIGS: ClassVar = [
     tfds.core.BuilderConfig(name=split) for split in _SPLITS
   ]
@@ -72,7 +72,15 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def make_builder(data: Any, split: str) -> Shapes:
-  """Returns the builder of one split; reads `data_dir`."""
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `data_dir`.
+    split: 'train' or 'val'.
+
+  Raises:
+    ValueError: an unknown split.
+  """
   if split not in _SPLITS:
     raise ValueError(
       f'shapes has no split {split!r}; its splits are {", ".join(_SPLITS)}'
@@ -83,11 +91,11 @@ def make_builder(data: Any, split: str) -> Shapes:
 
 
 def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Draws one picture.
+  """Draws one image and its label.
 
   Returns:
-    image [SIZE, SIZE, 3] uint8, label [SIZE, SIZE] uint8 with IGNORE along
-    the edges.
+    Image [SIZE, SIZE, 3] uint8 and label [SIZE, SIZE] uint8 train ids, IGNORE
+    along the edges.
   """
   regions = np.zeros((SIZE, SIZE), np.uint8)
   classes, areas = [0], [0.0]
@@ -98,8 +106,8 @@ def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     trial_areas = np.array(
       [*areas, max(mask.sum(), _MIN_AREA / _MIN_VISIBLE_SHARE)]
     )
-    in_sight = np.bincount(trial.ravel(), minlength=len(trial_areas))
-    if (in_sight < _MIN_VISIBLE_SHARE * trial_areas).any():
+    visible = np.bincount(trial.ravel(), minlength=len(trial_areas))
+    if (visible < _MIN_VISIBLE_SHARE * trial_areas).any():
       continue
     regions = trial
     classes.append(kind)
@@ -120,7 +128,7 @@ def draw_example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
-  """Returns the [SIZE, SIZE] bool mask of one shape at a random place."""
+  """Returns the mask [SIZE, SIZE] bool of a shape at a random position."""
   radius = rng.uniform(16, 34)
   center = rng.uniform(12, SIZE - 12, 2).astype(np.float32)
   angle = rng.uniform(0, 2 * np.pi)
@@ -145,7 +153,7 @@ def _shape_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
 def _draw_color(
   rng: np.random.Generator, others: list[np.ndarray]
 ) -> np.ndarray:
-  """Draws a mean colour that differs from those of the other regions."""
+  """Draws an RGB colour that differs from those of the other regions."""
   color = rng.uniform(30, 225, 3)
   for _ in range(20):
     if all(
@@ -157,7 +165,7 @@ def _draw_color(
 
 
 def _draw_texture(kind: int, rng: np.random.Generator) -> np.ndarray:
-  """Draws what a class is covered with: [SIZE, SIZE, 3] about 0."""
+  """Draws the texture of a class, [SIZE, SIZE, 3] with mean about 0."""
   y, x = _PIXEL_GRID
   angle = rng.uniform(0, np.pi)
   u = x * np.cos(angle) + y * np.sin(angle)
@@ -176,7 +184,7 @@ def _draw_texture(kind: int, rng: np.random.Generator) -> np.ndarray:
     pattern = np.zeros((SIZE, SIZE), np.float32)
   else:
     pattern = _blurred_noise(16.0, rng)
-  # One direction in RGB: the lightness changes, and the hue a little.
+  # Along one direction in RGB: mostly the lightness changes, a little the hue.
   direction = rng.uniform(0.3, 1.0, 3) * rng.uniform(*_TEXTURE_AMPLITUDE)
   return pattern[..., None] * direction.astype(np.float32)
 

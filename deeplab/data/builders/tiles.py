@@ -1,4 +1,4 @@
-"""Cutting aerial images into patches of one size."""
+"""Cuts large aerial images into patches of one size."""
 
 import dataclasses
 import itertools
@@ -10,19 +10,21 @@ from deeplab.data import dataset_info
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
-# Share of a mask's pixels that may have a colour of no class. They are ignored:
-# nobody can mend published masks, and other converters do not refuse them.
+# Share of a mask's pixels that may have a colour outside the palette; they are
+# ignored. Published masks contain such pixels, and other converters accept
+# them.
 _MAX_UNKNOWN_SHARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchGrid:
-  """Where patches lie, and what they are called.
+  """Positions and names of patches.
 
   Attributes:
-    size: pixels of a patch, both sides.
-    stride: pixels from one patch to the next; `size` without an overlap.
-    name_format: their names, of `stem`, `left`, `top`, `right` and `bottom`.
+    size: height and width of a patch, in pixels.
+    stride: pixels from one patch to the next; equal to `size`, patches do not
+      overlap.
+    name_format: format of names, from `stem`, `left`, `top`, `right`, `bottom`.
   """
 
   size: int
@@ -31,10 +33,14 @@ class PatchGrid:
 
 
 def patch_starts(length: int, grid: PatchGrid) -> list[int]:
-  """Returns where the patches along a side of `length` pixels begin.
+  """Returns the first pixels of the patches along one side of an image.
 
-  The last one ends at the border, so it shares more with its neighbour; a side
-  shorter than a patch has one, which begins at 0.
+  The last patch ends at the border, and so overlaps its neighbour by more than
+  the others do. A side shorter than a patch has one patch, which starts at 0.
+
+  Args:
+    length: pixels of the side.
+    grid: size and stride of the patches.
   """
   last = max(length - grid.size, 0)
   return [*range(0, last, grid.stride), last]
@@ -47,21 +53,25 @@ def read_patches(
   info: dataset_info.DatasetInfo,
   grid: PatchGrid,
 ) -> list[records.Record]:
-  """Reads an image and its mask of colours, and cuts both into patches.
+  """Reads an image and its RGB mask, and cuts both into patches.
 
-  An image smaller than a patch is padded at the bottom and the right: black,
-  with IGNORE as its label. A mask of class ids is that of a patch which a
-  converter cut before, and is left whole.
+  An image smaller than a patch is padded at the bottom and on the right with
+  black, whose label is IGNORE. A mask of class ids belongs to a patch that a
+  converter has cut before; it gives one record.
 
   Args:
-    image_path: the image.
-    mask_path: its annotation.
-    stem: the image's part of the patches' names.
-    info: facts about the data set.
-    grid: where patches lie.
+    image_path: the image file.
+    mask_path: the mask file.
+    stem: first part of the names of the patches.
+    info: gives the palette of the masks.
+    grid: positions and names of the patches.
+
+  Returns:
+    One record for each patch, row by row.
 
   Raises:
-    ValueError: as `records.read_record`.
+    ValueError: a file is damaged, image and mask differ in size, or more than
+      1 % of the mask has colours outside the palette.
   """
   mask = raw_files.read_mask(mask_path)
   if mask.ndim == 2:

@@ -1,14 +1,13 @@
-"""PASCAL VOC 2012 segmentation, with the extra masks of SBD, in their layout.
+"""PASCAL VOC 2012 segmentation with the additional masks of SBD.
 
 `config.data.root` is VOC2012 (JPEGImages, SegmentationClass,
 ImageSets/Segmentation/*.txt), or VOCdevkit, or the folder that holds it; every
-list file there is a split. Without a root the official archives are
-downloaded.
+list file is a split. Without a root the official archives are downloaded.
 
-`trainaug` (10,582 images) is VOC's train plus SBD's images outside VOC's val:
-trainaug.txt, or train.txt and aug.txt, or the lists of SBD itself, whichever
-exists. An image takes its official mask, which has a void border, where there
-is one; then SegmentationClassAug/*.png; then SBD's own cls/*.mat.
+`trainaug` (10,582 images) is VOC's train plus SBD's images outside VOC's val.
+It is read from trainaug.txt, else from train.txt and aug.txt, else from SBD's
+own lists. The mask of an image is the official one, which has a void border, if
+it exists; else SegmentationClassAug/*.png; else SBD's cls/*.mat.
 
 Everingham et al., IJCV 2015; Hariharan et al., Semantic contours from inverse
 detectors, ICCV 2011.
@@ -57,22 +56,26 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
     return {records.TFDS_SPLIT: self._generate_examples(pairs)}
 
   def _generate_examples(self, pairs):
-    facts = catalog.INFOS['voc']
-    sources = [
-      raw_examples.RawExample(image, mask, facts, read_mask)
+    info = catalog.INFOS['voc']
+    examples = [
+      raw_examples.RawExample(image, mask, info, read_mask)
       for image, mask in pairs
     ]
     return raw_examples.generate_records(
-      self, sources, facts, self.builder_config.split
+      self, examples, info, self.builder_config.split
     )
 
 
 def make_builder(data: Any, split: str) -> VocSegmentation:
-  """Returns the builder of one split; reads `root` and `data_dir`.
+  """Returns the builder of one split.
+
+  Args:
+    data: `config.data`; reads `root` and `data_dir`.
+    split: name of a list file, without its suffix.
 
   Raises:
-    ValueError: no VOC at the root, no such list, or a file that a list names
-      is missing.
+    ValueError: VOC is not at the root, the list is missing, or a file that it
+      names is missing.
   """
   if data.root:
     voc = locate_voc(data.root)
@@ -80,7 +83,7 @@ def make_builder(data: Any, split: str) -> VocSegmentation:
     name = fingerprint.hash_files(
       split,
       (path for pair in pairs for path in pair),
-      catalog.INFOS['voc'],
+      repr(catalog.INFOS['voc']),
     )
   else:
     pairs, name = (), f'{split}_download'
@@ -95,7 +98,7 @@ def locate_voc(root: str) -> pathlib.Path:
   """Returns the VOC2012 folder at or below `root`.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the folder does not exist.
   """
   base = pathlib.Path(root).expanduser().resolve()
   for voc in (base, base / 'VOC2012', base / 'VOCdevkit' / 'VOC2012'):
@@ -118,7 +121,8 @@ def find_pairs(
     sbd: the folder of SBD with train.txt, val.txt and cls; None without one.
 
   Raises:
-    ValueError: as `make_builder`.
+    ValueError: the list is missing or empty, or a file that it names is
+      missing.
   """
   pairs = []
   for stem in _read_stems(voc, split, sbd):
@@ -144,7 +148,7 @@ def find_pairs(
 def _read_stems(
   voc: pathlib.Path, split: str, sbd: pathlib.Path | None
 ) -> list[str]:
-  """Returns the image names of a split."""
+  """Returns the stems of the images of a split."""
   lists = voc / 'ImageSets' / 'Segmentation'
   if (lists / f'{split}.txt').is_file():
     return _read_words(lists / f'{split}.txt')
@@ -153,15 +157,15 @@ def _read_stems(
     if (lists / 'aug.txt').is_file():
       return train + _read_words(lists / 'aug.txt')
     if sbd:
-      both = {
+      stems = {
         *train,
         *_read_words(sbd / 'train.txt'),
         *_read_words(sbd / 'val.txt'),
       }
-      return sorted(both - set(_read_words(lists / 'val.txt')))
-  found = ', '.join(sorted(path.stem for path in lists.glob('*.txt')))
+      return sorted(stems - set(_read_words(lists / 'val.txt')))
+  names = ', '.join(sorted(path.stem for path in lists.glob('*.txt')))
   raise ValueError(
-    f'{lists}: no list for split {split!r} (there are: {found}): {_REMEDY}'
+    f'{lists}: no list for split {split!r} (there are: {names}): {_REMEDY}'
   )
 
 
@@ -170,7 +174,7 @@ def _read_words(path: pathlib.Path) -> list[str]:
 
 
 def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
-  """Returns the folder of SBD's masks near VOC2012, or None."""
+  """Returns SBD's folder in VOC2012 or in the two folders above, or None."""
   for base in (voc, voc.parent, voc.parent.parent):
     for name in ('benchmark_RELEASE', 'VOCaug'):
       if (base / name / 'dataset' / 'cls').is_dir():
@@ -179,29 +183,32 @@ def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
-  """Reads a PNG, or one of SBD's MATLAB files."""
+  """Reads a PNG mask or one of SBD's MATLAB files, [H, W] raw ids."""
   if path.suffix != '.mat':
     return raw_files.read_mask(path)
   try:
     return scipy.io.loadmat(path)['GTcls']['Segmentation'][0, 0]
-  except Exception as error:  # scipy raises many kinds for damaged files
+  except Exception as error:  # scipy raises many types for damaged files
     raise ValueError(
-      f'{path}: damaged, or no mask of SBD ({error}); unpack {SBD_URL} again'
+      f'{path}: damaged, or not a mask of SBD ({error}); unpack {SBD_URL} again'
     ) from error
 
 
 def download_pairs(
   dl_manager: Any, split: str, remedy: str = _REMEDY
 ) -> tuple[image_pairs.Pair, ...]:
-  """Fetches the official archives and returns the files of a split.
+  """Downloads the official archives and returns the files of a split.
 
   Args:
     dl_manager: tfds' download manager.
-    split: name of the list.
-    remedy: how to get the files otherwise.
+    split: name of a list file, without its suffix.
+    remedy: how to get the files without a download, for messages.
+
+  Returns:
+    (image, mask) files.
 
   Raises:
-    ValueError: as `downloads.download_and_unpack`, or as `find_pairs`.
+    ValueError: the download fails, or the archives have no such list.
   """
   urls = (VOC_URL, SBD_URL) if split == 'trainaug' else (VOC_URL,)
   voc = locate_voc(

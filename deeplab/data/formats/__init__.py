@@ -1,1 +1,1 @@
-"""Annotation formats of a user's own data, one file a format."""
+"""Readers of annotation formats, one file for each format."""

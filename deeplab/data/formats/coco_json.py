@@ -1,9 +1,9 @@
 """COCO JSON: polygons and run lengths of many images in one file.
 
 The file of a split is ROOT/SPLIT.json, ROOT/SPLIT/_annotations.coco.json or
-ROOT/annotations/instances_SPLIT.json. Images are looked for beside the file, in
-ROOT/SPLIT, ROOT/images/SPLIT, ROOT/images and ROOT, and may lie in an `images`
-of ROOT/SPLIT.
+ROOT/annotations/instances_SPLIT.json. Images are searched in the folder of that
+file, then in ROOT/SPLIT, ROOT/SPLIT/images, ROOT/images/SPLIT, ROOT/images and
+ROOT.
 """
 
 import functools
@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data.builders import coco
-from deeplab.data.formats import classes as classes_lib
+from deeplab.data.formats import class_table
+from deeplab.data.formats import coco_annotations
 from deeplab.data.preparation import raw_examples
 
 
 def find_examples(
-  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable
 ) -> list[raw_examples.RawExample] | None:
-  """Returns the examples of a split, or None without such a file.
+  """Returns the examples of a split, or None if it has no COCO JSON file.
 
   Raises:
-    ValueError: a damaged file, or an image that is missing.
+    ValueError: the file is damaged, or an image that it names is missing.
   """
   files = (
     base / f'{split}.json',
@@ -33,12 +33,12 @@ def find_examples(
   path = next((path for path in files if path.is_file()), None)
   if path is None:
     return None
-  index = coco.read_annotations(path)
+  index = coco_annotations.read_annotations(path)
   folders = (
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images' / split, base / 'images', base),
   )
-  return classes_lib.make_raw_examples(
+  return class_table.make_raw_examples(
     path,
     folders,
     classes,
@@ -63,9 +63,9 @@ def _draw_label(
   entry: dict[str, Any],
   annotations: list[dict[str, Any]],
   names: dict[int, str],
-  classes: classes_lib.ClassTable,
+  classes: class_table.ClassTable,
 ) -> np.ndarray:
-  """Draws one image's annotations."""
+  """Rasterizes the annotations of one image, [H, W] uint8 train ids."""
   shapes = (
     (
       f'annotation {a.get("id")} of {entry["file_name"]}',
@@ -78,7 +78,8 @@ def _draw_label(
     return classes.draw_shapes((entry['height'], entry['width']), shapes)
   except KeyError as error:
     raise ValueError(
-      f'{path}: {entry["file_name"]} or an annotation of it has no {error}'
+      f'{path}: the entry or an annotation of {entry["file_name"]} lacks '
+      f'{error}'
     ) from error
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error

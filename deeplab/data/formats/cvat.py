@@ -1,11 +1,11 @@
-"""CVAT's own XML, "CVAT for images 1.1": many images in one file.
+"""CVAT's XML format "CVAT for images 1.1": many images in one file.
 
 The file of a split is ROOT/SPLIT.xml or ROOT/SPLIT/annotations.xml. Images are
-looked for beside the file, in ROOT/SPLIT, ROOT/images and ROOT, and may lie in
-an `images` of ROOT/SPLIT.
+searched in the folder of that file, then in ROOT/SPLIT, ROOT/SPLIT/images,
+ROOT/images and ROOT.
 
-Polygons, boxes, ellipses and masks are drawn, in their z order; what encloses
-nothing, such as a polyline, is an error. Tags are left.
+Polygons, boxes, ellipses and masks are rasterized in z order. A shape without
+area, such as a polyline, is an error. Tags of whole images are skipped.
 """
 
 import functools
@@ -14,18 +14,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from deeplab.data.formats import classes as classes_lib
+from deeplab.data.formats import class_table
 from deeplab.data.preparation import rasterize
 from deeplab.data.preparation import raw_examples
 
 
 def find_examples(
-  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable
 ) -> list[raw_examples.RawExample] | None:
-  """Returns the examples of a split, or None without such a file.
+  """Returns the examples of a split, or None if it has no CVAT file.
 
   Raises:
-    ValueError: a damaged file, or an image that is missing.
+    ValueError: the file is damaged, or an image that it names is missing.
   """
   files = base / f'{split}.xml', base / split / 'annotations.xml'
   path = next((path for path in files if path.is_file()), None)
@@ -36,17 +36,17 @@ def find_examples(
     named = [(image.attrib['name'], image) for image in images]
   except (ElementTree.ParseError, KeyError) as error:
     raise ValueError(
-      f'{path}: damaged, or no file of "CVAT for images" ({error!r})'
+      f'{path}: damaged, or not a "CVAT for images" file ({error!r})'
     ) from error
   if not named:
     raise ValueError(
-      f'{path}: names no image; export the task as "CVAT for images 1.1"'
+      f'{path}: lists no image; export the task as "CVAT for images 1.1"'
     )
   folders = (
     *(path.parent, base / split, base / split / 'images'),
     *(base / 'images', base),
   )
-  return classes_lib.make_raw_examples(
+  return class_table.make_raw_examples(
     path,
     folders,
     classes,
@@ -60,9 +60,9 @@ def find_examples(
 def _draw_label(
   path: pathlib.Path,
   image: ElementTree.Element,
-  classes: classes_lib.ClassTable,
+  classes: class_table.ClassTable,
 ) -> np.ndarray:
-  """Draws one image's shapes."""
+  """Rasterizes the shapes of one image, [H, W] uint8 train ids."""
   name = image.get('name')
   try:
     size = int(image.attrib['height']), int(image.attrib['width'])
@@ -80,7 +80,9 @@ def _draw_label(
       ),
     )
   except KeyError as error:
-    raise ValueError(f'{path}: image {name}: no attribute {error}') from error
+    raise ValueError(
+      f'{path}: image {name}: attribute {error} is missing'
+    ) from error
   except ValueError as error:
     raise ValueError(f'{path}: image {name}: {error}') from error
 
@@ -88,50 +90,51 @@ def _draw_label(
 def _to_segmentation(
   shape: ElementTree.Element, size: tuple[int, int]
 ) -> list[list[float]] | np.ndarray:
-  """Returns a shape in COCO's form, or as a mask."""
+  """Converts a shape to COCO's polygons, or to a mask [H, W] bool."""
 
   def numbers(*keys: str) -> list[float]:
     return [float(shape.attrib[key]) for key in keys]
 
-  turn = float(shape.get('rotation', 0))
+  rotation = float(shape.get('rotation', 0))
   if shape.tag == 'polygon':
     pairs = [pair.split(',') for pair in shape.attrib['points'].split(';')]
     return [[float(value) for pair in pairs for value in pair]]
   if shape.tag == 'box':
     left, top, right, bottom = numbers('xtl', 'ytl', 'xbr', 'ybr')
     corners = [left, top, right, top, right, bottom, left, bottom]
-    return [rasterize.rotate_polygon(corners, turn)]
+    return [rasterize.rotate_polygon(corners, rotation)]
   if shape.tag == 'ellipse':
     return [
       rasterize.rotate_polygon(
-        rasterize.ellipse_polygon(*numbers('cx', 'cy', 'rx', 'ry')), turn
+        rasterize.ellipse_polygon(*numbers('cx', 'cy', 'rx', 'ry')), rotation
       )
     ]
   if shape.tag == 'mask':
     return _decode_mask(shape, size)
   raise ValueError(
-    f'{shape.tag} ({shape.get("label")}): it encloses nothing; draw a polygon '
-    'or remove it'
+    f'{shape.tag} ({shape.get("label")}): a {shape.tag} has no area; draw a '
+    'polygon or remove it'
   )
 
 
 def _decode_mask(
   shape: ElementTree.Element, size: tuple[int, int]
 ) -> np.ndarray:
-  """Decodes a mask: run lengths along the rows of its bounding box."""
+  """Decodes run lengths along the rows of a bounding box to [H, W] bool."""
   left, top, width, height = (
     int(shape.attrib[key]) for key in ('left', 'top', 'width', 'height')
   )
   runs = [int(run) for run in shape.attrib['rle'].split(',')]
-  whole = np.zeros(size, bool)
-  place = whole[top : top + height, left : left + width]
-  if min(left, top, *runs) < 0 or place.shape != (height, width):
+  mask = np.zeros(size, bool)
+  box = mask[top : top + height, left : left + width]
+  if min(left, top, *runs) < 0 or box.shape != (height, width):
     raise ValueError('broken mask: it does not lie inside the image')
   if sum(runs) != height * width:
     raise ValueError(
-      f'broken mask: {sum(runs)} pixels for {width}x{height} pixels'
+      f'broken mask: run lengths of {sum(runs)} pixels for a box of '
+      f'{width}x{height}'
     )
-  place[...] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(
+  box[...] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(
     height, width
   )
-  return whole
+  return mask

@@ -1,7 +1,7 @@
-"""labelme JSON: one file an image.
+"""labelme JSON: one file for each image.
 
-Polygons, rectangles, circles and masks are drawn; what encloses nothing, such
-as a line, is an error.
+Polygons, rectangles, circles and masks are rasterized. A shape without area,
+such as a line, is an error.
 """
 
 import base64
@@ -14,20 +14,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deeplab.data.formats import classes as classes_lib
+from deeplab.data.formats import class_table
 from deeplab.data.preparation import rasterize
 
 
 def read_label(
-  path: pathlib.Path, classes: classes_lib.ClassTable
+  path: pathlib.Path, classes: class_table.ClassTable
 ) -> np.ndarray:
-  """Draws the shapes of a file.
+  """Rasterizes the shapes of a file.
+
+  Args:
+    path: the labelme JSON file.
+    classes: gives the train id of each label.
 
   Returns:
-    [H, W] uint8 train ids, or IGNORE.
+    [H, W] uint8 train ids or IGNORE.
 
   Raises:
-    ValueError: a damaged file, an unknown category, or a broken shape.
+    ValueError: the file is damaged, a label is not one of the classes, or a
+      shape is malformed.
   """
   try:
     content = json.loads(path.read_text('utf-8'))
@@ -35,7 +40,7 @@ def read_label(
     named = [(shape['label'], shape) for shape in content['shapes']]
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
-      f'{path}: damaged, or no labelme file ({error!r}): it must hold '
+      f'{path}: damaged, or not a labelme file ({error!r}); it must have '
       'imageHeight, imageWidth and shapes'
     ) from error
   try:
@@ -53,7 +58,7 @@ def read_label(
 def _to_segmentation(
   number: int, shape: dict[str, Any], size: tuple[int, int]
 ) -> Any:
-  """Returns a shape in COCO's form, or as a mask."""
+  """Converts a shape to COCO's polygons, or to a mask [H, W] bool."""
   kind = shape.get('shape_type', 'polygon')
   try:
     points = [(float(x), float(y)) for x, y in shape['points']]
@@ -71,20 +76,20 @@ def _to_segmentation(
   except (KeyError, OSError, TypeError, ValueError) as error:
     raise ValueError(f'shape {number}: broken {kind}: {error!r}') from error
   raise ValueError(
-    f'shape {number}: a {kind} encloses nothing; draw a polygon or remove it'
+    f'shape {number}: a {kind} has no area; draw a polygon or remove it'
   )
 
 
 def _decode_mask(
   data: str, corner: tuple[float, float], size: tuple[int, int]
 ) -> np.ndarray:
-  """Decodes a mask, which is a PNG of its bounding box."""
+  """Decodes the base64 PNG of a bounding box to a mask [H, W] bool."""
   with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-    part = np.asarray(image) > 0
+    box = np.asarray(image) > 0
   left, top = round(corner[0]), round(corner[1])
-  whole = np.zeros(size, bool)
-  place = whole[top : top + part.shape[0], left : left + part.shape[1]]
-  if part.ndim != 2 or min(left, top) < 0 or place.shape != part.shape:
+  mask = np.zeros(size, bool)
+  target = mask[top : top + box.shape[0], left : left + box.shape[1]]
+  if box.ndim != 2 or min(left, top) < 0 or target.shape != box.shape:
     raise ValueError('the mask does not lie inside the image')
-  place[...] = part
-  return whole
+  target[...] = box
+  return mask

@@ -1,10 +1,10 @@
 """Pascal VOC as annotation tools export it: coloured masks and a label map.
 
-ROOT/ImageSets/Segmentation/SPLIT.txt names the images of ROOT/JPEGImages, whose
-masks are ROOT/SegmentationClass/STEM.png. ROOT/labelmap.txt has a line
-`name:red,green,blue:parts:actions` a class; a mask's colours are its classes,
-or, in a grey mask, its values the lines' numbers from 0 on. VOC's border colour
-is ignored. Without a label map masks hold class ids.
+ROOT/ImageSets/Segmentation/SPLIT.txt lists the images of ROOT/JPEGImages; their
+masks are ROOT/SegmentationClass/STEM.png. ROOT/labelmap.txt has one line
+`name:red,green,blue:parts:actions` for each class. In RGB and palette masks the
+colour gives the class; in grey masks the value is the line number, from 0.
+VOC's border colour is ignored. Without a label map, masks hold class ids.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data import dataset_info
-from deeplab.data.formats import classes as classes_lib
+from deeplab.data.formats import class_table
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
@@ -23,22 +23,22 @@ _VOID_COLOR = (224, 224, 192)
 
 
 def find_examples(
-  base: pathlib.Path, split: str, classes: classes_lib.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable
 ) -> list[raw_examples.RawExample] | None:
-  """Returns the examples of a split, or None without such a list.
+  """Returns the examples of a split, or None if it has no list file.
 
   Raises:
-    ValueError: a file that the list names is missing, or a bad label map.
+    ValueError: a listed file is missing, or the label map is malformed.
   """
   listing = base / 'ImageSets' / 'Segmentation' / f'{split}.txt'
   if not listing.is_file():
     return None
-  read, facts = raw_files.read_mask, classes.mask_info
+  read, info = raw_files.read_mask, classes.mask_info
   if (base / 'labelmap.txt').is_file():
     table = read_labelmap(base / 'labelmap.txt')
     read = functools.partial(_read_train_ids, table=table, classes=classes)
-    facts = classes.drawn_info
-  found = []
+    info = classes.drawn_info
+  examples = []
   for stem in listing.read_text('utf-8').split():
     names = [f'{stem}{suffix}' for suffix in dataset_info.IMAGE_SUFFIXES]
     images = [base / 'JPEGImages' / name for name in names]
@@ -47,16 +47,19 @@ def find_examples(
     with errors.catch_and_collect():
       for path in (image, mask):
         if not path.is_file():
-          raise ValueError(f'{path}: no such file, but {listing} names it')
-      found.append(raw_examples.RawExample(image, mask, facts, read))
-  return found
+          raise ValueError(
+            f'{path}: no such file, but {listing} names it; add the file or '
+            'remove the line'
+          )
+      examples.append(raw_examples.RawExample(image, mask, info, read))
+  return examples
 
 
 def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
-  """Reads a label map: names and colours in its order.
+  """Reads a label map; the ids of its classes are its line numbers.
 
   Raises:
-    ValueError: a line of another form.
+    ValueError: a line is malformed.
   """
   names, colors = [], []
   for number, line in enumerate(path.read_text('utf-8').splitlines(), 1):
@@ -82,9 +85,9 @@ def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
 def _read_train_ids(
   path: pathlib.Path,
   table: dataset_info.DatasetInfo,
-  classes: classes_lib.ClassTable,
+  classes: class_table.ClassTable,
 ) -> np.ndarray:
-  """Reads a mask as train ids."""
+  """Reads a mask and maps the label map's classes to train ids by name."""
   mask = raw_files.read_mask(path)
   try:
     with Image.open(path) as image:

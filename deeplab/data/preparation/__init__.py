@@ -1,1 +1,1 @@
-"""Data sets on disk: raw files, downloads, records."""
+"""Preparing a data set once: raw files in, ArrayRecord out."""

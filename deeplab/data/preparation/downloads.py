@@ -1,4 +1,4 @@
-"""Archives from where their authors keep them."""
+"""Downloads of official archives."""
 
 from collections.abc import Iterable
 import contextlib
@@ -16,30 +16,32 @@ def download_and_unpack(
 ) -> pathlib.Path:
   """Downloads archives and unpacks them into one folder, each once.
 
-  A ZIP file in an archive is unpacked where it lies. What they hold stays, and
-  a second call needs no network. What was cut off or is damaged does not stay.
+  The unpacked files are kept, so that a second call needs no network. An
+  archive that arrives incomplete or damaged is deleted. ZIP files inside an
+  archive are unpacked beside themselves.
 
   Args:
-    dl_manager: tfds' download manager, which names the folder for downloads.
+    dl_manager: tfds' download manager; gives the folder for downloads.
     urls: addresses of the archives.
-    name: the data set's name.
-    remedy: how to get it otherwise.
+    name: name of the data set, for the folder and for messages.
+    remedy: how to get the files without a download, for messages.
 
   Returns:
-    The folder, which is as `config.data.root` would be.
+    The folder, laid out as `config.data.root` would be.
 
   Raises:
-    ValueError: no network, no such file there, or not the whole of it.
+    ValueError: there is no network, or the file is missing at its address or
+      arrives incomplete.
   """
   base = pathlib.Path(dl_manager.download_dir) / name
   base.mkdir(parents=True, exist_ok=True)
   with open(base / '.lock', 'wb') as lock:
-    with contextlib.suppress(OSError):  # a file system without locks
+    with contextlib.suppress(OSError):  # some file systems have no locks
       fcntl.flock(lock, fcntl.LOCK_EX)
     for url in urls:
       try:
         _download_archive(base, url)
-      except Exception as error:  # whatever the layers of archives raise
+      except Exception as error:  # zipfile, tarfile, urllib: many kinds
         raise ValueError(
           f'{name} could not be downloaded ({url}: {error}): {remedy}'
         ) from error
@@ -47,7 +49,7 @@ def download_and_unpack(
 
 
 def _download_archive(base: pathlib.Path, url: str) -> None:
-  """Adds what the archive at an address holds to a folder, if it is not yet."""
+  """Downloads one archive and unpacks it, unless that was done before."""
   name = url.rsplit('/', 1)[-1]
   archive, done = base / name, base / f'.{name}.done'
   partial = base / '.unpacking'

@@ -1,8 +1,9 @@
-"""What is wrong with single examples of raw data.
+"""Errors of single examples while raw data is prepared.
 
-The first fault ends a preparation, and its sentence is the error. The doctor
-collects them instead: an example with a fault is left out, the others are
-looked at, and nothing is prepared in the end.
+By default the first error ends the preparation. Inside `collect_errors`, which
+the doctor uses, errors are collected instead: an example with an error is left
+out, the others are still read, and the preparation fails at its end, so that a
+data set with errors is never prepared.
 """
 
 from collections.abc import Iterator
@@ -16,26 +17,29 @@ _COLLECTED: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def collect_errors() -> Iterator[list[str]]:
-  """Yields the list that faults are added to until the end."""
-  found: list[str] = []
-  token = _COLLECTED.set(found)
+  """Collects errors instead of raising them; yields the list of messages."""
+  messages: list[str] = []
+  token = _COLLECTED.set(messages)
   try:
-    yield found
+    yield messages
   finally:
     _COLLECTED.reset(token)
 
 
 def raise_or_collect(error: ValueError) -> None:
-  """Raises an error, or adds its sentence where faults are collected."""
-  found = _COLLECTED.get()
-  if found is None:
+  """Raises an error, or adds its message to those of `collect_errors`."""
+  messages = _COLLECTED.get()
+  if messages is None:
     raise error
-  found.append(str(error))
+  messages.append(str(error))
 
 
 @contextlib.contextmanager
 def catch_and_collect() -> Iterator[None]:
-  """Reports a ValueError of one example; what follows goes on without it."""
+  """Passes a ValueError of one example to `raise_or_collect`.
+
+  Where errors are collected, the code after the block runs without the example.
+  """
   try:
     yield
   except ValueError as error:
@@ -43,7 +47,7 @@ def catch_and_collect() -> Iterator[None]:
 
 
 def raise_collected() -> None:
-  """Raises ValueError if faults are collected and there are any."""
-  found = _COLLECTED.get()
-  if found:
-    raise ValueError(found[0])
+  """Raises ValueError with the first collected message, if there is one."""
+  messages = _COLLECTED.get()
+  if messages:
+    raise ValueError(messages[0])

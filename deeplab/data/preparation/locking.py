@@ -1,12 +1,13 @@
-"""Preparations that can be killed: nothing of them stays, and none differs.
+"""Preparation that survives being killed, and always writes the same bytes.
 
-tfds prepares in a folder `incomplete.*` beside the one that it is to become,
-and removes it again unless the process is killed. Who prepares holds a lock on
-the folder of the two, which the system takes from a dead process, so that who
-comes next can tell what nobody is at work on.
+tfds writes to a folder `incomplete.*` and renames it at the end. If the process
+is killed, that folder is left behind. Each preparing process therefore holds a
+shared lock on the parent folder; the operating system releases it when the
+process dies. Whoever gets the exclusive lock knows that nobody is at work there
+and removes the remains.
 
-The same examples make the same files. tfds alone does not see to that: the
-order of an example's features in its bytes changes from process to process.
+Equal examples give equal files. tfds alone does not ensure that: the order of
+an example's features in its serialized bytes changes from process to process.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tensorflow_datasets.core import example_serializer
 
 
 class _DeterministicSerializer(example_serializer.ExampleSerializer):
-  """tfds' own, with features in the order of their names."""
+  """Serializes features in the order of their names."""
 
   def serialize_example(self, example: Any) -> bytes:
     return self.get_tf_example(example).SerializeToString(deterministic=True)
@@ -30,7 +31,7 @@ class _DeterministicSerializer(example_serializer.ExampleSerializer):
 
 @contextlib.contextmanager
 def deterministic_serialization() -> Iterator[None]:
-  """Makes tfds write the same bytes for the same examples."""
+  """Patches tfds so that equal examples are written as equal bytes."""
   original = example_serializer.ExampleSerializer
   example_serializer.ExampleSerializer = _DeterministicSerializer
   try:
@@ -41,21 +42,23 @@ def deterministic_serialization() -> Iterator[None]:
 
 @contextlib.contextmanager
 def suppress_stdout() -> Iterator[None]:
-  """Drops what tfds prints, which speaks of a download of unknown size."""
+  """Drops what tfds prints, such as "Dataset size: Unknown size"."""
   with contextlib.redirect_stdout(io.StringIO()):
     yield
 
 
 @contextlib.contextmanager
 def lock_and_clean(folder: pathlib.Path) -> Iterator[None]:
-  """Holds a share of the lock on a folder, which is made if need be.
+  """Holds a shared lock on a folder, after removing unfinished data.
 
-  What dead processes left there, and in the folders beside it (those of other
-  splits, and of files that were edited since), is removed first. Where others
-  are at work, or the file system has no locks, it stays.
+  `incomplete.*` folders of dead processes are removed there and in the folders
+  beside it, which belong to other splits and to earlier states of edited files.
+  They stay where another process holds a lock, or where the file system has no
+  locks.
 
   Args:
-    folder: where the prepared folders of one split of one data set are.
+    folder: holds the prepared data of one split of one data set; it is made if
+      it does not exist.
   """
   folder.mkdir(parents=True, exist_ok=True)
   for place in sorted(folder.parent.iterdir()):
@@ -74,7 +77,7 @@ def lock_and_clean(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_folder(folder: pathlib.Path) -> Iterator[int]:
-  """Opens a folder for the lock on it, which ends with it."""
+  """Opens a folder, to lock it; closing it releases the lock."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     yield descriptor
@@ -83,7 +86,7 @@ def _open_folder(folder: pathlib.Path) -> Iterator[int]:
 
 
 def _remove_incomplete(folder: pathlib.Path, descriptor: int) -> None:
-  """Removes half-made data, if nobody else holds the lock."""
+  """Removes unfinished data unless another process holds the lock."""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:

@@ -1,10 +1,9 @@
-"""Polygons and run lengths as masks, drawn as COCO's own tools draw them.
+"""Rasterizes polygons and run-length encodings (RLE) as pycocotools does.
 
-A segmentation is what COCO's JSON files hold: a list of polygons, each a flat
-list x0, y0, x1, y1, ..., or a dict of run lengths with `size` and `counts`,
-which are a list of numbers or COCO's compressed string. Which pixels a polygon
-covers is pycocotools' decision, so labels equal those of everyone who trains on
-COCO.
+A segmentation has COCO's form: a list of polygons, each a flat list x0, y0, x1,
+y1, ..., or a dict of run lengths with `size` and `counts`, where `counts` is a
+list of numbers or COCO's compressed string. pycocotools decides which pixels a
+polygon covers, so labels equal those that others train on.
 """
 
 from collections.abc import Sequence
@@ -17,17 +16,17 @@ from pycocotools import mask as coco_mask
 def segmentation_to_mask(
   segmentation: Any, size: tuple[int, int]
 ) -> np.ndarray:
-  """Draws one region.
+  """Rasterizes one segmentation.
 
   Args:
-    segmentation: polygons, which are united, or run lengths.
+    segmentation: polygons, whose union is taken, or run lengths.
     size: (H, W) of the image.
 
   Returns:
-    [H, W] bool.
+    [H, W] bool mask.
 
   Raises:
-    ValueError: the segmentation is broken; the message says how.
+    ValueError: the segmentation is malformed.
   """
   if isinstance(segmentation, dict):
     return _decode_rle(segmentation, size)
@@ -39,30 +38,48 @@ def segmentation_to_mask(
 
 
 def flatten_points(points: Sequence[Sequence[float]]) -> list[float]:
-  """Returns [[x, y], ...] as one flat list, which is COCO's form."""
+  """Flattens [[x, y], ...] to COCO's [x, y, x, y, ...]."""
   return [value for point in points for value in point]
 
 
 def ellipse_polygon(x: float, y: float, rx: float, ry: float) -> list[float]:
-  """Returns an ellipse about (x, y) as a polygon of 90 points."""
+  """Approximates an axis-aligned ellipse by a polygon of 90 points.
+
+  Args:
+    x: column of the centre, in pixels.
+    y: row of the centre.
+    rx: horizontal radius.
+    ry: vertical radius.
+
+  Returns:
+    A flat list x0, y0, x1, y1, ...
+  """
   angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
   points = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], -1)
   return points.ravel().tolist()
 
 
 def rotate_polygon(polygon: Sequence[float], degrees: float) -> list[float]:
-  """Turns a polygon clockwise, as y grows downwards, about its middle."""
+  """Rotates a polygon clockwise (y points down) about the mean of its points.
+
+  Args:
+    polygon: flat list x0, y0, x1, y1, ...
+    degrees: angle.
+
+  Returns:
+    The rotated polygon, in the same form.
+  """
   points = np.reshape(np.asarray(polygon, np.float64), (-1, 2))
   angle = np.deg2rad(degrees)
-  turn = np.array(
+  rotation = np.array(
     [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
   )
-  middle = points.mean(0)
-  return ((points - middle) @ turn + middle).ravel().tolist()
+  center = points.mean(0)
+  return ((points - center) @ rotation + center).ravel().tolist()
 
 
 def _check_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
-  """Returns a polygon as numbers that can be drawn."""
+  """Returns a polygon as floats, after checking form and range."""
   height, width = size
   try:
     values = np.asarray(polygon, np.float64)
@@ -70,16 +87,17 @@ def _check_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
     raise ValueError(f'broken polygon: {error}') from error
   if values.ndim != 1 or len(values) % 2:
     raise ValueError(
-      f'broken polygon: {values.size} numbers are no list of x, y pairs'
+      f'broken polygon: {values.size} numbers are not a list of x, y pairs'
     )
   if len(values) < 6:
     raise ValueError(
-      f'broken polygon: {len(values) // 2} points enclose nothing'
+      f'broken polygon: {len(values) // 2} points enclose no area'
     )
-  far = np.array((width, height) * (len(values) // 2))
-  # Tools let a point slip over the border, but not by a whole image.
-  if not ((values >= -far) & (values <= 2 * far)).all():
-    i = int(np.argmin((values >= -far) & (values <= 2 * far))) // 2
+  # Annotation tools let points lie beyond the border, but not by a whole image.
+  limit = np.array((width, height) * (len(values) // 2))
+  valid = (values >= -limit) & (values <= 2 * limit)
+  if not valid.all():
+    i = int(np.argmin(valid)) // 2
     x, y = values[2 * i : 2 * i + 2].tolist()
     raise ValueError(
       f'broken polygon: point ({x:g}, {y:g}) is far outside the image of '
@@ -89,11 +107,11 @@ def _check_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
 
 
 def _decode_rle(segmentation: dict, size: tuple[int, int]) -> np.ndarray:
-  """Draws run lengths."""
-  counts, own = segmentation.get('counts'), segmentation.get('size')
-  if own is None or tuple(own) != tuple(size):
+  """Decodes run lengths to [H, W] bool."""
+  counts, rle_size = segmentation.get('counts'), segmentation.get('size')
+  if rle_size is None or tuple(rle_size) != tuple(size):
     raise ValueError(
-      f'run lengths of size {own} for an image of {size[0]} rows and '
+      f'run lengths of size {rle_size} for an image of {size[0]} rows and '
       f'{size[1]} columns'
     )
   if isinstance(counts, list):

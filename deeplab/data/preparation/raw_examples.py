@@ -1,4 +1,4 @@
-"""Examples that are not read yet."""
+"""Examples whose files have been found but not read."""
 
 from collections.abc import Callable
 from collections.abc import Generator
@@ -22,14 +22,15 @@ from deeplab.data.preparation import records
 
 @dataclasses.dataclass(frozen=True)
 class RawExample:
-  """One example, not read yet.
+  """Files of one example, and the function that reads its annotation.
 
   Attributes:
-    image: the image's file, whose stem is the example's name.
-    annotation: the file that holds its annotation, and maybe others'.
-    info: what the values that `read` returns mean.
-    read: reads the annotation, as `records.read_record` wants it.
-    predicate: tells from what `read` returns whether the example is one at all.
+    image: the image file; its stem is the example's name.
+    annotation: the file with the annotation; it may hold those of other images.
+    info: meaning of the values that `read` returns.
+    read: reads the annotation to [H, W] raw ids or [H, W, 3] colours.
+    predicate: called with what `read` returns; an example for which it returns
+      False is left out.
   """
 
   image: pathlib.Path
@@ -46,32 +47,33 @@ def generate_records(
   split: str,
   spec: image_format.ImageSpec = image_format.RGB,
 ) -> Iterator[tuple[int, records.Record]]:
-  """Yields the numbered records of wanted sources, in their order.
+  """Yields (index, record) of each example that its predicate accepts.
 
   Args:
-    builder: what is being prepared.
-    examples: the examples.
-    info: facts about the data set.
+    builder: the tfds builder that is being prepared.
+    examples: the examples, in the order in which they are written.
+    info: classes of the data set.
     split: name of the split.
     spec: channels and depth of the images.
 
   Raises:
-    ValueError: as `records.read_record`.
+    ValueError: a file is damaged, image and mask differ in size, or a label
+      value is not one of the data set; the message begins with the file.
   """
 
-  def read(source: RawExample) -> list[records.Record]:
-    read_mask = source.read
-    if source.predicate:
-      mask = read_mask(source.annotation)
-      if not source.predicate(mask):
+  def read(example: RawExample) -> list[records.Record]:
+    read_mask = example.read
+    if example.predicate:
+      mask = read_mask(example.annotation)
+      if not example.predicate(mask):
         return []
-      read_mask = lambda _: mask  # it is not drawn twice
+      read_mask = lambda _: mask  # avoids rasterizing it a second time
     return [
       records.read_record(
-        source.image,
-        source.annotation,
-        source.image.stem,
-        source.info,
+        example.image,
+        example.annotation,
+        example.image.stem,
+        example.info,
         read_mask,
         spec,
       )
@@ -81,24 +83,25 @@ def generate_records(
 
 
 def evaluate_predicates(examples: Iterable[RawExample]) -> Generator[bool]:
-  """Yields whether each source is wanted, in order; threads read ahead.
+  """Yields the predicate of each example in order; threads read ahead.
 
-  One that cannot be read is reported and not wanted; see `faults`.
+  An example without a predicate is accepted. The error of one that cannot be
+  read is raised or collected, and the example is then rejected.
   """
 
-  def ask(source: RawExample) -> bool | ValueError:
+  def evaluate(example: RawExample) -> bool | ValueError:
     try:
-      return not source.predicate or source.predicate(
-        source.read(source.annotation)
+      return not example.predicate or example.predicate(
+        example.read(example.annotation)
       )
     except ValueError as error:
       return error
 
-  verdicts = prefetch.parallel_map(
-    ask, examples, records.THREADS, 2 * records.THREADS
+  results = prefetch.parallel_map(
+    evaluate, examples, records.THREADS, 2 * records.THREADS
   )
-  with contextlib.closing(verdicts):
-    for verdict in verdicts:
-      if isinstance(verdict, ValueError):
-        errors.raise_or_collect(verdict)
-      yield verdict is True
+  with contextlib.closing(results):
+    for result in results:
+      if isinstance(result, ValueError):
+        errors.raise_or_collect(result)
+      yield result is True

@@ -1,7 +1,7 @@
-"""Raw files: images and annotations as they were drawn or shot.
+"""Reads image and mask files.
 
-Masks are read as they are stored: most of them are palette PNGs, and a decoder
-that turns the palette's colours to grey reads VOC's ids 0, 20, 255 as 0, 52,
+Masks are read as stored. Most of them are palette PNGs, and a decoder that
+converts the palette's colours to grey would read VOC's ids 0, 20, 255 as 0, 52,
 220.
 """
 
@@ -16,16 +16,16 @@ from PIL import Image
 from deeplab.data import dataset_info
 from deeplab.data import image_format
 
-# Modes of images with 8 bits a channel, which PIL turns to RGB faithfully.
+# PIL modes with 8 bits a channel, which PIL converts to RGB without loss.
 _IMAGE_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-  """Encodes [H, W] ids or an [H, W, 3] RGB image, uint8, without loss."""
+  """Encodes uint8 ids [H, W] or an RGB image [H, W, 3] as PNG."""
   if pixels.ndim == 3:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-  # What OpenCV writes if it is not told is larger, and takes half as long
-  # again to decode, which every epoch does.
+  # OpenCV's default settings give larger files, which take 1.5 times as long to
+  # decode; decoding happens in every epoch.
   options = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 6),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
@@ -35,10 +35,10 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
-  """Reads an image file and decodes it to its end.
+  """Reads an image file and decodes it completely.
 
   Returns:
-    The file's bytes, and the decoded image, of a mode that turns to RGB.
+    The file's bytes, and the decoded image in a mode that converts to RGB.
 
   Raises:
     ValueError: the file is damaged, or has more than 8 bits a channel.
@@ -52,43 +52,46 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
     raise image_format.too_large_error(path) from error
   except (OSError, SyntaxError, ValueError) as error:
     raise image_format.damaged_file_error(path, error) from error
-  # PIL drops the lower bytes of what has 16 bits, without a word.
+  # PIL silently drops the lower byte of 16-bit channels.
   depths = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
   deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
   if deep or image.mode not in _IMAGE_MODES:
     raise ValueError(
       f'{path}: image of mode {image.mode}{" of 16 bits" if deep else ""}; '
-      'convert it to 8 bits a channel, or set config.data.depth=16, and '
-      'config.data.mean and std in its units'
+      'convert it to 8 bits a channel, or set config.data.depth=16 and give '
+      'config.data.mean and std in 16-bit units'
     )
   return data, image
 
 
 def is_read_as_array(path: pathlib.Path, spec: image_format.ImageSpec) -> bool:
-  """Returns whether an image is read as numbers alone, by `bands.read`."""
+  """Returns True if `image_format.read_array` reads the image.
+
+  Other images are RGB of 8 bits, which keep their encoded bytes.
+  """
   return spec != image_format.RGB or path.suffix.lower() == '.npy'
 
 
 def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
-  """Reads an image file of RGB, checking that it decodes to its end.
+  """Reads an image file as encoded RGB, checking that it decodes completely.
 
-  JPEG and PNG files that are RGB of 8 bits keep their bytes. Everything else
-  is turned to RGB and encoded as PNG: grey images repeat their channel,
-  transparency is dropped. An orientation tag is not applied, so an image stays
-  as its mask was drawn.
+  JPEG and PNG files that are RGB of 8 bits keep their bytes. Any other file is
+  converted to RGB and encoded as PNG: grey images repeat their channel,
+  transparency is dropped. An EXIF orientation tag is not applied, because masks
+  are drawn over the stored pixels.
 
   Returns:
-    An encoded file, and the image's (H, W).
+    Bytes of a JPEG or PNG file, and the image's (H, W).
 
   Raises:
-    ValueError: as `decode_image`, or as `bands.read`.
+    ValueError: the file is damaged, or has more than 8 bits a channel.
   """
   if is_read_as_array(path, image_format.RGB):
     pixels = image_format.read_array(path, image_format.RGB)
     return encode_png(pixels), pixels.shape[:2]
   data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
-  # Bit depth and colour type stand at these places of a PNG file.
+  # Bytes 24 and 25 of a PNG file are its bit depth and its colour type.
   keep &= image.format == 'JPEG' or (
     image.format == 'PNG' and data[24:26] == b'\x08\x02'
   )
@@ -98,14 +101,14 @@ def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
-  """Reads an annotation file as it is stored.
+  """Reads a mask without converting its values.
 
   Returns:
-    [H, W] ids of an index, palette (the index, not its colour), grey or
-    16-bit image, or [H, W, 3] uint8 colours of an RGB one.
+    [H, W] ids of a palette (indices, not colours), grey or 16-bit image, or
+    [H, W, 3] uint8 colours of an RGB image. An alpha channel is dropped.
 
   Raises:
-    ValueError: the file is damaged, a JPEG, or of another kind.
+    ValueError: the file is damaged, a JPEG, or of another mode.
   """
   try:
     with Image.open(path) as image:
@@ -117,8 +120,8 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     raise image_format.damaged_file_error(path, error) from error
   if kind == 'JPEG':
     raise ValueError(
-      f'{path}: a JPEG mask, whose ids the compression has changed; save masks '
-      'as PNG from where they were drawn'
+      f'{path}: the mask is a JPEG, whose compression changes ids; export it '
+      'as PNG from the tool that it was drawn with'
     )
   if mode in ('LA', 'RGBA'):
     mask = mask[..., 0] if mode == 'LA' else mask[..., :3]
@@ -133,14 +136,17 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 def read_pixels(
   path: pathlib.Path, spec: image_format.ImageSpec = image_format.RGB
 ) -> np.ndarray:
-  """Reads an image file into [H, W, C].
+  """Reads an image file to an array.
 
   Args:
     path: the file.
-    spec: the C channels and their depth.
+    spec: the expected channels and depth.
+
+  Returns:
+    [H, W, C] uint8 or uint16.
 
   Raises:
-    ValueError: as `decode_image`, or as `bands.read`.
+    ValueError: the file is damaged, or has other channels or another depth.
   """
   if is_read_as_array(path, spec):
     return image_format.read_array(path, spec)
@@ -152,19 +158,20 @@ def colors_to_train_ids(
   info: dataset_info.DatasetInfo,
   max_unknown_share: float = 0.0,
 ) -> np.ndarray:
-  """Turns a mask of the palette's colours into train ids.
+  """Converts an RGB mask to train ids by the palette of a data set.
 
   Args:
     mask: [H, W, 3] uint8.
-    info: the data set.
-    max_unknown_share: share of the pixels that may have other colours; they
-      become IGNORE.
+    info: gives palette and ignored colour.
+    max_unknown_share: share of pixels that may have colours outside the
+      palette; they become IGNORE.
 
   Returns:
-    [H, W] uint8.
+    [H, W] uint8 train ids or IGNORE.
 
   Raises:
-    ValueError: more pixels than that have a colour that is not in the palette.
+    ValueError: a larger share of pixels has colours outside the palette, or two
+      entries of the palette are the same colour.
   """
   ids = np.full(mask.shape[:2], dataset_info.IGNORE, np.uint8)
   pixels = _pack_colors(mask)
@@ -177,12 +184,12 @@ def colors_to_train_ids(
     raise ValueError('two entries of the colour map are the same colour')
   for i, code in enumerate(codes):
     ids[pixels == code] = i
-  wrong = ids == dataset_info.IGNORE
+  unknown = ids == dataset_info.IGNORE
   for code in ignored:
-    wrong &= pixels != code
-  count = np.count_nonzero(wrong)
-  if count > max_unknown_share * wrong.size:
-    y, x = np.unravel_index(wrong.argmax(), wrong.shape)
+    unknown &= pixels != code
+  count = np.count_nonzero(unknown)
+  if count > max_unknown_share * unknown.size:
+    y, x = np.unravel_index(unknown.argmax(), unknown.shape)
     raise ValueError(
       f'colour {tuple(mask[y, x].tolist())} at row {y}, column {x} (and '
       f'{count - 1} more pixels) is not in the colour map of '
@@ -193,7 +200,7 @@ def colors_to_train_ids(
 
 
 def _pack_colors(colors: np.ndarray) -> np.ndarray:
-  """Returns one number a colour: [..., 3] uint8 to [...] uint32."""
+  """Packs colours [..., 3] uint8 into numbers [...] uint32, 0xRRGGBB."""
   codes = colors[..., 0].astype(np.uint32)
   for channel in (1, 2):
     codes = codes << 8 | colors[..., channel]

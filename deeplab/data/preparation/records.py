@@ -1,9 +1,9 @@
-"""What the builders share: the prepared record.
+"""The record of a prepared example, which all builders write.
 
-A prepared example holds the image as an encoded file (or, if it is no RGB image
-of 8 bits, as an array), the label as a PNG that is encoded here from decoded
-train ids, and a name. Label files never go into a record as they are;
-`raw_files` says why.
+A record holds the image as an encoded file (or as an array, unless it is RGB of
+8 bits), the label as a PNG of train ids, and the example's name. Label files
+are always decoded, mapped to train ids and encoded again: the bytes of a
+palette PNG would be read as colours by some decoders.
 """
 
 from collections.abc import Callable
@@ -27,15 +27,15 @@ from deeplab.data import prefetch
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
 
-# The tfds name of the one split that a builder prepares. The configs' own names
-# of splits stand in the builder's config: tfds refuses some, such as 'all'.
+# Name that tfds gets for the one split of each builder. The split's own name is
+# in the builder's config, because tfds refuses some names, such as 'all'.
 TFDS_SPLIT = 'examples'
 
-# In the metadata of prepared data: the number of pixels of each train id, and
-# of those without one.
+# Keys in the metadata of prepared data: the number of pixels of each train id,
+# and the number of ignored pixels.
 CLASS_PIXELS, IGNORED_PIXELS = 'class_pixels', 'ignored_pixels'
 
-# Each holds a raw file in memory; a large aerial image takes a GiB.
+# Each thread holds one raw file in memory; a large aerial image takes 1 GiB.
 THREADS = min(8, os.cpu_count() or 1)
 
 Record = dict[str, Any]
@@ -44,7 +44,12 @@ Record = dict[str, Any]
 def tfds_features(
   spec: image_format.ImageSpec = image_format.RGB,
 ) -> tfds.features.FeaturesDict:
-  """Returns the features of every prepared data set in here."""
+  """Returns the tfds features of a record.
+
+  Args:
+    spec: channels and depth of the images; RGB of 8 bits is stored encoded,
+      anything else as a compressed array.
+  """
   if spec == image_format.RGB:
     image = tfds.features.Image(shape=(None, None, 3))
   else:
@@ -68,7 +73,14 @@ def tfds_info(
   homepage: str = '',
   spec: image_format.ImageSpec = image_format.RGB,
 ) -> tfds.core.DatasetInfo:
-  """Returns what tfds asks of every builder in here."""
+  """Returns the tfds description of a builder.
+
+  Args:
+    builder: the builder that is described.
+    description: its docstring.
+    homepage: URL of the data set, or ''.
+    spec: channels and depth of the images.
+  """
   return tfds.core.DatasetInfo(
     builder=builder,
     description=description,
@@ -82,39 +94,42 @@ def tfds_info(
 def generate_records(
   builder: tfds.core.DatasetBuilder,
   read: Callable[[Any], Sequence[Record]],
-  sources: Sequence[Any],
+  items: Sequence[Any],
   info: dataset_info.DatasetInfo,
   split: str,
 ) -> Iterator[tuple[int, Record]]:
-  """Yields the numbered records of a split, in the order of its sources.
+  """Yields (index, record) of a split, in the order of its items.
 
-  Threads read ahead, and on a terminal a bar shows progress, rate and ETA. At
-  the end the pixels of each class are in the metadata of `builder`, which tfds
-  writes beside the records.
+  Threads read ahead, and on a terminal a bar shows progress, rate and ETA. The
+  pixels of each class are counted on the way and put into the metadata of
+  `builder`, which tfds writes beside the records.
 
   Args:
-    builder: what is being prepared.
-    read: returns the records of one source; called in several threads.
-    sources: whatever `read` takes.
-    info: facts about the data set.
+    builder: the tfds builder that is being prepared.
+    read: returns the records of one item; called in several threads.
+    items: arguments of `read`, one for each call.
+    info: classes of the data set.
     split: name of the split.
 
   Raises:
-    ValueError: of a source that cannot be read; see `faults`.
+    ValueError: an item cannot be read. Where errors are collected, the first of
+      them is raised at the end.
   """
 
-  def counted(source: Any) -> list[tuple[Record, np.ndarray]] | ValueError:
+  def read_and_count(
+    item: Any,
+  ) -> list[tuple[Record, np.ndarray]] | ValueError:
     try:
-      return [(record, _count_label_values(record)) for record in read(source)]
+      return [(record, _count_label_values(record)) for record in read(item)]
     except ValueError as error:
       return error
 
   count, pixels = 0, np.zeros(256, np.int64)
-  results = prefetch.parallel_map(counted, sources, THREADS, 2 * THREADS)
+  results = prefetch.parallel_map(read_and_count, items, THREADS, 2 * THREADS)
   bar = tqdm.tqdm(
     results,
     desc=f'Preparing {info.name} {split}',
-    total=len(sources),
+    total=len(items),
     unit=' images',
     disable=None,
   )
@@ -123,15 +138,15 @@ def generate_records(
       if isinstance(result, ValueError):
         errors.raise_or_collect(result)
         continue
-      for record, more in result:
+      for record, record_pixels in result:
         yield count, record
         count += 1
-        pixels += more
+        pixels += record_pixels
   errors.raise_collected()
   published = info.splits.get(split, count)
   if count != published:
     logging.warning(
-      '%s %s: %d examples here, %d as published.',
+      '%s %s: %d examples found, %d published.',
       *(info.name, split, count, published),
     )
   builder.info.metadata[CLASS_PIXELS] = pixels[: info.num_classes].tolist()
@@ -139,13 +154,17 @@ def generate_records(
 
 
 def _count_label_values(record: Record) -> np.ndarray:
-  """Returns the number of pixels of each value in a label, [256] int64."""
+  """Returns the pixels of each value in a record's label, [256] int64."""
   with Image.open(io.BytesIO(record['label'])) as label:
     return np.bincount(np.asarray(label).ravel(), minlength=256)
 
 
 def open_data_source(builder: tfds.core.DatasetBuilder) -> Sequence[Any]:
-  """Returns a prepared split's records, still encoded but for arrays."""
+  """Opens a prepared split for random access.
+
+  Images and labels come as encoded bytes, images that are stored as arrays come
+  decoded.
+  """
   skip = tfds.decode.SkipDecoding()
   encoded = ['label']
   if isinstance(builder.info.features['image'], tfds.features.Image):
@@ -163,19 +182,21 @@ def read_record(
   read_mask: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask,
   spec: image_format.ImageSpec = image_format.RGB,
 ) -> Record:
-  """Reads one pair of files into a record.
+  """Reads an image and its annotation into a record.
 
   Args:
-    image_path: the image.
-    mask_path: its annotation.
-    name: the example's name.
-    info: facts about the data set.
-    read_mask: reads annotation files that are no images.
+    image_path: the image file.
+    mask_path: the annotation file.
+    name: name of the example.
+    info: maps raw ids or colours to train ids.
+    read_mask: reads the annotation file to [H, W] raw ids or [H, W, 3] colours;
+      given for annotations that are not image files.
     spec: channels and depth of the image.
 
   Raises:
-    ValueError: a file is damaged, sizes differ, or a label value or colour is
-      not the data set's; the message begins with the file.
+    ValueError: a file is damaged, image and mask differ in size, or a label
+      value or colour is not one of the data set; the message begins with the
+      file.
   """
   image: bytes | np.ndarray
   if spec == image_format.RGB:
@@ -201,12 +222,12 @@ def check_sizes(
   mask_path: pathlib.Path,
   mask_size: tuple[int, ...],
 ) -> None:
-  """Raises ValueError if an image and its mask differ in (H, W)."""
+  """Raises ValueError if an image and its mask differ in size (H, W)."""
   if mask_size != image_size:
-    turned = mask_size[::-1] == image_size
+    transposed = mask_size[::-1] == image_size
     raise ValueError(
       f'{mask_path}: mask of {mask_size[1]}x{mask_size[0]} pixels for an '
-      f'image of {image_size[1]}x{image_size[0]} ({image_path}); they must '
-      'agree'
-      + ('; save the image upright, without an EXIF tag' if turned else '')
+      f'image of {image_size[1]}x{image_size[0]} ({image_path}); both must '
+      'have the same size'
+      + ('; save the image upright, without an EXIF tag' if transposed else '')
     )

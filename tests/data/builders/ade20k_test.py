@@ -1,4 +1,4 @@
-"""The ADE20K builder: genuine samples in the three readings."""
+"""The ADE20K builder: genuine samples in the three conventions."""
 
 import pytest
 
@@ -23,7 +23,7 @@ SIZES = ((512, 683, 3), (364, 500, 3), (300, 400, 3))
 
 @pytest.fixture
 def official(shared, tmp_path):
-  """The samples as the official archive lays them out."""
+  """The samples in the layout of the official archive."""
   samples = shared / 'samples/ade20k'
   root = tmp_path / 'ADEChallengeData2016'
   for stem in SAMPLES:
@@ -57,8 +57,8 @@ def test_samples(official, config, name, train_id):
   layouts.check_metadata(config, got)
 
 
-def test_counts_of_the_two_readings_of_32(official, config):
-  """The third sample, by hand: 21,316 pixels are of rarer classes."""
+def test_pixel_counts_of_both_conventions_for_32_classes(official, config):
+  """In the third sample 21,316 pixels are of rarer classes."""
   layouts.point(config, 'ade20k32_other', official)
   assert layouts.counts(layouts.examples(config)[2]['label']) == (
     {0: 2031 + 21316, 1: 2901, 2: 9024, 3: 27749, 5: 2048, 7: 30083}
@@ -71,7 +71,7 @@ def test_counts_of_the_two_readings_of_32(official, config):
   )
 
 
-def test_the_folder_above_will_do(official, config):
+def test_the_root_may_be_the_parent_folder(official, config):
   layouts.point(config, 'ade20k', official.parent)
   assert len(layouts.examples(config)) == 3
   (official / 'annotations/validation/ADE_val_00000002.png').unlink()

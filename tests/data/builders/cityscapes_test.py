@@ -1,4 +1,4 @@
-"""The Cityscapes builder: a genuine frame, every raw id, and absence."""
+"""The Cityscapes builder: a genuine frame, every raw id, missing files."""
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ TRAIN_IDS = [
 
 
 def frame(root, city='ulm', stem='ulm_000000_000019'):
-  """Writes an image and returns its name in the folder of masks."""
+  """Writes an image; returns the path of its mask without the suffix."""
   layouts.save(
     root / f'leftImg8bit/val/{city}/{stem}_leftImg8bit.png',
     layouts.picture(0, 8, 17),
@@ -38,10 +38,10 @@ def test_sample(shared, config, caplog):
   assert layouts.metadata(config)[0][:4] == [9740, 2628, 12744, 0]
   assert layouts.metadata(config)[1] == 3874
   # Files that are missing altogether are noticed by their number.
-  assert 'cityscapes val: 1 examples here, 500 as published' in caplog.text
+  assert 'cityscapes val: 1 examples found, 500 published' in caplog.text
 
 
-def test_a_train_id_file_is_taken_as_it_is(shared, config, tmp_path):
+def test_train_id_files_are_not_mapped(shared, config, tmp_path):
   official = shared / 'samples/cityscapes'
   image = f'leftImg8bit/val/frankfurt/{STEM}_leftImg8bit.png'
   mask = f'gtFine/val/frankfurt/{STEM}_gtFine_labelTrainIds.png'
@@ -67,7 +67,7 @@ def test_both_files_give_the_same_train_ids(config, tmp_path):
     np.testing.assert_array_equal(label, expected)
 
 
-def test_a_raw_file_with_the_name_of_train_ids_is_an_error(config, tmp_path):
+def test_raw_ids_in_a_train_id_file_are_an_error(config, tmp_path):
   mask = frame(tmp_path)
   path = mask.with_name(f'{mask.name}_labelTrainIds.png')
   layouts.save(path, np.full((8, 17), 26, np.uint8))
@@ -76,7 +76,7 @@ def test_a_raw_file_with_the_name_of_train_ids_is_an_error(config, tmp_path):
     layouts.examples(config)
 
 
-def test_absence_says_what_to_fetch(config, tmp_path):
+def test_missing_data_says_what_to_fetch(config, tmp_path):
   remedy = (
     r'fetch leftImg8bit_trainvaltest\.zip and gtFine_trainvaltest\.zip, and '
     r'unpack both into FOLDER \(https://www\.cityscapes-dataset\.com/\), and '
@@ -86,12 +86,10 @@ def test_absence_says_what_to_fetch(config, tmp_path):
   with pytest.raises(ValueError, match=f'root is empty: {remedy}'):
     layouts.examples(config)
   layouts.point(config, 'cityscapes', tmp_path / 'typo')
-  with pytest.raises(ValueError, match=f'typo is no folder: {remedy}'):
+  with pytest.raises(ValueError, match=f'typo is not a folder: {remedy}'):
     layouts.examples(config)
   layouts.point(config, 'cityscapes', tmp_path)
-  with pytest.raises(
-    ValueError, match=f'Img8bit/val holds no images: {remedy}'
-  ):
+  with pytest.raises(ValueError, match=f'Img8bit/val has no images: {remedy}'):
     layouts.examples(config)
   frame(tmp_path)
   with pytest.raises(

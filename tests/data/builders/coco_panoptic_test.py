@@ -1,4 +1,4 @@
-"""COCO panoptic as semantic: the genuine samples, and what is missing."""
+"""The COCO panoptic builder: genuine samples, and missing files."""
 
 import json
 import shutil
@@ -58,17 +58,17 @@ def test_samples(shared, panoptic_config, tmp_path):
 def test_categories_are_those_of_coco(shared):
   path = shared / 'samples/coco_panoptic/panoptic_coco_categories.json'
   categories = json.loads(path.read_text('utf-8'))
-  facts = catalog.INFOS['coco_panoptic']
-  assert facts.class_names == tuple(c['name'] for c in categories)
-  assert facts.palette == tuple(tuple(c['color']) for c in categories)
-  assert dict(facts.id_mapping) == {0: 255} | {
+  info = catalog.INFOS['coco_panoptic']
+  assert info.class_names == tuple(c['name'] for c in categories)
+  assert info.palette == tuple(tuple(c['color']) for c in categories)
+  assert dict(info.id_mapping) == {0: 255} | {
     c['id']: i for i, c in enumerate(categories)
   }
   assert sum(c['isthing'] for c in categories) == 80
 
 
 def make(root, segments, annotations=1):
-  """Writes one image of 4x2 whose segments are 5 + 256 * 2 and nobody's."""
+  """Writes one 4x2 image with segment 5 + 256 * 2; other pixels have none."""
   (root / 'val2017').mkdir(parents=True)
   (root / 'annotations/panoptic_val2017').mkdir(parents=True)
   Image.new('RGB', (4, 2)).save(root / 'val2017/x.jpg')
@@ -87,13 +87,13 @@ def make(root, segments, annotations=1):
   path.write_text(json.dumps(content), 'utf-8')
 
 
-def test_segments_take_their_category(panoptic_config, tmp_path):
+def test_segments_get_their_category(panoptic_config, tmp_path):
   make(tmp_path / 'coco', [{'id': 517, 'category_id': 92, 'iscrowd': 1}])
   (got,) = layouts.examples(panoptic_config)
   assert got['label'].tolist() == [[80, 80, 80, 255]] * 2
 
 
-def test_an_edited_mask_is_read_anew(panoptic_config, tmp_path):
+def test_an_edited_mask_is_prepared_again(panoptic_config, tmp_path):
   make(tmp_path / 'coco', [{'id': 517, 'category_id': 92}])
   layouts.examples(panoptic_config)
   mask = tmp_path / 'coco/annotations/panoptic_val2017/x.png'
@@ -104,7 +104,7 @@ def test_an_edited_mask_is_read_anew(panoptic_config, tmp_path):
   assert got['label'].tolist() == [[255] * 4, [80, 80, 80, 255]]
 
 
-def test_what_does_not_fit_is_named(panoptic_config, tmp_path):
+def test_errors_name_what_does_not_match(panoptic_config, tmp_path):
   make(tmp_path / 'coco', [{'id': 518, 'category_id': 92}])
   with pytest.raises(ValueError, match=r'x\.png: segment 517 is not in the'):
     layouts.examples(panoptic_config)
@@ -114,13 +114,13 @@ def test_what_does_not_fit_is_named(panoptic_config, tmp_path):
 
 
 @pytest.mark.parametrize('count', [0, 2])
-def test_one_annotation_an_image(panoptic_config, tmp_path, count):
+def test_each_image_must_have_one_annotation(panoptic_config, tmp_path, count):
   make(tmp_path / 'coco', [], count)
   with pytest.raises(ValueError, match=f'image 1 has {count} annotations'):
     layouts.examples(panoptic_config)
 
 
-def test_absence_says_what_to_fetch(panoptic_config, tmp_path):
+def test_missing_data_says_what_to_fetch(panoptic_config, tmp_path):
   make(tmp_path / 'coco', [])
   folder = tmp_path / 'coco/annotations/panoptic_val2017'
   folder.rename(folder.with_name('elsewhere'))
@@ -131,7 +131,7 @@ def test_absence_says_what_to_fetch(panoptic_config, tmp_path):
 
 
 def test_download(panoptic_config, server, monkeypatch, tmp_path):
-  """The masks' archive comes in the annotations' one."""
+  """The archive of masks is inside the archive of annotations."""
   base = tmp_path / 'coco'
   make(base, [{'id': 517, 'category_id': 92}])
   masks = base / 'annotations/panoptic_val2017'

@@ -1,4 +1,4 @@
-"""COCO with VOC's classes: genuine samples, and what is missing of them."""
+"""The COCO builder with VOC's classes: genuine samples, missing files."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_val(shared, coco_config):
   assert {e['name']: layouts.counts(e['label']) for e in got} == VAL
 
 
-def test_ti_chooses_images_of_both_splits(shared, coco_config):
+def test_ti_selects_images_in_both_splits(shared, coco_config):
   coco_config.data.root = str(shared / 'samples/coco')
   coco_config.data.name = 'cocoseg21_ti'
   got = {}
@@ -88,8 +88,10 @@ def test_ti_chooses_images_of_both_splits(shared, coco_config):
     ('cocoseg21_ti', 'val', ['b']),
   ],
 )
-def test_images_that_show_little(coco_config, tmp_path, name, split, expected):
-  """a shows 1,000 pixels, b one more, and c none."""
+def test_images_with_small_instances_are_left_out(
+  coco_config, tmp_path, name, split, expected
+):
+  """Image a shows 1,000 pixels, b one more, and c none."""
   shown = [
     annotation(1, SQUARE, image=7, area=1000.0),
     annotation(2, SQUARE, image=8, area=1001.0),
@@ -128,7 +130,7 @@ def annotation(i, segmentation, category=1, image=7, area=1200.0):
 
 
 def make(root, annotations, split='val'):
-  """Writes COCO with one image of 50x40, id 7, and the annotations."""
+  """Writes COCO with one image of 50x40 pixels, id 7, and annotations."""
   (root / 'annotations').mkdir(parents=True)
   (root / f'{split}2017').mkdir()
   Image.new('RGB', (50, 40)).save(root / f'{split}2017/a.jpg')
@@ -149,7 +151,7 @@ def test_other_classes_are_background(coco_config, tmp_path):
   assert layouts.counts(got['label']) == {0: 2000}
 
 
-def test_an_edited_image_is_read_anew(coco_config, tmp_path):
+def test_an_edited_image_is_prepared_again(coco_config, tmp_path):
   make(tmp_path / 'coco', [annotation(1, SQUARE)])
   coco_config.data.root = str(tmp_path / 'coco')
   layouts.examples(coco_config)
@@ -177,7 +179,7 @@ def test_small_instances_add_up(coco_config, tmp_path):
     ),
     (
       lambda r: (r / 'annotations/instances_val2017.json').write_text('{}'),
-      r'val2017\.json: damaged, or no COCO file .*annotations',
+      r'val2017\.json: damaged, or not a COCO file .*annotations',
     ),
     (
       lambda r: (r / 'annotations/instances_val2017.json').unlink(),
@@ -189,7 +191,9 @@ def test_small_instances_add_up(coco_config, tmp_path):
     ),
   ],
 )
-def test_what_is_missing_is_named(coco_config, tmp_path, damage, message):
+def test_the_error_names_what_is_missing(
+  coco_config, tmp_path, damage, message
+):
   root = tmp_path / 'coco'
   make(root, [annotation(1, SQUARE)])
   damage(root)
@@ -198,7 +202,7 @@ def test_what_is_missing_is_named(coco_config, tmp_path, damage, message):
     layouts.examples(coco_config)
 
 
-def test_a_broken_polygon_is_named(coco_config, tmp_path):
+def test_the_error_names_a_broken_polygon(coco_config, tmp_path):
   make(tmp_path / 'coco', [annotation(1, SQUARE), annotation(31, [[1, 2]])])
   coco_config.data.root = str(tmp_path / 'coco')
   with pytest.raises(
@@ -208,7 +212,7 @@ def test_a_broken_polygon_is_named(coco_config, tmp_path):
     layouts.examples(coco_config)
 
 
-def test_splits_are_checked_before_anything_is_fetched(coco_config, server):
+def test_splits_are_checked_before_downloads(coco_config, server):
   layouts.point(coco_config, 'cocoseg21', '', 'test')
   with pytest.raises(ValueError, match=r"no split 'test'; its .* train, val"):
     layouts.examples(coco_config)
@@ -216,7 +220,7 @@ def test_splits_are_checked_before_anything_is_fetched(coco_config, server):
 
 
 def serve(server, monkeypatch, **content):
-  """Serves folders as COCO's archives, by the stem of the archive's name."""
+  """Serves folders as COCO's archives, named by their stems."""
   assert coco.URL == 'http://images.cocodataset.org'
   monkeypatch.setattr(coco, 'URL', server.url)
   for stem, folder in content.items():
@@ -247,7 +251,9 @@ def test_download(coco_config, server, monkeypatch, tmp_path, name):
   ]
 
 
-def test_no_network_says_what_to_fetch(coco_config, server, monkeypatch):
+def test_without_a_network_the_error_says_what_to_fetch(
+  coco_config, server, monkeypatch
+):
   monkeypatch.setattr(coco, 'URL', server.url)
   coco_config.data.root = ''
   with pytest.raises(

@@ -1,4 +1,4 @@
-"""COCO and VOC together: which images are taken, and how they are drawn."""
+"""COCO and VOC combined: selection of images, and their labels."""
 
 import collections
 import shutil
@@ -62,14 +62,14 @@ def test_21_classes(config, root):
 
 
 def test_one_instance_must_be_large(config, tmp_path):
-  """torchvision's rule, which adds areas up, would take this image."""
+  """torchvision's rule, which sums areas, would take this image."""
   pair = [PERSON | {'area': 1000}, BICYCLE]
   root = make_root(tmp_path / 'both', pair)
   assert set(labels(config, root, 'coco_voc21', 'train')) == {'p', 'q'}
 
 
 def test_persons(config, root, monkeypatch):
-  """r is the one of `val` that shows a person; p comes from `train`."""
+  """Image r of `val` shows a person; p is moved from `train`."""
   monkeypatch.setattr(coco_voc, 'VAL_SIZE', 2)
   assert labels(config, root, 'coco_voc_person', 'val') == {
     'r': {0: 60, 1: 2340},
@@ -81,7 +81,7 @@ def test_persons(config, root, monkeypatch):
 
 
 def read_counts(monkeypatch):
-  """Returns how often each mask file is read, a polygon file drawn."""
+  """Counts how often each mask file is read or rasterized."""
   counts = collections.Counter()
   lock = threading.Lock()
 
@@ -110,15 +110,13 @@ def test_no_polygon_is_drawn_twice(config, root, monkeypatch):
   assert counts['r'] == counts['p'] == 2
 
 
-def test_val_takes_all_persons_of_a_small_train(config, root):
-  """There are fewer than 1,449."""
+def test_a_small_train_gives_all_its_persons_to_val(config, root):
+  """`train` has fewer persons than `val` needs."""
   got = labels(config, root, 'coco_voc_person', 'val')
   assert list(got) == ['r', 'p', 'a']
 
 
-def test_a_mask_that_is_no_person_needs_no_sound_image(
-  config, root, monkeypatch
-):
+def test_images_without_persons_are_not_decoded(config, root, monkeypatch):
   monkeypatch.setattr(coco_voc, 'VAL_SIZE', 1)
   jpegs = root / 'VOCdevkit/VOC2012/JPEGImages'
   (jpegs / 'q.jpg').write_bytes(b'nothing')
@@ -126,7 +124,7 @@ def test_a_mask_that_is_no_person_needs_no_sound_image(
   assert list(got) == ['p', 'a']
   masks = root / 'VOCdevkit/VOC2012/SegmentationClass'
   (masks / 's.png').write_bytes(b'nothing')
-  with pytest.raises(ValueError, match=r's\.png: damaged or no image'):
+  with pytest.raises(ValueError, match=r's\.png: damaged or not an image'):
     labels(config, root, 'coco_voc_person', 'val')
 
 
@@ -158,7 +156,7 @@ def test_download(config, server, monkeypatch, tmp_path, name):
   ]
 
 
-def test_what_is_missing_is_named(config, root):
+def test_the_error_names_what_is_missing(config, root):
   with pytest.raises(ValueError, match="has no split 'test'; its splits are"):
     labels(config, root, 'coco_voc21', 'test')
   (root / 'VOCdevkit').rename(root / 'voc')
@@ -172,7 +170,7 @@ def test_what_is_missing_is_named(config, root):
 
 
 def test_genuine_images(shared, config, tmp_path):
-  """COCO's samples; counts by a NumPy drawing of the JSON file."""
+  """COCO's samples; expected counts from a NumPy drawing of the JSON file."""
   root = make_root(tmp_path / 'both', [])
   for name in ('annotations', 'train2017'):
     (root / name).rename(root / f'{name}_made')

@@ -1,4 +1,4 @@
-"""The folder builder: layouts, masks, errors, and stale data."""
+"""The folder builder: layouts, masks, errors, pools, and edited files."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_list_files(root, config):
   ]
 
 
-def test_split_may_have_any_name(root, config):
+def test_a_split_may_have_any_name(root, config):
   (root / 'val').rename(root / 'all')
   config.data.eval_split = 'all'
   assert len(layouts.examples(config)) == 3
@@ -74,7 +74,7 @@ def test_an_edited_mask_is_never_served_stale(root, config):
   assert path.stat().st_size == size
   os.utime(path, ns=(time + 1000, time + 1000))
   assert (layouts.examples(config)[0]['label'] == 1).all()
-  # So do other facts about the same files.
+  # So do other info about the same files.
   config.data.ignore_label = 12
   with pytest.raises(ValueError, match='label value 11 '):
     layouts.examples(config)
@@ -173,31 +173,29 @@ def jpeg_mask(root):
     (unknown_color, r'labels/img1\.png: colour \(1, 2, 3\) at row 0, column 0'),
     (
       jpeg_mask,
-      r'labels/img1\.jpg: a JPEG mask, whose ids .*; save masks as PNG',
+      r'labels/img1\.jpg: the mask is a JPEG, .*; export it as PNG',
     ),
     (twice, r'images/img1\.png: img1\.jpg has the same stem'),
     (bad_line, r'val\.txt: line 1 is not `image label`'),
     (missing_file, r'images/a\.png: no such file, but line 1 of .*val\.txt'),
   ],
 )
-def test_bad_input_is_one_clear_error(root, config, damage, message):
+def test_bad_input_raises_a_clear_error(root, config, damage, message):
   damage(root)
   with pytest.raises(ValueError, match=message):
     layouts.examples(config)
   assert files_left(config) == []
 
 
-def test_a_root_that_is_not_there(tmp_path, config):
+def test_a_missing_root_is_an_error(tmp_path, config):
   config.data.root = str(tmp_path / 'nowhere')
-  message = (
-    rf'^there is no folder {tmp_path}/nowhere: correct --config\.data\.root'
-  )
+  message = rf'^there is no folder {tmp_path}/nowhere: set --config\.data\.root'
   for look in (folder.find_examples, folder.find_pairs_and_issues):
     with pytest.raises(ValueError, match=message):
       look(config.data, 'train')
 
 
-def test_a_survey_names_every_fault(root, config):
+def test_pairs_and_issues_of_masks(root, config):
   (root / 'val/labels/img0.png').unlink()
   (root / 'val/images/img1.png').unlink()
   twice(root)  # in place of the one that is gone
@@ -223,13 +221,13 @@ def test_a_survey_names_every_fault(root, config):
   assert [fault.pair for fault in faults] == [None, both, both]
 
 
-def test_an_orientation_tag_turns_nothing(root, config):
-  """The mask was drawn on the pixels as they are stored."""
+def test_exif_orientation_is_not_applied(root, config):
+  """Masks are drawn over the stored pixels."""
   turned_image(root)
   assert layouts.examples(config)[1]['image'].shape == (24, 40, 3)
 
 
-def test_a_repaired_folder_is_prepared(root, config):
+def test_a_corrected_folder_is_prepared(root, config):
   bad_value(root)
   with pytest.raises(ValueError, match='label value 200'):
     layouts.examples(config)
@@ -254,7 +252,7 @@ def test_camvid(shared, config):
 
 
 def test_camvid_labels(shared, config, tmp_path):
-  """Two frames through the builder; pixel counts taken with PIL apart."""
+  """Two frames; pixel counts were taken with PIL."""
   raw = tmp_path / 'camvid'
   raw.mkdir()
   stems = ('0016E5_07959', '0016E5_07961')
@@ -277,7 +275,7 @@ def test_camvid_labels(shared, config, tmp_path):
 
 @pytest.fixture
 def pool(tmp_path, config):
-  """200 pairs in one folder, all of them the pool."""
+  """A pool of 200 pairs in one folder."""
   for i in range(200):
     conftest.write_pair(tmp_path / 'raw/all', f'img{i:03}', i, size=(2, 2))
   config.data.pool = 'all'
@@ -288,7 +286,7 @@ def names(config, split):
   return [one.image.stem for one in folder.find_examples(config.data, split)]
 
 
-def test_a_pool_is_shared_by_name_and_seed(pool, config):
+def test_a_pool_is_split_by_name_and_seed(pool, config):
   train, val = names(config, 'train'), names(config, 'val')
   assert not set(train) & set(val)
   assert len(train) + len(val) == 200
@@ -304,7 +302,7 @@ def test_a_pool_is_shared_by_name_and_seed(pool, config):
   assert 80 < len(names(config, 'val')) < 115
 
 
-def test_a_pool_may_lie_outside_of_the_root(pool, config):
+def test_a_pool_may_be_outside_the_root(pool, config):
   (pool / 'all').rename(pool.parent / 'moved')
   lines = [
     f'../moved/images/img{i:03}.png\t../moved/labels/img{i:03}.png'
@@ -331,20 +329,20 @@ def test_a_pool_has_two_splits_without_lists(config):
     names(config, 'val')
 
 
-def test_a_pool_is_shared_by_lists(pool, config):
+def test_a_pool_is_split_by_lists(pool, config):
   (pool / 'val.txt').write_text(
     'img007\nall/images/img003.png\n\nimg005.png\n', 'utf-8'
   )
   assert names(config, 'val') == ['img003', 'img005', 'img007']
   (pool / 'val.txt').write_text('img007\nimg999\n', 'utf-8')
   with pytest.raises(
-    ValueError, match=r"val\.txt: 'img999' is no image of the pool 'all'"
+    ValueError, match=r"val\.txt: 'img999' is not an image of the pool 'all'"
   ):
     names(config, 'val')
 
 
-def test_a_pool_of_one_file(pool, config):
-  """COCO JSON and lists of names."""
+def test_a_pool_in_one_annotation_file(pool, config):
+  """A pool in a COCO JSON file, split by lists of names."""
   entries = [
     {'id': i, 'file_name': f'img{i:03}.png', 'height': 2, 'width': 2}
     for i in range(3)
@@ -360,7 +358,7 @@ def test_a_pool_of_one_file(pool, config):
   assert [e['name'] for e in got] == ['img000', 'img002']
 
 
-def test_what_is_drawn_without_a_background(root, config):
+def test_shapes_without_a_background_class(root, config):
   assert not folder.ignores_unannotated_pixels(config.data)
   content = {'images': [], 'annotations': [], 'categories': []}
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
@@ -377,7 +375,7 @@ def test_what_is_drawn_without_a_background(root, config):
 
 
 def bands(root, config, channels, depth):
-  """Makes the images of `val` .npy files of that many channels."""
+  """Replaces the images of `val` by .npy files of that many channels."""
   config.data.mean = tuple(range(1, channels + 1))
   config.data.std = (1.0,) * channels
   config.data.depth = depth
@@ -394,7 +392,7 @@ def bands(root, config, channels, depth):
 @pytest.mark.parametrize(
   ('channels', 'depth'), [(1, 8), (3, 16), (4, 8), (6, 16)]
 )
-def test_bands(root, config, channels, depth):
+def test_images_of_many_channels(root, config, channels, depth):
   images = bands(root, config, channels, depth)
   got = layouts.examples(config)
   assert [e['name'] for e in got] == list(images)
@@ -403,7 +401,7 @@ def test_bands(root, config, channels, depth):
     assert example['image'].dtype == np.dtype(f'uint{depth}')
 
 
-def test_the_number_of_bands_is_part_of_the_name(root, config):
+def test_the_number_of_channels_is_part_of_the_name(root, config):
   bands(root, config, 4, 8)
   layouts.examples(config)
   config.data.mean = (1.0, 2.0)
@@ -414,15 +412,17 @@ def test_the_number_of_bands_is_part_of_the_name(root, config):
 
 
 def test_the_depth_of_prepared_data_is_checked(config):
-  """Facts of 16 bits over a data set that has 8."""
+  """A config of 16 bits for a data set that has 8."""
   config.data.name, config.data.depth = 'shapes', 16
-  message = r'3 values, of images of 16 bits, for the 3 channels of uint8'
+  message = (
+    r'3 channels of 16 bits, but images of shapes have 3 channels of uint8'
+  )
   with pytest.raises(ValueError, match=message):
     layouts.examples(config)
 
 
-def test_batches_of_bands(root, config):
-  """Five bands of 16 bits through every op that takes them."""
+def test_batches_of_many_channels(root, config):
+  """Five channels of 16 bits go through every op that accepts them."""
   images = bands(root, config, 5, 16)
   config.data.train_split = 'val'
   config.batch_size = 3
@@ -461,8 +461,8 @@ def test_classes_are_counted_without_images(root, config):
   assert abs(shares.sum() - 1) < 1e-12
 
 
-def test_a_survey_is_of_masks_alone(root, config):
-  """What is drawn is looked at once it is prepared."""
+def test_drawn_labels_have_no_pairs_and_issues(root, config):
+  """Labels that are drawn are checked when they are prepared."""
   assert folder.find_pairs_and_issues(config.data, 'val') is not None
   content = {'images': [], 'annotations': [], 'categories': []}
   (root / 'val.json').write_text(json.dumps(content), 'utf-8')
@@ -471,7 +471,7 @@ def test_a_survey_is_of_masks_alone(root, config):
   assert folder.find_pairs_and_issues(config.data, 'train') is None
 
 
-def test_a_survey_of_a_pool_is_of_the_split(pool, config):
+def test_pairs_and_issues_of_a_pool(pool, config):
   for split in ('train', 'val'):
     pairs, faults = folder.find_pairs_and_issues(config.data, split)
     assert faults == []
@@ -483,5 +483,5 @@ def test_a_survey_of_a_pool_is_of_the_split(pool, config):
   assert [image.stem for image, _ in pairs] == ['img007']
   assert [fault.text.split(';')[0] for fault in faults] == [
     f'{pool}/all/images/img003.png: image without a mask',
-    f"{pool}/val.txt: 'img999' is no image of the pool 'all'",
+    f"{pool}/val.txt: 'img999' is not an image of the pool 'all'",
   ]

@@ -1,4 +1,4 @@
-"""The iSAID builder: colours, patches that overlap, padding, absence."""
+"""The iSAID builder: colours, overlapping patches, padding, missing files."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ COLORS = np.array(
 
 
 def write(root, stem, ids, seed=0):
-  """Writes an image and its mask where the archives unpack to."""
+  """Writes an image and its mask in the layout of the archives."""
   image = layouts.picture(seed, *ids.shape)
   layouts.save(root / f'val/images/images/{stem}.png', image)
   masks = root / 'val/Semantic_masks/images/images'
@@ -29,7 +29,7 @@ def write(root, stem, ids, seed=0):
 
 
 def reference_starts(length, size, overlap):
-  """The converters' rule: every start is moved back to fit; no two alike."""
+  """Returns the starts by the converters' rule, independently written."""
   found = []
   for start in range(0, max(length, size), size - overlap):
     start = min(start, max(length, size) - size)
@@ -82,7 +82,7 @@ def test_a_small_image_is_padded(config, tmp_path):
   assert (second['label'][600:] == 255).all()
 
 
-def test_patches_of_a_converter(config, tmp_path):
+def test_patches_cut_by_a_converter(config, tmp_path):
   ids = np.arange(18, dtype=np.uint8).reshape(3, 6).clip(max=15)
   ids[2, 4:] = 255
   image = layouts.picture(0, 3, 6)
@@ -100,7 +100,7 @@ def test_patches_of_a_converter(config, tmp_path):
 def test_bad_input_says_what_to_fetch(config, tmp_path):
   layouts.point(config, 'isaid', tmp_path)
   remedy = r'fetch the images of DOTA-v1\.0 and the semantic masks of iSAID'
-  with pytest.raises(ValueError, match=f'val holds no images: {remedy}'):
+  with pytest.raises(ValueError, match=f'val has no images: {remedy}'):
     layouts.examples(config)
   write(tmp_path, 'P0001', np.zeros((4, 4), int))
   masks = tmp_path / 'val/Semantic_masks/images/images'

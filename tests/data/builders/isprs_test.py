@@ -81,7 +81,7 @@ def test_published_counts():
     assert count == {'train': 344, 'val': 398}[split]
 
 
-def test_splits_share_no_tile():
+def test_splits_have_no_tile_in_common():
   for splits, sizes in (
     (isprs.POTSDAM_TILES, (24, 14)),
     (isprs.VAIHINGEN_TILES, (16, 17)),
@@ -93,7 +93,7 @@ def test_splits_share_no_tile():
 @pytest.mark.parametrize('name', SAMPLES)
 @pytest.mark.parametrize('raw', [True, False])
 def test_samples(shared, config, tmp_path, one_tile, name, raw):
-  """A genuine patch, as it is and drawn back into colours, is the same."""
+  """A genuine patch gives the same label from ids and from colours."""
   image = shared / f'samples/{name}/img_dir/{PATCH[name]}.png'
   mask = shared / f'samples/{name}/ann_dir/{PATCH[name]}.png'
   ids = np.asarray(Image.open(mask))
@@ -114,7 +114,7 @@ def test_samples(shared, config, tmp_path, one_tile, name, raw):
 
 
 @pytest.mark.parametrize('name', SAMPLES)
-def test_a_tile_is_cut(config, tmp_path, one_tile, name):
+def test_a_tile_is_cut_into_patches(config, tmp_path, one_tile, name):
   rng = np.random.default_rng(0)
   ids = rng.integers(0, 7, (600, 1030)).astype(np.uint8)
   image = layouts.picture(1, 600, 1030)
@@ -141,7 +141,7 @@ def test_a_tile_is_cut(config, tmp_path, one_tile, name):
     )
 
 
-def test_folders_may_be_links(config, tmp_path, one_tile):
+def test_folders_may_be_symbolic_links(config, tmp_path, one_tile):
   mask = COLORS[np.full((512, 512), 6)]
   write_tile(tmp_path / 'disk', 'potsdam', layouts.picture(0, 512, 512), mask)
   for name in ('2_Ortho_RGB', '5_Labels_all_noBoundary'):
@@ -152,8 +152,8 @@ def test_folders_may_be_links(config, tmp_path, one_tile):
   assert layouts.counts(example['label']) == {5: 512 * 512}
 
 
-def test_stray_colours(config, tmp_path, one_tile):
-  """Up to a hundredth of a tile is ignored; more is an error."""
+def test_unknown_colours_in_tiles(config, tmp_path, one_tile):
+  """Up to 1 % of a tile is ignored; more is an error."""
   mask = COLORS[np.full((520, 512), 2)]
   mask[:5, :] = (252, 255, 0)
   write_tile(tmp_path, 'potsdam', layouts.picture(0, 520, 512), mask)
@@ -171,7 +171,7 @@ def test_stray_colours(config, tmp_path, one_tile):
     layouts.examples(config)
 
 
-def test_sizes_must_agree(config, tmp_path, one_tile):
+def test_image_and_mask_must_have_the_same_size(config, tmp_path, one_tile):
   write_tile(
     tmp_path,
     'potsdam',
@@ -190,7 +190,9 @@ def test_sizes_must_agree(config, tmp_path, one_tile):
     ('vaihingen', 'top/top_mosaic_09cm_area1.tif', 'fetch ISPRS_semantic_lab'),
   ],
 )
-def test_absence_says_what_to_fetch(config, tmp_path, name, missing, remedy):
+def test_missing_data_says_what_to_fetch(
+  config, tmp_path, name, missing, remedy
+):
   layouts.point(config, name, tmp_path, 'train')
   with pytest.raises(ValueError, match=f'{missing} is missing: {remedy}'):
     layouts.examples(config)

@@ -1,4 +1,4 @@
-"""Small data sets in their official layouts, and what becomes of them."""
+"""Writes small data sets in their official layouts, and reads the records."""
 
 import pathlib
 
@@ -27,7 +27,7 @@ def examples(config):
 
 
 def metadata(config):
-  """Returns the pixels of each class and the ignored ones, as prepared."""
+  """Returns the prepared counts: pixels of each class, and ignored pixels."""
   builder = datasets.BUILDERS[config.data.name](
     config.data, config.data.eval_split
   )
@@ -44,7 +44,7 @@ def counts(label):
 
 
 def make_voc(base, stems, official, **lists):
-  """Writes a VOC2012 with grey masks of value 1 for the official stems."""
+  """Writes VOC2012 with grey masks of value 1 for the official stems."""
   (base / 'ImageSets/Segmentation').mkdir(parents=True)
   (base / 'JPEGImages').mkdir()
   (base / 'SegmentationClass').mkdir()
@@ -58,7 +58,7 @@ def make_voc(base, stems, official, **lists):
 
 
 def make_sbd(base, stems, train, val):
-  """Writes SBD masks of value 2."""
+  """Writes SBD masks of value 2, and SBD's lists."""
   (base / 'cls').mkdir(parents=True)
   for stem in stems:
     mask = {'Segmentation': np.full((6, 8), 2, np.uint8)}
@@ -78,7 +78,7 @@ def check_metadata(config, got):
 
 
 def save(path: pathlib.Path, array: np.ndarray) -> np.ndarray:
-  """Writes an image of any kind that its array and its name ask for."""
+  """Writes an image in the format of its suffix, and returns it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(array).save(path)
   return array
@@ -91,7 +91,7 @@ def picture(seed, height, width):
 
 
 def link(path: pathlib.Path, target: pathlib.Path):
-  """Lays a genuine sample out at another place."""
+  """Links a genuine sample to its path in the official layout."""
   assert target.is_file()
   path.parent.mkdir(parents=True, exist_ok=True)
   path.symlink_to(target)

@@ -16,7 +16,7 @@ SAMPLES = {
 
 @pytest.fixture
 def official(shared, tmp_path):
-  """The samples as the official archive lays them out."""
+  """The samples in the layout of the official archive."""
   samples = shared / 'samples/loveda'
   for key in SAMPLES:
     scene, stem = key.split('/')
@@ -49,7 +49,7 @@ def test_no_data_is_ignored(config, tmp_path):
   assert got[0]['label'].tolist() == [[255, 0, 1, 2], [3, 4, 5, 6]]
 
 
-def test_absence_says_what_to_fetch(official, config):
+def test_missing_data_says_what_to_fetch(official, config):
   (official / 'Train/Urban/masks_png/2.png').unlink()
   layouts.point(config, 'loveda', official, 'train')
   remedy = r'fetch Train\.zip and Val\.zip, and unpack both into FOLDER \(http'
@@ -59,7 +59,7 @@ def test_absence_says_what_to_fetch(official, config):
     layouts.examples(config)
   config.data.eval_split = 'val'
   with pytest.raises(
-    ValueError, match=rf'Val/Rural/images_png holds no images: {remedy}'
+    ValueError, match=rf'Val/Rural/images_png has no images: {remedy}'
   ):
     layouts.examples(config)
   config.data.eval_split = 'test'

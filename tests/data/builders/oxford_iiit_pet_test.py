@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet, by a fixture in its layout, and its download."""
+"""The Oxford-IIIT Pet builder: a small copy of its layout, and downloads."""
 
 import pathlib
 import shutil
@@ -52,7 +52,7 @@ def test_splits(pet_config, tmp_path):
 
 @pytest.fixture
 def served(pet_config, server, tmp_path, monkeypatch):
-  """The two archives, at the addresses that the builder has for this test."""
+  """Serves the two archives, and points the builder to the server."""
   base = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
   names = 'images.tar.gz', 'annotations.tar.gz'
   assert tuple(f'{base}/{n}' for n in names) == oxford_iiit_pet.URLS
@@ -66,7 +66,7 @@ def served(pet_config, server, tmp_path, monkeypatch):
 
 
 def downloaded(config):
-  """Returns the names of what is in the folder for downloads"""
+  """Returns the names of the files in the folder for downloads."""
   folder = pathlib.Path(config.data.data_dir) / 'downloads/oxford_iiit_pet'
   return {path.name for path in folder.iterdir()} - {'.lock'}
 
@@ -110,7 +110,7 @@ def damage(server, kind):
     ('missing', 'HTTP Error 404: File not found'),
   ],
 )
-def test_what_is_not_whole_is_not_kept(pet_config, served, kind, message):
+def test_incomplete_downloads_are_deleted(pet_config, served, kind, message):
   archive = served.folder / 'annotations.tar.gz'
   data = archive.read_bytes()
   damage(served, kind)
@@ -128,7 +128,7 @@ def test_what_is_not_whole_is_not_kept(pet_config, served, kind, message):
   assert served.asked.count('/images.tar.gz') == 1
 
 
-def test_no_network_says_what_to_fetch(pet_config, served):
+def test_without_a_network_the_error_says_what_to_fetch(pet_config, served):
   served.shutdown()
   served.server_close()
   with pytest.raises(
@@ -140,7 +140,7 @@ def test_no_network_says_what_to_fetch(pet_config, served):
     layouts.examples(pet_config)
 
 
-def test_what_is_missing_is_named(pet_config, tmp_path):
+def test_the_error_names_what_is_missing(pet_config, tmp_path):
   with pytest.raises(ValueError, match=r'trainval\.txt: no such file: fetch'):
     layouts.examples(pet_config)
   make(tmp_path / 'pet', tmp_path / 'pet')

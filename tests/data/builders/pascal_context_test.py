@@ -1,4 +1,4 @@
-"""The Pascal Context builder: three kinds of masks, two readings."""
+"""The Pascal Context builder: three kinds of masks, 59 and 60 classes."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_masks(config, tmp_path, kind):
     layouts.check_metadata(config, got)
 
 
-def test_names_of_the_places():
+def test_class_order():
   names = catalog.INFOS['pascal_context60'].class_names
   assert [names[i] for i in IDS.values()] == [
     *('background', 'aeroplane', 'bag', 'cat', 'person', 'window', 'wood')
@@ -63,7 +63,7 @@ def test_roots(config, tmp_path, below):
   assert layouts.counts(layouts.examples(config)[0]['label'])[0] == 2
 
 
-def test_bad_masks(config, tmp_path):
+def test_masks_with_unknown_values_are_rejected(config, tmp_path):
   voc = lay_out(tmp_path, 'classes')
   layouts.point(config, 'pascal_context60', tmp_path)
   path = voc / 'SegmentationClassContext/2008_000002.png'
@@ -79,7 +79,9 @@ def test_bad_masks(config, tmp_path):
     layouts.examples(config)
   (tmp_path / 'trainval').mkdir()
   (tmp_path / 'trainval/2008_000002.mat').write_bytes(b'nothing')
-  with pytest.raises(ValueError, match=r'002\.mat: damaged, or no mask of Pas'):
+  with pytest.raises(
+    ValueError, match=r'002\.mat: damaged, or not a mask of Pas'
+  ):
     layouts.examples(config)
   config.data.eval_split = 'train'
   with pytest.raises(ValueError, match=rf'ImageSets/Main/train\.txt {remedy}'):

@@ -1,4 +1,4 @@
-"""Procedural shapes: deterministic, varied, and no matter of colour."""
+"""Procedural shapes: deterministic, varied, not told apart by colour."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def pictures(stream, count):
   return tuple(np.stack(arrays) for arrays in zip(*pairs, strict=True))
 
 
-def test_pictures():
+def test_images_and_labels():
   images, labels = pictures(0, 30)
   assert images.shape == (30, 128, 128, 3)
   assert images.dtype == labels.dtype == np.uint8
@@ -36,8 +36,8 @@ def test_pictures():
     assert ((a == b) | (a == 255) | (b == 255)).all()
 
 
-def test_colour_says_nothing():
-  """The best guess from colours alone stays far under mIoU 0.5."""
+def test_colours_do_not_reveal_classes():
+  """The best guess from colours alone is far below mIoU 0.5."""
 
   def bins(images):
     return (images.astype(np.int64) // 32 @ (64, 8, 1)).ravel()
@@ -74,8 +74,8 @@ def test_counts():
   assert catalog.INFOS['shapes'].splits == {'train': 600, 'val': 100}
 
 
-def test_the_version_belongs_to_the_drawing():
-  """Whoever changes what is drawn raises VERSION, and these numbers."""
+def test_the_version_changes_with_the_drawing():
+  """If the drawing changes, raise VERSION and update these numbers."""
   _, label = shapes.draw_example(np.random.default_rng((shapes.SEED, 0, 0)))
   counts = np.bincount(label.ravel(), minlength=256)
   assert str(shapes.Shapes.VERSION) == '1.2.0'

@@ -1,4 +1,4 @@
-"""The VOC builder: genuine samples, the layouts of SBD, and its absence."""
+"""The VOC builder: genuine samples, layouts of SBD, and missing files."""
 
 import pathlib
 import shutil
@@ -74,7 +74,7 @@ def test_trainaug_from_lists(tmp_path):
   ]
 
 
-def test_absence_says_what_to_fetch(voc_config, tmp_path):
+def test_missing_data_says_what_to_fetch(voc_config, tmp_path):
   voc_config.data.root = str(tmp_path)
   with pytest.raises(
     ValueError,
@@ -93,7 +93,9 @@ def test_absence_says_what_to_fetch(voc_config, tmp_path):
     layouts.examples(voc_config)
 
 
-def test_no_network_says_what_to_fetch(voc_config, monkeypatch):
+def test_without_a_network_the_error_says_what_to_fetch(
+  voc_config, monkeypatch
+):
   def refuse(url, timeout):
     assert url == voc.VOC_URL
     raise ConnectionError('no route')
@@ -128,8 +130,10 @@ def test_download(voc_config, server, monkeypatch, tmp_path):
   assert server.asked == ['/VOCtrainval_11-May-2012.tar', '/benchmark.tgz']
 
 
-def test_damaged_sbd_file_is_named(tmp_path):
+def test_the_error_names_a_damaged_sbd_file(tmp_path):
   path = tmp_path / 'x.mat'
   path.write_bytes(b'nothing')
-  with pytest.raises(ValueError, match=r'x\.mat: damaged, or no mask of SBD'):
+  with pytest.raises(
+    ValueError, match=r'x\.mat: damaged, or not a mask of SBD'
+  ):
     voc.read_mask(path)

@@ -1,4 +1,4 @@
-"""A user's COCO JSON: layouts, polygons and run lengths, and each error."""
+"""COCO JSON of a folder: layouts, polygons and run lengths, errors."""
 
 import json
 import pathlib
@@ -60,7 +60,9 @@ def test_layouts(named, write_image, annotations, image):
   np.testing.assert_array_equal(got['label'], LABEL)
 
 
-def test_without_a_background_the_rest_is_ignored(named, write_image):
+def test_without_a_background_class_other_pixels_are_ignored(
+  named, write_image
+):
   root = pathlib.Path(named.data.root)
   named.data.class_names = ('sky', 'road', 'car')
   write(root / 'val.json', ROAD, CAR)
@@ -103,7 +105,7 @@ def test_the_name_after_the_classes_is_ignored(named, write_image):
     ),
   ],
 )
-def test_bad_input_is_one_clear_error(
+def test_bad_input_raises_a_clear_error(
   named, write_image, annotation, image, message
 ):
   root = pathlib.Path(named.data.root)
@@ -113,7 +115,7 @@ def test_bad_input_is_one_clear_error(
     layouts.examples(named)
 
 
-def test_unnamed_classes_are_asked_for(named, write_image):
+def test_missing_class_names_are_an_error(named, write_image):
   root = pathlib.Path(named.data.root)
   named.data.class_names = ()
   write(root / 'val.json', ROAD)
@@ -123,7 +125,7 @@ def test_unnamed_classes_are_asked_for(named, write_image):
 
 
 def test_genuine_annotations(shared, named):
-  """COCO's own file; counts by a NumPy drawing, later over earlier."""
+  """COCO's own file; expected counts from a NumPy drawing in file order."""
   named.data.root = str(shared / 'samples/coco')
   named.data.eval_split = 'val2017'
   names = json.loads(

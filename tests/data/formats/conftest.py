@@ -1,4 +1,4 @@
-"""An empty root, and the config that reads it with three named classes."""
+"""Fixtures: a config that reads an empty root with three named classes."""
 
 from PIL import Image
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def named(config, tmp_path):
-  """Reads split `val` of an empty root: background, road and car, and void."""
+  """A config for split `val` of an empty root: background, road, car, void."""
   (tmp_path / 'raw').mkdir()
   config.data.class_names = ('background', 'road', 'car', 'void')
   config.data.ignore_label = 255
@@ -15,7 +15,7 @@ def named(config, tmp_path):
 
 @pytest.fixture
 def write_image():
-  """Writes a black image of 8x6."""
+  """Returns a function that writes a black image of 8x6 pixels."""
 
   def write(path):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""CVAT's XML: layouts, every shape, and each error."""
+"""CVAT's XML: layouts, every shape, and errors."""
 
 import pathlib
 
@@ -50,7 +50,7 @@ def test_layouts(named, write_image, annotations, image):
   np.testing.assert_array_equal(got['label'], LABEL)
 
 
-def test_the_z_order_counts(named, write_image):
+def test_shapes_are_drawn_in_z_order(named, write_image):
   label = label_of(named, write_image, CAR, ROAD)
   np.testing.assert_array_equal(label, LABEL)
   label = label_of(named, write_image, CAR.replace('z_order="1"', ''), ROAD)
@@ -58,7 +58,7 @@ def test_the_z_order_counts(named, write_image):
 
 
 def test_masks(named, write_image):
-  """Run lengths go along the rows, and begin with what is off."""
+  """Run lengths are row-major and begin with pixels outside the mask."""
   mask = (
     '<mask label="car" rle="1, 2, 1, 2" left="4" top="1" width="3" '
     'height="2" z_order="0"/>'
@@ -68,7 +68,7 @@ def test_masks(named, write_image):
   np.testing.assert_array_equal(label_of(named, write_image, mask), expected)
 
 
-def test_turned_boxes_and_ellipses(named, write_image):
+def test_rotated_boxes_and_ellipses(named, write_image):
   box = (
     '<box label="car" xtl="1" ytl="2" xbr="7" ybr="4" rotation="90" '
     'z_order="0"/>'
@@ -99,18 +99,18 @@ def test_turned_boxes_and_ellipses(named, write_image):
     ),
     (
       ROAD.replace('polygon', 'polyline'),
-      r'image a\.png: polyline \(road\): it encloses nothing',
+      r'image a\.png: polyline \(road\): a polyline has no area',
     ),
-    (ROAD.replace('points', 'pts'), "image a.png: no attribute 'points'"),
+    (ROAD.replace('points', 'pts'), "image a.png: attribute 'points'"),
     (
       '<mask label="car" rle="1,2" left="4" top="1" width="2" height="2"/>',
-      'broken mask: 3 pixels for 2x2',
+      'broken mask: run lengths of 3 pixels for a box of 2x2',
     ),
     (
       '<mask label="car" rle="4" left="7" top="1" width="2" height="2"/>',
       'broken mask: it does not lie inside',
     ),
-    ('<polygon', r'val\.xml: damaged, or no file of "CVAT for images"'),
+    ('<polygon', r'val\.xml: damaged, or not a "CVAT for images" file'),
   ],
 )
 def test_bad_shapes(named, write_image, shape, message):
@@ -118,14 +118,14 @@ def test_bad_shapes(named, write_image, shape, message):
     label_of(named, write_image, shape)
 
 
-def test_a_video_is_refused(named):
+def test_videos_are_rejected(named):
   path = pathlib.Path(named.data.root) / 'val.xml'
   path.write_text('<annotations><track id="0"/></annotations>', 'utf-8')
-  with pytest.raises(ValueError, match='names no image; export the task as'):
+  with pytest.raises(ValueError, match='lists no image; export the task as'):
     layouts.examples(named)
 
 
-def test_what_does_not_fit_is_named(named, write_image):
+def test_errors_name_what_does_not_match(named, write_image):
   root = pathlib.Path(named.data.root)
   write(root / 'val.xml', ROAD, size=(6, 9))
   with pytest.raises(ValueError, match=r'a\.png: no such file, but .*val\.xml'):

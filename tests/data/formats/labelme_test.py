@@ -1,4 +1,4 @@
-"""labelme's files: where they lie, every shape, and each error."""
+"""labelme's files: layouts, every shape, and errors."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deeplab.data.formats import classes
+from deeplab.data.formats import class_table
 from deeplab.data.formats import labelme
 from tests.data.builders import layouts
 
@@ -64,7 +64,7 @@ def test_list_files_mix_masks_and_json(named, write_image):
 
 
 def read(named, path):
-  return labelme.read_label(path, classes.load_class_table(named.data))
+  return labelme.read_label(path, class_table.load_class_table(named.data))
 
 
 def test_masks(named, tmp_path):
@@ -96,7 +96,7 @@ def test_circles(named, tmp_path):
   [
     (
       shape('road', [[1, 1], [2, 2]]),
-      r'a\.json: shape 1 \(road\): broken polygon: 2 points enclose nothing',
+      r'a\.json: shape 1 \(road\): broken polygon: 2 points enclose no area',
     ),
     (
       shape('lane', ROAD['points']),
@@ -104,11 +104,11 @@ def test_circles(named, tmp_path):
     ),
     (
       shape('road', [[1, 1], [2, 2]], 'line'),
-      r'a\.json: shape 1: a line encloses nothing; draw a polygon',
+      r'a\.json: shape 1: a line has no area; draw a polygon',
     ),
     (shape('car', [[1, 1]], 'rectangle'), 'shape 1: broken rectangle'),
     (shape('car', 7), 'shape 1: broken polygon'),
-    ({'points': []}, r'a\.json: damaged, or no labelme file .*label'),
+    ({'points': []}, r'a\.json: damaged, or not a labelme file .*label'),
   ],
 )
 def test_bad_shapes(named, tmp_path, one, message):
@@ -116,7 +116,7 @@ def test_bad_shapes(named, tmp_path, one, message):
     read(named, write(tmp_path / 'a.json', one))
 
 
-def test_what_does_not_fit_is_named(named, write_image):
+def test_errors_name_what_does_not_match(named, write_image):
   root = pathlib.Path(named.data.root)
   write_image(root / 'val/a.png')
   write(root / 'val/a.json', ROAD, size=(6, 9))

@@ -1,4 +1,4 @@
-"""Pascal VOC as tools export it: colours by a label map, and each error."""
+"""Pascal VOC exports: colours by a label map, and errors."""
 
 import pathlib
 
@@ -48,7 +48,7 @@ def test_colours(named, export):
   np.testing.assert_array_equal(got['label'], LABEL)
 
 
-def test_a_palette_is_read_by_its_colours(named, export):
+def test_palette_masks_are_read_by_colour(named, export):
   # The palette's own order is that of neither the label map nor the classes.
   mask = Image.frombytes('P', (8, 6), (4 - MAP_IDS).tobytes())
   mask.putpalette(COLORS[::-1].tobytes())
@@ -57,7 +57,7 @@ def test_a_palette_is_read_by_its_colours(named, export):
   np.testing.assert_array_equal(got['label'], LABEL)
 
 
-def test_grey_masks_hold_the_numbers_of_lines(named, export):
+def test_grey_masks_hold_line_numbers(named, export):
   save(export, Image.fromarray(np.where(MAP_IDS == 4, 255, MAP_IDS)))
   (got,) = layouts.examples(named)
   np.testing.assert_array_equal(got['label'], LABEL)
@@ -105,7 +105,7 @@ def bad_line(root):
     (bad_line, r'labelmap\.txt: line 1 is not `name:red,green,blue::`'),
   ],
 )
-def test_bad_input_is_one_clear_error(named, export, damage, message):
+def test_bad_input_raises_a_clear_error(named, export, damage, message):
   damage(export)
   with pytest.raises(ValueError, match=message):
     layouts.examples(named)

@@ -1,4 +1,4 @@
-"""Data sets that download by themselves, from a server on this machine.
+"""Data sets that download their archives, from a server on this machine.
 
 oxford_iiit_pet_test has what can go wrong.
 """
@@ -64,7 +64,7 @@ KINDS = {'zip': 'zip', 'tar': 'tar', 'gz': 'gztar'}
 
 @pytest.fixture(params=URLS)
 def name(request, config, server, tmp_path, monkeypatch):
-  """A data set whose archives are on the server, under their own names."""
+  """Serves the archives of a data set; returns its name."""
   WRITERS[request.param](tmp_path / 'content')
   folders = sorted((tmp_path / 'content').iterdir())
   for folder, url in zip(folders, URLS[request.param], strict=True):
@@ -86,7 +86,7 @@ def name(request, config, server, tmp_path, monkeypatch):
   return request.param
 
 
-def test_fetched_unpacked_and_prepared(name, config, server):
+def test_archives_are_downloaded_and_prepared(name, config, server):
   got = layouts.examples(config)
   assert [e['name'] for e in got] == (['b', 'a'] if name == 'loveda' else ['a'])
   for example in got:
@@ -98,7 +98,7 @@ def test_fetched_unpacked_and_prepared(name, config, server):
   assert len(server.asked) == len(asked)
 
 
-def test_no_network_says_what_to_fetch(name, config, server):
+def test_without_a_network_the_error_says_what_to_fetch(name, config, server):
   server.shutdown()
   server.server_close()
   with pytest.raises(
@@ -109,7 +109,7 @@ def test_no_network_says_what_to_fetch(name, config, server):
     layouts.examples(config)
 
 
-def test_splits_are_checked_before_anything_is_fetched(name, config, server):
+def test_splits_are_checked_before_downloads(name, config, server):
   config.data.eval_split = 'tests'
   with pytest.raises(ValueError, match=f"{name} has no split 'tests'; its"):
     layouts.examples(config)

@@ -1,4 +1,4 @@
-"""Several broken files of each kind of data set, all told in one go."""
+"""All errors of a split are collected, for each kind of data set."""
 
 import json
 import pathlib
@@ -149,7 +149,7 @@ def make_panoptic(root, data):
 
 
 def make_isaid(root, data):
-  """Names begin with a P."""
+  """Writes iSAID, whose file names begin with P."""
   data.name = 'isaid'
   write_images(root / 'val/images')
   for path in (root / 'val/images').iterdir():
@@ -163,8 +163,8 @@ def make_isaid(root, data):
 
 MAKERS = {
   'coco_json': (make_coco_json, 'annotation 73 of d.png: broken polygon'),
-  'cvat': (make_cvat, 'image d.png: polyline (road): it encloses nothing'),
-  'labelme': (make_labelme, 'd.json: shape 1: a line encloses nothing'),
+  'cvat': (make_cvat, 'image d.png: polyline (road): a polyline has no area'),
+  'labelme': (make_labelme, 'd.json: shape 1: a line has no area'),
   'voc_export': (make_voc_export, 'd.png: label value 99'),
   'voc': (make_voc, 'd.png: label value 99'),
   'coco': (make_coco, 'annotation 73 of image 3: broken polygon'),
@@ -176,8 +176,8 @@ MAKERS = {
 
 
 @pytest.fixture(params=MAKERS)
-def sick(request, config):
-  """A config whose split `val` has four faults; and where they are told."""
+def broken_config(request, config):
+  """Returns a config whose split `val` has four errors, and one message."""
   config.data.class_names = CLASSES
   config.data.ignore_label = 255
   make, broken = MAKERS[request.param]
@@ -185,8 +185,8 @@ def sick(request, config):
   return config, broken
 
 
-def test_all_faults_are_told_at_once(sick):
-  config, broken = sick
+def test_all_errors_are_collected(broken_config):
+  config, broken = broken_config
   split = config.data.eval_split
   count, found = example_loader.list_examples(
     datasets.Dataset(config.data), split
@@ -198,7 +198,7 @@ def test_all_faults_are_told_at_once(sick):
   for text, stem in zip(texts, 'bfcd', strict=True):
     told = (broken,) if stem == 'd' else (f'{stem}.', f'P{stem}_')
     assert any(part in text for part in told)
-  assert 'damaged or no image' in texts[2]
+  assert 'damaged or not an image' in texts[2]
   builder = datasets.BUILDERS[config.data.name]
   with errors.collect_errors():
     assert not builder(config.data, split).data_path.exists()
@@ -207,7 +207,7 @@ def test_all_faults_are_told_at_once(sick):
   assert str(raised.value) == texts[0]
 
 
-def test_sound_data_is_prepared_while_faults_are_collected(
+def test_good_data_is_prepared_while_errors_are_collected(
   config, root, tmp_path
 ):
   config.data.pool, config.data.eval_split = 'train', 'val'
@@ -216,8 +216,8 @@ def test_sound_data_is_prepared_while_faults_are_collected(
   assert dataset.num_examples('train') > 0
 
 
-def test_the_doctor_names_a_fault_of_a_pool_once(config):
-  """It is one of both splits."""
+def test_the_doctor_reports_an_error_in_a_pool_once(config):
+  """The error belongs to both splits."""
   config.data.class_names = CLASSES
   root = pathlib.Path(config.data.root)
   make_pool(root, config.data)

@@ -1,4 +1,4 @@
-"""A killed preparation: made anew, to the byte, and nothing of it is left."""
+"""Killed preparations leave no trace, and repeat to the byte."""
 
 import contextlib
 import errno
@@ -19,12 +19,12 @@ from deeplab.data.preparation import locking
 from tests.data.builders import isaid_test
 from tests.data.builders import layouts
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def isaid_config(config, tmp_path):
-  """Two images of iSAID, which make two patches and one."""
+  """Two images of iSAID, cut into two patches and one."""
   masks = tmp_path / 'isaid/val/Semantic_masks/images/images'
   for stem, (height, width) in (('P0003', (300, 950)), ('P0007', (200, 300))):
     ids = np.arange(height)[:, None] // 20 % 16 + np.zeros(width, int)
@@ -38,25 +38,33 @@ def isaid_config(config, tmp_path):
 
 
 @contextlib.contextmanager
-def victims(config):
-  """Yields what prepares below a folder, killed at a moment; see `killed`."""
+def killed_runs(config):
+  """Yields a function that runs `killed` for a folder and an event number.
+
+  It returns the exit status, or the number of events if there are fewer.
+  """
   with subprocess.Popen(
-    [sys.executable, '-m', 'tests.data.killed', json.dumps(config.to_dict())],
+    [
+      sys.executable,
+      '-m',
+      'tests.data.preparation.killed',
+      json.dumps(config.to_dict()),
+    ],
     cwd=ROOT,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
   ) as process:
 
-    def prepare(base, moment):
-      print(moment, base, file=process.stdin, flush=True)
+    def prepare(base, event):
+      print(event, base, file=process.stdin, flush=True)
       return int(process.stdout.readline())
 
     yield prepare
 
 
 def contents(base):
-  """Returns all files and folders of prepared data, and their bytes."""
+  """Returns the bytes of each file below a folder; None for a folder."""
   return {
     str(path.relative_to(base)): path.read_bytes() if path.is_file() else None
     for path in base.rglob('*')
@@ -65,12 +73,12 @@ def contents(base):
 
 @pytest.mark.usefixtures('root')
 @pytest.mark.parametrize('kind', ['folder', 'isaid'])
-def test_whenever_it_is_killed_the_next_one_makes_the_same(
+def test_after_a_kill_at_any_event_the_next_run_writes_the_same_bytes(
   request, config, tmp_path, kind
 ):
   if kind == 'isaid':
     config = request.getfixturevalue('isaid_config')
-  with victims(config) as prepare:
+  with killed_runs(config) as prepare:
     count = prepare(tmp_path / 'undisturbed', -1)
     expected = contents(tmp_path / 'undisturbed')
     assert sum('.array_record' in name for name in expected) == 1
@@ -97,8 +105,8 @@ def test_whenever_it_is_killed_the_next_one_makes_the_same(
 
 
 @pytest.mark.usefixtures('root')
-def test_a_living_preparation_is_left_alone(config, tmp_path):
-  """What one holds stays; what nobody holds goes, that of others too."""
+def test_data_of_a_running_preparation_is_kept(config, tmp_path):
+  """Unfinished data is kept while its folder is locked, and then removed."""
   base = pathlib.Path(config.data.data_dir)
   place = pathlib.Path(
     folder.make_builder(config.data, 'train').data_path
@@ -123,7 +131,7 @@ def test_nothing_is_printed(config, capsys):
   assert capsys.readouterr().out == ''
 
 
-def test_without_locks_all_stays(tmp_path, monkeypatch):
+def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
   def refuse(descriptor, operation):
     raise OSError(errno.ENOLCK, 'no locks available')
 

@@ -1,4 +1,4 @@
-"""Polygons and run lengths against literals, and each way to break them."""
+"""Polygons and run lengths against literals, and malformed ones."""
 
 import numpy as np
 import pytest
@@ -18,20 +18,20 @@ def test_a_polygon_covers_its_pixels():
   ]
 
 
-def test_polygons_are_united():
+def test_several_polygons_are_a_union():
   square = [0, 0, 2, 0, 2, 2, 0, 2]
   assert rasterize.segmentation_to_mask([square, square], (4, 4)).sum() == 4
   moved = [value + 1 for value in square]
   assert rasterize.segmentation_to_mask([square, moved], (4, 4)).sum() == 7
 
 
-def test_what_lies_outside_is_cut():
+def test_polygons_are_clipped_to_the_image():
   mask = rasterize.segmentation_to_mask([[-2, -2, 2, -2, 2, 2, -2, 2]], (4, 4))
   assert mask.sum() == 4
   assert mask[:2, :2].all()
 
 
-def test_run_lengths_go_down_the_columns():
+def test_run_lengths_are_column_major():
   # 2 pixels off, 3 on, 1 off: of 3 rows and 2 columns.
   expected = [[0, 1], [0, 1], [1, 0]]
   runs = {'size': [3, 2], 'counts': [2, 3, 1]}
@@ -47,7 +47,7 @@ def test_run_lengths_go_down_the_columns():
   )
 
 
-def test_points_become_pairs():
+def test_points_are_flattened():
   assert rasterize.flatten_points([[1, 2], [3, 4.5]]) == [1, 2, 3, 4.5]
 
 
@@ -56,9 +56,12 @@ def test_points_become_pairs():
   [
     (None, 'broken polygon: there are no points'),
     ([], 'broken polygon: there are no points'),
-    ([[0, 0, 1, 1]], 'broken polygon: 2 points enclose nothing'),
-    ([[0, 0, 1, 1, 2]], 'broken polygon: 5 numbers are no list of x, y pairs'),
-    ([0, 0, 1, 1, 2, 2], 'broken polygon: 1 numbers are no list'),
+    ([[0, 0, 1, 1]], 'broken polygon: 2 points enclose no area'),
+    (
+      [[0, 0, 1, 1, 2]],
+      'broken polygon: 5 numbers are not a list of x, y pairs',
+    ),
+    ([0, 0, 1, 1, 2, 2], 'broken polygon: 1 numbers are not a list'),
     ([[0, 0, 1, 'a', 2, 2]], "broken polygon: .*'a'"),
     ([[0, 0, 1, 1, 9, 2]], r'point \(9, 2\) is far outside the image of 4x3'),
     ([[0, 0, float('nan'), 1, 2, 2]], r'point \(nan, 1\) is far outside'),
@@ -75,6 +78,6 @@ def test_broken_segmentations(segmentation, message):
     rasterize.segmentation_to_mask(segmentation, (3, 4))
 
 
-def test_a_region_may_be_empty():
+def test_a_mask_may_be_empty():
   runs = {'size': [3, 4], 'counts': [12]}
   assert np.count_nonzero(rasterize.segmentation_to_mask(runs, (3, 4))) == 0

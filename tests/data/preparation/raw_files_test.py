@@ -1,4 +1,4 @@
-"""Reading raw files: palettes, depths, colours, and what is damaged."""
+"""Reading raw files: palettes, bit depths, colours, and damaged files."""
 
 import io
 
@@ -30,7 +30,7 @@ def save_palette(path, ids):
   image.save(path)
 
 
-def test_palette_ids_survive(tmp_path):
+def test_palette_masks_keep_their_indices(tmp_path):
   save_palette(tmp_path / 'mask.png', IDS)
   grey = np.asarray(Image.open(tmp_path / 'mask.png').convert('L'))
   assert grey.tolist() != IDS.tolist()  # the file does hold a trap
@@ -81,7 +81,7 @@ def test_unknown_colour_is_named():
     raw_files.colors_to_train_ids(mask, catalog.INFOS['voc'])
 
 
-def test_stray_colours_are_ignored_up_to_a_share():
+def test_unknown_colours_are_ignored_up_to_a_share():
   mask = np.zeros((2, 3, 3), np.uint8)
   mask[1, 2] = (1, 2, 3)
   mask[0, 1] = catalog.INFOS['voc'].ignore_color
@@ -110,7 +110,7 @@ def test_rgb_files_keep_their_bytes(tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', '1', 'CMYK'])
-def test_other_images_become_rgb(tmp_path, mode):
+def test_other_modes_are_converted_to_rgb(tmp_path, mode):
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (9, 7, 3)).astype(np.uint8)
   image = Image.fromarray(pixels).convert(mode)
@@ -123,14 +123,14 @@ def test_other_images_become_rgb(tmp_path, mode):
   np.testing.assert_array_equal(got, np.asarray(image.convert('RGB')))
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
+def test_16_bit_images_are_rejected(tmp_path):
   Image.fromarray(np.ones((3, 3), np.uint16)).save(tmp_path / 'image.png')
   with pytest.raises(ValueError, match=r'image\.png: image of mode I;16'):
     raw_files.read_encoded_image(tmp_path / 'image.png')
 
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
-def test_sixteen_bit_colours_are_refused(tmp_path, suffix):
+def test_16_bit_rgb_images_are_rejected(tmp_path, suffix):
   path = tmp_path / f'image.{suffix}'
   deep = np.full((3, 4, 3), 1000, np.uint16)
   if suffix == 'png':
@@ -141,7 +141,7 @@ def test_sixteen_bit_colours_are_refused(tmp_path, suffix):
     raw_files.read_encoded_image(path)
 
 
-def test_truncated_files_are_named(tmp_path):
+def test_the_error_names_a_truncated_file(tmp_path):
   path = tmp_path / 'image.jpg'
   Image.effect_noise((64, 64), 50).convert('RGB').save(path)
   path.write_bytes(path.read_bytes()[:-500])
@@ -154,7 +154,7 @@ def test_truncated_files_are_named(tmp_path):
     raw_files.read_mask(mask)
 
 
-def test_arrays_of_rgb_are_read(tmp_path):
+def test_rgb_arrays_are_read(tmp_path):
   path = tmp_path / 'image.npy'
   pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
   np.save(path, pixels)

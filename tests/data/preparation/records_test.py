@@ -1,4 +1,4 @@
-"""The prepared record: progress shows."""
+"""The progress bar of a preparation."""
 
 import io
 import sys
@@ -10,7 +10,7 @@ from deeplab.data import datasets
 
 @pytest.mark.usefixtures('root')
 @pytest.mark.parametrize('terminal', [True, False])
-def test_a_bar_shows_progress_on_a_terminal_alone(
+def test_a_progress_bar_is_shown_only_on_a_terminal(
   config, monkeypatch, terminal
 ):
   stream = io.StringIO()

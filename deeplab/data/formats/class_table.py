@@ -1,8 +1,8 @@
-"""The classes that a format's own names are drawn with.
+"""Maps class names of annotation files to train ids, and draws their shapes.
 
-A shape takes the id of its name in `config.data.class_names` or in
-ROOT/classes.txt, and is drawn over the shapes before it. Pixels that no shape
-covers are of the class called 'background', and ignored where there is none.
+The train id of a name is its place in `config.data.class_names` or in
+ROOT/classes.txt. Each shape is drawn over those before it. Pixels without a
+shape belong to the class named 'background', and are ignored if there is none.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ BACKGROUND = 'background'
 
 @dataclasses.dataclass(frozen=True)
 class ClassTable:
-  """The classes of a user's own data.
+  """Classes of a folder of the user's own.
 
   Attributes:
-    ids: train id by name; IGNORE for the one name after those of the classes.
-    mask_info: what the values of mask files mean.
+    ids: train ids by name; the name after the last class, if given, is IGNORE.
+    mask_info: meaning of the values in mask files.
   """
 
   ids: dict[str, int]
@@ -36,14 +36,14 @@ class ClassTable:
 
   @property
   def drawn_info(self) -> dataset_info.DatasetInfo:
-    """What the values of drawn labels mean: train ids, or IGNORE."""
+    """Meaning of the values in drawn labels: train ids, or IGNORE."""
     return dataclasses.replace(self.mask_info, ignore_label=dataset_info.IGNORE)
 
   def find_id(self, name: str) -> int:
     """Returns the train id of a name, or IGNORE.
 
     Raises:
-      ValueError: it is unknown.
+      ValueError: no class has that name.
     """
     if name not in self.ids:
       known = ', '.join(self.ids) or 'none is given'
@@ -60,35 +60,44 @@ class ClassTable:
     """Draws shapes one over the other.
 
     Args:
-      size: (H, W).
-      shapes: (what a message calls it, category, segmentation) each; see
-        `regions`. A segmentation may also be a mask, [H, W] bool.
+      size: (H, W) of the image.
+      shapes: one (description, category, segmentation) for each shape; the
+        description is for messages. A segmentation is COCO's (polygons or run
+        lengths) or a mask [H, W] bool.
 
     Returns:
-      [H, W] uint8 train ids, or IGNORE.
+      [H, W] uint8 train ids or IGNORE.
 
     Raises:
-      ValueError: an unknown category, or a broken segmentation.
+      ValueError: a category is unknown, or a segmentation is malformed.
     """
-    rest = self.ids.get(BACKGROUND, dataset_info.IGNORE)
-    label = np.full(size, rest, np.uint8)
-    for what, name, segmentation in shapes:
+    background = self.ids.get(BACKGROUND, dataset_info.IGNORE)
+    label = np.full(size, background, np.uint8)
+    for description, name, segmentation in shapes:
       try:
         if not isinstance(segmentation, np.ndarray):
           segmentation = rasterize.segmentation_to_mask(segmentation, size)
         label[segmentation] = self.find_id(name)
       except ValueError as error:
-        raise ValueError(f'{what}: {error}') from error
+        raise ValueError(f'{description}: {error}') from error
     return label
 
 
 def load_class_table(data: Any) -> ClassTable:
-  """Returns the classes of a folder; reads what `catalog.info_for` reads."""
-  facts = catalog.info_for(data)
+  """Returns the classes of the user's folder.
+
+  Args:
+    data: `config.data`; reads `root`, `num_classes`, `ignore_label`,
+      `class_names` and `color_map`.
+
+  Raises:
+    ValueError: the fields, or the folder's classes.txt, contradict each other.
+  """
+  info = catalog.info_for(data)
   names = catalog.read_folder_classes(data)['class_names']
-  ids = {name: i for i, name in enumerate(names[: facts.num_classes])}
-  ids |= dict.fromkeys(names[facts.num_classes :], dataset_info.IGNORE)
-  return ClassTable(ids, facts)
+  ids = {name: i for i, name in enumerate(names[: info.num_classes])}
+  ids |= dict.fromkeys(names[info.num_classes :], dataset_info.IGNORE)
+  return ClassTable(ids, info)
 
 
 def make_raw_examples(
@@ -97,25 +106,26 @@ def make_raw_examples(
   classes: ClassTable,
   images: Iterable[tuple[str, Callable[[pathlib.Path], np.ndarray]]],
 ) -> list[raw_examples.RawExample]:
-  """Returns the examples of a file of many images.
+  """Returns the examples of an annotation file with many images.
 
   Args:
-    annotation: the file.
-    folders: where images may be.
+    annotation: the annotation file.
+    folders: folders that are searched for images, in this order.
     classes: the classes.
-    images: an image's name in the file, and what draws it, each.
+    images: (name, read) of each image: its name in the annotation file, and a
+      function that draws its label, given the path of that file.
 
   Raises:
     ValueError: an image is in none of the folders.
   """
-  folders, found = tuple(folders), []
+  folders, examples = tuple(folders), []
   for name, read in images:
     with errors.catch_and_collect():
       image = find_image_file(name, folders, annotation)
-      found.append(
+      examples.append(
         raw_examples.RawExample(image, annotation, classes.drawn_info, read)
       )
-  return found
+  return examples
 
 
 def find_image_file(
@@ -124,18 +134,18 @@ def find_image_file(
   """Returns the file of an image that an annotation file names.
 
   Args:
-    name: as the annotation file has it, with either kind of slash.
-    folders: where it may be.
-    annotation: the file.
+    name: relative path in the annotation file, with / or \\.
+    folders: folders that are searched, in this order.
+    annotation: the annotation file, for the message.
 
   Raises:
-    ValueError: it is in none of the folders.
+    ValueError: the image is in none of the folders.
   """
-  places = [folder / name.replace('\\', '/') for folder in folders]
-  for path in places:
+  candidates = [folder / name.replace('\\', '/') for folder in folders]
+  for path in candidates:
     if path.is_file():
       return path
   raise ValueError(
-    f'{places[0]}: no such file, but {annotation} names it; add the image or '
-    'remove its entry'
+    f'{candidates[0]}: no such file, but {annotation} names it; add the '
+    'image or remove its entry'
   )
