@@ -4,7 +4,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 from typing import Any
@@ -69,8 +68,7 @@ def build_train_step(
     optimizers.warmup_steps(config, total),
   )
   optimizer = optimizers.build_optimizer(config.optimizer, rate)
-  step = functools.partial(
-    steps.train_step,
+  step = steps.TrainStep(
     model=model,
     optimizer=optimizer,
     loss=losses.build_loss(config.loss, num_classes, dataset_info.IGNORE),

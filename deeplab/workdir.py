@@ -1,17 +1,20 @@
-"""A work directory: what one run leaves, and how to read it.
+"""The work directory of a run: its files, its config, its run record.
 
 config.json     the full config
-run.json        what the finished run was and scored, in short
-init.json       what weights it started from, if any
+run.json        the run record: versions, devices, time, final metrics
+init.json       the weights that it started from, if any
 metrics.jsonl   one object a line: step, split, metrics by name
-checkpoints/    one folder a step
+checkpoints/    one folder for each step
 eval/           the last evaluation: metrics, confusion matrix, pictures
+curves.png      loss, learning rate and scores by step
 events.*        TensorBoard
 """
 
 from collections.abc import Iterable
 import contextlib
+import copy
 import dataclasses
+import functools
 import hashlib
 from importlib import metadata
 import json
@@ -27,12 +30,13 @@ from ml_collections import ConfigDict
 from deeplab import parallel
 from deeplab import system
 from deeplab.data import datasets
+from deeplab.models import registry
 from deeplab.training import checkpoints
 
 PyTree = Any
 
-# Fields that change how a run is carried out, not what it computes, or when it
-# ends: a run may be resumed with others.
+# Fields that change how a run is executed or when it ends, not what it
+# computes: a run may be resumed with other values.
 _NON_RESULT_FIELDS = (
   'log_every_steps',
   'max_minutes',
@@ -45,25 +49,78 @@ _NON_RESULT_FIELDS = (
   'data.cache',
 )
 
-# (section, field) that runs of older versions lack.
-_REQUIRED_FIELDS = (
-  ('model', 'resize_ratio'),
-  ('quantization', 'wide_layers'),
-  ('quantization.calibration', 'equalize'),
-)
+# Fields that configs have gained, by the value that means "as it was before the
+# field existed". It is not always today's default: a run that knew no
+# equalization was not equalized.
+_OLDER_RUN_VALUES: dict[str, Any] = {
+  'data.fallback': '',
+  'data.augment.shrink': 'area',
+  'data.augment.nearest': 'center',
+  'data.augment.fill': (),
+  'data.augment.random_crop.padded': True,
+  'model.resize_ratio': 0,
+  'model.remat': 0,
+  'model.frozen_norms': False,
+  'init_from': '',
+  'init_skip': '',
+  'quantization.name': 'none',
+  'quantization.float_layers': '',
+  'quantization.wide_layers': '',
+  'quantization.weights': 'channel',
+  'quantization.power_of_two': False,
+  'quantization.calibration.images': 64,
+  'quantization.calibration.method': 'mse',
+  'quantization.calibration.percentile': 99.99,
+  'quantization.calibration.equalize': False,
+  'quantization.calibration.rounding': 'nearest',
+  'quantization.frozen_norms': True,
+  'quantization.range_decay': 0.99,
+  'quantization.range_steps': 0,
+  'loss.terms': ('cross_entropy',),
+  'loss.auxiliary_terms': (),
+  'loss.cross_entropy.weight': 1.0,
+  'loss.balance': 0.0,
+  'loss.balance_rule': 'inverse',
+  'loss.weighted_steps': 1.0,
+  'optimizer.head_multiplier': 1.0,
+  'optimizer.bias_multiplier': 1.0,
+  'optimizer.sgd.nesterov': False,
+  'schedule.warmup_epochs': 0.0,
+  'schedule.warmup': 'linear',
+  'schedule.warmup_start': 0.0,
+  'schedule.warmup_first': False,
+  'early_stopping.metric': 'miou',
+  'early_stopping.patience': 0,
+  'early_stopping.min_delta': 0.0,
+  'max_minutes': 0.0,
+  'profile_steps': '',
+  'eval.output_stride': 0,
+  'eval.fit': (),
+  'eval.resize_labels': False,
+  'eval.loss': False,
+  'eval.pad_offset': 0,
+}
+
+# Fields that were split off another one, whose value they had.
+_OLDER_RUN_COPIES = {
+  'optimizer.auxiliary_multiplier': 'optimizer.head_multiplier'
+}
+
+# Fields that configs have lost, by the only value that today's code computes.
+_REMOVED_FIELDS: dict[str, Any] = {'model.resize_steps': 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-  """A trained model as it lies in a work directory.
+  """A trained model, read from a work directory.
 
   Attributes:
     config: the run's config, locked.
     dataset: the run's data set.
     variables: {'params', 'batch_stats'} of NumPy arrays, and 'quant_stats'
       where the run simulated int8.
-    step: the checkpoint's step.
-    miou: its mIoU while training, NaN if it was not evaluated.
+    step: number of steps taken.
+    miou: mIoU of the checkpoint's evaluation in training, NaN without one.
   """
 
   config: ConfigDict
@@ -84,7 +141,7 @@ def checkpoint_dir(workdir: str) -> str:
 
 
 def _lists_to_tuples(value: Any) -> Any:
-  """JSON has lists; configs have tuples."""
+  """Converts the lists of JSON to the tuples that configs use."""
   if isinstance(value, list):
     return tuple(_lists_to_tuples(v) for v in value)
   if isinstance(value, dict):
@@ -95,10 +152,37 @@ def _lists_to_tuples(value: Any) -> Any:
 def read_config(workdir: str) -> ConfigDict:
   """Reads the config that the run in `workdir` was started with.
 
+  The run of an older version lacks fields that configs have now. They are given
+  the values that mean "as it was before the field existed":
+  `_OLDER_RUN_VALUES`, and, for fields of encoders and heads, the default of the
+  class, which must be how the class behaved before it had the field. One line
+  of the log lists them.
+
+  Args:
+    workdir: the work directory.
+
+  Returns:
+    The config, locked.
+
   Raises:
     FileNotFoundError: no run was started there.
-    ValueError: the run is older than fields that configs have now.
+    ValueError: the run used a field that no longer exists.
   """
+  return _read_and_fill_config(workdir)[0]
+
+
+@functools.cache  # a command reads the config more than once
+def _log_older_values(path: str, values: str) -> None:
+  logging.info(
+    '%s is of an older version; fields that it lacks keep the behavior of that '
+    'version: %s',
+    path,
+    values,
+  )
+
+
+def _read_and_fill_config(workdir: str) -> tuple[ConfigDict, dict[str, Any]]:
+  """Returns the locked config of a run, and the fields that it lacked."""
   path = config_path(workdir)
   if not os.path.exists(path):
     raise FileNotFoundError(
@@ -106,20 +190,85 @@ def read_config(workdir: str) -> ConfigDict:
       'name one with --workdir (a run prints its own when it starts)'
     )
   with open(path, encoding='utf-8') as f:
-    config = ConfigDict(_lists_to_tuples(json.load(f))).lock()
-  for section, field in _REQUIRED_FIELDS:
-    found = config
-    for name in section.split('.'):
-      found = found.get(name, {})
-    if field not in found:
+    config = ConfigDict(_lists_to_tuples(json.load(f)))
+  stored = _flatten_config(config)
+  for field, value in _REMOVED_FIELDS.items():
+    if field not in stored:
+      continue
+    if stored[field] != value:
       raise ValueError(
-        f'{path} has no "{section}.{field}": an older version trained this '
-        'run; train it again, or use that version'
+        f'{path} has "{field}": {stored[field]!r}, a field that no longer '
+        'exists: an older version trained this run; train it again, or use '
+        'that version'
       )
+    section, _, name = field.rpartition('.')
+    del config[section][name]
+  for field, value in _OLDER_RUN_VALUES.items():
+    if field not in stored:
+      _set_field(config, field, value)
+  for field, original in _OLDER_RUN_COPIES.items():
+    if field not in stored:
+      _set_field(config, field, _flatten_config(config)[original])
+  registry.fill_defaults(config.model)
+  older_values = {
+    field: value
+    for field, value in _flatten_config(config).items()
+    if field not in stored
+  }
+  if older_values:
+    _log_older_values(
+      path, ', '.join(f'{name}={v!r}' for name, v in older_values.items())
+    )
+  return config.lock(), older_values
+
+
+def _set_field(config: ConfigDict, field: str, value: Any) -> None:
+  """Sets a field by its path; creates the sections that it stands in."""
+  *sections, name = field.split('.')
+  for section in sections:
+    if section not in config:
+      config[section] = ConfigDict()
+    config = config[section]
+  config[name] = value
+
+
+def resume_config(workdir: str, config: ConfigDict) -> ConfigDict:
+  """Returns the config with which the run in `workdir` goes on.
+
+  A run of an older version goes on as it was trained so far: fields that its
+  stored config lacks take the values that `read_config` gives them. All other
+  fields must be the same, which `write_or_check_config` checks.
+
+  Args:
+    workdir: the work directory; it may hold no run yet.
+    config: the config that the command was given.
+  """
+  if not _has_saved_run(workdir):
+    return config
+  _, older_values = _read_and_fill_config(workdir)
+  given = _flatten_config(config)
+  changed = {
+    field: value
+    for field, value in older_values.items()
+    if field in given and given[field] != value
+  }
+  if not changed:
+    return config
+  config = copy.deepcopy(config)
+  with config.unlocked():
+    for field, value in changed.items():
+      _set_field(config, field, value)
   return config
 
 
+def _has_saved_run(workdir: str) -> bool:
+  return os.path.exists(config_path(workdir)) and checkpoints.has_checkpoint(
+    checkpoint_dir(workdir)
+  )
+
+
 def _flatten_config(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+  """Returns the values of all fields by their paths, as JSON keeps them."""
   leaves = {}
   for key, value in config.items():
     if isinstance(value, ConfigDict):
@@ -130,7 +279,7 @@ def _flatten_config(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
 
 
 def result_fields(config: ConfigDict) -> dict[str, Any]:
-  """Returns the fields that change what a run computes, by their paths."""
+  """Returns the fields that change the result of a run, by their paths."""
   leaves = _flatten_config(config)
   return {
     k: v for k, v in leaves.items() if not k.startswith(_NON_RESULT_FIELDS)
@@ -140,21 +289,20 @@ def result_fields(config: ConfigDict) -> dict[str, Any]:
 def write_or_check_config(
   workdir: str, config: ConfigDict, *, write: bool = True
 ) -> None:
-  """Writes the config to a new work directory, or checks it against the old.
+  """Writes the config, unless `workdir` holds a run of another config.
 
-  A run that has saved nothing yet binds nobody: its config is replaced.
+  Until a checkpoint exists, the stored config may be overwritten.
 
   Args:
-    workdir: the run's.
-    config: the run's.
-    write: False only checks; one process of several writes.
+    workdir: the work directory.
+    config: the config of the run.
+    write: False only checks; of several processes one writes.
 
   Raises:
-    ValueError: another config's run is there.
+    ValueError: `workdir` holds a run whose config differs in a field that
+      changes its result.
   """
-  if os.path.exists(config_path(workdir)) and checkpoints.has_checkpoint(
-    checkpoint_dir(workdir)
-  ):
+  if _has_saved_run(workdir):
     old, new = result_fields(read_config(workdir)), result_fields(config)
     changed = [
       f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'
@@ -168,20 +316,21 @@ def write_or_check_config(
       )
   if not write:
     return
-  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-  system.write_text(config_path(workdir), text + '\n')
+  content = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  system.write_text(config_path(workdir), content + '\n')
   logging.info('All fields of the config: %s', config_path(workdir))
 
 
 def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
-  """Reads the model of a run.
+  """Reads the trained model of a run.
 
   Args:
-    workdir: the run's work directory.
+    workdir: the work directory.
     which: 'best' or 'latest' checkpoint.
 
   Raises:
-    FileNotFoundError: no run, or no checkpoint, is there.
+    FileNotFoundError: there is no run, or no checkpoint.
+    ValueError: the run used a field that no longer exists.
   """
   config = read_config(workdir)
   variables, step, miou = checkpoints.load_variables(
@@ -196,6 +345,7 @@ def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   )
 
 
+# Packages whose versions the run record lists.
 _RECORDED_PACKAGES = (
   'jax',
   'jaxlib',
@@ -207,19 +357,19 @@ _RECORDED_PACKAGES = (
 
 
 def config_hash(config: Any) -> str:
-  """Returns 16 hexadecimal digits of a config.
+  """Returns a hash of a config, of 16 hexadecimal digits.
 
-  Fields that change how a run is carried out alone (paths, threads, logging)
-  do not count; see `result_fields`.
+  Fields that only change how a run is executed (paths, threads, logging) do not
+  count.
   """
-  text = json.dumps(result_fields(config), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  content = json.dumps(result_fields(config), sort_keys=True)
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def git_revision() -> str | None:
-  """Returns the commit that the code is of; None outside a checkout.
+  """Returns the git commit of the code; None outside a checkout.
 
-  It ends with '+' where tracked files were changed since.
+  It ends with '+' if tracked files differ from the commit.
   """
   folder = os.path.dirname(os.path.abspath(__file__))
 
@@ -242,24 +392,24 @@ def git_revision() -> str | None:
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
-  """Returns the versions of those packages that are installed."""
-  found = {}
+  """Returns the versions of the installed ones among `packages`."""
+  versions = {}
   for name in packages:
     with contextlib.suppress(metadata.PackageNotFoundError):
-      found[name] = metadata.version(name)
-  return found
+      versions[name] = metadata.version(name)
+  return versions
 
 
 def write_run_record(
   workdir: str, *, step: int, seconds: float, metrics: dict[str, float]
 ) -> None:
-  """Writes `run.json`: what was run, on what, how long, and what it scored.
+  """Writes `run.json`: config, versions, devices, time and metrics of a run.
 
   Args:
-    workdir: of a run that is over.
-    step: its last step.
-    seconds: spent on steps and evaluations up to it, restarts added up.
-    metrics: of its last evaluation; NaN becomes null.
+    workdir: the work directory of a finished run.
+    step: the last step.
+    seconds: time spent on steps and evaluations, restarts added up.
+    metrics: metrics of the last evaluation by name; NaN becomes null.
   """
   config = read_config(workdir)
   record = {
@@ -278,17 +428,17 @@ def write_run_record(
     'seconds': round(seconds, 1),
     'metrics': system.to_jsonable(metrics),
   }
-  text = json.dumps(record, indent=1, allow_nan=False)
-  system.write_text(run_record_path(workdir), text + '\n')
+  content = json.dumps(record, indent=1, allow_nan=False)
+  system.write_text(run_record_path(workdir), content + '\n')
 
 
 def run_record_path(workdir: str) -> str:
-  """Returns where a run's record is."""
+  """Returns the path of the run record."""
   return os.path.join(workdir, 'run.json')
 
 
 def read_run_record(workdir: str) -> dict[str, Any] | None:
-  """Returns the record of a finished run; None while there is none."""
+  """Reads the record of a finished run; None if there is none."""
   if not os.path.exists(run_record_path(workdir)):
     return None
   with open(run_record_path(workdir), encoding='utf-8') as f:

@@ -136,7 +136,7 @@ os.environ |= {
 }
 import jax
 from deeplab import parallel
-parallel._meet = lambda: None
+parallel._connect_processes = lambda: None
 with socket.socket() as s:
   s.bind(('localhost', 0))
   port = s.getsockname()[1]

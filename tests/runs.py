@@ -74,10 +74,12 @@ def smoke(workdir, data_dir, **fields):
   seen = set()
   spied = Spy(c, seen)
   # The record of the config reads everything; it is not a use.
-  claim = train.workdir_lib.claim
-  train.workdir_lib.claim = lambda where, _, **fields: claim(where, c, **fields)
+  write = train.workdir_lib.write_or_check_config
+  train.workdir_lib.write_or_check_config = lambda where, _, **fields: write(
+    where, c, **fields
+  )
   try:
     metrics = train.train(spied, workdir)
   finally:
-    train.workdir_lib.claim = claim
+    train.workdir_lib.write_or_check_config = write
   return Run(workdir, c, frozenset(seen), metrics)

@@ -620,7 +620,7 @@ def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
   saved.wait()
   with (
     _full_disk(4096),
-    pytest.raises(OSError, match=r'newest whole one is step 1; free'),
+    pytest.raises(OSError, match=r'newest complete one is step 1; free'),
   ):
     saved.save(state.replace(step=jnp.int32(2)), 2, 0.6)
     saved.wait()

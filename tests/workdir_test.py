@@ -1,31 +1,155 @@
-"""What a work directory holds."""
+"""The config of a work directory, older configs, and the run record."""
 
 import json
+import subprocess
 
+import jax
 import pytest
 
 from configs import common
 from deeplab import workdir as workdir_lib
+from tests import runs
+
+FIELDS = (
+  workdir_lib._OLDER_RUN_VALUES | workdir_lib._OLDER_RUN_COPIES
+)  # by path
 
 
-@pytest.mark.parametrize(
-  ('lost', 'named'),
-  [
-    ('quantization', 'quantization.wide_layers'),
-    ('quantization.wide_layers', 'quantization.wide_layers'),
-    ('quantization.calibration.equalize', 'quantization.calibration.equalize'),
-    ('model.resize_ratio', 'model.resize_ratio'),
-  ],
-)
-def test_a_run_of_an_older_version(tmp_path, lost, named):
-  config = json.loads(common.default_config().to_json_best_effort())
-  path = workdir_lib.config_path(str(tmp_path))
-  *sections, field = lost.split('.')
-  section = config
-  for name in sections:
-    section = section[name]
-  del section[field]
-  with open(path, 'w', encoding='utf-8') as f:
-    json.dump(config, f)
-  with pytest.raises(ValueError, match=f'has no "{named}": an older version'):
+def _full_config():
+  return json.loads(common.default_config().to_json_best_effort())
+
+
+def _section(config, field):
+  """Returns the section that a field stands in, and the field's name."""
+  *sections, name = field.split('.')
+  for section in sections:
+    config = config[section]
+  return config, name
+
+
+def _write(workdir, config):
+  (workdir / 'config.json').write_text(json.dumps(config))
+
+
+def _mark_as_saved(workdir):
+  (workdir / 'checkpoints' / '5').mkdir(parents=True)
+
+
+@pytest.mark.parametrize('field', sorted(FIELDS))
+def test_a_field_that_an_older_run_lacks_is_filled_in(tmp_path, field):
+  config = _full_config()
+  config['optimizer']['head_multiplier'] = 2.0
+  section, name = _section(config, field)
+  del section[name]
+  _write(tmp_path, config)
+  filled = workdir_lib.read_config(str(tmp_path))
+  section, _ = _section(filled, field)
+  expected = workdir_lib._OLDER_RUN_VALUES.get(field, 2.0)
+  assert section[name] == expected
+  default, _ = _section(common.default_config(), field)
+  assert type(section[name]) is type(default[name])
+  assert filled.is_locked
+
+
+def test_an_older_run_is_what_it_was(tmp_path, caplog):
+  """Not what today's defaults are: nobody equalized it."""
+  config = _full_config()
+  del config['quantization']
+  del config['model']['resize_ratio']
+  config['model']['resize_steps'] = 1
+  _write(tmp_path, config)
+  with caplog.at_level('INFO'):
+    filled = workdir_lib.read_config(str(tmp_path))
     workdir_lib.read_config(str(tmp_path))
+  assert not filled.quantization.calibration.equalize
+  assert common.default_config().quantization.calibration.equalize
+  assert filled.quantization.calibration.rounding == 'nearest'
+  assert filled.quantization.name == 'none'
+  assert filled.model.resize_ratio == 0
+  assert 'resize_steps' not in filled.model
+  # One line, though the config is read twice.
+  (line,) = [r.message for r in caplog.records if 'older version' in r.message]
+  assert 'model.resize_ratio=0' in line
+  assert 'quantization.calibration.equalize=False' in line
+  assert 'model.encoder' in line  # the defaults of its class
+  assert 'optimizer' not in line
+
+
+def test_a_complete_config_is_read_as_it_is(tmp_path, data_dir, caplog):
+  config = runs.config(data_dir)
+  workdir_lib.write_or_check_config(str(tmp_path), config)
+  with caplog.at_level('INFO'):
+    assert workdir_lib.read_config(str(tmp_path)) == config
+  assert 'older version' not in caplog.text
+
+
+def test_a_field_that_is_gone_is_refused(tmp_path):
+  config = _full_config()
+  config['model']['resize_steps'] = 2
+  _write(tmp_path, config)
+  with pytest.raises(
+    ValueError, match='resize_steps": 2, a field that no long'
+  ):
+    workdir_lib.read_config(str(tmp_path))
+
+
+def test_an_older_run_goes_on_as_it_was(tmp_path, data_dir):
+  config = runs.config(data_dir)
+  workdir = str(tmp_path)
+  workdir_lib.write_or_check_config(workdir, config)
+  stored = json.loads((tmp_path / 'config.json').read_text())
+  del stored['quantization']['calibration']['equalize']
+  del stored['eval']['fit']
+  _write(tmp_path, stored)
+  # Nothing was saved: the config is that of the command.
+  assert workdir_lib.resume_config(workdir, config) is config
+  _mark_as_saved(tmp_path)
+  resumed = workdir_lib.resume_config(workdir, config)
+  assert not resumed.quantization.calibration.equalize
+  assert config.quantization.calibration.equalize
+  assert resumed.is_locked
+  workdir_lib.write_or_check_config(workdir, resumed)
+  # From now on the stored config is complete.
+  assert workdir_lib.read_config(workdir) == resumed
+  # Other fields must be the same.
+  other = runs.config(data_dir, seed=1)
+  with pytest.raises(ValueError, match='seed: 0 there, 1 now'):
+    workdir_lib.write_or_check_config(
+      workdir, workdir_lib.resume_config(workdir, other)
+    )
+
+
+def test_a_finished_run_has_a_record(smoke_run):
+  record = workdir_lib.read_run_record(smoke_run.workdir)
+  assert record['name'] == 'shapes_mnv2_smoke'
+  assert (record['step'], record['seed'], record['hosts']) == (6, 0, 1)
+  assert record['devices'] == 2
+  assert record['seconds'] > 0
+  assert record['versions']['jax'] == jax.__version__
+  assert record['metrics']['miou'] == smoke_run.metrics['miou']
+  assert record['config_hash'] == workdir_lib.config_hash(smoke_run.config)
+
+
+def test_hashes_depend_on_what_a_run_computes(data_dir):
+  hashes = [
+    workdir_lib.config_hash(runs.config(data_dir, **fields))
+    for fields in (
+      {},
+      {'data__root': '/x', 'log_every_steps': 7, 'profile_steps': '1:2'},
+      {'seed': 1},
+    )
+  ]
+  assert hashes[0] == hashes[1] != hashes[2]
+  assert len(hashes[0]) == 16
+
+
+def test_the_revision_is_that_of_the_checkout():
+  head = subprocess.run(
+    ['git', 'rev-parse', 'HEAD'], capture_output=True, text=True, check=False
+  ).stdout.strip()
+  found = workdir_lib.git_revision()
+  assert found is None if not head else found.rstrip('+') == head
+
+
+def test_an_unfinished_run_has_no_record(tmp_path):
+  assert workdir_lib.read_run_record(str(tmp_path)) is None

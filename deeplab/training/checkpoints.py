@@ -1,8 +1,8 @@
 """Checkpoints: asynchronous, atomic, the latest ones and the best.
 
-A checkpoint has three parts, so that whoever evaluates or exports reads the
-weights alone: `variables`, `ema` (where the run keeps one) and `training`
-(step, optimiser state).
+A checkpoint has three items, so that evaluation and export read only the
+weights: `variables`, `ema` (where the run keeps moving averages) and `training`
+(step, optimizer state). Its metadata hold the `early_stopping.ControlState`.
 """
 
 import dataclasses
@@ -22,13 +22,14 @@ PyTree = Any
 
 
 def _rank_by_miou(metrics: dict[str, float] | None) -> float:
-  """Ranks a checkpoint; a NaN is worse than any score."""
+  """Returns the mIoU to rank a checkpoint by; NaN ranks below any score."""
   value = (metrics or {}).get('miou', math.nan)
   return -1.0 if math.isnan(value) else value
 
 
 def _checkpoint_items(state: train_step.TrainState) -> dict[str, PyTree]:
-  parts = {
+  """Returns the items of a checkpoint by name."""
+  items = {
     'variables': state.variables,
     'training': {
       'step': state.step,
@@ -37,27 +38,27 @@ def _checkpoint_items(state: train_step.TrainState) -> dict[str, PyTree]:
     },
   }
   if state.ema:
-    parts['ema'] = state.eval_variables
-  return parts
+    items['ema'] = state.eval_variables
+  return items
 
 
 class Checkpoints:
   """The checkpoints of one work directory."""
 
   def __init__(self, directory: str, *, keep_latest: int, keep_best: int):
-    """Opens or makes `directory`; leftovers of a killed save are removed.
+    """Opens or creates `directory`, and removes leftovers of a killed save.
 
     Args:
-      directory: where the checkpoints stand, one folder a step.
-      keep_latest: how many of the newest are kept.
-      keep_best: how many of the best by mIoU are kept besides.
+      directory: folder of the checkpoints; each step is a folder below it.
+      keep_latest: number of newest checkpoints to keep.
+      keep_best: number of checkpoints of the best mIoU to keep as well.
     """
     self._directory = epath.Path(directory).resolve()
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        # Written with the checkpoint; the policy alone decides what is kept
-        # (`best_fn` with `max_to_keep` would delete the newest step).
+        # Only makes Orbax store the metrics; the policy decides what is kept.
+        # (`best_fn` with `max_to_keep` would delete the newest step.)
         best_fn=_rank_by_miou,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(
           [
@@ -78,56 +79,65 @@ class Checkpoints:
     state: train_step.TrainState,
     step: int,
     miou: float | None = None,
-    notes: dict | None = None,
+    metadata: dict | None = None,
   ) -> None:
-    """Starts saving in the background; the state may change afterwards.
+    """Starts saving in the background; the state may be donated afterwards.
 
     Args:
       state: the state, as the mapped step returns it.
-      step: its step.
-      miou: the score that it got, if it was evaluated.
-      notes: what else to keep, as JSON has it; see `notes`.
+      step: number of steps taken.
+      miou: mIoU of the state, if it was evaluated.
+      metadata: JSON values that `latest_metadata` returns.
 
     Raises:
-      OSError: the disk is full, or this or the last save cannot be written;
-        earlier checkpoints are whole.
+      OSError: the disk is full, or this save or the one before cannot be
+        written; earlier checkpoints are complete.
     """
     args = {
-      name: ocp.args.StandardSave(parallel.to_global(part))
-      for name, part in _checkpoint_items(state).items()
+      name: ocp.args.StandardSave(parallel.to_global(item))
+      for name, item in _checkpoint_items(state).items()
     }
     try:
       self._manager.save(
         step,
         args=ocp.args.Composite(**args),
         metrics={} if miou is None else {'miou': float(miou)},
-        custom_metadata=notes,
+        custom_metadata=metadata,
       )
     except Exception as e:
       raise self._save_error(e) from e
 
   def wait(self) -> None:
-    """Waits until the last save is on disk; raises as `save` does."""
+    """Waits until the last save is on disk.
+
+    Raises:
+      OSError: the save cannot be written.
+    """
     try:
       self._manager.wait_until_finished()
     except Exception as e:
       raise self._save_error(e) from e
 
   def _save_error(self, error: Exception) -> OSError:
-    good = [s for s in self._manager.all_steps(read=True)]
-    left = f'the newest whole one is step {max(good)}' if good else 'none is'
+    """Returns an error that names the newest complete checkpoint."""
+    complete = [s for s in self._manager.all_steps(read=True)]
+    newest = (
+      f'the newest complete one is step {max(complete)}'
+      if complete
+      else 'there is no complete one yet'
+    )
     return OSError(
       f'could not save a checkpoint below {self._directory} '
       f'({str(error).strip().splitlines()[-1] if str(error) else error!r}); '
-      f'{left}; free some space and run the same command to go on from there'
+      f'{newest}; free some space and run the same command to go on from there'
     )
 
   def latest_step(self) -> int | None:
-    """Returns the newest step that was saved whole."""
+    """Returns the step of the newest complete checkpoint; None without one."""
     return self._manager.latest_step()
 
   def latest_metadata(self) -> dict:
-    """Returns what was saved beside the newest state; {} if nothing was."""
+    """Returns the metadata of the newest checkpoint; {} if it has none."""
     step = self.latest_step()
     if step is None:
       return {}
@@ -136,36 +146,39 @@ class Checkpoints:
   def restore(
     self, like: train_step.TrainState
   ) -> train_step.TrainState | None:
-    """Returns the newest state, or None where nothing was saved.
+    """Restores the newest state.
 
     Args:
       like: a state of the same structure, shapes and dtypes.
 
+    Returns:
+      The state; None if nothing was saved.
+
     Raises:
-      ValueError: the checkpoint is of another model or optimiser.
+      ValueError: the checkpoint is of another model or optimizer.
     """
     step = self.latest_step()
     if step is None:
       return None
     if jax.process_count() > 1:
       like = parallel.to_global(parallel.replicate(like))
-    parts = _checkpoint_items(like)
+    items = _checkpoint_items(like)
     try:
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
           **{
             name: ocp.args.StandardRestore(
-              jax.tree.map(ocp.utils.to_shape_dtype_struct, part)
+              jax.tree.map(ocp.utils.to_shape_dtype_struct, item)
             )
-            for name, part in parts.items()
+            for name, item in items.items()
           }
         ),
       )
     except (ValueError, KeyError) as e:
       raise ValueError(
         f'the checkpoint of step {step} below {self._directory} does not fit '
-        f'the configured model and optimiser ({e}); choose another --workdir'
+        f'the configured model and optimizer ({e}); choose another --workdir'
       ) from e
     return parallel.to_local(
       dataclasses.replace(
@@ -181,13 +194,17 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Waits for the last save and closes; raises as `save` does."""
+    """Waits for the last save, and closes.
+
+    Raises:
+      OSError: the save cannot be written.
+    """
     self.wait()
     self._manager.close()
 
 
 def has_checkpoint(directory: str) -> bool:
-  """Returns whether a checkpoint stands whole in `directory`."""
+  """Returns True if `directory` holds a complete checkpoint."""
   root = epath.Path(directory)
   return root.exists() and any(path.name.isdigit() for path in root.iterdir())
 
@@ -196,17 +213,18 @@ def load_variables(directory: str, which: str) -> tuple[PyTree, int, float]:
   """Reads the weights to evaluate or export.
 
   Args:
-    directory: as for `Checkpoints`.
-    which: 'best' by mIoU (the newest, where none was scored), or 'latest'.
+    directory: folder of the checkpoints.
+    which: 'best' by mIoU (the newest, if none was evaluated), or 'latest'.
 
   Returns:
-    ({'params', 'batch_stats'} of NumPy arrays, the averaged ones where the run
-    kept an average, and 'quant_stats' where it simulated int8; the step; its
-    mIoU while training, NaN if unknown).
+    (variables, step, mIoU): {'params', 'batch_stats'} of NumPy arrays, and
+    'quant_stats' where the run simulated int8; they are the moving averages
+    where the run keeps them. The mIoU is that of the evaluation in training,
+    NaN without one.
 
   Raises:
-    FileNotFoundError: nothing was saved there.
-    ValueError: `which` is unknown.
+    FileNotFoundError: there is no complete checkpoint.
+    ValueError: `which` is neither 'best' nor 'latest'.
   """
   if which not in ('best', 'latest'):
     raise ValueError(f"checkpoint {which!r} is neither 'best' nor 'latest'")
@@ -221,7 +239,10 @@ def load_variables(directory: str, which: str) -> tuple[PyTree, int, float]:
   )
   saved = sorted(manager.all_steps())
   if not saved:
-    raise FileNotFoundError(f'no checkpoint was saved whole below {root}')
+    raise FileNotFoundError(
+      f'there is no complete checkpoint below {root}; train there first, or '
+      'name another --workdir'
+    )
   scores = {step: _rank_by_miou(manager.metrics(step)) for step in saved}
   step = saved[-1]
   if which == 'best':

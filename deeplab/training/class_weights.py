@@ -1,6 +1,7 @@
-"""Class weights from how often each class is seen in the training split."""
+"""Class weights from the class frequencies of the training split."""
 
 from collections.abc import Callable
+import copy
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -10,7 +11,12 @@ from deeplab.training import limits
 
 
 def inverse_frequency(frequencies: np.ndarray, power: float) -> np.ndarray:
-  """`share ** -power`, 1 for the mean pixel."""
+  """`share ** -power`, scaled so that the mean pixel has weight 1.
+
+  Args:
+    frequencies: [K] float64 share of each class of the labelled pixels.
+    power: exponent; 0 weighs pixels alike, 1 weighs classes alike.
+  """
   weights = frequencies**-power
   return weights / (weights * frequencies).sum()
 
@@ -18,17 +24,25 @@ def inverse_frequency(frequencies: np.ndarray, power: float) -> np.ndarray:
 def median_frequency(frequencies: np.ndarray, power: float) -> np.ndarray:
   """Median frequency balancing, to a power (Eigen and Fergus, 1411.4734).
 
-  A class's frequency is its share of the labelled pixels of the images that
-  have it.
+  Args:
+    frequencies: [K] float64 share of each class of the labelled pixels of the
+      images that contain it.
+    power: exponent of the weights.
   """
   return (np.median(frequencies) / frequencies) ** power
 
 
 def inverse_log_frequency(frequencies: np.ndarray, power: float) -> np.ndarray:
-  """ENet's `1 / log(1.02 + share)`, to a power (arXiv:1606.02147)."""
+  """ENet's `1 / log(1.02 + share)`, to a power (arXiv:1606.02147).
+
+  Args:
+    frequencies: [K] float64 share of each class of the labelled pixels.
+    power: exponent of the weights.
+  """
   return np.log(1.02 + frequencies) ** -power
 
 
+# Rules by the name that `loss.balance_rule` uses.
 RULES = {
   'inverse': inverse_frequency,
   'median': median_frequency,
@@ -37,17 +51,17 @@ RULES = {
 
 
 def class_presence_shares(counts: np.ndarray) -> np.ndarray:
-  """Returns the share of the labelled pixels whose image has each class.
+  """Computes, for each class, the share of pixels in images that contain it.
 
   Args:
     counts: [N, K] labelled pixels of each image by class.
 
   Returns:
-    [K] float64; 1 for a class that no image has.
+    [K] float64 share of all labelled pixels; 1 for a class of no image.
   """
   totals = counts.sum(axis=1)
-  seen = totals @ (counts > 0)
-  return np.where(seen > 0, seen, totals.sum()) / totals.sum()
+  present = totals @ (counts > 0)
+  return np.where(present > 0, present, totals.sum()) / totals.sum()
 
 
 def compute_weights(
@@ -56,58 +70,65 @@ def compute_weights(
   rule: str,
   power: float,
 ) -> np.ndarray:
-  """Returns weights that lift rare classes.
+  """Computes class weights that are larger for rarer classes.
 
   Args:
-    shares: [K] each class's share of the labelled pixels.
-    counts: returns what `class_presence_shares` takes, for the rule that wants
-      it.
-    rule: a name in RULES.
-    power: of the rule; 0 counts pixels alike.
+    shares: [K] share of each class of the labelled pixels.
+    counts: returns [N, K] labelled pixels of each image by class; called only
+      for the rule 'median', since it reads the whole split.
+    rule: a name in `RULES`.
+    power: exponent of the rule; 0 weighs pixels alike.
 
   Returns:
-    [K] float64 of three digits; 0 for a class without a pixel.
+    [K] float64, rounded to three digits; 0 for a class without pixels.
 
   Raises:
     ValueError: the rule is unknown.
   """
-  make = _get_rule(rule)
+  weigh = _get_rule(rule)
   frequencies = (
     shares / class_presence_shares(counts()) if rule == 'median' else shares
   )
-  there = shares > 0
+  present = shares > 0
   weights = np.zeros(len(shares))
-  weights[there] = make(frequencies[there], power)
+  weights[present] = weigh(frequencies[present], power)
   return np.array([float(f'{weight:.3g}') for weight in weights])
 
 
 def check_loss_config(loss: ConfigDict, num_classes: int) -> None:
-  """Refuses class weights that fit no run.
+  """Refuses settings of class weights that contradict each other.
 
   Args:
-    loss: `config.loss`; reads `class_weights`, `balance_loss` and
-      `balance_rule`.
-    num_classes: classes that the labels tell apart.
+    loss: `config.loss`; reads `class_weights`, `balance` and `balance_rule`.
+    num_classes: number of classes.
 
   Raises:
-    ValueError: both weights and balance are given, there is not one weight a
-      class, or the rule is unknown.
+    ValueError: both weights and balance are given, there is not one weight for
+      each class, or the rule is unknown.
   """
   _get_rule(loss.balance_rule)
   if loss.balance and loss.class_weights:
     raise ValueError(
-      f'loss.balance={loss.balance} makes class weights, and '
+      f'loss.balance={loss.balance} computes class weights, and '
       'loss.class_weights gives some already: set one of the two'
     )
   limits.check_class_weights(loss.class_weights, num_classes)
 
 
 def balance_loss(config: ConfigDict, dataset: datasets.Dataset) -> ConfigDict:
-  """Returns the config with the class weights that `loss.balance` asks for.
+  """Replaces `loss.balance` by the class weights of the training split.
+
+  Args:
+    config: the experiment.
+    dataset: its data set.
+
+  Returns:
+    The config itself without `loss.balance`; else a copy with
+    `loss.class_weights`.
 
   Raises:
-    ValueError: as `check_loss_config`, or no pixel of the training split is
-      labelled.
+    ValueError: settings contradict each other (`check_loss_config`), or no
+      pixel of the training split is labelled.
   """
   check_loss_config(config.loss, dataset.info.num_classes)
   power, rule = config.loss.balance, config.loss.balance_rule
@@ -116,7 +137,7 @@ def balance_loss(config: ConfigDict, dataset: datasets.Dataset) -> ConfigDict:
   weights = compute_weights(
     dataset.class_frequencies(), dataset.count_class_pixels, rule, power
   )
-  balanced = ConfigDict(config)
+  balanced = copy.deepcopy(config)
   with balanced.unlocked():
     balanced.loss.class_weights = tuple(weights.tolist())
   return balanced

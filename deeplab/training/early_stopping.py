@@ -1,8 +1,8 @@
-"""What ends a run early or lowers its rate: evaluations, and the clock.
+"""Early stopping, learning rate plateaus, and the time limit of a run.
 
-All of it is a function of a few numbers, the run's notes. They are saved with
-every checkpoint, so that a run that was interrupted goes on as if it had not
-been.
+Everything they remember is one `ControlState`, saved in the metadata of every
+checkpoint, so that a run that was interrupted goes on as if it had not been.
+Decisions are functions of that state and the config alone.
 """
 
 from collections.abc import Callable
@@ -16,39 +16,43 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class PlateauTracker:
-  """How long a metric has not become better.
+  """Counts evaluations since a metric improved last.
 
   Attributes:
-    best: the best value; None before the first.
-    stale: evaluations since, or since `PlateauTracker` was last asked to forget
-      them.
+    best: the best value so far; None before the first.
+    stale: evaluations since then, or since the count was reset.
   """
 
   best: float | None = None
   stale: int = 0
 
   def update(self, value: float, min_delta: float) -> 'PlateauTracker':
-    """Returns the watch after an evaluation; NaN is no better than any."""
+    """Returns the tracker after an evaluation.
+
+    Args:
+      value: the metric, the higher the better; NaN is no improvement.
+      min_delta: an improvement is larger than this.
+    """
     if math.isnan(value):
-      better = False
+      improved = False
     else:
-      better = self.best is None or value > self.best + min_delta
+      improved = self.best is None or value > self.best + min_delta
     return (
       PlateauTracker(value)
-      if better
+      if improved
       else PlateauTracker(self.best, self.stale + 1)
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlState:
-  """What a run must remember besides its state.
+  """What decides on the rest of a run, besides the state of training.
 
   Attributes:
-    seconds: time spent on steps and evaluations, in all its parts.
-    rate_scale: factor on the scheduled rate.
-    plateau: what lowers `rate_scale`.
-    stopping: what ends the run.
+    seconds: time spent on steps and evaluations, restarts added up.
+    rate_scale: factor on the scheduled learning rate.
+    plateau: tracker of `schedule.plateau.metric`, which lowers `rate_scale`.
+    stopping: tracker of `early_stopping.metric`, which ends the run.
   """
 
   seconds: float = 0.0
@@ -57,39 +61,39 @@ class ControlState:
   stopping: PlateauTracker = PlateauTracker()
 
   def to_dict(self) -> dict:
-    """Returns what JSON can hold."""
+    """Returns the state as JSON values, for a checkpoint's metadata."""
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_dict(cls, saved: Mapping) -> 'ControlState':
-    """Undoes `to_dict`; a checkpoint without notes gives the first ones."""
-    watches = {
-      name: PlateauTracker(**saved[name])
+  def from_dict(cls, metadata: Mapping) -> 'ControlState':
+    """Reads the state back; empty metadata gives the initial state."""
+    trackers = {
+      name: PlateauTracker(**metadata[name])
       for name in ('plateau', 'stopping')
-      if name in saved
+      if name in metadata
     }
-    return cls(**{**saved, **watches})
+    return cls(**{**metadata, **trackers})
 
 
 def lowers_learning_rate(config: ConfigDict) -> bool:
-  """Returns whether evaluations change the learning rate."""
+  """Returns True if evaluations change the learning rate."""
   return config.schedule.name == 'plateau'
 
 
 def depends_on_evaluation(config: ConfigDict) -> bool:
-  """Returns whether evaluations decide how the run goes on."""
+  """Returns True if evaluations change the learning rate or end the run."""
   return lowers_learning_rate(config) or config.early_stopping.patience > 0
 
 
 def check_monitored_metrics(config: ConfigDict, names: Iterable[str]) -> None:
-  """Refuses settings that could never act.
+  """Refuses settings of early stopping and plateaus that could never act.
 
   Args:
-    config: the run's.
-    names: every metric that an evaluation gives.
+    config: the experiment.
+    names: the metrics that an evaluation computes.
 
   Raises:
-    ValueError: an unknown metric, or a patience of no evaluation.
+    ValueError: a metric is unknown, or a patience is less than one evaluation.
   """
   names = set(names)
   sections = {'early_stopping': config.early_stopping}
@@ -103,71 +107,80 @@ def check_monitored_metrics(config: ConfigDict, names: Iterable[str]) -> None:
   for section, fields in sections.items():
     if fields.metric not in names:
       raise ValueError(
-        f'{section}.metric={fields.metric!r} is no metric of an evaluation: '
+        f'{section}.metric={fields.metric!r} is not a metric of an evaluation: '
         f'give one of {", ".join(sorted(n for n in names if "/" not in n))}, '
         'one of a class, such as iou/road, or loss with eval.loss=True'
       )
 
 
 def _higher_is_better(metrics: Mapping[str, float], name: str) -> float:
-  """Returns a metric as what is better the higher it is."""
+  """Returns a metric; the loss is negated, so that higher is better."""
   return -metrics[name] if name == 'loss' else metrics[name]
 
 
 def update_after_evaluation(
-  state: ControlState, metrics: Mapping[str, float], config: ConfigDict
+  control: ControlState, metrics: Mapping[str, float], config: ConfigDict
 ) -> ControlState:
-  """Returns the notes after an evaluation.
+  """Updates the trackers, and lowers the learning rate on a plateau.
 
-  The rate is lowered as by Keras' `ReduceLROnPlateau`.
+  The rate is lowered as Keras' `ReduceLROnPlateau` does it.
+
+  Args:
+    control: the state before the evaluation.
+    metrics: metrics of the evaluation by name.
+    config: the experiment.
   """
   stop = config.early_stopping
-  state = dataclasses.replace(
-    state,
-    stopping=state.stopping.update(
+  control = dataclasses.replace(
+    control,
+    stopping=control.stopping.update(
       _higher_is_better(metrics, stop.metric), stop.min_delta
     ),
   )
   if not lowers_learning_rate(config):
-    return state
+    return control
   fields = config.schedule.plateau
-  watch = state.plateau.update(
+  tracker = control.plateau.update(
     _higher_is_better(metrics, fields.metric), fields.min_delta
   )
-  scale = state.rate_scale
-  if watch.stale >= fields.patience:
-    watch = PlateauTracker(watch.best)
+  scale = control.rate_scale
+  if tracker.stale >= fields.patience:
+    tracker = PlateauTracker(tracker.best)
     lowest = min(fields.end / config.optimizer.learning_rate, scale)
     scale = max(scale * fields.factor, lowest)
-  return dataclasses.replace(state, plateau=watch, rate_scale=scale)
+  return dataclasses.replace(control, plateau=tracker, rate_scale=scale)
 
 
-def is_out_of_time(state: ControlState, config: ConfigDict) -> bool:
-  """Returns whether the run has used up `max_minutes`."""
-  return 0 < config.max_minutes * 60 <= state.seconds
+def is_out_of_time(control: ControlState, config: ConfigDict) -> bool:
+  """Returns True if the run has used up `max_minutes`."""
+  return 0 < config.max_minutes * 60 <= control.seconds
 
 
 def update_elapsed(
-  state: ControlState,
+  control: ControlState,
   seconds: float,
   config: ConfigDict,
   any_host: Callable[[bool], bool],
 ) -> ControlState:
-  """Returns the notes with the time now, so that all hosts end together.
+  """Sets the time that the run has taken.
+
+  If one host is out of time, all of them are: they stop at the same step.
 
   Args:
-    state: the notes.
-    seconds: time spent by this host.
-    config: the run's.
-    any_host: tells whether something is so on any of the hosts.
+    control: the state before.
+    seconds: time spent by this host, restarts included.
+    config: the experiment.
+    any_host: returns True if its argument is True on any of the hosts.
   """
-  state = dataclasses.replace(state, seconds=seconds)
-  if config.max_minutes and any_host(is_out_of_time(state, config)):
+  control = dataclasses.replace(control, seconds=seconds)
+  if config.max_minutes and any_host(is_out_of_time(control, config)):
     seconds = max(seconds, config.max_minutes * 60)
-  return dataclasses.replace(state, seconds=seconds)
+  return dataclasses.replace(control, seconds=seconds)
 
 
-def should_stop(state: ControlState, config: ConfigDict) -> bool:
-  """Returns whether the run ends here, before its last step."""
+def should_stop(control: ControlState, config: ConfigDict) -> bool:
+  """Returns True if the run is to end before its last step."""
   patience = config.early_stopping.patience
-  return is_out_of_time(state, config) or 0 < patience <= state.stopping.stale
+  return is_out_of_time(control, config) or 0 < patience <= (
+    control.stopping.stale
+  )

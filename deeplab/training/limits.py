@@ -1,18 +1,18 @@
-"""How many images a step takes, steps a run has, and weights there are."""
+"""Checks of counts in a config: batch size, steps, class weights."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  # Only named here: a machine without it can still train.
+  # Only for annotations: the module works without ml_collections.
   from ml_collections import ConfigDict
 
 
 def check_positive(config: 'ConfigDict') -> None:
-  """Refuses counts that make no run.
+  """Checks that batch size, intervals and learning rate are positive.
 
   Raises:
-    ValueError: which one.
+    ValueError: one of them is not.
   """
   for name in (
     'batch_size',
@@ -32,43 +32,54 @@ def check_positive(config: 'ConfigDict') -> None:
 
 
 def check_batch_size(config: 'ConfigDict', frozen_batch_norm: bool) -> None:
-  """Refuses steps of a single image.
+  """Refuses a batch of one image, which has no statistics for BatchNorm.
+
+  Args:
+    config: reads `batch_size` and `accumulate_steps`.
+    frozen_batch_norm: True if BatchNorm keeps its statistics fixed in training.
 
   Raises:
-    ValueError: BatchNorm would see a single image.
+    ValueError: BatchNorm would be computed over a single image.
   """
   images = config.batch_size // config.accumulate_steps
   if images < 2 and not frozen_batch_norm:
     raise ValueError(
       f'batch_size={config.batch_size} over accumulate_steps='
       f'{config.accumulate_steps} leaves BatchNorm a single image, whose '
-      'pooled features have no variance; raise batch_size, or train on from '
+      'pooled features have no variance; raise batch_size, or start from '
       'trained weights with model.frozen_norms=True'
     )
 
 
 def check_class_weights(weights: Sequence[float], num_classes: int) -> None:
-  """Refuses `config.loss.class_weights` that are not one a class, or none.
+  """Checks that there is one class weight for each class, or none at all.
+
+  Args:
+    weights: `config.loss.class_weights`.
+    num_classes: number of classes.
 
   Raises:
-    ValueError: there are more or fewer.
+    ValueError: there are more or fewer weights.
   """
   if weights and len(weights) != num_classes:
     raise ValueError(
       f'loss.class_weights has {len(weights)} weights for {num_classes} '
-      'classes; give one a class, or () for none'
+      'classes; give one for each class, or () for none'
     )
 
 
 def total_steps(config: 'ConfigDict', examples: int) -> int:
-  """Returns the length of the run; an epoch's last partial batch is not run.
+  """Returns the number of steps of the run.
+
+  An epoch's last partial batch is dropped.
 
   Args:
     config: reads `batch_size`, `total_steps`, `epochs` and `data.train_split`.
-    examples: number of examples of that split.
+    examples: number of examples of the training split.
 
   Raises:
-    ValueError: fewer examples than a batch, or a run of no steps.
+    ValueError: the split has fewer examples than a batch, or the run has no
+      steps.
   """
   if examples < config.batch_size:
     raise ValueError(
@@ -80,7 +91,7 @@ def total_steps(config: 'ConfigDict', examples: int) -> int:
   )
   if total < 1:
     raise ValueError(
-      f'epochs={config.epochs} of {examples} examples make no step; '
+      f'epochs={config.epochs} of {examples} examples are less than one step; '
       'raise epochs, or set total_steps'
     )
   return total

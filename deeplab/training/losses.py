@@ -1,13 +1,14 @@
-"""What a run minimises: a weighted sum of terms over the global batch.
+"""The training loss: a weighted sum of terms over the global batch.
 
-A term says what one device's share of it is. Shares add up over the devices to
-the term, and the gradient of a share is the term's with respect to what that
-device computed: how a batch is cut changes nothing but rounding. That holds
-for terms that look at the whole batch too, the hardest pixels or the overlap
-of a class, which PyTorch's systems take of each device's images apart.
+A term returns one device's share of it. Shares add up over the devices to the
+term, and the gradient of a share is the term's with respect to what that device
+computed: how a batch is split changes nothing but rounding. This includes terms
+that need the whole batch, such as the hardest pixels or the overlap of a class,
+which PyTorch's systems compute on each device separately.
 
-Void pixels are in no term. Terms over pixels are in `pixels.py`, terms over
-regions in `regions.py`.
+Ignored pixels contribute to no term. Terms over pixels are in
+`pixel_losses.py`, terms over regions in `region_losses.py`; each file ends with
+the table that registers its terms.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplab.training import limits
+from deeplab.training import loss_inputs
 from deeplab.training import pixel_losses
 from deeplab.training import region_losses
 
@@ -26,15 +28,21 @@ Array = jax.Array
 
 NORMALIZERS = ('valid', 'all', 'weight')
 
+TERMS: dict[str, Callable[..., Array]] = {
+  **pixel_losses.SEPARABLE_TERMS,
+  **pixel_losses.HARD_PIXEL_TERMS,
+  **region_losses.REGION_TERMS,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class LossTerm:
-  """A term of a loss.
+  """One term of the sum.
 
   Attributes:
-    name: one of `TERMS`.
-    weight: its factor in the sum.
-    fields: its own parameters, all of them.
+    name: a key of `TERMS`.
+    weight: factor of the term in the sum.
+    fields: all parameters of the term, by name.
   """
 
   name: str
@@ -48,22 +56,22 @@ class LossTerm:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  """A sum of terms of the main and the auxiliary outputs.
+  """The loss: a sum of terms of the main and the auxiliary outputs.
 
   Attributes:
-    ignore: label id of pixels that carry no loss.
+    ignore: label id of pixels that are ignored.
     normalizer: a sum over pixels is divided by the number of 'valid' pixels
       (PyTorch without weights, optax), by the number of 'all' pixels, ignored
-      ones too (mmsegmentation's default), or by the summed 'weight' of the
-      valid pixels (PyTorch with class weights).
-    class_weights: one weight a class, in the terms over pixels; empty for 1
-      everywhere.
-    weighted_steps: share of the steps in which class weights hold; 1 in the
-      others (edgeai-torchvision).
-    auxiliary_weight: factor of each auxiliary output's loss, whether it comes
-      from the auxiliary head or from the head itself.
-    terms: of the main output.
-    auxiliary_terms: of each auxiliary output; empty for `terms`.
+      ones included (mmsegmentation's default), or by the summed 'weight' of
+      the valid pixels (PyTorch with class weights).
+    class_weights: one weight for each class, in the terms over pixels; empty
+      for 1 everywhere.
+    auxiliary_weight: factor of each auxiliary output's loss, whether the output
+      comes from the auxiliary head or from the head itself.
+    terms: terms of the main output.
+    auxiliary_terms: terms of each auxiliary output; empty for `terms`.
+    weighted_steps: share of the steps in which class weights hold; in the
+      other steps all weights are 1 (edgeai-torchvision).
   """
 
   ignore: int
@@ -83,22 +91,30 @@ class Loss:
       )
     if not 0 <= self.weighted_steps <= 1:
       raise ValueError(
-        f'loss.weighted_steps={self.weighted_steps} is no share of the steps: '
-        'give 0 to 1'
+        f'loss.weighted_steps={self.weighted_steps} is not a share of the '
+        'steps: give 0 to 1'
       )
     if not self.terms:
       raise ValueError(
-        f'loss.terms=() leaves no loss; name some of {sorted(TERMS)}'
+        f'loss.terms=() leaves no loss; name one or more of {sorted(TERMS)}'
       )
 
   @property
   def separable(self) -> bool:
-    """Whether parts of a batch need to know only `count` of the others."""
+    """True if a part of a batch needs only the normalizer of the others."""
     terms = self.terms + self.auxiliary_terms
-    return all(term.name in SEPARABLE for term in terms)
+    return all(term.name in pixel_losses.SEPARABLE_TERMS for term in terms)
 
   def sample_class_weighting(self, seed: int, step: Array) -> Array | None:
-    """Returns whether class weights hold in a step; None: in every one."""
+    """Draws if class weights hold in a step.
+
+    Args:
+      seed: seed of the run.
+      step: int32 number of the step.
+
+    Returns:
+      bool scalar; None if class weights hold in every step.
+    """
     if self.weighted_steps == 1 or not self.class_weights:
       return None
     key = jax.random.fold_in(jax.random.key(seed), 0x3E1)
@@ -122,12 +138,15 @@ class Loss:
     axis_name: str | None,
     weighted: Array | None = None,
   ) -> Array:
-    """Returns the normaliser of the global batch, float32, 1 in place of 0.
+    """Returns the normalizer of the global batch, with 1 in place of 0.
 
     Args:
       labels: [B, H, W] integer train ids of this device.
       axis_name: pmap axis, or None.
-      weighted: of the method of this name.
+      weighted: the result of `sample_class_weighting`.
+
+    Returns:
+      float32 scalar.
     """
     if self.normalizer == 'all':
       count = jnp.float32(labels.size)
@@ -135,8 +154,8 @@ class Loss:
       count = self._pixel_weights(labels, weighted).sum()
     else:
       count = (labels != self.ignore).sum().astype(jnp.float32)
-    return pixel_losses.nonzero_or_one(
-      region_losses.sum_with_local_gradient(count, axis_name)
+    return loss_inputs.nonzero_or_one(
+      loss_inputs.sum_with_local_gradient(count, axis_name)
     )
 
   def device_loss(
@@ -149,26 +168,26 @@ class Loss:
     weighted: Array | None = None,
     step: Array | int = 0,
   ) -> tuple[Array, Array]:
-    """Returns this device's share of the loss, and of the main output's part.
+    """Computes this device's share of the loss, and of the main output's part.
 
     Args:
       logits: [B, H, W, K] float32.
       auxiliary: further logits of the same shape.
-      labels: [B, H, W] integer train ids. Where the loss is `separable` the
-        batch may be a part of the device's.
-      count: `count` of the global batch.
+      labels: [B, H, W] integer train ids. If the loss is `separable`, they may
+        be of a part of the device's batch.
+      count: the result of `compute_normalizer` for the global batch.
       axis_name: pmap axis, or None.
-      weighted: of the method of this name.
-      step: steps done, for terms that change with them.
+      weighted: the result of `sample_class_weighting`.
+      step: number of steps taken, for terms that change with it.
 
     Returns:
-      (total, main) float32 scalars; a batch of ignored pixels alone gives 0,
-      and finite gradients.
+      (total, main): float32 scalars. If all pixels are ignored, they are 0 and
+      gradients are finite.
     """
     weights = self._pixel_weights(labels, weighted)
 
-    def of(logits, terms):
-      x = pixel_losses.LossInputs(
+    def sum_terms(logits, terms):
+      x = loss_inputs.LossInputs(
         logits.astype(jnp.float32),
         labels.astype(jnp.int32),
         labels != self.ignore,
@@ -183,41 +202,26 @@ class Loss:
         start=jnp.float32(0),
       )
 
-    total = main = of(logits, self.terms)
+    total = main = sum_terms(logits, self.terms)
     for extra in auxiliary:
-      loss = of(extra, self.auxiliary_terms or self.terms)
+      loss = sum_terms(extra, self.auxiliary_terms or self.terms)
       total = total + self.auxiliary_weight * loss
     return total, main
-
-
-# Every term, by the name that configs use.
-TERMS: dict[str, Callable[..., Array]] = {
-  'cross_entropy': pixel_losses.softmax_cross_entropy,
-  'sigmoid_cross_entropy': pixel_losses.sigmoid_cross_entropy,
-  'focal': pixel_losses.focal,
-  'ohem': pixel_losses.ohem,
-  'hardest': pixel_losses.hard_example_mining,
-  'dice': region_losses.dice,
-  'tversky': region_losses.tversky,
-  'lovasz': region_losses.lovasz,
-}
-# Sums over pixels whose normaliser is known from the labels.
-SEPARABLE = ('cross_entropy', 'sigmoid_cross_entropy', 'focal')
 
 
 def build_loss(config: Any, num_classes: int, ignore: int) -> Loss:
   """Builds the loss from the config's `loss` section.
 
   Args:
-    config: `normalizer`, `class_weights`, `auxiliary_weight`, the names in
-      `terms` and `auxiliary_terms`, and under each name the term's `weight` and
-      its own parameters.
-    num_classes: classes that the labels tell apart.
-    ignore: label id of pixels that carry no loss.
+    config: the section `loss`: `normalizer`, `class_weights`, `weighted_steps`,
+      `auxiliary_weight`, the names in `terms` and `auxiliary_terms`, and under
+      each name the term's `weight` and its own parameters.
+    num_classes: number of classes.
+    ignore: label id of pixels that are ignored.
 
   Raises:
-    ValueError: an unknown term or normaliser, no term, or the number of class
-      weights is not the number of classes.
+    ValueError: a term or the normalizer is unknown, there is no term, or the
+      number of class weights is not the number of classes.
   """
   weights = tuple(config.class_weights)
   limits.check_class_weights(weights, num_classes)

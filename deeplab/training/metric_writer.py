@@ -1,4 +1,4 @@
-"""What a run writes down while it runs: TensorBoard, JSON lines, progress."""
+"""Metrics of a run in TensorBoard and JSON lines, and its progress bar."""
 
 from collections.abc import Iterator
 import contextlib
@@ -20,27 +20,32 @@ _T = TypeVar('_T')
 
 @contextlib.contextmanager
 def _explain_write_errors(workdir: str) -> Iterator[None]:
-  """Turns what a full disk raises, TensorFlow's errors too, into OSError."""
+  """Turns the errors of a full disk, TensorFlow's included, into OSError."""
   try:
     yield
   except Exception as error:
     raise OSError(
-      f'could not write the records in {workdir} ({error}); what was saved '
-      'before is whole: free some space and run the same command to go on'
+      f'could not write metrics below {workdir} ({error}); earlier '
+      'checkpoints are complete: free some space and run the same command to '
+      'go on'
     ) from error
 
 
 class MetricWriter:
   """Writes metrics to TensorBoard and to `metrics.jsonl`.
 
-  Every method raises OSError, which says what to do, where it cannot write.
+  Every method raises OSError if the files cannot be written.
   """
 
   def __init__(self, workdir: str, step: int):
-    """Opens the records of a run that goes on after `step`.
+    """Opens the files of a run that goes on after `step`.
 
     Lines of later steps, left by a run that was killed, are dropped: they
     will be written again.
+
+    Args:
+      workdir: the work directory.
+      step: number of steps taken.
     """
     self._workdir = workdir
     os.makedirs(workdir, exist_ok=True)
@@ -57,10 +62,16 @@ class MetricWriter:
   def write_scalars(
     self, step: int, split: str, metrics: dict[str, Any]
   ) -> None:
-    """Writes numbers under 'split/name' and as one JSON line."""
+    """Writes numbers under 'split/name' and as one JSON line.
+
+    Args:
+      step: number of steps taken.
+      split: 'train', or the evaluated split.
+      metrics: numbers by name; NaN (an absent class) becomes null in JSON and
+        is left out of TensorBoard.
+    """
     numbers = {name: float(value) for name, value in metrics.items()}
     finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
-    # JSON has no NaN: an absent class is null.
     line = {'step': step, 'split': split}
     line |= {k: v if math.isfinite(v) else None for k, v in numbers.items()}
     with _explain_write_errors(self._workdir):
@@ -71,12 +82,12 @@ class MetricWriter:
       self._file.flush()
 
   def write_images(self, step: int, name: str, images: np.ndarray) -> None:
-    """Writes uint8 pictures [N, H, W, 3] to TensorBoard."""
+    """Writes images, [N, H, W, 3] uint8, to TensorBoard."""
     with _explain_write_errors(self._workdir):
       self._summaries.write_images(step, {name: images})
 
   def flush(self) -> None:
-    """Makes TensorBoard's file current."""
+    """Writes buffered summaries to TensorBoard's file."""
     with _explain_write_errors(self._workdir):
       self._summaries.flush()
 
@@ -88,7 +99,12 @@ class MetricWriter:
 
 
 def read_metrics(path: str, strict: bool = True) -> list[dict[str, Any]]:
-  """Reads `metrics.jsonl`; a half line at the end (a kill) may be left out.
+  """Reads `metrics.jsonl`.
+
+  Args:
+    path: the file; it may be absent.
+    strict: False drops an incomplete line, which a killed run leaves at the
+      end, and all lines after it.
 
   Raises:
     ValueError: a line is not JSON, and `strict`.
@@ -107,19 +123,19 @@ def read_metrics(path: str, strict: bool = True) -> list[dict[str, Any]]:
 
 
 def format_step_cost(step_cost: dict[str, float]) -> str:
-  """Returns what `parallel.compile_ahead` found, in words."""
-  words = [f'{step_cost["gflops"]:.2f} GFLOPs'] if 'gflops' in step_cost else []
+  """Formats the cost of a step, as `parallel.compile_ahead` returns it."""
+  parts = [f'{step_cost["gflops"]:.2f} GFLOPs'] if 'gflops' in step_cost else []
   if 'work' in step_cost:
-    words += [
+    parts += [
       f'{step_cost["arguments"]:.0f} MiB of state and batch '
       f'({step_cost["reused"]:.0f} reused)',
       f'{step_cost["work"]:.0f} MiB of work memory',
     ]
-  return ', '.join(words) or 'the back end does not tell'
+  return ', '.join(parts) or 'the back end reports no cost'
 
 
 class Progress:
-  """A bar with speed and ETA on a terminal, plain log lines elsewhere."""
+  """Shows speed and ETA: a bar on a terminal, log lines elsewhere."""
 
   def __init__(self, start: int, total: int, batch_size: int):
     self._total, self._batch = total, batch_size
@@ -132,19 +148,19 @@ class Progress:
       )
 
   def update(self, step: int) -> None:
-    """Moves the bar."""
+    """Moves the bar to a step."""
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
   def next_batch(self, batches: Iterator[_T]) -> _T:
-    """Returns the next batch; how long that takes is part of the report."""
+    """Returns the next batch; the time it takes counts as `input_share`."""
     start = time.monotonic()
     batch = next(batches)
     self._waited += time.monotonic() - start
     return batch
 
   def pause(self) -> None:
-    """Leaves what happens until `resume` out of the speed."""
+    """Excludes the time until `resume` from the speed."""
     self._pause = time.monotonic()
 
   def resume(self) -> None:
@@ -154,15 +170,15 @@ class Progress:
       self._bar.unpause()
 
   def report(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-    """Shows metrics, and returns what else there is to tell.
+    """Shows loss, learning rate and speed.
 
     Args:
-      step: the last step.
-      metrics: 'loss' and 'learning_rate', of the last step.
+      step: number of steps taken.
+      metrics: 'loss' and 'learning_rate' of the last step.
 
     Returns:
-      'steps_per_second', 'images_per_second', and 'input_share', the share of
-      the time that was spent waiting for batches, all since the last report.
+      {'steps_per_second', 'images_per_second', 'input_share'} since the last
+      report; the last one is the share of time spent waiting for batches.
     """
     now = time.monotonic()
     elapsed = max(now - self._last_time, 1e-9)
@@ -196,6 +212,6 @@ class Progress:
     return speed
 
   def close(self) -> None:
-    """Leaves the terminal in order."""
+    """Ends the bar."""
     if self._bar is not None:
       self._bar.close()

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, built from the config."""
+"""Optimizers and learning rate schedules, built from the config."""
 
 from collections.abc import Callable
 import re
@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def parameter_paths(tree: PyTree) -> PyTree:
-  """Returns a tree of 'encoder/stem/conv/kernel'-style paths."""
+  """Returns a tree of paths such as 'encoder/stem/conv/kernel'."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: '/'.join(str(getattr(k, 'key', k)) for k in path), tree
   )
@@ -22,15 +22,15 @@ def parameter_paths(tree: PyTree) -> PyTree:
 def flatten_by_label(
   inner: optax.GradientTransformation, label: Callable[[str], str]
 ) -> optax.GradientTransformation:
-  """Runs an optimiser on a few long vectors instead of hundreds of arrays.
+  """Runs an optimizer on a few long vectors instead of hundreds of arrays.
 
-  Parameters whose paths get the same label are laid end to end. A step is then
-  a handful of kernels whatever the network: updates of each array apart were
-  more than half of all that a step compiles, and on a GPU launches.
+  Parameters whose paths get the same label are concatenated. The update is then
+  a handful of kernels whatever the network: updating each array on its own was
+  more than half of what a step compiles, and on a GPU launches.
 
   Args:
-    inner: acts on {label: vector}; masks choose by label.
-    label: maps a parameter's path to its group.
+    inner: the optimizer of {label: vector}; its masks select by label.
+    label: maps a parameter's path to its label.
   """
 
   def pack(tree: PyTree) -> dict[str, jax.Array]:
@@ -64,19 +64,39 @@ def flatten_by_label(
 def poly(
   base: float, total: int, *, power: float, end: float
 ) -> optax.Schedule:
-  """`(base - end) * (1 - t / total) ** power + end` (DeepLab, mmseg)."""
+  """`(base - end) * (1 - t / total) ** power + end` (DeepLab, mmseg).
+
+  Args:
+    base: the highest rate.
+    total: number of steps of the schedule.
+    power: exponent.
+    end: the last rate.
+  """
   return optax.polynomial_schedule(base, end, power, total)
 
 
 def cosine(base: float, total: int, *, end: float) -> optax.Schedule:
-  """Half a cosine from `base` to `end`."""
+  """Half a cosine from `base` to `end`.
+
+  Args:
+    base: the highest rate.
+    total: number of steps of the schedule.
+    end: the last rate.
+  """
   return optax.cosine_decay_schedule(base, total, alpha=end / base)
 
 
 def step_decay(
   base: float, total: int, *, milestones: tuple[float, ...], gamma: float
 ) -> optax.Schedule:
-  """Multiplies by `gamma` at each milestone, a share of the run."""
+  """Multiplies the rate by `gamma` at each milestone.
+
+  Args:
+    base: the first rate.
+    total: number of steps of the schedule.
+    milestones: shares of the run.
+    gamma: factor on the rate.
+  """
   return optax.piecewise_constant_schedule(
     base, {round(share * total): gamma for share in milestones}
   )
@@ -91,10 +111,10 @@ def one_cycle(
 
   Args:
     base: the highest rate.
-    total: steps of the run.
-    rise: share of the run that goes up.
-    start: first rate, as a factor of `base`; 1 / div_factor in PyTorch.
-    end: last rate, as a factor of `base`.
+    total: number of steps of the schedule.
+    rise: share of the steps in which the rate rises.
+    start: first rate, as a factor on `base`; 1 / div_factor in PyTorch.
+    end: last rate, as a factor on `base`.
   """
   top = rise * total - 1
 
@@ -110,7 +130,11 @@ def one_cycle(
 
 
 def plateau(base: float, total: int, **fields: Any) -> optax.Schedule:
-  """`base`; evaluations lower it as the run goes on (`monitor.py`)."""
+  """`base`, which evaluations lower during the run.
+
+  The factor is `early_stopping.ControlState.rate_scale`; the schedule's fields
+  are read there.
+  """
   del total, fields
   return optax.constant_schedule(base)
 
@@ -122,29 +146,30 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
   'one_cycle': one_cycle,
   'plateau': plateau,
 }
-# What the network is made of, each with a factor on the rate of its own.
+# Parts of the network; each has its own factor on the learning rate.
 NETWORK_PARTS = ('encoder', 'head', 'auxiliary')
 WARMUPS = ('linear', 'constant')
 
 
 def warmup_steps(config: ConfigDict, total_steps: int) -> int:
-  """Returns how many steps the warm-up takes.
+  """Returns the number of warm-up steps.
 
   Args:
-    config: the whole config; `schedule.warmup_epochs` are a share of `epochs`,
-      and need a run whose length those give.
-    total_steps: steps of the run.
+    config: the experiment. `schedule.warmup_epochs` is taken as a share of
+      `epochs`, so the length of the run must be given in `epochs`.
+    total_steps: number of steps of the run.
 
   Raises:
-    ValueError: a warm-up in epochs of a run in steps, or two lengths.
+    ValueError: the warm-up is in epochs but the run in steps, or the warm-up is
+      given in both.
   """
   steps, epochs = config.schedule.warmup_steps, config.schedule.warmup_epochs
   if epochs:
     if steps or config.total_steps:
       raise ValueError(
-        f'schedule.warmup_epochs={epochs} is for a run whose length and '
-        'warm-up have no other number: set total_steps and '
-        'schedule.warmup_steps to 0, or give schedule.warmup_steps alone'
+        f'schedule.warmup_epochs={epochs} needs a run whose length and warm-up '
+        'are not given in steps: set total_steps and schedule.warmup_steps to '
+        '0, or use schedule.warmup_steps instead'
       )
     steps = round(total_steps * epochs / config.epochs)
   return steps
@@ -156,19 +181,19 @@ def build_schedule(
   """Builds the learning rate as a function of the step.
 
   Args:
-    config: the config's `build_schedule` section: `name`, the fields of the
-      warm-up, and the named schedule's own fields in a section of its name. In
-      the warm-up the rate has a factor: 'constant' is `warmup_start`, 'linear'
-      goes from `warmup_start` to 1, or is (t + 1) / warmup where that is 0, so
-      that no step is lost. With `warmup_first` the schedule begins after the
-      warm-up, which rises to the highest rate, and has the steps that are left
-      (PaddleSeg, torchvision); else both begin together.
+    config: the section `schedule`: `name`, the fields of the warm-up, and the
+      named schedule's own fields in a section of its name. In the warm-up the
+      rate is multiplied by a factor: 'constant' is `warmup_start`; 'linear'
+      rises from `warmup_start` to 1, or is (t + 1) / warmup if `warmup_start`
+      is 0, so that the first step is not lost. With `warmup_first` the schedule
+      starts after the warm-up, which rises to the highest rate, and takes the
+      remaining steps (PaddleSeg, torchvision); else both start together.
     learning_rate: the highest rate.
-    total_steps: steps of the run.
-    warmup: of `warmup_steps`.
+    total_steps: number of steps of the run.
+    warmup: number of warm-up steps, from `warmup_steps`.
 
   Raises:
-    ValueError: unknown schedule, or form of warm-up.
+    ValueError: the schedule or the kind of warm-up is unknown.
   """
   if config.name not in SCHEDULES:
     raise ValueError(
@@ -203,7 +228,15 @@ def sgd(
   momentum: float,
   nesterov: bool,
 ) -> optax.GradientTransformation:
-  """SGD with momentum; L2 decay joins the gradient before the momentum."""
+  """SGD with momentum; L2 decay is added to the gradient before it.
+
+  Args:
+    rate: learning rate as a function of the step.
+    decay: factor of the weight decay.
+    mask: selects the decayed parameters, as optax takes it.
+    momentum: decay of the momentum.
+    nesterov: True for Nesterov's momentum.
+  """
   return optax.chain(
     optax.add_decayed_weights(decay, mask),
     optax.sgd(rate, momentum=momentum, nesterov=nesterov),
@@ -219,7 +252,16 @@ def adam(
   b2: float,
   epsilon: float,
 ) -> optax.GradientTransformation:
-  """Adam; L2 decay joins the gradient before the moments (PyTorch, Keras)."""
+  """Adam; L2 decay is added to the gradient first (PyTorch, Keras).
+
+  Args:
+    rate: learning rate as a function of the step.
+    decay: factor of the weight decay.
+    mask: selects the decayed parameters, as optax takes it.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    epsilon: added to the root of the second moment.
+  """
   return optax.chain(
     optax.add_decayed_weights(decay, mask),
     optax.adam(rate, b1=b1, b2=b2, eps=epsilon),
@@ -229,7 +271,15 @@ def adam(
 def adamw(
   rate: optax.Schedule, decay: float, mask: Any, *, b1: float, b2: float
 ) -> optax.GradientTransformation:
-  """AdamW: the decay is apart from the adaptive step."""
+  """AdamW: the weight decay is not part of the adaptive step.
+
+  Args:
+    rate: learning rate as a function of the step.
+    decay: factor of the weight decay.
+    mask: selects the decayed parameters, as optax takes it.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+  """
   return optax.adamw(rate, b1=b1, b2=b2, weight_decay=decay, mask=mask)
 
 
@@ -243,20 +293,21 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def build_optimizer(
   config: ConfigDict, rate: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Builds the optimiser.
+  """Builds the optimizer.
 
   Args:
-    config: the config's `optimizer` section: `name`, `weight_decay` on
-      parameters whose path matches `decay_mask`, factors on the learning rate,
-      `clip_norm` on the global gradient norm (0: none), and the named
-      optimiser's own fields in a section of its name. The factors are
-      `encoder_multiplier` below 'encoder/', likewise of `NETWORK_PARTS`, and
-      besides `bias_multiplier` on biases other than BatchNorm's.
+    config: the section `optimizer`: `name`, `weight_decay` of the parameters
+      whose path matches `decay_mask`, factors on the learning rate, `clip_norm`
+      on the global gradient norm (0: none), and the named optimizer's own
+      fields in a section of its name. The factors are `encoder_multiplier` on
+      parameters below 'encoder/', `head_multiplier` and `auxiliary_multiplier`
+      on those of the other `NETWORK_PARTS`, and `bias_multiplier` on biases in
+      addition, except BatchNorm's.
     rate: learning rate as a function of the step.
 
   Raises:
-    ValueError: unknown optimiser, or a bad pattern; when parameters are seen,
-      a pattern that none of them matches.
+    ValueError: the optimizer is unknown, or `decay_mask` is not a regular
+      expression; when it is initialized, also if no parameter matches it.
   """
   if config.name not in OPTIMIZERS:
     raise ValueError(
@@ -266,32 +317,32 @@ def build_optimizer(
     decayed = re.compile(config.decay_mask)
   except re.error as error:
     raise ValueError(
-      f'optimizer.decay_mask={config.decay_mask!r} is no regular expression: '
-      f'{error}'
+      f'optimizer.decay_mask={config.decay_mask!r} is not a regular '
+      f'expression: {error}'
     ) from error
 
   def label(path: str) -> str:
     part = path.partition('/')[0]
-    words = [part if part in NETWORK_PARTS else 'head']
+    name = [part if part in NETWORK_PARTS else 'head']
     conv_bias = path.endswith('/bias') and not path.endswith('/bn/bias')
     if config.bias_multiplier != 1.0 and conv_bias:
-      words.append('bias')
-    words.append('decayed' if decayed.fullmatch(path) else 'plain')
-    return '_'.join(words)
+      name.append('bias')
+    name.append('decayed' if decayed.fullmatch(path) else 'plain')
+    return '_'.join(name)
 
   def factor(name: str) -> float:
     bias = config.bias_multiplier if '_bias_' in name else 1.0
     return bias * config[f'{name.partition("_")[0]}_multiplier']
 
   def decay_mask(groups: PyTree) -> PyTree:
-    chosen = {name: name.endswith('_decayed') for name in groups}
-    if config.weight_decay and not any(chosen.values()):
+    mask = {name: name.endswith('_decayed') for name in groups}
+    if config.weight_decay and not any(mask.values()):
       raise ValueError(
         f'optimizer.decay_mask={config.decay_mask!r} matches no parameter, so '
         f'optimizer.weight_decay={config.weight_decay} would do nothing; a '
         "mask matches whole paths, such as 'encoder/stem/conv/kernel'"
       )
-    return chosen
+    return mask
 
   parts = []
   if config.clip_norm:

@@ -1,4 +1,4 @@
-"""SIGTERM, which asks a run to save and leave."""
+"""Preemption: SIGTERM makes a run save a checkpoint and exit."""
 
 from collections.abc import Iterator
 import signal
@@ -7,15 +7,19 @@ from typing import Any
 
 
 class Preempted(Exception):
-  """SIGTERM came while the split was being scored."""
+  """SIGTERM arrived during an evaluation."""
 
 
 class PreemptionGuard:
-  """Hears SIGTERM, so that the loop can save and leave."""
+  """Catches SIGTERM, so that the training loop can save and exit.
+
+  Attributes:
+    requested: True once SIGTERM has arrived.
+  """
 
   def __enter__(self) -> 'PreemptionGuard':
-    self.requested = False  # set by the signal
-    # Only the main thread may set handlers (tests may train in others).
+    self.requested = False
+    # Only the main thread may set handlers; tests may train in another one.
     self._main = threading.current_thread() is threading.main_thread()
     if self._main:
       self._old = signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -25,7 +29,7 @@ class PreemptionGuard:
     self.requested = True
 
   def interruptible(self, examples: Iterator[dict]) -> Iterator[dict]:
-    """Passes examples on until a SIGTERM; then raises `Preempted`."""
+    """Yields the examples, and raises `Preempted` once SIGTERM arrives."""
     for example in examples:
       if self.requested:
         raise Preempted

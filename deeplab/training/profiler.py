@@ -1,4 +1,4 @@
-"""Where the time of chosen steps goes, recorded for TensorBoard."""
+"""Profiles chosen training steps for TensorBoard."""
 
 import re
 from typing import Any
@@ -8,50 +8,55 @@ import jax
 
 
 def parse_steps(steps: str) -> range:
-  """Returns the steps of '100:110' (100 to 109), or none for ''.
+  """Parses `profile_steps`: '100:110' is steps 100 to 109, '' is none.
 
   Raises:
-    ValueError: it is no such range.
+    ValueError: it is not such a range.
   """
   if not steps:
     return range(0)
-  found = re.fullmatch(r'(\d+):(\d+)', steps)
-  if not found or not 0 < int(found[1]) < int(found[2]):
+  match = re.fullmatch(r'(\d+):(\d+)', steps)
+  if not match or not 0 < int(match[1]) < int(match[2]):
     raise ValueError(
       f'profile_steps={steps!r} is not FIRST:END, such as 100:110 for the '
       'steps 100 to 109'
     )
-  return range(int(found[1]), int(found[2]))
+  return range(int(match[1]), int(match[2]))
 
 
 class TraceRecorder:
-  """Records some steps of a run."""
+  """Records a trace of some steps of a run."""
 
   def __init__(self, steps: range, workdir: str):
-    """Waits for the first of `steps`; the record goes to workdir/plugins."""
+    """Prepares to record.
+
+    Args:
+      steps: the steps to record.
+      workdir: the work directory; the trace is written below its `plugins`.
+    """
     self._steps = steps
     self._workdir = workdir
     self._tracing = False
 
   def before_step(self, step: int) -> None:
-    """Begins where the step is among those, or the run began among them."""
+    """Starts the trace before the first of the steps that this run takes."""
     if not self._tracing and step in self._steps:
       jax.profiler.start_trace(self._workdir)
       self._tracing = True
 
   def after_step(self, step: int, state: Any) -> None:
-    """Ends behind the last of the steps, when the device is done with it."""
+    """Stops the trace after the last of the steps, once its state is ready."""
     if self._tracing and step + 1 >= self._steps.stop:
       jax.block_until_ready(state)
       self.close()
       logging.info(
-        'Recorded where the time goes: tensorboard --logdir=%s, with the '
+        'Recorded a profile: look at it with tensorboard --logdir=%s and its '
         'profile plugin',
         self._workdir,
       )
 
   def close(self) -> None:
-    """Writes what was recorded."""
+    """Stops the trace if one is running, and writes it."""
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()

@@ -1,32 +1,28 @@
-"""Losses of how well the regions of each class overlap, over a global batch.
+"""Loss terms over regions: the overlap of prediction and label, by class.
 
-A class counts where some pixel of the batch has it as its label; the loss is
-the mean over those classes. Class weights are not used: such losses give every
-class the same weight, however small it is.
+A class counts if any pixel of the global batch has it as its label; a term is
+the mean over these classes. Class weights are not used: such terms give every
+class the same weight, however small its region is.
 
-`x` is a `pixels.Pixels`.
+Each function returns one device's share of the term over the global batch. Its
+keyword arguments are the fields of the term's section in `config.loss`.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from deeplab.training import loss_inputs
+
 Array = jax.Array
 
 
-def sum_with_local_gradient(value: Array, axis_name: str | None) -> Array:
-  """Returns the sum over devices, with the gradient of this device's part."""
-  if axis_name is None:
-    return value
-  fixed = jax.lax.stop_gradient(value)
-  return jax.lax.psum(fixed, axis_name) + (value - fixed)
-
-
 def _device_share(value: Array, axis_name: str | None) -> Array:
-  """Returns a device's share of a value that all devices know.
+  """Returns this device's share of a value that all devices computed.
 
-  Shares add up to the value; the gradient is the value's.
+  The shares add up to the value; the gradient of a share is the gradient of
+  the whole value.
   """
   if axis_name is None:
     return value
@@ -34,14 +30,19 @@ def _device_share(value: Array, axis_name: str | None) -> Array:
   return fixed / jax.lax.axis_size(axis_name) + (value - fixed)
 
 
-def _one_hot(x: Any) -> Array:
-  """Returns [B, H, W, K] bool, False where a pixel is ignored."""
+def _one_hot(x: loss_inputs.LossInputs) -> Array:
+  """Returns one-hot labels, [B, H, W, K] bool, False at ignored pixels."""
   classes = jnp.arange(x.logits.shape[-1], dtype=jnp.int32)
   return (x.labels[..., None] == classes) & x.valid[..., None]
 
 
 def tversky(
-  x: Any, *, alpha: float, beta: float, gamma: float, smooth: float
+  x: loss_inputs.LossInputs,
+  *,
+  alpha: float,
+  beta: float,
+  gamma: float,
+  smooth: float,
 ) -> Array:
   """(1 - TP / (TP + alpha FP + beta FN)) ** gamma, of softmax probabilities.
 
@@ -49,50 +50,64 @@ def tversky(
   loss, Abraham and Khan, arXiv:1810.07842.
 
   Args:
-    x: the pixels.
-    alpha: weight of what is wrongly found.
-    beta: weight of what is missed.
+    x: logits and labels of this device.
+    alpha: weight of false positives.
+    beta: weight of false negatives.
     gamma: exponent of each class's loss.
     smooth: added to numerator and denominator.
+
+  Returns:
+    float32 scalar, this device's share; so do all terms.
   """
   truth = _one_hot(x)
-  found = jax.nn.softmax(x.logits) * x.valid[..., None]
-  over = (0, 1, 2)
-  hits = sum_with_local_gradient((found * truth).sum(over), x.axis_name)
-  predicted = sum_with_local_gradient(found.sum(over), x.axis_name)
-  labelled = sum_with_local_gradient(truth.sum(over) * 1.0, x.axis_name)
+  probabilities = jax.nn.softmax(x.logits) * x.valid[..., None]
+
+  def sum_pixels(values: Array) -> Array:
+    """Sums [B, H, W, K] over the pixels of all devices, to [K]."""
+    return loss_inputs.sum_with_local_gradient(
+      values.sum((0, 1, 2)), x.axis_name
+    )
+
+  hits = sum_pixels(probabilities * truth)
+  predicted = sum_pixels(probabilities)
+  labelled = loss_inputs.sum_with_local_gradient(
+    truth.sum((0, 1, 2)) * 1.0, x.axis_name
+  )
   denominator = hits + alpha * (predicted - hits) + beta * (labelled - hits)
   index = (hits + smooth) / jnp.maximum(denominator + smooth, 1e-7)
-  # Not 0: a power below 1 would have an infinite slope there.
+  # Not 0: a power below 1 would have an infinite gradient there.
   losses = jnp.maximum(1 - index, 1e-7) ** gamma
   present = labelled > 0
   mean = jnp.where(present, losses, 0).sum() / jnp.maximum(present.sum(), 1)
   return _device_share(mean, x.axis_name)
 
 
-def dice(x: Any, *, smooth: float) -> Array:
+def dice(x: loss_inputs.LossInputs, *, smooth: float) -> Array:
   """1 - 2 TP / (2 TP + FP + FN), of softmax probabilities.
 
   Milletari et al., "V-Net" (arXiv:1606.04797), with sums that are not squared.
 
   Args:
-    x: the pixels.
+    x: logits and labels of this device.
     smooth: added to numerator and denominator.
   """
   return tversky(x, alpha=0.5, beta=0.5, gamma=1.0, smooth=smooth / 2)
 
 
-def lovasz(x: Any) -> Array:
+def lovasz(x: loss_inputs.LossInputs) -> Array:
   """The Lovász extension of each class's Jaccard loss, of probabilities.
 
   Berman et al., "The Lovász-Softmax loss" (arXiv:1705.08790), over the batch.
-  Every device sorts the errors of all devices, a class at a time.
+  Every device sorts the errors of all devices, one class at a time.
+
+  Args:
+    x: logits and labels of this device.
   """
-  found = jax.nn.softmax(x.logits)
+  probabilities = jax.nn.softmax(x.logits)
   truth = _one_hot(x)
-  errors = jnp.abs(truth - found)
+  errors = jnp.abs(truth - probabilities)
   fixed = jax.lax.stop_gradient(errors)
-  # Ignored pixels come last, where nothing is left to lose.
+  # Ignored pixels are sorted last, where the Jaccard loss no longer grows.
   fixed = jnp.where(x.valid[..., None], fixed, -1.0)
   classes = truth.shape[-1]
   columns = (fixed.reshape(-1, classes).T, truth.reshape(-1, classes).T)
@@ -102,18 +117,26 @@ def lovasz(x: Any) -> Array:
     columns = jax.lax.all_gather(columns, x.axis_name, axis=1, tiled=True)
     start = jax.lax.axis_index(x.axis_name) * size
 
-  def slope(column):
-    """Returns the loss's slope in each of this device's errors, [N]."""
+  def class_gradient(column):
+    """Returns the gradient for this device's errors, [N], and if it counts."""
     order = jnp.argsort(-column[0])
-    here = column[1][order].astype(jnp.int32)
-    labelled = here.sum()
-    missed = labelled - jnp.cumsum(here)
-    union = labelled + jnp.cumsum(1 - here)
-    jaccard = 1.0 - missed / jnp.maximum(union, 1)
-    slopes = jnp.diff(jaccard, prepend=0.0) * (labelled > 0)
-    slopes = jnp.zeros_like(slopes).at[order].set(slopes)
-    return jax.lax.dynamic_slice(slopes, (start,), (size,)), labelled > 0
+    in_label = column[1][order].astype(jnp.int32)
+    labelled = in_label.sum()
+    intersection = labelled - jnp.cumsum(in_label)
+    union = labelled + jnp.cumsum(1 - in_label)
+    jaccard = 1.0 - intersection / jnp.maximum(union, 1)
+    gradient = jnp.diff(jaccard, prepend=0.0) * (labelled > 0)
+    gradient = jnp.zeros_like(gradient).at[order].set(gradient)
+    return jax.lax.dynamic_slice(gradient, (start,), (size,)), labelled > 0
 
-  slopes, present = jax.lax.map(slope, columns)
-  slopes = slopes.T.reshape(errors.shape) * x.valid[..., None]
-  return (slopes * errors).sum() / jnp.maximum(present.sum(), 1)
+  gradients, present = jax.lax.map(class_gradient, columns)
+  gradients = gradients.T.reshape(errors.shape) * x.valid[..., None]
+  return (gradients * errors).sum() / jnp.maximum(present.sum(), 1)
+
+
+# Terms by the name that configs use.
+REGION_TERMS: dict[str, Callable[..., Array]] = {
+  'dice': dice,
+  'tversky': tversky,
+  'lovasz': lovasz,
+}

@@ -12,7 +12,6 @@ that other load on the machine affects both:
 Needs jax, flax and optax, and torch for the other side; README.md has results.
 """
 
-import functools
 import json
 import os
 import statistics
@@ -114,14 +113,11 @@ class JaxTrainer:
     self.macs, self.params = counts.macs, counts.params
     optimizer = optax.sgd(0.01, momentum=0.9)
     self._step = parallel.map_train(
-      functools.partial(
-        train_step.train_step,
+      train_step.TrainStep(
         model=model,
         optimizer=optimizer,
         loss=losses.Loss(255, 'valid', (), 0.4),
         seed=0,
-        accumulate_steps=1,
-        ema_decay=0.0,
         axis_name=parallel.AXIS,
       )
     )

@@ -126,8 +126,8 @@ def test_class_weights(config):
   config.loss.class_weights = (1.0, 2.0)
   config.loss.balance = 0.0
   expected = (
-    'loss.class_weights has 2 weights for 3 classes; give one a class, or () '
-    'for none'
+    'loss.class_weights has 2 weights for 3 classes; give one for each class, '
+    'or () for none'
   )
   assert told(config) == [('weights', expected)]
   config.loss.balance = 0.5

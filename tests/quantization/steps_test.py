@@ -40,8 +40,7 @@ def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
   model = providers.simulate_int8(helpers.TinyNet(axis_name=axis_name), RULES)
   optimizer = optax.sgd(0.01)
   ranges = train_step.RangeTracking(0.75, 0, model if observer else None)
-  step = functools.partial(
-    train_step.train_step,
+  step = train_step.TrainStep(
     model=model,
     optimizer=optimizer,
     axis_name=axis_name,

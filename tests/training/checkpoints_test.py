@@ -54,7 +54,7 @@ def test_without_a_score_the_newest_is_the_best(tmp_path):
   assert checkpoints.load_variables(str(tmp_path / 'c'), 'best')[1] == 2
 
 
-def test_the_average_is_saved_restored_and_read(tmp_path):
+def test_moving_averages_are_saved_and_restored(tmp_path):
   saved = checkpoints.Checkpoints(
     str(tmp_path / 'c'), keep_latest=1, keep_best=1
   )
@@ -66,7 +66,7 @@ def test_the_average_is_saved_restored_and_read(tmp_path):
   assert int(restored.step) == 3
   jax.tree.map(np.testing.assert_array_equal, restored.ema, state.ema)
   jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
-  # Whoever evaluates or exports reads the average.
+  # Evaluation and export read the average.
   variables, _, _ = checkpoints.load_variables(str(tmp_path / 'c'), 'latest')
   assert _first(variables) == 3.5
 
@@ -83,16 +83,16 @@ def test_another_models_checkpoint_is_refused(tmp_path):
   saved.close()
 
 
-def test_notes_are_those_of_the_newest_state(tmp_path):
+def test_metadata_is_that_of_the_newest_state(tmp_path):
   fields = {'keep_latest': 2, 'keep_best': 1}
   saved = checkpoints.Checkpoints(str(tmp_path / 'c'), **fields)
   assert saved.latest_metadata() == {}
-  notes = {'seconds': 12.5, 'plateau': {'best': None, 'stale': 3}}
+  metadata = {'seconds': 12.5, 'plateau': {'best': None, 'stale': 3}}
   saved.save(_state(1), 1, 0.5, {'seconds': 1.0})
-  saved.save(_state(2), 2, None, notes)
+  saved.save(_state(2), 2, None, metadata)
   saved.close()
   again = checkpoints.Checkpoints(str(tmp_path / 'c'), **fields)
-  assert again.latest_metadata() == notes
+  assert again.latest_metadata() == metadata
   again.save(_state(3), 3)
   again.wait()
   assert again.latest_metadata() == {}

@@ -1,4 +1,4 @@
-"""What evaluations and the clock tell a run."""
+"""Early stopping, learning rate plateaus, and the time limit of a run."""
 
 import json
 import math
@@ -25,15 +25,17 @@ def plateau(**fields):
 
 
 def run(c, values):
-  """Returns the notes after each value of mIoU."""
-  notes, result = early_stopping.ControlState(), []
+  """Returns the control state after each value of mIoU."""
+  control, result = early_stopping.ControlState(), []
   for value in values:
     # As a run that is killed after each evaluation.
-    notes = early_stopping.ControlState.from_dict(
-      json.loads(json.dumps(notes.to_dict()))
+    control = early_stopping.ControlState.from_dict(
+      json.loads(json.dumps(control.to_dict()))
     )
-    notes = early_stopping.update_after_evaluation(notes, {'miou': value}, c)
-    result.append(notes)
+    control = early_stopping.update_after_evaluation(
+      control, {'miou': value}, c
+    )
+    result.append(control)
   return result
 
 
@@ -41,7 +43,7 @@ def test_a_plateau_lowers_the_rate_by_hand():
   c = plateau(patience=2, factor=0.5, min_delta=0.01, end=0.03)
   # Better, a bit (no), NaN (no): halved; no, better, no, no: at its end.
   values = (0.5, 0.505, math.nan, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6)
-  scales = [notes.rate_scale for notes in run(c, values)]
+  scales = [control.rate_scale for control in run(c, values)]
   assert scales == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3])
 
 
@@ -52,16 +54,16 @@ def test_the_rate_is_never_raised_to_its_end():
 
 def test_a_loss_is_better_the_lower_it_is():
   c = config(early_stopping={'metric': 'loss', 'patience': 2})
-  notes, over = early_stopping.ControlState(), []
+  control, stops = early_stopping.ControlState(), []
   for value in (0.5, 0.4, 0.45, 0.3, 0.35, 0.36):
-    notes = early_stopping.update_after_evaluation(
-      notes, {'miou': 0.5, 'loss': value}, c
+    control = early_stopping.update_after_evaluation(
+      control, {'miou': 0.5, 'loss': value}, c
     )
-    over.append(early_stopping.should_stop(notes, c))
-  assert over == [False, False, False, False, False, True]
+    stops.append(early_stopping.should_stop(control, c))
+  assert stops == [False, False, False, False, False, True]
 
 
-def test_other_schedules_do_not_listen():
+def test_other_schedules_ignore_evaluations():
   c = config()
   assert run(c, (0.5, 0.4, 0.3))[-1].rate_scale == 1
   assert not early_stopping.depends_on_evaluation(c)
@@ -70,10 +72,10 @@ def test_other_schedules_do_not_listen():
 
 def test_patience_ends_a_run():
   c = config(early_stopping={'patience': 2})
-  over = [
+  stops = [
     early_stopping.should_stop(n, c) for n in run(c, (0.5, 0.4, 0.6, 0.6, 0.6))
   ]
-  assert over == [False, False, False, False, True]
+  assert stops == [False, False, False, False, True]
   assert early_stopping.depends_on_evaluation(c)
   c.early_stopping.patience = 0
   assert not any(
@@ -97,20 +99,20 @@ def test_the_clock_ends_a_run():
 
 def test_hosts_end_together():
   c = config(max_minutes=1.0)
-  notes = early_stopping.ControlState()
-  late = early_stopping.update_elapsed(notes, 61.0, c, lambda flag: flag)
+  control = early_stopping.ControlState()
+  late = early_stopping.update_elapsed(control, 61.0, c, lambda flag: flag)
   early = early_stopping.update_elapsed(
-    notes, 59.0, c, lambda _: True
+    control, 59.0, c, lambda _: True
   )  # the other is late
   assert (late.seconds, early.seconds) == (61.0, 60.0)
   assert early_stopping.should_stop(late, c) and early_stopping.should_stop(
     early, c
   )
-  both = early_stopping.update_elapsed(notes, 59.0, c, lambda flag: flag)
+  both = early_stopping.update_elapsed(control, 59.0, c, lambda flag: flag)
   assert both.seconds == 59.0 and not early_stopping.should_stop(both, c)
 
 
-def test_a_checkpoint_without_notes_has_the_first_ones():
+def test_empty_metadata_is_the_initial_state():
   assert (
     early_stopping.ControlState.from_dict({}) == early_stopping.ControlState()
   )
@@ -121,13 +123,13 @@ def test_a_checkpoint_without_notes_has_the_first_ones():
   [
     (
       config(early_stopping={'metric': 'loss'}),
-      r"early_stopping.metric='loss' is no metric .* or loss with eval",
+      r"early_stopping.metric='loss' is not a metric .* or loss with eval",
     ),
-    (plateau(metric='mIoU'), r"schedule.plateau.metric='mIoU' is no metric"),
+    (plateau(metric='mIoU'), r"schedule.plateau.metric='mIoU' is not a metric"),
     (plateau(patience=0), r'schedule.plateau.patience=0 is not a number'),
   ],
 )
-def test_what_could_never_act_is_refused(c, message):
+def test_settings_that_could_never_act_are_refused(c, message):
   with pytest.raises(ValueError, match=message):
     early_stopping.check_monitored_metrics(c, ('miou', 'iou/road'))
   early_stopping.check_monitored_metrics(config(), ('miou',))

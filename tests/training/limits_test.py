@@ -1,4 +1,4 @@
-"""How many images a step takes, and how many steps a run has."""
+"""Checks of batch size, steps and intervals."""
 
 from ml_collections import ConfigDict
 import pytest
@@ -23,10 +23,10 @@ def test_partial_batches_end_an_epoch():
   assert limits.total_steps(config(total_steps=9), 100) == 9
 
 
-def test_what_makes_no_run_is_refused():
+def test_runs_without_steps_are_refused():
   with pytest.raises(ValueError, match=r"=7 is more than the 6 .* 'train'"):
     limits.total_steps(config(), 6)
-  with pytest.raises(ValueError, match=r'epochs=0\.01 of 100 .* no step'):
+  with pytest.raises(ValueError, match=r'epochs=0\.01 of 100 .* less than one'):
     limits.total_steps(config(epochs=0.01), 100)
 
 

@@ -121,7 +121,7 @@ def test_terms_are_a_weighted_sum():
 
 
 def _with_gradient(loss, logits, labels, devices):
-  """Returns value and gradient of the whole batch, cut over devices."""
+  """Returns value and gradient of the whole batch, split over devices."""
 
   def run(axis_name, logits, labels):
     share = lambda x: both(loss, x, labels, (x / 2,), axis_name)[0]
@@ -137,7 +137,7 @@ def _with_gradient(loss, logits, labels, devices):
 
 
 @pytest.mark.parametrize(('name', 'normalizer'), _NORMALIZED)
-def test_shares_of_devices_are_the_whole(name, normalizer):
+def test_shares_of_devices_add_up_to_the_term(name, normalizer):
   loss = make(
     term(name), normalizer=normalizer, class_weights=(0.5, 1.0, 2.0, 3.0)
   )
@@ -198,7 +198,7 @@ def test_gradient_is_softmax_minus_one_hot():
 
 
 @pytest.mark.parametrize('weights', [(), (0.5, 1.0, 2.0, 3.0)])
-def test_cross_entropy_is_torch_s(weights):
+def test_cross_entropy_equals_torch(weights):
   torch, _ = torchvision_module.load()
   logits, labels = example()
   x = torch.tensor(logits.transpose(0, 3, 1, 2), requires_grad=True)
@@ -229,7 +229,7 @@ def test_cross_entropy_is_torch_s(weights):
   ],
 )
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``')
-def test_hard_pixels_are_mmsegmentation_s(name, fields, monkeypatch):
+def test_hard_pixels_equal_mmsegmentation(name, fields, monkeypatch):
   torch, _ = torchvision_module.load()
   mmseg = mmseg_module.load(monkeypatch)
   samplers = mmseg_module.load(monkeypatch, 'mmseg.structures.sampler')
@@ -276,7 +276,7 @@ def test_built_from_the_config():
 
 
 @pytest.mark.parametrize('name', TERMS)
-def test_defaults_are_of_the_term(name):
+def test_every_term_has_its_section_in_the_config(name):
   config = common.default_config().loss
   config.terms = (name,)
   logits, labels = example()
@@ -290,11 +290,11 @@ def test_defaults_are_of_the_term(name):
     ({'normalizer': 'pixels'}, r"'pixels' is not one of"),
     ({'terms': ('hinge',)}, r"loss term 'hinge' is not one of"),
     ({'terms': ()}, r'terms=\(\) leaves no loss'),
-    ({'weighted_steps': 20}, 'weighted_steps=20.0 is no share'),
+    ({'weighted_steps': 20}, 'weighted_steps=20.0 is not a share'),
     ({'class_weights': (1.0, 2.0)}, r'2 weights for 6 classes'),
   ],
 )
-def test_what_is_no_loss_is_refused(fields, message):
+def test_wrong_losses_are_refused(fields, message):
   config = common.default_config().loss
   config.update(fields)
   with pytest.raises(ValueError, match=message):

@@ -76,9 +76,9 @@ def test_the_time_left_may_be_days(monkeypatch, caplog):
   assert 'ETA 33:20:00' in caplog.text
 
 
-def test_the_cost_of_a_step_in_words():
+def test_the_cost_of_a_step_is_formatted():
   spent = {'gflops': 2.346, 'arguments': 10.4, 'reused': 8.0, 'work': 99.6}
   assert metric_writer.format_step_cost(spent) == (
     '2.35 GFLOPs, 10 MiB of state and batch (8 reused), 100 MiB of work memory'
   )
-  assert metric_writer.format_step_cost({}) == 'the back end does not tell'
+  assert metric_writer.format_step_cost({}) == 'the back end reports no cost'

@@ -105,7 +105,7 @@ def test_warmup_in_epochs_is_a_share_of_the_run():
   config.schedule.warmup_epochs = 5.0
   assert optimizers.warmup_steps(config, 61_750) == 1235
   config.total_steps = 500
-  with pytest.raises(ValueError, match=r'warmup_epochs=5.0 is for a run whose'):
+  with pytest.raises(ValueError, match=r'warmup_epochs=5.0 needs a run whose'):
     optimizers.warmup_steps(config, 500)
 
 
@@ -306,7 +306,7 @@ def test_decay_masks_that_do_nothing_are_refused():
   with pytest.raises(ValueError, match=r"decay_mask='kernel' matches no"):
     optimizer.init(PARAMS)
   _optimizer('sgd', weight_decay=0.0, decay_mask='kernel').init(PARAMS)
-  with pytest.raises(ValueError, match=r'is no regular expression'):
+  with pytest.raises(ValueError, match=r'is not a regular expression'):
     _optimizer('sgd', decay_mask='*/kernel')
 
 

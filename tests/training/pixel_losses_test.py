@@ -130,6 +130,8 @@ def test_hardest_keeps_a_share_of_all_pixels(share, weights):
     {'share': 0.5, 'ramp_steps': -1},
   ],
 )
-def test_no_share_is_refused(fields):
-  with pytest.raises(ValueError, match=r'must lie in \(0, 1\] and ramp_steps'):
+def test_wrong_shares_are_refused(fields):
+  with pytest.raises(
+    ValueError, match=r'must lie in \(0, 1\] and ramp_steps=-?\d+ must be'
+  ):
     value(make(term('hardest', **fields)), *example())

@@ -36,7 +36,7 @@ def test_dice_by_hand():
   )
 
 
-def test_absent_classes_have_no_part():
+def test_absent_classes_do_not_count():
   logits = np.log([[[[3.0, 1.0, 4.0]]]])
   labels = np.array([[[0]]], np.uint8)
   # TP 3/8, found 3/8, labelled 1.
@@ -115,7 +115,7 @@ def test_gradients_are_those_of_the_function():
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
 
 
-def test_lovasz_is_mmsegmentation_s(monkeypatch):
+def test_lovasz_equals_mmsegmentation(monkeypatch):
   torch, _ = torchvision_module.load()
   mmseg = mmseg_module.load(monkeypatch)
   logits, labels = losses_test.example()

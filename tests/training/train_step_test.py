@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +26,11 @@ def _setup(axis_name=None, optimizer=None, *, ema=False, **kwargs):
   fields = {
     'loss': LOSS,
     'seed': 7,
-    'accumulate_steps': 1,
     'ema_decay': 0.99,
     **kwargs,
   }
-  step = functools.partial(
-    train_step.train_step,
-    model=model,
-    optimizer=optimizer,
-    axis_name=axis_name,
-    **fields,
+  step = train_step.TrainStep(
+    model=model, optimizer=optimizer, axis_name=axis_name, **fields
   )
   state = train_step.init_state(
     helpers.TinyNet(), optimizer, channels=3, seed=1, ema=ema
@@ -169,7 +163,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(terms):
       axis_name, loss=loss, accumulate_steps=accumulate_steps
     )
     mapped = axis_name is not None
-    step = functools.partial(step, model=_Frozen())
+    step = dataclasses.replace(step, model=_Frozen())
     step = parallel.map_train(step) if mapped else jax.jit(step)
     batch = helpers.batch()
     state, metrics = step(state, parallel.split(batch) if mapped else batch)
