@@ -1,1 +1,1 @@
-"""Scans a data set before training, and says what is wrong with it."""
+"""Examines a data set before training and reports its mistakes."""

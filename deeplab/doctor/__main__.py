@@ -4,9 +4,9 @@ r"""Examines a data set before training.
         --config.data.root=MY_IMAGES --config.data.num_classes=3 \
         --output=report.html
 
-reads every image and mask of the training and the evaluation split, says what
-is wrong with them, and ends with status 1 if training would go wrong.
---output writes it down with pictures, as one file for a browser.
+reads every image and mask of the training and the evaluation split, prints
+what is wrong with them, and exits with status 1 if training would go wrong.
+--output writes the same with pictures, as one HTML file.
 """
 
 from absl import app
@@ -23,13 +23,13 @@ from deeplab.doctor import scan
 from deeplab.doctor import summary
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Experiment: a file under configs/, maybe with ":variant".'
+  'config', None, 'Config: a file under configs/, optionally with ":variant".'
 )
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'An .html file for the report with pictures.'
+  'output', None, 'The .html file that the report with pictures goes to.'
 )
 _PROCESSES = flags.DEFINE_integer(
-  'processes', 0, 'Processes that share the work; 0: one a core.', lower_bound=0
+  'processes', 0, 'Number of processes; 0: one per core.', lower_bound=0
 )
 
 
@@ -42,14 +42,14 @@ def _run() -> None:
     )
   config = datasets.resolve_config(config)
   dataset = datasets.Dataset(config.data)
-  found, faults = {}, []
+  splits, issues = {}, []
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
-    found[split], more = example_loader.list_examples(dataset, split)
-    faults += more
+    splits[split], split_issues = example_loader.list_examples(dataset, split)
+    issues += split_issues
   scans = scan.scan_splits(
-    found, dataset, _PROCESSES.value or system.cpu_count()
+    splits, dataset, _PROCESSES.value or system.cpu_count()
   )
-  result = diagnosis.diagnose(scans, faults, config, dataset)
+  result = diagnosis.diagnose(scans, issues, config, dataset)
   print(summary.format_summary(result))
   if _OUTPUT.value:
     report.write_html(_OUTPUT.value, result, dataset)
@@ -59,7 +59,7 @@ def _run() -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Prints what was found; see the flags."""
+  """Examines the data set of the flags and prints the findings."""
   cli.run_command(argv, _run)
 
 

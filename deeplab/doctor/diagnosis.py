@@ -1,4 +1,4 @@
-"""What the scans of all examples mean for training."""
+"""Draws conclusions for training from the scans of all examples."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -16,27 +16,27 @@ from deeplab.doctor import findings
 from deeplab.doctor import scan
 from deeplab.training import class_weights
 
-# Crops are suggested in these steps and up to this size.
+# The sides of a suggested crop are multiples of the one and at most the other.
 _CROP_STEP, _LARGEST_CROP = 32, 512
-# Of class weights that are suggested: mild ones.
+# The value of config.loss.balance that is suggested; it gives mild weights.
 _SUGGESTED_BALANCE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-  """All that the doctor has to say.
+  """The doctor's result, which `summary` and `report` render.
 
   Attributes:
-    info: facts about the data set.
-    splits: statistics by split.
-    findings: what was found, errors first.
-    weights: suggested class weights; () where no training pixel is labelled
-      or the config's rule is unknown.
-    weights_remark: what becomes of these weights, in one sentence; '' without
+    info: classes, colours and ids of the data set.
+    splits: statistics by split, training first.
+    findings: findings, errors first.
+    weights: suggested class weights, one per class; () if no training pixel is
+      labelled or `config.loss.balance_rule` is unknown.
+    weights_remark: a sentence on how the config uses such weights; '' without
       them.
-    crop: the largest crop (H, W) that half of the training images fill, up to
-      512; None where no image could be read.
-    suggestions: flags that change the config for the better, with the reason.
+    crop: the largest crop (H, W), up to 512 pixels a side, that half of the
+      training images fill; None if no image could be read.
+    suggestions: (flag, reason) of changes that would improve the config.
   """
 
   info: dataset_info.DatasetInfo
@@ -49,7 +49,7 @@ class Diagnosis:
 
   @property
   def can_train(self) -> bool:
-    """Whether training would go right."""
+    """True if no finding is an error."""
     return all(finding.level != findings.ERROR for finding in self.findings)
 
   def count(self, level: str) -> int:
@@ -66,9 +66,10 @@ def diagnose(
   """Draws the conclusions.
 
   Args:
-    scans: of the examples of both splits.
-    issues: of the splits as such; see `load.list_examples`.
-    config: the experiment; see `training_checks.find_issues`.
+    scans: scans of the examples of both splits.
+    issues: issues that `example_loader.list_examples` found in listing them.
+    config: the config; reads `data`, `loss`, and the fields that say how many
+      steps a run takes.
     dataset: its data set.
   """
   info = dataset.info
@@ -87,52 +88,64 @@ def diagnose(
     counts = functools.partial(splits[train].class_counts, info.num_classes)
     values = class_weights.compute_weights(shares, counts, rule, power)
     weights = tuple(values.tolist())
-  found = findings.collect_findings(scans, issues, splits, config, dataset)
   crop = _largest_filled_crop(splits[train], config)
-  advice = (
+  suggestions = (
     *_suggest_num_classes(scans, info),
     *_suggest_balance(shares, config.loss, info),
     *_suggest_crop_size(crop, splits[train], config),
   )
-  use = _describe_weights(config.loss) if weights else ''
-  return Diagnosis(info, splits, found, weights, use, crop, advice)
+  return Diagnosis(
+    info=info,
+    splits=splits,
+    findings=findings.collect_findings(scans, issues, splits, config, dataset),
+    weights=weights,
+    weights_remark=_describe_weights(config.loss) if weights else '',
+    crop=crop,
+    suggestions=suggestions,
+  )
 
 
 def _describe_weights(loss: Any) -> str:
-  """Says what the weights of the table are for."""
+  """Returns a sentence on how the config uses the weights of the table."""
   if loss.class_weights:
     return (
-      'weight: what would make up for rare classes in the loss; '
-      'config.loss.class_weights is used instead.'
+      'weight: would balance rare classes in the loss; not used, because '
+      'config.loss.class_weights is set.'
     )
   if loss.balance:
     return (
-      'weight: what a pixel of the class counts in the loss, already, by '
-      f'config.loss.balance={loss.balance:g} (0: all count 1).'
+      "weight: the factor on the loss of the class's pixels, as "
+      f'config.loss.balance={loss.balance:g} sets it (0: 1 for all).'
     )
   return (
-    'weight: what a pixel of the class would count in the loss with '
-    f'--config.loss.balance={_SUGGESTED_BALANCE:g}; now all count 1.'
+    "weight: the factor on the loss of the class's pixels that "
+    f'--config.loss.balance={_SUGGESTED_BALANCE:g} would set; now 1 for all.'
   )
 
 
 def _suggest_num_classes(
   scans: Sequence[scan.ExampleScan], info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
-  """Suggests as many classes as make all ids of the masks classes."""
+  """Suggests a number of classes that includes all ids of the masks."""
   count = max((s.max_unknown_id for s in scans), default=-1) + 1
   if not count:
     return
-  reason = f'masks hold ids up to {count - 1}: if all of them are classes'
+  reason = f'masks contain ids up to {count - 1}: if all of them are classes'
   if info.ignore_label is not None and info.ignore_label < count:
-    reason += f', with a config.data.ignore_label other than 0 to {count - 1}'
+    reason += f', with a config.data.ignore_label outside 0 to {count - 1}'
   yield f'--config.data.num_classes={count}', reason
 
 
 def _suggest_balance(
   shares: np.ndarray, loss: Any, info: dataset_info.DatasetInfo
 ) -> Iterable[tuple[str, str]]:
-  """Suggests class weights to a config that has none."""
+  """Suggests class weights if the config sets none.
+
+  Args:
+    shares: float [K], each class's share of the labelled training pixels.
+    loss: `config.loss`.
+    info: names of the classes.
+  """
   if loss.balance or loss.class_weights or not shares.any():
     return
   most = int(shares.argmax())
@@ -149,7 +162,7 @@ def _suggest_balance(
 def _suggest_crop_size(
   crop: tuple[int, int] | None, train: scan.SplitStatistics, config: Any
 ) -> Iterable[tuple[str, str]]:
-  """Suggests another crop to a config that takes crops."""
+  """Suggests another crop size if the config takes crops."""
   augment = config.data.augment
   now = tuple(augment.random_crop.size)
   if crop is None or crop == now or 'random_crop' not in augment.ops:
@@ -158,19 +171,20 @@ def _suggest_crop_size(
   factor = crop[0] * crop[1] / (now[0] * now[1])
   yield (
     f'--config.data.augment.random_crop.size="({crop[0]},{crop[1]})"',
-    f'the largest of height and width up to {_LARGEST_CROP} that half of the '
-    f'training images fill (medians {height:.0f} and {width:.0f}); the config '
-    f'has {now}; {round(factor, 1 if factor >= 1 else 2)} times the pixels a '
-    'step',
+    f'the largest crop, up to {_LARGEST_CROP} pixels a side, that half of the '
+    f'training images fill (median height {height:.0f}, width {width:.0f}); '
+    f'the config has {now}, so a step would take '
+    f'{round(factor, 1 if factor >= 1 else 2)} times as many pixels',
   )
 
 
 def _largest_filled_crop(
   train: scan.SplitStatistics, config: Any
 ) -> tuple[int, int] | None:
-  """Returns the largest crop that half of the images fill.
+  """Returns the largest crop (H, W) that half of the images fill.
 
-  Both sides are multiples of 32, plus 1 where the config's crop is odd.
+  Both sides are multiples of 32, plus 1 if the height of the config's crop is
+  odd; at least 32 and at most 512. None if no image could be read.
   """
   if not len(train.sizes):
     return None

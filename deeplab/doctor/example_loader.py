@@ -1,15 +1,14 @@
-"""Reads an example as far as it can be read, and names its faults.
+"""Loads examples leniently: what cannot be read becomes an issue, no error.
 
-A folder's files are read as they are. Any other data set is checked while it is
-prepared, which ends without prepared data if an example has a fault; else its
-prepared examples are read.
+The files of a folder data set are read as they are. The examples of any other
+data set are checked while it is prepared, and a preparation that finds an issue
+leaves no data behind; here the prepared examples are read.
 """
 
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Any
 from typing import NamedTuple
 
 import cv2
@@ -23,20 +22,21 @@ from deeplab.data.builders import folder
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
 
+# (raw id, its colour) of some ids of a palette mask.
 Palette = tuple[tuple[int, dataset_info.Color], ...]
 
-# Values that a sentence names, at most.
+# The most values that an issue lists.
 _MAX_NAMED_VALUES = 5
 
 
 class ExampleRef(NamedTuple):
-  """Where an example is.
+  """Names an example, as a pair of files or a position in prepared data.
 
   Attributes:
-    split: its split.
+    split: name of the split.
     image: the image file, or the name of a prepared example.
     mask: the mask file; '' for a prepared example.
-    position: a prepared example's place in its split.
+    position: index of a prepared example in its split.
   """
 
   split: str
@@ -46,12 +46,13 @@ class ExampleRef(NamedTuple):
 
 
 class Issue(NamedTuple):
-  """What is wrong with an example.
+  """One mistake in one example, or in a split or config as a whole.
 
   Attributes:
-    kind: one of `findings.KINDS`.
+    kind: a key of `findings.KINDS`.
     text: a sentence that begins with the file.
-    ref: the example, where it is none of those that are scanned.
+    ref: the example, if it is not among those that are scanned, such as an
+      image without a mask.
   """
 
   kind: str
@@ -61,20 +62,21 @@ class Issue(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedExample:
-  """An example, as far as it can be read.
+  """An example, as far as it could be read.
 
   Attributes:
-    ref: where it is.
-    image: uint8 or uint16 [H, W, C].
-    label: uint8 [h, w], train ids or IGNORE, 0 where `invalid`.
-    invalid: bool [h, w], pixels whose value is no class and not ignored; None
-      for none.
-    label_counts: int64 [256], pixels by train id, IGNORE included, without
-      `invalid`.
-    palette: (raw id, its colour) of the ids that a palette mask has.
-    max_unknown_id: the largest id that is no class, though it could be; -1 for
-      none.
-    issues: what is wrong.
+    ref: the example's name.
+    image: uint8 or uint16 [H, W, C]; None if it could not be read.
+    label: uint8 [h, w], train ids or IGNORE, 0 where `invalid`; None if it
+      could not be read.
+    invalid: bool [h, w], pixels whose raw value belongs to no class and is not
+      ignored; None if there are none.
+    label_counts: int64 [256], number of pixels by train id, IGNORE included,
+      `invalid` ones left out; None if the label could not be read.
+    palette: ids and colours that a palette mask uses; () for other masks.
+    max_unknown_id: the largest raw id that belongs to no class and is less than
+      255, so that it could be a class; -1 if there is none.
+    issues: what is wrong with the example.
   """
 
   ref: ExampleRef
@@ -90,21 +92,24 @@ class LoadedExample:
 def list_examples(
   dataset: datasets.Dataset, split: str
 ) -> tuple[Sequence[ExampleRef] | int, list[Issue]]:
-  """Returns what there is of a split, and what is missing or in the way.
+  """Lists the examples of a split, and the files that belong to none.
+
+  A data set that is not a folder is prepared if it was not.
 
   Args:
     dataset: the data set.
     split: name of the split.
 
   Returns:
-    Places of files, or the number of prepared examples; and faults.
+    (examples, issues): the examples as references to files, or the number of
+    prepared examples; and issues such as missing or superfluous files.
   """
   with errors.collect_errors() as texts:
     try:
       if dataset.info.name == 'folder':
-        found = folder.find_pairs_and_issues(dataset.config, split)
-        if found is not None:
-          pairs, wrong = found
+        listed = folder.find_pairs_and_issues(dataset.config, split)
+        if listed is not None:
+          pairs, wrong = listed
           return [_ref_of_pair(split, pair) for pair in pairs], [
             Issue('files', text, _ref_of_pair(split, pair) if pair else None)
             for text, pair in wrong
@@ -112,7 +117,7 @@ def list_examples(
       count = dataset.num_examples(split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
-  # A folder has been looked through twice.
+  # A folder was searched twice, so its issues may be listed twice.
   return count, [Issue('files', text) for text in dict.fromkeys(texts)]
 
 
@@ -123,10 +128,10 @@ def _ref_of_pair(
 
 
 def load_example(ref: ExampleRef, dataset: datasets.Dataset) -> LoadedExample:
-  """Reads one example; faults do not raise.
+  """Loads one example; raises no error for one that cannot be read.
 
   Args:
-    ref: where it is.
+    ref: the example.
     dataset: its data set.
   """
   if ref.mask:
@@ -141,7 +146,14 @@ def load_prepared_shard(
   num_shards: int,
   dataset: datasets.Dataset,
 ) -> Iterator[LoadedExample]:
-  """Yields every `num_shards`-th example of a prepared split."""
+  """Yields every `num_shards`-th example of a prepared split.
+
+  Args:
+    split: name of the split.
+    shard_index: index of the first example, 0..num_shards - 1.
+    num_shards: distance between examples.
+    dataset: the data set.
+  """
   examples = dataset.examples(
     split, host_index=shard_index, host_count=num_shards, threads=1
   )
@@ -158,56 +170,55 @@ def _load_files(
   ref: ExampleRef, info: dataset_info.DatasetInfo, spec: image_format.ImageSpec
 ) -> LoadedExample:
   """Reads an image file and its mask."""
-  parts: dict[str, Any] = {}
-  faults = []
+  issues = []
+  image = None
   try:
-    parts['image'] = raw_files.read_pixels(pathlib.Path(ref.image), spec)
+    image = raw_files.read_pixels(pathlib.Path(ref.image), spec)
   except (ValueError, OSError) as error:
-    faults.append(Issue('unreadable', str(error)))
-  kind, colors = _read_header(ref.mask)
+    issues.append(Issue('unreadable', str(error)))
+  file_format, colors = _read_header(ref.mask)
   try:
-    raw = raw_files.read_mask(pathlib.Path(ref.mask))
+    mask = raw_files.read_mask(pathlib.Path(ref.mask))
   except (ValueError, OSError) as error:
-    wrong = 'jpeg' if kind == 'JPEG' else 'unreadable'
-    return LoadedExample(
-      ref, issues=(*faults, Issue(wrong, str(error))), **parts
-    )
-  values, counts = _count_values(raw)
-  ids = _find_train_ids(values, info)
-  known = np.array([i is not None for i in ids])
-  table = np.array([i or 0 for i in ids], np.uint8)
-  parts['label'] = _map_values(raw, values, table)
-  parts['label_counts'] = np.bincount(table[known], counts[known], 256).astype(
-    np.int64
-  )
+    kind = 'jpeg' if file_format == 'JPEG' else 'unreadable'
+    issues.append(Issue(kind, str(error)))
+    return LoadedExample(ref, image, issues=tuple(issues))
+  values, counts = _count_values(mask)
+  train_ids = _find_train_ids(values, info)
+  known = np.array([i is not None for i in train_ids])
+  table = np.array([i or 0 for i in train_ids], np.uint8)
+  invalid, max_unknown_id = None, -1
   if not known.all():
-    parts['invalid'] = _map_values(raw, values, (~known).astype(np.uint8)) == 1
-    faults.append(
+    invalid = _map_values(mask, values, (~known).astype(np.uint8)) == 1
+    issues.append(
       _unknown_values_issue(ref, values[~known], counts[~known], info)
     )
     if values.ndim == 1:
       possible = values[~known & (values < dataset_info.IGNORE)]
-      parts['max_unknown_id'] = int(possible.max(initial=-1))
-  if colors:
-    parts['palette'] = tuple(
-      (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))
-      for i in values.tolist()
-      if 3 * i + 2 < len(colors)
-    )
-  if 'image' in parts and raw.shape[:2] != parts['image'].shape[:2]:
-    height, width = parts['image'].shape[:2]
-    faults.append(
+      max_unknown_id = int(possible.max(initial=-1))
+  if image is not None and mask.shape[:2] != image.shape[:2]:
+    height, width = image.shape[:2]
+    issues.append(
       Issue(
         'mismatch',
-        f'{ref.mask}: mask of {raw.shape[1]}x{raw.shape[0]} pixels for an '
+        f'{ref.mask}: mask of {mask.shape[1]}x{mask.shape[0]} pixels for an '
         f'image of {width}x{height} ({ref.image})',
       )
     )
-  return LoadedExample(ref, issues=tuple(faults), **parts)
+  return LoadedExample(
+    ref,
+    image,
+    label=_map_values(mask, values, table),
+    invalid=invalid,
+    label_counts=np.bincount(table[known], counts[known], 256).astype(np.int64),
+    palette=_used_colors(colors, values.tolist()) if colors else (),
+    max_unknown_id=max_unknown_id,
+    issues=tuple(issues),
+  )
 
 
 def _read_header(path: str) -> tuple[str | None, list[int] | None]:
-  """Returns a file's format, and the palette of a palette image."""
+  """Returns a file's format and a palette image's palette [r, g, b, r, ...]."""
   try:
     with Image.open(path) as image:
       return image.format, image.getpalette() if image.mode == 'P' else None
@@ -215,8 +226,17 @@ def _read_header(path: str) -> tuple[str | None, list[int] | None]:
     return None, None
 
 
+def _used_colors(colors: list[int], ids: list[int]) -> Palette:
+  """Returns those colours of a palette [r, g, b, r, ...] that a mask uses."""
+  return tuple(
+    (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))
+    for i in ids
+    if 3 * i + 2 < len(colors)
+  )
+
+
 def _count_values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the values of a mask, [n] ids or [n, 3] colours, and counts."""
+  """Returns a mask's distinct values, [n] ids or [n, 3] colours, and counts."""
   if raw.dtype == np.uint8 and raw.ndim == 2:
     counts = np.bincount(raw.ravel(), minlength=256)
     values = np.flatnonzero(counts)
@@ -228,7 +248,7 @@ def _count_values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pack_values(raw: np.ndarray) -> np.ndarray:
-  """Returns one number a pixel: its id, or its colour as 0xRRGGBB."""
+  """Returns one number per pixel: its id, or its colour as 0xRRGGBB."""
   if raw.ndim == 2:
     return raw.astype(np.int64)
   red, green, blue = (raw[..., i].astype(np.int64) for i in range(3))
@@ -238,11 +258,11 @@ def _pack_values(raw: np.ndarray) -> np.ndarray:
 def _map_values(
   raw: np.ndarray, values: np.ndarray, table: np.ndarray
 ) -> np.ndarray:
-  """Returns table[i], uint8 [h, w], where a mask has values[i]."""
+  """Returns uint8 [h, w]: table[i] where the mask has values[i]."""
   if raw.dtype == np.uint8 and raw.ndim == 2:
-    full = np.zeros(256, np.uint8)
-    full[values] = table
-    return cv2.LUT(raw, full)
+    lookup = np.zeros(256, np.uint8)
+    lookup[values] = table
+    return cv2.LUT(raw, lookup)
   codes = _pack_values(values[None])[0] if values.ndim == 2 else values
   return table[np.searchsorted(codes, _pack_values(raw))]
 
@@ -250,7 +270,12 @@ def _map_values(
 def _find_train_ids(
   values: np.ndarray, info: dataset_info.DatasetInfo
 ) -> list[int | None]:
-  """Returns the train id of each value, None where there is none."""
+  """Returns the train id of each raw value; None for one of no class.
+
+  Args:
+    values: [n] ids or [n, 3] colours.
+    info: the ids and colours of the classes.
+  """
   colored = values.ndim == 2
   convert = (
     raw_files.colors_to_train_ids if colored else dataset_info.raw_to_train_ids
@@ -272,9 +297,16 @@ def _unknown_values_issue(
   counts: np.ndarray,
   info: dataset_info.DatasetInfo,
 ) -> Issue:
-  """Says which values of a mask are no class, the most frequent first."""
+  """Lists the values of a mask that belong to no class, most frequent first.
+
+  Args:
+    ref: the example.
+    values: these values, [n] ids or [n, 3] colours.
+    counts: int [n], number of pixels of each.
+    info: the ids and colours of the classes.
+  """
   order = np.argsort(-counts, kind='stable')
-  named = ', '.join(
+  listed = ', '.join(
     f'{tuple(value) if isinstance(value, list) else value} ({count} pixels)'
     for value, count in zip(
       values[order[:_MAX_NAMED_VALUES]].tolist(),
@@ -283,15 +315,15 @@ def _unknown_values_issue(
     )
   )
   more = len(values) - _MAX_NAMED_VALUES
-  named += f' and {more} more' if more > 0 else ''
+  listed += f' and {more} more' if more > 0 else ''
   if values.ndim == 2:
     colors = len(info.palette) + (info.ignore_color is not None)
     return Issue(
       'color',
-      f'{ref.mask}: colour {named}: not in the colour map of {colors}',
+      f'{ref.mask}: colour {listed}: not in the colour map of {colors}',
     )
   return Issue(
     'value',
-    f'{ref.mask}: value {named}: neither one of the {info.num_classes} '
+    f'{ref.mask}: value {listed}: neither one of the {info.num_classes} '
     f'classes nor the ignore label ({info.ignore_label})',
   )

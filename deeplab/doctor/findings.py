@@ -1,4 +1,4 @@
-"""What is wrong with a data set, or worth a word, and how it is found."""
+"""Finds what is wrong, or remarkable, about a data set."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -18,58 +18,64 @@ from deeplab.doctor import training_checks
 
 ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
 
-# Level, and what is wrong and what to do, by kind of finding.
+# By kind of finding: the level, and a sentence on what is wrong and what to do.
+# Findings are reported in this order.
 KINDS: dict[str, tuple[str, str]] = {
-  'files': (ERROR, 'A split is not whole: add, remove or correct the files.'),
+  'files': (ERROR, 'A split is incomplete: add, remove or correct files.'),
   'unreadable': (ERROR, 'Files cannot be read: replace or remove them.'),
-  'mismatch': (ERROR, 'Masks differ in size from their images.'),
+  'mismatch': (
+    ERROR,
+    'Masks differ in size from their images: replace one of the two.',
+  ),
   'value': (
     ERROR,
-    'Masks hold values that are no class: correct them, or '
+    'Masks contain values that belong to no class: correct the masks, or '
     'config.data.num_classes and config.data.ignore_label.',
   ),
   'color': (
     ERROR,
-    'Masks hold colours that no class has: correct them, or '
+    'Masks contain colours that belong to no class: correct the masks, or '
     'config.data.color_map.',
   ),
   'jpeg': (
     ERROR,
-    'Masks are JPEG, whose compression changes ids: save them as PNG.',
+    'Masks are JPEG files, whose compression changes ids: save them as PNG.',
   ),
   'palettes': (
     ERROR,
-    'Palette masks give one id several colours, so the id means several '
-    'things (the index is read, not its colour): save all with one palette.',
+    'Palette masks give one id several colours, so the id may stand for '
+    'several classes (the index is read, not the colour): save all masks with '
+    'one palette.',
   ),
   'one_class': (
     ERROR,
-    'The training masks are labelled with fewer than two classes: there is '
-    'nothing to tell apart.',
+    'The training masks contain fewer than two classes: there is nothing to '
+    'learn. Correct the masks, or config.data.num_classes and '
+    'config.data.ignore_label.',
   ),
   'leak': (
     ERROR,
-    'The same image is in both splits, so the evaluation scores what was '
-    'learned by heart: remove one.',
+    'The same image is in both splits, so evaluation scores memorized images: '
+    'remove one.',
   ),
   'blank': (
     ERROR,
-    'A split has no labelled pixel, so that every score on it is NaN: label '
+    'A split has no labelled pixel, so every score on it is NaN: label '
     'its masks, or correct config.data.ignore_label.',
   ),
   'batch': (
     ERROR,
-    'The training split makes no batch: change config.batch_size, or add '
-    'examples.',
+    'The training split and the config make no batch or no step: change '
+    'config.batch_size or the fields named below, or add examples.',
   ),
   'sizes': (
     ERROR,
-    'Training images leave the augmentation in several sizes, which make no '
-    'batch: end config.data.augment.ops with random_crop or stretch.',
+    'Training images differ in size after augmentation and cannot be stacked '
+    'to a batch: end config.data.augment.ops with random_crop or stretch.',
   ),
   'augment': (
     ERROR,
-    'The augmentation does not run on images of this kind: correct '
+    'The augmentation cannot be applied to the images: correct '
     'config.data.augment.',
   ),
   'weights': (
@@ -79,20 +85,20 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
   'empty_crops': (
     ERROR,
-    'Most training crops would hold no labelled pixel: enlarge '
+    'Most training crops would contain no labelled pixel: enlarge '
     'config.data.augment.random_crop.size, or label more.',
   ),
   'some_empty_crops': (
     WARNING,
-    'Some training crops would hold no labelled pixel, and teach nothing.',
+    'Some training crops would contain no labelled pixel, and teach nothing.',
   ),
   'unlabelled': (WARNING, 'Masks have no labelled pixel.'),
-  'absent': (WARNING, 'Classes have no pixel in a split.'),
+  'absent': (WARNING, 'Some classes have no pixel in a split.'),
   'ignored': (WARNING, 'More than half of the pixels of a split are ignored.'),
-  'repeated': (WARNING, 'Images are in one split more than once.'),
+  'repeated': (WARNING, 'Images occur more than once in one split.'),
   'alike': (
     WARNING,
-    'Images of the two splits look alike: is one scene in both?',
+    'Images of the two splits look alike: check whether they show one scene.',
   ),
   'padded': (
     WARNING,
@@ -100,37 +106,39 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
   'palette': (
     NOTE,
-    'Palette masks: their indices are read as ids, their colours are not.',
+    'Masks are palette images: the indices are read as ids, the colours are '
+    'not read.',
   ),
 }
 
-# What may be the cause of these in annotations that are drawn, and its cure.
+# A likely cause of these kinds where annotations are drawn, and its remedy.
 _UNANNOTATED_HINT = (
-  ' What nobody drew is ignored: if it is a class of its own, add the name '
-  '`background` to classes.txt, and 1 to config.data.num_classes.'
+  ' Pixels that no annotation covers are ignored: if they are a class, '
+  'add the name `background` to classes.txt, and 1 to config.data.num_classes.'
 )
 _UNANNOTATED_KINDS = (
   *('one_class', 'blank', 'empty_crops', 'some_empty_crops'),
   *('unlabelled', 'ignored'),
 )
 
-# Perceptual hashes of 256 bits that differ in no more are of images alike: JPEG
-# of low quality, half the size and other brightness change up to 25 bits of a
-# street scene, and two scenes of one street differ in 70 and more.
+# The most bits, of 256, in which the perceptual hashes of two images that look
+# alike differ. JPEG of low quality, half the size and another brightness change
+# up to 25 bits of a street scene; two scenes of a street differ in 70 or more.
 _MAX_HASH_DISTANCE = 24
-# Shares of crops without a label that are worth a word, and that are too many.
+# The shares of crops without a labelled pixel from which a warning and an error
+# are reported.
 _EMPTY_WARNING_SHARE, _EMPTY_ERROR_SHARE = 0.01, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One kind of finding, with all that it was found in.
+  """A finding of one kind, with all examples of it.
 
   Attributes:
     kind: a key of KINDS.
-    details: a sentence or a name each.
+    details: one line per case: a sentence or the name of a file.
     refs: groups of examples that show it, such as two equal images.
-    cause: a further sentence on why, with a space before it.
+    cause: a sentence on the likely cause, with a space before it; '' without.
   """
 
   kind: str
@@ -145,7 +153,7 @@ class Finding:
 
   @property
   def meaning(self) -> str:
-    """What is wrong, and what to do."""
+    """One or more sentences on what is wrong and what to do."""
     return KINDS[self.kind][1] + self.cause
 
 
@@ -156,13 +164,14 @@ def collect_findings(
   config: Any,
   dataset: datasets.Dataset,
 ) -> tuple[Finding, ...]:
-  """Returns what is wrong or worth a word, in the order of KINDS.
+  """Returns all findings, in the order of KINDS.
 
   Args:
-    scans: of the examples of both splits.
-    issues: of the splits as such; see `load.list_examples`.
-    splits: the scans by split.
-    config: the experiment; see `training_checks.find_issues`.
+    scans: scans of the examples of both splits.
+    issues: issues that `example_loader.list_examples` found in listing them.
+    splits: statistics by split.
+    config: the config; reads `data`, `loss`, and the fields that say how many
+      steps a run takes.
     dataset: its data set.
   """
   train = splits[config.data.train_split]
@@ -181,61 +190,65 @@ def collect_findings(
     found += _lookalike_findings(
       train.scans, splits[config.data.eval_split].scans
     )
+  # Asked only if needed: it reads the annotation files.
   if any(
-    one.kind in _UNANNOTATED_KINDS for one in found
+    finding.kind in _UNANNOTATED_KINDS for finding in found
   ) and _ignores_unannotated_pixels(config.data):
     found = [
-      dataclasses.replace(one, cause=_UNANNOTATED_HINT)
-      if one.kind in _UNANNOTATED_KINDS
-      else one
-      for one in found
+      dataclasses.replace(finding, cause=_UNANNOTATED_HINT)
+      if finding.kind in _UNANNOTATED_KINDS
+      else finding
+      for finding in found
     ]
-  return tuple(sorted(found, key=lambda one: list(KINDS).index(one.kind)))
+  order = list(KINDS)
+  return tuple(sorted(found, key=lambda finding: order.index(finding.kind)))
 
 
 def _ignores_unannotated_pixels(data: Any) -> bool:
+  """Returns True if pixels that no annotation covers get no label."""
   return data.name == 'folder' and folder.ignores_unannotated_pixels(data)
 
 
 def _issue_findings(
   scans: Sequence[scan.ExampleScan], issues: Sequence[example_loader.Issue]
 ) -> Iterable[Finding]:
-  """Collects the faults of single files by kind."""
+  """Groups issues by kind, those of whole splits first."""
   texts: dict[str, list[str]] = {}
-  places: dict[str, list[tuple[example_loader.ExampleRef, ...]]] = {}
-  # A pool is looked at twice.
-  for fault in {(f.kind, f.text): f for f in issues}.values():
-    texts.setdefault(fault.kind, []).append(fault.text)
-    if fault.ref:
-      places.setdefault(fault.kind, []).append((fault.ref,))
+  refs: dict[str, list[tuple[example_loader.ExampleRef, ...]]] = {}
+  # Splits that are drawn from one folder (`pool`) list its issues twice.
+  for issue in {(i.kind, i.text): i for i in issues}.values():
+    texts.setdefault(issue.kind, []).append(issue.text)
+    if issue.ref:
+      refs.setdefault(issue.kind, []).append((issue.ref,))
   for s in scans:
-    for fault in s.issues:
-      texts.setdefault(fault.kind, []).append(fault.text)
-      places.setdefault(fault.kind, []).append((s.ref,))
-  for kind, found in texts.items():
-    yield Finding(kind, tuple(found), tuple(places.get(kind, ())))
+    for issue in s.issues:
+      texts.setdefault(issue.kind, []).append(issue.text)
+      refs.setdefault(issue.kind, []).append((s.ref,))
+  for kind, details in texts.items():
+    yield Finding(kind, tuple(details), tuple(refs.get(kind, ())))
 
 
 def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
-  """Tells of palette masks, and of palettes that contradict each other."""
+  """Finds palette masks, and palettes that give one id several colours."""
   first: dict[int, tuple[dataset_info.Color, example_loader.ExampleRef]] = {}
   clashes: dict[int, tuple[str, tuple[example_loader.ExampleRef, ...]]] = {}
   for s in scans:
     for value, color in s.palette:
-      known, place = first.setdefault(value, (color, s.ref))
-      if color != known:
+      first_color, first_ref = first.setdefault(value, (color, s.ref))
+      if color != first_color:
         text = (
-          f'{s.ref.mask}: id {value} is {color} here, and {known} in '
-          f'{place.mask}'
+          f'{s.ref.mask}: id {value} is {color} here, and {first_color} in '
+          f'{first_ref.mask}'
         )
-        clashes.setdefault(value, (text, (place, s.ref)))
+        clashes.setdefault(value, (text, (first_ref, s.ref)))
   if clashes:
-    texts, places = zip(*clashes.values(), strict=True)
-    yield Finding('palettes', texts, places)
+    texts, refs = zip(*clashes.values(), strict=True)
+    yield Finding('palettes', texts, refs)
   with_palette = [s for s in scans if s.palette]
   if with_palette:
     names: Iterable[str] = ()
-    if len(with_palette) < len(scans):  # it is no habit of the data set
+    # Named only if some masks are no palette images, which may be a mistake.
+    if len(with_palette) < len(scans):
       names = (s.ref.mask for s in with_palette)
     count = f'{len(with_palette)} of {len(scans)} masks'
     yield Finding('palette', (count, *names))
@@ -244,7 +257,7 @@ def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
 def _label_findings(
   splits: Mapping[str, scan.SplitStatistics], info: dataset_info.DatasetInfo
 ) -> Iterable[Finding]:
-  """Looks at what the masks of each split are labelled with."""
+  """Finds masks without a label, absent classes and many ignored pixels."""
   texts: dict[str, list[str]] = {}
   empty = [
     s
@@ -280,7 +293,7 @@ def _label_findings(
 def _class_findings(
   train: scan.SplitStatistics, info: dataset_info.DatasetInfo
 ) -> Iterable[Finding]:
-  """Looks at whether the training masks tell anything apart."""
+  """Finds training masks that contain fewer than two classes."""
   present = np.flatnonzero(train.label_counts[: info.num_classes]).tolist()
   if train.label_counts.any() and len(present) < 2 <= info.num_classes:
     names = ', '.join(info.class_names[i] for i in present) or 'none'
@@ -299,7 +312,7 @@ def _class_findings(
 def _crop_findings(
   train: scan.SplitStatistics, ops: compose.Compose
 ) -> Iterable[Finding]:
-  """Looks at what training crops would hold."""
+  """Finds training crops without a label, and images smaller than the crop."""
   if train.empty_crop_share >= _EMPTY_WARNING_SHARE:
     worst = sorted(train.scans, key=lambda s: -s.empty_crop_share)
     worst = [s for s in worst if s.empty_crop_share >= _EMPTY_WARNING_SHARE]
@@ -327,9 +340,9 @@ def _crop_findings(
 
 
 def _is_padded(windows: Sequence[tuple[int, int]], size: Sequence[int]) -> bool:
-  """Returns whether the smallest of the windows is larger than the image."""
-  least = np.min(windows, axis=0) if windows else 0
-  return bool(np.any(np.less(size, least)))
+  """Returns True if the image is smaller than every crop window on a side."""
+  smallest = np.min(windows, axis=0) if windows else 0
+  return bool(np.any(np.less(size, smallest)))
 
 
 def _display_name(ref: example_loader.ExampleRef) -> str:
@@ -337,18 +350,19 @@ def _display_name(ref: example_loader.ExampleRef) -> str:
 
 
 def _duplicate_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
-  """Finds images of equal pixels, within a split and across splits."""
+  """Finds images with equal pixels, within a split and across splits."""
   groups: dict[bytes, list[example_loader.ExampleRef]] = {}
   for s in scans:
     if s.digest:
       groups.setdefault(s.digest, []).append(s.ref)
   copies = [tuple(group) for group in groups.values() if len(group) > 1]
-  for kind, leaks in (('leak', True), ('repeated', False)):
-    found = [g for g in copies if (len({p.split for p in g}) > 1) == leaks]
+  leaks = [g for g in copies if len({ref.split for ref in g}) > 1]
+  repeats = [g for g in copies if len({ref.split for ref in g}) == 1]
+  for kind, found in (('leak', leaks), ('repeated', repeats)):
     if found:
       yield Finding(
         kind,
-        tuple(' = '.join(map(_display_name, g)) for g in found),
+        tuple(' = '.join(map(_display_name, group)) for group in found),
         tuple(found),
       )
 
@@ -356,26 +370,29 @@ def _duplicate_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
 def _lookalike_findings(
   train: Sequence[scan.ExampleScan], evaluation: Sequence[scan.ExampleScan]
 ) -> list[Finding]:
-  """Finds images of two splits that look alike without being equal."""
+  """Finds images of the evaluation split that look like one for training.
+
+  Images with equal pixels are left out; they are leaks.
+  """
   train = [s for s in train if s.perceptual_hash]
   evaluation = [s for s in evaluation if s.perceptual_hash]
   if not train or not evaluation:
     return []
-  looks = [
-    np.frombuffer(b''.join(s.perceptual_hash for s in side), np.uint64).reshape(
-      -1, 4
-    )
-    for side in (train, evaluation)
-  ]
+  train_hashes, evaluation_hashes = (
+    np.frombuffer(
+      b''.join(s.perceptual_hash for s in split), np.uint64
+    ).reshape(-1, 4)
+    for split in (train, evaluation)
+  )
   digests = {s.digest for s in train}
   found = []
-  for bits, s in zip(looks[1], evaluation, strict=True):
+  for bits, s in zip(evaluation_hashes, evaluation, strict=True):
     if s.digest in digests:
-      continue  # equal, which is worse
-    distance = np.bitwise_count(looks[0] ^ bits).sum(axis=1)
-    nearest = int(distance.argmin())
-    if distance[nearest] <= _MAX_HASH_DISTANCE:
-      found.append((int(distance[nearest]), train[nearest].ref, s.ref))
+      continue
+    distances = np.bitwise_count(train_hashes ^ bits).sum(axis=1)
+    nearest = int(distances.argmin())
+    if distances[nearest] <= _MAX_HASH_DISTANCE:
+      found.append((int(distances[nearest]), train[nearest].ref, s.ref))
   if not found:
     return []
   found.sort()

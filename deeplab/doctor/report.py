@@ -1,4 +1,4 @@
-"""The diagnosis as one HTML file with pictures, which needs nothing else."""
+"""Renders a diagnosis as one self-contained HTML file with pictures."""
 
 import base64
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ import pathlib
 import cv2
 import numpy as np
 
+from deeplab import system
 from deeplab import visualize
 from deeplab.data import dataset_info
 from deeplab.data import datasets
@@ -19,13 +20,14 @@ from deeplab.doctor import findings
 from deeplab.doctor import scan
 from deeplab.doctor import summary
 
-# Groups of pictures and lines of a finding, and samples of a split, at most.
+# The most picture groups and lines of a finding, and samples of a split.
 _MAX_PICTURES, _MAX_LINES, _MAX_SAMPLES = 6, 100, 8
 _THUMBNAIL_SIZE = 180, 240  # (H, W) that a picture is fitted into
-_MASK_OPACITY = 0.6  # of class colours over an image
-# Pixels whose value is no class; no palette in common use has it.
+_MASK_OPACITY = 0.6  # opacity of class colours over an image
+# The colour (magenta) of pixels whose value belongs to no class; no palette in
+# common use has it.
 _INVALID_COLOR = (255, 0, 255)
-# Findings about images alone, whose masks would only hide them.
+# Kinds of findings about images alone, which are drawn without their masks.
 _UNMASKED_KINDS = ('leak', 'repeated', 'alike')
 
 _STYLE = """
@@ -62,16 +64,17 @@ def draw_example(
   palette: visualize.Palette,
   masked: bool,
 ) -> list[np.ndarray]:
-  """Returns what there is to see of an example.
+  """Draws an example.
 
   Args:
     example: the example.
-    palette: a colour a class.
-    masked: draws the mask over the image, and pixels of wrong values in
-      magenta. A mask of another size stands beside the image.
+    palette: one RGB colour per class.
+    masked: draws the mask over the image, with pixels whose value belongs to no
+      class in magenta. A mask whose size differs from the image's is a picture
+      of its own.
 
   Returns:
-    Pictures uint8 [H, W, 3]; none if nothing could be read.
+    Pictures, uint8 [H, W, 3] each; none if nothing could be read.
   """
   image, label = example.image, example.label
   pictures = [] if image is None else [visualize.to_rgb(image)]
@@ -89,7 +92,7 @@ def draw_example(
 
 
 def _render_image(image: np.ndarray) -> str:
-  """Returns an <img> that holds its own pixels."""
+  """Returns an <img> element with the pixels in it, as a JPEG data URL."""
   small = visualize.thumbnail(image, _THUMBNAIL_SIZE)
   data = cv2.imencode(
     '.jpg',
@@ -109,11 +112,11 @@ def _render_figure(
   dataset: datasets.Dataset,
   masked: bool,
 ) -> str:
-  """Returns the pictures of a group of examples, with their names."""
+  """Returns a <figure>: pictures of up to two examples, and all their names."""
   images: list[str] = []
   sizes = ''
-  for place in refs[:2]:
-    example = example_loader.load_example(place, dataset)
+  for ref in refs[:2]:
+    example = example_loader.load_example(ref, dataset)
     images += map(
       _render_image, draw_example(example, dataset.info.palette, masked)
     )
@@ -121,7 +124,9 @@ def _render_figure(
       sizes += _describe_size_mismatch(example)
   if not images:
     return ''
-  names = ', '.join(f'{p.split}: {pathlib.Path(p.image).name}' for p in refs)
+  names = ', '.join(
+    f'{ref.split}: {pathlib.Path(ref.image).name}' for ref in refs
+  )
   names += sizes
   return (
     f'<figure>{"".join(images)}<figcaption>{html.escape(names)}</figcaption>'
@@ -130,7 +135,7 @@ def _render_figure(
 
 
 def _describe_size_mismatch(example: example_loader.LoadedExample) -> str:
-  """Returns the sizes of an image and a mask that differ."""
+  """Returns the sizes of image and mask if they differ, else ''."""
   if example.image is None or example.label is None:
     return ''
   image, mask = example.image.shape[:2], example.label.shape
@@ -161,17 +166,23 @@ def _render_finding(
 
 
 def _render_table(rows: Iterable[Sequence[str]]) -> str:
-  """Returns a table; the first row is its head, and cells are HTML already."""
-  out = []
+  """Returns a <table>.
+
+  Args:
+    rows: the header first; cells are HTML.
+  """
+  lines = []
   for i, row in enumerate(rows):
     kind = 'td' if i else 'th'
     cells = ''.join(f'<{kind}>{cell}</{kind}>' for cell in row)
-    out.append(f'<tr>{cells}</tr>')
-  return f'<table>{"".join(out)}</table>'
+    lines.append(f'<tr>{cells}</tr>')
+  return f'<table>{"".join(lines)}</table>'
 
 
 def _render_splits(result: diagnosis.Diagnosis) -> str:
-  rows = [('split', 'pairs', 'sizes', 'ignored pixels', 'crops without label')]
+  rows = [
+    ('split', 'pairs', 'sizes', 'ignored pixels', 'crops without a label')
+  ]
   for name, split in result.splits.items():
     # Only training takes crops.
     cropped = name == next(iter(result.splits))
@@ -188,7 +199,7 @@ def _render_splits(result: diagnosis.Diagnosis) -> str:
 
 
 def _render_class_table(result: diagnosis.Diagnosis) -> str:
-  """Returns the table of classes: swatch, share in each split, weight."""
+  """Returns the table of classes: colour, share in each split, weight."""
   info = result.info
   shares = [
     s.class_frequencies(info.num_classes) for s in result.splits.values()
@@ -209,12 +220,12 @@ def _render_class_table(result: diagnosis.Diagnosis) -> str:
         cells[-1],
       )
     )
-  use = (
+  remark = (
     f'<p>{html.escape(result.weights_remark)}</p>'
     if result.weights_remark
     else ''
   )
-  return _render_table(rows) + use
+  return _render_table(rows) + remark
 
 
 def _render_swatch(color: Sequence[int]) -> str:
@@ -226,36 +237,36 @@ def _render_swatch(color: Sequence[int]) -> str:
 
 
 def _render_legend(info: dataset_info.DatasetInfo) -> str:
-  """Returns what the pictures show besides classes."""
+  """Explains the colours of the pictures that are no class."""
   value = '' if info.ignore_label is None else f' ({info.ignore_label})'
   return (
     '<p>In the pictures: '
     f'{_render_swatch(visualize.IGNORE_COLOR)}ignored{value}, '
-    f'{_render_swatch(_INVALID_COLOR)}no class. Over an image, ignored pixels '
-    'and a black '
-    'class show the image.</p>'
+    f'{_render_swatch(_INVALID_COLOR)}no class. Where a mask is drawn over '
+    'its image, ignored pixels and a black class show the image.</p>'
   )
 
 
 def _render_samples(
   split: scan.SplitStatistics, dataset: datasets.Dataset
 ) -> str:
-  """Returns examples of a split at even distances."""
-  places = [s.ref for s in split.scans]
-  count = min(_MAX_SAMPLES, len(places))
-  chosen = [places[i * len(places) // count] for i in range(count)]
-  return _render_pictures(_render_figure((p,), dataset, True) for p in chosen)
+  """Returns pictures of examples at even distances in a split."""
+  refs = [s.ref for s in split.scans]
+  count = min(_MAX_SAMPLES, len(refs))
+  chosen = [refs[i * len(refs) // count] for i in range(count)]
+  return _render_pictures(
+    _render_figure((ref,), dataset, True) for ref in chosen
+  )
 
 
 def render_html(result: diagnosis.Diagnosis, dataset: datasets.Dataset) -> str:
-  """Returns the page.
+  """Returns the report as an HTML page.
 
   Args:
     result: the diagnosis.
     dataset: the data set.
   """
-  where = dataset.config.root or dataset.info.name
-  title = html.escape(f'Doctor: {where}')
+  title = html.escape(f'Doctor: {dataset.config.root or dataset.info.name}')
   parts = [
     f'<h1>{title}</h1>',
     f'<p class="verdict {"good" if result.can_train else "bad"}">'
@@ -264,10 +275,10 @@ def render_html(result: diagnosis.Diagnosis, dataset: datasets.Dataset) -> str:
     '<h2>Findings</h2>',
     *(_render_finding(finding, dataset) for finding in result.findings),
     '' if result.findings else '<p>None.</p>',
-    '<h2>Share of the labelled pixels</h2>',
+    '<h2>Classes: share of the labelled pixels</h2>',
     _render_class_table(result),
     _render_legend(dataset.info),
-    '<h2>Suggested</h2>' if result.suggestions else '',
+    '<h2>Suggestions</h2>' if result.suggestions else '',
     *(
       f'<p><code>{html.escape(flag)}</code> {html.escape(reason)}</p>'
       for flag, reason in result.suggestions
@@ -291,19 +302,12 @@ def write_html(
   result: diagnosis.Diagnosis,
   dataset: datasets.Dataset,
 ) -> None:
-  """Writes the page, whole or not at all.
+  """Writes the report atomically; an older one is replaced.
 
   Args:
     path: the file.
     result: the diagnosis.
     dataset: the data set.
   """
-  path = pathlib.Path(path).expanduser()
-  path.parent.mkdir(parents=True, exist_ok=True)
   page = render_html(result, dataset)
-  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
-  try:
-    temporary.write_text(page, 'utf-8')
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  system.write_text(os.path.expanduser(path), page)

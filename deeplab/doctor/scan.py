@@ -1,6 +1,7 @@
-"""What the doctor keeps of each example, taken by several processes.
+"""Scans every example, in several processes, and keeps a few numbers of each.
 
-An image and its mask are decoded once, and only numbers are kept.
+An image and its mask are decoded once. What is kept fits into memory for any
+data set: about 3 kB per example.
 """
 
 from collections.abc import Sequence
@@ -25,32 +26,36 @@ from deeplab.data.augmentation import geometric
 from deeplab.data.augmentation import sizes
 from deeplab.doctor import example_loader
 
-# Examples that a process takes at a time.
+# The number of examples that a process scans at a time.
 _CHUNK_SIZE = 32
-# Rows and columns of the perceptual hash; a bit each.
+# Rows and columns of the perceptual hash, which has one bit per cell.
 _HASH_GRID = 16
-# Where between the smallest and the largest scale crops are looked at.
+# Quantiles of the random scale at which crops are examined.
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# An image whose grey levels span less, shrunk to that grid, is blank.
+# An image whose grey levels, averaged over the cells, span less is blank and
+# has no perceptual hash.
 _MIN_GREY_RANGE = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleScan:
-  """What was seen of one example.
+  """The numbers that are kept of one example.
 
   Attributes:
-    ref: where it is.
+    ref: the example's name.
     issues: what is wrong with it.
     size: (H, W) of the image; None if it could not be read.
-    label_counts: int64 [256], pixels of the mask by train id, IGNORE included;
-      None if it could not be read.
-    palette: (raw id, its colour) of the ids that a palette mask has.
-    max_unknown_id: the largest id that is no class, though it could be; -1 for
-      none.
-    empty_crop_share: share of crops without a labelled pixel.
-    digest: hash of the decoded image; b'' if it could not be read.
-    perceptual_hash: perceptual hash, 256 bits; b'' of a blank image.
+    label_counts: int64 [256], number of pixels by train id, IGNORE included;
+      None if the mask could not be read.
+    palette: ids and colours that a palette mask uses; () for other masks.
+    max_unknown_id: the largest raw id that belongs to no class and is less than
+      255, so that it could be a class; -1 if there is none.
+    empty_crop_share: share of the possible training crops, 0..1, that hold no
+      labelled pixel.
+    digest: hash of the decoded pixels, equal for equal images; b'' if the image
+      could not be read.
+    perceptual_hash: 256 bits that differ little for images that look alike; b''
+      for a blank image.
   """
 
   ref: example_loader.ExampleRef
@@ -110,9 +115,10 @@ def compute_empty_share(
   """Returns the share of windows that hold no labelled pixel.
 
   Args:
-    labelled: bool [H, W].
-    sizes: (H, W) of the windows. Each counts alike, and each place of it in
-      the image; what is larger than the image is cut.
+    labelled: bool [H, W], True where a pixel has a label.
+    sizes: (H, W) of the windows. All sizes have the same weight, and so have
+      all places of a window in the image. A side that is longer than the
+      image's is cut to it.
   """
   if not sizes:
     return 0.0
@@ -131,9 +137,10 @@ def compute_empty_share(
 
 
 def compute_perceptual_hash(image: np.ndarray) -> bytes:
-  """Returns 256 bits that are alike for images that look alike; b'' if blank.
+  """Returns 256 bits that differ little for images that look alike.
 
-  Each bit says whether the grey level rises to the right, on a 16x16 grid.
+  A bit is 1 where the grey level rises to the right, on a grid of 16x16 cells
+  ("difference hash"). A blank image has no such structure and gives b''.
 
   Args:
     image: uint8 or uint16 [H, W, C].
@@ -152,35 +159,34 @@ def compute_perceptual_hash(image: np.ndarray) -> bytes:
 def scan_example(
   example: example_loader.LoadedExample, ops: compose.Compose
 ) -> ExampleScan:
-  """Returns what the doctor keeps of an example.
+  """Computes the numbers that are kept of an example.
 
   Args:
     example: the example.
-    ops: the augmentation, whose crops are looked at for labels.
+    ops: the augmentation, whose crops are examined for labels.
   """
   image, label = example.image, example.label
-  result: dict[str, Any] = {}
-  if image is not None:
-    digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
-    digest.update(np.ascontiguousarray(image).data)
-    result |= {
-      'size': image.shape[:2],
-      'digest': digest.digest(),
-      'perceptual_hash': compute_perceptual_hash(image),
-    }
-  if label is not None:
-    crops = crop_windows(ops, label.shape)
-    result['empty_crop_share'] = compute_empty_share(
-      label != dataset_info.IGNORE, crops
-    )
-  return ExampleScan(
+  result = ExampleScan(
     example.ref,
     example.issues,
     label_counts=example.label_counts,
     palette=example.palette,
     max_unknown_id=example.max_unknown_id,
-    **result,
   )
+  if image is not None:
+    digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
+    digest.update(np.ascontiguousarray(image).data)
+    result = dataclasses.replace(
+      result,
+      size=image.shape[:2],
+      digest=digest.digest(),
+      perceptual_hash=compute_perceptual_hash(image),
+    )
+  if label is not None:
+    crops = crop_windows(ops, label.shape)
+    share = compute_empty_share(label != dataset_info.IGNORE, crops)
+    result = dataclasses.replace(result, empty_crop_share=share)
+  return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,10 +194,11 @@ class SplitStatistics:
   """Statistics of one split.
 
   Attributes:
-    scans: of its examples.
-    label_counts: int64 [256], pixels by train id, IGNORE included.
+    scans: scans of its examples.
+    label_counts: int64 [256], number of pixels by train id, IGNORE included.
     sizes: int [n, 2], (H, W) of the images that could be read.
-    empty_crop_share: share of crops without a label, 0..1.
+    empty_crop_share: mean over the examples of the share of possible crops,
+      0..1, that hold no labelled pixel.
   """
 
   scans: tuple[ExampleScan, ...]
@@ -201,18 +208,28 @@ class SplitStatistics:
 
   @property
   def ignored_share(self) -> float:
-    """Share of pixels that are ignored, 0..1."""
+    """Share of the pixels that are ignored, 0..1."""
     return float(
       self.label_counts[dataset_info.IGNORE] / max(1, self.label_counts.sum())
     )
 
   def class_frequencies(self, num_classes: int) -> np.ndarray:
-    """Returns each class's share of the labelled pixels, [K]; 0 of none."""
+    """Returns each class's share of the labelled pixels, float [K].
+
+    All are 0 if no pixel is labelled.
+
+    Args:
+      num_classes: K.
+    """
     counts = self.label_counts[:num_classes]
     return counts / max(1, counts.sum())
 
   def class_counts(self, num_classes: int) -> np.ndarray:
-    """Returns the labelled pixels of each readable mask by class, [N, K]."""
+    """Returns the number of pixels of each readable mask by class, [N, K].
+
+    Args:
+      num_classes: K.
+    """
     return np.array(
       [
         s.label_counts[:num_classes]
@@ -223,7 +240,7 @@ class SplitStatistics:
 
 
 def summarize_split(scans: Sequence[ExampleScan]) -> SplitStatistics:
-  """Adds up the scans of one split."""
+  """Sums up the scans of one split."""
   pixels = np.zeros(256, np.int64)
   for s in scans:
     if s.label_counts is not None:
@@ -264,37 +281,37 @@ def scan_splits(
   dataset: datasets.Dataset,
   processes: int,
 ) -> list[ExampleScan]:
-  """Scans examples; on a terminal, shows a bar with rate and ETA.
+  """Scans all examples; on a terminal, shows a bar with rate and ETA.
 
   Args:
-    splits: places of the files of each split, or the number of its prepared
-      examples.
-    dataset: their data set.
-    processes: how many share the work; 1 is this one.
+    splits: by name, the examples of each split as references to files, or the
+      number of its prepared examples.
+    dataset: the data set.
+    processes: number of processes; 1 scans in this one.
 
   Returns:
-    A scan of each example; the order is always the same.
+    A scan of each example, in an order that does not depend on timing.
   """
   tasks = []
   total = 0
-  for split, places in splits.items():
-    if isinstance(places, int):
-      parts = min(places, 4 * processes)
+  for split, examples in splits.items():
+    if isinstance(examples, int):
+      shards = min(examples, 4 * processes)
       tasks += [
-        functools.partial(_scan_prepared, (split, i, parts), dataset)
-        for i in range(parts)
+        functools.partial(_scan_prepared, (split, i, shards), dataset)
+        for i in range(shards)
       ]
-      total += places
+      total += examples
     else:
       tasks += [
-        functools.partial(_scan_files, places[i : i + _CHUNK_SIZE], dataset)
-        for i in range(0, len(places), _CHUNK_SIZE)
+        functools.partial(_scan_files, examples[i : i + _CHUNK_SIZE], dataset)
+        for i in range(0, len(examples), _CHUNK_SIZE)
       ]
-      total += len(places)
+      total += len(examples)
   with contextlib.ExitStack() as stack:
     run: Any = map
     if processes > 1:
-      # Forking would copy the threads of libraries in use.
+      # A forked process could hang on locks that threads of this one hold.
       pool = stack.enter_context(
         futures.ProcessPoolExecutor(
           processes,
@@ -308,9 +325,9 @@ def scan_splits(
       tqdm.tqdm(total=total, desc='Examining', unit=' examples', disable=None)
     )
     scans = []
-    for found in run(_run_task, tasks):
-      scans += found
-      bar.update(len(found))
+    for chunk in run(_run_task, tasks):
+      scans += chunk
+      bar.update(len(chunk))
   return scans
 
 

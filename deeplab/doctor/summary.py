@@ -1,4 +1,4 @@
-"""The diagnosis in a few lines for the terminal."""
+"""Renders a diagnosis as text for the terminal."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ from deeplab import text
 from deeplab.doctor import diagnosis
 from deeplab.doctor import findings
 
-# Details of a finding that the terminal shows, at most.
+# The most details of a finding that are printed.
 _MAX_DETAILS = 5
 
 
 def format_size_range(sizes: np.ndarray) -> str:
-  """Returns 'WxH', or how many sizes there are and what each side goes through.
+  """Returns 'WxH', or the number of sizes and the range of each side.
 
   Args:
-    sizes: int [n, 2], (H, W) each.
+    sizes: int [n, 2], (H, W) of each image.
   """
   if not len(sizes):
-    return 'no size'
+    return 'no image'
   if not np.ptp(sizes, axis=0).any():
     return f'{sizes[0, 1]}x{sizes[0, 0]}'
   sides = (
@@ -34,14 +34,14 @@ def format_size_range(sizes: np.ndarray) -> str:
 
 
 def format_share(value: float) -> str:
-  """Returns a share as a percentage, told from nothing where it is little."""
+  """Returns a share as a percentage: '-' for 0, '<0.1 %' for very little."""
   if 0 < value < 0.0005:
     return '<0.1 %'
   return f'{100 * value:.1f} %' if value else '-'
 
 
 def format_verdict(result: diagnosis.Diagnosis) -> str:
-  """Returns the conclusion in one line."""
+  """Returns the number of errors and warnings and what follows, in a line."""
   counts = ', '.join(
     text.plural(result.count(level), level)
     for level in (findings.ERROR, findings.WARNING)
@@ -51,7 +51,7 @@ def format_verdict(result: diagnosis.Diagnosis) -> str:
 
 
 def make_class_rows(result: diagnosis.Diagnosis) -> list[tuple[str, ...]]:
-  """Returns a row a class: name, share in each split, suggested weight."""
+  """Returns a row per class: name, share in each split, suggested weight."""
   shares = [
     s.class_frequencies(result.info.num_classes) for s in result.splits.values()
   ]
@@ -66,14 +66,14 @@ def make_class_rows(result: diagnosis.Diagnosis) -> list[tuple[str, ...]]:
 
 
 def format_summary(result: diagnosis.Diagnosis) -> str:
-  """Returns all findings, cut to a few lines each."""
+  """Returns the whole diagnosis, each finding cut to a few lines."""
   lines = []
   for name, split in result.splits.items():
     pairs = text.plural(len(split.scans), 'pair')
+    share = format_share(split.ignored_share) if split.ignored_share else 'none'
     lines.append(
-      f'{name}: {pairs}, {format_size_range(split.sizes)}; ignored '
-      f'{format_share(split.ignored_share) if split.ignored_share else "none"} '
-      'of the pixels'
+      f'{name}: {pairs}, {format_size_range(split.sizes)}; pixels ignored: '
+      f'{share}'
     )
   rows = [('class', *result.splits, 'weight'), *make_class_rows(result)]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -91,7 +91,7 @@ def format_summary(result: diagnosis.Diagnosis) -> str:
     if len(finding.details) > _MAX_DETAILS:
       lines.append(f'  and {len(finding.details) - _MAX_DETAILS} more')
   if result.suggestions:
-    lines += ['', 'Suggested:']
+    lines += ['', 'Suggestions:']
   for flag, reason in result.suggestions:
     lines += [f'  {flag}', f'    {reason}']
   return '\n'.join((*lines, '', format_verdict(result)))

@@ -1,7 +1,7 @@
-"""What would end a training on the examples at hand, asked ahead.
+"""Finds the mistakes that would end a training run at its start.
 
-The rules are training's own: the functions that refuse a run at its start are
-called here with what the scans found.
+The rules are training's own: the functions that reject a config or a data set
+when a run starts are called here, with the numbers of the scans.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,12 @@ from deeplab.training import limits
 def find_issues(
   train: scan.SplitStatistics, config: Any, dataset: datasets.Dataset
 ) -> list[example_loader.Issue]:
-  """Returns what would end the training before it learned anything.
+  """Returns the mistakes that would end a run before its first step.
 
   Args:
-    train: the scans of the training split.
-    config: the experiment; reads `data`, `loss`, and what `limits` reads.
+    train: statistics of the training split.
+    config: the config; reads `data`, `loss`, and the fields that say how large
+      a batch is and how many steps a run takes.
     dataset: its data set.
   """
   checks: list[tuple[str, Callable[[], Any]]] = [
@@ -42,22 +43,27 @@ def find_issues(
   ]
   if len(train.sizes):
     ops = compose.compose_known_ops(config.data.augment)
-    after = _possible_output_sizes(ops, train.sizes)
-    checks.append(('sizes', lambda: compose.require_same_size(after)))
-  found = []
+    augmented = _possible_output_sizes(ops, train.sizes)
+    checks.append(('sizes', lambda: compose.require_same_size(augmented)))
+  issues = []
   for kind, check in checks:
     try:
       check()
     except ValueError as error:
-      found.append(example_loader.Issue(kind, str(error)))
-  return found
+      issues.append(example_loader.Issue(kind, str(error)))
+  return issues
 
 
 def _check_limits(config: Any, examples: int) -> None:
-  """Asks whether the examples, if there are any, make batches and steps.
+  """Checks the batch size and the number of steps of a run.
+
+  Args:
+    config: the config.
+    examples: number of training examples; 0 skips the number of steps, as
+      missing files are reported on their own.
 
   Raises:
-    ValueError: they do not.
+    ValueError: the examples do not fill a batch, or no step would be taken.
   """
   limits.check_positive(config)
   limits.check_batch_size(config, rules.has_frozen_batch_norm(config))
@@ -66,10 +72,13 @@ def _check_limits(config: Any, examples: int) -> None:
 
 
 def _run_augmentation_once(dataset: datasets.Dataset) -> None:
-  """Builds the augmentation, and runs it on a black image of the data's kind.
+  """Builds the augmentation and applies it to a black image of 8x8 pixels.
+
+  The image has the channels and the depth of the data set.
 
   Raises:
-    ValueError: an op is unknown, or not made for such images or parameters.
+    ValueError: an op is unknown, has wrong parameters, or does not take such
+      images.
   """
   example = {
     'image': np.zeros((8, 8, dataset.spec.channels), dataset.spec.dtype),

@@ -1,4 +1,4 @@
-"""Conclusions about whole splits, from scans made by hand."""
+"""Conclusions about whole splits, from handmade scans."""
 
 import dataclasses
 import html
@@ -15,30 +15,30 @@ from deeplab.doctor import scan
 from deeplab.doctor import summary
 
 
-def seen(counts, split='train', size=(40, 40), empty=0.0):
-  """Returns a scan with so many pixels by train id."""
+def make_scan(counts, split='train', size=(40, 40), empty=0.0):
+  """Returns a scan with the given number of pixels by train id."""
   pixels = np.zeros(256, np.int64)
   for train_id, count in counts.items():
     pixels[train_id] = count
-  place = example_loader.ExampleRef(split, f'{split}.png', 'mask.png')
+  ref = example_loader.ExampleRef(split, f'{split}.png', 'mask.png')
   return scan.ExampleScan(
-    place, size=size, label_counts=pixels, empty_crop_share=empty
+    ref, size=size, label_counts=pixels, empty_crop_share=empty
   )
 
 
-def conclude(config, *scans):
-  """Concludes from scans, twice each, so that training ones make a batch."""
+def diagnose(config, *scans):
+  """Diagnoses scans, each twice, so that the training ones fill a batch."""
   dataset = datasets.Dataset(config.data)
   config.batch_size = 2
   scans = [s for s in scans for _ in range(2)]
   return diagnosis.diagnose(scans, (), config, dataset)
 
 
-GOOD = seen({0: 50, 1: 30, 2: 20})
+GOOD = make_scan({0: 50, 1: 30, 2: 20})
 
 
-def test_nothing_is_wrong(config):
-  result = conclude(config, GOOD, seen({0: 5, 1: 0, 2: 5}, 'val'))
+def test_a_sound_data_set_has_weights_and_one_absent_class(config):
+  result = diagnose(config, GOOD, make_scan({0: 5, 1: 0, 2: 5}, 'val'))
   (finding,) = result.findings
   assert (finding.kind, finding.details) == ('absent', ('val: class 1',))
   assert result.can_train
@@ -53,13 +53,13 @@ def test_nothing_is_wrong(config):
     summary.format_verdict(result) == '0 errors, 1 warning: training can start.'
   )
   config.loss.balance = 1.0
-  assert conclude(config, GOOD).weights == (0.667, 1.11, 1.67)
+  assert diagnose(config, GOOD).weights == (0.667, 1.11, 1.67)
 
 
-def test_advice_has_reasons_and_repeats_nothing(config):
+def test_suggestions_have_reasons_and_follow_the_config(config):
   config.loss.balance = 0.0
   config.data.augment.random_crop.size = (64, 64)
-  balance, crop = conclude(config, GOOD).suggestions
+  balance, crop = diagnose(config, GOOD).suggestions
   assert balance == (
     '--config.loss.balance=0.5',
     'class 2 has 20 % of the labelled pixels, class 0 50 %; this gives the '
@@ -67,56 +67,61 @@ def test_advice_has_reasons_and_repeats_nothing(config):
   )
   assert crop == (
     '--config.data.augment.random_crop.size="(32,32)"',
-    'the largest of height and width up to 512 that half of the training '
-    'images fill (medians 40 and 40); the config has (64, 64); 0.25 times '
-    'the pixels a step',
+    'the largest crop, up to 512 pixels a side, that half of the training '
+    'images fill (median height 40, width 40); the config has (64, 64), so a '
+    'step would take 0.25 times as many pixels',
   )
   config.loss.balance = 0.5
-  assert conclude(config, GOOD).suggestions == (crop,)
+  assert diagnose(config, GOOD).suggestions == (crop,)
   config.data.augment.random_crop.size = (32, 32)
-  assert conclude(config, GOOD).suggestions == ()
+  assert diagnose(config, GOOD).suggestions == ()
   config.data.augment.random_crop.size = (16, 16)
-  ((_, reason),) = conclude(config, GOOD).suggestions
-  assert reason.endswith('the config has (16, 16); 4.0 times the pixels a step')
+  ((_, reason),) = diagnose(config, GOOD).suggestions
+  assert reason.endswith(
+    'the config has (16, 16), so a step would take 4.0 times as many pixels'
+  )
   config.data.augment.random_crop.size = (64, 64)
   config.data.augment.ops = ('stretch',)
-  assert conclude(config, GOOD).suggestions == ()
+  assert diagnose(config, GOOD).suggestions == ()
 
 
-def test_a_number_of_classes_that_holds_all_ids_is_suggested_once(config):
+def test_a_number_of_classes_that_includes_all_ids_is_suggested(config):
   config.data.augment.ops = ('stretch',)
   config.loss.balance = 0.5
   config.data.ignore_label = 255
   beyond = [dataclasses.replace(GOOD, max_unknown_id=i) for i in (3, 6, -1)]
-  reason = 'masks hold ids up to 6: if all of them are classes'
-  assert conclude(config, *beyond).suggestions == (
+  reason = 'masks contain ids up to 6: if all of them are classes'
+  assert diagnose(config, *beyond).suggestions == (
     ('--config.data.num_classes=7', reason),
   )
   config.data.ignore_label = 5
-  more = ', with a config.data.ignore_label other than 0 to 6'
-  assert conclude(config, *beyond).suggestions == (
-    ('--config.data.num_classes=7', reason + more),
+  extra = ', with a config.data.ignore_label outside 0 to 6'
+  assert diagnose(config, *beyond).suggestions == (
+    ('--config.data.num_classes=7', reason + extra),
   )
 
 
 @pytest.mark.parametrize(
-  ('loss', 'said'),
+  ('loss', 'ending'),
   [
-    ({'balance': 0.0}, 'with --config.loss.balance=0.5; now all count 1.'),
-    ({'balance': 0.7}, 'already, by config.loss.balance=0.7 (0: all count 1).'),
+    (
+      {'balance': 0.0},
+      'that --config.loss.balance=0.5 would set; now 1 for all.',
+    ),
+    ({'balance': 0.7}, 'as config.loss.balance=0.7 sets it (0: 1 for all).'),
     (
       {'class_weights': (1.0, 2.0, 1.0)},
-      'config.loss.class_weights is used instead.',
+      'not used, because config.loss.class_weights is set.',
     ),
   ],
 )
-def test_the_weights_of_the_table_are_explained(config, loss, said):
+def test_the_weights_of_the_table_are_explained(config, loss, ending):
   config.loss.update(loss)
-  result = conclude(config, GOOD)
+  result = diagnose(config, GOOD)
   lines = summary.format_summary(result).splitlines()
   last = next(i for i, line in enumerate(lines) if line.startswith('class 2'))
   assert lines[last + 1].startswith('weight: ')
-  assert lines[last + 1].endswith(f' {said}')
+  assert lines[last + 1].endswith(f' {ending}')
   escaped = html.escape(lines[last + 1])
   page = report.render_html(result, datasets.Dataset(config.data))
   assert f'</table><p>{escaped}</p>' in page
@@ -130,17 +135,19 @@ def test_the_weights_of_the_table_are_explained(config, loss, said):
     ({255: 50}, ['one_class', 'blank', 'unlabelled', 'absent', 'ignored']),
   ],
 )
-def test_what_the_training_masks_lack(config, counts, kinds):
-  result = conclude(config, seen(counts), seen({0: 1, 1: 1, 2: 1}, 'val'))
+def test_labels_that_the_training_masks_lack(config, counts, kinds):
+  result = diagnose(
+    config, make_scan(counts), make_scan({0: 1, 1: 1, 2: 1}, 'val')
+  )
   assert [finding.kind for finding in result.findings] == kinds
   assert result.can_train == ('one_class' not in kinds)
 
 
-def test_masks_of_0_and_255_are_explained(config):
+def test_binary_masks_of_0_and_255_get_a_hint(config):
   config.data.num_classes, config.data.ignore_label = 2, 255
   (finding,) = (
     f
-    for f in conclude(config, seen({0: 50, 255: 50})).findings
+    for f in diagnose(config, make_scan({0: 50, 255: 50})).findings
     if f.kind == 'one_class'
   )
   assert finding.details == (
@@ -171,8 +178,8 @@ def test_masks_of_0_and_255_are_explained(config):
     ),
   ],
 )
-def test_what_the_masks_that_score_lack(config, counts, kinds, details):
-  result = conclude(config, GOOD, seen(counts, 'val'))
+def test_labels_that_the_evaluation_masks_lack(config, counts, kinds, details):
+  result = diagnose(config, GOOD, make_scan(counts, 'val'))
   assert [f.kind for f in result.findings] == kinds
   assert [f.details for f in result.findings] == details
   assert result.can_train == ('blank' not in kinds)
@@ -182,19 +189,21 @@ def test_what_the_masks_that_score_lack(config, counts, kinds, details):
   ('empty', 'kind'),
   [(0.01, None), (0.04, 'some_empty_crops'), (1.0, 'empty_crops')],
 )
-def test_empty_crops(config, empty, kind):
-  scans = GOOD, seen({0: 5, 1: 5, 2: 5}, empty=empty)
-  other = seen({0: 1, 1: 1, 2: 1}, 'val', empty=1.0)
-  result = conclude(config, *scans, other)
+def test_crops_without_a_label(config, empty, kind):
+  scans = GOOD, make_scan({0: 5, 1: 5, 2: 5}, empty=empty)
+  other = make_scan({0: 1, 1: 1, 2: 1}, 'val', empty=1.0)
+  result = diagnose(config, *scans, other)
   assert [f.kind for f in result.findings] == ([kind] if kind else [])
   assert result.splits['train'].empty_crop_share == empty / 2
   assert result.can_train == (kind != 'empty_crops')
 
 
-def test_sizes(config):
+def test_images_smaller_than_the_crop(config):
   config.data.augment.random_crop.size = (100, 64)
   sizes = (49, 99), (49, 200), (1500, 1600)
-  result = conclude(config, *(seen({0: 5, 1: 5, 2: 5}, size=s) for s in sizes))
+  result = diagnose(
+    config, *(make_scan({0: 5, 1: 5, 2: 5}, size=s) for s in sizes)
+  )
   (finding,) = result.findings
   assert (finding.kind, finding.details) == (
     'padded',
@@ -205,27 +214,27 @@ def test_sizes(config):
     '3 sizes (heights 49 to 1500, median 49; widths 99 to 1600, median 200)'
   )
   # Scaled twice as large, images of 50 fill a crop of 100.
-  large = [seen({0: 5, 1: 5, 2: 5}, size=(50, 32))] * 3
-  assert conclude(config, *large).findings == ()
+  large = [make_scan({0: 5, 1: 5, 2: 5}, size=(50, 32))] * 3
+  assert diagnose(config, *large).findings == ()
 
 
 def test_weights_follow_the_rule_of_the_config(config):
   config.loss.balance = 1.0
   config.loss.balance_rule = 'median'
-  result = conclude(config, seen({0: 6, 1: 2}), seen({0: 8}))
+  result = diagnose(config, make_scan({0: 6, 1: 2}), make_scan({0: 8}))
   # Shares 7/8 and 1/8 of pixels; of images 1 and 1/2: 0.875, 0.25; 0.5625.
   assert result.weights == (0.643, 2.25, 0.0)
 
 
 def test_no_example_at_all(config):
-  fault = example_loader.Issue('files', 'raw: split is missing')
+  issue = example_loader.Issue('files', 'raw: split is missing')
   dataset = datasets.Dataset(config.data)
-  result = diagnosis.diagnose((), (fault,), config, dataset)
+  result = diagnosis.diagnose((), (issue,), config, dataset)
   assert [f.kind for f in result.findings] == ['files']
   assert not result.can_train
   assert result.crop is None
   assert summary.format_summary(result).splitlines()[0] == (
-    'train: 0 pairs, no size; ignored none of the pixels'
+    'train: 0 pairs, no image; pixels ignored: none'
   )
 
 
@@ -238,12 +247,12 @@ def test_no_example_at_all(config):
   ],
 )
 def test_crops_of_the_recipes_fit_a_photograph(page):
-  """Of 500x375, which most of VOC's and many of COCO's are."""
+  """Photographs of 500x375, the size of most of VOC's and many of COCO's."""
   name, _, variant = page.partition(':')
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(variant)
   dataset = datasets.Dataset(config.data)
-  one = seen(dict.fromkeys(range(21), 5), size=(375, 500))
+  one = make_scan(dict.fromkeys(range(21), 5), size=(375, 500))
   one = dataclasses.replace(
     one, ref=one.ref._replace(split=config.data.train_split)
   )

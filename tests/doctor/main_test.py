@@ -1,4 +1,4 @@
-"""The command: one of each fault is named, and a sound data set passes."""
+"""The command, on a folder with every mistake and on sound data sets."""
 
 import html.parser
 import os
@@ -27,12 +27,12 @@ SIZE = (24, 40)
 
 def examine(config, processes=1):
   dataset = datasets.Dataset(config.data)
-  splits, faults = {}, []
+  splits, issues = {}, []
   for split in (config.data.train_split, config.data.eval_split):
-    splits[split], found = example_loader.list_examples(dataset, split)
-    faults += found
+    splits[split], more = example_loader.list_examples(dataset, split)
+    issues += more
   scans = scan.scan_splits(splits, dataset, processes)
-  return diagnosis.diagnose(scans, faults, config, dataset)
+  return diagnosis.diagnose(scans, issues, config, dataset)
 
 
 def add(root, split, stem, image=None, mask=None):
@@ -56,21 +56,24 @@ def palette_mask(colors):
   return mask
 
 
-def cut(path):
+def truncate(path):
   path.write_bytes(path.read_bytes()[:-100])
   return str(path)
 
 
 @pytest.fixture
-def sick(root, config):
-  """ROOT with one of each fault; returns how what is said begins, by kind."""
+def broken_root(root, config):
+  """Puts one mistake of each kind into ROOT.
+
+  Returns how the details of the findings begin, by kind.
+  """
   config.data.num_classes = 4
   config.data.color_map = ((9, 9, 9), (0, 255, 0), (0, 0, 255), (8, 7, 6))
   expected = {'absent': ['train: class 3', 'val: class 3']}
   image, mask = add(root, 'train', 'cut')
   expected['unreadable'] = [
-    f'{cut(image)}: damaged or not an image',
-    f'{cut(mask)}: damaged or not an image',
+    f'{truncate(image)}: damaged or not an image',
+    f'{truncate(mask)}: damaged or not an image',
   ]
   _, mask = add(root, 'train', 'size', mask=np.zeros((25, 40), np.uint8))
   expected['mismatch'] = [f'{mask}: mask of 40x25 pixels for an image of 40x24']
@@ -128,11 +131,11 @@ def sick(root, config):
   return expected
 
 
-def test_one_of_each_fault_is_named(sick, config):
+def test_one_mistake_of_each_kind_is_reported(broken_root, config):
   result = examine(config)
   got = {finding.kind: finding.details for finding in result.findings}
-  assert set(got) == set(sick)
-  for kind, starts in sick.items():
+  assert set(got) == set(broken_root)
+  for kind, starts in broken_root.items():
     assert len(got[kind]) == len(starts), got[kind]
     for detail, start in zip(got[kind], starts, strict=True):
       assert detail.startswith(start)
@@ -189,8 +192,8 @@ def command(config, *flags):
   )
 
 
-@pytest.mark.usefixtures('sick')
-def test_the_command_fails_on_a_sick_folder(root, config, tmp_path):
+@pytest.mark.usefixtures('broken_root')
+def test_the_command_fails_on_a_folder_with_mistakes(root, config, tmp_path):
   done = command(
     config, f'--output={tmp_path}/deep/report.html', '--processes=2'
   )
@@ -206,7 +209,7 @@ def test_the_command_fails_on_a_sick_folder(root, config, tmp_path):
   assert f'{root}/train/labels/value.png: value 200 (6 pixels)' in page.text
   assert page.images >= 20
   # The image without a mask is shown, and the mask without an image.
-  files = page.text.partition('A split is not whole')[2].partition('Error')[0]
+  files = page.text.partition('A split is incomplete')[2].partition('Error')[0]
   assert files.index('train: lone.png') < files.index('val: orphan')
 
 
@@ -218,11 +221,11 @@ def test_the_command_passes_a_sound_folder(root, config):
   assert done.stdout.splitlines()[-1] == (
     '0 errors, 1 warning: training can start.'
   )
-  assert done.stdout.startswith('train: 5 pairs, 40x24; ignored ')
+  assert done.stdout.startswith('train: 5 pairs, 40x24; pixels ignored: ')
 
 
 def test_the_command_fails_where_training_could_not_start(root, config):
-  """Five sound pairs of two sizes, and a split to score without a label."""
+  """Five sound pairs of two sizes, and an evaluation split without a label."""
   add(root, 'train', 'img0', np.zeros((30, 30, 3), np.uint8), np.eye(30) > 0)
   for i in range(3):
     void = np.full(SIZE, config.data.ignore_label, np.uint8)
@@ -256,7 +259,7 @@ def test_camvid_passes(shared, config):
     'val': 101,
   }
   assert result.crop == (352, 480)
-  # Pixels of val/0016E5_07959, counted with PIL apart.
+  # Pixels of val/0016E5_07959, counted independently with PIL.
   (one,) = (
     s for s in result.splits['val'].scans if '0016E5_07959' in s.ref.image
   )
@@ -266,7 +269,7 @@ def test_camvid_passes(shared, config):
   assert one.label_counts[255] == 679
 
 
-def test_prepared_data_is_examined_too(config):
+def test_prepared_data_is_examined_alike_by_one_process_and_two(config):
   config.data.name, config.data.root = 'shapes', ''
   config.data.train_split = 'val'
   results = [examine(config, processes) for processes in (1, 2)]
@@ -303,7 +306,7 @@ def test_a_pool_is_examined_as_it_is_trained_on(tmp_path, config, kind):
 
 
 @pytest.mark.parametrize('rest', ['pavement', 'background'])
-def test_pixels_that_nobody_drew_are_explained(tmp_path, config, rest):
+def test_unannotated_pixels_get_a_hint(tmp_path, config, rest):
   shapes = [
     labelme_test.shape(name, [[x, 0], [x + 5, 0], [x + 5, 9], [x, 9]])
     for name, x in (('road', 0), ('car', 9))
@@ -317,19 +320,19 @@ def test_pixels_that_nobody_drew_are_explained(tmp_path, config, rest):
   (tmp_path / 'raw/classes.txt').write_text(f'{rest}\nroad\ncar\n')
   # Crops of 3x3 pixels, at scales from 1/2 to 2.
   config.data.augment.random_crop.size = (3, 3)
-  found = {f.kind: f.meaning for f in examine(config).findings}
+  meanings = {f.kind: f.meaning for f in examine(config).findings}
   if rest == 'background':
-    assert found == {}
+    assert meanings == {}
     return
-  assert set(found) == {'empty_crops', 'absent', 'ignored'}
-  cure = 'add the name `background` to classes.txt, and 1 to config.data.num'
-  assert cure in found['ignored']
-  assert cure in found['empty_crops']
-  assert cure not in found['absent']
+  assert set(meanings) == {'empty_crops', 'absent', 'ignored'}
+  remedy = 'add the name `background` to classes.txt, and 1 to config.data.num'
+  assert remedy in meanings['ignored']
+  assert remedy in meanings['empty_crops']
+  assert remedy not in meanings['absent']
 
 
 def test_images_of_many_channels(root, config):
-  """Five bands of 16 bits, in files and prepared; one file is of four."""
+  """Images of five 16-bit channels, in files and prepared; then one of four."""
   config.data.mean, config.data.std = (9.0,) * 5, (3.0,) * 5
   config.data.depth = 16
   rng = np.random.default_rng(0)
@@ -358,6 +361,6 @@ def test_images_of_many_channels(root, config):
   shutil.copy(images[0], images[-1])
   np.save(images[1].with_suffix('.npy'), image[..., :4])
   images[1].unlink()
-  found = {f.kind: f.details for f in examine(config).findings}
-  assert set(found) == {'leak', 'unreadable'}
-  assert 'image of shape [24, 40, 4] for 5 channels' in found['unreadable'][0]
+  details = {f.kind: f.details for f in examine(config).findings}
+  assert set(details) == {'leak', 'unreadable'}
+  assert 'image of shape [24, 40, 4] for 5 channels' in details['unreadable'][0]

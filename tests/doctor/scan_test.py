@@ -1,4 +1,4 @@
-"""Numbers taken of one example, against loops that are plainly right."""
+"""The numbers that are kept of one example, against simple loops."""
 
 import itertools
 
@@ -14,7 +14,7 @@ def windows(augment, size):
   return scan.crop_windows(compose.compose_known_ops(augment), size)
 
 
-def test_windows(config):
+def test_crop_windows(config):
   augment = config.data.augment
   augment.random_crop.size = (100, 201)
   augment.random_scale.low, augment.random_scale.high = 0.5, 2.5
@@ -40,7 +40,7 @@ def test_windows(config):
   ],
 )
 def test_crops_of_a_photograph(config, ops, least, most):
-  """In pixels of an image of 500x375, for crops of 512x512."""
+  """Windows in pixels of an image of 500x375, for crops of 512x512."""
   augment = config.data.augment
   augment.random_crop.size = augment.stretch.size = (512, 512)
   augment.ops = (*ops, 'random_crop')
@@ -70,8 +70,8 @@ def test_empty_share():
   assert scan.compute_empty_share(np.ones((3, 3), bool), [(1, 1)]) == 0
 
 
-def test_looks():
-  """The same scene, darker, smaller and noisy; and another one."""
+def test_perceptual_hash():
+  """One scene, darker and noisy, smaller, and mirrored (another scene)."""
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 200, (16, 17, 1))
   scene = np.kron(coarse, np.ones((8, 8, 3))).astype(np.uint8)

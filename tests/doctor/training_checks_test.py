@@ -1,4 +1,4 @@
-"""What would end a training on the examples at hand is told ahead."""
+"""Mistakes that would end a training run at its start."""
 
 import pytest
 
@@ -10,42 +10,43 @@ from deeplab.doctor import training_checks
 from tests.data import conftest
 
 
-def told(config, sizes=((40, 40),) * 4):
-  """Returns (kind, text) of the faults of images of these sizes."""
-  place = example_loader.ExampleRef('train', 'a.png', 'mask.png')
+def find_issues(config, sizes=((40, 40),) * 4):
+  """Returns (kind, text) of the issues, for images of the given sizes."""
+  ref = example_loader.ExampleRef('train', 'a.png', 'mask.png')
   train = scan.summarize_split(
-    [scan.ExampleScan(place, size=size) for size in sizes]
+    [scan.ExampleScan(ref, size=size) for size in sizes]
   )
-  found = training_checks.find_issues(
+  issues = training_checks.find_issues(
     train, config, datasets.Dataset(config.data)
   )
-  return [(fault.kind, fault.text) for fault in found]
+  return [(issue.kind, issue.text) for issue in issues]
 
 
-def test_a_sound_start(config):
-  assert told(config) == []
-  assert told(config, [(40, 40), (9, 300), (3, 5), (40, 41)]) == []
+def test_a_sound_config_has_no_issue(config):
+  assert find_issues(config) == []
+  assert find_issues(config, [(40, 40), (9, 300), (3, 5), (40, 41)]) == []
   config.loss.balance = 0.0
   config.loss.class_weights = (1.0, 2.0, 3.0)
-  assert told(config) == []
+  assert find_issues(config) == []
 
 
 def test_too_few_images_for_a_batch(config):
-  ((kind, text),) = told(config, [(40, 40)] * 3)
+  ((kind, text),) = find_issues(config, [(40, 40)] * 3)
   assert kind == 'batch'
   assert text == (
     "batch_size=4 is more than the 3 examples of split 'train'; lower "
     'batch_size'
   )
   config.batch_size = 1
-  ((kind, text),) = told(config)
+  ((kind, text),) = find_issues(config)
   assert kind == 'batch'
   assert 'pooled features have no variance; raise batch_size' in text
   config.accumulate_steps = 0
-  ((kind, text),) = told(config)
+  ((kind, text),) = find_issues(config)
   assert text == 'config.accumulate_steps=0 must be greater than 0'
   config.batch_size, config.accumulate_steps = 4, 1
-  assert told(config, []) == []  # what is missing is said elsewhere
+  # No example at all is reported as missing files.
+  assert find_issues(config, []) == []
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,9 @@ def test_too_few_images_for_a_batch(config):
   ],
 )
 def test_images_of_several_sizes(config, root, ops, sizes, batch):
-  """And training says the same of such files."""
+  """Training accepts and rejects the same files."""
   config.data.augment.ops = ops
-  got = told(config, sizes)
+  got = find_issues(config, sizes)
   assert [kind for kind, _ in got] == ([] if batch else ['sizes'])
   for i, size in enumerate(sizes):
     conftest.write_pair(root / 'train', f'img{i}', i, size)
@@ -80,7 +81,7 @@ def test_images_of_several_sizes(config, root, ops, sizes, batch):
   stream.close()
 
 
-def test_many_sizes_are_not_all_named():
+def test_three_of_many_sizes_are_named():
   with pytest.raises(ValueError, match=r'\(1, 3\)\] and 7 more do not make'):
     compose.require_same_size([(1, i) for i in range(1, 11)])
 
@@ -97,11 +98,11 @@ def test_many_sizes_are_not_all_named():
     (3, 16, '3 channels of uint16'),
   ],
 )
-def test_colours_are_of_rgb(config, op, channels, depth, words):
+def test_colour_ops_need_8_bit_rgb(config, op, channels, depth, words):
   config.data.mean = config.data.std = (9.0,) * channels
   config.data.depth = depth
   config.data.augment.ops = ('random_crop', op)
-  got = told(config)
+  got = find_issues(config)
   assert [kind for kind, _ in got] == (['augment'] if words else [])
   if words:
     assert got[0][1] == (
@@ -112,12 +113,12 @@ def test_colours_are_of_rgb(config, op, channels, depth, words):
 
 def test_unknown_ops_and_parameters(config):
   config.data.augment.ops = ('random_crop', 'random_flop')
-  ((kind, text),) = told(config)
+  ((kind, text),) = find_issues(config)
   assert kind == 'augment'
   assert text.startswith("config.data.augment names 'random_flop', which is")
   config.data.augment.ops = ('random_scale', 'random_crop')
   config.data.augment.shrink = 'cubic'
-  ((kind, text),) = told(config)
+  ((kind, text),) = find_issues(config)
   assert kind == 'augment'
   assert "config.data.augment.shrink='cubic' is not one of" in text
 
@@ -129,8 +130,8 @@ def test_class_weights(config):
     'loss.class_weights has 2 weights for 3 classes; give one for each class, '
     'or () for none'
   )
-  assert told(config) == [('weights', expected)]
+  assert find_issues(config) == [('weights', expected)]
   config.loss.balance = 0.5
-  ((kind, text),) = told(config)
+  ((kind, text),) = find_issues(config)
   assert kind == 'weights'
   assert text.endswith('already: set one of the two')
