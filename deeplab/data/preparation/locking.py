@@ -61,13 +61,13 @@ def lock_and_clean(folder: pathlib.Path) -> Iterator[None]:
       it does not exist.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  for place in sorted(folder.parent.iterdir()):
-    if place != folder and place.is_dir():
+  for sibling in sorted(folder.parent.iterdir()):
+    if sibling != folder and sibling.is_dir():
       with (
         contextlib.suppress(PermissionError),
-        _open_folder(place) as descriptor,
+        _open_folder(sibling) as descriptor,
       ):
-        _remove_incomplete(place, descriptor)
+        _remove_incomplete(sibling, descriptor)
   with _open_folder(folder) as descriptor:
     _remove_incomplete(folder, descriptor)
     with contextlib.suppress(OSError):
