@@ -2,7 +2,8 @@
 
 Every command of the project runs in `run_command` and parses its flags with
 `parse_flags`. An error that the user can mend ends the command with one line
-and status 1; anything else keeps its traceback.
+and status 1; anything else keeps its traceback. Commands import this module,
+and no part of the library does.
 """
 
 from collections.abc import Callable

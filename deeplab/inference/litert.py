@@ -4,13 +4,14 @@ import os
 
 import numpy as np
 
-from deeplab import tflite_schema
 from deeplab.inference import file_predictor
 from deeplab.inference import interpreters
 
 
 def check_tflite_format(path: os.PathLike, content: bytes) -> None:
   """Raises ValueError if a file lacks the identifier of TensorFlow Lite."""
+  from deeplab import tflite_schema  # late: 50 ms, and most commands read none
+
   if not tflite_schema.has_identifier(content):
     raise ValueError(f'{path} is not a TensorFlow Lite file')
 
@@ -41,7 +42,7 @@ class TFLitePredictor(file_predictor.FilePredictor):
 
     Args:
       path: NAME.tflite; NAME.json beside it is its model card.
-      resolver: kernels that run it, a key of `RESOLVERS`.
+      resolver: kernels that run it, a key of `interpreters.RESOLVERS`.
       num_threads: CPU threads; None takes one for each core that this process
         may use.
 
