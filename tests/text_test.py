@@ -8,3 +8,12 @@ def test_plural():
   assert [text.plural(n, 'class', 'classes') for n in (1, 2)] == [
     *('1 class', '2 classes'),
   ]
+
+
+def test_tables_are_aligned():
+  assert text.format_table(('a', 'bbb'), [('cc', '1')]) == [
+    '| a  | bbb |',
+    '| -- | --: |',
+    '| cc |   1 |',
+  ]
+  assert (text.format_number(None), text.format_number(1234)) == ('', '1,234')

@@ -1,1 +1,1 @@
-"""The report of an export."""
+"""The report of an export: summaries, model cards, Markdown, HTML, plots."""

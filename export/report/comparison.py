@@ -1,7 +1,7 @@
-"""An earlier export beside this one: float, calibrated and trained int8.
+"""Compares the scores of an export with those of an earlier one.
 
-A run in simulated int8 and the float run that it began with are exported one
-by one; their scores belong into one table.
+A run in simulated int8 and the float run that it started from are exported one
+by one; with `--baseline` the scores of both stand in one table.
 """
 
 import json
@@ -14,77 +14,93 @@ Report = dict[str, Any]
 
 
 def read_baseline(folder: str, report: Report) -> Report:
-  """Returns what a report repeats of an earlier export.
+  """Reads the scores of an earlier export.
 
   Args:
-    folder: of the earlier export.
-    report: the new one, with `dataset`, `classes`, `scored` and
-      `request` in it.
+    folder: the earlier export.
+    report: content of the new report.json, with `dataset`, `classes`, `scored`
+      and `request` in it.
 
   Returns:
-    `export`, the folder's name; `jax` and `formats` (name -> mIoU).
+    `export`, the folder's name; `jax`, the mIoU of its JAX model; and
+    `formats`, format -> mIoU.
 
   Raises:
-    ValueError: no export is there, or its scores are of something else.
+    ValueError: the folder holds no export, or one that was evaluated on other
+      data or in another way.
   """
   path = os.path.join(folder, 'report.json')
   if not os.path.isfile(path):
     raise ValueError(f'--baseline={folder} holds no earlier export: no {path}')
   with open(path, encoding='utf-8') as f:
-    other = json.load(f)
-  same = [
-    ('data set', other['dataset'], report['dataset']),
-    ('classes', other['classes'], report['classes']),
-    ('number of scored images', other.get('scored'), report['scored']),
-  ]
-  for name in ('input_size', 'output', 'resize'):
-    theirs, ours = (x['request'][name] for x in (other, report))
-    if not isinstance(theirs, str):  # JSON has lists
-      theirs, ours = tuple(theirs), tuple(ours)
-    same.append((name.replace('_', ' '), theirs, ours))
-  for what, theirs, ours in same:
+    baseline = json.load(f)
+  for name, theirs, ours in _evaluation_settings(baseline, report):
     if theirs != ours:
       raise ValueError(
-        f'--baseline={folder}: its {what} is {theirs}, here it is {ours}: the '
+        f'--baseline={folder}: its {name} is {theirs}, here it is {ours}: the '
         'mIoU of the two is not comparable'
       )
   return {
     'export': os.path.basename(os.path.abspath(folder)),
-    'jax': other['jax']['miou'],
-    'formats': {name: f['miou'] for name, f in other['formats'].items()},
+    'jax': baseline['jax']['miou'],
+    'formats': {name: f['miou'] for name, f in baseline['formats'].items()},
   }
 
 
+def _evaluation_settings(
+  baseline: Report, report: Report
+) -> list[tuple[str, Any, Any]]:
+  """Lists what must be equal in both reports: name and the two values."""
+  settings = [
+    ('data set', baseline['dataset'], report['dataset']),
+    ('classes', baseline['classes'], report['classes']),
+    ('number of scored images', baseline.get('scored'), report['scored']),
+  ]
+  for name in ('input_size', 'output', 'resize'):
+    theirs, ours = (x['request'][name] for x in (baseline, report))
+    if not isinstance(theirs, str):  # a tuple, which JSON turns into a list
+      theirs, ours = tuple(theirs), tuple(ours)
+    settings.append((name.replace('_', ' '), theirs, ours))
+  return settings
+
+
 def render_comparison(report: Report) -> list[str]:
-  """Returns the section as Markdown; none without an earlier export."""
-  other = report['beside']
-  if other is None:
+  """Renders the comparison with the baseline.
+
+  Args:
+    report: content of report.json.
+
+  Returns:
+    Lines of Markdown; none without a baseline.
+  """
+  baseline = report['beside']
+  if baseline is None:
     return []
-  rows = [(other['export'], 'JAX', other['jax'])]
-  rows += [(other['export'], *pair) for pair in other['formats'].items()]
+  rows = [(baseline['export'], 'JAX', baseline['jax'])]
+  rows += [(baseline['export'], *pair) for pair in baseline['formats'].items()]
   rows.append(('this', 'JAX', report['jax']['miou']))
   rows += [('this', name, f['miou']) for name, f in report['formats'].items()]
-  points = lambda x: None if x is None else 100 * (x - other['jax'])
+  points = lambda x: None if x is None else 100 * (x - baseline['jax'])
   return [
-    f'## Beside {other["export"]}',
+    f'## Comparison with {baseline["export"]}',
     '',
-    f'By the same protocol, over the same {report["scored"]} images.',
+    f'Evaluated by the same protocol on the same {report["scored"]} images.',
     '',
     *text.format_table(
       (
         'export',
         'format',
         'mIoU',
-        f'against JAX of {other["export"]} (points)',
+        f'difference from JAX of {baseline["export"]} (points)',
       ),
       [
         (
-          where,
+          export,
           name,
           text.format_number(miou, '.4f'),
           text.format_number(points(miou), '+.2f'),
         )
-        for where, name, miou in rows
+        for export, name, miou in rows
       ],
     ),
     '',

@@ -1,4 +1,4 @@
-"""What the files of each format say of themselves."""
+"""Summaries of exported files: sizes, memory, operators, inputs and outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,17 @@ from export.report import model_card
 
 
 def summarize_tflite(data: bytes) -> dict[str, Any]:
-  """Returns what the bytes of a .tflite file say."""
+  """Summarizes a .tflite file.
+
+  Args:
+    data: bytes of the file.
+
+  Returns:
+    `weight_bytes`, `peak_activation_bytes` (the arena plan),
+    `activation_lower_bound_bytes`, `unpacked_weight_bytes`, `macs`, `operators`
+    (name -> count), `operator_dtypes` (name -> dtype -> count), and `input` and
+    `output` (`model_card.describe_tensor`).
+  """
   graph = tflite_graph.read_tflite(data)
   activations = memory.activation_lifetimes(graph)
   return {
@@ -32,10 +42,20 @@ def summarize_tflite(data: bytes) -> dict[str, Any]:
 def summarize_saved_model(
   compute: saved_model.ServingFunction, shape: Sequence[int], macs: int
 ) -> dict[str, Any]:
-  """Returns the same of a SavedModel, whose memory XLA plans when it runs."""
+  """Summarizes a SavedModel.
+
+  Args:
+    compute: the function in it, [1, H, W, C] float32 -> output.
+    shape: (H, W, C).
+    macs: multiply-accumulates of the network.
+
+  Returns:
+    The keys of `summarize_tflite`. XLA plans activations when it compiles the
+    function, so their bytes are None.
+  """
   image = jax.ShapeDtypeStruct((1, *shape), 'float32')
-  result = jax.eval_shape(compute, image)
-  end = lambda x: {
+  output = jax.eval_shape(compute, image)
+  describe = lambda x: {
     'dtype': str(x.dtype),
     'shape': list(x.shape),
     'quantization': None,
@@ -46,8 +66,8 @@ def summarize_saved_model(
     'activation_lower_bound_bytes': None,
     'unpacked_weight_bytes': 0,
     'macs': macs,
-    'input': end(image),
-    'output': end(result),
+    'input': describe(image),
+    'output': describe(output),
   }
 
 

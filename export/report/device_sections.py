@@ -1,22 +1,22 @@
-"""The part of report.md that speaks of devices, from report.json."""
+"""Renders the sections of report.md on classes, masks and device checks."""
 
 from typing import Any
 
 from deeplab import text
 
 _LEGEND = """\
-* Alive: the sum of activations that an operator and those after it need. Plan:
-  ours, which places them as TFLite Micro does. Arena: TFLite Micro's own, head
-  (activations and scratch) and tail (what lasts).
-* Off the NPU: operators that Arm's compiler leaves to the processor beside it.
-  Cycles and milliseconds are its estimates, for the clocks and memories named.
-* Estimate: the multiply-accumulates at the most that a device does in a second,
-  and nothing else. No device is faster; all are slower.
-* LiteRT: median of a few runs on the machine that wrote this, a thread a
-  core.
-* Steps: differences in units of the output's scale. LiteRT's reference kernels
-  are what TFLite Micro is compared with, operator by operator on the same
-  inputs and as a whole network."""
+* Alive: the activations that an operator and those after it need. Plan: our
+  arena plan, which places activations as TFLite Micro does. Arena: measured on
+  TFLite Micro; head is activations and scratch memory, tail persistent data.
+* Off the NPU: operators that Vela leaves to the host processor. Cycles and
+  milliseconds are Vela's estimates for the clocks and memories named.
+* Estimate: MACs divided by the peak MACs per second of the device. It is a
+  lower bound: memory traffic and all other operators add to it.
+* LiteRT: median of a few runs on the machine that wrote this report, one thread
+  per core.
+* LSB: differences in units of the output's scale. TFLite Micro is compared with
+  LiteRT's reference kernels, operator by operator on the same inputs and as a
+  whole network."""
 
 
 def _format_kib(count: int | None) -> str:
@@ -28,7 +28,14 @@ def _format_percent(share: float | None) -> str:
 
 
 def render_class_section(report: dict[str, Any]) -> list[str]:
-  """Returns the lines of the accuracy by class; none without an evaluation."""
+  """Renders IoU and arg-max agreement per class.
+
+  Args:
+    report: content of report.json.
+
+  Returns:
+    Lines of Markdown; none without an evaluation.
+  """
   names = report['classes']
   formats = {
     name: f for name, f in report['formats'].items() if f.get('agreement')
@@ -37,26 +44,26 @@ def render_class_section(report: dict[str, Any]) -> list[str]:
     return []
   header = ['class', 'JAX IoU']
   for name in formats:
-    header += [f'{name} IoU', f'{name} agrees (%)']
+    header += [f'{name} IoU', f'{name} agreement (%)']
 
-  def row(title: str, pick: Any) -> list[str]:
-    cells = [title, text.format_number(pick(report['jax'], 'iou'), '.4f')]
+  def row(title: str, select: Any) -> list[str]:
+    cells = [title, text.format_number(select(report['jax'], 'iou'), '.4f')]
     for f in formats.values():
-      cells.append(text.format_number(pick(f, 'iou'), '.4f'))
-      cells.append(_format_percent(pick(f['agreement'], 'classes')))
+      cells.append(text.format_number(select(f, 'iou'), '.4f'))
+      cells.append(_format_percent(select(f['agreement'], 'classes')))
     return cells
 
   rows = [
-    row(title, lambda where, key, i=i: where[key][i])
+    row(title, lambda scores, key, i=i: scores[key][i])
     for i, title in enumerate(names)
   ]
   total = {'iou': 'miou', 'classes': 'all'}
-  rows.append(row('all', lambda where, key: where[total[key]]))
+  rows.append(row('all', lambda scores, key: scores[total[key]]))
   return [
     '## Classes',
     '',
-    'Agreement: of the pixels that JAX gives the class, those that the file '
-    "gives it too, at the file's size, over the same images as mIoU.",
+    'Agreement: share of the pixels that JAX assigns to the class which the '
+    "file assigns to it, too, at the file's size, on the same images as mIoU.",
     '',
     *text.format_table(header, rows),
     '',
@@ -66,11 +73,11 @@ def render_class_section(report: dict[str, Any]) -> list[str]:
 def _memory_section(
   name: str, file_summary: dict[str, Any], checks: dict[str, Any]
 ) -> list[str]:
-  micro = checks['micro']
-  arena = micro.get('arena', {})
+  tflm = checks['micro']
+  arena = tflm.get('arena', {})
   header = ('', 'KiB')
   rows = [
-    ('weights, for flash', _format_kib(file_summary['weight_bytes'])),
+    ('weights (flash)', _format_kib(file_summary['weight_bytes'])),
     ('file', _format_kib(file_summary['file_bytes'])),
     (
       'most alive at once',
@@ -89,17 +96,20 @@ def _memory_section(
     f'![bytes alive at each operator](memory_{name}.png)',
     '',
   ]
-  if 'absent' in micro:
-    lines += [f'TFLite Micro: {micro["absent"]}.', '']
+  if 'absent' in tflm:
+    lines += [f'TFLite Micro: {tflm["absent"]}.', '']
   return lines
 
 
 def render_npu_section(name: str, checks: dict[str, Any]) -> list[str]:
-  """Returns the section of what Arm's compiler makes of a file, as Markdown.
+  """Renders Vela's summaries of a file.
 
   Args:
-    name: of the file.
-    checks: see `proof.collect`.
+    name: format of the file.
+    checks: `memory` and `npu` of `measure.run_device_checks`.
+
+  Returns:
+    Lines of Markdown.
   """
   rows, refused = [], []
   operators = len(checks['memory']['operators'])
@@ -136,58 +146,58 @@ def render_npu_section(name: str, checks: dict[str, Any]) -> list[str]:
     )
     lines += [*text.format_table(header, rows), '']
   if refused:
-    lines += ['Off the NPU, or not compiled:', '', *refused, '']
+    lines += ['Operators off the NPU, and errors of Vela:', '', *refused, '']
   return lines
 
 
 def _latency_section(report: dict[str, Any], name: str) -> list[str]:
-  proof = report['proof'][name]
+  checks = report['proof'][name]
   rows = [
-    (f'LiteRT here, {kind}', f'{f["latency_ms"]:,.2f}', 'measured')
+    (f'LiteRT on this machine, {kind}', f'{f["latency_ms"]:,.2f}', 'measured')
     for kind, f in report['formats'].items()
     if f['latency_ms'] is not None
   ]
   rows += [
     (target, f'{ms:,.2f}', 'estimate')
-    for target, ms in proof['estimates'].items()
+    for target, ms in checks['estimates'].items()
     if ms is not None
   ]
   return [
-    f'## Time of {name}',
+    f'## Latency of {name}',
     '',
-    *text.format_table(('where', 'ms', 'kind'), rows),
+    *text.format_table(('device', 'ms', 'kind'), rows),
     '',
   ]
 
 
 def _tflm_section(name: str, checks: dict[str, Any]) -> list[str]:
-  micro = checks['micro']
-  if 'absent' in micro:
+  tflm = checks['micro']
+  if 'absent' in tflm:
     return []
   rows = [
     (operator, str(x['count']), str(x['equal']), f'{x["largest"]:g}')
-    for operator, x in micro['operators'].items()
+    for operator, x in tflm['operators'].items()
   ]
-  total = sum(micro['histogram'].values())
-  steps = ', '.join(
-    f'{step}: {count:,} ({100 * count / total:.3f} %)'
-    for step, count in micro['histogram'].items()
+  total = sum(tflm['histogram'].values())
+  histogram = ', '.join(
+    f'{lsb}: {count:,} ({100 * count / total:.3f} %)'
+    for lsb, count in tflm['histogram'].items()
   )
-  first = micro['first']
-  start = (
+  first = tflm['first']
+  cause = (
     'no tensor of the whole network differs'
     if first is None
     else f'the first that differs is operator {first["step"]}, '
     f'{first["operator"]} `{first["tensor"]}` (by {first["largest"]:g} at most)'
   )
-  header = ('operator', 'count', 'bit for bit', 'largest difference')
+  header = ('operator', 'count', 'bit-exact', 'max difference (LSB)')
   return [
-    f'## {name} by TFLite Micro',
+    f'## {name} on TFLite Micro',
     '',
     *text.format_table(header, rows),
     '',
-    f'Whole network on {micro["images"]} images, output values by steps from '
-    f"LiteRT's reference kernels: {steps}; {start}.",
+    f'Whole network on {tflm["images"]} images, output values by their '
+    f"difference in LSB from LiteRT's reference kernels: {histogram}; {cause}.",
     '',
   ]
 
@@ -200,8 +210,8 @@ def _target_section(name: str, target: dict[str, Any]) -> list[str]:
   ]
   within = f' within {" and ".join(limits)}' if limits else ''
   return [
-    f'The {name} file fits {target["name"]} ({target["title"]}){within}: no '
-    'operator of it is refused.',
+    f'The {name} file fits {target["name"]} ({target["title"]}){within}, which '
+    'runs all of its operators.',
     '',
     *[f'* {advice}.' for advice in target['advice']],
     '',
@@ -209,25 +219,32 @@ def _target_section(name: str, target: dict[str, Any]) -> list[str]:
 
 
 def render_device_sections(report: dict[str, Any]) -> list[str]:
-  """Returns the lines of all of it; none if nothing was collected."""
-  proofs = report.get('proof') or {}
+  """Renders targets, classes, masks and the device checks of each file.
+
+  Args:
+    report: content of report.json.
+
+  Returns:
+    Lines of Markdown; none without any of them.
+  """
+  checks_by_name = report.get('proof') or {}
   lines = []
   for name, target in report['target'].items():
     lines += _target_section(name, target)
   lines += render_class_section(report)
   if report.get('overlays'):
-    lines += ['## Masks', '', '![masks](overlays.png)', '']
-  for name, proof in proofs.items():
-    lines += _memory_section(name, report['formats'][name], proof)
-    lines += render_npu_section(name, proof)
+    lines += ['## Predictions', '', '![predicted masks](overlays.png)', '']
+  for name, checks in checks_by_name.items():
+    lines += _memory_section(name, report['formats'][name], checks)
+    lines += render_npu_section(name, checks)
     lines += _latency_section(report, name)
-    lines += _tflm_section(name, proof)
+    lines += _tflm_section(name, checks)
     lines += [
-      f'## Where {name} differs from JAX',
+      f'## Differences of {name} from JAX',
       '',
       f'![differences](errors_{name}.png)',
       '',
     ]
-  if proofs:
-    lines += ['## What the numbers of devices mean', '', _LEGEND, '']
+  if checks_by_name:
+    lines += ['## Definitions of the device checks', '', _LEGEND, '']
   return lines

@@ -1,4 +1,4 @@
-"""report.md as one HTML file, its pictures inside."""
+"""Renders report.md as one HTML file with its images embedded."""
 
 import base64
 import os
@@ -18,22 +18,25 @@ code { background: #f3f3f3; }
 
 
 def render_page(text: str, folder: str) -> str:
-  """Returns a page.
+  """Renders Markdown as an HTML page.
 
   Args:
-    text: Markdown with tables.
-    folder: where its pictures lie, PNG files.
+    text: Markdown with tables; its first heading is the title.
+    folder: folder of the PNG files that it refers to.
+
+  Returns:
+    The HTML.
   """
 
-  def inline(match: re.Match) -> str:
+  def embed(match: re.Match) -> str:
     with open(os.path.join(folder, match[1]), 'rb') as f:
       data = base64.b64encode(f.read()).decode()
     return f'src="data:image/png;base64,{data}"'
 
   body = markdown.markdown(text, extensions=['tables'])
-  body = re.sub(r'src="([^":]+\.png)"', inline, body)
-  found = re.match(r'# (.+)', text)
-  title = found[1] if found else 'Export'
+  body = re.sub(r'src="([^":]+\.png)"', embed, body)
+  heading = re.match(r'# (.+)', text)
+  title = heading[1] if heading else 'Export'
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'

@@ -1,4 +1,7 @@
-"""report.md from report.json: the same facts for people."""
+"""Renders report.md from the content of report.json.
+
+The numbers are read from the JSON content, so that both files agree.
+"""
 
 from typing import Any
 
@@ -9,21 +12,32 @@ from export.report import device_sections
 Report = dict[str, Any]
 
 _LEGEND = """\
-* Weight bytes: every constant that operators read, biases included; file bytes
-  add names, scales and tables.
-* Activation bytes: a greedy plan, largest first, 16-byte aligned, which is what
-  TFLite and TFLite Micro do; the lower bound is the most that is alive at once.
-  Scratch memory of kernels comes on top. Weights that a float16 file unpacks on
-  loading are memory besides, given as unpacked bytes.
-* MACs: convolutions and matrix products read from the file, padding counted.
-* Parity: against JAX on the same images at the file's size, before any resize
-  back. The largest difference is in units of the output.
-* mIoU: every row by one evaluator and one protocol: images resized to the
-  file's size, the file's output resized back to the label's."""
+* mIoU: one evaluator and one protocol for every row: images resized to the
+  file's size, the output resized back to the size of the label.
+* Max abs difference: from the outputs of JAX on the same images, at the file's
+  size and before any resize back, in units of the output. Arg-max agreement:
+  share of the pixels with the same class.
+* File bytes: weights, names, scales and tables. Weight bytes: every constant
+  that operators read, biases included.
+* Activation bytes: a greedy plan, largest first, 16-byte aligned, as TFLite and
+  TFLite Micro plan. Lower bound: the most bytes that are alive at one operator.
+  Kernels need scratch memory in addition.
+* Unpacked bytes: weights of a float16 file that an interpreter converts to
+  float32 when it loads the file: memory in addition to file and activations.
+* MACs: multiply-accumulates of convolutions and matrix products in the file,
+  padding included.
+* LSB: least significant bit, one step of the quantized output."""
 
 
 def render_quality_table(report: Report) -> str:
-  """Returns the quality table: mIoU and parity of JAX and each format."""
+  """Renders the table of mIoU and parity, JAX first and then each format.
+
+  Args:
+    report: content of report.json.
+
+  Returns:
+    Markdown.
+  """
   rows = [
     [
       f'JAX, {report["jax"]["arithmetic"]}',
@@ -48,8 +62,8 @@ def render_quality_table(report: Report) -> str:
       (
         'format',
         'mIoU',
-        'against JAX (points)',
-        'largest difference',
+        'mIoU minus JAX (points)',
+        'max abs difference',
         'arg-max agreement (%)',
       ),
       rows,
@@ -87,7 +101,7 @@ def _size_table(report: Report) -> list[str]:
 
 
 def _simulation_section(report: Report) -> list[str]:
-  """Returns how far int8_litert is from JAX's simulation, if it was made."""
+  """Renders the differences between int8_litert files and their simulation."""
   rows = [
     [
       name,
@@ -110,8 +124,8 @@ def _simulation_section(report: Report) -> list[str]:
     if f['simulation']
   ]
   header = (
-    *('kernels', 'images', 'mIoU', 'equal (%)', 'within one step (%)'),
-    *('largest distance (steps)', 'arg-max agreement (%)'),
+    *('kernels', 'images', 'mIoU', 'equal (%)', 'within 1 LSB (%)'),
+    *('max difference (LSB)', 'arg-max agreement (%)'),
   )
   scored = (
     []
@@ -121,9 +135,10 @@ def _simulation_section(report: Report) -> list[str]:
   return [
     '## Simulation',
     '',
-    "JAX's simulated int8 against the int8_litert file: LiteRT's plain loops, "
-    'which it simulates, the kernels that LiteRT takes by itself, and TFLite '
-    "Micro's.",
+    'Outputs of the int8_litert file compared with simulated int8 in JAX, in '
+    "LSB. 'reference' are LiteRT's plain loops, whose arithmetic "
+    "is simulated, 'default' the kernels that LiteRT uses by default, 'tflm' "
+    'those of TFLite Micro.',
     '',
     *text.format_table(header, rows),
     '',
@@ -159,24 +174,31 @@ def _io_table(report: Report) -> list[str]:
         ]
       )
   return text.format_table(
-    ('format', 'end', 'dtype', 'shape', 'scale', 'zero point'), rows
+    ('format', 'tensor', 'dtype', 'shape', 'scale', 'zero point'), rows
   )
 
 
 def render_report(report: Report) -> str:
-  """Returns report.md."""
+  """Renders report.md.
+
+  Args:
+    report: content of report.json.
+
+  Returns:
+    Markdown.
+  """
   request, model = report['request'], report['model']
   size = 'x'.join(map(str, request['input_size']))
   normalization = (
-    'in the graph' if request['normalization_in_graph'] else "the caller's"
+    'in the graph' if request['normalization_in_graph'] else 'by the caller'
   )
   lines = [
     f'# Export of {report["source"]["config"]}',
     '',
-    *[f'{note}\n' for note in report['notes']],
-    f'Input {size}, batch 1, normalisation {normalization}; output '
+    *[f'{remark}\n' for remark in report['notes']],
+    f'Input {size}, batch 1, normalization {normalization}; output '
     f'{request["output"]}. {model["params"]:,} parameters, '
-    f'{model["macs"]:,} MACs in the model.',
+    f'{model["macs"]:,} MACs.',
     '',
     '## Quality',
     '',
@@ -197,14 +219,14 @@ def render_report(report: Report) -> str:
     '',
     *_operator_table(report),
     '',
-    '## What the numbers mean',
+    '## Definitions',
     '',
     _LEGEND,
     '',
-    '## Made with',
+    '## Versions',
     '',
     ', '.join(f'{k} {v}' for k, v in report['versions'].items())
-    + f'; files run by LiteRT with its {report["resolver"]!r} kernels.',
+    + f'. LiteRT ran the files with its {report["resolver"]!r} kernels.',
     '',
   ]
   return '\n'.join(lines)

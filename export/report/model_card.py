@@ -1,4 +1,4 @@
-"""What stands beside a file, so that nobody has to guess how to feed it."""
+"""Model cards: NAME.json next to each file says how to feed and read it."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ LABELS_FILE = 'labels.txt'
 
 
 def write_labels(directory: str, info: dataset_info.DatasetInfo) -> None:
-  """Writes the class names, one a line, line i (from 0) for id i."""
+  """Writes labels.txt: one class name per line, line i (from 0) for id i."""
   path = os.path.join(directory, LABELS_FILE)
   with open(path, 'w', encoding='utf-8') as f:
     f.writelines(f'{name}\n' for name in info.class_names)
@@ -22,9 +22,13 @@ def write_labels(directory: str, info: dataset_info.DatasetInfo) -> None:
 def describe_tensor(graph: tflite_graph.Graph, index: int) -> dict[str, Any]:
   """Describes an input or output tensor of a file.
 
+  Args:
+    graph: graph of the file.
+    index: index of the tensor.
+
   Returns:
     `dtype`, `shape`, and `quantization`: {'scale', 'zero_point'} with
-    real = (quantised - zero_point) * scale, None for unquantised values.
+    real = (quantized - zero_point) * scale, None for unquantized values.
   """
   tensor = graph.tensors[index]
   return {
@@ -42,22 +46,25 @@ def make_card(
   file_summary: dict[str, Any],
   digest: str | None,
 ) -> dict[str, Any]:
-  """Returns the model card of one file, with no mIoU in it yet.
+  """Makes the model card of one file, without its mIoU.
 
   Args:
-    file: its name in the export's folder.
-    kind: its format.
+    file: file name within the export.
+    kind: format of the file.
     request: the export.
-    source: the model.
-    file_summary: holds `input` and `output`, as `describe_tensor` returns them.
+    source: the weights and their data set.
+    file_summary: `input` and `output` of the file (`describe_tensor`).
     digest: SHA-256 of the file, None for a folder.
+
+  Returns:
+    The content of the card.
   """
   info, data = source.dataset.info, source.config.data
-  wants = str(source.dataset.spec)
+  values = str(source.dataset.spec)
   if not request.normalization_in_graph:
-    wants = f'({wants} - mean) / std'
+    values = f'({values} - mean) / std'
   if file_summary['input']['quantization'] is not None:
-    wants += ', quantised: round(value / scale) + zero_point'
+    values += ', quantised: round(value / scale) + zero_point'
   return {
     'file': file,
     'sha256': digest,
@@ -74,7 +81,7 @@ def make_card(
     'mean': [float(x) for x in data.mean],
     'std': [float(x) for x in data.std],
     'normalization_in_graph': request.normalization_in_graph,
-    'input': {**file_summary['input'], 'values': wants},
+    'input': {**file_summary['input'], 'values': values},
     'output': request.output,
     'output_tensor': file_summary['output'],
     'miou': None,
@@ -82,5 +89,11 @@ def make_card(
 
 
 def write_card(directory: str, name: str, value: dict[str, Any]) -> None:
-  """Writes NAME.json into a folder."""
+  """Writes NAME.json.
+
+  Args:
+    directory: the export.
+    name: format of the file, whose name without suffix it is.
+    value: the card.
+  """
   system.write_json(os.path.join(directory, f'{name}.json'), value)

@@ -1,42 +1,10 @@
-"""What a reader of a report must know, in sentences."""
+"""Remarks at the head of a report: what its reader must know, in sentences."""
 
 from typing import Any
 
 from export import request as request_lib
 from export import source as source_lib
 from export.verify import score
-
-
-def _describe_ranges(
-  source: source_lib.ExportSource, request: request_lib.Request, images: str
-) -> str:
-  """Returns the sentence on where integer ranges come from."""
-  bases = {request.base_format(kind) for kind in request.formats}
-  by_us = 'int8_litert' in bases
-  trained = 'quant_stats' in source.variables
-  calibration = source.config.quantization.calibration
-  method = calibration.method
-  how = f', kernels rounded by {calibration.rounding!r}'
-  if calibration.equalize and request.rules.weights == 'channel':
-    how += ', what depthwise ones read equalised'
-  if trained or not source.is_trained:
-    how = ''
-  ours = 'trained' if trained else f'by {method!r} over {images}'
-  theirs = f'the extremes over {images}'
-  ranges = f'int8_litert ranges are {ours}' if by_us else ''
-  if bases & {'int8', 'int16x8'}:
-    ranges = f'{ranges}; the other' if by_us else 'Integer'
-    ranges += f' ranges are {theirs}'
-  rules = request.rules
-  how += ''.join(
-    f'; layers {layers!r} {what}'
-    for layers, what in (
-      (rules.wide_layers, 'have activations of 16 bits'),
-      (rules.float_layers, 'stay in float32'),
-    )
-    if layers
-  )
-  return f'{ranges}; weights are quantised per {rules.weights}{how}.'
 
 
 def general_remarks(
@@ -47,27 +15,22 @@ def general_remarks(
   real_images: bool,
   num_parity_images: int,
 ) -> list[str]:
-  """Returns what a reader of the report must know, a sentence or two each."""
-  notes = []
-  if not source.is_trained:
-    notes.append(
-      "The weights are untrained (initialised from the config's seed): sizes "
-      'and operators are those of a trained model, mIoU has no meaning. Parity '
-      'was taken on drawn images, and untrained logits lie so close together '
-      'that arg-max agreement says little.'
-    )
-  elif scorer.enabled:
-    part = 'the first ' if scorer.limit else 'all '
-    notes.append(
-      f'mIoU and parity are on {part}{scorer.num_images()} and the first '
-      f'{num_parity_images} images of the split '
-      f'`{source.config.data.eval_split}`.'
-    )
-  else:
-    where = 'validation images' if real_images else 'drawn images'
-    notes.append(
-      f'The files were not evaluated (`--noeval`); parity was taken on {where}.'
-    )
+  """Lists the remarks on weights, images, quantization and arithmetic.
+
+  Args:
+    source: the weights and their data set.
+    request: the export.
+    num_calibration_images: number of images that integer files calibrated on; 0
+      for none.
+    scorer: evaluates the files, or not.
+    real_images: parity was measured on images of the data set, not on synthetic
+      ones.
+    num_parity_images: number of images for parity.
+
+  Returns:
+    One or two sentences each.
+  """
+  remarks = [_evaluation_remark(source, scorer, real_images, num_parity_images)]
   if num_calibration_images:
     images = (
       f'{num_calibration_images} images of the split '
@@ -76,61 +39,139 @@ def general_remarks(
       else f'{num_calibration_images} synthetic images '
       f'(seed {source.config.seed})'
     )
-    notes.append(_describe_ranges(source, request, images))
+    remarks.append(_quantization_remark(source, request, images))
     if source.dataset.spec.depth > 8:
-      notes.append(
-        'The images have 16 bits and the int8 file reads 8 of them: its input '
-        'has 256 levels over the whole range, 0..65535. Images that fill a '
-        'part of it keep as much less: stretch them, for training too.'
+      remarks.append(
+        'The images have 16 bits and the input of the int8 file has 8: 256 '
+        'levels over the whole range, 0..65535. Images that use a part of the '
+        'range keep that part of the levels only: stretch their contrast, for '
+        'training too.'
       )
   if source.network.has_trained_ranges:
-    notes.append(
-      'The run was trained in simulated int8; the row of JAX computes that.'
+    remarks.append(
+      'The run was trained in simulated int8, and the JAX row computes in it.'
     )
     if not request.normalization_in_graph:
-      notes.append(
-        'It computes a file of pixels, which are rounded before they are '
-        'normalised; these files take normalised ones.'
+      remarks.append(
+        'JAX simulates a file with normalization in the graph, whose int8 '
+        'input is the rounded pixels; these files take normalized images.'
       )
   if source.config.model.dtype != 'float32':
-    notes.append(
-      f'The run computed in {source.config.model.dtype}; all rows here compute '
-      'from its float32 weights in float32.'
+    remarks.append(
+      f'The run was trained in {source.config.model.dtype}; all rows of this '
+      'report compute in float32, from its float32 weights.'
     )
-  return notes
+  return remarks
+
+
+def _evaluation_remark(
+  source: source_lib.ExportSource,
+  scorer: score.Scorer,
+  real_images: bool,
+  num_parity_images: int,
+) -> str:
+  """Returns the images that mIoU and parity were measured on."""
+  if not source.is_trained:
+    return (
+      "The weights are untrained (initialized from the config's seed): sizes "
+      'and operators are those of a trained model, mIoU is meaningless. Parity '
+      'was measured on synthetic images, and untrained logits are so close '
+      'together that arg-max agreement is not informative.'
+    )
+  if scorer.enabled:
+    part = 'the first ' if scorer.limit else 'all '
+    return (
+      f'mIoU was measured on {part}{scorer.num_images()} images of the split '
+      f'`{source.config.data.eval_split}`, parity on the first '
+      f'{num_parity_images} of them.'
+    )
+  images = 'validation images' if real_images else 'synthetic images'
+  return (
+    'The files were not evaluated (`--noeval`); parity was measured on '
+    f'{images}.'
+  )
+
+
+def _quantization_remark(
+  source: source_lib.ExportSource, request: request_lib.Request, images: str
+) -> str:
+  """Returns where activation ranges and integer weights come from."""
+  formats = {request.base_format(name) for name in request.formats}
+  calibration = source.config.quantization.calibration
+  trained = source.network.has_trained_ranges
+  rules = request.rules
+  sentences = []
+  if 'int8_litert' in formats:
+    origin = (
+      'were trained'
+      if trained
+      else f'were estimated by {calibration.method!r} on {images}'
+    )
+    sentences.append(f'Activation ranges of int8_litert {origin}.')
+  by_tensorflow = [x for x in ('int8', 'int16x8') if x in formats]
+  if by_tensorflow:
+    sentences.append(
+      f'Activation ranges of {" and ".join(by_tensorflow)} are the minimum and '
+      f'maximum over {images}.'
+    )
+  weights = f'Weights are quantized per {rules.weights}'
+  if source.is_trained and not trained:
+    if calibration.equalize and rules.weights == 'channel':
+      weights += ', after equalization of the channels that depthwise kernels '
+      weights += 'read'
+    weights += f', with kernels rounded by {calibration.rounding!r}'
+  sentences.append(f'{weights}.')
+  if rules.wide_layers:
+    sentences.append(f'Layers {rules.wide_layers!r} have 16-bit activations.')
+  if rules.float_layers:
+    sentences.append(f'Layers {rules.float_layers!r} stay in float32.')
+  return ' '.join(sentences)
 
 
 def resize_remarks(
   source: source_lib.ExportSource, request: request_lib.Request, ratio: int
 ) -> list[str]:
-  """Returns what became of the resizes, if they are not what was trained."""
-  notes = []
+  """Lists the differences between the resizes of the files and of the model.
+
+  Args:
+    source: the trained model.
+    request: the export.
+    ratio: largest ratio of one resize in the files, 0 for no limit.
+  """
+  remarks = []
   if request.resize == 'host':
-    notes.append(
-      'The last resize is not in the files: they return maps of the size that '
-      'the head has, and parity is against JAX there. For mIoU the host '
-      "resizes from there to the label's size."
+    remarks.append(
+      'The files leave out the last resize and return maps of the size that '
+      'the head has; parity is measured against JAX at that size. For mIoU the '
+      "host resizes the maps to the label's size."
     )
-  config = source.config.model
-  if ratio != config.resize_ratio:
-    step = f'Maps grow by at most {ratio} a step'
-    notes.append(
-      f'{step if ratio else "Every resize takes one step"}, since '
-      f'{request.target} does not take the resizes that the model was trained '
-      'with. With aligned corners that is the same function, with half-pixel '
-      f'centres another one: train with config.model.resize_ratio={ratio} to '
-      'be exact.'
+  trained_ratio = source.config.model.resize_ratio
+  if ratio != trained_ratio:
+    resizes = (
+      f'Each resize enlarges by at most {ratio}'
+      if ratio
+      else 'Each resize is one operator'
     )
-  return notes
+    remarks.append(
+      f'{resizes}, because {request.target} does not run the resizes that the '
+      'model was trained with. With aligned corners this computes the same '
+      'function, with half-pixel centers a different one: train with '
+      f'config.model.resize_ratio={ratio} for equal results.'
+    )
+  return remarks
 
 
 def padding_remarks(report: dict[str, Any]) -> list[str]:
-  """Returns what to do about PAD operators, if there are any."""
+  """Returns how to avoid PAD operators; nothing if there are none.
+
+  Args:
+    report: content of report.json.
+  """
   counts = [f['operators'].get('PAD', 0) for f in report['formats'].values()]
   if not any(counts):
     return []
   return [
-    f'{max(counts)} PAD operators: strided convolutions that pad symmetrically '
-    'need one where their input is even. An input size of k * 32 + 1, or a '
-    "model trained with padding 'same', has none."
+    f'The graph has {max(counts)} PAD operators: strided convolutions with '
+    'symmetric padding need one where their input size is even. An input size '
+    "of 32k + 1, or a model trained with padding 'same', needs none."
   ]

@@ -113,7 +113,7 @@ def test_an_export_that_needs_no_images_reads_no_data_set(
     evaluate_files=False,
     eval_limit=0,
   )
-  assert 'parity was taken on drawn images' in ' '.join(report['notes'])
+  assert 'parity was measured on synthetic images' in ' '.join(report['notes'])
   assert report['formats']['float32']['parity']['max_abs_difference'] < 1e-4
 
 

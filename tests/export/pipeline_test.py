@@ -336,7 +336,7 @@ def test_a_target_limits_the_resize_ratio(aligned, tmp_path):
   assert int8['operators']['RESIZE_BILINEAR'] == 3  # one of the pooled vector
   assert (int8['input']['dtype'], int8['output']['dtype']) == ('int8', 'int8')
   notes = ' '.join(report['notes'])
-  assert 'grow by at most 8 a step, since ethos-u55-128' in notes
+  assert 'enlarges by at most 8, because ethos-u55-128' in notes
   assert 'the same function' in notes
 
 
@@ -368,8 +368,8 @@ def test_litert_converter_makes_the_same_network(aligned, tmp_path):
   assert beside['reference']['max_steps'] <= 2
   assert report['formats']['int8']['simulation'] is None
   notes = ' '.join(report['notes'])
-  assert "int8_litert ranges are by 'mse' over 2 synthetic images" in notes
-  assert 'the other ranges are the extremes' in notes
+  assert "ranges of int8_litert were estimated by 'mse' on 2 synthetic" in notes
+  assert 'are the minimum and maximum over 2 synthetic images' in notes
   assert '## Simulation' in (tmp_path / 'out/report.md').read_text()
 
 

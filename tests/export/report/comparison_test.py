@@ -1,4 +1,4 @@
-"""Scores of two exports in one table."""
+"""Scores of an export and its baseline in one table."""
 
 import json
 
@@ -29,7 +29,7 @@ def earlier(tmp_path, **changes):
   return str(folder)
 
 
-def test_float_calibrated_and_trained(tmp_path):
+def test_scores_of_a_float_and_an_int8_run(tmp_path):
   trained = report(
     jax={'miou': 0.499}, formats={'int8_litert': {'miou': 0.501}}
   )
@@ -63,11 +63,11 @@ def test_float_calibrated_and_trained(tmp_path):
     ({'request': {**REQUEST, 'resize': 'host'}}, 'its resize is host'),
   ],
 )
-def test_scores_of_something_else(tmp_path, changes, message):
+def test_scores_that_are_not_comparable(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
     comparison.read_baseline(earlier(tmp_path, **changes), report())
 
 
-def test_no_export(tmp_path):
+def test_a_folder_without_an_export(tmp_path):
   with pytest.raises(ValueError, match='holds no earlier export'):
     comparison.read_baseline(str(tmp_path), report())

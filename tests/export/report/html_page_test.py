@@ -8,7 +8,7 @@ from deeplab import visualize
 from export.report import html_page
 
 
-def test_tables_and_pictures(tmp_path):
+def test_tables_and_images(tmp_path):
   visualize.save_image(np.full((3, 4, 3), 200, np.uint8), tmp_path / 'a.png')
   lines = text.format_table(('what', 'KiB'), [('a & b', '1.0'), ('c', '22.5')])
   page = '\n'.join(['# A report', '', *lines, '', '![x](a.png)', ''])
@@ -19,12 +19,3 @@ def test_tables_and_pictures(tmp_path):
   assert 'a &amp; b</td>' in html
   data = re.search(r'src="data:image/png;base64,([^"]+)"', html)[1]
   assert base64.b64decode(data) == (tmp_path / 'a.png').read_bytes()
-
-
-def test_tables_are_aligned():
-  assert text.format_table(('a', 'bbb'), [('cc', '1')]) == [
-    '| a  | bbb |',
-    '| -- | --: |',
-    '| cc |   1 |',
-  ]
-  assert (text.format_number(None), text.format_number(1234)) == ('', '1,234')

@@ -9,17 +9,17 @@ TIMELINE = {
 }
 
 
-def test_memory_marks_the_peak_and_the_limit():
+def test_memory_plot_has_a_line_for_small_ram():
   free = plots.plot_memory(TIMELINE, 4096, None)
   full = plots.plot_memory(TIMELINE, 4096, 6000)
   roomy = plots.plot_memory(TIMELINE, 4096, 10**9)
   assert free.shape == full.shape == (400, 1000, 3)
   assert (free != full).any()
-  np.testing.assert_array_equal(free, roomy)  # a line far above says nothing
+  np.testing.assert_array_equal(free, roomy)  # far above the plot
 
 
 @pytest.mark.parametrize('scores', [True, False])
-def test_errors_are_drawn_for_scores_and_ids(scores):
+def test_error_plots_of_scores_and_class_ids(scores):
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (24, 32, 3)).astype(np.float32)] * 2
   shape = (24, 32, 4) if scores else (24, 32)
@@ -31,7 +31,7 @@ def test_errors_are_drawn_for_scores_and_ids(scores):
   assert (same != other).mean() > 0.01
 
 
-def test_overlays_have_a_row_an_image():
+def test_overlays_have_one_row_per_image():
   image = np.full((40, 60, 3), 90, np.uint8)
   mask = np.zeros((40, 60), np.uint8)
   mask[:, 30:] = 1
