@@ -29,7 +29,7 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.models import segmenter
 from deeplab.training import train_step
 from experiments import zoo
@@ -141,7 +141,7 @@ def export_untrained(
     variables=estimate_bn_statistics(
       source.network.export_model(),
       source.variables,
-      compose.normalize_image(images, config.data.mean, config.data.std),
+      image_format.normalize_image(images, config.data.mean, config.data.std),
     ),
   )
   request = request_lib.make_request(

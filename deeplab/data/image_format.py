@@ -141,3 +141,15 @@ def too_large_error(path: pathlib.Path) -> ValueError:
     f'{path}: the image has more than {limit:.0f} million pixels; cut it and '
     'its mask into tiles'
   )
+
+
+def normalize_image(image: Any, mean: Any, std: Any) -> Any:
+  """Returns (image - mean) / std in float32, channel by channel.
+
+  Args:
+    image: [..., C], values 0..255 or 0..65535; a NumPy or JAX array.
+    mean: C values, in the units of `image`.
+    std: C values.
+  """
+  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  return (image.astype(np.float32) - mean) * (np.float32(1) / std)

@@ -221,13 +221,13 @@ def _make_normalizer(
   # A lookup table of the 256 normalised values, [256, 1, 3], is several times
   # faster than the arithmetic and bitwise equal to it.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
-  levels = compose.normalize_image(levels, mean, std)
+  levels = image_format.normalize_image(levels, mean, std)
 
   def normalize(image: np.ndarray, target: np.ndarray) -> None:
     if image.dtype == np.uint8 and image.shape[-1] == 3:
       cv2.LUT(image, levels, target)
     else:
-      target[...] = compose.normalize_image(image, mean, std)
+      target[...] = image_format.normalize_image(image, mean, std)
 
   return normalize
 

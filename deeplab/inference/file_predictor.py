@@ -18,7 +18,6 @@ from typing import Self
 import numpy as np
 
 from deeplab.data import image_format
-from deeplab.data.augmentation import compose
 from deeplab.inference import predictors
 
 CARD_KEYS = (
@@ -245,7 +244,7 @@ class FilePredictor(abc.ABC):
     if not self.card['normalization_in_graph']:
       mean = np.asarray(self.card['mean'], np.float32)
       std = np.asarray(self.card['std'], np.float32)
-      images = compose.normalize_image(images, mean, std)
+      images = image_format.normalize_image(images, mean, std)
     surplus = -count % self.batch_size
     images = np.concatenate([images, images[-1:].repeat(surplus, axis=0)])
     result = np.concatenate(

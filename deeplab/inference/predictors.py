@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplab import parallel
+from deeplab.data import image_format
 from deeplab.data import resize
-from deeplab.data.augmentation import compose
 
 # In this order: each can be computed from those before it.
 OUTPUTS = ('logits', 'softmax', 'argmax')
@@ -108,7 +108,7 @@ class WithNormalization:
 
   def apply(self, variables: Any, images: jax.Array, **kwargs: Any) -> Any:
     """Returns what the model returns for images [B, H, W, C]."""
-    images = compose.normalize_image(images, self.mean, self.std)
+    images = image_format.normalize_image(images, self.mean, self.std)
     return self.model.apply(variables, images, **kwargs)
 
 
@@ -168,7 +168,7 @@ class FlaxPredictor:
 
   def _to_model_input(self, images: jax.Array) -> jax.Array:
     """Converts images [B, H, W, C] to the input of the model."""
-    return compose.normalize_image(images, self.mean, self.std)
+    return image_format.normalize_image(images, self.mean, self.std)
 
   def _precision(self) -> contextlib.AbstractContextManager:
     """Returns the context that the model runs in."""

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab import system
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from export import request as request_lib
 
 Array = jax.Array
@@ -45,7 +45,7 @@ def make_serving_function(
 
   def compute(image: Array) -> Array:
     if request.normalization_in_graph:
-      image = compose.normalize_image(image, mean, std)
+      image = image_format.normalize_image(image, mean, std)
     logits = model.apply(variables, image, **options).logits
     if request.output == 'softmax':
       return jax.nn.softmax(logits, axis=-1)
@@ -178,7 +178,7 @@ class SavedModelPredictor:
     images = np.asarray(images, np.float32)
     if not self._request.normalization_in_graph:
       mean = np.asarray(self.mean, np.float32)
-      images = compose.normalize_image(images, mean, self._std)
+      images = image_format.normalize_image(images, mean, self._std)
     outputs = [self._serve(image=tf.constant(x[None])) for x in images]
     result = np.concatenate([o['output'].numpy() for o in outputs])
     return result.astype(np.uint8 if self.output == 'argmax' else np.float32)

@@ -10,7 +10,6 @@ import tensorflow as tf
 from deeplab import system
 from deeplab.data import image_format
 from deeplab.data import resize
-from deeplab.data.augmentation import compose
 from export import file_formats
 from export import request as request_lib
 from export.graph import checks
@@ -144,7 +143,7 @@ def representative_dataset(
       x[0, 0] = 0
       x[-1, -1] = max_value
     if not normalization_in_graph:
-      x = compose.normalize_image(
+      x = image_format.normalize_image(
         x, np.asarray(mean, np.float32), np.asarray(std, np.float32)
       )
     yield x[None]

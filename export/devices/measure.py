@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deeplab import system
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.inference import file_predictor
 from deeplab.inference import interpreters
 from export.devices import targets
@@ -69,7 +69,7 @@ def quantize_input(
   x = np.asarray(image, np.float32)
   if normalization is not None:
     mean, std = (np.asarray(v, np.float32) for v in normalization)
-    x = compose.normalize_image(x, mean, std)
+    x = image_format.normalize_image(x, mean, std)
   qparams = tflite_graph.tensor_qparams(tensor) or {
     'scale': 0.0,
     'zero_point': 0,

@@ -15,7 +15,7 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.models import layers
 from deeplab.models import segmenter
 from export.graph import tflite_graph
@@ -255,7 +255,7 @@ def trace_network(
   options: Any = {'full_resolution': False} if skip_last_resize else {}
 
   def compute(variables: Any, image: jax.Array) -> jax.Array:
-    image = compose.normalize_image(image, (1.0,) * 3, (2.0,) * 3)
+    image = image_format.normalize_image(image, (1.0,) * 3, (2.0,) * 3)
     output: Any = model.apply(variables, image, **options)
     return output.logits
 

@@ -102,3 +102,10 @@ def test_image_spec_of_a_config():
   assert image_format.image_spec(c).max_value == 65535
   assert str(image_format.image_spec(c)) == '5 channels in 0..65535'
   assert str(image_format.ImageSpec(1)) == 'grey in 0..255'
+
+
+def test_normalize():
+  image = np.array([[[10, 20, 30]]], np.uint8)
+  got = image_format.normalize_image(image, (10.0, 10.0, 10.0), (2.0, 4.0, 5.0))
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, [[[0.0, 2.5, 4.0]]], rtol=1e-6)

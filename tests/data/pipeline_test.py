@@ -13,8 +13,8 @@ import pytest
 
 from deeplab.data import datasets
 from deeplab.data import decoding
+from deeplab.data import image_format
 from deeplab.data import pipeline
-from deeplab.data.augmentation import compose
 from deeplab.data.augmentation import geometric
 from tests.data import decoding_test
 
@@ -199,7 +199,7 @@ def test_each_epoch_holds_every_example_once(config):
     ]
     assert sorted(order) == [0, 1, 2, 3, 4]
     orders.append(order)
-    expected = compose.normalize_image(
+    expected = image_format.normalize_image(
       np.stack([originals[i]['image'] for i in order]),
       config.data.mean,
       config.data.std,

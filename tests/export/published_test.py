@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.inference import interpreters
 from deeplab.models import layers
 from deeplab.quantization import rules as rules_lib
@@ -77,7 +77,7 @@ def expected():
   compute = jax.jit(lambda x: network.apply(variables, x).logits.argmax(-1))
   return [
     np.asarray(
-      compute(compose.normalize_image(x[None].astype('f4'), MEAN, STD))
+      compute(image_format.normalize_image(x[None].astype('f4'), MEAN, STD))
     )[0]
     for x in photographs(PHOTOGRAPHS)
   ]

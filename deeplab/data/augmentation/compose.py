@@ -133,18 +133,6 @@ def require_same_size(image_sizes: Iterable[sizes.Size]) -> sizes.Size:
   return found[0]
 
 
-def normalize_image(image: Any, mean: Any, std: Any) -> Any:
-  """Returns (image - mean) / std in float32, channel by channel.
-
-  Args:
-    image: [..., C], values 0..255 or 0..65535; a NumPy or JAX array.
-    mean: C values, in the units of `image`.
-    std: C values.
-  """
-  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-  return (image.astype(np.float32) - mean) * (np.float32(1) / std)
-
-
 def _require_known(name: str) -> None:
   """Raises ValueError if no op has this name."""
   if name not in OPS:

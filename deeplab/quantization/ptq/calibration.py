@@ -10,7 +10,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization import simulator
 from deeplab.quantization.ptq import batch_norm_folding
@@ -115,7 +115,7 @@ def calibrate_ranges(
       lambda v, x: network.apply(v, x, mutable=['observed'])[1]['observed']
     )
     for image in images:
-      x = compose.normalize_image(
+      x = image_format.normalize_image(
         np.asarray(image, np.float32)[None], shift, scale
       )
       yield _group_by_tensor(seen({**variables, **given}, x))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.models import layers
 
 Array = jax.Array
@@ -164,7 +164,7 @@ def equalize_channels(
 
   largest: list[np.ndarray] = []
   for image in images:
-    x = compose.normalize_image(
+    x = image_format.normalize_image(
       np.asarray(image, np.float32)[None], shift, scale
     )
     found = [np.asarray(v) for v in look(unflatten(params), x)]
@@ -173,7 +173,7 @@ def equalize_channels(
     ]
   if not pairs:
     return variables
-  x = compose.normalize_image(
+  x = image_format.normalize_image(
     np.stack(images[:_NUM_CHECK_IMAGES]).astype(np.float32), shift, scale
   )
   wanted = np.asarray(compute(unflatten(params), x))

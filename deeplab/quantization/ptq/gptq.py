@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab.data.augmentation import compose
+from deeplab.data import image_format
 from deeplab.models import layers
 from deeplab.quantization import qparams
 from deeplab.quantization import rules as rules_lib
@@ -116,7 +116,7 @@ def measure_second_moments(
   see = jax.jit(look)
   total: dict[Path, np.ndarray] = {}
   for image in images:
-    x = compose.normalize_image(
+    x = image_format.normalize_image(
       np.asarray(image, np.float32)[None], shift, scale
     )
     for path, sums in see(variables, x).items():
@@ -252,7 +252,7 @@ def _bias_correction(
   """
   fit = _BIAS_PIXELS // (images[0].shape[0] * images[0].shape[1])
   count = max(2, min(_BIAS_IMAGES, fit))
-  x = compose.normalize_image(
+  x = image_format.normalize_image(
     np.stack(images[:count]).astype(np.float32),
     np.asarray(mean, np.float32),
     np.asarray(std, np.float32),

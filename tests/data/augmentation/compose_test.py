@@ -29,13 +29,6 @@ def test_output_size(ops, size):
   assert compose.fixed_output_size(config) == size
 
 
-def test_normalize():
-  image = np.array([[[10, 20, 30]]], np.uint8)
-  got = compose.normalize_image(image, (10.0, 10.0, 10.0), (2.0, 4.0, 5.0))
-  assert got.dtype == np.float32
-  np.testing.assert_allclose(got, [[[0.0, 2.5, 4.0]]], rtol=1e-6)
-
-
 def test_compose_runs_in_order():
   config = ConfigDict(
     {
