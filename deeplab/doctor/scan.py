@@ -86,7 +86,7 @@ def crop_windows(
     before it, from the smallest scale to the largest, or at the only one. A
     side is longer than the image's where the crop is padded. () without a crop.
   """
-  crop = first_crop(ops)
+  crop = _first_crop(ops)
   if crop is None:
     return ()
   before = compose.Compose(ops.ops[: ops.ops.index(crop)])
@@ -102,7 +102,7 @@ def crop_windows(
   )
 
 
-def first_crop(ops: compose.Compose) -> geometric.RandomCrop | None:
+def _first_crop(ops: compose.Compose) -> geometric.RandomCrop | None:
   """Returns the first op that crops; None if none does."""
   return next(
     (op for op in ops.ops if isinstance(op, geometric.RandomCrop)), None

@@ -130,7 +130,7 @@ def test_image_and_label_move_together(name, shrink, seed, axis):
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 @pytest.mark.parametrize('name', geometric.OPS)
-def test_channels_move_alike(name, dtype):
+def test_channels_are_processed_independently(name, dtype):
   """Seven channels as one image, and one at a time."""
   image = np.random.default_rng(0).integers(0, 256, (*SIZE, 7)).astype(dtype)
   image *= np.iinfo(dtype).max // 255
@@ -147,7 +147,7 @@ def test_channels_move_alike(name, dtype):
   for i in range(7):
     alone = move(slice(i, i + 1))
     assert alone.shape == (*got.shape[:2], 1)
-    # OpenCV's kernels for one channel and for four round apart.
+    # OpenCV's kernels for one channel and for four round differently.
     np.testing.assert_allclose(
       got[..., i], alone[..., 0], atol=np.iinfo(dtype).max // 255
     )
