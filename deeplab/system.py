@@ -113,7 +113,7 @@ def track_progress(
   """Yields items, with a progress bar on a terminal and log lines elsewhere.
 
   Args:
-    items: the items; one counts as done when the next is asked for.
+    items: the items; one counts as done when the next is requested.
     total: number of images in all items, if known.
     description: a word or two for the bar and the log.
     log_every_seconds: time between log lines.

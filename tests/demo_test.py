@@ -42,24 +42,24 @@ def _first(images):
 
 
 def test_predictions_and_summary():
-  asked = []
+  shapes = []
 
   def segment(images):
-    asked.append(images[0].shape)
+    shapes.append(images[0].shape)
     return _brightest(images)
 
   models = {'checkpoint': _segmenter(segment), 'a.tflite': _segmenter(_first)}
   image = np.zeros((4, 6, 3), np.uint8)
   image[:1, :, 1] = 9  # a quarter of the pixels is of class 1
-  seen = set()
-  slow, fast = demo.time_predictions(models, image, seen)
+  compiled = set()
+  slow, fast = demo.time_predictions(models, image, compiled)
   assert (slow.name, fast.name) == ('checkpoint', 'a.tflite')
   np.testing.assert_array_equal(slow.ids, image[..., 1] // 9)
   assert slow.milliseconds >= 20
   # A new shape is segmented twice: the first run compiles.
-  demo.time_predictions(models, image, seen)
-  demo.time_predictions(models, image[:2], seen)
-  assert asked == [(4, 6, 3)] * 3 + [(2, 6, 3)] * 2
+  demo.time_predictions(models, image, compiled)
+  demo.time_predictions(models, image[:2], compiled)
+  assert shapes == [(4, 6, 3)] * 3 + [(2, 6, 3)] * 2
   answers = [
     demo.TimedPrediction('checkpoint', slow.ids, 20.4),
     demo.TimedPrediction('a.tflite', fast.ids, 1.5001),
@@ -97,18 +97,18 @@ def test_without_gradio_the_error_names_the_remedy(monkeypatch):
 
 
 def test_only_this_machine_may_open_the_page(monkeypatch):
-  asked = []
-  shown = types.SimpleNamespace(launch=lambda **more: asked.append(more))
+  launches = []
+  page = types.SimpleNamespace(launch=lambda **more: launches.append(more))
   monkeypatch.setattr(demo, 'import_gradio', lambda: None)
   monkeypatch.setattr(demo, 'load_segmenters', lambda *_: {})
-  monkeypatch.setattr(demo, 'build_page', lambda _: shown)
+  monkeypatch.setattr(demo, 'build_page', lambda _: page)
   for more in ([], ['--host=0.0.0.0']):
     values = flags.FlagValues()
     demo.define_flags(values)
     values(['', '--workdir=W', *more])
     demo._run(values)
-  assert [x['server_name'] for x in asked] == ['127.0.0.1', '0.0.0.0']
-  assert [x['share'] for x in asked] == [False, False]
+  assert [x['server_name'] for x in launches] == ['127.0.0.1', '0.0.0.0']
+  assert [x['share'] for x in launches] == [False, False]
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def browser():
       pytest.skip(f'{name} is not installed: see notebooks/requirements.txt')
   chromium = shutil.which('chromium')
   if chromium is None:
-    pytest.skip('there is no chromium')
+    pytest.skip('Chromium is not installed')
   from playwright import sync_api
 
   with sync_api.sync_playwright() as playwright:
@@ -255,7 +255,7 @@ def test_an_uploaded_image_is_segmented(browser, smoke_run, tmp_path):
     )
     browser.screenshot(path=tmp_path / 'webcam.png')
 
-    # Nothing was asked of other machines.
+    # The page sent no request to other machines.
     assert {url.split('/')[2] for url in called if url.startswith('http')} == {
       address.removeprefix('http://')
     }

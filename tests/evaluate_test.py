@@ -51,7 +51,7 @@ def by_hand(items):
   [{}, {'batch_size': 1}, {'mode': 'slide'}, {'pad_multiple': 32}],
 )
 def test_every_pixel_counts_once(changes):
-  fake = views_test.Fake(views_test.channels)
+  fake = views_test.FakePredictor(views_test.channels)
   result = evaluate.evaluate_predictor(
     fake, examples(), INFO, views_test.eval_config(**changes)
   )
@@ -69,7 +69,7 @@ def test_miou_scored_leaves_out_unscored_classes():
   info = dataclasses.replace(INFO, unscored=('blue', 'never'))
   items = list(examples())
   result = evaluate.evaluate_predictor(
-    views_test.Fake(views_test.channels),
+    views_test.FakePredictor(views_test.channels),
     items,
     info,
     views_test.eval_config(),
@@ -85,7 +85,7 @@ def test_miou_scored_leaves_out_unscored_classes():
 
 def test_hosts_add_up_exactly():
   config = views_test.eval_config()
-  fake = views_test.Fake(views_test.channels)
+  fake = views_test.FakePredictor(views_test.channels)
   items = list(examples())
   whole = evaluate.evaluate_predictor(fake, items, INFO, config)
   shares = []
@@ -107,7 +107,7 @@ def test_hosts_add_up_exactly():
 
 def test_samples_are_the_first_images_in_order():
   result = evaluate.evaluate_predictor(
-    views_test.Fake(views_test.channels),
+    views_test.FakePredictor(views_test.channels),
     examples(),
     INFO,
     views_test.eval_config(),
@@ -126,18 +126,18 @@ def test_fixed_size_is_scored_at_the_resolution_of_the_label():
   label = image.argmax(-1).astype(np.uint8)
   item = {'image': image, 'label': label, 'name': 'halves'}
   for output in predictors.OUTPUTS:
-    fake = views_test.Fake(views_test.channels, output)
+    fake = views_test.FakePredictor(views_test.channels, output)
     predictor = predictors.fixed_size_predictor(fake, (8, 8), output)
     result = evaluate.evaluate_predictor(predictor, [item], INFO, config)
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
-    assert fake.seen[-1] == (1, 8, 8, 3)
-    fake = views_test.Fake(views_test.channels, output)
+    assert fake.shapes[-1] == (1, 8, 8, 3)
+    fake = views_test.FakePredictor(views_test.channels, output)
     own = views_test.eval_config(mode='static', static_size=(8, 8))
     result = evaluate.evaluate_predictor(fake, [item], INFO, own)
     assert result.confusion.sum() == 30 * 42
     assert result.metrics['miou'] == 1.0
-    assert fake.seen[-1] == (1, 8, 8, 3)
+    assert fake.shapes[-1] == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_labels_are_resized_with_images(changes, size):
   image = np.zeros((30, 42, 3), np.uint8)
   image[:, :21, 0] = image[:, 21:, 2] = 99
   label = image.argmax(-1).astype(np.uint8)
-  fake = views_test.Fake(views_test.channels)
+  fake = views_test.FakePredictor(views_test.channels)
   result = evaluate.evaluate_predictor(
     fake,
     [{'image': image, 'label': label, 'name': 'halves'}],
@@ -160,7 +160,7 @@ def test_labels_are_resized_with_images(changes, size):
     views_test.eval_config(resize_labels=True, pad_multiple=1, **changes),
     keep_samples=1,
   )
-  assert fake.seen == [(1, *size, 3)]
+  assert fake.shapes == [(1, *size, 3)]
   assert result.confusion.sum() == size[0] * size[1]
   assert result.samples[0].label.shape == size
   assert result.samples[0].image.dtype == np.uint8
@@ -178,7 +178,7 @@ def test_loss_of_a_softmax(changes):
   label = image.argmax(-1).astype(np.uint8)
   label[0] = 255
   result = evaluate.evaluate_predictor(
-    views_test.Fake(views_test.channels),
+    views_test.FakePredictor(views_test.channels),
     [{'image': image, 'label': label, 'name': 'a'}],
     INFO,
     views_test.eval_config(loss=True, **changes),
@@ -196,7 +196,7 @@ def _two_classes(output='logits', **changes):
   two = dataclasses.replace(
     INFO, class_names=INFO.class_names[:2], palette=INFO.palette[:2]
   )
-  fake = views_test.Fake(lambda x: np.float32(x[..., :2]), output)
+  fake = views_test.FakePredictor(lambda x: np.float32(x[..., :2]), output)
   return evaluate.evaluate_predictor(
     fake,
     [{'image': image, 'label': label, 'name': 'a'}],
@@ -243,20 +243,20 @@ def test_loss_of_sigmoids_needs_logits_of_one_view(fields, message):
 )
 def test_bad_label_names_the_example(item, message):
   item = {'image': np.zeros((4, 4, 3), np.uint8), 'name': 'bad one', **item}
-  fake = views_test.Fake(views_test.channels)
+  fake = views_test.FakePredictor(views_test.channels)
   with pytest.raises(ValueError, match=message):
     evaluate.evaluate_predictor(fake, [item], INFO, views_test.eval_config())
 
 
 def test_empty_split_is_an_error():
-  fake = views_test.Fake(views_test.channels)
+  fake = views_test.FakePredictor(views_test.channels)
   with pytest.raises(ValueError, match='split of toy is empty'):
     evaluate.evaluate_predictor(fake, [], INFO, views_test.eval_config())
 
 
 def test_written_files_are_strict_json(tmp_path):
   result = evaluate.evaluate_predictor(
-    views_test.Fake(views_test.channels),
+    views_test.FakePredictor(views_test.channels),
     examples(),
     INFO,
     views_test.eval_config(),
@@ -324,8 +324,10 @@ class Run:
   """Replaces loading of a run, so that none need be trained."""
 
   def __init__(self, monkeypatch, classes=INFO.class_names, loss=None):
-    fake = views_test.Fake(views_test.channels)
-    self.tflite = views_test.Fake(views_test.channels, input_size=(16, 16))
+    fake = views_test.FakePredictor(views_test.channels)
+    self.tflite = views_test.FakePredictor(
+      views_test.channels, input_size=(16, 16)
+    )
     self.tflite.card = {'classes': list(classes)}
     self.tflite.path = pathlib.Path('x/int8.tflite')
     config = views_test.ConfigDict(
@@ -383,12 +385,12 @@ def test_another_protocol_has_a_folder_of_its_own(tmp_path):
 def test_a_run_is_evaluated_with_the_loss_of_its_training(
   monkeypatch, tmp_path
 ):
-  found = {}
+  losses = {}
   for name in ('cross_entropy', 'focal', 'sigmoid_cross_entropy'):
     Run(monkeypatch, loss=name)
     results = evaluate.evaluate_workdir(str(tmp_path))
-    found[name] = results['checkpoint'].metrics['loss']
-  assert found['focal'] == found['cross_entropy']
+    losses[name] = results['checkpoint'].metrics['loss']
+  assert losses['focal'] == losses['cross_entropy']
   logits = np.concatenate(
     [
       views_test.channels(x['image'][None])[0][x['label'] != 255]
@@ -398,8 +400,8 @@ def test_a_run_is_evaluated_with_the_loss_of_its_training(
   labels = np.concatenate([x['label'][x['label'] != 255] for x in examples()])
   signs = np.where(labels[:, None] == np.arange(3), -1.0, 1.0)
   by_hand = np.log1p(np.exp(np.minimum(signs * logits, 500))).mean()
-  assert found['sigmoid_cross_entropy'] == pytest.approx(by_hand, rel=1e-5)
-  assert found['cross_entropy'] != pytest.approx(by_hand, rel=1e-2)
+  assert losses['sigmoid_cross_entropy'] == pytest.approx(by_hand, rel=1e-5)
+  assert losses['cross_entropy'] != pytest.approx(by_hand, rel=1e-2)
 
 
 def test_a_file_is_compared_at_its_size_and_output(monkeypatch, tmp_path):

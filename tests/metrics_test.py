@@ -76,11 +76,11 @@ def test_image_iou_is_a_mean_over_images():
 
 
 def test_metric_names_are_those_of_the_scores():
-  found = metrics.metric_names(NAMES, (), loss=False)
-  assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(found)
-  assert 'miou_scored' not in found
+  names = metrics.metric_names(NAMES, (), loss=False)
+  assert {'miou', 'image_iou', 'boundary_iou/sky', 'kappa'} <= set(names)
+  assert 'miou_scored' not in names
   assert 'miou_scored' in metrics.metric_names(NAMES, ('sky',), loss=False)
-  assert set(metrics.metric_names(NAMES, (), loss=True)) == {*found, 'loss'}
+  assert set(metrics.metric_names(NAMES, (), loss=True)) == {*names, 'loss'}
 
 
 def test_cross_entropy_by_hand():

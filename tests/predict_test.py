@@ -216,7 +216,7 @@ def test_from_workdir_follows_the_evaluation_protocol(monkeypatch, tmp_path):
   monkeypatch.setattr(
     predict.evaluate,
     'checkpoint_predictor',
-    lambda loaded, output_stride: views_test.Fake(views_test.channels),
+    lambda loaded, output_stride: views_test.FakePredictor(views_test.channels),
   )
   image = blocks((21 * 8, 40))[:163]
   Image.fromarray(image).save(tmp_path / 'a.png')
@@ -236,7 +236,7 @@ def _flags(**values):
 
 
 def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
-  class File(views_test.Fake):
+  class File(views_test.FakePredictor):
     card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
     image_spec = image_format.RGB
 

@@ -129,7 +129,7 @@ class FilePredictor(abc.ABC):
 
   Attributes:
     path: of the file.
-    card: its model card, see `read_card`.
+    card: its model card, as `read_card` returns it.
     resolver: name of the kernels that run it.
     batch_size: images per run of the file; any number may be passed.
     input_size: (H, W) of the file.

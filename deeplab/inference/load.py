@@ -8,7 +8,7 @@ from deeplab.inference import litert
 from deeplab.inference import onnx
 
 # The predictor of each file format. `tflm.TFLMPredictor` reads .tflite files
-# too, but is asked for by name: it is slow.
+# too, but is constructed by name, because it is slow.
 PREDICTOR_CLASSES: dict[str, type[file_predictor.FilePredictor]] = {
   '.tflite': litert.TFLitePredictor,
   '.onnx': onnx.ONNXPredictor,

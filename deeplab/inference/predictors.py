@@ -107,7 +107,7 @@ class WithNormalization:
   std: Sequence[float]
 
   def apply(self, variables: Any, images: jax.Array, **kwargs: Any) -> Any:
-    """Returns what the model returns for images [B, H, W, C]."""
+    """Applies the model to images [B, H, W, C] that are not normalized."""
     images = image_format.normalize_image(images, self.mean, self.std)
     return self.model.apply(variables, images, **kwargs)
 

@@ -143,7 +143,7 @@ def _predict(
 def _choose_output(
   predictor: predictors.Predictor, protocol: Any, allow_argmax: bool
 ) -> str:
-  """Returns the output that a predictor is asked for.
+  """Chooses the kind of output that the predictor computes.
 
   Only one view of whole images can be computed as class ids: windows and views
   are averaged. A predictor of a fixed size keeps its own output, as the file it

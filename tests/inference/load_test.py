@@ -22,9 +22,9 @@ def pair(request, tmp_path_factory):
   content = small.int8(request.param)
   path = small.write(folder, content)
   detail = litert.TFLitePredictor(path)._output
-  ends = {'quantization': {'scale': 1.0, 'zero_point': -128}}
+  input_card = {'quantization': {'scale': 1.0, 'zero_point': -128}}
   card = json.loads((folder / 'x.json').read_text())
-  card['input'] = ends
+  card['input'] = input_card
   card['output_tensor'] = {
     'quantization': detail.scale
     and {'scale': float(detail.scale), 'zero_point': detail.zero_point}
@@ -40,21 +40,21 @@ def test_onnx_computes_the_same(pair):
   onnx = load.load_predictor(pair / 'x.onnx')
   assert (tflite.resolver, onnx.resolver) == ('default', 'onnxruntime')
   assert onnx.input_size == small.SIZE
-  wanted, found = tflite(images), onnx(images)
-  step = np.diff(np.unique(wanted)).min()
-  assert np.abs(found - wanted).max() < 2.5 * step
-  assert np.mean(np.abs(found - wanted) < 0.5 * step) > 0.8
+  expected, result = tflite(images), onnx(images)
+  lsb = np.diff(np.unique(expected)).min()
+  assert np.abs(result - expected).max() < 2.5 * lsb
+  assert np.mean(np.abs(result - expected) < 0.5 * lsb) > 0.8
   ids = onnx.with_output('argmax')(images)
-  np.testing.assert_array_equal(ids, found.argmax(-1))
+  np.testing.assert_array_equal(ids, result.argmax(-1))
 
 
 def test_summary_of_a_file(pair):
-  facts = onnx.summarize_onnx((pair / 'x.onnx').read_bytes())
-  assert facts['opset'] == 17
-  assert facts['operators']['Conv'] == 3
-  assert facts['operators']['DequantizeLinear'] > 5
+  summary = onnx.summarize_onnx((pair / 'x.onnx').read_bytes())
+  assert summary['opset'] == 17
+  assert summary['operators']['Conv'] == 3
+  assert summary['operators']['DequantizeLinear'] > 5
   # Kernels in int8, biases in int32.
-  assert 216 + 72 + 80 + 4 * 21 < facts['weight_bytes'] < 3000
+  assert 216 + 72 + 80 + 4 * 21 < summary['weight_bytes'] < 3000
 
 
 def test_damaged_files_are_errors(pair, tmp_path):

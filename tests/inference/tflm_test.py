@@ -17,16 +17,16 @@ needs_tflm = pytest.mark.skipif(
 def test_tflm_predicts_like_the_reference_kernels(tmp_path):
   path = small.write(tmp_path, small.int8())
   images = np.stack([small.image(i) for i in range(3)])
-  found = tflm.TFLMPredictor(path)
-  wanted = litert.TFLitePredictor(path, resolver='reference')
-  assert found.resolver == 'tflm'
-  assert found.input_size == small.SIZE
-  logits = found(images)
+  predictor = tflm.TFLMPredictor(path)
+  reference = litert.TFLitePredictor(path, resolver='reference')
+  assert predictor.resolver == 'tflm'
+  assert predictor.input_size == small.SIZE
+  logits = predictor(images)
   assert logits.shape == (3, *small.SIZE, small.CLASSES)
   assert np.ptp(logits) > 1
-  np.testing.assert_array_equal(logits, wanted(images))
+  np.testing.assert_array_equal(logits, reference(images))
   np.testing.assert_array_equal(
-    found.with_output('argmax')(images), logits.argmax(-1)
+    predictor.with_output('argmax')(images), logits.argmax(-1)
   )
 
 

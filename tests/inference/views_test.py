@@ -39,23 +39,23 @@ def eval_config(**changes):
   return config
 
 
-class Fake:
+class FakePredictor:
   """A predictor that applies a function and records the shapes of batches."""
 
   batch_size = None
   mean = (10.4, 20.0, 30.0)
 
-  def __init__(self, logits, output='logits', input_size=None, seen=None):
+  def __init__(self, logits, output='logits', input_size=None, shapes=None):
     self.logits = logits
     self.output = output
     self.input_size = input_size
-    self.seen = [] if seen is None else seen
+    self.shapes = [] if shapes is None else shapes
 
   def with_output(self, output):
-    return Fake(self.logits, output, self.input_size, self.seen)
+    return FakePredictor(self.logits, output, self.input_size, self.shapes)
 
   def __call__(self, images):
-    self.seen.append(images.shape)
+    self.shapes.append(images.shape)
     logits = self.logits(np.asarray(images, np.float32))
     if self.output == 'logits':
       return logits
@@ -91,7 +91,9 @@ SIZES = ((20, 31), (8, 8), (17, 26), (23, 25), (5, 40))
 )
 def test_pixelwise_predictions_are_equal_in_every_protocol(changes):
   images = random_images(SIZES)
-  results = views.segment_images(Fake(channels), images, eval_config(**changes))
+  results = views.segment_images(
+    FakePredictor(channels), images, eval_config(**changes)
+  )
   for image, ids in zip(images, results, strict=True):
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, image.argmax(-1))
@@ -112,10 +114,10 @@ def test_padded_sizes(size, offset, padded):
 
 
 def test_batches_hold_images_of_one_padded_size():
-  fake = Fake(channels)
+  fake = FakePredictor(channels)
   views.segment_images(fake, random_images(SIZES), eval_config())
   # 20x31, 17x26 and 23x25 all become 24x32.
-  assert sorted(fake.seen) == [
+  assert sorted(fake.shapes) == [
     (1, 8, 8, 3),
     (1, 8, 40, 3),
     (3, 24, 32, 3),
@@ -123,12 +125,12 @@ def test_batches_hold_images_of_one_padded_size():
 
 
 def test_windows_of_all_images_share_batches_and_cover_everything():
-  fake = Fake(channels)
+  fake = FakePredictor(channels)
   images = random_images([(16, 36), (30, 10)])
   config = eval_config(mode='slide', batch_size=4)
   views.segment_images(fake, images, config)
   # 3 windows, and 3 of the second image, which is padded to 30x16.
-  assert fake.seen == [(4, 16, 16, 3), (2, 16, 16, 3)]
+  assert fake.shapes == [(4, 16, 16, 3), (2, 16, 16, 3)]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,9 @@ def test_overlapping_windows_are_averaged():
     return np.stack([np.full(images.shape[:3], 4.2), columns], -1)
 
   config = eval_config(mode='slide', window=(8, 8), stride=(8, 4))
-  ids = views.segment_images(Fake(ramp), random_images([(8, 12)]), config)[0]
+  ids = views.segment_images(
+    FakePredictor(ramp), random_images([(8, 12)]), config
+  )[0]
   np.testing.assert_array_equal(ids[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
 
 
@@ -175,10 +179,10 @@ def blur(images):
 @pytest.mark.parametrize('window', [(24, 40), (64, 64)])
 def test_one_window_over_an_image_is_the_whole_image_exactly(window):
   images = random_images([(20, 31), (24, 40), (17, 34)])
-  whole = views.whole_inference(Fake(blur), images, eval_config())
+  whole = views.whole_inference(FakePredictor(blur), images, eval_config())
   config = eval_config(mode='slide', window=window, stride=(10, 10))
   for one, other in zip(
-    views.sliding_window_inference(Fake(blur), images, config),
+    views.sliding_window_inference(FakePredictor(blur), images, config),
     whole,
     strict=True,
   ):
@@ -207,7 +211,7 @@ def test_windows_equal_a_loop_over_crops():
   config = eval_config(
     mode='slide', window=(16, 24), stride=(9, 10), pad_multiple=1, batch_size=4
   )
-  (got,) = views.sliding_window_inference(Fake(blur), [image], config)
+  (got,) = views.sliding_window_inference(FakePredictor(blur), [image], config)
   total, times = np.zeros((37, 45, 3)), np.zeros((37, 45, 1))
   for y in (0, 9, 18, 21):
     for x in (0, 10, 20, 21):
@@ -256,19 +260,19 @@ def test_an_aerial_tile_takes_less_than_four_gib():
 
 
 def test_padding_has_the_mean_color_and_is_cut_off():
-  seen = []
+  batches = []
 
   def record(images):
-    seen.append(images)
+    batches.append(images)
     return images
 
   image = np.full((3, 5, 3), 200, np.uint8)
-  ids = views.segment_images(Fake(record), [image], eval_config())[0]
+  ids = views.segment_images(FakePredictor(record), [image], eval_config())[0]
   assert ids.shape == (3, 5)
-  assert seen[0].shape == (1, 8, 8, 3)
-  assert seen[0][0, 2, 4].tolist() == [200, 200, 200]
-  assert seen[0][0, 3, 0].tolist() == [10, 20, 30]
-  assert seen[0][0, 0, 5].tolist() == [10, 20, 30]
+  assert batches[0].shape == (1, 8, 8, 3)
+  assert batches[0][0, 2, 4].tolist() == [200, 200, 200]
+  assert batches[0][0, 3, 0].tolist() == [10, 20, 30]
+  assert batches[0][0, 0, 5].tolist() == [10, 20, 30]
 
 
 def test_flip_averages_probabilities_of_mirrored_images():
@@ -282,8 +286,10 @@ def test_flip_averages_probabilities_of_mirrored_images():
     return logits
 
   image = random_images([(8, 16)])[0]
-  plain = views.segment_images(Fake(left), [image], eval_config())[0]
-  flipped = views.segment_images(Fake(left), [image], eval_config(flip=True))[0]
+  plain = views.segment_images(FakePredictor(left), [image], eval_config())[0]
+  flipped = views.segment_images(
+    FakePredictor(left), [image], eval_config(flip=True)
+  )[0]
   assert np.unique(plain[:, :8]).tolist() == [1]
   assert np.unique(plain[:, 8:]).tolist() == [2]
   # Mean probabilities, by hand: class 1 (e^3/(e^3+2) + 1/(e^2+2)) / 2 = .508,
@@ -304,9 +310,9 @@ def test_scales_average_probabilities_not_logits():
 
   config = eval_config(scales=(1.0, 0.5, 1.5))
   image = random_images([(16, 16)])[0]
-  fake = Fake(by_size)
+  fake = FakePredictor(by_size)
   assert np.unique(views.segment_images(fake, [image], config)[0]) == [1]
-  assert fake.seen == [(1, 16, 16, 3), (1, 8, 8, 3), (1, 24, 24, 3)]
+  assert fake.shapes == [(1, 16, 16, 3), (1, 8, 8, 3), (1, 24, 24, 3)]
 
 
 def test_scaled_views_are_aligned():
@@ -314,7 +320,7 @@ def test_scaled_views_are_aligned():
   image[:, :20, 1] = 60
   image[:, 20:, 2] = 60
   config = eval_config(scales=(0.5, 1.0, 1.5), flip=True)
-  ids = views.segment_images(Fake(channels), [image], config)[0]
+  ids = views.segment_images(FakePredictor(channels), [image], config)[0]
   np.testing.assert_array_equal(ids[:, :20], 1)
   np.testing.assert_array_equal(ids[:, 20:], 2)
 
@@ -340,14 +346,14 @@ def test_view_sizes(size, frame, scale, expected):
 
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
 def test_images_are_fitted_into_a_frame_and_back(mode):
-  fake = Fake(channels)
+  fake = FakePredictor(channels)
   image = np.zeros((12, 20, 3), np.uint8)
   image[:, :10, 1] = image[:, 10:, 2] = 60
   config = eval_config(fit=(80, 24), mode=mode, window=(24, 40))
   ids = views.segment_images(fake, [image], config)[0]
   np.testing.assert_array_equal(ids[:, :10], 1)
   np.testing.assert_array_equal(ids[:, 10:], 2)
-  assert fake.seen == [(1, 24, 40, 3)]
+  assert fake.shapes == [(1, 24, 40, 3)]
 
 
 def test_logits_are_resized_before_the_softmax():
@@ -361,35 +367,35 @@ def test_logits_are_resized_before_the_softmax():
 
   image = np.zeros((2, 4, 3), np.uint8)
   config = eval_config(scales=(0.5,), pad_multiple=1)
-  ids = views.segment_images(Fake(slope), [image], config)[0]
+  ids = views.segment_images(FakePredictor(slope), [image], config)[0]
   np.testing.assert_array_equal(ids, [[0, 0, 0, 1]] * 2)
-  softmax = Fake(slope, 'softmax')
+  softmax = FakePredictor(slope, 'softmax')
   softmax.with_output = lambda output: softmax  # a file that has no logits
   ids = views.segment_images(softmax, [image], config)[0]
   np.testing.assert_array_equal(ids, [[0, 0, 1, 1]] * 2)
 
 
 def test_a_single_scale_other_than_one():
-  fake = Fake(channels)
+  fake = FakePredictor(channels)
   image = random_images([(16, 24)])[0]
   ids = views.segment_images(fake, [image], eval_config(scales=(2.0,)))[0]
   assert ids.shape == (16, 24)
-  assert fake.seen == [(1, 32, 48, 3)]
+  assert fake.shapes == [(1, 32, 48, 3)]
 
 
 def test_resized_images_share_batches_across_image_sizes():
-  fake = Fake(channels, input_size=(16, 16))
+  fake = FakePredictor(channels, input_size=(16, 16))
   results = views.segment_images(fake, random_images(SIZES), eval_config())
   assert [x.shape for x in results] == list(SIZES)
-  assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
+  assert fake.shapes == [(3, 16, 16, 3), (2, 16, 16, 3)]
 
 
 def test_static_mode_equals_a_file_of_that_size():
   images = random_images(SIZES)
-  fake = Fake(channels)
+  fake = FakePredictor(channels)
   got = views.segment_images(fake, images, eval_config(mode='static'))
-  assert fake.seen == [(3, 16, 16, 3), (2, 16, 16, 3)]
-  file = Fake(channels, input_size=(16, 16))
+  assert fake.shapes == [(3, 16, 16, 3), (2, 16, 16, 3)]
+  file = FakePredictor(channels, input_size=(16, 16))
   for one, other in zip(
     got, views.segment_images(file, images, eval_config()), strict=True
   ):
@@ -397,7 +403,7 @@ def test_static_mode_equals_a_file_of_that_size():
 
 
 def test_a_predictor_of_one_size_slides_windows_of_that_size():
-  fake = Fake(channels, input_size=(16, 16))
+  fake = FakePredictor(channels, input_size=(16, 16))
   images = random_images(SIZES)
   results = views.segment_images(fake, images, eval_config(mode='slide'))
   for image, ids in zip(images, results, strict=True):
@@ -421,7 +427,7 @@ def test_a_predictor_of_one_size_slides_windows_of_that_size():
 )
 def test_invalid_protocols_are_rejected(changes, message):
   with pytest.raises(ValueError, match=message):
-    views.segment_images(Fake(channels), [], eval_config(**changes))
+    views.segment_images(FakePredictor(channels), [], eval_config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -433,7 +439,7 @@ def test_invalid_protocols_are_rejected(changes, message):
   ],
 )
 def test_a_predictor_of_one_size_rejects_other_protocols(changes):
-  fake = Fake(channels, input_size=(16, 16))
+  fake = FakePredictor(channels, input_size=(16, 16))
   config = eval_config(stride=(4, 4), **changes)
   with pytest.raises(ValueError, match='static size'):
     views.check_eval_config(fake, config)
