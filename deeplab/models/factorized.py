@@ -1,8 +1,10 @@
-"""Residual blocks of 3x1 and 1x3 convolutions: ERFNet's.
+"""ERFNet's residual blocks of 3x1 and 1x3 convolutions.
 
 Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-Time
 Semantic Segmentation" (2017), figure 2 c: the "non-bottleneck-1D" block.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -15,14 +17,14 @@ Array = jax.Array
 class NonBottleneck1D(nn.Module):
   """Two pairs of a 3x1 and a 1x3 convolution, added to their input.
 
-  There is a ReLU behind each convolution, and behind each pair a BatchNorm
-  before it; all convolutions have a bias.
+  A ReLU follows each convolution, with a BatchNorm before it at the end of each
+  pair; all convolutions have a bias.
 
   Attributes:
     rate: atrous rate of the second pair.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   rate: int
@@ -33,26 +35,28 @@ class NonBottleneck1D(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to the same shape."""
+    conv = functools.partial(
+      layers.Conv,
+      x.shape[-1],
+      kernel=(3, 1),
+      use_bias=True,
+      padding=self.padding,
+      options=self.options,
+    )
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      x.shape[-1],
+      norm=self.norm,
+      kernel=(1, 3),
+      use_bias=True,
+      padding=self.padding,
+      options=self.options,
+    )
     y = x
     for i, rate in enumerate((1, self.rate), start=1):
-      y = layers.Conv(
-        x.shape[-1],
-        kernel=(3, 1),
-        rate=rate,
-        use_bias=True,
-        padding=self.padding,
-        options=self.options,
-        name=f'conv_{i}_rows',
-      )(y)
-      y = layers.ConvBN(
-        x.shape[-1],
-        self.norm,
-        kernel=(1, 3),
-        rate=rate,
-        use_bias=True,
-        padding=self.padding,
-        activation='relu' if i == 1 else 'none',
-        options=self.options,
-        name=f'conv_{i}_columns',
-      )(jax.nn.relu(y), train)
+      activation = 'relu' if i == 1 else 'none'
+      y = jax.nn.relu(conv(rate=rate, name=f'conv_{i}_rows')(y))
+      y = conv_bn(rate=rate, activation=activation, name=f'conv_{i}_columns')(
+        y, train
+      )
     return jax.nn.relu(x + y)

@@ -38,9 +38,9 @@ def dropout_calls(monkeypatch):
   calls = []
   dropout = layers.dropout
 
-  def record(x, rate, keys, channels=False):
+  def record(x, rate, keys, drop_channels=False):
     calls.append((rate, keys))
-    return dropout(x, rate, keys, channels)
+    return dropout(x, rate, keys, drop_channels)
 
   monkeypatch.setattr(layers, 'dropout', record)
   return calls

@@ -1,14 +1,14 @@
 """ERFNet's encoder.
 
 Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-Time
-Semantic Segmentation" (2017), table 1. Without the dropout that its blocks have
-in training (0.03 and 0.3 of the channels): encoders have no keys for it.
+Semantic Segmentation" (2017), table 1. The dropout of its blocks in training
+(0.03 and 0.3 of the channels) is left out, since encoders get no keys for it.
 
-Modules: `down1` .. `down3`, and behind the last two their blocks,
+Modules: `down1` .. `down3`, and after the last two their blocks,
 `stage2_block1` .. `stage2_block5` and `stage3_block1` .. `stage3_block8`.
 """
 
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
@@ -22,13 +22,13 @@ Array = jax.Array
 
 
 class DownsamplerBlock(nn.Module):
-  """Half the size: a 3x3 convolution beside 2x2 max pooling of the input.
+  """Halves the map: a strided 3x3 convolution beside 2x2 max pooling.
 
   Attributes:
-    features: output channels; those of the input are the pooled ones.
+    features: output channels; the last ones are the pooled input.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: int
@@ -55,21 +55,20 @@ class DownsamplerBlock(nn.Module):
 
 
 class ERFNet(nn.Module):
-  """ERFNet's encoder as a feature extractor; see `contract`.
+  """ERFNet's encoder, with the interface of `contract`.
 
   It ends at stride 8: channels 16, 64, 128 at nominal strides 2, 4, 8.
 
   Attributes:
     output_stride: must be 8.
-    multi_grid: must be ones; the atrous rates are the network's own.
-    options: what the model's layers share.
-    channels: at strides 2, 4 and 8; each more than the one before, the first
-      more than the images have.
+    multi_grid: must be ones; the atrous rates are `rates`.
+    options: compute options of the whole model.
+    channels: channels at strides 2, 4 and 8; each more than the one before,
+      the first more than the images have.
     blocks: number of blocks at stride 4.
     rates: atrous rate of each block at stride 8.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
   """
 
   output_stride: int = 8
@@ -98,23 +97,24 @@ class ERFNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check(images.shape[-1])
-    shared: dict[str, Any] = {
-      'norm': layers.BatchNormConfig(self.bn_decay, self.bn_epsilon),
-      'padding': self.padding,
-      'options': self.options,
-    }
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    downsampler = functools.partial(
+      DownsamplerBlock, norm=norm, padding=self.padding, options=self.options
+    )
     x: Array = images
     features: list[Array] = []
     stages: tuple[tuple[int, ...], ...] = ((), (1,) * self.blocks, self.rates)
     for i, rates in enumerate(stages, start=1):
-      x = DownsamplerBlock(self.channels[i - 1], name=f'down{i}', **shared)(
-        x, train
-      )
+      x = downsampler(self.channels[i - 1], name=f'down{i}')(x, train)
       for j, rate in enumerate(rates, start=1):
         x = self.options.maybe_remat(factorized.NonBottleneck1D, len(features))(
-          rate, name=f'stage{i}_block{j}', **shared
+          rate,
+          norm=norm,
+          padding=self.padding,
+          options=self.options,
+          name=f'stage{i}_block{j}',
         )(x, train)
       features.append(x)
     return tuple(features)

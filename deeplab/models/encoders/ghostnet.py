@@ -11,6 +11,7 @@ where it has a stride, perhaps `squeeze_excite` (`reduce` and `expand`), and
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Literal
 from typing import NamedTuple
 
@@ -74,15 +75,15 @@ TINY_BLOCKS: tuple[BlockSpec, ...] = (
 
 
 class GhostModule(nn.Module):
-  """A 1x1 ConvBN makes half of the channels, a depthwise one of it the rest.
+  """A 1x1 ConvBN makes half of the channels; a depthwise ConvBN of it the rest.
 
   Attributes:
     features: output channels, an even number.
     rate: atrous rate of the depthwise layer.
-    activation: behind both layers.
+    activation: activation after both layers.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: int
@@ -96,22 +97,19 @@ class GhostModule(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to [B, H, W, features]."""
     half = self.features // 2
-    primary = layers.ConvBN(
+    conv_bn = functools.partial(
+      layers.ConvBN,
       half,
-      self.norm,
+      norm=self.norm,
       activation=self.activation,
       options=self.options,
-      name='primary',
-    )(x, train)
-    cheap = layers.ConvBN(
-      half,
-      self.norm,
+    )
+    primary = conv_bn(name='primary')(x, train)
+    cheap = conv_bn(
       kernel=3,
       rate=self.rate,
       groups=half,
       padding=self.padding,
-      activation=self.activation,
-      options=self.options,
       name='cheap',
     )(primary, train)
     return jnp.concatenate([primary, cheap], axis=-1)
@@ -121,17 +119,17 @@ class GhostBottleneck(nn.Module):
   """Two ghost modules with a depthwise layer between, and a shortcut.
 
   Attributes:
-    row: kernel size and nominal stride.
+    row: the block's kernel size and nominal stride.
     features: output channels.
     expanded: channels between the ghost modules.
     squeezed: channels of the squeeze-and-excitation; 0: there is none.
-    gate: see `attention.SqueezeExcite`.
-    plan: stride and rate of the layers that see neighbours, in a row: of the
-      first ghost module, of `depthwise` and `shortcut_depthwise`, and of the
-      second ghost module.
+    gate: one of `attention.GATES`.
+    plan: stride and rate of the spatial layers in order: of the first ghost
+      module, of `depthwise` and `shortcut_depthwise`, and of the second ghost
+      module.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   row: BlockSpec
@@ -143,17 +141,6 @@ class GhostBottleneck(nn.Module):
   norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
-
-  def _ghost_module(self, features: int, rate: int, activation: str, name: str):
-    return GhostModule(
-      features,
-      rate,
-      activation,
-      self.norm,
-      self.padding,
-      self.options,
-      name=name,
-    )
 
   def _depthwise(self, x: Array, train: bool, name: str) -> Array:
     return layers.ConvBN(
@@ -172,11 +159,14 @@ class GhostBottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to [B, H', W', features]."""
-    inputs = x
-    before, _, behind = self.plan
-    x = self._ghost_module(self.expanded, before.rate, 'relu', 'ghost_1')(
-      x, train
+    ghost_module = functools.partial(
+      GhostModule, norm=self.norm, padding=self.padding, options=self.options
     )
+    inputs = x
+    first, _, second = self.plan
+    x = ghost_module(
+      self.expanded, first.rate, activation='relu', name='ghost_1'
+    )(x, train)
     # By the nominal stride: a removed stride removes no layer.
     if self.row.stride > 1:
       x = self._depthwise(x, train, 'depthwise')
@@ -188,9 +178,9 @@ class GhostBottleneck(nn.Module):
         kernel_init=_SQUEEZE_INIT,
         name='squeeze_excite',
       )(x, train)
-    x = self._ghost_module(self.features, behind.rate, 'none', 'ghost_2')(
-      x, train
-    )
+    x = ghost_module(
+      self.features, second.rate, activation='none', name='ghost_2'
+    )(x, train)
     if self.row.stride > 1 or inputs.shape[-1] != self.features:
       inputs = self._depthwise(inputs, train, 'shortcut_depthwise')
       inputs = layers.ConvBN(
@@ -204,23 +194,22 @@ class GhostBottleneck(nn.Module):
 
 
 class GhostNet(nn.Module):
-  """GhostNet x1.0 as a feature extractor; see `contract`.
+  """GhostNet x1.0 as a feature extractor, with the interface of `contract`.
 
   Channels 16, 24, 40, 112, 160 at nominal strides 2 .. 32, each stage's last
   block. The class attribute `rows` is its table. Squeeze-and-excitation reads
-  means over the whole map, as in `mobilenet_v3`.
+  means over the whole map: at another output stride the gates differ.
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last blocks.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     alpha: width multiplier; channels are multiples of 4.
     squeeze: a quarter of the expanded channels, 'exact' or 'divisible' by 4.
     gate: one of `attention.GATES`.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
-    top_conv: ends with the 1x1 layer of 960 channels that classifiers have.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    top_conv: ends with the 1x1 layer of 960 channels of classifiers.
   """
 
   rows = BLOCKS  # not a field
@@ -257,7 +246,7 @@ class GhostNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     nominal = [2]

@@ -1,11 +1,10 @@
-"""Lite-HRNet: several resolutions side by side, and weights for 1x1 layers.
+"""Lite-HRNet: parallel resolutions, with channel weighting for 1x1 layers.
 
 Yu et al., "Lite-HRNet: A Lightweight High-Resolution Network" (2021,
 arXiv:2104.06403), as PaddleSeg has it (`backbones/lite_hrnet.py`, to whose
-weights the features are equal): with its iterative head, and with what its
-fusion does besides the paper. There the finest branch counts twice in every
-sum, and the sums of the coarser branches read the finest one as it is behind
-its own sum.
+weights the features are equal): with its iterative head, and with its fusion,
+which differs from the paper. There the finest branch counts twice in every sum,
+and the sums of the coarser branches read the finest branch after its own sum.
 
 Modules: `stem`; per stage `transition{stage}_branch{i}` for each branch that
 is new or changes channels, then `stage{stage}_module{m}` with `block{b}` and
@@ -13,7 +12,7 @@ is new or changes channels, then `stage{stage}_module{m}` with `block{b}` and
 """
 
 from collections.abc import Sequence
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
@@ -33,14 +32,13 @@ Array = jax.Array
 def upsample_nearest(x: Array, factor: int, size: Sequence[int]) -> Array:
   """Nearest-neighbour upsampling by a whole factor.
 
-  Copies are laid beside each other on the innermost axis and renamed: a
-  concatenation and a reshape an axis, where `jnp.repeat` and gathers export as
-  broadcasts, which NPU compilers refuse.
+  Copies are concatenated on the innermost axis and reshaped, once per axis:
+  `jnp.repeat` and gathers export as broadcasts, which NPU compilers reject.
 
   Args:
     x: [B, h, w, C].
     factor: copies of each row and column.
-    size: (H, W), at most (factor * h, factor * w); what is beyond is cropped.
+    size: (H, W), at most (factor * h, factor * w); the rest is cropped.
 
   Returns:
     [B, H, W, C].
@@ -62,7 +60,7 @@ class Stem(nn.Module):
     features: output channels of both, a multiple of 2.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: int
@@ -70,31 +68,31 @@ class Stem(nn.Module):
   padding: layers.Padding
   options: layers.Options
 
-  def _layer(self, features: int, name: str, **fields: Any) -> layers.ConvBN:
-    return layers.ConvBN(
-      features,
-      self.norm,
-      padding=self.padding,
-      options=self.options,
-      name=name,
-      **fields,
-    )
-
   @nn.compact
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
     """Maps [B, H, W, C] to the maps at stride 2 and 4."""
-    half = self.features // 2
-    strided = {'kernel': 3, 'stride': 2, 'activation': 'none'}
-    fine = self._layer(self.features, 'conv', kernel=3, stride=2)(x, train)
-    x, y = jnp.split(fine, 2, axis=-1)
-    x = self._layer(half, 'shortcut_depthwise', groups=half, **strided)(
-      x, train
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      norm=self.norm,
+      padding=self.padding,
+      options=self.options,
     )
-    x = self._layer(half, 'shortcut_project')(x, train)
-    whole = self.features
-    y = self._layer(whole, 'expand')(y, train)
-    y = self._layer(whole, 'depthwise', groups=whole, **strided)(y, train)
-    y = self._layer(half, 'project')(y, train)
+    strided = functools.partial(conv_bn, kernel=3, stride=2)
+    half = self.features // 2
+    fine = strided(self.features, name='conv')(x, train)
+    x, y = jnp.split(fine, 2, axis=-1)
+    x = strided(
+      half, groups=half, activation='none', name='shortcut_depthwise'
+    )(x, train)
+    x = conv_bn(half, name='shortcut_project')(x, train)
+    y = conv_bn(self.features, name='expand')(y, train)
+    y = strided(
+      self.features,
+      groups=self.features,
+      activation='none',
+      name='depthwise',
+    )(y, train)
+    y = conv_bn(half, name='project')(y, train)
     return fine, shufflenet_v2.interleave_channels(x, y)
 
 
@@ -105,10 +103,10 @@ class ConditionalChannelWeighting(nn.Module):
   coarsest; weights of a branch's channels from its means.
 
   Attributes:
-    reduction: channels of all halves over those of the squeezed layer.
+    reduction: ratio of the channels of all halves to the squeezed layer's.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   reduction: int
@@ -118,7 +116,7 @@ class ConditionalChannelWeighting(nn.Module):
 
   @nn.compact
   def __call__(self, branches: Sequence[Array], train: bool) -> list[Array]:
-    """Maps the branches, fine to coarse, to as many of the same shapes."""
+    """Maps branches [B, h, w, C], fine to coarse, to maps of their shapes."""
     halves = [jnp.split(x, 2, axis=-1) for x in branches]
     maps = self._cross_resolution_weighting([y for _, y in halves], train)
     for i, y in enumerate(maps):
@@ -163,7 +161,7 @@ class ConditionalChannelWeighting(nn.Module):
     splits = [sum(channels[:i]) for i in range(1, len(channels))]
     last = len(maps) - 1
     weighted = []
-    # Gates behind the split: int8's have one scale, and parts have their own.
+    # Gates after the split: in int8 each part then has a scale of its own.
     for i, w in enumerate(jnp.split(x, splits, axis=-1)):
       w = jax.nn.sigmoid(w)
       if i < last:
@@ -179,9 +177,9 @@ class LiteHRModule(nn.Module):
     blocks: number of blocks.
     reduction: see `ConditionalChannelWeighting`.
     norm: BatchNorm constants of the exchange.
-    block_norm: of the blocks.
+    block_norm: BatchNorm constants of the blocks.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   blocks: int
@@ -193,7 +191,7 @@ class LiteHRModule(nn.Module):
 
   @nn.compact
   def __call__(self, branches: Sequence[Array], train: bool) -> list[Array]:
-    """Maps the branches, fine to coarse, to as many of the same shapes."""
+    """Maps branches [B, h, w, C], fine to coarse, to maps of their shapes."""
     maps = list(branches)
     for i in range(self.blocks):
       maps = ConditionalChannelWeighting(
@@ -226,7 +224,7 @@ class LiteHRModule(nn.Module):
   def _upsample_branch(
     self, x: Array, to: Array, i: int, j: int, train: bool
   ) -> Array:
-    """Returns branch j with the channels and the size of branch i."""
+    """Upsamples branch j to the channels and the size of branch i."""
     x = layers.ConvBN(
       to.shape[-1],
       self.norm,
@@ -239,7 +237,7 @@ class LiteHRModule(nn.Module):
   def _downsample_branch(
     self, x: Array, maps: Sequence[Array], i: int, j: int, train: bool
   ) -> Array:
-    """Returns branch j with the channels and the size of branch i."""
+    """Downsamples branch j to the channels and the size of branch i."""
     for k in range(j + 1, i + 1):
       x = layers.SeparableConvBN(
         maps[i if k == i else j].shape[-1],
@@ -255,31 +253,31 @@ class LiteHRModule(nn.Module):
 
 
 class LiteHRNet18(nn.Module):
-  """Lite-HRNet-18 as a feature extractor; see `contract`.
+  """Lite-HRNet-18 as a feature extractor, with the interface of `contract`.
 
   Channels 32 (the stem), 40, 40, 80, 160 at nominal strides 2 .. 32. All
-  branches are computed whatever is returned: the finer maps hold the coarser
-  ones, resized with aligned corners and added.
+  branches are computed at every output stride: the coarser maps are resized
+  with aligned corners and added to the finer ones.
 
   Attributes:
-    output_stride: 4, 8, 16 or 32. Nothing is atrous: the entries of greater
-      strides are left out, as of an encoder that is cut.
+    output_stride: 4, 8, 16 or 32. No layer is atrous: the entries of greater
+      strides are left out, as in an encoder that is cut.
     multi_grid: must be ones; there are no rates to multiply.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     stem: channels of the stem.
-    channels: of the branches at strides 4, 8, 16 and 32, multiples of 8.
+    channels: channels of the branches at strides 4, 8, 16 and 32, multiples of
+      8.
     modules: modules in each stage; the stages have 2, 3 and 4 branches.
       Lite-HRNet-30 has (3, 8, 3).
     blocks: blocks in each module.
-    reduction: channels that the weights across resolutions are squeezed by.
+    reduction: squeeze ratio of the weights across resolutions.
     freeze_norm: the BatchNorm of the blocks and of the head is frozen, see
       `layers.BatchNormConfig`. PaddleSeg trains so, from ImageNet's statistics
       and on batches of few images; without pretrained weights the layers would
-      never be normalised, so it is off. Weight decay moves their scales all the
-      same: leave them out of `optimizer.decay_mask`.
+      never be normalised, so it is off. Weight decay still changes their
+      scales: exclude them by `optimizer.decay_mask`.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
   """
 
   output_stride: int = 16
@@ -317,7 +315,7 @@ class LiteHRNet18(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     frozen = layers.BatchNormConfig(
@@ -330,7 +328,7 @@ class LiteHRNet18(nn.Module):
     for stage, modules in enumerate(self.modules):
       branches = self._transition(branches, stage, norm, train)
       for i in range(modules):
-        # Its finest branch is of the second stage.
+        # The finest branch has stride 4: the second stage, index 1.
         branches = self.options.maybe_remat(LiteHRModule, 1)(
           self.blocks,
           self.reduction,
@@ -352,7 +350,7 @@ class LiteHRNet18(nn.Module):
     name: str,
     stride: int = 1,
   ) -> layers.SeparableConvBN:
-    """Returns a 3x3 layer with no activation between its halves."""
+    """Returns a separable 3x3 layer without an activation in between."""
     return layers.SeparableConvBN(
       features,
       norm,
@@ -370,9 +368,9 @@ class LiteHRNet18(nn.Module):
     norm: layers.BatchNormConfig,
     train: bool,
   ) -> list[Array]:
-    """Returns the branches of a stage: one more than before, or two at first.
+    """Returns the branches of a stage: one more than before, at first two.
 
-    A new branch comes from the coarsest at twice its stride.
+    A new branch is computed from the coarsest, at twice its stride.
     """
     result = []
     for i, channels in enumerate(self.channels[: stage + 2]):
@@ -388,9 +386,9 @@ class LiteHRNet18(nn.Module):
   def _iterative_head(
     self, branches: Sequence[Array], norm: layers.BatchNormConfig, train: bool
   ) -> list[Array]:
-    """Returns the branches, each with the next coarser one's channels added.
+    """Adds each branch to the next finer one, from coarse to fine.
 
-    Each is brought to the channels of the next finer one on the way.
+    Each map is first projected to the channels of the next finer branch.
     """
     maps: list[Array] = []
     for i in reversed(range(len(branches))):

@@ -11,6 +11,7 @@ asked for), `depthwise` and `project`, and `top` if asked for. Block numbers are
 Keras'.
 """
 
+import functools
 from typing import Literal
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ TOP_CHANNELS = 1280
 
 
 class StageSpec(NamedTuple):
-  """One row of the paper's table 2 (its repeats are a field), or one block."""
+  """One row of the paper's table 2 (repeats are a field), or one block."""
 
   expansion: int
   channels: int
@@ -58,7 +59,7 @@ def make_divisible(value: float, divisor: int) -> int:
 
   Args:
     value: wanted number of channels.
-    divisor: what the result divides by; also the least result.
+    divisor: the result is a multiple of it, and at least as large.
   """
   rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
   return rounded + divisor if rounded < 0.9 * value else rounded
@@ -80,19 +81,19 @@ def scale_channels(channels: int, alpha: float, rounding: str) -> int:
 
 
 class InvertedResidual(nn.Module):
-  """1x1 expansion, 3x3 depthwise, linear 1x1 projection; perhaps a shortcut.
+  """1x1 expansion, 3x3 depthwise, linear 1x1 projection, optional shortcut.
 
   Attributes:
     features: output channels.
     expanded: channels of the depthwise layer.
-    expand: a 1x1 expansion leads to them; without it they are the input's.
+    expand: has a 1x1 expansion to them; without it they are the input's.
     layer: stride and rate of the depthwise layer.
     shortcut: adds the input.
     norm: BatchNorm constants.
     activation: 'relu6' or 'relu'.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
-    expand_only: stops behind the expansion.
+    options: compute options of the whole model.
+    expand_only: stops after the expansion.
   """
 
   features: int
@@ -109,59 +110,48 @@ class InvertedResidual(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
     """Maps [B, H, W, C] to the block's output and its widest map."""
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      norm=self.norm,
+      activation=self.activation,
+      options=self.options,
+      kernel_init=_KERNEL_INIT,
+    )
     inputs = x
     if self.expand:
-      x = layers.ConvBN(
-        self.expanded,
-        self.norm,
-        activation=self.activation,
-        options=self.options,
-        kernel_init=_KERNEL_INIT,
-        name='expand',
-      )(x, train)
+      x = conv_bn(self.expanded, name='expand')(x, train)
     if self.expand_only:
       return x, x
-    wide = layers.ConvBN(
+    wide = conv_bn(
       self.expanded,
-      self.norm,
       kernel=3,
       stride=self.layer.stride,
       rate=self.layer.rate,
       groups=self.expanded,
       padding=self.padding,
-      activation=self.activation,
-      options=self.options,
-      kernel_init=_KERNEL_INIT,
       name='depthwise',
     )(x, train)
-    x = layers.ConvBN(
-      self.features,
-      self.norm,
-      activation='none',
-      options=self.options,
-      kernel_init=_KERNEL_INIT,
-      name='project',
-    )(wide, train)
+    x = conv_bn(self.features, activation='none', name='project')(wide, train)
     return (inputs + x if self.shortcut else x), wide
 
 
 class MobileNetV2(nn.Module):
-  """MobileNetV2 as a feature extractor; see `contract` for what it returns.
+  """MobileNetV2 as a feature extractor, with the interface of `contract`.
 
   Channels at alpha 1: 16, 24, 32, 96, 320 at nominal strides 2 .. 32.
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last blocks, (14, 15, 16) for three.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     alpha: width multiplier.
     rounding: 'keras' or 'slim', see `scale_channels`.
     activation: 'relu6', or 'relu' as in TI's models.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.
-    bn_decay: see `layers.BatchNormConfig`. Published: 0.997 (TF), 0.999
-      (Keras), 0.9 (PyTorch).
-    bn_epsilon: see `layers.BatchNormConfig`.
+    bn_decay: share of the old running statistic kept at each step. Published:
+      0.997 (TF), 0.999 (Keras), 0.9 (PyTorch).
+    bn_epsilon: added to BatchNorm's variance.
     tap: 'output' taps the last block of each stage; 'expanded' taps its
       activated depthwise map, six times as wide, for every stage but the last:
       TF DeepLab's decoder reads `layer_4/depthwise_output`, 144 channels at
@@ -171,12 +161,13 @@ class MobileNetV2(nn.Module):
       with that of the 64-channel stage (stride 8, 192 channels), each in place
       of its stage's own map. STMicroelectronics' models are cut so.
     top_conv: ends with the 1x1 layer of 1280 channels (more above alpha 1)
-      that classifiers have.
+      of classifiers.
     repeats: blocks in each of the seven stages.
     atrous: False leaves all rates at 1 where a stride is removed, so that later
       layers see less of the image: Texas Instruments' models of output stride
-      16 ("S16"), for processors that dislike atrous layers.
-    expand_first: block_0 has an `expand` too, 1x1 and no wider: PaddleSeg's.
+      16 ("S16"), for processors on which atrous layers are slow.
+    expand_first: block_0 has an `expand` too, a 1x1 layer that does not widen,
+      as in PaddleSeg.
   """
 
   output_stride: int = 16
@@ -221,7 +212,7 @@ class MobileNetV2(nn.Module):
       )
 
   def _block_specs(self) -> list[StageSpec]:
-    """Returns each block; the first of a stage alone has its stride."""
+    """Returns each block; only the first of a stage has the stage's stride."""
     return [
       stage if i == 0 else stage._replace(stride=1)
       for stage, count in zip(STAGES, self.repeats, strict=True)
@@ -230,9 +221,16 @@ class MobileNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      norm=norm,
+      activation=self.activation,
+      options=self.options,
+      kernel_init=_KERNEL_INIT,
+    )
     blocks = self._block_specs()
     plan = output_strides.atrous(
       [2, *(block.stride for block in blocks)],
@@ -241,15 +239,11 @@ class MobileNetV2(nn.Module):
     )
     if not self.atrous:
       plan = tuple(layer._replace(rate=1) for layer in plan)
-    x = layers.ConvBN(
+    x = conv_bn(
       scale_channels(STEM_CHANNELS, self.alpha, self.rounding),
-      norm,
       kernel=3,
       stride=plan[0].stride,
       padding=self.padding,
-      activation=self.activation,
-      options=self.options,
-      kernel_init=_KERNEL_INIT,
       name='stem',
     )(images, train)
 
@@ -282,14 +276,10 @@ class MobileNetV2(nn.Module):
         features.append(wide if self.tap == 'expanded' and not final else x)
 
     if self.top_conv:
-      x = layers.ConvBN(
-        scale_channels(TOP_CHANNELS, max(self.alpha, 1.0), self.rounding),
-        norm,
-        activation=self.activation,
-        options=self.options,
-        kernel_init=_KERNEL_INIT,
-        name='top',
-      )(x, train)
+      channels = scale_channels(
+        TOP_CHANNELS, max(self.alpha, 1.0), self.rounding
+      )
+      x = conv_bn(channels, name='top')(x, train)
       features[-1] = x
     return tuple(features)
 

@@ -1,7 +1,7 @@
 """MobileNetV3 Large and Small, as published segmentation models use them.
 
 Howard et al., "Searching for MobileNetV3" (2019, arXiv:1905.02244), tables 1
-and 2. What differs between published systems is a field:
+and 2. Published systems differ in these fields:
 
     system         fields that differ from the defaults
     torchvision    dilation_rule='torchvision', tap='first'
@@ -15,6 +15,7 @@ widen), `depthwise`, `squeeze_excite` (`reduce` and `expand`) and `project`, and
 `top`. Block numbers are Keras' and Paddle's.
 """
 
+import functools
 from typing import Literal
 from typing import NamedTuple
 
@@ -112,16 +113,16 @@ class InvertedResidual(nn.Module):
   """1x1 expansion, depthwise, squeeze-and-excitation, linear projection.
 
   Attributes:
-    row: kernel size, activation and nominal stride.
+    row: the block's kernel size, activation and nominal stride.
     features: output channels.
     expanded: channels of the depthwise layer.
     expand: has the 1x1 expansion.
     squeezed: channels of the squeeze-and-excitation; 0: there is none.
-    gate: see `attention.SqueezeExcite`.
+    gate: one of `attention.GATES`.
     layer: stride and rate of the depthwise layer.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   row: BlockSpec
@@ -138,27 +139,23 @@ class InvertedResidual(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
     """Maps [B, H, W, C] to the block's output and its depthwise map."""
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      norm=self.norm,
+      activation=self.row.activation,
+      options=self.options,
+      kernel_init=_KERNEL_INIT,
+    )
     inputs = x
     if self.expand:
-      x = layers.ConvBN(
-        self.expanded,
-        self.norm,
-        activation=self.row.activation,
-        options=self.options,
-        kernel_init=_KERNEL_INIT,
-        name='expand',
-      )(x, train)
-    x = wide = layers.ConvBN(
+      x = conv_bn(self.expanded, name='expand')(x, train)
+    x = wide = conv_bn(
       self.expanded,
-      self.norm,
       kernel=self.row.kernel,
       stride=self.layer.stride,
       rate=self.layer.rate,
       groups=self.expanded,
       padding=self.padding,
-      activation=self.row.activation,
-      options=self.options,
-      kernel_init=_KERNEL_INIT,
       name='depthwise',
     )(x, train)
     if self.squeezed:
@@ -169,14 +166,7 @@ class InvertedResidual(nn.Module):
         kernel_init=_KERNEL_INIT,
         name='squeeze_excite',
       )(x, train)
-    x = layers.ConvBN(
-      self.features,
-      self.norm,
-      activation='none',
-      options=self.options,
-      kernel_init=_KERNEL_INIT,
-      name='project',
-    )(x, train)
+    x = conv_bn(self.features, activation='none', name='project')(x, train)
     # By the nominal stride: no shortcut appears where a stride is removed.
     if self.row.stride == 1 and inputs.shape[-1] == self.features:
       x = inputs + x
@@ -184,16 +174,16 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(nn.Module):
-  """MobileNetV3 as a feature extractor; see `contract` for what it returns.
+  """MobileNetV3 as a feature extractor, with the interface of `contract`.
 
   The class attribute `rows` is its table. Squeeze-and-excitation reads means
-  over the whole map: a network of another output stride, or on another crop,
-  computes other gates, and is the same function up to them only.
+  over the whole map: at another output stride, or on another crop, the gates
+  differ, so the networks compute the same function only up to the gates.
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last blocks.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     alpha: width multiplier.
     rounding: 'torchvision' (and Paddle) scales each number of the table, the
       stem's too, to a multiple of 8; 'keras' keeps the stem and expands the
@@ -205,13 +195,12 @@ class MobileNetV3(nn.Module):
     squeeze: a quarter of the expanded channels, 'divisible' by 8 or 'exact'.
     gate: one of `attention.GATES`.
     dilation_rule: rate of a block that lost its stride: 'tf' (and Paddle)
-      keeps the old one, see `output_stride`; 'torchvision' multiplies it
-      already there, which is another function than that of the strided
-      network.
+      keeps the old rate, as described in `output_stride`; 'torchvision'
+      multiplies the rate in that block already, which computes another function
+      than the strided network.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
     tap: for every stage but the last: 'output' taps the last block of it;
       'first' its first layer, as torchvision does (stride 8: the first block
       of 40 channels); 'expanded' the activated depthwise map of its last
@@ -252,7 +241,7 @@ class MobileNetV3(nn.Module):
       raise ValueError(f'alpha={self.alpha} must be positive')
 
   def _block_specs(self) -> tuple[BlockSpec, ...]:
-    """Returns the rows, minimalistic if asked for."""
+    """Returns the table, in its minimalistic form if that is set."""
     if not self.minimalistic:
       return self.rows
     return tuple(
@@ -284,7 +273,7 @@ class MobileNetV3(nn.Module):
     Args:
       row: the block.
       cin: channels of its input.
-      nominal: the same at alpha 1.
+      nominal: channels of its input at alpha 1.
     """
     if self.rounding == 'keras':
       return mobilenet_v2.make_divisible(cin * (row.expanded / nominal), 8)
@@ -300,21 +289,23 @@ class MobileNetV3(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      norm=norm,
+      activation=RELU if self.minimalistic else SWISH,
+      options=self.options,
+      kernel_init=_KERNEL_INIT,
+    )
     rows = self._block_specs()
     plan = self._plan(rows)
-    outer = RELU if self.minimalistic else SWISH
-    x = layers.ConvBN(
+    x = conv_bn(
       self._stem_channels(),
-      norm,
       kernel=3,
       stride=plan[0].stride,
       padding=self.padding,
-      activation=outer,
-      options=self.options,
-      kernel_init=_KERNEL_INIT,
       name='stem',
     )(images, train)
 
@@ -343,14 +334,7 @@ class MobileNetV3(nn.Module):
       nominal = row.channels
 
     if self.top_conv:
-      x = layers.ConvBN(
-        TOP_EXPANSION * x.shape[-1],
-        norm,
-        activation=outer,
-        options=self.options,
-        kernel_init=_KERNEL_INIT,
-        name='top',
-      )(x, train)
+      x = conv_bn(TOP_EXPANSION * x.shape[-1], name='top')(x, train)
     return (*features, x)
 
 

@@ -1,11 +1,11 @@
-"""RegNetX: a ResNet of grouped convolutions, its widths found by a search.
+"""RegNetX: a ResNet of grouped convolutions with widths found by a search.
 
 Radosavovic et al., "Designing Network Design Spaces", 2020, arXiv:2003.13678.
 Widths are those of the authors' code (pycls), which Texas Instruments' models
 are trained from. The features are equal to torchvision's
-(`torchvision.models.regnet`), whose RegNetX-400MF alone is another network: it
-rounds the last width to 400. All padding is symmetric, so the grid lies the
-same way at any input size.
+(`torchvision.models.regnet`), except for RegNetX-400MF, whose last width
+torchvision rounds to 400. All padding is symmetric, so the sampling grid is the
+same at any input size.
 
 Modules: `stem`, `stage1_block1` .. `stage4_block12`, each with `conv_1`,
 `conv_2` (the grouped one) and `conv_3`, and `shortcut` in the first of a stage.
@@ -26,16 +26,15 @@ _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class RegNet(nn.Module):
-  """RegNetX as a feature extractor; see `contract` for what it returns.
+  """RegNetX as a feature extractor, with the interface of `contract`.
 
   Channels are `stem_channels` and `widths`, at nominal strides 2 .. 32.
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last units.
-    options: what the model's layers share.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+    options: compute options of the whole model.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
     stem_channels: channels of the first layer, 3x3 of stride 2.
     widths: channels of all convolutions in each of the four stages.
     depths: units in each stage; the first has stride 2.
@@ -53,7 +52,7 @@ class RegNet(nn.Module):
   group_width: int = 16
 
   def _check(self) -> None:
-    """Raises ValueError where a field has not the shape that it must have."""
+    """Raises ValueError where a field has the wrong length or value."""
     if [len(self.depths), len(self.widths)] != [4, 4] or min(self.depths) < 1:
       raise ValueError(
         f'depths={tuple(self.depths)} and widths={tuple(self.widths)} must '
@@ -70,7 +69,7 @@ class RegNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     nominal = [2]

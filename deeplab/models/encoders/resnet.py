@@ -18,8 +18,8 @@ stages and Keras' names, `conv2_block1` .. `conv5_block3`. A unit has `conv_1`,
 """
 
 from collections.abc import Sequence
+import functools
 import math
-from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
@@ -57,16 +57,16 @@ class ConvSpec(NamedTuple):
 
 
 class ResidualUnit(nn.Module):
-  """Convolutions, a shortcut around them, and a ReLU behind the sum.
+  """Convolutions, a shortcut around them, and a ReLU after the sum.
 
   Attributes:
-    convs: each has a BatchNorm, and a ReLU between it and the next.
+    convs: the convolutions; each has a BatchNorm, all but the last a ReLU.
     shortcut: 'conv' adds a 1x1 projection of the input, 'sum' the input; both
       with the product of the convolutions' strides.
     norm: BatchNorm constants.
     use_bias: convolutions have a bias.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   convs: Sequence[ConvSpec]
@@ -82,16 +82,17 @@ class ResidualUnit(nn.Module):
 
     `features` are those of the last convolution.
     """
-    shared: dict[str, Any] = {
-      'norm': self.norm,
-      'use_bias': self.use_bias,
-      'padding': self.padding,
-      'options': self.options,
-      'kernel_init': _KERNEL_INIT,
-    }
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      norm=self.norm,
+      use_bias=self.use_bias,
+      padding=self.padding,
+      options=self.options,
+      kernel_init=_KERNEL_INIT,
+    )
     y = x
     for i, conv in enumerate(self.convs, start=1):
-      y = layers.ConvBN(
+      y = conv_bn(
         conv.features,
         kernel=conv.kernel,
         stride=conv.layer.stride,
@@ -99,16 +100,14 @@ class ResidualUnit(nn.Module):
         groups=conv.groups,
         activation='relu' if i < len(self.convs) else 'none',
         name=f'conv_{i}',
-        **shared,
       )(y, train)
     stride = math.prod(conv.layer.stride for conv in self.convs)
     if self.shortcut == 'conv':
-      x = layers.ConvBN(
+      x = conv_bn(
         self.convs[-1].features,
         stride=stride,
         activation='none',
         name='shortcut',
-        **shared,
       )(x, train)
     elif stride > 1:
       x = x[:, ::stride, ::stride]
@@ -139,10 +138,10 @@ class UnitSpec(NamedTuple):
 
 
 class ResNet(nn.Module):
-  """ResNet as a feature extractor; see `contract` for what it returns.
+  """ResNet as a feature extractor, with the interface of `contract`.
 
   The first entry is the stem before the max pooling. The others are outputs of
-  whole units: of the last before each strided one, and of the last of all. (TF
+  whole units: of the last before each strided unit, and of the last of all. (TF
   DeepLab's decoder reads the third convolution of that unit instead, before the
   sum: `block1/unit_2/bottleneck_v1/conv3`.)
 
@@ -152,8 +151,8 @@ class ResNet(nn.Module):
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
-    multi_grid: rate factors of the last units, see `multi_grid_mode`.
-    options: what the model's layers share.
+    multi_grid: rate factors of the last units, applied by `multi_grid_mode`.
+    options: compute options of the whole model.
     block: 'basic' is two 3x3 convolutions; 'bottleneck' is 1x1, 3x3, and 1x1
       with four times the channels.
     depths: units in each of the four stages.
@@ -162,25 +161,24 @@ class ResNet(nn.Module):
       channels; 'beta' of 64, 64 and 128. The first has stride 2. All are
       followed by 3x3 max pooling of stride 2.
     stride_unit: 'first' has the stride of a stage in its first unit; 'last' has
-      that of the next stage in the last unit, as TF-slim.
+      that of the next stage in the last unit, as in TF-slim.
     stride_conv: the convolution of a bottleneck that has the stride: its '3x3',
       or the '1x1' before that, as in the paper and in Keras.
     basic_dilation: 'both' 3x3 convolutions of a basic block are atrous, which
       keeps the function of the weights at every output stride; in
-      mmsegmentation only the 'first' is. torchvision's has none at all.
+      mmsegmentation only the 'first' is. torchvision has no atrous basic block.
     multi_grid_mode: 'multiply' multiplies the factors onto the rates of the
       last units, as the paper and TF DeepLab do: in the last stage at output
       stride 16, factors 1, 2, 4 give rates 1, 4, 8 (2, 4, 8 with
       stride_unit='last'). 'replace' takes them for the rates: 1, 2, 4, as
       mmsegmentation does; there must be one for each unit of the last stage.
-    conv_bias: convolutions have a bias in front of the BatchNorm.
+    conv_bias: convolutions have a bias before the BatchNorm.
     padding: 'symmetric', in all the systems above, samples the same grid at any
       input size. 'same' needs no padding operator in an exported graph; on maps
-      of even size its strided 3x3 convolutions are centred one row off what the
-      shortcuts read.
-    pool_padding: of the max pooling; TF-slim's is 'same'.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+      of even size its strided 3x3 convolutions are centred one row off the
+      rows that the shortcuts read.
+    pool_padding: padding of the max pooling; 'same' in TF-slim.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
     cut: 'none'; or the last unit of the third or fourth stage, where the
       encoder ends: 'conv3_block4_out' (nominal stride 8) or 'conv4_block6_out'
       (stride 16) in ResNet-50. STMicroelectronics' models are cut so.
@@ -279,8 +277,8 @@ class ResNet(nn.Module):
 
     The plan holds the two layers of a unit that may have a stride or a rate: a
     basic block's convolutions, and a bottleneck's first two. So the layer that
-    lost its stride keeps its rate, and the one behind it in the same unit does
-    not.
+    lost its stride keeps its rate, and the next one in the same unit gets the
+    larger rate.
     """
     early = self.block == 'basic' or self.stride_conv == '1x1'
     nominal = [2, 2]  # the stem and the max pooling
@@ -316,24 +314,22 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     units = self._units()
-    shared: dict[str, Any] = {
-      'norm': layers.BatchNormConfig(self.bn_decay, self.bn_epsilon),
-      'use_bias': self.conv_bias,
-      'padding': self.padding,
-      'options': self.options,
-    }
+    norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     x = images
     for i, (kernel, share) in enumerate(STEMS[self.stem], start=1):
       x = layers.ConvBN(
         int(share * self.widths[0]),
+        norm,
         kernel=kernel,
         stride=2 if i == 1 else 1,
+        use_bias=self.conv_bias,
+        padding=self.padding,
+        options=self.options,
         kernel_init=_KERNEL_INIT,
         name=f'stem_{i}',
-        **shared,
       )(x, train)
     features = [x]
     x = pooling.max_pool(x, self.pool_padding)
@@ -344,8 +340,11 @@ class ResNet(nn.Module):
       x = self.options.maybe_remat(ResidualUnit, len(features))(
         convs,
         shortcut='sum' if x.shape[-1] == convs[-1].features else 'conv',
+        norm=norm,
+        use_bias=self.conv_bias,
+        padding=self.padding,
+        options=self.options,
         name=unit.name,
-        **shared,
       )(x, train)
       if self.cut == f'{unit.name}_out':
         break

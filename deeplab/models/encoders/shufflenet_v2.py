@@ -9,6 +9,8 @@ and `project`, and where it has a stride `shortcut_depthwise` and
 `shortcut_project`; and `top` if asked for.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,10 +26,10 @@ TOP_CHANNELS = 1024
 
 
 def interleave_channels(first: Array, second: Array) -> Array:
-  """Returns the channels of two maps in turn: first 0, second 0, first 1, ...
+  """Interleaves the channels of two maps: first 0, second 0, first 1, ...
 
-  The channel shuffle of the two maps' concatenation, in two groups, without
-  tensors of five axes, which NPU compilers refuse.
+  This is the channel shuffle of the two maps' concatenation, in two groups,
+  without tensors of rank 5, which NPU compilers reject.
 
   Args:
     first: [B, H, W, C].
@@ -48,12 +50,12 @@ class ShuffleUnit(nn.Module):
   Attributes:
     features: output channels, half of them from each branch.
     stride: nominal stride. Above 1 both branches read the whole input; at 1
-      one branch is the first half of its channels and the other reads the
-      second.
+      one branch is the first half of the input's channels and the other reads
+      the second half.
     layer: stride and rate of the depthwise layers.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: int
@@ -62,11 +64,6 @@ class ShuffleUnit(nn.Module):
   norm: layers.BatchNormConfig
   padding: layers.Padding
   options: layers.Options
-
-  def _pointwise(self, x: Array, train: bool, name: str) -> Array:
-    return layers.ConvBN(
-      self.features // 2, self.norm, options=self.options, name=name
-    )(x, train)
 
   def _depthwise(self, x: Array, train: bool, name: str) -> Array:
     return layers.ConvBN(
@@ -85,19 +82,22 @@ class ShuffleUnit(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to [B, H', W', features]."""
+    pointwise = functools.partial(
+      layers.ConvBN, self.features // 2, norm=self.norm, options=self.options
+    )
     if self.stride > 1:
       first = self._depthwise(x, train, 'shortcut_depthwise')
-      first = self._pointwise(first, train, 'shortcut_project')
+      first = pointwise(name='shortcut_project')(first, train)
     else:
       first, x = jnp.split(x, 2, axis=-1)
-    x = self._pointwise(x, train, 'expand')
+    x = pointwise(name='expand')(x, train)
     x = self._depthwise(x, train, 'depthwise')
-    x = self._pointwise(x, train, 'project')
+    x = pointwise(name='project')(x, train)
     return interleave_channels(first, x)
 
 
 class ShuffleNetV2(nn.Module):
-  """ShuffleNetV2 x1.0 as a feature extractor; see `contract`.
+  """ShuffleNetV2 x1.0 as a feature extractor, with the interface of `contract`.
 
   Channels 24 (the stem), 24 (the pooled stem), 116, 232, 464 at nominal
   strides 2 .. 32.
@@ -105,13 +105,12 @@ class ShuffleNetV2(nn.Module):
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last units.
-    options: what the model's layers share.
-    channels: of the stem and the three stages, multiples of 2.
+    options: compute options of the whole model.
+    channels: channels of the stem and the three stages, multiples of 2.
     repeats: units in each stage; the first has stride 2.
     padding: see `layers.explicit_padding`.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
-    top_conv: ends with the 1x1 layer of 1024 channels that classifiers have.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    top_conv: ends with the 1x1 layer of 1024 channels of classifiers.
   """
 
   output_stride: int = 16
@@ -138,7 +137,7 @@ class ShuffleNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
     # (channels, stride) of each unit.

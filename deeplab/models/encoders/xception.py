@@ -3,8 +3,8 @@
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic
 Image Segmentation", 2018, figure 4 (65 layers); TensorFlow's
 `research/deeplab/core/xception.py` (all three). Strided separable convolutions
-stand in for max pooling, and all padding is fixed and symmetric
-(`conv2d_same`), so the grid lies the same way at any input size.
+replace max pooling, and all padding is fixed and symmetric (`conv2d_same`), so
+the sampling grid is the same at any input size.
 
 Modules: `stem_1`, `stem_2`, `entry_1` .. , `middle_1` .. , `exit_1`, `exit_2`;
 a block has `separable_1` .. `separable_3`, each with `depthwise` and
@@ -27,7 +27,7 @@ Shortcut = Literal['conv', 'sum', 'none']
 
 
 class BlockSpec(NamedTuple):
-  """One row of the network's table; fields as in `XceptionBlock`."""
+  """One row of the network's table, with the fields of `XceptionBlock`."""
 
   name: str
   features: tuple[int, ...]
@@ -41,13 +41,13 @@ class XceptionBlock(nn.Module):
 
   Attributes:
     features: output channels of each separable convolution.
-    plan: stride and rate of each; the shortcut has the product of the strides.
+    plan: stride and rate of each; the shortcut has the last one's stride.
     shortcut: 'conv' adds a 1x1 projection of the input, 'sum' the input,
       'none' nothing.
-    pre_activation: ReLU before each separable convolution and none in it; or
-      none before, and one behind each of its two layers.
+    pre_activation: ReLU before each separable convolution and none in it; if
+      False, a ReLU after each of its two layers instead.
     norm: BatchNorm constants.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: Sequence[int]
@@ -61,8 +61,8 @@ class XceptionBlock(nn.Module):
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
     """Maps [B, H, W, C] to the output and the second convolution's map.
 
-    Only the third convolution has a stride: the second's map is the last one
-    before it.
+    Only the third convolution has a stride, so the second's map is the last at
+    the input's resolution.
     """
     inputs, maps = x, []
     activation = 'none' if self.pre_activation else 'relu'
@@ -99,20 +99,19 @@ class XceptionBlock(nn.Module):
 
 
 class Xception(nn.Module):
-  """Aligned Xception as a feature extractor; see `contract`.
+  """Aligned Xception as a feature extractor, with the interface of `contract`.
 
-  The entry before the last stage's, at nominal stride s, is what enters the
-  strided convolution that leaves s: the second separable convolution of that
-  block, linear behind its BatchNorm. At stride 4 this is the map that TF
+  Every entry but the last, at nominal stride s, is the input of the strided
+  convolution that ends stride s: the map of the second separable convolution of
+  that block, linear after its BatchNorm. At stride 4 this is the map that TF
   DeepLab's decoder reads (`separable_conv2_pointwise`, 256 channels). The last
   entry is the output of `exit_2`.
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the three separable convolutions of `exit_2`.
-    options: what the model's layers share.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+    options: compute options of the whole model.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: (channels, stride) of each block of the entry flow, whose strides
       multiply to 8.
@@ -132,7 +131,7 @@ class Xception(nn.Module):
   exit: tuple[tuple[int, ...], ...] = ((728, 1024, 1024), (1536, 1536, 2048))
 
   def _check(self) -> None:
-    """Raises ValueError where a field has not the shape that it must have."""
+    """Raises ValueError where a field has the wrong length or value."""
     strides = [stride for _, stride in self.entry if stride != 1]
     if strides != [2, 2, 2]:
       raise ValueError(
@@ -167,13 +166,13 @@ class Xception(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     self._check()
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
-    units = self._block_specs()
+    blocks = self._block_specs()
     nominal = [2, 1]
-    for unit in units:
-      nominal += [1, 1, unit.stride]
+    for block in blocks:
+      nominal += [1, 1, block.stride]
     plan = output_strides.atrous(nominal, self.output_stride, self.multi_grid)
 
     x = images
@@ -189,18 +188,18 @@ class Xception(nn.Module):
       )(x, train)
 
     features: list[Array] = []
-    for i, unit in enumerate(units):
-      x, before = self.options.maybe_remat(XceptionBlock, len(features))(
-        unit.features,
+    for i, block in enumerate(blocks):
+      x, unstrided = self.options.maybe_remat(XceptionBlock, len(features))(
+        block.features,
         plan[3 * i + 2 : 3 * i + 5],
-        unit.shortcut,
-        unit.pre_activation,
+        block.shortcut,
+        block.pre_activation,
         norm,
         self.options,
-        name=unit.name,
+        name=block.name,
       )(x, train)
-      if unit.stride > 1:
-        features.append(before)
+      if block.stride > 1:
+        features.append(unstrided)
     return (*features, x)
 
 
@@ -219,7 +218,7 @@ class Xception65(Xception):
 class Xception71(Xception):
   """Xception-71: an entry flow of five blocks, two of them without a stride.
 
-  So the map at stride 4 is that of the third block, `entry_3`.
+  So the map at stride 4 comes from the third block, `entry_3`.
   """
 
   entry: tuple[tuple[int, int], ...] = (

@@ -1,9 +1,9 @@
-"""Xception as first published, with max pooling: Keras' network.
+"""Xception as first published, with max pooling: the network in Keras.
 
 Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2016,
 arXiv:1610.02357, figure 5; `keras.applications.Xception`, to which the features
-are equal with `valid_stem=True`. The encoder that DeepLab adapts to
-segmentation is `xception`.
+are equal with `valid_stem=True`. DeepLab's own adaptation to segmentation is in
+`xception`.
 
 Modules: `block1_conv1`, `block1_conv2`, then Keras' blocks, `block2` ..
 `block14`; a block has `separable_1` .. `separable_3`, each with `depthwise`
@@ -29,14 +29,14 @@ def atrous_max_pool(
 ) -> Array:
   """Returns the maximum over 3x3 pixels that lie `layer.rate` apart.
 
-  What lies outside the map is left out: a padding value, even the least, would
-  take up part of the range of a quantised graph.
+  Pixels outside the map are ignored instead of padded: a padding value, even
+  the lowest, would widen the range of a quantized graph.
 
   Args:
     x: [B, H, W, C], of any sign.
     layer: stride 2 and rate 1, or stride 1 and any rate.
-    padding: where the windows of stride 2 lie on maps of even size: centred on
-      even rows with 'symmetric', on odd rows with 'same'.
+    padding: position of the windows of stride 2 on maps of even size: centred
+      on even rows with 'symmetric', on odd rows with 'same'.
 
   Returns:
     [B, ceil(H / stride), ceil(W / stride), C].
@@ -45,11 +45,11 @@ def atrous_max_pool(
     pads = layers.explicit_padding(padding, x.shape[1:3], 3, 2, 1)
     if pads == layers.explicit_padding('same', x.shape[1:3], 3, 2, 1):
       return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
-    # The row at the edge stands in for the one outside: it is in the window.
+    # Edge padding repeats a row that is in the window anyway.
     edge = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode='edge')
     return nn.max_pool(edge, (3, 3), (2, 2))
   for axis in (1, 2):
-    # The pixel itself stands in for a neighbour outside.
+    # A neighbour outside the map is replaced by the pixel itself.
     rate = min(layer.rate, x.shape[axis])
     first, start = jnp.split(x, [rate], axis)
     end, last = jnp.split(x, [x.shape[axis] - rate], axis)
@@ -66,14 +66,14 @@ class XceptionBlock(nn.Module):
     features: output channels of each separable convolution.
     plan: stride and rate of each, then of the pooling if there is one. The
       convolutions have no stride.
-    pooled: ends with max pooling, and adds a 1x1 projection of the input with
-      its stride; or adds the input, if `shortcut`.
-    shortcut: adds something at all.
-    pre_activation: a ReLU before each convolution, and none behind its
-      BatchNorm; or one behind, and none before.
+    pooled: ends with max pooling, and the shortcut is a 1x1 projection of the
+      input with the same stride; otherwise the shortcut is the input.
+    shortcut: adds the shortcut.
+    pre_activation: a ReLU before each convolution and none after its BatchNorm;
+      if False, a ReLU after it instead.
     norm: BatchNorm constants.
     padding: see `layers.explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: Sequence[int]
@@ -102,7 +102,7 @@ class XceptionBlock(nn.Module):
         options=self.options,
         name=f'separable_{i + 1}',
       )(x, train)
-    before = x
+    unpooled = x
     if self.pooled:
       x = atrous_max_pool(x, self.plan[-1], self.padding)
       inputs = layers.ConvBN(
@@ -116,11 +116,11 @@ class XceptionBlock(nn.Module):
       )(inputs, train)
     if self.shortcut:
       x = x + inputs
-    return x, before
+    return x, unpooled
 
 
 class BlockSpec(NamedTuple):
-  """One block of the network's table; fields as in `XceptionBlock`."""
+  """One block of the network's table, with the fields of `XceptionBlock`."""
 
   features: tuple[int, ...]
   pooled: bool = False
@@ -129,28 +129,27 @@ class BlockSpec(NamedTuple):
 
 
 class XceptionKeras(nn.Module):
-  """Keras' Xception as a feature extractor; see `contract`.
+  """Keras' Xception as a feature extractor, with the interface of `contract`.
 
-  The entry before the last stage's, at nominal stride s, is what enters the max
-  pooling that leaves s, linear behind its BatchNorm: Keras'
-  `block2_sepconv2_bn`, `block3_sepconv2_bn`, `block4_sepconv2_bn` and
-  `block13_sepconv2_bn`. The last is the output of `block14`. Channels 128, 256,
-  728, 1024, 2048 at nominal strides 2 .. 32.
+  Every entry but the last, at nominal stride s, is the input of the max pooling
+  that ends stride s, linear after its BatchNorm: Keras' `block2_sepconv2_bn`,
+  `block3_sepconv2_bn`, `block4_sepconv2_bn` and `block13_sepconv2_bn`. The last
+  is the output of `block14`. Channels 128, 256, 728, 1024, 2048 at nominal
+  strides 2 .. 32.
 
-  Where a stride is removed, the pooling is dense and, if already atrous, its
-  windows are spread: the same weights compute the same function at every output
-  stride.
+  Where a stride is removed, the pooling has stride 1 and, behind another
+  removed stride, atrous windows: the same weights compute the same function at
+  every output stride.
 
   Attributes:
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the two separable convolutions of `block14`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     padding: see `layers.explicit_padding`; Keras has 'same'.
-    valid_stem: the two 3x3 layers of the stem are not padded, as in Keras: its
-      weights need it. Maps are up to three rows smaller than `contract` says,
-      and lie that much off the image's centre.
-    bn_decay: see `layers.BatchNormConfig`.
-    bn_epsilon: see `layers.BatchNormConfig`.
+    valid_stem: the two 3x3 layers of the stem are not padded, which weights of
+      Keras need. Maps are up to three rows smaller than `contract` says, and
+      are shifted by as much from the image's centre.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: channels of the three blocks of the entry flow.
     middle: number of blocks in the middle flow.
@@ -187,7 +186,7 @@ class XceptionKeras(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
-    """Maps [B, H, W, C] to the stages' maps; see `contract`."""
+    """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
     contract.check_choice('padding', self.padding, ('same', 'symmetric'))
     uneven = any(factor != 1 for factor in self.multi_grid)
     if uneven and len(self.multi_grid) > 2:
@@ -196,10 +195,10 @@ class XceptionKeras(nn.Module):
         'one for each separable convolution of block14'
       )
     norm = layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
-    units = self._block_specs()
+    blocks = self._block_specs()
     nominal = [2, 1]
-    for unit in units:
-      nominal += [1] * len(unit.features) + [2] * unit.pooled
+    for block in blocks:
+      nominal += [1] * len(block.features) + [2] * block.pooled
     plan = list(
       output_strides.atrous(nominal, self.output_stride, self.multi_grid)
     )
@@ -217,19 +216,19 @@ class XceptionKeras(nn.Module):
       )(x, train)
 
     features: list[Array] = []
-    for number, unit in enumerate(units, start=2):
-      count = len(unit.features) + unit.pooled
-      own, plan = plan[:count], plan[count:]
-      x, before = self.options.maybe_remat(XceptionBlock, len(features))(
-        plan=own,
+    for number, block in enumerate(blocks, start=2):
+      count = len(block.features) + block.pooled
+      block_plan, plan = plan[:count], plan[count:]
+      x, unpooled = self.options.maybe_remat(XceptionBlock, len(features))(
+        plan=block_plan,
         norm=norm,
         padding=self.padding,
         options=self.options,
         name=f'block{number}',
-        **unit._asdict(),
+        **block._asdict(),
       )(x, train)
-      if unit.pooled:
-        features.append(before)
+      if block.pooled:
+        features.append(unpooled)
     return (*features, x)
 
 

@@ -1,22 +1,25 @@
-"""Atrous spatial pyramid pooling, and what the heads that start with it share.
+"""Atrous spatial pyramid pooling (ASPP), and the base of the heads that use it.
 
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation"
-(2017, arXiv:1706.05587): parallel branches over one feature map see it at
-several scales; their concatenation is projected to `channels`.
+(2017, arXiv:1706.05587): parallel branches look at one feature map at several
+scales; their concatenation is projected to `channels`.
 
-What differs between published systems is a field:
+Published systems differ in these fields:
 
     system        rates at OS16   branches    projection  dropout
     TF DeepLab    6, 12, 18       separable   1x1         0.1
     TF mobile     none            -           1x1         0.1
-    mmseg         6, 12, 18       both kinds  3x3         none in here
+    mmseg         6, 12, 18       both kinds  3x3         none in ASPP
     torchvision   12, 24, 36      dense       1x1         0.5
 
 Rates double at output stride 8. The branches are concatenated in the order
-image pooling, 1x1, rates; systems that put the pooling last have their
-projection kernels permuted on import.
+image pooling, 1x1, rates; weights of systems that put the pooling last have
+their projection kernels permuted on import.
 """
 
+from collections.abc import Callable
+import dataclasses
+import functools
 from typing import Any
 from typing import Literal
 
@@ -46,9 +49,10 @@ def make_conv3x3(
   Args:
     features: output channels.
     separable: depthwise-separable instead of dense.
-    depthwise_norm: see `layers.SeparableConvBN`; unused if dense.
+    depthwise_norm: BatchNorm and ReLU between the depthwise and the 1x1
+      convolution; unused if dense.
     use_bias: adds a bias to each convolution.
-    **fields: those that both kinds have.
+    **fields: fields that both kinds have.
   """
   if separable:
     return layers.SeparableConvBN(
@@ -61,40 +65,60 @@ def make_conv3x3(
   return layers.ConvBN(features, kernel=3, use_bias=use_bias, **fields)
 
 
-class ASPP(nn.Module):
-  """Maps [B, h, w, C] to [B, h, w, channels].
+class ASPPFields(nn.Module):
+  """The fields that the pyramid and the heads built on it have in common.
+
+  They stand here once: `ASPP` and `ASPPHead` inherit them, and a head hands
+  them on by `aspp_fields`.
 
   Attributes:
-    norm: BatchNorm constants.
     channels: channels of each branch and of the result.
     rates: atrous rate of each 3x3 branch; may be empty.
     separable: 3x3 branches are depthwise-separable instead of dense.
-    depthwise_norm: see `layers.SeparableConvBN`.
-    use_bias: adds a bias to each convolution, before its BatchNorm.
+    depthwise_norm: BatchNorm and ReLU inside the separable convolutions.
     image_pooling: adds the branch of the mean over the whole map.
     projection_kernel: kernel size of the convolution after the concatenation.
-    dropout: share of units dropped after the projection.
-    refine: kind of the 3x3 convolution that follows: 'none', 'dense' or
-      'separable'.
-    align_corners: see `resizing.resize`; without effect on the values here,
-      since a 1x1 map becomes a constant one either way.
-    options: what the model's layers share.
-
-  Raises:
-    ValueError: for a rate below 1 or an unknown `refine`; in training, if the
-      BatchNorm of the pooled branch would see a single value a channel.
+    refine: kind of the 3x3 convolution that follows the projection: 'none',
+      'dense' or 'separable'.
   """
 
-  norm: layers.BatchNormConfig
   channels: int = 256
   rates: tuple[int, ...] = (6, 12, 18)
   separable: bool = False
   depthwise_norm: bool = True
-  use_bias: bool = False
   image_pooling: bool = True
   projection_kernel: int = 1
-  dropout: float = 0.1
   refine: Refine = 'none'
+
+  @property
+  def aspp_fields(self) -> dict[str, Any]:
+    """The values of these fields by their names."""
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(ASPPFields)
+      if field.name not in ('parent', 'name')  # Linen's own
+    }
+
+
+class ASPP(ASPPFields):
+  """Maps [B, h, w, C] to [B, h, w, channels].
+
+  Attributes:
+    norm: BatchNorm constants.
+    use_bias: adds a bias to each convolution, before its BatchNorm.
+    dropout: share of units dropped after the projection.
+    align_corners: sampling grid of the resize behind image pooling; without
+      effect on the values, since a 1x1 map becomes a constant one either way.
+    options: compute options of the whole model.
+
+  Raises:
+    ValueError: for a rate below 1 or an unknown `refine`; in training, if the
+      BatchNorm of the pooled branch would see a single value per channel.
+  """
+
+  norm: layers.BatchNormConfig = dataclasses.field(kw_only=True)
+  use_bias: bool = False
+  dropout: float = 0.1
   align_corners: bool = False
   options: layers.Options = layers.Options()
 
@@ -102,103 +126,104 @@ class ASPP(nn.Module):
   def __call__(
     self, x: Array, train: bool, dropout_keys: Array | None = None
   ) -> Array:
-    """Returns the pyramid of x; see the class for shapes and errors."""
+    """Computes the pyramid of the last feature map.
+
+    Args:
+      x: [B, h, w, C].
+      train: BatchNorm uses batch statistics, dropout drops.
+      dropout_keys: typed PRNG keys [B], one per example; None: no dropout.
+
+    Returns:
+      [B, h, w, channels].
+    """
     if any(rate < 1 for rate in self.rates):
-      raise ValueError(f'rates={self.rates} holds a rate below 1')
+      raise ValueError(f'rates={self.rates} must all be 1 or more')
     if self.refine not in ('none', 'dense', 'separable'):
       raise ValueError(
         f'refine={self.refine!r} is not one of none, dense, separable'
       )
-    shared: dict[str, Any] = {
-      'norm': self.norm,
-      'use_bias': self.use_bias,
-      'options': self.options,
-    }
+    conv_bn = functools.partial(
+      layers.ConvBN,
+      self.channels,
+      norm=self.norm,
+      use_bias=self.use_bias,
+      options=self.options,
+    )
+    conv3x3 = functools.partial(
+      make_conv3x3,
+      self.channels,
+      depthwise_norm=self.depthwise_norm,
+      norm=self.norm,
+      use_bias=self.use_bias,
+      options=self.options,
+    )
     branches = []
     if self.image_pooling:
-      branches.append(self._image_pooling(x, train, shared))
-    branches.append(
-      layers.ConvBN(self.channels, **shared, name='conv')(x, train)
-    )
+      branches.append(self._pool_image(x, train, conv_bn))
+    branches.append(conv_bn(name='conv')(x, train))
     for i, rate in enumerate(self.rates):
-      branch = make_conv3x3(
-        self.channels,
-        separable=self.separable,
-        depthwise_norm=self.depthwise_norm,
-        rate=rate,
-        **shared,
-        name=f'atrous{i}',
-      )
+      branch = conv3x3(separable=self.separable, rate=rate, name=f'atrous{i}')
       branches.append(branch(x, train))
-    x = layers.ConvBN(
-      self.channels,
-      kernel=self.projection_kernel,
-      **shared,
-      name='projection',
-    )(jnp.concatenate(branches, axis=-1), train)
+    x = jnp.concatenate(branches, axis=-1)
+    x = conv_bn(kernel=self.projection_kernel, name='projection')(x, train)
     x = layers.dropout(x, self.dropout, dropout_keys if train else None)
     if self.refine == 'none':
       return x
-    return make_conv3x3(
-      self.channels,
-      separable=self.refine == 'separable',
-      depthwise_norm=self.depthwise_norm,
-      **shared,
-      name='refine',
-    )(x, train)
+    separable = self.refine == 'separable'
+    return conv3x3(separable=separable, name='refine')(x, train)
 
-  def _image_pooling(
-    self, x: Array, train: bool, shared: dict[str, Any]
+  def _pool_image(
+    self, x: Array, train: bool, conv_bn: Callable[..., layers.ConvBN]
   ) -> Array:
     """Returns the image-level branch, [B, h, w, channels]."""
     if train and not self.is_initializing():
       pooling.check_batch_size(x.shape[0], self.options)
-    pooled = layers.ConvBN(self.channels, **shared, name='pool')(
-      pooling.bins(x, 1, train), train
-    )
+    pooled = conv_bn(name='pool')(pooling.bins(x, 1, train), train)
     return resizing.resize(pooled, x.shape[1:3], self.align_corners)
 
 
-class ASPPHead(base.Head):
-  """What the DeepLab heads share: ASPP's fields, and dropout.
+class ASPPHead(ASPPFields, base.Head):
+  """Base class of the DeepLab heads: ASPP, dropout and a classifier.
+
+  Fields of `ASPPFields` and `base.Head`, and
 
   Attributes:
-    channels, rates, separable, depthwise_norm, image_pooling,
-      projection_kernel, refine: see `ASPP`.
-    aspp_dropout: ASPP's `dropout`.
+    aspp_dropout: share of units dropped after ASPP's projection.
     dropout: share of units dropped before the classifier.
     dropout_channels: drops whole channels there, as PyTorch's Dropout2d does.
   """
 
-  channels: int = 256
-  rates: tuple[int, ...] = (6, 12, 18)
-  separable: bool = False
-  depthwise_norm: bool = True
-  image_pooling: bool = True
-  projection_kernel: int = 1
-  refine: Refine = 'none'
   aspp_dropout: float = 0.1
   dropout: float = 0.0
   dropout_channels: bool = False
 
   def apply_aspp(self, x: Array, train: bool, keys: Array | None) -> Array:
-    """Maps the last stage's map to [B, h, w, channels]."""
+    """Computes ASPP of the last stage's map.
+
+    Args:
+      x: [B, h, w, C].
+      train: BatchNorm uses batch statistics, dropout drops.
+      keys: typed PRNG keys [B], one per example; None: no dropout.
+
+    Returns:
+      [B, h, w, channels].
+    """
     return ASPP(
-      channels=self.channels,
-      rates=self.rates,
-      separable=self.separable,
-      depthwise_norm=self.depthwise_norm,
-      image_pooling=self.image_pooling,
-      projection_kernel=self.projection_kernel,
-      refine=self.refine,
+      **self.aspp_fields,
+      norm=self.norm,
       dropout=self.aspp_dropout,
       align_corners=self.align_corners,
-      **self.layer_kwargs,
+      options=self.options,
       name='aspp',
     )(x, train, layers.fold_keys(keys, 0))
 
   def classify(self, x: Array, keys: Array | None) -> Array:
-    """Returns the logits [B, h, w, num_classes] of the last map."""
+    """Maps [B, h, w, C] to logits [B, h, w, num_classes].
+
+    Args:
+      x: [B, h, w, C], the last map of the head.
+      keys: typed PRNG keys [B], one per example; None: no dropout.
+    """
     x = layers.dropout(
       x, self.dropout, layers.fold_keys(keys, 1), self.dropout_channels
     )

@@ -1,23 +1,23 @@
-"""What every head promises, and what all of them share.
+"""The interface of a head, and the code that all heads share.
 
 A head is called as `head(features, train, dropout_keys)`:
 
     features       the encoder's maps, fine to coarse (`encoders/contract.py`)
     train          BatchNorm uses batch statistics, dropout drops
-    dropout_keys   typed PRNG keys [B], one an example; None: no dropout
+    dropout_keys   typed PRNG keys [B], one per example; None: no dropout
 
-It returns a tuple of logits [B, h, w, num_classes], each of whatever size the
-head has them. The first is the prediction. In training (and when parameters are
-made) further ones may follow, each with a loss of its own. Modules that only
-training runs have names that begin with 'auxiliary'.
+It returns a tuple of logits [B, h, w, num_classes], each at the size that the
+head computes. The first entry is the prediction. In training (and when
+parameters are initialised) further entries may follow, each with a loss of its
+own. Submodules that only training runs have names that begin with 'auxiliary'.
 
-Every parametrised submodule is named: parameter paths are an interface that
-importers, weight-decay masks and quantisation rules match.
+Every submodule with parameters is named: parameter paths are an interface that
+weight importers, weight-decay masks and quantization rules match.
 """
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
@@ -31,11 +31,14 @@ Array = jax.Array
 class Head(nn.Module):
   """The fields of every head.
 
+  `conv_bn` and `separable_conv_bn` make layers with these fields filled in, so
+  that a head names only what is particular to a layer.
+
   Attributes:
     num_classes: number of classes.
-    bn_decay, bn_epsilon: see `layers.BatchNormConfig`.
-    align_corners: how `resize` samples, see `resizing.resize`.
-    options: what the model's layers share.
+    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    align_corners: sampling grid of `resize`, see `resizing.resize`.
+    options: compute options of the whole model.
   """
 
   num_classes: int
@@ -45,30 +48,50 @@ class Head(nn.Module):
   options: layers.Options = layers.Options()
 
   @property
-  def layer_kwargs(self) -> dict[str, Any]:
-    """The fields that all layers with a BatchNorm have in common."""
-    return {
-      'norm': layers.BatchNormConfig(self.bn_decay, self.bn_epsilon),
-      'options': self.options,
-    }
+  def norm(self) -> layers.BatchNormConfig:
+    """BatchNorm constants of all layers of the head."""
+    return layers.BatchNormConfig(self.bn_decay, self.bn_epsilon)
+
+  @property
+  def conv_bn(self) -> functools.partial[layers.ConvBN]:
+    """`layers.ConvBN` with the head's norm and options."""
+    return functools.partial(
+      layers.ConvBN, norm=self.norm, options=self.options
+    )
+
+  @property
+  def separable_conv_bn(self) -> functools.partial[layers.SeparableConvBN]:
+    """`layers.SeparableConvBN` with the head's norm and options."""
+    return functools.partial(
+      layers.SeparableConvBN, norm=self.norm, options=self.options
+    )
 
   @nn.nowrap
   def resize(self, x: Array, size: Sequence[int]) -> Array:
-    """Resizes [B, h, w, C] to `size` (H, W), as the whole model does."""
+    """Resizes [B, h, w, C] to [B, H, W, C], in stages where options limit it.
+
+    Args:
+      x: [B, h, w, C].
+      size: (H, W).
+    """
     ratio = self.options.resize_ratio
     return resizing.resize_in_stages(x, size, self.align_corners, ratio)
 
 
 def select_low_level_features(features: Sequence[Array], stage: int) -> Array:
-  """Returns the map of a stage before the last.
+  """Returns the feature map of a stage before the last, [B, h, w, C].
+
+  Args:
+    features: the encoder's maps [B, h, w, C], fine to coarse.
+    stage: index of the map, the head's `low_level_stage`.
 
   Raises:
-    ValueError: if `stage`, the head's `low_level_stage`, is none.
+    ValueError: there is no such stage before the last.
   """
   if not 0 <= stage < len(features) - 1:
     raise ValueError(
-      f'low_level_stage={stage} is not finer than the last of the '
-      f'{len(features)} stages that the encoder returns'
+      f'low_level_stage={stage} must be finer than the last of the '
+      f'{len(features)} stages that the encoder returns (0 is the finest)'
     )
   return features[stage]
 
@@ -83,10 +106,18 @@ def make_classifier(
 ) -> layers.Conv:
   """Returns the convolution to logits, computed in float32.
 
-  Its kernel starts as wide as segmentation_models.pytorch's (Glorot), not from
-  the N(0, 0.01) of TF DeepLab and mmsegmentation: the first steps of an
-  adaptive optimiser outweigh so narrow a start, all features turn one way, and
-  rare classes are left where every ReLU is off.
+  The kernel is initialised by Glorot, as in segmentation_models.pytorch, and
+  not from the N(0, 0.01) of TF DeepLab and mmsegmentation. The first steps of
+  an adaptive optimizer are large compared with so small an initial kernel: all
+  features are pushed in one direction, and rare classes end where every ReLU is
+  off.
+
+  Args:
+    num_classes: output channels.
+    options: compute options of the model; the dtype is replaced.
+    kernel: kernel size.
+    use_bias: adds a bias.
+    name: name of the module.
   """
   return layers.Conv(
     num_classes,

@@ -4,7 +4,7 @@ Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation"
 (2017, arXiv:1706.05587).
 
 * TF DeepLab (`model.py`): `refine='none'`.
-* Its mobile models: `rates=()` besides, that is, image pooling and one 1x1.
+* Its mobile models: `rates=()` as well, that is, image pooling and one 1x1.
 * torchvision and segmentation_models.pytorch: `refine='dense'`,
   `rates=(12, 24, 36)`, `aspp_dropout=0.5`.
 * mmsegmentation (`ASPPHead`): `projection_kernel=3`, `aspp_dropout=0`,
@@ -20,9 +20,9 @@ Array = jax.Array
 
 
 class DeepLabV3(aspp.ASPPHead):
-  """Maps stage maps to logits [B, h, w, num_classes] of the last stage's size.
+  """Maps feature maps to logits [B, h, w, num_classes] at the last map's size.
 
-  Fields as in `aspp.ASPPHead` and `base.Head`.
+  Fields of `aspp.ASPPHead` and `base.Head`.
   """
 
   @nn.compact
@@ -32,7 +32,7 @@ class DeepLabV3(aspp.ASPPHead):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`."""
+    """Computes the logits, one entry; arguments as in `heads/base.py`."""
     keys = dropout_keys if train else None
     x = self.apply_aspp(features[-1], train, keys)
     return (self.classify(x, keys),)

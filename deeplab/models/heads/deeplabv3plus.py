@@ -1,4 +1,4 @@
-"""The DeepLabV3+ head: ASPP, and a decoder that adds a finer map.
+"""The DeepLabV3+ head: ASPP, and a decoder that reads a finer map.
 
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic
 Image Segmentation" (2018, arXiv:1802.02611). ASPP's result is resized to the
@@ -19,7 +19,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab.models import layers
 from deeplab.models.heads import aspp
 from deeplab.models.heads import base
 
@@ -27,16 +26,16 @@ Array = jax.Array
 
 
 class DeepLabV3Plus(aspp.ASPPHead):
-  """Maps stage maps to logits [B, h, w, num_classes] of the low-level size.
+  """Maps feature maps to logits [B, h, w, num_classes] at the low-level size.
 
-  Fields as in `aspp.ASPPHead` (`depthwise_norm` holds for the decoder too) and
+  Fields of `aspp.ASPPHead` (`depthwise_norm` holds for the decoder too) and
   `base.Head`, and
 
   Attributes:
     low_level_stage: index of the low-level map in the features; 1 is stride 4.
-    low_level_channels: channels it is reduced to.
+    low_level_channels: channels that the low-level map is reduced to.
     decoder_channels: channels of the decoder's convolutions.
-    decoder_convs: how many 3x3 convolutions the decoder has.
+    decoder_convs: number of 3x3 convolutions in the decoder.
     decoder_separable: they are depthwise-separable instead of dense.
   """
 
@@ -54,17 +53,15 @@ class DeepLabV3Plus(aspp.ASPPHead):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: if no finer map stands at `low_level_stage`.
+      ValueError: `low_level_stage` is not a stage before the last.
     """
     low = base.select_low_level_features(features, self.low_level_stage)
     keys = dropout_keys if train else None
     x = self.apply_aspp(features[-1], train, keys)
-    low = layers.ConvBN(
-      self.low_level_channels, **self.layer_kwargs, name='low_level'
-    )(low, train)
+    low = self.conv_bn(self.low_level_channels, name='low_level')(low, train)
     x = self.resize(x, low.shape[1:3])
     x = jnp.concatenate([x, low], axis=-1)
     for i in range(self.decoder_convs):
@@ -72,7 +69,8 @@ class DeepLabV3Plus(aspp.ASPPHead):
         self.decoder_channels,
         separable=self.decoder_separable,
         depthwise_norm=self.depthwise_norm,
-        **self.layer_kwargs,
+        norm=self.norm,
+        options=self.options,
         name=f'decoder{i}',
       )(x, train)
     return (self.classify(x, keys),)

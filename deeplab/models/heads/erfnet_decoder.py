@@ -1,10 +1,12 @@
-"""ERFNet's decoder: transposed convolutions, and no finer maps.
+"""ERFNet's decoder: transposed convolutions, without skip connections.
 
 Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-Time
-Semantic Segmentation" (2017), table 1. For an encoder that ends at stride 8.
+Semantic Segmentation" (2017), table 1. It needs an encoder that ends at
+stride 8.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -18,19 +20,19 @@ Array = jax.Array
 
 
 class ERFNet(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes] of the image's size.
+  """Maps feature maps to logits [B, h, w, num_classes] at the image's size.
 
-  That is exact where the image's sizes are multiples of 8. Elsewhere the maps
-  are cropped to the encoder's at strides 4 and 2, and logits are up to a row
-  more than the image.
+  The size is exact where the image's sides are multiples of 8. Elsewhere the
+  maps are cropped to the encoder's at strides 4 and 2, and the logits have up
+  to one row and column more than the image.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
     channels: channels at strides 4 and 2.
     blocks: number of blocks at each of the two.
-    padding: of the transposed convolutions, see `layers.ConvTranspose`, and of
-      the others.
+    padding: padding of all convolutions, see `layers.ConvTranspose` and
+      `layers.explicit_padding`.
   """
 
   bn_epsilon: float = 1e-3
@@ -45,18 +47,25 @@ class ERFNet(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: if the encoder returns fewer than three stages, and what
-        `layers.ConvTranspose` raises.
+      ValueError: the encoder returns fewer than three stages, or the padding is
+        unknown.
     """
-    del dropout_keys  # its blocks have none in the decoder
+    del dropout_keys  # the decoder has no dropout
     if len(features) < 3:
       raise ValueError(
         f'the encoder returns {len(features)} stages; this head needs those of '
         'strides 2, 4 and 8'
       )
+    non_bottleneck = functools.partial(
+      factorized.NonBottleneck1D,
+      rate=1,
+      norm=self.norm,
+      padding=self.padding,
+      options=self.options,
+    )
     x = features[-1]
     for i, channels in enumerate(self.channels):
       height, width = features[1 - i].shape[1:3]
@@ -68,19 +77,14 @@ class ERFNet(base.Head):
         options=self.options,
         name=f'up{i}',
       )(x)
-      # Not by an index: what quantises takes that for a gather.
+      # Not by indexing: the int8 simulator would take that for a gather.
       for axis, size in ((1, height), (2, width)):
         x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
-      x = layers.BatchNorm(
-        self.layer_kwargs['norm'], 'relu', self.options, name=f'up{i}_norm'
-      )(x, train)
+      x = layers.BatchNorm(self.norm, 'relu', self.options, name=f'up{i}_norm')(
+        x, train
+      )
       for j in range(self.blocks):
-        x = factorized.NonBottleneck1D(
-          1,
-          padding=self.padding,
-          name=f'decoder{i}_block{j}',
-          **self.layer_kwargs,
-        )(x, train)
+        x = non_bottleneck(name=f'decoder{i}_block{j}')(x, train)
     logits = layers.ConvTranspose(
       self.num_classes,
       kernel=2,

@@ -20,14 +20,14 @@ Array = jax.Array
 
 
 class FCN(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes] of the tapped stage.
+  """Maps feature maps to logits [B, h, w, num_classes] of the tapped stage.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
     stage: index of the tapped stage in the features; 3 is nominal stride 16.
     channels: channels of the convolutions.
-    convs: how many 3x3 ConvBN there are.
+    convs: number of 3x3 ConvBN layers.
     dropout: share of units dropped before the classifier.
     dropout_channels: drops whole channels, as PyTorch's Dropout2d does.
   """
@@ -45,21 +45,19 @@ class FCN(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: if the encoder returns no map at `stage`.
+      ValueError: the encoder returns no map at `stage`.
     """
     if not 0 <= self.stage < len(features):
       raise ValueError(
-        f'stage={self.stage} is none of the {len(features)} stages that the '
-        'encoder returns (0 is the finest)'
+        f'stage={self.stage} is not one of the {len(features)} stages that '
+        'the encoder returns (0 is the finest)'
       )
     x = features[self.stage]
     for i in range(self.convs):
-      x = layers.ConvBN(
-        self.channels, kernel=3, **self.layer_kwargs, name=f'conv{i}'
-      )(x, train)
+      x = self.conv_bn(self.channels, kernel=3, name=f'conv{i}')(x, train)
     keys = layers.fold_keys(dropout_keys if train else None, 0)
     x = layers.dropout(x, self.dropout, keys, self.dropout_channels)
     return (base.make_classifier(self.num_classes, self.options)(x),)

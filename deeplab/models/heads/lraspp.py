@@ -4,9 +4,9 @@ Howard et al., "Searching for MobileNetV3" (2019, arXiv:1905.02244), figure 10.
 
 * torchvision (`LRASPPHead`): the defaults.
 * TF DeepLab (`model.py`, with squeeze-and-excitation and the sum merge):
-  `gate='hard_sigmoid_tf'`, `gate_bias=True`, `align_corners=True`, and for its
-  Cityscapes models, trained on crops of 769, `pool_window=(25, 25)`,
-  `pool_stride=(4, 5)`: a larger image has a gate that varies over it.
+  `gate='hard_sigmoid_tf'`, `gate_bias=True`, `align_corners=True`. Its
+  Cityscapes models, trained on crops of 769, also have `pool_window=(25, 25)`
+  and `pool_stride=(4, 5)`: in a larger image the gate varies over the map.
 """
 
 import flax.linen as nn
@@ -23,17 +23,17 @@ GATES = {'sigmoid': jax.nn.sigmoid, **attention.GATES}
 
 
 class LRASPP(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes] of the low-level size.
+  """Maps feature maps to logits [B, h, w, num_classes] at the low-level size.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
     channels: channels of the gated layer.
     low_level_stage: index of the finer map in the features; 2 is stride 8.
     gate: 'sigmoid', or one of `attention.GATES`.
     gate_bias: the gate's convolution has a bias.
-    pool_window: rows and columns of the last map that the gate averages, less
-      where the map is smaller; empty: the whole map.
+    pool_window: rows and columns of the window over which the gate averages
+      the last map, cropped to the map; empty: the whole map.
     pool_stride: rows and columns from one window to the next; unused without
       `pool_window`.
   """
@@ -52,13 +52,13 @@ class LRASPP(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: for an unknown gate, for windows that are no pairs, and if no
-        finer map stands at `low_level_stage`.
+      ValueError: the gate is unknown, a window or stride is not a pair, or
+        `low_level_stage` is not a stage before the last.
     """
-    del dropout_keys  # it has no dropout
+    del dropout_keys  # this head has no dropout
     if self.gate not in GATES:
       raise ValueError(f'gate={self.gate!r} is not one of {tuple(GATES)}')
     low = base.select_low_level_features(features, self.low_level_stage)
@@ -70,9 +70,7 @@ class LRASPP(base.Head):
       options=self.options,
       name='gate',
     )(self._pool(high, train))
-    x = layers.ConvBN(self.channels, **self.layer_kwargs, name='conv')(
-      high, train
-    )
+    x = self.conv_bn(self.channels, name='conv')(high, train)
     x = x * self.resize(GATES[self.gate](gate), size)
     x = self.resize(x, low.shape[1:3])
     logits = [
@@ -82,7 +80,7 @@ class LRASPP(base.Head):
     return (logits[0] + logits[1],)
 
   def _pool(self, x: Array, train: bool) -> Array:
-    """Returns the means that the gate reads, [B, h, w, C]."""
+    """Returns the averaged map that the gate reads, [B, h, w, C]."""
     if not self.pool_window:
       return pooling.bins(x, 1, train)
     if len(self.pool_window) != 2 or len(self.pool_stride) != 2:

@@ -1,9 +1,9 @@
 """The MobileSeg head of PaddleSeg: pooled context, and a decoder of additions.
 
 PaddleSeg's `mobileseg.py` with its `UAFMMobile` fusion and the constants of the
-published Cityscapes models. The mean over 1, 4 and 16 cells of the last map is
-context; each finer map is added to it in turn. In training every level of the
-decoder has logits and a loss of its own, of equal weight: set
+published Cityscapes models. The means over 1, 4 and 16 cells of the last map
+are the context; each finer map is added to it in turn. In training every level
+of the decoder has logits and a loss of its own, of equal weight: set
 `loss.auxiliary_weight` to 1.
 """
 
@@ -18,16 +18,16 @@ Array = jax.Array
 
 
 class MobileSeg(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes] of the finest map used.
+  """Maps feature maps to logits [B, h, w, num_classes] of the finest map used.
 
-  In training, logits of each coarser one follow, finest first.
+  In training, the logits of each coarser level follow, finest first.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
     stages: indices of the maps used, fine to coarse; 2, 3, 4 are strides 8, 16
-      and 32. Lite-HRNet's are 1, 2, 3.
-    bins: cells an axis of each pooling of the coarsest map.
+      and 32. With Lite-HRNet they are 1, 2, 3.
+    bins: cells per axis of each pooling of the coarsest map.
     context_channels: channels of the pooled context.
     channels: channels of the decoder at each of the `stages`.
     classifier_channels: channels before each classifier.
@@ -46,22 +46,21 @@ class MobileSeg(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits of each level; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: if the `stages` do not ascend or one is not among the
-        encoder's, and if there are not as many `channels` as `stages`, one or
-        more; in training, if the BatchNorm of the pooled context would see one
-        value a channel.
+      ValueError: the `stages` do not ascend or are not among the encoder's, or
+        there is not one entry of `channels` for each stage; in training, if the
+        BatchNorm of the pooled context would see one value per channel.
     """
-    del dropout_keys  # it has no dropout
+    del dropout_keys  # this head has no dropout
     if not self.stages or len(self.stages) != len(self.channels):
       raise ValueError(
         f'stages={self.stages} and channels={self.channels} must be of one '
         'length, 1 or more'
       )
-    known = range(len(features))
-    if list(self.stages) != [i for i in known if i in self.stages]:
+    indices = range(len(features))
+    if list(self.stages) != [i for i in indices if i in self.stages]:
       raise ValueError(
         f'stages={self.stages} must ascend and be among the {len(features)} '
         'stages that the encoder returns (0 is the finest)'
@@ -83,12 +82,8 @@ class MobileSeg(base.Head):
 
   def _separable(self, features: int, name: str) -> layers.SeparableConvBN:
     """Returns the kind of 3x3 convolution that the head is made of."""
-    return layers.SeparableConvBN(
-      features,
-      depthwise_activation='none',
-      pointwise_bias=True,
-      **self.layer_kwargs,
-      name=name,
+    return self.separable_conv_bn(
+      features, depthwise_activation='none', pointwise_bias=True, name=name
     )
 
   def _context(self, x: Array, train: bool) -> Array:
@@ -97,11 +92,8 @@ class MobileSeg(base.Head):
       pooling.check_batch_size(x.shape[0], self.options)
     pooled = []
     for i, count in enumerate(self.bins):
-      cells = layers.ConvBN(
-        self.context_channels,
-        use_bias=True,
-        **self.layer_kwargs,
-        name=f'pool{i}',
+      cells = self.conv_bn(
+        self.context_channels, use_bias=True, name=f'pool{i}'
       )(pooling.bins(x, count, train), train)
       pooled.append(self.resize(cells, x.shape[1:3]))
     return self._separable(self.context_channels, 'context')(

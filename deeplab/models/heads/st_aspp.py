@@ -1,15 +1,14 @@
 """STMicroelectronics' ASPP heads, whose rates follow the map's height.
 
-The STM32 model zoo's DeepLabV3 for microcontrollers, described with the
-weights it publishes; re-implemented from that description. Its encoder is a
-MobileNetV2 that is cut at stride 16 and has no atrous layers. The head is the
-pyramid of DeepLabV3 with three differences: the rates are 1, 2 and 3 times a
-fifth of the map's rows, every convolution has a bias besides its BatchNorm, and
-dropout is strong.
+The STM32 model zoo's DeepLabV3 for microcontrollers, re-implemented from the
+description beside its published weights. Its encoder is a MobileNetV2 that is
+cut at stride 16 and has no atrous layers. The head is the pyramid of DeepLabV3
+with three differences: the rates are 1, 2 and 3 times a fifth of the map's
+rows, every convolution has a bias besides its BatchNorm, and dropout is strong.
 
 * ASPPv2, the published one: the defaults, with `bn_decay=0.99` and
-  `bn_epsilon=1e-3`. Its atrous branches are depthwise-separable, and lose
-  little in int8.
+  `bn_epsilon=1e-3`. Its atrous branches are depthwise-separable and lose little
+  accuracy in int8.
 * ASPPv1: `separable=False`.
 """
 
@@ -24,16 +23,16 @@ Array = jax.Array
 
 
 class STASPP(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes] of the last stage's size.
+  """Maps feature maps to logits [B, h, w, num_classes] at the last map's size.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
     channels: channels of each branch and of the projection.
     separable: atrous branches are depthwise-separable (v2) or dense (v1).
     rates: atrous rates; empty: h // 5 times 1, 2 and 3. Rates that follow the
-      height are another function at each input size: to use a network at
-      another size than it was trained at, say here which ones it has.
+      height make another function at each input size: to use a network at
+      another size than it was trained at, set the rates of training here.
     dropout: share of units dropped before the classifier.
   """
 
@@ -49,10 +48,10 @@ class STASPP(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: if the rates follow from a map of fewer than five rows.
+      ValueError: `rates` is empty and the last map has fewer than five rows.
     """
     x = features[-1]
     step = x.shape[1] // 5
@@ -60,8 +59,9 @@ class STASPP(base.Head):
       step = max(step, 1)  # no parameter depends on the rates
     if not self.rates and not step:
       raise ValueError(
-        f'rates follow from the height of the last map, and its {x.shape[1]} '
-        'rows are fewer than 5: name the rates, or enlarge the images'
+        "the rates follow from the height of the last map, and the map's "
+        f'{x.shape[1]} rows are fewer than 5: set the rates, or enlarge the '
+        'images'
       )
     keys = layers.fold_keys(dropout_keys if train else None, 0)
     x = aspp.ASPP(
@@ -71,7 +71,8 @@ class STASPP(base.Head):
       use_bias=True,
       dropout=self.dropout,
       align_corners=self.align_corners,
-      **self.layer_kwargs,
+      norm=self.norm,
+      options=self.options,
       name='aspp',
     )(x, train, keys)
     return (base.make_classifier(self.num_classes, self.options)(x),)

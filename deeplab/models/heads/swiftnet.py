@@ -1,8 +1,8 @@
-"""SwiftNet's decoder: a spatial pyramid, and a ladder of additions.
+"""SwiftNet's decoder: spatial pyramid pooling, and lateral additions.
 
 Orsic et al., "In Defense of Pre-trained ImageNet Architectures for Real-time
 Semantic Segmentation of Road-driving Images" (2019, arXiv:1903.08469), its
-single-scale model. Each convolution follows a BatchNorm and a ReLU of its own.
+single-scale model. Each convolution comes after its own BatchNorm and ReLU.
 """
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ class BNReLUConv(nn.Module):
     features: output channels.
     kernel: kernel size.
     norm: BatchNorm constants.
-    options: what the model's layers share.
+    options: compute options of the whole model.
   """
 
   features: int
@@ -41,16 +41,16 @@ class BNReLUConv(nn.Module):
 
 
 class SwiftNet(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes] of the finest map used.
+  """Maps feature maps to logits [B, h, w, num_classes] of the finest map used.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
     stages: indices of the finer maps, from fine to coarse; 1, 2, 3 are strides
       4, 8 and 16.
-    channels: of the pyramid and of every step.
-    grids: rows of cells of each pooling of the last map; there are as many
-      columns as make the cells about square.
+    channels: channels of the pyramid and of every decoder stage.
+    grids: rows of cells of each pooling of the last map; the number of columns
+      makes the cells about square.
   """
 
   stages: tuple[int, ...] = (1, 2, 3)
@@ -64,16 +64,15 @@ class SwiftNet(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: if the `stages` do not ascend or one is not finer than the
-        encoder's last; in training, if a BatchNorm would see one value a
-        channel.
+      ValueError: the `stages` do not ascend or are not finer than the encoder's
+        last; in training, if a BatchNorm would see one value per channel.
     """
-    del dropout_keys  # it has no dropout
-    known = range(len(features) - 1)
-    if list(self.stages) != [i for i in known if i in self.stages]:
+    del dropout_keys  # this head has no dropout
+    indices = range(len(features) - 1)
+    if list(self.stages) != [i for i in indices if i in self.stages]:
       raise ValueError(
         f'stages={self.stages} must ascend and be finer than the last of the '
         f'{len(features)} stages that the encoder returns (0 is the finest)'
@@ -86,15 +85,15 @@ class SwiftNet(base.Head):
       x = skip + self.resize(x, size)
       x = self._conv(self.channels, 3, f'decoder{stage}')(x, train)
     x = layers.BatchNorm(
-      self.layer_kwargs['norm'], 'relu', self.options, name='classifier_norm'
+      self.norm, 'relu', self.options, name='classifier_norm'
     )(x, train)
     return (base.make_classifier(self.num_classes, self.options)(x),)
 
   def _conv(self, features: int, kernel: int, name: str) -> BNReLUConv:
-    return BNReLUConv(features, kernel, **self.layer_kwargs, name=name)
+    return BNReLUConv(features, kernel, self.norm, self.options, name=name)
 
   def _pyramid(self, x: Array, train: bool) -> Array:
-    """Returns the last map beside its means over cells, [B, h, w, channels]."""
+    """Fuses the last map with its means over cells to [B, h, w, channels]."""
     if train and 1 in self.grids and not self.is_initializing():
       pooling.check_batch_size(x.shape[0], self.options)
     size = x.shape[1:3]

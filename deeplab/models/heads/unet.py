@@ -1,4 +1,4 @@
-"""The U-Net decoder: up by two, concatenate the finer map, mix, and again.
+"""The U-Net decoder: upsample by two, concatenate the finer map, convolve.
 
 Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image
 Segmentation" (2015, arXiv:1505.04597), in the form that it takes behind a
@@ -10,22 +10,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deeplab.models import layers
 from deeplab.models.heads import base
 
 Array = jax.Array
 
 
 class UNet(base.Head):
-  """Maps stage maps to logits [B, h, w, num_classes], finer than the stages.
+  """Maps feature maps to logits [B, h, w, num_classes], finer than the maps.
 
-  Fields as in `base.Head`, and
+  Fields of `base.Head`, and
 
   Attributes:
-    channels: channels of each step. Steps take up the finer maps from coarse to
-      fine; one more doubles the finest map of stride 2, to the image's own size
-      where that is even. Fewer steps end at a coarser map.
-    convs: how many 3x3 ConvBN a step has.
+    channels: channels of each decoder stage. The stages read the finer maps
+      from coarse to fine; one more doubles the map of stride 2, to the image's
+      own size where that is even. Fewer stages end at a coarser map.
+    convs: number of 3x3 ConvBN layers in a decoder stage.
     classifier_kernel: kernel size of the convolution to logits.
   """
 
@@ -40,17 +39,17 @@ class UNet(base.Head):
     train: bool,
     dropout_keys: Array | None = None,
   ) -> tuple[Array, ...]:
-    """Returns the logits; see `base`.
+    """Computes the logits, one entry; arguments as in `heads/base.py`.
 
     Raises:
-      ValueError: for more steps than there are maps.
+      ValueError: there are more `channels` than feature maps.
     """
-    del dropout_keys  # it has no dropout
+    del dropout_keys  # this head has no dropout
     x, skips = features[-1], features[-2::-1]
     if len(self.channels) > len(features):
       raise ValueError(
-        f'channels={self.channels} asks for {len(self.channels)} steps, and '
-        f'the encoder returns {len(features)} stages, which allow as many'
+        f'channels={self.channels} has {len(self.channels)} decoder stages, '
+        f'more than the {len(features)} stages that the encoder returns'
       )
     for i, channels in enumerate(self.channels):
       if i < len(skips):
@@ -60,9 +59,9 @@ class UNet(base.Head):
         size = (2 * x.shape[1], 2 * x.shape[2])
         x = self.resize(x, size)
       for j in range(self.convs):
-        x = layers.ConvBN(
-          channels, kernel=3, **self.layer_kwargs, name=f'decoder{i}_conv{j}'
-        )(x, train)
+        x = self.conv_bn(channels, kernel=3, name=f'decoder{i}_conv{j}')(
+          x, train
+        )
     logits = base.make_classifier(
       self.num_classes, self.options, kernel=self.classifier_kernel
     )(x)

@@ -24,7 +24,7 @@ def test_taps_its_stage(stage, size):
 
 
 def test_default_stage_is_that_of_stride_16():
-  with pytest.raises(ValueError, match='stage=3 is none of the 3 stages'):
+  with pytest.raises(ValueError, match='stage=3 is not one of the 3 stages'):
     shapes(fcn.FCN(num_classes=7))
 
 

@@ -49,7 +49,7 @@ def test_fields():
 
 
 def test_more_steps_than_stages():
-  with pytest.raises(ValueError, match=r'asks for 6 steps.* 5 stages'):
+  with pytest.raises(ValueError, match=r'6 decoder stages.* 5 stages'):
     head_cases.trace(make(channels=(2,) * 6), head_cases.features(CHANNELS))
 
 
