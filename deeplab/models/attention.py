@@ -2,10 +2,11 @@
 
 Hu et al., "Squeeze-and-Excitation Networks" (2018, arXiv:1709.01507), in the
 form of MobileNetV3: 1x1 convolutions with biases on the mean of the map, ReLU
-between them, and a gate behind, most often a piecewise linear one.
+between them, and a gate after them, usually a hard sigmoid.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -18,21 +19,21 @@ Array = jax.Array
 
 
 def ramp(x: Array, slope: float, offset: float, top: float) -> Array:
-  """Returns relu6(slope x + offset) top / 6: 0, a line, and `top`.
+  """Computes the piecewise linear gate relu6(slope * x + offset) * top / 6.
 
-  A ReLU6 is what int8 graphs fuse: clipping to [0, 1] would be operators of its
-  own.
+  Int8 graphs fuse a ReLU6 into the operator before it; clipping to [0, 1] would
+  take operators of its own.
 
   Args:
     x: any shape.
-    slope: of the ReLU6's argument.
-    offset: likewise.
-    top: the largest value.
+    slope: slope of the ReLU6's argument.
+    offset: offset of the ReLU6's argument.
+    top: the largest value of the gate.
   """
   return jax.nn.relu6(slope * x + offset) * (top / 6)
 
 
-# What published systems gate with.
+# The gates of published systems.
 GATES: dict[str, Callable[[Array], Array]] = {
   # The paper's, torchvision's and Keras'.
   'hard_sigmoid': layers.ACTIVATIONS['hard_sigmoid'],
@@ -53,7 +54,7 @@ class SqueezeExcite(nn.Module):
   Attributes:
     squeezed: channels between the two convolutions, `reduce` and `expand`.
     gate: one of `GATES`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     kernel_init: initialiser of both kernels.
   """
 
@@ -65,13 +66,14 @@ class SqueezeExcite(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Maps [B, H, W, C] to the same shape."""
-    shared: dict[str, Any] = {
-      'use_bias': True,
-      'options': self.options,
-      'kernel_init': self.kernel_init,
-    }
+    conv = functools.partial(
+      layers.Conv,
+      use_bias=True,
+      options=self.options,
+      kernel_init=self.kernel_init,
+    )
     y = pooling.bins(x, 1, train)
-    y = layers.Conv(self.squeezed, **shared, name='reduce')(y)
+    y = conv(self.squeezed, name='reduce')(y)
     y = jax.nn.relu(y)
-    y = layers.Conv(x.shape[-1], **shared, name='expand')(y)
+    y = conv(x.shape[-1], name='expand')(y)
     return x * GATES[self.gate](y)

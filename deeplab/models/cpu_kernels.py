@@ -1,15 +1,15 @@
 """Convolutions written for XLA's CPU back end, and its sums over pixels.
 
-`depthwise_conv` and `pointwise_conv` compute what `lax.conv_general_dilated`
-computes, in forms that the CPU back end runs several times faster in training.
-Accelerators, exporters and quantisers never see this file.
+`depthwise_conv` and `pointwise_conv` compute the same as
+`lax.conv_general_dilated`, in forms that the CPU back end runs several times
+faster in training. Accelerators, exporters and quantizers do not use them.
 
-What that back end does well is one loop over an elementwise expression, with
-the channels innermost: it vectorises it, runs it on all cores, and nine slices
-of a padded map cost little more than a copy. What it does badly is a sum over
-all pixels with arithmetic inside: it walks one channel at a time through
-memory, seven to forty times slower. So gradients are written by hand here, and
-every sum over pixels goes through `sum_over_pixels`.
+The CPU back end is fast at one loop over an elementwise expression with the
+channels innermost: it vectorises the loop, runs it on all cores, and nine
+slices of a padded map cost little more than a copy. It is slow at a sum over
+all pixels with arithmetic inside: it walks through memory one channel at a
+time, 7 to 40 times slower. So gradients are written by hand here, and every sum
+over pixels goes through `sum_over_pixels`.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ Region = tuple[tuple[int, int], tuple[int, int]]
 # equally fast, and fewer compile faster; with 32 XLA fuses the second stage
 # into the first, which is 5 to 15 times slower.
 _TERMS_PER_SUM = 4
-# XLA hands sums of at least so many elements to a library, and fuses smaller
-# ones into whatever produces their operand, which is what must not happen.
+# XLA computes sums of at least this many elements by a library, and fuses
+# smaller ones into the producer of their operand, which must be avoided.
 _MIN_LIBRARY_SUM_SIZE = 32_768
 
 
@@ -45,13 +45,13 @@ def _add_terms(terms: Iterable[Array]) -> Array:
 
 
 def sum_over_pixels(function: Callable[..., Array], *arrays: Array) -> Array:
-  """Sums `function(*arrays)` over all pixels, keeping channels.
+  """Sums `function(*arrays)` over all pixels, per channel.
 
-  The maps are cut into a few blocks whose values are added up elementwise, so
-  that `function` is computed in a vectorised loop; what is left is small.
+  The maps are cut into a few blocks whose values are added elementwise, so that
+  `function` is computed in a vectorised loop; the remaining sum is small.
 
   Args:
-    function: elementwise, of as many arguments as there are arrays.
+    function: elementwise function of as many arguments as there are arrays.
     *arrays: [B, H, W, C] each.
 
   Returns:
@@ -81,7 +81,7 @@ def sum_over_pixels(function: Callable[..., Array], *arrays: Array) -> Array:
 
 
 def _pad(x: Array, pads: Pads) -> Array:
-  """Zero padding of rows and columns, or cropping where negative."""
+  """Pads rows and columns by zeros, or crops them where pads are negative."""
   zero = jnp.zeros((), x.dtype)
   return lax.pad(x, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
 
@@ -102,7 +102,7 @@ def _out_size(size, shape, stride: int, rate: int, pads: Pads):
   ]
 
 
-# Dense: the map is padded once, and every tap reads a window of full size.
+# Dense case: the map is padded once, and every tap reads a full-size window.
 
 
 def _iterate_tap_windows(padded: Array, shape, stride: int, rate: int, size):
@@ -127,9 +127,9 @@ def _dense_taps_conv(
 
 
 def _phase_taps(phase: int, k: int, stride: int, rate: int, low: int):
-  """Returns [(tap, offset)]: what input row `stride * p + phase` feeds.
+  """Returns the [(tap, offset)] of the output rows that one input row feeds.
 
-  Through `tap` it feeds output row `p + offset`.
+  Through `tap`, input row `stride * p + phase` feeds output row `p + offset`.
   """
   reach = [(tap, phase + low - tap * rate) for tap in range(k)]
   return [(tap, n // stride) for tap, n in reach if n % stride == 0]
@@ -138,10 +138,10 @@ def _phase_taps(phase: int, k: int, stride: int, rate: int, low: int):
 def _dense_input_gradient(
   g: Array, kernel: Array, stride, rate, pads, size
 ) -> Array:
-  """Gradient by the input, one phase of the stride at a time.
+  """Computes the gradient of the input, one phase of the stride at a time.
 
-  Inserting zeros between the rows of g instead would give stride ** 2 times
-  the work.
+  Inserting zeros between the rows of g instead would take stride ** 2 times the
+  work.
   """
   phases = [
     [_phase_taps(p, k, stride, rate, low) for p in range(stride)]
@@ -174,8 +174,8 @@ def _dense_input_gradient(
   return dx[:, : size[0], : size[1]]
 
 
-# Sparse: at a large rate most taps read padding alone (at rate 12 on a 16 x 16
-# map the padded map would be six times the map), so the few products that
+# Sparse case: at a large rate most taps read only padding (at rate 12 on a
+# 16 x 16 map the padded map is six times as large), so the few products that
 # matter are added to the regions that they reach.
 
 
@@ -184,7 +184,7 @@ def _is_sparse(size, stride: int, rate: int) -> bool:
 
 
 def _tap_regions(size, shape, rate: int, pads: Pads):
-  """Returns [(i, j, source, target)]: taps and the regions they connect."""
+  """Returns (i, j, input region, output region) of each tap with an effect."""
   out = _out_size(size, shape, 1, rate, pads)
   pairs = []
   for i in range(shape[0]):
@@ -220,7 +220,7 @@ def depthwise_conv(
 ) -> Array:
   """Depthwise convolution as a sum of shifted multiplies.
 
-  Products are added in float32.
+  Products are accumulated in float32.
 
   Args:
     x: [B, H, W, C].
@@ -280,10 +280,17 @@ depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def pointwise_conv(x: Array, kernel: Array) -> Array:
-  """1x1 convolution of [B, H, W, Cin] by [1, 1, Cin, Cout] as a product.
+  """1x1 convolution as one matrix product.
 
-  The pixels are one axis of a matrix: differentiated as it stands, a product
-  that contracts three axes makes XLA transpose the whole map.
+  The pixels are flattened to one axis: the gradient of a product that contracts
+  three axes would make XLA transpose the whole map.
+
+  Args:
+    x: [B, H, W, Cin].
+    kernel: [1, 1, Cin, Cout].
+
+  Returns:
+    [B, H, W, Cout].
   """
   y = x.reshape(-1, x.shape[3]) @ kernel[0, 0]
   return y.reshape(*x.shape[:3], -1)

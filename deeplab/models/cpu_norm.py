@@ -1,8 +1,8 @@
-"""BatchNorm and the activation behind it, written for XLA's CPU back end.
+"""BatchNorm and the activation after it, written for XLA's CPU back end.
 
-In training only, and with the gradient written by hand: differentiated by JAX,
-BatchNorm sums products over all pixels in one expression, which that back end
-does slowly (see `cpu_kernels`).
+It is used in training only, and its gradient is written by hand: differentiated
+by JAX, BatchNorm sums products over all pixels in one expression, which that
+back end computes slowly (the reasons are in `cpu_kernels`).
 """
 
 import functools
@@ -32,7 +32,10 @@ def _activate(activation: str, y: Array) -> Array:
 
 
 def _activation_gradient(activation: str, y: Array, g: Array) -> Array:
-  """Returns the gradient by y, the activation's input; 0 at its corners."""
+  """Returns the gradient with respect to the activation's input y.
+
+  It is 0 at the corners of piecewise linear activations.
+  """
   if activation == 'relu':
     return jnp.where(y > 0, g, 0)
   if activation == 'relu6':
@@ -64,13 +67,13 @@ def batch_norm(
   activation: str,
   axis_name: str | None,
 ) -> tuple[Array, Array, Array]:
-  """Training-mode BatchNorm and the activation behind it.
+  """Training-mode BatchNorm and the activation after it.
 
-  Only the map is differentiated: gradients by the statistics, which are for
-  running averages, are dropped.
+  Only the map is differentiated: gradients with respect to the returned
+  statistics, which only feed running averages, are dropped.
 
   Args:
-    x: [B, H, W, C], computed on in float32.
+    x: [B, H, W, C]; computed in float32.
     scale: [C] float32.
     bias: [C] float32.
     epsilon: added to the variance.
@@ -134,7 +137,7 @@ batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 class BatchNorm(nn.Module):
   """`nn.BatchNorm` in training mode, and an activation.
 
-  Variables are those of `nn.BatchNorm`, so either can go on from the other's.
+  Its variables are those of `nn.BatchNorm`, so the two are interchangeable.
 
   Attributes:
     decay: share of the old running statistic kept at each step.
@@ -150,7 +153,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Normalises [B, H, W, C] and moves the running statistics."""
+    """Normalises [B, H, W, C] and updates the running statistics."""
     shape, one, zero = x.shape[-1:], nn.initializers.ones, nn.initializers.zeros
     scale = self.param('scale', one, shape, jnp.float32)
     bias = self.param('bias', zero, shape, jnp.float32)

@@ -1,8 +1,8 @@
-"""The few layers every encoder and head is built from.
+"""The layers that every encoder and head is built from.
 
-Everything that all models must agree on stands here once: compute and
-parameter dtypes, BatchNorm, padding, per-example dropout, and the two ways of
-computing depthwise and 1x1 convolutions.
+They define for all models the compute and parameter dtypes, BatchNorm, padding,
+per-example dropout, and the two implementations of depthwise and 1x1
+convolutions.
 """
 
 from collections.abc import Callable
@@ -35,17 +35,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def shared_relu(x: Array) -> Array:
-  """ReLU of a map [B, H, W, C] that others read before it, too.
+  """ReLU of a map [B, H, W, C] that is also read without the ReLU.
 
-  Int8 files hold both, in one scale; every other ReLU is a part of the operator
-  before it.
+  An int8 file holds both maps, with one scale; every other ReLU is fused into
+  the operator before it.
   """
   return jax.nn.relu(x)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What every layer of one model shares.
+  """Compute options that every layer of one model shares.
 
   Attributes:
     dtype: compute dtype, 'float32' or 'bfloat16'. Parameters, BatchNorm
@@ -53,15 +53,16 @@ class Options:
     axis_name: pmap axis over which BatchNorm averages its batch statistics;
       None outside pmap.
     depthwise: 'conv' is the grouped convolution that accelerators, exporters,
-      quantisers and MAC counters need; 'shifted' computes the same sum as
+      quantizers and MAC counters need; 'shifted' computes the same sum as
       shifted multiplies, several times faster on a CPU.
     pointwise: 'conv', or 'matmul' for 1x1 convolutions as matrix products and
       BatchNorm with a hand-written gradient, faster on a CPU in training.
-    remat: stages of the encoder, from the finest, whose blocks are computed
-      again in the backward pass; see `maybe_remat`.
-    frozen_norms: running statistics normalise in training, too, and do not
-      move; scale and bias are trained.
-    resize_ratio: the largest of one resize, see `resizing`; 0 for any.
+    remat: number of stages of the encoder, from the finest, whose blocks are
+      recomputed in the backward pass (rematerialisation).
+    frozen_norms: BatchNorm uses its running statistics in training, too, and
+      does not update them; scale and bias are trained.
+    resize_ratio: largest ratio of one bilinear resize; a larger resize is split
+      into stages (see `resizing`). 0: no limit.
   """
 
   dtype: str = 'float32'
@@ -82,19 +83,22 @@ class Options:
       if value not in allowed:
         raise ValueError(f'{name}={value!r} is not one of {allowed}')
     if self.remat < 0:
-      raise ValueError(f'remat={self.remat} is no number of stages')
+      raise ValueError(
+        f'remat={self.remat} is negative; it must be a number of stages'
+      )
     if self.resize_ratio != 0 and self.resize_ratio < 2:
       raise ValueError(
         f'resize_ratio={self.resize_ratio} must be 2 or more, or 0 for no limit'
       )
 
   def maybe_remat(self, cls: type[Block], stage: int) -> type[Block]:
-    """Returns a class of blocks, `__call__(x, train)`, as a stage has them.
+    """Returns a class of blocks, rematerialised in the first `remat` stages.
+
+    There only the block's inputs are stored for the backward pass.
 
     Args:
-      cls: the class.
-      stage: which stage, from 0, the block is in. In the first `remat` the
-        block's inputs alone are kept for the backward pass.
+      cls: class of blocks that are called as `block(x, train)`.
+      stage: index of the block's stage, from 0, the finest.
     """
     if stage >= self.remat:
       return cls
@@ -103,15 +107,15 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormConfig:
-  """BatchNorm constants; one set a family of layers.
+  """BatchNorm constants of a family of layers.
 
   Attributes:
     decay: share of the old running statistic kept at each step (PyTorch's
-      momentum is 1 - decay). Values of .99 and more never settle in a run of a
-      few hundred steps.
+      momentum is 1 - decay). With values of 0.99 and more the statistics do not
+      converge in a run of a few hundred steps.
     epsilon: added to the variance.
-    frozen: running statistics normalise in training, too, and do not move;
-      scale and bias have no gradient.
+    frozen: running statistics are used in training, too, and not updated; scale
+      and bias have no gradient.
   """
 
   decay: float
@@ -120,7 +124,7 @@ class BatchNormConfig:
 
 
 def as_pair(n: int | Sequence[int]) -> tuple[int, int]:
-  """Returns (n, n), or what is a pair already."""
+  """Returns (n, n) of a number, or a pair as a tuple."""
   rows, columns = (n, n) if isinstance(n, int) else n
   return rows, columns
 
@@ -132,14 +136,14 @@ def explicit_padding(
   stride: int,
   rate: int,
 ) -> cpu_kernels.Pads:
-  """Returns ((top, bottom), (left, right)) for one convolution.
+  """Returns the pads ((top, bottom), (left, right)) of one convolution.
 
   Args:
     padding: 'same' is TensorFlow's SAME (the surplus goes to the end);
       'symmetric' is PyTorch's (k - 1) // 2 * rate on both sides, and
       TF-slim's fixed padding; 'keras' is Keras applications' `correct_pad` at
-      stride 2 (one less at the start on even sizes) and SAME elsewhere. Or the
-      rows and columns themselves: `NO_PADDING`.
+      stride 2 (one less at the start on even sizes) and SAME elsewhere. Or
+      explicit pads of rows and columns, such as `NO_PADDING`.
     size: (H, W) of the input.
     kernel: kernel size, or (rows, columns).
     stride: stride.
@@ -180,7 +184,7 @@ class Conv(nn.Module):
     groups: feature groups; `groups == Cin == features` is depthwise.
     use_bias: adds `bias` [features].
     padding: see `explicit_padding`.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     kernel_init: initialiser of the kernel.
     bias_init: initialiser of the bias.
   """
@@ -202,8 +206,8 @@ class Conv(nn.Module):
     cin = x.shape[-1]
     if cin % self.groups or self.features % self.groups:
       raise ValueError(
-        f'groups={self.groups} divides neither or only one of the '
-        f'{cin} input and {self.features} output channels'
+        f'groups={self.groups} does not divide both the {cin} input and the '
+        f'{self.features} output channels'
       )
     dtype = jnp.dtype(self.options.dtype)
     size = as_pair(self.kernel)
@@ -236,10 +240,10 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-  """A transposed 2-D convolution: the map grows by `stride`.
+  """A transposed 2-D convolution, which upsamples the map by `stride`.
 
   Output row o is the sum over input rows i of x[i] times row o + start -
-  stride * i of the kernel, where there is one; `start` is (k - 1) // 2 with
+  stride * i of the kernel, where that row exists; `start` is (k - 1) // 2 with
   'symmetric' padding, as PyTorch's `padding`, and (k - stride) // 2 with
   'same', as TensorFlow's. Kernel `kernel` has shape [k, k, Cin, features],
   float32.
@@ -250,7 +254,7 @@ class ConvTranspose(nn.Module):
     stride: stride.
     use_bias: adds `bias` [features].
     padding: 'same' or 'symmetric'.
-    options: what the model's layers share.
+    options: compute options of the whole model.
     kernel_init: initialiser of the kernel.
   """
 
@@ -267,8 +271,7 @@ class ConvTranspose(nn.Module):
     """Maps [B, H, W, Cin] to [B, stride H, stride W, features].
 
     Raises:
-      ValueError: for another padding, and for kernels that are too small for
-        it.
+      ValueError: the padding is unknown, or the kernel too small for it.
     """
     starts = {
       'same': (self.kernel - self.stride) // 2,
@@ -286,8 +289,8 @@ class ConvTranspose(nn.Module):
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     height, width = (self.stride * n for n in x.shape[1:3])
-    # All that the input reaches, and then a part of it: with other padding the
-    # converter to TFLite makes another function.
+    # The full output is computed and then cropped: with other padding the
+    # converter to TFLite computes another function.
     pad = (self.kernel - 1, self.kernel - 1)
     x = jax.lax.conv_general_dilated(
       x.astype(dtype),
@@ -301,7 +304,7 @@ class ConvTranspose(nn.Module):
       zeros = nn.initializers.zeros_init()
       bias = self.param('bias', zeros, (self.features,), jnp.float32)
       x = x + bias.astype(dtype)[None, None, None]
-    # Not by an index: what quantises takes that for a gather.
+    # Not by indexing: the int8 simulator would take that for a gather.
     x = jax.lax.slice_in_dim(x, start, start + height, axis=1)
     x = jax.lax.slice_in_dim(x, start, start + width, axis=2)
     return x
@@ -310,9 +313,14 @@ class ConvTranspose(nn.Module):
 class BatchNorm(nn.Module):
   """BatchNorm and an activation.
 
-  Statistics are computed and kept in float32, and averaged over the pmap axis:
-  in training mode the model's `axis_name` must be that of the enclosing pmap
-  (or None outside one).
+  Statistics are computed and stored in float32, and averaged over the pmap
+  axis: in training mode the model's `axis_name` must be that of the enclosing
+  pmap (or None outside one).
+
+  Attributes:
+    norm: BatchNorm constants.
+    activation: one of `ACTIVATIONS`.
+    options: compute options of the whole model.
   """
 
   norm: BatchNormConfig
@@ -353,7 +361,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvBN(nn.Module):
-  """Convolution, BatchNorm, activation. Fields as in `Conv`."""
+  """Convolution, BatchNorm, activation, with the fields of `Conv`."""
 
   features: int
   norm: BatchNormConfig
@@ -390,14 +398,14 @@ class ConvBN(nn.Module):
 class SeparableConvBN(nn.Module):
   """Depthwise k x k ConvBN, then 1x1 ConvBN, an activation after each.
 
-  Fields as in `Conv`, and
+  Fields of `Conv`, and
 
   Attributes:
     depthwise_norm: False leaves out the BatchNorm and the activation between
       the two, as segmentation_models.pytorch does.
     depthwise_bias, pointwise_bias: each convolution's `use_bias`.
-    group_size: input channels a group of the first convolution; 1 is depthwise,
-      more is what some embedded processors prefer.
+    group_size: input channels per group of the first convolution; 1 is
+      depthwise, and some embedded processors prefer more.
   """
 
   features: int
@@ -423,7 +431,7 @@ class SeparableConvBN(nn.Module):
         f'group_size={self.group_size} does not divide the {x.shape[-1]} input '
         'channels'
       )
-    shape: dict[str, Any] = {
+    fields: dict[str, Any] = {
       'kernel': self.kernel,
       'stride': self.stride,
       'rate': self.rate,
@@ -435,10 +443,10 @@ class SeparableConvBN(nn.Module):
     }
     if self.depthwise_norm:
       x = ConvBN(
-        x.shape[-1], self.norm, activation=self.depthwise_activation, **shape
+        x.shape[-1], self.norm, activation=self.depthwise_activation, **fields
       )(x, train)
     else:
-      x = Conv(x.shape[-1], **shape)(x)
+      x = Conv(x.shape[-1], **fields)(x)
     return ConvBN(
       self.features,
       self.norm,
@@ -452,13 +460,18 @@ class SeparableConvBN(nn.Module):
 def dropout(
   x: Array, rate: float, keys: Array | None, drop_channels: bool = False
 ) -> Array:
-  """Drops units with one key an example, so the mask ignores the sharding.
+  """Drops units with one key per example.
+
+  So an example's mask does not depend on how the batch is sharded.
 
   Args:
     x: [B, ..., C].
     rate: share of units dropped.
-    keys: typed PRNG keys [B], one an example; None leaves x as it is.
+    keys: typed PRNG keys [B], one per example; None returns x unchanged.
     drop_channels: drops whole channels of an example, as PyTorch's Dropout2d.
+
+  Returns:
+    [B, ..., C] in x's dtype.
   """
   if keys is None or rate == 0.0:
     return x
@@ -472,7 +485,15 @@ def dropout(
 
 
 def fold_keys(keys: Array | None, site: int) -> Array | None:
-  """Returns the per-example `keys` [B] of one dropout site of a model."""
+  """Folds the number of a dropout site into per-example keys.
+
+  Args:
+    keys: typed PRNG keys [B], one per example, or None.
+    site: number of the dropout layer in the model.
+
+  Returns:
+    Keys [B], or None.
+  """
   if keys is None:
     return None
   return jax.vmap(lambda key: jax.random.fold_in(key, site))(keys)

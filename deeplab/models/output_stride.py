@@ -1,10 +1,10 @@
-"""Output stride: how a network keeps its resolution by atrous convolution.
+"""Output stride: atrous convolution in place of strides in the last stages.
 
-Once the product of the strides has reached the wanted output stride, every
-further stride becomes 1 and multiplies the rate of the layers behind it. The
-layer that lost its stride keeps the rate it had: its own input is as fine as
-ever, only its output is denser than before. So the same weights compute the
-same function at every output stride, on a finer grid.
+Once the product of the strides has reached the output stride, every further
+stride becomes 1 and multiplies the rate of the layers after it. The layer that
+lost its stride keeps its rate: its input is as fine as before, only its output
+is denser. So the same weights compute the same function at every output stride,
+on a finer grid.
 
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation",
 2017, section 3; `stack_blocks_dense` in TensorFlow's research/deeplab.
@@ -18,7 +18,7 @@ OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 class StrideRate(NamedTuple):
-  """The stride of one layer, and its rate: how far its taps lie apart."""
+  """Stride and atrous rate of one layer."""
 
   stride: int
   rate: int
@@ -29,17 +29,16 @@ def atrous(
   output_stride: int,
   multi_grid: Sequence[int] = (),
 ) -> tuple[StrideRate, ...]:
-  """Turns the strides of a network into strides and rates.
+  """Turns the nominal strides of a network into strides and rates.
 
   Args:
-    strides: nominal stride of each layer (or unit) in order, the stem's
-      included: their product up to a layer is that layer's nominal stride.
+    strides: nominal stride of each layer (or unit) in order, from the stem.
     output_stride: 4, 8, 16 or 32.
     multi_grid: factors multiplied onto the rates of the last `len(multi_grid)`
       layers, whatever the output stride.
 
   Returns:
-    One (stride, rate) a layer.
+    One (stride, rate) per layer.
 
   Raises:
     ValueError: `output_stride` is not one of the four or not a product of the

@@ -1,8 +1,8 @@
-"""Pooling, cheap to train and plain to export.
+"""Average and max pooling, with a cheap gradient and a plain exported graph.
 
-A window sum is one AVERAGE_POOL_2D in an exported graph, but its gradient
-costs the square of the window. So training takes slices and their means, and
-evaluation takes windows wherever the parts are windows: the same numbers.
+A window sum exports as one AVERAGE_POOL_2D, but its gradient costs the square
+of the window. So training computes means of slices, and evaluation uses windows
+wherever the cells are uniform windows: both compute the same function.
 """
 
 from collections.abc import Sequence
@@ -27,29 +27,30 @@ def _uniform_window(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
   size = cells[0][1]
   stride = cells[1][0] if len(cells) > 1 else size
   even = [(i * stride, i * stride + size) for i in range(len(cells))]
-  # Fewer rows than cells: several cells are one row, which no stride reaches.
+  # With fewer rows than cells, neighbouring cells are the same row, which no
+  # stride expresses.
   return (size, stride) if stride and list(cells) == even else None
 
 
 def windows(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
-  """Averages windows that lie wholly inside the map.
+  """Averages windows that lie entirely inside the map.
 
   Args:
     x: [B, H, W, C].
-    size: (h, w) of a window; no more than (H, W).
+    size: (h, w) of a window; at most (H, W).
     stride: (rows, columns) from one window to the next.
 
   Returns:
     [B, (H - h) // rows + 1, (W - w) // columns + 1, C] in x's dtype.
   """
-  # A half has too few digits for a sum.
+  # bfloat16 has too few bits for the sum.
   y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   sums = nn.pool(y, 0.0, jax.lax.add, tuple(size), tuple(stride), 'VALID')
   return (sums / float(math.prod(size))).astype(x.dtype)
 
 
 def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
-  """Averages a map into cells, as PyTorch's adaptive pooling.
+  """Averages a map into cells, as PyTorch's adaptive average pooling does.
 
   Cell i of `count` covers the rows from floor(i * H / count) to
   ceil((i + 1) * H / count): neighbours share a row where `count` does not
@@ -57,7 +58,7 @@ def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
 
   Args:
     x: [B, H, W, C].
-    count: cells an axis, or (rows, columns) of them; 1 is the mean over the
+    count: cells per axis, or (rows, columns) of them; 1 is the mean over the
       map.
     train: computes the form whose gradient is cheap.
 
@@ -92,8 +93,8 @@ def max_pool(x: Array, padding: layers.Padding) -> Array:
   """Returns the maximum over 3x3 pixels, at stride 2.
 
   Args:
-    x: [B, H, W, C], 0 and more, as behind a ReLU: zeros then pad as well as the
-      least number does, which has no place in a quantised graph.
+    x: [B, H, W, C], not negative, as after a ReLU: then padding by zeros equals
+      padding by the lowest number, which a quantized graph cannot hold.
     padding: see `layers.explicit_padding`.
 
   Returns:
@@ -106,20 +107,20 @@ def max_pool(x: Array, padding: layers.Padding) -> Array:
 
 
 def check_batch_size(batch: int, options: layers.Options) -> None:
-  """Raises ValueError where BatchNorm would see one value a channel.
+  """Raises ValueError where BatchNorm would see one value per channel.
 
-  To be called in training, by who normalises the mean over a whole map.
+  Heads that normalise the mean over a whole map call it in training.
 
   Args:
-    batch: images a device.
-    options: of the BatchNorm.
+    batch: images per device.
+    options: compute options of the BatchNorm.
   """
   axis = options.axis_name
   devices = 1 if axis is None else jax.lax.axis_size(axis)
   if batch * devices == 1 and not options.frozen_norms:
     raise ValueError(
-      'image pooling leaves one value a channel an image, and BatchNorm '
-      'cannot train on a batch of 1: raise batch_size to 2 or more a '
+      'image pooling leaves one value per channel of an image, and BatchNorm '
+      'cannot train on a batch of 1: raise batch_size to 2 or more per '
       'device, train on several devices, over which BatchNorm averages, or '
       'set model.frozen_norms=True'
     )

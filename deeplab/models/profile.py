@@ -4,7 +4,7 @@ The network is traced by shapes alone: nothing is allocated or computed, and a
 whole model takes about a second. Convolutions are counted where `layers.Conv`
 and `layers.ConvTranspose` are called, so the count does not depend on how a
 back end computes them; a transposed one costs its kernel at every input pixel.
-What a published table calls "GMACs" (or, by some, "GFLOPS") is this:
+The result is the "GMACs" (in some papers "GFLOPS") of published tables:
 convolutions only, one image, without BatchNorm, activations and resizes.
 """
 
@@ -22,7 +22,7 @@ from deeplab.models import registry
 from deeplab.models import segmenter
 
 if TYPE_CHECKING:
-  # Only named here: a machine without it can still build modules.
+  # For annotations only: modules can be built without ml_collections.
   import ml_collections
 
 
@@ -31,8 +31,8 @@ class LayerProfile(NamedTuple):
 
   Attributes:
     path: parameter path of the module, 'encoder/stem/conv'.
-    op: 'conv', 'depthwise', 'grouped', 'transposed', or the class of another
-      layer.
+    op: 'conv', 'depthwise', 'grouped', 'transposed', or the class name of
+      another layer.
     kernel: kernel size, or (rows, columns); 0 where the layer has none.
     stride: stride.
     rate: atrous rate.
@@ -54,12 +54,12 @@ class LayerProfile(NamedTuple):
 
 
 class ModelProfile(NamedTuple):
-  """Totals, and the rows they sum up.
+  """The layers of a network and their totals.
 
   Attributes:
     macs: multiply-accumulates of all convolutions for one image.
-    params: trainable parameters, running statistics not among them.
-    rows: one a layer, in order of execution.
+    params: trainable parameters, without running statistics.
+    rows: one per layer, in order of execution.
   """
 
   macs: int
@@ -87,16 +87,16 @@ def count_macs_and_params(
     model: `config.model`, or a network built from it.
     num_classes: number of classes, used with a config.
     size: (H, W) of the input image.
-    channels: of the input image.
-    auxiliary: counts what only training runs: the auxiliary head, and the
-      head's modules whose names begin so.
+    channels: channels of the input image.
+    auxiliary: also counts the modules that only training runs: the auxiliary
+      head, and the head's modules whose names begin with 'auxiliary'.
   """
   if not isinstance(model, segmenter.Segmenter):
     model = registry.build_model(
       model, num_classes, depthwise='conv', pointwise='conv'
     )
   rows = []
-  counted = set()
+  counted_paths = set()
 
   def record(call, args, kwargs, context):
     out = call(*args, **kwargs)
@@ -140,11 +140,11 @@ def count_macs_and_params(
         in_shape=in_shape,
         out_shape=out_shape,
         macs=macs,
-        params=0 if path in counted else total,
+        params=0 if path in counted_paths else total,
         **row,
       )
     )
-    counted.add(path)
+    counted_paths.add(path)
     return out
 
   def trace(images):
@@ -160,7 +160,7 @@ def count_macs_and_params(
 
 
 def format_table(result: ModelProfile) -> str:
-  """Returns the profile as text: a header, a line a layer, the totals."""
+  """Formats the profile as text: a header, one line per layer, the totals."""
   lines = [('layer', 'op', 'k', 's', 'rate', 'in', 'out', 'MACs', 'params')]
   for row in result.rows:
     lines.append(

@@ -1,6 +1,7 @@
-"""Names of encoders and heads, and a model from its config.
+"""The names of encoders and heads, and the model that a config describes.
 
-A new model is a class, an entry here, and a test that pins its parameters.
+A new encoder or head is a class, an entry here, and a test that pins its number
+of parameters; `models/README.md` has the checklist.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ from deeplab.models.heads import swiftnet
 from deeplab.models.heads import unet
 
 if TYPE_CHECKING:
-  # Only named here: a machine without it can still build modules.
+  # For annotations only: modules can be built without ml_collections.
   import ml_collections
 
 ENCODERS: dict[str, type[nn.Module]] = {
@@ -87,14 +88,15 @@ HEADS: dict[str, type[nn.Module]] = {
   'unet_lite': lite.UNetLite,
 }
 
-# What each part of `config.model` may name; 'none' is no auxiliary head.
+# The classes that each part of `config.model` may name; 'none' is no auxiliary
+# head.
 SLOTS: dict[str, Mapping[str, type[nn.Module] | None]] = {
   'encoder': ENCODERS,
   'head': HEADS,
   'auxiliary': {'none': None, **HEADS},
 }
 
-# Fields that `build_model` fills in, and Linen's own.
+# Fields that `build_model` fills in, and those of Linen itself.
 _RESERVED = frozenset(
   {'output_stride', 'multi_grid', 'options', 'num_classes', 'parent', 'name'}
 )
@@ -119,18 +121,18 @@ def config_fields(cls: type[nn.Module]) -> dict[str, Any]:
 def _resolve_class(
   kind: str, config: 'ml_collections.ConfigDict'
 ) -> tuple[type[nn.Module] | None, dict[str, Any]]:
-  """Returns the class that `config` names and the fields that it may have.
+  """Returns the class that `config` names and its fields with their defaults.
 
   Raises:
     ValueError: the name or a field is unknown.
   """
-  known = SLOTS[kind]
-  if 'name' not in config or config.name not in known:
+  classes = SLOTS[kind]
+  if 'name' not in config or config.name not in classes:
     name = repr(config.name) if 'name' in config else 'missing'
     raise ValueError(
-      f'config.model.{kind}.name is {name}; known are {sorted(known)}'
+      f'config.model.{kind}.name is {name}; known are {sorted(classes)}'
     )
-  cls = known[config.name]
+  cls = classes[config.name]
   allowed = {} if cls is None else config_fields(cls)
   unknown = sorted(set(config) - set(allowed) - {'name'})
   if unknown:
@@ -142,19 +144,22 @@ def _resolve_class(
 
 
 def _build_component(
-  kind: str, config: 'ml_collections.ConfigDict', **shared: Any
+  kind: str, config: 'ml_collections.ConfigDict', **model_fields: Any
 ) -> Any:
-  """Returns the module that `config` (`name` and fields) describes."""
+  """Returns the module that `config` (`name` and fields) describes, or None."""
   cls, _ = _resolve_class(kind, config)
-  chosen = {key: config[key] for key in config if key != 'name'}
-  return None if cls is None else cls(**chosen, **shared)
+  fields = {key: config[key] for key in config if key != 'name'}
+  return None if cls is None else cls(**fields, **model_fields)
 
 
 def fill_defaults(config: 'ml_collections.ConfigDict') -> None:
-  """Writes into `config.model` the fields that it leaves to their defaults.
+  """Writes the default of every field that `config.model` does not set.
+
+  Args:
+    config: `config.model`, changed in place.
 
   Raises:
-    ValueError: for an unknown name or field.
+    ValueError: a name or a field is unknown.
   """
   for kind in SLOTS:
     _, allowed = _resolve_class(kind, config[kind])
@@ -168,12 +173,12 @@ def with_output_stride(
 ) -> 'ml_collections.ConfigDict':
   """Returns `config.model` at another output stride, for the same weights.
 
-  Rates of a head's pyramid change with it, so that they reach as far in pixels
-  (DeepLabV3, arXiv:1706.05587, section 3.3: they double at 8).
+  The rates of the heads' pyramids are scaled so that they reach equally far in
+  pixels (DeepLabV3, arXiv:1706.05587, section 3.3: they double at 8).
 
   Args:
     config: `config.model`.
-    output_stride: 4, 8, 16 or 32; 0 for the config's own.
+    output_stride: 4, 8, 16 or 32; 0 keeps the config's own.
   """
   if output_stride in (0, config.output_stride):
     return config
@@ -210,10 +215,11 @@ def build_model(
       'conv').
     pointwise: replaces `config.pointwise`.
     remat: replaces `config.remat`.
-    frozen_norms: see `layers.Options`.
+    frozen_norms: BatchNorm uses its running statistics in training, too, and
+      does not update them.
 
   Raises:
-    ValueError: for an unknown name or field, and what the classes raise.
+    ValueError: a name or a field is unknown, or a value is out of range.
   """
   options = layers.Options(
     dtype=config.dtype,
@@ -224,7 +230,7 @@ def build_model(
     frozen_norms=frozen_norms,
     resize_ratio=config.resize_ratio,
   )
-  for_head = {'num_classes': num_classes, 'options': options}
+  head_fields = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(
     encoder=_build_component(
       'encoder',
@@ -233,7 +239,7 @@ def build_model(
       multi_grid=tuple(config.multi_grid),
       options=options,
     ),
-    head=_build_component('head', config.head, **for_head),
-    auxiliary=_build_component('auxiliary', config.auxiliary, **for_head),
+    head=_build_component('head', config.head, **head_fields),
+    auxiliary=_build_component('auxiliary', config.auxiliary, **head_fields),
     num_classes=num_classes,
   )

@@ -1,4 +1,4 @@
-"""A segmentation network: encoder, head, resize to the input's size."""
+"""The segmentation network: encoder, head, and a resize to the input's size."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,12 @@ Array = jax.Array
 
 
 class SegmenterOutput(NamedTuple):
-  """What a Segmenter returns, all float32 and of one size.
+  """The logits of a Segmenter, all float32 and of one size.
 
   Attributes:
-    logits: [B, H, W, K].
-    auxiliary: logits [B, H, W, K] of further outputs, in training only: those
-      that the head has besides the prediction, then those of the auxiliary
-      head.
+    logits: the prediction, [B, H, W, K].
+    auxiliary: further logits [B, H, W, K], in training only: the head's own
+      auxiliary outputs, then those of the auxiliary head.
   """
 
   logits: Array
@@ -32,8 +31,9 @@ class Segmenter(nn.Module):
   'encoder', 'head' and 'auxiliary'. Only the batch axis may be sharded.
 
   Attributes:
-    encoder: see `encoders/contract.py`.
-    head: see `heads/base.py`; its `resize` is the last one too.
+    encoder: an encoder with the interface of `encoders/contract.py`.
+    head: a head with the interface of `heads/base.py`; its `resize` also
+      enlarges the logits to the image's size.
     auxiliary: another head, for further losses in training; or None.
     num_classes: number of classes K.
   """
@@ -50,17 +50,18 @@ class Segmenter(nn.Module):
     dropout_keys: Array | None = None,
     full_resolution: bool = True,
   ) -> SegmenterOutput:
-    """Returns the logits of a batch.
+    """Computes the logits of a batch.
 
     Args:
       images: [B, H, W, C] float32, normalised.
-      train: BatchNorm uses and updates batch statistics, dropout drops, and
-        the auxiliary head runs.
-      dropout_keys: typed PRNG keys [B], one an example; None: no dropout.
-      full_resolution: resizes logits to [H, W]; False leaves each head's size.
+      train: BatchNorm uses batch statistics and updates the running ones,
+        dropout drops, and the auxiliary head runs.
+      dropout_keys: typed PRNG keys [B], one per example; None: no dropout.
+      full_resolution: resizes logits to [H, W]; False keeps the head's size.
 
     Raises:
-      ValueError: for images of another rank, and what encoder and heads raise.
+      ValueError: the images have another rank, or the fields or the image size
+        do not fit the encoder or the head.
     """
     if images.ndim != 4:
       raise ValueError(
@@ -71,7 +72,7 @@ class Segmenter(nn.Module):
     logits, *auxiliary = self._apply_head(
       self.head, features, train, dropout_keys, 0, size
     )
-    # Parameters of the auxiliary head are made whatever the mode.
+    # Parameters of the auxiliary head are initialised in either mode.
     if self.auxiliary is not None and (train or self.is_initializing()):
       auxiliary += self._apply_head(
         self.auxiliary, features, train, dropout_keys, 1, size
@@ -79,7 +80,7 @@ class Segmenter(nn.Module):
     return SegmenterOutput(logits, tuple(auxiliary))
 
   def _apply_head(self, head, features, train, dropout_keys, site, size):
-    """Returns one head's outputs, float32, of `size` unless that is None."""
+    """Returns one head's outputs in float32, resized unless `size` is None."""
     keys = layers.fold_keys(dropout_keys if train else None, site)
     outputs = (x.astype(jnp.float32) for x in head(features, train, keys))
     if size is None:

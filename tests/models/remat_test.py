@@ -89,5 +89,5 @@ def test_gradients_and_statistics_are_the_same():
 
 
 def test_a_negative_number_of_stages_is_refused():
-  with pytest.raises(ValueError, match='remat=-1 is no number of stages'):
+  with pytest.raises(ValueError, match='remat=-1 is negative'):
     layers.Options(remat=-1)
