@@ -1,1 +1,1 @@
-"""Trained weights of other systems, and of earlier runs, for our networks."""
+"""Pretrained weights of other frameworks, and of earlier runs."""

@@ -1,4 +1,4 @@
-"""Published files, from the cache or from where they were published."""
+"""Downloads published weight files into a cache and checks their digests."""
 
 import hashlib
 import os
@@ -12,18 +12,19 @@ from deeplab.pretrained import published_weights
 _CHUNK_BYTES = 1 << 20
 
 
-def cache_path(origin: published_weights.PublishedWeights) -> str:
-  """Returns where the file of an origin lies, or would.
+def cache_path(weights: published_weights.PublishedWeights) -> str:
+  """Returns the path of a published file in the cache.
 
-  In `weights` below $DEEPLAB_CACHE, by default ~/.cache/deeplab.
+  The cache is the folder `weights` below $DEEPLAB_CACHE, by default
+  ~/.cache/deeplab.
   """
   default = os.path.join(os.path.expanduser('~'), '.cache', 'deeplab')
   folder = os.environ.get('DEEPLAB_CACHE') or default
-  return os.path.join(folder, 'weights', origin.filename)
+  return os.path.join(folder, 'weights', weights.filename)
 
 
 def sha256(*paths: str) -> str:
-  """Returns the hexadecimal SHA-256 of files, one behind the other."""
+  """Returns the hexadecimal SHA-256 of the concatenation of files."""
   digest = hashlib.sha256()
   for path in paths:
     with open(path, 'rb') as f:
@@ -32,45 +33,47 @@ def sha256(*paths: str) -> str:
   return digest.hexdigest()
 
 
-def check_digest(path: str, origin: published_weights.PublishedWeights) -> None:
-  """Refuses a file that is not the one that was published.
+def check_digest(
+  path: str, weights: published_weights.PublishedWeights
+) -> None:
+  """Checks a file against the published digest.
 
   Raises:
-    ValueError: its digest is another.
+    ValueError: the digest differs.
   """
-  if not origin.digest:
-    logging.warning('%s: nobody published a digest to check it by', path)
+  if not weights.digest:
+    logging.warning('%s: not verified, no digest was published', path)
     return
-  kind, _, expected = origin.digest.partition(':')
+  kind, _, expected = weights.digest.partition(':')
   with open(path, 'rb') as f:
     digest = hashlib.file_digest(f, kind).hexdigest()
   if not digest.startswith(expected):
     raise ValueError(
       f'{path} is not the file that was published ({kind} {digest}, expected '
-      f'{expected}...); remove it and fetch {origin.url} again'
+      f'{expected}...); remove it and download {weights.url} again'
     )
 
 
-def fetch_weights(origin: published_weights.PublishedWeights) -> str:
-  """Returns the path of an origin's file, fetched if it is not in the cache.
+def fetch_weights(weights: published_weights.PublishedWeights) -> str:
+  """Returns the path of a published file, downloaded if it is not cached.
 
   Raises:
-    OSError: it cannot be fetched or written.
-    ValueError: it is not the file that was published.
+    OSError: the file cannot be downloaded or written.
+    ValueError: its digest is not the published one.
   """
-  path = cache_path(origin)
+  path = cache_path(weights)
   if os.path.exists(path):
-    check_digest(path, origin)
+    check_digest(path, weights)
     return path
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  # Each process has a file of its own: the last to finish is as good as any.
+  # Each process writes a file of its own; all are equal, the last one stays.
   handle, partial = tempfile.mkstemp(
-    dir=os.path.dirname(path), prefix=f'{origin.filename}.'
+    dir=os.path.dirname(path), prefix=f'{weights.filename}.'
   )
   try:
     with os.fdopen(handle, 'wb') as f:
-      _download(origin.url, f, path)
-    check_digest(partial, origin)
+      _download(weights.url, f, path)
+    check_digest(partial, weights)
     os.replace(partial, path)
   finally:
     if os.path.exists(partial):
@@ -79,15 +82,15 @@ def fetch_weights(origin: published_weights.PublishedWeights) -> str:
 
 
 def _download(url: str, f, path: str) -> None:
-  """Copies what stands at an address.
+  """Downloads an address into an open file.
 
   Raises:
-    OSError: as `system.download`; it says where to put the file.
+    OSError: the download failed; the message says where to put the file.
   """
   try:
     system.download(url, f, os.path.basename(path))
   except OSError as e:
     raise OSError(
-      f'{url} could not be fetched ({e}); fetch it elsewhere and put it at '
-      f'{path}'
+      f'{url} could not be downloaded ({e}); download it elsewhere and put it '
+      f'at {path}'
     ) from e

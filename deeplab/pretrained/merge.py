@@ -1,10 +1,11 @@
-"""Tensors of a file into the variables of a network, strictly.
+"""Copies the tensors of a file into the variables of a network, strictly.
 
-A system's names are a function `sources(variables) -> {path: Source}`. A path
-is that of one of our variables without its collection,
-'encoder/stem/norm/bn/mean'; a source is the name of a tensor of the file and
-what its axes mean. The function covers the part of the network that it knows,
-all of it: what it leaves out of a part would keep its random start unseen.
+A weight system maps names by a function `tensor_refs(variables) -> {path:
+TensorRef}`. A path is that of one of our variables without its collection,
+'encoder/stem/norm/bn/mean'; a `TensorRef` is the name of a tensor of the file
+and the layout of its axes. The function must cover every variable of a part
+(encoder or head): a variable that it omits would silently keep its random
+initialisation.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import numpy as np
 PyTree = Any
 Tensors = Mapping[str, np.ndarray]
 
-# Lines of each kind that an error shows.
+# Lines that an error message shows of each kind of problem.
 _MAX_SHOWN_LINES = 20
 
 
@@ -29,8 +30,8 @@ def _transpose_axes(*order: int) -> Callable[[np.ndarray], np.ndarray]:
   return lambda x: x.transpose(order)
 
 
-# From the axes of a file to ours: kernels [h, w, in, out], [h, w, 1, out] if
-# depthwise, and vectors.
+# Functions from the axes of a file to ours: kernels [h, w, in, out], depthwise
+# kernels [h, w, 1, out], and vectors.
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'same': lambda x: x,
   # TensorFlow's depthwise kernels, m outputs of each input.
@@ -44,14 +45,13 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class TensorRef(NamedTuple):
-  """Where the value of one of our variables comes from.
+  """The tensor of a file that becomes one of our variables.
 
   Attributes:
-    name: of the tensor in the file.
+    name: name of the tensor in the file.
     layout: one of `LAYOUTS`.
-    roll: moves the input channels of the kernel this far, those that fall off
-      the end to the start: our ASPP projects (pooling, 1x1, rates), others'
-      (1x1, rates, pooling).
+    roll: rolls the kernel's input channels by this many. Our ASPP concatenates
+      (pooling, 1x1, rates) before its projection, others (1x1, rates, pooling).
   """
 
   name: str
@@ -60,7 +60,7 @@ class TensorRef(NamedTuple):
 
 
 def flatten_variables(variables: PyTree) -> dict[str, Any]:
-  """Returns the leaves by their path without the collection."""
+  """Returns the leaves by their paths without the collection."""
   return {
     path.partition('/')[2]: leaf
     for path, leaf in traverse_util.flatten_dict(variables, sep='/').items()
@@ -68,10 +68,10 @@ def flatten_variables(variables: PyTree) -> dict[str, Any]:
 
 
 def adapt_input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-  """Returns the first kernel, trained on RGB, for another number of channels.
+  """Adapts the first kernel, trained on RGB, to another number of channels.
 
   One channel gets the sum over RGB: a grey image gives the same response as
-  its RGB copy. Each channel behind the third gets the mean over RGB, and all
+  its RGB copy. Each channel after the third gets the mean over RGB, and all
   are scaled by 3 / channels: an image with the same value in all channels gives
   the same response as before.
 
@@ -83,7 +83,7 @@ def adapt_input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     [h, w, channels, out].
 
   Raises:
-    ValueError: the kernel does not read RGB, or for two channels.
+    ValueError: the kernel does not read RGB, or `channels` is 2.
   """
   if kernel.shape[2] != 3 or channels == 2 or channels < 1:
     raise ValueError(
@@ -101,7 +101,7 @@ def _check_and_cast(name: str, tensor: np.ndarray) -> np.ndarray:
   """Returns the tensor as float32.
 
   Raises:
-    ValueError: it holds integers, or values that are not finite.
+    ValueError: the tensor holds integers, or values that are not finite.
   """
   if not jnp.issubdtype(tensor.dtype, jnp.floating):
     raise ValueError(
@@ -113,7 +113,7 @@ def _check_and_cast(name: str, tensor: np.ndarray) -> np.ndarray:
   if not np.isfinite(tensor).all():
     raise ValueError(
       f'tensor {name!r} holds values that are not finite in float32; the file '
-      'is damaged or of a run that diverged: take another'
+      'is damaged or comes from a run that diverged: use another'
     )
   return tensor
 
@@ -121,7 +121,7 @@ def _check_and_cast(name: str, tensor: np.ndarray) -> np.ndarray:
 def _convert_layout(
   tensor_ref: TensorRef, tensor: np.ndarray
 ) -> np.ndarray | None:
-  """Returns the tensor in our layout; None if its rank is another's."""
+  """Returns the tensor in our layout; None if its rank does not fit."""
   try:
     value = LAYOUTS[tensor_ref.layout](tensor)
   except ValueError:
@@ -148,50 +148,48 @@ def merge_tensors(
   skip: str = '',
   edits: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
 ) -> PyTree:
-  """Returns a copy of the variables with the tensors in their places.
+  """Returns a copy of the variables with the file's tensors merged in.
 
   Args:
     variables: nested {'params', 'batch_stats'}.
-    tensors: of the file.
-    tensor_refs: where the variables come from, by their paths. Others are left
-      as they are.
-    unused: regular expression for the names of tensors that we have no use for,
-      such as the classifier of ImageNet's classes; '' is none. This and `skip`
-      match whole names, 'head/.*'.
-    skip: regular expression for tensors that are passed over, and for paths of
-      ours that keep their values; '' is none.
-    edits: what to do with a tensor in our layout before it takes the place of
-      the path, `adapt_input_channels` for one.
+    tensors: the tensors of the file, by name.
+    tensor_refs: the tensor of each variable, by our paths. Variables without an
+      entry keep their values.
+    unused: regular expression for the names of tensors that our networks do not
+      use, such as the classifier of ImageNet's classes; '' matches none. This
+      and `skip` match whole names, 'head/.*'.
+    skip: regular expression for tensors that are ignored, and for our paths
+      that keep their values; '' matches none.
+    edits: functions by our paths that a tensor in our layout passes through
+      before it is copied, for instance `adapt_input_channels`.
 
   Raises:
-    ValueError: a path without its tensor, a tensor without a place, shapes that
-      differ, values that are not finite, or a regular expression that is none.
+    ValueError: a path has no tensor, a tensor has no path, shapes differ,
+      values are not finite, or a regular expression is invalid.
   """
   edits = edits or {}
   leaves = flatten_variables(variables)
   values: dict[str, np.ndarray] = {}
-  missing, differ, used = [], [], set()
-  for path, source in tensor_refs.items():
+  missing, mismatched, used = [], [], set()
+  for path, ref in tensor_refs.items():
     if matches_pattern(skip, path):
-      used.add(source.name)
+      used.add(ref.name)
       continue
-    if source.name not in tensors:
-      wanted = repr(source.name) if source.name else 'what it names nowhere'
+    if ref.name not in tensors:
+      wanted = repr(ref.name) if ref.name else 'a tensor that the system lacks'
       missing.append(f'{path}, wanted {wanted}')
       continue
-    used.add(source.name)
-    value = _convert_layout(
-      source, _check_and_cast(source.name, tensors[source.name])
-    )
+    used.add(ref.name)
+    value = _convert_layout(ref, _check_and_cast(ref.name, tensors[ref.name]))
     if value is not None and path in edits:
       value = edits[path](value)
-    wanted = leaves[path].shape
-    if value is None or value.shape != wanted:
-      there = tensors[source.name].shape if value is None else value.shape
-      differ.append(f'{path} {wanted}, {source.name!r} {there}')
+    shape = leaves[path].shape
+    if value is None or value.shape != shape:
+      file_shape = tensors[ref.name].shape if value is None else value.shape
+      mismatched.append(f'{path} {shape}, {ref.name!r} {file_shape}')
       continue
     values[path] = np.ascontiguousarray(value)
-  left = [
+  unmatched = [
     f'{name!r} {tensors[name].shape}'
     for name in set(tensors) - used
     if not matches_pattern(unused, name) and not matches_pattern(skip, name)
@@ -199,16 +197,16 @@ def merge_tensors(
   problems = [
     _format_problems(title, lines)
     for title, lines in (
-      ('Ours without a tensor', missing),
-      ("The file's without a place", left),
-      ('Shapes that differ, ours first', differ),
+      ('Variables without a tensor', missing),
+      ('Tensors of the file without a variable', unmatched),
+      ('Shapes that differ, ours first', mismatched),
     )
     if lines
   ]
   if problems:
     raise ValueError(
-      'the weights do not fit the network; change the model to that of the '
-      'weights, or excuse paths of ours and tensors of the file by a regular '
+      'the weights do not fit the network; change config.model to the model '
+      'of the weights, or exclude variables and tensors by a regular '
       'expression, config.init_skip.\n' + '\n'.join(problems)
     )
   return traverse_util.unflatten_dict(
@@ -221,10 +219,10 @@ def merge_tensors(
 
 
 def matches_pattern(pattern: str, name: str) -> bool:
-  """Returns whether a regular expression, '' for none, matches in a name.
+  """Returns True if a regular expression matches a whole name; '' never does.
 
   Raises:
-    ValueError: it is no regular expression.
+    ValueError: the regular expression is invalid.
   """
   try:
     return bool(pattern) and re.fullmatch(pattern, name) is not None

@@ -1,8 +1,8 @@
-"""Published weights by name: where they are, and what they expect.
+"""Published weights by name: their address, licence and requirements.
 
-An origin says in which values the network was trained to see images, and what
-config.model must hold for the weights to mean what they did. Values are of RGB
-in 0..255, as config.data has them.
+An entry holds the image normalization that the network was trained with, and
+the fields of config.model that the weights require. Normalizations are of RGB
+values in 0..255, as in config.data.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ class PublishedWeights:
   """One published file of weights.
 
   Attributes:
-    url: its official address.
-    digest: 'sha256:' or 'md5:' and how the file's hexadecimal digest begins
-      (PyTorch's file names carry eight digits); '' where nobody published one.
-    licence: of the weights.
+    url: official address of the file.
+    digest: 'sha256:' or 'md5:' and the first digits of the file's hexadecimal
+      digest (PyTorch's file names carry eight); '' where none was published.
+    licence: licence of the weights.
     encoder: name of our encoder.
     normalization: (mean, std) that images were normalised by, RGB in 0..255.
     head: name of our head, '' for an encoder's weights.
-    model: what config.model must hold besides what the system's names say, by
+    model: required fields of config.model besides those of the system, by
       'encoder.tap'.
-    trained: what config.model held in training, and may be changed.
+    trained: fields of config.model in training, which may be changed.
   """
 
   url: str
@@ -41,14 +41,14 @@ class PublishedWeights:
 
   @property
   def filename(self) -> str:
-    """The name of the file."""
+    """Name of the file at `url`."""
     return os.path.basename(self.url)
 
 
 def _pytorch_weights(
   folder: str, licence: str, file: str, **fields: Any
 ) -> PublishedWeights:
-  """Returns a file whose name carries how its digest begins."""
+  """Returns the entry of a file whose name ends with its digest's start."""
   digest = file.removesuffix('.pth').rpartition('-')[2]
   return PublishedWeights(
     url=f'{folder}{file}',
@@ -85,9 +85,9 @@ _REGNET_FIELDS = {'encoder.widths': (32, 64, 160, 400)}
 def _keras_weights(
   path: str, digest: str, encoder: str, **fields: Any
 ) -> PublishedWeights:
-  base = 'https://storage.googleapis.com/tensorflow/keras-applications/'
+  folder = 'https://storage.googleapis.com/tensorflow/keras-applications/'
   return PublishedWeights(
-    url=f'{base}{path}',
+    url=f'{folder}{path}',
     digest=digest,
     licence='Apache-2.0',
     encoder=encoder,
@@ -136,7 +136,7 @@ def _mmseg_weights(file: str, encoder: str) -> PublishedWeights:
 
 
 PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
-  # torchvision, ImageNet-1k; '_v2' is the newer recipe of training.
+  # torchvision, ImageNet-1k; '_v2' is the newer training recipe.
   'torchvision:mobilenet_v2': _torchvision_weights(
     'mobilenet_v2-b0353104.pth', 'mobilenet_v2'
   ),
@@ -197,7 +197,7 @@ PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
   'torchvision:shufflenet_v2_x1_0': _torchvision_weights(
     'shufflenetv2_x1-5666bf0f80.pth', 'shufflenet_v2'
   ),
-  # torchvision, 21 classes of COCO that VOC has, whole networks.
+  # torchvision, whole networks, trained on the 21 classes of VOC in COCO.
   'torchvision:fcn_resnet50': _torchvision_weights(
     'fcn_resnet50_coco-1167a1af.pth', 'resnet_50', **_FCN_FIELDS
   ),

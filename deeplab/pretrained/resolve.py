@@ -1,12 +1,12 @@
-"""What `config.init_from` may name, and what is known of it.
+"""Resolves `config.init_from` to a file or a run, and reads its tensors.
 
-    torchvision:resnet50      published weights, see `origins`
-    /path/to/weights.pth      a file; its names say of which system
-    torchvision:/path/x.pth   the same, where the system is to be said
+    torchvision:resnet50      published weights (`published_weights`)
+    /path/to/weights.pth      a file; its system is detected by its names
+    torchvision:/path/x.pth   the same, with the system given
     /path/model.ckpt-30000    a TensorFlow checkpoint, or the folder of one
     runs/cityscapes/1         a work directory: its best checkpoint
 
-A file with the name of published weights is taken for them.
+A file with the file name of published weights is treated as these weights.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from deeplab.pretrained.systems import detect
 
 @dataclasses.dataclass(frozen=True)
 class WeightsSpec:
-  """What `config.init_from` names; what is unknown is ''.
+  """The weights that `config.init_from` names.
 
   Attributes:
-    system: the system that its names are of.
-    path: file or work directory; '' for what is to be fetched.
-    published: the published weights that they are.
+    system: the weight system given, one of `detect.SYSTEMS`; '' if unknown.
+    path: file or work directory; '' if the file is to be downloaded.
+    published: the entry of published weights; None if it is another file.
   """
 
   system: str
@@ -42,13 +42,13 @@ class WeightsSpec:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsRequirements:
-  """What weights expect of a config.
+  """The values of config fields that weights require.
 
   Attributes:
     normalization: `config.data.mean` and `std`; None where they are unknown.
-    bit_depth: bits a channel of the images that have these values.
-    model: fields of config.model, by 'encoder.padding', that must be so.
-    trained: fields that were so in training and may be changed.
+    bit_depth: bits per channel of the images with this normalization.
+    model: required fields of config.model, by 'encoder.padding'.
+    trained: fields of config.model in training, which may be changed.
   """
 
   normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -59,12 +59,12 @@ class WeightsRequirements:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedWeights:
-  """Weights that were read.
+  """The tensors of a file or run, and what they require.
 
   Attributes:
     path: the file or work directory.
-    tensors: by their names there.
-    requirements: what they expect.
+    tensors: tensors by their names in the file.
+    requirements: required config fields.
   """
 
   path: str
@@ -73,10 +73,10 @@ class LoadedWeights:
 
 
 def resolve_init_from(init_from: str) -> WeightsSpec:
-  """Returns what `config.init_from` names.
+  """Resolves the value of `config.init_from`.
 
   Raises:
-    ValueError: it is neither published nor a path.
+    ValueError: it is neither a name of published weights nor a path.
   """
   if init_from in published_weights.PUBLISHED_WEIGHTS:
     system = init_from.partition(':')[0]
@@ -93,40 +93,41 @@ def resolve_init_from(init_from: str) -> WeightsSpec:
       'a name of published weights; known are '
       f'{sorted(published_weights.PUBLISHED_WEIGHTS)}'
     )
-  for name, origin in published_weights.PUBLISHED_WEIGHTS.items():
-    if os.path.basename(path) == origin.filename:
-      return WeightsSpec(name.partition(':')[0], path, origin)
+  for name, published in published_weights.PUBLISHED_WEIGHTS.items():
+    if os.path.basename(path) == published.filename:
+      return WeightsSpec(name.partition(':')[0], path, published)
   return WeightsSpec(system, path, None)
 
 
 def describe_init_from(init_from: str) -> str:
-  """Returns a line that says which weights a run would start from.
+  """Returns a line that describes the weights a run would start from.
 
   Raises:
-    ValueError: as `resolve_init_from`.
+    ValueError: it is neither a name of published weights nor a path.
   """
-  place = resolve_init_from(init_from)
-  if place.published is None:
-    return f'weights of {place.path}'
-  path = place.path or fetch.cache_path(place.published)
-  where = 'at' if os.path.exists(path) else 'to be fetched to'
+  spec = resolve_init_from(init_from)
+  if spec.published is None:
+    return f'weights of {spec.path}'
+  path = spec.path or fetch.cache_path(spec.published)
+  location = 'at' if os.path.exists(path) else 'to be downloaded to'
   return (
-    f'weights {init_from} of {place.published.url} '
-    f'({place.published.licence}), '
-    f'{where} {path}'
+    f'weights {init_from} of {spec.published.url} '
+    f'({spec.published.licence}), {location} {path}'
   )
 
 
 def read_weights(spec: WeightsSpec) -> LoadedWeights:
-  """Reads the weights, and fetches them before if need be.
+  """Reads the weights, after a download if they are published and not cached.
 
   Raises:
-    ValueError: the file is damaged, foreign or not the one published.
-    OSError: it cannot be read or fetched.
+    ValueError: the file is damaged, of an unknown format, or its digest is not
+      the published one.
+    OSError: the file cannot be read or downloaded.
   """
   if os.path.isdir(spec.path):
     loaded = workdir_lib.load_trained_model(spec.path)
-    # Ranges of simulated int8 are calibrated anew.
+    # Activation ranges of simulated int8 are left out: they are calibrated
+    # again.
     trained = {k: loaded.variables[k] for k in ('params', 'batch_stats')}
     return LoadedWeights(
       spec.path,
@@ -134,13 +135,14 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
       _requirements_of_config(loaded.config.to_dict()),
     )
   if spec.published is None:
-    expected = WeightsRequirements()
+    requirements = WeightsRequirements()
     if spec.path.endswith('.safetensors'):
       config = safetensors.read_metadata(spec.path).get('config')
-      expected = (
-        _requirements_of_config(json.loads(config)) if config else expected
-      )
-    return LoadedWeights(spec.path, dispatch.read_tensors(spec.path), expected)
+      if config:
+        requirements = _requirements_of_config(json.loads(config))
+    return LoadedWeights(
+      spec.path, dispatch.read_tensors(spec.path), requirements
+    )
   path = spec.path
   if path:
     fetch.check_digest(path, spec.published)
@@ -156,6 +158,7 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
 def _requirements_of_published(
   published: published_weights.PublishedWeights,
 ) -> WeightsRequirements:
+  """Returns the requirements of published weights."""
   names = {'encoder.name': published.encoder}
   if published.head:
     names['head.name'] = published.head
@@ -167,7 +170,7 @@ def _requirements_of_published(
 
 
 def _requirements_of_config(config: dict[str, Any]) -> WeightsRequirements:
-  """Returns what weights expect that a run with a config of ours made."""
+  """Returns the requirements of the weights of a run with this config."""
   model = {
     f'encoder.{name}': value
     for name, value in config['model']['encoder'].items()

@@ -2,8 +2,8 @@
 
     python -m deeplab.pretrained.save --workdir=W --output=weights.safetensors
 
-The file is what another run's config.init_from may name; `own.write` says what
-stands in it.
+Another run can start from the file by its config.init_from;
+`systems.deeplab.write_run_weights` describes the contents.
 """
 
 from absl import app
@@ -15,7 +15,7 @@ from deeplab.pretrained.systems import deeplab
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of the run.')
 _CHECKPOINT = flags.DEFINE_enum(
-  'checkpoint', 'best', ['best', 'latest'], 'Which of its checkpoints.'
+  'checkpoint', 'best', ['best', 'latest'], 'Checkpoint of the run.'
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'The .safetensors file to write.')
 
@@ -23,14 +23,14 @@ _OUTPUT = flags.DEFINE_string('output', None, 'The .safetensors file to write.')
 def _run() -> None:
   if not _WORKDIR.value or not _OUTPUT.value:
     raise ValueError(
-      '--workdir and --output are needed: the run, and the file to write'
+      '--workdir (the run) and --output (the file to write) are required'
     )
   deeplab.write_run_weights(_WORKDIR.value, _CHECKPOINT.value, _OUTPUT.value)
   print(f'Wrote {_OUTPUT.value}.')
 
 
 def main(argv: list[str]) -> None:
-  """Exports; an error that the user can mend is one line."""
+  """Writes the file; errors that the user can correct are one line."""
   cli.run_command(argv, _run)
 
 

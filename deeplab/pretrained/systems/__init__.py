@@ -1,1 +1,1 @@
-"""Names of parameters in other systems, one file a system."""
+"""Parameter names of other frameworks, one file per framework."""
