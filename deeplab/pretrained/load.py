@@ -1,4 +1,4 @@
-"""The start of a run that begins with trained weights."""
+"""Initialises the variables of a run from pretrained weights."""
 
 from collections.abc import Callable
 from collections.abc import Collection
@@ -27,8 +27,8 @@ from deeplab.pretrained.systems import detect
 
 PyTree = Any
 
-# How many images the BatchNorms of a folded file are measured on, at least.
-# Means over whole images, behind image pooling, need that many.
+# Minimum number of images that folded BatchNorms are estimated on. The
+# BatchNorm behind image pooling sees one value per image and needs that many.
 BATCH_NORM_IMAGES = 256
 
 # The kernel that reads the image.
@@ -39,25 +39,26 @@ _FIRST_KERNEL_PATTERN = (
 
 @dataclasses.dataclass(frozen=True)
 class InitManifest:
-  """What a run started from; it stands in the work directory.
+  """The weights that a run started from, as init.json of the work directory.
 
   Attributes:
-    init_from: as the config has it.
-    init_skip: as the config has it.
-    system: whose names the file has.
+    init_from: `config.init_from`.
+    init_skip: `config.init_skip`.
+    system: the weight system whose names the file has.
     path: the file or work directory that was read.
-    sha256: of the file, of a TensorFlow checkpoint all of it one behind the
-      other by name; '' for a work directory.
-    url: where it was published, '' if that is unknown.
-    licence: of the weights, '' if that is unknown.
-    mean, std: how images are normalised for them, a value a channel; the
-      config's where nothing is known.
-    bgr: they read blue first, and their first kernel was turned round.
-    padding: the encoder's, as the config has it; '' where it has no choice.
-    variables: how many variables of ours got their values.
-    measured: how many more, of folded BatchNorms, follow from training images.
-    kept: paths of ours that kept their random start.
-    unused: tensors of the file that nothing of ours took, renamed.
+    sha256: digest of the file, or of all files of a TensorFlow checkpoint
+      concatenated in the order of their names; '' for a work directory.
+    url: address of the published file, '' if unknown.
+    licence: licence of the weights, '' if unknown.
+    mean, std: normalization of images for the weights, one value per channel;
+      the config's if theirs is unknown.
+    bgr: the weights read BGR images, and the first kernel was reversed.
+    padding: the encoder's padding; '' if it has no such field.
+    variables: number of variables that were loaded.
+    measured: number of further variables, of folded BatchNorms, that were
+      estimated on training images.
+    kept: our paths that kept their random initialisation.
+    unused: tensors of the file that no variable used, by their new names.
   """
 
   init_from: str
@@ -78,9 +79,10 @@ class InitManifest:
 
   def __str__(self) -> str:
     return (
-      f'{self.variables} variables start from {self.path} ({self.system}), '
-      f'{self.measured} from training images and {len(self.kept)} at random; '
-      f'{len(self.unused)} tensors of the file are unused'
+      f'{self.variables} variables are loaded from {self.path} '
+      f'({self.system}), {self.measured} estimated on training images and '
+      f'{len(self.kept)} initialised at random; {len(self.unused)} tensors of '
+      'the file are unused'
     )
 
 
@@ -89,7 +91,7 @@ def write_manifest(workdir: str, manifest: InitManifest | None) -> None:
 
   Args:
     workdir: the run's work directory.
-    manifest: what it starts from; None for random weights.
+    manifest: the manifest; None for random weights.
   """
   path = os.path.join(workdir, 'init.json')
   if manifest is not None:
@@ -99,25 +101,25 @@ def write_manifest(workdir: str, manifest: InitManifest | None) -> None:
     os.remove(path)
 
 
-def _values_differ(ours: Any, theirs: Any) -> bool:
-  if isinstance(theirs, float):
-    return not math.isclose(ours, theirs, rel_tol=1e-6)
-  if isinstance(theirs, list | tuple):
-    return tuple(ours) != tuple(theirs)
-  return ours != theirs
+def _values_differ(value: Any, required: Any) -> bool:
+  if isinstance(required, float):
+    return not math.isclose(value, required, rel_tol=1e-6)
+  if isinstance(required, list | tuple):
+    return tuple(value) != tuple(required)
+  return value != required
 
 
 def _mismatched_fields(config: ConfigDict, fields: dict[str, Any]) -> str:
-  """Returns the fields of config.model that have other values, as text."""
-  wrong = []
+  """Returns required values that config.model does not have, as one text."""
+  mismatched = []
   for name, value in fields.items():
     *sections, field = name.split('.')
     section = config.model
     for part in sections:
       section = section[part]
     if field in section and _values_differ(section[field], value):
-      wrong.append(f'config.model.{name}={value!r}')
-  return ', '.join(wrong)
+      mismatched.append(f'config.model.{name}={value!r}')
+  return ', '.join(mismatched)
 
 
 def _check_config(
@@ -125,67 +127,67 @@ def _check_config(
   requirements: resolve.WeightsRequirements,
   fields: dict[str, Any],
 ) -> None:
-  """Refuses a config in which the weights would mean something else.
+  """Checks that the config meets the requirements of the weights.
 
   Args:
     config: the experiment.
-    requirements: what the weights expect.
-    fields: of config.model, those of the parts that are imported.
+    requirements: required normalization, and fields of training to log.
+    fields: required fields of config.model, of the parts that are loaded.
 
   Raises:
-    ValueError: which fields to set.
+    ValueError: a field has another value; the message says which to set.
   """
-  wrong = _mismatched_fields(config, fields)
-  if wrong:
+  mismatched = _mismatched_fields(config, fields)
+  if mismatched:
     raise ValueError(
       f'config.init_from={config.init_from!r} was trained in another network; '
-      f'set {wrong}, or leave a whole part out, '
+      f'set {mismatched}, or leave out a whole part by '
       "config.init_skip='(head|auxiliary)/.*'"
     )
-  values = requirements.normalization
-  # Of other images than those that the weights were trained on nothing is
-  # known.
+  normalization = requirements.normalization
+  # For images of another number of channels or bits the right normalization is
+  # unknown.
   if (
-    values is not None
-    and image_format.ImageSpec(len(values[0]), requirements.bit_depth)
+    normalization is not None
+    and image_format.ImageSpec(len(normalization[0]), requirements.bit_depth)
     == image_format.image_spec(config.data)
     and not (
-      np.allclose(config.data.mean, values[0], rtol=0.01, atol=0)
-      and np.allclose(config.data.std, values[1], rtol=0.01, atol=0)
+      np.allclose(config.data.mean, normalization[0], rtol=0.01, atol=0)
+      and np.allclose(config.data.std, normalization[1], rtol=0.01, atol=0)
     )
   ):
     raise ValueError(
-      f'config.init_from={config.init_from!r} expects images that are '
-      f'normalised otherwise; set config.data.mean={values[0]}, '
-      f'config.data.std={values[1]}'
+      f'config.init_from={config.init_from!r} was trained with another '
+      f'normalization; set config.data.mean={normalization[0]}, '
+      f'config.data.std={normalization[1]}'
     )
-  other = _mismatched_fields(config, dict(requirements.trained))
-  if other:
-    logging.info('%s was trained with %s', config.init_from, other)
+  changed = _mismatched_fields(config, dict(requirements.trained))
+  if changed:
+    logging.info('%s was trained with %s', config.init_from, changed)
 
 
 def _first_kernel_edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
-  """Returns what is to be done with the first kernel."""
+  """Returns the edit of the first kernel by its path: BGR to RGB, channels."""
 
-  def edit(channels):
-    def function(kernel):
+  def make_edit(channels):
+    def edit(kernel):
       if bgr:
         kernel = kernel[:, :, ::-1]
       if kernel.shape[2] != channels:
         kernel = merge.adapt_input_channels(kernel, channels)
       return kernel
 
-    return function
+    return edit
 
   return {
-    path: edit(leaf.shape[2])
+    path: make_edit(leaf.shape[2])
     for path, leaf in leaves.items()
     if re.fullmatch(_FIRST_KERNEL_PATTERN, path)
   }
 
 
 def _in_float32(model: Any) -> Any:
-  """Returns the network computing in float32."""
+  """Returns the network with float32 as its compute dtype."""
   options = dataclasses.replace(model.encoder.options, dtype='float32')
   return model.clone(
     encoder=model.encoder.clone(options=options),
@@ -207,7 +209,10 @@ def _unfold_batch_norms(
   batches: Callable[[], Generator[dict[str, np.ndarray]]],
   paths: Collection[str],
 ) -> PyTree:
-  """Returns the variables with the BatchNorms restored; see `folded`."""
+  """Returns the variables with folded BatchNorms restored on training images.
+
+  `unfold_batch_norm` describes the method.
+  """
   model = _in_float32(model)
   count = -(-BATCH_NORM_IMAGES // config.batch_size)
   with contextlib.closing(batches()) as stream:
@@ -227,55 +232,55 @@ def load_initial_variables(
   variables: PyTree,
   batches: Callable[[], Generator[dict[str, np.ndarray]]],
 ) -> tuple[PyTree, InitManifest]:
-  """Returns the variables that a run starts from, where it names weights.
+  """Loads the weights that `config.init_from` names into the variables.
 
   Args:
-    config: the experiment; see `places` for `config.init_from`. What the
-      regular expression `config.init_skip` matches, paths of ours and tensors
-      of the file, is left out.
-    model: the `Segmenter` that it describes.
-    variables: its random ones, {'params', 'batch_stats'}.
+    config: the experiment; `resolve` lists the values of `config.init_from`.
+      Our paths and tensors of the file that the regular expression
+      `config.init_skip` matches are left out.
+    model: the `Segmenter` that the config describes.
+    variables: its random variables, {'params', 'batch_stats'}.
     batches: starts an endless stream of training batches of the whole run, the
-      same on every host. Read for weights alone whose file has no BatchNorms.
+      same on every host. Only read if the file's BatchNorms are folded.
 
   Returns:
-    The variables, and what is to be known of where they come from.
+    The variables, and the manifest of the weights.
 
   Raises:
-    ValueError: the weights do not fit the network, or the config contradicts
-      what they expect; the message says what to set.
-    OSError: they cannot be read or fetched.
+    ValueError: the weights do not fit the network, or the config does not meet
+      their requirements; the message says which fields to set.
+    OSError: the weights cannot be read or downloaded.
   """
-  place = resolve.resolve_init_from(config.init_from)
-  if place.published is not None:  # before it is fetched
+  spec = resolve.resolve_init_from(config.init_from)
+  if spec.published is not None:  # fails before the download
     _check_config(
-      config, resolve.WeightsRequirements(place.published.normalization), {}
+      config, resolve.WeightsRequirements(spec.published.normalization), {}
     )
-  weights = resolve.read_weights(place)
-  if place.system:
-    system = place.system
+  weights = resolve.read_weights(spec)
+  if spec.system:
+    system = spec.system
     match = detect.match_system(
       detect.SYSTEMS[system], weights.tensors, model, variables
     )
     if match is None:
       raise ValueError(
-        f'config.init_from={config.init_from!r}: {system} names no encoder '
-        f'like {config.model.encoder.name}'
+        f'config.init_from={config.init_from!r}: the weight system {system} '
+        f'has no mapping of the encoder {config.model.encoder.name}'
       )
   else:
     system, match = detect.detect_system(weights.tensors, model, variables)
   leaves = merge.flatten_variables(variables)
-  taken = {
-    path: source.name
-    for path, source in match.tensor_refs.items()
+  loaded = {
+    path: ref.name
+    for path, ref in match.tensor_refs.items()
     if not merge.matches_pattern(config.init_skip, path)
   }
-  parts = {path.partition('/')[0] for path in taken}
+  parts = {path.partition('/')[0] for path in loaded}
   fields = {**match.fields, **weights.requirements.model}
-  values = weights.requirements.normalization or match.normalization
+  normalization = weights.requirements.normalization or match.normalization
   _check_config(
     config,
-    dataclasses.replace(weights.requirements, normalization=values),
+    dataclasses.replace(weights.requirements, normalization=normalization),
     {k: v for k, v in fields.items() if k.partition('.')[0] in parts},
   )
   merged = merge.merge_tensors(
@@ -286,36 +291,36 @@ def load_initial_variables(
     skip=config.init_skip,
     edits=_first_kernel_edits(match.bgr, leaves),
   )
-  measured: set[str] = set()
+  estimated: set[str] = set()
   if detect.SYSTEMS[system].batch_norms_folded:
     logging.info(
-      '%s has its BatchNorms folded: restoring them from %d training images',
+      '%s has folded BatchNorms: restoring them on %d training images',
       weights.path,
       BATCH_NORM_IMAGES,
     )
-    merged = _unfold_batch_norms(config, model, merged, batches, taken)
-    measured = {
+    merged = _unfold_batch_norms(config, model, merged, batches, loaded)
+    estimated = {
       path
       for path in leaves
-      if re.sub(r'/(scale|mean|var)$', '/bias', path) in taken
-    } - set(taken)
-  mean, std = values or (config.data.mean, config.data.std)
+      if re.sub(r'/(scale|mean|var)$', '/bias', path) in loaded
+    } - set(loaded)
+  mean, std = normalization or (config.data.mean, config.data.std)
   manifest = InitManifest(
     init_from=config.init_from,
     init_skip=config.init_skip,
     system=system,
     path=weights.path,
     sha256=_weights_digest(weights.path),
-    url=place.published.url if place.published else '',
-    licence=place.published.licence if place.published else '',
+    url=spec.published.url if spec.published else '',
+    licence=spec.published.licence if spec.published else '',
     mean=tuple(mean),
     std=tuple(std),
     bgr=match.bgr,
     padding=config.model.encoder.get('padding', ''),
-    variables=len(taken),
-    measured=len(measured),
-    kept=tuple(sorted(set(leaves) - set(taken) - measured)),
-    unused=tuple(sorted(set(match.tensors) - set(taken.values()))),
+    variables=len(loaded),
+    measured=len(estimated),
+    kept=tuple(sorted(set(leaves) - set(loaded) - estimated)),
+    unused=tuple(sorted(set(match.tensors) - set(loaded.values()))),
   )
   logging.info('%s', manifest)
   return merged, manifest

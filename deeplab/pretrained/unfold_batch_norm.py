@@ -1,18 +1,18 @@
-"""BatchNorms of a network whose file had them folded into its convolutions.
+"""Restores BatchNorms that a converted file folded into its convolutions.
 
 A converted file holds y = W x + b for each layer. Our layer is
 
     y = scale * (W x - mean) / sqrt(var + epsilon) + bias,
 
 and in evaluation any constants with scale = sqrt(var + epsilon) and
-bias = b + mean are the file's function. Training is another matter: it
-normalises by the statistics of the batch. Only where `mean` and `var` are those
-of the layer's own maps does it compute nearly the same, so that fine-tuning
-starts from the trained network and not from a ruined one.
+bias = b + mean compute the file's function. Training normalises by the
+statistics of the batch instead: it computes nearly the same function only if
+`mean` and `var` are the statistics of the layer's own maps. With other values
+fine-tuning would start from a ruined network.
 
-So after `merge`, which puts b into the bias, `set_identity_batch_norms` makes
-the network the file's function for evaluation, and `restore_batch_norms`, given
-training images, for training too.
+So after `merge`, which copies b into the bias, `set_identity_batch_norms` makes
+the network compute the file's function in evaluation, and
+`restore_batch_norms`, given training images, in training too.
 """
 
 from collections.abc import Collection
@@ -52,11 +52,11 @@ class _ChannelMoments(NamedTuple):
 
 
 class _BatchNormRecorder:
-  """Sees what enters each BatchNorm of one application in evaluation mode.
+  """Records the input of each BatchNorm in one evaluation of the network.
 
   Attributes:
-    epsilons: of each BatchNorm, by its path 'encoder/stem/norm/bn'.
-    inputs: what entered it, [B, H, W, C] float32.
+    epsilons: epsilon of each BatchNorm, by its path 'encoder/stem/norm/bn'.
+    inputs: its input, [B, H, W, C] float32, by its path.
   """
 
   def __init__(self, model: nn.Module, variables: PyTree, images: Array):
@@ -77,21 +77,21 @@ def _folded_epsilons(
   model: nn.Module, variables: PyTree, images: Array, paths: Collection[str]
 ) -> dict[str, float]:
   """Returns the epsilon of each folded BatchNorm by its path."""
-  found: dict[str, float] = {}
+  epsilons: dict[str, float] = {}
 
   def trace(variables, images):
-    found.update(_BatchNormRecorder(model, variables, images).epsilons)
+    epsilons.update(_BatchNormRecorder(model, variables, images).epsilons)
 
   jax.eval_shape(trace, variables, images)
   return {
     path: epsilon
-    for path, epsilon in found.items()
+    for path, epsilon in epsilons.items()
     if f'{path}/bias' in paths and f'{path}/scale' not in paths
   }
 
 
 def _replace_leaves(variables: PyTree, values: dict[str, np.ndarray]) -> PyTree:
-  """Returns the variables with others by 'params/encoder/stem/..'."""
+  """Returns the variables with new values by 'params/encoder/stem/..'."""
   flat = traverse_util.flatten_dict(variables, sep='/')
   new = {path: np.float32(value) for path, value in values.items()}
   return traverse_util.unflatten_dict(flat | new, sep='/')
@@ -103,19 +103,19 @@ def set_identity_batch_norms(
   images: Array,
   paths: Collection[str],
 ) -> PyTree:
-  """Makes the folded BatchNorms add their bias, in evaluation, and no more.
+  """Makes the folded BatchNorms only add their bias, in evaluation.
 
   Args:
     model: network.
     variables: nested {'params', 'batch_stats'}, with the file's biases in the
       folded BatchNorms.
-    images: [B, H, W, C] that the network accepts; their values do not matter.
-    paths: of the variables that came from the file, without collections: a
-      BatchNorm is folded if its bias is among them and its scale is not.
+    images: [B, H, W, C] that the network accepts; only the shape is used.
+    paths: paths of the variables that came from the file, without collections:
+      a BatchNorm is folded if its bias is among them and its scale is not.
 
   Returns:
-    A copy with mean 0, variance 1 and a scale that undoes epsilon. Not for
-    training: see `restore_batch_norms`.
+    A copy with mean 0, variance 1 and a scale that undoes epsilon. For training
+    `restore_batch_norms` must follow.
   """
   flat = traverse_util.flatten_dict(variables, sep='/')
   values = {}
@@ -135,21 +135,21 @@ def restore_batch_norms(
   batches: Iterable[Array],
   paths: Collection[str],
 ) -> PyTree:
-  """Gives the folded BatchNorms statistics, and leaves the function as it is.
+  """Estimates the statistics of folded BatchNorms, the function unchanged.
 
   Mean and variance are those of each layer's maps on the images; scale and bias
-  follow, so that the network computes in evaluation what it did before. All
+  follow, so that the network computes in evaluation the same as before. All
   layers are measured in one pass, since none changes another's maps. A channel
-  that never varies gets variance 0 and a scale of sqrt(epsilon): if training
-  wakes it, no batch amplifies it beyond what the file does.
+  that never varies gets variance 0 and a scale of sqrt(epsilon): if it starts
+  to vary in training, no batch amplifies it beyond the file's gain.
 
   Args:
     model: network, in float32.
-    variables: as `set_identity_batch_norms` returns them.
-    batches: training images [B, H, W, C], as normalised and augmented as
-      training sees them; some hundred images. The BatchNorm behind image
-      pooling sees one value an image.
-    paths: as in `set_identity_batch_norms`.
+    variables: the result of `set_identity_batch_norms`.
+    batches: training images [B, H, W, C], normalised and augmented as in
+      training; some hundred images, since the BatchNorm behind image pooling
+      sees one value per image.
+    paths: paths of the variables that came from the file, without collections.
 
   Raises:
     ValueError: there are no batches, or a layer's maps are not finite.
@@ -177,8 +177,8 @@ def restore_batch_norms(
       moments[path] = moments[path].combine(new) if path in moments else new
   if not moments:
     raise ValueError(
-      'there are no images to measure the folded BatchNorms on: give a batch '
-      'or more of training images'
+      'there are no images to measure the folded BatchNorms on: pass one or '
+      'more batches of training images'
     )
 
   flat = traverse_util.flatten_dict(variables, sep='/')
@@ -187,7 +187,7 @@ def restore_batch_norms(
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
       raise ValueError(
         f'the maps that enter {path} are not finite: the weights do not fit '
-        'the network, or the images are not normalised as they were for it'
+        'the network, or the images are not normalised as in its training'
       )
     old = {
       name: np.float64(flat[f'{kind}/{path}/{name}'])

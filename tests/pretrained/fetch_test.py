@@ -60,7 +60,7 @@ def test_a_cached_file_is_checked(cache, published):
 
 def test_without_network_it_is_said_what_to_do(cache):
   with pytest.raises(
-    OSError, match=r'net\.pth could not be fetched .* put it at .*net\.pth'
+    OSError, match=r'net\.pth could not be downloaded .* put it at .*net\.pth'
   ):
     fetch.fetch_weights(origin('http://localhost:9/net.pth'))
   assert os.listdir(cache) == []
@@ -100,7 +100,7 @@ def test_a_server(cache, server):
 
 @pytest.mark.parametrize('folder', ['cut', 'absent'])
 def test_what_did_not_come_whole_is_not_kept(cache, server, folder):
-  with pytest.raises(OSError, match='could not be fetched'):
+  with pytest.raises(OSError, match='could not be downloaded'):
     fetch.fetch_weights(origin(f'{server}/{folder}/net.pth'))
   assert os.listdir(cache) == []
 

@@ -180,7 +180,9 @@ def test_the_system_may_be_said(tmp_path):
 
 def test_a_system_without_the_encoder_is_refused(tmp_path):
   path = write(tmp_path, theirs('torchvision')[0])
-  with pytest.raises(ValueError, match='mmseg names no encoder like mobilenet'):
+  with pytest.raises(
+    ValueError, match='mmseg has no mapping of the encoder mobilenet'
+  ):
     start(
       config(
         init_from=f'mmseg:{path}',

@@ -1,4 +1,4 @@
-"""Files of weights, by the ends of their names."""
+"""Reads a weight file of any supported format, chosen by its suffix."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
 
 
 def read_tensors(path: str) -> Mapping[str, np.ndarray]:
-  """Returns the tensors of a file by their names there.
+  """Returns the tensors of a file by their names in the file.
 
   Raises:
-    FileNotFoundError: it does not exist.
-    ValueError: its name has no known end, or it is damaged.
+    FileNotFoundError: the file does not exist.
+    ValueError: its suffix is unknown, or it is damaged.
   """
   if not os.path.exists(path):
     raise FileNotFoundError(f'{path} does not exist; name a file of weights')
-  end = os.path.splitext(path)[1]
-  if end not in READERS:
+  suffix = os.path.splitext(path)[1]
+  if suffix not in READERS:
     raise ValueError(
-      f'{path} is no file of weights that can be read; its name must end in '
-      f'one of {sorted(READERS)}'
+      f'{path} has no known weight format; its name must end in one of '
+      f'{sorted(READERS)}'
     )
-  return READERS[end](path)
+  return READERS[suffix](path)

@@ -1,8 +1,8 @@
-"""Keras' weight files: `.h5` of Keras 2 and 3, `.weights.h5` and `.keras`.
+"""Reads Keras' weight files: `.h5` of Keras 2 and 3, `.weights.h5`, `.keras`.
 
-Names are 'layer/variable', 'Conv1/kernel' and 'bn_Conv1/moving_mean', whatever
-the file calls them. Layers that Keras numbers itself, by what was built before
-them, are 'conv2d', 'conv2d_1', .. in their order.
+Names are unified to 'layer/variable': 'Conv1/kernel', 'bn_Conv1/moving_mean'.
+Layers that Keras numbers by the order in which a process builds them are
+renumbered to 'conv2d', 'conv2d_1', .. in their order.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ import zipfile
 import h5py
 import numpy as np
 
-# Variables of Keras 3's layers, which its own files only number.
+# Variables of Keras 3's layers, which its files store by number only.
 _VARIABLE_NAMES = {
   'batch_normalization': ('gamma', 'beta', 'moving_mean', 'moving_variance'),
   'conv2d': ('kernel', 'bias'),
@@ -27,7 +27,7 @@ _VARIABLE_NAMES = {
 
 
 def _read_name_list(group: h5py.Group, key: str) -> list[str]:
-  """Returns a list of names, which long lists spread over key0, key1, .."""
+  """Returns a list of names, joining lists split into key0, key1, ..."""
   values: list[Any] = []
   if key in group.attrs:
     values = list(group.attrs[key])
@@ -39,21 +39,21 @@ def _read_name_list(group: h5py.Group, key: str) -> list[str]:
 
 
 def _iterate_keras2(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields what Keras 2 wrote: a group a layer, with the variables' names."""
+  """Yields (name, tensor) of a Keras 2 file: one group per layer."""
   for layer in _read_name_list(root, 'layer_names'):
     group = root[layer]
     names = [
       (name.removesuffix(':0').rpartition('/'), group[name][()])
       for name in _read_name_list(group, 'weight_names')
     ]
-    # A model in the model is one group of many layers.
+    # A nested model is one group of many layers.
     nested = len({name[0] for name, _ in names}) > 1
     for (owner, _, variable), value in names:
       yield f'{owner if nested else layer}/{variable}', value
 
 
 def _iterate_keras3(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields what Keras 3 writes: layers by class, their names as attributes."""
+  """Yields (name, tensor) of a Keras 3 file: layers by class, then number."""
   groups: list[tuple[str, h5py.Group]] = []
   root.visititems(
     lambda path, item: (
@@ -66,19 +66,19 @@ def _iterate_keras3(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
     kind = re.sub(r'_\d+$', '', path.split('/')[-2])
     if 'name' not in group.attrs:
       raise ValueError(
-        'its layers have no names, as older releases of Keras 3 left them out; '
-        'save it as .h5 there'
+        'its layers have no names, since older releases of Keras 3 leave them '
+        'out; save it as .h5 there'
       )
     variables: Sequence[str] = _VARIABLE_NAMES.get(kind, ())
     for key, value in group.items():
       number = int(key)
-      known = number < len(variables)
-      variable = variables[number] if known else f'{kind}_{number}'
+      named = number < len(variables)
+      variable = variables[number] if named else f'{kind}_{number}'
       yield f'{group.attrs["name"]}/{variable}', value[()]
 
 
 def renumber_layers(layers: Iterable[str]) -> dict[str, str]:
-  """Returns new names of the layers that Keras numbers, by the old ones."""
+  """Returns the new names of layers that Keras numbers, by their old names."""
   kinds: dict[str, list[tuple[int, str]]] = {}
   for layer in set(layers):
     match = re.fullmatch(r'(conv2d|batch_normalization)(?:_(\d+))?', layer)
@@ -92,7 +92,7 @@ def renumber_layers(layers: Iterable[str]) -> dict[str, str]:
 
 
 def _read_h5_file(file: Any) -> dict[str, np.ndarray]:
-  """Returns the tensors of an open .h5 file, or a path."""
+  """Returns the tensors of an .h5 file, given open or by its path."""
   tensors: dict[str, np.ndarray] = {}
   with h5py.File(file, 'r') as f:
     root = f.get('model_weights', f)
@@ -107,7 +107,7 @@ def _read_h5_file(file: Any) -> dict[str, np.ndarray]:
   numbers = renumber_layers(name.rpartition('/')[0] for name in tensors)
   for name, value in tensors.items():
     layer, _, variable = name.rpartition('/')
-    # Keras 2 calls depthwise kernels so; separable layers have two kernels.
+    # Keras 2's name of depthwise kernels; separable layers have two kernels.
     if variable == 'depthwise_kernel' and (
       f'{layer}/pointwise_kernel' not in tensors
     ):
@@ -120,7 +120,7 @@ def read_hdf5(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by 'layer/variable'.
 
   Raises:
-    ValueError: the file is damaged or none of these formats.
+    ValueError: the file is damaged or has none of these formats.
   """
   with open(path, 'rb') as f:
     archive = f.read(2) == b'PK'
@@ -131,5 +131,5 @@ def read_hdf5(path: str) -> dict[str, np.ndarray]:
       return _read_h5_file(io.BytesIO(archive_file.read('model.weights.h5')))
   except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as e:
     raise ValueError(
-      f'{path} is not a whole weight file of Keras ({e}); fetch it again'
+      f'{path} is not a whole weight file of Keras ({e}); download it again'
     ) from e

@@ -1,11 +1,11 @@
-"""PyTorch's .pth files, without PyTorch.
+"""Reads PyTorch's .pth files without PyTorch.
 
-Both formats: the zip archive (PyTorch 1.6 and later) of a pickle and one file a
-storage, and before that a row of pickles with the storages behind. A pickle is
-a program: this reader admits what rebuilds tensors in dictionaries, and refuses
-any other function by its name.
+There are two formats: the zip archive (PyTorch 1.6 and later) of a pickle and
+one file per storage, and the older sequence of pickles followed by the
+storages. A pickle is a program: this reader allows only the functions that
+rebuild tensors in dictionaries, and rejects any other with its name.
 
-Source: `torch/serialization.py` and `torch/_utils.py` say what is written.
+The formats are defined by `torch/serialization.py` and `torch/_utils.py`.
 """
 
 from collections import OrderedDict
@@ -37,18 +37,19 @@ _DTYPES = {
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
-# Keys under which training programs keep a network's tensors, the better first.
+# Keys under which training programs store a network's tensors, in order of
+# preference.
 _STATE_DICT_KEYS = ('state_dict_ema', 'state_dict', 'model')
 
 
 class _StorageType(NamedTuple):
-  """A class of storages."""
+  """The class of a storage, such as 'FloatStorage'."""
 
   name: str
 
 
 class _Storage(NamedTuple):
-  """A row of numbers in the file."""
+  """A one-dimensional array of numbers in the file."""
 
   type_name: str
   key: str
@@ -56,7 +57,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """A view of a storage, in numbers, not bytes."""
+  """A view of a storage; offset and strides count numbers, not bytes."""
 
   storage: _Storage
   offset: int
@@ -65,7 +66,10 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-  """What stands in for PyTorch's functions; a pickle cannot change it."""
+  """Replaces PyTorch's functions that rebuild tensors.
+
+  It is immutable, so that a pickle cannot alter it.
+  """
 
   __slots__ = ()
 
@@ -74,7 +78,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-  """As `_RebuildTensor`, for what is a tensor already."""
+  """Replaces PyTorch's rebuild function of parameters: returns the tensor."""
 
   __slots__ = ()
 
@@ -92,14 +96,14 @@ _ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _UnsafePickle(Exception):
-  """The pickle asks for something that no weights need."""
+  """The pickle asks for a global that tensors do not need."""
 
 
 class _Unpickler(pickle.Unpickler):
   """Rebuilds plain values and tensors, and nothing else.
 
   Attributes:
-    storages: those that the pickle refers to, by their keys.
+    storages: the storages that the pickle refers to, by their keys.
   """
 
   def __init__(self, f: IO[bytes]):
@@ -107,7 +111,11 @@ class _Unpickler(pickle.Unpickler):
     self.storages: dict[str, _Storage] = {}
 
   def find_class(self, module: str, name: str) -> Any:
-    """Returns what stands for a global; raises `_UnsafePickle` for most."""
+    """Returns the replacement of an allowed global.
+
+    Raises:
+      _UnsafePickle: any other global.
+    """
     try:
       return _ALLOWED_GLOBALS[module, name]
     except KeyError:
@@ -132,7 +140,7 @@ def _storage_array(data: bytes, storage: _Storage, order: str) -> np.ndarray:
 
 
 def _read_zip(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
-  """Returns what was saved, and the storages by their keys."""
+  """Returns the saved object, and the arrays of its storages by their keys."""
   with zipfile.ZipFile(f) as archive:
     names = archive.namelist()
     pickles = [name for name in names if name.endswith('data.pkl')]
@@ -151,7 +159,7 @@ def _read_zip(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
-  """Returns what was saved, and the storages by their keys."""
+  """Returns the saved object, and the arrays of its storages by their keys."""
   magic, _, system = (_Unpickler(f).load() for _ in range(3))
   if magic != _MAGIC_NUMBER:
     raise ValueError('its first number is not that of the format')
@@ -159,7 +167,7 @@ def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
   unpickler = _Unpickler(f)
   loaded = unpickler.load()
   numbers = {}
-  # The keys in their order in the file; each storage is behind its length.
+  # The keys in their order in the file; each storage follows its length.
   for key in _Unpickler(f).load():
     storage = unpickler.storages[key]
     if f.read(8) != struct.pack(f'{order}q', storage.length):
@@ -170,7 +178,7 @@ def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _unwrap_state_dict(loaded: Any) -> dict[str, _Tensor]:
-  """Returns the named tensors of what a training program saved."""
+  """Returns the tensors of a state_dict or of a checkpoint that holds one."""
   if isinstance(loaded, Mapping):
     for key in _STATE_DICT_KEYS:
       if isinstance(loaded.get(key), Mapping):
@@ -182,7 +190,8 @@ def _unwrap_state_dict(loaded: Any) -> dict[str, _Tensor]:
     or not all(isinstance(tensor, _Tensor) for tensor in loaded.values())
   ):
     raise ValueError(
-      f'no dictionary of tensors, nor one under a key of {_STATE_DICT_KEYS}'
+      'it holds no dictionary of tensors, nor one under a key of '
+      f'{_STATE_DICT_KEYS}'
     )
   names = [str(name) for name in loaded]
   if all(name.startswith('module.') for name in names):
@@ -191,7 +200,7 @@ def _unwrap_state_dict(loaded: Any) -> dict[str, _Tensor]:
 
 
 def _strided_view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
-  """Returns the view of its storage."""
+  """Returns the view of a tensor on the array of its storage."""
   _, offset, shape, strides = tensor
   if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)):
     raise ValueError('its shapes and strides are not whole numbers')
@@ -215,11 +224,11 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by name.
 
   A checkpoint that holds them under 'state_dict_ema', 'state_dict' or 'model'
-  is unwrapped, and 'module.' before every name is dropped.
+  is unwrapped, and a prefix 'module.' of all names is dropped.
 
   Raises:
-    ValueError: the file is damaged or none of these formats; its pickle asks
-      for more than tensors; or it holds no dictionary of tensors.
+    ValueError: the file is damaged or has none of these formats; its pickle
+      asks for more than tensors; or it holds no dictionary of tensors.
   """
   try:
     with open(path, 'rb') as f:
@@ -240,6 +249,6 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
   # A damaged pickle may raise anything.
   except Exception as e:
     raise ValueError(
-      f'{path} is not a whole .pth file of tensors ({e!r}); fetch it again, or '
-      'save model.state_dict() in it'
+      f'{path} is not a whole .pth file of tensors ({e!r}); download it again, '
+      'or save model.state_dict() in it'
     ) from e

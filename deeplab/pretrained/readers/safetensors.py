@@ -1,4 +1,4 @@
-"""Files of .safetensors: named tensors, and texts beside them."""
+"""Reads and writes .safetensors files: named tensors and text metadata."""
 
 from collections.abc import Mapping
 import os
@@ -12,7 +12,7 @@ from deeplab.pretrained import merge
 
 def _damaged_file_error(path: str, error: Exception) -> ValueError:
   return ValueError(
-    f'{path} is not a whole .safetensors file ({error}); fetch it again'
+    f'{path} is not a whole .safetensors file ({error}); download it again'
   )
 
 
@@ -20,7 +20,7 @@ def read_safetensors(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by name.
 
   Raises:
-    ValueError: the file is damaged, or none of this format.
+    ValueError: the file is damaged or has another format.
   """
   try:
     return safetensors.numpy.load_file(path)
@@ -29,10 +29,10 @@ def read_safetensors(path: str) -> dict[str, np.ndarray]:
 
 
 def read_metadata(path: str) -> dict[str, str]:
-  """Returns the texts that a file holds beside its tensors.
+  """Returns the text metadata of a file by key.
 
   Raises:
-    ValueError: as `read_safetensors`.
+    ValueError: the file is damaged or has another format.
   """
   try:
     with safetensors.safe_open(path, 'np') as f:
@@ -44,12 +44,12 @@ def read_metadata(path: str) -> dict[str, str]:
 def write_safetensors(
   path: str, tensors: merge.Tensors, metadata: Mapping[str, str]
 ) -> None:
-  """Writes tensors, float32, and texts beside them.
+  """Writes tensors as float32, and text metadata.
 
   Args:
-    path: the file; its folder is made. It appears when it is whole.
-    tensors: by name.
-    metadata: the metadata.
+    path: the file, written atomically; its folder is created.
+    tensors: tensors by name.
+    metadata: texts by key.
   """
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   partial = f'{path}.partial'

@@ -1,4 +1,4 @@
-"""Tensors out of TensorFlow's checkpoints (`model.ckpt-30000.index`, ...)."""
+"""Reads TensorFlow's checkpoints (`model.ckpt-30000.index`, ...)."""
 
 import os
 import pathlib
@@ -14,28 +14,30 @@ def find_index_file(path: str | os.PathLike) -> str | None:
       or the folder that holds it.
 
   Raises:
-    ValueError: a folder holds several, or lacks the one that it names.
+    ValueError: a folder holds several checkpoints and names none, or names one
+      that it does not hold.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     latest = path / 'checkpoint'
-    found = sorted(path.glob('*.index'))
+    index_files = sorted(path.glob('*.index'))
     if latest.is_file():
-      # Its first line names the newest, perhaps by a path of the machine that
+      # Its first line names the newest, possibly by a path on the machine that
       # wrote it: model_checkpoint_path: "/there/model.ckpt-30000".
       name = latest.read_text().partition('"')[2].partition('"')[0]
       newest = path / f'{pathlib.PurePosixPath(name).name}.index'
-      if newest not in found:
+      if newest not in index_files:
         raise ValueError(
-          f'{latest} names {newest.name}, which is not beside it: fetch that'
+          f'{latest} names {newest.name}, which is missing in the folder: '
+          'download it too'
         )
       return str(newest)
-    if len(found) > 1:
+    if len(index_files) > 1:
       raise ValueError(
-        f'{path} holds {len(found)} checkpoints (*.index) and no file '
-        "'checkpoint' that names one: name one yourself"
+        f'{path} holds {len(index_files)} checkpoints (*.index) and no file '
+        "'checkpoint' that names one: give the path of one .index file"
       )
-    return str(found[0]) if found else None
+    return str(index_files[0]) if index_files else None
   if path.suffix != '.index':
     path = path.with_name(f'{path.name}.index')
   return str(path) if path.is_file() else None
@@ -45,11 +47,10 @@ def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
   """Reads a TensorFlow checkpoint.
 
   Args:
-    path: see `find_index_file`.
+    path: the .index file, the checkpoint without suffix, or its folder.
 
   Returns:
-    All its tensors by their names, in the dtypes that they have; strings are
-    left out.
+    All tensors but strings by their names, in their own dtypes.
 
   Raises:
     ValueError: there is no checkpoint, several, or a damaged one.
@@ -57,7 +58,7 @@ def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
   index = find_index_file(path)
   if index is None:
     raise ValueError(f'there is no TensorFlow checkpoint {path}')
-  import tensorflow as tf  # slow to import, and needed here alone
+  import tensorflow as tf  # slow to import, so only where it is needed
 
   try:
     reader = tf.train.load_checkpoint(index.removesuffix('.index'))
@@ -69,5 +70,5 @@ def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
     return {name: reader.get_tensor(name) for name in sorted(names)}
   except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as e:
     raise ValueError(
-      f'{index}, or the data beside it, is damaged: fetch both again ({e})'
+      f'{index}, or the data beside it, is damaged: download both again ({e})'
     ) from e

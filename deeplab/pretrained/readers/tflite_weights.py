@@ -1,7 +1,7 @@
-"""Weights out of .tflite files, float or quantised.
+"""Reads the weights of .tflite files, float or quantized.
 
-A converted network has its BatchNorms folded into the convolutions before
-them: what is left of a layer is a kernel and a bias, see `folded`.
+A converted network has its BatchNorms folded into the convolutions before them,
+so a layer has only a kernel and a bias; `unfold_batch_norm` restores the rest.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,8 @@ _DTYPES = {
 
 # Operators with weights [out, h, w, in], [1, h, w, out] and [out, in].
 LAYER_OPERATORS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
-# Other places of weights: those that would be lost must not stay unseen.
+# Operators that may hold further weights: files with such weights are rejected,
+# since they would be lost silently.
 _UNSUPPORTED_OPERATORS = (
   'ADD',
   'SUB',
@@ -42,7 +43,7 @@ _UNSUPPORTED_OPERATORS = (
   'PRELU',
 )
 
-# What a layer's name is followed by in the name of its kernel: the variable's,
+# Suffixes that follow a layer's name in the name of its kernel: the variable's,
 # the operation's, or that of the kernel with its BatchNorm folded in.
 _KERNEL_SUFFIX = re.compile(
   r'/(weights|depthwise_weights|kernel|Conv2D|depthwise|MatMul|Conv2D_Fold|'
@@ -56,8 +57,8 @@ _BATCH_NORM_SUFFIX = re.compile(
 def layer_name(tensor: str) -> str:
   """Returns the name of the layer that a kernel belongs to.
 
-  Converters join the names of all that they folded into a constant by ';', the
-  layer's own first, and follow them with those of other layers.
+  Converters join the names of all operations folded into a constant by ';': the
+  layer's own first, then those of other layers.
 
   Args:
     tensor: name of the kernel in the file.
@@ -72,11 +73,11 @@ def layer_name(tensor: str) -> str:
 
 
 class _UnsupportedFile(ValueError):
-  """A whole file that holds what cannot be imported."""
+  """A valid file whose weights cannot be imported."""
 
 
 class _TFLiteFile:
-  """The main graph of a file, and the values of its constants."""
+  """The main graph of a file and its constants."""
 
   def __init__(self, content: bytes):
     model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -87,7 +88,7 @@ class _TFLiteFile:
       (tflite_schema.operator_name(model.operatorCodes[op.opcodeIndex]), op)
       for op in model.subgraphs[0].operators
     ]
-    # A kernel stored in half precision is converted by an operator.
+    # A kernel stored in float16 is converted by a DEQUANTIZE operator.
     self._stored = {
       int(op.outputs[0]): int(op.inputs[0])
       for kind, op in self.operators
@@ -102,39 +103,39 @@ class _TFLiteFile:
     return self._tensor(index).name.decode()
 
   def num_elements(self, index: int) -> int:
-    """Returns how many elements a constant has; 0: it is none."""
+    """Returns the number of elements of a constant; 0 for other tensors."""
     tensor = self._tensor(index)
     if self._stored_bytes(tensor) is None:
       return 0
     return math.prod(tensor.shape) if tensor.shape is not None else 1
 
   def _stored_bytes(self, tensor: Any) -> Any:
-    """Returns the stored bytes of a tensor, None if it is no constant."""
+    """Returns the stored bytes of a tensor, None if it is not constant."""
     buffer = self._buffers[tensor.buffer]
     if buffer.data is not None and len(buffer.data):
       return buffer.data
-    if buffer.size:  # data of large files lies behind the tables
+    if buffer.size:  # large files store the data after the flatbuffer
       return self._content[buffer.offset : buffer.offset + buffer.size]
     return None
 
   def dequantized_constant(self, index: int) -> np.ndarray:
-    """Returns a constant in float32, dequantised.
+    """Returns a constant in float32, dequantized.
 
     Raises:
-      _Unfit: it is none, or of a type or scales that are unknown.
+      _UnsupportedFile: the tensor is not constant, or its type or quantization
+        is unsupported.
     """
     tensor = self._tensor(index)
     data = self._stored_bytes(tensor)
     if data is None:
       raise _UnsupportedFile(
-        f'tensor {self.tensor_name(index)!r} is no constant'
+        f'tensor {self.tensor_name(index)!r} is not constant'
       )
     kind = tflite_schema.DTYPE_NAMES.get(tensor.type, str(tensor.type))
     if kind not in _DTYPES:
       raise _UnsupportedFile(
         f'tensor {self.tensor_name(index)!r} is of type {kind}, which cannot '
-        'be '
-        f'imported; known are {", ".join(_DTYPES)}'
+        f'be imported; known are {", ".join(_DTYPES)}'
       )
     shape = [] if tensor.shape is None else [int(n) for n in tensor.shape]
     stored = np.frombuffer(bytes(data), _DTYPES[kind]).reshape(shape)
@@ -150,7 +151,7 @@ class _TFLiteFile:
     along = [1] * values.ndim
     if len(scales) > 1:
       along[quantization.quantizedDimension] = len(scales)
-    # In float64: a bias has more digits than float32 keeps.
+    # In float64: an int32 bias has more digits than float32.
     zeros = np.reshape(np.asarray(quantization.zeroPoint, np.float64), along)
     scales = np.reshape(np.asarray(scales, np.float64), along)
     return ((stored - zeros) * scales).astype(np.float32)
@@ -159,26 +160,28 @@ class _TFLiteFile:
     """Yields name, kernel and bias of each layer, in execution order.
 
     Raises:
-      _Unfit: what `value` raises, or a file with weights elsewhere.
+      _UnsupportedFile: a constant is unsupported, or another operator holds
+        weights.
     """
-    seen: set[int] = set()
+    read: set[int] = set()
     for kind, op in self.operators:
       inputs = [int(i) for i in op.inputs if i >= 0]
-      if (
-        kind in _UNSUPPORTED_OPERATORS and seen
-      ):  # before, it normalises the image
-        lost = [self.tensor_name(i) for i in inputs if self.num_elements(i) > 1]
-        if lost:
+      # Before the first layer such an operator normalises the image.
+      if kind in _UNSUPPORTED_OPERATORS and read:
+        weights = [
+          self.tensor_name(i) for i in inputs if self.num_elements(i) > 1
+        ]
+        if weights:
           raise _UnsupportedFile(
-            f'{kind} reads the constant {lost[0]!r}, which belongs to no '
+            f'{kind} reads the constant {weights[0]!r}, which belongs to no '
             'convolution: convert the model with its BatchNorms folded'
           )
       # A layer that is applied twice has one kernel.
-      if kind not in LAYER_OPERATORS or inputs[1] in seen:
+      if kind not in LAYER_OPERATORS or inputs[1] in read:
         continue
-      seen.add(inputs[1])
+      read.add(inputs[1])
       if kind == 'FULLY_CONNECTED' and not self.num_elements(inputs[1]):
-        continue  # a product of two maps
+        continue  # a product of two activations
       kernel = self.dequantized_constant(inputs[1])
       outputs = kernel.shape[3 if kind == 'DEPTHWISE_CONV_2D' else 0]
       bias = np.zeros(outputs, np.float32)
@@ -191,20 +194,19 @@ def read_tflite(path: str | os.PathLike) -> merge.Tensors:
   """Reads the kernels and biases of a .tflite file.
 
   Args:
-    path: float32, float16 or quantised (int8 or uint8, by tensor or by
+    path: a float32, float16 or quantized (int8 or uint8, per tensor or per
       channel) file.
 
   Returns:
     'LAYER/weights' and 'LAYER/biases' (zeros where there is none) of each
     convolution and fully connected layer, float32. Kernels are [out, h, w, in],
-    depthwise ones [1, h, w, out], fully connected ones [out, in]. LAYER is
-    found by `layer_name`; a further layer of the same name gets ':1', ':2'
-    behind it, in execution order.
+    depthwise ones [1, h, w, out], fully connected ones [out, in]. LAYER is the
+    result of `layer_name`; further layers of the same name get the suffixes
+    ':1', ':2', in execution order.
 
   Raises:
-    ValueError: no such file, no TensorFlow Lite file, a damaged one, one whose
-      weights are of an unknown type, or one with weights that belong to no
-      convolution.
+    ValueError: the file does not exist, is not a TensorFlow Lite file, is
+      damaged, or has weights of an unsupported type or outside convolutions.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -225,6 +227,6 @@ def read_tflite(path: str | os.PathLike) -> merge.Tensors:
     raise ValueError(f'{path}: {e}') from None
   except (AttributeError, IndexError, TypeError, struct.error, ValueError) as e:
     raise ValueError(
-      f'{path} is damaged or cut short: fetch it again ({e})'
+      f'{path} is damaged or cut short: download it again ({e})'
     ) from e
   return tensors

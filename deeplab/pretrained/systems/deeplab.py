@@ -1,4 +1,4 @@
-"""Our own weights as a file: their names are our paths."""
+"""This project's own weight files, whose names are our paths."""
 
 import functools
 import json
@@ -14,8 +14,8 @@ from deeplab.pretrained.systems import mapping
 def _own_tensor_refs(
   variables: mapping.PyTree, scope: str
 ) -> mapping.TensorRefs:
-  layouts = mapping.missing_tensor_refs(variables, scope)
-  return {path: merge.TensorRef(path) for path in layouts}
+  paths = mapping.missing_tensor_refs(variables, scope)
+  return {path: merge.TensorRef(path) for path in paths}
 
 
 def _part_mapping(scope: str) -> mapping.PartMapping:
@@ -35,8 +35,8 @@ def write_run_weights(workdir: str, checkpoint: str, output: str) -> None:
   """Writes the weights of a run.
 
   Names are our paths without their collection, 'encoder/stem/conv/kernel';
-  kernels are [h, w, in, out], and everything is float32. Beside the tensors
-  stand the run's `config` and `classes`, both JSON, the `step` and its `miou`.
+  kernels are [h, w, in, out], and everything is float32. The metadata holds the
+  run's `config` and `classes`, both JSON, the `step` and its `miou`.
 
   Args:
     workdir: the run's work directory.
@@ -44,8 +44,8 @@ def write_run_weights(workdir: str, checkpoint: str, output: str) -> None:
     output: the file, named '*.safetensors'.
 
   Raises:
-    ValueError: `output` has another end.
-    FileNotFoundError: no run, or no checkpoint, is there.
+    ValueError: `output` has another suffix.
+    FileNotFoundError: there is no run, or it has no checkpoint.
   """
   if not output.endswith('.safetensors'):
     raise ValueError(f'--output={output} must end in .safetensors')

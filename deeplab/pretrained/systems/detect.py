@@ -1,4 +1,4 @@
-"""All systems, and which of them a file of tensors is of."""
+"""All weight systems, and the detection of the system of a file."""
 
 from typing import Any
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from deeplab.pretrained.systems import torchvision
 
 PyTree = Any
 
-# Where several name an encoder alike, the first is taken.
+# Where several systems name an encoder alike, the first is used.
 SYSTEMS: dict[str, mapping.WeightSystem] = {
   'deeplab': deeplab.SYSTEM,
   'keras': keras.SYSTEM,
@@ -28,17 +28,16 @@ SYSTEMS: dict[str, mapping.WeightSystem] = {
 
 
 class SystemMatch(NamedTuple):
-  """A file in the names of one system.
+  """A file read by the names of one weight system.
 
   Attributes:
-    tensors: of the file, renamed.
-    tensor_refs: where our variables come from; the encoder's, and if the file
-      is a whole network's those of the heads.
-    unused: see `merge.merge_tensors`.
-    fields: what config.model must hold for the weights to mean what they did,
-      by 'encoder.padding'.
+    tensors: tensors of the file by their new names.
+    tensor_refs: the tensor of each of our variables: of the encoder, and of the
+      heads if the file is a whole network's.
+    unused: regular expression for tensors without a counterpart.
+    fields: required fields of config.model, by 'encoder.padding'.
     normalization: `config.data.mean` and `std` of the system; None if unknown.
-    bgr: the first convolution reads blue first.
+    bgr: the first convolution reads BGR.
   """
 
   tensors: merge.Tensors
@@ -50,8 +49,8 @@ class SystemMatch(NamedTuple):
 
   @property
   def found_share(self) -> float:
-    """Share of the sources that the file has."""
-    found = sum(s.name in self.tensors for s in self.tensor_refs.values())
+    """Share of the tensor references that the file has, 0..1."""
+    found = sum(ref.name in self.tensors for ref in self.tensor_refs.values())
     return found / max(len(self.tensor_refs), 1)
 
 
@@ -61,11 +60,11 @@ def match_system(
   model: Any,
   variables: PyTree,
 ) -> SystemMatch | None:
-  """Returns the file in the names of a system; None if it lacks the encoder.
+  """Reads a file by the names of a system; None if it lacks the encoder.
 
   Args:
     system: one of `SYSTEMS`.
-    tensors: of the file.
+    tensors: tensors of the file by name.
     model: the `Segmenter`.
     variables: its variables.
   """
@@ -73,33 +72,33 @@ def match_system(
   if encoder is None:
     return None
   parts = {'encoder': encoder}
-  sources = encoder.tensor_refs(variables)
+  refs = encoder.tensor_refs(variables)
   whole = any(name.startswith(system.segmenter_prefix) for name in tensors)
   if whole:
-    for scope, known, module in (
+    for scope, mappings, module in (
       ('head', system.heads, model.head),
       ('auxiliary', system.auxiliaries, model.auxiliary),
     ):
-      part = mapping.find_mapping(known, module)
+      part = mapping.find_mapping(mappings, module)
       if part is None:
-        sources |= mapping.missing_tensor_refs(variables, scope)
+        refs |= mapping.missing_tensor_refs(variables, scope)
       else:
-        sources |= part.tensor_refs(variables)
+        refs |= part.tensor_refs(variables)
         parts[scope] = part
   unused = [part.unused for part in parts.values()]
   if whole and model.auxiliary is None:
     unused.append(system.unused)
-  values = encoder.normalization
+  normalization = encoder.normalization
   return SystemMatch(
     _rename_tensors(encoder, tensors),
-    sources,
+    refs,
     '|'.join(pattern for pattern in unused if pattern),
     {
       f'{scope}.{field}': value
       for scope, part in parts.items()
       for field, value in part.fields.items()
     },
-    values(variables) if callable(values) else values,
+    normalization(variables) if callable(normalization) else normalization,
     encoder.bgr,
   )
 
@@ -107,9 +106,10 @@ def match_system(
 def _rename_tensors(
   encoder: mapping.PartMapping, tensors: merge.Tensors
 ) -> merge.Tensors:
-  """Returns the tensors of a file by the names that sources have.
+  """Returns the tensors of a file by the names in the tensor references.
 
-  Where two get one name the second keeps its own, for the merge to list.
+  Where two would get one name the second keeps its own, and the merge reports
+  it.
   """
   renamed: dict[str, Any] = {}
   for name, tensor in encoder.align(tensors).items():
@@ -121,29 +121,29 @@ def _rename_tensors(
 def detect_system(
   tensors: merge.Tensors, model: Any, variables: PyTree
 ) -> tuple[str, SystemMatch]:
-  """Returns the system that names most of our variables as the file does.
+  """Returns the system whose names fit the file best, and the match.
 
   Args:
-    tensors: of the file.
+    tensors: tensors of the file by name.
     model: the `Segmenter`.
     variables: its variables.
 
   Raises:
-    ValueError: none names half of them so.
+    ValueError: no system finds half of our variables in the file.
   """
   matches = {
-    name: fit
+    name: match
     for name, system in SYSTEMS.items()
-    if (fit := match_system(system, tensors, model, variables)) is not None
+    if (match := match_system(system, tensors, model, variables)) is not None
   }
   best = max(matches, key=lambda name: matches[name].found_share)
   if matches[best].found_share < 0.5:
-    found = ', '.join(
+    shares = ', '.join(
       f'{name} {m.found_share:.0%}' for name, m in sorted(matches.items())
     )
     raise ValueError(
       f'no system names {type(model.encoder).__name__} as the file does '
-      f'(tensors found: {found}); it is of another network, or say whose it '
-      "is: config.init_from='torchvision:FILE'"
+      f'(tensors found: {shares}); the file is of another network, or its '
+      "system must be given: config.init_from='torchvision:FILE'"
     )
   return best, matches[best]

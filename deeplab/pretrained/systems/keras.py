@@ -1,9 +1,10 @@
-"""Names of `keras.applications`: layers, as `hdf5` gives them.
+"""Names of `keras.applications`, in the form of the reader `hdf5`.
 
 MobileNetV3's layers were renamed: 'expanded_conv/depthwise/BatchNorm' in Keras
-2, whose published files keep that, is 'expanded_conv_depthwise_bn' in Keras 3.
-Other published files are older than all these names ('mobl1_conv_1_expand',
-'convolution2d_1'). Keras loads them by the order of the layers, and so do we.
+2, which the published files still have, is 'expanded_conv_depthwise_bn' in
+Keras 3. Other published files are older than all these names
+('mobl1_conv_1_expand', 'convolution2d_1'). Keras loads them by the order of the
+layers, and so does this module.
 """
 
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ def _resnet(module: str, norm: bool) -> str | None:
   return f'{unit}_{number}{suffix}'
 
 
-# The shortcuts are the only layers that Keras numbers.
+# Suffixes of the shortcuts, the only layers that Keras numbers.
 _SHORTCUT_SUFFIXES = {
   'block2': '',
   'block3': '_1',
@@ -100,7 +101,7 @@ def _group_by_layer(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
 @functools.cache
 def _layers_in_order(application: str) -> list[tuple[str, tuple[str, ...]]]:
   """Returns the layers of an application and their variables, in order."""
-  import keras  # and TensorFlow with it, for old files alone
+  import keras  # imports TensorFlow, so only for old files
 
   model = getattr(keras.applications, application)(
     include_top=False, weights=None
@@ -119,13 +120,14 @@ def _layers_in_order(application: str) -> list[tuple[str, tuple[str, ...]]]:
 def _align_by_order(
   application: str, first: str, classifier: str, tensors: merge.Tensors
 ) -> merge.Tensors:
-  """Returns the tensors of an old file by the names that Keras has today.
+  """Renames the tensors of an old file to the names in today's Keras.
 
   Args:
-    application: of `keras.applications`.
-    first: its first layer, by which a file of today is known.
-    classifier: name for the layer that a file may have behind the others.
-    tensors: of any file. Those of another network are returned as they are.
+    application: function of `keras.applications`.
+    first: name of its first layer; a file that has it is not old.
+    classifier: name for a last layer that a file may have.
+    tensors: tensors of any file; those of another network are returned
+      unchanged.
   """
   old = _group_by_layer(tensors)
   if first in old or any(name.count('/') != 1 for name in tensors):
@@ -134,22 +136,22 @@ def _align_by_order(
   if not len(new) - 1 <= len(old) <= len(new):
     return tensors
   aligned: dict[str, np.ndarray] = {}
-  for (layer, variables), its in zip(new, old.values(), strict=False):
-    if len(variables) != len(its):
+  for (layer, variables), names in zip(new, old.values(), strict=False):
+    if len(variables) != len(names):
       return tensors
-    for variable, name in zip(variables, its, strict=True):
+    for variable, name in zip(variables, names, strict=True):
       aligned[f'{layer}/{variable}'] = tensors[name]
   return aligned
 
 
 def _encoder_mapping(
-  modules: mapping.ModuleNamer, **others: Any
+  modules: mapping.ModuleNamer, **fields: Any
 ) -> mapping.PartMapping:
   return mapping.PartMapping(
     functools.partial(
       mapping.keras_tensor_refs, scope='encoder', modules=modules
     ),
-    **others,
+    **fields,
   )
 
 

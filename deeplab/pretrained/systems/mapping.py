@@ -1,9 +1,10 @@
-"""What the files of names share: how a system names what our networks have.
+"""The types of a weight system, and the naming schemes that several share.
 
-A system has one set of names for each of our encoder's classes, and for each
-head that it publishes weights of. All of them are functions of our own paths;
-where a system has no counterpart of a module the source is `NO_TENSOR`, which
-no file holds, so that the merge lists it.
+A weight system (torchvision, Keras, ...) has one `PartMapping` for each of our
+encoder classes, and for each head that it publishes weights of. A mapping is a
+function from our paths to names of the file; where the system has no
+counterpart of a module the reference is `NO_TENSOR`, which no file holds, so
+that the merge reports it.
 """
 
 from collections.abc import Callable
@@ -19,10 +20,9 @@ from deeplab.pretrained import merge
 PyTree = Any
 TensorRefs = dict[str, merge.TensorRef]
 
-# Mean and std, RGB in 0..255.
+# Mean and std of RGB in 0..255, as in config.data.
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
-# What images are before the network, (mean, std) of RGB in 0..255.
 IMAGENET_NORMALIZATION: Normalization = (
   (123.675, 116.28, 103.53),
   (58.395, 57.12, 57.375),
@@ -31,7 +31,7 @@ SIGNED_NORMALIZATION: Normalization = (
   (127.5, 127.5, 127.5),
   (127.5, 127.5, 127.5),
 )  # -1..1
-# Caffe's: BGR less its mean, not scaled. TF-slim's ResNets: the same of RGB.
+# Caffe: BGR minus its mean, not scaled. TF-slim's ResNets: RGB minus its mean.
 CAFFE_NORMALIZATION: Normalization = (
   (123.68, 116.779, 103.939),
   (1.0, 1.0, 1.0),
@@ -43,12 +43,12 @@ CENTERED_NORMALIZATION: Normalization = (
 
 NO_TENSOR = merge.TensorRef('')
 
-# What PyTorch's BatchNorm counts; nothing reads it.
+# Step counters of PyTorch's BatchNorm, which are not used.
 BATCH_COUNTERS = r'.*\.num_batches_tracked'
 
-# Maps (a module's path behind 'encoder/', 'head/' or 'auxiliary/', whether its
-# BatchNorm is meant) to its name in the file, None where there is none. The
-# path ends before 'conv' and 'norm/bn'.
+# A function (module, norm) -> name in the file, None where there is none. The
+# module is our path without 'encoder/', 'head/' or 'auxiliary/' and without
+# 'conv' or 'norm/bn' at the end; `norm` is True for its BatchNorm.
 ModuleNamer = Callable[[str, bool], str | None]
 
 _TORCH_VARIABLES = {
@@ -67,21 +67,21 @@ _KERAS_VARIABLES = {
 
 
 class PartMapping(NamedTuple):
-  """The names of one encoder or head.
+  """The names of one encoder or head in a weight system.
 
   Attributes:
-    tensor_refs: the function from a network's variables; see `merge`. Its paths
-      begin with the name of the part.
+    tensor_refs: function from a network's variables to the `TensorRef` of each
+      path of the part; `merge` uses it. Paths begin with the part's name.
     unused: regular expression for tensors of the file without a counterpart.
-    fields: fields of our class that its published weights were trained with.
-    normalization: `config.data.mean` and `std` of all that the system publishes
-      of an encoder, or a function to them from our variables; None where they
-      differ, or where each origin says its own.
-    rename: from names of the file to those that the sources have. That of the
-      encoder holds for the whole file.
-    align: the same for all tensors of a file, where one name does not say
-      enough; before `rename`.
-    bgr: the first convolution reads blue first.
+    fields: required fields of our class.
+    normalization: `config.data.mean` and `std` of all weights that the system
+      publishes of an encoder, or a function to them from our variables; None
+      where they differ or each published entry has its own.
+    rename: function from names of the file to the names in `tensor_refs`. That
+      of the encoder is applied to the whole file.
+    align: function that renames all tensors of a file at once, where the names
+      alone are not enough; it runs before `rename`.
+    bgr: the first convolution reads BGR.
   """
 
   tensor_refs: Callable[[PyTree], TensorRefs]
@@ -94,18 +94,18 @@ class PartMapping(NamedTuple):
 
 
 class WeightSystem(NamedTuple):
-  """How one system names all that we can import.
+  """The mappings of one weight system.
 
   Attributes:
-    encoders: names by our class, of a classifier's file.
-    heads: names by our class, of a whole network's file.
-    auxiliaries: the same of an auxiliary head.
-    segmenter_prefix: how some names begin in a whole network's file, and none
-      in a classifier's.
-    unused: regular expression for what a whole network's file may hold besides,
-      by its renamed names.
-    batch_norms_folded: the file has no BatchNorms, see the module
-      `batch_norms_folded`.
+    encoders: mappings by our encoder classes; the first that fits is used.
+    heads: mappings by our head classes, in a whole network's file.
+    auxiliaries: mappings by the classes of auxiliary heads.
+    segmenter_prefix: prefix of some names in a whole network's file, and of
+      none in a classifier's.
+    unused: regular expression for further tensors of a whole network's file, by
+      their new names.
+    batch_norms_folded: BatchNorms are folded into the convolutions of the file;
+      `unfold_batch_norm` restores them.
   """
 
   encoders: Mapping[type[nn.Module], PartMapping]
@@ -119,15 +119,15 @@ class WeightSystem(NamedTuple):
 def find_mapping(
   parts: Mapping[type[nn.Module], PartMapping], module: Any
 ) -> PartMapping | None:
-  """Returns the part of a module's class, None where there is none."""
-  for cls, part in parts.items():
+  """Returns the mapping of a module's class, None where there is none."""
+  for cls, mapping in parts.items():
     if isinstance(module, cls):
-      return part
+      return mapping
   return None
 
 
 def missing_tensor_refs(variables: PyTree, scope: str) -> TensorRefs:
-  """Returns sources that no file has, for all paths of a scope."""
+  """Returns `NO_TENSOR` for all paths of a scope."""
   return {
     path: NO_TENSOR
     for path in merge.flatten_variables(variables)
@@ -136,7 +136,7 @@ def missing_tensor_refs(variables: PyTree, scope: str) -> TensorRefs:
 
 
 def _split_path(path: str) -> tuple[str, bool, str]:
-  """Returns (module, whether it is a BatchNorm, leaf) of a path."""
+  """Returns (module, True for a BatchNorm, leaf) of a path."""
   module, _, leaf = path.rpartition('/')
   if module.endswith('/norm/bn'):
     return module.removesuffix('/norm/bn'), True, leaf
@@ -146,44 +146,55 @@ def _split_path(path: str) -> tuple[str, bool, str]:
 def torch_tensor_refs(
   variables: PyTree, scope: str, modules: ModuleNamer
 ) -> TensorRefs:
-  """Returns the sources of a network written for PyTorch.
+  """Returns the tensor references of a network written for PyTorch.
 
   Args:
-    variables: ours.
+    variables: variables of our network.
     scope: 'encoder', 'head' or 'auxiliary'.
-    modules: names of its modules.
+    modules: function to the names of its modules.
   """
-  sources = {}
+  refs = {}
   for path in missing_tensor_refs(variables, scope):
     module, norm, leaf = _split_path(path.removeprefix(f'{scope}/'))
     name = modules(module, norm)
     layout = 'oihw' if leaf == 'kernel' else 'same'
-    sources[path] = (
+    refs[path] = (
       NO_TENSOR
       if name is None
       else merge.TensorRef(f'{name}.{_TORCH_VARIABLES[leaf]}', layout)
     )
-  return sources
+  return refs
 
 
 def torch_mapping(
-  scope: str, modules: ModuleNamer, **others: Any
+  scope: str, modules: ModuleNamer, **fields: Any
 ) -> PartMapping:
-  """Returns the mapping of a network written for PyTorch."""
+  """Returns the mapping of a part written for PyTorch.
+
+  Args:
+    scope: 'encoder', 'head' or 'auxiliary'.
+    modules: function to the names of its modules.
+    **fields: further fields of `PartMapping`.
+  """
   return PartMapping(
-    functools.partial(torch_tensor_refs, scope=scope, modules=modules), **others
+    functools.partial(torch_tensor_refs, scope=scope, modules=modules), **fields
   )
 
 
 def varying_torch_mapping(
-  modules: Callable[[PyTree], ModuleNamer], **others: Any
+  modules: Callable[[PyTree], ModuleNamer], **fields: Any
 ) -> PartMapping:
-  """Returns the part of an encoder whose names depend on the modules it has."""
+  """Returns the mapping of an encoder whose names depend on its variables.
+
+  Args:
+    modules: function from our variables to the function that names modules.
+    **fields: further fields of `PartMapping`.
+  """
   return PartMapping(
     lambda variables: torch_tensor_refs(
       variables, 'encoder', modules(variables)
     ),
-    **others,
+    **fields,
   )
 
 
@@ -192,20 +203,23 @@ def keras_tensor_refs(
 ) -> TensorRefs:
   """Returns the tensor references of a network written for Keras.
 
-  Arguments are those of `torch_tensor_refs`.
+  Layers whose path ends in 'depthwise' have depthwise kernels. A name with a
+  slash is that of the variable itself.
 
-  Depthwise layers are those that our paths call so. A name with a slash is that
-  of the variable itself.
+  Args:
+    variables: variables of our network.
+    scope: 'encoder', 'head' or 'auxiliary'.
+    modules: function to the names of its modules.
   """
-  sources = {}
+  refs = {}
   for path in missing_tensor_refs(variables, scope):
     module, norm, leaf = _split_path(path.removeprefix(f'{scope}/'))
     name = modules(module, norm)
     depthwise = leaf == 'kernel' and module.endswith('depthwise')
     if name is None:
-      sources[path] = NO_TENSOR
+      refs[path] = NO_TENSOR
       continue
     if '/' not in name:
       name = f'{name}/{_KERAS_VARIABLES[leaf] if norm else leaf}'
-    sources[path] = merge.TensorRef(name, 'hwim' if depthwise else 'same')
-  return sources
+    refs[path] = merge.TensorRef(name, 'hwim' if depthwise else 'same')
+  return refs

@@ -1,9 +1,10 @@
-"""Names of mmsegmentation's networks, and of its encoders' own files.
+"""Names of mmsegmentation's networks and of its encoders.
 
 A network's file has its encoder below 'backbone.', the main head below
-'decode_head.' and another below 'auxiliary_head.'; an encoder's own file
-(`resnet50_v1c`) has bare names. Ours is `stem='v1c'`, `basic_dilation='first'`
-with ResNet-18, `multi_grid_mode='replace'` where it has one.
+'decode_head.' and an auxiliary head below 'auxiliary_head.'; an encoder's file
+(`resnet50_v1c`) has no prefix. Our ResNet needs `stem='v1c'`, ResNet-18 also
+`basic_dilation='first'`, and a network with a multi grid
+`multi_grid_mode='replace'`.
 """
 
 import re
@@ -17,8 +18,8 @@ from deeplab.pretrained.systems import torchvision
 
 
 def _resnet(module: str, norm: bool) -> str | None:
-  # Of a deep stem's sequence of convolution, BatchNorm, ReLU; a stem of one
-  # layer, which has no 'stem_2', is renamed.
+  # A deep stem is a sequence of convolution, BatchNorm, ReLU; `_to_mapped_name`
+  # renames a stem of one layer to it.
   match = re.fullmatch(r'stem_(\d)', module)
   if match:
     return f'stem.{3 * (int(match[1]) - 1) + int(norm)}'
@@ -26,7 +27,7 @@ def _resnet(module: str, norm: bool) -> str | None:
 
 
 def _to_mapped_name(name: str) -> str:
-  """Drops 'backbone.', and names a plain stem as a deep one's first layer."""
+  """Drops 'backbone.', and names a plain stem as a deep stem's first layer."""
   name = name.removeprefix('backbone.')
   return re.sub(
     r'^(conv1|bn1)\.', lambda m: f'stem.{int(m[1] == "bn1")}.', name
@@ -77,7 +78,8 @@ def _fcn(prefix: str) -> mapping.ModuleNamer:
   return name
 
 
-# The 769-pixel networks align corners, which their files do not say.
+# The 769-pixel networks have align_corners=True, which their files do not tell,
+# so that field is not required.
 _HEAD_FIELDS = {'bn_epsilon': 1e-5}
 
 SYSTEM = mapping.WeightSystem(
@@ -97,7 +99,7 @@ SYSTEM = mapping.WeightSystem(
         normalization=mapping.IMAGENET_NORMALIZATION,
         rename=_to_mapped_name,
       )
-      # The first that fits is taken.
+      # The first class that fits is used.
       for cls, fields in (
         (resnet.ResNet18, {'basic_dilation': 'first'}),
         (resnet.ResNet34, {'basic_dilation': 'first'}),

@@ -1,9 +1,9 @@
-"""Names of TensorFlow's tensors: TF-slim's networks and TF DeepLab's heads.
+"""Names of TF-slim's networks and TF DeepLab's heads.
 
 `research/slim/nets` and `research/deeplab` of the TensorFlow models repository.
 A layer is a scope there. In a checkpoint it holds `weights` or
-`depthwise_weights`, and `BatchNorm` or `biases`; in a converted file, see
-`tflite`, `weights` and `biases` alone.
+`depthwise_weights`, and `BatchNorm` or `biases`; in a converted file, read by
+`tflite_weights`, it only holds `weights` and `biases`.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from deeplab.pretrained.systems import mapping
 PyTree = Any
 TensorRefs = mapping.TensorRefs
 
-# Tensors that no network of ours takes: optimizers' state, classifiers of
-# ImageNet's classes, and the layer before them where the network has none.
+# Tensors that our networks do not use: optimizers' state, classifiers of
+# ImageNet's classes, and the layer before them where the network lacks it.
 _UNUSED_TENSORS = (
   r'global_step|beta[12]_power|'
   r'.*/(Momentum|ExponentialMovingAverage|RMSProp|Adam)(_\d+)?|'
@@ -47,31 +47,31 @@ _VARIABLE_NAMES = {
 def _map_layers(
   variables: PyTree, part: str, scope: Callable[[str], str | None]
 ) -> TensorRefs:
-  """Returns the source of each variable of a part of the network.
+  """Returns the tensor reference of each variable of a part of the network.
 
   Args:
     variables: nested {'params', 'batch_stats'}.
     part: 'encoder' or 'head'.
-    scope: from the path of a layer, without the part, to its scope; to None
-      where there is no counterpart.
+    scope: function from the path of a layer, without the part, to its scope in
+      the file; None where there is no counterpart.
   """
-  sources = {}
+  refs = {}
   for path in mapping.missing_tensor_refs(variables, part):
     match = _PATH_PATTERN.fullmatch(path.removeprefix(f'{part}/'))
-    there = match and scope(match['layer'])
-    if not match or there is None:
-      sources[path] = mapping.NO_TENSOR
+    name = match and scope(match['layer'])
+    if not match or name is None:
+      refs[path] = mapping.NO_TENSOR
     elif match['variable'] == 'kernel' and match['layer'].endswith('depthwise'):
-      sources[path] = merge.TensorRef(f'{there}/depthwise_weights', 'hwim')
+      refs[path] = merge.TensorRef(f'{name}/depthwise_weights', 'hwim')
     else:
-      sources[path] = merge.TensorRef(
-        f'{there}/{_VARIABLE_NAMES[match["variable"]]}'
+      refs[path] = merge.TensorRef(
+        f'{name}/{_VARIABLE_NAMES[match["variable"]]}'
       )
-  return sources
+  return refs
 
 
 def _matched_groups(variables: PyTree, pattern: str) -> set[str]:
-  """Returns what the group of a pattern matches at the start of our paths."""
+  """Returns all matches of a pattern's group at the start of our paths."""
   matches = (
     re.match(pattern, path) for path in merge.flatten_variables(variables)
   )
@@ -97,19 +97,19 @@ def _mobilenet(variables: PyTree, root: str) -> TensorRefs:
 
 
 def _mobilenet_v2(variables: PyTree) -> TensorRefs:
-  """Returns the sources of a MobileNetV2 encoder, `nets/mobilenet`."""
+  """Returns the references of a MobileNetV2 encoder, `nets/mobilenet`."""
   return _mobilenet(variables, 'MobilenetV2')
 
 
 def _mobilenet_v3(variables: PyTree) -> TensorRefs:
-  """Returns the sources of a MobileNetV3 encoder, `nets/mobilenet`."""
+  """Returns the references of a MobileNetV3 encoder, `nets/mobilenet`."""
   return _mobilenet(variables, 'MobilenetV3')
 
 
 def _mobilenet_v2_official(variables: PyTree) -> TensorRefs:
-  """Returns the sources of a MobileNetV2 encoder trained by newer TensorFlow.
+  """Returns the references of a MobileNetV2 trained by newer TensorFlow.
 
-  Its blocks count from 1, and other layers have the position in their names.
+  Its blocks are numbered from 1; other layers have their position in the name.
   """
 
   def scope(layer: str) -> str:
@@ -126,10 +126,10 @@ def _mobilenet_v2_official(variables: PyTree) -> TensorRefs:
 
 
 def _xception(variables: PyTree) -> TensorRefs:
-  """Returns the sources of an Xception encoder, `core/xception.py`.
+  """Returns the references of an Xception encoder, `core/xception.py`.
 
-  The network's name is in them: five blocks in the entry flow are Xception-71,
-  eight in the middle flow Xception-41, others Xception-65.
+  The names hold the network's name: five blocks in the entry flow make it
+  Xception-71, eight in the middle flow Xception-41, others Xception-65.
   """
   root = 'xception_65'
   if len(_matched_groups(variables, r'encoder/entry_(\d+)')) == 5:
@@ -152,9 +152,9 @@ def _xception(variables: PyTree) -> TensorRefs:
 
 
 def _resnet_v1(variables: PyTree) -> TensorRefs:
-  """Returns the sources of a ResNet encoder of bottlenecks.
+  """Returns the references of a ResNet encoder of bottlenecks.
 
-  Its stem is the one layer of `nets/resnet_v1.py`, or the three of
+  Its stem is the single layer of `nets/resnet_v1.py`, or the three layers of
   `core/resnet_v1_beta.py`.
   """
   deep = len(_matched_groups(variables, r'encoder/(conv4_block\d+)')) > 6
@@ -174,9 +174,9 @@ def _resnet_v1(variables: PyTree) -> TensorRefs:
 
 
 def _resnet_normalization(variables: PyTree) -> mapping.Normalization:
-  """Returns how `core/feature_extractor.py` normalises images for ResNet.
+  """Returns the normalization of `core/feature_extractor.py` for ResNet.
 
-  Networks with the deep stem see -1..1, others images less a mean alone.
+  Networks with the deep stem read images in -1..1, others images minus a mean.
   """
   deep = 'stem_2' in variables['params']['encoder']
   return (
@@ -185,7 +185,7 @@ def _resnet_normalization(variables: PyTree) -> mapping.Normalization:
 
 
 def _deeplab_head(variables: PyTree) -> TensorRefs:
-  """Returns the sources of a DeepLabV3 or DeepLabV3+ head, `model.py`.
+  """Returns the references of a DeepLabV3 or DeepLabV3+ head, `model.py`.
 
   It has no `refine`: a layer of that name has no tensor.
   """
@@ -214,13 +214,13 @@ def _deeplab_head(variables: PyTree) -> TensorRefs:
 
 
 def _fold_tensor_refs(tensor_refs: TensorRefs) -> TensorRefs:
-  """Returns the sources in a converted file, of kernels and biases alone.
+  """Returns the tensor references in a converted file: kernels and biases.
 
   BatchNorms are folded into the layers before them there: their biases come
-  from the file, and the module `folded` sets the rest of them.
+  from the file, and `unfold_batch_norm` estimates their other variables.
 
   Args:
-    tensor_refs: in a checkpoint.
+    tensor_refs: the tensor references in a checkpoint.
   """
   result = {}
   for path, (name, layout, roll) in tensor_refs.items():
@@ -243,7 +243,7 @@ def _part_mapping(
   | Callable[[PyTree], mapping.Normalization] = mapping.SIGNED_NORMALIZATION,
   **fields: Any,
 ) -> mapping.PartMapping:
-  """Returns a part that expects `fields`; a converted file has no epsilon."""
+  """Returns a mapping that requires `fields`, but no epsilon if converted."""
   if not converted:
     return mapping.PartMapping(
       tensor_refs, _UNUSED_TENSORS, fields, normalization
@@ -258,9 +258,9 @@ def _part_mapping(
 
 
 def _make_system(converted: bool) -> mapping.WeightSystem:
-  """Returns TF DeepLab's and TF-slim's names, in one kind of file or other."""
+  """Returns TF DeepLab's and TF-slim's system, for checkpoints or .tflite."""
   head: dict[str, Any] = {'bn_epsilon': 1e-5}
-  if not converted:  # else it may resize maps in any way
+  if not converted:  # a converted file may resize maps in either way
     head['align_corners'] = True
   return mapping.WeightSystem(
     encoders={

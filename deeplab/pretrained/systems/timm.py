@@ -15,7 +15,7 @@ from deeplab.pretrained.systems import torchvision
 
 PyTree = Any
 
-# The first block of each of timm's stages.
+# The number of the first block in each of timm's stages.
 _GHOSTNET_STAGES = (0, 1, 2, 3, 4, 5, 6, 11, 12)
 _MOBILENET_V2_STAGES = (0, *accumulate((1, 2, 3, 4, 3, 3)))
 # By the number of blocks: Large and Small.
@@ -26,7 +26,7 @@ _MOBILENET_V3_STAGES = {
 
 
 def _stage_block_name(block: str, firsts: tuple[int, ...]) -> str:
-  """Returns 'blocks.<stage>.<number in it>' of our 'block_<number>'."""
+  """Returns 'blocks.<stage>.<number in the stage>' of our 'block_<number>'."""
   number = int(block.removeprefix('block_'))
   stage = max(i for i, first in enumerate(firsts) if number >= first)
   return f'blocks.{stage}.{number - firsts[stage]}'
@@ -78,8 +78,8 @@ def _block_layer_name(
   block, _, part = module.partition('/')
   if not part:
     return None
-  known = _FIRST_BLOCK_LAYERS if block == 'block_0' else _BLOCK_LAYERS
-  pair = (known | _SQUEEZE_EXCITE_LAYERS).get(part)
+  block_layers = _FIRST_BLOCK_LAYERS if block == 'block_0' else _BLOCK_LAYERS
+  pair = (block_layers | _SQUEEZE_EXCITE_LAYERS).get(part)
   return f'{_stage_block_name(block, firsts)}.{pair[norm]}' if pair else None
 
 

@@ -1,7 +1,7 @@
 """Names of torchvision's classifiers and segmentation networks.
 
-A segmentation network's file has its encoder below 'backbone.', a main head
-below 'classifier.' and perhaps another below 'aux_classifier.'.
+A segmentation network's file has its encoder below 'backbone.', the main head
+below 'classifier.' and possibly an auxiliary head below 'aux_classifier.'.
 """
 
 import re
@@ -101,7 +101,7 @@ def _mobilenet_v3(variables: PyTree) -> mapping.ModuleNamer:
 
 def _shufflenet_v2(variables: PyTree) -> mapping.ModuleNamer:
   units = variables['params']['encoder']
-  # Units that begin a stage.
+  # The first unit of each stage.
   firsts = sorted(
     int(unit.removeprefix('unit_'))
     for unit, parts in units.items()
@@ -146,12 +146,13 @@ def _deeplabv3(module: str, norm: bool) -> str | None:
 
 
 def _deeplabv3_tensor_refs(variables: PyTree) -> mapping.TensorRefs:
-  sources = mapping.torch_tensor_refs(variables, 'head', _deeplabv3)
+  refs = mapping.torch_tensor_refs(variables, 'head', _deeplabv3)
   projection = 'head/aspp/projection/conv/kernel'
-  # The pooled branch, as wide as the result, is their last and our first.
+  # The pooled branch, as wide as the result, is torchvision's last and our
+  # first.
   width = merge.flatten_variables(variables)[projection].shape[-1]
-  sources[projection] = sources[projection]._replace(roll=width)
-  return sources
+  refs[projection] = refs[projection]._replace(roll=width)
+  return refs
 
 
 def _fcn(prefix: str) -> mapping.ModuleNamer:
