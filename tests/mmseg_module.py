@@ -1,8 +1,8 @@
-"""mmsegmentation for the tests that compare with it; they skip without it.
+"""Imports mmsegmentation for the tests that compare with it, or skips them.
 
-It needs mmsegmentation, mmengine and mmcv-lite besides torch
-(`tests/requirements-torch.txt`); of mmcv's compiled operators, which mmcv-lite
-lacks, none is called.
+It needs mmsegmentation, mmengine, mmcv-lite and torch
+(`tests/requirements-torch.txt`). The compiled operators of mmcv, which
+mmcv-lite lacks, are not called.
 """
 
 import sys
@@ -15,7 +15,7 @@ from tests import torchvision_module
 
 
 class _Operators(types.ModuleType):
-  """Stands for mmcv's compiled operators."""
+  """Replaces mmcv's compiled operators."""
 
   def __getattr__(self, name):
     if name.startswith('__'):
@@ -24,7 +24,7 @@ class _Operators(types.ModuleType):
 
 
 def load(monkeypatch, module='mmseg.models'):
-  """Returns a module of mmsegmentation, or skips the test that asks."""
+  """Returns a module of mmsegmentation, or skips the calling test."""
   torchvision_module.load()
   monkeypatch.setitem(sys.modules, 'mmcv._ext', _Operators('mmcv._ext'))
   with warnings.catch_warnings():

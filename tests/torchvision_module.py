@@ -1,6 +1,6 @@
-"""torchvision for the tests that compare with it; they skip where it is absent.
+"""Imports torchvision for the tests that compare with it, or skips them.
 
-torch and torchvision are no requirement of the project or its tests:
+torch and torchvision are not required by the project or its tests;
 `tests/requirements-torch.txt` lists them.
 """
 
@@ -8,8 +8,8 @@ import warnings
 
 import pytest
 
-# Compiled operators that a wheel for another torch build cannot load; declared
-# here, torchvision imports without them. No network of ours calls one.
+# Compiled operators that a wheel for another torch build cannot load. Declared
+# here, torchvision can be imported without them; our networks call none.
 _OPERATORS = {
   'nms': 'Tensor dets, Tensor scores, float iou_threshold',
   'roi_align': 'Tensor a',
@@ -23,7 +23,7 @@ _libraries = []
 
 
 def load():
-  """Returns (torch, torchvision), or skips the test that asks."""
+  """Returns (torch, torchvision), or skips the calling test."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     torch = pytest.importorskip('torch')
@@ -33,7 +33,7 @@ def load():
       library = torch.library.Library('torchvision', 'DEF')
       for name, arguments in _OPERATORS.items():
         library.define(f'{name}({arguments}) -> Tensor')
-      _libraries.append(library)  # they live as long as it
+      _libraries.append(library)  # operators live as long as the library
     torchvision = pytest.importorskip('torchvision')
     torch.set_num_threads(1)
   return torch, torchvision

@@ -1,4 +1,4 @@
-"""What the models' tests share."""
+"""Fixtures for the tests of models."""
 
 import jax
 import numpy as np

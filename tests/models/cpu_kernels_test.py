@@ -15,13 +15,13 @@ def random(*shape, seed=0):
   return jnp.asarray(values, jnp.float32)
 
 
-def weights_of(y):
+def cotangent(y):
   """Returns a cotangent for the map y."""
   return random(*y.shape, seed=7)
 
 
 def value_and_gradients(function, x, kernel):
-  """Returns the map, and the gradients by x and kernel under `weights_of`."""
+  """Returns the map and its gradients by x and kernel, under `cotangent`."""
 
   # Compiling is all the time that these tests take.
   @functools.partial(
@@ -29,13 +29,13 @@ def value_and_gradients(function, x, kernel):
   )
   def run(x, kernel):
     y, backward = jax.vjp(function, x, kernel)
-    return y, *backward(weights_of(y).astype(y.dtype))
+    return y, *backward(cotangent(y).astype(y.dtype))
 
   return run(x, kernel)
 
 
 def by_definition(x, kernel, stride, rate, pads):
-  """Returns the same three from the definition, tap by tap, in float64."""
+  """Returns map and gradients from the definition, tap by tap, in float64."""
   x, kernel = np.float64(x), np.float64(kernel)
   shape, (height, width) = kernel.shape[:2], x.shape[1:3]
   padded = np.pad(x, ((0, 0), *pads, (0, 0)))
@@ -44,7 +44,7 @@ def by_definition(x, kernel, stride, rate, pads):
     for n, k in zip(padded.shape[1:3], shape, strict=True)
   ]
   y = np.zeros((x.shape[0], *out, x.shape[3]))
-  g = np.float64(weights_of(y))
+  g = np.float64(cotangent(y))
   dpadded, dkernel = np.zeros_like(padded), np.zeros_like(kernel)
   for i in range(shape[0]):
     for j in range(shape[1]):
@@ -89,7 +89,7 @@ def assert_all_close(actual, expected, tolerance):
     ((10, 11), 3, 1, 'same'),
   ],
 )
-def test_depthwise_is_the_convolution(size, stride, rate, padding):
+def test_depthwise_equals_the_convolution(size, stride, rate, padding):
   pads = layers.explicit_padding(padding, size, 3, stride, rate)
   x, kernel = random(2, *size, 3), random(3, 3, 1, 3, seed=1)
   function = lambda x, kernel: cpu_kernels.depthwise_conv(
@@ -160,7 +160,7 @@ def test_depthwise_bfloat16(stride, rate):
 
 
 @pytest.mark.parametrize(('stride', 'rate'), [(1, 2), (2, 1)])
-def test_both_forms_of_the_layer_agree(stride, rate):
+def test_both_implementations_of_the_layer_agree(stride, rate):
   x, kernel = random(2, 9, 10, 4), random(3, 3, 1, 4, seed=1)
 
   def form(name):
@@ -179,7 +179,7 @@ def test_both_forms_of_the_layer_agree(stride, rate):
   assert_all_close(actual, expected, 2e-6)
 
 
-def test_pointwise_is_the_convolution():
+def test_pointwise_equals_the_convolution():
   x, kernel = random(2, 5, 3, 4), random(1, 1, 4, 6, seed=1)
   convolution = lambda x, kernel: lax.conv_general_dilated(
     x,
@@ -197,7 +197,7 @@ def test_pointwise_is_the_convolution():
   'shape',
   [(1, 1, 1, 1), (3, 1, 1, 2), (7, 13, 5, 2), (4, 16, 16, 8), (16, 4, 64, 96)],
 )
-def test_channel_sum(shape):
+def test_sum_over_pixels(shape):
   x, y = random(*shape), random(*shape, seed=1)
   function = lambda x, y: x * y + 1
   actual = jax.jit(cpu_kernels.sum_over_pixels, static_argnums=0)(

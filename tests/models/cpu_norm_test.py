@@ -85,7 +85,7 @@ def assert_equal(actual, expected, tolerance):
 
 
 @pytest.mark.parametrize('activation', cpu_norm.ACTIVATIONS)
-def test_batch_norm_is_that_of_flax(activation):
+def test_batch_norm_equals_flax(activation):
   x, weights = 3 * random(3, 5, 4, 6) + 1, random(3, 5, 4, 6, seed=1)
   values = variables(6)
   actual = compiled(ours(activation), values, x, weights)
@@ -93,7 +93,7 @@ def test_batch_norm_is_that_of_flax(activation):
   assert_equal(actual, expected, 1e-5)
 
 
-def test_activations_are_those_of_the_layers():
+def test_activations_equal_the_layers_activations():
   assert set(cpu_norm.ACTIVATIONS) == set(layers.ACTIVATIONS)
 
 
@@ -145,7 +145,7 @@ def test_batch_norm_over_devices():
   assert_equal((merge(y), state, (params, merge(dx))), alone, 1e-5)
 
 
-def test_initialisation_is_that_of_flax():
+def test_initialisation_equals_flax():
   x = random(1, 2, 2, 3)
   init = lambda module: jax.jit(module.init)(jax.random.key(0), x)
   actual, expected = init(ours('none')), init(Reference('none'))

@@ -19,7 +19,7 @@ def line(x, weights, rate, axis):
 
 
 @pytest.mark.parametrize('rate', [1, 2])
-def test_is_its_definition(rate):
+def test_equals_the_definition(rate):
   block = factorized.NonBottleneck1D(
     rate, layers.BatchNormConfig(0.9, 0.0), 'symmetric', layers.Options()
   )

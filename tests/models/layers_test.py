@@ -79,7 +79,7 @@ def test_unknown_padding():
     (6, {'stride': 2}, ((0, 0), (0, 0))),
   ],
 )
-def test_conv_is_its_definition(features, fields, pads, options):
+def test_conv_equals_the_definition(features, fields, pads, options):
   if options == 'conv':
     options = layers.Options()
   else:
@@ -109,7 +109,7 @@ def test_conv_literal():
   assert apply(rate=2) == [[20, 10, 20], [10, 5, 10], [20, 10, 20]]
 
 
-def test_conv_refuses_uneven_groups():
+def test_conv_with_uneven_groups_fails():
   with pytest.raises(ValueError, match='groups=3'):
     layers.Conv(6, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
 
@@ -126,7 +126,7 @@ def test_conv_refuses_uneven_groups():
     (5, 3, 'symmetric', 2),
   ],
 )
-def test_conv_transpose_is_its_definition(kernel, stride, padding, start):
+def test_conv_transpose_equals_the_definition(kernel, stride, padding, start):
   layer = layers.ConvTranspose(5, kernel, stride, True, padding)
   x = random(2, 4, 3, 2)
   weights, bias = random(kernel, kernel, 2, 5, seed=1), random(5, seed=2)
@@ -152,7 +152,7 @@ def test_conv_transpose_is_its_definition(kernel, stride, padding, start):
     ({'kernel': 5, 'stride': 4, 'padding': 'symmetric'}, 'kernel=5'),
   ],
 )
-def test_conv_transpose_refuses(fields, message):
+def test_conv_transpose_with_invalid_fields_fails(fields, message):
   layer = layers.ConvTranspose(2, **fields)
   with pytest.raises(ValueError, match=message):
     layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
@@ -254,7 +254,9 @@ def test_frozen_norm(pointwise):
 
 
 @pytest.mark.parametrize('depthwise_norm', [True, False])
-def test_separable_conv_bn_is_its_two_layers(random_variables, depthwise_norm):
+def test_separable_conv_bn_equals_its_two_layers(
+  random_variables, depthwise_norm
+):
   x = random(1, 5, 5, 2)
   layer = layers.SeparableConvBN(
     3,
@@ -312,7 +314,7 @@ def test_separable_conv_bn_with_groups_and_biases(random_variables):
   )
 
 
-def test_separable_conv_bn_refuses_uneven_groups():
+def test_separable_conv_bn_with_uneven_groups_fails():
   layer = layers.SeparableConvBN(4, NORM, group_size=4)
   with pytest.raises(ValueError, match='group_size=4 does not divide the 6'):
     jax.eval_shape(
@@ -320,7 +322,7 @@ def test_separable_conv_bn_refuses_uneven_groups():
     )
 
 
-def test_dropout_mask_ignores_the_sharding():
+def test_dropout_mask_does_not_depend_on_sharding():
   x = np.ones((4, 5, 6), np.float32)
   keys = jax.random.split(jax.random.key(3), 4)
   drop = jax.jit(lambda x, keys: layers.dropout(x, 0.5, keys))
@@ -353,7 +355,7 @@ def test_dropout_of_whole_channels():
   assert np.any(y[0] != y[1])
 
 
-def test_dropout_off():
+def test_dropout_without_keys_or_rate():
   x = jnp.ones((2, 3))
   assert layers.dropout(x, 0.5, None) is x
   keys = jax.random.split(jax.random.key(0), 2)

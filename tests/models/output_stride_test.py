@@ -15,7 +15,7 @@ STRIDES = (2, 1, 1, 2, 1, 2, 1, 2, 1, 2, 1)
     (4, (2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 1, 2, 2, 4, 4, 8)),
   ],
 )
-def test_layer_that_loses_its_stride_keeps_its_rate(wanted, strides, rates):
+def test_layer_without_its_stride_keeps_its_rate(wanted, strides, rates):
   plan = output_stride.atrous(STRIDES, wanted)
   assert tuple(layer.stride for layer in plan) == strides
   assert tuple(layer.rate for layer in plan) == rates
@@ -29,12 +29,12 @@ def test_multi_grid_multiplies_the_last_rates():
 
 
 @pytest.mark.parametrize('wanted', [0, 2, 12, 64, '16'])
-def test_refuses_other_output_strides(wanted):
+def test_other_output_strides_fail(wanted):
   with pytest.raises(ValueError, match=r'output_stride=.* is not one of \(4'):
     output_stride.atrous(STRIDES, wanted)
 
 
-def test_refuses_what_the_strides_never_reach():
+def test_unreachable_output_stride_fails():
   with pytest.raises(ValueError, match='cannot be reached'):
     output_stride.atrous((2, 2, 2), 16)
   with pytest.raises(ValueError, match='cannot be reached'):
@@ -42,6 +42,6 @@ def test_refuses_what_the_strides_never_reach():
 
 
 @pytest.mark.parametrize('multi_grid', [(0,), (1,) * 12])
-def test_refuses_bad_multi_grid(multi_grid):
+def test_invalid_multi_grid_fails(multi_grid):
   with pytest.raises(ValueError, match='multi_grid='):
     output_stride.atrous(STRIDES, 16, multi_grid)

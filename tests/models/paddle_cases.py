@@ -25,7 +25,7 @@ LEAVES = {
 
 
 def features(request, variables, module_name, x, folder):
-  """Returns what one of PaddleSeg's networks makes of images.
+  """Returns the outputs of one of PaddleSeg's networks.
 
   Args:
     request: {'backbone': name, 'fields': of it}, and with 'head' the fields of

@@ -1,4 +1,4 @@
-"""Runs a network of PaddleSeg on given weights; see `paddle_cases`."""
+"""Runs a network of PaddleSeg on given weights, for `paddle_cases`."""
 
 import json
 import sys

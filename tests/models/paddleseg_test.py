@@ -18,7 +18,7 @@ from tests.models.encoders import encoder_cases
 
 
 def conv_norm(kind):
-  """Returns the layer of what most of PaddleSeg's files call ConvBNLayer."""
+  """Returns the sublayer name of PaddleSeg's ConvBNLayer."""
   return {'conv': '_conv', 'bn': '_batch_norm'}[kind]
 
 

@@ -1,4 +1,4 @@
-"""Means over cells and windows, against NumPy, in both of their forms."""
+"""Means over cells and windows against NumPy, in both implementations."""
 
 import math
 
@@ -18,7 +18,7 @@ def noise(*shape):
 @pytest.mark.parametrize('train', [False, True])
 @pytest.mark.parametrize('count', [1, 2, 3, 4, (2, 3), (4, 1)])
 @pytest.mark.parametrize('size', [(16, 8), (17, 9), (14, 15), (3, 2), (1, 1)])
-def test_bins_are_those_of_pytorch(size, count, train):
+def test_bins_equal_pytorch(size, count, train):
   x = noise(2, *size, 3)
   counts = count if isinstance(count, tuple) else (count, count)
   expected = np.empty((2, *counts, 3))
@@ -41,7 +41,7 @@ def test_bins_are_those_of_pytorch(size, count, train):
     ((14, 8), 4, 0),  # rows 0 to 4, 3 to 7, 7 to 11, 10 to 14
   ],
 )
-def test_windows_wherever_cells_are_even(size, count, windows):
+def test_uniform_cells_use_windows(size, count, windows):
   x = jnp.zeros((1, *size, 3))
   pool = jax.make_jaxpr(lambda x: pooling.bins(x, count, False))(x)
   assert str(pool).count('reduce_window_sum') == windows
@@ -64,7 +64,7 @@ def test_bfloat16_is_summed_in_float32():
     assert float(y[0, 0, 0, 0]) == 1.0078125
 
 
-def test_check_batch():
+def test_check_batch_size():
   pooling.check_batch_size(2, layers.Options())
   pooling.check_batch_size(1, layers.Options(frozen_norms=True))
   with pytest.raises(ValueError, match='raise batch_size to 2 or more'):
@@ -73,7 +73,7 @@ def test_check_batch():
 
 @pytest.mark.parametrize('padding', ['symmetric', 'same', 'keras'])
 @pytest.mark.parametrize('size', [(7, 8), (8, 9)])
-def test_max_pool_is_its_definition(padding, size):
+def test_max_pool_equals_the_definition(padding, size):
   x = np.random.default_rng(0).uniform(size=(2, *size, 3)).astype(np.float32)
   pads = layers.explicit_padding(padding, size, 3, 2, 1)
   padded = np.pad(
@@ -89,8 +89,8 @@ def test_max_pool_is_its_definition(padding, size):
   np.testing.assert_array_equal(y, expected)
 
 
-def test_sums_of_many_digits():
-  """Means of 16-bit numbers, which float32 has no room to add up."""
+def test_sums_beyond_float32_precision():
+  """Means of 16-bit numbers, whose sums exceed float32's precision."""
   whole = np.random.default_rng(0).integers(20_000, 2**15, (1, 65, 65, 8))
   with jax.enable_x64(True):
     x = jnp.asarray(whole, jnp.float64)

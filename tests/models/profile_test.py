@@ -1,4 +1,4 @@
-"""MACs and parameters: by hand, against other systems, against the trace."""
+"""MACs and parameters: by hand, against other systems, against the jaxpr."""
 
 import flax.linen as nn
 import jax
@@ -70,13 +70,13 @@ def test_rows_by_hand():
   assert result.params == 108 + 8 + 36 + 8 + 25
 
 
-def test_channels_of_the_image_count():
+def test_image_channels_are_counted():
   result = profile.count_macs_and_params(small(), 5, (9, 7), channels=4)
   assert result.rows[0].in_shape == (9, 7, 4)
   assert result.macs == 20 * (144 + 36 + 20)
 
 
-def test_auxiliary_head_counts_only_when_asked_for():
+def test_auxiliary_head_is_counted_on_request():
   auxiliary = fcn.FCN(num_classes=5, stage=0, channels=6)
   network = small(auxiliary=auxiliary)
   assert profile.count_macs_and_params(
@@ -87,7 +87,7 @@ def test_auxiliary_head_counts_only_when_asked_for():
   assert result.params == 185 + (9 * 4 * 6 + 12) + (6 * 5 + 5)
 
 
-def test_further_outputs_of_the_head_count_only_when_asked_for():
+def test_auxiliary_outputs_of_the_head_are_counted_on_request():
   head = mobileseg.MobileSeg(
     num_classes=5,
     stages=(0, 1),
@@ -106,7 +106,7 @@ def test_further_outputs_of_the_head_count_only_when_asked_for():
   assert both.params - one.params == (54 + 12) + (18 + 3 + 6) + 15
 
 
-def test_table():
+def test_format_table():
   text = profile.format_table(profile.count_macs_and_params(small(), 5, (9, 7)))
   lines = text.splitlines()
   assert len(lines) == 1 + 5 + 1
@@ -187,7 +187,7 @@ def convolutions(jaxpr):
 
 
 def test_factorized_and_transposed_rows():
-  """Of ERFNet: a 3x1 kernel, and kernels paid for at each input pixel."""
+  """ERFNet: 3x1 kernels, and transposed ones counted at each input pixel."""
   network = model({'name': 'erfnet_tiny'}, {'name': 'erfnet'}, 8)
   rows = {
     row.path: row
@@ -211,7 +211,7 @@ def test_factorized_and_transposed_rows():
 @pytest.mark.parametrize(
   'encoder', [name for name in registry.ENCODERS if name.endswith('_tiny')]
 )
-def test_counts_what_the_trace_holds(encoder):
+def test_macs_equal_those_of_the_jaxpr(encoder):
   config = model({'name': encoder}, {'name': 'deeplabv3plus'}, 8)
   network = registry.build_model(config, 4, depthwise='conv', pointwise='conv')
   images = jnp.zeros((1, 65, 49, 3))
@@ -229,7 +229,7 @@ def test_counts_what_the_trace_holds(encoder):
   assert result.params == sum(leaf.size for leaf in leaves)
 
 
-def test_forms_of_convolution_do_not_matter():
+def test_macs_do_not_depend_on_the_implementation():
   config = model({'name': 'mobilenet_v2_tiny'}, {'name': 'deeplabv3plus'}, 16)
   shifted = registry.build_model(
     config, 4, depthwise='shifted', pointwise='matmul'

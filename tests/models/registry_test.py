@@ -14,7 +14,7 @@ from deeplab.models.heads import deeplabv3plus
 TESTS = pathlib.Path(__file__).parent / 'encoders'
 
 # Parameters with default fields, three classes and MobileNetV2's channels (16,
-# 24, 32, 96, 320). Nobody registers a head without a row here.
+# 24, 32, 96, 320). Every registered head needs a row here.
 HEAD_PARAMETERS = {
   'deeplabv3': 2_707_203,
   'deeplabv3_lite': 608_448,
@@ -42,7 +42,7 @@ def parameters(shapes):
   return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
 
 
-def test_tables_are_complete():
+def test_every_head_has_a_parameter_count():
   assert set(HEAD_PARAMETERS) == set(registry.HEADS)
 
 
@@ -53,7 +53,7 @@ def test_encoder(name):
   file = TESTS / f'{cls.__module__.rpartition(".")[2]}_test.py'
   text = file.read_text(encoding='utf-8')
   assert cls.__name__ in text
-  assert 'cases.count(' in text
+  assert 'encoder_cases.count(' in text
   # All of them reach stride 8, and some end there.
   network = registry.build_model(
     config(encoder={'name': name}, output_stride=8), 3
@@ -83,7 +83,7 @@ def test_head(name):
   assert {logits.shape[-1] for logits in outputs} == {3}
 
 
-def test_fields_reach_the_modules():
+def test_config_fields_reach_the_modules():
   network = registry.build_model(
     config(
       encoder={'name': 'mobilenet_v2', 'alpha': 0.5},
@@ -117,7 +117,7 @@ def test_fields_reach_the_modules():
     assert module.options.pointwise == 'matmul'
 
 
-def test_forms_of_convolution_can_be_forced():
+def test_implementation_of_convolution_can_be_set():
   c = config(depthwise='shifted', pointwise='matmul')
   options = registry.build_model(
     c, 2, depthwise='conv', pointwise='conv'
@@ -150,12 +150,12 @@ def test_no_auxiliary_head_by_default():
     ({'depthwise': 'fast'}, "depthwise='fast'"),
   ],
 )
-def test_unknown_names_and_fields(fields, message):
+def test_unknown_names_and_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     registry.build_model(config(**fields), 2)
 
 
-def test_fields_lists_defaults_that_a_config_may_set():
+def test_config_fields_lists_defaults():
   fields = registry.config_fields(registry.HEADS['fcn'])
   assert fields == {
     'stage': 3,

@@ -1,4 +1,4 @@
-"""Blocks that are computed again change memory and nothing else."""
+"""Rematerialised blocks change memory use and nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ TINY = [
 ]
 
 
-def _kept(name, remat):
-  """Returns the bytes that the backward pass of an encoder is handed."""
+def _residual_bytes(name, remat):
+  """Returns the bytes of residuals of an encoder's backward pass."""
   config = common.default_config().model
   config.encoder = ConfigDict({'name': name})
   config.remat = remat
@@ -48,12 +48,12 @@ def _kept(name, remat):
 
 
 @pytest.mark.parametrize('name', TINY)
-def test_every_encoder_keeps_less(name):
-  assert _kept(name, 5) < 0.75 * _kept(name, 0)
+def test_every_encoder_stores_fewer_residuals(name):
+  assert _residual_bytes(name, 5) < 0.75 * _residual_bytes(name, 0)
 
 
-def test_stages_count_from_the_finest():
-  kept = [_kept('mobilenet_v2_tiny', n) for n in (0, 1, 2, 5)]
+def test_stages_are_counted_from_the_finest():
+  kept = [_residual_bytes('mobilenet_v2_tiny', n) for n in (0, 1, 2, 5)]
   assert kept == sorted(kept, reverse=True)
   assert kept[2] < 0.7 * kept[0]
 
@@ -88,6 +88,6 @@ def test_gradients_and_statistics_are_the_same():
   )
 
 
-def test_a_negative_number_of_stages_is_refused():
+def test_a_negative_number_of_stages_fails():
   with pytest.raises(ValueError, match='remat=-1 is negative'):
     layers.Options(remat=-1)

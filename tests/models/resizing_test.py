@@ -44,7 +44,7 @@ def test_literal():
 
 @pytest.mark.parametrize('align_corners', [False, True])
 @pytest.mark.parametrize('size', [(9, 14), (3, 2), (1, 1)])
-def test_is_its_definition(size, align_corners):
+def test_equals_the_definition(size, align_corners):
   x = random(2, 5, 7, 3)
   y = resizing.resize(jnp.asarray(x), size, align_corners)
   assert y.shape == (2, *size, 3)
@@ -53,7 +53,7 @@ def test_is_its_definition(size, align_corners):
   )
 
 
-def test_to_the_same_size_is_the_input():
+def test_same_size_returns_the_input():
   x = jnp.ones((1, 3, 4, 1))
   assert resizing.resize(x, (3, 4)) is x
 
@@ -99,14 +99,14 @@ def test_sizes(start, end, ratio, aligned, expected):
   assert actual == [(7, size) for size in expected]
 
 
-def test_the_axis_that_grows_most_counts():
+def test_the_largest_ratio_decides_the_stages():
   assert resizing.stage_sizes((4, 4), (8, 64), False, 4) == [(6, 16), (8, 64)]
 
 
 @pytest.mark.parametrize('aligned', [False, True])
 @pytest.mark.parametrize('limit', [2, 4])
-def test_no_step_exceeds_the_limit(limit, aligned):
-  """In as few steps as can be, and a row of one pixel is a constant."""
+def test_no_stage_exceeds_the_limit(limit, aligned):
+  """The number of stages is minimal; an axis of one pixel does not count."""
   for start in range(1, 30):
     for end in (*range(start, 40), *range(40, 700, 13), 458, 248, 317, 185):
       other = 40
@@ -122,13 +122,13 @@ def test_no_step_exceeds_the_limit(limit, aligned):
       assert len(found) == 1 or reach < end
 
 
-def test_one_pixel_beside_an_axis_that_grows():
+def test_one_pixel_axis_beside_a_growing_axis():
   assert resizing.stage_sizes((1, 8), (32, 64), False, 2) == [
     *((32, 16), (32, 32), (32, 64)),
   ]
 
 
-def test_in_steps():
+def test_resize_in_stages():
   """Half-pixel centres, from 2 pixels to 4 to 8, by hand."""
   x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
   once = resizing.resize_in_stages(x, (1, 8), False, 0).ravel().tolist()

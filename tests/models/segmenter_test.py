@@ -1,4 +1,4 @@
-"""The network as a whole: sizes, modes, steps of resizes, dtypes."""
+"""The segmenter: sizes, modes, staged resizes, dtypes."""
 
 import flax.linen as nn
 import jax
@@ -97,7 +97,7 @@ def test_auxiliary_head_runs_in_training_only():
     assert set(tree) == {'auxiliary', 'encoder', 'head'}
 
 
-def test_further_outputs_of_the_head_precede_the_auxiliary_head():
+def test_auxiliary_outputs_of_the_head_come_first():
   network = make(auxiliary=True)
   head = mobileseg.MobileSeg(
     num_classes=3, stages=(0, 1, 2), channels=(4, 4, 4), context_channels=4
@@ -122,9 +122,7 @@ def test_further_outputs_of_the_head_precede_the_auxiliary_head():
 
 
 @pytest.mark.parametrize('aligned', [False, True])
-def test_steps_are_another_function_unless_corners_align(
-  aligned, random_variables
-):
+def test_staged_resize_differs_unless_corners_align(aligned, random_variables):
   x = images()  # coarse logits are 9x9: steps 17 and 33 with aligned corners
   outputs = []
   for ratio in (0, 2):
@@ -140,7 +138,7 @@ def test_steps_are_another_function_unless_corners_align(
     assert difference > 1e-2 * scale
 
 
-def test_forms_of_convolution_agree(random_variables):
+def test_implementations_of_convolution_agree(random_variables):
   x = images(16, 11)
   results = []
   for options in (
@@ -218,12 +216,12 @@ def test_no_dropout_in_evaluation(dropout_calls):
   assert [keys for _, keys in dropout_calls] == [None, None]
 
 
-def test_bad_images():
+def test_images_of_wrong_rank_fail():
   with pytest.raises(ValueError, match=r'shape \(9, 9, 3\)'):
     shapes(make(), jnp.zeros((9, 9, 3)))
 
 
-def test_batch_of_one_is_refused_in_training():
+def test_batch_of_one_fails_in_training():
   x = images(batch=1)
   with pytest.raises(ValueError, match='raise batch_size'):
     shapes(make(), x, True)

@@ -1,4 +1,4 @@
-"""Where the published models lie that some tests import."""
+"""The folder of published models that some tests import."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Published .tflite files in our networks, against LiteRT running the files."""
+"""Published .tflite files in our networks, compared with LiteRT."""
 
 import pathlib
 
@@ -61,10 +61,10 @@ class File:
 
 
 class Imported:
-  """A network of ours with the weights of a file."""
+  """Our network with the weights of a file."""
 
-  def __init__(self, model, variables, sources):
-    self.model, self.variables, self.sources = model, variables, sources
+  def __init__(self, model, variables, tensor_refs):
+    self.model, self.variables, self.tensor_refs = model, variables, tensor_refs
     self._apply = jax.jit(lambda v, x: model.apply(v, x).logits)
 
   def __call__(self, x, variables=None):
@@ -72,7 +72,7 @@ class Imported:
 
 
 def bring(path, model, size):
-  """Imports a file into a network of ours, for evaluation."""
+  """Imports a file into our network, for evaluation."""
   x = jnp.zeros((1, size, size, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
   variables = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
@@ -110,12 +110,12 @@ def mobile(path, alpha, output_stride, size):
 
 @pytest.fixture(scope='module')
 def float_voc(published):
-  """The float file of VOC, ours and LiteRT's."""
+  """The float file of VOC, in our network and in LiteRT."""
   path = published / 'models' / 'deeplabv3_mnv2_dm05_voc_257_float.tflite'
   return mobile(path, 0.5, 8, 257), File(path)
 
 
-def test_float_logits_are_the_files(published, float_voc):
+def test_float_logits_equal_the_file(published, float_voc):
   ours, file = float_voc
   for name in ('../../models/segmentation_input_rotation0.jpg', *VOC):
     path = published / 'data' / 'samples' / name
@@ -126,7 +126,7 @@ def test_float_logits_are_the_files(published, float_voc):
     assert (got.argmax(-1) == wanted.argmax(-1)).mean() >= 0.999
 
 
-def test_a_published_mask_is_met(published, float_voc):
+def test_published_mask_is_reproduced(published, float_voc):
   ours, _ = float_voc
   folder = published / 'models'
   x = read_image(folder / 'segmentation_input_rotation0.jpg', 257)
@@ -146,7 +146,7 @@ def test_fine_tuning_starts_from_the_file(published, float_voc):
   x = np.concatenate([read_image(path, 129) for path in paths])
   x = x / np.float32(127.5) - 1
   restored = unfold_batch_norm.restore_batch_norms(
-    ours.model, ours.variables, [x], ours.sources
+    ours.model, ours.variables, [x], ours.tensor_refs
   )
   wanted = ours(x)
   evaluated = ours(x, restored)
@@ -175,7 +175,7 @@ def test_fine_tuning_starts_from_the_file(published, float_voc):
     ('deeplabv3_mnv2_pascal_quant', 1.0),
   ],
 )
-def test_files_of_one_scale_a_tensor(published, name, alpha):
+def test_per_tensor_quantized_files(published, name, alpha):
   path = published / 'models' / f'{name}.tflite'
   ours, file = mobile(path, alpha, 16, 513), File(path)
   agreement = []
@@ -205,7 +205,7 @@ RESIZE = resizing.resize
 
 
 @pytest.mark.full
-def test_a_file_of_a_scale_a_channel(published, monkeypatch):
+def test_per_channel_quantized_file(published, monkeypatch):
   path = published / 'models' / 'deeplabv3plus_mnv2_ade20k32_int8.tflite'
   model = segmenter.Segmenter(
     mobilenet_v2.MobileNetV2(padding='same', tap='expanded', options=OPTIONS),
@@ -218,7 +218,7 @@ def test_a_file_of_a_scale_a_channel(published, monkeypatch):
   for kind in agreement:
     if kind == 'asymmetric':  # the file's
       monkeypatch.setattr(resizing, 'resize', asymmetric_resize)
-      ours = Imported(model, ours.variables, ours.sources)
+      ours = Imported(model, ours.variables, ours.tensor_refs)
     for name in ADE20K:
       (photograph,) = (published / 'data/samples/ade20k').rglob(name)
       x = read_image(photograph, 512)
@@ -231,7 +231,7 @@ def test_a_file_of_a_scale_a_channel(published, monkeypatch):
 
 
 class Backbone(nn.Module):
-  """An encoder; in place of the logits, the mean of its last map."""
+  """An encoder whose logits are replaced by the mean of its last map."""
 
   encoder: nn.Module
   head = None
@@ -243,7 +243,7 @@ class Backbone(nn.Module):
     )
 
 
-def test_an_encoder_of_imagenet(published):
+def test_imagenet_encoder(published):
   path = published / 'models' / 'mobilenet_v2_1.0_224_imagenet_int8.tflite'
   encoder = mobilenet_v2.MobileNetV2(
     output_stride=32, top_conv=True, padding='same', options=OPTIONS

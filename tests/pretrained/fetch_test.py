@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch):
   return tmp_path / 'cache' / 'weights'
 
 
-def origin(url, digest=f'sha256:{DIGEST[:8]}'):
+def weights_at(url, digest=f'sha256:{DIGEST[:8]}'):
   return published_weights.PublishedWeights(
     url, digest, 'MIT', 'resnet_18', mapping.IMAGENET_NORMALIZATION
   )
@@ -30,10 +30,10 @@ def origin(url, digest=f'sha256:{DIGEST[:8]}'):
 def published(tmp_path):
   path = tmp_path / 'net.pth'
   path.write_bytes(CONTENT)
-  return origin(path.as_uri())
+  return weights_at(path.as_uri())
 
 
-def test_a_file_is_fetched_once(cache, published, tmp_path):
+def test_a_file_is_downloaded_once(cache, published, tmp_path):
   path = fetch.fetch_weights(published)
   assert path == str(cache / 'net.pth')
   assert (cache / 'net.pth').read_bytes() == CONTENT
@@ -44,7 +44,7 @@ def test_a_file_is_fetched_once(cache, published, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['sha256', 'md5'])
-def test_another_file_is_refused(cache, published, kind):
+def test_a_wrong_digest_fails(cache, published, kind):
   wrong = dataclasses.replace(published, digest=f'{kind}:00000000')
   with pytest.raises(ValueError, match=f'not the file.*{kind}.*net.pth again'):
     fetch.fetch_weights(wrong)
@@ -58,16 +58,16 @@ def test_a_cached_file_is_checked(cache, published):
     fetch.fetch_weights(published)
 
 
-def test_without_network_it_is_said_what_to_do(cache):
+def test_without_network_the_message_says_what_to_do(cache):
   with pytest.raises(
     OSError, match=r'net\.pth could not be downloaded .* put it at .*net\.pth'
   ):
-    fetch.fetch_weights(origin('http://localhost:9/net.pth'))
+    fetch.fetch_weights(weights_at('http://localhost:9/net.pth'))
   assert os.listdir(cache) == []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  """Serves the content, or less of it than it promises."""
+  """Serves the content, or less of it than announced."""
 
   def do_GET(self):
     if self.path.startswith('/absent'):
@@ -93,20 +93,20 @@ def server():
     thread.join()
 
 
-def test_a_server(cache, server):
-  path = fetch.fetch_weights(origin(f'{server}/net.pth'))
+def test_download_from_a_server(cache, server):
+  path = fetch.fetch_weights(weights_at(f'{server}/net.pth'))
   assert fetch.sha256(path) == DIGEST
 
 
 @pytest.mark.parametrize('folder', ['cut', 'absent'])
-def test_what_did_not_come_whole_is_not_kept(cache, server, folder):
+def test_an_incomplete_download_is_not_cached(cache, server, folder):
   with pytest.raises(OSError, match='could not be downloaded'):
-    fetch.fetch_weights(origin(f'{server}/{folder}/net.pth'))
+    fetch.fetch_weights(weights_at(f'{server}/{folder}/net.pth'))
   assert os.listdir(cache) == []
 
 
-def test_the_cache_is_in_the_home_by_default(monkeypatch):
+def test_default_cache_is_in_the_home(monkeypatch):
   monkeypatch.delenv('DEEPLAB_CACHE', raising=False)
   monkeypatch.setenv('HOME', '/home/someone')
-  path = fetch.cache_path(origin('https://x/net.pth'))
+  path = fetch.cache_path(weights_at('https://x/net.pth'))
   assert path == '/home/someone/.cache/deeplab/weights/net.pth'

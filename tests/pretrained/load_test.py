@@ -22,7 +22,7 @@ from deeplab.pretrained.systems import slim
 from deeplab.pretrained.systems import torchvision
 from tests.export import handmade
 
-ORIGIN = published_weights.PublishedWeights(
+PUBLISHED_TINY = published_weights.PublishedWeights(
   url='https://download.example/resnet_tiny.safetensors',
   digest='',
   licence='MIT',
@@ -64,8 +64,8 @@ def build(c, channels=3):
   )
 
 
-def theirs(system, seed=0, whole=True, **fields):
-  """Returns a file's tensors in the names of a system, and ours."""
+def file_tensors(system, seed=0, whole=True, **fields):
+  """Returns a file's tensors by the names of a system, and ours."""
   model, variables = build(config(**fields))
   generator = np.random.default_rng(seed)
   ours = {
@@ -78,12 +78,12 @@ def theirs(system, seed=0, whole=True, **fields):
     part = mapping.find_mapping(known, module)
     if part is None or (module is model.head and not whole):
       continue
-    for path, source in part.tensor_refs(variables).items():
+    for path, ref in part.tensor_refs(variables).items():
       value = ours[path]
-      if source.layout == 'oihw':
+      if ref.layout == 'oihw':
         value = value.transpose(3, 2, 0, 1)
       prefix = 'backbone.' if whole and path.startswith('encoder') else ''
-      tensors[prefix + source.name] = value
+      tensors[prefix + ref.name] = value
   return tensors, ours
 
 
@@ -105,8 +105,8 @@ def start(c, channels=3, batches=no_batches):
   return merge.flatten_variables(variables), manifest
 
 
-def test_a_classifier_fills_the_encoder(tmp_path):
-  tensors, ours = theirs('torchvision', whole=False)
+def test_a_classifier_initialises_the_encoder(tmp_path):
+  tensors, ours = file_tensors('torchvision', whole=False)
   tensors['fc.weight'] = np.zeros((10, 40), np.float32)
   path = write(tmp_path, tensors)
   after, manifest = start(config(init_from=path))
@@ -132,8 +132,8 @@ def test_a_classifier_fills_the_encoder(tmp_path):
 
 
 @pytest.mark.parametrize('system', ['torchvision', 'mmseg'])
-def test_a_network_fills_the_head_too(tmp_path, system):
-  tensors, ours = theirs(system)
+def test_a_segmentation_network_initialises_the_head(tmp_path, system):
+  tensors, ours = file_tensors(system)
   aux = {'torchvision': 'aux_classifier', 'mmseg': 'auxiliary_head'}[system]
   tensors[f'{aux}.4.bias'] = np.zeros(3, np.float32)
   after, manifest = start(config(init_from=write(tmp_path, tensors)))
@@ -142,8 +142,8 @@ def test_a_network_fills_the_head_too(tmp_path, system):
     np.testing.assert_array_equal(value, ours[name])
 
 
-def test_other_classes_need_a_skip(tmp_path):
-  tensors, ours = theirs('torchvision')
+def test_other_classes_need_init_skip(tmp_path):
+  tensors, ours = file_tensors('torchvision')
   tensors['classifier.4.bias'] = np.zeros(21, np.float32)
   path = write(tmp_path, tensors)
   with pytest.raises(
@@ -159,8 +159,8 @@ def test_other_classes_need_a_skip(tmp_path):
   np.testing.assert_array_equal(after[name], ours[name])
 
 
-def test_another_head_needs_a_skip(tmp_path):
-  path = write(tmp_path, theirs('torchvision')[0])
+def test_another_head_needs_init_skip(tmp_path):
+  path = write(tmp_path, file_tensors('torchvision')[0])
   other = {'model__head': ml_collections.ConfigDict({'name': 'unet'})}
   with pytest.raises(ValueError, match=r"'classifier\.4\.bias' \(3,\)"):
     start(config(init_from=path, **other))
@@ -169,8 +169,8 @@ def test_another_head_needs_a_skip(tmp_path):
   assert 'classifier.4.bias' in manifest.unused
 
 
-def test_the_system_may_be_said(tmp_path):
-  path = write(tmp_path, theirs('torchvision')[0])
+def test_the_system_can_be_given(tmp_path):
+  path = write(tmp_path, file_tensors('torchvision')[0])
   after, manifest = start(config(init_from=f'torchvision:{path}'))
   assert (manifest.system, manifest.path) == ('torchvision', path)
   assert after['head/classifier/kernel'].any()
@@ -178,8 +178,8 @@ def test_the_system_may_be_said(tmp_path):
     start(config(init_from=f'deeplab:{path}'))
 
 
-def test_a_system_without_the_encoder_is_refused(tmp_path):
-  path = write(tmp_path, theirs('torchvision')[0])
+def test_a_system_without_the_encoder_fails(tmp_path):
+  path = write(tmp_path, file_tensors('torchvision')[0])
   with pytest.raises(
     ValueError, match='mmseg has no mapping of the encoder mobilenet'
   ):
@@ -191,7 +191,7 @@ def test_a_system_without_the_encoder_is_refused(tmp_path):
     )
 
 
-def test_a_foreign_file_says_how_much_was_found(tmp_path):
+def test_an_unknown_file_reports_the_found_share(tmp_path):
   path = write(tmp_path, {'x.weight': np.zeros(3, np.float32)})
   with pytest.raises(ValueError, match=r'ResNetTiny.*torchvision 0%'):
     start(config(init_from=path))
@@ -199,32 +199,30 @@ def test_a_foreign_file_says_how_much_was_found(tmp_path):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-  """An origin whose file lies in the cache."""
+  """Published weights whose file is in the cache."""
   monkeypatch.setitem(
-    published_weights.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN
+    published_weights.PUBLISHED_WEIGHTS, 'torchvision:tiny', PUBLISHED_TINY
   )
   monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
   os.makedirs(tmp_path / 'weights')
-  tensors, ours = theirs('torchvision', whole=False)
+  tensors, ours = file_tensors('torchvision', whole=False)
   write(tmp_path / 'weights', tensors)
   return ours
 
 
 def test_published_weights_by_name(published):
   after, manifest = start(config(init_from='torchvision:tiny'))
-  assert (manifest.url, manifest.licence) == (ORIGIN.url, 'MIT')
+  assert (manifest.url, manifest.licence) == (PUBLISHED_TINY.url, 'MIT')
   kernel = 'encoder/stem_1/conv/kernel'
   np.testing.assert_array_equal(after[kernel], published[kernel])
   line = resolve.describe_init_from('torchvision:tiny')
-  assert ORIGIN.url in line and 'MIT' in line and ', at /' in line
+  assert PUBLISHED_TINY.url in line and 'MIT' in line and ', at /' in line
 
 
-def test_a_file_named_as_published_weights_is_taken_for_them(
-  published, tmp_path
-):
-  path = str(tmp_path / 'weights' / ORIGIN.filename)
+def test_a_file_name_of_published_weights_is_recognised(published, tmp_path):
+  path = str(tmp_path / 'weights' / PUBLISHED_TINY.filename)
   _, manifest = start(config(init_from=path))
-  assert manifest.url == ORIGIN.url
+  assert manifest.url == PUBLISHED_TINY.url
 
 
 @pytest.mark.parametrize(
@@ -249,16 +247,16 @@ def test_a_file_named_as_published_weights_is_taken_for_them(
     ),
   ],
 )
-def test_a_config_that_contradicts_is_refused(published, fields, message):
+def test_a_contradicting_config_fails(published, fields, message):
   with pytest.raises(ValueError, match=message):
     start(config(init_from='torchvision:tiny', **fields))
 
 
-def test_a_mean_within_one_percent_is_not(published):
+def test_a_mean_within_one_percent_passes(published):
   start(config(init_from='torchvision:tiny', data__mean=(123.0, 116.0, 104.0)))
 
 
-def test_blue_first_is_turned_round(published, monkeypatch):
+def test_bgr_kernels_are_reversed(published, monkeypatch):
   parts = torchvision.SYSTEM.encoders
   turned = parts[resnet.ResNet]._replace(bgr=True)
   monkeypatch.setitem(parts, resnet.ResNet, turned)
@@ -279,12 +277,12 @@ def test_a_grey_image_sums_over_rgb(published):
   )
 
 
-def test_nothing_of_that_name(tmp_path):
+def test_an_unknown_name_fails(tmp_path):
   with pytest.raises(ValueError, match=r"'torchvision:resnet19' is neither"):
     start(config(init_from='torchvision:resnet19'))
 
 
-def test_our_own_weights_say_what_they_expect(tmp_path):
+def test_our_own_weights_check_the_config(tmp_path):
   c = config()
   tensors = flax.traverse_util.flatten_dict(build(c)[1], sep='/')
   ours = {name.partition('/')[2]: x + 1 for name, x in tensors.items()}
@@ -301,20 +299,20 @@ def test_our_own_weights_say_what_they_expect(tmp_path):
 def folded_file(path, variables, model):
   """Writes a .tflite file with the names of a network's layers, untrained."""
   generator = np.random.default_rng(0)
-  sources = {}
+  refs = {}
   for known, module in (
     (slim.CONVERTED_SYSTEM.encoders, model.encoder),
     (slim.CONVERTED_SYSTEM.heads, model.head),
   ):
-    sources |= mapping.find_mapping(known, module).tensor_refs(variables)
+    refs |= mapping.find_mapping(known, module).tensor_refs(variables)
   leaves, tensors = merge.flatten_variables(variables), {}
-  for ours, source in sources.items():
+  for ours, ref in refs.items():
     value = generator.normal(size=leaves[ours].shape, scale=0.3)
-    tensors[source.name] = {
+    tensors[ref.name] = {
       'ohwi': lambda x: x.transpose(3, 0, 1, 2),
       '1hwo': lambda x: x.transpose(2, 0, 1, 3),
       'same': lambda x: x,
-    }[source.layout](value.astype(np.float32))
+    }[ref.layout](value.astype(np.float32))
   constants = [
     handmade.tensor(name, 'float32', value.shape, data=value)
     for name, value in tensors.items()
@@ -334,7 +332,7 @@ def folded_file(path, variables, model):
   return tensors
 
 
-def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
+def test_batch_norms_of_a_folded_file_are_restored(tmp_path, monkeypatch):
   monkeypatch.setattr(load, 'BATCH_NORM_IMAGES', 12)
   path = tmp_path / 'model.tflite'
   c = config(
@@ -383,7 +381,7 @@ def test_a_folded_file_gets_its_batch_norms_back(tmp_path, monkeypatch):
     start(c, batches=batches)
 
 
-def test_tensorflow_checkpoints_by_any_name(tmp_path):
+def test_tensorflow_checkpoints_by_every_path(tmp_path):
   index = tmp_path / 'model.ckpt-7.index'
   index.touch()
   for path in (tmp_path, tmp_path / 'model.ckpt-7', index):
@@ -396,29 +394,27 @@ def test_tensorflow_checkpoints_by_any_name(tmp_path):
 
 
 @pytest.mark.parametrize('name', sorted(published_weights.PUBLISHED_WEIGHTS))
-def test_origins_are_of_networks_that_there_are(name):
-  """Every field that an origin or its system asks for exists in our class."""
-  origin = published_weights.PUBLISHED_WEIGHTS[name]
+def test_published_weights_fit_our_classes(name):
+  """Every required field of published weights and systems is in our class."""
+  entry = published_weights.PUBLISHED_WEIGHTS[name]
   system = detect.SYSTEMS[name.partition(':')[0]]
-  encoder = registry.ENCODERS[origin.encoder]
+  encoder = registry.ENCODERS[entry.encoder]
   part = mapping.find_mapping(system.encoders, encoder())
   assert part is not None
-  asked = {f'encoder.{field}' for field in part.fields} | set(origin.model)
+  required = {f'encoder.{field}' for field in part.fields} | set(entry.model)
   allowed = {f'encoder.{field}' for field in registry.config_fields(encoder)}
-  if origin.head:
-    head = registry.HEADS[origin.head]
+  if entry.head:
+    head = registry.HEADS[entry.head]
     allowed |= {f'head.{field}' for field in registry.config_fields(head)}
     assert mapping.find_mapping(system.heads, head(num_classes=2)) is not None
-  asked |= set(origin.trained) - {'output_stride'}
-  assert asked <= allowed
-  assert origin.url.startswith('https://') and origin.licence
+  required |= set(entry.trained) - {'output_stride'}
+  assert required <= allowed
+  assert entry.url.startswith('https://') and entry.licence
 
 
-def test_what_is_wrong_is_said_before_anything_is_fetched(
-  tmp_path, monkeypatch
-):
+def test_a_wrong_normalization_fails_before_the_download(tmp_path, monkeypatch):
   monkeypatch.setitem(
-    published_weights.PUBLISHED_WEIGHTS, 'torchvision:tiny', ORIGIN
+    published_weights.PUBLISHED_WEIGHTS, 'torchvision:tiny', PUBLISHED_TINY
   )
   monkeypatch.setenv('DEEPLAB_CACHE', str(tmp_path))
   fetched = []
@@ -428,8 +424,8 @@ def test_what_is_wrong_is_said_before_anything_is_fetched(
   assert not fetched
 
 
-def test_more_channels_and_bits_are_of_other_units(published):
-  """Nothing is known of how such images are to be normalised."""
+def test_other_channels_or_bits_are_not_checked(published):
+  """The right normalization of such images is unknown."""
   kernel = 'encoder/stem_1/conv/kernel'
   c = config(init_from='torchvision:tiny').unlock()
   c.data.mean, c.data.std = (9.0,) * 4, (3.0,) * 4
@@ -444,7 +440,7 @@ def test_more_channels_and_bits_are_of_other_units(published):
 @pytest.mark.parametrize(
   'name', [name for name in registry.ENCODERS if name.endswith('_tiny')]
 )
-def test_each_encoder_has_a_kernel_that_reads_the_image(name):
+def test_the_first_kernel_of_each_encoder_is_found(name):
   encoder = registry.ENCODERS[name]()
   paths = []
   for channels in (3, 4):
@@ -456,7 +452,7 @@ def test_each_encoder_has_a_kernel_that_reads_the_image(name):
     paths.append({path: leaf.shape for path, leaf in leaves.items()})
   three, four = paths
   changed = {path for path in three if three[path] != four[path]}
-  if name.startswith('erfnet'):  # which hands the image on beside it
+  if name.startswith('erfnet'):  # whose pooled image is a second output
     changed -= {'encoder/down1/conv/bias'}
   (path,) = changed
   assert set(load._first_kernel_edits(False, {path: np.zeros(four[path])})) == {

@@ -18,7 +18,7 @@ def variables():
   }
 
 
-SOURCES = {
+TENSOR_REFS = {
   'encoder/stem/kernel': merge.TensorRef('conv.weight', 'oihw'),
   'encoder/bn/scale': merge.TensorRef('bn.weight'),
   'encoder/bn/mean': merge.TensorRef('bn.running_mean'),
@@ -33,9 +33,9 @@ def tensors():
   }
 
 
-def test_tensors_take_their_places_and_the_rest_stays():
+def test_tensors_are_merged_and_the_rest_is_unchanged():
   before = variables()
-  after = merge.merge_tensors(before, tensors(), SOURCES)
+  after = merge.merge_tensors(before, tensors(), TENSOR_REFS)
   kernel = after['params']['encoder']['stem']['kernel']
   # Output 1, input 2, row 0, column 1 of 2 x 3 x 3 x 3.
   assert kernel[0, 1, 2, 1] == 27 + 18 + 1
@@ -63,12 +63,12 @@ def test_layouts(layout, shape, ours, index):
     assert value[place] == theirs[index(*place)]
 
 
-def test_a_depthwise_multiplier_keeps_the_outputs_of_an_input_together():
+def test_depthwise_multiplier_groups_outputs_by_input():
   theirs = np.arange(6.0).reshape(1, 1, 3, 2)
   assert merge.LAYOUTS['hwim'](theirs).ravel().tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_roll_brings_the_last_input_channels_to_the_start():
+def test_roll_moves_the_last_input_channels_first():
   names = {'k': merge.TensorRef('k', 'oihw', roll=2)}
   theirs = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1)
   start = {'params': {'k': np.zeros((1, 1, 5, 1), np.float32)}}
@@ -76,11 +76,11 @@ def test_roll_brings_the_last_input_channels_to_the_start():
   assert after['params']['k'].ravel().tolist() == [3, 4, 0, 1, 2]
 
 
-def test_an_edit_works_on_our_layout():
+def test_an_edit_gets_our_layout():
   changed = merge.merge_tensors(
     variables(),
     tensors(),
-    SOURCES,
+    TENSOR_REFS,
     edits={'encoder/stem/kernel': lambda kernel: kernel[::-1]},
   )
   kernel = changed['params']['encoder']['stem']['kernel']
@@ -92,34 +92,34 @@ def test_an_edit_works_on_our_layout():
 )
 def test_floats_become_float32(dtype):
   file = tensors() | {'bn.weight': np.array([2, 3]).astype(dtype)}
-  scale = merge.merge_tensors(variables(), file, SOURCES)['params']['encoder'][
-    'bn'
-  ]
+  scale = merge.merge_tensors(variables(), file, TENSOR_REFS)['params'][
+    'encoder'
+  ]['bn']
   assert scale['scale'].dtype == np.float32
   assert scale['scale'].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, 1e300])
-def test_values_that_are_not_finite_are_named(value):
+def test_non_finite_values_fail(value):
   file = tensors() | {'bn.weight': np.array([1, value])}
   with pytest.raises(ValueError, match=r"'bn\.weight'.*not finite"):
-    merge.merge_tensors(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, TENSOR_REFS)
 
 
-def test_integers_are_refused():
+def test_integers_fail():
   file = tensors() | {'bn.weight': np.array([1, 2])}
   with pytest.raises(ValueError, match=r"'bn\.weight' holds int64"):
-    merge.merge_tensors(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, TENSOR_REFS)
 
 
-def test_one_error_lists_both_sides():
+def test_one_error_lists_variables_and_tensors():
   file = tensors()
   file['fc.weight'] = np.zeros((5, 2), np.float32)
   file['bn.weight'] = np.zeros(3, np.float32)
   file['conv.weight'] = np.zeros((2, 3), np.float32)
   del file['bn.running_mean']
   with pytest.raises(ValueError) as error:
-    merge.merge_tensors(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, TENSOR_REFS)
   text = str(error.value)
   assert "  encoder/bn/mean, wanted 'bn.running_mean'\n" in text
   assert "  'fc.weight' (5, 2)\n" in text
@@ -128,39 +128,41 @@ def test_one_error_lists_both_sides():
   assert 'config.init_skip' in text
 
 
-def test_a_long_error_is_cut():
+def test_a_long_error_is_truncated():
   file = tensors() | {f'more.{i}': np.zeros(1) for i in range(23)}
   with pytest.raises(ValueError, match=r'\(23\):') as error:
-    merge.merge_tensors(variables(), file, SOURCES)
+    merge.merge_tensors(variables(), file, TENSOR_REFS)
   lines = str(error.value).splitlines()
   assert sum(line.startswith("  'more.") for line in lines) == 20
   assert lines[-1] == '  ... and 3 more'
 
 
-def test_unused_excuses_tensors_alone():
+def test_unused_excludes_tensors_only():
   file = tensors() | {'fc.weight': np.zeros((5, 2), np.float32)}
-  merge.merge_tensors(variables(), file, SOURCES, unused='fc.*')
+  merge.merge_tensors(variables(), file, TENSOR_REFS, unused='fc.*')
   del file['bn.weight']
   with pytest.raises(ValueError, match='encoder/bn/scale'):
-    merge.merge_tensors(variables(), file, SOURCES, unused='fc.*|.*bn.*')
+    merge.merge_tensors(variables(), file, TENSOR_REFS, unused='fc.*|.*bn.*')
 
 
-def test_skip_excuses_both_sides():
+def test_skip_excludes_variables_and_tensors():
   file = tensors() | {'fc.weight': np.zeros((5, 2), np.float32)}
   file['bn.weight'] = np.zeros(9, np.float32)
   del file['bn.running_mean']
-  after = merge.merge_tensors(variables(), file, SOURCES, skip='fc.*|.*/bn/.*')
+  after = merge.merge_tensors(
+    variables(), file, TENSOR_REFS, skip='fc.*|.*/bn/.*'
+  )
   assert after['params']['encoder']['bn']['scale'].tolist() == [1, 1]
   assert after['batch_stats']['encoder']['bn']['mean'].tolist() == [0, 0]
   assert after['params']['encoder']['stem']['kernel'].any()
 
 
-def test_a_wrong_regular_expression_is_named():
+def test_an_invalid_regular_expression_fails():
   with pytest.raises(ValueError, match=r"init_skip='\('"):
-    merge.merge_tensors(variables(), tensors(), SOURCES, skip='(')
+    merge.merge_tensors(variables(), tensors(), TENSOR_REFS, skip='(')
 
 
-def test_adapt_input_gives_a_grey_image_the_same_response():
+def test_adapted_kernel_has_the_same_response_to_grey():
   kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
   kernel = kernel.astype(np.float32)
   response = kernel.sum(axis=2)
@@ -178,6 +180,6 @@ def test_adapt_input_gives_a_grey_image_the_same_response():
 
 
 @pytest.mark.parametrize(('inputs', 'channels'), [(3, 2), (3, 0), (4, 5)])
-def test_adapt_input_refuses_what_has_no_meaning(inputs, channels):
+def test_adapting_to_two_channels_fails(inputs, channels):
   with pytest.raises(ValueError, match=f'{channels} input channels'):
     merge.adapt_input_channels(np.zeros((3, 3, inputs, 4)), channels)

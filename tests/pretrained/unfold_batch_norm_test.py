@@ -38,7 +38,7 @@ STEM = layers.ConvBN(
 
 @pytest.fixture(scope='module')
 def merged():
-  """Variables as `merge` leaves them, kernels and biases of a folded file."""
+  """Variables after `merge`: kernels and biases of a folded file."""
   rng = np.random.default_rng(1)
   variables = Net().init(jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
   variables = jax.tree.map(np.array, variables)
@@ -103,7 +103,7 @@ def deviation(got, wanted):
   return np.sqrt(np.mean((got - wanted) ** 2) / wanted.var())
 
 
-def test_identity_norms_add_the_bias_alone(merged, naive):
+def test_identity_norms_only_add_the_bias(merged, naive):
   x = images(2, 4)
   conv, bias = stem(merged, x)
   own = {kind: value['stem'] for kind, value in naive.items()}
@@ -111,14 +111,14 @@ def test_identity_norms_add_the_bias_alone(merged, naive):
   np.testing.assert_allclose(y, conv + bias, rtol=0, atol=1e-5)
 
 
-def test_evaluation_stays_the_same_function(naive, restored):
+def test_evaluation_is_unchanged(naive, restored):
   x = images(4, 5)
   wanted = np.asarray(evaluate(naive, x))
   np.testing.assert_allclose(evaluate(restored, x), wanted, rtol=0, atol=1e-4)
   assert wanted.std() > 0.1
 
 
-def test_statistics_are_those_of_all_images(merged, restored):
+def test_statistics_cover_all_images(merged, restored):
   x = np.concatenate([images(16, 2), images(8, 3)])
   conv, bias = stem(merged, x)
   leaves = merge.flatten_variables(restored)
@@ -153,7 +153,7 @@ def test_training_starts_from_nearly_the_same_function(naive, restored):
   assert deviation(train(naive, x), wanted) > 0.5
 
 
-def test_fresh_layers_keep_their_start(merged, restored):
+def test_layers_not_in_the_file_are_unchanged(merged, restored):
   before, after = (
     merge.flatten_variables(merged),
     merge.flatten_variables(restored),
@@ -163,7 +163,7 @@ def test_fresh_layers_keep_their_start(merged, restored):
     np.testing.assert_array_equal(before[path], after[path])
 
 
-def test_dead_channels_stay_harmless(merged):
+def test_dead_channels_are_not_amplified(merged):
   dead = jax.tree.map(np.array, merged)
   kernel = dead['params']['stem']['conv']['kernel']
   alive = kernel[..., 0].copy()
@@ -190,7 +190,7 @@ def test_dead_channels_stay_harmless(merged):
   assert 0 < y[..., 0].std() < conv[..., 0].std()
 
 
-def test_images_are_needed_and_must_be_sound(naive):
+def test_missing_or_invalid_images_fail(naive):
   with pytest.raises(ValueError, match='there are no images to measure'):
     unfold_batch_norm.restore_batch_norms(Net(), naive, [], PATHS)
   x = images(2, 0)

@@ -1,4 +1,4 @@
-"""What the tests against other systems share: a file, and the importer."""
+"""Helpers for the tests against other frameworks: files and the importer."""
 
 import types
 
@@ -61,7 +61,7 @@ def keras_state(model, seed=0):
 
 
 def imported(path, system, model, variables):
-  """Returns the variables with those of a file in their places.
+  """Returns the variables with a file's tensors merged in.
 
   Args:
     path: the file.
@@ -92,7 +92,7 @@ def import_encoder(path, system, encoder):
 
 
 def torch_maps(layers, x, taps):
-  """Returns the maps behind some layers of a sequence, channels last."""
+  """Returns the outputs of some layers of a sequence, channels last."""
   torch = torchvision_module.load()[0]
   maps, x = [], torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
   with torch.no_grad():

@@ -44,7 +44,7 @@ BETA = {'stem': 'beta', 'stride_unit': 'last'}
   ],
 )
 def test_published(name, fields, size):
-  """Squeeze-and-excitation sees the mean of another grid: it is constant."""
+  """Gates are constant, since the means of other grids differ."""
   encoder = lambda output_stride: registry.ENCODERS[name](
     output_stride, **fields
   )

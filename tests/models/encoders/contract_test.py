@@ -27,7 +27,7 @@ from tests.models.encoders import encoder_cases
     (xception_keras.XceptionKerasTiny, (8, 12, 16, 24, 32)),
   ],
 )
-def test_one_entry_a_stage(encoder, channels, output_stride):
+def test_one_entry_per_stage(encoder, channels, output_stride):
   shapes = encoder_cases.shapes(encoder(output_stride=output_stride), 61, 40)
   expected = []
   for stride, c in zip((2, 4, 8, 16, 32), channels, strict=True):
@@ -37,7 +37,7 @@ def test_one_entry_a_stage(encoder, channels, output_stride):
 
 
 @pytest.mark.parametrize('output_stride', [4, 8, 16, 32])
-def test_lite_hrnet_leaves_out_what_is_coarser(output_stride):
+def test_lite_hrnet_drops_coarser_maps(output_stride):
   encoder = lite_hrnet.LiteHRNetTiny(output_stride=output_stride)
   assert encoder_cases.shapes(encoder, 61, 40) == [
     (-(-61 // stride), -(-40 // stride), c)
@@ -46,6 +46,6 @@ def test_lite_hrnet_leaves_out_what_is_coarser(output_stride):
   ]
 
 
-def test_unknown_value_is_named():
+def test_unknown_value_is_in_the_message():
   with pytest.raises(ValueError, match=r"tap='both' is not one of \('a', 'b'"):
     contract.check_choice('tap', 'both', ('a', 'b'))

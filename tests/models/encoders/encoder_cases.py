@@ -1,4 +1,4 @@
-"""What the tests of every encoder share."""
+"""Helpers for the tests of all encoders."""
 
 import flax
 import jax
@@ -83,7 +83,7 @@ def kernel_plan(encoder, kernel):
 
 
 def assert_equal(ours, theirs, rtol=2e-5):
-  """Asserts that maps are those of another system, and not constant.
+  """Asserts that maps equal those of another system, and are not constant.
 
   Args:
     ours: maps.
@@ -98,7 +98,7 @@ def assert_equal(ours, theirs, rtol=2e-5):
 
 
 def assert_subsampled(fine, coarse, output_stride, atol=2e-5, offset=0):
-  """Asserts that the rows and columns they share are equal, in each entry.
+  """Asserts that the rows and columns shared by two grids are equal.
 
   Args:
     fine: features at `output_stride`.

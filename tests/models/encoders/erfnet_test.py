@@ -33,7 +33,7 @@ def test_rates():
   assert {rate for _, rate in plan[::2]} == {1}
 
 
-def test_downsampling_keeps_the_maxima():
+def test_downsampling_contains_the_maxima():
   layer = erfnet.DownsamplerBlock(
     3, layers.BatchNormConfig(0.9, 0.0), 'symmetric', layers.Options()
   )
@@ -63,7 +63,7 @@ def test_bfloat16():
     ({'channels': (8, 8, 12)}, 'channels='),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)
 

@@ -89,7 +89,7 @@ def test_module_names():
   ],
 )
 def test_atrous_consistency(padding, size, output_strides):
-  """Up to the gates: the means of other grids differ."""
+  """With constant gates, since the means of other grids differ."""
   encoder = lambda output_stride: Tiny(output_stride, padding=padding)
   weights = encoder_cases.constant_gates(encoder_cases.variables(encoder(32)))
   x = encoder_cases.images(*size)
@@ -148,7 +148,7 @@ def test_rates(output_stride, plan):
   assert encoder_cases.depthwise_plan(GhostNet(output_stride)) == plan
 
 
-def test_multi_grid_multiplies_whole_blocks():
+def test_multi_grid_multiplies_all_layers_of_a_block():
   plan = encoder_cases.depthwise_plan(GhostNet(16, multi_grid=(1, 2, 4)))
   assert plan[-8:] == [*(4 * [(1, 2)]), *(2 * [(1, 4)]), *(2 * [(1, 8)])]
 
@@ -171,6 +171,6 @@ def test_bfloat16():
     ({'output_stride': 64}, 'output_stride=64'),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -23,7 +23,7 @@ def test_counts():
 
 
 def test_maps():
-  """Channels of PaddleSeg's, behind the stem's."""
+  """Channels of PaddleSeg's maps, after the stem's."""
   assert encoder_cases.shapes(lite_hrnet.LiteHRNet18(32), 64, 96) == [
     (32, 48, 32),
     (16, 24, 40),
@@ -34,7 +34,7 @@ def test_maps():
 
 
 @pytest.mark.full
-def test_output_stride_leaves_maps_out_and_changes_none():
+def test_output_stride_drops_maps_and_changes_none():
   weights, x = encoder_cases.variables(Tiny(32)), encoder_cases.images(61, 40)
   whole = encoder_cases.features(Tiny(32), weights, x)
   maps = encoder_cases.features(Tiny(8), weights, x)
@@ -67,7 +67,7 @@ def test_module_names():
 
 
 @pytest.mark.parametrize('size', [(6, 12), (5, 10)])
-def test_repeat_is_its_definition(size):
+def test_upsample_nearest_equals_the_definition(size):
   x = np.random.default_rng(0).normal(size=(2, 2, 4, 3)).astype(np.float32)
   expected = x.repeat(3, axis=1).repeat(3, axis=2)[:, : size[0], : size[1]]
   np.testing.assert_array_equal(
@@ -76,7 +76,7 @@ def test_repeat_is_its_definition(size):
 
 
 def test_finest_branch_counts_twice():
-  """The other branches are blocked, and what is left can be said by hand."""
+  """With the other branches zeroed, the result is computed by hand."""
   norm = layers.BatchNormConfig(0.9, 0.0)
   options = layers.Options()
   module = lite_hrnet.LiteHRModule(0, 8, norm, norm, 'symmetric', options)
@@ -104,7 +104,7 @@ def test_finest_branch_counts_twice():
 
 @pytest.mark.parametrize('freeze_norm', [False, True])
 def test_freeze_norm(freeze_norm):
-  """Freezes what PaddleSeg freezes: in blocks and head, and nowhere else."""
+  """Only the layers that PaddleSeg freezes: in the blocks and the head."""
   encoder, frozen = Tiny(freeze_norm=freeze_norm), {}
 
   def record(call, args, kwargs, context):
@@ -142,6 +142,6 @@ def test_bfloat16():
     ({'padding': 'valid'}, "padding='valid'"),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -21,7 +21,7 @@ Tiny = mobilenet_v2.MobileNetV2Tiny
     (1.4, 4_315_776, 47_936),
   ],
 )
-def test_parameter_counts_are_those_of_keras(alpha, params, statistics):
+def test_parameter_counts_equal_keras(alpha, params, statistics):
   encoder = mobilenet_v2.MobileNetV2(alpha=alpha, top_conv=True)
   assert encoder_cases.count(encoder) == (params, statistics)
 
@@ -34,7 +34,7 @@ def test_parameter_counts_without_top():
   assert encoder_cases.count(slim)[0] == 477_088
 
 
-def test_slim_leaves_channels_unrounded():
+def test_slim_does_not_round_channels():
   slim = mobilenet_v2.MobileNetV2(output_stride=32, alpha=0.5, rounding='slim')
   assert encoder_cases.shapes(slim, 33, 33) == [
     (17, 17, 8),
@@ -71,7 +71,7 @@ def test_cut_and_taps():
   ]
 
 
-def test_expanded_tap_is_what_the_projection_reads():
+def test_expanded_tap_is_the_input_of_the_projection():
   encoder, x = Tiny(tap='expanded'), encoder_cases.images(33, 33)
   weights = encoder_cases.variables(encoder)
   (wide,) = encoder_cases.features(encoder, weights, x, slice(3, 4))
@@ -212,6 +212,6 @@ def test_bfloat16():
     ({'atrous': False, 'multi_grid': (1, 2, 4)}, 'atrous=False'),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -33,7 +33,7 @@ PADDLE = {
     (Large, PADDLE, 2_814_886),
   ],
 )
-def test_parameter_counts_are_published(encoder, fields, params):
+def test_parameter_counts_equal_the_published(encoder, fields, params):
   assert encoder_cases.count(encoder(**fields))[0] == params
 
 
@@ -214,7 +214,7 @@ def test_minimalistic():
   ],
 )
 def test_atrous_consistency(padding, size, output_strides):
-  """By the rule of TF, and up to the gates: the means of other grids differ."""
+  """With TF's dilation rule and constant gates, since means differ by grid."""
   encoder = lambda output_stride: Tiny(output_stride, padding=padding)
   weights = encoder_cases.constant_gates(encoder_cases.variables(encoder(32)))
   x = encoder_cases.images(*size)
@@ -224,8 +224,8 @@ def test_atrous_consistency(padding, size, output_strides):
     encoder_cases.assert_subsampled(fine, coarse, output_stride)
 
 
-def test_torchvision_dilates_what_it_should_not():
-  """Its block that lost its stride sees its input at twice the distance."""
+def test_torchvision_dilates_the_block_without_its_stride():
+  """The block that lost its stride reads its input at twice the rate."""
   weights = encoder_cases.constant_gates(encoder_cases.variables(Tiny(32)))
   x = encoder_cases.images(33, 65)
   coarse = encoder_cases.features(Tiny(32), weights, x)
@@ -302,7 +302,7 @@ def test_trains():
   encoder_cases.assert_trains(Tiny())
 
 
-def test_trains_as_on_a_cpu():
+def test_trains_with_cpu_kernels():
   options = layers.Options(depthwise='shifted', pointwise='matmul')
   encoder_cases.assert_trains(Tiny(options=options))
 
@@ -324,6 +324,6 @@ def test_bfloat16():
     ({'output_stride': 12}, 'output_stride=12'),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -120,6 +120,6 @@ def test_bfloat16():
     ({'multi_grid': (1, 1, 2, 4)}, '3 units of the last stage'),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

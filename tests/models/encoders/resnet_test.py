@@ -339,6 +339,6 @@ def test_bfloat16():
     ({'cut': 'conv3_block2_out', 'multi_grid_mode': 'replace'}, 'replace'),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

@@ -10,7 +10,7 @@ ShuffleNet = shufflenet_v2.ShuffleNetV2
 Tiny = shufflenet_v2.ShuffleNetV2Tiny
 
 
-def test_parameter_counts_are_published():
+def test_parameter_counts_equal_the_published():
   # torchvision's 2,278,604 without its classifier of 1024 * 1000 + 1000, and
   # without the last convolution of 464 * 1024 + 2 * 1024. MobileSeg's
   # 1,113,224 has 336,804 in its head.
@@ -50,7 +50,7 @@ def test_module_names():
   }
 
 
-def test_interleave_is_the_channel_shuffle():
+def test_interleave_equals_the_channel_shuffle():
   a, b = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 5))
   together = np.concatenate([a, b], axis=-1)
   shuffled = together.reshape(2, 3, 4, 2, 5).swapaxes(-1, -2)
@@ -138,6 +138,6 @@ def test_bfloat16():
     ({'output_stride': 2}, 'output_stride=2'),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

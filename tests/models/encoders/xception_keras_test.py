@@ -55,7 +55,7 @@ def test_module_names():
     ((3, 9), (1, 4), 'same'),
   ],
 )
-def test_max_pool_is_its_definition(size, layer, padding):
+def test_max_pool_equals_the_definition(size, layer, padding):
   x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
   stride, rate = layer
   pads = layers.explicit_padding(padding, size, 3, stride, rate)
@@ -127,6 +127,6 @@ def test_bfloat16():
     ({'exit': ((8, 8, 8), (8, 8))}, 'exit='),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

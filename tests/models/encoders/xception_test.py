@@ -134,6 +134,6 @@ def test_bfloat16():
     ({'exit': ((8, 8, 8),)}, 'exit='),
   ],
 )
-def test_refuses_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     encoder_cases.shapes(Tiny(**fields), 33, 33)

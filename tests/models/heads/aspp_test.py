@@ -124,7 +124,7 @@ def test_mean_in_training_equals_pooling_in_evaluation(random_variables):
   np.testing.assert_allclose(trained, evaluated, atol=1e-5)
 
 
-def test_batch_of_one_is_refused_in_training_with_the_remedy(random_variables):
+def test_batch_of_one_fails_in_training_with_a_remedy(random_variables):
   x = jnp.ones((1, 5, 5, 3))
   module = make()
   variables = random_variables(module, x, False)
@@ -137,7 +137,7 @@ def test_batch_of_one_is_refused_in_training_with_the_remedy(random_variables):
   )
 
 
-def test_batch_of_one_is_accepted_over_several_replicas(random_variables):
+def test_batch_of_one_works_over_several_replicas(random_variables):
   module = make(options=layers.Options(axis_name='batch'))
   x = noise((2, 1, 5, 5, 3))
   variables = random_variables(module, x[0], False)
@@ -159,12 +159,12 @@ def test_batch_of_one_is_accepted_over_several_replicas(random_variables):
     ({'refine': 'twice'}, "refine='twice'"),
   ],
 )
-def test_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     shapes(make(**fields), jnp.ones((1, 5, 5, 3)))
 
 
-def test_dropout_is_one_mask_an_example(random_variables):
+def test_dropout_has_one_mask_per_example(random_variables):
   x = noise((3, 6, 6, 3))
   module = make(dropout=0.5, image_pooling=False, rates=())
   variables = random_variables(module, x, False)

@@ -1,4 +1,4 @@
-"""What all heads share."""
+"""The base class of heads, and the interface that every head has."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def make(name, **fields):
   return registry.HEADS[name](num_classes=3, **fields)
 
 
-def test_classifier_starts_wide_and_has_a_bias():
+def test_classifier_has_glorot_init_and_a_bias():
   module = base.make_classifier(50, layers.Options(dtype='bfloat16'))
   variables = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 1, 1, 400)))
   kernel = variables['params']['kernel']
@@ -44,18 +44,18 @@ def test_classifier_fields():
 
 
 @pytest.mark.parametrize('stage', [-1, 2, 3])
-def test_finer(stage):
+def test_select_low_level_features(stage):
   maps = head_cases.features((2, 3, 4))
   assert base.select_low_level_features(maps, 1) is maps[1]
   with pytest.raises(ValueError, match=f'low_level_stage={stage} .* 3 stages'):
     base.select_low_level_features(maps, stage)
 
 
-# The promises of `base`, kept by every head.
+# The interface of `heads/base.py`, over all heads.
 
 
 @pytest.mark.parametrize('name', registry.HEADS)
-def test_a_tuple_of_logits(name):
+def test_returns_a_tuple_of_logits(name):
   maps = head_cases.features(CHANNELS, SIZES)
   trained, variables = head_cases.trace(make(name), maps, train=True)
   evaluated, _ = head_cases.trace(make(name), maps)
@@ -89,7 +89,7 @@ def test_align_corners_reaches_every_resize(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', registry.HEADS)
-def test_no_resize_is_larger_than_allowed(name, monkeypatch):
+def test_no_resize_exceeds_the_limit(name, monkeypatch):
   ratios = []
   resize = resizing.resize
 

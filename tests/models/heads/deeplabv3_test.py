@@ -55,7 +55,7 @@ def test_parameters(channels, classes, fields, count):
   assert head_cases.count(variables) == count
 
 
-def test_names_are_an_interface():
+def test_parameter_paths():
   shapes = jax.eval_shape(
     lambda: make(refine='dense').init(jax.random.key(0), features(), False)
   )

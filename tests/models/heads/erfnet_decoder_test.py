@@ -1,4 +1,4 @@
-"""ERFNet's decoder: sizes, counts, and what it refuses."""
+"""ERFNet's decoder: sizes, parameter counts and invalid fields."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def make(**fields):
     ([(15, 33), (8, 17), (4, 9)], (30, 66)),
   ],
 )
-def test_logits_at_the_size_of_the_image(sizes, size):
+def test_logits_have_the_image_size(sizes, size):
   (out,), _ = head_cases.trace(make(), head_cases.features(CHANNELS, sizes))
   assert out.shape == (2, *size, 3)
 
@@ -54,7 +54,7 @@ def test_bfloat16():
   head_cases.assert_bfloat16(make(), CHANNELS)
 
 
-def test_too_few_stages():
+def test_too_few_feature_maps_fail():
   with pytest.raises(ValueError, match='returns 2 stages'):
     head_cases.trace(make(), head_cases.features(CHANNELS[:2]))
 

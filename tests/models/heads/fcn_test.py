@@ -17,13 +17,13 @@ def shapes(module):
 
 
 @pytest.mark.parametrize(('stage', 'size'), [(0, 8), (1, 5), (2, 3)])
-def test_taps_its_stage(stage, size):
+def test_reads_its_stage(stage, size):
   (out,), variables = shapes(fcn.FCN(num_classes=7, stage=stage, channels=4))
   assert out.shape == (2, 2 * size, size, 7)
   assert variables['params']['conv0']['conv']['kernel'].shape == (3, 3, size, 4)
 
 
-def test_default_stage_is_that_of_stride_16():
+def test_default_stage_has_stride_16():
   with pytest.raises(ValueError, match='stage=3 is not one of the 3 stages'):
     shapes(fcn.FCN(num_classes=7))
 

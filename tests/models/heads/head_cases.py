@@ -1,4 +1,4 @@
-"""What the tests of every head share."""
+"""Helpers for the tests of all heads."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ from deeplab.models import layers
 
 
 def features(channels, sizes=None, batch=2, seed=None):
-  """Returns maps of so many channels; noise from `seed`, zeros without one.
+  """Returns feature maps: noise from `seed`, or zeros without one.
 
   Args:
     channels: of each map, fine to coarse.

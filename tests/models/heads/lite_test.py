@@ -67,7 +67,7 @@ def test_parameters(head, channels, classes, fields, count):
   assert head_cases.count(variables) == count
 
 
-def test_names_are_an_interface():
+def test_parameter_paths():
   pyramid = {'aspp_conv', 'aspp_projection'} | {
     f'aspp_atrous{i}' for i in range(3)
   }
@@ -108,7 +108,7 @@ def test_convolutions(head):
 
 
 def test_unet_channels():
-  """As many as the finer map's, twice the classes, or 32."""
+  """The most of the finer map's channels, twice the classes, and 32."""
   _, variables = head_cases.trace(
     lite.UNetLite(num_classes=20), head_cases.features(MOBILENET)
   )
@@ -147,7 +147,7 @@ def test_dropout_in_training_only(head, train, dropout_calls):
 
 
 @pytest.mark.parametrize('head', HEADS)
-def test_bad_fields(head):
+def test_invalid_fields_fail(head):
   maps = head_cases.features(CHANNELS)
   with pytest.raises(ValueError, match='low_level_stage=4'):
     head_cases.trace(make(head, low_level_stage=4), maps)

@@ -1,4 +1,4 @@
-"""Lite R-ASPP: its gate, and the sum of two classifiers."""
+"""Lite R-ASPP: the gate and the sum of two classifiers."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def test_equals_numpy(fields, random_variables):
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_windows_vary_the_gate_over_the_map(monkeypatch):
+def test_windows_make_the_gate_vary_over_the_map(monkeypatch):
   sizes = []
   pool = lraspp.pooling.windows
 
@@ -90,7 +90,7 @@ def test_windows_vary_the_gate_over_the_map(monkeypatch):
   assert ((2, 9), (2, 4), (1, 6)) in sizes
 
 
-def test_a_window_of_the_whole_map_is_the_mean(random_variables):
+def test_a_window_of_the_whole_map_equals_the_mean(random_variables):
   features = maps(seed=1)
   whole, window = (make(pool_window=window) for window in ((), (9, 9)))
   variables = random_variables(whole, features, False)
@@ -109,7 +109,7 @@ def test_a_window_of_the_whole_map_is_the_mean(random_variables):
     ({'low_level_stage': 3}, 'low_level_stage=3'),
   ],
 )
-def test_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     head_cases.trace(make(**fields), maps())
 

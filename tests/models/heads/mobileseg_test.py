@@ -1,4 +1,4 @@
-"""The MobileSeg head: its levels, and what only training runs."""
+"""The MobileSeg head: its levels and its auxiliary outputs."""
 
 import pytest
 
@@ -92,12 +92,12 @@ def test_the_depthwise_halves_are_linear():
     ({'stages': (4, 3, 2)}, r'stages=\(4, 3, 2\)'),
   ],
 )
-def test_bad_fields(fields, message):
+def test_invalid_fields_fail(fields, message):
   with pytest.raises(ValueError, match=message):
     head_cases.trace(make(**fields), head_cases.features(CHANNELS))
 
 
-def test_batch_of_one_is_refused_in_training():
+def test_batch_of_one_fails_in_training():
   single = head_cases.features(CHANNELS, batch=1)
   with pytest.raises(ValueError, match='raise batch_size'):
     head_cases.trace(make(), single, train=True)

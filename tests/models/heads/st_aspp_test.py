@@ -39,7 +39,7 @@ def test_rates_follow_the_height(height, rates, separable):
   assert tuple(found) == rates
 
 
-def test_rates_can_be_named():
+def test_rates_can_be_set():
   found = {
     conv.rate
     for _, conv in head_cases.calls(make(channels=4, rates=(2, 7)), maps(3))
@@ -47,7 +47,7 @@ def test_rates_can_be_named():
   assert found == {1, 2, 7}
 
 
-def test_low_maps_need_named_rates():
+def test_low_maps_need_explicit_rates():
   with pytest.raises(ValueError, match='4 rows are fewer than 5'):
     head_cases.trace(make(), maps(4))
 
@@ -81,7 +81,7 @@ def test_dropout_in_training_only(train, dropout_calls):
   assert (used is not None) == train
 
 
-def test_batch_of_one_is_refused_in_training():
+def test_batch_of_one_fails_in_training():
   single = head_cases.features((8,), [(16, 7)], batch=1)
   with pytest.raises(ValueError, match='raise batch_size'):
     head_cases.trace(make(), single, train=True)

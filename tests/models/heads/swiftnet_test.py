@@ -1,4 +1,4 @@
-"""SwiftNet's decoder: its pyramid, its ladder, and what it refuses."""
+"""SwiftNet's decoder: its pyramid, lateral additions and invalid fields."""
 
 import flax.linen as nn
 import pytest
@@ -68,12 +68,12 @@ def test_bfloat16():
 
 
 @pytest.mark.parametrize('stages', [(1, 2, 4), (3, 2, 1), (-1, 2), (1, 2, 5)])
-def test_bad_stages(stages):
+def test_invalid_stages_fail(stages):
   with pytest.raises(ValueError, match='must ascend and be finer'):
     head_cases.trace(make(stages=stages), head_cases.features(CHANNELS))
 
 
-def test_batch_of_one_is_refused_in_training():
+def test_batch_of_one_fails_in_training():
   single = head_cases.features(CHANNELS, [(32, 32)] * 4 + [(2, 2)], batch=1)
   with pytest.raises(ValueError, match='raise batch_size'):
     head_cases.trace(make(), single, train=True)

@@ -22,7 +22,7 @@ def make(**fields):
     (5, (66, 50)),
   ],
 )
-def test_steps(steps, size):
+def test_sizes_after_each_stage(steps, size):
   head = make(channels=(4,) * steps)
   (out,), variables = head_cases.trace(head, head_cases.features(CHANNELS))
   assert out.shape == (2, *size, 3)
@@ -48,7 +48,7 @@ def test_fields():
   assert kernels == [3, 3, 3, 3, 3, 1]
 
 
-def test_more_steps_than_stages():
+def test_more_decoder_stages_than_maps_fail():
   with pytest.raises(ValueError, match=r'6 decoder stages.* 5 stages'):
     head_cases.trace(make(channels=(2,) * 6), head_cases.features(CHANNELS))
 

@@ -5,7 +5,7 @@ from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.readers import safetensors
 
 
-def test_the_end_of_the_name_chooses_the_reader(tmp_path):
+def test_the_suffix_chooses_the_reader(tmp_path):
   path = str(tmp_path / 'a.safetensors')
   safetensors.write_safetensors(path, {'x': np.float32([1])}, {})
   assert dispatch.read_tensors(path)['x'].tolist() == [1]
@@ -15,7 +15,7 @@ def test_the_end_of_the_name_chooses_the_reader(tmp_path):
     dispatch.read_tensors(str(other))
 
 
-def test_unknown_files_are_refused(tmp_path):
+def test_unknown_files_fail(tmp_path):
   path = tmp_path / 'a.npz'
   with pytest.raises(FileNotFoundError, match=r'a\.npz does not exist'):
     dispatch.read_tensors(str(path))

@@ -9,7 +9,7 @@ from deeplab.pretrained.readers import hdf5
 
 
 def legacy(path, root='', suffix=':0'):
-  """Writes what Keras 2 wrote of a stem and a depthwise layer."""
+  """Writes a stem and a depthwise layer as Keras 2 did."""
   layers = {
     'input_1': {},
     'Conv1': {'Conv1/kernel': np.ones((3, 3, 3, 2))},
@@ -52,7 +52,7 @@ def test_keras_2(tmp_path, root):
   assert read['Conv1/kernel'].dtype == np.float32
 
 
-def test_names_that_do_not_fit_one_attribute(tmp_path):
+def test_names_split_over_attributes(tmp_path):
   path = str(tmp_path / 'a.h5')
   legacy(path)
   with h5py.File(path, 'a') as f:
@@ -95,7 +95,7 @@ def test_keras_3_whole_models(tmp_path):
   assert hdf5.read_hdf5(path).keys() == hdf5.read_hdf5(weights).keys()
 
 
-def test_layers_without_names_are_refused(tmp_path):
+def test_layers_without_names_fail(tmp_path):
   path = str(tmp_path / 'a.weights.h5')
   numbered(path, other='x')
   with pytest.raises(ValueError, match=r'a\.weights\.h5.*have no names'):
@@ -103,7 +103,7 @@ def test_layers_without_names_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('end', ['weights.h5', 'h5', 'keras'])
-def test_files_of_keras_itself(tmp_path, end):
+def test_files_written_by_keras(tmp_path, end):
   keras = pytest.importorskip('keras')
   inputs = keras.Input((9, 9, 3))
   x = keras.layers.Conv2D(4, 3, name='Conv')(inputs)
@@ -127,7 +127,7 @@ def test_files_of_keras_itself(tmp_path, end):
     np.testing.assert_array_equal(read[name], weight)
 
 
-def test_a_model_in_the_model(tmp_path):
+def test_nested_models(tmp_path):
   path = str(tmp_path / 'a.h5')
   with h5py.File(path, 'w') as f:
     f.attrs['layer_names'] = [b'inner', b'last']
@@ -140,7 +140,7 @@ def test_a_model_in_the_model(tmp_path):
   assert hdf5.read_hdf5(path).keys() == {'a/kernel', 'b/bias', 'last/bias'}
 
 
-def test_layers_that_keras_numbers_are_counted_from_the_first(tmp_path):
+def test_numbered_layers_are_renumbered(tmp_path):
   path = str(tmp_path / 'a.h5')
   layers = ('conv2d_9', 'conv2d_10', 'batch_normalization_3', 'conv')
   with h5py.File(path, 'w') as f:

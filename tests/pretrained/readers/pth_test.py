@@ -1,4 +1,4 @@
-"""Files as PyTorch writes them, made without it; and by it where it is."""
+"""PyTorch's files, made without PyTorch, and by it where it is installed."""
 
 from collections import OrderedDict
 import io
@@ -20,14 +20,14 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class Storage:
-  """Stands for a storage; pickled as a persistent id."""
+  """A fake storage, pickled as a persistent id."""
 
   def __init__(self, kind, key, count, view=()):
     self.pid = ('storage', kind, key, 'cpu', count, *view)
 
 
 class Tensor:
-  """Stands for a tensor; pickled as the call that rebuilds it."""
+  """A fake tensor, pickled as the call that rebuilds it."""
 
   def __init__(self, rebuild, storage, offset, shape, strides):
     self.call = rebuild, (storage, offset, shape, strides, False, OrderedDict())
@@ -38,7 +38,7 @@ class Tensor:
 
 @pytest.fixture
 def torch(monkeypatch):
-  """A module that can be named in pickles, with nothing in it that works."""
+  """A fake module `torch` that pickles can refer to."""
   module, utils = types.ModuleType('torch'), types.ModuleType('torch._utils')
   for name in ('FloatStorage', 'LongStorage', 'OtherStorage'):
     setattr(module, name, type(name, (), {'__module__': 'torch'}))
@@ -122,7 +122,7 @@ def test_checkpoints_are_unwrapped(tmp_path, torch, key):
   assert list(pth.read_pth(write_zip(tmp_path / 'a', saved))) == ['w']
 
 
-def test_the_average_comes_first(tmp_path, torch):
+def test_the_ema_state_dict_is_preferred(tmp_path, torch):
   saved = {'state_dict': {'w': tensor(torch)}}
   saved['state_dict_ema'] = {'w': tensor(torch, offset=0)}
   read = pth.read_pth(write_zip(tmp_path / 'a', saved))
@@ -138,7 +138,7 @@ class Evil:
 
 
 @pytest.mark.parametrize('write', [write_zip, write_legacy])
-def test_a_program_is_refused_and_not_run(tmp_path, torch, write):
+def test_a_pickled_program_fails_and_is_not_run(tmp_path, torch, write):
   folder = str(tmp_path / 'made')
   value = {'w': tensor(torch), 'x': Evil(folder)}
   path = write(tmp_path / 'a.pth', value)
@@ -153,7 +153,7 @@ def test_a_program_is_refused_and_not_run(tmp_path, torch, write):
 @pytest.mark.parametrize(
   'name', ['eval', 'getattr', 'exec', '__import__', 'print']
 )
-def test_builtins_are_refused(tmp_path, name):
+def test_builtins_fail(tmp_path, name):
   path = tmp_path / 'a.pth'
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('m/data.pkl', f'cbuiltins\n{name}\n.'.encode())
@@ -161,7 +161,7 @@ def test_builtins_are_refused(tmp_path, name):
     pth.read_pth(str(path))
 
 
-def test_attributes_of_what_is_admitted_are_not_reached(tmp_path):
+def test_attributes_of_allowed_globals_fail(tmp_path):
   # Protocol 4 resolves dotted names: OrderedDict.fromkeys is none of the list.
   code = b'\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93.'
   path = tmp_path / 'a.pth'
@@ -193,7 +193,7 @@ def test_tensors_lie_within_their_storages(tmp_path, torch, fields):
 
 
 @pytest.mark.parametrize('write', [write_zip, write_legacy])
-def test_a_cut_file_is_damage(tmp_path, torch, write):
+def test_a_truncated_file_fails(tmp_path, torch, write):
   path = write(tmp_path / 'whole.pth', {'w': tensor(torch)})
   with open(path, 'rb') as f:
     whole = f.read()
@@ -205,13 +205,13 @@ def test_a_cut_file_is_damage(tmp_path, torch, write):
 
 
 @pytest.mark.parametrize('value', [[1, 2], {}, {'w': 1.5}, {'model': {'w': 1}}])
-def test_what_holds_no_tensors_is_refused(tmp_path, torch, value):
+def test_files_without_tensors_fail(tmp_path, torch, value):
   with pytest.raises(ValueError, match='no dictionary of tensors'):
     pth.read_pth(write_zip(tmp_path / 'a', value))
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_files_of_torch_itself(tmp_path, legacy):
+def test_files_written_by_torch(tmp_path, legacy):
   torch = torchvision_module.load()[0]
   model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
   path = str(tmp_path / 'a.pth')

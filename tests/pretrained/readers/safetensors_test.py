@@ -14,7 +14,7 @@ def raw(path, header, data=b''):
   return str(path)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_round_trip(tmp_path):
   path = str(tmp_path / 'new' / 'a.safetensors')
   tensors = {
     'b': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -70,7 +70,7 @@ def test_damage_is_one_sentence_with_the_path(tmp_path, header, data):
     safetensors.read_metadata(path)
 
 
-def test_no_texts(tmp_path):
+def test_file_without_metadata(tmp_path):
   header = {'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}
   path = raw(tmp_path / 'x', header, bytes(4))
   assert safetensors.read_metadata(path) == {}

@@ -22,7 +22,7 @@ def prefix(tmp_path):
   return tmp_path / 'model.ckpt-5'
 
 
-def test_every_way_to_name_a_checkpoint(prefix):
+def test_every_path_of_a_checkpoint(prefix):
   for path in (prefix, f'{prefix}.index', prefix.parent):
     tensors = tf_checkpoint.read_tf_checkpoint(path)
     assert list(tensors) == ['step', 'x']
@@ -30,7 +30,7 @@ def test_every_way_to_name_a_checkpoint(prefix):
     assert tensors['step'] == 7
 
 
-def test_a_folder_of_several_must_say_which(prefix):
+def test_a_folder_of_several_needs_a_name(prefix):
   save(prefix.with_name('model.ckpt-9'), 0.25)
   with pytest.raises(ValueError, match=r'holds 2 checkpoints .* and no file'):
     tf_checkpoint.read_tf_checkpoint(prefix.parent)
@@ -42,7 +42,7 @@ def test_a_folder_of_several_must_say_which(prefix):
   assert tf_checkpoint.read_tf_checkpoint(prefix.parent)['x'].max() == 0.25
 
 
-def test_absent_and_damaged_files(prefix):
+def test_missing_and_damaged_files_fail(prefix):
   missing = prefix.with_name('model.ckpt-6')
   assert tf_checkpoint.find_index_file(missing) is None
   with pytest.raises(ValueError, match=re.escape(f'checkpoint {missing}')):

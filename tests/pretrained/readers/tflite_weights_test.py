@@ -28,7 +28,7 @@ def path(tmp_path):
   return tmp_path / 'model.tflite'
 
 
-def test_float_layers_come_out_as_they_are(path):
+def test_float_layers_are_unchanged(path):
   kernel = np.arange(54, dtype=np.float32).reshape(2, 3, 3, 3)
   bias = np.array([5, 6], np.float32)
   one_layer(
@@ -43,7 +43,7 @@ def test_float_layers_come_out_as_they_are(path):
   assert tensors['a/stem/biases'].tolist() == [5, 6]
 
 
-def test_a_tensor_of_one_scale_is_dequantised(path):
+def test_per_tensor_scales_are_dequantized(path):
   kernel = np.array([[[[0, 128, 255]]], [[[128, 129, 130]]]], np.uint8)
   bias = np.array([-3, 2**30 + 1], np.int32)
   one_layer(
@@ -63,7 +63,7 @@ def test_a_tensor_of_one_scale_is_dequantised(path):
   assert tensors['x/biases'].tolist() == [-3 * 2.0**-30, 1.0]
 
 
-def test_a_tensor_of_a_scale_a_channel_is_dequantised(path):
+def test_per_channel_scales_are_dequantized(path):
   kernel = np.array([[[[1, -2]], [[3, 4]]]], np.int8)  # [1, 2, 1, 2]
   one_layer(
     path,
@@ -121,14 +121,14 @@ def test_one_name_twice_and_one_kernel_twice(path):
   assert read['x:1/weights'].max() == 2
 
 
-def test_products_of_maps_are_no_layers(path):
+def test_products_of_activations_are_not_layers(path):
   tensors = [IMAGE, handmade.tensor('keys', 'float32', (3, 3)), MAP]
   assert not tflite_weights.read_tflite(
     write(path, tensors, [('FULLY_CONNECTED', [0, 1, -1], [2])])
   )
 
 
-def test_weights_elsewhere_are_refused(path):
+def test_weights_outside_convolutions_fail(path):
   scale = np.array([1, 2], np.float32)
   mean = np.array([1, 2, 3], np.float32)
   tensors = [
@@ -191,7 +191,7 @@ def test_integers_need_a_scale_and_a_known_type(path):
     tflite_weights.read_tflite(path)
 
 
-def test_no_damaged_file_passes(path):
+def test_damaged_files_fail(path):
   kernel = np.ones((2, 1, 1, 3), np.float32)
   one_layer(
     path,

@@ -1,4 +1,4 @@
-"""Weights leave as a file, come back, and a run goes on from them."""
+"""A run's weights are written as a file, and another run starts from them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from deeplab.training import checkpoints
 from tests import runs
 
 
-def test_a_run_leaves_as_a_file(smoke_run, tmp_path):
+def test_a_run_is_written_as_a_file(smoke_run, tmp_path):
   path = str(tmp_path / 'weights.safetensors')
   deeplab.write_run_weights(smoke_run.workdir, 'best', path)
   texts = safetensors.read_metadata(path)
@@ -49,13 +49,13 @@ def test_the_command(smoke_run, tmp_path):
   assert 'Error: --workdir and --output are needed' in done.stderr
 
 
-def test_another_end_is_refused(tmp_path):
+def test_another_suffix_fails(tmp_path):
   with pytest.raises(ValueError, match=r'weights\.pth must end in'):
     deeplab.write_run_weights('nowhere', 'best', str(tmp_path / 'weights.pth'))
 
 
 def start_from(donor, data_dir):
-  """Returns a config that hardly moves from where the donor ended."""
+  """Returns a config that barely changes the donor's weights."""
   return runs.config(
     data_dir,
     init_from=donor,
@@ -84,7 +84,7 @@ def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
 
 
 @pytest.mark.full
-def test_a_resume_needs_the_donor_no_more(smoke_run, data_dir, tmp_path):
+def test_a_resumed_run_does_not_need_the_donor(smoke_run, data_dir, tmp_path):
   donor = str(tmp_path / 'donor')
   shutil.copytree(smoke_run.workdir, donor)
   config, workdir = start_from(donor, data_dir), str(tmp_path / 'run')
@@ -94,7 +94,7 @@ def test_a_resume_needs_the_donor_no_more(smoke_run, data_dir, tmp_path):
 
 
 @pytest.mark.full
-def test_weights_that_do_not_fit_take_no_work_directory(data_dir, tmp_path):
+def test_unfitting_weights_leave_no_work_directory(data_dir, tmp_path):
   path, workdir = str(tmp_path / 'a.safetensors'), str(tmp_path / 'run')
   safetensors.write_safetensors(path, {'x': np.zeros(1, np.float32)}, {})
   with pytest.raises(ValueError, match='no system names'):

@@ -53,7 +53,7 @@ FIELDS = {'stride_conv': '1x1', 'conv_bias': True, 'bn_epsilon': 1.001e-5}
 
 
 def application(name, size, taps, **arguments):
-  """Returns a random application, and what its layers make of images."""
+  """Returns a random application, and the outputs of its layers."""
   keras = pytest.importorskip('keras')
   if name.startswith('MobileNetV3'):
     arguments['include_preprocessing'] = False
@@ -187,14 +187,14 @@ def old_file(path, model, names):
 
 
 def mobl(i, layer):
-  """What the published files of MobileNetV2 call its layers."""
+  """Returns the names of layers in the published files of MobileNetV2."""
   if layer.name.startswith('block_'):
     _, number, kind = layer.name.split('_', 2)
     return f'mobl{number}_conv_{number}_{kind}'
   return f'bn{i}' if layer.name.startswith('bn') else f'Convolution{i}'
 
 
-def test_an_old_file_is_read_by_its_order(tmp_path):
+def test_an_old_file_is_read_in_layer_order(tmp_path):
   model, x, maps = application(
     'MobileNetV2', (64, 64), MOBILENET_V2, alpha=0.35
   )
@@ -250,13 +250,13 @@ def test_resnet_cuts(tmp_path):
     ),
   ],
 )
-def test_mobilenet_v3_of_keras_2_has_other_names(keras_2, keras_3):
+def test_mobilenet_v3_of_keras_2_is_renamed(keras_2, keras_3):
   part = keras.SYSTEM.encoders[mobilenet_v3.MobileNetV3]
   assert part.rename(keras_2) == keras_3
   assert part.rename(keras_3) == keras_3
 
 
-def test_the_cut_network_starts_from_a_published_file(tmp_path):
+def test_a_cut_network_loads_a_published_file(tmp_path):
   keras = pytest.importorskip('keras')
   model = keras.applications.MobileNetV2(
     input_shape=(64, 64, 3), alpha=0.5, include_top=False, weights=None

@@ -1,4 +1,4 @@
-"""Checkpoints written with TF-slim's names arrive in our networks, whole.
+"""Checkpoints with TF-slim's names are imported into our networks, completely.
 
 The names are spelt here a second time, from the other side: scope by scope as
 the original builds them.
@@ -34,8 +34,8 @@ def network(encoder, head):
   return model, zeros
 
 
-def sources(encoder, head, system=slim.SYSTEM, file=('logits/semantic/x',)):
-  """Returns where the variables of a network come from."""
+def tensor_refs(encoder, head, system=slim.SYSTEM, file=('logits/semantic/x',)):
+  """Returns the tensor references of a network."""
   return detect.match_system(
     system, dict.fromkeys(file), *network(encoder, head)
   ).tensor_refs
@@ -73,7 +73,7 @@ class Scopes:
 
 
 def save(path, tensors):
-  """Writes a checkpoint, with what a training run leaves in it besides."""
+  """Writes a checkpoint, with the other variables of a training run."""
   names = sorted(tensors)
   slots = {
     'global_step': np.int64(30000),
@@ -90,7 +90,7 @@ def save(path, tensors):
 
 
 def arrive(tmp_path, encoder, head, scopes):
-  """Imports the tensors by way of a file; all variables must arrive."""
+  """Imports the tensors through a file, and checks that none is missing."""
   save(tmp_path / 'model.ckpt-30000', scopes.tensors)
   tensors = tf_checkpoint.read_tf_checkpoint(tmp_path)
   model, before = network(encoder, head)
@@ -183,7 +183,7 @@ def test_mobilenet_v2_and_the_deeplabv3plus_head(tmp_path):
   same(ours['head/classifier/bias'], theirs['logits/semantic/biases'])
 
 
-def test_an_encoder_of_imagenet(tmp_path):
+def test_imagenet_encoder(tmp_path):
   scopes = mobilenet_v2_scopes()
   encoder, head = mobilenet_v2.MobileNetV2Tiny(), deeplabv3.DeepLabV3(7)
   classifier = Scopes()
@@ -337,15 +337,15 @@ def test_resnet(tmp_path, stem):
 def test_resnet_101_by_its_depth():
   encoder = resnet.ResNetTiny(depths=(2, 2, 23, 3))
   path = 'encoder/conv4_block23/conv_3/conv/kernel'
-  assert sources(encoder, deeplabv3.DeepLabV3(7))[path].name == (
+  assert tensor_refs(encoder, deeplabv3.DeepLabV3(7))[path].name == (
     'resnet_v1_101/block3/unit_23/bottleneck_v1/conv3/weights'
   )
 
 
-def test_what_has_no_counterpart_is_nowhere():
+def test_layers_without_a_counterpart_have_no_tensor():
   encoder = mobilenet_v2.MobileNetV2Tiny()
   for head in (lraspp.LRASPP(7), deeplabv3.DeepLabV3(7, refine='dense')):
-    found = sources(encoder, head)
+    found = tensor_refs(encoder, head)
     nowhere = {path for path, source in found.items() if not source.name}
     assert {path.split('/')[0] for path in nowhere} == {'head'}
     if isinstance(head, deeplabv3.DeepLabV3):
@@ -358,7 +358,7 @@ def test_names_in_converted_files():
     mobilenet_v2.MobileNetV2Tiny(top_conv=True),
     deeplabv3.DeepLabV3(7, rates=()),
   )
-  found = sources(*parts, slim.CONVERTED_SYSTEM)
+  found = tensor_refs(*parts, slim.CONVERTED_SYSTEM)
   wanted = {
     'encoder/stem/conv/kernel': ('MobilenetV2/Conv/weights', 'ohwi', 0),
     'encoder/block_0/depthwise/conv/kernel': (
@@ -372,7 +372,7 @@ def test_names_in_converted_files():
   assert wanted.items() <= found.items()
   # Kernels and biases alone.
   assert {path.rsplit('/', 1)[1] for path in found} == {'kernel', 'bias'}
-  found = sources(*parts, slim.OFFICIAL_SYSTEM)
+  found = tensor_refs(*parts, slim.OFFICIAL_SYSTEM)
   wanted = {
     'encoder/stem/conv/kernel': ('MobileNetV2/Conv2d_0_0/weights', 'ohwi', 0),
     'encoder/block_0/depthwise/norm/bn/bias': (
