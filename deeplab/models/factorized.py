@@ -23,7 +23,7 @@ class NonBottleneck1D(nn.Module):
   Attributes:
     rate: atrous rate of the second pair.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 

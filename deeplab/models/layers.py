@@ -21,6 +21,7 @@ from deeplab.models import cpu_norm
 
 Array = jax.Array
 Block = TypeVar('Block', bound=nn.Module)
+# The padding schemes of `explicit_padding`.
 Padding = Literal['same', 'symmetric', 'keras']
 
 NO_PADDING: cpu_kernels.Pads = ((0, 0), (0, 0))
@@ -183,7 +184,7 @@ class Conv(nn.Module):
     rate: atrous rate.
     groups: feature groups; `groups == Cin == features` is depthwise.
     use_bias: adds `bias` [features].
-    padding: see `explicit_padding`.
+    padding: padding scheme of `explicit_padding`, or explicit pads.
     options: compute options of the whole model.
     kernel_init: initialiser of the kernel.
     bias_init: initialiser of the bias.

@@ -35,7 +35,7 @@ def atrous(
     strides: nominal stride of each layer (or unit) in order, from the stem.
     output_stride: 4, 8, 16 or 32.
     multi_grid: factors multiplied onto the rates of the last `len(multi_grid)`
-      layers, whatever the output stride.
+      layers, at every output stride.
 
   Returns:
     One (stride, rate) per layer.

@@ -95,7 +95,7 @@ def max_pool(x: Array, padding: layers.Padding) -> Array:
   Args:
     x: [B, H, W, C], not negative, as after a ReLU: then padding by zeros equals
       padding by the lowest number, which a quantized graph cannot hold.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
 
   Returns:
     [B, ceil(H / 2), ceil(W / 2), C].

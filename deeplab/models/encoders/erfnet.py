@@ -27,7 +27,7 @@ class DownsamplerBlock(nn.Module):
   Attributes:
     features: output channels; the last ones are the pooled input.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -67,8 +67,8 @@ class ERFNet(nn.Module):
       the first more than the images have.
     blocks: number of blocks at stride 4.
     rates: atrous rate of each block at stride 8.
-    padding: see `layers.explicit_padding`.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    padding: one of `layers.Padding`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
   """
 
   output_stride: int = 8

@@ -82,7 +82,7 @@ class GhostModule(nn.Module):
     rate: atrous rate of the depthwise layer.
     activation: activation after both layers.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -128,7 +128,7 @@ class GhostBottleneck(nn.Module):
       module, of `depthwise` and `shortcut_depthwise`, and of the second ghost
       module.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -207,8 +207,8 @@ class GhostNet(nn.Module):
     alpha: width multiplier; channels are multiples of 4.
     squeeze: a quarter of the expanded channels, 'exact' or 'divisible' by 4.
     gate: one of `attention.GATES`.
-    padding: see `layers.explicit_padding`.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    padding: one of `layers.Padding`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     top_conv: ends with the 1x1 layer of 960 channels of classifiers.
   """
 

@@ -59,7 +59,7 @@ class Stem(nn.Module):
   Attributes:
     features: output channels of both, a multiple of 2.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -105,7 +105,7 @@ class ConditionalChannelWeighting(nn.Module):
   Attributes:
     reduction: ratio of the channels of all halves to the squeezed layer's.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -175,10 +175,10 @@ class LiteHRModule(nn.Module):
 
   Attributes:
     blocks: number of blocks.
-    reduction: see `ConditionalChannelWeighting`.
+    reduction: squeeze ratio of `ConditionalChannelWeighting`.
     norm: BatchNorm constants of the exchange.
     block_norm: BatchNorm constants of the blocks.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -276,8 +276,8 @@ class LiteHRNet18(nn.Module):
       and on batches of few images; without pretrained weights the layers would
       never be normalised, so it is off. Weight decay still changes their
       scales: exclude them by `optimizer.decay_mask`.
-    padding: see `layers.explicit_padding`.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    padding: one of `layers.Padding`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
   """
 
   output_stride: int = 16
@@ -403,7 +403,7 @@ class LiteHRNet18(nn.Module):
 
 
 class LiteHRNetTiny(LiteHRNet18):
-  """One module a stage, of one block, and few channels; for tests."""
+  """One module per stage of one block each, and few channels; for tests."""
 
   stem: int = 8
   channels: tuple[int, ...] = (16, 24, 32, 40)

@@ -91,7 +91,7 @@ class InvertedResidual(nn.Module):
     shortcut: adds the input.
     norm: BatchNorm constants.
     activation: 'relu6' or 'relu'.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
     expand_only: stops after the expansion.
   """
@@ -145,7 +145,7 @@ class MobileNetV2(nn.Module):
     multi_grid: rate factors of the last blocks, (14, 15, 16) for three.
     options: compute options of the whole model.
     alpha: width multiplier.
-    rounding: 'keras' or 'slim', see `scale_channels`.
+    rounding: how `scale_channels` rounds, 'keras' or 'slim'.
     activation: 'relu6', or 'relu' as in TI's models.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.

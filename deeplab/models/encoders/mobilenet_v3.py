@@ -121,7 +121,7 @@ class InvertedResidual(nn.Module):
     gate: one of `attention.GATES`.
     layer: stride and rate of the depthwise layer.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -200,7 +200,7 @@ class MobileNetV3(nn.Module):
       than the strided network.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     tap: for every stage but the last: 'output' taps the last block of it;
       'first' its first layer, as torchvision does (stride 8: the first block
       of 40 channels); 'expanded' the activated depthwise map of its last

@@ -34,7 +34,7 @@ class RegNet(nn.Module):
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the last units.
     options: compute options of the whole model.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     stem_channels: channels of the first layer, 3x3 of stride 2.
     widths: channels of all convolutions in each of the four stages.
     depths: units in each stage; the first has stride 2.

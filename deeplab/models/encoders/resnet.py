@@ -65,7 +65,7 @@ class ResidualUnit(nn.Module):
       with the product of the convolutions' strides.
     norm: BatchNorm constants.
     use_bias: convolutions have a bias.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -178,7 +178,7 @@ class ResNet(nn.Module):
       of even size its strided 3x3 convolutions are centred one row off the
       rows that the shortcuts read.
     pool_padding: padding of the max pooling; 'same' in TF-slim.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     cut: 'none'; or the last unit of the third or fourth stage, where the
       encoder ends: 'conv3_block4_out' (nominal stride 8) or 'conv4_block6_out'
       (stride 16) in ResNet-50. STMicroelectronics' models are cut so.

@@ -54,7 +54,7 @@ class ShuffleUnit(nn.Module):
       the second half.
     layer: stride and rate of the depthwise layers.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -108,8 +108,8 @@ class ShuffleNetV2(nn.Module):
     options: compute options of the whole model.
     channels: channels of the stem and the three stages, multiples of 2.
     repeats: units in each stage; the first has stride 2.
-    padding: see `layers.explicit_padding`.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    padding: one of `layers.Padding`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     top_conv: ends with the 1x1 layer of 1024 channels of classifiers.
   """
 

@@ -111,7 +111,7 @@ class Xception(nn.Module):
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the three separable convolutions of `exit_2`.
     options: compute options of the whole model.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: (channels, stride) of each block of the entry flow, whose strides
       multiply to 8.

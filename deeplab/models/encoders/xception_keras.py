@@ -72,7 +72,7 @@ class XceptionBlock(nn.Module):
     pre_activation: a ReLU before each convolution and none after its BatchNorm;
       if False, a ReLU after it instead.
     norm: BatchNorm constants.
-    padding: see `layers.explicit_padding`.
+    padding: one of `layers.Padding`.
     options: compute options of the whole model.
   """
 
@@ -145,11 +145,11 @@ class XceptionKeras(nn.Module):
     output_stride: 4, 8, 16 or 32.
     multi_grid: rate factors of the two separable convolutions of `block14`.
     options: compute options of the whole model.
-    padding: see `layers.explicit_padding`; Keras has 'same'.
+    padding: one of `layers.Padding`; Keras has 'same'.
     valid_stem: the two 3x3 layers of the stem are not padded, which weights of
       Keras need. Maps are up to three rows smaller than `contract` says, and
       are shifted by as much from the image's centre.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: channels of the three blocks of the entry flow.
     middle: number of blocks in the middle flow.

@@ -32,12 +32,13 @@ class Head(nn.Module):
   """The fields of every head.
 
   `conv_bn` and `separable_conv_bn` make layers with these fields filled in, so
-  that a head names only what is particular to a layer.
+  that a head only sets the fields that differ between its layers.
 
   Attributes:
     num_classes: number of classes.
-    bn_decay, bn_epsilon: BatchNorm constants, see `layers.BatchNormConfig`.
-    align_corners: sampling grid of `resize`, see `resizing.resize`.
+    bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
+    align_corners: sampling grid of `resize`: corner pixels keep their centres
+      (True), or pixel areas keep their borders (False).
     options: compute options of the whole model.
   """
 

@@ -31,8 +31,7 @@ class ERFNet(base.Head):
   Attributes:
     channels: channels at strides 4 and 2.
     blocks: number of blocks at each of the two.
-    padding: padding of all convolutions, see `layers.ConvTranspose` and
-      `layers.explicit_padding`.
+    padding: padding of all convolutions, transposed ones included.
   """
 
   bn_epsilon: float = 1e-3

@@ -4,7 +4,8 @@ The STM32 model zoo's DeepLabV3 for microcontrollers, re-implemented from the
 description beside its published weights. Its encoder is a MobileNetV2 that is
 cut at stride 16 and has no atrous layers. The head is the pyramid of DeepLabV3
 with three differences: the rates are 1, 2 and 3 times a fifth of the map's
-rows, every convolution has a bias besides its BatchNorm, and dropout is strong.
+rows, every convolution has a bias as well as its BatchNorm, and dropout is
+strong.
 
 * ASPPv2, the published one: the defaults, with `bn_decay=0.99` and
   `bn_epsilon=1e-3`. Its atrous branches are depthwise-separable and lose little
