@@ -10,25 +10,9 @@ import pytest
 from configs import common
 from deeplab.models import registry
 from deeplab.models.heads import deeplabv3plus
+from tests.models.heads import head_cases
 
 TESTS = pathlib.Path(__file__).parent / 'encoders'
-
-# Parameters with default fields, three classes and MobileNetV2's channels (16,
-# 24, 32, 96, 320). Every registered head needs a row here.
-HEAD_PARAMETERS = {
-  'deeplabv3': 2_707_203,
-  'deeplabv3_lite': 608_448,
-  'deeplabv3plus': 903_475,
-  'erfnet': 299_699,
-  'fcn': 222_467,
-  'fpn_lite': 853_568,
-  'lraspp': 82_662,
-  'mobileseg': 244_416,
-  'st_aspp': 754_179,
-  'swiftnet': 555_827,
-  'unet': 2_193_523,
-  'unet_lite': 651_416,
-}
 
 
 def config(**fields):
@@ -43,7 +27,7 @@ def parameters(shapes):
 
 
 def test_every_head_has_a_parameter_count():
-  assert set(HEAD_PARAMETERS) == set(registry.HEADS)
+  assert set(head_cases.HEAD_PARAMETERS) == set(registry.HEADS)
 
 
 @pytest.mark.parametrize('name', registry.ENCODERS)
@@ -79,7 +63,7 @@ def test_head(name):
     lambda f: network.head.init_with_output(jax.random.key(0), f, False),
     features,
   )
-  assert parameters(shapes) == HEAD_PARAMETERS[name]
+  assert parameters(shapes) == head_cases.HEAD_PARAMETERS[name]
   assert {logits.shape[-1] for logits in outputs} == {3}
 
 

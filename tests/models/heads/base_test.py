@@ -84,8 +84,7 @@ def test_align_corners_reaches_every_resize(name, monkeypatch):
     aligned.clear()
     head_cases.trace(make(name, align_corners=value), maps)
     assert set(aligned) <= {value}
-    # A single map, and transposed convolutions.
-    assert bool(aligned) == (name not in ('fcn', 'erfnet'))
+    assert bool(aligned) == (name not in head_cases.WITHOUT_RESIZE)
 
 
 @pytest.mark.parametrize('name', registry.HEADS)

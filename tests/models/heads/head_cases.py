@@ -6,6 +6,25 @@ import numpy as np
 
 from deeplab.models import layers
 
+# Parameters with default fields, three classes and MobileNetV2's channels (16,
+# 24, 32, 96, 320). Every registered head needs a row here.
+HEAD_PARAMETERS = {
+  'deeplabv3': 2_707_203,
+  'deeplabv3_lite': 608_448,
+  'deeplabv3plus': 903_475,
+  'erfnet': 299_699,
+  'fcn': 222_467,
+  'fpn_lite': 853_568,
+  'lraspp': 82_662,
+  'mobileseg': 244_416,
+  'st_aspp': 754_179,
+  'swiftnet': 555_827,
+  'unet': 2_193_523,
+  'unet_lite': 651_416,
+}
+# Heads that never resize: a single map, or transposed convolutions.
+WITHOUT_RESIZE = ('fcn', 'erfnet')
+
 
 def features(channels, sizes=None, batch=2, seed=None):
   """Returns feature maps: noise from `seed`, or zeros without one.
