@@ -41,7 +41,7 @@ from deeplab import cli
 from deeplab import system
 from deeplab import workdir as workdir_lib
 from experiments import launchers
-from experiments import study as studies
+from experiments import study
 from experiments import tabulate
 
 _POLL_SECONDS = 0.5
@@ -49,7 +49,7 @@ _STOP_SECONDS = 60
 _STEP = re.compile(rb'step (\d+)/(\d+)')
 
 
-def build_command(run: studies.Run, workdir: str, python: str) -> list[str]:
+def build_command(run: study.Run, workdir: str, python: str) -> list[str]:
   """Returns the command of a run, to be started in the project's root."""
   line = [
     *(python, '-m', 'deeplab.main'),
@@ -63,7 +63,7 @@ def build_command(run: studies.Run, workdir: str, python: str) -> list[str]:
   return line
 
 
-def can_start(run: studies.Run, workdir: str) -> bool:
+def can_start(run: study.Run, workdir: str) -> bool:
   """Returns True if the run that provides the initial weights is finished."""
   return (
     not run.init_from
@@ -72,16 +72,16 @@ def can_start(run: studies.Run, workdir: str) -> bool:
 
 
 def write_plan(
-  study: studies.Study, workdir: str, extra_flags: Sequence[str]
-) -> list[studies.Run]:
+  ablation: study.Study, workdir: str, extra_flags: Sequence[str]
+) -> list[study.Run]:
   """Writes the plan of the sweep (plan.json) and returns its runs.
 
   Raises:
     ValueError: the work directory holds runs of other configs.
   """
-  runs = study.make_runs(extra_flags)
+  runs = ablation.make_runs(extra_flags)
   hashes = {
-    run.id: workdir_lib.config_hash(studies.parse_config(run.flags))
+    run.id: workdir_lib.config_hash(study.parse_config(run.flags))
     for run in runs
   }
   known = tabulate.read_plan(workdir)
@@ -97,12 +97,12 @@ def write_plan(
         'choose another --workdir'
       )
   described = {
-    'study': study.title,
-    'question': study.question,
-    'reference': study.reference,
-    'verdict': study.verdict,
-    'config': study.base.config,
-    'axes': {axis: list(settings) for axis, settings in study.grid.items()},
+    'study': ablation.title,
+    'question': ablation.question,
+    'reference': ablation.reference,
+    'verdict': ablation.verdict,
+    'config': ablation.base.config,
+    'axes': {axis: list(settings) for axis, settings in ablation.grid.items()},
     'runs': [
       {
         'id': run.id,
@@ -123,7 +123,7 @@ def write_plan(
 class _Job:
   """A run that this process has started."""
 
-  run: studies.Run
+  run: study.Run
   process: subprocess.Popen
   log: str
 
@@ -136,7 +136,7 @@ class _Job:
     return int(steps[-1][0]) / int(steps[-1][1]) if steps else 0.0
 
 
-def _lock_run(workdir: str, run: studies.Run) -> int | None:
+def _lock_run(workdir: str, run: study.Run) -> int | None:
   """Locks a run; returns the lock's file descriptor, None if it is held.
 
   The run inherits the descriptor. While it is alive, no other sweep starts it,
@@ -153,7 +153,7 @@ def _lock_run(workdir: str, run: studies.Run) -> int | None:
   return lock
 
 
-def _start_run(run: studies.Run, workdir: str, lock: int) -> _Job:
+def _start_run(run: study.Run, workdir: str, lock: int) -> _Job:
   log = os.path.join(workdir, 'logs', f'{run.id}.log')
   os.makedirs(os.path.dirname(log), exist_ok=True)
   with open(log, 'wb') as f:
@@ -216,7 +216,7 @@ class _ProgressReporter:
     """Updates the bar; running runs count in part."""
     self._bar.update(max(done - self._bar.n, 0.0))
 
-  def report_ended(self, run: studies.Run, done: int, what: str) -> None:
+  def report_ended(self, run: study.Run, done: int, what: str) -> None:
     """Reports how a run ended."""
     spent = time.monotonic() - self._began
     left = spent / max(done - self._first, 1) * (self._total - done)
@@ -232,7 +232,7 @@ class _ProgressReporter:
 
 
 def execute_runs(
-  runs: Sequence[studies.Run], workdir: str, max_jobs: int
+  runs: Sequence[study.Run], workdir: str, max_jobs: int
 ) -> list[str]:
   """Executes the unfinished runs, `max_jobs` at a time.
 
@@ -250,7 +250,7 @@ def execute_runs(
   progress = _ProgressReporter(len(runs), len(runs) - len(waiting))
   elsewhere: set[str] = set()
 
-  def ended(run: studies.Run, what: str) -> None:
+  def ended(run: study.Run, what: str) -> None:
     done = len(runs) - len(waiting) - len(going)
     progress.report_ended(run, done, what)
 
@@ -333,8 +333,8 @@ def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
       '--study=experiments/ablations/output_stride.py:smoke --workdir=runs/os'
     )
   workdir = values.workdir
-  study = studies.load_study(values.study)
-  runs = write_plan(study, workdir, extra)
+  ablation = study.load_study(values.study)
+  runs = write_plan(ablation, workdir, extra)
   if values.print != 'none':
     left = [
       run for run in runs if tabulate.read_run_record(workdir, run.id) is None
@@ -344,7 +344,7 @@ def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
       for run in left
       if can_start(run, workdir)
     ]
-    print(launchers.LAUNCHERS[values.print](study.title, now), end='')
+    print(launchers.LAUNCHERS[values.print](ablation.title, now), end='')
     if len(now) < len(left):
       print(
         f'# {len(left) - len(now)} more start from the weights of these: ask '

@@ -10,7 +10,7 @@ from deeplab import evaluate
 from deeplab import train
 from deeplab.inference import views
 from deeplab.models import registry
-from experiments import study as studies
+from experiments import study
 from experiments import zoo
 from tests import helpers
 
@@ -20,7 +20,7 @@ PAGES = sorted(
   for path in glob.glob(str(ROOT / 'experiments' / 'ablations' / '*.py'))
   if os.path.basename(path) != '__init__.py'
 )
-CASES = [f'{page}:{form}' for page in PAGES for form in studies.VARIANTS]
+CASES = [f'{page}:{form}' for page in PAGES for form in study.VARIANTS]
 
 
 @pytest.fixture(autouse=True)
@@ -30,20 +30,19 @@ def root(monkeypatch):
 
 @pytest.mark.parametrize('name', CASES)
 def test_every_study_expands(name):
-  study = studies.load_study(name)
-  runs = study.make_runs()
+  ablation = study.load_study(name)
+  runs = ablation.make_runs()
   combinations = 1
-  for settings in study.grid.values():
+  for settings in ablation.grid.values():
     combinations *= len(settings)
-  assert len({run.id for run in runs}) == combinations * len(study.base.seeds)
+  seeds = len(ablation.base.seeds)
+  assert len({run.id for run in runs}) == combinations * seeds
   assert combinations > 1
-  assert study.question.endswith('?') and 'arXiv' in study.reference
-  assert study.name in name
+  assert ablation.question.endswith('?') and 'arXiv' in ablation.reference
+  assert ablation.name in name
   # Settings are of different configs; flags say what the page says.
-  seed = study.base.seeds[0]
-  configs = [
-    studies.parse_config(run.flags) for run in runs if run.seed == seed
-  ]
+  seed = ablation.base.seeds[0]
+  configs = [study.parse_config(run.flags) for run in runs if run.seed == seed]
   assert len({c.to_json_best_effort(sort_keys=True) for c in configs}) == len(
     configs
   )
@@ -55,8 +54,8 @@ def test_every_study_expands(name):
 def _networks(name):
   """Returns a config of each distinct network of a study."""
   found = {}
-  for run in studies.load_study(name).make_runs():
-    config = studies.parse_config(run.flags)
+  for run in study.load_study(name).make_runs():
+    config = study.parse_config(run.flags)
     size = tuple(config.data.augment.random_crop.size)
     key = config.model.to_json_best_effort(sort_keys=True), size
     found.setdefault(key, config)
@@ -94,7 +93,7 @@ def test_every_network_traces(name):
 
 
 def test_rates_reach_as_far_at_another_output_stride():
-  config = studies.parse_config(
+  config = study.parse_config(
     [
       '--config=configs/folder_mnv2.py:smoke',
       '--config.model.head.rates=(6, 12, 18)',
@@ -116,9 +115,9 @@ def test_rates_reach_as_far_at_another_output_stride():
   ],
 )
 def test_without_a_decoder_only_that_is_gone(form, expected):
-  study = studies.load_study(f'experiments/ablations/output_stride.py:{form}')
-  for run in study.make_runs():
-    head = studies.parse_config(run.flags).model.head
+  ablation = study.load_study(f'experiments/ablations/output_stride.py:{form}')
+  for run in ablation.make_runs():
+    head = study.parse_config(run.flags).model.head
     decoder = run.labels['decoder'] == 'on'
     assert head.name == ('deeplabv3plus' if decoder else 'deeplabv3')
     assert head.rates == expected[run.labels['output_stride']]
@@ -126,14 +125,14 @@ def test_without_a_decoder_only_that_is_gone(form, expected):
 
 
 def test_flags_for_all_runs_replace_what_they_have_in_common():
-  study = studies.load_study('experiments/ablations/image_pooling.py:smoke')
+  ablation = study.load_study('experiments/ablations/image_pooling.py:smoke')
   field = 'data.augment.random_crop.size'
-  assert field in study.base.fixed
-  for run in study.make_runs([f'--config.{field}=(64, 64)']):
-    config = studies.parse_config(run.flags)
+  assert field in ablation.base.fixed
+  for run in ablation.make_runs([f'--config.{field}=(64, 64)']):
+    config = study.parse_config(run.flags)
     assert config.data.augment.random_crop.size == (64, 64)
   for field in ('seed', 'model.head.image_pooling'):
     with pytest.raises(
       ValueError, match=f'--config.{field} is an axis of the study'
     ):
-      study.make_runs([f'--config.{field}=1'])
+      ablation.make_runs([f'--config.{field}=1'])

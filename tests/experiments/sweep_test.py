@@ -14,7 +14,7 @@ import pytest
 
 from deeplab import workdir as workdir_lib
 from experiments import launchers
-from experiments import study as studies
+from experiments import study
 from experiments import sweep
 from experiments import tabulate
 
@@ -69,7 +69,7 @@ def driver(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fake')
   (folder / 'fake.py').write_text(FAKE)
   (folder / 'driver.py').write_text(DRIVER)
-  config = studies.parse_config(['--config=configs/folder_mnv2.py:smoke'])
+  config = study.parse_config(['--config=configs/folder_mnv2.py:smoke'])
   (folder / 'config.json').write_text(json.dumps(config.to_dict()))
   return [
     sys.executable,
@@ -135,7 +135,7 @@ def test_a_sweep_goes_on(driver, tmp_path, monkeypatch):
     ],
   )
   workdir = str(tmp_path)
-  runs = sweep.write_plan(studies.load_study(f'{STUDY}:smoke'), workdir, [])[:7]
+  runs = sweep.write_plan(study.load_study(f'{STUDY}:smoke'), workdir, [])[:7]
   assert sweep.execute_runs(runs[:1], workdir, 1) == []
   lock = sweep._lock_run(workdir, runs[1])
   assert sweep._lock_run(workdir, runs[1]) is None
@@ -171,14 +171,14 @@ def test_runs_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
     sweep,
     'build_command',
     lambda run, workdir, python: [
-      *(python, '-c', WRITES, place(run.id), place(run.start))
+      *(python, '-c', WRITES, place(run.id), place(run.init_from))
     ],
   )
   runs = [
-    studies.Run('late', {}, 0, (), init_from='first'),
-    studies.Run('never', {}, 0, (), init_from='bad'),
-    studies.Run('bad', {}, 0, ()),
-    studies.Run('first', {}, 0, ()),
+    study.Run('late', {}, 0, (), init_from='first'),
+    study.Run('never', {}, 0, (), init_from='bad'),
+    study.Run('bad', {}, 0, ()),
+    study.Run('first', {}, 0, ()),
   ]
   assert not sweep.can_start(runs[0], workdir)
   assert sweep.execute_runs(runs, workdir, 4) == ['bad', 'never']
@@ -189,8 +189,8 @@ def test_runs_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
 
 
 def test_a_start_is_a_work_directory():
-  study = studies.load_study('experiments/ablations/int8_recipe.py:smoke')
-  runs = {run.id: run for run in study.make_runs()}
+  ablation = study.load_study('experiments/ablations/int8_recipe.py:smoke')
+  runs = {run.id: run for run in ablation.make_runs()}
   assert runs['float-s1'].init_from == ''
   assert runs['minmax-s1'].init_from == 'float-s1'
   line = sweep.build_command(runs['minmax-s1'], 'W', 'python')
@@ -202,18 +202,19 @@ def test_a_start_is_a_work_directory():
 
 
 def test_a_sweep_belongs_to_one_set_of_configs(tmp_path):
-  study = studies.load_study(f'{STUDY}:smoke')
-  first = sweep.write_plan(study, str(tmp_path), [])
-  assert sweep.write_plan(study, str(tmp_path), ['--config.data.root=/x']) == [
-    studies.Run(r.id, r.labels, r.seed, (*r.flags, '--config.data.root=/x'))
+  ablation = study.load_study(f'{STUDY}:smoke')
+  workdir = str(tmp_path)
+  first = sweep.write_plan(ablation, workdir, [])
+  assert sweep.write_plan(ablation, workdir, ['--config.data.root=/x']) == [
+    study.Run(r.id, r.labels, r.seed, (*r.flags, '--config.data.root=/x'))
     for r in first
   ]
   with pytest.raises(ValueError, match=r'16-s0, .* have another config'):
-    sweep.write_plan(study, str(tmp_path), ['--config.total_steps=7'])
+    sweep.write_plan(ablation, str(tmp_path), ['--config.total_steps=7'])
 
 
 def test_commands_for_other_machines():
-  run = studies.Run('a', {}, 0, ('--config=c.py', '--config.x=(1, 2)'))
+  run = study.Run('a', {}, 0, ('--config=c.py', '--config.x=(1, 2)'))
   command = sweep.build_command(run, 'W', 'python')
   line = (
     'python -m deeplab.main --workdir=W/runs/a --config=c.py '
@@ -301,7 +302,7 @@ def test_other_outputs_get_lines_with_the_time_left(tmp_path, monkeypatch):
   )
   progress = sweep._ProgressReporter(10, 4)
   progress._began -= 300
-  run = studies.Run('8-s0', {}, 0, ())
+  run = study.Run('8-s0', {}, 0, ())
   progress.report_ended(run, 6, 'finished')  # two in five minutes
   assert said == ['6/10 8-s0: finished; about 10 minutes left']
   # Parts of runs count by what their logs say.
@@ -315,9 +316,9 @@ def test_other_outputs_get_lines_with_the_time_left(tmp_path, monkeypatch):
 
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(ValueError, match=r'there is no file nothing\.py'):
-    studies.load_study('nothing.py')
+    study.load_study('nothing.py')
   with pytest.raises(ValueError, match=r"variant 'tiny' is unknown"):
-    studies.load_study(f'{STUDY}:tiny')
+    study.load_study(f'{STUDY}:tiny')
   with pytest.raises(ValueError, match='not the work directory of a sweep'):
     tabulate.collect_sweep(str(tmp_path))
 
