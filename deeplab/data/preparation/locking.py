@@ -42,7 +42,7 @@ def deterministic_serialization() -> Iterator[None]:
 
 @contextlib.contextmanager
 def suppress_stdout() -> Iterator[None]:
-  """Drops what tfds prints, such as "Dataset size: Unknown size"."""
+  """Drops what tfds prints, a notice of a download of unknown size."""
   with contextlib.redirect_stdout(io.StringIO()):
     yield
 
