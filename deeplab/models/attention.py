@@ -18,19 +18,22 @@ from deeplab.models import pooling
 Array = jax.Array
 
 
-def ramp(x: Array, slope: float, offset: float, top: float) -> Array:
-  """Computes the piecewise linear gate relu6(slope * x + offset) * top / 6.
+def hard_sigmoid(
+  x: Array, slope: float, offset: float, max_value: float
+) -> Array:
+  """Computes the gate relu6(slope * x + offset) * max_value / 6.
 
   Int8 graphs fuse a ReLU6 into the operator before it; clipping to [0, 1] would
-  take operators of its own.
+  take operators of its own. The simulation of int8 replaces this function, and
+  expects positional arguments.
 
   Args:
     x: any shape.
     slope: slope of the ReLU6's argument.
     offset: offset of the ReLU6's argument.
-    top: the largest value of the gate.
+    max_value: the largest value of the gate.
   """
-  return jax.nn.relu6(slope * x + offset) * (top / 6)
+  return jax.nn.relu6(slope * x + offset) * (max_value / 6)
 
 
 # The gates of published systems.
@@ -38,11 +41,11 @@ GATES: dict[str, Callable[[Array], Array]] = {
   # The paper's, torchvision's and Keras'.
   'hard_sigmoid': layers.ACTIVATIONS['hard_sigmoid'],
   # TF-slim rounds the sixth.
-  'hard_sigmoid_tf': lambda x: ramp(x, 1.0, 3.0, 6 * 0.16667),
+  'hard_sigmoid_tf': lambda x: hard_sigmoid(x, 1.0, 3.0, 6 * 0.16667),
   # clip(0.2 x + 0.5, 0, 1), as Paddle's MobileNetV3 has it.
-  'hard_sigmoid_paddle': lambda x: ramp(x, 1.2, 3.0, 1.0),
+  'hard_sigmoid_paddle': lambda x: hard_sigmoid(x, 1.2, 3.0, 1.0),
   # clip(x, 0, 1), as Paddle's GhostNet has it.
-  'clip': lambda x: ramp(x, 6.0, 0.0, 1.0),
+  'clip': lambda x: hard_sigmoid(x, 6.0, 0.0, 1.0),
   # Lite-HRNet's.
   'sigmoid': jax.nn.sigmoid,
 }
@@ -72,7 +75,7 @@ class SqueezeExcite(nn.Module):
       options=self.options,
       kernel_init=self.kernel_init,
     )
-    y = pooling.bins(x, 1, train)
+    y = pooling.adaptive_average_pool(x, 1, train)
     y = conv(self.squeezed, name='reduce')(y)
     y = jax.nn.relu(y)
     y = conv(x.shape[-1], name='expand')(y)

@@ -32,7 +32,7 @@ def _uniform_window(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
   return (size, stride) if stride and list(cells) == even else None
 
 
-def windows(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
+def average_pool(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
   """Averages windows that lie entirely inside the map.
 
   Args:
@@ -49,7 +49,9 @@ def windows(x: Array, size: Sequence[int], stride: Sequence[int]) -> Array:
   return (sums / float(math.prod(size))).astype(x.dtype)
 
 
-def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
+def adaptive_average_pool(
+  x: Array, count: int | Sequence[int], train: bool
+) -> Array:
   """Averages a map into cells, as PyTorch's adaptive average pooling does.
 
   Cell i of `count` covers the rows from floor(i * H / count) to
@@ -71,7 +73,7 @@ def bins(x: Array, count: int | Sequence[int], train: bool) -> Array:
   ]
   rows, columns = (_uniform_window(cell) for cell in cells)
   if not train and rows and columns:
-    return windows(x, (rows[0], columns[0]), (rows[1], columns[1]))
+    return average_pool(x, (rows[0], columns[0]), (rows[1], columns[1]))
   y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   if counts == (1, 1):
     return jnp.mean(y, axis=(1, 2), keepdims=True).astype(x.dtype)

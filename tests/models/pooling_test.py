@@ -28,7 +28,7 @@ def test_bins_equal_pytorch(size, count, train):
       for i, n, c in zip(index, size, counts, strict=True)
     )
     expected[:, *index] = x[:, rows, columns].mean((1, 2))
-  actual = pooling.bins(x, count, train)
+  actual = pooling.adaptive_average_pool(x, count, train)
   np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
@@ -43,23 +43,27 @@ def test_bins_equal_pytorch(size, count, train):
 )
 def test_uniform_cells_use_windows(size, count, windows):
   x = jnp.zeros((1, *size, 3))
-  pool = jax.make_jaxpr(lambda x: pooling.bins(x, count, False))(x)
+  pool = jax.make_jaxpr(
+    lambda x: pooling.adaptive_average_pool(x, count, False)
+  )(x)
   assert str(pool).count('reduce_window_sum') == windows
-  pool = jax.make_jaxpr(lambda x: pooling.bins(x, count, True))(x)
+  pool = jax.make_jaxpr(
+    lambda x: pooling.adaptive_average_pool(x, count, True)
+  )(x)
   assert 'reduce_window' not in str(pool)
 
 
 def test_windows_by_hand():
   x = np.arange(20, dtype=np.float32).reshape(1, 4, 5, 1)
   # Means of 3 x 2 windows, one row and three columns apart: centre values.
-  y = pooling.windows(x, (3, 2), (1, 3))
+  y = pooling.average_pool(x, (3, 2), (1, 3))
   assert y[0, ..., 0].tolist() == [[5.5, 8.5], [10.5, 13.5]]
 
 
 def test_bfloat16_is_summed_in_float32():
   x = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
   for train in (False, True):
-    y = pooling.bins(x, 1, train)
+    y = pooling.adaptive_average_pool(x, 1, train)
     assert y.dtype == jnp.bfloat16
     assert float(y[0, 0, 0, 0]) == 1.0078125
 
@@ -94,6 +98,8 @@ def test_sums_beyond_float32_precision():
   whole = np.random.default_rng(0).integers(20_000, 2**15, (1, 65, 65, 8))
   with jax.enable_x64(True):
     x = jnp.asarray(whole, jnp.float64)
-    found = np.asarray(jax.jit(lambda x: pooling.bins(x, 1, False))(x))
+    found = np.asarray(
+      jax.jit(lambda x: pooling.adaptive_average_pool(x, 1, False))(x)
+    )
   expected = [[[[int(n) / 65**2 for n in whole.sum((0, 1, 2))]]]]
   np.testing.assert_allclose(found, expected, rtol=1e-14)

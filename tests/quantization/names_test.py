@@ -1,6 +1,7 @@
 """Ranges have the same names whatever the steps of resizes."""
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -8,7 +9,11 @@ import pytest
 
 from configs import common
 from deeplab import networks
+from deeplab.models import attention
+from deeplab.models import layers
+from deeplab.models import pooling
 from deeplab.models import registry
+from deeplab.models import resizing
 from deeplab.quantization import rules
 from tests.export import heads_test
 
@@ -38,3 +43,36 @@ def test_steps_of_resizes_move_no_name(head):
   once = _names(head, 0, (80, 80))
   assert len(once) > 30
   assert _names(head, 2, (160, 96)) == once
+
+
+class EveryFunction(nn.Module):
+  """Calls each function of our models that int8 graphs hold as one operator."""
+
+  @nn.compact
+  def __call__(self, x):
+    conv = lambda i: layers.Conv(4, name=f'conv{i}')(x)
+    return [
+      pooling.adaptive_average_pool(conv(0), 3, False),
+      pooling.adaptive_average_pool(conv(1), 1, True),
+      pooling.average_pool(conv(2), (2, 2), (1, 1)),
+      resizing.resize(conv(3), (3, 3)),
+      layers.shared_relu(conv(4)),
+      attention.GATES['clip'](jax.nn.hard_swish(conv(7))),
+      attention.GATES['hard_sigmoid'](jax.nn.hard_swish(conv(8))),
+      jax.nn.sigmoid(conv(5)),
+      jax.nn.hard_swish(conv(6)),
+    ]
+
+
+def test_ranges_keep_the_names_they_are_saved_under():
+  """Checkpoints hold them, whatever the functions are called."""
+  net = providers.observe_ranges(EveryFunction(), rules.Rules())
+  x = jnp.ones((1, 8, 8, 3))
+  variables = net.init(jax.random.key(0), x)
+  _, found = net.apply(variables, x, mutable=['observed'])
+  names = {k for k, v in found['observed'].items() if 'min' in v}
+  assert {name for name in names if not name.startswith('final_output')} == {
+    *('bins0', 'bins1', 'windows0', 'resize0', 'shared_relu0', 'ramp0'),
+    *('hard_sigmoid0', 'hard_swish0', 'hard_swish1', 'hard_swish2'),
+    'sigmoid0',
+  }

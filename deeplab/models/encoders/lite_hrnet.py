@@ -144,7 +144,11 @@ class ConditionalChannelWeighting(nn.Module):
     """Returns the maps times their weights across resolutions."""
     size = maps[-1].shape[1:3]
     x = jnp.concatenate(
-      [*(pooling.bins(y, size, train) for y in maps[:-1]), maps[-1]], axis=-1
+      [
+        *(pooling.adaptive_average_pool(y, size, train) for y in maps[:-1]),
+        maps[-1],
+      ],
+      axis=-1,
     )
     channels = [y.shape[-1] for y in maps]
     for features, activation, name in (

@@ -178,7 +178,9 @@ class ASPP(ASPPFields):
     """Returns the image-level branch, [B, h, w, channels]."""
     if train and not self.is_initializing():
       pooling.check_batch_size(x.shape[0], self.options)
-    pooled = conv_bn(name='pool')(pooling.bins(x, 1, train), train)
+    pooled = conv_bn(name='pool')(
+      pooling.adaptive_average_pool(x, 1, train), train
+    )
     return resizing.resize(pooled, x.shape[1:3], self.align_corners)
 
 

@@ -82,7 +82,7 @@ class LRASPP(base.Head):
   def _pool(self, x: Array, train: bool) -> Array:
     """Returns the averaged map that the gate reads, [B, h, w, C]."""
     if not self.pool_window:
-      return pooling.bins(x, 1, train)
+      return pooling.adaptive_average_pool(x, 1, train)
     if len(self.pool_window) != 2 or len(self.pool_stride) != 2:
       raise ValueError(
         f'pool_window={self.pool_window} and pool_stride={self.pool_stride} '
@@ -93,5 +93,5 @@ class LRASPP(base.Head):
       for window, n in zip(self.pool_window, x.shape[1:3], strict=True)
     )
     if (height, width) == x.shape[1:3]:
-      return pooling.bins(x, 1, train)
-    return pooling.windows(x, (height, width), self.pool_stride)
+      return pooling.adaptive_average_pool(x, 1, train)
+    return pooling.average_pool(x, (height, width), self.pool_stride)

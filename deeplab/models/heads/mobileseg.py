@@ -94,7 +94,7 @@ class MobileSeg(base.Head):
     for i, count in enumerate(self.bins):
       cells = self.conv_bn(
         self.context_channels, use_bias=True, name=f'pool{i}'
-      )(pooling.bins(x, count, train), train)
+      )(pooling.adaptive_average_pool(x, count, train), train)
       pooled.append(self.resize(cells, x.shape[1:3]))
     return self._separable(self.context_channels, 'context')(
       sum(pooled[1:], pooled[0]), train

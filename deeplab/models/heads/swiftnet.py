@@ -101,7 +101,7 @@ class SwiftNet(base.Head):
     levels = [x]
     for i, rows in enumerate(self.grids):
       columns = max(1, round(rows * size[1] / size[0]))
-      cells = pooling.bins(x, (rows, columns), train)
+      cells = pooling.adaptive_average_pool(x, (rows, columns), train)
       cells = self._conv(self.channels // len(self.grids), 1, f'pool{i}')(
         cells, train
       )

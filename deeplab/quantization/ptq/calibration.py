@@ -144,7 +144,7 @@ def calibrate_ranges(
         result[path] = range_estimators.percentile_range(
           count, whole[path], percentile
         )
-      elif not seen[0][path]['wide']:  # 16 bits have steps enough for all
+      elif not seen[0][path]['int16']:  # 16 bits have steps enough for all
         result[path] = range_estimators.mse_range(count, whole[path])
   return _unflatten_tensors(result)
 

@@ -1,6 +1,8 @@
-"""What is noted about arrays, beside what Qwix notes: what devices hold.
+"""Metadata of arrays that Qwix does not have: the integers on the device.
 
-Qwix's own operators and bookkeeping are private to it: its version is pinned.
+Qwix notes for each array whether it is to be rounded, and by which rule. These
+functions add the scale and zero point it was rounded to (`QuantParams`), and
+the integer sum that the device holds before it rounds (`Accumulator`).
 """
 
 from collections.abc import Callable
@@ -9,40 +11,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from qwix._src import aux_data
-from qwix._src.providers import odml_ops
 
 from deeplab.quantization import fixed_point
+from deeplab.quantization.simulator import qwix_compat
 
 Array = jax.Array
 
-# The `QuantParams` that an array was rounded to, the `Accumulator` that it is
-# on the device before that is rounded to int8, and the kernel that makes it
-# int8, a function (scale) to whole numbers; whether a BatchNorm has been folded
-# into what made it; the range that it is to be rounded to, where that is no
-# range of its own; and what it has become in the other number of bits.
-QPARAMS, ACCUMULATOR, OUTPUT_KERNEL, BATCH_NORM_FOLDED = (
-  'grid',
-  'sum',
-  'kernel',
-  'normalized',
-)
-ASSIGNED_RANGE, REQUANTIZED = 'span', 'changed'
-# Whether an array is what the network is called with.
-MODEL_INPUT = 'input'
+# Keys, and what is stored under them:
+QPARAMS = 'qparams'  # `QuantParams` that the array was rounded to
+ACCUMULATOR = 'accumulator'  # `Accumulator` from which the array was computed
+OUTPUT_KERNEL = 'output_kernel'  # function (scale) -> integers, without offset
+BATCH_NORM_FOLDED = 'batch_norm_folded'  # True behind a folded BatchNorm
+ASSIGNED_RANGE = 'assigned_range'  # (low, high) taken over from another array
+REQUANTIZED = 'requantized'  # the array in the other bit width
+MODEL_INPUT = 'model_input'  # True for images that the network is called with
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantParams:
-  """Where the values of an int8 or int16 tensor lie.
+  """Scale and zero point of an int8 or int16 tensor.
 
   Attributes:
-    scale: of the shape that broadcasts.
-    fake_quant: the function (values, integers) onto the grid; the integers are
-      what the values are there, None where nothing is computed.
-    zero_point: zero point; None where nothing is computed.
-    value_range: the range (low, high); None of weights.
-    int16: it has 16 bits.
+    scale: float32, of a shape that broadcasts against the tensor.
+    fake_quant: the function (values, integers) that rounds values to this scale
+      and zero point. `integers` are the stored ones, if the caller knows them;
+      None where tensors are only marked.
+    zero_point: zero point; None where tensors are only marked.
+    value_range: the range (low, high); None for weights.
+    int16: True for 16 bits.
   """
 
   scale: Array
@@ -54,15 +50,16 @@ class QuantParams:
 
 @dataclasses.dataclass(frozen=True)
 class Accumulator:
-  """What an int8 operator adds up, an int32 number times a step.
+  """The sum of an int8 operator before it is rounded: an integer times a scale.
 
   Attributes:
-    value: the same values as the array's, rounded as on the device; float64
-      where that is enabled, and without a gradient.
-    scale: the step, of a shape that broadcasts.
-    int64: whether it has 64 bits, as behind 16-bit activations.
-    clamp_max: where its int8 or int16 ends; None for the end of the grid.
-      Behind 32 bits the value itself ends there.
+    value: integer * scale, of the array's shape, without a gradient; float64
+      where that is enabled.
+    scale: of a shape that broadcasts.
+    int64: True for 64 bits, as behind 16-bit activations; else 32.
+    clamp_max: upper bound of the int8 or int16 output, such as 6.0 for ReLU6;
+      None for the largest integer. Only for `int64`: in 32 bits `value` itself
+      is clamped.
   """
 
   value: Array
@@ -72,45 +69,69 @@ class Accumulator:
 
 
 def to_float32(x: Array) -> Array:
-  """Returns float32."""
+  """Casts an array to float32."""
   return x.astype(jnp.float32)
 
 
+def get_qparams(array: Any) -> QuantParams | None:
+  """Returns the scale and zero point an array was rounded to, or None."""
+  found: QuantParams | None = qwix_compat.get_metadata(array, QPARAMS, None)
+  return found
+
+
 def get_scale(array: Any) -> Any:
-  """Returns the scale of an array on a grid, or None."""
-  grid = aux_data.get(array, QPARAMS, None)
-  return None if grid is None else fixed_point.to_float64(grid.scale)
+  """Returns the scale an array was rounded to, in float64, or None."""
+  qparams = get_qparams(array)
+  return None if qparams is None else fixed_point.to_float64(qparams.scale)
+
+
+def get_rule(array: Any, default: Any = None) -> Any:
+  """Returns the Qwix rule by which the next operator rounds an array."""
+  return qwix_compat.get_metadata(array, qwix_compat.RULE, default)
 
 
 def get_accumulator(array: Any) -> Accumulator | None:
-  """Returns the `Accumulator` that an array is on the device, or None."""
-  total: Accumulator | None = aux_data.get(array, ACCUMULATOR, None)
-  grid = aux_data.get(array, QPARAMS, None)
-  if total is None and grid is not None and grid.zero_point is not None:
-    scale = jax.lax.stop_gradient(fixed_point.to_float64(grid.scale))
+  """Returns the integer sum that an array stands for, or None.
+
+  An array that was rounded stands for its own integers.
+  """
+  accumulator: Accumulator | None = qwix_compat.get_metadata(
+    array, ACCUMULATOR, None
+  )
+  qparams = get_qparams(array)
+  if (
+    accumulator is None
+    and qparams is not None
+    and qparams.zero_point is not None
+  ):
+    scale = jax.lax.stop_gradient(fixed_point.to_float64(qparams.scale))
     value = jax.lax.stop_gradient(fixed_point.to_float64(array))
     return Accumulator(jnp.round(value / scale) * scale, scale)
-  return total
+  return accumulator
 
 
 def get_fake_quantized(array: Array) -> Array:
-  """Returns the int8 of an array that others have read as such, or itself.
+  """Returns the rounded form of an array if another operator has read it.
 
-  What moves values would otherwise be computed from more digits than the device
-  has kept.
+  Otherwise the array itself. Layout operators start from it, because the device
+  has kept no more digits.
   """
-  known = aux_data.get(array, odml_ops.AuxDataKey.FQ_ARRAY, None)
+  known = qwix_compat.get_metadata(array, qwix_compat.FAKE_QUANTIZED, None)
   return array if known is None or isinstance(known, str) else known
 
 
 def set_output_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
-  """Notes what makes an array int8; its numbers lie around 0."""
-  aux_data.set(array, OUTPUT_KERNEL, kernel)
+  """Sets the function (output scale) -> integers that rounds an array.
+
+  For operators that LiteRT computes by a formula of their own, such as
+  HARD_SWISH. The integers are without the zero point.
+  """
+  qwix_compat.set_metadata(array, OUTPUT_KERNEL, kernel)
 
 
 def get_output_kernel(array: Any) -> Callable[[Array], Array] | None:
-  """Returns what makes an array int8, or None."""
-  kernel: Callable[[Array], Array] | None = aux_data.get(
+  """Returns the function (output scale) -> integers of an array, or None."""
+  kernel: Callable[[Array], Array] | None = qwix_compat.get_metadata(
     array, OUTPUT_KERNEL, None
   )
   return kernel
@@ -123,39 +144,47 @@ def set_accumulator(
   int64: bool = False,
   clamp_max: float | None = None,
 ) -> Array:
-  """Notes what an array is on the device; see `Accumulator`."""
+  """Sets the `Accumulator` of an array, without gradients; returns the array.
+
+  Args:
+    array: the float32 result of an operator.
+    value: integer * scale, of the array's shape.
+    scale: of a shape that broadcasts.
+    int64: True for 64 bits, as behind 16-bit activations.
+    clamp_max: upper bound of the rounded output, for `int64`.
+  """
   stop = jax.lax.stop_gradient
-  aux_data.set(
+  qwix_compat.set_metadata(
     array, ACCUMULATOR, Accumulator(stop(value), stop(scale), int64, clamp_max)
   )
   return array
 
 
 def straight_through(value: Array, x: Array) -> Array:
-  """Returns `value` with the gradient of x."""
+  """Returns `value` with the gradient of x (the straight-through estimator)."""
   return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
 def set_scaled_accumulator(
   out: Array, accumulator: Accumulator, factor: Array, shift: Array
 ) -> Array:
-  """Notes that a sum was multiplied, and a constant added to it.
+  """Sets the accumulator of `out` = x * factor + shift; returns `out`.
 
   Args:
-    out: the result.
-    accumulator: the sum.
-    factor: folded into the kernel, and so into the step.
-    shift: folded into the bias.
+    out: the float32 result.
+    accumulator: that of x.
+    factor: [C], folded into the kernel, and so into the scale.
+    shift: [C], folded into the bias.
   """
-  unit = accumulator.scale * jnp.abs(fixed_point.to_float64(factor))
+  scale = accumulator.scale * jnp.abs(fixed_point.to_float64(factor))
   value = accumulator.value * fixed_point.to_float64(factor) + quantize_bias(
-    shift, unit
+    shift, scale
   )
-  return set_accumulator(out, value, unit, accumulator.int64)
+  return set_accumulator(out, value, scale, accumulator.int64)
 
 
 def quantize_bias(x: Array, scale: Array) -> Array:
-  """Rounds biases to the int32 steps that they are stored in."""
+  """Rounds biases to the int32 multiples of `scale` that files store."""
   limit = float(2**31 - 128)
   steps = fixed_point.round_half_away(
     fixed_point.to_float64(x) / jnp.where(scale > 0, scale, 1.0)
@@ -164,17 +193,17 @@ def quantize_bias(x: Array, scale: Array) -> Array:
 
 
 def propagate_rule(x: Any, out: Any) -> None:
-  """Gives what an operator computes the rule of what it is a part of.
+  """Gives the results of an operator the rule of its input x.
 
-  An activation or a bias is in the operator before it, whose result has one
-  type.
+  For biases and activations: they are fused into the operator before them,
+  whose output has one type.
   """
-  rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
+  rule = get_rule(x)
   if rule is not None:
     for y in jax.tree.leaves(out):
-      aux_data.set(y, odml_ops.AuxDataKey.FQ_RULE, rule)
+      qwix_compat.set_metadata(y, qwix_compat.RULE, rule)
 
 
 def has_int16_activations(rule: Any) -> bool:
-  """Returns whether a rule of Qwix has activations of 16 bits."""
+  """Returns True if a Qwix rule, or None for none, has 16-bit activations."""
   return rule is not None and rule.act_qtype == jnp.int16

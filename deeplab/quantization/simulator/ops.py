@@ -1,6 +1,20 @@
-"""The operators that Qwix replaces, as TFLite's int8 kernels compute them.
+"""Int8 operators, as TFLite's kernels compute them.
 
-Qwix's own operators and bookkeeping are private to it: its version is pinned.
+LiteRT's operators fall into three groups, by the scales of input and output
+(https://ai.google.dev/edge/litert/models/quantization_spec):
+
+  1. Their own scales for each input and the output: convolution, BatchNorm that
+     stands alone, addition, multiplication, HARD_SWISH. Inputs and output are
+     rounded. A bias, BatchNorm, ReLU or ReLU6 behind a convolution is fused
+     into it: only the last result is rounded.
+  2. One scale for input and output: resize, average and max pooling
+     (`SameScale`), and layout operators such as pad and concatenate (module
+     `layout_ops`).
+  3. No int8 kernel: the input is dequantized, and the operator is float.
+
+Classes `Integer*` compute the integers of the device for the simulation. Those
+without the prefix only decide what is rounded: networks that observe ranges or
+are marked for the converter use them.
 """
 
 import contextlib
@@ -11,19 +25,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from qwix._src import aux_data
-from qwix._src.providers import odml_ops
-from qwix._src.utils import flax_util
 
 from deeplab.models import cpu_kernels
 from deeplab.quantization import fixed_point
 from deeplab.quantization.simulator import metadata
+from deeplab.quantization.simulator import qwix_compat
 
 Array = jax.Array
 
 _RHS_DILATION = 'rhs_dilation'
-# Arguments of convolutions that `cpu_kernels` knows.
-_PLAIN_CONV_ARGUMENTS = {
+# Arguments of convolutions that `cpu_kernels` supports.
+_CPU_KERNEL_ARGUMENTS = {
   'window_strides',
   'padding',
   _RHS_DILATION,
@@ -33,50 +45,55 @@ _PLAIN_CONV_ARGUMENTS = {
 
 
 class SameBitWidth:
-  """An operator reads what it writes: 8 bits, or 16; mixed into Qwix's.
+  """Mixin: inputs and output of an operator have 8 bits, or 16, alike.
 
-  What the network is called with has 8 bits, whoever reads it.
+  Inputs of the other width are requantized. Images have 8 bits, whichever
+  operator reads them.
 
   Attributes:
-    requantize: the function (array on a grid, rule) to an array of that rule's
-      type; `shared.Shared.change`.
+    requantize: the function (rounded array, rule) -> array of that rule's
+      width, `ProviderBase.requantize`.
   """
 
   requantize: Any = None
 
   def _maybe_fake_quant(self, array, rule, quant_stat_name):
-    first = rule
-    if metadata.has_int16_activations(rule) and aux_data.get(
+    input_rule = rule
+    if metadata.has_int16_activations(rule) and qwix_compat.get_metadata(
       array, metadata.MODEL_INPUT, False
     ):
-      first = dataclasses.replace(rule, act_qtype=jnp.int8)
+      input_rule = dataclasses.replace(rule, act_qtype=jnp.int8)
     array = super()._maybe_fake_quant(  # type: ignore[misc]
-      array, first, quant_stat_name
+      array, input_rule, quant_stat_name
     )
-    own = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, None)
-    if own is None or rule is None or rule.act_qtype is None:
+    array_rule = metadata.get_rule(array)
+    if array_rule is None or rule is None or rule.act_qtype is None:
       return array
-    if metadata.has_int16_activations(own) == metadata.has_int16_activations(
-      rule
-    ):
+    if metadata.has_int16_activations(
+      array_rule
+    ) == metadata.has_int16_activations(rule):
       return array
     return self.requantize(array, rule)
 
 
-class Conv(SameBitWidth, odml_ops.DotEinsumConv):
+class Conv(SameBitWidth, qwix_compat.Conv):
   """A convolution; its dimension numbers may be given as strings."""
 
   def __call__(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
-    """Computes the operator; arguments as the original's."""
+    """Convolves x [B, H, W, C]; arguments as for `conv_general_dilated`.
+
+    Raises:
+      ValueError: a transposed convolution is to be int8.
+    """
     rule, _ = self._get_rule_and_op_id_fn('transposed')
     if (
       max(kwargs.get('lhs_dilation') or (1,)) > 1 and rule and rule.weight_qtype
     ):
-      path = '/'.join(flax_util.get_current_module_path())
+      path = '/'.join(qwix_compat.current_module_path())
       raise ValueError(
-        f'the transposed convolution {path} has no int8 form in Qwix: keep it '
-        f"in float (config.quantization.float_layers or --float_layers='{path}'"
-        '), or export by --formats=int8'
+        f'Qwix cannot quantize the transposed convolution {path}: keep it in '
+        f"float (config.quantization.float_layers or --float_layers='{path}'), "
+        'or export by TensorFlow with --formats=int8'
       )
     kwargs['dimension_numbers'] = jax.lax.conv_dimension_numbers(
       x.shape, kernel.shape, kwargs['dimension_numbers']
@@ -84,53 +101,55 @@ class Conv(SameBitWidth, odml_ops.DotEinsumConv):
     return super().__call__(x, kernel, **kwargs)
 
   def _maybe_fake_quant(self, array, rule, quant_stat_name):
-    # What an int8 operator gives to a float one is int8; Qwix would make the
-    # one before compute in float, too.
+    # The output of an int8 operator is int8 even if a float operator reads it.
+    # Qwix would let the operator before compute in float, too.
     if rule is None or rule.act_qtype is None:
-      rule = aux_data.get(array, odml_ops.AuxDataKey.FQ_RULE, rule)
+      rule = metadata.get_rule(array, rule)
     return super()._maybe_fake_quant(array, rule, quant_stat_name)
 
 
-def _is_plain_conv(x: Array, kernel: Array, kwargs: dict[str, Any]) -> bool:
-  """Returns whether a convolution has one stride and one rate, of NHWC."""
+def _is_supported_by_cpu_kernels(
+  x: Array, kernel: Array, kwargs: dict[str, Any]
+) -> bool:
+  """Returns True for NHWC convolutions with one stride and one rate."""
   numbers = kwargs['dimension_numbers']
-  same = [
+  num_strides, num_rates = (
     len(set(kwargs.get(k) or (1,))) for k in ('window_strides', _RHS_DILATION)
-  ]
+  )
   return (
-    same == [1, 1]
+    num_strides == num_rates == 1
     and x.ndim == 4
     and numbers.lhs_spec == numbers.out_spec == (0, 3, 1, 2)
     and numbers.rhs_spec == (3, 2, 0, 1)
     and not isinstance(kwargs['padding'], str)
-    and set(kwargs) <= _PLAIN_CONV_ARGUMENTS
+    and set(kwargs) <= _CPU_KERNEL_ARGUMENTS
   )
 
 
 class IntegerConv(Conv):
-  """A convolution of whole numbers.
+  """A convolution of integers, whose result is an exact sum.
 
   Attributes:
-    depthwise: as of `layers.Options`.
-    pointwise: likewise.
+    depthwise: 'conv', or 'shifted' for the kernel of CPUs.
+    pointwise: 'conv', or 'matmul' for the kernel of CPUs.
   """
 
   depthwise: str = 'conv'
   pointwise: str = 'conv'
 
   def _convolve(self, x: Array, kernel: Array, **kwargs: Any) -> Array:
-    """Returns the convolution, in the form that is wanted."""
+    """Returns the convolution, by the kernels that the fields name."""
     groups = kwargs.get('feature_group_count', 1)
     cin, cout = x.shape[-1], kernel.shape[-1]
-    if _is_plain_conv(x, kernel, kwargs):
+    if _is_supported_by_cpu_kernels(x, kernel, kwargs):
       stride, rate = (
         (kwargs.get(k) or (1,))[0] for k in ('window_strides', _RHS_DILATION)
       )
       pads = tuple((int(a), int(b)) for a, b in kwargs['padding'])
       if self.depthwise == 'shifted' and groups == cin == cout > 1:
         return cpu_kernels.depthwise_conv(x, kernel, stride, rate, pads)
-      whole = kernel.shape[:2] == (1, 1) and stride == 1
-      if self.pointwise == 'matmul' and groups == 1 and whole:
+      is_pointwise = kernel.shape[:2] == (1, 1) and stride == 1
+      if self.pointwise == 'matmul' and groups == 1 and is_pointwise:
         return cpu_kernels.pointwise_conv(x, kernel)
     return super()._call_original_op(x, kernel, **kwargs)
 
@@ -138,48 +157,57 @@ class IntegerConv(Conv):
     scales = metadata.get_scale(x), metadata.get_scale(kernel)
     if scales[0] is None or scales[1] is None:
       return super()._call_original_op(x, kernel, **kwargs)
-    # The sum of whole numbers is exact, also where an accelerator multiplies
-    # in bfloat16 by default.
-    steps = [
+    # A sum of integers is exact, also where an accelerator multiplies in
+    # bfloat16 by default.
+    integers = [
       metadata.straight_through(jnp.round(y), y)
       for y in (
         x / metadata.to_float32(scales[0]),
         kernel / metadata.to_float32(scales[1]),
       )
     ]
-    unit = scales[0] * scales[1]
-    long = aux_data.get(x, metadata.QPARAMS).int16
-    if long:  # more digits than float32 has
-      steps = [fixed_point.to_float64(y) for y in steps]
-    out = self._convolve(*steps, **kwargs)
-    value = fixed_point.to_float64(out) * unit
+    scale = scales[0] * scales[1]
+    qparams = metadata.get_qparams(x)
+    assert qparams is not None  # it has a scale
+    if qparams.int16:  # sums have more digits than float32
+      integers = [fixed_point.to_float64(y) for y in integers]
+    out = self._convolve(*integers, **kwargs)
+    value = fixed_point.to_float64(out) * scale
     return metadata.set_accumulator(
-      metadata.to_float32(out) * metadata.to_float32(unit), value, unit, long
+      metadata.to_float32(out) * metadata.to_float32(scale),
+      value,
+      scale,
+      qparams.int16,
     )
 
 
-class BatchNorm(odml_ops.BatchNorm):
-  """BatchNorm: its shift is a bias.
+class BatchNorm(qwix_compat.BatchNorm):
+  """BatchNorm on running statistics.
 
-  It is folded into the convolution before it; where there is none, or another
-  one stands between, it is a depthwise 1x1 convolution itself, with a factor of
-  8 bits a channel.
+  It is folded into the convolution before it. If there is none, or another
+  BatchNorm was folded already, it becomes a depthwise 1x1 convolution with an
+  int8 factor for each channel.
+
+  Attributes:
+    conv: class of that convolution.
+    requantize: as in `SameBitWidth`.
+    constants: {'params', 'batch_stats'} of the network, if its own variables
+      are traced; else None.
   """
 
   conv: type[Conv] = Conv
   requantize: Any = None
-  # Values of {'params', 'batch_stats'}, where those of the network are traced.
   constants: Any = None
 
   def __call__(self, norm: nn.BatchNorm, x: Array, *args: Any, **kwargs: Any):
-    """Computes the operator; arguments as the original's."""
-    key = odml_ops.AuxDataKey
+    """Normalizes x [..., C]; arguments as for `nn.BatchNorm.__call__`."""
+    get = qwix_compat.get_metadata
     rule, _ = self._get_rule_and_op_id_fn('batch_norm_alone')
     if (
-      aux_data.get(x, key.IS_ACTIVATION, False)
+      get(x, qwix_compat.IS_ACTIVATION, False)
       and (
-        not aux_data.get(x, key.ALLOW_FUSION, False)
-        or aux_data.get(x, metadata.BATCH_NORM_FOLDED, False)
+        not get(x, qwix_compat.ALLOWS_FUSION, False)
+        or get(x, metadata.BATCH_NORM_FOLDED, False)
       )
       and norm.use_running_average
       and rule is not None
@@ -187,16 +215,16 @@ class BatchNorm(odml_ops.BatchNorm):
     ):
       return self._as_depthwise_conv(norm, x, rule)
     out = super().__call__(norm, x, *args, **kwargs)
-    total = metadata.get_accumulator(x)
-    if total is not None and norm.use_running_average:
+    accumulator = metadata.get_accumulator(x)
+    if accumulator is not None and norm.use_running_average:
       out = metadata.set_scaled_accumulator(
-        out, total, *self._scale_and_shift(norm)
+        out, accumulator, *self._scale_and_shift(norm)
       )
-    aux_data.set(out, metadata.BATCH_NORM_FOLDED, True)
+    qwix_compat.set_metadata(out, metadata.BATCH_NORM_FOLDED, True)
     return out
 
   def _scale_and_shift(self, norm: nn.BatchNorm) -> tuple[Array, Array]:
-    """Returns what the channels are multiplied by, and what is added."""
+    """Returns factor and offset of each channel, float32 [C]."""
     values = norm.variables
     if self.constants is not None:
       values = {
@@ -204,7 +232,7 @@ class BatchNorm(odml_ops.BatchNorm):
         for kind, tree in self.constants.items()
       }
     params, stats = values['params'], values['batch_stats']
-    # In float32, as the converter has it.
+    # Rounded to float32 where the converter rounds.
     deviation = jnp.sqrt(fixed_point.to_float64(stats['var'] + norm.epsilon))
     factor = params['scale'] * metadata.to_float32(1 / deviation)
     return factor, params['bias'] - stats['mean'] * factor
@@ -212,13 +240,13 @@ class BatchNorm(odml_ops.BatchNorm):
   def _as_depthwise_conv(
     self, norm: nn.BatchNorm, x: Array, rule: Any
   ) -> Array:
-    """Returns BatchNorm as a convolution."""
+    """Returns BatchNorm of x, computed as a depthwise 1x1 convolution."""
     with contextlib.ExitStack() as stack:
       if self.constants is not None:
         stack.enter_context(jax.ensure_compile_time_eval())
       factor, shift = self._scale_and_shift(norm)
       kernel = jnp.reshape(factor, (1, 1, 1, -1))
-    aux_data.set(kernel, odml_ops.AuxDataKey.WEIGHT_NAME, 'scale')
+    qwix_compat.set_metadata(kernel, qwix_compat.WEIGHT_NAME, 'scale')
     conv = self.conv(
       op_full_name='jax.lax.conv_general_dilated',
       get_rule_and_op_id_fn=self._get_rule_and_op_id_fn,
@@ -234,19 +262,21 @@ class BatchNorm(odml_ops.BatchNorm):
       feature_group_count=x.shape[-1],
     )
     out = y + shift
-    total = metadata.get_accumulator(y)
-    if total is not None:
-      value = total.value + metadata.quantize_bias(shift, total.scale)
-      metadata.set_accumulator(out, value, total.scale, total.int64)
-    aux_data.set(out, odml_ops.AuxDataKey.ALLOW_FUSION, True)
+    accumulator = metadata.get_accumulator(y)
+    if accumulator is not None:
+      value = accumulator.value + metadata.quantize_bias(
+        shift, accumulator.scale
+      )
+      metadata.set_accumulator(out, value, accumulator.scale, accumulator.int64)
+    qwix_compat.set_metadata(out, qwix_compat.ALLOWS_FUSION, True)
     return self._fake_quant_output(out, rule)
 
 
-class Ufunc(SameBitWidth, odml_ops.UfuncCall):
-  """A bias behind a convolution, or a sum or product of activations."""
+class Ufunc(SameBitWidth, qwix_compat.Ufunc):
+  """A bias behind a convolution, or the sum or product of two activations."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Array:
-    """Computes the operator; arguments as the original's."""
+    """Calls the ufunc; arguments (ufunc, x, y)."""
     out: Array = super().__call__(*args, **kwargs)
     if self._output_allow_fusion:
       metadata.propagate_rule(args[1], out)
@@ -254,17 +284,18 @@ class Ufunc(SameBitWidth, odml_ops.UfuncCall):
 
 
 class IntegerUfunc(Ufunc):
-  """A bias, a sum or a product of whole numbers."""
+  """A bias, sum or product of integers."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Array:
-    """Computes the operator; arguments as the original's."""
+    """Calls the ufunc; arguments (ufunc, x, y)."""
     out = super().__call__(*args, **kwargs)
-    total = metadata.get_accumulator(args[1])
-    # Qwix found the first argument's operator to take the second as a bias.
-    if self._op_name == 'add' and self._output_allow_fusion and total:
-      bias = metadata.quantize_bias(args[2], total.scale)
+    accumulator = metadata.get_accumulator(args[1])
+    # If the output allows fusion, Qwix has found that the operator of x takes
+    # y as its bias.
+    if self._op_name == 'add' and self._output_allow_fusion and accumulator:
+      bias = metadata.quantize_bias(args[2], accumulator.scale)
       return metadata.set_accumulator(
-        out, total.value + bias, total.scale, total.int64
+        out, accumulator.value + bias, accumulator.scale, accumulator.int64
       )
     return out
 
@@ -273,103 +304,145 @@ class IntegerUfunc(Ufunc):
     scales = [metadata.get_scale(x) for x in args[1:]]
     if None in scales or self._op_name not in ('add', 'multiply'):
       return out
-    steps = [
+    integers = [
       jnp.round(fixed_point.to_float64(x) / scale)
       for x, scale in zip(args[1:], scales, strict=True)
     ]
     if self._op_name == 'multiply':
-      unit = scales[0] * scales[1]
-      return metadata.set_accumulator(out, steps[0] * steps[1] * unit, unit)
-    # Summands are brought to the coarser scale, with 20 bits behind the point;
-    # or 15, where they have 16 before it.
-    fine = 2.0**15 if aux_data.get(args[1], metadata.QPARAMS).int16 else 2.0**20
-    coarse = 2 * jnp.maximum(*scales)
-    unit = coarse / fine
-    parts = [
-      fixed_point.multiply_by_quantized_multiplier(n * fine, scale / coarse)
-      for n, scale in zip(steps, scales, strict=True)
+      scale = scales[0] * scales[1]
+      return metadata.set_accumulator(
+        out, integers[0] * integers[1] * scale, scale
+      )
+    # The ADD kernel brings both summands to twice the larger scale, shifted
+    # left by 20 bits, or by 15 for 16-bit activations.
+    qparams = metadata.get_qparams(args[1])
+    assert qparams is not None  # it has a scale
+    shift = 2.0**15 if qparams.int16 else 2.0**20
+    common = 2 * jnp.maximum(*scales)
+    scale = common / shift
+    summands = [
+      fixed_point.multiply_by_quantized_multiplier(n * shift, own / common)
+      for n, own in zip(integers, scales, strict=True)
     ]
-    return metadata.set_accumulator(out, (parts[0] + parts[1]) * unit, unit)
+    return metadata.set_accumulator(
+      out, (summands[0] + summands[1]) * scale, scale
+    )
 
 
-class Relu(odml_ops.CustomJvpCall):
-  """ReLU and ReLU6, which the operator before them computes."""
+class Relu(qwix_compat.CustomJvp):
+  """ReLU and ReLU6, fused into the operator before them."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
-    """Computes the operator; arguments as the original's."""
+    """Calls the activation; arguments (function, x)."""
     out = super().__call__(*args, **kwargs)
     function, x, *_ = args
     if function not in (jax.nn.relu, jax.nn.relu6):
       return out
     metadata.propagate_rule(x, out)
-    total = metadata.get_accumulator(x)
-    if total is None:
+    accumulator = metadata.get_accumulator(x)
+    if accumulator is None:
       return out
-    top = 6.0 if function is jax.nn.relu6 else None
-    if total.int64:  # whose product has fewer digits than where it ends
-      value = jnp.maximum(total.value, 0.0)
-      return metadata.set_accumulator(out, value, total.scale, True, top)
+    clamp_max = 6.0 if function is jax.nn.relu6 else None
+    if accumulator.int64:
+      # The upper bound applies to the output: the product of the sum with its
+      # multiplier has fewer digits than the bound.
+      value = jnp.maximum(accumulator.value, 0.0)
+      return metadata.set_accumulator(
+        out, value, accumulator.scale, True, clamp_max
+      )
     return metadata.set_accumulator(
-      out, jnp.clip(total.value, 0.0, top), total.scale
+      out, jnp.clip(accumulator.value, 0.0, clamp_max), accumulator.scale
     )
 
 
-class SameScale(odml_ops.QuantizedOp):
-  """Resizes and mean values: TFLite gives them one scale for in and out.
+class SameScale(qwix_compat.QuantizedOp):
+  """Means, max pooling and a shared ReLU: one scale for input and output.
 
-  The result is rounded to the grid of the input, as the device does it. What
-  is float stays float.
+  The result is rounded with the scale of the input, as on the device. A float
+  input stays float.
   """
 
   input_idx = (0,)
 
   def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
-    """Computes the operator; arguments as the original's."""
-    rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
-    # A resize of what is on a grid needs no range, and takes no number of those
-    # that name them: how many steps there are depends on the image's size.
-    rounded = aux_data.get(x, odml_ops.AuxDataKey.FQ_ARRAY, None) == 'self'
-    resizes = self._op_name == 'resize'
-    name = ''
-    if not (rounded and resizes):
-      _, name = self._get_rule_and_op_id_fn(self._op_name)
+    """Calls the function; x is [B, H, W, C], others as the function's own."""
+    _, name = self._get_rule_and_op_id_fn(self._op_name)
+    return self._call_with_input_scale(x, name, *args, **kwargs)
+
+  def _call_with_input_scale(
+    self, x: Array, name: str, *args: Any, **kwargs: Any
+  ) -> Array:
+    """Calls the function.
+
+    Args:
+      x: [B, H, W, C].
+      name: of the range of x; '' if x is rounded already.
+      *args: those of the function behind x.
+      **kwargs: those of the function.
+    """
+    rule = metadata.get_rule(x)
     if rule is None:
-      return self._fake_quant_output(
-        self._call_original_op(x, *args, **kwargs), None
-      )
-    if resizes and x.shape[1:3] == tuple(args[0]):
-      # It is no operator of the file, and rounds nothing. Its range is taken
-      # all the same: at another size of images it may be one.
-      if not rounded:
-        self._maybe_fake_quant(jnp.array(x, copy=True), rule, name)
-      return x
+      out = self._call_original_op(x, *args, **kwargs)
+      return self._fake_quant_output(out, None)
     x = self._maybe_fake_quant(x, rule, name)
     out = self._call_original_op(x, *args, **kwargs)
-    grid = aux_data.get(x, metadata.QPARAMS, None)
-    if grid is not None:
-      out = grid.fake_quant(out, self._integer_result(x, grid, *args, **kwargs))
-      aux_data.set(out, metadata.QPARAMS, grid)
-    aux_data.set(out, odml_ops.AuxDataKey.FQ_ARRAY, 'self')
+    qparams = metadata.get_qparams(x)
+    if qparams is not None:
+      integers = None
+      if qparams.zero_point is not None:
+        offsets = jnp.round(
+          fixed_point.to_float64(x) / fixed_point.to_float64(qparams.scale)
+        )
+        integers = self._compute_integers(
+          jax.lax.stop_gradient(offsets), qparams.zero_point, *args, **kwargs
+        )
+      out = qparams.fake_quant(out, integers)
+      qwix_compat.set_metadata(out, metadata.QPARAMS, qparams)
+    qwix_compat.set_metadata(out, qwix_compat.FAKE_QUANTIZED, 'self')
     return self._fake_quant_output(out, rule)
 
-  def _integer_result(
-    self, x: Array, grid: metadata.QuantParams, *args: Any, **kwargs: Any
-  ) -> Array | None:
-    """Returns the result's integers; None where nothing is computed.
+  def _compute_integers(
+    self, offsets: Array, zero_point: Any, *args: Any, **kwargs: Any
+  ) -> Array:
+    """Returns the integers of the result.
 
-    A mean of float32 values is a half or none by their last bits.
+    Args:
+      offsets: integers of x, less the zero point.
+      zero_point: that of x and of the result.
+      *args: those of the function behind x.
+      **kwargs: those of the function.
     """
-    if grid.zero_point is None:
-      return None
-    whole = jnp.round(
-      fixed_point.to_float64(x) / fixed_point.to_float64(grid.scale)
+    integers = self._call_original_op(offsets, *args, **kwargs) + zero_point
+    # AVERAGE_POOL_2D rounds halves away from 0. A half may lack its last bits
+    # after the division of the mean.
+    error = 1e-8 if integers.dtype == jnp.float64 else 2e-5
+    return fixed_point.round_half_away(integers + error * jnp.sign(integers))
+
+
+class Resize(SameScale):
+  """RESIZE_BILINEAR: one scale for input and output."""
+
+  def __call__(self, x: Array, size: Any, *args: Any, **kwargs: Any) -> Array:
+    """Resizes x [B, h, w, C] to `size`, (H, W); others as `resizing.resize`."""
+    # Input that is rounded already needs no range. It must not take a number
+    # of those that name ranges either: the number of stages of a resize depends
+    # on the size of the image.
+    is_rounded = (
+      qwix_compat.get_metadata(x, qwix_compat.FAKE_QUANTIZED, None) == 'self'
     )
-    whole = jax.lax.stop_gradient(whole)
-    if self._op_name == 'resize':
-      return fixed_point.resize_bilinear(
-        whole + grid.zero_point, *args, **kwargs
-      )
-    steps = self._call_original_op(whole, *args, **kwargs) + grid.zero_point
-    # A half is one in spite of the division's error.
-    error = 1e-8 if steps.dtype == jnp.float64 else 2e-5
-    return fixed_point.round_half_away(steps + error * jnp.sign(steps))
+    name = ''
+    if not is_rounded:
+      _, name = self._get_rule_and_op_id_fn(self._op_name)
+    rule = metadata.get_rule(x)
+    if rule is not None and x.shape[1:3] == tuple(size):
+      # The file holds no operator here, and nothing is rounded. The range is
+      # recorded all the same: for images of another size there may be one.
+      if not is_rounded:
+        self._maybe_fake_quant(jnp.array(x, copy=True), rule, name)
+      return x
+    return self._call_with_input_scale(x, name, size, *args, **kwargs)
+
+  def _compute_integers(
+    self, offsets: Array, zero_point: Any, *args: Any, **kwargs: Any
+  ) -> Array:
+    return fixed_point.resize_bilinear(offsets + zero_point, *args, **kwargs)

@@ -1,7 +1,4 @@
-"""What the providers of `providers` have in common: who computes what.
-
-Qwix's own operators and bookkeeping are private to it: its version is pinned.
-"""
+"""The part that all providers share: which operator replaces which function."""
 
 from collections.abc import Callable
 import dataclasses
@@ -10,12 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import qwix
-from qwix._src import aux_data
-from qwix._src import interception
-from qwix._src.core import qarray
-from qwix._src.providers import odml_ops
-from qwix._src.utils import flax_util
 
 from deeplab.models import attention
 from deeplab.models import layers
@@ -27,25 +18,36 @@ from deeplab.quantization.simulator import activation_ops
 from deeplab.quantization.simulator import layout_ops
 from deeplab.quantization.simulator import metadata
 from deeplab.quantization.simulator import ops
+from deeplab.quantization.simulator import qwix_compat
 
 Array = jax.Array
+Range = tuple[Array, Array]
 
 
 def minmax_with_zero(array: Array) -> dict[str, Array]:
-  """Returns the extremes, 0 among them."""
+  """Returns {'min', 'max'} of an array and 0, float32 scalars."""
   return {
     'min': jnp.minimum(jnp.min(array), 0.0).astype(jnp.float32),
     'max': jnp.maximum(jnp.max(array), 0.0).astype(jnp.float32),
   }
 
 
-def _full_name(function: Any) -> str:
-  """Returns where Qwix finds a function of ours."""
+def _full_name(function: Callable) -> str:
+  """Returns the name under which Qwix replaces a function."""
   return f'{function.__module__}.{function.__qualname__}'
 
 
 class ProviderBase:
-  """Which operator of ours computes which of JAX's; mixed into Qwix's."""
+  """Mixin to Qwix's providers: int8 operators, and requantization.
+
+  Attributes:
+    conv: class of convolutions.
+    batch_norm: class of BatchNorm.
+    ufunc: class of sums, products and biases.
+    hard_swish: class of HARD_SWISH.
+    hard_sigmoid: class of piecewise linear gates.
+    int8_output: True to requantize logits of 16 bits to 8.
+  """
 
   conv: Callable[..., Any] = ops.Conv
   batch_norm: Callable[..., Any] = ops.BatchNorm
@@ -55,151 +57,174 @@ class ProviderBase:
   int8_output = False
 
   def register_operators(self, rules: rules_lib.Rules) -> None:
-    """Registers the operators; `rules` says how weights are scaled."""
+    """Registers the operators that replace functions of JAX and of our models.
+
+    Args:
+      rules: how weights are scaled.
+    """
     self._quantization_rules = rules
-    change = lambda op, **more: functools.partial(
-      op, requantize=self.requantize, **more
+    requantizing = lambda op, **kwargs: functools.partial(
+      op, requantize=self.requantize, **kwargs
     )
     self._ops.update(  # type: ignore[attr-defined]
       {
-        'jax.lax.conv_general_dilated': change(
+        'jax.lax.conv_general_dilated': requantizing(
           self.conv,
           disable_per_channel_weights=rules.weights == 'tensor',
           check_activation=True,
         ),
-        'flax.linen.BatchNorm.__call__': change(self.batch_norm),
+        'flax.linen.BatchNorm.__call__': requantizing(self.batch_norm),
         'jax.custom_jvp.__call__': ops.Relu,
-        'jax.numpy.ufunc.__call__': change(self.ufunc),
-        'jax.numpy.concatenate': change(
+        'jax.numpy.ufunc.__call__': requantizing(self.ufunc),
+        'jax.numpy.concatenate': requantizing(
           layout_ops.Concatenate,
           concat_barrier=self.concat_barrier,
           record_range=self.record_range,
         ),
         'jax.numpy.pad': layout_ops.Pad,
         'jax.numpy.split': layout_ops.Split,
-        _full_name(layers.shared_relu): ops.SameScale,
-        'jax.nn.hard_swish': change(self.hard_swish),
-        'jax.nn.sigmoid': change(activation_ops.Sigmoid),
-        'jax.nn.hard_sigmoid': change(self.hard_sigmoid),
-        _full_name(attention.ramp): change(self.hard_sigmoid),
+        'jax.nn.hard_swish': requantizing(self.hard_swish),
+        'jax.nn.sigmoid': requantizing(activation_ops.Sigmoid),
+        'jax.nn.hard_sigmoid': requantizing(self.hard_sigmoid),
         'flax.linen.max_pool': ops.SameScale,
-        _full_name(resizing.resize): ops.SameScale,
-        _full_name(pooling.bins): ops.SameScale,
-        _full_name(pooling.windows): ops.SameScale,
       }
     )
+    # Functions of our models. The names are those under which ranges of their
+    # inputs are saved ('bins0', ...), in checkpoints too: they stay, whatever
+    # the function is called.
+    for function, name, operator in (
+      (layers.shared_relu, 'shared_relu', ops.SameScale),
+      (pooling.adaptive_average_pool, 'bins', ops.SameScale),
+      (pooling.average_pool, 'windows', ops.SameScale),
+      (resizing.resize, 'resize', ops.Resize),
+      (attention.hard_sigmoid, 'ramp', requantizing(self.hard_sigmoid)),
+    ):
+      self._ops[_full_name(function)] = functools.partial(  # type: ignore[attr-defined]
+        operator, op_name=name
+      )
 
   def get_interceptors(self):
-    """Returns Qwix's, with `moves.Bind` among them."""
+    """Returns Qwix's interceptors, with our operator for layout primitives."""
     _, numerical = super().get_interceptors()  # type: ignore[misc]
-    structural = interception.Interceptor(
-      mapping={interception.PRIMITIVE_BIND_KEY: layout_ops.LayoutPrimitive()},
+    structural = qwix_compat.Interceptor(
+      mapping={qwix_compat.PRIMITIVE_BIND_KEY: layout_ops.LayoutPrimitive()},
       id=hash((id(self), 0)),
     )
     return [lambda: structural, numerical]
 
   def detach(self, array: Array) -> Array:
-    """Returns an array of the same values that is another one to Qwix."""
+    """Returns an array of the same values, without metadata."""
     return jnp.array(array, copy=True)
 
   def concat_barrier(self, array: Array) -> Array:
-    """Returns a part of what is joined in 16 bits, on its grid."""
+    """Returns a part of a 16-bit concatenation, in a form that is rounded."""
     return array
 
   def record_range(self, array: Array, name: str) -> None:
-    """Notes the extremes of what is rounded in parts, where ranges move."""
+    """Observes minimum and maximum of an array, where training updates ranges.
+
+    Args:
+      array: before it is clipped to its range.
+      name: of the range.
+    """
 
   def process_model_inputs(self, model: Any, args: Any, kwargs: Any) -> Any:
-    """Returns Qwix's, noted as the network's input."""
-    found = super().process_model_inputs(model, args, kwargs)  # type: ignore[misc]
-    for x in jax.tree.leaves(found[1:]):
+    """Returns Qwix's result; marks the arrays as inputs of the model."""
+    processed = super().process_model_inputs(model, args, kwargs)  # type: ignore[misc]
+    for x in jax.tree.leaves(processed[1:]):
       if isinstance(x, jax.Array):
-        aux_data.set(x, metadata.MODEL_INPUT, True)
-    return found
+        qwix_compat.set_metadata(x, metadata.MODEL_INPUT, True)
+    return processed
 
   def process_model_output(self, method_name: str, model_output: Any) -> Any:
-    """Returns Qwix's; of 8 bits, if that is wanted."""
-    found = super().process_model_output(method_name, model_output)  # type: ignore[misc]
+    """Returns Qwix's result; requantized to 8 bits for `int8_output`."""
+    output = super().process_model_output(method_name, model_output)  # type: ignore[misc]
 
-    def narrowed(x: Any) -> Any:
-      rule = aux_data.get(x, odml_ops.AuxDataKey.FQ_RULE, None)
+    def to_int8(x: Any) -> Any:
+      rule = metadata.get_rule(x)
       if not metadata.has_int16_activations(rule):
         return x
       return self.requantize(x, dataclasses.replace(rule, act_qtype=jnp.int8))
 
-    return jax.tree.map(narrowed, found) if self.int8_output else found
+    return jax.tree.map(to_int8, output) if self.int8_output else output
 
   def requantize(
-    self, array: Array, rule: qwix.QuantizationRule, name: str = ''
+    self, array: Array, rule: qwix_compat.QuantizationRule, name: str = ''
   ) -> Array:
-    """Returns an array on a grid, in the type of another rule.
+    """Rounds an array that is rounded already to the width of another rule.
 
     Args:
-      array: as it was rounded; others are returned as they are.
-      rule: of Qwix, 8 or 16 bits.
-      name: of the range; '' is that which the array has.
+      array: rounded; one that is not is returned as it is.
+      rule: 8 or 16 bits.
+      name: of the new range; '' keeps the range of the array.
     """
-    grid = aux_data.get(array, metadata.QPARAMS, None)
-    if grid is None:
+    own = metadata.get_qparams(array)
+    if own is None:
       return array
-    key = odml_ops.AuxDataKey
-    known = None if name else aux_data.get(array, metadata.REQUANTIZED, None)
+    known = None
+    if not name:
+      known = qwix_compat.get_metadata(array, metadata.REQUANTIZED, None)
     if known is not None:
       return known
     out = self.detach(array)
-    total = metadata.get_accumulator(array)
-    if total is not None:
-      metadata.set_accumulator(out, total.value, total.scale)
+    accumulator = metadata.get_accumulator(array)
+    if accumulator is not None:
+      metadata.set_accumulator(out, accumulator.value, accumulator.scale)
     if not name:
-      aux_data.set(out, metadata.ASSIGNED_RANGE, grid.value_range)
-    how = qarray.HowToQuantize(
+      qwix_compat.set_metadata(out, metadata.ASSIGNED_RANGE, own.value_range)
+    how = qwix_compat.HowToQuantize(
       qtype=rule.act_qtype, calibration_method='minmax'
     )
-    out = self._fake_quant(out, how, name or 'changed')  # type: ignore[attr-defined]
-    aux_data.set(out, key.IS_ACTIVATION, True)
-    aux_data.set(out, key.FQ_RULE, rule)
-    aux_data.set(out, key.FQ_ARRAY, 'self')
+    out = self._fake_quant(out, how, name or 'requantized')  # type: ignore[attr-defined]
+    qwix_compat.set_metadata(out, qwix_compat.IS_ACTIVATION, True)
+    qwix_compat.set_metadata(out, qwix_compat.RULE, rule)
+    qwix_compat.set_metadata(out, qwix_compat.FAKE_QUANTIZED, 'self')
     if not name:
-      aux_data.set(array, metadata.REQUANTIZED, out)
+      qwix_compat.set_metadata(array, metadata.REQUANTIZED, out)
     return out
 
-  def weight_scale(self, array: Array, how: qarray.HowToQuantize) -> Array:
-    """Returns the scales of a kernel; zero points are 0."""
-    absmax = qarray.calibrate(array, how)['absmax']
+  def weight_scale(self, array: Array, how: qwix_compat.HowToQuantize) -> Array:
+    """Returns the scales of a kernel, of a shape that broadcasts."""
+    absmax = qwix_compat.calibrate(array, how)['absmax']
     rules = self._quantization_rules
-    wide = rules.has_int16_activations(
-      '/'.join(flax_util.get_current_module_path())
+    int16 = rules.has_int16_activations(
+      '/'.join(qwix_compat.current_module_path())
     )
-    return qparams.weight_scale(absmax, rules.power_of_two, wide)
+    return qparams.weight_scale(absmax, rules.power_of_two, int16)
 
   def activation_qparams(
-    self, span: tuple[Array, Array], rank: int, known: bool, wide: bool
-  ):
-    """Returns (scale, zero point) of an activation of some rank.
+    self, value_range: Range, rank: int, is_fixed: bool, int16: bool
+  ) -> tuple[Array, Array | None]:
+    """Returns the scale and zero point of an activation.
 
-    A range that is `known` beforehand keeps its own zero: pixels have scale 1.
+    Args:
+      value_range: (low, high), float32 scalars.
+      rank: number of axes of the activation; the results have as many.
+      is_fixed: True for a range that is known beforehand. It is exempt from
+        powers of two: pixels of 8 bits keep scale 1.
+      int16: True for 16 bits.
     """
-    low, high = (jnp.reshape(x, (1,) * rank) for x in span)
-    power_of_two = self._quantization_rules.power_of_two and not known
-    return qparams.activation_qparams(low, high, power_of_two, wide)
+    low, high = (jnp.reshape(x, (1,) * rank) for x in value_range)
+    power_of_two = self._quantization_rules.power_of_two and not is_fixed
+    return qparams.activation_qparams(low, high, power_of_two, int16)
 
 
-def assigned_range(array: Array) -> tuple[Array, Array] | None:
-  """Returns the range of what changes its type alone."""
-  span: tuple[Array, Array] | None = aux_data.get(
+def assigned_range(array: Array) -> Range | None:
+  """Returns the range that `requantize` gave an array, or None."""
+  value_range: Range | None = qwix_compat.get_metadata(
     array, metadata.ASSIGNED_RANGE, None
   )
-  return span
+  return value_range
 
 
-def fixed_range(array: Array) -> tuple[Array, Array] | None:
-  """Returns the range that is known of an array, such as a soft-max's."""
-  known = aux_data.get(array, odml_ops.AuxDataKey.FIXED_RANGE, None)
+def fixed_range(array: Array) -> Range | None:
+  """Returns the range known beforehand, such as that of a sigmoid, or None."""
+  known = qwix_compat.get_metadata(array, qwix_compat.FIXED_RANGE, None)
   return known and (jnp.float32(known[0]), jnp.float32(known[1]))
 
 
 def record_observation(name: str, value: dict[str, Array]) -> None:
-  """Records what a call saw, if anybody wants to know."""
-  module = flax_util.get_current_module()
+  """Writes to the collection 'observed' of the current module, if mutable."""
+  module = qwix_compat.current_module()
   if module.is_mutable_collection('observed'):
     module.put_variable('observed', name, value)

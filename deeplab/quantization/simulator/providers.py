@@ -1,19 +1,16 @@
-"""The network in int8 arithmetic, by Qwix.
+"""Four networks in int8, made from an unmodified Linen module by Qwix.
 
-An unmodified Linen module is wrapped; Qwix replaces the operators that it
-calls. Four networks come out, which differ in what happens to a tensor that
-the device holds in int8, and in nothing else:
+Qwix replaces the functions that the module calls by int8 operators. The four
+differ only in what happens to a tensor that the device holds in int8:
 
-    observe    it is only looked at: float arithmetic, ranges recorded
-    simulate   it is rounded to its int8 grid, and trained through
-    switch     it is rounded, or not, as its module's switch says
-    lower      it is marked, for the converter to an int8 file
+    observe_ranges        stays float; its range or histogram is recorded
+    simulate_int8         is rounded as on the device; gradients pass through
+    add_int8_switches     is rounded or not, as its module's switch says
+    mark_for_conversion   is marked with its scale for litert-converter
 
-Ranges of activations are the collection 'quant_stats', {'min', 'max'} a tensor,
-float32 scalars. What a call sees goes to the collection 'observed', if that is
-mutable.
-
-Qwix's own operators and bookkeeping are private to it: its version is pinned.
+Activation ranges are the collection 'quant_stats', {'min', 'max'} for each
+tensor, float32 scalars. Ranges that a call observes go to the collection
+'observed' if that is mutable.
 """
 
 import functools
@@ -22,11 +19,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import qwix
-from qwix._src import aux_data
-from qwix._src.providers import odml
-from qwix._src.providers import odml_ops
-from qwix._src.utils import flax_util
 
 from deeplab.quantization import fixed_point
 from deeplab.quantization import rules as rules_lib
@@ -34,6 +26,7 @@ from deeplab.quantization.simulator import activation_ops
 from deeplab.quantization.simulator import metadata
 from deeplab.quantization.simulator import ops
 from deeplab.quantization.simulator import provider_base
+from deeplab.quantization.simulator import qwix_compat
 
 Array = jax.Array
 PyTree = Any
@@ -41,8 +34,10 @@ PyTree = Any
 _HISTOGRAM_BINS = 2048
 
 
-class _ObservingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
-  """Float arithmetic; records extremes, or histograms within given ranges."""
+class _ObservingProvider(
+  provider_base.ProviderBase, qwix_compat.TrainingProvider
+):
+  """Computes in float; records extremes, or histograms within given ranges."""
 
   histogram = False
 
@@ -50,23 +45,25 @@ class _ObservingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
     if quant_stat_name is None or provider_base.fixed_range(array) is not None:
       return array
     if not self.histogram:
-      wide = jnp.bool_(how.qtype == jnp.int16)
-      seen = {**provider_base.minmax_with_zero(array), 'wide': wide}
-      provider_base.record_observation(quant_stat_name, seen)
-      return jnp.array(array, copy=True)  # Qwix notes it as another one
-    stats = flax_util.get_current_module().get_variable(
+      int16 = jnp.bool_(how.qtype == jnp.int16)
+      observed = {**provider_base.minmax_with_zero(array), 'int16': int16}
+      provider_base.record_observation(quant_stat_name, observed)
+      return self.detach(array)
+    stats = qwix_compat.current_module().get_variable(
       'quant_stats', quant_stat_name
     )
-    span = jnp.maximum(stats['max'] - stats['min'], 2.0**-40)
-    place = (array - stats['min']) / span * _HISTOGRAM_BINS
-    place = jnp.clip(place.astype(jnp.int32), 0, _HISTOGRAM_BINS - 1)
-    counts = jnp.zeros(_HISTOGRAM_BINS, jnp.int32).at[place.ravel()].add(1)
+    width = jnp.maximum(stats['max'] - stats['min'], 2.0**-40)
+    index = (array - stats['min']) / width * _HISTOGRAM_BINS
+    index = jnp.clip(index.astype(jnp.int32), 0, _HISTOGRAM_BINS - 1)
+    counts = jnp.zeros(_HISTOGRAM_BINS, jnp.int32).at[index.ravel()].add(1)
     provider_base.record_observation(quant_stat_name, {'counts': counts})
-    return jnp.array(array, copy=True)
+    return self.detach(array)
 
 
-class _SimulatingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
-  """Rounds to int8 and back; gradients pass as if it did not."""
+class _SimulatingProvider(
+  provider_base.ProviderBase, qwix_compat.TrainingProvider
+):
+  """Rounds tensors as the device does; gradients pass straight through."""
 
   batch_norm = functools.partial(ops.BatchNorm, conv=ops.IntegerConv)
   ufunc = ops.IntegerUfunc
@@ -74,178 +71,206 @@ class _SimulatingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
   hard_sigmoid = activation_ops.IntegerHardSigmoid
 
   def record_range(self, array: Array, name: str) -> None:
-    """Notes the extremes of what is rounded in parts."""
+    """Observes minimum and maximum of an array."""
     provider_base.record_observation(
       name, jax.lax.stop_gradient(provider_base.minmax_with_zero(array))
     )
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    weight = quant_stat_name is None
-    span, wide = None, how.qtype == jnp.int16
-    if weight:
+    is_weight = quant_stat_name is None
+    value_range, int16 = None, how.qtype == jnp.int16
+    if is_weight:
       scale, zero_point = self.weight_scale(array, how), None
     else:
-      known = provider_base.fixed_range(array)
-      span = provider_base.assigned_range(array) or known
-      if span is None:
+      fixed = provider_base.fixed_range(array)
+      value_range = provider_base.assigned_range(array) or fixed
+      if value_range is None:
         self.record_range(array, quant_stat_name)
-        # Parts of what is joined have one range, which is there already.
-        module = flax_util.get_current_module()
-        if not module.has_variable('quant_stats', quant_stat_name):
-          module.put_variable(
-            'quant_stats',
-            quant_stat_name,
-            {'min': jnp.float32(0), 'max': jnp.float32(0)},
-          )
-        stats = module.get_variable('quant_stats', quant_stat_name)
-        span = stats['min'], stats['max']
+        value_range = self._get_or_init_range(quant_stat_name)
       scale, zero_point = self.activation_qparams(
-        span, array.ndim, known is not None, wide
+        value_range, array.ndim, fixed is not None, int16
       )
     scale = jax.lax.stop_gradient(scale)
     zero = 0.0 if zero_point is None else zero_point
-    last = 2**15 - 1 if wide else 127
-    first = -last if weight else -last - 1
+    largest = 2**15 - 1 if int16 else 127
+    smallest = -largest if is_weight else -largest - 1
 
-    def fit(x: Array, steps: Array) -> Array:
-      inside = jnp.clip(x, (first - zero) * scale, (last - zero) * scale)
-      whole = jnp.clip(steps.astype(scale.dtype) + zero, first, last)
-      return metadata.straight_through((whole - zero) * scale, inside)
+    def fake_quant(x: Array, steps: Array) -> Array:
+      """Clips x and steps, integers without zero point; gradients are x's."""
+      clipped = jnp.clip(x, (smallest - zero) * scale, (largest - zero) * scale)
+      integers = jnp.clip(steps.astype(scale.dtype) + zero, smallest, largest)
+      return metadata.straight_through((integers - zero) * scale, clipped)
 
-    def around(x: Array, steps: Array) -> Array:
-      return fit(x, steps - zero)
-
-    total, kernel = (
-      metadata.get_accumulator(array),
-      metadata.get_output_kernel(array),
+    steps = self._round(array, scale, is_weight)
+    out = fake_quant(array, steps)
+    qwix_compat.set_metadata(
+      out,
+      metadata.QPARAMS,
+      metadata.QuantParams(
+        scale,
+        lambda x, integers: fake_quant(x, integers - zero),
+        zero,
+        value_range,
+        int16 and not is_weight,
+      ),
     )
-    if kernel is not None:
-      out = fit(array, kernel(scale))
-    elif weight or total is None:
-      steps = fixed_point.to_float64(array) / fixed_point.to_float64(scale)
-      out = fit(
-        array,
-        fixed_point.round_half_away(steps) if weight else jnp.round(steps),
-      )
-    else:
-      # Rounded, or a compiled graph's last bit decides what is a half.
-      whole = jnp.round(
-        total.value / jnp.where(total.scale > 0, total.scale, 1.0)
-      )
-      multiply = (
-        fixed_point.multiply_int64_by_quantized_multiplier
-        if total.int64
-        else fixed_point.multiply_by_quantized_multiplier
-      )
-      steps = multiply(whole, total.scale / fixed_point.to_float64(scale))
-      if total.clamp_max is not None:
-        top = fixed_point.round_half_away(
-          total.clamp_max / fixed_point.to_float64(scale)
-        )
-        steps = jnp.minimum(steps, top)
-      out = fit(array, steps)
-    grid = metadata.QuantParams(scale, around, zero, span, wide and not weight)
-    aux_data.set(out, metadata.QPARAMS, grid)
     return out
 
+  def _get_or_init_range(self, name: str) -> provider_base.Range:
+    # Parts of a concatenation share one range, which may be there already.
+    module = qwix_compat.current_module()
+    if not module.has_variable('quant_stats', name):
+      module.put_variable(
+        'quant_stats', name, {'min': jnp.float32(0), 'max': jnp.float32(0)}
+      )
+    stats = module.get_variable('quant_stats', name)
+    return stats['min'], stats['max']
 
-class _SwitchingProvider(provider_base.ProviderBase, odml.OdmlQatProvider):
-  """Rounds where a module's switch is on; to the grids, not to the last bit."""
+  def _round(self, array: Array, scale: Array, is_weight: bool) -> Array:
+    """Returns array / scale, rounded as the operator's kernel rounds it."""
+    kernel = metadata.get_output_kernel(array)
+    if kernel is not None:
+      return kernel(scale)
+    accumulator = metadata.get_accumulator(array)
+    if is_weight or accumulator is None:
+      steps = fixed_point.to_float64(array) / fixed_point.to_float64(scale)
+      return (
+        fixed_point.round_half_away(steps) if is_weight else jnp.round(steps)
+      )
+    # `value` is a multiple of `scale` but for the last bits of a compiled
+    # graph, which would otherwise decide ties.
+    integers = jnp.round(
+      accumulator.value
+      / jnp.where(accumulator.scale > 0, accumulator.scale, 1.0)
+    )
+    multiply = (
+      fixed_point.multiply_int64_by_quantized_multiplier
+      if accumulator.int64
+      else fixed_point.multiply_by_quantized_multiplier
+    )
+    steps = multiply(
+      integers, accumulator.scale / fixed_point.to_float64(scale)
+    )
+    if accumulator.clamp_max is not None:
+      clamp_max = fixed_point.round_half_away(
+        accumulator.clamp_max / fixed_point.to_float64(scale)
+      )
+      steps = jnp.minimum(steps, clamp_max)
+    return steps
+
+
+class _SwitchingProvider(
+  provider_base.ProviderBase, qwix_compat.TrainingProvider
+):
+  """Rounds tensors of modules whose switch is on, up to an occasional LSB."""
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    module = flax_util.get_current_module()
+    module = qwix_compat.current_module()
     on = module.get_variable('switches', 'on')
-    zero, lowest = 0.0, -127
+    zero: Any = 0.0
+    smallest = -127
     if quant_stat_name is None:
       scale = self.weight_scale(array, how)
     else:
-      span = known = provider_base.fixed_range(array)
-      if span is None:
+      value_range = fixed = provider_base.fixed_range(array)
+      if value_range is None:
         stats = module.get_variable('quant_stats', quant_stat_name)
-        span = stats['min'], stats['max']
+        value_range = stats['min'], stats['max']
       scale, zero_point = self.activation_qparams(
-        span, array.ndim, known is not None, False
+        value_range, array.ndim, fixed is not None, False
       )
-      zero, lowest = 0.0 if zero_point is None else zero_point, -128
-    steps = jnp.clip(jnp.round(array / scale) + zero, lowest, 127)
-    return jnp.where(on > 0, (steps - zero) * scale, array)
+      zero = 0.0 if zero_point is None else zero_point
+      smallest = -128
+    integers = jnp.clip(jnp.round(array / scale) + zero, smallest, 127)
+    return jnp.where(on > 0, (integers - zero) * scale, array)
 
 
-class _LoweringProvider(
-  provider_base.ProviderBase, odml.OdmlConversionProvider
+class _ConversionProvider(
+  provider_base.ProviderBase, qwix_compat.ConversionProvider
 ):
-  """Marks tensors with the scales that the simulation rounds by."""
+  """Marks tensors with the scales that the simulation rounds to."""
 
   hard_sigmoid = activation_ops.LoweredHardSigmoid
 
   def detach(self, array: Array) -> Array:
-    """Returns what the converter leaves as it is; see `widths`."""
-    # Two marks behind each other would be one to it.
+    """Returns an array of the same values behind a FLOOR.
+
+    The converter would merge two marks in a row into one. It keeps the FLOOR,
+    which `export/convert/mixed_precision.py` replaces by a QUANTIZE.
+    """
     return jax.lax.floor(array)
 
-  # It knows no CONCATENATION of 16 bits.
+  # The converter has no 16-bit CONCATENATION.
   concat_barrier = detach
 
   def bind_constants(self, variables: PyTree) -> None:
-    """Names the values of what is traced."""
+    """Gives operators the values of BatchNorm, whose own are traced.
+
+    Args:
+      variables: {'params', 'batch_stats', ...}.
+    """
     name = 'flax.linen.BatchNorm.__call__'
     constants = {k: variables[k] for k in ('params', 'batch_stats')}
     self._ops[name] = functools.partial(self._ops[name], constants=constants)
 
   def _fake_quant(self, array, how, quant_stat_name=None):
-    span, wide = None, how.qtype == jnp.int16
+    value_range, int16 = None, how.qtype == jnp.int16
+    is_weight = quant_stat_name is None
     with jax.ensure_compile_time_eval():
-      path = flax_util.get_current_module_path()
-      if quant_stat_name is None:
-        name = aux_data.get(array, odml_ops.AuxDataKey.WEIGHT_NAME)
+      path = qwix_compat.current_module_path()
+      if is_weight:
+        name = qwix_compat.get_metadata(array, qwix_compat.WEIGHT_NAME)
         kernel = array
         if isinstance(array, jax.core.Tracer):
           kernel = self._flatten_params[(*path, name)]
         scale = self.weight_scale(jnp.reshape(kernel, array.shape), how)
         zero_point = None
       else:
-        known = provider_base.fixed_range(array)
-        span = provider_base.assigned_range(array) or known
-        if span is None:
+        fixed = provider_base.fixed_range(array)
+        value_range = provider_base.assigned_range(array) or fixed
+        if value_range is None:
           stats = functools.reduce(
             lambda x, key: x[key], path, self._quant_stats
           )
           stats = stats[quant_stat_name]
-          span = jnp.float32(stats['min']), jnp.float32(stats['max'])
+          value_range = jnp.float32(stats['min']), jnp.float32(stats['max'])
         scale, zero_point = self.activation_qparams(
-          span, array.ndim, known is not None, wide
+          value_range, array.ndim, fixed is not None, int16
         )
       attributes = self._get_attributes(
         scale=scale,
         zp=zero_point,
-        dtype=jnp.int8,  # the one that Qwix knows
-        is_weight=quant_stat_name is None,
+        dtype=jnp.int8,  # Qwix has no other
+        is_weight=is_weight,
       )
-      attributes['dtype'] = 'i16' if wide else 'i8'
+      attributes['dtype'] = 'i16' if int16 else 'i8'
 
     @functools.partial(jax.lax.composite, name='quant.fake_quant')
     def mark(x, **_):
       zero = 0.0 if zero_point is None else zero_point
       limits = jnp.iinfo(how.qtype)
-      steps = jnp.round(x / scale) + zero
-      return (jnp.clip(steps, limits.min, limits.max) - zero) * scale
+      integers = jnp.round(x / scale) + zero
+      return (jnp.clip(integers, limits.min, limits.max) - zero) * scale
 
     out = mark(array, **attributes)
-    aux_data.set(
+    qwix_compat.set_metadata(
       out,
       metadata.QPARAMS,
       metadata.QuantParams(
-        scale, lambda x, _: mark(x, **attributes), value_range=span, int16=wide
+        scale,
+        lambda x, _: mark(x, **attributes),
+        value_range=value_range,
+        int16=int16,
       ),
     )
     return out
 
 
-def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
-  """Returns Qwix's rules; the first whose path fits holds."""
+def _qwix_rules(rules: rules_lib.Rules) -> list[qwix_compat.QuantizationRule]:
+  """Returns Qwix's rules; the first that matches a module's path applies."""
 
-  def rule(path: str, activations: Any) -> qwix.QuantizationRule:
-    return qwix.QuantizationRule(
+  def rule(path: str, activations: Any) -> qwix_compat.QuantizationRule:
+    return qwix_compat.QuantizationRule(
       module_path=path,
       weight_qtype=jnp.int8,
       weight_calibration_method='absmax',
@@ -254,7 +279,7 @@ def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
     )
 
   return [
-    qwix.QuantizationRule(module_path=rules.float_pattern),
+    qwix_compat.QuantizationRule(module_path=rules.float_pattern),
     rule('normalize', jnp.int8),  # it reads pixels of 8 bits
     *([rule(rules.wide_layers, jnp.int16)] if rules.wide_layers else []),
     rule('.*', jnp.int8),
@@ -264,18 +289,21 @@ def _qwix_rules(rules: rules_lib.Rules) -> list[qwix.QuantizationRule]:
 def observe_ranges(
   model: nn.Module, rules: rules_lib.Rules, histogram: bool = False
 ) -> nn.Module:
-  """Returns the network that records what `simulate_int8` would round.
+  """Returns the network that records the tensors `simulate_int8` would round.
+
+  It computes in float. For each tensor the collection 'observed' holds {'min',
+  'max', 'int16'}: extremes with 0 among them, and True for 16 bits.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
-    rules: what is quantised.
-    histogram: 'observed' holds `counts` [2048] int32 a tensor, of equal bins
-      between the extremes in 'quant_stats', instead of extremes.
+    rules: the layers that are quantized.
+    histogram: 'observed' holds {'counts': int32 [2048]} instead, in equal bins
+      between the extremes in 'quant_stats'.
   """
   provider = _ObservingProvider(_qwix_rules(rules))
   provider.register_operators(rules)
   provider.histogram = histogram
-  return qwix.quantize_model(model, provider)
+  return qwix_compat.quantize_model(model, provider)
 
 
 def simulate_int8(
@@ -291,13 +319,15 @@ def simulate_int8(
   Its variables are those of the model and 'quant_stats'.
 
   Args:
-    model: built with depthwise and pointwise 'conv', which Qwix recognises.
-    rules: what is quantised.
-    input_range: what the images hold, where that is known.
-    depthwise: how its depthwise convolutions are computed in spite of that; see
-      `layers.Options`. The sums are the same.
-    pointwise: likewise.
-    int8_output: logits of 16 bits become 8.
+    model: built with depthwise and pointwise 'conv', the only ones that Qwix
+      recognizes.
+    rules: the layers that are quantized.
+    input_range: smallest and largest value of images, if known.
+    depthwise: kernel by which depthwise convolutions are computed all the same,
+      'conv' or 'shifted'. The integer sums are equal.
+    pointwise: kernel by which 1x1 convolutions are computed all the same,
+      'conv' or 'matmul'.
+    int8_output: True to requantize logits of 16 bits to 8.
   """
   provider = _SimulatingProvider(
     _qwix_rules(rules), fixed_range_for_inputs=input_range
@@ -307,7 +337,7 @@ def simulate_int8(
     ops.IntegerConv, depthwise=depthwise, pointwise=pointwise
   )
   provider.register_operators(rules)
-  return qwix.quantize_model(model, provider)
+  return qwix_compat.quantize_model(model, provider)
 
 
 def add_int8_switches(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
@@ -318,16 +348,19 @@ def add_int8_switches(model: nn.Module, rules: rules_lib.Rules) -> nn.Module:
 
   Args:
     model: built with depthwise and pointwise 'conv'.
-    rules: what is quantised at most.
+    rules: the layers that are quantized at most.
 
   Raises:
-    ValueError: some of it has 16 bits.
+    ValueError: the rules have 16-bit activations.
   """
   if rules.wide_layers:
-    raise ValueError('switches turn 8 bits on and off: no wide_layers')
+    raise ValueError(
+      f'wide_layers={rules.wide_layers!r}: switches turn 8-bit layers on and '
+      'off; leave wide_layers empty'
+    )
   provider = _SwitchingProvider(_qwix_rules(rules))
   provider.register_operators(rules)
-  return qwix.quantize_model(model, provider)
+  return qwix_compat.quantize_model(model, provider)
 
 
 def mark_for_conversion(
@@ -337,19 +370,19 @@ def mark_for_conversion(
   input_range: tuple[float, float] | None = None,
   int8_output: bool = False,
 ) -> nn.Module:
-  """Returns the network whose tensors are marked for the converter.
+  """Returns the network whose tensors are marked for litert-converter.
 
-  It is to be traced with these variables as `jax.Array`s, and computes what
-  `simulate_int8` computes.
+  The file that is converted from it computes what `simulate_int8` computes. It
+  has to be traced with these variables as `jax.Array`s.
 
   Args:
     model: built with depthwise and pointwise 'conv'.
-    rules: what is quantised.
+    rules: the layers that are quantized.
     variables: {'params', 'batch_stats', 'quant_stats'}.
-    input_range: what the images hold, where that is known.
-    int8_output: as of `simulate_int8`.
+    input_range: smallest and largest value of images, if known.
+    int8_output: True to requantize logits of 16 bits to 8.
   """
-  provider = _LoweringProvider(
+  provider = _ConversionProvider(
     _qwix_rules(rules),
     variables['params'],
     variables['quant_stats'],
@@ -358,4 +391,4 @@ def mark_for_conversion(
   provider.int8_output = int8_output
   provider.register_operators(rules)
   provider.bind_constants(variables)
-  return qwix.quantize_model(model, provider)
+  return qwix_compat.quantize_model(model, provider)

@@ -75,14 +75,14 @@ def test_equals_numpy(fields, random_variables):
 
 def test_windows_make_the_gate_vary_over_the_map(monkeypatch):
   sizes = []
-  pool = lraspp.pooling.windows
+  pool = lraspp.pooling.average_pool
 
   def record(x, size, stride):
     y = pool(x, size, stride)
     sizes.append((x.shape[1:3], tuple(size), y.shape[1:3]))
     return y
 
-  monkeypatch.setattr(lraspp.pooling, 'windows', record)
+  monkeypatch.setattr(lraspp.pooling, 'average_pool', record)
   head_cases.trace(make(**TF), maps(), train=True)
   head_cases.trace(make(**TF), maps(size=(2, 9)), train=True)
   # (5 - 3) // 2 + 1 by (6 - 4) // 1 + 1; then a window of the two rows.

@@ -50,7 +50,7 @@ class Mean(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = layers.Conv(x.shape[-1], groups=x.shape[-1], name='conv')(x)
-    return pooling.bins(x, 1, False)
+    return pooling.adaptive_average_pool(x, 1, False)
 
 
 @pytest.mark.parametrize('x64', [False, True])
