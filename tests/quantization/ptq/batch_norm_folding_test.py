@@ -58,16 +58,16 @@ def test_a_bias_before_the_norm_is_folded_too():
   }
   # Outputs near 0 are differences of large terms, so that the error is relative
   # to the sum of the terms' absolute values. All variables are positive: that
-  # sum is the output for |x| with the mean's sign changed. A term passes 27
-  # products, 27 sums, bias, mean, factor and shift in each network, and about
-  # ten roundings in the folding: under 80 of half an epsilon, whatever the order
-  # in which a processor adds.
-  absolute = jax.tree.map(lambda leaf: leaf, drawn)
+  # sum is the output for |x| with the mean's sign changed. A term passes a
+  # product, at most 27 sums, bias, mean, factor and shift in each network, and
+  # about ten roundings in the folding: under 80 of half an epsilon, whatever
+  # the order in which a processor adds.
+  absolute = jax.tree.map(np.copy, drawn)
   stats = absolute['batch_stats']['c']['norm']['bn']
   stats['mean'] = -stats['mean']
   bound = 40 * np.finfo(np.float32).eps * Biased().apply(absolute, np.abs(x))
   error = np.abs(Biased().apply(drawn, x) - Biased().apply(folded, x))
-  assert (error <= bound).all()
-  assert bound.max() < 1e-4 * drawn['params']['c']['conv']['bias'].min()
+  assert np.all(error <= bound)
+  assert bound.max() < 1e-3 * drawn['params']['c']['conv']['bias'].min()
   # The BatchNorm's shift is all: files hold one bias, rounded once.
   np.testing.assert_array_equal(folded['params']['c']['conv']['bias'], 0)
