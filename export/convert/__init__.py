@@ -1,1 +1,1 @@
-"""From a network to the bytes of each file format."""
+"""Converters from a network to the bytes of each file format."""

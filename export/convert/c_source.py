@@ -1,8 +1,9 @@
-"""An int8 file as C: the model as an array, and an example that runs it.
+"""Writes an int8 file as a C project: the model as an array, and an example.
 
-The tree builds with CMake. With the sources of TensorFlow Lite Micro it runs
-the network on an image that is in it, and compares with what was computed
-here; without them it compiles all but the few lines that call them.
+The project builds with CMake. With the sources of TensorFlow Lite Micro the
+example runs the network on an embedded image and compares the classes with
+those that Python computed; without them everything compiles but the file that
+calls TFLite Micro.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ _C_TYPES = {
   'int32': 'int32_t',
   'float32': 'float',
 }
-# Methods of MicroMutableOpResolver that are not the operator's name in words.
+# Methods of MicroMutableOpResolver that are not the capitalized operator name.
 # Source: tflite-micro, micro_mutable_op_resolver.h.
 _RESOLVER_METHODS = {
   'BATCH_MATMUL': 'BatchMatMul',
@@ -43,7 +44,7 @@ _RESOLVER_METHODS = {
 
 
 def _resolver_method(operator: str) -> str:
-  """Returns how MicroMutableOpResolver adds an operator."""
+  """Returns the method of MicroMutableOpResolver that adds an operator."""
   words = operator.lower().split('_')
   return 'Add' + _RESOLVER_METHODS.get(
     operator, ''.join(w.capitalize() for w in words)
@@ -51,7 +52,7 @@ def _resolver_method(operator: str) -> str:
 
 
 def _c_initializer(values: Iterable[int]) -> str:
-  """Returns integers as the lines of a C initialiser."""
+  """Formats integers as the lines of a C initializer."""
   texts = [str(value) for value in values]
   rows = [texts[i : i + 20] for i in range(0, len(texts), 20)]
   return '\n'.join('  ' + ', '.join(row) + ',' for row in rows)
@@ -60,12 +61,15 @@ def _c_initializer(values: Iterable[int]) -> str:
 def expected_argmax(
   content: bytes, card: dict[str, Any], image: np.ndarray
 ) -> np.ndarray:
-  """Returns the class of each pixel, uint8 [h, w], by TFLM if it is here.
+  """Computes the classes of an image on TFLM, or on LiteRT without it.
 
   Args:
-    content: of an int8 .tflite file.
+    content: bytes of an int8 .tflite file.
     card: its model card.
-    image: [H, W, C] in 0..255, of its size.
+    image: [H, W, C] in 0..255, of the file's size.
+
+  Returns:
+    uint8 [h, w], class ids.
   """
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.tflite')
@@ -83,49 +87,53 @@ def expected_argmax(
 def _template_values(
   content: bytes, card: dict[str, Any], arena: int
 ) -> dict[str, str]:
-  """Returns what the templates' names stand for."""
+  """Returns the placeholders of the templates and their values."""
   graph = tflite_graph.read_tflite(content)
-  names = {'ARENA_BYTES': str(arena), 'MODEL_BYTES': str(len(content))}
-  for end, index in (('INPUT', graph.inputs[0]), ('OUTPUT', graph.outputs[0])):
-    tensor = graph.tensors[index]
-    scale = tflite_graph.tensor_qparams(tensor) or {
-      'scale': 1.0,
-      'zero_point': 0,
-    }
-    depth = tensor.shape[3] if len(tensor.shape) == 4 else 1
-    names |= {
-      f'{end}_HEIGHT': str(tensor.shape[1]),
-      f'{end}_WIDTH': str(tensor.shape[2]),
-      f'{end}_CHANNELS': str(depth),
-      f'{end}_TYPE': _C_TYPES[tensor.dtype],
-      f'{end}_IS_FLOAT': str(int(tensor.dtype == 'float32')),
-      f'{end}_SCALE': _c_float_literal(scale['scale']),
-      f'{end}_ZERO_POINT': str(scale['zero_point']),
-      f'{end}_MIN': str(_dtype_limit(tensor.dtype, 'min')),
-      f'{end}_MAX': str(_dtype_limit(tensor.dtype, 'max')),
-    }
-  inside = card['normalization_in_graph']
-  floats = lambda xs: ', '.join(_c_float_literal(x) for x in xs)
-  names |= {
+  operators = sorted(tflite_graph.count_operators(graph))
+  normalizes = not card['normalization_in_graph']
+  mean = card['mean'] if normalizes else [0] * len(card['mean'])
+  std = card['std'] if normalizes else [1] * len(card['std'])
+  return {
+    'ARENA_BYTES': str(arena),
+    'MODEL_BYTES': str(len(content)),
+    **_tensor_values('INPUT', graph.tensors[graph.inputs[0]]),
+    **_tensor_values('OUTPUT', graph.tensors[graph.outputs[0]]),
     'CLASSES': str(len(card['classes'])),
     'OUTPUT_IS_IDS': str(int(card['output'] == 'argmax')),
-    'MEAN': floats([0] * len(card['mean']) if inside else card['mean']),
-    'STD': floats([1] * len(card['std']) if inside else card['std']),
-    'CLASS_NAMES': ', '.join(
-      _c_string_literal(name) for name in card['classes']
-    ),
-    'OPERATOR_COUNT': str(len(tflite_graph.count_operators(graph))),
+    'MEAN': ', '.join(map(_c_float_literal, mean)),
+    'STD': ', '.join(map(_c_float_literal, std)),
+    'CLASS_NAMES': ', '.join(map(_c_string_literal, card['classes'])),
+    'OPERATOR_COUNT': str(len(operators)),
     'ADD_OPERATORS': '\n'.join(
       f'    if (resolver.{_resolver_method(name)}() != kTfLiteOk) return '
       'nullptr;'
-      for name in sorted(tflite_graph.count_operators(graph))
+      for name in operators
     ),
   }
-  return names
+
+
+def _tensor_values(prefix: str, tensor: tflite_graph.Tensor) -> dict[str, str]:
+  """Returns the placeholders of an input [1, H, W, C] or output tensor."""
+  qparams = tflite_graph.tensor_qparams(tensor) or {
+    'scale': 1.0,
+    'zero_point': 0,
+  }
+  channels = tensor.shape[3] if len(tensor.shape) == 4 else 1
+  return {
+    f'{prefix}_HEIGHT': str(tensor.shape[1]),
+    f'{prefix}_WIDTH': str(tensor.shape[2]),
+    f'{prefix}_CHANNELS': str(channels),
+    f'{prefix}_TYPE': _C_TYPES[tensor.dtype],
+    f'{prefix}_IS_FLOAT': str(int(tensor.dtype == 'float32')),
+    f'{prefix}_SCALE': _c_float_literal(qparams['scale']),
+    f'{prefix}_ZERO_POINT': str(qparams['zero_point']),
+    f'{prefix}_MIN': str(_dtype_limit(tensor.dtype, 'min')),
+    f'{prefix}_MAX': str(_dtype_limit(tensor.dtype, 'max')),
+  }
 
 
 def _c_float_literal(value: float) -> str:
-  """Returns a C literal of the same float32."""
+  """Formats a number as a C literal of the same float32."""
   text = f'{np.float32(value):.9g}'
   return f'{text}f' if '.' in text or 'e' in text else f'{text}.0f'
 
@@ -136,6 +144,7 @@ def _c_string_literal(text: str) -> str:
 
 
 def _dtype_limit(dtype: str, which: str) -> int:
+  """Returns the 'min' or 'max' of an integer dtype, 0 for float32."""
   return 0 if dtype == 'float32' else int(getattr(np.iinfo(dtype), which))
 
 
@@ -146,18 +155,19 @@ def write_c_project(
   image: np.ndarray,
   arena_bytes: int,
 ) -> None:
-  """Writes the tree.
+  """Writes the C project.
 
   Args:
-    folder: to make.
-    content: of an int8 .tflite file.
+    folder: folder to create.
+    content: bytes of an int8 .tflite file.
     card: its model card.
-    image: [H, W, C] in 0..255, of the file's size; rounded to whole numbers,
-      it is the sample.
+    image: [H, W, C] in 0..255, of the file's size; rounded to integers it is
+      the example's image.
+    arena_bytes: size of TFLite Micro's arena in the example.
   """
   pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-  names = _template_values(content, card, arena_bytes)
-  names |= {
+  values = _template_values(content, card, arena_bytes)
+  values |= {
     'MODEL_DATA': _c_initializer(content),
     'SAMPLE_PIXELS': _c_initializer(pixels.ravel().tolist()),
     'SAMPLE_IDS': _c_initializer(
@@ -170,4 +180,4 @@ def write_c_project(
     text = string.Template(template.read_text(encoding='utf-8'))
     path = os.path.join(folder, template.name)
     with open(path, 'w', encoding='utf-8') as f:
-      f.write(text.substitute(names))
+      f.write(text.substitute(values))

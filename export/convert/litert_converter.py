@@ -1,7 +1,8 @@
-"""Simulated int8 -> .tflite, by litert-converter: the arithmetic of JAX.
+"""Converts simulated int8 to .tflite with litert-converter.
 
-TensorFlow's converter leaves the marks of `providers.mark_for_conversion` in
-place, and its file computes in float.
+The file computes bit by bit what the simulation computes in JAX. TensorFlow's
+converter does not understand the quantization marks of
+`providers.mark_for_conversion`: its file would compute in float.
 """
 
 from collections.abc import Sequence
@@ -37,10 +38,22 @@ def add_input_normalization(
   std: Sequence[float],
   max_value: int = image_format.RGB.max_value,
 ) -> tuple[Any, PyTree, tuple[float, float] | None]:
-  """Returns (network, variables, input range) of what stands in the file.
+  """Adds input normalization to a network if the request has it in the graph.
 
-  The range of pixels is known: one of 8 bits is its own int8 value then, but
-  for the zero point.
+  The range of pixel values is known, so the input needs no calibration: an
+  8-bit pixel is its own int8 value, minus the zero point.
+
+  Args:
+    model: network of normalized images.
+    variables: its variables.
+    request: the export.
+    mean: mean per channel, in pixel values.
+    std: standard deviation per channel, in pixel values.
+    max_value: the largest pixel value.
+
+  Returns:
+    (network, variables, range of the input), the range None for a network of
+    normalized images.
   """
   if not request.normalization_in_graph:
     return model, variables, None
@@ -50,8 +63,12 @@ def add_input_normalization(
 
 
 def _run_converter(text: str) -> bytes:
-  """Returns the flatbuffer of a StableHLO module with marked tensors."""
-  with system.capture_stderr() as held, ir.Context() as context:
+  """Converts a StableHLO module with quantization marks to a flatbuffer.
+
+  Raises:
+    ValueError: litert-converter fails.
+  """
+  with system.capture_stderr() as captured, ir.Context() as context:
     converter_api_ext.prepare_mlir_context(context)
     module = ir.Module.parse(text)
     config = converter_api_ext.ConvertToTFLConfig()
@@ -69,7 +86,7 @@ def _run_converter(text: str) -> bytes:
       raise ValueError(
         'litert-converter cannot convert the model; --formats=int8 does it by '
         f'TensorFlow, or --float_layers leaves layers out: {error} '
-        f'{held()[:500]}'
+        f'{captured()[:500]}'
       ) from error
 
 
@@ -82,21 +99,24 @@ def convert_network(
   std: Sequence[float],
   max_value: int = image_format.RGB.max_value,
 ) -> bytes:
-  """Returns the bytes of a file that computes what `simulate` computes.
+  """Converts a network to an int8 file with the arithmetic of its simulation.
 
   Args:
     model: built with depthwise and pointwise 'conv', in float32.
     variables: {'params', 'batch_stats', 'quant_stats'}.
-    rules: what is quantised.
+    rules: layers and granularity of quantization.
     request: the export; its output is 'logits' or 'argmax'.
-    mean: a value a channel.
-    std: likewise.
-    max_value: the largest value that a pixel may have.
+    mean: mean per channel, in pixel values.
+    std: standard deviation per channel, in pixel values.
+    max_value: the largest pixel value.
+
+  Returns:
+    The bytes of the .tflite file.
 
   Raises:
-    graph.BadGraph: an operator that must not be in such a file; it and its
-      tensor are named.
-    ValueError: the converter failed, and why.
+    BadGraph: the converter left an operator or a dtype that must not be in such
+      a file; names it and its tensor.
+    ValueError: the converter failed.
   """
   net, variables, pixels = add_input_normalization(
     model, variables, request, mean, std, max_value
@@ -108,7 +128,7 @@ def convert_network(
   arrays = {k: v for k, v in variables.items() if k != 'quant_stats'}
 
   def compute(image: jax.Array) -> Any:
-    # Not NumPy's: those lose Qwix's notes.
+    # JAX arrays: NumPy arrays would lose Qwix's metadata.
     output: Any = net.apply(jax.tree.map(jnp.asarray, arrays), image)
     return output.logits
 
@@ -133,6 +153,6 @@ def convert_network(
     )
   except tflite_graph.BadGraph as error:
     raise tflite_graph.BadGraph(
-      f'{error}; --formats=int8 has operators for more layers'
+      f'{error}; --formats=int8 supports more operators'
     ) from None
   return data

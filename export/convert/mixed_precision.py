@@ -1,10 +1,11 @@
-"""Maps of 8 and of 16 bits in one .tflite file, as devices compute them.
+"""Inserts QUANTIZE operators between int8 and int16 layers of a .tflite file.
 
-Between the two stands a QUANTIZE. litert-converter would make it a part of the
-operator before it, which no kernel computes; so `providers.mark_for_conversion`
-puts a FLOOR there, which it keeps in float32, and here the QUANTIZE is put in
-its place. Nor does it know a CONCATENATION of 16 bits, which kernels do: its
-parts come behind a FLOOR, too.
+Devices requantize between the two with a QUANTIZE. litert-converter would fuse
+it into the preceding operator, and no kernel computes that. Therefore
+`providers.mark_for_conversion` inserts a FLOOR, which the converter keeps in
+float32, and this module replaces the float32 operators by the QUANTIZE. The
+converter does not support an int16 CONCATENATION either, although kernels do:
+its inputs come from a FLOOR, too.
 """
 
 from ai_edge_litert import schema_py_generated as schema
@@ -17,24 +18,29 @@ _OPERATORS_WITH_BIAS = ('CONV_2D', 'DEPTHWISE_CONV_2D')
 
 
 def insert_requantize(data: bytes) -> bytes:
-  """Returns a file without float32 between 8 and 16 bits.
+  """Replaces the float32 operators between int8 and int16 by QUANTIZE.
 
-  Biases behind maps of 16 bits become int64, as kernels and compilers want
-  them.
+  Biases of int16 convolutions become int64, as kernels and compilers require.
+
+  Args:
+    data: bytes of the file that litert-converter writes.
+
+  Returns:
+    The bytes of the edited file.
   """
   model = schema.ModelT.InitFromPackedBuf(data, 0)
   (main,) = model.subgraphs
-  makers = {int(i): op for op in main.operators for i in op.outputs}
+  producers = {int(i): op for op in main.operators for i in op.outputs}
   name = lambda op: tflite_schema.operator_name(
     model.operatorCodes[op.opcodeIndex]
   )
 
   def before_floor(index: int) -> int:
-    """Returns the quantised tensor behind a FLOOR's result, or that itself."""
-    floor = makers.get(index)
+    """Returns the quantized tensor that a FLOOR reads, or `index` itself."""
+    floor = producers.get(index)
     if floor is None or name(floor) != 'FLOOR':
       return index
-    return int(makers[int(floor.inputs[0])].inputs[0])
+    return int(producers[int(floor.inputs[0])].inputs[0])
 
   for op in main.operators:
     if name(op) == 'CONCATENATION':
@@ -43,25 +49,24 @@ def insert_requantize(data: bytes) -> bytes:
     if name(op) != 'QUANTIZE':
       continue
     op.inputs = [before_floor(int(op.inputs[0]))]
-    joined = makers.get(int(op.inputs[0]))
-    if joined is None or name(joined) != 'CONCATENATION':
+    concat = producers.get(int(op.inputs[0]))
+    if concat is None or name(concat) != 'CONCATENATION':
       continue
-    if main.tensors[int(joined.inputs[0])].type == schema.TensorType.INT16:
-      joined.outputs = op.outputs
+    if main.tensors[int(concat.inputs[0])].type == schema.TensorType.INT16:
+      # It computes in int16 itself.
+      concat.outputs = op.outputs
       main.operators.remove(op)
   _drop_unused_operators(main, name)
   for op in main.operators:
-    read = main.tensors[int(op.inputs[0])]
-    if (
-      name(op) in _OPERATORS_WITH_BIAS and read.type == schema.TensorType.INT16
-    ):
+    x = main.tensors[int(op.inputs[0])]
+    if name(op) in _OPERATORS_WITH_BIAS and x.type == schema.TensorType.INT16:
       _widen_bias(model, int(op.inputs[2]))
   edit.remove_unused_tensors(model)
   return edit.serialize_model(model)
 
 
 def _drop_unused_operators(main: schema.SubGraphT, name) -> None:
-  """Drops a FLOOR, and a DEQUANTIZE before it, whose result nobody reads."""
+  """Removes FLOOR and DEQUANTIZE operators whose output nothing reads."""
   for kind in ('FLOOR', 'DEQUANTIZE'):
     read = {int(i) for op in main.operators for i in op.inputs}
     read |= {int(i) for i in main.outputs}
@@ -73,7 +78,7 @@ def _drop_unused_operators(main: schema.SubGraphT, name) -> None:
 
 
 def _widen_bias(model: schema.ModelT, index: int) -> None:
-  """Makes an int32 bias an int64 one."""
+  """Converts the int32 bias at a tensor index to int64."""
   (main,) = model.subgraphs
   tensor = main.tensors[index]
   if tensor.type == schema.TensorType.INT64:

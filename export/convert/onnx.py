@@ -1,4 +1,8 @@
-"""A .tflite file -> ONNX: float32, or int8 between QuantizeLinear pairs."""
+"""Converts .tflite files to ONNX with tf2onnx.
+
+float32 files stay float32; int8 files become float operators between pairs of
+QuantizeLinear and DequantizeLinear, which ONNX Runtime runs in int8.
+"""
 
 import collections
 import os
@@ -8,28 +12,28 @@ import warnings
 
 from deeplab import system
 
-# The newest that tf2onnx writes whole; ONNX Runtime has it since 1.12.
+# The newest opset that tf2onnx supports in full, in ONNX Runtime since 1.12.
 OPSET = 17
 
 
 def convert_tflite(content: bytes) -> bytes:
-  """Converts a file; inputs and outputs stay as they are, NHWC.
+  """Converts a .tflite file; inputs and outputs stay NHWC.
 
   Args:
-    content: of a .tflite file.
+    content: bytes of the file.
 
   Returns:
     The bytes of the .onnx file, of opset `OPSET`.
 
   Raises:
-    ValueError: an operator that tf2onnx does not know.
+    ValueError: tf2onnx cannot convert the file, for an unknown operator say.
   """
   with (
     tempfile.TemporaryDirectory() as folder,
     system.capture_stderr(),
     warnings.catch_warnings(),
   ):
-    warnings.simplefilter('ignore')  # of TensorFlow's own interpreter
+    warnings.simplefilter('ignore')  # about TensorFlow's own interpreter
     import onnx
     from tf2onnx import convert as tf2onnx
 
@@ -71,7 +75,15 @@ def _split_shared_zero_points(graph: Any) -> None:
 
 
 def summarize_onnx(content: bytes) -> dict[str, Any]:
-  """Returns what a file says: `weight_bytes`, `operators` and `opset`."""
+  """Summarizes an .onnx file.
+
+  Args:
+    content: bytes of the file.
+
+  Returns:
+    `weight_bytes`, `operators` (name -> count, most frequent first) and
+    `opset`.
+  """
   import onnx
 
   model = onnx.load_from_string(content)

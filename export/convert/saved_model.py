@@ -1,4 +1,8 @@
-"""Flax -> one function of an image -> TensorFlow SavedModel."""
+"""Exports a Flax network as a TensorFlow SavedModel.
+
+The network, its weights and the normalization become one function of an image;
+`jax2tf` writes it as StableHLO.
+"""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -27,18 +31,19 @@ def make_serving_function(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> ServingFunction:
-  """Returns what the files compute: [1, H, W, C] float32 to the output.
-
-  The weights are constants in it. The output is float32 [1, H, W, K], or class
-  ids [1, H, W] in `request.output_type`; of the head's own size if the request
-  leaves the last resize to the host.
+  """Makes the function of an image that the exported files compute.
 
   Args:
     model: built with depthwise and pointwise 'conv', computing in float32.
-    variables: {'params', 'batch_stats'}.
+    variables: {'params', 'batch_stats'}; constants of the function.
     request: the export.
-    mean: a value a channel.
-    std: likewise.
+    mean: mean per channel, in pixel values.
+    std: standard deviation per channel, in pixel values.
+
+  Returns:
+    [1, H, W, C] float32 -> [1, H, W, K] float32, or class ids [1, H, W] in
+    `request.output_type`. H and W of the output are those of the head if the
+    request leaves the last resize to the host.
   """
   variables = jax.tree.map(np.asarray, variables)
   options = {'full_resolution': False} if request.resize == 'host' else {}
@@ -60,14 +65,14 @@ def make_serving_function(
 def write_saved_model(
   compute: ServingFunction, shape: Sequence[int], path: str
 ) -> None:
-  """Writes a SavedModel with the one signature 'serving_default'.
+  """Writes a SavedModel with the signature 'serving_default', for CPUs.
 
-  It maps `image` [1, H, W, C] float32 to `output`, and runs on CPUs.
+  The signature maps `image` [1, H, W, C] float32 to `output`.
 
   Args:
-    compute: see `make_serving_function`.
+    compute: function of `make_serving_function`.
     shape: (H, W, C).
-    path: the folder to write.
+    path: folder to write.
   """
   converted = jax2tf.convert(
     compute, with_gradient=False, native_serialization_platforms=('cpu',)
@@ -78,7 +83,7 @@ def write_saved_model(
     input_signature=[tf.TensorSpec((1, *shape), tf.float32, name='image')],
   )
   with system.capture_stderr():
-    # Not an attribute of the module: it would be stored a second time.
+    # The function is no attribute of the module, which would store it twice.
     tf.saved_model.save(
       tf.Module(),
       path,
@@ -87,6 +92,7 @@ def write_saved_model(
 
 
 def _walk_operations(block):
+  """Yields the operations of an MLIR block, those of inner regions included."""
   for operation in block.operations:
     yield operation.operation
     for region in operation.operation.regions:
@@ -99,11 +105,11 @@ def summarize_stablehlo(
 ) -> dict[str, Any]:
   """Counts the StableHLO operations of the function in the SavedModel.
 
-  Composites are counted as one operation of their own name; what they expand
-  to is not.
+  A composite counts as one operation with its own name; the operations of its
+  decomposition do not count.
 
   Args:
-    compute: see `make_serving_function`.
+    compute: function of `make_serving_function`.
     shape: (H, W, C).
 
   Returns:
@@ -116,7 +122,7 @@ def summarize_stablehlo(
     str(f.operation.attributes['sym_name']).strip('"'): f
     for f in module.body.operations
   }
-  expansions = {
+  decompositions = {
     str(op.attributes['decomposition']).lstrip('@').strip('"')
     for op in _walk_operations(module.body)
     if op.name == 'stablehlo.composite'
@@ -124,7 +130,7 @@ def summarize_stablehlo(
   dtypes: dict[str, dict[str, int]] = {}
   weight_bytes = 0
   for name, f in functions.items():
-    if name in expansions:
+    if name in decompositions:
       continue
     for op in _walk_operations(f.operation.regions[0].blocks[0]):
       if not op.name.startswith('stablehlo.') or not len(op.results):
@@ -149,7 +155,7 @@ def summarize_stablehlo(
 
 
 class SavedModelPredictor:
-  """A SavedModel as a `predictors.Predictor`, one image at a time."""
+  """A SavedModel as a `predictors.Predictor`, for one image at a time."""
 
   batch_size = 1
 
@@ -160,6 +166,14 @@ class SavedModelPredictor:
     mean: Sequence[float],
     std: Sequence[float],
   ):
+    """Loads a SavedModel.
+
+    Args:
+      path: folder of the SavedModel.
+      request: the export that wrote it.
+      mean: mean per channel, in pixel values.
+      std: standard deviation per channel, in pixel values.
+    """
     self._serve = tf.saved_model.load(path).signatures['serving_default']
     self._request = request
     self._std = np.asarray(std, np.float32)
@@ -168,13 +182,17 @@ class SavedModelPredictor:
     self.output = request.output
 
   def with_output(self, output: str) -> 'SavedModelPredictor':
-    """Returns itself; a file has the output it was exported with."""
+    """Returns itself.
+
+    Raises:
+      ValueError: another output than the SavedModel was exported with.
+    """
     if output != self.output:
       raise ValueError(f'the SavedModel gives {self.output}, not {output}')
     return self
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, C] to `output`."""
+    """Maps [B, H, W, C] pixel values to `output` for each image."""
     images = np.asarray(images, np.float32)
     if not self._request.normalization_in_graph:
       mean = np.asarray(self.mean, np.float32)

@@ -1,8 +1,9 @@
 /* Segments an image and counts the pixels of each class.
  *
- *     segment             the sample: exits with 0 if all pixels are as in Python
- *     segment IMAGE.raw   raw bytes of the network's height and width, channels
- *                         of a pixel side by side (RGB)
+ *     segment             segments the sample; exits with 0 if all pixels have
+ *                         the class that Python computed
+ *     segment IMAGE.raw   segments raw bytes [height, width, channels] of the
+ *                         network's input size (RGB)
  */
 #include <math.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@ static const char *const class_names[MODEL_CLASSES] = MODEL_CLASS_NAMES;
 static unsigned char image[INPUT_BYTES];
 static unsigned char ids[PIXELS];
 
-/* Writes an image in 0..255 as the network takes it. */
+/* Converts an image in 0..255 to the input of the network. */
 static void quantize(const unsigned char *pixels, model_input_t *input) {
   const float mean[MODEL_INPUT_CHANNELS] = MODEL_MEAN;
   const float std[MODEL_INPUT_CHANNELS] = MODEL_STD;
@@ -35,7 +36,7 @@ static void quantize(const unsigned char *pixels, model_input_t *input) {
   }
 }
 
-/* Returns the class of one pixel: its id, or the highest of its scores. */
+/* Returns the class of one pixel: its id, or the class of highest score. */
 static unsigned char class_of(const model_output_t *pixel) {
   if (MODEL_OUTPUT_IS_IDS) return (unsigned char)pixel[0];
   int best = 0;
@@ -66,9 +67,9 @@ int main(int argc, char **argv) {
   model_input_t *input = runner_open();
   if (input == NULL) {
     fprintf(stderr,
-            "the network was not loaded: build with -DTFLM_DIR=... as the "
-            "README says, or, if TFLite Micro asked for more above, raise "
-            "MODEL_ARENA_BYTES in model.h\n");
+            "the network was not loaded: build with -DTFLM_DIR=... as in the "
+            "README, or raise MODEL_ARENA_BYTES in model.h if TFLite Micro "
+            "printed above that it needs more\n");
     return 3;
   }
   quantize(image, input);

@@ -1,4 +1,4 @@
-/* The network: its bytes, and what they take and give. Generated. */
+/* The network: its bytes, input, output and classes. Generated. */
 #ifndef MODEL_H_
 #define MODEL_H_
 
@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define MODEL_BYTES $MODEL_BYTES
-/* What TensorFlow Lite Micro needs for activations and its own data. */
+/* RAM of TensorFlow Lite Micro for activations and its own data. */
 #define MODEL_ARENA_BYTES $ARENA_BYTES
 
 /* real = (value - ZERO_POINT) * SCALE; floats have scale 1 and zero point 0. */
@@ -23,12 +23,12 @@
 #define MODEL_OUTPUT_CHANNELS $OUTPUT_CHANNELS
 #define MODEL_OUTPUT_SCALE $OUTPUT_SCALE
 #define MODEL_OUTPUT_ZERO_POINT $OUTPUT_ZERO_POINT
-/* 1: the output holds class ids; 0: a score for each class. */
+/* 1: the output is class ids; 0: it is a score per class. */
 #define MODEL_OUTPUT_IS_IDS $OUTPUT_IS_IDS
 #define MODEL_CLASSES $CLASSES
 #define MODEL_CLASS_NAMES { $CLASS_NAMES }
 
-/* The network takes (pixel - mean) / std a channel, pixels in 0..255. */
+/* Input: (pixel - mean) / std per channel, pixels in 0..255. */
 #define MODEL_MEAN { $MEAN }
 #define MODEL_STD { $STD }
 

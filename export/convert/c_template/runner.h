@@ -1,4 +1,4 @@
-/* What runs the network. Implemented by runner_tflm.cc or runner_none.c. */
+/* Runs the network. Implemented by runner_tflm.cc or runner_none.c. */
 #ifndef RUNNER_H_
 #define RUNNER_H_
 
@@ -8,10 +8,10 @@
 extern "C" {
 #endif
 
-/* Returns where to write the input, NULL if the network cannot be loaded. */
+/* Returns the input buffer to fill, NULL if the network cannot be loaded. */
 model_input_t *runner_open(void);
 
-/* Runs the network; returns the output, NULL on failure. */
+/* Runs the network and returns the output, NULL on failure. */
 const model_output_t *runner_invoke(void);
 
 #ifdef __cplusplus

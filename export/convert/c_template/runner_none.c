@@ -1,4 +1,4 @@
-/* Stands in where the sources of TensorFlow Lite Micro are absent. */
+/* Replaces runner_tflm.cc in builds without TensorFlow Lite Micro. */
 #include "runner.h"
 
 model_input_t *runner_open(void) { return NULL; }

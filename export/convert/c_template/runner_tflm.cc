@@ -1,4 +1,4 @@
-// Runs the network by TensorFlow Lite Micro, with no operator but its own.
+// Runs the network on TensorFlow Lite Micro with the operators that it has.
 #include "runner.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"

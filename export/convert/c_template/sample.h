@@ -1,4 +1,4 @@
-/* An image, and the class of each pixel of it as Python computed it. */
+/* An image, and the class ids of its pixels as Python computed them. */
 #ifndef SAMPLE_H_
 #define SAMPLE_H_
 
@@ -7,7 +7,7 @@
 extern const unsigned char
     sample_pixels[MODEL_INPUT_HEIGHT * MODEL_INPUT_WIDTH *
                   MODEL_INPUT_CHANNELS];
-/* By $KERNELS. */
+/* Computed with $KERNELS. */
 extern const unsigned char
     sample_ids[MODEL_OUTPUT_HEIGHT * MODEL_OUTPUT_WIDTH];
 

@@ -1,4 +1,4 @@
-"""The C tree: what is in it, and that it compiles and computes."""
+"""C projects: their contents, and that they compile and compute."""
 
 import ctypes
 import importlib.util
@@ -56,7 +56,7 @@ def compile_(tree, output, *sources, flags=()):
   )
 
 
-def test_macros(tree):
+def test_macros_of_the_header(tree):
   text = (tree / 'model.h').read_text()
   macros = dict(re.findall(r'#define (\w+) (.+)', text))
   graph = tflite_graph.read_tflite(small.int8())
@@ -71,7 +71,7 @@ def test_macros(tree):
   assert int(macros['MODEL_ARENA_BYTES']) >= 3072
 
 
-def test_every_operator_is_added(tree):
+def test_the_resolver_has_every_operator(tree):
   text = (tree / 'runner_tflm.cc').read_text()
   added = re.findall(r'resolver\.Add(\w+)\(\)', text)
   assert added == [
@@ -81,8 +81,8 @@ def test_every_operator_is_added(tree):
   assert f'MicroMutableOpResolver<{len(added)}>' in text
 
 
-def test_names_of_tflm():
-  """Those that are no capitalised words; micro_mutable_op_resolver.h."""
+def test_resolver_methods():
+  """Names that are not capitalized words, of micro_mutable_op_resolver.h."""
   names = ('BATCH_MATMUL', 'L2_POOL_2D', 'CONV_2D', 'CUMSUM', 'ARG_MAX')
   assert [c_source._resolver_method(name) for name in names] == [
     *('AddBatchMatMul', 'AddL2Pool2D', 'AddConv2D', 'AddCumSum', 'AddArgMax'),
@@ -104,7 +104,7 @@ def test_the_array_is_the_file(tree, tmp_path):
 
 
 @needs_gcc
-def test_without_tflm_it_compiles_and_says_so(tree, tmp_path):
+def test_a_build_without_tflm_says_so(tree, tmp_path):
   program = str(tmp_path / 'segment')
   compile_(tree, program, 'main.c', 'model.c', 'sample.c', 'runner_none.c')
   done = subprocess.run([program], capture_output=True, text=True, check=False)
@@ -123,8 +123,8 @@ def test_without_tflm_it_compiles_and_says_so(tree, tmp_path):
 
 @needs_gcc
 @pytest.mark.parametrize('channels', [1, 4])
-def test_images_of_other_channels(tmp_path, channels):
-  """The means of each channel, and as many bytes of a pixel."""
+def test_images_with_other_numbers_of_channels(tmp_path, channels):
+  """There is one mean and one byte of a pixel per channel."""
   tree = tmp_path / 'c'
   means = [10.0 * (i + 1) for i in range(channels)]
   card = {
@@ -156,7 +156,7 @@ const model_output_t *runner_invoke(void) {{
   compile_(tree, program, *sources, flags=(f'-I{tree}',))
   done = subprocess.run([program], capture_output=True, text=True, check=False)
   found = [float(x) for x in done.stdout.split()]
-  # What is below the range of pixels as they are is its end.
+  # Values below the range of the input are clipped to its lower end.
   assert found == pytest.approx([max(0, 30 - m) / 2 for m in means], abs=0.51)
 
 
@@ -196,7 +196,7 @@ const model_output_t *runner_invoke(void) {{
 @pytest.mark.skipif(not interpreters.has_tflm(), reason='no tflite-micro')
 @pytest.mark.parametrize('damage', [False, True])
 def test_the_example_by_tflm(tree, tmp_path, damage):
-  """The array, what C makes of pixels and of scores; TFLM by its package."""
+  """C quantizes the pixels and compares the classes; TFLM is the package."""
   (tmp_path / 'runner.c').write_text(
     """
 #include "runner.h"
@@ -236,8 +236,8 @@ const model_output_t *runner_invoke(void) { return invoke(); }
 
 
 @needs_gcc
-def test_calls_of_tflm_compile(tree, tmp_path):
-  """Against declarations of what is called, where the sources are absent."""
+def test_the_calls_of_tflm_compile(tree, tmp_path):
+  """Compiles against declarations, because the sources may be absent."""
   lite = tmp_path / 'tensorflow' / 'lite'
   (lite / 'micro').mkdir(parents=True)
   (lite / 'schema').mkdir()
@@ -288,9 +288,12 @@ def test_cmake(tree, tmp_path):
 
 
 def _fork(folder):
-  """Lays out a published fork of TFLite Micro as a checkout; CMake's flags.
+  """Lays out a published fork of TFLite Micro as a checkout.
 
-  It has its own namespace, and tensors have all their fields.
+  The fork has its own namespace, and its tensors have all fields.
+
+  Returns:
+    Flags of CMake.
   """
   package = importlib.util.find_spec('xmos_ai_tools')
   tensorflow = importlib.util.find_spec('tensorflow')
@@ -317,7 +320,7 @@ def _fork(folder):
 @pytest.mark.skipif(not shutil.which('cmake'), reason='no cmake')
 @needs_gcc
 def test_cmake_with_tflm(tree, tmp_path):
-  """The command of its README, from the array to the classes."""
+  """Runs the commands of the project's README."""
   if 'TFLM_DIR' in os.environ:
     flags = (f'-DTFLM_DIR={os.environ["TFLM_DIR"]}',)
   else:

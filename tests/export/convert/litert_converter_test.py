@@ -1,4 +1,4 @@
-"""The file computes what JAX simulates."""
+"""Files of litert-converter, compared with their simulation in JAX."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def _small():
 
 @functools.cache
 def _quantized(rules):
-  """Returns variables with calibrated ranges."""
+  """Returns the variables with calibrated ranges."""
   small = _small()
   return nets.calibrated(small.model, rules, small.variables, small.calibration)
 
@@ -63,7 +63,7 @@ def _file(rules, **fields):
 
 
 def _simulated(rules, request):
-  """Returns logits [8, H, W, K] of the simulation."""
+  """Returns the logits [8, H, W, K] of the simulation."""
   small = _small()
   net, variables, pixels = litert_converter.add_input_normalization(
     small.model, _quantized(rules), request, nets.MEAN, nets.STD
@@ -80,7 +80,7 @@ def _simulated(rules, request):
 
 
 def _invoke(data, feed):
-  """Returns what LiteRT's reference kernels give, and the output's scale."""
+  """Returns outputs of LiteRT's reference kernels and the output's scale."""
   run = interpreters.open_litert(data, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   scale, zero_point = out['quantization']
@@ -133,8 +133,8 @@ def test_every_operator_is_int8():
 
 
 @pytest.mark.parametrize('ends', ['float32', 'int8', 'uint8'])
-def test_no_tensor_is_left_over(ends):
-  """TFLite Micro would keep room for it."""
+def test_no_unused_tensor_is_left(ends):
+  """TFLite Micro would reserve arena memory for it."""
   data = _file(RULES['default'], input_type=ends, output_type=ends)
   graph = tflite_graph.read_tflite(data)
   used = {i for op in graph.operators for i in (*op.inputs, *op.outputs)}
@@ -170,7 +170,7 @@ def test_weights_have_one_scale_a_tensor():
     ('uint8', 'uint8', lambda x: x),
   ],
 )
-def test_other_ends_change_nothing(input_type, output_type, feed):
+def test_other_io_types_change_no_output(input_type, output_type, feed):
   rules = RULES['default']
   expected, _ = _invoke(_file(rules), _int8)
   data = _file(rules, input_type=input_type, output_type=output_type)
@@ -180,7 +180,7 @@ def test_other_ends_change_nothing(input_type, output_type, feed):
 
 @pytest.mark.parametrize('dtype', ['int32', 'uint8'])
 def test_class_ids(dtype):
-  """Those of the int8 logits, the first of equals."""
+  """They are the arg-max of the int8 logits, the first of equal ones."""
   rules = RULES['default']
   expected, _ = _invoke(_file(rules), _int8)
   data = _file(rules, output='argmax', output_type=dtype)
@@ -202,8 +202,8 @@ def test_class_ids(dtype):
 @pytest.mark.parametrize(
   'fields', [{'float_layers': 'head/classifier'}, {'wide_layers': 'head.*'}]
 )
-def test_class_ids_of_other_logits(fields):
-  """Those in 16 bits are brought to 8 first, as devices compare those."""
+def test_class_ids_of_float_and_int16_logits(fields):
+  """int16 logits are requantized to int8 first: devices compare int8."""
   rules = rules_lib.Rules(**fields)
   kind = 'int8' if rules.wide_layers else 'float32'
   expected, _ = _invoke(_file(rules, output_type=kind), _int8)
@@ -212,7 +212,7 @@ def test_class_ids_of_other_logits(fields):
   np.testing.assert_array_equal(found, np.argmax(expected, axis=-1))
 
 
-def test_a_layer_in_float():
+def test_a_float_layer():
   rules = rules_lib.Rules(float_layers='head/classifier')
   with pytest.raises(tflite_graph.BadGraph, match='DEQUANTIZE'):
     _file(rules)  # asked for in int8
@@ -228,8 +228,8 @@ def test_a_layer_in_float():
 
 
 WIDE = {
-  # Whose the logits are, the first layer, and both concatenations; parts of the
-  # second alone; neither end; everything.
+  # Pattern -> number of int16 concatenations. The head with its logits and both
+  # concatenations; only the layers inside it; neither input nor output; all.
   'head.*': 2,
   'head/.*': 1,
   'encoder/(down|block)/.*': 0,
@@ -238,7 +238,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize('wide', WIDE)
-def test_layers_of_16_bits(wide):
+def test_int16_layers(wide):
   rules = rules_lib.Rules(wide_layers=wide)
   data = _file(rules, output_type='float32')
   graph = tflite_graph.read_tflite(data)
@@ -271,7 +271,7 @@ def test_layers_of_16_bits(wide):
   assert floats == ['DEQUANTIZE']
 
 
-def test_16_bits_are_nearer_to_float():
+def test_int16_is_closer_to_float():
   small = _small()
   images = np.stack(small.images).astype(np.float32)
   normal = (images - np.float32(nets.MEAN)) / np.float32(nets.STD)
@@ -282,7 +282,7 @@ def test_16_bits_are_nearer_to_float():
     rules = rules_lib.Rules(wide_layers=wide)
     request = _request(rules, output_type='float32')
     errors.append(np.abs(_simulated(rules, request) - expected).mean())
-  # What is left is the weights', which have 8 bits.
+  # The error that remains comes from the weights, which have 8 bits.
   assert errors[1] < 0.9 * errors[0]
   assert errors[2] < 0.6 * errors[0]
 
@@ -296,7 +296,7 @@ def test_16_bits_are_nearer_to_float():
     ({'float_layers': 'head/decoder.*'}, {}),
   ],
 )
-def test_16_bits_beside_other_choices(rules, fields):
+def test_int16_layers_with_other_options(rules, fields):
   rules = rules_lib.Rules(wide_layers='.*', **rules)
   fields = {'output_type': 'float32', **fields}
   data = _file(rules, **fields)
@@ -310,7 +310,7 @@ def test_16_bits_beside_other_choices(rules, fields):
   simulated = _simulated(rules, _request(rules, **fields))
   step = tflite_graph.output_scale(tflite_graph.read_tflite(data))
   result = parity.compare_in_lsb(list(simulated), found, step)
-  if rules.float_layers:  # whose sums are float32's
+  if rules.float_layers:  # their sums are rounded in float32
     assert result['within_one'] >= 0.999
   else:
     assert result['same'] == 1.0
@@ -319,8 +319,8 @@ def test_16_bits_beside_other_choices(rules, fields):
     assert 'DEQUANTIZE' not in dtypes
 
 
-def test_pixels_of_16_bits_have_8():
-  """Whoever reads what the network is called with."""
+def test_the_input_of_an_int16_network_is_int8():
+  """Even if the first layer has int16 activations."""
   rules = rules_lib.Rules(wide_layers='.*')
   request = {'normalization': 'caller', 'input_type': 'uint8'}
   graph = tflite_graph.read_tflite(
@@ -334,7 +334,7 @@ def test_pixels_of_16_bits_have_8():
   assert low < -1 and high > 1  # of normalised images
 
 
-def test_training_through_16_bits():
+def test_gradients_through_int16_layers():
   rules = rules_lib.Rules(wide_layers='head.*')
   small = _small()
   variables = _quantized(rules)
@@ -352,8 +352,8 @@ def test_training_through_16_bits():
   assert np.mean([np.any(g != 0) for g in found]) > 0.9
 
 
-def test_ranges_of_what_is_joined_in_16_bits_can_grow():
-  """What is seen is not what was cut to the range, and is seen once."""
+def test_ranges_of_an_int16_concatenation_can_grow():
+  """The range is observed before clipping, and only once."""
   rules = rules_lib.Rules(wide_layers='.*')
   small = _small()
   variables = _quantized(rules)
@@ -382,7 +382,7 @@ def test_ranges_of_what_is_joined_in_16_bits_can_grow():
     assert abs(seen) > 1.01 * abs(given) or given == 0
 
 
-def test_normalised_by_the_caller():
+def test_normalization_by_the_caller():
   rules = RULES['default']
   request = {'normalization': 'caller', 'input_type': 'float32'}
   data = _file(rules, **request)

@@ -1,4 +1,4 @@
-"""Conversion: what each format's graph holds, and what it computes."""
+"""Conversion by TensorFlow: the graphs of all formats, and their outputs."""
 
 import itertools
 import json
@@ -95,7 +95,7 @@ def samples(request, count=16):
 
 
 def run(data, request, image, folder):
-  """Returns what the evaluator's predictor gets from a file."""
+  """Runs a file by the predictor that evaluation uses."""
   card = {
     'input_size': list(SIZE),
     'value_range': [0, 255],
@@ -175,7 +175,7 @@ def test_float16(write, tmp_path):
 
 
 def test_int8(write, tmp_path):
-  """uint8 in, float32 out; the pixels may be passed as they are."""
+  """The input is uint8 pixel values, the output float32."""
   request = ask(input_type='uint8')
   compute, path = write(request)
   data = tflite.convert_saved_model(path, 'int8', request, samples(request))
@@ -219,7 +219,7 @@ def test_saved_model(write):
     predictor(image[None]), expected(compute, request, image), atol=1e-4
   )
   assert predictor.with_output('logits') is predictor
-  with pytest.raises(ValueError, match='gives logits, not ids'):
+  with pytest.raises(ValueError, match='gives logits, not argmax'):
     predictor.with_output('argmax')
   facts = saved_model.summarize_stablehlo(compute, (*SIZE, 3))
   assert facts['operators']['stablehlo.convolution'] == 8
@@ -321,7 +321,7 @@ class Strided(nn.Module):
   ('padding', 'pads'), [('same', 0), ('keras', 0), ('symmetric', 2)]
 )
 def test_padding_of_even_maps(padding, pads, tmp_path):
-  """Keras pads the end of even maps alone, as SAME does: no PAD operator."""
+  """Keras pads the end of even maps only, as SAME does: no PAD operator."""
   size = (32, 40)
   network = Strided(padding)
   request = request_lib.make_request(
@@ -342,8 +342,8 @@ def test_padding_of_even_maps(padding, pads, tmp_path):
   assert graph.tensors[first.outputs[0]].shape == (1, 16, 20, 4)
 
 
-def test_a_composite_that_stays_is_refused(tmp_path):
-  """The converter keeps unknown composites, and says nothing."""
+def test_a_composite_that_is_not_lowered_is_rejected(tmp_path):
+  """The converter keeps unknown composites without an error."""
 
   def compute(image):
     halve = jax.lax.composite(lambda x: x * 0.5, name='my.halve')
@@ -357,7 +357,7 @@ def test_a_composite_that_stays_is_refused(tmp_path):
     tflite.convert_saved_model(path, 'float32', ask('float32'))
 
 
-def test_what_cannot_be_converted_is_named(tmp_path):
+def test_an_error_of_the_converter_names_the_operator(tmp_path):
   compute = lambda image: jax.lax.population_count(image.astype(jnp.int32))
   path = str(tmp_path)
   saved_model.write_saved_model(compute, (*SIZE, 3), path)
@@ -367,7 +367,7 @@ def test_what_cannot_be_converted_is_named(tmp_path):
     tflite.convert_saved_model(path, 'float32', ask('float32'))
 
 
-def test_refusals(tmp_path):
+def test_invalid_arguments(tmp_path):
   with pytest.raises(ValueError, match="kind='int4' is not one of"):
     tflite.convert_saved_model(str(tmp_path), 'int4', ask())
   with pytest.raises(ValueError, match='there are none'):
