@@ -1,1 +1,1 @@
-"""From a trained model to files that devices run."""
+"""Exports trained models to files that devices run."""

@@ -1,5 +1,6 @@
-"""The folder of an export: there whole, or not at all."""
+"""The folder of an export, which appears complete or not at all."""
 
+from collections.abc import Iterator
 import contextlib
 import os
 import shutil
@@ -7,13 +8,17 @@ import tempfile
 
 
 @contextlib.contextmanager
-def write_atomically(output: str):
-  """Yields a folder beside `output` that becomes it if nothing is raised.
+def write_atomically(output: str) -> Iterator[str]:
+  """Yields a temporary folder that is renamed to `output` on success.
 
-  An earlier export there is replaced.
+  It lies beside `output`, so that the rename does not cross file systems. An
+  earlier export at `output` is replaced.
+
+  Args:
+    output: path of the export.
 
   Raises:
-    ValueError: `output` is there and is no earlier export.
+    ValueError: `output` exists and does not hold an earlier export.
   """
   output = os.path.abspath(output)
   parent, name = os.path.split(output)
@@ -22,11 +27,12 @@ def write_atomically(output: str):
     and (not os.listdir(output) or 'report.json' in os.listdir(output))
   ):
     raise ValueError(
-      f'{output} is there and holds no earlier export: name another --output'
+      f'{output} exists and holds no earlier export: pass another --output'
     )
   os.makedirs(parent, exist_ok=True)
   folder = tempfile.mkdtemp(prefix=f'.{name}.', dir=parent)
   try:
+    # mkdtemp makes folders that only their owner can read.
     os.chmod(folder, 0o777 & ~_current_umask())
     yield folder
     old = f'{folder}.old'
@@ -45,7 +51,7 @@ def _current_umask() -> int:
 
 
 def file_bytes(path: str) -> int:
-  """Returns the bytes of a file, or of all files in a folder."""
+  """Returns the size of a file, or of all files in a folder, in bytes."""
   if os.path.isfile(path):
     return os.path.getsize(path)
   return sum(

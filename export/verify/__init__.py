@@ -1,1 +1,1 @@
-"""Comparison of exported files with JAX and their mIoU."""
+"""Comparison of exported files with JAX: outputs, agreement and mIoU."""

@@ -1,7 +1,8 @@
-"""How often a file names the class that JAX names, class by class.
+"""Arg-max agreement of a file with JAX, per class.
 
-Two predictors are asked about the same images, one after the other, which
-evaluation does anyway: the first one's answers are kept as small PNG files.
+Evaluation runs both predictors on the same images, one after the other. The
+class maps of the first one are kept in memory as PNG files, a few kilobytes
+each, until the second one is compared with them.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ def _to_argmax_maps(output: np.ndarray) -> np.ndarray:
 
 
 class PredictorWrapper:
-  """A predictor that is looked at; see `predictors.Predictor`."""
+  """A `predictors.Predictor` whose outputs a subclass observes."""
 
   def __init__(self, predictor: predictors.Predictor):
     self._predictor = predictor
@@ -29,9 +30,9 @@ class PredictorWrapper:
     self.mean = predictor.mean
 
   def with_output(self, output: str) -> 'PredictorWrapper':
-    """Returns itself; ValueError for another output than it has."""
+    """Returns itself; raises ValueError for any other output."""
     if output != self.output:
-      raise ValueError(f'what is observed is {self.output}, not {output}')
+      raise ValueError(f'the observed output is {self.output}, not {output}')
     return self
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -40,39 +41,40 @@ class PredictorWrapper:
 
 
 class PredictionRecorder(PredictorWrapper):
-  """A predictor whose answers are kept."""
+  """A predictor whose class maps are kept."""
 
   def __init__(self, predictor: predictors.Predictor):
     super().__init__(predictor)
     self._predictions: list[np.ndarray] = []
 
   def with_output(self, output: str) -> 'PredictionRecorder':
-    """Returns itself with another output; what was kept is shared."""
+    """Returns a recorder of another output, which shares the kept maps."""
     other = PredictionRecorder(self._predictor.with_output(output))
     other._predictions = self._predictions
     return other
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3] to `output`."""
+    """Maps [B, H, W, C] to `output`."""
     output = self._predictor(images)
-    for ids in _to_argmax_maps(output):
-      self._predictions.append(cv2.imencode('.png', ids)[1])
+    for classes in _to_argmax_maps(output):
+      self._predictions.append(cv2.imencode('.png', classes)[1])
     return output
 
   def prediction(self, index: int) -> np.ndarray:
-    """Returns uint8 [h, w], the classes of the image that came `index`th."""
-    ids = cv2.imdecode(self._predictions[index], cv2.IMREAD_UNCHANGED)
-    return np.asarray(ids, np.uint8)
+    """Returns the class map of the image at an index, uint8 [h, w]."""
+    classes = cv2.imdecode(self._predictions[index], cv2.IMREAD_UNCHANGED)
+    return np.asarray(classes, np.uint8)
 
   def __len__(self) -> int:
     return len(self._predictions)
 
 
 class PredictionComparer(PredictorWrapper):
-  """A predictor whose answers are counted against those of a recorder.
+  """A predictor whose class maps are compared with those of a recorder.
 
   Attributes:
-    confusion: rows are the recorder's classes, columns the predictor's.
+    confusion: confusion matrix; rows are the recorder's classes, columns the
+      predictor's.
   """
 
   def __init__(
@@ -87,20 +89,25 @@ class PredictionComparer(PredictorWrapper):
     self.confusion = metrics.ConfusionMatrix(classes)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Maps [B, H, W, 3] to `output`.
+    """Maps [B, H, W, C] to `output`.
 
-    Maps of another size than the recorder's are compared at its size.
+    Class maps of another size are resized to the recorder's, then compared.
     """
     output = self._predictor(images)
-    for ids in _to_argmax_maps(output):
-      wanted = self._recorder.prediction(self._num_compared)
+    for classes in _to_argmax_maps(output):
+      expected = self._recorder.prediction(self._num_compared)
       self._num_compared += 1
-      ids = resize.resize_nearest(ids, wanted.shape)
-      self.confusion.add(wanted, ids)
+      classes = resize.resize_nearest(classes, expected.shape)
+      self.confusion.add(expected, classes)
     return output
 
   def agreement_shares(self) -> dict[str, Any]:
-    """Returns `all`, and `classes`: a share of pixels, None for no pixels."""
+    """Returns the shares of pixels on which both agree.
+
+    Returns:
+      `all`, over all pixels, and `classes`, over the recorder's pixels of each
+      class; None for a class without pixels.
+    """
     matrix = self.confusion.matrix
     totals = matrix.sum(axis=1)
     return {

@@ -1,4 +1,4 @@
-"""mIoU of a model and of the files made of it, by one protocol."""
+"""mIoU of a model and of the files made from it, by one protocol."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,19 +13,28 @@ from deeplab.inference import predictors
 from export import request as request_lib
 from export import source as source_lib
 
-_NUM_SHOWN_IMAGES = 3  # images that a report shows
+_NUM_SHOWN_IMAGES = 3  # rows of the report's overlays
 
 
 def select_iou_metrics(
   result: evaluate.Result | None, names: Sequence[str]
 ) -> dict[str, Any]:
-  """Returns `miou`, and `iou` of each class by place; None for no result."""
+  """Selects mIoU and IoU from an evaluation.
+
+  Args:
+    result: the evaluation, or None.
+    names: class names.
+
+  Returns:
+    `miou`, and `iou` with a value per class, None for a class without pixels;
+    both None without an evaluation.
+  """
   if result is None:
     return {'miou': None, 'iou': None}
-  value = lambda x: None if math.isnan(x) else float(x)
+  nan_to_none = lambda x: None if math.isnan(x) else float(x)
   return {
-    'miou': value(result.metrics['miou']),
-    'iou': [value(result.metrics[f'iou/{name}']) for name in names],
+    'miou': nan_to_none(result.metrics['miou']),
+    'iou': [nan_to_none(result.metrics[f'iou/{name}']) for name in names],
   }
 
 
@@ -34,10 +43,10 @@ class Scorer:
   """Evaluates models by one protocol, or not at all.
 
   Attributes:
-    source: model and data.
-    request: the export.
-    enabled: whether to evaluate.
-    limit: examples of the validation split, 0 for all.
+    source: the model and its data.
+    request: the export, which defines the input size.
+    enabled: False if nothing is evaluated.
+    limit: number of validation examples, 0 for all.
   """
 
   source: source_lib.ExportSource
@@ -46,7 +55,7 @@ class Scorer:
   limit: int
 
   def num_images(self) -> int:
-    """Returns how many examples an evaluation reads."""
+    """Returns the number of examples that an evaluation reads."""
     dataset = self.source.dataset
     count = dataset.num_examples(dataset.config.eval_split)
     return min(count, self.limit) if self.limit else count
@@ -54,7 +63,15 @@ class Scorer:
   def score_predictor(
     self, predictor: predictors.Predictor, name: str
   ) -> evaluate.Result | None:
-    """Returns the scores of a predictor with the output of the files."""
+    """Evaluates a predictor as a file of the export is evaluated.
+
+    Args:
+      predictor: JAX or a file, with the output of the files.
+      name: its name in the log.
+
+    Returns:
+      The evaluation; None if the scorer is not enabled.
+    """
     if not self.enabled:
       return None
     logging.info(
@@ -72,7 +89,7 @@ class Scorer:
   def compute_miou(
     self, predictor: predictors.Predictor, name: str
   ) -> float | None:
-    """Returns the mIoU of a predictor; None without an evaluation."""
+    """Returns the mIoU of a predictor; None if the scorer is not enabled."""
     miou: float | None = select_iou_metrics(
       self.score_predictor(predictor, name),
       self.source.dataset.info.class_names,

@@ -1,4 +1,4 @@
-"""An export's folder appears whole or not at all."""
+"""The folder of an export appears complete or not at all."""
 
 import os
 

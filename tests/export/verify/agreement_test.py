@@ -58,7 +58,7 @@ def test_smaller_maps_are_enlarged():
 
 
 def test_another_output_is_refused():
-  with pytest.raises(ValueError, match='observed is argmax, not logits'):
+  with pytest.raises(ValueError, match='observed output is argmax, not logits'):
     agreement.PredictionComparer(
       Fake([]), agreement.PredictionRecorder(Fake([])), 2
     ).with_output('logits')
