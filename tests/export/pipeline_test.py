@@ -1,6 +1,5 @@
 """A whole export: files, model cards, labels, report; nothing on failure."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -49,13 +48,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def source():
-  c = config()
-  dataset = datasets.Dataset(c.data)
-  bare = source_lib.ExportSource(c, dataset, None, 7, '/somewhere/runs/tiny')
-  model = bare.network.export_model()
-  return source_lib.ExportSource(
-    c, dataset, weights.draw(model, SIZE), bare.step, bare.workdir
-  )
+  return weights.make_source(config(), 7, '/somewhere/runs/tiny')
 
 
 def request(*formats):
@@ -302,10 +295,7 @@ def aligned():
   }
   registry.fill_defaults(c.model)
   c.eval.static_size = (65, 65)
-  dataset = datasets.Dataset(c.data)
-  bare = source_lib.ExportSource(c, dataset, None, None, None)
-  model = bare.network.export_model()
-  return dataclasses.replace(bare, variables=weights.draw(model, (65, 65)))
+  return weights.make_source(c)
 
 
 def ask(target, **kwargs):

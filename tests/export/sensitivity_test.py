@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import re
@@ -91,13 +90,13 @@ def test_a_network(tmp_path, monkeypatch):
   c.model.head = {'name': 'deeplabv3plus', 'channels': 8}
   c.model.depthwise = c.model.pointwise = 'conv'
   c.eval.static_size = (33, 33)
-  dataset = datasets.Dataset(c.data)
-  bare = source_lib.ExportSource(c.lock(), dataset, None, 7, '/runs/tiny')
-  model = bare.network.export_model()
-  variables = weights.draw(model, (33, 33))
-  source = dataclasses.replace(bare, variables=variables)
+  source = weights.make_source(c.lock(), 7, '/runs/tiny')
   predictor = predictors.FlaxPredictor(
-    model, variables, c.data.mean, c.data.std, 'argmax'
+    source.network.export_model(),
+    source.variables,
+    c.data.mean,
+    c.data.std,
+    'argmax',
   )
   examples = [
     {'image': x, 'label': predictor(x[None])[0], 'name': str(i)}

@@ -1,7 +1,12 @@
-"""Weights under which no channel is dead or saturated, without training."""
+"""Random weights under which no channel is dead or saturated."""
+
+import dataclasses
 
 import jax
 import numpy as np
+
+from deeplab.data import datasets
+from export import source as source_lib
 
 
 def draw(model, size, seed=0):
@@ -18,3 +23,12 @@ def draw(model, size, seed=0):
     return rng.normal(0, (2 / fan_in) ** 0.5, x.shape).astype(np.float32)
 
   return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def make_source(config, step=None, workdir=None):
+  """Returns a source of such weights, drawn at `config.eval.static_size`."""
+  source = source_lib.ExportSource(
+    config, datasets.Dataset(config.data), None, step, workdir
+  )
+  variables = draw(source.network.export_model(), config.eval.static_size)
+  return dataclasses.replace(source, variables=variables)
