@@ -299,10 +299,9 @@ def _convert_to_c(model: frozen_model.FrozenModel, file: File) -> None:
   assert file.base is not None
   content = file.base.content()
   card = model_card.make_card(
+    model,
     file.name,
     file.format.name,
-    model.request,
-    model.source,
     contents.summarize_tflite(content),
     file.base.digest(),
   )

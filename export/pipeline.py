@@ -236,9 +236,7 @@ def verify_files(
       continue
     folder, name = os.path.dirname(file.path), file.format.name
     summary = file.format.summarize(model, file)
-    card = model_card.make_card(
-      file.name, name, model.request, model.source, summary, file.digest()
-    )
+    card = model_card.make_card(model, file.name, name, summary, file.digest())
     # Predictors read the card, which then gets the mIoU.
     model_card.write_card(folder, name, card)
     verification = reference.verify_file(file)
@@ -336,22 +334,11 @@ def _collect_remarks(
   model: frozen_model.FrozenModel, scorer: score.Scorer, real_images: bool
 ) -> list[str]:
   """Returns the remarks that do not depend on results."""
-  source, request = model.source, model.request
+  formats = [file_formats.FORMATS[name] for name in model.request.formats]
   return [
-    *remarks.general_remarks(
-      source,
-      request,
-      len(model.calibration_images),
-      scorer,
-      real_images,
-      _PARITY_IMAGES,
-    ),
-    *remarks.resize_remarks(source, request, model.resize_ratio),
-    *(
-      file_formats.FORMATS[name].remark
-      for name in request.formats
-      if file_formats.FORMATS[name].remark
-    ),
+    *remarks.general_remarks(model, scorer, real_images),
+    *remarks.resize_remarks(model),
+    *(x.remark for x in formats if x.remark),
   ]
 
 

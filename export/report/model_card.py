@@ -5,8 +5,7 @@ from typing import Any
 
 from deeplab import system
 from deeplab.data import dataset_info
-from export import request as request_lib
-from export import source as source_lib
+from export import frozen_model
 from export.graph import tflite_graph
 
 LABELS_FILE = 'labels.txt'
@@ -39,28 +38,27 @@ def describe_tensor(graph: tflite_graph.Graph, index: int) -> dict[str, Any]:
 
 
 def make_card(
+  model: frozen_model.FrozenModel,
   file: str,
   kind: str,
-  request: request_lib.Request,
-  source: source_lib.ExportSource,
   file_summary: dict[str, Any],
   digest: str | None,
 ) -> dict[str, Any]:
   """Makes the model card of one file, without its mIoU.
 
   Args:
+    model: the model as the files hold it.
     file: file name within the export.
     kind: format of the file.
-    request: the export.
-    source: the weights and their data set.
     file_summary: `input` and `output` of the file (`describe_tensor`).
     digest: SHA-256 of the file, None for a folder.
 
   Returns:
     The content of the card.
   """
-  info, data = source.dataset.info, source.config.data
-  values = str(source.dataset.spec)
+  source, request = model.source, model.request
+  info, spec = source.dataset.info, source.dataset.spec
+  values = str(spec)
   if not request.normalization_in_graph:
     values = f'({values} - mean) / std'
   if file_summary['input']['quantization'] is not None:
@@ -75,11 +73,11 @@ def make_card(
     'palette': [list(color) for color in info.palette],
     'labels': LABELS_FILE,
     'input_size': list(request.input_size),
-    'channels': source.dataset.spec.channels,
-    'depth': source.dataset.spec.depth,
-    'value_range': [0, source.dataset.spec.max_value],
-    'mean': [float(x) for x in data.mean],
-    'std': [float(x) for x in data.std],
+    'channels': spec.channels,
+    'depth': spec.depth,
+    'value_range': [0, spec.max_value],
+    'mean': list(model.mean),
+    'std': list(model.std),
     'normalization_in_graph': request.normalization_in_graph,
     'input': {**file_summary['input'], 'values': values},
     'output': request.output,

@@ -2,35 +2,29 @@
 
 from typing import Any
 
+from export import frozen_model
 from export import request as request_lib
 from export import source as source_lib
 from export.verify import score
 
 
 def general_remarks(
-  source: source_lib.ExportSource,
-  request: request_lib.Request,
-  num_calibration_images: int,
-  scorer: score.Scorer,
-  real_images: bool,
-  num_parity_images: int,
+  model: frozen_model.FrozenModel, scorer: score.Scorer, real_images: bool
 ) -> list[str]:
   """Lists the remarks on weights, images, quantization and arithmetic.
 
   Args:
-    source: the weights and their data set.
-    request: the export.
-    num_calibration_images: number of images that integer files calibrated on; 0
-      for none.
+    model: the model as the files hold it.
     scorer: evaluates the files, or not.
     real_images: parity was measured on images of the data set, not on synthetic
       ones.
-    num_parity_images: number of images for parity.
 
   Returns:
     One or two sentences each.
   """
-  remarks = [_evaluation_remark(source, scorer, real_images, num_parity_images)]
+  source, request = model.source, model.request
+  remarks = [_evaluation_remark(source, scorer, real_images, len(model.images))]
+  num_calibration_images = len(model.calibration_images)
   if num_calibration_images:
     images = (
       f'{num_calibration_images} images of the split '
@@ -128,16 +122,13 @@ def _quantization_remark(
   return ' '.join(sentences)
 
 
-def resize_remarks(
-  source: source_lib.ExportSource, request: request_lib.Request, ratio: int
-) -> list[str]:
+def resize_remarks(model: frozen_model.FrozenModel) -> list[str]:
   """Lists the differences between the resizes of the files and of the model.
 
   Args:
-    source: the trained model.
-    request: the export.
-    ratio: largest ratio of one resize in the files, 0 for no limit.
+    model: the model as the files hold it.
   """
+  request, ratio = model.request, model.resize_ratio
   remarks = []
   if request.resize == 'host':
     remarks.append(
@@ -145,7 +136,7 @@ def resize_remarks(
       'the head has; parity is measured against JAX at that size. For mIoU the '
       "host resizes the maps to the label's size."
     )
-  trained_ratio = source.config.model.resize_ratio
+  trained_ratio = model.source.config.model.resize_ratio
   if ratio != trained_ratio:
     resizes = (
       f'Each resize enlarges by at most {ratio}'
