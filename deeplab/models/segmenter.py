@@ -86,3 +86,38 @@ class Segmenter(nn.Module):
     if size is None:
       return list(outputs)
     return [head.resize(logits, size) for logits in outputs]
+
+
+def find_first_conv(model: Segmenter, channels: int) -> str:
+  """Returns the module path of the convolution that reads the image.
+
+  It is the first that the encoder calls, whatever its name: in most encoders
+  'encoder/stem/conv'. Its kernel alone depends on the order and number of image
+  channels. Only shapes are computed.
+
+  Args:
+    model: the network.
+    channels: number of image channels.
+
+  Raises:
+    ValueError: the encoder has no `layers.Conv`.
+  """
+  paths: list[str] = []
+
+  def record(call, args, kwargs, context):
+    conv = context.module
+    if context.method_name == '__call__' and isinstance(conv, layers.Conv):
+      paths.append('/'.join(('encoder', *conv.path)))
+    return call(*args, **kwargs)
+
+  image = jax.ShapeDtypeStruct((1, 65, 65, channels), jnp.float32)
+  with nn.intercept_methods(record):
+    jax.eval_shape(
+      lambda key, x: model.encoder.init(key, x, False), jax.random.key(0), image
+    )
+  if not paths:
+    raise ValueError(
+      f'the encoder {type(model.encoder).__name__} has no layers.Conv to read '
+      'the image: build its first layer with layers.Conv or layers.ConvBN'
+    )
+  return paths[0]

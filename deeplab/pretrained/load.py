@@ -19,6 +19,7 @@ import numpy as np
 
 from deeplab import system
 from deeplab.data import image_format
+from deeplab.models import segmenter
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
 from deeplab.pretrained import resolve
@@ -30,11 +31,6 @@ PyTree = Any
 # Minimum number of images that folded BatchNorms are estimated on. The
 # BatchNorm behind image pooling sees one value per image and needs that many.
 BATCH_NORM_IMAGES = 256
-
-# The kernel that reads the image.
-_FIRST_KERNEL_PATTERN = (
-  r'encoder/(stem|stem_1|stem/conv|block1_conv1|down1)/conv/kernel'
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,24 +162,19 @@ def _check_config(
     logging.info('%s was trained with %s', config.init_from, changed)
 
 
-def _first_kernel_edits(bgr: bool, leaves: dict[str, Any]) -> dict[str, Any]:
+def _first_kernel_edits(
+  bgr: bool, model: Any, channels: int
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
   """Returns the edit of the first kernel by its path: BGR to RGB, channels."""
 
-  def make_edit(channels):
-    def edit(kernel):
-      if bgr:
-        kernel = kernel[:, :, ::-1]
-      if kernel.shape[2] != channels:
-        kernel = merge.adapt_input_channels(kernel, channels)
-      return kernel
+  def edit(kernel):
+    if bgr:
+      kernel = kernel[:, :, ::-1]
+    if kernel.shape[2] != channels:
+      kernel = merge.adapt_input_channels(kernel, channels)
+    return kernel
 
-    return edit
-
-  return {
-    path: make_edit(leaf.shape[2])
-    for path, leaf in leaves.items()
-    if re.fullmatch(_FIRST_KERNEL_PATTERN, path)
-  }
+  return {f'{segmenter.find_first_conv(model, channels)}/kernel': edit}
 
 
 def _in_float32(model: Any) -> Any:
@@ -289,7 +280,9 @@ def load_initial_variables(
     match.tensor_refs,
     unused=match.unused,
     skip=config.init_skip,
-    edits=_first_kernel_edits(match.bgr, leaves),
+    edits=_first_kernel_edits(
+      match.bgr, model, image_format.image_spec(config.data).channels
+    ),
   )
   estimated: set[str] = set()
   if detect.SYSTEMS[system].batch_norms_folded:

@@ -1,4 +1,8 @@
-"""The network as it stands in a file: pixels in, normalised by a layer."""
+"""The network of an exported file: it normalizes images in its first layer.
+
+Files take pixels, not normalized images. In simulated int8 the network has to
+do the same, because what it normalizes is rounded to int8.
+"""
 
 from collections.abc import Sequence
 import re
@@ -6,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deeplab.models import layers
@@ -18,16 +21,16 @@ PyTree = Any
 
 
 class InputNormalizedSegmenter(segmenter.Segmenter):
-  """A Segmenter of images as they are; `normalize` is its first layer.
+  """A Segmenter of images that are not normalized.
 
-  The layer is a depthwise 1x1 convolution with a bias, which int8 arithmetic
-  computes to the last step: a multiplication and an addition with constants of
-  8 bits would not.
+  Its first layer, `normalize`, is a depthwise 1x1 convolution with a bias.
+  Simulated int8 computes that to the last bit; a multiplication and an addition
+  would round the mean and the deviation to 8 bits.
   """
 
   @nn.compact
   def __call__(self, images: Array, *args: Any, **kwargs: Any):
-    """Maps images [B, H, W, C], float32, to what a Segmenter returns."""
+    """Maps images [B, H, W, C] float32 to a `SegmenterOutput`."""
     channels = images.shape[-1]
     x = layers.Conv(channels, groups=channels, use_bias=True, name='normalize')(
       images
@@ -35,41 +38,28 @@ class InputNormalizedSegmenter(segmenter.Segmenter):
     return super().__call__(x, *args, **kwargs)
 
 
-def _first_conv_path(model: segmenter.Segmenter, channels: int) -> str:
-  """Returns the path of the convolution that reads the image."""
-  found: list[str] = []
-
-  def watch(call, args, kwargs, context):
-    conv = context.module
-    if context.method_name == '__call__' and isinstance(conv, layers.Conv):
-      found.append('/'.join(conv.path))
-    return call(*args, **kwargs)
-
-  image = jax.ShapeDtypeStruct((1, 65, 65, channels), jnp.float32)
-  with nn.intercept_methods(watch):
-    jax.eval_shape(model.init, jax.random.key(0), image)
-  return found[0]
-
-
 def with_input_normalization(
   model: segmenter.Segmenter, rules: rules_lib.Rules, channels: int
 ) -> InputNormalizedSegmenter:
-  """Returns the network of pixels that goes on as a network of normalised ones.
+  """Returns the network of pixels, given the one of normalized images.
 
   Args:
-    model: of normalised images.
-    rules: what is int8.
-    channels: of the images.
+    model: of normalized images.
+    rules: the layers that are quantized.
+    channels: number of image channels.
 
   Raises:
-    ValueError: the layer that reads the image is not.
+    ValueError: the layer that reads the image stays in float. Normalized images
+      would then have no int8 range.
   """
-  first = _first_conv_path(model, channels) if rules.float_layers else ''
+  first = ''
+  if rules.float_layers:
+    first = segmenter.find_first_conv(model, channels)
   if re.fullmatch(rules.float_pattern, first):
     raise ValueError(
-      f'float_layers={rules.float_layers!r} keeps {first} in float32, which '
-      'reads the image: what normalises pixels would have no int8 range. '
-      'Leave it out, or export with --normalization=caller'
+      f'float_layers={rules.float_layers!r} keeps {first} in float32, the one '
+      'that reads the image: normalized images would have no int8 range. Leave '
+      'it out, or export with --normalization=caller'
     )
   fields = ('encoder', 'head', 'auxiliary', 'num_classes')
   return InputNormalizedSegmenter(
@@ -80,12 +70,12 @@ def with_input_normalization(
 def add_normalization_layer(
   variables: PyTree, mean: Sequence[float], std: Sequence[float]
 ) -> PyTree:
-  """Adds the input normalization layer to the variables of a model.
+  """Adds the layer `normalize` to the variables of a model.
 
   Args:
-    variables: 'params' and whatever else; all are kept.
-    mean: a value a channel.
-    std: likewise.
+    variables: {'params', ...}; all are kept.
+    mean: one value for each channel.
+    std: one value for each channel.
   """
   scale = 1 / np.asarray(std, np.float32)
   layer = {

@@ -2,14 +2,19 @@ import json
 import os
 
 import flax
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
 from configs import common
+from deeplab.models import layers
 from deeplab.models import registry
+from deeplab.models import segmenter
 from deeplab.models.encoders import resnet
+from deeplab.models.heads import fcn
 from deeplab.pretrained import fetch
 from deeplab.pretrained import load
 from deeplab.pretrained import merge
@@ -455,7 +460,27 @@ def test_the_first_kernel_of_each_encoder_is_found(name):
   if name.startswith('erfnet'):  # whose pooled image is a second output
     changed -= {'encoder/down1/conv/bias'}
   (path,) = changed
-  assert set(load._first_kernel_edits(False, {path: np.zeros(four[path])})) == {
-    path
-  }
+  head = fcn.FCN(num_classes=2)
+  model = segmenter.Segmenter(encoder, head, None, 2)
+  assert f'{segmenter.find_first_conv(model, 4)}/kernel' == path
   assert four[path][2] == 4
+
+
+def test_bgr_and_channels_change_a_first_kernel_of_any_name():
+  class Renamed(nn.Module):
+    """An encoder whose first layer is not called stem."""
+
+    @nn.compact
+    def __call__(self, images, train):
+      x = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+      x = layers.Conv(4, kernel=3, stride=2, name='entry')(x)
+      return (layers.Conv(4, name='second')(x),)
+
+  model = segmenter.Segmenter(Renamed(), fcn.FCN(num_classes=2), None, 2)
+  assert segmenter.find_first_conv(model, 3) == 'encoder/entry'
+  kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
+  ((path, edit),) = load._first_kernel_edits(True, model, 3).items()
+  assert path == 'encoder/entry/kernel'
+  np.testing.assert_array_equal(edit(kernel), kernel[:, :, ::-1])
+  ((_, edit),) = load._first_kernel_edits(False, model, 4).items()
+  assert edit(kernel).shape == (3, 3, 4, 4)
