@@ -1,4 +1,4 @@
-"""Damaged files and useless inputs: one clear error each, no other."""
+"""Damaged files and useless inputs raise one clear error each."""
 
 import hashlib
 
@@ -16,7 +16,7 @@ from tests.export import small
 
 
 def flipped(content, seed, count=8):
-  """Returns the file with a few random bytes in it."""
+  """Returns the content with a few bytes replaced by random ones."""
   rng = np.random.default_rng(seed)
   data = bytearray(content)
   for place in rng.integers(8, len(data), count):
@@ -35,7 +35,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize('kind', DAMAGED)
-def test_predictors_refuse(tmp_path, kind):
+def test_predictors_refuse_damaged_files(tmp_path, kind):
   content = small.int8()
   path = small.write(
     tmp_path,
@@ -48,8 +48,8 @@ def test_predictors_refuse(tmp_path, kind):
     load.load_predictor(path)
 
 
-def test_reading_a_graph_never_fails_otherwise():
-  """Half of a file, and a few hundred with noise in them."""
+def test_reading_a_graph_raises_value_errors_only():
+  """Truncated files, and a few hundred with random bytes."""
   content = small.int8()
   refused = 0
   cases = [content[:end] for end in range(8, len(content), 97)]
@@ -93,10 +93,10 @@ def test_a_card_of_another_size(tmp_path):
     ([np.full((4, 4, 3), i) for i in range(3)], 'all 3 .* of one colour each'),
   ],
 )
-def test_calibration_images_that_tell_nothing(images, message):
+def test_useless_calibration_images(images, message):
   with pytest.raises(ValueError, match=message):
     calibration.check_images(images)
-  # Training in simulated int8 begins with this.
+  # Training in simulated int8 starts with this calibration.
   with pytest.raises(ValueError, match=message):
     calibration.calibrate_ranges(
       None,
@@ -110,5 +110,5 @@ def test_calibration_images_that_tell_nothing(images, message):
     )
 
 
-def test_calibration_images_of_some_use():
+def test_useful_calibration_images():
   calibration.check_images([np.zeros((4, 4, 3)), np.eye(3)[None].repeat(4, 0)])

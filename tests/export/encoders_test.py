@@ -1,4 +1,4 @@
-"""Every family of encoders exports: the same numbers, integer builtins only."""
+"""Every encoder family exports to integer builtins with equal outputs."""
 
 import jax
 from ml_collections import ConfigDict
@@ -60,7 +60,7 @@ KNOWN = {
       )
       for size in ((33, 65), (64, 32))
     ),
-    # At other sizes its means are of uneven cells, which are many operators.
+    # At other sizes its pooling cells are uneven and need many operators.
     ('lite_hrnet_tiny', 32, (64, 32)),
   ],
 )
@@ -68,7 +68,7 @@ def test_encoder(encoder, output_stride, size, tmp_path):
   config = common.default_config().model
   config.encoder = ConfigDict({'name': encoder})
   config.output_stride = output_stride
-  # Of these the finest map that all layers go into.
+  # The finest stage that depends on all layers.
   stage = {'erfnet_tiny': 2, 'lite_hrnet_tiny': 1}.get(encoder, 4)
   config.head = ConfigDict(
     {'name': 'fcn', 'stage': stage, 'channels': 8, 'convs': 0}

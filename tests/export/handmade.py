@@ -1,4 +1,4 @@
-"""Writes .tflite files by hand, the bad ones that converters can leave."""
+"""Builds .tflite files by hand, among them bad ones that converters write."""
 
 from ai_edge_litert import schema_py_generated as schema
 import flatbuffers
@@ -18,7 +18,7 @@ TYPES = {
 
 
 def tensor(name, dtype, shape, *, data=None, scales=(), zeros=None, axis=0):
-  """A tensor; `data` (a NumPy array) makes it a constant.
+  """Describes a tensor; `data` (a NumPy array) makes it a constant.
 
   `scales` and `zeros` (0 by default) are one, or one for each slice of `axis`.
   """

@@ -1,4 +1,4 @@
-"""Every head exports: builtin operators that devices have, the same numbers."""
+"""Every head exports to builtin operators of devices with equal outputs."""
 
 import jax
 import numpy as np
@@ -41,11 +41,11 @@ TF_LRASPP = {
 CASES = {name: {'name': name} for name in registry.HEADS} | {
   'lraspp_tf': TF_LRASPP,
   'st_aspp_v1': {'name': 'st_aspp', 'separable': False},
-  # Cells that are even on a map of 5 x 5.
+  # Grids of equal cells on a map of 5 x 5.
   'swiftnet': {'name': 'swiftnet', 'grids': (5, 1)},
 }
-# What one head has that the others have not.
-OWN = {'erfnet': {'SLICE', 'TRANSPOSE_CONV'}}
+# Operators of a single head.
+_EXTRA_OPERATORS = {'erfnet': {'SLICE', 'TRANSPOSE_CONV'}}
 
 
 @pytest.mark.full
@@ -69,7 +69,7 @@ def test_head(case, tmp_path):
 
   data = tflite.convert_saved_model(path, 'float32', request)
   found = tflite_graph.count_operators(tflite_graph.read_tflite(data))
-  known = OPERATORS | OWN.get(case, set())
+  known = OPERATORS | _EXTRA_OPERATORS.get(case, set())
   assert set(found) <= known
   np.testing.assert_allclose(
     running.run(data, image, 5, tmp_path), expected, atol=1e-3

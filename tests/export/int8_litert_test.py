@@ -1,4 +1,4 @@
-"""Every encoder and head by Qwix and litert-converter: file and simulation."""
+"""Every encoder and head by litert-converter equals its simulation in JAX."""
 
 import jax
 from ml_collections import ConfigDict
@@ -53,7 +53,7 @@ OPERATORS = {
   ),
   *('RESHAPE', 'RESIZE_BILINEAR', 'SLICE', 'SPLIT'),
 }
-# What is not to be had in int8, and what is said of it.
+# Networks without an int8 form, and their error.
 REFUSED = {
   'erfnet': 'transposed convolution head/up0 has no int8 form',
   'lite_hrnet_tiny': 'litert-converter cannot convert the model',
@@ -61,7 +61,7 @@ REFUSED = {
 
 
 def build(encoder=None, head=None):
-  """Returns (network, variables, size of images)."""
+  """Returns (network, variables, (H, W) of images)."""
   config = common.default_config().model
   size = (80, 80)
   if encoder:
@@ -99,7 +99,7 @@ def simulate(network, variables, request, images):
 
 
 def invoke(content, images):
-  """Returns logits of the reference kernels, and their step."""
+  """Returns logits of the reference kernels, and their scale."""
   run = interpreters.open_litert(content, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
   scale, zero_point = out['quantization']
@@ -128,7 +128,7 @@ def measure(network, variables, size, images):
     network, variables, RULES, request, MEAN, STD
   )
   found, scale = invoke(content, images[4:])
-  assert np.stack(found).std() > 10 * scale  # there is something to compare
+  assert np.stack(found).std() > 10 * scale  # logits are not constant
   simulated = simulate(network, variables, request, images[4:])
   return parity.compare_in_lsb(list(simulated), found, scale), found, content
 
@@ -171,7 +171,7 @@ def test_head(head):
     ('xception_tiny', '.*'),
   ],
 )
-def test_layers_of_16_bits(name, wide):
+def test_layers_with_16_bit_activations(name, wide):
   kind = 'encoder' if name in ENCODERS else 'head'
   network, variables, size = build(**{kind: name})
   rules = rules_lib.Rules(wide_layers=wide)
@@ -199,7 +199,7 @@ def test_layers_of_16_bits(name, wide):
 
 
 @pytest.mark.full
-def test_gates_have_no_16_bits():
+def test_hard_swish_has_no_16_bit_form():
   network, variables, size = build(encoder='mobilenet_v3_tiny')
   rules = rules_lib.Rules(wide_layers='encoder.*')
   images = source_lib.draw_synthetic_images(2, size, 3)
@@ -219,7 +219,7 @@ def test_refused(name):
 
 @pytest.mark.full
 def test_a_whole_network():
-  """DeepLabV3+ MobileNetV2 of 79 layers, and TFLite Micro beside it."""
+  """DeepLabV3+ MobileNetV2 of 79 layers, also on TFLite Micro."""
   config = common.default_config().model
   config.encoder = ConfigDict({'name': 'mobilenet_v2', 'alpha': 0.35})
   config.head = ConfigDict({'name': 'deeplabv3plus', 'channels': 64})
@@ -246,7 +246,7 @@ def test_a_whole_network():
   assert np.mean(agreement) >= 0.995
 
 
-def test_every_family_is_here():
+def test_every_family_is_tested():
   tiny = {name for name in registry.ENCODERS if name.endswith('_tiny')}
   assert set(ENCODERS) == tiny
   assert set(REFUSED) <= {*ENCODERS, *registry.HEADS}

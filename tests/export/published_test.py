@@ -1,7 +1,7 @@
-"""A published network of VOC in our int8, on photographs.
+"""Arg-max agreement of our int8 files with a published network of VOC.
 
-Its weights are imported from the float file; ranges come from photographs that
-are not evaluated.
+The weights are imported from the published float file. Calibration uses other
+photographs than the comparison.
 """
 
 import functools
@@ -15,12 +15,12 @@ from deeplab.inference import interpreters
 from deeplab.models import layers
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import batch_norm_folding
-from deeplab.quantization.ptq import calibration as calibrate
+from deeplab.quantization.ptq import calibration
 from deeplab.quantization.ptq import gptq
 from export import request as request_lib
 from export.convert import saved_model
 from export.convert import tflite
-from tests.pretrained import converted_test as converted
+from tests.pretrained import converted_test
 from tests.shared import SHARED
 
 pytest.importorskip('qwix')
@@ -31,23 +31,25 @@ pytestmark = pytest.mark.skipif(
 SIZE = (257, 257)
 MEAN = STD = (127.5,) * 3
 SAMPLES = SHARED / 'data' / 'samples'
-CALIBRATION = converted.COCO[:12]
+CALIBRATION = converted_test.COCO[:12]
 PHOTOGRAPHS = [
-  *converted.VOC,
-  *converted.COCO[12:],
+  *converted_test.VOC,
+  *converted_test.COCO[12:],
   '../../models/segmentation_input_rotation0.jpg',
 ]
 
 
 def photographs(names, size=SIZE):
-  return [converted.read_image(SAMPLES / name, size[0])[0] for name in names]
+  return [
+    converted_test.read_image(SAMPLES / name, size[0])[0] for name in names
+  ]
 
 
 @functools.cache
 def imported():
-  """Returns (network of real convolutions, variables)."""
+  """Returns (network with plain convolutions, folded variables)."""
   path = SHARED / 'models' / 'deeplabv3_mnv2_dm05_voc_257_float.tflite'
-  ours = converted.mobile(path, 0.5, 8, SIZE[0])
+  ours = converted_test.mobile(path, 0.5, 8, SIZE[0])
   options = layers.Options()
   network = ours.model.clone(
     encoder=ours.model.encoder.clone(options=options),
@@ -57,8 +59,8 @@ def imported():
 
 
 @functools.cache
-def settled():
-  """Returns variables whose kernels are whole int8 steps."""
+def rounded():
+  """Returns variables whose kernels are rounded to int8 by GPTQ."""
   network, variables = imported()
   return gptq.round_kernels_gptq(
     network,
@@ -72,7 +74,7 @@ def settled():
 
 @functools.cache
 def expected():
-  """Returns the classes that the float network finds, [H, W] each."""
+  """Returns the class maps [H, W] of the float network, one per photograph."""
   network, variables = imported()
   compute = jax.jit(lambda x: network.apply(variables, x).logits.argmax(-1))
   return [
@@ -95,16 +97,16 @@ def request(kind):
 
 def by_tensorflow(tmp_path):
   network, _ = imported()
-  asked = request('int8')
+  int8_request = request('int8')
   compute = saved_model.make_serving_function(
-    network, settled(), asked, MEAN, STD
+    network, rounded(), int8_request, MEAN, STD
   )
   saved_model.write_saved_model(compute, (*SIZE, 3), str(tmp_path / 'saved'))
   samples = tflite.representative_dataset(
     photographs(CALIBRATION), SIZE, True, MEAN, STD
   )
   return tflite.convert_saved_model(
-    str(tmp_path / 'saved'), 'int8', asked, samples
+    str(tmp_path / 'saved'), 'int8', int8_request, samples
   )
 
 
@@ -112,8 +114,8 @@ def by_litert_converter(method):
   from export.convert import litert_converter
 
   network, _ = imported()
-  rules, variables = rules_lib.Rules(), settled()
-  stats = calibrate.calibrate_ranges(
+  rules, variables = rules_lib.Rules(), rounded()
+  stats = calibration.calibrate_ranges(
     network,
     rules,
     variables,
@@ -134,9 +136,9 @@ def by_litert_converter(method):
 
 
 def agreement(content):
-  """Returns the share of pixels of one class, a photograph each.
+  """Returns the arg-max agreement with the float network per photograph.
 
-  A file of 513x513 is compared at every second pixel: corners are aligned.
+  Files of 513x513 are compared at every second pixel, as corners are aligned.
   """
   run = interpreters.open_litert(content, resolver='reference')
   (into,), (out,) = run.get_input_details(), run.get_output_details()
@@ -144,18 +146,18 @@ def agreement(content):
   step = (size[0] - 1) // (SIZE[0] - 1)
   shares = []
   images = photographs(PHOTOGRAPHS, size)
-  for image, wanted in zip(images, expected(), strict=True):
+  for image, classes in zip(images, expected(), strict=True):
     run.set_tensor(into['index'], image[None])
     run.invoke()
-    found = run.get_tensor(out['index'])[0]
-    found = found.argmax(-1) if found.ndim == 3 else found
-    shares.append((found[::step, ::step] == wanted).mean())
+    output = run.get_tensor(out['index'])[0]
+    output = output.argmax(-1) if output.ndim == 3 else output
+    shares.append((output[::step, ::step] == classes).mean())
   return np.array(shares)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('path', ['int8', 'minmax', 'mse'])
-def test_int8_finds_what_float_finds(tmp_path, path):
+def test_int8_agrees_with_float(tmp_path, path):
   content = (
     by_tensorflow(tmp_path) if path == 'int8' else by_litert_converter(path)
   )
@@ -166,7 +168,7 @@ def test_int8_finds_what_float_finds(tmp_path, path):
 
 @pytest.mark.full
 def test_the_published_int8_file_agrees_less():
-  """Another training of the same network, at 513x513."""
+  """It is another training run of the same network, at 513x513."""
   path = SHARED / 'models' / 'deeplabv3_mnv2_dm05_pascal_quant.tflite'
   shares = agreement(path.read_bytes())
   print('published', f'mean {shares.mean():.4f}', np.round(shares, 4))

@@ -1,4 +1,4 @@
-"""Requests: what is filled in, and what is refused in one sentence."""
+"""Requests: defaults, and refusals in one sentence."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def make(**kwargs):
   )
 
 
-def test_what_is_filled_in():
+def test_defaults():
   assert make() == request.Request(
     ALL, (33, 65), True, 'uint8', 'logits', 'float32'
   )
@@ -25,42 +25,42 @@ def test_what_is_filled_in():
   ('kind', 'types'),
   [('float32', ('float32', 'float32')), ('int8', ('int8', 'uint8'))],
 )
-def test_types_of_scores(kind, types):
-  asked = make(input_type='int8', output='softmax', output_type='uint8')
-  assert asked.io_types(kind) == types
+def test_io_types_of_scores(kind, types):
+  made = make(input_type='int8', output='softmax', output_type='uint8')
+  assert made.io_types(kind) == types
 
 
 def test_onnx_is_two_files():
-  asked = make(formats=('onnx',))
-  assert asked.formats == ('onnx_float32', 'onnx_int8')
-  assert asked.needs_calibration
-  assert asked.io_types('onnx_int8') == ('uint8', 'float32')
+  made = make(formats=('onnx',))
+  assert made.formats == ('onnx_float32', 'onnx_int8')
+  assert made.needs_calibration
+  assert made.io_types('onnx_int8') == ('uint8', 'float32')
   assert not make(formats=('float32', 'onnx_float32')).needs_calibration
   assert make(formats=('int16x8',)).needs_calibration
 
 
-def test_a_target_chooses_what_was_not_said():
-  asked = make(target='ethos-u55-128')
-  assert (asked.input_type, asked.output_type) == ('int8', 'int8')
-  assert asked.resize == 'steps'
-  asked = make(
+def test_defaults_of_a_target():
+  made = make(target='ethos-u55-128')
+  assert (made.input_type, made.output_type) == ('int8', 'int8')
+  assert made.resize == 'steps'
+  made = make(
     target='ethos-u55-128', output='argmax', input_type='uint8', resize='host'
   )
-  assert (asked.input_type, asked.output_type) == ('uint8', 'int32')
-  assert asked.resize == 'host'
+  assert (made.input_type, made.output_type) == ('uint8', 'int32')
+  assert made.resize == 'host'
 
 
-def test_what_onnx_and_c_are_made_of():
-  """Of the one int8 file; of TensorFlow's where there are both or none."""
+def test_base_of_onnx_and_c():
+  """The only int8 file; that of TensorFlow if there are both or none."""
   for formats, base in (
     (('int8_litert', 'onnx_int8', 'c'), 'int8_litert'),
     (('int8_litert', 'int8', 'onnx_int8', 'c'), 'int8'),
     (('onnx_int8', 'c'), 'int8'),
   ):
-    asked = make(formats=formats, input_type='int8')
-    assert {asked.base_format(kind) for kind in ('onnx_int8', 'c')} == {base}
-    assert asked.base_format('int8_litert') == 'int8_litert'
-    assert asked.io_types('onnx_int8') == ('int8', 'float32')
+    made = make(formats=formats, input_type='int8')
+    assert {made.base_format(kind) for kind in ('onnx_int8', 'c')} == {base}
+    assert made.base_format('int8_litert') == 'int8_litert'
+    assert made.io_types('onnx_int8') == ('int8', 'float32')
   assert make(formats=('onnx',)).base_format('onnx_float32') == 'float32'
 
 
@@ -73,14 +73,14 @@ def test_what_onnx_and_c_are_made_of():
     ('cortex-m7', ('int8',), None),
   ],
 )
-def test_a_target_wants_its_scales(target, formats, weights):
+def test_weight_granularity_of_a_target(target, formats, weights):
   assert request.target_weight_granularity(target, formats) == weights
 
 
-def test_ids_have_one_type_in_all_formats():
-  asked = make(output='argmax', output_type='uint8')
-  assert asked.io_types('float32') == ('float32', 'uint8')
-  assert asked.io_types('int8') == ('uint8', 'uint8')
+def test_class_ids_have_the_same_type_in_all_formats():
+  made = make(output='argmax', output_type='uint8')
+  assert made.io_types('float32') == ('float32', 'uint8')
+  assert made.io_types('int8') == ('uint8', 'uint8')
   assert make(formats=('int16x8',)).io_types('int16x8') == (
     'float32',
     'float32',
@@ -170,3 +170,49 @@ def test_ids_have_one_type_in_all_formats():
 def test_refusals(kwargs, message):
   with pytest.raises(ValueError, match=message):
     make(**kwargs)
+
+
+@pytest.mark.parametrize(
+  ('given', 'evaluates', 'message'),
+  [
+    ({'output'}, False, 'pass either --workdir'),
+    ({'output', 'workdir', 'config'}, True, 'pass either --workdir'),
+    ({'workdir'}, True, 'output is missing'),
+    ({'config', 'output', 'eval'}, False, 'eval needs --workdir: an untrained'),
+    ({'config', 'output', 'checkpoint'}, False, 'checkpoint needs --workdir'),
+    ({'config', 'output', 'data_root'}, False, 'reads no data'),
+    ({'config', 'output', 'baseline'}, False, 'baseline has no effect without'),
+    ({'workdir', 'output', 'eval_limit'}, False, 'eval_limit has no effect'),
+  ],
+)
+def test_contradicting_flags(given, evaluates, message):
+  with pytest.raises(ValueError, match=message):
+    request.check_flags(given, evaluates)
+
+
+@pytest.mark.parametrize(
+  ('flag', 'formats', 'message'),
+  [
+    ('calibration_method', ('int8',), 'needs int8_litert among --formats'),
+    ('calibration_images', ('float32',), 'needs an integer format'),
+    ('calibration_rounding', ('float16',), 'needs an integer format'),
+  ],
+)
+def test_calibration_flags_that_nothing_reads(flag, formats, message):
+  with pytest.raises(ValueError, match=message):
+    request.check_calibration_flags({flag}, make(formats=formats))
+  every = make(formats=('int8_litert',))
+  request.check_calibration_flags({flag}, every)
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'depth', 'trained', 'message'),
+  [
+    ({'formats': ('c',)}, 16, False, 'formats=c: the example reads .* 8 bits'),
+    ({'resize': 'host'}, 8, True, 'resize=host is for float runs'),
+  ],
+)
+def test_models_that_a_request_does_not_suit(kwargs, depth, trained, message):
+  with pytest.raises(ValueError, match=message):
+    request.check_source(make(**kwargs), depth, trained)
+  request.check_source(make(), depth, trained)

@@ -1,4 +1,4 @@
-"""Runs an exported file as the evaluator does."""
+"""Runs an exported file with the predictor of the evaluator."""
 
 import json
 
@@ -8,7 +8,7 @@ MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 
 
 def run(data, image, classes, folder):
-  """Returns what the evaluator's predictor gets from a file.
+  """Returns the logits [1, H, W, K] of a file.
 
   Args:
     data: bytes of the file, which takes images of the size of `image`,

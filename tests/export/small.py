@@ -1,4 +1,4 @@
-"""A small int8 file with what the model family has, made once."""
+"""A small int8 file with the operators of the model family, made once."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ def convert(compute, size, output: str = 'int8', channels: int = 3) -> bytes:
 
 @functools.cache
 def int8(output: str = 'int8', channels: int = 3) -> bytes:
-  """Returns a file: image of `SIZE` in int8 to logits of it in `output`."""
+  """Returns a file that maps an int8 image of `SIZE` to logits in `output`."""
   rng = np.random.default_rng(0)
   draw = lambda *shape: tf.constant(rng.standard_normal(shape, np.float32))
   stem, deep, wide = (
