@@ -1,1 +1,1 @@
-"""Encoders, one file a family. The contract they share is in `contract.py`."""
+"""Encoders, one file per family; `contract.py` has their interface."""

@@ -27,7 +27,7 @@ from deeplab.models.encoders import mobilenet_v2
 
 Array = jax.Array
 
-# Paddle's linear layers start uniform within 1 / sqrt(inputs).
+# Paddle initialises linear layers uniformly within 1 / sqrt(inputs).
 _SQUEEZE_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 STEM_CHANNELS = 16
@@ -212,7 +212,7 @@ class GhostNet(nn.Module):
     top_conv: ends with the 1x1 layer of 960 channels of classifiers.
   """
 
-  rows = BLOCKS  # not a field
+  rows = BLOCKS  # a class attribute, not a field of the config
 
   output_stride: int = 16
   multi_grid: tuple[int, ...] = (1, 1, 1)

@@ -24,8 +24,8 @@ from deeplab.models.encoders import contract
 
 Array = jax.Array
 
-# He et al. 2015 by the outgoing connections, as torchvision has it: depthwise
-# kernels start small, and adaptive optimisers move them fast.
+# He et al. 2015 by fan-out, as in torchvision: depthwise kernels are small at
+# first, and adaptive optimizers change them quickly.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 STEM_CHANNELS = 32

@@ -30,7 +30,7 @@ from deeplab.models.encoders import mobilenet_v2
 
 Array = jax.Array
 
-# He et al. 2015 by the outgoing connections, as torchvision has it.
+# He et al. 2015 by fan-out, as in torchvision.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 STEM_CHANNELS = 16
@@ -210,7 +210,7 @@ class MobileNetV3(nn.Module):
       block, 960 or 576 (480 or 288 in the *Seg classes).
   """
 
-  rows = LARGE  # not a field
+  rows = LARGE  # a class attribute, not a field of the config
 
   output_stride: int = 16
   multi_grid: tuple[int, ...] = (1, 1, 1)

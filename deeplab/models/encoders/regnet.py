@@ -21,7 +21,7 @@ from deeplab.models.encoders import resnet
 
 Array = jax.Array
 
-# Normal by the outgoing connections of all groups, as torchvision has it.
+# Normal by the fan-out of all groups, as in torchvision.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 

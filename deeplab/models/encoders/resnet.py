@@ -33,7 +33,7 @@ from deeplab.models.encoders import contract
 
 Array = jax.Array
 
-# He et al. 2015 by the outgoing connections, as torchvision has it.
+# He et al. 2015 by fan-out, as in torchvision.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 # Kernel of each layer of a stem, and its channels as a share of `widths[0]`.

@@ -1,1 +1,1 @@
-"""Segmentation heads, one file a family. Heads never ask which encoder."""
+"""Segmentation heads, one file per family; `base.py` has their interface."""
