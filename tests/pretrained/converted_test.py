@@ -71,7 +71,7 @@ class Imported:
     return np.asarray(self._apply(variables or self.variables, x))
 
 
-def bring(path, model, size):
+def import_tflite(path, model, size):
   """Imports a file into our network, for evaluation."""
   x = jnp.zeros((1, size, size, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
@@ -105,7 +105,7 @@ def mobile(path, alpha, output_stride, size):
     None,
     21,
   )
-  return bring(path, model, size)
+  return import_tflite(path, model, size)
 
 
 @pytest.fixture(scope='module')
@@ -213,7 +213,7 @@ def test_per_channel_quantized_file(published, monkeypatch):
     None,
     32,
   )
-  ours, file = bring(path, model, 512), File(path)
+  ours, file = import_tflite(path, model, 512), File(path)
   agreement = {'half-pixel': [], 'asymmetric': []}
   for kind in agreement:
     if kind == 'asymmetric':  # the file's
@@ -248,7 +248,7 @@ def test_imagenet_encoder(published):
   encoder = mobilenet_v2.MobileNetV2(
     output_stride=32, top_conv=True, padding='same', options=OPTIONS
   )
-  ours = bring(path, Backbone(encoder), 224)
+  ours = import_tflite(path, Backbone(encoder), 224)
   file, tensors = File(path), tflite_weights.read_tflite(path)
   layer = 'MobileNetV2/top/Conv2d_1x1_output'
   kernel = tensors[f'{layer}/weights'][:, 0, 0].T

@@ -89,7 +89,7 @@ def save(path, tensors):
   )
 
 
-def arrive(tmp_path, encoder, head, scopes):
+def import_checkpoint(tmp_path, encoder, head, scopes):
   """Imports the tensors through a file, and checks that none is missing."""
   save(tmp_path / 'model.ckpt-30000', scopes.tensors)
   tensors = tf_checkpoint.read_tf_checkpoint(tmp_path)
@@ -105,7 +105,7 @@ def arrive(tmp_path, encoder, head, scopes):
     if path in match.tensor_refs
   }
   assert len(leaves) == len(scopes.tensors)
-  # Layouts move values within a tensor: sums tell which arrived.
+  # Layouts move values within a tensor: sums identify them.
   ours = sorted(value.sum(dtype=np.float64) for value in leaves.values())
   theirs = sorted(x.sum(dtype=np.float64) for x in scopes.tensors.values())
   np.testing.assert_allclose(ours, theirs, rtol=1e-6)
@@ -144,7 +144,7 @@ def test_mobilenet_v2_and_the_deeplabv3plus_head(tmp_path):
   scopes.separable('decoder/decoder_conv0', 17, 10)
   scopes.separable('decoder/decoder_conv1', 10, 10)
   scopes.biased('logits/semantic', 10, 7)
-  ours = arrive(
+  ours = import_checkpoint(
     tmp_path,
     mobilenet_v2.MobileNetV2Tiny(),
     deeplabv3plus.DeepLabV3Plus(
@@ -200,7 +200,7 @@ def test_imagenet_encoder(tmp_path):
   # The layer before the classifier has its place in an encoder with `top`.
   scopes.conv('MobilenetV2/Conv_1', 1, 80, 1280)
   encoder = mobilenet_v2.MobileNetV2Tiny(top_conv=True)
-  ours = arrive(tmp_path, encoder, head, scopes)
+  ours = import_checkpoint(tmp_path, encoder, head, scopes)
   same(
     ours['encoder/top/norm/bn/bias'],
     scopes.tensors['MobilenetV2/Conv_1/BatchNorm/beta'],
@@ -227,7 +227,7 @@ def test_mobilenet_v3(tmp_path):
     scopes.conv(f'{scope}/project', 1, expanded, out)
     cin = out
   scopes.conv(f'{root}/Conv_1', 1, 48, 288)
-  ours = arrive(
+  ours = import_checkpoint(
     tmp_path,
     mobilenet_v3.MobileNetV3Tiny(),
     deeplabv3.DeepLabV3(num_classes=7),
@@ -264,7 +264,7 @@ def test_xception_and_dense_rates(tmp_path):
   scopes.conv('aspp1', 3, 32, 12)
   scopes.conv('concat_projection', 1, 36, 12)
   scopes.biased('logits/semantic', 12, 7)
-  ours = arrive(
+  ours = import_checkpoint(
     tmp_path,
     xception.XceptionTiny(),
     deeplabv3.DeepLabV3(num_classes=7, channels=12, rates=(6,)),
@@ -322,7 +322,7 @@ def test_resnet(tmp_path, stem):
       scopes.conv(f'{scope}/conv2', 3, width, width)
       scopes.conv(f'{scope}/conv3', 1, width, 4 * width)
       cin = 4 * width
-  ours = arrive(
+  ours = import_checkpoint(
     tmp_path,
     resnet.ResNetTiny(stem=stem),
     deeplabv3.DeepLabV3(num_classes=7),
