@@ -23,7 +23,7 @@ def cotangent(y):
 def value_and_gradients(function, x, kernel):
   """Returns the map and its gradients by x and kernel, under `cotangent`."""
 
-  # Compiling is all the time that these tests take.
+  # Compilation takes nearly all the time of these tests.
   @functools.partial(
     jax.jit, compiler_options={'xla_backend_optimization_level': 0}
   )
@@ -69,8 +69,8 @@ def assert_all_close(actual, expected, tolerance):
     )
 
 
-# Rates above a quarter of the map take the sparse form; from its size on, most
-# taps read padding alone.
+# Rates above a quarter of the map use the sparse form; from the map's size on,
+# most taps read only padding.
 @pytest.mark.parametrize(
   ('size', 'stride', 'rate', 'padding'),
   [
@@ -137,7 +137,7 @@ def test_depthwise_literal():
     0 * 5 + 1 * 6 + 3 * 8 + 4 * 9,
   ]
   dx, dkernel = backward(jnp.ones_like(y))
-  # The middle pixel is read by all four outputs, through the four corners.
+  # All four outputs read the middle pixel, through the four corners.
   assert dx[0, :, :, 0].tolist() == [[4, 8, 4], [8, 16, 8], [4, 8, 4]]
   assert dkernel[..., 0, 0].tolist() == [[5, 10, 5], [10, 20, 10], [5, 10, 5]]
 
@@ -208,7 +208,7 @@ def test_sum_over_pixels(shape):
 
 
 def test_strict_promotion():
-  # Nothing relies on implicit broadcasting or mixed types.
+  # The code does not rely on implicit broadcasting or type promotion.
   x, kernel = random(1, 4, 4, 2), random(3, 3, 1, 2, seed=1)
   x = x.astype(jnp.bfloat16)
   pads = ((1, 1), (1, 1))

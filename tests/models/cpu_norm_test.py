@@ -67,7 +67,7 @@ def run(module, values, x, weights):
   return y, state, gradients
 
 
-# Compiling is all the time that these tests take.
+# Compilation takes nearly all the time of these tests.
 compiled = functools.partial(
   jax.jit,
   static_argnums=0,
@@ -136,7 +136,7 @@ def test_batch_norm_over_devices():
   assert_equal(
     actual, on_two(Reference('relu6', 'batch'), nested(values)), 1e-5
   )
-  # The same as one device with all examples, parameters' gradients summed.
+  # Equal to one device with all examples; gradients of parameters are summed.
   y, state, (params, dx) = actual
   merge = lambda x: x.reshape(-1, *x.shape[2:])
   alone = compiled(ours('relu6'), values, merge(x), merge(weights))

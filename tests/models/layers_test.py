@@ -350,7 +350,7 @@ def test_dropout_of_whole_channels():
   keys = jax.random.split(jax.random.key(0), 2)
   y = np.asarray(layers.dropout(x, 0.25, keys, drop_channels=True))
   np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
-  # 400 draws an image: three standard deviations are 0.065.
+  # 400 draws per image: three standard deviations are 0.065.
   assert np.abs((y[:, 0, 0] == 0).mean(-1) - 0.25).max() < 0.065
   assert np.any(y[0] != y[1])
 

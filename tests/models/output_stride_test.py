@@ -2,7 +2,7 @@ import pytest
 
 from deeplab.models import output_stride
 
-# One entry a stage of two layers: stem, then strides 1, 2, 2, 2, 2.
+# One entry per stage of two layers: stem, then strides 1, 2, 2, 2, 2.
 STRIDES = (2, 1, 1, 2, 1, 2, 1, 2, 1, 2, 1)
 
 

@@ -160,7 +160,7 @@ def mobileseg_name(modules):
     f'skip{level}': f'ppseg_head.arm_list.{level}.conv_x',
     f'decoder{level}': f'ppseg_head.arm_list.{level}.conv_out',
   }[first]
-  # As it is spelt there.
+  # PaddleSeg's spelling.
   half = {'depthwise': 'depthwise_conv', 'pointwise': 'piontwise_conv'}[rest[0]]
   return f'{block}.{half}.{conv_norm(rest[-1])}'
 
@@ -211,7 +211,7 @@ def test_encoder(name, tmp_path):
   x = encoder_cases.images(64, 96, seed=1)
   request = {'backbone': backbone, 'fields': fields}
   theirs = paddle_cases.features(request, variables, module_name, x, tmp_path)
-  # Without the map at stride 2.
+  # PaddleSeg does not return the map at stride 2.
   ours = encoder_cases.features(encoder, variables, x)[1:]
   encoder_cases.assert_equal(ours, theirs, 1e-4)
 

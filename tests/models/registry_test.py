@@ -33,12 +33,12 @@ def test_every_head_has_a_parameter_count():
 @pytest.mark.parametrize('name', registry.ENCODERS)
 def test_encoder(name):
   cls = registry.ENCODERS[name]
-  # Where its parameters are pinned, whoever registers it.
+  # The family's test file must pin the number of parameters.
   file = TESTS / f'{cls.__module__.rpartition(".")[2]}_test.py'
   text = file.read_text(encoding='utf-8')
   assert cls.__name__ in text
   assert 'encoder_cases.count(' in text
-  # All of them reach stride 8, and some end there.
+  # All encoders reach stride 8, and some end there.
   network = registry.build_model(
     config(encoder={'name': name}, output_stride=8), 3
   )

@@ -159,7 +159,7 @@ def test_fine_tuning_starts_from_the_file(published, float_voc):
     )
     return output.logits
 
-  # On the batch that was measured they are the batch's own statistics.
+  # On the measured batch they are the batch's own statistics.
   error = np.std(train(restored) - wanted) / wanted.std()
   ruined = np.std(train(ours.variables) - wanted) / wanted.std()
   print(f'training mode: {error:.5f} restored, {ruined:.3f} as merged')
@@ -226,7 +226,7 @@ def test_per_channel_quantized_file(published, monkeypatch):
       agreement[kind].append((got == file(x)).mean())
   print(agreement)
   assert min(agreement['asymmetric']) > 0.97
-  # What it costs to sample as our networks do, before any fine-tuning.
+  # The effect of our sampling grid before any fine-tuning.
   assert min(agreement['half-pixel']) > 0.9
 
 

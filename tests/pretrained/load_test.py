@@ -131,7 +131,7 @@ def test_a_classifier_initialises_the_encoder(tmp_path):
   assert written['std'] == [58.395, 57.12, 57.375]
   assert written['padding'] == 'symmetric'
   assert not written['bgr']
-  # Another attempt without weights leaves no word of them.
+  # Another attempt without weights removes the manifest.
   load.write_manifest(str(tmp_path), None)
   assert not (tmp_path / 'init.json').exists()
 
@@ -368,7 +368,7 @@ def test_batch_norms_of_a_folded_file_are_restored(tmp_path, monkeypatch):
   assert manifest.variables + manifest.measured == len(after)
   bn = {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('scale', 'bias')}
   bn |= {x: after[f'encoder/stem/norm/bn/{x}'] for x in ('mean', 'var')}
-  # Twelve images in batches of eight are two: the third is not looked at.
+  # Twelve images are two batches of eight: the third is not read.
   maps = jax.lax.conv_general_dilated(
     images[:2].reshape(16, 33, 33, 3),
     after['encoder/stem/conv/kernel'],

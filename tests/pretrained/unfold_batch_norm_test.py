@@ -139,7 +139,7 @@ def test_statistics_cover_all_images(merged, restored):
 
 
 def test_training_starts_from_nearly_the_same_function(naive, restored):
-  # A fresh layer changes the function in training: none is fresh here.
+  # A newly initialised layer changes the function in training: there is none.
   every = [*PATHS, 'fresh/norm/bn/bias']
   naive = unfold_batch_norm.set_identity_batch_norms(
     Net(), naive, images(1, 0), every
@@ -182,7 +182,7 @@ def test_dead_channels_are_not_amplified(merged):
     dead['params']
   )
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
-  # Training wakes it: no map is larger than that of the file's function.
+  # When training activates it, no map is larger than the file's.
   dead['params']['stem']['conv']['kernel'][..., 0] = alive
   own = {kind: value['stem'] for kind, value in dead.items()}
   y, _ = STEM.apply(own, x, True, mutable=['batch_stats'])

@@ -83,7 +83,7 @@ def import_encoder(path, system, encoder):
   shapes = jax.eval_shape(
     lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 33, 33, 3)), False)
   )
-  # A variable that no tensor reaches would show in the features.
+  # A variable without a tensor would make the features NaN.
   start = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), shapes)
   start = {name: {'encoder': tree} for name, tree in start.items()}
   model = types.SimpleNamespace(encoder=encoder, head=None, auxiliary=None)

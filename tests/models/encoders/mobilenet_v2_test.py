@@ -98,7 +98,7 @@ def test_module_names():
   assert 'block_0/expand/conv/kernel' not in flat
 
 
-# At 33 x 65 each strided layer meets an odd map, whatever the padding.
+# At 33 x 65 each strided layer reads an odd map, with every padding.
 @pytest.mark.parametrize(
   ('padding', 'size', 'output_strides'),
   [
@@ -120,13 +120,13 @@ def test_atrous_consistency(padding, size, output_strides):
 def test_same_padding_on_even_sizes():
   encoder = lambda output_stride: Tiny(output_stride, padding='same')
   weights = encoder_cases.variables(encoder(32))
-  # 40 / 8 = 5 is 1 modulo 4: the strides to be removed meet odd maps.
+  # 40 / 8 = 5 is 1 modulo 4: the removed strides read odd maps.
   x = encoder_cases.images(40, 40)
   coarse = encoder_cases.features(encoder(32), weights, x)
   encoder_cases.assert_subsampled(
     encoder_cases.features(encoder(8), weights, x), coarse, 8
   )
-  # 64 is a multiple of 32: the grid moves, by the strides that are removed.
+  # 64 is a multiple of 32: the removed strides move the grid.
   x = encoder_cases.images(64, 64)
   coarse = encoder_cases.features(encoder(32), weights, x)
   fine = encoder_cases.features(encoder(8), weights, x)

@@ -204,7 +204,7 @@ def test_minimalistic():
   assert top.min() == 0.0  # hard-swish goes below
 
 
-# At 33 x 65 each strided layer meets an odd map, whatever the padding.
+# At 33 x 65 each strided layer reads an odd map, with every padding.
 @pytest.mark.parametrize(
   ('padding', 'size', 'output_strides'),
   [

@@ -27,7 +27,7 @@ def test_maps():
     (5, 4, 1024),
     (5, 4, 2048),
   ]
-  # Keras at its own size.
+  # Equal to Keras at its own image size.
   encoder = xception_keras.XceptionKeras(output_stride=32, valid_stem=True)
   sizes = [shape[0] for shape in encoder_cases.shapes(encoder, 299, 299)]
   assert sizes == [147, 74, 37, 19, 10]

@@ -97,7 +97,7 @@ def test_without_rates_and_pooling_is_two_1x1_convolutions():
     ({'projection_kernel': 3}, 64 + 2 * 288 + 9 * 64 + 40),
     ({'refine': 'dense'}, 64 + 2 * 288 + 64 + 40 + 144 + 8),
     ({'refine': 'separable'}, 64 + 2 * 288 + 64 + 40 + 36 + 16 + 16),
-    # A bias a channel: five layers of 4, and of 8 for each depthwise one.
+    # A bias per channel: five layers of 4, and of 8 for each depthwise one.
     ({'use_bias': True}, 32 + 32 + 2 * 288 + 64 + 40 + 20),
     ({'use_bias': True, 'separable': True}, 64 + 2 * 120 + 64 + 40 + 36),
     ({'use_bias': True, 'refine': 'dense'}, 64 + 576 + 64 + 40 + 152 + 24),
@@ -178,7 +178,7 @@ def test_dropout_has_one_mask_per_example(random_variables):
   live = np.asarray(kept) > 0
   share = (np.asarray(dropped)[live] == 0).mean()
   assert 0.4 < share < 0.6
-  # An example's mask goes with its key, not with its place in the batch.
+  # An example's mask depends on its key, not on its position in the batch.
   zero = np.asarray(dropped) == 0
   swapped = run(keys[jnp.array([1, 0, 2])])
   both = live[0] & live[1]

@@ -11,7 +11,7 @@ from deeplab.models.heads import base
 from tests.models.heads import head_cases
 
 CHANNELS = (4, 4, 6, 6, 8)
-# Of an 80 x 70 image at output stride 16.
+# Sizes of the maps of an 80 x 70 image at output stride 16.
 SIZES = ((40, 35), (20, 18), (10, 9), (5, 5), (5, 5))
 
 
@@ -64,7 +64,7 @@ def test_returns_a_tuple_of_logits(name):
   for logits in trained:
     assert logits.shape[0] == 2 and logits.shape[-1] == 3
     assert logits.dtype == jnp.float32
-  # What evaluation leaves out is called so.
+  # Modules that only training runs have this prefix.
   training_only = {k for k in variables['params'] if k.startswith('auxiliary')}
   assert bool(training_only) == (len(trained) > 1)
 
@@ -93,7 +93,7 @@ def test_no_resize_exceeds_the_limit(name, monkeypatch):
   resize = resizing.resize
 
   def record(x, size, align_corners=False):
-    # What has one pixel is made a constant map.
+    # A single pixel becomes a constant map.
     pairs = zip(x.shape[1:3], size, strict=True)
     ratios.extend(b / a for a, b in pairs if a > 1)
     return resize(x, size, align_corners)

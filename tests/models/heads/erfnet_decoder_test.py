@@ -19,7 +19,7 @@ def make(**fields):
   ('sizes', 'size'),
   [
     ([(16, 32), (8, 16), (4, 8)], (32, 64)),
-    # Of 29 x 65: cropped to the encoder's maps on the way.
+    # An image of 29 x 65: maps are cropped to the encoder's.
     ([(15, 33), (8, 17), (4, 9)], (30, 66)),
   ],
 )

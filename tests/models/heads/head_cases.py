@@ -87,7 +87,7 @@ def assert_trains(head, maps):
   gradients, state = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
     assert np.all(np.isfinite(leaf)), path
-    # A bias before BatchNorm changes nothing; rounding alone moves it.
+    # A bias before BatchNorm has no effect; its gradient is rounding error.
     if not (path[-1].key == 'bias' and path[-2].key == 'conv'):
       assert np.any(leaf != 0), path
   old = jax.tree.leaves(variables['batch_stats'])

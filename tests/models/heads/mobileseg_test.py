@@ -29,7 +29,7 @@ def test_three_outputs_in_training_and_one_in_evaluation():
   ]
   evaluated, _ = head_cases.trace(make(), maps)
   assert [x.shape for x in evaluated] == [(2, 9, 7, 3)]
-  # Parameters are there whatever the mode.
+  # Parameters exist in either mode.
   assert {k for k in variables['params'] if k.startswith('auxiliary')} == {
     'auxiliary1_conv',
     'auxiliary1_classifier',

@@ -145,7 +145,7 @@ def test_a_pickled_program_fails_and_is_not_run(tmp_path, torch, write):
   with pytest.raises(ValueError, match=r'a\.pth asks for (posix|nt)\.mkdir'):
     pth.read_pth(path)
   assert not os.path.exists(folder)
-  # It is a program indeed.
+  # The pickle does run a program.
   pickle.loads(pickle.dumps(Evil(folder)))
   assert os.path.exists(folder)
 
@@ -162,7 +162,7 @@ def test_builtins_fail(tmp_path, name):
 
 
 def test_attributes_of_allowed_globals_fail(tmp_path):
-  # Protocol 4 resolves dotted names: OrderedDict.fromkeys is none of the list.
+  # Protocol 4 resolves dotted names: OrderedDict.fromkeys is not allowed.
   code = b'\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93.'
   path = tmp_path / 'a.pth'
   with zipfile.ZipFile(path, 'w') as archive:
