@@ -1,5 +1,6 @@
-"""What there is to choose from, and what a config would train."""
+"""Texts of `--list` (all choices) and `--dry_run` (the cost of a config)."""
 
+from collections.abc import Mapping
 import glob
 import os
 
@@ -22,12 +23,13 @@ from deeplab.training import train_step
 
 
 def _first_line(path: str) -> str:
+  """Returns the first line of a page's docstring."""
   with open(path, encoding='utf-8') as f:
     return f.readline().strip().strip('"')
 
 
 def list_choices() -> str:
-  """Returns the configs, encoders, heads, weights and data sets there are."""
+  """Lists configs, encoders, heads, augmentations, weights and data sets."""
   lines = ['Configs (--config=FILE or --config=FILE:VARIANT):']
   pages = [
     path
@@ -43,86 +45,118 @@ def list_choices() -> str:
   ):
     lines += ['', f'{title}:'] + [f'  {name}' for name in sorted(names)]
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
-  for name, origin in sorted(published_weights.PUBLISHED_WEIGHTS.items()):
-    head = f' with {origin.head}' if origin.head else ''
-    lines.append(f'  {name:<42} {origin.encoder}{head}')
+  for name, weights in sorted(published_weights.PUBLISHED_WEIGHTS.items()):
+    head = f' with {weights.head}' if weights.head else ''
+    lines.append(f'  {name:<42} {weights.encoder}{head}')
   lines += ['', 'Data sets (--config.data.name):']
   for name in sorted(datasets.BUILDERS):
-    what = 'your own images and masks'
+    description = 'your own images and masks'
     if name in catalog.INFOS:
-      what = f'{catalog.INFOS[name].num_classes} classes'
-    lines.append(f'  {name:<24} {what}')
+      description = f'{catalog.INFOS[name].num_classes} classes'
+    lines.append(f'  {name:<24} {description}')
   return '\n'.join(lines)
 
 
 def dry_run(config: ConfigDict) -> str:
-  """Builds and traces the training step, and says what it would take.
+  """Builds and compiles the training step, and reports what it would take.
 
   Nothing is trained and no data is read.
 
   Args:
-    config: the experiment.
+    config: the experiment, as `datasets.resolve_config` returns it.
 
   Returns:
-    Per-layer shapes, MACs and parameters at the training crop and at the
-    export size, the weights that training starts from, and the memory of one
-    compiled step on this host's back end.
+    A text: per-layer shapes, MACs and parameters at the training crop and at
+    the export size, the weights that training starts from, and the memory of
+    one compiled step on this host's back end.
+
+  Raises:
+    ValueError: the config is wrong; the message names the field.
   """
   train.check_config(config)
-  dataset = datasets.Dataset(config.data)
-  export = tuple(config.eval.static_size)
-  # Images of their own sizes are taken to be of the size that is exported.
-  crop = compose.fixed_output_size(config.data.augment) or export
-  sizes = {'training': crop, 'export': export}
-  out: list[str] = []
+  network = networks.Network(config, datasets.Dataset(config.data))
+  export_size = tuple(config.eval.static_size)
+  # Where images keep their own sizes, the export size stands in for the crop.
+  crop = compose.fixed_output_size(config.data.augment) or export_size
+  out = _describe_layers(network, {'training': crop, 'export': export_size})
+  if config.init_from:
+    out.append(f'starts from {resolve.describe_init_from(config.init_from)}')
+  out += _describe_memory(network, crop)
+  return '\n'.join(out)
+
+
+def _describe_layers(
+  network: networks.Network, sizes: Mapping[str, tuple[int, int]]
+) -> list[str]:
+  """Returns a table of layers, and MACs and parameters at each size."""
+  dataset = network.dataset
+  lines: list[str] = []
   for name, size in sizes.items():
-    # An auxiliary head is trained and not exported.
-    traced = profile.count_macs_and_params(
-      config.model,
+    counts = profile.count_macs_and_params(
+      network.config.model,
       dataset.info.num_classes,
       size,
       channels=dataset.spec.channels,
+      # An auxiliary head is trained but not exported.
       auxiliary=name != 'export',
     )
-    if not out:
-      out.append(profile.format_table(traced))
-    out.append(
-      f'{name} {size[0]}x{size[1]}: {traced.macs / 1e9:.3f} GMACs an image, '
-      f'{traced.params / 1e6:.3f} M parameters'
+    if not lines:
+      lines.append(profile.format_table(counts))
+    lines.append(
+      f'{name} {size[0]}x{size[1]}: {counts.macs / 1e9:.3f} GMACs an image, '
+      f'{counts.params / 1e6:.3f} M parameters'
     )
-  if config.init_from:
-    out.append(f'starts from {resolve.describe_init_from(config.init_from)}')
-  network = networks.Network(config, dataset)
-  _, _, _, step = _build_step(network)
-  state, batch = abstract_step_inputs(network, crop)
+  return lines
+
+
+def _describe_memory(
+  network: networks.Network, size: tuple[int, int]
+) -> list[str]:
+  """Returns a line on the memory of one step; [] if JAX does not report it."""
+  step, _ = _build_step(network)
+  state, batch = abstract_step_inputs(network, size)
   logging.info(
     'Compiling the training step, which may take minutes, for its memory…'
   )
   memory = jax.jit(step).lower(state, batch).compile().memory_analysis()
-  if memory is not None:
-    mib = 2.0**20
-    out.append(
-      f'one step of {config.batch_size} images on one {parallel.platform()} '
-      f'device: {memory.argument_size_in_bytes / mib:.0f} MiB of state and '
-      f'batch, {memory.temp_size_in_bytes / mib:.0f} MiB of work memory'
-    )
-  return '\n'.join(out)
+  if memory is None:
+    return []
+  mib = 2.0**20
+  return [
+    f'one step of {network.config.batch_size} images on one '
+    f'{parallel.platform()} device: '
+    f'{memory.argument_size_in_bytes / mib:.0f} MiB of state and batch, '
+    f'{memory.temp_size_in_bytes / mib:.0f} MiB of work memory'
+  ]
 
 
 def _build_step(network: networks.Network):
+  # The number of steps only shapes the learning rate: any will do.
   return train.build_train_step(network, 1000, None)
 
 
 def abstract_step_inputs(network: networks.Network, size: tuple[int, int]):
-  """Returns shapes of (state, batch) of one device's training step."""
-  config = network.config
-  model, optimizer, _, _ = _build_step(network)
-  b, channels = config.batch_size, network.dataset.spec.channels
+  """Returns the shapes of state and batch of one device's training step.
+
+  Args:
+    network: the network of the experiment.
+    size: (height, width) of the images.
+
+  Returns:
+    (state, batch): a `TrainState` and a batch of `jax.ShapeDtypeStruct`.
+  """
+  config, channels = network.config, network.dataset.spec.channels
+  step, _ = _build_step(network)
   state = jax.eval_shape(
     lambda: train_step.init_state(
-      model, optimizer, channels=channels, seed=0, ema=config.ema_decay > 0
+      step.model,
+      step.optimizer,
+      channels=channels,
+      seed=0,
+      ema=config.ema_decay > 0,
     )
   )
+  b = config.batch_size
   batch = {
     'image': jax.ShapeDtypeStruct((b, *size, channels), jnp.float32),
     'label': jax.ShapeDtypeStruct((b, *size), jnp.uint8),

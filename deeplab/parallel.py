@@ -1,8 +1,8 @@
-"""Devices and processes: the only file that says pmap.
+"""Data parallelism over devices and processes: the only file that uses pmap.
 
 A step is written for one device's share of the batch and knows only the name
-of an axis (`AXIS`). Here it is spread over the devices of all processes,
-batches are cut and results gathered, and host-local state becomes global arrays
+of an axis (`AXIS`). This module maps it over the devices of all processes,
+splits batches, gathers results, and turns host-local state into global arrays
 for a checkpoint that several processes write together.
 """
 
@@ -23,13 +23,13 @@ from orbax.checkpoint import utils as ocp_utils
 PyTree = Any
 AXIS = 'batch'
 
-# A process that does not answer for so long is lost, and the others end.
+# A process that does not answer for so long counts as lost, and the others end.
 HEARTBEAT_SECONDS = 30
 _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/'
 
 
 def _tpu_hosts() -> int:
-  """Returns the number of hosts of the TPU pod that this one is of, or 1."""
+  """Returns the number of hosts of this TPU pod; 1 outside a pod."""
   names = os.environ.get('TPU_WORKER_HOSTNAMES', '')
   if not names and importlib.util.find_spec('libtpu') is not None:
     request = urllib.request.Request(
@@ -40,7 +40,7 @@ def _tpu_hosts() -> int:
       with urllib.request.urlopen(request, timeout=2) as reply:
         names = reply.read().decode()
     except OSError:
-      return 1  # no machine of Google's
+      return 1  # not a machine of Google Cloud
   slices = int(os.environ.get('MEGASCALE_NUM_SLICES', 1))
   return len(names.split(',')) * slices
 
@@ -50,14 +50,15 @@ def start(
 ) -> None:
   """Joins the other processes of this run; every command calls it first.
 
-  Without arguments SLURM's variables (a step of several tasks) and those of a
-  TPU pod tell; where they do not, this process is alone. It takes all devices
-  of its machine, or, where SLURM started several on one, a GPU each.
+  Without arguments, the environment of SLURM (a step of several tasks) or of a
+  TPU pod is used; without these, the process runs alone. It uses all devices of
+  its machine; where SLURM started several processes on one machine, each of
+  them uses one GPU.
 
   Args:
     coordinator: 'HOST:PORT' of process 0.
-    processes: how many there are.
-    process: which one this is.
+    processes: number of processes.
+    process: number of this process, from 0.
 
   Raises:
     ValueError: only some of the arguments are given.
@@ -66,7 +67,7 @@ def start(
   if any(given) and not all(given):
     raise ValueError(
       '--coordinator, --processes and --process go together: HOST:PORT of '
-      'process 0, how many there are, and which one this is'
+      'process 0, the number of processes, and the number of this one'
     )
   tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS', 1))
   if not all(given) and tasks == 1 and _tpu_hosts() == 1:
@@ -82,16 +83,17 @@ def start(
     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
   )
   if jax.process_index():
-    logging.set_verbosity(logging.WARNING)  # the first one tells
+    logging.set_verbosity(logging.WARNING)  # process 0 logs for all
   _connect_processes()
 
 
 def _connect_processes() -> None:
-  """Connects the processes in each of the ways in which they will talk.
+  """Opens each kind of connection between processes that training uses.
 
-  On CPUs the first sum over a group of devices connects them, and fails where
-  one comes 30 seconds after the others. Later sums wait; and by the first step
-  one process may have loaded what another has yet to compile.
+  On CPUs the first collective over a group of devices connects them, and fails
+  if one process is 30 seconds later than the others; later collectives wait.
+  Without this, that could be the first training step, which one process may
+  have in its compilation cache while another one still compiles it.
   """
   total = jax.pmap(lambda x: jax.lax.psum(x, AXIS), axis_name=AXIS)
   jax.block_until_ready(total(np.ones(jax.local_device_count())))
@@ -100,7 +102,7 @@ def _connect_processes() -> None:
 
 
 def _lost_process_error(error: BaseException | None) -> str:
-  """Returns what JAX said of a lost process, where that was the cause."""
+  """Returns JAX's message if a lost process caused the error, else ''."""
   while error is not None:
     if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
       return str(error).splitlines()[0]
@@ -109,19 +111,19 @@ def _lost_process_error(error: BaseException | None) -> str:
 
 
 def end(error: BaseException) -> None:
-  """Ends this process at once if others would wait for it.
+  """Ends this process at once if it is one of several.
 
-  An interpreter that ends in peace waits for the other processes, which wait
-  for this one in the middle of a step.
+  A normal exit of the interpreter would wait for the other processes, which
+  wait for this one in the middle of a step.
 
   Args:
-    error: why the work ended; it is printed.
+    error: the error that ended the work; it is printed.
   """
   if not jax.distributed.is_initialized():
     return
   message = f'Error: {error}'
   if isinstance(error, SystemExit):
-    message = str(error)  # it is said so already
+    message = str(error)  # already formatted
   if _lost_process_error(error):
     message = (
       'Error: another process of this run was lost, or the network to it '
@@ -148,10 +150,10 @@ def device_count() -> int:
 
 
 def split(batch: PyTree) -> PyTree:
-  """Cuts this host's batch [b, ...] into [devices, b / devices, ...].
+  """Splits this host's batch [b, ...] into [devices, b / devices, ...].
 
   Raises:
-    ValueError: the batch does not divide.
+    ValueError: the batch does not divide over the devices.
   """
   n = jax.local_device_count()
 
@@ -167,12 +169,16 @@ def split(batch: PyTree) -> PyTree:
 
 
 def map_train(step: Callable) -> Callable:
-  """Spreads `step(state, batch) -> (state, metrics)` over the devices.
+  """Maps `step(state, batch) -> (state, metrics)` over the devices.
 
-  The state goes in and comes out as one copy a device; its buffers are reused
-  for the result. The step must reduce over `AXIS` whatever would differ
-  between devices (`copies_differ` tells). The batch is that of `split`;
-  metrics come back one a device, all equal.
+  Args:
+    step: the step of one device. It must reduce everything over `AXIS` that
+      would differ between devices; `copies_differ` checks that.
+
+  Returns:
+    A function of the replicated state, whose buffers are donated, and of a
+    batch from `split`, to the new replicated state and metrics with one equal
+    value a device.
   """
   return jax.pmap(
     step,
@@ -186,17 +192,18 @@ def map_train(step: Callable) -> Callable:
 def compile_ahead(
   step: Callable, state: PyTree, batch: PyTree
 ) -> dict[str, float]:
-  """Compiles the step of `map_train`, and returns what one device spends.
+  """Compiles a mapped step, and returns its cost on one device.
 
   Args:
-    step: of `map_train`; calls with such arguments do not compile again.
-    state: as the step takes it.
-    batch: likewise.
+    step: a function from `map_train`; later calls with arguments of the same
+      shapes do not compile again.
+    state: the replicated state.
+    batch: a batch from `split`.
 
   Returns:
-    'gflops' (a multiply-add is two), and in MiB 'arguments' (state and batch),
-    'reused' (those of them that the result takes the place of) and 'work';
-    those that the back end tells.
+    'gflops' (a multiply-add counts as two), and in MiB 'arguments' (state and
+    batch), 'reused' (donated arguments) and 'work' (temporary memory); without
+    those that the back end does not report.
   """
   compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]
   spent = {}
@@ -214,7 +221,7 @@ def compile_ahead(
 
 
 def first(metrics: dict[str, jax.Array]) -> dict[str, float]:
-  """Returns the numbers of this process's first device."""
+  """Returns the metrics of this process's first device."""
   return {
     name: float(np.ravel(value.addressable_data(0))[0])
     for name, value in metrics.items()
@@ -222,10 +229,10 @@ def first(metrics: dict[str, jax.Array]) -> dict[str, float]:
 
 
 def replicate(state: PyTree) -> PyTree:
-  """Returns the state as `map_train` returns it: one copy a local device.
+  """Copies the state to every local device, as a mapped step returns it.
 
-  A step that is given the state of one device is compiled for that, and at
-  the second step once more for its own result.
+  A step that is given the state of one device would be compiled for that, and
+  once more, at the second step, for its own result.
   """
   copy = jax.pmap(
     lambda state, devices: (jax.tree.map(jnp.copy, state), devices),
@@ -237,13 +244,17 @@ def replicate(state: PyTree) -> PyTree:
 
 
 def map_predict(predict: Callable) -> Callable:
-  """Spreads `predict(variables, images) -> array` over the local devices.
+  """Maps `predict(variables, images) -> array` over the local devices.
+
+  Args:
+    predict: maps variables and images [b, ...] to an array [b, ...].
 
   Returns:
-    A function of (variables, images [b, ...] NumPy) to a NumPy array [b, ...];
-    b need not divide over the devices, the rest is padding that is dropped.
+    A function of variables and images [b, ...] (NumPy) to a NumPy array
+    [b, ...]. The batch need not divide over the devices: it is padded, and the
+    padding is dropped.
   """
-  # Hosts evaluate shares of their own: each maps over its own devices.
+  # Each host evaluates its own share: it maps over its own devices.
   mapped = jax.pmap(predict, in_axes=(None, 0), devices=jax.local_devices())
 
   def run(variables: PyTree, images: np.ndarray) -> np.ndarray:
@@ -259,25 +270,25 @@ def map_predict(predict: Callable) -> Callable:
 
 def copies_differ(state: PyTree) -> list[str]:
   """Returns the paths of leaves whose device copies are not bitwise equal."""
-  bad = []
+  paths = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     if not isinstance(leaf, jax.Array):
       continue
     copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
     if any(c.tobytes() != copies[0].tobytes() for c in copies[1:]):
-      bad.append(jax.tree_util.keystr(path))
-  return bad
+      paths.append(jax.tree_util.keystr(path))
+  return paths
 
 
 def any_host(flag: bool) -> bool:
-  """Returns whether it is set on any process; every process calls it."""
+  """Returns True if `flag` is True on any process; every process calls it."""
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def first_host_first(work: Callable[[], None]) -> None:
-  """Does work on process 0 and then on the others, which may find it done."""
+  """Runs `work` on process 0 and then on the others, which may reuse it."""
   if jax.process_index() == 0:
     work()
   if jax.process_count() > 1:
@@ -287,7 +298,7 @@ def first_host_first(work: Callable[[], None]) -> None:
 
 
 def text_of_first_host(text: str) -> str:
-  """Returns the first process' text, of up to 4096 bytes."""
+  """Returns the text of process 0, of up to 4096 bytes, on every process."""
   if jax.process_count() == 1:
     return text
   data = np.zeros(4096, np.uint8)
@@ -297,17 +308,17 @@ def text_of_first_host(text: str) -> str:
 
 
 def of_first_host(tree: PyTree) -> PyTree:
-  """Returns the first process' arrays; every process calls it."""
+  """Returns the arrays of process 0; every process calls it."""
   if jax.process_count() == 1:
     return tree
   return multihost_utils.broadcast_one_to_all(tree)
 
 
 def to_global(state: PyTree) -> PyTree:
-  """Makes mapped state ready for a checkpoint of all processes together.
+  """Converts replicated state for a checkpoint that all processes write.
 
-  One process writes its arrays as they are; with several, each array must be
-  one global array that every process holds a copy of.
+  A single process writes its arrays as they are. With several, each array must
+  be one global array that every process holds a copy of.
   """
   if jax.process_count() == 1:
     return state
@@ -317,19 +328,19 @@ def to_global(state: PyTree) -> PyTree:
 
 
 def to_local(state: PyTree) -> PyTree:
-  """Undoes `to_global`: arrays of this process's first device."""
+  """Returns arrays of this process's first device; undoes `to_global`."""
   if jax.process_count() == 1:
     return state
   return jax.tree.map(lambda x: x.addressable_data(0), state)
 
 
 def sum_over_hosts(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Adds int64 arrays of all processes, exactly; every process calls it."""
+  """Adds int64 arrays over all processes, exactly; every process calls it."""
   if jax.process_count() == 1:
     return counts
-  # JAX holds no int64 by default: the bits travel as pairs of uint32.
-  words = {k: np.atleast_1d(v).view(np.uint32) for k, v in counts.items()}
-  gathered = multihost_utils.process_allgather(words)
+  # JAX has no int64 by default: they are sent as pairs of uint32.
+  halves = {k: np.atleast_1d(v).view(np.uint32) for k, v in counts.items()}
+  gathered = multihost_utils.process_allgather(halves)
   return {
     k: np.ascontiguousarray(gathered[k])
     .view(np.int64)
@@ -340,10 +351,10 @@ def sum_over_hosts(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def kernels() -> dict[str, Any]:
-  """Returns `registry.build_model`'s overrides for the platform at hand.
+  """Returns arguments of `registry.build_model` that suit this platform.
 
-  The CPU forms of depthwise and 1x1 convolutions are the config's to choose;
-  everything else runs real convolutions.
+  On a CPU the config chooses how depthwise and 1x1 convolutions are computed
+  ({}); accelerators always use `lax.conv_general_dilated`.
   """
   if platform() == 'cpu':
     return {}

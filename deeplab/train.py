@@ -1,12 +1,13 @@
-"""Training, told from top to bottom."""
+"""Training: prepare, initialize or resume; then step, log, evaluate, save.
 
-from collections.abc import Callable
-from collections.abc import Iterator
+`train` is the whole story, from top to bottom. It leaves out the step itself
+(`training/train_step.py`) and how it is mapped over devices (`parallel.py`).
+"""
+
 import contextlib
 import dataclasses
 import os
 import time
-from typing import Any
 
 from absl import logging
 import jax
@@ -24,6 +25,7 @@ from deeplab import visualize
 from deeplab import workdir as workdir_lib
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.inference import predictors
 from deeplab.models import registry
 from deeplab.pretrained import load
 from deeplab.training import checkpoints
@@ -35,84 +37,250 @@ from deeplab.training import metric_writer
 from deeplab.training import optimizers
 from deeplab.training import preemption
 from deeplab.training import profiler
-from deeplab.training import train_step as steps
+from deeplab.training import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """The constants of a run: its network, its step, its length.
+
+  Attributes:
+    config: the experiment, with what depends on the data written into it.
+    network: its network; `network.dataset` is its data set.
+    train_step: the step of one device.
+    learning_rate: the scheduled learning rate as a function of the step.
+    examples: number of training examples.
+    total_steps: number of steps.
+    evaluate_every: number of steps from one evaluation to the next.
+  """
+
+  config: ConfigDict
+  network: networks.Network
+  train_step: train_step.TrainStep
+  learning_rate: optax.Schedule
+  examples: int
+  total_steps: int
+  evaluate_every: int
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+  """Trains a network, or resumes its training, and evaluates it on the way.
+
+  Args:
+    config: the experiment.
+    workdir: the work directory, into which everything is written.
+
+  Returns:
+    The metrics of the last evaluation by name, `miou` among them; {} if SIGTERM
+    stopped the run before the end.
+
+  Raises:
+    ValueError: the config or the data is wrong; the message names the remedy.
+    FloatingPointError: loss, gradients or update were not finite.
+    OSError: a checkpoint cannot be written.
+  """
+  host, hosts = jax.process_index(), jax.process_count()
+
+  ###########################  Prepare and resume  ############################
+
+  run = _prepare(config, workdir)
+  config, dataset = run.config, run.network.dataset
+  saved, state, control = _initialize_or_resume(run, workdir)
+  start = int(state.step)
+  state = _apply_rate_scale(parallel.replicate(state), control, config)
+  step_fn = parallel.map_train(run.train_step)
+  predictor = run.network.predictor(
+    {},  # each evaluation brings its own variables
+    output='argmax',
+    output_stride=config.eval.output_stride,
+  )
+  writer = metric_writer.MetricWriter(workdir, start) if host == 0 else None
+  batches = dataset.train_batches(
+    seed=config.seed,
+    batch_size=config.batch_size,
+    start_step=start,
+    host_index=host,
+    host_count=hosts,
+  )
+  progress = metric_writer.Progress(start, run.total_steps, config.batch_size)
+  recorder = profiler.TraceRecorder(
+    profiler.parse_steps(config.profile_steps) if host == 0 else range(0),
+    workdir,
+  )
+  result = None
+  began = time.monotonic() - control.seconds
+  # A run that was stopped early takes no further step.
+  remaining = (
+    ()
+    if early_stopping.should_stop(control, config)
+    else range(start + 1, run.total_steps + 1)
+  )
+
+  with preemption.PreemptionGuard() as guard, contextlib.ExitStack() as cleanup:
+    # Whatever happens, the last save is waited for.
+    for part in (saved, batches, progress, recorder, writer):
+      if part is not None:
+        cleanup.callback(part.close)
+
+    for step in remaining:
+      ###############################  Step  ##################################
+
+      batch = parallel.split(progress.next_batch(batches))
+      if step == start + 1:
+        _compile(step_fn, state, batch, progress)
+      recorder.before_step(step)
+      state, measured = step_fn(state, batch)
+      recorder.after_step(step, state)
+      progress.update(step)
+      last = step == run.total_steps
+
+      ################################  Log  ##################################
+
+      logs = step % config.log_every_steps == 0 or last
+      if logs:
+        _check_finite(state, workdir)
+        scalars = parallel.first(measured)
+        rate = float(run.learning_rate(step - 1)) * control.rate_scale
+        scalars['learning_rate'] = rate
+        scalars |= progress.report(step, scalars)
+        if writer:
+          writer.write_scalars(step, 'train', scalars)
+        control = early_stopping.update_elapsed(
+          control, time.monotonic() - began, config, parallel.any_host
+        )
+        last |= early_stopping.is_out_of_time(control, config)
+
+      ##############################  Evaluate  ###############################
+
+      evaluated = step % run.evaluate_every == 0 or last
+      if evaluated:
+        progress.pause()
+        _check_finite(state, workdir)
+        # SIGTERM interrupts an evaluation, unless other hosts wait for this
+        # one, the run's result needs it, or the rest of the run depends on it.
+        interruptible = (
+          hosts == 1
+          and not last
+          and not early_stopping.depends_on_evaluation(config)
+        )
+        try:
+          result = _evaluate(
+            run, predictor, state, guard if interruptible else None
+          )
+        except preemption.Preempted:
+          evaluated = False
+        else:
+          logging.info('step %d: %s', step, evaluate.summarize_result(result))
+          control = early_stopping.update_after_evaluation(
+            control, result.metrics, config
+          )
+          state = _apply_rate_scale(state, control, config)
+          if writer:
+            split, samples = (
+              config.data.eval_split,
+              _draw_samples(result, dataset.info),
+            )
+            writer.write_scalars(step, split, result.metrics)
+            writer.write_images(step, 'samples', samples)
+            writer.flush()
+        progress.resume()
+
+      ################################  Save  #################################
+
+      # Read once a step, so that what is logged as saved is saved. Several
+      # hosts agree on it when they log.
+      preempted = guard.requested
+      if hosts > 1:
+        preempted = logs and parallel.any_host(guard.requested)
+      due = step % config.checkpoint.every_steps == 0
+      if evaluated or due or preempted:
+        _check_finite(state, workdir)
+        miou = result.metrics['miou'] if evaluated and result else None
+        saved.save(state, step, miou, control.to_dict())
+
+      ################################  Stop  #################################
+
+      if preempted:
+        logging.info(
+          'SIGTERM: saved step %d; the same command with --workdir=%s resumes',
+          step,
+          workdir,
+        )
+        break
+      if early_stopping.should_stop(control, config):
+        logging.info('Stops early, at step %d: %s', step, control)
+        break
+
+  finished = int(state.step) >= run.total_steps
+  if not finished and not early_stopping.should_stop(control, config):
+    return {}
+  if result is None:
+    logging.info('%s has already reached its last step, %d', workdir, start)
+    result = _evaluate(run, predictor, state)
+  if host == 0:
+    _write_result(run, workdir, int(state.step), control, result)
+  return result.metrics
+
+
+###############################  Preparation  #################################
 
 
 def check_config(config: ConfigDict) -> None:
-  """Refuses numbers that make no run.
+  """Checks counts, intervals and the range of profiled steps.
 
   Raises:
-    ValueError: which one.
+    ValueError: a number is not positive, or `profile_steps` is not a range.
   """
   limits.check_positive(config)
   profiler.parse_steps(config.profile_steps)
 
 
 def build_train_step(
-  network: networks.Network, total: int, axis_name: str | None
-) -> tuple[Any, optax.GradientTransformation, optax.Schedule, Any]:
-  """Builds (model, optimizer, learning rate, step) of a run of `total` steps.
+  network: networks.Network, total_steps: int, axis_name: str | None
+) -> tuple[train_step.TrainStep, optax.Schedule]:
+  """Builds the step of one device, and the learning rate schedule.
 
-  The step is the pure one of `steps.py`, for one device's share of the batch.
+  Args:
+    network: the network of the experiment.
+    total_steps: number of steps of the run.
+    axis_name: pmap axis, or None on one device without pmap.
+
+  Returns:
+    (step, learning rate as a function of the step).
 
   Raises:
-    ValueError: BatchNorm would see a single image.
+    ValueError: BatchNorm would be computed over a single image, or the
+      optimizer, schedule or loss has no such name or field.
   """
-  config, num_classes = network.config, network.num_classes
+  config = network.config
   limits.check_batch_size(config, network.has_frozen_batch_norm)
   model = network.train_model(axis_name)
-  rate = optimizers.build_schedule(
+  learning_rate = optimizers.build_schedule(
     config.schedule,
     config.optimizer.learning_rate,
-    total,
-    optimizers.warmup_steps(config, total),
+    total_steps,
+    optimizers.warmup_steps(config, total_steps),
   )
-  optimizer = optimizers.build_optimizer(config.optimizer, rate)
-  step = steps.TrainStep(
+  step = train_step.TrainStep(
     model=model,
-    optimizer=optimizer,
-    loss=losses.build_loss(config.loss, num_classes, dataset_info.IGNORE),
+    optimizer=optimizers.build_optimizer(config.optimizer, learning_rate),
+    loss=losses.build_loss(
+      config.loss, network.num_classes, dataset_info.IGNORE
+    ),
     seed=config.seed,
     accumulate_steps=config.accumulate_steps,
     ema_decay=config.ema_decay,
     axis_name=axis_name,
     range_tracking=network.range_tracking(model),
   )
-  return model, optimizer, rate, step
+  return step, learning_rate
 
 
-def _check_finite(state: steps.TrainState, workdir: str) -> None:
-  bad = int(state.nonfinite_step)
-  if bad >= 0:
-    raise FloatingPointError(
-      f'loss, gradients or update of step {bad} are not finite; the last good '
-      f'checkpoint below {workdir} was kept. Start anew, in another --workdir, '
-      'with a lower optimizer.learning_rate or with optimizer.clip_norm set; '
-      'or look for broken images'
-    )
-
-
-def train(config: ConfigDict, workdir: str) -> dict[str, float]:
-  """Trains, or goes on training, and returns the last evaluation's metrics.
-
-  Args:
-    config: the experiment.
-    workdir: where all that the run leaves is written.
-
-  Returns:
-    The metrics by name, `miou` among them; empty if stopped by SIGTERM before
-    the end.
-
-  Raises:
-    ValueError: the config or the data is wrong; the message says what to do.
-    FloatingPointError: loss, gradients or update were not finite.
-    OSError: a checkpoint cannot be written.
-  """
-  host, hosts = jax.process_index(), jax.process_count()
+def _prepare(config: ConfigDict, workdir: str) -> _Run:
+  """Checks the config, prepares the data, and builds the training step."""
   check_config(config)
   networks.check_config(config)
-
-  # Data.
+  config = workdir_lib.resume_config(workdir, config)
   config = datasets.resolve_config(config)
   dataset = datasets.Dataset(config.data)
   parallel.first_host_first(dataset.prepare)
@@ -123,44 +291,45 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     metrics.metric_names(info.class_names, info.unscored, config.eval.loss),
   )
   examples = dataset.num_examples(config.data.train_split)
-  total = limits.total_steps(config, examples)
-  per_epoch = examples // config.batch_size
-  evaluate_every = max(round(config.eval.every_epochs * per_epoch), 1)
-
-  # Model, optimiser, state.
+  total_steps = limits.total_steps(config, examples)
+  steps_per_epoch = examples // config.batch_size
   network = networks.Network(config, dataset)
-  model, optimizer, rate, step_fn = build_train_step(
-    network, total, parallel.AXIS
+  step, learning_rate = build_train_step(network, total_steps, parallel.AXIS)
+  return _Run(
+    config=config,
+    network=network,
+    train_step=step,
+    learning_rate=learning_rate,
+    examples=examples,
+    total_steps=total_steps,
+    evaluate_every=max(round(config.eval.every_epochs * steps_per_epoch), 1),
   )
-  state = steps.init_state(
-    model,
-    optimizer,
-    channels=dataset.spec.channels,
-    seed=config.seed,
-    ema=config.ema_decay > 0,
-  )
+
+
+def _log_run(run: _Run, params: int) -> None:
+  """Logs the size of a run, and warns of one that is too short."""
+  config, steps_per_epoch = run.config, run.examples // run.config.batch_size
   logging.info(
     '%s: %d classes, %s to train on, %d steps of %s, '
     '%.3f M parameters, %d %s device(s)',
     config.name,
-    info.num_classes,
-    text.plural(examples, 'image'),
-    total,
+    run.network.num_classes,
+    text.plural(run.examples, 'image'),
+    run.total_steps,
     text.plural(config.batch_size, 'image'),
-    sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
+    params / 1e6,
     parallel.device_count(),
     parallel.platform(),
   )
-  if total < per_epoch and not config.init_from:
+  if run.total_steps < steps_per_epoch and not config.init_from:
     logging.info(
       '%d steps are less than an epoch, which has %d: the scores of such a run '
-      'say that everything works, not how well the network learns',
-      total,
-      per_epoch,
+      'show that everything works, not how well the network learns',
+      run.total_steps,
+      steps_per_epoch,
     )
-
-  warmup = optimizers.warmup_steps(config, total)
-  if warmup >= total:
+  warmup = optimizers.warmup_steps(config, run.total_steps)
+  if warmup >= run.total_steps:
     logging.warning(
       'The warm-up of %d steps is as long as the run: the rate never reaches '
       'optimizer.learning_rate=%g; set schedule.warmup_steps',
@@ -168,27 +337,54 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       config.optimizer.learning_rate,
     )
 
-  # Trained weights, unless the run has weights of its own.
+
+def _initialize_or_resume(
+  run: _Run, workdir: str
+) -> tuple[
+  checkpoints.Checkpoints, train_step.TrainState, early_stopping.ControlState
+]:
+  """Returns the checkpoints of a run and the state that it goes on from.
+
+  The state is that of one device: it is not replicated yet.
+  """
+  config, network = run.config, run.network
+  optimizer = run.train_step.optimizer
+  state = train_step.init_state(
+    run.train_step.model,
+    optimizer,
+    channels=network.dataset.spec.channels,
+    seed=config.seed,
+    ema=config.ema_decay > 0,
+  )
+  _log_run(run, sum(x.size for x in jax.tree.leaves(state.params)))
+
+  # The state is, in this order:
+  # 1. that of the newest checkpoint below `workdir`: the run is resumed;
+  # 2. a new one with the variables of `config.init_from`: published weights, a
+  #    file, or another run's work directory. A run in simulated int8 always
+  #    starts from such float variables, and calibrates activation ranges here;
+  # 3. a new one with random variables, drawn from `config.seed`.
   manifest = None
   new = not checkpoints.has_checkpoint(workdir_lib.checkpoint_dir(workdir))
   if new and config.init_from:
     variables, manifest = load.load_initial_variables(
       config,
       registry.build_model(
-        config.model, info.num_classes, **parallel.kernels()
+        config.model, network.num_classes, **parallel.kernels()
       ),
       {'params': state.params, 'batch_stats': state.batch_stats},
-      # All hosts see the whole batches, or their variables would differ.
-      lambda: dataset.train_batches(
+      # All hosts read the whole batches, or their variables would differ.
+      lambda: network.dataset.train_batches(
         seed=config.seed, batch_size=config.batch_size
       ),
     )
     variables = network.start_from(variables)
     # Measured statistics may differ in rounding from host to host.
     variables = parallel.of_first_host(variables)
-    state = steps.init_from_variables(state, variables, optimizer)
+    state = train_step.init_from_variables(state, variables, optimizer)
 
-  # Where were we? Only a run that could start takes its work directory.
+  # Only a run that could start writes into its work directory.
+  host = jax.process_index()
   workdir_lib.write_or_check_config(workdir, config, write=host == 0)
   if new and host == 0:
     load.write_manifest(workdir, manifest)
@@ -197,185 +393,95 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     keep_latest=config.checkpoint.keep_latest,
     keep_best=config.checkpoint.keep_best,
   )
-  notes = early_stopping.ControlState()
   restored = saved.restore(state)
-  if restored is not None:
-    state = restored
-    notes = early_stopping.ControlState.from_dict(saved.latest_metadata())
-    logging.info('Going on from step %d of %s', int(state.step), workdir)
-  start = int(state.step)
-  if early_stopping.lowers_learning_rate(config):
-    state = dataclasses.replace(state, rate_scale=jnp.float32(notes.rate_scale))
-  state = parallel.replicate(state)
-  train_step = parallel.map_train(step_fn)
+  if restored is None:
+    return saved, state, early_stopping.ControlState()
+  logging.info('Resuming from step %d of %s', int(restored.step), workdir)
+  control = early_stopping.ControlState.from_dict(saved.latest_metadata())
+  return saved, restored, control
 
-  def to_score(state: steps.TrainState) -> Any:
-    variables = parallel.to_local(state.eval_variables)
-    return network.eval_variables(variables)
 
-  predictor = network.predictor(
-    {},  # each scoring brings its own
-    output='argmax',
-    output_stride=config.eval.output_stride,
+##############################  Parts of the loop  ############################
+
+
+def _apply_rate_scale(
+  state: train_step.TrainState,
+  control: early_stopping.ControlState,
+  config: ConfigDict,
+) -> train_step.TrainState:
+  """Returns the replicated state with the rate scale that evaluations chose."""
+  if not early_stopping.lowers_learning_rate(config):
+    return state
+  scale = parallel.replicate(jnp.float32(control.rate_scale))
+  return dataclasses.replace(state, rate_scale=scale)
+
+
+def _compile(
+  step_fn, state: train_step.TrainState, batch, progress: metric_writer.Progress
+) -> None:
+  """Compiles the mapped step, and logs its cost."""
+  logging.info('Compiling the training step…')
+  progress.pause()  # it happens once: the ETA leaves it out
+  cost = parallel.compile_ahead(step_fn, state, batch)
+  progress.resume()
+  logging.info(
+    'One step, on each device: %s', metric_writer.format_step_cost(cost)
   )
-  record = metric_writer.MetricWriter(workdir, start) if host == 0 else None
-  batches = dataset.train_batches(
-    seed=config.seed,
-    batch_size=config.batch_size,
-    start_step=start,
-    host_index=host,
-    host_count=hosts,
-  )
 
-  def score(
-    state: steps.TrainState,
-    watch: Callable[[Iterator[dict]], Iterator[dict]] = lambda examples: (
-      examples
-    ),
-  ) -> evaluate.Result:
-    return evaluate.evaluate_predictor(
-      predictor.with_variables(to_score(state)),
-      watch(
-        dataset.examples(
-          config.data.eval_split, host_index=host, host_count=hosts
-        )
-      ),
-      info,
-      config.eval,
-      keep_samples=4,
-      loss_terms=config.loss.terms,
-      sum_counts=parallel.sum_over_hosts,
+
+def _check_finite(state: train_step.TrainState, workdir: str) -> None:
+  """Raises FloatingPointError if a step was not finite."""
+  step = int(state.nonfinite_step)
+  if step >= 0:
+    raise FloatingPointError(
+      f'loss, gradients or update of step {step} are not finite; the last good '
+      f'checkpoint below {workdir} was kept. Start a new run, in another '
+      '--workdir, with a lower optimizer.learning_rate or with '
+      'optimizer.clip_norm set; or look for broken images'
     )
 
-  # Step after step.
-  progress = metric_writer.Progress(start, total, config.batch_size)
-  recorder = profiler.TraceRecorder(
-    profiler.parse_steps(config.profile_steps) if host == 0 else range(0),
-    workdir,
-  )
-  result = None
-  began = time.monotonic() - notes.seconds
-  # A run that had ended early takes no further step.
-  remaining = (
-    ()
-    if early_stopping.should_stop(notes, config)
-    else range(start + 1, total + 1)
-  )
-  with preemption.PreemptionGuard() as stop, contextlib.ExitStack() as cleanup:
-    # Whatever happens, the last save is waited for.
-    for part in (saved, batches, progress, recorder):
-      cleanup.callback(part.close)
-    if record:
-      cleanup.callback(record.close)
-    for step in remaining:
-      batch = parallel.split(progress.next_batch(batches))
-      if step == start + 1:
-        logging.info('Compiling the training step…')
-        progress.pause()  # the time that is left will not hold another one
-        spent = parallel.compile_ahead(train_step, state, batch)
-        progress.resume()
-        logging.info(
-          'One step, on each device: %s', metric_writer.format_step_cost(spent)
-        )
-      recorder.before_step(step)
-      state, measured = train_step(state, batch)
-      recorder.after_step(step, state)
-      progress.update(step)
-      last = step == total
-      reports = step % config.log_every_steps == 0 or last
-      if reports:
-        _check_finite(state, workdir)
-        now = parallel.first(measured)
-        now['learning_rate'] = float(rate(step - 1)) * notes.rate_scale
-        now |= progress.report(step, now)
-        if record:
-          record.write_scalars(step, 'train', now)
-        notes = early_stopping.update_elapsed(
-          notes, time.monotonic() - began, config, parallel.any_host
-        )
-        last |= early_stopping.is_out_of_time(notes, config)
-      evaluated = step % evaluate_every == 0 or last
-      if evaluated:
-        progress.pause()
-        _check_finite(state, workdir)
-        try:
-          # Several hosts count together, and finish what they began; the last
-          # evaluation belongs to the run's result, and one that decides on
-          # what follows is not left out.
-          leave = (
-            hosts == 1
-            and not last
-            and not early_stopping.depends_on_evaluation(config)
-          )
-          result = score(state, stop.interruptible) if leave else score(state)
-        except preemption.Preempted:
-          evaluated = False
-        else:
-          logging.info('step %d: %s', step, evaluate.summarize_result(result))
-          notes = early_stopping.update_after_evaluation(
-            notes, result.metrics, config
-          )
-          if early_stopping.lowers_learning_rate(config):
-            scale = parallel.replicate(jnp.float32(notes.rate_scale))
-            state = dataclasses.replace(state, rate_scale=scale)
-          if record:
-            record.write_scalars(step, config.data.eval_split, result.metrics)
-            record.write_images(step, 'samples', _draw_samples(result, info))
-            record.flush()
-        progress.resume()
-      # Asked once a step: what is said to be saved is saved. Hosts agree on
-      # it when they report.
-      stopped = stop.requested
-      if hosts > 1:
-        stopped = reports and parallel.any_host(stop.requested)
-      due = step % config.checkpoint.every_steps == 0
-      if evaluated or due or stopped:
-        _check_finite(state, workdir)
-        miou = result.metrics['miou'] if evaluated and result else None
-        saved.save(state, step, miou, notes.to_dict())
-      if stopped:
-        logging.info(
-          'SIGTERM: saved step %d; the same command with --workdir=%s goes on',
-          step,
-          workdir,
-        )
-        break
-      if early_stopping.should_stop(notes, config):
-        logging.info('Ends early, at step %d: %s', step, notes)
-        break
 
-  # The end.
-  if int(state.step) < total and not early_stopping.should_stop(notes, config):
-    return {}
-  if result is None:
-    logging.info('%s had already reached its last step, %d', workdir, start)
-    result = score(state)
-  if host == 0:
-    evaluate.write_result(result, os.path.join(workdir, 'eval', 'last'), info)
-    visualize.save_image(
-      visualize.plot_training_curves(os.path.join(workdir, 'metrics.jsonl')),
-      os.path.join(workdir, 'curves.png'),
-    )
-    workdir_lib.write_run_record(
-      workdir,
-      step=int(state.step),
-      seconds=notes.seconds,
-      metrics=result.metrics,
-    )
-    logging.info(
-      'Done: mIoU %.4f at the last step. Next, with --workdir=%s: python -m '
-      'deeplab.predict --images=... --output=..., or python -m export.main '
-      '--output=...; both take the checkpoint with the best mIoU',
-      result.metrics['miou'],
-      workdir,
-    )
-  return result.metrics
+def _evaluate(
+  run: _Run,
+  predictor: predictors.FlaxPredictor,
+  state: train_step.TrainState,
+  guard: preemption.PreemptionGuard | None = None,
+) -> evaluate.Result:
+  """Evaluates the state on the evaluation split, shared among the hosts.
+
+  Raises:
+    Preempted: SIGTERM arrived, and there is a `guard`.
+  """
+  config, dataset = run.config, run.network.dataset
+  examples = dataset.examples(
+    config.data.eval_split,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+  )
+  if guard is not None:
+    examples = guard.interruptible(examples)
+  variables = run.network.eval_variables(
+    parallel.to_local(state.eval_variables)
+  )
+  return evaluate.evaluate_predictor(
+    predictor.with_variables(variables),
+    examples,
+    dataset.info,
+    config.eval,
+    keep_samples=4,
+    loss_terms=config.loss.terms,
+    sum_counts=parallel.sum_over_hosts,
+  )
 
 
 def _draw_samples(
   result: evaluate.Result, info: dataset_info.DatasetInfo
 ) -> np.ndarray:
-  """Returns image | label | prediction of the kept samples, cut to one size."""
+  """Draws image, label and prediction of each sample side by side.
+
+  Returns:
+    [N, H, W, 3] uint8, cropped to the smallest height and width.
+  """
   height, width = np.min([s.label.shape for s in result.samples], axis=0)
   window = slice(height), slice(width)
   return np.stack(
@@ -385,4 +491,31 @@ def _draw_samples(
       )
       for s in result.samples
     ]
+  )
+
+
+def _write_result(
+  run: _Run,
+  workdir: str,
+  step: int,
+  control: early_stopping.ControlState,
+  result: evaluate.Result,
+) -> None:
+  """Writes the last evaluation, the curves and the run record."""
+  evaluate.write_result(
+    result, os.path.join(workdir, 'eval', 'last'), run.network.dataset.info
+  )
+  visualize.save_image(
+    visualize.plot_training_curves(os.path.join(workdir, 'metrics.jsonl')),
+    os.path.join(workdir, 'curves.png'),
+  )
+  workdir_lib.write_run_record(
+    workdir, step=step, seconds=control.seconds, metrics=result.metrics
+  )
+  logging.info(
+    'Done: mIoU %.4f at the last step. Next, with --workdir=%s: python -m '
+    'deeplab.predict --images=... --output=..., or python -m export.main '
+    '--output=...; both take the checkpoint with the best mIoU',
+    result.metrics['miou'],
+    workdir,
   )

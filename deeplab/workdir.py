@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from typing import Any
 
 from absl import logging
@@ -128,6 +129,13 @@ class TrainedModel:
   variables: PyTree
   step: int
   miou: float
+
+
+def new_workdir(config: ConfigDict) -> str:
+  """Returns a new path, runs/<config>/<time>, the same on all processes."""
+  return parallel.text_of_first_host(
+    os.path.join('runs', config.name, time.strftime('%Y%m%d-%H%M%S'))
+  )
 
 
 def config_path(workdir: str) -> str:
@@ -246,6 +254,8 @@ def resume_config(workdir: str, config: ConfigDict) -> ConfigDict:
   if not _has_saved_run(workdir):
     return config
   _, older_values = _read_and_fill_config(workdir)
+  if not older_values:
+    return config
   given = _flatten_config(config)
   changed = {
     field: value
@@ -305,7 +315,7 @@ def write_or_check_config(
   if _has_saved_run(workdir):
     old, new = result_fields(read_config(workdir)), result_fields(config)
     changed = [
-      f'{k}: {old.get(k, "absent")!r} there, {new.get(k, "absent")!r} now'
+      f'{k}: was {old.get(k, "absent")!r}, is now {new.get(k, "absent")!r}'
       for k in sorted(old | new)
       if old.get(k) != new.get(k)
     ]

@@ -153,7 +153,7 @@ def test_configs_make_a_step(module, variant):
   """Traced at the sizes that the config trains at."""
   config = get(module, variant)
   network = helpers.network(config, zoo.num_classes(config))
-  _, _, _, step = train.build_train_step(network, 10, None)
+  step, _ = train.build_train_step(network, 10, None)
   size = compose.fixed_output_size(config.data.augment) or (128, 128)
   state, batch = describe.abstract_step_inputs(network, size)
   after, metrics = jax.eval_shape(step, state, batch)

@@ -4,7 +4,6 @@ import sys
 
 from absl import app
 from absl import flags
-from absl.testing import flagsaver
 from ml_collections import config_flags
 import pytest
 
@@ -104,16 +103,25 @@ def test_a_field_that_is_not_there_is_one_sentence(given, sentence):
   assert done.stderr.strip().splitlines()[-1] == sentence
 
 
-def test_a_misspelt_page_is_one_sentence(parsed, monkeypatch):
+def _parse(*arguments):
+  """Returns (the flag --config, all flags), parsed from a command line."""
+  values = flags.FlagValues()
+  config_flag = main.define_flags(values)
+  values(['main', *arguments])
+  return config_flag, values
+
+
+def test_a_misspelt_page_is_one_sentence(monkeypatch):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(
     cli.config_flags,
     'get_config_filename',
     lambda flag: 'configs/foldr_mnv2.py:smoke',
   )
-  monkeypatch.setattr(flags.FLAGS['config'], 'present', 1)
+  config_flag, values = _parse()
+  monkeypatch.setattr(values['config'], 'present', 1)
   with pytest.raises(SystemExit) as refused:
-    main.main(['main'])
+    main.main(['main'], config_flag, values)
   assert str(refused.value).startswith(
     'Error: --config=configs/foldr_mnv2.py: there is no such file; did you '
     'mean configs/folder_mnv2.py'
@@ -156,30 +164,25 @@ def test_any_field_of_the_model_can_be_overridden(monkeypatch):
   assert config.is_locked
 
 
-@pytest.fixture
-def parsed():
-  """Flags as after parsing an empty command line."""
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['main'])
-  with flagsaver.flagsaver():
-    yield
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((), '--config is missing; --list prints'),
+    (('--mode=evaluate',), 'needs --workdir, the run to evaluate'),
+    (
+      ('--mode=evaluate', '--workdir=/no/such/run'),
+      'is not the work directory of a run',
+    ),
+  ],
+)
+def test_flags_that_lack_something(arguments, message):
+  with pytest.raises(SystemExit, match=message):
+    main.main(['main'], *_parse(*arguments))
 
 
-def test_flags_that_lack_something(parsed):
-  with pytest.raises(SystemExit, match=r'--config is missing; --list shows'):
-    main.main(['main'])
-  with (
-    flagsaver.flagsaver(mode='evaluate'),
-    pytest.raises(SystemExit, match=r'needs --workdir, the run to evaluate'),
-  ):
-    main.main(['main'])
-  with (
-    flagsaver.flagsaver(mode='evaluate', workdir='/no/such/run'),
-    pytest.raises(SystemExit, match=r'is not the work directory of a run'),
-  ):
-    main.main(['main'])
+def test_positional_arguments_are_refused():
   with pytest.raises(app.UsageError, match=r'unexpected arguments'):
-    main.main(['main', 'train'])
+    main.main(['main', 'train'], *_parse())
 
 
 def test_listing_names_what_there_is(monkeypatch):

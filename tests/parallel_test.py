@@ -44,13 +44,13 @@ def test_copies_that_differ_are_named():
   assert parallel.copies_differ(state) == ["['not']"]
 
 
-def test_one_process_needs_no_conversion():
+def test_one_process_needs_no_global_arrays():
   state = {'x': jnp.ones(3)}
   assert parallel.to_global(state) is state
   assert parallel.to_local(state) is state
 
 
-def test_replicated_state_is_placed_as_the_step_returns_it():
+def test_replicated_state_has_the_sharding_of_the_step():
   # Else the step would be compiled again for its own result.
   step = parallel.map_train(
     lambda s, x: (s + jax.lax.psum(x.sum(), parallel.AXIS), x)
@@ -63,7 +63,7 @@ def test_replicated_state_is_placed_as_the_step_returns_it():
   assert state.sharding == placement
 
 
-def test_the_step_takes_the_place_of_the_state_before(caplog):
+def test_the_step_donates_the_state(caplog):
   step = parallel.map_train(
     lambda s, x: (s + jax.lax.psum(x.sum(), parallel.AXIS), x)
   )
@@ -103,7 +103,7 @@ def joined(monkeypatch):
   return calls
 
 
-def test_a_process_alone_joins_nobody(joined):
+def test_a_single_process_joins_no_other(joined):
   parallel.start()
   assert joined == []
   with pytest.raises(ValueError, match='--processes and --process go together'):
@@ -127,7 +127,7 @@ def test_slurm_and_pods_are_found(joined, variables, local, monkeypatch):
   assert joined == [((None, None, None), more)]
 
 
-# What JAX makes of it: the GPUs that each process will see.
+# Prints the GPUs that JAX lets each process use.
 SEEN = """
 import os, socket
 os.environ |= {
@@ -145,7 +145,7 @@ print(jax.config.values['jax_cuda_visible_devices'])
 """
 
 
-def test_a_task_has_all_devices_of_its_node():
+def test_a_slurm_task_uses_all_devices_of_its_node():
   done = subprocess.run(
     [sys.executable, '-c', SEEN],
     cwd=pathlib.Path(__file__).resolve().parent.parent,
@@ -156,7 +156,7 @@ def test_a_task_has_all_devices_of_its_node():
   assert done.stdout.split() == ['all']
 
 
-def test_a_machine_of_google_says_what_pod_it_is_of(joined, monkeypatch):
+def test_the_metadata_server_names_the_pod(joined, monkeypatch):
   asked = []
 
   def reply(request, timeout):
@@ -170,7 +170,7 @@ def test_a_machine_of_google_says_what_pod_it_is_of(joined, monkeypatch):
   assert asked[0].endswith('attributes/worker-network-endpoints')
 
 
-def test_others_are_not_kept_waiting(joined, monkeypatch, capsys):
+def test_a_failed_process_ends_at_once(joined, monkeypatch, capsys):
   parallel.end(ValueError('x'))  # alone: nothing
   left = []
   monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)

@@ -1,4 +1,4 @@
-"""Several processes train and evaluate as one, and end together."""
+"""Several processes train and evaluate as one would, and end together."""
 
 import json
 import os
@@ -35,13 +35,13 @@ SGD = (
 )
 
 
-# Ours, or JAX's own where it ends the process before Python hears of it.
+# Our message, or JAX's own if it ends the process before Python can.
 LOST = (
   'another process of this run was lost',
   'This most likely indicates that another task died',
 )
 
-# One process comes to every kind of sum later than Gloo connects.
+# One process reaches every kind of collective too late for Gloo to connect.
 LATE = """
 import sys, time
 import jax, numpy as np
@@ -74,14 +74,14 @@ def _start(devices, *arguments, command=('-m', 'deeplab.main')):
 
 
 def _address():
-  """Returns a coordinator that no other run has."""
+  """Returns the address of a coordinator on a free port."""
   with socket.socket() as s:
     s.bind(('localhost', 0))
     return f'localhost:{s.getsockname()[1]}'
 
 
 def _pair(*arguments):
-  """Starts two processes of two devices that work together."""
+  """Starts two processes of two devices each, as one run."""
   address = _address()
   return [
     _start(
@@ -96,11 +96,11 @@ def _pair(*arguments):
 
 
 def _wait(*processes):
-  """Returns what each said; all must end well."""
-  said = [process.communicate(timeout=600)[1] for process in processes]
-  for process, text in zip(processes, said, strict=True):
+  """Returns the standard error of each; all must exit with 0."""
+  log = [process.communicate(timeout=600)[1] for process in processes]
+  for process, text in zip(processes, log, strict=True):
     assert process.returncode == 0, text
-  return said
+  return log
 
 
 def _training(workdir, data_dir, *more):
@@ -117,20 +117,20 @@ def test_a_late_process_is_waited_for():
   address = _address()
   pair = [_start(1, address, str(i), command=('-c', LATE)) for i in range(2)]
   for process in pair:
-    said, error = process.communicate(timeout=300)
+    log, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    # Gloo greets on the standard output too.
-    assert said.splitlines()[-3:] == ['3.0', '[2199023255554]', 'of 0']
+    # Gloo prints to the standard output too.
+    assert log.splitlines()[-3:] == ['3.0', '[2199023255554]', 'of 0']
 
 
 @pytest.fixture(scope='module')
 def both(tmp_path_factory, data_dir):
-  """Returns (workdir of two processes, of one, what the two said)."""
+  """Returns (workdir of two processes, of one, logs of the two)."""
   folder = tmp_path_factory.mktemp('processes')
   two, one = folder / 'two', folder / 'one'
-  said = _wait(*_pair(*_training(two, data_dir, *SGD)))
+  log = _wait(*_pair(*_training(two, data_dir, *SGD)))
   _wait(_start(4, *_training(one, data_dir, *SGD)))
-  return two, one, said
+  return two, one, log
 
 
 def _parameters(workdir):
@@ -172,35 +172,35 @@ def test_two_processes_train_as_one(both):
 
 @pytest.mark.full
 @pytest.mark.parametrize('before', ['two', 'one'])
-def test_as_many_as_there_are_go_on(before, both, data_dir, tmp_path):
-  """One process goes on where two were, and two where one was."""
+def test_another_number_of_processes_resumes(before, both, data_dir, tmp_path):
+  """One process resumes a run of two, and two a run of one."""
   two, one, _ = both
   rest = tmp_path / 'rest'
   shutil.copytree({'two': two, 'one': one}[before], rest)
   shutil.rmtree(rest / 'checkpoints' / '10')
   training = _training(rest, data_dir, *SGD)
   after = [_start(4, *training)] if before == 'two' else _pair(*training)
-  assert 'Going on from step 5 of' in _wait(*after)[0]
+  assert 'Resuming from step 5 of' in _wait(*after)[0]
   _assert_same(_parameters(rest), _parameters(one))
 
 
 @pytest.mark.full
-def test_they_leave_one_log_and_one_checkpoint(both):
-  two, _, said = both
+def test_two_processes_write_one_log_and_one_checkpoint(both):
+  two, _, log = both
   lines = metric_writer.read_metrics(str(two / 'metrics.jsonl'))
   assert [x['step'] for x in lines if x['split'] == 'train'] == [*range(1, 11)]
   assert len(list(two.glob('events.*'))) == 1
   assert len(list(two.glob('plugins/profile/*/*.xplane.pb'))) == 1
   names = {path.name for path in (two / 'checkpoints').iterdir()}
   assert names == {'5', '10'}
-  assert 'step 5/10' in said[0] and 'Done: mIoU' in said[0]
-  assert 'step 5/10' not in said[1] and 'Done: mIoU' not in said[1]
+  assert 'step 5/10' in log[0] and 'Done: mIoU' in log[0]
+  assert 'step 5/10' not in log[1] and 'Done: mIoU' not in log[1]
   record = json.loads((two / 'run.json').read_text())
   assert (record['hosts'], record['devices']) == (2, 4)
 
 
 @pytest.mark.full
-def test_they_count_the_same_confusion(both):
+def test_two_processes_count_the_same_confusion(both):
   two, _, _ = both
   evaluation = ('--mode=evaluate', f'--workdir={two}')
   path = two / 'eval' / 'checkpoint' / 'confusion.json'
@@ -229,10 +229,10 @@ def _wait_for_a_save(workdir, after, *processes):
 
 @pytest.mark.full
 @pytest.mark.parametrize('lost', [1, 0])
-def test_a_lost_process_ends_the_other_and_the_run_goes_on(
+def test_a_lost_process_ends_the_other_and_the_run_resumes(
   lost, tmp_path, data_dir
 ):
-  """Process 0 is the one that the others have joined."""
+  """Process 0 is the coordinator."""
   workdir = tmp_path / 'run'
   training = _training(
     workdir,
@@ -241,12 +241,12 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(
     '--config.log_every_steps=5',
     '--config.checkpoint.every_steps=5',
   )
-  # Both save and leave when one is told to.
+  # SIGTERM to one makes both save and exit.
   pair = _pair(*training)
   _wait_for_a_save(workdir, 0, *pair)
   pair[1].send_signal(signal.SIGTERM)
-  said = _wait(*pair)
-  assert 'SIGTERM: saved step' in said[0]
+  log = _wait(*pair)
+  assert 'SIGTERM: saved step' in log[0]
   saved = _saved(workdir)
 
   pair = _pair(*training)
@@ -254,19 +254,19 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(
   pair[lost].kill()
   began = time.monotonic()
   left = pair[1 - lost]
-  said = left.communicate(timeout=120)[1]
+  log = left.communicate(timeout=120)[1]
   spent = time.monotonic() - began
   print(f'the other ended after {spent:.1f} s')
   assert spent < 60
   assert left.returncode != 0
-  assert any(message in said for message in LOST), said
-  told = {1 - lost: said, lost: pair[lost].communicate()[1]}
-  assert f'Going on from step {saved} of' in told[0]
+  assert any(message in log for message in LOST), log
+  told = {1 - lost: log, lost: pair[lost].communicate()[1]}
+  assert f'Resuming from step {saved} of' in told[0]
 
-  # One process goes on where two were.
+  # One process resumes the run of two.
   saved = _saved(workdir)
   alone = _start(4, *training)
   _wait_for_a_save(workdir, saved, alone)
   alone.send_signal(signal.SIGTERM)
-  (said,) = _wait(alone)
-  assert f'Going on from step {saved} of' in said
+  (log,) = _wait(alone)
+  assert f'Resuming from step {saved} of' in log

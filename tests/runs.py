@@ -1,4 +1,4 @@
-"""Small training runs, and a config that knows which fields were read."""
+"""Small training runs, and a config that records which fields are read."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from deeplab import train
 
 
 class Spy(ConfigDict):
-  """A config that records the paths of the leaves that are read."""
+  """A config that records the paths of the fields that are read."""
 
   def __init__(self, config, seen, prefix=''):
     super().__init__()
@@ -28,7 +28,7 @@ class Spy(ConfigDict):
 
 
 def leaves(config, prefix=''):
-  """Returns the paths of all leaves."""
+  """Returns the paths of all fields."""
   paths = set()
   for key, value in config.items():
     if isinstance(value, ConfigDict):
@@ -40,13 +40,13 @@ def leaves(config, prefix=''):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a small run was and left.
+  """A finished small run.
 
   Attributes:
     workdir: its work directory.
     config: its config.
-    read: paths of the config's leaves that training read.
-    metrics: what `train` returned.
+    read: paths of the config's fields that training read.
+    metrics: the metrics that `train` returned.
   """
 
   workdir: str
@@ -69,11 +69,11 @@ def config(data_dir, **fields):
 
 
 def smoke(workdir, data_dir, **fields):
-  """Trains the smoke config and says what it read."""
+  """Trains the smoke config, and records which fields it reads."""
   c = config(data_dir, **fields)
   seen = set()
   spied = Spy(c, seen)
-  # The record of the config reads everything; it is not a use.
+  # Writing config.json reads every field, which does not count.
   write = train.workdir_lib.write_or_check_config
   train.workdir_lib.write_or_check_config = lambda where, _, **fields: write(
     where, c, **fields

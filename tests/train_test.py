@@ -54,7 +54,7 @@ def _assert_bitwise_equal(a, b):
 
 
 def _patch_batches(monkeypatch, change):
-  """Makes `change(step, batch)` see each batch on its way to the step."""
+  """Passes each batch through `change(step, batch)` before the step."""
   original = datasets.Dataset.train_batches
 
   def patched(self, *, start_step=0, **kwargs):
@@ -65,7 +65,7 @@ def _patch_batches(monkeypatch, change):
   monkeypatch.setattr(datasets.Dataset, 'train_batches', patched)
 
 
-def test_a_run_leaves_what_it_says(smoke_run):
+def test_a_run_writes_its_files(smoke_run):
   names = set(os.listdir(smoke_run.workdir))
   assert {'config.json', 'metrics.jsonl', 'checkpoints', 'eval'} <= names
   assert any(name.startswith('events.') for name in names)
@@ -119,15 +119,15 @@ def test_an_interrupted_run_ends_bitwise_equal(
   assert [x['step'] for x in lines if x['split'] == 'train'] == [2, 4, 6]
 
 
-def test_sigterm_saves_and_the_run_goes_on(smoke_run, tmp_path, monkeypatch):
-  def ask(step, batch):
+def test_sigterm_saves_and_the_run_resumes(smoke_run, tmp_path, monkeypatch):
+  def send_sigterm(step, batch):
     if step == 3:
       os.kill(os.getpid(), signal.SIGTERM)
     return batch
 
   workdir = str(tmp_path / 'run')
   with monkeypatch.context() as patch:
-    _patch_batches(patch, ask)
+    _patch_batches(patch, send_sigterm)
     assert train.train(smoke_run.config, workdir) == {}
   assert _variables(workdir)[1] == 3
   train.train(smoke_run.config, workdir)
@@ -139,10 +139,10 @@ def test_sigterm_saves_and_the_run_goes_on(smoke_run, tmp_path, monkeypatch):
 def test_sigterm_while_the_step_runs_is_not_missed(
   smoke_run, tmp_path, monkeypatch
 ):
-  """It comes after the step was begun, and no save is due."""
+  """It arrives after the step has started, and no save is due."""
   check = train._check_finite
 
-  def hear(state, workdir):
+  def send_sigterm(state, workdir):
     if int(state.step) == 2:
       os.kill(os.getpid(), signal.SIGTERM)
     check(state, workdir)
@@ -152,16 +152,16 @@ def test_sigterm_while_the_step_runs_is_not_missed(
     smoke_run.config.data.data_dir, checkpoint__every_steps=100
   )
   with monkeypatch.context() as patch:
-    patch.setattr(train, '_check_finite', hear)
+    patch.setattr(train, '_check_finite', send_sigterm)
     assert train.train(config, workdir) == {}
   assert _variables(workdir)[1] == 2
 
 
-def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
+def test_sigterm_interrupts_an_evaluation(smoke_run, tmp_path, monkeypatch):
   examples = datasets.Dataset.examples
   seen = []
 
-  def ask(*args, **kwargs):
+  def send_sigterm(*args, **kwargs):
     for example in examples(*args, **kwargs):
       seen.append(example['name'])
       if len(seen) == 5:
@@ -174,11 +174,11 @@ def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
     smoke_run.config.data.data_dir, eval__every_epochs=3 / 150
   )
   with monkeypatch.context() as patch:
-    patch.setattr(datasets.Dataset, 'examples', ask)
+    patch.setattr(datasets.Dataset, 'examples', send_sigterm)
     assert train.train(config, workdir) == {}
   assert 5 <= len(seen) < 100
   assert _variables(workdir)[1] == 3
-  # Its score is unknown, not that of half a split.
+  # The checkpoint has no score, rather than that of half a split.
   _, _, miou = checkpoints.load_variables(
     workdir_lib.checkpoint_dir(workdir), 'best'
   )
@@ -190,7 +190,7 @@ def test_sigterm_cuts_an_evaluation_short(smoke_run, tmp_path, monkeypatch):
 
 
 def _fixed_scores(monkeypatch, values):
-  """Makes evaluations score these, by the order of their steps of three."""
+  """Makes evaluations return these values of mIoU, in this order."""
   evaluated = evaluate.evaluate_predictor
 
   def score(*args, **kwargs):
@@ -261,8 +261,8 @@ def test_early_stopping_ends_a_run_for_good(smoke_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.full
-def test_a_budget_of_time_is_resumable(smoke_run, tmp_path, monkeypatch):
-  """Each look at the clock costs a minute."""
+def test_a_time_limit_is_resumable(smoke_run, tmp_path, monkeypatch):
+  """Each reading of the clock takes a minute."""
   now = [0.0]
 
   def monotonic():
@@ -272,21 +272,21 @@ def test_a_budget_of_time_is_resumable(smoke_run, tmp_path, monkeypatch):
   monkeypatch.setattr(train, 'time', types.SimpleNamespace(monotonic=monotonic))
   workdir = str(tmp_path / 'run')
 
-  def budget(minutes):
+  def limited(minutes):
     return runs.config(
       smoke_run.config.data.data_dir, log_every_steps=1, max_minutes=minutes
     )
 
-  assert 'miou' in train.train(budget(2.0), workdir)
+  assert 'miou' in train.train(limited(2.0), workdir)
   assert _variables(workdir)[1] == 2
-  # Nothing is left; then there is more.
-  train.train(budget(2.0), workdir)
+  # No time is left; then the limit is raised.
+  train.train(limited(2.0), workdir)
   assert _variables(workdir)[1] == 2
-  train.train(budget(5.0), workdir)
+  train.train(limited(5.0), workdir)
   assert _variables(workdir)[1] == 5
 
 
-def test_what_the_end_of_a_killed_run_lacks_is_made(smoke_run, tmp_path):
+def test_missing_results_of_a_killed_run_are_written(smoke_run, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(smoke_run.workdir, workdir)
   shutil.rmtree(workdir / 'eval')
@@ -296,13 +296,13 @@ def test_what_the_end_of_a_killed_run_lacks_is_made(smoke_run, tmp_path):
   assert (workdir / 'curves.png').exists()
 
 
-def test_a_config_that_cannot_start_takes_no_work_directory(data_dir, tmp_path):
+def test_a_config_that_cannot_start_writes_nothing(data_dir, tmp_path):
   with pytest.raises(ValueError, match='batch_size=4000'):
     train.train(runs.config(data_dir, batch_size=4000), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_run_that_saved_nothing_binds_nobody(data_dir, tmp_path):
+def test_a_config_without_checkpoints_may_be_overwritten(data_dir, tmp_path):
   workdir = str(tmp_path / 'run')
   config = runs.config(data_dir)
   workdir_lib.write_or_check_config(workdir, config)
@@ -322,7 +322,7 @@ def test_counts_of_zero_are_refused(field, data_dir, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_pictures_show_all_three_parts_of_every_sample():
+def test_samples_show_image_label_and_prediction():
   info = catalog.INFOS['shapes']
   samples = tuple(
     evaluate.Sample(
@@ -340,7 +340,7 @@ def test_pictures_show_all_three_parts_of_every_sample():
   assert (pictures[:, :, -30:] == np.array(info.palette[1])).all()
 
 
-def test_nan_names_its_step_and_keeps_the_last_good(
+def test_nan_names_its_step_and_keeps_the_last_checkpoint(
   smoke_run, tmp_path, monkeypatch
 ):
   def spoil(step, batch):
@@ -358,13 +358,13 @@ def test_nan_names_its_step_and_keeps_the_last_good(
 def test_a_work_directory_belongs_to_one_config(smoke_run, data_dir):
   other = runs.config(data_dir, optimizer__learning_rate=0.5, seed=3)
   with pytest.raises(
-    ValueError, match=r'learning_rate: 0\.003 there, 0\.5 now'
+    ValueError, match=r'learning_rate: was 0\.003, is now 0\.5'
   ):
     train.train(other, smoke_run.workdir)
   free = runs.config(data_dir, log_every_steps=1, data__threads=1)
   workdir_lib.write_or_check_config(
     smoke_run.workdir, free
-  )  # how, not what: no complaint
+  )  # fields that do not change the result
   workdir_lib.write_or_check_config(smoke_run.workdir, smoke_run.config)
 
 
@@ -380,10 +380,10 @@ def test_wrong_sizes_are_refused(data_dir, tmp_path):
 @pytest.mark.full
 def test_frozen_norms_keep_their_statistics(data_dir):
   config = runs.config(data_dir, model__frozen_norms=True, batch_size=1)
-  model, optimizer, _, step = train.build_train_step(
-    helpers.network(config, 6), 10, None
+  step, _ = train.build_train_step(helpers.network(config, 6), 10, None)
+  state = train_step.init_state(
+    step.model, step.optimizer, channels=3, seed=0, ema=False
   )
-  state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
   rng = np.random.default_rng(0)
   batch = {
     'image': 3 + rng.standard_normal((1, 33, 33, 3), np.float32),
@@ -400,7 +400,7 @@ def test_frozen_norms_keep_their_statistics(data_dir):
 
 
 @pytest.mark.full
-def test_the_loss_that_is_watched_is_the_recipe_s(tmp_path, data_dir):
+def test_the_evaluated_loss_is_that_of_the_recipe(tmp_path, data_dir):
   run = runs.smoke(
     str(tmp_path / 'run'),
     data_dir,
@@ -409,7 +409,7 @@ def test_the_loss_that_is_watched_is_the_recipe_s(tmp_path, data_dir):
     eval__loss=True,
   )
   loss = run.metrics['loss']
-  # Six classes of about the same logit: near log 2, where log 6 is the other.
+  # All logits are about equal: near log 2 for sigmoids; softmax has log 6.
   assert 0.3 < loss < 1.2
   again = evaluate.evaluate_workdir(run.workdir, which='latest')
   assert again['checkpoint'].metrics['loss'] == pytest.approx(loss, rel=1e-5)
@@ -423,7 +423,7 @@ def test_the_step_lowers_for_accelerators(platform, monkeypatch, data_dir):
   config = runs.config(
     data_dir, model__depthwise='shifted', model__pointwise='matmul'
   )
-  _, _, _, step = train.build_train_step(helpers.network(config, 6), 10, None)
+  step, _ = train.build_train_step(helpers.network(config, 6), 10, None)
   state, batch = describe.abstract_step_inputs(
     helpers.network(config, 6), (65, 65)
   )
@@ -438,7 +438,7 @@ def test_the_step_lowers_for_accelerators(platform, monkeypatch, data_dir):
 
 
 def test_one_batch_overfits(data_dir):
-  """The network of the quick start, on four whole pictures."""
+  """The network of the quick start, on four whole images."""
   config = shapes_mnv2.get_config().unlock()
   config.data.data_dir = data_dir
   config.batch_size = 4
@@ -451,28 +451,30 @@ def test_one_batch_overfits(data_dir):
   )
   batch = next(batches)
   batches.close()
-  model, optimizer, _, step = train.build_train_step(
-    networks.Network(config, dataset), 150, None
+  step, _ = train.build_train_step(networks.Network(config, dataset), 150, None)
+  state = train_step.init_state(
+    step.model, step.optimizer, channels=3, seed=0, ema=False
   )
-  state = train_step.init_state(model, optimizer, channels=3, seed=0, ema=False)
-  step = jax.jit(step, donate_argnums=0)
+  update = jax.jit(step, donate_argnums=0)
   device_batch = jax.tree.map(jnp.asarray, batch)
   for _ in range(150):
-    state, _ = step(state, device_batch)
-  logits = jax.jit(model.apply)(state.variables, device_batch['image']).logits
+    state, _ = update(state, device_batch)
+  logits = jax.jit(step.model.apply)(
+    state.variables, device_batch['image']
+  ).logits
   confusion = metrics.ConfusionMatrix(info.num_classes)
   confusion.add(batch['label'], predictors.argmax(np.asarray(logits)))
   scores = metrics.compute_scores(confusion.matrix, info.class_names)
   assert scores['miou'] > 0.95
 
 
-# Read elsewhere than in the training of a network on `shapes`.
+# Fields that training on `shapes` does not read.
 _EXPORT = {'eval.static_size'}
 _NAMES = {'name'}
 
 
 def _unchosen(config):
-  """Returns paths of alternatives that the config does not choose."""
+  """Returns the paths of sections that the config does not select."""
   paths = set()
   for section, chosen in (
     ('optimizer', {config.optimizer.name}),
@@ -496,16 +498,16 @@ def test_every_field_is_read(module, variant, smoke_run):
   seen = set()
   spied = runs.Spy(config, seen)
   catalog.info_for(spied.data)
-  # A smoke variant keeps the fields of the data set that it leaves aside.
+  # A smoke variant keeps the fields of the data set that it replaces.
   catalog.info_for(runs.Spy(configs_test.get(module, '').data, seen, 'data.'))
   registry.build_model(spied.model, 3)  # refuses fields that no class has
   conditional = {
-    # Needed only where another field asks for them.
+    # Read only if another field has a certain value.
     *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
     *{'init_skip', 'data.depth'},
     *{'data.pool', 'data.pool_share', 'data.pool_seed'},
   }
-  # `tests/quantization/training_test.py` sees a run in int8 read the others.
+  # `tests/quantization/training_test.py` checks these with a run in int8.
   conditional |= runs.leaves(config.quantization, 'quantization.')
   conditional.remove('quantization.name')
   read = seen | smoke_run.read | _EXPORT | _NAMES | conditional
@@ -570,7 +572,7 @@ def test_ten_random_kills_change_nothing(tmp_path, data_dir):
 
 @contextlib.contextmanager
 def _full_disk(limit):
-  """Makes writes fail part-way: no file may grow beyond `limit` bytes."""
+  """Makes writes fail part-way: no file may exceed `limit` bytes."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -596,7 +598,7 @@ def test_a_run_on_a_full_disk_loses_nothing(
       return batch
 
     _patch_batches(patch, fill)
-    # The save of step 2, still in the background, may be cut off too.
+    # The save of step 2, still in the background, may fail too.
     with pytest.raises(OSError, match='free some space and run the same'):
       train.train(smoke_run.config, workdir)
   train.train(smoke_run.config, workdir)
@@ -605,10 +607,12 @@ def test_a_run_on_a_full_disk_loses_nothing(
   )
 
 
-def test_a_full_disk_is_one_clear_error(smoke_run, tmp_path):
+def test_a_full_disk_is_one_error(smoke_run, tmp_path):
   state = train_step.init_state(
     registry.build_model(smoke_run.config.model, 6),
-    train.build_train_step(helpers.network(smoke_run.config, 6), 10, None)[1],
+    train.build_train_step(helpers.network(smoke_run.config, 6), 10, None)[
+      0
+    ].optimizer,
     channels=3,
     seed=0,
     ema=False,

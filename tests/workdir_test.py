@@ -113,7 +113,7 @@ def test_an_older_run_goes_on_as_it_was(tmp_path, data_dir):
   assert workdir_lib.read_config(workdir) == resumed
   # Other fields must be the same.
   other = runs.config(data_dir, seed=1)
-  with pytest.raises(ValueError, match='seed: 0 there, 1 now'):
+  with pytest.raises(ValueError, match='seed: was 0, is now 1'):
     workdir_lib.write_or_check_config(
       workdir, workdir_lib.resume_config(workdir, other)
     )

@@ -46,7 +46,7 @@ class PlateauTracker:
 
 @dataclasses.dataclass(frozen=True)
 class ControlState:
-  """What decides on the rest of a run, besides the state of training.
+  """The state of a run besides that of training: time, rate and trackers.
 
   Attributes:
     seconds: time spent on steps and evaluations, restarts added up.

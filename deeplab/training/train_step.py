@@ -294,7 +294,8 @@ class TrainStep:
 
     Args:
       state: the state before the step.
-      batch: as `__call__` takes it.
+      batch: 'image' [b, H, W, C] float32, 'label' [b, H, W] integer train ids,
+        'index' [b] uint32 global example indices.
 
     Raises:
       ValueError: the batch does not divide into `accumulate_steps` parts.
@@ -305,7 +306,7 @@ class TrainStep:
         f'accumulate_steps={self.accumulate_steps} does not divide the {size} '
         'images of each device; change accumulate_steps or batch_size'
       )
-    # Both are of the global batch: parts do not know it.
+    # Both are of the global batch, which is more than a part of it shows.
     weighted = self.loss.sample_class_weighting(self.seed, state.step)
     count = self.loss.compute_normalizer(
       batch['label'], self.axis_name, weighted

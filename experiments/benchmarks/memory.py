@@ -119,7 +119,7 @@ def measure_memory(
     compose.fixed_output_size(config.data.augment) or config.eval.static_size
   )
   network = networks.Network(config, datasets.Dataset(config.data))
-  model, _, _, step = train.build_train_step(network, 1000, None)
+  step, _ = train.build_train_step(network, 1000, None)
   state, batch = describe.abstract_step_inputs(network, tuple(size))
   part = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -145,7 +145,7 @@ def measure_memory(
       live, _ = jax.block_until_ready(compiled(live, given))
       seconds.append(time.perf_counter() - start)
   return {
-    'kept': count_residual_bytes(model, state, part),
+    'kept': count_residual_bytes(step.model, state, part),
     'arguments': plan and plan.argument_size_in_bytes,
     'work': plan and plan.temp_size_in_bytes,
     'seconds': statistics.median(seconds[2:]) if timed_steps else None,

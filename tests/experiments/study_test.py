@@ -65,7 +65,7 @@ def _networks(name):
 def _assert_traces(config):
   classes = zoo.num_classes(config)
   network = helpers.network(config, classes)
-  _, _, _, step = train.build_train_step(network, 10, None)
+  step, _ = train.build_train_step(network, 10, None)
   size = tuple(config.data.augment.random_crop.size)
   state, batch = describe.abstract_step_inputs(network, size)
   _, metrics = jax.eval_shape(step, state, batch)

@@ -401,7 +401,7 @@ def test_a_machine_that_dies_twice_changes_nothing(whole, data_dir, tmp_path):
   assert process.returncode == 0, said
   for name in killed:
     log = (workdir / 'logs' / f'{name}.log').read_text()
-    assert 'Going on from step' in log
+    assert 'Resuming from step' in log
   assert table == whole[1]
   for run in tabulate.collect_sweep(str(workdir))['runs']:
     assert metrics(workdir, run['id']) == metrics(whole[0], run['id'])

@@ -101,11 +101,9 @@ def _network(axis_name, kernels, optimizer):
   config.batch_size = 8
   config.ema_decay = 0.9
   config.model.auxiliary = ConfigDict({'name': 'fcn', 'channels': 8})
-  model, transform, _, step = train.build_train_step(
-    helpers.network(config, 3), 10, axis_name
-  )
+  step, _ = train.build_train_step(helpers.network(config, 3), 10, axis_name)
   return train_step.init_state(
-    model, transform, channels=3, seed=1, ema=True
+    step.model, step.optimizer, channels=3, seed=1, ema=True
   ), step
 
 
