@@ -14,16 +14,25 @@ def format_number(value: float | int | None, format_spec: str = ',') -> str:
 
 
 def format_table(
-  header: Sequence[str], rows: Sequence[Sequence[str]], right_align: bool = True
+  header: Sequence[str],
+  rows: Sequence[Sequence[str]],
+  right_align: bool = True,
+  pad: bool = True,
 ) -> list[str]:
-  """Returns the lines of a Markdown table with padded cells.
+  """Returns the lines of a Markdown table.
 
   Args:
     header: one title per column.
     rows: one sequence of cells per row.
     right_align: align all columns but the first to the right, for numbers.
+    pad: pad cells to the width of their column, for readers of the text;
+      without it a new row changes one line of the file.
   """
   cells = [list(header), *[list(row) for row in rows]]
+  if not pad:
+    rule = ['---:' if right_align and i else '---' for i in range(len(header))]
+    lines = [f'| {" | ".join(row)} |' for row in cells]
+    return [lines[0], f'|{"|".join(rule)}|', *lines[1:]]
   widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
 
   def line(row: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from absl import app
 from absl import flags
 
 from deeplab import system
+from deeplab import text
 from deeplab import workdir as workdir_lib
 
 _WORKDIRS_FLAG = flags.DEFINE_list(
@@ -50,25 +51,27 @@ def summarize_run(workdir: str) -> dict:
   return {'name': config.name, 'data': config.data.name, 'scores': scores}
 
 
-def _format_number(value: float | None) -> str:
-  return '' if value is None else f'{value:.4f}'
-
-
 def format_table(results: list[dict]) -> str:
   """Returns the results as a Markdown table."""
-  lines = [
-    '| run | evaluated | images | mIoU | pixel accuracy | boundary IoU |',
-    '|---|---|---|---|---|---|',
+  header = (
+    *('run', 'evaluated', 'images', 'mIoU', 'pixel accuracy', 'boundary IoU'),
+  )
+  rows = [
+    (
+      result['name'],
+      model,
+      str(score['examples']),
+      *(
+        text.format_number(score[metric], '.4f')
+        for metric in ('miou', 'pixel_accuracy', 'boundary_iou')
+      ),
+    )
+    for result in sorted(results, key=lambda r: r['name'])
+    for model, score in result['scores'].items()
   ]
-  for result in sorted(results, key=lambda r: r['name']):
-    for what, score in result['scores'].items():
-      lines.append(
-        f'| {result["name"]} | {what} | {score["examples"]} '
-        f'| {_format_number(score["miou"])} | '
-        f'{_format_number(score["pixel_accuracy"])} '
-        f'| {_format_number(score["boundary_iou"])} |'
-      )
-  return '\n'.join(lines)
+  return '\n'.join(
+    text.format_table(header, rows, right_align=False, pad=False)
+  )
 
 
 def begin_marker(name: str) -> str:
@@ -76,16 +79,16 @@ def begin_marker(name: str) -> str:
   return f'<!-- {name}:begin -->'
 
 
-def replace_between_markers(text: str, new: str, name: str) -> str:
+def replace_between_markers(page: str, new: str, name: str) -> str:
   """Replaces the text between the markers of a table in a Markdown page.
 
   Raises:
     ValueError: the page lacks the markers.
   """
   start, end = begin_marker(name), f'<!-- {name}:end -->'
-  if start not in text or end not in text:
+  if start not in page or end not in page:
     raise ValueError(f'the page lacks the markers {start} and {end}')
-  before, rest = text.split(start, 1)
+  before, rest = page.split(start, 1)
   return f'{before}{start}\n{new}\n{end}{rest.split(end, 1)[1]}'
 
 
@@ -94,9 +97,9 @@ def main(argv: list[str]) -> None:
   del argv
   for workdir in _WORKDIRS_FLAG.value:
     result = summarize_run(workdir)
-    text = json.dumps(result, indent=1, sort_keys=True)
+    content = json.dumps(result, indent=1, sort_keys=True)
     system.write_text(
-      os.path.join(_RESULTS_DIR, f'{result["name"]}.json'), text + '\n'
+      os.path.join(_RESULTS_DIR, f'{result["name"]}.json'), content + '\n'
     )
   results = []
   for path in sorted(glob.glob(os.path.join(_RESULTS_DIR, '*.json'))):

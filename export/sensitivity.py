@@ -36,6 +36,7 @@ import numpy as np
 
 from deeplab import cli
 from deeplab import system
+from deeplab import text
 from deeplab import visualize
 from deeplab.data import resize
 from deeplab.inference import predictors
@@ -287,12 +288,17 @@ def render_markdown(report: Row) -> str:
     '',
     f'For a loss of at most {report["loss"]:g} points, {layers}',
     '',
-    '| module | SQNR (dB) | mIoU loss (points) |',
-    '|---|---:|---:|',
-    *(
-      f'| {row["module"] or "(network)"} | {row["sqnr_db"]:.1f} | '
-      f'{row["loss_points"]:+.2f} |'
-      for row in report['modules']
+    *text.format_table(
+      ('module', 'SQNR (dB)', 'mIoU loss (points)'),
+      [
+        (
+          row['module'] or '(network)',
+          f'{row["sqnr_db"]:.1f}',
+          f'{row["loss_points"]:+.2f}',
+        )
+        for row in report['modules']
+      ],
+      pad=False,
     ),
     '',
   ]

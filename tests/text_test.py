@@ -17,3 +17,13 @@ def test_tables_are_aligned():
     '| cc |   1 |',
   ]
   assert (text.format_number(None), text.format_number(1234)) == ('', '1,234')
+
+
+def test_tables_without_padding():
+  rows = [('cc', '1'), ('d', '')]
+  assert text.format_table(('a', 'bbb'), rows, pad=False) == [
+    '| a | bbb |',
+    '|---|---:|',
+    '| cc | 1 |',
+    '| d |  |',
+  ]

@@ -194,7 +194,7 @@ def _operator_violations(
   for index, op in enumerate(graph.operators):
     if target.operators is not None and op.name not in target.operators:
       remedy = '' if op.name == 'RESIZE_BILINEAR' else _remedy(op.name, target)
-      yield f'{describe_operator(graph, index)} is no operator it takes{remedy}'
+      yield f'{describe_operator(graph, index)} is not supported{remedy}'
     if op.name == 'RESIZE_BILINEAR':
       yield from _resize_violations(graph, index, target)
 

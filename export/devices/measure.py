@@ -60,10 +60,10 @@ def quantize_input(
     graph: graph of the file.
     image: [H, W, C] pixel values, of the file's size.
     normalization: (mean, std), a value per channel each, for a file whose
-      caller normalises; None where normalization is in the graph.
+      caller normalizes; None where normalization is in the graph.
 
   Returns:
-    [1, H, W, C] in the input's dtype, quantised with its scale.
+    [1, H, W, C] in the input's dtype, quantized with its scale.
   """
   tensor = graph.tensors[graph.inputs[0]]
   x = np.asarray(image, np.float32)
@@ -214,7 +214,7 @@ def run_device_checks(
   Args:
     path: the .tflite file.
     images: [H, W, C] pixel values, of the file's size; at least one.
-    normalization: (mean, std) for a file whose caller normalises; None where
+    normalization: (mean, std) for a file whose caller normalizes; None where
       normalization is in the graph.
     target: device that the file was exported for, '' for none.
     ram_bytes: RAM of that device; None for its default.

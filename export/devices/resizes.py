@@ -1,7 +1,7 @@
 """The bilinear resizes of a network, and the stages a target needs for them.
 
 Some devices resize by few ratios only: an Ethos-U55 by 2 with half-pixel
-centres. A network with `config.model.resize_ratio=2` resizes in stages of at
+centers. A network with `config.model.resize_ratio=2` resizes in stages of at
 most that ratio, and `choose_ratio` finds the largest ratio that a target runs.
 """
 
@@ -27,8 +27,8 @@ class Resize(NamedTuple):
   Attributes:
     start: (h, w) of the input.
     end: (H, W) of the output.
-    align_corners: True if the corner pixels' centres coincide, False for
-      half-pixel centres (`resizing.resize`).
+    align_corners: True if the corner pixels' centers coincide, False for
+      half-pixel centers (`resizing.resize`).
   """
 
   start: tuple[int, ...]

@@ -224,7 +224,7 @@ def write_overlays(
   Args:
     folder: the export.
     evaluated: caption and evaluation of each model, with the same samples.
-    info: names and colours of the classes.
+    info: names and colors of the classes.
   """
   rows = []
   for samples in zip(*(result.samples for _, result in evaluated), strict=True):

@@ -331,7 +331,7 @@ def test_the_input_of_an_int16_network_is_int8():
     graph.tensors[first].scales[0] * (n - graph.tensors[first].zero_points[0])
     for n in (0, 255)
   )
-  assert low < -1 and high > 1  # of normalised images
+  assert low < -1 and high > 1  # of normalized images
 
 
 def test_gradients_through_int16_layers():
