@@ -23,6 +23,7 @@ import jax
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
+from deeplab import system
 from deeplab.models import registry
 
 # Lowest level that is shown of libraries that log every step.
@@ -52,9 +53,7 @@ def set_up() -> None:
   """
   tf = sys.modules.get('tensorflow')  # many commands never import it
   if tf is not None:
-    for kind in ('GPU', 'TPU'):
-      tf.config.set_visible_devices([], kind)
-    tf.get_logger().setLevel('ERROR')
+    system.hide_accelerators(tf)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update(
       'jax_compilation_cache_dir',

@@ -148,6 +148,22 @@ def track_progress(
   logging.info('%s: %s in %.1f s', description, images, seconds)
 
 
+def hide_accelerators(tf: Any) -> None:
+  """Keeps TensorFlow on the CPU, and its log at errors.
+
+  It would reserve the accelerators' memory, which is JAX's. Modules that import
+  TensorFlow late call this before they use it; it has no effect once
+  TensorFlow has used an accelerator.
+
+  Args:
+    tf: the module `tensorflow`.
+  """
+  for kind in ('GPU', 'TPU'):
+    with contextlib.suppress(RuntimeError):
+      tf.config.set_visible_devices([], kind)
+  tf.get_logger().setLevel('ERROR')
+
+
 @contextlib.contextmanager
 def capture_stderr() -> Iterator[Callable[[], str]]:
   """Captures what native code writes to stderr, past Python's `sys.stderr`.

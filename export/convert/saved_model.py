@@ -74,6 +74,7 @@ def write_saved_model(
     shape: (H, W, C).
     path: folder to write.
   """
+  system.hide_accelerators(tf)
   converted = jax2tf.convert(
     compute, with_gradient=False, native_serialization_platforms=('cpu',)
   )
