@@ -1,7 +1,7 @@
 """Measures a file on TensorFlow Lite Micro (TFLM): arena and bit differences.
 
 TFLM's outputs are compared with those of LiteRT's reference kernels, the plain
-loops that the specification of TFLite's int8 arithmetic is written after.
+loops that the specification of TFLite's int8 arithmetic refers to.
 """
 
 import collections

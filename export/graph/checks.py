@@ -22,7 +22,7 @@ _MAX_REPORTED = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Expected:
-  """What the graph of a file must be; `check_graph` has the meanings."""
+  """The expected properties of a file: arguments of `check_graph`."""
 
   kind: str
   input_type: str

@@ -3,7 +3,7 @@
 JAX traces the network; BatchNorm and activations are assumed to be fused into
 the preceding operator, as the converter does. The result has the operators,
 shapes and constants of the exported file. It takes a second, where a conversion
-takes a minute, so that thousands of networks can be searched.
+takes a minute, so that a search can try many networks.
 """
 
 from collections.abc import Callable

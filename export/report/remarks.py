@@ -64,7 +64,7 @@ def _evaluation_remark(
   real_images: bool,
   num_parity_images: int,
 ) -> str:
-  """Returns the images that mIoU and parity were measured on."""
+  """Names the images that mIoU and parity were measured on."""
   if not source.is_trained:
     return (
       "The weights are untrained (initialized from the config's seed): sizes "
@@ -89,7 +89,7 @@ def _evaluation_remark(
 def _quantization_remark(
   source: source_lib.ExportSource, request: request_lib.Request, images: str
 ) -> str:
-  """Returns where activation ranges and integer weights come from."""
+  """Describes the origin of activation ranges and integer weights."""
   formats = {request.base_format(name) for name in request.formats}
   calibration = source.config.quantization.calibration
   trained = source.network.has_trained_ranges
@@ -153,7 +153,7 @@ def resize_remarks(model: frozen_model.FrozenModel) -> list[str]:
 
 
 def padding_remarks(report: dict[str, Any]) -> list[str]:
-  """Returns how to avoid PAD operators; nothing if there are none.
+  """Advises how to avoid PAD operators, if there are any.
 
   Args:
     report: content of report.json.
