@@ -31,7 +31,7 @@ Common requirements of devices:
 
 The report also holds device checks of the int8 files, with plots: arena and
 outputs of TFLite Micro, Arm's Vela compiler for Ethos-U, latency of LiteRT on
-this machine, estimates for other targets. --noproof skips them.
+this machine, estimates for other targets. --nodevice_checks skips them.
 
 Integer formats come from two converters:
 
@@ -292,7 +292,7 @@ def _define_check_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_bool(
-    'proof',
+    'device_checks',
     True,
     'Run the device checks (TFLite Micro, Vela, latency on this machine) on '
     'int8 files, and draw plots.',
@@ -367,9 +367,12 @@ def _apply_quantization_flags(
 
 
 def _make_request(
-  values: flags.FlagValues, config: ConfigDict, dataset: datasets.Dataset
+  values: flags.FlagValues,
+  given: frozenset[str],
+  config: ConfigDict,
+  dataset: datasets.Dataset,
 ) -> request_lib.Request:
-  return request_lib.make_request(
+  request = request_lib.make_request(
     formats=values.formats,
     input_size=_parse_input_size(values, config),
     num_classes=dataset.info.num_classes,
@@ -383,10 +386,14 @@ def _make_request(
     flash_kib=values.flash_kib,
     rules=rules_lib.from_config(config.quantization),
   )
+  request_lib.check_calibration_flags(given, request)
+  return request
 
 
 def _load(
-  values: flags.FlagValues, config_flag: flags.FlagHolder
+  values: flags.FlagValues,
+  given: frozenset[str],
+  config_flag: flags.FlagHolder,
 ) -> tuple[source_lib.ExportSource, request_lib.Request]:
   """Loads the run, or initialises the model of --config."""
   if values.workdir:
@@ -395,7 +402,7 @@ def _load(
     )
     config = _apply_quantization_flags(values, source.config, source.network)
     source = dataclasses.replace(source, config=config)
-    return source, _make_request(values, config, source.dataset)
+    return source, _make_request(values, given, config, source.dataset)
   # A request that makes no sense is refused before the model is initialised.
   config = cli.config_from_flag(config_flag, values)
   assert config is not None  # by check_flags
@@ -403,7 +410,7 @@ def _load(
   config = _apply_quantization_flags(
     values, config, networks.Network(config, dataset)
   )
-  request = _make_request(values, config, dataset)
+  request = _make_request(values, given, config, dataset)
   return source_lib.init_untrained(config), request
 
 
@@ -412,8 +419,7 @@ def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
   given = _given_flags(values, config_flag)
   evaluates = bool(values.workdir) and values.eval is not False
   request_lib.check_flags(given, evaluates)
-  source, request = _load(values, config_flag)
-  request_lib.check_calibration_flags(given, request)
+  source, request = _load(values, given, config_flag)
   report = pipeline.export_model(
     source,
     request,
@@ -421,7 +427,7 @@ def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
     num_calibration_images=values.calibration_images,
     evaluate_files=evaluates,
     eval_limit=values.eval_limit,
-    check_devices=values.proof,
+    check_devices=values.device_checks,
     baseline=values.baseline or '',
   )
   print(markdown.render_quality_table(report))

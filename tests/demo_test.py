@@ -178,7 +178,12 @@ def test_an_uploaded_image_is_segmented(browser, smoke_run, tmp_path):
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'export.main', f'--workdir={smoke_run.workdir}'),
-      *(f'--output={exported}', '--formats=int8', '--noeval', '--noproof'),
+      *(
+        f'--output={exported}',
+        '--formats=int8',
+        '--noeval',
+        '--nodevice_checks',
+      ),
     ],
     cwd=ROOT,
     capture_output=True,
