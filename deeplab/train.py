@@ -176,11 +176,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
           )
           state = _apply_rate_scale(state, control, config)
           if writer:
-            split, samples = (
-              config.data.eval_split,
-              _draw_samples(result, dataset.info),
-            )
-            writer.write_scalars(step, split, result.metrics)
+            samples = _draw_samples(result, dataset.info)
+            writer.write_scalars(step, config.data.eval_split, result.metrics)
             writer.write_images(step, 'samples', samples)
             writer.flush()
         progress.resume()

@@ -51,8 +51,10 @@ _NON_RESULT_FIELDS = (
 )
 
 # Fields that configs have gained, by the value that means "as it was before the
-# field existed". It is not always today's default: a run that knew no
-# equalization was not equalized.
+# field existed". It is not always today's default: runs older than the field
+# for equalization were not equalized. A new field of `configs/common.py` needs
+# a line here, unless it belongs to something new that a config selects by its
+# name; without it, older runs cannot be resumed or exported.
 _OLDER_RUN_VALUES: dict[str, Any] = {
   'data.fallback': '',
   'data.augment.shrink': 'area',
@@ -181,6 +183,7 @@ def read_config(workdir: str) -> ConfigDict:
 
 @functools.cache  # a command reads the config more than once
 def _log_older_values(path: str, values: str) -> None:
+  """Logs once which fields of an older config were filled in."""
   logging.info(
     '%s is of an older version; fields that it lacks keep the behavior of that '
     'version: %s',
@@ -272,6 +275,7 @@ def resume_config(workdir: str, config: ConfigDict) -> ConfigDict:
 
 
 def _has_saved_run(workdir: str) -> bool:
+  """Returns True if `workdir` holds a config and a complete checkpoint."""
   return os.path.exists(config_path(workdir)) and checkpoints.has_checkpoint(
     checkpoint_dir(workdir)
   )
@@ -314,10 +318,12 @@ def write_or_check_config(
   """
   if _has_saved_run(workdir):
     old, new = result_fields(read_config(workdir)), result_fields(config)
+    # Fields that only the new config has are of losses, schedules and ops that
+    # did not exist yet. A run that uses one differs in the field that names it.
     changed = [
-      f'{k}: was {old.get(k, "absent")!r}, is now {new.get(k, "absent")!r}'
-      for k in sorted(old | new)
-      if old.get(k) != new.get(k)
+      f'{k}: was {old[k]!r}, is now {new.get(k, "absent")!r}'
+      for k in sorted(old)
+      if old[k] != new.get(k)
     ]
     if changed:
       raise ValueError(

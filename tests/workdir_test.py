@@ -100,6 +100,7 @@ def test_an_older_run_goes_on_as_it_was(tmp_path, data_dir):
   stored = json.loads((tmp_path / 'config.json').read_text())
   del stored['quantization']['calibration']['equalize']
   del stored['eval']['fit']
+  del stored['loss']['hardest']  # did not exist, so the run does not use it
   _write(tmp_path, stored)
   # Nothing was saved: the config is that of the command.
   assert workdir_lib.resume_config(workdir, config) is config
@@ -111,7 +112,12 @@ def test_an_older_run_goes_on_as_it_was(tmp_path, data_dir):
   workdir_lib.write_or_check_config(workdir, resumed)
   # From now on the stored config is complete.
   assert workdir_lib.read_config(workdir) == resumed
-  # Other fields must be the same.
+  # Other fields must be the same, also the names of new losses.
+  other = runs.config(data_dir, loss__terms=('hardest',))
+  with pytest.raises(
+    ValueError, match=r"loss.terms: was .'cross_entropy'.*, is"
+  ):
+    workdir_lib.write_or_check_config(workdir, other)
   other = runs.config(data_dir, seed=1)
   with pytest.raises(ValueError, match='seed: was 0, is now 1'):
     workdir_lib.write_or_check_config(

@@ -164,7 +164,7 @@ def test_only_ignored_pixels_give_zero_loss_and_gradient(name, normalizer):
 @pytest.mark.parametrize('scale', [0.0, 1e4, 1e30])
 @pytest.mark.parametrize('name', TERMS)
 def test_gradients_are_finite(name, scale):
-  """On one class alone, right and wrong, and on logits without bounds."""
+  """One class only, right and wrong predictions, and huge logits."""
   rng = np.random.default_rng(1)
   sign = rng.choice([-1.0, 1.0], (2, 3, 4, 3)).astype(np.float32)
   fields = TERMS[name]

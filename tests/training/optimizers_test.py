@@ -86,7 +86,7 @@ def test_other_forms_of_warmup_by_hand():
 
 
 def test_the_schedule_may_begin_after_the_warmup():
-  """PaddleSeg's: 1e-5 to 0.005 in 1000 steps, then poly over the others."""
+  """PaddleSeg: 1e-5 to 0.005 in 1000 steps, then poly over the others."""
   config = common.default_config().schedule
   config.update(
     {'warmup_steps': 1000, 'warmup_start': 1e-5 / 0.005, 'warmup_first': True}
@@ -110,7 +110,7 @@ def test_warmup_in_epochs_is_a_share_of_the_run():
 
 
 def test_one_cycle_by_hand():
-  """Up to step 29 of 100, down to step 99."""
+  """The rate rises to step 29 of 100 and falls to step 99."""
   cycle = ConfigDict({'rise': 0.3, 'start': 0.04, 'end': 0.001})
   rate = _schedule('one_cycle', warmup_steps=0, one_cycle=cycle)
   rates = [float(rate(t)) for t in (0, 14.5, 29, 64, 99, 100)]
@@ -118,7 +118,7 @@ def test_one_cycle_by_hand():
   np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
-def test_one_cycle_is_torch_s():
+def test_one_cycle_equals_torch():
   torch, _ = torchvision_module.load()
   optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
   scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -135,8 +135,8 @@ def test_one_cycle_is_torch_s():
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-8)
 
 
-def test_poly_is_mmengine_s(monkeypatch):
-  """Whose last step has the lowest rate, and ours would be the next one."""
+def test_poly_equals_mmengine(monkeypatch):
+  """mmengine reaches the lowest rate at the last step, ours one later."""
   torch, _ = torchvision_module.load()
   mmengine = mmseg_module.load(monkeypatch, 'mmengine.optim')
   optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
@@ -180,7 +180,7 @@ def test_nesterov_by_hand():
 
 
 def test_adam_s_decay_is_part_of_the_gradient():
-  # A gradient of -1 and a decay of 2: the step goes the decay's way.
+  # A gradient of -1 and a decay of 2: the step has the sign of the decay.
   params = _one_update(_optimizer('adam', weight_decay=2.0), gradient=1.0)
   stem = params['encoder']['stem']
   np.testing.assert_allclose(stem['bias'], 0.5, rtol=1e-5)
@@ -191,7 +191,7 @@ def test_adam_s_decay_is_part_of_the_gradient():
 
 
 @pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adam', 'adamw'])
-def test_optimizers_are_torch_s(name):
+def test_optimizers_equal_torch(name):
   torch, _ = torchvision_module.load()
   ours = {
     'sgd': ('sgd', {}),
@@ -311,7 +311,7 @@ def test_decay_masks_that_do_nothing_are_refused():
 
 
 def test_voc_leaves_depthwise_kernels_alone():
-  """As TF-slim's argument scopes do."""
+  """The config decays the kernels that TF-slim's argument scopes decay."""
   config = common.default_config()
   slim.set_training(config, steps=1, crop=(513, 513))
   decayed = re.compile(config.optimizer.decay_mask)

@@ -12,7 +12,7 @@ def test_steps_are_a_range():
       profiler.parse_steps(wrong)
 
 
-def test_it_records_what_tensorboard_reads(tmp_path):
+def test_traces_are_readable_by_tensorboard(tmp_path):
   recorder = profiler.TraceRecorder(range(2, 4), str(tmp_path))
   for step in range(1, 5):
     recorder.before_step(step)
@@ -24,7 +24,7 @@ def test_it_records_what_tensorboard_reads(tmp_path):
   recorder.close()
 
 
-def test_a_run_that_ends_early_keeps_its_record(tmp_path):
+def test_a_run_that_stops_early_keeps_its_trace(tmp_path):
   recorder = profiler.TraceRecorder(range(1, 100), str(tmp_path))
   recorder.before_step(50)  # it went on from there
   recorder.close()

@@ -70,8 +70,8 @@ def test_two_devices_equal_one_in_loss_for_adamw():
 
 
 @pytest.mark.parametrize('accumulate_steps', [1, 2])
-def test_losses_know_the_step(accumulate_steps):
-  """All pixels count at first, and a fifth from the tenth step on."""
+def test_losses_get_the_step(accumulate_steps):
+  """The share of hard pixels falls from all to a fifth in ten steps."""
 
   def first_loss(done, **fields):
     term = losses.LossTerm('hardest', 1.0, {'share': 0.2, **fields})
@@ -90,12 +90,12 @@ def test_losses_know_the_step(accumulate_steps):
 
 
 def _network(axis_name, kernels, optimizer):
-  """Returns (state, step) of a tiny encoder and head, as a run builds them."""
+  """Returns (state, step) of a small network, built as a run builds it."""
   config = shapes_mnv2.get_config('smoke').unlock()
   config.model.depthwise, config.model.pointwise = kernels
   config.optimizer.name = optimizer
-  # In a deep network rounding grows from step to step, the faster the larger
-  # the steps: the order of the images in a batch tells as much.
+  # In a deep network rounding errors grow from step to step, faster with a
+  # higher rate: reordering the images of a batch has the same effect.
   config.optimizer.learning_rate = {'sgd': 3e-5, 'adamw': 1e-5}[optimizer]
   config.schedule.warmup_steps = 0
   config.batch_size = 8
@@ -134,7 +134,7 @@ def test_two_devices_equal_one_for_a_network(optimizer, kernels):
 
 
 class _Frozen(helpers.TinyNet):
-  """Without BatchNorm's batches, a part does not know the others."""
+  """BatchNorm uses its running statistics, so parts are independent."""
 
   def __call__(self, images, train=False, dropout_keys=None):
     del train, dropout_keys
@@ -173,8 +173,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(terms):
   assert results[0][1]['loss'] > results[0][1]['main_loss'] > 0.1
 
 
-def test_the_second_pass_is_the_first_one_again():
-  """With BatchNorm and dropout: of all pixels the hardest are the loss."""
+def test_the_second_forward_pass_repeats_the_first():
+  """A loss that keeps all pixels gives the gradients of cross entropy."""
   all_pixels = losses.LossTerm(
     'ohem', 1.0, {'threshold': 0.0, 'min_kept': 10_000}
   )
@@ -188,7 +188,7 @@ def test_the_second_pass_is_the_first_one_again():
 
 
 def test_a_rate_scale_is_another_rate():
-  """PyTorch's: the momentum does not remember the rates before."""
+  """As in PyTorch, the momentum does not contain the rate."""
   results = []
   for rates, scales in (
     ((0.1, 0.1), (1.0, 0.25)),
@@ -205,7 +205,7 @@ def test_a_rate_scale_is_another_rate():
   _assert_close(*results, 1e-7)
 
 
-def test_dropout_follows_the_example_not_its_place():
+def test_dropout_depends_on_the_example_not_its_position():
   keys = train_step.dropout_keys(3, jnp.array([5, 9], jnp.uint32))
   swapped = train_step.dropout_keys(3, jnp.array([9, 5], jnp.uint32))
   data = jax.random.key_data
@@ -237,8 +237,8 @@ def test_a_batch_of_ignored_pixels_changes_no_parameter():
   _assert_close(state.params, after.params, 0.0)
 
 
-def test_small_class_weights_are_weights_all_the_same():
-  """Under 'weight' only their ratios count, be their sum below one."""
+def test_only_ratios_of_class_weights_matter():
+  """Under 'weight' only their ratios matter, even if their sum is below 1."""
   results = []
   for scale in (1.0, 1e-6):
     loss = losses.Loss(
@@ -272,7 +272,7 @@ def test_class_weights_may_hold_in_some_steps():
   (plain,) = losses_of((), 1.0, [0])
   (weighted,) = losses_of(weights, 1.0, [0])
   assert sorted(set(seen)) == pytest.approx([plain, weighted], rel=1e-6)
-  # Of 30 at 0.2, but for a chance of one in a thousand.
+  # Of 30 steps at 0.2, except with a probability of 1e-3.
   assert 1 <= seen.count(max(seen)) <= 13
 
 
@@ -307,7 +307,7 @@ def test_a_run_may_start_from_other_variables(ema):
   jax.tree.map(np.testing.assert_array_equal, after.variables, other)
   jax.tree.map(np.testing.assert_array_equal, after.eval_variables, other)
   assert bool(after.ema) == ema
-  # The average has buffers of its own: both are donated to the step.
+  # The average has its own buffers, since both are donated to the step.
   for a, b in zip(
     jax.tree.leaves(after.ema), jax.tree.leaves(after.variables), strict=False
   ):
