@@ -81,12 +81,12 @@ def test_files_hold_plain_convolutions_in_float32():
     ({'model.remat': 2}, 'remat=2: int8 is simulated without remat'),
   ],
 )
-def test_refusals(fields, message):
+def test_unsupported_configs_raise(fields, message):
   with pytest.raises(ValueError, match=message):
     networks.check_config(config(**fields))
 
 
-def test_it_is_evaluated_at_another_output_stride():
+def test_evaluation_at_another_output_stride():
   pytest.importorskip('qwix')
   for c in (config(), shapes_mnv2.get_config('smoke')):
     stride = c.model.output_stride // 2
@@ -95,7 +95,7 @@ def test_it_is_evaluated_at_another_output_stride():
     assert network.eval_model().encoder.output_stride == 2 * stride
 
 
-def test_what_only_training_runs_stays_float():
+def test_training_only_layers_stay_float():
   stays = re.compile(rules.Rules(float_layers='head/classifier').float_pattern)
   found = [
     bool(stays.fullmatch(path))
@@ -107,7 +107,7 @@ def test_what_only_training_runs_stays_float():
   assert found == [True, True, True, False, False]
 
 
-def test_norms_are_frozen_where_the_config_says():
+def test_batch_norm_is_frozen_as_configured():
   def frozen(c):
     network = helpers.network(c, 3)
     options = network.train_model().encoder.options
@@ -124,8 +124,8 @@ def test_norms_are_frozen_where_the_config_says():
   assert not helpers.network(c, 3).has_frozen_batch_norm
 
 
-def test_a_first_layer_in_float_is_refused():
-  """What normalises pixels would have no range."""
+def test_a_first_layer_in_float_raises():
+  """Normalized images would have no int8 range."""
   model = nets.build()
   kept = rules.Rules(float_layers='encoder/stem.*')
   with pytest.raises(ValueError, match='encoder/stem/conv in float32'):

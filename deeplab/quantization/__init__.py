@@ -1,1 +1,1 @@
-"""Int8: simulated in JAX as the device computes it, ranges, and repairs."""
+"""Quantization to int8: rules, post-training steps and the simulator."""

@@ -1,8 +1,10 @@
-"""Integer arithmetic of TFLite's reference kernels, on floats that are whole.
+"""Integer arithmetic of TFLite's reference kernels, on floats.
 
-Exact to the last bit where float64 is enabled (`jax.enable_x64`), as it is in
-evaluations. In float32 one value of some hundred thousand comes out a step off,
-and a deep network makes many of one.
+Arrays hold integers in a floating dtype, so that gradients can pass.
+
+It is exact where float64 is enabled (`jax.enable_x64`), as evaluations do. In
+float32 about one value in 1e5 is off by one LSB, and a deep network spreads the
+error.
 
 Source: tensorflow/lite/kernels/internal, common.h and
 reference/resize_bilinear.h.
@@ -18,37 +20,37 @@ Array = jax.Array
 
 
 def to_float64(x: Array) -> Array:
-  """Returns float64 where that is enabled, as evaluations do."""
+  """Casts to float64 where that is enabled, else to float32."""
   return x.astype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 def round_half_away(x: Array) -> Array:
-  """Rounds to whole numbers, halves away from 0, as TFLite's kernels do."""
+  """Rounds to integers, halves away from 0, as TFLite's kernels do."""
   return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
 def exact_exp2(n: Array) -> Array:
-  """Returns 2^n, float32 to the last bit.
+  """Returns 2^n, exactly, in float32.
 
-  XLA's `exp2` is a bit off for most whole numbers, and what should be a half
-  is none after a division by it.
+  XLA's `exp2` is off in the last bit for most integers: a value that should be
+  a half after a division by it is then rounded the wrong way.
 
   Args:
-    n: whole numbers from -126 to 127.
+    n: integers from -126 to 127, any shape.
   """
   bits = (n.astype(jnp.int32) + 127) << 23
   return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def multiply_by_quantized_multiplier(x: Array, factor: Array) -> Array:
-  """Returns x * factor, rounded as TFLite's reference kernels do: twice.
+  """Returns x * factor, rounded twice as TFLite's reference kernels do.
 
-  They multiply by a 31-bit fraction, round, shift right and round again. With
-  factor 0.4 that is to halves and then to whole numbers: 1 becomes 1. Exact to
-  the last bit in float64.
+  `MultiplyByQuantizedMultiplier` multiplies by a 31-bit fraction, rounds,
+  shifts right and rounds again. With factor 0.4, 0.8 / 2, it rounds 0.8 to 1
+  and then 0.5 to 1: x = 1 becomes 1. Exact in float64.
 
   Args:
-    x: whole numbers.
+    x: integers, any shape.
     factor: of a shape that broadcasts.
   """
   fraction, exponent = jnp.frexp(to_float64(factor))
@@ -62,12 +64,12 @@ def multiply_by_quantized_multiplier(x: Array, factor: Array) -> Array:
 
 
 def multiply_int64_by_quantized_multiplier(x: Array, factor: Array) -> Array:
-  """Returns x * factor as kernels of 16-bit activations round it.
+  """Returns x * factor, rounded as kernels for 16-bit activations do.
 
-  Their sums have 64 bits, and are multiplied by a fraction of 15.
+  Their sums have 64 bits, and are multiplied by a 15-bit fraction.
 
   Args:
-    x: whole numbers.
+    x: integers, any shape.
     factor: of a shape that broadcasts.
   """
   short, exponent = _int16_multiplier(factor)
@@ -76,7 +78,7 @@ def multiply_int64_by_quantized_multiplier(x: Array, factor: Array) -> Array:
 
 
 def _bilinear_weights(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
-  """Returns the [n_out, n_in] weights of a resize, in units of 1 / 1024."""
+  """Returns the weights [n_out, n_in] of a resize, in units of 1 / 1024."""
   step = (1024 * n_in + n_out // 2) // n_out
   if align_corners and n_out > 1:
     step = (1024 * (n_in - 1) + (n_out - 1) // 2) // (n_out - 1)
@@ -93,12 +95,16 @@ def _bilinear_weights(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
 def resize_bilinear(
   x: Array, size: Sequence[int], align_corners: bool = False
 ) -> Array:
-  """RESIZE_BILINEAR of int8 values, whose positions have ten binary places.
+  """Computes RESIZE_BILINEAR of int8 values, with positions in units of 2^-10.
 
   Args:
-    x: whole numbers [B, h, w, C], zero point included.
+    x: integers [B, h, w, C], zero point included.
     size: (H, W).
-    align_corners: see `resizing.resize`.
+    align_corners: True to keep the centers of corner pixels, False for
+      half-pixel centers.
+
+  Returns:
+    Integers [B, H, W, C], zero point included.
   """
   rows = _bilinear_weights(x.shape[1], int(size[0]), align_corners).astype(
     x.dtype
@@ -112,12 +118,12 @@ def resize_bilinear(
 
 
 def _rounding_doubling_high_mul(a: Array, b: Array) -> Array:
-  """Returns a * b / 2^15, rounded to whole numbers, halves up."""
+  """Returns a * b / 2^15, rounded to integers, halves up."""
   return jnp.floor(a * b * 2.0**-15 + 0.5)
 
 
 def _int16_multiplier(factor: Array) -> tuple[Array, Array]:
-  """Returns (16-bit fraction, exponent) of a factor."""
+  """Returns (16-bit fraction, exponent) of a factor, as TFLite stores it."""
   fraction, exponent = jnp.frexp(to_float64(factor))
   fraction = jnp.floor(fraction * 2.0**31 + 0.5)
   carry = fraction == 2.0**31
@@ -127,15 +133,15 @@ def _int16_multiplier(factor: Array) -> tuple[Array, Array]:
 
 
 def hard_swish(x: Array, scale_in: Array, scale_out: Array) -> Array:
-  """HARD_SWISH of int8 values, in 16 bits (reference/hard_swish.h).
+  """Computes HARD_SWISH of int8 values in 16 bits (reference/hard_swish.h).
 
   Args:
-    x: whole numbers, zero point taken off.
-    scale_in: their step, float32.
-    scale_out: step of the result, float32.
+    x: integers less the zero point, any shape.
+    scale_in: float32 scale of x.
+    scale_out: float32 scale of the result.
 
   Returns:
-    Whole numbers, without the zero point.
+    Integers of the shape of x, less the zero point of the result.
   """
   limit = lambda n: jnp.clip(n, -(2**15), 2**15 - 1)
   fine = scale_in * jnp.float32(1 / 128)
@@ -147,6 +153,6 @@ def hard_swish(x: Array, scale_in: Array, scale_out: Array) -> Array:
   gate = jnp.where(gate_exponent > 0, limit(2 * gate), gate)
   gate = round_half_away(gate * exact_exp2(jnp.minimum(gate_exponent, 0)))
   gate = jnp.floor((gate + 2**15) / 2)
-  # No rounding here: the kernel's division drops what is behind the point.
+  # Truncated, as by the integer division of the kernel.
   product = jnp.trunc(gate * _rounding_doubling_high_mul(x, factor) * 2.0**-15)
   return round_half_away(product * exact_exp2(exponent))

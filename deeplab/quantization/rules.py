@@ -1,35 +1,42 @@
-"""What is quantised, and how: the choices that JAX and the file share."""
+"""Quantization rules: the choices that the simulation and the file share."""
 
 import dataclasses
 import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  # Only named here: a machine without it can still build modules.
+  # Only for annotations: modules can be built without ml_collections.
   from ml_collections import ConfigDict
 
 NAMES = ('none', 'int8')
 WEIGHT_GRANULARITIES = ('channel', 'tensor')
-# Never deployed: heads that only training has.
+# Heads that only training has; files do not hold them.
 _TRAINING_ONLY_LAYERS = r'(.*/)?auxiliary.*'
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """Weights int8 and symmetric, activations int8 with one static scale each.
+  """The layers that are quantized, and how; same for training and export.
+
+  Weights are int8 with zero point 0. Each activation has one static scale.
 
   Attributes:
-    float_layers: regular expression of whole module paths, such as 'head/.*',
-      that stay float32. '' is none.
-    wide_layers: likewise, whose operators read and write 16 bits: activations
-      around 0, weights int8 still. A layer of both stays float32.
-    weights: one scale a 'channel' of the output, or one a 'tensor'.
-    power_of_two: every scale is a power of two and every zero point 0.
+    float_layers: layers that stay float32.
+    wide_layers: layers with 16-bit activations.
+    weights: 'channel' or 'tensor', the granularity of weight scales.
+    power_of_two: True for scales that are powers of two.
   """
 
+  # Which layers. Regular expressions that match whole module paths, such as
+  # 'head/.*'; '' matches none. Inputs and outputs of wide layers have 16 bits
+  # and zero point 0, their weights 8. A layer that both match stays float32.
   float_layers: str = ''
   wide_layers: str = ''
+
+  # How. One weight scale for each output channel, or one for each kernel.
   weights: str = 'channel'
+  # Every scale is a power of two and every zero point 0, for devices that shift
+  # instead of multiplying. Only for 8-bit activations.
   power_of_two: bool = False
 
   def __post_init__(self):
@@ -49,17 +56,17 @@ class Rules:
     if self.wide_layers and self.power_of_two:
       raise ValueError(
         f'quantization.wide_layers={self.wide_layers!r}: power_of_two is for '
-        'networks of 8 bits alone'
+        'networks of 8 bits; leave one of the two out'
       )
 
   def has_int16_activations(self, path: str) -> bool:
-    """Returns whether a module's operators have activations of 16 bits."""
-    wide = re.fullmatch(self.wide_layers, path) if self.wide_layers else None
-    return wide is not None and not re.fullmatch(self.float_pattern, path)
+    """Returns True if the operators of a module have 16-bit activations."""
+    match = re.fullmatch(self.wide_layers, path) if self.wide_layers else None
+    return match is not None and not re.fullmatch(self.float_pattern, path)
 
   @property
   def float_pattern(self) -> str:
-    """The regular expression of all module paths that stay float32."""
+    """Regular expression of all module paths that stay float32."""
     if not self.float_layers:
       return _TRAINING_ONLY_LAYERS
     return f'{_TRAINING_ONLY_LAYERS}|{self.float_layers}'
@@ -92,10 +99,13 @@ def has_frozen_batch_norm(config: 'ConfigDict') -> bool:
 
 
 def from_config(config: 'ConfigDict') -> Rules:
-  """Returns the rules of `config.quantization`.
+  """Returns the rules of a config.
+
+  Args:
+    config: `config.quantization`.
 
   Raises:
-    ValueError: a field has no such value.
+    ValueError: a field has a value that is not supported.
   """
   return Rules(
     float_layers=config.float_layers,

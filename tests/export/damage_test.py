@@ -89,8 +89,8 @@ def test_a_card_of_another_size(tmp_path):
 @pytest.mark.parametrize(
   ('images', 'message'),
   [
-    ([np.eye(3)[None].repeat(4, 0)], '1 calibration images tell too little'),
-    ([np.full((4, 4, 3), i) for i in range(3)], 'all 3 .* of one colour each'),
+    ([np.eye(3)[None].repeat(4, 0)], '1 calibration images are too few'),
+    ([np.full((4, 4, 3), i) for i in range(3)], 'all 3 .* a single color each'),
   ],
 )
 def test_useless_calibration_images(images, message):

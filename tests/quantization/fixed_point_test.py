@@ -1,4 +1,4 @@
-"""The kernels' integer arithmetic, against the same in Python's integers."""
+"""TFLite's integer arithmetic, against the same in Python integers."""
 
 from fractions import Fraction
 import math
@@ -11,15 +11,15 @@ import pytest
 from deeplab.quantization import fixed_point
 
 
-def test_halves_go_away_from_zero():
+def test_halves_round_away_from_zero():
   x = jnp.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.4])
   np.testing.assert_array_equal(
     fixed_point.round_half_away(x), [-3.0, -2.0, -1.0, 1.0, 2.0, 2.0]
   )
 
 
-def _multiplied(x, factor):
-  """Returns TFLite's result, in integers."""
+def _multiply_in_integers(x, factor):
+  """Returns TFLite's result, computed in Python integers."""
   fraction, exponent = math.frexp(factor)
   multiplier = round(fraction * 2**31)
   x <<= max(exponent, 0)
@@ -29,9 +29,9 @@ def _multiplied(x, factor):
   return int(math.copysign(math.floor(half), high)) if high else 0
 
 
-def test_two_roundings():
+def test_multiplication_rounds_twice():
   # 0.4 * 1 is 0.4: rounded to halves, and then to a whole number, it is 1.
-  assert _multiplied(1, 0.4) == 1
+  assert _multiply_in_integers(1, 0.4) == 1
   assert (
     float(
       fixed_point.multiply_by_quantized_multiplier(
@@ -59,12 +59,12 @@ def test_multiplication_is_exact_in_float64(factor):
     found = fixed_point.multiply_by_quantized_multiplier(
       jnp.float64(x), jnp.float64(factor)
     )
-  expected = [_multiplied(int(n), factor) for n in x]
+  expected = [_multiply_in_integers(int(n), factor) for n in x]
   np.testing.assert_array_equal(np.asarray(found), expected)
 
 
 @pytest.mark.parametrize('compiled', [False, True])
-def test_powers_of_two_to_the_last_bit(compiled):
+def test_exp2_is_exact(compiled):
   n = np.arange(-126, 128)
   two_to = (
     jax.jit(fixed_point.exact_exp2) if compiled else fixed_point.exact_exp2
@@ -74,7 +74,7 @@ def test_powers_of_two_to_the_last_bit(compiled):
 
 
 @pytest.mark.parametrize('compiled', [False, True])
-def test_a_half_after_the_shift_is_one(compiled):
+def test_halves_after_the_shift_round_away_from_zero(compiled):
   # -23681 * 0.735... is -17408, and that by 2^11 is -8.5.
   factor = 0.0003589393790080134
   run = (
@@ -84,7 +84,7 @@ def test_a_half_after_the_shift_is_one(compiled):
   )
   with jax.enable_x64(True):
     found = float(run(jnp.float64(-23681), jnp.float64(factor)))
-  assert found == _multiplied(-23681, factor) == -9
+  assert found == _multiply_in_integers(-23681, factor) == -9
 
 
 @pytest.mark.parametrize('aligned', [False, True])

@@ -1,4 +1,4 @@
-"""Ranges have the same names whatever the steps of resizes."""
+"""The names under which activation ranges are saved."""
 
 import flax
 import flax.linen as nn
@@ -37,9 +37,9 @@ def _names(head, ratio, size):
   return {path[:-1] for path in flax.traverse_util.flatten_dict(found)}
 
 
-# Transposed convolutions have no int8 form.
+# Qwix cannot quantize transposed convolutions.
 @pytest.mark.parametrize('head', sorted({*heads_test.CASES} - {'erfnet'}))
-def test_steps_of_resizes_move_no_name(head):
+def test_resize_stages_keep_the_names_of_ranges(head):
   once = _names(head, 0, (80, 80))
   assert len(once) > 30
   assert _names(head, 2, (160, 96)) == once

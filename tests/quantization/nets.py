@@ -97,7 +97,7 @@ def variables(model, images, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-  """A network, its weights and photographs' stand-ins."""
+  """A network, its weights, and synthetic images."""
 
   model: segmenter.Segmenter
   variables: dict

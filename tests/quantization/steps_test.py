@@ -67,7 +67,7 @@ def _setup(axis_name=None, *, ema=False, observer=False, **kwargs):
 
 
 def _inputs(stats):
-  """Returns the range of the image, which no weight changes."""
+  """Returns the range of the image, which depends on no weight."""
   return {
     k: float(v)
     for k, v in stats['encoder']['conv']['conv_general_dilated0_lhs'].items()
@@ -79,12 +79,12 @@ def _extremes(seed):
   return float(image.min()), float(image.max())
 
 
-def test_calibration_sees_all_images():
+def test_calibration_uses_all_images():
   low, high = _extremes(9)
   assert _inputs(_stats()[1]) == {'min': low, 'max': high}
 
 
-def test_ranges_follow_what_is_seen_by_hand():
+def test_ranges_are_moving_averages():
   state, step = _setup()
   after, _ = jax.jit(step)(state, helpers.batch(seed=0))
   for i, name in enumerate(('min', 'max')):
@@ -94,7 +94,7 @@ def test_ranges_follow_what_is_seen_by_hand():
 
 
 @pytest.mark.parametrize('observer', [False, True])
-def test_copies_are_equal_and_those_of_one_device(observer):
+def test_two_devices_equal_one(observer):
   results = []
   for axis_name in (None, parallel.AXIS):
     state, step = _setup(axis_name, observer=observer)
@@ -121,7 +121,7 @@ def test_copies_are_equal_and_those_of_one_device(observer):
   )
 
 
-def test_accumulation_sees_every_part():
+def test_accumulation_observes_every_part():
   state, step = _setup(accumulate_steps=2)
   after, _ = jax.jit(step)(state, helpers.batch(seed=0))
   one, whole = _setup()
@@ -131,7 +131,7 @@ def test_accumulation_sees_every_part():
   )
 
 
-def test_ranges_stay_from_their_step_on():
+def test_ranges_freeze_at_their_step():
   ranges = train_step.RangeTracking(0.75, 1)
   state, step = _setup(range_tracking=ranges)
   step = jax.jit(step)
@@ -145,8 +145,8 @@ def test_ranges_stay_from_their_step_on():
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
 
 
-def test_an_observer_sees_what_is_deployed():
-  """Under batch statistics the logits' range is another one."""
+def test_the_observer_runs_in_inference_mode():
+  """On batch statistics logits have another range."""
   found = []
   for observer in (False, True):
     state, step = _setup(observer=observer)

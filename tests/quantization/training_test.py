@@ -43,7 +43,7 @@ def test_every_field_is_read(quantized):
 
 
 @pytest.mark.full
-def test_evaluation_is_what_training_saw(quantized):
+def test_evaluation_repeats_the_score_of_training(quantized):
   loaded = workdir_lib.load_trained_model(quantized.workdir, 'latest')
   assert set(loaded.variables) == {'params', 'batch_stats', 'quant_stats'}
   found = evaluate.evaluate_workdir(quantized.workdir, which='latest')
@@ -51,7 +51,7 @@ def test_evaluation_is_what_training_saw(quantized):
 
 
 @pytest.mark.full
-def test_it_resumes_to_the_same_bits(quantized, smoke_run, data_dir, tmp_path):
+def test_resume_is_bitwise_equal(quantized, smoke_run, data_dir, tmp_path):
   half = str(tmp_path / 'run')
 
   class Stopped(Exception):
@@ -77,7 +77,7 @@ def test_it_resumes_to_the_same_bits(quantized, smoke_run, data_dir, tmp_path):
 
 
 @pytest.mark.full
-def test_its_file_computes_what_was_evaluated(quantized, tmp_path):
+def test_the_file_scores_as_the_simulation(quantized, tmp_path):
   source = source_lib.load_from_workdir(quantized.workdir, 'latest', None)
   size = tuple(source.config.eval.static_size)
   output = str(tmp_path / 'out')

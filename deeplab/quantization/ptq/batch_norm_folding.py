@@ -1,4 +1,10 @@
-"""BatchNorms folded into the convolutions before them, as converters do it."""
+"""Folds BatchNorms into the convolutions before them, as converters do.
+
+    kernel * factor, with factor = scale / sqrt(var + epsilon), and
+    shift = bias - mean * factor
+
+where scale, bias, mean and var are those of the BatchNorm.
+"""
 
 from typing import Any
 
@@ -17,29 +23,32 @@ Path = tuple[str, ...]
 def find_batch_norms(
   model: Any, variables: PyTree, channels: int = 3
 ) -> dict[Path, tuple[Path, float]]:
-  """Returns, by each convolution's path, its BatchNorm's and that's epsilon.
+  """Returns the BatchNorm behind each convolution that has one.
 
   Args:
     model: of images [B, H, W, C].
     variables: {'params', 'batch_stats'}.
-    channels: C.
+    channels: number of image channels C.
+
+  Returns:
+    {path of the convolution: (path of its BatchNorm, epsilon)}.
   """
-  made: list[tuple[Any, Path]] = []
+  outputs: list[tuple[Any, Path]] = []
   found: dict[Path, tuple[Path, float]] = {}
 
-  def watch(call, args, kwargs, context):
+  def record(call, args, kwargs, context):
     out = call(*args, **kwargs)
     module = context.module
     if context.method_name == '__call__':
       if isinstance(module, layers.Conv):
-        made.append((out, module.path))
+        outputs.append((out, module.path))
       elif isinstance(module, layers.BatchNorm):
-        for value, path in made:
+        for value, path in outputs:
           if value is args[0]:
             found[path] = (*module.path, 'bn'), module.norm.epsilon
     return out
 
-  with nn.intercept_methods(watch):
+  with nn.intercept_methods(record):
     image = jax.ShapeDtypeStruct((1, 65, 65, channels), jnp.float32)
     jax.eval_shape(model.apply, variables, image)
   return found
@@ -48,16 +57,20 @@ def find_batch_norms(
 def fold_batch_norms(
   model: Any, variables: PyTree, channels: int = 3
 ) -> PyTree:
-  """Returns variables of the same function whose BatchNorms only add.
+  """Folds the factors of BatchNorms into kernels; BatchNorms only add then.
 
-  Kernels carry the factors: one scale a tensor is then possible, and a channel
-  that is all but dead has no scale that its bias overflows. BatchNorms that no
-  convolution feeds stay as they are.
+  The network computes the same function. One scale per kernel becomes possible,
+  and a channel that BatchNorm nearly switches off gets no scale so small that
+  its bias overflows int32. A BatchNorm without a convolution before it stays as
+  it is.
 
   Args:
-    model: of images [B, H, W, C], as deployed.
+    model: of images [B, H, W, C], built as for export.
     variables: {'params', 'batch_stats'}; others are kept.
-    channels: C.
+    channels: number of image channels C.
+
+  Returns:
+    The variables, with factors of 1 and means of 0.
   """
   params = flax.traverse_util.flatten_dict(variables['params'])
   stats = flax.traverse_util.flatten_dict(variables['batch_stats'])
@@ -71,7 +84,8 @@ def fold_batch_norms(
     shift = params[(*norm, 'bias')] - mean * factor
     params[(*conv, 'kernel')] = params[(*conv, 'kernel')] * factor
     if (*conv, 'bias') in params:
-      # One constant is rounded once; two would be, in a simulation, twice.
+      # The file has one bias, which is rounded once. Two constants would be
+      # rounded twice in the simulation.
       shift = shift + params[(*conv, 'bias')] * factor
       params[(*conv, 'bias')] = np.zeros_like(shift)
     params[(*norm, 'scale')] = np.ones_like(factor)

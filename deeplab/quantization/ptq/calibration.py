@@ -1,4 +1,4 @@
-"""Calibration: the ranges of a trained float network, from images."""
+"""Calibration: int8 weights and activation ranges of a float network."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -24,32 +24,33 @@ if TYPE_CHECKING:
 
 PyTree = Any
 
-# Of the moving average of extremes.
+# Decay of the moving average of minimum and maximum.
 _RANGE_DECAY = 0.99
 
 
 def check_images(images: Sequence[np.ndarray]) -> None:
-  """Refuses images that tell no ranges.
+  """Raises an error for images that activation ranges cannot be taken from.
 
   Args:
     images: [H, W, C] each.
 
   Raises:
-    ValueError: fewer than two images, or none with two colours in it.
+    ValueError: there are fewer than two images, or each has a single color.
   """
   if len(images) < 2:
     raise ValueError(
-      f'{len(images)} calibration images tell too little of the ranges: take 2 '
-      'or more, 100 are usual (--calibration_images of an export, '
-      'config.quantization.calibration.images of training)'
+      f'{len(images)} calibration images are too few for activation ranges: '
+      'use 2 or more, 100 are usual (--calibration_images in an export, '
+      'config.quantization.calibration.images in training)'
     )
   if all(
     np.ptp(image.reshape(-1, image.shape[-1]), axis=0).max() == 0
     for image in images
   ):
     raise ValueError(
-      f'all {len(images)} calibration images are of one colour each: their '
-      'ranges are not those of photographs; look at the training images'
+      f'all {len(images)} calibration images have a single color each: their '
+      'activation ranges are not those of photographs; look at the training '
+      'images'
     )
 
 
@@ -62,13 +63,13 @@ def _check_arguments(
     )
   if not 50 < percent <= 100:
     raise ValueError(
-      f'calibration percentile {percent} is not more than 50 and at most 100'
+      f'calibration percentile {percent} must be more than 50 and at most 100'
     )
   check_images(images)
 
 
 def _group_by_tensor(tree: PyTree) -> dict[tuple, dict[str, Any]]:
-  """Returns the leaves of a collection, tensor by tensor."""
+  """Returns {path of a tensor: {key: leaf}} of a collection."""
   tensors: dict[tuple, dict[str, Any]] = {}
   for (*path, key), leaf in flax.traverse_util.flatten_dict(tree).items():
     tensors.setdefault(tuple(path), {})[key] = np.asarray(leaf)
@@ -86,23 +87,27 @@ def calibrate_ranges(
   method: str,
   percentile: float,
 ) -> PyTree:
-  """Returns the collection 'quant_stats' of calibrated activation ranges.
+  """Returns the activation ranges of a network, the collection 'quant_stats'.
 
-  The network runs in float and in the mode that is deployed (running BatchNorm
-  statistics): ranges from training mode saturate.
+  The network runs in float, on running BatchNorm statistics: ranges observed in
+  training mode clip the activations of the exported network.
 
   Args:
-    model: built with depthwise and pointwise 'conv', of normalised images.
-    rules: what is quantised.
+    model: built with depthwise and pointwise 'conv', of normalized images.
+    rules: the layers that are quantized.
     variables: {'params', 'batch_stats'}.
-    images: [H, W, C] each, values as they are, of one size.
-    mean: a value a channel.
-    std: likewise.
-    method: of `ranges.METHODS`.
-    percentile: of that method, such as 99.99.
+    images: [H, W, C] each, not normalized, of one size.
+    mean: one value for each channel.
+    std: one value for each channel.
+    method: 'minmax', 'average', 'percentile' or 'mse'.
+    percentile: for 'percentile', such as 99.99.
+
+  Returns:
+    {'min', 'max'}, float32 scalars, at the path of each tensor.
 
   Raises:
-    ValueError: as `check_images`, or an argument has no such value.
+    ValueError: the method is unknown, the percentile out of range, or the
+      images are too few or too plain.
   """
   _check_arguments(images, method, percentile)
   providers = simulator.load_providers()
@@ -110,42 +115,43 @@ def calibrate_ranges(
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
   variables = jax.tree.map(jax.numpy.asarray, variables)
 
-  def look(network: Any, given: PyTree) -> Iterator[dict]:
-    seen: Callable = jax.jit(
+  def observe(network: Any, extra: PyTree) -> Iterator[dict]:
+    apply: Callable = jax.jit(
       lambda v, x: network.apply(v, x, mutable=['observed'])[1]['observed']
     )
     for image in images:
       x = image_format.normalize_image(
         np.asarray(image, np.float32)[None], shift, scale
       )
-      yield _group_by_tensor(seen({**variables, **given}, x))
+      yield _group_by_tensor(apply({**variables, **extra}, x))
 
-  seen = list(look(providers.observe_ranges(model, rules), {}))
-  whole = {
-    path: range_estimators.minmax_range([x[path] for x in seen])
-    for path in seen[0]
+  observed = list(observe(providers.observe_ranges(model, rules), {}))
+  extremes = {
+    path: range_estimators.minmax_range([x[path] for x in observed])
+    for path in observed[0]
   }
   if method == 'average':
-    whole = {
+    extremes = {
       path: range_estimators.moving_average_range(
-        [x[path] for x in seen], _RANGE_DECAY
+        [x[path] for x in observed], _RANGE_DECAY
       )
-      for path in whole
+      for path in extremes
     }
-  result = dict(whole)
+  result = dict(extremes)
   if method in range_estimators.HISTOGRAM_METHODS:
-    counts: dict[tuple, Any] = dict.fromkeys(whole, 0)
+    counts: dict[tuple, Any] = dict.fromkeys(extremes, 0)
     network = providers.observe_ranges(model, rules, histogram=True)
-    for found in look(network, {'quant_stats': _unflatten_tensors(whole)}):
-      for path, x in found.items():
+    full = {'quant_stats': _unflatten_tensors(extremes)}
+    for histograms in observe(network, full):
+      for path, x in histograms.items():
         counts[path] = counts[path] + x['counts'].astype(np.int64)
     for path, count in counts.items():
       if method == 'percentile':
         result[path] = range_estimators.percentile_range(
-          count, whole[path], percentile
+          count, extremes[path], percentile
         )
-      elif not seen[0][path]['int16']:  # 16 bits have steps enough for all
-        result[path] = range_estimators.mse_range(count, whole[path])
+      elif not observed[0][path]['int16']:  # 16 bits need no clipping
+        result[path] = range_estimators.mse_range(count, extremes[path])
   return _unflatten_tensors(result)
 
 
@@ -156,18 +162,18 @@ def fold_and_equalize(
   images: Sequence[np.ndarray],
   config: 'ConfigDict',
 ) -> PyTree:
-  """Returns float variables of the same function, ready to be rounded.
+  """Folds BatchNorms and equalizes channels; the function stays the same.
 
-  BatchNorms are folded and, as a config's calibration says, the channels that
-  depthwise kernels read equalised. With one scale a tensor these kernels would
-  pay for it.
+  Channels are equalized if `config.quantization.calibration.equalize` is set,
+  and if kernels have a scale for each channel: with one scale for a kernel the
+  depthwise ones would lose precision.
 
   Args:
-    model: as of `prepare_int8_weights`.
-    rules: likewise.
-    variables: likewise.
-    images: likewise.
-    config: likewise.
+    model: built with depthwise and pointwise 'conv', of normalized images.
+    rules: the layers that are quantized.
+    variables: {'params', 'batch_stats'}; others are kept.
+    images: [H, W, C] each, not normalized, of one size.
+    config: the experiment; `data` and `quantization.calibration` are read.
   """
   data = config.data
   variables = batch_norm_folding.fold_batch_norms(
@@ -187,20 +193,21 @@ def prepare_int8_weights(
   images: Sequence[np.ndarray],
   config: 'ConfigDict',
 ) -> PyTree:
-  """Returns float variables as int8 begins with them, but for ranges.
+  """Returns the float variables that int8 starts from, without ranges.
 
-  They are `fold_and_equalize`, and kernels rounded as a config's calibration
-  says.
+  BatchNorms are folded, channels equalized and kernels rounded, as
+  `config.quantization.calibration` says.
 
   Args:
-    model: built with depthwise and pointwise 'conv', of normalised images.
-    rules: what is quantised.
-    variables: {'params', 'batch_stats'}.
-    images: [H, W, C] each, values as they are, of one size.
-    config: the experiment; its `data` and `quantization.calibration` count.
+    model: built with depthwise and pointwise 'conv', of normalized images.
+    rules: the layers that are quantized.
+    variables: {'params', 'batch_stats'}; others are kept.
+    images: [H, W, C] each, not normalized, of one size.
+    config: the experiment; `data` and `quantization.calibration` are read.
 
   Raises:
-    ValueError: the method of rounding is unknown, or as `check_images`.
+    ValueError: the rounding method is unknown, or the images are too few or too
+      plain.
   """
   method = config.quantization.calibration.rounding
   if method not in gptq.ROUNDING_METHODS:
@@ -225,17 +232,18 @@ def add_activation_ranges(
   images: Sequence[np.ndarray],
   config: 'ConfigDict',
 ) -> PyTree:
-  """Returns variables with the ranges that a config's calibration gives.
+  """Adds the activation ranges, the collection 'quant_stats', to variables.
 
   Args:
-    model: built with depthwise and pointwise 'conv', of normalised images.
-    rules: what is quantised.
+    model: built with depthwise and pointwise 'conv', of normalized images.
+    rules: the layers that are quantized.
     variables: {'params', 'batch_stats'}; others are kept.
-    images: [H, W, C] each, values as they are, of one size.
-    config: the experiment; its `data` and `quantization.calibration` count.
+    images: [H, W, C] each, not normalized, of one size.
+    config: the experiment; `data` and `quantization.calibration` are read.
 
   Raises:
-    ValueError: as `calibrate_ranges`.
+    ValueError: the method is unknown, the percentile out of range, or the
+      images are too few or too plain.
   """
   calibration = config.quantization.calibration
   quant_stats = calibrate_ranges(
@@ -252,7 +260,7 @@ def add_activation_ranges(
 
 
 def _unflatten_tensors(tensors: dict[tuple, range_estimators.Range]) -> PyTree:
-  """Returns the collection of what is known tensor by tensor."""
+  """Returns the collection of {path of a tensor: {key: leaf}}."""
   return flax.traverse_util.unflatten_dict(
     {(*path, key): v for path, x in tensors.items() for key, v in x.items()}
   )

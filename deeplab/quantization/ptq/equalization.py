@@ -1,12 +1,14 @@
-"""Channels that a depthwise convolution reads, brought to one range.
+"""Cross-layer equalization in front of depthwise convolutions.
 
-A map has one scale. A channel that is a hundredth of the widest one has two or
-three steps, and the kernel that reads it makes up for its size, for the error
-as well. But a depthwise kernel has a scale for each channel: between a
-convolution and the depthwise one that alone reads it, any channel may be
-multiplied and its kernel divided, for nothing. It is the part of cross-layer
-equalisation (arXiv:1906.04721) that costs no precision elsewhere; where dense
-kernels read the map, whose weights share a scale, the rest made files worse.
+A map has one scale for all channels. A channel a hundredth as large as the
+largest one is left with two or three steps, and the kernel that reads it
+amplifies their error. A depthwise kernel has a scale for each channel, so that
+a channel may be multiplied by s and the kernel that reads it divided by s at no
+cost, if an activation f with f(s x) = s f(x) is between them.
+
+This is the part of cross-layer equalization (arXiv:1906.04721) that costs no
+precision elsewhere. In front of dense kernels, whose input channels share one
+scale, it made files worse.
 """
 
 from collections.abc import Sequence
@@ -26,24 +28,26 @@ Array = jax.Array
 PyTree = Any
 Path = tuple[str, ...]
 
-# Activations f with f(s x) = s f(x) for s > 0, and up to which value.
+# Activations f with f(s x) = s f(x) for s > 0, by the value up to which it
+# holds.
 _LINEAR_LIMITS = {'none': np.inf, 'relu': np.inf, 'relu6': 6.0}
-# Of that value, for images that are brighter than those of the calibration.
+# The share of that value to scale up to: other images may have larger
+# activations than those of the calibration.
 _LIMIT_MARGIN = 0.9
-# What calibration images hardly use may be used by others.
+# A channel that is almost 0 on calibration images may be used by others.
 _MAX_FACTOR = 64.0
-# Images on which the function must stay.
+# Number of images on which the outputs must stay the same.
 _NUM_CHECK_IMAGES = 2
 
 
 class ConvPair(NamedTuple):
-  """A convolution, and the depthwise one that alone reads it.
+  """A convolution, and the depthwise convolution that is its only reader.
 
   Attributes:
     conv: path of the convolution.
-    batch_norm: path of the BatchNorm behind it.
+    batch_norm: path of the BatchNorm between them.
     depthwise: path of the depthwise convolution.
-    linear_limit: up to where the activation between them is linear.
+    linear_limit: value up to which the activation between them is linear.
   """
 
   conv: Path
@@ -55,55 +59,55 @@ class ConvPair(NamedTuple):
 def _find_pairs(
   model: Any, variables: PyTree, x: Array
 ) -> tuple[list[ConvPair], list[Array]]:
-  """Returns all pairs, and the largest values of the maps between them."""
-  convolved: list[tuple[Any, Path]] = []
-  normed: list[tuple[Any, Path, Path, str]] = []
+  """Returns all pairs, and the largest values [C] of the maps between them."""
+  conv_outputs: list[tuple[Any, Path]] = []
+  norm_outputs: list[tuple[Any, Path, Path, str]] = []
   readers: dict[Path, list[tuple[ConvPair | None, Array]]] = {}
 
-  def watch(call, args, kwargs, context):
+  def record(call, args, kwargs, context):
     module = context.module
     out = call(*args, **kwargs)
     if context.method_name != '__call__':
       return out
     if isinstance(module, layers.BatchNorm):
-      normed.extend(
+      norm_outputs.extend(
         (out, path, (*module.path, 'bn'), module.activation)
-        for value, path in convolved
+        for value, path in conv_outputs
         if value is args[0]
       )
     elif isinstance(module, layers.Conv):
-      convolved.append((out, module.path))
-      for value, first, norm, activation in normed:
+      conv_outputs.append((out, module.path))
+      for value, conv, norm, activation in norm_outputs:
         if value is args[0]:
           pair = None
           if (
             activation in _LINEAR_LIMITS
             and module.groups == value.shape[-1] > 1
           ):
-            pair = ConvPair(
-              first, norm, module.path, _LINEAR_LIMITS[activation]
-            )
+            pair = ConvPair(conv, norm, module.path, _LINEAR_LIMITS[activation])
           largest = jnp.abs(value).max((0, 1, 2))
           readers.setdefault(norm, []).append((pair, largest))
     return out
 
-  with nn.intercept_methods(watch):
+  with nn.intercept_methods(record):
     model.apply(variables, x)
-  alone = [found[0] for found in readers.values() if len(found) == 1]
-  kept = [(pair, largest) for pair, largest in alone if pair is not None]
-  return [pair for pair, _ in kept], [largest for _, largest in kept]
+  only_readers = [found[0] for found in readers.values() if len(found) == 1]
+  pairs = [
+    (pair, largest) for pair, largest in only_readers if pair is not None
+  ]
+  return [pair for pair, _ in pairs], [largest for _, largest in pairs]
 
 
 def _channel_factors(largest: np.ndarray, linear_limit: float) -> np.ndarray:
-  """Returns what to multiply each channel by, 1 at least.
+  """Returns the factor of each channel, float32 [C], at least 1.
 
   Args:
-    largest: of each channel.
-    linear_limit: of `ConvPair`.
+    largest: [C], largest absolute value of each channel.
+    linear_limit: value up to which the activation is linear.
   """
-  top = min(largest.max(), _LIMIT_MARGIN * linear_limit)
-  used = largest > 1e-6 * top
-  factors = np.where(used, top / np.where(used, largest, 1), 1)
+  target = min(largest.max(), _LIMIT_MARGIN * linear_limit)
+  used = largest > 1e-6 * target
+  factors = np.where(used, target / np.where(used, largest, 1), 1)
   return np.clip(factors, 1, _MAX_FACTOR).astype(np.float32)
 
 
@@ -132,16 +136,18 @@ def equalize_channels(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> PyTree:
-  """Returns variables of the same function, as far as these images show.
+  """Equalizes the channels that depthwise convolutions read.
 
-  A pair whose map something else reads, too, stays as it is.
+  The network computes the same function: a pair is left alone if its map has
+  another reader, or if the outputs on the first two images change by more than
+  a thousandth.
 
   Args:
-    model: of normalised images; in float32.
+    model: of normalized images; in float32.
     variables: {'params', 'batch_stats'}, BatchNorms folded; others are kept.
-    images: [H, W, C] each, values as they are, of one size.
-    mean: a value a channel.
-    std: likewise.
+    images: [H, W, C] each, not normalized, of one size.
+    mean: one value for each channel.
+    std: one value for each channel.
   """
   shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   stats = {'batch_stats': variables['batch_stats']}
@@ -153,7 +159,7 @@ def equalize_channels(
   pairs: list[ConvPair] = []
 
   @jax.jit
-  def look(params: PyTree, x: Array) -> list[Array]:
+  def find_largest(params: PyTree, x: Array) -> list[Array]:
     pairs[:], found = _find_pairs(model, {'params': params, **stats}, x)
     return found
 
@@ -167,7 +173,7 @@ def equalize_channels(
     x = image_format.normalize_image(
       np.asarray(image, np.float32)[None], shift, scale
     )
-    found = [np.asarray(v) for v in look(unflatten(params), x)]
+    found = [np.asarray(v) for v in find_largest(unflatten(params), x)]
     largest = [
       np.maximum(a, b) for a, b in zip(largest or found, found, strict=True)
     ]
@@ -176,13 +182,13 @@ def equalize_channels(
   x = image_format.normalize_image(
     np.stack(images[:_NUM_CHECK_IMAGES]).astype(np.float32), shift, scale
   )
-  wanted = np.asarray(compute(unflatten(params), x))
-  close = 1e-3 * np.abs(wanted).max()
+  expected = np.asarray(compute(unflatten(params), x))
+  tolerance = 1e-3 * np.abs(expected).max()
   for pair, values in zip(pairs, largest, strict=True):
     changed = _apply_factors(
       params, pair, _channel_factors(values, pair.linear_limit)
     )
-    found_logits = np.asarray(compute(unflatten(changed), x))
-    if np.abs(found_logits - wanted).max() <= close:
-      params, wanted = changed, found_logits
+    logits = np.asarray(compute(unflatten(changed), x))
+    if np.abs(logits - expected).max() <= tolerance:
+      params, expected = changed, logits
   return {**variables, 'params': unflatten(params)}

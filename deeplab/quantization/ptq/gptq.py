@@ -1,12 +1,19 @@
-"""Kernels rounded so that what convolutions compute changes least.
+"""GPTQ: rounds kernels so that the outputs of convolutions change least.
 
-The nearest step is not the best one: an edge filter whose weights no longer
-add up to 0 answers to every flat area. Here the weights of a kernel are rounded
-one after the other, and those to come make up for the error so far, as far as
-the inputs of the convolution let them: GPTQ (arXiv:2210.17323), on the second
-moments of what it reads. What is left of the error in the mean goes into the
-biases (arXiv:1906.04721, section 4.2): errors of many layers add up there, and
-a class grows at another's cost.
+Rounding each weight to the nearest step is not the best choice: an edge filter
+whose weights no longer add up to 0 responds to every flat area. GPTQ
+(arXiv:2210.17323) takes the inputs of a convolution into account:
+
+  1. Sum the second moments H = x x^T of the inputs x of each convolution over
+     the calibration images (`measure_second_moments`).
+  2. Sort the weights by their moment: those that are multiplied by the largest
+     inputs come first.
+  3. Round one weight after the other. The weights that are still to come take
+     over its error, as far as the correlation of their inputs allows: through
+     the Cholesky factor of H^-1 (`_round_gptq`).
+  4. Correct biases by the mean error that is left (arXiv:1906.04721, section
+     4.2): the errors of many layers add up there, and shift the logits of one
+     class against another's (`_bias_correction`).
 """
 
 from collections.abc import Sequence
@@ -30,20 +37,20 @@ PyTree = Any
 Path = tuple[str, ...]
 
 ROUNDING_METHODS = ('nearest', 'least_squares')
-# Wider kernels are rounded in parts of so many inputs at most: time grows with
-# the third power.
+# Kernels with more inputs are rounded in blocks of at most so many, since time
+# grows with the third power.
 _MAX_BLOCK_INPUTS = 2304
-# Share of the mean second moment that is added to all: what calibration images
-# never show may yet happen.
+# Share of the mean second moment that is added to each (damping): inputs that
+# are 0 on calibration images need not be 0 on others.
 _DAMPING = 0.01
-# Means over so many images are as good as over all; fewer of large ones, since
-# they are computed at once.
+# Biases are corrected on so many images, which gives the same means as all of
+# them. They are one batch: of large images fewer are taken.
 _BIAS_IMAGES = 16
 _BIAS_PIXELS = 16 * 513**2
 
 
 def _num_input_blocks(channels: int, taps: int) -> int:
-  """Returns into how many equal parts the inputs of a kernel are split."""
+  """Returns the number of equal blocks of a kernel's inputs."""
   return next(
     parts
     for parts in range(1, channels + 1)
@@ -53,20 +60,20 @@ def _num_input_blocks(channels: int, taps: int) -> int:
 
 
 def _extract_patches(conv: layers.Conv, x: Array) -> Array:
-  """Returns what each output pixel of a convolution reads, [N, C, taps]."""
+  """Returns the inputs of each output pixel of a convolution, [N, C, taps]."""
   size = layers.as_pair(conv.kernel)
   pads = layers.explicit_padding(
     conv.padding, x.shape[1:3], size, conv.stride, conv.rate
   )
   x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  places = [
+  slices = [
     [
-      slice(at * conv.rate, n - (k - 1 - at) * conv.rate, conv.stride)
-      for at in range(k)
+      slice(i * conv.rate, n - (k - 1 - i) * conv.rate, conv.stride)
+      for i in range(k)
     ]
     for n, k in zip(x.shape[1:3], size, strict=True)
   ]
-  taps = [x[:, rows, columns] for rows in places[0] for columns in places[1]]
+  taps = [x[:, rows, columns] for rows in slices[0] for columns in slices[1]]
   return jnp.stack(taps, -1).reshape(-1, x.shape[-1], len(taps))
 
 
@@ -78,65 +85,69 @@ def measure_second_moments(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> dict[Path, np.ndarray]:
-  """Returns the second moments of what each convolution reads.
+  """Returns the second moments of the inputs of each convolution.
 
   Args:
-    model: of normalised images; in float32.
+    model: of normalized images; in float32.
     variables: {'params', 'batch_stats'}.
-    images: [H, W, C] each, values as they are, of one size.
-    mean: a value a channel.
-    std: likewise.
+    images: [H, W, C] each, not normalized, of one size.
+    mean: one value for each channel.
+    std: one value for each channel.
 
   Returns:
-    [groups * parts, n, n] float64 sums, by the convolution's path; the n inputs
-    of a part are its channels, and of each the kernel's rows and columns.
+    {path of the convolution: sums [groups * blocks, n, n] float64}. The n
+    inputs of a block are ordered by channel, then row and column of the kernel.
   """
 
-  def look(variables: PyTree, x: Array) -> dict[Path, Array]:
-    found: dict[Path, Array] = {}
+  @jax.jit
+  def sum_moments(variables: PyTree, x: Array) -> dict[Path, Array]:
+    moments: dict[Path, Array] = {}
 
-    def watch(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
       conv = context.module
       if context.method_name == '__call__' and isinstance(conv, layers.Conv):
-        read = _extract_patches(conv, args[0])
-        count, channels, taps = read.shape
-        parts = conv.groups * _num_input_blocks(channels // conv.groups, taps)
-        read = read.reshape(count, parts, -1)
-        sums = jnp.einsum('npi,npj->pij', read, read)
-        # One that is called twice has two inputs.
-        found[conv.path] = found.get(conv.path, 0) + sums
+        patches = _extract_patches(conv, args[0])
+        count, channels, taps = patches.shape
+        blocks = conv.groups * _num_input_blocks(channels // conv.groups, taps)
+        patches = patches.reshape(count, blocks, -1)
+        sums = jnp.einsum('npi,npj->pij', patches, patches)
+        # A convolution that is called twice has both inputs.
+        moments[conv.path] = moments.get(conv.path, 0) + sums
       return call(*args, **kwargs)
 
-    with nn.intercept_methods(watch):
+    with nn.intercept_methods(record):
       model.apply(variables, x)
-    return found
+    return moments
 
   shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
-  see = jax.jit(look)
   total: dict[Path, np.ndarray] = {}
   for image in images:
     x = image_format.normalize_image(
       np.asarray(image, np.float32)[None], shift, scale
     )
-    for path, sums in see(variables, x).items():
+    for path, sums in sum_moments(variables, x).items():
       total[path] = total.get(path, 0) + np.asarray(sums, np.float64)
   return total
 
 
 def _round_gptq(
-  weights: np.ndarray, kept: np.ndarray, moments: np.ndarray
+  weights: np.ndarray, keeps_nearest: np.ndarray, moments: np.ndarray
 ) -> np.ndarray:
-  """Returns whole steps, [P, n, M] float64.
+  """Rounds blocks of weights, one input after the other.
 
   Args:
-    weights: [P, n, M], in steps.
-    kept: [P, n, M], those that go to the nearest.
-    moments: [P, n, n].
+    weights: [P, n, M], divided by their scales.
+    keeps_nearest: [P, n, M], True for weights that go to the nearest integer.
+    moments: [P, n, n], second moments of the n inputs.
+
+  Returns:
+    Integers, [P, n, M] float64.
   """
   width = weights.shape[1]
   own = np.diagonal(moments, axis1=1, axis2=2)
-  # What is read most is rounded first: the others can make up for it.
+  # Weights of the largest inputs are rounded first, while many others are left
+  # to take over their error.
   order = np.argsort(-own, axis=1, kind='stable')
   rows = order[:, :, None]
   moments = np.take_along_axis(moments, rows, 1)
@@ -144,13 +155,13 @@ def _round_gptq(
   damping = _DAMPING * own.mean(1) + 1e-12
   moments = moments + damping[:, None, None] * np.eye(width)
   left = np.take_along_axis(weights, rows, 1)
-  kept = np.take_along_axis(kept, rows, 1)
+  keeps_nearest = np.take_along_axis(keeps_nearest, rows, 1)
   nearest = np.rint(left)
   upper = np.linalg.cholesky(np.linalg.inv(moments)).swapaxes(1, 2)
   steps = np.empty_like(left)
   for i in range(width):
     rounded = np.clip(np.rint(left[:, i]), -127, 127)
-    steps[:, i] = np.where(kept[:, i], nearest[:, i], rounded)
+    steps[:, i] = np.where(keeps_nearest[:, i], nearest[:, i], rounded)
     error = (left[:, i] - steps[:, i]) / upper[:, i, i, None]
     left[:, i + 1 :] -= upper[:, i, i + 1 :, None] * error[:, None]
   return np.take_along_axis(steps, np.argsort(order, axis=1)[:, :, None], 1)
@@ -162,10 +173,20 @@ def _round_kernel(
   rules: rules_lib.Rules,
   int16_activations: bool = False,
 ) -> np.ndarray:
-  """Returns a kernel [h, w, in, out] of whole steps of its own scales."""
+  """Rounds a kernel to multiples of its scales.
+
+  Args:
+    kernel: [h, w, in, out].
+    moments: [groups * blocks, n, n], as `measure_second_moments` returns them.
+    rules: how kernels are scaled.
+    int16_activations: the convolution reads int16 activations.
+
+  Returns:
+    float32 [h, w, in, out].
+  """
   axes = (0, 1, 2) if rules.weights == 'channel' else None
-  size = np.abs(kernel)
-  largest = size.max(axes, keepdims=True)
+  magnitude = np.abs(kernel)
+  largest = magnitude.max(axes, keepdims=True)
   with jax.enable_x64(True):
     scale = np.asarray(
       qparams.weight_scale(
@@ -174,18 +195,21 @@ def _round_kernel(
       np.float64,
     )
   height, width, channels, features = kernel.shape
-  parts = _num_input_blocks(channels, height * width)
-  groups = len(moments) // parts
+  blocks = _num_input_blocks(channels, height * width)
+  groups = len(moments) // blocks
 
-  def divide(x: np.ndarray) -> np.ndarray:
-    """[h, w, in, out] -> [groups * parts, inputs, out / groups]."""
-    x = x.transpose(2, 0, 1, 3).reshape(parts, -1, groups, features // groups)
+  def to_blocks(x: np.ndarray) -> np.ndarray:
+    """[h, w, in, out] -> [groups * blocks, inputs, out / groups]."""
+    x = x.transpose(2, 0, 1, 3).reshape(blocks, -1, groups, features // groups)
     x = x.transpose(2, 0, 1, 3)
-    return x.reshape(groups * parts, -1, features // groups)
+    return x.reshape(groups * blocks, -1, features // groups)
 
-  # The largest weight is what the scale is computed from, again and again.
-  steps = _round_gptq(divide(kernel / scale), divide(size >= largest), moments)
-  steps = steps.reshape(groups, parts, -1, features // groups)
+  # The largest weight goes to the nearest step, 127: every later stage computes
+  # the scale from it anew.
+  steps = _round_gptq(
+    to_blocks(kernel / scale), to_blocks(magnitude >= largest), moments
+  )
+  steps = steps.reshape(groups, blocks, -1, features // groups)
   steps = steps.transpose(1, 2, 0, 3)
   steps = steps.reshape(channels, height, width, features)
   return (steps.transpose(1, 2, 0, 3) * scale).astype(np.float32)
@@ -200,20 +224,19 @@ def round_kernels_gptq(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> PyTree:
-  """Returns variables whose convolutions have kernels of whole int8 steps.
+  """Rounds the kernels of all quantized convolutions, and corrects biases.
 
-  Biases make up for what the kernels change in the mean. Files of these
-  variables, by any converter, hold those very integers. Other kernels, such as
-  those of transposed convolutions, stay as they are: converters take the
-  nearest.
+  Kernels are then multiples of their int8 scales, so that a file made by any
+  converter holds these integers. Other kernels, such as those of transposed
+  convolutions, stay as they are: converters round them to the nearest step.
 
   Args:
-    model: of normalised images; in float32.
-    rules: what is quantised.
+    model: of normalized images; in float32.
+    rules: the layers that are quantized.
     variables: {'params', 'batch_stats'}, BatchNorms folded; others are kept.
-    images: [H, W, C] each, values as they are, of one size.
-    mean: a value a channel.
-    std: likewise.
+    images: [H, W, C] each, not normalized, of one size.
+    mean: one value for each channel.
+    std: one value for each channel.
   """
   params = flax.traverse_util.flatten_dict(variables['params'])
   for path, sums in measure_second_moments(
@@ -222,8 +245,8 @@ def round_kernels_gptq(
     name = '/'.join(path)
     if not re.fullmatch(rules.float_pattern, name):
       kernel = np.asarray(params[(*path, 'kernel')], np.float64)
-      wide = rules.has_int16_activations(name)
-      params[(*path, 'kernel')] = _round_kernel(kernel, sums, rules, wide)
+      int16 = rules.has_int16_activations(name)
+      params[(*path, 'kernel')] = _round_kernel(kernel, sums, rules, int16)
   rounded = {**variables, 'params': flax.traverse_util.unflatten_dict(params)}
   return _bias_correction(model, variables, rounded, images, mean=mean, std=std)
 
@@ -237,18 +260,22 @@ def _bias_correction(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> PyTree:
-  """Returns rounded variables whose convolutions have the means of others.
+  """Adds to biases the error that rounding made in the mean of each channel.
 
-  Layer by layer in one pass: each one sees what those before it have become.
-  Convolutions without a bias, their own or their BatchNorm's, are left.
+  All layers are corrected in one pass, so that each sees the corrected outputs
+  of those before it. A convolution without a bias, of its own or of its
+  BatchNorm, is left alone.
 
   Args:
-    model: as of `round_kernels_gptq`.
-    variables: likewise.
-    rounded: those that change.
-    images: as of `round_kernels_gptq`.
-    mean: likewise.
-    std: likewise.
+    model: of normalized images; in float32.
+    variables: {'params', 'batch_stats'} before rounding.
+    rounded: {'params', 'batch_stats'} after it; others are kept.
+    images: [H, W, C] each, not normalized, of one size.
+    mean: one value for each channel.
+    std: one value for each channel.
+
+  Returns:
+    `rounded`, with other biases.
   """
   fit = _BIAS_PIXELS // (images[0].shape[0] * images[0].shape[1])
   count = max(2, min(_BIAS_IMAGES, fit))
@@ -259,36 +286,37 @@ def _bias_correction(
   )
   params = flax.traverse_util.flatten_dict(rounded['params'])
   norms = batch_norm_folding.find_batch_norms(model, rounded, x.shape[-1])
-  places = {path[:-1]: path for path in params if path[-1] == 'bias'} | {
+  biases = {path[:-1]: path for path in params if path[-1] == 'bias'} | {
     conv: (*norm, 'bias') for conv, (norm, _) in norms.items()
   }
 
-  def look(
-    variables: PyTree, x: Array, wanted: dict[Path, Array]
+  @jax.jit
+  def compare_means(
+    variables: PyTree, x: Array, expected: dict[Path, Array]
   ) -> dict[Path, Array]:
-    """Returns means, or what they lack of those that are wanted."""
+    """Returns the means [C] of outputs, or if given, `expected` less these."""
     found: dict[Path, Array] = {}
 
-    def watch(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
       out = call(*args, **kwargs)
       conv = context.module
       if context.method_name != '__call__' or not isinstance(conv, layers.Conv):
         return out
       means = out.mean((0, 1, 2))
-      # One that is called twice is corrected for the first call.
-      if conv.path in found or conv.path not in places:
+      # A convolution that is called twice is corrected for the first call.
+      if conv.path in found or conv.path not in biases:
         return out
-      found[conv.path] = wanted[conv.path] - means if wanted else means
-      return out + found[conv.path] if wanted else out
+      found[conv.path] = expected[conv.path] - means if expected else means
+      return out + found[conv.path] if expected else out
 
-    with nn.intercept_methods(watch):
+    with nn.intercept_methods(record):
       model.apply(variables, x)
     return found
 
-  see = jax.jit(look)
   only = ('params', 'batch_stats')
-  wanted = see({k: variables[k] for k in only}, x, {})
-  for path, change in see({k: rounded[k] for k in only}, x, wanted).items():
-    place = places[path]
-    params[place] = np.asarray(params[place]) + np.asarray(change)
+  expected = compare_means({k: variables[k] for k in only}, x, {})
+  errors = compare_means({k: rounded[k] for k in only}, x, expected)
+  for path, error in errors.items():
+    bias = biases[path]
+    params[bias] = np.asarray(params[bias]) + np.asarray(error)
   return {**rounded, 'params': flax.traverse_util.unflatten_dict(params)}

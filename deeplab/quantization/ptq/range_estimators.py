@@ -1,7 +1,8 @@
-"""Ranges of activations, from what a network was seen to hold.
+"""Activation range estimators.
 
-All methods return {'min', 'max'} with 0 between them. Extremes waste the grid
-on one pixel; the others cut what is rare.
+All return {'min', 'max'} with 0 between them. Minimum and maximum are sensitive
+to outliers, which widen the int8 steps for all other values; the percentile and
+the MSE estimator clip them.
 """
 
 from collections.abc import Iterable
@@ -13,14 +14,14 @@ import numpy as np
 Range = dict[str, Any]
 
 METHODS = ('minmax', 'average', 'percentile', 'mse')
-# Those that are computed from histograms.
+# Methods that are computed from histograms.
 HISTOGRAM_METHODS = ('percentile', 'mse')
-# 'mse' tries so many sizes of the range, down to this share of the extremes.
+# The candidates of 'mse': so many ranges, down to this share of the extremes.
 _NUM_TRIALS, _SMALLEST_SHARE = 100, 0.2
 
 
 def minmax_range(observed: Iterable[Range]) -> Range:
-  """Returns the smallest minimum and the largest maximum."""
+  """Returns the smallest minimum and the largest maximum of several images."""
   observed = list(observed)
   return {
     'min': np.float32(min(x['min'] for x in observed)),
@@ -29,10 +30,14 @@ def minmax_range(observed: Iterable[Range]) -> Range:
 
 
 def moving_average_range(observed: Sequence[Range], decay: float) -> Range:
-  """Returns the moving average of the extremes, in the order of images.
+  """Returns the moving average of the extremes, in the order of the images.
 
-  Young averages are means: the first is what it sees, the second the mean of
-  two.
+  The decay is warmed up: after n images it is at most (n - 1) / n, so that the
+  average of the first images is their mean.
+
+  Args:
+    observed: extremes of each image.
+    decay: share of the old average that an image keeps.
   """
   mean = {'min': 0.0, 'max': 0.0}
   for step, x in enumerate(observed):
@@ -50,29 +55,29 @@ def _bin_edges(full_range: Range, bins: int) -> np.ndarray:
 def percentile_range(
   counts: np.ndarray, full_range: Range, percent: float
 ) -> Range:
-  """Cuts both tails.
+  """Returns the range that clips both tails of the distribution.
 
   Args:
-    counts: histogram of equal bins within `full_range`.
+    counts: [N] histogram in equal bins within `full_range`.
     full_range: the extremes.
-    percent: at least so many of the values lie below the new maximum, and
-      as many above the new minimum.
+    percent: share of values in percent that lie below the new maximum, and
+      above the new minimum, at least.
   """
   share = np.cumsum(counts) / counts.sum()
   tail = 1 - percent / 100 + 1e-12
   edges = _bin_edges(full_range, len(counts))
-  # The first bin that reaches beyond the tail, its outer edge.
+  # The outer edge of the first bin that reaches beyond the tail.
   low = edges[np.searchsorted(share, tail, side='right')]
   high = edges[np.searchsorted(share, 1 - tail) + 1]
   return {'min': np.float32(min(low, 0)), 'max': np.float32(max(high, 0))}
 
 
 def mse_range(counts: np.ndarray, full_range: Range) -> Range:
-  """Returns the range whose int8 grid has the least squared error.
+  """Returns the range whose int8 rounding has the least squared error.
 
   Args:
-    counts: histogram of equal bins within `full_range`.
-    full_range: the extremes; ranges that are tried are shares of it.
+    counts: [N] histogram in equal bins within `full_range`.
+    full_range: the extremes. Candidates are these, times a share.
   """
   edges = _bin_edges(full_range, len(counts))
   values = (edges[1:] + edges[:-1]) / 2
@@ -83,9 +88,9 @@ def mse_range(counts: np.ndarray, full_range: Range) -> Range:
       share * float(full_range['max']),
     )
     scale = (high - low) / 255 or 1.0
-    zero = np.rint(-128 - low / scale)
-    steps = np.clip(np.rint(values / scale) + zero, -128, 127)
-    error = np.sum(counts * ((steps - zero) * scale - values) ** 2)
+    zero_point = np.rint(-128 - low / scale)
+    integers = np.clip(np.rint(values / scale) + zero_point, -128, 127)
+    error = np.sum(counts * ((integers - zero_point) * scale - values) ** 2)
     if error < least:
       best, least = share, error
   return {

@@ -13,7 +13,7 @@ def small():
   return nets.small()
 
 
-def test_every_convolution_with_a_norm_is_found(small):
+def test_finds_every_convolution_with_batch_norm(small):
   found = batch_norm_folding.find_batch_norms(small.model, small.variables)
   assert len(found) == 14
   assert found['encoder', 'down', 'depthwise', 'conv'] == (
@@ -23,7 +23,7 @@ def test_every_convolution_with_a_norm_is_found(small):
   assert ('head', 'classifier') not in found  # it has a bias alone
 
 
-def test_the_function_is_the_same(small):
+def test_folding_keeps_the_function(small):
   folded = batch_norm_folding.fold_batch_norms(small.model, small.variables)
   x = np.float32(np.random.default_rng(1).normal(size=(2, 33, 40, 3)))
   run = jax.jit(lambda v: small.model.apply(v, x).logits)
@@ -45,7 +45,7 @@ class Biased(nn.Module):
     return layers.ConvBN(4, norm, kernel=3, use_bias=True, name='c')(x, False)
 
 
-def test_a_bias_before_the_norm_is_folded_too():
+def test_folds_a_bias_before_batch_norm():
   rng = np.random.default_rng(1)
   x = np.float32(rng.normal(size=(1, 9, 9, 3)))
   drawn = jax.tree.map(

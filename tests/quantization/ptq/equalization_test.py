@@ -1,4 +1,4 @@
-"""Channels of one range, and the same function."""
+"""Cross-layer equalization: equal ranges, the same function."""
 
 import flax.linen as nn
 import jax
@@ -87,7 +87,7 @@ def _largest(net, variables):
   ],
   ids=['relu6', 'relu', 'none', 'multiplier', 'biased'],
 )
-def test_ranges_become_one_and_the_function_stays(net):
+def test_equalizes_ranges_and_keeps_the_function(net):
   variables = _variables(net)
   found = equalization.equalize_channels(net, variables, _images(), **STILL)
   before, after = _largest(net, variables), _largest(net, found)
@@ -110,13 +110,13 @@ def test_ranges_become_one_and_the_function_stays(net):
   [Net('hard_swish'), Net(tapped=True), Net(readers=2)],
   ids=['hard_swish', 'tapped', 'two readers'],
 )
-def test_what_would_change_the_function_stays(net):
+def test_skips_pairs_that_would_change_the_function(net):
   variables = _variables(net)
   found = equalization.equalize_channels(net, variables, _images(), **STILL)
   jax.tree.map(np.testing.assert_array_equal, variables, found)
 
 
-def test_an_activation_that_clips_keeps_a_margin():
+def test_relu6_keeps_a_margin():
   """Channels at 6 stay; smaller ones go to nine tenths of it."""
   net = Net('relu6')
   variables = _variables(net)
@@ -128,8 +128,8 @@ def test_an_activation_that_clips_keeps_a_margin():
   np.testing.assert_allclose(after[1], 5.4, rtol=1e-4)
 
 
-def test_one_scale_a_tensor_is_left_alone():
-  """A depthwise kernel would pay for what its input gains."""
+def test_skips_kernels_with_one_scale():
+  """A depthwise kernel would lose the precision that its input gains."""
   net, config = Net(), shapes_mnv2.get_config('smoke').unlock()
   config.data.update({'mean': STILL['mean'], 'std': STILL['std']})
   variables = _variables(net)

@@ -89,7 +89,7 @@ def test_outputs_change_less_than_by_rounding_to_nearest(name, weights):
     assert _error(network, variables, found, images) < 0.5 * nearest
 
 
-def test_flat_areas_stay_without_an_answer():
+def test_an_edge_filter_ignores_flat_areas():
   network = Single((('kernel', 3), ('groups', 8)))
   variables = _variables(network)
   kernel = np.array(_kernel(variables))
@@ -103,7 +103,7 @@ def test_flat_areas_stay_without_an_answer():
   assert inner(found).max() < 0.51 < inner(_nearest(variables)).max()
 
 
-def test_moments_are_those_of_what_is_read():
+def test_second_moments_by_hand():
   network = Single((('kernel', 3),))
   variables = _variables(network)
   images = _images(2)
@@ -120,7 +120,7 @@ def test_moments_are_those_of_what_is_read():
   np.testing.assert_allclose(sums[0], expected, rtol=1e-4)
 
 
-def test_a_wide_kernel_is_rounded_in_parts(monkeypatch):
+def test_wide_kernels_are_rounded_in_blocks(monkeypatch):
   network = Single((('kernel', 3), ('groups', 2)))
   variables = _variables(network)
   monkeypatch.setattr(gptq, '_MAX_BLOCK_INPUTS', 18)  # 2 of 4 channels
@@ -133,7 +133,7 @@ def test_a_wide_kernel_is_rounded_in_parts(monkeypatch):
   assert _error(network, variables, found, _images()) < 0.8 * nearest
 
 
-def test_what_stays_float_and_powers_of_two():
+def test_float_layers_and_power_of_two_scales():
   network = Single()
   variables = _variables(network)
   as_float = rules.Rules(float_layers='conv')
@@ -163,7 +163,7 @@ class Deep(nn.Module):
     return layers.Conv(4, use_bias=True, name='last')(x)
 
 
-def test_biases_keep_the_means():
+def test_bias_correction_keeps_the_means():
   network, images = Deep(), _images()
   variables = jax.tree.map(
     np.asarray, jax.jit(network.init)(jax.random.key(0), images)

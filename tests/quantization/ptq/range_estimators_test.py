@@ -18,7 +18,7 @@ def test_average_by_hand():
   assert found['max'] == pytest.approx(0.6 * 1.5 + 0.4 * 7.0)
 
 
-def test_percentile_cuts_the_tails():
+def test_percentile_clips_the_tails():
   counts = np.array([1, 0, 9, 80, 9, 0, 0, 1])
   whole = {'min': -3.0, 'max': 5.0}
   # One of a hundred lies in each of the outermost bins.
@@ -29,7 +29,7 @@ def test_percentile_cuts_the_tails():
   assert found == {'min': 0.0, 'max': 1.0}
 
 
-def test_percentile_holds_zero():
+def test_percentile_range_contains_zero():
   counts = np.array([0, 0, 0, 100])
   found = range_estimators.percentile_range(
     counts, {'min': 0.0, 'max': 4.0}, 99.0
@@ -37,7 +37,7 @@ def test_percentile_holds_zero():
   assert found == {'min': 0.0, 'max': 4.0}
 
 
-def test_mse_gives_up_an_outlier():
+def test_mse_clips_an_outlier():
   rng = np.random.default_rng(0)
   values = np.append(np.abs(rng.normal(size=100_000)), 40.0)
   counts, _ = np.histogram(values, 2048, (0.0, 40.0))

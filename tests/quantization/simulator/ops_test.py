@@ -54,8 +54,8 @@ class Mean(nn.Module):
 
 
 @pytest.mark.parametrize('x64', [False, True])
-def test_means_that_are_a_half(x64):
-  """They go away from the zero of the integers, as in AVERAGE_POOL_2D."""
+def test_means_round_halves_away_from_zero(x64):
+  """Away from the zero of the integers, as in AVERAGE_POOL_2D."""
   whole = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 500))
   # The last pixel makes the mean a half, where it can.
   last = whole[0, -1, -1] + 128 - whole.sum((0, 1, 2)) % 256
@@ -87,8 +87,8 @@ class Biased(nn.Module):
 
 
 @pytest.mark.parametrize('wide', ['', '.*'])
-def test_a_dead_channel_has_its_bias(wide):
-  """Which int32 holds in steps of the smallest scale."""
+def test_the_bias_of_a_dead_channel_fits_int32(wide):
+  """The scale of a channel of almost no weight is bounded from below."""
   x = jnp.linspace(0, 6, 64).reshape(1, 8, 8, 1)
   kernel = jnp.asarray([[[[1.0, 1e-6]]]])
   params = {'conv': {'kernel': kernel, 'bias': jnp.full(2, 0.5)}}
