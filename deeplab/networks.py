@@ -32,7 +32,7 @@ from deeplab.quantization.ptq import calibration
 from deeplab.training import train_step
 
 if TYPE_CHECKING:
-  # Only named here: a machine without it can still build modules.
+  # Only for annotations: modules can be built without ml_collections.
   from ml_collections import ConfigDict
 
 PyTree = Any
@@ -311,12 +311,14 @@ class _Int8Network(Network):
     return self.simulate_int8(model, self._rules)
 
   def eval_model(self, output_stride: int = 0) -> Any:
-    network = registry.with_output_stride(self.config.model, output_stride)
     spec = self.dataset.spec
+    plain = registry.build_model(
+      registry.with_output_stride(self.config.model, output_stride),
+      self.num_classes,
+      **PLAIN_CONV_OPTIONS,
+    )
     model = pixel_input.with_input_normalization(
-      registry.build_model(network, self.num_classes, **PLAIN_CONV_OPTIONS),
-      self._rules,
-      spec.channels,
+      plain, self._rules, spec.channels
     )
     return self.simulate_int8(model, self._rules, (0.0, float(spec.max_value)))
 
