@@ -99,6 +99,7 @@ class Format:
     calibrated: activation ranges come from calibration images.
     integer_io: input and output may be int8 or uint8, and the file is checked
       against --target.
+    per_tensor_weights: kernels may have one scale for all channels.
     check: raises ValueError for a request that the format cannot hold. It gets
       the request and the name of the requested format: its own, or that of one
       derived from it.
@@ -117,6 +118,7 @@ class Format:
   group: str = ''
   calibrated: bool = False
   integer_io: bool = False
+  per_tensor_weights: bool = True
   check: Check | None = None
   max_depth: int = 16
   remark: str = ''
@@ -194,7 +196,7 @@ def _summarize_tflite(
   return contents.summarize_tflite(file.content())
 
 
-def _check_int8(request: request_lib.Request, name: str) -> None:
+def _check_uniform_layers(request: request_lib.Request, name: str) -> None:
   """Refuses the layer rules that TensorFlow's converter does not have."""
   rules = request.rules
   if rules.float_layers or rules.wide_layers or rules.power_of_two:
@@ -202,14 +204,6 @@ def _check_int8(request: request_lib.Request, name: str) -> None:
       f'--formats={name} has neither layers in float or 16 bits nor scales '
       'that are powers of two (--float_layers, --wide_layers, '
       '--power_of_two): pass --formats=int8_litert for those'
-    )
-
-
-def _check_int16x8(request: request_lib.Request, name: str) -> None:
-  _check_int8(request, name)
-  if request.rules.weights == 'tensor':
-    raise ValueError(
-      '--weights=tensor is for int8 and int8_litert, not for --formats=int16x8'
     )
 
 
@@ -331,7 +325,7 @@ _ALL = (
     summarize=_summarize_tflite,
     calibrated=True,
     integer_io=True,
-    check=_check_int8,
+    check=_check_uniform_layers,
   ),
   Format(
     'int16x8',
@@ -339,7 +333,8 @@ _ALL = (
     _convert_integer,
     summarize=_summarize_tflite,
     calibrated=True,
-    check=_check_int16x8,
+    per_tensor_weights=False,
+    check=_check_uniform_layers,
   ),
   Format(
     'int8_litert',

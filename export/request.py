@@ -189,7 +189,12 @@ def target_weight_granularity(
     formats: keys of `file_formats.FORMATS`.
   """
   per_tensor = targets.get_target(target).weights == 'per_tensor'
-  return 'tensor' if per_tensor and 'int16x8' not in formats else None
+  supported = all(
+    name in file_formats.FORMATS
+    and file_formats.FORMATS[name].per_tensor_weights
+    for name in file_formats.expand_groups(formats)
+  )
+  return 'tensor' if per_tensor and supported else None
 
 
 def _check_formats(names: Sequence[str]) -> tuple[str, ...]:
@@ -291,6 +296,21 @@ def _resolve_resize(resize: str | None, target: str) -> str:
   return resize
 
 
+def _check_format(request: Request, name: str) -> None:
+  """Refuses what a format, or the one it is derived from, cannot hold."""
+  for file_format in (
+    file_formats.base_format(name, request.formats),
+    file_formats.FORMATS[name],
+  ):
+    if file_format.check:
+      file_format.check(request, name)
+    if request.rules.weights == 'tensor' and not file_format.per_tensor_weights:
+      raise ValueError(
+        '--weights=tensor is for int8 and int8_litert, not for '
+        f'--formats={name}'
+      )
+
+
 def make_request(
   *,
   formats: Sequence[str],
@@ -359,12 +379,7 @@ def make_request(
     rules=rules,
   )
   for name in formats:
-    for file_format in (
-      file_formats.base_format(name, formats),
-      file_formats.FORMATS[name],
-    ):
-      if file_format.check:
-        file_format.check(request, name)
+    _check_format(request, name)
   return request
 
 
