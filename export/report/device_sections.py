@@ -210,8 +210,8 @@ def _target_section(name: str, target: dict[str, Any]) -> list[str]:
   ]
   within = f' within {" and ".join(limits)}' if limits else ''
   return [
-    f'The {name} file fits {target["name"]} ({target["title"]}){within}, which '
-    'runs all of its operators.',
+    f'The {name} file fits {target["name"]} ({target["title"]}){within}. The '
+    'device runs all of its operators.',
     '',
     *[f'* {advice}.' for advice in target['advice']],
     '',
