@@ -57,6 +57,8 @@ def plot_pareto(points: Points) -> np.ndarray:
 
   If all settings cost the same, each gets a row instead.
 
+  Returns uint8 [H, W, 3].
+
   Args:
     points: (name, GMACs, mIoU of each seed), the baseline first.
   """
@@ -97,6 +99,8 @@ def plot_learning_curves(
 ) -> np.ndarray:
   """Plots mIoU over steps, one color per setting and one line per seed.
 
+  Returns uint8 [H, W, 3].
+
   Args:
     series: name of a setting -> for each seed its (step, mIoU) pairs in order.
   """
@@ -123,6 +127,8 @@ def plot_class_iou(
   names: Sequence[str], shares: Mapping[str, Sequence[Sequence[float]]]
 ) -> np.ndarray:
   """Plots the IoU of each class, one bar per setting.
+
+  Returns uint8 [H, W, 3].
 
   Args:
     names: class names.

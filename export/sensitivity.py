@@ -78,8 +78,8 @@ def sqnr(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
   It is 10 log10(sum(expected^2) / sum((expected - found)^2)), inf if equal.
 
   Args:
-    expected: outputs of the float network, one array per image.
-    found: outputs of the quantised network, in the same shapes.
+    expected: outputs [H, W, K] of the float network, one array per image.
+    found: outputs of the quantized network, in the same shapes.
   """
   signal = sum(float(np.sum(np.float64(a) ** 2)) for a in expected)
   noise = sum(

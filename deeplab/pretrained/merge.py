@@ -160,8 +160,9 @@ def merge_tensors(
       and `skip` match whole names, 'head/.*'.
     skip: regular expression for tensors that are ignored, and for our paths
       that keep their values; '' matches none.
-    edits: functions by our paths that a tensor in our layout passes through
-      before it is copied, for instance `adapt_input_channels`.
+    edits: functions by our paths that map a tensor in our layout to one of the
+      same or another number of input channels ([h, w, C, K]) before it is
+      copied, for instance `adapt_input_channels`.
 
   Raises:
     ValueError: a path has no tensor, a tensor has no path, shapes differ,

@@ -20,12 +20,12 @@ Array = jax.Array
 
 
 def to_float64(x: Array) -> Array:
-  """Casts to float64 where that is enabled, else to float32."""
+  """Casts an array of any shape to float64 if enabled, else to float32."""
   return x.astype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 def round_half_away(x: Array) -> Array:
-  """Rounds to integers, halves away from 0, as TFLite's kernels do."""
+  """Rounds to integers elementwise, halves away from 0, as TFLite does."""
   return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 

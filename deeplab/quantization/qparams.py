@@ -46,8 +46,8 @@ def activation_qparams(
   int16: scale = max(-low, high) / 32767, zero point 0
 
   Args:
-    low: float32, 0 or less.
-    high: float32, 0 or more, of the same shape.
+    low: float32 of any shape, 0 or less.
+    high: float32 of the same shape, 0 or more.
     power_of_two: rounds the scale up to a power of two, with zero point 0.
     int16_activations: the tensor is int16.
 
@@ -72,8 +72,8 @@ def weight_scale(
   """Returns the scales of an int8 kernel, absmax / 127; zero points are 0.
 
   Args:
-    absmax: float32, largest absolute weight of each output channel, or of the
-      whole kernel.
+    absmax: float32, largest absolute weight of each output channel [C], or of
+      the whole kernel (a scalar).
     power_of_two: rounds the scales up to powers of two.
     int16_activations: the convolution reads int16 activations.
 

@@ -40,7 +40,7 @@ class LossInputs:
 
 
 def sum_with_local_gradient(value: Array, axis_name: str | None) -> Array:
-  """Sums over devices; the gradient is that of this device's summand alone."""
+  """Sums arrays of any shape over devices, with the local gradient only."""
   if axis_name is None:
     return value
   fixed = jax.lax.stop_gradient(value)
@@ -48,5 +48,5 @@ def sum_with_local_gradient(value: Array, axis_name: str | None) -> Array:
 
 
 def nonzero_or_one(count: Array) -> Array:
-  """Returns the count, with 1 in place of 0."""
+  """Returns a scalar count, with 1 in place of 0."""
   return jnp.where(count > 0, count, 1.0)

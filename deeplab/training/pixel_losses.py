@@ -39,7 +39,7 @@ def softmax_cross_entropy(x: loss_inputs.LossInputs) -> Array:
   """Softmax cross entropy, a weighted sum over pixels.
 
   Args:
-    x: logits, labels and weights of this device.
+    x: logits [B, H, W, K], labels and weights [B, H, W] of this device.
 
   Returns:
     float32 scalar, this device's share; so do all terms.
@@ -55,7 +55,7 @@ def sigmoid_cross_entropy(x: loss_inputs.LossInputs) -> Array:
   It is Keras' `BinaryCrossentropy` on one-hot labels.
 
   Args:
-    x: logits, labels and weights of this device.
+    x: logits [B, H, W, K], labels and weights [B, H, W] of this device.
   """
   classes = jnp.arange(x.logits.shape[-1], dtype=jnp.int32)
   signs = jnp.where(x.labels[..., None] == classes, -1.0, 1.0)
@@ -70,7 +70,7 @@ def focal(x: loss_inputs.LossInputs, *, gamma: float) -> Array:
   paper's alpha is `loss.class_weights`.
 
   Args:
-    x: logits, labels and weights of this device.
+    x: logits [B, H, W, K], labels and weights [B, H, W] of this device.
     gamma: exponent; 0 gives cross entropy.
   """
   loss = cross_entropy_per_pixel(x.logits, x.labels)
@@ -90,10 +90,10 @@ def ohem(
   this function selects among the global batch.
 
   Args:
-    x: logits, labels and weights of this device. Under the normalizer 'valid'
-      (PaddleSeg) the sum is divided by the number of kept pixels, under
-      'weight' by their summed weight, and under 'all' (mmsegmentation) by the
-      number of all pixels.
+    x: logits [B, H, W, K], labels and weights [B, H, W] of this device. Under
+      the normalizer 'valid' (PaddleSeg) the sum is divided by the number of
+      kept pixels, under 'weight' by their summed weight, and under 'all'
+      (mmsegmentation) by the number of all pixels.
     threshold: a pixel is kept if its true class has a lower probability. 0
       keeps the `min_kept` pixels of the largest (weighted) loss instead.
     min_kept: pixels per image, on average over the batch, that are kept in any
@@ -122,9 +122,10 @@ def hard_example_mining(
   counted.
 
   Args:
-    x: logits, labels and weights of this device. The sum is divided by the
-      number of kept pixels under the normalizer 'valid' (TF DeepLab), by their
-      summed weight under 'weight', and by the number of all pixels under 'all'.
+    x: logits [B, H, W, K], labels and weights [B, H, W] of this device. The sum
+      is divided by the number of kept pixels under the normalizer 'valid' (TF
+      DeepLab), by their summed weight under 'weight', and by the number of all
+      pixels under 'all'.
     share: share of all pixels, ignored ones included, that is kept, by the
       (weighted) loss; ties are all kept.
     ramp_steps: number of steps in which the share falls linearly from 1 to

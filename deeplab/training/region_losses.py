@@ -50,7 +50,7 @@ def tversky(
   loss, Abraham and Khan, arXiv:1810.07842.
 
   Args:
-    x: logits and labels of this device.
+    x: logits [B, H, W, K] and labels [B, H, W] of this device.
     alpha: weight of false positives.
     beta: weight of false negatives.
     gamma: exponent of each class's loss.
@@ -88,7 +88,7 @@ def dice(x: loss_inputs.LossInputs, *, smooth: float) -> Array:
   Milletari et al., "V-Net" (arXiv:1606.04797), with sums that are not squared.
 
   Args:
-    x: logits and labels of this device.
+    x: logits [B, H, W, K] and labels [B, H, W] of this device.
     smooth: added to numerator and denominator.
   """
   return tversky(x, alpha=0.5, beta=0.5, gamma=1.0, smooth=smooth / 2)
@@ -101,7 +101,7 @@ def lovasz(x: loss_inputs.LossInputs) -> Array:
   Every device sorts the errors of all devices, one class at a time.
 
   Args:
-    x: logits and labels of this device.
+    x: logits [B, H, W, K] and labels [B, H, W] of this device.
   """
   probabilities = jax.nn.softmax(x.logits)
   truth = _one_hot(x)

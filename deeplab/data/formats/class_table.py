@@ -113,7 +113,7 @@ def make_raw_examples(
     folders: folders that are searched for images, in this order.
     classes: the classes.
     images: (name, read) of each image: its name in the annotation file, and a
-      function that draws its label, given the path of that file.
+      function that draws its label, uint8 [H, W], from the path of that file.
 
   Raises:
     ValueError: an image is in none of the folders.

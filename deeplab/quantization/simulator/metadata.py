@@ -69,7 +69,7 @@ class Accumulator:
 
 
 def to_float32(x: Array) -> Array:
-  """Casts an array to float32."""
+  """Casts an array of any shape to float32."""
   return x.astype(jnp.float32)
 
 
@@ -111,7 +111,7 @@ def get_accumulator(array: Any) -> Accumulator | None:
 
 
 def get_fake_quantized(array: Array) -> Array:
-  """Returns the rounded form of an array if another operator has read it.
+  """Returns the rounded form, of any shape, of an array that was read before.
 
   Otherwise the array itself. Layout operators start from it, because the device
   has kept no more digits.
@@ -124,13 +124,14 @@ def set_output_kernel(array: Array, kernel: Callable[[Array], Array]) -> None:
   """Sets the function (output scale) -> integers that rounds an array.
 
   For operators that LiteRT computes by a formula of their own, such as
-  HARD_SWISH. The integers are without the zero point.
+  HARD_SWISH. The function acts elementwise; its integers exclude the zero
+  point.
   """
   qwix_compat.set_metadata(array, OUTPUT_KERNEL, kernel)
 
 
 def get_output_kernel(array: Any) -> Callable[[Array], Array] | None:
-  """Returns the function (output scale) -> integers of an array, or None."""
+  """Returns the elementwise function (output scale) -> integers, or None."""
   kernel: Callable[[Array], Array] | None = qwix_compat.get_metadata(
     array, OUTPUT_KERNEL, None
   )
@@ -147,7 +148,7 @@ def set_accumulator(
   """Sets the `Accumulator` of an array, without gradients; returns the array.
 
   Args:
-    array: the float32 result of an operator.
+    array: the float32 result of an operator, of any shape.
     value: integer * scale, of the array's shape.
     scale: of a shape that broadcasts.
     int64: True for 64 bits, as behind 16-bit activations.
@@ -161,7 +162,7 @@ def set_accumulator(
 
 
 def straight_through(value: Array, x: Array) -> Array:
-  """Returns `value` with the gradient of x (the straight-through estimator)."""
+  """Returns `value` elementwise, with the gradient of x (straight-through)."""
   return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
@@ -184,7 +185,7 @@ def set_scaled_accumulator(
 
 
 def quantize_bias(x: Array, scale: Array) -> Array:
-  """Rounds biases to the int32 multiples of `scale` that files store."""
+  """Rounds biases [C] to the int32 multiples of `scale` that files store."""
   limit = float(2**31 - 128)
   steps = fixed_point.round_half_away(
     fixed_point.to_float64(x) / jnp.where(scale > 0, scale, 1.0)

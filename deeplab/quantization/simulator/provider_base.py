@@ -113,19 +113,19 @@ class ProviderBase:
     return [lambda: structural, numerical]
 
   def detach(self, array: Array) -> Array:
-    """Returns an array of the same values, without metadata."""
+    """Returns an array of any shape without its metadata."""
     return jnp.array(array, copy=True)
 
   def concat_barrier(self, array: Array) -> Array:
-    """Returns a part of a 16-bit concatenation, in a form that is rounded."""
+    """Rounds a part [..., C] of a 16-bit concatenation."""
     return array
 
   def record_range(self, array: Array, name: str) -> None:
     """Observes minimum and maximum of an array, where training updates ranges.
 
     Args:
-      array: before it is clipped to its range.
-      name: of the range.
+      array: of any shape, before it is clipped to its range.
+      name: name of the range.
     """
 
   def process_model_inputs(self, model: Any, args: Any, kwargs: Any) -> Any:
@@ -154,7 +154,7 @@ class ProviderBase:
     """Rounds an array that is rounded already to the width of another rule.
 
     Args:
-      array: rounded; one that is not is returned as it is.
+      array: rounded, of any shape; one that is not is returned unchanged.
       rule: 8 or 16 bits.
       name: of the new range; '' keeps the range of the array.
     """
@@ -184,7 +184,7 @@ class ProviderBase:
     return out
 
   def weight_scale(self, array: Array, how: qwix_compat.HowToQuantize) -> Array:
-    """Returns the scales of a kernel, of a shape that broadcasts."""
+    """Returns the scales of a kernel [h, w, C, K], broadcastable to it."""
     absmax = qwix_compat.calibrate(array, how)['absmax']
     rules = self._quantization_rules
     int16 = rules.has_int16_activations(
@@ -210,7 +210,7 @@ class ProviderBase:
 
 
 def assigned_range(array: Array) -> Range | None:
-  """Returns the range that `requantize` gave an array, or None."""
+  """Returns the range that `requantize` gave an array of any shape, or None."""
   value_range: Range | None = qwix_compat.get_metadata(
     array, metadata.ASSIGNED_RANGE, None
   )
@@ -218,7 +218,7 @@ def assigned_range(array: Array) -> Range | None:
 
 
 def fixed_range(array: Array) -> Range | None:
-  """Returns the range known beforehand, such as that of a sigmoid, or None."""
+  """Returns the range of an array of any shape if known, as of a sigmoid."""
   known = qwix_compat.get_metadata(array, qwix_compat.FIXED_RANGE, None)
   return known and (jnp.float32(known[0]), jnp.float32(known[1]))
 
