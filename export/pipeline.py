@@ -110,7 +110,7 @@ def export_model(
     report.target = check_target(request, files)
     report.notes = _collect_remarks(model, scorer, real_images)
     report.model = {'macs': model.cost.macs, 'params': model.cost.params}
-    verify_files(files, model, scorer, report, check_devices)
+    verify_files(files, folder, model, scorer, report, check_devices)
     return write_report(folder, report)
 
 
@@ -211,6 +211,7 @@ def check_target(
 
 def verify_files(
   files: list[file_formats.File],
+  folder: str,
   model: frozen_model.FrozenModel,
   scorer: score.Scorer,
   report: schema.Report,
@@ -220,6 +221,7 @@ def verify_files(
 
   Args:
     files: the files of `make_files`.
+    folder: the export, which gets model cards and plots.
     model: the model as they hold it.
     scorer: evaluates on the validation split, or not at all.
     report: gets the results.
@@ -234,7 +236,7 @@ def verify_files(
   for file in files:
     if file.format.summarize is None:
       continue
-    folder, name = os.path.dirname(file.path), file.format.name
+    name = file.format.name
     summary = file.format.summarize(model, file)
     card = model_card.make_card(model, file.name, name, summary, file.digest())
     # Predictors read the card, which then gets the mIoU.

@@ -1,7 +1,7 @@
 """The names of encoders and heads, and the model that a config describes.
 
 A new encoder or head is a class, an entry here, and a test that pins its number
-of parameters; `models/README.md` has the checklist.
+of parameters; the README.md of `encoders` and `heads` has the checklist.
 """
 
 from collections.abc import Mapping

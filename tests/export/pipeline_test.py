@@ -432,6 +432,36 @@ def test_onnx_and_c_are_derived_from_tflite(plain):
   assert load.load_predictor(folder / 'onnx_int8.onnx').input_size == (65, 65)
 
 
+def test_a_format_that_nothing_here_can_run(source, tmp_path, monkeypatch):
+  """It is written, and has no model card and no row."""
+
+  def convert(model, file):
+    params = model.source.float_variables['params']
+    np.savez(file.path, **flax.traverse_util.flatten_dict(params, sep='/'))
+
+  entry = file_formats.Format('npz', '.npz', convert)
+  monkeypatch.setitem(file_formats.FORMATS, 'npz', entry)
+  folder = tmp_path / 'out'
+  report = pipeline.export_model(
+    source,
+    request('npz'),
+    str(folder),
+    num_calibration_images=0,
+    evaluate_files=False,
+    check_devices=True,
+  )
+  assert report['formats'] == {}
+  assert sorted(os.listdir(folder)) == [
+    'labels.txt',
+    'npz.npz',
+    'report.html',
+    'report.json',
+    'report.md',
+  ]
+  kernel = np.load(folder / 'npz.npz')['encoder/stem/conv/kernel']
+  assert kernel.shape == (3, 3, 3, 8)
+
+
 def test_what_does_not_fit_leaves_nothing(aligned, tmp_path):
   request = ask('cortex-m7', ram_kib=20)
   with pytest.raises(fit.DoesNotFit, match=r'need .* of RAM, it has 20.0 KiB'):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deeplab.training import region_losses
 from tests import mmseg_module
 from tests import torchvision_module
 from tests.training import losses_test
@@ -101,7 +102,7 @@ def test_lovasz_of_a_certain_answer_is_one_minus_miou():
 def test_gradients_are_those_of_the_function():
   """Central differences, away from ties."""
   logits, labels = losses_test.example(size=(2, 2, 3), classes=3)
-  for name in ('dice', 'tversky', 'lovasz'):
+  for name in region_losses.REGION_TERMS:
     loss = losses_test.make(losses_test.term(name))
     gradient = jax.grad(
       lambda x, loss=loss: losses_test.both(loss, x, jnp.asarray(labels))[0]
