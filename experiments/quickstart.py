@@ -22,9 +22,6 @@ from PIL import Image
 from configs import shapes_mnv2
 from deeplab.data import datasets
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/quickstart', 'Folder that gets all files.'
-)
 _CONFIG_PATH = 'configs/shapes_mnv2.py'
 
 
@@ -51,11 +48,21 @@ def _read_miou(path: str) -> float:
     return json.load(f)['miou']
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string(
+    'workdir',
+    'runs/quickstart',
+    'Folder that gets all files.',
+    flag_values=values,
+  )
+
+
 def main(argv: list[str]) -> None:
   """Runs all commands and prints the two scores."""
   del argv
   start = time.monotonic()
-  workdir = _WORKDIR.value
+  workdir = flags.FLAGS.workdir
   exported = os.path.join(workdir, 'export')
   images = os.path.join(workdir, 'images')
   masks = os.path.join(workdir, 'predictions')
@@ -103,4 +110,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

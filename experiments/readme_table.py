@@ -18,9 +18,6 @@ from deeplab import system
 from deeplab import text
 from deeplab import workdir as workdir_lib
 
-_WORKDIRS_FLAG = flags.DEFINE_list(
-  'workdirs', [], 'Finished runs to add; none: only regenerate the table.'
-)
 _RESULTS_DIR = os.path.join('experiments', 'results')
 
 
@@ -92,10 +89,20 @@ def replace_between_markers(page: str, new: str, name: str) -> str:
   return f'{before}{start}\n{new}\n{end}{rest.split(end, 1)[1]}'
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_list(
+    'workdirs',
+    [],
+    'Finished runs to add; none: only regenerate the table.',
+    flag_values=values,
+  )
+
+
 def main(argv: list[str]) -> None:
   """Adds the runs and regenerates the table."""
   del argv
-  for workdir in _WORKDIRS_FLAG.value:
+  for workdir in flags.FLAGS.workdirs:
     result = summarize_run(workdir)
     content = json.dumps(result, indent=1, sort_keys=True)
     system.write_text(
@@ -114,4 +121,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

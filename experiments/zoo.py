@@ -38,9 +38,6 @@ from deeplab import text
 from deeplab.data import catalog
 from deeplab.models import profile
 
-ROWS = flags.DEFINE_string('rows', '*', 'Rows to show: a glob over their ids.')
-JSON = flags.DEFINE_string('json', '', 'Also write the rows to this JSON file.')
-
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 _CSV_PATH = os.path.join(_FOLDER, 'zoo.csv')
 _RESULTS_DIR = os.path.join(_FOLDER, 'results')
@@ -213,10 +210,25 @@ def write_json(path: str, values: Any) -> None:
   system.write_text(path, json.dumps(values, indent=1) + '\n')
 
 
+def define_rows_flag(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines --rows, which several commands share."""
+  flags.DEFINE_string(
+    'rows', '*', 'Rows to show: a glob over their ids.', flag_values=values
+  )
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  define_rows_flag(values)
+  flags.DEFINE_string(
+    'json', '', 'Also write the rows to this JSON file.', flag_values=values
+  )
+
+
 def _run() -> None:
-  described = describe_rows(read_rows(ROWS.value))
-  if JSON.value:
-    write_json(JSON.value, described)
+  described = describe_rows(read_rows(flags.FLAGS.rows))
+  if flags.FLAGS.json:
+    write_json(flags.FLAGS.json, described)
   print(format_table(described))
 
 
@@ -226,4 +238,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

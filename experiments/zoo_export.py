@@ -42,11 +42,6 @@ RESULTS_PATH = os.path.join(
   os.path.dirname(os.path.abspath(__file__)), 'exports.json'
 )
 
-_RESULTS_FLAG = flags.DEFINE_string(
-  'results',
-  RESULTS_PATH,
-  'JSON file of the results; empty: save none, and export every network.',
-)
 
 # Tolerance of float32 files against JAX, relative to the largest logit.
 FLOAT32_TOLERANCE = 1e-4
@@ -241,10 +236,21 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
   )
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  zoo.define_rows_flag(values)
+  flags.DEFINE_string(
+    'results',
+    RESULTS_PATH,
+    'JSON file of the results; empty: save none, and export every network.',
+    flag_values=values,
+  )
+
+
 def _run() -> None:
   print(
     format_table(
-      collect_exports(zoo.read_rows(zoo.ROWS.value), _RESULTS_FLAG.value)
+      collect_exports(zoo.read_rows(flags.FLAGS.rows), flags.FLAGS.results)
     )
   )
 
@@ -255,4 +261,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -120,7 +120,7 @@ class FrozenModel:
     Empty where no format needs them, so that a run's data set may be elsewhere.
 
     Raises:
-      ValueError: too few images, or images of one colour each.
+      ValueError: too few images, or images of one color each.
     """
     if not self._num_calibration_images:
       return []
@@ -199,7 +199,7 @@ class FrozenModel:
 
   @functools.cached_property
   def integer_saved_model(self) -> str:
-    """Path of the SavedModel that TensorFlow quantises: `integer_weights`."""
+    """Path of the SavedModel that TensorFlow quantizes: `integer_weights`."""
     return self._write_saved_model(
       'integer_saved_model', self._make_serving_function(self.integer_weights)
     )

@@ -149,8 +149,8 @@ def _define_file_flags(values: flags.FlagValues) -> None:
     'normalization',
     'graph',
     list(request_lib.NORMALIZATIONS),
-    'graph: the files take RGB pixels in 0..255 and normalise them; caller: '
-    'they take (image - mean) / std, which the int8 file takes quantised.',
+    'graph: the files take RGB pixels in 0..255 and normalize them; caller: '
+    'they take (image - mean) / std, which the int8 file takes quantized.',
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -395,7 +395,7 @@ def _load(
   given: frozenset[str],
   config_flag: flags.FlagHolder,
 ) -> tuple[source_lib.ExportSource, request_lib.Request]:
-  """Loads the run, or initialises the model of --config."""
+  """Loads the run, or initializes the model of --config."""
   if values.workdir:
     source = source_lib.load_from_workdir(
       values.workdir, values.checkpoint, values.data_root
@@ -403,7 +403,7 @@ def _load(
     config = _apply_quantization_flags(values, source.config, source.network)
     source = dataclasses.replace(source, config=config)
     return source, _make_request(values, given, config, source.dataset)
-  # A request that makes no sense is refused before the model is initialised.
+  # A request that makes no sense is refused before the model is initialized.
   config = cli.config_from_flag(config_flag, values)
   assert config is not None  # by check_flags
   dataset = datasets.Dataset(config.data)

@@ -49,7 +49,7 @@ class Request:
     formats: keys of `file_formats.FORMATS`.
     input_size: static (H, W).
     normalization_in_graph: True if the files take RGB pixels in 0..255 and
-      normalise them; False if they take (image - mean) / std.
+      normalize them; False if they take (image - mean) / std.
     input_type: dtype of the input of formats with `Format.integer_io`. All
       other formats take float32.
     output: one of `OUTPUT_KINDS`.
@@ -62,7 +62,7 @@ class Request:
       the last resize left out of the file.
     ram_kib: RAM in place of the target's; None keeps the target's.
     flash_kib: flash memory in place of the target's; None keeps the target's.
-    rules: layers that the integer files quantise, and how.
+    rules: layers that the integer files quantize, and how.
   """
 
   formats: tuple[str, ...]
@@ -278,7 +278,7 @@ def _resolve_output_type(
   if output_type in ('int8', 'uint8') and not integer_io:
     raise ValueError(
       f'--output_type={output_type} needs int8 or int8_litert among '
-      f'--formats: only those files return quantised {output}'
+      f'--formats: only those files return quantized {output}'
     )
   return output_type or 'float32'
 

@@ -2,7 +2,7 @@
 
     python -m export.sensitivity --workdir=runs/voc/1 --output=sensitivity
 
-calibrates the run on training images, quantises the weights and activations of
+calibrates the run on training images, quantizes the weights and activations of
 one module at a time (--mode=all_but_one: of all other modules), and measures
 the signal-to-quantization-noise ratio of the logits (SQNR, dB) and the loss of
 mIoU on --images validation images:
@@ -95,10 +95,10 @@ def match_any_regex(names: Sequence[str]) -> str:
 
 
 class SensitivityAnalysis:
-  """A float network of which any set of modules can be quantised.
+  """A float network of which any set of modules can be quantized.
 
   Attributes:
-    modules: paths of all modules with weights or ranges to quantise.
+    modules: paths of all modules with weights or ranges to quantize.
     miou: mIoU of the trained float network.
   """
 
@@ -178,7 +178,7 @@ class SensitivityAnalysis:
     )
 
   def _compute_miou(self, predictor: predictors.Predictor) -> float:
-    miou = self._scorer.compute_miou(predictor, 'the partly quantised network')
+    miou = self._scorer.compute_miou(predictor, 'the partly quantized network')
     assert miou is not None  # the scorer is enabled
     return miou
 
@@ -220,8 +220,8 @@ def rank_modules(analysis: Any, mode: str) -> list[Row]:
 
   Args:
     analysis: a `SensitivityAnalysis`.
-    mode: 'one' quantises the module alone, and the lowest SQNR is the worst;
-      'all_but_one' quantises all others, and the highest SQNR is the worst.
+    mode: 'one' quantizes the module alone, and the lowest SQNR is the worst;
+      'all_but_one' quantizes all others, and the highest SQNR is the worst.
 
   Returns:
     The results of `SensitivityAnalysis.measure_loss` with `module`, one row per
@@ -382,7 +382,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'mode',
     'one',
     ['one', 'all_but_one'],
-    'Quantise one module at a time, or all but one.',
+    'Quantize one module at a time, or all but one.',
     flag_values=values,
   )
   flags.DEFINE_float(

@@ -102,7 +102,7 @@ def load_from_workdir(
 
 
 def init_untrained(config: ConfigDict) -> ExportSource:
-  """Initialises a float model from `config.seed`; no data set is read.
+  """Initializes a float model from `config.seed`; no data set is read.
 
   It is a float model even if the config trains in simulated int8: activation
   ranges come from images.

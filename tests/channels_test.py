@@ -121,7 +121,7 @@ def test_exported_files_take_four_channels(run, exported):
   assert card['value_range'] == [0, 65535]
   assert card['mean'] == [20_000.0] * 4
   assert card['input']['shape'] == [1, 64, 64, 4]
-  assert card['input']['values'].startswith('4 channels in 0..65535, quantised')
+  assert card['input']['values'].startswith('4 channels in 0..65535, quantized')
   assert card['input']['quantization'] == {'scale': 257.0, 'zero_point': 0}
 
 

@@ -1,6 +1,7 @@
 """Commands and flags that texts name exist: pages, notebooks, code."""
 
 import ast
+import functools
 import importlib.util
 import json
 import pathlib
@@ -19,7 +20,8 @@ FLAG = re.compile(r'(?<![\w-])--([a-z][a-z_]*)((?:\.[a-z_0-9]+)*)')
 FOREIGN = {'help', 'helpfull', 'v', 'verbosity', 'logdir'}
 # Modules that hold command lines of other programs.
 OTHER_PROGRAMS = (
-  *('experiments/launchers.py', 'export/devices/vela.py', 'deeplab/workdir.py'),
+  *('experiments/launchers.py', 'experiments/benchmarks/torch_worker.py'),
+  *('export/devices/vela.py', 'deeplab/workdir.py'),
 )
 
 
@@ -68,13 +70,28 @@ def _source(module):
   return path.read_text(encoding='utf-8') if path.exists() else None
 
 
+def _is_define(node):
+  return (
+    isinstance(node, ast.Call)
+    and isinstance(node.func, ast.Attribute)
+    and node.func.attr.startswith('DEFINE_')
+  )
+
+
+@functools.cache
 def _names(source):
-  """Returns the strings of a module, which hold the names of its flags."""
-  return {
-    node.value
-    for node in ast.walk(ast.parse(source))
-    if isinstance(node, ast.Constant) and isinstance(node.value, str)
-  }
+  """Returns the names of the flags that a module defines.
+
+  Those of a loop over names are the strings of the loop.
+  """
+  found = set()
+  for node in ast.walk(ast.parse(source)):
+    if _is_define(node):
+      found.add(getattr(node.args[0], 'value', ''))
+    elif isinstance(node, ast.For) and any(map(_is_define, ast.walk(node))):
+      strings = ast.walk(node.iter)
+      found |= {s.value for s in strings if isinstance(s, ast.Constant)}
+  return found
 
 
 def _fields():

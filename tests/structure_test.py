@@ -197,6 +197,17 @@ def test_pages_name_files_that_exist():
   assert missing == []
 
 
+def test_importing_a_module_defines_no_flags():
+  wrong = [
+    f'{path.relative_to(ROOT)}:{node.lineno}'
+    for path in _code_files()
+    for node in ast.parse(path.read_text(encoding='utf-8')).body
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.If)
+    and 'flags.DEFINE_' in ast.unparse(node)
+  ]
+  assert wrong == []
+
+
 def _public_functions(tree):
   """Yields the public functions of a module and methods of its classes."""
   for node in tree.body:

@@ -69,7 +69,7 @@ def resolve_config(config: Config) -> Config:
 
   1. If the data set is absent (no root is given and nothing was prepared) and
      `config.data.fallback` names another one, that one replaces it.
-  2. A folder's classes.txt becomes its class names and colours.
+  2. A folder's classes.txt becomes its class names and colors.
   3. The root becomes an absolute path.
 
   Args:
@@ -121,7 +121,7 @@ class Dataset:
 
   Attributes:
     config: `config.data`, as `resolve_config` returns it.
-    info: names, colours and ids of the classes.
+    info: names, colors and ids of the classes.
     spec: channels and depth of the images.
   """
 
@@ -213,7 +213,7 @@ class Dataset:
       host_count: number of hosts.
 
     Returns:
-      An iterator over {'image' [b, h, w, C] float32 normalised, 'label'
+      An iterator over {'image' [b, h, w, C] float32 normalized, 'label'
       [b, h, w] uint8 train ids or IGNORE, 'index' [b] uint32 global position},
       with b = batch_size / host_count.
 

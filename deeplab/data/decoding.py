@@ -7,7 +7,7 @@ import numpy as np
 # pixels and half of the image; otherwise decoding all of it is as fast.
 _MIN_SAVED_PIXELS = 2**18
 # Rows and columns decoded around a window, in pixels. JPEG stores chroma at
-# half resolution, and upsampling interpolates from neighbours outside the
+# half resolution, and upsampling interpolates from neighbors outside the
 # window.
 _MARGIN = 16
 

@@ -60,7 +60,7 @@ def train_batches(
     host_count: number of hosts.
 
   Returns:
-    An iterator over {'image' [b, h, w, C] float32 normalised, 'label'
+    An iterator over {'image' [b, h, w, C] float32 normalized, 'label'
     [b, h, w] uint8 train ids or IGNORE, 'index' [b] uint32 global position},
     with b = batch_size / host_count.
 
@@ -209,7 +209,7 @@ class _ExampleReader:
 def _make_normalizer(
   mean: Any, std: Any
 ) -> Callable[[np.ndarray, np.ndarray], None]:
-  """Returns a function that writes a normalised image to an array.
+  """Returns a function that writes a normalized image to an array.
 
   Args:
     mean: one value for each channel, in pixel units.
@@ -218,7 +218,7 @@ def _make_normalizer(
   Returns:
     normalize(image [H, W, C] uint8 or uint16, target [H, W, C] float32).
   """
-  # A lookup table of the 256 normalised values, [256, 1, 3], is several times
+  # A lookup table of the 256 normalized values, [256, 1, 3], is several times
   # faster than the arithmetic and bitwise equal to it.
   levels = np.arange(256).repeat(len(mean)).reshape(256, 1, len(mean))
   levels = image_format.normalize_image(levels, mean, std)

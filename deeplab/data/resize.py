@@ -7,7 +7,7 @@ import numpy as np
 
 
 def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes an image bilinearly, with half-pixel centres and no antialiasing.
+  """Resizes an image bilinearly, with half-pixel centers and no antialiasing.
 
   Args:
     image: [H, W, C] of any number of channels.
@@ -30,7 +30,7 @@ def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def resize_nearest(ids: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes a label map to the nearest pixel centre.
+  """Resizes a label map to the nearest pixel center.
 
   Args:
     ids: integers [H, W].

@@ -22,19 +22,37 @@ from deeplab.doctor import report
 from deeplab.doctor import scan
 from deeplab.doctor import summary
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config: a file under configs/, optionally with ":variant".'
-)
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'The .html file that the report with pictures goes to.'
-)
-_PROCESSES = flags.DEFINE_integer(
-  'processes', 0, 'Number of processes; 0: one per core.', lower_bound=0
-)
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none.
+
+  Returns:
+    The flag --config.
+  """
+  config_flag = config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config: a file under configs/, optionally with ":variant".',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'output',
+    None,
+    'The .html file that the report with pictures goes to.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'processes',
+    0,
+    'Number of processes; 0: one per core.',
+    lower_bound=0,
+    flag_values=values,
+  )
+  return config_flag
 
 
-def _run() -> None:
-  config = cli.config_from_flag(_CONFIG)
+def _run(config_flag: flags.FlagHolder) -> None:
+  config = cli.config_from_flag(config_flag)
   if config is None:
     raise ValueError(
       '--config is missing; for a folder of your own, '
@@ -47,21 +65,22 @@ def _run() -> None:
     splits[split], split_issues = example_loader.list_examples(dataset, split)
     issues += split_issues
   scans = scan.scan_splits(
-    splits, dataset, _PROCESSES.value or system.cpu_count()
+    splits, dataset, flags.FLAGS.processes or system.cpu_count()
   )
   result = diagnosis.diagnose(scans, issues, config, dataset)
   print(summary.format_summary(result))
-  if _OUTPUT.value:
-    report.write_html(_OUTPUT.value, result, dataset)
-    print(f'Report with pictures: {_OUTPUT.value}')
+  if flags.FLAGS.output:
+    report.write_html(flags.FLAGS.output, result, dataset)
+    print(f'Report with pictures: {flags.FLAGS.output}')
   if not result.can_train:
     raise SystemExit(1)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], config_flag: flags.FlagHolder) -> None:
   """Examines the data set of the flags and prints the findings."""
-  cli.run_command(argv, _run)
+  cli.run_command(argv, lambda: _run(config_flag))
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=cli.parse_flags)
+  _config_flag = define_flags()
+  app.run(lambda argv: main(argv, _config_flag), flags_parser=cli.parse_flags)

@@ -27,7 +27,7 @@ class Diagnosis:
   """The doctor's result, which `summary` and `report` render.
 
   Attributes:
-    info: classes, colours and ids of the data set.
+    info: classes, colors and ids of the data set.
     splits: statistics by split, training first.
     findings: findings, errors first.
     weights: suggested class weights, one per class; () if no training pixel is

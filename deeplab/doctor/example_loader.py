@@ -22,7 +22,7 @@ from deeplab.data.builders import folder
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_files
 
-# (raw id, its colour) of some ids of a palette mask.
+# (raw id, its color) of some ids of a palette mask.
 Palette = tuple[tuple[int, dataset_info.Color], ...]
 
 # The most values that an issue lists.
@@ -73,7 +73,7 @@ class LoadedExample:
       ignored; None if there are none.
     label_counts: int64 [256], number of pixels by train id, IGNORE included,
       `invalid` ones left out; None if the label could not be read.
-    palette: ids and colours that a palette mask uses; () for other masks.
+    palette: ids and colors that a palette mask uses; () for other masks.
     max_unknown_id: the largest raw id that belongs to no class and is less than
       255, so that it could be a class; -1 if there is none.
     issues: what is wrong with the example.
@@ -227,7 +227,7 @@ def _read_header(path: str) -> tuple[str | None, list[int] | None]:
 
 
 def _used_colors(colors: list[int], ids: list[int]) -> Palette:
-  """Returns those colours of a palette [r, g, b, r, ...] that a mask uses."""
+  """Returns those colors of a palette [r, g, b, r, ...] that a mask uses."""
   return tuple(
     (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))
     for i in ids
@@ -236,7 +236,7 @@ def _used_colors(colors: list[int], ids: list[int]) -> Palette:
 
 
 def _count_values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a mask's distinct values, [n] ids or [n, 3] colours, and counts."""
+  """Returns a mask's distinct values, [n] ids or [n, 3] colors, and counts."""
   if raw.dtype == np.uint8 and raw.ndim == 2:
     counts = np.bincount(raw.ravel(), minlength=256)
     values = np.flatnonzero(counts)
@@ -248,7 +248,7 @@ def _count_values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pack_values(raw: np.ndarray) -> np.ndarray:
-  """Returns one number per pixel: its id, or its colour as 0xRRGGBB."""
+  """Returns one number per pixel: its id, or its color as 0xRRGGBB."""
   if raw.ndim == 2:
     return raw.astype(np.int64)
   red, green, blue = (raw[..., i].astype(np.int64) for i in range(3))
@@ -273,8 +273,8 @@ def _find_train_ids(
   """Returns the train id of each raw value; None for one of no class.
 
   Args:
-    values: [n] ids or [n, 3] colours.
-    info: the ids and colours of the classes.
+    values: [n] ids or [n, 3] colors.
+    info: the ids and colors of the classes.
   """
   colored = values.ndim == 2
   convert = (
@@ -301,9 +301,9 @@ def _unknown_values_issue(
 
   Args:
     ref: the example.
-    values: these values, [n] ids or [n, 3] colours.
+    values: these values, [n] ids or [n, 3] colors.
     counts: int [n], number of pixels of each.
-    info: the ids and colours of the classes.
+    info: the ids and colors of the classes.
   """
   order = np.argsort(-counts, kind='stable')
   listed = ', '.join(
@@ -320,7 +320,7 @@ def _unknown_values_issue(
     colors = len(info.palette) + (info.ignore_color is not None)
     return Issue(
       'color',
-      f'{ref.mask}: colour {listed}: not in the colour map of {colors}',
+      f'{ref.mask}: color {listed}: not in the color map of {colors}',
     )
   return Issue(
     'value',

@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
   'color': (
     ERROR,
-    'Masks contain colours that belong to no class: correct the masks, or '
+    'Masks contain colors that belong to no class: correct the masks, or '
     'config.data.color_map.',
   ),
   'jpeg': (
@@ -43,8 +43,8 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
   'palettes': (
     ERROR,
-    'Palette masks give one id several colours, so the id may stand for '
-    'several classes (the index is read, not the colour): save all masks with '
+    'Palette masks give one id several colors, so the id may stand for '
+    'several classes (the index is read, not the color): save all masks with '
     'one palette.',
   ),
   'one_class': (
@@ -106,7 +106,7 @@ KINDS: dict[str, tuple[str, str]] = {
   ),
   'palette': (
     NOTE,
-    'Masks are palette images: the indices are read as ids, the colours are '
+    'Masks are palette images: the indices are read as ids, the colors are '
     'not read.',
   ),
 }
@@ -229,7 +229,7 @@ def _issue_findings(
 
 
 def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
-  """Finds palette masks, and palettes that give one id several colours."""
+  """Finds palette masks, and palettes that give one id several colors."""
   first: dict[int, tuple[dataset_info.Color, example_loader.ExampleRef]] = {}
   clashes: dict[int, tuple[str, tuple[example_loader.ExampleRef, ...]]] = {}
   for s in scans:

@@ -23,8 +23,8 @@ from deeplab.doctor import summary
 # The most picture groups and lines of a finding, and samples of a split.
 _MAX_PICTURES, _MAX_LINES, _MAX_SAMPLES = 6, 100, 8
 _THUMBNAIL_SIZE = 180, 240  # (H, W) that a picture is fitted into
-_MASK_OPACITY = 0.6  # opacity of class colours over an image
-# The colour (magenta) of pixels whose value belongs to no class; no palette in
+_MASK_OPACITY = 0.6  # opacity of class colors over an image
+# The color (magenta) of pixels whose value belongs to no class; no palette in
 # common use has it.
 _INVALID_COLOR = (255, 0, 255)
 # Kinds of findings about images alone, which are drawn without their masks.
@@ -68,7 +68,7 @@ def draw_example(
 
   Args:
     example: the example.
-    palette: one RGB colour per class.
+    palette: one RGB color per class.
     masked: draws the mask over the image, with pixels whose value belongs to no
       class in magenta. A mask whose size differs from the image's is a picture
       of its own.
@@ -199,7 +199,7 @@ def _render_splits(result: diagnosis.Diagnosis) -> str:
 
 
 def _render_class_table(result: diagnosis.Diagnosis) -> str:
-  """Returns the table of classes: colour, share in each split, weight."""
+  """Returns the table of classes: color, share in each split, weight."""
   info = result.info
   shares = [
     s.class_frequencies(info.num_classes) for s in result.splits.values()
@@ -237,7 +237,7 @@ def _render_swatch(color: Sequence[int]) -> str:
 
 
 def _render_legend(info: dataset_info.DatasetInfo) -> str:
-  """Explains the colours of the pictures that are no class."""
+  """Explains the colors of the pictures that are no class."""
   value = '' if info.ignore_label is None else f' ({info.ignore_label})'
   return (
     '<p>In the pictures: '

@@ -47,7 +47,7 @@ class ExampleScan:
     size: (H, W) of the image; None if it could not be read.
     label_counts: int64 [256], number of pixels by train id, IGNORE included;
       None if the mask could not be read.
-    palette: ids and colours that a palette mask uses; () for other masks.
+    palette: ids and colors that a palette mask uses; () for other masks.
     max_unknown_id: the largest raw id that belongs to no class and is less than
       255, so that it could be a class; -1 if there is none.
     empty_crop_share: share of the possible training crops, 0..1, that hold no

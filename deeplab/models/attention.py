@@ -58,7 +58,7 @@ class SqueezeExcite(nn.Module):
     squeezed: channels between the two convolutions, `reduce` and `expand`.
     gate: one of `GATES`.
     options: compute options of the whole model.
-    kernel_init: initialiser of both kernels.
+    kernel_init: initializer of both kernels.
   """
 
   squeezed: int

@@ -48,7 +48,7 @@ def sum_over_pixels(function: Callable[..., Array], *arrays: Array) -> Array:
   """Sums `function(*arrays)` over all pixels, per channel.
 
   The maps are cut into a few blocks whose values are added elementwise, so that
-  `function` is computed in a vectorised loop; the remaining sum is small.
+  `function` is computed in a vectorized loop; the remaining sum is small.
 
   Args:
     function: elementwise function of as many arguments as there are arrays.

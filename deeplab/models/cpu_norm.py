@@ -108,17 +108,17 @@ def _batch_norm_backward(epsilon, activation, axis_name, residuals, gradients):
   x, scale, bias, mean, inverse = residuals
   slope = inverse * scale
 
-  def centred(x):
+  def centered(x):
     return x.astype(jnp.float32) - _broadcast_channels(mean)
 
   def gated(x, g):
-    y = centred(x) * _broadcast_channels(slope) + _broadcast_channels(bias)
+    y = centered(x) * _broadcast_channels(slope) + _broadcast_channels(bias)
     return _activation_gradient(activation, y, g.astype(jnp.float32))
 
   g = gradients[0]
   dbias = cpu_kernels.sum_over_pixels(gated, x, g)
   dscale = cpu_kernels.sum_over_pixels(
-    lambda x, g: gated(x, g) * centred(x), x, g
+    lambda x, g: gated(x, g) * centered(x), x, g
   )
   dscale = dscale * inverse
   # The statistics depend on x too; over a pmap axis, on every device's x.
@@ -126,7 +126,7 @@ def _batch_norm_backward(epsilon, activation, axis_name, residuals, gradients):
   dx = (
     gated(x, g)
     - _broadcast_channels(by_mean)
-    - centred(x) * _broadcast_channels(inverse * by_spread)
+    - centered(x) * _broadcast_channels(inverse * by_spread)
   )
   return (dx * _broadcast_channels(slope)).astype(x.dtype), dscale, dbias
 
@@ -153,7 +153,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Normalises [B, H, W, C] and updates the running statistics."""
+    """Normalizes [B, H, W, C] and updates the running statistics."""
     shape, one, zero = x.shape[-1:], nn.initializers.ones, nn.initializers.zeros
     scale = self.param('scale', one, shape, jnp.float32)
     bias = self.param('bias', zero, shape, jnp.float32)

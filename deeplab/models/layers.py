@@ -59,7 +59,7 @@ class Options:
     pointwise: 'conv', or 'matmul' for 1x1 convolutions as matrix products and
       BatchNorm with a hand-written gradient, faster on a CPU in training.
     remat: number of stages of the encoder, from the finest, whose blocks are
-      recomputed in the backward pass (rematerialisation).
+      recomputed in the backward pass (rematerialization).
     frozen_norms: BatchNorm uses its running statistics in training, too, and
       does not update them; scale and bias are trained.
     resize_ratio: largest ratio of one bilinear resize; a larger resize is split
@@ -93,7 +93,7 @@ class Options:
       )
 
   def maybe_remat(self, cls: type[Block], stage: int) -> type[Block]:
-    """Returns a class of blocks, rematerialised in the first `remat` stages.
+    """Returns a class of blocks, rematerialized in the first `remat` stages.
 
     There only the block's inputs are stored for the backward pass.
 
@@ -186,8 +186,8 @@ class Conv(nn.Module):
     use_bias: adds `bias` [features].
     padding: padding scheme of `explicit_padding`, or explicit pads.
     options: compute options of the whole model.
-    kernel_init: initialiser of the kernel.
-    bias_init: initialiser of the bias.
+    kernel_init: initializer of the kernel.
+    bias_init: initializer of the bias.
   """
 
   features: int
@@ -256,7 +256,7 @@ class ConvTranspose(nn.Module):
     use_bias: adds `bias` [features].
     padding: 'same' or 'symmetric'.
     options: compute options of the whole model.
-    kernel_init: initialiser of the kernel.
+    kernel_init: initializer of the kernel.
   """
 
   features: int

@@ -27,7 +27,7 @@ def _uniform_window(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
   size = cells[0][1]
   stride = cells[1][0] if len(cells) > 1 else size
   even = [(i * stride, i * stride + size) for i in range(len(cells))]
-  # With fewer rows than cells, neighbouring cells are the same row, which no
+  # With fewer rows than cells, neighboring cells are the same row, which no
   # stride expresses.
   return (size, stride) if stride and list(cells) == even else None
 
@@ -55,7 +55,7 @@ def adaptive_average_pool(
   """Averages a map into cells, as PyTorch's adaptive average pooling does.
 
   Cell i of `count` covers the rows from floor(i * H / count) to
-  ceil((i + 1) * H / count): neighbours share a row where `count` does not
+  ceil((i + 1) * H / count): neighbors share a row where `count` does not
   divide H.
 
   Args:
@@ -111,7 +111,7 @@ def max_pool(x: Array, padding: layers.Padding) -> Array:
 def check_batch_size(batch: int, options: layers.Options) -> None:
   """Raises ValueError where BatchNorm would see one value per channel.
 
-  Heads that normalise the mean over a whole map call it in training.
+  Heads that normalize the mean over a whole map call it in training.
 
   Args:
     batch: images per device.

@@ -5,13 +5,13 @@ RESIZE_BILINEAR for it.
 
 Devices limit the ratio of one RESIZE_BILINEAR (Ethos-U55: 2), so
 `config.model.resize_ratio` limits it for a whole network: a larger resize is
-split into as few equal stages as the limit allows. With half-pixel centres
+split into as few equal stages as the limit allows. With half-pixel centers
 several stages compute another function than one resize, so training and
 evaluation run the same stages as the device. The sizes in between are a
 geometric progression, rounded so that no stage exceeds the limit: x16 is four
 stages of 2 under a limit of 2, and two of 4 under a limit of 4 or 8. With
 aligned corners size - 1 is the progression (17, 33, 65, 129, 257), so that
-every coarse pixel centre is a centre of each finer map, and the stages equal
+every coarse pixel center is a center of each finer map, and the stages equal
 one resize wherever the ratio of a stage is a whole number.
 """
 
@@ -143,14 +143,14 @@ def stage_sizes(
 def resize(x: Array, size: Sequence[int], align_corners: bool = False) -> Array:
   """Bilinear resize of [B, h, w, C] to [B, H, W, C] in one stage.
 
-  Two neighbours per axis are read whether the map grows or shrinks (no
+  Two neighbors per axis are read whether the map grows or shrinks (no
   antialiasing), as in TensorFlow, PyTorch and TFLite.
 
   Args:
     x: [B, h, w, C].
     size: (H, W).
-    align_corners: corner pixels keep their centres (True), or pixel areas
-      keep their borders (False, half-pixel centres).
+    align_corners: corner pixels keep their centers (True), or pixel areas
+      keep their borders (False, half-pixel centers).
   """
   height, width = (int(n) for n in size)
   if x.shape[1:3] == (height, width):
@@ -166,7 +166,7 @@ def resize_in_stages(
   Args:
     x: [B, h, w, C].
     size: (H, W).
-    align_corners: corner pixels keep their centres, instead of pixel areas
+    align_corners: corner pixels keep their centers, instead of pixel areas
       keeping their borders.
     largest_ratio: largest ratio of one stage; 0: no limit, one stage.
   """

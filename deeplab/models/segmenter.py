@@ -25,7 +25,7 @@ class SegmenterOutput(NamedTuple):
 
 
 class Segmenter(nn.Module):
-  """Maps normalised images to per-class logits, at any input size.
+  """Maps normalized images to per-class logits, at any input size.
 
   Variables are {'params', 'batch_stats'}, float32, with the top-level names
   'encoder', 'head' and 'auxiliary'. Only the batch axis may be sharded.
@@ -53,7 +53,7 @@ class Segmenter(nn.Module):
     """Computes the logits of a batch.
 
     Args:
-      images: [B, H, W, C] float32, normalised.
+      images: [B, H, W, C] float32, normalized.
       train: BatchNorm uses batch statistics and updates the running ones,
         dropout drops, and the auxiliary head runs.
       dropout_keys: typed PRNG keys [B], one per example; None: no dropout.
@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
     logits, *auxiliary = self._apply_head(
       self.head, features, train, dropout_keys, 0, size
     )
-    # Parameters of the auxiliary head are initialised in either mode.
+    # Parameters of the auxiliary head are initialized in either mode.
     if self.auxiliary is not None and (train or self.is_initializing()):
       auxiliary += self._apply_head(
         self.auxiliary, features, train, dropout_keys, 1, size

@@ -1,4 +1,4 @@
-"""Initialises the variables of a run from pretrained weights."""
+"""Initializes the variables of a run from pretrained weights."""
 
 from collections.abc import Callable
 from collections.abc import Collection
@@ -53,7 +53,7 @@ class InitManifest:
     variables: number of variables that were loaded.
     measured: number of further variables, of folded BatchNorms, that were
       estimated on training images.
-    kept: our paths that kept their random initialisation.
+    kept: our paths that kept their random initialization.
     unused: tensors of the file that no variable used, by their new names.
   """
 
@@ -77,7 +77,7 @@ class InitManifest:
     return (
       f'{self.variables} variables are loaded from {self.path} '
       f'({self.system}), {self.measured} estimated on training images and '
-      f'{len(self.kept)} initialised at random; {len(self.unused)} tensors of '
+      f'{len(self.kept)} initialized at random; {len(self.unused)} tensors of '
       'the file are unused'
     )
 

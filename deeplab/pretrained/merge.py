@@ -5,7 +5,7 @@ TensorRef}`. A path is that of one of our variables without its collection,
 'encoder/stem/norm/bn/mean'; a `TensorRef` is the name of a tensor of the file
 and the layout of its axes. The function must cover every variable of a part
 (encoder or head): a variable that it omits would silently keep its random
-initialisation.
+initialization.
 """
 
 from collections.abc import Callable

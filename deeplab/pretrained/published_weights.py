@@ -23,7 +23,7 @@ class PublishedWeights:
       digest (PyTorch's file names carry eight); '' where none was published.
     licence: licence of the weights.
     encoder: name of our encoder.
-    normalization: (mean, std) that images were normalised by, RGB in 0..255.
+    normalization: (mean, std) that images were normalized by, RGB in 0..255.
     head: name of our head, '' for an encoder's weights.
     model: required fields of config.model besides those of the system, by
       'encoder.tap'.

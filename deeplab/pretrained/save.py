@@ -13,20 +13,33 @@ import jax
 from deeplab import cli
 from deeplab.pretrained.systems import deeplab
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of the run.')
-_CHECKPOINT = flags.DEFINE_enum(
-  'checkpoint', 'best', ['best', 'latest'], 'Checkpoint of the run.'
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'The .safetensors file to write.')
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_string(
+    'workdir', None, 'Work directory of the run.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'checkpoint',
+    'best',
+    ['best', 'latest'],
+    'Checkpoint of the run.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'output', None, 'The .safetensors file to write.', flag_values=values
+  )
 
 
 def _run() -> None:
-  if not _WORKDIR.value or not _OUTPUT.value:
+  if not flags.FLAGS.workdir or not flags.FLAGS.output:
     raise ValueError(
       '--workdir (the run) and --output (the file to write) are required'
     )
-  deeplab.write_run_weights(_WORKDIR.value, _CHECKPOINT.value, _OUTPUT.value)
-  print(f'Wrote {_OUTPUT.value}.')
+  deeplab.write_run_weights(
+    flags.FLAGS.workdir, flags.FLAGS.checkpoint, flags.FLAGS.output
+  )
+  print(f'Wrote {flags.FLAGS.output}.')
 
 
 def main(argv: list[str]) -> None:
@@ -35,5 +48,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   jax.config.config_with_absl()
   app.run(main, flags_parser=cli.parse_flags)

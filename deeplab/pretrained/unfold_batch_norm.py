@@ -5,7 +5,7 @@ A converted file holds y = W x + b for each layer. Our layer is
     y = scale * (W x - mean) / sqrt(var + epsilon) + bias,
 
 and in evaluation any constants with scale = sqrt(var + epsilon) and
-bias = b + mean compute the file's function. Training normalises by the
+bias = b + mean compute the file's function. Training normalizes by the
 statistics of the batch instead: it computes nearly the same function only if
 `mean` and `var` are the statistics of the layer's own maps. With other values
 fine-tuning would start from a ruined network.
@@ -146,7 +146,7 @@ def restore_batch_norms(
   Args:
     model: network, in float32.
     variables: the result of `set_identity_batch_norms`.
-    batches: training images [B, H, W, C], normalised and augmented as in
+    batches: training images [B, H, W, C], normalized and augmented as in
       training; some hundred images, since the BatchNorm behind image pooling
       sees one value per image.
     paths: paths of the variables that came from the file, without collections.
@@ -187,7 +187,7 @@ def restore_batch_norms(
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
       raise ValueError(
         f'the maps that enter {path} are not finite: the weights do not fit '
-        'the network, or the images are not normalised as in its training'
+        'the network, or the images are not normalized as in its training'
       )
     old = {
       name: np.float64(flat[f'{kind}/{path}/{name}'])

@@ -29,7 +29,7 @@ def cross_entropy_per_pixel(logits: Array, labels: Array) -> Array:
   logits = logits.astype(jnp.float32)
   classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
   picked = labels.astype(jnp.int32)[..., None] == classes
-  # A comparison fuses with its neighbours; a gather's gradient is a scatter.
+  # A comparison fuses with its neighbors; a gather's gradient is a scatter.
   return jax.nn.logsumexp(logits, axis=-1) - jnp.where(picked, logits, 0).sum(
     -1
   )

@@ -23,7 +23,7 @@ VERDICTS = {
     'Calibration costs nothing here: of the three ranges none moves the score '
     'of a seed by 0.05 points. What the rest of the recipe is worth has one '
     'sign in both seeds, and is small: 0.2 points for rounding by least '
-    'squares in place of the nearest, 0.1 for equalisation, and 0.1 for a '
+    'squares in place of the nearest, 0.1 for equalization, and 0.1 for a '
     'head in float. Training in simulated int8 gains 4 and 10 points only '
     'because it trains on: the float network had but 300 steps, of which '
     'these are a quarter and as many again. TensorFlow loses 1.1 and 0.5 '

@@ -28,8 +28,6 @@ from ml_collections import config_flags
 from deeplab import system
 from deeplab.data.builders import folder
 
-_PAIRS = flags.DEFINE_integer('pairs', 12000, 'Pairs to examine.')
-
 
 class RunCost(NamedTuple):
   """Cost of one run.
@@ -93,13 +91,27 @@ def measure_doctor(
   return RunCost(*cost, int(done.stdout.split()[1]))
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_integer('pairs', 12000, 'Number of pairs.', flag_values=values)
+  config_flags.DEFINE_config_file(
+    'config',
+    os.path.join('configs', 'camvid_mnv2.py'),
+    'Experiment on a folder.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'processes', 0, 'Worker processes; 0: one per core.', flag_values=values
+  )
+
+
 def main(argv: list[str]) -> None:
   """Prints the cost."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   path = config_flags.get_config_filename(flags.FLAGS['config'])
   cost = measure_doctor(
-    path, flags.FLAGS.config.data, _PAIRS.value, flags.FLAGS.processes
+    path, flags.FLAGS.config.data, flags.FLAGS.pairs, flags.FLAGS.processes
   )
   each = 1000 * cost.processor_seconds / cost.pairs
   print(
@@ -110,11 +122,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  # Not above: whoever imports two commands would have these flags twice.
-  config_flags.DEFINE_config_file(
-    'config',
-    os.path.join('configs', 'camvid_mnv2.py'),
-    'Experiment on a folder.',
-  )
-  flags.DEFINE_integer('processes', 0, '0: one a core.')
+  define_flags()
   app.run(main)

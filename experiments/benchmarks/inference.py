@@ -29,17 +29,6 @@ from deeplab import parallel
 from deeplab.models import registry
 from experiments import zoo
 
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'bfloat16', ['bfloat16', 'float32'], 'Compute dtype of the network.'
-)
-_RUNS = flags.DEFINE_integer(
-  'runs', 20, 'Images timed, whose median counts.', lower_bound=1
-)
-_WARM_UP = flags.DEFINE_integer(
-  'warm_up', 5, 'Images before those.', lower_bound=0
-)
-flags.adopt_module_key_flags(zoo)
-
 
 def _memory_bytes(compiled: Any) -> tuple[int, str]:
   """Returns (bytes, 'peak' of the device or plan of the 'compiler')."""
@@ -126,14 +115,43 @@ def format_table(results: list[dict[str, Any]]) -> str:
   )
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  zoo.define_rows_flag(values)
+  flags.DEFINE_enum(
+    'dtype',
+    'bfloat16',
+    ['bfloat16', 'float32'],
+    'Compute dtype of the network.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'runs',
+    20,
+    'Number of timed images; the median counts.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'warm_up', 5, 'Images run before timing.', lower_bound=0, flag_values=values
+  )
+  flags.DEFINE_string(
+    'json', '', 'Also write the results to this JSON file.', flag_values=values
+  )
+
+
 def _run() -> None:
   results = []
-  for row in zoo.read_rows(zoo.ROWS.value):
+  for row in zoo.read_rows(flags.FLAGS.rows):
     with futures.ProcessPoolExecutor(
       1, mp_context=multiprocessing.get_context('spawn')
     ) as pool:
       job = pool.submit(
-        measure_speed, row, _DTYPE.value, _RUNS.value, _WARM_UP.value
+        measure_speed,
+        row,
+        flags.FLAGS.dtype,
+        flags.FLAGS.runs,
+        flags.FLAGS.warm_up,
       )
       try:
         results.append(job.result())
@@ -147,8 +165,8 @@ def _run() -> None:
       'no row could be measured; the errors are above, and --rows=GLOB chooses '
       'smaller ones'
     )
-  if zoo.JSON.value:
-    zoo.write_json(zoo.JSON.value, results)
+  if flags.FLAGS.json:
+    zoo.write_json(flags.FLAGS.json, results)
   print(format_table(results))
 
 
@@ -158,4 +176,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

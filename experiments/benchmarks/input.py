@@ -36,23 +36,6 @@ from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data.builders import folder
 
-_CACHE = flags.DEFINE_bool(
-  'cache', False, 'Measure ours with all decoded images in memory, too.'
-)
-_PHOTOGRAPHS = flags.DEFINE_integer(
-  'photographs',
-  0,
-  'Measure on so many made-up photographs of 1600x1200 in crops of 512x512, '
-  'not on the data of --config.',
-)
-_BATCHES = flags.DEFINE_integer('batches', 10, 'Batches a round.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds on each side, in turn.')
-_TORCH = flags.DEFINE_enum(
-  'torch', 'auto', ['auto', 'off', 'on'], "torchvision's side."
-)
-_TORCH_PYTHON = flags.DEFINE_string(
-  'torch_python', sys.executable, 'A Python that has torch and torchvision.'
-)
 _PHOTOGRAPH_SIZE = 1200, 1600
 _OPS = ('random_scale', 'random_crop', 'random_flip')
 
@@ -200,15 +183,55 @@ def measure_rounds(sides: list[Any], rounds: int) -> list[float]:
   return [statistics.median(times) for times in zip(*seconds[1:], strict=True)]
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_bool(
+    'cache',
+    False,
+    'Also measure ours with all decoded images in memory.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'photographs',
+    0,
+    'Measure on this number of synthetic photographs (1600x1200, crops of '
+    '512x512) instead of the data of --config.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer('batches', 10, 'Batches per round.', flag_values=values)
+  flags.DEFINE_integer(
+    'rounds', 5, 'Interleaved rounds per side.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'torch',
+    'auto',
+    ['auto', 'off', 'on'],
+    'Whether to measure torchvision; auto: if installed.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'torch_python',
+    sys.executable,
+    'Python interpreter with torch and torchvision.',
+    flag_values=values,
+  )
+  config_flags.DEFINE_config_file(
+    'config',
+    os.path.join('configs', 'camvid_mnv2.py'),
+    'Experiment on a folder; its `data` and `batch_size` are read.',
+    flag_values=values,
+  )
+
+
 def main(argv: list[str]) -> None:
   """Prints all sides and their ratios."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   with tempfile.TemporaryDirectory() as folder:
     config = flags.FLAGS.config
-    if _PHOTOGRAPHS.value:
+    if flags.FLAGS.photographs:
       config = write_photographs(
-        config, pathlib.Path(folder), _PHOTOGRAPHS.value
+        config, pathlib.Path(folder), flags.FLAGS.photographs
       )
     _compare_sides(config)
 
@@ -217,25 +240,26 @@ def _compare_sides(config: Any) -> None:
   augment = config.data.augment
   if config.data.name != 'folder' or tuple(augment.ops) != _OPS:
     raise app.UsageError(f'--config must read a folder by the ops {_OPS}')
-  sides: list[Any] = [DeeplabInput(config, _BATCHES.value, cache=False)]
-  if _CACHE.value:
-    sides.append(DeeplabInput(config, _BATCHES.value, cache=True))
-  if _TORCH.value != 'off':
+  sides: list[Any] = [DeeplabInput(config, flags.FLAGS.batches, cache=False)]
+  if flags.FLAGS.cache:
+    sides.append(DeeplabInput(config, flags.FLAGS.batches, cache=True))
+  if flags.FLAGS.torch != 'off':
     try:
       sides.append(
-        TorchvisionInput(config, _BATCHES.value, _TORCH_PYTHON.value)
+        TorchvisionInput(config, flags.FLAGS.batches, flags.FLAGS.torch_python)
       )
     except (OSError, RuntimeError) as error:
-      if _TORCH.value != 'auto':
+      if flags.FLAGS.torch != 'auto':
         raise
       print(f'Without torchvision: {error}')
-  images = _BATCHES.value * config.batch_size
+  images = flags.FLAGS.batches * config.batch_size
   height, width = augment.random_crop.size
   print(
-    f'batches of {config.batch_size} crops of {height}x{width}: images a '
-    f'second of processor time, median of {_ROUNDS.value} rounds of {images}'
+    f'batches of {config.batch_size} crops of {height}x{width}: images per '
+    f'second of processor time, median of {flags.FLAGS.rounds} rounds of '
+    f'{images}'
   )
-  seconds = measure_rounds(sides, _ROUNDS.value)
+  seconds = measure_rounds(sides, flags.FLAGS.rounds)
   for side, time_taken in zip(sides, seconds, strict=True):
     ratio = ''
     if isinstance(sides[-1], TorchvisionInput) and side is not sides[-1]:
@@ -244,10 +268,5 @@ def _compare_sides(config: Any) -> None:
 
 
 if __name__ == '__main__':
-  # Not above: whoever imports two commands would have the flag twice.
-  config_flags.DEFINE_config_file(
-    'config',
-    os.path.join('configs', 'camvid_mnv2.py'),
-    'Experiment on a folder; its `data` and `batch_size` are read.',
-  )
+  define_flags()
   app.run(main)

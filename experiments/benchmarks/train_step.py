@@ -34,56 +34,23 @@ from deeplab.models.heads import deeplabv3plus
 from deeplab.training import losses
 from deeplab.training import train_step
 
-_BATCH = flags.DEFINE_integer('batch', 4, 'Images a step.')
-_SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images.')
-_CLASSES = flags.DEFINE_integer('classes', 21, 'Classes.')
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], 'Compute dtype of both sides.'
-)
-_DEPTHWISE = flags.DEFINE_enum(
-  'depthwise',
-  'auto',
-  ['auto', 'shifted', 'conv'],
-  'Form of our depthwise convolutions; auto: shifted on a CPU.',
-)
-_POINTWISE = flags.DEFINE_enum(
-  'pointwise',
-  'auto',
-  ['auto', 'matmul', 'conv'],
-  'Form of our 1x1 convolutions and BatchNorm; auto: matmul on a CPU.',
-)
-_STEPS = flags.DEFINE_integer('steps', 5, 'Steps timed on each side, in turn.')
-_WARM_UP = flags.DEFINE_integer('warm_up', 2, 'Steps before those.')
-_THREADS = flags.DEFINE_integer(
-  'threads', 2, 'CPU cores used; 0: all there are.'
-)
-_TORCH = flags.DEFINE_enum(
-  'torch',
-  'auto',
-  ['auto', 'off', 'cpu', 'cuda'],
-  "PyTorch's side: its device, or off.",
-)
-_TORCH_PYTHON = flags.DEFINE_string(
-  'torch_python', sys.executable, 'A Python that has torch.'
-)
-
 
 def build_network() -> segmenter.Segmenter:
   """Builds the network that segmentation_models_pytorch builds."""
   cpu = parallel.platform() == 'cpu'
   pick = lambda value, fast: value.replace('auto', fast if cpu else 'conv')
   options = layers.Options(
-    dtype=_DTYPE.value,
+    dtype=flags.FLAGS.dtype,
     axis_name=parallel.AXIS,
-    depthwise=pick(_DEPTHWISE.value, 'shifted'),
-    pointwise=pick(_POINTWISE.value, 'matmul'),
+    depthwise=pick(flags.FLAGS.depthwise, 'shifted'),
+    pointwise=pick(flags.FLAGS.pointwise, 'matmul'),
   )
   return segmenter.Segmenter(
     encoder=mobilenet_v2.MobileNetV2(
       output_stride=16, top_conv=True, options=options
     ),
     head=deeplabv3plus.DeepLabV3Plus(
-      num_classes=_CLASSES.value,
+      num_classes=flags.FLAGS.classes,
       rates=(12, 24, 36),
       depthwise_norm=False,
       refine='separable',
@@ -93,7 +60,7 @@ def build_network() -> segmenter.Segmenter:
       options=options,
     ),
     auxiliary=None,
-    num_classes=_CLASSES.value,
+    num_classes=flags.FLAGS.classes,
   )
 
 
@@ -103,8 +70,10 @@ class JaxTrainer:
   def __init__(self):
     model = build_network()
     options = model.encoder.options
-    shape = (_BATCH.value, _SIZE.value, _SIZE.value)
-    counts = profile.count_macs_and_params(model, _CLASSES.value, shape[1:])
+    shape = (flags.FLAGS.batch, flags.FLAGS.size, flags.FLAGS.size)
+    counts = profile.count_macs_and_params(
+      model, flags.FLAGS.classes, shape[1:]
+    )
     self.name = (
       f'JAX {jax.__version__} on {jax.local_device_count()} '
       f'{parallel.platform()}, depthwise {options.depthwise}, '
@@ -128,8 +97,8 @@ class JaxTrainer:
     self._batch = parallel.split(
       {
         'image': jax.random.uniform(keys[0], (*shape, 3)),
-        'label': jax.random.randint(keys[1], shape, 0, _CLASSES.value),
-        'index': jnp.arange(_BATCH.value, dtype=jnp.uint32),
+        'label': jax.random.randint(keys[1], shape, 0, flags.FLAGS.classes),
+        'index': jnp.arange(flags.FLAGS.batch, dtype=jnp.uint32),
       }
     )
 
@@ -150,17 +119,17 @@ class TorchTrainer:
 
   def __init__(self):
     arguments = {
-      'device': _TORCH.value,
-      'threads': _THREADS.value,
-      'batch': _BATCH.value,
-      'size': _SIZE.value,
-      'classes': _CLASSES.value,
-      'dtype': _DTYPE.value,
+      'device': flags.FLAGS.torch,
+      'threads': flags.FLAGS.threads,
+      'batch': flags.FLAGS.batch,
+      'size': flags.FLAGS.size,
+      'classes': flags.FLAGS.classes,
+      'dtype': flags.FLAGS.dtype,
     }
     worker = os.path.join(os.path.dirname(__file__), 'torch_worker.py')
     self._process = subprocess.Popen(
       [
-        _TORCH_PYTHON.value,
+        flags.FLAGS.torch_python,
         worker,
         *(f'--{name}={value}' for name, value in arguments.items()),
       ],
@@ -177,7 +146,7 @@ class TorchTrainer:
     line = next(iter(self._process.stdout or ()), '')
     if not line:
       raise RuntimeError(
-        f'PyTorch did not run in {_TORCH_PYTHON.value}; its own words are '
+        f'PyTorch did not run in {flags.FLAGS.torch_python}; its own words are '
         'above. --torch_python=PYTHON names another, --torch=off does without'
       )
     return json.loads(line)
@@ -188,34 +157,87 @@ class TorchTrainer:
     return self._read_message()['seconds']
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the command's flags; importing this module defines none."""
+  flags.DEFINE_integer('batch', 4, 'Images per step.', flag_values=values)
+  flags.DEFINE_integer(
+    'size', 256, 'Height and width of the images.', flag_values=values
+  )
+  flags.DEFINE_integer('classes', 21, 'Number of classes.', flag_values=values)
+  flags.DEFINE_enum(
+    'dtype',
+    'float32',
+    ['float32', 'bfloat16'],
+    'Compute dtype of both sides.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'depthwise',
+    'auto',
+    ['auto', 'shifted', 'conv'],
+    'Form of our depthwise convolutions; auto: shifted on a CPU.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'pointwise',
+    'auto',
+    ['auto', 'matmul', 'conv'],
+    'Form of our 1x1 convolutions and BatchNorm; auto: matmul on a CPU.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'steps', 5, 'Timed steps per side, interleaved.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'warm_up', 2, 'Warm-up steps per side.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'threads', 2, 'CPU cores to use; 0: all.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'torch',
+    'auto',
+    ['auto', 'off', 'cpu', 'cuda'],
+    'Device of the PyTorch side, or off.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'torch_python',
+    sys.executable,
+    'Python interpreter with torch.',
+    flag_values=values,
+  )
+
+
 def main(argv: list[str]) -> None:
   """Prints both sides and their ratio."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   # Both sides share one accelerator, so neither may take all of its memory.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  if _THREADS.value and hasattr(os, 'sched_setaffinity'):
-    cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
+  if flags.FLAGS.threads and hasattr(os, 'sched_setaffinity'):
+    cores = sorted(os.sched_getaffinity(0))[: flags.FLAGS.threads]
     os.sched_setaffinity(0, cores)
   sides: list[JaxTrainer | TorchTrainer] = [JaxTrainer()]
-  if _TORCH.value != 'off':
+  if flags.FLAGS.torch != 'off':
     try:
       sides.append(TorchTrainer())
     except (OSError, RuntimeError) as error:
-      if _TORCH.value != 'auto':
+      if flags.FLAGS.torch != 'auto':
         raise
       print(f'Without PyTorch: {error}')
   seconds: list[list[float]] = [[] for _ in sides]
-  for i in range(_WARM_UP.value + _STEPS.value):
+  for i in range(flags.FLAGS.warm_up + flags.FLAGS.steps):
     for side, times in zip(sides, seconds, strict=True):
       # The threads of the other side spin for a while after its step.
       time.sleep(0.3)
       elapsed = side.step()
-      if i >= _WARM_UP.value:
+      if i >= flags.FLAGS.warm_up:
         times.append(elapsed)
+  values = flags.FLAGS
   print(
-    f'{_BATCH.value}x{_SIZE.value}x{_SIZE.value}, {_DTYPE.value}, median and '
-    f'range of {_STEPS.value} steps taken in turn'
+    f'{values.batch}x{values.size}x{values.size}, {values.dtype}, median and '
+    f'range of {values.steps} interleaved steps'
   )
   for side, times in zip(sides, seconds, strict=True):
     print(
@@ -233,4 +255,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -59,7 +59,7 @@ def test_class_tables_with_and_without_colors(tmp_path):
   path.write_text('sky\nroad 66\n', 'utf-8')
   assert dataset_info.read_class_table(path) == (('sky', 'road 66'), ())
   path.write_text('sky\nroad 4 5 6\n', 'utf-8')
-  with pytest.raises(ValueError, match='1 of 2 lines end in a colour'):
+  with pytest.raises(ValueError, match='1 of 2 lines end in a color'):
     dataset_info.read_class_table(path)
 
 
@@ -68,7 +68,7 @@ def test_class_tables_with_and_without_colors(tmp_path):
   [
     ((), (), '0 classes'),
     (('x',) * 256, ((0, 0, 0),) * 256, '256 classes'),
-    (('x', 'y'), ((0, 0, 0),), '1 colours for 2 classes'),
+    (('x', 'y'), ((0, 0, 0),), '1 colors for 2 classes'),
   ],
 )
 def test_inconsistent_infos_are_rejected(names, palette, message):

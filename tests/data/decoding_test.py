@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 600, 1001
 
 
 def photograph(height=HEIGHT, width=WIDTH):
-  """Returns an image uint8 [H, W, 3] of coloured blobs and noise."""
+  """Returns an image uint8 [H, W, 3] of colored blobs and noise."""
   rng = np.random.default_rng(0)
   blobs = rng.integers(0, 256, (height // 12, width // 12, 3)).astype(np.uint8)
   image = cv2.resize(blobs, (width, height), interpolation=cv2.INTER_CUBIC)

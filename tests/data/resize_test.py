@@ -10,7 +10,7 @@ def test_resize_bilinear_by_hand():
   np.testing.assert_allclose(
     resize.resize_bilinear(row, (1, 4))[0, :, 0], [0, 2.5, 7.5, 10]
   )
-  # Going down reads two neighbours: no filter.
+  # Going down reads two neighbors: no filter.
   row = np.array([[[0.0], [1.0], [5.0], [9.0]]], np.float32)
   np.testing.assert_allclose(
     resize.resize_bilinear(row, (1, 2))[0, :, 0], [0.5, 7.0]

@@ -85,8 +85,8 @@ def test_many_unknown_colours_are_counted_and_five_listed(tmp_path):
   got = load_mask(tmp_path, mask)
   assert got.issues[0].kind == 'color'
   assert got.issues[0].text == (
-    f'{tmp_path}/mask.png: colour (0, 0, 16) (2 pixels), (0, 0, 10) (1 pixels),'
+    f'{tmp_path}/mask.png: color (0, 0, 16) (2 pixels), (0, 0, 10) (1 pixels),'
     ' (0, 0, 11) (1 pixels), (0, 0, 12) (1 pixels), (0, 0, 13) (1 pixels) and 2'
-    ' more: not in the colour map of 3'
+    ' more: not in the color map of 3'
   )
   assert got.label_counts[:2].tolist() == [1, 0]

@@ -86,9 +86,7 @@ def broken_root(root, config):
   colors = np.array([*config.data.color_map], np.uint8)[np.minimum(wrong, 1)]
   colors[0, :3] = 1, 2, 3
   _, mask = add(root, 'train', 'color', mask=colors)
-  expected['color'] = [
-    f'{mask}: colour (1, 2, 3) (3 pixels): not in the colour'
-  ]
+  expected['color'] = [f'{mask}: color (1, 2, 3) (3 pixels): not in the color']
   _, mask = add(root, 'train', 'lossy')
   lossy = mask.with_suffix('.jpg')
   Image.open(mask).save(lossy)

@@ -18,7 +18,7 @@ def test_masks_are_drawn_over_images_with_invalid_pixels_in_magenta():
   invalid[1, 0] = True
   example = example_loader.LoadedExample(REF, GREY, IDS, invalid)
   (drawn,) = report.draw_example(example, PALETTE, masked=True)
-  # 0.4 of the grey and 0.6 of the colour; the ignored pixel is the image's.
+  # 0.4 of the grey and 0.6 of the color; the ignored pixel is the image's.
   assert drawn[0].tolist() == [[46, 52, 58], [160, 40, 40], [100, 100, 100]]
   assert drawn[1, 0].tolist() == [255, 0, 255]
   (plain,) = report.draw_example(example, PALETTE, masked=False)

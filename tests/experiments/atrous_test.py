@@ -16,7 +16,7 @@ def test_taps_of_a_pyramid():
 
 
 def test_a_field_is_as_wide_at_every_output_stride():
-  # Kernels of 3 whose neighbours lie 1, 2, 4 and 8 pixels away: 31 in all.
+  # Kernels of 3 whose neighbors lie 1, 2, 4 and 8 pixels away: 31 in all.
   fields = [
     atrous.receptive_field((2, 2, 2, 1), stride, 81) for stride in (4, 8)
   ]

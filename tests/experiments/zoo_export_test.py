@@ -22,7 +22,7 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
 
   monkeypatch.setattr(zoo_export, 'export_untrained', export)
   path = str(tmp_path / 'exports.json')
-  # The quantisation-aware row is the same network.
+  # The quantization-aware row is the same network.
   rows = zoo.read_rows('ti_cityscapes_mnv2_unetlite_768x384*')
   assert len(rows) == 2
   found = zoo_export.collect_exports(rows, path)

@@ -16,7 +16,7 @@ from tests.export import weights
 
 SIZE = (80, 80)  # 5 x 5 at output stride 16: the fewest rows of 'st_aspp'
 MEAN, STD = running.MEAN, running.STD
-# Neither matrix products (a resize that was not recognised) nor broadcasts,
+# Neither matrix products (a resize that was not recognized) nor broadcasts,
 # slices and reductions (what compilers for NPUs refuse).
 OPERATORS = {
   'ADD',

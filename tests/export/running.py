@@ -12,7 +12,7 @@ def run(data, image, classes, folder):
 
   Args:
     data: bytes of the file, which takes images of the size of `image`,
-      normalised by `MEAN` and `STD` in the graph, and returns logits.
+      normalized by `MEAN` and `STD` in the graph, and returns logits.
     image: [H, W, 3].
     classes: how many.
     folder: for temporary files.

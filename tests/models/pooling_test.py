@@ -55,7 +55,7 @@ def test_uniform_cells_use_windows(size, count, windows):
 
 def test_windows_by_hand():
   x = np.arange(20, dtype=np.float32).reshape(1, 4, 5, 1)
-  # Means of 3 x 2 windows, one row and three columns apart: centre values.
+  # Means of 3 x 2 windows, one row and three columns apart: center values.
   y = pooling.average_pool(x, (3, 2), (1, 3))
   assert y[0, ..., 0].tolist() == [[5.5, 8.5], [10.5, 13.5]]
 

@@ -1,4 +1,4 @@
-"""Rematerialised blocks change memory use and nothing else."""
+"""Rematerialized blocks change memory use and nothing else."""
 
 import jax
 import jax.numpy as jnp

@@ -129,7 +129,7 @@ def test_one_pixel_axis_beside_a_growing_axis():
 
 
 def test_resize_in_stages():
-  """Half-pixel centres, from 2 pixels to 4 to 8, by hand."""
+  """Half-pixel centers, from 2 pixels to 4 to 8, by hand."""
   x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
   once = resizing.resize_in_stages(x, (1, 8), False, 0).ravel().tolist()
   assert once == [0, 0, 1, 3, 5, 7, 8, 8]

@@ -192,7 +192,7 @@ def test_per_tensor_quantized_files(published, name, alpha):
 def asymmetric_resize(x, size, align_corners=False):
   """Resizes as TensorFlow 1 did by default, [B, h, w, C] to [B, H, W, C].
 
-  Row i reads position i * h / H, neither pixel centres nor corners aligned: as
+  Row i reads position i * h / H, neither pixel centers nor corners aligned: as
   corners do, with one more row and column at the end.
   """
   del align_corners

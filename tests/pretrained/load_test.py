@@ -224,7 +224,7 @@ def test_published_weights_by_name(published):
   assert PUBLISHED_TINY.url in line and 'MIT' in line and ', at /' in line
 
 
-def test_a_file_name_of_published_weights_is_recognised(published, tmp_path):
+def test_a_file_name_of_published_weights_is_recognized(published, tmp_path):
   path = str(tmp_path / 'weights' / PUBLISHED_TINY.filename)
   _, manifest = start(config(init_from=path))
   assert manifest.url == PUBLISHED_TINY.url

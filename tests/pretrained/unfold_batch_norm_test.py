@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 def images(count, seed):
-  """Smooth images of one distribution, not centred, [count, 33, 33, 3]."""
+  """Smooth images of one distribution, not centered, [count, 33, 33, 3]."""
   noise = np.random.default_rng(seed).normal(size=(count, 35, 35, 3))
   smooth = sum(noise[:, i : i + 33, j : j + 33] for i in (0, 1) for j in (0, 1))
   return np.float32(0.5 + 0.7 * smooth)
@@ -139,7 +139,7 @@ def test_statistics_cover_all_images(merged, restored):
 
 
 def test_training_starts_from_nearly_the_same_function(naive, restored):
-  # A newly initialised layer changes the function in training: there is none.
+  # A newly initialized layer changes the function in training: there is none.
   every = [*PATHS, 'fresh/norm/bn/bias']
   naive = unfold_batch_norm.set_identity_batch_norms(
     Net(), naive, images(1, 0), every

@@ -60,7 +60,7 @@ def compose_ops(augment: Any, mean: Sequence[float]) -> Compose:
     augment: `config.data.augment`: `ops` names the ops in order; the parameters
       of each stand in a section of its name; `shrink`, `nearest` and `fill`
       are shared by the ops that have a field of this name.
-    mean: one value per channel, the colour of uncovered pixels where `fill` is
+    mean: one value per channel, the color of uncovered pixels where `fill` is
       empty.
 
   Raises:
@@ -148,7 +148,7 @@ def _build_op(name: str, augment: Any, fill: Sequence[float]) -> base.Op:
   Args:
     name: a key of OPS.
     augment: `config.data.augment`.
-    fill: colour of uncovered pixels, one value per channel; () will do for an
+    fill: color of uncovered pixels, one value per channel; () will do for an
       op that is asked for sizes alone.
 
   Raises:

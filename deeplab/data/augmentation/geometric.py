@@ -1,9 +1,9 @@
 """Ops that move image and label together.
 
 Resizing is half-pixel consistent: pixel areas keep their borders, for the
-image (bilinear) and for the label (nearest neighbour) alike, unless the config
-asks for OpenCV's older nearest neighbour (NEAREST_INTERPOLATION). Pixels that
-an op uncovers get the colour `fill`, by default the data set's mean, which
+image (bilinear) and for the label (nearest neighbor) alike, unless the config
+asks for OpenCV's older nearest neighbor (NEAREST_INTERPOLATION). Pixels that
+an op uncovers get the color `fill`, by default the data set's mean, which
 normalization maps to about zero, and the label IGNORE.
 """
 
@@ -25,7 +25,7 @@ from deeplab.data.augmentation import sizes
 cv2.setNumThreads(0)
 
 # Interpolation of an image that shrinks. 'area' averages over the area of each
-# new pixel. 'bilinear', which most published recipes use, reads two neighbours
+# new pixel. 'bilinear', which most published recipes use, reads two neighbors
 # per side only, so it aliases and the image is noisier than a real one.
 SHRINK_INTERPOLATION = {'area': cv2.INTER_AREA, 'bilinear': cv2.INTER_LINEAR}
 # The id that a pixel of a resized label takes: that under its 'center', or that
@@ -44,7 +44,7 @@ _MAX_CROP_DRAWS = 11
 def resize_example(
   example: base.Example, size: Sequence[int], shrink: str, nearest: str
 ) -> base.Example:
-  """Resizes image (bilinear or by area) and label (nearest neighbour).
+  """Resizes image (bilinear or by area) and label (nearest neighbor).
 
   Args:
     example: the example; a `lazy_image.LazyImage` stays lazy.
@@ -271,7 +271,7 @@ class RandomWindow(_ResizingOp):
   Attributes:
     share: (low, high) of the window's height and width as shares of the
       image's; the two are drawn independently.
-    center: (low, high) of the window's centre, as shares of the image's height
+    center: (low, high) of the window's center, as shares of the image's height
       and width. The part of a window that is outside the image is cut off.
     probability: of doing so.
   """
@@ -304,7 +304,7 @@ class Pad(base.Op):
 
   Attributes:
     size: (H, W) at least; () in a config takes that of `random_crop`.
-    fill: colour of the padding, one value per channel.
+    fill: color of the padding, one value per channel.
   """
 
   size: Sequence[int]
@@ -340,7 +340,7 @@ class RandomCrop(base.Op):
       share of the labelled pixels; the eleventh is kept in any case, as in
       MMSegmentation's `cat_max_ratio`. 1 keeps the first.
     padded: True to pad smaller images first.
-    fill: colour of the padding, one value per channel.
+    fill: color of the padding, one value per channel.
   """
 
   size: Sequence[int]
@@ -418,14 +418,14 @@ class RandomFlipVertical(base.Op):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomRotate(base.Op):
-  """Rotates about the centre by a random angle; the size stays.
+  """Rotates about the center by a random angle; the size stays.
 
   Corners that come from outside the image are `fill` and IGNORE.
 
   Attributes:
     degrees: the angle is drawn from [-degrees, degrees].
     probability: of rotating an example.
-    fill: colour of the corners, one value per channel.
+    fill: color of the corners, one value per channel.
   """
 
   degrees: float

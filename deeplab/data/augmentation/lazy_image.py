@@ -84,7 +84,7 @@ class LazyImage:
     axes = zip((rows, columns), self.stored_size, self.size, strict=True)
     for axis, (part, stored, size) in enumerate(axes):
       scale = stored / size
-      # Centres of the window's first and last pixel, in stored pixels.
+      # Centers of the window's first and last pixel, in stored pixels.
       first, last = (
         (i + 0.5) * scale - 0.5 for i in (part.start, part.stop - 1)
       )

@@ -1,6 +1,6 @@
 """Ops that change the pixels of an image and leave its label alone.
 
-Those that compute with colours need RGB images of 8 bits.
+Those that compute with colors need RGB images of 8 bits.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class Photometric(base.Op):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distort(base.Op):
-  """Distorts colours in random order (PaddleSeg's `RandomDistort`).
+  """Distorts colors in random order (PaddleSeg's `RandomDistort`).
 
   Brightness, contrast and saturation are Pillow's enhancements: a blend with
   black, with the mean grey of the image, and with the image in grey.

@@ -6,7 +6,7 @@ files in annotations/panoptic_{train,val}2017, and the images in
 Without a root the official archives are downloaded: 19 GB for `train`, 2 GB
 for `val`.
 
-The colour of a pixel is the id of its segment, red + 256 green + 65536 blue;
+The color of a pixel is the id of its segment, red + 256 green + 65536 blue;
 the JSON file gives the category of each segment. Crowd segments count as well;
 black pixels belong to no segment and are ignored. Train ids are in the order of
 the category ids.

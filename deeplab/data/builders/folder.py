@@ -17,7 +17,7 @@ Images are RGB of 8 bits. With other lengths of `config.data.mean`, or with
 or .npy files.
 
 Annotations of single images are palette or grey images of class ids, RGB images
-whose colours are listed in `config.data.color_map` or ROOT/classes.txt, or
+whose colors are listed in `config.data.color_map` or ROOT/classes.txt, or
 labelme's JSON files.
 
 With `config.data.pool` all examples are found under that one name ('.' for ROOT
@@ -68,7 +68,7 @@ class FolderConfig(tfds.core.BuilderConfig):
 
   Attributes:
     split: name of the split.
-    info: classes, ignore label and colours.
+    info: classes, ignore label and colors.
     examples: the examples, in the order of the records.
     image_spec: channels and depth of the images.
   """

@@ -84,7 +84,7 @@ class ImagePairBuilder(tfds.core.GeneratorBasedBuilder):
     ]
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
-    """Reads a mask as raw ids [H, W] or colours [H, W, 3] uint8."""
+    """Reads a mask as raw ids [H, W] or colors [H, W, 3] uint8."""
     return raw_files.read_mask(path)
 
 

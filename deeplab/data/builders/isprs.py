@@ -6,7 +6,7 @@ patches of 512 pixels; the last of a row or column is moved back so that it ends
 at the border. This gives the published number of patches and mmsegmentation's
 names.
 
-Labels are RGB colours: buildings are blue and clutter is red. Black, the
+Labels are RGB colors: buildings are blue and clutter is red. Black, the
 boundaries of objects, is ignored.
 
 Rottensteiner et al., The ISPRS benchmark on urban object classification and 3D

@@ -2,7 +2,7 @@
 
 Images of 128x128 pixels show striped discs, checked squares, plain triangles,
 mottled rings and dotted crosses, rotated, scaled and occluding each other, over
-a shaded background. All classes draw their colours from one distribution, so
+a shaded background. All classes draw their colors from one distribution, so
 that only outline and texture tell them apart. Pixels on the edge of two regions
 are void, as in VOC.
 """
@@ -27,7 +27,7 @@ _SPLITS = catalog.INFOS['shapes'].splits
 # if the border of the image cuts it to a smaller area than this.
 _MIN_VISIBLE_SHARE = 0.6
 _MIN_AREA = 300  # pixels
-# Minimum distance in RGB between the mean colours of two regions.
+# Minimum distance in RGB between the mean colors of two regions.
 _MIN_COLOR_DISTANCE = 80.0
 # Range of the amplitude of textures, in grey levels.
 _TEXTURE_AMPLITUDE = 25.0, 45.0
@@ -153,7 +153,7 @@ def _shape_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
 def _draw_color(
   rng: np.random.Generator, others: list[np.ndarray]
 ) -> np.ndarray:
-  """Draws an RGB colour that differs from those of the other regions."""
+  """Draws an RGB color that differs from those of the other regions."""
   color = rng.uniform(30, 225, 3)
   for _ in range(20):
     if all(

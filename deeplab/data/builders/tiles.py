@@ -10,7 +10,7 @@ from deeplab.data import dataset_info
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
-# Share of a mask's pixels that may have a colour outside the palette; they are
+# Share of a mask's pixels that may have a color outside the palette; they are
 # ignored. Published masks contain such pixels, and other converters accept
 # them.
 _MAX_UNKNOWN_SHARE = 0.01
@@ -35,7 +35,7 @@ class PatchGrid:
 def patch_starts(length: int, grid: PatchGrid) -> list[int]:
   """Returns the first pixels of the patches along one side of an image.
 
-  The last patch ends at the border, and so overlaps its neighbour by more than
+  The last patch ends at the border, and so overlaps its neighbor by more than
   the others do. A side shorter than a patch has one patch, which starts at 0.
 
   Args:
@@ -71,7 +71,7 @@ def read_patches(
 
   Raises:
     ValueError: a file is damaged, image and mask differ in size, or more than
-      1 % of the mask has colours outside the palette.
+      1 % of the mask has colors outside the palette.
   """
   mask = raw_files.read_mask(mask_path)
   if mask.ndim == 2:

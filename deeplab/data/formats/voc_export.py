@@ -1,10 +1,10 @@
-"""Pascal VOC as annotation tools export it: coloured masks and a label map.
+"""Pascal VOC as annotation tools export it: colored masks and a label map.
 
 ROOT/ImageSets/Segmentation/SPLIT.txt lists the images of ROOT/JPEGImages; their
 masks are ROOT/SegmentationClass/STEM.png. ROOT/labelmap.txt has one line
 `name:red,green,blue:parts:actions` for each class. In RGB and palette masks the
-colour gives the class; in grey masks the value is the line number, from 0.
-VOC's border colour is ignored. Without a label map, masks hold class ids.
+color gives the class; in grey masks the value is the line number, from 0.
+VOC's border color is ignored. Without a label map, masks hold class ids.
 """
 
 import functools

@@ -46,8 +46,8 @@ def ellipse_polygon(x: float, y: float, rx: float, ry: float) -> list[float]:
   """Approximates an axis-aligned ellipse by a polygon of 90 points.
 
   Args:
-    x: column of the centre, in pixels.
-    y: row of the centre.
+    x: column of the center, in pixels.
+    y: row of the center.
     rx: horizontal radius.
     ry: vertical radius.
 

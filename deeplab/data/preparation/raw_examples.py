@@ -28,7 +28,7 @@ class RawExample:
     image: the image file; its stem is the example's name.
     annotation: the file with the annotation; it may hold those of other images.
     info: meaning of the values that `read` returns.
-    read: reads the annotation to [H, W] raw ids or [H, W, 3] colours.
+    read: reads the annotation to [H, W] raw ids or [H, W, 3] colors.
     predicate: called with what `read` returns; an example for which it returns
       False is left out.
   """

@@ -1,7 +1,7 @@
 """Reads image and mask files.
 
 Masks are read as stored. Most of them are palette PNGs, and a decoder that
-converts the palette's colours to grey would read VOC's ids 0, 20, 255 as 0, 52,
+converts the palette's colors to grey would read VOC's ids 0, 20, 255 as 0, 52,
 220.
 """
 
@@ -91,7 +91,7 @@ def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     return encode_png(pixels), pixels.shape[:2]
   data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
-  # Bytes 24 and 25 of a PNG file are its bit depth and its colour type.
+  # Bytes 24 and 25 of a PNG file are its bit depth and its color type.
   keep &= image.format == 'JPEG' or (
     image.format == 'PNG' and data[24:26] == b'\x08\x02'
   )
@@ -104,8 +104,8 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
   """Reads a mask without converting its values.
 
   Returns:
-    [H, W] ids of a palette (indices, not colours), grey or 16-bit image, or
-    [H, W, 3] uint8 colours of an RGB image. An alpha channel is dropped.
+    [H, W] ids of a palette (indices, not colors), grey or 16-bit image, or
+    [H, W, 3] uint8 colors of an RGB image. An alpha channel is dropped.
 
   Raises:
     ValueError: the file is damaged, a JPEG, or of another mode.
@@ -128,7 +128,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
   elif mode not in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'RGB'):
     raise ValueError(
       f'{path}: mask of mode {mode}; save class ids in one channel, or RGB '
-      'colours'
+      'colors'
     )
   return mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
 
@@ -162,16 +162,16 @@ def colors_to_train_ids(
 
   Args:
     mask: [H, W, 3] uint8.
-    info: gives palette and ignored colour.
-    max_unknown_share: share of pixels that may have colours outside the
+    info: gives palette and ignored color.
+    max_unknown_share: share of pixels that may have colors outside the
       palette; they become IGNORE.
 
   Returns:
     [H, W] uint8 train ids or IGNORE.
 
   Raises:
-    ValueError: a larger share of pixels has colours outside the palette, or two
-      entries of the palette are the same colour.
+    ValueError: a larger share of pixels has colors outside the palette, or two
+      entries of the palette are the same color.
   """
   ids = np.full(mask.shape[:2], dataset_info.IGNORE, np.uint8)
   pixels = _pack_colors(mask)
@@ -181,7 +181,7 @@ def colors_to_train_ids(
     ignored = _pack_colors(np.array([[info.ignore_color]], np.uint8))[0]
     ignored = ignored.tolist()
   if len({*codes, *ignored}) < len(codes) + len(ignored):
-    raise ValueError('two entries of the colour map are the same colour')
+    raise ValueError('two entries of the color map are the same color')
   for i, code in enumerate(codes):
     ids[pixels == code] = i
   unknown = ids == dataset_info.IGNORE
@@ -191,16 +191,16 @@ def colors_to_train_ids(
   if count > max_unknown_share * unknown.size:
     y, x = np.unravel_index(unknown.argmax(), unknown.shape)
     raise ValueError(
-      f'colour {tuple(mask[y, x].tolist())} at row {y}, column {x} (and '
-      f'{count - 1} more pixels) is not in the colour map of '
-      f'{len(codes) + len(ignored)} colours: set config.data.color_map or '
+      f'color {tuple(mask[y, x].tolist())} at row {y}, column {x} (and '
+      f'{count - 1} more pixels) is not in the color map of '
+      f'{len(codes) + len(ignored)} colors: set config.data.color_map or '
       'correct the mask'
     )
   return ids
 
 
 def _pack_colors(colors: np.ndarray) -> np.ndarray:
-  """Packs colours [..., 3] uint8 into numbers [...] uint32, 0xRRGGBB."""
+  """Packs colors [..., 3] uint8 into numbers [...] uint32, 0xRRGGBB."""
   codes = colors[..., 0].astype(np.uint32)
   for channel in (1, 2):
     codes = codes << 8 | colors[..., channel]

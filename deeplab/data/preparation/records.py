@@ -3,7 +3,7 @@
 A record holds the image as an encoded file (or as an array, unless it is RGB of
 8 bits), the label as a PNG of train ids, and the example's name. Label files
 are always decoded, mapped to train ids and encoded again: the bytes of a
-palette PNG would be read as colours by some decoders.
+palette PNG would be read as colors by some decoders.
 """
 
 from collections.abc import Callable
@@ -188,14 +188,14 @@ def read_record(
     image_path: the image file.
     mask_path: the annotation file.
     name: name of the example.
-    info: maps raw ids or colours to train ids.
-    read_mask: reads the annotation file to [H, W] raw ids or [H, W, 3] colours;
+    info: maps raw ids or colors to train ids.
+    read_mask: reads the annotation file to [H, W] raw ids or [H, W, 3] colors;
       given for annotations that are not image files.
     spec: channels and depth of the image.
 
   Raises:
     ValueError: a file is damaged, image and mask differ in size, or a label
-      value or colour is not one of the data set; the message begins with the
+      value or color is not one of the data set; the message begins with the
       file.
   """
   image: bytes | np.ndarray

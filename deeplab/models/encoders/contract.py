@@ -6,7 +6,7 @@ An encoder is a Linen module with the fields
     multi_grid: tuple[int, ...]   rate factors of the last layers
     options: layers.Options
 
-and `__call__(images, train) -> tuple[Array, ...]`: it maps normalised images
+and `__call__(images, train) -> tuple[Array, ...]`: it maps normalized images
 [B, H, W, C] to one feature map per stage, fine to coarse. Entry i has nominal
 stride 2 ** (i + 1): 2, 4, 8, 16, 32 for i = 0 .. 4. A stage whose nominal
 stride exceeds `output_stride` is atrous instead and stays at `output_stride`;
@@ -20,10 +20,10 @@ Every submodule with parameters is named: parameter paths are an interface that
 weight importers, weight-decay masks and quantization rules match.
 
 The sampling grid. With 'symmetric' padding row i of a map of stride s is
-centred on image row i * s, for images of any size. So the maps of the same
+centered on image row i * s, for images of any size. So the maps of the same
 weights at output strides a < b are related by `fine[::b // a] == coarse`,
 always. With 'same' and 'keras' padding a strided layer that reads a map of
-even size n is centred on its odd rows instead; each such layer moves the grid
+even size n is centered on its odd rows instead; each such layer moves the grid
 by one row of its input. `fine[::b // a] == coarse` then holds exactly where
 ceil(H / a) is 1 modulo b / a, for instance at H = 32 k + 1; where H is a
 multiple of b, every layer moves the grid and the rows to compare are

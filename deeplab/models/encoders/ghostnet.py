@@ -27,7 +27,7 @@ from deeplab.models.encoders import mobilenet_v2
 
 Array = jax.Array
 
-# Paddle initialises linear layers uniformly within 1 / sqrt(inputs).
+# Paddle initializes linear layers uniformly within 1 / sqrt(inputs).
 _SQUEEZE_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 STEM_CHANNELS = 16

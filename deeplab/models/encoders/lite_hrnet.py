@@ -30,7 +30,7 @@ Array = jax.Array
 
 
 def upsample_nearest(x: Array, factor: int, size: Sequence[int]) -> Array:
-  """Nearest-neighbour upsampling by a whole factor.
+  """Nearest-neighbor upsampling by a whole factor.
 
   Copies are concatenated on the innermost axis and reshaped, once per axis:
   `jnp.repeat` and gathers export as broadcasts, which NPU compilers reject.
@@ -278,7 +278,7 @@ class LiteHRNet18(nn.Module):
     freeze_norm: the BatchNorm of the blocks and of the head is frozen, see
       `layers.BatchNormConfig`. PaddleSeg trains so, from ImageNet's statistics
       and on batches of few images; without pretrained weights the layers would
-      never be normalised, so it is off. Weight decay still changes their
+      never be normalized, so it is off. Weight decay still changes their
       scales: exclude them by `optimizer.decay_mask`.
     padding: one of `layers.Padding`.
     bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.

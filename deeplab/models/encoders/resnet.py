@@ -175,7 +175,7 @@ class ResNet(nn.Module):
     conv_bias: convolutions have a bias before the BatchNorm.
     padding: 'symmetric', in all the systems above, samples the same grid at any
       input size. 'same' needs no padding operator in an exported graph; on maps
-      of even size its strided 3x3 convolutions are centred one row off the
+      of even size its strided 3x3 convolutions are centered one row off the
       rows that the shortcuts read.
     pool_padding: padding of the max pooling; 'same' in TF-slim.
     bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.

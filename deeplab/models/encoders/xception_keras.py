@@ -35,7 +35,7 @@ def atrous_max_pool(
   Args:
     x: [B, H, W, C], of any sign.
     layer: stride 2 and rate 1, or stride 1 and any rate.
-    padding: position of the windows of stride 2 on maps of even size: centred
+    padding: position of the windows of stride 2 on maps of even size: centered
       on even rows with 'symmetric', on odd rows with 'same'.
 
   Returns:
@@ -49,7 +49,7 @@ def atrous_max_pool(
     edge = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode='edge')
     return nn.max_pool(edge, (3, 3), (2, 2))
   for axis in (1, 2):
-    # A neighbour outside the map is replaced by the pixel itself.
+    # A neighbor outside the map is replaced by the pixel itself.
     rate = min(layer.rate, x.shape[axis])
     first, start = jnp.split(x, [rate], axis)
     end, last = jnp.split(x, [x.shape[axis] - rate], axis)
@@ -148,7 +148,7 @@ class XceptionKeras(nn.Module):
     padding: one of `layers.Padding`; Keras has 'same'.
     valid_stem: the two 3x3 layers of the stem are not padded, which weights of
       Keras need. Maps are up to three rows smaller than `contract` says, and
-      are shifted by as much from the image's centre.
+      are shifted by as much from the image's center.
     bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
     stem: channels of the two 3x3 layers; the first has stride 2.
     entry: channels of the three blocks of the entry flow.

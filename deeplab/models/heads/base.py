@@ -8,7 +8,7 @@ A head is called as `head(features, train, dropout_keys)`:
 
 It returns a tuple of logits [B, h, w, num_classes], each at the size that the
 head computes. The first entry is the prediction. In training (and when
-parameters are initialised) further entries may follow, each with a loss of its
+parameters are initialized) further entries may follow, each with a loss of its
 own. Submodules that only training runs have names that begin with 'auxiliary'.
 
 Every submodule with parameters is named: parameter paths are an interface that
@@ -37,7 +37,7 @@ class Head(nn.Module):
   Attributes:
     num_classes: number of classes.
     bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
-    align_corners: sampling grid of `resize`: corner pixels keep their centres
+    align_corners: sampling grid of `resize`: corner pixels keep their centers
       (True), or pixel areas keep their borders (False).
     options: compute options of the whole model.
   """
@@ -107,7 +107,7 @@ def make_classifier(
 ) -> layers.Conv:
   """Returns the convolution to logits, computed in float32.
 
-  The kernel is initialised by Glorot, as in segmentation_models.pytorch, and
+  The kernel is initialized by Glorot, as in segmentation_models.pytorch, and
   not from the N(0, 0.01) of TF DeepLab and mmsegmentation. The first steps of
   an adaptive optimizer are large compared with so small an initial kernel: all
   features are pushed in one direction, and rare classes end where every ReLU is

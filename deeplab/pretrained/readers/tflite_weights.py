@@ -166,7 +166,7 @@ class _TFLiteFile:
     read: set[int] = set()
     for kind, op in self.operators:
       inputs = [int(i) for i in op.inputs if i >= 0]
-      # Before the first layer such an operator normalises the image.
+      # Before the first layer such an operator normalizes the image.
       if kind in _UNSUPPORTED_OPERATORS and read:
         weights = [
           self.tensor_name(i) for i in inputs if self.num_elements(i) > 1

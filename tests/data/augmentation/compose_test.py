@@ -45,8 +45,8 @@ def test_compose_runs_in_order():
   assert got['image'][0, 4].tolist() == [10, 20, 30]
 
 
-def test_padding_may_come_after_the_colours():
-  """As in mmsegmentation: colours of the image change, the border's do not."""
+def test_padding_may_come_after_the_colors():
+  """As in mmsegmentation: colors of the image change, the border's do not."""
   config = common.default_config().data.augment
   config.ops = ('random_crop', 'random_flip', 'photometric', 'pad')
   config.random_crop.size = (40, 50)

@@ -36,12 +36,12 @@ def test_area_shrinking_averages_the_covered_pixels():
   quarter = geometric.resize_example(
     {'image': image, 'label': label}, (2, 2), 'area', 'center'
   )
-  # Each pixel is the mean of 16; two neighbours would give 0 and 120.
+  # Each pixel is the mean of 16; two neighbors would give 0 and 120.
   assert quarter['image'][0, :, 0].tolist() == [60, 120]
 
 
 @pytest.mark.parametrize('size', [(11, 9), (5, 17), (24, 30)])
-def test_bilinear_shrinking_reads_two_neighbours_per_side(size):
+def test_bilinear_shrinking_reads_two_neighbors_per_side(size):
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (25, 33, 3), np.uint8)
   example = {'image': image, 'label': image[..., 0]}

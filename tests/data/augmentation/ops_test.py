@@ -111,7 +111,7 @@ def test_image_and_label_move_together(name, shrink, seed, axis):
   op = build(name, shrink=shrink)
   after = op(coordinates(axis), np.random.default_rng(seed))
   image, label = after['image'], after['label']
-  # Bilinear filtering mixes in the border's colour within a pixel of it.
+  # Bilinear filtering mixes in the border's color within a pixel of it.
   inside = label != 255
   if name == 'random_rotate':
     padded = np.pad(inside, 1, constant_values=False)
@@ -124,7 +124,7 @@ def test_image_and_label_move_together(name, shrink, seed, axis):
     )
   assert inside.mean() > 0.4
   error = image[inside][:, 0] / 4 - label[inside]
-  assert abs(error).max() <= 0.9  # nearest neighbour: half a pixel, turned
+  assert abs(error).max() <= 0.9  # nearest neighbor: half a pixel, turned
   assert abs(error.mean()) < 0.15  # no shift between the two
 
 

@@ -1,4 +1,4 @@
-"""Ops that change colours, against numbers by hand and Pillow."""
+"""Ops that change colors, against numbers by hand and Pillow."""
 
 import numpy as np
 import pytest

@@ -170,7 +170,7 @@ def jpeg_mask(root):
       missing_split,
       r"raw: split 'val' is missing; make val/images.*data\.pool",
     ),
-    (unknown_color, r'labels/img1\.png: colour \(1, 2, 3\) at row 0, column 0'),
+    (unknown_color, r'labels/img1\.png: color \(1, 2, 3\) at row 0, column 0'),
     (
       jpeg_mask,
       r'labels/img1\.jpg: the mask is a JPEG, .*; export it as PNG',

@@ -1,4 +1,4 @@
-"""The iSAID builder: colours, overlapping patches, padding, missing files."""
+"""The iSAID builder: colors, overlapping patches, padding, missing files."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from deeplab.data.builders import isaid
 from deeplab.data.builders import tiles
 from tests.data.builders import layouts
 
-# RGB colours of the ids 0..15 (the data set's own table).
+# RGB colors of the ids 0..15 (the data set's own table).
 COLORS = np.array(
   [
     *([0, 0, 0], [0, 0, 63], [0, 63, 63], [0, 63, 0], [0, 63, 127]),
@@ -106,7 +106,7 @@ def test_bad_input_says_what_to_fetch(config, tmp_path):
   masks = tmp_path / 'val/Semantic_masks/images/images'
   mask = masks / 'P0001_instance_color_RGB.png'
   layouts.save(mask, np.full((4, 4, 3), 63, np.uint8))
-  with pytest.raises(ValueError, match=r'RGB\.png: colour \(63, 63, 63\) at'):
+  with pytest.raises(ValueError, match=r'RGB\.png: color \(63, 63, 63\) at'):
     layouts.examples(config)
   mask.rename(masks / 'P0002_instance_color_RGB.png')
   with pytest.raises(ValueError, match=rf'P0001\.png has no mask .* {remedy}'):

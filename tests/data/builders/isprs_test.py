@@ -1,4 +1,4 @@
-"""Potsdam and Vaihingen: raw tiles, colours, patches, published counts."""
+"""Potsdam and Vaihingen: raw tiles, colors, patches, published counts."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from deeplab.data.builders import isprs
 from deeplab.data.builders import tiles
 from tests.data.builders import layouts
 
-# RGB colours of the raw ids: 0 is the boundary, 1..6 are the classes.
+# RGB colors of the raw ids: 0 is the boundary, 1..6 are the classes.
 COLORS = np.array(
   [
     *([0, 0, 0], [255, 255, 255], [0, 0, 255], [0, 255, 255]),
@@ -93,7 +93,7 @@ def test_splits_have_no_tile_in_common():
 @pytest.mark.parametrize('name', SAMPLES)
 @pytest.mark.parametrize('raw', [True, False])
 def test_samples(shared, config, tmp_path, one_tile, name, raw):
-  """A genuine patch gives the same label from ids and from colours."""
+  """A genuine patch gives the same label from ids and from colors."""
   image = shared / f'samples/{name}/img_dir/{PATCH[name]}.png'
   mask = shared / f'samples/{name}/ann_dir/{PATCH[name]}.png'
   ids = np.asarray(Image.open(mask))
@@ -165,7 +165,7 @@ def test_unknown_colours_in_tiles(config, tmp_path, one_tile):
   write_tile(tmp_path, 'potsdam', layouts.picture(0, 520, 512), mask)
   with pytest.raises(
     ValueError,
-    match=r'noBoundary\.tif: colour \(252, 255, 0\) at row 0, column 0 \(and '
+    match=r'noBoundary\.tif: color \(252, 255, 0\) at row 0, column 0 \(and '
     '3071 more pixels',
   ):
     layouts.examples(config)

@@ -1,4 +1,4 @@
-"""Procedural shapes: deterministic, varied, not told apart by colour."""
+"""Procedural shapes: deterministic, varied, not told apart by color."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def test_images_and_labels():
 
 
 def test_colours_do_not_reveal_classes():
-  """The best guess from colours alone is far below mIoU 0.5."""
+  """The best guess from colors alone is far below mIoU 0.5."""
 
   def bins(images):
     return (images.astype(np.int64) // 32 @ (64, 8, 1)).ravel()

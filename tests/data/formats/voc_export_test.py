@@ -1,4 +1,4 @@
-"""Pascal VOC exports: colours by a label map, and errors."""
+"""Pascal VOC exports: colors by a label map, and errors."""
 
 import pathlib
 
@@ -28,7 +28,7 @@ LABEL = np.array([0, 2, 99, 1, 255], np.uint8)[MAP_IDS]
 
 @pytest.fixture
 def export(named, write_image):
-  """An export of one image, with coloured masks."""
+  """An export of one image, with colored masks."""
   root = pathlib.Path(named.data.root)
   (root / 'ImageSets/Segmentation').mkdir(parents=True)
   (root / 'ImageSets/Segmentation/val.txt').write_text('a\n', 'utf-8')
@@ -43,12 +43,12 @@ def save(root, mask):
   mask.save(root / 'SegmentationClass/a.png')
 
 
-def test_colours(named, export):
+def test_colors(named, export):
   (got,) = layouts.examples(named)
   np.testing.assert_array_equal(got['label'], LABEL)
 
 
-def test_palette_masks_are_read_by_colour(named, export):
+def test_palette_masks_are_read_by_color(named, export):
   # The palette's own order is that of neither the label map nor the classes.
   mask = Image.frombytes('P', (8, 6), (4 - MAP_IDS).tobytes())
   mask.putpalette(COLORS[::-1].tobytes())
@@ -98,7 +98,7 @@ def bad_line(root):
   ('damage', 'message'),
   [
     (unknown_category, r"a\.png: category 'tree' is not one of the classes"),
-    (unknown_color, r'a\.png: colour \(1, 2, 4\) at row 0, column 0'),
+    (unknown_color, r'a\.png: color \(1, 2, 4\) at row 0, column 0'),
     (other_size, r'a\.png: mask of 8x7 pixels for an image of 8x6'),
     (no_mask, r'Class/a\.png: no such file, but .*val\.txt names it'),
     (no_image, r'JPEGImages/a\.jpg: no such file, but .*val\.txt names it'),

@@ -171,7 +171,7 @@ MAKERS = {
   'pet': (make_pet, 'd.png: label value 99'),
   'pascal_context': (make_pascal_context, 'd.png: label value 99'),
   'panoptic': (make_panoptic, 'd.png: segment 9 is not in the JSON file'),
-  'isaid': (make_isaid, 'Pd_instance_color_RGB.png: colour (9, 9, 9)'),
+  'isaid': (make_isaid, 'Pd_instance_color_RGB.png: color (9, 9, 9)'),
 }
 
 

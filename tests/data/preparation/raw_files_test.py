@@ -1,4 +1,4 @@
-"""Reading raw files: palettes, bit depths, colours, and damaged files."""
+"""Reading raw files: palettes, bit depths, colors, and damaged files."""
 
 import io
 

@@ -45,7 +45,7 @@ def constant_gates(weights):
 
 
 def features(encoder, weights, x, entries=slice(None)):
-  """Returns entries of the maps, compiled without optimisation, for speed."""
+  """Returns entries of the maps, compiled without optimization, for speed."""
   apply = jax.jit(
     lambda v, x: encoder.apply(v, x, False)[entries],
     compiler_options={'xla_backend_optimization_level': 0},

@@ -38,7 +38,7 @@ def test_downsampling_contains_the_maxima():
     3, layers.BatchNormConfig(0.9, 0.0), 'symmetric', layers.Options()
   )
   x = np.arange(1, 16, dtype=np.float32).reshape(1, 3, 5, 1)
-  # BatchNorm is the identity at initialisation.
+  # BatchNorm is the identity at initialization.
   y, _ = layer.init_with_output(jax.random.key(0), x, False)
   assert y.shape == (1, 2, 3, 3)
   assert y[0, ..., 2].tolist() == [[7, 9, 10], [12, 14, 15]]

@@ -90,7 +90,7 @@ def test_finest_branch_counts_twice():
     if path[-1] == 'kernel':
       flat[path] = jnp.zeros_like(leaf)
   down = ('params', 'fuse1_from0_1')
-  # The centre of each window, and then the channel itself.
+  # The center of each window, and then the channel itself.
   flat[(*down, 'depthwise', 'conv', 'kernel')] = (
     jnp.zeros((3, 3, 1, 8)).at[1, 1].set(1.0)
   )

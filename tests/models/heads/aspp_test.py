@@ -111,7 +111,7 @@ def test_parameter_counts(fields, count):
 
 def test_mean_in_training_equals_pooling_in_evaluation(random_variables):
   # Decay 0 makes the running statistics those of the last batch, so that both
-  # modes normalise alike; the variance of flax's BatchNorm is biased in both.
+  # modes normalize alike; the variance of flax's BatchNorm is biased in both.
   x = noise((3, 9, 7, 5))
   module = make(norm=layers.BatchNormConfig(0.0, 1e-3), dropout=0.0)
   variables = random_variables(module, x, False)

@@ -144,7 +144,7 @@ def test_weights_outside_convolutions_fail(path):
     handmade.tensor('x/gamma', 'float32', (2,), data=scale),
     MAP,
   ]
-  # What normalises the image, and plain numbers, are no weights.
+  # What normalizes the image, and plain numbers, are no weights.
   plain = [('SUB', [0, 1], [0]), ('CONV_2D', [0, 2], [5]), ('MUL', [5, 3], [5])]
   assert len(tflite_weights.read_tflite(write(path, tensors, plain))) == 2
   write(path, tensors, [*plain, ('MUL', [5, 4], [5])])

@@ -23,7 +23,7 @@ class Single(nn.Module):
 
 
 def _images(count=6, seed=0):
-  """Returns images whose channels are alike, as neighbouring pixels are."""
+  """Returns images whose channels are alike, as neighboring pixels are."""
   mixed = np.random.default_rng(2).normal(size=(8, 8)) * 0.3 + np.eye(8)
   rng = np.random.default_rng(seed)
   small = rng.uniform(0, 6, (count, 6, 5, 8)) @ mixed
