@@ -117,7 +117,8 @@ def evaluate_predictor(
 
   Raises:
     ValueError: there are no examples, a label has another size than its image
-      or a value that is no class, or the predictor cannot follow the protocol.
+      or a label value that is not a class, or the predictor cannot follow the
+      protocol.
   """
   predictor = views.apply_mode(predictor, protocol)
   views.check_eval_config(predictor, protocol)
@@ -266,7 +267,7 @@ class _MetricCounter:
       scores: float32 [H, W, K] for the loss, if there is one.
 
     Raises:
-      ValueError: the sizes differ, or the label has a value that is no class;
+      ValueError: the sizes differ, or a label value is not a class;
         the message names the example.
     """
     label = example['label']

@@ -193,7 +193,7 @@ class Network:
   def export_variables(self, variables: PyTree) -> PyTree:
     """Returns variables of a run in the form that is evaluated and exported.
 
-    Those of a float network stay as they are. In simulated int8 kernels are
+    A float network returns them unchanged. In simulated int8 kernels are
     rounded to their scales and BatchNorms are folded into them, as in the
     file. Rounding first keeps the integers of training: a weight halfway
     between two steps could otherwise land on the other one.

@@ -73,7 +73,7 @@ def start(
   if not all(given) and tasks == 1 and _tpu_hosts() == 1:
     return
   # Under SLURM, JAX takes a single GPU for each task unless it is told which:
-  # an empty list is no restriction.
+  # an empty list restricts nothing.
   nodes = int(os.environ.get('SLURM_STEP_NUM_NODES', 1))
   jax.distributed.initialize(
     coordinator or None,

@@ -244,11 +244,11 @@ def _set_field(config: ConfigDict, field: str, value: Any) -> None:
 
 
 def resume_config(workdir: str, config: ConfigDict) -> ConfigDict:
-  """Returns the config with which the run in `workdir` goes on.
+  """Returns the config with which the run in `workdir` resumes.
 
-  A run of an older version goes on as it was trained so far: fields that its
-  stored config lacks take the values that `read_config` gives them. All other
-  fields must be the same, which `write_or_check_config` checks.
+  A run of an older version keeps the settings it was trained with: fields that
+  its stored config lacks take the values that `read_config` gives them. All
+  other fields must be the same, which `write_or_check_config` checks.
 
   Args:
     workdir: the work directory; it may hold no run yet.

@@ -355,7 +355,7 @@ def _run(values: flags.FlagValues, extra: Sequence[str]) -> None:
   try:
     failed = execute_runs(runs, workdir, values.jobs)
   except KeyboardInterrupt:
-    raise SystemExit('Stopped; the same command goes on from here.') from None
+    raise SystemExit('Stopped; the same command resumes the sweep.') from None
   print(tabulate.format_table(tabulate.collect_sweep(workdir)))
   if failed:
     raise SystemExit(

@@ -271,8 +271,8 @@ def _check_onnx_int8(request: request_lib.Request, name: str) -> None:
   del name
   if request.rules.wide_layers:
     raise ValueError(
-      '--formats=onnx_int8: ONNX Runtime takes no bias of 64 bits, as layers '
-      'with 16-bit activations have; leave out that format or '
+      '--formats=onnx_int8: ONNX Runtime does not support the 64-bit biases of '
+      'layers with 16-bit activations; leave out that format or '
       f'--wide_layers={request.rules.wide_layers!r}'
     )
 

@@ -72,14 +72,14 @@ class FrozenModel:
     images: Sequence[np.ndarray] = (),
     scratch: str = '',
   ):
-    """Prepares nothing yet.
+    """Stores the arguments; variables are prepared when first used.
 
     Args:
       source: weights and data.
       request: the files to export.
       num_calibration_images: number of images that integer formats calibrate
         on.
-      images: see above.
+      images: calibration images.
       scratch: folder for intermediate files.
     """
     self.source = source

@@ -261,7 +261,7 @@ def _resolve_output_type(
   if output == 'argmax':
     if output_type in ('float32', 'int8'):
       raise ValueError(
-        f'--output_type={output_type} is no type for the class ids of '
+        f'--output_type={output_type} is not a type for the class ids of '
         '--output_kind=argmax: pass int32 or uint8'
       )
     if output_type == 'uint8' and num_classes > 256:

@@ -88,7 +88,7 @@ def load_from_workdir(
 
   Raises:
     FileNotFoundError: there is no run or no checkpoint.
-    ValueError: the run is older than a config field that it needs.
+    ValueError: the run uses a config field that no longer exists.
   """
   loaded = workdir_lib.load_trained_model(workdir, checkpoint)
   config = ConfigDict(loaded.config)
@@ -182,7 +182,7 @@ def draw_synthetic_images(
 ) -> list[np.ndarray]:
   """Draws images that need no data set: coarse blobs under fine noise.
 
-  They exercise every operator, but tell nothing about activation ranges or
+  They exercise every operator, but are no measure of activation ranges or
   accuracy on photographs.
 
   Args:

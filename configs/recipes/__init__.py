@@ -1,1 +1,1 @@
-"""What the pages of one source share: its networks and its training."""
+"""Networks and training that the config pages of one source share."""

@@ -18,7 +18,7 @@ def set_data(c: ConfigDict) -> None:
   c.data.ignore_label = 255  # -1: no pixel is ignored
   c.data.class_names = ()
   c.data.color_map = ()
-  # Folder that holds all examples, to be split here; '': one folder a split.
+  # Folder that holds all examples, to be split here; '': one folder per split.
   c.data.pool = ''
   c.data.pool_share = 0.2  # share of the pool that becomes `eval_split`
   c.data.pool_seed = 0

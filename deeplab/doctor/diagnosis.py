@@ -34,7 +34,7 @@ class Diagnosis:
       labelled or `config.loss.balance_rule` is unknown.
     weights_remark: a sentence on how the config uses such weights; '' without
       them.
-    crop: the largest crop (H, W), up to 512 pixels a side, that half of the
+    crop: the largest crop (H, W), up to 512 pixels per side, that half of the
       training images fill; None if no image could be read.
     suggestions: (flag, reason) of changes that would improve the config.
   """
@@ -171,7 +171,8 @@ def _suggest_crop_size(
   factor = crop[0] * crop[1] / (now[0] * now[1])
   yield (
     f'--config.data.augment.random_crop.size="({crop[0]},{crop[1]})"',
-    f'the largest crop, up to {_LARGEST_CROP} pixels a side, that half of the '
+    f'the largest crop, up to {_LARGEST_CROP} pixels per side, that half of '
+    'the '
     f'training images fill (median height {height:.0f}, width {width:.0f}); '
     f'the config has {now}, so a step would take '
     f'{round(factor, 1 if factor >= 1 else 2)} times as many pixels',

@@ -88,7 +88,7 @@ HEADS: dict[str, type[nn.Module]] = {
   'unet_lite': lite.UNetLite,
 }
 
-# The classes that each part of `config.model` may name; 'none' is no auxiliary
+# The classes that each part of `config.model` may name; 'none': no auxiliary
 # head.
 SLOTS: dict[str, Mapping[str, type[nn.Module] | None]] = {
   'encoder': ENCODERS,
@@ -208,7 +208,7 @@ def build_model(
 
   Args:
     config: `config.model`. `encoder`, `head` and `auxiliary` hold a `name` of
-      this registry and the fields of its class; 'none' is no auxiliary head.
+      this registry and the fields of its class; 'none' means no auxiliary head.
     num_classes: number of classes.
     axis_name: pmap axis over which BatchNorm averages; None outside pmap.
     depthwise: replaces `config.depthwise` (exporters and accelerators pass

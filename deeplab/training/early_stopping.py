@@ -1,7 +1,7 @@
 """Early stopping, learning rate plateaus, and the time limit of a run.
 
 Everything they remember is one `ControlState`, saved in the metadata of every
-checkpoint, so that a run that was interrupted goes on as if it had not been.
+checkpoint, so that an interrupted run resumes without a difference.
 Decisions are functions of that state and the config alone.
 """
 

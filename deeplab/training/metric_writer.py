@@ -38,7 +38,7 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: str, step: int):
-    """Opens the files of a run that goes on after `step`.
+    """Opens the log files of a run that resumes after `step`.
 
     Lines of later steps, left by a run that was killed, are dropped: they
     will be written again.

@@ -24,7 +24,7 @@ PyTree = Any
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes, one copy a device.
+  """Everything that a step changes, one copy per device.
 
   Attributes:
     step: number of steps taken, int32.

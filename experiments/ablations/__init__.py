@@ -1,1 +1,1 @@
-"""Studies, one a page; `experiments.sweep` runs them."""
+"""Ablation studies, one per page; `experiments.sweep` runs them."""

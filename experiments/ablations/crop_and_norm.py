@@ -59,7 +59,7 @@ def get_study(variant: str = '') -> study.Study:
       },
       'batch': {
         'full': {'batch_size': batches[0]},
-        # As many steps, as in the paper.
+        # The same number of steps, as in the paper.
         'half': {
           'batch_size': batches[1],
           'epochs': epochs * batches[1] / batches[0],

@@ -41,7 +41,7 @@ VERDICTS = {
 def get_study(variant: str = '') -> study.Study:
   """Returns the study; `variant` is one of `study.VARIANTS`."""
   base = study.select_base(variant)
-  # As far in pixels at every stride.
+  # The same distance in pixels at every stride.
   wide = 6 if not variant else 3
   rates = {
     stride: tuple(max(wide * i * 16 // stride, 1) for i in (1, 2, 3))

@@ -84,7 +84,7 @@ def write_saved_model(
     input_signature=[tf.TensorSpec((1, *shape), tf.float32, name='image')],
   )
   with system.capture_stderr():
-    # The function is no attribute of the module, which would store it twice.
+    # An attribute of the module would store the function a second time.
     tf.saved_model.save(
       tf.Module(),
       path,

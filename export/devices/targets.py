@@ -1,8 +1,8 @@
 """Target devices, read from the JSON files in targets/.
 
 A file describes one device, or a family whose `sizes` differ in some fields.
-Every number names its source. A null value is not published, or is no property
-of the device, and nothing is checked against it. README.md lists the fields.
+Every number names its source. A null value is not published or does not apply
+to the device, and nothing is checked against it. README.md lists the fields.
 """
 
 from collections.abc import Mapping
@@ -137,7 +137,7 @@ def read_targets(path: pathlib.Path) -> list[Target]:
   """Reads the targets of one JSON file.
 
   Raises:
-    ValueError: the file is no JSON, or lacks a field or the source of one.
+    ValueError: the file is not JSON, or lacks a field or the source of one.
   """
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))

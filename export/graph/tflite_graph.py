@@ -121,7 +121,7 @@ def read_tflite(data: bytes) -> Graph:
   """Parses the bytes of a .tflite file.
 
   Raises:
-    ValueError: the bytes are no .tflite file, or a damaged one.
+    ValueError: the bytes are not a .tflite file, or it is damaged.
   """
   if not tflite_schema.has_identifier(data):
     raise ValueError(

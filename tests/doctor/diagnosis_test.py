@@ -67,7 +67,7 @@ def test_suggestions_have_reasons_and_follow_the_config(config):
   )
   assert crop == (
     '--config.data.augment.random_crop.size="(32,32)"',
-    'the largest crop, up to 512 pixels a side, that half of the training '
+    'the largest crop, up to 512 pixels per side, that half of the training '
     'images fill (median height 40, width 40); the config has (64, 64), so a '
     'step would take 0.25 times as many pixels',
   )

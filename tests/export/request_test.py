@@ -117,11 +117,11 @@ def test_class_ids_have_the_same_type_in_all_formats():
     ),
     (
       {'output': 'argmax', 'output_type': 'int8'},
-      'output_type=int8 is no type for the class ids',
+      'output_type=int8 is not a type for the class ids',
     ),
     (
       {'output': 'argmax', 'output_type': 'float32'},
-      'output_type=float32 is no type for the class ids',
+      'output_type=float32 is not a type for the class ids',
     ),
     (
       {'output': 'argmax', 'output_type': 'uint8', 'num_classes': 257},
@@ -148,7 +148,7 @@ def test_class_ids_have_the_same_type_in_all_formats():
         'formats': ('int8_litert', 'onnx_int8'),
         'rules': rules.Rules(wide_layers='head.*'),
       },
-      'ONNX Runtime takes no bias of 64 bits',
+      'ONNX Runtime does not support the 64-bit biases',
     ),
     (
       {'rules': rules.Rules(wide_layers='head.*')},

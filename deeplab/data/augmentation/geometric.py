@@ -54,7 +54,7 @@ def resize_example(
     nearest: interpolation of the label, a key of NEAREST_INTERPOLATION.
 
   Raises:
-    ValueError: `shrink` or `nearest` is no such key.
+    ValueError: `shrink` or `nearest` is unknown.
   """
   for name, value, choices in (
     ('shrink', shrink, SHRINK_INTERPOLATION),

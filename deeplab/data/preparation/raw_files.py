@@ -16,7 +16,7 @@ from PIL import Image
 from deeplab.data import dataset_info
 from deeplab.data import image_format
 
-# PIL modes with 8 bits a channel, which PIL converts to RGB without loss.
+# PIL modes with 8 bits per channel, which PIL converts to RGB without loss.
 _IMAGE_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
@@ -41,7 +41,7 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
     The file's bytes, and the decoded image in a mode that converts to RGB.
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits a channel.
+    ValueError: the file is damaged, or has more than 8 bits per channel.
   """
   data = path.read_bytes()
   image: Any
@@ -58,7 +58,7 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
   if deep or image.mode not in _IMAGE_MODES:
     raise ValueError(
       f'{path}: image of mode {image.mode}{" of 16 bits" if deep else ""}; '
-      'convert it to 8 bits a channel, or set config.data.depth=16 and give '
+      'convert it to 8 bits per channel, or set config.data.depth=16 and give '
       'config.data.mean and std in 16-bit units'
     )
   return data, image
@@ -84,7 +84,7 @@ def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     Bytes of a JPEG or PNG file, and the image's (H, W).
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits a channel.
+    ValueError: the file is damaged, or has more than 8 bits per channel.
   """
   if is_read_as_array(path, image_format.RGB):
     pixels = image_format.read_array(path, image_format.RGB)

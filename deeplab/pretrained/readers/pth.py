@@ -125,7 +125,7 @@ class _Unpickler(pickle.Unpickler):
     """Returns the storage that a tensor views."""
     kind, key, count = pid[1], pid[2], pid[4]
     if pid[0] != 'storage' or not isinstance(kind, _StorageType):
-      raise ValueError('it refers to something that is no storage')
+      raise ValueError('it refers to an object that is not a tensor storage')
     if len(pid) > 5 and pid[5] is not None:
       raise ValueError('its storages are views of others')
     storage = _Storage(kind.name, str(key), int(count))

@@ -14,7 +14,7 @@ from deeplab.pretrained.systems import torchvision
 
 PyTree = Any
 
-# Where several systems name an encoder alike, the first is used.
+# Where several systems use the same names, the first one is used.
 SYSTEMS: dict[str, mapping.WeightSystem] = {
   'deeplab': deeplab.SYSTEM,
   'keras': keras.SYSTEM,

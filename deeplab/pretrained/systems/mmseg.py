@@ -78,8 +78,8 @@ def _fcn(prefix: str) -> mapping.ModuleNamer:
   return name
 
 
-# The 769-pixel networks have align_corners=True, which their files do not tell,
-# so that field is not required.
+# The 769-pixel networks have align_corners=True, which their files do not
+# contain, so that field is not required.
 _HEAD_FIELDS = {'bn_epsilon': 1e-5}
 
 SYSTEM = mapping.WeightSystem(

@@ -37,13 +37,13 @@ PyTree = Any
 Path = tuple[str, ...]
 
 ROUNDING_METHODS = ('nearest', 'least_squares')
-# Kernels with more inputs are rounded in blocks of at most so many, since time
+# Largest block of inputs; kernels with more are rounded in blocks, since time
 # grows with the third power.
 _MAX_BLOCK_INPUTS = 2304
 # Share of the mean second moment that is added to each (damping): inputs that
 # are 0 on calibration images need not be 0 on others.
 _DAMPING = 0.01
-# Biases are corrected on so many images, which gives the same means as all of
+# Number of images for bias correction, which gives the same means as all of
 # them. They are one batch: of large images fewer are taken.
 _BIAS_IMAGES = 16
 _BIAS_PIXELS = 16 * 513**2

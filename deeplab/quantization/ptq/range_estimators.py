@@ -16,7 +16,7 @@ Range = dict[str, Any]
 METHODS = ('minmax', 'average', 'percentile', 'mse')
 # Methods that are computed from histograms.
 HISTOGRAM_METHODS = ('percentile', 'mse')
-# The candidates of 'mse': so many ranges, down to this share of the extremes.
+# Candidates of 'mse': number of ranges, and smallest share of the extremes.
 _NUM_TRIALS, _SMALLEST_SHARE = 100, 0.2
 
 

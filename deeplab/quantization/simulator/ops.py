@@ -45,7 +45,7 @@ _CPU_KERNEL_ARGUMENTS = {
 
 
 class SameBitWidth:
-  """Mixin: inputs and output of an operator have 8 bits, or 16, alike.
+  """Mixin: inputs and output of an operator have the same bit width.
 
   Inputs of the other width are requantized. Images have 8 bits, whichever
   operator reads them.

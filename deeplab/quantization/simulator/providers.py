@@ -137,7 +137,7 @@ class _SimulatingProvider(
       return (
         fixed_point.round_half_away(steps) if is_weight else jnp.round(steps)
       )
-    # `value` is a multiple of `scale` but for the last bits of a compiled
+    # `value` is a multiple of `scale` up to the last bits of a compiled
     # graph, which would otherwise decide ties.
     integers = jnp.round(
       accumulator.value
