@@ -1,4 +1,4 @@
-"""The classes of a data set: names, colours, and the meaning of label values.
+"""The classes of a data set: names, colors, and the meaning of label values.
 
 Prepared data, and all code after it, uses train ids: 0..num_classes - 1, and
 IGNORE for pixels that are neither trained on nor scored. Raw annotation files
@@ -32,10 +32,10 @@ class DatasetInfo:
   Attributes:
     name: name in configs.
     class_names: one name for each train id.
-    palette: one RGB colour for each train id, 0..255.
+    palette: one RGB color for each train id, 0..255.
     ignore_label: raw id that becomes IGNORE; None if there is none, or if
       `id_mapping` is given.
-    ignore_color: RGB colour that becomes IGNORE in RGB masks.
+    ignore_color: RGB color that becomes IGNORE in RGB masks.
     splits: published number of examples by split.
     id_mapping: train id (or IGNORE) by raw id; None if raw ids are train ids.
     unmapped: train id of raw ids that `id_mapping` lacks; None if such an id is
@@ -68,7 +68,7 @@ class DatasetInfo:
       )
     if len(self.palette) != len(self.class_names):
       raise ValueError(
-        f'{self.name}: {len(self.palette)} colours for '
+        f'{self.name}: {len(self.palette)} colors for '
         f'{len(self.class_names)} classes'
       )
 
@@ -113,7 +113,7 @@ def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:
-  """Returns the first `count` colours of Pascal VOC's palette.
+  """Returns the first `count` colors of Pascal VOC's palette.
 
   Bits 0, 1, 2 of the class id are the top bits of red, green and blue; bits 3,
   4, 5 are the next ones, and so on (VOC development kit).
@@ -133,10 +133,10 @@ def read_class_table(
   """Reads a class table with one line `name` or `name red green blue` a class.
 
   Returns:
-    The names, and one colour for each of them or none at all.
+    The names, and one color for each of them or none at all.
 
   Raises:
-    ValueError: some lines have a colour and others do not.
+    ValueError: some lines have a color and others do not.
   """
   names: list[str] = []
   colors: list[Color] = []
@@ -151,7 +151,7 @@ def read_class_table(
     names.append(' '.join(words))
   if colors and len(colors) != len(names):
     raise ValueError(
-      f'{path}: {len(colors)} of {len(names)} lines end in a colour; give '
-      'every class a colour, or none'
+      f'{path}: {len(colors)} of {len(names)} lines end in a color; give '
+      'every class a color, or none'
     )
   return tuple(names), tuple(colors)
