@@ -384,7 +384,10 @@ class RandomFlip(base.Op):
 
   Attributes:
     probability: of mirroring an example.
+    axis: axis of the image and label [H, W, ...] that is mirrored.
   """
+
+  axis: ClassVar[int] = 1
 
   probability: float
 
@@ -394,26 +397,18 @@ class RandomFlip(base.Op):
     """Mirrors the example, or returns it as it is."""
     if rng.random() >= self.probability:
       return example
-    return _flip_example(example, axis=1)
+    return _flip_example(example, self.axis)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomFlipVertical(base.Op):
+class RandomFlipVertical(RandomFlip):
   """Mirrors top and bottom with the given probability.
 
   Attributes:
     probability: of mirroring an example.
   """
 
-  probability: float
-
-  def __call__(
-    self, example: base.Example, rng: np.random.Generator
-  ) -> base.Example:
-    """Mirrors the example, or returns it as it is."""
-    if rng.random() >= self.probability:
-      return example
-    return _flip_example(example, axis=0)
+  axis: ClassVar[int] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
