@@ -130,6 +130,14 @@ class FrozenModel:
     calibration.check_images(images)
     return images
 
+  def prepare_integer_weights(self) -> None:
+    """Calibrates and rounds kernels now, in no format's conversion time.
+
+    Raises:
+      ValueError: the calibration images or the rules do not fit the network.
+    """
+    _ = self.integer_weights
+
   @functools.cached_property
   def integer_weights(self) -> PyTree:
     """Variables of integer files: BatchNorms folded, kernels rounded.

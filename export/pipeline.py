@@ -149,6 +149,8 @@ def make_files(
     scratch: where files are written from which others are derived and which
       are not requested themselves.
   """
+  if model.request.needs_calibration:
+    model.prepare_integer_weights()
   made: dict[str, file_formats.File] = {}
   files = [
     _make_file(model, name, folder, scratch, made)
