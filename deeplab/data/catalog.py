@@ -1,8 +1,8 @@
-"""Catalog of data sets: classes, colours, label ids, sizes and licences.
+"""Catalog of data sets: classes, colors, label ids, sizes and licences.
 
 Class tables are text files in `classes/` with one line for each class, in the
-order of the train ids: its name, then its colour as three numbers. Names and
-colours are those in common use (MMSegmentation's, if it has the data set).
+order of the train ids: its name, then its color as three numbers. Names and
+colors are those in common use (MMSegmentation's, if it has the data set).
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def _check_colors(
   for row in rows:
     color = tuple(int(value) for value in row)
     if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-      raise ValueError(f'colour {color} is not three numbers in 0..255')
+      raise ValueError(f'color {color} is not three numbers in 0..255')
     colors.append((color[0], color[1], color[2]))
   return tuple(colors)
 
@@ -46,14 +46,14 @@ def read_folder_classes(data: Any) -> dict[str, tuple]:
   count = data.num_classes
   names, colors = tuple(data.class_names), _check_colors(data.color_map)
   _check_row_count('config.data.class_names names', names, count)
-  _check_row_count('config.data.color_map colours', colors, count)
+  _check_row_count('config.data.color_map colors', colors, count)
   table = pathlib.Path(data.root).expanduser() / 'classes.txt'
   if data.root and table.is_file() and not (names and colors):
     file_names, file_colors = dataset_info.read_class_table(table)
     if not names:
       _check_row_count(f'{table} names', file_names, count)
     if not colors:
-      _check_row_count(f'{table} colours', file_colors, count)
+      _check_row_count(f'{table} colors', file_colors, count)
     names, colors = names or file_names, colors or file_colors
   return {'class_names': names, 'color_map': colors}
 
@@ -291,7 +291,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       licence='CC BY-NC-SA 4.0',
       instructions='Fetch Train.zip and Val.zip, and unpack both into FOLDER.',
     ),
-    # The ids are those that mmsegmentation's converters write. The colours are
+    # The ids are those that mmsegmentation's converters write. The colors are
     # RGB; a converter that reads files as BGR must swap its table too, or else
     # buildings become clutter and low vegetation becomes cars.
     _published_info(

@@ -219,7 +219,7 @@ def test_too_many_names_in_the_classes_file(tmp_path):
     ),
     (
       {'color_map': ((0, 0, 0),) * 5},
-      r'color_map colours 5 classes and .* is 3: '
+      r'color_map colors 5 classes and .* is 3: '
       r'use --config\.data\.num_classes=5, or 4 if the last one stands '
       'for ignored pixels$',
     ),
