@@ -62,7 +62,7 @@ def make_card(
   if not request.normalization_in_graph:
     values = f'({values} - mean) / std'
   if file_summary['input']['quantization'] is not None:
-    values += ', quantised: round(value / scale) + zero_point'
+    values += ', quantized: round(value / scale) + zero_point'
   return {
     'file': file,
     'sha256': digest,
