@@ -99,7 +99,7 @@ class Segmenter:
   segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
   def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
-    """Segments one image.
+    """Segments one image; several threads may call it, each with its own.
 
     Args:
       image: [H, W, C] with the channels and depth of `image_spec` (uint8 RGB

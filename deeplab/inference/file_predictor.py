@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
 from typing import Any
 from typing import NamedTuple
 from typing import Self
@@ -127,6 +128,10 @@ class FilePredictor(abc.ABC):
   A subclass is a runtime. It implements `_open`, which loads the file, and
   `_run`, which computes one batch; `litert`, `onnx` and `tflm` are examples.
 
+  Several threads may call one predictor: `_run` runs in one of them at a time,
+  because an interpreter keeps its input and output in place. One run takes all
+  cores already, and an interpreter for each thread would multiply the memory.
+
   Attributes:
     path: of the file.
     card: its model card, as `read_card` returns it.
@@ -183,6 +188,8 @@ class FilePredictor(abc.ABC):
       len(self.mean), 16 if self.card['value_range'][1] > 255 else 8
     )
     self._file_output = self.output = self.card['output']
+    # Shared with the copies of `with_output`, as the interpreter is.
+    self._lock = threading.Lock()
 
   def _check_format(self, content: bytes) -> None:
     """Raises ValueError if the content is obviously in another format."""
@@ -204,7 +211,10 @@ class FilePredictor(abc.ABC):
 
   @abc.abstractmethod
   def _run(self, values: np.ndarray) -> np.ndarray:
-    """Maps one batch [B, H, W, C] to the output, in the types of the file."""
+    """Maps one batch [B, H, W, C] to the output, in the types of the file.
+
+    It is never called in two threads at once.
+    """
 
   def with_output(self, output: str) -> Self:
     """Returns this predictor with another output, computed on the host."""
@@ -225,7 +235,9 @@ class FilePredictor(abc.ABC):
 
   def _predict_batch(self, images: np.ndarray) -> np.ndarray:
     """Maps float32 [B, H, W, C] of the file's batch size to its output."""
-    result = self._run(quantize_input(images, self._input))
+    values = quantize_input(images, self._input)
+    with self._lock:
+      result = self._run(values)
     if self._file_output == 'argmax':
       result = result[..., 0] if result.ndim == 4 else result
       return result.astype(np.uint8)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import contextlib
 import copy
 import dataclasses
+import threading
 from typing import Any
 from typing import Protocol
 
@@ -33,7 +34,11 @@ OUTPUTS = ('logits', 'softmax', 'argmax')
 
 
 class Predictor(Protocol):
-  """Interface of a model for evaluation and prediction."""
+  """Interface of a model for evaluation and prediction.
+
+  Several threads may call one predictor at the same time; each gets the outputs
+  of its own images. The predictors of this package compute one batch at a time.
+  """
 
   @property
   def input_size(self) -> tuple[int, int] | None:
@@ -119,6 +124,10 @@ class FlaxPredictor:
   batch is spread over the local devices. A batch that is smaller than an
   earlier one of the same image size is filled up to that, so that the last
   batch of a data set needs no compilation of its own.
+
+  Several threads may call one predictor: one batch is computed at a time. It
+  takes all cores or devices already, memory is that of one batch, and a size is
+  compiled once and not in each of the threads that meet it.
   """
 
   input_size = None
@@ -150,6 +159,7 @@ class FlaxPredictor:
     self._compiled: dict[str, Any] = {}
     # Largest batch so far by (output, dtype, image shape).
     self._largest_batches: dict[tuple, int] = {}
+    self._lock = threading.Lock()  # of this predictor and its copies
 
   def _make_forward(self) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the function (variables, images [B, H, W, C]) -> output."""
@@ -198,6 +208,11 @@ class FlaxPredictor:
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] to [B, H, W, K] or [B, H, W], as `output` says."""
+    with self._lock:
+      return self._compute_batch(images)
+
+  def _compute_batch(self, images: np.ndarray) -> np.ndarray:
+    """Computes [B, H, W, C] in one thread at a time."""
     if self.output not in self._compiled:
       self._compiled[self.output] = parallel.map_predict(self._make_forward())
     count = len(images)
@@ -250,7 +265,8 @@ class ResizedPredictor:
   Images are resized to this size bilinearly, with half-pixel centers. Logits
   and probabilities are resized back bilinearly, class ids to the nearest pixel.
   The aspect ratio is not kept, because a device that runs a fixed-size graph
-  does not keep it either.
+  does not keep it either. It may be called from as many threads as the
+  predictor that it wraps.
 
   Attributes:
     predictor: computes at `input_size`.

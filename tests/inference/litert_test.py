@@ -11,6 +11,7 @@ from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import predictors
 from tests.export import small
+from tests.inference import concurrency
 from tests.inference import predictors_test
 
 
@@ -174,6 +175,18 @@ def test_errors_name_the_file(tmp_path, float_file):
   path = _write(tmp_path, float_file[:400])
   with pytest.raises(ValueError, match=r'cannot load .*model\.tflite'):
     litert.TFLitePredictor(path)
+
+
+def test_threads_get_the_outputs_of_their_own_images(tmp_path):
+  path = small.write(tmp_path, small.int8())
+  predictor = litert.TFLitePredictor(path)
+  ids = predictor.with_output('argmax')  # shares the interpreter
+  images = [small.image(i)[None] for i in range(concurrency.THREADS)]
+
+  def call(image):
+    return np.concatenate([predictor(image).argmax(-1), ids(image)])
+
+  assert concurrency.count_wrong(call, images) == [0] * concurrency.THREADS
 
 
 def test_the_hash_in_the_card_detects_damage(tmp_path):

@@ -11,6 +11,7 @@ from deeplab.inference import litert
 from deeplab.inference import load
 from export.convert import onnx
 from tests.export import small
+from tests.inference import concurrency
 
 pytest.importorskip('onnxruntime')
 
@@ -46,6 +47,12 @@ def test_onnx_computes_the_same(pair):
   assert np.mean(np.abs(result - expected) < 0.5 * lsb) > 0.8
   ids = onnx.with_output('argmax')(images)
   np.testing.assert_array_equal(ids, result.argmax(-1))
+
+
+def test_threads_get_the_outputs_of_their_own_images(pair):
+  images = [small.image(i)[None] for i in range(concurrency.THREADS)]
+  wrong = concurrency.count_wrong(load.load_predictor(pair / 'x.onnx'), images)
+  assert wrong == [0] * concurrency.THREADS
 
 
 def test_summary_of_a_file(pair):

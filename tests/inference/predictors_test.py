@@ -1,5 +1,7 @@
 """Predictors of Flax models, and of models of a fixed size."""
 
+from concurrent import futures
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from deeplab import parallel
 from deeplab.data import resize
 from deeplab.inference import predictors
+from tests.inference import concurrency
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 WEIGHTS = np.array(
@@ -91,6 +94,34 @@ def test_a_batch_is_spread_over_the_devices(monkeypatch):
   for count in (5, 2, 3):
     assert predictor(images(count)).shape == (count, 6, 5, 4)
   assert len(calls) == 1
+
+
+def test_threads_get_their_own_outputs_and_compile_once():
+  predictor = flax_predictor()
+  predictor(images(3))  # smaller batches are filled up to three
+  before = Pointwise.traces
+  inputs = [images(1 + i % 3, seed=i) for i in range(concurrency.THREADS)]
+  wrong = concurrency.count_wrong(predictor, inputs)
+  assert wrong == [0] * concurrency.THREADS
+  assert Pointwise.traces == before
+
+
+def test_threads_that_meet_a_new_size_compile_it_once():
+  predictor = flax_predictor()
+  before = Pointwise.traces
+  barrier = threading.Barrier(concurrency.THREADS)
+
+  def call(i):
+    barrier.wait()
+    return predictor(images(2, (9, 7), seed=i))
+
+  with futures.ThreadPoolExecutor(concurrency.THREADS) as pool:
+    outputs = list(pool.map(call, range(concurrency.THREADS)))
+  for i, output in enumerate(outputs):
+    np.testing.assert_allclose(
+      output, expected(images(2, (9, 7), seed=i)), atol=1e-4
+    )
+  assert Pointwise.traces == before + 1
 
 
 def test_unknown_output_is_rejected():

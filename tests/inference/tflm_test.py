@@ -7,6 +7,7 @@ from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import tflm
 from tests.export import small
+from tests.inference import concurrency
 
 needs_tflm = pytest.mark.skipif(
   not interpreters.has_tflm(), reason='tflite-micro is not installed'
@@ -28,6 +29,14 @@ def test_tflm_predicts_like_the_reference_kernels(tmp_path):
   np.testing.assert_array_equal(
     predictor.with_output('argmax')(images), logits.argmax(-1)
   )
+
+
+@needs_tflm
+def test_threads_get_the_outputs_of_their_own_images(tmp_path):
+  predictor = tflm.TFLMPredictor(small.write(tmp_path, small.int8()))
+  images = [small.image(i)[None] for i in range(concurrency.THREADS)]
+  wrong = concurrency.count_wrong(predictor, images)
+  assert wrong == [0] * concurrency.THREADS
 
 
 def test_without_the_package(monkeypatch):
