@@ -15,6 +15,8 @@ import json
 import os
 from typing import Any
 
+import numpy as np
+
 from deeplab import workdir as workdir_lib
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
@@ -139,7 +141,7 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
     if spec.path.endswith('.safetensors'):
       config = safetensors.read_metadata(spec.path).get('config')
       if config:
-        requirements = _requirements_of_config(json.loads(config))
+        requirements = _requirements_of_metadata(spec.path, config)
     return LoadedWeights(
       spec.path, dispatch.read_tensors(spec.path), requirements
     )
@@ -167,6 +169,29 @@ def _requirements_of_published(
     model={**names, **published.model},
     trained=published.trained,
   )
+
+
+def _requirements_of_metadata(path: str, config: str) -> WeightsRequirements:
+  """Returns the requirements of the config that a file of weights holds.
+
+  Raises:
+    ValueError: it is not the config of a run.
+  """
+  try:
+    requirements = _requirements_of_config(json.loads(config))
+    mean, std = requirements.normalization or ((), ())
+    numbers = np.asarray([mean, std], np.float64)
+    if not (np.isfinite(numbers).all() and (numbers[1] > 0).all()):
+      raise ValueError(f'data.mean {mean}, data.std {std}')
+  except (
+    *(AttributeError, KeyError, OverflowError),
+    *(RecursionError, TypeError, ValueError),
+  ) as e:
+    raise ValueError(
+      f'{path}: its metadata holds a damaged config of the run that it comes '
+      f'from ({e!r}); write it again with python -m deeplab.pretrained.save'
+    ) from e
+  return requirements
 
 
 def _requirements_of_config(config: dict[str, Any]) -> WeightsRequirements:

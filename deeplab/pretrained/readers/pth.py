@@ -2,25 +2,29 @@
 
 There are two formats: the zip archive (PyTorch 1.6 and later) of a pickle and
 one file per storage, and the older sequence of pickles followed by the
-storages. A pickle is a program: this reader allows only the functions that
-rebuild tensors in dictionaries, and rejects any other with its name.
+storages. A pickle is a program, which `inert_pickle` reads without running it:
+tensors in dictionaries are rebuilt, anything else (the options of a training
+program, its history) is left out.
 
 The formats are defined by `torch/serialization.py` and `torch/_utils.py`.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 import io
 import math
-import pickle
+import os
 import struct
 from typing import IO
 from typing import Any
 from typing import NamedTuple
 import zipfile
 
+from absl import logging
 import ml_dtypes
 import numpy as np
+
+from deeplab.pretrained.readers import inert_pickle
+from deeplab.pretrained.readers import limits
 
 _DTYPES = {
   'DoubleStorage': np.dtype('f8'),
@@ -65,138 +69,184 @@ class _Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-class _RebuildTensor:
-  """Replaces PyTorch's functions that rebuild tensors.
+# Names that a message lists.
+_MAX_SHOWN = 8
 
-  It is immutable, so that a pickle cannot alter it.
-  """
-
-  __slots__ = ()
-
-  def __call__(self, storage, offset, shape, strides, *_):
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+# NumPy's limit on the rank of an array.
+_MAX_RANK = 64
 
 
-class _RebuildParameter:
-  """Replaces PyTorch's rebuild function of parameters: returns the tensor."""
+def _rebuild_tensor(*arguments: Any) -> Any:
+  """Replaces PyTorch's functions that rebuild tensors."""
+  if len(arguments) < 4 or not isinstance(arguments[0], _Storage):
+    return inert_pickle.Inert('a tensor of an unknown storage')
+  storage, offset, shape, strides = arguments[:4]
+  for numbers in (shape, strides):
+    if not isinstance(numbers, list | tuple) or len(numbers) > _MAX_RANK:
+      raise ValueError('its shapes and strides are not whole numbers')
+  return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
-  __slots__ = ()
 
-  def __call__(self, tensor, *_):
-    return tensor
+def _rebuild_parameter(*arguments: Any) -> Any:
+  """Replaces PyTorch's functions that rebuild parameters: the tensor."""
+  return arguments[0] if arguments else inert_pickle.Inert('a parameter')
 
 
-_ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
-  ('collections', 'OrderedDict'): OrderedDict,
-  ('torch._utils', '_rebuild_tensor'): _RebuildTensor(),
-  ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
-  ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
-  **{('torch', name): _StorageType(name) for name in _DTYPES},
+def _rebuild_dict(*arguments: Any) -> dict[str, Any]:
+  """Replaces OrderedDict; Python 2 passes a list of [key, value]."""
+  items = arguments[0] if arguments else []
+  if not isinstance(items, list):
+    return {}
+  if not all(
+    isinstance(item, list | tuple) and len(item) == 2 for item in items
+  ):
+    raise ValueError('its dictionary is not made of pairs')
+  return {inert_pickle.as_key(key): value for key, value in items}
+
+
+_FUNCTIONS: dict[str, Any] = {
+  'collections.OrderedDict': _rebuild_dict,
+  'torch._utils._rebuild_tensor': _rebuild_tensor,
+  'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
+  'torch._utils._rebuild_parameter': _rebuild_parameter,
+  'torch._utils._rebuild_parameter_with_state': _rebuild_parameter,
+  **{f'torch.{name}': _StorageType(name) for name in _DTYPES},
 }
 
 
-class _UnsafePickle(Exception):
-  """The pickle asks for a global that tensors do not need."""
+class _Storages(dict[str, _Storage]):
+  """The storages that a pickle refers to, by their keys."""
 
-
-class _Unpickler(pickle.Unpickler):
-  """Rebuilds plain values and tensors, and nothing else.
-
-  Attributes:
-    storages: the storages that the pickle refers to, by their keys.
-  """
-
-  def __init__(self, f: IO[bytes]):
-    super().__init__(f, encoding='utf-8')
-    self.storages: dict[str, _Storage] = {}
-
-  def find_class(self, module: str, name: str) -> Any:
-    """Returns the replacement of an allowed global.
-
-    Raises:
-      _UnsafePickle: any other global.
-    """
-    try:
-      return _ALLOWED_GLOBALS[module, name]
-    except KeyError:
-      raise _UnsafePickle(f'{module}.{name}') from None
-
-  def persistent_load(self, pid: Any) -> _Storage:
-    """Returns the storage that a tensor views."""
-    kind, key, count = pid[1], pid[2], pid[4]
-    if pid[0] != 'storage' or not isinstance(kind, _StorageType):
+  def load(self, pid: Any) -> Any:
+    """Returns the storage that a persistent id names."""
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != 'storage':
       raise ValueError('it refers to an object that is not a tensor storage')
-    if len(pid) > 5 and pid[5] is not None:
+    _, kind, key, _, count, *view = pid
+    if not isinstance(kind, _StorageType):
+      return kind  # of numbers that are not read: its tensors are left out
+    if view and view[0] is not None:
       raise ValueError('its storages are views of others')
-    storage = _Storage(kind.name, str(key), int(count))
-    return self.storages.setdefault(storage.key, storage)
+    if not isinstance(key, str) or not isinstance(count, int) or count < 0:
+      raise ValueError('its storages have no name or length')
+    storage = _Storage(kind.name, key, count)
+    if self.setdefault(key, storage) != storage:
+      raise ValueError(f'its storage {key} has two types or lengths')
+    return storage
 
 
-def _storage_array(data: bytes, storage: _Storage, order: str) -> np.ndarray:
-  dtype = _DTYPES[storage.type_name].newbyteorder(order)
-  if len(data) != storage.length * dtype.itemsize:
+def _load_pickle(f: IO[bytes]) -> tuple[Any, _Storages]:
+  """Returns the value of a pickle, and the storages that it refers to."""
+  storages = _Storages()
+  return inert_pickle.load(f, _FUNCTIONS, storages.load), storages
+
+
+def _dtype(storage: _Storage, order: str) -> np.dtype:
+  return _DTYPES[storage.type_name].newbyteorder(order)
+
+
+def _check_length(length: int, storage: _Storage) -> None:
+  """Checks the bytes of a storage before they are read."""
+  if length != storage.length * _DTYPES[storage.type_name].itemsize:
     raise ValueError('its storages are not whole')
-  return np.frombuffer(data, dtype)
 
 
-def _read_zip(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
+def _read_zip(f: IO[bytes], size: int) -> tuple[Any, dict[str, np.ndarray]]:
   """Returns the saved object, and the arrays of its storages by their keys."""
   with zipfile.ZipFile(f) as archive:
-    names = archive.namelist()
-    pickles = [name for name in names if name.endswith('data.pkl')]
+    limits.check_archive(archive, size)
+    members = {member.filename: member for member in archive.infolist()}
+    pickles = [name for name in members if name.endswith('data.pkl')]
     if len(pickles) != 1:
       raise ValueError('a zip archive that does not hold one data.pkl')
     prefix = pickles[0].removesuffix('data.pkl')
     order = '<'
-    if f'{prefix}byteorder' in names:
+    if f'{prefix}byteorder' in members:
       order = {b'little': '<', b'big': '>'}[archive.read(f'{prefix}byteorder')]
-    unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
-    loaded = unpickler.load()
+    if members[pickles[0]].file_size > inert_pickle.MAX_BYTES:
+      raise ValueError('its data.pkl is too long')
+    loaded, storages = _load_pickle(io.BytesIO(archive.read(pickles[0])))
+    for key, storage in storages.items():
+      _check_length(members[f'{prefix}data/{key}'].file_size, storage)
     return loaded, {
-      key: _storage_array(archive.read(f'{prefix}data/{key}'), storage, order)
-      for key, storage in unpickler.storages.items()
+      key: np.frombuffer(
+        archive.read(f'{prefix}data/{key}'), _dtype(storage, order)
+      )
+      for key, storage in storages.items()
     }
 
 
-def _read_legacy(f: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
+def _read_legacy(f: IO[bytes], size: int) -> tuple[Any, dict[str, np.ndarray]]:
   """Returns the saved object, and the arrays of its storages by their keys."""
-  magic, _, system = (_Unpickler(f).load() for _ in range(3))
+  magic, _, system = (_load_pickle(f)[0] for _ in range(3))
   if magic != _MAGIC_NUMBER:
     raise ValueError('its first number is not that of the format')
   order = '<' if system['little_endian'] else '>'
-  unpickler = _Unpickler(f)
-  loaded = unpickler.load()
+  loaded, storages = _load_pickle(f)
   numbers = {}
   # The keys in their order in the file; each storage follows its length.
-  for key in _Unpickler(f).load():
-    storage = unpickler.storages[key]
+  for key in _load_pickle(f)[0]:
+    storage = storages[key]
+    dtype = _dtype(storage, order)
     if f.read(8) != struct.pack(f'{order}q', storage.length):
       raise ValueError('its storages are not whole')
-    data = f.read(storage.length * _DTYPES[storage.type_name].itemsize)
-    numbers[key] = _storage_array(data, storage, order)
+    length = storage.length * dtype.itemsize
+    if length > size - f.tell():
+      raise ValueError('its storages are not whole')
+    numbers[key] = np.frombuffer(f.read(length), dtype)
   return loaded, numbers
 
 
-def _unwrap_state_dict(loaded: Any) -> dict[str, _Tensor]:
-  """Returns the tensors of a state_dict or of a checkpoint that holds one."""
-  if isinstance(loaded, Mapping):
+def _describe(value: Any) -> str:
+  """Returns what an entry of a file is, such as 'argparse.Namespace'."""
+  if isinstance(value, inert_pickle.Inert):
+    return value.name
+  return type(value).__name__
+
+
+def _list_some(names: Sequence[str]) -> str:
+  """Joins names for a message; long ones and the last of many are cut."""
+  shown = ', '.join(repr(name[:80])[1:-1] for name in names[:_MAX_SHOWN])
+  more = len(names) - _MAX_SHOWN
+  return f'{shown} and {more} more' if more > 0 else shown
+
+
+def _unwrap_state_dict(loaded: Any) -> tuple[dict[str, _Tensor], list[str]]:
+  """Finds the state_dict of a file, or of the checkpoint that holds one.
+
+  Returns:
+    The tensors by name, and a description of each entry that is no tensor.
+  """
+  if isinstance(loaded, dict):
     for key in _STATE_DICT_KEYS:
-      if isinstance(loaded.get(key), Mapping):
+      if isinstance(loaded.get(key), dict):
         loaded = loaded[key]
         break
-  if (
-    not isinstance(loaded, Mapping)
-    or not loaded
-    or not all(isinstance(tensor, _Tensor) for tensor in loaded.values())
-  ):
+  entries = loaded if isinstance(loaded, dict) else {}
+  tensors = {
+    name: value
+    for name, value in entries.items()
+    if isinstance(name, str) and isinstance(value, _Tensor)
+  }
+  if not tensors:
+    held = (
+      f'a dictionary of {_list_some([str(key) for key in entries])}'
+      if entries
+      else f'one {_describe(loaded)}'
+    )
     raise ValueError(
       'it holds no dictionary of tensors, nor one under a key of '
-      f'{_STATE_DICT_KEYS}'
+      f'{_STATE_DICT_KEYS}, but {held}'
     )
-  names = [str(name) for name in loaded]
-  if all(name.startswith('module.') for name in names):
-    names = [name.removeprefix('module.') for name in names]
-  return dict(zip(names, loaded.values(), strict=True))
+  left_out = [
+    f'{name} ({_describe(value)})'
+    for name, value in entries.items()
+    if name not in tensors
+  ]
+  if all(name.startswith('module.') for name in tensors):
+    tensors = {
+      name.removeprefix('module.'): tensor for name, tensor in tensors.items()
+    }
+  return tensors, left_out
 
 
 def _strided_view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
@@ -224,31 +274,35 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by name.
 
   A checkpoint that holds them under 'state_dict_ema', 'state_dict' or 'model'
-  is unwrapped, and a prefix 'module.' of all names is dropped.
+  is unwrapped, and a prefix 'module.' of all names is dropped. Entries of this
+  dictionary that are no tensors are left out, with a warning.
 
   Raises:
-    ValueError: the file is damaged or has none of these formats; its pickle
-      asks for more than tensors; or it holds no dictionary of tensors.
+    ValueError: the file is damaged, has none of these formats, or takes far
+      more memory than its size; or it holds no dictionary of tensors.
   """
   try:
+    size = os.path.getsize(path)
     with open(path, 'rb') as f:
-      archive = f.read(2) == b'PK'
+      read = _read_zip if f.read(2) == b'PK' else _read_legacy
       f.seek(0)
-      loaded, numbers = _read_zip(f) if archive else _read_legacy(f)
-    return {
+      loaded, numbers = read(f, size)
+    tensors, left_out = _unwrap_state_dict(loaded)
+    arrays = {
       name: _strided_view(tensor, numbers[tensor.storage.key])
-      for name, tensor in _unwrap_state_dict(loaded).items()
+      for name, tensor in tensors.items()
     }
-  except _UnsafePickle as e:
-    raise ValueError(
-      f'{path} asks for {e}, which could run any program, or holds more than '
-      'tensors; save the state_dict() alone, or as .safetensors'
-    ) from None
   except OSError:
     raise
-  # A damaged pickle may raise anything.
+  # A damaged archive or pickle may raise anything.
   except Exception as e:
+    reason = str(e) if isinstance(e, ValueError) else repr(e)
     raise ValueError(
-      f'{path} is not a whole .pth file of tensors ({e!r}); download it again, '
-      'or save model.state_dict() in it'
+      f'{path} is not a whole .pth file of tensors ({reason}); download it '
+      'again, or save model.state_dict() in it'
     ) from e
+  if left_out:
+    logging.warning(
+      '%s: left out what is no tensor: %s', path, _list_some(left_out)
+    )
+  return arrays

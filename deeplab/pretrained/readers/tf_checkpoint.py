@@ -5,6 +5,8 @@ import pathlib
 
 from deeplab.pretrained import merge
 
+_MAX_LINE_CHARS = 1 << 14
+
 
 def find_index_file(path: str | os.PathLike) -> str | None:
   """Returns the `.index` file of a checkpoint, None if there is none.
@@ -24,7 +26,8 @@ def find_index_file(path: str | os.PathLike) -> str | None:
     if latest.is_file():
       # Its first line names the newest, possibly by a path on the machine that
       # wrote it: model_checkpoint_path: "/there/model.ckpt-30000".
-      name = latest.read_text().partition('"')[2].partition('"')[0]
+      with open(latest, encoding='utf-8', errors='replace') as f:
+        name = f.readline(_MAX_LINE_CHARS).partition('"')[2].partition('"')[0]
       newest = path / f'{pathlib.PurePosixPath(name).name}.index'
       if newest not in index_files:
         raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from deeplab import tflite_schema
 from deeplab.pretrained import merge
+from deeplab.pretrained.readers import limits
 
 # Stored dtypes that weights and biases may have; little-endian in the file.
 _DTYPES = {
@@ -42,6 +43,9 @@ _UNSUPPORTED_OPERATORS = (
   'CONV_3D',
   'PRELU',
 )
+
+# An empty list and its share of an operator; in the file it takes a tenth.
+_LIST_BYTES = 128
 
 # Suffixes that follow a layer's name in the name of its kernel: the variable's,
 # the operation's, or that of the kernel with its BatchNorm folded in.
@@ -76,46 +80,95 @@ class _UnsupportedFile(ValueError):
   """A valid file whose weights cannot be imported."""
 
 
+def _element(table: Any, vector: str, index: int) -> Any:
+  """Returns an element of a vector of tables, such as 'Tensors'.
+
+  Raises:
+    ValueError: it has no such element; LiteRT's module would read past its end.
+  """
+  length = getattr(table, f'{vector}Length')()
+  if not 0 <= index < length:
+    raise ValueError(f'{vector} has {length} elements, none has number {index}')
+  return getattr(table, vector)(index)
+
+
+def _shape(tensor: schema.Tensor) -> list[int]:
+  if tensor.ShapeIsNone():
+    return []
+  shape = tensor.ShapeAsNumpy().tolist()
+  if any(n < 0 for n in shape):
+    raise ValueError(f'a constant has the shape {shape}')
+  return shape
+
+
 class _TFLiteFile:
-  """The main graph of a file and its constants."""
+  """The main graph of a file and its constants.
+
+  Tables are read where they are needed: offsets of a damaged file may point
+  anywhere, and to unpack them all could take hours.
+  """
 
   def __init__(self, content: bytes):
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
     self._content = content
-    self._buffers = model.buffers
-    self._tensors = model.subgraphs[0].tensors
-    self.operators = [
-      (tflite_schema.operator_name(model.operatorCodes[op.opcodeIndex]), op)
-      for op in model.subgraphs[0].operators
-    ]
+    self._budget = limits.ByteBudget(len(content))
+    self._model = schema.Model.GetRootAs(content, 0)
+    self._graph = _element(self._model, 'Subgraphs', 0)
+    names: dict[int, str] = {}
+    self.operators: list[tuple[str, list[int], list[int]]] = []
+    for i in range(self._graph.OperatorsLength()):
+      op = self._graph.Operators(i)
+      code = op.OpcodeIndex()
+      if code not in names:
+        names[code] = self._operator_name(code)
+      inputs, outputs = (
+        self._indices(op, vector) for vector in ('Inputs', 'Outputs')
+      )
+      self.operators.append((names[code], inputs, outputs))
     # A kernel stored in float16 is converted by a DEQUANTIZE operator.
     self._stored = {
-      int(op.outputs[0]): int(op.inputs[0])
-      for kind, op in self.operators
+      outputs[0]: inputs[0]
+      for kind, inputs, outputs in self.operators
       if kind == 'DEQUANTIZE'
     }
 
-  def _tensor(self, index: int) -> Any:
-    return self._tensors[self._stored.get(index, index)]
+  def _operator_name(self, code: int) -> str:
+    table = _element(self._model, 'OperatorCodes', code)
+    name = tflite_schema.operator_name(schema.OperatorCodeT.InitFromObj(table))
+    self._budget.spend(len(name))
+    return name
+
+  def _indices(self, op: schema.Operator, vector: str) -> list[int]:
+    """Returns the numbers of an operator's 'Inputs' or 'Outputs'."""
+    if getattr(op, f'{vector}IsNone')():
+      return []
+    numbers = getattr(op, f'{vector}AsNumpy')()
+    self._budget.spend(_LIST_BYTES + 8 * numbers.size)
+    return numbers.tolist()
+
+  def _tensor(self, index: int) -> schema.Tensor:
+    return _element(self._graph, 'Tensors', self._stored.get(index, index))
 
   def tensor_name(self, index: int) -> str:
     """Returns the name of a tensor."""
-    return self._tensor(index).name.decode()
+    name = self._tensor(index).Name() or b''
+    self._budget.spend(len(name))
+    return name.decode()
 
   def num_elements(self, index: int) -> int:
     """Returns the number of elements of a constant; 0 for other tensors."""
     tensor = self._tensor(index)
     if self._stored_bytes(tensor) is None:
       return 0
-    return math.prod(tensor.shape) if tensor.shape is not None else 1
+    return math.prod(_shape(tensor))
 
-  def _stored_bytes(self, tensor: Any) -> Any:
+  def _stored_bytes(self, tensor: schema.Tensor) -> Any:
     """Returns the stored bytes of a tensor, None if it is not constant."""
-    buffer = self._buffers[tensor.buffer]
-    if buffer.data is not None and len(buffer.data):
-      return buffer.data
-    if buffer.size:  # large files store the data after the flatbuffer
-      return self._content[buffer.offset : buffer.offset + buffer.size]
+    buffer = _element(self._model, 'Buffers', tensor.Buffer())
+    if buffer.DataLength():
+      return buffer.DataAsNumpy()
+    if buffer.Size():  # large files store the data after the flatbuffer
+      start = buffer.Offset()
+      return memoryview(self._content)[start : start + buffer.Size()]
     return None
 
   def dequantized_constant(self, index: int) -> np.ndarray:
@@ -131,30 +184,37 @@ class _TFLiteFile:
       raise _UnsupportedFile(
         f'tensor {self.tensor_name(index)!r} is not constant'
       )
-    kind = tflite_schema.DTYPE_NAMES.get(tensor.type, str(tensor.type))
+    kind = tflite_schema.DTYPE_NAMES.get(tensor.Type(), str(tensor.Type()))
     if kind not in _DTYPES:
       raise _UnsupportedFile(
         f'tensor {self.tensor_name(index)!r} is of type {kind}, which cannot '
         f'be imported; known are {", ".join(_DTYPES)}'
       )
-    shape = [] if tensor.shape is None else [int(n) for n in tensor.shape]
-    stored = np.frombuffer(bytes(data), _DTYPES[kind]).reshape(shape)
+    stored = np.frombuffer(data, _DTYPES[kind]).reshape(_shape(tensor))
+    self._budget.spend(4 * stored.size)
     values = stored.astype(np.float32)
     if stored.dtype.kind == 'f':
       return values
-    quantization = tensor.quantization
-    scales = getattr(quantization, 'scale', None)
-    if scales is None or not len(scales):
+    quantization = tensor.Quantization()
+    if quantization is None or not quantization.ScaleLength():
       raise _UnsupportedFile(
         f'tensor {self.tensor_name(index)!r} holds integers without a scale'
       )
+    # In float64: an int32 bias has more digits than float32.
+    scales, zeros = (
+      np.asarray(numbers, np.float64)
+      for numbers in (
+        quantization.ScaleAsNumpy(),
+        quantization.ZeroPointAsNumpy(),
+      )
+    )
     along = [1] * values.ndim
     if len(scales) > 1:
-      along[quantization.quantizedDimension] = len(scales)
-    # In float64: an int32 bias has more digits than float32.
-    zeros = np.reshape(np.asarray(quantization.zeroPoint, np.float64), along)
-    scales = np.reshape(np.asarray(scales, np.float64), along)
-    return ((stored - zeros) * scales).astype(np.float32)
+      axis = quantization.QuantizedDimension()
+      along[axis] = values.shape[axis]
+    return ((stored - zeros.reshape(along)) * scales.reshape(along)).astype(
+      np.float32
+    )
 
   def iterate_layers(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields name, kernel and bias of each layer, in execution order.
@@ -164,8 +224,8 @@ class _TFLiteFile:
         weights.
     """
     read: set[int] = set()
-    for kind, op in self.operators:
-      inputs = [int(i) for i in op.inputs if i >= 0]
+    for kind, indices, _ in self.operators:
+      inputs = [i for i in indices if i >= 0]
       # Before the first layer such an operator normalizes the image.
       if kind in _UNSUPPORTED_OPERATORS and read:
         weights = [

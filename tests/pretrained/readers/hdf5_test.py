@@ -158,6 +158,169 @@ def test_numbered_layers_are_renumbered(tmp_path):
   }
 
 
+def external(group, folder):
+  raw = [(str(folder / 'secret'), 0, 6)]
+  group.create_dataset('k', (6,), 'u1', external=raw)
+
+
+def external_link(group, folder):
+  group['k'] = h5py.ExternalLink(str(folder / 'other.h5'), 'x')
+
+
+def soft_link(group, folder):
+  with h5py.File(folder / 'other.h5', 'a') as f:
+    f['layers'] = 1
+  group.file['mounted'] = h5py.ExternalLink(str(folder / 'other.h5'), '/')
+  group['k'] = h5py.SoftLink('/mounted/x')
+
+
+def virtual(group, folder):
+  layout = h5py.VirtualLayout((3,), 'f4')
+  layout[:] = h5py.VirtualSource(str(folder / 'other.h5'), 'x', (3,))
+  group.create_virtual_dataset('k', layout)
+
+
+def unallocated(group, folder):
+  group.create_dataset('k', (1 << 40,), 'f4', chunks=(1 << 20,))
+
+
+def zeros(group, folder):
+  group.create_dataset('k', data=np.zeros(1 << 21, 'f4'), compression='gzip')
+
+
+def texts(group, folder):
+  group['k'] = ['a', 'b']
+
+
+def a_group(group, folder):
+  group.create_group('k')
+
+
+@pytest.mark.parametrize(
+  ('write', 'reason'),
+  [
+    (external, "its 'a/k' is stored in other files"),
+    (external_link, "its 'a/k' is a link to elsewhere"),
+    (soft_link, 'is a link to elsewhere'),
+    (virtual, "its 'a/k' is stored in other files"),
+    (unallocated, 'more than 20 times its own size'),
+    (zeros, 'more than 20 times its own size'),
+    (texts, "its 'a/k' holds no numbers"),
+    (a_group, "its 'a/k' is no data set"),
+  ],
+)
+@pytest.mark.parametrize('keras', [2, 3])
+def test_what_is_not_in_the_file_is_refused(tmp_path, write, reason, keras):
+  (tmp_path / 'secret').write_text('secret')
+  with h5py.File(tmp_path / 'other.h5', 'w') as f:
+    f['x'] = np.float32([1, 2, 3])
+  path = tmp_path / 'a.h5'
+  with h5py.File(path, 'w') as f:
+    if keras == 2:
+      f.attrs['layer_names'], group = [b'a'], f.create_group('a')
+      group.attrs['weight_names'] = [b'k']
+    else:
+      group = f.create_group('layers/conv2d/vars')
+      group.attrs['name'] = 'a'
+      reason = reason.replace('a/k', 'layers/conv2d/vars/k')
+    write(group, tmp_path)
+    if keras == 3:  # Keras 3 numbers its variables
+      group.move('k', '0')
+      reason = reason.replace('/k', '/0')
+  with pytest.raises(ValueError, match=rf'a\.h5 is not a whole .*{reason}'):
+    hdf5.read_hdf5(str(path))
+
+
+def test_filters_of_other_libraries_are_refused(tmp_path):
+  path = str(tmp_path / 'a.h5')
+  legacy(path)
+  with h5py.File(path, 'a') as f:
+    del f['Conv1']['Conv1/kernel:0']
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((3,))
+    plist.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)
+    space = h5py.h5s.create_simple((3,))
+    group = f['Conv1/Conv1'].id
+    h5py.h5d.create(group, b'kernel:0', h5py.h5t.IEEE_F32LE, space, plist)
+  with pytest.raises(ValueError, match=r'needs the filters \[32015\]'):
+    hdf5.read_hdf5(path)
+
+
+def test_compressed_numbers_are_read(tmp_path):
+  path = str(tmp_path / 'a.h5')
+  legacy(path)
+  value = np.arange(54, dtype=np.float32).reshape(3, 3, 3, 2)
+  with h5py.File(path, 'a') as f:
+    del f['Conv1']['Conv1/kernel:0']
+    options = {'compression': 'gzip', 'shuffle': True, 'fletcher32': True}
+    f['Conv1'].create_dataset('Conv1/kernel:0', data=value, **options)
+    f['again'] = f['Conv1']  # hard links may form a circle
+    f['Conv1/circle'] = f['/']
+  np.testing.assert_array_equal(hdf5.read_hdf5(path)['Conv1/kernel'], value)
+
+
+def test_long_names_are_not_copied_for_each_layer(tmp_path):
+  path = str(tmp_path / 'a.h5')
+  with h5py.File(path, 'w') as f:
+    # Of one name of 1 MiB in the file, 4,000 references.
+    kind = h5py.string_dtype()
+    space = h5py.h5s.create_simple((4000,))
+    attribute = h5py.h5a.create(
+      f.id, b'layer_names', h5py.h5t.py_create(kind, logical=True), space
+    )
+    del attribute
+    f.attrs['x'] = 'a' * (1 << 20)
+  with pytest.raises(ValueError, match="attribute 'layer_names' is too long"):
+    hdf5.read_hdf5(path)
+
+
+@pytest.mark.parametrize('value', [1, [1.5, 2], np.zeros(3)])
+def test_names_are_texts(tmp_path, value):
+  path = str(tmp_path / 'a.h5')
+  with h5py.File(path, 'w') as f:
+    f.attrs['layer_names'] = value
+  with pytest.raises(ValueError, match="'layer_names' is no text"):
+    hdf5.read_hdf5(path)
+
+
+def keras_archive(path, content, compression=zipfile.ZIP_DEFLATED):
+  with zipfile.ZipFile(path, 'w', compression) as archive:
+    archive.writestr('model.weights.h5', content)
+
+
+def test_damaged_archives_are_one_sentence(tmp_path):
+  weights = tmp_path / 'model.weights.h5'
+  numbered(weights)
+  path = tmp_path / 'a.keras'
+  keras_archive(path, weights.read_bytes())
+  whole = path.read_bytes()
+  assert hdf5.read_hdf5(str(path)).keys() == hdf5.read_hdf5(weights).keys()
+  # In the name, the compressed data, the directory's flags and its method.
+  directory = whole.index(b'PK\1\2')
+  for place in (30, 60, 100, directory + 8, directory + 10, directory + 24):
+    damaged = bytearray(whole)
+    damaged[place : place + 8] = bytes(8 * [255])
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r'a\.keras is not a whole'):
+      hdf5.read_hdf5(str(path))
+
+
+def test_sizes_are_compared_before_anything_is_inflated(tmp_path, monkeypatch):
+  path = tmp_path / 'a.keras'
+  keras_archive(path, bytes(4 << 20))
+
+  def read(*_):
+    raise AssertionError('inflated')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(zipfile.ZipFile, 'read', read)
+    with pytest.raises(ValueError, match='more than 20 times its own size'):
+      hdf5.read_hdf5(str(path))
+  keras_archive(path, b'', zipfile.ZIP_LZMA)
+  with pytest.raises(ValueError, match='is compressed by method 14'):
+    hdf5.read_hdf5(str(path))
+
+
 def test_damage_is_one_sentence_with_the_path(tmp_path):
   path = tmp_path / 'a.h5'
   legacy(str(path))

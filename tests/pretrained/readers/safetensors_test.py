@@ -70,6 +70,38 @@ def test_damage_is_one_sentence_with_the_path(tmp_path, header, data):
     safetensors.read_metadata(path)
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'size'),
+  [
+    *(('F8_E4M3', 4), ('F8_E5M2', 4), ('F8_E8M0', 4), ('F8_E4M3FNUZ', 4)),
+    *(('F8_E5M2FNUZ', 4), ('F6_E2M3', 3), ('F6_E3M2', 3), ('F4', 2)),
+  ],
+)
+def test_types_that_numpy_lacks_are_one_sentence(tmp_path, dtype, size):
+  header = {'x': {'dtype': dtype, 'shape': [4], 'data_offsets': [0, size]}}
+  path = raw(tmp_path / 'x.safetensors', header, bytes(size))
+  with pytest.raises(
+    ValueError,
+    match=rf"x\.safetensors: tensor 'x' is of type {dtype}, which cannot be "
+    'imported: convert it to float32$',
+  ):
+    safetensors.read_safetensors(path)
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'size', 'expected'),
+  [
+    *(('BOOL', 1, '?'), ('U8', 1, 'u1'), ('I8', 1, 'i1'), ('U16', 2, 'u2')),
+    *(('I16', 2, 'i2'), ('U32', 4, 'u4'), ('I32', 4, 'i4'), ('U64', 8, 'u8')),
+    *(('F32', 4, 'f4'), ('C64', 8, 'c8')),
+  ],
+)
+def test_types_of_numpy_are_read(tmp_path, dtype, size, expected):
+  header = {'x': {'dtype': dtype, 'shape': [3], 'data_offsets': [0, 3 * size]}}
+  path = raw(tmp_path / 'x.safetensors', header, bytes(3 * size))
+  assert safetensors.read_safetensors(path)['x'].dtype == np.dtype(expected)
+
+
 def test_file_without_metadata(tmp_path):
   header = {'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}
   path = raw(tmp_path / 'x', header, bytes(4))

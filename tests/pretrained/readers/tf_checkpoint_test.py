@@ -42,6 +42,21 @@ def test_a_folder_of_several_needs_a_name(prefix):
   assert tf_checkpoint.read_tf_checkpoint(prefix.parent)['x'].max() == 0.25
 
 
+@pytest.mark.parametrize(
+  ('content', 'name'),
+  [
+    *((b'\xff\xfe\x80', ''), (b'', ''), (b'x: "\xff"\n', '\ufffd')),
+    *((b'x: "/', ''), (b'x: "a\0b"', 'a\0b')),
+  ],
+)
+def test_a_damaged_list_of_checkpoints_is_one_sentence(prefix, content, name):
+  (prefix.parent / 'checkpoint').write_bytes(content)
+  with pytest.raises(
+    ValueError, match=rf'checkpoint names {name}\.index, which'
+  ):
+    tf_checkpoint.find_index_file(prefix.parent)
+
+
 def test_missing_and_damaged_files_fail(prefix):
   missing = prefix.with_name('model.ckpt-6')
   assert tf_checkpoint.find_index_file(missing) is None

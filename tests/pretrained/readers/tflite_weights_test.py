@@ -1,5 +1,7 @@
 import re
 
+from ai_edge_litert import schema_py_generated as schema
+import flatbuffers
 import numpy as np
 import pytest
 
@@ -188,6 +190,56 @@ def test_integers_need_a_scale_and_a_known_type(path):
     handmade.tensor('x/weights', 'bool', kernel.shape, data=kernel),
   )
   with pytest.raises(ValueError, match="'x/weights' is of type bool, which"):
+    tflite_weights.read_tflite(path)
+
+
+def test_one_scale_per_channel(path):
+  # NumPy would stretch an axis of one to as many scales as there are.
+  kernel = np.ones((1, 1, 1, 3), np.int8)
+  one_layer(
+    path,
+    'CONV_2D',
+    handmade.tensor(
+      'x/weights', 'int8', kernel.shape, data=kernel, scales=[0.5] * 9, axis=0
+    ),
+  )
+  with pytest.raises(ValueError, match=r'model\.tflite is damaged or cut'):
+    tflite_weights.read_tflite(path)
+
+
+def test_one_buffer_is_not_copied_for_each_of_many_layers(path):
+  kernel = np.ones((64, 1, 1, 1024), np.float32)
+  count = 60
+  kernels = [
+    handmade.tensor(f'x{i}/weights', 'float32', kernel.shape, data=kernel)
+    for i in range(count)
+  ]
+  tensors = [IMAGE, *kernels, MAP]
+  operators = [
+    ('CONV_2D', [0, i + 1], [len(tensors) - 1]) for i in range(count)
+  ]
+  write(path, tensors, operators)
+  model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+  graph = model.subgraphs[0]
+  for tensor in graph.tensors[1:-1]:
+    tensor.buffer = graph.tensors[1].buffer
+  used = {tensor.buffer for tensor in graph.tensors}
+  for i, buffer in enumerate(model.buffers):
+    if i not in used:
+      buffer.data = None
+  builder = flatbuffers.Builder()
+  builder.Finish(model.Pack(builder), b'TFL3')
+  path.write_bytes(builder.Output())
+  assert path.stat().st_size < 2 * kernel.nbytes
+  with pytest.raises(ValueError, match='more than 20 times its own size'):
+    tflite_weights.read_tflite(path)
+
+
+def test_numbers_of_tensors_that_do_not_exist_fail(path):
+  kernel = np.ones((2, 1, 1, 3), np.float32)
+  weights = handmade.tensor('x/weights', 'float32', (2, 1, 1, 3), data=kernel)
+  write(path, [IMAGE, weights, MAP], [('CONV_2D', [0, 7], [2])])
+  with pytest.raises(ValueError, match='Tensors has 3 elements, none has numb'):
     tflite_weights.read_tflite(path)
 
 
