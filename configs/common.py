@@ -249,7 +249,8 @@ def default_config() -> ConfigDict:
   # 'whole' images, 'slide' (sliding window), or 'static' (resized to
   # `static_size`, the output resized back).
   c.eval.mode = 'whole'
-  c.eval.window = (257, 257)  # (H, W) of a sliding window
+  # (H, W) of a sliding window; it grows to the next size of `pad_multiple`.
+  c.eval.window = (257, 257)
   c.eval.stride = (171, 171)  # between windows, which overlap by a third
   # Images are first resized to fit into (long, short); (): no resize.
   # mmsegmentation uses (2048, 512) on ADE20K and VOC for single-scale tests.
@@ -263,11 +264,15 @@ def default_config() -> ConfigDict:
   c.eval.scales = (1.0,)
   c.eval.flip = False
   c.eval.boundary_share = 0.02  # width of boundary IoU, of the diagonal
-  # Whole images are padded to a multiple of `pad_multiple`, plus `pad_offset`:
-  # an offset of 1 keeps the grids of 'symmetric' padding and of aligned corners
-  # aligned.
+  # Whole images are padded to a multiple of `pad_multiple`, plus `pad_offset`,
+  # and windows grow to it: an offset of 1 keeps the grids of 'symmetric'
+  # padding and of aligned corners aligned. Choose the form of the training
+  # crops: on images of another the outputs are shifted by some pixels.
   c.eval.pad_multiple = 32
   c.eval.pad_offset = 0
+  # (H, W) that images are padded to at least, before views, windows and
+  # anything else: the canvas of TF DeepLab, which image pooling sees. (): none.
+  c.eval.pad_size = ()
   # (H, W) of an exported file and of evaluation in mode 'static'.
   c.eval.static_size = (257, 257)
 
@@ -409,6 +414,7 @@ def shrink_to_smoke_test(c: ConfigDict, *, encoder: str, **head: Any) -> None:
   if c.eval.mode == 'static':
     c.eval.mode = 'whole'
   c.eval.fit = ()
+  c.eval.pad_size = ()
   c.eval.resize_labels = False
   c.eval.batch_size = 16
   c.log_every_steps = 2

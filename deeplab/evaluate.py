@@ -122,6 +122,15 @@ def evaluate_predictor(
   """
   predictor = views.apply_mode(predictor, protocol)
   views.check_eval_config(predictor, protocol)
+  if protocol.mode == 'slide':
+    window = tuple(protocol.window)
+    computed = predictor.input_size or views.padded_size(window, protocol)
+    if computed != window:
+      logging.info(
+        'Windows of %dx%d grow to %dx%d, a size of eval.pad_multiple=%d and '
+        'eval.pad_offset=%d',
+        *(*window, *computed, protocol.pad_multiple, protocol.pad_offset),
+      )
   if protocol.resize_labels:
     examples, protocol = _resize_examples(examples, predictor, protocol)
   counter = _MetricCounter(
@@ -234,9 +243,8 @@ def _group_by_padded_size(
   """Groups examples that run in one batch: those of the same padded size."""
   waiting: dict[Any, list[dict]] = {}
   for example in examples:
-    key = predictor.input_size or views.padded_size(
-      example['image'].shape, protocol
-    )
+    size = views.canvas_size(example['image'].shape, protocol)
+    key = predictor.input_size or views.padded_size(size, protocol)
     group = waiting.setdefault(key, [])
     group.append(example)
     if len(group) == protocol.batch_size:

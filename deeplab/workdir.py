@@ -102,6 +102,7 @@ _OLDER_RUN_VALUES: dict[str, Any] = {
   'eval.resize_labels': False,
   'eval.loss': False,
   'eval.pad_offset': 0,
+  'eval.pad_size': (),
 }
 
 # Fields that were split off another one, whose value they had.

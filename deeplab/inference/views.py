@@ -7,18 +7,26 @@ computes at, and its outputs back to the size of the image:
               network's stride, and the padding is cut off again
     'static'  `resized_inference`: the image is resized to one fixed size, and
               the output is resized back, as with an exported file
-    'slide'   `sliding_window_inference`: outputs of overlapping windows are
-              averaged
+    'slide'   `sliding_window_inference`: outputs of overlapping windows, of
+              the sizes that whole images are padded to, are averaged
 
 The first and the third can be repeated for several scales and for the mirror
 image (`tta_inference`, test-time augmentation). With every protocol an image
 gets one map of its own size.
+
+Why sizes are padded: a convolution of stride 2 samples other pixels of an odd
+size than of an even one, five times in a row. Logits of a network that was
+trained on multiples of 32 are therefore shifted by several pixels on an image
+of 97, and those of one trained on 32k + 1 on an image of 96. `pad_multiple` and
+`pad_offset` say which sizes the network knows. Images and views are padded to
+the next of them, and windows grow to it, with pixels of the image while there
+are any: mean pixels inside an image would do harm of their own.
 """
 
-import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -135,9 +143,25 @@ def _predict(
   predictor = predictor.with_output(
     _choose_output(predictor, protocol, allow_argmax)
   )
-  if _is_single_view(protocol):
-    return _infer(predictor, images, protocol), predictor.output
-  return tta_inference(predictor, images, protocol), 'softmax'
+  sizes_before = [image.shape[:2] for image in images]
+  if not isinstance(predictor, predictors.ResizedPredictor):
+    images = [
+      pad_image(x, canvas_size(x.shape, protocol), predictor.mean)
+      for x in images
+    ]
+  if not _is_single_view(protocol):
+    outputs, kind = tta_inference(predictor, images, protocol), 'softmax'
+  elif protocol.mode == 'slide' and allow_argmax:
+    outputs = sliding_window_inference(
+      predictor, images, protocol, class_ids=True
+    )
+    kind = 'argmax'
+  else:
+    outputs, kind = _infer(predictor, images, protocol), predictor.output
+  return [
+    output[:height, :width]
+    for output, (height, width) in zip(outputs, sizes_before, strict=True)
+  ], kind
 
 
 def _choose_output(
@@ -206,6 +230,14 @@ def check_eval_config(predictor: predictors.Predictor, protocol: Any) -> None:
       f'eval.fit={tuple(protocol.fit)} is not a longer and a shorter side; '
       'use () to leave images as they are'
     )
+  if protocol.pad_size and (
+    len(protocol.pad_size) != 2 or min(protocol.pad_size) < 1 or protocol.fit
+  ):
+    raise ValueError(
+      f'eval.pad_size={tuple(protocol.pad_size)} with '
+      f'eval.fit={tuple(protocol.fit)}: pad_size is (H, W) for images of their '
+      'own size; use () for one of the two'
+    )
   if protocol.mode == 'slide':
     _check_windows(predictor, protocol)
   elif predictor.input_size is not None and (
@@ -226,14 +258,26 @@ def _check_windows(predictor: predictors.Predictor, protocol: Any) -> None:
         f'eval.stride={tuple(protocol.stride)} leaves gaps between windows of '
         f'eval.window={tuple(protocol.window)}: use 1 up to the window size'
       )
-  if predictor.input_size is not None and (
-    isinstance(predictor, predictors.ResizedPredictor)
-    or tuple(protocol.window) != tuple(predictor.input_size)
-  ):
+  if predictor.input_size is None:
+    return
+  size = tuple(predictor.input_size)
+  if isinstance(predictor, predictors.ResizedPredictor):
     raise ValueError(
-      f'a model of static size {tuple(predictor.input_size)} has no sliding '
-      f'windows of {tuple(protocol.window)}: use eval.mode=whole, or that size '
-      'as eval.window and the model itself, not resized'
+      f'a model of static size {size}, which resizes images, has no sliding '
+      'windows: use eval.mode=whole, or the model itself, not resized'
+    )
+  if tuple(protocol.window) != size:
+    raise ValueError(
+      f'a model of static size {size} has no sliding windows of '
+      f'eval.window={tuple(protocol.window)}: use eval.window={size}, the only '
+      'size that fits, or eval.mode=whole'
+    )
+  if padded_size(size, protocol) != size:
+    raise ValueError(
+      f'a model of static size {size} cannot compute windows of a size that '
+      f'eval.pad_multiple={protocol.pad_multiple} and '
+      f'eval.pad_offset={protocol.pad_offset} allow: the nearest are '
+      f'{_nearest_sizes(size, protocol)}; export it at one of them'
     )
 
 
@@ -274,6 +318,15 @@ def whole_inference(
   ]
 
 
+def canvas_size(size: Sequence[int], protocol: Any) -> tuple[int, int]:
+  """Returns (H, W) of an image that is padded at least to `eval.pad_size`."""
+  height, width = (
+    max(n, least)
+    for n, least in zip(size[:2], protocol.pad_size or (1, 1), strict=True)
+  )
+  return height, width
+
+
 def padded_size(size: Sequence[int], protocol: Any) -> tuple[int, int]:
   """Rounds (H, W) up to a multiple of `pad_multiple`, plus `pad_offset`.
 
@@ -282,6 +335,16 @@ def padded_size(size: Sequence[int], protocol: Any) -> tuple[int, int]:
   multiple, offset = protocol.pad_multiple, protocol.pad_offset
   height, width = (-(-(n - offset) // multiple) for n in size[:2])
   return height * multiple + offset, width * multiple + offset
+
+
+def _nearest_sizes(size: Sequence[int], protocol: Any) -> str:
+  """Names the (H, W) around a size that `padded_size` leaves as they are."""
+  above = padded_size(size, protocol)
+  below = tuple(
+    n if n == m else n - protocol.pad_multiple
+    for n, m in zip(above, size, strict=True)
+  )
+  return f'{below} and {above}' if min(below) > 0 else f'{above}'
 
 
 def pad_to_multiple(
@@ -318,7 +381,7 @@ def _run_in_batches(
 ) -> list[np.ndarray]:
   """Runs images [H, W, C], those of the same shape together, in their order."""
   outputs: list = [None] * len(images)
-  for batch in _batch_same_shape(images, batch_size):
+  for batch in _batch_equal([(x.shape, x.dtype) for x in images], batch_size):
     for i, output in zip(
       batch, predictor(np.stack([images[i] for i in batch])), strict=True
     ):
@@ -326,13 +389,11 @@ def _run_in_batches(
   return outputs
 
 
-def _batch_same_shape(
-  images: Sequence[np.ndarray], batch_size: int
-) -> Iterator[list[int]]:
-  """Groups the indices of images of the same shape and type, up to a batch."""
+def _batch_equal(keys: Sequence[tuple], batch_size: int) -> Iterator[list[int]]:
+  """Groups the indices of equal keys, in their order, up to a batch."""
   groups: dict[tuple, list[int]] = {}
-  for i, image in enumerate(images):
-    groups.setdefault((image.shape, image.dtype), []).append(i)
+  for i, key in enumerate(keys):
+    groups.setdefault(key, []).append(i)
   for members in groups.values():
     for start in range(0, len(members), batch_size):
       yield members[start : start + batch_size]
@@ -375,75 +436,149 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
   return [*starts, length - window]
 
 
+class _Window(NamedTuple):
+  """A window of an image.
+
+  Attributes:
+    image: index of the image.
+    rows: of the image.
+    columns: of the image.
+    size: (H, W) that the window is padded to.
+  """
+
+  image: int
+  rows: slice
+  columns: slice
+  size: tuple[int, int]
+
+
 class _WindowMean:
-  """Mean of the outputs of the windows of one image, summed on the host."""
+  """Mean of the outputs of the windows of one image, summed on the host.
 
-  def __init__(self, size: Sequence[int], num_channels: int, num_windows: int):
-    self._sum = np.zeros((*size, num_channels), np.float32)
-    self._count = np.zeros((*size, 1), np.float32)
-    self._missing = num_windows
+  Windows come row by row, and the rows above a window are complete. Sums are
+  therefore kept for the height of one window only: class ids of a large image
+  never need the scores of all of it.
+  """
 
-  def add(self, window: tuple[slice, slice], output: np.ndarray) -> bool:
-    """Adds one output; returns True if it was the last of the image."""
-    self._sum[window] += output
-    self._count[window] += 1
+  def __init__(
+    self,
+    size: Sequence[int],
+    window: tuple[int, int],
+    starts: tuple[Sequence[int], Sequence[int]],
+  ):
+    """Counts how many windows cover each row and each column.
+
+    Args:
+      size: (H, W) of the image.
+      window: (H, W) of each window.
+      starts: first rows and first columns of the windows, ascending.
+    """
+    self._size, self._height = (size[0], size[1]), window[0]
+    self._counts = [np.zeros(n, np.float32) for n in self._size]
+    for count, length, firsts in zip(self._counts, window, starts, strict=True):
+      for first in firsts:
+        count[first : first + length] += 1
+    self._missing = len(starts[0]) * len(starts[1])
+    self._top = 0  # row of the image that the sums begin with
+
+  def allocate(self, num_classes: int, class_ids: bool) -> np.ndarray:
+    """Returns the array that `add` fills.
+
+    Args:
+      num_classes: K.
+      class_ids: True for the argmax of the mean, uint8 [H, W]; False for the
+        mean, float32 [H, W, K].
+    """
+    width = self._size[1]
+    self._sum = np.zeros((self._height, width, num_classes), np.float32)
+    self._result = (
+      np.empty(self._size, np.uint8)
+      if class_ids
+      else np.empty((*self._size, num_classes), np.float32)
+    )
+    return self._result
+
+  def add(self, window: _Window, output: np.ndarray) -> None:
+    """Adds the output [h, w, K] of a window, whose padding is cut off."""
+    done = window.rows.start - self._top
+    if done:
+      self._store(done)
+      self._sum[:-done] = self._sum[done:]
+      self._sum[-done:] = 0
+      self._top = window.rows.start
+    width = window.columns.stop - window.columns.start
+    self._sum[:, window.columns] += output[: self._height, :width]
     self._missing -= 1
-    return not self._missing
+    if not self._missing:
+      self._store(self._height)
+      del self._sum
 
-  def mean(self, size: Sequence[int]) -> np.ndarray:
-    """Returns the mean, [H, W, K], with the padding beyond `size` cut off."""
-    height, width = size
-    mean = self._sum[:height, :width]
-    mean /= self._count[:height, :width]
-    return mean
+  def _store(self, rows: int) -> None:
+    """Stores the mean of the first rows of the sums."""
+    below = slice(self._top, self._top + rows)
+    mean = self._sum[:rows]
+    mean /= (self._counts[0][below, None] * self._counts[1])[..., None]
+    self._result[below] = (
+      predictors.argmax(mean) if self._result.ndim == 2 else mean
+    )
 
 
 def sliding_window_inference(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  *,
+  class_ids: bool = False,
 ) -> list[np.ndarray]:
   """Computes overlapping windows of images and averages their outputs.
 
-  A window is never larger than the image as `whole_inference` would pad it, so
-  one window that covers an image computes exactly the whole image
-  (mmsegmentation shrinks its windows in the same way). A predictor of a fixed
-  size gets the image padded to that size instead. Windows of the same size run
-  in one batch, across images. Sums are kept on the host, for one image at a
-  time: H x W x K floats.
+  `eval.window` grows to the next size that the network knows, `padded_size`: on
+  others its outputs are shifted. A window is never larger than the image,
+  though (mmsegmentation shrinks its windows in the same way), and then it is
+  padded as a whole image is: one window that covers an image computes exactly
+  the whole image. A predictor of a fixed size gets windows padded to that size.
+  Windows of the same size run in one batch, across images. Sums are kept on the
+  host, for the rows of one window at a time.
 
   Args:
     predictor: computes at any size, or at the size of the window.
     images: [H, W, C] each, of any sizes.
     protocol: `config.eval`, for its window, stride, padding and batch_size.
+    class_ids: True for the argmax of the means, which needs less memory.
 
   Returns:
-    float32 [H, W, K] for each image.
+    float32 [H, W, K] for each image; uint8 [H, W] with `class_ids`.
   """
-  padded, windows = [], []
+  means: list[_WindowMean] = []
+  windows: list[_Window] = []
   for i, image in enumerate(images):
-    window = protocol.window
-    if predictor.input_size is None:
-      window = np.minimum(window, padded_size(image.shape, protocol))
-    size = np.maximum(image.shape[:2], window)
-    padded.append(pad_image(image, tuple(size), predictor.mean))
+    allowed = predictor.input_size or padded_size(protocol.window, protocol)
+    height, width = (
+      min(n, limit) for n, limit in zip(image.shape[:2], allowed, strict=True)
+    )
+    size = predictor.input_size or padded_size((height, width), protocol)
+    tops = window_starts(image.shape[0], height, protocol.stride[0])
+    lefts = window_starts(image.shape[1], width, protocol.stride[1])
+    means.append(_WindowMean(image.shape, (height, width), (tops, lefts)))
     windows += [
-      (i, (slice(y, y + window[0]), slice(x, x + window[1])))
-      for y in window_starts(size[0], window[0], protocol.stride[0])
-      for x in window_starts(size[1], window[1], protocol.stride[1])
+      _Window(i, slice(y, y + height), slice(x, x + width), size)
+      for y in tops
+      for x in lefts
     ]
-  num_windows = collections.Counter(i for i, _ in windows)
-  crops = [padded[i][window] for i, window in windows]
-  means: dict[int, _WindowMean] = {}
   results: list = [None] * len(images)
-  for batch in _batch_same_shape(crops, protocol.batch_size):
-    outputs = predictor(np.stack([crops[n] for n in batch]))
-    for n, output in zip(batch, outputs, strict=True):
-      i, window = windows[n]
-      if i not in means:
-        means[i] = _WindowMean(
-          padded[i].shape[:2], output.shape[-1], num_windows[i]
-        )
-      if means[i].add(window, output):
-        results[i] = means.pop(i).mean(images[i].shape[:2])
+  keys = [(w.size, images[w.image].dtype) for w in windows]
+  for batch in _batch_equal(keys, protocol.batch_size):
+    members = [windows[n] for n in batch]
+    crops = [
+      pad_image(images[w.image][w.rows, w.columns], w.size, predictor.mean)
+      for w in members
+    ]
+    outputs = predictor(np.stack(crops))
+    for window, output in zip(members, outputs, strict=True):
+      i, mean = window.image, means[window.image]
+      if results[i] is None:
+        results[i] = mean.allocate(output.shape[-1], class_ids)
+      mean.add(window, output)
   return results
 
 
@@ -477,11 +612,32 @@ def view_size(
   return height, width
 
 
-def resize_to_fit(
-  image: np.ndarray, fit: Sequence[int], scale: float
+def canvas_view_size(
+  size: Sequence[int], offset: int, scale: float
+) -> tuple[int, int]:
+  """Returns (H, W) of one view of an image that was padded to a canvas.
+
+  TF DeepLab scales the distance between corner pixels (`scale_dimension` of its
+  model.py): views of 513 = 32 * 16 + 1 are 385, 641, 769 ..., of that form too.
+
+  Args:
+    size: (H, W) of the canvas.
+    offset: `config.eval.pad_offset`, 1 for sizes of the form 32k + 1.
+    scale: factor; fractions are dropped.
+  """
+  height, width = (max(1, int((n - offset) * scale + offset)) for n in size[:2])
+  return height, width
+
+
+def _resize_to_view(
+  image: np.ndarray, protocol: Any, scale: float
 ) -> np.ndarray:
-  """Resizes [H, W, C] to `view_size`: float32 unless it has that size."""
-  size = view_size(image.shape, fit, scale)
+  """Resizes [H, W, C] to one view: float32 unless it has that size."""
+  size = (
+    canvas_view_size(image.shape, protocol.pad_offset, scale)
+    if protocol.pad_size
+    else view_size(image.shape, protocol.fit, scale)
+  )
   if size == image.shape[:2]:
     return image
   return resize.resize_bilinear(image, size)
@@ -497,8 +653,8 @@ def tta_inference(
 
   Args:
     predictor: has logits or probabilities.
-    images: [H, W, C] each, of any sizes.
-    protocol: `config.eval`, for its scales, flip and fit.
+    images: [H, W, C] each, of any sizes; with `eval.pad_size` they are padded.
+    protocol: `config.eval`, for its scales, flip, fit, pad_size and pad_offset.
 
   Returns:
     float32 [H, W, K] for each image.
@@ -506,7 +662,7 @@ def tta_inference(
   views = _tta_views(protocol)
   means: list = [None] * len(images)
   for scale, flip in views:
-    scaled = [resize_to_fit(x, protocol.fit, scale) for x in images]
+    scaled = [_resize_to_view(x, protocol, scale) for x in images]
     outputs = _infer(
       predictor, [x[:, ::-1] if flip else x for x in scaled], protocol
     )

@@ -1,5 +1,6 @@
 """Padding, resizing, windows and views leave every pixel in its place."""
 
+import re
 import subprocess
 import sys
 
@@ -33,6 +34,7 @@ def eval_config(**changes):
       'boundary_share': 0.02,
       'pad_multiple': 8,
       'pad_offset': 0,
+      'pad_size': (),
     }
   )
   config.update(changes)
@@ -176,7 +178,7 @@ def blur(images):
   return np.stack(result)
 
 
-@pytest.mark.parametrize('window', [(24, 40), (64, 64)])
+@pytest.mark.parametrize('window', [(24, 40), (64, 64), (17, 35)])
 def test_one_window_over_an_image_is_the_whole_image_exactly(window):
   images = random_images([(20, 31), (24, 40), (17, 34)])
   whole = views.whole_inference(FakePredictor(blur), images, eval_config())
@@ -204,6 +206,10 @@ def test_one_window_of_a_network_is_the_whole_image_exactly():
   (one,) = views.sliding_window_inference(predictor, images, section)
   np.testing.assert_array_equal(one, whole)
   assert np.ptp(whole) > 0
+  # Windows of 57x90 would be computed on another grid: they grow to 64x96.
+  section.window = (57, 90)
+  (grown,) = views.sliding_window_inference(predictor, images, section)
+  np.testing.assert_array_equal(grown, whole)
 
 
 def test_windows_equal_a_loop_over_crops():
@@ -220,6 +226,57 @@ def test_windows_equal_a_loop_over_crops():
       )[0]
       times[y : y + 16, x : x + 24] += 1
   np.testing.assert_allclose(got, total / times, rtol=0, atol=1e-4)
+
+
+def test_windows_off_the_grid_grow_with_pixels_of_the_image():
+  (image,) = random_images([(37, 45)])
+  config = eval_config(mode='slide', window=(15, 18), stride=(9, 17))
+  fake = FakePredictor(blur)
+  (got,) = views.sliding_window_inference(fake, [image], config)
+  total, times = np.zeros((37, 45, 3)), np.zeros((37, 45, 1))
+  for y in (0, 9, 18, 21):  # 16 rows, to 37
+    for x in (0, 17, 21):  # 24 columns, to 45
+      crop = image[None, y : y + 16, x : x + 24]
+      total[y : y + 16, x : x + 24] += blur(crop)[0]
+      times[y : y + 16, x : x + 24] += 1
+  np.testing.assert_allclose(got, total / times, rtol=0, atol=1e-4)
+  (ids,) = views.segment_images(fake, [image], config)
+  assert ids.dtype == np.uint8
+  np.testing.assert_array_equal(ids, got.argmax(-1))
+  assert {shape[1:3] for shape in fake.shapes} == {(16, 24)}
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('scales', [(1.0,), (0.75, 1.0, 1.25)])
+@pytest.mark.parametrize(
+  ('window', 'stride'),
+  [
+    ((16, 16), (16, 16)),
+    ((17, 17), (1, 5)),
+    ((15, 23), (15, 7)),
+    ((97, 9), (97, 9)),
+  ],
+)
+def test_all_that_is_computed_has_a_size_of_the_grid(
+  window, stride, scales, offset
+):
+  fake = FakePredictor(channels)
+  images = [
+    np.tile(np.eye(3, dtype=np.uint8)[i % 3] * 99, (*size, 1))
+    for i, size in enumerate(SIZES)
+  ]
+  config = eval_config(
+    mode='slide',
+    window=window,
+    stride=stride,
+    scales=scales,
+    pad_offset=offset,
+  )
+  results = views.segment_images(fake, images, config)
+  for i, (ids, size) in enumerate(zip(results, SIZES, strict=True)):
+    np.testing.assert_array_equal(ids, np.full(size, i % 3))
+  computed = {n for shape in fake.shapes for n in shape[1:3]}
+  assert {(n - offset) % 8 for n in computed} == {0}
 
 
 _TILE = """
@@ -273,6 +330,56 @@ def test_padding_has_the_mean_color_and_is_cut_off():
   assert batches[0][0, 2, 4].tolist() == [200, 200, 200]
   assert batches[0][0, 3, 0].tolist() == [10, 20, 30]
   assert batches[0][0, 0, 5].tolist() == [10, 20, 30]
+
+
+def test_a_canvas_is_filled_with_the_mean_color_before_everything_else():
+  batches = []
+
+  def record(images):
+    batches.append(images)
+    return images
+
+  image = np.full((5, 7, 3), 200, np.uint8)
+  config = eval_config(pad_size=(17, 9), pad_offset=1)
+  (ids,) = views.segment_images(FakePredictor(record), [image], config)
+  assert ids.shape == (5, 7)
+  assert [x.shape for x in batches] == [(1, 17, 9, 3)]
+  np.testing.assert_array_equal(batches[0][0, :5, :7], 200)
+  np.testing.assert_array_equal(batches[0][0, 5:], [[[10, 20, 30]] * 9] * 12)
+  np.testing.assert_array_equal(batches[0][0, :5, 7:], [[[10, 20, 30]] * 2] * 5)
+  # Views scale and mirror all of it.
+  batches.clear()
+  config.scales, config.flip = (1.0, 1.5), True
+  views.segment_images(FakePredictor(record), [image], config)
+  shapes = [(1, 17, 9, 3), (1, 17, 9, 3), (1, 25, 17, 3), (1, 25, 17, 3)]
+  assert [x.shape for x in batches] == shapes  # 13 columns, a multiple of 8 + 1
+  np.testing.assert_array_equal(batches[1], batches[0][:, :, ::-1])
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'scales': (0.5, 1.0), 'flip': True}, {'mode': 'slide'}],
+)
+def test_pixels_stay_in_place_on_a_canvas(changes):
+  images = [
+    np.kron(np.eye(3, dtype=np.uint8)[ids] * 99, np.ones((8, 8, 1), np.uint8))
+    for ids in ([[0, 1, 2], [2, 2, 1]], [[1, 0], [0, 2], [1, 2]])
+  ]
+  config = eval_config(pad_size=(32, 24), **changes)
+  results = views.segment_images(FakePredictor(channels), images, config)
+  for image, ids in zip(images, results, strict=True):
+    expected = image.argmax(-1)
+    assert ids.shape == expected.shape
+    inside = (np.indices(ids.shape) % 8 >= 2) & (np.indices(ids.shape) % 8 < 6)
+    inside = inside.all(axis=0)  # scaled views blur the edges
+    np.testing.assert_array_equal(ids[inside], expected[inside])
+
+
+def test_images_beyond_the_canvas_are_padded_as_without_one():
+  fake = FakePredictor(channels)
+  config = eval_config(pad_size=(17, 17), pad_offset=1)
+  views.segment_images(fake, random_images([(20, 10)]), config)
+  assert fake.shapes == [(1, 25, 17, 3)]
 
 
 def test_flip_averages_probabilities_of_mirrored_images():
@@ -419,6 +526,9 @@ def test_a_predictor_of_one_size_slides_windows_of_that_size():
     ({'scales': (1.0, -1.0)}, 'scales'),
     ({'fit': (512,)}, 'fit='),
     ({'fit': (512, 0)}, 'fit='),
+    ({'pad_size': (513,)}, 'pad_size='),
+    ({'pad_size': (513, 0)}, 'pad_size='),
+    ({'pad_size': (513, 513), 'fit': (64, 32)}, 'use \\(\\) for one'),
     ({'mode': 'static', 'flip': True, 'scales': (0.5, 1.0)}, 'static size'),
     ({'mode': 'static', 'fit': (64, 32)}, 'static size'),
     ({'mode': 'slide', 'stride': (10, 17)}, 'leaves gaps'),
@@ -428,6 +538,23 @@ def test_a_predictor_of_one_size_slides_windows_of_that_size():
 def test_invalid_protocols_are_rejected(changes, message):
   with pytest.raises(ValueError, match=message):
     views.segment_images(FakePredictor(channels), [], eval_config(**changes))
+
+
+@pytest.mark.parametrize(
+  ('size', 'changes', 'nearest'),
+  [
+    ((17, 16), {}, '(16, 16) and (24, 16)'),
+    ((16, 15), {'pad_offset': 1}, '(9, 9) and (17, 17)'),
+    ((5, 20), {}, '(8, 24)'),
+  ],
+)
+def test_windows_of_a_file_off_the_grid_are_rejected(size, changes, nearest):
+  fake = FakePredictor(channels, input_size=size)
+  config = eval_config(mode='slide', window=size, stride=(4, 4), **changes)
+  with pytest.raises(
+    ValueError, match=re.escape(f'the nearest are {nearest}; export it')
+  ):
+    views.segment_images(fake, [], config)
 
 
 @pytest.mark.parametrize(
