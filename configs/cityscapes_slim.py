@@ -39,7 +39,13 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Training and evaluation. Files are exported for whole images of 1024x2048,
   # with one more row and column.
-  slim.set_training(c, steps=90_000, crop=(769, 769), export=(1025, 2049))
+  slim.set_training(
+    c,
+    steps=90_000,
+    crop=(769, 769),
+    canvas=(1025, 2049),
+    export=(1025, 2049),
+  )
   common.set_test_time_augmentation(c, chosen['views'])
 
   if chosen['run'] == 'smoke':

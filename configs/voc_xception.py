@@ -43,7 +43,11 @@ def get_config(variant: str = '') -> ConfigDict:
 
   # Training and evaluation.
   slim.set_training(
-    c, steps=30_000, crop=(513, 513), export=(512, 512) if os8 else None
+    c,
+    steps=30_000,
+    crop=(513, 513),
+    canvas=(513, 513),
+    export=(512, 512) if os8 else None,
   )
   common.set_test_time_augmentation(c, chosen['views'])
 

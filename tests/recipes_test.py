@@ -1,8 +1,11 @@
 """Each source's recipe, as its own pages give it, number by number."""
 
+import numpy as np
 import pytest
 
+from deeplab.inference import views
 from tests import configs_test
+from tests.inference import views_test
 
 MMSEG = {
   'optimizer.name': 'sgd',
@@ -44,6 +47,7 @@ MMSEG = {
   'eval.scales': (1.0,),
   'eval.flip': False,
   'eval.pad_multiple': 1,
+  'eval.pad_size': (),
   'model.dtype': 'float32',
   'seed': 0,
 }
@@ -120,6 +124,8 @@ PADDLE = {
   'eval.scales': (1.0,),
   'eval.flip': False,
   'eval.fit': (),
+  'eval.pad_multiple': 32,  # of 1024x2048 and its views: none is padded
+  'eval.pad_size': (),
 }
 TI = {
   'optimizer.weight_decay': 1e-4,
@@ -211,7 +217,9 @@ SLIM = {
   'eval.scales': (1.0,),
   'eval.flip': False,
   'eval.fit': (),
+  'eval.pad_multiple': 32,
   'eval.pad_offset': 1,
+  'eval.pad_size': (513, 513),
 }
 ST = {
   'optimizer.name': 'adam',
@@ -270,8 +278,11 @@ TV = {
   'data.augment.fill': (0.0, 0.0, 0.0),
   'data.mean': (123.675, 116.28, 103.53),
   'data.std': (58.395, 57.12, 57.375),
+  'eval.mode': 'whole',
   'eval.fit': (65536, 520),
   'eval.resize_labels': True,
+  'eval.pad_multiple': 1,
+  'eval.pad_size': (),
 }
 TV_MOBILE = TV | {
   'optimizer.learning_rate': 0.01,
@@ -343,6 +354,7 @@ SLIM_CITYSCAPES = SLIM | {
   'data.train_split': 'train',
   'data.augment.random_crop.size': (769, 769),
   'total_steps': 90_000,
+  'eval.pad_size': (1025, 2049),
   'eval.static_size': (1025, 2049),
 }
 
@@ -497,3 +509,52 @@ def get(config, key):
 def test_values_are_the_published_ones(page, expected):
   config = configs_test.get(*page)
   assert {key: get(config, key) for key in expected} == expected
+
+
+# (H, W) at which the network computes images of a size: the views of TF
+# DeepLab are those of its canvas, and other sources pad nothing.
+COMPUTED_SIZES = [
+  ('voc_mnv2', '', (375, 500), [(513, 513)]),
+  ('voc_mnv2', 'mobile', (500, 334), [(513, 513)]),
+  ('voc_xception', 'os8', (500, 375), [(513, 513)]),
+  (
+    *('voc_xception', 'ms', (333, 500)),
+    [(257, 257), (385, 385), (513, 513), (641, 641), (769, 769), (897, 897)],
+  ),
+  ('cityscapes_slim', 'mnv3', (1024, 2048), [(1025, 2049)]),
+  (
+    *('cityscapes_slim', 'ms', (1024, 2048)),
+    [
+      *((513, 1025), (769, 1537), (1025, 2049)),
+      *((1281, 2561), (1537, 3073), (1793, 3585)),
+    ],
+  ),
+  (
+    *('cityscapes_mobileseg', 'ms', (1024, 2048)),
+    [(768, 1536), (1024, 2048), (1280, 2560)],
+  ),
+  ('cocoseg21_torchvision', '', (427, 640), [(520, 779)]),
+  ('cityscapes_torchvision', '', (1024, 2048), [(520, 1040)]),
+  ('voc_resnet', '', (375, 500), [(512, 683)]),
+  ('pascal_context_resnet', '', (375, 500), [(390, 480)]),
+  ('cityscapes_resnet', 'r50,crop769,80k', (1024, 2048), [(769, 769)]),
+  ('cityscapes_lite', '', (1024, 2048), [(384, 768)]),
+  ('person_mnv2', '', (427, 640), [(256, 256)]),
+]
+
+
+@pytest.mark.parametrize(
+  ('page', 'variant', 'size', 'computed'), COMPUTED_SIZES
+)
+def test_images_are_computed_at_the_sizes_of_the_source(
+  page, variant, size, computed
+):
+  fake = views_test.FakePredictor(lambda images: images[..., :1])
+  image = np.zeros((*size, 3), np.uint8)
+  protocol = configs_test.get(page, variant).eval
+  if protocol.resize_labels:
+    image = np.zeros((*views.view_size(size, protocol.fit, 1.0), 3), np.uint8)
+    protocol = protocol.copy_and_resolve_references().unlock()
+    protocol.fit = ()
+  views.segment_images(fake, [image], protocol)
+  assert sorted({shape[1:3] for shape in fake.shapes}) == computed

@@ -5,6 +5,11 @@ learn at twice that rate) and weight decay 4e-5. Images are scaled to [-1, 1]
 and resized without an antialiasing filter. Crops have sizes 32k + 1, on which
 the grids of strided convolutions stay aligned.
 
+Evaluation pads every image with mean pixels, at the bottom and the right, to a
+canvas that holds all of them (`eval_crop_size` of eval.py: 513x513 for VOC,
+1025x2049 for Cityscapes), and image pooling averages over the canvas. Views
+scale and mirror the canvas: 513 becomes 257, 385, 641, 769 and 897.
+
 Two options of the original are off by default, there as here:
 `fine_tune_batch_norm=False` corresponds to --config.model.frozen_norms=True,
 and hard example mining to the loss term `hardest`. One difference remains: the
@@ -86,6 +91,7 @@ def set_training(
   *,
   steps: int,
   crop: tuple[int, int],
+  canvas: tuple[int, int],
   export: tuple[int, int] | None = None,
 ) -> None:
   """Sets normalization, augmentation, optimizer, schedule and evaluation.
@@ -94,6 +100,7 @@ def set_training(
     c: the config.
     steps: length of the run.
     crop: (H, W) of crops, of the form 32k + 1.
+    canvas: (H, W) that images are padded to in evaluation, of that form too.
     export: (H, W) of the exported file; None for that of the crop.
   """
   c.data.mean = (127.5, 127.5, 127.5)
@@ -111,5 +118,6 @@ def set_training(
   c.schedule.warmup_steps = 0
   c.eval.every_epochs = 5.0
   c.eval.pad_offset = 1
+  c.eval.pad_size = canvas
   c.checkpoint.every_steps = 1000
   common.set_sizes(c, crop, export)

@@ -5,8 +5,9 @@ Encoders have output stride 8 (ResNet-50) or 16 (MobileNetV3-Large); heads are
 schedule, 30 epochs of batches of 32, on crops of 480x480 of images whose
 shorter side is resized to 260 to 1040 pixels; the auxiliary head learns ten
 times as fast. Evaluation resizes the shorter side to 520. Crops are padded with
-black; in evaluation images are padded to multiples of 32, so that few distinct
-sizes have to be compiled.
+black, images in evaluation not at all (its batches hold one image): the network
+is compiled once per size. --config.eval.pad_multiple=32 pads images so that
+fewer sizes occur, and image pooling then sees the padding.
 """
 
 from typing import Any
@@ -110,5 +111,6 @@ def set_training(
   c.schedule.warmup_steps = 0
   common.set_sizes(c, crop, export)
   c.eval.fit = (65536, 520)  # the shorter side, however long the other is
+  c.eval.pad_multiple = 1
   c.eval.resize_labels = True
   c.checkpoint.every_steps = 1000
