@@ -8,13 +8,15 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import functools
 import http.client
 import json
 import math
 import os
-import shutil
+import queue
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 import urllib.request
@@ -26,7 +28,10 @@ import tqdm
 from deeplab import text
 
 _DOWNLOAD_CHUNK_BYTES = 1 << 20
-_DOWNLOAD_TIMEOUT_SECONDS = 30
+_DOWNLOAD_QUEUE_BLOCKS = 8
+# A server that sends less in this time is given up: about 1 KB/s.
+STALL_SECONDS = 60.0
+STALL_BYTES = 1 << 16
 
 
 def cpu_count() -> int:
@@ -36,37 +41,109 @@ def cpu_count() -> int:
   return os.cpu_count() or 1
 
 
-def download(url: str, file: Any, name: str) -> None:
+def _receive(url: str, parts: queue.Queue) -> None:
+  """Puts the length of an answer, its blocks and b'' into a queue.
+
+  An error ends it. Nobody may listen any more: then so does a full queue.
+  """
+  put = functools.partial(parts.put, timeout=2 * STALL_SECONDS)
+  try:
+    with urllib.request.urlopen(url, timeout=STALL_SECONDS) as response:
+      # Others come with a part of the file, with another one or without any.
+      if response.status not in (None, 200):  # None: no server, a local file
+        raise OSError(f'the server answered {response.status}, not the file')
+      encoding = response.headers.get('Content-Encoding', 'identity')
+      if encoding != 'identity':
+        raise OSError(f'the answer is packed ({encoding})')
+      length = response.headers.get('Content-Length', '')
+      if length and not length.isdecimal():
+        raise OSError(f'the answer has the length {length!r}')
+      put(int(length) if length else None)
+      while block := response.read1(_DOWNLOAD_CHUNK_BYTES):
+        put(block)
+      put(b'')
+  except queue.Full:
+    pass
+  except Exception as error:
+    with contextlib.suppress(queue.Full):
+      put(error)
+
+
+def _received_parts(url: str) -> Iterator[Any]:
+  """Yields the length of an answer, or None, and then its blocks of bytes.
+
+  The network is read in a thread of its own, since a server that sends a byte
+  a second, in its headers or anywhere, keeps a reader waiting for ever.
+  """
+  parts: queue.Queue = queue.Queue(_DOWNLOAD_QUEUE_BLOCKS)
+  threading.Thread(target=_receive, args=(url, parts), daemon=True).start()
+  start, count = time.monotonic(), 0
+  while True:
+    try:
+      part = parts.get(timeout=STALL_SECONDS)
+    except queue.Empty:
+      raise OSError(
+        f'the server sent nothing in {STALL_SECONDS} seconds'
+      ) from None
+    if isinstance(part, http.client.HTTPException):
+      raise OSError(repr(part)) from part
+    if isinstance(part, Exception):
+      raise part
+    if part == b'':
+      return
+    yield part
+    if isinstance(part, bytes):
+      count += len(part)
+    now = time.monotonic()
+    if now - start >= STALL_SECONDS:
+      # With blocks waiting, it is this machine that is slow.
+      if count < STALL_BYTES and parts.empty():
+        raise OSError(
+          f'the server sent only {count} bytes in {now - start:.0f} seconds'
+        )
+      start, count = now, 0
+
+
+def download(url: str, file: Any, name: str, max_bytes: int = 64 << 30) -> None:
   """Downloads a URL to an open file, with a progress bar on a terminal.
+
+  Only a whole answer of the file itself is accepted. That it is the right file
+  is for the caller to check.
 
   Args:
     url: the address.
     file: binary file object, open for writing and empty.
     name: label of the progress bar.
+    max_bytes: longest answer that is accepted.
 
   Raises:
-    OSError: the network or the address is not available, or the connection
-      ended before all bytes arrived.
+    OSError: the network or the address is not available, the answer is not the
+      whole file, or the server sends less than `STALL_BYTES` in
+      `STALL_SECONDS`.
   """
-  try:
-    with urllib.request.urlopen(
-      url, timeout=_DOWNLOAD_TIMEOUT_SECONDS
-    ) as response:
-      length = int(response.headers.get('Content-Length') or 0)
-      with tqdm.tqdm.wrapattr(
-        *(response, 'read'),
-        total=length or None,
-        desc=name,
-        unit_scale=True,
-        unit='B',
-        leave=False,
-        disable=None,
-      ) as body:
-        shutil.copyfileobj(body, file, _DOWNLOAD_CHUNK_BYTES)
-  except http.client.HTTPException as error:
-    raise OSError(repr(error)) from error
-  if length and file.tell() != length:
-    raise OSError(f'received {file.tell()} of {length} bytes')
+  parts = _received_parts(url)
+  length = next(parts)
+  if (length or 0) > max_bytes:
+    raise OSError(f'the file has {length} bytes, more than {max_bytes}')
+  count = 0
+  with tqdm.tqdm(
+    total=length or None,
+    desc=name,
+    unit_scale=True,
+    unit='B',
+    leave=False,
+    disable=None,
+  ) as bar:
+    for block in parts:
+      count += len(block)
+      if count > max_bytes:
+        raise OSError(f'the server sent more than {max_bytes} bytes')
+      file.write(block)
+      bar.update(len(block))
+  if length is not None and count != length:
+    raise OSError(f'received {count} of {length} bytes')
+  if not count:
+    raise OSError('the answer is empty')
 
 
 def write_text(path: str, content: str) -> None:

@@ -1,11 +1,14 @@
 """Atomic files, strict JSON, downloads, progress and native stderr."""
 
+import contextlib
 import http.server
 import io
 import json
 import logging
 import os
+import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -72,6 +75,88 @@ def test_download(url):
 def test_a_download_that_ends_early_is_an_error(url):
   with pytest.raises(OSError, match=r'3 of 9 bytes|IncompleteRead'):
     system.download(f'{url}/9', io.BytesIO(), 'a')
+
+
+def send_slowly(content, connection, ended):
+  """Sends a byte each 50 ms, until the client or the test ends."""
+  for i in range(len(content)):
+    if ended.wait(0.05):
+      break
+    connection.sendall(content[i : i + 1])
+
+
+SLOW = {
+  'header': b'HTTP/1.0 200 OK\r\n' + b'X-A: b\r\n' * 90,
+  'body': b'HTTP/1.0 200 OK\r\n\r\n' + b'abc' * 90,
+  'chunk': b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n'
+  + b'1' * 900,
+  'nothing': b'',
+}
+
+
+@pytest.mark.parametrize('kind', SLOW)
+def test_a_server_that_makes_no_progress_is_given_up(kind, monkeypatch):
+  monkeypatch.setattr(system, 'STALL_SECONDS', 0.4)
+  ended = threading.Event()
+  quick = SLOW[kind].find(b'\r\n\r\n') + 4 if kind in ('body', 'chunk') else 0
+
+  def serve():
+    connection, _ = server.accept()
+    with connection, contextlib.suppress(OSError):
+      connection.sendall(SLOW[kind][:quick])
+      send_slowly(SLOW[kind][quick:], connection, ended)
+      ended.wait()
+
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url = f'http://127.0.0.1:{server.getsockname()[1]}/a'
+    start = time.monotonic()
+    try:
+      with pytest.raises(
+        OSError, match=r'sent nothing in 0\.4|only \d+ bytes in|timed out'
+      ):
+        system.download(url, io.BytesIO(), 'a')
+      assert time.monotonic() - start < 5
+    finally:
+      ended.set()
+      thread.join()
+
+
+def test_the_limit_of_no_progress_is_about_a_kilobyte_a_second():
+  assert system.STALL_SECONDS == 60
+  assert system.STALL_BYTES == 65536
+
+
+def test_an_answer_has_a_limit(url):
+  with pytest.raises(OSError, match='has 9 bytes, more than 8'):
+    system.download(f'{url}/9', io.BytesIO(), 'a', 8)
+
+
+def test_an_endless_answer_is_ended(monkeypatch):
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.end_headers()
+      with contextlib.suppress(OSError):
+        while True:
+          self.wfile.write(bytes(1 << 16))
+
+    def log_message(self, format, *args):
+      del format, args
+
+  monkeypatch.setenv('no_proxy', '*')
+  # What reads the network waits no longer for the one who gave up.
+  monkeypatch.setattr(system, 'STALL_SECONDS', 0.5)
+  with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    url = f'http://127.0.0.1:{server.server_port}/'
+    file = io.BytesIO()
+    with pytest.raises(OSError, match='sent more than 3000000 bytes'):
+      system.download(url, file, 'a', 3_000_000)
+    assert len(file.getvalue()) <= 3_000_000
+    thread.join()
 
 
 def test_stderr_of_native_code_is_captured(capfd):

@@ -8,8 +8,12 @@ from absl import logging
 
 from deeplab import system
 from deeplab.pretrained import published_weights
+from deeplab.pretrained.readers import dispatch
+from deeplab.pretrained.readers import hdf5
 
 _CHUNK_BYTES = 1 << 20
+# The largest published file has 240 MB.
+_MAX_FILE_BYTES = 2 << 30
 
 
 def cache_path(weights: published_weights.PublishedWeights) -> str:
@@ -33,6 +37,20 @@ def sha256(*paths: str) -> str:
   return digest.hexdigest()
 
 
+def _digest_fault(
+  path: str, weights: published_weights.PublishedWeights
+) -> str:
+  """Returns how a file's digest differs from the published one; '' if not."""
+  if not weights.digest:
+    return ''
+  kind, _, expected = weights.digest.partition(':')
+  with open(path, 'rb') as f:
+    digest = hashlib.file_digest(f, kind).hexdigest()
+  if digest.startswith(expected):
+    return ''
+  return f'{kind} {digest}, expected {expected}...'
+
+
 def check_digest(
   path: str, weights: published_weights.PublishedWeights
 ) -> None:
@@ -43,54 +61,71 @@ def check_digest(
   """
   if not weights.digest:
     logging.warning('%s: not verified, no digest was published', path)
-    return
-  kind, _, expected = weights.digest.partition(':')
-  with open(path, 'rb') as f:
-    digest = hashlib.file_digest(f, kind).hexdigest()
-  if not digest.startswith(expected):
+  fault = _digest_fault(path, weights)
+  if fault:
     raise ValueError(
-      f'{path} is not the file that was published ({kind} {digest}, expected '
-      f'{expected}...); remove it and download {weights.url} again'
+      f'{path} is not the file that was published ({fault}); remove it and '
+      f'download {weights.url} again'
     )
+
+
+def _check_content(
+  path: str, weights: published_weights.PublishedWeights
+) -> None:
+  """Checks that a file is the published one, by its digest or by reading it.
+
+  Without a digest, a page of a proxy or a part of the file would be kept.
+
+  Raises:
+    ValueError: it is another file; the message is the reason.
+  """
+  fault = _digest_fault(path, weights)
+  if fault:
+    raise ValueError(fault)
+  if not weights.digest:
+    dispatch.read_tensors(path)
+    hdf5.check_end(path)
 
 
 def fetch_weights(weights: published_weights.PublishedWeights) -> str:
   """Returns the path of a published file, downloaded if it is not cached.
 
+  A cached file that is not the published one is downloaded again.
+
   Raises:
-    OSError: the file cannot be downloaded or written.
-    ValueError: its digest is not the published one.
+    OSError: the file cannot be downloaded or written, or the address has
+      another file.
   """
   path = cache_path(weights)
   if os.path.exists(path):
-    check_digest(path, weights)
-    return path
+    try:
+      _check_content(path, weights)
+    except ValueError as e:
+      logging.warning('%s is not the published file (%s)', path, e)
+    else:
+      return path
   os.makedirs(os.path.dirname(path), exist_ok=True)
   # Each process writes a file of its own; all are equal, the last one stays.
+  # Its suffix is that of the file, which chooses the reader.
   handle, partial = tempfile.mkstemp(
-    dir=os.path.dirname(path), prefix=f'{weights.filename}.'
+    dir=os.path.dirname(path), prefix='.', suffix=f'.{weights.filename}'
   )
   try:
     with os.fdopen(handle, 'wb') as f:
-      _download(weights.url, f, path)
-    check_digest(partial, weights)
+      system.download(weights.url, f, weights.filename, _MAX_FILE_BYTES)
+    _check_content(partial, weights)
     os.replace(partial, path)
+  except (OSError, ValueError) as e:
+    reason = str(e)
+    if isinstance(e, ValueError):  # 'PARTIAL is no ...; download it again'
+      reason = reason.replace(partial, 'the answer').rsplit('; ', 1)[0]
+    raise OSError(
+      f'{weights.url} could not be downloaded ({reason}); download it '
+      f'elsewhere and put it at {path}'
+    ) from e
   finally:
     if os.path.exists(partial):
       os.remove(partial)
+  if not weights.digest:
+    logging.warning('%s: not verified, no digest was published', path)
   return path
-
-
-def _download(url: str, f, path: str) -> None:
-  """Downloads an address into an open file.
-
-  Raises:
-    OSError: the download failed; the message says where to put the file.
-  """
-  try:
-    system.download(url, f, os.path.basename(path))
-  except OSError as e:
-    raise OSError(
-      f'{url} could not be downloaded ({e}); download it elsewhere and put it '
-      f'at {path}'
-    ) from e

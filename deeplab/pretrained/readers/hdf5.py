@@ -36,6 +36,8 @@ _VARIABLE_NAMES = {
 }
 
 
+_SIGNATURE = b'\x89HDF\r\n\x1a\n'
+
 # Deflate, shuffle, Fletcher's checksum, and LZF, which h5py brings.
 _FILTERS = (1, 2, 3, 32000)
 # The names in one attribute.
@@ -231,6 +233,28 @@ def _read_h5_file(
   return renamed
 
 
+def check_end(path: str) -> None:
+  """Checks that an .h5 file ends where it says.
+
+  HDF5 reads a file that something was appended to; one that was downloaded
+  without a digest is then not what was published.
+
+  Raises:
+    ValueError: it is longer.
+  """
+  with open(path, 'rb') as f:
+    header = f.read(52)
+  # The address after the last byte, in the superblock of versions 0, 1 or 2, 3
+  # (file format specification, II.A), with addresses of 8 bytes.
+  place = {0: 40, 1: 44, 2: 28, 3: 28}.get(header[8], 0)
+  if header[:8] != _SIGNATURE or not place:
+    return
+  end = int.from_bytes(header[place : place + 8], 'little')
+  size = os.path.getsize(path)
+  if size > end:
+    raise ValueError(f'{size - end} bytes follow its end')
+
+
 def read_hdf5(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by 'layer/variable'.
 
@@ -247,6 +271,8 @@ def read_hdf5(path: str) -> dict[str, np.ndarray]:
         limits.check_archive(archive_file, size)
         content = archive_file.read('model.weights.h5')
       return _read_h5_file(io.BytesIO(content), content)
+    if not size:
+      raise ValueError('it is empty')
     with (
       open(path, 'rb') as f,
       mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped,

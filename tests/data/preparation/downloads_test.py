@@ -3,7 +3,12 @@
 oxford_iiit_pet_test has what can go wrong.
 """
 
+import io
 import shutil
+import tarfile
+import types
+from typing import Any
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import scipy.io
 from deeplab.data.builders import ade20k
 from deeplab.data.builders import loveda
 from deeplab.data.builders import pascal_context
+from deeplab.data.preparation import downloads
 from tests.data.builders import layouts
 
 
@@ -60,6 +66,82 @@ WRITERS = {
   'pascal_context60': write_pascal_context,
 }
 KINDS = {'zip': 'zip', 'tar': 'tar', 'gz': 'gztar'}
+
+
+def archive(server, name, members):
+  """Serves an archive of texts by their paths; returns its address."""
+  path = server.folder / name
+  if path.suffix == '.zip':
+    with zipfile.ZipFile(path, 'w') as made:
+      for member, text in members.items():
+        made.writestr(member, text)
+  else:
+    mode: Any = 'w:gz' if path.suffix == '.gz' else 'w'
+    with tarfile.open(path, mode) as made:
+      for member, text in members.items():
+        header = tarfile.TarInfo(member)
+        header.size = len(text)
+        made.addfile(header, io.BytesIO(text.encode()))
+  return f'{server.url}/{name}'
+
+
+def unpack(tmp_path, url):
+  manager = types.SimpleNamespace(download_dir=str(tmp_path / 'downloads'))
+  return downloads.download_and_unpack(manager, [url], 'names', 'fetch it')
+
+
+@pytest.mark.parametrize('name', ['a.zip', 'a.tar', 'a.tar.gz'])
+def test_archives_of_which_files_are_gone_are_downloaded_again(
+  tmp_path, server, name
+):
+  url = archive(server, name, {'x/a.txt': 'one', 'x/b.txt': 'two'})
+  base = unpack(tmp_path, url)
+  unpack(tmp_path, url)
+  assert len(server.asked) == 1
+  (base / 'x/a.txt').unlink()
+  unpack(tmp_path, url)
+  assert (base / 'x/a.txt').read_text() == 'one'
+  (base / 'x/b.txt').write_text('')
+  unpack(tmp_path, url)
+  assert (base / 'x/b.txt').read_text() == 'two'
+  assert len(server.asked) == 3
+  for damaged in ('', '{', '[]', '{"x/a.txt": null}', '3'):
+    (base / f'.{name}.done').write_text(damaged)
+    unpack(tmp_path, url)
+  assert len(server.asked) == 8
+
+
+@pytest.mark.parametrize(
+  ('name', 'damage', 'reason'),
+  [
+    ('a.zip', lambda data: b'', 'the answer is empty'),
+    ('a.zip', lambda data: data[:-30], '.*not a zip file'),
+    ('a.zip', lambda data: b'PK\5\6' + bytes(18), 'the archive is empty'),
+    ('a.tar', lambda data: bytes(10240), 'the archive is empty'),
+    ('a.tar', lambda data: data[:1024], 'the archive is cut off'),
+    ('a.tar', lambda data: data[:1536], 'unexpected end of data'),
+    ('a.tar', lambda data: data[:-9000], 'the archive is cut off'),
+    ('a.tar', lambda data: b'<html>', '.*not a compressed or uncompressed tar'),
+    ('a.tar.gz', lambda data: data[:60], 'Compressed file ended'),
+    ('a.tar.gz', lambda data: data[:-8], 'Compressed file ended'),
+    ('a.tar.gz', lambda data: data[:-8] + bytes(8), 'CRC check failed'),
+    ('a.tar.gz', lambda data: data + b'<html>', 'Not a gzipped file'),
+  ],
+)
+def test_what_is_no_whole_archive_is_not_kept(
+  tmp_path, server, name, damage, reason
+):
+  url = archive(server, name, {'x/a.txt': 'one' * 150, 'x/b.txt': 'two'})
+  data = (server.folder / name).read_bytes()
+  (server.folder / name).write_bytes(damage(data))
+  with pytest.raises(
+    ValueError, match=rf'^names could not be .*{name}: {reason}.*: fetch it$'
+  ):
+    unpack(tmp_path, url)
+  kept = [path.name for path in (tmp_path / 'downloads/names').iterdir()]
+  assert kept == ['.lock']
+  (server.folder / name).write_bytes(data)
+  assert (unpack(tmp_path, url) / 'x/b.txt').read_text() == 'two'
 
 
 @pytest.fixture(params=URLS)
