@@ -11,11 +11,13 @@ answer to the same methods, so that training, evaluation and export need not
 know which one they were given.
 """
 
+from collections.abc import Sequence
 import copy
 from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import logging
+import numpy as np
 
 from deeplab import parallel
 from deeplab.data import datasets
@@ -235,6 +237,64 @@ class Network:
     """
     return variables
 
+  def quantize_weights(
+    self,
+    model: segmenter.Segmenter,
+    rules: rules_lib.Rules,
+    variables: PyTree,
+    images: Sequence[np.ndarray],
+  ) -> PyTree:
+    """Returns the weights of integer files, from those of `export_variables`.
+
+    A float network folds BatchNorms, equalizes channels and rounds kernels, as
+    `config.quantization.calibration` says. Training in simulated int8 has done
+    all of that: its weights are returned unchanged.
+
+    Args:
+      model: as `export_model` returns it.
+      rules: the layers that are quantized.
+      variables: {'params', 'batch_stats'}.
+      images: [H, W, C] each, integers, not normalized, of one size.
+
+    Raises:
+      ValueError: the rounding method is unknown, or the images are too few or
+        too plain.
+    """
+    return calibration.prepare_int8_weights(
+      model, rules, variables, images, self.config
+    )
+
+  def add_activation_ranges(
+    self,
+    model: segmenter.Segmenter,
+    rules: rules_lib.Rules,
+    variables: PyTree,
+    weights: PyTree,
+    images: Sequence[np.ndarray],
+  ) -> PyTree:
+    """Returns the weights of integer files and their activation ranges.
+
+    A float network calibrates the ranges; simulated int8 has trained them.
+
+    Args:
+      model: as `export_model` returns it.
+      rules: the layers that are quantized.
+      variables: as `export_variables` returns them.
+      weights: as `quantize_weights` returns them.
+      images: [H, W, C] each, integers, not normalized, of one size.
+
+    Returns:
+      {'params', 'batch_stats', 'quant_stats'}.
+
+    Raises:
+      ValueError: the method is unknown, the percentile out of range, or the
+        images are too few or too plain.
+    """
+    del variables
+    return calibration.add_activation_ranges(
+      model, rules, weights, images, self.config
+    )
+
   def range_tracking(self, model: Any) -> train_step.RangeTracking | None:
     """Returns how training updates activation ranges; None for float.
 
@@ -350,6 +410,27 @@ class _Int8Network(Network):
     return calibration.add_activation_ranges(
       model, self._rules, variables, images, config
     )
+
+  def quantize_weights(
+    self,
+    model: segmenter.Segmenter,
+    rules: rules_lib.Rules,
+    variables: PyTree,
+    images: Sequence[np.ndarray],
+  ) -> PyTree:
+    del model, rules, images
+    return variables
+
+  def add_activation_ranges(
+    self,
+    model: segmenter.Segmenter,
+    rules: rules_lib.Rules,
+    variables: PyTree,
+    weights: PyTree,
+    images: Sequence[np.ndarray],
+  ) -> PyTree:
+    del model, rules, weights, images
+    return variables
 
   def range_tracking(self, model: Any) -> train_step.RangeTracking:
     q = self.config.quantization

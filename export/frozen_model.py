@@ -149,31 +149,26 @@ class FrozenModel:
       ValueError: the calibration images or the rules do not fit the network.
     """
     source = self.source
-    if source.network.has_trained_ranges:
-      return source.float_variables
     if not source.is_trained:
       return batch_norm_folding.fold_batch_norms(
         self.network, source.float_variables, source.dataset.spec.channels
       )
-    return calibration.prepare_int8_weights(
+    return source.network.quantize_weights(
       self.network,
       self.request.rules,
       source.float_variables,
       self._integer_images(),
-      source.config,
     )
 
   @functools.cached_property
   def simulation_variables(self) -> PyTree:
     """`integer_weights` and 'quant_stats', trained or calibrated ranges."""
-    if self.source.network.has_trained_ranges:
-      return self.source.variables
-    return calibration.add_activation_ranges(
+    return self.source.network.add_activation_ranges(
       self.network,
       self.request.rules,
+      self.source.variables,
       self.integer_weights,
       self._integer_images(),
-      self.source.config,
     )
 
   def _integer_images(self) -> list[np.ndarray]:

@@ -148,10 +148,13 @@ def check_calibration_flags(given: Collection[str], request: Request) -> None:
   Raises:
     ValueError: the flag, and the format that reads it.
   """
-  if 'calibration_method' in given and 'int8_litert' not in request.formats:
+  simulated = [x.name for x in file_formats.FORMATS.values() if x.simulate]
+  if 'calibration_method' in given and not set(simulated) & set(
+    request.formats
+  ):
     raise ValueError(
-      '--calibration_method needs int8_litert among --formats: the ranges of '
-      "TensorFlow's converter are always the extremes"
+      f'--calibration_method needs {" or ".join(simulated)} among --formats: '
+      "the ranges of TensorFlow's converter are always the extremes"
     )
   for name in _NEED_CALIBRATION:
     if name in given and not request.needs_calibration:

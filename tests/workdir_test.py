@@ -14,6 +14,26 @@ FIELDS = (
   workdir_lib._OLDER_RUN_VALUES | workdir_lib._OLDER_RUN_COPIES
 )  # by path
 
+# Fields of the first version, which every run has.
+FIRST_FIELDS = {
+  '': 'accumulate_steps batch_size ema_decay epochs log_every_steps name seed '
+  'total_steps',
+  'checkpoint.': 'every_steps keep_best keep_latest',
+  'data.': 'cache data_dir eval_split mean name prefetch root std threads '
+  'train_split',
+  'data.augment.': 'ops',
+  'eval.': 'batch_size boundary_share every_epochs flip mode pad_multiple '
+  'scales static_size stride window',
+  'loss.': 'auxiliary_weight class_weights normalizer',
+  'model.': 'auxiliary.name depthwise dtype encoder.name head.name multi_grid '
+  'output_stride pointwise',
+  'optimizer.': 'clip_norm decay_mask encoder_multiplier learning_rate name '
+  'weight_decay',
+  'schedule.': 'name warmup_steps',
+}
+# A section of these is read where a config names it, as older runs do not.
+NAMED_SECTIONS = ('data.augment', 'loss', 'optimizer', 'schedule')
+
 
 def _full_config():
   return json.loads(common.default_config().to_json_best_effort())
@@ -49,6 +69,33 @@ def test_a_field_that_an_older_run_lacks_is_filled_in(tmp_path, field):
   default, _ = _section(common.default_config(), field)
   assert type(section[name]) is type(default[name])
   assert filled.is_locked
+
+
+def _field_paths(section, prefix=''):
+  for name, value in section.items():
+    if isinstance(value, dict):
+      yield from _field_paths(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
+
+
+def test_every_new_field_says_what_older_runs_did():
+  """Otherwise today's default would silently change a resumed run."""
+  first = {
+    section + name
+    for section, names in FIRST_FIELDS.items()
+    for name in names.split()
+  }
+  unknown = [
+    field
+    for field in _field_paths(_full_config())
+    if field not in first | set(FIELDS)
+    and field.rpartition('.')[0].rpartition('.')[0] not in NAMED_SECTIONS
+  ]
+  assert not unknown, (
+    'add what runs without the field did to _OLDER_RUN_VALUES of '
+    f'deeplab/workdir.py: {unknown}'
+  )
 
 
 def test_an_older_run_is_what_it_was(tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from export import file_formats
 from export import frozen_model
 from export import request as request_lib
 from export import source as source_lib
@@ -90,19 +91,25 @@ def _quantization_remark(
   source: source_lib.ExportSource, request: request_lib.Request, images: str
 ) -> str:
   """Describes the origin of activation ranges and integer weights."""
-  formats = {request.base_format(name) for name in request.formats}
+  formats = [
+    file_formats.FORMATS[name]
+    for name in dict.fromkeys(map(request.base_format, request.formats))
+  ]
   calibration = source.config.quantization.calibration
   trained = source.network.has_trained_ranges
   rules = request.rules
   sentences = []
-  if 'int8_litert' in formats:
+  simulated = [x.name for x in formats if x.calibrated and x.simulate]
+  if simulated:
     origin = (
       'were trained'
       if trained
       else f'were estimated by {calibration.method!r} on {images}'
     )
-    sentences.append(f'Activation ranges of int8_litert {origin}.')
-  by_tensorflow = [x for x in ('int8', 'int16x8') if x in formats]
+    sentences.append(
+      f'Activation ranges of {" and ".join(simulated)} {origin}.'
+    )
+  by_tensorflow = [x.name for x in formats if x.calibrated and not x.simulate]
   if by_tensorflow:
     sentences.append(
       f'Activation ranges of {" and ".join(by_tensorflow)} are the minimum and '
