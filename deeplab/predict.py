@@ -41,8 +41,10 @@ from PIL import ImageOps
 from deeplab import cli
 from deeplab import evaluate
 from deeplab import system
+from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
+from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
 from deeplab.inference import load
@@ -70,8 +72,8 @@ def read_image(
     uint8 or uint16 [H, W, C].
 
   Raises:
-    ValueError: the file is absent, damaged, not an image, or has another depth
-      or number of channels.
+    ValueError: the file is absent, damaged, too large, not an image, or has
+      another depth or number of channels.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -79,7 +81,8 @@ def read_image(
   if raw_files.is_read_as_array(path, image_spec):
     return raw_files.read_pixels(path, image_spec)
   _, image = raw_files.decode_image(path)
-  return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+  with image_files.explain_errors(path):
+    return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,7 +348,9 @@ def _run(values: flags.FlagValues) -> None:
   if os.path.isdir(values.output):
     print(f'Results are in {values.output}')
   if failures:
-    raise ValueError('; '.join(failures))
+    lines = [f'Error: {failure}' for failure in failures]
+    summary = f'{text.plural(len(failures), "image")} failed'
+    raise SystemExit('\n'.join([*lines, summary]))
 
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:

@@ -104,16 +104,24 @@ def test_a_damaged_image_is_reported_and_the_others_are_segmented(
   (images / 'text.png').write_text('hello')
   content = (images / 'whole.png').read_bytes()
   (images / 'cut.png').write_bytes(content[: len(content) // 2])
+  (images / 'empty.npy').touch()
+  np.save(images / 'none.npy', np.zeros((0, 64, 3), np.uint8))
   failures = predict.predict_files(segmenter, images, output, 0.5)
-  assert len(failures) == 3
-  for failure, name in zip(
-    failures, ('cut.jpg', 'cut.png', 'text.png'), strict=True
-  ):
-    assert f'{name}: damaged or not an image' in failure
+  assert len(failures) == 5
+  reasons = dict(failure.split(': ', 1) for failure in failures)
+  without_pixels = reasons.pop(str(images / 'none.npy'))
+  assert without_pixels.startswith('an image of 64x0 pixels')
+  assert list(reasons) == [
+    str(images / name)
+    for name in ('cut.jpg', 'cut.png', 'empty.npy', 'text.png')
+  ]
+  for reason in reasons.values():
+    assert reason.startswith('damaged or not an image')
   assert sorted(p.name for p in (output / 'masks').iterdir()) == [
     'good.png',
     'whole.png',
   ]
+  assert (output / 'contact_sheet.png').is_file()
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -273,7 +281,13 @@ def test_errors_are_one_line_and_status_1(tmp_path, monkeypatch, segmenter):
 
   (tmp_path / 'bad.png').write_text('hello')
   monkeypatch.setattr(predict, 'from_workdir', lambda workdir: segmenter)
-  assert 'bad.png: damaged or not an image' in _error(values)
+  Image.fromarray(blocks((64, 64))).save(tmp_path / 'good.png')
+  (tmp_path / 'worse.npy').touch()
+  first, second, last = _error(values).split('\n')
+  assert first.startswith(f'Error: {tmp_path}/bad.png: damaged or not an image')
+  assert second.startswith(f'Error: {tmp_path}/worse.npy: damaged or not an')
+  assert last == '2 images failed'
+  assert (tmp_path / 'out/masks/good.png').is_file()
 
 
 def test_help_shows_usage_and_flags():

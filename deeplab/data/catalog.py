@@ -5,7 +5,6 @@ order of the train ids: its name, then its color as three numbers. Names and
 colors are those in common use (MMSegmentation's, if it has the data set).
 """
 
-from collections.abc import Iterable
 from collections.abc import Sequence
 import pathlib
 from typing import Any
@@ -14,19 +13,6 @@ from deeplab import text
 from deeplab.data import dataset_info
 
 _CLASS_TABLES = pathlib.Path(__file__).parent / 'classes'
-
-
-def _check_colors(
-  rows: Iterable[Iterable[int]],
-) -> tuple[dataset_info.Color, ...]:
-  """Checks that each row has three numbers in 0..255; returns tuples."""
-  colors = []
-  for row in rows:
-    color = tuple(int(value) for value in row)
-    if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-      raise ValueError(f'color {color} is not three numbers in 0..255')
-    colors.append((color[0], color[1], color[2]))
-  return tuple(colors)
 
 
 def read_folder_classes(data: Any) -> dict[str, tuple]:
@@ -44,7 +30,10 @@ def read_folder_classes(data: Any) -> dict[str, tuple]:
       that of the ignored pixels.
   """
   count = data.num_classes
-  names, colors = tuple(data.class_names), _check_colors(data.color_map)
+  names, colors = (
+    tuple(data.class_names),
+    tuple(map(dataset_info.check_color, data.color_map)),
+  )
   _check_row_count('config.data.class_names names', names, count)
   _check_row_count('config.data.color_map colors', colors, count)
   table = pathlib.Path(data.root).expanduser() / 'classes.txt'

@@ -7,12 +7,16 @@ and only `raw_to_train_ids` converts them. `catalog.py` has the `DatasetInfo` of
 each data set.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import os
-import pathlib
+import reprlib
+from typing import Any
 
 import numpy as np
+
+from deeplab.data import text_files
 
 # Train id of pixels that are neither trained on nor scored.
 IGNORE = 255
@@ -112,6 +116,31 @@ def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
   return table[raw.clip(-1, 65536).astype(np.int64) + 1]
 
 
+def check_color(values: Iterable[Any]) -> Color:
+  """Returns a color as three numbers in 0..255.
+
+  Args:
+    values: whole numbers, or texts of them.
+
+  Raises:
+    ValueError: there are not three, or one is no whole number in 0..255.
+  """
+  values = tuple(values)
+  try:
+    red, green, blue = (int(value) for value in values)
+    whole = all(
+      isinstance(value, str) or value == int(value) for value in values
+    )
+  except (OverflowError, TypeError, ValueError):
+    whole = False
+  if not whole or not all(0 <= value <= 255 for value in (red, green, blue)):
+    written = ' '.join(str(value) for value in values)
+    raise ValueError(
+      f'color {reprlib.repr(written)} is not three whole numbers in 0..255'
+    )
+  return red, green, blue
+
+
 def voc_palette(count: int) -> tuple[Color, ...]:
   """Returns the first `count` colors of Pascal VOC's palette.
 
@@ -136,17 +165,21 @@ def read_class_table(
     The names, and one color for each of them or none at all.
 
   Raises:
-    ValueError: some lines have a color and others do not.
+    ValueError: the file is not a text, a number of a color is not in 0..255, or
+      some lines have a color and others do not.
   """
   names: list[str] = []
   colors: list[Color] = []
-  for line in pathlib.Path(path).read_text('utf-8').splitlines():
+  lines = text_files.read_text(path).splitlines()
+  for number, line in enumerate(lines, 1):
     words = line.split()
     if not words:
       continue
-    if len(words) > 3 and all(word.isdigit() for word in words[-3:]):
-      red, green, blue = (int(word) for word in words[-3:])
-      colors.append((red, green, blue))
+    if len(words) > 3 and all(word.isdecimal() for word in words[-3:]):
+      try:
+        colors.append(check_color(words[-3:]))
+      except ValueError as error:
+        raise ValueError(f'{path}: line {number}: {error}') from error
       words = words[:-3]
     names.append(' '.join(words))
   if colors and len(colors) != len(names):

@@ -98,7 +98,10 @@ def _add_margin(part: slice, length: int) -> tuple[int, int]:
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray:
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  try:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  except cv2.error:  # of no bytes, or of too many pixels
+    image = None
   if image is None:
     raise ValueError(
       'a prepared example does not decode: remove its data set below '

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data.builders import folder
 from deeplab.data.preparation import errors
@@ -174,12 +174,12 @@ def _load_files(
   image = None
   try:
     image = raw_files.read_pixels(pathlib.Path(ref.image), spec)
-  except (ValueError, OSError) as error:
+  except ValueError as error:
     issues.append(Issue('unreadable', str(error)))
   file_format, colors = _read_header(ref.mask)
   try:
     mask = raw_files.read_mask(pathlib.Path(ref.mask))
-  except (ValueError, OSError) as error:
+  except ValueError as error:
     kind = 'jpeg' if file_format == 'JPEG' else 'unreadable'
     issues.append(Issue(kind, str(error)))
     return LoadedExample(ref, image, issues=tuple(issues))
@@ -220,9 +220,9 @@ def _load_files(
 def _read_header(path: str) -> tuple[str | None, list[int] | None]:
   """Returns a file's format and a palette image's palette [r, g, b, r, ...]."""
   try:
-    with Image.open(path) as image:
+    with image_files.open_image(path) as image:
       return image.format, image.getpalette() if image.mode == 'P' else None
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+  except ValueError:
     return None, None
 
 

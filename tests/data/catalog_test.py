@@ -223,7 +223,10 @@ def test_too_many_names_in_the_classes_file(tmp_path):
       r'use --config\.data\.num_classes=5, or 4 if the last one stands '
       'for ignored pixels$',
     ),
-    ({'color_map': ((0, 0, 300),)}, 'not three numbers in 0..255'),
+    (
+      {'color_map': ((0, 0, 300),)},
+      'color .0 0 300. is not three whole numbers in 0..255',
+    ),
     ({'name': 'vok'}, "'vok' is not one of ade20k"),
   ],
 )

@@ -61,6 +61,32 @@ def test_class_tables_with_and_without_colors(tmp_path):
   path.write_text('sky\nroad 4 5 6\n', 'utf-8')
   with pytest.raises(ValueError, match='1 of 2 lines end in a color'):
     dataset_info.read_class_table(path)
+  path.write_text('sky 1 2 3\nroad 4 5 256\n', 'utf-8')
+  with pytest.raises(
+    ValueError, match=r"classes\.txt: line 2: color '4 5 256' is not three who"
+  ):
+    dataset_info.read_class_table(path)
+  path.write_text(f'sky 1 2 {"9" * 5000}\n', 'utf-8')
+  with pytest.raises(ValueError, match=r'classes\.txt: line 1: color .1 2 99'):
+    dataset_info.read_class_table(path)
+  path.write_bytes('himmel über'.encode('latin-1'))
+  with pytest.raises(ValueError, match=r'classes\.txt: not a text in UTF-8'):
+    dataset_info.read_class_table(path)
+
+
+@pytest.mark.parametrize(
+  'color',
+  [
+    *((1, 2), (1, 2, 3, 4), (0, 0, 256), (0, -1, 0), (0, 0, 2.5)),
+    *((0, 0, float('nan')), (0, 0, float('inf')), (0, 0, None)),
+  ],
+)
+def test_colors_are_three_whole_numbers(color):
+  assert dataset_info.check_color((1.0, '2', 255)) == (1, 2, 255)
+  with pytest.raises(
+    ValueError, match=r'is not three whole numbers in 0\.\.255'
+  ):
+    dataset_info.check_color(color)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data.builders import image_pairs
 from deeplab.data.formats import coco_annotations
+from deeplab.data.formats import fields
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
@@ -88,7 +89,7 @@ class CocoSeg21(tfds.core.GeneratorBasedBuilder):
       (
         (entry, annotations)
         for entry, annotations in select_voc_annotations(index)
-        if take_all or sum(a['area'] for a in annotations) > MIN_AREA
+        if take_all or _sum_areas(annotations, index.path) > MIN_AREA
       ),
       config.dataset,
       dataset_info.IGNORE,
@@ -176,16 +177,34 @@ def locate_split(
 def select_voc_annotations(
   index: coco_annotations.CocoAnnotations,
 ) -> Iterable[tuple[dict[str, Any], list[dict[str, Any]]]]:
-  """Yields the entry of each image and its annotations of VOC's classes."""
+  """Yields the entry of each image and its annotations of VOC's classes.
+
+  Raises:
+    ValueError: an annotation has no category.
+  """
   for entry in index.images:
-    yield (
-      entry,
-      [
+    annotations = index.annotations.get(fields.get_id(entry, 'id'), ())
+    try:
+      selected = [
         annotation
-        for annotation in index.annotations.get(entry['id'], ())
-        if annotation['category_id'] in catalog.COCO_TO_VOC
-      ],
-    )
+        for annotation in annotations
+        if fields.get_id(annotation, 'category_id') in catalog.COCO_TO_VOC
+      ]
+    except ValueError as error:
+      raise ValueError(
+        f'{index.path}: an annotation of {entry["file_name"]}: {error}'
+      ) from error
+    yield entry, selected
+
+
+def _sum_areas(
+  annotations: Iterable[dict[str, Any]], path: pathlib.Path
+) -> float:
+  """Returns the area of annotations, in pixels."""
+  try:
+    return sum(fields.get_number(a, 'area') for a in annotations)
+  except ValueError as error:
+    raise ValueError(f'{path}: an annotation: {error}') from error
 
 
 def make_raw_examples(
@@ -248,13 +267,13 @@ def draw_voc_label(
   Raises:
     ValueError: a segmentation is malformed.
   """
-  size = entry['height'], entry['width']
-  label, claims = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
   try:
+    size = fields.get_size(entry)
+    label, claims = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
     for category, mask in coco_annotations.rasterize_annotations(
       annotations, size
     ):
-      label[mask] = catalog.COCO_TO_VOC[category]
+      label[mask] = catalog.COCO_TO_VOC[int(category)]
       claims += mask
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error

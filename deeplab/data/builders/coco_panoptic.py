@@ -14,8 +14,8 @@ the category ids.
 Kirillov et al., Panoptic Segmentation, CVPR 2019; the format: panopticapi.
 """
 
-from collections.abc import Iterable
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -26,6 +26,7 @@ from deeplab.data import catalog
 from deeplab.data.builders import coco
 from deeplab.data.builders import image_pairs
 from deeplab.data.formats import coco_annotations
+from deeplab.data.formats import fields
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
 from deeplab.data.preparation import raw_examples
@@ -106,14 +107,15 @@ def find_examples(
   examples = []
   for entry in index.images:
     with errors.catch_and_collect():
-      matches = index.annotations.get(entry['id'], [])
+      matches = index.annotations.get(fields.get_id(entry, 'id'), [])
       if len(matches) != 1:
         raise ValueError(
           f'{annotations}: image {entry["id"]} has {len(matches)} annotations; '
           'panoptic files have one for each image'
         )
-      mask = annotations.with_suffix('') / matches[0]['file_name']
-      if not mask.is_file():
+      name, segments = _read_entry(matches[0], annotations)
+      mask = annotations.with_suffix('') / name
+      if not os.path.isfile(mask):
         raise ValueError(
           f'{mask}: no such file, but {annotations} names it: {_REMEDY}'
         )
@@ -122,18 +124,30 @@ def find_examples(
           coco_annotations.require_image_file(images, entry, annotations),
           mask,
           catalog.INFOS['coco_panoptic'],
-          functools.partial(
-            _read_category_ids, segments=matches[0]['segments_info']
-          ),
+          functools.partial(_read_category_ids, segments=segments),
         )
       )
   return examples
 
 
+def _read_entry(
+  annotation: dict[str, Any], path: pathlib.Path
+) -> tuple[str, dict[int, int]]:
+  """Returns the PNG file of an annotation, and its categories by segment."""
+  try:
+    segments = fields.get_entries(annotation, 'segments_info')
+    return fields.check_file_name(fields.get_text(annotation, 'file_name')), {
+      fields.get_whole(s, 'id'): fields.get_whole(s, 'category_id')
+      for s in segments
+    }
+  except ValueError as error:
+    raise ValueError(f'{path}: an annotation: {error}') from error
+
+
 def _read_category_ids(
-  path: pathlib.Path, segments: Iterable[dict[str, Any]]
+  path: pathlib.Path, segments: dict[int, int]
 ) -> np.ndarray:
-  """Reads a PNG of segments as category ids, [H, W] int32; 0 is no segment."""
+  """Reads a PNG of segments as category ids, [H, W] int64; 0 is no segment."""
   colors = raw_files.read_mask(path)
   if colors.ndim != 3:
     raise ValueError(
@@ -141,12 +155,12 @@ def _read_category_ids(
     )
   ids = colors.astype(np.int64) @ (1, 256, 65536)
   values, inverse = np.unique(ids, return_inverse=True)
-  category = {0: 0} | {s['id']: s['category_id'] for s in segments}
+  category = {0: 0} | segments
   missing = sorted(set(values.tolist()) - set(category))
   if missing:
     raise ValueError(
       f'{path}: segment {missing[0]} is not in the JSON file; fetch both from '
       'the same release'
     )
-  table = np.array([category[i] for i in values.tolist()], np.int32)
+  table = np.array([category[i] for i in values.tolist()], np.int64)
   return table[inverse].reshape(ids.shape)

@@ -45,6 +45,7 @@ import tensorflow_datasets as tfds
 
 from deeplab.data import dataset_info
 from deeplab.data import image_format
+from deeplab.data import text_files
 from deeplab.data.formats import class_table
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
@@ -292,7 +293,7 @@ def _select_from_pool(
   """Returns the examples of the pool that belong to a split."""
   listing = base / f'{split}.txt'
   if listing.is_file():
-    lines = listing.read_text('utf-8').splitlines()
+    lines = text_files.read_text(listing).splitlines()
     listed = {line.strip() for line in lines if line.strip()}
     selected: dict[str, raw_examples.RawExample] = {}
     for example in examples:

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
@@ -109,7 +110,7 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
   if not listing.is_file():
     raise ValueError(f'{listing}: no such file: {_REMEDY}')
   pairs = []
-  for line in listing.read_text('utf-8').splitlines():
+  for line in text_files.read_text(listing).splitlines():
     stem = line.split()[0] if line.strip() else ''
     if not stem or stem.startswith('#'):
       continue

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.io
 
 from deeplab.data import catalog
+from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import raw_files
 
@@ -97,7 +98,7 @@ def _find_pairs(
     )
   images = [
     voc / 'JPEGImages' / f'{stem}.jpg'
-    for stem in listing.read_text('utf-8').split()
+    for stem in text_files.read_text(listing).split()
   ]
 
   def masks(image: pathlib.Path) -> list[pathlib.Path]:

@@ -21,6 +21,7 @@ import scipy.io
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
+from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
@@ -170,7 +171,7 @@ def _read_stems(
 
 
 def _read_words(path: pathlib.Path) -> list[str]:
-  return path.read_text('utf-8').split()
+  return text_files.read_text(path).split()
 
 
 def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:

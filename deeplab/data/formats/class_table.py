@@ -8,6 +8,7 @@ shape belong to the class named 'background', and are ignored if there is none.
 from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from deeplab.data import catalog
 from deeplab.data import dataset_info
+from deeplab.data.formats import fields
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import rasterize
 from deeplab.data.preparation import raw_examples
@@ -139,11 +141,15 @@ def find_image_file(
     annotation: the annotation file, for the message.
 
   Raises:
-    ValueError: the image is in none of the folders.
+    ValueError: the image is in none of the folders, or no file has such a name.
   """
+  try:
+    fields.check_file_name(name)
+  except ValueError as error:
+    raise ValueError(f'{annotation}: {error}; correct its entry') from error
   candidates = [folder / name.replace('\\', '/') for folder in folders]
   for path in candidates:
-    if path.is_file():
+    if os.path.isfile(path):  # False for a name that is too long
       return path
   raise ValueError(
     f'{candidates[0]}: no such file, but {annotation} names it; add the '

@@ -6,12 +6,14 @@ https://cocodataset.org/#format-data
 
 from collections.abc import Iterable
 import dataclasses
-import json
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from deeplab.data import text_files
+from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
 
 
@@ -21,15 +23,16 @@ class CocoAnnotations:
 
   Attributes:
     path: the file.
-    images: the entries of `images`, sorted by id.
+    images: the entries of `images`, sorted by id; each has an `id` and a
+      `file_name`.
     annotations: annotations by image id, in the order of the file.
     categories: category names by id.
   """
 
   path: pathlib.Path
   images: tuple[dict[str, Any], ...]
-  annotations: dict[int, list[dict[str, Any]]]
-  categories: dict[int, str]
+  annotations: dict[int | str, list[dict[str, Any]]]
+  categories: dict[int | str, str]
 
 
 def read_annotations(path: pathlib.Path) -> CocoAnnotations:
@@ -38,22 +41,35 @@ def read_annotations(path: pathlib.Path) -> CocoAnnotations:
   Raises:
     ValueError: the file is damaged or not a COCO file.
   """
+  content = text_files.read_json(path)
   try:
-    content = json.loads(path.read_text('utf-8'))
-    annotations: dict[int, list[dict[str, Any]]] = {}
-    for annotation in content['annotations']:
-      annotations.setdefault(annotation['image_id'], []).append(annotation)
+    annotations: dict[int | str, list[dict[str, Any]]] = {}
+    for annotation in fields.get_entries(content, 'annotations'):
+      image_id = fields.get_id(annotation, 'image_id')
+      annotations.setdefault(image_id, []).append(annotation)
+    images = fields.get_entries(content, 'images')
+    for entry in images:
+      fields.check_file_name(fields.get_text(entry, 'file_name'))
     return CocoAnnotations(
       path=path,
-      images=tuple(sorted(content['images'], key=lambda entry: entry['id'])),
+      images=tuple(sorted(images, key=_sort_key)),
       annotations=annotations,
-      categories={c['id']: c['name'] for c in content['categories']},
+      categories={
+        fields.get_id(entry, 'id'): fields.get_text(entry, 'name')
+        for entry in fields.get_entries(content, 'categories')
+      },
     )
-  except (KeyError, TypeError, ValueError) as error:
+  except ValueError as error:
     raise ValueError(
-      f'{path}: damaged, or not a COCO file ({error!r}); it must have images, '
+      f'{path}: damaged, or not a COCO file ({error}); it must have images, '
       'annotations and categories'
     ) from error
+
+
+def _sort_key(entry: dict[str, Any]) -> tuple[bool, int | str]:
+  """Returns the id of an entry; numbers come before texts."""
+  image_id = fields.get_id(entry, 'id')
+  return isinstance(image_id, str), image_id
 
 
 def require_image_file(
@@ -70,7 +86,7 @@ def require_image_file(
     ValueError: the file does not exist.
   """
   path = folder / entry['file_name']
-  if not path.is_file():
+  if not os.path.isfile(path):
     raise ValueError(
       f'{path}: no such file, but {annotations} names it; add the image or '
       'remove its entry'
@@ -80,7 +96,7 @@ def require_image_file(
 
 def rasterize_annotations(
   annotations: Iterable[dict[str, Any]], size: tuple[int, int]
-) -> Iterable[tuple[int, np.ndarray]]:
+) -> Iterable[tuple[int | str, np.ndarray]]:
   """Yields the category id and the mask [H, W] bool of each annotation.
 
   Args:
@@ -98,7 +114,7 @@ def rasterize_annotations(
       )
     except ValueError as error:
       raise ValueError(
-        f'annotation {annotation.get("id")} of image '
+        f'annotation {fields.describe(annotation.get("id"))} of image '
         f'{annotation.get("image_id")}: {error}; correct or remove it'
       ) from error
-    yield annotation['category_id'], mask
+    yield fields.get_id(annotation, 'category_id'), mask

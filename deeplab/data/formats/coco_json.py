@@ -14,6 +14,7 @@ import numpy as np
 
 from deeplab.data.formats import class_table
 from deeplab.data.formats import coco_annotations
+from deeplab.data.formats import fields
 from deeplab.data.preparation import raw_examples
 
 
@@ -48,7 +49,7 @@ def find_examples(
         functools.partial(
           _draw_label,
           entry=entry,
-          annotations=index.annotations.get(entry['id'], []),
+          annotations=index.annotations.get(fields.get_id(entry, 'id'), []),
           names=index.categories,
           classes=classes,
         ),
@@ -62,24 +63,28 @@ def _draw_label(
   path: pathlib.Path,
   entry: dict[str, Any],
   annotations: list[dict[str, Any]],
-  names: dict[int, str],
+  names: dict[int | str, str],
   classes: class_table.ClassTable,
 ) -> np.ndarray:
   """Rasterizes the annotations of one image, [H, W] uint8 train ids."""
-  shapes = (
-    (
-      f'annotation {a.get("id")} of {entry["file_name"]}',
-      names.get(a['category_id'], str(a['category_id'])),
-      a.get('segmentation'),
-    )
-    for a in annotations
-  )
   try:
-    return classes.draw_shapes((entry['height'], entry['width']), shapes)
-  except KeyError as error:
+    size = fields.get_size(entry)
+  except ValueError as error:
     raise ValueError(
-      f'{path}: the entry or an annotation of {entry["file_name"]} lacks '
-      f'{error}'
+      f'{path}: image {entry["file_name"]}: {error}; correct its entry'
     ) from error
+  shapes = []
+  for a in annotations:
+    description = (
+      f'annotation {fields.describe(a.get("id"))} of {entry["file_name"]}'
+    )
+    try:
+      category = fields.get_id(a, 'category_id')
+    except ValueError as error:
+      raise ValueError(f'{path}: {description}: {error}') from error
+    name = names.get(category, str(category))
+    shapes.append((description, name, a.get('segmentation')))
+  try:
+    return classes.draw_shapes(size, shapes)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error

@@ -14,7 +14,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from deeplab.data import text_files
 from deeplab.data.formats import class_table
+from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
 from deeplab.data.preparation import raw_examples
 
@@ -31,12 +33,12 @@ def find_examples(
   path = next((path for path in files if path.is_file()), None)
   if path is None:
     return None
+  images = text_files.read_xml(path).findall('image')
   try:
-    images = ElementTree.parse(path).getroot().findall('image')
-    named = [(image.attrib['name'], image) for image in images]
-  except (ElementTree.ParseError, KeyError) as error:
+    named = [(fields.get_text(image.attrib, 'name'), image) for image in images]
+  except ValueError as error:
     raise ValueError(
-      f'{path}: damaged, or not a "CVAT for images" file ({error!r})'
+      f'{path}: damaged, or not a "CVAT for images" file ({error})'
     ) from error
   if not named:
     raise ValueError(
@@ -65,9 +67,9 @@ def _draw_label(
   """Rasterizes the shapes of one image, [H, W] uint8 train ids."""
   name = image.get('name')
   try:
-    size = int(image.attrib['height']), int(image.attrib['width'])
+    size = fields.get_size(image.attrib)
     shapes = [shape for shape in image if shape.tag != 'tag']
-    shapes.sort(key=lambda shape: int(shape.get('z_order', 0)))
+    shapes.sort(key=lambda s: fields.get_number(s.attrib, 'z_order', 0))
     return classes.draw_shapes(
       size,
       (
@@ -79,10 +81,6 @@ def _draw_label(
         for shape in shapes
       ),
     )
-  except KeyError as error:
-    raise ValueError(
-      f'{path}: image {name}: attribute {error} is missing'
-    ) from error
   except ValueError as error:
     raise ValueError(f'{path}: image {name}: {error}') from error
 
@@ -93,11 +91,15 @@ def _to_segmentation(
   """Converts a shape to COCO's polygons, or to a mask [H, W] bool."""
 
   def numbers(*keys: str) -> list[float]:
-    return [float(shape.attrib[key]) for key in keys]
+    return [fields.get_number(shape.attrib, key) for key in keys]
 
-  rotation = float(shape.get('rotation', 0))
+  rotation = fields.get_number(shape.attrib, 'rotation', 0)
   if shape.tag == 'polygon':
-    pairs = [pair.split(',') for pair in shape.attrib['points'].split(';')]
+    points = fields.get_text(shape.attrib, 'points').split(';')
+    pairs = [point.split(',') for point in points]
+    for pair in pairs:
+      if len(pair) != 2:
+        raise ValueError(f'broken polygon: {",".join(pair)!r} is not `x,y`')
     return [[float(value) for pair in pairs for value in pair]]
   if shape.tag == 'box':
     left, top, right, bottom = numbers('xtl', 'ytl', 'xbr', 'ybr')
@@ -122,19 +124,19 @@ def _decode_mask(
 ) -> np.ndarray:
   """Decodes run lengths along the rows of a bounding box to [H, W] bool."""
   left, top, width, height = (
-    int(shape.attrib[key]) for key in ('left', 'top', 'width', 'height')
+    fields.get_whole(shape.attrib, key)
+    for key in ('left', 'top', 'width', 'height')
   )
-  runs = [int(run) for run in shape.attrib['rle'].split(',')]
   mask = np.zeros(size, bool)
   box = mask[top : top + height, left : left + width]
-  if min(left, top, *runs) < 0 or box.shape != (height, width):
+  if min(left, top) < 0 or box.shape != (height, width):
     raise ValueError('broken mask: it does not lie inside the image')
-  if sum(runs) != height * width:
+  try:
+    runs = [int(run) for run in fields.get_text(shape.attrib, 'rle').split(',')]
+    pixels = rasterize.expand_runs(runs, height * width)
+  except ValueError as error:
     raise ValueError(
-      f'broken mask: run lengths of {sum(runs)} pixels for a box of '
-      f'{width}x{height}'
-    )
-  box[...] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(
-    height, width
-  )
+      f'broken mask in a box of {width}x{height}: {error}'
+    ) from error
+  box[...] = pixels.reshape(height, width)
   return mask

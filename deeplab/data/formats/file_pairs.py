@@ -1,9 +1,12 @@
 """Pairs each image with its annotation file, by a list or by file stems."""
 
+import os
 import pathlib
 from typing import NamedTuple
 
 from deeplab.data import image_format
+from deeplab.data import text_files
+from deeplab.data.formats import fields
 
 LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.json')
 
@@ -63,19 +66,20 @@ def _read_list(
 ) -> tuple[list[Pair], list[PairIssue]]:
   """Reads a list file; returns pairs and issues."""
   pairs, issues = [], []
-  for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
+  lines = text_files.read_text(listing).splitlines()
+  for number, line in enumerate(lines, 1):
     names = line.strip().split('\t') if '\t' in line else line.split()
     if not names:
       continue
     if len(names) != 2:
       text = (
-        f'{listing}: line {number} is not `image label`: {line!r}; put a tab '
-        'between names that have spaces'
+        f'{listing}: line {number} is not `image label`: '
+        f'{fields.describe(line)}; put a tab between names that have spaces'
       )
       issues.append(PairIssue(text))
       continue
     image, mask = base / names[0].strip(), base / names[1].strip()
-    missing = [path for path in (image, mask) if not path.is_file()]
+    missing = [path for path in (image, mask) if not os.path.isfile(path)]
     for path in missing:
       text = f'{path}: no such file, but line {number} of {listing} names it'
       issues.append(PairIssue(text, (image, mask)))

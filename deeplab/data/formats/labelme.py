@@ -5,16 +5,16 @@ such as a line, is an error.
 """
 
 import base64
-import io
-import json
 import math
 import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from deeplab.data import image_files
+from deeplab.data import text_files
 from deeplab.data.formats import class_table
+from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
 
 
@@ -34,13 +34,16 @@ def read_label(
     ValueError: the file is damaged, a label is not one of the classes, or a
       shape is malformed.
   """
+  content = text_files.read_json(path)
   try:
-    content = json.loads(path.read_text('utf-8'))
-    size = int(content['imageHeight']), int(content['imageWidth'])
-    named = [(shape['label'], shape) for shape in content['shapes']]
-  except (KeyError, TypeError, ValueError) as error:
+    size = fields.get_size(content, 'imageHeight', 'imageWidth')
+    named = [
+      (fields.get_text(shape, 'label'), shape)
+      for shape in fields.get_entries(content, 'shapes')
+    ]
+  except ValueError as error:
     raise ValueError(
-      f'{path}: damaged, or not a labelme file ({error!r}); it must have '
+      f'{path}: damaged, or not a labelme file ({error}); it must have '
       'imageHeight, imageWidth and shapes'
     ) from error
   try:
@@ -60,33 +63,35 @@ def _to_segmentation(
 ) -> Any:
   """Converts a shape to COCO's polygons, or to a mask [H, W] bool."""
   kind = shape.get('shape_type', 'polygon')
+  if kind not in ('polygon', 'rectangle', 'circle', 'mask'):
+    described = fields.describe(kind).strip("'")
+    raise ValueError(
+      f'shape {number}: a {described} has no area; draw a polygon or remove it'
+    )
   try:
-    points = [(float(x), float(y)) for x, y in shape['points']]
+    points = fields.get_points(shape, 'points')
     if kind == 'polygon':
       return [rasterize.flatten_points(points)]
+    if kind == 'mask' and points:
+      return _decode_mask(fields.get_text(shape, 'mask'), points[0], size)
+    if len(points) != 2:
+      raise ValueError(f'{len(points)} points in place of 2')
+    (left, top), (right, bottom) = points
     if kind == 'rectangle':
-      (left, top), (right, bottom) = points
       return [[left, top, right, top, right, bottom, left, bottom]]
-    if kind == 'circle':
-      center, edge = points
-      radius = math.dist(center, edge)
-      return [rasterize.ellipse_polygon(*center, radius, radius)]
-    if kind == 'mask':
-      return _decode_mask(shape['mask'], points[0], size)
-  except (KeyError, OSError, TypeError, ValueError) as error:
-    raise ValueError(f'shape {number}: broken {kind}: {error!r}') from error
-  raise ValueError(
-    f'shape {number}: a {kind} has no area; draw a polygon or remove it'
-  )
+    radius = math.dist(*points)
+    return [rasterize.ellipse_polygon(left, top, radius, radius)]
+  except (OverflowError, ValueError) as error:
+    raise ValueError(f'shape {number}: broken {kind}: {error}') from error
 
 
 def _decode_mask(
   data: str, corner: tuple[float, float], size: tuple[int, int]
 ) -> np.ndarray:
   """Decodes the base64 PNG of a bounding box to a mask [H, W] bool."""
-  with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-    box = np.asarray(image) > 0
   left, top = round(corner[0]), round(corner[1])
+  with image_files.open_image('the mask', base64.b64decode(data)) as image:
+    box = np.asarray(image) > 0
   mask = np.zeros(size, bool)
   target = mask[top : top + box.shape[0], left : left + box.shape[1]]
   if box.ndim != 2 or min(left, top) < 0 or target.shape != box.shape:

@@ -8,12 +8,14 @@ VOC's border color is ignored. Without a label map, masks hold class ids.
 """
 
 import functools
+import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data import dataset_info
+from deeplab.data import image_files
+from deeplab.data import text_files
 from deeplab.data.formats import class_table
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_examples
@@ -39,14 +41,14 @@ def find_examples(
     read = functools.partial(_read_train_ids, table=table, classes=classes)
     info = classes.drawn_info
   examples = []
-  for stem in listing.read_text('utf-8').split():
+  for stem in text_files.read_text(listing).split():
     names = [f'{stem}{suffix}' for suffix in dataset_info.IMAGE_SUFFIXES]
     images = [base / 'JPEGImages' / name for name in names]
-    image = next((path for path in images if path.is_file()), images[0])
+    image = next(filter(os.path.isfile, images), images[0])
     mask = base / 'SegmentationClass' / f'{stem}.png'
     with errors.catch_and_collect():
       for path in (image, mask):
-        if not path.is_file():
+        if not os.path.isfile(path):
           raise ValueError(
             f'{path}: no such file, but {listing} names it; add the file or '
             'remove the line'
@@ -62,19 +64,20 @@ def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
     ValueError: a line is malformed.
   """
   names, colors = [], []
-  for number, line in enumerate(path.read_text('utf-8').splitlines(), 1):
+  for number, line in enumerate(text_files.read_text(path).splitlines(), 1):
     if not line.strip() or line.startswith('#'):
       continue
     name, *fields = line.split(':')
-    color = fields[0].split(',') if fields else []
-    if len(color) != 3 or not all(value.strip().isdigit() for value in color):
+    try:
+      colors.append(dataset_info.check_color(''.join(fields[:1]).split(',')))
+    except ValueError as error:
       raise ValueError(
-        f'{path}: line {number} is not `name:red,green,blue::`: {line!r}'
-      )
+        f'{path}: line {number} is not `name:red,green,blue::` ({error}): '
+        f'{line[:80]!r}'
+      ) from error
     names.append(name)
-    colors.append((int(color[0]), int(color[1]), int(color[2])))
   return dataset_info.DatasetInfo(
-    name='labelmap.txt',
+    name=str(path),
     class_names=tuple(names),
     palette=tuple(colors),
     ignore_label=dataset_info.IGNORE,
@@ -89,10 +92,10 @@ def _read_train_ids(
 ) -> np.ndarray:
   """Reads a mask and maps the label map's classes to train ids by name."""
   mask = raw_files.read_mask(path)
+  with image_files.open_image(path) as image:
+    if image.mode == 'P':
+      mask = np.asarray(image.convert('RGB'))
   try:
-    with Image.open(path) as image:
-      if image.mode == 'P':
-        mask = np.asarray(image.convert('RGB'))
     if mask.ndim == 3:
       ids = raw_files.colors_to_train_ids(mask, table)
     else:

@@ -5,15 +5,14 @@ converts the palette's colors to grey would read VOC's ids 0, 20, 255 as 0, 52,
 220.
 """
 
-import io
 import pathlib
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from deeplab.data import dataset_info
+from deeplab.data import image_files
 from deeplab.data import image_format
 
 # PIL modes with 8 bits per channel, which PIL converts to RGB without loss.
@@ -41,20 +40,15 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
     The file's bytes, and the decoded image in a mode that converts to RGB.
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits per channel.
+    ValueError: the file is damaged or too large, or has more than 8 bits per
+      channel.
   """
-  data = path.read_bytes()
-  image: Any
-  try:
-    image = Image.open(io.BytesIO(data))
+  data = image_files.read_bytes(path)
+  with image_files.open_image(path, data) as image:
     image.load()
-  except Image.DecompressionBombError as error:
-    raise image_format.too_large_error(path) from error
-  except (OSError, SyntaxError, ValueError) as error:
-    raise image_format.damaged_file_error(path, error) from error
-  # PIL silently drops the lower byte of 16-bit channels.
-  depths = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
-  deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
+    # PIL silently drops the lower byte of 16-bit channels.
+    depths = getattr(image, 'tag_v2', {}).get(258, (8,))
+    deep = max(depths) > 8 or (image.format == 'PNG' and data[24] > 8)
   if deep or image.mode not in _IMAGE_MODES:
     raise ValueError(
       f'{path}: image of mode {image.mode}{" of 16 bits" if deep else ""}; '
@@ -65,7 +59,7 @@ def decode_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
 
 
 def is_read_as_array(path: pathlib.Path, spec: image_format.ImageSpec) -> bool:
-  """Returns True if `image_format.read_array` reads the image.
+  """Returns True if `image_files.read_array` reads the image.
 
   Other images are RGB of 8 bits, which keep their encoded bytes.
   """
@@ -84,10 +78,11 @@ def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     Bytes of a JPEG or PNG file, and the image's (H, W).
 
   Raises:
-    ValueError: the file is damaged, or has more than 8 bits per channel.
+    ValueError: the file is damaged or too large, or has more than 8 bits per
+      channel.
   """
   if is_read_as_array(path, image_format.RGB):
-    pixels = image_format.read_array(path, image_format.RGB)
+    pixels = image_files.read_array(path, image_format.RGB)
     return encode_png(pixels), pixels.shape[:2]
   data, image = decode_image(path)
   keep = image.mode == 'RGB' and 'transparency' not in image.info
@@ -108,16 +103,11 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     [H, W, 3] uint8 colors of an RGB image. An alpha channel is dropped.
 
   Raises:
-    ValueError: the file is damaged, a JPEG, or of another mode.
+    ValueError: the file is damaged or too large, a JPEG, or of another mode.
   """
-  try:
-    with Image.open(path) as image:
-      mode, kind = image.mode, image.format
-      mask = np.asarray(image)
-  except Image.DecompressionBombError as error:
-    raise image_format.too_large_error(path) from error
-  except (OSError, SyntaxError, ValueError) as error:
-    raise image_format.damaged_file_error(path, error) from error
+  with image_files.open_image(path) as image:
+    mode, kind = image.mode, image.format
+    mask = np.asarray(image)
   if kind == 'JPEG':
     raise ValueError(
       f'{path}: the mask is a JPEG, whose compression changes ids; export it '
@@ -146,10 +136,11 @@ def read_pixels(
     [H, W, C] uint8 or uint16.
 
   Raises:
-    ValueError: the file is damaged, or has other channels or another depth.
+    ValueError: the file is damaged or too large, or has other channels or
+      another depth.
   """
   if is_read_as_array(path, spec):
-    return image_format.read_array(path, spec)
+    return image_files.read_array(path, spec)
   return np.asarray(decode_image(path)[1].convert('RGB'))
 
 

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from deeplab.data import dataset_info
+from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data import prefetch
 from deeplab.data.preparation import errors
@@ -202,7 +203,7 @@ def read_record(
   if spec == image_format.RGB:
     image, size = raw_files.read_encoded_image(image_path)
   else:
-    image = image_format.read_array(image_path, spec)
+    image = image_files.read_array(image_path, spec)
     size = image.shape[:2]
   mask = read_mask(mask_path)
   check_sizes(image_path, size, mask_path, mask.shape[:2])

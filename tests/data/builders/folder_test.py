@@ -146,6 +146,24 @@ def missing_file(root):
   (root / 'val.txt').write_text('val/images/a.png val/labels/a.png\n', 'utf-8')
 
 
+def long_name(root):
+  (root / 'val.txt').write_text(f'{"a" * 300}.png b.png\n', 'utf-8')
+
+
+def other_encoding(root):
+  (root / 'val.txt').write_text('val/images/a.png val/labels/a.png', 'utf-16')
+
+
+def no_pixels(root):
+  (root / 'val/images/img1.png').unlink()
+  np.save(root / 'val/images/img1.npy', np.zeros((24, 0, 3), np.uint8))
+
+
+def folder_as_image(root):
+  (root / 'val/images/img1.png').unlink()
+  (root / 'val/images/img1.png').mkdir()
+
+
 def jpeg_mask(root):
   path = root / 'val/labels/img1.png'
   Image.open(path).save(path.with_suffix('.jpg'))
@@ -178,6 +196,10 @@ def jpeg_mask(root):
     (twice, r'images/img1\.png: img1\.jpg has the same stem'),
     (bad_line, r'val\.txt: line 1 is not `image label`'),
     (missing_file, r'images/a\.png: no such file, but line 1 of .*val\.txt'),
+    (long_name, r'a{300}\.png: no such file, but line 1 of .*val\.txt'),
+    (other_encoding, r'val\.txt: not a text in UTF-8 \(byte 0\); save it as U'),
+    (no_pixels, r'images/img1\.npy: an image of 0x24 pixels .* has no pixels'),
+    (folder_as_image, r'images/img1\.png: there is no such file'),
   ],
 )
 def test_bad_input_raises_a_clear_error(root, config, damage, message):

@@ -38,14 +38,51 @@ def test_read_annotations(tmp_path):
   assert got.categories == {5: 'road'}
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"images": []}'])
-def test_a_damaged_file_is_an_error(tmp_path, text):
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('{', r'not JSON \(Expecting property name'),
+    ('[' * 100_000, 'nested too deeply'),
+    ('[]', r'not a COCO file \(\[\] is no object with annotations\)'),
+    ('{"images": []}', r'not a COCO file \(annotations is missing\)'),
+    ('{"annotations": 7}', r'\(annotations is 7, not a list\)'),
+    ('{"annotations": [null]}', r'\(annotations holds None, not an object\)'),
+    ('{"annotations": [{"image_id": []}]}', r'\(image_id is \[\], not a whole'),
+    ('{"annotations": [{"image_id": 1.5}]}', r'\(image_id is 1\.5, not a whol'),
+    ('{"annotations": [], "images": [{"id": 1}]}', 'file_name is missing'),
+    (
+      '{"annotations": [], "images": [{"id": 1, "file_name": "\\ud800"}]}',
+      r"'\\ud800' is not the name of a file",
+    ),
+    (
+      '{"annotations": [], "images": [], "categories": [{"id": 1, "name": 2}]}',
+      'name is 2, not a text',
+    ),
+  ],
+)
+def test_a_damaged_file_is_an_error(tmp_path, text, message):
   path = tmp_path / 'val.json'
   path.write_text(text, 'utf-8')
-  with pytest.raises(
-    ValueError, match=r'val\.json: damaged, or not a COCO file'
-  ):
+  with pytest.raises(ValueError, match=r'val\.json: damaged, or .*' + message):
     coco_annotations.read_annotations(path)
+
+
+def test_ids_are_whole_numbers_or_texts(tmp_path):
+  """A whole float is a whole number; numbers are sorted before texts."""
+  path = tmp_path / 'val.json'
+  content = {
+    'images': [
+      {'id': 'x', 'file_name': 'x.png'},
+      {'id': 8.0, 'file_name': 'b.png'},
+    ],
+    'annotations': [annotation(1, 8)],
+    'categories': [{'id': 5.0, 'name': 'road'}],
+  }
+  path.write_text(json.dumps(content), 'utf-8')
+  got = coco_annotations.read_annotations(path)
+  assert [entry['file_name'] for entry in got.images] == ['b.png', 'x.png']
+  assert [a['id'] for a in got.annotations[8]] == [1]
+  assert got.categories == {5: 'road'}
 
 
 def test_an_image_must_exist(tmp_path):

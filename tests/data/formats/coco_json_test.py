@@ -101,7 +101,35 @@ def test_the_name_after_the_classes_is_ignored(named, write_image):
     (
       CAR | {'segmentation': {'size': [6, 8], 'counts': [9]}},
       {},
-      'run lengths of 9 pixels for an image of 48',
+      'run lengths of 9 pixels in place of 48',
+    ),
+    (
+      CAR | {'segmentation': {'size': [6, 8], 'counts': '>22'}},
+      {},
+      r'annotation 70 of a\.png: run lengths of 18 pixels in place of 48',
+    ),
+    (
+      ROAD,
+      {'width': 8.5},
+      r'val\.json: image a\.png: width is 8\.5, not a whol',
+    ),
+    (ROAD, {'width': 10**20}, r'width is 10{20}, a number that is too large'),
+    (
+      ROAD,
+      {'height': 30_000, 'width': 30_000},
+      'takes 2575 MiB, more than 512',
+    ),
+    (
+      ROAD,
+      {'height': 0},
+      'an image of 8x0 pixels and 3 channels has no pixels',
+    ),
+    (ROAD, {'file_name': 'a' * 300}, r'a{300}: no such file, but .*val\.json'),
+    (ROAD, {'file_name': 'a\n.png'}, r"'a\\n\.png' is not the name of a file"),
+    (
+      ROAD | {'category_id': []},
+      {},
+      r'70 of a\.png: category_id is \[\], not a',
     ),
   ],
 )
@@ -113,6 +141,15 @@ def test_bad_input_raises_a_clear_error(
   write_image(root / 'a.png')
   with pytest.raises(ValueError, match=message):
     layouts.examples(named)
+
+
+def test_whole_floats_are_whole_numbers(named, write_image):
+  root = pathlib.Path(named.data.root)
+  road = ROAD | {'category_id': 9.0}
+  write(root / 'val.json', road, CAR, id=4.0, height=6.0, width=8.0)
+  write_image(root / 'a.png')
+  (got,) = layouts.examples(named)
+  np.testing.assert_array_equal(got['label'], LABEL)
 
 
 def test_missing_class_names_are_an_error(named, write_image):

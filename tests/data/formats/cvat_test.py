@@ -25,9 +25,9 @@ def write(path, *shapes, name='a.png', size=(6, 8)):
   )
 
 
-def label_of(config, write_image, *shapes):
+def label_of(config, write_image, *shapes, size=(6, 8)):
   root = pathlib.Path(config.data.root)
-  write(root / 'val.xml', *shapes)
+  write(root / 'val.xml', *shapes, size=size)
   write_image(root / 'a.png')
   (got,) = layouts.examples(config)
   return got['label']
@@ -101,21 +101,103 @@ def test_rotated_boxes_and_ellipses(named, write_image):
       ROAD.replace('polygon', 'polyline'),
       r'image a\.png: polyline \(road\): a polyline has no area',
     ),
-    (ROAD.replace('points', 'pts'), "image a.png: attribute 'points'"),
+    (ROAD.replace('points', 'pts'), r'image a\.png: points is missing'),
     (
       '<mask label="car" rle="1,2" left="4" top="1" width="2" height="2"/>',
-      'broken mask: run lengths of 3 pixels for a box of 2x2',
+      'broken mask in a box of 2x2: run lengths of 3 pixels in place of 4',
     ),
     (
       '<mask label="car" rle="4" left="7" top="1" width="2" height="2"/>',
       'broken mask: it does not lie inside',
     ),
-    ('<polygon', r'val\.xml: damaged, or not a "CVAT for images" file'),
+    (
+      '<mask label="car" rle="2,-2,4" left="4" top="1" width="2" height="2"/>',
+      'box of 2x2: run lengths are not whole numbers of 0 to 4 pixels',
+    ),
+    (
+      '<mask label="car" rle="2,2" left="9999999999999999999999" top="1" '
+      'width="2" height="2"/>',
+      "left is '9999999999999999999999', a number that is too large",
+    ),
+    (
+      '<box label="car" xtl="1" ytl="2" xbr="inf" ybr="4" z_order="0"/>',
+      "xbr is 'inf', not a finite number",
+    ),
+    (
+      '<box label="car" xtl="1" ytl="2" xbr="1e308" ybr="4" rotation="30"/>',
+      'far outside the image of 8x6 pixels',
+    ),
+    (
+      '<ellipse label="car" cx="4" cy="3" rx="1e308" ry="1e308"/>',
+      'far outside the image of 8x6 pixels',
+    ),
+    (
+      '<polygon label="road" points="0,0,4;0;4,6;0,6"/>',
+      "broken polygon: '0,0,4' is not `x,y`",
+    ),
+    (
+      '<polygon label="road" points="0,0;4,0;4,6" z_order="nan"/>',
+      "z_order is 'nan', not a finite number",
+    ),
+    ('<polygon', r'val\.xml: damaged, or not XML \(not well-formed'),
+    ('<a>' * 50_000, r'val\.xml: damaged, or not XML \(mismatched tag'),
+    ('&other;', r'val\.xml: damaged, or not XML \(undefined entity'),
   ],
 )
 def test_bad_shapes(named, write_image, shape, message):
   with pytest.raises(ValueError, match=message):
     label_of(named, write_image, shape)
+
+
+@pytest.mark.parametrize(
+  ('head', 'message'),
+  [
+    (
+      '<?xml version="1.0" encoding="none"?>',
+      r'val\.xml: damaged, or not XML \(unknown encoding',
+    ),
+    (
+      '<?xml version="1.0" encoding="big5"?>',
+      r'val\.xml: damaged, or not XML \(multi-byte encodings',
+    ),
+    (
+      '<!DOCTYPE annotations [<!ENTITY a0 "xxxxxxxxxx">'
+      + ''.join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
+      + ']>',
+      r'val\.xml: damaged, or not XML \(limit on input amplification',
+    ),
+    ('no XML', r'val\.xml: damaged, or not XML \(syntax error'),
+  ],
+)
+def test_damaged_files(named, head, message):
+  """Entities that expand a billionfold are refused within a moment."""
+  path = pathlib.Path(named.data.root) / 'val.xml'
+  path.write_text(f'{head}<annotations>&a9;</annotations>', 'utf-8')
+  with pytest.raises(ValueError, match=message):
+    layouts.examples(named)
+
+
+def test_whole_floats_are_whole_numbers(named, write_image):
+  np.testing.assert_array_equal(
+    label_of(named, write_image, ROAD, size=('6.0', '8.0')),
+    label_of(named, write_image, ROAD),
+  )
+
+
+@pytest.mark.parametrize(
+  ('size', 'message'),
+  [
+    (('6.5', '8'), "image a.png: height is '6.5', not a whole number"),
+    (('6', ''), "image a.png: width is '', not a whole number"),
+    (('0', '8'), 'an image of 8x0 pixels and 3 channels has no pixels'),
+    (('100000', '8000'), 'takes 2289 MiB, more than 512'),
+    (('9' * 25, '8'), r"height is '9{25}', a number that is too large"),
+    (('9' * 5000, '8'), r"height is '9999.*\.\.\..*9', not a whole number"),
+  ],
+)
+def test_odd_sizes(named, write_image, size, message):
+  with pytest.raises(ValueError, match=message):
+    label_of(named, write_image, ROAD, size=size)
 
 
 def test_videos_are_rejected(named):

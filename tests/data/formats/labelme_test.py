@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import math
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -12,6 +15,17 @@ import pytest
 from deeplab.data.formats import class_table
 from deeplab.data.formats import labelme
 from tests.data.builders import layouts
+
+
+def bits(height, width):
+  """Returns the base64 of a PNG whose header promises a size, of no pixels."""
+  header = struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0)
+  data = b'\x89PNG\r\n\x1a\n'
+  for kind, content in ((b'IHDR', header), (b'IDAT', b''), (b'IEND', b'')):
+    code = zlib.crc32(kind + content)
+    data += struct.pack('>I', len(content)) + kind + content
+    data += struct.pack('>I', code)
+  return base64.b64encode(data).decode()
 
 
 def shape(label, points, kind='polygon', **more):
@@ -106,14 +120,67 @@ def test_circles(named, tmp_path):
       shape('road', [[1, 1], [2, 2]], 'line'),
       r'a\.json: shape 1: a line has no area; draw a polygon',
     ),
-    (shape('car', [[1, 1]], 'rectangle'), 'shape 1: broken rectangle'),
-    (shape('car', 7), 'shape 1: broken polygon'),
+    (shape('car', [[1, 1]], 'rectangle'), 'rectangle: 1 points in place of 2'),
+    (shape('car', 7), 'shape 1: broken polygon: points is 7, not a list'),
+    (shape('car', [[1, 'x']]), r"holds \[1, 'x'\], not a pair of numbers"),
+    (shape('car', [[1, 2, 3]]), r'holds \[1, 2, 3\], not a pair of numbers'),
+    (
+      shape('car', [[0, 0], [math.inf, 5]], 'rectangle'),
+      r'point \(inf, 0\) is',
+    ),
+    (shape('car', [[0, 0], [math.inf, 5]], 'circle'), 'is far outside the ima'),
+    (shape('car', [[0, 0], [1e308, 5]], 'circle'), 'is far outside the image'),
+    (shape('car', ROAD['points'], []), r'shape 1: a \[\] has no area'),
+    (shape('car', [], 'mask', mask=''), 'broken mask: 0 points in place of 2'),
+    (shape('car', [[1, 1]], 'mask'), 'broken mask: mask is missing'),
+    (
+      shape('car', [[1, 1]], 'mask', mask='AAAA'),
+      'the mask: damaged or not an',
+    ),
+    (
+      shape('car', [[math.inf, 1]], 'mask', mask=bits(2, 2)),
+      'broken mask: cannot convert float infinity to integer',
+    ),
+    (
+      shape('car', [[0, 0]], 'mask', mask=bits(30_000, 30_000)),
+      'the mask: the image has more than 179 million pixels',
+    ),
+    (shape(7, ROAD['points']), 'not a labelme file .label is 7, not a text'),
     ({'points': []}, r'a\.json: damaged, or not a labelme file .*label'),
+    (None, r'a\.json: damaged, or not a labelme file .shapes holds None, not '),
   ],
 )
 def test_bad_shapes(named, tmp_path, one, message):
   with pytest.raises(ValueError, match=message):
     read(named, write(tmp_path / 'a.json', one))
+
+
+@pytest.mark.parametrize(
+  ('size', 'message'),
+  [
+    ((6, 8.5), 'imageWidth is 8.5, not a whole number'),
+    ((None, 8), 'imageHeight is None, not a whole number'),
+    ((math.inf, 8), 'imageHeight is inf, not a whole number'),
+    ((10**30, 8), 'imageHeight is 10{30}, a number that is too large'),
+    ((0, 8), 'an image of 8x0 pixels and 3 channels has no pixels'),
+    ((30_000, 30_000), 'takes 2575 MiB, more than 512'),
+  ],
+)
+def test_odd_sizes(named, tmp_path, size, message):
+  with pytest.raises(ValueError, match=r'a\.json: damaged, or .*' + message):
+    read(named, write(tmp_path / 'a.json', ROAD, size=size))
+
+
+def test_whole_floats_are_whole_numbers(named, tmp_path):
+  label = read(named, write(tmp_path / 'a.json', ROAD, CAR, size=(6.0, 8.0)))
+  np.testing.assert_array_equal(label, LABEL)
+
+
+def test_deep_nesting_is_an_error(named, tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('{"shapes":' * 50_000, 'utf-8')
+  with pytest.raises(ValueError, match=r'a\.json: .*it is nested too deeply'):
+    read(named, path)
 
 
 def test_errors_name_what_does_not_match(named, write_image):

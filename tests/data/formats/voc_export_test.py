@@ -94,6 +94,32 @@ def bad_line(root):
   (root / 'labelmap.txt').write_text('road 1 2 3\n', 'utf-8')
 
 
+def large_color(root):
+  (root / 'labelmap.txt').write_text('road:0,0,256::\n', 'utf-8')
+
+
+def superscript(root):
+  (root / 'labelmap.txt').write_text('road:0,0,²::\n', 'utf-8')
+
+
+def no_class(root):
+  (root / 'labelmap.txt').write_text('# label:color_rgb\n', 'utf-8')
+
+
+def other_encoding(root):
+  (root / 'labelmap.txt').write_text(LABELMAP, 'utf-16')
+
+
+def list_in_another_encoding(root):
+  path = root / 'ImageSets/Segmentation/val.txt'
+  path.write_bytes('straße\n'.encode('latin-1'))
+
+
+def long_name(root):
+  path = root / 'ImageSets/Segmentation/val.txt'
+  path.write_text('a' * 300)
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
@@ -103,6 +129,15 @@ def bad_line(root):
     (no_mask, r'Class/a\.png: no such file, but .*val\.txt names it'),
     (no_image, r'JPEGImages/a\.jpg: no such file, but .*val\.txt names it'),
     (bad_line, r'labelmap\.txt: line 1 is not `name:red,green,blue::`'),
+    (
+      large_color,
+      r"map\.txt: line 1 is not .*color '0 0 256' is not three who",
+    ),
+    (superscript, r"labelmap\.txt: line 1 is not .*color '0 0 ²' is not three"),
+    (no_class, r'labelmap\.txt: 0 classes; labels of 8 bits can have 1 to 255'),
+    (other_encoding, r'labelmap\.txt: not a text in UTF-8 \(byte 0\)'),
+    (list_in_another_encoding, r'val\.txt: not a text in UTF-8 \(byte 4\)'),
+    (long_name, r'a{300}\.jpg: no such file, but .*val\.txt names it'),
   ],
 )
 def test_bad_input_raises_a_clear_error(named, export, damage, message):

@@ -1,0 +1,315 @@
+"""Opens image files, whose size is checked before a pixel is decoded.
+
+Every error is an `ImageFileError`, one sentence that begins with the file:
+decoders raise many types for damaged files, and a small file can promise more
+pixels than the memory holds ("decompression bomb").
+"""
+
+from collections.abc import Iterator
+import contextlib
+import io
+import logging
+import math
+import os
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL import UnidentifiedImageError
+import tifffile
+
+from deeplab.data import image_format
+
+# The largest decoded image and the largest file: 512 MiB, which is 179 million
+# pixels of 8-bit RGB. There PIL refuses an image, too.
+MAX_IMAGE_BYTES = 2**29
+
+# PIL's formats that are opened, whatever a file's suffix. PIL knows others, and
+# hands some of them (EPS) to other programs.
+_FORMATS = (
+  *('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP'),
+)
+
+# Compressions of TIFF whose segments are as long as the header says.
+_STREAM_COMPRESSIONS = frozenset(
+  {
+    *(tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.LZW),
+    *(tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.DEFLATE),
+    *(tifffile.COMPRESSION.PACKBITS, tifffile.COMPRESSION.LZMA),
+    tifffile.COMPRESSION.ZSTD,
+  }
+)
+# Compressions whose segments are images with a size of their own, which PIL
+# reads.
+_IMAGE_COMPRESSIONS = frozenset(
+  {
+    *(tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.WEBP),
+    *(tifffile.COMPRESSION.JPEG2000, tifffile.COMPRESSION.APERIO_JP2000_RGB),
+    tifffile.COMPRESSION.APERIO_JP2000_YCBC,
+  }
+)
+
+# tifffile logs each oddity of a damaged file before it raises.
+logging.getLogger('tifffile').setLevel(logging.CRITICAL)
+
+
+class ImageFileError(ValueError):
+  """An image file is damaged, too large, or of an unknown format."""
+
+
+@contextlib.contextmanager
+def explain_errors(name: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns the errors of decoders into one that begins with the file.
+
+  Args:
+    name: the file, or what stands for it in the message.
+
+  Raises:
+    ImageFileError: for any error in the block.
+  """
+  try:
+    yield
+  except ImageFileError:
+    raise
+  except Image.DecompressionBombError as error:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    raise ImageFileError(
+      f'{name}: the image has more than {limit:.0f} million pixels; cut it and '
+      'its mask into tiles'
+    ) from error
+  except (
+    Exception
+  ) as error:  # zlib.error, struct.error, cv2.error, TypeError...
+    raise ImageFileError(
+      f'{name}: damaged or not an image ({_describe_error(error)}); replace '
+      'the file, or remove both image and mask'
+    ) from error
+
+
+def _describe_error(error: Exception) -> str:
+  """Returns the reason in at most 200 characters of one line."""
+  if isinstance(error, UnidentifiedImageError):
+    # Pillow's own text names an object in memory.
+    return 'of an unknown format'
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  lines = str(error).split('\n')
+  return lines[0][:200] or type(error).__name__
+
+
+def check_size(
+  name: str | os.PathLike[str],
+  size: tuple[int, int],
+  channels: int = 1,
+  channel_bytes: int = 1,
+) -> None:
+  """Checks the size that a file promises.
+
+  Args:
+    name: the file, or what stands for it in the message.
+    size: (H, W).
+    channels: number of channels.
+    channel_bytes: bytes of each channel.
+
+  Raises:
+    ImageFileError: the image has no pixels, or more than `MAX_IMAGE_BYTES`.
+  """
+  height, width = size
+  if min(height, width, channels) < 1:
+    raise ImageFileError(
+      f'{name}: an image of {width}x{height} pixels and {channels} channels '
+      'has no pixels; replace the file, or remove both image and mask'
+    )
+  total = height * width * channels * channel_bytes
+  if total > MAX_IMAGE_BYTES:
+    raise ImageFileError(
+      f'{name}: an image of {width}x{height} pixels, {channels} channels of '
+      f'{8 * channel_bytes} bits, takes {total / 2**20:.0f} MiB, more than '
+      f'{MAX_IMAGE_BYTES >> 20}; cut it and its mask into tiles'
+    )
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Reads a file that holds an image.
+
+  Raises:
+    ImageFileError: the file cannot be read or is too large.
+  """
+  _check_file(path)
+  with explain_errors(path):
+    return path.read_bytes()
+
+
+def _check_file(path: pathlib.Path) -> None:
+  """Raises ImageFileError for a folder, a pipe, or a file that is too large."""
+  if not os.path.isfile(path):
+    raise ImageFileError(f'{path}: there is no such file')
+  length = path.stat().st_size
+  if length > MAX_IMAGE_BYTES:
+    raise ImageFileError(
+      f'{path}: a file of {length / 2**20:.0f} MiB, more than '
+      f'{MAX_IMAGE_BYTES >> 20}; cut the image and its mask into tiles'
+    )
+
+
+@contextlib.contextmanager
+def open_image(
+  name: str | os.PathLike[str], data: bytes | None = None
+) -> Iterator[Image.Image]:
+  """Opens an image with PIL; pixels are decoded when they are first used.
+
+  Args:
+    name: the image file.
+    data: its bytes, if they were read already; `name` then stands for them in
+      messages.
+
+  Yields:
+    The image, whose size has been checked.
+
+  Raises:
+    ImageFileError: the image is too large or of an unknown format, or anything
+      fails in the block.
+  """
+  if data is None:
+    _check_file(pathlib.Path(name))
+  with explain_errors(name):
+    source: Any = name if data is None else io.BytesIO(data)
+    with Image.open(source, formats=_FORMATS) as image:
+      size, bands = (image.height, image.width), len(image.getbands())
+      if image.mode[0] in 'IF':  # integers of 16 or 32 bits, floats
+        check_size(name, size, bands, 2 if ';16' in image.mode else 4)
+      else:  # becomes RGB
+        check_size(name, size, max(3, bands))
+      yield image
+
+
+def read_array(path: pathlib.Path, spec: image_format.ImageSpec) -> np.ndarray:
+  """Reads an image of any number of channels, of 8 or 16 bits.
+
+  TIFF and NumPy (.npy, [H, W] or [H, W, C]) files may have any number of
+  channels; an alpha channel of a TIFF counts as one. A TIFF is not compressed,
+  or by LZW, Deflate, Zstandard, LZMA, PackBits, JPEG, JPEG 2000 or WebP.
+
+  Args:
+    path: the file.
+    spec: the expected channels and depth.
+
+  Returns:
+    [H, W, C] with the channels and dtype of `spec`. If it has three channels, a
+    grey image repeats its one channel.
+
+  Raises:
+    ValueError: the file is damaged or too large, or has other channels or
+      another depth.
+  """
+  _check_file(path)
+  suffix = path.suffix.lower()
+  with explain_errors(path):
+    if suffix == '.npy':
+      image = _read_npy(path)
+    elif suffix in ('.tif', '.tiff'):
+      image = _read_tiff(path)
+    else:
+      image = _read_encoded(path)
+  image = image[..., None] if image.ndim == 2 else image
+  if image.ndim == 3 and image.shape[2] == 1 and spec.channels == 3:
+    image = image.repeat(3, 2)
+  if image.ndim != 3 or image.shape[2] != spec.channels:
+    raise ValueError(
+      f'{path}: image of shape {list(image.shape)} for {spec.channels} '
+      'channels; convert the image, or give config.data.mean and std one value '
+      'for each of its channels'
+    )
+  if image.dtype != spec.dtype:
+    raise ValueError(
+      f'{path}: image of {image.dtype} for config.data.depth={spec.depth}; '
+      'convert the image, or set config.data.depth to its depth, 8 or 16'
+    )
+  return np.ascontiguousarray(image)
+
+
+def _check_shape(
+  path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype
+) -> None:
+  """Checks the shape of an array of two or three axes, in any order."""
+  height, width = (*shape, 1, 1)[:2]
+  check_size(path, (height, width), math.prod(shape[2:]), dtype.itemsize)
+
+
+def _read_npy(path: pathlib.Path) -> np.ndarray:
+  """Reads a NumPy array; a mapped file takes no memory before it is checked."""
+  mapped = np.load(path, mmap_mode='r', allow_pickle=False)
+  if not isinstance(mapped, np.ndarray):
+    raise TypeError('an archive, not an array')
+  _check_shape(path, mapped.shape, mapped.dtype)
+  return np.array(mapped)
+
+
+def _read_tiff(path: pathlib.Path) -> np.ndarray:
+  """Reads the first image of a TIFF file, and no other file that it names."""
+  with tifffile.TiffFile(path, _multifile=False) as file:
+    first = file.pages.first
+    check_size(path, (first.imagelength, first.imagewidth))
+    series = file.series[0]
+    _check_shape(path, series.shape, series.dtype)
+    for page in series.pages:
+      if page is not None:
+        _check_segments(path, file, page)
+    image, axes = series.asarray(), series.axes
+  if axes.endswith('YX') and image.ndim == 3:  # stored as [C, H, W]
+    image = np.moveaxis(image, 0, -1)
+  return image
+
+
+def _check_segments(
+  path: pathlib.Path, file: tifffile.TiffFile, page: Any
+) -> None:
+  """Checks what the tiles or strips of a page take when they are decoded."""
+  keyframe = page.keyframe
+  height, width = keyframe.imagelength, keyframe.imagewidth
+  if keyframe.is_tiled:
+    height, width = keyframe.tilelength, keyframe.tilewidth
+    chunk_bytes = math.prod(keyframe.chunks) * keyframe.dtype.itemsize
+    # The last tiles reach beyond the image.
+    if math.prod(keyframe.chunked) * chunk_bytes > 2 * MAX_IMAGE_BYTES:
+      raise ImageFileError(
+        f'{path}: tiles of {width}x{height} pixels are too large; convert the '
+        'image to smaller tiles'
+      )
+  compression = keyframe.compression
+  if compression in _STREAM_COMPRESSIONS:
+    return
+  if compression not in _IMAGE_COMPRESSIONS:
+    known = tifffile.COMPRESSION(compression).name
+    raise ImageFileError(
+      f'{path}: compression {known} is not supported; convert the image to '
+      'Deflate, LZW or Zstandard'
+    )
+  for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+    if not length:
+      continue
+    file.filehandle.seek(offset)
+    segment = file.filehandle.read(min(length, path.stat().st_size))
+    with Image.open(io.BytesIO(segment), formats=_FORMATS) as image:
+      if image.height > height or image.width > width:
+        raise ValueError(
+          f'a segment of {image.width}x{image.height} pixels in place of '
+          f'{width}x{height}'
+        )
+
+
+def _read_encoded(path: pathlib.Path) -> np.ndarray:
+  """Reads a PNG or another file that OpenCV decodes, of 8 or 16 bits."""
+  data = read_bytes(path)
+  with open_image(path, data) as header:
+    channels = len(header.getbands())
+    check_size(path, (header.height, header.width), channels, 2)
+    header.load()  # raises if truncated; OpenCV would return half the image
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+  if image is None:
+    raise TypeError('of a kind that OpenCV cannot decode')
+  if image.ndim == 3:
+    image = image[..., [2, 1, 0, 3][: image.shape[2]]]
+  return image
