@@ -1,4 +1,4 @@
-"""The machine: cores, atomic files, strict JSON, downloads, progress, stderr.
+"""The machine: cores, locks, atomic files, strict JSON, downloads, progress.
 
 Nothing here knows about segmentation. Imports no other module of the project
 but `text`.
@@ -8,8 +8,11 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import errno
+import fcntl
 import functools
 import http.client
+import itertools
 import json
 import math
 import os
@@ -19,6 +22,7 @@ import tempfile
 import threading
 import time
 from typing import Any
+from typing import BinaryIO
 import urllib.request
 
 from absl import logging
@@ -32,6 +36,12 @@ _DOWNLOAD_QUEUE_BLOCKS = 8
 # A server that sends less in this time is given up: about 1 KB/s.
 STALL_SECONDS = 60.0
 STALL_BYTES = 1 << 16
+
+# Errors of a write that more space would have let pass.
+_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Temporary files are named `.partial-PID-NUMBER-NAME`.
+_PARTIAL_PREFIX = '.partial-'
+_partial_numbers = itertools.count()
 
 
 def cpu_count() -> int:
@@ -146,22 +156,111 @@ def download(url: str, file: Any, name: str, max_bytes: int = 64 << 30) -> None:
     raise OSError('the answer is empty')
 
 
-def write_text(path: str, content: str) -> None:
+@contextlib.contextmanager
+def explain_write_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Turns errors of writing below a path into one that names it.
+
+  The error of a full disk names no file by itself.
+
+  Args:
+    path: the file or folder that is written.
+
+  Raises:
+    OSError: nothing can be written there; the message has path, cause and
+      remedy.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise write_error(path, error) from error
+
+
+def write_error(path: str | os.PathLike, error: OSError) -> OSError:
+  """Returns an error that names the path that could not be written."""
+  remedy = (
+    '; free some space and run the same command again'
+    if error.errno in _SPACE_ERRORS
+    else ''
+  )
+  return OSError(
+    f'could not write {os.fspath(path)}: {error.strerror or error}{remedy}'
+  )
+
+
+@contextlib.contextmanager
+def write_atomically(path: str | os.PathLike) -> Iterator[str]:
+  """Yields the path of a temporary file that becomes `path` on success.
+
+  Readers see the old file or the whole new one, never a part. The folder is
+  created, and what killed processes left there is removed. The temporary file
+  lies beside `path`, has its suffix, and is locked, so that it is known as a
+  leftover once its process is dead.
+
+  Args:
+    path: the file to write.
+
+  Raises:
+    OSError: it cannot be written; the message names it.
+  """
+  folder, name = os.path.split(os.path.abspath(path))
+  with explain_write_errors(path):
+    os.makedirs(folder, exist_ok=True)
+    remove_leftovers(folder)
+    with _create_partial(folder, name) as file:
+      try:
+        yield file.name
+        os.replace(file.name, path)
+      finally:
+        with contextlib.suppress(FileNotFoundError):
+          os.unlink(file.name)
+
+
+def _create_partial(folder: str, name: str) -> BinaryIO:
+  """Creates and locks an empty temporary file; closing it unlocks it."""
+  while True:
+    # Only the end of a long name, or the temporary one would be too long.
+    start = f'{_PARTIAL_PREFIX}{os.getpid()}-{next(_partial_numbers)}-'
+    file = open(os.path.join(folder, start + name[-40:]), 'xb')  # noqa: SIM115
+    with contextlib.suppress(OSError):  # some file systems have no locks
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.fstat(file.fileno()).st_nlink:
+      return file
+    file.close()  # taken for a leftover before it was locked
+
+
+@functools.cache  # once a process: a folder may hold many results
+def remove_leftovers(folder: str) -> None:
+  """Removes temporary files whose process is dead from a folder.
+
+  Files of processes that live, on this machine or on another one, are locked
+  and stay.
+  """
+  for name in os.listdir(folder):
+    if not name.startswith(_PARTIAL_PREFIX):
+      continue
+    path = os.path.join(folder, name)
+    with contextlib.suppress(OSError), open(path, 'rb+') as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      os.unlink(path)
+
+
+def write_text(path: str | os.PathLike, content: str) -> None:
   """Writes a text file atomically, and creates its folder.
 
-  Readers see the old file or the whole new one, never a part.
+  Raises:
+    OSError: it cannot be written; the message names it.
   """
-  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  temporary = f'{path}.{os.getpid()}.tmp'
-  with open(temporary, 'w', encoding='utf-8') as f:
+  with (
+    write_atomically(path) as temporary,
+    open(temporary, 'w', encoding='utf-8') as f,
+  ):
     f.write(content)
-  os.replace(temporary, path)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes strict JSON atomically: NaN and infinities become null."""
   content = json.dumps(to_jsonable(value), indent=2, allow_nan=False)
-  write_text(os.fspath(path), content + '\n')
+  write_text(path, content + '\n')
 
 
 def to_jsonable(value: Any) -> Any:

@@ -9,6 +9,7 @@ Commands, the doctor, export and experiments draw with this module. It uses
 """
 
 from collections.abc import Sequence
+import io
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
+from deeplab import system
 from deeplab.data import dataset_info
 
 Palette = Sequence[Sequence[int]]
@@ -424,19 +426,23 @@ def save_image(
     path: of the file; its suffix is the format, .png for class ids.
     palette: one RGB color per class, stored as the palette of an indexed image
       whose pixels are the class ids.
+
+  Raises:
+    OSError: the file cannot be written; the message names it.
   """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   picture = np.ascontiguousarray(picture, np.uint8)
   image = Image.fromarray(picture)
   if palette is not None:
     image.putpalette(color_table(palette).ravel().tolist())
+  suffix = pathlib.Path(path).suffix.lower()
   options: dict[str, Any] = {}
-  if path.suffix.lower() in ('.jpg', '.jpeg'):
+  if suffix in ('.jpg', '.jpeg'):
     options = {'quality': 92}
-  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
-  try:
-    image.save(temporary, **options)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  # Pillow's own writing does not say that the disk is full.
+  encoded = io.BytesIO()
+  image.save(encoded, Image.registered_extensions()[suffix], **options)
+  with (
+    system.write_atomically(path) as temporary,
+    open(temporary, 'wb') as file,
+  ):
+    file.write(encoded.getvalue())

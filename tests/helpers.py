@@ -1,5 +1,8 @@
 """A tiny network with all that a training step handles, and its batches."""
 
+import contextlib
+import resource
+import signal
 import types
 
 import flax.linen as nn
@@ -11,6 +14,19 @@ from deeplab.data import image_format
 from deeplab.models import layers
 from deeplab.models import resizing
 from deeplab.models import segmenter
+
+
+@contextlib.contextmanager
+def full_disk(limit):
+  """Makes writes fail part-way: no file may exceed `limit` bytes."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 def network(config, num_classes):

@@ -6,7 +6,11 @@ import io
 import json
 import logging
 import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,6 +18,7 @@ import numpy as np
 import pytest
 
 from deeplab import system
+from tests import helpers
 
 
 def test_text_is_written_atomically_into_a_new_folder(tmp_path):
@@ -30,6 +35,54 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
   with pytest.raises(UnicodeEncodeError):
     system.write_text(str(path), 'new \ud800')
   assert path.read_text() == 'old'
+
+
+# Dies in the middle of a write.
+KILLED = """
+import os, signal, sys
+from deeplab import system
+from tests import helpers
+with system.write_atomically(sys.argv[1]) as temporary:
+  with open(temporary, 'w') as f:
+    f.write('half')
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+  path = tmp_path / 'mask.png'
+  path.write_text('old')
+  done = subprocess.run([sys.executable, '-c', KILLED, path], check=False)
+  assert done.returncode == -signal.SIGKILL
+  (leftover,) = set(os.listdir(tmp_path)) - {'mask.png'}
+  assert re.fullmatch(r'\.partial-\d+-0-mask\.png', leftover)
+  # Another file of the folder is written, while a third one is.
+  with system.write_atomically(tmp_path / 'c.txt'):
+    system.remove_leftovers.cache_clear()
+    system.write_text(tmp_path / 'b.txt', 'b')
+    assert leftover not in os.listdir(tmp_path)
+  assert sorted(os.listdir(tmp_path)) == ['b.txt', 'c.txt', 'mask.png']
+  assert path.read_text() == 'old'
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+  path = tmp_path / 'a.txt'
+  with (
+    helpers.full_disk(10),
+    pytest.raises(OSError, match='could not write') as refused,
+  ):
+    system.write_text(path, 'more than ten bytes')
+  assert str(refused.value) == (
+    f'could not write {path}: File too large; free some space and run the '
+    'same command again'
+  )
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_name_may_have_255_bytes(tmp_path):
+  path = tmp_path / ('é' * 125 + '.text')
+  system.write_text(path, 'a')
+  assert path.read_text() == 'a'
 
 
 def test_json_file_is_strict(tmp_path):

@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from deeplab import visualize
+from tests import helpers
 
 PALETTE = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
 
@@ -83,19 +84,14 @@ def test_saved_mask_keeps_ids_and_palette(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ['mask.png']
 
 
-def test_failed_save_leaves_the_old_file_and_nothing_else(
-  tmp_path, monkeypatch
-):
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
   path = tmp_path / 'mask.png'
   visualize.save_image(np.zeros((2, 2), np.uint8), path, PALETTE)
   old = path.read_bytes()
-
-  def full_disk(self, where, **_):
-    where.write_bytes(b'half')
-    raise OSError('No space left on device')
-
-  monkeypatch.setattr(Image.Image, 'save', full_disk)
-  with pytest.raises(OSError, match='No space'):
+  with (
+    helpers.full_disk(20),
+    pytest.raises(OSError, match=f'could not write {path}: File too large'),
+  ):
     visualize.save_image(np.ones((2, 2), np.uint8), path, PALETTE)
   assert path.read_bytes() == old
   assert list(tmp_path.iterdir()) == [path]

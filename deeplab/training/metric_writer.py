@@ -15,6 +15,8 @@ from clu import metric_writers
 import numpy as np
 import tqdm
 
+from deeplab import system
+
 _T = TypeVar('_T')
 
 
@@ -24,8 +26,9 @@ def _explain_write_errors(workdir: str) -> Iterator[None]:
   try:
     yield
   except Exception as error:
+    reason = getattr(error, 'strerror', None) or str(error).strip()
     raise OSError(
-      f'could not write metrics below {workdir} ({error}); earlier '
+      f'could not write metrics below {workdir} ({reason}); earlier '
       'checkpoints are complete: free some space and run the same command to '
       'go on'
     ) from error
@@ -48,16 +51,14 @@ class MetricWriter:
       step: number of steps taken.
     """
     self._workdir = workdir
-    os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, 'metrics.jsonl')
     kept = [
       line for line in read_metrics(path, strict=False) if line['step'] <= step
     ]
-    with open(path + '.tmp', 'w', encoding='utf-8') as f:
-      f.writelines(json.dumps(line) + '\n' for line in kept)
-    os.replace(path + '.tmp', path)
-    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115
-    self._summaries = metric_writers.SummaryWriter(workdir)
+    with _explain_write_errors(workdir):
+      system.write_text(path, ''.join(json.dumps(x) + '\n' for x in kept))
+      self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115
+      self._summaries = metric_writers.SummaryWriter(workdir)
 
   def write_scalars(
     self, step: int, split: str, metrics: dict[str, Any]

@@ -1,13 +1,13 @@
 """Reads and writes .safetensors files: named tensors and text metadata."""
 
 from collections.abc import Mapping
-import os
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from deeplab import system
 from deeplab.pretrained import merge
 
 # Types that NumPy has; bfloat16 is that of ml_dtypes.
@@ -78,14 +78,12 @@ def write_safetensors(
     tensors: tensors by name.
     metadata: texts by key.
   """
-  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-  partial = f'{path}.partial'
-  safetensors.numpy.save_file(
+  content = safetensors.numpy.save(
     {
       name: np.ascontiguousarray(tensor, np.float32)
       for name, tensor in tensors.items()
     },
-    partial,
     dict(metadata),
   )
-  os.replace(partial, path)
+  with system.write_atomically(path) as temporary, open(temporary, 'wb') as f:
+    f.write(content)
