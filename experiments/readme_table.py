@@ -10,6 +10,7 @@ markers in README.md.
 import glob
 import json
 import os
+import pathlib
 
 from absl import app
 from absl import flags
@@ -29,10 +30,9 @@ def summarize_run(workdir: str) -> dict:
   """
   config = workdir_lib.read_config(workdir)
   scores = {}
-  for path in sorted(glob.glob(os.path.join(workdir, 'eval', '*'))):
-    with open(os.path.join(path, 'metrics.json'), encoding='utf-8') as f:
-      metrics = json.load(f)
-    scores[os.path.basename(path)] = {
+  for path in sorted(pathlib.Path(workdir, 'eval').glob('*')):
+    metrics = json.loads((path / 'metrics.json').read_text('utf-8'))
+    scores[path.name] = {
       name: metrics[name]
       for name in ('miou', 'pixel_accuracy', 'boundary_iou', 'examples')
     }

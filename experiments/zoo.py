@@ -119,7 +119,9 @@ def count_macs_and_params(row: Row, config: ConfigDict) -> tuple[int, int]:
 def read_measured_miou() -> dict[str, dict[str, float]]:
   """Returns the mIoU of our runs: config name -> evaluation -> mIoU."""
   scores = {}
-  for path in sorted(glob.glob(os.path.join(_RESULTS_DIR, '*.json'))):
+  for path in sorted(
+    glob.glob(os.path.join(glob.escape(_RESULTS_DIR), '*.json'))
+  ):
     with open(path, encoding='utf-8') as f:
       run = json.load(f)
     scores[run['name']] = {

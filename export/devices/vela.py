@@ -101,7 +101,7 @@ def compile_file(
     )
   with tempfile.TemporaryDirectory() as folder:
     printed = _run_vela(path, accelerator, sram_bytes, folder)
-    summary, *_ = glob.glob(os.path.join(folder, '*_summary_*.csv'))
+    summary, *_ = _find_summaries(folder)
     with open(summary, newline='', encoding='utf-8') as f:
       (row,) = csv.DictReader(f)
   return VelaSummary(
@@ -114,6 +114,11 @@ def compile_file(
     seconds=float(row['inference_time']),
     system=f'{row["system_config"]}, {row["memory_mode"]}',
   )
+
+
+def _find_summaries(folder: str) -> list[str]:
+  """Returns the paths of the tables that Vela wrote."""
+  return glob.glob(os.path.join(glob.escape(folder), '*_summary_*.csv'))
 
 
 def _run_vela(
@@ -136,7 +141,7 @@ def _run_vela(
     text=True,
     check=False,
   )
-  if done.returncode or not glob.glob(os.path.join(folder, '*_summary_*.csv')):
+  if done.returncode or not _find_summaries(folder):
     lines = done.stdout.strip().splitlines() or ['it prints no reason']
     reason = lines[-1]
     if done.returncode < 0:
