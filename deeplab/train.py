@@ -38,6 +38,7 @@ from deeplab.training import optimizers
 from deeplab.training import preemption
 from deeplab.training import profiler
 from deeplab.training import train_step
+from deeplab.training import workdir_lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +76,32 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     stopped the run before the end.
 
   Raises:
-    ValueError: the config or the data is wrong; the message names the remedy.
+    ValueError: the config or the data is wrong, or another process trains in
+      `workdir`; the message names the remedy.
     FloatingPointError: loss, gradients or update were not finite.
     OSError: a checkpoint cannot be written.
   """
+  with (
+    preemption.PreemptionGuard(workdir) as guard,
+    workdir_lock.WorkdirLock(workdir, needed=jax.process_index() == 0) as lock,
+  ):
+    return _train(config, workdir, guard, lock)
+
+
+def _train(
+  config: ConfigDict,
+  workdir: str,
+  guard: preemption.PreemptionGuard,
+  lock: workdir_lock.WorkdirLock,
+) -> dict[str, float]:
+  """Trains or resumes, in a work directory that this process may write to."""
   host, hosts = jax.process_index(), jax.process_count()
 
   ###########################  Prepare and resume  ############################
 
   run = _prepare(config, workdir)
   config, dataset = run.config, run.network.dataset
-  saved, state, control = _initialize_or_resume(run, workdir)
+  saved, state, control = _initialize_or_resume(run, workdir, lock)
   start = int(state.step)
   state = _apply_rate_scale(parallel.replicate(state), control, config)
   step_fn = parallel.map_train(run.train_step)
@@ -116,7 +132,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     else range(start + 1, run.total_steps + 1)
   )
 
-  with preemption.PreemptionGuard() as guard, contextlib.ExitStack() as cleanup:
+  with contextlib.ExitStack() as cleanup:
     # Whatever happens, the last save is waited for.
     for part in (saved, batches, progress, recorder, writer):
       if part is not None:
@@ -128,6 +144,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       batch = parallel.split(progress.next_batch(batches))
       if step == start + 1:
         _compile(step_fn, state, batch, progress)
+      guard.has_progress = True
       recorder.before_step(step)
       state, measured = step_fn(state, batch)
       recorder.after_step(step, state)
@@ -336,7 +353,7 @@ def _log_run(run: _Run, params: int) -> None:
 
 
 def _initialize_or_resume(
-  run: _Run, workdir: str
+  run: _Run, workdir: str, lock: workdir_lock.WorkdirLock
 ) -> tuple[
   checkpoints.Checkpoints, train_step.TrainState, early_stopping.ControlState
 ]:
@@ -382,6 +399,7 @@ def _initialize_or_resume(
 
   # Only a run that could start writes into its work directory.
   host = jax.process_index()
+  lock.acquire()
   workdir_lib.write_or_check_config(workdir, config, write=host == 0)
   if new and host == 0:
     load.write_manifest(workdir, manifest)

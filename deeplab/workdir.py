@@ -7,6 +7,7 @@ metrics.jsonl   one object a line: step, split, metrics by name
 checkpoints/    one folder for each step
 eval/           the last evaluation: metrics, confusion matrix, pictures
 curves.png      loss, learning rate and scores by step
+.lock           the process that trains here, while it does
 events.*        TensorBoard
 """
 
