@@ -26,10 +26,13 @@ from ml_collections import config_flags
 from deeplab import system
 from deeplab.models import registry
 
-# Lowest level that is shown of libraries that log every step.
+# Lowest level that is shown of libraries that log every step. Errors of Orbax's
+# threads reach the training loop, which says them in one sentence; their logs
+# are a traceback for each array.
 _LIBRARY_LOG_LEVELS = {
+  'asyncio': py_logging.CRITICAL,
   'httpx': py_logging.WARNING,
-  'orbax': py_logging.ERROR,
+  'orbax': py_logging.CRITICAL,
   'tensorflow_datasets': py_logging.ERROR,
   'xla_bridge': py_logging.WARNING,
 }
@@ -37,10 +40,25 @@ _LIBRARY_LOG_LEVELS = {
 
 def _filter_library_logs(record: py_logging.LogRecord) -> bool:
   """Returns True if a log record is to be shown."""
-  return all(
+  return logging.level_debug() or all(
     record.levelno >= level or name not in record.pathname
     for name, level in _LIBRARY_LOG_LEVELS.items()
   )
+
+
+def _show_ignored_error(ignored: Any) -> None:
+  """Prints an error of native code, unless it says that an event loop ended.
+
+  TensorStore raises one for each array whose write or read fails after that of
+  another one, and goes on.
+
+  Args:
+    ignored: the argument of `sys.unraisablehook`.
+  """
+  error = ignored.exc_value
+  if isinstance(error, RuntimeError) and str(error) == 'Event loop is closed':
+    return
+  sys.__unraisablehook__(ignored)
 
 
 def set_up() -> None:
@@ -61,6 +79,8 @@ def set_up() -> None:
     )
   logging.use_absl_handler()  # absl.app does so; notebooks do not use it
   logging.get_absl_handler().addFilter(_filter_library_logs)
+  if sys.unraisablehook is sys.__unraisablehook__:  # not that of a debugger
+    sys.unraisablehook = _show_ignored_error
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -144,7 +164,7 @@ def _check_config_exists(path: str) -> None:
   if os.path.exists(path):
     return
   folder = os.path.dirname(path)
-  configs = glob.glob(os.path.join(folder or 'configs', '*.py'))
+  configs = glob.glob(os.path.join(glob.escape(folder or 'configs'), '*.py'))
   similar = difflib.get_close_matches(path, configs, 3)
   raise ValueError(
     f'--config={path}: there is no such file; '

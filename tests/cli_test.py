@@ -1,5 +1,7 @@
 import logging
+import types
 
+from absl import logging as absl_logging
 import pytest
 
 from deeplab import cli
@@ -9,7 +11,8 @@ from deeplab import cli
   ('path', 'level', 'shown'),
   [
     ('x/orbax/checkpoint/manager.py', logging.WARNING, False),
-    ('x/orbax/checkpoint/manager.py', logging.ERROR, True),
+    # The training loop says it in one sentence.
+    ('x/orbax/checkpoint/manager.py', logging.ERROR, False),
     # JAX warns about a GPU that it cannot use.
     ('x/jax/_src/xla_bridge.py', logging.WARNING, True),
     ('x/jax/_src/xla_bridge.py', logging.INFO, False),
@@ -19,3 +22,26 @@ from deeplab import cli
 def test_library_logs_are_filtered_by_level(path, level, shown):
   record = logging.LogRecord('absl', level, path, 1, 'text', None, None)
   assert cli._filter_library_logs(record) == shown
+
+
+def test_verbose_commands_show_library_logs():
+  path = 'x/orbax/checkpoint/manager.py'
+  record = logging.LogRecord('absl', logging.INFO, path, 1, 'a', None, None)
+  before = absl_logging.get_verbosity()
+  absl_logging.set_verbosity(absl_logging.DEBUG)
+  try:
+    assert cli._filter_library_logs(record)
+  finally:
+    absl_logging.set_verbosity(before)
+
+
+def test_ended_event_loops_are_not_errors(monkeypatch):
+  shown = []
+  monkeypatch.setattr('sys.__unraisablehook__', shown.append)
+  ended, other = (
+    types.SimpleNamespace(exc_value=RuntimeError(text))
+    for text in ('Event loop is closed', 'other')
+  )
+  cli._show_ignored_error(ended)
+  cli._show_ignored_error(other)
+  assert shown == [other]

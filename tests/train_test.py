@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -140,10 +139,11 @@ def test_sigterm_while_the_step_runs_is_not_missed(
   smoke_run, tmp_path, monkeypatch
 ):
   """It arrives after the step has started, and no save is due."""
-  check = train._check_finite
+  check, sent = train._check_finite, []
 
   def send_sigterm(state, workdir):
-    if int(state.step) == 2:
+    if int(state.step) == 2 and not sent:
+      sent.append(2)
       os.kill(os.getpid(), signal.SIGTERM)
     check(state, workdir)
 
@@ -570,19 +570,6 @@ def test_ten_random_kills_change_nothing(tmp_path, data_dir):
   _assert_bitwise_equal(expected, _variables(killed)[0])
 
 
-@contextlib.contextmanager
-def _full_disk(limit):
-  """Makes writes fail part-way: no file may exceed `limit` bytes."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize(
   'limit', [8192, pytest.param(10, marks=pytest.mark.full)]
 )
@@ -594,7 +581,7 @@ def test_a_run_on_a_full_disk_loses_nothing(
 
     def fill(step, batch):
       if step == 4:
-        stack.enter_context(_full_disk(limit))
+        stack.enter_context(helpers.full_disk(limit))
       return batch
 
     _patch_batches(patch, fill)
@@ -623,7 +610,7 @@ def test_a_full_disk_is_one_error(smoke_run, tmp_path):
   saved.save(state, 1, 0.5)
   saved.wait()
   with (
-    _full_disk(4096),
+    helpers.full_disk(4096),
     pytest.raises(OSError, match=r'newest complete one is step 1; free'),
   ):
     saved.save(state.replace(step=jnp.int32(2)), 2, 0.6)
