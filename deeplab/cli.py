@@ -26,6 +26,9 @@ from ml_collections import config_flags
 from deeplab import system
 from deeplab.models import registry
 
+# Errors that the user can mend, which `run_command` prints as one line.
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
 # Lowest level that is shown of libraries that log every step. Errors of Orbax's
 # threads reach the training loop, which says them in one sentence; their logs
 # are a traceback for each array.
@@ -239,7 +242,7 @@ def run_command(argv: Sequence[str], command: Callable[[], None]) -> None:
   set_up()
   try:
     command()
-  except (ValueError, OSError, FloatingPointError) as error:
+  except USER_ERRORS as error:
     logging.debug('traceback', exc_info=True)
     raise SystemExit(
       f'Error: {error}\n(--verbosity=1 shows where it was raised)'

@@ -1,0 +1,1 @@
+"""A campaign of damaged files against everything that reads a file."""
