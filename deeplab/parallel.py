@@ -25,6 +25,8 @@ AXIS = 'batch'
 
 # A process that does not answer for so long counts as lost, and the others end.
 HEARTBEAT_SECONDS = 30
+# The process that used the devices first.
+_user_pid: int | None = None
 _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/'
 
 
@@ -137,6 +139,24 @@ def end(error: BaseException) -> None:
     flush=True,
   )
   os._exit(1)
+
+
+def refuse_fork() -> None:
+  """Raises ValueError in a process forked from one that has used the devices.
+
+  JAX and TensorStore compute in threads, and a forked process has none: it
+  would wait for ever.
+  """
+  global _user_pid
+  if _user_pid is None:
+    _user_pid = os.getpid()
+  if _user_pid != os.getpid():
+    raise ValueError(
+      f'process {os.getpid()} was forked from {_user_pid}, which has used a '
+      'model before, and JAX does not survive that: start processes by '
+      "multiprocessing.get_context('spawn'), or load the first model after "
+      'the fork'
+    )
 
 
 def platform() -> str:
@@ -258,6 +278,7 @@ def map_predict(predict: Callable) -> Callable:
   mapped = jax.pmap(predict, in_axes=(None, 0), devices=jax.local_devices())
 
   def run(variables: PyTree, images: np.ndarray) -> np.ndarray:
+    refuse_fork()
     n, count = jax.local_device_count(), images.shape[0]
     pad = -count % n
     if pad:

@@ -172,6 +172,8 @@ def explain_write_errors(path: str | os.PathLike) -> Iterator[None]:
   try:
     yield
   except OSError as error:
+    if error.errno is None:  # has its message
+      raise
     raise write_error(path, error) from error
 
 
@@ -182,9 +184,7 @@ def write_error(path: str | os.PathLike, error: OSError) -> OSError:
     if error.errno in _SPACE_ERRORS
     else ''
   )
-  return OSError(
-    f'could not write {os.fspath(path)}: {error.strerror or error}{remedy}'
-  )
+  return OSError(f'could not write {os.fspath(path)}: {error.strerror}{remedy}')
 
 
 @contextlib.contextmanager
@@ -221,11 +221,16 @@ def _create_partial(folder: str, name: str) -> BinaryIO:
     # Only the end of a long name, or the temporary one would be too long.
     start = f'{_PARTIAL_PREFIX}{os.getpid()}-{next(_partial_numbers)}-'
     file = open(os.path.join(folder, start + name[-40:]), 'xb')  # noqa: SIM115
-    with contextlib.suppress(OSError):  # some file systems have no locks
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if os.fstat(file.fileno()).st_nlink:
+    try:
+      # Shared: a library that locks what it reads, as HDF5 does, may read it.
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+      if os.fstat(file.fileno()).st_nlink:
+        return file
+    except BlockingIOError:
+      pass
+    except OSError:  # some file systems have no locks
       return file
-    file.close()  # taken for a leftover before it was locked
+    file.close()  # another process took it for a leftover before it was locked
 
 
 @functools.cache  # once a process: a folder may hold many results

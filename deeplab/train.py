@@ -81,6 +81,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     FloatingPointError: loss, gradients or update were not finite.
     OSError: a checkpoint cannot be written.
   """
+  parallel.refuse_fork()
   with (
     preemption.PreemptionGuard(workdir) as guard,
     workdir_lock.WorkdirLock(workdir, needed=jax.process_index() == 0) as lock,

@@ -348,8 +348,10 @@ def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
 
   Raises:
     FileNotFoundError: there is no run, or no checkpoint.
-    ValueError: the run used a field that no longer exists.
+    ValueError: the run used a field that no longer exists, the checkpoint is
+      damaged, or this process was forked from one that has used a model.
   """
+  parallel.refuse_fork()
   config = read_config(workdir)
   variables, step, miou = checkpoints.load_variables(
     checkpoint_dir(workdir), which

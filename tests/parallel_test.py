@@ -1,5 +1,6 @@
 import io
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,47 @@ import numpy as np
 import pytest
 
 from deeplab import parallel
+
+# A process uses a model and forks; its child tries to.
+FORKED = """
+import os, sys
+import numpy as np
+from deeplab import parallel, predict
+predictor = parallel.map_predict(lambda scale, x: x * scale)
+images = np.ones((1, 2), np.float32)
+predictor(np.float32(3), images)
+if os.fork():
+  sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+for use in (
+  lambda: predictor(np.float32(3), images),
+  lambda: predict.from_workdir('runs/a'),
+):
+  try:
+    use()
+  except ValueError as error:
+    print(error, flush=True)
+os._exit(7)
+"""
+
+
+def test_a_forked_process_is_told():
+  done = subprocess.run(
+    [sys.executable, '-W', 'ignore', '-c', FORKED],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.returncode == 7, done.stderr
+  lines = done.stdout.splitlines()
+  assert len(lines) == 2
+  for line in lines:
+    assert re.fullmatch(
+      r'process \d+ was forked from \d+, which has used a model before, and '
+      r'JAX does not survive that: start processes by multiprocessing\.'
+      r"get_context\('spawn'\), or load the first model after the fork",
+      line,
+    )
 
 
 def test_tests_see_two_devices():

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 
 from absl import logging
 
@@ -104,28 +103,21 @@ def fetch_weights(weights: published_weights.PublishedWeights) -> str:
       logging.warning('%s is not the published file (%s)', path, e)
     else:
       return path
-  os.makedirs(os.path.dirname(path), exist_ok=True)
   # Each process writes a file of its own; all are equal, the last one stays.
   # Its suffix is that of the file, which chooses the reader.
-  handle, partial = tempfile.mkstemp(
-    dir=os.path.dirname(path), prefix='.', suffix=f'.{weights.filename}'
-  )
-  try:
-    with os.fdopen(handle, 'wb') as f:
-      system.download(weights.url, f, weights.filename, _MAX_FILE_BYTES)
-    _check_content(partial, weights)
-    os.replace(partial, path)
-  except (OSError, ValueError) as e:
-    reason = str(e)
-    if isinstance(e, ValueError):  # 'PARTIAL is no ...; download it again'
-      reason = reason.replace(partial, 'the answer').rsplit('; ', 1)[0]
-    raise OSError(
-      f'{weights.url} could not be downloaded ({reason}); download it '
-      f'elsewhere and put it at {path}'
-    ) from e
-  finally:
-    if os.path.exists(partial):
-      os.remove(partial)
+  with system.write_atomically(path) as partial:
+    try:
+      with open(partial, 'wb') as f:
+        system.download(weights.url, f, weights.filename, _MAX_FILE_BYTES)
+      _check_content(partial, weights)
+    except (OSError, ValueError) as e:
+      reason = str(e)
+      if isinstance(e, ValueError):  # 'PARTIAL is no ...; download it again'
+        reason = reason.replace(partial, 'the answer').rsplit('; ', 1)[0]
+      raise OSError(
+        f'{weights.url} could not be downloaded ({reason}); download it '
+        f'elsewhere and put it at {path}'
+      ) from e
   if not weights.digest:
     logging.warning('%s: not verified, no digest was published', path)
   return path

@@ -29,7 +29,10 @@ PyTree = Any
 # Arrays of an item by their path in its tree.
 Arrays = dict[tuple[str, ...], np.ndarray]
 
+# Keys of the custom metadata. Those of older versions are the metadata itself;
+# two keys, so that one that is damaged does not make it look like that.
 _DIGESTS = 'digests'
+_METADATA = 'metadata'
 _RECORD = 'record'  # the digest of the record itself
 _METRICS = 'metrics'
 
@@ -94,8 +97,8 @@ def _hash_arrays(arrays: Mapping[tuple[str, ...], Any]) -> str:
   return digest.hexdigest()
 
 
-def _hash_record(metadata: Any, scores: Any) -> str:
-  content = json.dumps([metadata, scores], sort_keys=True)
+def _hash_record(metadata: Any, scores: Any, digests: dict[str, str]) -> str:
+  content = json.dumps([metadata, scores, digests], sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -114,8 +117,8 @@ def add_digests(
   digests = {name: _hash_arrays(flatten(tree)) for name, tree in items.items()}
   # As JSON gives it back.
   plain = json.loads(json.dumps(metadata))
-  digests[_RECORD] = _hash_record(plain, dict(scores))
-  return {**metadata, _DIGESTS: digests}
+  digests[_RECORD] = _hash_record(plain, dict(scores), digests)
+  return {_METADATA: plain, _DIGESTS: digests}
 
 
 def read_record(folder: str) -> Record:
@@ -131,14 +134,17 @@ def read_record(folder: str) -> Record:
   try:
     stored = json.loads((root / '_CHECKPOINT_METADATA').read_text('utf-8'))
     scores = json.loads((root / _METRICS / _METRICS).read_text('utf-8'))
-    metadata = dict(stored.get('custom_metadata') or {})
+    metadata = dict(stored['custom_metadata'] or {})
     items = frozenset(stored['item_handlers']) - {_METRICS}
-    digests = dict(metadata.pop(_DIGESTS, {}))
+    digests = {}
+    if {_METADATA, _DIGESTS} & metadata.keys():
+      digests, metadata = dict(metadata[_DIGESTS]), metadata[_METADATA]
     miou = float(scores.get('miou', math.nan))
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise _damaged(folder, error) from error
   if digests:
-    if digests.pop(_RECORD, None) != _hash_record(metadata, scores):
+    own = digests.pop(_RECORD, None)
+    if own != _hash_record(metadata, scores, digests):
       raise DamagedError('its metrics or metadata do not match their digest')
     items |= frozenset(digests)
   return Record(metadata, miou, items, digests)

@@ -1,6 +1,7 @@
 """Damaged checkpoints are noticed: cut, removed and flipped bits."""
 
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -147,9 +148,10 @@ def test_weights_of_a_damaged_checkpoint_are_refused(copy):
 def test_older_checkpoints_have_no_digests(copy):
   path = copy / '3' / '_CHECKPOINT_METADATA'
   content = json.loads(path.read_text())
-  assert set(content['custom_metadata'].pop('digests')) == {
+  assert set(content['custom_metadata']['digests']) == {
     *('ema', 'record', 'training', 'variables')
   }
+  content['custom_metadata'] = content['custom_metadata']['metadata']
   path.write_text(json.dumps(content))
   record, _ = checkpoint_files.read_items(str(copy / '3'))
   assert record.metadata == METADATA
@@ -173,6 +175,28 @@ def test_the_first_save_is_read_back(tmp_path, monkeypatch):
   with pytest.raises(OSError, match=r'could not save .*\.zarray'):
     manager.save(_state(1), 1)
   manager.close()
+
+
+@pytest.mark.parametrize('name', ['_CHECKPOINT_METADATA', 'metrics/metrics'])
+def test_changes_of_the_record_are_noticed(name, copy):
+  """Or it is one of a time, of a handler's name: the record is the same."""
+  folder = copy / '2'
+  record = checkpoint_files.read_record(str(folder))
+  content = (folder / name).read_bytes()
+  refused = 0
+  for place in range(len(content)):
+    flipped = bytearray(content)
+    flipped[place] ^= 1 << place % 8
+    (folder / name).write_bytes(flipped)
+    try:
+      other = checkpoint_files.read_record(str(folder))
+    except checkpoint_files.DamagedError:
+      refused += 1
+    else:
+      # A name that does not exist is a missing item.
+      assert other.items >= record.items
+      assert dataclasses.replace(other, items=record.items) == record
+  assert refused > len(content) // 2
 
 
 def _flip(path, rng):
