@@ -82,7 +82,8 @@ def read_image(
     return raw_files.read_pixels(path, image_spec)
   _, image = raw_files.decode_image(path)
   with image_files.explain_errors(path):
-    return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    ImageOps.exif_transpose(image, in_place=True)
+  return image_files.to_rgb_array(image)
 
 
 @dataclasses.dataclass(frozen=True)

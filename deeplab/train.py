@@ -241,12 +241,14 @@ def _train(
 
 
 def check_config(config: ConfigDict) -> None:
-  """Checks counts, intervals and the range of profiled steps.
+  """Checks counts, intervals, the seed and the range of profiled steps.
 
   Raises:
-    ValueError: a number is not positive, or `profile_steps` is not a range.
+    ValueError: a number is not positive, the seed is out of range, or
+      `profile_steps` is not a range.
   """
   limits.check_positive(config)
+  limits.check_seed(config.seed)
   profiler.parse_steps(config.profile_steps)
 
 

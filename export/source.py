@@ -22,6 +22,7 @@ from deeplab import workdir as workdir_lib
 from deeplab.data import datasets
 from deeplab.data import image_format
 from deeplab.data import resize
+from deeplab.training import limits
 
 PyTree = Any
 
@@ -106,7 +107,11 @@ def init_untrained(config: ConfigDict) -> ExportSource:
 
   It is a float model even if the config trains in simulated int8: activation
   ranges come from images.
+
+  Raises:
+    ValueError: the seed is negative or too large.
   """
+  limits.check_seed(config.seed)
   config = ConfigDict(config)
   with config.unlocked():
     config.quantization.name = 'none'

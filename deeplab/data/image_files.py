@@ -26,6 +26,9 @@ from deeplab.data import image_format
 # pixels of 8-bit RGB. There PIL refuses an image, too.
 MAX_IMAGE_BYTES = 2**29
 
+# Rows that are converted to RGB at a time.
+_STRIP_ROWS = 256
+
 # PIL's formats that are opened, whatever a file's suffix. PIL knows others, and
 # hands some of them (EPS) to other programs.
 _FORMATS = (
@@ -145,7 +148,8 @@ def read_bytes(path: pathlib.Path) -> bytes:
 def _check_file(path: pathlib.Path) -> None:
   """Raises ImageFileError for a folder, a pipe, or a file that is too large."""
   if not os.path.isfile(path):
-    raise ImageFileError(f'{path}: there is no such file')
+    kind = 'a folder or a device' if os.path.exists(path) else 'absent'
+    raise ImageFileError(f'{path}: not an image file, but {kind}; replace it')
   length = path.stat().st_size
   if length > MAX_IMAGE_BYTES:
     raise ImageFileError(
@@ -183,6 +187,26 @@ def open_image(
       else:  # becomes RGB
         check_size(name, size, max(3, bands))
       yield image
+
+
+def to_rgb_array(image: Image.Image) -> np.ndarray:
+  """Converts an image to RGB, a strip at a time.
+
+  Of a large image PIL's own conversion holds four copies.
+
+  Args:
+    image: of any mode that PIL converts to RGB.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  width, height = image.size
+  pixels = np.empty((height, width, 3), np.uint8)
+  for top in range(0, height, _STRIP_ROWS):
+    bottom = min(top + _STRIP_ROWS, height)
+    strip = image.crop((0, top, width, bottom))
+    pixels[top:bottom] = np.asarray(strip.convert('RGB'))
+  return pixels
 
 
 def read_array(path: pathlib.Path, spec: image_format.ImageSpec) -> np.ndarray:

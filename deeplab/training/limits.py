@@ -1,4 +1,4 @@
-"""Checks of counts in a config: batch size, steps, class weights."""
+"""Checks of numbers in a config: batch size, steps, seed, class weights."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -29,6 +29,21 @@ def check_positive(config: 'ConfigDict') -> None:
       value = value[part]
     if not value > 0:
       raise ValueError(f'config.{name}={value} must be greater than 0')
+
+
+def check_seed(seed: int) -> None:
+  """Checks that every generator of random numbers takes the seed.
+
+  Args:
+    seed: `config.seed`.
+
+  Raises:
+    ValueError: it is negative, or has more than 63 bits.
+  """
+  if not 0 <= seed < 2**63:
+    raise ValueError(
+      f'config.seed={seed} is not in 0..{2**63 - 1}; choose another one'
+    )
 
 
 def check_batch_size(config: 'ConfigDict', frozen_batch_norm: bool) -> None:

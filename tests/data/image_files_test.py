@@ -284,3 +284,11 @@ def test_other_files_that_a_tiff_names_are_not_read(tmp_path):
     assert not got[..., 1].any()
   except ValueError as error:
     assert str(paths[0]) in str(error)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK'])
+def test_conversion_to_rgb_is_pils(mode):
+  noise = np.random.default_rng(0).integers(0, 256, (600, 5, 3), np.uint8)
+  image = Image.fromarray(noise).convert(mode)
+  got = image_files.to_rgb_array(image)
+  np.testing.assert_array_equal(got, np.asarray(image.convert('RGB')))

@@ -1,10 +1,12 @@
-"""Checks of batch size, steps and intervals."""
+"""Checks of batch size, steps, intervals and the seed."""
 
 from ml_collections import ConfigDict
 import pytest
 
 from configs import common
+from deeplab import train
 from deeplab.training import limits
+from export import source
 
 
 def config(**fields):
@@ -39,6 +41,21 @@ def test_counts_are_positive(name):
   c.update_from_flattened_dict({name: 0})
   with pytest.raises(ValueError, match=rf'^config\.{name}=0(\.0)? must be gr'):
     limits.check_positive(c)
+
+
+@pytest.mark.parametrize('seed', [-1, 2**63, 12345678901234567890])
+def test_seeds_are_those_of_every_generator(seed):
+  limits.check_seed(2**63 - 1)
+  with pytest.raises(
+    ValueError, match=rf'config\.seed={seed} is not in 0\.\.9223372036854775807'
+  ):
+    limits.check_seed(seed)
+  c = common.default_config()
+  c.seed = seed
+  with pytest.raises(ValueError, match=r'config\.seed='):
+    train.check_config(c)
+  with pytest.raises(ValueError, match=r'config\.seed='):
+    source.init_untrained(c)
 
 
 def test_batch_norm_needs_two_images():

@@ -91,7 +91,7 @@ def read_encoded_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     image.format == 'PNG' and data[24:26] == b'\x08\x02'
   )
   if not keep:
-    data = encode_png(np.asarray(image.convert('RGB')))
+    data = encode_png(image_files.to_rgb_array(image))
   return data, (image.height, image.width)
 
 
@@ -141,7 +141,7 @@ def read_pixels(
   """
   if is_read_as_array(path, spec):
     return image_files.read_array(path, spec)
-  return np.asarray(decode_image(path)[1].convert('RGB'))
+  return image_files.to_rgb_array(decode_image(path)[1])
 
 
 def colors_to_train_ids(

@@ -199,7 +199,7 @@ def jpeg_mask(root):
     (long_name, r'a{300}\.png: no such file, but line 1 of .*val\.txt'),
     (other_encoding, r'val\.txt: not a text in UTF-8 \(byte 0\); save it as U'),
     (no_pixels, r'images/img1\.npy: an image of 0x24 pixels .* has no pixels'),
-    (folder_as_image, r'images/img1\.png: there is no such file'),
+    (folder_as_image, r'images/img1\.png: not an image file, but a folder'),
   ],
 )
 def test_bad_input_raises_a_clear_error(root, config, damage, message):
