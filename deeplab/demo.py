@@ -9,26 +9,66 @@ checkpoint and exported file side by side, and the share of pixels on which they
 agree.
 
 Only this machine can open the page; --host=0.0.0.0 opens it to the network.
+Visitors take turns: one picture is segmented at a time, --max_waiting others
+wait and see their place, and who comes after them reads that the page is busy.
+Uploads are limited in bytes (--max_upload_mib) and, by their headers and before
+they are decoded, in pixels (--max_megapixels). A checkpoint computes pictures
+of more than four megapixels in sliding windows, an exported file at its size.
 
 The page needs Gradio, which no other part of the project uses:
 
     pip install -r notebooks/requirements.txt
 """
 
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import MutableMapping
 from collections.abc import Sequence
 import dataclasses
+import io
 import os
+import pathlib
 import time
 from typing import Any
 
 from absl import app
 from absl import flags
 import numpy as np
+from PIL import Image
 
 from deeplab import cli
 from deeplab import predict
 from deeplab import visualize
 from deeplab.data import image_format
+from deeplab.data.preparation import raw_files
+
+# A checkpoint computes larger pictures in windows: whole, a ResNet-101 takes
+# about 1 KiB a pixel.
+WHOLE_PIXELS = 4 * 1024**2
+
+# What browsers show. Pillow reads others too, some by external programs.
+_PICTURE_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+
+# Bytes of an upload beside the file itself: boundaries and field names.
+_FORM_BYTES = 64 * 1024
+
+# The messages of ASGI.
+_Message = MutableMapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Limits of what visitors can make the page do.
+
+  Attributes:
+    upload_bytes: size of a picture's file.
+    pixels: of a picture.
+    waiting: pictures that wait while another one is segmented.
+  """
+
+  upload_bytes: int
+  pixels: int
+  waiting: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +103,9 @@ def load_segmenters(workdir: str | None, tflite: str | None) -> dict[str, Any]:
   """
   segmenters = {}
   if workdir:
-    segmenters['checkpoint'] = predict.from_workdir(workdir)
+    segmenters['checkpoint'] = predict.from_workdir(
+      workdir, max_pixels=WHOLE_PIXELS
+    )
   if tflite:
     segmenters[os.path.basename(tflite)] = predict.from_tflite(tflite)
   if not segmenters:
@@ -82,6 +124,44 @@ def load_segmenters(workdir: str | None, tflite: str | None) -> dict[str, Any]:
   return segmenters
 
 
+def read_picture(path: str | os.PathLike, max_pixels: int) -> np.ndarray:
+  """Reads an uploaded picture, if its header says that it is small enough.
+
+  Args:
+    path: the file.
+    max_pixels: largest number of pixels that is decoded.
+
+  Returns:
+    uint8 [H, W, 3].
+
+  Raises:
+    ValueError: the picture is too large, damaged, or of another format; the
+      message names the file without its folder, which is the server's.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f'there is no picture {path.name!r} (any more): upload it')
+  try:
+    with Image.open(path, formats=_PICTURE_FORMATS) as header:
+      width, height = header.size
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    raise ValueError(
+      f'{path.name} is not a picture that this page reads, or damaged or too '
+      f'large: upload {", ".join(_PICTURE_FORMATS[:-1])} or '
+      f'{_PICTURE_FORMATS[-1]}'
+    ) from None
+  if width * height > max_pixels:
+    raise ValueError(
+      f'{path.name} has {width}x{height} pixels, and this page takes '
+      f'{max_pixels / 1e6:g} megapixels at most: upload a smaller picture, or '
+      'use python -m deeplab.predict'
+    )
+  try:
+    return predict.read_image(path, image_format.RGB)
+  except ValueError as error:
+    raise ValueError(str(error).replace(str(path), path.name)) from None
+
+
 def time_predictions(
   segmenters: dict[str, predict.Segmenter],
   image: np.ndarray,
@@ -93,11 +173,14 @@ def time_predictions(
     segmenters: models by name.
     image: uint8 [H, W, 3].
     compiled_shapes: shapes that are compiled. An image of a new shape is
-      segmented twice, because the first run compiles; its shape is added.
+      segmented twice, because the first run compiles; its shape is added. One
+      of more than `WHOLE_PIXELS` is segmented once: its windows take longer
+      than their compilation.
   """
   predictions = []
+  is_large = image.shape[0] * image.shape[1] > WHOLE_PIXELS
   for name, segmenter in segmenters.items():
-    if image.shape not in compiled_shapes:
+    if image.shape not in compiled_shapes and not is_large:
       segmenter.predict(image)
     start = time.perf_counter()
     ids = segmenter.predict(image)
@@ -128,11 +211,101 @@ def import_gradio() -> Any:
   return gr
 
 
-def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
-  """Builds the page.
+class BodyLimit:
+  """ASGI middleware that refuses large requests before reading them."""
+
+  def __init__(self, app: Callable[..., Awaitable[None]], max_bytes: int):
+    """Wraps an application.
+
+    Args:
+      app: the application.
+      max_bytes: largest body of a request.
+    """
+    self._app = app
+    self._max_bytes = max_bytes
+
+  async def __call__(
+    self,
+    scope: _Message,
+    receive: Callable[[], Awaitable[_Message]],
+    send: Callable[[_Message], Awaitable[None]],
+  ) -> None:
+    """Answers 411 without a length, 413 above the limit, or calls the app."""
+    is_request = scope['type'] == 'http'
+    headers = dict(scope['headers']) if is_request else {}
+    refusal = self._refuse(headers)
+    if refusal is None:
+      await self._app(scope, receive, send)
+      return
+    status, sentence = refusal
+    # Most clients read no answer before they have sent all.
+    if status == 413 and int(headers[b'content-length']) < 8 * self._max_bytes:
+      while (await receive()).get('more_body'):
+        pass
+    start = {
+      'type': 'http.response.start',
+      'status': status,
+      'headers': [
+        (b'content-type', b'text/plain; charset=utf-8'),
+        (b'connection', b'close'),
+      ],
+    }
+    await send(start)
+    await send({'type': 'http.response.body', 'body': sentence.encode()})
+
+  def _refuse(self, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    """Returns (status, sentence) for a request that is refused, else None."""
+    if b'transfer-encoding' in headers:
+      return 411, 'the request has no Content-Length: send one\n'
+    length = int(headers.get(b'content-length', b'0'))  # checked by the server
+    if length > self._max_bytes:
+      return 413, (
+        f'the request has {length} bytes, and this page takes '
+        f'{self._max_bytes} at most: upload a smaller file\n'
+      )
+    return None
+
+
+def limit_requests(limits: Limits) -> dict[str, Any]:
+  """Returns arguments of Gradio's `launch` that limit the size of requests."""
+  from starlette import middleware
+
+  limit = middleware.Middleware(
+    BodyLimit, max_bytes=limits.upload_bytes + _FORM_BYTES
+  )
+  return {
+    'max_file_size': limits.upload_bytes,
+    'app_kwargs': {'middleware': [limit]},
+  }
+
+
+def _refuse_addresses(
+  move: Callable[[str], Awaitable[str]],
+) -> Callable[[str], Awaitable[str]]:
+  """Wraps Gradio's move of an upload, which also downloads from addresses."""
+
+  async def move_upload(path: str) -> str:
+    if not os.path.isabs(path):
+      raise ValueError('upload the picture: this page opens no addresses')
+    return await move(path)
+
+  return move_upload
+
+
+def _uploaded_path(payload: Any) -> str | None:
+  """Returns the path of an upload, which Gradio has checked, undecoded."""
+  return None if payload is None else payload.path or ''
+
+
+def build_page(segmenters: dict[str, predict.Segmenter], limits: Limits) -> Any:
+  """Builds the page, with its queue.
+
+  The state of a visitor holds the path of the picture and its masks as PNG, a
+  few KiB, since Gradio keeps states for an hour.
 
   Args:
     segmenters: models by name, shown from left to right.
+    limits: of pictures, and of the queue.
 
   Returns:
     A `gradio.Blocks`; its `launch` serves the page.
@@ -145,23 +318,33 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
   palette = first.palette
   compiled_shapes: set[tuple[int, ...]] = set()
 
+  def read(path):
+    """Reads a picture; an error is one sentence on the page."""
+    try:
+      return read_picture(path, limits.pixels)
+    except ValueError as error:
+      raise gr.Error(str(error), print_exception=False) from None
+
   def draw(state, opacity):
     """Returns one overlay per model of the image in the page's state."""
     if state is None:
       return [None] * len(segmenters)
-    image, predictions = state
+    path, masks = state
+    image = read(path)
     return [
-      visualize.draw_overlay(image, p.ids, palette, opacity)
-      for p in predictions
+      visualize.draw_overlay(
+        image, np.asarray(Image.open(io.BytesIO(mask))), palette, opacity
+      )
+      for mask in masks
     ]
 
   def segment(path, opacity):
     """Returns the page's new state, the summary and the overlays."""
     if path is None:
       return None, '', *draw(None, opacity)
-    image = predict.read_image(path, image_format.RGB)
+    image = read(path)
     predictions = time_predictions(segmenters, image, compiled_shapes)
-    state = image, predictions
+    state = path, [raw_files.encode_png(p.ids) for p in predictions]
     return state, summarize_predictions(predictions), *draw(state, opacity)
 
   with gr.Blocks(
@@ -176,6 +359,11 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
         type='filepath',
         sources=['upload', 'webcam', 'clipboard'],
         elem_id='photo',
+      )
+      # Gradio's own would decode the picture before its header is checked.
+      photo.preprocess = _uploaded_path
+      photo.async_move_resource_to_block_cache = _refuse_addresses(
+        photo.async_move_resource_to_block_cache
       )
       overlays = [
         gr.Image(
@@ -199,9 +387,18 @@ def build_page(segmenters: dict[str, predict.Segmenter]) -> Any:
       buttons=[],
       elem_id='legend',
     )
-    photo.change(segment, [photo, opacity], [state, summary, *overlays])
-    opacity.release(draw, [state, opacity], overlays)
-  return blocks
+    photo.change(
+      segment,
+      [photo, opacity],
+      [state, summary, *overlays],
+      api_name='segment',
+      concurrency_limit=1,
+    )
+    opacity.release(
+      draw, [state, opacity], overlays, api_name='draw', concurrency_limit=1
+    )
+  # Without a queue a visitor of the open routes would pass all others.
+  return blocks.queue(max_size=limits.waiting, api_open=False)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -227,16 +424,44 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     'port', 7860, 'Port to serve the page on.', flag_values=values
   )
+  flags.DEFINE_float(
+    'max_megapixels',
+    25.0,
+    'Largest picture, in millions of pixels.',
+    lower_bound=0.001,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'max_upload_mib',
+    32.0,
+    'Largest file of a picture, in MiB.',
+    lower_bound=0.001,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'max_waiting',
+    8,
+    'Pictures that wait while one is segmented; later ones are refused.',
+    lower_bound=1,
+    flag_values=values,
+  )
 
 
 def _run(values: flags.FlagValues) -> None:
   import_gradio()  # fail before the models are loaded, which takes seconds
-  build_page(load_segmenters(values.workdir, values.tflite)).launch(
+  limits = Limits(
+    int(values.max_upload_mib * 1024**2),
+    int(values.max_megapixels * 1e6),
+    values.max_waiting,
+  )
+  segmenters = load_segmenters(values.workdir, values.tflite)
+  build_page(segmenters, limits).launch(
     server_name=values.host,
     server_port=values.port,
     share=False,
     show_error=True,
     ssr_mode=False,
+    **limit_requests(limits),
   )
 
 

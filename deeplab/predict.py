@@ -127,12 +127,18 @@ class Segmenter:
     return self.segment([image])[0]
 
 
-def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
+def from_workdir(
+  workdir: str | os.PathLike,
+  which: str = 'best',
+  max_pixels: int | None = None,
+) -> Segmenter:
   """Loads the model of a run, with the evaluation protocol of its config.
 
   Args:
     workdir: work directory of the run.
     which: 'best' checkpoint (the latest if none was evaluated) or 'latest'.
+    max_pixels: images with more are computed by `views.segment_large_image`, in
+      one view and in windows, so that memory is bounded; None for no limit.
 
   Raises:
     FileNotFoundError: `workdir` holds no run or no checkpoint.
@@ -141,11 +147,23 @@ def from_workdir(workdir: str | os.PathLike, which: str = 'best') -> Segmenter:
   predictor = evaluate.checkpoint_predictor(
     loaded, loaded.config.eval.output_stride
   )
+  protocol = loaded.config.eval
+
+  def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if max_pixels is None:
+      return views.segment_images(predictor, images, protocol)
+    return [
+      views.segment_large_image(predictor, image, protocol, max_pixels)
+      if image.shape[0] * image.shape[1] > max_pixels
+      else views.segment_images(predictor, [image], protocol)[0]
+      for image in images
+    ]
+
   return Segmenter(
     tuple(loaded.dataset.info.class_names),
     tuple(loaded.dataset.info.palette),
     loaded.dataset.spec,
-    lambda images: views.segment_images(predictor, images, loaded.config.eval),
+    segment,
   )
 
 
@@ -167,17 +185,11 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
     *file.input_size,
   )
 
-  def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    outputs = [predictor(image[None])[0] for image in images]
-    if predictor.output == 'argmax':
-      return outputs
-    return [predictors.argmax(x) for x in outputs]
-
   return Segmenter(
     tuple(file.card['classes']),
     tuple(tuple(color) for color in file.card['palette']),
     file.image_spec,
-    segment,
+    lambda images: [predictor.segment(image) for image in images],
   )
 
 

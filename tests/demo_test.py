@@ -1,15 +1,23 @@
 """The demo page; the full tier opens it in a browser."""
 
+import asyncio
+from concurrent import futures
+import http.client
 import importlib.util
 import io
+import json
 import pathlib
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import types
 import urllib.request
+import zlib
 
 from absl import flags
 import numpy as np
@@ -23,6 +31,7 @@ from deeplab.data import image_format
 from tests import evaluate_test
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIMITS = demo.Limits(upload_bytes=100_000, pixels=20_000, waiting=3)
 
 
 def _segmenter(
@@ -74,7 +83,9 @@ def test_bad_models_are_one_error(monkeypatch):
   with pytest.raises(ValueError, match='--workdir or --tflite is required'):
     demo.load_segmenters(None, None)
   others = ('a', 'b', 'c', 'd')
-  monkeypatch.setattr(predict, 'from_workdir', lambda _: _segmenter(_first))
+  monkeypatch.setattr(
+    predict, 'from_workdir', lambda _, max_pixels: _segmenter(_first)
+  )
   monkeypatch.setattr(
     predict, 'from_tflite', lambda _: _segmenter(_first, others)
   )
@@ -83,7 +94,7 @@ def test_bad_models_are_one_error(monkeypatch):
   assert list(demo.load_segmenters('run', None)) == ['checkpoint']
   assert list(demo.load_segmenters(None, 'x/f.tflite')) == ['f.tflite']
   wide = _segmenter(_first, pixels=image_format.ImageSpec(4, 16))
-  monkeypatch.setattr(predict, 'from_workdir', lambda _: wide)
+  monkeypatch.setattr(predict, 'from_workdir', lambda _, max_pixels: wide)
   with pytest.raises(
     ValueError, match=r'takes images of 4 channels in 0\.\.65'
   ):
@@ -93,7 +104,7 @@ def test_bad_models_are_one_error(monkeypatch):
 def test_without_gradio_the_error_names_the_remedy(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   with pytest.raises(ValueError, match='install -r notebooks/'):
-    demo.build_page({'checkpoint': _segmenter(_first)})
+    demo.build_page({'checkpoint': _segmenter(_first)}, LIMITS)
 
 
 def test_only_this_machine_may_open_the_page(monkeypatch):
@@ -101,14 +112,313 @@ def test_only_this_machine_may_open_the_page(monkeypatch):
   page = types.SimpleNamespace(launch=lambda **more: launches.append(more))
   monkeypatch.setattr(demo, 'import_gradio', lambda: None)
   monkeypatch.setattr(demo, 'load_segmenters', lambda *_: {})
-  monkeypatch.setattr(demo, 'build_page', lambda _: page)
-  for more in ([], ['--host=0.0.0.0']):
+  built = []
+  monkeypatch.setattr(
+    demo, 'build_page', lambda _, limits: built.append(limits) or page
+  )
+  monkeypatch.setattr(
+    demo, 'limit_requests', lambda x: {'max_file_size': x.upload_bytes}
+  )
+  for more in ([], ['--host=0.0.0.0', '--max_megapixels=2.5']):
     values = flags.FlagValues()
     demo.define_flags(values)
     values(['', '--workdir=W', *more])
     demo._run(values)
   assert [x['server_name'] for x in launches] == ['127.0.0.1', '0.0.0.0']
   assert [x['share'] for x in launches] == [False, False]
+  assert built == [
+    demo.Limits(upload_bytes=32 * 2**20, pixels=25_000_000, waiting=8),
+    demo.Limits(upload_bytes=32 * 2**20, pixels=2_500_000, waiting=8),
+  ]
+  assert launches[0]['max_file_size'] == 32 * 2**20
+
+
+def _png_header(width, height):
+  """Returns a PNG file that ends after its header."""
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  chunk = b'IHDR' + header
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + struct.pack('>I', len(header))
+    + chunk
+    + struct.pack('>I', zlib.crc32(chunk))
+    + struct.pack('>I', 10**6)
+    + b'IDAT'
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    (
+      'a.png',
+      _png_header(8000, 4000),
+      r'^a\.png has 8000x4000 pixels, and this ',
+    ),
+    (
+      'b.png',
+      _png_header(60000, 60000),
+      r'^b\.png is not a picture .* too large',
+    ),
+    ('c.png', _png_header(100, 100), r'^c\.png: damaged or not an image'),
+    ('d.png', b'no picture', r'^d\.png is not a picture that this page reads'),
+    # Pillow would start Ghostscript for it.
+    ('e.png', b'%!PS-Adobe-3.0 EPSF-3.0\n', r'^e\.png is not a picture'),
+    ('f.png', None, r"^there is no picture 'f\.png' \(any more\): upload it"),
+  ],
+  ids=['large', 'bomb', 'cut', 'text', 'postscript', 'absent'],
+)
+def test_pictures_are_refused_by_their_headers(
+  tmp_path, monkeypatch, name, content, message
+):
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  if name != 'c.png':
+    monkeypatch.setattr(predict, 'read_image', None)  # nothing is decoded
+  with pytest.raises(ValueError, match=message):
+    demo.read_picture(tmp_path / name, 25_000_000)
+
+
+def test_pictures_of_the_largest_size_are_read(tmp_path):
+  image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+  visualize.save_image(image, tmp_path / 'a.png')
+  np.testing.assert_array_equal(
+    demo.read_picture(tmp_path / 'a.png', 20), image
+  )
+  with pytest.raises(ValueError, match=r'takes 1\.9e-05 megapixels at most'):
+    demo.read_picture(tmp_path / 'a.png', 19)
+
+
+@pytest.mark.parametrize(
+  ('headers', 'status', 'received'),
+  [
+    ({}, 200, 0),
+    ({'content-length': '1000'}, 200, 0),
+    ({'content-length': '1001'}, 413, 3),  # read to its end, kept nowhere
+    ({'content-length': '9999999999'}, 413, 0),
+    ({'transfer-encoding': 'chunked'}, 411, 0),
+  ],
+)
+def test_requests_are_refused_by_their_length(headers, status, received):
+  parts = [{'more_body': True}, {'more_body': True}, {'more_body': False}]
+  calls, sent = [], []
+
+  async def receive():
+    calls.append(1)
+    return parts[len(calls) - 1]
+
+  async def send(message):
+    sent.append(message)
+
+  async def app(scope, receive, send):
+    await send({'status': 200, 'body': b''})
+
+  scope = {
+    'type': 'http',
+    'headers': [(k.encode(), v.encode()) for k, v in headers.items()],
+  }
+  asyncio.run(demo.BodyLimit(app, 1000)(scope, receive, send))
+  assert sent[0]['status'] == status
+  assert len(calls) == received
+  if status == 413:
+    assert sent[1]['body'].endswith(
+      b' bytes, and this page takes 1000 at most: upload a smaller file\n'
+    )
+
+
+def test_large_pictures_are_segmented_once():
+  shapes = []
+
+  def segment(images):
+    shapes.append(images[0].shape)
+    return _first(images)
+
+  image = np.zeros((2048, 2049, 3), np.uint8)
+  demo.time_predictions({'checkpoint': _segmenter(segment)}, image, set())
+  assert shapes == [image.shape]
+
+
+class _Page:
+  """A page of one model, served by this process, and its visitors."""
+
+  def __init__(self, segmenter, folder):
+    self._environment = pytest.MonkeyPatch()
+    self._environment.setenv('GRADIO_TEMP_DIR', str(folder))  # uploads
+    self._port = _free_port()
+    self._blocks = demo.build_page({'model': segmenter}, LIMITS)
+    self._blocks.launch(
+      server_port=self._port,
+      prevent_thread_lock=True,
+      quiet=True,
+      show_error=True,
+      ssr_mode=False,
+      **demo.limit_requests(LIMITS),
+    )
+
+  def close(self):
+    self._blocks.close(verbose=False)
+    self._environment.undo()
+
+  def request(self, method, path, body=None, kind=None):
+    """Returns (status, body) of the answer."""
+    connection = http.client.HTTPConnection('127.0.0.1', self._port, timeout=60)
+    connection.request(
+      method, path, body, {'Content-Type': kind} if kind else {}
+    )
+    answer = connection.getresponse()
+    found = answer.status, answer.read()
+    connection.close()
+    return found
+
+  def upload(self, content, name='a.png'):
+    """Uploads a file as the page does."""
+    head = f'Content-Disposition: form-data; name="files"; filename="{name}"'
+    return self.request(
+      'POST',
+      '/gradio_api/upload',
+      b'--x\r\n%b\r\n\r\n%b\r\n--x--\r\n' % (head.encode(), content),
+      'multipart/form-data; boundary=x',
+    )
+
+  def segment(self, path):
+    """Returns (status, last line) for an uploaded file."""
+    data = [{'path': path, 'meta': {'_type': 'gradio.FileData'}}, 1.0]
+    status, body = self.request(
+      'POST',
+      '/gradio_api/call/segment',
+      json.dumps({'data': data}),
+      'application/json',
+    )
+    if status != 200:
+      return status, body.decode()
+    event = json.loads(body)['event_id']
+    return self.request('GET', f'/gradio_api/call/segment/{event}')
+
+  def overlay(self, image):
+    """Uploads and segments an image; returns its overlay."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'PNG')
+    (path,) = json.loads(self.upload(buffer.getvalue())[1])
+    status, answer = self.segment(path)
+    assert status == 200, answer
+    found = re.search(rb'"url": "http://[^/]*(/[^"]*)"', answer)
+    assert found, answer
+    content = self.request('GET', found[1].decode())[1]
+    return np.asarray(Image.open(io.BytesIO(content)).convert('RGB'))
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+  """The model of a small .tflite file."""
+  pytest.importorskip('gradio', reason='see notebooks/requirements.txt')
+  from tests.export import small  # TensorFlow, which takes seconds
+
+  palette = [[200, 0, 0], [0, 200, 0], [0, 0, 200], [99, 99, 0], [0, 99, 99]]
+  folder = tmp_path_factory.mktemp('tiny')
+  return predict.from_tflite(small.write(folder, small.int8(), palette=palette))
+
+
+@pytest.fixture(scope='module')
+def page(tiny, tmp_path_factory):
+  page = _Page(tiny, tmp_path_factory.mktemp('uploads'))
+  yield page
+  page.close()
+
+
+def test_visitors_get_the_masks_of_their_own_pictures(page, tiny):
+  rng = np.random.default_rng(0)
+  images = [
+    rng.integers(0, 256, (8, 8 + i % 3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    for i in range(8)
+  ]
+
+  def visit(image):
+    while True:
+      try:
+        return page.overlay(image)
+      except AssertionError as error:
+        if 'Queue is full' not in str(error):
+          raise
+        time.sleep(0.05)
+
+  with futures.ThreadPoolExecutor(len(images)) as pool:
+    overlays = list(pool.map(visit, images))
+  for image, overlay in zip(images, overlays, strict=True):
+    ids = tiny.predict(image)
+    assert len(np.unique(ids)) > 1
+    np.testing.assert_array_equal(
+      overlay, visualize.draw_overlay(image, ids, tiny.palette, 1.0)
+    )
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_what_the_page_refuses_over_http(page):
+  def error(content):
+    (path,) = json.loads(page.upload(content)[1])
+    status, answer = page.segment(path)
+    assert status == 200 and answer.startswith(b'event: error\n')
+    return json.loads(answer.split(b'data: ', 1)[1])['error']
+
+  assert error(_png_header(12000, 9000)) == (
+    'a.png has 12000x9000 pixels, and this page takes 0.02 megapixels at most: '
+    'upload a smaller picture, or use python -m deeplab.predict'
+  )
+  assert error(b'text').startswith(
+    'a.png is not a picture that this page reads'
+  )
+  assert page.upload(bytes(100_001)) == (
+    413,
+    b'File size exceeded maximum allowed size of 100000 bytes.',
+  )
+  assert page.upload(bytes(1_000_000)) == (
+    413,
+    b'the request has 1000080 bytes, and this page takes 165536 at most: '
+    b'upload a smaller file\n',
+  )
+  # No other file of this machine, and no other machine.
+  for path, message in (
+    ('/etc/passwd', b'it was not uploaded by a user'),
+    ('https://example.com/a.png', b'this page opens no addresses'),
+  ):
+    assert message in page.segment(path)[1]
+  # Nobody passes the queue.
+  assert (
+    page.request('POST', '/gradio_api/run/segment', '{"data": []}')[0] != 200
+  )
+
+
+def test_a_full_queue_answers_at_once(tmp_path):
+  entered, leave = threading.Event(), threading.Event()
+
+  def slow(images):
+    entered.set()
+    assert leave.wait(60)
+    return _first(images)
+
+  pytest.importorskip('gradio', reason='see notebooks/requirements.txt')
+  page = _Page(_segmenter(slow), tmp_path)
+  buffer = io.BytesIO()
+  Image.new('RGB', (9, 9)).save(buffer, 'PNG')
+  (path,) = json.loads(page.upload(buffer.getvalue())[1])
+  with futures.ThreadPoolExecutor(8) as pool:
+    try:
+      first = pool.submit(page.segment, path)
+      assert entered.wait(60)
+      others = [pool.submit(page.segment, path) for _ in range(7)]
+      deadline = time.monotonic() + 60
+      while sum(x.done() for x in others) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+      refused = [x.result() for x in others if x.done()]
+    finally:
+      leave.set()
+    answers = [first.result()[0], *(x.result()[0] for x in others)]
+  page.close()
+  # One is segmented, three wait, and four are told.
+  assert (
+    refused
+    == [(503, '{"detail":"Queue is full. Max size is 3 and size is 3."}')] * 4
+  )
+  assert sorted(answers) == [200] * 4 + [503] * 4
 
 
 @pytest.fixture
@@ -135,11 +445,15 @@ def browser():
     started.close()
 
 
-def _serve(*arguments):
-  """Starts the command; returns (process, address) when it responds."""
+def _free_port():
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
+    return s.getsockname()[1]
+
+
+def _serve(*arguments):
+  """Starts the command; returns (process, address) when it responds."""
+  port = _free_port()
   process = subprocess.Popen(
     [sys.executable, '-m', 'deeplab.demo', *arguments, f'--port={port}'],
     cwd=ROOT,

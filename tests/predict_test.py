@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import types
 
 from absl import flags
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from deeplab import evaluate
 from deeplab import predict
 from deeplab import workdir as workdir_lib
 from deeplab.data import image_format
@@ -64,6 +66,27 @@ def test_folder(tmp_path, segmenter):
     *('a.png', 'b.png', 'c.png', 'a.jpg', 'b.jpg', 'c.jpg'),
     'contact_sheet.png',
   }
+
+
+def test_images_above_a_limit_are_computed_in_windows(monkeypatch):
+  fake = views_test.FakePredictor(views_test.channels)
+  loaded = types.SimpleNamespace(
+    config=types.SimpleNamespace(eval=views_test.eval_config()),
+    dataset=types.SimpleNamespace(
+      info=evaluate_test.INFO, spec=image_format.RGB
+    ),
+  )
+  monkeypatch.setattr(workdir_lib, 'load_trained_model', lambda *_: loaded)
+  monkeypatch.setattr(evaluate, 'checkpoint_predictor', lambda *_: fake)
+  segmenter = predict.from_workdir('W', max_pixels=600)
+  for size in ((24, 25), (24, 32)):
+    image = blocks((24, 32))[: size[0], : size[1]]
+    np.testing.assert_array_equal(segmenter.predict(image), image.argmax(-1))
+  # The first one is padded to 24x32, the other has four windows of 16x16.
+  assert fake.shapes == [(1, 24, 32, 3), (3, 16, 16, 3), (3, 16, 16, 3)]
+  fake.shapes.clear()
+  predict.from_workdir('W').predict(image)
+  assert fake.shapes == [(1, 24, 32, 3)]
 
 
 def test_output_in_the_image_folder_is_not_segmented(tmp_path, segmenter):

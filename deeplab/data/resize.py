@@ -29,6 +29,30 @@ def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
   return result
 
 
+def argmax_of_resized(scores: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Computes the argmax of `resize_bilinear(scores, size)` in less memory.
+
+  Four channels are resized at a time and compared with the best so far, so that
+  a large image never has all of its scores at once.
+
+  Args:
+    scores: [H, W, K].
+    size: (h, w) of the result.
+
+  Returns:
+    uint8 [h, w]; of equal scores the first.
+  """
+  height, width = (int(n) for n in size)
+  best = np.full((height, width), -np.inf, np.float32)
+  ids = np.zeros((height, width), np.uint8)
+  for start in range(0, scores.shape[2], 4):
+    part = resize_bilinear(scores[..., start : start + 4], size)
+    for i in range(part.shape[2]):
+      ids[part[..., i] > best] = start + i
+      np.maximum(best, part[..., i], out=best)
+  return ids
+
+
 def resize_nearest(ids: np.ndarray, size: Sequence[int]) -> np.ndarray:
   """Resizes a label map to the nearest pixel center.
 

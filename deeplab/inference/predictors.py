@@ -312,6 +312,16 @@ class ResizedPredictor:
       return resize.resize_nearest(output, size)
     return resize.resize_bilinear(output, size)
 
+  def segment(self, image: np.ndarray) -> np.ndarray:
+    """Maps an image [H, W, C] to class ids, uint8 [H, W].
+
+    They are the argmax of the output, whose scores a large image need not hold.
+    """
+    output = self.predictor(self.resize_input(image)[None])[0]
+    if self.output == 'argmax':
+      return self.resize_output(output, image.shape[:2])
+    return resize.argmax_of_resized(output, image.shape[:2])
+
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Maps [B, H, W, C] to [B, H, W, K] or [B, H, W], as `output` says."""
     outputs = self.predictor(np.stack([self.resize_input(x) for x in images]))

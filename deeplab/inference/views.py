@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab.data import resize
@@ -64,6 +65,50 @@ def segment_images(
   return (
     outputs if kind == 'argmax' else [predictors.argmax(x) for x in outputs]
   )
+
+
+def segment_large_image(
+  predictor: predictors.Predictor,
+  image: np.ndarray,
+  protocol: Any,
+  max_pixels: int,
+) -> np.ndarray:
+  """Predicts the class of each pixel of an image within bounded memory.
+
+  One view is computed, whatever `eval.scales` and `eval.flip` say; in sliding
+  windows, `eval.window`, if it has more than `max_pixels`. Scores are kept for
+  the rows of one window, or at the size that `eval.fit` gives.
+
+  Args:
+    predictor: any predictor.
+    image: uint8 or uint16 [H, W, C].
+    protocol: `config.eval`.
+    max_pixels: pixels that the network may compute in one pass.
+
+  Returns:
+    uint8 [H, W], class ids.
+
+  Raises:
+    ValueError: the protocol is invalid, or the predictor cannot follow it.
+  """
+  predictor = apply_mode(predictor, protocol)
+  if isinstance(predictor, predictors.ResizedPredictor):
+    check_eval_config(predictor, protocol)
+    return predictor.segment(image)
+  view = image
+  if protocol.fit:
+    view = resize.resize_bilinear(
+      image, view_size(image.shape, protocol.fit, 1.0)
+    )
+  one_view = ConfigDict(protocol)
+  with one_view.unlocked():
+    one_view.update({'scales': (1.0,), 'flip': False, 'fit': ()})
+    if view.shape[0] * view.shape[1] > max_pixels:
+      one_view.mode = 'slide'
+  if view.shape == image.shape:
+    return segment_images(predictor, [view], one_view)[0]
+  (scores,), _ = _predict(predictor, [view], one_view, allow_argmax=False)
+  return resize.argmax_of_resized(scores, image.shape[:2])
 
 
 def predict_probabilities(

@@ -30,6 +30,18 @@ def test_resize_bilinear_of_many_classes():
     )
 
 
+def test_argmax_of_resized_is_that_of_all_scores():
+  rng = np.random.default_rng(0)
+  for classes in (1, 4, 21):
+    scores = rng.integers(-9, 9, (6, 5, classes)).astype(np.float32)  # ties too
+    for size in ((37, 41), (6, 5), (3, 4)):
+      ids = resize.argmax_of_resized(scores, size)
+      assert ids.dtype == np.uint8
+      np.testing.assert_array_equal(
+        ids, resize.resize_bilinear(scores, size).argmax(-1)
+      )
+
+
 def test_resize_nearest_by_hand():
   ids = np.array([[1, 2, 3]], np.uint8)
   np.testing.assert_array_equal(

@@ -143,6 +143,8 @@ def test_resized_protocol(output):
   np.testing.assert_array_equal(
     predictor(x), np.stack([to_size(o, (12, 12)) for o in inner(small)])
   )
+  ids = predictor(x) if output == 'argmax' else predictor(x).argmax(-1)
+  np.testing.assert_array_equal([predictor.segment(i) for i in x], ids)
 
 
 def test_resizing_to_the_size_of_the_image_changes_nothing():

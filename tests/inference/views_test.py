@@ -246,6 +246,32 @@ def test_windows_off_the_grid_grow_with_pixels_of_the_image():
   assert {shape[1:3] for shape in fake.shapes} == {(16, 24)}
 
 
+@pytest.mark.parametrize(
+  ('changes', 'shapes'),
+  [
+    # Windows for what is above the limit, and the whole below it.
+    ({}, {(16, 16)}),
+    ({'scales': (0.5, 1.0), 'flip': True}, {(16, 16)}),
+    ({'mode': 'slide', 'window': (24, 40), 'stride': (24, 40)}, {(24, 40)}),
+    ({'mode': 'static', 'static_size': (20, 10)}, {(20, 10)}),
+    # Fitted into 24x20, which may be computed whole; 48x39 may not.
+    ({'fit': (24, 24)}, {(24, 24)}),
+    ({'fit': (48, 48)}, {(16, 16)}),
+  ],
+)
+def test_large_images_are_computed_in_parts(changes, shapes):
+  fake = FakePredictor(channels)
+  image = np.zeros((64, 52, 3), np.uint8)
+  image[:31, :25, 1] = image[31:, 25:, 2] = 60
+  config = eval_config(**changes)
+  ids = views.segment_large_image(fake, image, config, max_pixels=600)
+  assert ids.shape == (64, 52) and ids.dtype == np.uint8
+  sharp = np.ones((64, 52), bool)  # resizing blurs the edges of the squares
+  sharp[26:36] = sharp[:, 20:30] = False
+  np.testing.assert_array_equal(ids[sharp], image.argmax(-1)[sharp])
+  assert {shape[1:3] for shape in fake.shapes} == shapes
+
+
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('scales', [(1.0,), (0.75, 1.0, 1.25)])
 @pytest.mark.parametrize(
