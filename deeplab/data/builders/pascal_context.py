@@ -20,11 +20,11 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from deeplab.data import catalog
 from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
+from deeplab.data.formats import matlab
 from deeplab.data.preparation import raw_files
 
 URLS = (
@@ -114,8 +114,8 @@ def _find_pairs(
 def _read_mat(path: pathlib.Path) -> np.ndarray:
   """Reads an official MATLAB file; all but the 59 classes become 0."""
   try:
-    raw = scipy.io.loadmat(path)['LabelMap']
-  except Exception as error:  # scipy raises many types for damaged files
+    raw = matlab.read_mask(path, 'LabelMap')
+  except ValueError as error:
     raise ValueError(
       f'{path}: damaged, or not a mask of Pascal Context ({error}); unpack '
       'trainval.tar.gz again'

@@ -17,12 +17,12 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import scipy.io
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
 from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
+from deeplab.data.formats import matlab
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
@@ -188,8 +188,8 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
   if path.suffix != '.mat':
     return raw_files.read_mask(path)
   try:
-    return scipy.io.loadmat(path)['GTcls']['Segmentation'][0, 0]
-  except Exception as error:  # scipy raises many types for damaged files
+    return matlab.read_mask(path, 'GTcls', 'Segmentation')
+  except ValueError as error:
     raise ValueError(
       f'{path}: damaged, or not a mask of SBD ({error}); unpack {SBD_URL} again'
     ) from error

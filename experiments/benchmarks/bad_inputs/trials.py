@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import fnmatch
-import gc
 import hashlib
 import multiprocessing
 import os
@@ -400,7 +399,6 @@ class _Opener:
       outcome, line = found_outcome, text
       if outcome == 'executed':
         break
-    gc.collect()
     return Result(outcome, line, place, details, seconds, memory)
 
   def _remove_strays(self) -> list[str]:
