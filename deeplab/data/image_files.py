@@ -29,6 +29,9 @@ MAX_IMAGE_BYTES = 2**29
 # Rows that are converted to RGB at a time.
 _STRIP_ROWS = 256
 
+# Pages of a TIFF file; some programs write one for each channel.
+_MAX_PAGES = 1024
+
 # PIL's formats that are opened, whatever a file's suffix. PIL knows others, and
 # hands some of them (EPS) to other programs.
 _FORMATS = (
@@ -274,6 +277,7 @@ def _read_npy(path: pathlib.Path) -> np.ndarray:
 def _read_tiff(path: pathlib.Path) -> np.ndarray:
   """Reads the first image of a TIFF file, and no other file that it names."""
   with tifffile.TiffFile(path, _multifile=False) as file:
+    _check_page_count(path, file)
     first = file.pages.first
     check_size(path, (first.imagelength, first.imagewidth))
     series = file.series[0]
@@ -285,6 +289,16 @@ def _read_tiff(path: pathlib.Path) -> np.ndarray:
   if axes.endswith('YX') and image.ndim == 3:  # stored as [C, H, W]
     image = np.moveaxis(image, 0, -1)
   return image
+
+
+def _check_page_count(path: pathlib.Path, file: tifffile.TiffFile) -> None:
+  """Refuses a file whose chain of pages is long, or a circle without end."""
+  with contextlib.suppress(IndexError):
+    file.pages[_MAX_PAGES]
+    raise ImageFileError(
+      f'{path}: damaged, or of more than {_MAX_PAGES} pages; convert the image '
+      'to one page'
+    )
 
 
 def _check_segments(

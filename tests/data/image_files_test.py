@@ -292,3 +292,25 @@ def test_conversion_to_rgb_is_pils(mode):
   image = Image.fromarray(noise).convert(mode)
   got = image_files.to_rgb_array(image)
   np.testing.assert_array_equal(got, np.asarray(image.convert('RGB')))
+
+
+@pytest.mark.parametrize('pages', [1, 2, 150])
+def test_a_circle_of_pages_is_refused(tmp_path, pages):
+  """tifffile follows some of them without end."""
+  path = tmp_path / 'a.tif'
+  with tifffile.TiffWriter(path) as writer:
+    for _ in range(pages):
+      writer.write(BANDS[..., 0], contiguous=False, metadata=None)
+  spec = image_format.ImageSpec(pages, 16)
+  assert image_files.read_array(path, spec).shape == (9, 7, pages)
+  with tifffile.TiffFile(path) as file:
+    last = file.pages[-1]
+    offset = last.offset + 2 + 12 * len(last.tags)
+    previous = file.pages[max(0, pages - 2)].offset
+  data = bytearray(path.read_bytes())
+  data[offset : offset + 4] = struct.pack('<I', previous)
+  path.write_bytes(data)
+  with pytest.raises(
+    ValueError, match=r'a\.tif: damaged, or of more than 1024'
+  ):
+    image_files.read_array(path, spec)
