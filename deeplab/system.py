@@ -177,14 +177,25 @@ def explain_write_errors(path: str | os.PathLike) -> Iterator[None]:
     raise write_error(path, error) from error
 
 
-def write_error(path: str | os.PathLike, error: OSError) -> OSError:
+def full_disk_reason(error: Exception) -> str:
+  """Returns the reason of an error that more space would have prevented.
+
+  Args:
+    error: of Python, or of native code that quotes the operating system.
+
+  Returns:
+    Such as 'No space left on device'; '' for other errors.
+  """
+  reasons = map(os.strerror, _SPACE_ERRORS)
+  return next((reason for reason in reasons if reason in str(error)), '')
+
+
+def write_error(path: str | os.PathLike, error: Exception) -> OSError:
   """Returns an error that names the path that could not be written."""
-  remedy = (
-    '; free some space and run the same command again'
-    if error.errno in _SPACE_ERRORS
-    else ''
-  )
-  return OSError(f'could not write {os.fspath(path)}: {error.strerror}{remedy}')
+  full = full_disk_reason(error)
+  reason = full or getattr(error, 'strerror', None) or str(error)
+  remedy = '; free some space and run the same command again' if full else ''
+  return OSError(f'could not write {os.fspath(path)}: {reason}{remedy}')
 
 
 @contextlib.contextmanager
@@ -327,6 +338,23 @@ def track_progress(
   seconds = max(time.monotonic() - start, 1e-6)
   images = text.plural(count, 'image')
   logging.info('%s: %s in %.1f s', description, images, seconds)
+
+
+@contextlib.contextmanager
+def path_without_patterns(folder: str | os.PathLike) -> Iterator[str]:
+  """Yields a path of a folder for TensorFlow, which takes paths for patterns.
+
+  It finds no file below a folder like `lr[1]`. Such a folder is reached by a
+  link in the folder of temporary files.
+  """
+  folder = os.path.abspath(folder)
+  if not set(folder) & set('*?[\\'):
+    yield folder
+    return
+  with tempfile.TemporaryDirectory() as parent:
+    link = os.path.join(parent, 'folder')
+    os.symlink(folder, link)
+    yield link
 
 
 def hide_accelerators(tf: Any) -> None:

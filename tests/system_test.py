@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -210,6 +211,19 @@ def test_an_endless_answer_is_ended(monkeypatch):
       system.download(url, file, 'a', 3_000_000)
     assert len(file.getvalue()) <= 3_000_000
     thread.join()
+
+
+def test_patterns_are_avoided_by_a_link(tmp_path):
+  with system.path_without_patterns(tmp_path) as path:
+    assert path == str(tmp_path)
+  folder = tmp_path / 'lr[1]'
+  folder.mkdir()
+  (folder / 'a').write_text('b')
+  with system.path_without_patterns(folder) as path:
+    assert '[' not in path
+    assert pathlib.Path(path, 'a').read_text() == 'b'
+  assert not os.path.exists(path)
+  assert (folder / 'a').exists()
 
 
 def test_stderr_of_native_code_is_captured(capfd):

@@ -15,6 +15,7 @@ from absl import logging
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab import system
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import decoding
@@ -287,6 +288,7 @@ def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
 
   Raises:
     ValueError: an unknown name, or raw data is missing or bad.
+    OSError: the disk is full.
   """
   catalog.info_for(data)  # raises for an unknown name
   builder = BUILDERS[data.name](data, split)
@@ -305,7 +307,9 @@ def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
-    except OSError:
+    except (OSError, RuntimeError) as error:  # that of ArrayRecord's writer
+      if system.full_disk_reason(error):
+        raise system.write_error(builder.data_path, error) from error
       # Another process prepared the same split first, so that our last step,
       # renaming the unfinished folder to the finished one, failed.
       if not builder.data_path.exists():

@@ -7,7 +7,6 @@ and digests by which a damaged checkpoint is known (`checkpoint_files.py`).
 """
 
 import dataclasses
-import errno
 import math
 import os
 import pathlib
@@ -154,7 +153,8 @@ class Checkpoints:
       if complete
       else 'there is no complete one yet'
     )
-    remedy = 'free some space' if _is_full_disk(error) else 'mend the cause'
+    full = system.full_disk_reason(error)
+    remedy = 'free some space' if full else 'mend the cause'
     return OSError(
       f'could not save a checkpoint below {self._directory} '
       f'({checkpoint_files.short_reason(error)}); {newest}; {remedy} and run '
@@ -289,14 +289,6 @@ class Checkpoints:
     self.wait()
     with system.explain_write_errors(self._directory):
       self._manager.close()
-
-
-def _is_full_disk(error: Exception) -> bool:
-  """Returns True if more space would have let a save pass."""
-  return any(
-    os.strerror(number) in str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-  )
 
 
 def _fill(like: PyTree, arrays: checkpoint_files.Arrays, name: str) -> PyTree:

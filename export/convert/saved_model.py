@@ -175,7 +175,8 @@ class SavedModelPredictor:
       mean: mean per channel, in pixel values.
       std: standard deviation per channel, in pixel values.
     """
-    self._serve = tf.saved_model.load(path).signatures['serving_default']
+    with system.path_without_patterns(path) as folder:
+      self._serve = tf.saved_model.load(folder).signatures['serving_default']
     self._request = request
     self._std = np.asarray(std, np.float32)
     self.mean = tuple(float(x) for x in mean)

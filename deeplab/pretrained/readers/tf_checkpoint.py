@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from deeplab import system
 from deeplab.pretrained import merge
 
 _MAX_LINE_CHARS = 1 << 14
@@ -63,14 +64,18 @@ def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
     raise ValueError(f'there is no TensorFlow checkpoint {path}')
   import tensorflow as tf  # slow to import, so only where it is needed
 
+  folder, name = os.path.split(index)
   try:
-    reader = tf.train.load_checkpoint(index.removesuffix('.index'))
-    names = [
-      name
-      for name, dtype in reader.get_variable_to_dtype_map().items()
-      if dtype != tf.string
-    ]
-    return {name: reader.get_tensor(name) for name in sorted(names)}
+    with system.path_without_patterns(folder) as path:
+      reader = tf.train.load_checkpoint(
+        os.path.join(path, name.removesuffix('.index'))
+      )
+      names = [
+        name
+        for name, dtype in reader.get_variable_to_dtype_map().items()
+        if dtype != tf.string
+      ]
+      return {name: reader.get_tensor(name) for name in sorted(names)}
   except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as e:
     raise ValueError(
       f'{index}, or the data beside it, is damaged: download both again ({e})'

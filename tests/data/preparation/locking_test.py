@@ -16,6 +16,7 @@ import pytest
 from deeplab.data import datasets
 from deeplab.data.builders import folder
 from deeplab.data.preparation import locking
+from tests import helpers
 from tests.data.builders import isaid_test
 from tests.data.builders import layouts
 
@@ -141,3 +142,18 @@ def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
   with locking.lock_and_clean(tmp_path / 'a'):
     pass
   assert left.exists()
+
+
+@pytest.mark.usefixtures('root')
+def test_a_full_disk_is_one_sentence(config):
+  path = folder.make_builder(config.data, 'train').data_path
+  with (
+    helpers.full_disk(1000),
+    pytest.raises(OSError, match='could not write') as refused,
+  ):
+    datasets.Dataset(config.data).prepare('train')
+  assert str(refused.value) == (
+    f'could not write {path}: File too large; free some space and run the '
+    'same command again'
+  )
+  datasets.Dataset(config.data).prepare('train')

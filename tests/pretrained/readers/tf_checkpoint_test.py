@@ -30,6 +30,14 @@ def test_every_path_of_a_checkpoint(prefix):
     assert tensors['step'] == 7
 
 
+def test_characters_of_patterns_in_a_path(prefix, tmp_path):
+  folder = tmp_path / 'lr[1] *?'
+  folder.mkdir()
+  for path in prefix.parent.glob('model*'):
+    path.rename(folder / path.name)
+  assert tf_checkpoint.read_tf_checkpoint(folder)['step'] == 7
+
+
 def test_a_folder_of_several_needs_a_name(prefix):
   save(prefix.with_name('model.ckpt-9'), 0.25)
   with pytest.raises(ValueError, match=r'holds 2 checkpoints .* and no file'):
