@@ -35,6 +35,8 @@ def test_labels_decode_losslessly():
   assert decoding.decode_label(data).tolist() == IDS.tolist()
   with pytest.raises(ValueError, match='a prepared example does not decode'):
     decoding.decode_label(b'no image')
+  with pytest.raises(ValueError, match='a prepared example does not decode'):
+    decoding.decode_label(b'')  # OpenCV raises an error of its own
 
 
 @pytest.mark.parametrize(

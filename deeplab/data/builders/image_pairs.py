@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -239,10 +240,10 @@ def pair_images_with_masks(
   pairs = []
   for image in sorted(images):
     candidates = mask_candidates(image)
-    mask = next((path for path in candidates if path.is_file()), candidates[0])
+    mask = next(filter(os.path.isfile, candidates), candidates[0])
     with errors.catch_and_collect():
       for path in (image, mask):
-        if not path.is_file():
+        if not os.path.isfile(path):
           raise ValueError(f'{path} is missing: {download_instructions(info)}')
       pairs.append((image, mask))
   if not pairs:

@@ -10,6 +10,7 @@ which is ignored.
 Parkhi et al., Cats and dogs, CVPR 2012.
 """
 
+import os
 import pathlib
 from typing import Any
 
@@ -118,7 +119,7 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
     mask = base / 'annotations' / 'trimaps' / f'{stem}.png'
     with errors.catch_and_collect():
       for path in (image, mask):
-        if not path.is_file():
+        if not os.path.isfile(path):
           raise ValueError(
             f'{path}: no such file, but {listing.name} names it: {_REMEDY}'
           )

@@ -13,6 +13,7 @@ Everingham et al., IJCV 2015; Hariharan et al., Semantic contours from inverse
 detectors, ICCV 2011.
 """
 
+import os
 import pathlib
 from typing import Any
 
@@ -133,10 +134,10 @@ def find_pairs(
       voc / 'SegmentationClassAug' / f'{stem}.png',
       *([sbd / 'cls' / f'{stem}.mat'] if sbd else []),
     ]
-    mask = next((path for path in masks if path.is_file()), None)
+    mask = next(filter(os.path.isfile, masks), None)
     with errors.catch_and_collect():
-      if mask is None or not image.is_file():
-        missing = masks[0] if image.is_file() else image
+      if mask is None or not os.path.isfile(image):
+        missing = masks[0] if os.path.isfile(image) else image
         raise ValueError(
           f'{missing}: no such file, but split {split!r} names it: {_REMEDY}'
         )
