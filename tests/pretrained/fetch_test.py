@@ -177,7 +177,7 @@ def test_the_reason_is_named(cache, server, folder, reason):
     fetch.fetch_weights(weights_at(f'{server}/{folder}/net.h5', ''))
 
 
-@pytest.mark.parametrize('kind', ['page', 'empty', 'long', 'cut'])
+@pytest.mark.parametrize('kind', ['page', 'long'])
 def test_a_kept_file_that_does_not_open_is_fetched_again(cache, server, kind):
   cache.mkdir(parents=True)
   (cache / 'net.h5').write_bytes(ANSWERS[kind][2])

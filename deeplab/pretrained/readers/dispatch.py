@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import functools
 import os
 
 import numpy as np
 
 from deeplab.pretrained.readers import hdf5
+from deeplab.pretrained.readers import isolated
 from deeplab.pretrained.readers import pth
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.readers import tf_checkpoint
 from deeplab.pretrained.readers import tflite_weights
 
+_read_hdf5 = functools.partial(isolated.read, hdf5.read_hdf5, 'h5py')
+
 READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
   '.safetensors': safetensors.read_safetensors,
   '.pth': pth.read_pth,
   '.pt': pth.read_pth,
-  '.h5': hdf5.read_hdf5,
-  '.hdf5': hdf5.read_hdf5,
-  '.keras': hdf5.read_hdf5,
+  '.h5': _read_hdf5,
+  '.hdf5': _read_hdf5,
+  '.keras': _read_hdf5,
   '.tflite': tflite_weights.read_tflite,
   '.index': tf_checkpoint.read_tf_checkpoint,
 }

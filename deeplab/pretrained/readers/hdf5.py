@@ -37,6 +37,7 @@ _VARIABLE_NAMES = {
 
 
 _SIGNATURE = b'\x89HDF\r\n\x1a\n'
+_HEAP = b'GCOL\1'
 
 # Deflate, shuffle, Fletcher's checksum, and LZF, which h5py brings.
 _FILTERS = (1, 2, 3, 32000)
@@ -70,13 +71,28 @@ def _check_links(file: h5py.File) -> None:
 def _count_heap_bytes(content: bytes | mmap.mmap) -> int:
   """Returns the size of all texts of variable length in a file.
 
-  They lie in the global heap, whose collections begin with 'GCOL', four bytes,
-  and their size (HDF5's file format specification, III.E).
+  They lie in collections of the global heap: 'GCOL', a version, three bytes,
+  the size, and then objects with a header of 16 bytes each (file format
+  specification, III.E).
+
+  Raises:
+    ValueError: a collection is damaged, which HDF5 would read for ever.
   """
-  total, start = 0, content.find(b'GCOL')
+  total, start = 0, content.find(_HEAP)
   while start >= 0:
-    total += int.from_bytes(content[start + 8 : start + 16], 'little')
-    start = content.find(b'GCOL', start + 4)
+    size = int.from_bytes(content[start + 8 : start + 16], 'little')
+    end = start + size
+    if end <= len(content):  # others are no collections, HDF5 rejects them
+      total += size
+      item = start + 16
+      while item + 16 <= end:
+        number = int.from_bytes(content[item : item + 2], 'little')
+        length = int.from_bytes(content[item + 8 : item + 16], 'little')
+        # The length of free space, number 0, includes the header.
+        item += 16 + (length + 7) // 8 * 8 if number else length
+        if item > end or length < (0 if number else 16):
+          raise ValueError('its names are damaged')
+    start = content.find(_HEAP, start + 4)
   return total
 
 

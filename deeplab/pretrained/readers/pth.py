@@ -281,26 +281,24 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
     ValueError: the file is damaged, has none of these formats, or takes far
       more memory than its size; or it holds no dictionary of tensors.
   """
-  try:
-    size = os.path.getsize(path)
-    with open(path, 'rb') as f:
+  size = os.path.getsize(path)
+  with open(path, 'rb') as f:
+    try:
       read = _read_zip if f.read(2) == b'PK' else _read_legacy
       f.seek(0)
       loaded, numbers = read(f, size)
-    tensors, left_out = _unwrap_state_dict(loaded)
-    arrays = {
-      name: _strided_view(tensor, numbers[tensor.storage.key])
-      for name, tensor in tensors.items()
-    }
-  except OSError:
-    raise
-  # A damaged archive or pickle may raise anything.
-  except Exception as e:
-    reason = str(e) if isinstance(e, ValueError) else repr(e)
-    raise ValueError(
-      f'{path} is not a whole .pth file of tensors ({reason}); download it '
-      'again, or save model.state_dict() in it'
-    ) from e
+      tensors, left_out = _unwrap_state_dict(loaded)
+      arrays = {
+        name: _strided_view(tensor, numbers[tensor.storage.key])
+        for name, tensor in tensors.items()
+      }
+    # A damaged archive or pickle may raise anything.
+    except Exception as e:
+      reason = str(e) if isinstance(e, ValueError) else repr(e)
+      raise ValueError(
+        f'{path} is not a whole .pth file of tensors ({reason}); download it '
+        'again, or save model.state_dict() in it'
+      ) from e
   if left_out:
     logging.warning(
       '%s: left out what is no tensor: %s', path, _list_some(left_out)

@@ -20,8 +20,9 @@ _DTYPES = frozenset(
 
 
 def _damaged_file_error(path: str, error: Exception) -> ValueError:
+  reason = ' '.join(str(error).split())  # names of tensors may have newlines
   return ValueError(
-    f'{path} is not a whole .safetensors file ({error}); download it again'
+    f'{path} is not a whole .safetensors file ({reason}); download it again'
   )
 
 

@@ -3,8 +3,9 @@
 import os
 import pathlib
 
-from deeplab import system
-from deeplab.pretrained import merge
+import numpy as np
+
+from deeplab.pretrained.readers import tensor_bundle
 
 _MAX_LINE_CHARS = 1 << 14
 
@@ -47,7 +48,7 @@ def find_index_file(path: str | os.PathLike) -> str | None:
   return str(path) if path.is_file() else None
 
 
-def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
+def read_tf_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads a TensorFlow checkpoint.
 
   Args:
@@ -62,21 +63,9 @@ def read_tf_checkpoint(path: str | os.PathLike) -> merge.Tensors:
   index = find_index_file(path)
   if index is None:
     raise ValueError(f'there is no TensorFlow checkpoint {path}')
-  import tensorflow as tf  # slow to import, so only where it is needed
-
-  folder, name = os.path.split(index)
   try:
-    with system.path_without_patterns(folder) as path:
-      reader = tf.train.load_checkpoint(
-        os.path.join(path, name.removesuffix('.index'))
-      )
-      names = [
-        name
-        for name, dtype in reader.get_variable_to_dtype_map().items()
-        if dtype != tf.string
-      ]
-      return {name: reader.get_tensor(name) for name in sorted(names)}
-  except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as e:
+    return tensor_bundle.read_tensors(index)
+  except (IndexError, TypeError, OSError, ValueError) as e:
     raise ValueError(
       f'{index}, or the data beside it, is damaged: download both again ({e})'
     ) from e
