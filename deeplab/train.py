@@ -523,9 +523,11 @@ def _write_result(
   evaluate.write_result(
     result, os.path.join(workdir, 'eval', 'last'), run.network.dataset.info
   )
+  lines = metric_writer.read_metrics(
+    os.path.join(workdir, 'metrics.jsonl'), strict=False
+  )
   visualize.save_image(
-    visualize.plot_training_curves(os.path.join(workdir, 'metrics.jsonl')),
-    os.path.join(workdir, 'curves.png'),
+    visualize.plot_training_curves(lines), os.path.join(workdir, 'curves.png')
   )
   workdir_lib.write_run_record(
     workdir, step=step, seconds=control.seconds, metrics=result.metrics

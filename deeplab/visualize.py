@@ -8,9 +8,10 @@ Commands, the doctor, export and experiments draw with this module. It uses
 `deeplab.data` for class ids only; `deeplab.data` must not import it.
 """
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import io
-import json
 import math
 import os
 import pathlib
@@ -330,13 +331,12 @@ def plot_confusion_matrix(
   return render_figure(figure)
 
 
-def plot_training_curves(path: str | os.PathLike) -> np.ndarray:
+def plot_training_curves(lines: Iterable[Mapping[str, Any]]) -> np.ndarray:
   """Plots loss and mIoU of a run against the training step.
 
   Args:
-    path: `metrics.jsonl` of the run: one JSON object per line, with `step`,
-      `split` and `loss` or `miou`. An incomplete last line, of a run that was
-      killed or is still running, is ignored.
+    lines: of `metrics.jsonl` of the run (`metric_writer.read_metrics`), with
+      `step`, `split` and `loss` or `miou`.
 
   Returns:
     uint8 [H, W, 3].
@@ -348,17 +348,13 @@ def plot_training_curves(path: str | os.PathLike) -> np.ndarray:
   from matplotlib import ticker
 
   series: dict[tuple[str, str], list[tuple[int, float]]] = {}
-  for line in pathlib.Path(path).read_text().splitlines():
-    try:
-      record = json.loads(line)
-    except json.JSONDecodeError:
-      break
+  for record in lines:
     for metric in ('loss', 'miou'):
       if record.get(metric) is not None:
         points = series.setdefault((metric, record['split']), [])
         points.append((record['step'], record[metric]))
   if not series:
-    raise ValueError(f'{path} has no loss and no miou to plot')
+    raise ValueError('no line of the metrics has a loss or an mIoU to plot')
   last = max(step for points in series.values() for step, _ in points)
   figure = figures.Figure(figsize=(10, 3.8), dpi=100, layout='constrained')
   panels = figure.subplots(1, 2)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+import reprlib
 import sys
 import time
 from typing import Any
@@ -107,20 +108,49 @@ def read_metrics(path: str, strict: bool = True) -> list[dict[str, Any]]:
     strict: False drops an incomplete line, which a killed run leaves at the
       end, and all lines after it.
 
+  Returns:
+    The lines: `step`, `split`, and numbers or None by the names of metrics.
+
   Raises:
-    ValueError: a line is not JSON, and `strict`.
+    ValueError: a line is not JSON, and `strict`; or it is no line of metrics.
   """
-  lines = []
+  lines: list[dict[str, Any]] = []
   if os.path.exists(path):
-    with open(path, encoding='utf-8') as f:
+    with open(path, 'rb') as f:
       for number, line in enumerate(f, 1):
         try:
-          lines.append(json.loads(line))
-        except json.JSONDecodeError as e:
+          content = json.loads(line.decode('utf-8'))
+        except (RecursionError, ValueError) as e:
           if strict:
-            raise ValueError(f'{path}:{number} is not JSON: {line!r}') from e
+            raise ValueError(
+              f'{path}:{number} is not JSON ({e}): remove the line'
+            ) from e
           break
+        if not _is_metric_line(content):
+          raise ValueError(
+            f'{path}:{number} is not a line of metrics, with a step, a split '
+            f'and numbers: remove it ({reprlib.repr(content)})'
+          )
+        lines.append(content)
   return lines
+
+
+def _is_metric_line(content: Any) -> bool:
+  """Returns True if a line has the form that `write_scalars` writes."""
+  if not isinstance(content, dict):
+    return False
+  metrics = dict(content)
+  step, split = metrics.pop('step', None), metrics.pop('split', None)
+  return (
+    type(step) is int
+    and 0 <= step < 2**53
+    and isinstance(split, str)
+    and all(
+      value is None
+      or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
+      for value in metrics.values()
+    )
+  )
 
 
 def format_step_cost(step_cost: dict[str, float]) -> str:

@@ -35,8 +35,41 @@ def test_a_resumed_run_drops_later_and_half_lines(tmp_path):
 
 def test_a_broken_line_is_named(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  path.write_text('{"step": 1}\nnot json\n')
+  path.write_text('{"step": 1, "split": "val"}\nnot json\n')
   with pytest.raises(ValueError, match=r'metrics.jsonl:2 is not JSON'):
+    metric_writer.read_metrics(str(path))
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    '[]',
+    '1',
+    '{"step": 2, "loss": 1.0}',
+    '{"step": 2.5, "split": "train"}',
+    '{"step": true, "split": "train"}',
+    '{"step": 1e400, "split": "train"}',
+    '{"step": 2, "split": 7}',
+    '{"step": 2, "split": "train", "loss": "1"}',
+    '{"step": 2, "split": "train", "loss": NaN}',
+    f'{{"step": 2, "split": "train", "loss": 1{"0" * 400}}}',
+  ],
+)
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_line_of_another_form_is_named(tmp_path, line, strict):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(f'{{"step": 1, "split": "val", "miou": null}}\n{line}\n')
+  with pytest.raises(ValueError, match=r'jsonl:2 is not a line of metrics'):
+    metric_writer.read_metrics(str(path), strict)
+
+
+@pytest.mark.parametrize('line', [b'{"step": 2, "spl\xff', b'[' * 100_000])
+def test_damaged_lines_are_dropped_or_named(tmp_path, line):
+  path = tmp_path / 'metrics.jsonl'
+  first = {'step': 1, 'split': 'val', 'miou': 0.5}
+  path.write_bytes(json.dumps(first).encode() + b'\n' + line + b'\n')
+  assert metric_writer.read_metrics(str(path), strict=False) == [first]
+  with pytest.raises(ValueError, match='jsonl:2 is not JSON'):
     metric_writer.read_metrics(str(path))
 
 

@@ -737,7 +737,9 @@ def _open_metrics(path: pathlib.Path) -> Any:
   """Reads and draws the metrics of a run, whose last line may be cut."""
   file = path / 'metrics.jsonl'
   lines = metric_writer.read_metrics(str(file), strict=False)
-  return lines, visualize.plot_training_curves(file)
+  if any(x.get('loss') or x.get('miou') for x in lines):
+    visualize.plot_training_curves(lines)
+  return lines
 
 
 def _write_target(path: pathlib.Path) -> None:

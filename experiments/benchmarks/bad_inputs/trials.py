@@ -42,7 +42,7 @@ OUTCOMES = (*ACCEPTED, *FAILURES)
 
 _MIB = 2**20
 # Importing the readers and opening the genuine samples once.
-_START_SECONDS = 120.0
+_START_SECONDS = 600.0
 # A worker that grew by so much over its trials is replaced.
 _LEAK_BYTES = 2 << 30
 
