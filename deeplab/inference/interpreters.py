@@ -48,11 +48,13 @@ def open_litert(
     name: path of the file, for the error message.
 
   Raises:
-    ValueError: `resolver` is unknown, or LiteRT cannot load the file.
+    ValueError: `resolver` is unknown, or LiteRT cannot load the file, or it
+      stores other shapes than its operators compute.
   """
   if resolver not in RESOLVERS:
     raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
   try:
+    _check_shapes(content)
     opened = interpreter.Interpreter(
       model_content=content,
       num_threads=num_threads or system.cpu_count(),
@@ -63,6 +65,36 @@ def open_litert(
   except (ValueError, RuntimeError) as error:
     raise ValueError(f'LiteRT cannot load {name}: {error}') from error
   return opened
+
+
+def _check_shapes(content: bytes) -> None:
+  """Compares the shapes that a file stores with those that it computes.
+
+  XNNPACK believes the stored ones, so that one damaged size takes gigabytes.
+  The plain kernels compute them, in a few milliseconds.
+
+  Args:
+    content: bytes of the file.
+
+  Raises:
+    ValueError: a tensor has another shape.
+    RuntimeError: LiteRT cannot load the file.
+  """
+  checked = interpreter.Interpreter(
+    model_content=content, experimental_op_resolver_type=RESOLVERS['reference']
+  )
+  shapes = lambda: {
+    (detail['index'], detail['name']): detail['shape'].tolist()
+    for detail in checked.get_tensor_details()
+  }
+  stored = shapes()
+  checked.allocate_tensors()
+  for tensor, shape in shapes().items():
+    if stored.get(tensor, shape) != shape:
+      raise ValueError(
+        f'its tensor {tensor[1]!r} is stored as {stored[tensor]} and computed '
+        f'as {shape}'
+      )
 
 
 def has_tflm() -> bool:

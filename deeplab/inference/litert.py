@@ -64,12 +64,23 @@ class TFLitePredictor(file_predictor.FilePredictor):
       num_threads=self._num_threads,
       name=self.path,
     )
-    return (
-      [_tensor_detail(x) for x in self._interpreter.get_input_details()],
-      [_tensor_detail(x) for x in self._interpreter.get_output_details()],
-    )
+    try:
+      return (
+        [_tensor_detail(x) for x in self._interpreter.get_input_details()],
+        [_tensor_detail(x) for x in self._interpreter.get_output_details()],
+      )
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f'LiteRT cannot load {self.path}: a name is not UTF-8 ({error}); '
+        'export it again'
+      ) from error
 
   def _run(self, values: np.ndarray) -> np.ndarray:
-    self._interpreter.set_tensor(self._input.key, values)
-    self._interpreter.invoke()
-    return self._interpreter.get_tensor(self._output.key)
+    try:
+      self._interpreter.set_tensor(self._input.key, values)
+      self._interpreter.invoke()
+      return self._interpreter.get_tensor(self._output.key)
+    except (RuntimeError, ValueError) as error:
+      raise ValueError(
+        f'LiteRT cannot run {self.path}: {error}; export it again'
+      ) from error

@@ -95,6 +95,13 @@ class ONNXPredictor(file_predictor.FilePredictor):
       tensor: `onnxruntime.NodeArg`.
       card_key: key of its description in the model card.
     """
+    if tensor.type not in _DTYPES or not all(
+      isinstance(size, int) for size in tensor.shape
+    ):
+      raise ValueError(
+        f'{self.path}: {tensor.name!r} is a {tensor.type} of shape '
+        f'{tensor.shape}; known are {", ".join(_DTYPES)} of fixed sizes'
+      )
     quantization = self.card.get(card_key, {}).get('quantization') or {}
     return file_predictor.TensorDetail(
       _DTYPES[tensor.type],
@@ -105,5 +112,10 @@ class ONNXPredictor(file_predictor.FilePredictor):
     )
 
   def _run(self, values: np.ndarray) -> np.ndarray:
-    (result,) = self._session.run(None, {self._input.key: values})
+    try:
+      (result,) = self._session.run(None, {self._input.key: values})
+    except Exception as error:  # of types that share no base class
+      raise ValueError(
+        f'ONNX Runtime cannot run {self.path}: {error}; export it again'
+      ) from error
     return result

@@ -10,6 +10,7 @@ from deeplab.data import image_format
 from deeplab.inference import interpreters
 from deeplab.inference import litert
 from deeplab.inference import predictors
+from tests.export import handmade
 from tests.export import small
 from tests.inference import concurrency
 from tests.inference import predictors_test
@@ -201,4 +202,39 @@ def test_the_hash_in_the_card_detects_damage(tmp_path):
     tmp_path, content[:place] + damaged + content[place + 1 :], sha256=digest
   )
   with pytest.raises(ValueError, match='damaged or was replaced'):
+    litert.TFLitePredictor(path)
+
+
+def _relu(image=b'image', shape=(1, 8, 8, 3)):
+  """Returns a file of one operator, whose input nothing computes."""
+  content = handmade.build(
+    [
+      handmade.tensor('image', 'float32', (1, 8, 8, 3)),
+      handmade.tensor('other', 'float32', (1, 8, 8, 3)),
+      handmade.tensor('map', 'float32', shape),
+    ],
+    [('RELU', (1,), (2,))],
+    (0,),
+    (2,),
+  )
+  return content.replace(b'image', image)
+
+
+def test_files_that_load_and_do_not_run_are_named(tmp_path):
+  predictor = litert.TFLitePredictor(_write(tmp_path, _relu()))
+  with pytest.raises(ValueError, match=r'cannot run .*model\.tflite: .*lacks'):
+    predictor(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_names_that_are_no_text_and_wrong_shapes_fail(tmp_path):
+  """The stored shape alone made XNNPACK take 1.5 GiB."""
+  path = _write(tmp_path, _relu(b'im\xfege'))
+  with pytest.raises(
+    ValueError, match=r'load .*model\.tflite: a name is not UTF-8'
+  ):
+    litert.TFLitePredictor(path)
+  path = _write(tmp_path, _relu(shape=(1 << 20, 8, 8, 3)))
+  with pytest.raises(
+    ValueError, match=r"'map' is stored as \[1048576, 8, 8, 3\] and computed "
+  ):
     litert.TFLitePredictor(path)

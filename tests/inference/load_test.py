@@ -77,6 +77,58 @@ def test_damaged_files_are_errors(pair, tmp_path):
     load.load_predictor(tmp_path / 'x.onnx')
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'shape', 'sizes', 'reason'),
+  [
+    (
+      'FLOAT16',
+      (1, 8, 8, 3),
+      (1, 8, 8, 3),
+      r'tensor\(float16\) of shape \[1, 8',
+    ),
+    (
+      'FLOAT',
+      (1, 'h', 8, 3),
+      (1, 8, 8, 3),
+      r"of shape \[1, 'h', 8, 3\]; known are",
+    ),
+    ('FLOAT', (1, 8, 8, 3), (1, 7, 7, 3), 'ONNX Runtime cannot run .*Reshape'),
+  ],
+)
+def test_onnx_files_of_other_forms_are_named(
+  tmp_path, dtype, shape, sizes, reason
+):
+  from onnx import TensorProto
+  from onnx import helper
+
+  kind = getattr(TensorProto, dtype)
+  node = helper.make_node('Reshape', ['image', 'w'], ['map'])
+  graph = helper.make_graph(
+    [node],
+    'main',
+    [helper.make_tensor_value_info('image', kind, shape)],
+    [helper.make_tensor_value_info('map', kind, None)],
+    [helper.make_tensor('w', TensorProto.INT64, [4], sizes)],
+  )
+  opsets = [helper.make_opsetid('', 17)]
+  model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+  (tmp_path / 'x.onnx').write_bytes(model.SerializeToString())
+  card = {
+    'input_size': [8, 8],
+    'value_range': [0, 255],
+    'mean': [0.0] * 3,
+    'std': [1.0] * 3,
+    'normalization_in_graph': True,
+    'output': 'logits',
+    'classes': ['a', 'b', 'c'],
+    'palette': [[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+  }
+  (tmp_path / 'x.json').write_text(json.dumps(card))
+  with pytest.raises(ValueError, match=reason) as error:
+    load.load_predictor(tmp_path / 'x.onnx')(np.zeros((1, 8, 8, 3), np.uint8))
+  assert 'x.onnx' in str(error.value)
+
+
 def test_unknown_suffix():
   with pytest.raises(ValueError, match=r'x\.pb does not end in one of .tflite'):
     load.load_predictor(pathlib.Path('x.pb'))
