@@ -189,11 +189,11 @@ def _mutate_json(rng: random.Random, content: bytes) -> bytes:
     depth = rng.choice((900, 100_000))
     return b'[' * depth + b']' * rng.choice((0, depth))
   value = json.loads(content)
-  for _ in range(rng.choice((1, 1, 1, 2, 3))):
-    value = _mutate_value(rng, value)
   try:
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+      value = _mutate_value(rng, value)
     return json.dumps(value, indent=1).encode()
-  except ValueError:  # a value was put into itself
+  except (RecursionError, ValueError):  # a value was put into itself
     return content
 
 

@@ -50,6 +50,13 @@ def test_mutants_depend_on_the_random_numbers_alone(name):
   assert sum(mutant != content for mutant in mutants) > 50
 
 
+def test_a_value_inside_itself_leaves_the_content():
+  """Of this seed the first of several changes makes a circle."""
+  content = CONTENTS['a.json']
+  rng = random.Random(257)
+  assert mutations.mutate(rng, 'a.json', content, []) == content
+
+
 def _survivors(name, check):
   """Counts the mutants that `check` accepts, of 100."""
   count = 0
