@@ -7,9 +7,10 @@ to the device, and nothing is checked against it. README.md lists the fields.
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
 from typing import Any
+
+from deeplab.data import text_files
 
 TARGETS_FOLDER = pathlib.Path(__file__).parent / 'targets'
 ARGMAX_TYPES = ('int32', 'uint8')
@@ -116,11 +117,17 @@ def _parse_target(name: str, fields: Mapping[str, Any]) -> Target:
   weights = fields['weights']['value']
   if weights not in ('per_channel', 'per_tensor'):
     raise ValueError(f'weights={weights!r} is not per_channel or per_tensor')
+  numbers = {key: fields[key]['value'] for key in _NUMERIC_FIELDS}
+  for key, value in numbers.items():
+    if value is not None and not (
+      type(value) in (int, float) and 0 < value < 2**63
+    ):
+      raise ValueError(f'{key}={value!r} is not a positive number or null')
   return Target(
     name=name,
     title=fields['title'],
     compiler=fields['compiler'],
-    **{key: fields[key]['value'] for key in _NUMERIC_FIELDS},
+    **numbers,
     operators=None if operators is None else frozenset(operators),
     int16_operators=frozenset(fields['operators'].get('wide', ())),
     half_pixel=ratios(fields['resize']['half_pixel']),
@@ -137,10 +144,11 @@ def read_targets(path: pathlib.Path) -> list[Target]:
   """Reads the targets of one JSON file.
 
   Raises:
-    ValueError: the file is not JSON, or lacks a field or the source of one.
+    ValueError: the file is not JSON, lacks a field or the source of one, or has
+      a field of another type.
   """
+  fields = text_files.read_json(path)
   try:
-    fields = json.loads(path.read_text(encoding='utf-8'))
     sizes = fields.pop('sizes', {path.stem.replace('_', '-'): {}})
     return [
       _parse_target(name, {**fields, **own}) for name, own in sizes.items()
@@ -149,6 +157,11 @@ def read_targets(path: pathlib.Path) -> list[Target]:
     raise ValueError(f'{path} lacks the field {error}') from None
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
+  except (AttributeError, TypeError) as error:
+    raise ValueError(
+      f'{path}: damaged, or not a device ({error}); compare it with the other '
+      f'files of {TARGETS_FOLDER}'
+    ) from None
 
 
 TARGETS: dict[str, Target] = {

@@ -579,39 +579,69 @@ def _open_weights(path: pathlib.Path) -> Any:
 # Exported files.
 
 
-def _tflite_content() -> bytes:
-  """Returns a float .tflite file of one 1x1 convolution, 6x8x3 to 6x8x2."""
+def _tflite_content(resized: bool = False) -> bytes:
+  """Returns a float .tflite file that maps [1, 6, 8, 3] to [1, 6, 8, 2].
+
+  Args:
+    resized: halve the size by the convolution and resize the result.
+  """
   from ai_edge_litert import schema_py_generated as schema
 
   model, graph = schema.ModelT(), schema.SubGraphT()
   model.version, model.subgraphs = 3, [graph]
-  model.buffers = [schema.BufferT()]
-  graph.tensors = []
+  model.buffers, graph.tensors = [schema.BufferT()], []
+  model.operatorCodes, graph.operators = [], []
+  shape = (1, *_SIZE, 2)
   kernel = np.arange(6, dtype=np.float32).reshape(2, 1, 1, 3)
-  for name, shape, data in (
+  tensors: list[tuple[str, tuple[int, ...], np.ndarray | None]] = [
     ('image', (1, *_SIZE, 3), None),
     ('conv/Conv2D', kernel.shape, kernel),
     ('conv/bias', (2,), np.ones(2, np.float32)),
-    ('logits', (1, *_SIZE, 2), None),
-  ):
+    ('map', (1, 3, 4, 2) if resized else shape, None),
+  ]
+  convolution = schema.Conv2DOptionsT()
+  convolution.strideW = convolution.strideH = 1 + resized
+  operators: list[tuple[str, Any, list[int], int]] = [
+    ('CONV_2D', convolution, [0, 1, 2], 3)
+  ]
+  if resized:
+    resize, softmax = schema.ResizeBilinearOptionsT(), schema.SoftmaxOptionsT()
+    resize.halfPixelCenters, softmax.beta = True, 1.0
+    tensors += [
+      ('size', (2,), np.array(_SIZE, np.int32)),
+      ('resized', shape, None),
+      ('softmax', shape, None),
+    ]
+    operators += [
+      ('RESIZE_BILINEAR', resize, [3, 4], 5),
+      ('SOFTMAX', softmax, [5], 6),
+    ]
+  for name, shape, data in tensors:
     tensor = schema.TensorT()
     tensor.name, tensor.shape = name, list(shape)
     tensor.type = schema.TensorType.FLOAT32
     if data is not None:
+      if data.dtype == np.int32:
+        tensor.type = schema.TensorType.INT32
       buffer = schema.BufferT()
       buffer.data = np.frombuffer(data.tobytes(), np.uint8)
       tensor.buffer = len(model.buffers)
       model.buffers.append(buffer)
     graph.tensors.append(tensor)
-  code, operator = schema.OperatorCodeT(), schema.OperatorT()
-  code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
-  code.version = 1
-  operator.inputs, operator.outputs = [0, 1, 2], [3]
-  operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
-  operator.builtinOptions = schema.Conv2DOptionsT()
-  operator.builtinOptions.strideW = operator.builtinOptions.strideH = 1
-  model.operatorCodes, graph.operators = [code], [operator]
-  graph.inputs, graph.outputs = [0], [3]
+  for name, options, inputs, output in operators:
+    code, operator = schema.OperatorCodeT(), schema.OperatorT()
+    number = getattr(schema.BuiltinOperator, name)
+    code.builtinCode = code.deprecatedBuiltinCode = number
+    code.version = 3 if name == 'RESIZE_BILINEAR' else 1
+    operator.opcodeIndex = len(model.operatorCodes)
+    operator.inputs, operator.outputs = inputs, [output]
+    operator.builtinOptions = options
+    operator.builtinOptionsType = getattr(
+      schema.BuiltinOptions, type(options).__name__.removesuffix('T')
+    )
+    model.operatorCodes.append(code)
+    graph.operators.append(operator)
+  graph.inputs, graph.outputs = [0], [len(tensors) - 1]
   builder = flatbuffers.Builder(1024)
   builder.Finish(model.Pack(builder), b'TFL3')
   return bytes(builder.Output())
@@ -640,9 +670,13 @@ def _onnx_content() -> bytes:
   return model.SerializeToString(deterministic=True)
 
 
-def _write_exported(path: pathlib.Path, *, suffix: str) -> None:
+def _write_exported(
+  path: pathlib.Path, *, suffix: str, resized: bool = False
+) -> None:
   """Writes an exported file and its card, which has no digest."""
-  content = _tflite_content() if suffix == '.tflite' else _onnx_content()
+  content = _onnx_content()
+  if suffix == '.tflite':
+    content = _tflite_content(resized)
   (path / f'model{suffix}').write_bytes(content)
   tensor = {'dtype': 'float32', 'quantization': None}
   card = {
@@ -899,7 +933,10 @@ KINDS: dict[str, trials.Kind] = {
   'tf_checkpoint': trials.Kind((_write_tf_checkpoint,), '*', _open_weights),
   'tflite_weights': trials.Kind((_write_tflite_weights,), '*', _open_weights),
   'tflite': trials.Kind(
-    (functools.partial(_write_exported, suffix='.tflite'),),
+    tuple(
+      functools.partial(_write_exported, suffix='.tflite', resized=resized)
+      for resized in (False, True)
+    ),
     '*.tflite',
     _open_exported,
   ),

@@ -44,6 +44,12 @@ def test_unknown_target():
     (lambda x: x.pop('weights'), "lacks the field 'weights'"),
     (lambda x: x['clock_hz'].update(source=''), 'names no source of clock_hz'),
     (lambda x: x['weights'].update(value='none'), "weights='none' is not"),
+    (lambda x: x['clock_hz'].update(value='1'), "clock_hz='1' is not a pos"),
+    (lambda x: x['ram_bytes'].update(value=-1), 'ram_bytes=-1 is not a pos'),
+    (lambda x: x.update(operators=0.5), r'x\.json: damaged, or not a device'),
+    (lambda x: x.update(sizes=[]), r'x\.json: damaged, or not a device'),
+    (lambda x: x.update(sizes={'x': 7}), r'x\.json: damaged, or not a device'),
+    (lambda x: x.update(resize=[]), r'x\.json: damaged, or not a device'),
   ],
 )
 def test_incomplete_files(tmp_path, change, message):
@@ -52,4 +58,12 @@ def test_incomplete_files(tmp_path, change, message):
   path = tmp_path / 'x.json'
   path.write_text(json.dumps(fields))
   with pytest.raises(ValueError, match=message):
+    targets.read_targets(path)
+
+
+@pytest.mark.parametrize('content', [b'7', b'[]', b'{', b'\xff', b'[' * 10**5])
+def test_damaged_files(tmp_path, content):
+  path = tmp_path / 'x.json'
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=r'x\.json: (damaged|not a text)'):
     targets.read_targets(path)
