@@ -6,6 +6,7 @@ nor a predictor, so that device checks of a file load in a fraction of a second.
 
 import importlib.util
 import os
+import struct
 from typing import Any
 
 from ai_edge_litert import interpreter
@@ -54,7 +55,7 @@ def open_litert(
   if resolver not in RESOLVERS:
     raise ValueError(f'resolver={resolver!r} is not one of {list(RESOLVERS)}')
   try:
-    _check_shapes(content)
+    _check_graph(content)
     opened = interpreter.Interpreter(
       model_content=content,
       num_threads=num_threads or system.cpu_count(),
@@ -67,19 +68,29 @@ def open_litert(
   return opened
 
 
-def _check_shapes(content: bytes) -> None:
-  """Compares the shapes that a file stores with those that it computes.
+def _check_graph(content: bytes) -> None:
+  """Checks what LiteRT believes: that a graph exists, and its shapes.
 
-  XNNPACK believes the stored ones, so that one damaged size takes gigabytes.
-  The plain kernels compute them, in a few milliseconds.
+  A file without a graph ends the process. XNNPACK takes the memory of the
+  stored shapes, so that one damaged size costs gigabytes; the plain kernels
+  compute the shapes, in a few milliseconds.
 
   Args:
     content: bytes of the file.
 
   Raises:
-    ValueError: a tensor has another shape.
+    ValueError: there is no graph, or a tensor has another shape.
     RuntimeError: LiteRT cannot load the file.
   """
+  from ai_edge_litert import schema_py_generated as schema  # late: 50 ms
+
+  try:
+    model = schema.Model.GetRootAs(content, 0)
+    whole = model.SubgraphsLength() and model.BuffersLength()
+  except (IndexError, TypeError, struct.error) as error:
+    raise ValueError(f'it is cut or damaged ({error})') from error
+  if not whole:
+    raise ValueError('it holds no graph')
   checked = interpreter.Interpreter(
     model_content=content, experimental_op_resolver_type=RESOLVERS['reference']
   )

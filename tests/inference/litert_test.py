@@ -238,3 +238,15 @@ def test_names_that_are_no_text_and_wrong_shapes_fail(tmp_path):
     ValueError, match=r"'map' is stored as \[1048576, 8, 8, 3\] and computed "
   ):
     litert.TFLitePredictor(path)
+
+
+@pytest.mark.parametrize('field', [8, 12])
+def test_files_without_a_graph_fail(tmp_path, field):
+  """LiteRT reads the first of no graphs, and the process ends."""
+  content = bytearray(_relu())
+  root = int.from_bytes(content[:4], 'little')
+  offset = int.from_bytes(content[root : root + 4], 'little', signed=True)
+  table = root - offset  # of the places of the fields: 8 graphs, 12 buffers
+  content[table + field : table + field + 2] = bytes(2)
+  with pytest.raises(ValueError, match=r'load .*tflite: it holds no graph'):
+    litert.TFLitePredictor(_write(tmp_path, bytes(content)))

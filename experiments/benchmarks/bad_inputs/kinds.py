@@ -591,7 +591,7 @@ def _tflite_content(resized: bool = False) -> bytes:
   model.version, model.subgraphs = 3, [graph]
   model.buffers, graph.tensors = [schema.BufferT()], []
   model.operatorCodes, graph.operators = [], []
-  shape = (1, *_SIZE, 2)
+  shape: tuple[int, ...] = (1, *_SIZE, 2)
   kernel = np.arange(6, dtype=np.float32).reshape(2, 1, 1, 3)
   tensors: list[tuple[str, tuple[int, ...], np.ndarray | None]] = [
     ('image', (1, *_SIZE, 3), None),
