@@ -333,13 +333,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss is in KiB there')
-def test_an_aerial_tile_takes_less_than_four_gib():
+def test_an_aerial_tile_takes_less_than_two_gib():
   done = subprocess.run(
     [sys.executable, '-c', _TILE], capture_output=True, text=True, check=True
   )
   peak = int(done.stdout.split()[-1]) / 2**20
   print(f'peak {peak:.2f} GiB')
-  assert peak < 4
+  assert peak < 2
 
 
 def test_padding_has_the_mean_color_and_is_cut_off():
