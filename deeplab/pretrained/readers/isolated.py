@@ -12,12 +12,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
+import traceback
 from typing import IO
 from typing import Any
 
 import ml_dtypes  # noqa: F401, makes NumPy know bfloat16 by its name
 import numpy as np
+
+_ERRORS = {'value': ValueError, 'os': OSError, 'fault': RuntimeError}
 
 # Processor time of a small file, and bytes that are read in a second more.
 _CPU_SECONDS = 5
@@ -26,7 +28,8 @@ _BYTES_PER_CPU_SECOND = 20 << 20
 _MEMORY_BYTES = 1 << 30
 _MEMORY_PER_BYTE = 24
 
-_PROGRAM = (
+# The only program that a reader starts.
+PROGRAM = (
   'import sys; from deeplab.pretrained.readers import isolated; '
   'isolated.serve(*sys.argv[1:])'
 )
@@ -52,25 +55,20 @@ def read(
   """
   paths = [os.path.abspath(folder) for folder in sys.path]
   names = (reader.__module__, reader.__name__, library, os.path.abspath(path))
-  with (
-    tempfile.TemporaryFile() as errors,
-    subprocess.Popen(
-      [sys.executable, '-P', '-c', _PROGRAM, *names, str(cpu_seconds)],
-      stdin=subprocess.DEVNULL,
-      stdout=subprocess.PIPE,
-      stderr=errors,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-    ) as process,
-  ):
+  with subprocess.Popen(
+    [sys.executable, '-P', '-c', PROGRAM, *names, str(cpu_seconds)],
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+  ) as process:
     assert process.stdout is not None
     tensors = _receive(process.stdout)
     status = process.wait()
-    if tensors is not None:
-      return tensors
-    if status >= 0:
-      errors.seek(0)
-      text = errors.read().decode(errors='replace')
-      raise RuntimeError(f'the reader of {path} ended with {status}:\n{text}')
+  if tensors is not None:
+    return tensors
+  if status >= 0:
+    raise RuntimeError(f'the reader of {path} ended with status {status}')
   if status == -signal.SIGXCPU:
     end = 'did not end'
   else:
@@ -88,7 +86,7 @@ def _receive(stream: IO[bytes]) -> dict[str, np.ndarray] | None:
     return None
   header = json.loads(start)
   if 'error' in header:
-    raise (OSError if header['os'] else ValueError)(header['error'])
+    raise _ERRORS[header['kind']](header['error'])
   tensors = {}
   for name, dtype, shape in header['tensors']:
     tensors[name] = np.empty(shape, dtype)
@@ -112,6 +110,11 @@ def _send(stream: IO[bytes], tensors: dict[str, np.ndarray]) -> None:
   for value in arrays.values():
     flat = np.ascontiguousarray(value).reshape(-1)
     stream.write(flat.view(np.uint8).data)
+
+
+def _send_error(stream: IO[bytes], kind: str, reason: str) -> None:
+  """Writes a line of JSON with an error, a key of `_ERRORS`."""
+  stream.write(json.dumps({'error': reason, 'kind': kind}).encode() + b'\n')
 
 
 def _limit_process(path: str, cpu_seconds: int) -> None:
@@ -140,16 +143,19 @@ def serve(
   """Runs a reader in this process and writes its tensors to stdout."""
   with os.fdopen(os.dup(1), 'wb') as stream:
     os.dup2(2, 1)  # what the library prints is no tensor
-    reader = getattr(importlib.import_module(module), function)
-    importlib.import_module(library)
-    _limit_process(path, int(cpu_seconds))
     try:
+      reader = getattr(importlib.import_module(module), function)
+      importlib.import_module(library)
+      _limit_process(path, int(cpu_seconds))
       tensors = reader(path)
-    except (MemoryError, OSError, ValueError) as e:
-      reason = str(e)
-      if isinstance(e, MemoryError):
-        reason = f'{path} is damaged: it needs far more memory than its size'
-      error = {'error': reason, 'os': isinstance(e, OSError)}
-      stream.write(json.dumps(error).encode() + b'\n')
+    except MemoryError:
+      reason = f'{path} is damaged: it needs far more memory than its size'
+      _send_error(stream, 'value', reason)
+    except ValueError as e:
+      _send_error(stream, 'value', str(e))
+    except OSError as e:
+      _send_error(stream, 'os', str(e))
+    except Exception:  # a fault of the reader, not of the file
+      _send_error(stream, 'fault', traceback.format_exc())
     else:
       _send(stream, tensors)

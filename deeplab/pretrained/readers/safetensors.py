@@ -52,7 +52,8 @@ def read_safetensors(path: str) -> dict[str, np.ndarray]:
     raise ValueError(
       f'{path}: {e}, which cannot be imported: convert it to float32'
     ) from None
-  except safetensors.SafetensorError as e:
+  # NumPy has limits of its own, of an empty tensor's axes for instance.
+  except (safetensors.SafetensorError, OverflowError, ValueError) as e:
     raise _damaged_file_error(path, e) from e
 
 

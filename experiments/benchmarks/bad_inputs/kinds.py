@@ -551,9 +551,13 @@ def _write_hdf5_link(path: pathlib.Path, *, link: str) -> None:
     elif link == 'link':
       group['kernel'] = h5py.ExternalLink('secret.h5', '/x')
     else:
-      layout = h5py.VirtualLayout((count,), 'u1')
-      layout[:] = h5py.VirtualSource('secret.h5', 'x', (count,))
-      group.create_virtual_dataset('kernel', layout)
+      # By h5py's lower interface: the other one stores the time.
+      space = h5py.h5s.create_simple((count,))
+      plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+      plist.set_obj_track_times(False)
+      plist.set_virtual(space, b'secret.h5', b'x', space)
+      kind = h5py.h5t.NATIVE_UINT8
+      h5py.h5d.create(group.id, b'kernel', kind, space, plist)
 
 
 def _write_tf_checkpoint(path: pathlib.Path) -> None:

@@ -283,6 +283,24 @@ def test_names_are_texts(tmp_path, value):
     hdf5.read_hdf5(path)
 
 
+def test_names_that_hdf5_would_read_for_ever_are_damage(tmp_path):
+  path = tmp_path / 'a.h5'
+  legacy(str(path))
+  data = bytearray(path.read_bytes())
+  heap = data.index(b'GCOL\1')
+  size = int.from_bytes(data[heap + 8 : heap + 16], 'little')
+  item = heap + 16
+  while data[item : item + 2] != b'\0\0':  # up to the free space
+    length = int.from_bytes(data[item + 8 : item + 16], 'little')
+    item += 16 + (length + 7) // 8 * 8
+  assert item < heap + size
+  for length in (0, 8, 2**64 - 8, size):
+    data[item + 8 : item + 16] = length.to_bytes(8, 'little')
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match='its names are damaged'):
+      hdf5.read_hdf5(str(path))
+
+
 def keras_archive(path, content, compression=zipfile.ZIP_DEFLATED):
   with zipfile.ZipFile(path, 'w', compression) as archive:
     archive.writestr('model.weights.h5', content)

@@ -232,6 +232,18 @@ def test_a_dictionary_pickled_by_python_2(tmp_path):
     pth.read_pth(str(path))
 
 
+def test_a_wrong_place_in_a_directory_is_one_sentence(tmp_path, torch):
+  path = write_zip(tmp_path / 'a.pth', {'w': tensor(torch)})
+  with open(path, 'rb') as f:
+    data = bytearray(f.read())
+  end = data.rindex(b'PK\5\6')
+  data[end + 12 : end + 20] = b'\xff' * 8  # zipfile raises OSError
+  with open(path, 'wb') as f:
+    f.write(data)
+  with pytest.raises(ValueError, match=r'a\.pth is not a whole'):
+    pth.read_pth(path)
+
+
 def test_one_storage_has_one_type(tmp_path, torch):
   other = tensor(torch)
   storage = Storage(torch.LongStorage, '0', 12)

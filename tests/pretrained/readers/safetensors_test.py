@@ -70,6 +70,20 @@ def test_damage_is_one_sentence_with_the_path(tmp_path, header, data):
     safetensors.read_metadata(path)
 
 
+def test_an_empty_tensor_of_endless_axes_is_one_sentence(tmp_path):
+  header = {
+    'x': {'dtype': 'F32', 'shape': [0, 2**63], 'data_offsets': [0, 0]},
+    'a\nb': {'dtype': 'F32', 'shape': [0], 'data_offsets': [0, 0]},
+  }
+  with pytest.raises(ValueError, match=r'x\.safetensors is not a whole'):
+    safetensors.read_safetensors(raw(tmp_path / 'x.safetensors', header))
+  header['a\nb']['shape'] = [1]
+  with pytest.raises(
+    ValueError, match=r'x\.safetensors is not a whole [^\n]*$'
+  ):
+    safetensors.read_safetensors(raw(tmp_path / 'x.safetensors', header))
+
+
 @pytest.mark.parametrize(
   ('dtype', 'size'),
   [
