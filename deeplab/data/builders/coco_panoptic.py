@@ -113,7 +113,7 @@ def find_examples(
           f'{annotations}: image {entry["id"]} has {len(matches)} annotations; '
           'panoptic files have one for each image'
         )
-      name, segments = _read_entry(matches[0], annotations)
+      name, segments, size = _read_entry(entry, matches[0], annotations)
       mask = annotations.with_suffix('') / name
       if not os.path.isfile(mask):
         raise ValueError(
@@ -124,28 +124,31 @@ def find_examples(
           coco_annotations.require_image_file(images, entry, annotations),
           mask,
           catalog.INFOS['coco_panoptic'],
-          functools.partial(_read_category_ids, segments=segments),
+          functools.partial(_read_category_ids, segments=segments, size=size),
         )
       )
   return examples
 
 
 def _read_entry(
-  annotation: dict[str, Any], path: pathlib.Path
-) -> tuple[str, dict[int, int]]:
-  """Returns the PNG file of an annotation, and its categories by segment."""
+  entry: dict[str, Any], annotation: dict[str, Any], path: pathlib.Path
+) -> tuple[str, dict[int, int], tuple[int, int]]:
+  """Returns the PNG file of an image, its categories by segment, its size."""
   try:
-    segments = fields.get_entries(annotation, 'segments_info')
-    return fields.check_file_name(fields.get_text(annotation, 'file_name')), {
-      fields.get_whole(s, 'id'): fields.get_whole(s, 'category_id')
-      for s in segments
+    name = fields.check_file_name(fields.get_text(annotation, 'file_name'))
+    segments = {
+      fields.get_whole(segment, 'id'): fields.get_whole(segment, 'category_id')
+      for segment in fields.get_entries(annotation, 'segments_info')
     }
+    return name, segments, fields.get_size(entry)
   except ValueError as error:
-    raise ValueError(f'{path}: an annotation: {error}') from error
+    raise ValueError(
+      f'{path}: image {entry["file_name"]}: {error}; correct its entry'
+    ) from error
 
 
 def _read_category_ids(
-  path: pathlib.Path, segments: dict[int, int]
+  path: pathlib.Path, segments: dict[int, int], size: tuple[int, int]
 ) -> np.ndarray:
   """Reads a PNG of segments as category ids, [H, W] int64; 0 is no segment."""
   colors = raw_files.read_mask(path)
@@ -153,8 +156,14 @@ def _read_category_ids(
     raise ValueError(
       f'{path}: panoptic PNG files must be RGB; replace the file'
     )
-  ids = colors.astype(np.int64) @ (1, 256, 65536)
-  values, inverse = np.unique(ids, return_inverse=True)
+  if colors.shape[:2] != size:  # before the ids of a huge one are sorted
+    raise ValueError(
+      f'{path}: mask of {colors.shape[1]}x{colors.shape[0]} pixels for an '
+      f'image of {size[1]}x{size[0]}; replace the file'
+    )
+  red, green, blue = (colors[..., i].astype(np.uint32) for i in range(3))
+  ids = red | green << 8 | blue << 16
+  values = np.unique(ids)
   category = {0: 0} | segments
   missing = sorted(set(values.tolist()) - set(category))
   if missing:
@@ -163,4 +172,4 @@ def _read_category_ids(
       'the same release'
     )
   table = np.array([category[i] for i in values.tolist()], np.int64)
-  return table[inverse].reshape(ids.shape)
+  return table[np.searchsorted(values, ids)]

@@ -151,3 +151,43 @@ def test_download(panoptic_config, server, monkeypatch, tmp_path):
     '/annotations/panoptic_annotations_trainval2017.zip',
     '/zips/val2017.zip',
   ]
+
+
+@pytest.mark.parametrize(
+  ('part', 'change', 'message'),
+  [
+    ('annotations', {'segments_info': 7}, 'segments_info is 7, not a list'),
+    ('annotations', {'segments_info': [{'id': 517}]}, 'category_id is missing'),
+    ('annotations', {'file_name': None}, 'file_name is None, not a text'),
+    (
+      'annotations',
+      {'file_name': 'a\0'},
+      r"'a\\x00' is not the name of a file",
+    ),
+    ('images', {'height': 2.5}, 'height is 2.5, not a whole number'),
+  ],
+)
+def test_damaged_entries(panoptic_config, tmp_path, part, change, message):
+  make(tmp_path / 'coco', [{'id': 517, 'category_id': 92}])
+  path = tmp_path / 'coco/annotations/panoptic_val2017.json'
+  content = json.loads(path.read_text('utf-8'))
+  content[part][0] |= change
+  path.write_text(json.dumps(content), 'utf-8')
+  with pytest.raises(
+    ValueError, match=rf'panoptic_val2017\.json: image x\.jpg: {message}'
+  ):
+    layouts.examples(panoptic_config)
+
+
+def test_a_mask_of_another_size_is_refused_before_its_ids_are_sorted(
+  panoptic_config, tmp_path, monkeypatch
+):
+  """A PNG of 77 bytes can hold 66 million pixels."""
+  make(tmp_path / 'coco', [{'id': 517, 'category_id': 92}])
+  mask = tmp_path / 'coco/annotations/panoptic_val2017/x.png'
+  Image.new('RGB', (4, 300)).save(mask)
+  monkeypatch.setattr(np, 'unique', None)
+  with pytest.raises(
+    ValueError, match=r'x\.png: mask of 4x300 pixels for an image of 4x2'
+  ):
+    layouts.examples(panoptic_config)
