@@ -162,6 +162,16 @@ def _command_flags(module: str) -> str:
   return ', '.join(f'--{name}' for name in names if '.' not in name)
 
 
+def define_overwrite_flag(values: flags.FlagValues) -> None:
+  """Defines --overwrite, which commands that write files share."""
+  flags.DEFINE_bool(
+    'overwrite',
+    False,
+    'Replace files that this command did not write, too; never its inputs.',
+    flag_values=values,
+  )
+
+
 def _check_config_exists(path: str) -> None:
   """Raises ValueError for a config file that is absent; suggests others."""
   if os.path.exists(path):

@@ -17,8 +17,10 @@ and contact_sheet.png, up to 48 of the images on one page, with a legend.
 Images are 8-bit RGB, unless the model was trained on others: TIFF or NumPy
 files (.npy) with any number of channels of 8 or 16 bits, whose overlays show
 the first three channels. A folder is searched recursively, and DIR has the same
-subfolders. A file that cannot be read is reported, the other images are still
-segmented, and the exit status is 1.
+subfolders; a.jpg and a.png of one folder give a_jpg.png and a_png.png. A file
+that cannot be read is reported, the other images are still segmented, and the
+exit status is 1. Results that are in DIR from an earlier prediction are
+replaced; other files are not, unless --overwrite says so, and images never.
 
 In Python:
 
@@ -26,6 +28,7 @@ In Python:
     mask = predict.from_workdir('W').predict('photo.jpg')  # uint8 [H, W]
 """
 
+import collections
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
@@ -40,6 +43,7 @@ from PIL import ImageOps
 
 from deeplab import cli
 from deeplab import evaluate
+from deeplab import output_files
 from deeplab import system
 from deeplab import text
 from deeplab import visualize
@@ -51,6 +55,8 @@ from deeplab.inference import load
 from deeplab.inference import predictors
 from deeplab.inference import views
 
+_SHEET = 'contact_sheet.png'
+_RESULTS = ('masks/', 'overlays/', _SHEET)
 # Limits of the contact sheet. Of more images, evenly spaced ones are shown.
 _SHEET_IMAGES = 48
 _CELL_SIZE = (360, 480)  # (H, W) of an image beside its overlay
@@ -194,13 +200,15 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
 
 
 def find_images(
-  images: pathlib.Path, output: pathlib.Path
+  images: pathlib.Path, results: output_files.OutputFiles
 ) -> dict[pathlib.Path, str]:
   """Finds the images to segment and names their results.
 
   Args:
     images: a file, or a folder that is searched recursively.
-    output: folder of the results, which is not searched.
+    results: files of the folder of the results. If it lies in `images`, it is
+      not searched; if `images` is in it, or the same, earlier results are left
+      out.
 
   Returns:
     The name of the results by image file, in the order of the files: its path
@@ -210,29 +218,67 @@ def find_images(
     ValueError: `images` does not exist or holds no image.
   """
   if images.is_file():
-    return {images: images.stem}
+    # Named as in a prediction of its whole folder.
+    beside = [path for path in images.parent.iterdir() if _is_image(path)]
+    names = _name_results(sorted({*beside, images}), images.parent)
+    return {images: names[images]}
   if not images.is_dir():
     raise ValueError(f'--images={images}: there is no such file or folder')
-  output = output.resolve()
   files = sorted(
     path
     for path in images.rglob('*')
-    if path.suffix.lower() in image_format.IMAGE_AND_ARRAY_SUFFIXES
-    and path.is_file()
-    and not path.name.startswith('.')
-    and output not in path.resolve().parents
+    if _is_image(path) and not _is_result(path, images, results)
   )
   if not files:
     raise ValueError(
       f'--images={images}: no image in this folder '
       f'({", ".join(image_format.IMAGE_AND_ARRAY_SUFFIXES)})'
     )
-  stems = [str(path.relative_to(images).with_suffix('')) for path in files]
-  return {
-    # a.jpg and a.png beside each other become a_jpg and a_png.
-    path: stem if stems.count(stem) == 1 else stem + '_' + path.suffix[1:]
-    for path, stem in zip(files, stems, strict=True)
+  return _name_results(files, images)
+
+
+def _is_image(path: pathlib.Path) -> bool:
+  return (
+    path.suffix.lower() in image_format.IMAGE_AND_ARRAY_SUFFIXES
+    and not path.name.startswith('.')
+    and path.is_file()
+  )
+
+
+def _is_result(
+  path: pathlib.Path, images: pathlib.Path, results: output_files.OutputFiles
+) -> bool:
+  """Returns True for a file that an earlier prediction has written."""
+  folder = pathlib.Path(results.folder).resolve()
+  path = path.resolve()
+  if folder not in path.parents:
+    return False
+  if images.resolve() in folder.parents:
+    return True
+  name = path.relative_to(folder).as_posix()
+  return name in results.known and name.startswith(_RESULTS)
+
+
+def _name_results(
+  files: Sequence[pathlib.Path], folder: pathlib.Path
+) -> dict[pathlib.Path, str]:
+  """Returns a distinct name for each file, also where case does not count."""
+  stems = {
+    path: path.relative_to(folder).with_suffix('').as_posix() for path in files
   }
+  counts = collections.Counter(stem.casefold() for stem in stems.values())
+  taken = {stem for stem, count in counts.items() if count == 1}
+  names = {}
+  for path, stem in stems.items():
+    name = stem
+    if counts[stem.casefold()] > 1:
+      # a.jpg and a.png beside each other become a_jpg and a_png.
+      name = f'{stem}_{path.suffix[1:]}'
+      while name.casefold() in taken:
+        name += '_'
+      taken.add(name.casefold())
+    names[path] = name
+  return names
 
 
 def predict_files(
@@ -240,6 +286,7 @@ def predict_files(
   images: str | os.PathLike,
   output: str | os.PathLike,
   opacity: float,
+  overwrite: bool = False,
 ) -> list[str]:
   """Segments a file or a folder; writes masks, overlays and a contact sheet.
 
@@ -248,20 +295,28 @@ def predict_files(
     images: an image file, or a folder of images.
     output: folder to write to.
     opacity: of the class colors in overlays, 0 to 1.
+    overwrite: files in `output` that no prediction has written may be replaced.
 
   Returns:
     One error message for each image that could not be read.
 
   Raises:
-    ValueError: there is no image, `output` is a file, or the opacity is not in
-      0..1.
+    ValueError: there is no image, a result would replace an image or a file of
+      the user, `output` is a file, or the opacity is not in 0..1.
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
-  output = pathlib.Path(output)
-  if output.exists() and not output.is_dir():
-    raise ValueError(f'--output={output} is a file: name a folder')
-  names = find_images(pathlib.Path(images), output)
+  images = pathlib.Path(images)
+  names = find_images(images, output_files.OutputFiles(output))
+  results = output_files.OutputFiles(output, inputs=names, overwrite=overwrite)
+  results.check(
+    [_SHEET]
+    + [
+      result
+      for name in names.values()
+      for result in (_mask_name(name), _overlay_name(name))
+    ]
+  )
   sheet_stride = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
   tracked = system.track_progress(names.items(), len(names), 'predict')
@@ -273,18 +328,25 @@ def predict_files(
       continue
     ids = segmenter.predict(image)
     overlay = visualize.draw_overlay(image, ids, segmenter.palette, opacity)
-    visualize.save_image(
-      ids, output / 'masks' / f'{name}.png', segmenter.palette
-    )
-    visualize.save_image(overlay, output / 'overlays' / f'{name}.jpg')
+    with results.replace(_mask_name(name)) as temporary:
+      visualize.save_image(ids, temporary, segmenter.palette)
+    with results.replace(_overlay_name(name)) as temporary:
+      visualize.save_image(overlay, temporary)
     if i % sheet_stride == 0:
       pair = np.concatenate([visualize.to_rgb(image), overlay], axis=1)
       pictures.append((name, visualize.thumbnail(pair, _CELL_SIZE)))
   if pictures:
-    visualize.save_image(
-      _make_contact_sheet(segmenter, pictures), output / 'contact_sheet.png'
-    )
+    with results.replace(_SHEET) as temporary:
+      visualize.save_image(_make_contact_sheet(segmenter, pictures), temporary)
   return failures
+
+
+def _mask_name(name: str) -> str:
+  return f'masks/{name}.png'
+
+
+def _overlay_name(name: str) -> str:
+  return f'overlays/{name}.jpg'
 
 
 def _make_contact_sheet(
@@ -344,6 +406,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'Opacity of the class colors in overlays, 0 to 1.',
     flag_values=values,
   )
+  cli.define_overwrite_flag(values)
 
 
 def _run(values: flags.FlagValues) -> None:
@@ -356,7 +419,11 @@ def _run(values: flags.FlagValues) -> None:
   else:
     raise ValueError('--workdir or --tflite is required; see --help')
   failures = predict_files(
-    segmenter, values.images, values.output, values.opacity
+    segmenter,
+    values.images,
+    values.output,
+    values.opacity,
+    values.overwrite,
   )
   if os.path.isdir(values.output):
     print(f'Results are in {values.output}')

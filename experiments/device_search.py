@@ -20,7 +20,6 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import itertools
-import os
 from typing import Any
 
 from absl import app
@@ -32,7 +31,7 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
-from deeplab import system
+from deeplab import output_files
 from deeplab import text
 from deeplab import visualize
 from deeplab.data import catalog
@@ -305,6 +304,7 @@ def define_flags() -> flags.FlagHolder:
   flags.DEFINE_string(
     'output', None, 'Folder for budget.json, budget.md and budget.png.'
   )
+  cli.define_overwrite_flag(flags.FLAGS)
   return config_flags.DEFINE_config_file(
     'config', None, 'Config of the network.'
   )
@@ -315,6 +315,10 @@ def _run(config_flag: flags.FlagHolder) -> None:
   config = cli.config_from_flag(config_flag)
   if config is None or values.target is None:
     raise ValueError('--config and --target are needed; see --help')
+  files = None
+  if values.output:
+    files = output_files.OutputFiles(values.output, overwrite=values.overwrite)
+    files.check([f'budget.{suffix}' for suffix in ('json', 'md', 'png')])
   target = targets.get_target(values.target)
   available = fit.memory_limits(target, values.ram_kib, values.flash_kib)
   for flag, estimate in (
@@ -348,25 +352,24 @@ def _run(config_flag: flags.FlagHolder) -> None:
   print(
     format_table(best) if best else 'No network fits:\n' + format_table(found)
   )
-  if values.output:
-    _write_results(values.output, config, target, available, found)
+  if files:
+    _write_results(files, config, target, available, found)
 
 
 def _write_results(
-  folder: str,
+  files: output_files.OutputFiles,
   config: ConfigDict,
   target: targets.Target,
   memory_limits: fit.MemoryLimits,
   found: SearchResults,
 ) -> None:
-  """Writes the tables and the plot to a folder."""
-  os.makedirs(folder, exist_ok=True)
+  """Writes the tables and the plot."""
   rows = [
     {'choice': dataclasses.asdict(a), 'cost': dataclasses.asdict(b)}
     for a, b in found
   ]
-  system.write_json(
-    os.path.join(folder, 'budget.json'),
+  files.write_json(
+    'budget.json',
     {
       'config': config.name,
       'target': target.name,
@@ -374,16 +377,17 @@ def _write_results(
       'found': rows,
     },
   )
-  with open(os.path.join(folder, 'budget.md'), 'w', encoding='utf-8') as f:
-    f.write(
-      f'# {config.name} on {target.name}\n\nThe largest that fit:\n\n'
-      f'{format_table(pareto_front(found))}\n\nAll:\n\n{format_table(found)}\n\n'
-      '![RAM and work](budget.png)\n'
-    )
+  files.write_text(
+    'budget.md',
+    f'# {config.name} on {target.name}\n\nThe largest that fit:\n\n'
+    f'{format_table(pareto_front(found))}\n\nAll:\n\n{format_table(found)}\n\n'
+    '![RAM and work](budget.png)\n',
+  )
   picture = plot_candidates(
     found, memory_limits, f'{config.name} on {target.name}'
   )
-  visualize.save_image(picture, os.path.join(folder, 'budget.png'))
+  with files.replace('budget.png') as path:
+    visualize.save_image(picture, path)
 
 
 if __name__ == '__main__':

@@ -126,9 +126,11 @@ def _define_source_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'output',
     None,
-    'Folder to write. An earlier export in it is replaced.',
+    'Folder to write. An earlier export in it is replaced; files that no '
+    'export has written are kept.',
     flag_values=values,
   )
+  cli.define_overwrite_flag(values)
 
 
 def _define_file_flags(values: flags.FlagValues) -> None:
@@ -429,6 +431,7 @@ def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
     eval_limit=values.eval_limit,
     check_devices=values.device_checks,
     baseline=values.baseline or '',
+    overwrite=values.overwrite,
   )
   print(markdown.render_quality_table(report))
   print(f'\nWrote {values.output} in {time.monotonic() - start:.0f} s.')

@@ -54,6 +54,7 @@ def export_model(
   eval_limit: int = 0,
   check_devices: bool = False,
   baseline: str = '',
+  overwrite: bool = False,
 ) -> dict[str, Any]:
   """Exports a model.
 
@@ -69,6 +70,8 @@ def export_model(
       int8 files and draw plots.
     baseline: folder of an earlier export whose scores the report repeats; ''
       for none.
+    overwrite: files in `output` that no export has written may be replaced;
+      without it the export is refused if it would. Others are kept.
 
   Returns:
     The content of report.json.
@@ -88,7 +91,12 @@ def export_model(
     evaluate_files or request.needs_calibration
   )
   with (
-    output_folder.write_atomically(output) as folder,
+    output_folder.write_atomically(
+      output,
+      inputs=filter(None, (source.workdir, baseline, source.config.data.root)),
+      planned=_planned_names(request),
+      overwrite=overwrite,
+    ) as folder,
     tempfile.TemporaryDirectory() as scratch,
   ):
     report = _begin_report(source, request, scorer, baseline)
@@ -112,6 +120,19 @@ def export_model(
     report.model = {'macs': model.cost.macs, 'params': model.cost.params}
     verify_files(files, folder, model, scorer, report, check_devices)
     return write_report(folder, report)
+
+
+def _planned_names(request: request_lib.Request) -> set[str]:
+  """Returns the names of the files of an export, but for those in folders."""
+  names = {
+    *('report.json', 'report.md', 'report.html', 'overlays.png'),
+    model_card.LABELS_FILE,
+  }
+  for name in request.formats:
+    suffix = file_formats.FORMATS[name].suffix
+    names |= {f'{name}{suffix}'} if suffix else set()
+    names |= {f'{name}.json', f'memory_{name}.png', f'errors_{name}.png'}
+  return names
 
 
 def _begin_report(

@@ -23,7 +23,6 @@ value of --float_layers of `python -m export.main`.
 from collections.abc import Iterable
 from collections.abc import Sequence
 import math
-import os
 import re
 from typing import Any
 
@@ -35,7 +34,7 @@ import jax
 import numpy as np
 
 from deeplab import cli
-from deeplab import system
+from deeplab import output_files
 from deeplab import text
 from deeplab import visualize
 from deeplab.data import resize
@@ -312,6 +311,7 @@ def analyze_sensitivity(
   num_images: int,
   mode: str,
   max_loss_points: float,
+  overwrite: bool = False,
 ) -> Row:
   """Analyses a run and writes sensitivity.json, .md and .png.
 
@@ -323,13 +323,18 @@ def analyze_sensitivity(
     mode: 'one' or 'all_but_one' (`rank_modules`).
     max_loss_points: the largest loss, points of mIoU, for which modules to keep
       in float32 are searched.
+    overwrite: files of these names that the project did not write may be
+      replaced.
 
   Returns:
     The content of sensitivity.json.
 
   Raises:
-    ValueError: the run was trained in simulated int8.
+    ValueError: `output` holds a file of the user of one of these names, or the
+      run was trained in simulated int8.
   """
+  files = output_files.OutputFiles(output, overwrite=overwrite)
+  files.check([f'sensitivity.{suffix}' for suffix in ('json', 'md', 'png')])
   analysis = SensitivityAnalysis(source, num_calibration_images, num_images)
   ranked = rank_modules(analysis, mode)
   report = {
@@ -343,10 +348,8 @@ def analyze_sensitivity(
     'keep_float': find_float_modules(analysis, ranked, max_loss_points),
     'modules': ranked,
   }
-  os.makedirs(output, exist_ok=True)
-  path = os.path.join(output, 'sensitivity')
-  system.write_json(f'{path}.json', report)
-  system.write_text(f'{path}.md', render_markdown(report))
+  files.write_json('sensitivity.json', report)
+  files.write_text('sensitivity.md', render_markdown(report))
   picture = visualize.plot_bars(
     [row['module'] or '(network)' for row in ranked],
     [
@@ -354,7 +357,8 @@ def analyze_sensitivity(
       ('mIoU loss (points)', [row['loss_points'] for row in ranked]),
     ],
   )
-  visualize.save_image(picture, f'{path}.png')
+  with files.replace('sensitivity.png') as path:
+    visualize.save_image(picture, path)
   return report
 
 
@@ -392,6 +396,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     lower_bound=0.0,
     flag_values=values,
   )
+  cli.define_overwrite_flag(values)
 
 
 def _run(values: flags.FlagValues) -> None:
@@ -406,6 +411,7 @@ def _run(values: flags.FlagValues) -> None:
     values.images,
     values.mode,
     values.loss,
+    values.overwrite,
   )
   print(render_markdown(report))
 

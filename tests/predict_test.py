@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 
 from deeplab import evaluate
+from deeplab import output_files
 from deeplab import predict
 from deeplab import workdir as workdir_lib
 from deeplab.data import image_format
@@ -39,6 +40,10 @@ def blocks(size, seed=0):
   return (np.eye(3)[ids] * 250).astype(np.uint8)
 
 
+def find_images(images, output):
+  return predict.find_images(images, output_files.OutputFiles(output))
+
+
 def test_folder(tmp_path, segmenter):
   images, output = tmp_path / 'images', tmp_path / 'out'
   (images / 'deep').mkdir(parents=True)
@@ -64,7 +69,7 @@ def test_folder(tmp_path, segmenter):
   written = {p.name for p in output.rglob('*') if p.is_file()}
   assert written == {
     *('a.png', 'b.png', 'c.png', 'a.jpg', 'b.jpg', 'c.jpg'),
-    'contact_sheet.png',
+    *('contact_sheet.png', '.deeplab.jsonl'),
   }
 
 
@@ -99,10 +104,60 @@ def test_output_in_the_image_folder_is_not_segmented(tmp_path, segmenter):
 
 
 def test_names_that_differ_in_the_suffix_are_kept_distinct(tmp_path, segmenter):
-  for name in ('a.png', 'a.bmp', 'b.png'):
+  names = ('a.png', 'a.bmp', 'b.png', 'C.png', 'c.jpg', 'd.jpg', 'd.png')
+  for name in (*names, 'd_png.png'):
     Image.fromarray(blocks((16, 16))).save(tmp_path / name)
-  names = predict.find_images(tmp_path, tmp_path / 'out')
-  assert sorted(names.values()) == ['a_bmp', 'a_png', 'b']
+  found = find_images(tmp_path, tmp_path / 'out')
+  assert {path.name: name for path, name in found.items()} == {
+    'a.png': 'a_png',
+    'a.bmp': 'a_bmp',
+    'b.png': 'b',
+    'C.png': 'C_png',
+    'c.jpg': 'c_jpg',
+    'd.jpg': 'd_jpg',
+    'd.png': 'd_png_',
+    'd_png.png': 'd_png',
+  }
+  # One by one they have the same names.
+  for path, name in found.items():
+    assert find_images(path, tmp_path / 'out') == {path: name}
+
+
+def test_images_are_never_replaced(tmp_path, segmenter):
+  (tmp_path / 'masks').mkdir()
+  path = tmp_path / 'masks' / 'a.png'
+  Image.fromarray(blocks((16, 16))).save(path)
+  before = path.read_bytes()
+  for overwrite in (False, True):
+    with pytest.raises(ValueError, match=r'masks/a\.png is an input of this'):
+      predict.predict_files(segmenter, path, tmp_path, 0.5, overwrite)
+  assert path.read_bytes() == before
+  assert [p.name for p in tmp_path.iterdir()] == ['masks']
+
+
+def test_files_of_the_user_are_not_replaced(tmp_path, segmenter):
+  Image.fromarray(blocks((16, 16))).save(tmp_path / 'a.png')
+  output = tmp_path / 'out'
+  (output / 'masks').mkdir(parents=True)
+  (output / 'masks' / 'a.png').write_text('mine')
+  with pytest.raises(ValueError, match=r'masks/a\.png exists, .*--overwrite'):
+    predict.predict_files(segmenter, tmp_path, output, 0.5)
+  assert [str(p.name) for p in output.rglob('*')] == ['masks', 'a.png']
+  predict.predict_files(segmenter, tmp_path, output, 0.5, True)
+  with Image.open(output / 'masks' / 'a.png') as mask:
+    assert mask.size == (16, 16)
+
+
+@pytest.mark.parametrize('place', ['.', '..'])
+def test_results_may_stand_beside_the_images(tmp_path, segmenter, place):
+  """Earlier results are not taken for images."""
+  images = tmp_path / 'images'
+  images.mkdir()
+  output = images / place
+  for i in range(2):
+    Image.fromarray(blocks((16, 16), i)).save(images / f'{i}.png')
+    assert predict.predict_files(segmenter, images, output, 0.5) == []
+    assert len(list((output / 'masks').iterdir())) == i + 1
 
 
 def test_output_must_be_a_folder(tmp_path, segmenter):
@@ -188,7 +243,7 @@ def test_arrays_of_rgb(tmp_path):
   assert predict.read_image(tmp_path / 'grey.npy', image_format.RGB).shape == (
     *(16, 24, 3),
   )
-  names = predict.find_images(tmp_path, tmp_path / 'out')
+  names = find_images(tmp_path, tmp_path / 'out')
   assert sorted(names.values()) == ['a', 'grey']
 
 

@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from deeplab import cli
+from deeplab import output_files
 from deeplab import system
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
@@ -48,6 +49,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
     lower_bound=0,
     flag_values=values,
   )
+  cli.define_overwrite_flag(values)
   return config_flag
 
 
@@ -64,13 +66,25 @@ def _run(config_flag: flags.FlagHolder) -> None:
   for split in dict.fromkeys((config.data.train_split, config.data.eval_split)):
     splits[split], split_issues = example_loader.list_examples(dataset, split)
     issues += split_issues
+  output, name = None, ''
+  if flags.FLAGS.output:
+    output, name = output_files.open_output_file(
+      flags.FLAGS.output,
+      inputs=[
+        path
+        for refs in splits.values()
+        for ref in refs
+        for path in (ref.image, ref.mask)
+      ],
+      overwrite=flags.FLAGS.overwrite,
+    )
   scans = scan.scan_splits(
     splits, dataset, flags.FLAGS.processes or system.cpu_count()
   )
   result = diagnosis.diagnose(scans, issues, config, dataset)
   print(summary.format_summary(result))
-  if flags.FLAGS.output:
-    report.write_html(flags.FLAGS.output, result, dataset)
+  if output:
+    output.write_text(name, report.render_html(result, dataset))
     print(f'Report with pictures: {flags.FLAGS.output}')
   if not result.can_train:
     raise SystemExit(1)

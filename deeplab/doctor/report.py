@@ -4,13 +4,11 @@ import base64
 from collections.abc import Iterable
 from collections.abc import Sequence
 import html
-import os
 import pathlib
 
 import cv2
 import numpy as np
 
-from deeplab import system
 from deeplab import visualize
 from deeplab.data import dataset_info
 from deeplab.data import datasets
@@ -295,19 +293,3 @@ def render_html(result: diagnosis.Diagnosis, dataset: datasets.Dataset) -> str:
     f'<title>{title}</title><style>{_STYLE}</style></head>\n'
     f'<body>\n{body}\n</body></html>\n'
   )
-
-
-def write_html(
-  path: str | os.PathLike[str],
-  result: diagnosis.Diagnosis,
-  dataset: datasets.Dataset,
-) -> None:
-  """Writes the report atomically; an older one is replaced.
-
-  Args:
-    path: the file.
-    result: the diagnosis.
-    dataset: the data set.
-  """
-  page = render_html(result, dataset)
-  system.write_text(os.path.expanduser(path), page)

@@ -29,6 +29,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     'output', None, 'The .safetensors file to write.', flag_values=values
   )
+  cli.define_overwrite_flag(values)
 
 
 def _run() -> None:
@@ -37,7 +38,10 @@ def _run() -> None:
       '--workdir (the run) and --output (the file to write) are required'
     )
   deeplab.write_run_weights(
-    flags.FLAGS.workdir, flags.FLAGS.checkpoint, flags.FLAGS.output
+    flags.FLAGS.workdir,
+    flags.FLAGS.checkpoint,
+    flags.FLAGS.output,
+    flags.FLAGS.overwrite,
   )
   print(f'Wrote {flags.FLAGS.output}.')
 

@@ -83,13 +83,3 @@ def test_names_are_escaped_and_long_lists_cut(config):
   assert '>and 50 more<' in page
   assert '&lt;i&gt;' in page
   assert '<i>' not in page
-
-
-def test_an_older_report_is_replaced(config, tmp_path):
-  dataset = datasets.Dataset(config.data)
-  result = diagnosis.diagnose((), (), config, dataset)
-  path = tmp_path / 'report.html'
-  path.write_text('old')
-  report.write_html(path, result, dataset)
-  assert path.read_text().startswith('<!doctype html>')
-  assert [p.name for p in tmp_path.iterdir()] == ['report.html']

@@ -143,4 +143,6 @@ def test_command(tmp_path):
   assert '96x96' in done.stdout
   assert '64x64' not in done.stdout  # covered
   names = sorted(x.name for x in tmp_path.iterdir())
-  assert names == ['budget.json', 'budget.md', 'budget.png']
+  assert names == [
+    *('.deeplab.jsonl', 'budget.json', 'budget.md', 'budget.png'),
+  ]

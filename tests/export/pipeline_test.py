@@ -14,8 +14,8 @@ import pytest
 
 from configs import common
 from deeplab.data import datasets
-from deeplab.inference import file_predictor
 from deeplab.inference import load
+from deeplab.inference import model_card
 from deeplab.models import registry
 from deeplab.quantization.ptq import batch_norm_folding
 from export import file_formats
@@ -99,6 +99,7 @@ def exported(source, tmp_path_factory):
 def test_files_of_an_export(exported):
   folder, report = exported
   assert sorted(os.listdir(folder)) == [
+    '.deeplab.jsonl',
     'errors_int8.png',
     'float32.json',
     'float32.tflite',
@@ -235,7 +236,7 @@ def test_device_checks(exported):
 
 def test_cards(exported):
   folder, report = exported
-  card = file_predictor.read_card(os.path.join(folder, 'int8.tflite'))
+  card = model_card.read_card(os.path.join(folder, 'int8.tflite'))
   assert card['input_size'] == [33, 33]
   assert card['normalization_in_graph'] is True
   assert card['mean'] == [123.675, 116.28, 103.53]
