@@ -29,6 +29,7 @@ import numpy as np
 
 from deeplab import metrics
 from deeplab import networks
+from deeplab import output_files
 from deeplab import parallel
 from deeplab import system
 from deeplab import text
@@ -40,6 +41,7 @@ from deeplab.data import image_format
 from deeplab.data import resize
 from deeplab.inference import file_predictor
 from deeplab.inference import load
+from deeplab.inference import model_card
 from deeplab.inference import predictors
 from deeplab.inference import views
 
@@ -309,6 +311,9 @@ def summarize_result(result: Result) -> str:
   return f'{numbers} ({text.plural(result.examples, "image")})'
 
 
+_RESULT_FILES = ('metrics.json', 'confusion.json', 'confusion.png')
+
+
 def write_result(
   result: Result, directory: str | os.PathLike, info: dataset_info.DatasetInfo
 ) -> None:
@@ -352,7 +357,8 @@ def evaluate_workdir(
   A file has one size and one kind of output. The checkpoint that it is compared
   with is evaluated at the same size and with the same output, and both in one
   view of whole images unless `config` says otherwise. Results go to folders of
-  W/eval: `checkpoint`, or `checkpoint_HxW` and one named after the file.
+  W/eval: `checkpoint`, or `checkpoint_HxW` and one named after the file (with
+  `file_` before it if a checkpoint has that name).
   Differences from the run's own data and protocol are appended to the name.
 
   Args:
@@ -388,6 +394,7 @@ def evaluate_workdir(
     file = load.load_predictor(tflite)
     _check_same_model(file, loaded, dataset.info, workdir)
     contenders = _file_and_checkpoint(file, loaded)
+    _check_result_files(workdir, [x + suffix for x in contenders], file)
     if config is None:
       protocol = single_view_config(protocol)
   split = merged.data.eval_split
@@ -449,8 +456,29 @@ def _file_and_checkpoint(
     f'checkpoint_{size[0]}x{size[1]}': predictors.fixed_size_predictor(
       checkpoint_predictor(loaded), size, file.output
     ),
-    file.path.stem: predictors.fixed_size_predictor(file, size),
+    _file_result_name(file.path.stem): predictors.fixed_size_predictor(
+      file, size
+    ),
   }
+
+
+def _file_result_name(stem: str) -> str:
+  """Returns the folder of a file's results, which no checkpoint has."""
+  taken = stem == 'last' or stem.startswith('checkpoint')
+  return f'file_{stem}' if taken else stem
+
+
+def _check_result_files(
+  workdir: str, names: Sequence[str], file: file_predictor.FilePredictor
+) -> None:
+  """Raises ValueError if results would replace the file or its model card."""
+  for name in names:
+    output_files.OutputFiles(
+      os.path.join(workdir, 'eval', name),
+      flag='--workdir',
+      inputs=[file.path, model_card.card_path(file.path)],
+      overwrite=True,  # the folder is the run's
+    ).check(_RESULT_FILES)
 
 
 def _check_same_model(

@@ -186,20 +186,13 @@ class OutputFiles:
 
     Raises:
       ValueError: the file is an input, a folder, or not of the project.
+      OSError: it cannot be written.
     """
     self.check([name])
     path = os.path.join(self.folder, name)
-    folder, base = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    suffix = os.path.splitext(base)[1]
-    temporary = os.path.join(folder, f'.{os.getpid()}{suffix}')
-    try:
+    with system.write_atomically(path) as temporary:
       yield temporary
       self._record(name, hash_file(temporary))
-      os.replace(temporary, path)
-    finally:
-      with contextlib.suppress(FileNotFoundError):
-        os.remove(temporary)
 
   def _record(self, name: str, digest: str) -> None:
     """Appends a file to the manifest, unless it is there."""

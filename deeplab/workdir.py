@@ -29,6 +29,8 @@ from absl import logging
 import jax
 from ml_collections import ConfigDict
 
+from deeplab import config_schema
+from deeplab import json_files
 from deeplab import parallel
 from deeplab import system
 from deeplab.data import datasets
@@ -36,6 +38,12 @@ from deeplab.models import registry
 from deeplab.training import checkpoints
 
 PyTree = Any
+
+# Files and folders of a run besides config.json.
+_RUN_FILES = (
+  *('run.json', 'init.json', 'metrics.jsonl', 'curves.png'),
+  *('checkpoints', 'eval'),
+)
 
 # Fields that change how a run is executed or when it ends, not what it
 # computes: a run may be resumed with other values.
@@ -178,7 +186,8 @@ def read_config(workdir: str) -> ConfigDict:
 
   Raises:
     FileNotFoundError: no run was started there.
-    ValueError: the run used a field that no longer exists.
+    ValueError: config.json is damaged or of another kind, or the run used a
+      field that no longer exists.
   """
   return _read_and_fill_config(workdir)[0]
 
@@ -202,9 +211,12 @@ def _read_and_fill_config(workdir: str) -> tuple[ConfigDict, dict[str, Any]]:
       f'{path} does not exist: {workdir!r} is not the work directory of a run; '
       'name one with --workdir (a run prints its own when it starts)'
     )
-  with open(path, encoding='utf-8') as f:
-    config = ConfigDict(_lists_to_tuples(json.load(f)))
-  stored = _flatten_config(config)
+  remedy = 'restore it, or train in another --workdir'
+  content = json_files.read_json(path, remedy)
+  try:
+    stored = config_schema.flatten(content)
+  except ValueError as error:
+    raise _config_error(path, error, remedy) from None
   for field, value in _REMOVED_FIELDS.items():
     if field not in stored:
       continue
@@ -214,8 +226,13 @@ def _read_and_fill_config(workdir: str) -> tuple[ConfigDict, dict[str, Any]]:
         'exists: an older version trained this run; train it again, or use '
         'that version'
       )
-    section, _, name = field.rpartition('.')
-    del config[section][name]
+    del stored[field]
+  try:
+    optional = {*_OLDER_RUN_VALUES, *_OLDER_RUN_COPIES}
+    stored = config_schema.check_config(stored, optional)
+  except ValueError as error:
+    raise _config_error(path, error, remedy) from None
+  config = ConfigDict(_lists_to_tuples(config_schema.unflatten(stored)))
   for field, value in _OLDER_RUN_VALUES.items():
     if field not in stored:
       _set_field(config, field, value)
@@ -233,6 +250,12 @@ def _read_and_fill_config(workdir: str) -> tuple[ConfigDict, dict[str, Any]]:
       path, ', '.join(f'{name}={v!r}' for name, v in older_values.items())
     )
   return config.lock(), older_values
+
+
+def _config_error(path: str, error: Exception, remedy: str) -> ValueError:
+  return ValueError(
+    f'{path} is no config of a run, or is damaged ({error}): {remedy}'
+  )
 
 
 def _set_field(config: ConfigDict, field: str, value: Any) -> None:
@@ -255,7 +278,12 @@ def resume_config(workdir: str, config: ConfigDict) -> ConfigDict:
   Args:
     workdir: the work directory; it may hold no run yet.
     config: the config that the command was given.
+
+  Raises:
+    ValueError: the folder holds files of other names or kinds, which a run
+      would replace.
   """
+  _check_is_run(workdir)
   if not _has_saved_run(workdir):
     return config
   _, older_values = _read_and_fill_config(workdir)
@@ -274,6 +302,20 @@ def resume_config(workdir: str, config: ConfigDict) -> ConfigDict:
     for field, value in changed.items():
       _set_field(config, field, value)
   return config
+
+
+def _check_is_run(workdir: str) -> None:
+  """Refuses a folder with files that a run would replace and did not write."""
+  if os.path.lexists(config_path(workdir)):
+    read_config(workdir)
+    return
+  for name in _RUN_FILES:
+    path = os.path.join(workdir, name)
+    if os.path.lexists(path):
+      raise ValueError(
+        f'{path} exists, and a run would replace it, but {workdir} is not the '
+        'work directory of a run: choose another --workdir'
+      )
 
 
 def _has_saved_run(workdir: str) -> bool:
@@ -339,6 +381,23 @@ def write_or_check_config(
   logging.info('All fields of the config: %s', config_path(workdir))
 
 
+def _warn_of_changed_config(workdir: str, config: ConfigDict) -> None:
+  """Logs if the config of a finished run is not the one of its run record."""
+  record = read_run_record(workdir)
+  # Fields that an older run lacked when its record was written change the hash.
+  _, older_values = _read_and_fill_config(workdir)
+  if (
+    record is not None
+    and not older_values
+    and record['config_hash'] != config_hash(config)
+  ):
+    logging.warning(
+      '%s was changed since the run ended; results may differ from those of '
+      'the run',
+      config_path(workdir),
+    )
+
+
 def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   """Reads the trained model of a run.
 
@@ -353,6 +412,7 @@ def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   """
   parallel.refuse_fork()
   config = read_config(workdir)
+  _warn_of_changed_config(workdir, config)
   variables, step, miou = checkpoints.load_variables(
     checkpoint_dir(workdir), which
   )
@@ -457,9 +517,34 @@ def run_record_path(workdir: str) -> str:
   return os.path.join(workdir, 'run.json')
 
 
+_check_run_record = json_files.compile_schema(
+  json_files.record(
+    {
+      'name': json_files.TEXT,
+      'config_hash': json_files.TEXT,
+      'device': json_files.TEXT,
+      'devices': json_files.COUNT,
+      'seed': json_files.COUNT,
+      'step': json_files.COUNT,
+      'seconds': json_files.NUMBER,
+      'metrics': {
+        'type': 'object',
+        'additionalProperties': json_files.nullable(json_files.NUMBER),
+      },
+    }
+  )
+)
+
+
 def read_run_record(workdir: str) -> dict[str, Any] | None:
-  """Reads the record of a finished run; None if there is none."""
-  if not os.path.exists(run_record_path(workdir)):
+  """Reads the record of a finished run; None if there is none.
+
+  Raises:
+    ValueError: run.json is damaged or of another kind.
+  """
+  path = run_record_path(workdir)
+  if not os.path.exists(path):
     return None
-  with open(run_record_path(workdir), encoding='utf-8') as f:
-    return json.load(f)
+  return json_files.read_checked_json(
+    path, _check_run_record, 'remove it, and the run is finished again'
+  )

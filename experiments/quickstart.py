@@ -8,7 +8,6 @@ access and about five minutes on two CPU cores. Everything is written to
 runs/quickstart; started again, it resumes.
 """
 
-import json
 import os
 import shlex
 import subprocess
@@ -20,6 +19,9 @@ from absl import flags
 from PIL import Image
 
 from configs import shapes_mnv2
+from deeplab import cli
+from deeplab import json_files
+from deeplab import output_files
 from deeplab.data import datasets
 
 _CONFIG_PATH = 'configs/shapes_mnv2.py'
@@ -33,19 +35,21 @@ def _run_command(module: str, *arguments: str) -> None:
     raise SystemExit(f'{module} failed with status {done.returncode}')
 
 
-def _write_images(directory: str, count: int) -> None:
+def _write_images(directory: str, count: int, overwrite: bool) -> None:
   """Writes a few validation images as PNG files."""
-  os.makedirs(directory, exist_ok=True)
+  files = output_files.OutputFiles(
+    directory, flag='--workdir', overwrite=overwrite
+  )
   config = shapes_mnv2.get_config()
   examples = datasets.Dataset(config.data).examples(config.data.eval_split)
   for _, example in zip(range(count), examples, strict=False):
     image = Image.fromarray(example['image'])
-    image.save(os.path.join(directory, f'{example["name"]}.png'))
+    with files.replace(f'{example["name"]}.png') as path:
+      image.save(path)
 
 
 def _read_miou(path: str) -> float:
-  with open(path, encoding='utf-8') as f:
-    return json.load(f)['miou']
+  return json_files.read_json(path)['miou']
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -56,12 +60,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'Folder that gets all files.',
     flag_values=values,
   )
+  cli.define_overwrite_flag(values)
 
 
-def main(argv: list[str]) -> None:
-  """Runs all commands and prints the two scores."""
-  del argv
+def _run() -> None:
   start = time.monotonic()
+  overwrite = f'--overwrite={str(flags.FLAGS.overwrite).lower()}'
   workdir = flags.FLAGS.workdir
   exported = os.path.join(workdir, 'export')
   images = os.path.join(workdir, 'images')
@@ -71,18 +75,20 @@ def main(argv: list[str]) -> None:
   _run_command(
     'deeplab.main', f'--config={_CONFIG_PATH}', f'--workdir={workdir}'
   )
-  _write_images(images, 12)
+  _write_images(images, 12, flags.FLAGS.overwrite)
   _run_command(
     'deeplab.predict',
     f'--workdir={workdir}',
     f'--images={images}',
     f'--output={masks}',
+    overwrite,
   )
   _run_command(
     'export.main',
     f'--workdir={workdir}',
     f'--output={exported}',
     '--formats=int8',
+    overwrite,
   )
   _run_command(
     'deeplab.main',
@@ -107,6 +113,11 @@ def main(argv: list[str]) -> None:
     f'Look at {masks}/contact_sheet.png, {workdir}/curves.png and '
     f'{exported}/report.md.'
   )
+
+
+def main(argv: list[str]) -> None:
+  """Runs all commands and prints the two scores."""
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -15,11 +15,26 @@ import pathlib
 from absl import app
 from absl import flags
 
+from deeplab import cli
+from deeplab import json_files
 from deeplab import system
 from deeplab import text
 from deeplab import workdir as workdir_lib
+from experiments import zoo
 
 _RESULTS_DIR = os.path.join('experiments', 'results')
+
+
+_check_metrics = json_files.compile_schema(
+  json_files.record(
+    {
+      'examples': json_files.COUNT,
+      'miou': json_files.nullable(json_files.SHARE),
+      'pixel_accuracy': json_files.nullable(json_files.SHARE),
+      'boundary_iou': json_files.nullable(json_files.SHARE),
+    }
+  )
+)
 
 
 def summarize_run(workdir: str) -> dict:
@@ -31,7 +46,9 @@ def summarize_run(workdir: str) -> dict:
   config = workdir_lib.read_config(workdir)
   scores = {}
   for path in sorted(pathlib.Path(workdir, 'eval').glob('*')):
-    metrics = json.loads((path / 'metrics.json').read_text('utf-8'))
+    metrics = json_files.read_checked_json(
+      path / 'metrics.json', _check_metrics, 'evaluate the run again'
+    )
     scores[path.name] = {
       name: metrics[name]
       for name in ('miou', 'pixel_accuracy', 'boundary_iou', 'examples')
@@ -99,9 +116,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   )
 
 
-def main(argv: list[str]) -> None:
-  """Adds the runs and regenerates the table."""
-  del argv
+def _run() -> None:
   for workdir in flags.FLAGS.workdirs:
     result = summarize_run(workdir)
     content = json.dumps(result, indent=1, sort_keys=True)
@@ -110,14 +125,18 @@ def main(argv: list[str]) -> None:
     )
   results = []
   for path in sorted(glob.glob(os.path.join(_RESULTS_DIR, '*.json'))):
-    with open(path, encoding='utf-8') as f:
-      results.append(json.load(f))
+    results.append(json_files.read_checked_json(path, zoo.check_results))
   with open('README.md', encoding='utf-8') as f:
     readme = f.read()
   system.write_text(
     'README.md',
     replace_between_markers(readme, format_table(results), 'results'),
   )
+
+
+def main(argv: list[str]) -> None:
+  """Adds the runs and regenerates the table."""
+  cli.run_command(argv, _run)
 
 
 if __name__ == '__main__':

@@ -71,6 +71,17 @@ def can_start(run: study.Run, workdir: str) -> bool:
   )
 
 
+def _check_is_free(workdir: str) -> None:
+  """Refuses a folder with files that a sweep would replace."""
+  for name in ('runs', 'logs', 'errors', 'locks', 'table.md'):
+    path = os.path.join(workdir, name)
+    if os.path.lexists(path):
+      raise ValueError(
+        f'{path} exists, and a sweep would write there, but {workdir} is not '
+        'the work directory of a sweep: choose another --workdir'
+      )
+
+
 def write_plan(
   ablation: study.Study, workdir: str, extra_flags: Sequence[str]
 ) -> list[study.Run]:
@@ -85,7 +96,9 @@ def write_plan(
     for run in runs
   }
   known = tabulate.read_plan(workdir)
-  if known:
+  if known is None:
+    _check_is_free(workdir)
+  else:
     old = {run['id']: run['config_hash'] for run in known['runs']}
     other = sorted(
       name for name in old | hashes if old.get(name) != hashes.get(name)

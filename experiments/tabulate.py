@@ -24,6 +24,7 @@ from absl import app
 from absl import flags
 
 from deeplab import cli
+from deeplab import json_files
 from deeplab import system
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
@@ -59,12 +60,43 @@ def read_run_record(workdir: str, run: str) -> dict[str, Any] | None:
   return workdir_lib.read_run_record(run_dir(workdir, run))
 
 
+_RUN = json_files.record(
+  {
+    'id': {'type': 'string', 'pattern': r'^[\w.+-]+$'},
+    'labels': {'type': 'object', 'additionalProperties': json_files.TEXT},
+    'seed': json_files.COUNT,
+    'config_hash': json_files.TEXT,
+  }
+)
+_check_plan = json_files.compile_schema(
+  json_files.record(
+    {
+      'study': json_files.TEXT,
+      'question': json_files.TEXT,
+      'reference': json_files.TEXT,
+      'verdict': json_files.TEXT,
+      'config': json_files.TEXT,
+      'axes': {
+        'type': 'object',
+        'additionalProperties': json_files.array(json_files.TEXT),
+      },
+      'runs': json_files.array(_RUN),
+    }
+  )
+)
+
+
 def read_plan(workdir: str) -> dict[str, Any] | None:
-  """Returns the plan of a sweep; None if none was started."""
+  """Returns the plan of a sweep; None if none was started.
+
+  Raises:
+    ValueError: sweep.json is damaged or of another kind.
+  """
   if not os.path.exists(plan_path(workdir)):
     return None
-  with open(plan_path(workdir), encoding='utf-8') as f:
-    return json.load(f)
+  return json_files.read_checked_json(
+    plan_path(workdir), _check_plan, 'restore it, or choose another --workdir'
+  )
 
 
 def _network_cost(
@@ -264,8 +296,7 @@ def read_kept_sweeps() -> list[dict[str, Any]]:
   """Returns the sweeps of experiments/results/ablations."""
   sweeps = []
   for path in sorted(glob.glob(os.path.join(_KEPT_DIR, '*.json'))):
-    with open(path, encoding='utf-8') as f:
-      sweeps.append(json.load(f))
+    sweeps.append(json_files.read_checked_json(path, _check_plan))
   return sweeps
 
 

@@ -33,6 +33,8 @@ from ml_collections import ConfigDict
 import tqdm
 
 from deeplab import cli
+from deeplab import json_files
+from deeplab import output_files
 from deeplab import system
 from deeplab import text
 from deeplab.data import catalog
@@ -116,14 +118,35 @@ def count_macs_and_params(row: Row, config: ConfigDict) -> tuple[int, int]:
   return result.macs, result.params
 
 
+# Of a file of experiments/results, which `experiments.readme_table` writes.
+check_results = json_files.compile_schema(
+  json_files.record(
+    {
+      'name': json_files.TEXT,
+      'data': json_files.TEXT,
+      'scores': {
+        'type': 'object',
+        'additionalProperties': json_files.record(
+          {
+            'miou': json_files.nullable(json_files.SHARE),
+            'pixel_accuracy': json_files.nullable(json_files.SHARE),
+            'boundary_iou': json_files.nullable(json_files.SHARE),
+            'examples': json_files.COUNT,
+          }
+        ),
+      },
+    }
+  )
+)
+
+
 def read_measured_miou() -> dict[str, dict[str, float]]:
   """Returns the mIoU of our runs: config name -> evaluation -> mIoU."""
   scores = {}
   for path in sorted(
     glob.glob(os.path.join(glob.escape(_RESULTS_DIR), '*.json'))
   ):
-    with open(path, encoding='utf-8') as f:
-      run = json.load(f)
+    run = json_files.read_checked_json(path, check_results)
     scores[run['name']] = {
       what: score['miou']
       for what, score in run['scores'].items()
@@ -225,12 +248,32 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     'json', '', 'Also write the rows to this JSON file.', flag_values=values
   )
+  cli.define_overwrite_flag(values)
+
+
+def open_json_file(
+  values: flags.FlagValues,
+) -> tuple[output_files.OutputFiles, str] | None:
+  """Prepares the file of --json; None without that flag.
+
+  Args:
+    values: flags with --json and --overwrite.
+
+  Raises:
+    ValueError: the file exists and the project did not write it.
+  """
+  if not values.json:
+    return None
+  return output_files.open_output_file(
+    values.json, flag='--json', overwrite=values.overwrite
+  )
 
 
 def _run() -> None:
+  output = open_json_file(flags.FLAGS)
   described = describe_rows(read_rows(flags.FLAGS.rows))
-  if flags.FLAGS.json:
-    write_json(flags.FLAGS.json, described)
+  if output:
+    output[0].write_json(output[1], described)
   print(format_table(described))
 
 

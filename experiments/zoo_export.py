@@ -29,6 +29,7 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
+from deeplab import json_files
 from deeplab.data import image_format
 from deeplab.models import segmenter
 from deeplab.training import train_step
@@ -177,12 +178,39 @@ def export_untrained(
   }
 
 
+_check_results = json_files.compile_schema(
+  json_files.array(
+    json_files.record(
+      {
+        'network': {'type': 'object'},
+        'rows': json_files.array(json_files.TEXT),
+        'float32_difference': json_files.NUMBER,
+        'argmax_agreement': json_files.SHARE,
+        'operators': {
+          'type': 'object',
+          'additionalProperties': json_files.COUNT,
+        },
+        'refused': {
+          'type': 'object',
+          'additionalProperties': json_files.TEXT,
+        },
+      }
+    )
+  )
+)
+
+
 def read_results(path: str) -> list[dict[str, Any]]:
-  """Returns the saved results; [] if there is no file."""
+  """Returns the saved results; [] if there is no file.
+
+  Raises:
+    ValueError: the file is damaged, or holds anything else.
+  """
   if not path or not os.path.exists(path):
     return []
-  with open(path, encoding='utf-8') as f:
-    return json.load(f)
+  return json_files.read_checked_json(
+    path, _check_results, 'choose another --results'
+  )
 
 
 def collect_exports(

@@ -15,7 +15,7 @@ from deeplab import evaluate
 from deeplab import predict
 from deeplab import train
 from deeplab.data import image_format
-from deeplab.inference import file_predictor
+from deeplab.inference import model_card
 from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
@@ -116,7 +116,7 @@ def test_exported_files_take_four_channels(run, exported):
   print(f'int8: {int8["miou_difference_points"]:+.2f} points')
   assert int8['miou_difference_points'] > -5
   assert '256 levels over the whole range' in ' '.join(exported['notes'])
-  card = file_predictor.read_card(folder / 'export/int8.tflite')
+  card = model_card.read_card(folder / 'export/int8.tflite')
   assert (card['channels'], card['depth']) == (4, 16)
   assert card['value_range'] == [0, 65535]
   assert card['mean'] == [20_000.0] * 4

@@ -1,5 +1,6 @@
 """No command writes over an input, or over a file that it did not make."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from deeplab import output_files
+from deeplab import system
 from tests.data import conftest as data_conftest
 
 
@@ -96,6 +98,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     raise KeyError
   assert (tmp_path / 'a.txt').read_text() == 'ours'
   assert sorted(os.listdir(tmp_path)) == ['.deeplab.jsonl', 'a.txt']
+
+
+def test_a_full_disk_is_one_sentence_with_the_file(tmp_path):
+  files = output_files.OutputFiles(tmp_path)
+  with (
+    pytest.raises(
+      OSError, match=r'^could not write .*/a\.txt: No space left .*'
+    ),
+    files.replace('a.txt') as path,
+    system.explain_write_errors(path),
+  ):
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 def test_a_single_file_in_the_home_folder(tmp_path, monkeypatch):

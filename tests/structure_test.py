@@ -34,8 +34,9 @@ LEVELS = (
   *('deeplab.doctor', 'deeplab.networks', 'deeplab.inference'),
   *('deeplab.workdir', 'deeplab.training', 'deeplab.quantization'),
   *('deeplab.visualize deeplab.metrics', 'deeplab.data', 'deeplab.cli'),
-  *('deeplab.models', 'deeplab.parallel', 'deeplab.system'),
-  'deeplab.text deeplab.tflite_schema',
+  *('deeplab.config_schema', 'deeplab.models'),
+  *('deeplab.parallel deeplab.output_files', 'deeplab.system'),
+  'deeplab.text deeplab.tflite_schema deeplab.json_files',
 )
 LEVEL = {
   room: level for level, names in enumerate(LEVELS) for room in names.split()

@@ -1,14 +1,8 @@
-"""The model card of an exported file, and what predictors of files share.
-
-A file stores the types and shapes of its input and output. Their meaning
-(normalization, classes, colors) is in its model card: NAME.json beside
-NAME.tflite or NAME.onnx.
-"""
+"""Base of the predictors of exported files: checks, types and batches."""
 
 import abc
 import copy
 import hashlib
-import json
 import os
 import pathlib
 import threading
@@ -19,65 +13,8 @@ from typing import Self
 import numpy as np
 
 from deeplab.data import image_format
+from deeplab.inference import model_card
 from deeplab.inference import predictors
-
-CARD_KEYS = (
-  'input_size',
-  'value_range',
-  'mean',
-  'std',
-  'normalization_in_graph',
-  'output',
-  'classes',
-  'palette',
-)
-
-
-def card_path(path: str | os.PathLike) -> pathlib.Path:
-  """Returns the path of a file's model card: NAME.json beside NAME.tflite."""
-  return pathlib.Path(path).with_suffix('.json')
-
-
-def read_card(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads the model card of an exported file.
-
-  Args:
-    path: the .tflite or .onnx file.
-
-  Returns:
-    The card. Keys that every card has: `input_size` [H, W]; `value_range` of
-    the images, [0, 255] or [0, 65535]; `mean` and `std`, one value per channel
-    in that range; `normalization_in_graph`, True if the file takes raw pixels;
-    `output`, 'logits', 'softmax' or 'argmax'; `classes`, K names; `palette`,
-    K RGB triples. The exporter adds more, such as the file's `sha256`.
-
-  Raises:
-    ValueError: the card is absent, is not JSON, or lacks a key.
-  """
-  card_file = card_path(path)
-  if not card_file.is_file():
-    raise ValueError(
-      f'{path} has no model card: put {card_file.name}, which the export '
-      'writes, beside it'
-    )
-  try:
-    card = json.loads(card_file.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f'the model card {card_file} is not valid JSON: {error}'
-    ) from None
-  missing = [key for key in CARD_KEYS if key not in card]
-  if missing:
-    raise ValueError(
-      f'the model card {card_file} lacks {", ".join(missing)}: export the '
-      'model again'
-    )
-  if card['output'] not in predictors.OUTPUTS:
-    raise ValueError(
-      f'the model card {card_file} says output={card["output"]!r}, which is '
-      f'not one of {", ".join(predictors.OUTPUTS)}'
-    )
-  return card
 
 
 class TensorDetail(NamedTuple):
@@ -134,7 +71,7 @@ class FilePredictor(abc.ABC):
 
   Attributes:
     path: of the file.
-    card: its model card, as `read_card` returns it.
+    card: its model card, as `model_card.read_card` returns it.
     resolver: name of the kernels that run it.
     batch_size: images per run of the file; any number may be passed.
     input_size: (H, W) of the file.
@@ -160,12 +97,13 @@ class FilePredictor(abc.ABC):
       raise ValueError(f'there is no file {self.path}')
     content = self.path.read_bytes()
     self._check_format(content)
-    self.card = read_card(self.path)
+    self.card = model_card.read_card(self.path)
     digest = self.card.get('sha256')
     if digest and digest != hashlib.sha256(content).hexdigest():
       raise ValueError(
         f'{self.path} does not match the sha256 in its model card '
-        f'{card_path(path)}: it is damaged or was replaced, so export it again'
+        f'{model_card.card_path(path)}: it is damaged or was replaced, so '
+        'export it again'
       )
     inputs, outputs = self._open(content)
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
@@ -180,8 +118,9 @@ class FilePredictor(abc.ABC):
     card_shape = [*self.card['input_size'], len(self.card['mean'])]
     if card_shape != shape:
       raise ValueError(
-        f'{self.path} takes images of {shape}, its model card says '
-        f'{card_shape}: the card belongs to another file'
+        f'{self.path} takes images of {shape}, its model card '
+        f'{model_card.card_path(path)} says {card_shape}: the card belongs to '
+        'another file'
       )
     self.mean = tuple(float(x) for x in self.card['mean'])
     self.image_spec = image_format.ImageSpec(
@@ -190,6 +129,56 @@ class FilePredictor(abc.ABC):
     self._file_output = self.output = self.card['output']
     # Shared with the copies of `with_output`, as the interpreter is.
     self._lock = threading.Lock()
+    self._check_tensor('input', self._input)
+    self._check_tensor('output_tensor', self._output)
+    self._check_output_shape()
+
+  def _check_tensor(self, key: str, detail: TensorDetail) -> None:
+    """Raises ValueError if the card describes a tensor of another file.
+
+    Args:
+      key: of the description in the card; older cards lack it.
+      detail: the tensor as it is in the file.
+    """
+    described = self.card.get(key, {})
+    quantization = described.get('quantization') or {}
+    found = {
+      'dtype': np.dtype(detail.dtype).name,
+      'shape': [int(n) for n in detail.shape],
+      'scale': np.float32(detail.scale or 0),
+      'zero_point': detail.zero_point if detail.scale else 0,
+    }
+    expected = {
+      'dtype': described.get('dtype', found['dtype']),
+      'shape': described.get('shape', found['shape']),
+      'scale': found['scale'],
+      'zero_point': found['zero_point'],
+    }
+    if 'quantization' in described:
+      expected['scale'] = np.float32(quantization.get('scale', 0))
+      expected['zero_point'] = quantization.get('zero_point', 0)
+    for name, value in expected.items():
+      if value != found[name]:
+        raise ValueError(
+          f'{self.path} has an {key.replace("_", " ")} whose {name} is '
+          f'{found[name]}, its model card {model_card.card_path(self.path)} '
+          f'says {value}: the card belongs to another file, or is damaged'
+        )
+
+  def _check_output_shape(self) -> None:
+    """Raises ValueError if the card names another output or other classes."""
+    shape = tuple(int(n) for n in self._output.shape)
+    classes = len(self.card['classes'])
+    if self._file_output == 'argmax':
+      fits = len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)
+    else:
+      fits = len(shape) == 4 and shape[3] == classes
+    if not fits:
+      raise ValueError(
+        f'{self.path} has an output of shape {list(shape)}, its model card '
+        f'{model_card.card_path(self.path)} says {self._file_output} of '
+        f'{classes} classes: the card belongs to another file, or is damaged'
+      )
 
   def _check_format(self, content: bytes) -> None:
     """Raises ValueError if the content is obviously in another format."""

@@ -103,6 +103,12 @@ class ONNXPredictor(file_predictor.FilePredictor):
         f'{tensor.shape}; known are {", ".join(_DTYPES)} of fixed sizes'
       )
     quantization = self.card.get(card_key, {}).get('quantization') or {}
+    is_ids = card_key == 'output_tensor' and self.card['output'] == 'argmax'
+    if 'int' in tensor.type and not is_ids and not quantization:
+      raise ValueError(
+        f'the model card of {self.path} lacks {card_key}.quantization, without '
+        f'which {tensor.type} has no meaning: export the model again'
+      )
     return file_predictor.TensorDetail(
       _DTYPES[tensor.type],
       tuple(tensor.shape),

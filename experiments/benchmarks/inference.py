@@ -138,9 +138,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     'json', '', 'Also write the results to this JSON file.', flag_values=values
   )
+  cli.define_overwrite_flag(values)
 
 
 def _run() -> None:
+  output = zoo.open_json_file(flags.FLAGS)
   results = []
   for row in zoo.read_rows(flags.FLAGS.rows):
     with futures.ProcessPoolExecutor(
@@ -165,8 +167,8 @@ def _run() -> None:
       'no row could be measured; the errors are above, and --rows=GLOB chooses '
       'smaller ones'
     )
-  if flags.FLAGS.json:
-    zoo.write_json(flags.FLAGS.json, results)
+  if output:
+    output[0].write_json(output[1], results)
   print(format_table(results))
 
 

@@ -4,13 +4,34 @@ A run in simulated int8 and the float run that it started from are exported one
 by one; with `--baseline` the scores of both stand in one table.
 """
 
-import json
 import os
 from typing import Any
 
+from deeplab import json_files
 from deeplab import text
 
 Report = dict[str, Any]
+
+
+_SCORED = json_files.record({'miou': json_files.nullable(json_files.SHARE)})
+_check_baseline = json_files.compile_schema(
+  json_files.record(
+    {
+      'dataset': json_files.TEXT,
+      'classes': json_files.array(json_files.TEXT),
+      'request': json_files.record(
+        {
+          'input_size': json_files.array(json_files.SIZE, 2),
+          'output': json_files.TEXT,
+          'resize': json_files.TEXT,
+        }
+      ),
+      'jax': _SCORED,
+      'formats': {'type': 'object', 'additionalProperties': _SCORED},
+    },
+    scored=json_files.nullable(json_files.COUNT),
+  )
+)
 
 
 def read_baseline(folder: str, report: Report) -> Report:
@@ -26,14 +47,15 @@ def read_baseline(folder: str, report: Report) -> Report:
     `formats`, format -> mIoU.
 
   Raises:
-    ValueError: the folder holds no export, or one that was evaluated on other
-      data or in another way.
+    ValueError: the folder holds no export, a damaged one, or one that was
+      evaluated on other data or in another way.
   """
   path = os.path.join(folder, 'report.json')
   if not os.path.isfile(path):
     raise ValueError(f'--baseline={folder} holds no earlier export: no {path}')
-  with open(path, encoding='utf-8') as f:
-    baseline = json.load(f)
+  baseline = json_files.read_checked_json(
+    path, _check_baseline, 'pass another --baseline'
+  )
   for name, theirs, ours in _evaluation_settings(baseline, report):
     if theirs != ours:
       raise ValueError(

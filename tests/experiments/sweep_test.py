@@ -44,6 +44,7 @@ with open(config) as f, open(workdir + '/config.json', 'w') as g:
   g.write(f.read())
 record = {'metrics': {'miou': channels / 100 + seed / 1000, 'iou/a': None}}
 record |= {'seconds': 3.6, 'device': 'cpu', 'devices': 2, 'seed': seed}
+record |= {'name': 'x', 'config_hash': '0', 'step': 6}
 with open(workdir + '/run.json.tmp', 'w') as f:
   json.dump(record, f)
 os.replace(workdir + '/run.json.tmp', workdir + '/run.json')
@@ -159,8 +160,22 @@ if workdir.endswith('bad'):
   sys.exit('Error: this one never works')
 os.makedirs(workdir)
 with open(workdir + '/run.json', 'w') as f:
-  f.write('{}')
+  f.write(RECORD)
 """
+# What a finished run leaves.
+RECORD = json.dumps(
+  {
+    'name': 'x',
+    'config_hash': '0',
+    'device': 'cpu',
+    'devices': 1,
+    'seed': 0,
+    'step': 6,
+    'seconds': 1.0,
+    'metrics': {'miou': 0.5},
+  }
+)
+WRITES = WRITES.replace('RECORD', repr(RECORD))
 
 
 def test_runs_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
@@ -266,7 +281,7 @@ def test_what_is_left_is_printed(tmp_path, capsys, monkeypatch):
   assert text.splitlines()[-1].startswith('# 16 more start from the weights')
   record = tmp_path / 'runs' / 'float-s0' / 'run.json'
   record.parent.mkdir(parents=True)
-  record.write_text('{}')
+  record.write_text(RECORD)
   slurm = _printed(capsys, tmp_path, 'slurm')
   assert '#SBATCH --array=0-8\n' in slurm and '\n# 8 more start' in slurm
   assert f'{place}float-s0' not in slurm and f'{place}mse-s0' in slurm

@@ -84,7 +84,8 @@ def test_pages_are_drawn_anew_where_they_ask_for_it(sweep, tmp_path):
 
 
 def test_what_runs_left_is_collected(smoke_run, tmp_path, sweep):
-  plan = {**sweep, 'runs': [_run('16', 0), _run('8', 0), _run('32', 0)]}
+  runs = [_run(label, 0) | {'config_hash': '0'} for label in ('16', '8', '32')]
+  plan = {**sweep, 'runs': runs}
   workdir = str(tmp_path)
   (tmp_path / 'sweep.json').write_text(json.dumps(plan))
   os.makedirs(tmp_path / 'runs')

@@ -192,10 +192,11 @@ def test_equal_networks_are_traced_once(monkeypatch):
 
 def test_our_runs_stand_beside(monkeypatch, tmp_path):
   # NaN, which no class there is, is null.
+  others = {'pixel_accuracy': 0.9, 'boundary_iou': None, 'examples': 3}
   scores = {
-    'checkpoint': {'miou': 0.75},
-    'int8': {'miou': 0.7421},
-    'last': {'miou': None},
+    'checkpoint': {'miou': 0.75, **others},
+    'int8': {'miou': 0.7421, **others},
+    'last': {'miou': None, **others},
   }
   run = {'name': 'ade20k32_lite_unet', 'data': 'x', 'scores': scores}
   (tmp_path / 'run.json').write_text(json.dumps(run))

@@ -154,7 +154,7 @@ def test_cards_and_images_that_do_not_fit_are_rejected(tmp_path, float_file):
   with pytest.raises(ValueError, match=r'of \[8, 8, 3\], .* says \[8, 8, 4\]'):
     litert.TFLitePredictor(path)
   _write(tmp_path, float_file, output='labels')
-  with pytest.raises(ValueError, match="output='labels'"):
+  with pytest.raises(ValueError, match=r'output must be one of .*"labels"'):
     litert.TFLitePredictor(path)
   path.with_suffix('.json').write_text('{"mean": [1, 2, 3]}')
   with pytest.raises(ValueError, match='lacks input_size, value_range, std'):

@@ -22,14 +22,14 @@ def pair(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   content = small.int8(request.param)
   path = small.write(folder, content)
-  detail = litert.TFLitePredictor(path)._output
-  input_card = {'quantization': {'scale': 1.0, 'zero_point': -128}}
+  predictor = litert.TFLitePredictor(path)
   card = json.loads((folder / 'x.json').read_text())
-  card['input'] = input_card
-  card['output_tensor'] = {
-    'quantization': detail.scale
-    and {'scale': float(detail.scale), 'zero_point': detail.zero_point}
-  }
+  for key, detail in (
+    ('input', predictor._input),
+    ('output_tensor', predictor._output),
+  ):
+    scale = {'scale': float(detail.scale), 'zero_point': detail.zero_point}
+    card[key] = {'quantization': scale if detail.scale else None}
   (folder / 'x.json').write_text(json.dumps(card))
   (folder / 'x.onnx').write_bytes(onnx.convert_tflite(content))
   return folder
