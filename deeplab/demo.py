@@ -38,6 +38,7 @@ from PIL import Image
 
 from deeplab import cli
 from deeplab import predict
+from deeplab import text
 from deeplab import visualize
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
@@ -193,7 +194,10 @@ def time_predictions(
 
 def summarize_predictions(predictions: Sequence[TimedPrediction]) -> str:
   """Formats latencies and, for two models, the share of equal pixels."""
-  parts = [f'{p.name}: {p.milliseconds:.0f} ms' for p in predictions]
+  parts = [
+    f'{text.escape_markdown(p.name)}: {p.milliseconds:.0f} ms'
+    for p in predictions
+  ]
   if len(predictions) == 2:
     equal = np.mean(predictions[0].ids == predictions[1].ids)
     parts.append(f'same class on {100 * equal:.1f}% of the pixels')

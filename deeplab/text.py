@@ -1,6 +1,11 @@
-"""Numbers, plurals and Markdown tables as text."""
+"""Numbers, plurals and Markdown as text."""
 
 from collections.abc import Sequence
+import re
+
+# `_` within a word is none of Markdown's, so that names stay readable.
+_MARKDOWN = re.compile(r'[\\`*\[\]|]|(?<!\w)_|_(?!\w)')
+_ENTITIES = {'&': '&amp;', '<': '&lt;', '>': '&gt;', '~': '&#126;'}
 
 
 def plural(number: int, noun: str, plural_noun: str = '') -> str:
@@ -11,6 +16,25 @@ def plural(number: int, noun: str, plural_noun: str = '') -> str:
 def format_number(value: float | int | None, format_spec: str = ',') -> str:
   """Formats a number, thousands separated by default; None becomes ''."""
   return '' if value is None else format(value, format_spec)
+
+
+def escape_markdown(value: str) -> str:
+  """Returns the Markdown of a text that is not ours, such as a class name.
+
+  It is shown as it is, in one line: no markup, no HTML and no link.
+  """
+  line = ' '.join(value.split())
+  for character, entity in _ENTITIES.items():
+    line = line.replace(character, entity)
+  return _MARKDOWN.sub(r'\\\g<0>', line)
+
+
+def format_code(value: str) -> str:
+  """Returns a text that is not ours as a code span of Markdown."""
+  line = ' '.join(value.split())
+  fence = '`' * (1 + max(map(len, re.findall('`+', line)), default=0))
+  space = ' ' if '`' in line else ''
+  return f'{fence}{space}{line}{space}{fence}'
 
 
 def format_table(

@@ -379,7 +379,8 @@ def _write_results(
   )
   files.write_text(
     'budget.md',
-    f'# {config.name} on {target.name}\n\nThe largest that fit:\n\n'
+    f'# {text.escape_markdown(config.name)} on {target.name}\n\n'
+    f'The largest that fit:\n\n'
     f'{format_table(pareto_front(found))}\n\nAll:\n\n{format_table(found)}\n\n'
     '![RAM and work](budget.png)\n',
   )

@@ -72,8 +72,8 @@ def format_table(results: list[dict]) -> str:
   )
   rows = [
     (
-      result['name'],
-      model,
+      text.escape_markdown(result['name']),
+      text.escape_markdown(model),
       str(score['examples']),
       *(
         text.format_number(score[metric], '.4f')

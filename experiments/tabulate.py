@@ -26,6 +26,7 @@ from absl import flags
 from deeplab import cli
 from deeplab import json_files
 from deeplab import system
+from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
@@ -225,11 +226,15 @@ def format_table(sweep: dict[str, Any]) -> str:
 def format_page(sweep: dict[str, Any]) -> str:
   """Returns the question, our table, published results and the verdict."""
   failed = [
-    f'- {run["id"]}: {run["error"]}' for run in sweep['runs'] if 'error' in run
+    f'- {run["id"]}: {text.escape_markdown(run["error"])}'
+    for run in sweep['runs']
+    if 'error' in run
   ]
   records = [run['record'] for run in sweep['runs'] if 'record' in run]
   hours = sum(found['seconds'] for found in records) / 3600
-  devices = sorted({f'{x["devices"]} x {x["device"]}' for x in records})
+  devices = sorted(
+    {f'{x["devices"]} x {text.escape_markdown(x["device"])}' for x in records}
+  )
   parts = [
     f'{sweep["question"]} (`{sweep["config"]}`, {len(records)} runs, '
     f'{hours:.1f} hours on {", ".join(devices) or "nothing yet"})',
@@ -308,12 +313,12 @@ def update_page(path: str, sweeps: list[dict[str, Any]]) -> None:
     sweeps: results of `collect_sweep`.
   """
   with open(path, encoding='utf-8') as f:
-    text = new = f.read()
+    page = new = f.read()
   for sweep in sweeps:
     name = f'ablation:{sweep["study"]}'
     if readme_table.begin_marker(name) in new:
       new = readme_table.replace_between_markers(new, format_page(sweep), name)
-  if new != text:
+  if new != page:
     system.write_text(path, new)
 
 
@@ -337,9 +342,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def _run(values: flags.FlagValues) -> None:
   if values.workdir:
     sweep = collect_sweep(values.workdir)
-    text = format_page(sweep)
-    print(text)
-    system.write_text(os.path.join(values.workdir, 'table.md'), text + '\n')
+    page = format_page(sweep)
+    print(page)
+    system.write_text(os.path.join(values.workdir, 'table.md'), page + '\n')
     write_plots(sweep, values.workdir, values.workdir)
     if not values.keep:
       return

@@ -278,7 +278,8 @@ def render_markdown(report: Row) -> str:
       '`config.quantization.calibration.equalize=False`, may help)'
     )
   lines = [
-    f'# Sensitivity to int8 of {report["source"]["config"]}',
+    '# Sensitivity to int8 of '
+    + text.escape_markdown(report['source']['config']),
     '',
     f'Mode `{report["mode"]}`, {report["images"]} validation images; float '
     f'mIoU {report["miou"]:.4f}, with equalized channels '

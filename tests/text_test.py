@@ -1,3 +1,6 @@
+import markdown
+import pytest
+
 from deeplab import text
 
 
@@ -27,3 +30,28 @@ def test_tables_without_padding():
     '| cc | 1 |',
     '| d |  |',
   ]
+
+
+@pytest.mark.parametrize(
+  ('value', 'html'),
+  [
+    ('traffic_light', 'traffic_light'),
+    ('_x_ *a* `c` ~~s~~ a\\b', '_x_ *a* `c` &#126;&#126;s&#126;&#126; a\\b'),
+    ('a|b', 'a|b'),
+    ('<b> &amp;', '&lt;b&gt; &amp;amp;'),
+    ('[x](javascript:y)', '[x](javascript:y)'),
+    ('![x](/etc/x.png)', '![x](/etc/x.png)'),
+    ('a\n\n# b', 'a # b'),
+  ],
+)
+def test_text_that_is_not_ours_is_shown_as_it_is(value, html):
+  escaped = text.escape_markdown(value)
+  table = '\n'.join(text.format_table(('a', 'b'), [(escaped, '1')]))
+  page = markdown.markdown(table, extensions=['tables'])
+  assert f'<td>{html}</td>' in page
+
+
+def test_code_of_text_that_is_not_ours():
+  assert text.format_code('head.*') == '`head.*`'
+  page = markdown.markdown(f'x {text.format_code("a`</code><b>")} y')
+  assert page == '<p>x <code>a`&lt;/code&gt;&lt;b&gt;</code> y</p>'

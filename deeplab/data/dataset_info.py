@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import os
+import re
 import reprlib
 from typing import Any
 
@@ -70,6 +71,12 @@ class DatasetInfo:
         f'{self.name}: {len(self.class_names)} classes; labels of 8 bits can '
         f'have 1 to {IGNORE} classes besides the ignored id {IGNORE}'
       )
+    for name in self.class_names:
+      if re.search(r'[\x00-\x1f\x7f\x85\u2028\u2029]', name):
+        raise ValueError(
+          f'{self.name}: the class name {name!r} has a line break or a control '
+          'character, and lists of classes have one name a line: rename it'
+        )
     if len(self.palette) != len(self.class_names):
       raise ValueError(
         f'{self.name}: {len(self.palette)} colors for '

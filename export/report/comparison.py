@@ -98,13 +98,17 @@ def render_comparison(report: Report) -> list[str]:
   baseline = report['beside']
   if baseline is None:
     return []
-  rows = [(baseline['export'], 'JAX', baseline['jax'])]
-  rows += [(baseline['export'], *pair) for pair in baseline['formats'].items()]
+  earlier = text.escape_markdown(baseline['export'])
+  rows = [(earlier, 'JAX', baseline['jax'])]
+  rows += [
+    (earlier, text.escape_markdown(name), miou)
+    for name, miou in baseline['formats'].items()
+  ]
   rows.append(('this', 'JAX', report['jax']['miou']))
   rows += [('this', name, f['miou']) for name, f in report['formats'].items()]
   points = lambda x: None if x is None else 100 * (x - baseline['jax'])
   return [
-    f'## Comparison with {baseline["export"]}',
+    f'## Comparison with {earlier}',
     '',
     f'Evaluated by the same protocol on the same {report["scored"]} images.',
     '',
@@ -113,7 +117,7 @@ def render_comparison(report: Report) -> list[str]:
         'export',
         'format',
         'mIoU',
-        f'difference from JAX of {baseline["export"]} (points)',
+        f'difference from JAX of {earlier} (points)',
       ),
       [
         (

@@ -47,7 +47,10 @@ def render_class_section(report: dict[str, Any]) -> list[str]:
     header += [f'{name} IoU', f'{name} agreement (%)']
 
   def row(title: str, select: Any) -> list[str]:
-    cells = [title, text.format_number(select(report['jax'], 'iou'), '.4f')]
+    cells = [
+      text.escape_markdown(title),
+      text.format_number(select(report['jax'], 'iou'), '.4f'),
+    ]
     for f in formats.values():
       cells.append(text.format_number(select(f, 'iou'), '.4f'))
       cells.append(_format_percent(select(f['agreement'], 'classes')))
@@ -115,7 +118,7 @@ def render_npu_section(name: str, checks: dict[str, Any]) -> list[str]:
   operators = len(checks['memory']['operators'])
   for accelerator, x in checks['npu'].items():
     if 'error' in x:
-      refused.append(f'* {accelerator}: {x["error"]}.')
+      refused.append(f'* {accelerator}: {text.escape_markdown(x["error"])}.')
       continue
     planned = ''
     if x['planned_bytes'] is not None:
@@ -135,7 +138,8 @@ def render_npu_section(name: str, checks: dict[str, Any]) -> list[str]:
       )
     )
     refused += [
-      f'* {accelerator}: {y["operator"]} `{y["tensor"]}`: {y["reason"]}'
+      f'* {accelerator}: {y["operator"]} {text.format_code(y["tensor"])}: '
+      f'{text.escape_markdown(y["reason"])}'
       for y in x['refused']
     ]
   lines = [f'## {name} on Ethos-U', '']
@@ -188,7 +192,8 @@ def _tflm_section(name: str, checks: dict[str, Any]) -> list[str]:
     'no tensor of the whole network differs'
     if first is None
     else f'the first that differs is operator {first["step"]}, '
-    f'{first["operator"]} `{first["tensor"]}` (by {first["largest"]:g} at most)'
+    f'{first["operator"]} {text.format_code(first["tensor"])} (by '
+    f'{first["largest"]:g} at most)'
   )
   header = ('operator', 'count', 'bit-exact', 'max difference (LSB)')
   return [

@@ -17,6 +17,21 @@ code { background: #f3f3f3; }
 """
 
 
+def _make_renderer() -> markdown.Markdown:
+  """Returns a renderer without HTML and links.
+
+  Reports need neither, and names of classes, runs and folders are the user's.
+  """
+  renderer = markdown.Markdown(extensions=['tables'])
+  renderer.preprocessors.deregister('html_block')
+  renderer.parser.blockprocessors.deregister('reference')
+  for pattern in ('html', 'link', 'reference', 'short_reference'):
+    renderer.inlinePatterns.deregister(pattern)
+  for pattern in ('image_reference', 'short_image_ref', 'autolink', 'automail'):
+    renderer.inlinePatterns.deregister(pattern)
+  return renderer
+
+
 def render_page(text: str, folder: str) -> str:
   """Renders Markdown as an HTML page.
 
@@ -33,10 +48,11 @@ def render_page(text: str, folder: str) -> str:
       data = base64.b64encode(f.read()).decode()
     return f'src="data:image/png;base64,{data}"'
 
-  body = markdown.markdown(text, extensions=['tables'])
-  body = re.sub(r'src="([^":]+\.png)"', embed, body)
-  heading = re.match(r'# (.+)', text)
-  title = heading[1] if heading else 'Export'
+  body = _make_renderer().convert(text)
+  body = re.sub(r'src="([\w.-]+\.png)"', embed, body)
+  heading = re.search(r'<h1>(.*?)</h1>', body, re.DOTALL)
+  # Without markup; text is escaped there already.
+  title = re.sub(r'<[^>]*>', '', heading[1]) if heading else 'Export'
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'

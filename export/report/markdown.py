@@ -193,7 +193,7 @@ def render_report(report: Report) -> str:
     'in the graph' if request['normalization_in_graph'] else 'by the caller'
   )
   lines = [
-    f'# Export of {report["source"]["config"]}',
+    f'# Export of {text.escape_markdown(report["source"]["config"])}',
     '',
     *[f'{remark}\n' for remark in report['notes']],
     f'Input {size}, batch 1, normalization {normalization}; output '

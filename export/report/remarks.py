@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deeplab import text
 from export import file_formats
 from export import frozen_model
 from export import request as request_lib
@@ -29,7 +30,7 @@ def general_remarks(
   if num_calibration_images:
     images = (
       f'{num_calibration_images} images of the split '
-      f'`{source.config.data.train_split}`'
+      f'{text.format_code(source.config.data.train_split)}'
       if source.is_trained
       else f'{num_calibration_images} synthetic images '
       f'(seed {source.config.seed})'
@@ -77,7 +78,7 @@ def _evaluation_remark(
     part = 'the first ' if scorer.limit else 'all '
     return (
       f'mIoU was measured on {part}{scorer.num_images()} images of the split '
-      f'`{source.config.data.eval_split}`, parity on the first '
+      f'{text.format_code(source.config.data.eval_split)}, parity on the first '
       f'{num_parity_images} of them.'
     )
   images = 'validation images' if real_images else 'synthetic images'
@@ -123,9 +124,11 @@ def _quantization_remark(
     weights += f', with kernels rounded by {calibration.rounding!r}'
   sentences.append(f'{weights}.')
   if rules.wide_layers:
-    sentences.append(f'Layers {rules.wide_layers!r} have 16-bit activations.')
+    layers = text.format_code(rules.wide_layers)
+    sentences.append(f'Layers {layers} have 16-bit activations.')
   if rules.float_layers:
-    sentences.append(f'Layers {rules.float_layers!r} stay in float32.')
+    layers = text.format_code(rules.float_layers)
+    sentences.append(f'Layers {layers} stay in float32.')
   return ' '.join(sentences)
 
 

@@ -100,3 +100,10 @@ def test_colors_are_three_whole_numbers(color):
 def test_inconsistent_infos_are_rejected(names, palette, message):
   with pytest.raises(ValueError, match=message):
     dataset_info.DatasetInfo('bad', names, palette, ignore_label=None)
+
+
+def test_class_names_are_one_line_each():
+  """labels.txt, and the C strings of an export, have one a line."""
+  for name in ('a\nb', 'a\u2028b', 'a\x00'):
+    with pytest.raises(ValueError, match='has a line break or a control char'):
+      dataset_info.DatasetInfo('x', ('ok', name), ((0, 0, 0),) * 2, None)
