@@ -7,7 +7,9 @@ and no part of the library does.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
+import dataclasses
 import difflib
 import glob
 import logging as py_logging
@@ -23,12 +25,15 @@ import jax
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
+from deeplab import config_schema
 from deeplab import system
 from deeplab.models import registry
 
 # Errors that the user can mend, which `run_command` prints as one line.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
+# Fields of a section that others read, too: the op `pad` has that size.
+_READ_BY_OTHERS = ('data.augment.random_crop.size',)
 # Lowest level that is shown of libraries that log every step. Errors of Orbax's
 # threads reach the training loop, which says them in one sentence; their logs
 # are a traceback for each array.
@@ -195,8 +200,75 @@ def overridden_fields(
   return frozenset(config_flags.get_override_values(values[flag.name]))
 
 
+# Fields that name a data set, its files and its classes.
+DATASET_FIELDS = (
+  *('data.name', 'data.root', 'data.num_classes', 'data.ignore_label'),
+  *('data.class_names', 'data.color_map'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFields:
+  """The config fields that a command reads.
+
+  Attributes:
+    paths: fields and whole sections, such as 'seed' and 'data'.
+    but: fields and sections in them that the command does not read.
+  """
+
+  paths: tuple[str, ...]
+  but: tuple[str, ...] = ()
+
+  def __contains__(self, path: str) -> bool:
+    """Returns True for a field that the command reads."""
+
+    def within(sections: tuple[str, ...]) -> bool:
+      return any(f'{path}.'.startswith(f'{s}.') for s in sections)
+
+    return within(self.paths) and not within(self.but)
+
+  def __str__(self) -> str:
+    but = f' (but {", ".join(self.but)})' if self.but else ''
+    return (', '.join(self.paths) or 'none') + but
+
+
+def check_overrides(
+  overrides: Iterable[str], config: ConfigDict, reads: ReadFields | None
+) -> None:
+  """Refuses fields on the command line that would change nothing.
+
+  Args:
+    overrides: paths of the fields, such as 'loss.focal.gamma'.
+    config: the config with them.
+    reads: the fields that the command reads; None for all.
+
+  Raises:
+    ValueError: the command does not read a field, or the field belongs to a
+      loss, an augmentation, an optimizer or a schedule that the config does not
+      select.
+  """
+  fields = config.to_dict()
+  selected = config_schema.selected_sections(config_schema.flatten(fields))
+  for path in sorted(overrides):
+    if reads is not None and path not in reads:
+      raise ValueError(
+        f'--config.{path} has no effect: this command reads {reads} of the '
+        'config; leave the flag out'
+      )
+    section = config_schema.alternative_section(path)
+    if section and section not in selected and path not in _READ_BY_OTHERS:
+      raise ValueError(
+        f'--config.{path} has no effect: '
+        f'{" and ".join(config_schema.selectors(section))} of this config '
+        f'select{"" if "loss" in section else "s"} no '
+        f'{section.rpartition(".")[2]}; select it, or leave the flag out'
+      )
+
+
 def config_from_flag(
-  flag: flags.FlagHolder, values: flags.FlagValues = flags.FLAGS
+  flag: flags.FlagHolder,
+  values: flags.FlagValues = flags.FLAGS,
+  reads: ReadFields | None = None,
 ) -> ConfigDict | None:
   """Returns the config of a --config flag, or None if it is not given.
 
@@ -207,10 +279,11 @@ def config_from_flag(
   Args:
     flag: of `config_flags.DEFINE_config_file`.
     values: the parsed flags.
+    reads: the fields that the command reads; None for all.
 
   Raises:
-    ValueError: the file does not exist, or the encoder, the head or one of its
-      fields is unknown.
+    ValueError: the file does not exist, the encoder, the head or one of its
+      fields is unknown, or the command line sets a field without effect.
   """
   if values[flag.name].present:
     name = config_flags.get_config_filename(values[flag.name])
@@ -233,6 +306,7 @@ def config_from_flag(
           {name: section[name] for name in fields}
         )
     registry.fill_defaults(config.model)
+  check_overrides(overrides, config, reads)
   return config
 
 

@@ -284,6 +284,11 @@ def alternative_section(path: str) -> str:
   return ''
 
 
+def selectors(section: str) -> tuple[str, ...]:
+  """Returns the fields that may select a section such as 'loss.focal'."""
+  return _SELECTED_BY[section.rpartition('.')[0]]
+
+
 def selected_sections(fields: Mapping[str, Any]) -> set[str]:
   """Returns the sections that a config selects by name: {'loss.focal'}.
 

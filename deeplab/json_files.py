@@ -83,11 +83,12 @@ def compile_schema(schema: Schema) -> Validate:
 
 def _describe_error(error: fastjsonschema.JsonSchemaValueException) -> str:
   """Returns the key and what it must be: "mean[0] must be number, not 'x'"."""
-  name = error.name.removeprefix('data').removeprefix('.') or 'it'
+  place = str(error.name)
+  name = place.removeprefix('data').removeprefix('.') or 'it'
   if error.rule == 'required':
     missing = [key for key in error.rule_definition if key not in error.value]
     return f'{name} lacks {", ".join(missing)}'
-  rule = error.message.removeprefix(error.name).strip()
+  rule = error.message.removeprefix(place).strip()
   value = json.dumps(error.value)
   shown = value if len(value) < 60 else f'{value[:60]}...'
   return f'{name} {rule}, not {shown}'

@@ -40,6 +40,16 @@ from deeplab import train
 from deeplab import workdir as workdir_lib
 from deeplab.data import datasets
 
+# The weights fix channels, depth and normalization of the images.
+_READ_IN_EVALUATION = cli.ReadFields(
+  (
+    *cli.DATASET_FIELDS,
+    *('data.data_dir', 'data.fallback', 'data.train_split', 'data.eval_split'),
+    *('data.pool', 'data.pool_share', 'data.pool_seed', 'eval'),
+  ),
+  but=('eval.every_epochs',),
+)
+
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
   """Defines the command's flags; importing this module defines none.
@@ -114,7 +124,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
 
 
 def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
-  config = cli.config_from_flag(config_flag, values)
+  reads = None  # all, also in a dry run of the same command line
+  if values.list:
+    reads = cli.ReadFields(())
+  elif values.mode == 'evaluate':
+    reads = _READ_IN_EVALUATION
+  config = cli.config_from_flag(config_flag, values, reads)
   if values.list:
     print(describe.list_choices())
     return

@@ -172,7 +172,7 @@ class OutputFiles:
   def is_written(self, name: str) -> bool:
     """Returns True for an existing file as the project has written it."""
     path = os.path.join(self.folder, name)
-    digests = self.known.get(name)
+    digests = self.known.get(name, set())
     return bool(digests) and os.path.isfile(path) and hash_file(path) in digests
 
   @contextlib.contextmanager
@@ -191,7 +191,13 @@ class OutputFiles:
     self.check([name])
     path = os.path.join(self.folder, name)
     with system.write_atomically(path) as temporary:
-      yield temporary
+      try:
+        yield temporary
+      except OSError as error:
+        if temporary not in str(error):
+          raise
+        message = str(error).replace(temporary, path)
+        raise OSError(message) from error
       self._record(name, hash_file(temporary))
 
   def _record(self, name: str, digest: str) -> None:

@@ -192,11 +192,6 @@ def full_disk_reason(error: Exception) -> str:
 
 def write_error(path: str | os.PathLike, error: Exception) -> OSError:
   """Returns an error that names the path that could not be written."""
-  # Of a temporary file that was to become `path`.
-  while isinstance(error, OSError) and error.errno is None:
-    if not isinstance(error.__cause__, OSError):
-      break
-    error = error.__cause__
   full = full_disk_reason(error)
   reason = full or getattr(error, 'strerror', None) or str(error)
   remedy = '; free some space and run the same command again' if full else ''

@@ -275,6 +275,16 @@ def _parse_size(text: str) -> tuple[int, int]:
   return int(height), int(width or height)
 
 
+# Shapes only: no weights, no images.
+_READ_FIELDS = cli.ReadFields(
+  ('name', *cli.DATASET_FIELDS, 'model', 'eval.static_size'),
+  but=(
+    *('model.dtype', 'model.depthwise', 'model.pointwise', 'model.remat'),
+    'model.frozen_norms',
+  ),
+)
+
+
 def define_flags() -> flags.FlagHolder:
   """Defines the command's flags; importing this module defines none."""
   flags.DEFINE_enum('target', None, sorted(targets.TARGETS), 'The device.')
@@ -312,7 +322,7 @@ def define_flags() -> flags.FlagHolder:
 
 def _run(config_flag: flags.FlagHolder) -> None:
   values = flags.FLAGS
-  config = cli.config_from_flag(config_flag)
+  config = cli.config_from_flag(config_flag, reads=_READ_FIELDS)
   if config is None or values.target is None:
     raise ValueError('--config and --target are needed; see --help')
   files = None

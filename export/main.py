@@ -73,6 +73,21 @@ from export import source as source_lib
 from export.devices import targets
 from export.report import markdown
 
+# What an untrained model and its quantization depend on. Its weights are
+# random, so that `init_from` is refused, and exports have kernels, type and
+# normalization layers of their own.
+_READ_FIELDS = cli.ReadFields(
+  (
+    *('name', 'seed', *cli.DATASET_FIELDS, 'data.mean', 'data.std'),
+    *('data.depth', 'model', 'eval.static_size', 'quantization'),
+  ),
+  but=(
+    *('model.depthwise', 'model.pointwise', 'model.remat'),
+    *('model.frozen_norms', 'quantization.name', 'quantization.frozen_norms'),
+    *('quantization.range_decay', 'quantization.range_steps'),
+    'quantization.calibration.images',
+  ),
+)
 # Flags that override fields of config.quantization.
 _QUANTIZATION_FIELDS = {
   'float_layers': 'float_layers',
@@ -406,7 +421,7 @@ def _load(
     source = dataclasses.replace(source, config=config)
     return source, _make_request(values, given, config, source.dataset)
   # A request that makes no sense is refused before the model is initialized.
-  config = cli.config_from_flag(config_flag, values)
+  config = cli.config_from_flag(config_flag, values, _READ_FIELDS)
   assert config is not None  # by check_flags
   dataset = datasets.Dataset(config.data)
   config = _apply_quantization_flags(

@@ -23,6 +23,18 @@ from deeplab.doctor import report
 from deeplab.doctor import scan
 from deeplab.doctor import summary
 
+# The data, and fields that must fit it for training to start.
+_READ_FIELDS = cli.ReadFields(
+  (
+    *('data', 'loss.balance', 'loss.balance_rule', 'loss.class_weights'),
+    *('batch_size', 'accumulate_steps', 'total_steps', 'epochs'),
+    *('model.frozen_norms', 'quantization.name', 'quantization.frozen_norms'),
+    *('optimizer.learning_rate', 'eval.batch_size', 'eval.every_epochs'),
+    *('log_every_steps', 'checkpoint.every_steps', 'checkpoint.keep_latest'),
+  ),
+  but=('data.threads', 'data.prefetch', 'data.cache', 'data.std'),
+)
+
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
   """Defines the command's flags; importing this module defines none.
@@ -54,7 +66,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
 
 
 def _run(config_flag: flags.FlagHolder) -> None:
-  config = cli.config_from_flag(config_flag)
+  config = cli.config_from_flag(config_flag, reads=_READ_FIELDS)
   if config is None:
     raise ValueError(
       '--config is missing; for a folder of your own, '
@@ -73,6 +85,7 @@ def _run(config_flag: flags.FlagHolder) -> None:
       inputs=[
         path
         for refs in splits.values()
+        if not isinstance(refs, int)  # prepared records
         for ref in refs
         for path in (ref.image, ref.mask)
       ],

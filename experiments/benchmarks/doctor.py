@@ -25,6 +25,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from deeplab import cli
 from deeplab import system
 from deeplab.data.builders import folder
 
@@ -91,27 +92,32 @@ def measure_doctor(
   return RunCost(*cost, int(done.stdout.split()[1]))
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the command's flags; importing this module defines none."""
+_READ_FIELDS = cli.ReadFields(('data.root',))
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none.
+
+  Returns:
+    The flag --config.
+  """
   flags.DEFINE_integer('pairs', 12000, 'Number of pairs.', flag_values=values)
-  config_flags.DEFINE_config_file(
+  flags.DEFINE_integer(
+    'processes', 0, 'Worker processes; 0: one per core.', flag_values=values
+  )
+  return config_flags.DEFINE_config_file(
     'config',
     os.path.join('configs', 'camvid_mnv2.py'),
     'Experiment on a folder.',
     flag_values=values,
   )
-  flags.DEFINE_integer(
-    'processes', 0, 'Worker processes; 0: one per core.', flag_values=values
-  )
 
 
-def main(argv: list[str]) -> None:
-  """Prints the cost."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def _run(config_flag: flags.FlagHolder) -> None:
+  config: Any = cli.config_from_flag(config_flag, reads=_READ_FIELDS)
   path = config_flags.get_config_filename(flags.FLAGS['config'])
   cost = measure_doctor(
-    path, flags.FLAGS.config.data, flags.FLAGS.pairs, flags.FLAGS.processes
+    path, config.data, flags.FLAGS.pairs, flags.FLAGS.processes
   )
   each = 1000 * cost.processor_seconds / cost.pairs
   print(
@@ -121,6 +127,11 @@ def main(argv: list[str]) -> None:
   )
 
 
+def main(argv: list[str], config_flag: flags.FlagHolder) -> None:
+  """Prints the cost."""
+  cli.run_command(argv, lambda: _run(config_flag))
+
+
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  _config_flag = define_flags()
+  app.run(lambda argv: main(argv, _config_flag), flags_parser=cli.parse_flags)

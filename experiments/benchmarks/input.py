@@ -32,6 +32,7 @@ import cv2
 from ml_collections import config_flags
 import numpy as np
 
+from deeplab import cli
 from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data.builders import folder
@@ -183,8 +184,15 @@ def measure_rounds(sides: list[Any], rounds: int) -> list[float]:
   return [statistics.median(times) for times in zip(*seconds[1:], strict=True)]
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the command's flags; importing this module defines none."""
+_READ_FIELDS = cli.ReadFields(('data', 'batch_size', 'seed'))
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none.
+
+  Returns:
+    The flag --config.
+  """
   flags.DEFINE_bool(
     'cache',
     False,
@@ -215,7 +223,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'Python interpreter with torch and torchvision.',
     flag_values=values,
   )
-  config_flags.DEFINE_config_file(
+  return config_flags.DEFINE_config_file(
     'config',
     os.path.join('configs', 'camvid_mnv2.py'),
     'Experiment on a folder; its `data` and `batch_size` are read.',
@@ -223,12 +231,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   )
 
 
-def main(argv: list[str]) -> None:
-  """Prints all sides and their ratios."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def _run(config_flag: flags.FlagHolder) -> None:
+  config: Any = cli.config_from_flag(config_flag, reads=_READ_FIELDS)
   with tempfile.TemporaryDirectory() as folder:
-    config = flags.FLAGS.config
     if flags.FLAGS.photographs:
       config = write_photographs(
         config, pathlib.Path(folder), flags.FLAGS.photographs
@@ -267,6 +272,11 @@ def _compare_sides(config: Any) -> None:
     print(f'{images / time_taken:8.1f} {side.name}{ratio}')
 
 
+def main(argv: list[str], config_flag: flags.FlagHolder) -> None:
+  """Prints all sides and their ratios."""
+  cli.run_command(argv, lambda: _run(config_flag))
+
+
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  _config_flag = define_flags()
+  app.run(lambda argv: main(argv, _config_flag), flags_parser=cli.parse_flags)

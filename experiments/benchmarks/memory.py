@@ -177,6 +177,17 @@ def format_table(
   )
 
 
+# The training step, without the fields that `SETTINGS` varies.
+_READ_FIELDS = cli.ReadFields(
+  (
+    *('name', 'seed', *cli.DATASET_FIELDS, 'data.mean', 'data.augment'),
+    *('model', 'loss', 'optimizer', 'schedule', 'quantization', 'batch_size'),
+    *('ema_decay', 'eval.static_size'),
+  ),
+  but=('model.dtype', 'model.remat'),
+)
+
+
 def define_flags() -> flags.FlagHolder:
   """Defines the command's flags; returns that of the config."""
   flags.DEFINE_integer('steps', 0, 'Steps to time.', lower_bound=0)
@@ -187,7 +198,7 @@ def define_flags() -> flags.FlagHolder:
 
 
 def _run(config_flag: flags.FlagHolder) -> None:
-  config = cli.config_from_flag(config_flag)
+  config = cli.config_from_flag(config_flag, reads=_READ_FIELDS)
   assert config is not None  # it has a default
   found = []
   for setting in SETTINGS:

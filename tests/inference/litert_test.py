@@ -221,7 +221,8 @@ def _relu(image=b'image', shape=(1, 8, 8, 3)):
 
 
 def test_files_that_load_and_do_not_run_are_named(tmp_path):
-  predictor = litert.TFLitePredictor(_write(tmp_path, _relu()))
+  classes = {'classes': ['a', 'b', 'c'], 'palette': [[0, 0, 0]] * 3}
+  predictor = litert.TFLitePredictor(_write(tmp_path, _relu(), **classes))
   with pytest.raises(ValueError, match=r'cannot run .*model\.tflite: .*lacks'):
     predictor(np.zeros((1, 8, 8, 3), np.uint8))
 

@@ -49,8 +49,8 @@ from deeplab.data.builders import voc
 from deeplab.data.formats import coco_annotations
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
-from deeplab.inference import file_predictor
 from deeplab.inference import load
+from deeplab.inference import model_card
 from deeplab.pretrained import resolve
 from deeplab.training import metric_writer
 from experiments.benchmarks.bad_inputs import trials
@@ -722,7 +722,7 @@ def _write_tflite_weights(path: pathlib.Path) -> None:
 
 
 def _open_card(path: pathlib.Path) -> Any:
-  return file_predictor.read_card(path / 'model.tflite'), _open_exported(path)
+  return model_card.read_card(path / 'model.tflite'), _open_exported(path)
 
 
 # Files of a run and of an export.
@@ -750,6 +750,10 @@ def _write_run_record(path: pathlib.Path) -> None:
       'config_hash': '0123456789abcdef',
       'git_revision': None,
       'versions': {'jax': '0.9.2'},
+      'device': 'cpu',
+      'devices': 1,
+      'hosts': 1,
+      'seed': 0,
       'step': 40,
       'seconds': 12.5,
       'metrics': {'miou': 0.5},
