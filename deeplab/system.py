@@ -17,6 +17,7 @@ import json
 import math
 import os
 import queue
+import shutil
 import sys
 import tempfile
 import threading
@@ -248,16 +249,58 @@ def _create_partial(folder: str, name: str) -> BinaryIO:
 def remove_leftovers(folder: str) -> None:
   """Removes temporary files whose process is dead from a folder.
 
-  Files of processes that live, on this machine or on another one, are locked
+  Those of processes that live, on this machine or on another one, are locked
   and stay.
   """
   for name in os.listdir(folder):
     if not name.startswith(_PARTIAL_PREFIX):
       continue
     path = os.path.join(folder, name)
-    with contextlib.suppress(OSError), open(path, 'rb+') as file:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      os.unlink(path)
+    with contextlib.suppress(OSError), _open_to_lock(path) as descriptor:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if os.path.isdir(path):
+        shutil.rmtree(path)
+      else:
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def _open_to_lock(path: str) -> Iterator[int]:
+  """Opens a file or a folder; closing it releases its lock."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    yield descriptor
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def partial_folder(path: str | os.PathLike) -> Iterator[str]:
+  """Yields a temporary folder beside `path`, to be renamed to it.
+
+  What is under its name at the end is removed, and so is what killed processes
+  left beside `path`: it is locked while its process lives.
+
+  Args:
+    path: the folder to write.
+
+  Raises:
+    OSError: it cannot be made.
+  """
+  parent, name = os.path.split(os.path.abspath(path))
+  with explain_write_errors(path):
+    os.makedirs(parent, exist_ok=True)
+    remove_leftovers(parent)
+    start = f'{_PARTIAL_PREFIX}{os.getpid()}-{next(_partial_numbers)}-'
+    folder = os.path.join(parent, start + name[-40:])
+    os.mkdir(folder)
+  with _open_to_lock(folder) as descriptor:
+    with contextlib.suppress(OSError):  # some file systems have no locks
+      fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    try:
+      yield folder
+    finally:
+      shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, content: str) -> None:

@@ -42,10 +42,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 KILLED = """
 import os, signal, sys
 from deeplab import system
-from tests import helpers
-with system.write_atomically(sys.argv[1]) as temporary:
-  with open(temporary, 'w') as f:
-    f.write('half')
+with (
+  system.partial_folder(sys.argv[1] + '_export') as folder,
+  system.write_atomically(sys.argv[1]) as temporary,
+):
+  for path in (os.path.join(folder, 'a'), temporary):
+    with open(path, 'w') as f:
+      f.write('half')
   os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -55,13 +58,20 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
   path.write_text('old')
   done = subprocess.run([sys.executable, '-c', KILLED, path], check=False)
   assert done.returncode == -signal.SIGKILL
-  (leftover,) = set(os.listdir(tmp_path)) - {'mask.png'}
-  assert re.fullmatch(r'\.partial-\d+-0-mask\.png', leftover)
-  # Another file of the folder is written, while a third one is.
-  with system.write_atomically(tmp_path / 'c.txt'):
+  leftovers = sorted(set(os.listdir(tmp_path)) - {'mask.png'})
+  assert [re.sub(r'\d+', 'N', name) for name in leftovers] == [
+    '.partial-N-N-mask.png_export',
+    '.partial-N-N-mask.png',
+  ]
+  # Another file of the folder is written, while others are.
+  with (
+    system.write_atomically(tmp_path / 'c.txt'),
+    system.partial_folder(tmp_path / 'd') as folder,
+  ):
     system.remove_leftovers.cache_clear()
     system.write_text(tmp_path / 'b.txt', 'b')
-    assert leftover not in os.listdir(tmp_path)
+    assert not set(leftovers) & set(os.listdir(tmp_path))
+    assert os.path.isdir(folder)
   assert sorted(os.listdir(tmp_path)) == ['b.txt', 'c.txt', 'mask.png']
   assert path.read_text() == 'old'
 
