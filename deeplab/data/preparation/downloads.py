@@ -68,7 +68,7 @@ def _is_unpacked(base: pathlib.Path, done: pathlib.Path) -> bool:
 
 
 def _check_tar_end(archive: pathlib.Path) -> None:
-  """Checks that a .tar or .tar.gz file is whole.
+  """Checks that a .tar, .tar.gz or .tgz file is whole.
 
   `tarfile` reads neither the checksum at the end of a .gz file nor the two
   blocks of zeros at the end of a .tar file, which may be cut between members.
@@ -80,7 +80,7 @@ def _check_tar_end(archive: pathlib.Path) -> None:
   end = b''
   with (
     gzip.open(archive)
-    if archive.suffix == '.gz'
+    if archive.suffix in ('.gz', '.tgz')
     else open(archive, 'rb') as file
   ):
     while block := file.read(_CHUNK_BYTES):
