@@ -281,7 +281,9 @@ class _Watch:
     if not isinstance(path, str | bytes | os.PathLike) or path == os.devnull:
       return ''
     full = os.path.abspath(os.fsdecode(path))
-    return '' if full.startswith(self._output) else 'wrote outside'
+    # A temporary file without a name is opened by the folder's.
+    inside = f'{full}{os.sep}'.startswith(self._output)
+    return '' if inside else 'wrote outside'
 
 
 def _read_status(field: str) -> int:

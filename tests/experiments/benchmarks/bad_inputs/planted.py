@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import subprocess
+import tempfile
 import time
 
 import numpy as np
@@ -83,6 +84,8 @@ def _give_away(folder):
 def _write_output(folder):
   path = os.path.join(os.environ['TMPDIR'], 'mask.png')
   pathlib.Path(path).write_text('x')
+  with tempfile.TemporaryFile() as file:
+    file.write(b'x')
 
 
 MISBEHAVIORS = {
