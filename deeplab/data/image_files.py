@@ -26,6 +26,9 @@ from deeplab.data import image_format
 # pixels of 8-bit RGB. There PIL refuses an image, too.
 MAX_IMAGE_BYTES = 2**29
 
+# The longest side: libpng, which writes the records, refuses longer ones.
+MAX_IMAGE_SIDE = 1_000_000
+
 # Rows that are converted to RGB at a time.
 _STRIP_ROWS = 256
 
@@ -120,13 +123,19 @@ def check_size(
     channel_bytes: bytes of each channel.
 
   Raises:
-    ImageFileError: the image has no pixels, or more than `MAX_IMAGE_BYTES`.
+    ImageFileError: the image has no pixels, more than `MAX_IMAGE_BYTES`, or a
+      side above `MAX_IMAGE_SIDE`.
   """
   height, width = size
   if min(height, width, channels) < 1:
     raise ImageFileError(
       f'{name}: an image of {width}x{height} pixels and {channels} channels '
       'has no pixels; replace the file, or remove both image and mask'
+    )
+  if max(height, width) > MAX_IMAGE_SIDE:
+    raise ImageFileError(
+      f'{name}: an image of {width}x{height} pixels has a side of more than '
+      f'{MAX_IMAGE_SIDE}; cut it and its mask into tiles'
     )
   total = height * width * channels * channel_bytes
   if total > MAX_IMAGE_BYTES:

@@ -314,3 +314,13 @@ def test_a_circle_of_pages_is_refused(tmp_path, pages):
     ValueError, match=r'a\.tif: damaged, or of more than 1024'
   ):
     image_files.read_array(path, spec)
+
+
+@pytest.mark.parametrize('size', [(1_000_001, 1), (1, 67_000_000)])
+def test_sides_that_no_record_can_have_fail(size):
+  """Decoding one took 8 s, and the record then ended in AttributeError."""
+  image_files.check_size('x.png', (1_000_000, 1))
+  with pytest.raises(
+    image_files.ImageFileError, match=r'x\.png: .* has a side of more than'
+  ):
+    image_files.check_size('x.png', size)

@@ -41,7 +41,7 @@ def _hang(folder):
 
 
 def _eat(folder):
-  return np.ones(40 * 2**20, np.float32).size
+  return np.ones(10 * 2**20, np.float32).size
 
 
 def _eat_much(folder):

@@ -8,7 +8,7 @@ from experiments.benchmarks.bad_inputs import kinds
 from experiments.benchmarks.bad_inputs import trials
 from tests.experiments.benchmarks.bad_inputs import planted
 
-LIMITS = trials.Limits(seconds=2.0, memory_bytes=64 * 2**20)
+LIMITS = trials.Limits(seconds=4.0, memory_bytes=32 * 2**20)
 
 
 @pytest.fixture(scope='module')
@@ -30,8 +30,8 @@ def test_misbehavior_is_counted(ends, outcome):
 def test_results_say_what_happened(ends):
   results, folder = ends
   assert results['_type_error'].line == 'TypeError: a.txt'
-  assert results['_hang'].seconds == 2.0
-  assert results['_eat'].memory_bytes == pytest.approx(160 * 2**20, rel=0.1)
+  assert results['_hang'].seconds == 4.0
+  assert results['_eat'].memory_bytes == pytest.approx(40 * 2**20, rel=0.1)
   assert results['_crash'].line.startswith('exit code -11')
   assert results['_sentence'].memory_bytes < 20 * 2**20
   kept = sorted(path.name for path in folder.iterdir())
