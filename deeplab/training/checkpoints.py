@@ -206,6 +206,8 @@ class Checkpoints:
         f'none is whole (step {max(damaged)}: {damaged[max(damaged)]}); choose '
         'another --workdir, or remove that one to train again'
       )
+    if jax.process_index() > 0:
+      return
     for step, error in sorted(damaged.items()):
       folder = self._folder(step)
       number = 1
@@ -252,12 +254,9 @@ class Checkpoints:
     """
     if self.latest_step() is None:
       return None
-    if jax.process_index() == 0:
-      found = self._read_newest()
-    parallel.first_host_first(lambda: None)  # others find it set right
-    if jax.process_index() > 0:
-      found = self._read_newest()
-    step, items = found
+    # Orbax reads on all processes together; the first one renames.
+    step, items = self._read_newest()
+    parallel.any_host(False)
     self._manager.reload()
     try:
       restored = {
