@@ -1,12 +1,12 @@
 """Serves a page in the browser to try a model on your own images.
 
-    python -m deeplab.demo --workdir=W
-    python -m deeplab.demo --workdir=W --tflite=exports/int8.tflite
+    python -m deeplab.demo --weights=runs/mine
+    python -m deeplab.demo --weights=runs/mine --weights=exports/int8.tflite
 
 Upload an image or take one with the webcam. The page shows the class colors
-over it, the latency, and a legend. With --workdir and --tflite it shows
-checkpoint and exported file side by side, and the share of pixels on which they
-agree.
+over it, the latency, and a legend. Two models, such as a run and the file that
+was exported from it, are shown side by side, with the share of pixels on which
+they agree.
 
 Only this machine can open the page; --host=0.0.0.0 opens it to the network.
 Visitors take turns: one picture is segmented at a time, --max_waiting others
@@ -87,34 +87,36 @@ class TimedPrediction:
   milliseconds: float
 
 
-def load_segmenters(workdir: str | None, tflite: str | None) -> dict[str, Any]:
+def load_segmenters(weights: Sequence[str]) -> dict[str, Any]:
   """Loads the models to compare.
 
   Args:
-    workdir: work directory of a run, for its best checkpoint; or None.
-    tflite: an exported file; or None.
+    weights: one or two models, each anything that `predict.load_segmenter`
+      takes.
 
   Returns:
     A `predict.Segmenter` by name, for each that is given.
 
   Raises:
-    ValueError: neither is given, their classes differ, or a model does not take
-      8-bit RGB images.
-    FileNotFoundError: `workdir` holds no run or no checkpoint.
+    ValueError: none or too many are given, their classes differ, or a model
+      does not take 8-bit RGB images.
+    OSError: a model cannot be read.
   """
-  segmenters = {}
-  if workdir:
-    segmenters['checkpoint'] = predict.from_workdir(
-      workdir, max_pixels=WHOLE_PIXELS
+  if not 1 <= len(weights) <= 2:
+    raise ValueError(
+      '--weights is required, once, or twice to compare two models; see --help'
     )
-  if tflite:
-    segmenters[os.path.basename(tflite)] = predict.from_tflite(tflite)
-  if not segmenters:
-    raise ValueError('--workdir or --tflite is required; see --help')
+  segmenters = {}
+  for name in weights:
+    segmenter = predict.load_segmenter(name, max_pixels=WHOLE_PIXELS)
+    label = os.path.basename(os.path.normpath(name))
+    if segmenter.trained is not None and os.path.isdir(name):
+      label = f'checkpoint {label}'
+    segmenters[name if label in segmenters else label] = segmenter
   if len({s.class_names for s in segmenters.values()}) > 1:
     raise ValueError(
-      f'{tflite} has other classes than the run in {workdir}: give a file '
-      'that was exported from this run'
+      f'{weights[1]} has other classes than {weights[0]}: compare models of '
+      'the same classes'
     )
   for name, segmenter in segmenters.items():
     if segmenter.image_spec != image_format.RGB:
@@ -407,16 +409,12 @@ def build_page(segmenters: dict[str, predict.Segmenter], limits: Limits) -> Any:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'Work directory of a run; its best checkpoint predicts.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'tflite',
-    None,
-    'Exported file, .tflite or .onnx, to show alone or beside the checkpoint.',
+  flags.DEFINE_multi_string(
+    'weights',
+    [],
+    'Model to show: the work directory of a run, an exported file, a published '
+    'name, or whatever python -m deeplab.predict takes. Given twice, the page '
+    'compares two models.',
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -458,7 +456,7 @@ def _run(values: flags.FlagValues) -> None:
     int(values.max_megapixels * 1e6),
     values.max_waiting,
   )
-  segmenters = load_segmenters(values.workdir, values.tflite)
+  segmenters = load_segmenters(values.weights)
   build_page(segmenters, limits).launch(
     server_name=values.host,
     server_port=values.port,

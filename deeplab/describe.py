@@ -47,7 +47,9 @@ def list_choices() -> str:
   lines += ['', 'Trained weights (--config.init_from, or a file or a run):']
   for name, weights in sorted(published_weights.PUBLISHED_WEIGHTS.items()):
     head = f' with {weights.head}' if weights.head else ''
-    lines.append(f'  {name:<42} {weights.encoder}{head}')
+    network = weights.page or f'{weights.encoder}{head}'
+    score = f', mIoU {weights.score}' if weights.score else ''
+    lines.append(f'  {name:<60} {network}{score}')
   lines += ['', 'Data sets (--config.data.name):']
   for name in sorted(datasets.BUILDERS):
     description = 'your own images and masks'

@@ -379,12 +379,44 @@ def evaluate_workdir(
     ValueError: the file has other classes or was exported from another step,
       or `evaluate_predictor` raises.
   """
-  loaded = workdir_lib.load_trained_model(workdir, which)
+  return evaluate_model(
+    workdir_lib.load_trained_model(workdir, which),
+    workdir,
+    tflite=tflite,
+    config=config,
+    overrides=overrides,
+  )
+
+
+def evaluate_model(
+  loaded: workdir_lib.TrainedModel,
+  workdir: str,
+  *,
+  tflite: str | None = None,
+  config: ConfigDict | None = None,
+  overrides: Collection[str] = (),
+) -> dict[str, Result]:
+  """Evaluates a model, or an exported file and the model.
+
+  Args:
+    loaded: the model, of a run or of a file of weights.
+    workdir: folder W, to whose `eval` results are written; that of the run.
+    tflite: as for `evaluate_workdir`.
+    config: a config whose `eval` and `data` replace those of the model.
+    overrides: as for `evaluate_workdir`.
+
+  Returns:
+    Results by the name of their folder.
+
+  Raises:
+    ValueError: the file has other classes or was exported from another step,
+      or `evaluate_predictor` raises.
+  """
   dataset, merged, suffix = loaded.dataset, loaded.config, ''
   if config is not None:
     merged = _override_eval_and_data(loaded.config, config, overrides)
     suffix = _protocol_suffix(merged, loaded.config)
-    dataset = _dataset_of_same_classes(merged, loaded, workdir)
+    dataset = _dataset_of_same_classes(merged, loaded)
   protocol = merged.eval
   if tflite is None:
     contenders: dict[str, predictors.Predictor] = {
@@ -560,15 +592,19 @@ def _override_eval_and_data(
 
 
 def _dataset_of_same_classes(
-  config: ConfigDict, loaded: workdir_lib.TrainedModel, workdir: str
+  config: ConfigDict, loaded: workdir_lib.TrainedModel
 ) -> datasets.Dataset:
-  """Returns the data set of a config; ValueError if a run cannot predict it."""
+  """Returns the data set of a config.
+
+  Raises:
+    ValueError: it has another number of classes than the model.
+  """
   dataset = datasets.Dataset(config.data)
   trained, given = loaded.dataset.info.num_classes, dataset.info.num_classes
   if given != trained:
     raise ValueError(
-      f'the run in {workdir} has {trained} classes and the data of --config '
-      f"has {given}; leave --config out for the run's own data"
+      f'the model has {trained} classes and the data of --config has {given}; '
+      'leave --config out for its own data'
     )
   return dataset
 

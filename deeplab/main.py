@@ -16,6 +16,11 @@ settings (or with those of another config, given by --config):
     python -m deeplab.main --mode=evaluate --workdir=W
     python -m deeplab.main --mode=evaluate --workdir=W --tflite=F.tflite
 
+or a published network, or any file of weights, on the data set of a config:
+
+    python -m deeplab.main --mode=evaluate --weights=mmseg:NAME --config=PAGE \\
+        --config.data.root=ROOT
+
 On several machines the same command runs on each. Tasks of SLURM and hosts of a
 TPU pod find each other; elsewhere, give the address of process 0:
 
@@ -30,6 +35,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
+from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from deeplab import cli
@@ -39,6 +45,7 @@ from deeplab import parallel
 from deeplab import train
 from deeplab import workdir as workdir_lib
 from deeplab.data import datasets
+from deeplab.pretrained import identify
 
 # The weights fix channels, depth and normalization of the images.
 _READ_IN_EVALUATION = cli.ReadFields(
@@ -48,6 +55,11 @@ _READ_IN_EVALUATION = cli.ReadFields(
     *('data.pool', 'data.pool_share', 'data.pool_seed', 'eval'),
   ),
   but=('eval.every_epochs',),
+)
+# A config may also describe the network of a file of weights.
+_READ_WITH_WEIGHTS = cli.ReadFields(
+  (*_READ_IN_EVALUATION.paths, 'data.mean', 'data.std', 'data.depth', 'model'),
+  but=_READ_IN_EVALUATION.but,
 )
 
 
@@ -75,6 +87,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
     None,
     'With --mode=evaluate: exported file, .tflite or .onnx, to evaluate beside '
     'the checkpoint.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'weights',
+    None,
+    'With --mode=evaluate: any trained model in place of a run, as '
+    'python -m deeplab.predict takes them. --config then gives the data set, '
+    'and the network where the weights do not tell; results go to --workdir.',
     flag_values=values,
   )
   flags.DEFINE_enum(
@@ -123,28 +143,54 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
   )
 
 
+def _evaluate(
+  values: flags.FlagValues,
+  config: ConfigDict | None,
+  overrides: frozenset[str],
+) -> None:
+  """Evaluates the run of --workdir, or the model of --weights."""
+  if not values.weights:
+    if not values.workdir:
+      raise ValueError(
+        '--mode=evaluate needs --workdir, the run to evaluate, or --weights'
+      )
+    evaluate.evaluate_workdir(
+      values.workdir,
+      tflite=values.tflite,
+      which=values.checkpoint,
+      config=config,
+      overrides=overrides,
+    )
+    return
+  if values.tflite:
+    raise ValueError('--tflite is compared with a run: give --workdir')
+  model = identify.load_model_for_data(
+    values.weights, values.checkpoint, config
+  )
+  workdir = values.workdir or workdir_lib.new_workdir(model.config)
+  evaluate.evaluate_model(model, workdir, config=config, overrides=overrides)
+  logging.info('Results: %s', workdir)
+
+
 def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
   reads = None  # all, also in a dry run of the same command line
   if values.list:
     reads = cli.ReadFields(())
   elif values.mode == 'evaluate':
-    reads = _READ_IN_EVALUATION
+    reads = _READ_WITH_WEIGHTS if values.weights else _READ_IN_EVALUATION
   config = cli.config_from_flag(config_flag, values, reads)
   if values.list:
     print(describe.list_choices())
     return
   parallel.start(values.coordinator, values.processes, values.process)
   if values.mode == 'evaluate':
-    if not values.workdir:
-      raise ValueError('--mode=evaluate needs --workdir, the run to evaluate')
-    evaluate.evaluate_workdir(
-      values.workdir,
-      tflite=values.tflite,
-      which=values.checkpoint,
-      config=config,
-      overrides=cli.overridden_fields(config_flag, values),
-    )
+    _evaluate(values, config, cli.overridden_fields(config_flag, values))
     return
+  if values.weights:
+    raise ValueError(
+      f'--weights={values.weights} is evaluated by --mode=evaluate; training '
+      f'starts from it by --config.init_from={values.weights}'
+    )
   if config is None:
     raise ValueError(
       '--config is missing; --list prints all of them, for example '

@@ -1,11 +1,17 @@
 """Segments images with a trained model.
 
-    python -m deeplab.predict --workdir=W --images=FILE_OR_FOLDER --output=DIR
+    python -m deeplab.predict --weights=W --images=FILE_OR_FOLDER --output=DIR
 
-W is the work directory of a run; its best checkpoint is used, or the latest one
-if none was evaluated. With --tflite=F an exported file (.tflite or .onnx) is
-used instead, and --workdir is not needed: the model card beside F has the
-classes.
+W is any trained model:
+
+    runs/mine                          a run: its best checkpoint, or the latest
+                                       one if none was evaluated
+    exports/mine/int8.tflite           an exported file, .tflite or .onnx, with
+                                       its model card beside it
+    torchvision:deeplabv3_resnet50     published weights, by name
+    checkpoint.pth                     a file of weights of another framework,
+                                       or a .tflite file without a card
+    models/mine, hf:USER/MODEL         a saved model
 
 For each image, at its own size, DIR then holds
 
@@ -24,8 +30,8 @@ replaced; other files are not, unless --overwrite says so, and images never.
 
 In Python:
 
-    from deeplab import predict
-    mask = predict.from_workdir('W').predict('photo.jpg')  # uint8 [H, W]
+    import deeplab
+    mask = deeplab.load('W').predict('photo.jpg')  # uint8 [H, W]
 """
 
 import collections
@@ -38,6 +44,8 @@ import pathlib
 from absl import app
 from absl import flags
 from absl import logging
+from ml_collections import ConfigDict
+from ml_collections import config_flags
 import numpy as np
 from PIL import ImageOps
 
@@ -52,11 +60,18 @@ from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
 from deeplab.inference import load
+from deeplab.inference import model_card
 from deeplab.inference import predictors
 from deeplab.inference import views
+from deeplab.pretrained import identify
 
 _SHEET = 'contact_sheet.png'
 _RESULTS = ('masks/', 'overlays/', _SHEET)
+# A config describes the network, classes and protocol of a file of weights.
+_READ_FIELDS = cli.ReadFields(
+  (*cli.DATASET_FIELDS, 'data.mean', 'data.std', 'data.depth', 'model', 'eval'),
+  but=('eval.every_epochs',),
+)
 # Limits of the contact sheet. Of more images, evenly spaced ones are shown.
 _SHEET_IMAGES = 48
 _CELL_SIZE = (360, 480)  # (H, W) of an image beside its overlay
@@ -101,12 +116,16 @@ class Segmenter:
     palette: one RGB color per class id.
     image_spec: channels and depth of the images.
     segment: maps a list of images [H, W, C] to class ids, uint8 [H, W] each.
+    score: maps a list of images to probabilities, float32 [H, W, K] each.
+    trained: the network and its weights; None for an exported file.
   """
 
   class_names: tuple[str, ...]
   palette: tuple[tuple[int, ...], ...]
   image_spec: image_format.ImageSpec
   segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+  score: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+  trained: workdir_lib.TrainedModel | None = None
 
   def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
     """Segments one image; several threads may call it, each with its own.
@@ -122,6 +141,25 @@ class Segmenter:
       ValueError: the file cannot be read, or the array has another type, depth
         or number of channels.
     """
+    return self.segment([self._read(image)])[0]
+
+  def probabilities(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """Computes the class probabilities of one image.
+
+    Args:
+      image: as for `predict`.
+
+    Returns:
+      float32 [H, W, K].
+
+    Raises:
+      ValueError: as `predict` does, or the model is a file that returns class
+        ids only.
+    """
+    return self.score([self._read(image)])[0]
+
+  def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """Returns an image [H, W, C] of the type that the model takes."""
     if not isinstance(image, np.ndarray):
       image = read_image(image, self.image_spec)
     channels, dtype = self.image_spec.channels, self.image_spec.dtype
@@ -130,30 +168,55 @@ class Segmenter:
         f'an image is {dtype} [H, W, {channels}], not {image.dtype} '
         f'{list(image.shape)}'
       )
-    return self.segment([image])[0]
+    return image
 
 
-def from_workdir(
-  workdir: str | os.PathLike,
-  which: str = 'best',
+def load_segmenter(
+  weights: str | os.PathLike,
+  checkpoint: str = 'best',
+  config: ConfigDict | None = None,
   max_pixels: int | None = None,
 ) -> Segmenter:
-  """Loads the model of a run, with the evaluation protocol of its config.
+  """Loads a model, wherever it comes from.
 
   Args:
-    workdir: work directory of the run.
-    which: 'best' checkpoint (the latest if none was evaluated) or 'latest'.
+    weights: a published name ('torchvision:deeplabv3_resnet50'), a file of
+      weights, the work directory of a run, the folder of a saved model,
+      'hf:USER/MODEL', or a .tflite or .onnx file that was exported here, with
+      its model card beside it.
+    checkpoint: 'best' (the latest if none was evaluated) or 'latest', of a run.
+    config: the experiment that a file of weights belongs to, where its tensors
+      do not tell.
     max_pixels: images with more are computed by `views.segment_large_image`, in
       one view and in windows, so that memory is bounded; None for no limit.
 
   Raises:
-    FileNotFoundError: `workdir` holds no run or no checkpoint.
+    ValueError: there is no such model, it is damaged, has no segmentation head,
+      or fits several networks.
+    OSError: the weights cannot be read or downloaded, or a run has no
+      checkpoint.
   """
-  loaded = workdir_lib.load_trained_model(os.fspath(workdir), which)
-  predictor = evaluate.checkpoint_predictor(
-    loaded, loaded.config.eval.output_stride
-  )
-  protocol = loaded.config.eval
+  weights = os.fspath(weights)
+  if (
+    weights.endswith(tuple(load.PREDICTOR_CLASSES))
+    and model_card.card_path(weights).is_file()
+  ):
+    return from_tflite(weights)
+  trained = identify.load_model(weights, checkpoint, config)
+  return from_trained_model(trained, max_pixels)
+
+
+def from_trained_model(
+  trained: workdir_lib.TrainedModel, max_pixels: int | None = None
+) -> Segmenter:
+  """Returns a segmenter that follows the evaluation protocol of a model.
+
+  Args:
+    trained: the network, its weights and its config.
+    max_pixels: as for `load_segmenter`.
+  """
+  protocol, info = trained.config.eval, trained.dataset.info
+  predictor = evaluate.checkpoint_predictor(trained, protocol.output_stride)
 
   def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     if max_pixels is None:
@@ -166,10 +229,12 @@ def from_workdir(
     ]
 
   return Segmenter(
-    tuple(loaded.dataset.info.class_names),
-    tuple(loaded.dataset.info.palette),
-    loaded.dataset.spec,
+    tuple(info.class_names),
+    tuple(info.palette),
+    trained.dataset.spec,
     segment,
+    lambda images: views.predict_probabilities(predictor, images, protocol),
+    trained,
   )
 
 
@@ -191,11 +256,23 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
     *file.input_size,
   )
 
+  def score(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    outputs = [predictor(image[None])[0] for image in images]
+    if predictor.output == 'argmax':
+      raise ValueError(
+        f'{path} returns class ids and no probabilities: export it with '
+        '--output_kind=logits'
+      )
+    if predictor.output == 'softmax':
+      return outputs
+    return [predictors.softmax(x) for x in outputs]
+
   return Segmenter(
     tuple(file.card['classes']),
     tuple(tuple(color) for color in file.card['palette']),
     file.image_spec,
     lambda images: [predictor.segment(image) for image in images],
+    score,
   )
 
 
@@ -373,12 +450,18 @@ def _make_contact_sheet(
   )
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the command's flags; importing this module defines none."""
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none.
+
+  Returns:
+    The flag --config.
+  """
   flags.DEFINE_string(
-    'workdir',
+    'weights',
     None,
-    'Work directory of a run; its best checkpoint predicts.',
+    'Model that predicts: the work directory of a run, the folder of a saved '
+    'model, a published name (python -m deeplab.main --list), a file of '
+    'weights, an exported .tflite or .onnx file, or hf:USER/MODEL.',
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -393,13 +476,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'Folder that masks, overlays and the contact sheet are written to.',
     flag_values=values,
   )
-  flags.DEFINE_string(
-    'tflite',
-    None,
-    'Exported file, .tflite or .onnx, that predicts instead of a checkpoint. '
-    'Its model card must be beside it.',
-    flag_values=values,
-  )
   flags.DEFINE_float(
     'opacity',
     0.5,
@@ -407,17 +483,22 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   cli.define_overwrite_flag(values)
+  return config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config page of a file of weights, where its tensors do not tell the '
+    'network; the error then lists the pages that fit.',
+    flag_values=values,
+  )
 
 
-def _run(values: flags.FlagValues) -> None:
-  if not values.images or not values.output:
-    raise ValueError('--images and --output are required; see --help')
-  if values.tflite:
-    segmenter = from_tflite(values.tflite)
-  elif values.workdir:
-    segmenter = from_workdir(values.workdir)
-  else:
-    raise ValueError('--workdir or --tflite is required; see --help')
+def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
+  if not values.weights or not values.images or not values.output:
+    raise ValueError(
+      '--weights, --images and --output are required; see --help'
+    )
+  config = cli.config_from_flag(config_flag, values, _READ_FIELDS)
+  segmenter = load_segmenter(values.weights, config=config)
   failures = predict_files(
     segmenter,
     values.images,
@@ -433,11 +514,15 @@ def _run(values: flags.FlagValues) -> None:
     raise SystemExit('\n'.join([*lines, summary]))
 
 
-def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
+def main(
+  argv: Sequence[str],
+  config_flag: flags.FlagHolder,
+  values: flags.FlagValues = flags.FLAGS,
+) -> None:
   """Runs the command; the exit status is 1 if an image failed."""
-  cli.run_command(argv, lambda: _run(values))
+  cli.run_command(argv, lambda: _run(values, config_flag))
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main, flags_parser=cli.parse_flags)
+  _config_flag = define_flags()
+  app.run(lambda argv: main(argv, _config_flag), flags_parser=cli.parse_flags)

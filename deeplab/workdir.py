@@ -125,21 +125,21 @@ _REMOVED_FIELDS: dict[str, Any] = {'model.resize_steps': 1}
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-  """A trained model, read from a work directory.
+  """A trained model, of a work directory or a file of weights.
 
   Attributes:
     config: the run's config, locked.
     dataset: the run's data set.
     variables: {'params', 'batch_stats'} of NumPy arrays, and 'quant_stats'
       where the run simulated int8.
-    step: number of steps taken.
+    step: number of steps taken; None for weights from elsewhere.
     miou: mIoU of the checkpoint's evaluation in training, NaN without one.
   """
 
   config: ConfigDict
   dataset: datasets.Dataset
   variables: PyTree
-  step: int
+  step: int | None
   miou: float
 
 
@@ -376,8 +376,7 @@ def write_or_check_config(
       )
   if not write:
     return
-  content = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-  system.write_text(config_path(workdir), content + '\n')
+  system.write_text(config_path(workdir), config_text(config))
   logging.info('All fields of the config: %s', config_path(workdir))
 
 
@@ -396,6 +395,11 @@ def _warn_of_changed_config(workdir: str, config: ConfigDict) -> None:
       'the run',
       config_path(workdir),
     )
+
+
+def config_text(config: ConfigDict) -> str:
+  """Returns the content of config.json."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
 def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:

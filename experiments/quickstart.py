@@ -78,7 +78,7 @@ def _run() -> None:
   _write_images(images, 12, flags.FLAGS.overwrite)
   _run_command(
     'deeplab.predict',
-    f'--workdir={workdir}',
+    f'--weights={workdir}',
     f'--images={images}',
     f'--output={masks}',
     overwrite,

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 import csv
 import fnmatch
 import glob
-import importlib
 import json
 import os
 from typing import Any
@@ -33,6 +32,7 @@ from ml_collections import ConfigDict
 import tqdm
 
 from deeplab import cli
+from deeplab import config_pages
 from deeplab import json_files
 from deeplab import output_files
 from deeplab import system
@@ -100,9 +100,7 @@ def read_rows(pattern: str = '*') -> list[Row]:
 
 def load_config(row: Row) -> ConfigDict:
   """Returns the config of a row."""
-  path, _, variant = row.config.partition(':')
-  module = path.removesuffix('.py').replace('/', '.')
-  return importlib.import_module(module).get_config(variant)
+  return config_pages.load_page(row.config)
 
 
 def num_classes(config: ConfigDict) -> int:

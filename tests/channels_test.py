@@ -89,7 +89,7 @@ def test_training_uses_the_fourth_channel(run):
 
 def test_prediction_reads_tiff_files(run, tmp_path):
   folder, _ = run
-  segmenter = predict.from_workdir(str(folder / 'run'), 'latest')
+  segmenter = predict.load_segmenter(str(folder / 'run'), 'latest')
   assert segmenter.image_spec == image_format.ImageSpec(4, 16)
   images = folder / 'raw/val/images'
   assert predict.predict_files(segmenter, images, tmp_path, 0.5) == []
@@ -145,7 +145,7 @@ def test_exported_files_are_evaluated_and_predict(run):
   miou = results['int8'].metrics['miou']
   assert miou == json.loads(file.with_suffix('.json').read_text())['miou']
   image = folder / 'raw/val/images/0.tif'
-  ours = predict.from_workdir(str(folder / 'run'), 'latest').predict(image)
+  ours = predict.load_segmenter(str(folder / 'run'), 'latest').predict(image)
   theirs = predict.from_tflite(folder / 'export/float32.tflite').predict(image)
   assert np.mean(ours == theirs) > 0.999
   assert os.listdir(folder / 'run/eval/int8')

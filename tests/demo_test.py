@@ -37,7 +37,9 @@ LIMITS = demo.Limits(upload_bytes=100_000, pixels=20_000, waiting=3)
 def _segmenter(
   segment, names=evaluate_test.INFO.class_names, pixels=image_format.RGB
 ):
-  return predict.Segmenter(names, evaluate_test.INFO.palette, pixels, segment)
+  return predict.Segmenter(
+    names, evaluate_test.INFO.palette, pixels, segment, segment
+  )
 
 
 def _brightest(images):
@@ -80,25 +82,30 @@ def test_predictions_and_summary():
 
 
 def test_bad_models_are_one_error(monkeypatch):
-  with pytest.raises(ValueError, match='--workdir or --tflite is required'):
-    demo.load_segmenters(None, None)
+  for weights in ([], ['a', 'b', 'c']):
+    with pytest.raises(ValueError, match='--weights is required, once, or'):
+      demo.load_segmenters(weights)
   others = ('a', 'b', 'c', 'd')
+  models = {
+    'runs/mine': _segmenter(_first),
+    'x/f.tflite': _segmenter(_first),
+    'x/g.tflite': _segmenter(_first, others),
+    'y/f.tflite': _segmenter(_first),
+    'wide': _segmenter(_first, pixels=image_format.ImageSpec(4, 16)),
+  }
   monkeypatch.setattr(
-    predict, 'from_workdir', lambda _, max_pixels: _segmenter(_first)
+    predict, 'load_segmenter', lambda name, max_pixels: models[name]
   )
-  monkeypatch.setattr(
-    predict, 'from_tflite', lambda _: _segmenter(_first, others)
-  )
-  with pytest.raises(ValueError, match=r'x/f\.tflite has other classes than'):
-    demo.load_segmenters('run', 'x/f.tflite')
-  assert list(demo.load_segmenters('run', None)) == ['checkpoint']
-  assert list(demo.load_segmenters(None, 'x/f.tflite')) == ['f.tflite']
-  wide = _segmenter(_first, pixels=image_format.ImageSpec(4, 16))
-  monkeypatch.setattr(predict, 'from_workdir', lambda _, max_pixels: wide)
+  with pytest.raises(ValueError, match=r'x/g\.tflite has other classes than'):
+    demo.load_segmenters(['runs/mine', 'x/g.tflite'])
+  assert list(demo.load_segmenters(['runs/mine'])) == ['mine']
+  assert list(demo.load_segmenters(['x/f.tflite'])) == ['f.tflite']
+  both = demo.load_segmenters(['x/f.tflite', 'y/f.tflite'])
+  assert list(both) == ['f.tflite', 'y/f.tflite']
   with pytest.raises(
     ValueError, match=r'takes images of 4 channels in 0\.\.65'
   ):
-    demo.load_segmenters('run', None)
+    demo.load_segmenters(['wide'])
 
 
 def test_without_gradio_the_error_names_the_remedy(monkeypatch):
@@ -122,7 +129,7 @@ def test_only_this_machine_may_open_the_page(monkeypatch):
   for more in ([], ['--host=0.0.0.0', '--max_megapixels=2.5']):
     values = flags.FlagValues()
     demo.define_flags(values)
-    values(['', '--workdir=W', *more])
+    values(['', '--weights=W', *more])
     demo._run(values)
   assert [x['server_name'] for x in launches] == ['127.0.0.1', '0.0.0.0']
   assert [x['share'] for x in launches] == [False, False]
@@ -510,14 +517,14 @@ def test_an_uploaded_image_is_segmented(browser, smoke_run, tmp_path):
   image = noise.repeat(16, 0).repeat(16, 1)
   visualize.save_image(image, tmp_path / 'picture.png')
   models = [
-    predict.from_workdir(smoke_run.workdir),
+    predict.load_segmenter(smoke_run.workdir),
     predict.from_tflite(file),
   ]
   ids = [model.predict(image) for model in models]
   assert len(np.unique(ids[0])) > 1
 
   process, address = _serve(
-    f'--workdir={smoke_run.workdir}', f'--tflite={file}'
+    f'--weights={smoke_run.workdir}', f'--weights={file}'
   )
   try:
     called = []
@@ -532,7 +539,7 @@ def test_an_uploaded_image_is_segmented(browser, smoke_run, tmp_path):
       )
     summary = browser.inner_text('#summary')
     share = 100 * np.mean(ids[0] == ids[1])
-    assert summary.startswith('checkpoint: ') and 'int8.tflite: ' in summary
+    assert summary.startswith('checkpoint run: ') and 'int8.tflite: ' in summary
     assert summary.endswith(f'same class on {share:.1f}% of the pixels')
     np.testing.assert_array_equal(
       _shown(browser, 'legend'),

@@ -51,7 +51,7 @@ def test_a_misspelt_key_is_one_sentence():
     (
       '--model=x',
       'Error: there is no flag --model; the flags of this command are '
-      '--images, --opacity, --output, --tflite, --workdir (--help says more)',
+      '--config, --images, --opacity, --output, --weights (--help says more)',
     ),
     (
       '--opacity=much',
@@ -225,3 +225,26 @@ def test_errors_become_one_line():
 
   with pytest.raises(SystemExit, match=r'^Error: learning_rate=-1 is neg'):
     cli.run_command(['main'], fail)
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'weights': 'a.pth'}, 'is evaluated by --mode=evaluate; training starts'),
+    ({'mode': 'evaluate'}, 'needs --workdir, the run to evaluate, or --weight'),
+    (
+      {'mode': 'evaluate', 'weights': 'a.pth', 'tflite': 'b.tflite'},
+      'is compared with a run: give --workdir',
+    ),
+    (
+      {'mode': 'evaluate', 'weights': 'none.pth'},
+      "--weights='none.pth' is neither a file or folder nor a name",
+    ),
+  ],
+)
+def test_weights_are_evaluated(given, message):
+  config_flag, values = _parse()
+  for name, value in given.items():
+    setattr(values, name, value)
+  with pytest.raises(SystemExit, match=message):
+    main.main(['main'], config_flag, values)

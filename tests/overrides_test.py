@@ -10,6 +10,7 @@ import pytest
 from configs import common
 from deeplab import cli
 from deeplab import main
+from deeplab import predict
 from deeplab.data import datasets
 from deeplab.doctor import __main__ as doctor
 from deeplab.doctor import diagnosis
@@ -50,6 +51,26 @@ COMMANDS = {
     {
       *('data.root', 'data.eval_split', 'data.fallback', 'eval.mode'),
       'eval.static_size',
+    },
+  ),
+  'deeplab.main --mode=evaluate --weights': (
+    run_main,
+    main,
+    ('--mode=evaluate', '--weights=a.pth'),
+    {
+      *('data.root', 'data.eval_split', 'data.fallback', 'data.mean'),
+      *('eval.mode', 'eval.static_size', 'model.output_stride', 'model.dtype'),
+      *('model.depthwise', 'model.encoder.alpha', 'model.head.rates'),
+    },
+  ),
+  'deeplab.predict': (
+    lambda values, flag: predict._run(values, flag),
+    predict,
+    ('--weights=a.pth', '--images=b.jpg', '--output=c'),
+    {
+      *('data.root', 'data.mean', 'eval.mode', 'eval.static_size'),
+      *('model.output_stride', 'model.dtype', 'model.depthwise'),
+      *('model.encoder.alpha', 'model.head.rates'),
     },
   ),
   'deeplab.doctor': (

@@ -23,7 +23,7 @@ if os.fork():
   sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 for use in (
   lambda: predictor(np.float32(3), images),
-  lambda: predict.from_workdir('runs/a'),
+  lambda: predict.load_segmenter('runs/a'),
 ):
   try:
     use()

@@ -29,6 +29,7 @@ def segmenter():
     PALETTE,
     image_format.RGB,
     lambda images: [x.argmax(-1).astype(np.uint8) for x in images],
+    lambda images: [x.astype(np.float32) / 255 for x in images],
   )
 
 
@@ -81,16 +82,15 @@ def test_images_above_a_limit_are_computed_in_windows(monkeypatch):
       info=evaluate_test.INFO, spec=image_format.RGB
     ),
   )
-  monkeypatch.setattr(workdir_lib, 'load_trained_model', lambda *_: loaded)
   monkeypatch.setattr(evaluate, 'checkpoint_predictor', lambda *_: fake)
-  segmenter = predict.from_workdir('W', max_pixels=600)
+  segmenter = predict.from_trained_model(loaded, max_pixels=600)
   for size in ((24, 25), (24, 32)):
     image = blocks((24, 32))[: size[0], : size[1]]
     np.testing.assert_array_equal(segmenter.predict(image), image.argmax(-1))
   # The first one is padded to 24x32, the other has four windows of 16x16.
   assert fake.shapes == [(1, 24, 32, 3), (3, 16, 16, 3), (3, 16, 16, 3)]
   fake.shapes.clear()
-  predict.from_workdir('W').predict(image)
+  predict.from_trained_model(loaded).predict(image)
   assert fake.shapes == [(1, 24, 32, 3)]
 
 
@@ -260,6 +260,7 @@ def test_images_of_other_channels(tmp_path):
     PALETTE,
     grey,
     lambda images: [(x[..., 0] > 9).astype(np.uint8) for x in images],
+    lambda images: [],
   )
   assert predict.predict_files(segmenter, tmp_path, tmp_path / 'out', 0.5) == []
   for name in 'ab':
@@ -288,7 +289,7 @@ def test_nothing_to_segment(tmp_path, segmenter):
     segmenter.predict(tmp_path / 'none.png')
 
 
-def test_from_workdir_follows_the_evaluation_protocol(monkeypatch, tmp_path):
+def test_a_run_is_predicted_by_its_evaluation_protocol(monkeypatch, tmp_path):
   config = views_test.ConfigDict(
     {'eval': views_test.eval_config(), 'data': {'mean': (0.0,) * 3}}
   )
@@ -306,22 +307,22 @@ def test_from_workdir_follows_the_evaluation_protocol(monkeypatch, tmp_path):
   )
   image = blocks((21 * 8, 40))[:163]
   Image.fromarray(image).save(tmp_path / 'a.png')
-  mask = predict.from_workdir('w').predict(tmp_path / 'a.png')
+  mask = predict.load_segmenter(tmp_path).predict(tmp_path / 'a.png')
   assert mask.dtype == np.uint8
   np.testing.assert_array_equal(mask, image.argmax(-1))
 
 
 def _flags(**values):
   result = flags.FlagValues()
-  predict.define_flags(result)
+  config_flag = predict.define_flags(result)
   result.mark_as_parsed()
   for name, value in values.items():
     setattr(result, name, str(value))
   result.opacity = 0.5
-  return result
+  return config_flag, result
 
 
-def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
+def test_an_exported_file_needs_no_run(monkeypatch, tmp_path, capsys):
   class File(views_test.FakePredictor):
     card = {'classes': ['a', 'b', 'c'], 'palette': PALETTE[:3]}  # noqa: RUF012
     image_spec = image_format.RGB
@@ -334,10 +335,13 @@ def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
   image = np.zeros((32, 48, 3), np.uint8)
   image[:, :24, 1] = image[:, 24:, 2] = 200
   Image.fromarray(image).save(tmp_path / 'a.png')
+  (tmp_path / 'f.json').write_text('{}')  # a card: the file is one of ours
   values = _flags(
-    tflite='f.tflite', images=tmp_path / 'a.png', output=tmp_path / 'out'
+    weights=tmp_path / 'f.tflite',
+    images=tmp_path / 'a.png',
+    output=tmp_path / 'out',
   )
-  predict.main(['predict'], values)
+  predict.main(['predict'], *values)
   assert str(tmp_path / 'out') in capsys.readouterr().out
   with Image.open(tmp_path / 'out' / 'masks' / 'a.png') as mask:
     np.testing.assert_array_equal(np.asarray(mask), image.argmax(-1))
@@ -345,7 +349,7 @@ def test_from_tflite_needs_no_workdir(monkeypatch, tmp_path, capsys):
 
 def _error(values):
   with pytest.raises(SystemExit) as stopped:
-    predict.main(['predict'], values)
+    predict.main(['predict'], *values)
   assert str(stopped.value).startswith('Error: ')
   return str(stopped.value)  # a message as its code is exit status 1
 
@@ -353,12 +357,14 @@ def _error(values):
 def test_errors_are_one_line_and_status_1(tmp_path, monkeypatch, segmenter):
   assert '--images and --output are required' in _error(_flags())
   values = _flags(images=tmp_path, output=tmp_path / 'out')
-  assert '--workdir or --tflite' in _error(values)
-  values = _flags(images=tmp_path, output=tmp_path / 'out', workdir=tmp_path)
+  assert '--weights, --images and' in _error(values)
+  values = _flags(images=tmp_path, output=tmp_path / 'out', weights=tmp_path)
   assert str(tmp_path) in _error(values)
 
   (tmp_path / 'bad.png').write_text('hello')
-  monkeypatch.setattr(predict, 'from_workdir', lambda workdir: segmenter)
+  monkeypatch.setattr(
+    predict, 'load_segmenter', lambda weights, config: segmenter
+  )
   Image.fromarray(blocks((64, 64))).save(tmp_path / 'good.png')
   (tmp_path / 'worse.npy').touch()
   first, second, last = _error(values).split('\n')
@@ -377,9 +383,10 @@ def test_help_shows_usage_and_flags():
     check=False,
   ).stdout
   for words in (
-    '--workdir=W',
+    '--weights=W',
     'contact_sheet.png',
-    'from_workdir',
+    'deeplab.load',
+    'torchvision:deeplabv3_resnet50',
     '--opacity',
   ):
     assert words in shown

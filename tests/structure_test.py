@@ -29,7 +29,8 @@ LEVELS = (
   *('export.source', 'export.request', 'export.file_formats'),
   *('export.devices', 'export.output_folder export.graph'),
   'configs',
-  *('deeplab.main deeplab.demo', 'deeplab.describe', 'deeplab.train'),
+  'deeplab.main deeplab.demo deeplab.api',
+  *('deeplab.describe', 'deeplab.train'),
   *('deeplab.predict', 'deeplab.evaluate', 'deeplab.pretrained'),
   *('deeplab.doctor', 'deeplab.networks', 'deeplab.inference'),
   *('deeplab.workdir', 'deeplab.training', 'deeplab.quantization'),
@@ -37,6 +38,7 @@ LEVELS = (
   *('deeplab.config_schema', 'deeplab.models'),
   *('deeplab.parallel deeplab.output_files', 'deeplab.system'),
   'deeplab.text deeplab.tflite_schema deeplab.json_files',
+  'deeplab.config_pages',
 )
 LEVEL = {
   room: level for level, names in enumerate(LEVELS) for room in names.split()

@@ -19,7 +19,6 @@ import numpy as np
 
 from deeplab import system
 from deeplab.data import image_format
-from deeplab.models import segmenter
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
 from deeplab.pretrained import resolve
@@ -162,21 +161,6 @@ def _check_config(
     logging.info('%s was trained with %s', config.init_from, changed)
 
 
-def _first_kernel_edits(
-  bgr: bool, model: Any, channels: int
-) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-  """Returns the edit of the first kernel by its path: BGR to RGB, channels."""
-
-  def edit(kernel):
-    if bgr:
-      kernel = kernel[:, :, ::-1]
-    if kernel.shape[2] != channels:
-      kernel = merge.adapt_input_channels(kernel, channels)
-    return kernel
-
-  return {f'{segmenter.find_first_conv(model, channels)}/kernel': edit}
-
-
 def _in_float32(model: Any) -> Any:
   """Returns the network with float32 as its compute dtype."""
   options = dataclasses.replace(model.encoder.options, dtype='float32')
@@ -280,7 +264,7 @@ def load_initial_variables(
     match.tensor_refs,
     unused=match.unused,
     skip=config.init_skip,
-    edits=_first_kernel_edits(
+    edits=merge.first_kernel_edits(
       match.bgr, model, image_format.image_spec(config.data).channels
     ),
   )

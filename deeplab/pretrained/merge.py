@@ -19,6 +19,8 @@ from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from deeplab.models import segmenter
+
 PyTree = Any
 Tensors = Mapping[str, np.ndarray]
 
@@ -95,6 +97,31 @@ def adapt_input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
   mean = kernel.mean(axis=2, keepdims=True)
   more = np.repeat(mean, channels - 3, axis=2)
   return np.concatenate([kernel, more], axis=2) * np.float32(3 / channels)
+
+
+def first_kernel_edits(
+  bgr: bool, model: Any, channels: int
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+  """Returns the edit of the first kernel, for `merge_tensors`.
+
+  Args:
+    bgr: the weights read BGR: the kernel's input channels are reversed.
+    model: the `Segmenter`.
+    channels: input channels of the network, to which RGB weights are adapted.
+
+  Returns:
+    A function from [h, w, 3, out] to [h, w, channels, out], by the kernel's
+    path.
+  """
+
+  def edit(kernel):
+    if bgr:
+      kernel = kernel[:, :, ::-1]
+    if kernel.shape[2] != channels:
+      kernel = adapt_input_channels(kernel, channels)
+    return kernel
+
+  return {f'{segmenter.find_first_conv(model, channels)}/kernel': edit}
 
 
 def _check_and_cast(name: str, tensor: np.ndarray) -> np.ndarray:

@@ -6,11 +6,16 @@ values in 0..255, as in config.data.
 """
 
 from collections.abc import Mapping
+import csv
 import dataclasses
 import os
 from typing import Any
 
 from deeplab.pretrained.systems import mapping
+
+_NETWORKS_CSV = os.path.join(
+  os.path.dirname(os.path.abspath(__file__)), 'published_networks.csv'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +27,32 @@ class PublishedWeights:
     digest: 'sha256:' or 'md5:' and the first digits of the file's hexadecimal
       digest (PyTorch's file names carry eight); '' where none was published.
     licence: licence of the weights.
-    encoder: name of our encoder.
-    normalization: (mean, std) that images were normalized by, RGB in 0..255.
+    encoder: name of our encoder; '' where a page tells.
+    normalization: (mean, std) that images were normalized by, RGB in 0..255;
+      None where a page tells.
     head: name of our head, '' for an encoder's weights.
     model: required fields of config.model besides those of the system, by
       'encoder.tap'.
     trained: fields of config.model in training, which may be changed.
+    page: config page of a whole network, with its variant.
+    score: mIoU that the source prints, in percent, single-view first; ''.
   """
 
   url: str
   digest: str
   licence: str
-  encoder: str
-  normalization: tuple[tuple[float, ...], tuple[float, ...]]
+  encoder: str = ''
+  normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
   head: str = ''
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  page: str = ''
+  score: str = ''
+
+  @property
+  def is_network(self) -> bool:
+    """True for a whole network, False for an encoder alone."""
+    return bool(self.head or self.page)
 
   @property
   def filename(self) -> str:
@@ -135,7 +150,15 @@ def _mmseg_weights(file: str, encoder: str) -> PublishedWeights:
   )
 
 
+def _read_networks() -> dict[str, PublishedWeights]:
+  """Reads the networks of the sources from published_networks.csv."""
+  with open(_NETWORKS_CSV, encoding='utf-8', newline='') as f:
+    lines: list[dict[str, Any]] = list(csv.DictReader(f))
+  return {line.pop('name'): PublishedWeights(**line) for line in lines}
+
+
 PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
+  **_read_networks(),
   # torchvision, ImageNet-1k; '_v2' is the newer training recipe.
   'torchvision:mobilenet_v2': _torchvision_weights(
     'mobilenet_v2-b0353104.pth', 'mobilenet_v2'

@@ -5,21 +5,25 @@
     torchvision:/path/x.pth   the same, with the system given
     /path/model.ckpt-30000    a TensorFlow checkpoint, or the folder of one
     runs/cityscapes/1         a work directory: its best checkpoint
+    models/mine               a folder of `model_folder`
 
 A file with the file name of published weights is treated as these weights.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import difflib
 import json
 import os
 from typing import Any
 
 import numpy as np
 
+from deeplab import config_pages
 from deeplab import workdir as workdir_lib
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
+from deeplab.pretrained import model_folder
 from deeplab.pretrained import published_weights
 from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.readers import safetensors
@@ -74,8 +78,14 @@ class LoadedWeights:
   requirements: WeightsRequirements
 
 
-def resolve_init_from(init_from: str) -> WeightsSpec:
-  """Resolves the value of `config.init_from`.
+def resolve_init_from(
+  init_from: str, option: str = 'config.init_from'
+) -> WeightsSpec:
+  """Resolves the value of `config.init_from`, or of --weights.
+
+  Args:
+    init_from: the value.
+    option: its name in error messages.
 
   Raises:
     ValueError: it is neither a name of published weights nor a path.
@@ -89,11 +99,19 @@ def resolve_init_from(init_from: str) -> WeightsSpec:
   if not colon or system not in detect.SYSTEMS:
     system, path = '', init_from
   path = tf_checkpoint.find_index_file(path) or path
+  if os.path.basename(path) == model_folder.WEIGHTS_FILE:
+    folder = os.path.dirname(path) or '.'
+    if model_folder.is_complete(folder):
+      return WeightsSpec('', folder, None)
   if not os.path.exists(path):
+    similar = difflib.get_close_matches(
+      init_from, published_weights.PUBLISHED_WEIGHTS, 3
+    )
     raise ValueError(
-      f'config.init_from={init_from!r} is neither a file or work directory nor '
-      'a name of published weights; known are '
-      f'{sorted(published_weights.PUBLISHED_WEIGHTS)}'
+      f'{option}={init_from!r} is neither a file or folder nor a name of '
+      'published weights'
+      + (f': did you mean {" or ".join(similar)}?' if similar else '')
+      + ' (python -m deeplab.main --list shows all names)'
     )
   for name, published in published_weights.PUBLISHED_WEIGHTS.items():
     if os.path.basename(path) == published.filename:
@@ -127,7 +145,11 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
     OSError: the file cannot be read or downloaded.
   """
   if os.path.isdir(spec.path):
-    loaded = workdir_lib.load_trained_model(spec.path)
+    loaded = (
+      model_folder.read_model_folder(spec.path)
+      if model_folder.is_model_folder(spec.path)
+      else workdir_lib.load_trained_model(spec.path)
+    )
     # Activation ranges of simulated int8 are left out: they are calibrated
     # again.
     trained = {k: loaded.variables[k] for k in ('params', 'batch_stats')}
@@ -161,6 +183,10 @@ def _requirements_of_published(
   published: published_weights.PublishedWeights,
 ) -> WeightsRequirements:
   """Returns the requirements of published weights."""
+  if published.page:
+    return _requirements_of_config(
+      config_pages.load_page(published.page).to_dict()
+    )
   names = {'encoder.name': published.encoder}
   if published.head:
     names['head.name'] = published.head

@@ -1,9 +1,10 @@
-"""Writes the weights of a run as one .safetensors file.
+"""Saves a trained model as a folder that works without its run and its data.
 
-    python -m deeplab.pretrained.save --workdir=W --output=weights.safetensors
+    python -m deeplab.pretrained.save --weights=runs/mine --output=models/mine
 
-Another run can start from the file by its config.init_from;
-`systems.deeplab.write_run_weights` describes the contents.
+`model_folder` describes the files. Every command takes the folder by --weights,
+Python by `deeplab.load('models/mine')`, and another run can start from it by
+config.init_from.
 """
 
 from absl import app
@@ -11,13 +12,18 @@ from absl import flags
 import jax
 
 from deeplab import cli
-from deeplab.pretrained.systems import deeplab
+from deeplab.pretrained import identify
+from deeplab.pretrained import model_folder
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
   flags.DEFINE_string(
-    'workdir', None, 'Work directory of the run.', flag_values=values
+    'weights',
+    None,
+    'Model to save: the work directory of a run, a published name, or a file '
+    'of weights.',
+    flag_values=values,
   )
   flags.DEFINE_enum(
     'checkpoint',
@@ -27,27 +33,28 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   flags.DEFINE_string(
-    'output', None, 'The .safetensors file to write.', flag_values=values
+    'output', None, 'The folder to write.', flag_values=values
   )
   cli.define_overwrite_flag(values)
 
 
 def _run() -> None:
-  if not flags.FLAGS.workdir or not flags.FLAGS.output:
+  weights, output = flags.FLAGS.weights, flags.FLAGS.output
+  if not weights or not output:
     raise ValueError(
-      '--workdir (the run) and --output (the file to write) are required'
+      '--weights (the model) and --output (the folder to write) are required'
     )
-  deeplab.write_run_weights(
-    flags.FLAGS.workdir,
-    flags.FLAGS.checkpoint,
-    flags.FLAGS.output,
-    flags.FLAGS.overwrite,
+  model = identify.load_model(weights, flags.FLAGS.checkpoint)
+  model_folder.write_model_folder(model, output, flags.FLAGS.overwrite)
+  print(
+    f'Wrote {output}. To share it: pip install huggingface_hub, then\n'
+    f'  hf upload USER/MODEL {output}\n'
+    'after which everyone can use --weights=hf:USER/MODEL.'
   )
-  print(f'Wrote {flags.FLAGS.output}.')
 
 
 def main(argv: list[str]) -> None:
-  """Writes the file; errors that the user can correct are one line."""
+  """Writes the folder; errors that the user can correct are one line."""
   cli.run_command(argv, _run)
 
 

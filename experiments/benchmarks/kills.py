@@ -320,7 +320,7 @@ def _predict(
   workdir: pathlib.Path, images: pathlib.Path, output: pathlib.Path
 ) -> None:
   """Segments a folder of images."""
-  segmenter = predict.from_workdir(workdir)
+  segmenter = predict.load_segmenter(workdir)
   _report(_SAVE)
   predict.predict_files(segmenter, images, output, 0.5)
 

@@ -72,7 +72,7 @@ def test_run_and_file_predict(smoke_run, exported, tmp_path):
   path = str(tmp_path / 'photo.png')
   Image.fromarray(example['image'][:100]).save(path)
   masks = [
-    predict.from_workdir(smoke_run.workdir).predict(path),
+    predict.load_segmenter(smoke_run.workdir).predict(path),
     predict.from_tflite(os.path.join(folder, 'int8.tflite')).predict(path),
   ]
   for mask in masks:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from deeplab import config_pages
 from deeplab.models import layers
 from deeplab.models import registry
 from deeplab.models import segmenter
@@ -398,10 +399,33 @@ def test_tensorflow_checkpoints_by_every_path(tmp_path):
     )
 
 
-@pytest.mark.parametrize('name', sorted(published_weights.PUBLISHED_WEIGHTS))
+ENTRIES = published_weights.PUBLISHED_WEIGHTS
+
+
+@pytest.mark.parametrize(
+  'name', [x for x in sorted(ENTRIES) if ENTRIES[x].page]
+)
+def test_published_networks_have_importers(name):
+  """The system maps the encoder and the heads of the page."""
+  entry = ENTRIES[name]
+  system = detect.SYSTEMS[name.partition(':')[0]]
+  model = config_pages.load_page(entry.page).model
+  encoder = registry.ENCODERS[model.encoder.name]()
+  assert mapping.find_mapping(system.encoders, encoder) is not None
+  head = registry.HEADS[model.head.name](num_classes=2)
+  assert mapping.find_mapping(system.heads, head) is not None
+  required = resolve._requirements_of_published(entry)
+  assert required.model['encoder.name'] == model.encoder.name
+  assert required.model['head.name'] == model.head.name
+  assert entry.url.startswith('http') and entry.licence
+
+
+@pytest.mark.parametrize(
+  'name', [x for x in sorted(ENTRIES) if not ENTRIES[x].page]
+)
 def test_published_weights_fit_our_classes(name):
   """Every required field of published weights and systems is in our class."""
-  entry = published_weights.PUBLISHED_WEIGHTS[name]
+  entry = ENTRIES[name]
   system = detect.SYSTEMS[name.partition(':')[0]]
   encoder = registry.ENCODERS[entry.encoder]
   part = mapping.find_mapping(system.encoders, encoder())

@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 
+from deeplab.pretrained.readers import archive
+from deeplab.pretrained.readers import frozen_graph
 from deeplab.pretrained.readers import hdf5
 from deeplab.pretrained.readers import isolated
 from deeplab.pretrained.readers import pth
@@ -25,6 +27,8 @@ READERS: dict[str, Callable[[str], Mapping[str, np.ndarray]]] = {
   '.keras': _read_hdf5,
   '.tflite': tflite_weights.read_tflite,
   '.index': tf_checkpoint.read_tf_checkpoint,
+  '.pb': frozen_graph.read_frozen_graph,
+  '.gz': archive.read_archive,
 }
 
 

@@ -154,6 +154,11 @@ class _TFLiteFile:
     self._budget.spend(len(name))
     return name.decode()
 
+  def map_size(self, index: int) -> tuple[int, int] | None:
+    """Returns (H, W) of a feature map; None for a tensor without both."""
+    shape = _shape(_element(self._graph, 'Tensors', index))
+    return (shape[1], shape[2]) if len(shape) == 4 else None
+
   def num_elements(self, index: int) -> int:
     """Returns the number of elements of a constant; 0 for other tensors."""
     tensor = self._tensor(index)
@@ -290,3 +295,26 @@ def read_tflite(path: str | os.PathLike) -> merge.Tensors:
       f'{path} is damaged or cut short: download it again ({e})'
     ) from e
   return tensors
+
+
+def read_layer_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
+  """Reads the sizes of the maps that the layers of a .tflite file read.
+
+  They tell the input size and the output stride of the network, which the
+  weights do not.
+
+  Args:
+    path: a file that `read_tflite` reads.
+
+  Returns:
+    (H, W) by LAYER, in execution order: that of the first layer is the size of
+    the image. Layers whose input is no map are left out.
+  """
+  file = _TFLiteFile(pathlib.Path(path).read_bytes())
+  sizes: dict[str, tuple[int, int]] = {}
+  for kind, inputs, _ in file.operators:
+    if kind in LAYER_OPERATORS:
+      size = file.map_size(inputs[0])
+      if size is not None:
+        sizes.setdefault(layer_name(file.tensor_name(inputs[1])), size)
+  return sizes

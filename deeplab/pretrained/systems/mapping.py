@@ -10,6 +10,7 @@ that the merge reports it.
 from collections.abc import Callable
 from collections.abc import Mapping
 import functools
+import re
 from typing import Any
 from typing import NamedTuple
 
@@ -93,6 +94,26 @@ class PartMapping(NamedTuple):
   bgr: bool = False
 
 
+# (H, W) of the maps that the layers of a file with a graph read, in execution
+# order, by the layer's name; {} for files of weights alone.
+LayerSizes = Mapping[str, tuple[int, int]]
+
+
+class Candidate(NamedTuple):
+  """A network that a file's names and shapes allow.
+
+  Attributes:
+    page: config page with its variant, 'configs/voc_mnv2.py:mobile', of the
+      data set, the evaluation protocol and the network.
+    model: fields of config.model that differ from the page's, by
+      'encoder.alpha'; those of an encoder or head that is renamed start from
+      its defaults.
+  """
+
+  page: str
+  model: Mapping[str, Any] = {}
+
+
 class WeightSystem(NamedTuple):
   """The mappings of one weight system.
 
@@ -106,6 +127,11 @@ class WeightSystem(NamedTuple):
       their new names.
     batch_norms_folded: BatchNorms are folded into the convolutions of the file;
       `unfold_batch_norm` restores them.
+    candidates: function from the tensors of a file, and the sizes of its maps,
+      to the segmentation networks that it may belong to, the most likely first;
+      none if the names are not those of the system.
+    classifier: regular expression for the name of the last layer's bias, whose
+      length is the number of classes.
   """
 
   encoders: Mapping[type[nn.Module], PartMapping]
@@ -114,6 +140,21 @@ class WeightSystem(NamedTuple):
   segmenter_prefix: str = 'backbone.'
   unused: str = ''
   batch_norms_folded: bool = False
+  candidates: Callable[[merge.Tensors, LayerSizes], list[Candidate]] = (
+    lambda tensors, sizes: []
+  )
+  classifier: str = ''
+
+
+def count_numbered(tensors: merge.Tensors, pattern: str) -> int:
+  """Counts the numbers that a group of a pattern takes in tensors' names.
+
+  Args:
+    tensors: the tensors of a file by name.
+    pattern: regular expression for the start of a name, with one group.
+  """
+  matches = (re.match(pattern, name) for name in tensors)
+  return len({match[1] for match in matches if match})
 
 
 def find_mapping(

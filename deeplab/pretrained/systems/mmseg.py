@@ -13,6 +13,7 @@ from deeplab.models.encoders import resnet
 from deeplab.models.heads import deeplabv3
 from deeplab.models.heads import deeplabv3plus
 from deeplab.models.heads import fcn
+from deeplab.pretrained import merge
 from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import torchvision
 
@@ -82,6 +83,53 @@ def _fcn(prefix: str) -> mapping.ModuleNamer:
 # contain, so that field is not required.
 _HEAD_FIELDS = {'bn_epsilon': 1e-5}
 
+# Pages by the number of classes, and the encoders that they have.
+_PAGES = {
+  6: ('potsdam_resnet.py:{}', ('r18', 'r50', 'r101')),
+  7: ('loveda_resnet.py:{}', ('r18', 'r50', 'r101')),
+  16: ('isaid_resnet.py:{}', ('r18', 'r50')),
+  21: ('voc_resnet.py:{}', ('r50', 'r101')),
+  59: ('pascal_context_resnet.py:c59', ('r101',)),
+  60: ('pascal_context_resnet.py:c60', ('r101',)),
+  150: ('ade20k_resnet.py:{}', ('r50', 'r101')),
+}
+# By the number of residual units in the third stage.
+_ENCODERS = {2: 'r18', 6: 'r50', 23: 'r101'}
+
+
+def _candidates(
+  tensors: merge.Tensors, sizes: mapping.LayerSizes
+) -> list[mapping.Candidate]:
+  """Returns the DeepLabV3+ networks with ResNets that fit a file.
+
+  Those of Cityscapes exist with and without a multi grid and aligned corners,
+  which a file does not tell.
+  """
+  units = mapping.count_numbered(tensors, r'backbone\.layer3\.(\d+)\.')
+  if (
+    'decode_head.c1_bottleneck.conv.weight' not in tensors
+    or units not in _ENCODERS
+  ):
+    return []
+  encoder = _ENCODERS[units]
+  if 'backbone.conv1.weight' in tensors:  # torchvision's stem
+    encoder += 'b'
+  page, encoders = _PAGES.get(
+    len(tensors['decode_head.conv_seg.bias']), ('', ())
+  )
+  if encoder in encoders:
+    pages = [page.format(encoder)]
+  else:
+    variants = ['os8,crop512', 'os8,crop769', 'mg124,crop512']
+    if encoder.startswith('r18'):
+      variants.pop()
+    pages = [f'cityscapes_resnet.py:{encoder},{v}' for v in variants]
+  fields = {}
+  if 'auxiliary_head.conv_seg.weight' not in tensors:
+    fields['auxiliary.name'] = 'none'
+  return [mapping.Candidate(f'configs/{page}', fields) for page in pages]
+
+
 SYSTEM = mapping.WeightSystem(
   encoders={
     **{
@@ -124,4 +172,6 @@ SYSTEM = mapping.WeightSystem(
     )
   },
   unused=r'auxiliary_head\..*',
+  candidates=_candidates,
+  classifier=r'decode_head\.conv_seg\.bias',
 )

@@ -7,6 +7,8 @@ A layer is a scope there. In a checkpoint it holds `weights` or
 """
 
 from collections.abc import Callable
+import functools
+import math
 import re
 from typing import Any
 
@@ -257,6 +259,81 @@ def _part_mapping(
   )
 
 
+# Output channels of MobileNetV2's blocks at alpha 1, by the block's number.
+_BLOCK_CHANNELS = {1: 24, 3: 32, 6: 64, 10: 96, 13: 160, 16: 320}
+
+
+def _mobilenet_v2_fields(
+  tensors: merge.Tensors, axis: int
+) -> dict[str, Any] | None:
+  """Returns the fields of a MobileNetV2 that its kernels tell.
+
+  Args:
+    tensors: the tensors of a file by name.
+    axis: axis of a kernel's output channels.
+
+  Returns:
+    None if the blocks have no widths that a multiplier explains.
+  """
+  widths = {}
+  for block in _BLOCK_CHANNELS:
+    name = f'MobilenetV2/expanded_conv_{block}/project/weights'
+    if name not in tensors:
+      return None
+    widths[block] = tensors[name].shape[axis]
+  alpha = round(widths[16] / 320, 3)
+  for rounding in ('keras', 'slim'):
+    if all(
+      mobilenet_v2.scale_channels(_BLOCK_CHANNELS[block], alpha, rounding) == n
+      for block, n in widths.items()
+    ):
+      return {'encoder.alpha': alpha, 'encoder.rounding': rounding}
+  return None
+
+
+def _candidates(
+  tensors: merge.Tensors,
+  sizes: mapping.LayerSizes,
+  converted: bool,
+) -> list[mapping.Candidate]:
+  """Returns the networks of TF DeepLab that fit a file.
+
+  Args:
+    tensors: the tensors of a file by name.
+    sizes: sizes of the maps that its layers read, if it holds a graph.
+    converted: the system of converted files, with folded BatchNorms.
+  """
+  axis, low = (0, 3) if converted else (-1, 2)
+  biases = 'logits/semantic/biases'
+  if biases not in tensors or 'concat_projection/weights' not in tensors:
+    return []
+  cityscapes = len(tensors[biases]) == 19
+  decoder = tensors.get('decoder/feature_projection0/weights')
+  if ('concat_projection/biases' in tensors) != converted:
+    return []
+  xception = [name for name in tensors if name.startswith('xception_')]
+  if 'MobilenetV2/Conv/weights' in tensors:
+    fields = _mobilenet_v2_fields(tensors, axis)
+    if fields is None:
+      return []
+    page = 'cityscapes_slim.py:mnv2' if cityscapes else 'voc_mnv2.py:mobile'
+    if decoder is not None:
+      page = 'voc_mnv2.py'
+      expanded = decoder.shape[low] > 100 * fields['encoder.alpha']
+      fields['encoder.tap'] = 'expanded' if expanded else 'output'
+      if 'aspp1_pointwise/weights' not in tensors:
+        fields['head.rates'] = ()
+  elif xception:
+    page = 'cityscapes_slim.py:xception65' if cityscapes else 'voc_xception.py'
+    fields = {'encoder.name': xception[0].partition('/')[0]}
+  else:
+    return []
+  if sizes:
+    (height, _), (rows, _) = next(iter(sizes.values())), sizes['aspp0']
+    fields['output_stride'] = 2 ** round(math.log2(height / rows))
+  return [mapping.Candidate(f'configs/{page}', fields)]
+
+
 def _make_system(converted: bool) -> mapping.WeightSystem:
   """Returns TF DeepLab's and TF-slim's system, for checkpoints or .tflite."""
   head: dict[str, Any] = {'bn_epsilon': 1e-5}
@@ -289,6 +366,8 @@ def _make_system(converted: bool) -> mapping.WeightSystem:
     },
     segmenter_prefix='logits/semantic/',
     batch_norms_folded=converted,
+    candidates=functools.partial(_candidates, converted=converted),
+    classifier='logits/semantic/biases',
   )
 
 

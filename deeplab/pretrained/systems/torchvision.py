@@ -182,6 +182,46 @@ def _backbone_to_features(name: str) -> str:
   return re.sub(r'^backbone\.', 'features.', name)
 
 
+def _auxiliary_fields(tensors: merge.Tensors) -> dict[str, Any]:
+  """Returns the fields of the auxiliary head of a file."""
+  kernel = 'aux_classifier.0.weight'
+  if kernel not in tensors:
+    return {'auxiliary.name': 'none'}
+  return {
+    'auxiliary.name': 'fcn',
+    'auxiliary.channels': tensors[kernel].shape[0],
+  }
+
+
+def _candidates(
+  tensors: merge.Tensors, sizes: mapping.LayerSizes
+) -> list[mapping.Candidate]:
+  """Returns the networks of `torchvision.models.segmentation` that fit.
+
+  Atrous rates and the output stride are those of its constructors: a file does
+  not hold them.
+  """
+  fields: dict[str, Any] = _auxiliary_fields(tensors)
+  if 'backbone.layer1.0.conv3.weight' in tensors:
+    depth = mapping.count_numbered(tensors, r'backbone\.layer3\.(\d+)\.')
+    fields['encoder.name'] = {6: 'resnet_50', 23: 'resnet_101'}.get(depth)
+    network = 'r50'
+  elif 'backbone.4.block.0.0.weight' in tensors:
+    network = 'mnv3'
+  else:
+    return []
+  if 'classifier.low_classifier.weight' in tensors:
+    page = 'cocoseg21_torchvision.py:lraspp'
+  elif 'classifier.0.convs.0.0.weight' in tensors:
+    page = 'cocoseg21_torchvision.py:deeplabv3'
+  elif 'classifier.4.weight' in tensors:
+    page = 'cityscapes_torchvision.py:fcn'
+    fields['head.channels'] = tensors['classifier.0.weight'].shape[0]
+  else:
+    return []
+  return [mapping.Candidate(f'configs/{page}_{network}', fields)]
+
+
 _SYMMETRIC_FIELDS = {'padding': 'symmetric', 'bn_epsilon': 1e-5}
 _HEAD_FIELDS = {'bn_epsilon': 1e-5, 'align_corners': False}
 
@@ -250,4 +290,6 @@ SYSTEM = mapping.WeightSystem(
     )
   },
   unused=r'aux_classifier\..*',
+  candidates=_candidates,
+  classifier=r'classifier\.(4|low_classifier)\.bias',
 )

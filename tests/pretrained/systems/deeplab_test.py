@@ -12,46 +12,32 @@ import pytest
 
 from deeplab import train
 from deeplab import workdir as workdir_lib
-from deeplab.pretrained import merge
+from deeplab.pretrained import identify
+from deeplab.pretrained import model_folder
 from deeplab.pretrained.readers import safetensors
-from deeplab.pretrained.systems import deeplab
 from deeplab.training import checkpoints
 from tests import runs
 
 
-def test_a_run_is_written_as_a_file(smoke_run, tmp_path):
-  path = str(tmp_path / 'weights.safetensors')
-  deeplab.write_run_weights(smoke_run.workdir, 'best', path)
-  texts = safetensors.read_metadata(path)
-  assert json.loads(texts['config'])['name'] == smoke_run.config.name
-  assert json.loads(texts['classes'])[:2] == ['background', 'disc']
-  assert texts['step'] == '6'
-  tensors = safetensors.read_safetensors(path)
-  ours = merge.flatten_variables(
-    workdir_lib.load_trained_model(smoke_run.workdir).variables
-  )
-  assert tensors.keys() == ours.keys()
-  for name, value in tensors.items():
-    np.testing.assert_array_equal(value, ours[name])
-
-
 @pytest.mark.full
 def test_the_command(smoke_run, tmp_path):
-  path = str(tmp_path / 'weights.safetensors')
+  folder = str(tmp_path / 'mine')
   command = [sys.executable, '-m', 'deeplab.pretrained.save']
-  subprocess.run(
-    [*command, f'--workdir={smoke_run.workdir}', f'--output={path}'], check=True
-  )
-  assert safetensors.read_metadata(path)['step'] == '6'
   done = subprocess.run(
-    [*command, f'--output={path}'], capture_output=True, text=True, check=False
+    [*command, f'--weights={smoke_run.workdir}', f'--output={folder}'],
+    capture_output=True,
+    text=True,
+    check=True,
   )
-  assert 'Error: --workdir and --output are needed' in done.stderr
-
-
-def test_another_suffix_fails(tmp_path):
-  with pytest.raises(ValueError, match=r'weights\.pth must end in'):
-    deeplab.write_run_weights('nowhere', 'best', str(tmp_path / 'weights.pth'))
+  assert f'hf upload USER/MODEL {folder}' in done.stdout
+  assert identify.load_model(folder).step == 6
+  done = subprocess.run(
+    [*command, f'--output={folder}'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert 'Error: --weights (the model) and --output' in done.stderr
 
 
 def start_from(donor, data_dir):
@@ -65,9 +51,15 @@ def start_from(donor, data_dir):
   )
 
 
-def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
-  workdir = str(tmp_path / 'run')
-  train.train(start_from(smoke_run.workdir, data_dir), workdir)
+@pytest.mark.parametrize('kind', ['run', 'folder'])
+def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path, kind):
+  workdir, donor = str(tmp_path / 'run'), smoke_run.workdir
+  if kind == 'folder':
+    donor = str(tmp_path / 'mine')
+    model_folder.write_model_folder(
+      workdir_lib.load_trained_model(smoke_run.workdir), donor
+    )
+  train.train(start_from(donor, data_dir), workdir)
   start = workdir_lib.load_trained_model(smoke_run.workdir).variables['params']
   # Where there are averages, they are what is read.
   after, _, _ = checkpoints.load_variables(
@@ -80,7 +72,7 @@ def test_a_run_starts_from_another(smoke_run, data_dir, tmp_path):
   )
   with open(os.path.join(workdir, 'init.json'), encoding='utf-8') as f:
     record = json.load(f)
-  assert record['path'] == smoke_run.workdir and record['kept'] == []
+  assert record['path'] == donor and record['kept'] == []
 
 
 @pytest.mark.full

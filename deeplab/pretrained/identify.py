@@ -1,0 +1,405 @@
+"""Finds the network that weights belong to, and loads it with them.
+
+A run's checkpoint comes with its config. A file of another framework holds
+tensors alone: the names tell the weight system, and names and shapes tell the
+network. Each system lists the candidates (`WeightSystem.candidates`): config
+pages whose network, data set and evaluation protocol are those of the source.
+The candidate that the tensors fit without one left over is the network; what no
+tensor tells, such as atrous rates, comes from its page.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any
+
+from absl import logging
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from deeplab import config_pages
+from deeplab import parallel
+from deeplab import workdir as workdir_lib
+from deeplab.data import catalog
+from deeplab.data import datasets
+from deeplab.models import registry
+from deeplab.pretrained import merge
+from deeplab.pretrained import model_folder
+from deeplab.pretrained import resolve
+from deeplab.pretrained import unfold_batch_norm
+from deeplab.pretrained.readers import tf_checkpoint
+from deeplab.pretrained.readers import tflite_weights
+from deeplab.pretrained.systems import detect
+from deeplab.pretrained.systems import mapping
+
+PyTree = Any
+
+_FOLDER_PAGE = 'configs/folder_mnv2.py'  # a data set of any classes
+# Data sets whose classes are assumed where only their number is known.
+_LIKELY_DATASETS = {19: 'cityscapes', 21: 'voc', 150: 'ade20k'}
+
+
+class DoesNotFit(ValueError):
+  """The weights are of another network than a candidate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  """A weight file.
+
+  Attributes:
+    name: how the user named it.
+    path: its path.
+    tensors: its tensors by name.
+    requirements: what is known of it.
+    sizes: sizes of its maps, for a file with a graph.
+    system: weight system that the user or the published table names; ''.
+  """
+
+  name: str
+  path: str
+  tensors: merge.Tensors
+  requirements: resolve.WeightsRequirements
+  sizes: mapping.LayerSizes
+  system: str
+
+
+def load_model(
+  weights: str, checkpoint: str = 'best', config: ConfigDict | None = None
+) -> workdir_lib.TrainedModel:
+  """Loads a trained model, wherever it comes from.
+
+  Args:
+    weights: a published name ('torchvision:deeplabv3_resnet50'), a file of
+      weights, the work directory of a run, the folder of a saved model, or
+      'hf:USER/MODEL' for one of the Hugging Face Hub.
+    checkpoint: 'best' or 'latest', of a run.
+    config: the experiment that a file of weights belongs to, where its tensors
+      do not tell.
+
+  Raises:
+    ValueError: there is no such model, or it is damaged, or the weights are no
+      segmentation network's, or fit several; or this process was forked from
+      one that has used a model.
+    OSError: the weights cannot be read or downloaded.
+  """
+  parallel.refuse_fork()
+  if weights.startswith('hf:'):
+    weights = model_folder.download_model_folder(weights.removeprefix('hf:'))
+  if os.path.basename(weights) == model_folder.WEIGHTS_FILE:
+    folder_path = os.path.dirname(weights) or '.'
+    if model_folder.is_complete(folder_path):
+      weights = folder_path
+  if is_file_of_weights(weights):
+    return load_weights(weights, config)
+  if config is not None:
+    raise ValueError(f'{weights} has a config of its own: leave --config out')
+  if model_folder.is_model_folder(weights):
+    return model_folder.read_model_folder(weights)
+  return workdir_lib.load_trained_model(weights, checkpoint)
+
+
+def load_model_for_data(
+  weights: str, checkpoint: str, config: ConfigDict | None
+) -> workdir_lib.TrainedModel:
+  """Loads a model that is evaluated on the data set of a config.
+
+  The config's own network is used where the weights fit it. Otherwise the
+  weights must tell theirs.
+
+  Args:
+    weights: as for `load_model`.
+    checkpoint: as for `load_model`.
+    config: gives the data set; None for the model's own.
+
+  Raises:
+    ValueError: as `load_model` does.
+    OSError: the weights cannot be read or downloaded.
+  """
+  if config is None or not is_file_of_weights(weights):
+    return load_model(weights, checkpoint)
+  try:
+    return load_weights(weights, config)
+  except DoesNotFit:
+    model = load_weights(weights)
+  logging.info(
+    '%s is not of the network of %s: only its data and evaluation are used',
+    weights,
+    config.name,
+  )
+  return model
+
+
+def is_file_of_weights(weights: str) -> bool:
+  """Returns True for a published name or a file, which have no config."""
+  return not weights.startswith('hf:') and not (
+    model_folder.is_model_folder(weights)
+    or (os.path.isdir(weights) and not tf_checkpoint.find_index_file(weights))
+  )
+
+
+def load_weights(
+  weights: str, config: ConfigDict | None = None
+) -> workdir_lib.TrainedModel:
+  """Loads a network with weights of a published name or a file.
+
+  Args:
+    weights: a published name or a file, as in `config.init_from`.
+    config: the experiment that the weights belong to; None to find it.
+
+  Returns:
+    The model; its step is None, and its data set gives the classes.
+
+  Raises:
+    ValueError: the weights are no segmentation network's, of several that fit
+      none is certain, or they do not fit `config`.
+    OSError: the weights cannot be read or downloaded.
+  """
+  spec = resolve.resolve_init_from(weights, '--weights')
+  published = spec.published
+  if published is not None and not published.is_network:
+    raise ValueError(
+      f'{weights} holds the encoder {published.encoder} alone, without a '
+      'segmentation head: it cannot predict, but a training run can start from '
+      f'it (--config.init_from={weights})'
+    )
+  read = resolve.read_weights(spec)
+  sizes: mapping.LayerSizes = {}
+  if read.path.endswith('.tflite'):
+    sizes = tflite_weights.read_layer_sizes(read.path)
+  file = _File(
+    weights, read.path, read.tensors, read.requirements, sizes, spec.system
+  )
+  if config is not None:
+    return _load(file, config)
+  if published is not None and published.page:
+    return _load(file, config_pages.load_page(published.page))
+  models = list(_fitting_models(file))
+  if len(models) == 1:
+    page, model = models[0]
+    logging.info('%s: the network of %s', weights, page)
+    return model
+  pages = [f'--config={page}' for page, _ in models]
+  raise ValueError(
+    f'{weights} fits several networks, which differ in what a file does not '
+    f'tell (atrous rates, aligned corners): choose {" or ".join(pages)}'
+  )
+
+
+def _fitting_models(
+  file: _File,
+) -> Iterator[tuple[str, workdir_lib.TrainedModel]]:
+  """Yields the page and the model of each candidate that the file fits.
+
+  Raises:
+    ValueError: there is none.
+  """
+  candidates = [
+    (name, candidate)
+    for name, system in detect.SYSTEMS.items()
+    if file.system in ('', name)
+    for candidate in system.candidates(file.tensors, file.sizes)
+  ]
+  if not candidates:
+    names = ', '.join(list(file.tensors)[:3])
+    raise ValueError(
+      f'{file.name} holds {len(file.tensors)} tensors ({names}, ...) of no '
+      'segmentation network that is recognized: if it is one, name its config '
+      '(--config=PAGE); weights of an encoder or a classifier cannot predict, '
+      f'but a training run can start from them (--config.init_from={file.name})'
+    )
+  problem: DoesNotFit | None = None
+  fitting = 0
+  for name, candidate in candidates:
+    config = _candidate_config(file, name, candidate)
+    try:
+      model = _load(dataclasses.replace(file, system=name), config)
+    except DoesNotFit as error:
+      problem = error
+      continue
+    fitting += 1
+    yield candidate.page, model
+  if not fitting:
+    assert problem is not None
+    raise ValueError(
+      f'{file.name} is almost the network of {candidates[-1][1].page}, but not '
+      f'quite: {problem}'
+    )
+
+
+def _count_classes(file: _File, system: mapping.WeightSystem) -> int:
+  """Returns the number of classes: the length of the classifier's bias."""
+  (bias,) = (
+    tensor
+    for name, tensor in file.tensors.items()
+    if merge.matches_pattern(system.classifier, name)
+  )
+  return len(bias)
+
+
+def _candidate_config(
+  file: _File, name: str, candidate: mapping.Candidate
+) -> ConfigDict:
+  """Returns the config of a candidate for a file.
+
+  Args:
+    file: the file.
+    name: its weight system.
+    candidate: the page, and the fields that differ.
+  """
+  config = config_pages.load_page(candidate.page)
+  config.init_from = ''
+  with config.unlocked():
+    _set_model_fields(config.model, candidate.model)
+    _set_classes(config, _count_classes(file, detect.SYSTEMS[name]))
+    if file.sizes:  # the file computes at one size, and so does its network
+      config.eval.static_size = next(iter(file.sizes.values()))
+      config.eval.mode = 'static'
+    registry.fill_defaults(config.model)
+  return config
+
+
+def _set_model_fields(model: ConfigDict, fields: Mapping[str, Any]) -> None:
+  """Sets fields of config.model by 'encoder.alpha', where they exist."""
+  for slot, classes in registry.SLOTS.items():
+    new = fields.get(f'{slot}.name')
+    if new is not None and new != model[slot].name:
+      model[slot] = ConfigDict(
+        {'name': new, **_changed_fields(model[slot], classes[new])}
+      )
+  for path, value in fields.items():
+    *sections, field = path.split('.')
+    section = model
+    for part in sections:
+      section = section[part]
+    if field in section or not sections:
+      section[field] = value
+
+
+def _changed_fields(
+  section: ConfigDict, cls: type[nn.Module] | None
+) -> dict[str, Any]:
+  """Returns the fields that a page changed, as far as another class has them.
+
+  Args:
+    section: the page's encoder or head.
+    cls: the other class; None for no head.
+  """
+  old = registry.ENCODERS.get(section.name) or registry.HEADS.get(section.name)
+  if cls is None or old is None:
+    return {}
+  defaults, known = registry.config_fields(old), registry.config_fields(cls)
+  return {
+    name: value
+    for name, value in section.items()
+    if name in known and value != defaults.get(name)
+  }
+
+
+def _set_classes(config: ConfigDict, count: int) -> None:
+  """Makes the data set of a config one of `count` classes."""
+  if catalog.info_for(config.data).num_classes == count:
+    return
+  likely = _LIKELY_DATASETS.get(count)
+  if likely is not None:
+    config.data.name = likely
+    logging.info('%d classes: the names are those of %s', count, likely)
+    return
+  config.data = config_pages.load_page(_FOLDER_PAGE).unlock().data
+  config.data.num_classes = count
+  logging.info(
+    '%d classes without names: --config=PAGE.py names a data set with them',
+    count,
+  )
+
+
+def _abstract_variables(model: Any, channels: int) -> PyTree:
+  """Returns zeros for all variables of a network, without computing it."""
+  image = jax.ShapeDtypeStruct((1, 65, 65, channels), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def _load(file: _File, config: ConfigDict) -> workdir_lib.TrainedModel:
+  """Loads a file into the network of a config.
+
+  Fields that the weight system requires, such as padding, are set.
+
+  Raises:
+    DoesNotFit: a tensor is missing, left over, or of another shape.
+  """
+  config = ConfigDict(config)
+  dataset = datasets.Dataset(config.data)
+  spec = dataset.spec
+  num_classes = dataset.info.num_classes
+  model = registry.build_model(config.model, num_classes)
+  variables = _abstract_variables(model, spec.channels)
+  name, match = _match(file, model, variables)
+  with config.unlocked():
+    _set_model_fields(
+      config.model,
+      {
+        **dict(file.requirements.trained),
+        **match.fields,
+        **dict(file.requirements.model),
+      },
+    )
+    normalization = file.requirements.normalization or match.normalization
+    if normalization is not None:
+      config.data.mean, config.data.std = normalization
+  model = registry.build_model(config.model, num_classes)
+  variables = _abstract_variables(model, spec.channels)
+  _, match = _match(dataclasses.replace(file, system=name), model, variables)
+  try:
+    merged = merge.merge_tensors(
+      variables,
+      match.tensors,
+      match.tensor_refs,
+      unused=match.unused,
+      edits=merge.first_kernel_edits(match.bgr, model, spec.channels),
+    )
+  except ValueError as error:
+    raise DoesNotFit(str(error)) from None
+  if detect.SYSTEMS[name].batch_norms_folded:
+    merged = unfold_batch_norm.set_identity_batch_norms(
+      model,
+      merged,
+      np.zeros((1, 65, 65, spec.channels), np.float32),
+      [*match.tensor_refs],
+    )
+  return workdir_lib.TrainedModel(
+    config.lock(), datasets.Dataset(config.data), merged, None, float('nan')
+  )
+
+
+def _match(
+  file: _File, model: Any, variables: PyTree
+) -> tuple[str, detect.SystemMatch]:
+  """Returns the weight system of a file and its match with a network.
+
+  Raises:
+    DoesNotFit: the file is of another network.
+  """
+  name, match = file.system, None
+  try:
+    if not name:
+      name, match = detect.detect_system(file.tensors, model, variables)
+    else:
+      match = detect.match_system(
+        detect.SYSTEMS[name], file.tensors, model, variables
+      )
+  except ValueError as error:
+    raise DoesNotFit(str(error)) from None
+  whole = match is not None and any(
+    path.startswith('head/') for path in match.tensor_refs
+  )
+  if match is None or not whole:
+    raise DoesNotFit(
+      f'{file.name} has no segmentation head for '
+      f'{type(model.head).__name__}, or no {type(model.encoder).__name__}'
+    )
+  return name, match

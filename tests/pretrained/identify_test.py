@@ -1,0 +1,250 @@
+"""Files of weights find their network; files of other things are refused."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+import deeplab
+from deeplab import config_pages
+from deeplab.models import registry
+from deeplab.pretrained import identify
+from deeplab.pretrained import merge
+from deeplab.pretrained import published_weights
+from deeplab.pretrained.readers import safetensors
+from deeplab.pretrained.systems import detect
+from tests import shared
+
+# From our axes to those of a file, by the layout of a reference.
+_INVERSE = {
+  'same': lambda x: x,
+  'oihw': lambda x: x.transpose(3, 2, 0, 1),
+  'hwim': lambda x: x.transpose(0, 1, 3, 2),
+  'ohwi': lambda x: x.transpose(3, 0, 1, 2),
+  '1hwo': lambda x: x.transpose(2, 0, 1, 3),
+}
+
+
+def write_file(path, system, page, num_classes, **fields):
+  """Writes a file of a network, with random weights, as its system names them.
+
+  Args:
+    path: the .safetensors file.
+    system: key of `detect.SYSTEMS`.
+    page: config page of the network.
+    num_classes: number of classes.
+    **fields: other fields of config.model, 'encoder__alpha'.
+
+  Returns:
+    Our variables.
+  """
+  model_config = config_pages.load_page(page).unlock().model
+  for name, value in fields.items():
+    model_config.update_from_flattened_dict({name.replace('__', '.'): value})
+  model = registry.build_model(model_config, num_classes)
+  rng = np.random.default_rng(0)
+  abstract = identify._abstract_variables(model, 3)
+  tensors = {f'{detect.SYSTEMS[system].segmenter_prefix}x': np.zeros(1)}
+  match = detect.match_system(detect.SYSTEMS[system], tensors, model, abstract)
+  tensors, values = {}, {}
+  plain_stem = model_config.encoder.get('stem') == 'v1'
+  for leaf, ref in match.tensor_refs.items():
+    shape = merge.flatten_variables(abstract)[leaf].shape
+    values[leaf] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    value = values[leaf]
+    if ref.roll:
+      value = np.roll(value, -ref.roll, axis=2)
+    tensors[_file_name(system, ref.name, plain_stem)] = _INVERSE[ref.layout](
+      value
+    )
+  safetensors.write_safetensors(str(path), tensors, {})
+  return values
+
+
+def _file_name(system, name, plain_stem):
+  """Returns the name in a whole network's file, which has prefixes."""
+  if system == 'torchvision' and name.startswith('features.'):
+    return name.replace('features.', 'backbone.')
+  if system in ('torchvision', 'mmseg') and not name.startswith(
+    ('classifier.', 'aux_classifier.', 'decode_head.', 'auxiliary_head.')
+  ):
+    name = f'backbone.{name}'
+  if plain_stem:
+    name = name.replace('stem.0.', 'conv1.').replace('stem.1.', 'bn1.')
+  return name
+
+
+@pytest.mark.parametrize(
+  ('system', 'page', 'num_classes', 'fields', 'wanted'),
+  [
+    (
+      'torchvision',
+      'configs/cocoseg21_torchvision.py:lraspp_mnv3',
+      21,
+      {},
+      {
+        'encoder.name': 'mobilenet_v3_large',
+        'encoder.padding': 'symmetric',
+        'encoder.dilation_rule': 'torchvision',
+        'head.name': 'lraspp',
+        'output_stride': 16,
+      },
+    ),
+    (
+      'torchvision',
+      'configs/cocoseg21_torchvision.py:deeplabv3_mnv3',
+      4,
+      {},
+      {'head.rates': (12, 24, 36), 'auxiliary.channels': 10},
+    ),
+    (
+      'slim',
+      'configs/voc_mnv2.py:dm05',
+      21,
+      {},
+      {
+        'encoder.alpha': 0.5,
+        'encoder.rounding': 'slim',
+        'encoder.padding': 'same',
+        'head.name': 'deeplabv3',
+        'head.rates': (),
+        'head.align_corners': True,
+      },
+    ),
+    (
+      'slim',
+      'configs/voc_mnv2.py',
+      151,
+      {'encoder__tap': 'expanded', 'encoder__alpha': 0.75},
+      {
+        'encoder.alpha': 0.75,
+        'encoder.tap': 'expanded',
+        'head.name': 'deeplabv3plus',
+      },
+    ),
+    (
+      'mmseg',
+      'configs/loveda_resnet.py:r18',
+      7,
+      {},
+      {
+        'encoder.name': 'resnet_18',
+        'encoder.stem': 'v1c',
+        'encoder.basic_dilation': 'first',
+        'head.channels': 128,
+        'output_stride': 8,
+      },
+    ),
+  ],
+)
+def test_the_network_is_found(
+  tmp_path, system, page, num_classes, fields, wanted
+):
+  path = tmp_path / 'weights.safetensors'
+  values = write_file(path, system, page, num_classes, **fields)
+  found = identify.load_model(str(path))
+  assert found.step is None
+  assert found.dataset.info.num_classes == num_classes
+  for field, value in wanted.items():
+    *sections, name = field.split('.')
+    section = found.config.model
+    for part in sections:
+      section = section[part]
+    assert section[name] == value, field
+  loaded = merge.flatten_variables(found.variables)
+  assert loaded.keys() == values.keys()
+  for leaf, value in values.items():
+    np.testing.assert_array_equal(loaded[leaf], value, leaf)
+
+
+def test_names_of_classes_are_known_by_their_number(tmp_path):
+  path = tmp_path / 'weights.safetensors'
+  write_file(path, 'slim', 'configs/voc_mnv2.py:mobile', 19)
+  info = identify.load_model(str(path)).dataset.info
+  assert info.class_names[:2] == ('road', 'sidewalk')
+  write_file(path, 'slim', 'configs/voc_mnv2.py:mobile', 3)
+  info = identify.load_model(str(path)).dataset.info
+  assert info.class_names == ('class 0', 'class 1', 'class 2')
+
+
+def test_a_choice_is_left_to_the_user(tmp_path):
+  path = tmp_path / 'weights.safetensors'
+  page = 'configs/cityscapes_resnet.py:r18b,crop769,80k'
+  write_file(path, 'mmseg', page, 19)
+  pages = 'r18b,os8,crop512 or --config=.*r18b,os8,crop769'
+  with pytest.raises(ValueError, match=f'fits several networks.*{pages}'):
+    identify.load_model(str(path))
+  found = identify.load_model(str(path), config=config_pages.load_page(page))
+  assert found.config.model.head.align_corners
+
+
+def test_what_is_no_segmentation_network_is_refused(tmp_path):
+  path = str(tmp_path / 'weights.safetensors')
+  safetensors.write_safetensors(path, {'fc.weight': np.zeros((10, 4))}, {})
+  with pytest.raises(
+    ValueError, match=r'1 tensors \(fc\.weight, .* cannot predict'
+  ):
+    identify.load_model(path)
+  with pytest.raises(
+    ValueError, match=r'the encoder resnet_50 alone.*init_from=torchvision:res'
+  ):
+    identify.load_model('torchvision:resnet50')
+  with pytest.raises(
+    ValueError,
+    match='did you mean torchvision:deeplabv3_resnet50',
+  ):
+    identify.load_model('torchvision:deeplabv3_resnet5')
+
+
+def test_a_tensor_too_many_is_refused(tmp_path):
+  path = str(tmp_path / 'weights.safetensors')
+  write_file(path, 'slim', 'configs/voc_mnv2.py:mobile', 3)
+  tensors = dict(safetensors.read_safetensors(path))
+  tensors['MobilenetV2/extra/weights'] = np.zeros(3, np.float32)
+  safetensors.write_safetensors(path, tensors, {})
+  with pytest.raises(
+    ValueError, match=r'almost the network of configs/voc_mnv2.*(?s:.)*extra'
+  ):
+    identify.load_model(path)
+
+
+def test_every_published_network_has_its_page():
+  networks = {
+    name: weights
+    for name, weights in published_weights.PUBLISHED_WEIGHTS.items()
+    if weights.page
+  }
+  assert len(networks) == 50
+  for name, weights in networks.items():
+    assert name.partition(':')[0] in detect.SYSTEMS, name
+    assert weights.url.startswith('http'), name
+    assert weights.licence and weights.score, name
+    page = config_pages.load_page(weights.page)
+    if name.startswith('mmseg:'):
+      digest = weights.filename.removesuffix('.pth').rpartition('-')[2]
+      assert weights.digest == f'sha256:{digest}', name
+      # The file's name tells what the page must be.
+      assert page.model.head.align_corners == ('769x769' in name), name
+      assert (page.model.multi_grid == (1, 2, 4)) == ('mg124' in name), name
+      depth = page.model.encoder.name.removeprefix('resnet_')
+      assert f'r{depth}' in name, name
+      assert (page.model.encoder.stem == 'v1') == (f'r{depth}b' in name), name
+
+
+@pytest.mark.skipif(not shared.SHARED.exists(), reason='no folder shared')
+def test_a_published_tflite_file_predicts(tmp_path):
+  models = shared.SHARED / 'models'
+  model = deeplab.load(models / 'deeplabv3_mnv2_dm05_voc_257_float.tflite')
+  assert len(model.class_names) == 21
+  assert model.class_names[13] == 'horse'
+  assert model.config.model.output_stride == 8
+  photo = models / 'segmentation_input_rotation0.jpg'
+  mask = model.predict(photo)
+  with Image.open(models / 'segmentation_golden_rotation0.png') as image:
+    golden = np.asarray(image)
+  assert np.mean(10 * mask == golden) >= 0.99
+  scores = model.probabilities(photo)
+  assert scores.shape == (257, 257, 21)
+  np.testing.assert_array_equal(scores.argmax(-1), mask)
+  model.save(tmp_path / 'mine')
+  again = deeplab.load(tmp_path / 'mine')
+  np.testing.assert_array_equal(again.probabilities(photo), scores)
