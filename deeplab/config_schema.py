@@ -223,11 +223,14 @@ _SELECTED_BY = {
   'optimizer': ('optimizer.name',),
   'schedule': ('schedule.name',),
 }
-# Fields of one kind of data set.
-_OF_DATA_SETS = (
+# Fields of a folder of images, and of one that is split here or deep.
+_OF_FOLDERS = (
   *('data.num_classes', 'data.ignore_label', 'data.class_names'),
-  *('data.color_map', 'data.pool', 'data.pool_share', 'data.pool_seed'),
-  'data.depth',
+  'data.color_map',
+)
+_OF_DATA_SETS = (
+  *_OF_FOLDERS,
+  *('data.pool', 'data.pool_share', 'data.pool_seed', 'data.depth'),
 )
 
 
@@ -351,7 +354,10 @@ def check_config(
     for path in FIELDS
     if path not in fields
     and path not in optional
-    and alternative_section(path) in selected
+    and (
+      alternative_section(path) in selected
+      or (path in _OF_FOLDERS and fields['data.name'] == 'folder')
+    )
   ]
   if missing:
     raise ValueError(f'it lacks {", ".join(missing)}')

@@ -420,9 +420,14 @@ def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   variables, step, miou = checkpoints.load_variables(
     checkpoint_dir(workdir), which
   )
+  try:
+    dataset = datasets.Dataset(config.data)
+  except ValueError as error:
+    path = config_path(workdir)
+    raise _config_error(path, error, 'restore it') from None
   return TrainedModel(
     config=config,
-    dataset=datasets.Dataset(config.data),
+    dataset=dataset,
     variables=variables,
     step=step,
     miou=miou,

@@ -7,9 +7,9 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 
 from deeplab import output_files
+from deeplab import system
 
 # Of renameat2 (Linux) and renameatx_np (macOS).
 _AT_FDCWD = {'linux': -100, 'darwin': -2}
@@ -45,7 +45,6 @@ def write_atomically(
   inputs = list(inputs)
   output_files.check_not_inside(output, inputs, '--output')
   output = os.path.realpath(output)
-  parent, name = os.path.split(output)
   if os.path.exists(output) and not (
     os.path.isdir(output)
     and (not os.listdir(output) or 'report.json' in os.listdir(output))
@@ -56,11 +55,7 @@ def write_atomically(
   earlier = output_files.OutputFiles(output, overwrite=overwrite)
   # Changed files, such as an edited C example, would be replaced, too.
   earlier.check({*planned, *earlier.known})
-  os.makedirs(parent, exist_ok=True)
-  folder = tempfile.mkdtemp(prefix=f'.{name[:100]}.', dir=parent)
-  try:
-    # mkdtemp makes folders that only their owner can read.
-    os.chmod(folder, 0o777 & ~_current_umask())
+  with system.partial_folder(output) as folder:
     yield folder
     written = sorted(_file_names(folder))
     earlier.check(written)
@@ -70,14 +65,6 @@ def write_atomically(
       return
     _keep_files_of_user(earlier, folder)
     exchange(folder, output)
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _current_umask() -> int:
-  mask = os.umask(0)
-  os.umask(mask)
-  return mask
 
 
 def _file_names(folder: str) -> Iterator[str]:

@@ -128,6 +128,28 @@ def test_values_are_checked(tmp_path, path, value, message):
     workdir_lib.read_config(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  'field', ['num_classes', 'ignore_label', 'class_names', 'color_map']
+)
+def test_a_folder_has_its_classes(tmp_path, field):
+  config = configs_test.get('folder_mnv2', '').to_dict()
+  del config['data'][field]
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=rf'config.json .*it lacks data.{field}'):
+    workdir_lib.read_config(str(tmp_path))
+
+
+def test_classes_that_contradict_each_other_are_named(tmp_path, monkeypatch):
+  config = configs_test.get('folder_mnv2', '').to_dict()
+  config['data'] |= {'num_classes': 2, 'class_names': ['a', 'b', 'c', 'd']}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  monkeypatch.setattr(
+    workdir_lib.checkpoints, 'load_variables', lambda *_: ({}, 1, 0.5)
+  )
+  with pytest.raises(ValueError, match=r'config.json .*class_names names 4'):
+    workdir_lib.load_trained_model(str(tmp_path))
+
+
 def test_whole_floats_are_whole_numbers(tmp_path):
   config = configs_test.get('shapes_mnv2', '').to_dict()
   config['eval']['window'] = [96.0, 64.0]
