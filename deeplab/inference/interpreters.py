@@ -117,6 +117,7 @@ def open_tflm(
   content: bytes,
   arena_bytes: int | None = None,
   preserve_all_tensors: bool = False,
+  name: str = 'the file',
 ) -> Any:
   """Opens a .tflite file in TFLM.
 
@@ -125,6 +126,7 @@ def open_tflm(
     arena_bytes: memory for activations and bookkeeping; None takes enough for
       all tensors at once.
     preserve_all_tensors: keep every tensor readable by `GetTensor`.
+    name: path of the file, for the error message.
 
   Raises:
     ValueError: the package is not installed, or TFLM cannot load the file.
@@ -137,7 +139,7 @@ def open_tflm(
   from tflite_micro.python.tflite_micro import runtime
 
   if arena_bytes is None:
-    arena_bytes = _tensor_bytes(content) + _BOOKKEEPING_BYTES
+    arena_bytes = _tensor_bytes(content, name) + _BOOKKEEPING_BYTES
   config = runtime.InterpreterConfig
   try:
     return runtime.Interpreter.from_bytes(
@@ -151,18 +153,18 @@ def open_tflm(
     )
   except (RuntimeError, ValueError) as error:
     raise ValueError(
-      f'TensorFlow Lite Micro cannot load the file ({error}); the operator is '
+      f'TensorFlow Lite Micro cannot load {name} ({error}); the operator is '
       'named in its output on stderr'
     ) from error
 
 
-def _tensor_bytes(content: bytes) -> int:
+def _tensor_bytes(content: bytes, name: str) -> int:
   """Returns the bytes of all tensors of a file together.
 
   LiteRT opens the file first, because TFLM does not validate its input and a
   damaged file would end the process.
   """
-  checked = open_litert(content, resolver='reference')
+  checked = open_litert(content, resolver='reference', name=name)
   return sum(
     int(np.prod(detail['shape'], dtype=np.int64))
     * np.dtype(detail['dtype']).itemsize

@@ -25,7 +25,7 @@ class TFLMPredictor(file_predictor.FilePredictor):
     litert.check_tflite_format(self.path, content)
 
   def _open(self, content: bytes) -> file_predictor.InputsAndOutputs:
-    self._interpreter = interpreters.open_tflm(content)
+    self._interpreter = interpreters.open_tflm(content, name=str(self.path))
     return (
       [_tensor_detail(self._interpreter.get_input_details(0))],
       [_tensor_detail(self._interpreter.get_output_details(0))],
@@ -37,8 +37,8 @@ class TFLMPredictor(file_predictor.FilePredictor):
       self._interpreter.invoke()
     except RuntimeError as error:
       raise ValueError(
-        f'TensorFlow Lite Micro cannot run the file ({error}); the operator is '
-        'named in its output on stderr'
+        f'TensorFlow Lite Micro cannot run {self.path} ({error}); the operator '
+        'is named in its output on stderr'
       ) from error
     return self._interpreter.get_output(0)
 

@@ -200,7 +200,10 @@ def test_the_command_fails_on_a_folder_with_mistakes(root, config, tmp_path):
   assert 'errors' in lines[-2]
   assert lines[-2].endswith('training would go wrong.')
   assert f'  {root}/train/labels/value.png: value 200' in done.stdout
-  assert os.listdir(tmp_path / 'deep') == ['report.html']
+  assert sorted(os.listdir(tmp_path / 'deep')) == [
+    '.deeplab.jsonl',
+    'report.html',
+  ]
   page = Page((tmp_path / 'deep/report.html').read_text('utf-8'))
   assert page.open == []
   assert page.links == []  # one file, which needs nothing else

@@ -453,6 +453,7 @@ def test_a_format_that_nothing_here_can_run(source, tmp_path, monkeypatch):
   )
   assert report['formats'] == {}
   assert sorted(os.listdir(folder)) == [
+    '.deeplab.jsonl',
     'labels.txt',
     'npz.npz',
     'report.html',

@@ -503,8 +503,8 @@ def test_bgr_and_channels_change_a_first_kernel_of_any_name():
   model = segmenter.Segmenter(Renamed(), fcn.FCN(num_classes=2), None, 2)
   assert segmenter.find_first_conv(model, 3) == 'encoder/entry'
   kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
-  ((path, edit),) = load._first_kernel_edits(True, model, 3).items()
+  ((path, edit),) = merge.first_kernel_edits(True, model, 3).items()
   assert path == 'encoder/entry/kernel'
   np.testing.assert_array_equal(edit(kernel), kernel[:, :, ::-1])
-  ((_, edit),) = load._first_kernel_edits(False, model, 4).items()
+  ((_, edit),) = merge.first_kernel_edits(False, model, 4).items()
   assert edit(kernel).shape == (3, 3, 4, 4)

@@ -313,7 +313,7 @@ def test_decay_masks_that_do_nothing_are_refused():
 def test_voc_leaves_depthwise_kernels_alone():
   """The config decays the kernels that TF-slim's argument scopes decay."""
   config = common.default_config()
-  slim.set_training(config, steps=1, crop=(513, 513))
+  slim.set_training(config, steps=1, crop=(513, 513), canvas=(513, 513))
   decayed = re.compile(config.optimizer.decay_mask)
   paths = [
     'encoder/block_1/expand/conv/kernel',
