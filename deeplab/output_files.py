@@ -248,7 +248,7 @@ def open_output_file(
 
 
 def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
-  """Returns what all names of one file share; None for an absent file.
+  """Returns the device and inode of a file; None for an absent file.
 
   Links, and names in other letters on file systems that ignore case, are the
   same file.

@@ -90,10 +90,7 @@ def load_model(
   parallel.refuse_fork()
   if weights.startswith('hf:'):
     weights = model_folder.download_model_folder(weights.removeprefix('hf:'))
-  if os.path.basename(weights) == model_folder.WEIGHTS_FILE:
-    folder_path = os.path.dirname(weights) or '.'
-    if model_folder.is_complete(folder_path):
-      weights = folder_path
+  weights = model_folder.folder_of(weights)
   if is_file_of_weights(weights):
     return load_weights(weights, config)
   if config is not None:
@@ -120,12 +117,14 @@ def load_model_for_data(
     ValueError: as `load_model` does.
     OSError: the weights cannot be read or downloaded.
   """
+  weights = model_folder.folder_of(weights)
   if config is None or not is_file_of_weights(weights):
     return load_model(weights, checkpoint)
+  file, page = _read_file(weights)
   try:
-    return load_weights(weights, config)
+    return _load(file, config)
   except DoesNotFit:
-    model = load_weights(weights)
+    model = _find_model(file, page)
   logging.info(
     '%s is not of the network of %s: only its data and evaluation are used',
     weights,
@@ -159,6 +158,17 @@ def load_weights(
       none is certain, or they do not fit `config`.
     OSError: the weights cannot be read or downloaded.
   """
+  file, page = _read_file(weights)
+  return _find_model(file, page) if config is None else _load(file, config)
+
+
+def _read_file(weights: str) -> tuple[_File, str]:
+  """Reads a published name or a file; returns it and its page, '' if unknown.
+
+  Raises:
+    ValueError: it is an encoder alone, damaged, or unknown.
+    OSError: the weights cannot be read or downloaded.
+  """
   spec = resolve.resolve_init_from(weights, '--weights')
   published = spec.published
   if published is not None and not published.is_network:
@@ -174,18 +184,25 @@ def load_weights(
   file = _File(
     weights, read.path, read.tensors, read.requirements, sizes, spec.system
   )
-  if config is not None:
-    return _load(file, config)
-  if published is not None and published.page:
-    return _load(file, config_pages.load_page(published.page))
+  return file, published.page if published is not None else ''
+
+
+def _find_model(file: _File, page: str) -> workdir_lib.TrainedModel:
+  """Loads a file into the network of its page, or the one that it fits.
+
+  Raises:
+    ValueError: none fits, or of several that fit none is certain.
+  """
+  if page:
+    return _load(file, config_pages.load_page(page))
   models = list(_fitting_models(file))
   if len(models) == 1:
     page, model = models[0]
-    logging.info('%s: the network of %s', weights, page)
+    logging.info('%s: the network of %s', file.name, page)
     return model
   pages = [f'--config={page}' for page, _ in models]
   raise ValueError(
-    f'{weights} fits several networks, which differ in what a file does not '
+    f'{file.name} fits several networks, which differ in what a file does not '
     f'tell (atrous rates, aligned corners): choose {" or ".join(pages)}'
   )
 
@@ -269,7 +286,7 @@ def _set_model_fields(model: ConfigDict, fields: Mapping[str, Any]) -> None:
     new = fields.get(f'{slot}.name')
     if new is not None and new != model[slot].name:
       model[slot] = ConfigDict(
-        {'name': new, **_changed_fields(model[slot], classes[new])}
+        {'name': new, **_changed_fields(model[slot], classes, new)}
       )
   for path, value in fields.items():
     *sections, field = path.split('.')
@@ -281,15 +298,16 @@ def _set_model_fields(model: ConfigDict, fields: Mapping[str, Any]) -> None:
 
 
 def _changed_fields(
-  section: ConfigDict, cls: type[nn.Module] | None
+  section: ConfigDict, classes: Mapping[str, type[nn.Module] | None], new: str
 ) -> dict[str, Any]:
   """Returns the fields that a page changed, as far as another class has them.
 
   Args:
     section: the page's encoder or head.
-    cls: the other class; None for no head.
+    classes: classes of its slot by name.
+    new: name of the other class.
   """
-  old = registry.ENCODERS.get(section.name) or registry.HEADS.get(section.name)
+  old, cls = classes[section.name], classes[new]
   if cls is None or old is None:
     return {}
   defaults, known = registry.config_fields(old), registry.config_fields(cls)
@@ -339,6 +357,7 @@ def _load(file: _File, config: ConfigDict) -> workdir_lib.TrainedModel:
   model = registry.build_model(config.model, num_classes)
   variables = _abstract_variables(model, spec.channels)
   name, match = _match(file, model, variables)
+  built = config.model.to_dict()
   with config.unlocked():
     _set_model_fields(
       config.model,
@@ -351,9 +370,10 @@ def _load(file: _File, config: ConfigDict) -> workdir_lib.TrainedModel:
     normalization = file.requirements.normalization or match.normalization
     if normalization is not None:
       config.data.mean, config.data.std = normalization
-  model = registry.build_model(config.model, num_classes)
-  variables = _abstract_variables(model, spec.channels)
-  _, match = _match(dataclasses.replace(file, system=name), model, variables)
+  if config.model.to_dict() != built:
+    model = registry.build_model(config.model, num_classes)
+    variables = _abstract_variables(model, spec.channels)
+    _, match = _match(dataclasses.replace(file, system=name), model, variables)
   try:
     merged = merge.merge_tensors(
       variables,

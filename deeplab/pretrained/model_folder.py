@@ -72,6 +72,14 @@ def is_complete(path: str | os.PathLike) -> bool:
   )
 
 
+def folder_of(path: str) -> str:
+  """Returns the folder of a model whose weights file `path` is, else `path`."""
+  folder = os.path.dirname(path) or '.'
+  if os.path.basename(path) == WEIGHTS_FILE and is_complete(folder):
+    return folder
+  return path
+
+
 def write_model_folder(
   model: workdir_lib.TrainedModel,
   folder: str | os.PathLike,

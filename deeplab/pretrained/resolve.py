@@ -98,11 +98,7 @@ def resolve_init_from(
   system, colon, path = init_from.partition(':')
   if not colon or system not in detect.SYSTEMS:
     system, path = '', init_from
-  path = tf_checkpoint.find_index_file(path) or path
-  if os.path.basename(path) == model_folder.WEIGHTS_FILE:
-    folder = os.path.dirname(path) or '.'
-    if model_folder.is_complete(folder):
-      return WeightsSpec('', folder, None)
+  path = model_folder.folder_of(tf_checkpoint.find_index_file(path) or path)
   if not os.path.exists(path):
     similar = difflib.get_close_matches(
       init_from, published_weights.PUBLISHED_WEIGHTS, 3

@@ -341,7 +341,7 @@ def _export(workdir: pathlib.Path, output: pathlib.Path) -> None:
 
 @dataclasses.dataclass
 class Counts:
-  """What a campaign counted for one command.
+  """Counts of a campaign for one command.
 
   Attributes:
     killed: trials that were killed.

@@ -248,3 +248,30 @@ def test_a_published_tflite_file_predicts(tmp_path):
   model.save(tmp_path / 'mine')
   again = deeplab.load(tmp_path / 'mine')
   np.testing.assert_array_equal(again.probabilities(photo), scores)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'decode_head.conv_seg.bias',
+    'classifier.4.bias',
+    'logits/semantic/biases',
+  ],
+)
+def test_a_file_without_its_last_layer_is_refused(tmp_path, name):
+  system, page, num_classes = {
+    'decode_head.conv_seg.bias': ('mmseg', 'configs/loveda_resnet.py:r18', 7),
+    'classifier.4.bias': (
+      'torchvision',
+      'configs/cocoseg21_torchvision.py:deeplabv3_mnv3',
+      21,
+    ),
+    'logits/semantic/biases': ('slim', 'configs/voc_mnv2.py:mobile', 21),
+  }[name]
+  path = str(tmp_path / 'weights.safetensors')
+  write_file(path, system, page, num_classes)
+  tensors = dict(safetensors.read_safetensors(path))
+  del tensors[name]
+  safetensors.write_safetensors(path, tensors, {})
+  with pytest.raises(ValueError, match='no segmentation network that is'):
+    identify.load_model(path)

@@ -110,7 +110,7 @@ class _Machine:
     return values
 
   def _call(self, function: Any, arguments: Any) -> Any:
-    """Returns what an allowed function returns, a placeholder for others."""
+    """Calls an allowed function; returns a placeholder for any other."""
     if not callable(function):
       return function if isinstance(function, Inert) else Inert('a call')
     if not isinstance(arguments, tuple):

@@ -197,7 +197,7 @@ def _read_legacy(f: IO[bytes], size: int) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _describe(value: Any) -> str:
-  """Returns what an entry of a file is, such as 'argparse.Namespace'."""
+  """Returns the type of an entry of a file, such as 'argparse.Namespace'."""
   if isinstance(value, inert_pickle.Inert):
     return value.name
   return type(value).__name__

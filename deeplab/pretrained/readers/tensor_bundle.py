@@ -63,7 +63,7 @@ _BYTE_TABLE = _byte_table()
 
 @functools.cache
 def _zeros_tables(count: int) -> list[list[int]]:
-  """Returns what `count` zeros make of each byte of the register."""
+  """Returns the register after `count` zeros, for each of its byte values."""
   shifts = np.array([[0], [8], [16], [24]], np.uint32)
   crc = np.arange(256, dtype=np.uint32) << shifts
   for _ in range(count):

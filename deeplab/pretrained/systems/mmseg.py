@@ -106,17 +106,17 @@ def _candidates(
   which a file does not tell.
   """
   units = mapping.count_numbered(tensors, r'backbone\.layer3\.(\d+)\.')
+  bias = tensors.get('decode_head.conv_seg.bias')
   if (
-    'decode_head.c1_bottleneck.conv.weight' not in tensors
+    bias is None
+    or 'decode_head.c1_bottleneck.conv.weight' not in tensors
     or units not in _ENCODERS
   ):
     return []
   encoder = _ENCODERS[units]
   if 'backbone.conv1.weight' in tensors:  # torchvision's stem
     encoder += 'b'
-  page, encoders = _PAGES.get(
-    len(tensors['decode_head.conv_seg.bias']), ('', ())
-  )
+  page, encoders = _PAGES.get(len(bias), ('', ()))
   if encoder in encoders:
     pages = [page.format(encoder)]
   else:

@@ -328,7 +328,7 @@ def _candidates(
     fields = {'encoder.name': xception[0].partition('/')[0]}
   else:
     return []
-  if sizes:
+  if 'aspp0' in sizes:
     (height, _), (rows, _) = next(iter(sizes.values())), sizes['aspp0']
     fields['output_stride'] = 2 ** round(math.log2(height / rows))
   return [mapping.Candidate(f'configs/{page}', fields)]

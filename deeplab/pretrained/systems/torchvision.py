@@ -182,6 +182,10 @@ def _backbone_to_features(name: str) -> str:
   return re.sub(r'^backbone\.', 'features.', name)
 
 
+# By the number of residual units in the third stage.
+_RESNETS = {6: 'resnet_50', 23: 'resnet_101'}
+
+
 def _auxiliary_fields(tensors: merge.Tensors) -> dict[str, Any]:
   """Returns the fields of the auxiliary head of a file."""
   kernel = 'aux_classifier.0.weight'
@@ -204,17 +208,21 @@ def _candidates(
   fields: dict[str, Any] = _auxiliary_fields(tensors)
   if 'backbone.layer1.0.conv3.weight' in tensors:
     depth = mapping.count_numbered(tensors, r'backbone\.layer3\.(\d+)\.')
-    fields['encoder.name'] = {6: 'resnet_50', 23: 'resnet_101'}.get(depth)
+    if depth not in _RESNETS:
+      return []
+    fields['encoder.name'] = _RESNETS[depth]
     network = 'r50'
   elif 'backbone.4.block.0.0.weight' in tensors:
     network = 'mnv3'
   else:
     return []
-  if 'classifier.low_classifier.weight' in tensors:
+  if 'classifier.low_classifier.bias' in tensors:
     page = 'cocoseg21_torchvision.py:lraspp'
+  elif 'classifier.4.bias' not in tensors:
+    return []
   elif 'classifier.0.convs.0.0.weight' in tensors:
     page = 'cocoseg21_torchvision.py:deeplabv3'
-  elif 'classifier.4.weight' in tensors:
+  elif 'classifier.0.weight' in tensors:
     page = 'cityscapes_torchvision.py:fcn'
     fields['head.channels'] = tensors['classifier.0.weight'].shape[0]
   else:

@@ -116,7 +116,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What happened when an input was opened.
+  """Outcome of opening one input.
 
   Attributes:
     outcome: one of `OUTCOMES`.
