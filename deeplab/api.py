@@ -12,8 +12,8 @@ import os
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab import config_pages
 from deeplab import predict
+from deeplab.files import config_pages
 from deeplab.pretrained import model_folder
 
 Image = np.ndarray | str | os.PathLike

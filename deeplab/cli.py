@@ -25,8 +25,8 @@ import jax
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
-from deeplab import config_schema
 from deeplab import system
+from deeplab.files import config_schema
 from deeplab.models import registry
 
 # Errors that the user can mend, which `run_command` prints as one line.

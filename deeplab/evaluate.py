@@ -29,7 +29,6 @@ import numpy as np
 
 from deeplab import metrics
 from deeplab import networks
-from deeplab import output_files
 from deeplab import parallel
 from deeplab import system
 from deeplab import text
@@ -39,6 +38,7 @@ from deeplab.data import dataset_info
 from deeplab.data import datasets
 from deeplab.data import image_format
 from deeplab.data import resize
+from deeplab.files import output_files
 from deeplab.inference import file_predictor
 from deeplab.inference import load
 from deeplab.inference import model_card

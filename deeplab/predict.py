@@ -51,7 +51,6 @@ from PIL import ImageOps
 
 from deeplab import cli
 from deeplab import evaluate
-from deeplab import output_files
 from deeplab import system
 from deeplab import text
 from deeplab import visualize
@@ -59,6 +58,7 @@ from deeplab import workdir as workdir_lib
 from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
+from deeplab.files import output_files
 from deeplab.inference import load
 from deeplab.inference import model_card
 from deeplab.inference import predictors

@@ -29,11 +29,11 @@ from absl import logging
 import jax
 from ml_collections import ConfigDict
 
-from deeplab import config_schema
-from deeplab import json_files
 from deeplab import parallel
 from deeplab import system
 from deeplab.data import datasets
+from deeplab.files import config_schema
+from deeplab.files import json_files
 from deeplab.models import registry
 from deeplab.training import checkpoints
 

@@ -31,10 +31,10 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
-from deeplab import output_files
 from deeplab import text
 from deeplab import visualize
 from deeplab.data import catalog
+from deeplab.files import output_files
 from deeplab.models import registry
 from export.devices import fit
 from export.devices import resizes

@@ -20,9 +20,9 @@ from PIL import Image
 
 from configs import shapes_mnv2
 from deeplab import cli
-from deeplab import json_files
-from deeplab import output_files
 from deeplab.data import datasets
+from deeplab.files import json_files
+from deeplab.files import output_files
 
 _CONFIG_PATH = 'configs/shapes_mnv2.py'
 

@@ -16,10 +16,10 @@ from absl import app
 from absl import flags
 
 from deeplab import cli
-from deeplab import json_files
 from deeplab import system
 from deeplab import text
 from deeplab import workdir as workdir_lib
+from deeplab.files import json_files
 from experiments import zoo
 
 _RESULTS_DIR = os.path.join('experiments', 'results')

@@ -24,12 +24,12 @@ from absl import app
 from absl import flags
 
 from deeplab import cli
-from deeplab import json_files
 from deeplab import system
 from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
+from deeplab.files import json_files
 from deeplab.models import profile
 from deeplab.models import registry
 from deeplab.training import metric_writer

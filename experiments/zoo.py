@@ -32,12 +32,12 @@ from ml_collections import ConfigDict
 import tqdm
 
 from deeplab import cli
-from deeplab import config_pages
-from deeplab import json_files
-from deeplab import output_files
 from deeplab import system
 from deeplab import text
 from deeplab.data import catalog
+from deeplab.files import config_pages
+from deeplab.files import json_files
+from deeplab.files import output_files
 from deeplab.models import profile
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))

@@ -29,8 +29,8 @@ import numpy as np
 import tqdm
 
 from deeplab import cli
-from deeplab import json_files
 from deeplab.data import image_format
+from deeplab.files import json_files
 from deeplab.models import segmenter
 from deeplab.training import train_step
 from experiments import zoo

@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 
-from deeplab import output_files
 from deeplab import system
+from deeplab.files import output_files
 
 # Of renameat2 (Linux) and renameatx_np (macOS).
 _AT_FDCWD = {'linux': -100, 'darwin': -2}

@@ -34,10 +34,10 @@ import jax
 import numpy as np
 
 from deeplab import cli
-from deeplab import output_files
 from deeplab import text
 from deeplab import visualize
 from deeplab.data import resize
+from deeplab.files import output_files
 from deeplab.inference import predictors
 from deeplab.quantization import simulator
 from deeplab.quantization.ptq import batch_norm_folding

@@ -12,10 +12,10 @@ from PIL import Image
 import pytest
 
 from deeplab import evaluate
-from deeplab import output_files
 from deeplab import predict
 from deeplab import workdir as workdir_lib
 from deeplab.data import image_format
+from deeplab.files import output_files
 from tests import evaluate_test
 from tests.inference import views_test
 

@@ -35,10 +35,9 @@ LEVELS = (
   *('deeplab.doctor', 'deeplab.networks', 'deeplab.inference'),
   *('deeplab.workdir', 'deeplab.training', 'deeplab.quantization'),
   *('deeplab.visualize deeplab.metrics', 'deeplab.data', 'deeplab.cli'),
-  *('deeplab.config_schema', 'deeplab.models'),
-  *('deeplab.parallel deeplab.output_files', 'deeplab.system'),
-  'deeplab.text deeplab.tflite_schema deeplab.json_files',
-  'deeplab.config_pages',
+  *('deeplab.files', 'deeplab.models'),
+  *('deeplab.parallel', 'deeplab.system'),
+  'deeplab.text deeplab.tflite_schema',
 )
 LEVEL = {
   room: level for level, names in enumerate(LEVELS) for room in names.split()

@@ -14,7 +14,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from deeplab import cli
-from deeplab import output_files
 from deeplab import system
 from deeplab.data import datasets
 from deeplab.doctor import diagnosis
@@ -22,6 +21,7 @@ from deeplab.doctor import example_loader
 from deeplab.doctor import report
 from deeplab.doctor import scan
 from deeplab.doctor import summary
+from deeplab.files import output_files
 
 # The data, and fields that must fit it for training to start.
 _READ_FIELDS = cli.ReadFields(

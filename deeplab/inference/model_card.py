@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from deeplab import json_files
+from deeplab.files import json_files
 from deeplab.inference import predictors
 
 _PIXEL = json_files.number(-65535, 65535)

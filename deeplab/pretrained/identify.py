@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from deeplab import config_pages
 from deeplab import parallel
 from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import datasets
+from deeplab.files import config_pages
 from deeplab.models import registry
 from deeplab.pretrained import merge
 from deeplab.pretrained import model_folder

@@ -14,10 +14,10 @@ import pathlib
 
 from flax import traverse_util
 
-from deeplab import json_files
-from deeplab import output_files
 from deeplab import workdir as workdir_lib
 from deeplab.data import datasets
+from deeplab.files import json_files
+from deeplab.files import output_files
 from deeplab.pretrained.readers import safetensors
 
 WEIGHTS_FILE = 'model.safetensors'

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import config_pages
 from deeplab import workdir as workdir_lib
+from deeplab.files import config_pages
 from deeplab.pretrained import fetch
 from deeplab.pretrained import merge
 from deeplab.pretrained import model_folder

@@ -7,8 +7,8 @@ by one; with `--baseline` the scores of both stand in one table.
 import os
 from typing import Any
 
-from deeplab import json_files
 from deeplab import text
+from deeplab.files import json_files
 
 Report = dict[str, Any]
 

@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 
 import deeplab
-from deeplab import config_pages
+from deeplab.files import config_pages
 from deeplab.models import registry
 from deeplab.pretrained import identify
 from deeplab.pretrained import merge

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from deeplab import config_pages
+from deeplab.files import config_pages
 from deeplab.models import layers
 from deeplab.models import registry
 from deeplab.models import segmenter

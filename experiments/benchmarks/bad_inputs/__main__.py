@@ -31,7 +31,7 @@ from deeplab import cli
 from deeplab import system
 from deeplab import text
 from experiments import zoo
-from experiments.benchmarks.bad_inputs import kinds as kinds_lib
+from experiments.benchmarks.bad_inputs import input_kinds
 from experiments.benchmarks.bad_inputs import trials
 
 Found = list[tuple[trials.Trial, trials.Result]]
@@ -152,10 +152,10 @@ def format_failures(found: Found) -> str:
 def _parse_trial(name: str, seed: int) -> trials.Trial:
   """Returns the trial of --only=KIND:NUMBER."""
   kind, _, number = name.partition(':')
-  if kind not in kinds_lib.KINDS or not number.isdigit():
+  if kind not in input_kinds.KINDS or not number.isdigit():
     raise ValueError(
       f'--only={name} is not KIND:NUMBER; kinds are '
-      f'{", ".join(kinds_lib.KINDS)}'
+      f'{", ".join(input_kinds.KINDS)}'
     )
   return trials.Trial(kind, int(number), seed)
 
@@ -185,11 +185,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _run(values: flags.FlagValues) -> None:
-  names = values.kinds or list(kinds_lib.KINDS)
-  unknown = sorted(set(names) - kinds_lib.KINDS.keys())
+  names = values.kinds or list(input_kinds.KINDS)
+  unknown = sorted(set(names) - input_kinds.KINDS.keys())
   if unknown:
     raise ValueError(
-      f'--kinds={",".join(unknown)}: kinds are {", ".join(kinds_lib.KINDS)}'
+      f'--kinds={",".join(unknown)}: kinds are {", ".join(input_kinds.KINDS)}'
     )
   planned = plan_trials(values.trials, values.seed, names)
   if values.only:
@@ -198,7 +198,7 @@ def _run(values: flags.FlagValues) -> None:
   failures = pathlib.Path(values.failures) if values.failures else None
   start = time.perf_counter()
   results = run_trials(
-    planned, kinds_lib.KINDS, trials.Limits(), processes, failures
+    planned, input_kinds.KINDS, trials.Limits(), processes, failures
   )
   found = list(system.track_progress(results, len(planned), 'bad inputs'))
   seconds = time.perf_counter() - start

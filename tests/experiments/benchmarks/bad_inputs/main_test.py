@@ -4,7 +4,7 @@ from absl import flags
 import pytest
 
 from experiments.benchmarks.bad_inputs import __main__ as command
-from experiments.benchmarks.bad_inputs import kinds
+from experiments.benchmarks.bad_inputs import input_kinds
 from experiments.benchmarks.bad_inputs import trials
 
 
@@ -28,10 +28,12 @@ def test_trials_are_shared_among_the_kinds():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('name', kinds.KINDS)
+@pytest.mark.parametrize('name', input_kinds.KINDS)
 def test_no_kind_fails(name):
   planned = command.plan_trials(40, 1, [name])
-  found = list(command.run_trials(planned, kinds.KINDS, trials.Limits(), 2))
+  found = list(
+    command.run_trials(planned, input_kinds.KINDS, trials.Limits(), 2)
+  )
   assert command.format_failures(found) == ''
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.bad_inputs import __main__ as command
-from experiments.benchmarks.bad_inputs import kinds
+from experiments.benchmarks.bad_inputs import input_kinds
 from experiments.benchmarks.bad_inputs import trials
 from tests.experiments.benchmarks.bad_inputs import planted
 
@@ -44,7 +44,7 @@ def test_results_say_what_happened(ends):
 
 
 def test_inputs_are_a_function_of_seed_kind_and_number(tmp_path):
-  kind = kinds.KINDS['coco']
+  kind = input_kinds.KINDS['coco']
   samples = trials.make_samples(kind, tmp_path)
   make = lambda trial: trials.make_input(trial, kind, *samples)['train.json']
   inputs = [make(trials.Trial('coco', i)) for i in range(20)]
@@ -55,7 +55,7 @@ def test_inputs_are_a_function_of_seed_kind_and_number(tmp_path):
 
 
 def test_hostile_samples_come_first(tmp_path):
-  kind = kinds.KINDS['pth']
+  kind = input_kinds.KINDS['pth']
   genuine, hostile = trials.make_samples(kind, tmp_path)
   made = [
     trials.make_input(trials.Trial('pth', i), kind, genuine, hostile)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.benchmarks.bad_inputs import kinds
+from experiments.benchmarks.bad_inputs import input_kinds
 from experiments.benchmarks.bad_inputs import trials
 
 # They import TensorFlow or draw with matplotlib.
@@ -11,7 +11,7 @@ SLOW = {'tf_checkpoint', 'metrics', 'config', 'onnx', 'card'}
 
 def _check(name, folder, monkeypatch):
   monkeypatch.chdir(folder)
-  kind = kinds.KINDS[name]
+  kind = input_kinds.KINDS[name]
   trials.write_secrets(folder)
   genuine, hostile = trials.make_samples(kind, folder / 'input')
   assert (genuine, hostile) == trials.make_samples(kind, folder / 'input')
@@ -23,7 +23,7 @@ def _check(name, folder, monkeypatch):
     assert trials.read_folder(folder / 'input') == files
 
 
-@pytest.mark.parametrize('name', sorted(kinds.KINDS.keys() - SLOW))
+@pytest.mark.parametrize('name', sorted(input_kinds.KINDS.keys() - SLOW))
 def test_genuine_samples(name, tmp_path, monkeypatch):
   _check(name, tmp_path, monkeypatch)
 
@@ -32,7 +32,7 @@ def test_genuine_samples(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ('png', 'jpeg', 'bmp', 'webp', 'tiff'))
 def test_damaged_inputs_are_sentences(name, tmp_path):
   """A small campaign, in this process and without its limits."""
-  kind = kinds.KINDS[name]
+  kind = input_kinds.KINDS[name]
   samples = trials.make_samples(kind, tmp_path)
   outcomes = set()
   for number in range(20):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import functools
 from typing import Any
 
-from deeplab import json_files
+from deeplab.files import json_files
 from deeplab.models import registry
 
 _TEXT, _FLAG, _NUMBER = json_files.TEXT, json_files.FLAG, json_files.NUMBER

@@ -32,7 +32,7 @@ import tifffile
 from configs import camvid_mnv2_cut
 from configs import common
 from configs import shapes_mnv2
-from configs.recipes import folder as folder_recipe
+import configs.recipes.folder
 from deeplab import networks
 from deeplab import predict
 from deeplab import visualize
@@ -175,7 +175,7 @@ def _open_mat(path: pathlib.Path) -> Any:
 def _folder_data(path: pathlib.Path) -> ConfigDict:
   """Returns `config.data` of a folder with three named classes."""
   config = common.default_config()
-  folder_recipe.set_data(config)
+  configs.recipes.folder.set_data(config)
   config.data.root = str(path)
   config.data.num_classes = len(_NAMES)
   config.data.class_names = _NAMES

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from deeplab import output_files
 from deeplab import system
+from deeplab.files import output_files
 from tests.data import conftest as data_conftest
 
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from configs import common
-from deeplab import config_schema
 from deeplab import workdir as workdir_lib
+from deeplab.files import config_schema
 from tests import configs_test
 from tests import damaged_json
 from tests import runs

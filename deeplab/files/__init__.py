@@ -1,0 +1,1 @@
+"""Files of configs, JSON and outputs: read with checks, written whole."""
