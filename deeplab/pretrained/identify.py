@@ -31,6 +31,7 @@ from deeplab.pretrained import merge
 from deeplab.pretrained import model_folder
 from deeplab.pretrained import resolve
 from deeplab.pretrained import unfold_batch_norm
+from deeplab.pretrained.readers import dispatch
 from deeplab.pretrained.readers import tf_checkpoint
 from deeplab.pretrained.readers import tflite_weights
 from deeplab.pretrained.systems import detect
@@ -179,7 +180,7 @@ def _read_file(weights: str) -> tuple[_File, str]:
     )
   read = resolve.read_weights(spec)
   sizes: mapping.LayerSizes = {}
-  if read.path.endswith('.tflite'):
+  if dispatch.find_format(read.path) == 'tflite':
     sizes = tflite_weights.read_layer_sizes(read.path)
   file = _File(
     weights, read.path, read.tensors, read.requirements, sizes, spec.system

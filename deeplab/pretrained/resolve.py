@@ -3,7 +3,7 @@
     torchvision:resnet50      published weights (`published_weights`)
     /path/to/weights.pth      a file; its system is detected by its names
     torchvision:/path/x.pth   the same, with the system given
-    /path/model.ckpt-30000    a TensorFlow checkpoint, or the folder of one
+    /path/model.ckpt-30000    a TensorFlow checkpoint, its folder, a SavedModel
     runs/cityscapes/1         a work directory: its best checkpoint
     models/mine               a folder of `model_folder`
 
@@ -156,7 +156,7 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
     )
   if spec.published is None:
     requirements = WeightsRequirements()
-    if spec.path.endswith('.safetensors'):
+    if dispatch.find_format(spec.path) == 'safetensors':
       config = safetensors.read_metadata(spec.path).get('config')
       if config:
         requirements = _requirements_of_metadata(spec.path, config)

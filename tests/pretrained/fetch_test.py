@@ -163,7 +163,7 @@ def test_what_is_not_the_file_is_not_kept(cache, server, folder, digest):
 @pytest.mark.parametrize(
   ('folder', 'reason'),
   [
-    ('page', r'\(the answer is not a whole weight file of Keras \(.*\)\); '),
+    ('page', r'\(the answer is an HTML page and not a file of weights, .*\); '),
     ('empty', r'\(the answer is empty\)'),
     ('part', r'\(the server answered 206, not the file\)'),
     ('packed', r'\(the answer is packed \(gzip\)\)'),

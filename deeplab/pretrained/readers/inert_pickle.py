@@ -58,17 +58,25 @@ class Inert:
     return self.name
 
 
-class _BoundedStream:
-  """A stream of which no more than `MAX_BYTES` are read."""
+class Stateful:
+  """Base class of the values of a caller that receive a state."""
 
-  def __init__(self, stream: IO[bytes]):
+  def set_state(self, state: Any) -> None:
+    """Receives what the pickle has for `__setstate__`."""
+    raise NotImplementedError
+
+
+class _BoundedStream:
+  """A stream of which no more than `limit` bytes are read."""
+
+  def __init__(self, stream: IO[bytes], limit: int):
     self._stream = stream
-    self._left = MAX_BYTES
+    self._limit = self._left = limit
 
   def _spend(self, count: int) -> None:
     self._left -= count
     if self._left < 0:
-      raise ValueError(f'its pickle is longer than {MAX_BYTES} bytes')
+      raise ValueError(f'its pickle is longer than {self._limit} bytes')
 
   def read(self, count: int) -> bytes:
     """Reads `count` bytes, fewer at the end of the stream."""
@@ -119,9 +127,9 @@ class _Machine:
     self._spend(sum(len(x) for x in arguments if isinstance(x, list | tuple)))
     return function(*arguments)
 
-  def run(self, stream: IO[bytes]) -> Any:
+  def run(self, stream: IO[bytes], limit: int) -> Any:
     """Returns the value that the program leaves."""
-    bounded: Any = _BoundedStream(stream)
+    bounded: Any = _BoundedStream(stream, limit)
     for opcode, argument, _ in pickletools.genops(bounded):
       self._spend(1)
       name = opcode.name
@@ -235,6 +243,12 @@ class _Machine:
     self._stack.pop()
     self._reduce(None)
 
+  def _build(self, _: Any) -> None:
+    """Gives its state to a `Stateful` value; any other has none."""
+    state = self._stack.pop()
+    if isinstance(self._stack[-1], Stateful):
+      self._stack[-1].set_state(state)
+
   def _persistent(self, key: Any) -> None:
     self._stack.append(self._load_persistent(key))
 
@@ -280,9 +294,9 @@ _METHODS: dict[str, Callable[[_Machine, Any], Any]] = {
   'INST': _Machine._instance,
   'OBJ': _Machine._object,
   **dict.fromkeys(('REDUCE', 'NEWOBJ'), _Machine._reduce),
-  # Keyword arguments and the state of an object make no plain value.
+  # Keyword arguments make no plain value.
   'NEWOBJ_EX': _Machine._new_with_keywords,
-  'BUILD': lambda machine, _: machine._stack.pop(),
+  'BUILD': _Machine._build,
   'PERSID': _Machine._persistent,
   'BINPERSID': lambda machine, _: machine._persistent(machine._stack.pop()),
 }
@@ -308,6 +322,7 @@ def load(
   stream: IO[bytes],
   functions: Mapping[str, Any] = types.MappingProxyType({}),
   load_persistent: Callable[[Any], Any] = lambda key: Inert('persistent id'),
+  max_bytes: int = MAX_BYTES,
 ) -> Any:
   """Reads one pickle from a stream.
 
@@ -316,11 +331,12 @@ def load(
     functions: values of the names that the pickle may use, by 'module.name'.
       Those that can be called get whatever arguments the pickle has.
     load_persistent: returns the value of a persistent id.
+    max_bytes: bytes of the stream that may be read.
 
   Raises:
     ValueError: the pickle is damaged, or exceeds the bounds.
   """
   try:
-    return _Machine(functions, load_persistent).run(stream)
+    return _Machine(functions, load_persistent).run(stream, max_bytes)
   except (IndexError, KeyError) as e:
     raise ValueError('its pickle takes values that it did not make') from e

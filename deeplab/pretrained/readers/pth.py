@@ -9,6 +9,7 @@ program, its history) is left out.
 The formats are defined by `torch/serialization.py` and `torch/_utils.py`.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import io
 import math
@@ -42,8 +43,15 @@ _DTYPES = {
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
 # Keys under which training programs store a network's tensors, in order of
-# preference.
-_STATE_DICT_KEYS = ('state_dict_ema', 'state_dict', 'model')
+# preference: a moving average first, as the program evaluates it. mmengine's
+# `ema_state_dict` is not among them: its `state_dict` holds the average.
+_STATE_DICT_KEYS = (
+  *('state_dict_ema', 'model_ema', 'ema'),
+  *('state_dict', 'model_state_dict', 'model_state'),
+  *('model', 'net', 'network', 'module', 'weights'),
+)
+# Beside the tensors of `torch.optim.swa_utils.AveragedModel`: a count.
+_AVERAGE_COUNTER = 'n_averaged'
 
 
 class _StorageType(NamedTuple):
@@ -214,19 +222,16 @@ def _unwrap_state_dict(loaded: Any) -> tuple[dict[str, _Tensor], list[str]]:
   """Finds the state_dict of a file, or of the checkpoint that holds one.
 
   Returns:
-    The tensors by name, and a description of each entry that is no tensor.
+    The tensors by name, and a description of each entry that is left out.
   """
-  if isinstance(loaded, dict):
-    for key in _STATE_DICT_KEYS:
-      if isinstance(loaded.get(key), dict):
-        loaded = loaded[key]
-        break
   entries = loaded if isinstance(loaded, dict) else {}
-  tensors = {
-    name: value
-    for name, value in entries.items()
-    if isinstance(name, str) and isinstance(value, _Tensor)
-  }
+  while not _tensors_of(entries):
+    # Also {'model': {'state_dict': ...}}.
+    inner = [k for k in _STATE_DICT_KEYS if isinstance(entries.get(k), dict)]
+    if not inner:
+      break
+    entries = entries[inner[0]]
+  tensors = _tensors_of(entries)
   if not tensors:
     held = (
       f'a dictionary of {_list_some([str(key) for key in entries])}'
@@ -242,11 +247,33 @@ def _unwrap_state_dict(loaded: Any) -> tuple[dict[str, _Tensor], list[str]]:
     for name, value in entries.items()
     if name not in tensors
   ]
-  if all(name.startswith('module.') for name in tensors):
-    tensors = {
-      name.removeprefix('module.'): tensor for name, tensor in tensors.items()
-    }
-  return tensors, left_out
+  tensors.pop(_AVERAGE_COUNTER, None)
+  copies = _average_copies(tensors)
+  if copies:
+    left_out.append(
+      f'{len(copies)} copies of parameters, {copies[0]} and so on'
+    )
+  return {k: v for k, v in tensors.items() if k not in copies}, left_out
+
+
+def _tensors_of(entries: Mapping[str, Any]) -> dict[str, _Tensor]:
+  """Returns the entries of a dictionary that are named tensors."""
+  return {
+    name: value
+    for name, value in entries.items()
+    if isinstance(name, str) and isinstance(value, _Tensor)
+  }
+
+
+def _average_copies(tensors: Mapping[str, _Tensor]) -> list[str]:
+  """Returns the names of the second copy of parameters that mmcv 1 writes.
+
+  Its moving average keeps 'ema_backbone_conv1_weight' beside
+  'backbone.conv1.weight'. At the end of an epoch both are exchanged, so that
+  the plain name holds the average in the file.
+  """
+  buffers = {f'ema_{name.replace(".", "_")}' for name in tensors}
+  return [name for name in tensors if name in buffers]
 
 
 def _strided_view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
@@ -273,9 +300,9 @@ def _strided_view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
 def read_pth(path: str) -> dict[str, np.ndarray]:
   """Returns the tensors of a file by name.
 
-  A checkpoint that holds them under 'state_dict_ema', 'state_dict' or 'model'
-  is unwrapped, and a prefix 'module.' of all names is dropped. Entries of this
-  dictionary that are no tensors are left out, with a warning.
+  A checkpoint of a training program that holds them under a key, such as
+  'state_dict' or 'model', is unwrapped. Entries of this dictionary that are no
+  tensors, and second copies of parameters, are left out, with a warning.
 
   Raises:
     ValueError: the file is damaged, has none of these formats, or takes far
@@ -301,6 +328,8 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
       ) from e
   if left_out:
     logging.warning(
-      '%s: left out what is no tensor: %s', path, _list_some(left_out)
+      '%s: left out what is no tensor of the network: %s',
+      path,
+      _list_some(left_out),
     )
   return arrays

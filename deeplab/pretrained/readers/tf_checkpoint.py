@@ -15,7 +15,7 @@ def find_index_file(path: str | os.PathLike) -> str | None:
 
   Args:
     path: the file itself, the checkpoint without suffix (`model.ckpt-30000`),
-      or the folder that holds it.
+      the folder that holds it, or a SavedModel, whose `variables` hold it.
 
   Raises:
     ValueError: a folder holds several checkpoints and names none, or names one
@@ -23,6 +23,8 @@ def find_index_file(path: str | os.PathLike) -> str | None:
   """
   path = pathlib.Path(path)
   if path.is_dir():
+    if (path / 'saved_model.pb').is_file():
+      path /= 'variables'
     latest = path / 'checkpoint'
     index_files = sorted(path.glob('*.index'))
     if latest.is_file():

@@ -574,7 +574,7 @@ def _write_tf_checkpoint(path: pathlib.Path) -> None:
 def _open_weights(path: pathlib.Path) -> Any:
   """Reads weights as `config.init_from=FILE` does."""
   (file,) = (
-    file for file in path.iterdir() if file.suffix in resolve.dispatch.READERS
+    file for file in path.iterdir() if file.suffix in resolve.dispatch.SUFFIXES
   )
   loaded = resolve.read_weights(resolve.WeightsSpec('', str(file), None))
   return dict(loaded.tensors), loaded.requirements

@@ -42,7 +42,7 @@ def test_a_frozen_graph(tmp_path):
   tensors = dispatch.read_tensors(str(path))
   assert list(tensors) == ['MobilenetV2/Conv/weights']
   np.testing.assert_array_equal(tensors['MobilenetV2/Conv/weights'], KERNEL)
-  path.write_bytes(b'<html>')
+  path.write_bytes(b'\x0a\xff')
   with pytest.raises(ValueError, match=r'graph\.pb is n'):
     dispatch.read_tensors(str(path))
 
@@ -79,7 +79,7 @@ def test_bad_archives(tmp_path):
   _write_archive(path, {'frozen_inference_graph.pb': bytes(30 << 20)})
   with pytest.raises(ValueError, match=r'a\.tar\.gz .* 20 times its own size'):
     dispatch.read_tensors(str(path))
-  for content in (b'', b'<html>', path.read_bytes()[:1000]):
+  for content in (b'', b'text', path.read_bytes()[:1000]):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r'is not a whole \.tar\.gz archive'):
       dispatch.read_tensors(str(path))

@@ -118,17 +118,55 @@ def test_big_endian(tmp_path, torch):
   assert pth.read_pth(path)['w'].tolist() == EXPECTED
 
 
-@pytest.mark.parametrize('key', ['state_dict', 'model', 'state_dict_ema'])
+@pytest.mark.parametrize(
+  'key',
+  [
+    *('state_dict', 'model', 'state_dict_ema', 'model_state'),
+    *('model_state_dict', 'net', 'ema'),
+  ],
+)
 def test_checkpoints_are_unwrapped(tmp_path, torch, key):
-  saved = {'epoch': 3, key: {'module.w': tensor(torch)}, 'args': [1.5, 'x']}
+  saved = {'epoch': 3, key: {'w': tensor(torch)}, 'args': [1.5, 'x']}
   assert list(pth.read_pth(write_zip(tmp_path / 'a', saved))) == ['w']
+  nested = {'model': {'epoch': 3, key: {'w': tensor(torch)}}}
+  if key != 'model':
+    assert list(pth.read_pth(write_zip(tmp_path / 'a', nested))) == ['w']
 
 
-def test_the_ema_state_dict_is_preferred(tmp_path, torch):
-  saved = {'state_dict': {'w': tensor(torch)}}
-  saved['state_dict_ema'] = {'w': tensor(torch, offset=0)}
+@pytest.mark.parametrize(
+  ('plain', 'average'),
+  [('state_dict', 'state_dict_ema'), ('model', 'model_ema'), ('net', 'ema')],
+)
+def test_a_moving_average_is_preferred(tmp_path, torch, plain, average):
+  saved = {plain: {'w': tensor(torch)}}
+  saved[average] = {'w': tensor(torch, offset=0), 'n_averaged': tensor(torch)}
   read = pth.read_pth(write_zip(tmp_path / 'a', saved))
-  assert read['w'].tolist() == [[0, 1, 2], [4, 5, 6]]
+  assert {name: x.tolist() for name, x in read.items()} == {
+    'w': [[0, 1, 2], [4, 5, 6]]
+  }
+
+
+def test_the_state_dict_of_mmengine_is_the_average(tmp_path, torch):
+  saved = {
+    'meta': {'epoch': 3},
+    'state_dict': {'w': tensor(torch)},
+    'ema_state_dict': {'module.w': tensor(torch, offset=0)},
+  }
+  assert pth.read_pth(write_zip(tmp_path / 'a', saved))['w'].tolist() == (
+    EXPECTED
+  )
+
+
+def test_the_copies_of_mmcv_are_left_out(tmp_path, torch, caplog):
+  saved = {
+    'backbone.conv.weight': tensor(torch),
+    'ema_backbone_conv_weight': tensor(torch, offset=0),
+    'ema_gate.weight': tensor(torch),  # a layer of the network
+  }
+  read = pth.read_pth(write_zip(tmp_path / 'a', {'state_dict': saved}))
+  assert list(read) == ['backbone.conv.weight', 'ema_gate.weight']
+  assert read['backbone.conv.weight'].tolist() == EXPECTED
+  assert '1 copies of parameters, ema_backbone_conv_weight' in caplog.text
 
 
 class Evil:
@@ -146,7 +184,10 @@ def test_a_pickled_program_is_not_run(tmp_path, torch, write, caplog):
   path = write(tmp_path / 'a.pth', value)
   assert pth.read_pth(path)['w'].tolist() == EXPECTED
   assert not os.path.exists(folder)
-  assert f'{path}: left out what is no tensor: x (posix.mkdir)' in caplog.text
+  assert (
+    f'{path}: left out what is no tensor of the network: x (posix.mkdir)'
+    in caplog.text
+  )
   # The pickle does run a program.
   pickle.loads(pickle.dumps(Evil(folder)))
   assert os.path.exists(folder)
