@@ -306,6 +306,11 @@ def config_from_flag(
           {name: section[name] for name in fields}
         )
     registry.fill_defaults(config.model)
+  if 'init_from' in overrides and reads is not None and 'weights' in values:
+    raise ValueError(
+      '--config.init_from names weights that a training starts from, and this '
+      f'command trains nothing: pass --weights={config.init_from}'
+    )
   check_overrides(overrides, config, reads)
   return config
 

@@ -40,6 +40,7 @@ from deeplab import cli
 from deeplab import predict
 from deeplab import text
 from deeplab import visualize
+from deeplab.data import image_folder
 from deeplab.data import image_format
 from deeplab.data.preparation import raw_files
 
@@ -160,7 +161,7 @@ def read_picture(path: str | os.PathLike, max_pixels: int) -> np.ndarray:
       'use python -m deeplab.predict'
     )
   try:
-    return predict.read_image(path, image_format.RGB)
+    return image_folder.read_image(path, image_format.RGB)
   except ValueError as error:
     raise ValueError(str(error).replace(str(path), path.name)) from None
 

@@ -412,11 +412,11 @@ def evaluate_model(
     ValueError: the file has other classes or was exported from another step,
       or `evaluate_predictor` raises.
   """
-  dataset, merged, suffix = loaded.dataset, loaded.config, ''
+  suffix, on_data = '', loaded
   if config is not None:
-    merged = _override_eval_and_data(loaded.config, config, overrides)
-    suffix = _protocol_suffix(merged, loaded.config)
-    dataset = _dataset_of_same_classes(merged, loaded)
+    on_data = with_data_of(loaded, config, overrides)
+    suffix = _protocol_suffix(on_data.config, loaded.config)
+  dataset, merged = on_data.dataset, on_data.config
   protocol = merged.eval
   if tflite is None:
     contenders: dict[str, predictors.Predictor] = {
@@ -558,6 +558,27 @@ def single_view_config(protocol: Any) -> Any:
       }
     )
   return changed
+
+
+def with_data_of(
+  loaded: workdir_lib.TrainedModel,
+  config: ConfigDict,
+  overrides: Collection[str],
+) -> workdir_lib.TrainedModel:
+  """Returns a model with `eval` and `data` of another config.
+
+  Args:
+    loaded: the model.
+    config: the other config.
+    overrides: as for `evaluate_workdir`.
+
+  Raises:
+    ValueError: its data set has another number of classes than the model.
+  """
+  merged = _override_eval_and_data(loaded.config, config, overrides)
+  return dataclasses.replace(
+    loaded, config=merged, dataset=_dataset_of_same_classes(merged, loaded)
+  )
 
 
 def _override_eval_and_data(

@@ -73,7 +73,7 @@ def check_config(config: 'ConfigDict') -> None:
     raise ValueError(
       f'config.quantization.weights={q.weights!r}: training has one scale for '
       "each output channel; use 'channel' here, or export a float run with "
-      f'--weights={q.weights}'
+      f'--weight_granularity={q.weights}'
     )
   if not 0 <= q.range_decay < 1 or q.range_steps < 0:
     raise ValueError(

@@ -47,7 +47,6 @@ from absl import logging
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 import numpy as np
-from PIL import ImageOps
 
 from deeplab import cli
 from deeplab import evaluate
@@ -55,9 +54,8 @@ from deeplab import system
 from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
-from deeplab.data import image_files
+from deeplab.data import image_folder
 from deeplab.data import image_format
-from deeplab.data.preparation import raw_files
 from deeplab.files import output_files
 from deeplab.inference import load
 from deeplab.inference import model_card
@@ -75,36 +73,6 @@ _READ_FIELDS = cli.ReadFields(
 # Limits of the contact sheet. Of more images, evenly spaced ones are shown.
 _SHEET_IMAGES = 48
 _CELL_SIZE = (360, 480)  # (H, W) of an image beside its overlay
-
-
-def read_image(
-  path: str | os.PathLike, image_spec: image_format.ImageSpec
-) -> np.ndarray:
-  """Reads an image file for a model.
-
-  For models of 8-bit RGB, gray, palette and transparent images are converted
-  and EXIF orientation is applied. Other images are read as they are stored.
-
-  Args:
-    path: the file.
-    image_spec: channels and depth that the model takes.
-
-  Returns:
-    uint8 or uint16 [H, W, C].
-
-  Raises:
-    ValueError: the file is absent, damaged, too large, not an image, or has
-      another depth or number of channels.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f'there is no image {path}')
-  if raw_files.is_read_as_array(path, image_spec):
-    return raw_files.read_pixels(path, image_spec)
-  _, image = raw_files.decode_image(path)
-  with image_files.explain_errors(path):
-    ImageOps.exif_transpose(image, in_place=True)
-  return image_files.to_rgb_array(image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +129,7 @@ class Segmenter:
   def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
     """Returns an image [H, W, C] of the type that the model takes."""
     if not isinstance(image, np.ndarray):
-      image = read_image(image, self.image_spec)
+      image = image_folder.read_image(image, self.image_spec)
     channels, dtype = self.image_spec.channels, self.image_spec.dtype
     if image.dtype != dtype or image.ndim != 3 or image.shape[2] != channels:
       raise ValueError(
@@ -296,30 +264,21 @@ def find_images(
   """
   if images.is_file():
     # Named as in a prediction of its whole folder.
-    beside = [path for path in images.parent.iterdir() if _is_image(path)]
+    beside = [
+      path for path in images.parent.iterdir() if image_folder.is_image(path)
+    ]
     names = _name_results(sorted({*beside, images}), images.parent)
     return {images: names[images]}
-  if not images.is_dir():
+  if not images.exists():
     raise ValueError(f'--images={images}: there is no such file or folder')
-  files = sorted(
+  files = [
     path
-    for path in images.rglob('*')
-    if _is_image(path) and not _is_result(path, images, results)
-  )
+    for path in image_folder.list_images(images, '--images')
+    if not _is_result(path, images, results)
+  ]
   if not files:
-    raise ValueError(
-      f'--images={images}: no image in this folder '
-      f'({", ".join(image_format.IMAGE_AND_ARRAY_SUFFIXES)})'
-    )
+    raise ValueError(f'--images={images}: only results of earlier predictions')
   return _name_results(files, images)
-
-
-def _is_image(path: pathlib.Path) -> bool:
-  return (
-    path.suffix.lower() in image_format.IMAGE_AND_ARRAY_SUFFIXES
-    and not path.name.startswith('.')
-    and path.is_file()
-  )
 
 
 def _is_result(
@@ -399,7 +358,7 @@ def predict_files(
   tracked = system.track_progress(names.items(), len(names), 'predict')
   for i, (path, name) in enumerate(tracked):
     try:
-      image = read_image(path, segmenter.image_spec)
+      image = image_folder.read_image(path, segmenter.image_spec)
     except ValueError as error:
       failures.append(str(error))
       continue

@@ -533,7 +533,7 @@ def _write_result(
     workdir, step=step, seconds=control.seconds, metrics=result.metrics
   )
   logging.info(
-    'Done: mIoU %.4f at the last step. Next, with --workdir=%s: python -m '
+    'Done: mIoU %.4f at the last step. Next, with --weights=%s: python -m '
     'deeplab.predict --images=... --output=..., or python -m export.main '
     '--output=...; both take the checkpoint with the best mIoU',
     result.metrics['miou'],

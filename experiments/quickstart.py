@@ -85,7 +85,7 @@ def _run() -> None:
   )
   _run_command(
     'export.main',
-    f'--workdir={workdir}',
+    f'--weights={workdir}',
     f'--output={exported}',
     '--formats=int8',
     overwrite,

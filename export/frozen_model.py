@@ -115,7 +115,7 @@ class FrozenModel:
 
   @functools.cached_property
   def calibration_images(self) -> list[np.ndarray]:
-    """Training images [H, W, C] at the files' size, or synthetic ones.
+    """Images [H, W, C] at the files' size that ranges are calibrated on.
 
     Empty where no format needs them, so that a run's data set may be elsewhere.
 

@@ -1,6 +1,6 @@
 """Exports a trained model as SavedModel, TFLite, ONNX or C, and checks it.
 
-    python -m export.main --workdir=runs/shapes_mnv2/1 --output=exports/shapes
+    python -m export.main --weights=runs/shapes_mnv2/1 --output=exports/shapes
 
 writes saved_model/, float32.tflite, float16.tflite and int8.tflite to --output,
 with a model card (.json) beside each, labels.txt, and a report (.json, .md and
@@ -8,6 +8,14 @@ with a model card (.json) beside each, labels.txt, and a report (.json, .md and
 and every file are evaluated on the whole validation split; --eval_limit=50
 shortens that, --noeval skips it. Without an evaluation and without integer
 files no data set is read.
+
+    python -m export.main --weights=theirs.pth --output=exports/theirs \\
+        --calibration_images=FOLDER
+
+exports weights of another framework, a published network or a saved model (as
+in deeplab.predict). Integer files calibrate on the images of a plain folder, on
+which every file is compared with JAX, too. mIoU needs labels: --config=PAGE
+--config.data.root=ROOT names a data set of the same classes.
 
     python -m export.main --config=configs/voc_mnv2.py --output=exports/voc
 
@@ -63,6 +71,7 @@ from ml_collections import config_flags
 from deeplab import cli
 from deeplab import networks
 from deeplab.data import datasets
+from deeplab.pretrained import identify
 from deeplab.quantization import rules as rules_lib
 from deeplab.quantization.ptq import gptq
 from deeplab.quantization.ptq import range_estimators
@@ -73,10 +82,9 @@ from export import source as source_lib
 from export.devices import targets
 from export.report import markdown
 
-# What an untrained model and its quantization depend on. Its weights are
-# random, so that `init_from` is refused, and exports have kernels, type and
-# normalization layers of their own.
-_READ_FIELDS = cli.ReadFields(
+# What an untrained model and its quantization depend on. Exports have kernels,
+# type and normalization layers of their own.
+_READ_UNTRAINED = cli.ReadFields(
   (
     *('name', 'seed', *cli.DATASET_FIELDS, 'data.mean', 'data.std'),
     *('data.depth', 'model', 'eval.static_size', 'quantization'),
@@ -92,7 +100,7 @@ _READ_FIELDS = cli.ReadFields(
 _QUANTIZATION_FIELDS = {
   'float_layers': 'float_layers',
   'wide_layers': 'wide_layers',
-  'weights': 'weights',
+  'weight_granularity': 'weights',
   'power_of_two': 'power_of_two',
   'calibration_method': 'calibration.method',
   'calibration_equalize': 'calibration.equalize',
@@ -115,27 +123,33 @@ def define_flags(
   return config_flags.DEFINE_config_file(
     'config',
     None,
-    'Instead of --workdir: export an untrained model of this config, without '
-    'a data set.',
+    'With --weights: the data set with labels (--config.data.root), and the '
+    'network of a file of weights where its tensors do not tell. Without: '
+    'export an untrained model of this config, without a data set.',
     flag_values=values,
   )
 
 
 def _define_source_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
-    'workdir', None, 'Work directory of the run to export.', flag_values=values
+    'weights',
+    None,
+    'Model to export: the work directory of a run, the folder of a saved '
+    'model, a published name (python -m deeplab.main --list), a file of '
+    'weights, or hf:USER/MODEL.',
+    flag_values=values,
   )
   flags.DEFINE_enum(
     'checkpoint',
     'best',
     ['best', 'latest'],
-    'With --workdir: the checkpoint to export.',
+    'The checkpoint of a run to export.',
     flag_values=values,
   )
   flags.DEFINE_string(
     'data_root',
     None,
-    "With --workdir: root of the run's data set, if it has moved.",
+    'Root of the data set of a run or a saved model, if it has moved.',
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -224,11 +238,17 @@ def _define_file_flags(values: flags.FlagValues) -> None:
 
 
 def _define_quantization_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_integer(
+  flags.DEFINE_string(
     'calibration_images',
+    None,
+    'Folder of images, searched recursively, that integer files calibrate on, '
+    'without labels; default the training images of the data set.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'num_calibration_images',
     100,
-    'Number of training images that integer files calibrate on; synthetic '
-    'images with --config.',
+    'Number of images that integer files calibrate on.',
     lower_bound=2,
     flag_values=values,
   )
@@ -252,12 +272,12 @@ def _define_quantization_flags(values: flags.FlagValues) -> None:
     'calibration_equalize',
     None,
     'Cross-layer equalization: scale the input channels of depthwise kernels '
-    'to equal ranges (not with --weights=tensor); default '
+    'to equal ranges (not with --weight_granularity=tensor); default '
     'config.quantization.calibration.equalize.',
     flag_values=values,
   )
   flags.DEFINE_enum(
-    'weights',
+    'weight_granularity',
     None,
     list(rules_lib.WEIGHT_GRANULARITIES),
     'One scale of the weights per channel or per tensor; default that of '
@@ -290,8 +310,8 @@ def _define_check_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     'eval',
     None,
-    'Evaluate JAX and every file on the validation split; default with '
-    '--workdir, impossible with --config.',
+    'Evaluate JAX and every file on the validation split; default for a run, '
+    'and where --config.data.root or --data_root names labeled images.',
     flag_values=values,
   )
   flags.DEFINE_integer(
@@ -367,8 +387,8 @@ def _apply_quantization_flags(
       [name for name, value in overrides.items() if value is not None]
     )
     return config
-  if values.target and overrides['weights'] is None:
-    overrides['weights'] = request_lib.target_weight_granularity(
+  if values.target and overrides['weight_granularity'] is None:
+    overrides['weight_granularity'] = request_lib.target_weight_granularity(
       values.target, values.formats
     )
   config = ConfigDict(config)
@@ -410,18 +430,25 @@ def _make_request(
 def _load(
   values: flags.FlagValues,
   given: frozenset[str],
-  config_flag: flags.FlagHolder,
+  config: ConfigDict | None,
+  overrides: frozenset[str],
+  has_labels: bool,
 ) -> tuple[source_lib.ExportSource, request_lib.Request]:
-  """Loads the run, or initializes the model of --config."""
-  if values.workdir:
-    source = source_lib.load_from_workdir(
-      values.workdir, values.checkpoint, values.data_root
+  """Loads the trained model, or initializes the model of --config."""
+  if values.weights:
+    source = source_lib.load_trained(
+      values.weights,
+      values.checkpoint,
+      config=config,
+      overrides=overrides,
+      data_root=values.data_root or '',
+      calibration_folder=values.calibration_images or '',
+      has_labels=has_labels,
     )
     config = _apply_quantization_flags(values, source.config, source.network)
     source = dataclasses.replace(source, config=config)
     return source, _make_request(values, given, config, source.dataset)
   # A request that makes no sense is refused before the model is initialized.
-  config = cli.config_from_flag(config_flag, values, _READ_FIELDS)
   assert config is not None  # by check_flags
   dataset = datasets.Dataset(config.data)
   config = _apply_quantization_flags(
@@ -431,17 +458,46 @@ def _load(
   return source_lib.init_untrained(config), request
 
 
+def _has_labels(
+  values: flags.FlagValues, overrides: frozenset[str], has_config: bool
+) -> bool:
+  """Returns True if the command line names labeled images.
+
+  A run does, and a config whose root is given, or whose evaluation is asked
+  for.
+
+  Args:
+    values: the flags.
+    overrides: fields of --config that the command line sets.
+    has_config: True if --config is given.
+  """
+  if not values.weights:
+    return False
+  return (
+    bool(values.data_root or {'data.root', 'data.data_dir'} & overrides)
+    or (has_config and bool(values.eval))
+    or identify.is_run(values.weights)
+  )
+
+
 def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
   start = time.monotonic()
   given = _given_flags(values, config_flag)
-  evaluates = bool(values.workdir) and values.eval is not False
-  request_lib.check_flags(given, evaluates)
-  source, request = _load(values, given, config_flag)
+  config = cli.config_from_flag(
+    config_flag,
+    values,
+    request_lib.READ_WITH_WEIGHTS if values.weights else _READ_UNTRAINED,
+  )
+  overrides = cli.overridden_fields(config_flag, values)
+  has_labels = _has_labels(values, overrides, config is not None)
+  evaluates = has_labels if values.eval is None else values.eval
+  request_lib.check_flags(given, has_labels, evaluates)
+  source, request = _load(values, given, config, overrides, has_labels)
   report = pipeline.export_model(
     source,
     request,
     values.output,
-    num_calibration_images=values.calibration_images,
+    num_calibration_images=values.num_calibration_images,
     evaluate_files=evaluates,
     eval_limit=values.eval_limit,
     check_devices=values.device_checks,

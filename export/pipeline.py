@@ -6,6 +6,7 @@ The output folder appears under its name only when all three have succeeded.
 import dataclasses
 import json
 import os
+import pathlib
 import tempfile
 import time
 from typing import Any
@@ -83,17 +84,24 @@ def export_model(
     ValueError: the request, the conversion or the evaluation is impossible.
   """
   request_lib.check_source(
-    request, source.dataset.spec.depth, source.network.has_trained_ranges
+    request,
+    source.dataset.spec.depth,
+    source.network.has_trained_ranges,
+    source.has_calibration_images,
   )
+  _check_output_outside(output, source.calibration_folder)
   scorer = score.Scorer(source, request, evaluate_files, eval_limit)
-  # Without evaluation and calibration the run's data set may be elsewhere.
-  real_images = source.is_trained and (
-    evaluate_files or request.needs_calibration
-  )
+  origin = _parity_origin(source, request, evaluate_files)
   with (
     output_folder.write_atomically(
       output,
-      inputs=filter(None, (source.workdir, baseline, source.config.data.root)),
+      inputs=filter(
+        os.path.exists,
+        (
+          *(source.weights or '', source.calibration_folder, baseline),
+          source.config.data.root,
+        ),
+      ),
       planned=_planned_names(request),
       overwrite=overwrite,
     ) as folder,
@@ -109,17 +117,46 @@ def export_model(
       images=[
         resize.resize_bilinear(image, request.input_size)
         for image in source_lib.parity_images(
-          source, request.input_size, _PARITY_IMAGES, real_images
+          source, request.input_size, _PARITY_IMAGES, origin
         )
       ],
       scratch=scratch,
     )
     files = make_files(model, folder, scratch)
     report.target = check_target(request, files)
-    report.notes = _collect_remarks(model, scorer, real_images)
+    report.notes = _collect_remarks(model, scorer, origin)
     report.model = {'macs': model.cost.macs, 'params': model.cost.params}
     verify_files(files, folder, model, scorer, report, check_devices)
     return write_report(folder, report)
+
+
+def _check_output_outside(output: str, folder: str) -> None:
+  """Raises ValueError if an export would lie in the calibration folder."""
+  if folder and pathlib.Path(folder).resolve() in (
+    pathlib.Path(output).resolve().parents
+  ):
+    raise ValueError(
+      f'--output={output} lies in --calibration_images={folder}: the next '
+      'calibration would take its plots for images; choose another --output'
+    )
+
+
+def _parity_origin(
+  source: source_lib.ExportSource,
+  request: request_lib.Request,
+  evaluate_files: bool,
+) -> str:
+  """Returns the origin of the images that files are compared with JAX on.
+
+  Without evaluation and calibration the data set of a run may be elsewhere.
+  """
+  if evaluate_files:
+    return 'validation'
+  if source.calibration_folder:
+    return 'calibration'
+  if source.has_labels and request.needs_calibration:
+    return 'validation'
+  return 'synthetic'
 
 
 def _planned_names(request: request_lib.Request) -> set[str]:
@@ -356,12 +393,12 @@ def _write_overlays(
 
 
 def _collect_remarks(
-  model: frozen_model.FrozenModel, scorer: score.Scorer, real_images: bool
+  model: frozen_model.FrozenModel, scorer: score.Scorer, origin: str
 ) -> list[str]:
   """Returns the remarks that do not depend on results."""
   formats = [file_formats.FORMATS[name] for name in model.request.formats]
   return [
-    *remarks.general_remarks(model, scorer, real_images),
+    *remarks.general_remarks(model, scorer, origin),
     *remarks.resize_remarks(model),
     *(x.remark for x in formats if x.remark),
   ]

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
 
+from deeplab import cli
 from deeplab.quantization import rules as rules_lib
 from export import file_formats
 from export.devices import targets
@@ -20,22 +21,40 @@ NORMALIZATIONS = ('graph', 'caller')
 RESIZE_MODES = ('trained', 'steps', 'host')
 OUTPUT_TYPES = ('float32', 'int8', 'uint8', 'int32')
 
-# Flags that need the data or the weights of a run, and the reason that is
-# given with --config.
-_NEED_WORKDIR = {
-  'eval': 'an untrained model (--config) has no mIoU',
-  'checkpoint': '--config has none',
+# With --weights a config gives the data set, and the network where the weights
+# do not tell. Files are evaluated in one view of their size.
+READ_WITH_WEIGHTS = cli.ReadFields(
+  (
+    *(*cli.DATASET_FIELDS, 'data.mean', 'data.std', 'data.depth', 'model'),
+    *('data.data_dir', 'data.fallback', 'data.train_split', 'data.eval_split'),
+    *('data.pool', 'data.pool_share', 'data.pool_seed', 'eval.static_size'),
+    *('eval.batch_size', 'eval.boundary_share', 'eval.resize_labels'),
+  ),
+  but=(
+    *('model.depthwise', 'model.pointwise', 'model.remat'),
+    'model.frozen_norms',
+  ),
+)
+# Flags that need trained weights, and the reason that is given without.
+_NEED_WEIGHTS = {
+  'eval': 'an untrained model (--config alone) has no mIoU',
+  'checkpoint': 'an untrained model (--config alone) has none',
+  'calibration_images': (
+    'an untrained model (--config alone) calibrates on synthetic images'
+  ),
   'calibration_rounding': (
-    'kernels of an untrained model (--config) are rounded to the nearest step'
+    'kernels of an untrained model (--config alone) are rounded to the nearest '
+    'step'
   ),
   'calibration_equalize': (
-    'channels of an untrained model (--config) are not equalized'
+    'channels of an untrained model (--config alone) are not equalized'
   ),
-  'data_root': '--config reads no data',
+  'data_root': '--config alone reads no data',
 }
 _NEED_EVALUATION = ('baseline', 'eval_limit')
 _NEED_CALIBRATION = (
   'calibration_images',
+  'num_calibration_images',
   'calibration_rounding',
   'calibration_equalize',
 )
@@ -112,27 +131,41 @@ def _check_choice(flag: str, value: str, choices: Collection[str]) -> None:
     raise ValueError(f'{flag}={value} is not one of {", ".join(choices)}')
 
 
-def check_flags(given: Collection[str], evaluates: bool) -> None:
+def check_flags(
+  given: Collection[str], has_labels: bool, evaluates: bool
+) -> None:
   """Refuses flags of `export.main` that contradict each other.
 
   Args:
     given: names of the flags on the command line, without dashes; of a boolean
       flag only if it is true.
+    has_labels: True if the labeled images of a data set are here.
     evaluates: True if the files are evaluated on the validation split.
 
   Raises:
     ValueError: the contradiction, and the flag to pass instead.
   """
-  if ('workdir' in given) == ('config' in given):
+  if not {'weights', 'config'} & {*given}:
     raise ValueError(
-      'pass either --workdir (a run) or --config (an untrained model)'
+      'pass --weights (a run, a file of weights or a published name), or '
+      '--config alone (an untrained model)'
     )
   if 'output' not in given:
     raise ValueError('--output is missing: the folder to write')
-  if 'config' in given:
-    for name, reason in _NEED_WORKDIR.items():
+  if 'weights' not in given:
+    for name, reason in _NEED_WEIGHTS.items():
       if name in given:
-        raise ValueError(f'--{name} needs --workdir: {reason}')
+        raise ValueError(f'--{name} needs --weights: {reason}')
+  if {'data_root', 'config'} <= {*given}:
+    raise ValueError(
+      '--data_root is for the data set of a run: with --config, pass '
+      '--config.data.root'
+    )
+  if evaluates and not has_labels:
+    raise ValueError(
+      '--eval needs labeled images: name their data set, --config=PAGE '
+      '--config.data.root=ROOT'
+    )
   for name in _NEED_EVALUATION:
     if name in given and not evaluates:
       raise ValueError(f'--{name} has no effect without an evaluation')
@@ -309,7 +342,7 @@ def _check_format(request: Request, name: str) -> None:
       file_format.check(request, name)
     if request.rules.weights == 'tensor' and not file_format.per_tensor_weights:
       raise ValueError(
-        '--weights=tensor is for int8 and int8_litert, not for '
+        '--weight_granularity=tensor is for int8 and int8_litert, not for '
         f'--formats={name}'
       )
 
@@ -387,7 +420,10 @@ def make_request(
 
 
 def check_source(
-  request: Request, depth: int, has_trained_ranges: bool
+  request: Request,
+  depth: int,
+  has_trained_ranges: bool,
+  has_calibration_images: bool,
 ) -> None:
   """Refuses files that cannot be made of a certain model.
 
@@ -395,10 +431,23 @@ def check_source(
     request: the files to export.
     depth: bits per channel of the images that the model takes.
     has_trained_ranges: True for a run that was trained in simulated int8.
+    has_calibration_images: True if there are images that integer files can be
+      calibrated on.
 
   Raises:
     ValueError: the flag at fault, and the value to pass instead.
   """
+  if request.needs_calibration and not has_calibration_images:
+    calibrated = [
+      name
+      for name in request.formats
+      if file_formats.base_format(name, request.formats).calibrated
+    ]
+    raise ValueError(
+      f'{", ".join(calibrated)}: there are no images to calibrate on; pass '
+      '--calibration_images=FOLDER, photographs like those that the model will '
+      'see, or choose float files, such as --formats=float32'
+    )
   if has_trained_ranges and request.resize == 'host':
     raise ValueError(
       '--resize=host is for float runs: the ranges of a run trained in '

@@ -1,8 +1,9 @@
-"""Ranks the layers of a float run by how much int8 hurts them.
+"""Ranks the layers of a float network by how much int8 hurts them.
 
-    python -m export.sensitivity --workdir=runs/voc/1 --output=sensitivity
+    python -m export.sensitivity --weights=runs/voc/1 --output=sensitivity
 
-calibrates the run on training images, quantizes the weights and activations of
+calibrates the model on training images, or on those of a folder
+(--calibration_images), quantizes the weights and activations of
 one module at a time (--mode=all_but_one: of all other modules), and measures
 the signal-to-quantization-noise ratio of the logits (SQNR, dB) and the loss of
 mIoU on --images validation images:
@@ -10,6 +11,9 @@ mIoU on --images validation images:
     sensitivity.json   all results, the most sensitive module first
     sensitivity.md     the same as a table
     sensitivity.png    the same as a plot
+
+Weights without a run need a data set with labels: --config=PAGE
+--config.data.root=ROOT.
 
 Losses are relative to the trained network. The cost of channel equalization
 alone, before anything is int8, is a row of its own; it is zero on images like
@@ -31,6 +35,7 @@ from absl import flags
 from absl import logging
 import flax.traverse_util
 import jax
+from ml_collections import config_flags
 import numpy as np
 
 from deeplab import cli
@@ -39,6 +44,7 @@ from deeplab import visualize
 from deeplab.data import resize
 from deeplab.files import output_files
 from deeplab.inference import predictors
+from deeplab.pretrained import identify
 from deeplab.quantization import simulator
 from deeplab.quantization.ptq import batch_norm_folding
 from deeplab.quantization.ptq import calibration
@@ -111,15 +117,21 @@ class SensitivityAnalysis:
 
     Args:
       source: a float run.
-      num_calibration_images: number of training images for the ranges.
+      num_calibration_images: number of images for the ranges.
       num_images: number of validation images that losses are measured on.
 
     Raises:
-      ValueError: the run was trained in simulated int8.
+      ValueError: there are no labeled images, or the run was trained in
+        simulated int8.
     """
+    if not source.has_labels:
+      raise ValueError(
+        f'losses of {source.weights} need labeled images: name their data set, '
+        '--config=PAGE --config.data.root=ROOT'
+      )
     if source.network.has_trained_ranges:
       raise ValueError(
-        f'{source.workdir} was trained in simulated int8: pass the float run '
+        f'{source.weights} was trained in simulated int8: pass the float run '
         'that it started from'
       )
     request = request_lib.make_request(
@@ -319,7 +331,7 @@ def analyze_sensitivity(
   Args:
     source: a float run.
     output: folder to write.
-    num_calibration_images: number of training images for the ranges.
+    num_calibration_images: number of images for the ranges.
     num_images: number of validation images that losses are measured on.
     mode: 'one' or 'all_but_one' (`rank_modules`).
     max_loss_points: the largest loss, points of mIoU, for which modules to keep
@@ -363,10 +375,21 @@ def analyze_sensitivity(
   return report
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the command's flags; importing this module defines none."""
+def define_flags(
+  values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder:
+  """Defines the command's flags; importing this module defines none.
+
+  Returns:
+    The flag --config.
+  """
   flags.DEFINE_string(
-    'workdir', None, 'Work directory of a float run.', flag_values=values
+    'weights',
+    None,
+    'Float model: the work directory of a run, the folder of a saved model, a '
+    'published name (python -m deeplab.main --list), a file of weights, or '
+    'hf:USER/MODEL.',
+    flag_values=values,
   )
   flags.DEFINE_string('output', None, 'Folder to write.', flag_values=values)
   flags.DEFINE_integer(
@@ -376,10 +399,17 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     lower_bound=1,
     flag_values=values,
   )
-  flags.DEFINE_integer(
+  flags.DEFINE_string(
     'calibration_images',
+    None,
+    'Folder of images for the ranges, without labels; default the training '
+    'images of the data set.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'num_calibration_images',
     32,
-    'Number of training images for the ranges.',
+    'Number of images for the ranges.',
     lower_bound=1,
     flag_values=values,
   )
@@ -398,17 +428,34 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   cli.define_overwrite_flag(values)
+  return config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Data set with labels (--config.data.root) for weights without a run, and '
+    'their network where the tensors do not tell.',
+    flag_values=values,
+  )
 
 
-def _run(values: flags.FlagValues) -> None:
-  if not values.workdir or not values.output:
+def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
+  if not values.weights or not values.output:
     raise ValueError(
-      'pass both --workdir (a float run) and --output (the folder to write)'
+      'pass both --weights (a float model) and --output (the folder to write)'
     )
+  config = cli.config_from_flag(
+    config_flag, values, request_lib.READ_WITH_WEIGHTS
+  )
+  source = source_lib.load_trained(
+    values.weights,
+    config=config,
+    overrides=cli.overridden_fields(config_flag, values),
+    calibration_folder=values.calibration_images or '',
+    has_labels=config is not None or identify.is_run(values.weights),
+  )
   report = analyze_sensitivity(
-    source_lib.load_from_workdir(values.workdir, 'best', None),
+    source,
     values.output,
-    values.calibration_images,
+    values.num_calibration_images,
     values.images,
     values.mode,
     values.loss,
@@ -417,12 +464,16 @@ def _run(values: flags.FlagValues) -> None:
   print(render_markdown(report))
 
 
-def main(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
+def main(
+  argv: list[str],
+  config_flag: flags.FlagHolder,
+  values: flags.FlagValues = flags.FLAGS,
+) -> None:
   """Runs the analysis; an error the user can mend is printed in one line."""
-  cli.run_command(argv, lambda: _run(values))
+  cli.run_command(argv, lambda: _run(values, config_flag))
 
 
 if __name__ == '__main__':
-  define_flags()
+  _config_flag = define_flags()
   jax.config.config_with_absl()
-  app.run(main, flags_parser=cli.parse_flags)
+  app.run(lambda argv: main(argv, _config_flag), flags_parser=cli.parse_flags)

@@ -64,7 +64,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope='module')
 def exported(run):
   folder, _ = run
-  source = source_lib.load_from_workdir(str(folder / 'run'), 'latest', None)
+  source = source_lib.load_trained(str(folder / 'run'), 'latest')
   formats = 'float32', 'int8', 'int8_litert'
   request = request_lib.make_request(
     formats=formats, input_size=SIZE, num_classes=2

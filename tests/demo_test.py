@@ -498,7 +498,7 @@ def test_an_uploaded_image_is_segmented(browser, smoke_run, tmp_path):
   exported = tmp_path / 'exported'
   done = subprocess.run(
     [
-      *(sys.executable, '-m', 'export.main', f'--workdir={smoke_run.workdir}'),
+      *(sys.executable, '-m', 'export.main', f'--weights={smoke_run.workdir}'),
       *(
         f'--output={exported}',
         '--formats=int8',

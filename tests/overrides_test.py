@@ -21,6 +21,7 @@ from experiments.benchmarks import doctor as doctor_benchmark
 from experiments.benchmarks import input as input_benchmark
 from experiments.benchmarks import memory
 from export import main as export_main
+from export import sensitivity
 from export.devices import fit
 from export.devices import targets
 from tests import configs_test
@@ -38,6 +39,11 @@ def run_main(values, flag):
   main._run(values, flag)
 
 
+_READ_IN_EXPORTS = {
+  *('data.root', 'data.eval_split', 'data.fallback', 'data.mean'),
+  *('model.output_stride', 'model.dtype', 'model.encoder.alpha'),
+  *('model.head.rates', 'eval.static_size'),
+}
 # Module by name; how it runs up to the config, its flags, and one field of each
 # section that it reads. All other sections must be refused.
 COMMANDS = {
@@ -94,6 +100,18 @@ COMMANDS = {
       *('quantization.weights', 'quantization.calibration.method'),
       'model.dtype',
     },
+  ),
+  'export.main --weights': (
+    lambda values, flag: export_main._run(values, flag),
+    export_main,
+    ('--weights=a.pth', '--output=never'),
+    _READ_IN_EXPORTS,
+  ),
+  'export.sensitivity': (
+    lambda values, flag: sensitivity._run(values, flag),
+    sensitivity,
+    ('--weights=a.pth', '--output=never'),
+    _READ_IN_EXPORTS,
   ),
   'experiments.device_search': (
     lambda values, flag: device_search._run(flag),
@@ -261,7 +279,10 @@ def test_the_command_line_says_it_in_one_sentence(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, 'argv', argv)
     values(argv)
-    with pytest.raises(ValueError, match=r'^--config\.init_from has no effect'):
+    with pytest.raises(
+      ValueError,
+      match=r'^--config\.init_from names .*: pass --weights=/no/such/file$',
+    ):
       export_main._run(values, flag)
   assert not (tmp_path / 'out').exists()
 

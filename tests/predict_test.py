@@ -14,6 +14,7 @@ import pytest
 from deeplab import evaluate
 from deeplab import predict
 from deeplab import workdir as workdir_lib
+from deeplab.data import image_folder
 from deeplab.data import image_format
 from deeplab.files import output_files
 from tests import evaluate_test
@@ -208,7 +209,7 @@ def test_exif_orientation_is_applied(tmp_path):
   exif[0x0112] = 6  # turn a quarter clockwise to see it upright
   Image.fromarray(image).save(tmp_path / 'a.png', exif=exif)
   np.testing.assert_array_equal(
-    predict.read_image(tmp_path / 'a.png', image_format.RGB),
+    image_folder.read_image(tmp_path / 'a.png', image_format.RGB),
     np.rot90(image, -1),
   )
 
@@ -217,10 +218,10 @@ def test_gray_and_transparent_images_become_rgb(tmp_path):
   for mode in ('L', 'RGBA', 'P', '1'):
     path = tmp_path / f'{mode}.png'
     Image.new(mode, (5, 4)).save(path)
-    assert predict.read_image(path, image_format.RGB).shape == (4, 5, 3)
+    assert image_folder.read_image(path, image_format.RGB).shape == (4, 5, 3)
   Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / 'deep.png')
   with pytest.raises(ValueError, match='of 16 bits; convert it'):
-    predict.read_image(tmp_path / 'deep.png', image_format.RGB)
+    image_folder.read_image(tmp_path / 'deep.png', image_format.RGB)
 
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
@@ -229,8 +230,8 @@ def test_16_bit_images_are_never_cut_to_8_bits(tmp_path, suffix):
   pixels = np.random.default_rng(0).integers(0, 65536, (4, 5, 3), np.uint16)
   cv2.imwrite(str(path), pixels[..., ::-1])
   with pytest.raises(ValueError, match=r'of 16 bits; convert it to 8 bits'):
-    predict.read_image(path, image_format.RGB)
-  deep = predict.read_image(path, image_format.ImageSpec(3, 16))
+    image_folder.read_image(path, image_format.RGB)
+  deep = image_folder.read_image(path, image_format.ImageSpec(3, 16))
   np.testing.assert_array_equal(deep, pixels)
 
 
@@ -238,11 +239,12 @@ def test_arrays_of_rgb(tmp_path):
   np.save(tmp_path / 'a.npy', blocks((16, 24)))
   np.save(tmp_path / 'grey.npy', blocks((16, 24))[..., 0])
   np.testing.assert_array_equal(
-    predict.read_image(tmp_path / 'a.npy', image_format.RGB), blocks((16, 24))
+    image_folder.read_image(tmp_path / 'a.npy', image_format.RGB),
+    blocks((16, 24)),
   )
-  assert predict.read_image(tmp_path / 'grey.npy', image_format.RGB).shape == (
-    *(16, 24, 3),
-  )
+  assert image_folder.read_image(
+    tmp_path / 'grey.npy', image_format.RGB
+  ).shape == (*(16, 24, 3),)
   names = find_images(tmp_path, tmp_path / 'out')
   assert sorted(names.values()) == ['a', 'grey']
 
@@ -253,7 +255,7 @@ def test_images_of_other_channels(tmp_path):
   Image.fromarray(image[..., 0]).save(tmp_path / 'a.png')
   np.save(tmp_path / 'b.npy', image)
   np.testing.assert_array_equal(
-    predict.read_image(tmp_path / 'a.png', grey), image
+    image_folder.read_image(tmp_path / 'a.png', grey), image
   )
   segmenter = predict.Segmenter(
     evaluate_test.INFO.class_names,

@@ -142,6 +142,15 @@ def is_file_of_weights(weights: str) -> bool:
   )
 
 
+def is_run(weights: str) -> bool:
+  """Returns True for the work directory of a run."""
+  return not (
+    weights.startswith('hf:')
+    or is_file_of_weights(weights)
+    or model_folder.is_model_folder(weights)
+  )
+
+
 def load_weights(
   weights: str, config: ConfigDict | None = None
 ) -> workdir_lib.TrainedModel:

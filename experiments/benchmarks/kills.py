@@ -331,7 +331,7 @@ def _export(workdir: pathlib.Path, output: pathlib.Path) -> None:
     formats=('float32',), input_size=(_SIZE, _SIZE), num_classes=_CLASSES
   )
   pipeline.export_model(
-    source_lib.load_from_workdir(str(workdir), 'best', None),
+    source_lib.load_trained(str(workdir), 'best'),
     request,
     str(output),
     num_calibration_images=0,

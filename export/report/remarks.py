@@ -11,30 +11,26 @@ from export.verify import score
 
 
 def general_remarks(
-  model: frozen_model.FrozenModel, scorer: score.Scorer, real_images: bool
+  model: frozen_model.FrozenModel, scorer: score.Scorer, parity_origin: str
 ) -> list[str]:
   """Lists the remarks on weights, images, quantization and arithmetic.
 
   Args:
     model: the model as the files hold it.
     scorer: evaluates the files, or not.
-    real_images: parity was measured on images of the data set, not on synthetic
-      ones.
+    parity_origin: of the images that parity was measured on, as in
+      `source.parity_images`.
 
   Returns:
     One or two sentences each.
   """
   source, request = model.source, model.request
-  remarks = [_evaluation_remark(source, scorer, real_images, len(model.images))]
+  remarks = [
+    _evaluation_remark(source, scorer, parity_origin, len(model.images))
+  ]
   num_calibration_images = len(model.calibration_images)
   if num_calibration_images:
-    images = (
-      f'{num_calibration_images} images of the split '
-      f'{text.format_code(source.config.data.train_split)}'
-      if source.is_trained
-      else f'{num_calibration_images} synthetic images '
-      f'(seed {source.config.seed})'
-    )
+    images = _calibration_origin(source, num_calibration_images)
     remarks.append(_quantization_remark(source, request, images))
     if source.dataset.spec.depth > 8:
       remarks.append(
@@ -63,7 +59,7 @@ def general_remarks(
 def _evaluation_remark(
   source: source_lib.ExportSource,
   scorer: score.Scorer,
-  real_images: bool,
+  parity_origin: str,
   num_parity_images: int,
 ) -> str:
   """Names the images that mIoU and parity were measured on."""
@@ -81,11 +77,41 @@ def _evaluation_remark(
       f'{text.format_code(source.config.data.eval_split)}, parity on the first '
       f'{num_parity_images} of them.'
     )
-  images = 'validation images' if real_images else 'synthetic images'
-  return (
-    'The files were not evaluated (`--noeval`); parity was measured on '
-    f'{images}.'
+  reason = (
+    '`--noeval`'
+    if source.has_labels
+    else 'there are no labels; `--config.data.root` names a data set with them'
   )
+  images = {
+    'validation': 'validation images',
+    'calibration': text.plural(num_parity_images, 'image')
+    + f' of the folder {text.format_code(source.calibration_folder)}',
+    'synthetic': 'synthetic images',
+  }[parity_origin]
+  return (
+    f'The files were not evaluated ({reason}); parity was measured on {images}.'
+  )
+
+
+def _calibration_origin(source: source_lib.ExportSource, count: int) -> str:
+  """Names the images that integer files were calibrated on.
+
+  Args:
+    source: the model and its data.
+    count: number of the images.
+  """
+  if source.calibration_folder:
+    total = len(source.calibration_paths)
+    return (
+      f'{count} of {text.plural(total, "image")} of the folder '
+      f'{text.format_code(source.calibration_folder)}'
+    )
+  if source.is_trained:
+    return (
+      f'{count} images of the split '
+      f'{text.format_code(source.config.data.train_split)}'
+    )
+  return f'{count} synthetic images (seed {source.config.seed})'
 
 
 def _quantization_remark(

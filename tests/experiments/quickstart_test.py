@@ -25,7 +25,7 @@ ROOT = os.path.dirname(
 @pytest.fixture(scope='module')
 def exported(smoke_run, tmp_path_factory):
   """Returns (folder, report) of the smoke run's int8 export."""
-  source = source_lib.load_from_workdir(smoke_run.workdir, 'best', None)
+  source = source_lib.load_trained(smoke_run.workdir, 'best')
   assert source.is_trained and source.step == 6
   size = tuple(source.config.eval.static_size)
   request = request_lib.make_request(
@@ -65,9 +65,7 @@ def test_the_file_scores_as_its_report_says(smoke_run, exported):
 def test_run_and_file_predict(smoke_run, exported, tmp_path):
   folder, _ = exported
   example = next(
-    source_lib.load_from_workdir(
-      smoke_run.workdir, 'best', None
-    ).dataset.examples('val')
+    source_lib.load_trained(smoke_run.workdir, 'best').dataset.examples('val')
   )
   path = str(tmp_path / 'photo.png')
   Image.fromarray(example['image'][:100]).save(path)
@@ -100,7 +98,7 @@ def test_an_export_that_needs_no_images_reads_no_data_set(
   monkeypatch.setattr(
     datasets, 'prepare_builder', None
   )  # fails where it is called
-  source = source_lib.load_from_workdir(smoke_run.workdir, 'best', None)
+  source = source_lib.load_trained(smoke_run.workdir, 'best')
   request = request_lib.make_request(
     formats=('float32',), input_size=(64, 64), num_classes=6
   )

@@ -17,7 +17,7 @@ def parse(*args):
 @pytest.mark.parametrize(
   ('args', 'given'),
   [
-    (('--workdir=W', '--output=O'), {'workdir', 'output'}),
+    (('--weights=W', '--output=O'), {'weights', 'output'}),
     # No flag of the command changes a result where it has its default.
     (('--eval_limit=0', '--noeval', '--data_root='), set()),
     (('--eval_limit=3', '--eval'), {'eval_limit', 'eval'}),

@@ -496,7 +496,7 @@ def test_command_without_data(tmp_path):
     done = run_main(
       '--config=configs/shapes_mnv2.py:smoke',
       f'--output={tmp_path / name}',
-      '--calibration_images=3',
+      '--num_calibration_images=3',
       '--config.seed=4',
     )
     assert done.returncode == 0, done.stderr
@@ -515,8 +515,8 @@ def test_command_without_data(tmp_path):
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    ((), 'pass either --workdir'),
-    (('--workdir=nowhere', '--output=O'), 'nowhere'),
+    ((), 'pass --weights'),
+    (('--weights=nowhere', '--output=O'), 'nowhere'),
     (('--config=configs/shapes_mnv2.py', '--output=O', '--eval'), '--eval'),
     (
       (

@@ -160,7 +160,7 @@ def test_class_ids_have_the_same_type_in_all_formats():
     ),
     (
       {'formats': ('int16x8',), 'rules': rules.Rules(weights='tensor')},
-      'weights=tensor is for int8 and int8_litert',
+      'weight_granularity=tensor is for int8 and int8_litert',
     ),
     ({'output_type': 'int32'}, 'output_type=int32 is for --output_kind=argmax'),
     ({'output': 'mask'}, 'output_kind=mask is not one of'),
@@ -173,21 +173,58 @@ def test_refusals(kwargs, message):
 
 
 @pytest.mark.parametrize(
-  ('given', 'evaluates', 'message'),
+  ('given', 'labels', 'evaluates', 'message'),
   [
-    ({'output'}, False, 'pass either --workdir'),
-    ({'output', 'workdir', 'config'}, True, 'pass either --workdir'),
-    ({'workdir'}, True, 'output is missing'),
-    ({'config', 'output', 'eval'}, False, 'eval needs --workdir: an untrained'),
-    ({'config', 'output', 'checkpoint'}, False, 'checkpoint needs --workdir'),
-    ({'config', 'output', 'data_root'}, False, 'reads no data'),
-    ({'config', 'output', 'baseline'}, False, 'baseline has no effect without'),
-    ({'workdir', 'output', 'eval_limit'}, False, 'eval_limit has no effect'),
+    ({'output'}, False, False, 'pass --weights'),
+    ({'weights'}, True, True, 'output is missing'),
+    (
+      {'config', 'output', 'eval'},
+      False,
+      True,
+      'eval needs --weights: an untr',
+    ),
+    (
+      {'config', 'output', 'checkpoint'},
+      False,
+      False,
+      'checkpoint needs --wei',
+    ),
+    (
+      {'config', 'output', 'calibration_images'},
+      False,
+      False,
+      'calibration_images needs --weights: .* calibrates on synthetic images',
+    ),
+    ({'config', 'output', 'data_root'}, False, False, 'alone reads no data'),
+    (
+      {'weights', 'config', 'output', 'data_root'},
+      True,
+      True,
+      'with --config, pass --config.data.root',
+    ),
+    (
+      {'weights', 'output', 'eval'},
+      False,
+      True,
+      'eval needs labeled images: .*--config.data.root=ROOT',
+    ),
+    (
+      {'config', 'output', 'baseline'},
+      False,
+      False,
+      'baseline has no effect without',
+    ),
+    (
+      {'weights', 'output', 'eval_limit'},
+      True,
+      False,
+      'eval_limit has no effect',
+    ),
   ],
 )
-def test_contradicting_flags(given, evaluates, message):
+def test_contradicting_flags(given, labels, evaluates, message):
   with pytest.raises(ValueError, match=message):
-    request.check_flags(given, evaluates)
+    request.check_flags(given, labels, evaluates)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +232,7 @@ def test_contradicting_flags(given, evaluates, message):
   [
     ('calibration_method', ('int8',), 'needs int8_litert among --formats'),
     ('calibration_images', ('float32',), 'needs an integer format'),
+    ('num_calibration_images', ('float32',), 'needs an integer format'),
     ('calibration_rounding', ('float16',), 'needs an integer format'),
   ],
 )
@@ -214,5 +252,16 @@ def test_calibration_flags_that_nothing_reads(flag, formats, message):
 )
 def test_models_that_a_request_does_not_suit(kwargs, depth, trained, message):
   with pytest.raises(ValueError, match=message):
-    request.check_source(make(**kwargs), depth, trained)
-  request.check_source(make(), depth, trained)
+    request.check_source(make(**kwargs), depth, trained, True)
+  request.check_source(make(), depth, trained, True)
+
+
+def test_integer_files_need_images_to_calibrate_on():
+  message = (
+    '^int8, onnx_int8: there are no images to calibrate on; pass '
+    '--calibration_images=FOLDER, .* such as --formats=float32'
+  )
+  formats = ('float32', 'int8', 'onnx_int8')
+  with pytest.raises(ValueError, match=message):
+    request.check_source(make(formats=formats), 8, False, False)
+  request.check_source(make(formats=('float32',)), 8, False, False)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from PIL import Image
 
 from deeplab.data import datasets
 from export import source as source_lib
@@ -25,10 +26,26 @@ def draw(model, size, seed=0):
   return jax.tree_util.tree_map_with_path(value, shapes)
 
 
-def make_source(config, step=None, workdir=None):
-  """Returns a source of such weights, drawn at `config.eval.static_size`."""
+def write_photograph(path, seed=0, size=(40, 50)):
+  """Writes a small image of many colors, as a calibration accepts."""
+  (pixels,) = source_lib.draw_synthetic_images(1, size, seed)
+  Image.fromarray(pixels).save(path)
+
+
+def make_source(config, step=None, weights=None, folder=''):
+  """Returns a source of such weights, drawn at `config.eval.static_size`.
+
+  With a step and weights it is a run, whose data set is here; with weights and
+  no step, a file of another framework, for which there is no data set.
+  """
   source = source_lib.ExportSource(
-    config, datasets.Dataset(config.data), None, step, workdir
+    config,
+    datasets.Dataset(config.data),
+    None,
+    step,
+    weights,
+    has_labels=step is not None,
+    calibration_folder=str(folder),
   )
   variables = draw(source.network.export_model(), config.eval.static_size)
   return dataclasses.replace(source, variables=variables)

@@ -78,7 +78,7 @@ def test_resume_is_bitwise_equal(quantized, smoke_run, data_dir, tmp_path):
 
 @pytest.mark.full
 def test_the_file_scores_as_the_simulation(quantized, tmp_path):
-  source = source_lib.load_from_workdir(quantized.workdir, 'latest', None)
+  source = source_lib.load_trained(quantized.workdir, 'latest')
   size = tuple(source.config.eval.static_size)
   output = str(tmp_path / 'out')
   request = request_lib.make_request(

@@ -40,7 +40,8 @@ def check_images(images: Sequence[np.ndarray]) -> None:
   if len(images) < 2:
     raise ValueError(
       f'{len(images)} calibration images are too few for activation ranges: '
-      'use 2 or more, 100 are usual (--calibration_images in an export, '
+      'use 2 or more, 100 are usual (--num_calibration_images, or more '
+      'images in the folder of --calibration_images, in an export; '
       'config.quantization.calibration.images in training)'
     )
   if all(
@@ -49,8 +50,7 @@ def check_images(images: Sequence[np.ndarray]) -> None:
   ):
     raise ValueError(
       f'all {len(images)} calibration images have a single color each: their '
-      'activation ranges are not those of photographs; look at the training '
-      'images'
+      'activation ranges are not those of photographs; look at the images'
     )
 
 

@@ -40,6 +40,7 @@ from deeplab import workdir
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.data import image_folder
 from deeplab.data import image_format
 from deeplab.data.builders import coco
 from deeplab.data.builders import coco_panoptic
@@ -137,11 +138,11 @@ def _open_image(path: pathlib.Path) -> Any:
   """Reads an RGB image for preparation and for prediction."""
   file = _only_file(path)
   data, size = raw_files.read_encoded_image(file)
-  return data, size, predict.read_image(file, image_format.RGB)
+  return data, size, image_folder.read_image(file, image_format.RGB)
 
 
 def _open_bands(path: pathlib.Path, spec: image_format.ImageSpec) -> Any:
-  return predict.read_image(_only_file(path), spec)
+  return image_folder.read_image(_only_file(path), spec)
 
 
 def _open_mask(path: pathlib.Path) -> Any:

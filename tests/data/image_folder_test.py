@@ -1,0 +1,50 @@
+"""Images of plain folders."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from deeplab.data import image_folder
+
+
+def write(path, seed=0):
+  pixels = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix == '.npy':
+    np.save(path, pixels)
+  else:
+    Image.fromarray(pixels).save(path)
+
+
+def test_folders_are_searched_for_every_kind_of_image(tmp_path):
+  names = ['a.JPG', 'b.png', 'deep/er/c.tif', 'deep/d.npy', 'e.webp']
+  for name in names:
+    write(tmp_path / name)
+  write(tmp_path / '.hidden.png')
+  (tmp_path / 'notes.txt').write_text('no image')
+  (tmp_path / 'folder.png').mkdir()
+  found = image_folder.list_images(tmp_path, '--images')
+  assert {str(p.relative_to(tmp_path)) for p in found} == set(names)
+  assert found == sorted(found)
+
+
+def test_folders_without_images_are_refused(tmp_path):
+  (tmp_path / 'notes.txt').write_text('no image')
+  with pytest.raises(
+    ValueError, match=r'^--images=.*: no image in this folder \(\.jpg, '
+  ):
+    image_folder.list_images(tmp_path, '--images')
+  with pytest.raises(ValueError, match=r'^--images=.*: there is no such fol'):
+    image_folder.list_images(tmp_path / 'notes.txt', '--images')
+
+
+@pytest.mark.parametrize(
+  ('count', 'chosen'),
+  [(1, '0'), (3, '036'), (4, '0257'), (10, '0123456789'), (99, '0123456789')],
+)
+def test_images_are_spread_over_the_folder(count, chosen):
+  paths = [pathlib.Path(x) for x in '0123456789']
+  found = image_folder.spread_evenly(paths, count)
+  assert ''.join(map(str, found)) == chosen
