@@ -35,7 +35,7 @@ from deeplab.models import registry
 from deeplab.training import metric_writer
 from experiments import plots
 from experiments import readme_table
-from experiments import zoo
+from experiments import zoo_rows
 
 _KEPT_DIR = os.path.join('experiments', 'results', 'ablations')
 _PAGES = ('README.md', os.path.join('experiments', 'README.md'))
@@ -220,7 +220,7 @@ def format_table(sweep: dict[str, Any]) -> str:
       )
     )
   header = (*sweep['axes'], 'GMACs', 'params', 'mIoU', '±', 'to base', 'runs')
-  return zoo.markdown_table([h.replace('_', ' ') for h in header], lines)
+  return zoo_rows.markdown_table([h.replace('_', ' ') for h in header], lines)
 
 
 def format_page(sweep: dict[str, Any]) -> str:
@@ -348,7 +348,9 @@ def _run(values: flags.FlagValues) -> None:
     write_plots(sweep, values.workdir, values.workdir)
     if not values.keep:
       return
-    zoo.write_json(os.path.join(_KEPT_DIR, f'{sweep["study"]}.json'), sweep)
+    zoo_rows.write_json(
+      os.path.join(_KEPT_DIR, f'{sweep["study"]}.json'), sweep
+    )
     write_plots(sweep, _KEPT_DIR, None)
   for path in _PAGES:
     update_page(path, read_kept_sweeps())

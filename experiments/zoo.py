@@ -2,11 +2,13 @@ r"""Lists the published models that have a config, with cost and scores.
 
     python -m experiments.zoo
     python -m experiments.zoo --rows='mmseg_cityscapes_*' --json=zoo.json
+    python -m experiments.zoo --weights
+    python -m experiments.zoo --evaluate --rows='mmseg_voc*' --data_root=DATA
 
-prints one line per row of experiments/zoo.csv: config, published input size,
-multiply-accumulates (MACs), parameters, published scores, and the mIoU of our
-own runs (experiments/results/, matched by config name). Train a model with
-`python -m deeplab.main --config=CONFIG`.
+The first form prints one line per row of experiments/zoo.csv: config, published
+input size, multiply-accumulates (MACs), parameters, published scores, and the
+mIoU of our own runs (experiments/results/, matched by config name). Train a
+model with `python -m deeplab.main --config=CONFIG`.
 
 MACs are those of the convolutions for one image. Parameters exclude running
 statistics. Auxiliary heads are counted only if the source counts them. Networks
@@ -14,106 +16,36 @@ are traced by shape only: no data, no weights, about a minute for all rows.
 
 Published scores are mIoU in percent; a '/' separates single-view scores from
 those with flipping and with flipping and several scales. Published GMACs are
-copied from the source's table and follow its way of counting.
+copied from the source's table and follow its way of counting. Published speeds
+are of the source's machine.
+
+--weights lists the published weights of the rows: the name that `deeplab.load`
+takes, licence, digest and address.
+
+--evaluate loads these weights, evaluates them as the source does (one view;
+with flipping; with several scales and flipping) and prints the mIoU beside the
+published one. Each score is written to --output when it is there, and the same
+command goes on after an interruption. Data sets lie in --data_root, in a folder
+of their name (`cityscapes`, `ade20k`, `voc`) and in their official layout. A
+row whose weights or data are missing is named, and the next one goes on.
 """
 
 from collections.abc import Sequence
-import csv
-import fnmatch
 import glob
 import json
 import os
 from typing import Any
-from typing import NamedTuple
 
 from absl import app
 from absl import flags
-from ml_collections import ConfigDict
 import tqdm
 
 from deeplab import cli
-from deeplab import system
-from deeplab import text
-from deeplab.data import catalog
-from deeplab.files import config_pages
 from deeplab.files import json_files
-from deeplab.files import output_files
-from deeplab.models import profile
+from deeplab.pretrained import published_weights
+from experiments import zoo_rows
 
-_FOLDER = os.path.dirname(os.path.abspath(__file__))
-_CSV_PATH = os.path.join(_FOLDER, 'zoo.csv')
-_RESULTS_DIR = os.path.join(_FOLDER, 'results')
-
-
-class Row(NamedTuple):
-  """One line of zoo.csv: a published model.
-
-  Attributes:
-    id: abbreviated source, data set, encoder, head and size.
-    config: page and variant, as --config takes them.
-    height: image height for which the source reports cost and scores.
-    width: image width for which the source reports cost and scores.
-    aux_counted: True if the source's counts include the auxiliary head.
-    published: scores of the source; '' if there are none.
-    published_gmacs: GMACs of the source; '' if there are none.
-    published_params: parameters of the source; '' if there are none.
-    source: publication.
-  """
-
-  id: str
-  config: str
-  height: int
-  width: int
-  aux_counted: bool
-  published: str
-  published_gmacs: str
-  published_params: str
-  source: str
-
-  @property
-  def size(self) -> tuple[int, int]:
-    """(H, W)."""
-    return self.height, self.width
-
-
-def read_rows(pattern: str = '*') -> list[Row]:
-  """Returns the rows whose ids match a glob.
-
-  Raises:
-    ValueError: no id matches.
-  """
-  with open(_CSV_PATH, encoding='utf-8', newline='') as f:
-    lines: list[dict[str, Any]] = list(csv.DictReader(f))
-  for line in lines:
-    line['height'], line['width'] = int(line['height']), int(line['width'])
-    line['aux_counted'] = line['aux_counted'] == 'yes'
-  chosen = [
-    Row(**line) for line in lines if fnmatch.fnmatchcase(line['id'], pattern)
-  ]
-  if not chosen:
-    raise ValueError(
-      f'--rows={pattern!r} matches none of the {len(lines)} ids; '
-      "--rows='*' shows them"
-    )
-  return chosen
-
-
-def load_config(row: Row) -> ConfigDict:
-  """Returns the config of a row."""
-  return config_pages.load_page(row.config)
-
-
-def num_classes(config: ConfigDict) -> int:
-  """Returns the number of classes of the config's data set."""
-  return catalog.info_for(config.data).num_classes
-
-
-def count_macs_and_params(row: Row, config: ConfigDict) -> tuple[int, int]:
-  """Returns (MACs, parameters) of a row's network."""
-  result = profile.count_macs_and_params(
-    config.model, num_classes(config), row.size, auxiliary=row.aux_counted
-  )
-  return result.macs, result.params
+_RESULTS_DIR = os.path.join(zoo_rows.FOLDER, 'results')
 
 
 # Of a file of experiments/results, which `experiments.readme_table` writes.
@@ -153,14 +85,14 @@ def read_measured_miou() -> dict[str, dict[str, float]]:
   return scores
 
 
-def describe_rows(chosen: Sequence[Row]) -> list[dict[str, Any]]:
+def describe_rows(chosen: Sequence[zoo_rows.Row]) -> list[dict[str, Any]]:
   """Returns one JSON-serializable dict per row.
 
   `published_gmacs`, `published_params` and `measured` are None where there is
   no value.
   """
   runs = read_measured_miou()
-  configs = [load_config(row) for row in chosen]
+  configs = [zoo_rows.load_config(row) for row in chosen]
   traced: dict[
     str, tuple[int, int]
   ] = {}  # each distinct network is traced once
@@ -171,14 +103,14 @@ def describe_rows(chosen: Sequence[Row]) -> list[dict[str, Any]]:
     network = json.dumps(
       [
         config.model.to_dict(),
-        num_classes(config),
+        zoo_rows.num_classes(config),
         row.size,
         row.aux_counted,
       ],
       sort_keys=True,
     )
     if network not in traced:
-      traced[network] = count_macs_and_params(row, config)
+      traced[network] = zoo_rows.count_macs_and_params(row, config)
     macs, params = traced[network]
     described.append(
       {
@@ -191,18 +123,12 @@ def describe_rows(chosen: Sequence[Row]) -> list[dict[str, Any]]:
         'published': row.published,
         'published_gmacs': float(row.published_gmacs or 0) or None,
         'published_params': int(row.published_params or 0) or None,
+        'published_speed': row.published_speed,
         'measured': runs.get(config.name),
         'source': row.source,
       }
     )
   return described
-
-
-def markdown_table(
-  header: Sequence[str], lines: Sequence[Sequence[str]]
-) -> str:
-  """Returns a Markdown table with aligned columns."""
-  return '\n'.join(text.format_table(header, lines, right_align=False))
 
 
 def format_table(described: Sequence[dict[str, Any]]) -> str:
@@ -212,6 +138,8 @@ def format_table(described: Sequence[dict[str, Any]]) -> str:
     published = [row['published']] if row['published'] else []
     if row['published_gmacs']:
       published.append(f'{row["published_gmacs"]:g} GMACs')
+    if row['published_speed']:
+      published.append(row['published_speed'])
     ours = (row['measured'] or {}).items()
     lines.append(
       (
@@ -225,51 +153,94 @@ def format_table(described: Sequence[dict[str, Any]]) -> str:
       )
     )
   header = ('id', 'config', 'input', 'GMACs', 'params', 'published', 'measured')
-  return markdown_table(header, lines)
-
-
-def write_json(path: str, values: Any) -> None:
-  """Writes a JSON file atomically."""
-  system.write_text(path, json.dumps(values, indent=1) + '\n')
-
-
-def define_rows_flag(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines --rows, which several commands share."""
-  flags.DEFINE_string(
-    'rows', '*', 'Rows to show: a glob over their ids.', flag_values=values
-  )
+  return zoo_rows.markdown_table(header, lines)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
-  define_rows_flag(values)
+  zoo_rows.define_rows_flag(values)
   flags.DEFINE_string(
     'json', '', 'Also write the rows to this JSON file.', flag_values=values
   )
   cli.define_overwrite_flag(values)
-
-
-def open_json_file(
-  values: flags.FlagValues,
-) -> tuple[output_files.OutputFiles, str] | None:
-  """Prepares the file of --json; None without that flag.
-
-  Args:
-    values: flags with --json and --overwrite.
-
-  Raises:
-    ValueError: the file exists and the project did not write it.
-  """
-  if not values.json:
-    return None
-  return output_files.open_output_file(
-    values.json, flag='--json', overwrite=values.overwrite
+  flags.DEFINE_bool(
+    'weights',
+    False,
+    'List the published weights of the rows in place of their cost.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'evaluate',
+    False,
+    'Evaluate the published weights of the rows, beside the published scores.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'data_root',
+    '',
+    'For --evaluate: folder with one folder per data set, by its name; empty '
+    'for data sets that are downloaded.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'output',
+    'runs/zoo',
+    'For --evaluate: folder of the scores; those that it has are kept.',
+    flag_values=values,
   )
 
 
+def format_weights(chosen: Sequence[zoo_rows.Row]) -> str:
+  """Returns the published weights of rows as a Markdown table."""
+  lines = []
+  for row in chosen:
+    published = published_weights.PUBLISHED_WEIGHTS.get(row.weights)
+    lines.append(
+      (
+        row.id,
+        row.weights or 'none that can be loaded',
+        row.published,
+        published.licence if published else '',
+        published.digest if published else '',
+        published.url if published else '',
+      )
+    )
+  header = ('id', 'weights', 'published', 'licence', 'digest', 'address')
+  return zoo_rows.markdown_table(header, lines)
+
+
+def _evaluate(chosen: Sequence[zoo_rows.Row]) -> None:
+  """Evaluates the weights of rows, and prints their scores.
+
+  Raises:
+    ValueError: no row could be evaluated.
+  """
+  from experiments import published_scores  # it imports TensorFlow
+
+  values = flags.FLAGS
+  records, left_out = published_scores.evaluate_rows(
+    chosen, values.data_root, values.output
+  )
+  if records:
+    print(published_scores.format_scores(records))
+  for reason in left_out:
+    print(f'left out: {reason}')
+  if not records:
+    raise ValueError(
+      f'none of {len(chosen)} rows was evaluated, for the reasons above'
+    )
+
+
 def _run() -> None:
-  output = open_json_file(flags.FLAGS)
-  described = describe_rows(read_rows(flags.FLAGS.rows))
+  chosen = zoo_rows.read_rows(flags.FLAGS.rows)
+  if flags.FLAGS.evaluate:
+    _evaluate(chosen)
+    return
+  if flags.FLAGS.weights:
+    print(format_weights(chosen))
+    return
+  output = zoo_rows.open_json_file(flags.FLAGS)
+  described = describe_rows(chosen)
   if output:
     output[0].write_json(output[1], described)
   print(format_table(described))

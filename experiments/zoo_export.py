@@ -33,7 +33,7 @@ from deeplab.data import image_format
 from deeplab.files import json_files
 from deeplab.models import segmenter
 from deeplab.training import train_step
-from experiments import zoo
+from experiments import zoo_rows
 from export import pipeline
 from export import request as request_lib
 from export import source as source_lib
@@ -48,7 +48,7 @@ RESULTS_PATH = os.path.join(
 FLOAT32_TOLERANCE = 1e-4
 
 
-def export_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
+def export_size(row: zoo_rows.Row, output_stride: int) -> tuple[int, int]:
   """Returns the (H, W) at which a row's network is exported.
 
   The map at the output stride has 8 x 8 pixels, the largest pooling grid, and
@@ -60,7 +60,7 @@ def export_size(row: zoo.Row, output_stride: int) -> tuple[int, int]:
   return size, size
 
 
-def network_key(row: zoo.Row, config: ConfigDict) -> dict[str, Any]:
+def network_key(row: zoo_rows.Row, config: ConfigDict) -> dict[str, Any]:
   """Returns the key by which equal exports of different rows are recognized.
 
   It excludes the number of classes, which only sets the width of the last
@@ -214,7 +214,7 @@ def read_results(path: str) -> list[dict[str, Any]]:
 
 
 def collect_exports(
-  chosen: Sequence[zoo.Row], path: str
+  chosen: Sequence[zoo_rows.Row], path: str
 ) -> list[dict[str, Any]]:
   """Returns the results of each row, exporting networks not yet in `path`.
 
@@ -229,7 +229,7 @@ def collect_exports(
   }
   found = []
   for row in tqdm.tqdm(chosen, unit='row', disable=None):
-    config = zoo.load_config(row)
+    config = zoo_rows.load_config(row)
     own = json.loads(json.dumps(network_key(row, config)))
     key = json.dumps(own, sort_keys=True)
     if key not in known:
@@ -239,7 +239,7 @@ def collect_exports(
     new = row.id not in entry['rows']
     entry['rows'] = sorted({*entry['rows'], row.id})
     if path and new:
-      zoo.write_json(path, list(known.values()))
+      zoo_rows.write_json(path, list(known.values()))
     found.append({'id': row.id, **entry})
   return found
 
@@ -258,7 +258,7 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
         ', '.join(sorted(entry['refused'])) or 'none',
       )
     )
-  return zoo.markdown_table(
+  return zoo_rows.markdown_table(
     ('id', 'float32', 'int8 arg-max', 'operators', 'refused by Ethos-U55'),
     lines,
   )
@@ -266,7 +266,7 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
-  zoo.define_rows_flag(values)
+  zoo_rows.define_rows_flag(values)
   flags.DEFINE_string(
     'results',
     RESULTS_PATH,
@@ -278,7 +278,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def _run() -> None:
   print(
     format_table(
-      collect_exports(zoo.read_rows(flags.FLAGS.rows), flags.FLAGS.results)
+      collect_exports(zoo_rows.read_rows(flags.FLAGS.rows), flags.FLAGS.results)
     )
   )
 

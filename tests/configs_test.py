@@ -17,7 +17,7 @@ from deeplab import train
 from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.models import registry
-from experiments import zoo
+from experiments import zoo_rows
 from tests import helpers
 from tests import runs
 
@@ -97,7 +97,7 @@ def _steps():
         *(config[part].to_dict() for part in ('model', 'loss', 'optimizer')),
         *(config.schedule.name, config.quantization.name, config.batch_size),
         *(
-          zoo.num_classes(config),
+          zoo_rows.num_classes(config),
           compose.fixed_output_size(config.data.augment),
         ),
       ]
@@ -120,7 +120,9 @@ def test_variants_are_all_that_pages_offer():
 
 def test_every_row_of_the_zoo_is_a_variant():
   names = {get(*case).name for case in CASES}
-  assert {zoo.load_config(row).name for row in zoo.read_rows()} <= names
+  assert {
+    zoo_rows.load_config(row).name for row in zoo_rows.read_rows()
+  } <= names
 
 
 @pytest.mark.parametrize('refused', sorted(REFUSED))
@@ -152,7 +154,7 @@ def test_configs_are_locked_pages(module, variant):
 def test_configs_make_a_step(module, variant):
   """Traced at the sizes that the config trains at."""
   config = get(module, variant)
-  network = helpers.network(config, zoo.num_classes(config))
+  network = helpers.network(config, zoo_rows.num_classes(config))
   step, _ = train.build_train_step(network, 10, None)
   size = compose.fixed_output_size(config.data.augment) or (128, 128)
   state, batch = describe.abstract_step_inputs(network, size)

@@ -24,6 +24,7 @@ LEVELS = (
   'experiments.readme_table experiments.plots experiments.ablations',
   'experiments.study',
   'experiments.zoo experiments.launchers experiments.atrous',
+  *('experiments.published_scores', 'experiments.zoo_rows'),
   *('export.main export.sensitivity', 'export.pipeline', 'export.report'),
   *('export.verify', 'export.frozen_model', 'export.convert'),
   *('export.source', 'export.request', 'export.file_formats'),

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from deeplab import cli
 from deeplab import parallel
 from deeplab.models import registry
-from experiments import zoo
+from experiments import zoo_rows
 
 
 def _memory_bytes(compiled: Any) -> tuple[int, str]:
@@ -44,7 +44,7 @@ def _memory_bytes(compiled: Any) -> tuple[int, str]:
 
 
 def measure_speed(
-  row: zoo.Row, dtype: str, runs: int, warm_up: int
+  row: zoo_rows.Row, dtype: str, runs: int, warm_up: int
 ) -> dict[str, Any]:
   """Measures the speed and memory of a row's network.
 
@@ -60,11 +60,11 @@ def measure_speed(
     `memory_kind`: 'peak' as the device reports it, or 'compiled' as the
     compiler plans it where the device reports none.
   """
-  config = zoo.load_config(row)
+  config = zoo_rows.load_config(row)
   with config.unlocked():
     config.model.dtype = dtype
   model: Any = registry.build_model(
-    config.model, zoo.num_classes(config), **parallel.kernels()
+    config.model, zoo_rows.num_classes(config), **parallel.kernels()
   )
   # The parameters do not depend on the size, and a small image needs no memory.
   variables = jax.jit(model.init)(
@@ -99,7 +99,7 @@ def measure_speed(
 def format_table(results: list[dict[str, Any]]) -> str:
   """Returns the results as a Markdown table."""
   header = ('id', 'input', 'dtype', 'device', 'images/s', 'memory (MiB)')
-  return zoo.markdown_table(
+  return zoo_rows.markdown_table(
     header,
     [
       (
@@ -117,7 +117,7 @@ def format_table(results: list[dict[str, Any]]) -> str:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the command's flags; importing this module defines none."""
-  zoo.define_rows_flag(values)
+  zoo_rows.define_rows_flag(values)
   flags.DEFINE_enum(
     'dtype',
     'bfloat16',
@@ -142,9 +142,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _run() -> None:
-  output = zoo.open_json_file(flags.FLAGS)
+  output = zoo_rows.open_json_file(flags.FLAGS)
   results = []
-  for row in zoo.read_rows(flags.FLAGS.rows):
+  for row in zoo_rows.read_rows(flags.FLAGS.rows):
     with futures.ProcessPoolExecutor(
       1, mp_context=multiprocessing.get_context('spawn')
     ) as pool:

@@ -36,7 +36,7 @@ from deeplab.data import datasets
 from deeplab.data.augmentation import compose
 from deeplab.training import train_step
 from experiments import readme_table
-from experiments import zoo
+from experiments import zoo_rows
 
 _TABLE_NAME = 'memory'
 
@@ -161,7 +161,7 @@ def format_table(
   def scaled(value: float | None, unit: float) -> str:
     return '' if value is None else f'{value / unit:,.0f}'
 
-  return zoo.markdown_table(
+  return zoo_rows.markdown_table(
     (
       *('`model.dtype`', '`model.remat`', '`accumulate_steps`'),
       *('kept, MiB', 'work, MiB', *(['ms a step'] if timed else [])),

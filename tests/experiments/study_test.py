@@ -11,7 +11,7 @@ from deeplab import train
 from deeplab.inference import views
 from deeplab.models import registry
 from experiments import study
-from experiments import zoo
+from experiments import zoo_rows
 from tests import helpers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -63,7 +63,7 @@ def _networks(name):
 
 
 def _assert_traces(config):
-  classes = zoo.num_classes(config)
+  classes = zoo_rows.num_classes(config)
   network = helpers.network(config, classes)
   step, _ = train.build_train_step(network, 10, None)
   size = tuple(config.data.augment.random_crop.size)

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from experiments import zoo
 from experiments import zoo_export
+from experiments import zoo_rows
 
 FOUND = {
   'float32_difference': 2e-6,
@@ -23,7 +23,7 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(zoo_export, 'export_untrained', export)
   path = str(tmp_path / 'exports.json')
   # The quantization-aware row is the same network.
-  rows = zoo.read_rows('ti_cityscapes_mnv2_unetlite_768x384*')
+  rows = zoo_rows.read_rows('ti_cityscapes_mnv2_unetlite_768x384*')
   assert len(rows) == 2
   found = zoo_export.collect_exports(rows, path)
   assert len(exported) == 1
@@ -31,7 +31,7 @@ def test_each_network_is_exported_once_and_kept(tmp_path, monkeypatch):
   assert [x['id'] for x in found] == [row.id for row in rows]
 
   # Nothing is left to do in another run; other rows are added.
-  rows = [*rows, *zoo.read_rows('tf_cityscapes_mnv2_1025x2049')]
+  rows = [*rows, *zoo_rows.read_rows('tf_cityscapes_mnv2_1025x2049')]
   zoo_export.collect_exports(rows, path)
   assert len(exported) == 2
   assert exported[1][1] == (129, 129)
@@ -54,9 +54,9 @@ def test_what_is_kept_is_of_every_row_as_it_is_now():
     for entry in kept
     for row in entry['rows']
   }
-  for row in zoo.read_rows():
+  for row in zoo_rows.read_rows():
     now = json.loads(
-      json.dumps(zoo_export.network_key(row, zoo.load_config(row)))
+      json.dumps(zoo_export.network_key(row, zoo_rows.load_config(row)))
     )
     assert networks[row.id] == json.dumps(now, sort_keys=True), row.id
   for entry in kept:
@@ -75,8 +75,8 @@ def test_what_is_kept_is_of_every_row_as_it_is_now():
   ],
 )
 def test_export(row, refused):
-  (row,) = zoo.read_rows(row)
-  config = zoo.load_config(row)
+  (row,) = zoo_rows.read_rows(row)
+  config = zoo_rows.load_config(row)
   size = zoo_export.export_size(row, config.model.output_stride)
   found = zoo_export.export_untrained(config, size)
   assert found['float32_difference'] < 1e-4

@@ -17,7 +17,10 @@ import pytest
 from configs import cityscapes_swiftnet
 from configs import voc_mnv2_cut
 from deeplab.models import profile
+from deeplab.pretrained import published_weights
+from experiments import published_scores
 from experiments import zoo
+from experiments import zoo_rows
 from tests.shared import SHARED
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -66,36 +69,36 @@ def printed(count, text):
 
 
 def count(row):
-  return zoo.count_macs_and_params(row, zoo.load_config(row))
+  return zoo_rows.count_macs_and_params(row, zoo_rows.load_config(row))
 
 
 def test_rows_are_whole():
-  rows = zoo.read_rows()
+  rows = zoo_rows.read_rows()
   assert len(rows) == 95
   assert len({row.id for row in rows}) == 95
   assert len({row.config for row in rows}) == 95
   for row in rows:
-    assert zoo.load_config(row).eval.static_size == row.size, row.id
+    assert zoo_rows.load_config(row).eval.static_size == row.size, row.id
 
 
 @needs_table
 def test_ids_are_those_of_the_table():
   with open(TABLE, encoding='utf-8', newline='') as f:
     table = list(csv.DictReader(f))
-  rows = zoo.read_rows()
+  rows = zoo_rows.read_rows()
   assert [row.id for row in rows] == [line['id'] for line in table]
   for row, line in zip(rows, table, strict=True):
     assert f'{row.height}x{row.width}' == f'{line["height"]}x{line["width"]}'
     assert row.aux_counted == (line['aux_counted'] == 'yes')
     if line['classes'] != 'any':
-      assert zoo.num_classes(zoo.load_config(row)) == int(line['classes']), (
-        row.id
-      )
+      assert zoo_rows.num_classes(zoo_rows.load_config(row)) == int(
+        line['classes']
+      ), row.id
 
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_counts(name):
-  (row,) = zoo.read_rows(name)
+  (row,) = zoo_rows.read_rows(name)
   macs, params = count(row)
   texts = COUNTS[name]
   assert printed(Decimal(macs) / 10**9, texts[0]) == texts[0]
@@ -108,7 +111,7 @@ def test_all_counts():
   """Rows that the table calls exact are; its own counts agree to 0.1%."""
   with open(TABLE, encoding='utf-8', newline='') as f:
     table = {line['id']: line for line in csv.DictReader(f)}
-  described = zoo.describe_rows(zoo.read_rows())
+  described = zoo.describe_rows(zoo_rows.read_rows())
   compared, wrong = 0, []
   for row in described:
     line = table[row['id']]
@@ -141,7 +144,7 @@ def test_all_counts():
   [('mobilenet_v2', 2_058_752), ('lite_hrnet_18', 1_243_320)],
 )
 def test_auxiliary_outputs_count_where_asked(encoder, params):
-  (row,) = zoo.read_rows(f'mobileseg_cityscapes_{encoder}')
+  (row,) = zoo_rows.read_rows(f'mobileseg_cityscapes_{encoder}')
   macs, total = count(row._replace(aux_counted=True))
   assert total == params
   assert macs > count(row)[0]
@@ -164,7 +167,7 @@ def test_swiftnet_on_resnet_18():
 
 
 def test_a_glob_chooses_rows():
-  rows = zoo.read_rows('ti_cocoseg21_*')
+  rows = zoo_rows.read_rows('ti_cocoseg21_*')
   assert [row.config for row in rows] == [
     'configs/cocoseg21_lite.py:deeplab',
     'configs/cocoseg21_lite.py:unet',
@@ -172,7 +175,7 @@ def test_a_glob_chooses_rows():
     'configs/cocoseg21_lite.py:rx800',
   ]
   with pytest.raises(ValueError, match="'mmseg' matches none of the 95 ids"):
-    zoo.read_rows('mmseg')
+    zoo_rows.read_rows('mmseg')
 
 
 def test_equal_networks_are_traced_once(monkeypatch):
@@ -182,9 +185,9 @@ def test_equal_networks_are_traced_once(monkeypatch):
     traced.append(row.id)
     return 10**9 * len(traced), 7
 
-  monkeypatch.setattr(zoo, 'count_macs_and_params', spy)
+  monkeypatch.setattr(zoo_rows, 'count_macs_and_params', spy)
   described = zoo.describe_rows(
-    zoo.read_rows('mmseg_cityscapes_r50*_d8_512x1024_*')
+    zoo_rows.read_rows('mmseg_cityscapes_r50*_d8_512x1024_*')
   )
   assert [row['gmacs'] for row in described] == [1.0, 1.0, 2.0]
   assert [row['id'][17:21] for row in described] == ['r50_', 'r50_', 'r50b']
@@ -202,9 +205,11 @@ def test_our_runs_stand_beside(monkeypatch, tmp_path):
   (tmp_path / 'run.json').write_text(json.dumps(run))
   monkeypatch.setattr(zoo, '_RESULTS_DIR', str(tmp_path))
   monkeypatch.setattr(
-    zoo, 'count_macs_and_params', lambda row, config: (2_349_121_536, 1234)
+    zoo_rows, 'count_macs_and_params', lambda row, config: (2_349_121_536, 1234)
   )
-  described = zoo.describe_rows(zoo.read_rows('ti_ade20k32_mnv2_*netlite_512'))
+  described = zoo.describe_rows(
+    zoo_rows.read_rows('ti_ade20k32_mnv2_*netlite_512')
+  )
   assert zoo.format_table(described).splitlines() == [
     '| id                            | config                        '
     '| input   | GMACs  | params | published          '
@@ -245,7 +250,44 @@ def test_command(tmp_path):
       'flash 882.33 KiB; RAM 1869.88 KiB',
       'published_gmacs': None,
       'published_params': None,
+      'published_speed': '26.62 ms, 37.55 inf/s '
+      '(STM32N6570-DK, STEdgeAI 3.0.0)',
       'measured': None,
       'source': 'st_deeplab_v3',
     }
   ]
+
+
+def test_weights_of_rows_are_published():
+  rows = [row for row in zoo_rows.read_rows() if row.weights]
+  assert len(rows) >= 50
+  for row in rows:
+    weights = published_weights.PUBLISHED_WEIGHTS[row.weights]
+    assert weights.is_network
+    # Those of TF DeepLab are of another output stride.
+    if weights.score and not row.id.startswith('tf_'):
+      single = weights.score.split(' ')[0]
+      assert published_scores.protocols_of(row)[''] == float(single)
+
+
+def test_weights_are_listed():
+  rows = zoo_rows.read_rows('mmseg_cityscapes_r18_d8_512x1024_80k')
+  table = zoo.format_weights(rows)
+  assert 'mmseg:deeplabv3plus_r18-d8_512x1024_80k_cityscapes' in table
+  assert '76.89' in table
+  assert 'Apache-2.0' in table
+  assert 'https://download.openmmlab.com/' in table
+
+
+def test_published_speeds():
+  speeds = {row.id: row.published_speed for row in zoo_rows.read_rows()}
+  assert speeds['mmseg_voc12aug_r101_d8_512x512_20k'] == (
+    '13.88 fps, 11 GB training (V100)'
+  )
+  assert speeds['mobileseg_cityscapes_ghostnet_x1_0'] == (
+    '35.58 fps at 1024x2048 (V100 TensorRT), '
+    '38.74 fps at 256x256 (SD855, 1 thread)'
+  )
+  assert speeds['st_person_mnv2_aspp_v2_416'].startswith(
+    '227.02 ms, 4.41 inf/s'
+  )

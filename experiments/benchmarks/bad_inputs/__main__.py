@@ -30,7 +30,7 @@ from absl import flags
 from deeplab import cli
 from deeplab import system
 from deeplab import text
-from experiments import zoo
+from experiments import zoo_rows
 from experiments.benchmarks.bad_inputs import input_kinds
 from experiments.benchmarks.bad_inputs import trials
 
@@ -131,7 +131,7 @@ def format_table(found: Found) -> str:
       )
     )
   header = 'kind', 'tried', *trials.OUTCOMES, 'peak, MiB', 'slowest, s'
-  return zoo.markdown_table(header, rows)
+  return zoo_rows.markdown_table(header, rows)
 
 
 def format_failures(found: Found) -> str:

@@ -1,11 +1,11 @@
 import pytest
 
-from experiments import zoo
+from experiments import zoo_rows
 from experiments.benchmarks import inference
 
 
 def test_cheapest_row():
-  (row,) = zoo.read_rows('st_person_mnv2_aspp_v2_256')
+  (row,) = zoo_rows.read_rows('st_person_mnv2_aspp_v2_256')
   result = inference.measure_speed(row, 'float32', runs=2, warm_up=1)
   seconds = result.pop('seconds')
   assert len(seconds) == 2
