@@ -50,6 +50,25 @@ def test_scores_by_hand():
     assert absent not in scores
 
 
+def test_labels_are_rows_and_predictions_columns():
+  # Labelled 6 and 2, predicted 5 and 3: no score may mix them up.
+  scores = metrics.compute_scores(np.array([[5, 1], [0, 2]]), 'ab')
+  expected = {
+    'pixel_accuracy': 7 / 8,
+    'accuracy/a': 5 / 6,
+    'accuracy/b': 1.0,
+    'precision/a': 1.0,
+    'precision/b': 2 / 3,
+    'iou/a': 5 / 6,
+    'iou/b': 2 / 3,
+    'dice/a': 10 / 11,
+    'dice/b': 4 / 5,
+    'fw_iou': (6 * 5 / 6 + 2 * 2 / 3) / 8,
+    'kappa': 5 / 7,  # chance: (6 * 5 + 2 * 3) / 64
+  }
+  assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
 def test_unscored_classes_are_void_in_labels_only():
   scores = metrics.compute_scores(
     _three_classes().matrix, NAMES, unscored=('sky',)
@@ -211,7 +230,11 @@ def test_invalid_numbers_of_classes_are_rejected():
 
 @pytest.mark.parametrize(
   ('size', 'share', 'pixels'),
-  [((360, 480), 0.02, 12), ((3, 4), 0.02, 1), ((30, 40), 0.1, 5)],
+  [
+    *(((360, 480), 0.02, 12), ((3, 4), 0.02, 1), ((30, 40), 0.1, 5)),
+    # 2.8 and 2.4 pixels are rounded.
+    *(((30, 40), 0.056, 3), ((30, 40), 0.048, 2)),
+  ],
 )
 def test_boundary_distance(size, share, pixels):
   assert metrics.boundary_distance(size, share) == pixels

@@ -511,6 +511,60 @@ def test_values_are_the_published_ones(page, expected):
   assert {key: get(config, key) for key in expected} == expected
 
 
+def network(stride, rates, epsilon, aligned, **model):
+  """Fields of config.model that no parameter of a file tells."""
+  return {
+    'output_stride': stride,
+    'head.rates': rates,
+    'head.bn_epsilon': 1e-5,
+    'head.align_corners': aligned,
+    'encoder.bn_epsilon': epsilon,
+    **{key.replace('__', '.'): value for key, value in model.items()},
+  }
+
+
+# Dropout2d(0.1) before mmsegmentation's classifier.
+CHANNEL_DROPOUT = {'head__dropout': 0.1, 'head__dropout_channels': True}
+PIXEL_DROPOUT = {'head__dropout_channels': False}
+NETWORKS = {
+  ('cityscapes_resnet', 'r50,80k'): network(
+    *(8, (12, 24, 36), 1e-5, False), **CHANNEL_DROPOUT
+  ),
+  ('cityscapes_resnet', 'r18,80k'): network(
+    *(8, (12, 24, 36), 1e-5, False), **CHANNEL_DROPOUT
+  ),
+  ('cityscapes_resnet', 'r101,mg124,80k'): network(
+    *(16, (6, 12, 18), 1e-5, False), **CHANNEL_DROPOUT
+  ),
+  ('cityscapes_resnet', 'r50,crop769,80k'): network(
+    *(8, (12, 24, 36), 1e-5, True), **CHANNEL_DROPOUT
+  ),
+  ('cocoseg21_torchvision', 'deeplabv3_r50'): network(
+    *(8, (12, 24, 36), 1e-5, False), head__aspp_dropout=0.5, **PIXEL_DROPOUT
+  ),
+  ('cocoseg21_torchvision', 'deeplabv3_mnv3'): network(
+    *(16, (12, 24, 36), 1e-3, False), head__aspp_dropout=0.5, **PIXEL_DROPOUT
+  ),
+  ('voc_mnv2', ''): network(
+    *(16, (6, 12, 18), 1e-3, True), head__aspp_dropout=0.1, **PIXEL_DROPOUT
+  ),
+  ('voc_mnv2', 'os8'): network(8, (12, 24, 36), 1e-3, True),
+  ('voc_mnv2', 'mobile'): network(16, (), 1e-3, True),
+  ('voc_xception', ''): network(16, (6, 12, 18), 1e-3, True),
+  ('voc_xception', 'os8'): network(8, (12, 24, 36), 1e-3, True),
+  ('person_mnv2', ''): network(16, (3, 6, 9), 1e-3, False, head__dropout=0.4)
+  | {'head.bn_epsilon': 1e-3},
+  ('person_mnv2', 'size416'): network(16, (5, 10, 15), 1e-3, False)
+  | {'head.bn_epsilon': 1e-3},
+}
+
+
+@pytest.mark.parametrize(('page', 'expected'), NETWORKS.items())
+def test_networks_are_the_published_ones(page, expected):
+  model = configs_test.get(*page).model
+  assert {key: get(model, key) for key in expected} == expected
+
+
 # (H, W) at which the network computes images of a size: the views of TF
 # DeepLab are those of its canvas, and other sources pad nothing.
 COMPUTED_SIZES = [

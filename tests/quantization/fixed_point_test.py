@@ -103,3 +103,20 @@ def test_resize_by_hand(aligned):
     True: [0, 25, 50, 75, 100],
   }
   np.testing.assert_array_equal(np.asarray(found).ravel(), expected[aligned])
+
+
+@pytest.mark.parametrize(
+  ('aligned', 'row', 'expected'),
+  [
+    # The step of 409.6 is 410, so that the second position is 103 / 1024 and
+    # -102.35 there; with 409 it is 101 / 1024 and -102.85.
+    (False, [-128, 127], [-128, -102, 0, 102, 127]),
+    # The step of 682.67 is 683: 42.75 there, and 42.50 with 682.
+    (True, [-126, 127, 127], [-126, 43, 127, 127]),
+  ],
+)
+def test_the_step_of_a_resize_is_rounded(aligned, row, expected):
+  with jax.enable_x64(True):
+    x = jnp.float64(row).reshape(1, 1, -1, 1)
+    found = fixed_point.resize_bilinear(x, (1, len(expected)), aligned)
+  np.testing.assert_array_equal(np.asarray(found).ravel(), expected)

@@ -61,7 +61,13 @@ def test_schedules_by_hand():
   np.testing.assert_allclose(end(25), 0.08, rtol=1e-6)
   cosine = _schedule('cosine', warmup_steps=0)
   np.testing.assert_allclose(cosine(50), 0.05, rtol=1e-6)
+  np.testing.assert_allclose(cosine(100), 0.0, atol=1e-9)
+  floor = _schedule('cosine', warmup_steps=0, cosine=ConfigDict({'end': 0.02}))
+  np.testing.assert_allclose(floor(50), 0.06, rtol=1e-6)
+  np.testing.assert_allclose([floor(100), floor(150)], 0.02, rtol=1e-6)
   step = _schedule('step', warmup_steps=0)
+  rates = [float(step(t)) for t in (59, 60, 79, 80)]
+  np.testing.assert_allclose(rates, [0.1, 0.01, 0.01, 0.001], rtol=1e-6)
   rates = [float(step(t)) for t in (0, 59, 61, 81)]
   np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001], rtol=1e-6)
 
@@ -158,8 +164,10 @@ def test_sgd_decays_kernels_only_and_keeps_momentum():
   # kernel: 1 - 0.5 * (1 + 0.2); bias: 1 - 0.5 * 1.
   np.testing.assert_allclose(params['head']['kernel'], 0.4, rtol=1e-6)
   np.testing.assert_allclose(params['encoder']['stem']['bias'], 0.5, 1e-6)
-  # Second step, velocity 0.9 * 1 + 1 = 1.9: 0.5 - 0.5 * 1.9.
+  # Second step, velocity 0.9 * 1 + 1 = 1.9: 0.5 - 0.5 * 1.9. The decay is in
+  # the velocity: 0.9 * 1.2 + 1 + 0.2 * 0.4 = 2.16, and 0.4 - 0.5 * 2.16.
   params = _one_update(optimizer, steps=2)
+  np.testing.assert_allclose(params['head']['kernel'], -0.68, rtol=1e-6)
   np.testing.assert_allclose(params['encoder']['stem']['bias'], -0.45, 1e-6)
 
 

@@ -96,7 +96,8 @@ class Distort(base.Op):
       if i == 0:
         image = _scale_and_shift(image, 1 + value, 0.0)
       elif i == 1:
-        grey = round(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
+        # Pillow rounds the mean so, halves up.
+        grey = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
         image = _scale_and_shift(image, 1 + value, -value * grey)
       elif i == 2:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]

@@ -132,6 +132,39 @@ def test_distort_turns_the_hue():
   np.testing.assert_allclose(got['image'][0, 0], [0, 200, 0], atol=4)
 
 
+def test_hues_wrap():
+  red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
+  # A third of 256 steps back from red is blue.
+  distort = photometric.Distort(**NONE | {'hue': 100.0})
+  got = distort({'image': red}, Fixed(0, 0, 0, -85.3))['image']
+  np.testing.assert_allclose(got[0, 0], [0, 0, 200], atol=6)
+
+  class TurnOnly(Fixed):
+    """Draws in turn: brightness, contrast first, contrast, saturation, hue."""
+
+    draws = iter([0.9, 0.9, 0.9, 0.9, 0.1])
+
+    def random(self):
+      return next(self.draws)
+
+  # 36 degrees back: the blue is 36 / 60 of the red.
+  turned = photometric.Photometric(**PHOTOMETRIC)(
+    {'image': red}, TurnOnly(-18.0)
+  )['image']
+  np.testing.assert_allclose(turned[0, 0], [200, 0, 120], atol=2)
+
+
+def test_contrast_is_about_the_mean_grey():
+  # Greys 60 and 3, whose mean of 31.5 counts as 32.
+  image = np.array([[[200, 0, 0], [3, 3, 3]]], np.uint8)
+  distort = photometric.Distort(**NONE | {'contrast': 1.0})
+  got = distort({'image': image}, Fixed(0, -1.0, 0, 0))['image']
+  assert got.tolist() == [[[32, 32, 32], [32, 32, 32]]]
+  got = distort({'image': image}, Fixed(0, -0.5, 0, 0))['image']
+  # Half of each channel, and 16.
+  assert got[0].tolist() == [[116, 16, 16], [18, 18, 18]]
+
+
 def test_brightness_and_contrast_by_hand():
   image = np.array([[[100, 20, 0], [140, 40, 255]]], np.uint8)
   got = photometric.BrightnessContrast(brightness=0.3, contrast=0.4)(

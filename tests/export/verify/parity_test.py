@@ -50,6 +50,11 @@ def test_steps():
   assert (
     parity.compare_in_lsb([simulated] * 2, [found, simulated], 0.5) == wanted
   )
+  # Real values next to the same integers, from above and from below.
+  lattice = np.float32(np.arange(-100, 100).reshape(1, 100, 2) * 0.07)
+  below, above = (np.nextafter(lattice, np.float32(x)) for x in (-9e9, 9e9))
+  near = parity.compare_in_lsb([below], [above], 0.07)
+  assert (near['same'], near['argmax_agreement']) == (1.0, 1.0)
   other = np.array([[[1.0, 3.0], [-2.0, -2.5]]], np.float32)
   assert parity.compare_in_lsb([simulated], [other], 0.5) == {
     'images': 1,
