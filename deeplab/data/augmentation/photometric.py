@@ -97,8 +97,8 @@ class Distort(base.Op):
         image = _scale_and_shift(image, 1 + value, 0.0)
       elif i == 1:
         # Pillow rounds the mean so, halves up.
-        grey = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
-        image = _scale_and_shift(image, 1 + value, -value * grey)
+        mean = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
+        image = _scale_and_shift(image, 1 + value, -value * mean)
       elif i == 2:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
         image = grey + (1 + value) * (image.astype(np.float32) - grey)
