@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deeplab.inference import views
+from experiments import zoo_rows
 from tests import configs_test
 from tests.inference import views_test
 
@@ -563,6 +564,43 @@ NETWORKS = {
 def test_networks_are_the_published_ones(page, expected):
   model = configs_test.get(*page).model
   assert {key: get(model, key) for key in expected} == expected
+
+
+# (epsilon, decay) of the BatchNorms of encoder and head. The decay is 1 less
+# PyTorch's momentum.
+TORCH_NORMS = (1e-5, 0.9), (1e-5, 0.9)
+ERFNET_NORMS = (1e-3, 0.9), (1e-3, 0.9)
+SLIM_NORMS = (1e-3, 0.997), (1e-5, 0.9997)
+NORMS = {
+  'st_*': ((1e-3, 0.999), (1e-3, 0.99)),
+  'ti_*': TORCH_NORMS,
+  'tf_*_mnv2_*': SLIM_NORMS,
+  'tf_*_mnv3_*': SLIM_NORMS,
+  'tf_*_xception65_*': ((1e-3, 0.9997), (1e-5, 0.9997)),
+  'tv_*_resnet*': TORCH_NORMS,
+  'tv_*_mnv3_*': ((1e-3, 0.99), (1e-5, 0.9)),
+  'ref_*_erfnet_*': ERFNET_NORMS,
+  'ref_*_swiftnet_*': TORCH_NORMS,
+  'mmseg_*': TORCH_NORMS,
+  'mobileseg_*': TORCH_NORMS,
+  'datature_resnet*': TORCH_NORMS,
+  'datature_mobilenet_v3_*': ((1e-3, 0.99), (1e-5, 0.9)),
+}
+
+
+@pytest.mark.parametrize('pattern', NORMS)
+def test_batch_norms_have_the_constants_of_the_source(pattern):
+  for row in zoo_rows.read_rows(pattern):
+    model = zoo_rows.load_config(row).model
+    found = tuple(
+      (part.bn_epsilon, part.bn_decay) for part in (model.encoder, model.head)
+    )
+    assert found == NORMS[pattern], row.id
+
+
+def test_every_row_has_constants():
+  named = [row.id for pattern in NORMS for row in zoo_rows.read_rows(pattern)]
+  assert sorted(named) == sorted(row.id for row in zoo_rows.read_rows())
 
 
 # (H, W) at which the network computes images of a size: the views of TF

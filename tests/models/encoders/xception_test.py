@@ -1,8 +1,11 @@
 import flax
+import jax
+import numpy as np
 import pytest
 
 from deeplab.models import layers
 from deeplab.models.encoders import xception
+from tests.models import numpy_layers
 from tests.models.encoders import encoder_cases
 
 Tiny = xception.XceptionTiny
@@ -62,6 +65,55 @@ def test_entry_flow_is_a_field():
     (3, 3, 16),
     (2, 2, 32),
   ]
+
+
+def reference_block(f, x, name, stride, shortcut, pre_activation=True):
+  """A block of three separable convolutions; also the second one's map.
+
+  A ReLU stands before each of them, the first included, and none after the
+  sum; in the last block of the network a ReLU follows each layer instead.
+  """
+  before, after = numpy_layers.relu, lambda y: y
+  if not pre_activation:
+    before, after = after, before
+  y, maps = x, []
+  for i, step in enumerate((1, 1, stride), start=1):
+    y = f.conv_norm(before(y), f'{name}/separable_{i}/depthwise')
+    y = after(y[:, ::step, ::step])
+    y = after(f.conv_norm(y, f'{name}/separable_{i}/pointwise'))
+    maps.append(y)
+  if shortcut == 'conv':
+    y = y + f.conv_norm(x, f'{name}/shortcut')[:, ::stride, ::stride]
+  elif shortcut == 'sum':
+    y = y + x
+  return y, maps[1]
+
+
+def test_equals_numpy(random_variables):
+  """The whole network at stride 32, against figure 4 of the paper."""
+  encoder = Tiny(output_stride=32, bn_epsilon=0.01)
+  images = np.random.default_rng(0).normal(size=(2, 49, 41, 3))
+  images = images.astype(np.float32)
+  variables = random_variables(encoder, images, False)
+  f = numpy_layers.Layers(variables, 0.01)
+  x = f.conv_bn(images.astype(np.float64), 'stem_1')[:, ::2, ::2]
+  x = f.conv_bn(x, 'stem_2')
+  expected = []
+  for i, (_, stride) in enumerate(encoder.entry, start=1):
+    x, unstrided = reference_block(f, x, f'entry_{i}', stride, 'conv')
+    if stride > 1:
+      expected.append(unstrided)
+  for i in range(1, encoder.middle + 1):
+    x, _ = reference_block(f, x, f'middle_{i}', 1, 'sum')
+  x, unstrided = reference_block(f, x, 'exit_1', 2, 'conv')
+  expected.append(unstrided)
+  x, _ = reference_block(f, x, 'exit_2', 1, 'none', pre_activation=False)
+  found = jax.jit(encoder.apply, static_argnums=2)(variables, images, False)
+  assert len(found) == 5
+  for ours, theirs in zip(found, [*expected, x], strict=True):
+    assert ours.shape == theirs.shape
+    assert theirs.std() > 0.02
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_module_names():

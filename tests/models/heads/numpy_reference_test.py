@@ -19,6 +19,7 @@ from deeplab.models.heads import mobileseg
 from deeplab.models.heads import st_aspp
 from deeplab.models.heads import swiftnet
 from deeplab.models.heads import unet
+from tests.models import numpy_layers
 from tests.models.heads import head_cases
 
 CLASSES = 3
@@ -26,114 +27,8 @@ EPSILON = 0.01
 CHANNELS = (2, 3, 4, 5, 6)
 
 
-def relu(x):
-  return np.maximum(x, 0)
-
-
-def correlate(x, kernel, rate=1):
-  """Correlation with zero padding of half a kernel; x [B, H, W, C]."""
-  rows, columns = kernel.shape[:2]
-  height, width = x.shape[1:3]
-  top, left = rows // 2 * rate, columns // 2 * rate
-  x = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
-  return sum(
-    x[:, i * rate :, j * rate :][:, :height, :width] @ kernel[i, j]
-    for i in range(rows)
-    for j in range(columns)
-  )
-
-
-def grouped_correlate(x, kernel, rate=1):
-  """`correlate` of each group of channels with its own kernels."""
-  groups = x.shape[-1] // kernel.shape[2]
-  parts = zip(
-    np.split(x, groups, axis=-1),
-    np.split(kernel, groups, axis=-1),
-    strict=True,
-  )
-  return np.concatenate([correlate(a, k, rate) for a, k in parts], axis=-1)
-
-
-def resize(x, size, aligned=False):
-  """Linear interpolation between pixel centers, one axis after the other."""
-  for axis, n in enumerate(size, start=1):
-    m = x.shape[axis]
-    if aligned:
-      places = np.arange(n) * (m - 1) / max(n - 1, 1)
-    else:
-      places = (np.arange(n) + 0.5) * m / n - 0.5
-    x = np.apply_along_axis(
-      lambda row, m=m, places=places: np.interp(places, np.arange(m), row),
-      axis,
-      x,
-    )
-  return x
-
-
-def mean_of_cells(x, rows, columns):
-  """Means over cells whose bounds are rounded outwards."""
-  height, width = x.shape[1:3]
-
-  def bounds(n, count):
-    return [
-      (int(np.floor(i * n / count)), int(np.ceil((i + 1) * n / count)))
-      for i in range(count)
-    ]
-
-  cells = [
-    [x[:, a:b, c:d].mean((1, 2)) for c, d in bounds(width, columns)]
-    for a, b in bounds(height, rows)
-  ]
-  return np.stack([np.stack(row, axis=1) for row in cells], axis=1)
-
-
-class Layers:
-  """The layers of a head by name, with its variables in float64."""
-
-  def __init__(self, variables):
-    self._variables = jax.tree.map(np.float64, variables)
-
-  def _find(self, kind, path):
-    found = self._variables[kind]
-    for name in path.split('/'):
-      found = found[name]
-    return found
-
-  def conv(self, x, path, rate=1):
-    """A convolution with its bias, if it has one."""
-    params = self._find('params', path)
-    y = grouped_correlate(x, params['kernel'], rate)
-    return y + params['bias'] if 'bias' in params else y
-
-  def norm(self, x, path):
-    """A BatchNorm with running statistics."""
-    scale, stats = (self._find(k, path) for k in ('params', 'batch_stats'))
-    scale, stats = scale['bn'], stats['bn']
-    x = (x - stats['mean']) / np.sqrt(stats['var'] + EPSILON)
-    return x * scale['scale'] + scale['bias']
-
-  def conv_norm(self, x, path, rate=1):
-    return self.norm(self.conv(x, f'{path}/conv', rate), f'{path}/norm')
-
-  def conv_bn(self, x, path, rate=1):
-    return relu(self.conv_norm(x, path, rate))
-
-  def separable(self, x, path, rate=1, between=relu):
-    x = between(self.conv_norm(x, f'{path}/depthwise', rate))
-    return self.conv_bn(x, f'{path}/pointwise')
-
-  def transposed(self, x, path, start):
-    """Output o is the sum of x[i] times tap o + start - 2 i of the kernel."""
-    params = self._find('params', path)
-    kernel = params['kernel']
-    batch, height, width, _ = x.shape
-    y = np.zeros((batch, 2 * height, 2 * width, kernel.shape[-1]))
-    for i, j in np.ndindex(height, width):
-      for a, b in np.ndindex(kernel.shape[:2]):
-        row, column = 2 * i + a - start, 2 * j + b - start
-        if 0 <= row < 2 * height and 0 <= column < 2 * width:
-          y[:, row, column] += x[:, i, j] @ kernel[a, b]
-    return y + params['bias']
+class Layers(numpy_layers.Layers):
+  """With the parts that several heads share."""
 
   def aspp(self, x, branch, rates):
     """Image pooling, 1x1, one branch a rate; then the projection."""
@@ -162,7 +57,9 @@ def deeplabv3_logits(f, maps):
 def deeplabv3plus_logits(f, maps, aligned=False):
   x = f.aspp(maps[-1], f.separable, (1, 2))
   low = f.conv_bn(maps[1], 'low_level')
-  x = np.concatenate([resize(x, low.shape[1:3], aligned), low], axis=-1)
+  x = np.concatenate(
+    [numpy_layers.resize(x, low.shape[1:3], aligned), low], axis=-1
+  )
   x = f.separable(f.separable(x, 'decoder0'), 'decoder1')
   return f.conv(x, 'classifier')
 
@@ -173,14 +70,14 @@ def aligned_logits(f, maps):
 
 def deeplabv3_lite_logits(f, maps):
   x, low = f.lite_aspp(maps[-1]), f.conv_bn(maps[1], 'low_level')
-  x = resize(x, low.shape[1:3])
+  x = numpy_layers.resize(x, low.shape[1:3])
   return f.lite_logits(np.concatenate([x, low], axis=-1))
 
 
 def unet_lite_logits(f, maps):
   x = f.lite_aspp(maps[-1])
   for i in (3, 2, 1, 0):
-    x = resize(x, maps[i].shape[1:3])
+    x = numpy_layers.resize(x, maps[i].shape[1:3])
     x = f.separable(np.concatenate([x, maps[i]], axis=-1), f'decoder{i}')
   return f.lite_logits(x)
 
@@ -189,7 +86,9 @@ def fpn_lite_logits(f, maps):
   x = f.lite_aspp(maps[-1])
   for i in (3, 2, 1):
     lateral = f.conv_bn(maps[i], f'lateral{i}')
-    x = f.separable(resize(x, lateral.shape[1:3]) + lateral, f'decoder{i}')
+    x = f.separable(
+      numpy_layers.resize(x, lateral.shape[1:3]) + lateral, f'decoder{i}'
+    )
   return f.lite_logits(x)
 
 
@@ -201,9 +100,11 @@ def unet_logits(f, maps):
   x = maps[-1]
   for i, skip in enumerate((maps[3], maps[2], maps[1], maps[0], None)):
     if skip is None:
-      x = resize(x, [2 * n for n in x.shape[1:3]])
+      x = numpy_layers.resize(x, [2 * n for n in x.shape[1:3]])
     else:
-      x = np.concatenate([resize(x, skip.shape[1:3]), skip], axis=-1)
+      x = np.concatenate(
+        [numpy_layers.resize(x, skip.shape[1:3]), skip], axis=-1
+      )
     x = f.conv_bn(x, f'decoder{i}_conv0')
     x = f.conv_bn(x, f'decoder{i}_conv1')
   return f.conv(x, 'classifier')
@@ -211,20 +112,20 @@ def unet_logits(f, maps):
 
 def swiftnet_logits(f, maps):
   def layer(x, path):  # the norm comes first
-    return f.conv(relu(f.norm(x, f'{path}/norm')), f'{path}/conv')
+    return f.conv(numpy_layers.relu(f.norm(x, f'{path}/norm')), f'{path}/conv')
 
   size = maps[-1].shape[1:3]
   x = layer(maps[-1], 'reduce')
   levels = [x]
   for i, rows in enumerate((2, 1)):
     columns = round(rows * size[1] / size[0])
-    cells = layer(mean_of_cells(x, rows, columns), f'pool{i}')
-    levels.append(resize(cells, size))
+    cells = layer(numpy_layers.mean_of_cells(x, rows, columns), f'pool{i}')
+    levels.append(numpy_layers.resize(cells, size))
   x = layer(np.concatenate(levels, axis=-1), 'fuse')
   for i in (3, 2, 1):
     skip = layer(maps[i], f'skip{i}')
-    x = layer(skip + resize(x, skip.shape[1:3]), f'decoder{i}')
-  return f.conv(relu(f.norm(x, 'classifier_norm')), 'classifier')
+    x = layer(skip + numpy_layers.resize(x, skip.shape[1:3]), f'decoder{i}')
+  return f.conv(numpy_layers.relu(f.norm(x, 'classifier_norm')), 'classifier')
 
 
 def mobileseg_logits(f, maps):
@@ -233,13 +134,15 @@ def mobileseg_logits(f, maps):
 
   size = maps[4].shape[1:3]
   context = sum(
-    resize(f.conv_bn(mean_of_cells(maps[4], n, n), f'pool{i}'), size)
+    numpy_layers.resize(
+      f.conv_bn(numpy_layers.mean_of_cells(maps[4], n, n), f'pool{i}'), size
+    )
     for i, n in enumerate((1, 2, 4))
   )
   y = layer(context, 'context')
   for i in (2, 1, 0):
     x = layer(maps[2 + i], f'skip{i}')
-    y = layer(x + resize(y, x.shape[1:3]), f'decoder{i}')
+    y = layer(x + numpy_layers.resize(y, x.shape[1:3]), f'decoder{i}')
   return f.conv(layer(y, 'conv'), 'classifier')
 
 
@@ -248,13 +151,13 @@ def erfnet_logits(f, maps):
   for i in range(2):
     height, width = maps[1 - i].shape[1:3]
     x = f.transposed(x, f'up{i}', start=1)[:, :height, :width]
-    x = relu(f.norm(x, f'up{i}_norm'))
+    x = numpy_layers.relu(f.norm(x, f'up{i}_norm'))
     for j in range(2):
       name, y = f'decoder{i}_block{j}', x
-      y = relu(f.conv(y, f'{name}/conv_1_rows'))
+      y = numpy_layers.relu(f.conv(y, f'{name}/conv_1_rows'))
       y = f.conv_bn(y, f'{name}/conv_1_columns')
-      y = relu(f.conv(y, f'{name}/conv_2_rows'))
-      x = relu(x + f.conv_norm(y, f'{name}/conv_2_columns'))
+      y = numpy_layers.relu(f.conv(y, f'{name}/conv_2_rows'))
+      x = numpy_layers.relu(x + f.conv_norm(y, f'{name}/conv_2_columns'))
   return f.transposed(x, 'classifier', start=0)
 
 
@@ -347,7 +250,9 @@ def test_equals_numpy(name, random_variables):
   maps = head_cases.features(CHANNELS[: len(sizes)], sizes, seed=3)
   variables = random_variables(head, maps, False)
   (found, *_) = jax.jit(head.apply, static_argnums=2)(variables, maps, False)
-  expected = reference(Layers(variables), [np.float64(x) for x in maps])
+  expected = reference(
+    Layers(variables, EPSILON), [np.float64(x) for x in maps]
+  )
   assert found.shape == expected.shape
   assert expected.std() > 0.05
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
