@@ -220,6 +220,7 @@ class Conv(nn.Module):
     )
     depthwise = self.groups == cin == self.features and cin > 1
     pointwise = size == (1, 1) and self.groups == 1 and self.stride == 1
+    pointwise = pointwise and pads == NO_PADDING
     if depthwise and self.options.depthwise == 'shifted':
       x = cpu_kernels.depthwise_conv(x, kernel, self.stride, self.rate, pads)
     elif pointwise and self.options.pointwise == 'matmul':

@@ -7,14 +7,24 @@ is denser. So the same weights compute the same function at every output stride,
 on a finer grid.
 
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation",
-2017, section 3; `stack_blocks_dense` in TensorFlow's research/deeplab.
+2017, section 3; `stack_blocks_dense` in TensorFlow's research/deeplab. Some
+systems have another rule, and weights that were trained by it need it
+(`DilationRule`).
 """
 
 from collections.abc import Sequence
 import math
+from typing import Literal
 from typing import NamedTuple
 
 OUTPUT_STRIDES = (4, 8, 16, 32)
+
+# Rate of a layer that lost its stride. 'tf' keeps the old one, as above.
+# 'torchvision' multiplies the rate in that layer already, which computes
+# another function than the strided network: torchvision's MobileNetV3, and all
+# encoders of segmentation_models.pytorch.
+DilationRule = Literal['tf', 'torchvision']
+DILATION_RULES = ('tf', 'torchvision')
 
 
 class StrideRate(NamedTuple):
@@ -28,6 +38,7 @@ def atrous(
   strides: Sequence[int],
   output_stride: int,
   multi_grid: Sequence[int] = (),
+  rule: DilationRule = 'tf',
 ) -> tuple[StrideRate, ...]:
   """Turns the nominal strides of a network into strides and rates.
 
@@ -36,6 +47,7 @@ def atrous(
     output_stride: 4, 8, 16 or 32.
     multi_grid: factors multiplied onto the rates of the last `len(multi_grid)`
       layers, at every output stride.
+    rule: rate of a layer that lost its stride, one of `DILATION_RULES`.
 
   Returns:
     One (stride, rate) per layer.
@@ -60,7 +72,8 @@ def atrous(
       plan.append(StrideRate(stride, rate))
       reached *= stride
     else:
-      plan.append(StrideRate(1, rate))
+      lost = rate * stride if rule == 'torchvision' else rate
+      plan.append(StrideRate(1, lost))
       rate *= stride
   if reached != output_stride:
     raise ValueError(

@@ -206,21 +206,45 @@ def _find_model(file: _File, page: str) -> workdir_lib.TrainedModel:
   if page:
     return _load(file, config_pages.load_page(page))
   models = list(_fitting_models(file))
-  if len(models) == 1:
-    page, model = models[0]
-    logging.info('%s: the network of %s', file.name, page)
+  basename = os.path.basename(file.path)
+  named = [
+    fit for fit in models if fit[0].tag and fit[0].tag in basename
+  ] or models
+  default = [fit for fit in named if fit[0].is_default]
+  if len(named) == 1:
+    candidate, model = named[0]
+    logging.info('%s: the network of %s', file.name, candidate.page)
     return model
-  pages = [f'--config={page}' for page, _ in models]
+  if len(default) == 1:
+    candidate, model = default[0]
+    others = [_choice(*fit) for fit in named if fit is not default[0]]
+    logging.warning(
+      '%s: assumed to be the network of %s, the default of the program that '
+      'trained it, since the file does not tell; otherwise give %s',
+      *(file.name, candidate.page, ' or '.join(others)),
+    )
+    return model
+  pages = [_choice(*fit) for fit in named]
   raise ValueError(
     f'{file.name} fits several networks, which differ in what a file does not '
     f'tell (atrous rates, aligned corners): choose {" or ".join(pages)}'
   )
 
 
+def _choice(
+  candidate: mapping.Candidate, model: workdir_lib.TrainedModel
+) -> str:
+  """Returns the flags that choose a candidate."""
+  choice = f'--config={candidate.page}'
+  if 'num_classes' in config_pages.load_page(candidate.page).data:
+    choice += f' --config.data.num_classes={model.dataset.info.num_classes}'
+  return choice
+
+
 def _fitting_models(
   file: _File,
-) -> Iterator[tuple[str, workdir_lib.TrainedModel]]:
-  """Yields the page and the model of each candidate that the file fits.
+) -> Iterator[tuple[mapping.Candidate, workdir_lib.TrainedModel]]:
+  """Yields each candidate that the file fits, and its model.
 
   Raises:
     ValueError: there is none.
@@ -249,7 +273,7 @@ def _fitting_models(
       problem = error
       continue
     fitting += 1
-    yield candidate.page, model
+    yield candidate, model
   if not fitting:
     assert problem is not None
     raise ValueError(

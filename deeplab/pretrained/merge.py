@@ -52,8 +52,9 @@ class TensorRef(NamedTuple):
   Attributes:
     name: name of the tensor in the file.
     layout: one of `LAYOUTS`.
-    roll: rolls the kernel's input channels by this many. Our ASPP concatenates
-      (pooling, 1x1, rates) before its projection, others (1x1, rates, pooling).
+    roll: rolls the kernel's input channels by this many, a depthwise one's
+      channels. Our ASPP concatenates (pooling, 1x1, rates) before its
+      projection, others (1x1, rates, pooling).
   """
 
   name: str
@@ -153,7 +154,9 @@ def _convert_layout(
     value = LAYOUTS[tensor_ref.layout](tensor)
   except ValueError:
     return None
-  return np.roll(value, tensor_ref.roll, axis=2) if tensor_ref.roll else value
+  if not tensor_ref.roll:
+    return value
+  return np.roll(value, tensor_ref.roll, axis=2 if value.shape[2] > 1 else 3)
 
 
 def _format_problems(title: str, lines: Iterable[str]) -> str:

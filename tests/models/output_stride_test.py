@@ -21,6 +21,18 @@ def test_layer_without_its_stride_keeps_its_rate(wanted, strides, rates):
   assert tuple(layer.rate for layer in plan) == rates
 
 
+@pytest.mark.parametrize(
+  ('wanted', 'rates'),
+  [
+    (16, (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2)),
+    (8, (1, 1, 1, 1, 1, 1, 1, 2, 2, 4, 4)),
+  ],
+)
+def test_layer_without_its_stride_has_the_next_rate(wanted, rates):
+  plan = output_stride.atrous(STRIDES, wanted, rule='torchvision')
+  assert tuple(layer.rate for layer in plan) == rates
+
+
 def test_multi_grid_multiplies_the_last_rates():
   plan = output_stride.atrous(STRIDES, 16, (1, 2, 4))
   assert [rate for _, rate in plan[-4:]] == [1, 1, 2, 8]

@@ -6,71 +6,13 @@ import pytest
 
 import deeplab
 from deeplab.files import config_pages
-from deeplab.models import registry
 from deeplab.pretrained import identify
 from deeplab.pretrained import merge
 from deeplab.pretrained import published_weights
 from deeplab.pretrained.readers import safetensors
 from deeplab.pretrained.systems import detect
 from tests import shared
-
-# From our axes to those of a file, by the layout of a reference.
-_INVERSE = {
-  'same': lambda x: x,
-  'oihw': lambda x: x.transpose(3, 2, 0, 1),
-  'hwim': lambda x: x.transpose(0, 1, 3, 2),
-  'ohwi': lambda x: x.transpose(3, 0, 1, 2),
-  '1hwo': lambda x: x.transpose(2, 0, 1, 3),
-}
-
-
-def write_file(path, system, page, num_classes, **fields):
-  """Writes a file of a network, with random weights, as its system names them.
-
-  Args:
-    path: the .safetensors file.
-    system: key of `detect.SYSTEMS`.
-    page: config page of the network.
-    num_classes: number of classes.
-    **fields: other fields of config.model, 'encoder__alpha'.
-
-  Returns:
-    Our variables.
-  """
-  model_config = config_pages.load_page(page).unlock().model
-  for name, value in fields.items():
-    model_config.update_from_flattened_dict({name.replace('__', '.'): value})
-  model = registry.build_model(model_config, num_classes)
-  rng = np.random.default_rng(0)
-  abstract = identify._abstract_variables(model, 3)
-  tensors = {f'{detect.SYSTEMS[system].segmenter_prefix}x': np.zeros(1)}
-  match = detect.match_system(detect.SYSTEMS[system], tensors, model, abstract)
-  tensors, values = {}, {}
-  plain_stem = model_config.encoder.get('stem') == 'v1'
-  for leaf, ref in match.tensor_refs.items():
-    shape = merge.flatten_variables(abstract)[leaf].shape
-    values[leaf] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    value = values[leaf]
-    if ref.roll:
-      value = np.roll(value, -ref.roll, axis=2)
-    tensors[_file_name(system, ref.name, plain_stem)] = _INVERSE[ref.layout](
-      value
-    )
-  safetensors.write_safetensors(str(path), tensors, {})
-  return values
-
-
-def _file_name(system, name, plain_stem):
-  """Returns the name in a whole network's file, which has prefixes."""
-  if system == 'torchvision' and name.startswith('features.'):
-    return name.replace('features.', 'backbone.')
-  if system in ('torchvision', 'mmseg') and not name.startswith(
-    ('classifier.', 'aux_classifier.', 'decode_head.', 'auxiliary_head.')
-  ):
-    name = f'backbone.{name}'
-  if plain_stem:
-    name = name.replace('stem.0.', 'conv1.').replace('stem.1.', 'bn1.')
-  return name
+from tests.pretrained import weight_cases
 
 
 @pytest.mark.parametrize(
@@ -140,7 +82,7 @@ def test_the_network_is_found(
   tmp_path, system, page, num_classes, fields, wanted
 ):
   path = tmp_path / 'weights.safetensors'
-  values = write_file(path, system, page, num_classes, **fields)
+  values = weight_cases.write_network(path, system, page, num_classes, **fields)
   found = identify.load_model(str(path))
   assert found.step is None
   assert found.dataset.info.num_classes == num_classes
@@ -158,10 +100,10 @@ def test_the_network_is_found(
 
 def test_names_of_classes_are_known_by_their_number(tmp_path):
   path = tmp_path / 'weights.safetensors'
-  write_file(path, 'slim', 'configs/voc_mnv2.py:mobile', 19)
+  weight_cases.write_network(path, 'slim', 'configs/voc_mnv2.py:mobile', 19)
   info = identify.load_model(str(path)).dataset.info
   assert info.class_names[:2] == ('road', 'sidewalk')
-  write_file(path, 'slim', 'configs/voc_mnv2.py:mobile', 3)
+  weight_cases.write_network(path, 'slim', 'configs/voc_mnv2.py:mobile', 3)
   info = identify.load_model(str(path)).dataset.info
   assert info.class_names == ('class 0', 'class 1', 'class 2')
 
@@ -169,7 +111,7 @@ def test_names_of_classes_are_known_by_their_number(tmp_path):
 def test_a_choice_is_left_to_the_user(tmp_path):
   path = tmp_path / 'weights.safetensors'
   page = 'configs/cityscapes_resnet.py:r18b,crop769,80k'
-  write_file(path, 'mmseg', page, 19)
+  weight_cases.write_network(path, 'mmseg', page, 19)
   pages = 'r18b,os8,crop512 or --config=.*r18b,os8,crop769'
   with pytest.raises(ValueError, match=f'fits several networks.*{pages}'):
     identify.load_model(str(path))
@@ -197,7 +139,7 @@ def test_what_is_no_segmentation_network_is_refused(tmp_path):
 
 def test_a_tensor_too_many_is_refused(tmp_path):
   path = str(tmp_path / 'weights.safetensors')
-  write_file(path, 'slim', 'configs/voc_mnv2.py:mobile', 3)
+  weight_cases.write_network(path, 'slim', 'configs/voc_mnv2.py:mobile', 3)
   tensors = dict(safetensors.read_safetensors(path))
   tensors['MobilenetV2/extra/weights'] = np.zeros(3, np.float32)
   safetensors.write_safetensors(path, tensors, {})
@@ -269,7 +211,7 @@ def test_a_file_without_its_last_layer_is_refused(tmp_path, name):
     'logits/semantic/biases': ('slim', 'configs/voc_mnv2.py:mobile', 21),
   }[name]
   path = str(tmp_path / 'weights.safetensors')
-  write_file(path, system, page, num_classes)
+  weight_cases.write_network(path, system, page, num_classes)
   tensors = dict(safetensors.read_safetensors(path))
   del tensors[name]
   safetensors.write_safetensors(path, tensors, {})

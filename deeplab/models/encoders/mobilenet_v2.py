@@ -3,8 +3,9 @@
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018.
 Layouts follow Keras (`keras.applications.MobileNetV2`, to which the features
 are equal) and TF-slim (`research/slim/nets/mobilenet`, as
-`research/deeplab` uses it); what differs between the two, and in Texas
-Instruments' and PaddleSeg's networks, is a field.
+`research/deeplab` uses it); what differs between the two, and in the networks
+of Texas Instruments, PaddleSeg, segmentation_models.pytorch, VainF and
+jfzhang95, is a field.
 
 Modules: `stem`, `block_0` .. `block_16`, each with `expand` (in block_0 only if
 asked for), `depthwise` and `project`, and `top` if asked for. Block numbers are
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from deeplab.models import cpu_kernels
 from deeplab.models import layers
 from deeplab.models import output_stride as output_strides
 from deeplab.models.encoders import contract
@@ -93,6 +95,7 @@ class InvertedResidual(nn.Module):
     activation: 'relu6' or 'relu'.
     padding: one of `layers.Padding`.
     options: compute options of the whole model.
+    pad_input: pads the block's input in place of the depthwise layer's.
     expand_only: stops after the expansion.
   """
 
@@ -105,6 +108,7 @@ class InvertedResidual(nn.Module):
   activation: str
   padding: layers.Padding
   options: layers.Options
+  pad_input: bool = False
   expand_only: bool = False
 
   @nn.compact
@@ -118,7 +122,15 @@ class InvertedResidual(nn.Module):
       kernel_init=_KERNEL_INIT,
     )
     inputs = x
-    if self.expand:
+    padding: layers.Padding | cpu_kernels.Pads = self.padding
+    if self.pad_input and self.expand:
+      # A 1x1 layer on a padded map: its border is BatchNorm's value of zero.
+      border = layers.explicit_padding(
+        padding, x.shape[1:3], 3, self.layer.stride, self.layer.rate
+      )
+      x = conv_bn(self.expanded, padding=border, name='expand')(x, train)
+      padding = layers.NO_PADDING
+    elif self.expand:
       x = conv_bn(self.expanded, name='expand')(x, train)
     if self.expand_only:
       return x, x
@@ -128,7 +140,7 @@ class InvertedResidual(nn.Module):
       stride=self.layer.stride,
       rate=self.layer.rate,
       groups=self.expanded,
-      padding=self.padding,
+      padding=padding,
       name='depthwise',
     )(x, train)
     x = conv_bn(self.features, activation='none', name='project')(wide, train)
@@ -168,6 +180,12 @@ class MobileNetV2(nn.Module):
       16 ("S16"), for processors on which atrous layers are slow.
     expand_first: block_0 has an `expand` too, a 1x1 layer that does not widen,
       as in PaddleSeg.
+    dilation_rule: rate of a block that lost its stride, one of
+      `output_stride.DILATION_RULES`; or 'stage': the other blocks of its stage
+      keep the old rate, too, as in jfzhang95's networks.
+    pad_input: blocks pad their input, not the expanded map, so that the border
+      that the depthwise layer reads is what BatchNorm makes of zero: in
+      VainF's and jfzhang95's networks.
   """
 
   output_stride: int = 16
@@ -185,6 +203,8 @@ class MobileNetV2(nn.Module):
   repeats: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
   atrous: bool = True
   expand_first: bool = False
+  dilation_rule: Literal['tf', 'torchvision', 'stage'] = 'tf'
+  pad_input: bool = False
 
   def _check(self) -> None:
     """Raises ValueError where fields are unknown or exclude each other."""
@@ -192,6 +212,11 @@ class MobileNetV2(nn.Module):
     contract.check_choice('activation', self.activation, ('relu6', 'relu'))
     contract.check_choice('tap', self.tap, ('output', 'expanded'))
     contract.check_choice('cut', self.cut, tuple(CUTS))
+    contract.check_choice(
+      'dilation_rule',
+      self.dilation_rule,
+      (*output_strides.DILATION_RULES, 'stage'),
+    )
     if self.alpha <= 0:
       raise ValueError(f'alpha={self.alpha} must be positive')
     if len(self.repeats) != len(STAGES) or min(self.repeats) < 1:
@@ -219,6 +244,37 @@ class MobileNetV2(nn.Module):
       for i in range(count)
     ]
 
+  def _plan(
+    self, blocks: list[StageSpec]
+  ) -> tuple[output_strides.StrideRate, ...]:
+    """Returns stride and rate of the stem and of each block."""
+    strides = [2, *(block.stride for block in blocks)]
+    if self.dilation_rule != 'stage':
+      plan = output_strides.atrous(
+        strides, self.output_stride, self.multi_grid, self.dilation_rule
+      )
+    else:
+      plan = self._plan_by_stage(strides)
+    if self.atrous:
+      return plan
+    return tuple(layer._replace(rate=1) for layer in plan)
+
+  def _plan_by_stage(
+    self, strides: list[int]
+  ) -> tuple[output_strides.StrideRate, ...]:
+    """Returns a plan where all blocks of a stage have its first one's rate."""
+    plan = output_strides.atrous(strides, self.output_stride)
+    firsts = [
+      sum(self.repeats[:stage]) + 1
+      for stage, count in enumerate(self.repeats)
+      for _ in range(count)
+    ]
+    factors = [1] * (len(plan) - len(self.multi_grid)) + [*self.multi_grid]
+    return tuple(
+      layer._replace(rate=plan[first].rate * factor)
+      for layer, first, factor in zip(plan, [0, *firsts], factors, strict=True)
+    )
+
   @nn.compact
   def __call__(self, images: Array, train: bool) -> contract.FeatureMaps:
     """Maps [B, H, W, C] to one feature map per stage, fine to coarse."""
@@ -232,13 +288,7 @@ class MobileNetV2(nn.Module):
       kernel_init=_KERNEL_INIT,
     )
     blocks = self._block_specs()
-    plan = output_strides.atrous(
-      [2, *(block.stride for block in blocks)],
-      self.output_stride,
-      self.multi_grid,
-    )
-    if not self.atrous:
-      plan = tuple(layer._replace(rate=1) for layer in plan)
+    plan = self._plan(blocks)
     x = conv_bn(
       scale_channels(STEM_CHANNELS, self.alpha, self.rounding),
       kernel=3,
@@ -266,6 +316,7 @@ class MobileNetV2(nn.Module):
         activation=self.activation,
         padding=self.padding,
         options=self.options,
+        pad_input=self.pad_input,
         expand_only=cut,
         name=f'block_{i}',
       )(x, train)

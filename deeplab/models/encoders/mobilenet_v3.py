@@ -194,10 +194,8 @@ class MobileNetV3(nn.Module):
       nothing.
     squeeze: a quarter of the expanded channels, 'divisible' by 8 or 'exact'.
     gate: one of `attention.GATES`.
-    dilation_rule: rate of a block that lost its stride: 'tf' (and Paddle)
-      keeps the old rate, as described in `output_stride`; 'torchvision'
-      multiplies the rate in that block already, which computes another function
-      than the strided network.
+    dilation_rule: rate of a block that lost its stride, one of
+      `output_stride.DILATION_RULES`; 'tf' is Paddle's, too.
     padding: 'symmetric' samples the same grid at any input size; 'same' is
       TF-slim's and 'keras' is Keras', which pretrained weights expect.
     bn_decay, bn_epsilon: fields of `layers.BatchNormConfig`.
@@ -221,7 +219,7 @@ class MobileNetV3(nn.Module):
   expand_always: bool = False
   squeeze: Literal['divisible', 'exact'] = 'divisible'
   gate: str = 'hard_sigmoid'
-  dilation_rule: Literal['tf', 'torchvision'] = 'tf'
+  dilation_rule: output_strides.DilationRule = 'tf'
   padding: layers.Padding = 'symmetric'
   bn_decay: float = 0.99
   bn_epsilon: float = 1e-3
@@ -234,7 +232,7 @@ class MobileNetV3(nn.Module):
     contract.check_choice('squeeze', self.squeeze, ('divisible', 'exact'))
     contract.check_choice('gate', self.gate, tuple(attention.GATES))
     contract.check_choice(
-      'dilation_rule', self.dilation_rule, ('tf', 'torchvision')
+      'dilation_rule', self.dilation_rule, output_strides.DILATION_RULES
     )
     contract.check_choice('tap', self.tap, ('output', 'first', 'expanded'))
     if self.alpha <= 0:
@@ -254,13 +252,11 @@ class MobileNetV3(nn.Module):
   ) -> list[output_strides.StrideRate]:
     """Returns stride and rate of the stem and of each block."""
     strides = [2, *(row.stride for row in rows)]
-    plan = output_strides.atrous(strides, self.output_stride, self.multi_grid)
-    if self.dilation_rule == 'tf':
-      return list(plan)
-    return [
-      layer._replace(rate=layer.rate * (nominal // layer.stride))
-      for layer, nominal in zip(plan, strides, strict=True)
-    ]
+    return list(
+      output_strides.atrous(
+        strides, self.output_stride, self.multi_grid, self.dilation_rule
+      )
+    )
 
   def _stem_channels(self) -> int:
     if self.rounding == 'keras':

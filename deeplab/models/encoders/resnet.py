@@ -9,6 +9,8 @@ arXiv:1512.03385. By default the layout is torchvision's
     Keras            stride_conv='1x1', conv_bias=True, bn_decay=0.99,
                      bn_epsilon=1.001e-5; features equal to
                      `keras.applications.ResNet50`
+    jfzhang95        dilation_rule='torchvision', multi_grid=(1, 2, 4)
+    smp              dilation_rule='torchvision' (segmentation_models.pytorch)
     TF DeepLab       stem='beta', stride_unit='last', pool_padding='same',
                      bn_decay=0.95
 
@@ -172,6 +174,8 @@ class ResNet(nn.Module):
       stride 16, factors 1, 2, 4 give rates 1, 4, 8 (2, 4, 8 with
       stride_unit='last'). 'replace' takes them for the rates: 1, 2, 4, as
       mmsegmentation does; there must be one for each unit of the last stage.
+    dilation_rule: rate of a convolution that lost its stride, one of
+      `output_stride.DILATION_RULES`; torchvision's own ResNets have 'tf'.
     conv_bias: convolutions have a bias before the BatchNorm.
     padding: 'symmetric', in all the systems above, samples the same grid at any
       input size. 'same' needs no padding operator in an exported graph; on maps
@@ -195,6 +199,7 @@ class ResNet(nn.Module):
   stride_conv: Literal['3x3', '1x1'] = '3x3'
   basic_dilation: Literal['both', 'first'] = 'both'
   multi_grid_mode: Literal['multiply', 'replace'] = 'multiply'
+  dilation_rule: output_strides.DilationRule = 'tf'
   conv_bias: bool = False
   padding: layers.Padding = 'symmetric'
   pool_padding: layers.Padding = 'symmetric'
@@ -213,6 +218,9 @@ class ResNet(nn.Module):
     )
     contract.check_choice(
       'multi_grid_mode', self.multi_grid_mode, ('multiply', 'replace')
+    )
+    contract.check_choice(
+      'dilation_rule', self.dilation_rule, output_strides.DILATION_RULES
     )
     contract.check_choice('padding', self.padding, ('symmetric', 'same'))
     contract.check_choice(
@@ -285,7 +293,11 @@ class ResNet(nn.Module):
     for unit in units:
       nominal += [unit.stride, 1] if early else [1, unit.stride]
     factors = [factor for factor in self.multi_grid for _ in range(2)]
-    plan = list(output_strides.atrous(nominal, self.output_stride, factors))
+    plan = list(
+      output_strides.atrous(
+        nominal, self.output_stride, factors, self.dilation_rule
+      )
+    )
     if self.multi_grid_mode == 'replace':
       for i, rate in enumerate(factors, start=len(plan) - len(factors)):
         plan[i] = plan[i]._replace(rate=rate)

@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 from deeplab.pretrained import merge
 from deeplab.pretrained.systems import deeplab
+from deeplab.pretrained.systems import jfzhang
 from deeplab.pretrained.systems import keras
 from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import mmseg
 from deeplab.pretrained.systems import slim
+from deeplab.pretrained.systems import smp
 from deeplab.pretrained.systems import timm
 from deeplab.pretrained.systems import torchvision
+from deeplab.pretrained.systems import vainf
 
 PyTree = Any
 
@@ -21,6 +24,9 @@ SYSTEMS: dict[str, mapping.WeightSystem] = {
   'torchvision': torchvision.SYSTEM,
   'timm': timm.SYSTEM,
   'mmseg': mmseg.SYSTEM,
+  'smp': smp.SYSTEM,
+  'vainf': vainf.SYSTEM,
+  'jfzhang': jfzhang.SYSTEM,
   'slim': slim.SYSTEM,
   'slim_folded': slim.CONVERTED_SYSTEM,
   'tensorflow_folded': slim.OFFICIAL_SYSTEM,

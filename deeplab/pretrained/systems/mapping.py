@@ -59,6 +59,8 @@ _TORCH_VARIABLES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
+# Kernels that read a layer's input in its order, the one of its output last.
+_READING_KERNELS = ('depthwise/kernel', 'pointwise/conv/kernel', 'conv/kernel')
 _KERAS_VARIABLES = {
   'scale': 'gamma',
   'bias': 'beta',
@@ -108,10 +110,16 @@ class Candidate(NamedTuple):
     model: fields of config.model that differ from the page's, by
       'encoder.alpha'; those of an encoder or head that is renamed start from
       its defaults.
+    tag: text that names it in the file names of its training program, 'os16';
+      ''. It decides between candidates that a file's tensors do not tell apart.
+    is_default: the network that the training program builds by default, which
+      is assumed where no name decides.
   """
 
   page: str
   model: Mapping[str, Any] = {}
+  tag: str = ''
+  is_default: bool = False
 
 
 class WeightSystem(NamedTuple):
@@ -205,6 +213,48 @@ def torch_tensor_refs(
       else merge.TensorRef(f'{name}.{_TORCH_VARIABLES[leaf]}', layout)
     )
   return refs
+
+
+def conv_layer_name(
+  conv: str, bn: str, half: str, norm: bool, infix: str = ''
+) -> str | None:
+  """Returns the name of a layer that is a convolution or a pair of them.
+
+  The pair is depthwise and 1x1, without a BatchNorm between the two.
+
+  Args:
+    conv: name of the convolution, or of the module of the pair.
+    bn: name of the BatchNorm behind it.
+    half: '', 'depthwise' or 'pointwise'.
+    norm: True for the BatchNorm.
+    infix: what stands between the pair's name and its numbers, '.body'.
+  """
+  if norm:
+    return None if half == 'depthwise' else bn
+  return conv if not half else f'{conv}{infix}.{int(half == "pointwise")}'
+
+
+def roll_channels(
+  refs: TensorRefs, variables: PyTree, layer: str, count: Callable[[int], int]
+) -> TensorRefs:
+  """Returns references whose one layer reads its input in another order.
+
+  Args:
+    refs: tensor references of a part.
+    variables: variables of our network.
+    layer: path of the layer, 'head/aspp/projection': a convolution, or a
+      depthwise and a 1x1 one without a BatchNorm between the two.
+    count: function from the layer's output channels to the channels that its
+      input is rolled by.
+  """
+  flat = merge.flatten_variables(variables)
+  paths = [
+    path
+    for path in (f'{layer}/{leaf}' for leaf in _READING_KERNELS)
+    if path in refs
+  ]
+  channels = count(flat[paths[-1]].shape[-1]) if paths else 0
+  return refs | {path: refs[path]._replace(roll=channels) for path in paths}
 
 
 def torch_mapping(

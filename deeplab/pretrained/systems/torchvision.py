@@ -55,7 +55,8 @@ def _block_params(variables: PyTree) -> dict[str, Any]:
   return {k: v for k, v in params.items() if k.startswith('block_')}
 
 
-def _mobilenet_v2(variables: PyTree) -> mapping.ModuleNamer:
+def mobilenet_v2_namer(variables: PyTree) -> mapping.ModuleNamer:
+  """Returns the names of MobileNetV2's modules, which others share."""
   blocks = _block_params(variables)
 
   def name(module: str, norm: bool) -> str | None:
@@ -129,30 +130,58 @@ def _shufflenet_v2(variables: PyTree) -> mapping.ModuleNamer:
   return name
 
 
+def aspp_module_name(
+  module: str, norm: bool, prefix: str, infix: str = ''
+) -> str | None:
+  """Returns the name of a layer of ASPP; repositories built on it share it.
+
+  Args:
+    module: our path in the head, 'aspp/atrous0'.
+    norm: True for its BatchNorm.
+    prefix: name of the ASPP with a dot, 'classifier.0.'.
+    infix: as in `mapping.conv_layer_name`, of depthwise-separable branches.
+  """
+  if module == 'aspp/projection':
+    return f'{prefix}project.{int(norm)}'
+  if module == 'aspp/pool':
+    return f'{prefix}convs.4.{1 + int(norm)}'
+  if module == 'aspp/conv':
+    return f'{prefix}convs.0.{int(norm)}'
+  match = re.fullmatch(r'aspp/atrous(\d)/?(\w*)', module)
+  if not match:
+    return None
+  branch = f'{prefix}convs.{int(match[1]) + 1}'
+  return mapping.conv_layer_name(
+    f'{branch}.0', f'{branch}.1', match[2], norm, infix
+  )
+
+
+def roll_pooling(
+  refs: mapping.TensorRefs, variables: PyTree
+) -> mapping.TensorRefs:
+  """Returns references of a head whose ASPP has the pooled branch last.
+
+  Args:
+    refs: tensor references of the head.
+    variables: variables of our network, whose pooled branch is the first; it is
+      as wide as the result.
+  """
+  return mapping.roll_channels(
+    refs, variables, 'head/aspp/projection', lambda width: width
+  )
+
+
 def _deeplabv3(module: str, norm: bool) -> str | None:
   if module == 'classifier':
     return 'classifier.4'
   if module == 'aspp/refine':
     return 'classifier.2' if norm else 'classifier.1'
-  if module == 'aspp/projection':
-    return f'classifier.0.project.{int(norm)}'
-  if module == 'aspp/pool':
-    return f'classifier.0.convs.4.{1 + int(norm)}'
-  match = re.fullmatch(r'aspp/(conv|atrous(\d))', module)
-  if not match:
-    return None
-  branch = 0 if match[1] == 'conv' else int(match[2]) + 1
-  return f'classifier.0.convs.{branch}.{int(norm)}'
+  return aspp_module_name(module, norm, 'classifier.0.')
 
 
 def _deeplabv3_tensor_refs(variables: PyTree) -> mapping.TensorRefs:
   refs = mapping.torch_tensor_refs(variables, 'head', _deeplabv3)
-  projection = 'head/aspp/projection/conv/kernel'
-  # The pooled branch, as wide as the result, is torchvision's last and our
-  # first.
-  width = merge.flatten_variables(variables)[projection].shape[-1]
-  refs[projection] = refs[projection]._replace(roll=width)
-  return refs
+  return roll_pooling(refs, variables)
 
 
 def _fcn(prefix: str) -> mapping.ModuleNamer:
@@ -236,7 +265,7 @@ _HEAD_FIELDS = {'bn_epsilon': 1e-5, 'align_corners': False}
 SYSTEM = mapping.WeightSystem(
   encoders={
     mobilenet_v2.MobileNetV2: mapping.varying_torch_mapping(
-      _mobilenet_v2,
+      mobilenet_v2_namer,
       unused=rf'classifier\.1\..*|features\.18\..*|{mapping.BATCH_COUNTERS}',
       fields={**_SYMMETRIC_FIELDS, 'rounding': 'keras'},
       normalization=mapping.IMAGENET_NORMALIZATION,

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from deeplab.models import layers
+from deeplab.models import output_stride as output_strides
 from deeplab.models.encoders import mobilenet_v2
 from tests.models.encoders import encoder_cases
 
@@ -155,6 +156,53 @@ def test_rates():
   ]
 
 
+@pytest.mark.parametrize(
+  ('rule', 'output_stride', 'rates'),
+  [
+    ('torchvision', 16, [1] * 13 + [2] * 4),
+    ('torchvision', 8, [1] * 6 + [2] * 7 + [4] * 4),
+    ('stage', 16, [1] * 16 + [2]),
+    ('stage', 8, [1] * 10 + [2] * 6 + [4]),
+  ],
+)
+def test_rates_by_rule(rule, output_stride, rates):
+  full = mobilenet_v2.MobileNetV2
+  plan = encoder_cases.depthwise_plan(full(output_stride, dilation_rule=rule))
+  usual = encoder_cases.depthwise_plan(full(output_stride))
+  assert plan == [(s, r) for (s, _), r in zip(usual, rates, strict=True)]
+  plan = encoder_cases.depthwise_plan(
+    full(output_stride, dilation_rule=rule, multi_grid=(1, 2, 4))
+  )
+  factors = [1] * 15 + [2, 4]
+  assert [r for _, r in plan] == [
+    r * f for r, f in zip(rates, factors, strict=True)
+  ]
+
+
+@pytest.mark.parametrize('pointwise', ['conv', 'matmul'])
+@pytest.mark.parametrize('rate', [1, 2])
+def test_padded_inputs_of_blocks(pointwise, rate):
+  """The border is that of the same block on a larger map."""
+
+  def block(**fields):
+    return mobilenet_v2.InvertedResidual(
+      *(5, 12, True, output_strides.StrideRate(1, rate), False),
+      layers.BatchNormConfig(0.9, 1e-5),
+      *('relu6', 'symmetric', layers.Options(pointwise=pointwise)),
+      **fields,
+    )
+
+  x = encoder_cases.images(9, 8, seed=1)
+  variables = encoder_cases.variables(block())
+  actual, _ = block(pad_input=True).apply(variables, x, False)
+  border = [(0, 0), (rate, rate), (rate, rate), (0, 0)]
+  larger, _ = block().apply(variables, np.pad(x, border), False)
+  inner = larger[:, rate:-rate, rate:-rate]
+  np.testing.assert_allclose(actual, inner, atol=1e-5)
+  usual, _ = block().apply(variables, x, False)
+  assert np.abs(actual - usual).max() > 0.1
+
+
 def test_a_removed_stride_without_rates():
   plan = encoder_cases.depthwise_plan(Tiny(output_stride=8, atrous=False))
   strides = [2 if i in (1, 3) else 1 for i in range(9)]
@@ -203,6 +251,7 @@ def test_bfloat16():
     ({'activation': 'gelu'}, "activation='gelu'"),
     ({'tap': 'low'}, "tap='low'"),
     ({'cut': 'block_7'}, "cut='block_7'"),
+    ({'dilation_rule': 'smp'}, "dilation_rule='smp'"),
     ({'padding': 'valid'}, "padding='valid'"),
     ({'alpha': 0.0}, 'alpha=0.0 must be positive'),
     ({'repeats': (1, 2)}, 'repeats='),

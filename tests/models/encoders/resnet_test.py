@@ -160,6 +160,24 @@ def test_rates(output_stride, multi_grid, mode, fourth, fifth):
   assert plan == SECOND + THIRD + fourth + fifth
 
 
+@pytest.mark.parametrize(
+  ('output_stride', 'multi_grid', 'fourth', 'fifth'),
+  [
+    (16, (1, 1, 1), [(2, 1), *(5 * [(1, 1)])], 3 * [(1, 2)]),
+    (8, (1, 1, 1), 6 * [(1, 2)], 3 * [(1, 4)]),
+    (8, (1, 2, 4), 6 * [(1, 2)], [(1, 4), (1, 8), (1, 16)]),
+  ],
+)
+def test_rates_in_the_unit_that_lost_its_stride(
+  output_stride, multi_grid, fourth, fifth
+):
+  encoder = resnet.ResNet50(
+    output_stride, multi_grid=multi_grid, dilation_rule='torchvision'
+  )
+  plan = encoder_cases.kernel_plan(encoder, 3)
+  assert plan == SECOND + THIRD + fourth + fifth
+
+
 def test_rates_of_the_deepest():
   encoder = resnet.ResNet101(
     stem='v1c', multi_grid=(1, 2, 4), multi_grid_mode='replace'
