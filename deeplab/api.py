@@ -5,16 +5,23 @@ model = deeplab.load('torchvision:deeplabv3_mobilenet_v3_large')
 mask = model.predict('photo.jpg')  # uint8 [H, W]
 scores = model.probabilities('photo.jpg')  # float32 [H, W, K]
 model.save('models/mine')  # and deeplab.load('models/mine') elsewhere
+model.export('int8.tflite', calibration='FOLDER')  # and its card, int8.json
+
+It is the one module of this package above `export`, which it calls; no module
+of the library imports it.
 """
 
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
 
 from deeplab import predict
 from deeplab.files import config_pages
+from deeplab.pretrained import identify
 from deeplab.pretrained import model_folder
+from deeplab.quantization import rules as rules_lib
 
 Image = np.ndarray | str | os.PathLike
 
@@ -31,13 +38,15 @@ class Model:
     config: the experiment; None for an exported file.
   """
 
-  def __init__(self, segmenter: predict.Segmenter):
+  def __init__(self, segmenter: predict.Segmenter, weights: str):
     """Wraps a segmenter; `load` makes one.
 
     Args:
       segmenter: as `predict.load_segmenter` returns it.
+      weights: where it was loaded from.
     """
     self._segmenter = segmenter
+    self._weights = weights
     self.class_names: tuple[str, ...] = segmenter.class_names
     self.palette: tuple[tuple[int, ...], ...] = segmenter.palette
     trained = segmenter.trained
@@ -91,6 +100,80 @@ class Model:
       )
     model_folder.write_model_folder(self._segmenter.trained, folder)
 
+  def export(
+    self,
+    path: str | os.PathLike,
+    *,
+    calibration: str | os.PathLike | None = None,
+    num_calibration_images: int = 100,
+    input_size: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    **request: Any,
+  ) -> dict[str, Any]:
+    """Exports the model as one checked file, with its model card beside it.
+
+    The file is compared with JAX, and refused if it holds operators that a
+    device lacks, as `python -m export.main` does. `load` reads it again.
+
+    Args:
+      path: NAME.tflite or NAME.onnx. A name that is a format (float32, float16,
+        int8, int8_litert, int16x8, onnx_float32, onnx_int8) selects it; other
+        files are int8 with `calibration` and float32 without.
+      calibration: folder of images, without labels, that int8 ranges are
+        estimated on; None for the training images of a run.
+      num_calibration_images: number of images to calibrate on.
+      input_size: (H, W) of the file; None for `config.eval.static_size`.
+      overwrite: files that no export has written may be replaced.
+      **request: further arguments of `export.request.make_request`, such as
+        output='argmax' or target='ethos-u55-128'.
+
+    Returns:
+      The content of the report: sizes, operators, differences from JAX.
+
+    Raises:
+      ValueError: the model is an exported file, the request is impossible, or
+        int8 has no images to calibrate on.
+    """
+    # Here, because loading and predicting need no converter.
+    from export import file_formats
+    from export import pipeline
+    from export import request as request_lib
+    from export import source as source_lib
+
+    trained = self._segmenter.trained
+    if trained is None:
+      raise ValueError(
+        f'{self._weights} is an exported file already: export the weights that '
+        'it was made from'
+      )
+    path = os.fspath(path)
+    name = file_formats.single_file_format(path, calibration is not None)
+    made = request_lib.make_request(
+      formats=(name,),
+      input_size=input_size or trained.config.eval.static_size,
+      num_classes=trained.dataset.info.num_classes,
+      rules=rules_lib.from_config(trained.config.quantization),
+      **request,
+    )
+    if calibration is not None and not made.needs_calibration:
+      raise ValueError(
+        f'calibration={os.fspath(calibration)} has no effect on {name}: name '
+        'the file int8.tflite, or leave calibration out'
+      )
+    source = source_lib.source_of(
+      trained,
+      self._weights,
+      calibration_folder=os.fspath(calibration or ''),
+      has_labels=identify.is_run(self._weights),
+    )
+    return pipeline.export_file(
+      source,
+      made,
+      path,
+      num_calibration_images=num_calibration_images,
+      overwrite=overwrite,
+    )
+
 
 def load(
   weights: str | os.PathLike,
@@ -104,8 +187,8 @@ def load(
     weights: a published name ('torchvision:deeplabv3_resnet50'), a file of
       weights of this or another framework, the work directory of a run, the
       folder of a saved model, 'hf:USER/MODEL' for one of the Hugging Face Hub,
-      or a .tflite or .onnx file that was exported here, with its model card
-      beside it.
+      a .tflite or .onnx file that was exported here, with its model card beside
+      it, or 'litert:FILE.tflite', which LiteRT runs as it is.
     checkpoint: 'best' (the latest if none was evaluated) or 'latest', of a run.
     config: the experiment that a file of weights belongs to, where its tensors
       do not tell: a config, or a page such as
@@ -118,4 +201,5 @@ def load(
   """
   if isinstance(config, str):
     config = config_pages.load_page(config)
-  return Model(predict.load_segmenter(weights, checkpoint, config))
+  weights = os.fspath(weights)
+  return Model(predict.load_segmenter(weights, checkpoint, config), weights)

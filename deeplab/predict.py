@@ -10,7 +10,9 @@ W is any trained model:
                                        its model card beside it
     torchvision:deeplabv3_resnet50     published weights, by name
     checkpoint.pth                     a file of weights of another framework,
-                                       or a .tflite file without a card
+                                       or a .tflite file without a card, whose
+                                       weights run in JAX
+    litert:theirs.tflite               the same file as it is, run by LiteRT
     models/mine, hf:USER/MODEL         a saved model
 
 For each image, at its own size, DIR then holds
@@ -54,9 +56,12 @@ from deeplab import system
 from deeplab import text
 from deeplab import visualize
 from deeplab import workdir as workdir_lib
+from deeplab.data import datasets
 from deeplab.data import image_folder
 from deeplab.data import image_format
 from deeplab.files import output_files
+from deeplab.inference import file_predictor
+from deeplab.inference import litert
 from deeplab.inference import load
 from deeplab.inference import model_card
 from deeplab.inference import predictors
@@ -150,8 +155,9 @@ def load_segmenter(
   Args:
     weights: a published name ('torchvision:deeplabv3_resnet50'), a file of
       weights, the work directory of a run, the folder of a saved model,
-      'hf:USER/MODEL', or a .tflite or .onnx file that was exported here, with
-      its model card beside it.
+      'hf:USER/MODEL', 'litert:FILE.tflite' for a file of another program that
+      LiteRT runs, or a .tflite or .onnx file that was exported here, with its
+      model card beside it.
     checkpoint: 'best' (the latest if none was evaluated) or 'latest', of a run.
     config: the experiment that a file of weights belongs to, where its tensors
       do not tell.
@@ -165,6 +171,9 @@ def load_segmenter(
       checkpoint.
   """
   weights = os.fspath(weights)
+  if weights.startswith(identify.LITERT_PREFIX):
+    path = weights.removeprefix(identify.LITERT_PREFIX)
+    return from_foreign_tflite(path, config)
   if (
     weights.endswith(tuple(load.PREDICTOR_CLASSES))
     and model_card.card_path(weights).is_file()
@@ -216,7 +225,42 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
     ValueError: the file or its card is absent, damaged, or does not fit the
       other.
   """
-  file = load.load_predictor(path)
+  return _from_file(load.load_predictor(path))
+
+
+def from_foreign_tflite(
+  path: str | os.PathLike, config: ConfigDict | None = None
+) -> Segmenter:
+  """Runs a .tflite file of another program, without a card, by LiteRT.
+
+  Args:
+    path: the file.
+    config: a config of its classes and normalization; None where the names of
+      its tensors tell the network.
+
+  Raises:
+    ValueError: the file is absent, damaged, of no network that is known, or of
+      other classes than the config.
+  """
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise ValueError(f'there is no file {path}')
+  if model_card.card_path(path).is_file():
+    return from_tflite(path)
+  if config is None:
+    trained = identify.load_model(path)
+    config, dataset = trained.config, trained.dataset
+  else:
+    dataset = datasets.Dataset(config.data)
+  return _from_file(
+    litert.open_without_card(
+      path, dataset.info, dataset.spec, config.data.mean, config.data.std
+    )
+  )
+
+
+def _from_file(file: file_predictor.FilePredictor) -> Segmenter:
+  """Returns a segmenter that resizes images to the one size of a file."""
   predictor = predictors.fixed_size_predictor(file, file.input_size)
   logging.info(
     'The file sees every image at %dx%d. A checkpoint follows config.eval of '
@@ -228,7 +272,7 @@ def from_tflite(path: str | os.PathLike) -> Segmenter:
     outputs = [predictor(image[None])[0] for image in images]
     if predictor.output == 'argmax':
       raise ValueError(
-        f'{path} returns class ids and no probabilities: export it with '
+        f'{file.path} returns class ids and no probabilities: export it with '
         '--output_kind=logits'
       )
     if predictor.output == 'softmax':
@@ -420,7 +464,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
     None,
     'Model that predicts: the work directory of a run, the folder of a saved '
     'model, a published name (python -m deeplab.main --list), a file of '
-    'weights, an exported .tflite or .onnx file, or hf:USER/MODEL.',
+    'weights, an exported .tflite or .onnx file, or hf:USER/MODEL. A .tflite '
+    'file of another program runs in JAX, and as litert:FILE in LiteRT.',
     flag_values=values,
   )
   flags.DEFINE_string(

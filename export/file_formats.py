@@ -385,6 +385,32 @@ def expand_groups(names: Sequence[str]) -> tuple[str, ...]:
   return tuple(expanded)
 
 
+def single_file_format(path: str, calibrated: bool) -> str:
+  """Returns the format of one file to export, by its name.
+
+  A stem that is a format, as in int8_litert.tflite, names it. Other files are
+  int8 where there are calibration images, and float32 otherwise.
+
+  Args:
+    path: the file.
+    calibrated: True if there are calibration images.
+
+  Raises:
+    ValueError: no file of the suffix is a format.
+  """
+  stem, suffix = os.path.splitext(os.path.basename(path))
+  formats = [x for x in _ALL if suffix and x.suffix == suffix]
+  if not formats:
+    suffixes = ' or '.join(sorted({x.suffix for x in _ALL if x.suffix}))
+    raise ValueError(f'{path}: the name of an exported file ends in {suffixes}')
+  names = [x.name for x in formats]
+  if stem in names:
+    return stem
+  return next(
+    name for name in names if base_format(name, ()).calibrated == calibrated
+  )
+
+
 def base_format(name: str, exported: Sequence[str]) -> Format:
   """Returns the format of the .tflite file that a format is derived from.
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from deeplab import evaluate
 from deeplab import system
 from deeplab import workdir as workdir_lib
 from deeplab.data import resize
+from deeplab.files import output_files
 from deeplab.inference import interpreters
 from export import file_formats
 from export import frozen_model
@@ -128,6 +130,55 @@ def export_model(
     report.model = {'macs': model.cost.macs, 'params': model.cost.params}
     verify_files(files, folder, model, scorer, report, check_devices)
     return write_report(folder, report)
+
+
+def export_file(
+  source: source_lib.ExportSource,
+  request: request_lib.Request,
+  path: str | os.PathLike,
+  *,
+  num_calibration_images: int,
+  overwrite: bool = False,
+) -> dict[str, Any]:
+  """Exports one file and its model card, without folder and report.
+
+  Args:
+    source: the model and its data.
+    request: asks for one format.
+    path: the file; an earlier export of the name is replaced.
+    num_calibration_images: as for `export_model`.
+    overwrite: files that no export has written may be replaced.
+
+  Returns:
+    The content that report.json would have.
+
+  Raises:
+    ValueError: as `export_model` does; or the file, or NAME.json beside it, is
+      of the user.
+  """
+  path = pathlib.Path(path)
+  card_name = path.with_suffix('.json').name
+  files = output_files.OutputFiles(path.parent, overwrite=overwrite)
+  files.check([path.name, card_name])
+  with tempfile.TemporaryDirectory() as parent:
+    folder = os.path.join(parent, 'export')
+    report = export_model(
+      source,
+      request,
+      folder,
+      num_calibration_images=num_calibration_images,
+      evaluate_files=False,
+    )
+    (name,) = request.formats
+    exported = os.path.join(folder, report['formats'][name]['file'])
+    with open(os.path.join(folder, f'{name}.json'), encoding='utf-8') as f:
+      card = json.load(f)
+    del card['labels']  # the card lists the classes, too
+    os.makedirs(path.parent, exist_ok=True)
+    with files.replace(path.name) as temporary:
+      shutil.copyfile(exported, temporary)
+    files.write_json(card_name, {**card, 'file': path.name})
+  return report
 
 
 def _check_output_outside(output: str, folder: str) -> None:

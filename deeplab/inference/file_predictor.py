@@ -82,11 +82,14 @@ class FilePredictor(abc.ABC):
 
   resolver: str
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(
+    self, path: str | os.PathLike, card: dict[str, Any] | None = None
+  ):
     """Reads file and card, and checks that they belong together.
 
     Args:
-      path: of the file; NAME.json beside it is the card.
+      path: of the file.
+      card: its model card; None to read NAME.json beside it.
 
     Raises:
       ValueError: the file is absent, damaged or in another format, or the card
@@ -97,7 +100,7 @@ class FilePredictor(abc.ABC):
       raise ValueError(f'there is no file {self.path}')
     content = self.path.read_bytes()
     self._check_format(content)
-    self.card = model_card.read_card(self.path)
+    self.card = model_card.read_card(self.path) if card is None else card
     digest = self.card.get('sha256')
     if digest and digest != hashlib.sha256(content).hexdigest():
       raise ValueError(

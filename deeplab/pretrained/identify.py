@@ -39,6 +39,8 @@ from deeplab.pretrained.systems import mapping
 
 PyTree = Any
 
+# Before the path of a .tflite file that LiteRT runs; `predict` reads it.
+LITERT_PREFIX = 'litert:'
 _FOLDER_PAGE = 'configs/folder_mnv2.py'  # a data set of any classes
 # Data sets whose classes are assumed where only their number is known.
 _LIKELY_DATASETS = {19: 'cityscapes', 21: 'voc', 150: 'ade20k'}
@@ -89,6 +91,11 @@ def load_model(
     OSError: the weights cannot be read or downloaded.
   """
   parallel.refuse_fork()
+  if weights.startswith(LITERT_PREFIX):
+    raise ValueError(
+      f'{weights} runs a file as it is, for prediction only: where weights are '
+      f'needed, name {weights.removeprefix(LITERT_PREFIX)}'
+    )
   if weights.startswith('hf:'):
     weights = model_folder.download_model_folder(weights.removeprefix('hf:'))
   weights = model_folder.folder_of(weights)
@@ -136,7 +143,7 @@ def load_model_for_data(
 
 def is_file_of_weights(weights: str) -> bool:
   """Returns True for a published name or a file, which have no config."""
-  return not weights.startswith('hf:') and not (
+  return not weights.startswith(('hf:', LITERT_PREFIX)) and not (
     model_folder.is_model_folder(weights)
     or (os.path.isdir(weights) and not tf_checkpoint.find_index_file(weights))
   )
@@ -145,7 +152,7 @@ def is_file_of_weights(weights: str) -> bool:
 def is_run(weights: str) -> bool:
   """Returns True for the work directory of a run."""
   return not (
-    weights.startswith('hf:')
+    weights.startswith(('hf:', LITERT_PREFIX))
     or is_file_of_weights(weights)
     or model_folder.is_model_folder(weights)
   )

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from deeplab.data import dataset_info
 from deeplab.data import image_format
 from deeplab.inference import interpreters
 from deeplab.inference import litert
@@ -251,3 +252,49 @@ def test_files_without_a_graph_fail(tmp_path, field):
   content[table + field : table + field + 2] = bytes(2)
   with pytest.raises(ValueError, match=r'load .*tflite: it holds no graph'):
     litert.TFLitePredictor(_write(tmp_path, bytes(content)))
+
+
+def _info(count):
+  return dataset_info.DatasetInfo(
+    'letters', tuple('abcdefgh'[:count]), ((0, 0, 0),) * count, None
+  )
+
+
+@pytest.mark.parametrize('output', predictors.OUTPUTS)
+def test_files_of_other_programs_need_no_card(tmp_path, float_file, output):
+  """Normalized images in, and the output that the last operator computes."""
+  content = _convert(False, output, 'float32', 'float32')
+  (tmp_path / 'theirs.tflite').write_bytes(content)
+  ours = litert.TFLitePredictor(_write(tmp_path, float_file))
+  theirs = litert.open_without_card(
+    tmp_path / 'theirs.tflite',
+    _info(4),
+    image_format.RGB,
+    predictors_test.MEAN,
+    predictors_test.STD,
+  )
+  assert theirs.output == output
+  x = predictors_test.images(2, (8, 8))
+  np.testing.assert_allclose(
+    theirs(x), ours.with_output(output)(x), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_files_of_other_programs_with_other_classes(tmp_path):
+  path = tmp_path / 'theirs.tflite'
+  path.write_bytes(_relu())
+  open_it = lambda count: litert.open_without_card(
+    path, _info(count), image_format.RGB, (0.0,) * 3, (1.0,) * 3
+  )
+  with pytest.raises(
+    ValueError, match=r'values of 3 classes and letters has 5'
+  ):
+    open_it(5)
+  path.write_bytes(_relu(b'im\xfege'))
+  with pytest.raises(ValueError, match=r'theirs\.tflite: a name is not UTF-8'):
+    open_it(3)
+  path.write_bytes(b'<html>please log in</html>')
+  with pytest.raises(
+    ValueError, match=r'theirs\.tflite is not a TensorFlow Lite'
+  ):
+    open_it(3)

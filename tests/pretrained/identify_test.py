@@ -173,6 +173,28 @@ def test_every_published_network_has_its_page():
 
 
 @pytest.mark.skipif(not shared.SHARED.exists(), reason='no folder shared')
+def test_a_published_tflite_file_runs_as_it_is():
+  """LiteRT computes it; names of the classes come from its network."""
+  models = shared.SHARED / 'models'
+  path = models / 'deeplabv3_mnv2_dm05_voc_257_float.tflite'
+  model = deeplab.load(f'litert:{path}')
+  assert model.class_names[13] == 'horse' and model.config is None
+  mask = model.predict(models / 'segmentation_input_rotation0.jpg')
+  with Image.open(models / 'segmentation_golden_rotation0.png') as image:
+    golden = np.asarray(image)
+  assert np.mean(10 * mask == golden) >= 0.99
+  with pytest.raises(ValueError, match='an exported file has no weights to'):
+    model.save('never')
+
+
+def test_files_that_run_as_they_are_have_no_weights(tmp_path):
+  with pytest.raises(ValueError, match=r'^litert:a\.tflite runs a file as it'):
+    identify.load_model('litert:a.tflite')
+  with pytest.raises(ValueError, match=r'^there is no file .*none\.tflite'):
+    deeplab.load(f'litert:{tmp_path / "none.tflite"}')
+
+
+@pytest.mark.skipif(not shared.SHARED.exists(), reason='no folder shared')
 def test_a_published_tflite_file_predicts(tmp_path):
   models = shared.SHARED / 'models'
   model = deeplab.load(models / 'deeplabv3_mnv2_dm05_voc_257_float.tflite')
