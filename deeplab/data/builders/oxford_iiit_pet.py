@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from deeplab.data import catalog
 from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
+from deeplab.data.formats import fields
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
@@ -118,6 +119,10 @@ def find_pairs(base: pathlib.Path, split: str) -> tuple[image_pairs.Pair, ...]:
     image = base / 'images' / f'{stem}.jpg'
     mask = base / 'annotations' / 'trimaps' / f'{stem}.png'
     with errors.catch_and_collect():
+      try:
+        fields.check_file_name(stem)
+      except ValueError as error:
+        raise ValueError(f'{listing}: {error}; correct its line') from error
       for path in (image, mask):
         if not os.path.isfile(path):
           raise ValueError(

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import catalog
-from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
+from deeplab.data.formats import fields
 from deeplab.data.formats import matlab
 from deeplab.data.preparation import raw_files
 
@@ -98,7 +98,7 @@ def _find_pairs(
     )
   images = [
     voc / 'JPEGImages' / f'{stem}.jpg'
-    for stem in text_files.read_text(listing).split()
+    for stem in fields.read_file_names(listing)
   ]
 
   def masks(image: pathlib.Path) -> list[pathlib.Path]:

@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
+from deeplab.data.formats import fields
 from deeplab.data.formats import matlab
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
@@ -153,26 +153,22 @@ def _read_stems(
   """Returns the stems of the images of a split."""
   lists = voc / 'ImageSets' / 'Segmentation'
   if (lists / f'{split}.txt').is_file():
-    return _read_words(lists / f'{split}.txt')
+    return fields.read_file_names(lists / f'{split}.txt')
   if split == 'trainaug' and (lists / 'train.txt').is_file():
-    train = _read_words(lists / 'train.txt')
+    train = fields.read_file_names(lists / 'train.txt')
     if (lists / 'aug.txt').is_file():
-      return train + _read_words(lists / 'aug.txt')
+      return train + fields.read_file_names(lists / 'aug.txt')
     if sbd:
       stems = {
         *train,
-        *_read_words(sbd / 'train.txt'),
-        *_read_words(sbd / 'val.txt'),
+        *fields.read_file_names(sbd / 'train.txt'),
+        *fields.read_file_names(sbd / 'val.txt'),
       }
-      return sorted(stems - set(_read_words(lists / 'val.txt')))
+      return sorted(stems - set(fields.read_file_names(lists / 'val.txt')))
   names = ', '.join(sorted(path.stem for path in lists.glob('*.txt')))
   raise ValueError(
     f'{lists}: no list for split {split!r} (there are: {names}): {_REMEDY}'
   )
-
-
-def _read_words(path: pathlib.Path) -> list[str]:
-  return text_files.read_text(path).split()
 
 
 def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:

@@ -6,11 +6,13 @@ texts. A float without a fraction, such as 480.0, is a whole number.
 
 from collections.abc import Mapping
 import math
+import pathlib
 import reprlib
 from typing import Any
 import unicodedata
 
 from deeplab.data import image_files
+from deeplab.data import text_files
 
 Entry = Mapping[str, Any]
 
@@ -138,14 +140,37 @@ def get_size(
 
 
 def check_file_name(name: str) -> str:
-  """Returns the name of a file as it came.
+  """Returns the relative path of a file, with / or \\, as it came.
+
+  An annotation file may come from anywhere: it names files of its own data set,
+  and none of the rest of the machine.
 
   Raises:
-    ValueError: it has control characters or surrogates, which no name has.
+    ValueError: it has control characters or surrogates, which no name has, or
+      it is absolute or has a part `..`.
   """
   if any(unicodedata.category(letter) in ('Cc', 'Cs') for letter in name):
     raise ValueError(f'{describe(name)} is not the name of a file')
+  path = pathlib.PurePosixPath(name.replace('\\', '/'))
+  if path.is_absolute() or '..' in path.parts:
+    raise ValueError(
+      f'{describe(name)} leads out of the folder of the data; write it relative '
+      'to that folder'
+    )
   return name
+
+
+def read_file_names(listing: pathlib.Path) -> list[str]:
+  """Reads a list of names of files, separated by white space.
+
+  Raises:
+    ValueError: the list is not a text, or a name leads out of the data set.
+  """
+  names = text_files.read_text(listing).split()
+  try:
+    return [check_file_name(name) for name in names]
+  except ValueError as error:
+    raise ValueError(f'{listing}: {error}; correct its line') from error
 
 
 def describe(value: Any) -> str:

@@ -17,6 +17,7 @@ from deeplab.data import dataset_info
 from deeplab.data import image_files
 from deeplab.data import text_files
 from deeplab.data.formats import class_table
+from deeplab.data.formats import fields
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
@@ -41,7 +42,7 @@ def find_examples(
     read = functools.partial(_read_train_ids, table=table, classes=classes)
     info = classes.drawn_info
   examples = []
-  for stem in text_files.read_text(listing).split():
+  for stem in fields.read_file_names(listing):
     names = [f'{stem}{suffix}' for suffix in dataset_info.IMAGE_SUFFIXES]
     images = [base / 'JPEGImages' / name for name in names]
     image = next(filter(os.path.isfile, images), images[0])
@@ -67,9 +68,9 @@ def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
   for number, line in enumerate(text_files.read_text(path).splitlines(), 1):
     if not line.strip() or line.startswith('#'):
       continue
-    name, *fields = line.split(':')
+    name, *parts = line.split(':')
     try:
-      colors.append(dataset_info.check_color(''.join(fields[:1]).split(',')))
+      colors.append(dataset_info.check_color(''.join(parts[:1]).split(',')))
     except ValueError as error:
       raise ValueError(
         f'{path}: line {number} is not `name:red,green,blue::` ({error}): '

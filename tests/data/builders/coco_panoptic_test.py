@@ -164,6 +164,11 @@ def test_download(panoptic_config, server, monkeypatch, tmp_path):
       {'file_name': 'a\0'},
       r"'a\\x00' is not the name of a file",
     ),
+    (
+      'annotations',
+      {'file_name': '/etc/passwd'},
+      "'/etc/passwd' leads out of the folder of the data; write it relative",
+    ),
     ('images', {'height': 2.5}, 'height is 2.5, not a whole number'),
   ],
 )

@@ -55,6 +55,10 @@ def test_read_annotations(tmp_path):
       r"'\\ud800' is not the name of a file",
     ),
     (
+      '{"annotations": [], "images": [{"id": 1, "file_name": "/etc/passwd"}]}',
+      "'/etc/passwd' leads out of the folder of the data; write it relative",
+    ),
+    (
       '{"annotations": [], "images": [], "categories": [{"id": 1, "name": 2}]}',
       'name is 2, not a text',
     ),

@@ -207,6 +207,15 @@ def test_videos_are_rejected(named):
     layouts.examples(named)
 
 
+@pytest.mark.parametrize('name', ['../a.png', '/etc/a.png', '..\\a.png'])
+def test_names_that_lead_out_of_the_data_set(named, name):
+  content = f'<annotations><image name="{name}" width="8" height="6"/>'
+  path = pathlib.Path(named.data.root) / 'val.xml'
+  path.write_text(f'{content}</annotations>', 'utf-8')
+  with pytest.raises(ValueError, match=r'val\.xml: .* leads out of the folder'):
+    layouts.examples(named)
+
+
 def test_errors_name_what_does_not_match(named, write_image):
   root = pathlib.Path(named.data.root)
   write(root / 'val.xml', ROAD, size=(6, 9))

@@ -57,3 +57,18 @@ def test_names_that_no_file_has(name):
   assert fields.check_file_name('写真\u3000 1.png') == '写真\u3000 1.png'
   with pytest.raises(ValueError, match='is not the name of a file'):
     fields.check_file_name(name)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['/etc/a.png', '../a.png', 'b/../../a.png', '..', '\\a.png', '..\\a.png'],
+)
+def test_names_that_lead_out_of_the_data_set(name, tmp_path):
+  for inside in ('b/a.png', 'b\\a.png', 'a..b.png', '...', 'a:b'):
+    assert fields.check_file_name(inside) == inside
+  with pytest.raises(ValueError, match='leads out of the folder of the data'):
+    fields.check_file_name(name)
+  listing = tmp_path / 'val.txt'
+  listing.write_text(f'b/a\n{name}\n', 'utf-8')
+  with pytest.raises(ValueError, match=r'val\.txt: .* leads out .* its line$'):
+    fields.read_file_names(listing)

@@ -120,9 +120,15 @@ def long_name(root):
   path.write_text('a' * 300)
 
 
+def name_outside(root):
+  path = root / 'ImageSets/Segmentation/val.txt'
+  path.write_text('../../../a')
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
+    (name_outside, r"val\.txt: '\.\./\.\./\.\./a' leads out of the folder"),
     (unknown_category, r"a\.png: category 'tree' is not one of the classes"),
     (unknown_color, r'a\.png: color \(1, 2, 4\) at row 0, column 0'),
     (other_size, r'a\.png: mask of 8x7 pixels for an image of 8x6'),
