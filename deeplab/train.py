@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 
@@ -182,9 +183,12 @@ def _train(
           and not early_stopping.depends_on_evaluation(config)
         )
         try:
-          result = _evaluate(
-            run, predictor, state, guard if interruptible else None
-          )
+          if interruptible:
+            result = guard.run_interruptible(
+              functools.partial(_evaluate, run, predictor, state, guard)
+            )
+          else:
+            result = _evaluate(run, predictor, state)
         except preemption.Preempted:
           evaluated = False
         else:

@@ -1,16 +1,24 @@
 """Preemption: SIGTERM makes a run save a checkpoint and exit."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
+from typing import TypeVar
+
+T = TypeVar('T')
 
 # Exit status of a process that SIGTERM ended, as shells report it.
 EXIT_STATUS = 128 + signal.SIGTERM
 # `timeout` and batch systems signal a process and its group: that is one.
 _SAME_SIGNAL_SECONDS = 1.0
+_POLL_SECONDS = 0.1
+# A thread that is not in the compiler ends within the time of a batch.
+_ABANDONED_SECONDS = 2.0
 
 
 class Preempted(Exception):
@@ -23,7 +31,9 @@ class PreemptionGuard:
   Python runs signal handlers between two instructions of the main thread, which
   may spend minutes in the compiler. A second thread is told by the operating
   system at once (`signal.set_wakeup_fd`). It ends the process where there is
-  nothing to save yet, and at a second signal.
+  nothing to save yet, and at a second signal. Where there is, an evaluation
+  runs in a thread of its own (`run_interruptible`), which the loop leaves alone
+  in the compiler while it saves.
 
   Attributes:
     requested: True once SIGTERM has arrived.
@@ -38,6 +48,7 @@ class PreemptionGuard:
   def __enter__(self) -> 'PreemptionGuard':
     self.requested = False
     self.has_progress = False
+    self._abandoned: threading.Thread | None = None
     # Only the main thread may set handlers; tests may train in another one.
     self._main = threading.current_thread() is threading.main_thread()
     if self._main:
@@ -88,7 +99,50 @@ class PreemptionGuard:
         raise Preempted
       yield example
 
-  def __exit__(self, *_: Any) -> None:
+  def run_interruptible(self, work: Callable[[], T]) -> T:
+    """Returns the result of a function that runs in another thread.
+
+    Args:
+      work: the function; ends by itself once SIGTERM arrives and it is not in
+        native code, as one that iterates over `interruptible` examples does.
+
+    Raises:
+      Preempted: SIGTERM arrived; the thread may go on for a while.
+    """
+    result: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+      try:
+        result.append(work())
+      except BaseException as error:
+        errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+      while thread.is_alive() and not self.requested:
+        thread.join(_POLL_SECONDS)
+    except KeyboardInterrupt:
+      self.requested = True  # the thread ends after its batch
+      thread.join()
+      raise
+    if result:
+      return result[0]
+    if errors:
+      raise errors[0]
+    self._abandoned = thread
+    raise Preempted
+
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    if self._abandoned and kind is None:
+      self._abandoned.join(_ABANDONED_SECONDS)
+      if self._abandoned.is_alive():
+        # It is in the compiler, and Python waits for no such thread: to unload
+        # its libraries meanwhile may crash. Everything is written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     if self._main:
       signal.set_wakeup_fd(self._old_wakeup)
       signal.signal(signal.SIGTERM, self._old)
