@@ -60,12 +60,16 @@ def read_archive(path: str) -> Mapping[str, np.ndarray]:
       raise ValueError(
         f'{path} is not a whole .tar.gz archive ({error}); download it again'
       ) from None
-    index = tf_checkpoint.find_index_file(folder)
-    if index is not None:
-      return tf_checkpoint.read_tf_checkpoint(index)
-    graph = os.path.join(folder, _FROZEN_GRAPH)
-    if os.path.exists(graph):
-      return frozen_graph.read_frozen_graph(graph)
+    try:
+      index = tf_checkpoint.find_index_file(folder)
+      if index is not None:
+        return tf_checkpoint.read_tf_checkpoint(index)
+      graph = os.path.join(folder, _FROZEN_GRAPH)
+      if os.path.exists(graph):
+        return frozen_graph.read_frozen_graph(graph)
+    except ValueError as error:
+      reason = str(error).replace(f'{folder}{os.sep}', '')
+      raise ValueError(f'{path} is damaged ({reason})') from error
   raise ValueError(
     f'{path} holds neither a TensorFlow checkpoint nor {_FROZEN_GRAPH}'
   )

@@ -15,6 +15,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import tempfile
 import types
 from typing import Any
 import zipfile
@@ -50,10 +51,13 @@ from deeplab.data.builders import voc
 from deeplab.data.formats import coco_annotations
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
+from deeplab.files import output_files
 from deeplab.inference import load
 from deeplab.inference import model_card
+from deeplab.pretrained import model_folder
 from deeplab.pretrained import resolve
 from deeplab.training import metric_writer
+from experiments.benchmarks.bad_inputs import mutations
 from experiments.benchmarks.bad_inputs import trials
 from export.devices import targets
 from export.report import comparison
@@ -572,6 +576,59 @@ def _write_tf_checkpoint(path: pathlib.Path) -> None:
   )
 
 
+def _frozen_graph_content() -> bytes:
+  from tensorflow.core.framework import graph_pb2
+  from tensorflow.python.framework import tensor_util
+
+  graph = graph_pb2.GraphDef()
+  for name, value in (
+    ('Conv/weights', np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)),
+    ('Conv/biases', np.zeros(4, np.float32)),
+    ('Reshape/shape', np.array([1, -1], np.int32)),
+  ):
+    node = graph.node.add(name=name, op='Const')
+    node.attr['value'].tensor.CopyFrom(tensor_util.make_tensor_proto(value))
+  return graph.SerializeToString(deterministic=True)
+
+
+def _write_frozen_graph(path: pathlib.Path) -> None:
+  (path / 'model.pb').write_bytes(_frozen_graph_content())
+
+
+def _write_archive(path: pathlib.Path, *, checkpoint: bool) -> None:
+  """Writes a .tar.gz of TF DeepLab's layout, with a frozen graph or not."""
+  members = {'frozen_inference_graph.pb': _frozen_graph_content()}
+  if checkpoint:
+    with tempfile.TemporaryDirectory(dir=path) as folder:
+      _write_tf_checkpoint(pathlib.Path(folder))
+      members |= trials.read_folder(pathlib.Path(folder))
+  content = mutations.write_tar_gz({f'm/{k}': v for k, v in members.items()})
+  (path / 'model.tar.gz').write_bytes(content)
+
+
+def _write_model_folder(path: pathlib.Path) -> None:
+  """Writes a model as `deeplab.load(...).save(FOLDER)` does, but smaller."""
+  weights = {'params/head/bias': np.zeros(2, np.float32)}
+  safetensors.numpy.save_file(weights, path / model_folder.WEIGHTS_FILE)
+  (path / model_folder.CONFIG_FILE).write_text(
+    workdir.config_text(shapes_mnv2.get_config('smoke')), 'utf-8'
+  )
+  _write_json(
+    path / model_folder.CARD_FILE,
+    {
+      'sha256': output_files.hash_file(str(path / model_folder.WEIGHTS_FILE)),
+      'classes': ['background', 'circle'],
+      'step': 40,
+      'miou': 0.5,
+    },
+  )
+
+
+def _open_model_folder(path: pathlib.Path) -> Any:
+  model = model_folder.read_model_folder(path)
+  return model.config.to_dict(), model.variables, model.step, model.miou
+
+
 def _open_weights(path: pathlib.Path) -> Any:
   """Reads weights as `config.init_from=FILE` does."""
   (file,) = (
@@ -940,6 +997,16 @@ KINDS: dict[str, trials.Kind] = {
   ),
   'keras': trials.Kind((_write_keras_archive,), '*', _open_weights),
   'tf_checkpoint': trials.Kind((_write_tf_checkpoint,), '*', _open_weights),
+  'frozen_graph': trials.Kind((_write_frozen_graph,), '*', _open_weights),
+  'archive': trials.Kind(
+    tuple(
+      functools.partial(_write_archive, checkpoint=checkpoint)
+      for checkpoint in (False, True)
+    ),
+    '*',
+    _open_weights,
+  ),
+  'model_folder': trials.Kind((_write_model_folder,), '*', _open_model_folder),
   'tflite_weights': trials.Kind((_write_tflite_weights,), '*', _open_weights),
   'tflite': trials.Kind(
     tuple(

@@ -8,12 +8,14 @@ header of safetensors.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import gzip
 import io
 import json
 import pathlib
 import pickletools
 import random
 import struct
+import tarfile
 from typing import Any
 from xml.etree import ElementTree
 import zipfile
@@ -295,6 +297,40 @@ def _mutate_zip(rng: random.Random, content: bytes) -> bytes:
   return _write_zip(members, compression)
 
 
+def write_tar_gz(members: dict[str, bytes]) -> bytes:
+  """Returns a .tar.gz archive, which depends on its members alone."""
+  file = io.BytesIO()
+  with tarfile.open(fileobj=file, mode='w') as archive:
+    for name, content in members.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
+  return gzip.compress(file.getvalue(), 1, mtime=0)
+
+
+def _mutate_tar_gz(rng: random.Random, content: bytes) -> bytes:
+  """Damages a .tar.gz archive or a member, compressed correctly."""
+  plain = gzip.decompress(content)
+  action = rng.randrange(10)
+  if action < 3:
+    return gzip.compress(_mutate_bytes(rng, plain), 1, mtime=0)
+  if action == 3:
+    return gzip.compress(plain + bytes(_BOMB_BYTES), 1, mtime=0)
+  with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+    members = {
+      member.name: archive.extractfile(member).read()  # type: ignore[union-attr]
+      for member in archive
+    }
+  name = rng.choice(sorted(members))
+  if action == 4:
+    del members[name]
+  elif action == 5:
+    members[rng.choice(('../x.index', '/tmp/x.index', 'a/b/é'))] = members[name]
+  else:
+    members[name] = _mutate_bytes(rng, members[name])
+  return write_tar_gz(members)
+
+
 def _insert_opcodes(rng: random.Random, content: bytes) -> bytes:
   """Inserts instructions of the pickle machine, some of them many times."""
   codes = sorted(opcode.code for opcode in pickletools.opcodes)
@@ -357,6 +393,7 @@ def _mutate_safetensors(rng: random.Random, content: bytes) -> bytes:
 
 
 _STRUCTURAL: dict[str, Callable[[random.Random, bytes], bytes]] = {
+  '.gz': _mutate_tar_gz,
   '.json': _mutate_json,
   '.jsonl': _mutate_json_lines,
   '.keras': _mutate_zip,

@@ -271,16 +271,19 @@ class _Watch:
       path, _, flags = arguments
       if isinstance(path, str | bytes) and flags & _WRITING_FLAGS:
         outcome = self._judge_path(path)
+    elif event in ('os.remove', 'os.rmdir'):
+      outcome = self._judge_path(*arguments)
     elif event in _WRITING_EVENTS:
       outcome = next(filter(None, map(self._judge_path, arguments[:2])), '')
     if outcome:
       self.found.append((outcome, f'{event} {arguments!r}'[:300]))
       raise PermissionError(f'an input caused {event}')
 
-  def _judge_path(self, path: Any) -> str:
+  def _judge_path(self, path: Any, dir_fd: int = -1) -> str:
     if not isinstance(path, str | bytes | os.PathLike) or path == os.devnull:
       return ''
-    full = os.path.abspath(os.fsdecode(path))
+    parent = '.' if dir_fd < 0 else os.readlink(f'/proc/self/fd/{dir_fd}')
+    full = os.path.abspath(os.path.join(parent, os.fsdecode(path)))
     # A temporary file without a name is opened by the folder's.
     inside = f'{full}{os.sep}'.startswith(self._output)
     return '' if inside else 'wrote outside'

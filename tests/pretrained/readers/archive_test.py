@@ -11,8 +11,12 @@ from deeplab.pretrained.readers import dispatch
 KERNEL = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
 
 
-def _graph():
-  """Returns a frozen graph with one weight and one shape."""
+def _graph(sizes=None):
+  """Returns a frozen graph with one weight and one shape.
+
+  Args:
+    sizes: what the graph says of the weight's shape; None: the truth.
+  """
   from tensorflow.core.framework import graph_pb2
   from tensorflow.python.framework import tensor_util
 
@@ -24,6 +28,12 @@ def _graph():
   ):
     node = graph.node.add(name=name, op='Const')
     node.attr['value'].tensor.CopyFrom(tensor_util.make_tensor_proto(value))
+  for dim, size in zip(
+    graph.node[0].attr['value'].tensor.tensor_shape.dim,
+    sizes or (),
+    strict=False,
+  ):
+    dim.size = size
   graph.node.add(name='MobilenetV2/Conv/weights/read', op='Identity')
   return graph.SerializeToString()
 
@@ -45,6 +55,26 @@ def test_a_frozen_graph(tmp_path):
   path.write_bytes(b'\x0a\xff')
   with pytest.raises(ValueError, match=r'graph\.pb is n'):
     dispatch.read_tensors(str(path))
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'message'),
+  [
+    ((1 << 20, 1 << 10), '20 times its own size'),
+    ((-1,), r'a constant has the shape \[-1, 1, 3, 4\]'),
+  ],
+)
+def test_sizes_come_first(tmp_path, sizes, message):
+  path = tmp_path / 'frozen_inference_graph.pb'
+  path.write_bytes(_graph(sizes))
+  with pytest.raises(ValueError, match=rf'graph\.pb is not a whole.*{message}'):
+    dispatch.read_tensors(str(path))
+  archive = tmp_path / 'a.tar.gz'
+  _write_archive(archive, {'frozen_inference_graph.pb': _graph(sizes)})
+  with pytest.raises(
+    ValueError, match=rf'a\.tar\.gz is damaged \(frozen.*{message}'
+  ):
+    dispatch.read_tensors(str(archive))
 
 
 def test_an_archive_with_a_frozen_graph(tmp_path):

@@ -6,7 +6,10 @@ from experiments.benchmarks.bad_inputs import input_kinds
 from experiments.benchmarks.bad_inputs import trials
 
 # They import TensorFlow or draw with matplotlib.
-SLOW = {'tf_checkpoint', 'metrics', 'config', 'onnx', 'card'}
+SLOW = {
+  *('archive', 'card', 'config', 'frozen_graph', 'metrics', 'model_folder'),
+  *('onnx', 'tf_checkpoint'),
+}
 
 
 def _check(name, folder, monkeypatch):
