@@ -6,10 +6,12 @@ weights: `variables`, `ema` (where the run keeps moving averages) and `training`
 and digests by which a damaged checkpoint is known (`checkpoint_files.py`).
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import pathlib
+import shutil
 from typing import Any
 
 from absl import logging
@@ -25,6 +27,10 @@ from deeplab.training import checkpoint_files
 from deeplab.training import train_step
 
 PyTree = Any
+
+# Checkpoints are moved here before their files are deleted, one by one: a run
+# that is killed meanwhile leaves no step with half of its files.
+_DELETED_FOLDER = '.deleted'
 
 
 def _rank_by_miou(metrics: dict[str, float] | None) -> float:
@@ -67,6 +73,7 @@ class Checkpoints:
     self._directory = os.path.abspath(directory)
     self._read_back = False  # True once a save was read back
     parallel.first_host_first(self._set_unreadable_aside)
+    self._remove_deleted()
     with system.explain_write_errors(self._directory):
       self._manager = ocp.CheckpointManager(
         checkpoint_files.LiteralPath(self._directory),
@@ -85,6 +92,7 @@ class Checkpoints:
             ]
           ),
           cleanup_tmp_directories=True,
+          todelete_subdir=_DELETED_FOLDER,
         ),
       )
 
@@ -120,6 +128,7 @@ class Checkpoints:
       name: ocp.args.StandardSave(parallel.to_global(item))
       for name, item in items.items()
     }
+    self._remove_deleted()
     try:
       self._manager.save(
         step,
@@ -160,6 +169,12 @@ class Checkpoints:
       f'({checkpoint_files.short_reason(error)}); {newest}; {remedy} and run '
       'the same command to go on from there'
     )
+
+  def _remove_deleted(self) -> None:
+    """Removes the files of checkpoints that are no longer kept."""
+    if jax.process_index() == 0:
+      for path in pathlib.Path(self._directory, _DELETED_FOLDER).glob('*'):
+        shutil.rmtree(path, ignore_errors=True)
 
   def _folder(self, step: int) -> str:
     return os.path.join(self._directory, str(step))
@@ -288,6 +303,9 @@ class Checkpoints:
     self.wait()
     with system.explain_write_errors(self._directory):
       self._manager.close()
+    self._remove_deleted()
+    with contextlib.suppress(OSError):  # there is none, or it is not empty
+      os.rmdir(os.path.join(self._directory, _DELETED_FOLDER))
 
 
 def _fill(like: PyTree, arrays: checkpoint_files.Arrays, name: str) -> PyTree:

@@ -49,6 +49,22 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert np.isnan(miou)
 
 
+def test_a_run_killed_while_it_deletes_leaves_no_half_checkpoint(
+  tmp_path, monkeypatch
+):
+  directory = tmp_path / 'c'
+  with monkeypatch.context() as patch:  # as if it were killed before
+    patch.setattr(checkpoints.shutil, 'rmtree', lambda *_, **__: None)
+    _save(directory, {1: None, 2: 0.5, 3: None}, keep_latest=1, keep_best=1)
+  assert sorted(os.listdir(directory)) == ['.deleted', '2', '3']
+  # The one to delete was moved as a whole.
+  assert sorted(os.listdir(directory / '.deleted')) == ['1']
+  names = [sorted(os.listdir(directory / x)) for x in ('.deleted/1', '3')]
+  assert names[0] == names[1]
+  _save(directory, {4: None}, keep_latest=1, keep_best=1)
+  assert sorted(os.listdir(directory)) == ['2', '4']
+
+
 def test_without_a_score_the_newest_is_the_best(tmp_path):
   _save(tmp_path / 'c', {1: None, 2: None}, keep_latest=2, keep_best=1)
   assert checkpoints.load_variables(str(tmp_path / 'c'), 'best')[1] == 2
