@@ -402,6 +402,23 @@ def config_text(config: ConfigDict) -> str:
   return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
+def make_dataset(folder: str, config: ConfigDict) -> datasets.Dataset:
+  """Returns the data set of a stored config.
+
+  Args:
+    folder: the work directory, or the folder of a model, that has the config.
+    config: the config.
+
+  Raises:
+    ValueError: its data set is unknown, or its classes contradict each other;
+      the message names the file.
+  """
+  try:
+    return datasets.Dataset(config.data)
+  except ValueError as error:
+    raise _config_error(config_path(folder), error, 'restore it') from None
+
+
 def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   """Reads the trained model of a run.
 
@@ -420,14 +437,9 @@ def load_trained_model(workdir: str, which: str = 'best') -> TrainedModel:
   variables, step, miou = checkpoints.load_variables(
     checkpoint_dir(workdir), which
   )
-  try:
-    dataset = datasets.Dataset(config.data)
-  except ValueError as error:
-    path = config_path(workdir)
-    raise _config_error(path, error, 'restore it') from None
   return TrainedModel(
     config=config,
-    dataset=dataset,
+    dataset=make_dataset(workdir, config),
     variables=variables,
     step=step,
     miou=miou,

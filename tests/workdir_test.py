@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from configs import common
+from configs import shapes_mnv2
 from deeplab import workdir as workdir_lib
 from tests import runs
 
@@ -206,3 +207,13 @@ def test_the_revision_is_that_of_the_checkout():
 
 def test_an_unfinished_run_has_no_record(tmp_path):
   assert workdir_lib.read_run_record(str(tmp_path)) is None
+
+
+def test_the_error_names_the_config_whose_classes_contradict_each_other():
+  c = shapes_mnv2.get_config('smoke').unlock()
+  c.data.name, c.data.num_classes = 'folder', 3
+  c.data.class_names = ('a', 'b')
+  with pytest.raises(
+    ValueError, match=r'^mine/config\.json is no .*class_names names 2 classes'
+  ):
+    workdir_lib.make_dataset('mine', c)

@@ -72,11 +72,10 @@ class DatasetInfo:
         f'have 1 to {IGNORE} classes besides the ignored id {IGNORE}'
       )
     for name in self.class_names:
-      if re.search(r'[\x00-\x1f\x7f\x85\u2028\u2029]', name):
-        raise ValueError(
-          f'{self.name}: the class name {name!r} has a line break or a control '
-          'character, and lists of classes have one name a line: rename it'
-        )
+      try:
+        _check_class_name(name)
+      except ValueError as error:
+        raise ValueError(f'{self.name}: {error}') from error
     if len(self.palette) != len(self.class_names):
       raise ValueError(
         f'{self.name}: {len(self.palette)} colors for '
@@ -163,6 +162,15 @@ def voc_palette(count: int) -> tuple[Color, ...]:
   return tuple(colors)
 
 
+def _check_class_name(name: str) -> None:
+  """Raises ValueError if a name cannot be a line of a list of classes."""
+  if re.search(r'[\x00-\x1f\x7f\x85\u2028\u2029]', name):
+    raise ValueError(
+      f'the class name {name!r} has a line break or a control character, and '
+      'lists of classes have one name a line: rename it'
+    )
+
+
 def read_class_table(
   path: str | os.PathLike[str],
 ) -> tuple[tuple[str, ...], tuple[Color, ...]]:
@@ -172,8 +180,8 @@ def read_class_table(
     The names, and one color for each of them or none at all.
 
   Raises:
-    ValueError: the file is not a text, a number of a color is not in 0..255, or
-      some lines have a color and others do not.
+    ValueError: the file is not a text, a name has a control character, a number
+      of a color is not in 0..255, or some lines have a color and others do not.
   """
   names: list[str] = []
   colors: list[Color] = []
@@ -182,13 +190,14 @@ def read_class_table(
     words = line.split()
     if not words:
       continue
-    if len(words) > 3 and all(word.isdecimal() for word in words[-3:]):
-      try:
+    try:
+      if len(words) > 3 and all(word.isdecimal() for word in words[-3:]):
         colors.append(check_color(words[-3:]))
-      except ValueError as error:
-        raise ValueError(f'{path}: line {number}: {error}') from error
-      words = words[:-3]
-    names.append(' '.join(words))
+        words = words[:-3]
+      names.append(' '.join(words))
+      _check_class_name(names[-1])
+    except ValueError as error:
+      raise ValueError(f'{path}: line {number}: {error}') from error
   if colors and len(colors) != len(names):
     raise ValueError(
       f'{path}: {len(colors)} of {len(names)} lines end in a color; give '

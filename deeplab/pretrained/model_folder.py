@@ -15,7 +15,6 @@ import pathlib
 from flax import traverse_util
 
 from deeplab import workdir as workdir_lib
-from deeplab.data import datasets
 from deeplab.files import json_files
 from deeplab.files import output_files
 from deeplab.pretrained.readers import safetensors
@@ -160,7 +159,7 @@ def read_model_folder(folder: str | os.PathLike) -> workdir_lib.TrainedModel:
       'differs): write or download the folder again'
     )
   config = workdir_lib.read_config(str(path))
-  dataset = datasets.Dataset(config.data)
+  dataset = workdir_lib.make_dataset(str(path), config)
   variables = traverse_util.unflatten_dict(
     safetensors.read_safetensors(weights), sep='/'
   )

@@ -102,6 +102,15 @@ def test_inconsistent_infos_are_rejected(names, palette, message):
     dataset_info.DatasetInfo('bad', names, palette, ignore_label=None)
 
 
+def test_the_error_names_the_line_of_a_class_table(tmp_path):
+  table = tmp_path / 'classes.txt'
+  table.write_text('road\nc\0ar 0 128 0\n', 'utf-8')
+  with pytest.raises(
+    ValueError, match=r'classes\.txt: line 2: the class name .* control char'
+  ):
+    dataset_info.read_class_table(table)
+
+
 def test_class_names_are_one_line_each():
   """labels.txt, and the C strings of an export, have one a line."""
   for name in ('a\nb', 'a\u2028b', 'a\x00'):

@@ -40,7 +40,6 @@ from deeplab import visualize
 from deeplab import workdir
 from deeplab.data import catalog
 from deeplab.data import dataset_info
-from deeplab.data import datasets
 from deeplab.data import image_folder
 from deeplab.data import image_format
 from deeplab.data.builders import coco
@@ -795,7 +794,7 @@ def _write_run_config(
 def _open_run_config(path: pathlib.Path) -> Any:
   """Reads the config of a run and makes its data set and network."""
   config = workdir.read_config(str(path))
-  network = networks.Network(config, datasets.Dataset(config.data))
+  network = networks.Network(config, workdir.make_dataset(str(path), config))
   network.train_model()
   return config.to_dict()
 
