@@ -8,6 +8,7 @@ import pytest
 
 from configs import common
 from configs import shapes_mnv2
+from configs.recipes import folder
 from deeplab import workdir as workdir_lib
 from tests import runs
 
@@ -211,8 +212,8 @@ def test_an_unfinished_run_has_no_record(tmp_path):
 
 def test_the_error_names_the_config_whose_classes_contradict_each_other():
   c = shapes_mnv2.get_config('smoke').unlock()
-  c.data.name, c.data.num_classes = 'folder', 3
-  c.data.class_names = ('a', 'b')
+  folder.set_data(c)
+  c.data.num_classes, c.data.class_names = 4, ('a', 'b')
   with pytest.raises(
     ValueError, match=r'^mine/config\.json is no .*class_names names 2 classes'
   ):

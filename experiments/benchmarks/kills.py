@@ -11,16 +11,16 @@ ends, must leave the bytes of one that nobody disturbed:
     train      resumes in the same work directory, over several kills; two
                thirds of them fall into saves and evaluations
     prepare    prepares the same raw images in the same folder again
-    sweep      finishes a study of two runs with the same table and weights; half
-               of the kills spare the run that the sweep has started
+    sweep      finishes a study of two runs with the same table and weights;
+               half of the kills spare the run that the sweep has started
     export     writes the same .tflite file again
     predict    writes the same masks again
 
 Two kinds of trial kill nothing:
 
     twice      two trainings in one work directory: one of them is refused
-    damage     a training whose newest checkpoint, or all of them, lost a file or
-               a bit: it goes on from the one before, or says one sentence
+    damage     a training whose newest checkpoint, or all of them, lost a file
+               or a bit: it goes on from the one before, or says one sentence
 
 Processes are forked from one that has imported everything and used nothing, so
 that a trial takes seconds. With --workdir the campaign goes on after a stop.
@@ -411,9 +411,7 @@ def _report_phases() -> None:
   checkpoints.Checkpoints.save = reported(  # type: ignore[method-assign]
     _SAVE, checkpoints.Checkpoints.save
   )
-  evaluate.evaluate_predictor = reported(
-    _EVALUATE, evaluate.evaluate_predictor
-  )
+  evaluate.evaluate_predictor = reported(_EVALUATE, evaluate.evaluate_predictor)
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -154,8 +154,8 @@ def check_file_name(name: str) -> str:
   path = pathlib.PurePosixPath(name.replace('\\', '/'))
   if path.is_absolute() or '..' in path.parts:
     raise ValueError(
-      f'{describe(name)} leads out of the folder of the data; write it relative '
-      'to that folder'
+      f'{describe(name)} leads out of the folder of the data; write it '
+      'relative to that folder'
     )
   return name
 
