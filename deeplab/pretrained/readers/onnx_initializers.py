@@ -40,7 +40,7 @@ def read_onnx(path: str) -> dict[str, np.ndarray]:
       tensors[tensor.name] = value
     if not tensors:
       raise ValueError('it has no initializers')
-  except (message.DecodeError, TypeError, ValueError) as error:
+  except (message.DecodeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f'{path} is not a whole ONNX file ({error}); download it again'
     ) from None

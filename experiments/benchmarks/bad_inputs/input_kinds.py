@@ -477,6 +477,35 @@ def _write_torch_legacy(path: pathlib.Path, value: Any = None) -> None:
   )
 
 
+def _write_pdparams(
+  path: pathlib.Path, *, protocol: int, value: Any = None
+) -> None:
+  """Writes arrays as `paddle.save` does, from version 2.1 with their names."""
+  kernel, bias = np.ones((3, 2), np.float32), np.zeros(2, np.float32)
+  if value is None:
+    value = {'conv.weight': kernel, 'conv.bias': bias}
+    if protocol > 2:
+      value = {name: (name, array) for name, array in value.items()}
+      value['StructuredToParameterName@@'] = {name: name for name in value}
+  (path / 'model.pdparams').write_bytes(pickle.dumps(value, protocol))
+
+
+def _write_npz(path: pathlib.Path, value: Any = None) -> None:
+  members = {}
+  for name, array in (
+    ('conv/kernel.npy', np.ones((2, 3), np.float32)),
+    ('conv/bias.npy', np.zeros(3, '>f8') if value is None else value),
+  ):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array)
+    members[name] = file.getvalue()
+  _write_zip(path / 'model.npz', members)
+
+
+def _write_onnx_weights(path: pathlib.Path) -> None:
+  (path / 'model.onnx').write_bytes(_onnx_content())
+
+
 def _write_safetensors(path: pathlib.Path) -> None:
   config = {
     'data': {'mean': [1.0, 2.0, 3.0], 'std': [1.0, 1.0, 1.0], 'depth': 8},
@@ -979,6 +1008,22 @@ KINDS: dict[str, trials.Kind] = {
       functools.partial(_write_torch_legacy, value=_Program()),
     ),
   ),
+  'pdparams': trials.Kind(
+    tuple(
+      functools.partial(_write_pdparams, protocol=protocol)
+      for protocol in (2, 4)
+    ),
+    '*',
+    _open_weights,
+    (functools.partial(_write_pdparams, protocol=4, value=_Program()),),
+  ),
+  'npz': trials.Kind(
+    (_write_npz,),
+    '*',
+    _open_weights,
+    (functools.partial(_write_npz, value=np.array([_Program()], object)),),
+  ),
+  'onnx_weights': trials.Kind((_write_onnx_weights,), '*', _open_weights),
   'safetensors': trials.Kind((_write_safetensors,), '*', _open_weights),
   'hdf5': trials.Kind(
     (

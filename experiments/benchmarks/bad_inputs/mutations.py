@@ -340,6 +340,11 @@ def _insert_opcodes(rng: random.Random, content: bytes) -> bytes:
   return content[:start] + block.encode('latin-1') * repeats + content[start:]
 
 
+def _mutate_pickle(rng: random.Random, content: bytes) -> bytes:
+  mutate_one = rng.choice((_insert_opcodes, _mutate_bytes))
+  return mutate_one(rng, content)
+
+
 def _mutate_torch(rng: random.Random, content: bytes) -> bytes:
   if content[:2] == b'PK':
     return _mutate_zip(rng, content)
@@ -397,6 +402,8 @@ _STRUCTURAL: dict[str, Callable[[random.Random, bytes], bytes]] = {
   '.json': _mutate_json,
   '.jsonl': _mutate_json_lines,
   '.keras': _mutate_zip,
+  '.npz': _mutate_zip,
+  '.pdparams': _mutate_pickle,
   '.png': _mutate_png,
   '.pt': _mutate_torch,
   '.pth': _mutate_torch,

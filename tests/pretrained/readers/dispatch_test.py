@@ -178,3 +178,51 @@ def test_a_saved_model_holds_a_checkpoint(tmp_path):
   assert tf_checkpoint.find_index_file(tmp_path) is None
   (tmp_path / 'saved_model.pb').touch()
   assert tf_checkpoint.find_index_file(tmp_path) == str(index)
+
+
+def _npz_of(member, content):
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
+    archive.writestr(member, content)
+  return file.getvalue()
+
+
+def _npy(head):
+  return b'\x93NUMPY\x01\0' + len(head).to_bytes(2, 'little') + head
+
+
+@pytest.mark.parametrize(
+  ('member', 'content', 'message'),
+  [
+    ('a.npy', _npy(b"{'descr': '<f4', 'shape': (2,"), 'archive of arrays'),
+    ('a.npy', _npy(b"{'descr': 'O', 'fortran_order': False, "), 'of arrays'),
+    ('a.txt', b'notes', r"its member 'a\.txt' is no array"),
+  ],
+)
+def test_damaged_arrays_of_an_archive(tmp_path, member, content, message):
+  path = tmp_path / 'a.npz'
+  path.write_bytes(_npz_of(member, content))
+  with pytest.raises(ValueError, match=rf'a\.npz is not a whole.*{message}'):
+    dispatch.read_tensors(str(path))
+
+
+def test_an_archive_whose_directory_points_before_its_start(tmp_path):
+  """NumPy seeks to a negative position, which is an OSError without a name."""
+  content = bytearray(_npz_of('a.npy', _npy(b'')))
+  start = content.rindex(b'PK\x01\x02')
+  content[start + 42 : start + 46] = (2**31).to_bytes(4, 'little')
+  end = content.rindex(b'PK\x05\x06')
+  content[end + 16 : end + 20] = (2**32 - 1).to_bytes(4, 'little')
+  path = tmp_path / 'a.npz'
+  path.write_bytes(bytes(content))
+  with pytest.raises(ValueError, match=r'a\.npz is not a whole'):
+    dispatch.read_tensors(str(path))
+
+
+def test_unknown_types_of_an_onnx_tensor(tmp_path):
+  tensor = numpy_helper.from_array(VALUE, 'x')
+  tensor.data_type = 65
+  path = tmp_path / 'a.onnx'
+  path.write_bytes(onnx_model(tensor).SerializeToString())
+  with pytest.raises(ValueError, match=r'a\.onnx is not a whole ONNX file'):
+    dispatch.read_tensors(str(path))

@@ -8,7 +8,7 @@ from experiments.benchmarks.bad_inputs import trials
 # They import TensorFlow or draw with matplotlib.
 SLOW = {
   *('archive', 'card', 'config', 'frozen_graph', 'metrics', 'model_folder'),
-  *('onnx', 'tf_checkpoint'),
+  *('onnx', 'onnx_weights', 'tf_checkpoint'),
 }
 
 
