@@ -208,8 +208,8 @@ def _read_and_fill_config(workdir: str) -> tuple[ConfigDict, dict[str, Any]]:
   path = config_path(workdir)
   if not os.path.exists(path):
     raise FileNotFoundError(
-      f'{path} does not exist: {workdir!r} is not the work directory of a run; '
-      'name one with --workdir (a run prints its own when it starts)'
+      f'{path} does not exist: {workdir!r} is not the work directory of a run, '
+      'which a run prints when it starts'
     )
   remedy = 'restore it, or train in another --workdir'
   content = json_files.read_json(path, remedy)

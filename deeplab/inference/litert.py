@@ -19,7 +19,9 @@ def check_tflite_format(path: str | os.PathLike, content: bytes) -> None:
   from deeplab import tflite_schema  # late: 50 ms, and most commands read none
 
   if not tflite_schema.has_identifier(content):
-    raise ValueError(f'{path} is not a TensorFlow Lite file')
+    raise ValueError(
+      f'{path} is not a TensorFlow Lite file; export or download it again'
+    )
 
 
 def _tensor_detail(detail: dict) -> file_predictor.TensorDetail:

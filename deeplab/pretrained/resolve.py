@@ -155,14 +155,13 @@ def read_weights(spec: WeightsSpec) -> LoadedWeights:
       _requirements_of_config(loaded.config.to_dict()),
     )
   if spec.published is None:
+    tensors = dispatch.read_tensors(spec.path)  # refuses what is no such file
     requirements = WeightsRequirements()
     if dispatch.find_format(spec.path) == 'safetensors':
       config = safetensors.read_metadata(spec.path).get('config')
       if config:
         requirements = _requirements_of_metadata(spec.path, config)
-    return LoadedWeights(
-      spec.path, dispatch.read_tensors(spec.path), requirements
-    )
+    return LoadedWeights(spec.path, tensors, requirements)
   path = spec.path
   if path:
     fetch.check_digest(path, spec.published)

@@ -278,7 +278,9 @@ def read_tflite(path: str | os.PathLike) -> merge.Tensors:
     raise ValueError(f'there is no file {path}')
   content = path.read_bytes()
   if not tflite_schema.has_identifier(content):
-    raise ValueError(f'{path} is not a TensorFlow Lite file')
+    raise ValueError(
+      f'{path} is not a TensorFlow Lite file; export or download it again'
+    )
   tensors: dict[str, np.ndarray] = {}
   try:
     for layer, kernel, bias in _TFLiteFile(content).iterate_layers():
