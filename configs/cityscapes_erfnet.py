@@ -36,6 +36,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model.
   c.model.encoder = ConfigDict({'name': 'erfnet'})
   c.model.head = ConfigDict({'name': 'erfnet'})
+  c.model.unbiased_variance = True
   c.model.output_stride = 8
 
   # Loss, optimizer, schedule and evaluation.

@@ -62,6 +62,7 @@ def get_config(variant: str = '') -> ConfigDict:
   # Model.
   c.model.encoder = ConfigDict(ENCODERS[chosen['encoder']])
   c.model.head = ConfigDict({'name': 'mobileseg'})
+  c.model.unbiased_variance = True
   c.model.output_stride = 32
   if chosen['encoder'] == 'hrnet':
     # Its maps are finer: the decoder takes strides 4, 8 and 16.

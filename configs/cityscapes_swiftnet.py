@@ -32,6 +32,7 @@ def get_config(variant: str = '') -> ConfigDict:
     {'name': 'mobilenet_v2', 'bn_decay': 0.9, 'bn_epsilon': 1e-5}
   )
   c.model.head = ConfigDict({'name': 'swiftnet'})
+  c.model.unbiased_variance = True
   c.model.output_stride = 32
 
   # Optimizer and schedule: trained weights learn at a quarter of the rate.

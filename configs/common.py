@@ -116,6 +116,11 @@ def default_config() -> ConfigDict:
   # estimate them; scales and offsets are still trained. (Runs in simulated int8
   # have `quantization.frozen_norms`.)
   c.model.frozen_norms = False
+  # True: the running variance of BatchNorm is n / (n - 1) times that of a batch
+  # of n pixels, as in PyTorch and TensorFlow.
+  c.model.unbiased_variance = False
+  # Standard deviation of the classifier's random kernel. 0: Glorot's.
+  c.model.classifier_stddev = 0.0
   # Kernels on a CPU; accelerators always use 'conv'.
   c.model.depthwise = 'shifted'
   c.model.pointwise = 'matmul'

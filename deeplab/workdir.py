@@ -73,6 +73,8 @@ _OLDER_RUN_VALUES: dict[str, Any] = {
   'model.resize_ratio': 0,
   'model.remat': 0,
   'model.frozen_norms': False,
+  'model.unbiased_variance': False,
+  'model.classifier_stddev': 0.0,
   'init_from': '',
   'init_skip': '',
   'quantization.name': 'none',

@@ -91,6 +91,7 @@ _READ_UNTRAINED = cli.ReadFields(
   ),
   but=(
     *('model.depthwise', 'model.pointwise', 'model.remat'),
+    *('model.unbiased_variance', 'model.classifier_stddev'),
     *('model.frozen_norms', 'quantization.name', 'quantization.frozen_norms'),
     *('quantization.range_decay', 'quantization.range_steps'),
     'quantization.calibration.images',

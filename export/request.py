@@ -32,7 +32,8 @@ READ_WITH_WEIGHTS = cli.ReadFields(
   ),
   but=(
     *('model.depthwise', 'model.pointwise', 'model.remat'),
-    'model.frozen_norms',
+    *('model.frozen_norms', 'model.unbiased_variance'),
+    'model.classifier_stddev',
   ),
 )
 # Flags that need trained weights, and the reason that is given without.

@@ -598,6 +598,28 @@ def test_batch_norms_have_the_constants_of_the_source(pattern):
     assert found == NORMS[pattern], row.id
 
 
+@pytest.mark.parametrize(
+  ('pattern', 'unbiased', 'stddev'),
+  [
+    ('mmseg_*', True, 0.01),
+    ('tf_*', True, 0.01),
+    ('ti_*', True, 0.0),
+    ('tv_*', True, 0.0),
+    ('ref_*', True, 0.0),
+    ('mobileseg_*', True, 0.0),
+    ('st_*', True, 0.0),
+    ('datature_*', False, 0.0),
+  ],
+)
+def test_statistics_and_classifiers_begin_as_in_the_source(
+  pattern, unbiased, stddev
+):
+  for row in zoo_rows.read_rows(pattern):
+    model = zoo_rows.load_config(row).model
+    found = (model.unbiased_variance, model.classifier_stddev)
+    assert found == (unbiased, stddev), row.id
+
+
 def test_every_row_has_constants():
   named = [row.id for pattern in NORMS for row in zoo_rows.read_rows(pattern)]
   assert sorted(named) == sorted(row.id for row in zoo_rows.read_rows())

@@ -70,6 +70,7 @@ def set_model(c: ConfigDict, network: str) -> None:
   c.data.std = (64.0, 64.0, 64.0)
   c.model.encoder = ConfigDict(NETWORKS[network].encoder)
   c.model.head = ConfigDict(NETWORKS[network].head)
+  c.model.unbiased_variance = True
   c.model.output_stride = NETWORKS[network].output_stride
 
 

@@ -95,6 +95,8 @@ def set_model(
       'align_corners': align_corners,
     }
   )
+  c.model.unbiased_variance = True
+  c.model.classifier_stddev = 0.01
   c.loss.auxiliary_weight = 0.4
   c.eval.pad_offset = int(align_corners)
 

@@ -80,6 +80,8 @@ def set_model(c: ConfigDict, network: str, *, output_stride: int = 0) -> None:
   chosen = NETWORKS[network]
   c.model.encoder = ConfigDict(chosen.encoder)
   c.model.head = ConfigDict(chosen.head)
+  c.model.unbiased_variance = True
+  c.model.classifier_stddev = 0.01
   c.model.output_stride = output_stride or chosen.output_stride
   if 'rates' in chosen.head:
     factor = chosen.output_stride // c.model.output_stride

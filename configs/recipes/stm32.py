@@ -45,6 +45,7 @@ def set_model(c: ConfigDict, size: str, *, separable: bool) -> None:
       'bn_epsilon': 1e-3,
     }
   )
+  c.model.unbiased_variance = True
   c.model.head = ConfigDict(
     {
       'name': 'st_aspp',

@@ -75,6 +75,7 @@ def set_model(c: ConfigDict, network: str) -> None:
   c.init_from = IMAGENET_WEIGHTS[chosen['encoder']['name']]
   c.model.encoder = ConfigDict(chosen['encoder'])
   c.model.head = ConfigDict(chosen['head'])
+  c.model.unbiased_variance = True
   c.model.output_stride = chosen['output_stride']
   if chosen['auxiliary']:
     stage, channels = chosen['auxiliary']

@@ -102,6 +102,8 @@ FIELDS: Mapping[str, json_files.Schema] = {
   'model.dtype': {'enum': ['float32', 'bfloat16']},
   'model.remat': json_files.integer(0, 16),
   'model.frozen_norms': _FLAG,
+  'model.unbiased_variance': _FLAG,
+  'model.classifier_stddev': _SHARE,
   'model.depthwise': _TEXT,
   'model.pointwise': _TEXT,
   'init_from': _TEXT,

@@ -58,6 +58,17 @@ def _mean_over_devices(sums: list[Array], x: Array, axis_name: str | None):
   return means if axis_name is None else lax.pmean(means, axis_name)
 
 
+def count_pixels(x: Array, axis_name: str | None) -> int:
+  """Returns the number of values per channel over which BatchNorm averages.
+
+  Args:
+    x: [B, H, W, C], on each device.
+    axis_name: pmap axis of the devices; None for one.
+  """
+  devices = 1 if axis_name is None else lax.axis_size(axis_name)
+  return devices * (x.size // x.shape[-1])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def batch_norm(
   x: Array,
@@ -144,12 +155,15 @@ class BatchNorm(nn.Module):
     epsilon: added to the variance.
     activation: one of `ACTIVATIONS`.
     axis_name: pmap axis over which statistics are averaged, or None.
+    unbiased_variance: the running variance averages n / (n - 1) times the
+      variance of a batch of n pixels.
   """
 
   decay: float
   epsilon: float
   activation: str
   axis_name: str | None
+  unbiased_variance: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -169,6 +183,9 @@ class BatchNorm(nn.Module):
       None if initializing else self.axis_name,
     )
     if not initializing:
+      if self.unbiased_variance:
+        n = count_pixels(x, self.axis_name)
+        batch_var = batch_var * (n / max(n - 1, 1))
       mean.value = self.decay * mean.value + (1 - self.decay) * batch_mean
       var.value = self.decay * var.value + (1 - self.decay) * batch_var
     return y

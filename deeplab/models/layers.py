@@ -64,6 +64,11 @@ class Options:
       does not update them; scale and bias are trained.
     resize_ratio: largest ratio of one bilinear resize; a larger resize is split
       into stages (see `resizing`). 0: no limit.
+    unbiased_variance: BatchNorm's running variance averages n / (n - 1) times
+      the variance of a batch of n pixels, as PyTorch's and TensorFlow's fused
+      kernels do, and not the variance itself.
+    classifier_stddev: standard deviation of a classifier's random kernel; 0:
+      Glorot's.
   """
 
   dtype: str = 'float32'
@@ -73,6 +78,8 @@ class Options:
   remat: int = 0
   frozen_norms: bool = False
   resize_ratio: int = 0
+  unbiased_variance: bool = False
+  classifier_stddev: float = 0.0
 
   def __post_init__(self):
     for name, allowed in (
@@ -86,6 +93,10 @@ class Options:
     if self.remat < 0:
       raise ValueError(
         f'remat={self.remat} is negative; it must be a number of stages'
+      )
+    if not 0 <= self.classifier_stddev <= 1:
+      raise ValueError(
+        f'classifier_stddev={self.classifier_stddev} must be from 0 to 1'
       )
     if self.resize_ratio != 0 and self.resize_ratio < 2:
       raise ValueError(
@@ -339,6 +350,7 @@ class BatchNorm(nn.Module):
         self.norm.epsilon,
         self.activation,
         self.options.axis_name,
+        self.options.unbiased_variance,
         name='bn',
       )(x)
     kind = nn.BatchNorm
@@ -356,10 +368,19 @@ class BatchNorm(nn.Module):
       use_fast_variance=True,
       name='bn',
     )
+    unbiased = train and self.options.unbiased_variance
+    unbiased = unbiased and not self.is_initializing()
+    old: Any = bn.get_variable('batch_stats', 'var') if unbiased else None
     # Flax mixes the compute dtype with float32 statistics.
     with jax.numpy_dtype_promotion('standard'):
-      x = bn(x)
-    return ACTIVATIONS[self.activation](x)
+      y = bn(x)
+    if unbiased:
+      new: Any = bn.get_variable('batch_stats', 'var')
+      n = cpu_norm.count_pixels(x, self.options.axis_name)
+      # The part of the new value that comes from this batch.
+      batch = new - self.norm.decay * old
+      bn.put_variable('batch_stats', 'var', new + batch / max(n - 1, 1))
+    return ACTIVATIONS[self.activation](y)
 
 
 class ConvBN(nn.Module):

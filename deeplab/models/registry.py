@@ -229,6 +229,8 @@ def build_model(
     remat=config.remat if remat is None else remat,
     frozen_norms=frozen_norms,
     resize_ratio=config.resize_ratio,
+    unbiased_variance=config.unbiased_variance,
+    classifier_stddev=config.classifier_stddev,
   )
   head_fields = {'num_classes': num_classes, 'options': options}
   return segmenter.Segmenter(

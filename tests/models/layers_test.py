@@ -228,6 +228,47 @@ def test_conv_bn_batch_statistics(dtype):
 
 
 @pytest.mark.parametrize('pointwise', ['conv', 'matmul'])
+@pytest.mark.parametrize('devices', [1, 2])
+def test_the_running_variance_may_be_unbiased(pointwise, devices):
+  options = layers.Options(
+    pointwise=pointwise,
+    axis_name='device',
+    unbiased_variance=True,
+  )
+  layer = layers.BatchNorm(layers.BatchNormConfig(0.9, 1e-3), options=options)
+  x = np.array([0, 8, 16, 8], np.float32).reshape(devices, -1, 1, 1, 1)
+  variables = {
+    'params': {'bn': {'scale': np.ones(1), 'bias': np.zeros(1)}},
+    'batch_stats': {'bn': {'mean': np.ones(1), 'var': np.full(1, 3.0)}},
+  }
+  variables = jax.tree.map(np.float32, variables)
+
+  y, state = jax.vmap(
+    lambda x: layer.apply(variables, x, True, mutable=['batch_stats']),
+    axis_name='device',
+  )(x)
+  # Mean 8; the squares sum up to 128: 32 over four pixels, 42.667 over three.
+  np.testing.assert_allclose(
+    np.ravel(y), (np.ravel(x) - 8) / np.sqrt(32.001), rtol=1e-5, atol=1e-6
+  )
+  stats = state['batch_stats']['bn']
+  np.testing.assert_allclose(np.ravel(stats['mean']), [1.7] * devices, 1e-6)
+  expected = 0.9 * 3 + 0.1 * 128 / 3
+  np.testing.assert_allclose(np.ravel(stats['var']), [expected] * devices, 1e-6)
+
+
+def test_the_running_variance_of_one_value_stays_finite():
+  layer = layers.BatchNorm(
+    layers.BatchNormConfig(0.9, 1e-3),
+    options=layers.Options(unbiased_variance=True),
+  )
+  x = np.ones((1, 1, 1, 1), np.float32)
+  variables = layer.init(jax.random.key(0), x, False)
+  _, state = layer.apply(variables, x, True, mutable=['batch_stats'])
+  np.testing.assert_allclose(state['batch_stats']['bn']['var'], [0.9], 1e-6)
+
+
+@pytest.mark.parametrize('pointwise', ['conv', 'matmul'])
 def test_frozen_norm(pointwise):
   options = layers.Options(pointwise=pointwise)
   norm = layers.BatchNormConfig(0.9, 0.0, frozen=True)

@@ -107,11 +107,11 @@ def make_classifier(
 ) -> layers.Conv:
   """Returns the convolution to logits, computed in float32.
 
-  The kernel is initialized by Glorot, as in segmentation_models.pytorch, and
-  not from the N(0, 0.01) of TF DeepLab and mmsegmentation. The first steps of
-  an adaptive optimizer are large compared with so small an initial kernel: all
-  features are pushed in one direction, and rare classes end where every ReLU is
-  off.
+  The kernel is initialized by Glorot, as in segmentation_models.pytorch, unless
+  `options.classifier_stddev` gives the N(0, 0.01) of TF DeepLab and
+  mmsegmentation. The first steps of an adaptive optimizer are large compared
+  with so small an initial kernel: all features are pushed in one direction, and
+  rare classes end where every ReLU is off. Their recipes use SGD.
 
   Args:
     num_classes: output channels.
@@ -125,6 +125,10 @@ def make_classifier(
     kernel=kernel,
     use_bias=use_bias,
     options=dataclasses.replace(options, dtype='float32'),
-    kernel_init=nn.initializers.glorot_uniform(),
+    kernel_init=(
+      nn.initializers.normal(options.classifier_stddev)
+      if options.classifier_stddev
+      else nn.initializers.glorot_uniform()
+    ),
     name=name,
   )

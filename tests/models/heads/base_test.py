@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from deeplab.models import layers
@@ -29,6 +30,18 @@ def test_classifier_has_glorot_init_and_a_bias():
   assert variables['params']['bias'].tolist() == [0.0] * 50
   out = module.apply(variables, jnp.ones((1, 1, 1, 400), jnp.bfloat16))
   assert out.dtype == jnp.float32
+
+
+def test_the_classifier_may_begin_small():
+  options = layers.Options(classifier_stddev=0.01)
+  x = jnp.ones((1, 2, 2, 256))
+  variables = base.make_classifier(64, options).init(jax.random.key(0), x)
+  kernel = np.asarray(variables['params']['kernel'])
+  # Of 16,384 draws; three standard deviations are 1.7 % and 2.3e-4.
+  assert kernel.std() == pytest.approx(0.01, rel=0.017)
+  assert abs(kernel.mean()) < 2.4e-4
+  with pytest.raises(ValueError, match=r'classifier_stddev=-1 must be from 0'):
+    layers.Options(classifier_stddev=-1)
 
 
 def test_classifier_fields():
