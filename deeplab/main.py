@@ -53,6 +53,7 @@ _READ_IN_EVALUATION = cli.ReadFields(
     *cli.DATASET_FIELDS,
     *('data.data_dir', 'data.fallback', 'data.train_split', 'data.eval_split'),
     *('data.pool', 'data.pool_share', 'data.pool_seed', 'eval'),
+    *('data.images', 'data.labels'),
   ),
   but=('eval.every_epochs',),
 )

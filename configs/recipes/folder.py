@@ -18,6 +18,8 @@ def set_data(c: ConfigDict) -> None:
   c.data.ignore_label = 255  # -1: no pixel is ignored
   c.data.class_names = ()
   c.data.color_map = ()
+  # Folders of the images and of their masks below `root`, of any name; ''.
+  c.data.images = c.data.labels = ''
   # Folder that holds all examples, to be split here; '': one folder per split.
   c.data.pool = ''
   c.data.pool_share = 0.2  # share of the pool that becomes `eval_split`

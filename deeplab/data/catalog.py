@@ -76,6 +76,7 @@ def _folder_info(data: Any) -> dataset_info.DatasetInfo:
     palette=colors[:count] or dataset_info.voc_palette(count),
     ignore_label=None if label == -1 else label,
     ignore_color=colors[count] if len(colors) > count else None,
+    has_user_colors=bool(colors),
   )
 
 

@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import text_files
+from deeplab.files import text_files
 
 # Train id of pixels that are neither trained on nor scored.
 IGNORE = 255
 # Suffixes of image files. Masks are never JPEG, whose compression changes ids.
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = (
+  *('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.jfif', '.jpe'),
+  *('.gif', '.jp2', '.j2k', '.avif', '.ppm', '.pgm', '.pbm', '.pnm'),
+)
 
 Color = tuple[int, int, int]
 
@@ -38,6 +41,8 @@ class DatasetInfo:
     name: name in configs.
     class_names: one name for each train id.
     palette: one RGB color for each train id, 0..255.
+    has_user_colors: the palette is the user's, so that palette and grey masks
+      may be read by color (`preparation/mask_files.py`).
     ignore_label: raw id that becomes IGNORE; None if there is none, or if
       `id_mapping` is given.
     ignore_color: RGB color that becomes IGNORE in RGB masks.
@@ -64,6 +69,9 @@ class DatasetInfo:
   url: str = ''
   licence: str = ''
   instructions: str = ''
+  # Not in the text that names prepared data: fingerprints of published data
+  # sets stay as they are, and those of folders cover it on their own.
+  has_user_colors: bool = dataclasses.field(default=False, repr=False)
 
   def __post_init__(self):
     if not 1 <= len(self.class_names) <= IGNORE:
@@ -88,6 +96,23 @@ class DatasetInfo:
     return len(self.class_names)
 
 
+def train_id_table(info: DatasetInfo) -> dict[int, int]:
+  """Returns the train id, or IGNORE, of each raw id that is named."""
+  if info.id_mapping is not None:
+    return dict(info.id_mapping)
+  mapping = {i: i for i in range(info.num_classes)}
+  if info.ignore_label is not None:
+    mapping[info.ignore_label] = IGNORE
+  return mapping
+
+
+def describe_ignored_ids(info: DatasetInfo) -> str:
+  """Returns a noun phrase for the ids that are ignored, for messages."""
+  if info.id_mapping is not None:
+    return 'an id of the id map'
+  return f'the ignore label ({info.ignore_label})'
+
+
 def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
   """Converts raw ids of an annotation file to train ids.
 
@@ -101,12 +126,7 @@ def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
   Raises:
     ValueError: a raw id has no train id.
   """
-  if info.id_mapping is None:
-    mapping = {i: i for i in range(info.num_classes)}
-    if info.ignore_label is not None:
-      mapping[info.ignore_label] = IGNORE
-  else:
-    mapping = dict(info.id_mapping)
+  mapping = train_id_table(info)
   counts = np.bincount(raw.clip(-1, 65536).ravel().astype(np.int64) + 1)
   table = np.zeros(len(counts), np.uint8)
   for i in np.flatnonzero(counts).tolist():
@@ -115,8 +135,9 @@ def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
     if train_id is None:
       raise ValueError(
         f'label value {value} ({counts[i]} pixels) is neither one of the '
-        f'{info.num_classes} classes of {info.name} nor its ignore label '
-        f'({info.ignore_label}): correct the mask or the configured classes'
+        f'{info.num_classes} classes of {info.name} nor '
+        f'{describe_ignored_ids(info)}: correct the mask or the configured '
+        'classes'
       )
     table[i] = train_id
   return table[raw.clip(-1, 65536).astype(np.int64) + 1]

@@ -12,10 +12,12 @@ import logging
 import math
 import os
 import pathlib
+from typing import IO
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import ExifTags
 from PIL import Image
 from PIL import UnidentifiedImageError
 import tifffile
@@ -40,6 +42,25 @@ _MAX_PAGES = 1024
 _FORMATS = (
   *('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP'),
 )
+
+# Formats whose files may hold several pictures of their own. The second one of
+# a phone's JPEG (MPO) is a map of depth or brightness.
+_PAGED_FORMATS = frozenset({'AVIF', 'GIF', 'PNG', 'TIFF', 'WEBP'})
+
+# By EXIF orientation, how stored pixels become upright: rows and columns are
+# exchanged, then the order of rows and of columns is reversed (TIFF 6.0, p.36).
+_TURNS = {
+  1: (False, False, False),
+  2: (False, False, True),
+  3: (False, True, True),
+  4: (False, True, False),
+  5: (True, False, False),
+  6: (True, False, True),
+  7: (True, True, True),
+  8: (True, True, False),
+}
+
+_TIFF_SUFFIXES = '.tif', '.tiff'
 
 # Compressions of TIFF whose segments are as long as the header says.
 _STREAM_COMPRESSIONS = frozenset(
@@ -185,20 +206,118 @@ def open_image(
     The image, whose size has been checked.
 
   Raises:
-    ImageFileError: the image is too large or of an unknown format, or anything
-      fails in the block.
+    ImageFileError: the image is too large or of an unknown format, has several
+      pages, or anything fails in the block.
   """
   if data is None:
     _check_file(pathlib.Path(name))
-  with explain_errors(name):
-    source: Any = name if data is None else io.BytesIO(data)
-    with Image.open(source, formats=_FORMATS) as image:
-      size, bands = (image.height, image.width), len(image.getbands())
-      if image.mode[0] in 'IF':  # integers of 16 or 32 bits, floats
-        check_size(name, size, bands, 2 if ';16' in image.mode else 4)
-      else:  # becomes RGB
-        check_size(name, size, max(3, bands))
-      yield image
+  # Of a TIFF that is opened by name, PIL maps the pixels into memory, with
+  # height and width exchanged if its orientation exchanges them.
+  with (
+    explain_errors(name),
+    open(name, 'rb') if data is None else io.BytesIO(data) as source,
+    Image.open(source, formats=_FORMATS) as image,
+  ):
+    size, bands = (image.height, image.width), len(image.getbands())
+    if image.mode[0] in 'IF':  # integers of 16 or 32 bits, floats
+      check_size(name, size, bands, 2 if ';16' in image.mode else 4)
+    else:  # becomes RGB
+      check_size(name, size, max(3, bands))
+    if image.format in _PAGED_FORMATS:
+      _refuse_pages(name, _count_pages(image, source))
+    yield image
+
+
+def _count_pages(image: Image.Image, source: IO[bytes]) -> int:
+  """Returns the number of pictures, without smaller copies and masks of one.
+
+  Args:
+    image: the opened image.
+    source: its file.
+  """
+  if image.format != 'TIFF':
+    return getattr(image, 'n_frames', 1)
+  position = source.tell()
+  source.seek(0)
+  with tifffile.TiffFile(source, _multifile=False) as file:  # type: ignore[arg-type]
+    count = _count_tiff_pages(file)
+  source.seek(position)
+  return count
+
+
+def _count_tiff_pages(file: tifffile.TiffFile) -> int:
+  keyframes: Any = (page.keyframe for page in file.pages)
+  return sum(not _is_secondary(x.subfiletype) for x in keyframes)
+
+
+def _is_secondary(kind: int) -> bool:
+  """Returns True for the NewSubfileType of a smaller copy or of a mask."""
+  return bool(kind & 0b101)
+
+
+def _refuse_pages(name: str | os.PathLike[str], count: int) -> None:
+  """Raises ImageFileError for an image of several pages."""
+  if count > 1:
+    raise ImageFileError(
+      f'{name}: {count} pages (or frames), of which only one can have a mask; '
+      'save each page as a file of its own'
+    )
+
+
+def get_orientation(image: Image.Image) -> int:
+  """Returns the EXIF orientation of an opened image, 1 (upright) to 8.
+
+  Ask before the pixels are decoded: PIL removes the tag of a TIFF, which it
+  turns itself. A damaged or impossible tag counts as none, as in viewers.
+  """
+  if image.format == 'PNG' and not {'exif', 'xmp'} & image.info.keys():
+    return 1  # PIL would decode the pixels, to look behind them
+  try:
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # struct.error, SyntaxError, OSError...
+    return 1
+  return value if value in _TURNS else 1
+
+
+def read_orientation(path: pathlib.Path) -> int:
+  """Returns the EXIF orientation of an image file, from its header.
+
+  Raises:
+    ImageFileError: the file is damaged, too large, or of an unknown format.
+  """
+  suffix = path.suffix.lower()
+  if suffix == '.npy':
+    return 1
+  if suffix in _TIFF_SUFFIXES:  # PIL does not know all of them
+    with explain_errors(path), _open_tiff(path) as file:
+      return _tiff_orientation(file)
+  with open_image(path) as image:
+    return get_orientation(image)
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns stored pixels as an EXIF orientation says.
+
+  Args:
+    pixels: [H, W, ...].
+    orientation: 1 to 8.
+
+  Returns:
+    [H, W, ...], or [W, H, ...] for orientations 5 to 8.
+  """
+  exchanged, rows_reversed, columns_reversed = _TURNS[orientation]
+  if exchanged:
+    pixels = pixels.swapaxes(0, 1)
+  if rows_reversed:
+    pixels = pixels[::-1]
+  if columns_reversed:
+    pixels = pixels[:, ::-1]
+  return np.ascontiguousarray(pixels)
+
+
+def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+  """Returns the (H, W) of stored pixels from that of the upright image."""
+  return size[::-1] if _TURNS[orientation][0] else size
 
 
 def to_rgb_array(image: Image.Image) -> np.ndarray:
@@ -222,7 +341,7 @@ def to_rgb_array(image: Image.Image) -> np.ndarray:
 
 
 def read_array(path: pathlib.Path, spec: image_format.ImageSpec) -> np.ndarray:
-  """Reads an image of any number of channels, of 8 or 16 bits.
+  """Reads an image of any number of channels, of 8 or 16 bits, upright.
 
   TIFF and NumPy (.npy, [H, W] or [H, W, C]) files may have any number of
   channels; an alpha channel of a TIFF counts as one. A TIFF is not compressed,
@@ -244,8 +363,8 @@ def read_array(path: pathlib.Path, spec: image_format.ImageSpec) -> np.ndarray:
   suffix = path.suffix.lower()
   with explain_errors(path):
     if suffix == '.npy':
-      image = _read_npy(path)
-    elif suffix in ('.tif', '.tiff'):
+      image = read_npy(path)
+    elif suffix in _TIFF_SUFFIXES:
       image = _read_tiff(path)
     else:
       image = _read_encoded(path)
@@ -274,30 +393,70 @@ def _check_shape(
   check_size(path, (height, width), math.prod(shape[2:]), dtype.itemsize)
 
 
-def _read_npy(path: pathlib.Path) -> np.ndarray:
-  """Reads a NumPy array; a mapped file takes no memory before it is checked."""
-  mapped = np.load(path, mmap_mode='r', allow_pickle=False)
-  if not isinstance(mapped, np.ndarray):
-    raise TypeError('an archive, not an array')
-  _check_shape(path, mapped.shape, mapped.dtype)
-  return np.array(mapped)
+def read_npy(path: pathlib.Path) -> np.ndarray:
+  """Reads a NumPy array, [H, W] or [H, W, C] of any type.
+
+  A mapped file takes no memory before it is checked.
+
+  Raises:
+    ImageFileError: the file is damaged, too large, or holds Python objects.
+  """
+  _check_file(path)
+  with explain_errors(path):
+    mapped = np.load(path, mmap_mode='r', allow_pickle=False)
+    if not isinstance(mapped, np.ndarray):
+      raise TypeError('an archive, not an array')
+    _check_shape(path, mapped.shape, mapped.dtype)
+    return np.array(mapped)
+
+
+def is_lossless_webp(path: pathlib.Path) -> bool:
+  """Returns True for a WebP file without a lossy picture in it.
+
+  Chunks follow a header of 12 bytes: a name, the length, the content, padded to
+  an even length (https://developers.google.com/speed/webp/docs/riff_container).
+  """
+  data, start = read_bytes(path), 12
+  while start + 8 <= len(data):
+    if data[start : start + 4] == b'VP8 ':
+      return False
+    length = int.from_bytes(data[start + 4 : start + 8], 'little')
+    start += 8 + length + length % 2
+  return True
 
 
 def _read_tiff(path: pathlib.Path) -> np.ndarray:
-  """Reads the first image of a TIFF file, and no other file that it names."""
-  with tifffile.TiffFile(path, _multifile=False) as file:
-    _check_page_count(path, file)
-    first = file.pages.first
-    check_size(path, (first.imagelength, first.imagewidth))
+  """Reads the image of a TIFF file."""
+  with _open_tiff(path) as file:
     series = file.series[0]
     _check_shape(path, series.shape, series.dtype)
     for page in series.pages:
       if page is not None:
         _check_segments(path, file, page)
     image, axes = series.asarray(), series.axes
+    orientation = _tiff_orientation(file)
   if axes.endswith('YX') and image.ndim == 3:  # stored as [C, H, W]
     image = np.moveaxis(image, 0, -1)
-  return image
+  return turn_upright(image, orientation)
+
+
+@contextlib.contextmanager
+def _open_tiff(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
+  """Opens a TIFF file of one image, and no other file that it names."""
+  with tifffile.TiffFile(path, _multifile=False) as file:
+    _check_page_count(path, file)
+    first = file.pages.first
+    check_size(path, (first.imagelength, first.imagewidth))
+    pages = _count_tiff_pages(file)
+    series = file.series[0]
+    if series.ndim != 3 or len(series.pages) < pages:  # not one a channel
+      _refuse_pages(path, pages)
+    yield file
+
+
+def _tiff_orientation(file: tifffile.TiffFile) -> int:
+  value = file.pages.first.tags.valueof(ExifTags.Base.Orientation, 1)
+  return value if value in _TURNS else 1
 
 
 def _check_page_count(path: pathlib.Path, file: tifffile.TiffFile) -> None:
@@ -353,10 +512,11 @@ def _read_encoded(path: pathlib.Path) -> np.ndarray:
   with open_image(path, data) as header:
     channels = len(header.getbands())
     check_size(path, (header.height, header.width), channels, 2)
+    orientation = get_orientation(header)
     header.load()  # raises if truncated; OpenCV would return half the image
   image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
   if image is None:
     raise TypeError('of a kind that OpenCV cannot decode')
   if image.ndim == 3:
     image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-  return image
+  return turn_upright(image, orientation)

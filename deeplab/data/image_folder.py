@@ -5,10 +5,9 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import ImageOps
 
-from deeplab.data import image_files
 from deeplab.data import image_format
+from deeplab.data.formats import named_files
 from deeplab.data.preparation import raw_files
 
 
@@ -24,6 +23,8 @@ def is_image(path: pathlib.Path) -> bool:
 def list_images(folder: str | os.PathLike, flag: str) -> list[pathlib.Path]:
   """Lists the images of a folder and its subfolders, sorted by path.
 
+  Symbolic links are followed.
+
   Args:
     folder: the folder.
     flag: the flag that names it, for messages.
@@ -34,7 +35,7 @@ def list_images(folder: str | os.PathLike, flag: str) -> list[pathlib.Path]:
   root = pathlib.Path(folder)
   if not root.is_dir():
     raise ValueError(f'{flag}={folder}: there is no such folder')
-  paths = sorted(path for path in root.rglob('*') if is_image(path))
+  paths = [path for path in named_files.walk(root) if is_image(path)]
   if not paths:
     suffixes = ', '.join(image_format.IMAGE_AND_ARRAY_SUFFIXES)
     raise ValueError(f'{flag}={folder}: no image in this folder ({suffixes})')
@@ -58,8 +59,9 @@ def read_image(
 ) -> np.ndarray:
   """Reads an image file for a model.
 
-  For models of 8-bit RGB, gray, palette and transparent images are converted
-  and EXIF orientation is applied. Other images are read as they are stored.
+  EXIF orientation is applied, as in training. For models of 8-bit RGB, gray,
+  palette and transparent images are converted; other images keep their
+  channels.
 
   Args:
     path: the file.
@@ -75,9 +77,4 @@ def read_image(
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f'there is no image {path}')
-  if raw_files.is_read_as_array(path, image_spec):
-    return raw_files.read_pixels(path, image_spec)
-  _, image = raw_files.decode_image(path)
-  with image_files.explain_errors(path):
-    ImageOps.exif_transpose(image, in_place=True)
-  return image_files.to_rgb_array(image)
+  return raw_files.read_pixels(path, image_spec)

@@ -32,7 +32,7 @@ _READ_FIELDS = cli.ReadFields(
     *('optimizer.learning_rate', 'eval.batch_size', 'eval.every_epochs'),
     *('log_every_steps', 'checkpoint.every_steps', 'checkpoint.keep_latest'),
   ),
-  but=('data.threads', 'data.prefetch', 'data.cache', 'data.std'),
+  but=('data.threads', 'data.prefetch', 'data.cache'),
 )
 
 

@@ -91,6 +91,7 @@ def diagnose(
   crop = _largest_filled_crop(splits[train], config)
   suggestions = (
     *_suggest_num_classes(scans, info),
+    *_suggest_normalization(splits[train], config),
     *_suggest_balance(shares, config.loss, info),
     *_suggest_crop_size(crop, splits[train], config),
   )
@@ -134,6 +135,28 @@ def _suggest_num_classes(
   if info.ignore_label is not None and info.ignore_label < count:
     reason += f', with a config.data.ignore_label outside 0 to {count - 1}'
   yield f'--config.data.num_classes={count}', reason
+
+
+def _suggest_normalization(
+  train: scan.SplitStatistics, config: Any
+) -> Iterable[tuple[str, str]]:
+  """Suggests mean and std of the images where the config's are far off."""
+  if not findings.rate_normalization(train, config.data):
+    return
+  mean, std = (
+    '(' + ''.join(f'{value:.4g},' for value in values) + ')'
+    for values in (train.channel_mean, np.maximum(train.channel_std, 1e-3))
+  )
+  reason = 'mean and standard deviation of each channel of the training images'
+  if config.get('init_from'):
+    reason += (
+      f'; the weights of config.init_from={config.init_from} were trained on '
+      f'mean {tuple(config.data.mean)}, so scale the images if you can'
+    )
+  yield (
+    f'--config.data.mean="{mean}" --config.data.std="{std}"',
+    reason,
+  )
 
 
 def _suggest_balance(

@@ -11,7 +11,6 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from deeplab.data import dataset_info
@@ -20,7 +19,10 @@ from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data.builders import folder
 from deeplab.data.preparation import errors
+from deeplab.data.preparation import mask_files
+from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import records
 
 # (raw id, its color) of some ids of a palette mask.
 Palette = tuple[tuple[int, dataset_info.Color], ...]
@@ -66,16 +68,24 @@ class LoadedExample:
 
   Attributes:
     ref: the example's name.
-    image: uint8 or uint16 [H, W, C]; None if it could not be read.
+    image: uint8 or uint16 [H, W, C], upright; None if it could not be read.
     label: uint8 [h, w], train ids or IGNORE, 0 where `invalid`; None if it
       could not be read.
     invalid: bool [h, w], pixels whose raw value belongs to no class and is not
       ignored; None if there are none.
     label_counts: int64 [256], number of pixels by train id, IGNORE included,
       `invalid` ones left out; None if the label could not be read.
-    palette: ids and colors that a palette mask uses; () for other masks.
+    raw_ids: ids that a mask holds; () for a mask that is read by color, and for
+      one of more than 256 values.
+    by_color: the colors of the classes tell what the mask means; None if the
+      mask could not be read.
+    painted_on_stored: the mask has the size of the stored pixels of an image
+      that its orientation turns, and was turned with it.
+    palette: ids and colors that a palette mask uses; () for masks that are read
+      by color and for other masks.
     max_unknown_id: the largest raw id that belongs to no class and is less than
       255, so that it could be a class; -1 if there is none.
+    orientation: EXIF orientation of the image file, 1 (upright) to 8.
     issues: what is wrong with the example.
   """
 
@@ -84,8 +94,12 @@ class LoadedExample:
   label: np.ndarray | None = None
   invalid: np.ndarray | None = None
   label_counts: np.ndarray | None = None
+  raw_ids: tuple[int, ...] = ()
+  by_color: bool | None = None
+  painted_on_stored: bool = False
   palette: Palette = ()
   max_unknown_id: int = -1
+  orientation: int = 1
   issues: tuple[Issue, ...] = ()
 
 
@@ -104,21 +118,44 @@ def list_examples(
     (examples, issues): the examples as references to files, or the number of
     prepared examples; and issues such as missing or superfluous files.
   """
-  with errors.collect_errors() as texts:
+  with errors.collect_errors() as texts, errors.collect_notes() as notes:
     try:
       if dataset.info.name == 'folder':
         listed = folder.find_pairs_and_issues(dataset.config, split)
         if listed is not None:
           pairs, wrong = listed
           return [_ref_of_pair(split, pair) for pair in pairs], [
-            Issue('files', text, _ref_of_pair(split, pair) if pair else None)
-            for text, pair in wrong
+            *(
+              Issue('files', text, _ref_of_pair(split, pair) if pair else None)
+              for text, pair in wrong
+            ),
+            *(Issue('noted', text) for text in notes),
           ]
       count = dataset.num_examples(split)
+      if dataset.info.name == 'folder':
+        _note_orientations(folder.find_examples(dataset.config, split), split)
     except ValueError as error:
       count, texts = 0, texts or [str(error)]
   # A folder was searched twice, so its issues may be listed twice.
-  return count, [Issue('files', text) for text in dict.fromkeys(texts)]
+  return count, [
+    *(Issue('files', text) for text in dict.fromkeys(texts)),
+    *(Issue('noted', text) for text in notes),
+  ]
+
+
+def _note_orientations(
+  examples: Sequence[raw_examples.RawExample], split: str
+) -> None:
+  """Notes the images with an EXIF orientation, whose labels are drawn."""
+  turned = [
+    x.image for x in examples if image_files.read_orientation(x.image) != 1
+  ]
+  if turned:
+    errors.note(
+      f'{split}: {len(turned)} of {len(examples)} images have an EXIF '
+      f'orientation, such as {turned[0]}; they are turned upright, as the tool '
+      'showed them to the annotator'
+    )
 
 
 def _ref_of_pair(
@@ -171,163 +208,105 @@ def _load_files(
 ) -> LoadedExample:
   """Reads an image file and its mask."""
   issues = []
-  image = None
+  image, orientation = None, 1
   try:
     image = raw_files.read_pixels(pathlib.Path(ref.image), spec)
+    orientation = image_files.read_orientation(pathlib.Path(ref.image))
   except ValueError as error:
     issues.append(Issue('unreadable', str(error)))
-  file_format, colors = _read_header(ref.mask)
   try:
-    mask = raw_files.read_mask(pathlib.Path(ref.mask))
-  except ValueError as error:
-    kind = 'jpeg' if file_format == 'JPEG' else 'unreadable'
-    issues.append(Issue(kind, str(error)))
+    mask = mask_files.read_stored_mask(pathlib.Path(ref.mask))
+    found = mask_files.find_train_ids(mask, info)
+  except mask_files.LossyMaskError as error:
+    issues.append(Issue('lossy', str(error)))
     return LoadedExample(ref, image, issues=tuple(issues))
-  values, counts = _count_values(mask)
-  train_ids = _find_train_ids(values, info)
-  known = np.array([i is not None for i in train_ids])
-  table = np.array([i or 0 for i in train_ids], np.uint8)
+  except ValueError as error:
+    issues.append(Issue('unreadable', str(error)))
+    return LoadedExample(ref, image, issues=tuple(issues))
+  known = np.array([i is not None for i in found.train_ids])
+  table = np.array([i or 0 for i in found.train_ids], np.uint8)
+  raw = found.mask.values
+  if image is not None:
+    raw = records.turn_like_image(raw, pathlib.Path(ref.image), image.shape[:2])
+  label = mask_files.map_values(raw, found.values, table)
   invalid, max_unknown_id = None, -1
   if not known.all():
-    invalid = _map_values(mask, values, (~known).astype(np.uint8)) == 1
-    issues.append(
-      _unknown_values_issue(ref, values[~known], counts[~known], info)
-    )
-    if values.ndim == 1:
-      possible = values[~known & (values < dataset_info.IGNORE)]
+    unknown = (~known).astype(np.uint8)
+    invalid = mask_files.map_values(raw, found.values, unknown) == 1
+    issues.append(_unknown_values_issue(ref, found, info))
+    if not found.by_color:
+      possible = found.values[~known & (found.values < dataset_info.IGNORE)]
       max_unknown_id = int(possible.max(initial=-1))
-  if image is not None and mask.shape[:2] != image.shape[:2]:
+  if image is not None and label.shape != image.shape[:2]:
     height, width = image.shape[:2]
     issues.append(
       Issue(
         'mismatch',
-        f'{ref.mask}: mask of {mask.shape[1]}x{mask.shape[0]} pixels for an '
+        f'{ref.mask}: mask of {label.shape[1]}x{label.shape[0]} pixels for an '
         f'image of {width}x{height} ({ref.image})',
       )
     )
   return LoadedExample(
     ref,
     image,
-    label=_map_values(mask, values, table),
+    label,
     invalid=invalid,
-    label_counts=np.bincount(table[known], counts[known], 256).astype(np.int64),
-    palette=_used_colors(colors, values.tolist()) if colors else (),
+    label_counts=np.bincount(table[known], found.counts[known], 256).astype(
+      np.int64
+    ),
+    raw_ids=_raw_ids(found),
+    by_color=found.by_color,
+    painted_on_stored=mask.values.shape[:2] != label.shape,
+    palette=_used_colors(found),
     max_unknown_id=max_unknown_id,
+    orientation=orientation,
     issues=tuple(issues),
   )
 
 
-def _read_header(path: str) -> tuple[str | None, list[int] | None]:
-  """Returns a file's format and a palette image's palette [r, g, b, r, ...]."""
-  try:
-    with image_files.open_image(path) as image:
-      return image.format, image.getpalette() if image.mode == 'P' else None
-  except ValueError:
-    return None, None
+def _raw_ids(found: mask_files.MaskValues) -> tuple[int, ...]:
+  """Returns the ids of a mask that holds ids, at most 256, else ()."""
+  if found.by_color or len(found.values) > 256:
+    return ()
+  return tuple(found.values.tolist())
 
 
-def _used_colors(colors: list[int], ids: list[int]) -> Palette:
-  """Returns those colors of a palette [r, g, b, r, ...] that a mask uses."""
-  return tuple(
-    (i, (colors[3 * i], colors[3 * i + 1], colors[3 * i + 2]))
-    for i in ids
-    if 3 * i + 2 < len(colors)
-  )
-
-
-def _count_values(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a mask's distinct values, [n] ids or [n, 3] colors, and counts."""
-  if raw.dtype == np.uint8 and raw.ndim == 2:
-    counts = np.bincount(raw.ravel(), minlength=256)
-    values = np.flatnonzero(counts)
-    return values, counts[values]
-  values, counts = np.unique(_pack_values(raw), return_counts=True)
-  values = values.astype(np.int64)
-  if raw.ndim == 3:
-    values = values[:, None] >> np.array((16, 8, 0)) & 255
-  return values, counts
-
-
-def _pack_values(raw: np.ndarray) -> np.ndarray:
-  """Returns one number per pixel: its id, or its color as 0xRRGGBB.
-
-  They have no more bytes than they need: sorting them takes most of the time.
-  """
-  if raw.ndim == 2:
-    return raw
-  red, green, blue = (raw[..., i].astype(np.uint32) for i in range(3))
-  return red << 16 | green << 8 | blue
-
-
-def _map_values(
-  raw: np.ndarray, values: np.ndarray, table: np.ndarray
-) -> np.ndarray:
-  """Returns uint8 [h, w]: table[i] where the mask has values[i]."""
-  if raw.dtype == np.uint8 and raw.ndim == 2:
-    lookup = np.zeros(256, np.uint8)
-    lookup[values] = table
-    return cv2.LUT(raw, lookup)
-  codes = _pack_values(values[None])[0] if values.ndim == 2 else values
-  return table[np.searchsorted(codes, _pack_values(raw))]
-
-
-def _find_train_ids(
-  values: np.ndarray, info: dataset_info.DatasetInfo
-) -> list[int | None]:
-  """Returns the train id of each raw value; None for one of no class.
-
-  Args:
-    values: [n] ids or [n, 3] colors.
-    info: the ids and colors of the classes.
-  """
-  colored = values.ndim == 2
-  convert = (
-    raw_files.colors_to_train_ids if colored else dataset_info.raw_to_train_ids
-  )
-  values = values.astype(np.uint8) if colored else values
-  try:
-    return convert(values[None], info)[0].tolist()
-  except ValueError:
-    if len(values) == 1:
-      return [None]
-  return [
-    _find_train_ids(values[i : i + 1], info)[0] for i in range(len(values))
-  ]
+def _used_colors(found: mask_files.MaskValues) -> Palette:
+  """Returns the colors of the entries whose ids a palette mask uses."""
+  palette = found.mask.palette
+  if palette is None or found.by_color:
+    return ()
+  return tuple((i, tuple(palette[i].tolist())) for i in found.values.tolist())
 
 
 def _unknown_values_issue(
   ref: ExampleRef,
-  values: np.ndarray,
-  counts: np.ndarray,
+  found: mask_files.MaskValues,
   info: dataset_info.DatasetInfo,
 ) -> Issue:
   """Lists the values of a mask that belong to no class, most frequent first.
 
   Args:
     ref: the example.
-    values: these values, [n] ids or [n, 3] colors.
-    counts: int [n], number of pixels of each.
+    found: its values.
     info: the ids and colors of the classes.
   """
-  order = np.argsort(-counts, kind='stable')
+  unknown = [i for i, x in enumerate(found.train_ids) if x is None]
+  unknown.sort(key=lambda i: -found.counts[i])
   listed = ', '.join(
-    f'{tuple(value) if isinstance(value, list) else value} ({count} pixels)'
-    for value, count in zip(
-      values[order[:_MAX_NAMED_VALUES]].tolist(),
-      counts[order].tolist(),
-      strict=False,
-    )
+    f'{found.describe_value(i)} ({found.counts[i]} pixels)'
+    for i in unknown[:_MAX_NAMED_VALUES]
   )
-  more = len(values) - _MAX_NAMED_VALUES
+  more = len(unknown) - _MAX_NAMED_VALUES
   listed += f' and {more} more' if more > 0 else ''
-  if values.ndim == 2:
+  if found.by_color:
     colors = len(info.palette) + (info.ignore_color is not None)
-    return Issue(
-      'color',
-      f'{ref.mask}: color {listed}: not in the color map of {colors}',
-    )
+    text = f'{ref.mask}: color {listed}: not in the color map of {colors}'
+    if found.values.ndim == 1:
+      text += f'; {mask_files.CONTRADICTION_REMEDY}'
+    return Issue('color', text)
   return Issue(
     'value',
     f'{ref.mask}: value {listed}: neither one of the {info.num_classes} '
-    f'classes nor the ignore label ({info.ignore_label})',
+    f'classes nor {dataset_info.describe_ignored_ids(info)}',
   )

@@ -1,5 +1,6 @@
 """Finds what is wrong, or remarkable, about a data set."""
 
+import collections
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -37,15 +38,27 @@ KINDS: dict[str, tuple[str, str]] = {
     'Masks contain colors that belong to no class: correct the masks, or '
     'config.data.color_map.',
   ),
-  'jpeg': (
+  'lossy': (
     ERROR,
-    'Masks are JPEG files, whose compression changes ids: save them as PNG.',
+    'Masks are files whose compression changes ids, such as JPEG: save them as '
+    'PNG.',
   ),
   'palettes': (
     ERROR,
     'Palette masks give one id several colors, so the id may stand for '
     'several classes (the index is read, not the color): save all masks with '
     'one palette.',
+  ),
+  'turned_both': (
+    ERROR,
+    'Images have an EXIF orientation, and masks of them were painted on the '
+    'stored pixels, as the sizes of some tell: save the images upright, '
+    'without the tag, because the size does not tell it of the masks below.',
+  ),
+  'units': (
+    ERROR,
+    'config.data.mean and config.data.std are in other units than the images: '
+    'give those of the images.',
   ),
   'one_class': (
     ERROR,
@@ -92,6 +105,21 @@ KINDS: dict[str, tuple[str, str]] = {
     WARNING,
     'Some training crops would contain no labelled pixel, and teach nothing.',
   ),
+  'turned': (
+    WARNING,
+    'Images have an EXIF orientation and are turned upright. The size of their '
+    'masks does not tell whether they were painted upright, which is assumed: '
+    'look at them in the report (--output=report.html).',
+  ),
+  'units_off': (
+    WARNING,
+    'config.data.mean and config.data.std are far from those of the images.',
+  ),
+  'mixed': (
+    WARNING,
+    'Some masks are read by the colors of the classes, others by id: make sure '
+    'that both mean the same classes.',
+  ),
   'unlabelled': (WARNING, 'Masks have no labelled pixel.'),
   'absent': (WARNING, 'Some classes have no pixel in a split.'),
   'ignored': (WARNING, 'More than half of the pixels of a split are ignored.'),
@@ -103,6 +131,12 @@ KINDS: dict[str, tuple[str, str]] = {
   'padded': (
     WARNING,
     'Most images are smaller than the crop at every scale, and are padded.',
+  ),
+  'noted': (NOTE, 'Files are left out, or read otherwise than they say.'),
+  'upright': (
+    NOTE,
+    'Images have an EXIF orientation: they are turned upright, in training and '
+    'prediction alike.',
   ),
   'palette': (
     NOTE,
@@ -125,6 +159,10 @@ _UNANNOTATED_KINDS = (
 # alike differ. JPEG of low quality, half the size and another brightness change
 # up to 25 bits of a street scene; two scenes of a street differ in 70 or more.
 _MAX_HASH_DISTANCE = 24
+# Limits of the distance of the means, in `config.data.std`, and of the ratio of
+# the standard deviations: outside, values are wrong. Pictures of any subject
+# have means within 2 and ratios of 0.25 to 1.5.
+_UNIT_LIMITS = {ERROR: (20.0, 0.02, 20.0), WARNING: (2.5, 0.2, 3.0)}
 # The shares of crops without a labelled pixel from which a warning and an error
 # are reported.
 _EMPTY_WARNING_SHARE, _EMPTY_ERROR_SHARE = 0.01, 0.5
@@ -181,6 +219,8 @@ def collect_findings(
       scans, (*issues, *training_checks.find_issues(train, config, dataset))
     ),
     *_palette_findings(scans),
+    *_orientation_findings(scans),
+    *_unit_findings(train, config.data),
     *_label_findings(splits, info),
     *_class_findings(train, info),
     *_crop_findings(train, compose.compose_known_ops(config.data.augment)),
@@ -244,6 +284,16 @@ def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
   if clashes:
     texts, refs = zip(*clashes.values(), strict=True)
     yield Finding('palettes', texts, refs)
+  by_color = [s for s in scans if s.by_color]
+  by_id = [s for s in scans if s.by_color is False]
+  if by_color and by_id:
+    rarer = min(by_color, by_id, key=len)
+    count = f'{len(by_color)} masks by color, {len(by_id)} by id; the rarer:'
+    yield Finding(
+      'mixed',
+      (count, *(s.ref.mask for s in rarer)),
+      tuple((s.ref,) for s in rarer),
+    )
   with_palette = [s for s in scans if s.palette]
   if with_palette:
     names: Iterable[str] = ()
@@ -252,6 +302,83 @@ def _palette_findings(scans: Sequence[scan.ExampleScan]) -> Iterable[Finding]:
       names = (s.ref.mask for s in with_palette)
     count = f'{len(with_palette)} of {len(scans)} masks'
     yield Finding('palette', (count, *names))
+
+
+def _orientation_findings(
+  scans: Sequence[scan.ExampleScan],
+) -> Iterable[Finding]:
+  """Finds images with an EXIF orientation, and masks that may be turned."""
+  turned = [s for s in scans if s.orientation != 1]
+  if not turned:
+    return
+  counts = collections.Counter(s.orientation for s in turned)
+  yield Finding(
+    'upright',
+    (
+      f'{len(turned)} of {len(scans)} images',
+      *(f'orientation {i}: {n}' for i, n in sorted(counts.items())),
+    ),
+    tuple((s.ref,) for s in turned),
+  )
+  stored = [s for s in turned if s.painted_on_stored]
+  # The size tells where the tag exchanges height and width of a mask file.
+  unclear = [
+    s
+    for s in turned
+    if s.ref.mask and s.size and (s.orientation < 5 or s.size[0] == s.size[1])
+  ]
+  if unclear:
+    yield Finding(
+      'turned_both' if stored else 'turned',
+      tuple(f'{s.ref.mask} (orientation {s.orientation})' for s in unclear),
+      tuple((s.ref,) for s in unclear),
+    )
+
+
+def _unit_findings(train: scan.SplitStatistics, data: Any) -> Iterable[Finding]:
+  """Compares `config.data.mean` and `std` with those of the images."""
+  level = rate_normalization(train, data)
+  if level:
+    measured = format_statistics(train)
+    mean, std = (tuple(map(float, x)) for x in (data.mean, data.std))
+    yield Finding(
+      'units' if level == ERROR else 'units_off',
+      (
+        f'the training images have {measured}',
+        f'the config has mean {mean}, std {std}',
+      ),
+    )
+
+
+def rate_normalization(train: scan.SplitStatistics, data: Any) -> str:
+  """Returns ERROR or WARNING if mean and std do not fit the images, else ''.
+
+  ERROR stands for other units, such as images of 16 bits and values for 8.
+
+  Args:
+    train: statistics of the training split.
+    data: `config.data`; reads `mean` and `std`.
+  """
+  if len(train.channel_mean) != len(data.mean):
+    return ''
+  mean, std = np.asarray(data.mean, float), np.asarray(data.std, float)
+  distance = float(np.max(abs(train.channel_mean - mean) / std))
+  ratios = train.channel_std / std
+  ratios = ratios[ratios > 0]  # 0: blank images
+  least, most = float(ratios.min(initial=1)), float(ratios.max(initial=1))
+  for level, (max_distance, min_ratio, max_ratio) in _UNIT_LIMITS.items():
+    if distance > max_distance or least < min_ratio or most > max_ratio:
+      return level
+  return ''
+
+
+def format_statistics(train: scan.SplitStatistics) -> str:
+  """Returns 'mean (...), std (...)' of the images, of four digits."""
+  mean, std = (
+    ', '.join(f'{value:.4g}' for value in values)
+    for values in (train.channel_mean, train.channel_std)
+  )
+  return f'mean ({mean}), std ({std})'
 
 
 def _label_findings(

@@ -179,7 +179,10 @@ def _render_table(rows: Iterable[Sequence[str]]) -> str:
 
 def _render_splits(result: diagnosis.Diagnosis) -> str:
   rows = [
-    ('split', 'pairs', 'sizes', 'ignored pixels', 'crops without a label')
+    (
+      *('split', 'pairs', 'sizes', 'values of each channel'),
+      *('ignored pixels', 'crops without a label'),
+    )
   ]
   for name, split in result.splits.items():
     # Only training takes crops.
@@ -189,6 +192,7 @@ def _render_splits(result: diagnosis.Diagnosis) -> str:
         html.escape(name),
         str(len(split.scans)),
         f'<span class="sizes">{summary.format_size_range(split.sizes)}</span>',
+        findings.format_statistics(split),
         summary.format_share(split.ignored_share),
         summary.format_share(split.empty_crop_share) if cropped else '',
       )

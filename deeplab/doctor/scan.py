@@ -45,9 +45,15 @@ class ExampleScan:
     ref: the example's name.
     issues: what is wrong with it.
     size: (H, W) of the image; None if it could not be read.
+    channel_mean: float64 [C], mean of each channel; None likewise.
+    channel_std: float64 [C], standard deviation of each channel; None likewise.
+    orientation: EXIF orientation of the image file, 1 (upright) to 8.
     label_counts: int64 [256], number of pixels by train id, IGNORE included;
       None if the mask could not be read.
-    palette: ids and colors that a palette mask uses; () for other masks.
+    raw_ids: ids that a mask holds; () for a mask that is read by color.
+    by_color: the mask is read by color; None if it could not be read.
+    painted_on_stored: the mask was turned with the stored pixels of its image.
+    palette: ids and colors that a palette mask of ids uses; () for others.
     max_unknown_id: the largest raw id that belongs to no class and is less than
       255, so that it could be a class; -1 if there is none.
     empty_crop_share: share of the possible training crops, 0..1, that hold no
@@ -61,7 +67,13 @@ class ExampleScan:
   ref: example_loader.ExampleRef
   issues: tuple[example_loader.Issue, ...] = ()
   size: tuple[int, int] | None = None
+  channel_mean: np.ndarray | None = None
+  channel_std: np.ndarray | None = None
+  orientation: int = 1
   label_counts: np.ndarray | None = None
+  raw_ids: tuple[int, ...] = ()
+  by_color: bool | None = None
+  painted_on_stored: bool = False
   palette: example_loader.Palette = ()
   max_unknown_id: int = -1
   empty_crop_share: float = 0.0
@@ -156,6 +168,21 @@ def compute_perceptual_hash(image: np.ndarray) -> bytes:
   return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
 
 
+def compute_channel_statistics(
+  image: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns mean and standard deviation of each channel, float64 [C] each.
+
+  Args:
+    image: [H, W, C].
+  """
+  if image.shape[2] > 4:  # OpenCV takes four
+    pixels = image.reshape(-1, image.shape[2])
+    return pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
+  mean, std = cv2.meanStdDev(np.ascontiguousarray(image))
+  return mean[:, 0], std[:, 0]
+
+
 def scan_example(
   example: example_loader.LoadedExample, ops: compose.Compose
 ) -> ExampleScan:
@@ -169,16 +196,23 @@ def scan_example(
   result = ExampleScan(
     example.ref,
     example.issues,
+    orientation=example.orientation,
     label_counts=example.label_counts,
+    raw_ids=example.raw_ids,
+    by_color=example.by_color,
+    painted_on_stored=example.painted_on_stored,
     palette=example.palette,
     max_unknown_id=example.max_unknown_id,
   )
   if image is not None:
     digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(image).data)
+    mean, std = compute_channel_statistics(image)
     result = dataclasses.replace(
       result,
       size=image.shape[:2],
+      channel_mean=mean,
+      channel_std=std,
       digest=digest.digest(),
       perceptual_hash=compute_perceptual_hash(image),
     )
@@ -197,6 +231,9 @@ class SplitStatistics:
     scans: scans of its examples.
     label_counts: int64 [256], number of pixels by train id, IGNORE included.
     sizes: int [n, 2], (H, W) of the images that could be read.
+    channel_mean: float64 [C], mean of each channel over all pixels; [0] if no
+      image could be read.
+    channel_std: float64 [C], standard deviation of each channel.
     empty_crop_share: mean over the examples of the share of possible crops,
       0..1, that hold no labelled pixel.
   """
@@ -204,6 +241,8 @@ class SplitStatistics:
   scans: tuple[ExampleScan, ...]
   label_counts: np.ndarray
   sizes: np.ndarray
+  channel_mean: np.ndarray
+  channel_std: np.ndarray
   empty_crop_share: float
 
   @property
@@ -245,12 +284,34 @@ def summarize_split(scans: Sequence[ExampleScan]) -> SplitStatistics:
   for s in scans:
     if s.label_counts is not None:
       pixels += s.label_counts
+  mean, std = _pool_channel_statistics(scans)
   return SplitStatistics(
     tuple(scans),
     pixels,
     np.array([s.size for s in scans if s.size], int).reshape(-1, 2),
+    mean,
+    std,
     float(np.mean([s.empty_crop_share for s in scans])) if scans else 0.0,
   )
+
+
+def _pool_channel_statistics(
+  scans: Sequence[ExampleScan],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns mean and standard deviation of each channel over all pixels."""
+  seen = [
+    (s.size[0] * s.size[1], s.channel_mean, s.channel_std)
+    for s in scans
+    if s.size and s.channel_mean is not None and s.channel_std is not None
+  ]
+  if not seen:
+    return np.zeros(0), np.zeros(0)
+  counts, means, stds = (
+    np.array(column, float) for column in zip(*seen, strict=True)
+  )
+  shares = (counts / counts.sum())[:, None]
+  mean = (shares * means).sum(0)
+  return mean, np.sqrt((shares * (stds**2 + (means - mean) ** 2)).sum(0))
 
 
 def _scan_files(

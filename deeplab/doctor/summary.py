@@ -75,6 +75,8 @@ def format_summary(result: diagnosis.Diagnosis) -> str:
       f'{name}: {pairs}, {format_size_range(split.sizes)}; pixels ignored: '
       f'{share}'
     )
+    if len(split.channel_mean):
+      lines.append(f'  images: {findings.format_statistics(split)}')
   rows = [('class', *result.splits, 'weight'), *make_class_rows(result)]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines.append('')

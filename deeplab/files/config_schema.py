@@ -89,6 +89,8 @@ FIELDS: Mapping[str, json_files.Schema] = {
   'data.color_map': json_files.array(
     json_files.array(json_files.integer(0, 255), 3)
   ),
+  'data.images': _TEXT,
+  'data.labels': _TEXT,
   'data.pool': _TEXT,
   'data.pool_share': _SHARE,
   'data.pool_seed': _COUNT,
@@ -232,7 +234,8 @@ _OF_FOLDERS = (
 )
 _OF_DATA_SETS = (
   *_OF_FOLDERS,
-  *('data.pool', 'data.pool_share', 'data.pool_seed', 'data.depth'),
+  *('data.images', 'data.labels', 'data.depth'),
+  *('data.pool', 'data.pool_share', 'data.pool_seed'),
 )
 
 

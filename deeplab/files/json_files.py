@@ -13,6 +13,8 @@ from typing import Any
 
 import fastjsonschema
 
+from deeplab.files import text_files
+
 Schema = Mapping[str, Any]
 Validate = Callable[[Any], Any]
 
@@ -111,10 +113,39 @@ def read_json(path: str | os.PathLike, remedy: str = 'restore it') -> Any:
   """
   with open(path, 'rb') as f:
     content = f.read()
+  return _parse_json(path, content, remedy, _refuse_constant)
+
+
+def read_user_json(path: str | os.PathLike) -> Any:
+  """Reads a JSON file of another program, in any encoding of `text_files`.
+
+  Many write NaN and infinities, which pass.
+
+  Raises:
+    ValueError: the file cannot be read, is not JSON, or nests too deeply.
+  """
   try:
-    return json.loads(content.decode(), parse_constant=_refuse_constant)
+    with open(path, 'rb') as f:
+      content = f.read()
+  except OSError as error:
+    raise ValueError(f'{path}: cannot be read ({error.strerror})') from error
+  return _parse_json(path, content, 'correct or replace it', float)
+
+
+def _parse_json(
+  path: str | os.PathLike,
+  content: bytes,
+  remedy: str,
+  parse_constant: Callable[[str], Any],
+) -> Any:
+  """Parses the content of a file; its name and the remedy are for messages."""
+  try:
+    text = text_files.decode_text(content)
+    return json.loads(text, parse_constant=parse_constant)
   except (ValueError, RecursionError) as error:
     reason = str(error) if content else 'it is empty'
+    if isinstance(error, RecursionError):
+      reason = 'it is nested too deeply'
     raise ValueError(
       f'{os.fspath(path)} is damaged, it is not valid JSON ({reason}): {remedy}'
     ) from None

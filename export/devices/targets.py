@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from deeplab.data import text_files
+from deeplab.files import json_files
 
 TARGETS_FOLDER = pathlib.Path(__file__).parent / 'targets'
 ARGMAX_TYPES = ('int32', 'uint8')
@@ -147,7 +147,7 @@ def read_targets(path: pathlib.Path) -> list[Target]:
     ValueError: the file is not JSON, lacks a field or the source of one, or has
       a field of another type.
   """
-  fields = text_files.read_json(path)
+  fields = json_files.read_user_json(path)
   try:
     sizes = fields.pop('sizes', {path.stem.replace('_', '-'): {}})
     return [

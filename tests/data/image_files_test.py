@@ -10,8 +10,12 @@ from PIL import Image
 import pytest
 import tifffile
 
+from deeplab.data import decoding
 from deeplab.data import image_files
+from deeplab.data import image_folder
 from deeplab.data import image_format
+from deeplab.data.preparation import mask_files
+from deeplab.data.preparation import raw_files
 
 BANDS = np.random.default_rng(0).integers(0, 65536, (9, 7, 8), np.uint16)
 
@@ -324,3 +328,120 @@ def test_sides_that_no_record_can_have_fail(size):
     image_files.ImageFileError, match=r'x\.png: .* has a side of more than'
   ):
     image_files.check_size('x.png', size)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize(
+  ('suffix', 'options'),
+  [
+    ('jpg', {'quality': 100, 'subsampling': 0}),
+    ('png', {}),
+    ('webp', {'lossless': True}),
+    ('tif', {}),
+    ('tif', {'compression': 'tiff_lzw'}),
+    ('avif', {'quality': 100, 'subsampling': '4:4:4'}),
+  ],
+)
+@pytest.mark.parametrize('size', [(4, 6), (5, 5)])
+def test_every_orientation_is_applied(
+  tmp_path, suffix, options, orientation, size
+):
+  """Training, the doctor, prediction and headers, against a table of pixels."""
+  corner = np.zeros((*size, 3), np.uint8)
+  corner[:2, :3] = 250  # the upper left part of the stored pixels
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  path = tmp_path / f'image.{suffix}'
+  Image.fromarray(corner).save(path, exif=exif, **options)
+  upright = size if orientation < 5 else size[::-1]
+  part = (2, 3) if orientation < 5 else (3, 2)
+  expected = np.zeros(upright, bool)
+  # Where that part is seen: EXIF 2.32, tag 274.
+  (top, left), (bottom, right) = zip(
+    *((slice(0, n), slice(-n, None)) for n in part), strict=True
+  )
+  rows = top if orientation in (1, 2, 5, 6) else bottom
+  columns = left if orientation in (1, 4, 5, 8) else right
+  expected[rows, columns] = True
+  data, got_size = raw_files.read_encoded_image(path)
+  assert got_size == upright
+  for pixels in (
+    raw_files.read_pixels(path),
+    image_folder.read_image(path, image_format.RGB),
+    decoding.decode_image(data),
+    image_files.read_array(path, image_format.RGB),
+  ):
+    assert pixels.shape == (*upright, 3)
+    np.testing.assert_array_equal(pixels[..., 1] > 125, expected)
+  assert image_files.read_orientation(path) == orientation
+  stored, stored_size = raw_files.read_encoded_image(path, upright=False)
+  if suffix != 'tif':  # which PIL turns
+    assert stored_size == size
+    assert (decoding.decode_image(stored)[..., 1] > 125)[:2, :3].all()
+
+
+@pytest.mark.parametrize('tag', [0, 9, 70])
+def test_impossible_orientations_count_as_none(tmp_path, tag):
+  exif = Image.Exif()
+  exif[0x0112] = tag
+  path = tmp_path / 'image.jpg'
+  Image.new('RGB', (3, 2)).save(path, exif=exif)
+  assert image_files.read_orientation(path) == 1
+  assert raw_files.read_encoded_image(path)[0] == path.read_bytes()
+
+
+def test_a_damaged_tag_counts_as_none(tmp_path):
+  path = tmp_path / 'image.jpg'
+  Image.new('RGB', (3, 2)).save(path, exif=b'Exif\0\0nonsense')
+  assert image_files.read_orientation(path) == 1
+  assert raw_files.read_pixels(path).shape == (2, 3, 3)
+
+
+def frames(count=2):
+  return [Image.new('RGB', (6, 4), (80 * i, 0, 0)) for i in range(count)]
+
+
+@pytest.mark.parametrize('suffix', ['tif', 'gif', 'webp', 'png', 'avif'])
+def test_images_of_pages_are_refused(tmp_path, suffix):
+  path = tmp_path / f'image.{suffix}'
+  first, *rest = frames()
+  first.save(path, save_all=True, append_images=rest)
+  message = rf'image\.{suffix}: 2 pages \(or frames\), of which only one can'
+  for read in (
+    *(raw_files.read_pixels, raw_files.read_encoded_image),
+    *(mask_files.read_mask, image_files.read_orientation),
+    lambda path: image_files.read_array(path, image_format.RGB),
+    lambda path: image_folder.read_image(path, image_format.RGB),
+  ):
+    with pytest.raises(ValueError, match=message):
+      read(path)
+  first.save(path)
+  assert raw_files.read_pixels(path).shape == (4, 6, 3)
+
+
+def test_smaller_copies_and_masks_of_a_tiff_are_no_pages(tmp_path):
+  """Overviews and the mask of valid pixels of a GeoTIFF."""
+  path = tmp_path / 'image.tif'
+  image = np.zeros((32, 48, 3), np.uint8)
+  with tifffile.TiffWriter(path) as file:
+    file.write(image, photometric='rgb')
+    file.write(image[::2, ::2], photometric='rgb', subfiletype=1)
+    file.write(image[..., 0] > 0, subfiletype=4)
+  assert raw_files.read_pixels(path).shape == (32, 48, 3)
+  assert image_files.read_array(path, image_format.RGB).shape == (32, 48, 3)
+
+
+def test_pages_of_16_bits_are_refused(tmp_path):
+  path = tmp_path / 'image.tif'
+  pages = np.zeros((2, 4, 6, 3), np.uint16)
+  tifffile.imwrite(path, pages, photometric='rgb')
+  with pytest.raises(ValueError, match=r'image\.tif: 2 pages'):
+    image_files.read_array(path, image_format.ImageSpec(3, 16))
+
+
+def test_the_second_picture_of_a_photograph_is_no_page(tmp_path):
+  """Phones add a map of depth or brightness to a JPEG (MPO)."""
+  path = tmp_path / 'image.jpg'
+  first, *rest = frames()
+  first.save(path, 'MPO', save_all=True, append_images=rest)
+  assert raw_files.read_pixels(path).shape == (4, 6, 3)

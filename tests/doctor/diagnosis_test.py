@@ -262,3 +262,95 @@ def test_crops_of_the_recipes_fit_a_photograph(page):
   config.data.augment.ops = ('random_crop',)
   (finding,) = diagnosis.diagnose(small, (), config, dataset).findings
   assert finding.kind == 'padded'
+
+
+def with_statistics(config, mean, std):
+  """The findings of training images of these values, and the suggestions."""
+  scan_ = dataclasses.replace(
+    GOOD, channel_mean=np.array(mean, float), channel_std=np.array(std, float)
+  )
+  result = diagnose(config, scan_)
+  flags = [flag for flag, _ in result.suggestions if 'data.mean' in flag]
+  return {f.kind: f.details for f in result.findings}, flags
+
+
+@pytest.mark.parametrize(
+  ('mean', 'std', 'kind'),
+  [
+    # Pictures for values of 8-bit pictures: CamVid, X-rays, blank ones.
+    ((105, 110, 112), (75, 77, 78), ''),
+    ((40, 40, 40), (30, 30, 30), ''),
+    ((0, 0, 0), (0, 0, 0), ''),
+    # Far off: 10 bits in 16, and one channel of little contrast.
+    ((500, 510, 495), (200, 200, 200), 'units_off'),
+    ((120, 120, 120), (57, 57, 5), 'units_off'),
+    # Other units: 16 bits, 12 bits, and values in 0..1.
+    ((30000, 30000, 30000), (12000, 12000, 12000), 'units'),
+    ((2000, 2000, 2000), (800, 800, 800), 'units'),
+    ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 'units'),
+  ],
+)
+def test_mean_and_std_are_compared_with_the_images(config, mean, std, kind):
+  found, flags = with_statistics(config, mean, std)
+  kinds = {'units', 'units_off'} & found.keys()
+  assert kinds == ({kind} if kind else set())
+  assert bool(flags) == bool(kind)
+
+
+def test_the_flags_of_mean_and_std(config):
+  found, flags = with_statistics(config, (16412.7, 9, 3), (8391.2, 2, 1))
+  assert found['units'] == (
+    'the training images have mean (1.641e+04, 9, 3), std (8391, 2, 1)',
+    'the config has mean (123.675, 116.28, 103.53), std (58.395, 57.12, '
+    '57.375)',
+  )
+  assert flags == [
+    '--config.data.mean="(1.641e+04,9,3,)" --config.data.std="(8391,2,1,)"'
+  ]
+
+
+def test_statistics_are_pooled_over_images_of_any_size():
+  rng = np.random.default_rng(0)
+  for channels, dtype in ((3, np.uint8), (1, np.uint16), (5, np.uint16)):
+    images = [
+      rng.integers(0, 60 * (i + 1), (h, w, channels)).astype(dtype)
+      for i, (h, w) in enumerate([(3, 5), (7, 2), (11, 13)])
+    ]
+    scans = []
+    for image in images:
+      mean, std = scan.compute_channel_statistics(image)
+      scans.append(
+        scan.ExampleScan(
+          example_loader.ExampleRef('train', 'a'),
+          size=image.shape[:2],
+          channel_mean=mean,
+          channel_std=std,
+        )
+      )
+    got = scan.summarize_split(scans)
+    pixels = np.concatenate([x.reshape(-1, channels) for x in images]) * 1.0
+    np.testing.assert_allclose(got.channel_mean, pixels.mean(0))
+    np.testing.assert_allclose(got.channel_std, pixels.std(0))
+
+
+def test_orientations_are_counted_and_unclear_masks_named(config):
+  turned = [
+    dataclasses.replace(
+      GOOD, ref=GOOD.ref._replace(mask=f'm{i}.png'), orientation=i
+    )
+    for i in (1, 3, 6)
+  ]
+  found = {f.kind: f.details for f in diagnose(config, *turned).findings}
+  assert found['upright'] == (
+    *('4 of 6 images', 'orientation 3: 2', 'orientation 6: 2'),
+  )
+  # The images are squares, so that no size tells.
+  assert found['turned'] == (
+    *('m3.png (orientation 3)', 'm3.png (orientation 3)'),
+    *('m6.png (orientation 6)', 'm6.png (orientation 6)'),
+  )
+  turned[2] = dataclasses.replace(
+    turned[2], size=(40, 60), painted_on_stored=True
+  )
+  found = {f.kind: f.level for f in diagnose(config, *turned).findings}
+  assert found['turned_both'] == 'error'

@@ -29,8 +29,8 @@ from deeplab.data.formats import coco_annotations
 from deeplab.data.formats import fields
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_examples
-from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
 _REMEDY = (
@@ -151,7 +151,7 @@ def _read_category_ids(
   path: pathlib.Path, segments: dict[int, int], size: tuple[int, int]
 ) -> np.ndarray:
   """Reads a PNG of segments as category ids, [H, W] int64; 0 is no segment."""
-  colors = raw_files.read_mask(path)
+  colors = mask_files.read_mask(path)
   if colors.ndim != 3:
     raise ValueError(
       f'{path}: panoptic PNG files must be RGB; replace the file'

@@ -6,8 +6,19 @@ A split is the first of these that exists below ROOT, `config.data.root`:
   relative to ROOT, separated by a tab if names have spaces;
 - a COCO JSON file, a CVAT XML file, or an export in the layout of Pascal VOC
   (see the modules in `deeplab/data/formats`);
-- folders SPLIT/images and SPLIT/labels, whose files are paired by stem, or one
-  folder SPLIT with images and labelme's JSON files beside them.
+- folders SPLIT/images and SPLIT/labels (or images/SPLIT and masks/SPLIT, and
+  other names in common use), whose files are paired by their paths without
+  suffix, subfolders included; masks may be called NAME_mask.png;
+- one folder SPLIT with labelme's JSON files or masks NAME_mask.png beside the
+  images.
+
+`config.data.images` and `config.data.labels` name two folders of any name below
+ROOT. If both have subfolders of the splits' names, these are taken; otherwise
+the pairs are a pool that is split here, as below.
+
+Images are turned upright by their EXIF orientation, as annotation tools show
+them (`records.turn_like_image` on masks that were painted on stored pixels).
+Each file holds one image, and one annotation of one image or of many.
 
 Formats that name their classes are mapped to train ids by the names in
 `config.data.class_names` or ROOT/classes.txt (see `formats/class_table.py`).
@@ -44,8 +55,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab.data import dataset_info
+from deeplab.data import image_files
 from deeplab.data import image_format
-from deeplab.data import text_files
 from deeplab.data.formats import class_table
 from deeplab.data.formats import coco_json
 from deeplab.data.formats import cvat
@@ -54,8 +65,10 @@ from deeplab.data.formats import labelme
 from deeplab.data.formats import voc_export
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
+from deeplab.files import text_files
 
 # Formats whose annotation files hold many images, in the order in which they
 # are tried. Each module has `find_examples(base, split, classes)`, which
@@ -121,33 +134,76 @@ def make_builder(data: Any, split: str) -> Folder:
   examples = find_examples(data, split)
   classes = class_table.load_class_table(data)
   spec = image_format.image_spec(data)
-  files = [path for x in examples for path in (x.image, x.annotation)]
-  name = fingerprint.hash_files(
-    split, dict.fromkeys(files), describe_settings(classes, spec)
+  files = dict.fromkeys(
+    path for x in examples for path in (x.image, x.annotation)
   )
-  return Folder(
-    data_dir=data.data_dir or None,
-    file_format='array_record',
-    config=FolderConfig(
-      name=name,
-      split=split,
-      info=classes.mask_info,
-      examples=examples,
-      image_spec=spec,
-    ),
-  )
+
+  def builder_for(settings: str) -> Folder:
+    return Folder(
+      data_dir=data.data_dir or None,
+      file_format='array_record',
+      config=FolderConfig(
+        name=fingerprint.hash_files(split, files, settings),
+        split=split,
+        info=classes.mask_info,
+        examples=examples,
+        image_spec=spec,
+      ),
+    )
+
+  builder = builder_for(describe_settings(classes, spec))
+  if not builder.data_path.exists():
+    earlier = builder_for(describe_earlier_settings(classes, spec))
+    colored = classes.mask_info.has_user_colors
+    if earlier.data_path.exists() and not any(
+      _is_read_anew(example, colored) for example in examples
+    ):
+      return earlier
+  return builder
 
 
 def describe_settings(
   classes: class_table.ClassTable, spec: image_format.ImageSpec
 ) -> str:
-  """Returns the settings that a folder's fingerprint covers, as text.
+  """Returns the settings that a folder's fingerprint covers, as text."""
+  colors = classes.mask_info.has_user_colors
+  earlier = describe_earlier_settings(classes, spec)
+  return f'({earlier}, upright, {colors=})'
 
-  `Pixels` is a former name of `ImageSpec`. It stays, because another text would
-  prepare every folder again.
+
+def describe_earlier_settings(
+  classes: class_table.ClassTable, spec: image_format.ImageSpec
+) -> str:
+  """Returns the settings as versions wrote them that read stored pixels.
+
+  Their data is still used if none of its files is read in another way today, so
+  that large folders are not prepared again for nothing. `Pixels` is a former
+  name of `ImageSpec`.
   """
   pixels = f'Pixels(channels={spec.channels}, depth={spec.depth})'
   return f'({classes.mask_info!r}, {classes.ids!r}, {pixels})'
+
+
+def _is_read_anew(example: raw_examples.RawExample, colored: bool) -> bool:
+  """Returns True for files that earlier versions read in another way.
+
+  They ignored orientations and further pages, and the colors of the classes in
+  masks of one channel.
+
+  Args:
+    example: the files; their headers are read.
+    colored: the user gave colors of the classes.
+  """
+  try:
+    if image_files.read_orientation(example.image) != 1:
+      return True
+    if example.annotation.suffix.lower() in dataset_info.IMAGE_SUFFIXES:
+      with image_files.open_image(example.annotation) as mask:
+        upright = image_files.get_orientation(mask) == 1
+        return not upright or (colored and mask.mode in ('1', 'L', 'P'))
+  except ValueError:
+    return True
+  return False
 
 
 def find_examples(data: Any, split: str) -> tuple[raw_examples.RawExample, ...]:
@@ -165,12 +221,14 @@ def find_examples(data: Any, split: str) -> tuple[raw_examples.RawExample, ...]:
   """
   base = _resolve_root(data, split)
   classes = class_table.load_class_table(data)
-  examples = _find_all_examples(base, data.pool or split, classes)
-  if data.pool:
+  pool = _pool_of(base, data, split)
+  examples = _find_all_examples(base, pool or split, classes, data)
+  if pool:
     examples = _select_from_pool(base, examples, data, split)
   if not examples:
     raise ValueError(_empty_split_message(base, split))
-  return tuple(sorted(examples, key=lambda x: (x.image, x.annotation)))
+  upright = (dataclasses.replace(x, upright=True) for x in examples)
+  return tuple(sorted(upright, key=lambda x: (x.image, x.annotation)))
 
 
 def find_pairs_and_issues(
@@ -192,13 +250,13 @@ def find_pairs_and_issues(
       damaged, or the pool has no such split.
   """
   base, classes = _resolve_root(data, split), class_table.load_class_table(data)
-  name = data.pool or split
-  if _find_in_annotation_files(base, name, classes) is not None:
+  pool = _pool_of(base, data, split)
+  if _find_in_annotation_files(base, pool or split, classes, data) is not None:
     return None
-  pairs, issues = file_pairs.find_pairs(base, name)
+  pairs, issues = _find_pairs(base, pool or split, data)
   if any(path.suffix.lower() == '.json' for _, path in pairs):
     return None
-  if data.pool:
+  if pool:
     with errors.collect_errors() as messages:
       examples = [
         raw_examples.RawExample(*pair, classes.mask_info) for pair in pairs
@@ -253,10 +311,57 @@ def _empty_split_message(base: pathlib.Path, split: str) -> str:
   )
 
 
+def _named_folders(
+  base: pathlib.Path, data: Any
+) -> tuple[pathlib.Path, pathlib.Path] | None:
+  """Returns `config.data.images` and `config.data.labels`, None without them.
+
+  Raises:
+    ValueError: one of the two is not given, or no folder.
+  """
+  names = data.get('images', ''), data.get('labels', '')
+  if not any(names):
+    return None
+  for field, name in zip(('images', 'labels'), names, strict=True):
+    if not name or not (base / name).is_dir():
+      raise ValueError(
+        f'config.data.{field}={name!r} is not a folder in {base}: give both '
+        '--config.data.images and --config.data.labels'
+      )
+  return base / names[0], base / names[1]
+
+
+def _pool_of(base: pathlib.Path, data: Any, split: str) -> str:
+  """Returns the name of the pool that is split here; '' without a pool.
+
+  Two folders of images and of annotations are one, unless both have a folder
+  for each split.
+  """
+  folders = _named_folders(base, data)
+  if data.pool or folders is None:
+    return data.pool
+  return '' if all((x / split).is_dir() for x in folders) else data.images
+
+
+def _find_pairs(
+  base: pathlib.Path, split: str, data: Any
+) -> tuple[tuple[file_pairs.Pair, ...], list[file_pairs.PairIssue]]:
+  """Returns the pairs of a split or pool, and the issues among them."""
+  folders = _named_folders(base, data)
+  if folders is None:
+    return file_pairs.find_pairs(base, split)
+  images, labels = folders
+  if (images / split).is_dir() and (labels / split).is_dir():
+    return file_pairs.find_pairs(base, split, (images / split, labels / split))
+  return file_pairs.find_pairs(base, split, (images, labels))
+
+
 def _find_in_annotation_files(
-  base: pathlib.Path, split: str, classes: class_table.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable, data: Any
 ) -> list[raw_examples.RawExample] | None:
   """Returns the examples of an annotation file of many images, if any."""
+  if _named_folders(base, data) is not None:
+    return None
   if not (base / f'{split}.txt').is_file():
     for module in _FORMATS:
       examples = module.find_examples(base, split, classes)
@@ -266,20 +371,26 @@ def _find_in_annotation_files(
 
 
 def _find_all_examples(
-  base: pathlib.Path, split: str, classes: class_table.ClassTable
+  base: pathlib.Path, split: str, classes: class_table.ClassTable, data: Any
 ) -> list[raw_examples.RawExample]:
   """Returns all examples of a split or pool, whatever their format."""
-  examples = _find_in_annotation_files(base, split, classes)
+  examples = _find_in_annotation_files(base, split, classes, data)
   if examples is not None:
     return examples
-  pairs, issues = file_pairs.find_pairs(base, split)
+  pairs, issues = _find_pairs(base, split, data)
   for issue in issues:
     errors.raise_or_collect(ValueError(issue.text))
   read_labelme = functools.partial(labelme.read_label, classes=classes)
+  read_mask = functools.partial(
+    mask_files.read_train_ids, info=classes.mask_info
+  )
   return [
-    raw_examples.RawExample(image, path, classes.drawn_info, read_labelme)
-    if path.suffix.lower() == '.json'
-    else raw_examples.RawExample(image, path, classes.mask_info)
+    raw_examples.RawExample(
+      image,
+      path,
+      classes.drawn_info,
+      read_labelme if path.suffix.lower() == '.json' else read_mask,
+    )
     for image, path in pairs
   ]
 
@@ -291,6 +402,7 @@ def _select_from_pool(
   split: str,
 ) -> list[raw_examples.RawExample]:
   """Returns the examples of the pool that belong to a split."""
+  pool = _pool_of(base, data, split)
   listing = base / f'{split}.txt'
   if listing.is_file():
     lines = text_files.read_text(listing).splitlines()
@@ -307,13 +419,13 @@ def _select_from_pool(
           errors.raise_or_collect(error)
     for name in sorted(listed - selected.keys()):
       error = ValueError(
-        f'{listing}: {name!r} is not an image of the pool {data.pool!r}'
+        f'{listing}: {name!r} is not an image of the pool {pool!r}'
       )
       errors.raise_or_collect(error)
     return list(selected.values())
   if split not in (data.train_split, data.eval_split):
     raise ValueError(
-      f'{listing}: no such list; without lists the pool {data.pool!r} has the '
+      f'{listing}: no such list; without lists the pool {pool!r} has the '
       f'splits {data.train_split!r} and {data.eval_split!r}'
     )
   return [

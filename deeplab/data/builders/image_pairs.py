@@ -23,7 +23,7 @@ from deeplab.data import dataset_info
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
-from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import records
 
 Pair = tuple[pathlib.Path, pathlib.Path]
@@ -86,7 +86,7 @@ class ImagePairBuilder(tfds.core.GeneratorBasedBuilder):
 
   def read_mask(self, path: pathlib.Path) -> np.ndarray:
     """Reads a mask as raw ids [H, W] or colors [H, W, 3] uint8."""
-    return raw_files.read_mask(path)
+    return mask_files.read_mask(path)
 
 
 def make_builder(

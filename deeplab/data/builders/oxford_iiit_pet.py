@@ -17,7 +17,6 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from deeplab.data import catalog
-from deeplab.data import text_files
 from deeplab.data.builders import image_pairs
 from deeplab.data.formats import fields
 from deeplab.data.preparation import downloads
@@ -25,6 +24,7 @@ from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
 from deeplab.data.preparation import raw_examples
 from deeplab.data.preparation import records
+from deeplab.files import text_files
 
 URL = 'https://thor.robots.ox.ac.uk/~vgg/data/pets'
 URLS = (f'{URL}/images.tar.gz', f'{URL}/annotations.tar.gz')

@@ -25,7 +25,7 @@ from deeplab.data import catalog
 from deeplab.data.builders import image_pairs
 from deeplab.data.formats import fields
 from deeplab.data.formats import matlab
-from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import mask_files
 
 URLS = (
   'http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar',
@@ -43,7 +43,7 @@ class PascalContext(image_pairs.ImagePairBuilder):
     """Reads a mask as raw ids, integers [H, W]."""
     if path.suffix == '.mat':
       return _read_mat(path)
-    mask = raw_files.read_mask(path)
+    mask = mask_files.read_mask(path)
     if mask.dtype != np.uint8 or mask.ndim == 3:
       return mask
     if mask.max() >= len(_RAW_CLASS_IDS):

@@ -7,6 +7,7 @@ import pathlib
 import cv2
 
 from deeplab.data import dataset_info
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
@@ -73,7 +74,7 @@ def read_patches(
     ValueError: a file is damaged, image and mask differ in size, or more than
       1 % of the mask has colors outside the palette.
   """
-  mask = raw_files.read_mask(mask_path)
+  mask = mask_files.read_mask(mask_path)
   if mask.ndim == 2:
     name = image_path.stem
     return [
@@ -82,7 +83,7 @@ def read_patches(
   image = raw_files.read_pixels(image_path)
   records.check_sizes(image_path, image.shape[:2], mask_path, mask.shape[:2])
   try:
-    label = raw_files.colors_to_train_ids(mask, info, _MAX_UNKNOWN_SHARE)
+    label = mask_files.colors_to_train_ids(mask, info, _MAX_UNKNOWN_SHARE)
   except ValueError as error:
     raise ValueError(f'{mask_path}: {error}') from error
   height, width = label.shape

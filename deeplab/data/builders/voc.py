@@ -27,8 +27,8 @@ from deeplab.data.formats import matlab
 from deeplab.data.preparation import downloads
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import fingerprint
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_examples
-from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 
 VOC_URL = (
@@ -183,7 +183,7 @@ def locate_sbd(voc: pathlib.Path) -> pathlib.Path | None:
 def read_mask(path: pathlib.Path) -> np.ndarray:
   """Reads a PNG mask or one of SBD's MATLAB files, [H, W] raw ids."""
   if path.suffix != '.mat':
-    return raw_files.read_mask(path)
+    return mask_files.read_mask(path)
   try:
     return matlab.read_mask(path, 'GTcls', 'Segmentation')
   except ValueError as error:

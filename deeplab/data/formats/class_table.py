@@ -8,7 +8,6 @@ shape belong to the class named 'background', and are ignored if there is none.
 from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -17,11 +16,15 @@ import numpy as np
 from deeplab.data import catalog
 from deeplab.data import dataset_info
 from deeplab.data.formats import fields
+from deeplab.data.formats import named_files
 from deeplab.data.preparation import errors
 from deeplab.data.preparation import rasterize
 from deeplab.data.preparation import raw_examples
 
 BACKGROUND = 'background'
+
+# A label of labelme for pixels that are neither trained on nor scored.
+_IGNORED = '__ignore__'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,12 @@ class ClassTable:
   @property
   def drawn_info(self) -> dataset_info.DatasetInfo:
     """Meaning of the values in drawn labels: train ids, or IGNORE."""
-    return dataclasses.replace(self.mask_info, ignore_label=dataset_info.IGNORE)
+    return dataclasses.replace(
+      self.mask_info,
+      ignore_label=dataset_info.IGNORE,
+      id_mapping=None,
+      unmapped=None,
+    )
 
   def find_id(self, name: str) -> int:
     """Returns the train id of a name, or IGNORE.
@@ -47,6 +55,9 @@ class ClassTable:
     Raises:
       ValueError: no class has that name.
     """
+    name = unify_background(name)
+    if name == _IGNORED:
+      return self.ids.get(name, dataset_info.IGNORE)
     if name not in self.ids:
       known = ', '.join(self.ids) or 'none is given'
       raise ValueError(
@@ -85,6 +96,11 @@ class ClassTable:
     return label
 
 
+def unify_background(name: str) -> str:
+  """Returns 'background' for it as tools write it, such as '_background_'."""
+  return BACKGROUND if name.strip('_ ').lower() == BACKGROUND else name
+
+
 def load_class_table(data: Any) -> ClassTable:
   """Returns the classes of the user's folder.
 
@@ -97,6 +113,7 @@ def load_class_table(data: Any) -> ClassTable:
   """
   info = catalog.info_for(data)
   names = catalog.read_folder_classes(data)['class_names']
+  names = tuple(map(unify_background, names))
   ids = {name: i for i, name in enumerate(names[: info.num_classes])}
   ids |= dict.fromkeys(names[info.num_classes :], dataset_info.IGNORE)
   return ClassTable(ids, info)
@@ -144,14 +161,19 @@ def find_image_file(
     ValueError: the image is in none of the folders, or no file has such a name.
   """
   try:
+    fields.check_characters(name)
+  except ValueError as error:
+    raise ValueError(f'{annotation}: {error}; correct its entry') from error
+  folders = tuple(folders)
+  path = named_files.find(name, folders, annotation)
+  if path:
+    return path
+  try:
     fields.check_file_name(name)
   except ValueError as error:
     raise ValueError(f'{annotation}: {error}; correct its entry') from error
-  candidates = [folder / name.replace('\\', '/') for folder in folders]
-  for path in candidates:
-    if os.path.isfile(path):  # False for a name that is too long
-      return path
+  expected = folders[0] / name.replace('\\', '/')
   raise ValueError(
-    f'{candidates[0]}: no such file, but {annotation} names it; add the '
-    'image or remove its entry'
+    f'{expected}: no such file, but {annotation} names it; add the image or '
+    'remove its entry'
   )

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from deeplab.data import text_files
 from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
+from deeplab.files import json_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def read_annotations(path: pathlib.Path) -> CocoAnnotations:
   Raises:
     ValueError: the file is damaged or not a COCO file.
   """
-  content = text_files.read_json(path)
+  content = json_files.read_user_json(path)
   try:
     annotations: dict[int | str, list[dict[str, Any]]] = {}
     for annotation in fields.get_entries(content, 'annotations'):
@@ -49,7 +49,7 @@ def read_annotations(path: pathlib.Path) -> CocoAnnotations:
       annotations.setdefault(image_id, []).append(annotation)
     images = fields.get_entries(content, 'images')
     for entry in images:
-      fields.check_file_name(fields.get_text(entry, 'file_name'))
+      fields.check_characters(fields.get_text(entry, 'file_name'))
     return CocoAnnotations(
       path=path,
       images=tuple(sorted(images, key=_sort_key)),
@@ -83,8 +83,12 @@ def require_image_file(
     annotations: the JSON file, for the message.
 
   Raises:
-    ValueError: the file does not exist.
+    ValueError: the file does not exist, or its name leads out of the folder.
   """
+  try:
+    fields.check_file_name(entry['file_name'])
+  except ValueError as error:
+    raise ValueError(f'{annotations}: {error}; correct its entry') from error
   path = folder / entry['file_name']
   if not os.path.isfile(path):
     raise ValueError(

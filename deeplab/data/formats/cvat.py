@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from deeplab.data import text_files
 from deeplab.data.formats import class_table
 from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
 from deeplab.data.preparation import raw_examples
+from deeplab.files import text_files
 
 
 def find_examples(

@@ -12,7 +12,7 @@ from typing import Any
 import unicodedata
 
 from deeplab.data import image_files
-from deeplab.data import text_files
+from deeplab.files import text_files
 
 Entry = Mapping[str, Any]
 
@@ -139,6 +139,12 @@ def get_size(
   return size
 
 
+def check_characters(name: str) -> None:
+  """Raises ValueError for control characters in the name of a file."""
+  if any(unicodedata.category(letter) in ('Cc', 'Cs') for letter in name):
+    raise ValueError(f'{describe(name)} is not the name of a file')
+
+
 def check_file_name(name: str) -> str:
   """Returns the relative path of a file, with / or \\, as it came.
 
@@ -149,8 +155,7 @@ def check_file_name(name: str) -> str:
     ValueError: it has control characters or surrogates, which no name has, or
       it is absolute or has a part `..`.
   """
-  if any(unicodedata.category(letter) in ('Cc', 'Cs') for letter in name):
-    raise ValueError(f'{describe(name)} is not the name of a file')
+  check_characters(name)
   path = pathlib.PurePosixPath(name.replace('\\', '/'))
   if path.is_absolute() or '..' in path.parts:
     raise ValueError(

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from deeplab.data import image_files
-from deeplab.data import text_files
 from deeplab.data.formats import class_table
 from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
+from deeplab.files import json_files
 
 
 def read_label(
@@ -34,7 +34,7 @@ def read_label(
     ValueError: the file is damaged, a label is not one of the classes, or a
       shape is malformed.
   """
-  content = text_files.read_json(path)
+  content = json_files.read_user_json(path)
   try:
     size = fields.get_size(content, 'imageHeight', 'imageWidth')
     named = [

@@ -7,20 +7,22 @@ color gives the class; in grey masks the value is the line number, from 0.
 VOC's border color is ignored. Without a label map, masks hold class ids.
 """
 
+from collections.abc import Mapping
 import functools
-import os
 import pathlib
 
 import numpy as np
 
+from deeplab import text
 from deeplab.data import dataset_info
-from deeplab.data import image_files
-from deeplab.data import text_files
+from deeplab.data import image_format
 from deeplab.data.formats import class_table
 from deeplab.data.formats import fields
+from deeplab.data.formats import named_files
 from deeplab.data.preparation import errors
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_examples
-from deeplab.data.preparation import raw_files
+from deeplab.files import text_files
 
 _VOID_COLOR = (224, 224, 192)
 
@@ -36,26 +38,70 @@ def find_examples(
   listing = base / 'ImageSets' / 'Segmentation' / f'{split}.txt'
   if not listing.is_file():
     return None
-  read, info = raw_files.read_mask, classes.mask_info
+  read = functools.partial(mask_files.read_train_ids, info=classes.mask_info)
   if (base / 'labelmap.txt').is_file():
     table = read_labelmap(base / 'labelmap.txt')
     read = functools.partial(_read_train_ids, table=table, classes=classes)
-    info = classes.drawn_info
   examples = []
-  for stem in fields.read_file_names(listing):
-    names = [f'{stem}{suffix}' for suffix in dataset_info.IMAGE_SUFFIXES]
-    images = [base / 'JPEGImages' / name for name in names]
-    image = next(filter(os.path.isfile, images), images[0])
-    mask = base / 'SegmentationClass' / f'{stem}.png'
+  images, masks = (
+    _index_stems(base / name) for name in ('JPEGImages', 'SegmentationClass')
+  )
+  unlabelled = []
+  for line in text_files.read_text(listing).splitlines():
+    if not line.strip():
+      continue
+    stem = _listed_stem(line, images)
     with errors.catch_and_collect():
-      for path in (image, mask):
-        if not os.path.isfile(path):
-          raise ValueError(
-            f'{path}: no such file, but {listing} names it; add the file or '
-            'remove the line'
-          )
-      examples.append(raw_examples.RawExample(image, mask, info, read))
+      if stem not in images:
+        _check_line(listing, stem)
+        raise ValueError(
+          f'{base / "JPEGImages" / stem}.jpg: no such file, but {listing} '
+          'names it; add the file or remove the line'
+        )
+      image, mask = images[stem], masks.get(stem)
+      if mask is None:
+        unlabelled.append(stem)
+        continue
+      examples.append(
+        raw_examples.RawExample(image, mask, classes.drawn_info, read)
+      )
+  if unlabelled:
+    errors.note(
+      f'{listing}: {text.plural(len(unlabelled), "image")} without a mask in '
+      f'{base / "SegmentationClass"} left out, such as {unlabelled[0]}'
+    )
   return examples
+
+
+def _check_line(listing: pathlib.Path, stem: str) -> None:
+  try:
+    fields.check_file_name(stem)
+  except ValueError as error:
+    raise ValueError(f'{listing}: {error}; correct its line') from error
+
+
+def _index_stems(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the images of a folder by their path below it, without suffix."""
+  files: dict[str, pathlib.Path] = {}
+  for path in named_files.walk(folder):
+    if path.suffix.lower() in image_format.IMAGE_AND_ARRAY_SUFFIXES:
+      key = path.relative_to(folder).with_suffix('').as_posix()
+      files.setdefault(named_files.normalize(key), path)
+  return files
+
+
+def _listed_stem(line: str, images: Mapping[str, pathlib.Path]) -> str:
+  """Returns the stem that a line of a list names.
+
+  It may have a suffix, backslashes, and a column that says whether a class is
+  in the image.
+  """
+  name = named_files.normalize(line.strip().replace('\\', '/'))
+  for stem in (name, pathlib.PurePosixPath(name).with_suffix('').as_posix()):
+    if stem in images:
+      return stem
+  first, _, last = name.rpartition(' ')
+  return first.strip() if last in ('-1', '0', '1') and first else name
 
 
 def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
@@ -83,6 +129,7 @@ def read_labelmap(path: pathlib.Path) -> dataset_info.DatasetInfo:
     palette=tuple(colors),
     ignore_label=dataset_info.IGNORE,
     ignore_color=None if _VOID_COLOR in colors else _VOID_COLOR,
+    has_user_colors=True,
   )
 
 
@@ -92,15 +139,8 @@ def _read_train_ids(
   classes: class_table.ClassTable,
 ) -> np.ndarray:
   """Reads a mask and maps the label map's classes to train ids by name."""
-  mask = raw_files.read_mask(path)
-  with image_files.open_image(path) as image:
-    if image.mode == 'P':
-      mask = np.asarray(image.convert('RGB'))
+  ids = mask_files.read_train_ids(path, table)
   try:
-    if mask.ndim == 3:
-      ids = raw_files.colors_to_train_ids(mask, table)
-    else:
-      ids = dataset_info.raw_to_train_ids(mask, table)
     lut = np.full(256, dataset_info.IGNORE, np.uint8)
     for i in np.unique(ids[ids != dataset_info.IGNORE]).tolist():
       lut[i] = classes.find_id(table.class_names[i])

@@ -1,4 +1,4 @@
-"""Errors of single examples while raw data is prepared.
+"""Errors of single examples, and notes, while raw data is prepared.
 
 By default the first error ends the preparation. Inside `collect_errors`, which
 the doctor uses, errors are collected instead: an example with an error is left
@@ -9,9 +9,15 @@ data set with errors is never prepared.
 from collections.abc import Iterator
 import contextlib
 import contextvars
+import functools
+
+from absl import logging
 
 _COLLECTED: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
   'collected', default=None
+)
+_NOTES: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+  'notes', default=None
 )
 
 
@@ -51,3 +57,33 @@ def raise_collected() -> None:
   messages = _COLLECTED.get()
   if messages:
     raise ValueError(messages[0])
+
+
+@contextlib.contextmanager
+def collect_notes() -> Iterator[list[str]]:
+  """Collects notes instead of logging them; yields the list of texts."""
+  texts: list[str] = []
+  token = _NOTES.set(texts)
+  try:
+    yield texts
+  finally:
+    _NOTES.reset(token)
+
+
+def note(text: str) -> None:
+  """Tells the user about files that are left out or found elsewhere.
+
+  Args:
+    text: a sentence that begins with the file or folder. It is added to the
+      texts of `collect_notes`, or else logged, once.
+  """
+  texts = _NOTES.get()
+  if texts is None:
+    _log_once(text)
+  elif text not in texts:
+    texts.append(text)
+
+
+@functools.lru_cache(maxsize=1024)  # a command lists the files more than once
+def _log_once(text: str) -> None:
+  logging.warning('%s', text)

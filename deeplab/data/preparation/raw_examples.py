@@ -16,7 +16,7 @@ from deeplab.data import dataset_info
 from deeplab.data import image_format
 from deeplab.data import prefetch
 from deeplab.data.preparation import errors
-from deeplab.data.preparation import raw_files
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import records
 
 
@@ -29,6 +29,9 @@ class RawExample:
     annotation: the file with the annotation; it may hold those of other images.
     info: meaning of the values that `read` returns.
     read: reads the annotation to [H, W] raw ids or [H, W, 3] colors.
+    upright: the annotation is of the image as its EXIF orientation turns it,
+      as annotation tools show it; False for published data sets, whose masks
+      are drawn over the stored pixels.
     predicate: called with what `read` returns; an example for which it returns
       False is left out.
   """
@@ -36,7 +39,8 @@ class RawExample:
   image: pathlib.Path
   annotation: pathlib.Path
   info: dataset_info.DatasetInfo
-  read: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask
+  read: Callable[[pathlib.Path], np.ndarray] = mask_files.read_mask
+  upright: bool = False
   predicate: Callable[[np.ndarray], bool] | None = None
 
 
@@ -76,6 +80,7 @@ def generate_records(
         example.info,
         read_mask,
         spec,
+        example.upright,
       )
     ]
 

@@ -26,6 +26,7 @@ from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data import prefetch
 from deeplab.data.preparation import errors
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_files
 
 # Name that tfds gets for the one split of each builder. The split's own name is
@@ -180,8 +181,9 @@ def read_record(
   mask_path: pathlib.Path,
   name: str,
   info: dataset_info.DatasetInfo,
-  read_mask: Callable[[pathlib.Path], np.ndarray] = raw_files.read_mask,
+  read_mask: Callable[[pathlib.Path], np.ndarray] = mask_files.read_mask,
   spec: image_format.ImageSpec = image_format.RGB,
+  upright: bool = False,
 ) -> Record:
   """Reads an image and its annotation into a record.
 
@@ -193,6 +195,8 @@ def read_record(
     read_mask: reads the annotation file to [H, W] raw ids or [H, W, 3] colors;
       given for annotations that are not image files.
     spec: channels and depth of the image.
+    upright: apply the image's EXIF orientation. A mask that was painted on the
+      stored pixels, which its size tells, is turned with it.
 
   Raises:
     ValueError: a file is damaged, image and mask differ in size, or a label
@@ -201,15 +205,17 @@ def read_record(
   """
   image: bytes | np.ndarray
   if spec == image_format.RGB:
-    image, size = raw_files.read_encoded_image(image_path)
+    image, size = raw_files.read_encoded_image(image_path, upright)
   else:
     image = image_files.read_array(image_path, spec)
     size = image.shape[:2]
   mask = read_mask(mask_path)
+  if upright:
+    mask = turn_like_image(mask, image_path, size)
   check_sizes(image_path, size, mask_path, mask.shape[:2])
   try:
     if mask.ndim == 3:
-      label = raw_files.colors_to_train_ids(mask, info)
+      label = mask_files.colors_to_train_ids(mask, info)
     else:
       label = dataset_info.raw_to_train_ids(mask, info)
   except ValueError as error:
@@ -217,18 +223,45 @@ def read_record(
   return {'image': image, 'label': raw_files.encode_png(label), 'name': name}
 
 
+def turn_like_image(
+  mask: np.ndarray, image_path: pathlib.Path, size: tuple[int, int]
+) -> np.ndarray:
+  """Turns a mask that was painted on the stored pixels of its image upright.
+
+  Args:
+    mask: [H, W] or [H, W, 3].
+    image_path: the image file.
+    size: (H, W) of the upright image.
+
+  Returns:
+    The mask, turned by the EXIF orientation of the image where it has the size
+    of the stored pixels and not that of the upright image.
+  """
+  if mask.shape[:2] == size[::-1] != size:
+    orientation = image_files.read_orientation(image_path)
+    if mask.shape[:2] == image_files.stored_size(size, orientation):
+      return image_files.turn_upright(mask, orientation)
+  return mask
+
+
 def check_sizes(
   image_path: pathlib.Path,
-  image_size: tuple[int, ...],
+  image_size: tuple[int, int],
   mask_path: pathlib.Path,
-  mask_size: tuple[int, ...],
+  mask_size: tuple[int, int],
 ) -> None:
   """Raises ValueError if an image and its mask differ in size (H, W)."""
   if mask_size != image_size:
     transposed = mask_size[::-1] == image_size
+    stored = image_size
+    with contextlib.suppress(ValueError):
+      orientation = image_files.read_orientation(image_path)
+      stored = image_files.stored_size(image_size, orientation)
     raise ValueError(
       f'{mask_path}: mask of {mask_size[1]}x{mask_size[0]} pixels for an '
-      f'image of {image_size[1]}x{image_size[0]} ({image_path}); both must '
+      f'image of {image_size[1]}x{image_size[0]} ({image_path}'
+      + (f', {stored[1]}x{stored[0]} as stored' if stored != image_size else '')
+      + '); both must '
       'have the same size'
-      + ('; save the image upright, without an EXIF tag' if transposed else '')
+      + ('; turn one of them by 90 degrees' if transposed else '')
     )

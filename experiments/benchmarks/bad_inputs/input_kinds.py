@@ -48,6 +48,7 @@ from deeplab.data.builders import folder
 from deeplab.data.builders import pascal_context
 from deeplab.data.builders import voc
 from deeplab.data.formats import coco_annotations
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_files
 from deeplab.data.preparation import records
 from deeplab.files import output_files
@@ -149,7 +150,7 @@ def _open_bands(path: pathlib.Path, spec: image_format.ImageSpec) -> Any:
 
 
 def _open_mask(path: pathlib.Path) -> Any:
-  return raw_files.read_mask(_only_file(path))
+  return mask_files.read_mask(_only_file(path))
 
 
 def _write_mat(path: pathlib.Path, *, key: str) -> None:

@@ -99,20 +99,6 @@ def other_size(root):
   Image.new('L', (40, 25)).save(root / 'val/labels/img1.png')
 
 
-def turned_image(root):
-  exif = Image.Exif()
-  exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-  path = root / 'val/images/img1.png'
-  with Image.open(path) as image:
-    image.save(path.with_suffix('.jpg'), exif=exif)
-  path.unlink()
-
-
-def upright_mask(root):
-  turned_image(root)
-  Image.new('L', (24, 40)).save(root / 'val/labels/img1.png')
-
-
 def no_mask(root):
   (root / 'val/labels/img1.png').unlink()
 
@@ -151,7 +137,7 @@ def long_name(root):
 
 
 def other_encoding(root):
-  (root / 'val.txt').write_text('val/images/a.png val/labels/a.png', 'utf-16')
+  (root / 'val.txt').write_text('val/images/ä.png val/labels/a.png', 'latin-1')
 
 
 def no_pixels(root):
@@ -177,10 +163,9 @@ def jpeg_mask(root):
     (
       bad_value,
       r'labels/img1\.png: label value 200 \(2 pixels\) is neither one of the 3 '
-      r'classes of folder nor its ignore label \(11\)',
+      r'classes of folder nor the ignore label \(11\)',
     ),
     (other_size, r'labels/img1\.png: mask of 40x25 pixels .* of 40x24'),
-    (upright_mask, r'mask of 24x40 .* of 40x24 .*; save the image upright'),
     (no_mask, r'images/img1\.png: image without a mask; add .*labels/img1'),
     (no_image, r'labels/img1\.png: mask without an image; add'),
     (empty_split, r"val: split 'val' is empty; put pairs"),
@@ -197,9 +182,9 @@ def jpeg_mask(root):
     (bad_line, r'val\.txt: line 1 is not `image label`'),
     (missing_file, r'images/a\.png: no such file, but line 1 of .*val\.txt'),
     (long_name, r'a{300}\.png: no such file, but line 1 of .*val\.txt'),
-    (other_encoding, r'val\.txt: not a text in UTF-8 \(byte 0\); save it as U'),
+    (other_encoding, r'val\.txt: not a text in UTF-8 \(byte 11\); save it as'),
     (no_pixels, r'images/img1\.npy: an image of 0x24 pixels .* has no pixels'),
-    (folder_as_image, r'images/img1\.png: not an image file, but a folder'),
+    (folder_as_image, r'labels/img1\.png: mask without an image; add'),
   ],
 )
 def test_bad_input_raises_a_clear_error(root, config, damage, message):
@@ -243,10 +228,81 @@ def test_pairs_and_issues_of_masks(root, config):
   assert [fault.pair for fault in faults] == [None, both, both]
 
 
-def test_exif_orientation_is_not_applied(root, config):
-  """Masks are drawn over the stored pixels."""
-  turned_image(root)
-  assert layouts.examples(config)[1]['image'].shape == (24, 40, 3)
+def turned_image(root, orientation):
+  """Gives img1 of `val` an EXIF orientation; returns pixels and ids."""
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  path = root / 'val/images/img1.png'
+  with Image.open(path) as image:
+    image.save(path, exif=exif)
+    return np.asarray(image), np.asarray(
+      Image.open(root / 'val/labels/img1.png')
+    )
+
+
+# How PIL makes the stored pixels upright, from the specification of EXIF 2.32.
+TRANSPOSED = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.parametrize('orientation', TRANSPOSED)
+def test_images_are_turned_upright(root, config, orientation):
+  """A mask of the upright image fits; one of the stored pixels is turned."""
+  pixels, stored = turned_image(root, orientation)
+  upright = Image.fromarray(pixels).transpose(TRANSPOSED[orientation])
+  ids = np.asarray(Image.fromarray(stored).transpose(TRANSPOSED[orientation]))
+  masks = {'upright': ids, 'stored': stored}
+  for kind in ('upright', 'stored') if orientation > 4 else ('upright',):
+    Image.fromarray(masks[kind]).save(root / 'val/labels/img1.png')
+    got = layouts.examples(config)[1]
+    np.testing.assert_array_equal(got['image'], np.asarray(upright))
+    np.testing.assert_array_equal(got['label'], np.where(ids == 11, 255, ids))
+
+
+def test_a_mask_of_no_size_of_a_turned_image_is_an_error(root, config):
+  turned_image(root, 6)
+  Image.new('L', (40, 25)).save(root / 'val/labels/img1.png')
+  with pytest.raises(
+    ValueError, match=r'mask of 40x25 .* of 24x40 .*, 40x24 as'
+  ):
+    layouts.examples(config)
+
+
+def earlier_builder(config, monkeypatch):
+  """Prepares `val` under the name that earlier versions gave it."""
+  with monkeypatch.context() as patch:
+    patch.setattr(folder, 'describe_settings', folder.describe_earlier_settings)
+    layouts.examples(config)
+    return folder.make_builder(config.data, 'val').data_path
+
+
+def test_data_of_earlier_versions_is_used_unless_files_are_read_anew(
+  root, config, monkeypatch
+):
+  earlier = earlier_builder(config, monkeypatch)
+  assert folder.make_builder(config.data, 'val').data_path == earlier
+  turned_image(root, 3)
+  earlier = earlier_builder(config, monkeypatch)
+  now = folder.make_builder(config.data, 'val').data_path
+  assert now != earlier
+  layouts.examples(config)
+  assert folder.make_builder(config.data, 'val').data_path == now
+
+
+def test_data_of_earlier_versions_is_stale_with_colors(
+  root, config, monkeypatch
+):
+  """Masks of one channel may be read by color today."""
+  config.data.color_map = ((9, 9, 9), (0, 255, 0), (0, 0, 255))
+  earlier = earlier_builder(config, monkeypatch)
+  assert folder.make_builder(config.data, 'val').data_path != earlier
 
 
 def test_a_corrected_folder_is_prepared(root, config):

@@ -41,7 +41,7 @@ def test_read_annotations(tmp_path):
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    ('{', r'not JSON \(Expecting property name'),
+    ('{', r'not valid JSON \(Expecting property name'),
     ('[' * 100_000, 'nested too deeply'),
     ('[]', r'not a COCO file \(\[\] is no object with annotations\)'),
     ('{"images": []}', r'not a COCO file \(annotations is missing\)'),
@@ -55,10 +55,6 @@ def test_read_annotations(tmp_path):
       r"'\\ud800' is not the name of a file",
     ),
     (
-      '{"annotations": [], "images": [{"id": 1, "file_name": "/etc/passwd"}]}',
-      "'/etc/passwd' leads out of the folder of the data; write it relative",
-    ),
-    (
       '{"annotations": [], "images": [], "categories": [{"id": 1, "name": 2}]}',
       'name is 2, not a text',
     ),
@@ -67,7 +63,7 @@ def test_read_annotations(tmp_path):
 def test_a_damaged_file_is_an_error(tmp_path, text, message):
   path = tmp_path / 'val.json'
   path.write_text(text, 'utf-8')
-  with pytest.raises(ValueError, match=r'val\.json: damaged, or .*' + message):
+  with pytest.raises(ValueError, match=r'val\.json.* damaged.*' + message):
     coco_annotations.read_annotations(path)
 
 
@@ -99,6 +95,9 @@ def test_an_image_must_exist(tmp_path):
     ValueError, match=r'b\.png: no such file, but .*val\.json'
   ):
     coco_annotations.require_image_file(tmp_path, {'file_name': 'b.png'}, path)
+  for name in ('/etc/passwd', '../a.png'):
+    with pytest.raises(ValueError, match=r"' leads out of the folder of the d"):
+      coco_annotations.require_image_file(tmp_path, {'file_name': name}, path)
 
 
 def test_rasterize_annotations():

@@ -66,6 +66,8 @@ def test_folders_prepared_by_earlier_versions_are_found():
     'folder', ('a', 'b'), ((0, 0, 0), (1, 2, 3)), 255
   )
   classes = class_table.ClassTable({'a': 0, 'b': 1}, info)
-  settings = folder.describe_settings(classes, image_format.ImageSpec(5, 16))
+  settings = folder.describe_earlier_settings(
+    classes, image_format.ImageSpec(5, 16)
+  )
   expected = 'train_c2e2470020ea'
   assert fingerprint.hash_files('train', [], settings) == expected

@@ -1,7 +1,5 @@
 """Reading raw files: palettes, bit depths, colors, and damaged files."""
 
-import io
-
 import cv2
 import numpy as np
 from PIL import Image
@@ -9,10 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 import tifffile
 
-from deeplab.data import catalog
-from deeplab.data import dataset_info
+from deeplab.data.preparation import mask_files
 from deeplab.data.preparation import raw_files
-from deeplab.data.preparation import records
 
 IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
 
@@ -20,80 +16,6 @@ IDS = np.array([[0, 20, 255], [20, 0, 255]], np.uint8)
 def decode(data, channels):
   feature = tfds.features.Image(shape=(None, None, channels))
   return feature.decode_example_np(data)
-
-
-def save_palette(path, ids):
-  image = Image.fromarray(ids).convert('L')
-  image = Image.frombytes('P', image.size, ids.tobytes())
-  palette = np.array(dataset_info.voc_palette(256), np.uint8)
-  image.putpalette(palette.tobytes())
-  image.save(path)
-
-
-def test_palette_masks_keep_their_indices(tmp_path):
-  save_palette(tmp_path / 'mask.png', IDS)
-  grey = np.asarray(Image.open(tmp_path / 'mask.png').convert('L'))
-  assert grey.tolist() != IDS.tolist()  # the file does hold a trap
-  Image.new('RGB', (3, 2)).save(tmp_path / 'image.jpg')
-  record = records.read_record(
-    tmp_path / 'image.jpg', tmp_path / 'mask.png', 'x', catalog.INFOS['voc']
-  )
-  assert decode(record['label'], 1)[..., 0].tolist() == IDS.tolist()
-  with Image.open(io.BytesIO(record['label'])) as stored:
-    assert stored.mode == 'L'
-
-
-@pytest.mark.parametrize('mode', ['L', 'LA', 'I;16', 'I'])
-def test_masks_of_other_depths(tmp_path, mode):
-  if mode == 'I;16':
-    image = Image.fromarray(IDS.astype(np.uint16))
-  else:
-    image = Image.fromarray(IDS).convert(mode)
-  path = tmp_path / ('mask.tif' if mode == 'I' else 'mask.png')
-  image.save(path)
-  with Image.open(path) as stored:
-    assert stored.mode == mode
-  assert raw_files.read_mask(path).tolist() == IDS.tolist()
-
-
-def test_bilevel_masks(tmp_path):
-  Image.fromarray(IDS > 100).save(tmp_path / 'mask.png')
-  mask = raw_files.read_mask(tmp_path / 'mask.png')
-  assert mask.dtype == np.uint8
-  assert mask.tolist() == [[0, 0, 1], [0, 0, 1]]
-
-
-def test_colored_masks(tmp_path):
-  colors = np.array(dataset_info.voc_palette(256), np.uint8)[IDS]
-  for mode in ('RGB', 'RGBA'):
-    path = tmp_path / f'{mode}.png'
-    Image.fromarray(colors).convert(mode).save(path)
-    mask = raw_files.read_mask(path)
-    got = raw_files.colors_to_train_ids(mask, catalog.INFOS['voc'])
-    assert got.dtype == np.uint8
-    assert got.tolist() == IDS.tolist()
-
-
-def test_unknown_colour_is_named():
-  mask = np.zeros((2, 3, 3), np.uint8)
-  mask[1, 2] = (1, 2, 3)
-  with pytest.raises(ValueError, match=r'\(1, 2, 3\) at row 1, column 2'):
-    raw_files.colors_to_train_ids(mask, catalog.INFOS['voc'])
-
-
-def test_unknown_colours_are_ignored_up_to_a_share():
-  mask = np.zeros((2, 3, 3), np.uint8)
-  mask[1, 2] = (1, 2, 3)
-  mask[0, 1] = catalog.INFOS['voc'].ignore_color
-  got = raw_files.colors_to_train_ids(
-    mask, catalog.INFOS['voc'], max_unknown_share=1 / 6
-  )
-  assert got.tolist() == [[0, 255, 0], [0, 0, 255]]
-  mask[1, 1] = (1, 2, 3)
-  with pytest.raises(ValueError, match=r'at row 1, column 1 \(and 1 more pix'):
-    raw_files.colors_to_train_ids(
-      mask, catalog.INFOS['voc'], max_unknown_share=1 / 6
-    )
 
 
 def test_rgb_files_keep_their_bytes(tmp_path):
@@ -151,7 +73,7 @@ def test_the_error_names_a_truncated_file(tmp_path):
   Image.effect_noise((64, 64), 50).save(mask)
   mask.write_bytes(mask.read_bytes()[:-500])
   with pytest.raises(ValueError, match=r'mask\.png: damaged'):
-    raw_files.read_mask(mask)
+    mask_files.read_mask(mask)
 
 
 def test_rgb_arrays_are_read(tmp_path):

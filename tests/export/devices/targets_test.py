@@ -65,5 +65,5 @@ def test_incomplete_files(tmp_path, change, message):
 def test_damaged_files(tmp_path, content):
   path = tmp_path / 'x.json'
   path.write_bytes(content)
-  with pytest.raises(ValueError, match=r'x\.json: (damaged|not a text)'):
+  with pytest.raises(ValueError, match=r'x\.json(:| is) damaged'):
     targets.read_targets(path)
