@@ -9,6 +9,11 @@ import sys
 
 import pytest
 
+from configs import common
+from deeplab import workdir as workdir_lib
+from deeplab.pretrained import model_folder
+from tests.export import weights
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 by_name = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
@@ -48,9 +53,27 @@ def runs_dir(tmp_path_factory):
   return tmp_path_factory.mktemp('notebooks')
 
 
+@pytest.fixture(scope='module')
+def saved_model(tmp_path_factory):
+  """A model of random weights in place of a published one."""
+  config = common.default_config()
+  config.model.encoder = {'name': 'mobilenet_v2_tiny'}
+  config.model.head = {'name': 'deeplabv3plus', 'channels': 8}
+  config.eval.static_size, config.eval.mode = (33, 33), 'static'
+  source = weights.make_source(config.lock())
+  folder = tmp_path_factory.mktemp('saved') / 'model'
+  model_folder.write_model_folder(
+    workdir_lib.TrainedModel(
+      config, source.dataset, source.variables, None, float('nan')
+    ),
+    folder,
+  )
+  return folder
+
+
 @pytest.mark.full
 @by_name
-def test_a_notebook_runs(path, tmp_path, runs_dir, data_dir):
+def test_a_notebook_runs(path, tmp_path, runs_dir, data_dir, saved_model):
   if importlib.util.find_spec('nbconvert') is None:
     pytest.skip('nbconvert is not installed')
   done = subprocess.run(
@@ -63,6 +86,7 @@ def test_a_notebook_runs(path, tmp_path, runs_dir, data_dir):
     | {
       'SMOKE': '1',
       'DEEPLAB_RUNS': str(runs_dir),
+      'DEEPLAB_WEIGHTS': str(saved_model),
       'TFDS_DATA_DIR': data_dir,
     },
     capture_output=True,
