@@ -1,8 +1,7 @@
 """Imports mmsegmentation for the tests that compare with it, or skips them.
 
-It needs mmsegmentation, mmengine, mmcv-lite and torch
-(`tests/requirements-torch.txt`). The compiled operators of mmcv, which
-mmcv-lite lacks, are not called.
+It needs mmsegmentation, mmengine, mmcv-lite and torch (`tests/peers.py`). The
+compiled operators of mmcv, which mmcv-lite lacks, are not called.
 """
 
 import sys

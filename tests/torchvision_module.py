@@ -1,7 +1,7 @@
 """Imports torchvision for the tests that compare with it, or skips them.
 
 torch and torchvision are not required by the project or its tests;
-`tests/requirements-torch.txt` lists them.
+`tests/peers.py` installs them.
 """
 
 import warnings

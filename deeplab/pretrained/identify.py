@@ -290,13 +290,13 @@ def _fitting_models(
 
 
 def _count_classes(file: _File, system: mapping.WeightSystem) -> int:
-  """Returns the number of classes: the length of the classifier's bias."""
-  (bias,) = (
+  """Returns the number of classes, which the last layer tells."""
+  (classifier,) = (
     tensor
     for name, tensor in file.tensors.items()
     if merge.matches_pattern(system.classifier, name)
   )
-  return len(bias)
+  return classifier.shape[system.classifier_axis]
 
 
 def _candidate_config(

@@ -38,6 +38,8 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'same': lambda x: x,
   # TensorFlow's depthwise kernels, m outputs of each input.
   'hwim': lambda x: _transpose_axes(0, 1, 2, 3)(x).reshape(*x.shape[:2], 1, -1),
+  # A matrix for a 1x1 convolution.
+  'io': lambda x: _transpose_axes(0, 1)(x)[None, None],
   # PyTorch's convolutions, grouped and depthwise ones among them.
   'oihw': _transpose_axes(2, 3, 1, 0),
   # TFLite's convolutions, and its depthwise ones.

@@ -56,8 +56,11 @@ class PublishedWeights:
 
   @property
   def filename(self) -> str:
-    """Name of the file at `url`."""
-    return os.path.basename(self.url)
+    """Name of the file in the cache: that at `url`, or with its folder's."""
+    folder, name = os.path.split(self.url)
+    if os.path.splitext(name)[0] == 'model':  # many files have this name
+      return f'{os.path.basename(folder)}_{name}'
+    return name
 
 
 def _pytorch_weights(

@@ -1,19 +1,17 @@
 """PaddleSeg for the tests that compare with it; they skip where it is absent.
 
-paddlepaddle (3.3.1) and paddleseg (2.8.0) are no requirement of the project or
-its tests; the versions are those that were compared with. They run in a process
-of their own: with TensorFlow in the same one Paddle crashes.
+paddlepaddle and paddleseg are no requirement of the project or its tests. They
+run in a process of their own, of the environment that `tests/peers.py` makes.
 """
 
-import importlib.util
 import json
 import pathlib
 import subprocess
-import sys
 
 import flax
 import numpy as np
-import pytest
+
+from tests import peers
 
 LEAVES = {
   'kernel': 'weight',
@@ -39,20 +37,31 @@ def features(request, variables, module_name, x, folder):
   Returns:
     Maps [B, h, w, C].
   """
-  for package in ('paddle', 'paddleseg'):
-    if importlib.util.find_spec(package) is None:
-      pytest.skip(f'{package} is not installed')
   arrays = {'images': x.transpose(0, 3, 1, 2)}
   for path, value in flax.traverse_util.flatten_dict(variables).items():
     _, *modules, leaf = path
     name = module_name([part for part in modules if part != 'norm'])
     value = value.transpose(3, 2, 0, 1) if leaf == 'kernel' else value
     arrays[f'{name}.{LEAVES[leaf]}'] = value
+  return run(request, arrays, folder)
+
+
+def run(request, arrays, folder):
+  """Returns the outputs of one of PaddleSeg's networks, as `features` does.
+
+  Args:
+    request: as for `features`; with 'save' the network gets random variables
+      and is saved as this .pdparams file.
+    arrays: 'images' [B, 3, H, W], and all variables without 'save'; more images
+      of other sizes as 'images1' and so on give further maps.
+    folder: for temporary files.
+  """
+  python = peers.find_python('paddle')
   source, target = folder / 'weights.npz', folder / 'maps.npz'
   np.savez(source, **arrays)
   script = pathlib.Path(__file__).with_name('paddle_process.py')
   done = subprocess.run(
-    [sys.executable, script, json.dumps(request), source, target],
+    [python, script, json.dumps(request), source, target],
     capture_output=True,
     text=True,
     check=False,

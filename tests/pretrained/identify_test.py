@@ -155,7 +155,7 @@ def test_every_published_network_has_its_page():
     for name, weights in published_weights.PUBLISHED_WEIGHTS.items()
     if weights.page
   }
-  assert len(networks) == 50
+  assert len(networks) == 55
   for name, weights in networks.items():
     assert name.partition(':')[0] in detect.SYSTEMS, name
     assert weights.url.startswith('http'), name

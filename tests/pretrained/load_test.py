@@ -402,6 +402,15 @@ def test_tensorflow_checkpoints_by_every_path(tmp_path):
 ENTRIES = published_weights.PUBLISHED_WEIGHTS
 
 
+def test_published_files_have_names_of_their_own():
+  names = [entry.filename for entry in ENTRIES.values()]
+  assert len(set(names)) == len(names)
+  assert (
+    ENTRIES['paddleseg:mobileseg_ghostnet_x1_0_cityscapes'].filename
+    == 'mobileseg_ghostnet_cityscapes_1024x512_80k_model.pdparams'
+  )
+
+
 @pytest.mark.parametrize(
   'name', [x for x in sorted(ENTRIES) if ENTRIES[x].page]
 )

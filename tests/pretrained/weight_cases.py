@@ -28,6 +28,7 @@ _INVERSE = {
   'hwim': lambda x: x.transpose(0, 1, 3, 2),
   'ohwi': lambda x: x.transpose(3, 0, 1, 2),
   '1hwo': lambda x: x.transpose(2, 0, 1, 3),
+  'io': lambda x: x[0, 0],
 }
 
 
@@ -135,10 +136,12 @@ def _file_name(system, name, plain_stem):
   """Returns the name in a whole network's file, which has prefixes."""
   heads = (
     *('classifier.', 'aux_classifier.', 'decode_head.', 'auxiliary_head.'),
-    *('decoder.', 'segmentation_head.', 'aspp.'),
+    *('decoder.', 'segmentation_head.', 'aspp.', 'seg_heads.', 'ppseg_head.'),
   )
   prefix = {'smp': 'encoder.'}.get(system, 'backbone.')
-  prefixed = system in ('torchvision', 'mmseg', 'smp', 'vainf', 'jfzhang')
+  prefixed = system in (
+    *('torchvision', 'mmseg', 'smp', 'vainf', 'jfzhang', 'paddleseg'),
+  )
   if system == 'torchvision' and name.startswith('features.'):
     return name.replace('features.', 'backbone.')
   if system == 'vainf' and name.startswith('features.'):

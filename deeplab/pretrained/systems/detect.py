@@ -9,6 +9,7 @@ from deeplab.pretrained.systems import jfzhang
 from deeplab.pretrained.systems import keras
 from deeplab.pretrained.systems import mapping
 from deeplab.pretrained.systems import mmseg
+from deeplab.pretrained.systems import paddleseg
 from deeplab.pretrained.systems import slim
 from deeplab.pretrained.systems import smp
 from deeplab.pretrained.systems import timm
@@ -24,6 +25,7 @@ SYSTEMS: dict[str, mapping.WeightSystem] = {
   'torchvision': torchvision.SYSTEM,
   'timm': timm.SYSTEM,
   'mmseg': mmseg.SYSTEM,
+  'paddleseg': paddleseg.SYSTEM,
   'smp': smp.SYSTEM,
   'vainf': vainf.SYSTEM,
   'jfzhang': jfzhang.SYSTEM,

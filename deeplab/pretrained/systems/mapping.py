@@ -138,8 +138,9 @@ class WeightSystem(NamedTuple):
     candidates: function from the tensors of a file, and the sizes of its maps,
       to the segmentation networks that it may belong to, the most likely first;
       none if the names are not those of the system.
-    classifier: regular expression for the name of the last layer's bias, whose
-      length is the number of classes.
+    classifier: regular expression for the name of the last layer's bias, or of
+      its kernel where it has none.
+    classifier_axis: axis of that tensor whose length is the number of classes.
   """
 
   encoders: Mapping[type[nn.Module], PartMapping]
@@ -152,6 +153,7 @@ class WeightSystem(NamedTuple):
     lambda tensors, sizes: []
   )
   classifier: str = ''
+  classifier_axis: int = 0
 
 
 def count_numbered(tensors: merge.Tensors, pattern: str) -> int:
