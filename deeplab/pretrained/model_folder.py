@@ -79,6 +79,20 @@ def folder_of(path: str) -> str:
   return path
 
 
+def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> None:
+  """Checks that a model may be written to a folder, before one is loaded.
+
+  Args:
+    folder: the folder; it need not exist.
+    overwrite: files that the project did not write may be replaced, too.
+
+  Raises:
+    ValueError: `folder` is a file, or holds files of these names that the
+      project did not write.
+  """
+  output_files.OutputFiles(folder, overwrite=overwrite).check(_FILES)
+
+
 def write_model_folder(
   model: workdir_lib.TrainedModel,
   folder: str | os.PathLike,

@@ -44,6 +44,7 @@ def _run() -> None:
     raise ValueError(
       '--weights (the model) and --output (the folder to write) are required'
     )
+  model_folder.check_folder(output, flags.FLAGS.overwrite)
   model = identify.load_model(weights, flags.FLAGS.checkpoint)
   model_folder.write_model_folder(model, output, flags.FLAGS.overwrite)
   print(

@@ -141,8 +141,8 @@ COMMANDS = {
     'report.html',
   ),
   'deeplab.pretrained.save': (
-    ('--workdir=nowhere', '--output=OUT/w.safetensors'),
-    'w.safetensors',
+    ('--weights=nowhere', '--output=OUT'),
+    'model.safetensors',
   ),
   'experiments.device_search': (
     (
@@ -151,7 +151,7 @@ COMMANDS = {
     ),
     'budget.md',
   ),
-  'experiments.zoo': (('--rows=nothing', '--json=OUT/zoo.json'), 'zoo.json'),
+  'experiments.zoo': (('--json=OUT/zoo.json',), 'zoo.json'),
   'export.main': (
     (
       *('--config=configs/shapes_mnv2.py', '--formats=float32'),
