@@ -205,8 +205,11 @@ class OutputFiles:
     digests = self.known.setdefault(name, set())
     if digest not in digests:
       path = os.path.join(self.folder, MANIFEST)
-      with open(path, 'a', encoding='utf-8') as f:
-        f.write(format_entry(name, digest))
+      with open(path, 'ab+') as f:
+        # On a full disk half a line may have been written, which ends here.
+        f.seek(max(f.tell() - 1, 0))
+        start = b'' if f.read(1) in (b'', b'\n') else b'\n'
+        f.write(start + format_entry(name, digest).encode())
       digests.add(digest)
 
   def write_text(self, name: str, content: str) -> None:

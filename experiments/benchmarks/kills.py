@@ -935,7 +935,7 @@ def render_table(counts: dict[str, Counts]) -> str:
 
 _TRIALS = (
   *('train:100', 'prepare:20', 'sweep:20', 'export:20', 'predict:20'),
-  *('twice:20', 'damage:40'),
+  *('twice:10', 'damage:20'),
 )
 
 

@@ -123,6 +123,16 @@ def test_a_single_file_in_the_home_folder(tmp_path, monkeypatch):
     output_files.open_output_file(tmp_path / 'thesis.html', flag='--json')
 
 
+def test_half_a_line_of_the_manifest_hides_no_other(tmp_path):
+  (tmp_path / output_files.MANIFEST).write_text('{"file": "a.txt", "sh')
+  for content in ('one', 'two'):
+    files = output_files.OutputFiles(tmp_path)
+    files.write_text('a.txt', content)
+  assert (tmp_path / 'a.txt').read_text() == 'two'
+  lines = (tmp_path / output_files.MANIFEST).read_text().splitlines()
+  assert [line[:16] for line in lines] == ['{"file": "a.txt"'] * 3
+
+
 def test_folders_that_are_replaced_hold_no_input(tmp_path):
   for path in (tmp_path / 'x', tmp_path / 'x' / 'run', tmp_path / 'x' / '..x'):
     with pytest.raises(
