@@ -112,7 +112,7 @@ def _fields():
 
 FIELDS = _fields()
 # Flags that several commands share are defined in these.
-SHARED = ('deeplab.cli', 'experiments.zoo')
+SHARED = ('deeplab.cli', 'experiments.zoo_rows')
 
 
 @pytest.mark.parametrize('name', sorted(TEXTS))
