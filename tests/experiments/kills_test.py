@@ -8,7 +8,8 @@ import pytest
 
 from experiments.benchmarks import kills
 
-# A child reports two phases and then waits; another one ends.
+# A child reports its begin and two phases and then waits; another one reports
+# its end, too.
 RUN = """
 import pathlib, sys, time
 from experiments.benchmarks import kills
@@ -30,7 +31,7 @@ print(kills.ask(lambda: {'a': [1]}, log))
 @pytest.mark.full
 @pytest.mark.parametrize(
   ('seconds', 'said'),
-  [('60', 'True -9 3 said'), ('0', 'False 0 3 said')],
+  [('60', 'True -9 3 said'), ('0', 'False 0 4 said')],
 )
 def test_a_process_is_killed_in_its_phase(seconds, said, tmp_path):
   done = subprocess.run(
