@@ -429,7 +429,68 @@ def evaluate_model(
     _check_result_files(workdir, [x + suffix for x in contenders], file)
     if config is None:
       protocol = single_view_config(protocol)
-  split = merged.data.eval_split
+  return _score_contenders(
+    contenders, dataset, merged, protocol, workdir, suffix
+  )
+
+
+def evaluate_file(
+  path: str | os.PathLike, workdir: str, config: ConfigDict
+) -> dict[str, Result]:
+  """Evaluates an exported file alone, in one view of whole images.
+
+  Args:
+    path: .tflite or .onnx file, with its model card beside it.
+    workdir: folder W, to whose `eval` results are written.
+    config: names the data set.
+
+  Returns:
+    The result by the name of its folder.
+
+  Raises:
+    ValueError: the file is damaged, has another number of classes than the data
+      set, or takes other images; or `evaluate_predictor` raises.
+  """
+  file = load.load_predictor(path)
+  config = datasets.resolve_config(config)
+  dataset = datasets.Dataset(config.data)
+  classes = len(file.card['classes'])
+  if (classes, file.image_spec) != (dataset.info.num_classes, dataset.spec):
+    raise ValueError(
+      f'{path} has {classes} classes and takes {file.image_spec}, and the data '
+      f'of --config has {dataset.info.num_classes} and {dataset.spec}: name '
+      'the config of its data set'
+    )
+  name = _file_result_name(file.path.stem)
+  _check_result_files(workdir, [name], file)
+  return _score_contenders(
+    {name: predictors.fixed_size_predictor(file, file.input_size)},
+    dataset,
+    config,
+    single_view_config(config.eval),
+    workdir,
+  )
+
+
+def _score_contenders(
+  contenders: dict[str, predictors.Predictor],
+  dataset: datasets.Dataset,
+  config: ConfigDict,
+  protocol: Any,
+  workdir: str,
+  suffix: str = '',
+) -> dict[str, Result]:
+  """Scores predictors on the evaluation split, and writes the results.
+
+  Args:
+    contenders: predictors by name.
+    dataset: the data set.
+    config: the experiment with that data set.
+    protocol: how images are fed to the predictors.
+    workdir: folder W, to whose `eval` results are written.
+    suffix: what is appended to the names, for their folders.
+  """
+  split = config.data.eval_split
   dataset.prepare(split)
   results = {}
   for name, predictor in contenders.items():
@@ -443,7 +504,7 @@ def evaluate_model(
       dataset.info,
       protocol,
       total=dataset.num_examples(split),
-      loss_terms=merged.loss.terms,
+      loss_terms=config.loss.terms,
       sum_counts=parallel.sum_over_hosts,
     )
     folder = name + suffix

@@ -45,6 +45,7 @@ from deeplab import parallel
 from deeplab import train
 from deeplab import workdir as workdir_lib
 from deeplab.data import datasets
+from deeplab.inference import load
 from deeplab.pretrained import identify
 
 # The weights fix channels, depth and normalization of the images.
@@ -165,6 +166,16 @@ def _evaluate(
     return
   if values.tflite:
     raise ValueError('--tflite is compared with a run: give --workdir')
+  if load.is_exported_file(values.weights):
+    if config is None:
+      raise ValueError(
+        f'{values.weights} names no data: pass --config=PAGE '
+        '--config.data.root=ROOT, a data set of its classes'
+      )
+    workdir = values.workdir or workdir_lib.new_workdir(config)
+    evaluate.evaluate_file(values.weights, workdir, config)
+    logging.info('Results: %s', workdir)
+    return
   model = identify.load_model_for_data(
     values.weights, values.checkpoint, config
   )

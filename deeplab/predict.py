@@ -63,7 +63,6 @@ from deeplab.files import output_files
 from deeplab.inference import file_predictor
 from deeplab.inference import litert
 from deeplab.inference import load
-from deeplab.inference import model_card
 from deeplab.inference import predictors
 from deeplab.inference import views
 from deeplab.pretrained import identify
@@ -174,10 +173,7 @@ def load_segmenter(
   if weights.startswith(identify.LITERT_PREFIX):
     path = weights.removeprefix(identify.LITERT_PREFIX)
     return from_foreign_tflite(path, config)
-  if (
-    weights.endswith(tuple(load.PREDICTOR_CLASSES))
-    and model_card.card_path(weights).is_file()
-  ):
+  if load.is_exported_file(weights):
     return from_tflite(weights)
   trained = identify.load_model(weights, checkpoint, config)
   return from_trained_model(trained, max_pixels)
@@ -245,7 +241,7 @@ def from_foreign_tflite(
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise ValueError(f'there is no file {path}')
-  if model_card.card_path(path).is_file():
+  if load.is_exported_file(path):
     return from_tflite(path)
   if config is None:
     trained = identify.load_model(path)

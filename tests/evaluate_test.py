@@ -12,6 +12,7 @@ from configs import common
 from configs import voc_resnet
 from deeplab import evaluate
 from deeplab.data import dataset_info
+from deeplab.data import datasets
 from deeplab.data import image_format
 from deeplab.inference import predictors
 from tests.inference import views_test
@@ -445,3 +446,26 @@ def test_single_view_config():
   assert (one.flip, one.mode, one.scales) == (False, 'whole', (1.0,))
   assert one.fit == ()
   assert config.mode == 'slide'
+
+
+def test_an_exported_file_is_evaluated_alone(tmp_path, monkeypatch):
+  """At its own size, in one view; results are named after the file."""
+  run = Run(monkeypatch)
+  run.tflite.image_spec = image_format.RGB
+  monkeypatch.setattr(datasets, 'resolve_config', lambda config: config)
+  monkeypatch.setattr(datasets, 'Dataset', lambda data: FakeDataset())
+  config = views_test.ConfigDict(
+    {
+      'eval': views_test.eval_config(scales=(0.5, 1.0), flip=True),
+      'data': {'eval_split': 'val'},
+      'loss': {'terms': ('cross_entropy',)},
+    }
+  )
+  results = evaluate.evaluate_file('x/int8.tflite', str(tmp_path), config)
+  assert list(results) == ['int8']
+  assert results['int8'].examples == 5
+  written = json.loads((tmp_path / 'eval/int8/metrics.json').read_text())
+  assert written['miou'] == results['int8'].metrics['miou']
+  run.tflite.card = {'classes': ['a', 'b', 'c', 'd', 'e', 'f', 'g']}
+  with pytest.raises(ValueError, match=r'int8\.tflite has 7 classes and takes'):
+    evaluate.evaluate_file('x/int8.tflite', str(tmp_path), config)

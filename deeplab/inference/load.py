@@ -5,6 +5,7 @@ import pathlib
 
 from deeplab.inference import file_predictor
 from deeplab.inference import litert
+from deeplab.inference import model_card
 from deeplab.inference import onnx
 
 # The predictor of each file format. `tflm.TFLMPredictor` reads .tflite files
@@ -13,6 +14,14 @@ PREDICTOR_CLASSES: dict[str, type[file_predictor.FilePredictor]] = {
   '.tflite': litert.TFLitePredictor,
   '.onnx': onnx.ONNXPredictor,
 }
+
+
+def is_exported_file(path: str | os.PathLike) -> bool:
+  """Returns True for a file of a known suffix with its model card beside it."""
+  return (
+    pathlib.Path(path).suffix in PREDICTOR_CLASSES
+    and model_card.card_path(path).is_file()
+  )
 
 
 def load_predictor(path: str | os.PathLike) -> file_predictor.FilePredictor:

@@ -26,6 +26,7 @@ from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.files import config_pages
+from deeplab.inference import load
 from deeplab.models import registry
 from deeplab.pretrained import merge
 from deeplab.pretrained import model_folder
@@ -95,6 +96,11 @@ def load_model(
     raise ValueError(
       f'{weights} runs a file as it is, for prediction only: where weights are '
       f'needed, name {weights.removeprefix(LITERT_PREFIX)}'
+    )
+  if load.is_exported_file(weights):
+    raise ValueError(
+      f'{weights} is an exported file: where weights are needed, name those '
+      'that it was exported from'
     )
   if weights.startswith('hf:'):
     weights = model_folder.download_model_folder(weights.removeprefix('hf:'))

@@ -190,6 +190,10 @@ def test_a_published_tflite_file_runs_as_it_is():
 def test_files_that_run_as_they_are_have_no_weights(tmp_path):
   with pytest.raises(ValueError, match=r'^litert:a\.tflite runs a file as it'):
     identify.load_model('litert:a.tflite')
+  (tmp_path / 'int8.tflite').write_bytes(b'')
+  (tmp_path / 'int8.json').write_text('{}')
+  with pytest.raises(ValueError, match=r'int8\.tflite is an exported file: wh'):
+    identify.load_model(str(tmp_path / 'int8.tflite'))
   with pytest.raises(ValueError, match=r'^there is no file .*none\.tflite'):
     deeplab.load(f'litert:{tmp_path / "none.tflite"}')
 
