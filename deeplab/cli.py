@@ -203,7 +203,7 @@ def overridden_fields(
 # Fields that name a data set, its files and its classes.
 DATASET_FIELDS = (
   *('data.name', 'data.root', 'data.num_classes', 'data.ignore_label'),
-  *('data.class_names', 'data.color_map'),
+  *('data.class_names', 'data.color_map', 'data.id_map'),
 )
 
 

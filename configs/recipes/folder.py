@@ -16,6 +16,9 @@ def set_data(c: ConfigDict) -> None:
   c.data.name = 'folder'
   c.data.num_classes = 2
   c.data.ignore_label = 255  # -1: no pixel is ignored
+  # Class of each value in masks, such as '0:0,255:1' (deeplab/data/id_maps.py);
+  # '': values are class ids, or classes.txt says.
+  c.data.id_map = ''
   c.data.class_names = ()
   c.data.color_map = ()
   # Folders of the images and of their masks below `root`, of any name; ''.

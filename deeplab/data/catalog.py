@@ -11,19 +11,21 @@ from typing import Any
 
 from deeplab import text
 from deeplab.data import dataset_info
+from deeplab.data import id_maps
 
 _CLASS_TABLES = pathlib.Path(__file__).parent / 'classes'
 
 
-def read_folder_classes(data: Any) -> dict[str, tuple]:
-  """Returns `class_names` and `color_map` of the user's folder.
+def read_folder_classes(data: Any) -> dict[str, Any]:
+  """Returns `class_names`, `color_map` and `id_map` of the user's folder.
 
-  Whichever of the two is empty in the config is read from ROOT/classes.txt, if
-  that file exists; it may stay empty.
+  Whichever of them is empty in the config is read from ROOT/classes.txt, if
+  that file exists, or from Roboflow's _classes.csv in ROOT or in the folder of
+  the training split; it may stay empty.
 
   Args:
-    data: `config.data`; reads `root`, `num_classes`, `class_names` and
-      `color_map`.
+    data: `config.data`; reads `root`, `train_split`, `num_classes`,
+      `class_names`, `color_map` and `id_map`.
 
   Raises:
     ValueError: there is neither one entry for each class nor one more, which is
@@ -36,15 +38,31 @@ def read_folder_classes(data: Any) -> dict[str, tuple]:
   )
   _check_row_count('config.data.class_names names', names, count)
   _check_row_count('config.data.color_map colors', colors, count)
-  table = pathlib.Path(data.root).expanduser() / 'classes.txt'
-  if data.root and table.is_file() and not (names and colors):
-    file_names, file_colors = dataset_info.read_class_table(table)
+  id_map = data.get('id_map', '')
+  table = _find_class_table(data)
+  if table and not (names and colors and id_map):
+    rows = dataset_info.read_class_table(table)
     if not names:
-      _check_row_count(f'{table} names', file_names, count)
+      _check_row_count(f'{table} names', rows.names, count)
     if not colors:
-      _check_row_count(f'{table} colors', file_colors, count)
-    names, colors = names or file_names, colors or file_colors
-  return {'class_names': names, 'color_map': colors}
+      _check_row_count(f'{table} colors', rows.colors, count)
+    if not id_map:
+      id_map = id_maps.format_id_map(rows.values, count)
+    names, colors = names or rows.names, colors or rows.colors
+  return {'class_names': names, 'color_map': colors, 'id_map': id_map}
+
+
+def _find_class_table(data: Any) -> pathlib.Path | None:
+  """Returns the file that names the classes of the user's folder, if any."""
+  root = pathlib.Path(data.root).expanduser()
+  files = (
+    root / 'classes.txt',
+    root / '_classes.csv',
+    root / data.get('train_split', '') / '_classes.csv',
+  )
+  if not data.root:
+    return None
+  return next((path for path in files if path.is_file()), None)
 
 
 def _check_row_count(subject: str, rows: Sequence[Any], count: int) -> None:
@@ -63,9 +81,13 @@ def _check_row_count(subject: str, rows: Sequence[Any], count: int) -> None:
 def _folder_info(data: Any) -> dataset_info.DatasetInfo:
   """Builds the info of the user's folder from the config and classes.txt."""
   count = data.num_classes
-  names, colors = read_folder_classes(data).values()
+  names, colors, id_map = read_folder_classes(data).values()
   label = data.ignore_label
-  if 0 <= label < count or not -1 <= label <= 65535:
+  mapping, others = None, None
+  if id_map:
+    mapping, others = id_maps.parse_id_map(id_map, count)
+    mapping = ({label: dataset_info.IGNORE} if label != -1 else {}) | mapping
+  elif 0 <= label < count or not -1 <= label <= 65535:
     raise ValueError(
       f'config.data.ignore_label={label} with {count} classes: give an id '
       f'that is not a class (at least {count}), or -1 for none'
@@ -74,7 +96,9 @@ def _folder_info(data: Any) -> dataset_info.DatasetInfo:
     name='folder',
     class_names=names[:count] or tuple(f'class {i}' for i in range(count)),
     palette=colors[:count] or dataset_info.voc_palette(count),
-    ignore_label=None if label == -1 else label,
+    ignore_label=None if label == -1 or id_map else label,
+    id_mapping=mapping,
+    unmapped=others,
     ignore_color=colors[count] if len(colors) > count else None,
     has_user_colors=bool(colors),
   )
@@ -114,27 +138,14 @@ def _published_info(
     first: index of the first class that is used.
     **fields: other fields of `DatasetInfo`.
   """
-  names, colors = dataset_info.read_class_table(_CLASS_TABLES / f'{table}.txt')
+  names, colors, _ = dataset_info.read_class_table(
+    _CLASS_TABLES / f'{table}.txt'
+  )
   fields.setdefault('ignore_label', None)
   return dataset_info.DatasetInfo(
     name=name, class_names=names[first:], palette=colors[first:], **fields
   )
 
-
-def _reduce_zero_label(num_classes: int) -> dict[int, int]:
-  """Maps raw 0 and 255 to IGNORE and raw n to n - 1.
-
-  mmsegmentation's `reduce_zero_label` does the same.
-  """
-  mapping = {i + 1: i for i in range(num_classes)}
-  return {0: dataset_info.IGNORE, 255: dataset_info.IGNORE} | mapping
-
-
-# Raw `labelIds` of the 19 classes that Cityscapes scores, by train id.
-_CITYSCAPES = (
-  *(7, 8, 11, 12, 13, 17, 19, 20, 21, 22),
-  *(23, 24, 25, 26, 27, 28, 31, 32, 33),
-)
 
 # Raw ids of Pascal Context's 60 classes, including 0 (background), by train id:
 # their sorted order.
@@ -193,7 +204,7 @@ _CONTEXT: dict[str, Any] = {
 }
 _ISPRS: dict[str, Any] = {
   'licence': 'ISPRS terms of use: research, on registration',
-  'id_mapping': _reduce_zero_label(6),
+  'id_mapping': id_maps.reduce_zero_label(6),
   'ignore_color': (0, 0, 0),
 }
 _VOC: dict[str, Any] = {
@@ -227,7 +238,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       'cityscapes',
       'cityscapes',
       splits={'train': 2975, 'val': 500, 'test': 1525},
-      id_mapping={raw: i for i, raw in enumerate(_CITYSCAPES)},
+      id_mapping={raw: i for i, raw in enumerate(id_maps.CITYSCAPES)},
       unmapped=dataset_info.IGNORE,
       url='https://www.cityscapes-dataset.com/',
       licence='non-commercial, on registration',
@@ -235,7 +246,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
       'gtFine_trainvaltest.zip, and unpack both into FOLDER.',
     ),
     _published_info(
-      'ade20k', 'ade20k', id_mapping=_reduce_zero_label(150), **_ADE20K
+      'ade20k', 'ade20k', id_mapping=id_maps.reduce_zero_label(150), **_ADE20K
     ),
     # Two conventions for "ADE20K-32" that give different mIoU. Here class 0
     # ("other", with all rarer classes) is scored as a class of its own.
@@ -275,7 +286,7 @@ INFOS: dict[str, dataset_info.DatasetInfo] = {
     _published_info(
       'loveda',
       'loveda',
-      id_mapping=_reduce_zero_label(7),
+      id_mapping=id_maps.reduce_zero_label(7),
       splits={'train': 2522, 'val': 1669, 'test': 1796},
       url='https://github.com/Junjue-Wang/LoveDA',
       licence='CC BY-NC-SA 4.0',

@@ -14,6 +14,7 @@ import os
 import re
 import reprlib
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def train_id_table(info: DatasetInfo) -> dict[int, int]:
 def describe_ignored_ids(info: DatasetInfo) -> str:
   """Returns a noun phrase for the ids that are ignored, for messages."""
   if info.id_mapping is not None:
-    return 'an id of the id map'
+    return 'an id of config.data.id_map'
   return f'the ignore label ({info.ignore_label})'
 
 
@@ -138,6 +139,11 @@ def raw_to_train_ids(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
         f'{info.num_classes} classes of {info.name} nor '
         f'{describe_ignored_ids(info)}: correct the mask or the configured '
         'classes'
+        + (
+          ', or map the values to classes by config.data.id_map'
+          if info.name == 'folder'
+          else ''
+        )
       )
     table[i] = train_id
   return table[raw.clip(-1, 65536).astype(np.int64) + 1]
@@ -192,22 +198,49 @@ def _check_class_name(name: str) -> None:
     )
 
 
-def read_class_table(
-  path: str | os.PathLike[str],
-) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-  """Reads a class table with one line `name` or `name red green blue` a class.
+class ClassTable(NamedTuple):
+  """Rows of a class table.
 
-  Returns:
-    The names, and one color for each of them or none at all.
+  Attributes:
+    names: of the classes.
+    colors: one for each, or none at all.
+    values: raw ids of each in masks, or none at all.
+  """
+
+  names: tuple[str, ...]
+  colors: tuple[Color, ...]
+  values: tuple[tuple[int, ...], ...]
+
+
+# `255: person`, `0,4-6: background` and Roboflow's `1, road`.
+_VALUES = re.compile(r'(\d+(?:\s*[-,]\s*\d+)*)\s*:\s*(\S.*)')
+_CSV_ROW = re.compile(r'(\d+)\s*,\s*(\S.*)')
+
+
+def read_class_table(path: str | os.PathLike[str]) -> ClassTable:
+  """Reads a class table with one line a class.
+
+  A line is `name` or `name red green blue`, and may begin with the raw ids of
+  the class in masks, such as `255: person` or `0,4-6: background`. A file .csv
+  has lines `id, name`, and a header.
 
   Raises:
     ValueError: the file is not a text, a name has a control character, a number
-      of a color is not in 0..255, or some lines have a color and others do not.
+      of a color is not in 0..255, or some lines have a color, or ids, and
+      others do not.
   """
   names: list[str] = []
   colors: list[Color] = []
+  values: list[tuple[int, ...]] = []
+  is_csv = os.fspath(path).endswith('.csv')
   lines = text_files.read_text(path).splitlines()
   for number, line in enumerate(lines, 1):
+    match = (_CSV_ROW if is_csv else _VALUES).fullmatch(line.strip())
+    if is_csv and not match:
+      continue  # the header
+    if match:
+      values.append(_parse_values(match[1]))
+      line = match[2]
     words = line.split()
     if not words:
       continue
@@ -224,4 +257,19 @@ def read_class_table(
       f'{path}: {len(colors)} of {len(names)} lines end in a color; give '
       'every class a color, or none'
     )
-  return tuple(names), tuple(colors)
+  if values and len(values) != len(names):
+    raise ValueError(
+      f'{path}: {len(values)} of {len(names)} lines begin with ids, such as '
+      '`255: person`; give every class its ids, or none'
+    )
+  return ClassTable(tuple(names), tuple(colors), tuple(values))
+
+
+def _parse_values(text: str) -> tuple[int, ...]:
+  """Parses '0,4-6' to (0, 4, 5, 6); ranges are of at most 16 bits."""
+  values: list[int] = []
+  for part in text.split(','):
+    first, _, last = part.partition('-')
+    low, high = int(first[:9]), int((last or first).strip()[:9])
+    values += range(low, min(high, 65535) + 1)
+  return tuple(values)

@@ -7,7 +7,9 @@ imported only by some builders, and for crops of large JPEG images.
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
+import contextlib
 import copy
+import errno
 import pathlib
 from typing import Any
 
@@ -38,6 +40,9 @@ from deeplab.data.preparation import locking
 from deeplab.data.preparation import records
 
 Config = Any
+
+# Errors of a folder that cannot be made or written, such as a home of no user.
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 # Functions that return the tfds builder of a split, by `config.data.name`.
 BUILDERS: dict[str, Callable[[Any, str], tfds.core.DatasetBuilder]] = {
@@ -92,7 +97,8 @@ def resolve_config(config: Config) -> Config:
     changes = catalog.read_folder_classes(data)
   if data.root:
     changes['root'] = str(pathlib.Path(data.root).expanduser().absolute())
-  changes = {k: v for k, v in changes.items() if data[k] != v}
+  # A config of an older version lacks fields, whose values were empty.
+  changes = {k: v for k, v in changes.items() if data.get(k, type(v)()) != v}
   if not changes:
     return config
   resolved = copy.deepcopy(config)
@@ -158,6 +164,11 @@ class Dataset:
     """Returns the number of examples of a split, preparing it if needed."""
     builder = prepare_builder(self.config, split)
     return builder.info.splits[records.TFDS_SPLIT].num_examples
+
+  def left_out(self, split: str) -> str:
+    """Returns a sentence on shapes that were left out of a split, or ''."""
+    builder = prepare_builder(self.config, split)
+    return builder.info.metadata.get(records.LEFT_OUT, '')
 
   def class_frequencies(self) -> np.ndarray:
     """Returns each class's share of the labelled training pixels.
@@ -299,6 +310,7 @@ def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
   tfds.display_progress_bar(False)
   folder_path = pathlib.Path(builder.data_path).parent
   with (
+    _explain_unwritable_folder(folder_path),
     locking.lock_and_clean(folder_path),
     locking.deterministic_serialization(),
     locking.suppress_stdout(),
@@ -316,3 +328,18 @@ def prepare_builder(data: Any, split: str) -> tfds.core.DatasetBuilder:
         raise
   logging.info('Prepared %s.', builder.data_path)
   return BUILDERS[data.name](data, split)
+
+
+@contextlib.contextmanager
+def _explain_unwritable_folder(folder: pathlib.Path) -> Iterator[None]:
+  """Names the prepared data and its flag where its folder cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    place = str(error.filename or '')
+    if error.errno not in _UNWRITABLE or not place.startswith(str(folder)):
+      raise
+    raise OSError(
+      f'could not write the prepared data to {folder}: {error.strerror}; give '
+      'a folder that can be written by --config.data.data_dir=FOLDER'
+    ) from error

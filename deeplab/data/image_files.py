@@ -295,6 +295,25 @@ def read_orientation(path: pathlib.Path) -> int:
     return get_orientation(image)
 
 
+def read_size(path: pathlib.Path) -> tuple[int, int]:
+  """Returns the (H, W) of the upright image of a file, from its header.
+
+  Raises:
+    ImageFileError: the file is damaged, too large, or of an unknown format.
+  """
+  if path.suffix.lower() == '.npy':
+    height, width = read_npy(path).shape[:2]
+    return height, width
+  if path.suffix.lower() in _TIFF_SUFFIXES:
+    with explain_errors(path), _open_tiff(path) as file:
+      first: Any = file.pages.first
+      size = first.imagelength, first.imagewidth
+      return stored_size(size, _tiff_orientation(file))
+  with open_image(path) as image:
+    size = image.height, image.width
+    return stored_size(size, get_orientation(image))
+
+
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
   """Turns stored pixels as an EXIF orientation says.
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
 
 from deeplab.data import dataset_info
 from deeplab.data import datasets
+from deeplab.data import id_maps
 from deeplab.doctor import example_loader
 from deeplab.doctor import findings
 from deeplab.doctor import scan
@@ -20,6 +22,8 @@ from deeplab.training import class_weights
 _CROP_STEP, _LARGEST_CROP = 32, 512
 # The value of config.loss.balance that is suggested; it gives mild weights.
 _SUGGESTED_BALANCE = 0.5
+# Values of masks that are grey levels of classes, as 0, 128 and 255 are.
+_MAX_GREYS, _MIN_GREY_STEP = 12, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,7 @@ def diagnose(
     weights = tuple(values.tolist())
   crop = _largest_filled_crop(splits[train], config)
   suggestions = (
-    *_suggest_num_classes(scans, info),
+    *_suggest_classes(scans, info),
     *_suggest_normalization(splits[train], config),
     *_suggest_balance(shares, config.loss, info),
     *_suggest_crop_size(crop, splits[train], config),
@@ -122,6 +126,49 @@ def _describe_weights(loss: Any) -> str:
     "weight: the factor on the loss of the class's pixels that "
     f'--config.loss.balance={_SUGGESTED_BALANCE:g} would set; now 1 for all.'
   )
+
+
+def _suggest_classes(
+  scans: Sequence[scan.ExampleScan], info: dataset_info.DatasetInfo
+) -> Iterable[tuple[str, str]]:
+  """Suggests an id map, or a number of classes, for the ids of the masks."""
+  if info.id_mapping is not None:
+    return
+  values = {value for s in scans for value in s.raw_ids}
+  labels = sorted(values - {dataset_info.IGNORE})
+  count = info.num_classes
+  if (
+    count == len(id_maps.CITYSCAPES)
+    and labels
+    and count <= labels[-1] <= id_maps.CITYSCAPES[-1]
+  ):
+    yield (
+      '--config.data.id_map=cityscapes',
+      f'masks contain ids up to {labels[-1]}, as the labelIds of Cityscapes',
+    )
+    return
+  greys = sorted(values)
+  if (
+    2 <= len(greys) <= _MAX_GREYS
+    and greys[0] == 0
+    and greys[-1] == dataset_info.IGNORE
+    and min(b - a for a, b in itertools.pairwise(greys)) >= _MIN_GREY_STEP
+  ):
+    flag = '--config.data.id_map=' + ','.join(
+      f'{value}:{i}' for i, value in enumerate(greys)
+    )
+    if len(greys) != count:
+      flag = f'--config.data.num_classes={len(greys)} {flag}'
+    shown = ', '.join(map(str, greys))
+    yield flag, f'masks contain the values {shown} alone: if each is a class'
+    return
+  if labels and labels[-1] == count and 0 in values:
+    yield (
+      '--config.data.id_map=reduce_zero',
+      f'masks contain ids 0 to {count}: if 0 is unlabelled and the '
+      f'{count} classes begin at 1',
+    )
+  yield from _suggest_num_classes(scans, info)
 
 
 def _suggest_num_classes(

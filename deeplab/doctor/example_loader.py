@@ -132,6 +132,8 @@ def list_examples(
             *(Issue('noted', text) for text in notes),
           ]
       count = dataset.num_examples(split)
+      if dataset.left_out(split):
+        errors.note(dataset.left_out(split))
       if dataset.info.name == 'folder':
         _note_orientations(folder.find_examples(dataset.config, split), split)
     except ValueError as error:

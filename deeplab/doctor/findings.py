@@ -430,8 +430,8 @@ def _class_findings(
       and info.ignore_label == dataset_info.IGNORE
     ):
       hint = (
-        '; the value 255 is the ignore label: if it is meant as a class, write '
-        'that class as 1'
+        '; the value 255 is the ignore label: if it is meant as a class, give '
+        '--config.data.id_map=0:0,255:1'
       )
     yield Finding('one_class', (f'labelled: {names}{hint}',))
 

@@ -85,6 +85,7 @@ FIELDS: Mapping[str, json_files.Schema] = {
   # Of `configs/recipes/folder.py`.
   'data.num_classes': json_files.integer(1, 255),
   'data.ignore_label': json_files.integer(-1, 65535),
+  'data.id_map': _TEXT,
   'data.class_names': _TEXTS,
   'data.color_map': json_files.array(
     json_files.array(json_files.integer(0, 255), 3)
@@ -234,7 +235,7 @@ _OF_FOLDERS = (
 )
 _OF_DATA_SETS = (
   *_OF_FOLDERS,
-  *('data.images', 'data.labels', 'data.depth'),
+  *('data.images', 'data.labels', 'data.depth', 'data.id_map'),
   *('data.pool', 'data.pool_share', 'data.pool_seed'),
 )
 

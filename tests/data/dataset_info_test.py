@@ -55,9 +55,10 @@ def test_class_tables_with_and_without_colors(tmp_path):
   assert dataset_info.read_class_table(path) == (
     ('sky', 'traffic light'),
     ((1, 2, 3), (4, 5, 6)),
+    (),
   )
   path.write_text('sky\nroad 66\n', 'utf-8')
-  assert dataset_info.read_class_table(path) == (('sky', 'road 66'), ())
+  assert dataset_info.read_class_table(path) == (('sky', 'road 66'), (), ())
   path.write_text('sky\nroad 4 5 6\n', 'utf-8')
   with pytest.raises(ValueError, match='1 of 2 lines end in a color'):
     dataset_info.read_class_table(path)
@@ -116,3 +117,23 @@ def test_class_names_are_one_line_each():
   for name in ('a\nb', 'a\u2028b', 'a\x00'):
     with pytest.raises(ValueError, match='has a line break or a control char'):
       dataset_info.DatasetInfo('x', ('ok', name), ((0, 0, 0),) * 2, None)
+
+
+def test_class_tables_with_ids(tmp_path):
+  path = tmp_path / 'classes.txt'
+  path.write_text('0,4-6: back ground 1 2 3\n255 :person 4 5 6\n', 'utf-8')
+  assert dataset_info.read_class_table(path) == (
+    ('back ground', 'person'),
+    ((1, 2, 3), (4, 5, 6)),
+    ((0, 4, 5, 6), (255,)),
+  )
+  path.write_text('0: background\nperson\n', 'utf-8')
+  with pytest.raises(ValueError, match='1 of 2 lines begin with ids, such as'):
+    dataset_info.read_class_table(path)
+  path = tmp_path / '_classes.csv'
+  path.write_text('Pixel Value, Class\r\n0, background\r\n1, my car\r\n')
+  assert dataset_info.read_class_table(path) == (
+    ('background', 'my car'),
+    (),
+    ((0,), (1,)),
+  )

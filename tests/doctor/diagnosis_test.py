@@ -152,7 +152,7 @@ def test_binary_masks_of_0_and_255_get_a_hint(config):
   )
   assert finding.details == (
     'labelled: class 0; the value 255 is the ignore label: if it is meant as a '
-    'class, write that class as 1',
+    'class, give --config.data.id_map=0:0,255:1',
   )
 
 
@@ -354,3 +354,36 @@ def test_orientations_are_counted_and_unclear_masks_named(config):
   )
   found = {f.kind: f.level for f in diagnose(config, *turned).findings}
   assert found['turned_both'] == 'error'
+
+
+@pytest.mark.parametrize(
+  ('values', 'count', 'flags'),
+  [
+    ((0, 255), 2, ['--config.data.id_map=0:0,255:1']),
+    (
+      (0, 255),
+      3,
+      ['--config.data.num_classes=2 --config.data.id_map=0:0,255:1'],
+    ),
+    (
+      (0, 128, 255),
+      2,
+      ['--config.data.num_classes=3 --config.data.id_map=0:0,128:1,255:2'],
+    ),
+    ((0, 1, 2), 2, ['--config.data.id_map=reduce_zero']),
+    ((0, 1, 2, 255), 2, ['--config.data.id_map=reduce_zero']),
+    ((0, 7, 26, 33), 19, ['--config.data.id_map=cityscapes']),
+    ((0, 1, 255), 2, []),
+    ((0, 1), 2, []),
+    ((), 2, []),
+  ],
+)
+def test_the_flags_of_common_masks(config, values, count, flags):
+  """Instead of asking to rewrite files."""
+  config.data.num_classes, config.data.ignore_label = count, 255
+  result = diagnose(config, dataclasses.replace(GOOD, raw_ids=values))
+  got = [flag for flag, _ in result.suggestions if 'id_map' in flag]
+  assert got == flags
+  config.data.id_map = '0:0'
+  result = diagnose(config, dataclasses.replace(GOOD, raw_ids=values))
+  assert not any('id_map' in flag for flag, _ in result.suggestions)

@@ -380,7 +380,10 @@ def _find_all_examples(
   pairs, issues = _find_pairs(base, split, data)
   for issue in issues:
     errors.raise_or_collect(ValueError(issue.text))
-  read_labelme = functools.partial(labelme.read_label, classes=classes)
+
+  def read_labelme(image: pathlib.Path) -> Any:
+    return functools.partial(labelme.read_label, classes=classes, image=image)
+
   read_mask = functools.partial(
     mask_files.read_train_ids, info=classes.mask_info
   )
@@ -389,7 +392,7 @@ def _find_all_examples(
       image,
       path,
       classes.drawn_info,
-      read_labelme if path.suffix.lower() == '.json' else read_mask,
+      read_labelme(image) if path.suffix.lower() == '.json' else read_mask,
     )
     for image, path in pairs
   ]

@@ -72,6 +72,9 @@ class ClassTable:
   ) -> np.ndarray:
     """Draws shapes one over the other.
 
+    A shape without points, or of less than three, is left out and counted
+    (`errors.count_left_out`), and so is such a polygon of a shape of several.
+
     Args:
       size: (H, W) of the image.
       shapes: one (description, category, segmentation) for each shape; the
@@ -88,12 +91,28 @@ class ClassTable:
     label = np.full(size, background, np.uint8)
     for description, name, segmentation in shapes:
       try:
+        train_id = self.find_id(name)
         if not isinstance(segmentation, np.ndarray):
-          segmentation = rasterize.segmentation_to_mask(segmentation, size)
-        label[segmentation] = self.find_id(name)
+          segmentation = rasterize.segmentation_to_mask(
+            _drop_lines(description, segmentation), size
+          )
+        label[segmentation] = train_id
+      except rasterize.EmptyShapeError as error:
+        errors.count_left_out(f'{description}: {error}')
       except ValueError as error:
         raise ValueError(f'{description}: {error}') from error
     return label
+
+
+def _drop_lines(description: str, segmentation: Any) -> Any:
+  """Returns polygons without those of one or two points, if any is left."""
+  if not isinstance(segmentation, list):
+    return segmentation
+  kept = [x for x in segmentation if not isinstance(x, list) or len(x) > 5]
+  if not kept or len(kept) == len(segmentation):
+    return segmentation
+  errors.count_left_out(f'{description}: a polygon of less than three points')
+  return kept
 
 
 def unify_background(name: str) -> str:

@@ -95,6 +95,8 @@ def _to_segmentation(
 
   rotation = fields.get_number(shape.attrib, 'rotation', 0)
   if shape.tag == 'polygon':
+    if not shape.get('points'):
+      return []
     points = fields.get_text(shape.attrib, 'points').split(';')
     pairs = [point.split(',') for point in points]
     for pair in pairs:

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -176,7 +177,7 @@ def _read_list(
       )
       issues.append(PairIssue(message))
       continue
-    found = [named_files.find(name.strip(), (base,), listing) for name in names]
+    found = [_find_listed(name.strip(), base, listing) for name in names]
     image, mask = (
       path or base / name.strip().replace('\\', '/')
       for path, name in zip(found, names, strict=True)
@@ -190,6 +191,16 @@ def _read_list(
     if None not in found:
       pairs.append((image, mask))
   return pairs, issues
+
+
+def _find_listed(
+  name: str, base: pathlib.Path, listing: pathlib.Path
+) -> pathlib.Path | None:
+  """Returns the file that the user's own list names, which may lie anywhere."""
+  path = base / name
+  return (
+    path if os.path.isfile(path) else named_files.find(name, (base,), listing)
+  )
 
 
 def _pair_by_stem(

@@ -1,7 +1,8 @@
 """labelme JSON: one file for each image.
 
-Polygons, rectangles, circles and masks are rasterized. A shape without area,
-such as a line, is an error.
+Circles, masks, rectangles of two corners and any closed shape of three points
+and more, such as a rotated rectangle, are rasterized. A line or a point, which
+has no area, is an error; a shape without points is left out and counted.
 """
 
 import base64
@@ -17,15 +18,19 @@ from deeplab.data.formats import fields
 from deeplab.data.preparation import rasterize
 from deeplab.files import json_files
 
+# Shapes of labelme and of programs that write its format, which have no area.
+_OPEN_SHAPES = ('line', 'linestrip', 'point', 'points', 'polyline')
+
 
 def read_label(
-  path: pathlib.Path, classes: class_table.ClassTable
+  path: pathlib.Path, classes: class_table.ClassTable, image: pathlib.Path
 ) -> np.ndarray:
   """Rasterizes the shapes of a file.
 
   Args:
     path: the labelme JSON file.
     classes: gives the train id of each label.
+    image: its image, whose size counts where the file has none.
 
   Returns:
     [H, W] uint8 train ids or IGNORE.
@@ -36,15 +41,20 @@ def read_label(
   """
   content = json_files.read_user_json(path)
   try:
-    size = fields.get_size(content, 'imageHeight', 'imageWidth')
+    if isinstance(content, dict) and None in (
+      content.get('imageHeight'),
+      content.get('imageWidth'),
+    ):
+      size = image_files.read_size(image)
+    else:
+      size = fields.get_size(content, 'imageHeight', 'imageWidth')
     named = [
       (fields.get_text(shape, 'label'), shape)
       for shape in fields.get_entries(content, 'shapes')
     ]
   except ValueError as error:
     raise ValueError(
-      f'{path}: damaged, or not a labelme file ({error}); it must have '
-      'imageHeight, imageWidth and shapes'
+      f'{path}: damaged, or not a labelme file ({error}); it must have shapes'
     ) from error
   try:
     return classes.draw_shapes(
@@ -62,20 +72,23 @@ def _to_segmentation(
   number: int, shape: dict[str, Any], size: tuple[int, int]
 ) -> Any:
   """Converts a shape to COCO's polygons, or to a mask [H, W] bool."""
-  kind = shape.get('shape_type', 'polygon')
-  if kind not in ('polygon', 'rectangle', 'circle', 'mask'):
+  kind = shape.get('shape_type')
+  kind = 'polygon' if kind is None else kind
+  if not isinstance(kind, str) or kind in _OPEN_SHAPES:
     described = fields.describe(kind).strip("'")
     raise ValueError(
       f'shape {number}: a {described} has no area; draw a polygon or remove it'
     )
   try:
+    if not shape.get('points'):
+      return []
     points = fields.get_points(shape, 'points')
-    if kind == 'polygon':
-      return [rasterize.flatten_points(points)]
-    if kind == 'mask' and points:
+    if kind == 'mask':
       return _decode_mask(fields.get_text(shape, 'mask'), points[0], size)
-    if len(points) != 2:
+    if kind == 'circle' and len(points) != 2:
       raise ValueError(f'{len(points)} points in place of 2')
+    if kind not in ('rectangle', 'circle') or len(points) != 2:
+      return [rasterize.flatten_points(points)]
     (left, top), (right, bottom) = points
     if kind == 'rectangle':
       return [[left, top, right, top, right, bottom, left, bottom]]

@@ -139,8 +139,13 @@ def _read_train_ids(
   classes: class_table.ClassTable,
 ) -> np.ndarray:
   """Reads a mask and maps the label map's classes to train ids by name."""
-  ids = mask_files.read_train_ids(path, table)
+  mask = mask_files.read_stored_mask(path)
   try:
+    info = classes.mask_info
+    by_id = mask.values.ndim == 2 and info.id_mapping is not None
+    if by_id and not mask_files.find_train_ids(mask, table).by_color:
+      return mask_files.stored_to_train_ids(mask, info)
+    ids = mask_files.stored_to_train_ids(mask, table)
     lut = np.full(256, dataset_info.IGNORE, np.uint8)
     for i in np.unique(ids[ids != dataset_info.IGNORE]).tolist():
       lut[i] = classes.find_id(table.class_names[i])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import contextlib
 import contextvars
 import functools
+import threading
 
 from absl import logging
 
@@ -68,6 +69,25 @@ def collect_notes() -> Iterator[list[str]]:
     yield texts
   finally:
     _NOTES.reset(token)
+
+
+# What `count_left_out` counted in all threads of one preparation.
+_left_out: list[str] = []
+_left_out_lock = threading.Lock()
+
+
+def count_left_out(text: str) -> None:
+  """Counts a part of an annotation that is left out; any thread may call it."""
+  with _left_out_lock:
+    _left_out.append(text)
+
+
+def take_left_out() -> str:
+  """Returns what was counted since the last call, as half a sentence, or ''."""
+  with _left_out_lock:
+    texts = sorted(_left_out)
+    _left_out.clear()
+  return f'{len(texts)} shapes left out, such as {texts[0]}' if texts else ''
 
 
 def note(text: str) -> None:

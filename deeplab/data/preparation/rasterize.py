@@ -20,6 +20,10 @@ _MAX_OUTLINE = 2**22
 _MAX_COUNT_CHARACTERS = 7
 
 
+class EmptyShapeError(ValueError):
+  """A shape has no points, or too few to enclose an area."""
+
+
 def segmentation_to_mask(
   segmentation: Any, size: tuple[int, int]
 ) -> np.ndarray:
@@ -38,7 +42,7 @@ def segmentation_to_mask(
   if isinstance(segmentation, dict):
     return _decode_rle(segmentation, size)
   if not isinstance(segmentation, list) or not segmentation:
-    raise ValueError('broken polygon: there are no points')
+    raise EmptyShapeError('broken polygon: there are no points')
   polygons = [_check_polygon(polygon, size) for polygon in segmentation]
   merged = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
   return coco_mask.decode(merged).astype(bool)
@@ -100,7 +104,7 @@ def _check_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
       f'broken polygon: {values.size} numbers are not a list of x, y pairs'
     )
   if len(values) < 6:
-    raise ValueError(
+    raise EmptyShapeError(
       f'broken polygon: {len(values) // 2} points enclose no area'
     )
   # Annotation tools let points lie beyond the border, but not by a whole image.

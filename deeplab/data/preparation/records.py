@@ -36,6 +36,8 @@ TFDS_SPLIT = 'examples'
 # Keys in the metadata of prepared data: the number of pixels of each train id,
 # and the number of ignored pixels.
 CLASS_PIXELS, IGNORED_PIXELS = 'class_pixels', 'ignored_pixels'
+# A sentence on shapes that were left out, '' without any; older data lacks it.
+LEFT_OUT = 'left_out'
 
 # Each thread holds one raw file in memory; a large aerial image takes 1 GiB.
 THREADS = min(8, os.cpu_count() or 1)
@@ -127,6 +129,7 @@ def generate_records(
       return error
 
   count, pixels = 0, np.zeros(256, np.int64)
+  errors.take_left_out()  # of a preparation that was interrupted
   results = prefetch.parallel_map(read_and_count, items, THREADS, 2 * THREADS)
   bar = tqdm.tqdm(
     results,
@@ -153,6 +156,10 @@ def generate_records(
     )
   builder.info.metadata[CLASS_PIXELS] = pixels[: info.num_classes].tolist()
   builder.info.metadata[IGNORED_PIXELS] = int(pixels[dataset_info.IGNORE])
+  left_out = errors.take_left_out()
+  if left_out:
+    builder.info.metadata[LEFT_OUT] = f'{split}: {left_out}'
+    errors.note(f'{split}: {left_out}')
 
 
 def _count_label_values(record: Record) -> np.ndarray:

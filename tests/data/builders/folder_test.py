@@ -563,3 +563,162 @@ def test_pairs_and_issues_of_a_pool(pool, config):
     f'{pool}/all/images/img003.png: image without a mask',
     f"{pool}/val.txt: 'img999' is not an image of the pool 'all'",
   ]
+
+
+RAW = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
+
+
+def save_mask(path, raw, kind):
+  """Writes raw ids as a file of some kind, and returns the path."""
+  if kind == 'npy':
+    np.save(path.with_suffix('.npy'), raw)
+    return
+  if kind == 'P':
+    image = Image.frombytes('P', raw.shape[::-1], raw.tobytes())
+    image.putpalette([*(0, 0, 0), *(128, 0, 0) * 255])
+  elif kind == 'I;16':
+    image = Image.fromarray(raw.astype(np.uint16))
+  elif kind == 'F':
+    path = path.with_suffix('.tif')
+    image = Image.fromarray(raw.astype(np.float32))
+  else:
+    image = Image.fromarray(raw).convert(kind)
+  image.save(path)
+
+
+@pytest.mark.parametrize(
+  'kind', ['L', 'LA', 'P', 'I;16', 'RGB', 'RGBA', 'F', 'npy']
+)
+@pytest.mark.parametrize('layout', ['folders', 'voc'])
+def test_id_maps_apply_to_every_kind_of_mask(tmp_path, config, kind, layout):
+  """The commonest mask there is: 0 and 255."""
+  root = tmp_path / 'raw'
+  config.data.num_classes, config.data.id_map = 2, '0:0,255:1'
+  config.data.ignore_label = 255
+  images, masks = root / 'val/images', root / 'val/labels'
+  if layout == 'voc':
+    images, masks = root / 'JPEGImages', root / 'SegmentationClass'
+    (root / 'ImageSets/Segmentation').mkdir(parents=True)
+    (root / 'ImageSets/Segmentation/val.txt').write_text('a b\n')
+  for folder_ in (images, masks):
+    folder_.mkdir(parents=True)
+  Image.new('RGB', (3, 2)).save(images / 'a b.JPG')
+  save_mask(masks / 'a b.png', RAW, kind)
+  (example,) = layouts.examples(config)
+  assert example['label'].tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+  ('raw', 'table', 'expected'),
+  [
+    ([[0, 255]], '0: background\n255: person\n', [[0, 1]]),
+    ([[0, 4, 9]], '0,4: background\n9: person\n', [[0, 0, 1]]),
+    ([[0, 1, 2]], '1: a\n2: b\n0: void\n', [[255, 0, 1]]),
+  ],
+)
+def test_classes_txt_gives_ids(tmp_path, config, raw, table, expected):
+  root = tmp_path / 'raw'
+  conftest.write_pair(root / 'val', 'a', 0, (1, len(raw[0])))
+  Image.fromarray(np.array(raw, np.uint8)).save(root / 'val/labels/a.png')
+  (root / 'classes.txt').write_text(table, 'utf-16')
+  config.data.num_classes = 2
+  (example,) = layouts.examples(config)
+  assert example['label'].tolist() == expected
+  resolved = datasets.resolve_config(config)
+  assert (
+    resolved.data.id_map
+    == {
+      '0: b': '0:0,255:1',
+      '0,4:': '0:0,4:0,9:1',
+      '1: a': '1:0,2:1,0:ignore',
+    }[table[:4]]
+  )
+  (root / 'classes.txt').unlink()  # the run has it in its config
+  (example,) = layouts.examples(resolved)
+  assert example['label'].tolist() == expected
+
+
+def test_an_id_map_does_not_touch_drawn_labels(tmp_path, config):
+  root = tmp_path / 'raw'
+  config.data.num_classes, config.data.id_map = 2, 'reduce_zero'
+  config.data.class_names = ('background', 'road')
+  (root / 'val').mkdir(parents=True)
+  Image.new('RGB', (4, 3)).save(root / 'val/a.jpg')
+  points = [[0, 0], [2, 0], [2, 3], [0, 3]]
+  shape = {'label': 'road', 'shape_type': 'rotation', 'points': points}
+  (root / 'val/a.json').write_text(json.dumps({'shapes': [shape]}))
+  (example,) = layouts.examples(config)
+  assert example['label'].tolist() == [[1, 1, 0, 0]] * 3
+
+
+def test_roboflow_exports_masks(tmp_path, config):
+  root = tmp_path / 'raw'
+  config.data.num_classes = 2
+  for split in ('train', 'val'):
+    (root / split).mkdir(parents=True)
+    (root / split / '_classes.csv').write_text('Pixel Value, Class\n0, a\n1, b')
+    Image.new('RGB', (2, 1)).save(root / split / 'x.rf.123.jpg')
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(
+      root / split / 'x.rf.123_mask.png'
+    )
+  (example,) = layouts.examples(config)
+  assert example['label'].tolist() == [[0, 1]]
+  assert datasets.Dataset(config.data).info.class_names == ('a', 'b')
+
+
+def test_two_folders_are_a_pool(tmp_path, config):
+  root = tmp_path / 'raw'
+  for i in range(10):
+    conftest.write_pair(root / 'x', f'img{i}', i)
+  (root / 'x/images').rename(root / 'Photos')
+  (root / 'x/labels').rename(root / 'Truth')
+  config.data.images, config.data.labels = 'Photos', 'Truth'
+  dataset = datasets.Dataset(config.data)
+  counts = [dataset.num_examples(split) for split in ('train', 'val')]
+  assert sum(counts) == 10
+  assert all(counts)
+  for name in ('Photos', 'Truth'):
+    for split, first in (('train', 0), ('val', 7)):
+      (root / name / split).mkdir()
+      for path in sorted((root / name).glob('*.png'))[: 7 - first or None]:
+        path.rename(root / name / split / path.name)
+  dataset = datasets.Dataset(config.data)
+  counts = [dataset.num_examples(split) for split in ('train', 'val')]
+  assert counts == [7, 3]
+  config.data.labels = ''
+  with pytest.raises(ValueError, match=r"data\.labels='' is not a folder in"):
+    datasets.Dataset(config.data).prepare()
+
+
+@pytest.mark.parametrize('name', ['background', '_background_', 'Background'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+def test_the_background_of_tools(tmp_path, config, name, encoding, end):
+  root = tmp_path / 'raw'
+  config.data.num_classes = 2
+  (root / 'val').mkdir(parents=True)
+  (root / 'classes.txt').write_bytes(f'{name}{end}road{end}'.encode(encoding))
+  Image.new('RGB', (4, 3)).save(root / 'val/a.jpg')
+  shapes = [
+    {'label': label, 'shape_type': 'rectangle', 'points': points}
+    for label, points in (
+      ('road', [[0, 0], [4, 3]]),
+      ('__background__', [[2, 0], [4, 3]]),
+      ('__ignore__', [[3, 0], [4, 3]]),
+    )
+  ]
+  content = {'imageHeight': 3, 'imageWidth': 4, 'shapes': shapes}
+  (root / 'val/a.json').write_bytes(json.dumps(content).encode(encoding))
+  (example,) = layouts.examples(config)
+  assert example['label'].tolist() == [[1, 1, 0, 255]] * 3
+
+
+def test_an_unwritable_folder_of_prepared_data_names_its_flag(root, config):
+  (root / 'file').write_text('')
+  config.data.data_dir = str(root / 'file')
+  message = (
+    rf'^could not write the prepared data to {root}/file/folder/\w+: Not a '
+    r'directory; give a folder .* by --config\.data\.data_dir=FOLDER$'
+  )
+  with pytest.raises(OSError, match=message):
+    datasets.Dataset(config.data).prepare()

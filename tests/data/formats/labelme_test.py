@@ -12,8 +12,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from deeplab.data import datasets
 from deeplab.data.formats import class_table
 from deeplab.data.formats import labelme
+from deeplab.data.preparation import errors
+from deeplab.doctor import example_loader
 from tests.data.builders import layouts
 
 
@@ -78,7 +81,80 @@ def test_list_files_mix_masks_and_json(named, write_image):
 
 
 def read(named, path):
-  return labelme.read_label(path, class_table.load_class_table(named.data))
+  classes = class_table.load_class_table(named.data)
+  return labelme.read_label(path, classes, path.with_suffix('.png'))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_out():
+  """Shapes that other tests left out do not count."""
+  errors.take_left_out()
+
+
+@pytest.mark.parametrize(
+  ('kind', 'points'),
+  [
+    ('rectangle', [[2, 2], [4, 4]]),
+    ('rectangle', [[4, 4], [2, 2]]),
+    ('rectangle', [[2, 2], [4, 2], [4, 4], [2, 4]]),
+    ('rotation', [[2, 2], [4, 2], [4, 4], [2, 4]]),
+    ('rotated_rectangle', [[2, 2], [4, 2], [4, 4], [2, 4]]),
+    ('quadrilateral', [[2, 2], [4, 2], [4, 4], [2, 4]]),
+    ('anything', [[2, 2], [4, 2], [4, 4], [2, 4]]),
+    (None, [[2, 2], [4, 2], [4, 4], [2, 4]]),
+  ],
+)
+def test_closed_shapes(named, tmp_path, kind, points):
+  path = write(tmp_path / 'a.json', ROAD, shape('car', points, kind))
+  np.testing.assert_array_equal(read(named, path), LABEL)
+  assert errors.take_left_out() == ''
+
+
+@pytest.mark.parametrize(
+  'one',
+  [
+    shape('car', []),
+    shape('car', None),
+    shape('car', [[1, 1]], 'rectangle'),
+    shape('car', [[1, 1], [2, 2]]),
+    shape('car', [], 'mask', mask=''),
+    {'label': 'car', 'shape_type': 'polygon'},
+  ],
+)
+def test_shapes_without_an_area_are_left_out_and_counted(named, tmp_path, one):
+  path = write(tmp_path / 'a.json', ROAD, CAR, one, one)
+  np.testing.assert_array_equal(read(named, path), LABEL)
+  assert errors.take_left_out().startswith(
+    '2 shapes left out, such as shape 3 (car): broken polygon: '
+  )
+  with pytest.raises(ValueError, match="'lane' is not one of the classes"):
+    read(named, write(tmp_path / 'b.json', one | {'label': 'lane'}))
+
+
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_a_file_without_a_size_has_that_of_its_image(
+  named, tmp_path, orientation
+):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  stored = (8, 6) if orientation == 1 else (6, 8)
+  Image.new('RGB', stored).save(tmp_path / 'a.png', exif=exif)
+  path = write(tmp_path / 'a.json', ROAD, CAR, size=(None, None))
+  np.testing.assert_array_equal(read(named, path), LABEL)
+
+
+def test_what_is_left_out_is_noted_again_by_the_doctor(named, write_image):
+  root = pathlib.Path(named.data.root)
+  write(root / 'val/a.json', ROAD, CAR, shape('car', []))
+  write_image(root / 'val/a.png')
+  for _ in range(2):  # while it prepares the data, and when it finds it
+    count, issues = example_loader.list_examples(
+      datasets.Dataset(named.data), 'val'
+    )
+    assert count == 1
+    assert [issue.text.partition(', such')[0] for issue in issues] == [
+      'val: 1 shapes left out'
+    ]
 
 
 def test_masks(named, tmp_path):
@@ -109,10 +185,6 @@ def test_circles(named, tmp_path):
   ('one', 'message'),
   [
     (
-      shape('road', [[1, 1], [2, 2]]),
-      r'a\.json: shape 1 \(road\): broken polygon: 2 points enclose no area',
-    ),
-    (
       shape('lane', ROAD['points']),
       r"a\.json: shape 1 \(lane\): category 'lane' is not one of the classes",
     ),
@@ -120,7 +192,7 @@ def test_circles(named, tmp_path):
       shape('road', [[1, 1], [2, 2]], 'line'),
       r'a\.json: shape 1: a line has no area; draw a polygon',
     ),
-    (shape('car', [[1, 1]], 'rectangle'), 'rectangle: 1 points in place of 2'),
+    (shape('car', [[1, 1]], 'circle'), 'circle: 1 points in place of 2'),
     (shape('car', 7), 'shape 1: broken polygon: points is 7, not a list'),
     (shape('car', [[1, 'x']]), r"holds \[1, 'x'\], not a pair of numbers"),
     (shape('car', [[1, 2, 3]]), r'holds \[1, 2, 3\], not a pair of numbers'),
@@ -131,7 +203,6 @@ def test_circles(named, tmp_path):
     (shape('car', [[0, 0], [math.inf, 5]], 'circle'), 'is far outside the ima'),
     (shape('car', [[0, 0], [1e308, 5]], 'circle'), 'is far outside the image'),
     (shape('car', ROAD['points'], []), r'shape 1: a \[\] has no area'),
-    (shape('car', [], 'mask', mask=''), 'broken mask: 0 points in place of 2'),
     (shape('car', [[1, 1]], 'mask'), 'broken mask: mask is missing'),
     (
       shape('car', [[1, 1]], 'mask', mask='AAAA'),
@@ -159,7 +230,7 @@ def test_bad_shapes(named, tmp_path, one, message):
   ('size', 'message'),
   [
     ((6, 8.5), 'imageWidth is 8.5, not a whole number'),
-    ((None, 8), 'imageHeight is None, not a whole number'),
+    ((None, 8), r'a\.png: not an image file, but absent'),
     ((math.inf, 8), 'imageHeight is inf, not a whole number'),
     ((10**30, 8), 'imageHeight is 10{30}, a number that is too large'),
     ((0, 8), 'an image of 8x0 pixels and 3 channels has no pixels'),

@@ -50,7 +50,7 @@ def coco_json(path, prefix=''):
         'image_id': i,
         'category_id': 1,
         'area': 1200,
-        'segmentation': [SQUARE[: 2 if stem == 'd' else None]],
+        'segmentation': [SQUARE[: 7 if stem == 'd' else None]],
       }
       for i, stem in enumerate(STEMS)
     ],
