@@ -3,6 +3,7 @@
 import deeplab
 model = deeplab.load('torchvision:deeplabv3_mobilenet_v3_large')
 mask = model.predict('photo.jpg')  # uint8 [H, W]
+masks = model.predict_all(['a.jpg', 'b.jpg'])  # one after the other
 scores = model.probabilities('photo.jpg')  # float32 [H, W, K]
 model.save('models/mine')  # and deeplab.load('models/mine') elsewhere
 model.export('int8.tflite', calibration='FOLDER')  # and its card, int8.json
@@ -11,6 +12,8 @@ It is the one module of this package above `export`, which it calls; no module
 of the library imports it.
 """
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import os
 from typing import Any
 
@@ -24,6 +27,7 @@ from deeplab.pretrained import model_folder
 from deeplab.quantization import rules as rules_lib
 
 Image = np.ndarray | str | os.PathLike
+_MAX_PADDING = predict.MAX_PADDING
 
 
 class Model:
@@ -67,6 +71,28 @@ class Model:
         or number of channels.
     """
     return self._segmenter.predict(image)
+
+  def predict_all(
+    self, images: Sequence[Image], max_padding: float = _MAX_PADDING
+  ) -> Iterator[np.ndarray]:
+    """Segments many images, of mixed sizes, in their order.
+
+    A network is compiled for each size, which takes seconds. Here images are
+    padded to few sizes, and these are compiled while others are computed.
+
+    Args:
+      images: each as for `predict`.
+      max_padding: largest share of pixels that padding adds, of those of all
+        images; with 0 the result is that of `predict`. Near borders that are
+        padded a few pixels may get another class.
+
+    Yields:
+      uint8 [H, W], the class id of each pixel, for each image.
+
+    Raises:
+      ValueError: as `predict` does, or `max_padding` is not in 0..1.
+    """
+    return self._segmenter.predict_all(images, max_padding)
 
   def probabilities(self, image: Image) -> np.ndarray:
     """Computes the class probabilities of one image.

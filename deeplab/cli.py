@@ -14,6 +14,7 @@ import difflib
 import glob
 import logging as py_logging
 import os
+import pathlib
 import re
 import sys
 from typing import Any
@@ -46,6 +47,30 @@ _LIBRARY_LOG_LEVELS = {
 }
 
 
+# Bytes of compiled functions that are kept; the least recently used ones are
+# deleted first.
+_CACHE_BYTES = 4 * 2**30
+
+
+def _cache_compiled_functions(folder: str | os.PathLike) -> None:
+  """Keeps compiled functions in a folder, up to `_CACHE_BYTES`.
+
+  Small functions are kept, too: a command compiles dozens of them.
+
+  Args:
+    folder: is created when something is compiled.
+  """
+  # JAX writes the time of use of an entry after the entry. One without is of a
+  # process that was killed: it may be cut off, and nothing could be deleted.
+  for entry in pathlib.Path(folder).glob('*-cache'):
+    used = entry.with_name(f'{entry.name.removesuffix("-cache")}-atime')
+    if not used.exists():
+      entry.unlink(missing_ok=True)
+  jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
+  jax.config.update('jax_compilation_cache_max_size', _CACHE_BYTES)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
 def _filter_library_logs(record: py_logging.LogRecord) -> bool:
   """Returns True if a log record is to be shown."""
   return logging.level_debug() or all(
@@ -73,17 +98,17 @@ def set_up() -> None:
   """Prepares TensorFlow, JAX and the log for a command or a notebook.
 
   Accelerators are hidden from TensorFlow, which would reserve their memory.
-  Compiled functions are cached in ~/.cache/deeplab (or in
-  JAX_COMPILATION_CACHE_DIR), so that a restarted run need not compile again.
+  Compiled functions are cached in ~/.cache/deeplab, up to 4 GiB (or in
+  JAX_COMPILATION_CACHE_DIR, as JAX is configured), so that no later process
+  compiles them again.
   Library messages below `_LIBRARY_LOG_LEVELS` are dropped.
   """
   tf = sys.modules.get('tensorflow')  # many commands never import it
   if tf is not None:
     system.hide_accelerators(tf)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    jax.config.update(
-      'jax_compilation_cache_dir',
-      os.path.join(os.path.expanduser('~'), '.cache', 'deeplab', 'xla'),
+    _cache_compiled_functions(
+      os.path.join(os.path.expanduser('~'), '.cache', 'deeplab', 'compiled')
     )
   logging.use_absl_handler()  # absl.app does so; notebooks do not use it
   logging.get_absl_handler().addFilter(_filter_library_logs)

@@ -45,6 +45,8 @@ from deeplab.inference import model_card
 from deeplab.inference import predictors
 from deeplab.inference import views
 
+# More sizes than this are worth a line in the log.
+_MANY_SIZES = 8
 # int64 arrays by name, added up over hosts.
 Counts = dict[str, np.ndarray]
 
@@ -99,6 +101,7 @@ def evaluate_predictor(
   keep_samples: int = 0,
   loss_terms: Sequence[str] = ('cross_entropy',),
   sum_counts: Callable[[Counts], Counts] = lambda counts: counts,
+  image_sizes: Callable[[], Iterable[tuple[int, int]]] = tuple,
 ) -> Result:
   """Scores a predictor on a split.
 
@@ -116,6 +119,8 @@ def evaluate_predictor(
       them, of the softmax otherwise.
     sum_counts: adds counts up over hosts; called once, at the end. The default
       is for one host.
+    image_sizes: returns (H, W) of all examples; called if
+      `protocol.max_padding` is not 0, before any example is read.
 
   Raises:
     ValueError: there are no examples, a label has another size than its image
@@ -140,9 +145,14 @@ def evaluate_predictor(
     protocol.boundary_share,
     sigmoid_loss='sigmoid_cross_entropy' in loss_terms,
   )
+  canvases: Sequence[tuple[int, int]] = ()
+  if protocol.max_padding:
+    canvases = views.plan_canvases(
+      predictor, image_sizes(), protocol, protocol.max_padding
+    )
   samples: dict[int, Sample] = {}
   for example, prediction, scores in _predict_examples(
-    predictor, examples, protocol, total, counter.loss.sigmoid
+    predictor, examples, protocol, total, counter.loss.sigmoid, canvases
   ):
     counter.add(example, prediction, scores)
     if example['index'] < keep_samples:
@@ -209,6 +219,7 @@ def _predict_examples(
   protocol: Any,
   total: int | None,
   sigmoid_loss: bool,
+  canvases: Sequence[tuple[int, int]],
 ) -> Iterator[tuple[dict, np.ndarray, np.ndarray | None]]:
   """Predicts examples in batches of images of the same padded size.
 
@@ -218,13 +229,14 @@ def _predict_examples(
     protocol: `config.eval`.
     total: number of examples, for the progress bar.
     sigmoid_loss: True if the loss needs logits rather than probabilities.
+    canvases: as `views.plan_canvases` returns them.
 
   Yields:
     (example with its 'index' in the split, uint8 [H, W] class ids, scores
     [H, W, K] if `protocol.loss` needs them), not in the order of the split.
   """
   indexed = (dict(x, index=i) for i, x in enumerate(examples))
-  batches = _group_by_padded_size(indexed, predictor, protocol)
+  batches = _group_by_padded_size(indexed, predictor, protocol, canvases)
   predict_scores = (
     views.predict_logits if sigmoid_loss else views.predict_probabilities
   )
@@ -232,26 +244,48 @@ def _predict_examples(
     images = [x['image'] for x in batch]
     scores: list = [None] * len(batch)
     if protocol.loss:
-      scores = predict_scores(predictor, images, protocol)
+      scores = predict_scores(predictor, images, protocol, canvases)
       predictions = [predictors.argmax(x) for x in scores]
     else:
-      predictions = views.segment_images(predictor, images, protocol)
+      predictions = views.segment_images(predictor, images, protocol, canvases)
     yield from zip(batch, predictions, scores, strict=True)
 
 
 def _group_by_padded_size(
-  examples: Iterable[dict], predictor: predictors.Predictor, protocol: Any
+  examples: Iterable[dict],
+  predictor: predictors.Predictor,
+  protocol: Any,
+  canvases: Sequence[tuple[int, int]],
 ) -> Iterator[list[dict]]:
-  """Groups examples that run in one batch: those of the same padded size."""
+  """Groups examples that run in one batch: those of the same padded size.
+
+  The log says how many sizes there are, since each is compiled.
+  """
   waiting: dict[Any, list[dict]] = {}
+  computed: set[tuple[int, int]] = set()
   for example in examples:
-    size = views.canvas_size(example['image'].shape, protocol)
-    key = predictor.input_size or views.padded_size(size, protocol)
+    key: Any = predictor.input_size
+    if key is None and protocol.mode == 'slide':
+      key = views.input_sizes(example['image'].shape, protocol)[0]
+    elif key is None:
+      sizes = views.input_sizes(example['image'].shape, protocol, canvases)
+      key = tuple(sizes)
+      few = len(computed) <= _MANY_SIZES
+      computed.update(sizes)
+      if few and len(computed) > _MANY_SIZES:
+        logging.info(
+          'Images of more than %d sizes: the network is compiled for each. '
+          '--config.eval.max_padding=0.15 makes them few by padding (up to '
+          '15%% more pixels), which changes the scores slightly',
+          _MANY_SIZES,
+        )
     group = waiting.setdefault(key, [])
     group.append(example)
     if len(group) == protocol.batch_size:
       yield waiting.pop(key)
   yield from waiting.values()
+  if computed:
+    logging.info('The network ran at %s', text.plural(len(computed), 'size'))
 
 
 class _MetricCounter:
@@ -506,6 +540,12 @@ def _score_contenders(
       total=dataset.num_examples(split),
       loss_terms=config.loss.terms,
       sum_counts=parallel.sum_over_hosts,
+      image_sizes=functools.partial(
+        dataset.image_sizes,
+        split,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+      ),
     )
     folder = name + suffix
     if jax.process_index() == 0:

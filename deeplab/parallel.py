@@ -263,30 +263,55 @@ def replicate(state: PyTree) -> PyTree:
   return copy(state, np.arange(jax.local_device_count()))[0]
 
 
-def map_predict(predict: Callable) -> Callable:
-  """Maps `predict(variables, images) -> array` over the local devices.
+class MappedPredict:
+  """A function `predict(variables, images) -> array` over the local devices."""
 
-  Args:
-    predict: maps variables and images [b, ...] to an array [b, ...].
+  def __init__(self, predict: Callable):
+    """Maps a function over the devices of this process.
 
-  Returns:
-    A function of variables and images [b, ...] (NumPy) to a NumPy array
-    [b, ...]. The batch need not divide over the devices: it is padded, and the
-    padding is dropped.
-  """
-  # Each host evaluates its own share: it maps over its own devices.
-  mapped = jax.pmap(predict, in_axes=(None, 0), devices=jax.local_devices())
+    Args:
+      predict: maps variables and images [b, ...] to an array [b, ...].
+    """
+    # Each host evaluates its own share: it maps over its own devices. An axis
+    # without a name would get an address of this process, and no other process
+    # would find the compiled function in the cache.
+    self._mapped: Any = jax.pmap(
+      predict,
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      devices=jax.local_devices(),
+    )
 
-  def run(variables: PyTree, images: np.ndarray) -> np.ndarray:
+  def lower(
+    self, variables: PyTree, shape: tuple[int, ...], dtype: Any
+  ) -> jax.stages.Lowered:
+    """Traces the function for images of one shape.
+
+    Args:
+      variables: as they will be given to the function.
+      shape: of the images, [b, ...].
+      dtype: of the images.
+    """
+    n = jax.local_device_count()
+    split_shape = (n, -(-shape[0] // n), *shape[1:])
+    return self._mapped.lower(
+      variables, jax.ShapeDtypeStruct(split_shape, dtype)
+    )
+
+  def __call__(self, variables: PyTree, images: np.ndarray) -> np.ndarray:
+    """Computes images [b, ...] and returns a NumPy array [b, ...].
+
+    A shape that `lower(...).compile()` has compiled is not compiled again. The
+    batch need not divide over the devices: it is padded, and the padding is
+    dropped.
+    """
     refuse_fork()
     n, count = jax.local_device_count(), images.shape[0]
     pad = -count % n
     if pad:
       images = np.concatenate([images, np.repeat(images[-1:], pad, axis=0)])
-    out = np.asarray(jax.device_get(mapped(variables, split(images))))
+    out = np.asarray(jax.device_get(self._mapped(variables, split(images))))
     return out.reshape(count + pad, *out.shape[2:])[:count]
-
-  return run
 
 
 def copies_differ(state: PyTree) -> list[str]:

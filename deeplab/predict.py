@@ -38,7 +38,10 @@ In Python:
 
 import collections
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from concurrent import futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -79,6 +82,13 @@ _SHEET_IMAGES = 48
 _CELL_SIZE = (360, 480)  # (H, W) of an image beside its overlay
 
 
+# Share of pixels that padding may add to the images of a folder.
+MAX_PADDING = 0.15
+
+Size = tuple[int, int]
+_PlannedSegmenter = contextlib.AbstractContextManager['Segmenter']
+
+
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
   """A trained model that maps images to masks.
@@ -90,6 +100,9 @@ class Segmenter:
     segment: maps a list of images [H, W, C] to class ids, uint8 [H, W] each.
     score: maps a list of images to probabilities, float32 [H, W, K] each.
     trained: the network and its weights; None for an exported file.
+    plan: makes a segmenter for images of given sizes (H, W), which adds at most
+      a given share of pixels so that few sizes are compiled; None for an
+      exported file, which has one size.
   """
 
   class_names: tuple[str, ...]
@@ -98,6 +111,59 @@ class Segmenter:
   segment: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
   score: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
   trained: workdir_lib.TrainedModel | None = None
+  plan: Callable[[Sequence[Size], float], _PlannedSegmenter] | None = None
+
+  def planned(
+    self, sizes: Sequence[Size], max_padding: float
+  ) -> _PlannedSegmenter:
+    """Returns a context of a segmenter for many images of few canvases.
+
+    In the context a thread compiles the canvases while images are computed.
+
+    Args:
+      sizes: (H, W) of the images, in their order.
+      max_padding: largest share of pixels that padding adds, of those of all
+        images; with 0 every image is computed as in evaluation.
+
+    Raises:
+      ValueError: `max_padding` is not in 0..1.
+    """
+    if not 0 <= max_padding <= 1:
+      raise ValueError(
+        f'max_padding={max_padding} is not in 0..1: 0.15 adds up to 15% of the '
+        'pixels'
+      )
+    if self.plan is None:
+      return contextlib.nullcontext(self)
+    return self.plan(sizes, max_padding)
+
+  def predict_all(
+    self,
+    images: Sequence[np.ndarray | str | os.PathLike],
+    max_padding: float = MAX_PADDING,
+  ) -> Iterator[np.ndarray]:
+    """Segments many images, of mixed sizes, in their order.
+
+    Args:
+      images: each as for `predict`.
+      max_padding: as for `planned`.
+
+    Yields:
+      uint8 [H, W], the class id of each pixel, for each image.
+
+    Raises:
+      ValueError: as `predict` and `planned` do.
+    """
+    sizes = [
+      image.shape[:2]
+      if isinstance(image, np.ndarray)
+      else image_folder.read_size(image)
+      for image in images
+    ]
+    known = [size for size in sizes if size is not None]
+    with self.planned(known, max_padding) as segmenter:
+      for image in images:
+        yield segmenter.predict(image)
 
   def predict(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
     """Segments one image; several threads may call it, each with its own.
@@ -191,24 +257,47 @@ def from_trained_model(
   protocol, info = trained.config.eval, trained.dataset.info
   predictor = evaluate.checkpoint_predictor(trained, protocol.output_stride)
 
-  def segment(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    if max_pixels is None:
-      return views.segment_images(predictor, images, protocol)
-    return [
-      views.segment_large_image(predictor, image, protocol, max_pixels)
-      if image.shape[0] * image.shape[1] > max_pixels
-      else views.segment_images(predictor, [image], protocol)[0]
-      for image in images
-    ]
+  def is_large(size: Sequence[int]) -> bool:
+    return max_pixels is not None and size[0] * size[1] > max_pixels
 
-  return Segmenter(
-    tuple(info.class_names),
-    tuple(info.palette),
-    trained.dataset.spec,
-    segment,
-    lambda images: views.predict_probabilities(predictor, images, protocol),
-    trained,
-  )
+  def make_segmenter(canvases: Sequence[Size]) -> Segmenter:
+    def segment_image(image: np.ndarray) -> np.ndarray:
+      if max_pixels is not None and is_large(image.shape):
+        return views.segment_large_image(predictor, image, protocol, max_pixels)
+      return views.segment_images(predictor, [image], protocol, canvases)[0]
+
+    return Segmenter(
+      tuple(info.class_names),
+      tuple(info.palette),
+      trained.dataset.spec,
+      lambda images: [segment_image(image) for image in images],
+      lambda images: views.predict_probabilities(
+        predictor, images, protocol, canvases
+      ),
+      trained,
+      plan,
+    )
+
+  @contextlib.contextmanager
+  def plan(sizes: Sequence[Size], max_padding: float) -> Iterator[Segmenter]:
+    whole = [size for size in sizes if not is_large(size)]
+    canvases = views.plan_canvases(predictor, whole, protocol, max_padding)
+    if canvases:
+      logging.info(
+        'Images of %s run in %s',
+        text.plural(len(set(whole)), 'size'),
+        text.plural(len(canvases), 'canvas', 'canvases'),
+      )
+    executor = futures.ThreadPoolExecutor(1)
+    try:
+      views.compile_ahead(
+        predictor, whole, protocol, canvases, trained.dataset.spec, executor
+      )
+      yield make_segmenter(canvases)
+    finally:
+      executor.shutdown(wait=False, cancel_futures=True)
+
+  return make_segmenter(())
 
 
 def from_tflite(path: str | os.PathLike) -> Segmenter:
@@ -363,6 +452,7 @@ def predict_files(
   output: str | os.PathLike,
   opacity: float,
   overwrite: bool = False,
+  max_padding: float = MAX_PADDING,
 ) -> list[str]:
   """Segments a file or a folder; writes masks, overlays and a contact sheet.
 
@@ -372,13 +462,15 @@ def predict_files(
     output: folder to write to.
     opacity: of the class colors in overlays, 0 to 1.
     overwrite: files in `output` that no prediction has written may be replaced.
+    max_padding: as for `Segmenter.planned`.
 
   Returns:
     One error message for each image that could not be read.
 
   Raises:
     ValueError: there is no image, a result would replace an image or a file of
-      the user, `output` is a file, or the opacity is not in 0..1.
+      the user, `output` is a file, or the opacity or `max_padding` is not in
+      0..1.
   """
   if not 0 <= opacity <= 1:
     raise ValueError(f'opacity={opacity} is not in 0..1')
@@ -395,22 +487,24 @@ def predict_files(
   )
   sheet_stride = -(-len(names) // _SHEET_IMAGES)
   failures, pictures = [], []
+  sizes = [image_folder.read_size(path) for path in names]
   tracked = system.track_progress(names.items(), len(names), 'predict')
-  for i, (path, name) in enumerate(tracked):
-    try:
-      image = image_folder.read_image(path, segmenter.image_spec)
-    except ValueError as error:
-      failures.append(str(error))
-      continue
-    ids = segmenter.predict(image)
-    overlay = visualize.draw_overlay(image, ids, segmenter.palette, opacity)
-    with results.replace(_mask_name(name)) as temporary:
-      visualize.save_image(ids, temporary, segmenter.palette)
-    with results.replace(_overlay_name(name)) as temporary:
-      visualize.save_image(overlay, temporary)
-    if i % sheet_stride == 0:
-      pair = np.concatenate([visualize.to_rgb(image), overlay], axis=1)
-      pictures.append((name, visualize.thumbnail(pair, _CELL_SIZE)))
+  with segmenter.planned([x for x in sizes if x], max_padding) as planned:
+    for i, (path, name) in enumerate(tracked):
+      try:
+        image = image_folder.read_image(path, segmenter.image_spec)
+      except ValueError as error:
+        failures.append(str(error))
+        continue
+      ids = planned.predict(image)
+      overlay = visualize.draw_overlay(image, ids, segmenter.palette, opacity)
+      with results.replace(_mask_name(name)) as temporary:
+        visualize.save_image(ids, temporary, segmenter.palette)
+      with results.replace(_overlay_name(name)) as temporary:
+        visualize.save_image(overlay, temporary)
+      if i % sheet_stride == 0:
+        pair = np.concatenate([visualize.to_rgb(image), overlay], axis=1)
+        pictures.append((name, visualize.thumbnail(pair, _CELL_SIZE)))
   if pictures:
     with results.replace(_SHEET) as temporary:
       visualize.save_image(_make_contact_sheet(segmenter, pictures), temporary)
@@ -482,6 +576,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
     'Opacity of the class colors in overlays, 0 to 1.',
     flag_values=values,
   )
+  flags.DEFINE_float(
+    'max_padding',
+    MAX_PADDING,
+    'Share of pixels that padding may add, so that images of many sizes run in '
+    'few that are compiled; 0 computes each image as evaluation does.',
+    flag_values=values,
+  )
   cli.define_overwrite_flag(values)
   return config_flags.DEFINE_config_file(
     'config',
@@ -505,6 +606,7 @@ def _run(values: flags.FlagValues, config_flag: flags.FlagHolder) -> None:
     values.output,
     values.opacity,
     values.overwrite,
+    values.max_padding,
   )
   if os.path.isdir(values.output):
     print(f'Results are in {values.output}')

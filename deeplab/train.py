@@ -493,6 +493,12 @@ def _evaluate(
     keep_samples=4,
     loss_terms=config.loss.terms,
     sum_counts=parallel.sum_over_hosts,
+    image_sizes=functools.partial(
+      dataset.image_sizes,
+      config.data.eval_split,
+      host_index=jax.process_index(),
+      host_count=jax.process_count(),
+    ),
   )
 
 

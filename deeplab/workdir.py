@@ -114,6 +114,7 @@ _OLDER_RUN_VALUES: dict[str, Any] = {
   'eval.loss': False,
   'eval.pad_offset': 0,
   'eval.pad_size': (),
+  'eval.max_padding': 0.0,
 }
 
 # Fields that were split off another one, whose value they had.

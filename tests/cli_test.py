@@ -41,3 +41,23 @@ def test_ended_event_loops_are_not_errors(monkeypatch):
   cli._show_ignored_error(ended)
   cli._show_ignored_error(other)
   assert shown == [other]
+
+
+def test_compiled_functions_are_kept_in_a_bounded_folder(tmp_path, monkeypatch):
+  settings = {}
+  monkeypatch.setattr(cli.jax.config, 'update', settings.__setitem__)
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  folder = tmp_path / '.cache' / 'deeplab' / 'compiled'
+  folder.mkdir(parents=True)
+  # JAX could delete nothing while there is an entry without time of use.
+  names = ('whole-cache', 'whole-atime', 'cut_off-cache')
+  for name in names:
+    (folder / name).write_bytes(b'12345678')
+  cli.set_up()
+  assert settings == {
+    'jax_compilation_cache_dir': str(folder),
+    'jax_compilation_cache_max_size': 4 * 2**30,
+    'jax_persistent_cache_min_compile_time_secs': 0,
+  }
+  assert {path.name for path in folder.iterdir()} == set(names[:2])

@@ -320,6 +320,10 @@ class FakeDataset:
     del split, host_index, host_count
     return examples()
 
+  def image_sizes(self, split, *, host_index, host_count):
+    del split, host_index, host_count
+    return views_test.SIZES
+
 
 class Run:
   """Replaces loading of a run, so that none need be trained."""
@@ -469,3 +473,35 @@ def test_an_exported_file_is_evaluated_alone(tmp_path, monkeypatch):
   run.tflite.card = {'classes': ['a', 'b', 'c', 'd', 'e', 'f', 'g']}
   with pytest.raises(ValueError, match=r'int8\.tflite has 7 classes and takes'):
     evaluate.evaluate_file('x/int8.tflite', str(tmp_path), config)
+
+
+@pytest.mark.parametrize('max_padding', [0.0, 0.15])
+def test_two_hundred_sizes_run_exactly_or_in_few_canvases(max_padding, caplog):
+  """Like VOC at a fifth, without padding to the stride."""
+  shorter = np.random.default_rng(0).integers(60, 101, 200).tolist()
+  sizes = [(n, 100) if n % 4 else (100, n) for n in shorter]
+  items = list(examples(sizes))
+  fake = views_test.FakePredictor(views_test.channels)
+  with caplog.at_level('INFO'):
+    result = evaluate.evaluate_predictor(
+      fake,
+      items,
+      INFO,
+      views_test.eval_config(pad_multiple=1, max_padding=max_padding),
+      image_sizes=lambda: sizes,
+    )
+  computed = {shape[1:3] for shape in fake.shapes}
+  if max_padding:
+    assert len(computed) <= 4
+    assert '--config.eval.max_padding' not in caplog.text
+  else:
+    assert computed == set(sizes)
+    assert caplog.text.count('--config.eval.max_padding=0.15 makes them') == 1
+  assert f'The network ran at {len(computed)} sizes' in caplog.text
+  # The network looks at single pixels: padding changes nothing.
+  guesses = np.concatenate([x['image'].argmax(-1).ravel() for x in items])
+  labels = np.concatenate([x['label'].ravel() for x in items])
+  counts = np.bincount((4 * labels.astype(int) + guesses)[labels != 255])
+  np.testing.assert_array_equal(
+    result.confusion, np.pad(counts, (0, 16 - len(counts))).reshape(4, 4)
+  )

@@ -16,7 +16,7 @@ FORKED = """
 import os, sys
 import numpy as np
 from deeplab import parallel, predict
-predictor = parallel.map_predict(lambda scale, x: x * scale)
+predictor = parallel.MappedPredict(lambda scale, x: x * scale)
 images = np.ones((1, 2), np.float32)
 predictor(np.float32(3), images)
 if os.fork():
@@ -65,8 +65,8 @@ def test_split_keeps_order_and_refuses_a_remainder():
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 4])
-def test_map_predict_pads_and_drops(count):
-  run = parallel.map_predict(lambda scale, x: x * scale)
+def test_mapped_predict_pads_and_drops(count):
+  run = parallel.MappedPredict(lambda scale, x: x * scale)
   images = np.arange(count * 2, dtype=np.float32).reshape(count, 2)
   np.testing.assert_array_equal(run(jnp.float32(3), images), 3 * images)
 
@@ -226,3 +226,25 @@ def test_a_failed_process_ends_at_once(joined, monkeypatch, capsys):
   lost, mended = capsys.readouterr().err.strip().split('(process 0 of 1)')[:2]
   assert 'another process of this run was lost' in lost and 'barrier' in lost
   assert mended.strip() == 'Error: batch_size=3 is odd'
+
+
+def test_a_compiled_function_is_the_same_in_every_process():
+  """Text without addresses: the persistent cache finds it again."""
+  texts = [
+    parallel.MappedPredict(lambda scale, x: x * scale)
+    .lower(np.float32(2), (3, 5), np.float32)
+    .as_text()
+    for _ in range(2)
+  ]
+  assert texts[0] == texts[1]
+  assert '0x' not in texts[0]
+  assert f'"{parallel.AXIS}"' in texts[0]
+
+
+def test_a_shape_is_lowered_for_the_padded_batch():
+  run = parallel.MappedPredict(lambda scale, x: x * scale)
+  lowered = run.lower(np.float32(2), (3, 5), np.float32)
+  assert [leaf.shape for leaf in jax.tree.leaves(lowered.in_avals)] == [
+    (),
+    (2, 2, 5),
+  ]

@@ -392,3 +392,36 @@ def test_help_shows_usage_and_flags():
     '--opacity',
   ):
     assert words in shown
+
+
+@pytest.mark.full
+def test_padding_hardly_changes_the_masks_of_a_network(smoke_run):
+  """Probabilities move by a thousandth, as the smoke run's network has them."""
+  segmenter = predict.load_segmenter(smoke_run.workdir)
+  images = [blocks((96, 96), 0), blocks((88, 96), 1)[:, :93]]
+  exact = [segmenter.probabilities(image) for image in images]
+  sizes = [image.shape[:2] for image in images]
+  masks = list(segmenter.predict_all(images))
+  with segmenter.planned([(128, 96), (96, 96)], 0.4) as planned:
+    padded = [planned.probabilities(image) for image in images]
+  for image, mask, want, got in zip(images, masks, exact, padded, strict=True):
+    assert mask.shape == image.shape[:2] == want.shape[:2]
+    np.testing.assert_array_equal(mask, want.argmax(-1))
+    np.testing.assert_allclose(got, want, atol=0.03)
+    assert np.mean(got.argmax(-1) == want.argmax(-1)) > 0.98
+    assert np.abs(got - want).max() > 0  # it was padded
+  assert sizes == [(96, 96), (88, 93)]
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.5])
+def test_padding_is_a_share(segmenter, share):
+  with pytest.raises(ValueError, match=rf'max_padding={share} is not in 0..1'):
+    list(segmenter.predict_all([blocks((16, 16))], share))
+
+
+def test_all_images_are_segmented_in_their_order(tmp_path, segmenter):
+  images = [blocks((16, 24), 0), blocks((24, 16), 1)]
+  Image.fromarray(images[1]).save(tmp_path / 'b.png')
+  masks = segmenter.predict_all([images[0], tmp_path / 'b.png'])
+  for mask, image in zip(masks, images, strict=True):
+    np.testing.assert_array_equal(mask, image.argmax(-1))

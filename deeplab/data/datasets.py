@@ -272,6 +272,23 @@ class Dataset:
       threads=threads,
     )
 
+  def image_sizes(
+    self, split: str, *, host_index: int = 0, host_count: int = 1
+  ) -> Iterator[tuple[int, int]]:
+    """Returns an iterator over (H, W) of the images of `examples`.
+
+    Args:
+      split: name of the split.
+      host_index: index of this host.
+      host_count: number of hosts.
+    """
+    return pipeline.image_sizes(
+      self.config,
+      prepare_builder(self.config, split),
+      host_index=host_index,
+      host_count=host_count,
+    )
+
   def calibration_images(self, count: int, seed: int) -> Iterator[np.ndarray]:
     """Yields training images at native size, each once.
 

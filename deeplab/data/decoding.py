@@ -1,5 +1,7 @@
 """Decodes the images and labels of prepared records, in whole or in part."""
 
+import struct
+
 import cv2
 import numpy as np
 
@@ -10,6 +12,11 @@ _MIN_SAVED_PIXELS = 2**18
 # half resolution, and upsampling interpolates from neighbors outside the
 # window.
 _MARGIN = 16
+
+_DAMAGED = (
+  'a prepared example does not decode: remove its data set below '
+  'config.data.data_dir, so that it is prepared again'
+)
 
 
 def decode_image(data: bytes | np.ndarray) -> np.ndarray:
@@ -45,6 +52,21 @@ def decode_label(data: bytes) -> np.ndarray:
     ValueError: the prepared data is damaged.
   """
   return _decode(data, cv2.IMREAD_GRAYSCALE)
+
+
+def read_label_size(data: bytes) -> tuple[int, int]:
+  """Returns (H, W) of a label, from the header of its PNG file.
+
+  Args:
+    data: bytes of a PNG file.
+
+  Raises:
+    ValueError: the prepared data is damaged.
+  """
+  if not data.startswith(b'\x89PNG') or len(data) < 24:
+    raise ValueError(_DAMAGED)
+  width, height = struct.unpack('>II', data[16:24])
+  return height, width
 
 
 def decode_window(
@@ -103,8 +125,5 @@ def _decode(data: bytes, flags: int) -> np.ndarray:
   except cv2.error:  # of no bytes, or of too many pixels
     image = None
   if image is None:
-    raise ValueError(
-      'a prepared example does not decode: remove its data set below '
-      'config.data.data_dir, so that it is prepared again'
-    )
+    raise ValueError(_DAMAGED)
   return image

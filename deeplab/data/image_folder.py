@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from deeplab.data import image_files
 from deeplab.data import image_format
 from deeplab.data.formats import named_files
 from deeplab.data.preparation import raw_files
@@ -78,3 +79,25 @@ def read_image(
   if not path.is_file():
     raise ValueError(f'there is no image {path}')
   return raw_files.read_pixels(path, image_spec)
+
+
+def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
+  """Reads (H, W) of an image from its header, as `read_image` turns it.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The size; None if the header does not tell. Nothing is wrong then: the file
+    is judged when its pixels are read.
+  """
+  path = pathlib.Path(path)
+  try:
+    if path.suffix.lower() == '.npy':
+      height, width = np.load(path, 'r', allow_pickle=False).shape[:2]
+      return height, width
+    with image_files.open_image(path) as image:
+      size = image.height, image.width
+      return size[::-1] if image_files.get_orientation(image) > 4 else size
+  except (ValueError, OSError, EOFError, AttributeError):
+    return None

@@ -135,6 +135,19 @@ def split_examples(
   return _parallel_map(reader, iter(indices), config, threads)
 
 
+def image_sizes(
+  config: Config,
+  builder: tfds.core.DatasetBuilder,
+  *,
+  host_index: int,
+  host_count: int,
+) -> Iterator[tuple[int, int]]:
+  """Returns an iterator over (H, W) of `split_examples`; it decodes nothing."""
+  reader = _ExampleReader(config, builder)
+  indices = range(host_index, reader.count, host_count)
+  return _parallel_map(reader.read_size, iter(indices), config)
+
+
 def calibration_images(
   config: Config, builder: tfds.core.DatasetBuilder, count: int, seed: int
 ) -> Iterator[np.ndarray]:
@@ -182,6 +195,10 @@ class _ExampleReader:
     self._cache: dict[int, base.Example] | None = {} if cache else None
     self._lazy = lazy
     self.count = len(self._source)
+
+  def read_size(self, index: int) -> tuple[int, int]:
+    """Returns (H, W) of an example, from the header of its label."""
+    return decoding.read_label_size(self._source[index]['label'])
 
   def __call__(self, index: int) -> base.Example:
     if self._cache is not None and index in self._cache:

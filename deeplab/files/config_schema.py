@@ -209,6 +209,7 @@ FIELDS: Mapping[str, json_files.Schema] = {
   'eval.pad_multiple': json_files.integer(1, 4096),
   'eval.pad_offset': json_files.integer(0, 4096),
   'eval.pad_size': _OPTIONAL_PAIR,
+  'eval.max_padding': _SHARE,
   'eval.static_size': _PAIR,
   'log_every_steps': _COUNT,
   'profile_steps': _TEXT,

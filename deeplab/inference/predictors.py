@@ -14,6 +14,7 @@ code.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from concurrent import futures
 import contextlib
 import copy
 import dataclasses
@@ -156,9 +157,11 @@ class FlaxPredictor:
     self.mean = tuple(float(x) for x in mean)
     self.std = tuple(float(x) for x in std)
     self.output = check_output(output)
-    self._compiled: dict[str, Any] = {}
+    self._compiled: dict[str, parallel.MappedPredict] = {}
     # Largest batch so far by (output, dtype, image shape).
     self._largest_batches: dict[tuple, int] = {}
+    # Shapes that a thread compiles, by (output, dtype, batch shape).
+    self._ahead: dict[tuple, futures.Future] = {}
     self._lock = threading.Lock()  # of this predictor and its copies
 
   def _make_forward(self) -> Callable[[Any, jax.Array], jax.Array]:
@@ -203,7 +206,7 @@ class FlaxPredictor:
   def with_model(self, model: Any) -> 'FlaxPredictor':
     """Returns this predictor with another model and the same weights."""
     other = self._copy_with(self.variables, self.output)
-    other.model, other._compiled = model, {}
+    other.model, other._compiled, other._ahead = model, {}, {}
     return other
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -213,8 +216,6 @@ class FlaxPredictor:
 
   def _compute_batch(self, images: np.ndarray) -> np.ndarray:
     """Computes [B, H, W, C] in one thread at a time."""
-    if self.output not in self._compiled:
-      self._compiled[self.output] = parallel.map_predict(self._make_forward())
     count = len(images)
     key = (self.output, images.dtype, images.shape[1:])
     full = max(count, self._largest_batches.get(key, 0))
@@ -222,9 +223,44 @@ class FlaxPredictor:
     if count < full:
       padding = np.broadcast_to(images[-1:], (full - count, *images.shape[1:]))
       images = np.concatenate([images, padding])
+    ahead = self._ahead.pop((self.output, images.dtype, images.shape), None)
+    if ahead is not None and not ahead.cancel():
+      # Its error, if any, is raised again below.
+      futures.wait([ahead])
     with self._precision():
-      outputs = self._compiled[self.output](self.variables, images)
+      outputs = self._forward()(self.variables, images)
     return np.asarray(outputs)[:count]
+
+  def _forward(self) -> parallel.MappedPredict:
+    """Returns the mapped function of this output, which is made once."""
+    if self.output not in self._compiled:
+      self._compiled[self.output] = parallel.MappedPredict(self._make_forward())
+    return self._compiled[self.output]
+
+  def compile_ahead(
+    self,
+    batches: Sequence[tuple[tuple[int, ...], Any]],
+    executor: futures.Executor,
+  ) -> None:
+    """Compiles for images to come, while this thread computes others.
+
+    Args:
+      batches: shape [B, H, W, C] and dtype of each batch, in the order of their
+        first use.
+      executor: runs the compilation; if it ends early, what is left is compiled
+        when it is needed.
+    """
+    with self._lock:
+      forward = self._forward()
+
+    def compile_batch(shape: tuple[int, ...], dtype: Any) -> None:
+      with self._precision():
+        forward.lower(self.variables, shape, dtype).compile()
+
+    for shape, dtype in batches:
+      self._ahead[self.output, np.dtype(dtype), shape] = executor.submit(
+        compile_batch, shape, dtype
+      )
 
 
 class Int8Predictor(FlaxPredictor):

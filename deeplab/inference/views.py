@@ -23,23 +23,30 @@ the next of them, and windows grow to it, with pixels of the image while there
 are any: mean pixels inside an image would do harm of their own.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 import numpy as np
 
+from deeplab.data import image_format
 from deeplab.data import resize
 from deeplab.data.augmentation import sizes
+from deeplab.inference import canvases as canvases_lib
 from deeplab.inference import predictors
 
 MODES = ('whole', 'slide', 'static')
 
 
 def segment_images(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size] = (),
 ) -> list[np.ndarray]:
   """Predicts the class of each pixel.
 
@@ -54,6 +61,7 @@ def segment_images(
       given images resized to that size.
     images: uint8 or uint16 [H, W, C] each, of any sizes.
     protocol: `config.eval`.
+    canvases: as `plan_canvases` returns them; () for exact sizes.
 
   Returns:
     uint8 [H, W], class ids, for each image.
@@ -61,7 +69,7 @@ def segment_images(
   Raises:
     ValueError: the protocol is invalid, or the predictor cannot follow it.
   """
-  outputs, kind = _predict(predictor, images, protocol, allow_argmax=True)
+  outputs, kind = _predict(predictor, images, protocol, True, canvases)
   return (
     outputs if kind == 'argmax' else [predictors.argmax(x) for x in outputs]
   )
@@ -112,7 +120,10 @@ def segment_large_image(
 
 
 def predict_probabilities(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size] = (),
 ) -> list[np.ndarray]:
   """Predicts the class probabilities of each pixel.
 
@@ -120,6 +131,7 @@ def predict_probabilities(
     predictor: any predictor that has logits or probabilities.
     images: uint8 or uint16 [H, W, C] each, of any sizes.
     protocol: `config.eval`.
+    canvases: as `plan_canvases` returns them; () for exact sizes.
 
   Returns:
     float32 [H, W, K] for each image; the argmax is that of `segment_images`.
@@ -128,14 +140,17 @@ def predict_probabilities(
     ValueError: the protocol is invalid, or the predictor cannot follow it or
       returns class ids only.
   """
-  outputs, kind = _predict(predictor, images, protocol, allow_argmax=False)
+  outputs, kind = _predict(predictor, images, protocol, False, canvases)
   if kind == 'softmax':
     return outputs
   return [predictors.softmax(x) for x in outputs]
 
 
 def predict_logits(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size] = (),
 ) -> list[np.ndarray]:
   """Predicts the logits of each pixel, from one view of each image.
 
@@ -143,6 +158,7 @@ def predict_logits(
     predictor: a predictor that has logits.
     images: uint8 or uint16 [H, W, C] each, of any sizes.
     protocol: `config.eval`.
+    canvases: as `plan_canvases` returns them; () for exact sizes.
 
   Returns:
     float32 [H, W, K] for each image; the argmax is that of `segment_images`.
@@ -163,7 +179,7 @@ def predict_logits(
       'the loss sigmoid_cross_entropy needs logits, and the model has '
       'probabilities: use eval.loss=False'
     )
-  return _predict(predictor, images, protocol, allow_argmax=False)[0]
+  return _predict(predictor, images, protocol, False, canvases)[0]
 
 
 def _predict(
@@ -171,6 +187,7 @@ def _predict(
   images: Sequence[np.ndarray],
   protocol: Any,
   allow_argmax: bool,
+  canvases: Sequence[canvases_lib.Size] = (),
 ) -> tuple[list[np.ndarray], str]:
   """Computes one output per image by the protocol.
 
@@ -179,6 +196,7 @@ def _predict(
     images: [H, W, C] each, of any sizes.
     protocol: `config.eval`.
     allow_argmax: True if class ids are enough for the caller.
+    canvases: (H, W) that whole images are padded to, where they fit.
 
   Returns:
     ([H, W, K] or [H, W] for each image, the kind of output).
@@ -195,14 +213,16 @@ def _predict(
       for x in images
     ]
   if not _is_single_view(protocol):
-    outputs, kind = tta_inference(predictor, images, protocol), 'softmax'
+    outputs = tta_inference(predictor, images, protocol, canvases)
+    kind = 'softmax'
   elif protocol.mode == 'slide' and allow_argmax:
     outputs = sliding_window_inference(
       predictor, images, protocol, class_ids=True
     )
     kind = 'argmax'
   else:
-    outputs, kind = _infer(predictor, images, protocol), predictor.output
+    outputs = _infer(predictor, images, protocol, canvases)
+    kind = predictor.output
   return [
     output[:height, :width]
     for output, (height, width) in zip(outputs, sizes_before, strict=True)
@@ -283,6 +303,11 @@ def check_eval_config(predictor: predictors.Predictor, protocol: Any) -> None:
       f'eval.fit={tuple(protocol.fit)}: pad_size is (H, W) for images of their '
       'own size; use () for one of the two'
     )
+  if not 0 <= protocol.max_padding <= 1:
+    raise ValueError(
+      f'eval.max_padding={protocol.max_padding} is not in 0..1: 0.15 adds '
+      'up to 15% of the pixels, 0 is exact'
+    )
   if protocol.mode == 'slide':
     _check_windows(predictor, protocol)
   elif predictor.input_size is not None and (
@@ -327,35 +352,138 @@ def _check_windows(predictor: predictors.Predictor, protocol: Any) -> None:
 
 
 def _infer(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size],
 ) -> list[np.ndarray]:
   """Computes one view of each image; [H, W, K] or [H, W] each."""
   if protocol.mode == 'slide':
     return sliding_window_inference(predictor, images, protocol)
   if isinstance(predictor, predictors.ResizedPredictor):
     return resized_inference(predictor, images, protocol)
-  return whole_inference(predictor, images, protocol)
+  return whole_inference(predictor, images, protocol, canvases)
+
+
+# Sizes that the network computes at: few, or those of the images.
+
+
+def input_sizes(
+  size: Sequence[int], protocol: Any, canvases: Sequence[canvases_lib.Size] = ()
+) -> list[tuple[int, int]]:
+  """Returns the sizes that whole views of an image are padded to.
+
+  Args:
+    size: (H, W) of the image.
+    protocol: `config.eval`.
+    canvases: as `plan_canvases` returns them; () for exact sizes.
+
+  Returns:
+    (H, W) for each scale.
+  """
+  size = canvas_size(size, protocol)
+  return [
+    canvases_lib.choose_canvas(
+      padded_size(_size_of_view(size, protocol, scale), protocol), canvases
+    )
+    for scale in protocol.scales
+  ]
+
+
+def plan_canvases(
+  predictor: predictors.Predictor,
+  sizes: Iterable[Sequence[int]],
+  protocol: Any,
+  max_padding: float,
+) -> tuple[canvases_lib.Size, ...]:
+  """Returns few sizes to compute images of many sizes at.
+
+  Args:
+    predictor: any predictor. For one of a fixed size, and for sliding windows,
+      there is nothing to plan.
+    sizes: (H, W) of each image.
+    protocol: `config.eval`.
+    max_padding: largest share of pixels that are added; 0 for exact sizes.
+
+  Returns:
+    (H, W) of each canvas; () for exact sizes.
+  """
+  if protocol.mode != 'whole' or predictor.input_size or not max_padding:
+    return ()
+  computed = [x for size in sizes for x in input_sizes(size, protocol)]
+  return canvases_lib.plan_canvases(computed, max_padding)
+
+
+def compile_ahead(
+  predictor: predictors.Predictor,
+  sizes: Iterable[Sequence[int]],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size],
+  image_spec: image_format.ImageSpec,
+  executor: futures.Executor,
+) -> None:
+  """Compiles, in a thread, what `segment_images` computes of single images.
+
+  Args:
+    predictor: any predictor; one of a file has nothing to compile.
+    sizes: (H, W) of the images in their order, each of which comes alone.
+    protocol: `config.eval`.
+    canvases: as `plan_canvases` returns them.
+    image_spec: channels and depth of the images.
+    executor: runs the compilation.
+  """
+  if protocol.mode != 'whole' or not isinstance(
+    predictor, predictors.FlaxPredictor
+  ):
+    return
+  check_eval_config(predictor, protocol)
+  batches: dict[tuple, None] = {}  # in their order, each once
+  for size in sizes:
+    padded = canvas_size(size, protocol)
+    for scale, computed in zip(
+      protocol.scales, input_sizes(size, protocol, canvases), strict=True
+    ):
+      # A view of another size is resized, and has fractions.
+      resized = _size_of_view(padded, protocol, scale) != padded
+      batches[
+        (1, *computed, image_spec.channels),
+        np.dtype(np.float32) if resized else image_spec.dtype,
+      ] = None
+  predictor.with_output(
+    _choose_output(predictor, protocol, allow_argmax=True)
+  ).compile_ahead(list(batches), executor)
 
 
 # Whole images: padded, and cut again.
 
 
 def whole_inference(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size] = (),
 ) -> list[np.ndarray]:
   """Computes whole images, padded to a multiple of the network's stride.
 
-  Images of the same padded size run in one batch.
+  Images of the same padded size, or in the same canvas, run in one batch.
 
   Args:
     predictor: computes at any size.
     images: [H, W, C] each, of any sizes.
     protocol: `config.eval`, for its pad_multiple, pad_offset and batch_size.
+    canvases: (H, W) that images are padded to, where they fit.
 
   Returns:
     [H, W, K] or [H, W] for each image.
   """
-  padded = [pad_to_multiple(x, protocol, predictor.mean) for x in images]
+  padded = [
+    pad_image(
+      x,
+      canvases_lib.choose_canvas(padded_size(x.shape, protocol), canvases),
+      predictor.mean,
+    )
+    for x in images
+  ]
   outputs = _run_in_batches(predictor, padded, protocol.batch_size)
   return [
     output[: image.shape[0], : image.shape[1]]
@@ -390,13 +518,6 @@ def _nearest_sizes(size: Sequence[int], protocol: Any) -> str:
     for n, m in zip(above, size, strict=True)
   )
   return f'{below} and {above}' if min(below) > 0 else f'{above}'
-
-
-def pad_to_multiple(
-  image: np.ndarray, protocol: Any, fill: Sequence[float]
-) -> np.ndarray:
-  """Pads [H, W, C] to `padded_size` with one value per channel."""
-  return pad_image(image, padded_size(image.shape, protocol), fill)
 
 
 def pad_image(
@@ -674,22 +795,30 @@ def canvas_view_size(
   return height, width
 
 
+def _size_of_view(
+  size: Sequence[int], protocol: Any, scale: float
+) -> tuple[int, int]:
+  """Returns (H, W) of one view of an image of `canvas_size`."""
+  if protocol.pad_size:
+    return canvas_view_size(size, protocol.pad_offset, scale)
+  return view_size(size, protocol.fit, scale)
+
+
 def _resize_to_view(
   image: np.ndarray, protocol: Any, scale: float
 ) -> np.ndarray:
   """Resizes [H, W, C] to one view: float32 unless it has that size."""
-  size = (
-    canvas_view_size(image.shape, protocol.pad_offset, scale)
-    if protocol.pad_size
-    else view_size(image.shape, protocol.fit, scale)
-  )
+  size = _size_of_view(image.shape, protocol, scale)
   if size == image.shape[:2]:
     return image
   return resize.resize_bilinear(image, size)
 
 
 def tta_inference(
-  predictor: predictors.Predictor, images: Sequence[np.ndarray], protocol: Any
+  predictor: predictors.Predictor,
+  images: Sequence[np.ndarray],
+  protocol: Any,
+  canvases: Sequence[canvases_lib.Size] = (),
 ) -> list[np.ndarray]:
   """Averages the probabilities of several views: test-time augmentation.
 
@@ -700,6 +829,7 @@ def tta_inference(
     predictor: has logits or probabilities.
     images: [H, W, C] each, of any sizes; with `eval.pad_size` they are padded.
     protocol: `config.eval`, for its scales, flip, fit, pad_size and pad_offset.
+    canvases: (H, W) that views are padded to, where they fit.
 
   Returns:
     float32 [H, W, K] for each image.
@@ -709,7 +839,10 @@ def tta_inference(
   for scale, flip in views:
     scaled = [_resize_to_view(x, protocol, scale) for x in images]
     outputs = _infer(
-      predictor, [x[:, ::-1] if flip else x for x in scaled], protocol
+      predictor,
+      [x[:, ::-1] if flip else x for x in scaled],
+      protocol,
+      canvases,
     )
     for i, output in enumerate(outputs):
       output = output[:, ::-1] if flip else output

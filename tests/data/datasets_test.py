@@ -54,8 +54,11 @@ def test_a_data_set_can_be_pickled(config):
   names = [example['name'] for example in dataset.examples('val')]
   other = pickle.loads(pickle.dumps(dataset))
   assert other.info == dataset.info
-  examples = other.examples('val', threads=1)
+  examples = list(other.examples('val', threads=1))
   assert [example['name'] for example in examples] == names
+  assert list(other.image_sizes('val')) == [
+    example['label'].shape for example in examples
+  ]
 
 
 def test_every_data_set_has_a_builder():

@@ -32,6 +32,9 @@ def jpeg(image, **options):
 
 def test_labels_decode_losslessly():
   data = raw_files.encode_png(IDS)
+  assert decoding.read_label_size(data) == IDS.shape
+  with pytest.raises(ValueError, match='a prepared example does not decode'):
+    decoding.read_label_size(b'no image')
   assert decoding.decode_label(data).tolist() == IDS.tolist()
   with pytest.raises(ValueError, match='a prepared example does not decode'):
     decoding.decode_label(b'no image')

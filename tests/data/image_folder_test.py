@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from deeplab.data import image_folder
+from deeplab.data import image_format
 
 
 def write(path, seed=0):
@@ -48,3 +49,21 @@ def test_images_are_spread_over_the_folder(count, chosen):
   paths = [pathlib.Path(x) for x in '0123456789']
   found = image_folder.spread_evenly(paths, count)
   assert ''.join(map(str, found)) == chosen
+
+
+def test_sizes_are_read_from_headers(tmp_path):
+  image = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
+  image.save(tmp_path / 'a.png')
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turned by a quarter
+  image.save(tmp_path / 'b.jpg', exif=exif)
+  np.save(tmp_path / 'c.npy', np.zeros((7, 9, 5), np.uint16))
+  (tmp_path / 'd.png').write_bytes(b'no image')
+  names = ('a.png', 'b.jpg', 'c.npy', 'd.png', 'absent.png', 'absent.npy')
+  assert [image_folder.read_size(tmp_path / name) for name in names] == [
+    *((20, 30), (30, 20), (7, 9)),
+    *(None, None, None),
+  ]
+  assert image_folder.read_image(
+    tmp_path / 'b.jpg', image_format.RGB
+  ).shape == (30, 20, 3)

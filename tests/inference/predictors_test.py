@@ -83,13 +83,13 @@ def test_last_batch_and_other_weights_need_no_compilation():
 
 def test_a_batch_is_spread_over_the_devices(monkeypatch):
   calls = []
-  mapped = parallel.map_predict
+  mapped = parallel.MappedPredict
 
   def spy(fn):
     calls.append(fn)
     return mapped(fn)
 
-  monkeypatch.setattr(parallel, 'map_predict', spy)
+  monkeypatch.setattr(parallel, 'MappedPredict', spy)
   predictor = flax_predictor()
   for count in (5, 2, 3):
     assert predictor(images(count)).shape == (count, 6, 5, 4)
@@ -157,3 +157,49 @@ def test_a_predictor_of_another_size_cannot_be_resized():
   inner = predictors.fixed_size_predictor(flax_predictor(), (8, 8))
   with pytest.raises(ValueError, match=r'at \(8, 8\), not at \(4, 4\)'):
     predictors.ResizedPredictor(inner, (4, 4))
+
+
+@pytest.mark.parametrize('output', ['logits', 'argmax'])
+def test_shapes_to_come_are_compiled_in_a_thread(output):
+  predictor = flax_predictor(output)
+  batches = [((1, 6, 5, 3), np.uint8), ((1, 9, 4, 3), np.float32)]
+  before = Pointwise.traces
+  with futures.ThreadPoolExecutor(1) as executor:
+    predictor.compile_ahead(batches, executor)
+  assert Pointwise.traces == before + 2
+  for (_, height, width, _), dtype in batches:
+    x = images(1, (height, width)).astype(dtype)
+    result = predictor(x)
+    if output == 'logits':
+      np.testing.assert_allclose(result, expected(x), atol=1e-4)
+    else:
+      np.testing.assert_array_equal(result, expected(x).argmax(-1))
+  assert Pointwise.traces == before + 2
+
+
+def test_a_shape_is_compiled_at_once_when_the_thread_has_not_begun():
+  predictor = flax_predictor()
+  before = Pointwise.traces
+  started, go_on = threading.Event(), threading.Event()
+  with futures.ThreadPoolExecutor(1) as executor:
+
+    def wait():
+      started.set()
+      go_on.wait()
+
+    executor.submit(wait)
+    started.wait()
+    predictor.compile_ahead([((1, 6, 5, 3), np.uint8)], executor)
+    np.testing.assert_allclose(
+      predictor(images(1)), expected(images(1)), atol=1e-4
+    )
+    go_on.set()
+  assert Pointwise.traces == before + 1  # and not by the thread, later
+
+
+def test_an_error_of_the_thread_is_that_of_the_call():
+  predictor = flax_predictor()
+  with futures.ThreadPoolExecutor(1) as executor:
+    predictor.compile_ahead([((1, 6, 5, 4), np.uint8)], executor)
+  with pytest.raises(ValueError, match='Incompatible shapes'):
+    predictor(np.zeros((1, 6, 5, 4), np.uint8))

@@ -1,5 +1,6 @@
 """Padding, resizing, windows and views leave every pixel in its place."""
 
+from concurrent import futures
 import re
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from configs import shapes_mnv2
+from deeplab.data import image_format
 from deeplab.inference import predictors
 from deeplab.inference import views
 from deeplab.models import registry
+from tests.inference import predictors_test
 
 
 def eval_config(**changes):
@@ -35,6 +38,7 @@ def eval_config(**changes):
       'pad_multiple': 8,
       'pad_offset': 0,
       'pad_size': (),
+      'max_padding': 0.0,
     }
   )
   config.update(changes)
@@ -598,3 +602,83 @@ def test_a_predictor_of_one_size_rejects_other_protocols(changes):
     views.check_eval_config(fake, config)
   with pytest.raises(ValueError, match='static size'):
     views.check_eval_config(predictors.ResizedPredictor(fake, (16, 16)), config)
+
+
+@pytest.mark.parametrize(
+  'changes', [{}, {'scales': (0.5, 1.0), 'flip': True}, {'fit': (64, 32)}]
+)
+def test_images_of_many_sizes_run_in_few_canvases(changes):
+  """A pointwise network computes the same in any canvas."""
+  images = random_images([(40, 50), (39, 47), (40, 44), (33, 50), (20, 21)])
+  config = eval_config(pad_multiple=1, **changes)
+  exact, few = FakePredictor(channels), FakePredictor(channels)
+  expected = segment_one_by_one(exact, images, config)
+  canvases = views.plan_canvases(
+    few, [x.shape[:2] for x in images], config, 0.15
+  )
+  results = segment_one_by_one(few, images, config, canvases)
+  for got, want in zip(results, expected, strict=True):
+    np.testing.assert_array_equal(got, want)
+  assert len(set(few.shapes)) < len(set(exact.shapes))
+  assert {shape[1:3] for shape in few.shapes} == set(canvases)
+
+
+def test_padding_reaches_no_further_than_the_network_sees():
+  """Of a blur over 7x7 pixels only the three along padded borders change."""
+  images = random_images([(40, 50), (37, 46)])
+  config = eval_config(pad_multiple=1)
+  exact = views.predict_probabilities(FakePredictor(blur), images, config)
+  results = views.predict_probabilities(
+    FakePredictor(blur), images, config, canvases=[(40, 50)]
+  )
+  np.testing.assert_array_equal(results[0], exact[0])
+  inside = slice(37 - 3), slice(46 - 3)
+  np.testing.assert_allclose(
+    results[1][inside], exact[1][inside], atol=1e-4, rtol=0
+  )
+  assert np.abs(results[1] - exact[1])[34:].max() > 0.01
+  assert results[1].shape == exact[1].shape
+
+
+def segment_one_by_one(predictor, images, config, canvases=()):
+  return [
+    views.segment_images(predictor, [image], config, canvases)[0]
+    for image in images
+  ]
+
+
+@pytest.mark.parametrize(
+  ('predictor', 'changes', 'max_padding'),
+  [
+    (FakePredictor(channels), {'mode': 'slide'}, 0.15),
+    (FakePredictor(channels, input_size=(16, 16)), {}, 0.15),
+    (FakePredictor(channels), {}, 0.0),
+  ],
+)
+def test_what_has_one_size_or_is_exact_has_no_canvases(
+  predictor, changes, max_padding
+):
+  config = eval_config(**changes)
+  assert views.plan_canvases(predictor, SIZES, config, max_padding) == ()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'shapes'),
+  # At half size views are floats: one canvas has both types.
+  [({}, 2), ({'scales': (0.5, 1.0)}, 4)],
+)
+def test_what_is_compiled_ahead_is_what_runs(changes, shapes):
+  predictor = predictors_test.flax_predictor()
+  images = random_images([(40, 50), (39, 47), (20, 21)])
+  sizes = [x.shape[:2] for x in images]
+  config = eval_config(pad_multiple=1, **changes)
+  canvases = views.plan_canvases(predictor, sizes, config, 0.15)
+  before = predictors_test.Pointwise.traces
+  with futures.ThreadPoolExecutor(1) as executor:
+    views.compile_ahead(
+      predictor, sizes, config, canvases, image_format.RGB, executor
+    )
+  compiled = predictors_test.Pointwise.traces
+  assert compiled - before == shapes
+  segment_one_by_one(predictor, images, config, canvases)
+  assert predictors_test.Pointwise.traces == compiled
