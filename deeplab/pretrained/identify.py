@@ -26,6 +26,7 @@ from deeplab import workdir as workdir_lib
 from deeplab.data import catalog
 from deeplab.data import datasets
 from deeplab.files import config_pages
+from deeplab.files import config_schema
 from deeplab.inference import load
 from deeplab.models import registry
 from deeplab.pretrained import merge
@@ -45,6 +46,16 @@ LITERT_PREFIX = 'litert:'
 _FOLDER_PAGE = 'configs/folder_mnv2.py'  # a data set of any classes
 # Data sets whose classes are assumed where only their number is known.
 _LIKELY_DATASETS = {19: 'cityscapes', 21: 'voc', 150: 'ade20k'}
+
+
+# Fields of config.model without effect on a trained network.
+_OF_TRAINING = frozenset(
+  [
+    *('depthwise', 'pointwise', 'remat', 'frozen_norms', 'unbiased_variance'),
+    *('classifier_stddev', 'head.dropout', 'head.aspp_dropout'),
+    *('head.dropout_channels', 'encoder.bn_decay', 'head.bn_decay'),
+  ]
+)
 
 
 class DoesNotFit(ValueError):
@@ -119,8 +130,9 @@ def load_model_for_data(
 ) -> workdir_lib.TrainedModel:
   """Loads a model that is evaluated on the data set of a config.
 
-  The config's own network is used where the weights fit it. Otherwise the
-  weights must tell theirs.
+  Weights that tell their network run in it: a config of the user's data has
+  rates and strides of its own, which no tensor contradicts. The config's
+  network is used where the weights do not tell, or fit several.
 
   Args:
     weights: as for `load_model`.
@@ -136,15 +148,31 @@ def load_model_for_data(
     return load_model(weights, checkpoint)
   file, page = _read_file(weights)
   try:
-    return _load(file, config)
-  except DoesNotFit:
     model = _find_model(file, page)
-  logging.info(
-    '%s is not of the network of %s: only its data and evaluation are used',
-    weights,
-    config.name,
+  except ValueError as error:
+    try:
+      return _load(file, config)
+    except DoesNotFit:
+      raise error from None
+  other = sorted(
+    f'model.{path}'
+    for path, value in _flat_model(config).items()
+    if _flat_model(model.config).get(path, value) != value
+    and path not in _OF_TRAINING
   )
+  if other:
+    logging.warning(
+      '%s runs in the network that it tells; only data and evaluation are '
+      'those of %s, whose %s differ%s',
+      *(weights, config.name, ', '.join(other)),
+      's' if len(other) == 1 else '',
+    )
   return model
+
+
+def _flat_model(config: ConfigDict) -> dict[str, Any]:
+  """Returns the fields of config.model by 'head.rates'."""
+  return config_schema.flatten(config.model.to_dict())
 
 
 def is_file_of_weights(weights: str) -> bool:

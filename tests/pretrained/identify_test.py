@@ -119,6 +119,33 @@ def test_a_choice_is_left_to_the_user(tmp_path):
   assert found.config.model.head.align_corners
 
 
+def test_data_of_another_config_do_not_change_the_network(tmp_path, caplog):
+  """The page's network has rates that no tensor contradicts: 3, 6 and 9."""
+  path = tmp_path / 'mine_os16.safetensors'
+  page = 'configs/folder_torch.py:smp,v3plus,mnv2,os16'
+  weight_cases.write_network(path, 'smp', page, 3)
+  config = config_pages.load_page('configs/folder_mnv2.py').unlock()
+  config.data.num_classes = 3
+  found = identify.load_model_for_data(str(path), 'best', config)
+  assert found.config.model.head.rates == (12, 24, 36)
+  assert 'mine_os16.safetensors runs in the network that it tells' in (
+    caplog.text
+  )
+  assert 'model.head.rates' in caplog.text
+
+
+def test_a_config_settles_what_weights_leave_open(tmp_path):
+  path = tmp_path / 'weights.safetensors'
+  page = 'configs/cityscapes_resnet.py:r18b,crop769,80k'
+  weight_cases.write_network(path, 'mmseg', page, 19)
+  config = config_pages.load_page(page)
+  found = identify.load_model_for_data(str(path), 'best', config)
+  assert found.config.model.head.align_corners
+  other = config_pages.load_page('configs/cityscapes_erfnet.py')
+  with pytest.raises(ValueError, match='fits several networks'):
+    identify.load_model_for_data(str(path), 'best', other)
+
+
 def test_what_is_no_segmentation_network_is_refused(tmp_path):
   path = str(tmp_path / 'weights.safetensors')
   safetensors.write_safetensors(path, {'fc.weight': np.zeros((10, 4))}, {})
