@@ -279,7 +279,8 @@ def default_config() -> ConfigDict:
   # anything else: the canvas of TF DeepLab, which image pooling sees. (): none.
   c.eval.pad_size = ()
   # Share of pixels that more padding may add to the images of a split, so that
-  # few sizes are compiled; changes scores by some 0.1 points. 0: none, exact.
+  # few sizes are compiled; lowers scores, by points where images are small.
+  # 0: none, exact.
   c.eval.max_padding = 0.0
   # (H, W) of an exported file and of evaluation in mode 'static'.
   c.eval.static_size = (257, 257)

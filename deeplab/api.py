@@ -77,14 +77,14 @@ class Model:
   ) -> Iterator[np.ndarray]:
     """Segments many images, of mixed sizes, in their order.
 
-    A network is compiled for each size, which takes seconds. Here images are
-    padded to few sizes, and these are compiled while others are computed.
+    A network is compiled for each size, which takes seconds: here in a thread,
+    while other images are computed.
 
     Args:
       images: each as for `predict`.
       max_padding: largest share of pixels that padding adds, of those of all
-        images; with 0 the result is that of `predict`. Near borders that are
-        padded a few pixels may get another class.
+        images, so that fewer sizes are compiled; with 0 the result is that of
+        `predict`. Image pooling sees the padding, which costs accuracy.
 
     Yields:
       uint8 [H, W], the class id of each pixel, for each image.

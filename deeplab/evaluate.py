@@ -276,7 +276,7 @@ def _group_by_padded_size(
         logging.info(
           'Images of more than %d sizes: the network is compiled for each. '
           '--config.eval.max_padding=0.15 makes them few by padding (up to '
-          '15%% more pixels), which changes the scores slightly',
+          '15%% more pixels), which lowers the scores',
           _MANY_SIZES,
         )
     group = waiting.setdefault(key, [])

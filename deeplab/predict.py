@@ -82,8 +82,9 @@ _SHEET_IMAGES = 48
 _CELL_SIZE = (360, 480)  # (H, W) of an image beside its overlay
 
 
-# Share of pixels that padding may add to the images of a folder.
-MAX_PADDING = 0.15
+# Share of pixels that padding may add to the images of a folder. None: padding
+# costs accuracy, 3 to 7 points on small images that it makes a third larger.
+MAX_PADDING = 0.0
 
 Size = tuple[int, int]
 _PlannedSegmenter = contextlib.AbstractContextManager['Segmenter']
@@ -580,7 +581,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
     'max_padding',
     MAX_PADDING,
     'Share of pixels that padding may add, so that images of many sizes run in '
-    'few that are compiled; 0 computes each image as evaluation does.',
+    'few that are compiled, such as 0.15; costs accuracy. 0 computes images '
+    'as evaluation does.',
     flag_values=values,
   )
   cli.define_overwrite_flag(values)

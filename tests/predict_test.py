@@ -395,22 +395,14 @@ def test_help_shows_usage_and_flags():
 
 
 @pytest.mark.full
-def test_padding_hardly_changes_the_masks_of_a_network(smoke_run):
-  """Probabilities move by a thousandth, as the smoke run's network has them."""
+def test_many_images_are_predicted_as_each_alone(smoke_run):
   segmenter = predict.load_segmenter(smoke_run.workdir)
-  images = [blocks((96, 96), 0), blocks((88, 96), 1)[:, :93]]
-  exact = [segmenter.probabilities(image) for image in images]
-  sizes = [image.shape[:2] for image in images]
+  images = [blocks((96, 96), 0), blocks((88, 96), 1)[:, :93], blocks((64, 96))]
   masks = list(segmenter.predict_all(images))
-  with segmenter.planned([(128, 96), (96, 96)], 0.4) as planned:
-    padded = [planned.probabilities(image) for image in images]
-  for image, mask, want, got in zip(images, masks, exact, padded, strict=True):
-    assert mask.shape == image.shape[:2] == want.shape[:2]
-    np.testing.assert_array_equal(mask, want.argmax(-1))
-    np.testing.assert_allclose(got, want, atol=0.03)
-    assert np.mean(got.argmax(-1) == want.argmax(-1)) > 0.98
-    assert np.abs(got - want).max() > 0  # it was padded
-  assert sizes == [(96, 96), (88, 93)]
+  for image, mask in zip(images, masks, strict=True):
+    np.testing.assert_array_equal(
+      mask, segmenter.probabilities(image).argmax(-1)
+    )
 
 
 @pytest.mark.parametrize('share', [-0.1, 1.5])
