@@ -31,6 +31,7 @@ import tqdm
 from deeplab import cli
 from deeplab.data import image_format
 from deeplab.files import json_files
+from deeplab.models import registry
 from deeplab.models import segmenter
 from deeplab.training import train_step
 from experiments import zoo_rows
@@ -69,7 +70,10 @@ def network_key(row: zoo_rows.Row, config: ConfigDict) -> dict[str, Any]:
   model = config.model.to_dict()
   # Exported files have no auxiliary head and no backward pass, and int8 is
   # converted from float32.
-  for name in ('auxiliary', 'dtype', 'frozen_norms', 'remat'):
+  for name in (
+    *('auxiliary', 'dtype', 'frozen_norms', 'remat'),
+    *('unbiased_variance', 'classifier_stddev'),
+  ):
     model.pop(name)
   size = export_size(row, config.model.output_stride)
   return {'model': model, 'size': size}
@@ -203,14 +207,24 @@ _check_results = json_files.compile_schema(
 def read_results(path: str) -> list[dict[str, Any]]:
   """Returns the saved results; [] if there is no file.
 
+  A field that an encoder or head has gained since has its default, by which
+  every network keeps what it computed, as in the configs of older runs.
+
   Raises:
     ValueError: the file is damaged, or holds anything else.
   """
   if not path or not os.path.exists(path):
     return []
-  return json_files.read_checked_json(
+  results = json_files.read_checked_json(
     path, _check_results, 'choose another --results'
   )
+  for entry in results:
+    model = entry['network']['model']
+    for slot in ('encoder', 'head'):
+      cls = registry.SLOTS[slot].get(model[slot]['name'])
+      if cls is not None:
+        model[slot] = {**registry.config_fields(cls), **model[slot]}
+  return json.loads(json.dumps(results))  # lists, as in the file
 
 
 def collect_exports(

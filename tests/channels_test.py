@@ -163,7 +163,7 @@ def test_gray_images_are_traced_and_exported_untrained(monkeypatch):
   source = source_lib.init_untrained(c)
   kernel = source.variables['params']['encoder']['stem']['conv']['kernel']
   assert kernel.shape[2] == 1
-  (image,) = source_lib.parity_images(source, SIZE, 1, from_validation=False)
+  (image,) = source_lib.parity_images(source, SIZE, 1, 'synthetic')
   assert image.shape == (64, 64, 1)
   assert image.dtype == np.uint8
   (image,) = source_lib.calibration_images(source, SIZE, 1)

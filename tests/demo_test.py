@@ -27,6 +27,7 @@ import pytest
 from deeplab import demo
 from deeplab import predict
 from deeplab import visualize
+from deeplab.data import image_folder
 from deeplab.data import image_format
 from tests import evaluate_test
 
@@ -181,7 +182,7 @@ def test_pictures_are_refused_by_their_headers(
   if content is not None:
     (tmp_path / name).write_bytes(content)
   if name != 'c.png':
-    monkeypatch.setattr(predict, 'read_image', None)  # nothing is decoded
+    monkeypatch.setattr(image_folder, 'read_image', None)  # nothing is decoded
   with pytest.raises(ValueError, match=message):
     demo.read_picture(tmp_path / name, 25_000_000)
 

@@ -51,7 +51,8 @@ def test_a_misspelt_key_is_one_sentence():
     (
       '--model=x',
       'Error: there is no flag --model; the flags of this command are '
-      '--config, --images, --opacity, --output, --weights (--help says more)',
+      '--config, --images, --max_padding, --opacity, --output, --weights '
+      '(--help says more)',
     ),
     (
       '--opacity=much',

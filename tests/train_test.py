@@ -506,6 +506,7 @@ def test_every_field_is_read(module, variant, smoke_run):
     *{'eval.window', 'eval.stride', 'total_steps', 'epochs', 'data.root'},
     *{'init_skip', 'data.depth'},
     *{'data.pool', 'data.pool_share', 'data.pool_seed'},
+    *{'data.images', 'data.labels'},
   }
   # `tests/quantization/training_test.py` checks these with a run in int8.
   conditional |= runs.leaves(config.quantization, 'quantization.')
